@@ -1,0 +1,79 @@
+"""Every knob of the library, frozen, units in the names. `resolve` turns "auto" into values.
+
+The command line is made from this dataclass: a field's name is the flag, its metadata the help.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxserve.errors import BadConfig
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def knob(default: Any, help: str) -> Any:
+    """A field with its command-line help."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    model: str = knob(DEFAULT_MODEL, "a directory in Hugging Face layout, a .gguf file, a hub id, or nothing for SmolLM2")
+    tokenizer: str | None = knob(None, "directory with tokenizer files, when not the model's own")
+    revision: str | None = knob(None, "branch, tag or commit of a hub model")
+    download_dir: str | None = knob(None, "where fetched models are kept; default: the user's cache directory")
+    dtype: Literal["auto", "float32", "bfloat16"] = knob(
+        "auto", "type of weights and activations; auto: float32 on CPU, bfloat16 on GPU and TPU"
+    )
+    max_model_len: int | None = knob(None, "longest prompt plus answer in tokens; -1: what fits; default: the model's own")
+    max_num_seqs: int | None = knob(None, "most requests in one decode batch; default: by device")
+    max_num_batched_tokens: int | None = knob(None, "tokens one step may compute; default: by device")
+    block_size: int = knob(16, "tokens in a page of the key-value cache")
+    gpu_memory_utilization: float = knob(0.92, "share of device memory for weights, pages and scratch")
+    kv_cache_memory_bytes: int | None = knob(None, "size of the key-value cache, instead of the share above")
+    num_gpu_blocks_override: int | None = knob(None, "number of key-value pages, instead of a size")
+    enable_prefix_caching: bool = knob(True, "find full pages of known prefixes again")
+    attention_backend: str = knob("auto", "how attention is computed: auto, reference or cpu")
+    seed: int = knob(0, "seed of the server's own random choices")
+    max_logprobs: int = knob(20, "most alternatives a request may ask for at one position")
+    chat_template: str | None = knob(None, "a Jinja file or text, instead of the checkpoint's template")
+    chat_template_content_format: Literal["auto", "string", "openai"] = knob(
+        "auto", "how message content reaches the template"
+    )
+    generation_config: str = knob(
+        "auto", "sampling defaults: auto (the model's file), vllm (none), or a directory holding the file"
+    )
+    override_generation_config: dict[str, Any] | None = knob(None, "sampling defaults as JSON, over those of the file")
+    max_num_queued_reqs: int | None = knob(None, "most unfinished requests before 503; default: 8 x max-num-seqs, at least 1024")
+    max_num_queued_tokens: int | None = knob(None, "most prompt tokens waiting before 503; default: 8 x the cache's tokens")
+    compilation_cache_dir: str | None = knob(
+        None, "where compiled programs are kept; default: the user's cache directory; 'none' switches it off"
+    )
+    overlap: bool = knob(True, "plan the next step while the device still runs this one")
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1 or self.block_size & (self.block_size - 1):
+            raise BadConfig(f"block_size must be a power of two, got {self.block_size}; 16 is usual.")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise BadConfig(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.")
+        if self.max_logprobs < 0:
+            raise BadConfig(f"max_logprobs must be at least 0, got {self.max_logprobs}.")
+        for name in ("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "num_gpu_blocks_override"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadConfig(f"{name} must be at least 1, got {value}.")
+        if self.max_model_len is not None and self.max_model_len < 1 and self.max_model_len != -1:
+            raise BadConfig(f"max_model_len must be at least 1, or -1 for what fits, got {self.max_model_len}.")
+
+
+def cache_dir(name: str) -> Path:
+    """The user's cache directory for `name`: XDG_CACHE_HOME or ~/.cache, then jaxserve/name."""
+    import os
+
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(root) / "jaxserve" / name
+
+
+__all__ = ["DEFAULT_MODEL", "GIB", "KIB", "MIB", "EngineConfig", "cache_dir", "knob", "replace"]

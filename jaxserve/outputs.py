@@ -1,0 +1,156 @@
+"""What comes back: numbers from the engine (TokenOutput), text from the doors (TextDelta)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Raw log-probabilities at one position: the token that stands there, and the best ones.
+
+    rank is 1-based over the whole vocabulary. top holds (token id, logprob), best first.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """One request's news after one step, in token ids. The engine knows nothing else.
+
+    token_ids            new since the last output; the ending token is included
+    logprobs             one entry per new token, when asked for
+    prompt_logprobs      once, with the first output: one entry per prompt token, the first is None
+    num_cached_tokens    prompt tokens found in the prefix cache
+    stop_reason          the stop token id when one other than the primary EOS ended the request
+    error                set when finish_reason is ERROR
+    """
+
+    request_id: int
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    num_cached_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """One token with its log-probability, spelled out.
+
+    token is the token's text where it stands ("" for a part of a character), bytes that text in UTF-8.
+    """
+
+    token_id: int
+    token: str
+    bytes: tuple[int, ...]
+    logprob: float
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob(Logprob):
+    """A token that stands in the text, with the best alternatives at its place.
+
+    top starts with the standing token itself, then the best others, best first, without duplicates.
+    """
+
+    top: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """One choice's news: text that is certain by now, and the tokens behind it.
+
+    text may be empty while half a character or the beginning of a stop string waits.
+    After a delta with a finish_reason nothing follows for that index.
+    stop_reason is the stop string, or the stop token id, or None for EOS and length.
+    prompt_logprobs come once, with the first delta of index 0.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens paid for: the prompt once, every choice's tokens, and how much of the prompt was cached."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One finished answer, whole."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stop_reason: int | str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """All that one prompt got back. `text` is the first choice's, which is usually the only one."""
+
+    prompt_token_ids: tuple[int, ...]
+    choices: tuple[Choice, ...]
+    usage: Usage
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+
+    @property
+    def text(self) -> str:
+        return self.choices[0].text
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramSnapshot:
+    """Observations by bucket: counts[i] fell in (bounds[i-1], bounds[i]], the last one above every bound."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class StatsSnapshot:
+    """The engine's numbers at one moment. Names are those of vLLM's metrics without their prefix.
+
+    counters     only ever grow; keys listed in engine/stats.py
+    finished     requests that ended, by finish reason
+    """
+
+    num_requests_running: int
+    num_requests_waiting: int
+    num_requests_preempted: int
+    pages_total: int
+    pages_free: int
+    pages_active: int
+    pages_cached: int
+    counters: Mapping[str, float]
+    finished: Mapping[str, int]
+    rejected: Mapping[str, int]
+    histograms: Mapping[str, HistogramSnapshot]
