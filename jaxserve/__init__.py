@@ -1,0 +1,82 @@
+"""The public names. Nothing inside the library imports through here.
+
+The two doors are imported when first asked for: they bring JAX, and a command line that only wants to print its
+help, or a process that only wants the error classes, should not wait for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from jaxserve.config import DEFAULT_MODEL, EngineConfig
+from jaxserve.errors import (
+    BadCheckpoint,
+    BadConfig,
+    EngineStopped,
+    GenerationFailed,
+    InvalidParameter,
+    JaxServeError,
+    OutOfMemory,
+    Overloaded,
+    PromptTooLong,
+    RequestError,
+    StartupError,
+    UnknownArchitecture,
+    Unsupported,
+)
+from jaxserve.outputs import (
+    Choice,
+    Completion,
+    FinishReason,
+    HistogramSnapshot,
+    Logprob,
+    StatsSnapshot,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+)
+from jaxserve.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from jaxserve.async_llm import AsyncLLM
+    from jaxserve.llm import LLM
+
+__version__ = "0.1.0"
+_DOORS = {"LLM": "jaxserve.llm", "AsyncLLM": "jaxserve.async_llm"}
+
+
+def __getattr__(name: str) -> Any:
+    """Opens a door: `jaxserve.LLM`, `jaxserve.AsyncLLM`."""
+    if name in _DOORS:
+        return getattr(import_module(_DOORS[name]), name)
+    raise AttributeError(f"module 'jaxserve' has no attribute {name!r}")
+
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "LLM",
+    "AsyncLLM",
+    "BadCheckpoint",
+    "BadConfig",
+    "Choice",
+    "Completion",
+    "EngineConfig",
+    "EngineStopped",
+    "FinishReason",
+    "GenerationFailed",
+    "HistogramSnapshot",
+    "InvalidParameter",
+    "JaxServeError",
+    "Logprob",
+    "OutOfMemory",
+    "Overloaded",
+    "PromptTooLong",
+    "RequestError",
+    "SamplingParams",
+    "StartupError",
+    "StatsSnapshot",
+    "TextDelta",
+    "TokenLogprob",
+    "UnknownArchitecture",
+    "Unsupported",
+    "Usage",
+]
