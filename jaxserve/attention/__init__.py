@@ -1,0 +1,67 @@
+"""One question, several ways to answer it: where do the keys and values lie, and what does a query see?
+
+A backend owns the layout of its pages, because the layout decides its speed: on CPU a dot wants keys with
+the position axis last, kernels on accelerators want a token's heads together. Nobody else looks inside.
+"""
+
+from typing import Any, Protocol
+
+from jax import Array
+
+from jaxserve.attention.cpu import CpuAttention
+from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.reference import ReferenceAttention
+from jaxserve.errors import BadConfig
+
+LayerPages = Any  # a pytree of arrays: one layer's keys and values, in the backend's own layout
+
+
+class AttentionBackend(Protocol):
+    """Writes keys and values into pages, and attends to them through a page table."""
+
+    name: str
+
+    def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> LayerPages:
+        """One layer's pages, all zeros: what is masked is still multiplied by zero, and NaN would survive that."""
+        ...
+
+    def write(self, pages: LayerPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> LayerPages:
+        """Puts each token's key and value into its slot. Slots outside page 0 are distinct; nothing checks that.
+
+        Returns the pages with the tokens in them; donate the argument, the old pages are spent.
+        """
+        ...
+
+    def attend(
+        self,
+        query_TNH: Array,
+        pages: LayerPages,
+        inputs: AttentionInputs,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Array:
+        """softmax(scale * q.k) . v over what each query may see, [T, N, H] in the query's dtype.
+
+        window     a query sees only its last `window` positions, its own included
+        softcap    scores are cap * tanh(score / cap) before the softmax
+        Scores and sums are float32. A query that sees nothing (padding) gets zeros. Slots beyond a row's
+        length may hold anything, NaN included, and change nothing.
+        """
+        ...
+
+
+BACKENDS: dict[str, type[AttentionBackend]] = {"reference": ReferenceAttention, "cpu": CpuAttention}
+
+
+def choose_backend(name: str, platform: str) -> AttentionBackend:
+    """The backend called `name`, or the best one for a JAX platform ("cpu", "gpu", "tpu") under "auto"."""
+    if name == "auto":
+        name = "cpu" if platform == "cpu" else "reference"
+    if name not in BACKENDS:
+        raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
+    return BACKENDS[name]()
+
+
+__all__ = ["BACKENDS", "AttentionBackend", "AttentionInputs", "LayerPages", "choose_backend"]

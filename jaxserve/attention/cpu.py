@@ -1,0 +1,111 @@
+"""Attention for CPUs, through XLA: walks the live blocks of pages with a running softmax.
+
+Measured with jax 0.10.2 on two cores of an AMD EPYC, 9 query and 3 key heads of 64, 30 layers, 230 live
+tokens: gathering the whole table costs 231 ms at 32 rows, this walk 75 ms (43 and 25 ms at 8 rows). A block
+is gathered, used and forgotten while it is still in the cache, only live blocks are visited, and one program
+serves every length. Blocks lie at fixed positions and are added in order, and what is masked adds exact
+zeros, so a row's result does not depend on the lengths of its neighbours.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.reference import MASKED
+
+BLOCK_TOKENS = 128  # what one turn of the walk reads; 256 was no faster at 32 rows
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CpuPages:
+    """One layer: keys with the position axis last, so that q.k is a plain row-major product."""
+
+    key_PKHZ: Array
+    value_PKZH: Array
+
+
+class CpuAttention:
+    name = "cpu"
+
+    def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> CpuPages:
+        return CpuPages(
+            jnp.zeros((num_pages, kv_heads, head_dim, page_size), dtype),
+            jnp.zeros((num_pages, kv_heads, page_size, head_dim), dtype),
+        )
+
+    def write(self, pages: CpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> CpuPages:
+        size = pages.key_PKHZ.shape[3]
+        page_T, offset_T = slot_T // size, slot_T % size
+        return CpuPages(
+            pages.key_PKHZ.at[page_T, :, :, offset_T].set(key_TKH.astype(pages.key_PKHZ.dtype)),
+            pages.value_PKZH.at[page_T, :, offset_T, :].set(value_TKH.astype(pages.value_PKZH.dtype)),
+        )
+
+    def attend(
+        self,
+        query_TNH: Array,
+        pages: CpuPages,
+        inputs: AttentionInputs,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Array:
+        rows, width = inputs.page_table_BW.shape
+        _, kv_heads, head_dim, size = pages.key_PKHZ.shape
+        columns = query_TNH.shape[0] // rows
+        block_pages = min(max(1, BLOCK_TOKENS // size), width)
+        block_tokens = block_pages * size
+        query_BKGCH = (
+            (query_TNH.astype(jnp.float32) * scale)
+            .reshape(rows, columns, kv_heads, -1, head_dim)
+            .transpose(0, 2, 3, 1, 4)
+        )
+        position_BC = inputs.position_T.reshape(rows, columns)
+        # The walk's last block may reach past the table: its extra entries name page 0 and are never live.
+        table_BW = jnp.pad(inputs.page_table_BW, ((0, 0), (0, -width % block_pages)))
+
+        def add_block(block: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            top_BKGC, total_BKGC, sum_BKGCH = carry
+            page_BX = jax.lax.dynamic_slice_in_dim(table_BW, block * block_pages, block_pages, axis=1)
+            key_position_XZ = block * block_tokens + jnp.arange(block_tokens).reshape(block_pages, size)
+            live_BXZ = key_position_XZ < inputs.length_B[:, None, None]
+            seen_BCXZ = live_BXZ[:, None] & (key_position_XZ <= position_BC[..., None, None])
+            if window is not None:
+                seen_BCXZ &= key_position_XZ > position_BC[..., None, None] - window
+            seen_B11CXZ = seen_BCXZ[:, None, None]
+
+            key_BXKHZ = pages.key_PKHZ[page_BX].astype(jnp.float32)
+            score_BKGCXZ = jnp.einsum("BKGCH,BXKHZ->BKGCXZ", query_BKGCH, key_BXKHZ)
+            if softcap is not None:
+                score_BKGCXZ = softcap * jnp.tanh(score_BKGCXZ / softcap)
+            score_BKGCXZ = jnp.where(seen_B11CXZ, score_BKGCXZ, MASKED)
+            new_top_BKGC = jnp.maximum(top_BKGC, score_BKGCXZ.max((-1, -2)))
+            weight_BKGCXZ = jnp.where(seen_B11CXZ, jnp.exp(score_BKGCXZ - new_top_BKGC[..., None, None]), 0.0)
+            # A dead slot may hold anything, and zero times NaN is NaN: dead values become zero.
+            value_BXKZH = jnp.where(live_BXZ[:, :, None, :, None], pages.value_PKZH[page_BX], 0).astype(jnp.float32)
+            fade_BKGC = jnp.exp(top_BKGC - new_top_BKGC)
+            return (
+                new_top_BKGC,
+                total_BKGC * fade_BKGC + weight_BKGCXZ.sum((-1, -2)),
+                sum_BKGCH * fade_BKGC[..., None] + jnp.einsum("BKGCXZ,BXKZH->BKGCH", weight_BKGCXZ, value_BXKZH),
+            )
+
+        first = jnp.int32(0)
+        if window is not None:
+            nearest_B = jnp.where(inputs.length_B > 0, position_BC.min(-1), jnp.iinfo(jnp.int32).max - window)
+            first = jnp.maximum(0, nearest_B.min() - window + 1) // block_tokens
+        last = (inputs.length_B.max() + block_tokens - 1) // block_tokens
+        start = (
+            jnp.full(query_BKGCH.shape[:-1], MASKED, jnp.float32),
+            jnp.zeros(query_BKGCH.shape[:-1], jnp.float32),
+            jnp.zeros(query_BKGCH.shape, jnp.float32),
+        )
+        _, total_BKGC, sum_BKGCH = jax.lax.fori_loop(first, last, add_block, start)
+        out_BKGCH = sum_BKGCH / jnp.where(total_BKGC == 0, 1.0, total_BKGC)[..., None]
+        return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(query_TNH.shape).astype(query_TNH.dtype)

@@ -1,0 +1,74 @@
+"""Attention in plain jnp: gathers every page of every row and masks. Runs anywhere; the truth for the others."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxserve.attention.inputs import AttentionInputs
+
+MASKED = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ReferencePages:
+    """One layer: a token's heads lie together, so that a write is one contiguous row."""
+
+    key_PZKH: Array
+    value_PZKH: Array
+
+
+class ReferenceAttention:
+    name = "reference"
+
+    def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> ReferencePages:
+        shape = (num_pages, page_size, kv_heads, head_dim)
+        return ReferencePages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def write(self, pages: ReferencePages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> ReferencePages:
+        size = pages.key_PZKH.shape[1]
+        at = (slot_T // size, slot_T % size)
+        return ReferencePages(
+            pages.key_PZKH.at[at].set(key_TKH.astype(pages.key_PZKH.dtype)),
+            pages.value_PZKH.at[at].set(value_TKH.astype(pages.value_PZKH.dtype)),
+        )
+
+    def attend(
+        self,
+        query_TNH: Array,
+        pages: ReferencePages,
+        inputs: AttentionInputs,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Array:
+        rows, width = inputs.page_table_BW.shape
+        _, size, kv_heads, head_dim = pages.key_PZKH.shape
+        columns = query_TNH.shape[0] // rows
+        query_BCKGH = query_TNH.reshape(rows, columns, kv_heads, -1, head_dim)
+        key_BSKH = pages.key_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
+        value_BSKH = pages.value_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
+
+        key_position_S = jnp.arange(width * size)
+        position_BC1 = inputs.position_T.reshape(rows, columns, 1)
+        live_BS = key_position_S < inputs.length_B[:, None]
+        seen_BCS = live_BS[:, None, :] & (key_position_S <= position_BC1)
+        if window is not None:
+            seen_BCS &= key_position_S > position_BC1 - window
+
+        score_BKGCS = scale * jnp.einsum("BCKGH,BSKH->BKGCS", query_BCKGH, key_BSKH, preferred_element_type=jnp.float32)
+        if softcap is not None:
+            score_BKGCS = softcap * jnp.tanh(score_BKGCS / softcap)
+        score_BKGCS = jnp.where(seen_BCS[:, None, None], score_BKGCS, MASKED)
+        weight_BKGCS = jnp.where(
+            seen_BCS[:, None, None], jnp.exp(score_BKGCS - score_BKGCS.max(-1, keepdims=True)), 0.0
+        )
+        total_BKGC = weight_BKGCS.sum(-1)
+        value_BSKH = jnp.where(live_BS[:, :, None, None], value_BSKH, 0)
+        out_BKGCH = jnp.einsum("BKGCS,BSKH->BKGCH", weight_BKGCS, value_BSKH.astype(jnp.float32))
+        out_BKGCH /= jnp.where(total_BKGC == 0, 1.0, total_BKGC)[..., None]
+        return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(query_TNH.shape).astype(query_TNH.dtype)
