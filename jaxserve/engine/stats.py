@@ -1,0 +1,278 @@
+"""The engine's numbers: counters, histograms, and one snapshot of them. Names are vLLM's, without the prefix.
+
+Stats belongs to the engine thread, which alone changes it. Times come in as monotonic seconds; nothing here
+reads a clock. A request's own times live in its Timeline, kept by whoever keeps the request, so no table here
+can outgrow the requests.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from jaxserve.kvcache.pool import PagePool
+from jaxserve.outputs import FinishReason, HistogramSnapshot, StatsSnapshot
+
+COUNTERS = (
+    "prefix_cache_queries",  # tokens looked up in the prefix index
+    "prefix_cache_hits",  # tokens found there
+    "num_preemptions",
+    "prompt_tokens",  # of prompts whose prefill has ended: the next two added up
+    "prompt_tokens_local_compute",
+    "prompt_tokens_local_cache_hit",
+    "prompt_tokens_cached",
+    "generation_tokens",
+    "engine_steps",
+    "engine_rebuilds",  # of device state, after a failed step
+    "compilations",
+    "compilation_seconds",
+    "nonfinite_logits",  # rows that ended because of them
+)
+FINISHED = ("stop", "length", "abort", "error", "repetition")
+REJECTED = ("max_num_queued_reqs", "max_num_queued_tokens")
+
+TO_FIRST_TOKEN_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+PER_TOKEN_S = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+PER_REQUEST_S = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+PER_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+CHOICES = (1, 2, 5, 10, 20)
+PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
+HOST_STEP_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Histogram:
+    """Observations counted by bucket; the last bucket is above every bound."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._sum += value * times
+
+    def snapshot(self) -> HistogramSnapshot:
+        return HistogramSnapshot(self._bounds, tuple(self._counts), self._sum)
+
+
+@dataclass(slots=True)
+class Family:
+    """The choices of one client's request (n of them): what is counted once, when the last one has ended."""
+
+    num_choices: int = 1
+    num_ended: int = 0
+    max_generation_tokens: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Timeline:
+    """One engine request's times (monotonic seconds) and sizes. Only Stats writes into it."""
+
+    arrival_s: float
+    queued_s: float
+    prompt_tokens: int
+    max_tokens: int | None
+    family: Family
+    scheduled_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    cached_tokens: int = 0
+    generation_tokens: int = 0
+    preemptions: int = 0
+    ended: bool = field(default=False)
+
+
+def one_two_five(largest: int) -> tuple[int, ...]:
+    """1, 2, 5, 10, 20, 50 ... as far as largest goes; at least (1,)."""
+    bounds, decade = [1], 1
+    while decade <= largest:
+        bounds += [step * decade for step in (1, 2, 5) if 1 < step * decade <= largest]
+        decade *= 10
+    return tuple(bounds)
+
+
+class Stats:
+    """Mutable, owned by the engine thread; `snapshot` alone may be called from any thread.
+
+    The life of a request: on_arrival, on_scheduled, on_tokens ..., on_finish; between them on_preempt and
+    on_scheduled again. Requests that never reach the engine are counted by on_reject.
+    """
+
+    def __init__(self, max_model_len: int) -> None:
+        sizes = one_two_five(max_model_len)
+        self._counters: dict[str, float] = dict.fromkeys(COUNTERS, 0)
+        self._finished = dict.fromkeys(FINISHED, 0)
+        self._rejected = dict.fromkeys(REJECTED, 0)
+        self._histograms = {
+            "time_to_first_token_seconds": Histogram(TO_FIRST_TOKEN_S),
+            "inter_token_latency_seconds": Histogram(PER_TOKEN_S),
+            "request_time_per_output_token_seconds": Histogram(PER_TOKEN_S),
+            "e2e_request_latency_seconds": Histogram(PER_REQUEST_S),
+            "request_queue_time_seconds": Histogram(PER_REQUEST_S),
+            "request_inference_time_seconds": Histogram(PER_REQUEST_S),
+            "request_prefill_time_seconds": Histogram(PER_REQUEST_S),
+            "request_decode_time_seconds": Histogram(PER_REQUEST_S),
+            "request_prompt_tokens": Histogram(sizes),
+            "request_generation_tokens": Histogram(sizes),
+            "request_max_num_generation_tokens": Histogram(sizes),
+            "request_params_max_tokens": Histogram(sizes),
+            "request_prefill_kv_computed_tokens": Histogram(sizes),
+            "iteration_tokens_total": Histogram(PER_STEP_TOKENS),
+            "request_params_n": Histogram(CHOICES),
+            "request_num_preemptions": Histogram(PREEMPTIONS),
+            "host_step_seconds": Histogram(HOST_STEP_S),
+        }
+
+    def on_arrival(
+        self,
+        now: float,
+        *,
+        prompt_tokens: int,
+        max_tokens: int | None,
+        arrival_s: float | None = None,
+        family: Family | None = None,
+    ) -> Timeline:
+        """A request joins the queue. arrival_s: when it came to the front end, if that was earlier."""
+        return Timeline(
+            arrival_s=now if arrival_s is None else arrival_s,
+            queued_s=now,
+            prompt_tokens=prompt_tokens,
+            max_tokens=max_tokens,
+            family=family or Family(),
+        )
+
+    def on_prefix(self, queries: int, hits: int) -> None:
+        """The prefix index was asked for `queries` tokens and found `hits` of them."""
+        self._counters["prefix_cache_queries"] += queries
+        self._counters["prefix_cache_hits"] += hits
+
+    def on_scheduled(self, timeline: Timeline, now: float, *, cached_tokens: int = 0) -> None:
+        """A request starts to run, or runs again after a preemption: only the first time counts."""
+        if timeline.scheduled_s is None:
+            timeline.scheduled_s = now
+            timeline.cached_tokens = cached_tokens
+            self._histograms["request_queue_time_seconds"].observe(now - timeline.queued_s)
+
+    def on_preempt(self, timeline: Timeline) -> None:
+        self._counters["num_preemptions"] += 1
+        timeline.preemptions += 1
+
+    def on_tokens(self, timeline: Timeline, now: float, count: int = 1) -> None:
+        """`count` new tokens of one request are home. Tokens that come together share the time since the last."""
+        if count < 1:
+            return
+        self._counters["generation_tokens"] += count
+        timeline.generation_tokens += count
+        previous = timeline.last_token_s
+        timeline.last_token_s = now
+        if previous is None:
+            self._on_first_token(timeline, now)
+            previous, count = now, count - 1
+        if count:
+            self._histograms["inter_token_latency_seconds"].observe((now - previous) / count, count)
+
+    def on_finish(self, timeline: Timeline, reason: FinishReason | str) -> None:
+        """A request has ended, for whatever reason; a second call changes nothing.
+
+        A time whose beginning or end never came, as of a request aborted in the queue, is not observed.
+        """
+        if timeline.ended:
+            return
+        timeline.ended = True
+        self._finished[str(reason)] += 1
+        self._observe_sizes(timeline)
+        self._observe_times(timeline)
+        self._observe_family(timeline.family, timeline.generation_tokens)
+
+    def on_reject(self, reason: str) -> None:
+        """A request was refused because of a queue limit; reason is the limit's name (REJECTED)."""
+        self._rejected[reason] += 1
+
+    def on_step(self, num_tokens: int, host_s: float) -> None:
+        """One engine step: tokens it computed, prompt and decode together, and seconds of the host's own work."""
+        self._counters["engine_steps"] += 1
+        self._histograms["iteration_tokens_total"].observe(num_tokens)
+        self._histograms["host_step_seconds"].observe(host_s)
+
+    def on_compile(self, seconds: float = 0.0) -> None:
+        self._counters["compilations"] += 1
+        self._counters["compilation_seconds"] += seconds
+
+    def on_nonfinite(self, rows: int = 1) -> None:
+        self._counters["nonfinite_logits"] += rows
+
+    def on_rebuild(self) -> None:
+        self._counters["engine_rebuilds"] += 1
+
+    def snapshot(
+        self, *, num_running: int, num_waiting: int, num_preempted: int = 0, pool: PagePool | None = None
+    ) -> StatsSnapshot:
+        """All numbers now, as a fresh value. num_preempted are those of the waiting that ran before.
+
+        Safe from any thread: no key is ever added, so copying a dict or a list of plain numbers is one
+        operation under the interpreter's lock, and nobody ever sees a table half changed. Two tables may be
+        one event apart, which a scrape every few seconds cannot tell from having come a moment earlier.
+        Pages: free + active + cached = total.
+        """
+        total, cached, active = (pool.num_usable, pool.num_cached, pool.num_active) if pool else (0, 0, 0)
+        return StatsSnapshot(
+            num_requests_running=num_running,
+            num_requests_waiting=num_waiting,
+            num_requests_preempted=num_preempted,
+            pages_total=total,
+            pages_free=max(0, total - cached - active),
+            pages_active=active,
+            pages_cached=cached,
+            counters=self._counters.copy(),
+            finished=self._finished.copy(),
+            rejected=self._rejected.copy(),
+            histograms={name: histogram.snapshot() for name, histogram in self._histograms.items()},
+        )
+
+    def _on_first_token(self, timeline: Timeline, now: float) -> None:
+        """The prefill has ended: its prompt counts now, once, however often it was computed."""
+        timeline.first_token_s = now
+        cached = timeline.cached_tokens
+        self._counters["prompt_tokens"] += timeline.prompt_tokens
+        self._counters["prompt_tokens_local_compute"] += timeline.prompt_tokens - cached
+        self._counters["prompt_tokens_local_cache_hit"] += cached
+        self._counters["prompt_tokens_cached"] += cached
+        self._histograms["time_to_first_token_seconds"].observe(now - timeline.arrival_s)
+        self._histograms["request_prefill_kv_computed_tokens"].observe(timeline.prompt_tokens - cached)
+
+    def _observe_sizes(self, timeline: Timeline) -> None:
+        self._histograms["request_prompt_tokens"].observe(timeline.prompt_tokens)
+        self._histograms["request_generation_tokens"].observe(timeline.generation_tokens)
+        self._histograms["request_num_preemptions"].observe(timeline.preemptions)
+        if timeline.max_tokens is not None:
+            self._histograms["request_params_max_tokens"].observe(timeline.max_tokens)
+
+    def _observe_times(self, timeline: Timeline) -> None:
+        """Prefill is scheduled → first token, decode first → last, inference scheduled → last, e2e arrival → last."""
+        first, last, scheduled = timeline.first_token_s, timeline.last_token_s, timeline.scheduled_s
+        if first is None or last is None or scheduled is None:
+            return
+        self._histograms["e2e_request_latency_seconds"].observe(last - timeline.arrival_s)
+        self._histograms["request_inference_time_seconds"].observe(last - scheduled)
+        self._histograms["request_prefill_time_seconds"].observe(first - scheduled)
+        self._histograms["request_decode_time_seconds"].observe(last - first)
+        if timeline.generation_tokens > 1:
+            per_token = (last - first) / (timeline.generation_tokens - 1)
+            self._histograms["request_time_per_output_token_seconds"].observe(per_token)
+
+    def _observe_family(self, family: Family, generation_tokens: int) -> None:
+        family.num_ended += 1
+        family.max_generation_tokens = max(family.max_generation_tokens, generation_tokens)
+        if family.num_ended == family.num_choices:
+            self._histograms["request_params_n"].observe(family.num_choices)
+            self._histograms["request_max_num_generation_tokens"].observe(family.max_generation_tokens)

@@ -1,0 +1,182 @@
+"""Numbers mean what the metrics contract says they mean. Times are given, so nothing waits."""
+
+import pytest
+
+from jaxserve.engine.stats import COUNTERS, FINISHED, Family, Histogram, Stats, one_two_five
+from jaxserve.kvcache.pool import PagePool
+from jaxserve.outputs import FinishReason
+
+
+def numbers(stats: Stats):
+    return stats.snapshot(num_running=0, num_waiting=0)
+
+
+def sums(stats: Stats) -> dict[str, tuple[int, float]]:
+    """Every histogram that saw something: how many observations, and their sum."""
+    seen = numbers(stats).histograms
+    return {name: (sum(h.counts), pytest.approx(h.sum)) for name, h in seen.items() if sum(h.counts)}
+
+
+def answered(stats: Stats, *, tokens=3, **arrival):
+    """Arrives at the door at 9, is queued at 10, scheduled at 12, answers at 15, 16, 17 ..."""
+    wishes = {"prompt_tokens": 40, "max_tokens": 8, "arrival_s": 9.0} | arrival
+    timeline = stats.on_arrival(10.0, **wishes)
+    stats.on_scheduled(timeline, 12.0, cached_tokens=16)
+    for i in range(tokens):
+        stats.on_tokens(timeline, 15.0 + i)
+    return timeline
+
+
+def test_every_series_exists_from_the_start_with_value_zero():
+    snapshot = numbers(Stats(max_model_len=100))
+    assert snapshot.counters == dict.fromkeys(COUNTERS, 0)
+    assert snapshot.finished == dict.fromkeys(FINISHED, 0)
+    assert snapshot.rejected == {"max_num_queued_reqs": 0, "max_num_queued_tokens": 0}
+    assert all(sum(h.counts) == h.sum == 0 for h in snapshot.histograms.values())
+
+
+def test_every_finish_reason_of_the_outputs_is_counted():
+    assert {str(reason) for reason in FinishReason} <= set(FINISHED)
+
+
+def test_a_request_is_timed_from_door_to_last_token():
+    stats = Stats(max_model_len=100)
+    stats.on_finish(answered(stats), FinishReason.STOP)
+    assert sums(stats) == {
+        "time_to_first_token_seconds": (1, 6),
+        "inter_token_latency_seconds": (2, 2),
+        "request_time_per_output_token_seconds": (1, 1),
+        "e2e_request_latency_seconds": (1, 8),
+        "request_queue_time_seconds": (1, 2),
+        "request_prefill_time_seconds": (1, 3),
+        "request_decode_time_seconds": (1, 2),
+        "request_inference_time_seconds": (1, 5),
+        "request_prompt_tokens": (1, 40),
+        "request_generation_tokens": (1, 3),
+        "request_max_num_generation_tokens": (1, 3),
+        "request_params_max_tokens": (1, 8),
+        "request_params_n": (1, 1),
+        "request_num_preemptions": (1, 0),
+        "request_prefill_kv_computed_tokens": (1, 24),
+    }
+
+
+def test_a_prompt_is_counted_when_its_first_token_comes_by_where_it_came_from():
+    stats = Stats(max_model_len=100)
+    answered(stats, tokens=0)
+    assert numbers(stats).counters["prompt_tokens"] == 0
+    answered(stats, tokens=2)
+    counters = numbers(stats).counters
+    assert counters["prompt_tokens"] == 40
+    assert (counters["prompt_tokens_local_compute"], counters["prompt_tokens_local_cache_hit"]) == (24, 16)
+    assert (counters["prompt_tokens_cached"], counters["generation_tokens"]) == (16, 2)
+
+
+def test_a_preempted_request_is_queued_once_and_its_prompt_counted_once():
+    stats = Stats(max_model_len=100)
+    timeline = answered(stats, tokens=1)
+    stats.on_preempt(timeline)
+    stats.on_scheduled(timeline, 20.0, cached_tokens=32)
+    stats.on_tokens(timeline, 21.0)
+    stats.on_finish(timeline, FinishReason.LENGTH)
+    seen, counters = sums(stats), numbers(stats).counters
+    assert (seen["request_queue_time_seconds"], seen["request_num_preemptions"]) == ((1, 2), (1, 1))
+    assert (counters["num_preemptions"], counters["prompt_tokens_cached"]) == (1, 16)
+
+
+def test_an_abort_in_the_queue_is_counted_but_not_timed():
+    stats = Stats(max_model_len=100)
+    timeline = stats.on_arrival(10.0, prompt_tokens=40, max_tokens=None)
+    stats.on_finish(timeline, FinishReason.ABORT)
+    assert numbers(stats).finished["abort"] == 1
+    assert not {name for name in sums(stats) if name.endswith("_seconds") or name == "request_params_max_tokens"}
+
+
+def test_a_request_ends_once():
+    stats = Stats(max_model_len=100)
+    timeline = answered(stats)
+    stats.on_finish(timeline, FinishReason.STOP)
+    stats.on_finish(timeline, FinishReason.ABORT)
+    assert sum(numbers(stats).finished.values()) == 1
+
+
+def test_tokens_that_come_together_share_the_time_since_the_last():
+    stats = Stats(max_model_len=100)
+    timeline = answered(stats, tokens=1)
+    stats.on_tokens(timeline, 16.0, count=4)
+    latency = numbers(stats).histograms["inter_token_latency_seconds"]
+    assert (sum(latency.counts), latency.sum) == (4, 1.0)
+    assert numbers(stats).counters["generation_tokens"] == 5
+
+
+def test_time_zero_is_a_time_like_any_other():
+    stats = Stats(max_model_len=100)
+    timeline = stats.on_arrival(0.0, prompt_tokens=1, max_tokens=2)
+    for now in (0.0, 2.0):
+        stats.on_scheduled(timeline, 0.0)
+        stats.on_tokens(timeline, now)
+    assert sums(stats)["inter_token_latency_seconds"] == (1, 2)
+
+
+def test_choices_of_one_request_are_one_family():
+    stats, family = Stats(max_model_len=100), Family(num_choices=2)
+    for tokens in (5, 2):
+        stats.on_finish(answered(stats, tokens=tokens, family=family), FinishReason.STOP)
+    seen = sums(stats)
+    assert seen["request_params_n"] == (1, 2)
+    assert seen["request_max_num_generation_tokens"] == (1, 5)
+    assert seen["request_generation_tokens"] == (2, 7)
+
+
+def test_steps_prefixes_refusals_compilations_and_sick_rows_are_counted():
+    stats = Stats(max_model_len=100)
+    stats.on_step(num_tokens=300, host_s=0.003)
+    stats.on_prefix(queries=64, hits=48)
+    stats.on_reject("max_num_queued_tokens")
+    stats.on_compile(1.5)
+    stats.on_nonfinite()
+    stats.on_rebuild()
+    snapshot = numbers(stats)
+    assert {name: value for name, value in snapshot.counters.items() if value} == {
+        "engine_steps": 1,
+        "prefix_cache_queries": 64,
+        "prefix_cache_hits": 48,
+        "compilations": 1,
+        "compilation_seconds": 1.5,
+        "nonfinite_logits": 1,
+        "engine_rebuilds": 1,
+    }
+    assert snapshot.rejected["max_num_queued_tokens"] == 1
+    assert sums(stats) == {"iteration_tokens_total": (1, 300), "host_step_seconds": (1, 0.003)}
+
+
+def test_an_observation_falls_into_the_bucket_whose_bound_it_does_not_exceed():
+    histogram = Histogram((1, 2, 5))
+    for value in (0, 1, 1.5, 2, 5, 6):
+        histogram.observe(value)
+    assert histogram.snapshot().counts == (2, 2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("largest", "bounds"),
+    [(1, (1,)), (4, (1, 2)), (10, (1, 2, 5, 10)), (99, (1, 2, 5, 10, 20, 50)), (200, (1, 2, 5, 10, 20, 50, 100, 200))],
+)
+def test_sizes_are_counted_in_ones_twos_and_fives(largest, bounds):
+    assert one_two_five(largest) == bounds
+
+
+def test_pages_are_free_active_or_cached_and_add_up():
+    pool = PagePool(11)
+    pages = pool.allocate(4)
+    pool.know(pages[0])
+    pool.release(pages[:2])
+    snapshot = Stats(max_model_len=100).snapshot(num_running=2, num_waiting=3, num_preempted=1, pool=pool)
+    assert (snapshot.pages_total, snapshot.pages_free, snapshot.pages_active, snapshot.pages_cached) == (10, 7, 2, 1)
+    assert (snapshot.num_requests_running, snapshot.num_requests_waiting, snapshot.num_requests_preempted) == (2, 3, 1)
+
+
+def test_a_snapshot_does_not_change_any_more():
+    stats = Stats(max_model_len=100)
+    before = numbers(stats)
+    stats.on_step(5, 0.1)
+    assert before.counters["engine_steps"] == sum(before.histograms["iteration_tokens_total"].counts) == 0
