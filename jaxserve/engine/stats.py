@@ -111,8 +111,8 @@ class Stats:
     def __init__(self, max_model_len: int) -> None:
         sizes = one_two_five(max_model_len)
         self._counters: dict[str, float] = dict.fromkeys(COUNTERS, 0)
-        self._finished = dict.fromkeys(FINISHED, 0)
-        self._rejected = dict.fromkeys(REJECTED, 0)
+        self._finished: dict[str, int] = dict.fromkeys(FINISHED, 0)
+        self._rejected: dict[str, int] = dict.fromkeys(REJECTED, 0)
         self._histograms = {
             "time_to_first_token_seconds": Histogram(TO_FIRST_TOKEN_S),
             "inter_token_latency_seconds": Histogram(PER_TOKEN_S),
