@@ -1,0 +1,38 @@
+"""Token ids to vectors, and vectors back to logits."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxserve.layers.linear import exact
+
+
+class Embedding(nnx.Module):
+    """One row per token of the vocabulary; a model with tied weights reads its logits from the same table."""
+
+    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
+
+    def __call__(self, token_T: Array) -> Array:
+        """token_T int32 → x_TD. Ids outside the vocabulary read the nearest row; the doors refuse them before."""
+        return jnp.take(self.table[...], token_T, axis=0, mode="clip")
+
+    def logits(self, hidden_BD: Array) -> Array:
+        """hidden_BD → logits_BV, float32: accumulated wide, since half a bfloat16 step can change the best token."""
+        return jnp.einsum(
+            "bd,vd->bv",
+            hidden_BD,
+            self.table[...],
+            precision=exact(hidden_BD.dtype),
+            preferred_element_type=jnp.float32,
+        )
+
+
+class Head(nnx.Module):
+    """The output table of a model that does not tie it to the embedding. Laid out [V, D], as the embedding is."""
+
+    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
+
+    logits = Embedding.logits

@@ -1,0 +1,124 @@
+"""The Llama-shaped decoder, written once, as NNX modules.
+
+NNX while tracing, trees at rest: `abstract` gives the shapes without allocating, weights are loaded into a flat
+dict, and `assemble` makes a Decoder of them inside the jitted step. Layers are unrolled; a scan would copy each
+layer's weights and pages. How attention is computed and how pages look is the backend's business.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxserve.attention import AttentionBackend, LayerPages
+from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.layers.embed import Embedding, Head
+from jaxserve.layers.linear import Linear
+from jaxserve.layers.mlp import GatedMLP
+from jaxserve.layers.norm import RMSNorm
+from jaxserve.layers.rope import angles, rotate
+from jaxserve.models.spec import DecoderSpec, Path, attention_widths
+
+
+class Attention(nnx.Module):
+    """Projects, rotates, leaves keys and values in the pages, and asks the backend for the answer."""
+
+    def __init__(self, spec: DecoderSpec, window: int | None, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.head_dim, self.scale, self.window = spec.head_dim, spec.attention_scale, window
+        project = {
+            name: Linear(width_in, width_out, bias=bias, dtype=dtype, rngs=rngs)
+            for name, width_in, width_out, bias in attention_widths(spec)
+        }
+        self.query, self.key, self.value = project["query"], project["key"], project["value"]
+        self.output = project["output"]
+        norms = [RMSNorm(spec.head_dim, eps=spec.norm_eps, dtype=dtype) if spec.qk_norm else None for _ in range(2)]
+        self.query_norm, self.key_norm = norms
+
+    def __call__(
+        self,
+        x_TD: Array,
+        rotation: tuple[Array, Array],
+        inputs: AttentionInputs,
+        pages: LayerPages,
+        backend: AttentionBackend,
+    ) -> tuple[Array, LayerPages]:
+        tokens = x_TD.shape[0]
+        query_TNH = self.query(x_TD).reshape(tokens, -1, self.head_dim)
+        key_TKH = self.key(x_TD).reshape(tokens, -1, self.head_dim)
+        value_TKH = self.value(x_TD).reshape(tokens, -1, self.head_dim)
+        if self.query_norm is not None and self.key_norm is not None:
+            query_TNH, key_TKH = self.query_norm(query_TNH), self.key_norm(key_TKH)
+        query_TNH, key_TKH = rotate(query_TNH, *rotation), rotate(key_TKH, *rotation)
+        pages = backend.write(pages, key_TKH, value_TKH, inputs.slot_T)
+        mixed_TNH = backend.attend(query_TNH, pages, inputs, scale=self.scale, window=self.window, softcap=None)
+        return self.output(mixed_TNH.reshape(tokens, -1)), pages
+
+
+class Block(nnx.Module):
+    """One layer: attention, then the feed-forward block, each normed before and added to the stream after."""
+
+    def __init__(self, spec: DecoderSpec, window: int | None, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.attention_norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
+        self.attention = Attention(spec, window, dtype=dtype, rngs=rngs)
+        self.mlp_norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
+        self.mlp = GatedMLP(spec.width, spec.mlp_width, bias=spec.mlp_bias, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x_TD: Array,
+        rotation: tuple[Array, Array],
+        inputs: AttentionInputs,
+        pages: LayerPages,
+        backend: AttentionBackend,
+    ) -> tuple[Array, LayerPages]:
+        mixed_TD, pages = self.attention(self.attention_norm(x_TD), rotation, inputs, pages, backend)
+        x_TD = x_TD + mixed_TD
+        return x_TD + self.mlp(self.mlp_norm(x_TD)), pages
+
+
+class Decoder(nnx.Module):
+    """Token ids in, hidden vectors out, keys and values left in the pages. Random weights until loaded ones come."""
+
+    def __init__(self, spec: DecoderSpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.spec = spec
+        self.embed = Embedding(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
+        self.layers = nnx.List([Block(spec, window, dtype=dtype, rngs=rngs) for window in spec.windows])
+        self.final_norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
+        self.head = None if spec.tied else Head(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, token_T: Array, inputs: AttentionInputs, pages: tuple[LayerPages, ...], backend: AttentionBackend
+    ) -> tuple[Array, tuple[LayerPages, ...]]:
+        """token_T int32 [T], one entry of pages a layer → hidden_TD after the final norm, and the pages written."""
+        x_TD = self.embed(token_T)
+        rotation = angles(inputs.position_T, self.spec.rope, self.spec.head_dim)
+        written = []
+        for block, layer_pages in zip(self.layers, pages, strict=True):
+            x_TD, layer_pages = block(x_TD, rotation, inputs, layer_pages, backend)
+            written.append(layer_pages)
+        return self.final_norm(x_TD), tuple(written)
+
+    def logits(self, hidden_BD: Array) -> Array:
+        """hidden_BD, some rows of hidden_TD → logits_BV float32."""
+        return (self.embed if self.head is None else self.head).logits(hidden_BD)
+
+
+def abstract(spec: DecoderSpec, dtype: DTypeLike) -> tuple[nnx.GraphDef, dict[Path, jax.ShapeDtypeStruct]]:
+    """The decoder's structure, and the shape and type of every leaf by its path. Allocates nothing."""
+    model = nnx.eval_shape(lambda: Decoder(spec, dtype=dtype, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
+    return graphdef, {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def assemble(graphdef: nnx.GraphDef, weights: Mapping[Path, Any]) -> Decoder:
+    """A Decoder over these weights; the inverse of `flatten`. Meant for inside a jitted function."""
+    flat: dict[Any, Any] = dict(weights)
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
+
+
+def flatten(model: Decoder) -> dict[Path, Array]:
+    """A Decoder's weights by path, as `abstract` names them."""
+    return {path: variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model))}

@@ -1,0 +1,122 @@
+"""Reads a Hugging Face config.json key by key, and refuses every key that nobody asked for.
+
+A key that changes the arithmetic and is not understood makes a model that is nearly right, which is wrong. So a
+translator takes what it knows, and `finish` accepts of the rest only what is listed here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxserve.errors import UnknownArchitecture
+
+_INERT_WORDS = """
+_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures auto_map custom_pipelines
+dtype finetuning_task id2label is_llama_config label2id model_type name_or_path problem_type task_specific_params
+tokenizer_class torch_dtype transformers.js_config transformers_version unsloth_fixed unsloth_version
+
+attention_dropout attn_pdrop classifier_dropout dropout embd_pdrop flash_attn gradient_checkpointing hidden_dropout
+initializer_range pretraining_tp resid_pdrop residual_dropout use_cache
+
+bad_words_ids begin_suppress_tokens bos_token_id decoder_start_token_id diversity_penalty do_sample
+early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty forced_bos_token_id
+forced_eos_token_id keys_to_ignore_at_inference length_penalty max_length min_length no_repeat_ngram_size
+num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_scores pad_token_id
+prefix remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
+suppress_tokens temperature tf_legacy_loss top_k top_p torchscript typical_p use_bfloat16
+"""
+INERT = frozenset(_INERT_WORDS.split())
+"""Keys that do not change what the network computes: bookkeeping, training, generation defaults and token ids.
+Generation defaults in config.json are a relic; generation_config.json is where they are read from."""
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_cross_attention": (False,),
+    "attention_bias": (False, None),
+    "attn_logit_softcapping": (None,),
+    "chunk_size_feed_forward": (0,),
+    "clip_qkv": (None,),
+    "cross_attention_hidden_size": (None,),
+    "final_logit_softcapping": (None,),
+    "is_decoder": (False, True),
+    "is_encoder_decoder": (False,),
+    "layer_types": (None,),
+    "max_window_layers": (None,),
+    "mlp_bias": (False, None),
+    "partial_rotary_factor": (1.0, None),
+    "pruned_heads": ({}, None),
+    "qk_layernorm": (False,),
+    "quantization_config": (None,),
+    "rope_interleaved": (False, None),
+    "sliding_window": (None,),
+    "tie_encoder_decoder": (False,),
+    "use_moe": (False,),
+    "use_sliding_window": (False, None),
+}
+"""Keys that would change the arithmetic, with the values at which they do not."""
+
+REQUIRED: Any = object()
+
+
+class Keys:
+    """A config being read: `take` each key that is understood, then `finish`."""
+
+    def __init__(self, config: Mapping[str, Any], where: str = "config.json") -> None:
+        self._config = config
+        self._where = where
+        self._taken: set[str] = set()
+
+    def take(self, name: str, default: Any = REQUIRED) -> Any:
+        """The key's value; absent or null: the default, and UnknownArchitecture where there is none."""
+        self._taken.add(name)
+        value = self._config.get(name)
+        if value is not None:
+            return value
+        if default is REQUIRED:
+            raise UnknownArchitecture(f"{self._where}: {name!r} is missing; it has no default.")
+        return default
+
+    def count(self, name: str, default: Any = REQUIRED) -> int:
+        """A whole number, at least 1."""
+        value = self.take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self.refusal(name, value, "a whole number of at least 1")
+        return value
+
+    def number(self, name: str, default: Any = REQUIRED) -> float:
+        """A number above 0, as a float."""
+        value = self.take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise self.refusal(name, value, "a number above 0")
+        return float(value)
+
+    def flag(self, name: str, default: Any = REQUIRED) -> bool:
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            raise self.refusal(name, value, "true or false")
+        return value
+
+    def has(self, name: str) -> bool:
+        """Whether the key is there, be it null."""
+        return name in self._config
+
+    def must_be(self, name: str, *allowed: Any) -> None:
+        """Refuses the key unless it is absent or has one of these values."""
+        self._taken.add(name)
+        if name in self._config and self._config[name] not in allowed:
+            raise self.refusal(name, self._config[name], " or ".join(repr(value) for value in allowed))
+
+    def refusal(self, name: str, value: Any, wanted: str) -> UnknownArchitecture:
+        return UnknownArchitecture(f"{self._where}: {name!r} is {value!r}; this model code needs {wanted}.")
+
+    def finish(self, inert: frozenset[str] = INERT, neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> None:
+        """Refuses, by name, what is left and is neither inert nor at a neutral value."""
+        for name, value in self._config.items():
+            if name in self._taken or name in inert:
+                continue
+            if name not in neutral:
+                raise UnknownArchitecture(
+                    f"{self._where}: the key {name!r} (value {value!r}) is not known for this architecture; "
+                    "a model that is nearly right is wrong. Remove it if it changes nothing that is computed."
+                )
+            if value not in neutral[name]:
+                wanted = " or ".join(repr(value) for value in neutral[name])
+                raise self.refusal(name, value, wanted)
