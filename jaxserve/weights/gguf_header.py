@@ -1,0 +1,169 @@
+"""The head of a GGUF file, read without trusting it: metadata values and where each tensor lies.
+
+Standard library only, so the text room may use it for tokenizers. Every count and length is compared with the bytes
+that are left before anything of that size is made. Much quicker than building an array per value, as `gguf.GGUFReader`
+does (0.1 s against 5 s for a vocabulary of 49k on one core of a cloud machine).
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+"""
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jaxserve.errors import BadCheckpoint
+
+MAX_KEYS = 1 << 16
+MAX_TENSORS = 1 << 18
+MAX_VALUES = 1 << 24  # array elements in all; the largest vocabularies have 2**18 tokens, 2**19 merges
+MAX_NAME_BYTES = 1 << 16
+MAX_DEPTH = 4  # of arrays in arrays
+MAX_DIMS = 4
+DEFAULT_ALIGNMENT = 32
+
+# value type -> struct code
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFTensor:
+    """Where one tensor lies. shape is outermost axis first (numpy's order); offset counts from the file's start."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFHeader:
+    """Metadata as plain Python values (arrays as lists) and the tensors by name."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, GGUFTensor]
+    num_bytes: int
+
+
+def read_header(path: Path) -> GGUFHeader:
+    """Reads and checks the head of the file; BadCheckpoint names the file and the field at fault."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+            return _Scanner(path, buffer).header()
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{path} is missing.") from None
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{path} cannot be read as GGUF: {error}.") from error
+
+
+class _Scanner:
+    """A cursor over the file's head; `what` is the field being read, for messages."""
+
+    def __init__(self, path: Path, buffer: mmap.mmap) -> None:
+        self.path, self.buffer, self.end = path, buffer, len(buffer)
+        self.at = 0
+        self.values_left = MAX_VALUES
+        self.what = "the head of the file"
+
+    def fail(self, reason: str) -> NoReturn:
+        raise BadCheckpoint(f"{self.path}: {self.what} {reason}.")
+
+    def take(self, num_bytes: int) -> int:
+        """Advances over num_bytes and returns where they start."""
+        if num_bytes > self.end - self.at:
+            self.fail(f"runs past the end of the file ({num_bytes} bytes wanted, {self.end - self.at} left)")
+        start, self.at = self.at, self.at + num_bytes
+        return start
+
+    def scalar(self, code: str) -> Any:
+        layout = "<" + code
+        return struct.unpack_from(layout, self.buffer, self.take(struct.calcsize(layout)))[0]
+
+    def count(self, limit: int, min_bytes: int, noun: str) -> int:
+        """A count of things of at least min_bytes each."""
+        count = self.scalar("Q")
+        if count > limit or count * min_bytes > self.end - self.at:
+            self.fail(f"claims {count} {noun}, more than the file can hold or we accept")
+        return count
+
+    def string(self, max_bytes: int | None = None) -> str:
+        length = self.scalar("Q")
+        if max_bytes is not None and length > max_bytes:
+            self.fail(f"has a name of {length} bytes; at most {max_bytes} are allowed")
+        start = self.take(length)
+        try:
+            return self.buffer[start : self.at].decode()
+        except UnicodeDecodeError:
+            self.fail("is not valid UTF-8")
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        if kind == STRING:
+            return self.string()
+        if kind == ARRAY:
+            return self.array(depth + 1)
+        if kind not in SCALARS:
+            self.fail(f"has the unknown value type {kind}")
+        return self.scalar(SCALARS[kind])
+
+    def array(self, depth: int) -> list[Any]:
+        if depth > MAX_DEPTH:
+            self.fail(f"nests arrays deeper than {MAX_DEPTH}")
+        kind = self.scalar("I")
+        code = SCALARS.get(kind)
+        item_bytes = struct.calcsize("<" + code) if code else 8
+        count = self.count(self.values_left, item_bytes, "values")
+        self.values_left -= count
+        if code:
+            return list(struct.unpack_from(f"<{count}{code}", self.buffer, self.take(count * item_bytes)))
+        return [self.value(kind, depth) for _ in range(count)]
+
+    def header(self) -> GGUFHeader:
+        self.magic()
+        num_tensors = self.count(MAX_TENSORS, 24, "tensors")
+        num_keys = self.count(MAX_KEYS, 13, "metadata keys")
+        metadata: dict[str, Any] = {}
+        for _ in range(num_keys):
+            self.what = "a metadata key"
+            key = self.string(MAX_NAME_BYTES)
+            self.what = f"metadata {key!r}"
+            if key in metadata:
+                self.fail("appears twice")
+            metadata[key] = self.value(self.scalar("I"))
+        return self.tensors(metadata, num_tensors)
+
+    def magic(self) -> None:
+        if self.buffer[self.take(4) : self.at] != b"GGUF":
+            raise BadCheckpoint(f"{self.path} is not a GGUF file: it does not start with 'GGUF'.")
+        version = self.scalar("I")
+        if version & 0xFFFF == 0:
+            raise BadCheckpoint(f"{self.path} is a big-endian GGUF file; only little-endian ones are read.")
+        if version not in (2, 3):
+            raise BadCheckpoint(f"{self.path} is GGUF version {version}; versions 2 and 3 are read.")
+
+    def tensors(self, metadata: dict[str, Any], num_tensors: int) -> GGUFHeader:
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
+            raise BadCheckpoint(f"{self.path}: general.alignment is {alignment!r}, not a sensible power of two.")
+        found: dict[str, GGUFTensor] = {}
+        for _ in range(num_tensors):
+            self.what = "a tensor's name"
+            name = self.string(MAX_NAME_BYTES)
+            self.what = f"tensor {name!r}"
+            if name in found:
+                self.fail("appears twice")
+            found[name] = self.tensor(name, alignment)
+        data_start = -(-self.at // alignment) * alignment
+        placed = {n: GGUFTensor(n, t.shape, t.kind, data_start + t.offset) for n, t in found.items()}
+        return GGUFHeader(self.path, metadata, placed, self.end)
+
+    def tensor(self, name: str, alignment: int) -> GGUFTensor:
+        num_dims = self.scalar("I")
+        if not 1 <= num_dims <= MAX_DIMS:
+            self.fail(f"has {num_dims} axes; 1 to {MAX_DIMS} are allowed")
+        shape = tuple(self.scalar("Q") for _ in range(num_dims))[::-1]
+        kind, offset = self.scalar("I"), self.scalar("Q")
+        if offset % alignment:
+            self.fail(f"starts at {offset}, which is no multiple of the alignment {alignment}")
+        return GGUFTensor(name, shape, kind, offset)

