@@ -1,0 +1,155 @@
+"""`jaxserve serve` and `jaxserve chat`: reads the words, then calls for what is needed and nothing before that.
+
+Printing the help imports no JAX, no transformers, no web framework: those come when a server really starts.
+Exit codes: 0 after a drain, 2 for words we do not understand, 70 when the engine died, 78 when the start failed.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxserve import EngineConfig
+    from server.config import ServerConfig
+    from server.flags import Parser
+
+EX_USAGE, EX_SOFTWARE, EX_CONFIG, INTERRUPTED = 2, 70, 78, 130
+KEY_VARIABLES = ("JAXSERVE_API_KEY", "VLLM_API_KEY")
+
+OVERVIEW = """\
+usage: jaxserve COMMAND …
+
+  jaxserve serve [MODEL] [FLAGS]   serve a model: the OpenAI API under /v1, a chat page at /
+  jaxserve chat [FLAGS]            talk in the terminal to a server that runs
+  jaxserve --version
+
+`jaxserve COMMAND --help` lists the flags. Without MODEL, serve takes SmolLM2-135M-Instruct, fetched once."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words[0] if words else "--help"
+    if command in ("--version", "-V", "version"):
+        from jaxserve import __version__
+
+        print(f"jaxserve {__version__}")
+        return 0
+    if command in ("--help", "-h", "help"):
+        print(OVERVIEW)
+        return 0
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        guess = f"did you mean jaxserve {near[0]}?" if near else "jaxserve --help lists them."
+        print(f"jaxserve: no command {command!r}; {guess}", file=sys.stderr)
+        return EX_USAGE
+    return COMMANDS[command](words[1:])
+
+
+def serve(words: Sequence[str]) -> int:
+    """Loads the model with the phases in view, then serves until told to stop."""
+    from jaxserve import EngineConfig, EngineStopped, StartupError
+    from server.config import ServerConfig
+    from server.flags import pick, read_arguments
+
+    said = read_arguments(_serve_parser(), words)
+    if "api_key" not in said and (keys := _keys_from_environment()):
+        said["api_key"] = keys
+    try:
+        return _serve(EngineConfig(**pick(EngineConfig, said)), ServerConfig(**pick(ServerConfig, said)))
+    except StartupError as error:
+        print(f"jaxserve: {error}", file=sys.stderr)
+        return EX_CONFIG
+    except EngineStopped as error:
+        print(f"jaxserve: {error}", file=sys.stderr)
+        return EX_SOFTWARE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
+    """The start in full view. A taken port is noticed before the model is loaded, and bound when all is ready."""
+    import asyncio
+
+    from server.address import address, with_free_port
+    from server.startup import Phases, console, curl_line, ready_table
+
+    server_config = with_free_port(server_config)
+    screen = console()
+    with Phases(screen) as phases:
+        from jaxserve import AsyncLLM
+        from server.app import create_app
+        from server.lifecycle import serve as serve_app
+
+        llm = AsyncLLM.load(engine_config, progress=phases.report)
+        app = create_app(llm, server_config)
+    where = address(server_config)
+    screen.print(ready_table(llm.description, where, phases.seconds))
+    screen.print(curl_line(where, bool(server_config.api_key)), soft_wrap=True)
+    return asyncio.run(serve_app(app, server_config)) or 0
+
+
+def chat(words: Sequence[str]) -> int:
+    """Talks to a server."""
+    from server.chat_client import Chat, Client
+
+    said = vars(_chat_parser().parse_args(words))
+    client = Client(said.pop("url"), said.pop("api_key"), said.pop("model"))
+    system = said.pop("system")
+    client.sampling = {name: value for name, value in said.items() if value is not None}
+    return Chat(client, system).run()
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "chat": chat}
+
+
+def _serve_parser() -> "Parser":
+    from jaxserve import EngineConfig
+    from server.config import ServerConfig
+    from server.flags import Parser, add_flags
+
+    parser = Parser("jaxserve serve", "[MODEL] [FLAGS]")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        metavar="MODEL",
+        help="a directory in Hugging Face layout, a .gguf file, or a hub id; nothing: SmolLM2-135M-Instruct",
+    )
+    parser.add_argument("--model", dest="model", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--config",
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="a YAML file with the same names as keys; what is said on the command line wins",
+    )
+    add_flags(parser, EngineConfig, "engine", skip=("model",))
+    add_flags(parser, ServerConfig, "HTTP server")
+    return parser
+
+
+def _chat_parser() -> "Parser":
+    from server.flags import Parser
+
+    parser = Parser("jaxserve chat", "[FLAGS]", "A conversation in the terminal; /help lists its commands.")
+    parser.add_argument("--url", default="http://localhost:8000", help="where the server is (default: %(default)s)")
+    parser.add_argument("--api-key", default=next(iter(_keys_from_environment()), None), help="the server's key")
+    parser.add_argument("--model", help="the name of a served model; default: the server's first")
+    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
+    for name, kind in {
+        "temperature": float,
+        "top-p": float,
+        "top-k": int,
+        "min-p": float,
+        "max-tokens": int,
+        "seed": int,
+    }.items():
+        parser.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help="default: the server's")
+    return parser
+
+
+def _keys_from_environment() -> tuple[str, ...]:
+    return tuple(os.environ[name] for name in KEY_VARIABLES if os.environ.get(name))[:1]

@@ -1,0 +1,119 @@
+"""What a person sees while the server starts: phases with their seconds, and at the end a table and a line to try.
+
+On a terminal each phase has a bar that moves; elsewhere each phase is one line, printed when it is over.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+BYTES_FROM = 1 << 20  # a total this large counts bytes; smaller ones count things
+WIDTH_OF_A_FILE = 140  # columns, when the output is not a terminal
+
+
+def console() -> Console:
+    """Standard error, where progress belongs: standard output stays free for whoever pipes it."""
+    plain = Console(stderr=True, highlight=False)
+    return plain if plain.is_terminal else Console(stderr=True, highlight=False, width=WIDTH_OF_A_FILE)
+
+
+class Phases:
+    """Shows the start as it goes on; give `report` to whatever reports its progress.
+
+    A phase is named by the first word reported ("compile"), the rest is detail ("decode 8 x 256").
+    It is over when another one begins, or the `with` ends.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = self._phase_began = time.perf_counter()
+        self._phase: str | None = None
+        self._amount = ""
+        self._task: TaskID | None = None
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[amount]}"),
+            TextColumn("[dim]{task.fields[seconds]}"),
+            console=console,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._began
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._end_phase()
+        self._progress.stop()
+
+    def report(self, phase: str, done: float, total: float) -> None:
+        """`done` of `total` is finished, in bytes or in things. May be called from any thread."""
+        name, _, detail = phase.partition(" ")
+        if name != self._phase:
+            self._end_phase()
+            self._phase, self._phase_began = name, time.perf_counter()
+            if self._console.is_terminal:
+                self._task = self._progress.add_task(name, total=total or None, amount="", seconds="")
+        self._amount = amount(done, total)
+        if self._task is not None:
+            shown = f"{self._amount}  {detail}" if detail and done < total else self._amount
+            self._progress.update(
+                self._task, completed=done, total=total or None, amount=shown, seconds=self._phase_seconds()
+            )
+
+    def _phase_seconds(self) -> str:
+        return f"{time.perf_counter() - self._phase_began:.1f} s"
+
+    def _end_phase(self) -> None:
+        if self._task is not None:
+            total = self._progress.tasks[self._task].total or 1
+            self._progress.update(
+                self._task, completed=total, total=total, amount=self._amount, seconds=self._phase_seconds()
+            )
+            self._task = None
+        elif self._phase is not None:
+            self._console.print(f"{self._phase:<9} {self._phase_seconds():>8}  {self._amount}".rstrip())
+
+
+def amount(done: float, total: float) -> str:
+    """'12.0 of 138.4 MB', '3/14', or nothing where there is no total to speak of."""
+    if total >= BYTES_FROM:
+        whole = f"{total / 1e6:.1f} MB"
+        return whole if done >= total else f"{done / 1e6:.1f} of {whole}"
+    return f"{done:.0f}/{total:.0f}" if total > 1 else ""
+
+
+def ready_table(description: Mapping[str, str], address: str, seconds: float) -> Table:
+    """What is being served, from what, and where."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title_justify="left", title_style="bold green")
+    table.title = f"Ready in {seconds:.1f} s"
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in description.items():
+        table.add_row(name.replace("_", " "), Text(value))
+    table.add_row("address", Text(f"{address}  (chat page)   {address}/v1  (OpenAI API)"))
+    return table
+
+
+def curl_line(address: str, has_key: bool) -> str:
+    """One command that gets an answer out of this server, to be pasted into a shell."""
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64})
+    key = ' -H "Authorization: Bearer $JAXSERVE_API_KEY"' if has_key else ""
+    return f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
