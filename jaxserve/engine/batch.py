@@ -1,0 +1,88 @@
+"""StepPlan → padded numpy arrays. Pure, and the only place that knows how a step is packed.
+
+A call's whole input is one int32 matrix, one line per row, so that a step costs one transfer:
+
+    row | position | count | sampling columns | page table | token ids (prompt chunks only)
+
+position is that of the row's first query, count the number of its real queries; a padding line has count 0.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxserve.engine.plan import Chunk, DecodeBatch
+from jaxserve.sampling.rows import NUM_COLUMNS, neutral
+
+ROW, POSITION, COUNT, SAMPLING = 0, 1, 2, 3
+HEAD = SAMPLING + NUM_COLUMNS  # columns that the sampler needs
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things lie in a line: W pages, and room for C tokens (0 in decode, whose tokens are on the device)."""
+
+    width: int
+    num_tokens: int = 0
+
+    @property
+    def table(self) -> slice:
+        return slice(HEAD, HEAD + self.width)
+
+    @property
+    def tokens(self) -> slice:
+        return slice(HEAD + self.width, self.num_columns)
+
+    @property
+    def num_columns(self) -> int:
+        return HEAD + self.width + self.num_tokens
+
+
+def blank(layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
+    """Padding lines, int32 [num_rows, X]: nothing to compute, greedy, pages and tokens 0, row pad_row."""
+    packed = np.zeros((num_rows, layout.num_columns), np.int32)
+    packed[:, ROW] = pad_row
+    packed[:, SAMPLING:HEAD] = neutral()
+    return packed
+
+
+def pack_decode(batch: DecodeBatch, layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
+    """A decode batch in num_rows lines."""
+    packed, n = blank(layout, num_rows, pad_row), len(batch)
+    packed[:n, ROW] = batch.row_B
+    packed[:n, POSITION] = batch.position_B
+    packed[:n, COUNT] = 1
+    packed[:n, SAMPLING:HEAD] = batch.sampling_BS
+    packed[:n, layout.table] = batch.page_table_BW
+    return packed
+
+
+def pack_chunk(chunk: Chunk, layout: Layout) -> np.ndarray:
+    """A prompt chunk in one line."""
+    packed = blank(layout, 1, chunk.row)
+    packed[0, POSITION] = chunk.start
+    packed[0, COUNT] = len(chunk.token_ids)
+    packed[0, SAMPLING:HEAD] = chunk.sampling_S
+    packed[0, layout.table] = chunk.page_table_W
+    packed[0, HEAD + layout.width : HEAD + layout.width + len(chunk.token_ids)] = chunk.token_ids
+    return packed
+
+
+def allow_all(num_rows: int, vocab_size: int) -> np.ndarray:
+    """A mask that forbids nothing: uint32 [num_rows, ceil(V / 32)], a bit per token id."""
+    return np.full((num_rows, -(-vocab_size // 32)), 0xFFFFFFFF, np.uint32)
+
+
+def hold_back(held_back: Iterable[tuple[int, tuple[int, ...]]], num_rows: int, vocab_size: int) -> np.ndarray:
+    """A mask in which the given rows may not draw the given ids."""
+    mask = allow_all(num_rows, vocab_size)
+    for row, ids in held_back:
+        id_N = np.array(ids, np.uint32)
+        np.bitwise_and.at(mask[row], id_N >> 5, ~(np.uint32(1) << (id_N & 31)))
+    return mask
+
+
+def pad_ids(next_ids: np.ndarray, num_tokens: int) -> np.ndarray:
+    """int32 [num_tokens]: the ids, then zeros."""
+    return np.pad(next_ids, (0, num_tokens - len(next_ids)))

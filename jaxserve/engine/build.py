@@ -1,0 +1,262 @@
+"""config → engine: the only file that knows every room below the doors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from jaxserve.attention import AttentionBackend, choose_backend
+from jaxserve.config import EngineConfig, replace
+from jaxserve.engine.buckets import Buckets, choose
+from jaxserve.engine.compile import CompileCounter, use_compilation_cache
+from jaxserve.engine.engine import Engine
+from jaxserve.engine.runner import Runner
+from jaxserve.engine.scheduler import Scheduler
+from jaxserve.engine.stats import Stats
+from jaxserve.engine.step import Network
+from jaxserve.errors import BadConfig
+from jaxserve.kvcache.pages import make_pages
+from jaxserve.kvcache.pool import PagePool
+from jaxserve.kvcache.prefix import PrefixIndex
+from jaxserve.kvcache.sizing import CacheSize, MemoryFacts, bytes_per_page, choose_num_pages, pages_for
+from jaxserve.models.registry import abstract, find
+from jaxserve.models.spec import DecoderSpec
+from jaxserve.weights.checkpoint import open_checkpoint
+from jaxserve.weights.fetch import resolve
+from jaxserve.weights.load import check, load
+
+Progress = Callable[[str, float, float], None]
+
+# Decode rows and tokens of a step, where nobody says otherwise. A CPU computes a prompt token about as fast
+# alone as in company, so its steps are short and running answers wait little; an accelerator wants full steps.
+MAX_NUM_SEQS = {"cpu": 32, "gpu": 256, "tpu": 128}
+MAX_NUM_BATCHED_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
+
+compiles = CompileCounter()
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An engine that is ready to step, and what the doors must know about its model.
+
+    description   facts for people, in the order to print them
+    """
+
+    engine: Engine
+    config: EngineConfig
+    spec: DecoderSpec
+    path: Path
+    model_config: dict[str, Any]
+    generation_config: dict[str, Any]
+    num_pages: int
+    description: dict[str, str]
+
+
+def build(config: EngineConfig, progress: Progress | None = None) -> Built:
+    """Fetches, checks, sizes, loads, compiles and warms up. Raises StartupError before any large allocation."""
+    path = resolve(config.model, revision=config.revision, download_dir=_path(config.download_dir), progress=progress)
+    checkpoint = open_checkpoint(path)
+    architecture = find(checkpoint.config)
+    spec = architecture.spec(checkpoint.config)
+    device = jax.devices()[0]
+    dtype = _dtype(config, device.platform)
+    graphdef, shapes = abstract(spec, dtype)
+    leaves = architecture.leaves(spec)
+    check(checkpoint, leaves, shapes, ignored=architecture.ignored(spec))
+
+    backend = choose_backend(config.attention_backend, device.platform)
+    page_bytes = bytes_per_page(
+        num_layers=spec.num_layers,
+        kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype_bytes=dtype.itemsize,
+        page_size=config.block_size,
+    )
+    weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in shapes.values())
+    size = _cache_size(config, spec, device, page_bytes, weight_bytes)
+    config = _resolved(config, size, device.platform)
+    directory = use_compilation_cache(config.compilation_cache_dir)
+
+    weights = load(checkpoint, leaves, shapes, progress=progress)
+    network = Network(graphdef, tuple(shapes), backend, config.block_size)
+    runner = _runner(config, network, [weights[leaf] for leaf in shapes], spec, size, dtype, device)
+    before = (compiles.compiled, compiles.cache_hits)
+    num_programs = runner.compile(progress)
+    runner.warm_up()
+    hits = compiles.cache_hits - before[1]
+    if progress:
+        progress("ready", 1, 1)
+    engine = _engine(config, runner, size, compiled=compiles.compiled - before[0] - hits)
+    return Built(
+        engine=engine,
+        config=config,
+        spec=spec,
+        path=path,
+        model_config=checkpoint.config,
+        generation_config=checkpoint.generation_config,
+        num_pages=size.num_pages,
+        description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes)
+        | {
+            "programs": f"{num_programs} compiled, {hits} of them from the cache"
+            + (f" in {directory}" if directory else ""),
+        },
+    )
+
+
+def _dtype(config: EngineConfig, platform: str) -> np.dtype:
+    """float32 on CPU, where bfloat16 is up to ten times slower (no bfloat16 products in AVX2), else bfloat16."""
+    name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
+    return np.dtype(jnp.dtype(name))
+
+
+def _cache_size(
+    config: EngineConfig, spec: DecoderSpec, device: jax.Device, page_bytes: int, weight_bytes: int
+) -> CacheSize:
+    limit = spec.max_position_embeddings
+    if config.max_model_len is not None and config.max_model_len > limit:
+        raise BadConfig(
+            f"max_model_len={config.max_model_len} is more than the model's own {limit} positions;"
+            f" try --max-model-len {limit}, or leave it out."
+        )
+    return choose_num_pages(
+        memory=_memory(device, weight_bytes),
+        page_bytes=page_bytes,
+        page_size=config.block_size,
+        model_max_len=limit,
+        max_model_len=config.max_model_len,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        kv_cache_memory_bytes=config.kv_cache_memory_bytes,
+        num_gpu_blocks_override=config.num_gpu_blocks_override,
+    )
+
+
+def _memory(device: jax.Device, weight_bytes: int) -> MemoryFacts:
+    """What the device has, as if the weights were loaded already."""
+    if device.platform == "cpu":
+        ram = psutil.virtual_memory()
+        return MemoryFacts(platform="cpu", total_bytes=ram.total, free_bytes=max(0, ram.available - weight_bytes))
+    stats = device.memory_stats() or {}
+    total = stats.get("bytes_limit", 0)
+    free = total - stats.get("bytes_in_use", 0) - weight_bytes
+    # Logits, activations and the compiler's workspaces: a twentieth of the device has been enough elsewhere.
+    return MemoryFacts(platform=device.platform, total_bytes=total, free_bytes=free, scratch_bytes=total // 20)
+
+
+def _resolved(config: EngineConfig, size: CacheSize, platform: str) -> EngineConfig:
+    """No None is left among the numbers."""
+    max_num_seqs = config.max_num_seqs or MAX_NUM_SEQS.get(platform, 256)
+    batched = config.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS.get(platform, 2048)
+    if batched < config.block_size:
+        raise BadConfig(f"max_num_batched_tokens={batched} is less than a page of {config.block_size} tokens.")
+    whole_pages = pages_for(size.max_model_len, config.block_size) * config.block_size
+    return replace(
+        config,
+        max_model_len=size.max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=min(batched, max(whole_pages, config.block_size)),
+        max_num_queued_reqs=config.max_num_queued_reqs or max(1024, 8 * max_num_seqs),
+        max_num_queued_tokens=config.max_num_queued_tokens or 8 * (size.num_pages - 1) * config.block_size,
+    )
+
+
+def _buckets(config: EngineConfig, platform: str, width: int) -> Buckets:
+    assert config.max_num_seqs and config.max_num_batched_tokens
+    return choose(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        pages_per_row=width,
+        platform=platform,
+    )
+
+
+def _runner(
+    config: EngineConfig,
+    network: Network,
+    weights: list[jax.Array],
+    spec: DecoderSpec,
+    size: CacheSize,
+    dtype: np.dtype,
+    device: jax.Device,
+) -> Runner:
+    assert config.max_num_seqs
+    width = pages_for(size.max_model_len, config.block_size)
+    pages = make_pages(
+        network.backend,
+        num_layers=spec.num_layers,
+        num_pages=size.num_pages,
+        page_size=config.block_size,
+        kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype=dtype,
+    )
+    return Runner(
+        network,
+        weights,
+        pages,
+        buckets=_buckets(config, device.platform, width),
+        width=width,
+        vocab_size=spec.vocab_size,
+        max_num_seqs=config.max_num_seqs,
+        max_logprobs=config.max_logprobs,
+        device=device,
+    )
+
+
+def _engine(config: EngineConfig, runner: Runner, size: CacheSize, compiled: int) -> Engine:
+    assert config.max_num_seqs and config.max_num_batched_tokens
+    pool = PagePool(size.num_pages)
+    stats = Stats(size.max_model_len)
+    for _ in range(compiled):
+        stats.on_compile()
+    scheduler = Scheduler(
+        pool,
+        PrefixIndex(pool, config.block_size) if config.enable_prefix_caching else None,
+        stats,
+        page_size=config.block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_chunk_tokens=config.max_num_batched_tokens,
+        max_pages_per_row=pages_for(size.max_model_len, config.block_size),
+    )
+    return Engine(scheduler, runner, overlap=config.overlap)
+
+
+def _describe(
+    config: EngineConfig,
+    spec: DecoderSpec,
+    path: Path,
+    device: jax.Device,
+    dtype: np.dtype,
+    backend: AttentionBackend,
+    size: CacheSize,
+    weight_bytes: int,
+) -> dict[str, str]:
+    assert config.max_num_seqs
+    buckets = _buckets(config, device.platform, pages_for(size.max_model_len, config.block_size))
+    tokens = (size.num_pages - 1) * config.block_size
+    return {
+        "model": config.model,
+        "file": path.name,
+        "architecture": f"{spec.name}, {spec.num_layers} layers, {spec.vocab_size} tokens in the vocabulary",
+        "device": f"{device.device_kind} ({device.platform}, jax {jax.__version__})",
+        "dtype": str(dtype),
+        "attention": backend.name,
+        "weights": f"{weight_bytes / 2**20:.0f} MiB",
+        "key-value cache": f"{size.total_bytes / 2**20:.0f} MiB, {size.num_pages - 1} pages, {tokens} tokens"
+        f" ({size.reason})",
+        "longest request": f"{size.max_model_len} tokens",
+        "shapes": f"decode rows {_listed(buckets.decode)}; prompt chunks {_listed(buckets.prefill)}",
+    }
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

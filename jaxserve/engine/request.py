@@ -1,0 +1,107 @@
+"""What was asked (Request, frozen) and how far along it is (Progress, owned by the scheduler)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jaxserve.kvcache.prefix import KeyChain
+from jaxserve.outputs import FinishReason, TokenLogprobs
+from jaxserve.sampling.rows import pack
+from jaxserve.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One answer to make: one prompt, one row of the batch. A caller's n choices are n requests.
+
+    max_total_tokens   prompt and answer together end here; the door has clamped it to what can be served
+    eos_id             the primary end token, None when the caller ignores it
+    stop_ids           further ids that end the answer, reported as stop_reason
+    held_back_ids      what min_tokens forbids at first: every end and stop id, also under ignore_eos
+    seed               already drawn when the caller gave none
+    arrival_s          monotonic
+    """
+
+    request_id: int
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    seed: int
+    max_total_tokens: int
+    eos_id: int | None = None
+    stop_ids: frozenset[int] = frozenset()
+    held_back_ids: tuple[int, ...] = ()
+    cache_salt: str | None = None
+    arrival_s: float = 0.0
+
+    @property
+    def reads_prefix_cache(self) -> bool:
+        """Prompt logprobs need every prompt position computed afresh."""
+        return self.params.prompt_logprobs is None
+
+
+@dataclass(slots=True)
+class Progress:
+    """A live request's place in its life. One idea schedules everything: num_tokens minus num_computed.
+
+    tokens         prompt and answer as far as they are known on the host
+    num_promised   tokens enqueued on the device whose ids have not come home yet
+    num_computed   tokens whose keys and values are written by a step that is enqueued
+    pages          covers num_computed tokens, in order; the first num_registered are in the prefix index
+    is_prefilled   the rest is decoding: only the newest token is not computed, and it lies on the device
+    epoch          counts preemptions, so that results of an earlier life are told from this one's
+    prompt_scores  filled by position while prompt logprobs are computed; None once they are sent
+    """
+
+    request: Request
+    keys: KeyChain
+    sampling_S: np.ndarray
+    tokens: list[int]
+    num_promised: int = 0
+    num_computed: int = 0
+    num_registered: int = 0
+    num_cached: int | None = None
+    pages: list[int] = field(default_factory=list)
+    row: int | None = None
+    is_prefilled: bool = False
+    epoch: int = 0
+    prompt_scores: list[TokenLogprobs | None] | None = None
+
+    @classmethod
+    def start(cls, request: Request, keys: KeyChain) -> "Progress":
+        wants_scores = request.params.prompt_logprobs is not None
+        return cls(
+            request=request,
+            keys=keys,
+            sampling_S=pack(request.params, request.seed),
+            tokens=list(request.prompt_ids),
+            prompt_scores=[None] * len(request.prompt_ids) if wants_scores else None,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens) + self.num_promised
+
+    @property
+    def num_outputs(self) -> int:
+        """Answer tokens, promised ones included."""
+        return self.num_tokens - len(self.request.prompt_ids)
+
+    @property
+    def wants_more(self) -> bool:
+        return self.num_tokens < self.request.max_total_tokens
+
+    @property
+    def holds_back_stops(self) -> bool:
+        """Whether the next token may not be an end token, because min_tokens is not reached."""
+        return self.num_outputs < self.request.params.min_tokens and bool(self.request.held_back_ids)
+
+    def finish_reason(self) -> tuple[FinishReason, int | None] | None:
+        """Looks at the newest token, in the contract's order: EOS, stop ids, length."""
+        request, token = self.request, self.tokens[-1]
+        if token == request.eos_id:
+            return FinishReason.STOP, None
+        if token in request.stop_ids:
+            return FinishReason.STOP, token
+        if len(self.tokens) >= request.max_total_tokens:
+            return FinishReason.LENGTH, None
+        return None

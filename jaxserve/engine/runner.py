@@ -1,0 +1,211 @@
+"""Owns what lives on the device: weights, pages, newest tokens. execute(plan) → ticket, fetch(ticket) → result.
+
+execute returns as soon as the work is enqueued; fetch waits for numbers whose copies were started then.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxserve.engine import batch
+from jaxserve.engine.buckets import Buckets
+from jaxserve.engine.compile import Program, Progress, compile_all
+from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepPlan, StepResult
+from jaxserve.engine.step import Network, draw, forward, score_prompt
+from jaxserve.sampling.sampler import Sampled, SampleMode
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A step under way: what it drew and scored, still on the device, with the copies home already started."""
+
+    decode: tuple[Sampled, int] | None
+    chunks: tuple[tuple[Sampled, int], ...]
+    scores: tuple[tuple[tuple[Array, ...], np.ndarray] | None, ...]
+
+
+class Runner:
+    """The device's owner. Donated arrays are replaced at once, so nobody can keep an old one.
+
+    weights      the leaves in network.paths' order, placed
+    pages        one entry a layer, from the network's backend
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        weights: Sequence[Array],
+        pages: tuple[Any, ...],
+        *,
+        buckets: Buckets,
+        width: int,
+        vocab_size: int,
+        max_num_seqs: int,
+        max_logprobs: int,
+        device: Any = None,
+    ) -> None:
+        self._network, self._weights, self._pages = network, tuple(weights), pages
+        self._buckets, self._width, self._vocab_size = buckets, width, vocab_size
+        self._pad_row = max_num_seqs  # one more row, for padding to write into
+        self._max_logprobs = max(1, max_logprobs)
+        self._device = device or jax.devices()[0]
+        self._last_token_R = self._put(np.zeros(max_num_seqs + 1, np.int32))
+        self._allow_all = {rows: self._put(batch.allow_all(rows, vocab_size)) for rows in {1, *self._buckets.decode}}
+        self._programs: dict[Hashable, Program] = {}
+
+    def compile(self, progress: Progress | None = None) -> int:
+        """Compiles every shape; returns how many there are. Afterwards nothing else can run."""
+        lowerings: dict[Hashable, Any] = {}
+        for tokens in self._buckets.prefill:
+            lowerings["prefill", tokens] = partial(self._lower_forward, 1, tokens)
+        for rows in self._buckets.decode:
+            lowerings["decode", rows] = partial(self._lower_forward, rows, 0)
+        for tokens in self._buckets.prefill:
+            lowerings["score", tokens] = partial(self._lower_score, tokens)
+        for rows in {1, *self._buckets.decode}:
+            for mode in SampleMode:
+                lowerings["draw", rows, mode] = partial(self._lower_draw, rows, mode)
+        self._programs = compile_all(lowerings, progress)
+        return len(self._programs)
+
+    def warm_up(self) -> None:
+        """Runs every shape once on padding, so that no first time is left for a request."""
+        ticket = None
+        for tokens in self._buckets.prefill:
+            packed = batch.blank(self._layout(tokens), 1, self._pad_row)
+            logits, hidden, head = self._forward(("prefill", tokens), packed)
+            self._programs["score", tokens](self._weights, hidden, self._put(np.zeros(tokens, np.int32)))
+            ticket = self._draw(logits, head, SampleMode.GREEDY, ())
+        for rows in self._buckets.decode:
+            packed = batch.blank(self._layout(0), rows, self._pad_row)
+            logits, _, head = self._forward(("decode", rows), packed)
+            for mode in SampleMode:
+                ticket = self._draw(logits, head, mode, ())
+        jax.block_until_ready(ticket)
+
+    def execute(self, plan: StepPlan) -> Ticket:
+        """Enqueues a step: decode rows first, then each chunk."""
+        decode = (self._decode(plan.decode), len(plan.decode)) if plan.decode else None
+        chunks, scores = [], []
+        for chunk in plan.chunks:
+            drawn, scored = self._chunk(chunk)
+            chunks.append((drawn, 1))
+            scores.append(scored)
+        ticket = Ticket(decode, tuple(chunks), tuple(scores))
+        for leaf in jax.tree.leaves(ticket_arrays(ticket)):
+            leaf.copy_to_host_async()
+        return ticket
+
+    def fetch(self, ticket: Ticket) -> StepResult:
+        """Waits for a step's numbers."""
+        return StepResult(
+            decode=_drawn(*ticket.decode) if ticket.decode else None,
+            chunks=tuple(_drawn(*chunk) for chunk in ticket.chunks),
+            scores=tuple(_scored(*score) if score else None for score in ticket.scores),
+        )
+
+    def close(self) -> None:
+        """Frees device memory: weights, pages and programs."""
+        for leaf in jax.tree.leaves((self._weights, self._pages, self._last_token_R, self._allow_all)):
+            if not leaf.is_deleted():
+                leaf.delete()
+        self._programs = {}
+
+    # Running
+
+    def _decode(self, decode: DecodeBatch) -> Sampled:
+        rows = self._buckets.decode_bucket(len(decode))
+        packed = batch.pack_decode(decode, self._layout(0), rows, self._pad_row)
+        logits, _, head = self._forward(("decode", rows), packed)
+        return self._draw(logits, head, decode.mode, decode.held_back)
+
+    def _chunk(self, chunk: Chunk) -> tuple[Sampled, tuple[tuple[Array, ...], np.ndarray] | None]:
+        tokens = self._buckets.prefill_bucket(len(chunk.token_ids))
+        packed = batch.pack_chunk(chunk, self._layout(tokens))
+        logits, hidden, head = self._forward(("prefill", tokens), packed)
+        held_back = ((0, chunk.held_back_ids),) if chunk.held_back_ids else ()
+        scored = None
+        if chunk.next_ids is not None and len(chunk.next_ids):
+            next_T = self._put(batch.pad_ids(chunk.next_ids, tokens))
+            scored = (self._programs["score", tokens](self._weights, hidden, next_T), chunk.next_ids)
+        return self._draw(logits, head, chunk.mode, held_back), scored
+
+    def _forward(self, key: Hashable, packed: np.ndarray) -> tuple[Array, Array, Array]:
+        program = self._programs[key]
+        self._pages, logits, hidden, head = program(self._weights, self._pages, self._last_token_R, self._put(packed))
+        return logits, hidden, head
+
+    def _draw(self, logits: Array, head: Array, mode: SampleMode, held_back: tuple) -> Sampled:
+        rows = logits.shape[0]
+        mask = self._allow_all[rows] if mode == SampleMode.FULL else None
+        if held_back:
+            mask = self._put(batch.hold_back(held_back, rows, self._vocab_size))
+        self._last_token_R, sampled = self._programs["draw", rows, mode](self._last_token_R, logits, head, mask)
+        return sampled
+
+    # Lowering
+
+    def _layout(self, tokens: int) -> batch.Layout:
+        return batch.Layout(self._width, tokens)
+
+    def _lower_forward(self, rows: int, tokens: int) -> Any:
+        layout = self._layout(tokens)
+        step = jax.jit(partial(forward, self._network, layout), donate_argnums=1)
+        packed = jax.ShapeDtypeStruct((rows, layout.num_columns), jnp.int32)
+        return step.lower(self._weights, self._pages, self._last_token_R, packed)
+
+    def _lower_score(self, tokens: int) -> Any:
+        step = jax.jit(partial(score_prompt, self._network, self._max_logprobs))
+        layout = self._layout(tokens)
+        _, _, hidden, _ = jax.eval_shape(
+            partial(forward, self._network, layout),
+            self._weights,
+            self._pages,
+            self._last_token_R,
+            jax.ShapeDtypeStruct((1, layout.num_columns), jnp.int32),
+        )
+        return step.lower(self._weights, hidden, jax.ShapeDtypeStruct((tokens,), jnp.int32))
+
+    def _lower_draw(self, rows: int, mode: SampleMode) -> Any:
+        step = jax.jit(partial(draw, mode=mode, max_logprobs=self._max_logprobs), donate_argnums=0)
+        logits = jax.ShapeDtypeStruct((rows, self._vocab_size), jnp.float32)
+        head = jax.ShapeDtypeStruct((rows, batch.HEAD), jnp.int32)
+        mask = self._allow_all[rows] if mode == SampleMode.FULL else None
+        return step.lower(self._last_token_R, logits, head, mask)
+
+    def _put(self, array: np.ndarray) -> Array:
+        return jax.device_put(array, self._device)
+
+
+def ticket_arrays(ticket: Ticket) -> Any:
+    """Every device array of a ticket."""
+    return (
+        ticket.decode[0] if ticket.decode else None,
+        [drawn for drawn, _ in ticket.chunks],
+        [scored[0] for scored in ticket.scores if scored],
+    )
+
+
+def _drawn(sampled: Sampled, n: int) -> DrawnRows:
+    def home(array: Array | None) -> np.ndarray | None:
+        return None if array is None else np.asarray(array)[:n]
+
+    return DrawnRows(
+        token_B=np.asarray(sampled.token_B)[:n],
+        logprob_B=home(sampled.logprob_B),
+        rank_B=home(sampled.rank_B),
+        top_id_BK=home(sampled.top_id_BK),
+        top_logprob_BK=home(sampled.top_logprob_BK),
+    )
+
+
+def _scored(arrays: tuple[Array, ...], next_ids: np.ndarray) -> DrawnRows:
+    n = len(next_ids)
+    logprob, rank, top_id, top_logprob = (np.asarray(array)[:n] for array in arrays)
+    return DrawnRows(next_ids, logprob, rank, top_id, top_logprob)

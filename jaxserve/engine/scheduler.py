@@ -1,0 +1,433 @@
+"""plan() and apply(): who goes next, who is done, who must wait. Decides; never touches the device.
+
+Pages are counted in kvcache/pool.py, prefixes remembered in kvcache/prefix.py, numbers kept in stats.py.
+
+A plan may be made before the results of the one before are home. It counts a token as promised; apply makes
+it real. What turns out to be finished has then run once for nothing. Pages and rows are given back at once,
+because the device runs steps in the order in which they were enqueued: what a late step still writes into a
+page is overwritten by whoever gets the page next, before anybody reads it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepPlan, StepResult
+from jaxserve.engine.request import Progress, Request
+from jaxserve.engine.stats import Family, Stats, Timeline
+from jaxserve.errors import GenerationFailed
+from jaxserve.kvcache.pool import InvariantBroken, PagePool
+from jaxserve.kvcache.prefix import KeyChain, PrefixIndex, most_cached_pages
+from jaxserve.outputs import FinishReason, TokenLogprobs, TokenOutput
+from jaxserve.sampling.rows import NUM_COLUMNS
+from jaxserve.sampling.sampler import SampleMode
+
+
+class Scheduler:
+    """Owns every live request. One thread, one scheduler.
+
+    max_chunk_tokens   the largest chunk one call computes; a multiple of the page size
+    """
+
+    def __init__(
+        self,
+        pool: PagePool,
+        index: PrefixIndex | None,
+        stats: Stats,
+        *,
+        page_size: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_chunk_tokens: int,
+        max_pages_per_row: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pool, self.index, self.stats = pool, index, stats
+        self._page_size = page_size
+        self._token_budget = max_num_batched_tokens
+        self._max_chunk_tokens = max_chunk_tokens
+        self._clock = clock
+        self._live: dict[int, Progress] = {}
+        self._timelines: dict[int, Timeline] = {}
+        self._waiting: deque[Progress] = deque()
+        self._running: list[Progress] = []  # in order of arrival
+        self._free_rows = list(range(max_num_seqs - 1, -1, -1))
+        self._computing: dict[bytes, int] = {}  # page keys that a running prefill is about to know
+        # One line per row, so that a whole batch is one fancy index instead of a loop over requests.
+        self._table_RW = np.zeros((max_num_seqs, max_pages_per_row), np.int32)
+        self._sampling_RS = np.zeros((max_num_seqs, NUM_COLUMNS), np.int32)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_preempted(self) -> int:
+        return sum(1 for progress in tuple(self._waiting) if progress.epoch)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._live)
+
+    def live_ids(self) -> list[int]:
+        return list(self._live)
+
+    def add(self, request: Request, family: Family | None = None) -> None:
+        """Queues a request that the door has checked: it fits the pool, and its ids are in the vocabulary."""
+        progress = Progress.start(request, KeyChain(self._page_size, request.cache_salt))
+        self._live[request.request_id] = progress
+        self._timelines[request.request_id] = self.stats.on_arrival(
+            self._clock(),
+            prompt_tokens=len(request.prompt_ids),
+            max_tokens=request.params.max_tokens,
+            arrival_s=request.arrival_s or None,
+            family=family,
+        )
+        self._waiting.append(progress)
+
+    def abort(self, request_id: int) -> None:
+        """Ends a request in whatever state; unknown and finished ids are fine. Nothing more is said about it."""
+        progress = self._live.get(request_id)
+        if progress is not None:
+            self._end(progress, FinishReason.ABORT)
+
+    def plan(self) -> StepPlan:
+        """The next step: a token for every decoding row, then prompt chunks from what the budget leaves."""
+        decode = self._plan_decode()
+        budget = max(self._token_budget - (len(decode) if decode else 0), self._page_size)
+        chunks: list[Chunk] = []
+        for progress in self._running:
+            if budget > 0 and not progress.is_prefilled:
+                budget -= self._add_chunk(progress, budget, chunks)
+        self._admit(budget, chunks)
+        return StepPlan(decode, tuple(chunks))
+
+    def apply(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
+        """Makes the promised tokens of a plan real; the outputs are what the callers should hear."""
+        now = self._clock()
+        outputs: list[TokenOutput] = []
+        if plan.decode is not None and result.decode is not None:
+            rows = zip(plan.decode.request_ids, plan.decode.epochs, plan.decode.position_B.tolist(), strict=True)
+            for at, (request_id, epoch, position) in enumerate(rows):
+                progress = self._live.get(request_id)
+                if progress is not None:
+                    if progress.epoch == epoch:
+                        self._register(progress, position + 1)
+                    self._apply_token(progress, result.decode, at, now, outputs)
+        for chunk, drawn, scores in zip(plan.chunks, result.chunks, result.scores, strict=True):
+            progress = self._live.get(chunk.request_id)
+            if progress is not None:
+                self._apply_chunk(progress, chunk, drawn, scores, now, outputs)
+        return outputs
+
+    def fail_all(self, error: Exception) -> list[TokenOutput]:
+        """Ends every live request with the same honest error."""
+        return [self._end(progress, FinishReason.ERROR, error=error) for progress in list(self._live.values())]
+
+    def audit(self) -> None:
+        """Checks that pages, rows and requests add up; raises kvcache.pool.InvariantBroken."""
+        writable = (page for progress in self._running for page in progress.pages[progress.num_registered :])
+        self.pool.audit((progress.pages for progress in self._live.values()), writable)
+        rows = [progress.row for progress in self._running if progress.row is not None]
+        if sorted(rows + self._free_rows) != list(range(len(self._table_RW))):
+            raise InvariantBroken(f"rows {rows} running and {self._free_rows} free are not every row once")
+        if len(self._running) + len(self._waiting) != len(self._live):
+            raise InvariantBroken("a live request is neither running nor waiting, or is both")
+
+    # Decoding
+
+    def _plan_decode(self) -> DecodeBatch | None:
+        batch: list[Progress] = []
+        for progress in tuple(self._running):
+            decodes = progress.row is not None and progress.is_prefilled and progress.wants_more
+            if decodes and self._make_room(progress):
+                batch.append(progress)
+        if not batch:
+            return None
+        row_B = np.array([progress.row for progress in batch], np.int32)
+        decode = DecodeBatch(
+            request_ids=tuple(progress.request.request_id for progress in batch),
+            epochs=tuple(progress.epoch for progress in batch),
+            row_B=row_B,
+            position_B=np.array([progress.num_computed for progress in batch], np.int32),
+            page_table_BW=self._table_RW[row_B],
+            sampling_BS=self._sampling_RS[row_B],
+            mode=max(_mode(progress) for progress in batch),
+            held_back=tuple(
+                (at, progress.request.held_back_ids) for at, progress in enumerate(batch) if progress.holds_back_stops
+            ),
+        )
+        for progress in batch:
+            progress.num_computed += 1
+            progress.num_promised += 1
+        return decode
+
+    def _make_room(self, progress: Progress) -> bool:
+        """Sees to a page for the newest token, at the cost of the youngest running request if need be.
+
+        The youngest comes last in the loop above, so what it loses has not been planned yet.
+        """
+        if progress.num_computed < len(progress.pages) * self._page_size:
+            return True
+        while (pages := self.pool.allocate(1)) is None:
+            victim = self._running[-1]
+            self._preempt(victim)
+            if victim is progress:
+                return False
+        self._give(progress, pages)
+        return True
+
+    def _preempt(self, progress: Progress) -> None:
+        """Takes pages and row back; the request returns to the head of the queue and is computed again."""
+        self.stats.on_preempt(self._timelines[progress.request.request_id])
+        self._leave(progress)
+        progress.epoch += 1
+        progress.num_computed = progress.num_registered = 0
+        progress.is_prefilled = False
+        self._waiting.appendleft(progress)
+
+    # Prompts
+
+    def _admit(self, budget: int, chunks: list[Chunk]) -> None:
+        """Lets requests leave the queue in order; one whose prefix is being computed is passed over for now."""
+        deferred: list[Progress] = []
+        while budget > 0 and self._waiting and self._free_rows:
+            progress = self._waiting.popleft()
+            if progress.num_promised or self._is_being_computed(progress):
+                deferred.append(progress)
+            elif self._start(progress):
+                budget -= self._add_chunk(progress, budget, chunks)
+            else:
+                deferred.append(progress)
+                break
+        self._waiting.extendleft(reversed(deferred))
+
+    def _start(self, progress: Progress) -> bool:
+        """Gives a waiting request its known pages, new ones for the rest of its tokens, and a row; or nothing."""
+        known = self._known_pages(progress)
+        self.pool.hold(known)
+        missing = -(-progress.num_tokens // self._page_size) - len(known)
+        # A page for each running row stays free, or the newcomer would be preempted as soon as they grow.
+        spare = len(self._running)
+        new = self.pool.allocate(missing) if missing + spare <= self.pool.num_free else None
+        if new is None:
+            self.pool.release(known)
+            return False
+        request_id, cached = progress.request.request_id, len(known) * self._page_size
+        if self.index and progress.request.reads_prefix_cache:
+            self.stats.on_prefix(progress.num_tokens, cached)
+        if progress.num_cached is None:
+            progress.num_cached = cached
+        self.stats.on_scheduled(self._timelines[request_id], self._clock(), cached_tokens=cached)
+        progress.row = self._free_rows.pop()
+        self._sampling_RS[progress.row] = progress.sampling_S
+        self._give(progress, known + new)
+        progress.num_computed = cached
+        progress.num_registered = len(known)
+        self._running.append(progress)
+        self._running.sort(key=lambda one: one.request.request_id)
+        for key in self._wanted_keys(progress)[len(known) :]:
+            self._computing.setdefault(key, request_id)
+        return True
+
+    def _wanted_keys(self, progress: Progress) -> list[bytes]:
+        """Keys of the pages that a prefix hit may cover; at least one token is always computed."""
+        if self.index is None:
+            return []
+        keys = progress.keys.extend(progress.tokens)
+        return keys[: most_cached_pages(len(progress.tokens), self._page_size)]
+
+    def _known_pages(self, progress: Progress) -> list[int]:
+        if self.index is None or not progress.request.reads_prefix_cache:
+            return []
+        return self.index.match(self._wanted_keys(progress))
+
+    def _is_being_computed(self, progress: Progress) -> bool:
+        """Whether the next page this request lacks is on its way in another one's prefill: worth waiting for."""
+        if not self._computing or not progress.request.reads_prefix_cache:
+            return False
+        keys = self._wanted_keys(progress)
+        known = len(self._known_pages(progress))
+        return known < len(keys) and keys[known] in self._computing
+
+    def _add_chunk(self, progress: Progress, budget: int, chunks: list[Chunk]) -> int:
+        """Plans the next stretch of a prompt; returns its tokens. Stretches end at page borders but for the last."""
+        request, start, end = progress.request, progress.num_computed, len(progress.tokens)
+        room = min(budget, self._max_chunk_tokens)
+        if end - start > room:
+            end = start + max(self._page_size, room - room % self._page_size)
+        progress.is_prefilled = end == len(progress.tokens)
+        draws = progress.is_prefilled and progress.wants_more
+        scores = progress.prompt_scores is not None
+        row = progress.row
+        assert row is not None
+        chunks.append(
+            Chunk(
+                request_id=request.request_id,
+                epoch=progress.epoch,
+                row=row,
+                start=start,
+                token_ids=np.array(progress.tokens[start:end], np.int32),
+                page_table_W=self._table_RW[row].copy(),
+                sampling_S=progress.sampling_S,
+                mode=_mode(progress) if draws else SampleMode.GREEDY,
+                is_last=draws,
+                held_back_ids=request.held_back_ids if draws and progress.holds_back_stops else (),
+                next_ids=np.array(request.prompt_ids[start + 1 : end + 1], np.int32) if scores else None,
+            )
+        )
+        progress.num_computed = end
+        progress.num_promised += draws
+        return end - start
+
+    # Results
+
+    def _apply_chunk(
+        self,
+        progress: Progress,
+        chunk: Chunk,
+        drawn: DrawnRows,
+        scores: DrawnRows | None,
+        now: float,
+        outputs: list[TokenOutput],
+    ) -> None:
+        if scores is not None and progress.prompt_scores is not None:
+            wanted = progress.request.params.prompt_logprobs or 0
+            for at in range(len(scores.token_B)):
+                progress.prompt_scores[chunk.start + 1 + at] = _logprobs(scores, at, wanted)
+        if drawn.token_B[0] >= 0 and progress.epoch == chunk.epoch:
+            self._register(progress, chunk.end)
+        if chunk.is_last:
+            self._apply_token(progress, drawn, 0, now, outputs)
+        elif drawn.token_B[0] < 0:
+            outputs.append(self._fail_nonfinite(progress))
+        elif not progress.wants_more and chunk.end == len(progress.tokens):
+            outputs.append(self._end(progress, FinishReason.LENGTH))
+
+    def _apply_token(
+        self, progress: Progress, drawn: DrawnRows, at: int, now: float, outputs: list[TokenOutput]
+    ) -> None:
+        token = int(drawn.token_B[at])
+        progress.num_promised -= 1
+        if token < 0:
+            outputs.append(self._fail_nonfinite(progress))
+            return
+        progress.tokens.append(token)
+        self.stats.on_tokens(self._timelines[progress.request.request_id], now)
+        wanted = progress.request.params.logprobs
+        logprobs = None if wanted is None else (_logprobs(drawn, at, wanted),)
+        finish = progress.finish_reason()
+        if finish is None:
+            outputs.append(self._news(progress, (token,), logprobs))
+        else:
+            outputs.append(self._end(progress, finish[0], (token,), logprobs, stop_reason=finish[1]))
+
+    def _fail_nonfinite(self, progress: Progress) -> TokenOutput:
+        self.stats.on_nonfinite()
+        error = GenerationFailed(
+            "The model's output was not finite, or the request's constraints left no token to choose; "
+            "this request has ended, others are not affected."
+        )
+        return self._end(progress, FinishReason.ERROR, error=error)
+
+    def _register(self, progress: Progress, num_written: int) -> None:
+        """Makes pages findable that a finished step has filled completely."""
+        if self.index is None:
+            return
+        full = num_written // self._page_size
+        if full <= progress.num_registered:
+            return
+        keys = progress.keys.extend(progress.tokens)
+        for at in range(progress.num_registered, full):
+            self.index.register(keys[at], progress.pages[at])
+            if self._computing.get(keys[at]) == progress.request.request_id:
+                del self._computing[keys[at]]
+        progress.num_registered = full
+
+    def _news(
+        self,
+        progress: Progress,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[TokenLogprobs, ...] | None,
+        finish: FinishReason | None = None,
+        stop_reason: int | None = None,
+        error: Exception | None = None,
+    ) -> TokenOutput:
+        scores = progress.prompt_scores if error is None else None
+        if scores is not None:
+            progress.prompt_scores = None
+        return TokenOutput(
+            request_id=progress.request.request_id,
+            token_ids=token_ids,
+            logprobs=logprobs,
+            prompt_logprobs=None if scores is None else tuple(scores),
+            num_cached_tokens=progress.num_cached or 0,
+            finish_reason=finish,
+            stop_reason=stop_reason,
+            error=error,
+        )
+
+    # Beginnings and ends
+
+    def _give(self, progress: Progress, pages: list[int]) -> None:
+        assert progress.row is not None
+        have = len(progress.pages)
+        progress.pages.extend(pages)
+        self._table_RW[progress.row, have : have + len(pages)] = pages
+
+    def _leave(self, progress: Progress) -> None:
+        """Gives back what a running request holds."""
+        if progress.row is None:
+            return
+        self._running.remove(progress)
+        self._table_RW[progress.row] = 0
+        self._free_rows.append(progress.row)
+        progress.row = None
+        self.pool.release(progress.pages)
+        progress.pages = []
+        mine = [key for key, owner in self._computing.items() if owner == progress.request.request_id]
+        for key in mine:
+            del self._computing[key]
+
+    def _end(
+        self,
+        progress: Progress,
+        reason: FinishReason,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] | None = None,
+        stop_reason: int | None = None,
+        error: Exception | None = None,
+    ) -> TokenOutput:
+        request_id = progress.request.request_id
+        if progress.row is None:
+            self._waiting.remove(progress)
+        self._leave(progress)
+        del self._live[request_id]
+        self.stats.on_finish(self._timelines.pop(request_id), reason)
+        return self._news(progress, token_ids, logprobs, reason, stop_reason, error)
+
+
+def _mode(progress: Progress) -> SampleMode:
+    """The cheapest sampler that can serve this request's next token."""
+    params = progress.request.params
+    if params.logprobs is not None or progress.holds_back_stops:
+        return SampleMode.FULL
+    return SampleMode.GREEDY if params.is_greedy else SampleMode.DRAW
+
+
+def _logprobs(drawn: DrawnRows, at: int, wanted: int) -> TokenLogprobs:
+    assert drawn.logprob_B is not None and drawn.rank_B is not None
+    assert drawn.top_id_BK is not None and drawn.top_logprob_BK is not None
+    top = zip(drawn.top_id_BK[at, :wanted].tolist(), drawn.top_logprob_BK[at, :wanted].tolist(), strict=True)
+    return TokenLogprobs(
+        token_id=int(drawn.token_B[at]),
+        logprob=float(drawn.logprob_B[at]),
+        rank=int(drawn.rank_B[at]),
+        top=tuple(top),
+    )

@@ -1,0 +1,105 @@
+"""All that ever runs on the device: forward (prefill and decode), draw, and score. Pure functions of arrays.
+
+Prefill and decode are one function at two shapes: rows of C queries each, C = 1 in decode. What differs is
+where the tokens come from: a prompt's are in the packed input, a decoding row's newest one is on the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
+from jaxserve.engine.batch import COUNT, HEAD, POSITION, ROW, SAMPLING, Layout
+from jaxserve.models.decoder import Decoder, assemble
+from jaxserve.models.spec import Path
+from jaxserve.sampling.logprobs import score
+from jaxserve.sampling.rows import unpack
+from jaxserve.sampling.sampler import Sampled, SampleMode, sample
+
+SCORE_ROWS = 64  # prompt positions whose logits exist at the same time
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is static about the model: how leaves make a decoder, and how its attention works."""
+
+    graphdef: nnx.GraphDef
+    paths: tuple[Path, ...]
+    backend: AttentionBackend
+    page_size: int
+
+    def decoder(self, leaves: Sequence[Array]) -> Decoder:
+        return assemble(self.graphdef, dict(zip(self.paths, leaves, strict=True)))
+
+
+def forward(
+    network: Network,
+    layout: Layout,
+    leaves: Sequence[Array],
+    pages: tuple[LayerPages, ...],
+    last_token_R: Array,
+    packed_BX: Array,
+) -> tuple[tuple[LayerPages, ...], Array, Array, Array]:
+    """Computes a step's tokens, leaves their keys and values in the pages.
+
+    packed_BX as batch.py says. Donate pages. Returns the pages, logits_BV float32 of each row's last query,
+    hidden_TD of all queries, and the columns that `draw` needs.
+    """
+    queries = max(1, layout.num_tokens)
+    row_B, start_B, count_B = packed_BX[:, ROW], packed_BX[:, POSITION], packed_BX[:, COUNT]
+    table_BW = packed_BX[:, layout.table]
+    token_BC = packed_BX[:, layout.tokens] if layout.num_tokens else last_token_R[row_B][:, None]
+
+    column_C = jnp.arange(queries, dtype=jnp.int32)
+    position_BC = start_B[:, None] + column_C
+    real_BC = column_C < count_B[:, None]
+    page_BC = jnp.take_along_axis(table_BW, jnp.minimum(position_BC // network.page_size, layout.width - 1), axis=1)
+    slot_BC = jnp.where(real_BC, page_BC * network.page_size + position_BC % network.page_size, 0)
+    inputs = AttentionInputs(
+        position_T=position_BC.ravel(),
+        slot_T=slot_BC.ravel(),
+        page_table_BW=table_BW,
+        length_B=jnp.where(count_B > 0, start_B + count_B, 0),
+    )
+    decoder = network.decoder(leaves)
+    hidden_TD, pages = decoder(token_BC.ravel(), inputs, pages, network.backend)
+    last_B = jnp.arange(packed_BX.shape[0]) * queries + jnp.maximum(count_B, 1) - 1
+    return pages, decoder.logits(hidden_TD[last_B]), hidden_TD, packed_BX[:, :HEAD]
+
+
+def draw(
+    last_token_R: Array, logits_BV: Array, head_BX: Array, mask_BM: Array | None, *, mode: SampleMode, max_logprobs: int
+) -> tuple[Array, Sampled]:
+    """Draws a token per row and keeps it on the device as the row's newest. Donate last_token_R."""
+    sampled = sample(
+        logits_BV,
+        unpack(head_BX[:, SAMPLING:HEAD]),
+        head_BX[:, POSITION] + head_BX[:, COUNT],
+        mode=mode,
+        max_logprobs=max_logprobs if mode == SampleMode.FULL else 0,
+        mask_BM=mask_BM,
+    )
+    return last_token_R.at[head_BX[:, ROW]].set(jnp.maximum(sampled.token_B, 0)), sampled
+
+
+def score_prompt(
+    network: Network, max_logprobs: int, leaves: Sequence[Array], hidden_TD: Array, next_T: Array
+) -> tuple[Array, ...]:
+    """Log-probabilities of next_T after each position: (logprob_T, rank_T, top_id_TK, top_logprob_TK).
+
+    The logits of a whole chunk would be large, so they are made a few positions at a time.
+    """
+    decoder = network.decoder(leaves)
+
+    def some(block: tuple[Array, Array]) -> Any:
+        hidden_SD, next_S = block
+        return score(decoder.logits(hidden_SD), next_S, max_logprobs=max_logprobs)
+
+    rows = min(SCORE_ROWS, len(next_T))
+    blocks = (hidden_TD.reshape(-1, rows, hidden_TD.shape[-1]), next_T.reshape(-1, rows))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(some, blocks))
