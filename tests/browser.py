@@ -1,0 +1,91 @@
+"""Headless Chromium for the tests of the page: Debian's chromium and chromedriver, led by selenium."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+PHONE = (390, 844)
+PATIENCE_S = 30
+
+
+class Page(webdriver.Chrome):
+    """The chat page in a browser, with the few things that a person does there."""
+
+    def __init__(self, url: str, chromium: str, chromedriver: str) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+        super().__init__(options=options, service=webdriver.ChromeService(chromedriver))
+        self.url = url
+        self.resize(1100, 800)
+        self.get(url)
+
+    def resize(self, width: int, height: int) -> None:
+        """The viewport, exactly: windows have a least width that phones do not reach."""
+        self.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": width < 600},
+        )
+
+    def go_dark(self) -> None:
+        features = [{"name": "prefers-color-scheme", "value": "dark"}]
+        self.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def say(self, text: str) -> None:
+        self.one("#prompt").send_keys(text)
+        self.one("#send").click()
+
+    def one(self, selector: str):
+        return self.find_element(By.CSS_SELECTOR, selector)
+
+    def texts(self, selector: str) -> list[str]:
+        return [found.text for found in self.find_elements(By.CSS_SELECTOR, selector)]
+
+    def until(self, holds) -> None:
+        WebDriverWait(self, PATIENCE_S, poll_frequency=0.02).until(lambda _: holds())
+
+    def until_answered(self, times: int) -> None:
+        """Until the last of so many answers is complete."""
+        self.until(lambda: len(self.texts(".assistant")) == times and not self.texts(".busy") and self.texts(".stats"))
+
+    def requested_urls(self) -> set[str]:
+        """All that the page has asked for, from anywhere, since this was called last."""
+        entries = [json.loads(entry["message"])["message"] for entry in self.get_log("performance")]
+        return {
+            entry["params"]["request"]["url"] for entry in entries if entry["method"] == "Network.requestWillBeSent"
+        }
+
+    def complaints(self) -> list[str]:
+        """What the browser wrote to its console: script errors, refused loads."""
+        return [entry["message"] for entry in self.get_log("browser")]
+
+    def has_sideways_scroll(self) -> bool:
+        return self.execute_script("return document.documentElement.scrollWidth > innerWidth")
+
+    def picture(self, path: Path) -> None:
+        self.save_screenshot(str(path))
+
+
+@contextmanager
+def open_page(url: str) -> Iterator[Page]:
+    """The page at `url`. Skips the test where there is no Chromium, but not in CI, where there has to be one."""
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI must run the browser tests, but chromium and chromedriver are not installed")
+        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
+    page = Page(url, chromium, chromedriver)
+    try:
+        yield page
+    finally:
+        page.quit()

@@ -1,0 +1,137 @@
+"""An OpenAI-compatible server that says what it was told, for the clients: the page, the terminal, the benchmark."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+PAGE = Path(__file__).parent.parent / "server" / "page" / "index.html"
+
+
+class FakeOpenAI:
+    """Answers every chat with `words`, one chunk each.
+
+    hold_after   after that many words the answer waits for `gate`
+    refusal      (status, message) for every chat instead of an answer
+    breaks_off   the answer ends with an error event
+    hung_up      set when a client left in the middle of an answer
+    chats        the bodies of all chats so far
+    """
+
+    def __init__(self, *words: str, api_key: str | None = None) -> None:
+        self.words = words
+        self.api_key = api_key
+        self.hold_after: int | None = None
+        self.refusal: tuple[int, str] | None = None
+        self.breaks_off = False
+        self.gate = threading.Event()
+        self.hung_up = threading.Event()
+        self.chats: list[dict[str, Any]] = []
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True, kwargs={"poll_interval": 0.01})
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.gate.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+        def do_GET(self) -> None:
+            if self.path == "/":
+                self._send(200, PAGE.read_bytes(), "text/html; charset=utf-8")
+            elif self.path == "/v1/models" and self._may():
+                self._json(200, {"object": "list", "data": [{"id": "fake-model", "max_model_len": 4096}]})
+            elif self.path != "/v1/models":
+                self._json(404, {"error": {"message": "not here"}})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if not self._may():
+                return
+            if self.path == "/tokenize":
+                ids = body["prompt"].split()
+                self._json(200, {"count": len(ids), "tokens": list(range(len(ids)))})
+                return
+            fake.chats.append(body)
+            if fake.refusal:
+                status, message = fake.refusal
+                self._json(status, {"error": {"message": message, "code": status}})
+                return
+            try:
+                self._stream(body)
+            except ConnectionError:
+                fake.hung_up.set()
+                self.close_connection = True
+
+        def _may(self) -> bool:
+            if fake.api_key and self.headers.get("Authorization") != f"Bearer {fake.api_key}":
+                self._json(401, {"error": "Unauthorized"})
+                return False
+            return True
+
+        def _stream(self, body: dict[str, Any]) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            prompt_tokens = sum(len(message["content"].split()) for message in body["messages"])
+            self._event(choice({"role": "assistant", "content": ""}), None)
+            for sent, word in enumerate(fake.words):
+                if sent == fake.hold_after:
+                    fake.gate.wait(30)
+                self._event(choice({"content": word}), usage(prompt_tokens, sent + 1))
+            if fake.breaks_off:
+                self._write(b'data: {"error": {"message": "the engine has ended", "code": 500}}\n\n')
+            else:
+                reason = "length" if body.get("max_tokens") == len(fake.words) else "stop"
+                self._event(choice({}, reason), usage(prompt_tokens, len(fake.words)))
+                self._event(None, usage(prompt_tokens, len(fake.words)))
+            self._write(b"data: [DONE]\n\n")
+            self.wfile.write(b"0\r\n\r\n")
+
+        def _event(self, choice: dict[str, Any] | None, usage: dict[str, int] | None) -> None:
+            chunk = {"object": "chat.completion.chunk", "choices": [choice] if choice else [], "usage": usage}
+            self._write(f"data: {json.dumps(chunk)}\n\n".encode())
+
+        def _write(self, data: bytes) -> None:
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+        def _json(self, status: int, value: Any) -> None:
+            self._send(status, json.dumps(value).encode(), "application/json")
+
+        def _send(self, status: int, data: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    return Handler
+
+
+def choice(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": finish_reason}
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
