@@ -1,0 +1,74 @@
+"""Norm, linear, embedding and feed-forward, each against a line of numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxserve.layers.embed import Embedding, Head
+from jaxserve.layers.linear import Linear, exact
+from jaxserve.layers.mlp import GatedMLP
+from jaxserve.layers.norm import RMSNorm
+
+
+@pytest.fixture
+def rngs() -> nnx.Rngs:
+    return nnx.Rngs(0)
+
+
+def draw(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def test_rms_norm_is_its_formula():
+    norm, x = RMSNorm(16, eps=1e-5, dtype=jnp.float32), draw(5, 16)
+    norm.scale[...] = jnp.asarray(draw(16))
+    expected = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * draw(16)
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-5)
+
+
+def test_rms_norm_of_bfloat16_is_summed_in_float32():
+    norm = RMSNorm(4096, eps=1e-5, dtype=jnp.bfloat16)
+    x = jnp.asarray(draw(4096)[None], jnp.bfloat16)
+    wide = RMSNorm(4096, eps=1e-5, dtype=jnp.float32)(x.astype(jnp.float32))
+    assert norm(x).dtype == jnp.bfloat16
+    assert (norm(x) == wide.astype(jnp.bfloat16)).all()
+
+
+def test_linear_is_a_product_with_an_in_out_kernel_and_a_bias(rngs):
+    layer, x = Linear(6, 3, bias=True, dtype=jnp.float32, rngs=rngs), draw(4, 6)
+    layer.bias[...] = jnp.asarray(draw(3))
+    assert layer.kernel.shape == (6, 3)
+    np.testing.assert_allclose(layer(jnp.asarray(x)), x @ np.asarray(layer.kernel[...]) + draw(3), rtol=1e-5)
+
+
+def test_linear_without_bias_has_one_leaf(rngs):
+    assert len(jax.tree.leaves(nnx.state(Linear(6, 3, bias=False, dtype=jnp.float32, rngs=rngs)))) == 1
+
+
+def test_float32_products_ask_for_float32_and_narrow_ones_do_not():
+    assert exact(jnp.float32) == jax.lax.Precision.HIGHEST
+    assert exact(jnp.bfloat16) is None
+
+
+def test_embedding_looks_rows_up(rngs):
+    embed = Embedding(10, 4, dtype=jnp.float32, rngs=rngs)
+    assert (embed(jnp.array([7, 0, 7])) == embed.table[...][jnp.array([7, 0, 7])]).all()
+
+
+@pytest.mark.parametrize("kind", [Embedding, Head])
+def test_logits_are_float32_sums_even_of_bfloat16(rngs, kind):
+    layer, hidden = kind(10, 512, dtype=jnp.bfloat16, rngs=rngs), jnp.asarray(draw(3, 512), jnp.bfloat16)
+    logits = layer.logits(hidden)
+    assert logits.dtype == jnp.float32 and logits.shape == (3, 10)
+    expected = np.asarray(hidden, np.float64) @ np.asarray(layer.table[...], np.float64).T
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_gated_mlp_is_its_formula(rngs):
+    mlp, x = GatedMLP(6, 9, bias=False, dtype=jnp.float32, rngs=rngs), draw(4, 6)
+    gate, up, down = (np.asarray(layer.kernel[...]) for layer in (mlp.gate, mlp.up, mlp.down))
+    gated = x @ gate
+    expected = (gated / (1 + np.exp(-gated)) * (x @ up)) @ down
+    np.testing.assert_allclose(mlp(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-8)

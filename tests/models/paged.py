@@ -1,0 +1,71 @@
+"""A decoder with pages of its own: rows take their next tokens and give the logits after each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.models import registry
+
+PAGE = 16
+
+
+def place(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict:
+    """Checkpoint tensors → the decoder's leaves, every shape checked on both sides."""
+    architecture = registry.find(config)
+    spec = architecture.spec(config)
+    _, shapes = registry.abstract(spec, jnp.float32)
+    leaves = architecture.leaves(spec)
+    assert leaves.keys() == shapes.keys()
+    placed = {}
+    for path, leaf in leaves.items():
+        assert weights[leaf.name].shape == leaf.shape, leaf.name
+        placed[path] = jnp.asarray(leaf.place(weights[leaf.name]))
+        assert placed[path].shape == shapes[path].shape, path
+    return placed
+
+
+class Paged:
+    """Rows of at most `capacity` tokens. Every row's pages are scattered over the pool; page 0 takes the padding."""
+
+    def __init__(
+        self, config, weights, *, rows: int = 1, capacity: int = 128, backend: str = "reference", dtype: Any = None
+    ) -> None:
+        self.spec = spec = registry.find(config).spec(config)
+        self.backend = backend = choose_backend(backend, "cpu")
+        dtype = dtype or jnp.float32
+        self.weights = jax.tree.map(lambda leaf: leaf.astype(dtype), place(config, weights))
+        graphdef, _ = registry.abstract(spec, dtype)
+        count = -(-capacity // PAGE)
+        order = np.random.default_rng(0).permutation(np.arange(1, rows * count + 1))
+        self.table_BW = order.reshape(rows, count).astype(np.int32)
+        self.pages = tuple(
+            backend.make_pages(rows * count + 1, PAGE, spec.num_kv_heads, spec.head_dim, dtype) for _ in spec.windows
+        )
+        self.length_B = np.zeros(rows, np.int32)
+
+        @jax.jit
+        def step(weights, token_T, inputs, pages):
+            model = registry.assemble(graphdef, weights)
+            hidden_TD, pages = model(token_T, inputs, pages, backend)
+            return model.logits(hidden_TD), pages
+
+        self._step = step
+
+    def feed(self, *rows: Sequence[int], columns: int | None = None) -> list[np.ndarray]:
+        """One step: each row's next tokens, padded to the longest (or to `columns`). Logits [n, V] of each row."""
+        columns = columns or max(map(len, rows))
+        token = np.zeros((len(rows), columns), np.int32)
+        position, slot = np.zeros_like(token), np.zeros_like(token)
+        for row, tokens in enumerate(rows):
+            at = np.arange(self.length_B[row], self.length_B[row] + len(tokens))
+            token[row, : len(tokens)], position[row, : len(tokens)] = tokens, at
+            slot[row, : len(tokens)] = self.table_BW[row, at // PAGE] * PAGE + at % PAGE
+            self.length_B[row] += len(tokens)
+        inputs = AttentionInputs(position.ravel(), slot.ravel(), self.table_BW, self.length_B.copy())
+        logits_TV, self.pages = self._step(self.weights, token.ravel(), inputs, self.pages)
+        logits = np.asarray(logits_TV).reshape(len(rows), columns, -1)
+        return [logits[row, : len(tokens)] for row, tokens in enumerate(rows)]

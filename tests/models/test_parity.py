@@ -1,0 +1,62 @@
+"""The decoder over real pages, held to transformers on tiny random weights. The bound is issue 2's: 1e-4."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from jaxserve.attention import BACKENDS
+from tests import oracle
+from tests.models.cases import CASES
+from tests.models.paged import Paged
+from tests.models.tiny import random_weights
+from tests.models.torch_model import TorchModel
+
+TOKENS = np.random.default_rng(1).integers(0, 272, 100).tolist()
+TOLERANCE = 1e-4
+
+
+@cache
+def expected_of(name: str):
+    """A config, its weights, and what transformers makes of them."""
+    config = CASES[name]
+    weights = random_weights(config, seed=3)
+    return config, weights, TorchModel(config, weights).logits(TOKENS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_whole_prompt_matches_transformers(name):
+    config, weights, expected = expected_of(name)
+    (logits,) = Paged(config, weights).feed(TOKENS)
+    assert np.abs(logits - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["llama 3: shared keys, llama3 positions, tied", "qwen2 with windows in some layers"])
+def test_chunks_and_single_tokens_match_transformers(name):
+    config, weights, expected = expected_of(name)
+    paged = Paged(config, weights, backend="cpu")
+    parts = [paged.feed(TOKENS[:33], columns=64), paged.feed(TOKENS[33:91], columns=64)]
+    parts += [paged.feed([token]) for token in TOKENS[91:]]
+    logits = np.concatenate([logits for (logits,) in parts])
+    assert np.abs(logits - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_oracle_matches_transformers(name):
+    config, weights, expected = expected_of(name)
+    assert np.abs(oracle.logits(config, weights, TOKENS) - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_of_different_lengths_do_not_meet(backend):
+    config, weights, expected = expected_of("mistral with a window")
+    shorter, whole, shortest = Paged(config, weights, rows=3, backend=backend).feed(TOKENS[:50], TOKENS, TOKENS[:3])
+    for logits in (shorter, whole, shortest):
+        assert np.abs(logits - expected[: len(logits)]).max() < TOLERANCE
+
+
+def test_the_oracle_continues_as_transformers_generates():
+    config = CASES["mistral with a window"]
+    weights = random_weights(config, seed=3)
+    expected = TorchModel(config, weights).greedy(TOKENS[:20], 8)
+    assert oracle.greedy(config, weights, TOKENS[:20], 8) == expected

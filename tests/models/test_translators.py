@@ -1,0 +1,184 @@
+"""config.json → DecoderSpec: what transformers writes is understood, and what is not understood is refused by name."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from jaxserve.errors import UnknownArchitecture
+from jaxserve.layers.rope import Linear, Llama3, Rope, Yarn
+from jaxserve.models import registry
+from tests.models.tiny import tiny_config
+
+CLASSES = [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config]
+TINY = ["llama", "mistral", "qwen2", "qwen3"]
+SIZES = {
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 2048,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "vocab_size": 1000,
+}
+
+
+def read(config: dict):
+    return registry.find(config).spec(config)
+
+
+def llama(**changes):
+    return read({"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | SIZES | changes)
+
+
+@pytest.mark.parametrize("config_class", CLASSES)
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_transformers_saves_is_understood(config_class, whole, tmp_path):
+    name = config_class.__name__.replace("Config", "ForCausalLM")
+    config_class(architectures=[name]).to_json_file(tmp_path / "config.json", use_diff=not whole)
+    spec = read(json.loads((tmp_path / "config.json").read_text()))
+    assert (spec.name, spec.num_layers, spec.head_dim) == (name, 32, 128)
+    assert spec.rope == Rope(10_000.0)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_both_spellings_of_transformers_mean_the_same(name):
+    new = tiny_config(name)
+    rope = dict(new.pop("rope_parameters"))
+    old = new | {"rope_theta": rope.pop("rope_theta"), "torch_dtype": "bfloat16"}
+    old |= {"rope_scaling": None if rope["rope_type"] == "default" else rope}
+    assert read(old) == read(tiny_config(name))
+
+
+def test_the_original_smollm2_config_is_understood():
+    """config.json of HuggingFaceTB/SmolLM2-135M-Instruct, written by transformers 4.42."""
+    spec = llama(
+        attention_bias=False,
+        attention_dropout=0.0,
+        bos_token_id=1,
+        eos_token_id=2,
+        hidden_size=576,
+        initializer_range=0.041666666666666664,
+        intermediate_size=1536,
+        is_llama_config=True,
+        max_position_embeddings=8192,
+        mlp_bias=False,
+        num_attention_heads=9,
+        num_hidden_layers=30,
+        num_key_value_heads=3,
+        pad_token_id=2,
+        pretraining_tp=1,
+        rms_norm_eps=1e-05,
+        rope_interleaved=False,
+        rope_scaling=None,
+        rope_theta=100000,
+        tie_word_embeddings=True,
+        torch_dtype="bfloat16",
+        transformers_version="4.42.3",
+        use_cache=True,
+        vocab_size=49152,
+        **{"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}},
+    )
+    assert (spec.head_dim, spec.num_kv_heads, spec.tied, spec.rope) == (64, 3, True, Rope(100_000.0))
+
+
+def test_what_a_config_leaves_out_has_transformers_defaults():
+    spec = llama()
+    assert (spec.num_kv_heads, spec.head_dim, spec.norm_eps, spec.tied) == (4, 16, 1e-6, False)
+    assert read({"architectures": ["Qwen3ForCausalLM"]} | SIZES | {"num_attention_heads": 32}).head_dim == 128
+    assert read({"architectures": ["MistralForCausalLM"]} | SIZES | {"num_attention_heads": 8}).windows == (4096,) * 3
+
+
+def test_windows_are_those_of_each_family():
+    assert llama().windows == (None, None, None)
+    assert read(tiny_config("mistral")).windows == (24, 24, 24)
+    assert read(tiny_config("mistral") | {"sliding_window": None}).windows == (None, None, None)
+    assert read(tiny_config("qwen2")).windows == (None, 20, 20)
+    assert read(tiny_config("qwen2") | {"use_sliding_window": False}).windows == (None, None, None)
+
+
+def test_positions_are_read_with_their_scalings():
+    llama3 = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
+    assert llama(rope_scaling={"type": "linear", "factor": 2.0}).rope == Rope(1e4, Linear(2.0))
+    assert llama(rope_scaling=llama3, rope_theta=5e5).rope == Rope(5e5, Llama3(8, 1, 4, 2048))
+    yarn = llama(rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}).rope
+    assert yarn == Rope(1e4, Yarn(4.0, 512, 32.0, 1.0, pytest.approx(1.1386294), True))
+
+
+def test_the_architecture_may_be_named_by_model_type_alone():
+    config = {key: value for key, value in tiny_config("qwen3").items() if key != "architectures"}
+    assert read(config) == read(tiny_config("qwen3"))
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}, {"architectures": ["LlamaModel"]}, {}],
+)
+def test_an_unknown_architecture_is_answered_with_the_known_ones(named):
+    with pytest.raises(UnknownArchitecture, match=r"known are LlamaForCausalLM, Mistral.*, Qwen2.*, Qwen3ForCausalLM"):
+        registry.find(named | SIZES)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("quantization_config", {"quant_method": "gptq"}),
+        ("embedding_multiplier", 12.0),
+        ("partial_rotary_factor", 0.5),
+        ("hidden_act", "gelu"),
+        ("rope_scaling", {"rope_type": "dynamic", "factor": 2.0}),
+        ("some_future_key", None),
+    ],
+)
+def test_a_key_that_would_change_the_arithmetic_is_refused_by_name(name, key, value):
+    config = {k: v for k, v in tiny_config(name).items() if not (key == "rope_scaling" and k == "rope_parameters")}
+    named = "rope_type" if key == "rope_scaling" else key
+    with pytest.raises(UnknownArchitecture, match=f"'{named}'"):
+        read(config | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": None}, "'hidden_size' is missing"),
+        ({"num_hidden_layers": 0}, "'num_hidden_layers' is 0"),
+        ({"vocab_size": "many"}, "'vocab_size' is 'many'"),
+        ({"num_key_value_heads": 3}, "'num_key_value_heads' is 3.*divisor"),
+        ({"head_dim": 15}, "'head_dim' is 15.*even"),
+        ({"rms_norm_eps": -1}, "'rms_norm_eps' is -1"),
+        ({"model_type": "cohere"}, "'model_type' is 'cohere'"),
+        ({"sliding_window": 128}, "'sliding_window' is 128"),
+        ({"layer_types": ["linear_attention"] * 3}, "'layer_types'"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "'rope_type' is 'longrope'"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters: 'factor' is missing"),
+        ({"rope_parameters": {"rope_theta": 1e4, "mrope_section": [4, 2, 2]}}, "'mrope_section'"),
+        ({"rope_parameters": 7}, "'rope_parameters' is 7"),
+        ({"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"type": "linear", "factor": 2}}, "'rope_scaling'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
+    with pytest.raises(UnknownArchitecture, match=message):
+        llama(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "key"),
+    [
+        ("mistral", {"attention_bias": True}, "attention_bias"),
+        ("qwen2", {"attention_bias": False}, "attention_bias"),
+        ("qwen2", {"use_sliding_window": False, "layer_types": ["sliding_attention"] * 3}, "layer_types"),
+        ("qwen2", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("qwen3", {"mlp_bias": True}, "mlp_bias"),
+    ],
+)
+def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):
+    with pytest.raises(UnknownArchitecture, match=f"'{key}'"):
+        read(tiny_config(name) | changes)
+
+
+def test_a_spec_is_a_value():
+    assert read(tiny_config("llama")) == read(tiny_config("llama"))
+    assert hash(read(tiny_config("llama"))) == hash(read(tiny_config("llama")))
+    assert replace(llama(), qk_norm=True) != llama()

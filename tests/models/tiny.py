@@ -1,0 +1,26 @@
+"""scripts/make_tiny_model as a module: tiny_config, random_weights, write."""
+
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def load_script(name: str):
+    """An executable without .py, imported; leaves no bytecode beside it."""
+    loader = SourceFileLoader(name, str(SCRIPTS / name))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
+
+
+_script = load_script("make_tiny_model")
+tiny_config, random_weights, write = _script.tiny_config, _script.random_weights, _script.write
