@@ -69,12 +69,13 @@ class Progress:
     @classmethod
     def start(cls, request: Request, keys: KeyChain) -> "Progress":
         wants_scores = request.params.prompt_logprobs is not None
+        scores: list[TokenLogprobs | None] | None = [None] * len(request.prompt_ids) if wants_scores else None
         return cls(
             request=request,
             keys=keys,
             sampling_S=pack(request.params, request.seed),
             tokens=list(request.prompt_ids),
-            prompt_scores=[None] * len(request.prompt_ids) if wants_scores else None,
+            prompt_scores=scores,
         )
 
     @property

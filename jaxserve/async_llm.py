@@ -1,0 +1,172 @@
+"""The server's door: async iteration, abort on close. The only file that knows event loops exist."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.build import Progress
+from jaxserve.errors import EngineStopped
+from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.sampling_params import SamplingParams
+from jaxserve.served import Answer, ServedModel
+from jaxserve.text.tokenizer import Tokenizer
+
+
+class _Mailbox:
+    """Where one answer's outputs wait for its reader. Used on the event loop alone."""
+
+    def __init__(self) -> None:
+        self._outputs: deque[TokenOutput] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, output: TokenOutput) -> None:
+        self._outputs.append(output)
+        self._arrived.set()
+
+    async def take(self) -> list[TokenOutput]:
+        """Everything that has arrived, at least one."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        outputs = list(self._outputs)
+        self._outputs.clear()
+        return outputs
+
+
+class AsyncLLM:
+    """One model, many concurrent readers on one event loop."""
+
+    def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
+        """Blocks until the model is ready: load it before the loop runs, or in a thread. Raises StartupError."""
+        self._mailboxes: dict[int, _Mailbox] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._model = ServedModel.load(config, self._deliver, progress)
+        # Rendering and tokenizing a long prompt takes longer than the loop may stand still.
+        self._text_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-text")
+
+    @classmethod
+    def load(cls, config: EngineConfig, progress: Progress | None = None) -> "AsyncLLM":
+        return cls(config, progress)
+
+    @property
+    def config(self) -> EngineConfig:
+        """As resolved: every limit is a number."""
+        return self._model.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._model.tokenizer
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """What a request that names no value gets, under the generation config's names; only what is set."""
+        return self._model.sampling_defaults
+
+    @property
+    def vocab_size(self) -> int:
+        return self._model.vocab_size
+
+    @property
+    def num_pages(self) -> int:
+        return self._model.num_pages
+
+    @property
+    def description(self) -> dict[str, str]:
+        return self._model.description
+
+    @property
+    def is_healthy(self) -> bool:
+        return self._model.is_healthy
+
+    @property
+    def num_open(self) -> int:
+        """Requests (choices counted one by one) that have not ended."""
+        return self._model.num_open
+
+    async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> list[int]:
+        """Messages → prompt ids; `how` as ServedModel.render_chat takes it. Runs beside the loop."""
+        return await self._beside(partial(self._model.render_chat, messages, **how))
+
+    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return await self._beside(partial(self._model.encode, text, add_special_tokens=add_special_tokens))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self._model.tokenizer.decode(token_ids)
+
+    def admit(self, num_choices: int = 1) -> None:
+        """Raises Overloaded or EngineStopped, cheaply, before a prompt is looked at."""
+        self._model.admit(num_choices)
+
+    def check(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
+        """Raises RequestError for what cannot be served; returns params with the max_tokens that will hold."""
+        return self._model.check(prompt_ids, params)
+
+    async def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+    ) -> AsyncGenerator[TextDelta, None]:
+        """Deltas of all choices, interleaved, told apart by index; each ends with a finish_reason.
+
+        Closing the generator, or cancelling the task that reads it, aborts what is still running.
+        Raises GenerationFailed or EngineStopped when the engine could not go on.
+        """
+        self._model.admit(params.n)
+        answer = self._model.open(prompt_ids, self._model.check(prompt_ids, params), cache_salt)
+        mailbox = self._register(answer)
+        try:
+            self._model.start(answer)
+            while answer.unfinished:
+                for output in await mailbox.take():
+                    delta, ends_early = answer.receive(output)
+                    if ends_early:
+                        self._model.abort([output.request_id])
+                    if delta is not None:
+                        yield delta
+        finally:
+            for request in answer.requests:
+                self._mailboxes.pop(request.request_id, None)
+            self._model.abort(list(answer.unfinished))
+
+    def stats(self) -> StatsSnapshot:
+        return self._model.stats()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits for running requests to end; what is left after timeout_s is told that the server stops."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while self._mailboxes and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        error = EngineStopped("The server is shutting down; this request was not finished.")
+        stopped = TokenOutput(request_id=0, finish_reason=FinishReason.ERROR, error=error)
+        for request_id, mailbox in list(self._mailboxes.items()):
+            mailbox.put(replace(stopped, request_id=request_id))
+
+    async def close(self) -> None:
+        """Ends the engine and frees device memory."""
+        await asyncio.to_thread(self._model.close)
+        self._text_threads.shutdown(wait=False)
+
+    def _register(self, answer: Answer) -> _Mailbox:
+        self._loop = asyncio.get_running_loop()
+        mailbox = _Mailbox()
+        for request in answer.requests:
+            self._mailboxes[request.request_id] = mailbox
+        return mailbox
+
+    def _deliver(self, outputs: list[TokenOutput]) -> None:
+        """On the engine's thread: one call to the loop for a whole step."""
+        loop = self._loop
+        if outputs and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._distribute, outputs)
+
+    def _distribute(self, outputs: list[TokenOutput]) -> None:
+        for output in outputs:
+            self._model.heard(output)
+            mailbox = self._mailboxes.get(output.request_id)
+            if mailbox is not None:
+                mailbox.put(output)
+
+    async def _beside(self, work: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._text_threads, work)

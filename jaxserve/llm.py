@@ -1,0 +1,164 @@
+"""The notebook's door: LLM.generate, LLM.chat and LLM.stream, blocking. Works inside a running event loop."""
+
+import queue
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.build import Progress
+from jaxserve.outputs import Choice, Completion, FinishReason, StatsSnapshot, TextDelta, TokenOutput, Usage
+from jaxserve.sampling_params import SamplingParams
+from jaxserve.served import Answer, ServedModel
+
+Prompt = str | Sequence[int]
+Messages = list[dict[str, Any]]
+
+
+class LLM:
+    """A model in this process.
+
+    >>> with LLM() as llm:
+    ...     print(llm.chat([{"role": "user", "content": "What is the capital of France?"}]).text)
+
+    model is what EngineConfig.model takes, and settings are its other fields. Raises StartupError.
+    """
+
+    def __init__(self, model: str | None = None, *, progress: Progress | None = None, **settings: Any) -> None:
+        config = EngineConfig(**settings) if model is None else EngineConfig(model=model, **settings)
+        self._mail: dict[int, queue.SimpleQueue[TokenOutput]] = {}
+        self._model = ServedModel.load(config, self._deliver, progress)
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def config(self) -> EngineConfig:
+        """As resolved: every limit is a number."""
+        return self._model.config
+
+    @property
+    def description(self) -> dict[str, str]:
+        return self._model.description
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
+        """Continues prompts (texts, or lists of token ids), all at once. One completion per prompt, in order."""
+        many = [prompts] if isinstance(prompts, str) or _is_ids(prompts) else prompts
+        return self._collect([self._ids(prompt) for prompt in many], params)  # type: ignore[arg-type]
+
+    def chat(self, messages: Messages, params: SamplingParams | None = None, **how: Any) -> Completion:
+        """Answers a conversation. `how` reaches the chat template: tools, add_generation_prompt, …"""
+        return self._collect([self._model.render_chat(messages, **how)], params)[0]
+
+    def stream(self, prompt: str | Messages, params: SamplingParams | None = None, **how: Any) -> Iterator[TextDelta]:
+        """The same, piece by piece: a text is continued, messages are answered. Leaving the loop aborts."""
+        ids = self._ids(prompt) if isinstance(prompt, str) else self._model.render_chat(prompt, **how)
+        answer = self._open(ids, params)
+        box = self._start([answer])
+        try:
+            while answer.unfinished:
+                delta = self._receive(answer, box.get())
+                if delta is not None:
+                    yield delta
+        finally:
+            self._forget([answer])
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return self._model.encode(text, add_special_tokens=add_special_tokens)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        return self._model.tokenizer.decode(token_ids)
+
+    def stats(self) -> StatsSnapshot:
+        return self._model.stats()
+
+    def close(self) -> None:
+        """Ends the engine and frees device memory. A second call does nothing."""
+        self._model.close()
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        return self._model.encode(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def _open(self, prompt_ids: list[int], params: SamplingParams | None) -> Answer:
+        chosen = params or self._default_params()
+        return self._model.open(prompt_ids, self._model.check(prompt_ids, chosen))
+
+    def _default_params(self) -> SamplingParams:
+        known = ("temperature", "top_p", "top_k", "min_p")
+        defaults = self._model.sampling_defaults
+        return SamplingParams(**{name: defaults[name] for name in known if name in defaults})
+
+    def _collect(self, prompts: list[list[int]], params: SamplingParams | None) -> list[Completion]:
+        answers = [self._open(prompt_ids, params) for prompt_ids in prompts]
+        of = {request.request_id: at for at, answer in enumerate(answers) for request in answer.requests}
+        deltas: list[list[TextDelta]] = [[] for _ in answers]
+        box = self._start(answers)
+        try:
+            while any(answer.unfinished for answer in answers):
+                output = box.get()
+                delta = self._receive(answers[of[output.request_id]], output)
+                if delta is not None:
+                    deltas[of[output.request_id]].append(delta)
+        finally:
+            self._forget(answers)
+        return [_completion(answer, news) for answer, news in zip(answers, deltas, strict=True)]
+
+    def _start(self, answers: Sequence[Answer]) -> "queue.SimpleQueue[TokenOutput]":
+        """One mailbox for all these answers; several threads may use one LLM, each with mailboxes of its own."""
+        box: queue.SimpleQueue[TokenOutput] = queue.SimpleQueue()
+        for answer in answers:
+            self._mail.update(dict.fromkeys(answer.unfinished, box))
+        for answer in answers:
+            self._model.start(answer)
+        return box
+
+    def _receive(self, answer: Answer, output: TokenOutput) -> TextDelta | None:
+        delta, ends_early = answer.receive(output)
+        if ends_early:
+            self._model.abort([output.request_id])
+        return delta
+
+    def _forget(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            for request in answer.requests:
+                self._mail.pop(request.request_id, None)
+            self._model.abort(list(answer.unfinished))
+
+    def _deliver(self, outputs: list[TokenOutput]) -> None:
+        for output in outputs:
+            self._model.heard(output)
+            box = self._mail.get(output.request_id)
+            if box is not None:
+                box.put(output)
+
+
+def _is_ids(prompts: Any) -> bool:
+    return len(prompts) > 0 and isinstance(prompts[0], int)
+
+
+def _completion(answer: Answer, deltas: list[TextDelta]) -> Completion:
+    choices = tuple(
+        _choice(index, [delta for delta in deltas if delta.index == index]) for index in range(len(answer.requests))
+    )
+    usage = Usage(
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=sum(len(choice.token_ids) for choice in choices),
+        cached_tokens=next((delta.num_cached_tokens for delta in deltas if delta.index == 0), 0),
+    )
+    scores = next((delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs is not None), None)
+    return Completion(answer.requests[0].prompt_ids, choices, usage, scores)
+
+
+def _choice(index: int, deltas: list[TextDelta]) -> Choice:
+    last = deltas[-1]
+    with_logprobs = any(delta.logprobs is not None for delta in deltas)
+    return Choice(
+        index=index,
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token for delta in deltas for token in delta.token_ids),
+        finish_reason=last.finish_reason or FinishReason.ABORT,
+        stop_reason=last.stop_reason,
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs or ()) if with_logprobs else None,
+    )

@@ -1,0 +1,331 @@
+"""What both doors share: a loaded model with its engine thread, the checks at the door, and answers in text.
+
+Here, and only here, token ids from the engine meet the tokenizer.
+"""
+
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.build import Built, Progress, build
+from jaxserve.engine.request import Request
+from jaxserve.engine.stats import Family
+from jaxserve.engine.thread import Abort, Add, EngineThread, Reject
+from jaxserve.errors import BadConfig, EngineStopped, GenerationFailed, InvalidParameter, Overloaded, PromptTooLong
+from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.sampling_params import SamplingParams
+from jaxserve.text.chat_template import ChatTemplate
+from jaxserve.text.stream import TextStream
+from jaxserve.text.tokenizer import Tokenizer
+
+STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
+DEFAULTS_READ = (
+    "repetition_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "max_new_tokens",
+    "skip_special_tokens",
+)
+
+
+class Answer:
+    """One prompt's choices while they are made: engine outputs in, text deltas out.
+
+    unfinished   request ids still running in the engine
+    """
+
+    def __init__(self, requests: Sequence[Request], tokenizer: Tokenizer, params: SamplingParams) -> None:
+        self.requests = tuple(requests)
+        self.family = Family(num_choices=len(requests))
+        self.unfinished = {request.request_id for request in requests}
+        prompt_ids = requests[0].prompt_ids
+        self._streams = {
+            request.request_id: TextStream(tokenizer, params, prompt_ids, index)
+            for index, request in enumerate(requests)
+        }
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.requests[0].prompt_ids)
+
+    def receive(self, output: TokenOutput) -> tuple[TextDelta | None, bool]:
+        """Spells an output out. True beside it: the text has ended, and the engine must be told to stop.
+
+        Raises the error that ended the request.
+        """
+        if output.request_id not in self.unfinished:
+            return None, False
+        if output.finish_reason is FinishReason.ERROR:
+            self.unfinished.discard(output.request_id)
+            raise output.error or GenerationFailed("The engine gave no reason.")
+        stream = self._streams[output.request_id]
+        delta = stream.push(output)
+        ends_early = stream.finished and output.finish_reason is None
+        if stream.finished or output.finish_reason is not None:
+            self.unfinished.discard(output.request_id)
+        return delta, ends_early
+
+
+class ServedModel:
+    """A model that is loaded and running. deliver gets each step's outputs, on the engine's thread."""
+
+    def __init__(self, built: Built, tokenizer: Tokenizer, deliver: Callable[[list[TokenOutput]], None]) -> None:
+        self.config, self.tokenizer, self.description = built.config, tokenizer, built.description
+        self.vocab_size, self.num_pages = built.spec.vocab_size, built.num_pages
+        self.sampling_defaults = _sampling_defaults(built)
+        self.eos_id = tokenizer.eos_token_id
+        self.further_eos_ids = _eos_ids(built) - {self.eos_id}
+        self.hard_max_tokens = _hard_max_tokens(built)
+        self._templates = _templates(built.config, tokenizer)
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+        self._open: dict[int, int] = {}  # request id → prompt tokens not known to be computed yet
+        self._built = built
+        self._thread = EngineThread(built.engine, deliver)
+        self._thread.start()
+
+    @classmethod
+    def load(
+        cls, config: EngineConfig, deliver: Callable[[list[TokenOutput]], None], progress: Progress | None = None
+    ) -> "ServedModel":
+        """Fetches, loads and compiles; blocks until the first request could be served. Raises StartupError."""
+        built = build(config, progress)
+        tokenizer = Tokenizer.load(Path(config.tokenizer) if config.tokenizer else built.path)
+        return cls(built, tokenizer, deliver)
+
+    # Text in
+
+    def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        documents: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        add_special_tokens: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Messages → prompt ids, by the model's chat template."""
+        text = self._template(tools).render(
+            messages,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            kwargs=dict(template_kwargs or {}),
+        )
+        return self.encode(text, add_special_tokens=add_special_tokens)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Text → ids. A text that cannot fit whatever its tokens are is refused without looking at it."""
+        assert self.config.max_model_len
+        limit = self.config.max_model_len * self.tokenizer.max_token_chars
+        if len(text) > 16 * limit:
+            raise PromptTooLong(
+                f"The text has {len(text)} characters, more than any {16 * self.config.max_model_len} tokens can hold."
+            )
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def _template(self, tools: object) -> ChatTemplate:
+        template = self._templates.get("tool_use") if tools else None
+        template = template or self._templates.get("default")
+        if template is None:
+            raise InvalidParameter(
+                "This model has no chat template; start the server with --chat-template, or use /v1/completions.",
+                "messages",
+            )
+        return template
+
+    # The door
+
+    def admit(self, num_choices: int = 1) -> None:
+        """Refuses what the queue cannot take, before anything is rendered or tokenized.
+
+        Raises EngineStopped when nobody can be served, InvalidParameter when this can never fit, else Overloaded.
+        """
+        if not self._thread.is_alive:
+            raise EngineStopped("The engine is not running; no request can be served.")
+        limit = self.config.max_num_queued_reqs
+        assert limit and self.config.max_num_queued_tokens
+        if num_choices > limit:
+            raise InvalidParameter(f"n={num_choices} is more than the server's queue holds, {limit}.", "n")
+        with self._lock:
+            live, waiting_tokens = len(self._open), sum(self._open.values())
+        if live + num_choices > limit:
+            self._thread.submit(Reject("max_num_queued_reqs"))
+            raise Overloaded(f"{live} requests are unfinished, and {limit} is the limit; please try again later.")
+        if waiting_tokens > self.config.max_num_queued_tokens:
+            self._thread.submit(Reject("max_num_queued_tokens"))
+            raise Overloaded(f"{waiting_tokens} prompt tokens are waiting; please try again later.")
+
+    def check(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
+        """Everything that can be known before running. Returns params with the max_tokens that will hold.
+
+        Raises RequestError naming the field; see the contract's section on lengths.
+        """
+        limit = self.config.max_model_len
+        assert limit
+        self._check_ids(prompt_ids, params)
+        prompt = len(prompt_ids)
+        if params.max_tokens is not None and params.max_tokens > limit:
+            raise InvalidParameter(
+                f"max_tokens={params.max_tokens} cannot be greater than max_model_len={limit}.", "max_tokens"
+            )
+        if prompt >= limit:
+            raise PromptTooLong(
+                f"This model's maximum context length is {limit} tokens. However, your prompt has {prompt} tokens,"
+                " which leaves no room for an answer. Please reduce the length of the messages or the prompt."
+            )
+        if params.echo_only:
+            return replace(params, max_tokens=0)
+        wanted = params.max_tokens or self.sampling_defaults.get("max_new_tokens") or limit
+        effective = min(limit - prompt, wanted, self.hard_max_tokens or limit)
+        if params.min_tokens > effective:
+            raise InvalidParameter(
+                f"min_tokens={params.min_tokens} is more than the {effective} tokens that can be generated.",
+                "min_tokens",
+            )
+        return replace(params, max_tokens=effective)
+
+    def _check_ids(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
+        if not prompt_ids:
+            raise InvalidParameter("The prompt is empty; at least one token is needed.", "prompt")
+        if min(prompt_ids) < 0 or max(prompt_ids) >= self.vocab_size:
+            wrong = next(token for token in prompt_ids if not 0 <= token < self.vocab_size)
+            raise InvalidParameter(
+                f"Token id {wrong} is out of vocabulary: ids are 0 to {self.vocab_size - 1}.", "prompt"
+            )
+        outside = [token for token in params.stop_token_ids if not 0 <= token < self.vocab_size]
+        if outside:
+            raise InvalidParameter(
+                f"stop_token_ids has {outside[0]}, which is out of vocabulary: ids are 0 to {self.vocab_size - 1}.",
+                "stop_token_ids",
+            )
+        for name in ("logprobs", "prompt_logprobs"):
+            wanted = getattr(params, name)
+            if wanted is not None and wanted > self.config.max_logprobs:
+                raise InvalidParameter(
+                    f"{name}={wanted} is more than this server's limit of {self.config.max_logprobs}.", name
+                )
+
+    def open(self, prompt_ids: Sequence[int], params: SamplingParams, cache_salt: str | None = None) -> Answer:
+        """Prepares n engine requests, choice j with seed + j, for params that `check` has returned."""
+        assert params.max_tokens is not None
+        prompt = tuple(prompt_ids)
+        seed = params.seed if params.seed is not None and params.seed != -1 else None
+        ends = frozenset() if params.ignore_eos else self.further_eos_ids
+        all_ends = self.further_eos_ids | set(params.stop_token_ids) | ({self.eos_id} - {None})
+        requests = [
+            Request(
+                request_id=next(self._ids),
+                prompt_ids=prompt,
+                params=params,
+                seed=secrets.randbits(64) - 2**63 if seed is None else seed + choice,
+                max_total_tokens=len(prompt) + params.max_tokens,
+                eos_id=None if params.ignore_eos else self.eos_id,
+                stop_ids=frozenset(params.stop_token_ids) | ends,
+                held_back_ids=tuple(sorted(all_ends)) if params.min_tokens else (),
+                cache_salt=cache_salt,
+                arrival_s=time.monotonic(),
+            )
+            for choice in range(params.n)
+        ]
+        return Answer(requests, self.tokenizer, params)
+
+    def start(self, answer: Answer) -> None:
+        """Hands an answer's requests to the engine. Results come through `deliver`."""
+        with self._lock:
+            for request in answer.requests:
+                self._open[request.request_id] = answer.prompt_tokens
+        self._thread.submit(Add(answer.requests, answer.family))
+
+    def heard(self, output: TokenOutput) -> None:
+        """Keeps the queue's count: this request's prompt is computed, and perhaps the request has ended."""
+        with self._lock:
+            if output.request_id in self._open:
+                self._open[output.request_id] = 0
+                if output.finish_reason is not None:
+                    del self._open[output.request_id]
+
+    def abort(self, request_ids: Sequence[int]) -> None:
+        """Nobody waits for these any more; finished and unknown ids are fine."""
+        if not request_ids:
+            return
+        with self._lock:
+            for request_id in request_ids:
+                self._open.pop(request_id, None)
+        self._thread.submit(Abort(tuple(request_ids)))
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not ended."""
+        return len(self._open)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether a new request could be served."""
+        return self._thread.is_responsive(STEP_TIMEOUT_S)
+
+    def stats(self) -> StatsSnapshot:
+        return self._built.engine.stats()
+
+    def close(self) -> None:
+        """Ends the engine thread, tells live requests, frees device memory. A second call does nothing."""
+        self._thread.stop()
+        self._built.engine.close()
+
+
+def _sampling_defaults(built: Built) -> dict[str, Any]:
+    """The generation config's sampling fields under --generation-config, with the operator's override on top."""
+    config, found = built.config, {}
+    if config.generation_config == "auto":
+        found = built.generation_config
+    elif config.generation_config != "vllm":
+        found = _generation_config_in(config.generation_config)
+    known = {name: found[name] for name in DEFAULTS_READ if found.get(name) is not None}
+    return known | {
+        name: value for name, value in (config.override_generation_config or {}).items() if value is not None
+    }
+
+
+def _generation_config_in(directory: str) -> dict[str, Any]:
+    import json
+
+    try:
+        return json.loads((Path(directory) / "generation_config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BadConfig(f"generation_config={directory!r} holds no readable generation_config.json: {error}") from None
+
+
+def _hard_max_tokens(built: Built) -> int | None:
+    """The operator's ceiling on answers: from a given directory's file, or an explicit override."""
+    override = (built.config.override_generation_config or {}).get("max_new_tokens")
+    if override is None and built.config.generation_config not in ("auto", "vllm"):
+        override = _generation_config_in(built.config.generation_config).get("max_new_tokens")
+    return override
+
+
+def _eos_ids(built: Built) -> set[int | None]:
+    """End ids that the model's files name: generation config first, the config where that says nothing."""
+    found = built.generation_config.get("eos_token_id", built.model_config.get("eos_token_id"))
+    return set(found) if isinstance(found, list) else {found} - {None}
+
+
+def _templates(config: EngineConfig, tokenizer: Tokenizer) -> dict[str, ChatTemplate]:
+    if config.chat_template is None:
+        sources = tokenizer.chat_templates
+    else:
+        is_file = "{" not in config.chat_template and Path(config.chat_template).is_file()
+        sources = {"default": Path(config.chat_template).read_text() if is_file else config.chat_template}
+    return {name: ChatTemplate(source, tokenizer.special_tokens) for name, source in sources.items()}
