@@ -37,7 +37,7 @@ class Timing:
 
     def __str__(self) -> str:
         speed = f" · {self.tokens_per_s:.1f} tokens/s" if self.num_tokens > 1 else ""
-        return f"{self.num_tokens} tokens{speed} · first after {self.first_token_s:.2f} s"
+        return f"{self.num_tokens} token{'s' * (self.num_tokens != 1)}{speed} · first after {self.first_token_s:.2f} s"
 
 
 @dataclass(slots=True)
