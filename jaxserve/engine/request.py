@@ -39,7 +39,7 @@ class Request:
         return self.params.prompt_logprobs is None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Progress:
     """A live request's place in its life. One idea schedules everything: num_tokens minus num_computed.
 

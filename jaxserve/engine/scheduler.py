@@ -117,7 +117,7 @@ class Scheduler:
             for at, (request_id, epoch, position) in enumerate(rows):
                 progress = self._live.get(request_id)
                 if progress is not None:
-                    if progress.epoch == epoch:
+                    if progress.epoch == epoch and result.decode.token_B[at] >= 0:
                         self._register(progress, position + 1)
                     self._apply_token(progress, result.decode, at, now, outputs)
         for chunk, drawn, scores in zip(plan.chunks, result.chunks, result.scores, strict=True):
@@ -195,13 +195,16 @@ class Scheduler:
     # Prompts
 
     def _admit(self, budget: int, chunks: list[Chunk]) -> None:
-        """Lets requests leave the queue in order; one whose prefix is being computed is passed over for now."""
+        """Lets requests leave the queue in order; one whose prefix is being computed is passed over for now.
+
+        Nobody passes a preempted one whose last token is still under way: its pages are for it, not for newcomers.
+        """
         deferred: list[Progress] = []
-        while budget > 0 and self._waiting and self._free_rows:
+        while budget >= self._page_size and self._waiting and self._free_rows:
             progress = self._waiting.popleft()
-            if progress.num_promised or self._is_being_computed(progress):
+            if self._is_being_computed(progress):
                 deferred.append(progress)
-            elif self._start(progress):
+            elif not progress.num_promised and self._start(progress):
                 budget -= self._add_chunk(progress, budget, chunks)
             else:
                 deferred.append(progress)
@@ -257,11 +260,16 @@ class Scheduler:
         return known < len(keys) and keys[known] in self._computing
 
     def _add_chunk(self, progress: Progress, budget: int, chunks: list[Chunk]) -> int:
-        """Plans the next stretch of a prompt; returns its tokens. Stretches end at page borders but for the last."""
+        """Plans the next stretch of a prompt; returns its tokens. Stretches end at page borders but for the last.
+
+        A budget of less than a page that is not enough for the rest either is left alone.
+        """
         request, start, end = progress.request, progress.num_computed, len(progress.tokens)
         room = min(budget, self._max_chunk_tokens)
         if end - start > room:
-            end = start + max(self._page_size, room - room % self._page_size)
+            end = start + room - room % self._page_size
+        if end == start:
+            return 0
         progress.is_prefilled = end == len(progress.tokens)
         draws = progress.is_prefilled and progress.wants_more
         scores = progress.prompt_scores is not None
