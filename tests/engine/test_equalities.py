@@ -1,0 +1,147 @@
+"""The same request gives the same tokens, whatever happens around it. On the real device path, tiny weights."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxserve.engine.build import compiles
+from jaxserve.engine.request import Request
+from jaxserve.outputs import FinishReason
+from jaxserve.sampling_params import SamplingParams
+from tests import oracle
+
+PROMPT = [int(n) for n in np.random.default_rng(5).integers(0, 256, 70)]
+DRAWN = {"temperature": 1.3, "top_p": 0.95, "top_k": 50, "seed": 11}
+
+
+def alone(bench, prompt=PROMPT, how=None, **params):
+    one = bench(**(how or {}))
+    one.add(1, prompt, **params)
+    return one.run()[1]
+
+
+@pytest.mark.parametrize("params", [{}, DRAWN], ids=["greedy", "drawn"])
+class TestEqualities:
+    def test_chunked_is_as_whole(self, bench, params):
+        whole = alone(bench, **params)
+        for chunk in (16, 32, 48):
+            assert alone(bench, how={"chunk": chunk}, **params) == whole
+
+    def test_a_prefix_hit_is_as_a_miss(self, bench, params):
+        cold = alone(bench, how={"prefix_caching": False}, **params)
+        warm = bench()
+        warm.add(1, PROMPT, **params)
+        warm.run()
+        warm.add(2, PROMPT, **params)
+        assert warm.run() == {1: cold, 2: cold}
+        assert warm.counter("prefix_cache_hits") == 64
+        assert warm.outputs[2][0].num_cached_tokens == 64
+
+    def test_alone_is_as_in_a_crowd(self, bench, params):
+        crowd, rng = bench(), np.random.default_rng(1)
+        prompts = {i: [int(n) for n in rng.integers(0, 256, rng.integers(1, 120))] for i in range(1, 9)}
+        for i, prompt in prompts.items():
+            crowd.add(i, prompt, **(params if i % 3 else {}))
+        together = crowd.run()
+        for i, prompt in prompts.items():
+            assert together[i] == alone(bench, prompt, **(params if i % 3 else {})), i
+
+    def test_overlap_changes_nothing(self, bench, params):
+        results = []
+        for overlap in (True, False):
+            some = bench(overlap=overlap)
+            for i in range(1, 5):
+                some.add(i, PROMPT[: 17 * i], **params)
+            results.append(some.run())
+        assert results[0] == results[1]
+
+    def test_preempted_is_as_undisturbed(self, bench, params):
+        tight = bench(num_pages=1 + 14)
+        for i in range(1, 5):
+            tight.add(i, PROMPT[:40], tokens=60, **params | ({"seed": i} if params else {}))
+        results = tight.run()
+        assert tight.counter("num_preemptions") > 0
+        for i in range(1, 5):
+            assert results[i] == alone(bench, PROMPT[:40], tokens=60, **params | ({"seed": i} if params else {}))
+
+
+def test_greedy_tokens_are_those_of_the_plain_decoder(bench, built, tiny_model):
+    weights = load_file(tiny_model / "model.safetensors")
+    assert alone(bench, PROMPT[:20], tokens=12) == oracle.greedy(built.model_config, weights, PROMPT[:20], 12)
+
+
+def test_logprobs_are_those_of_the_plain_decoder(bench, built, tiny_model):
+    one = bench()
+    one.add(1, PROMPT[:20], tokens=3, logprobs=2, prompt_logprobs=2)
+    tokens = one.run()[1]
+    logits = oracle.logits(built.model_config, load_file(tiny_model / "model.safetensors"), PROMPT[:20] + tokens)
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    scores = one.outputs[1][0].prompt_logprobs
+    assert scores[0] is None
+    for at, entry in enumerate([*scores[1:], *one.logprobs(1)]):
+        assert entry.token_id == (PROMPT[:20] + tokens)[at + 1]
+        assert entry.logprob == pytest.approx(expected[at, entry.token_id], abs=1e-4)
+        assert entry.rank == 1 + (expected[at] > expected[at, entry.token_id]).sum()
+        assert [token for token, _ in entry.top] == list(np.argsort(-expected[at], kind="stable")[:2])
+
+
+def test_prompt_logprobs_do_not_depend_on_chunks_or_on_the_cache(bench):
+    def scores(**how):
+        one = bench(**how)
+        one.add(1, PROMPT, tokens=1)
+        one.run()
+        one.add(2, PROMPT, tokens=1, prompt_logprobs=0)
+        one.run()
+        assert one.outputs[2][0].num_cached_tokens == 0
+        return [entry.logprob for entry in one.outputs[2][0].prompt_logprobs[1:]]
+
+    np.testing.assert_allclose(scores(chunk=16), scores(chunk=64), atol=1e-5)
+
+
+def test_a_scored_prompt_ends_without_a_token(bench):
+    one = bench()
+    params = SamplingParams(temperature=0, max_tokens=0, echo_only=True, prompt_logprobs=1)
+    one.engine.add(Request(1, tuple(PROMPT), params, 0, len(PROMPT)))
+    assert one.run() == {1: []}
+    (output,) = one.outputs[1]
+    assert output.finish_reason is FinishReason.LENGTH
+    assert len(output.prompt_logprobs) == len(PROMPT)
+
+
+def test_a_choice_draws_as_its_seed_does_alone(bench):
+    both = bench()
+    both.add(1, PROMPT, temperature=1.0, seed=7)
+    both.add(2, PROMPT, temperature=1.0, seed=8)
+    together = both.run()
+    assert both.counter("prefix_cache_hits") == 64, "the second waits for the first one's prompt"
+    assert together[1] != together[2]
+    one = bench()
+    one.add(1, PROMPT, temperature=1.0, seed=8)
+    assert together[2] == one.run()[1]
+
+
+def test_min_tokens_holds_the_end_back(bench):
+    first = alone(bench, tokens=1)[0]
+    free = bench()
+    params = SamplingParams(temperature=0, max_tokens=8)
+    free.engine.add(Request(1, tuple(PROMPT), params, 0, len(PROMPT) + 8, stop_ids=frozenset([first])))
+    assert free.run()[1] == [first] and free.outputs[1][-1].stop_reason == first
+    held = bench()
+    params = SamplingParams(temperature=0, max_tokens=8, min_tokens=4)
+    held.engine.add(
+        Request(1, tuple(PROMPT), params, 0, len(PROMPT) + 8, stop_ids=frozenset([first]), held_back_ids=(first,))
+    )
+    assert first not in held.run()[1][:4]
+
+
+def test_nothing_compiles_after_warm_up(bench):
+    before, rng = compiles.compiled, np.random.default_rng(2)
+    some = bench()
+    for i in range(1, 41):
+        params = DRAWN if i % 3 else {"logprobs": 3, "prompt_logprobs": 1}
+        prompt = [int(n) for n in rng.integers(0, 256, rng.integers(1, 200))]
+        some.add(i, prompt, tokens=int(rng.integers(1, 50)), **params)
+        if i % 5 == 0:
+            some.step()
+    some.run()
+    assert compiles.compiled == before
