@@ -52,7 +52,7 @@ class Client:
     def served_model(self) -> str:
         """The server's first model; also the way to find out that there is no server."""
         connection, response = self._request("GET", "/v1/models", None)
-        with connection_closed(connection):
+        with closed(connection, response):
             return json.loads(response.read())["data"][0]["id"]
 
     def answer(self, messages: list[dict[str, str]]) -> Generator[tuple[str, str] | Timing]:
@@ -60,7 +60,7 @@ class Client:
         body = {"messages": messages, "stream": True, "stream_options": {"include_usage": True}, **self.sampling}
         asked = time.perf_counter()
         connection, response = self._request("POST", "/v1/chat/completions", body | {"model": self.model})
-        with connection_closed(connection):
+        with closed(connection, response):
             first = last = 0.0
             num_tokens = 0
             for event in events(response):
@@ -98,21 +98,22 @@ class Client:
                 f"no server answers at {self.url} ({error}); start one with `jaxserve serve`, or give another --url"
             ) from None
         if response.status != http.client.OK:
-            with connection_closed(connection):
+            with closed(connection, response):
                 raise ChatError(refusal(response.status, response.read()))
         return connection, response
 
 
-class connection_closed:
-    """Closes the connection at the end, and makes one sentence of a server that went away in the middle."""
+class closed:
+    """Closes both at the end, and makes one sentence of a server that went away in the middle."""
 
-    def __init__(self, connection: http.client.HTTPConnection) -> None:
-        self._connection = connection
+    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+        self._both = (response, connection)  # a response that is read to the end of its connection owns the socket
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        self._connection.close()
+        for one in self._both:
+            one.close()
         if isinstance(error, OSError | http.client.HTTPException | ValueError | KeyError | IndexError):
             raise ChatError(f"the server broke off, or is not an OpenAI-compatible one ({error!r})") from None
 
@@ -223,8 +224,8 @@ class Chat:
                     timing = piece
                 else:
                     kind, words = piece
+                    said += [words] if kind == "content" else []  # first: what is seen has been said
                     print(words if kind == "content" else self._dim(words), end="", flush=True)
-                    said += [words] if kind == "content" else []
         except KeyboardInterrupt:
             print(self._dim(" (stopped)"), end="")
         finally:

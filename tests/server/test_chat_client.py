@@ -1,5 +1,6 @@
 """`jaxserve chat` as a process of its own, in a pipe and on a terminal, against a server that says what it was told."""
 
+import codecs
 import os
 import pty
 import select
@@ -35,6 +36,7 @@ class Terminal:
         self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
         self.seen = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def type(self, line: str) -> None:
         os.write(self.master, (line + "\n").encode())
@@ -43,7 +45,7 @@ class Terminal:
         """Reads on until `text` has appeared; returns all before it and forgets it."""
         while text not in self.seen:
             assert select.select([self.master], [], [], PATIENCE_S)[0], f"no {text!r} in {self.seen!r}"
-            self.seen += os.read(self.master, 65536).decode(errors="replace")
+            self.seen += self._decoder.decode(os.read(self.master, 65536))
         before, _, self.seen = self.seen.partition(text)
         return before
 
@@ -119,6 +121,7 @@ def test_commands_change_the_conversation(server: FakeOpenAI) -> None:
     }.items():
         terminal.type(line)
         terminal.until(answer)
+    terminal.until("› ")
     os.write(terminal.master, b"\x04")
     assert terminal.close() == 0
     assert server.chats[1]["messages"] == [
