@@ -53,6 +53,7 @@ class Built:
     path: Path
     model_config: dict[str, Any]
     generation_config: dict[str, Any]
+    buckets: Buckets
     num_pages: int
     description: dict[str, str]
 
@@ -84,7 +85,8 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
 
     weights = load(checkpoint, leaves, shapes, progress=progress)
     network = Network(graphdef, tuple(shapes), backend, config.block_size)
-    runner = _runner(config, network, [weights[leaf] for leaf in shapes], spec, size, dtype, device)
+    buckets = _buckets(config, device.platform)
+    runner = _runner(config, network, [weights[leaf] for leaf in shapes], spec, size, dtype, device, buckets)
     before = (compiles.compiled, compiles.cache_hits)
     num_programs = runner.compile(progress)
     runner.warm_up()
@@ -99,8 +101,9 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
         path=path,
         model_config=checkpoint.config,
         generation_config=checkpoint.generation_config,
+        buckets=buckets,
         num_pages=size.num_pages,
-        description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes)
+        description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes, buckets)
         | {
             "programs": f"{num_programs} compiled, {hits} of them from the cache"
             + (f" in {directory}" if directory else ""),
@@ -164,12 +167,11 @@ def _resolved(config: EngineConfig, size: CacheSize, platform: str) -> EngineCon
     )
 
 
-def _buckets(config: EngineConfig, platform: str, width: int) -> Buckets:
+def _buckets(config: EngineConfig, platform: str) -> Buckets:
     assert config.max_num_seqs and config.max_num_batched_tokens
     return choose(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
-        pages_per_row=width,
         platform=platform,
     )
 
@@ -182,6 +184,7 @@ def _runner(
     size: CacheSize,
     dtype: np.dtype,
     device: jax.Device,
+    buckets: Buckets,
 ) -> Runner:
     assert config.max_num_seqs
     width = pages_for(size.max_model_len, config.block_size)
@@ -198,7 +201,7 @@ def _runner(
         network,
         weights,
         pages,
-        buckets=_buckets(config, device.platform, width),
+        buckets=buckets,
         width=width,
         vocab_size=spec.vocab_size,
         max_num_seqs=config.max_num_seqs,
@@ -235,9 +238,8 @@ def _describe(
     backend: AttentionBackend,
     size: CacheSize,
     weight_bytes: int,
+    buckets: Buckets,
 ) -> dict[str, str]:
-    assert config.max_num_seqs
-    buckets = _buckets(config, device.platform, pages_for(size.max_model_len, config.block_size))
     tokens = (size.num_pages - 1) * config.block_size
     return {
         "model": config.model,

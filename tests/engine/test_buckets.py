@@ -6,13 +6,12 @@ from hypothesis import strategies as st
 
 from jaxserve.engine.buckets import Buckets, choose
 
-SMALL = Buckets(decode=(1, 4, 16), prefill=(16, 64), width=(2, 8))
+SMALL = Buckets(decode=(1, 4, 16), prefill=(16, 64))
 
 
 def test_sizes_round_up_to_the_next_shape():
     assert [SMALL.decode_bucket(n) for n in (1, 2, 4, 5, 16)] == [1, 4, 4, 16, 16]
     assert [SMALL.prefill_bucket(n) for n in (1, 16, 17)] == [16, 16, 64]
-    assert [SMALL.width_bucket(n) for n in (0, 2, 3)] == [2, 2, 8]
 
 
 def test_more_than_the_largest_shape_is_a_bug_and_says_so():
@@ -23,18 +22,11 @@ def test_more_than_the_largest_shape_is_a_bug_and_says_so():
 @pytest.mark.parametrize("sizes", [(), (0, 1), (4, 4), (4, 2)])
 def test_shapes_rise_from_one(sizes):
     with pytest.raises(ValueError, match="must rise"):
-        Buckets(decode=sizes, prefill=(16,), width=(1,))
+        Buckets(decode=sizes, prefill=(16,))
 
 
-@given(st.integers(1, 300), st.integers(1, 5000), st.integers(1, 9000), st.sampled_from(["cpu", "gpu", "tpu", "METAL"]))
-def test_everything_allowed_has_a_shape_and_the_largest_is_the_limit(seqs, tokens, pages, platform):
-    buckets = choose(max_num_seqs=seqs, max_num_batched_tokens=tokens, pages_per_row=pages, platform=platform)
+@given(st.integers(1, 300), st.integers(1, 5000), st.sampled_from(["cpu", "gpu", "tpu", "METAL"]))
+def test_everything_allowed_has_a_shape_and_the_largest_is_the_limit(seqs, tokens, platform):
+    buckets = choose(max_num_seqs=seqs, max_num_batched_tokens=tokens, platform=platform)
     assert (buckets.decode_bucket(seqs), buckets.prefill_bucket(tokens)) == (seqs, tokens)
-    assert buckets.width_bucket(pages) == pages
-    assert len(buckets.decode) <= 10 and len(buckets.prefill) <= 7 and len(buckets.width) <= 6
-
-
-def test_only_a_cpu_reads_fewer_pages_when_the_rows_are_short():
-    limits = {"max_num_seqs": 8, "max_num_batched_tokens": 256, "pages_per_row": 512}
-    assert choose(**limits, platform="cpu").width == (16, 64, 256, 512)
-    assert choose(**limits, platform="gpu").width == (512,)
+    assert len(buckets.decode) <= 10 and len(buckets.prefill) <= 7
