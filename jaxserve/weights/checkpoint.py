@@ -35,7 +35,11 @@ class Checkpoint(Protocol):
     placed: bool
     config: dict[str, Any]
     generation_config: dict[str, Any]
-    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor by its name."""
+        ...
 
     def read(self, name: str) -> np.ndarray:
         """The tensor's values. Read-only when it is a view into the file, writeable when it was made for the caller."""
@@ -80,7 +84,9 @@ def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     """A small JSON object from a model directory; BadCheckpoint when it is anything else."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise BadCheckpoint(f"{path} is larger than {MAX_JSON_BYTES // MIB} MiB, too large for what it should hold.")
+            raise BadCheckpoint(
+                f"{path} is larger than {MAX_JSON_BYTES // MIB} MiB, too large for what it should hold."
+            )
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         if missing_ok:

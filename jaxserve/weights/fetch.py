@@ -36,9 +36,9 @@ def resolve(
     if model == DEFAULT_MODEL:
         return fetch_pinned(SMOLLM2, Path(download_dir) if download_dir else cache_dir("models"), progress)
     local = Path(model).expanduser()
-    if local.is_dir() or (local.is_file() and local.suffix == ".gguf"):
+    if model and (local.is_dir() or (local.is_file() and local.suffix == ".gguf")):
         return local
-    if local.exists():
+    if model and local.exists():
         raise BadConfig(f"{model} is a file, but not a .gguf file; name the directory that holds the model.")
     from jaxserve.weights import hub
 

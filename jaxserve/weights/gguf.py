@@ -4,7 +4,6 @@ The head is read by gguf_header.py, the config rebuilt by gguf_config.py. Llama'
 order of interleaved rotation; here they return to the half-split order of Hugging Face. Norms are kept as they are.
 """
 
-from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -68,15 +67,9 @@ class GGUFCheckpoint:
         self._stored = {hf_name(name): tensor for name, tensor in stored.items() if name != ROPE_TABLE}
         self.config = hf_config(self._metadata, {n: t.shape for n, t in stored.items()}, self._rope_table())
         self.generation_config = generation_config(self._metadata)
+        self.tensors = {name: _info(tensor) for name, tensor in self._stored.items()}
         for name in self._stored:
             self._check_permutable(name)
-
-    @cached_property
-    def tensors(self) -> dict[str, TensorInfo]:
-        return {
-            name: TensorInfo(tensor.shape, PLAIN.get(GGMLQuantizationType(tensor.kind), FLOAT32), num_bytes(tensor))
-            for name, tensor in self._stored.items()
-        }
 
     def read(self, name: str) -> np.ndarray:
         tensor = self._stored[name]
@@ -114,6 +107,10 @@ class GGUFCheckpoint:
     def _rope_table(self) -> np.ndarray | None:
         tensor = self._header.tensors.get(ROPE_TABLE)
         return dequantise(self._raw_rows(tensor), tensor).astype(np.float32) if tensor else None
+
+
+def _info(tensor: GGUFTensor) -> TensorInfo:
+    return TensorInfo(tensor.shape, PLAIN.get(GGMLQuantizationType(tensor.kind), FLOAT32), num_bytes(tensor))
 
 
 def hf_name(name: str) -> str:

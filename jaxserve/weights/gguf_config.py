@@ -1,6 +1,6 @@
 """GGUF metadata → config.json and generation_config.json as the model's authors would have written them.
 
-Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and llama.cpp's convert_hf_to_gguf.py, which this undoes.
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and llama.cpp's convert_hf_to_gguf.py, undone here.
 What cannot be carried over faithfully is refused by name; a model that is nearly right is wrong.
 """
 
@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -111,8 +111,8 @@ def generation_config(metadata: Metadata) -> dict[str, Any]:
     found = {}
     for key, name in SAMPLING.items():
         if (value := metadata.values.get(f"general.sampling.{key}")) is not None:
-            found[name] = int(value) if key == "top_k" and _is_number(value) else metadata.number(
-                f"general.sampling.{key}"
+            found[name] = (
+                int(value) if key == "top_k" and _is_number(value) else metadata.number(f"general.sampling.{key}")
             )
     ends = [metadata.values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     ends = list(dict.fromkeys(end for end in ends if _is_int(end)))
@@ -158,7 +158,11 @@ def _llama3_scaling(path: Path, factors: np.ndarray, theta: float, head_dim: int
     """The four numbers behind a table of frequency divisors; refuses a table that they do not reproduce."""
     scaling = {"rope_type": "llama3", "factor": float(np.max(factors, initial=1.0)), **LLAMA3_ROPE}
     expected = llama3_factors(theta, head_dim, scaling)
-    if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-4):
+    if (
+        not np.isfinite(scaling["factor"])
+        or factors.shape != expected.shape
+        or not np.allclose(factors, expected, rtol=1e-4)
+    ):
         raise BadCheckpoint(f"{path}: tensor 'rope_freqs.weight' is not the table of any Llama 3 model.")
     return scaling
 
@@ -186,7 +190,7 @@ def _special_ids(metadata: Metadata) -> dict[str, int]:
     return {f"{name}_token_id": value for name, value in ids.items() if _is_int(value)}
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -70,9 +70,7 @@ def _one_file(model: str, name: str, revision: str | None, cache: str | None, pr
     from huggingface_hub import hf_hub_download
 
     with _explained(f"{model}/{name}", revision):
-        return Path(
-            hf_hub_download(model, name, revision=revision, cache_dir=cache, tqdm_class=_silent_bar(progress))
-        )
+        return Path(hf_hub_download(model, name, revision=revision, cache_dir=cache, tqdm_class=_silent_bar(progress)))
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def load(
 ) -> dict[LeafPath, jax.Array]:
     """Every leaf as an array on its device, in the type and with the sharding (if any) that `abstract` asks for.
 
-    progress hears ("load", bytes read, bytes in all). Largest tensors first: scratch is needed while little is resident.
+    progress hears ("load", bytes read, bytes in all). Largest tensors first: scratch is taken while little else is.
     """
     check(checkpoint, leaves, abstract, ignored=ignored)
     sizes = {path: checkpoint.tensors[_name(checkpoint, path, leaf)].nbytes for path, leaf in leaves.items()}

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -126,7 +126,7 @@ def _entry(file: MappedFile, data_start: int, name: str, entry: Any) -> Stored:
     return Stored(file, data_start + begin, TensorInfo(tuple(shape), dtype, end - begin))
 
 
-def _are_sizes(value: Any) -> bool:
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(
         isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 62 for item in value
     )

@@ -47,7 +47,7 @@ def fetch_pinned(pinned: PinnedFile, directory: Path, progress: Progress | None 
     target = directory / pinned.name
     if _is_complete(target, pinned):
         return target
-    with _locked(directory, target.name):
+    with locked(directory, target.name):
         if _is_complete(target, pinned):
             return target
         remove_staging(directory)
@@ -64,7 +64,7 @@ def _is_complete(target: Path, pinned: PinnedFile) -> bool:
 
 
 @contextmanager
-def _locked(directory: Path, name: str) -> Iterator[None]:
+def locked(directory: Path, name: str) -> Iterator[None]:
     """One process at a time works on this file."""
     from filelock import FileLock
 
@@ -97,9 +97,7 @@ def remove_staging(directory: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def download(
-    requirements: list[str], directory: Path, num_bytes: int, progress: Progress | None = None
-) -> list[Path]:
+def download(requirements: list[str], directory: Path, num_bytes: int, progress: Progress | None = None) -> list[Path]:
     """The wheels of these exact requirements, in their order; never their dependencies, never a source build.
 
     progress follows the files growing under `directory`, where pip is told to keep its own temporary files too.
@@ -179,7 +177,7 @@ def _pip_failure(requirements: list[str], output: str) -> str:
     errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:] or ["pip said nothing"]
     return (
         f"pip could not download {', '.join(requirements)}: {errors[-1][:300]} "
-        "Check the network (pip's own settings, such as a proxy or a mirror, are used), or name a model on this machine."
+        "Check the network (pip's own settings, such as a proxy or a mirror, hold here), or name a local model."
     )
 
 

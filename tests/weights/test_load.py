@@ -1,0 +1,207 @@
+"""Loading: every format gives the same leaves; a wrong checkpoint is refused unread; memory is not doubled."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxserve.errors import BadCheckpoint
+from jaxserve.weights import orbax
+from jaxserve.weights.checkpoint import open_checkpoint
+from jaxserve.weights.load import _converted, check, load
+from tests.weights import tiny
+
+
+@dataclass(frozen=True)
+class Leaf:
+    name: str
+    shape: tuple[int, ...]
+    place: object
+
+
+def wanted(tensors: dict[str, np.ndarray], dtype=jnp.float32):
+    """Leaves and their shapes: matrices of projections are transposed, as models do, everything else is kept."""
+    leaves, abstract = {}, {}
+    for name, value in tensors.items():
+        turned = "proj" in name and value.ndim == 2
+        path = tuple(int(part) if part.isdecimal() else part for part in name.split("."))
+        leaves[path] = Leaf(name, value.shape, np.transpose if turned else lambda array: array)
+        abstract[path] = jax.ShapeDtypeStruct(value.shape[::-1] if turned else value.shape, dtype)
+    return leaves, abstract
+
+
+def safetensors_in(path, tensors):
+    return open_checkpoint(tiny.write_directory(path, tensors))
+
+
+def gguf_in(path, tensors):
+    path.mkdir(exist_ok=True)
+    return open_checkpoint(tiny.write_gguf(path / "a.gguf", tensors))
+
+
+def orbax_in(path, tensors):
+    loaded = load(safetensors_in(path / "source", tensors), *wanted(tensors))
+    orbax.save(path / "saved", loaded, tiny.config(), {"eos_token_id": 2})
+    return open_checkpoint(path / "saved")
+
+
+REPO = Path(__file__).resolve().parents[2]
+FORMATS = [safetensors_in, gguf_in, orbax_in]
+
+
+@pytest.mark.parametrize("written_in", FORMATS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_every_format_gives_the_same_leaves(tmp_path, written_in, dtype):
+    tensors = tiny.weights(bias=True)
+    leaves, abstract = wanted(tensors, dtype)
+    loaded = load(written_in(tmp_path, tensors), leaves, abstract)
+    assert list(loaded) == list(leaves)
+    for path, leaf in leaves.items():
+        expected = leaf.place(tensors[leaf.name]).astype(dtype)
+        assert loaded[path].dtype == dtype
+        np.testing.assert_array_equal(np.asarray(loaded[path]), expected)
+
+
+def test_a_saved_checkpoint_keeps_its_config_and_refuses_to_be_overwritten(tmp_path):
+    checkpoint = orbax_in(tmp_path, tiny.weights())
+    assert checkpoint.config == tiny.config()
+    assert checkpoint.generation_config == {"eos_token_id": 2}
+    with pytest.raises(ValueError, match="already exists"):
+        orbax.save(tmp_path / "saved", {}, tiny.config(), {})
+
+
+@pytest.mark.parametrize("written_in", FORMATS)
+def test_a_missing_tensor_is_named(tmp_path, written_in):
+    tensors = tiny.weights()
+    checkpoint = written_in(tmp_path, {name: value for name, value in tensors.items() if "norm" not in name})
+    with pytest.raises(BadCheckpoint, match=r"lacks tensor '.*norm.*' \(and 2 more\) that this architecture needs"):
+        check(checkpoint, *wanted(tensors))
+
+
+@pytest.mark.parametrize("written_in", FORMATS)
+def test_a_surplus_tensor_is_named_unless_ignored(tmp_path, written_in):
+    tensors = tiny.weights(tied=False)
+    checkpoint = written_in(tmp_path, tensors)
+    del tensors["lm_head.weight"]
+    with pytest.raises(BadCheckpoint, match=r"has tensor 'lm_head\.weight' that this architecture lacks"):
+        check(checkpoint, *wanted(tensors))
+    check(checkpoint, *wanted(tensors), ignored=["lm_head.*"])
+
+
+@pytest.mark.parametrize("written_in", FORMATS)
+def test_a_wrong_shape_is_named(tmp_path, written_in):
+    tensors = tiny.weights()
+    checkpoint = written_in(tmp_path, tensors)
+    tensors["model.norm.weight"] = np.zeros(tiny.WIDTH + 1)
+    with pytest.raises(BadCheckpoint, match=r"'model\.norm\.weight' has shape \(32,\); the config asks for \(33,\)"):
+        check(checkpoint, *wanted(tensors))
+
+
+def test_a_tensor_of_integers_is_refused(tmp_path):
+    tensors = tiny.weights() | {"model.norm.weight": np.ones(tiny.WIDTH, np.int32)}
+    with pytest.raises(BadCheckpoint, match=r"'model\.norm\.weight' is int32"):
+        check(safetensors_in(tmp_path, tensors), *wanted(tensors))
+
+
+def test_rotary_tables_of_old_checkpoints_are_passed_over(tmp_path):
+    tensors = tiny.weights()
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    check(safetensors_in(tmp_path, tensors | table), *wanted(tensors))
+
+
+def test_a_wrong_checkpoint_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    tensors = tiny.weights()
+    checkpoint = safetensors_in(tmp_path, {name: value for name, value in tensors.items() if "norm" not in name})
+    monkeypatch.setattr(checkpoint, "read", lambda name: pytest.fail("read too early"))
+    with pytest.raises(BadCheckpoint):
+        load(checkpoint, *wanted(tensors))
+
+
+def test_a_tensor_that_fails_ends_the_load_with_its_own_error(tmp_path, monkeypatch):
+    checkpoint = safetensors_in(tmp_path, tiny.weights())
+
+    def refuse(name):
+        raise BadCheckpoint(f"{name} went away")
+
+    monkeypatch.setattr(checkpoint, "read", refuse)
+    with pytest.raises(BadCheckpoint, match="went away"):
+        load(checkpoint, *wanted(tiny.weights()))
+
+
+def test_progress_counts_every_byte_once(tmp_path):
+    tensors, heard = tiny.weights(), []
+    load(safetensors_in(tmp_path, tensors), *wanted(tensors), progress=lambda *step: heard.append(step))
+    total = sum(value.nbytes for value in tensors.values())
+    assert heard[-1] == ("load", total, total)
+    assert [done for _, done, _ in heard] == sorted({done for _, done, _ in heard})
+
+
+def test_a_leaf_goes_where_its_sharding_says(tmp_path):
+    tensors = {"model.norm.weight": np.ones(8, np.float32)}
+    mesh = jax.sharding.Mesh(jax.devices()[:1], "x")
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    leaves, abstract = wanted(tensors)
+    abstract = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for path, leaf in abstract.items()
+    }
+    loaded = load(safetensors_in(tmp_path, tensors), leaves, abstract)
+    assert loaded["model", "norm", "weight"].sharding == sharding
+
+
+def test_loaded_leaves_do_not_change_with_the_file(tmp_path):
+    tensors = {"model.norm.weight": np.arange(4096, dtype=np.float32)}
+    checkpoint = safetensors_in(tmp_path, tensors)
+    (array,) = load(checkpoint, *wanted(tensors)).values()
+    with open(tmp_path / "model.safetensors", "r+b") as file:
+        file.seek(-8192, 2)
+        file.write(bytes(8192))
+    np.testing.assert_array_equal(np.asarray(array), tensors["model.norm.weight"])
+
+
+@pytest.mark.parametrize("source", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("target", [np.float32, ml_dtypes.bfloat16])
+def test_conversion_is_the_usual_one(source, target):
+    values = np.random.default_rng(0).standard_normal((5, 7)).astype(source).T
+    np.testing.assert_array_equal(_converted(values, np.dtype(target)), values.astype(target))
+
+
+MEMORY = """
+import sys, numpy as np, jax
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from jaxserve.weights.checkpoint import open_checkpoint
+from jaxserve.weights.load import load
+from tests.weights.test_load import wanted
+def peak_mb():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+checkpoint = open_checkpoint(Path(sys.argv[1]))
+tensors = {name: np.broadcast_to(np.float32(0), info.shape) for name, info in checkpoint.tensors.items()}
+load(checkpoint, *wanted({"w.0": tensors["w.0"]}), ignored=["*"])
+before = peak_mb()
+loaded = load(checkpoint, *wanted(tensors))
+weights_mb = sum(array.nbytes for array in loaded.values()) / 2**20
+print(peak_mb() - before, weights_mb)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_loading_needs_little_more_memory_than_the_weights(tmp_path):
+    tensors = {f"w.{index}": np.full((1024, 1024), index, np.float32) for index in range(32)}
+    tiny.write_directory(tmp_path, tensors)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path), str(REPO)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    peak_mb, weights_mb = map(float, done.stdout.split())
+    assert weights_mb == 128
+    assert peak_mb < weights_mb + 40
