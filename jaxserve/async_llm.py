@@ -91,8 +91,9 @@ class AsyncLLM:
         """Messages → prompt ids; `how` as ServedModel.render_chat takes it. Runs beside the loop."""
         return await self._beside(partial(self._model.render_chat, messages, **how))
 
-    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return await self._beside(partial(self._model.encode, text, add_special_tokens=add_special_tokens))
+    async def encode(self, text: str, **how: bool) -> list[int]:
+        """Text → ids; `how` as ServedModel.encode takes it. Runs beside the loop."""
+        return await self._beside(partial(self._model.encode, text, **how))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._model.tokenizer.decode(token_ids)

@@ -20,11 +20,12 @@ from jaxserve.engine.thread import Abort, Add, EngineThread, Reject
 from jaxserve.errors import BadConfig, EngineStopped, GenerationFailed, InvalidParameter, Overloaded, PromptTooLong
 from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.chat_template import ChatTemplate
+from jaxserve.text.chat_template import ChatTemplates, read_template
 from jaxserve.text.stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
 
 STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
+COUNTING_FACTOR = 16  # how much longer than the model's length a text to be counted may be
 DEFAULTS_READ = (
     "repetition_penalty",
     "temperature",
@@ -115,9 +116,10 @@ class ServedModel:
         continue_final_message: bool = False,
         add_special_tokens: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
+        counting: bool = False,
     ) -> list[int]:
         """Messages → prompt ids, by the model's chat template."""
-        text = self._template(tools).render(
+        text = self._templates.choose(has_tools=bool(tools)).render(
             messages,
             tools=tools,
             documents=documents,
@@ -125,27 +127,21 @@ class ServedModel:
             continue_final_message=continue_final_message,
             kwargs=dict(template_kwargs or {}),
         )
-        return self.encode(text, add_special_tokens=add_special_tokens)
+        return self.encode(text, add_special_tokens=add_special_tokens, counting=counting)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Text → ids. A text that cannot fit whatever its tokens are is refused without looking at it."""
+    def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
+        """Text → ids. A text that is too long whatever its tokens are is refused without looking at it.
+
+        counting: only the number is wanted, so more than the model's length is fine, though not without end.
+        """
         assert self.config.max_model_len
-        limit = self.config.max_model_len * self.tokenizer.max_token_chars
-        if len(text) > 16 * limit:
+        most = self.config.max_model_len * (COUNTING_FACTOR if counting else 1)
+        if len(text) > most * self.tokenizer.max_token_chars:
             raise PromptTooLong(
-                f"The text has {len(text)} characters, more than any {16 * self.config.max_model_len} tokens can hold."
+                f"The prompt has {len(text)} characters, more than any {most} tokens can hold; this model's maximum"
+                f" context length is {self.config.max_model_len} tokens. Please reduce the length of the messages."
             )
         return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-
-    def _template(self, tools: object) -> ChatTemplate:
-        template = self._templates.get("tool_use") if tools else None
-        template = template or self._templates.get("default")
-        if template is None:
-            raise InvalidParameter(
-                "This model has no chat template; start the server with --chat-template, or use /v1/completions.",
-                "messages",
-            )
-        return template
 
     # The door
 
@@ -322,10 +318,8 @@ def _eos_ids(built: Built) -> set[int | None]:
     return set(found) if isinstance(found, list) else {found} - {None}
 
 
-def _templates(config: EngineConfig, tokenizer: Tokenizer) -> dict[str, ChatTemplate]:
-    if config.chat_template is None:
-        sources = tokenizer.chat_templates
-    else:
-        is_file = "{" not in config.chat_template and Path(config.chat_template).is_file()
-        sources = {"default": Path(config.chat_template).read_text() if is_file else config.chat_template}
-    return {name: ChatTemplate(source, tokenizer.special_tokens) for name, source in sources.items()}
+def _templates(config: EngineConfig, tokenizer: Tokenizer) -> ChatTemplates:
+    sources = tokenizer.chat_templates
+    if config.chat_template is not None:
+        sources = {"default": read_template(config.chat_template)}
+    return ChatTemplates(sources, tokenizer.special_tokens, content_format=config.chat_template_content_format)
