@@ -19,14 +19,8 @@ class Embedding(nnx.Module):
         return jnp.take(self.table[...], token_T, axis=0, mode="clip")
 
     def logits(self, hidden_BD: Array) -> Array:
-        """hidden_BD → logits_BV, float32: accumulated wide, since half a bfloat16 step can change the best token."""
-        return jnp.einsum(
-            "bd,vd->bv",
-            hidden_BD,
-            self.table[...],
-            precision=exact(hidden_BD.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        """hidden_BD → logits_BV float32, for a model whose head is tied to the embedding."""
+        return logits(hidden_BD, self.table[...])
 
 
 class Head(nnx.Module):
@@ -35,4 +29,13 @@ class Head(nnx.Module):
     def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
 
-    logits = Embedding.logits
+    def logits(self, hidden_BD: Array) -> Array:
+        """hidden_BD → logits_BV float32."""
+        return logits(hidden_BD, self.table[...])
+
+
+def logits(hidden_BD: Array, table_VD: Array) -> Array:
+    """How well each token's row fits; summed in float32, since half a bfloat16 step can change the best token."""
+    return jnp.einsum(
+        "bd,vd->bv", hidden_BD, table_VD, precision=exact(hidden_BD.dtype), preferred_element_type=jnp.float32
+    )

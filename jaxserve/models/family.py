@@ -50,6 +50,8 @@ def read(
     kv_heads = keys.count("num_key_value_heads", num_kv_heads or heads)
     if heads % kv_heads:
         raise keys.refusal("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {heads}")
+    if not (head_dim or keys.take("head_dim", None)) and width % heads:
+        raise keys.refusal("hidden_size", width, f"a multiple of num_attention_heads, {heads}, or a head_dim")
     head_dim = keys.count("head_dim", head_dim or width // heads)
     if head_dim % 2:
         raise keys.refusal("head_dim", head_dim, "an even number, since positions turn pairs")

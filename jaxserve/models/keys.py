@@ -10,9 +10,10 @@ from typing import Any
 from jaxserve.errors import UnknownArchitecture
 
 _INERT_WORDS = """
-_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures auto_map custom_pipelines
-dtype finetuning_task id2label is_llama_config label2id model_type name_or_path problem_type task_specific_params
-tokenizer_class torch_dtype transformers.js_config transformers_version unsloth_fixed unsloth_version
+_attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled _name_or_path architectures
+attn_implementation auto_map custom_pipelines dtype finetuning_task id2label is_llama_config label2id model_max_length
+model_type name_or_path problem_type task_specific_params tokenizer_class torch_dtype transformers.js_config
+transformers_version unsloth_fixed unsloth_version
 
 attention_dropout attn_pdrop classifier_dropout dropout embd_pdrop flash_attn gradient_checkpointing hidden_dropout
 initializer_range pretraining_tp resid_pdrop residual_dropout use_cache
@@ -49,6 +50,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "sliding_window": (None,),
     "tie_encoder_decoder": (False,),
     "use_moe": (False,),
+    "use_mrope": (False, None),
     "use_sliding_window": (False, None),
 }
 """Keys that would change the arithmetic, with the values at which they do not."""

@@ -9,11 +9,12 @@ import numpy as np
 
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.models import registry
+from jaxserve.models.spec import DecoderSpec, Path
 
 PAGE = 16
 
 
-def place(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict:
+def place(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[Path, jax.Array]:
     """Checkpoint tensors → the decoder's leaves, every shape checked on both sides."""
     architecture = registry.find(config)
     spec = architecture.spec(config)
@@ -32,12 +33,18 @@ class Paged:
     """Rows of at most `capacity` tokens. Every row's pages are scattered over the pool; page 0 takes the padding."""
 
     def __init__(
-        self, config, weights, *, rows: int = 1, capacity: int = 128, backend: str = "reference", dtype: Any = None
+        self,
+        spec: DecoderSpec,
+        leaves: Mapping[Path, jax.Array],
+        *,
+        rows: int = 1,
+        capacity: int = 128,
+        backend: str = "reference",
+        dtype: Any = jnp.float32,
     ) -> None:
-        self.spec = spec = registry.find(config).spec(config)
-        self.backend = backend = choose_backend(backend, "cpu")
-        dtype = dtype or jnp.float32
-        self.weights = jax.tree.map(lambda leaf: leaf.astype(dtype), place(config, weights))
+        self.spec = spec
+        self.leaves = {path: leaf.astype(dtype) for path, leaf in leaves.items()}
+        backend = choose_backend(backend, "cpu")
         graphdef, _ = registry.abstract(spec, dtype)
         count = -(-capacity // PAGE)
         order = np.random.default_rng(0).permutation(np.arange(1, rows * count + 1))
@@ -48,12 +55,17 @@ class Paged:
         self.length_B = np.zeros(rows, np.int32)
 
         @jax.jit
-        def step(weights, token_T, inputs, pages):
-            model = registry.assemble(graphdef, weights)
+        def step(leaves, token_T, inputs, pages):
+            model = registry.assemble(graphdef, leaves)
             hidden_TD, pages = model(token_T, inputs, pages, backend)
             return model.logits(hidden_TD), pages
 
         self._step = step
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], weights: Mapping[str, np.ndarray], **how: Any) -> "Paged":
+        """The same from a config.json and the tensors of a checkpoint."""
+        return cls(registry.find(config).spec(config), place(config, weights), **how)
 
     def feed(self, *rows: Sequence[int], columns: int | None = None) -> list[np.ndarray]:
         """One step: each row's next tokens, padded to the longest (or to `columns`). Logits [n, V] of each row."""
@@ -66,6 +78,6 @@ class Paged:
             slot[row, : len(tokens)] = self.table_BW[row, at // PAGE] * PAGE + at % PAGE
             self.length_B[row] += len(tokens)
         inputs = AttentionInputs(position.ravel(), slot.ravel(), self.table_BW, self.length_B.copy())
-        logits_TV, self.pages = self._step(self.weights, token.ravel(), inputs, self.pages)
+        logits_TV, self.pages = self._step(self.leaves, token.ravel(), inputs, self.pages)
         logits = np.asarray(logits_TV).reshape(len(rows), columns, -1)
         return [logits[row, : len(tokens)] for row, tokens in enumerate(rows)]

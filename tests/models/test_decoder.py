@@ -77,15 +77,15 @@ def test_bfloat16_stays_near_float32_and_gives_float32_logits():
     config = tiny_config("llama")
     weights = random_weights(config)
     tokens = list(range(40))
-    (wide,) = Paged(config, weights).feed(tokens)
-    (narrow,) = Paged(config, weights, dtype=jnp.bfloat16).feed(tokens)
+    (wide,) = Paged.of(config, weights).feed(tokens)
+    (narrow,) = Paged.of(config, weights, dtype=jnp.bfloat16).feed(tokens)
     assert narrow.dtype == np.float32
     assert np.abs(narrow - wide).mean() < 0.05 * wide.std()
 
 
 def test_one_entry_of_pages_a_layer_is_demanded():
     config = tiny_config("llama")
-    paged = Paged(config, random_weights(config))
+    paged = Paged.of(config, random_weights(config))
     paged.pages = paged.pages[:-1]
     with pytest.raises(ValueError, match="zip"):
         paged.feed([1, 2, 3])

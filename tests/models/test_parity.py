@@ -27,14 +27,14 @@ def expected_of(name: str):
 @pytest.mark.parametrize("name", CASES)
 def test_whole_prompt_matches_transformers(name):
     config, weights, expected = expected_of(name)
-    (logits,) = Paged(config, weights).feed(TOKENS)
+    (logits,) = Paged.of(config, weights).feed(TOKENS)
     assert np.abs(logits - expected).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["llama 3: shared keys, llama3 positions, tied", "qwen2 with windows in some layers"])
 def test_chunks_and_single_tokens_match_transformers(name):
     config, weights, expected = expected_of(name)
-    paged = Paged(config, weights, backend="cpu")
+    paged = Paged.of(config, weights, backend="cpu")
     parts = [paged.feed(TOKENS[:33], columns=64), paged.feed(TOKENS[33:91], columns=64)]
     parts += [paged.feed([token]) for token in TOKENS[91:]]
     logits = np.concatenate([logits for (logits,) in parts])
@@ -50,7 +50,7 @@ def test_the_oracle_matches_transformers(name):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_of_different_lengths_do_not_meet(backend):
     config, weights, expected = expected_of("mistral with a window")
-    shorter, whole, shortest = Paged(config, weights, rows=3, backend=backend).feed(TOKENS[:50], TOKENS, TOKENS[:3])
+    shorter, whole, shortest = Paged.of(config, weights, rows=3, backend=backend).feed(TOKENS[:50], TOKENS, TOKENS[:3])
     for logits in (shorter, whole, shortest):
         assert np.abs(logits - expected[: len(logits)]).max() < TOLERANCE
 

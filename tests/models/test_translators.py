@@ -127,6 +127,7 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones(named):
         ("quantization_config", {"quant_method": "gptq"}),
         ("embedding_multiplier", 12.0),
         ("partial_rotary_factor", 0.5),
+        ("use_mrope", True),
         ("hidden_act", "gelu"),
         ("rope_scaling", {"rope_type": "dynamic", "factor": 2.0}),
         ("some_future_key", None),
@@ -143,6 +144,7 @@ def test_a_key_that_would_change_the_arithmetic_is_refused_by_name(name, key, va
     ("changes", "message"),
     [
         ({"hidden_size": None}, "'hidden_size' is missing"),
+        ({"hidden_size": 66}, "'hidden_size' is 66.*multiple"),
         ({"num_hidden_layers": 0}, "'num_hidden_layers' is 0"),
         ({"vocab_size": "many"}, "'vocab_size' is 'many'"),
         ({"num_key_value_heads": 3}, "'num_key_value_heads' is 3.*divisor"),
