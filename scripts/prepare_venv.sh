@@ -49,7 +49,7 @@ find_python() {
       command -v "$candidate"
       return
     fi
-    without_venv=$candidate
+    without_venv=${without_venv:-$candidate}
   done
   if [ -n "$without_venv" ]; then
     fail "$without_venv cannot make virtual environments; on Debian and Ubuntu: apt-get install $without_venv-venv"
@@ -82,8 +82,10 @@ install_project() {
   local began=$SECONDS
   rm -f "$VENV"/installed-*
   say "installing jaxserve$1 and what it depends on into $VENV (first time: some minutes)"
-  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input -e ".$1" 2>&1 | tee "$INSTALL_LOG" | show_last_line
-  if [ "${PIPESTATUS[0]}" -ne 0 ]; then explain_failed_install; fi
+  if ! "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input -e ".$1" 2>&1 |
+    tee "$INSTALL_LOG" | show_last_line; then # the callers have set pipefail
+    explain_failed_install
+  fi
   say "installed in $((SECONDS - began)) s"
 }
 

@@ -71,25 +71,29 @@ def serve(words: Sequence[str]) -> int:
 
 
 def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
-    """The start in full view. A taken port is noticed before the model is loaded, and bound when all is ready."""
+    """The start in full view. The port is taken at once, but nobody can connect until all is ready."""
     import asyncio
+    import dataclasses
 
-    from server.address import address, with_free_port
-    from server.startup import Phases, console, curl_line, ready_table
+    from server.startup import Phases, address, console, curl_line, ready_table
 
-    server_config = with_free_port(server_config)
     screen = console()
     with Phases(screen) as phases:
+        phases.report("import", 0, 0)
         from jaxserve import AsyncLLM
+        from server import lifecycle, logs
         from server.app import create_app
-        from server.lifecycle import serve as serve_app
 
+        listener = lifecycle.listen(server_config)
+        if not server_config.uds:  # port 0 has become a real one
+            server_config = dataclasses.replace(server_config, port=listener.getsockname()[1])
         llm = AsyncLLM.load(engine_config, progress=phases.report)
         app = create_app(llm, server_config)
     where = address(server_config)
     screen.print(ready_table(llm.description, where, phases.seconds))
     screen.print(curl_line(where, bool(server_config.api_key)), soft_wrap=True)
-    return asyncio.run(serve_app(app, server_config)) or 0
+    logs.setup()
+    return asyncio.run(lifecycle.serve(app, server_config, listener))
 
 
 def chat(words: Sequence[str]) -> int:

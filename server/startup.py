@@ -14,7 +14,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from server.config import ServerConfig
+
 BYTES_FROM = 1 << 20  # a total this large counts bytes; smaller ones count things
+EVERYWHERE = ("0.0.0.0", "::", "")
 WIDTH_OF_A_FILE = 140  # columns, when the output is not a terminal
 
 
@@ -98,6 +101,14 @@ def amount(done: float, total: float) -> str:
         whole = f"{total / 1e6:.1f} MB"
         return whole if done >= total else f"{done / 1e6:.1f} of {whole}"
     return f"{done:.0f}/{total:.0f}" if total > 1 else ""
+
+
+def address(config: ServerConfig) -> str:
+    """The URL to type on this machine."""
+    if config.uds:
+        return "http://localhost"
+    host = "localhost" if config.host in EVERYWHERE else f"[{config.host}]" if ":" in config.host else config.host
+    return f"{'https' if config.ssl_certfile else 'http'}://{host}:{config.port}{config.root_path}"
 
 
 def ready_table(description: Mapping[str, str], address: str, seconds: float) -> Table:

@@ -65,7 +65,7 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
             if not self._may():
                 return
             if self.path == "/tokenize":
-                ids = body["prompt"].split()
+                ids = " ".join(message["content"] for message in body["messages"]).split()
                 self._json(200, {"count": len(ids), "tokens": list(range(len(ids)))})
                 return
             fake.chats.append(body)
