@@ -1,0 +1,44 @@
+"""The two doors on one tiny model each, opened once."""
+
+import pytest
+
+from jaxserve import LLM, AsyncLLM, EngineConfig
+from tests.models.tiny import write
+
+SETTINGS = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 64, "num_gpu_blocks_override": 120}
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory):
+    return str(write(tmp_path_factory.mktemp("doors"), "llama", seed=3))
+
+
+@pytest.fixture(scope="session")
+def llm(tiny_path):
+    with LLM(tiny_path, **SETTINGS) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="session")
+def loaded_async_llm(tiny_path):
+    llm = AsyncLLM(EngineConfig(model=tiny_path, max_num_queued_reqs=64, **SETTINGS))
+    yield llm
+    llm._model.close()
+
+
+@pytest.fixture
+def async_llm(loaded_async_llm):
+    yield loaded_async_llm
+    assert loaded_async_llm.num_open == 0
+
+
+def idle(llm) -> bool:
+    """Waits, bounded by steps of the engine, until nobody holds a page."""
+    import time
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        stats = llm.stats()
+        if not (stats.pages_active or stats.num_requests_running or stats.num_requests_waiting):
+            return True
+    return False

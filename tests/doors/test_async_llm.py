@@ -1,0 +1,94 @@
+"""The server's door."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from jaxserve import EngineStopped, FinishReason, Overloaded, SamplingParams
+from tests.doors.conftest import idle
+
+LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+SHORT = SamplingParams(temperature=0, max_tokens=10)
+
+
+async def collect(llm, prompt, params):
+    return [delta async for delta in llm.generate(prompt, params)]
+
+
+async def test_two_streams_interleave(async_llm):
+    order = []
+
+    async def read(name, prompt):
+        async for _ in async_llm.generate(prompt, LONG):
+            order.append(name)
+
+    await asyncio.gather(read("a", [1, 2, 3]), read("b", [4, 5, 6]))
+    switches = sum(one != other for one, other in itertools.pairwise(order))
+    assert switches > 50
+
+
+async def test_closing_a_stream_frees_its_pages(async_llm):
+    stream = async_llm.generate([1, 2, 3], LONG)
+    await anext(stream)
+    await stream.aclose()
+    assert idle(async_llm)
+
+
+async def test_cancelling_a_reader_aborts_all_its_choices(async_llm):
+    params = SamplingParams(temperature=1, max_tokens=200, ignore_eos=True, n=4)
+    reader = asyncio.ensure_future(collect(async_llm, [1, 2, 3], params))
+    async for _ in async_llm.generate([7, 8], SHORT):
+        pass
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert idle(async_llm)
+
+
+async def test_a_stream_that_nobody_starts_holds_nothing(async_llm):
+    stream = async_llm.generate([1, 2, 3], LONG)
+    await stream.aclose()
+    assert async_llm.num_open == 0
+
+
+async def test_each_choice_ends_once(async_llm):
+    deltas = await collect(async_llm, [1, 2, 3], SamplingParams(temperature=1, seed=5, max_tokens=9, n=3))
+    ends = [delta.index for delta in deltas if delta.finish_reason is not None]
+    assert sorted(ends) == [0, 1, 2]
+    for index in range(3):
+        assert next(d for d in reversed(deltas) if d.index == index).finish_reason is not None
+
+
+async def test_a_full_queue_refuses_before_it_looks_at_the_prompt(async_llm):
+    readers = [asyncio.ensure_future(collect(async_llm, [i], LONG)) for i in range(1, 65)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="64"):
+        async_llm.admit()
+    for reader in readers:
+        reader.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
+    assert idle(async_llm)
+    async_llm.admit()
+    assert async_llm.stats().rejected["max_num_queued_reqs"] >= 1
+
+
+async def test_text_is_rendered_and_encoded_beside_the_loop(async_llm):
+    ids = await async_llm.render_chat([{"role": "user", "content": "hi"}])
+    assert async_llm.decode(ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert await async_llm.encode("hi", add_special_tokens=False) == list(b"hi")
+
+
+async def test_draining_waits_for_what_is_short_and_tells_the_rest(async_llm):
+    short = asyncio.ensure_future(collect(async_llm, [1], SHORT))
+    await asyncio.sleep(0)
+    await async_llm.drain(30)
+    assert (await short)[-1].finish_reason is FinishReason.LENGTH
+    long = asyncio.ensure_future(
+        collect(async_llm, [2], SamplingParams(temperature=0, max_tokens=250, ignore_eos=True))
+    )
+    await asyncio.sleep(0)
+    await async_llm.drain(0)
+    with pytest.raises(EngineStopped):
+        await long
+    assert idle(async_llm)

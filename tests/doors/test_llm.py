@@ -1,0 +1,140 @@
+"""The notebook's door."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from jaxserve import FinishReason, InvalidParameter, PromptTooLong, SamplingParams
+from jaxserve.engine.build import compiles
+from tests.doors.conftest import idle
+
+GREEDY = SamplingParams(temperature=0, max_tokens=20)
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def whole(deltas):
+    return "".join(delta.text for delta in deltas)
+
+
+def test_streamed_is_as_whole(llm):
+    for params in (GREEDY, SamplingParams(temperature=1.0, seed=3, max_tokens=30)):
+        deltas = list(llm.stream(MESSAGES, params))
+        completion = llm.chat(MESSAGES, params)
+        assert whole(deltas) == completion.text
+        assert tuple(token for delta in deltas for token in delta.token_ids) == completion.choices[0].token_ids
+        assert deltas[-1].finish_reason is completion.choices[0].finish_reason
+
+
+def test_many_prompts_are_as_one_by_one(llm):
+    prompts = ["a", "once upon a time", "the quick brown fox " * 5]
+    together = llm.generate(prompts, GREEDY)
+    assert [one.text for one in together] == [llm.generate(prompt, GREEDY)[0].text for prompt in prompts]
+
+
+def test_token_ids_are_a_prompt_too(llm):
+    ids = llm.tokenize("hello there")
+    assert llm.generate(ids, GREEDY)[0].text == llm.generate("hello there", GREEDY)[0].text
+    assert llm.detokenize(ids) == "hello there"
+
+
+def test_choice_j_is_the_one_of_seed_plus_j(llm):
+    both = llm.chat(MESSAGES, SamplingParams(n=2, seed=7, max_tokens=16))
+    one = llm.chat(MESSAGES, SamplingParams(n=1, seed=8, max_tokens=16))
+    assert both.choices[1].token_ids == one.choices[0].token_ids
+    assert both.choices[0].token_ids != both.choices[1].token_ids
+    assert both.usage.prompt_tokens == one.usage.prompt_tokens
+    assert both.usage.completion_tokens == sum(len(choice.token_ids) for choice in both.choices)
+
+
+def test_without_a_seed_every_answer_is_its_own(llm):
+    params = SamplingParams(temperature=1.0, max_tokens=24, n=2)
+    first, second = llm.chat(MESSAGES, params), llm.chat(MESSAGES, params)
+    assert len({choice.token_ids for choice in first.choices + second.choices}) == 4
+
+
+def test_a_stop_string_ends_the_answer_and_frees_its_pages(llm):
+    free = llm.generate("abc", SamplingParams(temperature=0, max_tokens=40))[0].text
+    stop = free[5:8]
+    cut = llm.generate("abc", SamplingParams(temperature=0, max_tokens=40, stop=(stop,)))[0]
+    assert cut.text == free[: free.index(stop)]
+    assert (cut.choices[0].finish_reason, cut.choices[0].stop_reason) == (FinishReason.STOP, stop)
+    assert idle(llm)
+
+
+def test_leaving_a_stream_aborts_it(llm):
+    for _ in llm.stream(MESSAGES, SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)):
+        break
+    assert idle(llm)
+    assert llm.stats().finished["abort"] >= 1
+
+
+def test_logprobs_come_with_every_token(llm):
+    params = SamplingParams(temperature=0, max_tokens=6, logprobs=3, prompt_logprobs=0)
+    completion = llm.generate("hello", params)[0]
+    (choice,) = completion.choices
+    assert len(choice.logprobs) == len(choice.token_ids)
+    assert all(entry.top[0].token_id == entry.token_id and len(entry.top) == 3 for entry in choice.logprobs)
+    assert completion.prompt_logprobs[0] is None
+    assert [entry.token for entry in completion.prompt_logprobs[1:]] == list("ello")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "message"),
+    [
+        ([], GREEDY, "empty"),
+        ([5, 10**9], GREEDY, r"1000000000 is out of vocabulary"),
+        ([1], SamplingParams(max_tokens=10**6), "max_model_len"),
+        ([1], SamplingParams(stop_token_ids=(-1,)), "stop_token_ids"),
+        ([1], SamplingParams(logprobs=21), "21 is more than .* 20"),
+        ([1] * 250, SamplingParams(min_tokens=10), "min_tokens"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_by_name(llm, prompt, params, message):
+    with pytest.raises(InvalidParameter, match=message):
+        llm.generate([prompt], params)
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(llm):
+    with pytest.raises(PromptTooLong, match=r"maximum context length is 256 tokens.*300"):
+        llm.generate([[1] * 300], GREEDY)
+    with pytest.raises(PromptTooLong):
+        llm.generate([[1] * 256], GREEDY)
+
+
+def test_an_answer_is_clamped_to_the_model_s_length(llm):
+    completion = llm.generate([[5] * 250], SamplingParams(temperature=0, max_tokens=100, ignore_eos=True))[0]
+    assert completion.usage.completion_tokens == 6
+    assert completion.choices[0].finish_reason is FinishReason.LENGTH
+
+
+async def test_it_works_inside_a_running_loop(llm):
+    assert asyncio.get_running_loop().is_running()
+    assert llm.chat(MESSAGES, GREEDY).text == llm.chat(MESSAGES, GREEDY).text
+
+
+def test_threads_may_share_it(llm):
+    answers: dict[int, str] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: answers.update({i: llm.generate("x" * (i + 1), GREEDY)[0].text}))
+        for i in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {i: llm.generate("x" * (i + 1), GREEDY)[0].text for i in range(6)}
+
+
+def test_a_random_load_compiles_nothing_and_leaves_nothing(llm):
+    rng, before = np.random.default_rng(0), compiles.compiled
+    for _ in range(4):
+        prompts = [[int(n) for n in rng.integers(0, 256, rng.integers(1, 200))] for _ in range(25)]
+        for params in (
+            SamplingParams(temperature=0, max_tokens=int(rng.integers(1, 40))),
+            SamplingParams(temperature=0.9, top_p=0.9, min_p=0.01, max_tokens=12, logprobs=2, min_tokens=3),
+        ):
+            assert len(llm.generate(prompts, params)) == len(prompts)
+    assert compiles.compiled == before
+    assert idle(llm)

@@ -1,0 +1,117 @@
+"""The engine's thread: what it is told it does, and its death is told to everybody."""
+
+import queue
+
+import pytest
+
+from jaxserve.engine.engine import Engine
+from jaxserve.engine.request import Request
+from jaxserve.engine.scheduler import Scheduler
+from jaxserve.engine.stats import Family, Stats
+from jaxserve.engine.thread import Abort, Add, EngineThread
+from jaxserve.errors import EngineStopped
+from jaxserve.kvcache.pool import PagePool
+from jaxserve.outputs import FinishReason
+from jaxserve.sampling_params import SamplingParams
+from tests.fakes import FakeRunner
+
+WAIT_S = 20
+
+
+class Brittle(FakeRunner):
+    """Breaks at the n-th step."""
+
+    breaks_at = 10**9
+
+    def execute(self, plan):
+        self.breaks_at -= 1
+        if self.breaks_at < 0:
+            raise RuntimeError("the device fell over")
+        return super().execute(plan)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def running():
+    runner = Brittle(num_pages=64, page_size=4, max_num_seqs=4)
+    scheduler = Scheduler(
+        PagePool(64),
+        None,
+        Stats(128),
+        page_size=4,
+        max_num_seqs=4,
+        max_num_batched_tokens=16,
+        max_chunk_tokens=16,
+        max_pages_per_row=63,
+    )
+    heard: queue.Queue = queue.Queue()
+    thread = EngineThread(Engine(scheduler, runner, overlap=True), lambda outputs: [heard.put(o) for o in outputs])
+    thread.start()
+    yield thread, runner, heard
+    thread.stop()
+
+
+def add(request_id, tokens=8):
+    params = SamplingParams(temperature=0, max_tokens=tokens)
+    return Add((Request(request_id, (1, 2, 3), params, 0, 3 + tokens),), Family())
+
+
+def until_end(heard, request_id):
+    while True:
+        output = heard.get(timeout=WAIT_S)
+        if output.request_id == request_id and output.finish_reason is not None:
+            return output
+
+
+def test_requests_run_to_their_ends(running):
+    thread, _, heard = running
+    thread.submit(add(1))
+    assert until_end(heard, 1).finish_reason is FinishReason.LENGTH
+    assert thread.is_alive and thread.is_responsive(WAIT_S)
+
+
+def test_an_aborted_request_says_nothing_more(running):
+    thread, _, heard = running
+    thread.submit(add(1, tokens=100))
+    thread.submit(Abort((1, 99)))
+    thread.submit(add(2))
+    until_end(heard, 2)
+    assert thread.engine.stats().finished["abort"] == 1
+
+
+def test_a_broken_step_is_told_to_everybody_and_health_says_so(running, caplog):
+    thread, runner, heard = running
+    runner.breaks_at = 3
+    thread.submit(add(1, tokens=50))
+    thread.submit(add(2, tokens=50))
+    ends: list = []
+    while len(ends) < 2:
+        output = heard.get(timeout=WAIT_S)
+        if output.finish_reason is not None:
+            ends.append(output)
+    assert {output.request_id for output in ends} == {1, 2}
+    assert all(isinstance(output.error, EngineStopped) for output in ends)
+    thread._thread.join(WAIT_S)
+    assert not thread.is_alive and isinstance(thread.error, RuntimeError)
+    assert "the engine has died" in caplog.text
+
+
+def test_a_dead_engine_answers_newcomers_at_once(running):
+    thread, runner, heard = running
+    runner.breaks_at = 0
+    thread.submit(add(1))
+    until_end(heard, 1)
+    thread._thread.join(WAIT_S)
+    thread.submit(add(2))
+    assert isinstance(until_end(heard, 2).error, EngineStopped)
+
+
+def test_stopping_tells_who_is_left(running):
+    thread, _, heard = running
+    thread.submit(add(1, tokens=200))
+    heard.get(timeout=WAIT_S)
+    thread.stop()
+    assert isinstance(until_end(heard, 1).error, EngineStopped)
+    assert not thread.is_alive
