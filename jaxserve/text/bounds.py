@@ -1,0 +1,192 @@
+"""How much text an expression may make: the measures behind the template sandbox.
+
+A template can be short and yet ask for gigabytes (`'x' * 10**10`, `'%9999999d' % 1`, `x|center(10**9)`), so every
+operator, method and filter that multiplies is measured before it runs. What has no text of its own (functions,
+generators, foreign objects) is refused: its printed form would show an address in memory.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
+
+from jinja2 import Undefined
+from jinja2.exceptions import TemplateRuntimeError
+
+MAX_INT_BITS = 4096
+MAX_WIDTH = 4096  # of one formatted field, in characters
+MAX_VISITS = 1_000_000  # containers and leaves looked at while measuring one value
+REPR_GROWTH = 4  # characters that repr may need for one of a string
+
+_PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\*|\d+)?(?:\.(\*|\d*))?[hlL]?(.)?", re.DOTALL)
+_DIGITS = re.compile(r"\d+")
+_NESTED_FIELD = re.compile(r":[^{}]*\{")
+
+
+class TooLarge(TemplateRuntimeError):
+    """An expression would make more text, a longer list or a bigger number than a template may."""
+
+
+def require(size: int, limit: int, what: str) -> None:
+    if size > limit:
+        raise TooLarge(f"{what} would be too large (more than {limit}).")
+
+
+def text_size(value: Any, limit: int) -> int:
+    """About how many characters str(value) has; TooLarge past `limit`, and for values that have no text."""
+    if isinstance(value, str):
+        require(len(value), limit, "The text")
+        return len(value)
+    total, visits, pending = 0, 0, [value]
+    while pending:
+        item = pending.pop()
+        visits += 1
+        total += _own_size(item, pending)
+        if total > limit or visits > MAX_VISITS:
+            raise TooLarge(f"The text of a {type(value).__name__} would be too large (more than {limit}).")
+    return total
+
+
+def _own_size(item: Any, pending: list[Any]) -> int:
+    """The characters of one value without its members, which are added to `pending`."""
+    if isinstance(item, (str, bytes)):
+        return REPR_GROWTH * len(item) + 2
+    if item is None or isinstance(item, (bool, float, Undefined)):
+        return 24
+    if isinstance(item, int):
+        return item.bit_length() // 3 + 2
+    if isinstance(item, (list, tuple, set, frozenset)):
+        pending.extend(item)
+        return 2 * len(item) + 2
+    if isinstance(item, Mapping):
+        pending.extend(item.keys())
+        pending.extend(item.values())
+        return 4 * len(item) + 2
+    if isinstance(item, (range, type({}.keys()), type({}.values()), type({}.items()))):
+        pending.extend(() if isinstance(item, range) else item)
+        return 2 * len(item) + 24 if not isinstance(item, range) else 64
+    raise TooLarge(f"A {type(item).__name__} has no text.")
+
+
+# --- operators -------------------------------------------------------------------------------------------------------
+
+
+def check_operator(operator: str, left: Any, right: Any, limit: int) -> None:
+    """Refuses an operation whose result would be too large, before it is computed."""
+    if operator == "*":
+        _check_product(left, right, limit)
+    elif operator == "**":
+        _check_power(left, right)
+    elif operator == "+" and _is_sequence(left) and _is_sequence(right):
+        require(len(left) + len(right), limit, "The sum")
+    elif operator == "%" and isinstance(left, (str, bytes)):
+        check_percent(left if isinstance(left, str) else left.decode("latin-1"), right, limit)
+
+
+def _is_sequence(value: Any) -> TypeGuard[str | bytes | list[Any] | tuple[Any, ...]]:
+    return isinstance(value, (str, bytes, list, tuple))
+
+
+def _check_product(left: Any, right: Any, limit: int) -> None:
+    if isinstance(left, int) and isinstance(right, int):
+        require(left.bit_length() + right.bit_length(), MAX_INT_BITS, "The product in bits")
+    elif _is_sequence(left) and isinstance(right, int):
+        require(len(left) * max(right, 0), limit, "The repetition")
+    elif _is_sequence(right) and isinstance(left, int):
+        require(len(right) * max(left, 0), limit, "The repetition")
+
+
+def _check_power(left: Any, right: Any) -> None:
+    if isinstance(left, int) and isinstance(right, int) and right > 0 and abs(left) > 1:
+        require(left.bit_length() * right, MAX_INT_BITS, "The power in bits")
+
+
+def check_percent(pattern: str, values: Any, limit: int) -> None:
+    """Refuses `pattern % values` with a star, with a wide field, or with too long a result."""
+    total, fields = len(pattern), 0
+    for width, precision, kind in _PERCENT.findall(pattern):
+        if "*" in (width, precision):
+            raise TooLarge("A width from an argument (*) is not allowed in a format.")
+        for digits in (width, precision):
+            require(int(digits[:6] or 0), MAX_WIDTH, "The width in a format")
+            total += int(digits or 0)
+        fields += kind != "%"
+    total += fields * _largest(values, limit)
+    require(total, limit, "The formatted text")
+
+
+def check_format(pattern: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> None:
+    """The same for `pattern.format(*args, **kwargs)`."""
+    if _NESTED_FIELD.search(pattern):
+        raise TooLarge("A format inside a format field is not allowed.")
+    for digits in _DIGITS.findall(pattern):
+        require(int(digits[:6]), MAX_WIDTH, "The width in a format")
+    fields = pattern.count("{")
+    values = [*args, *kwargs.values()]
+    require(len(pattern) + fields * (MAX_WIDTH + _largest(tuple(values), limit)), limit, "The formatted text")
+
+
+def _largest(values: Any, limit: int) -> int:
+    items = values if isinstance(values, tuple) else values.values() if isinstance(values, Mapping) else (values,)
+    return max((text_size(item, limit) for item in items), default=0)
+
+
+# --- methods of text and numbers -------------------------------------------------------------------------------------
+
+
+def check_method(owner: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> None:
+    """Refuses a call like `text.center(10**9)`; methods that do not multiply pass."""
+    if isinstance(owner, (str, bytes)) and name in _TEXT_METHODS:
+        require(_TEXT_METHODS[name](owner, args, kwargs, limit), limit, f"The result of {name}")
+    elif isinstance(owner, int) and name == "to_bytes":
+        require(int(_argument(args, kwargs, 0, "length", 1)), MAX_WIDTH, "The result of to_bytes")
+
+
+def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, name: str, default: Any) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name, default)
+
+
+def _padded(text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> int:
+    width = _argument(args, kwargs, 0, "width", 0)
+    return width if isinstance(width, int) else 0
+
+
+def _expanded(text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> int:
+    size = _argument(args, kwargs, 0, "tabsize", 8)
+    return len(text) * max(size if isinstance(size, int) else 0, 1)
+
+
+def _replaced(text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> int:
+    if len(args) < 2 or not all(isinstance(part, (type(text), str)) for part in args[:2]):
+        return 0  # not a call that succeeds
+    return replaced_size(text, args[0], args[1])
+
+
+def replaced_size(text: Any, old: Any, new: Any) -> int:
+    """An upper bound on len(text.replace(old, new))."""
+    count = len(text) + 1 if not old else text.count(old)
+    return len(text) + count * len(new)
+
+
+def _joined(text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> int:
+    items = args[0] if args else ()
+    if not isinstance(items, (list, tuple, str, bytes, Mapping, set, frozenset)):
+        raise TooLarge("join takes a list here; add |list.")
+    return sum(len(item) for item in items if isinstance(item, (str, bytes))) + len(text) * len(items)
+
+
+def _translated(text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> int:
+    table = args[0] if args else {}
+    values = table.values() if isinstance(table, Mapping) else ()
+    return len(text) * max((len(value) for value in values if isinstance(value, str)), default=1)
+
+
+_TEXT_METHODS: dict[str, Callable[[Any, tuple[Any, ...], Mapping[str, Any], int], int]] = {
+    "center": _padded,
+    "ljust": _padded,
+    "rjust": _padded,
+    "zfill": _padded,
+    "expandtabs": _expanded,
+    "replace": _replaced,
+    "join": _joined,
+    "translate": _translated,
+}

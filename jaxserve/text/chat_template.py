@@ -1,0 +1,197 @@
+"""Messages and tools → the prompt's text, by the checkpoint's own template or one given by hand."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxserve.errors import BadConfig, InvalidParameter
+from jaxserve.text.content_format import ContentUse, content_use
+from jaxserve.text.messages import ContentFormat, prepare_messages
+from jaxserve.text.sandbox import MAX_CHARS, reason, render_template
+
+# Names that chat_template_kwargs may not set: arguments of the call around the template, and the sandbox's globals.
+_CALL_ARGUMENTS = (
+    "tokenize chat_template return_dict return_tensors padding truncation max_length messages conversation"
+)
+_GLOBALS = "range namespace dict cycler joiner raise_exception strftime_now"
+RESERVED_KWARGS = frozenset(_CALL_ARGUMENTS.split() + _GLOBALS.split())
+
+
+class ChatTemplate:
+    """One template, with the special tokens it may name.
+
+    content_format   how content reaches the template: "string", "openai" (a list of text parts), or "auto": what the
+                     template's loops ask for, where a lone text stays a string if the template asks for strings too
+    max_chars        longest prompt it may write
+    """
+
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        *,
+        content_format: Literal["auto", "string", "openai"] = "auto",
+        max_chars: int = MAX_CHARS,
+    ) -> None:
+        self.source = source
+        self._special_tokens = dict(special_tokens)
+        self._wanted_format: Literal["auto", "string", "openai"] = content_format
+        self._max_chars = max_chars
+
+    @property
+    def content_format(self) -> ContentFormat:
+        return self._use().format if self._wanted_format == "auto" else self._wanted_format
+
+    def _use(self) -> ContentUse:
+        try:
+            return content_use(self.source)
+        except Exception as error:
+            raise _refused(error) from error
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt for `messages`, which come as clients send them.
+
+        Tool-call arguments reach the template as objects, and as JSON text if it fails on objects: some templates
+        want the one, some the other. Every failure is an InvalidParameter with the template's own reason.
+        """
+        if continue_final_message and add_generation_prompt:
+            raise InvalidParameter(
+                "continue_final_message and add_generation_prompt cannot both be true; set add_generation_prompt to "
+                "false.",
+                "continue_final_message",
+            )
+        variables = self._variables(kwargs or {})
+        variables |= {
+            "tools": list(tools) if tools else None,
+            "documents": documents,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+        }
+        try:
+            return self._render(messages, variables, arguments_as_text=False)
+        except InvalidParameter as first:
+            if not any(isinstance(m, Mapping) and m.get("tool_calls") for m in messages):
+                raise
+            try:
+                return self._render(messages, variables, arguments_as_text=True)
+            except InvalidParameter:
+                raise first from None
+
+    def _variables(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        if clash := sorted(RESERVED_KWARGS & kwargs.keys()):
+            raise InvalidParameter(f"chat_template_kwargs cannot set {', '.join(clash)}.", "chat_template_kwargs")
+        return self._special_tokens | dict(kwargs)
+
+    def _render(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], *, arguments_as_text: bool
+    ) -> str:
+        prepared = prepare_messages(
+            messages,
+            self.content_format,
+            knows_developer="developer" in self.source,
+            arguments_as_text=arguments_as_text,
+            lone_text_is_string=self._wanted_format == "auto" and self._use().asks_for_string,
+        )
+        if not variables["continue_final_message"]:
+            return self._run(prepared, variables)
+        return self._run_open_ended(prepared, variables)
+
+    def _run(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
+        try:
+            return render_template(self.source, {**variables, "messages": messages}, self._max_chars)
+        except Exception as error:  # whatever a template can raise is about the request
+            raise _refused(error) from error
+
+    def _run_open_ended(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
+        """The prompt up to the end of the last message's content, found again by a mark that is appended to it."""
+        content = _final_text(messages[-1])
+        mark = _unused_mark(messages)
+        text = self._run([*messages[:-1], _with_mark(messages[-1], mark + " ")], variables)
+        place = text.rfind(mark)
+        if place < 0 or content.strip() not in text:
+            raise InvalidParameter(
+                "continue_final_message is true, but the chat template does not write the final message's content as "
+                "it is.",
+                "continue_final_message",
+            )
+        if text.startswith(mark + " ", place):
+            return text[:place]
+        return text[:place].rstrip()  # the template trims, so it would have trimmed the content too
+
+
+class ChatTemplates:
+    """A checkpoint's templates by name ("default", "tool_use", …), of which each request uses one."""
+
+    def __init__(
+        self,
+        templates: Mapping[str, str],
+        special_tokens: Mapping[str, str],
+        *,
+        content_format: Literal["auto", "string", "openai"] = "auto",
+    ) -> None:
+        self._templates = {
+            name: ChatTemplate(source, special_tokens, content_format=content_format)
+            for name, source in templates.items()
+        }
+
+    def choose(self, *, has_tools: bool) -> ChatTemplate:
+        """The tool_use variant if there are tools and it exists, else the default, else the only one."""
+        if has_tools and "tool_use" in self._templates:
+            return self._templates["tool_use"]
+        if "default" in self._templates:
+            return self._templates["default"]
+        if len(self._templates) == 1:
+            return next(iter(self._templates.values()))
+        known = f"only {', '.join(sorted(self._templates))} and no default" if self._templates else "none"
+        raise InvalidParameter(f"The model has no chat template to use ({known}); use --chat-template.", "messages")
+
+
+def read_template(given: str) -> str:
+    """The template meant by --chat-template: the text itself, or the file at that path. BadConfig if neither."""
+    if "{%" in given or "{{" in given:
+        return given
+    path = Path(os.path.expanduser(given))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfig(
+            f"chat_template {given!r} is neither Jinja text nor a readable file ({type(error).__name__})."
+        ) from error
+
+
+def _refused(error: Exception) -> InvalidParameter:
+    return InvalidParameter(f"The chat template failed: {reason(error)}", "messages")
+
+
+def _final_text(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return content[-1]["text"] if content else ""
+
+
+def _with_mark(message: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": content + mark}
+    last = {"type": "text", "text": _final_text(message) + mark}
+    return {**message, "content": [*content[:-1], last]}
+
+
+def _unused_mark(messages: list[dict[str, Any]]) -> str:
+    """Letters that no message contains, so that no user can place the mark."""
+    everything, number = json.dumps(messages, ensure_ascii=False, default=str), 0
+    while (mark := f"CONTINUEFROMHERE{number}") in everything:
+        number += 1
+    return mark

@@ -1,0 +1,113 @@
+"""Does a template want content as one string, or as a list of parts? Read from its syntax tree."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from jinja2 import nodes
+
+from jaxserve.text.messages import ContentFormat
+from jaxserve.text.sandbox import parse_template
+
+
+@dataclass(frozen=True, slots=True)
+class ContentUse:
+    """How a template uses content: loops over its parts, asks whether it is a string."""
+
+    loops: bool
+    asks_for_string: bool
+
+    @property
+    def format(self) -> ContentFormat:
+        return "openai" if self.loops else "string"
+
+
+@lru_cache(maxsize=64)
+def content_use(source: str) -> ContentUse:
+    """What the template does with a message's content. Raises Jinja's TemplateSyntaxError. Cached by source.
+
+    A message is what a loop over `messages` yields (also over a slice, a filtered form or a renamed copy), or an item
+    of it; a macro's parameter is not followed.
+    """
+    tree = parse_template(source)
+    lists = _close({"messages"}, tree, _is_list)
+    items = {name for loop in tree.find_all(nodes.For) if _is_list(loop.iter, lists) for name in _targets(loop.target)}
+    items = _close(items, tree, lambda node, known: _is_message(node, known, lists))
+    contents = _close(set(), tree, lambda node, known: _is_content(node, items, lists, known))
+
+    def is_content(node: nodes.Node) -> bool:
+        return _is_content(node, items, lists, contents)
+
+    return ContentUse(
+        loops=any(is_content(loop.iter) for loop in tree.find_all(nodes.For)),
+        asks_for_string=any(test.name == "string" and is_content(test.node) for test in tree.find_all(nodes.Test)),
+    )
+
+
+def _close(names: set[str], tree: nodes.Template, means_it: Callable[[nodes.Node, set[str]], bool]) -> set[str]:
+    """The names, and all that are assigned from what they mean, until nothing is added."""
+    names = set(names)
+    while True:
+        found = {
+            target
+            for assign in tree.find_all(nodes.Assign)
+            if means_it(assign.node, names)
+            for target in _targets(assign.target)
+        }
+        if found <= names:
+            return names
+        names |= found
+
+
+def _targets(node: nodes.Node) -> list[str]:
+    """The plain names a loop or an assignment sets; `ns.attribute` counts as its attribute."""
+    if isinstance(node, nodes.Name):
+        return [node.name]
+    if isinstance(node, nodes.NSRef):
+        return [f"{node.name}.{node.attr}"]
+    if isinstance(node, nodes.Tuple):
+        return [name for item in node.items for name in _targets(item)]
+    return []
+
+
+def _named(node: nodes.Node) -> str | None:
+    if isinstance(node, nodes.Name):
+        return node.name
+    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
+        return f"{node.node.name}.{node.attr}"
+    return None
+
+
+def _inner(node: nodes.Node) -> nodes.Node:
+    """Through filters, slices and conditions to what they are about."""
+    while True:
+        if isinstance(node, nodes.Filter) and node.node is not None:
+            node = node.node
+        elif isinstance(node, nodes.CondExpr):
+            node = node.expr1
+        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+            node = node.node
+        else:
+            return node
+
+
+def _is_list(node: nodes.Node, lists: set[str]) -> bool:
+    return _named(_inner(node)) in lists
+
+
+def _is_message(node: nodes.Node, items: set[str], lists: set[str]) -> bool:
+    node = _inner(node)
+    if _named(node) in items:
+        return True
+    return isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Slice) and _is_list(node.node, lists)
+
+
+def _is_content(node: nodes.Node, items: set[str], lists: set[str], contents: set[str]) -> bool:
+    node = _inner(node)
+    if _named(node) in contents:
+        return True
+    if isinstance(node, nodes.Getattr) and node.attr == "content":
+        return _is_message(node.node, items, lists)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "content":
+        return _is_message(node.node, items, lists)
+    return False

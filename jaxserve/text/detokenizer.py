@@ -1,0 +1,146 @@
+"""Token ids in, valid text out, one id at a time; half a character waits for the rest.
+
+Where a token has bytes of its own (byte-level BPE, SentencePiece with byte fallback) the text is the UTF-8 decoding of
+those bytes: each id costs the same, bytes that can never become valid turn into U+FFFD at once, and what waits at the
+end is dropped. Other tokenizers go through `tokenizers.DecodeStream`, which knows every decoder but, as of 0.23, looks
+at all its waiting ids again with each new one (4000 hidden or broken ids take 0.3 to 0.7 s) and repeats the prompt when
+that ends inside a character; so hidden ids never reach it.
+
+Both start from the prompt's last ids, so that a leading space comes out right. Special tokens are hidden if asked,
+ids outside the vocabulary always.
+"""
+
+import codecs
+import copy
+from collections.abc import Sequence
+from typing import Protocol
+
+from tokenizers.decoders import DecodeStream
+
+from jaxserve.text.tokenizer import Tokenizer
+
+_PRIMING_IDS = 32  # enough for the leading space and for half a character
+_MAX_WAITING = 4  # ids that DecodeStream may hold: no character has more bytes
+
+
+class Detokenizer(Protocol):
+    def push(self, token_id: int) -> str:
+        """The text that is certain with this id; "" while a character is incomplete."""
+        ...
+
+    def peek(self, token_id: int) -> str:
+        """What push would return, changing nothing."""
+        ...
+
+
+def detokenizer(tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool) -> Detokenizer:
+    """The incremental decoder of one answer to `prompt_ids`. Incomplete bytes at its end are never shown."""
+    hidden = tokenizer.special_ids if skip_special_tokens else frozenset()
+    if tokenizer.spelling is None:
+        return _StreamDetokenizer(tokenizer, prompt_ids, hidden)
+    return _ByteDetokenizer(tokenizer, prompt_ids, hidden)
+
+
+class _ByteDetokenizer:
+    """Decodes the tokens' own bytes. `_waiting` is the beginning of a character, at most three bytes."""
+
+    __slots__ = ("_hidden", "_strip", "_tokenizer", "_waiting")
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], hidden: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self._hidden = hidden
+        before = b"".join(self._bytes(id) for id in prompt_ids[-_PRIMING_IDS:])
+        self._waiting = _incomplete_end(before)
+        at_start = not before and not any(self._bytes(id) for id in prompt_ids)
+        self._strip = tokenizer.spelling.leading_strip if at_start and tokenizer.spelling else 0
+
+    def _bytes(self, token_id: int) -> bytes:
+        return b"" if token_id in self._hidden else self._tokenizer.token_bytes(token_id) or b""
+
+    def push(self, token_id: int) -> str:
+        new = self._bytes(token_id)
+        if not new:
+            return ""
+        if self._strip:
+            new = self._without_leading_spaces(new)
+        text, self._waiting = _decode(self._waiting + new)
+        return text
+
+    def peek(self, token_id: int) -> str:
+        new = self._bytes(token_id)
+        if self._strip:
+            new = new[_num_leading(new, self._strip) :]
+        return _decode(self._waiting + new)[0] if new else ""
+
+    def _without_leading_spaces(self, new: bytes) -> bytes:
+        num = _num_leading(new, self._strip)
+        self._strip = self._strip - num if num == len(new) else 0
+        return new[num:]
+
+
+def _num_leading(text: bytes, most: int) -> int:
+    """How many spaces `text` begins with, at most `most`."""
+    return min(most, len(text) - len(text.lstrip(b" ")))
+
+
+def _decode(data: bytes) -> tuple[str, bytes]:
+    """The text that `data` certainly means, and the bytes of a character that may still be completed."""
+    try:
+        return data.decode(), b""
+    except UnicodeDecodeError:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(data)
+        return text, decoder.getstate()[0]
+
+
+def _incomplete_end(data: bytes) -> bytes:
+    return _decode(data)[1]
+
+
+class _StreamDetokenizer:
+    """The library's own incremental decoder, for tokens whose text depends on their neighbours."""
+
+    __slots__ = ("_hidden", "_stream", "_tokenizer", "_waiting")
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], hidden: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self._hidden = hidden
+        self._waiting: list[int] = []
+        shown = [id for id in prompt_ids[-_PRIMING_IDS:] if self._is_shown(id)]
+        while shown and self._decode(shown).endswith("�"):
+            shown.pop()
+        self._stream = DecodeStream(ids=shown)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.backend.decode(token_ids, skip_special_tokens=False)
+
+    def _is_shown(self, token_id: int) -> bool:
+        return token_id not in self._hidden and bool(self._tokenizer.piece(token_id))
+
+    def push(self, token_id: int) -> str:
+        if not self._is_shown(token_id):
+            return ""
+        self._waiting.append(token_id)
+        try:
+            text = self._stream.step(self._tokenizer.backend, token_id)
+        except Exception:  # the library's, when a token changes the text before it
+            return self._go_on_after_waiting()
+        if text is not None:
+            self._waiting.clear()
+            return text
+        return self._go_on_after_waiting() if len(self._waiting) == _MAX_WAITING else ""
+
+    def _go_on_after_waiting(self) -> str:
+        """What the waiting ids make alone (nothing, or something broken), and a new beginning behind them."""
+        text = self._decode(self._waiting)
+        self._stream = DecodeStream(ids=[] if text.endswith("�") else self._waiting)
+        self._waiting = []
+        return text
+
+    def peek(self, token_id: int) -> str:
+        if not self._is_shown(token_id):
+            return ""
+        try:
+            return copy.copy(self._stream).step(self._tokenizer.backend, token_id) or ""
+        except Exception:  # as in push
+            return self._decode([*self._waiting, token_id])

@@ -1,0 +1,168 @@
+"""A tokenizer rebuilt from the metadata of a GGUF file: vocabulary, merges or scores, token types, chat template.
+
+Two kinds are known, as named in tokenizer.ggml.model: `gpt2`, byte-level BPE with merges, cut as tokenizer.ggml.pre
+says; and `llama`, SentencePiece BPE with scores and byte fallback. Anything else is refused by name.
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, normalizers
+from tokenizers.models import BPE
+
+from jaxserve.errors import BadCheckpoint
+from jaxserve.text.framing import frame_with
+from jaxserve.text.parts import TokenizerParts
+from jaxserve.text.pretokenizers import PRE_TOKENIZATIONS, PreTokenization
+from jaxserve.weights.gguf_header import read_header
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_SPACE = "▁"
+_NAMED_IDS = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "sep_token": "seperator_token_id",  # the format's own spelling
+    "pad_token": "padding_token_id",
+    "mask_token": "mask_token_id",
+}
+
+
+class Vocabulary:
+    """tokenizer.ggml.*, checked. Tokens that only pad the table to the network's width are left out."""
+
+    def __init__(self, metadata: dict[str, Any], path: Path) -> None:
+        self._metadata = metadata
+        self._path = path
+        tokens = self.array("tokens", str)
+        types = self.array("token_type", int) if self.get("token_type") is not None else [NORMAL] * len(tokens)
+        if len(types) != len(tokens):
+            raise self.bad(f"token_type has {len(types)} entries for {len(tokens)} tokens")
+        self.tokens: list[str] = tokens
+        self.types: list[int] = [UNUSED if tokens[i] == f"[PAD{i}]" else kind for i, kind in enumerate(types)]
+        self.ids = {piece: i for i, piece in enumerate(tokens) if self.types[i] != UNUSED}
+
+    def bad(self, what: str) -> BadCheckpoint:
+        return BadCheckpoint(f"The tokenizer in {self._path.name}: {what}.")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._metadata.get(f"tokenizer.ggml.{key}", default)
+
+    def array(self, key: str, kind: type) -> list[Any]:
+        value = self.get(key)
+        if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+            raise self.bad(f"tokenizer.ggml.{key} is missing or not a list of {kind.__name__}")
+        return value
+
+    def token_named(self, name: str) -> tuple[str, int] | None:
+        """The piece and id that e.g. "eos_token_id" points to."""
+        id = self.get(name)
+        if not isinstance(id, int) or not 0 <= id < len(self.tokens):
+            return None
+        return self.tokens[id], id
+
+    def of_type(self, *kinds: int) -> list[str]:
+        return [self.tokens[i] for i, kind in enumerate(self.types) if kind in kinds]
+
+
+def read_gguf(path: Path) -> TokenizerParts:
+    """The tokenizer and templates in the file's metadata. BadCheckpoint names what is missing or unknown."""
+    return build(read_header(path).metadata, path)
+
+
+def build(metadata: dict[str, Any], path: Path) -> TokenizerParts:
+    model = metadata.get("tokenizer.ggml.model")
+    if model not in ("gpt2", "llama"):
+        raise BadCheckpoint(
+            f"{path.name} has a tokenizer of the kind {model!r}; known are 'gpt2' and 'llama'. Use a directory with "
+            "tokenizer.json, named by --tokenizer."
+        )
+    vocabulary = Vocabulary(metadata, path)
+    backend, adds_bos = _byte_level(vocabulary) if model == "gpt2" else (_sentencepiece(vocabulary), True)
+    _add_tokens(backend, vocabulary)
+    named = {name: found for name, key in _NAMED_IDS.items() if (found := vocabulary.token_named(key))}
+    bos, eos = named.get("bos_token"), named.get("eos_token")
+    with_bos = bos and vocabulary.get("add_bos_token", adds_bos)
+    with_eos = eos and vocabulary.get("add_eos_token", False)
+    frame_with(backend, bos[0] if bos and with_bos else None, eos[0] if eos and with_eos else None)
+    return TokenizerParts(
+        backend=backend,
+        special_tokens={name: piece for name, (piece, _) in named.items()},
+        eos_token_id=eos[1] if eos else None,
+        bos_token_id=bos[1] if bos else None,
+        chat_templates=_chat_templates(metadata),
+    )
+
+
+def _byte_level(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
+    rule = _pre_tokenization(vocabulary)
+    merges = [tuple(merge.split(" ", 1)) for merge in vocabulary.array("merges", str)]
+    backend = tokenizers.Tokenizer(_bpe(vocabulary, merges, ignore_merges=rule.ignore_merges))
+    if rule.normalizer is not None:
+        backend.normalizer = rule.normalizer()
+    backend.pre_tokenizer = rule.cut()
+    backend.decoder = decoders.ByteLevel()
+    return backend, rule.adds_bos
+
+
+def _pre_tokenization(vocabulary: Vocabulary) -> PreTokenization:
+    name = vocabulary.get("pre", "default")
+    if name not in PRE_TOKENIZATIONS:
+        raise vocabulary.bad(
+            f"tokenizer.ggml.pre is {name!r}; known are {', '.join(sorted(PRE_TOKENIZATIONS))}. Use a directory with "
+            "tokenizer.json, named by --tokenizer"
+        )
+    return PRE_TOKENIZATIONS[name]
+
+
+def _bpe(vocabulary: Vocabulary, merges: list[Any], **options: Any) -> BPE:
+    try:
+        return BPE(vocab=vocabulary.ids, merges=merges, **options)
+    except Exception as error:  # the library raises plain Exception
+        raise vocabulary.bad(f"vocabulary and merges do not fit together ({str(error)[:200]})") from error
+
+
+def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    unknown = vocabulary.token_named("unknown_token_id") or (vocabulary.of_type(UNKNOWN) or [None])
+    bpe = _bpe(vocabulary, _merges_by_score(vocabulary), unk_token=unknown[0], fuse_unk=True, byte_fallback=True)
+    backend = tokenizers.Tokenizer(bpe)
+    with_prefix = vocabulary.get("add_space_prefix", True)
+    spaces = normalizers.Replace(" ", _SPACE)
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if with_prefix else spaces
+    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if with_prefix else steps)
+    return backend
+
+
+def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """SentencePiece joins the two neighbours whose joint piece scores best; as merges: all splits, best piece first."""
+    scores = vocabulary.array("scores", float)
+    if len(scores) != len(vocabulary.tokens):
+        raise vocabulary.bad(f"scores has {len(scores)} entries for {len(vocabulary.tokens)} tokens")
+    ids = {piece: id for piece, id in vocabulary.ids.items() if vocabulary.types[id] == NORMAL}
+    ranked = []
+    for piece, id in ids.items():
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in ids and right in ids:
+                ranked.append((-scores[id], id, ids[left], ids[right], left, right))
+    ranked.sort()
+    return [(left, right) for *_, left, right in ranked]
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary) -> None:
+    """Control tokens are special; user-defined ones are found whole in a text, but are ordinary words."""
+    backend.add_special_tokens([_added(piece, special=True) for piece in vocabulary.of_type(CONTROL, UNKNOWN)])
+    backend.add_tokens([_added(piece, special=False) for piece in vocabulary.of_type(USER_DEFINED)])
+
+
+def _added(piece: str, *, special: bool) -> AddedToken:
+    return AddedToken(piece, special=special, normalized=False)
+
+
+def _chat_templates(metadata: dict[str, Any]) -> dict[str, str]:
+    prefix = "tokenizer.chat_template"
+    found = {key.removeprefix(prefix).lstrip("."): text for key, text in metadata.items() if key.startswith(prefix)}
+    return {name or "default": text for name, text in found.items() if isinstance(text, str)}

@@ -1,0 +1,193 @@
+"""Messages as clients send them → messages as templates expect them.
+
+Content becomes one string or a list of text parts, tool calls get their arguments as objects (or as the JSON text,
+for templates that want that), reasoning is seen under all its names, a developer speaks as the system where the
+template knows no developer. Keys that nobody knows are left out. The caller's messages are never changed.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from jaxserve.errors import InvalidParameter
+
+ContentFormat = Literal["string", "openai"]
+
+_log = logging.getLogger(__name__)
+
+# Content part type → the key that holds its text.
+TEXT_PARTS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+    "tool_reference": "name",
+}
+MEDIA_PARTS = {
+    "image_url": "image",
+    "input_image": "image",
+    "image_pil": "image",
+    "image_embeds": "image",
+    "input_audio": "audio",
+    "audio_url": "audio",
+    "audio_embeds": "audio",
+    "video_url": "video",
+    "video_embeds": "video",
+    "prompt_embeds": "prompt embedding",
+}
+
+
+def prepare_messages(
+    messages: Sequence[Mapping[str, Any]],
+    content_format: ContentFormat,
+    *,
+    knows_developer: bool = True,
+    arguments_as_text: bool = False,
+    lone_text_is_string: bool = False,
+) -> list[dict[str, Any]]:
+    """New messages for the template. InvalidParameter names the field that cannot be served.
+
+    content_format       "string": texts joined by newlines; "openai": a list of text parts
+    knows_developer      False: developer and system messages become one system message at the start
+    arguments_as_text    tool-call arguments as JSON text instead of objects
+    lone_text_is_string  in the "openai" format, a content of at most one text stays a string
+    """
+    if not messages:
+        raise InvalidParameter("messages must hold at least one message.", "messages")
+    prepared = [_prepare(message, arguments_as_text) for message in messages]
+    if not knows_developer and any(message["role"] == "developer" for message in prepared):
+        prepared = _merge_into_system(prepared)
+    for message in prepared:
+        as_string = content_format == "string" or (lone_text_is_string and len(message["content"]) < 2)
+        message["content"] = _in_format(message, as_string)
+    return prepared
+
+
+def _prepare(message: Any, arguments_as_text: bool) -> dict[str, Any]:
+    """One message with its content as a list of texts."""
+    if not isinstance(message, Mapping):
+        raise InvalidParameter(f"Each message must be an object, got {type(message).__name__}.", "messages")
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise InvalidParameter("Each message needs a role, which is a string.", "messages")
+    prepared: dict[str, Any] = {"role": role, "content": content_texts(message.get("content"))}
+    if isinstance(message.get("name"), str):
+        prepared["name"] = message["name"]
+    if role == "tool" and isinstance(message.get("tool_call_id"), str):
+        prepared["tool_call_id"] = message["tool_call_id"]
+    if role == "developer" and message.get("tools"):
+        prepared["tools"] = message["tools"]
+    if role == "assistant":
+        prepared |= _reasoning(message)
+        if calls := _tool_calls(message.get("tool_calls"), arguments_as_text):
+            prepared["tool_calls"] = calls
+    return prepared
+
+
+def content_texts(content: Any) -> list[str]:
+    """The texts of a content: of a string, of a list of parts, or of nothing."""
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
+        raise InvalidParameter(
+            f"content must be a string, a list of parts, or null, got {type(content).__name__}.", "messages"
+        )
+    return [text for part in content if (text := _part_text(part)) is not None]
+
+
+def _part_text(part: Any) -> str | None:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        raise InvalidParameter(f"A content part must be an object or a string, got {type(part).__name__}.", "messages")
+    kind = part.get("type")
+    if kind is None:
+        kind = next((key for key in MEDIA_PARTS if key in part), None)
+    if isinstance(kind, str) and kind in MEDIA_PARTS:
+        raise InvalidParameter(
+            f"This model reads text only: at most 0 {MEDIA_PARTS[kind]} items are allowed, got a part of type "
+            f"'{kind}'.",
+            "messages",
+        )
+    if not isinstance(kind, str) or kind not in TEXT_PARTS:
+        shown = f"'{kind[:200]}'" if isinstance(kind, str) else "missing or not a string"
+        raise InvalidParameter(f"The type of a content part is {shown}; supported are {', '.join(TEXT_PARTS)}.", "type")
+    text = part.get(TEXT_PARTS[kind])
+    if text is None:
+        _log.warning("skipped a content part of type %s without text", kind)
+        return None
+    if not isinstance(text, str):
+        raise InvalidParameter(
+            f"'{TEXT_PARTS[kind]}' of a content part must be a string, got {type(text).__name__}.", "messages"
+        )
+    return text
+
+
+def _in_format(message: Mapping[str, Any], as_string: bool) -> Any:
+    texts: list[str] = message["content"]
+    if as_string or message["role"] == "tool":
+        return "\n".join(texts)
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def _reasoning(message: Mapping[str, Any]) -> dict[str, str]:
+    """The reasoning under every name that templates read."""
+    text = message.get("reasoning")
+    text = message.get("reasoning_content") if text is None else text
+    if text is None:
+        return {}
+    if not isinstance(text, str):
+        raise InvalidParameter(f"reasoning must be a string, got {type(text).__name__}.", "reasoning")
+    return {"reasoning": text, "reasoning_content": text, "thinking": text}
+
+
+def _tool_calls(calls: Any, arguments_as_text: bool) -> list[dict[str, Any]]:
+    if calls is None:
+        return []
+    if not isinstance(calls, Sequence) or isinstance(calls, (str, bytes)):
+        raise InvalidParameter(f"tool_calls must be a list, got {type(calls).__name__}.", "tool_calls")
+    return [_tool_call(call, arguments_as_text) for call in calls]
+
+
+def _tool_call(call: Any, arguments_as_text: bool) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or call.get("type", "function") not in ("function", None):
+        raise InvalidParameter(
+            "Each of tool_calls must be an object of type 'function' with an object 'function'.", "tool_calls"
+        )
+    text, value = _arguments(function.get("arguments"))
+    known = {key: call[key] for key in ("id", "index") if key in call}
+    return known | {
+        "type": "function",
+        "function": {**function, "arguments": text if arguments_as_text else value},
+    }
+
+
+def _arguments(arguments: Any) -> tuple[str, dict[str, Any]]:
+    """A call's arguments as JSON text and as an object; `{}` when they are neither."""
+    if isinstance(arguments, Mapping):
+        return json.dumps(arguments, ensure_ascii=False), dict(arguments)
+    if isinstance(arguments, str) and arguments.strip():
+        try:
+            value = json.loads(arguments)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            return arguments, value
+        _log.warning("a tool call in the history has arguments that are no JSON object; the template sees {}")
+    return "{}", {}
+
+
+def _merge_into_system(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Developer messages turned into system ones, and those all into one, at the start."""
+    texts, others = [], []
+    for message in messages:
+        if message["role"] in ("system", "developer"):
+            texts.append("\n".join(message["content"]))
+        else:
+            others.append(message)
+    return [{"role": "system", "content": ["\n\n".join(texts)]}, *others]

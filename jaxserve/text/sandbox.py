@@ -1,0 +1,221 @@
+"""The place where chat templates run: Jinja's immutable sandbox, with a bound on everything that grows.
+
+The environment is the one Hugging Face's apply_chat_template gives to templates (trim_blocks, lstrip_blocks, loop
+controls, the `generation` tag, raise_exception, strftime_now, tojson), and differs from it in what it refuses:
+results larger than `max_chars`, numbers beyond 4096 bits, and values whose text would be an address in memory.
+Nothing is folded while compiling: `{{ 9**9999999 }}` costs nothing until it is rendered, and then it is refused.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache, wraps
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Cycler, Joiner, Namespace, pass_context
+
+from jaxserve.text.bounds import TooLarge, check_format, check_method, check_operator, require, text_size
+from jaxserve.text.filters import bounded_filters
+
+MAX_CHARS = 16 << 20  # of one rendered prompt and of every value on the way to it
+MAX_REASON_CHARS = 1000
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class Buffer(list[str]):
+    """The pieces of a macro or a `set` block, counted as they come."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.left = limit
+
+    def append(self, piece: str) -> None:
+        self.left -= len(piece)
+        if self.left < 0:
+            raise TooLarge("A block of the template makes too much text.")
+        super().append(piece)
+
+    def extend(self, pieces: Any) -> None:
+        for piece in pieces:
+            self.append(piece)
+
+
+class BoundedCodeGenerator(CodeGenerator):
+    """Jinja's compiler, with counted buffers and a counted `~`."""
+
+    def buffer(self, frame: Frame) -> None:
+        frame.buffer = self.temporary_identifier()
+        self.writeline(f"{frame.buffer} = environment.new_buffer()")
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.concat_values((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class GenerationTag(Extension):
+    """`{% generation %}…{% endgeneration %}` marks the assistant's words for training; here it only stands for them."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """One environment for all templates; it keeps nothing of a rendering."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    code_generator_class = BoundedCodeGenerator
+
+    def __init__(self, max_chars: int = MAX_CHARS) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[GenerationTag, loopcontrols],
+            optimized=False,
+            finalize=_finalize,
+            cache_size=0,
+        )
+        self.max_chars = max_chars
+        self.filters = bounded_filters(max_chars)
+        self.globals = {
+            "range": self.globals["range"],
+            "cycler": Cycler,
+            "joiner": Joiner,
+            "namespace": _Namespace,
+            "dict": _dict,
+            "raise_exception": _raise_exception,
+            "strftime_now": _strftime_now,
+        }
+
+    def new_buffer(self) -> Buffer:
+        return Buffer(self.max_chars)
+
+    def concat_values(self, values: tuple[Any, ...]) -> str:
+        """What `~` does: the values' texts, one after the other."""
+        require(sum(text_size(value, self.max_chars) for value in values), self.max_chars, "The joined text")
+        return "".join(map(str, values))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        check_operator(operator, left, right, self.max_chars)
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore
+        owner = getattr(obj, "__self__", None)
+        if isinstance(owner, (str, bytes, int)):
+            check_method(owner, obj.__name__, args, kwargs, self.max_chars)
+        result = super().call(context, obj, *args, **kwargs)
+        if isinstance(result, (str, bytes, list)):
+            require(len(result), self.max_chars, "The result of a call")
+        return result
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        safe = super().wrap_str_format(value)
+        if safe is None:
+            return None
+
+        @wraps(safe)
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            mapping = args[0] if value.__name__ == "format_map" and args else kwargs
+            check_format(value.__self__, args, mapping, self.max_chars)
+            return safe(*args, **kwargs)
+
+        return bounded
+
+
+@pass_context  # which keeps the compiler from evaluating constants by itself
+def _finalize(context: Context, value: Any) -> Any:
+    """Every printed value passes here: text as it is, other values if they have a text."""
+    if type(value) is not str:
+        text_size(value, context.environment.max_chars)  # pyright: ignore[reportAttributeAccessIssue]
+    return value
+
+
+class _Namespace(Namespace):
+    """Jinja's namespace without names that begin with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, args = args[0], args[1:]
+        attributes = dict(*args, **kwargs)
+        for name in attributes:
+            _check_name(name)
+        Namespace.__init__(self, attributes)  # pyright: ignore[reportArgumentType]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"A namespace cannot hold {name!r}: names with an underscore in front are not allowed.")
+
+
+def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    return dict(*args, **kwargs)
+
+
+def _raise_exception(message: Any) -> None:
+    raise TemplateError(str(message))
+
+
+def _strftime_now(format: str) -> str:
+    if len(format) > 256 or re.search(r"%[^a-zA-Z%]*\d{3}", format):
+        raise TooLarge("The date format is too long or too wide.")
+    return datetime.now().strftime(format)
+
+
+@lru_cache(maxsize=8)
+def _environment(max_chars: int) -> Sandbox:
+    return Sandbox(max_chars)
+
+
+@lru_cache(maxsize=64)
+def compile_template(source: str, max_chars: int = MAX_CHARS) -> jinja2.Template:
+    """The compiled template; the last 64 are kept. Raises whatever Jinja says about the source."""
+    return _environment(max_chars).from_string(source)
+
+
+@lru_cache(maxsize=64)
+def parse_template(source: str) -> nodes.Template:
+    """The template's syntax tree, to look into; the last 64 are kept."""
+    return _environment(MAX_CHARS).parse(source)
+
+
+def render_template(source: str, variables: dict[str, Any], max_chars: int = MAX_CHARS) -> str:
+    """The template's text, at most `max_chars` long. Raises whatever the template raises; see `reason`."""
+    buffer = Buffer(max_chars)
+    buffer.extend(compile_template(source, max_chars).generate(variables))
+    return "".join(buffer)
+
+
+def reason(error: BaseException) -> str:
+    """A short sentence on why a template failed, without addresses and without the name of a file."""
+    if isinstance(error, RecursionError):
+        return "the template nests or calls itself too deeply"
+    if isinstance(error, MemoryError):
+        return "the template needs too much memory"
+    text = _ADDRESS.sub("", str(error)) or type(error).__name__
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        text = f"{text} (line {error.lineno})"
+    elif not isinstance(error, TemplateError):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= MAX_REASON_CHARS else text[:MAX_REASON_CHARS] + "…"

@@ -1,0 +1,115 @@
+"""One choice of one request: the engine's token ids in, text, stop strings and spelled-out logprobs out."""
+
+from collections.abc import Sequence
+
+from jaxserve.outputs import FinishReason, Logprob, TextDelta, TokenLogprob, TokenLogprobs, TokenOutput
+from jaxserve.sampling_params import SamplingParams
+from jaxserve.text.detokenizer import Detokenizer, detokenizer
+from jaxserve.text.stop import StopMatcher
+from jaxserve.text.tokenizer import Tokenizer
+
+
+class TextStream:
+    """What becomes of one choice's tokens.
+
+    A stop string ends the choice here, before the engine knows: `finished` is then True, and whoever drives this
+    stream aborts the request. Tokens after the end are dropped. Cost is linear in the tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams, prompt_ids: Sequence[int], index: int = 0) -> None:
+        self.index = index
+        self.finished = False
+        self.num_tokens = 0  # that belong to the answer, the ending one included
+        self._tokenizer = tokenizer
+        self._params = params
+        self._prompt_ids = prompt_ids
+        self._text = detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
+        self._stops = StopMatcher(params.stop, params.include_stop_str_in_output)
+        self._spelled = None if params.logprobs is None else detokenizer(tokenizer, prompt_ids, False)
+
+    def push(self, output: TokenOutput) -> TextDelta | None:
+        """The news for the reader; None when this output brings none, or comes after the end."""
+        if self.finished:
+            return None
+        pieces: list[str] = []
+        taken, stop = 0, None
+        for token_id in output.token_ids:
+            taken += 1
+            text, stop = self._push_token(token_id, is_ending=self._ends_at(output, taken))
+            pieces.append(text)
+            if stop is not None:
+                break
+        finish_reason, stop_reason = output.finish_reason, output.stop_reason
+        if stop is not None:
+            finish_reason, stop_reason = FinishReason.STOP, stop
+        elif finish_reason is not None:
+            pieces.append(self._stops.flush())
+        self.finished = finish_reason is not None
+        prompt_logprobs = self._prompt_logprobs(output)
+        if not taken and finish_reason is None and prompt_logprobs is None:
+            return None
+        return TextDelta(
+            index=self.index,
+            text="".join(pieces),
+            token_ids=tuple(output.token_ids[:taken]),
+            logprobs=self._logprobs(output, taken),
+            prompt_logprobs=prompt_logprobs,
+            finish_reason=finish_reason,
+            stop_reason=stop_reason,
+            num_cached_tokens=output.num_cached_tokens,
+        )
+
+    def _ends_at(self, output: TokenOutput, place: int) -> bool:
+        """Whether the token at this place (from 1) is the EOS or stop token that ended the answer."""
+        return output.finish_reason is FinishReason.STOP and place == len(output.token_ids)
+
+    def _push_token(self, token_id: int, *, is_ending: bool) -> tuple[str, str | None]:
+        """The text to send for one token, and the stop string it completed."""
+        self.num_tokens += 1
+        if is_ending and not self._params.include_stop_str_in_output:
+            return "", None
+        piece = self._text.push(token_id)
+        text, match = self._stops.feed(piece, matches_count=self.num_tokens > self._params.min_tokens)
+        return text, None if match is None else match.stop
+
+    def _logprobs(self, output: TokenOutput, taken: int) -> tuple[TokenLogprob, ...] | None:
+        if self._spelled is None or output.logprobs is None:
+            return None
+        num_top = self._params.logprobs or 0
+        return tuple(spell(self._spelled, entry, num_top) for entry in output.logprobs[:taken])
+
+    def _prompt_logprobs(self, output: TokenOutput) -> tuple[TokenLogprob | None, ...] | None:
+        if output.prompt_logprobs is None or self.index != 0:
+            return None
+        return spell_prompt(
+            self._tokenizer, self._prompt_ids, output.prompt_logprobs, self._params.prompt_logprobs or 0
+        )
+
+
+def spell(spelled: Detokenizer, entry: TokenLogprobs, num_top: int) -> TokenLogprob:
+    """One position's logprobs with texts, and `spelled` moved past its token.
+
+    top: the standing token, then the best `num_top` without it: num_top in all, or one more if it is not among them.
+    Empty when num_top is 0. Chat replies show the first num_top of these, completions all.
+    """
+    others = [_logprob(id, spelled.peek(id), logprob) for id, logprob in entry.top[:num_top] if id != entry.token_id]
+    own = _logprob(entry.token_id, spelled.push(entry.token_id), entry.logprob, entry.rank)
+    top = (own, *others) if num_top else ()
+    return TokenLogprob(own.token_id, own.token, own.bytes, own.logprob, own.rank, top)
+
+
+def spell_prompt(
+    tokenizer: Tokenizer, prompt_ids: Sequence[int], entries: Sequence[TokenLogprobs | None], num_top: int
+) -> tuple[TokenLogprob | None, ...]:
+    """A prompt's logprobs with texts, one per token; the first, which nothing predicted, is None. See `spell`."""
+    spelled = detokenizer(tokenizer, (), False)
+    result: list[TokenLogprob | None] = []
+    for token_id, entry in zip(prompt_ids, entries, strict=True):
+        if entry is None:
+            spelled.push(token_id)
+        result.append(None if entry is None else spell(spelled, entry, num_top))
+    return tuple(result)
+
+
+def _logprob(token_id: int, text: str, logprob: float, rank: int | None = None) -> Logprob:
+    return Logprob(token_id, text, tuple(text.encode()), logprob, rank)

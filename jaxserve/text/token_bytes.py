@@ -1,0 +1,80 @@
+"""What a vocabulary piece stands for, in bytes: `Ġthe` is b" the", `<0xE2>` is b"\\xe2", `▁the` is b" the".
+
+Only where a token's bytes do not depend on its neighbours, which holds for byte-level BPE and for SentencePiece with
+byte fallback: the two ways in which language models write text. Read from the tokenizer's own decoder.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import tokenizers
+
+
+def _byte_of_char() -> dict[str, int]:
+    """GPT-2's alphabet: printable Latin-1 characters stand for themselves, the other bytes for U+0100 and up."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(plain)]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF_CHAR = _byte_of_char()
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How pieces become bytes.
+
+    byte_level      pieces are written in GPT-2's alphabet
+    byte_fallback   `<0xE2>` stands for a byte
+    replacements    (from, to), in order, for all other pieces
+    leading_strip   spaces that vanish at the very start of a text
+    """
+
+    byte_level: bool = False
+    byte_fallback: bool = False
+    replacements: tuple[tuple[str, str], ...] = ()
+    leading_strip: int = 0
+
+    def bytes_of(self, piece: str) -> bytes:
+        if self.byte_level:
+            try:
+                return bytes([_BYTE_OF_CHAR[char] for char in piece])
+            except KeyError:  # an added token outside the alphabet is plain text
+                return piece.encode()
+        if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            try:
+                return bytes([int(piece[3:5], 16)])
+            except ValueError:
+                pass
+        for old, new in self.replacements:
+            piece = piece.replace(old, new)
+        return piece.encode()
+
+
+def spelling_of(backend: tokenizers.Tokenizer) -> Spelling | None:
+    """The spelling that `backend`'s decoder implies; None where tokens have no bytes of their own."""
+    decoder = backend.decoder
+    if decoder is None:
+        return None
+    return _spelling(json.loads(decoder.__getstate__()))
+
+
+def _spelling(decoder: dict[str, Any]) -> Spelling | None:
+    if decoder["type"] == "ByteLevel":
+        return Spelling(byte_level=True)
+    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    if [step["type"] for step in steps] == ["ByteLevel"]:
+        return Spelling(byte_level=True)
+    replacements: list[tuple[str, str]] = []
+    byte_fallback, strip = False, 0
+    for step in steps:
+        if step["type"] == "Replace" and set(step["pattern"]) == {"String"} and not byte_fallback:
+            replacements.append((step["pattern"]["String"], step["content"]))
+        elif step["type"] == "ByteFallback":
+            byte_fallback = True
+        elif step["type"] == "Strip" and step["content"] == " " and step["stop"] == 0 and strip == 0:
+            strip = step["start"]
+        elif step["type"] != "Fuse":
+            return None
+    return Spelling(False, byte_fallback, tuple(replacements), strip) if byte_fallback else None

@@ -1,0 +1,165 @@
+"""A directory in Hugging Face layout → the parts of a Tokenizer.
+
+Reads tokenizer.json with the `tokenizers` library, and around it tokenizer_config.json, special_tokens_map.json,
+chat_template.jinja and additional_chat_templates/, and the end token of config.json or generation_config.json.
+transformers is imported only for a directory without tokenizer.json (it takes 1.7 s). No code of the checkpoint runs.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from jaxserve.errors import BadCheckpoint
+from jaxserve.text.framing import frame_with
+from jaxserve.text.parts import TokenizerParts
+
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
+
+
+def read_directory(path: Path) -> TokenizerParts:
+    """The tokenizer in `path`. BadCheckpoint says which file is missing or broken."""
+    config = _read_json(path / "tokenizer_config.json")
+    named = _named_tokens(config, _read_json(path / "special_tokens_map.json"))
+    file = path / "tokenizer.json"
+    if file.is_file():
+        backend = _open(file)
+        _add_tokens(backend, config, named)
+        _set_post_processor(backend, config, named)
+    else:
+        backend, named = _slow_way(path, named)
+    strings = {name: token["content"] for name, token in named.items()}
+    extra = config.get("extra_special_tokens")
+    if isinstance(extra, dict):
+        strings |= {name: _token(token)["content"] for name, token in extra.items() if token}
+    eos = _id(backend, strings.get("eos_token"))
+    bos = _id(backend, strings.get("bos_token"))
+    return TokenizerParts(
+        backend=backend,
+        special_tokens=strings,
+        eos_token_id=_id_from_config(path, "eos_token_id") if eos is None else eos,
+        bos_token_id=_id_from_config(path, "bos_token_id") if bos is None else bos,
+        chat_templates=_chat_templates(path, config),
+        config=config,
+    )
+
+
+def _open(file: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception
+        raise BadCheckpoint(f"{file.name} in {file.parent} cannot be read: {str(error)[:200]}") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in `file`, or nothing when there is no such file."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{file.name} in {file.parent} is not readable JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadCheckpoint(f"{file.name} in {file.parent} must hold a JSON object.")
+    return value
+
+
+def _token(value: str | dict[str, Any]) -> dict[str, Any]:
+    """A token given as text or as an object, as an object."""
+    return {"content": value} if isinstance(value, str) else value
+
+
+def _named_tokens(config: dict[str, Any], tokens_map: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    named = {name: config.get(name) or tokens_map.get(name) for name in _NAMED_TOKENS}
+    return {name: _token(value) for name, value in named.items() if value}
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], named: dict[str, dict[str, Any]]) -> None:
+    """Adds what the configuration names and the file lacks, and flags the named tokens as special."""
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    decoder = config.get("added_tokens_decoder") or {}
+    wanted = {token["content"]: token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))}
+    for token in named.values():
+        wanted.setdefault(token["content"], {"special": True, **token})
+    special_names = {token["content"] for token in named.values()}
+    for content, token in wanted.items():
+        flags = {flag: token[flag] for flag in _FLAGS if flag in token}
+        if content in special_names:
+            flags["special"] = True
+        if content not in known or (flags.get("special") and not known[content].special):
+            _add(backend, AddedToken(content, **flags))
+
+
+def _add(backend: tokenizers.Tokenizer, token: AddedToken) -> None:
+    if token.special:
+        backend.add_special_tokens([token])
+    else:
+        backend.add_tokens([token])
+
+
+def _set_post_processor(backend: tokenizers.Tokenizer, config: dict[str, Any], named: dict[str, Any]) -> None:
+    """add_bos_token and add_eos_token, where the configuration has them, win over the file (as in transformers)."""
+    if "add_bos_token" in config or "add_eos_token" in config:
+        bos = named.get("bos_token") if config.get("add_bos_token") else None
+        eos = named.get("eos_token") if config.get("add_eos_token") else None
+        frame_with(backend, bos and bos["content"], eos and eos["content"])
+
+
+def _slow_way(path: Path, named: dict[str, dict[str, Any]]) -> tuple[tokenizers.Tokenizer, dict[str, dict[str, Any]]]:
+    """transformers' conversion of other tokenizer files (SentencePiece, tiktoken, vocab and merges)."""
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        backend = tokenizer.backend_tokenizer
+    except Exception as error:
+        raise BadCheckpoint(
+            f"{path} has no tokenizer.json, and its other tokenizer files cannot be converted: {str(error)[:300]}"
+        ) from error
+    size, expected = backend.get_vocab_size(), _read_json(path / "config.json").get("vocab_size")
+    if isinstance(expected, int) and size < expected // 2:
+        raise BadCheckpoint(
+            f"{path} has no tokenizer.json, and the tokenizer made without it knows {size} tokens where config.json "
+            f"says {expected}. Add the model's tokenizer.json."
+        )
+    for name in _NAMED_TOKENS:
+        if token := getattr(tokenizer, name, None):
+            named.setdefault(name, {"content": str(token)})
+    return backend, named
+
+
+def _chat_templates(path: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Templates by name. Files win over the configuration."""
+    templates: dict[str, str] = {}
+    given = config.get("chat_template")
+    if isinstance(given, str):
+        templates["default"] = given
+    elif isinstance(given, dict):
+        templates |= {str(name): text for name, text in given.items() if isinstance(text, str)}
+    elif isinstance(given, list):
+        templates |= {entry["name"]: entry["template"] for entry in given}
+    legacy = path / "chat_template.json"
+    if legacy.is_file() and isinstance(text := _read_json(legacy).get("chat_template"), str):
+        templates["default"] = text
+    if (file := path / "chat_template.jinja").is_file():
+        templates["default"] = file.read_text(encoding="utf-8")
+    for file in sorted((path / "additional_chat_templates").glob("*.jinja")):
+        templates[file.stem] = file.read_text(encoding="utf-8")
+    return templates
+
+
+def _id(backend: tokenizers.Tokenizer, token: str | None) -> int | None:
+    return None if token is None else backend.token_to_id(token)
+
+
+def _id_from_config(path: Path, key: str) -> int | None:
+    """The id in generation_config.json or config.json; the first, if there are several."""
+    for name in ("generation_config.json", "config.json"):
+        value = _read_json(path / name).get(key)
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, int):
+            return value
+    return None
