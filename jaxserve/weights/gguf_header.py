@@ -9,6 +9,7 @@ Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 an
 import mmap
 import struct
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ MAX_VALUES = 1 << 24  # array elements in all; the largest vocabularies have 2**
 MAX_NAME_BYTES = 1 << 16
 MAX_DEPTH = 4  # of arrays in arrays
 MAX_DIMS = 4
+MAX_TENSOR_VALUES = 1 << 48
 DEFAULT_ALIGNMENT = 32
 
 # value type -> struct code
@@ -163,6 +165,8 @@ class _Scanner:
         if not 1 <= num_dims <= MAX_DIMS:
             self.fail(f"has {num_dims} axes; 1 to {MAX_DIMS} are allowed")
         shape = tuple(self.scalar("Q") for _ in range(num_dims))[::-1]
+        if not 1 <= prod(shape) <= MAX_TENSOR_VALUES:
+            self.fail(f"has the impossible shape {shape}")
         kind, offset = self.scalar("I"), self.scalar("Q")
         if offset % alignment:
             self.fail(f"starts at {offset}, which is no multiple of the alignment {alignment}")

@@ -54,7 +54,7 @@ class OrbaxCheckpoint:
     def read(self, name: str) -> np.ndarray:
         try:
             return self._stores[name].read().result()
-        except ValueError as error:
+        except (ValueError, OSError, RuntimeError) as error:
             raise self._bad(name, error) from error
 
     def release(self, name: str) -> None:
@@ -66,7 +66,7 @@ class OrbaxCheckpoint:
         kvstore = self._spec["kvstore"] | {"path": name}
         try:
             return ts.open(self._spec | {"kvstore": kvstore}, open=True, read=True).result()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:
             raise self._bad(name, error) from error
 
     def _info(self, name: str) -> TensorInfo:

@@ -21,6 +21,7 @@ from jaxserve.weights.mapped import MappedFile
 
 MAX_HEADER_BYTES = 100 * MIB
 MAX_AXES = 16
+MAX_VALUES = 1 << 48  # also where another axis is 0: numpy must be able to express the shape
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -114,7 +115,7 @@ def _entry(file: MappedFile, data_start: int, name: str, entry: Any) -> Stored:
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str) or entry["dtype"] not in DTYPES:
         raise BadCheckpoint(f"{where} has no type that we know.")
     dtype, shape, offsets = DTYPES[entry["dtype"]], entry.get("shape"), entry.get("data_offsets")
-    if not _are_sizes(shape) or len(shape) > MAX_AXES:
+    if not _are_sizes(shape) or len(shape) > MAX_AXES or prod(max(size, 1) for size in shape) > MAX_VALUES:
         raise BadCheckpoint(f"{where} has no valid shape.")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise BadCheckpoint(f"{where} has no valid offsets.")

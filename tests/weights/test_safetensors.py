@@ -102,6 +102,7 @@ def entry(dtype="F32", shape=(2, 2), offsets=(0, 16)):
         ({"a": entry(shape=(2, True))}, "no valid shape"),
         ({"a": entry(shape=(1 << 70, 0))}, "no valid shape"),
         ({"a": entry(shape=[1] * 99)}, "no valid shape"),
+        ({"a": entry(shape=(1 << 61, 1 << 61, 0), offsets=(0, 0))}, "no valid shape"),
         ({"a": entry(dtype="F4")}, "no type that we know"),
         ({"a": 3}, "no type that we know"),
         ({"a": entry(shape=(2, 1), offsets=(0, 8)), "b": entry(shape=(3,), offsets=(4, 16))}, "overlaps"),

@@ -1,0 +1,79 @@
+"""Saved leaves that were damaged or tampered with are refused by name."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from jaxserve.errors import BadCheckpoint
+from jaxserve.weights import orbax
+from jaxserve.weights.checkpoint import open_checkpoint
+from tests.weights import tiny
+
+
+@pytest.fixture
+def saved(tmp_path):
+    leaves = {("embed", "table"): jnp.ones((64, 33)), ("layers", 0, "scale"): jnp.arange(7.0, dtype=jnp.bfloat16)}
+    orbax.save(tmp_path / "saved", leaves, tiny.config(), {})
+    return tmp_path / "saved"
+
+
+def tampered(saved, **changes):
+    file = saved / "weights" / "_METADATA"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return saved
+
+
+def tree(*keys):
+    return {"x": {"key_metadata": [{"key": key, "key_type": 2} for key in keys]}}
+
+
+def test_leaves_are_named_by_their_paths(saved):
+    tensors = open_checkpoint(saved).tensors
+    assert {name: info.shape for name, info in tensors.items()} == {"embed.table": (64, 33), "layers.0.scale": (7,)}
+    assert tensors["layers.0.scale"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"use_zarr3": "yes"}, "a form of orbax that is not read"),
+        ({"use_ocdbt": False}, "a form of orbax that is not read"),
+        ({"tree_metadata": {}}, "names no tensors"),
+        ({"tree_metadata": []}, "names no tensors"),
+        ({"tree_metadata": {"x": 1}}, "not the flat tree"),
+        ({"tree_metadata": tree("a", "b")}, "not the flat tree"),
+        ({"tree_metadata": tree(3)}, "unusable name"),
+        ({"tree_metadata": tree("x" * 9999)}, "unusable name"),
+        ({"tree_metadata": tree("ghost")}, "'ghost' cannot be read"),
+        ({"tree_metadata": tree("../../etc/passwd")}, "cannot be read"),
+        ({"use_zarr3": True}, "cannot be read"),
+    ],
+)
+def test_metadata_that_lies_is_refused(saved, changes, reason):
+    with pytest.raises(BadCheckpoint, match=r"saved") as caught:
+        open_checkpoint(tampered(saved, **changes))
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_cut_data_is_refused(saved, keep):
+    for file in (saved / "weights").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[: int(file.stat().st_size * keep)])
+    with pytest.raises(BadCheckpoint, match="cannot be read"):
+        checkpoint = open_checkpoint(saved)
+        for name in checkpoint.tensors:
+            checkpoint.read(name)
+
+
+def test_chunks_larger_than_their_array_are_refused(saved):
+    import tensorstore as ts
+
+    base = {"driver": "file", "path": f"{saved / 'weights'}/"}
+    kvstore = {"driver": "ocdbt", "base": base, "path": "embed.table"}
+    metadata = {"shape": [4], "chunks": [1 << 40], "dtype": "<f4", "compressor": {"id": "zstd", "level": 1}}
+    spec = {"driver": "zarr", "kvstore": kvstore, "metadata": metadata}
+    ts.open(spec, create=True, delete_existing=True).result()
+    with pytest.raises(BadCheckpoint, match=r"'embed\.table' of shape \(4,\) has chunks of"):
+        open_checkpoint(saved)
