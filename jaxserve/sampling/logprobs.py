@@ -1,0 +1,54 @@
+"""Log-probabilities of a token and of the best ones, with ranks, from raw logits.
+
+Used for generated tokens by the sampler and for prompt tokens as it stands.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+BLOCK = 128
+
+
+def score(logits_TV: Array, target_T: Array, *, max_logprobs: int) -> tuple[Array, Array, Array, Array]:
+    """How the distribution of each row of logits sees its target token, and which tokens it likes best.
+
+    logits_TV is float32, target_T int32 in [0, V). Returns
+      logprob_T      float32, log_softmax at the target
+      rank_T         int32, 1 + the number of tokens with a strictly greater logit
+      top_id_TK      int32, the best tokens, best first, the lower id first among equals; K = min(max_logprobs, V)
+      top_logprob_TK float32
+    Logits of -inf are tokens that cannot be; a row with NaN or +inf gives meaningless numbers.
+    """
+    best_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
+    log_mass_T1 = jnp.log(jnp.sum(jnp.exp(logits_TV - best_T1), axis=-1, keepdims=True))
+    target_T1 = jnp.take_along_axis(logits_TV, target_T[:, None], axis=-1)
+    rank_T = 1 + jnp.sum((logits_TV > target_T1).astype(jnp.int32), axis=-1)
+    top_TK, top_id_TK = top(logits_TV, max_logprobs)
+    # Both take the difference to the best logit first: a certain token gets 0.0 and not its rounding error.
+    return (target_T1 - best_T1 - log_mass_T1)[:, 0], rank_T, top_id_TK, top_TK - best_T1 - log_mass_T1
+
+
+def top(values_TV: Array, num: int) -> tuple[Array, Array]:
+    """The num greatest of each row, best first, the lower index first among equals; and their indices, int32.
+
+    Exact, in two stages: the blocks with the greatest maxima hold all that is sought, so only those are ranked.
+    """
+    num_rows, width = values_TV.shape
+    num = min(num, width)
+    num_blocks = -(-width // BLOCK)
+    if num == 0 or num >= num_blocks:
+        return _top(values_TV, num)
+    padded_TV = jnp.pad(values_TV, ((0, 0), (0, num_blocks * BLOCK - width)), constant_values=-jnp.inf)
+    blocks_TNB = padded_TV.reshape(num_rows, num_blocks, BLOCK)
+    _, block_TK = _top(jnp.max(blocks_TNB, axis=-1), num)
+    block_TK = jnp.sort(block_TK, axis=-1)  # back in order, so that ties fall to the lower index again
+    chosen_TKB = jnp.take_along_axis(blocks_TNB, block_TK[:, :, None], axis=1)
+    value_TK, place_TK = _top(chosen_TKB.reshape(num_rows, num * BLOCK), num)
+    index_TK = jnp.take_along_axis(block_TK, place_TK // BLOCK, axis=-1) * BLOCK + place_TK % BLOCK
+    return value_TK, index_TK
+
+
+def _top(values_TX: Array, num: int) -> tuple[Array, Array]:
+    """`lax.top_k`, to which 0.0 is greater than -0.0; here they are equal."""
+    value_TK, index_TK = lax.top_k(jnp.where(values_TX == 0, 0.0, values_TX), num)
+    return value_TK, index_TK

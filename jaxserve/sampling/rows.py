@@ -1,0 +1,85 @@
+"""Many SamplingParams as one array per parameter, through one int32 row per request.
+
+A request's row is packed once on the host and travels with the step plan; floats go as their bits, the seed
+as two words. In every column zero means "off", so rows of zeros are neutral padding: greedy, no filter.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxserve.sampling_params import SamplingParams
+
+TEMPERATURE, TOP_K, TOP_P, MIN_P, SEED_LOW, SEED_HIGH = range(6)
+NUM_COLUMNS = 6
+MAX_INT32 = 2**31 - 1
+SMALLEST_TOP_P = float(np.finfo(np.float32).tiny)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class SamplingRows:
+    """One array per parameter, one value per row; zero is "off" everywhere.
+
+    temperature_B  float32, 0: greedy, and then the others are 0 too
+    top_k_B        int32
+    top_p_B        float32 in [0, 1)
+    min_p_B        float32 in [0, 1]
+    seed_low_B     uint32, the lower half of the seed in two's complement
+    seed_high_B    uint32, the upper half
+    """
+
+    temperature_B: Array
+    top_k_B: Array
+    top_p_B: Array
+    min_p_B: Array
+    seed_low_B: Array
+    seed_high_B: Array
+
+
+def pack(params: SamplingParams, seed: int) -> np.ndarray:
+    """One request's columns, int32[NUM_COLUMNS].
+
+    seed is the choice's own, already chosen when the request named none; it wraps into 64 bits.
+    A greedy request packs as neutral whatever its filters say: they could not change its token.
+    """
+    row = neutral()
+    if params.is_greedy:
+        return row
+    row[TEMPERATURE] = _bits(params.temperature)
+    row[TOP_K] = min(max(params.top_k, 0), MAX_INT32)
+    # A top_p too small for float32 must not turn into "off"; any value this small keeps the best token alone.
+    row[TOP_P] = _bits(max(params.top_p, SMALLEST_TOP_P)) if np.float32(params.top_p) < 1 else 0
+    row[MIN_P] = _bits(params.min_p)
+    words = np.array([seed % 2**64], np.uint64).view(np.uint32)  # little end first, as on every machine JAX runs on
+    row[SEED_LOW : SEED_HIGH + 1] = words.view(np.int32)
+    return row
+
+
+def neutral() -> np.ndarray:
+    """The columns of a row that nobody reads: greedy, unfiltered, int32[NUM_COLUMNS]."""
+    return np.zeros(NUM_COLUMNS, np.int32)
+
+
+def unpack(packed_BS: Array) -> SamplingRows:
+    """The inverse of pack on the device; packed_BS is int32 [B, NUM_COLUMNS]."""
+    assert packed_BS.shape[1] == NUM_COLUMNS and packed_BS.dtype == jnp.int32, (packed_BS.shape, packed_BS.dtype)
+
+    def column(index: int, dtype: type) -> Array:
+        return lax.bitcast_convert_type(packed_BS[:, index], dtype)
+
+    return SamplingRows(
+        temperature_B=column(TEMPERATURE, jnp.float32),
+        top_k_B=packed_BS[:, TOP_K],
+        top_p_B=column(TOP_P, jnp.float32),
+        min_p_B=column(MIN_P, jnp.float32),
+        seed_low_B=column(SEED_LOW, jnp.uint32),
+        seed_high_B=column(SEED_HIGH, jnp.uint32),
+    )
+
+
+def _bits(value: float) -> np.int32:
+    return np.float32(value).view(np.int32)
