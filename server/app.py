@@ -1,0 +1,83 @@
+"""The HTTP app: routes, what stands before and after them, and errors in our own shape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import quart
+from quart import Quart, Response
+from werkzeug.routing import BaseConverter
+
+from server.auth import Gatekeeper
+from server.config import ServerConfig
+from server.cors import Cors
+from server.desk import Desk, fresh_id
+from server.errors import refusal_for
+from server.gate import ROUTE, Gate
+from server.logs import clean
+from server.routes import chat, completions, models, operations, tokens
+
+if TYPE_CHECKING:
+    from jaxserve import AsyncLLM
+
+DESK = "jaxserve.desk"
+
+
+class Anything(BaseConverter):
+    """The rest of a path, slashes and all: model names have them."""
+
+    regex = ".+"
+    part_isolating = False
+
+
+def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
+    """The app that serves `llm`, which must be ready and stays the caller's to close."""
+    app = Quart("server", static_folder=None)
+    app.config.update(
+        MAX_CONTENT_LENGTH=config.max_body_bytes,
+        BODY_TIMEOUT=None,  # ours, in body.py
+        RESPONSE_TIMEOUT=None,  # the default cuts a stream after 60 s
+        PROPAGATE_EXCEPTIONS=False,
+    )
+    app.url_map.merge_slashes = False
+    app.url_map.converters["anything"] = Anything
+    desk = Desk(llm, config)
+    app.extensions[DESK] = desk
+    for room in (chat, completions, models, tokens, operations):
+        app.register_blueprint(room.blueprint(desk))
+    _stand_around(app, desk)
+    app.asgi_app = Gate(app.asgi_app, config, desk.http)  # type: ignore[method-assign]
+    return app
+
+
+def desk_of(app: Quart) -> Desk:
+    return app.extensions[DESK]
+
+
+def _stand_around(app: Quart, desk: Desk) -> None:
+    """What happens before and after every route. A key is asked for before anything else is said."""
+    gatekeeper, cors = Gatekeeper(desk.config), Cors(desk.config)
+
+    @app.before_request
+    async def enter() -> Response | None:
+        request = quart.request
+        scope: Any = request.scope
+        scope[ROUTE] = "none" if request.url_rule is None else pattern(request.url_rule.rule)
+        return cors.preflight(request) or gatekeeper.refuse(request)
+
+    @app.after_request
+    async def leave(response: Response) -> Response:
+        cors.mark(quart.request, response)
+        if desk.config.enable_request_id_headers:
+            label = quart.request.headers.get("X-Request-Id")
+            response.headers["X-Request-Id"] = clean(label) if label else fresh_id()
+        return response
+
+    @app.errorhandler(Exception)
+    async def refuse(error: Exception) -> Response:
+        return refusal_for(error).response()
+
+
+def pattern(rule: str) -> str:
+    """A route's pattern as others write it: /v1/models/{name}."""
+    return rule.replace("<anything:", "{").replace(">", "}")

@@ -1,0 +1,94 @@
+"""A request's bytes, turned into a JSON object under limits, or refused.
+
+Quart's own get_json answers 500 to broken UTF-8 and deep nesting and lets NaN through, so it is not used.
+orjson refuses NaN, infinite numbers, broken UTF-8 and lone surrogates; depth and digits are ours to limit.
+"""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import orjson
+from quart import Request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from server.config import ServerConfig
+from server.errors import Refusal, phrase
+
+MAX_DEPTH = 128
+MAX_DIGITS = 308
+_MANY_DIGITS = re.compile(rb"[0-9.]{%d,}" % (MAX_DIGITS + 1))
+
+
+async def read_json(request: Request, config: ServerConfig) -> dict[str, Any]:
+    """The request's JSON object.
+
+    Raises Refusal: 415 for an encoded body, 400 for another content type or anything that is not a JSON object,
+    413 above max_body_bytes, 408 when it is not complete within body_timeout_s.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Refusal(415, "The body must be sent without Content-Encoding.")
+    if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+        raise invalid(["Unsupported Media Type: Only 'application/json' is allowed"], None)
+    return parse(await _read(request, config))
+
+
+async def _read(request: Request, config: ServerConfig) -> bytes:
+    close = {"Connection": "close"}
+    try:
+        async with asyncio.timeout(config.body_timeout_s):
+            return await request.body
+    except RequestEntityTooLarge:
+        message = f"The body is larger than the {config.max_body_bytes} bytes allowed (--max-body-bytes)."
+        raise Refusal(413, message, headers=close) from None
+    except TimeoutError:
+        message = f"The body was not complete within {config.body_timeout_s:g} s."
+        raise Refusal(408, message, headers=close) from None
+    except HTTPException as error:
+        raise Refusal(error.code or 400, "The body could not be read.", type=phrase(error.code or 400)) from None
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """The JSON object in `data`; of a repeated key the last value counts. Raises Refusal 400."""
+    try:
+        value = orjson.loads(data)
+        if _MANY_DIGITS.search(data):
+            json.loads(data, parse_int=_checked, parse_float=_checked)
+    except (ValueError, RecursionError) as error:
+        raise invalid([f"body: JSON decode error: {_reason(error)}"], "body") from None
+    if not isinstance(value, dict):
+        raise invalid(["body: Input should be a JSON object"], "body")
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise invalid([f"body: JSON is nested more than {MAX_DEPTH} levels deep"], "body")
+    return value
+
+
+def invalid(reasons: list[str], param: str | None) -> Refusal:
+    """The 400 for a body that is not what the schema says; at most ten reasons are listed."""
+    count = len(reasons)
+    listed = "".join(f"\n  {reason}" for reason in reasons[:10])
+    message = f"{count} validation error{'' if count == 1 else 's'}:{listed}"
+    return Refusal(400, message, type=phrase(400), param=param)
+
+
+def _checked(digits: str) -> float:
+    if len(digits.lstrip("-")) > MAX_DIGITS:
+        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
+    return 0.0
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Level by level, so that our own stack is in no danger."""
+    level = [value]
+    for _ in range(limit):
+        inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
+        level = [item for item in inner if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True

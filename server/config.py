@@ -1,0 +1,80 @@
+"""Every knob of the HTTP side, frozen, units in the names. The command line is made from this dataclass."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxserve import BadConfig
+
+MIB = 1 << 20
+
+
+def knob(default: Any, help: str) -> Any:
+    """A field with its command-line help."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Server"""
+
+    host: str = knob("0.0.0.0", "address to listen on")
+    port: int = knob(8000, "port to listen on; 0 takes a free one")
+    uds: str | None = knob(None, "path of a Unix socket, instead of host and port")
+    ssl_keyfile: str | None = knob(None, "private key in PEM form; with --ssl-certfile the server speaks TLS")
+    ssl_certfile: str | None = knob(None, "certificate in PEM form")
+    ssl_ca_certs: str | None = knob(None, "certificates that may sign a client's, in PEM form")
+    ssl_cert_reqs: int = knob(0, "client certificates: 0 none, 1 optional, 2 required")
+    ssl_ciphers: str | None = knob(None, "OpenSSL cipher list")
+    root_path: str = knob("", "path prefix under which a proxy shows this server")
+    api_key: tuple[str, ...] = knob((), "key that a client must present; several are allowed; none: open to all")
+    open_paths: tuple[str, ...] = knob((), "paths that need no key although keys are set, like /metrics")
+    allowed_origins: tuple[str, ...] = knob(("*",), "origins whose pages may call this server")
+    allowed_methods: tuple[str, ...] = knob(("*",), "methods that pages may use")
+    allowed_headers: tuple[str, ...] = knob(("*",), "headers that pages may send")
+    allow_credentials: bool = knob(False, "let pages send cookies and keys of their own")
+    served_model_name: tuple[str, ...] = knob((), "name of the model for clients; several are aliases of the first")
+    response_role: str = knob("assistant", "role of the answers")
+    enable_request_id_headers: bool = knob(False, "answer every request with an X-Request-Id header")
+    enable_force_include_usage: bool = knob(False, "send usage in every stream")
+    enable_prompt_tokens_details: bool = knob(True, "say in usage how many prompt tokens were cached")
+    enable_server_load_tracking: bool = knob(False, "count running requests for /load")
+    return_tokens_as_token_ids: bool = knob(False, "show tokens in logprobs as token_id:N")
+    sse_keep_alive_interval: float = knob(0.0, "seconds of silence before a comment line in a stream; 0: never")
+    stream_interval: int = knob(1, "tokens gathered before a stream sends them on")
+    fingerprint_mode: Literal["full", "hash", "custom", "none"] = knob("full", "what system_fingerprint shows")
+    fingerprint_value: str | None = knob(None, "the system_fingerprint of mode custom")
+    max_body_bytes: int = knob(64 * MIB, "largest request body")
+    body_timeout_s: float = knob(60.0, "seconds in which a request body must be complete")
+    max_header_bytes: int = knob(32 * 1024, "largest request head")
+    max_headers: int = knob(100, "most headers of a request")
+    head_timeout_s: float = knob(5.0, "seconds in which a request head must be complete once it has begun")
+    max_n: int = knob(16384, "most choices of one request")
+    max_stop_strings: int = knob(4, "most stop strings of one request")
+    max_completion_prompts: int = knob(1024, "most prompts of one completions request")
+    max_reply_bytes: int = knob(256 * MIB, "largest reply that a request may ask for, by estimate")
+    drain_timeout_s: float = knob(30.0, "seconds that running requests get to finish after SIGTERM")
+    keep_alive_on_engine_death: bool = knob(False, "stay up, unhealthy, when the engine dies, instead of exit code 70")
+    enable_log_requests: bool = knob(False, "log each request's parameters (never its prompt)")
+    disable_access_log: bool = knob(False, "log no line per request")
+    disable_access_log_for_endpoints: tuple[str, ...] = knob((), "paths whose requests are not logged, like /health")
+
+    def __post_init__(self) -> None:
+        if any(not key for key in self.api_key):
+            raise BadConfig("api_key must not be empty; leave it out to serve without keys.")
+        if any(not name for name in self.served_model_name):
+            raise BadConfig("served_model_name must not be empty; leave it out to use the model's own name.")
+        if not 0 <= self.port <= 65535:
+            raise BadConfig(f"port must be in [0, 65535], got {self.port}.")
+        if self.fingerprint_mode == "custom" and self.fingerprint_value is None:
+            raise BadConfig("fingerprint_mode custom needs a fingerprint_value.")
+        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
+            raise BadConfig("ssl_keyfile and ssl_certfile go together; only one of them is set.")
+        for name in ("stream_interval", "max_n", "max_body_bytes", "max_header_bytes", "max_headers"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("sse_keep_alive_interval", "drain_timeout_s", "body_timeout_s", "max_stop_strings"):
+            _at_least(name, getattr(self, name), 0)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise BadConfig(f"{name} must be at least {least}, got {value}.")

@@ -1,0 +1,49 @@
+"""Pages of other origins: who may call, with what. The rules of the Fetch standard, as far as a JSON API needs them."""
+
+from quart import Request, Response
+
+from server.config import ServerConfig
+
+METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+MAX_AGE_S = 600
+
+
+class Cors:
+    def __init__(self, config: ServerConfig) -> None:
+        self._origins = frozenset(config.allowed_origins)
+        self._methods = METHODS if "*" in config.allowed_methods else ", ".join(config.allowed_methods)
+        self._headers = None if "*" in config.allowed_headers else ", ".join(config.allowed_headers)
+        self._credentials = config.allow_credentials
+
+    def preflight(self, request: Request) -> Response | None:
+        """The answer to a browser that asks before it calls; None when this is not such a question."""
+        asked = request.headers.get("Access-Control-Request-Method")
+        if request.method != "OPTIONS" or asked is None or "Origin" not in request.headers:
+            return None
+        allowed = self._origin(request) is not None
+        response = Response("OK" if allowed else "Disallowed CORS origin", 200 if allowed else 400)
+        response.headers["Access-Control-Allow-Methods"] = self._methods
+        response.headers["Access-Control-Max-Age"] = str(MAX_AGE_S)
+        headers = self._headers or request.headers.get("Access-Control-Request-Headers")
+        if headers:
+            response.headers["Access-Control-Allow-Headers"] = headers
+        return response
+
+    def mark(self, request: Request, response: Response) -> None:
+        """Lets the page read the answer, if its origin may."""
+        origin = self._origin(request)
+        if origin is None:
+            return
+        response.headers["Access-Control-Allow-Origin"] = origin
+        if origin != "*":
+            response.headers.add("Vary", "Origin")
+        if self._credentials:
+            response.headers["Access-Control-Allow-Credentials"] = "true"
+
+    def _origin(self, request: Request) -> str | None:
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return None
+        if "*" in self._origins:
+            return origin if self._credentials else "*"
+        return origin if origin in self._origins else None

@@ -1,0 +1,132 @@
+"""From an exception to a status and a body. Every error but 401 has the same four keys.
+
+`Refusal` is the server's own way to say no: who you are, what is not here, how the bytes came. What the library
+raises is translated by `refusal_for`. Messages are cut, so that a bad request cannot blow up its reply.
+"""
+
+import http
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from quart import Response
+from werkzeug.exceptions import HTTPException
+
+from jaxserve import EngineStopped, GenerationFailed, Overloaded, RequestError
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_CHARS = 2000
+MAX_VALUE_CHARS = 200
+RETRY_AFTER_S = 1
+ENGINE_DEAD = "The server had an error while processing your request."
+_LONG_RUN = re.compile(rf"\S{{{MAX_VALUE_CHARS + 1},}}")
+_TYPES = {
+    400: "BadRequestError",
+    404: "NotFoundError",
+    500: "InternalServerError",
+    501: "NotImplementedError",
+}
+
+
+class Refusal(Exception):
+    """An answer that is an error: status, type, message, the field at fault, and extra headers."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type or _TYPES.get(status) or phrase(status)
+        self.param = param
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The object that a client sees, also as the last event of a stream that broke."""
+        error = {"message": cut(self.message), "type": self.type, "param": self.param, "code": self.status}
+        return {"error": error}
+
+    def response(self) -> Response:
+        return json_response(self.body, self.status, self.headers)
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    response = Response(orjson.dumps(body), status, content_type="application/json")
+    response.headers.update(headers or {})
+    response.timeout = None
+    return response
+
+
+def phrase(status: int) -> str:
+    """The reason phrase as clients of this API know it."""
+    if status == 413:
+        return "Request Entity Too Large"
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def cut(message: str) -> str:
+    """No echoed value longer than 200 characters, no message longer than 2000, no half characters."""
+    message = _LONG_RUN.sub(lambda run: run[0][: MAX_VALUE_CHARS - 1] + "…", message)
+    if len(message) > MAX_MESSAGE_CHARS:
+        message = message[: MAX_MESSAGE_CHARS - 1] + "…"
+    return message.encode("utf-8", "replace").decode("utf-8")
+
+
+def shown(value: object) -> str:
+    """A client's value for a message: short ones printed, containers by their size."""
+    if isinstance(value, list | tuple | dict):
+        return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
+
+
+def not_found(name: str, served: tuple[str, ...]) -> Refusal:
+    """No such model: 404 naming it, and those that exist."""
+    names = ", ".join(served[:10])
+    return Refusal(404, f"The model {shown(name)} does not exist; this server has: {names}.", param="model")
+
+
+def unavailable(message: str, retry_after_s: int = RETRY_AFTER_S) -> Refusal:
+    return Refusal(503, message, headers={"Retry-After": str(retry_after_s)})
+
+
+def refusal_for(error: BaseException, *, admitted: bool = False) -> Refusal:
+    """What a client is told about `error`. admitted: its generation had begun, so coming back is no cure."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, RequestError):
+        return Refusal(400, str(error), param=error.param)
+    if isinstance(error, Overloaded):
+        return unavailable(str(error), error.retry_after_s)
+    if isinstance(error, EngineStopped):
+        return Refusal(500, ENGINE_DEAD) if admitted else unavailable(str(error))
+    if isinstance(error, HTTPException):
+        return _from_framework(error)
+    if not isinstance(error, GenerationFailed):
+        log.error("request failed: %s", type(error).__name__, exc_info=error)
+    return Refusal(500, "Internal server error")
+
+
+def _from_framework(error: HTTPException) -> Refusal:
+    """Quart's own errors: no route, wrong method, and the like."""
+    status = error.code or 500
+    messages = {404: "There is nothing at this path.", 405: "This path does not take this method."}
+    headers = {}
+    allowed = getattr(error, "valid_methods", None)
+    if allowed:
+        headers["Allow"] = ", ".join(sorted(allowed))
+    kind = phrase(status) if status == 400 else None
+    return Refusal(status, messages.get(status, phrase(status) + "."), type=kind, headers=headers)

@@ -1,0 +1,113 @@
+"""The outermost layer, around Quart: head limits before anything is dispatched, the access line and the HTTP numbers
+after, and an answer in our own shape whatever happens between."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from server import logs
+from server.config import ServerConfig
+from server.errors import Refusal
+from server.metrics import HttpMetrics
+
+log = logging.getLogger(__name__)
+
+ROUTE = "jaxserve.route"  # where the route's pattern is left in the scope, for the numbers
+Send = Callable[[Any], Awaitable[None]]
+App = Callable[[Any, Any, Send], Awaitable[None]]
+
+
+class Gate:
+    """An ASGI application around an ASGI application."""
+
+    def __init__(self, app: App, config: ServerConfig, http: HttpMetrics) -> None:
+        self._app = app
+        self._config = config
+        self._http = http
+        self._root = config.root_path.rstrip("/")
+        self._unlogged = frozenset(config.disable_access_log_for_endpoints)
+
+    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        counter = _Counter(send)
+        began = time.monotonic()
+        try:
+            refusal = refuse_head(scope["headers"], scope["path"], self._config)
+            if refusal is not None:
+                await _answer(refusal, counter)
+            else:
+                await self._app(self._below_root(scope), receive, counter)
+        except Exception:
+            log.exception("a request failed outside its route")
+            if counter.status is None:
+                await _answer(Refusal(500, "Internal server error"), counter)
+        finally:
+            self._note(scope, counter, time.monotonic() - began)
+
+    def _below_root(self, scope: Any) -> Any:
+        """The scope with the proxy's path prefix taken off, where it is there."""
+        path = scope["path"]
+        if self._root and (path == self._root or path.startswith(self._root + "/")):
+            scope["path"] = path[len(self._root) :] or "/"
+        return scope
+
+    def _note(self, scope: Any, counter: "_Counter", seconds: float) -> None:
+        headers = dict(scope["headers"])
+        path, method = scope["path"], scope["method"]
+        if not self._config.disable_access_log and path not in self._unlogged:
+            client = (scope.get("client") or ("-",))[0]
+            label = headers.get(b"x-request-id", b"").decode("latin-1")
+            logs.access(client, method, path, counter.status, counter.sent_bytes, seconds, label)
+        length = headers.get(b"content-length", b"0")
+        request_bytes = int(length) if length.isdigit() and len(length) < 16 else 0
+        handler = scope.get(ROUTE, "none")
+        known = method if method in _METHODS else "other"
+        self._http.observe(handler, known, counter.status or 499, seconds, request_bytes, counter.sent_bytes)
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class _Counter:
+    """Passes messages on, and remembers the status and the bytes."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status: int | None = None
+        self.sent_bytes = 0
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif message["type"] == "http.response.body":
+            self.sent_bytes += len(message.get("body", b""))
+        await self._send(message)
+
+
+def refuse_head(headers: list[tuple[bytes, bytes]], path: str, config: ServerConfig) -> Refusal | None:
+    """What is wrong with a request's head: too large (431), or two ways to say how long the body is (400)."""
+    close = {"Connection": "close"}
+    size = len(path) + sum(len(name) + len(value) + 4 for name, value in headers)
+    if len(headers) > config.max_headers or size > config.max_header_bytes:
+        message = f"The request head is larger than {config.max_headers} headers or {config.max_header_bytes} bytes."
+        return Refusal(431, message, headers=close)
+    names = {name.lower() for name, _ in headers}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        message = "Content-Length and Transfer-Encoding must not be sent together."
+        return Refusal(400, message, type="Bad Request", headers=close)
+    if not path.startswith(("/", "http://", "https://")):
+        return Refusal(404, "There is nothing at this path.", headers=close)
+    return None
+
+
+async def _answer(refusal: Refusal, send: Send) -> None:
+    body = orjson.dumps(refusal.body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,185 @@
+"""HTTP/1 on top of Hypercorn, with some of its habits changed. Facts: Hypercorn 0.18, hypercorn/protocol/h11.py.
+
+* It stops reading when a client has sent even one byte behind its request, and then does not see it leave. Here bytes
+  behind a request wait in the parser's buffer (64 KiB of them, then the connection is closed) and are read on after
+  the answer.
+* It answers a broken request head without a body. Here it is our error object.
+* It switches to HTTP/2 or WebSocket when asked, also without TLS. Here it answers in HTTP/1.1.
+* It gives an unfinished head as long as an idle connection. Here a head that has begun must be complete soon.
+* It asks for the body of a request that is going to be refused ("100 Continue"). Here the head is looked at first.
+* It closes on a client that is still sending, and the reset that follows can destroy the answer. Here the rest is
+  read and dropped for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import h11
+import hypercorn.protocol
+import orjson
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Body, EndBody, Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+
+from server.errors import Refusal, phrase
+
+MAX_BEHIND_BYTES = 64 * 1024
+LINGER_S = 1.0
+Welcomes = Callable[[str, bytes, list[tuple[bytes, bytes]]], bool]
+
+
+def install(head_timeout_s: float, welcomes: Welcomes) -> None:
+    """Makes every connection that Hypercorn accepts from now on speak this HTTP/1.
+
+    welcomes: whether a request with this method, path and headers may send its body.
+    """
+
+    class Connection(Http1):
+        HEAD_TIMEOUT_S = head_timeout_s
+        WELCOMES = staticmethod(welcomes)
+
+    hypercorn.protocol.H11Protocol = Connection  # type: ignore[misc]
+
+
+class Http1(H11Protocol):
+    HEAD_TIMEOUT_S: ClassVar[float] = 5.0
+    WELCOMES: ClassVar[Welcomes]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._parsing = asyncio.Lock()
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._is_welcome = True
+        self._is_lingering = False
+
+    async def handle(self, event: Event) -> None:
+        """Bytes from the client, or its end."""
+        if isinstance(event, Closed):
+            self._stop_head_timer()
+        if self._is_lingering and isinstance(event, RawData):
+            return
+        if not isinstance(event, RawData):
+            await super().handle(event)
+            return
+        self.connection.receive_data(event.data)
+        if self._is_paused():
+            if len(self.connection.trailing_data[0]) > MAX_BEHIND_BYTES:
+                await self.send(Closed())
+            return
+        await self._handle_events()
+
+    async def _handle_events(self) -> None:
+        """Reads as far as there is something to read; one at a time, because a recycled connection reads on by
+        itself while more bytes may come."""
+        async with self._parsing:
+            while not self._is_paused() and await self._handle_one():
+                pass
+        self._watch_head()
+
+    async def _handle_one(self) -> bool:
+        """One event of the parser. False: nothing more for now."""
+        if self.connection.they_are_waiting_for_100_continue and self._is_welcome:
+            headers = self.config.response_headers("h11")
+            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=headers))
+        try:
+            event = self.connection.next_event()
+        except h11.RemoteProtocolError as error:
+            if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+                await self._send_error_response(error.error_status_hint)
+            await self.send(Closed())
+            return False
+        if isinstance(event, h11.Request):
+            await self._begin(event)
+        elif (
+            event is h11.PAUSED
+            or event is h11.NEED_DATA
+            or isinstance(event, h11.ConnectionClosed)
+            or self.stream is None
+        ):
+            return False
+        elif isinstance(event, h11.Data):
+            await self.stream.handle(Body(stream_id=STREAM_ID, data=event.data))
+        elif isinstance(event, h11.EndOfMessage):
+            await self.stream.handle(EndBody(stream_id=STREAM_ID))
+        return True
+
+    async def _begin(self, request: h11.Request) -> None:
+        self._stop_head_timer()
+        headers, method = list(request.headers), request.method.decode("ascii").upper()
+        self._is_welcome = type(self).WELCOMES(method, request.target.partition(b"?")[0], headers)
+        await self.send(Updated(idle=False))
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=headers,
+                http_version=request.http_version.decode(),
+                method=method,
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
+
+    async def _maybe_recycle(self) -> None:
+        """After an answer: what came behind the request is the next one."""
+        if self.connection.their_state is h11.SEND_BODY and not self.context.terminated.is_set():
+            self._is_lingering = True
+            await self._close_stream()
+            self._closing = asyncio.ensure_future(self._linger())
+            return
+        await super()._maybe_recycle()
+        if self.connection.their_state is h11.IDLE and self.connection.trailing_data[0]:
+            self.task_group.spawn(self._handle_events)
+
+    async def _linger(self) -> None:
+        await asyncio.sleep(LINGER_S)
+        await self.send(Closed())
+
+    def _is_paused(self) -> bool:
+        """The request was read to its end and its answer is still being written."""
+        return self.connection.their_state not in {h11.IDLE, h11.SEND_BODY}
+
+    async def _send_error_response(self, status_code: int) -> None:
+        kind = phrase(status_code)
+        message = "The request head is too large." if status_code == 431 else "The request is not valid HTTP/1.1."
+        body = orjson.dumps(Refusal(status_code, message, type=kind).body)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+    def _watch_head(self) -> None:
+        """Starts the clock when part of a head is here and the rest is not."""
+        begun = self.stream is None and bool(self.connection.trailing_data[0])
+        if begun and self._head_timer is None:
+            self._head_timer = asyncio.get_running_loop().call_later(self.HEAD_TIMEOUT_S, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._closing = asyncio.ensure_future(self.send(Closed()))
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

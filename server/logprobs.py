@@ -1,0 +1,92 @@
+"""Log-probabilities in the three forms clients know: chat's entries, the completions' parallel arrays, and the
+prompt's tables by token id."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jaxserve import Logprob, TokenLogprob
+
+LOWEST = -9999.0  # JSON has no infinity
+
+
+def number(logprob: float) -> float:
+    """Finite, whatever came out of the model."""
+    return logprob if logprob > LOWEST else LOWEST
+
+
+def best(entry: TokenLogprob, k: int) -> list[Logprob]:
+    """The standing token, then others, best first: the best k, and the standing token if it is not among them."""
+    others = [one for one in entry.top if one.token_id != entry.token_id]
+    is_among = entry.rank is not None and entry.rank <= k
+    return [entry, *others[: max(0, k - 1 if is_among else k)]]
+
+
+def chat_entries(entries: Iterable[TokenLogprob], k: int, as_ids: bool) -> list[dict[str, Any]]:
+    """One object per token; its list of alternatives has exactly k members, the token itself first."""
+    return [
+        {**_chat_token(entry, as_ids), "top_logprobs": [_chat_token(one, as_ids) for one in best(entry, k)[:k]]}
+        for entry in entries
+    ]
+
+
+def _chat_token(one: Logprob, as_ids: bool) -> dict[str, Any]:
+    return {"token": token_text(one, as_ids), "logprob": number(one.logprob), "bytes": list(one.bytes)}
+
+
+def token_text(one: Logprob, as_ids: bool) -> str:
+    return f"token_id:{one.token_id}" if as_ids else one.token
+
+
+class CompletionLogprobs:
+    """The four parallel arrays of /v1/completions. Offsets run on from one chunk to the next, so there is one of
+    these per choice."""
+
+    def __init__(self, k: int, as_ids: bool) -> None:
+        self._k = k
+        self._as_ids = as_ids
+        self._offset = 0
+
+    def arrays(self, entries: Sequence[TokenLogprob | Logprob | None]) -> dict[str, list[Any]]:
+        """An entry that is a plain Logprob is a token without a value: the first one of a prompt."""
+        table: dict[str, list[Any]] = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
+        for entry in entries:
+            if entry is None:
+                continue
+            token = token_text(entry, self._as_ids)
+            has_value = isinstance(entry, TokenLogprob)
+            table["text_offset"].append(self._offset)
+            table["token_logprobs"].append(number(entry.logprob) if has_value else None)
+            table["tokens"].append(token)
+            table["top_logprobs"].append(self._top(entry) if has_value else None)
+            self._offset += len(token)
+        return table
+
+    def _top(self, entry: TokenLogprob) -> dict[str, float]:
+        """Two tokens with the same text share a key; the better one keeps it."""
+        table: dict[str, float] = {}
+        for one in best(entry, self._k):
+            token = token_text(one, self._as_ids)
+            table[token] = max(table.get(token, LOWEST), number(one.logprob))
+        return table
+
+
+def prompt_table(entries: Sequence[TokenLogprob | None] | None, k: int) -> list[dict[str, Any] | None] | None:
+    """prompt_logprobs: for each prompt token the token itself first, then the best k, by decimal id; null for the
+    first one."""
+    if entries is None:
+        return None
+    return [None if entry is None else _prompt_position(entry, k) for entry in entries]
+
+
+def _prompt_position(entry: TokenLogprob, k: int) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    place = 0
+    for one in best(entry, k):
+        rank = one.rank
+        if one is not entry:
+            place += 1
+            if place == entry.rank:
+                place += 1  # the standing token's own place
+            rank = place if rank is None else rank
+        table[str(one.token_id)] = {"logprob": number(one.logprob), "rank": rank, "decoded_token": one.token}
+    return table

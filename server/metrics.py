@@ -1,0 +1,310 @@
+"""/metrics: the engine's snapshot under vLLM's names, our own numbers under jaxserve:, and the HTTP side's.
+
+Nothing is counted twice: engine numbers are read from one StatsSnapshot at each scrape, and every series exists from
+the start with the value 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector, Summary
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from jaxserve import HistogramSnapshot, StatsSnapshot
+
+if TYPE_CHECKING:
+    from jaxserve import AsyncLLM
+
+UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/live", "/version"})
+FINISHED = ("stop", "length", "abort", "error", "repetition")
+OUTCOMES = {"stop": "ok", "length": "ok", "repetition": "ok", "abort": "aborted", "error": "error"}
+REJECTED = ("max_num_queued_reqs", "max_num_queued_tokens")
+
+TO_FIRST_TOKEN = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+PER_TOKEN = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+PER_REQUEST = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+PER_STEP = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+ROUGH_S, FINE_S = (0.1, 0.5, 1.0), (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+UP_TO_CONTEXT = None  # 1, 2, 5, 10 ... up to the longest context
+
+COUNTERS = {
+    "prefix_cache_queries": "Tokens looked up in the prefix cache.",
+    "prefix_cache_hits": "Tokens found in the prefix cache.",
+    "external_prefix_cache_queries": "Tokens looked up in an external prefix cache.",
+    "external_prefix_cache_hits": "Tokens found in an external prefix cache.",
+    "mm_cache_queries": "Items looked up in the multimodal cache.",
+    "mm_cache_hits": "Items found in the multimodal cache.",
+    "num_preemptions": "Requests that lost their pages and were computed again.",
+    "prompt_tokens": "Prompt tokens prefilled.",
+    "prompt_tokens_cached": "Prompt tokens taken from the prefix cache.",
+    "generation_tokens": "Tokens generated.",
+}
+SOURCES = {
+    "local_compute": "prompt_tokens_local_compute",
+    "local_cache_hit": "prompt_tokens_local_cache_hit",
+    "external_kv_transfer": "prompt_tokens_external",
+}
+OWN_COUNTERS = {
+    "num_preemptions": ("preemptions", "Requests preempted."),
+    "engine_steps": ("engine_steps", "Steps of the engine."),
+    "engine_rebuilds": ("engine_rebuilds", "Times the device state was built anew after a failed step."),
+    "compilations": ("compilations", "Programs compiled."),
+    "compilation_seconds": ("compilation_seconds", "Seconds spent compiling."),
+    "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
+}
+HISTOGRAMS: dict[str, tuple[tuple[float, ...] | None, str]] = {
+    "time_to_first_token_seconds": (TO_FIRST_TOKEN, "Arrival to first token."),
+    "inter_token_latency_seconds": (PER_TOKEN, "Time between two tokens."),
+    "request_time_per_output_token_seconds": (PER_TOKEN, "Decode time by token, one sample a request."),
+    "e2e_request_latency_seconds": (PER_REQUEST, "Arrival to last token."),
+    "request_queue_time_seconds": (PER_REQUEST, "Queued to first scheduled."),
+    "request_inference_time_seconds": (PER_REQUEST, "Scheduled to last token."),
+    "request_prefill_time_seconds": (PER_REQUEST, "Scheduled to first token."),
+    "request_decode_time_seconds": (PER_REQUEST, "First to last token."),
+    "request_prompt_tokens": (UP_TO_CONTEXT, "Prompt tokens of a request."),
+    "request_generation_tokens": (UP_TO_CONTEXT, "Generated tokens of a request."),
+    "request_max_num_generation_tokens": (UP_TO_CONTEXT, "Generated tokens of a request's longest choice."),
+    "request_params_max_tokens": (UP_TO_CONTEXT, "The max_tokens of a request."),
+    "request_prefill_kv_computed_tokens": (UP_TO_CONTEXT, "Prompt tokens computed, cached ones left out."),
+    "iteration_tokens_total": (PER_STEP, "Tokens computed by one step."),
+    "request_params_n": ((1, 2, 5, 10, 20), "The n of a request."),
+    "request_num_preemptions": ((1, 2, 3, 4, 5, 10, 20), "Preemptions of a request."),
+}
+
+
+class HttpMetrics:
+    """What the HTTP side counts itself: one observation for each response, labelled by route pattern."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels, registry = ("handler", "method"), self.registry
+        name = "http_requests"
+        self._requests = Counter(name, "Requests by status class.", (*labels, "status"), registry=registry)
+        name = "http_request_duration_seconds"
+        self._seconds = Histogram(name, "Time to the last byte.", labels, buckets=ROUGH_S, registry=registry)
+        name = "http_request_duration_highr_seconds"
+        self._fine_seconds = Histogram(name, "Time to the last byte.", buckets=FINE_S, registry=registry)
+        name = "http_request_size_bytes"
+        self._request_bytes = Summary(name, "Content-Length of requests.", ("handler",), registry=registry)
+        name = "http_response_size_bytes"
+        self._response_bytes = Summary(name, "Bytes of response bodies.", ("handler",), registry=registry)
+
+    def observe(
+        self, handler: str, method: str, status: int, seconds: float, request_bytes: int, response_bytes: int
+    ) -> None:
+        """handler: the route's pattern, never a raw URL; "none" for paths that lead nowhere."""
+        if handler in UNCOUNTED:
+            return
+        self._requests.labels(handler, method, f"{status // 100}xx").inc()
+        self._seconds.labels(handler, method).observe(seconds)
+        self._fine_seconds.observe(seconds)
+        self._request_bytes.labels(handler).observe(request_bytes)
+        self._response_bytes.labels(handler).observe(response_bytes)
+
+
+class LoopLag:
+    """How late the event loop was at worst, since somebody last asked."""
+
+    INTERVAL_S = 0.1
+
+    def __init__(self) -> None:
+        self._worst_s = 0.0
+
+    def read(self) -> float:
+        worst, self._worst_s = self._worst_s, 0.0
+        return worst
+
+    async def watch(self) -> None:
+        """Runs as long as the server does."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            before = clock()
+            await asyncio.sleep(self.INTERVAL_S)
+            self._worst_s = max(self._worst_s, clock() - before - self.INTERVAL_S)
+
+
+class Exposition:
+    """Everything that /metrics shows, in the format that was asked for."""
+
+    def __init__(
+        self, llm: AsyncLLM, model_name: str, http: HttpMetrics, lag: LoopLag, rejected: Callable[[], int]
+    ) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(EngineCollector(llm, model_name, lag, rejected))
+        self._registry.register(_Whole(http.registry))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """Body and content type: Prometheus text 0.0.4, or OpenMetrics for those who accept it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+class _Whole(Collector):
+    """Another registry's metrics as one collector."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._registry.collect()
+
+
+class EngineCollector(Collector):
+    """The engine's numbers at the moment of the scrape. `rejected`: requests refused before they reached the engine."""
+
+    def __init__(self, llm: AsyncLLM, model_name: str, lag: LoopLag, rejected: Callable[[], int]) -> None:
+        self._llm = llm
+        self._labels = {"model_name": model_name, "engine": "0"}
+        self._lag = lag
+        self._rejected = rejected
+
+    def describe(self) -> list[Metric]:
+        """Nothing: asking for a snapshot only to learn names is not needed."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._llm.stats()
+        yield from self._gauges(stats)
+        yield from self._counters(stats)
+        yield from self._histograms(stats.histograms)
+        yield from self._own(stats)
+
+    def _gauges(self, stats: StatsSnapshot) -> Iterator[Metric]:
+        waiting = stats.num_requests_waiting
+        usage = stats.pages_active / stats.pages_total if stats.pages_total else 0.0
+        yield self._gauge("vllm:num_requests_running", "Requests in the running batch.", stats.num_requests_running)
+        yield self._gauge("vllm:num_requests_waiting", "Requests queued.", waiting)
+        reasons = {"capacity": waiting, "deferred": 0}
+        yield self._gauge_by("vllm:num_requests_waiting_by_reason", "Requests queued, by reason.", "reason", reasons)
+        yield self._gauge("vllm:kv_cache_usage_perc", "Share of pages held by running requests; 1 is full.", usage)
+        states = {"awake": 1, "weights_offloaded": 0, "discard_all": 0}
+        yield self._gauge_by("vllm:engine_sleep_state", "Whether the engine sleeps.", "sleep_state", states)
+        info = {**self._labels, **cache_settings(self._llm)}
+        family = GaugeMetricFamily("vllm:cache_config_info", "Settings of the key-value cache.", labels=list(info))
+        family.add_metric(list(info.values()), 1)
+        yield family
+
+    def _counters(self, stats: StatsSnapshot) -> Iterator[Metric]:
+        for name, help in COUNTERS.items():
+            yield self._counter(f"vllm:{name}", help, stats.counters.get(name, 0))
+        sources = {source: stats.counters.get(name, 0) for source, name in SOURCES.items()}
+        yield self._counter_by(
+            "vllm:prompt_tokens_by_source", "Prompt tokens, by where they came from.", "source", sources
+        )
+        ends = {reason: stats.finished.get(reason, 0) for reason in FINISHED}
+        yield self._counter_by("vllm:request_success", "Requests that ended.", "finished_reason", ends)
+        family = CounterMetricFamily("vllm:admission_rejections", "Requests refused.", labels=["model_name", "reason"])
+        for reason, count in self._rejections(stats).items():
+            family.add_metric([self._labels["model_name"], reason], count)
+        yield family
+
+    def _histograms(self, snapshots: Mapping[str, HistogramSnapshot]) -> Iterator[Metric]:
+        for name, (bounds, help) in HISTOGRAMS.items():
+            own = one_two_five(self._llm.config.max_model_len or 1) if bounds is None else bounds
+            empty = HistogramSnapshot(own, (0,) * (len(own) + 1), 0.0)
+            yield self._histogram(f"vllm:{name}", help, snapshots.get(name, empty))
+
+    def _own(self, stats: StatsSnapshot) -> Iterator[Metric]:
+        pages = {
+            "total": stats.pages_total,
+            "free": stats.pages_free,
+            "active": stats.pages_active,
+            "cached": stats.pages_cached,
+        }
+        yield self._gauge_by("jaxserve:kv_pages", "Pages of the key-value cache.", "state", pages)
+        states = {
+            "running": stats.num_requests_running,
+            "waiting": stats.num_requests_waiting,
+            "preempted": stats.num_requests_preempted,
+        }
+        yield self._gauge_by("jaxserve:requests", "Requests inside the engine.", "state", states)
+        yield self._outcomes(stats)
+        for name, (own, help) in OWN_COUNTERS.items():
+            yield self._counter(f"jaxserve:{own}", help, stats.counters.get(name, 0))
+        yield self._gauge("jaxserve:event_loop_lag_seconds", "Worst since the last scrape.", self._lag.read())
+        for name in sorted(stats.histograms.keys() - HISTOGRAMS.keys()):
+            yield self._histogram(f"jaxserve:{name}", name.replace("_", " ") + ".", stats.histograms[name])
+
+    def _outcomes(self, stats: StatsSnapshot) -> Metric:
+        """Untyped, because OpenMetrics would take a counter of this name for the gauge jaxserve:requests."""
+        family = Metric("jaxserve:requests_total", "Requests that ended, by outcome.", "unknown")
+        for reason, outcome in OUTCOMES.items():
+            labels = {**self._labels, "outcome": outcome, "reason": reason}
+            family.add_sample("jaxserve:requests_total", labels, stats.finished.get(reason, 0))
+        for reason, count in self._rejections(stats).items():
+            family.add_sample(
+                "jaxserve:requests_total", {**self._labels, "outcome": "rejected", "reason": reason}, count
+            )
+        return family
+
+    def _rejections(self, stats: StatsSnapshot) -> dict[str, int]:
+        counts = {reason: stats.rejected.get(reason, 0) for reason in REJECTED}
+        counts["max_num_queued_reqs"] += self._rejected()
+        return counts
+
+    def _gauge(self, name: str, help: str, value: float) -> Metric:
+        return self._add(GaugeMetricFamily(name, help, labels=list(self._labels)), {None: value})
+
+    def _gauge_by(self, name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
+        return self._add(GaugeMetricFamily(name, help, labels=[*self._labels, label]), values)
+
+    def _counter(self, name: str, help: str, value: float) -> Metric:
+        return self._add(CounterMetricFamily(name, help, labels=list(self._labels)), {None: value})
+
+    def _counter_by(self, name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
+        return self._add(CounterMetricFamily(name, help, labels=[*self._labels, label]), values)
+
+    def _add(
+        self, family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float] | Mapping[None, float]
+    ) -> Metric:
+        for label, value in values.items():
+            family.add_metric([*self._labels.values(), *([] if label is None else [label])], value)
+        return family
+
+    def _histogram(self, name: str, help: str, snapshot: HistogramSnapshot) -> Metric:
+        """Prometheus wants running sums: how many were at most each bound."""
+        family = HistogramMetricFamily(name, help, labels=list(self._labels))
+        bounds = [*(str(float(bound)) for bound in snapshot.bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(snapshot.counts), strict=True))
+        family.add_metric(list(self._labels.values()), buckets, snapshot.sum)
+        return family
+
+
+def cache_settings(llm: AsyncLLM) -> dict[str, str]:
+    """Every setting of the key-value cache as text; gateways read block_size and num_gpu_blocks."""
+    config = llm.config
+    return {
+        "block_size": str(config.block_size),
+        "num_gpu_blocks": str(llm.num_pages),
+        "enable_prefix_caching": str(config.enable_prefix_caching),
+        "gpu_memory_utilization": str(config.gpu_memory_utilization),
+        "cache_dtype": llm.description.get("cache_dtype", llm.description.get("dtype", config.dtype)),
+        "kv_cache_memory_bytes": str(config.kv_cache_memory_bytes),
+        "num_gpu_blocks_override": str(config.num_gpu_blocks_override),
+    }
+
+
+def one_two_five(largest: int) -> tuple[int, ...]:
+    """1, 2, 5, 10, 20, 50 ... as far as `largest` goes."""
+    bounds, decade = [], 1
+    while decade <= largest:
+        bounds += [step * decade for step in (1, 2, 5) if step * decade <= largest]
+        decade *= 10
+    return tuple(bounds)

@@ -1,0 +1,105 @@
+"""What both generation routes put around their choices: the head of an object, usage, and the bytes of events."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from jaxserve import TextDelta
+from server.runs import Run
+from server.schemas.common import GenerationRequest
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What is the same in a reply and in all chunks of a stream."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str | None
+    role: str
+    shows_cached: bool
+    tokens_as_ids: bool
+    forces_usage: bool
+    interval: int
+
+    def head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def usage(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, Any]:
+        return {
+            **counts(prompt_tokens, completion_tokens),
+            "prompt_tokens_details": {"cached_tokens": cached_tokens} if self.shows_cached else None,
+        }
+
+
+def counts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def total_usage(frame: Frame, run: Run, completion_tokens: int) -> dict[str, Any]:
+    """Each prompt once, every choice's tokens, and what the prefix cache had of the prompts."""
+    prompt_tokens = sum(len(job.prompt_ids) for job in run.jobs)
+    return frame.usage(prompt_tokens, completion_tokens, sum(news.cached_tokens for news in run.prompts))
+
+
+class ChunkWriter(Protocol):
+    """One stream's chunks, as JSON objects."""
+
+    def opening(self) -> list[dict[str, Any]]: ...
+    def chunks(self, delta: TextDelta) -> list[dict[str, Any]]: ...
+    def closing(self) -> list[dict[str, Any]]: ...
+
+
+class UsageKeeper:
+    """Which chunks of a stream show usage, and which the fingerprint."""
+
+    def __init__(self, request: GenerationRequest, frame: Frame, run: Run) -> None:
+        options = request.stream_options
+        forced = frame.forces_usage
+        self._frame, self._run = frame, run
+        self.at_end = forced or request.wants_usage
+        self._always = forced or (self.at_end and bool(options and options.continuous_usage_stats))
+        self._tokens = [0] * run.num_choices
+
+    def count(self, delta: TextDelta) -> None:
+        self._tokens[delta.index] += len(delta.token_ids)
+
+    def add(self, chunk: dict[str, Any], index: int, *, is_last: bool = False) -> dict[str, Any]:
+        """The chunk of choice `index`, with that choice's usage so far where it was asked for."""
+        if self._always:
+            prompt = self._run.jobs[self._run.prompt_of(index)].prompt_ids
+            chunk["usage"] = counts(len(prompt), self._tokens[index])
+        if is_last and not self.at_end:
+            chunk["system_fingerprint"] = self._frame.fingerprint
+        return chunk
+
+    def closing(self, kind: str) -> list[dict[str, Any]]:
+        """The usage chunk, when there is one."""
+        if not self.at_end:
+            return []
+        usage = total_usage(self._frame, self._run, sum(self._tokens))
+        fingerprint = {"system_fingerprint": self._frame.fingerprint}
+        return [{**self._frame.head(kind), "choices": [], "usage": usage, **fingerprint}]
+
+
+def events(chunks: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks)
+
+
+def now_s() -> int:
+    return int(time.time())
+
+
+def fresh_base() -> str:
+    return secrets.token_hex(8)

@@ -1,0 +1,36 @@
+"""POST /v1/chat/completions."""
+
+import quart
+from quart import Blueprint, Response
+
+from server.body import read_json
+from server.chat_reply import ChatReply, ChatStream
+from server.desk import Desk
+from server.errors import json_response
+from server.schemas.chat import ChatRequest
+from server.schemas.checks import check_chat
+from server.schemas.common import validate
+from server.sse import stream_response
+from server.translate import chat_job
+
+
+def blueprint(desk: Desk) -> Blueprint:
+    routes = Blueprint("chat", __name__)
+
+    @routes.post("/v1/chat/completions")
+    async def chat() -> Response:
+        request = validate(ChatRequest, await read_json(quart.request, desk.config))
+        desk.check_headers()
+        check_chat(request, desk.config)
+        desk.check_model(request.model)
+        visit = desk.admit(request.n or 1)
+        frame = desk.frame("chatcmpl", request, request.response_role(desk.config.response_role))
+        job = await chat_job(request, desk.llm, desk.config)
+        run = visit.begin(desk.llm, [job], request.cache_salt)
+        if request.stream:
+            keep_alive_s = desk.config.sse_keep_alive_interval
+            stream = ChatStream(request, frame, run)
+            return await stream_response(run, stream, interval=frame.interval, keep_alive_s=keep_alive_s)
+        return json_response(await ChatReply(request, frame, run).whole(), headers=desk.load_headers())
+
+    return routes

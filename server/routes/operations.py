@@ -1,0 +1,48 @@
+"""For those who run it: health, version, load, metrics, and the chat page at /."""
+
+from pathlib import Path
+
+import quart
+from quart import Blueprint, Response
+
+import jaxserve
+from server.desk import Desk
+from server.errors import Refusal, json_response
+from server.metrics import Exposition
+
+PAGE = Path(__file__).parent.parent / "page" / "index.html"
+
+
+def blueprint(desk: Desk) -> Blueprint:
+    routes = Blueprint("operations", __name__)
+    exposition = Exposition(desk.llm, desk.names[0], desk.http, desk.lag, lambda: desk.visits.num_rejected)
+
+    @routes.get("/health")
+    @routes.route("/ping", methods=["GET", "POST"])
+    async def health() -> Response:
+        return Response(b"", 200 if desk.is_ready else 503, content_type="text/plain")
+
+    @routes.get("/live")
+    async def live() -> Response:
+        return Response(b"", 200, content_type="text/plain")
+
+    @routes.get("/version")
+    async def version() -> Response:
+        return json_response({"version": jaxserve.__version__})
+
+    @routes.get("/load")
+    async def load() -> Response:
+        return json_response({"server_load": len(desk.visits) if desk.config.enable_server_load_tracking else 0})
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        body, content_type = exposition.text(quart.request.headers.get("Accept", ""))
+        return Response(body, 200, content_type=content_type)
+
+    @routes.get("/")
+    async def page() -> Response:
+        if not PAGE.is_file():
+            raise Refusal(404, "The chat page is not part of this installation.")
+        return Response(PAGE.read_bytes(), 200, content_type="text/html; charset=utf-8")
+
+    return routes

@@ -1,0 +1,265 @@
+"""Requests that were let in, and their generations.
+
+A Visit lasts from admission to the last byte of the reply. It is bound to the task that serves the request, so that
+whatever ends that task (an answer, an error, a client that left, at any moment) ends the generation too: a response
+that was never started has no `finally` to do it. A Run gathers what the model says until somebody takes it; what piles
+up for a slow reader is merged, choice by choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol, cast
+
+from jaxserve import EngineStopped, GenerationFailed, SamplingParams, TextDelta, TokenLogprob
+from server.errors import Refusal, refusal_for, unavailable
+
+if TYPE_CHECKING:
+    from jaxserve import AsyncLLM
+
+MIN_QUEUE = 1024
+STEPS_AHEAD = 8
+SHUTTING_DOWN = "The server is shutting down."
+DRAIN_RETRY_AFTER_S = 5
+LAST_WORDS_S = 1.0  # for the error of a request that did not finish in time to reach its client
+
+
+_Deltas = AsyncGenerator[TextDelta, None]
+
+
+class Generates(Protocol):
+    """What a Run needs of the model."""
+
+    def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+    ) -> AsyncIterator[TextDelta]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One prompt and what is wanted for it."""
+
+    prompt_ids: Sequence[int]
+    params: SamplingParams
+
+
+@dataclass(slots=True)
+class PromptNews:
+    """What became known about a prompt itself, with its first result."""
+
+    is_known: bool = False
+    logprobs: tuple[TokenLogprob | None, ...] | None = None
+    cached_tokens: int = 0
+
+
+class Run:
+    """The generations of one request: several prompts, each with n choices, numbered prompt * n + choice."""
+
+    def __init__(self, llm: Generates, jobs: Sequence[Job], cache_salt: str | None = None) -> None:
+        self.jobs = jobs
+        self.prompts = [PromptNews() for _ in jobs]
+        self.error: Refusal | None = None
+        self._n = jobs[0].params.n
+        self._pending: dict[int, list[TextDelta]] = {}
+        self._begun: set[int] = set()
+        self._news = asyncio.Event()
+        self._unfinished = len(jobs) * self._n
+        self._tasks = [asyncio.create_task(self._pump(llm, number, job, cache_salt)) for number, job in enumerate(jobs)]
+
+    @property
+    def num_choices(self) -> int:
+        return len(self.jobs) * self._n
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing will come any more; what is pending may still be taken."""
+        return self.error is not None or self._unfinished == 0
+
+    def prompt_of(self, index: int) -> int:
+        return index // self._n
+
+    async def news(self, timeout_s: float | None = None) -> bool:
+        """Waits until there is something to take or the run is over. False: the time was up first."""
+        if not self._news.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._news.wait()
+        return self._news.is_set()
+
+    def take(self, interval: int = 1) -> list[TextDelta]:
+        """All that is pending, merged to one delta per choice.
+
+        Fewer than `interval` tokens of a choice stay, unless they are its first or its last. A choice also waits
+        for the logprobs of its prompt, when they were asked for.
+        """
+        if not self.is_over:
+            self._news.clear()
+        return [self._merged(index) for index in list(self._pending) if self._is_due(index, interval)]
+
+    async def whole(self) -> list[TextDelta]:
+        """Every choice as one delta, in order. Raises the Refusal of a run that failed."""
+        while not self.is_over:
+            self._news.clear()
+            await self._news.wait()
+        if self.error is not None:
+            raise self.error
+        return sorted(self.take(), key=lambda delta: delta.index)
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the run with this error, unless it is over. What is kept is what the client will be told."""
+        if not self.is_over:
+            self.error = refusal_for(error, admitted=True)
+            self.cancel()
+            self._news.set()
+
+    def cancel(self) -> None:
+        """Aborts what still generates. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _pump(self, llm: Generates, number: int, job: Job, cache_salt: str | None) -> None:
+        """Carries one prompt's deltas into the mailbox; closing the iterator aborts in the engine."""
+        news, unfinished = self.prompts[number], self._n
+        try:
+            deltas = cast(_Deltas, llm.generate(job.prompt_ids, job.params, cache_salt=cache_salt))
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    self._put(number, news, delta)
+                    unfinished -= delta.finish_reason is not None
+            if unfinished:
+                raise GenerationFailed("the generation ended before all its choices had")
+        except Exception as error:
+            self.fail(error)
+
+    def _put(self, number: int, news: PromptNews, delta: TextDelta) -> None:
+        if delta.prompt_logprobs is not None:
+            news.logprobs = delta.prompt_logprobs
+        news.cached_tokens = max(news.cached_tokens, delta.num_cached_tokens)
+        news.is_known |= delta.index == 0
+        if number:
+            delta = replace(delta, index=number * self._n + delta.index)
+        self._pending.setdefault(delta.index, []).append(delta)
+        self._unfinished -= delta.finish_reason is not None
+        self._news.set()
+
+    def _is_due(self, index: int, interval: int) -> bool:
+        if self.is_over:
+            return True
+        number, waiting = self.prompt_of(index), self._pending[index]
+        if self.jobs[number].params.prompt_logprobs is not None and not self.prompts[number].is_known:
+            return False
+        if interval == 1 or index not in self._begun or waiting[-1].finish_reason is not None:
+            return True
+        return sum(len(delta.token_ids) for delta in waiting) >= interval
+
+    def _merged(self, index: int) -> TextDelta:
+        self._begun.add(index)
+        return merge(self._pending.pop(index))
+
+
+def merge(deltas: Sequence[TextDelta]) -> TextDelta:
+    """Successive deltas of one choice as one."""
+    if len(deltas) == 1:
+        return deltas[0]
+    last = deltas[-1]
+    has_logprobs = any(delta.logprobs is not None for delta in deltas)
+    return replace(
+        last,
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(chain.from_iterable(delta.token_ids for delta in deltas)),
+        logprobs=tuple(chain.from_iterable(delta.logprobs or () for delta in deltas)) if has_logprobs else None,
+    )
+
+
+class Visit:
+    """One admitted request: its slots, and its run once there is one."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._run: Run | None = None
+        self._error: BaseException | None = None
+
+    def begin(self, llm: Generates, jobs: Sequence[Job], cache_salt: str | None = None) -> Run:
+        if self._error is not None:
+            raise self._error
+        self._run = Run(llm, jobs, cache_salt)
+        return self._run
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        if self._run is not None:
+            self._run.fail(error)
+
+    def end(self) -> None:
+        if self._run is not None:
+            self._run.cancel()
+
+
+class Visits:
+    """Who is in. Knows how many may be, and lets nobody in any more once it drains."""
+
+    def __init__(self, llm: AsyncLLM) -> None:
+        config = llm.config
+        self._limit = config.max_num_queued_reqs or max(MIN_QUEUE, STEPS_AHEAD * (config.max_num_seqs or 1))
+        self._visits: set[Visit] = set()
+        self._empty = asyncio.Event()
+        self._slots = 0
+        self.is_draining = False
+        self.num_rejected = 0
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    def admit(self, slots: int, param: str = "n") -> Visit:
+        """Lets the current task's request in with `slots` generations, until that task is done.
+
+        Raises Refusal: 503 when the house is full or closing, 400 when it could never fit.
+        """
+        if self.is_draining:
+            raise unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S)
+        if slots > self._limit:
+            message = f"The request asks for {slots} generations; at most {self._limit} may be queued at once."
+            raise Refusal(400, message, param=param)
+        if self._slots + slots > self._limit:
+            self.num_rejected += 1
+            raise unavailable(f"The queue is full: {self._slots} of {self._limit} places are taken. Try again later.")
+        visit = Visit(slots)
+        self._visits.add(visit)
+        self._slots += slots
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("admit belongs to the task that serves the request")
+        task.add_done_callback(lambda _: self._leave(visit))
+        return visit
+
+    def _leave(self, visit: Visit) -> None:
+        visit.end()
+        self._visits.discard(visit)
+        self._slots -= visit.slots
+        if not self._visits:
+            self._empty.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Lets nobody in, waits for those inside, and after timeout_s ends the rest with an error."""
+        self.is_draining = True
+        if not await self._until_empty(timeout_s):
+            for visit in list(self._visits):
+                visit.fail(unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S))
+            await self._until_empty(LAST_WORDS_S)
+
+    def fail_all(self, error: BaseException | None = None) -> None:
+        """The engine is dead: everybody inside hears it now."""
+        for visit in list(self._visits):
+            visit.fail(error or EngineStopped("The engine has stopped."))
+
+    async def _until_empty(self, timeout_s: float) -> bool:
+        self._empty.clear()
+        if self._visits:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._empty.wait()
+        return not self._visits

@@ -1,0 +1,74 @@
+"""The body of POST /v1/chat/completions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from server.schemas.common import GenerationRequest, Ints, Nested, NumberInt
+
+MAX_MESSAGES = 16384
+MAX_TOOLS = 1024
+Part = str | dict[str, Any]
+
+
+class Message(Nested):
+    """One turn. Keys that are not listed are ignored; any role is allowed, the template decides."""
+
+    role: str
+    content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
+    name: str | None = None
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tools: list[Any] | None = None
+
+
+class Function(Nested):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Nested):
+    type: Literal["function"]
+    function: Function
+
+
+class ChatRequest(GenerationRequest):
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: NumberInt | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    include_reasoning: bool | None = None
+    thinking_token_budget: int | None = None
+    logprob_token_ids: Ints | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    documents: Annotated[list[dict[str, str]], Field(fail_fast=True)] | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    return_prompt_text: bool | None = None
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """How many tokens the client asked for, if it did: the newer name wins."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def length_param(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
+    def appends_prompt(self) -> bool:
+        return self.add_generation_prompt is not False
+
+    def response_role(self, default: str) -> str:
+        """Who speaks: the server's role for a new turn, the last message's when that one is continued."""
+        return default if self.appends_prompt else self.messages[-1].role

@@ -1,0 +1,249 @@
+"""What the types cannot say about a request: fields that go together, sizes, and what this version does not do.
+
+Everything here is known from the body and the configuration alone. Ranges of the sampler's own parameters are checked
+by SamplingParams, ids and lengths against the model in translate.py.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from jaxserve import InvalidParameter
+from server.config import ServerConfig
+from server.schemas import support
+from server.schemas.chat import ChatRequest
+from server.schemas.common import GenerationRequest
+from server.schemas.completions import CompletionRequest
+from server.schemas.tokens import TokenizeRequest
+
+MAX_LABEL_CHARS = 256
+MAX_SALT_CHARS = 128
+MAX_STOP_CHARS = 4096
+MAX_LISTED_IDS = 1024
+MAX_TEMPLATE_KWARGS_BYTES = 64 * 1024
+MAX_XARGS_INTEGER = 2**64
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+RESERVED_KWARGS = frozenset(
+    (
+        *("tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length", "messages"),
+        *("conversation", "range", "namespace", "dict", "cycler", "joiner", "raise_exception", "strftime_now"),
+    )
+)
+NEEDS_TRUST = "chat_template of a request is only used with --trust-request-chat-template"
+NEEDS_MM_TRUST = "mm_processor_kwargs of a request are only used with --trust-request-mm-kwargs"
+
+
+def check_chat(request: ChatRequest, config: ServerConfig) -> None:
+    """Raises a RequestError naming the field."""
+    _check_shared(request, config)
+    _check_logprobs(request)
+    check_template_fields(request)
+    _check_tools(request)
+    _check_effort(request)
+    if request.thinking_token_budget is not None and request.thinking_token_budget < -1:
+        raise _bad("thinking_token_budget", "at least -1", request.thinking_token_budget)
+    support.refuse_unsupported(request, support.CHAT)
+
+
+def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
+    """Raises a RequestError naming the field."""
+    _check_shared(request, config)
+    if request.logprobs is not None and request.logprobs < -1:
+        raise _bad("logprobs", "at least -1", request.logprobs)
+    if request.prompt_embeds is not None:
+        raise InvalidParameter("prompt_embeds is not supported; send text or token ids as prompt.", "prompt_embeds")
+    if request.suffix is not None:
+        raise InvalidParameter("suffix is not supported: this model cannot fill in the middle.", "suffix")
+    if request.max_tokens == 0 and not request.echo:
+        raise InvalidParameter("max_tokens must be at least 1, got 0; 0 is only allowed with echo.", "max_tokens")
+    support.refuse_unsupported(request, support.COMPLETIONS)
+
+
+def check_template_fields(request: ChatRequest | TokenizeRequest) -> None:
+    """The fields that shape the prompt, the same for chat and for /tokenize."""
+    if request.continue_final_message and request.appends_prompt:
+        raise InvalidParameter(
+            "continue_final_message and add_generation_prompt cannot both be true; add_generation_prompt defaults to "
+            "true, so send it as false.",
+            "continue_final_message",
+        )
+    kwargs = request.chat_template_kwargs or {}
+    if request.chat_template is not None or kwargs.get("chat_template") is not None:
+        param = "chat_template" if request.chat_template is not None else "chat_template_kwargs"
+        raise InvalidParameter(f"{NEEDS_TRUST}, which this server does not have.", param)
+    for name in RESERVED_KWARGS & kwargs.keys():
+        raise InvalidParameter(f"chat_template_kwargs may not contain {name}.", "chat_template_kwargs")
+    if len(orjson.dumps(kwargs)) > MAX_TEMPLATE_KWARGS_BYTES:
+        message = f"chat_template_kwargs is larger than {MAX_TEMPLATE_KWARGS_BYTES} bytes."
+        raise InvalidParameter(message, "chat_template_kwargs")
+    if request.mm_processor_kwargs:
+        raise InvalidParameter(f"{NEEDS_MM_TRUST}, which this server does not have.", "mm_processor_kwargs")
+
+
+def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:
+    options = request.stream_options
+    if options is not None and not options.is_empty and not request.stream:
+        raise InvalidParameter("stream_options is only allowed with stream: true.", "stream_options")
+    for name in ("request_id", "user", "session_id"):
+        check_label(name, getattr(request, name))
+    if request.prompt_logprobs is not None:
+        if request.prompt_logprobs < -1:
+            raise _bad("prompt_logprobs", "at least -1", request.prompt_logprobs)
+        if request.stream and request.prompt_logprobs != 0:
+            raise InvalidParameter("prompt_logprobs is not available with stream: true.", "prompt_logprobs")
+    if request.stream_interval is not None and request.stream_interval < 1:
+        raise _bad("stream_interval", "at least 1", request.stream_interval)
+    if request.n is not None and not 1 <= request.n <= config.max_n:
+        raise _bad("n", f"in [1, {config.max_n}]", request.n)
+    if request.truncation_side not in (None, "left", "right"):
+        raise _bad("truncation_side", "left or right", request.truncation_side)
+    _check_stops(request, config)
+    _check_salt(request.cache_salt)
+    _check_extensions(request)
+    _check_refused_ranges(request)
+
+
+def check_label(name: str, value: str | None) -> None:
+    """An id is repeated in every chunk, so it may not be long."""
+    if value is not None and len(value) > MAX_LABEL_CHARS:
+        raise InvalidParameter(f"{name} has {len(value)} characters; at most {MAX_LABEL_CHARS} are allowed.", name)
+
+
+def check_priority(priority: int) -> None:
+    if priority:
+        raise InvalidParameter(f"Got priority {priority} but priority scheduling is not enabled.", "priority")
+
+
+def _check_stops(request: GenerationRequest, config: ServerConfig) -> None:
+    stops = request.stops
+    if len(stops) > config.max_stop_strings:
+        message = f"stop has {len(stops)} strings; at most {config.max_stop_strings} are allowed."
+        raise InvalidParameter(message, "stop")
+    if "" in stops:
+        raise InvalidParameter("stop cannot contain an empty string.", "stop")
+    if any(len(stop) > MAX_STOP_CHARS for stop in stops):
+        raise InvalidParameter(f"stop has a string of more than {MAX_STOP_CHARS} characters.", "stop")
+    if len(request.stop_token_ids or ()) > MAX_LISTED_IDS:
+        message = f"stop_token_ids has {len(request.stop_token_ids or ())} ids; at most {MAX_LISTED_IDS} are allowed."
+        raise InvalidParameter(message, "stop_token_ids")
+
+
+def _check_salt(salt: str | None) -> None:
+    if salt is not None and (not 1 <= len(salt) <= MAX_SALT_CHARS or set(salt) & set("@/\\\0")):
+        message = f"cache_salt must have 1 to {MAX_SALT_CHARS} characters, none of them @, /, \\ or NUL."
+        raise InvalidParameter(message, "cache_salt")
+
+
+def _check_extensions(request: GenerationRequest) -> None:
+    transfer = request.kv_transfer_params or {}
+    ids = transfer.get("prompt_token_ids", [0])
+    if not isinstance(ids, list) or not ids or not all(type(one) is int and one >= 0 for one in ids):
+        message = "kv_transfer_params.prompt_token_ids must be a non-empty array of token ids."
+        raise InvalidParameter(message, "kv_transfer_params")
+    for name, value in (request.vllm_xargs or {}).items():
+        values = value if isinstance(value, list) else [value]
+        if not all(_is_plain(one) for one in values):
+            message = f"vllm_xargs.{name} must be a string, a number of 64 bits, or an array of those."
+            raise InvalidParameter(message, "vllm_xargs")
+    if request.length_penalty is not None and not math.isfinite(request.length_penalty):
+        raise _bad("length_penalty", "a finite number", request.length_penalty)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, float):
+        return not value.is_integer() or -(2**63) <= value < MAX_XARGS_INTEGER
+    return isinstance(value, str | int) and not (type(value) is int and not -(2**63) <= value < MAX_XARGS_INTEGER)
+
+
+def _within(low: float, high: float) -> Callable[[float], bool]:
+    return lambda value: low <= value <= high
+
+
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "frequency_penalty": ("in [-2, 2]", _within(-2, 2)),
+    "presence_penalty": ("in [-2, 2]", _within(-2, 2)),
+    "repetition_penalty": ("finite and above 0", lambda value: 0 < value < math.inf),
+    "truncate_prompt_tokens": ("-1 or at least 1", lambda value: value != 0),
+}
+
+
+def _check_refused_ranges(request: GenerationRequest) -> None:
+    """Ranges of fields that are refused anyway: a wrong value is told as wrong, so that it is not tried again later."""
+    for name, (allowed, holds) in _RANGES.items():
+        value = getattr(request, name)
+        if value is not None and not holds(value):
+            raise _bad(name, allowed, value)
+    check_priority(request.priority or 0)
+    if request.allowed_token_ids == []:
+        raise InvalidParameter("allowed_token_ids must not be empty; leave it out to allow all.", "allowed_token_ids")
+    if "" in (request.bad_words or ()):
+        raise InvalidParameter("bad_words cannot contain an empty string.", "bad_words")
+    words = [key for key in request.logit_bias or () if not key.removeprefix("-").isdecimal()]
+    if words:
+        raise InvalidParameter(f"logit_bias keys must be token ids, got {', '.join(words[:10])}.", "logit_bias")
+    _check_constraints(request)
+
+
+def _check_constraints(request: GenerationRequest) -> None:
+    asked = request.structured_outputs
+    if asked is not None:
+        kinds = ("json_", "regex", "choice", "grammar", "json_object", "structural_tag")
+        if sum(getattr(asked, kind) is not None for kind in kinds) != 1:
+            message = (
+                "structured_outputs needs exactly one of json, regex, choice, grammar, json_object and structural_tag."
+            )
+            raise InvalidParameter(message, "structured_outputs")
+    form = request.response_format
+    if form is not None and form.type not in ("text", "json_object", "json_schema", "structural_tag"):
+        message = "response_format.type must be text, json_object, json_schema or structural_tag."
+        raise InvalidParameter(message, "response_format")
+    if form is not None and form.type == "text":
+        request.response_format = None  # no constraint; whatever stands beside it does not matter
+    detection = request.repetition_detection
+    if detection is not None and not detection.max_pattern_size and not detection.min_pattern_size:
+        request.repetition_detection = None  # switched off
+
+
+def _check_logprobs(request: ChatRequest) -> None:
+    top = request.top_logprobs
+    if top is None:
+        return
+    if top < -1:
+        raise _bad("top_logprobs", "at least -1", top)
+    if top != 0 and not request.logprobs:
+        raise InvalidParameter("top_logprobs needs logprobs: true.", "top_logprobs")
+
+
+def _check_tools(request: ChatRequest) -> None:
+    if request.tools == []:
+        raise InvalidParameter("tools must not be empty; leave it out when there are none.", "tools")
+    choice = request.tool_choice
+    if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+        raise _bad("tool_choice", "none, auto, required or an object naming a function", choice)
+    if isinstance(choice, dict):
+        _check_named_choice(choice)
+    if choice not in (None, "none") and not request.tools:
+        raise InvalidParameter("tool_choice is only allowed together with tools.", "tool_choice")
+    if any(message.tools for message in request.messages):
+        raise InvalidParameter("tools inside a message are not supported yet.", "tools")
+
+
+def _check_named_choice(choice: dict[str, Any]) -> None:
+    if choice.get("type") != "function":
+        raise InvalidParameter('tool_choice must have type "function".', "tool_choice")
+    function = choice.get("function")
+    if not isinstance(function, dict):
+        raise InvalidParameter("tool_choice must name a function.", "tool_choice.function")
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise InvalidParameter("tool_choice.function.name must be a non-empty string.", "tool_choice.function.name")
+
+
+def _check_effort(request: ChatRequest) -> None:
+    if request.reasoning_effort is not None and request.reasoning_effort not in EFFORTS:
+        raise _bad("reasoning_effort", f"one of {', '.join(EFFORTS)}", request.reasoning_effort)
+
+
+def _bad(name: str, allowed: str, value: object) -> InvalidParameter:
+    return InvalidParameter(f"{name} must be {allowed}, got {value}.", name)

@@ -1,0 +1,184 @@
+"""What the request schemas share: lax types with their exceptions, the fields of both generation routes, and the 400.
+
+Null and absent mean the same for every optional field, so an unset field is always None here; what None comes to is
+decided in translate.py. Unknown keys are accepted.
+"""
+
+import logging
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from server.body import invalid
+from server.errors import MAX_VALUE_CHARS
+
+log = logging.getLogger(__name__)
+
+MAX_CODE_POINTS_SHOWN = MAX_VALUE_CHARS
+LEGACY = frozenset({"guided_json", "guided_regex", "guided_choice", "guided_grammar", "best_of"})
+_warned: set[str] = set()
+
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+T = TypeVar("T", bound=BaseModel)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str | bool):
+        raise ValueError("Input should be a JSON number")
+    return value
+
+
+NumberInt = Annotated[int, BeforeValidator(_number)]
+"""An integer that must stand as a number in the JSON: neither "3" nor true."""
+
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Ints = Annotated[list[int], Field(fail_fast=True)]
+
+
+class Nested(BaseModel):
+    """An object inside the body; keys it does not know are dropped."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+class StreamOptions(Nested):
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.model_fields_set and not self.model_extra
+
+
+class ResponseFormat(Nested):
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    json_schema: dict[str, Any] | None = None
+
+
+class StructuredOutputs(Nested):
+    json_: dict[str, Any] | str | None = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: Strings | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: str | None = None
+    disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
+    whitespace_pattern: str | None = None
+    disable_fallback: bool | None = None
+
+
+class RepetitionDetection(Nested):
+    max_pattern_size: int | None = None
+    min_pattern_size: int | None = None
+    min_count: int | None = None
+
+
+class GenerationRequest(BaseModel):
+    """The fields that chat and completions have in common."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model: str | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    seed: Int64 | None = None
+    stop: str | Strings | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    user: str | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    stop_token_ids: Ints | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**63 - 1)] | None = None
+    truncation_side: str | None = None
+    allowed_token_ids: Ints | None = None
+    bad_words: Strings | None = None
+    prompt_logprobs: NumberInt | None = None
+    echo: bool | None = None
+    add_special_tokens: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    priority: Int64 | None = None
+    request_id: str | None = None
+    return_tokens_as_token_ids: bool | None = None
+    return_token_ids: bool | None = None
+    cache_salt: str | None = None
+    kv_transfer_params: dict[str, Any] | None = None
+    vllm_xargs: dict[str, Any] | None = None
+    repetition_detection: RepetitionDetection | None = None
+    stream_interval: int | None = None
+    session_id: str | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+def validate(schema: type[T], body: dict[str, Any]) -> T:
+    """`body` as the schema understands it. Raises Refusal 400 with one line for each field at fault, at most ten."""
+    try:
+        request = schema.model_validate(body)
+    except ValidationError as error:
+        raise _refusal(error, body) from None
+    _note_unknown(request.model_extra or {})
+    return request
+
+
+def _refusal(error: ValidationError, body: dict[str, Any]) -> Exception:
+    """One reason for each path: the branches of a union are the schema's affair, not the client's. Of a path and one
+    that leads on from it, the longer says where it is wrong."""
+    reasons: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        path = _path(item["loc"], body, item["type"] == "missing")
+        message = item["msg"].removeprefix("Value error, ")
+        if message not in reasons.setdefault(path, []):
+            reasons[path].append(message)
+    deepest = [path for path in reasons if not any(other.startswith(path + ".") for other in reasons)]
+    lines = [f"{path}: {', or: '.join(reasons[path])}" for path in deepest]
+    return invalid(lines, deepest[0])
+
+
+def _path(location: tuple[int | str, ...], body: Any, is_missing: bool) -> str:
+    """The dotted path of `location`, as far as it exists in the body, and the key that is missing there."""
+    parts, here = ["body"], body
+    for step in location:
+        if isinstance(here, dict) and isinstance(step, str) and step in here:
+            parts.append(step[:MAX_CODE_POINTS_SHOWN])
+            here = here[step]
+        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
+            parts.append(str(step))
+            here = here[step]
+    if is_missing:
+        parts.append(str(location[-1]))
+    return ".".join(parts)
+
+
+def _note_unknown(extra: dict[str, Any]) -> None:
+    if not extra:
+        return
+    log.debug("unknown request fields: %s", ", ".join(sorted(extra))[:MAX_VALUE_CHARS])
+    for name in LEGACY & extra.keys() - _warned:
+        _warned.add(name)
+        log.warning("the request field %s is no longer known and is ignored; use structured_outputs or n", name)

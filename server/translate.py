@@ -1,0 +1,246 @@
+"""From a request to jobs for the library: prompt ids, and the SamplingParams that the client's words come to.
+
+Precedence of a sampling field: the request's value, unless null; the server's default for this model; neutral.
+Everything that can be known without running the model is checked here, before the first byte of a reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jaxserve import InvalidParameter, PromptTooLong, RequestError, SamplingParams
+from server.config import ServerConfig
+from server.messages import for_template
+from server.runs import Job
+from server.schemas.chat import ChatRequest
+from server.schemas.common import GenerationRequest
+from server.schemas.completions import CompletionRequest
+from server.schemas.tokens import TokenizeRequest
+
+if TYPE_CHECKING:
+    from jaxserve import AsyncLLM
+
+COMPLETION_TOKENS = 16
+TOKENIZE_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
+TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
+TEMPLATE_FIELDS = ("add_generation_prompt", "continue_final_message", "documents", "tools")
+
+
+class HasLength(Protocol):
+    @property
+    def wanted_tokens(self) -> int | None: ...
+    @property
+    def length_param(self) -> str: ...
+
+
+async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> Job:
+    """Raises a RequestError for what cannot be served, Overloaded or EngineStopped when nothing can be now."""
+    wanted = _length(request, llm, least=1)
+    logprobs = _capped("top_logprobs", request.top_logprobs or 0, llm) if request.logprobs else None
+    prompt_logprobs = _capped("prompt_logprobs", request.prompt_logprobs, llm)
+    if prompt_logprobs is None and request.echo and not request.stream:
+        prompt_logprobs = logprobs
+    if request.stream:
+        prompt_logprobs = None  # 0 is allowed, and returns nothing
+    params = _params(request, llm, max_tokens=wanted, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+    prompt_ids = await render(request, llm)
+    return _checked(prompt_ids, params, llm, config, "messages")
+
+
+async def render(request: ChatRequest | TokenizeRequest, llm: AsyncLLM) -> list[int]:
+    """The token ids that the messages come to, the same for chat and for /tokenize."""
+    kwargs = {
+        name: value for name, value in (request.chat_template_kwargs or {}).items() if name not in TEMPLATE_FIELDS
+    }
+    effort = getattr(request, "reasoning_effort", None)
+    if effort is not None:
+        kwargs.setdefault("enable_thinking", effort != "none")
+        kwargs["reasoning_effort"] = effort
+    return await llm.render_chat(
+        for_template(request.messages or []),
+        documents=getattr(request, "documents", None),
+        add_generation_prompt=request.appends_prompt,
+        continue_final_message=bool(request.continue_final_message),
+        add_special_tokens=bool(request.add_special_tokens),
+        template_kwargs=kwargs,
+    )
+
+
+Prompt = str | list[int]
+
+
+def prompts_of(request: CompletionRequest, config: ServerConfig) -> list[Prompt]:
+    """The prompts, each a text or token ids. Raises InvalidParameter for anything that is neither, or empty."""
+    prompt = request.prompt
+    if prompt is None or len(prompt) == 0:
+        raise _bad_prompt("prompt must not be empty")
+    if isinstance(prompt, str):
+        return [prompt]
+    if all(_is_id(one) for one in prompt):
+        return [[int(one) for one in prompt]]
+    if len(prompt) > config.max_completion_prompts:
+        raise _bad_prompt(f"prompt has {len(prompt)} prompts; at most {config.max_completion_prompts} are allowed")
+    if all(isinstance(one, str) for one in prompt):
+        if "" in prompt:
+            raise _bad_prompt("prompt must not contain an empty string")
+        return prompt
+    if all(isinstance(one, list) and all(_is_id(number) for number in one) for one in prompt):
+        if [] in prompt:
+            raise _bad_prompt("prompt must not contain an empty array")
+        return [[int(number) for number in one] for one in prompt]
+    raise _bad_prompt("prompt must be a string, an array of strings, an array of token ids, or an array of such arrays")
+
+
+async def completion_jobs(
+    request: CompletionRequest, prompts: Sequence[Prompt], llm: AsyncLLM, config: ServerConfig
+) -> list[Job]:
+    """One job for each prompt; all of them are checked before any runs."""
+    wanted = _length(request, llm, least=0 if request.echo else 1)
+    logprobs = _capped("logprobs", request.logprobs, llm)
+    prompt_logprobs = _capped("prompt_logprobs", request.prompt_logprobs, llm)
+    if request.echo and logprobs is not None:
+        prompt_logprobs = max(logprobs, prompt_logprobs or 0)
+    elif request.stream:
+        prompt_logprobs = None
+    params = _params(
+        request,
+        llm,
+        max_tokens=COMPLETION_TOKENS if wanted is None else wanted,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        echo_only=wanted == 0,
+    )
+    for prompt in prompts:
+        _check_prompt(prompt, llm)
+    add_special = request.add_special_tokens is not False
+    ids = await asyncio.gather(*(_encoded(prompt, llm, add_special) for prompt in prompts))
+    return [_checked(one, params, llm, config, "prompt", len(prompts)) for one in ids]
+
+
+def context_tokens(llm: AsyncLLM) -> int:
+    """Longest prompt plus answer; settled before there is anything to serve."""
+    limit = llm.config.max_model_len
+    if limit is None:
+        raise RuntimeError("the engine's configuration was not resolved")
+    return limit
+
+
+def check_text(text: str, llm: AsyncLLM, param: str, factor: int = 1) -> None:
+    """Refuses a text that cannot fit, whatever its tokens are, before it is tokenized."""
+    limit = factor * context_tokens(llm) * llm.tokenizer.max_token_chars
+    if len(text) > limit:
+        raise PromptTooLong(
+            f"The text has {len(text)} characters. This model's maximum context length is {context_tokens(llm)} "
+            f"tokens, and no more than {limit} characters are taken here.",
+            param,
+        )
+
+
+def check_ids(ids: Sequence[int], llm: AsyncLLM, param: str) -> None:
+    """Every id must be one that the model has a logit for."""
+    wrong = [one for one in ids if not 0 <= one < llm.vocab_size]
+    if wrong:
+        listed = ", ".join(str(one) for one in wrong[:10])
+        raise InvalidParameter(
+            f"{param} has token ids out of vocabulary: {listed}; ids are from 0 to {llm.vocab_size - 1}.", param
+        )
+
+
+def _params(request: GenerationRequest, llm: AsyncLLM, **known: Any) -> SamplingParams:
+    """Fields that the request, or the model's own defaults, say nothing about keep SamplingParams' neutral values."""
+    asked: dict[str, Any] = {
+        name: llm.sampling_defaults[name]
+        for name in ("temperature", "top_p", "top_k", "min_p", "skip_special_tokens")
+        if llm.sampling_defaults.get(name) is not None
+    }
+    for name in (
+        *("temperature", "top_p", "top_k", "min_p", "seed", "n", "min_tokens", "ignore_eos"),
+        *("include_stop_str_in_output", "skip_special_tokens"),
+    ):
+        value = getattr(request, name)
+        if value is not None:
+            asked[name] = value
+    if asked.get("seed") == -1:
+        del asked["seed"]
+    if asked.get("top_k", 0) > llm.vocab_size:
+        asked["top_k"] = llm.vocab_size  # the same as off, and it fits into the device's integers
+    stop_ids = tuple(request.stop_token_ids or ())
+    check_ids(stop_ids, llm, "stop_token_ids")
+    return SamplingParams(**asked, **known, stop=request.stops, stop_token_ids=stop_ids)
+
+
+def _length(request: HasLength, llm: AsyncLLM, least: int) -> int | None:
+    wanted, param, limit = request.wanted_tokens, request.length_param, context_tokens(llm)
+    if wanted is None:
+        return None
+    if wanted < least:
+        raise InvalidParameter(f"{param} must be at least {least}, got {wanted}.", param)
+    if wanted > limit:
+        raise InvalidParameter(
+            f"{param} is {wanted} and cannot be greater than max_model_len, which is {limit}.", param
+        )
+    return wanted
+
+
+def _capped(name: str, asked: int | None, llm: AsyncLLM) -> int | None:
+    """How many alternatives: -1 stands for the whole vocabulary, and --max-logprobs is the limit for both."""
+    cap = llm.config.max_logprobs
+    count = llm.vocab_size if asked == -1 else asked
+    if count is not None and count > cap >= 0:
+        raise InvalidParameter(f"{name} asks for {count} alternatives; at most {cap} are allowed.", name)
+    return count
+
+
+def _checked(
+    prompt_ids: list[int], params: SamplingParams, llm: AsyncLLM, config: ServerConfig, param: str, num_prompts: int = 1
+) -> Job:
+    """The job, with the number of tokens it may really generate. Lengths are told in the words clients look for."""
+    limit = context_tokens(llm)
+    if not prompt_ids:
+        raise InvalidParameter("The prompt is empty: it has no tokens.", param)
+    if len(prompt_ids) >= limit:
+        raise PromptTooLong(
+            f"This model's maximum context length is {limit} tokens, but the prompt has {len(prompt_ids)} tokens, "
+            f"which leaves no room for an answer. Please reduce the length of the {param}.",
+            param,
+        )
+    try:
+        params = llm.check(prompt_ids, params)
+    except PromptTooLong as error:
+        raise PromptTooLong(str(error), error.param or param) from None
+    _check_reply(prompt_ids, params, config, num_prompts)
+    return Job(prompt_ids, params)
+
+
+def _check_reply(prompt_ids: list[int], params: SamplingParams, config: ServerConfig, num_prompts: int) -> None:
+    entries = 0 if params.logprobs is None else 1 + params.logprobs
+    generated = num_prompts * params.n * (params.max_tokens or 0) * (TOKEN_BYTES + LOGPROB_BYTES * entries)
+    scored = 0 if params.prompt_logprobs is None else len(prompt_ids) * (1 + params.prompt_logprobs) * LOGPROB_BYTES
+    if generated + scored > config.max_reply_bytes:
+        raise InvalidParameter(
+            f"The reply could have {generated + scored} bytes; at most {config.max_reply_bytes} are allowed. "
+            "Ask for fewer choices, tokens or logprobs."
+        )
+
+
+def _check_prompt(prompt: Prompt, llm: AsyncLLM) -> None:
+    if isinstance(prompt, str):
+        check_text(prompt, llm, "prompt")
+    elif len(prompt) <= context_tokens(llm):
+        check_ids(prompt, llm, "prompt")
+
+
+async def _encoded(prompt: Prompt, llm: AsyncLLM, add_special_tokens: bool) -> list[int]:
+    if isinstance(prompt, str):
+        return await llm.encode(prompt, add_special_tokens=add_special_tokens)
+    return prompt
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+def _bad_prompt(reason: str) -> RequestError:
+    return InvalidParameter(reason + ".", "prompt")

@@ -1,0 +1,201 @@
+"""A FakeLLM with AsyncLLM's surface: it says what it was told, when it was told, and remembers what became of it.
+
+One token is one character, its id the character's code point. The model's width is 1000.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxserve import (
+    EngineConfig,
+    EngineStopped,
+    FinishReason,
+    InvalidParameter,
+    Logprob,
+    PromptTooLong,
+    SamplingParams,
+    StatsSnapshot,
+    TextDelta,
+    TokenLogprob,
+)
+
+VOCAB_SIZE = 1000
+CONTEXT = 64
+BOS = 1
+
+
+class FakeTokenizer:
+    vocab_size = VOCAB_SIZE
+    max_token_chars = 1
+    eos_token_id = 2
+    bos_token_id = BOS
+
+    def piece(self, token_id: int) -> str:
+        return f"<{token_id}>" if token_id < 32 else chr(token_id)
+
+
+@dataclass(frozen=True)
+class Call:
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    cache_salt: str | None
+
+
+class FakeLLM:
+    """Choice j of every prompt says `pieces[j]`, one delta for each piece, and then stops.
+
+    hold_at     no delta from this number on comes before `release` is set
+    fail_at     the delta of this number is `failure` instead
+    refusal     raised by check
+    """
+
+    def __init__(self, *pieces: Sequence[str], **config: Any) -> None:
+        self.pieces = pieces or (("Hel", "lo", " world"),)
+        settings: dict[str, Any] = {"model": "fake/model", "max_model_len": CONTEXT, "max_num_seqs": 8}
+        self.config = EngineConfig(**{**settings, "max_num_queued_reqs": 64, **config})
+        self.tokenizer = FakeTokenizer()
+        self.sampling_defaults: dict[str, Any] = {}
+        self.vocab_size = VOCAB_SIZE
+        self.num_pages = 100
+        self.description = {"dtype": "float32"}
+        self.is_healthy = True
+        self.is_closed = False
+        self.calls: list[Call] = []
+        self.rendered: list[dict[str, Any]] = []
+        self.ends: Counter[str] = Counter()
+        self.hold_at: int | None = None
+        self.release = asyncio.Event()
+        self.fail_at: int | None = None
+        self.failure: Exception = EngineStopped("gone")
+        self.refusal: Exception | None = None
+        self.cached_tokens = 0
+        self.stop_reason: int | str | None = None
+        self.snapshot = empty_stats()
+        self._changed = asyncio.Event()
+
+    async def until(self, holds: Callable[["FakeLLM"], bool]) -> None:
+        """Waits until `holds` is true of this fake."""
+        while not holds(self):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> list[int]:
+        self.rendered.append({"messages": messages, **how})
+        contents = [turn["content"] for turn in messages]
+        texts = [text if isinstance(text, str) else "".join(part["text"] for part in text) for text in contents]
+        text = "".join(f"{turn['role'][0]}:{text}|" for turn, text in zip(messages, texts, strict=True))
+        return await self.encode(text, add_special_tokens=how["add_special_tokens"])
+
+    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [BOS] * add_special_tokens + [ord(one) % VOCAB_SIZE for one in text]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(self.tokenizer.piece(one) for one in token_ids)
+
+    def admit(self, num_choices: int = 1) -> None:
+        if not self.is_healthy:
+            raise EngineStopped("The engine is not running; no request can be served.")
+
+    def check(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
+        if self.refusal is not None:
+            raise self.refusal
+        room = CONTEXT - len(prompt_ids)
+        if room < 1:
+            raise PromptTooLong(f"maximum context length is {CONTEXT}")
+        effective = 0 if params.echo_only else min(room, params.max_tokens or room)
+        if params.min_tokens > effective:
+            raise InvalidParameter(f"min_tokens must be at most {effective}", "min_tokens")
+        return replace(params, max_tokens=effective)
+
+    async def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+    ) -> AsyncGenerator[TextDelta, None]:
+        self._note(self.calls.append, Call(tuple(prompt_ids), params, cache_salt))
+        end = "aborted"
+        try:
+            for number, delta in enumerate(self._deltas(prompt_ids, params)):
+                if self.hold_at is not None and number >= self.hold_at:
+                    await self.release.wait()
+                if number == self.fail_at:
+                    raise self.failure
+                yield delta
+            end = "finished"
+        finally:
+            self._note(self.ends.update, [end])
+
+    def stats(self) -> StatsSnapshot:
+        return self.snapshot
+
+    async def drain(self, timeout_s: float) -> None:
+        """Nothing runs beside `generate`."""
+
+    async def close(self) -> None:
+        self._note(lambda closed: setattr(self, "is_closed", closed), True)
+
+    def _note(self, change: Callable[[Any], Any], value: Any) -> None:
+        change(value)
+        self._changed.set()
+
+    def _deltas(self, prompt_ids: Sequence[int], params: SamplingParams) -> list[TextDelta]:
+        """All choices' deltas, by turns."""
+        by_choice = [self._choice(index, prompt_ids, params) for index in range(params.n)]
+        longest = max(len(deltas) for deltas in by_choice)
+        return [deltas[step] for step in range(longest) for deltas in by_choice if step < len(deltas)]
+
+    def _choice(self, index: int, prompt_ids: Sequence[int], params: SamplingParams) -> list[TextDelta]:
+        room, deltas, reason = params.max_tokens or 0, [], FinishReason.STOP
+        pieces = self.pieces[index % len(self.pieces)]
+        for piece in pieces:
+            if len(piece) >= room:
+                piece, reason = piece[:room], FinishReason.LENGTH
+            room -= len(piece)
+            deltas.append(self._delta(index, piece, params))
+            if reason is FinishReason.LENGTH:
+                break
+        ended = {"stop_reason": self.stop_reason} if reason is FinishReason.STOP else {}
+        deltas[-1] = replace(deltas[-1], finish_reason=reason, **ended)
+        scored = self._prompt_logprobs(prompt_ids, params) if index == 0 else None
+        deltas[0] = replace(deltas[0], prompt_logprobs=scored, num_cached_tokens=self.cached_tokens)
+        return deltas
+
+    def _delta(self, index: int, piece: str, params: SamplingParams) -> TextDelta:
+        ids = tuple(ord(one) for one in piece)
+        logprobs = None if params.logprobs is None else tuple(entry(one, params.logprobs) for one in ids)
+        return TextDelta(index, piece, ids, logprobs)
+
+    def _prompt_logprobs(
+        self, prompt_ids: Sequence[int], params: SamplingParams
+    ) -> tuple[TokenLogprob | None, ...] | None:
+        count = params.prompt_logprobs
+        return None if count is None else (None, *(entry(one, count) for one in prompt_ids[1:]))
+
+
+def entry(token_id: int, count: int, rank: int = 2) -> TokenLogprob:
+    """The token stands in second place; the best is the character before it, third the one after it."""
+    own = spelled(token_id, -1.0, rank)
+    others = [spelled(token_id - 1, -0.5, 1), *(spelled(token_id + place, -1.0 - place) for place in range(1, count))]
+    return TokenLogprob(own.token_id, own.token, own.bytes, own.logprob, rank, (own, *others[:count]))
+
+
+def spelled(token_id: int, logprob: float, rank: int | None = None) -> Logprob:
+    return Logprob(token_id, chr(token_id), tuple(chr(token_id).encode()), logprob, rank)
+
+
+def empty_stats(**changes: Any) -> StatsSnapshot:
+    nothing: dict[str, Any] = {
+        "num_requests_running": 0,
+        "num_requests_waiting": 0,
+        "num_requests_preempted": 0,
+        "pages_total": 100,
+        "pages_free": 100,
+        "pages_active": 0,
+        "pages_cached": 0,
+        "counters": {},
+        "finished": {},
+        "rejected": {},
+        "histograms": {},
+    }
+    return StatsSnapshot(**{**nothing, **changes})

@@ -1,0 +1,64 @@
+"""An app around a FakeLLM, and a client that speaks JSON to it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from quart.testing.client import QuartClient
+
+from server.app import create_app
+from server.config import ServerConfig
+from tests.fakes_llm import FakeLLM
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Any
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def error(self) -> Any:
+        return self.json["error"]
+
+    @property
+    def events(self) -> list[Any]:
+        """The stream's events; the last of them, [DONE], is looked for and taken off."""
+        frames = [frame for frame in self.text.split("\n\n") if frame]
+        assert all(frame.startswith("data: ") for frame in frames)
+        assert frames[-1] == "data: [DONE]"
+        return [json.loads(frame[len("data: ") :]) for frame in frames[:-1]]
+
+
+class Api:
+    """An app, and the calls that tests make to it."""
+
+    def __init__(self, llm: FakeLLM, **config: Any) -> None:
+        self.llm = llm
+        self.app = create_app(llm, ServerConfig(**config))
+        self.client: QuartClient = self.app.test_client()
+
+    async def call(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
+        """body: an object to be sent as JSON, or bytes."""
+        headers = {"Content-Type": "application/json"} | how.pop("headers", {})
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        response = await self.client.open(path, method=method, data=data, headers=headers, **how)
+        return Answer(response.status_code, response.headers, await response.get_data(as_text=True))
+
+    async def get(self, path: str, **how: Any) -> Answer:
+        return await self.call("GET", path, **how)
+
+    async def post(self, path: str, body: Any, **how: Any) -> Answer:
+        return await self.call("POST", path, body, **how)
+
+    async def chat(self, **fields: Any) -> Answer:
+        return await self.post("/v1/chat/completions", {**CHAT, **fields})
+
+    async def complete(self, **fields: Any) -> Answer:
+        return await self.post("/v1/completions", {"prompt": "ab", **fields})

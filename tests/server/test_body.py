@@ -1,0 +1,100 @@
+"""The body: content type, JSON strictness, limits."""
+
+import json
+
+import pytest
+
+from tests.server.api import CHAT
+
+PATH = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8"])
+async def test_json_is_read(api, kind):
+    assert (await api.post(PATH, CHAT, headers={"Content-Type": kind})).status == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""])
+async def test_another_content_type_is_400_and_told_so(api, kind):
+    answer = await api.post(PATH, CHAT, headers={"Content-Type": kind})
+    assert (answer.status, answer.error["type"]) == (400, "Bad Request")
+    assert "only 'application/json' is allowed" in answer.error["message"].lower()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"null",
+        b'"text"',
+        b"\xff\xfe",
+        b'{"messages": "\xff"}',
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": ' + b"9" * 309 + b"}",
+        b'{"a": 0.' + b"1" * 400 + b"}",
+        b'{"a": "\\ud800"}',
+        b'{"a": ' + b"[" * 128 + b"]" * 128 + b"}",
+        b"[" * 100_000,
+        b'{"a": 1} x',
+    ],
+    ids=range(17),
+)
+async def test_what_is_no_strict_json_object_is_400(api, body):
+    answer = await api.post(PATH, body)
+    assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "Bad Request", "body")
+    assert answer.error["message"].startswith("1 validation error:")
+    assert len(answer.text) < 3000
+
+
+async def test_digits_in_a_string_are_no_number(api):
+    assert (await api.chat(user_note="9" * 400)).status == 200
+
+
+async def test_127_levels_below_the_body_are_read(api):
+    assert (await api.post(PATH, {**CHAT, "extra": json.loads("[" * 127 + "]" * 127)})).status == 200
+
+
+async def test_of_a_repeated_key_the_last_value_counts(api):
+    body = b'{"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}'
+    assert (await api.post(PATH, body)).json["usage"]["completion_tokens"] == 2
+
+
+async def test_an_encoded_body_is_415(api):
+    answer = await api.post(PATH, CHAT, headers={"Content-Encoding": "gzip"})
+    assert (answer.status, answer.error["type"], answer.error["code"]) == (415, "Unsupported Media Type", 415)
+    assert (await api.post(PATH, CHAT, headers={"Content-Encoding": "identity"})).status == 200
+
+
+async def test_a_body_above_the_limit_is_413(make_api):
+    api = make_api(max_body_bytes=1000)
+    answer = await api.chat(user="x" * 1000)
+    assert (answer.status, answer.error["type"]) == (413, "Request Entity Too Large")
+    assert (await api.chat(user="x" * 100)).status == 200
+
+
+async def test_a_body_that_does_not_end_is_408(make_api):
+    api = make_api(body_timeout_s=0.01)
+    headers = {"Content-Type": "application/json", "Content-Length": "100"}
+    async with api.client.request(PATH, method="POST", headers=headers) as connection:
+        await connection.send(b'{"messages"')
+        body = await connection.receive()
+    assert connection.status_code == 408
+    assert json.loads(body)["error"]["type"] == "Request Timeout"
+
+
+async def test_too_large_a_head_is_431(make_api):
+    api = make_api(max_header_bytes=1000, max_headers=20)
+    assert (await api.get("/version", headers={"X-Long": "x" * 1000})).error["code"] == 431
+    many = {f"X-{number}": "1" for number in range(30)}
+    answer = await api.get("/version", headers=many)
+    assert (answer.status, answer.error["type"]) == (431, "Request Header Fields Too Large")
+
+
+async def test_two_lengths_are_400(api):
+    headers = {"Content-Length": "3", "Transfer-Encoding": "chunked"}
+    assert (await api.get("/version", headers=headers)).status == 400

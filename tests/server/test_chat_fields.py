@@ -1,0 +1,400 @@
+"""Every field of the chat request: what it becomes, what is refused, and in which words."""
+
+import pytest
+
+from jaxserve import SamplingParams
+from tests.fakes_llm import VOCAB_SIZE, FakeLLM
+
+
+async def params_of(api, **fields) -> SamplingParams:
+    answer = await api.chat(**fields)
+    assert answer.status == 200, answer.text
+    return api.llm.calls[-1].params
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "becomes"),
+    [
+        ("temperature", 0.5, 0.5),
+        ("temperature", "0.5", 0.5),
+        ("temperature", True, 1.0),
+        ("temperature", 0, 0.0),
+        ("temperature", 0.001, 0.01),
+        ("top_p", 0.9, 0.9),
+        ("top_k", 5, 5),
+        ("top_k", 5.0, 5),
+        ("top_k", "5", 5),
+        ("top_k", True, 1),
+        ("top_k", -1, -1),
+        ("top_k", 2**40, VOCAB_SIZE),
+        ("min_p", 0.1, 0.1),
+        ("seed", 7, 7),
+        ("seed", -1, None),
+        ("seed", -2, -2),
+        ("seed", 2**63 - 1, 2**63 - 1),
+        ("n", 2, 2),
+        ("max_tokens", 3, 3),
+        ("max_completion_tokens", 3, 3),
+        ("max_tokens", 60, 59),
+        ("min_tokens", 2, 2),
+        ("stop", "x", ("x",)),
+        ("stop", ["x", "y"], ("x", "y")),
+        ("stop", [], ()),
+        ("stop_token_ids", [3, 4], (3, 4)),
+        ("ignore_eos", "yes", True),
+        ("ignore_eos", 1, True),
+        ("ignore_eos", "Off", False),
+        ("include_stop_str_in_output", True, True),
+        ("skip_special_tokens", False, False),
+        ("prompt_logprobs", 2, 2),
+    ],
+)
+async def test_a_field_becomes_a_sampling_parameter(api, field, value, becomes):
+    name = "max_tokens" if field == "max_completion_tokens" else field
+    assert getattr(await params_of(api, **{field: value}), name) == becomes
+
+
+NULLABLE = """
+    model frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs max_tokens
+    max_completion_tokens n response_format seed stop stream stream_options temperature top_p top_k min_p
+    tools tool_choice parallel_tool_calls reasoning_effort include_reasoning user use_beam_search
+    length_penalty stop_token_ids include_stop_str_in_output ignore_eos min_tokens skip_special_tokens
+    spaces_between_special_tokens truncate_prompt_tokens prompt_logprobs allowed_token_ids bad_words echo
+    add_generation_prompt continue_final_message add_special_tokens documents chat_template
+    chat_template_kwargs mm_processor_kwargs structured_outputs priority request_id
+    return_tokens_as_token_ids return_token_ids cache_salt kv_transfer_params vllm_xargs repetition_detection
+    thinking_token_budget truncation_side logprob_token_ids return_prompt_text stream_interval session_id
+"""
+
+
+async def test_null_means_absent_for_every_optional_field(api):
+    assert await params_of(api, **dict.fromkeys(NULLABLE.split())) == await params_of(api)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("frequency_penalty", 0),
+        ("presence_penalty", 0.0),
+        ("repetition_penalty", 1),
+        ("logit_bias", {}),
+        ("response_format", {"type": "text"}),
+        ("response_format", {"type": "text", "json_schema": {"name": "x"}}),
+        ("tool_choice", "none"),
+        ("parallel_tool_calls", False),
+        ("include_reasoning", False),
+        ("user", "somebody"),
+        ("session_id", "s"),
+        ("use_beam_search", False),
+        ("length_penalty", 3.5),
+        ("spaces_between_special_tokens", True),
+        ("bad_words", []),
+        ("mm_processor_kwargs", {}),
+        ("priority", 0),
+        ("kv_transfer_params", {"a": 1}),
+        ("vllm_xargs", {"a": 1, "b": "x", "c": [1.5, "y"]}),
+        ("repetition_detection", {}),
+        ("repetition_detection", {"max_pattern_size": 0, "min_count": 3}),
+        ("truncation_side", "left"),
+        ("return_prompt_text", False),
+        ("stream_options", {}),
+        ("service_tier", "auto"),
+        ("store", True),
+        ("metadata", {"a": "b"}),
+        ("guided_json", {}),
+        ("best_of", 3),
+        ("functions", []),
+        ("anything", {"else": 1}),
+    ],
+)
+async def test_neutral_values_and_unknown_keys_change_nothing(api, field, value):
+    assert await params_of(api, **{field: value}) == await params_of(api)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("frequency_penalty", 0.5),
+        ("presence_penalty", -2),
+        ("repetition_penalty", 1.1),
+        ("logit_bias", {"5": 1}),
+        ("response_format", {"type": "json_object"}),
+        ("structured_outputs", {"regex": "a+"}),
+        ("use_beam_search", True),
+        ("truncate_prompt_tokens", 5),
+        ("allowed_token_ids", [1]),
+        ("bad_words", ["x"]),
+        ("spaces_between_special_tokens", False),
+        ("repetition_detection", {"max_pattern_size": 3, "min_count": 2}),
+        ("thinking_token_budget", 10),
+        ("logprob_token_ids", [1]),
+        ("return_prompt_text", True),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+    ],
+)
+async def test_what_is_not_built_yet_is_refused_by_name(api, field, value):
+    answer = await api.chat(**{field: value})
+    assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "BadRequestError", field)
+    assert answer.error["message"].startswith(f"{field} is not supported yet")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "nan"}, "temperature"),
+        ({"temperature": "inf"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"n": 0}, "n"),
+        ({"n": 16385}, "n"),
+        ({"n": 2, "temperature": 0}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 65}, "max_tokens"),
+        ({"max_completion_tokens": 65, "max_tokens": 1}, "max_completion_tokens"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": list("abcde")}, "stop"),
+        ({"stop": "x" * 4097}, "stop"),
+        ({"stop_token_ids": [VOCAB_SIZE]}, "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"stop_token_ids": [1] * 1025}, "stop_token_ids"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": -1}, "top_logprobs"),
+        ({"top_logprobs": -2, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": -1, "logprobs": True}, "top_logprobs"),
+        ({"prompt_logprobs": -2}, "prompt_logprobs"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+        ({"prompt_logprobs": -1, "stream": True}, "prompt_logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": {"unknown": 1}}, "stream_options"),
+        ({"stream_interval": 0}, "stream_interval"),
+        ({"user": "u" * 257}, "user"),
+        ({"session_id": "u" * 257}, "session_id"),
+        ({"request_id": "u" * 257}, "request_id"),
+        ({"cache_salt": ""}, "cache_salt"),
+        ({"cache_salt": "a/b"}, "cache_salt"),
+        ({"cache_salt": "a@b"}, "cache_salt"),
+        ({"cache_salt": "a\\b"}, "cache_salt"),
+        ({"cache_salt": "a\0b"}, "cache_salt"),
+        ({"cache_salt": "s" * 129}, "cache_salt"),
+        ({"priority": 3}, "priority"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"presence_penalty": "nan"}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"length_penalty": "inf"}, "length_penalty"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"truncation_side": "up"}, "truncation_side"),
+        ({"allowed_token_ids": []}, "allowed_token_ids"),
+        ({"bad_words": [""]}, "bad_words"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "grammar": "b"}}, "structured_outputs"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"tools": []}, "tools"),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({"tool_choice": {"type": "function", "function": {"name": ""}}}, "tool_choice.function.name"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+        ({"thinking_token_budget": -2}, "thinking_token_budget"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        ({"chat_template": "{{ x }}"}, "chat_template"),
+        ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"range": 1}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"a": "x" * 65536}}, "chat_template_kwargs"),
+        ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs"),
+        ({"kv_transfer_params": {"prompt_token_ids": []}}, "kv_transfer_params"),
+        ({"vllm_xargs": {"a": {"b": 1}}}, "vllm_xargs"),
+        ({"vllm_xargs": {"a": 10**20}}, "vllm_xargs"),
+    ],
+    ids=str,
+)
+async def test_a_wrong_value_is_a_400_naming_the_field(api, fields, param):
+    answer = await api.chat(**fields)
+    assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "BadRequestError", param)
+    assert not api.llm.calls
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": None}, "body.messages"),
+        ({"messages": []}, "body.messages"),
+        ({"messages": "Hi"}, "body.messages"),
+        ({"messages": [{"content": "Hi"}]}, "body.messages.0.role"),
+        ({"messages": [{"role": 3, "content": "Hi"}]}, "body.messages.0.role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "body.messages.0.content"),
+        ({"messages": [{"role": "user", "content": [3]}]}, "body.messages.0.content.0"),
+        ({"top_k": 3.5}, "body.top_k"),
+        ({"top_k": "three"}, "body.top_k"),
+        ({"n": []}, "body.n"),
+        ({"user": 3}, "body.user"),
+        ({"stop": 3}, "body.stop"),
+        ({"stop": {"a": 1}}, "body.stop"),
+        ({"stop": ["a", 1]}, "body.stop.1"),
+        ({"stream": "maybe"}, "body.stream"),
+        ({"stream": 2}, "body.stream"),
+        ({"seed": 2**63}, "body.seed"),
+        ({"seed": -(2**63) - 1}, "body.seed"),
+        ({"seed": 10**30}, "body.seed"),
+        ({"priority": 2**63}, "body.priority"),
+        ({"truncate_prompt_tokens": -2}, "body.truncate_prompt_tokens"),
+        ({"top_logprobs": "2", "logprobs": True}, "body.top_logprobs"),
+        ({"top_logprobs": True, "logprobs": True}, "body.top_logprobs"),
+        ({"prompt_logprobs": "2"}, "body.prompt_logprobs"),
+        ({"documents": [{"a": 1}]}, "body.documents.0.a"),
+        ({"documents": {}}, "body.documents"),
+        ({"chat_template_kwargs": []}, "body.chat_template_kwargs"),
+        ({"stream_options": 3, "stream": True}, "body.stream_options"),
+        ({"response_format": {}}, "body.response_format.type"),
+        ({"logit_bias": {"1": "x"}}, "body.logit_bias.1"),
+        ({"tools": [{"type": "function"}]}, "body.tools.0.function"),
+        ({"tools": [{"type": "tool", "function": {"name": "f"}}]}, "body.tools.0.type"),
+        ({"tools": [{"type": "function", "function": {"name": 3}}]}, "body.tools.0.function.name"),
+    ],
+    ids=str,
+)
+async def test_a_wrong_type_is_a_bad_request_with_its_path(api, fields, param):
+    answer = await api.chat(**fields)
+    assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "Bad Request", param)
+    assert answer.error["message"].startswith("1 validation error:")
+
+
+async def test_a_missing_messages_is_named(api):
+    answer = await api.post("/v1/chat/completions", {})
+    assert (answer.status, answer.error["param"]) == (400, "body.messages")
+
+
+async def test_the_models_defaults_stand_where_the_request_says_nothing(api):
+    api.llm.sampling_defaults = {"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1, "max_new_tokens": 5}
+    params = await params_of(api, top_k=3)
+    assert (params.temperature, params.top_k, params.top_p) == (0.6, 3, 1.0)
+    assert (await params_of(api, temperature=0)).temperature == 0
+
+
+async def test_the_message_of_a_long_prompt_is_the_familiar_one(api):
+    answer = await api.chat(messages=[{"role": "user", "content": "x" * 64}])
+    assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "BadRequestError", "messages")
+    assert "maximum context length is 64 tokens" in answer.error["message"]
+    assert "67 tokens" in answer.error["message"]
+
+
+async def test_a_reply_that_would_be_huge_is_refused_before_it_runs(make_api):
+    answer = await make_api(max_reply_bytes=10_000).chat(n=8, logprobs=True, top_logprobs=20)
+    assert (answer.status, "bytes" in answer.error["message"]) == (400, True)
+
+
+async def test_null_and_empty_models_mean_the_default_and_aliases_are_answered_with_the_first(make_api):
+    api = make_api(served_model_name=("one", "two"))
+    for name in (None, "", "one", "two"):
+        assert (await api.chat(model=name)).json["model"] == "one"
+
+
+async def test_the_priority_header_counts_like_the_field(api):
+    from tests.server.api import CHAT
+
+    path = "/v1/chat/completions"
+    refused = await api.post(path, CHAT, headers={"X-Vllm-Priority": "2"})
+    assert (refused.status, refused.error["message"][:14]) == (400, "Got priority 2")
+    assert (await api.post(path, CHAT, headers={"X-Vllm-Priority": "high"})).status == 200
+    assert (await api.post(path, CHAT, headers={"X-data-parallel-rank": "1"})).status == 400
+    assert (await api.post(path, CHAT, headers={"X-Request-Id": "x" * 257})).status == 400
+
+
+async def test_the_salt_reaches_the_engine(api):
+    await api.chat(cache_salt="salt")
+    assert api.llm.calls[-1].cache_salt == "salt"
+
+
+class TestMessages:
+    async def render(self, api, *messages, **fields):
+        answer = await api.chat(messages=list(messages), **fields)
+        assert answer.status == 200, answer.text
+        return api.llm.rendered[-1]
+
+    async def test_parts_become_text_parts(self, api):
+        parts = [
+            "a",
+            {"type": "text", "text": "b"},
+            {"type": "refusal", "refusal": "c"},
+            {"type": "text", "text": None},
+        ]
+        seen = await self.render(api, {"role": "user", "content": parts})
+        texts = [{"type": "text", "text": text} for text in "abc"]
+        assert seen["messages"] == [{"role": "user", "content": texts}]
+
+    async def test_null_and_absent_content_are_empty(self, api):
+        seen = await self.render(api, {"role": "user", "content": None}, {"role": "assistant"})
+        assert [turn["content"] for turn in seen["messages"]] == ["", ""]
+
+    async def test_names_pass_and_unknown_keys_do_not(self, api):
+        seen = await self.render(api, {"role": "narrator", "content": "x", "name": "N", "mood": "dark"})
+        assert seen["messages"] == [{"role": "narrator", "content": "x", "name": "N"}]
+
+    async def test_a_tool_message_is_one_string(self, api):
+        seen = await self.render(api, {"role": "tool", "content": ["a", "b"], "tool_call_id": "1"})
+        assert seen["messages"] == [{"role": "tool", "content": "a\nb", "tool_call_id": "1"}]
+
+    @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+    async def test_reasoning_has_two_names(self, api, name):
+        seen = await self.render(api, {"role": "assistant", "content": "x", name: "why"})
+        assert seen["messages"][0] == {
+            "role": "assistant",
+            "content": "x",
+            "reasoning": "why",
+            "reasoning_content": "why",
+        }
+
+    @pytest.mark.parametrize(
+        ("sent", "seen"), [('{"a": 1}', {"a": 1}), ("", {}), ("{", {}), ("[1]", {}), (None, {}), ({"a": 1}, {"a": 1})]
+    )
+    async def test_arguments_of_calls_become_objects(self, api, sent, seen):
+        call = {"id": "1", "function": {"name": "f", "arguments": sent}}
+        rendered = await self.render(api, {"role": "assistant", "tool_calls": [call]})
+        assert rendered["messages"][0]["tool_calls"][0]["function"] == {"name": "f", "arguments": seen}
+
+    @pytest.mark.parametrize("call", [3, {"type": "x", "function": {}}, {"function": 3}, {}])
+    async def test_a_broken_call_is_refused(self, api, call):
+        answer = await api.chat(messages=[{"role": "assistant", "tool_calls": [call]}])
+        assert (answer.status, answer.error["param"]) == (400, "tool_calls")
+
+    @pytest.mark.parametrize("part", [{"type": "magic"}, {"text": "x"}, {"type": 3}])
+    async def test_an_unknown_part_is_refused(self, api, part):
+        answer = await api.chat(messages=[{"role": "user", "content": [part]}])
+        assert (answer.status, answer.error["param"]) == (400, "type")
+
+    @pytest.mark.parametrize("part", [{"type": "image_url", "image_url": {"url": "x"}}, {"input_audio": {}}])
+    async def test_media_are_refused_with_the_number_allowed(self, api, part):
+        answer = await api.chat(messages=[{"role": "user", "content": [part]}])
+        assert (answer.status, "At most 0" in answer.error["message"]) == (400, True)
+
+    async def test_template_fields_reach_the_template(self, api):
+        seen = await self.render(
+            api,
+            {"role": "user", "content": "x"},
+            documents=[{"title": "t"}],
+            chat_template_kwargs={"a": 1, "documents": "lose"},
+            reasoning_effort="none",
+            add_special_tokens=True,
+        )
+        assert seen["documents"] == [{"title": "t"}]
+        assert seen["template_kwargs"] == {"a": 1, "enable_thinking": False, "reasoning_effort": "none"}
+        assert (seen["add_special_tokens"], seen["add_generation_prompt"]) == (True, True)
+
+    async def test_continuing_needs_no_prompt_for_an_answer(self, api):
+        last = {"role": "assistant", "content": "so"}
+        seen = await self.render(api, last, continue_final_message=True, add_generation_prompt=False)
+        assert (seen["continue_final_message"], seen["add_generation_prompt"]) == (True, False)
+
+
+def test_the_fake_is_what_the_tests_think():
+    assert FakeLLM().config.max_model_len == 64

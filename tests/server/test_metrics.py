@@ -1,0 +1,124 @@
+"""/metrics: names, labels, buckets, and that everything is there from the start."""
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as plain
+
+from jaxserve import HistogramSnapshot
+from server.metrics import COUNTERS, HISTOGRAMS
+from tests.fakes_llm import FakeLLM, empty_stats
+
+LABELS = {"model_name": "fake/model", "engine": "0"}
+
+
+async def samples(api, **how):
+    text = (await api.get("/metrics", **how)).text
+    return {
+        (one.name, tuple(sorted(one.labels.items()))): one.value for family in plain(text) for one in family.samples
+    }
+
+
+def key(name, **labels):
+    return name, tuple(sorted({**LABELS, **labels}.items()))
+
+
+async def test_the_content_type_is_the_old_text_format(api):
+    assert (await api.get("/metrics")).headers["Content-Type"].startswith("text/plain; version=0.0.4")
+
+
+async def test_openmetrics_for_those_who_ask(api):
+    answer = await api.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert "vllm:num_requests_running" in {family.name for family in openmetrics(answer.text)}
+
+
+async def test_every_series_is_there_from_the_start(api):
+    seen = await samples(api)
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+        assert seen[key(f"vllm:{name}")] == 0
+    for name in COUNTERS:
+        assert seen[key(f"vllm:{name}_total")] == 0
+    for name in HISTOGRAMS:
+        assert seen[key(f"vllm:{name}_count")] == 0
+        assert seen[key(f"vllm:{name}_bucket", le="+Inf")] == 0
+    for reason in ("stop", "length", "abort", "error", "repetition"):
+        assert seen[key("vllm:request_success_total", finished_reason=reason)] == 0
+    for source in ("local_compute", "local_cache_hit", "external_kv_transfer"):
+        assert seen[key("vllm:prompt_tokens_by_source_total", source=source)] == 0
+    for reason in ("max_num_queued_reqs", "max_num_queued_tokens"):
+        labels = (("model_name", "fake/model"), ("reason", reason))
+        assert seen["vllm:admission_rejections_total", labels] == 0
+    for state in ("total", "free", "active", "cached"):
+        assert key("jaxserve:kv_pages", state=state) in seen
+
+
+async def test_the_numbers_are_the_snapshots(api):
+    api.llm.snapshot = empty_stats(
+        num_requests_running=3,
+        num_requests_waiting=2,
+        pages_active=25,
+        counters={"generation_tokens": 7, "prompt_tokens_local_cache_hit": 16, "engine_steps": 5},
+        finished={"stop": 4},
+        histograms={"request_params_n": HistogramSnapshot((1, 2, 5, 10, 20), (3, 0, 1, 0, 0, 1), 40.0)},
+    )
+    seen = await samples(api)
+    assert seen[key("vllm:num_requests_running")] == 3
+    assert seen[key("vllm:num_requests_waiting_by_reason", reason="capacity")] == 2
+    assert seen[key("vllm:kv_cache_usage_perc")] == 0.25
+    assert seen[key("vllm:generation_tokens_total")] == 7
+    assert seen[key("vllm:prompt_tokens_by_source_total", source="local_cache_hit")] == 16
+    assert seen[key("vllm:request_success_total", finished_reason="stop")] == 4
+    assert seen[key("jaxserve:engine_steps_total")] == 5
+    assert seen[key("jaxserve:requests_total", outcome="ok", reason="stop")] == 4
+    buckets = [seen[key("vllm:request_params_n_bucket", le=bound)] for bound in ("1.0", "2.0", "5.0", "20.0", "+Inf")]
+    assert buckets == [3, 3, 4, 4, 5]
+    assert seen[key("vllm:request_params_n_sum")] == 40
+
+
+async def test_the_cache_settings_are_labels(make_api):
+    seen = await samples(make_api(llm=FakeLLM(block_size=32)))
+    (labels,) = [dict(labels) for name, labels in seen if name == "vllm:cache_config_info"]
+    assert (labels["block_size"], labels["num_gpu_blocks"]) == ("32", "100")
+    assert {"enable_prefix_caching", "gpu_memory_utilization", "cache_dtype"} <= labels.keys()
+
+
+async def test_sizes_count_up_to_the_context(api):
+    seen = await samples(api)
+    bounds = {dict(labels)["le"] for name, labels in seen if name == "vllm:request_prompt_tokens_bucket"}
+    assert bounds == {"1.0", "2.0", "5.0", "10.0", "20.0", "50.0", "+Inf"}
+
+
+async def test_requests_are_counted_by_route_pattern(api):
+    await api.chat()
+    await api.chat(n=0)
+    await api.get("/v1/models/fake/model")
+    await api.get("/secret/path")
+    await api.get("/health")
+    seen = await samples(api)
+
+    def count(handler, method, status):
+        labels = {"handler": handler, "method": method, "status": status}
+        return seen.get(("http_requests_total", tuple(sorted(labels.items()))), 0)
+
+    assert count("/v1/chat/completions", "POST", "2xx") == 1
+    assert count("/v1/chat/completions", "POST", "4xx") == 1
+    assert count("/v1/models/{name}", "GET", "2xx") == 1
+    assert count("none", "GET", "4xx") == 1
+    handlers = {dict(labels).get("handler") for _, labels in seen}
+    assert handlers == {None, "/v1/chat/completions", "/v1/models/{name}", "none"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["http_request_duration_highr_seconds_count", "process_resident_memory_bytes", "python_info"],
+)
+async def test_the_process_and_its_clock_are_there(api, name):
+    assert name in {one for one, _ in await samples(api)}
+
+
+async def test_refusals_at_our_own_door_are_counted(make_api):
+    api = make_api(llm=FakeLLM(max_num_queued_reqs=1))
+    api.app.extensions["jaxserve.desk"].visits._slots = 1
+    assert (await api.chat()).status == 503
+    labels = (("model_name", "fake/model"), ("reason", "max_num_queued_reqs"))
+    assert (await samples(api))["vllm:admission_rejections_total", labels] == 1
