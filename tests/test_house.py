@@ -21,10 +21,10 @@ FLOORS = (
     ("attention",),
     ("models", "sampling", "structured", "weights"),
     ("engine", "text"),
-    ("llm", "async_llm"),
+    ("served", "llm", "async_llm"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | {"jaxserve": 6, "server": 7}
-OPEN_TO_ALL = {"errors"}  # one tree for everybody, its neighbours on floor 0 included
+SHARED = {"errors", "served"}  # what a floor has in common: open to the neighbours, too
 ARRAYS = {"jax", "jaxlib", "flax"}
 EXPECTED_ROOTS = {"README.md", "jaxserve", "pyproject.toml", "scripts", "server", "tests"}
 NOT_OURS = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".cache", "node_modules"}
@@ -107,9 +107,10 @@ def complaint(link: Import) -> str | None:
         return "nothing inside jaxserve imports through its __init__.py"
     if target not in FLOOR_OF:
         return f"the room {target!r} has no floor; give it one in FLOORS"
-    if source == target or target in OPEN_TO_ALL or FLOOR_OF[target] < FLOOR_OF[source]:
+    up = FLOOR_OF[target] - FLOOR_OF[source]
+    if source == target or up < 0 or (up == 0 and target in SHARED):
         return None
-    way = "upward" if FLOOR_OF[target] > FLOOR_OF[source] else "into a neighbour on the same floor"
+    way = "upward" if up else "into a neighbour on the same floor"
     return f"{way}: {source} is on floor {FLOOR_OF[source]}, {target} on floor {FLOOR_OF[target]}"
 
 
@@ -197,6 +198,8 @@ def write(root: Path, sources: dict[str, str]) -> Path:
         ("jaxserve/engine/plan.py", "from jaxserve import text", "neighbour"),
         ("jaxserve/engine/plan.py", "def f():\n    from ..text import stream", "neighbour"),
         ("jaxserve/llm.py", "from jaxserve.async_llm import AsyncLLM", "neighbour"),
+        ("jaxserve/served.py", "from jaxserve.llm import LLM", "neighbour"),
+        ("jaxserve/engine/a.py", "from jaxserve.served import Served", "upward"),
         ("jaxserve/outputs.py", "from jaxserve.config import GIB", "neighbour"),
         ("jaxserve/layers/a.py", "if TYPE_CHECKING:\n    from jaxserve.engine.plan import Plan", "upward"),
         ("jaxserve/engine/a.py", 'import_module("jaxserve.text.stream")', "neighbour"),
@@ -235,7 +238,8 @@ def test_what_the_plan_allows_is_not_complained_about(tmp_path):
         "jaxserve/__init__.py": "from jaxserve.llm import LLM\nfrom jaxserve.errors import JaxServeError",
         "jaxserve/errors.py": "",
         "jaxserve/config.py": "from jaxserve.errors import JaxServeError",
-        "jaxserve/llm.py": "from jaxserve.engine.plan import Plan\nfrom jaxserve.text import stream",
+        "jaxserve/llm.py": "from jaxserve.engine.plan import Plan\nfrom jaxserve.served import Served",
+        "jaxserve/served.py": "from jaxserve.text import stream",
         "jaxserve/async_llm.py": "import asyncio",
         "jaxserve/engine/plan.py": "import jax\nfrom . import batch\nfrom jaxserve import kvcache",
         "jaxserve/engine/batch.py": "import numpy",
