@@ -216,8 +216,9 @@ class Scheduler:
         known = self._known_pages(progress)
         self.pool.hold(known)
         missing = -(-progress.num_tokens // self._page_size) - len(known)
-        # A page for each running row stays free, or the newcomer would be preempted as soon as they grow.
-        spare = len(self._running)
+        # A page to grow stays free for each running row and for the newcomer, so that it makes a page of tokens
+        # before it can be preempted. Alone it needs none: it fits the pool, or it would not be here.
+        spare = len(self._running) + 1 if self._running else 0
         new = self.pool.allocate(missing) if missing + spare <= self.pool.num_free else None
         if new is None:
             self.pool.release(known)

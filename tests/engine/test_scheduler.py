@@ -1,6 +1,7 @@
 """Whatever happens around a request, its answer is that of a request alone in the world; and nothing leaks."""
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -219,8 +220,40 @@ def test_the_youngest_is_preempted_and_comes_back_before_newcomers(overlap):
     old, young, newcomer = (world.add(prompt(8, 2 + i), max_tokens=20, eos=None) for i in range(3))
     world.run()
     world.check()
-    ends = {i: at for at, plan in enumerate(world.plans) if plan.decode for i in plan.decode.request_ids}
-    assert ends[old.request_id] < ends[young.request_id] < ends[newcomer.request_id]
+    lives = [(chunk.request_id, chunk.epoch) for plan in world.plans for chunk in plan.chunks]
+    first, second, third = old.request_id, young.request_id, newcomer.request_id
+    assert lives[:3] == [(first, 0), (second, 0), (second, 1)]
+    assert lives.index((second, 1)) < lives.index((third, 0))
+
+
+def test_who_came_last_is_preempted_even_if_it_started_first():
+    world = World(num_pages=17, chunk=8, budget=12)
+    world.add(prompt(17), max_tokens=12, eos=None)
+    waits_for_the_prefix = world.add([*prompt(16), 30], max_tokens=40, eos=None)
+    overtakes = world.add(prompt(5, 9), max_tokens=40, eos=None)
+    world.run()
+    world.check()
+    chunks = [chunk for plan in world.plans for chunk in plan.chunks]
+    starts = [chunk.request_id for chunk in chunks if chunk.epoch == 0]
+    assert starts.index(overtakes.request_id) < starts.index(waits_for_the_prefix.request_id)
+    assert {chunk.request_id for chunk in chunks if chunk.epoch} == {overtakes.request_id}
+
+
+@BOTH
+def test_who_comes_back_makes_a_page_of_tokens_before_it_is_preempted_again(overlap):
+    world = World(num_pages=24, max_num_seqs=6, budget=100, chunk=96, overlap=overlap)
+    for i in range(6):
+        world.add(prompt(4 + i, 2 + i), max_tokens=50, eos=None)
+    world.run()
+    world.check()
+    lives: Counter[tuple[int, int]] = Counter()
+    for plan in world.plans:
+        lives.update((chunk.request_id, chunk.epoch) for chunk in plan.chunks if chunk.is_last)
+        if plan.decode:
+            lives.update(zip(plan.decode.request_ids, plan.decode.epochs, strict=True))
+    last = {i: max(epoch for other, epoch in lives if other == i) for i, _ in lives}
+    assert all(tokens >= PAGE for (i, epoch), tokens in lives.items() if 0 < epoch < last[i])
+    assert max(last.values()) > 1
 
 
 @BOTH
@@ -251,6 +284,8 @@ def test_equal_prompts_that_come_together_are_computed_once():
     world.run()
     world.check()
     assert [world.heard[i][0].num_cached_tokens for i in world.requests] == [0, 20, 20, 20, 20]
+    starts = [chunk.request_id for plan in world.plans for chunk in plan.chunks if chunk.is_last]
+    assert starts == list(world.requests)
 
 
 @BOTH
@@ -335,6 +370,15 @@ def test_the_page_that_a_sick_step_completes_is_not_published():
     world.runner.sick.add(sick.request_id)
     world.run()
     assert len(world.index) == 1
+
+
+@BOTH
+def test_no_page_of_a_sick_prompt_is_published(overlap):
+    world = World(overlap=overlap)
+    sick = world.add(prompt(30))
+    world.runner.sick.add(sick.request_id)
+    world.run()
+    assert (world.reason(sick), len(world.index)) == ("error", 0)
 
 
 def test_when_the_step_fails_everyone_hears_the_same_honest_error():
