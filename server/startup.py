@@ -125,6 +125,7 @@ def ready_table(description: Mapping[str, str], address: str, seconds: float) ->
 
 def curl_line(address: str, has_key: bool) -> str:
     """One command that gets an answer out of this server, to be pasted into a shell."""
-    body = json.dumps({"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64})
+    question = {"role": "user", "content": "What is the capital of France?"}
+    body = json.dumps({"messages": [question], "temperature": 0.2})
     key = ' -H "Authorization: Bearer $JAXSERVE_API_KEY"' if has_key else ""
     return f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"

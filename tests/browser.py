@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 PHONE = (390, 844)
-PATIENCE_S = 30
+PATIENCE_S = 120  # a loaded machine; nothing waits this long unless something is wrong
 
 
 class Page(webdriver.Chrome):
@@ -49,7 +49,9 @@ class Page(webdriver.Chrome):
         return self.find_element(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        return [found.text for found in self.find_elements(By.CSS_SELECTOR, selector)]
+        """All at one moment: elements of an answer come and go while it is written."""
+        script = "return [...document.querySelectorAll(arguments[0])].map((found) => found.innerText.trim())"
+        return self.execute_script(script, selector)
 
     def until(self, holds) -> None:
         WebDriverWait(self, PATIENCE_S, poll_frequency=0.02).until(lambda _: holds())
