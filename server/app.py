@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import quart
 from quart import Quart, Response
+from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
 from server.auth import Gatekeeper
@@ -63,7 +64,10 @@ def _stand_around(app: Quart, desk: Desk) -> None:
         request = quart.request
         scope: Any = request.scope
         scope[ROUTE] = "none" if request.url_rule is None else pattern(request.url_rule.rule)
-        return cors.preflight(request) or gatekeeper.refuse(request)
+        refusal = cors.preflight(request) or gatekeeper.refuse(request)
+        if refusal is None and scope["path"].startswith("//"):
+            raise NotFound  # the router would look past the first slash
+        return refusal
 
     @app.after_request
     async def leave(response: Response) -> Response:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_CHARS = 2000
 MAX_VALUE_CHARS = 200
 RETRY_AFTER_S = 1
+NOTHING_HERE = "There is nothing at this path."
 ENGINE_DEAD = "The server had an error while processing your request."
 _LONG_RUN = re.compile(rf"\S{{{MAX_VALUE_CHARS + 1},}}")
 _TYPES = {
@@ -123,7 +124,7 @@ def refusal_for(error: BaseException, *, admitted: bool = False) -> Refusal:
 def _from_framework(error: HTTPException) -> Refusal:
     """Quart's own errors: no route, wrong method, and the like."""
     status = error.code or 500
-    messages = {404: "There is nothing at this path.", 405: "This path does not take this method."}
+    messages = {404: NOTHING_HERE, 405: "This path does not take this method."}
     headers = {}
     allowed = getattr(error, "valid_methods", None)
     if allowed:

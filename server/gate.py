@@ -5,12 +5,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
 from server import logs
 from server.config import ServerConfig
-from server.errors import Refusal
+from server.errors import NOTHING_HERE, Refusal
 from server.metrics import HttpMetrics
 
 log = logging.getLogger(__name__)
@@ -100,9 +101,17 @@ def refuse_head(headers: list[tuple[bytes, bytes]], path: str, config: ServerCon
     if b"content-length" in names and b"transfer-encoding" in names:
         message = "Content-Length and Transfer-Encoding must not be sent together."
         return Refusal(400, message, type="Bad Request", headers=close)
-    if not path.startswith(("/", "http://", "https://")):
-        return Refusal(404, "There is nothing at this path.", headers=close)
+    if not path.startswith("/") and not _is_absolute(path):
+        return Refusal(404, NOTHING_HERE, headers=close)
     return None
+
+
+def _is_absolute(target: str) -> bool:
+    """A whole URL, as proxies send it."""
+    try:
+        return urlsplit(target).scheme in ("http", "https") and urlsplit(target).path.startswith("/")
+    except ValueError:
+        return False
 
 
 async def _answer(refusal: Refusal, send: Send) -> None:

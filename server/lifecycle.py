@@ -43,8 +43,10 @@ OBITUARY_S = 5.0  # how long a dead engine's server still tells clients so
 PULSE_S = 0.25
 
 
-async def serve(app: Quart, config: ServerConfig, listener: socket.socket | None = None) -> int:
-    """Serves until SIGTERM, SIGINT or the engine's end, and returns the exit code. Closes the model.
+async def serve(
+    app: Quart, config: ServerConfig, listener: socket.socket | None = None, stop: asyncio.Event | None = None
+) -> int:
+    """Serves until SIGTERM, SIGINT, `stop` or the engine's end, and returns the exit code. Closes the model.
 
     listener: a socket from `listen`, when the port was taken earlier. Raises StartupError when it cannot be had.
     """
@@ -52,7 +54,7 @@ async def serve(app: Quart, config: ServerConfig, listener: socket.socket | None
     listener = listener or listen(config)
     _raise_file_limit()
     http1.install(config.head_timeout_s, _welcomes(desk))
-    end = _End(config)
+    end = _End(config, stop or asyncio.Event())
     shutdown = asyncio.Event()
     server = asyncio.create_task(
         hypercorn.asyncio.serve(app, _hypercorn(config, listener), shutdown_trigger=shutdown.wait, mode="asgi")
@@ -109,11 +111,11 @@ def _no_address(name: str, error: OSError) -> StartupError:
 class _End:
     """Why and how the server ends: asked once it drains, asked twice it leaves at once."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, asked: asyncio.Event) -> None:
         self.code = EX_OK
         self._stays_up = config.keep_alive_on_engine_death
         self._deadline_s = config.drain_timeout_s + PATIENCE_S
-        self._asked, self._asked_again = asyncio.Event(), asyncio.Event()
+        self._asked, self._asked_again = asked, asyncio.Event()
         self._task = asyncio.create_task(self._asked.wait())
         self._timer: threading.Timer | None = None
 

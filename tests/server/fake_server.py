@@ -1,0 +1,20 @@
+"""A process of its own: the app around a FakeLLM. `fake_server.py PORT HELD DRAIN_S`: HELD 1 answers nobody."""
+
+import asyncio
+import sys
+
+from server.app import create_app
+from server.config import ServerConfig
+from server.lifecycle import serve
+from tests.fakes_llm import FakeLLM
+
+
+async def main(port: int, is_held: bool, drain_s: float) -> int:
+    llm = FakeLLM(["a", "b"])
+    llm.hold_at = 1 if is_held else None
+    config = ServerConfig(host="127.0.0.1", port=port, drain_timeout_s=drain_s)
+    return await serve(create_app(llm, config), config)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(int(sys.argv[1]), sys.argv[2] == "1", float(sys.argv[3]))))

@@ -1,0 +1,190 @@
+"""Ports, signals, drains and the engine's death: how a server begins and how it ends."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from jaxserve import StartupError
+from server import lifecycle
+from server.app import create_app
+from server.config import ServerConfig
+from server.lifecycle import listen, serve
+from tests.fakes_llm import FakeLLM
+from tests.server.api import CHAT
+from tests.server.wire import Peer, Wire, get, post, serving
+
+PATH = "/v1/chat/completions"
+STREAM = {**CHAT, "stream": True}
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_port_in_use_is_a_sentence_that_says_what_to_do():
+    with listen(ServerConfig(host="127.0.0.1", port=0)) as taken:
+        taken.listen()
+        with pytest.raises(StartupError, match=r"in use .* --port"):
+            listen(ServerConfig(host="127.0.0.1", port=taken.getsockname()[1]))
+
+
+def test_an_address_of_another_machine_is_refused():
+    with pytest.raises(StartupError, match="--host"):
+        listen(ServerConfig(host="192.0.2.1", port=0))
+
+
+async def test_a_unix_socket_will_do(tmp_path):
+    config = ServerConfig(uds=str(tmp_path / "socket"))
+    listener = listen(config)
+    listener.listen()
+    stop = asyncio.Event()
+    server = asyncio.create_task(serve(create_app(FakeLLM(), config), config, listener, stop))
+    peer = Peer(*await asyncio.open_unix_connection(config.uds))
+    await peer.send(get("/load"))
+    assert await peer.answer() == (200, b'{"server_load":0}')
+    peer.writer.close()
+    stop.set()
+    assert await server == 0
+
+
+@asynccontextmanager
+async def process(is_held: bool, drain_s: float):
+    """A server process that listens, and its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [sys.executable, "-m", "tests.server.fake_server", str(port), str(int(is_held)), str(drain_s)]
+    child = await asyncio.create_subprocess_exec(*arguments, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        yield child, port
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+@asynccontextmanager
+async def connected(port: int):
+    """A connection to a server that is about to listen."""
+    while True:
+        try:
+            peer = Peer(*await asyncio.open_connection("127.0.0.1", port))
+            break
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.02)
+    try:
+        yield peer
+    finally:
+        peer.writer.close()
+        with suppress(ConnectionError):
+            await peer.writer.wait_closed()
+
+
+async def test_a_signal_to_an_idle_server_ends_it_with_0_and_frees_the_port():
+    async with asyncio.timeout(30), process(is_held=False, drain_s=30) as (child, port), connected(port) as idle:
+        await idle.send(post(PATH, CHAT))
+        assert (await idle.answer())[0] == 200
+        child.send_signal(signal.SIGTERM)
+        assert await child.wait() == 0
+        listen(ServerConfig(host="127.0.0.1", port=port)).close()
+
+
+async def test_what_does_not_finish_in_the_drain_time_is_told_so():
+    async with (
+        asyncio.timeout(30),
+        process(is_held=True, drain_s=0.5) as (child, port),
+        connected(port) as stream,
+        connected(port) as whole,
+        connected(port) as late,
+    ):
+        await stream.send(post(PATH, STREAM))
+        await stream.until(b'"content":"a"')
+        await whole.send(post(PATH, CHAT))
+        await late.send(get("/health"))
+        assert (await late.answer())[0] == 200
+        child.send_signal(signal.SIGTERM)
+        while (await _ask(late, get("/health")))[0] != 503:
+            pass
+        assert (await _ask(late, post(PATH, CHAT)))[0] == 503
+        assert (await _ask(late, get("/live")))[0] == 200
+        assert b'"code":503}}\n\ndata: [DONE]\n\n' in (await stream.until(b"[DONE]\n\n")).replace(b"\r\n", b"")
+        assert (await whole.answer())[0] == 503
+        assert await child.wait() == 0
+
+
+async def _ask(peer: Peer, request: bytes) -> tuple[int, bytes]:
+    await peer.send(request)
+    return await peer.answer()
+
+
+async def test_a_second_signal_leaves_at_once():
+    async with (
+        asyncio.timeout(30),
+        process(is_held=True, drain_s=600) as (child, port),
+        connected(port) as stream,
+        connected(port) as probe,
+    ):
+        await stream.send(post(PATH, STREAM))
+        await stream.until(b'"content":"a"')
+        child.send_signal(signal.SIGTERM)
+        while (await _ask(probe, get("/health")))[0] != 503:
+            pass
+        child.send_signal(signal.SIGINT)
+        assert await child.wait() == 0
+
+
+async def test_what_finishes_in_time_is_whole():
+    llm = FakeLLM(["a", "b"])
+    llm.hold_at = 1
+    async with serving(llm, drain_timeout_s=30) as wire, wire.connection() as peer, asyncio.timeout(30):
+        await peer.send(post(PATH, STREAM))
+        await peer.until(b'"content":"a"')
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not wire.visits.is_draining:
+            await asyncio.sleep(0)
+        llm.release.set()
+        assert b'"finish_reason":"stop"' in await peer.until(b"[DONE]\n\n")
+        await llm.until(lambda llm: llm.is_closed)
+
+
+class TestEngineDeath:
+    @pytest.fixture(autouse=True)
+    def be_quick(self, monkeypatch):
+        monkeypatch.setattr(lifecycle, "PULSE_S", 0.01)
+        monkeypatch.setattr(lifecycle, "OBITUARY_S", 0.05)
+
+    async def dying(self, wire: Wire, peer: Peer) -> bytes:
+        await peer.send(post(PATH, STREAM))
+        await peer.until(b'"content":"a"')
+        wire.llm.is_healthy = False
+        return await peer.until(b"[DONE]\n\n")
+
+    async def test_everybody_is_told_and_the_exit_code_is_70(self):
+        llm = FakeLLM(["a", "b"])
+        llm.hold_at = 1
+        config = ServerConfig(host="127.0.0.1", port=0)
+        listener = listen(config)
+        port = listener.getsockname()[1]
+        app = create_app(llm, config)
+        server = asyncio.create_task(serve(app, config, listener))
+        async with asyncio.timeout(10), connected(port) as peer:
+            last = await self.dying(Wire(llm, app, port), peer)
+            assert b"The server had an error while processing your request." in last
+            assert await server == 70
+        assert llm.is_closed
+
+    async def test_the_server_can_stay_up_unhealthy(self):
+        llm = FakeLLM(["a", "b"])
+        llm.hold_at = 1
+        async with serving(llm, keep_alive_on_engine_death=True) as wire, wire.connection() as peer:
+            await self.dying(wire, peer)
+            assert [(await _status(wire, path)) for path in ("/health", "/live")] == [503, 200]
+            assert await _status(wire, PATH) == 503
+
+
+async def _status(wire: Wire, path: str) -> int:
+    async with wire.connection() as peer:
+        return (await _ask(peer, post(path, CHAT) if path == PATH else get(path)))[0]

@@ -1,0 +1,230 @@
+"""Over real sockets: SDKs, clients that leave, heads and bodies that are too much, and bytes that are no HTTP."""
+
+import asyncio
+import json
+
+import httpx
+import openai
+import pytest
+
+from jaxserve import GenerationFailed
+from tests.fakes_llm import FakeLLM
+from tests.server.api import CHAT
+from tests.server.wire import get, post, serving
+
+PATH = "/v1/chat/completions"
+STREAM = {**CHAT, "stream": True}
+
+
+@pytest.fixture
+async def wire():
+    async with serving(FakeLLM()) as wire:
+        yield wire
+
+
+class TestOpenAI:
+    @pytest.fixture
+    async def client(self, wire):
+        async with openai.AsyncOpenAI(base_url=f"{wire.url}/v1", api_key="any", max_retries=0) as client:
+            yield client
+
+    async def test_an_answer(self, client):
+        answer = await client.chat.completions.create(model="fake/model", messages=CHAT["messages"])
+        assert answer.choices[0].message.content == "Hello world"
+        assert answer.usage.completion_tokens == 11
+
+    async def test_two_choices_with_logprobs(self, client):
+        answer = await client.chat.completions.create(
+            model="fake/model", messages=CHAT["messages"], n=2, seed=1, logprobs=True, top_logprobs=2
+        )
+        assert [choice.index for choice in answer.choices] == [0, 1]
+        first = answer.choices[0].logprobs.content[0]
+        assert (first.token, [one.token for one in first.top_logprobs]) == ("H", ["H", "G"])
+
+    async def test_a_stream(self, client):
+        options = {"include_usage": True}
+        stream = await client.chat.completions.create(
+            model="fake/model", messages=CHAT["messages"], stream=True, stream_options=options
+        )
+        chunks = [chunk async for chunk in stream]
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert (text, chunks[-1].usage.completion_tokens) == ("Hello world", 11)
+
+    async def test_completions_and_models(self, client):
+        answer = await client.completions.create(model="fake/model", prompt=["a", "b"], echo=True, logprobs=1)
+        assert [choice.text for choice in answer.choices] == ["aHello world", "bHello world"]
+        assert (await client.models.retrieve("fake/model")).id == "fake/model"
+
+    async def test_errors(self, client):
+        with pytest.raises(openai.NotFoundError, match="nope"):
+            await client.chat.completions.create(model="nope", messages=CHAT["messages"])
+        with pytest.raises(openai.BadRequestError, match="temperature"):
+            await client.chat.completions.create(model="", messages=CHAT["messages"], temperature=3)
+
+    async def test_a_stream_that_breaks_raises(self, client, wire):
+        wire.llm.fail_at, wire.llm.hold_at, wire.llm.failure = 1, 1, GenerationFailed("broken")
+        stream = await client.chat.completions.create(model="", messages=CHAT["messages"], stream=True)
+        with pytest.raises(openai.APIError, match="Internal server error"):
+            async for _ in stream:
+                wire.llm.release.set()
+
+
+async def test_streams_interleave(wire):
+    wire.llm.hold_at = 1
+    async with (
+        httpx.AsyncClient(base_url=wire.url) as client,
+        asyncio.timeout(10),
+        client.stream("POST", PATH, json=STREAM) as one,
+        client.stream("POST", PATH, json=STREAM) as two,
+    ):
+        readers = [response.aiter_text() for response in (one, two)]
+        for reader in readers:
+            assert "Hel" in await anext(reader)
+        wire.llm.release.set()
+        for reader in readers:
+            assert "".join([part async for part in reader]).endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "stream"])
+@pytest.mark.parametrize("hold_at", [0, 1], ids=["queued", "running"])
+@pytest.mark.parametrize("behind", [b"", b"\r\n", b"G"], ids=["nothing", "newline", "byte"])
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_client_that_leaves_is_aborted(wire, body, hold_at, behind, how):
+    """Also when it has sent something behind its request, which stops Hypercorn from reading on."""
+    wire.llm.hold_at = hold_at
+    async with wire.connection() as peer:
+        await peer.send(post(PATH, body) + behind)
+        await wire.llm.until(lambda llm: llm.calls)
+        peer.reset() if how == "reset" else peer.writer.close()
+        async with asyncio.timeout(10):
+            await wire.llm.until(lambda llm: llm.ends["aborted"] == 1)
+
+
+async def test_requests_behind_each_other_are_answered_in_order(wire):
+    async with wire.connection() as peer:
+        await peer.send(get("/version") + post("/tokenize", {"prompt": "a"}) + get("/v1/models/none"))
+        answers = [await peer.answer() for _ in range(3)]
+        assert [status for status, _ in answers] == [200, 200, 404]
+        await peer.send(get("/load"))
+        assert await peer.answer() == (200, b'{"server_load":0}')
+
+
+async def test_too_much_behind_a_request_closes_the_connection(wire):
+    wire.llm.hold_at = 0
+    async with wire.connection() as peer:
+        await peer.send(post(PATH, CHAT))
+        await wire.llm.until(lambda llm: llm.calls)
+        await peer.send(b"x" * 70_000)
+        assert await peer.end() == b""
+    await wire.llm.until(lambda llm: llm.ends["aborted"] == 1)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"garbage\r\n\r\n", 400),
+        (b"GET /version HTTP/1.1\r\n\r\n", 400),
+        (b"GET http://[bad HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"PRI * HTTP/2.0\r\n\r\n", 404),
+        (get("/version", "X-Long: " + "x" * 40_000), 431),
+        (get("/version", "X-Long: " + "x" * 200_000), 431),
+        (get("/version", *(f"X-{number}: 1" for number in range(200))), 431),
+        (get("/version", "Content-Length: 3", "Transfer-Encoding: chunked"), 400),
+        (get("//version"), 404),
+        (get("/version", "Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: x"), 200),
+        (get("/version", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"), 200),
+        (get("http://elsewhere/version"), 200),
+        (get("/v1/models/fake%2Fmodel"), 200),
+        (b"GET /version HTTP/1.0\r\n\r\n", 200),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_any_head_gets_an_answer_in_our_shape(wire, head, status):
+    async with wire.connection() as peer:
+        await peer.send(head)
+        seen, body = await peer.answer()
+        assert seen == status
+        assert ("error" in json.loads(body)) == (status >= 400)
+
+
+async def test_a_head_that_does_not_end_is_closed():
+    async with serving(FakeLLM(), head_timeout_s=0.05) as wire, wire.connection() as peer:
+        await peer.send(b"GET /version HTTP/1.1\r\nHost")
+        assert await peer.end() == b""
+
+
+async def test_a_body_that_does_not_end_is_408_and_closed():
+    async with serving(FakeLLM(), body_timeout_s=0.05) as wire, wire.connection() as peer:
+        await peer.send(post(PATH, CHAT)[:-5])
+        assert (await peer.answer())[0] == 408
+        assert await peer.end() == b""
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_that_is_too_large_is_413_and_the_answer_arrives(declared):
+    """The client is still sending when the answer comes; closing at once would reset it."""
+    async with serving(FakeLLM(), max_body_bytes=100_000) as wire, wire.connection() as peer:
+        length = "Content-Length: 3000000" if declared else "Transfer-Encoding: chunked"
+        await peer.send(
+            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode()
+        )
+        for _ in range(30):
+            await peer.send((b"" if declared else b"186a0\r\n") + b"x" * 100_000 + (b"" if declared else b"\r\n"))
+        assert (await peer.answer())[0] == 413
+
+
+async def test_a_chunked_body_is_read(wire):
+    data = json.dumps(CHAT).encode()
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with wire.connection() as peer:
+        await peer.send(head.encode() + chunked)
+        assert (await peer.answer())[0] == 200
+
+
+async def test_a_body_is_asked_for_only_when_it_will_be_read():
+    wanted = post(PATH, CHAT, "Expect: 100-continue", "Authorization: Bearer k")
+    unwanted = post(PATH, CHAT, "Expect: 100-continue")
+    async with serving(FakeLLM(), api_key=("k",)) as wire:
+        async with wire.connection() as peer:
+            head, _, body = wanted.partition(b"\r\n\r\n")
+            await peer.send(head + b"\r\n\r\n")
+            assert (await peer.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+            await peer.send(body)
+            assert (await peer.answer())[0] == 200
+        async with wire.connection() as peer:
+            await peer.send(unwanted.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+            assert (await peer.answer())[0] == 401
+
+
+async def test_a_slow_reader_does_not_stop_the_others(wire):
+    wire.llm.pieces = (["x"] * 50,)
+    async with wire.connection() as slow, wire.connection() as quick:
+        await slow.send(post(PATH, {**STREAM, "n": 16, "logprobs": True, "top_logprobs": 20}))
+        await quick.send(post(PATH, CHAT))
+        assert (await quick.answer())[0] == 200
+
+
+async def test_every_event_comes_as_it_is_made(wire):
+    wire.llm.hold_at = 1
+    async with wire.connection() as peer:
+        await peer.send(post(PATH, STREAM))
+        head = await peer.until(b"\r\n\r\n")
+        assert b"text/event-stream; charset=utf-8" in head
+        assert b'"content":"Hel"' in await peer.until(b'"Hel"')
+        wire.llm.release.set()
+        await peer.until(b"data: [DONE]\n\n")
+
+
+async def test_many_streams_at_once_lose_nothing(wire):
+    wire.llm.config = FakeLLM(max_num_queued_reqs=1000).config
+    wire.visits._limit = 1000
+
+    async def one():
+        async with wire.connection() as peer:
+            await peer.send(post(PATH, STREAM, "Connection: close"))
+            return await peer.end()
+
+    answers = await asyncio.gather(*(one() for _ in range(200)))
+    assert all(b"[DONE]" in answer and b"Hello world" in answer for answer in answers)
+    assert len(wire.visits) == 0
