@@ -167,7 +167,7 @@ def test_loaded_leaves_do_not_change_with_the_file(tmp_path):
 @pytest.mark.parametrize("source", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("target", [np.float32, ml_dtypes.bfloat16])
 def test_conversion_is_the_usual_one(source, target):
-    values = np.random.default_rng(0).standard_normal((5, 7)).astype(source).T
+    values = np.random.default_rng(0).standard_normal((150, 70)).astype(source).T
     np.testing.assert_array_equal(_converted(values, np.dtype(target)), values.astype(target))
 
 
