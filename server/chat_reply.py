@@ -4,7 +4,6 @@ from typing import Any
 
 from jaxserve import TextDelta
 from server.logprobs import chat_entries, prompt_table
-from server.messages import text_of
 from server.replies import Frame, UsageKeeper, total_usage
 from server.runs import Run
 from server.schemas.chat import ChatRequest
@@ -15,7 +14,7 @@ WHOLE, CHUNK = "chat.completion", "chat.completion.chunk"
 def echoed(request: ChatRequest, role: str) -> str | None:
     """The last message's text, when it is to be repeated in front of the answer."""
     last = request.messages[-1]
-    return text_of(last) if request.echo and last.role == role else None
+    return last.text if request.echo and last.role == role else None
 
 
 class ChatReply:

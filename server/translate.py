@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jaxserve import InvalidParameter, PromptTooLong, RequestError, SamplingParams
 from server.config import ServerConfig
-from server.messages import for_template
 from server.runs import Job
 from server.schemas.chat import ChatRequest
 from server.schemas.common import GenerationRequest
@@ -59,7 +58,7 @@ async def render(request: ChatRequest | TokenizeRequest, llm: AsyncLLM) -> list[
         kwargs.setdefault("enable_thinking", effort != "none")
         kwargs["reasoning_effort"] = effort
     return await llm.render_chat(
-        for_template(request.messages or []),
+        [message.model_dump(exclude_none=True) for message in request.messages or ()],
         documents=getattr(request, "documents", None),
         add_generation_prompt=request.appends_prompt,
         continue_final_message=bool(request.continue_final_message),

@@ -84,9 +84,7 @@ class FakeLLM:
 
     async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> list[int]:
         self.rendered.append({"messages": messages, **how})
-        contents = [turn["content"] for turn in messages]
-        texts = [text if isinstance(text, str) else "".join(part["text"] for part in text) for text in contents]
-        text = "".join(f"{turn['role'][0]}:{text}|" for turn, text in zip(messages, texts, strict=True))
+        text = "".join(f"{turn['role'][0]}:{text_of(turn.get('content'))}|" for turn in messages)
         return await self.encode(text, add_special_tokens=how["add_special_tokens"])
 
     async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -171,6 +169,11 @@ class FakeLLM:
     ) -> tuple[TokenLogprob | None, ...] | None:
         count = params.prompt_logprobs
         return None if count is None else (None, *(entry(one, count) for one in prompt_ids[1:]))
+
+
+def text_of(content: str | list[Any] | None) -> str:
+    parts = [content] if isinstance(content, str) else content or []
+    return "".join(part if isinstance(part, str) else part["text"] for part in parts)
 
 
 def entry(token_id: int, count: int, rank: int = 2) -> TokenLogprob:

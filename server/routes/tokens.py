@@ -7,7 +7,7 @@ from jaxserve import InvalidParameter
 from server.body import read_json
 from server.desk import Desk
 from server.errors import json_response
-from server.schemas.checks import check_template_fields
+from server.schemas.checks import check_messages, check_template_fields
 from server.schemas.common import validate
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from server.translate import TOKENIZE_FACTOR, check_ids, check_text, context_tokens, render
@@ -40,6 +40,7 @@ def _check_tokenize(request: TokenizeRequest) -> None:
     if (request.prompt is None) == (request.messages is None):
         raise InvalidParameter("Either prompt or messages is needed, and only one of them.", "prompt")
     if request.messages is not None:
+        check_messages(request.messages)
         check_template_fields(request)
     if request.tools:
         raise InvalidParameter("tools is not supported yet; leave it out.", "tools")

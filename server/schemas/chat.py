@@ -12,7 +12,8 @@ Part = str | dict[str, Any]
 
 
 class Message(Nested):
-    """One turn. Keys that are not listed are ignored; any role is allowed, the template decides."""
+    """One turn. Keys that are not listed are ignored; any role is allowed, the template decides. What the parts of a
+    content and the calls of an assistant must be is the text room's to say."""
 
     role: str
     content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
@@ -22,6 +23,14 @@ class Message(Nested):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tools: list[Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content's text, its parts one to a line."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        texts = [part if isinstance(part, str) else part.get("text") for part in self.content]
+        return "\n".join(text for text in texts if isinstance(text, str))
 
 
 class Function(Nested):

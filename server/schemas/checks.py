@@ -13,11 +13,12 @@ import orjson
 from jaxserve import InvalidParameter
 from server.config import ServerConfig
 from server.schemas import support
-from server.schemas.chat import ChatRequest
+from server.schemas.chat import ChatRequest, Message
 from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.tokens import TokenizeRequest
 
+MAX_PARTS = 65536
 MAX_LABEL_CHARS = 256
 MAX_SALT_CHARS = 128
 MAX_STOP_CHARS = 4096
@@ -38,6 +39,7 @@ NEEDS_MM_TRUST = "mm_processor_kwargs of a request are only used with --trust-re
 def check_chat(request: ChatRequest, config: ServerConfig) -> None:
     """Raises a RequestError naming the field."""
     _check_shared(request, config)
+    check_messages(request.messages)
     _check_logprobs(request)
     check_template_fields(request)
     _check_tools(request)
@@ -59,6 +61,13 @@ def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
     if request.max_tokens == 0 and not request.echo:
         raise InvalidParameter("max_tokens must be at least 1, got 0; 0 is only allowed with echo.", "max_tokens")
     support.refuse_unsupported(request, support.COMPLETIONS)
+
+
+def check_messages(messages: list[Message]) -> None:
+    if sum(len(message.content) for message in messages if isinstance(message.content, list)) > MAX_PARTS:
+        raise InvalidParameter(f"messages has more than {MAX_PARTS} content parts.", "messages")
+    if any(message.tools for message in messages):
+        raise InvalidParameter("tools inside a message are not supported yet.", "tools")
 
 
 def check_template_fields(request: ChatRequest | TokenizeRequest) -> None:
@@ -226,8 +235,6 @@ def _check_tools(request: ChatRequest) -> None:
         _check_named_choice(choice)
     if choice not in (None, "none") and not request.tools:
         raise InvalidParameter("tool_choice is only allowed together with tools.", "tool_choice")
-    if any(message.tools for message in request.messages):
-        raise InvalidParameter("tools inside a message are not supported yet.", "tools")
 
 
 def _check_named_choice(choice: dict[str, Any]) -> None:
