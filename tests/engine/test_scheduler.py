@@ -277,13 +277,14 @@ def test_a_long_prompt_does_not_stall_those_who_decode():
     world.check()
 
 
-def test_equal_prompts_that_come_together_are_computed_once():
+@pytest.mark.parametrize("length", [24, 40])
+def test_equal_prompts_that_come_together_are_computed_once(length):
     world = World(max_num_seqs=8)
     for _ in range(5):
-        world.add(prompt(24), max_tokens=4, temperature=1.0, seed=next(world.ids))
+        world.add(prompt(length), max_tokens=4, temperature=1.0, seed=next(world.ids))
     world.run()
     world.check()
-    assert [world.heard[i][0].num_cached_tokens for i in world.requests] == [0, 20, 20, 20, 20]
+    assert [world.heard[i][0].num_cached_tokens for i in world.requests] == [0, *[length - PAGE] * 4]
     starts = [chunk.request_id for plan in world.plans for chunk in plan.chunks if chunk.is_last]
     assert starts == list(world.requests)
 
