@@ -1,0 +1,48 @@
+"""`jaxserve serve` as a process of its own, as a person starts it."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+SMALL = ("--max-model-len", "512", "--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--block-size", "16")
+PATIENCE_S = 300
+
+
+class RunningServer:
+    """Started and ready inside the `with`; asked to stop at its end, unless it has been already.
+
+    url       where it says that it is
+    started   what it wrote before it was ready, line by line
+    """
+
+    def __init__(self, model: Path | str, *words: str) -> None:
+        command = [sys.executable, "-m", "server", "serve", str(model), "--host", "127.0.0.1", "--port", "0", *words]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, bufsize=1)
+        self.started: list[str] = []
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        assert self._process.stderr
+        for line in self._process.stderr:
+            self.started.append(line.rstrip())
+            if found := re.match(r"address +(http://\S+)", line):
+                self.url = found[1]
+            if "Running on" in line:
+                return self
+        raise AssertionError(f"the server ended with {self._process.wait()}:\n" + "\n".join(self.started))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self.stop()
+
+    def stop(self) -> tuple[int, str]:
+        """SIGTERM: the exit code, and what was written since the start."""
+        self._process.send_signal(signal.SIGTERM)
+        rest = self._process.communicate(timeout=PATIENCE_S)[1]
+        return self._process.returncode, rest

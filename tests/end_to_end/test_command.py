@@ -1,0 +1,57 @@
+"""The commands as a person types them, with a real engine behind: serve, chat, the benchmark, and the end."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from tests.end_to_end.running import SMALL, RunningServer
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def run(*command: str, lines: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], input=lines, capture_output=True, text=True, timeout=300)
+
+
+def test_a_start_shows_phases_table_and_a_line_to_try(server: RunningServer) -> None:
+    text = "\n".join(server.started)
+    first_words = [line.split()[0] for line in server.started if line]
+    for phase in ("import", "load", "compile", "Ready"):
+        assert phase in first_words, text
+    for row in ("model", "device", "dtype", "weights", "shapes", "address"):
+        assert row in first_words, text
+    curl = next(line for line in server.started if line.startswith("curl"))
+    assert server.url + "/v1/chat/completions" in curl
+
+
+def test_the_terminal_talks_to_it(server: RunningServer) -> None:
+    ended = run("-m", "server", "chat", "--url", server.url, "--max-tokens", "8", "--seed", "1", lines="Hello\nAgain\n")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(ended.stdout) > 2
+
+
+def test_the_benchmark_measures_it(server: RunningServer) -> None:
+    words = ["--concurrency", "1", "3", "--num-prompts", "4", "--input-len", "60", "--output-len", "9", "--json", "-"]
+    ended = run(str(SCRIPTS / "bench_serving"), "--url", server.url, *words)
+    assert ended.returncode == 0, ended.stderr
+    for result in json.loads(ended.stdout):
+        assert (result["completed"], result["total_output_tokens"], result["total_input_tokens"]) == (4, 36, 240)
+        assert 0 < result["median_ttft_ms"] <= result["median_e2el_ms"]
+
+
+def test_asked_to_stop_it_leaves_with_zero(tiny_model: Path) -> None:
+    with RunningServer(tiny_model, *SMALL, "--served-model-name", "tiny") as server:
+        with urllib.request.urlopen(server.url + "/v1/models", timeout=60) as response:
+            assert json.load(response)["data"][0]["id"] == "tiny"
+        code, rest = server.stop()
+    assert code == 0, rest
+    assert "Traceback" not in rest
+
+
+def test_a_model_that_is_not_there_is_one_sentence_and_78(tmp_path: Path) -> None:
+    ended = run("-m", "server", "serve", str(tmp_path / "nothing"), "--port", "0")
+    assert ended.returncode == 78
+    assert ended.stderr.splitlines()[-1].startswith("jaxserve: ")
+    assert "Traceback" not in ended.stderr
