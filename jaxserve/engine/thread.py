@@ -90,11 +90,10 @@ class EngineThread:
         try:
             while not self._stopping:
                 self._obey(block=not self.engine.has_work)
-                self._beat_s = time.monotonic()
                 if self.engine.has_work and not self._stopping:
                     self._deliver(self.engine.step())
-                elif not self._stopping:
-                    self.engine.audit()
+                    if not self.engine.has_work:
+                        self.engine.audit()
             self._deliver(self.engine.fail(EngineStopped("The engine was stopped before this request was finished.")))
         except Exception as error:
             log.exception("the engine has died")
@@ -104,10 +103,12 @@ class EngineThread:
 
     def _obey(self, *, block: bool) -> None:
         """Takes every command that is there; with block, waits for the first."""
+        self._beat_s = time.monotonic()
         self._idle = block
         try:
             while True:
                 command = self._inbox.get(block=block)
+                self._beat_s = time.monotonic()
                 self._idle = block = False
                 self._do(command)
         except queue.Empty:

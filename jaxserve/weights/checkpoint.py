@@ -1,53 +1,9 @@
-"""What every checkpoint format looks like from outside, and the one place that tells formats apart.
+"""The one place that tells checkpoint formats apart. What they have in common is in protocol.py."""
 
-A checkpoint is opened (headers read and checked against the length of the file, nothing allocated), asked for its
-config and the names and shapes of its tensors, and then read one tensor at a time, from several threads if one likes.
-Names and layouts are those of Hugging Face checkpoints, whatever the file holds.
-"""
-
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
-
-from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
-
-MAX_JSON_BYTES = 64 * MIB
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One tensor as `read` returns it; nbytes is what it occupies in the file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    nbytes: int
-
-
-class Checkpoint(Protocol):
-    """An opened model. `placed` means: tensors lie in the layout of the leaves, named by their paths."""
-
-    path: Path
-    placed: bool
-    config: dict[str, Any]
-    generation_config: dict[str, Any]
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor by its name."""
-        ...
-
-    def read(self, name: str) -> np.ndarray:
-        """The tensor's values. Read-only when it is a view into the file, writeable when it was made for the caller."""
-        ...
-
-    def release(self, name: str) -> None:
-        """The caller is done with this tensor: the memory that its part of the file takes may go."""
-        ...
+from jaxserve.weights.protocol import Checkpoint
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -78,22 +34,3 @@ def _open_directory(path: Path) -> Checkpoint:
     if any(path.glob("*.bin")) or any(path.glob("*.pt*")):
         raise BadCheckpoint(f"{path} holds only pickled weights, which can run code; convert them to .safetensors.")
     raise BadCheckpoint(f"{path} holds no .safetensors and no .gguf file.")
-
-
-def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    """A small JSON object from a model directory; BadCheckpoint when it is anything else."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise BadCheckpoint(
-                f"{path} is larger than {MAX_JSON_BYTES // MIB} MiB, too large for what it should hold."
-            )
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        if missing_ok:
-            return {}
-        raise BadCheckpoint(f"{path} is missing.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path} should hold a JSON object, not a {type(value).__name__}.")
-    return value

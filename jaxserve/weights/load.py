@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.weights.checkpoint import Checkpoint, TensorInfo
+from jaxserve.weights.protocol import Checkpoint, TensorInfo
 from jaxserve.weights.mapped import aligned_empty, is_adoptable
 
 LeafPath: TypeAlias = tuple[Any, ...]

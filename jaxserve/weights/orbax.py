@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.weights.checkpoint import TensorInfo, read_json
+from jaxserve.weights.protocol import TensorInfo, read_json
 
 WEIGHTS = "weights"
 METADATA = "_METADATA"

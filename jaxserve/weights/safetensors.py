@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
-from jaxserve.weights.checkpoint import TensorInfo, read_json
+from jaxserve.weights.protocol import TensorInfo, read_json
 from jaxserve.weights.mapped import MappedFile
 
 MAX_HEADER_BYTES = 100 * MIB
