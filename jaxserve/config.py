@@ -20,14 +20,18 @@ def knob(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    model: str = knob(DEFAULT_MODEL, "a directory in Hugging Face layout, a .gguf file, a hub id, or nothing for SmolLM2")
+    model: str = knob(
+        DEFAULT_MODEL, "a directory in Hugging Face layout, a .gguf file, a hub id, or nothing for SmolLM2"
+    )
     tokenizer: str | None = knob(None, "directory with tokenizer files, when not the model's own")
     revision: str | None = knob(None, "branch, tag or commit of a hub model")
     download_dir: str | None = knob(None, "where fetched models are kept; default: the user's cache directory")
     dtype: Literal["auto", "float32", "bfloat16"] = knob(
         "auto", "type of weights and activations; auto: float32 on CPU, bfloat16 on GPU and TPU"
     )
-    max_model_len: int | None = knob(None, "longest prompt plus answer in tokens; -1: what fits; default: the model's own")
+    max_model_len: int | None = knob(
+        None, "longest prompt plus answer in tokens; -1: what fits; default: the model's own"
+    )
     max_num_seqs: int | None = knob(None, "most requests in one decode batch; default: by device")
     max_num_batched_tokens: int | None = knob(None, "tokens one step may compute; default: by device")
     block_size: int = knob(16, "tokens in a page of the key-value cache")
@@ -46,8 +50,12 @@ class EngineConfig:
         "auto", "sampling defaults: auto (the model's file), vllm (none), or a directory holding the file"
     )
     override_generation_config: dict[str, Any] | None = knob(None, "sampling defaults as JSON, over those of the file")
-    max_num_queued_reqs: int | None = knob(None, "most unfinished requests before 503; default: 8 x max-num-seqs, at least 1024")
-    max_num_queued_tokens: int | None = knob(None, "most prompt tokens waiting before 503; default: 8 x the cache's tokens")
+    max_num_queued_reqs: int | None = knob(
+        None, "most unfinished requests before 503; default: 8 x max-num-seqs, at least 1024"
+    )
+    max_num_queued_tokens: int | None = knob(
+        None, "most prompt tokens waiting before 503; default: 8 x the cache's tokens"
+    )
     compilation_cache_dir: str | None = knob(
         None, "where compiled programs are kept; default: the user's cache directory; 'none' switches it off"
     )

@@ -85,7 +85,7 @@ class ServedModel:
         self.vocab_size, self.num_pages = built.spec.vocab_size, built.num_pages
         self.sampling_defaults = _sampling_defaults(built)
         self.eos_id = tokenizer.eos_token_id
-        self.further_eos_ids = _eos_ids(built) - {self.eos_id}
+        self.further_eos_ids = frozenset(_eos_ids(built) - {self.eos_id})
         self.hard_max_tokens = _hard_max_tokens(built)
         self._templates = _templates(built.config, tokenizer)
         self._ids = itertools.count(1)
@@ -220,8 +220,9 @@ class ServedModel:
         assert params.max_tokens is not None
         prompt = tuple(prompt_ids)
         seed = params.seed if params.seed is not None and params.seed != -1 else None
-        ends = frozenset() if params.ignore_eos else self.further_eos_ids
-        all_ends = self.further_eos_ids | set(params.stop_token_ids) | ({self.eos_id} - {None})
+        ends: frozenset[int] = frozenset() if params.ignore_eos else self.further_eos_ids
+        primary = frozenset() if self.eos_id is None else frozenset([self.eos_id])
+        all_ends = self.further_eos_ids | primary | frozenset(params.stop_token_ids)
         requests = [
             Request(
                 request_id=next(self._ids),
@@ -312,10 +313,10 @@ def _hard_max_tokens(built: Built) -> int | None:
     return override
 
 
-def _eos_ids(built: Built) -> set[int | None]:
+def _eos_ids(built: Built) -> set[int]:
     """End ids that the model's files name: generation config first, the config where that says nothing."""
     found = built.generation_config.get("eos_token_id", built.model_config.get("eos_token_id"))
-    return set(found) if isinstance(found, list) else {found} - {None}
+    return set(found) if isinstance(found, list) else set() if found is None else {found}
 
 
 def _templates(config: EngineConfig, tokenizer: Tokenizer) -> ChatTemplates:

@@ -31,6 +31,7 @@ from jaxserve.weights.fetch import resolve
 from jaxserve.weights.load import check, load
 
 Progress = Callable[[str, float, float], None]
+Device = Any  # jax.Device, which type checkers take for a variable
 
 # Decode rows and tokens of a step, where nobody says otherwise. A CPU computes a prompt token about as fast
 # alone as in company, so its steps are short and running answers wait little; an accelerator wants full steps.
@@ -118,7 +119,7 @@ def _dtype(config: EngineConfig, platform: str) -> np.dtype:
 
 
 def _cache_size(
-    config: EngineConfig, spec: DecoderSpec, device: jax.Device, page_bytes: int, weight_bytes: int
+    config: EngineConfig, spec: DecoderSpec, device: Device, page_bytes: int, weight_bytes: int
 ) -> CacheSize:
     limit = spec.max_position_embeddings
     if config.max_model_len is not None and config.max_model_len > limit:
@@ -138,7 +139,7 @@ def _cache_size(
     )
 
 
-def _memory(device: jax.Device, weight_bytes: int) -> MemoryFacts:
+def _memory(device: Device, weight_bytes: int) -> MemoryFacts:
     """What the device has, as if the weights were loaded already."""
     if device.platform == "cpu":
         ram = psutil.virtual_memory()
@@ -183,7 +184,7 @@ def _runner(
     spec: DecoderSpec,
     size: CacheSize,
     dtype: np.dtype,
-    device: jax.Device,
+    device: Device,
     buckets: Buckets,
 ) -> Runner:
     assert config.max_num_seqs
@@ -233,7 +234,7 @@ def _describe(
     config: EngineConfig,
     spec: DecoderSpec,
     path: Path,
-    device: jax.Device,
+    device: Device,
     dtype: np.dtype,
     backend: AttentionBackend,
     size: CacheSize,

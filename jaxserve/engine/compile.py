@@ -49,11 +49,11 @@ class CompileCounter:
             with self._lock:
                 self.cache_hits += 1
 
-    def _on_duration(self, event: str, seconds: float, **_: Any) -> None:
+    def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             with self._lock:
                 self.compiled += 1
-                self.seconds += seconds
+                self.seconds += duration_secs
 
 
 def compile_all(lowerings: Mapping[Hashable, Callable[[], Any]], progress: Progress | None) -> dict[Hashable, Program]:

@@ -68,8 +68,9 @@ class Progress:
 
     @classmethod
     def start(cls, request: Request, keys: KeyChain) -> "Progress":
-        wants_scores = request.params.prompt_logprobs is not None
-        scores: list[TokenLogprobs | None] | None = [None] * len(request.prompt_ids) if wants_scores else None
+        scores: list[TokenLogprobs | None] | None = None
+        if request.params.prompt_logprobs is not None:
+            scores = [None for _ in request.prompt_ids]
         return cls(
             request=request,
             keys=keys,

@@ -13,10 +13,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.weights.protocol import TensorInfo
 from jaxserve.weights.gguf_config import Metadata, generation_config, hf_config
 from jaxserve.weights.gguf_header import GGUFTensor, read_header
 from jaxserve.weights.mapped import MappedFile, aligned_empty
+from jaxserve.weights.protocol import TensorInfo
 
 # Types that are numbers already; everything else is packed in blocks and comes out as float32.
 PLAIN = {

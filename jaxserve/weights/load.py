@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.weights.protocol import Checkpoint, TensorInfo
 from jaxserve.weights.mapped import aligned_empty, is_adoptable
+from jaxserve.weights.protocol import Checkpoint, TensorInfo
 
 LeafPath: TypeAlias = tuple[Any, ...]
 Progress: TypeAlias = Callable[[str, float, float], None]

@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
-from jaxserve.weights.protocol import TensorInfo, read_json
 from jaxserve.weights.mapped import MappedFile
+from jaxserve.weights.protocol import TensorInfo, read_json
 
 MAX_HEADER_BYTES = 100 * MIB
 MAX_AXES = 16
