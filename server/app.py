@@ -10,6 +10,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
 from server.auth import Gatekeeper
+from server.body import request_class
 from server.config import ServerConfig
 from server.cors import Cors
 from server.desk import Desk, fresh_id
@@ -44,6 +45,7 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
     app.url_map.converters["anything"] = Anything
     desk = Desk(llm, config)
     app.extensions[DESK] = desk
+    app.request_class = request_class(desk.bodies)
     for room in (chat, completions, models, tokens, operations):
         app.register_blueprint(room.blueprint(desk))
     _stand_around(app, desk)
@@ -76,6 +78,11 @@ def _stand_around(app: Quart, desk: Desk) -> None:
             label = quart.request.headers.get("X-Request-Id")
             response.headers["X-Request-Id"] = clean(label) if label else fresh_id()
         return response
+
+    @app.teardown_request
+    async def let_go(_: BaseException | None) -> None:
+        """A body is not kept for as long as its answer takes."""
+        quart.request.body.clear()
 
     @app.errorhandler(Exception)
     async def refuse(error: Exception) -> Response:

@@ -11,10 +11,11 @@ from typing import Any
 
 import orjson
 from quart import Request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from quart.wrappers.request import Body
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUnavailable
 
 from server.config import ServerConfig
-from server.errors import Refusal, phrase
+from server.errors import RETRY_AFTER_S, Refusal, phrase
 
 MAX_DEPTH = 128
 MAX_DIGITS = 308
@@ -35,11 +36,52 @@ async def read_json(request: Request, config: ServerConfig) -> dict[str, Any]:
     return parse(await _read(request, config))
 
 
+class BodyMeter:
+    """Bytes of all bodies that are in memory, of all connections together."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+
+def request_class(meter: BodyMeter) -> type[Request]:
+    """Quart's request, with a body that is counted while it is held, and refused with 503 above the meter's limit."""
+
+    class MeteredBody(Body):
+        _is_over = False
+
+        def append(self, data: bytes) -> None:
+            if self._is_over:
+                return
+            before = len(self._data)
+            super().append(data)
+            meter.held_bytes += len(self._data) - before
+            if meter.held_bytes > meter.limit_bytes and self._must_raise is None:
+                self._must_raise = ServiceUnavailable()
+                self.set_complete()
+
+        def clear(self) -> None:
+            """Lets go of the bytes; what still comes is dropped."""
+            self._is_over = True
+            meter.held_bytes -= len(self._data)
+            super().clear()
+
+    class MeteredRequest(Request):
+        body_class = MeteredBody
+
+    return MeteredRequest
+
+
 async def _read(request: Request, config: ServerConfig) -> bytes:
     close = {"Connection": "close"}
     try:
         async with asyncio.timeout(config.body_timeout_s):
-            return await request.body
+            data = await request.body
+        request.body.clear()
+        return data
+    except ServiceUnavailable:
+        message = "Too many bytes of requests are being received; please try again later."
+        raise Refusal(503, message, headers={**close, "Retry-After": str(RETRY_AFTER_S)}) from None
     except RequestEntityTooLarge:
         message = f"The body is larger than the {config.max_body_bytes} bytes allowed (--max-body-bytes)."
         raise Refusal(413, message, headers=close) from None

@@ -3,8 +3,8 @@
 from typing import Any
 
 from jaxserve import TextDelta
-from server.logprobs import chat_entries, prompt_table
-from server.replies import Frame, UsageKeeper, total_usage
+from server.logprobs import chat_entries
+from server.replies import Frame, UsageKeeper, gently, total_usage, whole_prompt_table
 from server.runs import Run
 from server.schemas.chat import ChatRequest
 
@@ -29,16 +29,16 @@ class ChatReply:
         job, news = self._run.jobs[0], self._run.prompts[0]
         return {
             **self._frame.head(WHOLE),
-            "choices": [self._choice(choice) for choice in choices],
+            "choices": [await self._choice(choice) for choice in choices],
             "service_tier": None,
             "system_fingerprint": self._frame.fingerprint,
             "usage": total_usage(self._frame, self._run, sum(len(choice.token_ids) for choice in choices)),
-            "prompt_logprobs": prompt_table(news.logprobs, job.params.prompt_logprobs or 0),
+            "prompt_logprobs": await whole_prompt_table(news.logprobs, job.params.prompt_logprobs or 0),
             "prompt_token_ids": list(job.prompt_ids) if self._request.return_token_ids else None,
             "kv_transfer_params": None,
         }
 
-    def _choice(self, choice: TextDelta) -> dict[str, Any]:
+    async def _choice(self, choice: TextDelta) -> dict[str, Any]:
         return {
             "index": choice.index,
             "message": {
@@ -50,11 +50,15 @@ class ChatReply:
                 "function_call": None,
                 "reasoning": None,
             },
-            "logprobs": _logprobs(self._run, choice, self._frame) if self._request.logprobs else None,
+            "logprobs": await self._logprobs(choice) if self._request.logprobs else None,
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
             "token_ids": list(choice.token_ids) if self._request.return_token_ids else None,
         }
+
+    async def _logprobs(self, choice: TextDelta) -> dict[str, Any]:
+        k, as_ids = self._run.jobs[0].params.logprobs or 0, self._frame.tokens_as_ids
+        return {"content": await gently(choice.logprobs or (), lambda entries: chat_entries(entries, k, as_ids))}
 
 
 class ChatStream:
@@ -85,7 +89,8 @@ class ChatStream:
         chunk = self._chunk(delta.index, {"content": delta.text} if has_news else {}, is_last=is_last)
         choice = chunk["choices"][0]
         if self._request.logprobs and delta.logprobs:
-            choice["logprobs"] = _logprobs(self._run, delta, self._frame)
+            k, as_ids = self._run.jobs[0].params.logprobs or 0, self._frame.tokens_as_ids
+            choice["logprobs"] = {"content": chat_entries(delta.logprobs, k, as_ids)}
         if is_last:
             choice["finish_reason"] = delta.finish_reason
             choice["stop_reason"] = delta.stop_reason
@@ -99,8 +104,3 @@ class ChatStream:
     def _chunk(self, index: int, delta: dict[str, Any], *, is_last: bool = False) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         return self._usage.add({**self._frame.head(CHUNK), "choices": [choice]}, index, is_last=is_last)
-
-
-def _logprobs(run: Run, choice: TextDelta, frame: Frame) -> dict[str, Any]:
-    k = run.jobs[0].params.logprobs or 0
-    return {"content": chat_entries(choice.logprobs or (), k, frame.tokens_as_ids)}

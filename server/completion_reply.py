@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxserve import Logprob, TextDelta, TokenLogprob
-from server.logprobs import CompletionLogprobs, prompt_table
-from server.replies import Frame, UsageKeeper, total_usage
+from server.logprobs import CompletionLogprobs
+from server.replies import Frame, UsageKeeper, gently, total_usage, whole_prompt_table
 from server.runs import Run
 from server.schemas.completions import CompletionRequest
 from server.translate import Prompt
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
 KIND = "text_completion"
+Entry = TokenLogprob | Logprob | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,14 @@ class _Choices:
     def text(self, delta: TextDelta, is_first: bool) -> str:
         return self._echo(delta.index).text + delta.text if is_first and self._echoes else delta.text
 
-    def logprobs(self, delta: TextDelta, is_first: bool) -> dict[str, Any] | None:
-        if self._request.logprobs is None:
-            return None
-        entries: list[TokenLogprob | Logprob | None] = list(delta.logprobs or ())
-        if is_first and self._echoes:
-            entries = [*self._of_prompt(delta.index), *entries]
+    def entries(self, delta: TextDelta, is_first: bool) -> Sequence[Entry]:
+        """What this delta's logprobs are about: its tokens, and before the first ones those of an echoed prompt."""
+        own = delta.logprobs or ()
+        return [*self._of_prompt(delta.index), *own] if is_first and self._echoes else own
+
+    def arrays(self, index: int) -> CompletionLogprobs:
         k = self._run.jobs[0].params.logprobs or 0
-        arrays = self._arrays.setdefault(delta.index, CompletionLogprobs(k, self._frame.tokens_as_ids))
-        return arrays.arrays(entries)
+        return self._arrays.setdefault(index, CompletionLogprobs(k, self._frame.tokens_as_ids))
 
     def prompt_ids(self, index: int) -> list[int] | None:
         if not self._request.return_token_ids:
@@ -63,7 +63,7 @@ class _Choices:
     def _echo(self, index: int) -> Echo:
         return self._echoes[self._run.prompt_of(index)]
 
-    def _of_prompt(self, index: int) -> list[TokenLogprob | Logprob | None]:
+    def _of_prompt(self, index: int) -> list[Entry]:
         known = self._run.prompts[self._run.prompt_of(index)].logprobs or (None,)
         return [self._echo(index).first, *known[1:]]
 
@@ -76,30 +76,35 @@ class CompletionReply(_Choices):
         choices = await self._run.whole()
         return {
             **self._frame.head(KIND),
-            "choices": [self._choice(choice) for choice in choices],
+            "choices": [await self._choice(choice) for choice in choices],
             "service_tier": None,
             "system_fingerprint": self._frame.fingerprint,
             "usage": total_usage(self._frame, self._run, sum(len(choice.token_ids) for choice in choices)),
             "kv_transfer_params": None,
         }
 
-    def _choice(self, choice: TextDelta) -> dict[str, Any]:
+    async def _choice(self, choice: TextDelta) -> dict[str, Any]:
         asked = self._request.prompt_logprobs
         return {
             "index": choice.index,
             "text": self.text(choice, is_first=True),
-            "logprobs": self.logprobs(choice, is_first=True),
+            "logprobs": None if self._request.logprobs is None else await self._logprobs(choice),
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
             "token_ids": list(choice.token_ids) if self._request.return_token_ids else None,
-            "prompt_logprobs": None if asked is None else self._prompt_table(choice.index, asked),
+            "prompt_logprobs": None if asked is None else await self._prompt_table(choice.index, asked),
             "prompt_token_ids": self.prompt_ids(choice.index),
         }
 
-    def _prompt_table(self, index: int, asked: int) -> list[dict[str, Any] | None] | None:
+    async def _logprobs(self, choice: TextDelta) -> dict[str, list[Any]]:
+        arrays = self.arrays(choice.index)
+        tables = await gently(self.entries(choice, is_first=True), lambda part: [arrays.arrays(part)])
+        return {key: [one for table in tables for one in table[key]] for key in arrays.arrays(())}
+
+    async def _prompt_table(self, index: int, asked: int) -> list[dict[str, Any] | None] | None:
         number = self._run.prompt_of(index)
         computed = self._run.jobs[number].params.prompt_logprobs or 0
-        return prompt_table(self._run.prompts[number].logprobs, computed if asked == -1 else asked)
+        return await whole_prompt_table(self._run.prompts[number].logprobs, computed if asked == -1 else asked)
 
 
 class CompletionStream(_Choices):
@@ -125,7 +130,7 @@ class CompletionStream(_Choices):
         choice: dict[str, Any] = {
             "index": delta.index,
             "text": self.text(delta, is_first),
-            "logprobs": self.logprobs(delta, is_first),
+            "logprobs": self._logprobs(delta, is_first),
             "finish_reason": delta.finish_reason,
             "stop_reason": delta.stop_reason,
         }
@@ -134,6 +139,11 @@ class CompletionStream(_Choices):
             if is_first:
                 choice["prompt_token_ids"] = self.prompt_ids(delta.index)
         return [self._usage.add({**self._frame.head(KIND), "choices": [choice]}, delta.index, is_last=is_last)]
+
+    def _logprobs(self, delta: TextDelta, is_first: bool) -> dict[str, list[Any]] | None:
+        if self._request.logprobs is None:
+            return None
+        return self.arrays(delta.index).arrays(self.entries(delta, is_first))
 
     def closing(self) -> list[dict[str, Any]]:
         return self._usage.closing(KIND)

@@ -44,10 +44,13 @@ class ServerConfig:
     fingerprint_mode: Literal["full", "hash", "custom", "none"] = knob("full", "what system_fingerprint shows")
     fingerprint_value: str | None = knob(None, "the system_fingerprint of mode custom")
     max_body_bytes: int = knob(64 * MIB, "largest request body")
+    max_inflight_body_bytes: int = knob(256 * MIB, "bytes of all request bodies that are being received")
     body_timeout_s: float = knob(60.0, "seconds in which a request body must be complete")
     max_header_bytes: int = knob(32 * 1024, "largest request head")
     max_headers: int = knob(100, "most headers of a request")
     head_timeout_s: float = knob(5.0, "seconds in which a request head must be complete once it has begun")
+    max_connections: int = knob(4096, "most open connections")
+    send_stall_timeout_s: float = knob(300.0, "seconds after which a client that reads nothing is cut off")
     max_n: int = knob(16384, "most choices of one request")
     max_stop_strings: int = knob(4, "most stop strings of one request")
     max_completion_prompts: int = knob(1024, "most prompts of one completions request")
@@ -69,7 +72,14 @@ class ServerConfig:
             raise BadConfig("fingerprint_mode custom needs a fingerprint_value.")
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             raise BadConfig("ssl_keyfile and ssl_certfile go together; only one of them is set.")
-        for name in ("stream_interval", "max_n", "max_body_bytes", "max_header_bytes", "max_headers"):
+        for name in (
+            "stream_interval",
+            "max_n",
+            "max_body_bytes",
+            "max_header_bytes",
+            "max_headers",
+            "max_connections",
+        ):
             _at_least(name, getattr(self, name), 1)
         for name in ("sse_keep_alive_interval", "drain_timeout_s", "body_timeout_s", "max_stop_strings"):
             _at_least(name, getattr(self, name), 0)

@@ -12,6 +12,7 @@ import quart
 
 import jaxserve
 from jaxserve import InvalidParameter
+from server.body import BodyMeter
 from server.config import ServerConfig
 from server.errors import not_found
 from server.metrics import HttpMetrics, LoopLag
@@ -36,8 +37,10 @@ class Desk:
         self.names = config.served_model_name or (llm.config.model,)
         self.created = now_s()
         self.fingerprint = fingerprint(llm, config)
+        self.bodies = BodyMeter(config.max_inflight_body_bytes)
         self.http = HttpMetrics()
         self.lag = LoopLag()
+        self.connections: set[object] = set()  # filled by the transport
 
     @property
     def is_ready(self) -> bool:

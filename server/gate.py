@@ -1,6 +1,7 @@
 """The outermost layer, around Quart: head limits before anything is dispatched, the access line and the HTTP numbers
 after, and an answer in our own shape whatever happens between."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -35,7 +36,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        counter = _Counter(send)
+        counter = _Counter(send, self._config.send_stall_timeout_s)
         began = time.monotonic()
         try:
             refusal = refuse_head(scope["headers"], scope["path"], self._config)
@@ -43,6 +44,8 @@ class Gate:
                 await _answer(refusal, counter)
             else:
                 await self._app(self._below_root(scope), receive, counter)
+        except _StalledError:
+            log.warning("a client read nothing for %g s and is cut off", self._config.send_stall_timeout_s)
         except Exception:
             log.exception("a request failed outside its route")
             if counter.status is None:
@@ -74,11 +77,16 @@ class Gate:
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class _Counter:
-    """Passes messages on, and remembers the status and the bytes."""
+class _StalledError(Exception):
+    """The client does not read."""
 
-    def __init__(self, send: Send) -> None:
+
+class _Counter:
+    """Passes messages on, not longer than stall_s each, and remembers the status and the bytes."""
+
+    def __init__(self, send: Send, stall_s: float) -> None:
         self._send = send
+        self._stall_s = stall_s
         self.status: int | None = None
         self.sent_bytes = 0
 
@@ -87,7 +95,11 @@ class _Counter:
             self.status = message["status"]
         elif message["type"] == "http.response.body":
             self.sent_bytes += len(message.get("body", b""))
-        await self._send(message)
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._send(message)
+        except TimeoutError:
+            raise _StalledError from None
 
 
 def refuse_head(headers: list[tuple[bytes, bytes]], path: str, config: ServerConfig) -> Refusal | None:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import h11
 import hypercorn.protocol
@@ -32,35 +34,50 @@ LINGER_S = 1.0
 Welcomes = Callable[[str, bytes, list[tuple[bytes, bytes]]], bool]
 
 
-def install(head_timeout_s: float, welcomes: Welcomes) -> None:
-    """Makes every connection that Hypercorn accepts from now on speak this HTTP/1.
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """What is the same for all connections of a server.
 
-    welcomes: whether a request with this method, path and headers may send its body.
+    head_timeout_s   a head that has begun must be complete in this time
+    max_connections  above it, a connection gets a 503 and is closed
+    welcomes         whether a request with this method, path and headers may send its body
+    connections      those that are open
     """
 
-    class Connection(Http1):
-        HEAD_TIMEOUT_S = head_timeout_s
-        WELCOMES = staticmethod(welcomes)
+    head_timeout_s: float
+    max_connections: int
+    welcomes: Welcomes
+    connections: set[object]
 
-    hypercorn.protocol.H11Protocol = Connection  # type: ignore[misc]
+
+def install(manners: Manners) -> None:
+    """Makes every connection that Hypercorn accepts from now on speak this HTTP/1."""
+    hypercorn.protocol.H11Protocol = partial(Http1, manners)  # type: ignore[misc, assignment]
 
 
 class Http1(H11Protocol):
-    HEAD_TIMEOUT_S: ClassVar[float] = 5.0
-    WELCOMES: ClassVar[Welcomes]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, manners: Manners, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._manners = manners
         self._parsing = asyncio.Lock()
         self._head_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._is_welcome = True
         self._is_lingering = False
 
+    async def initiate(self) -> None:
+        """A connection begins. One too many is told so."""
+        connections = self._manners.connections
+        if len(connections) >= self._manners.max_connections:
+            await self._send_error_response(503)
+            self._begin_lingering()
+        connections.add(self)
+
     async def handle(self, event: Event) -> None:
         """Bytes from the client, or its end."""
         if isinstance(event, Closed):
             self._stop_head_timer()
+            self._manners.connections.discard(self)
         if self._is_lingering and isinstance(event, RawData):
             return
         if not isinstance(event, RawData):
@@ -111,7 +128,7 @@ class Http1(H11Protocol):
     async def _begin(self, request: h11.Request) -> None:
         self._stop_head_timer()
         headers, method = list(request.headers), request.method.decode("ascii").upper()
-        self._is_welcome = type(self).WELCOMES(method, request.target.partition(b"?")[0], headers)
+        self._is_welcome = self._manners.welcomes(method, request.target.partition(b"?")[0], headers)
         await self.send(Updated(idle=False))
         self.stream = HTTPStream(
             self.app,
@@ -139,14 +156,25 @@ class Http1(H11Protocol):
 
     async def _maybe_recycle(self) -> None:
         """After an answer: what came behind the request is the next one."""
-        if self.connection.their_state is h11.SEND_BODY and not self.context.terminated.is_set():
-            self._is_lingering = True
+        if self.connection.our_state is h11.SEND_BODY:
+            self._abort()  # the answer was not finished, and must not look as if it were
+        elif self.connection.their_state is h11.SEND_BODY and not self.context.terminated.is_set():
             await self._close_stream()
-            self._closing = asyncio.ensure_future(self._linger())
+            self._begin_lingering()
             return
         await super()._maybe_recycle()
         if self.connection.their_state is h11.IDLE and self.connection.trailing_data[0]:
             self.task_group.spawn(self._handle_events)
+
+    def _abort(self) -> None:
+        """Drops the connection with all that was not sent. The way to it is through Hypercorn's TCPServer."""
+        server = getattr(self.send, "__self__", None)
+        if server is not None:
+            server.writer.transport.abort()
+
+    def _begin_lingering(self) -> None:
+        self._is_lingering = True
+        self._closing = asyncio.ensure_future(self._linger())
 
     async def _linger(self) -> None:
         await asyncio.sleep(LINGER_S)
@@ -158,12 +186,14 @@ class Http1(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         kind = phrase(status_code)
-        message = "The request head is too large." if status_code == 431 else "The request is not valid HTTP/1.1."
+        messages = {431: "The request head is too large.", 503: "Too many connections; please try again later."}
+        message = messages.get(status_code, "The request is not valid HTTP/1.1.")
         body = orjson.dumps(Refusal(status_code, message, type=kind).body)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
+            *([(b"retry-after", b"1")] if status_code == 503 else []),
             *self.config.response_headers("h11"),
         ]
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
@@ -174,7 +204,7 @@ class Http1(H11Protocol):
         """Starts the clock when part of a head is here and the rest is not."""
         begun = self.stream is None and bool(self.connection.trailing_data[0])
         if begun and self._head_timer is None:
-            self._head_timer = asyncio.get_running_loop().call_later(self.HEAD_TIMEOUT_S, self._head_is_late)
+            self._head_timer = asyncio.get_running_loop().call_later(self._manners.head_timeout_s, self._head_is_late)
 
     def _head_is_late(self) -> None:
         self._closing = asyncio.ensure_future(self.send(Closed()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import faulthandler
 import logging
 import os
 import resource
@@ -53,7 +54,7 @@ async def serve(
     desk = desk_of(app)
     listener = listener or listen(config)
     _raise_file_limit()
-    http1.install(config.head_timeout_s, _welcomes(desk))
+    http1.install(http1.Manners(config.head_timeout_s, config.max_connections, _welcomes(desk), desk.connections))
     end = _End(config, stop or asyncio.Event())
     shutdown = asyncio.Event()
     server = asyncio.create_task(
@@ -139,6 +140,7 @@ class _End:
         while desk.llm.is_healthy:
             await asyncio.sleep(PULSE_S)
         log.error("the engine is dead")
+        faulthandler.dump_traceback(all_threads=True)
         self.code = EX_ENGINE_DEAD
         desk.visits.fail_all()
         if not self._stays_up:

@@ -70,11 +70,9 @@ class CompletionLogprobs:
         return table
 
 
-def prompt_table(entries: Sequence[TokenLogprob | None] | None, k: int) -> list[dict[str, Any] | None] | None:
+def prompt_table(entries: Sequence[TokenLogprob | None], k: int) -> list[dict[str, Any] | None]:
     """prompt_logprobs: for each prompt token the token itself first, then the best k, by decimal id; null for the
     first one."""
-    if entries is None:
-        return None
     return [None if entry is None else _prompt_position(entry, k) for entry in entries]
 
 

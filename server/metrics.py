@@ -67,6 +67,10 @@ OWN_COUNTERS = {
     "compilation_seconds": ("compilation_seconds", "Seconds spent compiling."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
 }
+GAUGES = {
+    "event_loop_lag_seconds": "How late the event loop was at worst since the last scrape.",
+    "open_connections": "Connections that are open.",
+}
 HISTOGRAMS: dict[str, tuple[tuple[float, ...] | None, str]] = {
     "time_to_first_token_seconds": (TO_FIRST_TOKEN, "Arrival to first token."),
     "inter_token_latency_seconds": (PER_TOKEN, "Time between two tokens."),
@@ -142,10 +146,10 @@ class Exposition:
     """Everything that /metrics shows, in the format that was asked for."""
 
     def __init__(
-        self, llm: AsyncLLM, model_name: str, http: HttpMetrics, lag: LoopLag, rejected: Callable[[], int]
+        self, llm: AsyncLLM, model_name: str, http: HttpMetrics, own: Mapping[str, Callable[[], float]]
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(llm, model_name, lag, rejected))
+        self._registry.register(EngineCollector(llm, model_name, own))
         self._registry.register(_Whole(http.registry))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -167,13 +171,15 @@ class _Whole(Collector):
 
 
 class EngineCollector(Collector):
-    """The engine's numbers at the moment of the scrape. `rejected`: requests refused before they reached the engine."""
+    """The engine's numbers at the moment of the scrape.
 
-    def __init__(self, llm: AsyncLLM, model_name: str, lag: LoopLag, rejected: Callable[[], int]) -> None:
+    own: the server's, by name: "rejected", requests refused before they reached the engine, and each of GAUGES.
+    """
+
+    def __init__(self, llm: AsyncLLM, model_name: str, own: Mapping[str, Callable[[], float]]) -> None:
         self._llm = llm
         self._labels = {"model_name": model_name, "engine": "0"}
-        self._lag = lag
-        self._rejected = rejected
+        self._server = own
 
     def describe(self) -> list[Metric]:
         """Nothing: asking for a snapshot only to learn names is not needed."""
@@ -238,7 +244,8 @@ class EngineCollector(Collector):
         yield self._outcomes(stats)
         for name, (own, help) in OWN_COUNTERS.items():
             yield self._counter(f"jaxserve:{own}", help, stats.counters.get(name, 0))
-        yield self._gauge("jaxserve:event_loop_lag_seconds", "Worst since the last scrape.", self._lag.read())
+        for name, help in GAUGES.items():
+            yield self._gauge(f"jaxserve:{name}", help, self._server[name]())
         for name in sorted(stats.histograms.keys() - HISTOGRAMS.keys()):
             yield self._histogram(f"jaxserve:{name}", name.replace("_", " ") + ".", stats.histograms[name])
 
@@ -254,9 +261,9 @@ class EngineCollector(Collector):
             )
         return family
 
-    def _rejections(self, stats: StatsSnapshot) -> dict[str, int]:
-        counts = {reason: stats.rejected.get(reason, 0) for reason in REJECTED}
-        counts["max_num_queued_reqs"] += self._rejected()
+    def _rejections(self, stats: StatsSnapshot) -> dict[str, float]:
+        counts: dict[str, float] = {reason: stats.rejected.get(reason, 0) for reason in REJECTED}
+        counts["max_num_queued_reqs"] += self._server["rejected"]()
         return counts
 
     def _gauge(self, name: str, help: str, value: float) -> Metric:

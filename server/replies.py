@@ -1,17 +1,22 @@
 """What both generation routes put around their choices: the head of an object, usage, and the bytes of events."""
 
+import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
-from jaxserve import TextDelta
+from jaxserve import TextDelta, TokenLogprob
+from server.logprobs import prompt_table
 from server.runs import Run
 from server.schemas.common import GenerationRequest
 
+SLICE = 256  # tokens; with 20 alternatives each some 10 ms of work
+T = TypeVar("T")
+R = TypeVar("R")
 DONE = b"data: [DONE]\n\n"
 
 
@@ -95,6 +100,22 @@ class UsageKeeper:
 
 def events(chunks: Sequence[dict[str, Any]]) -> bytes:
     return b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks)
+
+
+async def gently(items: Sequence[T], convert: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+    """All that `convert` makes of the items, slice by slice, so that a long list does not keep the loop from others."""
+    made: list[R] = []
+    for start in range(0, len(items), SLICE):
+        made += convert(items[start : start + SLICE])
+        await asyncio.sleep(0)
+    return made
+
+
+async def whole_prompt_table(
+    entries: Sequence[TokenLogprob | None] | None, k: int
+) -> list[dict[str, Any] | None] | None:
+    """prompt_logprobs, or null when they were not asked for."""
+    return None if entries is None else await gently(entries, lambda part: prompt_table(part, k))
 
 
 def now_s() -> int:

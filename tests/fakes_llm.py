@@ -173,7 +173,7 @@ class FakeLLM:
 
 def text_of(content: str | list[Any] | None) -> str:
     parts = [content] if isinstance(content, str) else content or []
-    return "".join(part if isinstance(part, str) else part["text"] for part in parts)
+    return "".join(part if isinstance(part, str) else str(part.get("text")) for part in parts)
 
 
 def entry(token_id: int, count: int, rank: int = 2) -> TokenLogprob:

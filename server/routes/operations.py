@@ -15,7 +15,12 @@ PAGE = Path(__file__).parent.parent / "page" / "index.html"
 
 def blueprint(desk: Desk) -> Blueprint:
     routes = Blueprint("operations", __name__)
-    exposition = Exposition(desk.llm, desk.names[0], desk.http, desk.lag, lambda: desk.visits.num_rejected)
+    own = {
+        "rejected": lambda: desk.visits.num_rejected,
+        "event_loop_lag_seconds": desk.lag.read,
+        "open_connections": lambda: len(desk.connections),
+    }
+    exposition = Exposition(desk.llm, desk.names[0], desk.http, own)
 
     @routes.get("/health")
     @routes.route("/ping", methods=["GET", "POST"])

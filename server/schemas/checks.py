@@ -12,6 +12,7 @@ import orjson
 
 from jaxserve import InvalidParameter
 from server.config import ServerConfig
+from server.errors import shown
 from server.schemas import support
 from server.schemas.chat import ChatRequest, Message
 from server.schemas.common import GenerationRequest
@@ -154,7 +155,7 @@ def _check_extensions(request: GenerationRequest) -> None:
     for name, value in (request.vllm_xargs or {}).items():
         values = value if isinstance(value, list) else [value]
         if not all(_is_plain(one) for one in values):
-            message = f"vllm_xargs.{name} must be a string, a number of 64 bits, or an array of those."
+            message = f"vllm_xargs {shown(name)} must be a string, a number of 64 bits, or an array of those."
             raise InvalidParameter(message, "vllm_xargs")
     if request.length_penalty is not None and not math.isfinite(request.length_penalty):
         raise _bad("length_penalty", "a finite number", request.length_penalty)
@@ -189,7 +190,7 @@ def _check_refused_ranges(request: GenerationRequest) -> None:
         raise InvalidParameter("allowed_token_ids must not be empty; leave it out to allow all.", "allowed_token_ids")
     if "" in (request.bad_words or ()):
         raise InvalidParameter("bad_words cannot contain an empty string.", "bad_words")
-    words = [key for key in request.logit_bias or () if not key.removeprefix("-").isdecimal()]
+    words = [shown(key) for key in request.logit_bias or () if not key.removeprefix("-").isdecimal()]
     if words:
         raise InvalidParameter(f"logit_bias keys must be token ids, got {', '.join(words[:10])}.", "logit_bias")
     _check_constraints(request)
@@ -253,4 +254,4 @@ def _check_effort(request: ChatRequest) -> None:
 
 
 def _bad(name: str, allowed: str, value: object) -> InvalidParameter:
-    return InvalidParameter(f"{name} must be {allowed}, got {value}.", name)
+    return InvalidParameter(f"{name} must be {allowed}, got {shown(value)}.", name)

@@ -116,6 +116,15 @@ COMPLETIONS: dict[str, Support] = SHARED | {
 }
 
 
+def as_markdown(table: Mapping[str, Support]) -> str:
+    """The table for people: the fields of each fate, and what to know about them."""
+    lines = ["| Field | | |", "|---|---|---|"]
+    for fate in Fate:
+        rows = sorted((name, one) for name, one in table.items() if one.fate is fate)
+        lines += [f"| `{name}` | {fate} | {one.note} |" for name, one in rows]
+    return "\n".join(lines)
+
+
 def refuse_unsupported(request: BaseModel, table: Mapping[str, Support]) -> None:
     """Raises Unsupported for the first field that asks for something this version does not do."""
     for name in sorted(request.model_fields_set & table.keys()):

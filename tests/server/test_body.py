@@ -1,5 +1,6 @@
 """The body: content type, JSON strictness, limits."""
 
+import asyncio
 import json
 
 import pytest
@@ -98,3 +99,19 @@ async def test_too_large_a_head_is_431(make_api):
 async def test_two_lengths_are_400(api):
     headers = {"Content-Length": "3", "Transfer-Encoding": "chunked"}
     assert (await api.get("/version", headers=headers)).status == 400
+
+
+async def test_bodies_together_above_the_limit_are_503(make_api):
+    api = make_api(max_inflight_body_bytes=1000)
+    assert (await api.chat(user="x" * 200)).status == 200
+    headers = {"Content-Type": "application/json"}
+    async with api.client.request(PATH, method="POST", headers=headers) as slow:
+        await slow.send(b" " * 900)
+        while not api.app.extensions["jaxserve.desk"].bodies.held_bytes:
+            await asyncio.sleep(0)
+        refused = await api.chat(user="x" * 200)
+        assert (refused.status, "Retry-After" in refused.headers) == (503, True)
+        await slow.send(json.dumps(CHAT).encode())
+        await slow.send_complete()
+    assert slow.status_code == 200
+    assert api.app.extensions["jaxserve.desk"].bodies.held_bytes == 0

@@ -4,7 +4,7 @@ import pytest
 
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
-from server.schemas.support import CHAT, COMPLETIONS, Fate
+from server.schemas.support import CHAT, COMPLETIONS, Fate, as_markdown
 
 CONTRACT = """
     messages model frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs
@@ -26,6 +26,12 @@ def test_every_field_has_its_line_and_every_line_its_field(schema, table):
 
 def test_the_chat_schema_has_every_field_of_the_contract():
     assert set(ChatRequest.model_fields) == set(CONTRACT.split())
+
+
+def test_people_can_read_it():
+    lines = as_markdown(CHAT).splitlines()
+    assert len(lines) == len(CHAT) + 2
+    assert "| `seed` | honoured | choice j draws with seed + j |" in lines
 
 
 def test_what_does_nothing_says_why():

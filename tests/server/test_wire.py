@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from socket import SO_RCVBUF, SOL_SOCKET
 
 import httpx
 import openai
@@ -228,3 +229,28 @@ async def test_many_streams_at_once_lose_nothing(wire):
     answers = await asyncio.gather(*(one() for _ in range(200)))
     assert all(b"[DONE]" in answer and b"Hello world" in answer for answer in answers)
     assert len(wire.visits) == 0
+
+
+async def test_a_client_that_reads_nothing_is_cut_off():
+    llm = FakeLLM(["x"] * 59)
+    async with serving(llm, send_stall_timeout_s=0.1) as wire, wire.connection() as peer:
+        socket = peer.writer.get_extra_info("socket")
+        socket.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+        peer.writer.transport.pause_reading()
+        much = {**STREAM, "n": 60, "logprobs": True, "top_logprobs": 20, "stop_token_ids": [1]}
+        for _ in range(2):
+            await peer.send(post(PATH, much))
+        async with asyncio.timeout(10):
+            while len(wire.visits) or not llm.calls:
+                await asyncio.sleep(0.01)
+
+
+async def test_one_connection_too_many_is_told_so():
+    async with serving(FakeLLM(), max_connections=1) as wire, wire.connection() as first:
+        await first.send(get("/live"))
+        assert (await first.answer())[0] == 200
+        async with wire.connection() as second:
+            status, body = await second.answer()
+            assert (status, json.loads(body)["error"]["type"]) == (503, "Service Unavailable")
+        await first.send(get("/metrics"))
+        assert b"jaxserve:open_connections" in (await first.answer())[1]
