@@ -7,6 +7,7 @@ generators, foreign objects) is refused: its printed form would show an address 
 
 import re
 from collections.abc import Callable, Mapping
+from string import Formatter
 from typing import Any, TypeGuard
 
 from jinja2 import Undefined
@@ -19,7 +20,6 @@ REPR_GROWTH = 4  # characters that repr may need for one of a string
 
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\*|\d+)?(?:\.(\*|\d*))?[hlL]?(.)?", re.DOTALL)
 _DIGITS = re.compile(r"\d+")
-_NESTED_FIELD = re.compile(r":[^{}]*\{")
 
 
 class TooLarge(TemplateRuntimeError):
@@ -116,11 +116,13 @@ def check_percent(pattern: str, values: Any, limit: int) -> None:
 
 def check_format(pattern: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> None:
     """The same for `pattern.format(*args, **kwargs)`."""
-    if _NESTED_FIELD.search(pattern):
-        raise TooLarge("A format inside a format field is not allowed.")
-    for digits in _DIGITS.findall(pattern):
-        require(int(digits[:6]), MAX_WIDTH, "The width in a format")
-    fields = pattern.count("{")
+    fields = 0
+    for _, name, spec, _ in Formatter().parse(pattern):
+        fields += name is not None
+        if "{" in (spec or ""):
+            raise TooLarge("A format inside a format field is not allowed.")
+        for digits in _DIGITS.findall(spec or ""):
+            require(int(digits[:6]), MAX_WIDTH, "The width in a format")
     values = [*args, *kwargs.values()]
     require(len(pattern) + fields * (MAX_WIDTH + _largest(tuple(values), limit)), limit, "The formatted text")
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, normalizers
+from tokenizers import AddedToken, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.framing import frame_with
 from jaxserve.text.parts import TokenizerParts
 from jaxserve.text.pretokenizers import PRE_TOKENIZATIONS, PreTokenization
 from jaxserve.weights.gguf_header import read_header
@@ -86,7 +85,7 @@ def build(metadata: dict[str, Any], path: Path) -> TokenizerParts:
     bos, eos = named.get("bos_token"), named.get("eos_token")
     with_bos = bos and vocabulary.get("add_bos_token", adds_bos)
     with_eos = eos and vocabulary.get("add_eos_token", False)
-    frame_with(backend, bos[0] if bos and with_bos else None, eos[0] if eos and with_eos else None)
+    _frame(backend, bos[0] if bos and with_bos else None, eos[0] if eos and with_eos else None)
     return TokenizerParts(
         backend=backend,
         special_tokens={name: piece for name, (piece, _) in named.items()},
@@ -156,6 +155,15 @@ def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary) -> None:
     """Control tokens are special; user-defined ones are found whole in a text, but are ordinary words."""
     backend.add_special_tokens([_added(piece, special=True) for piece in vocabulary.of_type(CONTROL, UNKNOWN)])
     backend.add_tokens([_added(piece, special=False) for piece in vocabulary.of_type(USER_DEFINED)])
+
+
+def _frame(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+    """Makes `backend` put these tokens before and after a text; None puts nothing."""
+    around = dict.fromkeys(token for token in (bos, eos) if token is not None)
+    template = [token for token in (bos, "$A", eos) if token is not None]
+    backend.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[(token, backend.token_to_id(token)) for token in around]
+    )
 
 
 def _added(piece: str, *, special: bool) -> AddedToken:

@@ -1,7 +1,6 @@
 """Text ↔ token ids, and the vocabulary as bytes. Made from a Hugging Face directory or a GGUF file."""
 
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ class Tokenizer:
     special_tokens   name → text ("eos_token": "</s>"), as chat templates see them
     special_ids      ids that skip_special_tokens hides
     eos_token_id     the primary end token; generation configs may name further ones
+    vocab_size       one more than the highest id; the network's logits may be wider
+    max_token_chars  characters of the longest token, so that a text's length bounds its tokens from below
     """
 
     def __init__(self, parts: TokenizerParts) -> None:
@@ -31,7 +32,9 @@ class Tokenizer:
         self.config: dict[str, Any] = parts.config
         added = self.backend.get_added_tokens_decoder()
         self.special_ids = frozenset(id for id, token in added.items() if token.special)
-        self.vocab_size = max(self.backend.get_vocab_size(), 1 + max(added, default=-1))
+        pieces = self.backend.get_vocab()
+        self.vocab_size = 1 + max(pieces.values(), default=-1)
+        self.max_token_chars = max(map(len, pieces), default=1)
         self.spelling = spelling_of(self.backend)
         self._bytes: dict[int, bytes | None] = {}
 
@@ -39,6 +42,8 @@ class Tokenizer:
     def load(cls, path: Path | str) -> "Tokenizer":
         """The tokenizer of a directory in Hugging Face layout, or of a .gguf file. BadCheckpoint says what is wrong."""
         path = Path(path)
+        if path.is_dir() and (gguf := _only_gguf(path)) is not None:
+            return cls(read_gguf(gguf))
         if path.is_dir():
             return cls(read_directory(path))
         if path.is_file():
@@ -70,7 +75,8 @@ class Tokenizer:
         self._bytes[token_id] = spelled
         return spelled
 
-    @cached_property
-    def max_token_chars(self) -> int:
-        """Characters of the longest token, at least: no text is shorter in tokens than its length through this."""
-        return max(map(len, self.backend.get_vocab()), default=1)
+
+def _only_gguf(directory: Path) -> Path | None:
+    """The GGUF file of a directory that holds one and no tokenizer.json."""
+    found = [] if (directory / "tokenizer.json").exists() else list(directory.glob("*.gguf"))
+    return found[0] if len(found) == 1 else None

@@ -1,8 +1,10 @@
 """A directory in Hugging Face layout → the parts of a Tokenizer.
 
 Reads tokenizer.json with the `tokenizers` library, and around it tokenizer_config.json, special_tokens_map.json,
-chat_template.jinja and additional_chat_templates/, and the end token of config.json or generation_config.json.
-transformers is imported only for a directory without tokenizer.json (it takes 1.7 s). No code of the checkpoint runs.
+chat_template.jinja and additional_chat_templates/, and the end token of config.json or generation_config.json. The
+tokens that frame a text are tokenizer.json's own; add_bos_token and add_eos_token beside it do not count (so does
+transformers 5). transformers is imported only for a directory without tokenizer.json (it takes 1.7 s). No code of the
+checkpoint runs.
 """
 
 import json
@@ -13,7 +15,6 @@ import tokenizers
 from tokenizers import AddedToken
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.framing import frame_with
 from jaxserve.text.parts import TokenizerParts
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -28,7 +29,6 @@ def read_directory(path: Path) -> TokenizerParts:
     if file.is_file():
         backend = _open(file)
         _add_tokens(backend, config, named)
-        _set_post_processor(backend, config, named)
     else:
         backend, named = _slow_way(path, named)
     strings = {name: token["content"] for name, token in named.items()}
@@ -73,8 +73,16 @@ def _token(value: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def _named_tokens(config: dict[str, Any], tokens_map: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    named = {name: config.get(name) or tokens_map.get(name) for name in _NAMED_TOKENS}
-    return {name: _token(value) for name, value in named.items() if value}
+    """The tokens that have a name (eos_token, or a model's own such as sys_start_token), the configuration's first."""
+    named: dict[str, dict[str, Any]] = {}
+    for name, value in [*tokens_map.items(), *config.items()]:
+        if name.endswith("_token") and value and (isinstance(value, str) or _is_token(value)):
+            named[name] = _token(value)
+    return named
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("content"), str)
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], named: dict[str, dict[str, Any]]) -> None:
@@ -98,14 +106,6 @@ def _add(backend: tokenizers.Tokenizer, token: AddedToken) -> None:
         backend.add_special_tokens([token])
     else:
         backend.add_tokens([token])
-
-
-def _set_post_processor(backend: tokenizers.Tokenizer, config: dict[str, Any], named: dict[str, Any]) -> None:
-    """add_bos_token and add_eos_token, where the configuration has them, win over the file (as in transformers)."""
-    if "add_bos_token" in config or "add_eos_token" in config:
-        bos = named.get("bos_token") if config.get("add_bos_token") else None
-        eos = named.get("eos_token") if config.get("add_eos_token") else None
-        frame_with(backend, bos and bos["content"], eos and eos["content"])
 
 
 def _slow_way(path: Path, named: dict[str, dict[str, Any]]) -> tuple[tokenizers.Tokenizer, dict[str, dict[str, Any]]]:

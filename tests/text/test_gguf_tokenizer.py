@@ -1,0 +1,150 @@
+"""A tokenizer rebuilt from GGUF metadata gives the ids of the tokenizer it was written from."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxserve.errors import BadCheckpoint
+from jaxserve.text.gguf_tokenizer import build
+from jaxserve.text.pretokenizers import PRE_TOKENIZATIONS
+from jaxserve.text.tokenizer import Tokenizer
+from tests import assets
+from tests.text.tiny_tokenizers import byte_fallback_backend, byte_level_backend
+
+DATA = Path(__file__).parents[1] / "data" / "text"
+FILE = Path("tiny.gguf")
+
+
+def metadata(backend, model: str, **extra) -> dict:
+    """What a converter writes of this tokenizer, two padding tokens included."""
+    content = json.loads(backend.to_str())
+    added = {token["id"]: token for token in content["added_tokens"]}
+    pieces = {id: piece for piece, id in content["model"]["vocab"].items()}
+    pieces |= {id: token["content"] for id, token in added.items()}
+    size = len(pieces)
+    types = [(3 if added[id]["special"] else 4) if id in added else 1 for id in range(size)]
+    types = [6 if pieces[id].startswith("<0x") else kind for id, kind in enumerate(types)]
+    tokens = [*(pieces[id] for id in range(size)), f"[PAD{size}]", "<unused>"]
+    merges = content["model"]["merges"]
+    ranks = {"".join(pair): -float(rank) for rank, pair in enumerate(merges, 1)}
+    fields = {
+        "model": model,
+        "tokens": tokens,
+        "token_type": [*types, 4, 5],
+        "merges": [" ".join(pair) for pair in merges],
+        "scores": [ranks.get(token, -1e9) for token in tokens],
+        **extra,
+    }
+    return {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
+
+
+BYTE_LEVEL, FALLBACK = byte_level_backend(), byte_fallback_backend()
+OF_BYTE_LEVEL = metadata(BYTE_LEVEL, "gpt2", pre="default", eos_token_id=2, padding_token_id=0)
+OF_FALLBACK = metadata(FALLBACK, "llama", bos_token_id=1, eos_token_id=2, unknown_token_id=0)
+REBUILT = {"gpt2": Tokenizer(build(OF_BYTE_LEVEL, FILE)), "llama": Tokenizer(build(OF_FALLBACK, FILE))}
+
+
+@given(st.text() | st.text("the <|im_end|><tool_call>\n "))
+def test_byte_level_ids_are_the_original_s(text):
+    assert REBUILT["gpt2"].encode(text) == BYTE_LEVEL.encode(text).ids
+
+
+@given(st.text() | st.text("hello the H▁"))
+def test_sentencepiece_ids_are_the_original_s(text):
+    ids = FALLBACK.encode(text).ids
+    assert REBUILT["llama"].encode(text, add_special_tokens=False) == ids
+    assert REBUILT["llama"].decode(ids) == FALLBACK.decode(ids, skip_special_tokens=False)
+
+
+def test_special_tokens_and_ids_come_from_the_metadata():
+    tokenizer = REBUILT["gpt2"]
+    assert tokenizer.special_tokens == {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    assert (tokenizer.eos_token_id, tokenizer.bos_token_id) == (2, None)
+    assert tokenizer.special_ids == {0, 1, 2}
+
+
+def test_tokens_that_only_pad_the_table_do_not_exist():
+    size = BYTE_LEVEL.get_vocab_size()
+    assert REBUILT["gpt2"].vocab_size == size
+    assert REBUILT["gpt2"].decode([size, size + 1]) == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "before", "after"),
+    [({}, [1], []), ({"add_bos_token": False}, [], []), ({"add_eos_token": True}, [1], [2])],
+)
+def test_the_flags_say_what_frames_a_text(flags, before, after):
+    fields = OF_FALLBACK | {f"tokenizer.ggml.{name}": value for name, value in flags.items()}
+    tokenizer = Tokenizer(build(fields, FILE))
+    assert tokenizer.encode("x") == before + tokenizer.encode("x", add_special_tokens=False) + after
+
+
+def test_templates_have_names():
+    fields = OF_BYTE_LEVEL | {"tokenizer.chat_template": "a", "tokenizer.chat_template.tool_use": "b"}
+    fields["tokenizer.chat_templates"] = ["tool_use"]
+    assert build(fields, FILE).chat_templates == {"default": "a", "tool_use": "b"}
+
+
+def pretokenized() -> list:
+    golden = json.loads((DATA / "pretokenized.json").read_text())
+    return [(name, golden["texts"], cuts) for name, cuts in golden["pieces"].items()]
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "cuts"), pretokenized(), ids=lambda value: value if type(value) is str else ""
+)
+def test_texts_are_cut_as_by_the_models_that_carry_the_rule(name, texts, cuts):
+    rule = PRE_TOKENIZATIONS[name]
+    if rule.normalizer is not None:
+        texts = [rule.normalizer().normalize_str(text) for text in texts]
+    assert [[piece for piece, _ in rule.cut().pre_tokenize_str(text)] for text in texts] == cuts
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"model": "bert"}, "bert"),
+        ({"pre": "unheard-of"}, "unheard-of"),
+        ({"tokens": None}, "tokens"),
+        ({"token_type": [1]}, "token_type"),
+        ({"merges": ["nospace"]}, "merges"),
+        ({"merges": ["a zzzz"]}, "merges"),
+        ({"merges": 3}, "merges"),
+    ],
+)
+def test_what_is_missing_or_unknown_is_named(change, word):
+    fields = OF_BYTE_LEVEL | {f"tokenizer.ggml.{name}": value for name, value in change.items()}
+    with pytest.raises(BadCheckpoint, match=word):
+        build(fields, FILE)
+
+
+def llama_cpp_vectors(name: str) -> list[tuple[str, list[int]]]:
+    texts = (DATA / "llama_cpp.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    ids = [[int(id) for id in line.split()] for line in (DATA / name).read_text().split("\n")]
+    return list(zip(texts, ids, strict=False))
+
+
+@pytest.mark.assets
+def test_smollm2_s_ids_are_those_of_its_own_tokenizer():
+    tokenizer = Tokenizer.load(assets.model())
+    cases = json.loads((DATA / "smollm2_ids.json").read_text())["cases"]
+    for case in cases:
+        assert tokenizer.encode(case["text"]) == case["ids"]
+        assert tokenizer.decode(case["ids"]) == case["text"]
+
+
+@pytest.mark.assets
+def test_qwen_s_ids_are_those_of_the_published_vectors():
+    tokenizer = Tokenizer.load(assets.model("qwen2.5-coder-0.5b"))
+    for text, ids in llama_cpp_vectors("llama_cpp_qwen2.out"):
+        assert tokenizer.encode(text, add_special_tokens=False) == ids
+
+
+@pytest.mark.assets
+def test_the_storyteller_s_ids_are_those_of_the_published_vectors():
+    tokenizer = Tokenizer.load(assets.model("stories15m"))
+    for text, ids in llama_cpp_vectors("llama_cpp_llama_spm.out"):
+        assert tokenizer.encode(text, add_special_tokens=False) == ids
