@@ -68,7 +68,7 @@ THINKING_LIKE = """{%- set ns = namespace(last=messages|length - 1) %}
     {%- if message.role == "user" and ns.last == messages|length - 1 %}{% set ns.last = index %}{% endif %}
 {%- endfor %}
 {%- for message in messages %}
-    {%- if message.content is string %}{%- set content = message.content %}{%- else %}{%- set content = '' %}{%- endif %}
+    {%- if message.content is string %}{% set content = message.content %}{% else %}{% set content = '' %}{%- endif %}
     {%- if message.role == "assistant" %}
         {%- set reasoning = '' %}
         {%- if message.reasoning_content is string %}{%- set reasoning = message.reasoning_content %}
