@@ -1,7 +1,7 @@
 """A plain numpy decoder: no cache, no batch, no cleverness. Everything fast is held to it.
 
 It reads Hugging Face's words itself, config.json and checkpoint names, so that a mistake in a translator shows.
-Float64 inside: its own rounding is never the difference. Held to transformers in tests/models/test_oracle.py.
+Float64 inside: its own rounding is never the difference. Held to transformers in tests/models/test_parity.py.
 """
 
 import math
