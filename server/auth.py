@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from quart import Request, Response
 
-from server.config import ServerConfig
+from server.config import ServerConfig, separated
 from server.errors import json_response
 
 KEYLESS = frozenset({"/", "/health", "/ping", "/live"})  # "/" is the chat page, which asks for a key and holds none
@@ -20,7 +20,7 @@ class Gatekeeper:
 
     def __init__(self, config: ServerConfig) -> None:
         self._digests = [_digest(key.encode()) for key in config.api_key]
-        self._open = KEYLESS | set(config.open_paths)
+        self._open = KEYLESS | separated(config.open_paths)
 
     def refuse(self, request: Request) -> Response | None:
         """The 401 for this request, or None when it may pass."""

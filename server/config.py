@@ -85,6 +85,11 @@ class ServerConfig:
             _at_least(name, getattr(self, name), 0)
 
 
+def separated(values: tuple[str, ...]) -> frozenset[str]:
+    """The members of a list flag whose values may also stand in one word, with commas between."""
+    return frozenset(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
 def _at_least(name: str, value: float, least: float) -> None:
     if not value >= least:
         raise BadConfig(f"{name} must be at least {least}, got {value}.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import orjson
@@ -15,14 +17,17 @@ from jaxserve import InvalidParameter
 from server.body import BodyMeter
 from server.config import ServerConfig
 from server.errors import not_found
+from server.logs import clean
 from server.metrics import HttpMetrics, LoopLag
 from server.replies import Frame, fresh_base, now_s
-from server.runs import Visit, Visits
+from server.runs import Job, Run, Visit, Visits
 from server.schemas.checks import check_label, check_priority
 from server.schemas.common import GenerationRequest
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
+
+log = logging.getLogger(__name__)
 
 OWNER = "jaxserve"
 
@@ -60,6 +65,13 @@ class Desk:
         visit = self.visits.admit(slots, param)
         self.llm.admit(slots)
         return visit
+
+    def begin(self, visit: Visit, label: str, jobs: Sequence[Job], cache_salt: str | None) -> Run:
+        """Starts the generations. Their parameters may be logged, their prompts are not."""
+        if self.config.enable_log_requests:
+            sizes = [len(job.prompt_ids) for job in jobs]
+            log.info("request %s: prompt tokens %s, %s", clean(label), sizes[:10], jobs[0].params)
+        return visit.begin(self.llm, jobs, cache_salt)
 
     def check_headers(self) -> None:
         """The request headers that ask for something. Raises InvalidParameter."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from server import logs
-from server.config import ServerConfig
+from server.config import ServerConfig, separated
 from server.errors import NOTHING_HERE, Refusal
 from server.metrics import HttpMetrics
 
@@ -30,7 +30,7 @@ class Gate:
         self._config = config
         self._http = http
         self._root = config.root_path.rstrip("/")
-        self._unlogged = frozenset(config.disable_access_log_for_endpoints)
+        self._unlogged = separated(config.disable_access_log_for_endpoints)
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         if scope["type"] != "http":

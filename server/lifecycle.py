@@ -17,6 +17,7 @@ import signal
 import socket
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -75,6 +76,8 @@ async def serve(
         end.task().cancel()
         await desk.llm.close()
         end.stop_countdown()
+        if config.uds is not None:
+            _remove_stale(Path(config.uds))
     return end.code
 
 
@@ -90,8 +93,7 @@ def _bound(family: int, address: str | tuple[str, int], name: str) -> socket.soc
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_UNIX:
-            with suppress(FileNotFoundError):
-                os.unlink(str(address))
+            _remove_stale(Path(str(address)))
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -101,9 +103,16 @@ def _bound(family: int, address: str | tuple[str, int], name: str) -> socket.soc
     return sock
 
 
+def _remove_stale(path: Path) -> None:
+    """A socket file that an earlier server left; any other file stays, and binding fails."""
+    if path.is_socket():
+        path.unlink()
+
+
 def _no_address(name: str, error: OSError) -> StartupError:
     if error.errno == errno.EADDRINUSE:
-        return BadConfig(f"{name} is in use by another process; stop that one, or choose another --port.")
+        other = "--uds" if name.startswith("the socket") else "--port"
+        return BadConfig(f"{name} is in use by another process; stop that one, or choose another {other}.")
     if error.errno == errno.EACCES:
         return BadConfig(f"{name} is not ours to take; choose a --port above 1023.")
     return BadConfig(f"cannot listen on {name}: {error.strerror or error}; check --host and --port.")

@@ -26,7 +26,7 @@ def blueprint(desk: Desk) -> Blueprint:
         visit = desk.admit(request.n or 1)
         frame = desk.frame("chatcmpl", request, request.response_role(desk.config.response_role))
         job = await chat_job(request, desk.llm, desk.config)
-        run = visit.begin(desk.llm, [job], request.cache_salt)
+        run = desk.begin(visit, frame.id, [job], request.cache_salt)
         if request.stream:
             keep_alive_s = desk.config.sse_keep_alive_interval
             stream = ChatStream(request, frame, run)

@@ -29,7 +29,7 @@ def blueprint(desk: Desk) -> Blueprint:
         jobs = await completion_jobs(request, prompts, desk.llm, desk.config)
         pairs = zip(prompts, jobs, strict=True) if request.echo else ()
         echoes = [Echo.of(prompt, job.prompt_ids, desk.llm) for prompt, job in pairs]
-        run = visit.begin(desk.llm, jobs, request.cache_salt)
+        run = desk.begin(visit, frame.id, jobs, request.cache_salt)
         if request.stream:
             keep_alive_s = desk.config.sse_keep_alive_interval
             stream = CompletionStream(request, frame, run, echoes)

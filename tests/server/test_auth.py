@@ -49,8 +49,8 @@ async def test_health_and_the_page_need_none(make_api, path):
 
 
 async def test_open_paths_are_open(make_api):
-    api = make_api(api_key=KEYS, open_paths=("/metrics",))
-    assert (await api.get("/metrics")).status == 200
+    api = make_api(api_key=KEYS, open_paths=("/metrics,/tokenize", "/version"))
+    assert [(await api.get(path)).status for path in ("/metrics", "/version", "/tokenize")] == [200, 200, 405]
     assert (await api.get("/load")).status == 401
 
 

@@ -236,6 +236,23 @@ def make_scope(path, length):
     return {**common, "path": path, "raw_path": path.encode(), "headers": headers, "extensions": {}}
 
 
+async def test_a_client_that_leaves_while_its_prompt_is_rendered_holds_no_place(make_api):
+    llm = FakeLLM()
+    is_rendering = asyncio.Event()
+
+    async def render_chat(messages, **how):
+        is_rendering.set()
+        await asyncio.Event().wait()
+
+    llm.render_chat = render_chat
+    api = make_api(llm=llm)
+    async with Live(api) as connection:
+        await is_rendering.wait()
+        await connection.disconnect()
+    assert len(api.app.extensions["jaxserve.desk"].visits) == 0
+    assert not llm.calls
+
+
 async def test_a_finished_request_is_not_aborted(api):
     await stream(api)
     assert dict(api.llm.ends) == {"finished": 1}

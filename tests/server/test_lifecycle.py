@@ -48,6 +48,15 @@ async def test_a_unix_socket_will_do(tmp_path):
     peer.writer.close()
     stop.set()
     assert await server == 0
+    assert not Path(config.uds).exists()
+
+
+def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(StartupError, match="--uds"):
+        listen(ServerConfig(uds=str(file)))
+    assert file.read_text() == "mine"
 
 
 @asynccontextmanager
