@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import Built, Progress, build
+from jaxserve.engine.build import Built, Progress, build, compiles
 from jaxserve.engine.request import Request
 from jaxserve.engine.stats import Family
 from jaxserve.engine.thread import Abort, Add, EngineThread, Reject
@@ -275,7 +275,9 @@ class ServedModel:
         return self._thread.is_responsive(STEP_TIMEOUT_S)
 
     def stats(self) -> StatsSnapshot:
-        return self._built.engine.stats()
+        """The engine's numbers, and this process's compiles: after readiness those must not move."""
+        snapshot = self._built.engine.stats()
+        return replace(snapshot, counters={**snapshot.counters, **compiles.counters()})
 
     def close(self) -> None:
         """Ends the engine thread, tells live requests, frees device memory. A second call does nothing."""

@@ -64,7 +64,8 @@ OWN_COUNTERS = {
     "engine_steps": ("engine_steps", "Steps of the engine."),
     "engine_rebuilds": ("engine_rebuilds", "Times the device state was built anew after a failed step."),
     "compilations": ("compilations", "Programs compiled."),
-    "compilation_seconds": ("compilation_seconds", "Seconds spent compiling."),
+    "compilation_seconds": ("compilation_seconds", "Seconds spent compiling, reading cached programs included."),
+    "compilation_cache_hits": ("compilation_cache_hits", "Programs found in the persistent cache."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
 }
 GAUGES = {

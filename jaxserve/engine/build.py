@@ -88,13 +88,13 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
     network = Network(graphdef, tuple(shapes), backend, config.block_size)
     buckets = _buckets(config, device.platform)
     runner = _runner(config, network, [weights[leaf] for leaf in shapes], spec, size, dtype, device, buckets)
-    before = (compiles.compiled, compiles.cache_hits)
+    hits_before = compiles.cache_hits
     num_programs = runner.compile(progress)
     runner.warm_up()
-    hits = compiles.cache_hits - before[1]
+    hits = compiles.cache_hits - hits_before
     if progress:
         progress("ready", 1, 1)
-    engine = _engine(config, runner, size, compiled=compiles.compiled - before[0] - hits)
+    engine = _engine(config, runner, size)
     return Built(
         engine=engine,
         config=config,
@@ -211,12 +211,10 @@ def _runner(
     )
 
 
-def _engine(config: EngineConfig, runner: Runner, size: CacheSize, compiled: int) -> Engine:
+def _engine(config: EngineConfig, runner: Runner, size: CacheSize) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
     pool = PagePool(size.num_pages)
     stats = Stats(size.max_model_len)
-    for _ in range(compiled):
-        stats.on_compile()
     scheduler = Scheduler(
         pool,
         PrefixIndex(pool, config.block_size) if config.enable_prefix_caching else None,

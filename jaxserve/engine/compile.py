@@ -3,16 +3,22 @@
 A compiled shape refuses any other, so a surprise compile cannot pass quietly.
 """
 
+import logging
 import os
+import platform
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxserve.config import cache_dir
+from jaxserve.errors import BadConfig
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float, float], None]
 Program = Any  # jax.stages.Compiled
@@ -21,16 +27,37 @@ Program = Any  # jax.stages.Compiled
 def use_compilation_cache(setting: str | None) -> Path | None:
     """Switches JAX's persistent cache on, also for quick compiles; "none" leaves it off. Returns the directory.
 
-    The directory is ours alone (0700): a cached program is as trusted as the code itself.
+    A cached program is as trusted as the code itself, so a directory that others may write is refused (BadConfig).
+    One that cannot be made costs a warning and the cache.
     """
     if setting == "none":
         return None
-    directory = Path(setting) if setting else cache_dir("programs")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = (Path(setting) if setting else cache_dir("programs")) / machine_key()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("compiled programs cannot be kept in %s: %s", directory, error)
+        return None
+    if os.name == "posix" and directory.stat().st_mode & 0o022:
+        raise BadConfig(f"compilation_cache_dir: others may write {directory}; run chmod 700 on it, or name another.")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return directory
+
+
+def machine_key() -> str:
+    """What compiled programs depend on beside JAX's own key: this kind of processor, and the versions.
+
+    A program for another processor may hold instructions that this one lacks.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    except OSError:
+        facts = [platform.processor()]
+    kind = sha256("\n".join([platform.machine(), *facts]).encode()).hexdigest()[:12]
+    return f"jax-{jax.__version__}-{jax.default_backend()}-{kind}"
 
 
 class CompileCounter:
@@ -43,6 +70,15 @@ class CompileCounter:
         self.seconds = 0.0
         jax.monitoring.register_event_listener(self._on_event)
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+
+    def counters(self) -> dict[str, float]:
+        """Programs that were really compiled, seconds spent on it (reading cached ones included), and cache hits."""
+        with self._lock:
+            return {
+                "compilations": self.compiled - self.cache_hits,
+                "compilation_seconds": self.seconds,
+                "compilation_cache_hits": self.cache_hits,
+            }
 
     def _on_event(self, event: str, **_: Any) -> None:
         if event == "/jax/compilation_cache/cache_hits":

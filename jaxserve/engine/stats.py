@@ -22,8 +22,6 @@ COUNTERS = (
     "generation_tokens",
     "engine_steps",
     "engine_rebuilds",  # of device state, after a failed step
-    "compilations",
-    "compilation_seconds",
     "nonfinite_logits",  # rows that ended because of them
 )
 FINISHED = ("stop", "length", "abort", "error", "repetition")
@@ -203,10 +201,6 @@ class Stats:
         self._counters["engine_steps"] += 1
         self._histograms["iteration_tokens_total"].observe(num_tokens)
         self._histograms["host_step_seconds"].observe(host_s)
-
-    def on_compile(self, seconds: float = 0.0) -> None:
-        self._counters["compilations"] += 1
-        self._counters["compilation_seconds"] += seconds
 
     def on_nonfinite(self, rows: int = 1) -> None:
         self._counters["nonfinite_logits"] += rows
