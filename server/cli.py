@@ -90,8 +90,8 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
         llm = AsyncLLM.load(engine_config, progress=phases.report)
         app = create_app(llm, server_config)
     where = address(server_config)
-    screen.print(ready_table(llm.description, where, phases.seconds))
-    screen.print(curl_line(where, bool(server_config.api_key)), soft_wrap=True)
+    screen.print("", ready_table(llm.description, where, phases.seconds), "", sep="\n")
+    screen.print(curl_line(where, bool(server_config.api_key)), "", sep="\n", soft_wrap=True)
     logs.setup()
     return asyncio.run(lifecycle.serve(app, server_config, listener))
 

@@ -6,6 +6,7 @@ On a terminal each phase has a bar that moves; elsewhere each phase is one line,
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -74,11 +75,10 @@ class Phases:
             self._phase, self._phase_began = name, time.perf_counter()
             if self._console.is_terminal:
                 self._task = self._progress.add_task(name, total=total or None, amount="", seconds="")
-        self._amount = amount(done, total)
+        self._amount = f"{amount(done, total)}  {detail}".strip()
         if self._task is not None:
-            shown = f"{self._amount}  {detail}" if detail and done < total else self._amount
             self._progress.update(
-                self._task, completed=done, total=total or None, amount=shown, seconds=self._phase_seconds()
+                self._task, completed=done, total=total or None, amount=self._amount, seconds=self._phase_seconds()
             )
 
     def _phase_seconds(self) -> str:
@@ -118,7 +118,7 @@ def ready_table(description: Mapping[str, str], address: str, seconds: float) ->
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in description.items():
-        table.add_row(name.replace("_", " "), Text(value))
+        table.add_row(name.replace("_", " "), Text(value.replace(str(Path.home()), "~")))
     table.add_row("address", Text(f"{address}  (chat page)   {address}/v1  (OpenAI API)"))
     return table
 

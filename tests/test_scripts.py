@@ -169,3 +169,10 @@ def test_answers_that_are_too_short_count_as_failed() -> None:
 def test_without_a_server_the_benchmark_says_so() -> None:
     ended = bench("http://127.0.0.1:9")
     assert (ended.returncode, "no server answers" in ended.stderr) == (1, True)
+
+
+def test_the_readmes_table_of_fields_is_current() -> None:
+    """Mended by `scripts/field_table --write`."""
+    table = subprocess.run([sys.executable, str(SCRIPTS / "field_table")], capture_output=True, text=True, timeout=120)
+    assert table.stdout.count("\n") == 5
+    assert table.stdout in (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
