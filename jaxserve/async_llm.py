@@ -123,13 +123,13 @@ class AsyncLLM:
                 for output in await mailbox.take():
                     delta, ends_early = answer.receive(output)
                     if ends_early:
-                        self._model.abort([output.request_id])
+                        self._model.end([output.request_id], FinishReason.STOP)
                     if delta is not None:
                         yield delta
         finally:
             for request in answer.requests:
                 self._mailboxes.pop(request.request_id, None)
-            self._model.abort(list(answer.unfinished))
+            self._model.end(list(answer.unfinished))
 
     def stats(self) -> StatsSnapshot:
         return self._model.stats()

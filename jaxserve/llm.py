@@ -117,14 +117,14 @@ class LLM:
     def _receive(self, answer: Answer, output: TokenOutput) -> TextDelta | None:
         delta, ends_early = answer.receive(output)
         if ends_early:
-            self._model.abort([output.request_id])
+            self._model.end([output.request_id], FinishReason.STOP)
         return delta
 
     def _forget(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             for request in answer.requests:
                 self._mail.pop(request.request_id, None)
-            self._model.abort(list(answer.unfinished))
+            self._model.end(list(answer.unfinished))
 
     def _deliver(self, outputs: list[TokenOutput]) -> None:
         for output in outputs:

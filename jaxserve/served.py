@@ -4,6 +4,7 @@ Here, and only here, token ids from the engine meet the tokenizer.
 """
 
 import itertools
+import logging
 import secrets
 import threading
 import time
@@ -16,7 +17,7 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Built, Progress, build, compiles
 from jaxserve.engine.request import Request
 from jaxserve.engine.stats import Family
-from jaxserve.engine.thread import Abort, Add, EngineThread, Reject
+from jaxserve.engine.thread import Add, End, EngineThread, Reject
 from jaxserve.errors import BadConfig, EngineStopped, GenerationFailed, InvalidParameter, Overloaded, PromptTooLong
 from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
@@ -24,8 +25,11 @@ from jaxserve.text.chat_template import ChatTemplates, read_template
 from jaxserve.text.stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
 
+log = logging.getLogger(__name__)
+
 STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
 COUNTING_FACTOR = 16  # how much longer than the model's length a text to be counted may be
+NOT_YET_APPLIED = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
 DEFAULTS_READ = (
     "repetition_penalty",
     "temperature",
@@ -84,6 +88,8 @@ class ServedModel:
         self.config, self.tokenizer, self.description = built.config, tokenizer, built.description
         self.vocab_size, self.num_pages = built.spec.vocab_size, built.num_pages
         self.sampling_defaults = _sampling_defaults(built)
+        for name in NOT_YET_APPLIED & self.sampling_defaults.keys():
+            log.warning("%s=%s of the generation config is not applied yet", name, self.sampling_defaults[name])
         self.eos_id = tokenizer.eos_token_id
         self.further_eos_ids = frozenset(_eos_ids(built) - {self.eos_id})
         self.hard_max_tokens = _hard_max_tokens(built)
@@ -255,14 +261,14 @@ class ServedModel:
                 if output.finish_reason is not None:
                     del self._open[output.request_id]
 
-    def abort(self, request_ids: Sequence[int]) -> None:
-        """Nobody waits for these any more; finished and unknown ids are fine."""
+    def end(self, request_ids: Sequence[int], reason: FinishReason = FinishReason.ABORT) -> None:
+        """Nobody waits for these any more, or their text has ended; finished and unknown ids are fine."""
         if not request_ids:
             return
         with self._lock:
             for request_id in request_ids:
                 self._open.pop(request_id, None)
-        self._thread.submit(Abort(tuple(request_ids)))
+        self._thread.submit(End(tuple(request_ids), reason))
 
     @property
     def num_open(self) -> int:

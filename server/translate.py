@@ -48,8 +48,11 @@ async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) ->
     return _checked(prompt_ids, params, llm, config, "messages")
 
 
-async def render(request: ChatRequest | TokenizeRequest, llm: AsyncLLM) -> list[int]:
-    """The token ids that the messages come to, the same for chat and for /tokenize."""
+async def render(request: ChatRequest | TokenizeRequest, llm: AsyncLLM, *, counting: bool = False) -> list[int]:
+    """The token ids that the messages come to, the same for chat and for /tokenize.
+
+    counting: nothing will run, so more tokens than the model takes are fine.
+    """
     kwargs = {
         name: value for name, value in (request.chat_template_kwargs or {}).items() if name not in TEMPLATE_FIELDS
     }
@@ -64,6 +67,7 @@ async def render(request: ChatRequest | TokenizeRequest, llm: AsyncLLM) -> list[
         continue_final_message=bool(request.continue_final_message),
         add_special_tokens=bool(request.add_special_tokens),
         template_kwargs=kwargs,
+        counting=counting,
     )
 
 

@@ -87,7 +87,7 @@ class FakeLLM:
         text = "".join(f"{turn['role'][0]}:{text_of(turn.get('content'))}|" for turn in messages)
         return await self.encode(text, add_special_tokens=how["add_special_tokens"])
 
-    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
         return [BOS] * add_special_tokens + [ord(one) % VOCAB_SIZE for one in text]
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ from jaxserve.engine.plan import StepPlan, StepResult
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Family
-from jaxserve.outputs import StatsSnapshot, TokenOutput
+from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
 
 
 class Device(Protocol):
@@ -39,8 +39,8 @@ class Engine:
     def add(self, request: Request, family: Family | None = None) -> None:
         self.scheduler.add(request, family)
 
-    def abort(self, request_id: int) -> None:
-        self.scheduler.abort(request_id)
+    def end(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
+        self.scheduler.end(request_id, reason)
 
     def step(self) -> list[TokenOutput]:
         """Enqueues the next step, if there is one, and applies the oldest one that must be home by now."""

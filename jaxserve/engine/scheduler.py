@@ -91,11 +91,11 @@ class Scheduler:
         )
         self._waiting.append(progress)
 
-    def abort(self, request_id: int) -> None:
+    def end(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
         """Ends a request in whatever state; unknown and finished ids are fine. Nothing more is said about it."""
         progress = self._live.get(request_id)
         if progress is not None:
-            self._end(progress, FinishReason.ABORT)
+            self._end(progress, reason)
 
     def plan(self) -> StepPlan:
         """The next step: a token for every decoding row, then prompt chunks from what the budget leaves."""

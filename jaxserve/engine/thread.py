@@ -11,7 +11,7 @@ from jaxserve.engine.engine import Engine
 from jaxserve.engine.request import Request
 from jaxserve.engine.stats import Family
 from jaxserve.errors import EngineStopped
-from jaxserve.outputs import TokenOutput
+from jaxserve.outputs import FinishReason, TokenOutput
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +25,11 @@ class Add:
 
 
 @dataclass(frozen=True, slots=True)
-class Abort:
-    """Requests that nobody waits for any more."""
+class End:
+    """Requests to end now: nobody waits for them any more, or a stop string has ended their text."""
 
     request_ids: tuple[int, ...]
+    reason: FinishReason = FinishReason.ABORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class _Stop:
     pass
 
 
-Command = Add | Abort | Reject | _Stop
+Command = Add | End | Reject | _Stop
 
 
 class EngineThread:
@@ -119,9 +120,9 @@ class EngineThread:
             case Add(requests, family):
                 for request in requests:
                     self.engine.add(request, family)
-            case Abort(request_ids):
+            case End(request_ids, reason):
                 for request_id in request_ids:
-                    self.engine.abort(request_id)
+                    self.engine.end(request_id, reason)
             case Reject(reason):
                 self.engine.scheduler.stats.on_reject(reason)
             case _Stop():

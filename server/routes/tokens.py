@@ -48,6 +48,8 @@ def _check_tokenize(request: TokenizeRequest) -> None:
 
 async def _ids(request: TokenizeRequest, desk: Desk) -> list[int]:
     if request.prompt is None:
-        return await render(request, desk.llm)
+        return await render(request, desk.llm, counting=True)
     check_text(request.prompt, desk.llm, "prompt", TOKENIZE_FACTOR)
-    return await desk.llm.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
+    return await desk.llm.encode(
+        request.prompt, add_special_tokens=request.add_special_tokens is not False, counting=True
+    )

@@ -56,11 +56,13 @@ def test_without_a_seed_every_answer_is_its_own(llm):
 
 def test_a_stop_string_ends_the_answer_and_frees_its_pages(llm):
     free = llm.generate("abc", SamplingParams(temperature=0, max_tokens=40))[0].text
-    stop = free[5:8]
+    stop, before = free[5:8], llm.stats().finished
     cut = llm.generate("abc", SamplingParams(temperature=0, max_tokens=40, stop=(stop,)))[0]
     assert cut.text == free[: free.index(stop)]
     assert (cut.choices[0].finish_reason, cut.choices[0].stop_reason) == (FinishReason.STOP, stop)
     assert idle(llm)
+    assert llm.stats().finished["abort"] == before["abort"]
+    assert llm.stats().finished["stop"] == before["stop"] + 1
 
 
 def test_leaving_a_stream_aborts_it(llm):

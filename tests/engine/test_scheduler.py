@@ -335,15 +335,15 @@ def test_prompt_logprobs_are_whole_though_the_prompt_is_known_chunked_and_preemp
 def test_an_aborted_request_is_heard_no_more_and_its_neighbours_go_on(overlap):
     world = World(overlap=overlap)
     waiting, running, neighbour = (world.add(prompt(20, 2 + i), max_tokens=15, eos=None) for i in range(3))
-    world.scheduler.abort(waiting.request_id)
+    world.scheduler.end(waiting.request_id)
     for _ in range(5):
         world.step()
-    world.scheduler.abort(running.request_id)
+    world.scheduler.end(running.request_id)
     heard = len(world.heard[running.request_id])
     world.scheduler.audit()
     world.run()
-    world.scheduler.abort(running.request_id)
-    world.scheduler.abort(999)
+    world.scheduler.end(running.request_id)
+    world.scheduler.end(999)
     world.check(neighbour)
     assert world.heard[waiting.request_id] == [] and len(world.heard[running.request_id]) == heard
 
@@ -457,7 +457,7 @@ class Life(RuleBasedStateMachine):
     def abort(self, request_id) -> None:
         if request_id in self.world.scheduler.live_ids():
             self.aborted.add(request_id)
-        self.world.scheduler.abort(request_id)
+        self.world.scheduler.end(request_id)
 
     @rule(times=st.integers(1, 4))
     def step(self, times) -> None:

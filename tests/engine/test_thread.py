@@ -8,7 +8,7 @@ from jaxserve.engine.engine import Engine
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Family, Stats
-from jaxserve.engine.thread import Abort, Add, EngineThread
+from jaxserve.engine.thread import Add, End, EngineThread, _Stop
 from jaxserve.errors import EngineStopped
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason
@@ -75,7 +75,7 @@ def test_requests_run_to_their_ends(running):
 def test_an_aborted_request_says_nothing_more(running):
     thread, _, heard = running
     thread.submit(add(1, tokens=100))
-    thread.submit(Abort((1, 99)))
+    thread.submit(End((1, 99)))
     thread.submit(add(2))
     until_end(heard, 2)
     assert thread.engine.stats().finished["abort"] == 1
@@ -110,8 +110,9 @@ def test_a_dead_engine_answers_newcomers_at_once(running):
 
 def test_stopping_tells_who_is_left(running):
     thread, _, heard = running
+    deliver = thread._deliver
+    thread._deliver = lambda outputs: (deliver(outputs), thread.submit(_Stop()))  # before the next step
     thread.submit(add(1, tokens=200))
-    heard.get(timeout=WAIT_S)
-    thread.stop()
+    thread._thread.join(WAIT_S)
     assert isinstance(until_end(heard, 1).error, EngineStopped)
     assert not thread.is_alive
