@@ -82,7 +82,7 @@ install_project() {
   local began=$SECONDS
   rm -f "$VENV"/installed-*
   say "installing jaxserve$1 and what it depends on into $VENV (first time: some minutes)"
-  if ! "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input -e ".$1" 2>&1 |
+  if ! "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --retries 2 -e ".$1" 2>&1 |
     tee "$INSTALL_LOG" | show_last_line; then # the callers have set pipefail
     explain_failed_install
   fi

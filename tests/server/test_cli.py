@@ -153,13 +153,6 @@ def test_a_taken_port_is_noticed_before_anything_is_loaded(capsys: pytest.Captur
     assert f"port {port} is in use by another process" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_address_is_one_to_type() -> None:
-    from server.startup import address
-
-    assert address(ServerConfig()) == "http://localhost:8000"
-    assert address(ServerConfig(host="::1", root_path="/llm")) == "http://[::1]:8000/llm"
-
-
 def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ServerConfig] = []
     monkeypatch.setattr(cli, "_serve", lambda engine, server: seen.append(server) or 0)

@@ -1,0 +1,58 @@
+"""What a person sees while the server starts."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from server.config import ServerConfig
+from server.startup import Phases, address, amount, ready_table
+
+
+def lines(*reports: tuple[str, float, float], terminal: bool = False) -> list[str]:
+    shown = io.StringIO()
+    with Phases(Console(file=shown, force_terminal=terminal, width=100)) as phases:
+        for report in reports:
+            phases.report(*report)
+    return shown.getvalue().splitlines()
+
+
+def test_a_phase_is_one_line_when_it_is_over() -> None:
+    shown = lines(("load", 0, 2e6), ("load", 2e6, 2e6), ("compile prefill 16", 1, 2), ("compile 2 cached", 2, 2))
+    assert [line.split()[0] for line in shown] == ["load", "compile"]
+    assert shown[0].endswith(" s  2.0 MB")
+    assert shown[1].endswith(" s  2/2  2 cached")
+
+
+def test_a_terminal_keeps_every_phase_in_view() -> None:
+    shown = "\n".join(lines(("load", 0, 2e6), ("load", 2e6, 2e6), ("compile", 1, 2), terminal=True))
+    assert "load" in shown and "compile" in shown and "✓" in shown
+
+
+def test_a_start_that_fails_does_not_claim_that_its_phase_is_over() -> None:
+    shown = io.StringIO()
+    with pytest.raises(ValueError), Phases(Console(file=shown)) as phases:
+        phases.report("load", 0, 2e6)
+        raise ValueError
+    assert shown.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "text"), [(12e6, 138.4e6, "12.0 of 138.4 MB"), (2e6, 2e6, "2.0 MB"), (3, 14, "3/14"), (0, 0, "")]
+)
+def test_amounts_read_as_bytes_or_as_things(done: float, total: float, text: str) -> None:
+    assert amount(done, total) == text
+
+
+def test_the_table_says_where_to_go() -> None:
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(ready_table({"model": "[m]", "max_len": "1"}, "http://localhost:1", 2.5))
+    assert "Ready in 2.5 s" in shown.getvalue()
+    rows = [line.split() for line in shown.getvalue().splitlines()]
+    assert ["model", "[m]"] in rows and ["max", "len", "1"] in rows
+    assert "http://localhost:1/v1" in shown.getvalue()
+
+
+def test_the_address_is_one_to_type() -> None:
+    assert address(ServerConfig()) == "http://localhost:8000"
+    assert address(ServerConfig(host="::1", root_path="/llm")) == "http://[::1]:8000/llm"
