@@ -65,7 +65,8 @@ class Phases:
     ) -> None:
         if error is None:
             self._end_phase()
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
 
     def report(self, phase: str, done: float, total: float) -> None:
         """`done` of `total` is finished, in bytes or in things. May be called from any thread."""
