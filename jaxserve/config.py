@@ -3,7 +3,7 @@
 The command line is made from this dataclass: a field's name is the flag, its metadata the help.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from jaxserve.errors import BadConfig
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 DEFAULT_MODEL = "smollm2-135m-instruct"
+# Its file carries no generation config; these are the values its authors use in their model card.
+DEFAULT_MODEL_GENERATION = {"temperature": 0.2, "top_p": 0.9}
 
 
 def knob(default: Any, help: str) -> Any:
@@ -82,6 +84,3 @@ def cache_dir(name: str) -> Path:
 
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(root) / "jaxserve" / name
-
-
-__all__ = ["DEFAULT_MODEL", "GIB", "KIB", "MIB", "EngineConfig", "cache_dir", "knob", "replace"]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import Built, Progress, build, compiles
+from jaxserve.engine.build import Built, Progress, build
+from jaxserve.engine.compile import compiles
 from jaxserve.engine.request import Request
 from jaxserve.engine.stats import Family
 from jaxserve.engine.thread import Add, End, EngineThread, Reject
@@ -70,8 +71,7 @@ class Answer:
         """
         if output.request_id not in self.unfinished:
             return None, False
-        if output.finish_reason is FinishReason.ERROR:
-            self.unfinished.discard(output.request_id)
+        if output.finish_reason is FinishReason.ERROR:  # it stays unfinished: the engine may not know of its end
             raise output.error or GenerationFailed("The engine gave no reason.")
         stream = self._streams[output.request_id]
         delta = stream.push(output)

@@ -1,7 +1,7 @@
 """config → engine: the only file that knows every room below the doors."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 
 from jaxserve.attention import AttentionBackend, choose_backend
-from jaxserve.config import EngineConfig, replace
+from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose
-from jaxserve.engine.compile import CompileCounter, use_compilation_cache
+from jaxserve.engine.compile import compiles, use_compilation_cache
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
@@ -37,8 +37,6 @@ Device = Any  # jax.Device, which type checkers take for a variable
 # alone as in company, so its steps are short and running answers wait little; an accelerator wants full steps.
 MAX_NUM_SEQS = {"cpu": 32, "gpu": 256, "tpu": 128}
 MAX_NUM_BATCHED_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
-
-compiles = CompileCounter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
     runner.warm_up()
     hits = compiles.cache_hits - hits_before
     if progress:
-        progress("ready", 1, 1)
+        progress("warm-up", 1, 1)
     engine = _engine(config, runner, size)
     return Built(
         engine=engine,
@@ -101,7 +99,8 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
         spec=spec,
         path=path,
         model_config=checkpoint.config,
-        generation_config=checkpoint.generation_config,
+        generation_config=(DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {})
+        | checkpoint.generation_config,
         buckets=buckets,
         num_pages=size.num_pages,
         description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes, buckets)

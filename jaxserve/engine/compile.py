@@ -92,13 +92,17 @@ class CompileCounter:
                 self.seconds += duration_secs
 
 
+compiles = CompileCounter()
+
+
 def compile_all(lowerings: Mapping[Hashable, Callable[[], Any]], progress: Progress | None) -> dict[Hashable, Program]:
     """Runs every lowering and compiles it; the slowest kinds should come first. Keys are kept."""
+    hits_before = compiles.cache_hits
     programs: dict[Hashable, Program] = {}
     with ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1))) as pool:
         jobs = {pool.submit(lambda lower=lower: lower().compile()): key for key, lower in lowerings.items()}
         for done, job in enumerate(as_completed(jobs), start=1):
             programs[jobs[job]] = job.result()
             if progress:
-                progress("compile", done, len(jobs))
+                progress(f"compile {compiles.cache_hits - hits_before} cached", done, len(jobs))
     return programs

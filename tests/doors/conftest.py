@@ -1,5 +1,7 @@
 """The two doors on one tiny model each, opened once."""
 
+import time
+
 import pytest
 
 from jaxserve import LLM, AsyncLLM, EngineConfig
@@ -32,13 +34,19 @@ def async_llm(loaded_async_llm):
     assert loaded_async_llm.num_open == 0
 
 
-def idle(llm) -> bool:
-    """Waits, bounded by steps of the engine, until nobody holds a page."""
-    import time
-
+def until(holds) -> bool:
+    """Asks again until it holds; the engine's thread needs a moment for what it has been told."""
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+    while not (held := holds()) and time.monotonic() < deadline:
+        pass
+    return held
+
+
+def idle(llm) -> bool:
+    """Whether the engine comes to rest with nobody holding a page."""
+
+    def rests() -> bool:
         stats = llm.stats()
-        if not (stats.pages_active or stats.num_requests_running or stats.num_requests_waiting):
-            return True
-    return False
+        return not (stats.pages_active or stats.num_requests_running or stats.num_requests_waiting)
+
+    return until(rests)

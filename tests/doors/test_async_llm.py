@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from jaxserve import EngineStopped, FinishReason, Overloaded, SamplingParams
-from tests.doors.conftest import idle
+from tests.doors.conftest import idle, until
 
 LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 SHORT = SamplingParams(temperature=0, max_tokens=10)
@@ -70,7 +70,7 @@ async def test_a_full_queue_refuses_before_it_looks_at_the_prompt(async_llm):
     await asyncio.gather(*readers, return_exceptions=True)
     assert idle(async_llm)
     async_llm.admit()
-    assert async_llm.stats().rejected["max_num_queued_reqs"] >= 1
+    assert until(lambda: async_llm.stats().rejected["max_num_queued_reqs"] >= 1)
 
 
 async def test_text_is_rendered_and_encoded_beside_the_loop(async_llm):

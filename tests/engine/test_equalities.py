@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxserve.engine.build import compiles
+from jaxserve.engine.compile import compiles
 from jaxserve.engine.request import Request
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import SamplingParams
