@@ -106,7 +106,7 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
         description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes, buckets)
         | {
             "programs": f"{num_programs} compiled, {hits} of them from the cache"
-            + (f" in {directory}" if directory else ""),
+            + (f" in {_at_home(directory)}" if directory else ""),
         },
     )
 
@@ -256,6 +256,12 @@ def _describe(
 
 def _listed(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers))
+
+
+def _at_home(directory: Path) -> str:
+    """As people write it, and without telling who they are."""
+    home = Path.home()
+    return f"~/{directory.relative_to(home)}" if directory.is_relative_to(home) else str(directory)
 
 
 def _path(text: str | None) -> Path | None:
