@@ -4,13 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Progress
-from jaxserve.errors import EngineStopped
 from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.served import Answer, ServedModel
@@ -133,16 +131,6 @@ class AsyncLLM:
 
     def stats(self) -> StatsSnapshot:
         return self._model.stats()
-
-    async def drain(self, timeout_s: float) -> None:
-        """Waits for running requests to end; what is left after timeout_s is told that the server stops."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while self._mailboxes and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
-        error = EngineStopped("The server is shutting down; this request was not finished.")
-        stopped = TokenOutput(request_id=0, finish_reason=FinishReason.ERROR, error=error)
-        for request_id, mailbox in list(self._mailboxes.items()):
-            mailbox.put(replace(stopped, request_id=request_id))
 
     async def close(self) -> None:
         """Ends the engine and frees device memory."""

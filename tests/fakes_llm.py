@@ -127,9 +127,6 @@ class FakeLLM:
     def stats(self) -> StatsSnapshot:
         return self.snapshot
 
-    async def drain(self, timeout_s: float) -> None:
-        """Nothing runs beside `generate`."""
-
     async def close(self) -> None:
         self._note(lambda closed: setattr(self, "is_closed", closed), True)
 

@@ -3,10 +3,11 @@
 import asyncio
 import itertools
 
+import jax
 import pytest
 
-from jaxserve import EngineStopped, FinishReason, Overloaded, SamplingParams
-from tests.doors.conftest import idle, until
+from jaxserve import AsyncLLM, EngineConfig, EngineStopped, Overloaded, SamplingParams
+from tests.doors.conftest import SETTINGS, idle, until
 
 LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 SHORT = SamplingParams(temperature=0, max_tokens=10)
@@ -79,16 +80,16 @@ async def test_text_is_rendered_and_encoded_beside_the_loop(async_llm):
     assert await async_llm.encode("hi", add_special_tokens=False) == list(b"hi")
 
 
-async def test_draining_waits_for_what_is_short_and_tells_the_rest(async_llm):
-    short = asyncio.ensure_future(collect(async_llm, [1], SHORT))
-    await asyncio.sleep(0)
-    await async_llm.drain(30)
-    assert (await short)[-1].finish_reason is FinishReason.LENGTH
-    long = asyncio.ensure_future(
-        collect(async_llm, [2], SamplingParams(temperature=0, max_tokens=250, ignore_eos=True))
-    )
-    await asyncio.sleep(0)
-    await async_llm.drain(0)
+async def test_closing_tells_who_is_left_and_frees_the_device(tiny_path):
+    llm = AsyncLLM(EngineConfig(model=tiny_path, **SETTINGS))
+    reader = asyncio.ensure_future(collect(llm, [2], LONG))
+    async for _ in llm.generate([1], SHORT):
+        pass
+    runner = llm._model._built.engine.runner
+    await llm.close()
     with pytest.raises(EngineStopped):
-        await long
-    assert idle(async_llm)
+        await reader
+    assert not llm.is_healthy
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((runner._weights, runner._pages)))
+    with pytest.raises(EngineStopped):
+        llm.admit()
