@@ -2,10 +2,11 @@
 
 import queue
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
+from jaxserve.bars import Bars
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import Progress
 from jaxserve.outputs import Choice, Completion, FinishReason, StatsSnapshot, TextDelta, TokenOutput, Usage
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.served import Answer, ServedModel
@@ -20,13 +21,15 @@ class LLM:
     >>> with LLM() as llm:
     ...     print(llm.chat([{"role": "user", "content": "What is the capital of France?"}]).text)
 
-    model is what EngineConfig.model takes, and settings are its other fields. Raises StartupError.
+    model is what EngineConfig.model takes, and settings are its other fields; quiet shows no progress bars.
+    Raises StartupError.
     """
 
-    def __init__(self, model: str | None = None, *, progress: Progress | None = None, **settings: Any) -> None:
+    def __init__(self, model: str | None = None, *, quiet: bool = False, **settings: Any) -> None:
         config = EngineConfig(**settings) if model is None else EngineConfig(model=model, **settings)
         self._mail: dict[int, queue.SimpleQueue[TokenOutput]] = {}
-        self._model = ServedModel.load(config, self._deliver, progress)
+        with closing(Bars()) as bars:
+            self._model = ServedModel.load(config, self._deliver, None if quiet else bars)
 
     def __enter__(self) -> "LLM":
         return self

@@ -15,7 +15,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (
-    ("config", "errors", "sampling_params", "outputs"),
+    ("config", "errors", "sampling_params", "outputs", "bars"),
     ("parallel",),
     ("layers", "kvcache"),
     ("attention",),
