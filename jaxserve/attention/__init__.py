@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from jax import Array
 
 from jaxserve.attention.cpu import CpuAttention
+from jaxserve.attention.gpu import GpuAttention
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.attention.reference import ReferenceAttention
 from jaxserve.errors import BadConfig
@@ -41,24 +42,30 @@ class AttentionBackend(Protocol):
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
+        sinks: Array | None = None,
     ) -> Array:
         """softmax(scale * q.k) . v over what each query may see, [T, N, H] in the query's dtype.
 
         window     a query sees only its last `window` positions, its own included
         softcap    scores are cap * tanh(score / cap) before the softmax
+        sinks      [N], one more score per head, neither scaled nor capped: it takes weight and brings no value
         Scores and sums are float32. A query that sees nothing (padding) gets zeros. Slots beyond a row's
         length may hold anything, NaN included, and change nothing.
         """
         ...
 
 
-BACKENDS: dict[str, type[AttentionBackend]] = {"reference": ReferenceAttention, "cpu": CpuAttention}
+BACKENDS: dict[str, type[AttentionBackend]] = {
+    "reference": ReferenceAttention,
+    "cpu": CpuAttention,
+    "gpu": GpuAttention,
+}
 
 
 def choose_backend(name: str, platform: str) -> AttentionBackend:
     """The backend called `name`, or the best one for a JAX platform ("cpu", "gpu", "tpu") under "auto"."""
     if name == "auto":
-        name = "cpu" if platform == "cpu" else "reference"
+        name = platform if platform in ("cpu", "gpu") else "reference"
     if name not in BACKENDS:
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
     return BACKENDS[name]()

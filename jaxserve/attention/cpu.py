@@ -55,6 +55,7 @@ class CpuAttention:
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
+        sinks: Array | None = None,
     ) -> Array:
         rows, width = inputs.page_table_BW.shape
         _, kv_heads, head_dim, size = pages.key_PKHZ.shape
@@ -106,6 +107,12 @@ class CpuAttention:
             jnp.zeros(query_BKGCH.shape[:-1], jnp.float32),
             jnp.zeros(query_BKGCH.shape, jnp.float32),
         )
-        _, total_BKGC, sum_BKGCH = jax.lax.fori_loop(first, last, add_block, start)
+        top_BKGC, total_BKGC, sum_BKGCH = jax.lax.fori_loop(first, last, add_block, start)
+        if sinks is not None:  # one more score, without a value
+            sink_KG1 = sinks.astype(jnp.float32).reshape(kv_heads, -1, 1)
+            new_top_BKGC = jnp.maximum(top_BKGC, sink_KG1)
+            fade_BKGC = jnp.exp(top_BKGC - new_top_BKGC)
+            total_BKGC = total_BKGC * fade_BKGC + jnp.exp(sink_KG1 - new_top_BKGC)
+            sum_BKGCH *= fade_BKGC[..., None]
         out_BKGCH = sum_BKGCH / jnp.where(total_BKGC == 0, 1.0, total_BKGC)[..., None]
         return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(query_TNH.shape).astype(query_TNH.dtype)

@@ -45,6 +45,7 @@ class ReferenceAttention:
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
+        sinks: Array | None = None,
     ) -> Array:
         rows, width = inputs.page_table_BW.shape
         _, size, kv_heads, head_dim = pages.key_PZKH.shape
@@ -64,10 +65,14 @@ class ReferenceAttention:
         if softcap is not None:
             score_BKGCS = softcap * jnp.tanh(score_BKGCS / softcap)
         score_BKGCS = jnp.where(seen_BCS[:, None, None], score_BKGCS, MASKED)
-        weight_BKGCS = jnp.where(
-            seen_BCS[:, None, None], jnp.exp(score_BKGCS - score_BKGCS.max(-1, keepdims=True)), 0.0
-        )
+        top_BKGC = score_BKGCS.max(-1)
+        sink_KG1 = None if sinks is None else sinks.astype(jnp.float32).reshape(kv_heads, -1, 1)
+        if sink_KG1 is not None:
+            top_BKGC = jnp.maximum(top_BKGC, sink_KG1)
+        weight_BKGCS = jnp.where(seen_BCS[:, None, None], jnp.exp(score_BKGCS - top_BKGC[..., None]), 0.0)
         total_BKGC = weight_BKGCS.sum(-1)
+        if sink_KG1 is not None:
+            total_BKGC += jnp.exp(sink_KG1 - top_BKGC)
         value_BSKH = jnp.where(live_BS[:, :, None, None], value_BSKH, 0)
         out_BKGCH = jnp.einsum("BKGCS,BSKH->BKGCH", weight_BKGCS, value_BSKH.astype(jnp.float32))
         out_BKGCH /= jnp.where(total_BKGC == 0, 1.0, total_BKGC)[..., None]

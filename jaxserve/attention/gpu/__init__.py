@@ -1,0 +1,78 @@
+"""Attention for NVIDIA GPUs (Hopper): our own Pallas kernels, lowered through Triton.
+
+They lower for CUDA and hold the contract in interpret mode; on a GPU they are unmeasured, and so are the
+defaults in `Tuning`. Everything that Pallas might leave to a default is passed: without Triton's parameters a
+kernel would go to Mosaic GPU, and grid sizes are plain Python numbers (jax#40847: `num_programs` is cached
+across grids). Pallas is imported at the first use, because other platforms never need it.
+"""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxserve.attention.gpu.pages import GpuPages, Look, Tuning, block_tokens
+from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.errors import BadConfig
+
+# From jax 0.11 on, every lowering of a Triton kernel says that it will go one day. We know.
+warnings.filterwarnings("ignore", message="The Pallas Triton backend is deprecated", category=DeprecationWarning)
+
+
+class GpuAttention:
+    """interpret: run the kernels as plain XLA, slowly; None does so wherever no GPU is the default device."""
+
+    name = "gpu"
+
+    def __init__(self, interpret: bool | None = None, tuning: Tuning | None = None) -> None:
+        self.interpret = jax.default_backend() != "gpu" if interpret is None else interpret
+        self.tuning = tuning or Tuning()
+
+    def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> GpuPages:
+        """Zeros. 8-bit dtypes (int8, float8_e4m3fn) get a scale per token and head beside them."""
+        shape = (num_pages, page_size, kv_heads, head_dim)
+        narrow = jnp.dtype(dtype).itemsize == 1
+        if narrow and 2**31 < num_pages * page_size * kv_heads * head_dim <= 2**32:
+            # Pallas counts elements in 32 signed bits up to 4 GiB; only 8-bit planes can exceed them there.
+            raise BadConfig(f"{num_pages} pages of {page_size} 8-bit tokens make a plane of 2 to 4 GiB; take fewer.")
+        scales = [jnp.zeros(shape[:3], jnp.float32) for _ in range(2)] if narrow else [None, None]
+        return GpuPages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), *scales)
+
+    def write(self, pages: GpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> GpuPages:
+        from jaxserve.attention.gpu.write import write
+
+        return write(pages, key_TKH, value_TKH, slot_T, interpret=self.interpret)
+
+    def attend(
+        self,
+        query_TNH: Array,
+        pages: GpuPages,
+        inputs: AttentionInputs,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: Array | None = None,
+    ) -> Array:
+        """As the protocol says: one query per row goes to the split kernel, more to the tiled one."""
+        from jaxserve.attention.gpu.decode import decode
+        from jaxserve.attention.gpu.prefill import prefill
+
+        rows = inputs.page_table_BW.shape[0]
+        _, page_size, kv_heads, head_dim = pages.key_PZKH.shape
+        columns, group = query_TNH.shape[0] // rows, query_TNH.shape[1] // kv_heads
+        block = block_tokens(head_dim, pages.key_PZKH.dtype.itemsize, self.tuning)
+        look = Look(group, head_dim, page_size, block, scale, window, softcap)
+        kernel, columns_shape = (decode, ()) if columns == 1 else (prefill, (columns,))
+        out = kernel(
+            query_TNH.reshape(rows, *columns_shape, kv_heads, group, head_dim),
+            pages,
+            inputs,
+            None if sinks is None else sinks.reshape(kv_heads, group),
+            look=look,
+            tuning=self.tuning,
+            interpret=self.interpret,
+        )
+        return out.reshape(query_TNH.shape)

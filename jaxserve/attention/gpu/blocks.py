@@ -1,0 +1,117 @@
+"""The turn of the loop that both kernels share: a block of keys and values through the page table, softmax kept.
+
+Scores are kept in units of log 2, because the hardware knows exp2. Masked slots are never fetched: their keys
+and values are zero and their weights exact zeros, whatever the pages hold there.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.pallas import triton as plt
+
+from jaxserve.attention.gpu.pages import GpuPages, Look
+
+LOG2E = math.log2(math.e)
+MASKED = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
+
+Softmax = tuple[Array, Array, Array]  # top_M, total_M, sum_MH: running maximum, sum of weights, weighted values
+
+
+def fetch(ref: Any, index: tuple[Any, ...], mask: Array) -> Array:
+    """ref[index], zero where the mask is off; what is masked is not read."""
+    return plt.load(ref.at[index], mask=mask, other=0.0 if jnp.issubdtype(ref.dtype, jnp.floating) else 0)
+
+
+def keep(ref: Any, index: tuple[Any, ...], value: Array, mask: Array) -> None:
+    """ref[index] = value where the mask is on."""
+    plt.store(ref.at[index], value.astype(ref.dtype), mask=mask)
+
+
+def indices(size: int) -> Array:
+    return jax.lax.iota(jnp.int32, size)
+
+
+def nothing_yet(rows: int, lanes: int) -> Softmax:
+    return (
+        jnp.full((rows,), MASKED, jnp.float32),
+        jnp.zeros((rows,), jnp.float32),
+        jnp.zeros((rows, lanes), jnp.float32),
+    )
+
+
+def add_block(
+    block: Array,
+    carry: Softmax,
+    *,
+    look: Look,
+    query_MH: Array,
+    position_M: Array,
+    limit: Array,
+    pages: GpuPages,
+    table_ref: Any,
+    row: Array,
+    head: Array,
+) -> Softmax:
+    """The keys at block * X to block * X + X - 1 of one row and key head, seen by M queries.
+
+    position_M  int32, where each query stands; it sees keys up to there, and `window` of them
+    limit       int32 scalar, positions from here on are dead and not fetched
+    pages       refs, and table_ref [B, W]
+    """
+    top_M, total_M, sum_MH = carry
+    key_position_X = block * look.block_tokens + indices(look.block_tokens)
+    live_X = key_position_X < limit
+    page_X = fetch(table_ref, (row, jax.lax.div(key_position_X, look.page_size)), live_X)
+    offset_X = jax.lax.rem(key_position_X, look.page_size)
+    lane_H = indices(look.lanes)
+    at = (page_X[:, None], offset_X[:, None], head, lane_H[None, :])
+    mask_XH = live_X[:, None] & (lane_H < look.head_dim)[None, :]
+
+    key_XH = fetch(pages.key_PZKH, at, mask_XH).astype(query_MH.dtype)
+    score_MX = dot(query_MH, key_XH, transposed=True)
+    if pages.key_scale_PZK is not None:
+        score_MX *= fetch(pages.key_scale_PZK, (page_X, offset_X, head), live_X)[None, :]
+    if look.softcap is None:
+        score_MX *= look.scale * LOG2E
+    else:
+        score_MX = look.softcap * LOG2E * jnp.tanh(score_MX * (look.scale / look.softcap))
+
+    seen_MX = live_X[None, :] & (key_position_X[None, :] <= position_M[:, None])
+    if look.window is not None:
+        seen_MX &= key_position_X[None, :] > position_M[:, None] - look.window
+    score_MX = jnp.where(seen_MX, score_MX, MASKED)
+    new_top_M = jnp.maximum(top_M, jnp.max(score_MX, axis=1))
+    weight_MX = jnp.where(seen_MX, jnp.exp2(score_MX - new_top_M[:, None]), 0.0)
+    fade_M = jnp.exp2(top_M - new_top_M)
+    total_M = total_M * fade_M + jnp.sum(weight_MX, axis=1)
+
+    value_XH = fetch(pages.value_PZKH, at, mask_XH).astype(query_MH.dtype)
+    if pages.value_scale_PZK is not None:
+        weight_MX *= fetch(pages.value_scale_PZK, (page_X, offset_X, head), live_X)[None, :]
+    sum_MH = sum_MH * fade_M[:, None] + dot(weight_MX.astype(query_MH.dtype), value_XH)
+    return new_top_M, total_M, sum_MH
+
+
+def finish(carry: Softmax, sink_M: Array | None) -> Array:
+    """The weighted mean, float32 [M, H]. A sink is one more score that takes weight and brings no value."""
+    top_M, total_M, sum_MH = carry
+    if sink_M is not None:
+        new_top_M = jnp.maximum(top_M, sink_M * LOG2E)
+        fade_M = jnp.exp2(top_M - new_top_M)
+        total_M = total_M * fade_M + jnp.exp2(sink_M * LOG2E - new_top_M)
+        sum_MH *= fade_M[:, None]
+    return sum_MH / jnp.where(total_M == 0, 1.0, total_M)[:, None]
+
+
+def dot(left: Array, right: Array, *, transposed: bool = False) -> Array:
+    """left @ right (or right.T), summed in float32; float32 operands are not rounded to TF32."""
+    return jax.lax.dot_general(
+        left,
+        right,
+        (((1,), (1 if transposed else 0,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )

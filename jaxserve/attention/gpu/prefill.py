@@ -1,0 +1,102 @@
+"""Many queries per row: tiles of queries walk the row's pages from their window's start to their causal limit.
+
+A tile's rows are pairs of a query and one of the heads that share a key head, so that every key tile serves
+them all. Nothing tells padding from real queries but their positions: what lies beyond the row's length sees
+the row's live keys, costs little and is read by nobody.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+
+from jaxserve.attention.gpu.blocks import add_block, fetch, finish, indices, keep, nothing_yet
+from jaxserve.attention.gpu.pages import MIN_DOT, GpuPages, Look, Tuning, power_of_two
+from jaxserve.attention.inputs import AttentionInputs
+
+WIDE = 128  # beyond this head dimension a tile has half the rows: 128 rows of 256 sums spill from the registers
+
+
+def prefill(
+    query_BCKGH: Array,
+    pages: GpuPages,
+    inputs: AttentionInputs,
+    sinks_KG: Array | None,
+    *,
+    look: Look,
+    tuning: Tuning,
+    interpret: bool,
+) -> Array:
+    """[B, C, K, G, H] in the query's dtype."""
+    rows, columns, kv_heads, group, _ = query_BCKGH.shape
+    wanted = tuning.tile_rows if look.lanes <= WIDE else tuning.tile_rows // 2
+    tile_rows = max(MIN_DOT, power_of_two(group), min(wanted, power_of_two(columns * group)))
+    tile_columns = tile_rows // group
+    tiles = -(-columns // tile_columns)
+    return pl.pallas_call(
+        functools.partial(_take_tile, look=look, tile_rows=tile_rows, tiles=tiles, columns=columns),
+        grid=(kv_heads, rows, tiles),
+        out_shape=jax.ShapeDtypeStruct(query_BCKGH.shape, query_BCKGH.dtype),
+        compiler_params=plt.CompilerParams(num_warps=tuning.prefill_warps, num_stages=tuning.prefill_stages),
+        interpret=interpret,
+        name="paged_prefill",
+    )(
+        query_BCKGH,
+        pages,
+        inputs.page_table_BW,
+        inputs.length_B,
+        inputs.position_T.reshape(rows, columns),
+        sinks_KG,
+    )
+
+
+def _take_tile(
+    query_ref: Any,
+    pages: GpuPages,
+    table_ref: Any,
+    length_ref: Any,
+    position_ref: Any,
+    sinks_ref: Any,
+    out_ref: Any,
+    *,
+    look: Look,
+    tile_rows: int,
+    tiles: int,
+    columns: int,
+) -> None:
+    # The last tiles have the most to read; they go first, so that the end of the grid is made of short ones.
+    head, row, tile = pl.program_id(0), pl.program_id(1), tiles - 1 - pl.program_id(2)
+    tile_columns = tile_rows // look.group
+    index_M, lane_H = indices(tile_rows), indices(look.lanes)
+    column_M = tile * tile_columns + jax.lax.div(index_M, look.group)
+    member_M = jax.lax.rem(index_M, look.group)
+    mask_M = (index_M < tile_columns * look.group) & (column_M < columns)
+    mask_MH = mask_M[:, None] & (lane_H < look.head_dim)[None, :]
+    at = (row, column_M[:, None], head, member_M[:, None], lane_H[None, :])
+
+    position_M = jnp.where(mask_M, fetch(position_ref, (row, column_M), mask_M), -1)
+    limit = jnp.minimum(length_ref[row], jnp.max(position_M) + 1)
+    low = jnp.int32(0)
+    if look.window is not None:
+        nearest = jnp.min(jnp.where(mask_M, position_M, jnp.int32(2**30)))
+        low = jnp.maximum(0, nearest - look.window + 1)
+    add = functools.partial(
+        add_block,
+        look=look,
+        query_MH=fetch(query_ref, at, mask_MH),
+        position_M=position_M,
+        limit=limit,
+        pages=pages,
+        table_ref=table_ref,
+        row=row,
+        head=head,
+    )
+    begin = jax.lax.div(low, look.block_tokens)
+    end = jax.lax.div(jnp.maximum(limit, 0) + look.block_tokens - 1, look.block_tokens)
+    carry = jax.lax.fori_loop(begin, end, add, nothing_yet(tile_rows, look.lanes))
+    sink_M = None if sinks_ref is None else fetch(sinks_ref, (head, member_M), mask_M).astype(jnp.float32)
+    keep(out_ref, at, finish(carry, sink_M), mask_MH)
