@@ -15,6 +15,7 @@ from jaxserve.attention.gpu import GpuAttention, Tuning
 from jaxserve.errors import BadConfig
 
 PAGE, WIDTH, ROWS = 16, 20, 4
+POOL, MOST = 41, 520  # pages there are, the null page included; tokens in one write
 SMALL = Tuning(split_tokens=64, block_bytes=2048, tile_rows=32)  # several splits, blocks and tiles in short rows
 HOW = ("scale", "window", "softcap")
 
@@ -37,13 +38,16 @@ def dense(query_CNH, key_SKH, value_SKH, start, *, scale, window=None, softcap=N
 
 
 class Backend:
-    """A backend and its two functions, compiled once per shape for all tests."""
+    """A backend and its two functions, compiled once per shape for all tests, in a hurry: the cases are small.
 
-    def __init__(self, name):
-        self.plain = GpuAttention(interpret=True, tuning=SMALL) if name == "gpu" else choose_backend(name, "cpu")
-        self.make_pages = self.plain.make_pages
-        self.write = jax.jit(self.plain.write)
-        self.attend = jax.jit(self.plain.attend, static_argnames=HOW)
+    Kernels are interpreted on a CPU and compiled where their device is.
+    """
+
+    def __init__(self, plain):
+        hurry = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        self.make_pages = plain.make_pages
+        self.write = jax.jit(plain.write, compiler_options=hurry)
+        self.attend = jax.jit(plain.attend, static_argnames=HOW, compiler_options=hurry)
 
 
 class Case:
@@ -59,12 +63,12 @@ class Case:
         self.query = normal(ROWS, columns, heads, head_dim)
         self.keys = [normal(n, kv_heads, head_dim) for n in self.lengths]
         self.values = [normal(n, kv_heads, head_dim) for n in self.lengths]
-        order = iter(rng.permutation(np.arange(1, ROWS * WIDTH + 1)))
-        self.table = np.full((ROWS, WIDTH), ROWS * WIDTH, np.int32)  # beyond the length: another row's page
+        order = iter(rng.permutation(np.arange(1, POOL)))
+        self.table = np.full((ROWS, WIDTH), POOL - 1, np.int32)  # beyond the length: another row's page
         for row, length in enumerate(self.lengths):
             count = -(-length // PAGE)
             self.table[row, :count] = [next(order) for _ in range(count)]
-        pages = backend.make_pages(ROWS * WIDTH + 1, PAGE, kv_heads, head_dim, dtype)
+        pages = backend.make_pages(POOL, PAGE, kv_heads, head_dim, dtype)
         self.pages = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), pages)
 
     def slots(self, row, positions):
@@ -82,22 +86,20 @@ class Case:
         return AttentionInputs(position.ravel(), slot.ravel(), self.table, np.array(self.lengths, np.int32))
 
     def write(self, backend):
-        """The past of all rows, padded with NaN into page 0 to one shape; then this step's keys and values."""
+        """The past of all rows, then this step's keys and values; both padded to one shape with NaN into page 0."""
         past = [max(0, length - self.columns) for length in self.lengths]
-        blank = np.full((ROWS * WIDTH * PAGE // 2 - sum(past), *self.keys[0].shape[1:]), np.nan, self.dtype)
-        key = np.concatenate([*(k[:n] for k, n in zip(self.keys, past, strict=True)), blank])
-        value = np.concatenate([*(v[:n] for v, n in zip(self.values, past, strict=True)), blank])
-        slot = np.zeros(len(key), np.int32)
-        slot[: sum(past)] = np.concatenate([self.slots(row, np.arange(n)) for row, n in enumerate(past)])
-        pages = backend.write(self.pages, key, value, slot)
-        return backend.write(pages, self._new(self.keys), self._new(self.values), self.inputs().slot_T)
+        pages = self._write(backend, self.pages, [range(n) for n in past])
+        return self._write(backend, pages, [range(n, len(k)) for n, k in zip(past, self.keys, strict=True)])
 
-    def _new(self, rows):
-        padded = [np.full((self.columns, *rows[0].shape[1:]), np.nan, self.dtype) for _ in rows]
-        for row, tokens in zip(padded, rows, strict=True):
-            count = min(self.columns, len(tokens))
-            row[self.columns - count :] = tokens[len(tokens) - count :]
-        return np.concatenate(padded)
+    def _write(self, backend, pages, taken):
+        def padded(rows):
+            real = np.concatenate([row[list(at)] for row, at in zip(rows, taken, strict=True)])
+            return np.concatenate([real, np.full((MOST - len(real), *real.shape[1:]), np.nan, self.dtype)])
+
+        slot = np.zeros(MOST, np.int32)
+        real = np.concatenate([self.slots(row, np.array(at, int)) for row, at in enumerate(taken)])
+        slot[: len(real)] = real
+        return backend.write(pages, padded(self.keys), padded(self.values), slot)
 
     def run(self, backend, **how):
         """[rows, columns, N, H]."""
@@ -118,7 +120,14 @@ class Case:
 
 @functools.cache
 def backend_of(name):
-    return Backend(name)
+    return Backend(GpuAttention(tuning=SMALL) if name == "gpu" else BACKENDS[name]())
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    """Accelerators would round the operands of float32 products."""
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 @pytest.fixture(params=sorted(BACKENDS))
@@ -140,8 +149,7 @@ def test_a_chunk_may_be_longer_than_a_tile_of_queries(backend):
     Case(backend, [300, 64, 40], columns=64).check(backend, scale=0.3)
 
 
-@pytest.mark.parametrize("columns", [1, 8])
-@pytest.mark.parametrize("window", [1, 70])
+@pytest.mark.parametrize(("window", "columns"), [(70, 1), (1, 8)])
 def test_a_window_hides_what_is_further_back(backend, window, columns):
     Case(backend, [300, 71, 5], columns).check(backend, scale=0.3, window=window)
 
@@ -155,7 +163,7 @@ def test_a_soft_cap_bends_the_scores_and_a_sink_takes_weight(backend, columns):
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim", "columns"),
-    [(16, 1, 64, 1), (6, 2, 80, 1), (3, 3, 96, 1), (8, 2, 128, 1), (5, 1, 192, 1), (2, 2, 256, 1), (6, 2, 80, 8)],
+    [(16, 1, 64, 1), (6, 2, 80, 1), (3, 3, 96, 8), (8, 2, 128, 1), (5, 1, 192, 8), (2, 2, 256, 1)],
 )
 def test_any_grouping_of_heads_and_any_size(backend, heads, kv_heads, head_dim, columns):
     case = Case(backend, [70, 3], columns, heads=heads, kv_heads=kv_heads, head_dim=head_dim)

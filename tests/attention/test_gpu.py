@@ -1,0 +1,124 @@
+"""What is particular to the GPU kernels: they lower for CUDA without a GPU, write in place, and know 8-bit pages."""
+
+import contextlib
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.attention.gpu import GpuAttention, Tuning
+from jaxserve.attention.gpu.pages import block_tokens
+from jaxserve.errors import BadConfig
+from tests.attention.test_backends import SMALL, Backend, Case, backend_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+KERNEL = "__gpu$xla.gpu.triton"
+POOL = "tensor<999x16x2x"  # the planes of a pool as StableHLO writes them
+
+
+def hopper():
+    """Newer versions of JAX want to know which GPU they lower for."""
+    if jax.__version_info__ < (0, 11):
+        return contextlib.nullcontext()
+    device = jax.sharding.AbstractDevice("NVIDIA H200", 132, "gpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device))
+
+
+def lowered(columns, heads, head_dim, *, dtype=jnp.bfloat16, pages_dtype=None, sinks=False, width=64, **how):
+    """StableHLO for CUDA of one layer's write and attention: two rows, two key heads, donated pages."""
+    backend, kv_heads = GpuAttention(interpret=False), 2
+    pages = jax.eval_shape(lambda: backend.make_pages(999, 16, kv_heads, head_dim, pages_dtype or dtype))
+
+    def shape(*sizes, dtype=dtype):
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    def layer(query, key, value, pages, inputs, sinks):
+        pages = backend.write(pages, key, value, inputs.slot_T)
+        return backend.attend(query, pages, inputs, scale=0.1, sinks=sinks, **how), pages
+
+    tokens = 2 * columns
+    new = shape(tokens, kv_heads, head_dim)
+    ints = [shape(*sizes, dtype=jnp.int32) for sizes in ((tokens,), (tokens,), (2, width), (2,))]
+    step = jax.jit(layer, donate_argnames="pages")
+    checks = [jax.export.DisabledSafetyCheck.custom_call(KERNEL)]
+    with hopper():
+        return jax.export.export(step, platforms=["cuda"], disabled_checks=checks)(
+            shape(tokens, heads, head_dim), new, new, pages, AttentionInputs(*ints), shape(heads) if sinks else None
+        ).mlir_module()
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 192, 256])
+@pytest.mark.parametrize(("columns", "kernels"), [(1, 3), (256, 2)])
+def test_the_kernels_lower_for_cuda_without_a_gpu(head_dim, columns, kernels):
+    """write, split and combine; or write and tile."""
+    text = lowered(columns, 8, head_dim, window=100, softcap=5.0, sinks=True)
+    assert text.count(KERNEL) == kernels
+
+
+@pytest.mark.parametrize("columns", [1, 64])
+@pytest.mark.parametrize("pages_dtype", [jnp.float32, jnp.int8, jnp.float8_e4m3fn])
+def test_other_page_dtypes_lower_too(columns, pages_dtype):
+    dtype = jnp.float32 if pages_dtype == jnp.float32 else jnp.bfloat16
+    assert KERNEL in lowered(columns, 32, 64, dtype=dtype, pages_dtype=pages_dtype)
+
+
+def test_a_short_table_needs_no_second_kernel():
+    assert lowered(1, 8, 64, width=16).count(KERNEL) == 2  # the write, and one split that is the whole
+
+
+@pytest.mark.parametrize(("pages_dtype", "planes"), [(jnp.bfloat16, 2), (jnp.int8, 4)])
+def test_a_step_makes_nothing_as_large_as_its_pages(pages_dtype, planes):
+    """The write aliases every plane, donated planes come back as outputs, and no operation between has their size."""
+    text = lowered(1, 8, 64, pages_dtype=pages_dtype)
+    assert text.count("tf.aliasing_output") == planes
+    assert text.count("output_operand_alias<") == planes
+    makers = [line.split("=")[1].split()[0] for line in text.splitlines() if f"-> {POOL}" in line and " = " in line]
+    assert set(makers) <= {"stablehlo.reshape", "call"}
+    rows = [line for line in text.splitlines() if "-> tensor<15984x" in line or "(tensor<15984x" in line]
+    assert rows and all("stablehlo.reshape" in line or KERNEL in line for line in rows)
+
+
+@pytest.mark.parametrize(("columns", "dtype"), [(1, jnp.int8), (8, jnp.float8_e4m3fn)])
+def test_8_bit_pages_carry_their_scales(columns, dtype):
+    class Narrow(GpuAttention):
+        def make_pages(self, *sizes):
+            return super().make_pages(*sizes[:-1], dtype)
+
+    case = Case(narrow := Backend(Narrow(tuning=SMALL)), [200, 3, 65], columns)
+    assert case.pages.key_scale_PZK.shape == case.pages.key_PZKH.shape[:3]
+    case.pages = jax.tree.map(jnp.zeros_like, case.pages)  # an integer has no NaN
+    case.check(narrow, scale=0.3, atol=0.03 if dtype == jnp.int8 else 0.1)
+
+
+@pytest.mark.parametrize("columns", [1, 8])
+def test_the_default_tuning_answers_the_same(columns):
+    Case(default := Backend(GpuAttention()), [300, 71, 5], columns).check(default, scale=0.3)
+
+
+def test_neither_neighbours_nor_the_width_of_the_table_change_a_bit():
+    backend = backend_of("gpu")
+    case = Case(backend, [37, 300, 5], columns=1)
+    pages, inputs = case.write(backend), case.inputs()
+    together = backend.attend(case.query[:, 0], pages, inputs, scale=0.3)
+    one = AttentionInputs(
+        *(leaf[:1] for leaf in (inputs.position_T, inputs.slot_T)), case.table[:1, :8], np.array([37])
+    )
+    alone = backend.attend(case.query[:1, 0], pages, one, scale=0.3)
+    assert np.array_equal(alone[0], together[0])
+
+
+def test_tiles_are_whole_and_of_one_size_in_bytes():
+    sizes = [block_tokens(head_dim, 2, Tuning()) for head_dim in (64, 80, 128, 192, 256)]
+    assert sizes == [128, 64, 64, 32, 32]
+
+
+def test_planes_that_pallas_would_misaddress_are_refused():
+    with pytest.raises(BadConfig, match="8-bit"):
+        jax.eval_shape(lambda: GpuAttention(interpret=True).make_pages(2**18, 16, 8, 128, jnp.int8))
+
+
+def test_the_interpreter_is_chosen_where_no_gpu_is():
+    assert choose_backend("gpu", "cpu").interpret == (jax.default_backend() != "gpu")
