@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class FinishReason(StrEnum):
@@ -25,9 +26,10 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOutput:
+class TokenOutput(NamedTuple):
     """One request's news after one step, in token ids. The engine knows nothing else.
+
+    One is made for every row of every step, and a frozen dataclass takes six times as long to make: 2.2 µs.
 
     token_ids            new since the last output; the ending token is included
     logprobs             one entry per new token, when asked for

@@ -7,6 +7,7 @@ import numpy as np
 from jaxserve.kvcache.prefix import KeyChain
 from jaxserve.outputs import FinishReason, TokenLogprobs
 from jaxserve.sampling.rows import pack
+from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
 
 
@@ -96,6 +97,14 @@ class Progress:
     def holds_back_stops(self) -> bool:
         """Whether the next token may not be an end token, because min_tokens is not reached."""
         return self.num_outputs < self.request.params.min_tokens and bool(self.request.held_back_ids)
+
+    @property
+    def mode(self) -> SampleMode:
+        """The cheapest sampler that can serve this request's next token."""
+        params = self.request.params
+        if params.logprobs is not None or self.holds_back_stops:
+            return SampleMode.FULL
+        return SampleMode.GREEDY if params.is_greedy else SampleMode.DRAW
 
     def finish_reason(self) -> tuple[FinishReason, int | None] | None:
         """Looks at the newest token, in the contract's order: EOS, stop ids, length."""

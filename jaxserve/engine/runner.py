@@ -104,10 +104,14 @@ class Runner:
 
     def fetch(self, ticket: Ticket) -> StepResult:
         """Waits for a step's numbers."""
+        decode, chunks, scores = jax.device_get(ticket_arrays(ticket))  # the only place that reads the device
         return StepResult(
-            decode=_drawn(*ticket.decode) if ticket.decode else None,
-            chunks=tuple(_drawn(*chunk) for chunk in ticket.chunks),
-            scores=tuple(_scored(*score) if score else None for score in ticket.scores),
+            decode=_drawn(decode, ticket.decode[1]) if ticket.decode else None,
+            chunks=tuple(_drawn(drawn, n) for drawn, (_, n) in zip(chunks, ticket.chunks, strict=True)),
+            scores=tuple(
+                _scored(arrays, score[1]) if score else None
+                for arrays, score in zip(scores, ticket.scores, strict=True)
+            ),
         )
 
     def close(self) -> None:
@@ -184,28 +188,25 @@ class Runner:
 
 
 def ticket_arrays(ticket: Ticket) -> Any:
-    """Every device array of a ticket."""
+    """Every device array of a ticket: (decode, one entry a chunk, one entry or None a chunk)."""
     return (
         ticket.decode[0] if ticket.decode else None,
         [drawn for drawn, _ in ticket.chunks],
-        [scored[0] for scored in ticket.scores if scored],
+        [scored[0] if scored else None for scored in ticket.scores],
     )
 
 
-def _drawn(sampled: Sampled, n: int) -> DrawnRows:
-    def home(array: Array | None) -> np.ndarray | None:
-        return None if array is None else np.asarray(array)[:n]
-
+def _drawn(home: Any, n: int) -> DrawnRows:
+    """home: a Sampled of numpy arrays."""
     return DrawnRows(
-        token_B=np.asarray(sampled.token_B)[:n],
-        logprob_B=home(sampled.logprob_B),
-        rank_B=home(sampled.rank_B),
-        top_id_BK=home(sampled.top_id_BK),
-        top_logprob_BK=home(sampled.top_logprob_BK),
+        token_B=home.token_B[:n],
+        logprob_B=None if home.logprob_B is None else home.logprob_B[:n],
+        rank_B=None if home.rank_B is None else home.rank_B[:n],
+        top_id_BK=None if home.top_id_BK is None else home.top_id_BK[:n],
+        top_logprob_BK=None if home.top_logprob_BK is None else home.top_logprob_BK[:n],
     )
 
 
-def _scored(arrays: tuple[Array, ...], next_ids: np.ndarray) -> DrawnRows:
-    n = len(next_ids)
-    logprob, rank, top_id, top_logprob = (np.asarray(array)[:n] for array in arrays)
+def _scored(home: tuple[np.ndarray, ...], next_ids: np.ndarray) -> DrawnRows:
+    logprob, rank, top_id, top_logprob = (array[: len(next_ids)] for array in home)
     return DrawnRows(next_ids, logprob, rank, top_id, top_logprob)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxserve.engine.decoding import Standing
 from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepPlan, StepResult
 from jaxserve.engine.request import Progress, Request
 from jaxserve.engine.stats import Family, Stats, Timeline
@@ -54,6 +55,7 @@ class Scheduler:
         self._waiting: deque[Progress] = deque()
         self._running: list[Progress] = []  # in order of arrival
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
+        self._standing: Standing | None = None
         self._computing: dict[bytes, int] = {}  # page keys that a running prefill is about to know
         # One line per row, so that a whole batch is one fancy index instead of a loop over requests.
         self._table_RW = np.zeros((max_num_seqs, max_pages_per_row), np.int32)
@@ -113,13 +115,7 @@ class Scheduler:
         now = self._clock()
         outputs: list[TokenOutput] = []
         if plan.decode is not None and result.decode is not None:
-            rows = zip(plan.decode.request_ids, plan.decode.epochs, plan.decode.position_B.tolist(), strict=True)
-            for at, (request_id, epoch, position) in enumerate(rows):
-                progress = self._live.get(request_id)
-                if progress is not None:
-                    if progress.epoch == epoch and result.decode.token_B[at] >= 0:
-                        self._register(progress, position + 1)
-                    self._apply_token(progress, result.decode, at, now, outputs)
+            self._apply_decode(plan.decode, result.decode, now, outputs)
         for chunk, drawn, scores in zip(plan.chunks, result.chunks, result.scores, strict=True):
             progress = self._live.get(chunk.request_id)
             if progress is not None:
@@ -143,30 +139,39 @@ class Scheduler:
     # Decoding
 
     def _plan_decode(self) -> DecodeBatch | None:
-        batch: list[Progress] = []
+        standing = self._standing
+        if standing is None or not self._goes_on(standing):
+            standing = self._standing = self._gather()
+        if standing is None:
+            return None
+        decode = standing.step()
+        if standing.held_back:  # until when is counted in tokens, so look again next time
+            self._standing = None
+        return decode
+
+    def _gather(self) -> Standing | None:
+        """All rows that decode, looked at one by one."""
+        members: list[Progress] = []
         for progress in tuple(self._running):
             decodes = progress.row is not None and progress.is_prefilled and progress.wants_more
             if decodes and self._make_room(progress):
-                batch.append(progress)
-        if not batch:
+                members.append(progress)
+        if not members:
             return None
-        row_B = np.array([progress.row for progress in batch], np.int32)
-        decode = DecodeBatch(
-            request_ids=tuple(progress.request.request_id for progress in batch),
-            epochs=tuple(progress.epoch for progress in batch),
-            row_B=row_B,
-            position_B=np.array([progress.num_computed for progress in batch], np.int32),
-            page_table_BW=self._table_RW[row_B],
-            sampling_BS=self._sampling_RS[row_B],
-            mode=max(_mode(progress) for progress in batch),
-            held_back=tuple(
-                (at, progress.request.held_back_ids) for at, progress in enumerate(batch) if progress.holds_back_stops
-            ),
-        )
-        for progress in batch:
-            progress.num_computed += 1
-            progress.num_promised += 1
-        return decode
+        return Standing.of(members, self._page_size, self._table_RW, self._sampling_RS)
+
+    def _goes_on(self, standing: Standing) -> bool:
+        """Whether the same rows decode again; sees to a page for those that need one."""
+        if (standing.position_B >= standing.end_B).any():
+            return False
+        needy = np.flatnonzero(standing.position_B >= standing.room_B)
+        for at in needy.tolist():
+            if not self._make_room(standing.members[at]) or self._standing is None:
+                return False  # somebody was preempted
+        if len(needy):
+            standing.room_B[needy] += self._page_size
+            standing.page_table_BW = self._table_RW.take(standing.row_B, axis=0)
+        return True
 
     def _make_room(self, progress: Progress) -> bool:
         """Sees to a page for the newest token, at the cost of the youngest running request if need be.
@@ -272,6 +277,8 @@ class Scheduler:
         if end == start:
             return 0
         progress.is_prefilled = end == len(progress.tokens)
+        if progress.is_prefilled:
+            self._standing = None
         draws = progress.is_prefilled and progress.wants_more
         scores = progress.prompt_scores is not None
         row = progress.row
@@ -285,7 +292,7 @@ class Scheduler:
                 token_ids=np.array(progress.tokens[start:end], np.int32),
                 page_table_W=self._table_RW[row].copy(),
                 sampling_S=progress.sampling_S,
-                mode=_mode(progress) if draws else SampleMode.GREEDY,
+                mode=progress.mode if draws else SampleMode.GREEDY,
                 is_last=draws,
                 held_back_ids=request.held_back_ids if draws and progress.holds_back_stops else (),
                 next_ids=np.array(request.prompt_ids[start + 1 : end + 1], np.int32) if scores else None,
@@ -296,6 +303,22 @@ class Scheduler:
         return end - start
 
     # Results
+
+    def _apply_decode(self, decode: DecodeBatch, drawn: DrawnRows, now: float, outputs: list[TokenOutput]) -> None:
+        tokens: list[int] = drawn.token_B.tolist()
+        found = [self._live.get(request_id) for request_id in decode.request_ids]
+        timelines = self._timelines
+        self.stats.on_decode(
+            [timelines[one.request.request_id] for one, token in zip(found, tokens, strict=True) if one and token >= 0],
+            now,
+        )
+        ends = ((decode.position_B + 1) % self._page_size == 0).tolist()
+        for at, (progress, token, fills_page) in enumerate(zip(found, tokens, ends, strict=True)):
+            if progress is None:
+                continue
+            if fills_page and token >= 0 and progress.epoch == decode.epochs[at]:
+                self._register(progress, int(decode.position_B[at]) + 1)
+            self._apply_token(progress, token, drawn, at, outputs)
 
     def _apply_chunk(
         self,
@@ -313,22 +336,22 @@ class Scheduler:
         if drawn.token_B[0] >= 0 and progress.epoch == chunk.epoch:
             self._register(progress, chunk.end)
         if chunk.is_last:
-            self._apply_token(progress, drawn, 0, now, outputs)
+            if drawn.token_B[0] >= 0:
+                self.stats.on_tokens(self._timelines[progress.request.request_id], now)
+            self._apply_token(progress, int(drawn.token_B[0]), drawn, 0, outputs)
         elif drawn.token_B[0] < 0:
             outputs.append(self._fail_nonfinite(progress))
         elif not progress.wants_more and chunk.end == len(progress.tokens):
             outputs.append(self._end(progress, FinishReason.LENGTH))
 
     def _apply_token(
-        self, progress: Progress, drawn: DrawnRows, at: int, now: float, outputs: list[TokenOutput]
+        self, progress: Progress, token: int, drawn: DrawnRows, at: int, outputs: list[TokenOutput]
     ) -> None:
-        token = int(drawn.token_B[at])
         progress.num_promised -= 1
         if token < 0:
             outputs.append(self._fail_nonfinite(progress))
             return
         progress.tokens.append(token)
-        self.stats.on_tokens(self._timelines[progress.request.request_id], now)
         wanted = progress.request.params.logprobs
         logprobs = None if wanted is None else (_logprobs(drawn, at, wanted),)
         finish = progress.finish_reason()
@@ -394,6 +417,7 @@ class Scheduler:
         """Gives back what a running request holds."""
         if progress.row is None:
             return
+        self._standing = None
         self._running.remove(progress)
         self._table_RW[progress.row] = 0
         self._free_rows.append(progress.row)
@@ -420,14 +444,6 @@ class Scheduler:
         del self._live[request_id]
         self.stats.on_finish(self._timelines.pop(request_id), reason)
         return self._news(progress, token_ids, logprobs, reason, stop_reason, error)
-
-
-def _mode(progress: Progress) -> SampleMode:
-    """The cheapest sampler that can serve this request's next token."""
-    params = progress.request.params
-    if params.logprobs is not None or progress.holds_back_stops:
-        return SampleMode.FULL
-    return SampleMode.GREEDY if params.is_greedy else SampleMode.DRAW
 
 
 def _logprobs(drawn: DrawnRows, at: int, wanted: int) -> TokenLogprobs:

@@ -6,6 +6,7 @@ can outgrow the requests.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from jaxserve.kvcache.pool import PagePool
@@ -178,6 +179,22 @@ class Stats:
             previous, count = now, count - 1
         if count:
             self._histograms["inter_token_latency_seconds"].observe((now - previous) / count, count)
+
+    def on_decode(self, timelines: Iterable[Timeline], now: float) -> None:
+        """One new token for each of these requests. Most of them had their last one together, too."""
+        together: dict[float | None, int] = {}
+        for timeline in timelines:
+            previous = timeline.last_token_s
+            together[previous] = together.get(previous, 0) + 1
+            if previous is None:
+                self._on_first_token(timeline, now)
+            timeline.last_token_s = now
+            timeline.generation_tokens += 1
+        latency = self._histograms["inter_token_latency_seconds"]
+        for previous, count in together.items():
+            self._counters["generation_tokens"] += count
+            if previous is not None:
+                latency.observe(now - previous, count)
 
     def on_finish(self, timeline: Timeline, reason: FinishReason | str) -> None:
         """A request has ended, for whatever reason; a second call changes nothing.

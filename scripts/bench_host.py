@@ -1,0 +1,76 @@
+"""What the scheduler costs Python: plan() and apply() of a batch that stays as it is, over a device that is idle."""
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from jaxserve.engine.engine import Engine
+from jaxserve.engine.plan import DrawnRows, StepPlan, StepResult
+from jaxserve.engine.request import Request
+from jaxserve.engine.scheduler import Scheduler
+from jaxserve.engine.stats import Stats
+from jaxserve.kvcache.pool import PagePool
+from jaxserve.kvcache.prefix import PrefixIndex
+from jaxserve.sampling_params import SamplingParams
+
+ROWS, STEPS, PAGE, LONGEST = (32, 256), 300, 16, 8192
+
+
+class Nothing:
+    """A device that answers at once, always the same."""
+
+    def execute(self, plan: StepPlan) -> StepPlan:
+        return plan
+
+    def fetch(self, ticket: StepPlan) -> StepResult:
+        chunks = tuple(_tokens(1) for _ in ticket.chunks)
+        return StepResult(_tokens(len(ticket.decode)) if ticket.decode else None, chunks, (None,) * len(chunks))
+
+    def close(self) -> None:
+        pass
+
+
+def measure_scheduler() -> list[dict[str, Any]]:
+    """Microseconds of this thread's own time by step, for each number of rows; contexts grow from 40 or so tokens."""
+    results = []
+    for rows in ROWS:
+        engine = _decoding(rows)
+        times = []
+        for _ in range(STEPS):
+            started = time.thread_time()
+            engine.step()
+            times.append(1e6 * (time.thread_time() - started))
+        results.append(
+            {"rows": rows, "median_us": statistics.median(times), "p90_us": statistics.quantiles(times, n=10)[-1]}
+        )
+    return results
+
+
+def _decoding(rows: int) -> Engine:
+    """An engine in which so many requests decode, with hundreds of tokens to go, page borders at different times."""
+    pool = PagePool(rows * (STEPS // PAGE + 8) + 1)
+    scheduler = Scheduler(
+        pool,
+        PrefixIndex(pool, PAGE),
+        Stats(LONGEST),
+        page_size=PAGE,
+        max_num_seqs=rows,
+        max_num_batched_tokens=4 * rows,
+        max_chunk_tokens=4 * rows,
+        max_pages_per_row=LONGEST // PAGE,
+    )
+    engine = Engine(scheduler, Nothing(), overlap=True)
+    params = SamplingParams(temperature=0, max_tokens=STEPS + 500)
+    for at in range(rows):
+        prompt = tuple(range(at * 100, at * 100 + 20 + at % 37))
+        engine.add(Request(at, prompt, params, 0, len(prompt) + STEPS + 500))
+    for _ in range(40):
+        engine.step()
+    assert scheduler.num_running == rows
+    return engine
+
+
+def _tokens(n: int) -> DrawnRows:
+    return DrawnRows(np.full(n, 7, np.int32))

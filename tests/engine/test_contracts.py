@@ -1,0 +1,194 @@
+"""What the loop promises about the machine: nothing compiles, nothing large is copied, nobody reads the device early.
+
+All on CPU, all deterministic, nothing timed.
+"""
+
+import inspect
+from dataclasses import fields
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxserve.engine import runner as runner_module
+from jaxserve.engine.compile import compiles
+from jaxserve.engine.plan import DrawnRows
+from jaxserve.engine.request import Request
+from jaxserve.sampling_params import SamplingParams
+from tests.engine.conftest import Bench
+from tests.engine.hlo import instructions, large_moves, num_donated
+
+DRAWN = {"temperature": 1.3, "top_p": 0.95, "top_k": 50, "min_p": 0.01, "seed": 11}
+WISHES = (
+    {},
+    DRAWN,
+    {"logprobs": 3},
+    DRAWN | {"logprobs": 0},
+    {"prompt_logprobs": 2},
+    {"min_tokens": 3, "held_back": (1, 2, 3)},
+)
+
+
+def prompt(rng, longest=200):
+    return [int(n) for n in rng.integers(0, 256, rng.integers(1, longest))]
+
+
+def add(bench, request_id, ids, *, tokens, held_back=(), **params):
+    params = SamplingParams(**({"temperature": 0.0} | params), max_tokens=tokens)
+    bench.engine.add(
+        Request(request_id, tuple(ids), params, request_id, len(ids) + tokens, held_back_ids=tuple(held_back))
+    )
+
+
+def random_load(bench, seed, requests=40):
+    """Every mode, shared prefixes, aborts in every state, and less room than they all want."""
+    rng, shared = np.random.default_rng(seed), prompt(np.random.default_rng(0), 100)
+    for i in range(1, requests + 1):
+        ids = [*shared, *prompt(rng, 60)] if i % 3 else prompt(rng)
+        add(bench, i, ids[:200], tokens=int(rng.integers(1, 50)), **WISHES[i % len(WISHES)])
+        if i % 4 == 0:
+            bench.step()
+        if i % 7 == 0:
+            bench.engine.end(i - int(rng.integers(0, 4)))
+    bench.run()
+
+
+def page_elements(built):
+    return min(leaf.size for leaf in jax.tree.leaves(built.engine.runner._pages))
+
+
+def test_nothing_compiles_whatever_comes(built):
+    before, tight = compiles.compiled, Bench(built, num_pages=1 + 20)
+    random_load(tight, seed=2)
+    assert compiles.compiled == before
+    assert tight.counter("num_preemptions") > 0
+    assert tight.counter("prefix_cache_hits") > 0
+    assert tight.engine.stats().finished["abort"] > 0
+
+
+class TestPrograms:
+    def test_no_step_copies_or_transposes_a_page_array(self, built):
+        runner = built.engine.runner
+        for key, program in runner._programs.items():
+            text = program.as_text()
+            assert sum(1 for _ in instructions(text)) > 10, f"{key}: the text was not understood"
+            assert large_moves(text, page_elements(built)) == [], key
+
+    def test_every_page_array_is_donated(self, built):
+        runner = built.engine.runner
+        arrays = len(jax.tree.leaves(runner._pages))
+        for key, program in runner._programs.items():
+            if key[0] in ("prefill", "decode"):
+                assert num_donated(program.as_text()) == arrays, key
+
+    def test_the_number_of_arguments_is_stated(self, built):
+        """One per weight and page array, and two: the newest tokens, and everything that the host has to say."""
+        runner = built.engine.runner
+        weights, pages = len(runner._weights), len(jax.tree.leaves(runner._pages))
+        counts = {"prefill": weights + pages + 2, "decode": weights + pages + 2, "score": weights + 2}
+        for key, program in runner._programs.items():
+            arguments = len(jax.tree.leaves(program.args_info))
+            assert arguments == counts.get(key[0], arguments), key
+            if key[0] == "draw":
+                assert arguments in (3, 4), "newest tokens, logits, columns, and a mask"
+        assert pages == 2 * built.spec.num_layers
+        assert weights <= 12 * built.spec.num_layers + 3
+
+
+@pytest.mark.parametrize("how", ["kept", "turned"])
+def test_a_step_that_copies_its_pages_would_be_found(how):
+    """The same write, once without donation and once through a turned array."""
+    pages = jnp.zeros((64, 2, 16, 8))
+
+    def kept(pages, at):
+        return pages.at[at].set(1.0)
+
+    def turned(pages, at):
+        return jnp.swapaxes(pages, 1, 3).at[at].set(1.0) * 2
+
+    work = jax.jit({"kept": kept, "turned": turned}[how])
+    text = work.lower(pages, jnp.int32(3)).compile().as_text()
+    assert large_moves(text, pages.size), text
+    assert num_donated(text) == 0
+    donated = jax.jit(kept, donate_argnums=0).lower(pages, jnp.int32(3)).compile().as_text()
+    assert (large_moves(donated, pages.size), num_donated(donated)) == ([], 1)
+
+
+class TestTransfers:
+    def test_the_loop_moves_nothing_unasked(self, built):
+        """Arrays go up by device_put alone, and home by device_get alone."""
+        with jax.transfer_guard_host_to_device("disallow"), jax.transfer_guard_device_to_host("disallow"):
+            random_load(Bench(built, num_pages=1 + 20), seed=3, requests=20)
+
+    def test_the_device_is_read_in_fetch_alone(self, built, monkeypatch):
+        """On CPU memory is shared, and JAX's guard lets every read pass: so reading itself is made to tell."""
+        kind, reading = type(jnp.zeros(1)), []
+        value, fetch = kind._value, built.engine.runner.fetch
+
+        def read(array):
+            assert reading, "an array was read outside of fetch"
+            return value.fget(array)
+
+        def watched(ticket):
+            reading.append(ticket)
+            result = fetch(ticket)
+            reading.clear()
+            for rows in (result.decode, *result.chunks, *result.scores):
+                assert rows is None or all(_is_plain(rows, one.name) for one in fields(DrawnRows))
+            return result
+
+        monkeypatch.setattr(kind, "_value", property(read))
+        monkeypatch.setattr(built.engine.runner, "fetch", watched)
+        with pytest.raises(AssertionError, match="outside"):
+            int(jax.device_put(np.int32(3)))
+        random_load(Bench(built), seed=4, requests=20)
+
+    def test_nothing_reads_the_device_by_another_way(self):
+        """numpy reads a CPU's arrays behind JAX's back, so the test above would not see it."""
+        source = inspect.getsource(runner_module)
+        assert source.count("jax.device_get(") == 1
+        assert "np.asarray(" not in source and "np.array(" not in source
+
+
+def _is_plain(rows, name):
+    value = getattr(rows, name)
+    return value is None or type(value) is np.ndarray
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(1, 90),  # prompt tokens
+        st.integers(1, 20),  # tokens wanted
+        st.integers(0, len(WISHES) - 1),
+        st.integers(0, 4),  # steps before the next event
+        st.one_of(st.none(), st.integers(0, 9)),  # which request to abort then
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(events=EVENTS, num_pages=st.sampled_from([1 + 16, 160]))
+def test_overlap_changes_no_token_of_any_trace(built, events, num_pages):
+    heard, aborted = [], {event[4] for event in events}
+    for overlap in (True, False):
+        bench = Bench(built, overlap=overlap, num_pages=num_pages)
+        for i, (length, tokens, wish, steps, abort) in enumerate(events):
+            add(bench, i, [(7 * i * (wish % 2) + n) % 256 for n in range(length)], tokens=tokens, **WISHES[wish])
+            for _ in range(steps):
+                bench.step()
+            if abort is not None:
+                bench.engine.end(abort)
+        bench.run()
+        heard.append(bench)
+    with_overlap, without = heard
+    for i in range(len(events)):
+        ours, theirs = ([*one.tokens(i)] if i in one.outputs else [] for one in (with_overlap, without))
+        if i in aborted:  # one of them may have been a step further
+            assert ours == theirs[: len(ours)] or theirs == ours[: len(theirs)]
+        else:
+            assert ours == theirs
