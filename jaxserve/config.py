@@ -61,6 +61,9 @@ class EngineConfig:
     compilation_cache_dir: str | None = knob(
         None, "where compiled programs are kept; default: the user's cache directory; 'none' switches it off"
     )
+    batch_invariant: bool = knob(
+        False, "the same bits for a request alone, in a crowd, cached, preempted; every step is one large batch"
+    )
     overlap: bool = knob(True, "plan the next step while the device still runs this one")
 
     def __post_init__(self) -> None:

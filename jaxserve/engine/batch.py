@@ -5,6 +5,8 @@ A call's whole input is one int32 matrix, one line per row, so that a step costs
     row | position | count | sampling columns | page table | token ids (prompt chunks only)
 
 position is that of the row's first query, count the number of its real queries; a padding line has count 0.
+Under batch invariance there is one shape for everything: a line has one token, which in decode is NEWEST, and a
+prompt chunk has a line for each of its tokens.
 """
 
 from collections.abc import Iterable
@@ -17,6 +19,7 @@ from jaxserve.sampling.rows import NUM_COLUMNS, neutral
 
 ROW, POSITION, COUNT, SAMPLING = 0, 1, 2, 3
 HEAD = SAMPLING + NUM_COLUMNS  # columns that the sampler needs
+NEWEST = -1  # in place of a token id: the row's newest one, which lies on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ def pack_decode(batch: DecodeBatch, layout: Layout, num_rows: int, pad_row: int)
     packed[:n, COUNT] = 1
     packed[:n, SAMPLING:HEAD] = batch.sampling_BS
     packed[:n, layout.table] = batch.page_table_BW
+    packed[:n, layout.tokens] = NEWEST
     return packed
 
 
@@ -66,6 +70,18 @@ def pack_chunk(chunk: Chunk, layout: Layout) -> np.ndarray:
     packed[0, SAMPLING:HEAD] = chunk.sampling_S
     packed[0, layout.table] = chunk.page_table_W
     packed[0, HEAD + layout.width : HEAD + layout.width + len(chunk.token_ids)] = chunk.token_ids
+    return packed
+
+
+def pack_chunk_in_lines(chunk: Chunk, layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
+    """A prompt chunk with a line for each token. Only the last one draws for the request and leaves its token there."""
+    packed, n = blank(layout, num_rows, pad_row), len(chunk.token_ids)
+    packed[:n, POSITION] = np.arange(chunk.start, chunk.end)
+    packed[:n, COUNT] = 1
+    packed[:n, layout.table] = chunk.page_table_W
+    packed[:n, layout.tokens] = chunk.token_ids[:, None]
+    packed[n - 1, ROW] = chunk.row
+    packed[n - 1, SAMPLING:HEAD] = chunk.sampling_S
     return packed
 
 

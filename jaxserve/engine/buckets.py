@@ -41,11 +41,22 @@ class Buckets:
         return _round_up(self.prefill, num_tokens, "tokens in a chunk")
 
 
-def choose(*, max_num_seqs: int, max_num_batched_tokens: int, platform: str) -> Buckets:
+# Rows of the one shape under batch invariance come in whole tiles: a remainder is computed by other code, and rounds
+# differently from the same row in the middle.
+_TILE = 16
+
+
+def choose(
+    *, max_num_seqs: int, max_num_batched_tokens: int, platform: str, page_size: int = 1, batch_invariant: bool = False
+) -> Buckets:
     """The shapes for this machine; the largest of each kind is exactly the limit given.
 
-    An unknown platform is treated as a GPU.
+    An unknown platform is treated as a GPU. Under batch invariance there is one shape for everything, of as many
+    tokens as there may be rows, and at least a page: how a product rounds depends on its shape.
     """
+    if batch_invariant:
+        rows = -(-max(max_num_seqs, page_size) // _TILE) * _TILE
+        return Buckets(decode=(rows,), prefill=(rows,))
     kind = platform if platform in _DECODE else "gpu"
     return Buckets(
         decode=_up_to(_DECODE[kind], max_num_seqs),

@@ -92,7 +92,7 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
     hits = compiles.cache_hits - hits_before
     if progress:
         progress("warm-up", 1, 1)
-    engine = _engine(config, runner, size)
+    engine = _engine(config, runner, size, buckets)
     return Built(
         engine=engine,
         config=config,
@@ -173,6 +173,8 @@ def _buckets(config: EngineConfig, platform: str) -> Buckets:
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         platform=platform,
+        page_size=config.block_size,
+        batch_invariant=config.batch_invariant,
     )
 
 
@@ -206,11 +208,12 @@ def _runner(
         vocab_size=spec.vocab_size,
         max_num_seqs=config.max_num_seqs,
         max_logprobs=config.max_logprobs,
+        batch_invariant=config.batch_invariant,
         device=device,
     )
 
 
-def _engine(config: EngineConfig, runner: Runner, size: CacheSize) -> Engine:
+def _engine(config: EngineConfig, runner: Runner, size: CacheSize, buckets: Buckets) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
     pool = PagePool(size.num_pages)
     stats = Stats(size.max_model_len)
@@ -221,7 +224,7 @@ def _engine(config: EngineConfig, runner: Runner, size: CacheSize) -> Engine:
         page_size=config.block_size,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
-        max_chunk_tokens=config.max_num_batched_tokens,
+        max_chunk_tokens=buckets.prefill[-1],
         max_pages_per_row=pages_for(size.max_model_len, config.block_size),
     )
     return Engine(scheduler, runner, overlap=config.overlap)

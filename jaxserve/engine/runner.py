@@ -23,10 +23,13 @@ from jaxserve.sampling.sampler import Sampled, SampleMode
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A step under way: what it drew and scored, still on the device, with the copies home already started."""
+    """A step under way: what it drew and scored, still on the device, with the copies home already started.
 
-    decode: tuple[Sampled, int] | None
-    chunks: tuple[tuple[Sampled, int], ...]
+    The slices say in which lines the answers stand.
+    """
+
+    decode: tuple[Sampled, slice] | None
+    chunks: tuple[tuple[Sampled, slice], ...]
     scores: tuple[tuple[tuple[Array, ...], np.ndarray] | None, ...]
 
 
@@ -35,6 +38,9 @@ class Runner:
 
     weights      the leaves in network.paths' order, placed
     pages        one entry a layer, from the network's backend
+
+    With batch_invariant everything runs through one shape and one sampler, so that the bits of a token do not
+    depend on what else the step does: prompt chunks have a line for each token, like decoding rows.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Runner:
         vocab_size: int,
         max_num_seqs: int,
         max_logprobs: int,
+        batch_invariant: bool = False,
         device: Any = None,
     ) -> None:
         self._network, self._weights, self._pages = network, tuple(weights), pages
@@ -56,20 +63,23 @@ class Runner:
         self._max_logprobs = max(1, max_logprobs)
         self._device = device or jax.devices()[0]
         self._last_token_R = self._put(np.zeros(max_num_seqs + 1, np.int32))
-        self._allow_all = {rows: self._put(batch.allow_all(rows, vocab_size)) for rows in {1, *self._buckets.decode}}
+        self._one_shape = batch_invariant
+        self._modes = [mode for mode in SampleMode if not batch_invariant or mode != SampleMode.DRAW]
+        self._drawn_rows = {*self._buckets.decode} if batch_invariant else {1, *self._buckets.decode}
+        self._allow_all = {rows: self._put(batch.allow_all(rows, vocab_size)) for rows in self._drawn_rows}
         self._programs: dict[Hashable, Program] = {}
 
     def compile(self, progress: Progress | None = None) -> int:
         """Compiles every shape; returns how many there are. Afterwards nothing else can run."""
         lowerings: dict[Hashable, Any] = {}
-        for tokens in self._buckets.prefill:
-            lowerings["prefill", tokens] = partial(self._lower_forward, 1, tokens)
+        for tokens in () if self._one_shape else self._buckets.prefill:
+            lowerings["prefill", tokens] = partial(self._lower_forward, 1, self._layout(tokens))
         for rows in self._buckets.decode:
-            lowerings["decode", rows] = partial(self._lower_forward, rows, 0)
+            lowerings["decode", rows] = partial(self._lower_forward, rows, self._decode_layout)
         for tokens in self._buckets.prefill:
             lowerings["score", tokens] = partial(self._lower_score, tokens)
-        for rows in {1, *self._buckets.decode}:
-            for mode in SampleMode:
+        for rows in self._drawn_rows:
+            for mode in self._modes:
                 lowerings["draw", rows, mode] = partial(self._lower_draw, rows, mode)
         self._programs = compile_all(lowerings, progress)
         return len(self._programs)
@@ -78,24 +88,24 @@ class Runner:
         """Runs every shape once on padding, so that no first time is left for a request."""
         ticket = None
         for tokens in self._buckets.prefill:
-            packed = batch.blank(self._layout(tokens), 1, self._pad_row)
-            logits, hidden, head = self._forward(("prefill", tokens), packed)
+            key, rows, layout = self._prompt_shape(tokens)
+            logits, hidden, head = self._forward(key, batch.blank(layout, rows, self._pad_row))
             self._programs["score", tokens](self._weights, hidden, self._put(np.zeros(tokens, np.int32)))
             ticket = self._draw(logits, head, SampleMode.GREEDY, ())
         for rows in self._buckets.decode:
-            packed = batch.blank(self._layout(0), rows, self._pad_row)
+            packed = batch.blank(self._decode_layout, rows, self._pad_row)
             logits, _, head = self._forward(("decode", rows), packed)
-            for mode in SampleMode:
+            for mode in self._modes:
                 ticket = self._draw(logits, head, mode, ())
         jax.block_until_ready(ticket)
 
     def execute(self, plan: StepPlan) -> Ticket:
         """Enqueues a step: decode rows first, then each chunk."""
-        decode = (self._decode(plan.decode), len(plan.decode)) if plan.decode else None
+        decode = (self._decode(plan.decode), slice(len(plan.decode))) if plan.decode else None
         chunks, scores = [], []
         for chunk in plan.chunks:
-            drawn, scored = self._chunk(chunk)
-            chunks.append((drawn, 1))
+            drawn, at, scored = self._chunk(chunk)
+            chunks.append((drawn, slice(at, at + 1)))
             scores.append(scored)
         ticket = Ticket(decode, tuple(chunks), tuple(scores))
         for leaf in jax.tree.leaves(ticket_arrays(ticket)):
@@ -107,7 +117,7 @@ class Runner:
         decode, chunks, scores = jax.device_get(ticket_arrays(ticket))  # the only place that reads the device
         return StepResult(
             decode=_drawn(decode, ticket.decode[1]) if ticket.decode else None,
-            chunks=tuple(_drawn(drawn, n) for drawn, (_, n) in zip(chunks, ticket.chunks, strict=True)),
+            chunks=tuple(_drawn(drawn, lines) for drawn, (_, lines) in zip(chunks, ticket.chunks, strict=True)),
             scores=tuple(
                 _scored(arrays, score[1]) if score else None
                 for arrays, score in zip(scores, ticket.scores, strict=True)
@@ -125,20 +135,25 @@ class Runner:
 
     def _decode(self, decode: DecodeBatch) -> Sampled:
         rows = self._buckets.decode_bucket(len(decode))
-        packed = batch.pack_decode(decode, self._layout(0), rows, self._pad_row)
+        packed = batch.pack_decode(decode, self._decode_layout, rows, self._pad_row)
         logits, _, head = self._forward(("decode", rows), packed)
         return self._draw(logits, head, decode.mode, decode.held_back)
 
-    def _chunk(self, chunk: Chunk) -> tuple[Sampled, tuple[tuple[Array, ...], np.ndarray] | None]:
+    def _chunk(self, chunk: Chunk) -> tuple[Sampled, int, tuple[tuple[Array, ...], np.ndarray] | None]:
+        """What was drawn, in which line of it the chunk's token stands, and the scores."""
         tokens = self._buckets.prefill_bucket(len(chunk.token_ids))
-        packed = batch.pack_chunk(chunk, self._layout(tokens))
-        logits, hidden, head = self._forward(("prefill", tokens), packed)
-        held_back = ((0, chunk.held_back_ids),) if chunk.held_back_ids else ()
+        key, rows, layout = self._prompt_shape(tokens)
+        if self._one_shape:
+            packed, at = batch.pack_chunk_in_lines(chunk, layout, rows, self._pad_row), len(chunk.token_ids) - 1
+        else:
+            packed, at = batch.pack_chunk(chunk, layout), 0
+        logits, hidden, head = self._forward(key, packed)
+        held_back = ((at, chunk.held_back_ids),) if chunk.held_back_ids else ()
         scored = None
         if chunk.next_ids is not None and len(chunk.next_ids):
             next_T = self._put(batch.pad_ids(chunk.next_ids, tokens))
             scored = (self._programs["score", tokens](self._weights, hidden, next_T), chunk.next_ids)
-        return self._draw(logits, head, chunk.mode, held_back), scored
+        return self._draw(logits, head, chunk.mode, held_back), at, scored
 
     def _forward(self, key: Hashable, packed: np.ndarray) -> tuple[Array, Array, Array]:
         program = self._programs[key]
@@ -147,32 +162,45 @@ class Runner:
 
     def _draw(self, logits: Array, head: Array, mode: SampleMode, held_back: tuple) -> Sampled:
         rows = logits.shape[0]
+        if mode not in self._modes:  # what is drawn must not depend on whether a neighbour wants log-probabilities
+            mode = SampleMode.FULL
         mask = self._allow_all[rows] if mode == SampleMode.FULL else None
         if held_back:
             mask = self._put(batch.hold_back(held_back, rows, self._vocab_size))
         self._last_token_R, sampled = self._programs["draw", rows, mode](self._last_token_R, logits, head, mask)
         return sampled
 
-    # Lowering
+    # Shapes
 
     def _layout(self, tokens: int) -> batch.Layout:
         return batch.Layout(self._width, tokens)
 
-    def _lower_forward(self, rows: int, tokens: int) -> Any:
-        layout = self._layout(tokens)
+    @property
+    def _decode_layout(self) -> batch.Layout:
+        return self._layout(1 if self._one_shape else 0)
+
+    def _prompt_shape(self, tokens: int) -> tuple[Hashable, int, batch.Layout]:
+        """The program that computes a chunk of so many tokens, its lines and their layout."""
+        if self._one_shape:
+            return ("decode", tokens), tokens, self._decode_layout
+        return ("prefill", tokens), 1, self._layout(tokens)
+
+    # Lowering
+
+    def _lower_forward(self, rows: int, layout: batch.Layout) -> Any:
         step = jax.jit(partial(forward, self._network, layout), donate_argnums=1)
         packed = jax.ShapeDtypeStruct((rows, layout.num_columns), jnp.int32)
         return step.lower(self._weights, self._pages, self._last_token_R, packed)
 
     def _lower_score(self, tokens: int) -> Any:
         step = jax.jit(partial(score_prompt, self._network, self._max_logprobs))
-        layout = self._layout(tokens)
+        _, rows, layout = self._prompt_shape(tokens)
         _, _, hidden, _ = jax.eval_shape(
             partial(forward, self._network, layout),
             self._weights,
             self._pages,
             self._last_token_R,
-            jax.ShapeDtypeStruct((1, layout.num_columns), jnp.int32),
+            jax.ShapeDtypeStruct((rows, layout.num_columns), jnp.int32),
         )
         return step.lower(self._weights, hidden, jax.ShapeDtypeStruct((tokens,), jnp.int32))
 
@@ -196,14 +224,14 @@ def ticket_arrays(ticket: Ticket) -> Any:
     )
 
 
-def _drawn(home: Any, n: int) -> DrawnRows:
+def _drawn(home: Any, lines: slice) -> DrawnRows:
     """home: a Sampled of numpy arrays."""
     return DrawnRows(
-        token_B=home.token_B[:n],
-        logprob_B=None if home.logprob_B is None else home.logprob_B[:n],
-        rank_B=None if home.rank_B is None else home.rank_B[:n],
-        top_id_BK=None if home.top_id_BK is None else home.top_id_BK[:n],
-        top_logprob_BK=None if home.top_logprob_BK is None else home.top_logprob_BK[:n],
+        token_B=home.token_B[lines],
+        logprob_B=None if home.logprob_B is None else home.logprob_B[lines],
+        rank_B=None if home.rank_B is None else home.rank_B[lines],
+        top_id_BK=None if home.top_id_BK is None else home.top_id_BK[lines],
+        top_logprob_BK=None if home.top_logprob_BK is None else home.top_logprob_BK[lines],
     )
 
 

@@ -4,6 +4,7 @@ Prefill and decode are one function at two shapes: rows of C queries each, C = 1
 where the tokens come from: a prompt's are in the packed input, a decoding row's newest one is on the device.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from flax import nnx
 from jax import Array
 
 from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
-from jaxserve.engine.batch import COUNT, HEAD, POSITION, ROW, SAMPLING, Layout
+from jaxserve.engine.batch import COUNT, HEAD, NEWEST, POSITION, ROW, SAMPLING, Layout
 from jaxserve.models.decoder import Decoder, assemble
 from jaxserve.models.spec import Path
 from jaxserve.sampling.logprobs import score
@@ -53,7 +54,10 @@ def forward(
     queries = max(1, layout.num_tokens)
     row_B, start_B, count_B = packed_BX[:, ROW], packed_BX[:, POSITION], packed_BX[:, COUNT]
     table_BW = packed_BX[:, layout.table]
-    token_BC = packed_BX[:, layout.tokens] if layout.num_tokens else last_token_R[row_B][:, None]
+    newest_B1 = last_token_R[row_B][:, None]
+    token_BC = packed_BX[:, layout.tokens] if layout.num_tokens else newest_B1
+    if layout.num_tokens == 1:
+        token_BC = jnp.where(token_BC == NEWEST, newest_B1, token_BC)
 
     column_C = jnp.arange(queries, dtype=jnp.int32)
     position_BC = start_B[:, None] + column_C
@@ -100,6 +104,6 @@ def score_prompt(
         hidden_SD, next_S = block
         return score(decoder.logits(hidden_SD), next_S, max_logprobs=max_logprobs)
 
-    rows = min(SCORE_ROWS, len(next_T))
+    rows = math.gcd(SCORE_ROWS, len(next_T))
     blocks = (hidden_TD.reshape(-1, rows, hidden_TD.shape[-1]), next_T.reshape(-1, rows))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(some, blocks))
