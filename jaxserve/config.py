@@ -64,6 +64,7 @@ class EngineConfig:
     batch_invariant: bool = knob(
         False, "the same bits for a request alone, in a crowd, cached, preempted; every step is one large batch"
     )
+    roofline: bool = knob(True, "measure the machine at the start; /metrics then says how near to its limits it runs")
     overlap: bool = knob(True, "plan the next step while the device still runs this one")
 
     def __post_init__(self) -> None:

@@ -67,6 +67,10 @@ OWN_COUNTERS = {
     "compilation_seconds": ("compilation_seconds", "Seconds spent compiling, reading cached programs included."),
     "compilation_cache_hits": ("compilation_cache_hits", "Programs found in the persistent cache."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
+    "step_bytes": ("step_bytes", "Bytes that the steps had to read: weights, and live keys and values."),
+    "step_flops": ("step_flops", "Floating-point operations of the steps."),
+    "step_device_seconds": ("step_device_seconds", "Seconds that the device was at it."),
+    "step_floor_seconds": ("step_floor_seconds", "The least seconds it could have been, by this machine's limits."),
 }
 GAUGES = {
     "event_loop_lag_seconds": "How late the event loop was at worst since the last scrape.",
@@ -245,6 +249,9 @@ class EngineCollector(Collector):
         yield self._outcomes(stats)
         for name, (own, help) in OWN_COUNTERS.items():
             yield self._counter(f"jaxserve:{own}", help, stats.counters.get(name, 0))
+        took, least = (stats.counters.get(f"step_{name}_seconds", 0) for name in ("device", "floor"))
+        help = "Floor seconds by device seconds since the start; rates of the two counters tell of now."
+        yield self._gauge("jaxserve:step_utilization", help, least / took if took else 0.0)
         for name, help in GAUGES.items():
             yield self._gauge(f"jaxserve:{name}", help, self._server[name]())
         for name in sorted(stats.histograms.keys() - HISTOGRAMS.keys()):

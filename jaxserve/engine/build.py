@@ -15,6 +15,7 @@ from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfi
 from jaxserve.engine.buckets import Buckets, choose
 from jaxserve.engine.compile import compiles, use_compilation_cache
 from jaxserve.engine.engine import Engine
+from jaxserve.engine.roofline import Roofline, limits_of
 from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
@@ -82,6 +83,8 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
     config = _resolved(config, size, device.platform)
     directory = use_compilation_cache(config.compilation_cache_dir)
 
+    limits = limits_of(device, dtype) if config.roofline else None
+
     weights = load(checkpoint, leaves, shapes, progress=progress)
     network = Network(graphdef, tuple(shapes), backend, config.block_size)
     buckets = _buckets(config, device.platform)
@@ -92,7 +95,8 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
     hits = compiles.cache_hits - hits_before
     if progress:
         progress("warm-up", 1, 1)
-    engine = _engine(config, runner, size, buckets)
+    roofline = Roofline(spec, dtype.itemsize, limits) if limits else None
+    engine = _engine(config, runner, size, buckets, roofline)
     return Built(
         engine=engine,
         config=config,
@@ -104,6 +108,7 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
         buckets=buckets,
         num_pages=size.num_pages,
         description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes, buckets)
+        | ({"limits": str(limits)} if limits else {})
         | {
             "programs": f"{num_programs} compiled, {hits} of them from the cache"
             + (f" in {_at_home(directory)}" if directory else ""),
@@ -213,7 +218,9 @@ def _runner(
     )
 
 
-def _engine(config: EngineConfig, runner: Runner, size: CacheSize, buckets: Buckets) -> Engine:
+def _engine(
+    config: EngineConfig, runner: Runner, size: CacheSize, buckets: Buckets, roofline: Roofline | None
+) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
     pool = PagePool(size.num_pages)
     stats = Stats(size.max_model_len)
@@ -227,7 +234,7 @@ def _engine(config: EngineConfig, runner: Runner, size: CacheSize, buckets: Buck
         max_chunk_tokens=buckets.prefill[-1],
         max_pages_per_row=pages_for(size.max_model_len, config.block_size),
     )
-    return Engine(scheduler, runner, overlap=config.overlap)
+    return Engine(scheduler, runner, overlap=config.overlap, roofline=roofline)
 
 
 def _describe(

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from jaxserve.engine.plan import StepPlan, StepResult
 from jaxserve.engine.request import Request
+from jaxserve.engine.roofline import Roofline
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Family
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
@@ -25,12 +26,17 @@ class Engine:
     """The loop's body. With overlap, a step is enqueued before the one before it is read.
 
     Then the device finds its next work waiting when it is done, and Python's time is hidden behind it.
+    With a roofline the work of every step is counted, and the device's time for it.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Device, *, overlap: bool) -> None:
+    def __init__(
+        self, scheduler: Scheduler, runner: Device, *, overlap: bool, roofline: Roofline | None = None
+    ) -> None:
         self.scheduler, self.runner = scheduler, runner
         self._depth = 1 if overlap else 0
-        self._in_flight: deque[tuple[StepPlan, Any]] = deque()
+        self._in_flight: deque[tuple[StepPlan, Any, float]] = deque()
+        self._roofline = roofline
+        self._home_s = 0.0  # when the newest result came
 
     @property
     def has_work(self) -> bool:
@@ -47,13 +53,18 @@ class Engine:
         started = time.monotonic()
         plan = self.scheduler.plan()
         if plan:
-            self._in_flight.append((plan, self.runner.execute(plan)))
+            enqueued = time.monotonic()
+            self._in_flight.append((plan, self.runner.execute(plan), enqueued))
         planned = time.monotonic()
         if not self._in_flight or (plan and len(self._in_flight) <= self._depth):
             return []
-        oldest, ticket = self._in_flight.popleft()
+        oldest, ticket, enqueued = self._in_flight.popleft()
         result = self.runner.fetch(ticket)
         fetched = time.monotonic()
+        if self._roofline is not None:
+            begun = max(enqueued, self._home_s)  # it waited for the one before
+            self.scheduler.stats.on_work(self._roofline.work(oldest), fetched - begun)
+        self._home_s = fetched
         outputs = self.scheduler.apply(oldest, result)
         host_s = (planned - started) + (time.monotonic() - fetched)
         self.scheduler.stats.on_step(oldest.num_tokens, host_s)

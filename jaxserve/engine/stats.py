@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from jaxserve.engine.roofline import Work
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason, HistogramSnapshot, StatsSnapshot
 
@@ -24,6 +25,10 @@ COUNTERS = (
     "engine_steps",
     "engine_rebuilds",  # of device state, after a failed step
     "nonfinite_logits",  # rows that ended because of them
+    "step_bytes",  # that steps had to read, as roofline.py counts them; this and the next three stay 0 without it
+    "step_flops",
+    "step_device_seconds",  # from a step's start on the device until its numbers were home
+    "step_floor_seconds",  # the least they could have been on this machine
 )
 FINISHED = ("stop", "length", "abort", "error", "repetition")
 REJECTED = ("max_num_queued_reqs", "max_num_queued_tokens")
@@ -218,6 +223,14 @@ class Stats:
         self._counters["engine_steps"] += 1
         self._histograms["iteration_tokens_total"].observe(num_tokens)
         self._histograms["host_step_seconds"].observe(host_s)
+
+    def on_work(self, work: Work, device_s: float) -> None:
+        """What a step had to move and compute, and how long the device was at it."""
+        counters = self._counters
+        counters["step_bytes"] += work.num_bytes
+        counters["step_flops"] += work.flops
+        counters["step_device_seconds"] += device_s
+        counters["step_floor_seconds"] += work.floor_s
 
     def on_nonfinite(self, rows: int = 1) -> None:
         self._counters["nonfinite_logits"] += rows
