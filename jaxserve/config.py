@@ -41,7 +41,7 @@ class EngineConfig:
     kv_cache_memory_bytes: int | None = knob(None, "size of the key-value cache, instead of the share above")
     num_gpu_blocks_override: int | None = knob(None, "number of key-value pages, instead of a size")
     enable_prefix_caching: bool = knob(True, "find full pages of known prefixes again")
-    attention_backend: str = knob("auto", "how attention is computed: auto, reference, cpu or gpu")
+    attention_backend: str = knob("auto", "how attention is computed: auto, reference, cpu, native or gpu")
     seed: int = knob(0, "seed of the server's own random choices")
     max_logprobs: int = knob(20, "most alternatives a request may ask for at one position")
     chat_template: str | None = knob(None, "a Jinja file or text, instead of the checkpoint's template")

@@ -6,13 +6,16 @@ the position axis last, kernels on accelerators want a token's heads together. N
 
 from typing import Any, Protocol
 
+import jax.numpy as jnp
 from jax import Array
 
 from jaxserve.attention.cpu import CpuAttention
 from jaxserve.attention.gpu import GpuAttention
 from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.native import NativeAttention
 from jaxserve.attention.reference import ReferenceAttention
 from jaxserve.errors import BadConfig
+from jaxserve.native import library
 
 LayerPages = Any  # a pytree of arrays: one layer's keys and values, in the backend's own layout
 
@@ -59,13 +62,15 @@ BACKENDS: dict[str, type[AttentionBackend]] = {
     "reference": ReferenceAttention,
     "cpu": CpuAttention,
     "gpu": GpuAttention,
+    "native": NativeAttention,
 }
 
 
-def choose_backend(name: str, platform: str) -> AttentionBackend:
-    """The backend called `name`, or the best one for a JAX platform ("cpu", "gpu", "tpu") under "auto"."""
+def choose_backend(name: str, platform: str, dtype: Any = "float32") -> AttentionBackend:
+    """The backend called `name`, or the best one for a JAX platform ("cpu", "gpu", "tpu") and type under "auto"."""
     if name == "auto":
-        name = platform if platform in ("cpu", "gpu") else "reference"
+        native = platform == "cpu" and jnp.dtype(dtype) == jnp.float32 and library.usable()
+        name = "native" if native else platform if platform in ("cpu", "gpu") else "reference"
     if name not in BACKENDS:
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
     return BACKENDS[name]()

@@ -70,7 +70,7 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
     leaves = architecture.leaves(spec)
     check(checkpoint, leaves, shapes, ignored=architecture.ignored(spec))
 
-    backend = choose_backend(config.attention_backend, device.platform)
+    backend = choose_backend(config.attention_backend, device.platform, dtype)
     page_bytes = bytes_per_page(
         num_layers=spec.num_layers,
         kv_heads=spec.num_kv_heads,

@@ -1,0 +1,59 @@
+"""Attention for CPUs in C: walks the page table in place and computes only what is seen. float32 only.
+
+Pages lie as in cpu.py, so that either can be held to the other. Rows and key heads are shared between the threads
+that XLA itself computes on; a row's result does not depend on which thread it met, nor on its neighbours.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxserve.attention.cpu import CpuAttention, CpuPages
+from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.errors import BadConfig
+from jaxserve.native import library
+
+
+class NativeAttention:
+    """Refuses, with BadConfig, where the kernels cannot be compiled and where pages are not to be float32."""
+
+    name = "native"
+
+    def __init__(self) -> None:
+        library.load()
+
+    def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> CpuPages:
+        if jnp.dtype(dtype) != jnp.float32:
+            raise BadConfig(f"attention_backend 'native' computes in float32, not {jnp.dtype(dtype)}; try 'cpu'.")
+        return CpuAttention().make_pages(num_pages, page_size, kv_heads, head_dim, dtype)
+
+    def write(self, pages: CpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> CpuPages:
+        shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in (pages.key_PKHZ, pages.value_PKZH))
+        call = jax.ffi.ffi_call("jaxserve_write", shapes, input_output_aliases={0: 0, 1: 1})
+        new = (jnp.asarray(leaf, jnp.float32) for leaf in (key_TKH, value_TKH))
+        return CpuPages(*call(pages.key_PKHZ, pages.value_PKZH, *new, jnp.asarray(slot_T, jnp.int32)))
+
+    def attend(
+        self,
+        query_TNH: Array,
+        pages: CpuPages,
+        inputs: AttentionInputs,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Array:
+        call = jax.ffi.ffi_call("jaxserve_attend", jax.ShapeDtypeStruct(query_TNH.shape, jnp.float32))
+        out_TNH = call(
+            query_TNH.astype(jnp.float32),
+            pages.key_PKHZ,
+            pages.value_PKZH,
+            *(inputs.position_T, inputs.page_table_BW, inputs.length_B),
+            scale=np.float64(scale),
+            softcap=np.float64(softcap or 0.0),
+            window=np.float64(window or 0),
+        )
+        return out_TNH.astype(query_TNH.dtype)

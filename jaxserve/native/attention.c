@@ -1,0 +1,267 @@
+/* Paged attention in float32: one item is a tile of queries of one row and one key head.
+ *
+ * Pages are as in attention/cpu.py: keys [P, K, H, Z], values [P, K, Z, H]. A tile's scores over all that it sees
+ * are made first, LANES positions at a time; then each query's softmax; then the weighted sum of values. Only
+ * what a query of the tile sees is read from the values, so dead slots may hold anything.
+ */
+#include "crowd.h"
+
+#ifdef __AVX512F__
+#define TILE 12 /* queries at a time: 12 x 2 sums in 32 registers */
+#else
+#define TILE 6 /* 6 x 2 in 16 */
+#endif
+
+typedef struct {
+  const float *query, *keys, *values;
+  const int32_t *position, *table, *length;
+  float* out;
+  int64_t rows, columns, heads, kv_heads, head_dim, page, width, num_pages, tiles;
+  int64_t window;
+  float scale, softcap;
+} Attention;
+
+/* exp(x) for x <= 0, within 2 units in the last place: 2^n by the exponent's bits, the rest by a polynomial. */
+FORCE Vec exp_of(Vec x) {
+  x = larger(x, all(-87.0f));
+  Vec magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to the nearest integer */
+  Vec shifted = x * 1.44269504f + magic;
+  Vec n = shifted - magic;
+  Vec r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  Vec p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  IVec bits = ((IVec)shifted - (IVec)magic + 127) << 23;
+  return p * (Vec)bits;
+}
+
+FORCE Vec bent(Vec score, float cap) { /* cap * tanh(score / cap) */
+  Vec x = score / cap;
+  Vec size = either(x < 0.0f, -x, x);
+  Vec fade = exp_of(-2.0f * size);
+  Vec bend = cap * (1.0f - fade) / (1.0f + fade);
+  return either(x < 0.0f, -bend, bend);
+}
+
+/* Scores of `n` queries against two groups of LANES positions; keys lie `stride` apart from one h to the next. */
+FORCE void score_two(int n, const float** query, const float* a, const float* b, int64_t stride, int64_t depth,
+                     float** at_a, float** at_b) {
+  Vec sum[TILE][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < n; r++) sum[r][0] = sum[r][1] = all(0);
+  for (int64_t h = 0; h < depth; h++) {
+    Vec key_a = load(a + h * stride), key_b = load(b + h * stride);
+#pragma GCC unroll 12
+    for (int r = 0; r < n; r++) {
+      Vec q = all(query[r][h]);
+      sum[r][0] += q * key_a;
+      sum[r][1] += q * key_b;
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < n; r++) {
+    store(at_a[r], sum[r][0]);
+    store(at_b[r], sum[r][1]);
+  }
+}
+
+/* Weighted sums of values for `n` queries and `wide` groups of LANES of the head, positions low .. high - 1. */
+FORCE void mix(int n, int wide, const Attention* a, const int32_t* table, int64_t head, const float** weight,
+               int64_t low, int64_t high, int64_t from, float** out) {
+  Vec sum[TILE][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < n; r++) sum[r][0] = sum[r][1] = all(0);
+  for (int64_t s = low; s < high;) {
+    int64_t offset = s % a->page, count = a->page - offset;
+    if (count > high - s) count = high - s;
+    const float* value =
+        a->values + ((table[s / a->page] * a->kv_heads + head) * a->page + offset) * a->head_dim + from;
+    for (int64_t z = 0; z < count; z++, value += a->head_dim) {
+      Vec first = load(value), second = wide > 1 ? load(value + LANES) : all(0);
+#pragma GCC unroll 12
+      for (int r = 0; r < n; r++) {
+        Vec w = all(weight[r][s + z]);
+        sum[r][0] += w * first;
+        if (wide > 1) sum[r][1] += w * second;
+      }
+    }
+    s += count;
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < n; r++) {
+    store(out[r] + from, sum[r][0]);
+    if (wide > 1) store(out[r] + from + LANES, sum[r][1]);
+  }
+}
+
+/* Turns scores low .. high - 1 into weights that add up to one, and the rest of first .. last - 1 into zeros. */
+static void soften(const Attention* a, float* score, int64_t low, int64_t high, int64_t first, int64_t last) {
+  int64_t start = low / LANES * LANES, end = (high + LANES - 1) / LANES * LANES;
+  for (int64_t s = first; s < low; s++) score[s] = -1e30f;
+  for (int64_t s = high; s < end; s++) score[s] = -1e30f;
+  Vec top = all(-1e30f), total = all(0);
+  for (int64_t s = start; s < end; s += LANES) {
+    Vec x = load(score + s) * a->scale;
+    if (a->softcap > 0) x = bent(x, a->softcap);
+    store(score + s, x);
+  }
+  for (int64_t s = start; s < low; s++) score[s] = -1e30f;
+  for (int64_t s = high; s < end; s++) score[s] = -1e30f;
+  for (int64_t s = start; s < end; s += LANES) top = larger(top, load(score + s));
+  float lanes[LANES], best = -1e30f;
+  store(lanes, top);
+  for (int i = 0; i < LANES; i++) best = lanes[i] > best ? lanes[i] : best;
+  for (int64_t s = start; s < end; s += LANES) {
+    Vec w = exp_of(load(score + s) - best);
+    total += w;
+    store(score + s, w);
+  }
+  Vec share = all(1.0f / sum_of(total));
+  for (int64_t s = start; s < end; s += LANES) store(score + s, load(score + s) * share);
+  for (int64_t s = first; s < low; s++) score[s] = 0;
+  for (int64_t s = high; s < last; s++) score[s] = 0;
+}
+
+typedef struct { /* one tile: its queries, what each sees, and where the answers go */
+  const float* query[TILE];
+  float *out[TILE], *score[TILE];
+  int64_t low[TILE], high[TILE];
+} Tile;
+
+FORCE void score_all(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t, int64_t low, int64_t high) {
+  const float* keys = a->keys + head * a->head_dim * a->page;
+  int64_t step = a->kv_heads * a->head_dim * a->page;
+  if (a->page % LANES) { /* pages shorter than a vector: rare, and slow */
+    for (int r = 0; r < n; r++)
+      for (int64_t s = low; s < high; s++) {
+        const float* key = keys + table[s / a->page] * step + s % a->page;
+        float sum = 0;
+        for (int64_t h = 0; h < a->head_dim; h++) sum += t->query[r][h] * key[h * a->page];
+        t->score[r][s] = sum;
+      }
+    return;
+  }
+  float *at_a[TILE], *at_b[TILE];
+  for (int64_t s = low / LANES * LANES; s < high; s += 2 * LANES) {
+    int64_t next = s + LANES < high ? s + LANES : s; /* an odd last group is made twice */
+    for (int r = 0; r < n; r++) at_a[r] = t->score[r] + s, at_b[r] = t->score[r] + next;
+    score_two(n, t->query, keys + table[s / a->page] * step + s % a->page,
+              keys + table[next / a->page] * step + next % a->page, a->page, a->head_dim, at_a, at_b);
+  }
+}
+
+FORCE void attend_tile(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t) {
+  int64_t low = INT64_MAX, high = 0;
+  for (int r = 0; r < n; r++) {
+    if (t->high[r] <= t->low[r]) continue;
+    if (t->low[r] < low) low = t->low[r];
+    if (t->high[r] > high) high = t->high[r];
+  }
+  if (high == 0) {
+    for (int r = 0; r < n; r++) memset(t->out[r], 0, a->head_dim * sizeof(float));
+    return;
+  }
+  int64_t room = (high + 2 * LANES) / LANES * LANES;
+  float* buffer = scratch(n * room);
+  for (int r = 0; r < n; r++) t->score[r] = buffer + r * room;
+  score_all(n, a, table, head, t, low, high);
+  for (int r = 0; r < n; r++) {
+    if (t->high[r] > t->low[r]) soften(a, t->score[r], t->low[r], t->high[r], low, high);
+    else memset(t->score[r] + low, 0, (high - low) * sizeof(float));
+  }
+  const float* weight[TILE];
+  for (int r = 0; r < n; r++) weight[r] = t->score[r];
+  int64_t from = 0;
+  for (; from + 2 * LANES <= a->head_dim; from += 2 * LANES) mix(n, 2, a, table, head, weight, low, high, from, t->out);
+  for (; from + LANES <= a->head_dim; from += LANES) mix(n, 1, a, table, head, weight, low, high, from, t->out);
+  for (; from < a->head_dim; from++)
+    for (int r = 0; r < n; r++) {
+      float sum = 0;
+      for (int64_t s = low; s < high; s++)
+        sum += weight[r][s] *
+               a->values[((table[s / a->page] * a->kv_heads + head) * a->page + s % a->page) * a->head_dim + from];
+      t->out[r][from] = sum;
+    }
+}
+
+static void attend_item(void* context, int64_t index) {
+  const Attention* a = context;
+  int64_t group = a->heads / a->kv_heads;
+  int64_t row = index / (a->kv_heads * a->tiles), head = index / a->tiles % a->kv_heads, tile = index % a->tiles;
+  int64_t first = tile * TILE, left = group * a->columns - first;
+  int n = left < TILE ? (int)left : TILE;
+  Tile t;
+  for (int r = 0; r < n; r++) {
+    int64_t query = row * a->columns + (first + r) / group;
+    int64_t at = (query * a->heads + head * group + (first + r) % group) * a->head_dim;
+    int64_t position = a->position[query], length = a->length[row];
+    t.query[r] = a->query + at;
+    t.out[r] = a->out + at;
+    t.high[r] = position + 1 < length ? position + 1 : length;
+    t.low[r] = a->window > 0 && position - a->window + 1 > 0 ? position - a->window + 1 : 0;
+  }
+  const int32_t* table = a->table + row * a->width;
+  switch (n) {
+    case 1: attend_tile(1, a, table, head, &t); break;
+    case 2: attend_tile(2, a, table, head, &t); break;
+    case 3: attend_tile(3, a, table, head, &t); break;
+    case 4: attend_tile(4, a, table, head, &t); break;
+    case 5: attend_tile(5, a, table, head, &t); break;
+    case 6: attend_tile(6, a, table, head, &t); break;
+#if TILE > 6
+    case 7: attend_tile(7, a, table, head, &t); break;
+    case 8: attend_tile(8, a, table, head, &t); break;
+    case 9: attend_tile(9, a, table, head, &t); break;
+    case 10: attend_tile(10, a, table, head, &t); break;
+    case 11: attend_tile(11, a, table, head, &t); break;
+    case 12: attend_tile(12, a, table, head, &t); break;
+#endif
+  }
+}
+
+/* (query_TNH, keys_PKHZ, values_PKZH, position_T, table_BW, length_B; scale, softcap, window) -> out_TNH */
+XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
+  if (answered_metadata(frame)) return NULL;
+  const XLA_FFI_Buffer *query = argument(frame, 0), *keys = argument(frame, 1), *table = argument(frame, 4);
+  Attention a = {
+      .query = query->data, .keys = keys->data, .values = argument(frame, 2)->data,
+      .position = argument(frame, 3)->data, .table = table->data, .length = argument(frame, 5)->data,
+      .out = result(frame, 0)->data,
+      .rows = table->dims[0], .width = table->dims[1], .columns = query->dims[0] / table->dims[0],
+      .heads = query->dims[1], .head_dim = query->dims[2],
+      .num_pages = keys->dims[0], .kv_heads = keys->dims[1], .page = keys->dims[3],
+      .scale = (float)number(frame, 0), .softcap = (float)number(frame, 1), .window = (int64_t)number(frame, 2),
+  };
+  if (query->dtype != XLA_FFI_DataType_F32 || keys->dtype != XLA_FFI_DataType_F32)
+    return refuse(frame, "jaxserve_attend computes in float32 only");
+  a.tiles = (a.heads / a.kv_heads * a.columns + TILE - 1) / TILE;
+  share(frame, a.rows * a.kv_heads * a.tiles, attend_item, &a);
+  return NULL;
+}
+
+/* (keys_PKHZ, values_PKZH, key_TKH, value_TKH, slot_T) -> the same two pages, in place, with the tokens in them */
+XLA_FFI_Error* jaxserve_write(XLA_FFI_CallFrame* frame) {
+  if (answered_metadata(frame)) return NULL;
+  const XLA_FFI_Buffer* shape = argument(frame, 0);
+  int64_t heads = shape->dims[1], depth = shape->dims[2], page = shape->dims[3];
+  int64_t tokens = argument(frame, 2)->dims[0];
+  float *keys = result(frame, 0)->data, *values = result(frame, 1)->data;
+  const float *key = argument(frame, 2)->data, *value = argument(frame, 3)->data;
+  const int32_t* slot = argument(frame, 4)->data;
+  if (keys != shape->data || values != argument(frame, 1)->data)
+    return refuse(frame, "jaxserve_write wants its pages donated");
+  for (int64_t t = 0; t < tokens; t++) {
+    int64_t number = slot[t] / page, offset = slot[t] % page;
+    for (int64_t k = 0; k < heads; k++, key += depth, value += depth) {
+      float* column = keys + (number * heads + k) * depth * page + offset;
+      for (int64_t h = 0; h < depth; h++) column[h * page] = key[h];
+      memcpy(values + ((number * heads + k) * page + offset) * depth, value, depth * sizeof(float));
+    }
+  }
+  return NULL;
+}

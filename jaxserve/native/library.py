@@ -1,0 +1,102 @@
+"""Compiles the kernels once per machine, keeps the library on disk, and tells XLA their names.
+
+A compiler is the system's cc, gcc or clang, or the one that `pip install ziglang` brings. The library lies under
+a name that depends on sources, flags, compiler and processor, so an old one is never taken for a new one.
+"""
+
+import ctypes
+import importlib.util
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import jax
+
+from jaxserve.config import cache_dir
+from jaxserve.errors import BadConfig
+
+log = logging.getLogger(__name__)
+
+SOURCES = ("attention.c",)
+HEADERS = ("crowd.h",)
+TARGETS = ("jaxserve_attend", "jaxserve_write")
+# Sums may be fused and traps forgotten, but nothing is reordered: a row's result must not depend on its neighbours.
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+FLAGS += ("-fno-sanitize=all", "-fPIC", "-shared")
+COMPILE_TIMEOUT_S = 300
+
+
+def compiler() -> tuple[str, ...] | None:
+    """The command of a C compiler, or None where there is none."""
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return (found,)
+    return (sys.executable, "-m", "ziglang", "cc") if importlib.util.find_spec("ziglang") else None
+
+
+@cache
+def load() -> None:
+    """Makes the kernels callable through `jax.ffi`. Raises BadConfig, with the reason, where that cannot be."""
+    command = compiler()
+    if command is None:
+        raise BadConfig("Native kernels need a C compiler and none is here; pip install 'jaxserve[native]' brings one.")
+    library = ctypes.CDLL(str(_compiled(command)))
+    for name in TARGETS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+
+
+@cache
+def usable() -> bool:
+    """Whether `load` succeeds; if not, the log says once why not. For those who have another way."""
+    try:
+        load()
+    except (BadConfig, OSError) as error:
+        log.info("native kernels are not used: %s", error)
+        return False
+    return True
+
+
+def _compiled(command: tuple[str, ...]) -> Path:
+    here = Path(__file__).parent
+    directory = cache_dir("native")
+    library = directory / f"kernels-{_key(here, command)}.so"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadConfig(f"Native kernels cannot be kept in {directory}: {error}") from error
+    if os.name == "posix" and directory.stat().st_mode & 0o022:
+        raise BadConfig(f"Native kernels: others may write {directory}; run chmod 700 on it.")
+    if library.exists():
+        return library
+    with tempfile.TemporaryDirectory(dir=directory) as folder:
+        fresh = Path(folder) / "kernels.so"
+        sources = [str(here / name) for name in SOURCES]
+        how = [*command, *FLAGS, f"-I{jax.ffi.include_dir()}", *sources, "-o", str(fresh)]
+        try:
+            subprocess.run(how, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
+        except (OSError, subprocess.SubprocessError) as error:
+            said = (getattr(error, "stderr", "") or str(error)).strip()[-500:]
+            raise BadConfig(f"Native kernels do not compile with {command[-1]}: {said}") from error
+        os.replace(fresh, library)  # another process may be doing the same
+    return library
+
+
+def _key(here: Path, command: tuple[str, ...]) -> str:
+    """What the library depends on: sources, interface, flags, compiler, and this kind of processor."""
+    hashed = sha256("\0".join([*command, *FLAGS, jax.__version__, platform.machine()]).encode())
+    for name in (*SOURCES, *HEADERS):
+        hashed.update((here / name).read_bytes())
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    except OSError:
+        facts = [platform.processor()]
+    hashed.update("\n".join(facts).encode())
+    return hashed.hexdigest()[:16]
