@@ -2,6 +2,10 @@
 
 Pages lie as in cpu.py, so that either can be held to the other. Rows and key heads are shared between the threads
 that XLA itself computes on; a row's result does not depend on which thread it met, nor on its neighbours.
+
+Measured with jax 0.10.2 on two cores of an AMD EPYC (AVX-512), SmolLM2-135M, as processor time of a whole decode
+step, both cores added, median of 9 interleaved runs: at 32 rows of 256 tokens 182 ms with the walk of cpu.py, 102
+with this, 72 without any attention; at 8 rows 72, 50 and 39; at one row 31, 26 and 22.
 """
 
 from typing import Any

@@ -16,7 +16,7 @@ typedef struct {
   const float *query, *keys, *values;
   const int32_t *position, *table, *length;
   float* out;
-  int64_t rows, columns, heads, kv_heads, head_dim, page, width, num_pages, tiles;
+  int64_t rows, columns, heads, kv_heads, head_dim, page, width, tiles;
   int64_t window;
   float scale, softcap;
 } Attention;
@@ -234,7 +234,7 @@ XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
       .out = result(frame, 0)->data,
       .rows = table->dims[0], .width = table->dims[1], .columns = query->dims[0] / table->dims[0],
       .heads = query->dims[1], .head_dim = query->dims[2],
-      .num_pages = keys->dims[0], .kv_heads = keys->dims[1], .page = keys->dims[3],
+      .kv_heads = keys->dims[1], .page = keys->dims[3],
       .scale = (float)number(frame, 0), .softcap = (float)number(frame, 1), .window = (int64_t)number(frame, 2),
   };
   if (query->dtype != XLA_FFI_DataType_F32 || keys->dtype != XLA_FFI_DataType_F32)

@@ -179,6 +179,15 @@ def test_bfloat16_loses_no_more_than_its_own_rounding(backend, columns):
     case.check(backend, scale=0.125, atol=0.02)
 
 
+@pytest.mark.parametrize("page", [1, 4, 64])
+def test_any_page_size(backend, page, monkeypatch):
+    monkeypatch.setitem(globals(), "PAGE", page)
+    case = Case(backend, [70, 3], columns=2)
+    out = case.run(backend, scale=0.3, window=50)
+    for row in range(2):
+        np.testing.assert_allclose(out[row], case.expect(row, scale=0.3, window=50), atol=2e-6)
+
+
 def test_alone_is_as_in_a_crowd(backend):
     case = Case(backend, [37, 300, 5], columns=1)
     pages, inputs = case.write(backend), case.inputs()
