@@ -49,13 +49,15 @@ class NativeAttention:
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
+        sinks: Array | None = None,
     ) -> Array:
+        sink_N = jnp.full(query_TNH.shape[1], -jnp.inf, jnp.float32) if sinks is None else sinks.astype(jnp.float32)
         call = jax.ffi.ffi_call("jaxserve_attend", jax.ShapeDtypeStruct(query_TNH.shape, jnp.float32))
         out_TNH = call(
             query_TNH.astype(jnp.float32),
             pages.key_PKHZ,
             pages.value_PKZH,
-            *(inputs.position_T, inputs.page_table_BW, inputs.length_B),
+            *(inputs.position_T, inputs.page_table_BW, inputs.length_B, sink_N),
             scale=np.float64(scale),
             softcap=np.float64(softcap or 0.0),
             window=np.float64(window or 0),

@@ -15,6 +15,7 @@
 typedef struct {
   const float *query, *keys, *values;
   const int32_t *position, *table, *length;
+  const float* sinks;
   float* out;
   int64_t rows, columns, heads, kv_heads, head_dim, page, width, tiles;
   int64_t window;
@@ -99,8 +100,10 @@ FORCE void mix(int n, int wide, const Attention* a, const int32_t* table, int64_
   }
 }
 
-/* Turns scores low .. high - 1 into weights that add up to one, and the rest of first .. last - 1 into zeros. */
-static void soften(const Attention* a, float* score, int64_t low, int64_t high, int64_t first, int64_t last) {
+/* Turns scores low .. high - 1 into weights that, with the sink's, add up to one, and the rest of first .. last - 1
+   into zeros. */
+static void soften(const Attention* a, float* score, float sink, int64_t low, int64_t high, int64_t first,
+                   int64_t last) {
   int64_t start = low / LANES * LANES, end = (high + LANES - 1) / LANES * LANES;
   for (int64_t s = first; s < low; s++) score[s] = -1e30f;
   for (int64_t s = high; s < end; s++) score[s] = -1e30f;
@@ -113,7 +116,7 @@ static void soften(const Attention* a, float* score, int64_t low, int64_t high, 
   for (int64_t s = start; s < low; s++) score[s] = -1e30f;
   for (int64_t s = high; s < end; s++) score[s] = -1e30f;
   for (int64_t s = start; s < end; s += LANES) top = larger(top, load(score + s));
-  float lanes[LANES], best = -1e30f;
+  float lanes[LANES], best = sink > -1e30f ? sink : -1e30f;
   store(lanes, top);
   for (int i = 0; i < LANES; i++) best = lanes[i] > best ? lanes[i] : best;
   for (int64_t s = start; s < end; s += LANES) {
@@ -121,7 +124,8 @@ static void soften(const Attention* a, float* score, int64_t low, int64_t high, 
     total += w;
     store(score + s, w);
   }
-  Vec share = all(1.0f / sum_of(total));
+  store(lanes, exp_of(all(sink > -1e30f ? sink - best : -1e30f)));
+  Vec share = all(1.0f / (sum_of(total) + lanes[0]));
   for (int64_t s = start; s < end; s += LANES) store(score + s, load(score + s) * share);
   for (int64_t s = first; s < low; s++) score[s] = 0;
   for (int64_t s = high; s < last; s++) score[s] = 0;
@@ -131,6 +135,7 @@ typedef struct { /* one tile: its queries, what each sees, and where the answers
   const float* query[TILE];
   float *out[TILE], *score[TILE];
   int64_t low[TILE], high[TILE];
+  float sink[TILE];
 } Tile;
 
 FORCE void score_all(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t, int64_t low, int64_t high) {
@@ -171,7 +176,7 @@ FORCE void attend_tile(int n, const Attention* a, const int32_t* table, int64_t 
   for (int r = 0; r < n; r++) t->score[r] = buffer + r * room;
   score_all(n, a, table, head, t, low, high);
   for (int r = 0; r < n; r++) {
-    if (t->high[r] > t->low[r]) soften(a, t->score[r], t->low[r], t->high[r], low, high);
+    if (t->high[r] > t->low[r]) soften(a, t->score[r], t->sink[r], t->low[r], t->high[r], low, high);
     else memset(t->score[r] + low, 0, (high - low) * sizeof(float));
   }
   const float* weight[TILE];
@@ -202,6 +207,7 @@ static void attend_item(void* context, int64_t index) {
     int64_t position = a->position[query], length = a->length[row];
     t.query[r] = a->query + at;
     t.out[r] = a->out + at;
+    t.sink[r] = a->sinks[head * group + (first + r) % group];
     t.high[r] = position + 1 < length ? position + 1 : length;
     t.low[r] = a->window > 0 && position - a->window + 1 > 0 ? position - a->window + 1 : 0;
   }
@@ -224,13 +230,15 @@ static void attend_item(void* context, int64_t index) {
   }
 }
 
-/* (query_TNH, keys_PKHZ, values_PKZH, position_T, table_BW, length_B; scale, softcap, window) -> out_TNH */
+/* (query_TNH, keys_PKHZ, values_PKZH, position_T, table_BW, length_B, sinks_N; scale, softcap, window) -> out_TNH
+   A head without a sink has -inf there. */
 XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
   if (answered_metadata(frame)) return NULL;
   const XLA_FFI_Buffer *query = argument(frame, 0), *keys = argument(frame, 1), *table = argument(frame, 4);
   Attention a = {
       .query = query->data, .keys = keys->data, .values = argument(frame, 2)->data,
       .position = argument(frame, 3)->data, .table = table->data, .length = argument(frame, 5)->data,
+      .sinks = argument(frame, 6)->data,
       .out = result(frame, 0)->data,
       .rows = table->dims[0], .width = table->dims[1], .columns = query->dims[0] / table->dims[0],
       .heads = query->dims[1], .head_dim = query->dims[2],
