@@ -1,7 +1,7 @@
 """The decode batch as it stands: kept from step to step while nobody joins, leaves or changes its wishes.
 
 Most steps decode the same rows one position on. Then there is nothing to decide for each of them, and a plan is
-a few operations on whole arrays: for 256 rows on a two-core CPU that is the difference between 1.0 ms and 0.1.
+a few operations on whole arrays: 60 to 90 us for 256 rows on two shared cores, instead of 250 to 300.
 """
 
 from dataclasses import dataclass
