@@ -174,7 +174,11 @@ def test_any_grouping_of_heads_and_any_size(backend, heads, kv_heads, head_dim, 
 
 
 @pytest.mark.parametrize("columns", [1, 8])
-def test_bfloat16_loses_no_more_than_its_own_rounding(backend, columns):
+def test_bfloat16_loses_no_more_than_its_own_rounding(request, backend, columns):
+    if request.node.callspec.params["backend"] == "native":  # says so, and auto does not choose it then
+        with pytest.raises(BadConfig, match="float32"):
+            Case(backend, [200], columns, head_dim=64, dtype=jnp.bfloat16)
+        return
     case = Case(backend, [200, 3, 65], columns, head_dim=64, dtype=jnp.bfloat16)
     case.check(backend, scale=0.125, atol=0.02)
 
@@ -182,10 +186,7 @@ def test_bfloat16_loses_no_more_than_its_own_rounding(backend, columns):
 @pytest.mark.parametrize("page", [1, 4, 64])
 def test_any_page_size(backend, page, monkeypatch):
     monkeypatch.setitem(globals(), "PAGE", page)
-    case = Case(backend, [70, 3], columns=2)
-    out = case.run(backend, scale=0.3, window=50)
-    for row in range(2):
-        np.testing.assert_allclose(out[row], case.expect(row, scale=0.3, window=50), atol=2e-6)
+    Case(backend, [17, 3, 0], columns=2).check(backend, scale=0.3, window=9)
 
 
 def test_alone_is_as_in_a_crowd(backend):
