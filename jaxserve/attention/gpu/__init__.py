@@ -2,9 +2,11 @@
 
 They lower for CUDA and hold the contract in interpret mode. Compiled offline for sm_90 (Triton 3.7, ptxas) the
 prefill tile runs on wgmma, pages come in by 16-byte asynchronous copies, and nothing spills in bfloat16. On a
-GPU they are unmeasured, and so are the defaults in `Tuning`. Everything that Pallas might leave to a default is passed: without Triton's parameters a
-kernel would go to Mosaic GPU, and grid sizes are plain Python numbers (jax#40847: `num_programs` is cached
-across grids). Pallas is imported at the first use, because other platforms never need it.
+GPU they are unmeasured, and so are the defaults in `Tuning`.
+
+Everything that Pallas might leave to a default is passed: without Triton's parameters a kernel would go to Mosaic
+GPU, and grid sizes are plain Python numbers (jax#40847: `num_programs` is cached across grids). Pallas is
+imported at the first use, because other platforms never need it.
 """
 
 import warnings
