@@ -16,8 +16,8 @@ class GpuPages:
     A write is then one contiguous row per token (2 KiB of keys with 8 heads of 128 in bfloat16), where
     head-major pages [P, K, Z, H] would take K scattered pieces. A read of one head is Z rows of H elements with
     a stride: each row is 128 bytes or more from H = 64 on, whole cache lines either way, and the programs of the
-    heads run side by side, so that neighbours fetch from the same DRAM pages. It is also the layout of the
-    reference. 8-bit pages carry a float32 scale per token and head; others carry none.
+    heads run side by side, so that neighbours fetch from the same DRAM pages. (Reasoned, not measured.) It is
+    also the layout of the reference. 8-bit pages carry a float32 scale per token and head; others carry none.
     """
 
     key_PZKH: Array

@@ -1,7 +1,7 @@
 """The write: one program per token copies its key row and value row into its slot, in place.
 
-A kernel and not a scatter, because XLA must allow for two tokens in one slot (all padding goes to page 0) and
-then updates 16-bit elements one by one with compare-and-swap. Here such rows race, and nobody reads them.
+A kernel and not scatters: one launch serves every plane, the aliasing is ours to state, and nothing must be
+promised about distinct slots. All padding goes to page 0, where such rows race, and nobody reads them.
 """
 
 import functools
