@@ -14,6 +14,7 @@ from jaxserve.attention.gpu import GpuAttention
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.attention.native import NativeAttention
 from jaxserve.attention.reference import ReferenceAttention
+from jaxserve.attention.tpu import TpuAttention
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
 
@@ -63,6 +64,7 @@ BACKENDS: dict[str, type[AttentionBackend]] = {
     "cpu": CpuAttention,
     "gpu": GpuAttention,
     "native": NativeAttention,
+    "tpu": TpuAttention,
 }
 
 
@@ -70,9 +72,11 @@ def choose_backend(name: str, platform: str, dtype: Any = "float32") -> Attentio
     """The backend called `name`, or the best one for a JAX platform ("cpu", "gpu", "tpu") and type under "auto"."""
     if name == "auto":
         native = platform == "cpu" and jnp.dtype(dtype) == jnp.float32 and library.usable()
-        name = "native" if native else platform if platform in ("cpu", "gpu") else "reference"
+        name = "native" if native else platform if platform in ("cpu", "gpu", "tpu") else "reference"
     if name not in BACKENDS:
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
+    if name == "tpu" and platform != "tpu":
+        raise BadConfig(f"attention_backend 'tpu' needs a TPU, and this is a {platform}; try auto.")
     return BACKENDS[name]()
 
 

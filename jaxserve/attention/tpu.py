@@ -1,0 +1,148 @@
+"""Attention for TPUs: JAX's own ragged paged attention kernel behind our signature. Unmeasured: no TPU was at hand.
+
+The kernel, jax.experimental.pallas.ops.tpu.ragged_paged_attention (the same in jax 0.10.2 and 0.12), takes one flat
+batch of queries and pages in which keys and values alternate head by head. It lowers for TPU; JAX's interpreters
+cannot run it (they lack reshaped and bit-cast references), so our side is held to the contract of the backends
+through the plain function with the same arguments that JAX brings along. Its limits, and what becomes of them:
+
+head sizes      lanes come by 128: a smaller head is stored and multiplied with zeros behind it, so 64 costs
+                the memory of 128
+key heads       twice their number, counted in 32-bit words, must be 1, 2, 4 or a multiple of 8: refused by name
+page table      lies in scalar memory, 1 MiB: a larger one is refused by name
+empty rows      are not understood: a padding row asks one query of page 0, whose answer is thrown away
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.errors import BadConfig
+
+LANES = 128
+SCALAR_BYTES = 2**20  # scalar memory of a core, v5e and later
+BLOCK_BYTES = 2 * 2**20  # keys and values of one turn; there are two such buffers, and vector memory is 16 MiB
+BLOCK_QUERIES = 32
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TpuPages:
+    """One layer: X = 2K heads a token, key 0, value 0, key 1, value 1 and so on; H is a multiple of LANES."""
+
+    pages_PZXH: Array
+
+
+class TpuAttention:
+    name = "tpu"
+
+    def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> TpuPages:
+        """Raises BadConfig where the kernel cannot hold so many heads."""
+        _check_heads(kv_heads, jnp.dtype(dtype))
+        return TpuPages(jnp.zeros((num_pages, page_size, 2 * kv_heads, _in_lanes(head_dim)), dtype))
+
+    def write(self, pages: TpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> TpuPages:
+        _, size, heads, stored_dim = pages.pages_PZXH.shape
+        both_TXH = jnp.stack([key_TKH, value_TKH], axis=2).reshape(key_TKH.shape[0], heads, key_TKH.shape[2])
+        both_TXH = _pad_last(both_TXH, stored_dim).astype(pages.pages_PZXH.dtype)
+        return TpuPages(pages.pages_PZXH.at[slot_T // size, slot_T % size].set(both_TXH))
+
+    def attend(
+        self,
+        query_TNH: Array,
+        pages: TpuPages,
+        inputs: AttentionInputs,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Array:
+        rows, width = inputs.page_table_BW.shape
+        if rows * width * 4 > SCALAR_BYTES:
+            raise BadConfig(
+                f"attention_backend 'tpu': a page table of {rows} rows x {width} pages is more than the 1 MiB of"
+                " scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
+            )
+        _, size, heads, stored_dim = pages.pages_PZXH.shape
+        page_bytes = size * heads * stored_dim * pages.pages_PZXH.dtype.itemsize
+        flat = _flatten(inputs, size)
+        asked_TNH = _pad_last(query_TNH.astype(pages.pages_PZXH.dtype), stored_dim)
+        out_TNH = _kernel()(
+            asked_TNH if flat.source_T is None else asked_TNH[flat.source_T],
+            pages.pages_PZXH,
+            flat.length_B,
+            inputs.page_table_BW,
+            flat.start_B1,
+            jnp.full(1, rows, jnp.int32),
+            sm_scale=float(scale),
+            sliding_window=window,
+            soft_cap=softcap,
+            # Ours to choose: JAX's own table asks the device at hand, and its default overflows with small pages.
+            num_kv_pages_per_block=max(1, min(width, BLOCK_BYTES // page_bytes)),
+            num_queries_per_block=min(query_TNH.shape[0], BLOCK_QUERIES),
+        )
+        out_TNH = out_TNH if flat.place_T is None else out_TNH[flat.place_T]
+        out_TNH = jnp.where(flat.real_T[:, None, None], out_TNH[..., : query_TNH.shape[2]], 0)
+        return out_TNH.astype(query_TNH.dtype)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The grid of B rows and C queries as the kernel wants it: real queries only, one row's behind the other's.
+
+    real_T      the query is one; padding gets zeros
+    source_T    which query of the grid lies at each flat place; None where nothing moves, like
+    place_T     where each query of the grid went
+    start_B1    flat place of each row's first query, and the end of the last
+    length_B    tokens of the row, at least 1
+    """
+
+    real_T: Array
+    source_T: Array | None
+    place_T: Array | None
+    start_B1: Array
+    length_B: Array
+
+
+def _flatten(inputs: AttentionInputs, page_size: int) -> Flat:
+    """A query is padding where its own key goes to page 0, which nobody reads. No row may be without a query."""
+    slot_T, length_B = jnp.asarray(inputs.slot_T), jnp.asarray(inputs.length_B)
+    real_BC = (slot_T >= page_size).reshape(length_B.shape[0], -1) & (length_B > 0)[:, None]
+    count_B = real_BC.sum(axis=1, dtype=jnp.int32)
+    kept_T = real_BC.at[:, 0].set(real_BC[:, 0] | (count_B == 0)).ravel()
+    moves = real_BC.shape[1] > 1
+    return Flat(
+        real_T=real_BC.ravel(),
+        source_T=jnp.argsort(~kept_T, stable=True) if moves else None,
+        place_T=jnp.maximum(jnp.cumsum(kept_T) - 1, 0) if moves else None,
+        start_B1=jnp.pad(jnp.cumsum(jnp.maximum(count_B, 1), dtype=jnp.int32), (1, 0)),
+        length_B=jnp.maximum(length_B, 1),
+    )
+
+
+def _check_heads(kv_heads: int, dtype: Any) -> None:
+    per_word = max(1, 4 // dtype.itemsize)
+    words, rest = divmod(2 * kv_heads, per_word)
+    if rest or not (words in (1, 2, 4, 8) or words % 8 == 0):
+        raise BadConfig(
+            f"attention_backend 'tpu' cannot hold {kv_heads} key heads in {dtype}: JAX's kernel wants 1, 2, 4, 8 or a"
+            " multiple of 8; try --attention-backend reference."
+        )
+
+
+def _in_lanes(head_dim: int) -> int:
+    return -(-head_dim // LANES) * LANES
+
+
+def _pad_last(array: Array, size: int) -> Array:
+    return jnp.pad(array, ((0, 0),) * (array.ndim - 1) + ((0, size - array.shape[-1]),))
+
+
+def _kernel() -> Any:
+    """Imported when first asked for: nobody else pays for Pallas."""
+    from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
+
+    return ragged_paged_attention

@@ -1,0 +1,114 @@
+"""JAX's TPU kernel behind our signature: lowered for a TPU that nobody has, and run through its plain double.
+
+The double is JAX's own: the same arguments, in plain jnp, one row after the other, so nothing here is jitted.
+"""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel as jax_kernel
+
+from jaxserve.attention import AttentionInputs, choose_backend, tpu
+from jaxserve.attention.tpu import TpuAttention
+from jaxserve.errors import BadConfig
+from tests.attention.test_backends import Case
+
+V5E = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    def double(query, pages, *rest, num_kv_pages_per_block, num_queries_per_block, **how):
+        out = jax_kernel.ref_ragged_paged_attention(query, pages, *rest, **how)
+        return jnp.pad(out, ((0, len(query) - len(out)), (0, 0), (0, 0)), constant_values=jnp.nan)
+
+    monkeypatch.setattr(tpu, "_kernel", lambda: double)
+    with jax.disable_jit():
+        yield TpuAttention()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "columns", "heads", "kv_heads", "head_dim", "how"),
+    [
+        ([1, 16, 0, 150], 1, 4, 2, 64, {}),
+        ([40, 0, 21], 3, 3, 1, 128, {"window": 7}),
+        ([20], 16, 2, 2, 80, {"softcap": 5.0}),
+    ],
+    ids=["decode, a padding row between", "chunks with a window", "a chunk with a soft cap"],
+)
+def test_it_answers_as_every_backend_must(backend, lengths, columns, heads, kv_heads, head_dim, how):
+    case = Case(backend, lengths, columns, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+    out = case.run(backend, scale=0.1, **how)
+    for row, length in enumerate(lengths):
+        expected = case.expect(row, scale=0.1, **how) if length else 0
+        np.testing.assert_allclose(out[row], expected, atol=2e-5)
+
+
+def test_padding_behind_a_chunk_is_nobodys_query(backend):
+    whole = Case(backend, [20], 4, head_dim=128)
+    expected = whole.run(backend, scale=0.1)[0]
+    case = Case(backend, [20], 4, head_dim=128)
+    inputs, pad = case.inputs(), (0, 2)
+    case.run(backend, scale=0.1)
+    pages = backend.write(case.pages, case.keys[0][16:], case.values[0][16:], inputs.slot_T)
+    padded = AttentionInputs(
+        np.pad(inputs.position_T, pad, constant_values=20), np.pad(inputs.slot_T, pad), case.table, inputs.length_B
+    )
+    query = np.pad(case.query[0], (pad, (0, 0), (0, 0)), constant_values=1.0)
+    out = np.asarray(backend.attend(jnp.asarray(query), pages, padded, scale=0.1))
+    np.testing.assert_allclose(out[:4], expected, atol=1e-6)
+    assert not out[4:].any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "heads", "kv_heads", "head_dim", "how"),
+    [
+        (8, 1, 32, 8, 128, {}),
+        (128, 1, 32, 8, 64, {"window": 128}),
+        (1, 512, 16, 8, 128, {"softcap": 30.0}),
+        (1, 2048, 64, 4, 128, {}),
+        (4, 16, 8, 1, 80, {"window": 64, "softcap": 30.0}),
+    ],
+)
+def test_it_lowers_for_a_tpu(rows, columns, heads, kv_heads, head_dim, how):
+    backend = TpuAttention()
+    queries = rows * columns
+    pages = jax.eval_shape(lambda: backend.make_pages(64, 16, kv_heads, head_dim, jnp.bfloat16))
+    inputs = AttentionInputs(
+        *(jax.ShapeDtypeStruct(s, jnp.int32) for s in ((queries,), (queries,), (rows, 32), (rows,)))
+    )
+
+    def step(query, key, value, pages, inputs):
+        pages = backend.write(pages, key, value, inputs.slot_T)
+        return backend.attend(query, pages, inputs, scale=0.1, **how), pages
+
+    shapes = [jax.ShapeDtypeStruct((queries, n, head_dim), jnp.bfloat16) for n in (heads, kv_heads, kv_heads)]
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=V5E)):
+        exported = jax.export.export(jax.jit(step), platforms=["tpu"])(*shapes, pages, inputs)
+    assert "tpu_custom_call" in exported.mlir_module()
+    assert exported.out_avals[0].shape == (queries, heads, head_dim)
+
+
+def test_what_the_kernel_cannot_hold_is_refused_by_name():
+    backend = TpuAttention()
+    with pytest.raises(BadConfig, match="3 key heads in bfloat16"):
+        backend.make_pages(4, 16, 3, 64, jnp.bfloat16)
+    pages = backend.make_pages(4, 16, 2, 64, jnp.bfloat16)
+    wide = AttentionInputs(*(np.zeros(s, np.int32) for s in ((256,), (256,), (256, 2048), (256,))))
+    with pytest.raises(BadConfig, match=r"256 rows x 2048 pages.*--block-size"):
+        backend.attend(jnp.zeros((256, 4, 64)), pages, wide, scale=0.1)
+
+
+def test_auto_takes_it_on_a_tpu_and_nowhere_else():
+    assert choose_backend("auto", "tpu").name == "tpu"
+    with pytest.raises(BadConfig, match="needs a TPU, and this is a cpu"):
+        choose_backend("tpu", "cpu")
+
+
+def test_nobody_else_pays_for_pallas():
+    code = "import sys, jaxserve.attention; sys.exit('jax.experimental.pallas.ops.tpu' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
