@@ -59,7 +59,10 @@ class TpuAttention:
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
+        sinks: Array | None = None,
     ) -> Array:
+        if sinks is not None:
+            raise BadConfig("attention_backend 'tpu' knows no attention sinks; try --attention-backend reference.")
         rows, width = inputs.page_table_BW.shape
         if rows * width * 4 > SCALAR_BYTES:
             raise BadConfig(

@@ -101,6 +101,8 @@ def test_what_the_kernel_cannot_hold_is_refused_by_name():
     wide = AttentionInputs(*(np.zeros(s, np.int32) for s in ((256,), (256,), (256, 2048), (256,))))
     with pytest.raises(BadConfig, match=r"256 rows x 2048 pages.*--block-size"):
         backend.attend(jnp.zeros((256, 4, 64)), pages, wide, scale=0.1)
+    with pytest.raises(BadConfig, match="sinks"):
+        backend.attend(jnp.zeros((256, 4, 64)), pages, wide, scale=0.1, sinks=jnp.zeros(4))
 
 
 def test_auto_takes_it_on_a_tpu_and_nowhere_else():
