@@ -1,4 +1,4 @@
-"""`jaxserve serve` and `jaxserve chat`: reads the words, then calls for what is needed and nothing before that.
+"""`jaxserve serve`, `warmup` and `chat`: reads the words, then calls for what is needed and nothing before that.
 
 Printing the help imports no JAX, no transformers, no web framework: those come when a server really starts.
 Exit codes: 0 after a drain, 2 for words we do not understand, 70 when the engine died, 78 when the start failed.
@@ -9,6 +9,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ OVERVIEW = """\
 usage: jaxserve COMMAND …
 
   jaxserve serve [MODEL] [FLAGS]   serve a model: the OpenAI API under /v1, a chat page at /
+  jaxserve warmup [MODEL] [FLAGS]  fetch and compile what serve with these flags needs, then leave
   jaxserve chat [FLAGS]            talk in the terminal to a server that runs
   jaxserve --version
 
@@ -51,15 +53,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(words: Sequence[str]) -> int:
     """Loads the model with the phases in view, then serves until told to stop."""
+    return _start("serve", words, _serve)
+
+
+def warmup(words: Sequence[str]) -> int:
+    """Fills the caches, of models and of compiled programs, as a start of `serve` with the same flags would.
+
+    For the build of an image: what is started from it finds everything there.
+    """
+    return _start("warmup", words, _warmup)
+
+
+def _start(command: str, words: Sequence[str], run: Callable[["EngineConfig", "ServerConfig"], int]) -> int:
     from jaxserve import EngineConfig, EngineStopped, StartupError
     from server.config import ServerConfig
     from server.flags import pick, read_arguments
 
-    said = read_arguments(_serve_parser(), words)
+    said = read_arguments(_serve_parser(command), words)
     if "api_key" not in said and (keys := _keys_from_environment()):
         said["api_key"] = keys
     try:
-        return _serve(EngineConfig(**pick(EngineConfig, said)), ServerConfig(**pick(ServerConfig, said)))
+        return run(EngineConfig(**pick(EngineConfig, said)), ServerConfig(**pick(ServerConfig, said)))
     except StartupError as error:
         print(f"jaxserve: {error}", file=sys.stderr)
         return EX_CONFIG
@@ -96,6 +110,21 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     return asyncio.run(lifecycle.serve(app, server_config, listener))
 
 
+def _warmup(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
+    from server.startup import Phases, console
+
+    screen = console()
+    with Phases(screen) as phases:
+        phases.report("import", 0, 0)
+        from jaxserve import LLM
+
+        settings = {field.name: getattr(engine_config, field.name) for field in fields(engine_config)}
+        with LLM(progress=phases.report, **settings) as llm:
+            description = llm.description
+    screen.print(f"Warm in {phases.seconds:.1f} s: {description['programs']}", soft_wrap=True)
+    return 0
+
+
 def chat(words: Sequence[str]) -> int:
     """Talks to a server."""
     from server.chat_client import Chat, Client
@@ -107,15 +136,15 @@ def chat(words: Sequence[str]) -> int:
     return Chat(client, system).run()
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "chat": chat}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "warmup": warmup, "chat": chat}
 
 
-def _serve_parser() -> "Parser":
+def _serve_parser(command: str = "serve") -> "Parser":
     from jaxserve import EngineConfig
     from server.config import ServerConfig
     from server.flags import Parser, add_flags
 
-    parser = Parser("jaxserve serve", "[MODEL] [FLAGS]")
+    parser = Parser(f"jaxserve {command}", "[MODEL] [FLAGS]")
     parser.add_argument(
         "model",
         nargs="?",

@@ -4,8 +4,10 @@ On a terminal each phase has a bar that moves; elsewhere each phase is one line,
 """
 
 import json
+import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,19 +30,34 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(stderr=True, highlight=False, width=WIDTH_OF_A_FILE)
 
 
+@dataclass(slots=True)
+class _Phase:
+    """One that has begun and is not over."""
+
+    began: float
+    task: TaskID | None
+    amount: str = ""
+    total: float = 0
+    done: float = 0
+
+    @property
+    def seconds(self) -> str:
+        return f"{time.perf_counter() - self.began:.1f} s"
+
+
 class Phases:
     """Shows the start as it goes on; give `report` to whatever reports its progress.
 
-    A phase is named by the first word reported ("compile"), the rest is detail ("decode 8 x 256").
-    It is over when another one begins, or the `with` ends.
+    A phase is named by the first word reported ("compile"), the rest is detail ("8 cached"). Several may go on at a
+    time. One with a total is over when that is reached, one without when another begins; and at the end of the
+    `with` all are.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._began = self._phase_began = time.perf_counter()
-        self._phase: str | None = None
-        self._amount = ""
-        self._task: TaskID | None = None
+        self._began = time.perf_counter()
+        self._lock = threading.Lock()
+        self._running: dict[str, _Phase] = {}
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<9}"),
@@ -64,36 +81,45 @@ class Phases:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            self._end_phase()
+            for name in list(self._running):
+                self._end(name)
         if self._console.is_terminal:
             self._progress.stop()
 
     def report(self, phase: str, done: float, total: float) -> None:
         """`done` of `total` is finished, in bytes or in things. May be called from any thread."""
         name, _, detail = phase.partition(" ")
-        if name != self._phase:
-            self._end_phase()
-            self._phase, self._phase_began = name, time.perf_counter()
-            if self._console.is_terminal:
-                self._task = self._progress.add_task(name, total=total or None, amount="", seconds="")
-        self._amount = f"{amount(done, total)}  {detail}".strip()
-        if self._task is not None:
-            self._progress.update(
-                self._task, completed=done, total=total or None, amount=self._amount, seconds=self._phase_seconds()
-            )
+        with self._lock:
+            if name not in self._running:
+                self._begin(name)
+            running = self._running[name]
+            running.done, running.total = done, total
+            shown = (amount(done, total), rate(done, total, time.perf_counter() - running.began), detail)
+            running.amount = "  ".join(filter(None, shown))
+            if running.task is not None:
+                self._progress.update(
+                    running.task, completed=done, total=total or None, amount=running.amount, seconds=running.seconds
+                )
+            if 0 < total <= done:
+                self._end(name)
 
-    def _phase_seconds(self) -> str:
-        return f"{time.perf_counter() - self._phase_began:.1f} s"
+    def _begin(self, name: str) -> None:
+        for other in [other for other, running in self._running.items() if not running.total]:
+            self._end(other)
+        task = None
+        if self._console.is_terminal:
+            task = self._progress.add_task(name, total=None, amount="", seconds="")
+        self._running[name] = _Phase(time.perf_counter(), task)
 
-    def _end_phase(self) -> None:
-        if self._task is not None:
-            total = self._progress.tasks[self._task].total or 1
+    def _end(self, name: str) -> None:
+        running = self._running.pop(name)
+        if running.task is not None:
+            whole = running.total or 1
             self._progress.update(
-                self._task, completed=total, total=total, amount=self._amount, seconds=self._phase_seconds()
+                running.task, completed=whole, total=whole, amount=running.amount, seconds=running.seconds
             )
-            self._task = None
-        elif self._phase is not None:
-            self._console.print(f"{self._phase:<9} {self._phase_seconds():>8}  {self._amount}".rstrip())
+        else:
+            self._console.print(f"{name:<9} {running.seconds:>8}  {running.amount}".rstrip())
 
 
 def amount(done: float, total: float) -> str:
@@ -102,6 +128,11 @@ def amount(done: float, total: float) -> str:
         whole = f"{total / 1e6:.1f} MB"
         return whole if done >= total else f"{done / 1e6:.1f} of {whole}"
     return f"{done:.0f}/{total:.0f}" if total > 1 else ""
+
+
+def rate(done: float, total: float, seconds: float) -> str:
+    """'135 MB/s', or nothing where no bytes are counted or too little time has passed to tell."""
+    return f"{done / 1e6 / seconds:.0f} MB/s" if total >= BYTES_FROM and seconds >= 0.05 else ""
 
 
 def address(config: ServerConfig) -> str:

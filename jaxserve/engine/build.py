@@ -1,7 +1,9 @@
 """config → engine: the only file that knows every room below the doors."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import psutil
 from jaxserve.attention import AttentionBackend, choose_backend
 from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose
-from jaxserve.engine.compile import compiles, use_compilation_cache
+from jaxserve.engine.compile import compile_all, compiles, use_compilation_cache
 from jaxserve.engine.engine import Engine
+from jaxserve.engine.programs import ProgramStore
 from jaxserve.engine.roofline import Roofline, limits_of
 from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
@@ -25,7 +28,7 @@ from jaxserve.kvcache.pages import make_pages
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.kvcache.sizing import CacheSize, MemoryFacts, bytes_per_page, choose_num_pages, pages_for
-from jaxserve.models.registry import abstract, find
+from jaxserve.models.registry import find, leaf_shapes
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve
@@ -66,8 +69,8 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
     spec = architecture.spec(checkpoint.config)
     device = jax.devices()[0]
     dtype = _dtype(config, device.platform)
-    graphdef, shapes = abstract(spec, dtype)
     leaves = architecture.leaves(spec)
+    shapes = leaf_shapes(leaves, dtype)
     check(checkpoint, leaves, shapes, ignored=architecture.ignored(spec))
 
     backend = choose_backend(config.attention_backend, device.platform, dtype)
@@ -84,15 +87,17 @@ def build(config: EngineConfig, progress: Progress | None = None) -> Built:
     directory = use_compilation_cache(config.compilation_cache_dir)
 
     limits = limits_of(device, dtype) if config.roofline else None
-
-    weights = load(checkpoint, leaves, shapes, progress=progress)
-    network = Network(graphdef, tuple(shapes), backend, config.block_size)
+    network = Network(spec, dtype, tuple(shapes), backend, config.block_size)
     buckets = _buckets(config, device.platform)
-    runner = _runner(config, network, [weights[leaf] for leaf in shapes], spec, size, dtype, device, buckets)
-    hits_before = compiles.cache_hits
-    num_programs = runner.compile(progress)
+    with ThreadPoolExecutor(1, "load") as beside:  # programs need no weights, only their shapes
+        loading = beside.submit(load, checkpoint, leaves, shapes, progress=progress)
+        runner = _runner(config, network, list(shapes.values()), spec, size, dtype, device, buckets, directory)
+        hits_before = compiles.cache_hits
+        num_programs = runner.compile(progress, directory)
+        weights = loading.result()
+        runner.place([weights[leaf] for leaf in shapes])
+        hits = compiles.cache_hits - hits_before
     runner.warm_up()
-    hits = compiles.cache_hits - hits_before
     if progress:
         progress("warm-up", 1, 1)
     roofline = Roofline(spec, dtype.itemsize, limits) if limits else None
@@ -186,16 +191,18 @@ def _buckets(config: EngineConfig, platform: str) -> Buckets:
 def _runner(
     config: EngineConfig,
     network: Network,
-    weights: list[jax.Array],
+    weights: list[jax.ShapeDtypeStruct],
     spec: DecoderSpec,
     size: CacheSize,
     dtype: np.dtype,
     device: Device,
     buckets: Buckets,
+    directory: Path | None,
 ) -> Runner:
     assert config.max_num_seqs
     width = pages_for(size.max_model_len, config.block_size)
-    pages = make_pages(
+    make = partial(
+        make_pages,
         network.backend,
         num_layers=spec.num_layers,
         num_pages=size.num_pages,
@@ -204,6 +211,9 @@ def _runner(
         head_dim=spec.head_dim,
         dtype=dtype,
     )
+    # Zeros would be compiled, too, a program for every shape: one for all of them is kept with the others.
+    store = ProgramStore(directory, device, [jax.tree.flatten(jax.eval_shape(make))])
+    pages = compile_all({"pages": jax.jit(make).lower}, store, None)["pages"]()
     return Runner(
         network,
         weights,

@@ -1,12 +1,14 @@
-"""Lowers and compiles every shape before the doors open, in parallel, with JAX's persistent cache.
+"""Finds or compiles every shape before the doors open, in parallel.
 
-A compiled shape refuses any other, so a surprise compile cannot pass quietly.
+The store is asked by key, which needs no tracing, then by what the function was lowered to, then the compiler. A
+compiled shape refuses any other, so a surprise compile cannot pass quietly.
 """
 
 import logging
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from hashlib import sha256
@@ -16,16 +18,18 @@ from typing import Any
 import jax
 
 from jaxserve.config import cache_dir
+from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.errors import BadConfig
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float, float], None]
-Program = Any  # jax.stages.Compiled
 
 
 def use_compilation_cache(setting: str | None) -> Path | None:
-    """Switches JAX's persistent cache on, also for quick compiles; "none" leaves it off. Returns the directory.
+    """The directory in which this machine's programs are kept, made if need be; "none" is no directory.
+
+    JAX's own cache stays as it is: what it hands out could not be kept in our store.
 
     A cached program is as trusted as the code itself, so a directory that others may write is refused (BadConfig).
     One that cannot be made costs a warning and the cache.
@@ -40,9 +44,6 @@ def use_compilation_cache(setting: str | None) -> Path | None:
         return None
     if os.name == "posix" and directory.stat().st_mode & 0o022:
         raise BadConfig(f"compilation_cache_dir: others may write {directory}; run chmod 700 on it, or name another.")
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return directory
 
 
@@ -61,10 +62,14 @@ def machine_key() -> str:
 
 
 class CompileCounter:
-    """Counts compiles and cache hits of this process, by JAX's own events. One for the life of the process."""
+    """Counts compiles and cache hits of this process, by JAX's own events and what the store found.
+
+    One for the life of the process.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._here = threading.local()
         self.compiled = 0
         self.cache_hits = 0
         self.seconds = 0.0
@@ -80,10 +85,23 @@ class CompileCounter:
                 "compilation_cache_hits": self.cache_hits,
             }
 
+    def on_found(self, seconds: float) -> None:
+        """A program came from our own store, and reading it took so long."""
+        with self._lock:
+            self.compiled += 1
+            self.cache_hits += 1
+            self.seconds += seconds
+
     def _on_event(self, event: str, **_: Any) -> None:
         if event == "/jax/compilation_cache/cache_hits":
+            self._here.hits = self.hits_of_this_thread + 1
             with self._lock:
                 self.cache_hits += 1
+
+    @property
+    def hits_of_this_thread(self) -> int:
+        """Programs that JAX's own cache gave to this thread."""
+        return getattr(self._here, "hits", 0)
 
     def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -95,14 +113,38 @@ class CompileCounter:
 compiles = CompileCounter()
 
 
-def compile_all(lowerings: Mapping[Hashable, Callable[[], Any]], progress: Progress | None) -> dict[Hashable, Program]:
-    """Runs every lowering and compiles it; the slowest kinds should come first. Keys are kept."""
+def compile_all(
+    lowerings: Mapping[Hashable, Callable[[], Any]], store: ProgramStore, progress: Progress | None
+) -> dict[Hashable, Program]:
+    """Finds every program, or runs its lowering, compiles and keeps it; the slowest kinds should come first.
+
+    Keys are kept.
+    """
     hits_before = compiles.cache_hits
+
+    def program(key: Hashable) -> Program:
+        began = time.perf_counter()
+        found = store.find(key)
+        if found is None:
+            lowered = lowerings[key]()
+            began = time.perf_counter()
+            found = store.find_lowered(key, lowered)
+        if found is not None:
+            compiles.on_found(time.perf_counter() - began)
+            return found
+        hits = compiles.hits_of_this_thread
+        compiled = lowered.compile()
+        if hits == compiles.hits_of_this_thread:
+            store.keep(key, lowered, compiled)
+        return compiled
+
     programs: dict[Hashable, Program] = {}
     with ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1))) as pool:
-        jobs = {pool.submit(lambda lower=lower: lower().compile()): key for key, lower in lowerings.items()}
+        jobs = {pool.submit(program, key): key for key in lowerings}
         for done, job in enumerate(as_completed(jobs), start=1):
             programs[jobs[job]] = job.result()
             if progress:
                 progress(f"compile {compiles.cache_hits - hits_before} cached", done, len(jobs))
+    if compiles.cache_hits - hits_before < len(jobs):
+        store.sweep()
     return programs

@@ -6,6 +6,7 @@ execute returns as soon as the work is enqueued; fetch waits for numbers whose c
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ from jax import Array
 
 from jaxserve.engine import batch
 from jaxserve.engine.buckets import Buckets
-from jaxserve.engine.compile import Program, Progress, compile_all
+from jaxserve.engine.compile import Progress, compile_all
 from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepPlan, StepResult
+from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step import Network, draw, forward, score_prompt
 from jaxserve.sampling.sampler import Sampled, SampleMode
 
@@ -36,7 +38,7 @@ class Ticket:
 class Runner:
     """The device's owner. Donated arrays are replaced at once, so nobody can keep an old one.
 
-    weights      the leaves in network.paths' order, placed
+    weights      the leaves in network.paths' order, placed; or only their shapes, and `place` brings them later
     pages        one entry a layer, from the network's backend
 
     With batch_invariant everything runs through one shape and one sampler, so that the bits of a token do not
@@ -46,7 +48,7 @@ class Runner:
     def __init__(
         self,
         network: Network,
-        weights: Sequence[Array],
+        weights: Sequence[Array | jax.ShapeDtypeStruct],
         pages: tuple[Any, ...],
         *,
         buckets: Buckets,
@@ -69,8 +71,12 @@ class Runner:
         self._allow_all = {rows: self._put(batch.allow_all(rows, vocab_size)) for rows in self._drawn_rows}
         self._programs: dict[Hashable, Program] = {}
 
-    def compile(self, progress: Progress | None = None) -> int:
-        """Compiles every shape; returns how many there are. Afterwards nothing else can run."""
+    def place(self, weights: Sequence[Array]) -> None:
+        """Brings the weights, of the shapes announced."""
+        self._weights = tuple(weights)
+
+    def compile(self, progress: Progress | None = None, directory: Path | None = None) -> int:
+        """Finds (in directory) or compiles every shape; returns how many there are. Then nothing else can run."""
         lowerings: dict[Hashable, Any] = {}
         for tokens in () if self._one_shape else self._buckets.prefill:
             lowerings["prefill", tokens] = partial(self._lower_forward, 1, self._layout(tokens))
@@ -81,7 +87,7 @@ class Runner:
         for rows in self._drawn_rows:
             for mode in self._modes:
                 lowerings["draw", rows, mode] = partial(self._lower_draw, rows, mode)
-        self._programs = compile_all(lowerings, progress)
+        self._programs = compile_all(lowerings, ProgramStore(directory, self._device, self._facts()), progress)
         return len(self._programs)
 
     def warm_up(self) -> None:
@@ -127,7 +133,7 @@ class Runner:
     def close(self) -> None:
         """Frees device memory: weights, pages and programs."""
         for leaf in jax.tree.leaves((self._weights, self._pages, self._last_token_R, self._allow_all)):
-            if not leaf.is_deleted():
+            if isinstance(leaf, Array) and not leaf.is_deleted():
                 leaf.delete()
         self._programs = {}
 
@@ -172,6 +178,19 @@ class Runner:
 
     # Shapes
 
+    def _facts(self) -> list[Any]:
+        """All that shapes the programs beside their keys, in words."""
+        network, arguments = self._network, (self._weights, self._pages, self._last_token_R)
+        return [
+            network.spec,
+            network.dtype,
+            network.paths,
+            (network.backend.name, network.page_size),
+            jax.tree.structure(arguments),
+            [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
+            (self._width, self._vocab_size, self._max_logprobs, self._one_shape),
+        ]
+
     def _layout(self, tokens: int) -> batch.Layout:
         return batch.Layout(self._width, tokens)
 
@@ -185,27 +204,20 @@ class Runner:
             return ("decode", tokens), tokens, self._decode_layout
         return ("prefill", tokens), 1, self._layout(tokens)
 
-    # Lowering
-
     def _lower_forward(self, rows: int, layout: batch.Layout) -> Any:
-        step = jax.jit(partial(forward, self._network, layout), donate_argnums=1)
+        step = jax.jit(partial(forward, self._network, layout), donate_argnums=1, keep_unused=True)
         packed = jax.ShapeDtypeStruct((rows, layout.num_columns), jnp.int32)
         return step.lower(self._weights, self._pages, self._last_token_R, packed)
 
     def _lower_score(self, tokens: int) -> Any:
-        step = jax.jit(partial(score_prompt, self._network, self._max_logprobs))
+        step = jax.jit(partial(score_prompt, self._network, self._max_logprobs), keep_unused=True)
         _, rows, layout = self._prompt_shape(tokens)
-        _, _, hidden, _ = jax.eval_shape(
-            partial(forward, self._network, layout),
-            self._weights,
-            self._pages,
-            self._last_token_R,
-            jax.ShapeDtypeStruct((rows, layout.num_columns), jnp.int32),
-        )
+        queries = rows * max(1, layout.num_tokens)
+        hidden = jax.ShapeDtypeStruct((queries, self._network.spec.width), self._network.dtype)
         return step.lower(self._weights, hidden, jax.ShapeDtypeStruct((tokens,), jnp.int32))
 
     def _lower_draw(self, rows: int, mode: SampleMode) -> Any:
-        step = jax.jit(partial(draw, mode=mode, max_logprobs=self._max_logprobs), donate_argnums=0)
+        step = jax.jit(partial(draw, mode=mode, max_logprobs=self._max_logprobs), donate_argnums=0, keep_unused=True)
         logits = jax.ShapeDtypeStruct((rows, self._vocab_size), jnp.float32)
         head = jax.ShapeDtypeStruct((rows, batch.HEAD), jnp.int32)
         mask = self._allow_all[rows] if mode == SampleMode.FULL else None

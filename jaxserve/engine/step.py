@@ -7,20 +7,23 @@ where the tokens come from: a prompt's are in the packed input, a decoding row's
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 from jax import Array
 
 from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
 from jaxserve.engine.batch import COUNT, HEAD, NEWEST, POSITION, ROW, SAMPLING, Layout
-from jaxserve.models.decoder import Decoder, assemble
-from jaxserve.models.spec import Path
+from jaxserve.models.registry import abstract, assemble
+from jaxserve.models.spec import DecoderSpec, Path
 from jaxserve.sampling.logprobs import score
 from jaxserve.sampling.rows import unpack
 from jaxserve.sampling.sampler import Sampled, SampleMode, sample
+
+if TYPE_CHECKING:
+    from jaxserve.models.decoder import Decoder
 
 SCORE_ROWS = 64  # prompt positions whose logits exist at the same time
 
@@ -29,13 +32,16 @@ SCORE_ROWS = 64  # prompt positions whose logits exist at the same time
 class Network:
     """What is static about the model: how leaves make a decoder, and how its attention works."""
 
-    graphdef: nnx.GraphDef
+    spec: DecoderSpec
+    dtype: np.dtype
     paths: tuple[Path, ...]
     backend: AttentionBackend
     page_size: int
 
-    def decoder(self, leaves: Sequence[Array]) -> Decoder:
-        return assemble(self.graphdef, dict(zip(self.paths, leaves, strict=True)))
+    def decoder(self, leaves: Sequence[Array]) -> "Decoder":
+        """The structure is worked out when the first program is traced: a start that finds all programs traces none."""
+        graphdef, _ = abstract(self.spec, self.dtype)
+        return assemble(graphdef, dict(zip(self.paths, leaves, strict=True)))
 
 
 def forward(

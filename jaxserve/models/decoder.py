@@ -5,11 +5,13 @@ dict, and `assemble` makes a Decoder of them inside the jitted step. Layers are 
 layer's weights and pages. How attention is computed and how pages look is the backend's business.
 """
 
+import threading
 from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -126,9 +128,31 @@ class Decoder(nnx.Module):
         return (self.embed if self.head is None else self.head).logits(hidden_BD)
 
 
+class _NoNumbers:
+    """Stands in for random streams where only shapes count: zeros are traced several times as fast."""
+
+    def __init__(self) -> None:
+        self.params = self
+
+    def normal(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        return jnp.zeros(shape, dtype)
+
+
 def abstract(spec: DecoderSpec, dtype: DTypeLike) -> tuple[nnx.GraphDef, dict[Path, jax.ShapeDtypeStruct]]:
-    """The decoder's structure, and the shape and type of every leaf by its path. Allocates nothing."""
-    model = nnx.eval_shape(lambda: Decoder(spec, dtype=dtype, rngs=nnx.Rngs(0)))
+    """The decoder's structure, and the shape and type of every leaf by its path. Allocates nothing.
+
+    Remembered for the last few models: every program that is traced asks for it.
+    """
+    with _abstract_lock:
+        return _abstract(spec, jnp.dtype(dtype))
+
+
+_abstract_lock = threading.Lock()  # programs are traced in several threads; the first does the work
+
+
+@lru_cache(maxsize=4)
+def _abstract(spec: DecoderSpec, dtype: jnp.dtype) -> tuple[nnx.GraphDef, dict[Path, jax.ShapeDtypeStruct]]:
+    model = nnx.eval_shape(lambda: Decoder(spec, dtype=dtype, rngs=cast(nnx.Rngs, _NoNumbers())))
     graphdef, state = nnx.split(model)
     return graphdef, {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
 

@@ -1,12 +1,23 @@
-"""Architecture name → translator: the one table of what we can load."""
+"""Architecture name → translator: the one table of what we can load.
+
+The decoder itself is imported when it is traced: it brings Flax, and a start that finds its programs needs neither.
+"""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
 
 from jaxserve.errors import UnknownArchitecture
 from jaxserve.models import llama, mistral, qwen2, qwen3
-from jaxserve.models.decoder import abstract, assemble
 from jaxserve.models.spec import DecoderSpec, Leaf, Path
+
+if TYPE_CHECKING:
+    from flax.nnx import GraphDef
+
+    from jaxserve.models.decoder import Decoder
 
 
 class Architecture(Protocol):
@@ -46,4 +57,26 @@ def find(hf_config: Mapping[str, Any]) -> Architecture:
     return known
 
 
-__all__ = ["ARCHITECTURES", "Architecture", "abstract", "assemble", "find"]
+def leaf_shapes(leaves: Mapping[Path, Leaf], dtype: DTypeLike) -> dict[Path, jax.ShapeDtypeStruct]:
+    """What `abstract` says of the leaves, worked out from their origins: no tracing, no memory, microseconds each."""
+    return {
+        path: jax.ShapeDtypeStruct(leaf.place(np.broadcast_to(np.float32(0), leaf.shape)).shape, dtype)
+        for path, leaf in leaves.items()
+    }
+
+
+def abstract(spec: DecoderSpec, dtype: DTypeLike) -> tuple["GraphDef", dict[Path, jax.ShapeDtypeStruct]]:
+    """The decoder's structure, and the shape and type of every leaf by its path. Allocates nothing."""
+    from jaxserve.models import decoder
+
+    return decoder.abstract(spec, dtype)
+
+
+def assemble(graphdef: "GraphDef", weights: Mapping[Path, Any]) -> "Decoder":
+    """A Decoder over these weights. Meant for inside a jitted function."""
+    from jaxserve.models import decoder
+
+    return decoder.assemble(graphdef, weights)
+
+
+__all__ = ["ARCHITECTURES", "Architecture", "abstract", "assemble", "find", "leaf_shapes"]

@@ -1,0 +1,143 @@
+"""A second start finds its programs: nothing is compiled, nothing is traced, and every bit is the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine import step
+from jaxserve.engine.build import build
+from jaxserve.engine.compile import compile_all, compiles
+from jaxserve.engine.programs import PROGRAM, ProgramStore
+from jaxserve.engine.request import Request
+from jaxserve.sampling_params import SamplingParams
+
+PROMPT = tuple(range(5, 25))
+
+
+@pytest.fixture(scope="module")
+def start(tiny_model, tmp_path_factory):
+    """Starts an engine over the module's own directory; says what it compiled and what it answers."""
+    directory = tmp_path_factory.mktemp("kept")
+
+    def start(**settings):
+        before = compiles.counters()["compilations"]
+        small = {"max_model_len": 64, "max_num_seqs": 1, "max_num_batched_tokens": 16, "num_gpu_blocks_override": 9}
+        built = build(EngineConfig(model=str(tiny_model), compilation_cache_dir=str(directory), **small | settings))
+        compiled = compiles.counters()["compilations"] - before
+        answers = _answers(built.engine)
+        built.engine.close()
+        return compiled, answers, built
+
+    start.directory = directory
+    start.first = start()
+    return start
+
+
+def _answers(engine):
+    """Tokens and log-probabilities of a greedy and a drawn request, in full precision."""
+    for number, params in enumerate(({"temperature": 0.0}, {"temperature": 1.0, "logprobs": 3})):
+        params = SamplingParams(**params, max_tokens=9)
+        engine.add(Request(number, PROMPT, params, seed=number, max_total_tokens=len(PROMPT) + 9))
+    outputs = []
+    while engine.has_work:
+        outputs += [(o.request_id, o.token_ids, o.logprobs) for o in engine.step()]
+    return outputs
+
+
+def test_a_second_start_compiles_and_traces_nothing_and_answers_the_same(start, monkeypatch):
+    monkeypatch.setattr(step, "assemble", None)  # without which no step can be traced
+    compiled, answers, built = start()
+    assert (compiled, answers) == (0, start.first[1])
+    assert start.first[0] > 0 and len(answers) > 0
+    assert "compiled, " in built.description["programs"]
+
+
+def test_what_is_damaged_is_made_again(start):
+    directory = next(start.directory.iterdir())
+    short, changed = sorted(directory.glob(f"*{PROGRAM}"))[:2]
+    short.write_bytes(short.read_bytes()[:1000])
+    entry = bytearray(changed.read_bytes())
+    entry[5000] ^= 1
+    changed.write_bytes(entry)
+    assert start()[:2] == (2, start.first[1])
+    assert start()[:2] == (0, start.first[1])
+
+
+def test_another_setting_is_another_program(start):
+    compiled, _, built = start(num_gpu_blocks_override=10)
+    assert compiled > 0
+    assert built.num_pages == 10
+
+
+def doubled(store, log=None):
+    """A program with a donated argument, through the store."""
+
+    def lower():
+        if log is not None:
+            log.append("traced")
+        return jax.jit(lambda x: x * 2, donate_argnums=0).lower(jax.ShapeDtypeStruct((100_000,), jnp.float32))
+
+    return compile_all({"double": lower}, store, None)["double"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return lambda *facts: ProgramStore(tmp_path, jax.devices()[0], facts)
+
+
+def test_a_found_program_takes_over_what_is_donated_and_copies_nothing(store):
+    doubled(store())
+    program = store().find("double")
+    x = jax.device_put(np.ones(100_000, np.float32)) + 1
+    place = x.unsafe_buffer_pointer()
+    y = program(x)
+    assert x.is_deleted() and y.unsafe_buffer_pointer() == place
+    assert (np.asarray(y) == 4).all()
+
+
+def test_other_facts_trace_again_but_do_not_compile_what_is_the_same(store):
+    traced = []
+    doubled(store("one"), traced)
+    before = compiles.counters()["compilations"]
+    doubled(store("other"), traced)
+    assert traced == ["traced"] * 2
+    doubled(store("other"), traced)
+    assert traced == ["traced"] * 2
+    assert compiles.counters()["compilations"] == before
+
+
+def test_a_hit_is_counted_and_shown(store):
+    doubled(store())
+    before, shown = compiles.counters(), []
+    compile_all({"double": None}, store(), lambda *report: shown.append(report))
+    assert shown == [("compile 1 cached", 1, 1)]
+    after = compiles.counters()
+    assert after["compilation_cache_hits"] == before["compilation_cache_hits"] + 1
+    assert after["compilations"] == before["compilations"]
+
+
+def test_a_disk_that_takes_nothing_costs_one_warning(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    store = ProgramStore(tmp_path / "file", jax.devices()[0])
+    for _ in range(2):
+        assert (doubled(store)(jnp.ones(100_000)) == 2).all()
+    assert caplog.text.count("cannot be") == 1
+
+
+def test_files_are_ours_alone_and_nothing_half_written_stays(store, tmp_path):
+    doubled(store())
+    assert len(list(tmp_path.iterdir())) == 2
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_what_nobody_asked_for_in_a_month_goes(store, tmp_path):
+    import os
+
+    doubled(store())
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    (tmp_path / "theirs").touch()
+    store().sweep()
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
