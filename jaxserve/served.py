@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,14 @@ class ServedModel:
         cls, config: EngineConfig, deliver: Callable[[list[TokenOutput]], None], progress: Progress | None = None
     ) -> "ServedModel":
         """Fetches, loads and compiles; blocks until the first request could be served. Raises StartupError."""
-        built = build(config, progress)
-        tokenizer = Tokenizer.load(Path(config.tokenizer) if config.tokenizer else built.path)
-        return cls(built, tokenizer, deliver)
+        tokenizers: list[Future[Tokenizer]] = []
+        with ThreadPoolExecutor(1, "tokenizer") as beside:  # read while weights and programs are
+
+            def read_tokenizer(path: Path) -> None:
+                tokenizers.append(beside.submit(Tokenizer.load, Path(config.tokenizer) if config.tokenizer else path))
+
+            built = build(config, progress, read_tokenizer)
+            return cls(built, tokenizers[0].result(), deliver)
 
     # Text in
 

@@ -88,20 +88,29 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     """The start in full view. The port is taken at once, but nobody can connect until all is ready."""
     import asyncio
     import dataclasses
+    import threading
+    from importlib import import_module
 
     from server.startup import Phases, address, console, curl_line, ready_table
 
     screen = console()
     with Phases(screen) as phases:
         phases.report("import", 0, 0)
+        from server.listen import listen
+
+        listener = listen(server_config)
+        if not server_config.uds:  # port 0 has become a real one
+            server_config = dataclasses.replace(server_config, port=listener.getsockname()[1])
         from jaxserve import AsyncLLM
+
+        # The web framework comes while the engine loads, which is little Python.
+        web = threading.Thread(target=import_module, args=("server.lifecycle",), daemon=True)
+        web.start()
+        llm = AsyncLLM.load(engine_config, progress=phases.report)
+        web.join()
         from server import lifecycle, logs
         from server.app import create_app
 
-        listener = lifecycle.listen(server_config)
-        if not server_config.uds:  # port 0 has become a real one
-            server_config = dataclasses.replace(server_config, port=listener.getsockname()[1])
-        llm = AsyncLLM.load(engine_config, progress=phases.report)
         app = create_app(llm, server_config)
     where = address(server_config)
     screen.print("", ready_table(llm.description, where, phases.seconds), "", sep="\n")

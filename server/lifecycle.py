@@ -8,7 +8,6 @@ orderly end takes too long.
 from __future__ import annotations
 
 import asyncio
-import errno
 import faulthandler
 import logging
 import os
@@ -25,12 +24,12 @@ import hypercorn.asyncio
 from hypercorn.config import Config
 from quart import Quart
 
-from jaxserve import BadConfig, StartupError
 from server import http1
 from server.app import desk_of
 from server.auth import Gatekeeper
 from server.config import ServerConfig
 from server.gate import refuse_head
+from server.listen import listen, remove_stale
 
 if TYPE_CHECKING:
     from server.desk import Desk
@@ -77,45 +76,8 @@ async def serve(
         await desk.llm.close()
         end.stop_countdown()
         if config.uds is not None:
-            _remove_stale(Path(config.uds))
+            remove_stale(Path(config.uds))
     return end.code
-
-
-def listen(config: ServerConfig) -> socket.socket:
-    """A bound socket; nobody can connect before `serve` listens on it. Raises StartupError with what to do."""
-    if config.uds is not None:
-        return _bound(socket.AF_UNIX, config.uds, f"the socket {config.uds}")
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    return _bound(family, (config.host, config.port), f"{config.host} port {config.port}")
-
-
-def _bound(family: int, address: str | tuple[str, int], name: str) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family == socket.AF_UNIX:
-            _remove_stale(Path(str(address)))
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except OSError as error:
-        sock.close()
-        raise _no_address(name, error) from None
-    return sock
-
-
-def _remove_stale(path: Path) -> None:
-    """A socket file that an earlier server left; any other file stays, and binding fails."""
-    if path.is_socket():
-        path.unlink()
-
-
-def _no_address(name: str, error: OSError) -> StartupError:
-    if error.errno == errno.EADDRINUSE:
-        other = "--uds" if name.startswith("the socket") else "--port"
-        return BadConfig(f"{name} is in use by another process; stop that one, or choose another {other}.")
-    if error.errno == errno.EACCES:
-        return BadConfig(f"{name} is not ours to take; choose a --port above 1023.")
-    return BadConfig(f"cannot listen on {name}: {error.strerror or error}; check --host and --port.")
 
 
 class _End:

@@ -61,9 +61,16 @@ class Built:
     description: dict[str, str]
 
 
-def build(config: EngineConfig, progress: Progress | None = None) -> Built:
-    """Fetches, checks, sizes, loads, compiles and warms up. Raises StartupError before any large allocation."""
+def build(
+    config: EngineConfig, progress: Progress | None = None, on_path: Callable[[Path], None] | None = None
+) -> Built:
+    """Fetches, checks, sizes, loads, compiles and warms up. Raises StartupError before any large allocation.
+
+    on_path hears where the model lies as soon as that is known.
+    """
     path = resolve(config.model, revision=config.revision, download_dir=_path(config.download_dir), progress=progress)
+    if on_path:
+        on_path(path)
     checkpoint = open_checkpoint(path)
     architecture = find(checkpoint.config)
     spec = architecture.spec(checkpoint.config)

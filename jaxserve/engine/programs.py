@@ -41,6 +41,7 @@ class ProgramStore:
     """The programs of one device, by key. `directory` None keeps nothing and finds nothing. Safe in threads.
 
     facts   whatever these programs depend on beside versions, our sources and the flags: shapes, types, settings
+    found   keys whose programs were here
     """
 
     def __init__(self, directory: Path | None, device: Any, facts: Iterable[Any] = ()) -> None:
@@ -50,17 +51,18 @@ class ProgramStore:
             jax.__version__, device.client.platform_version, device.device_kind, device.id, flags, sys.version_info
         )
         self._facts = _hash(self._machine, sources(), *facts)
+        self.found: set[Hashable] = set()
         self._lock = threading.Lock()
         self._complained = False
 
     def find(self, key: Hashable) -> Program | None:
         """The program that was last kept for this key, ready to run."""
         entry = self._read(self._name_of(key) + NAME)
-        return self._program(entry.decode(errors="replace")) if entry else None
+        return self._program(key, entry.decode(errors="replace")) if entry else None
 
     def find_lowered(self, key: Hashable, lowered: Any) -> Program | None:
         """The program that these very instructions were compiled to, ready to run; the next `find` is quicker."""
-        program = self._program(name := self._name_of_lowered(lowered))
+        program = self._program(key, name := self._name_of_lowered(lowered))
         if program is not None:
             self._write(self._name_of(key) + NAME, name.encode())
         return program
@@ -94,7 +96,7 @@ class ProgramStore:
     def _name_of_lowered(self, lowered: Any) -> str:
         return _hash(self._machine, lowered.as_text(), lowered.in_tree, lowered.out_tree) + PROGRAM
 
-    def _program(self, name: str) -> Program | None:
+    def _program(self, key: Hashable, name: str) -> Program | None:
         """A program that cannot be used is deleted, and there is none."""
         entry = self._read(name)
         if entry is None:
@@ -104,12 +106,14 @@ class ProgramStore:
             if sha256(payload).digest() != entry[:DIGEST_BYTES]:
                 raise ValueError("it is damaged")
             executable, in_tree, out_tree = pickle.loads(payload)
-            return deserialize_and_load(executable, in_tree, out_tree, execution_devices=[self._device])
+            program = deserialize_and_load(executable, in_tree, out_tree, execution_devices=[self._device])
         except Exception as error:  # whatever is wrong with it, compiling it again puts it right
             log.warning("the compiled program %s is of no use and is made again: %s", name, _line(error))
             with suppress(OSError):
-                (self._path(name)).unlink()
+                self._path(name).unlink()
             return None
+        self.found.add(key)
+        return program
 
     def _read(self, name: str) -> bytes | None:
         if self._directory is None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from server.config import ServerConfig
-from server.startup import Phases, address, amount, ready_table
+from server.startup import Phases, address, amount, rate, ready_table
 
 
 def lines(*reports: tuple[str, float, float], terminal: bool = False) -> list[str]:
@@ -22,6 +22,19 @@ def test_a_phase_is_one_line_when_it_is_over() -> None:
     assert [line.split()[0] for line in shown] == ["load", "compile"]
     assert shown[0].endswith(" s  2.0 MB")
     assert shown[1].endswith(" s  2/2  2 cached")
+
+
+def test_phases_may_overlap_and_each_is_one_line() -> None:
+    reports = [("import", 0, 0), ("load", 0, 2e6), ("compile 0 cached", 1, 2), ("load", 2e6, 2e6), ("compile", 2, 2)]
+    assert [line.split()[0] for line in lines(*reports)] == ["import", "load", "compile"]
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "text"),
+    [(90e6, 100e6, 0.5, "180 MB/s"), (2, 4, 0.5, ""), (2e6, 2e6, 0.001, "")],
+)
+def test_bytes_have_a_rate_once_there_is_time_to_tell(done: float, total: float, seconds: float, text: str) -> None:
+    assert rate(done, total, seconds) == text
 
 
 def test_a_terminal_keeps_every_phase_in_view() -> None:
