@@ -196,7 +196,7 @@ class Runner:
             network.spec,
             network.dtype,
             network.paths,
-            (network.backend.name, network.page_size),
+            (network.backend.name, getattr(network.backend, "__dict__", {}), network.page_size),
             jax.tree.structure(arguments),
             [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
             (self._width, self._vocab_size, self._max_logprobs, self._one_shape),
