@@ -9,7 +9,6 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -120,17 +119,18 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
 
 
 def _warmup(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
+    import asyncio
+
     from server.startup import Phases, console
 
     screen = console()
     with Phases(screen) as phases:
         phases.report("import", 0, 0)
-        from jaxserve import LLM
+        from jaxserve import AsyncLLM
 
-        settings = {field.name: getattr(engine_config, field.name) for field in fields(engine_config)}
-        with LLM(progress=phases.report, **settings) as llm:
-            description = llm.description
-    screen.print(f"Warm in {phases.seconds:.1f} s: {description['programs']}", soft_wrap=True)
+        llm = AsyncLLM.load(engine_config, progress=phases.report)
+        asyncio.run(llm.close())
+    screen.print(f"Warm in {phases.seconds:.1f} s: {llm.description['programs']}", soft_wrap=True)
     return 0
 
 
