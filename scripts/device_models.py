@@ -66,9 +66,9 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     config = config_of(model, tiny=tiny)
     spec = find(config).spec(config)
     dtype = np.dtype(jnp.dtype("float32" if device.platform == "cpu" else "bfloat16"))
-    graphdef, shapes = abstract(spec, dtype)
+    _, shapes = abstract(spec, dtype)
     weights = [random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, leaf in enumerate(shapes.values())]
-    backend = choose_backend(attention, device.platform)
+    backend = choose_backend(attention, device.platform, dtype)
     page_bytes = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * PAGE * dtype.itemsize
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     free = stats.get("bytes_limit", 2**40) - stats.get("bytes_in_use", 0)
@@ -84,7 +84,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     )
     width = -(-max_len // PAGE)
     runner = Runner(
-        Network(graphdef, tuple(shapes), backend, PAGE),
+        Network(spec, dtype, tuple(shapes), backend, PAGE),
         weights,
         pages,
         buckets=buckets,
