@@ -42,24 +42,25 @@ def backend(monkeypatch):
 )
 def test_it_answers_as_every_backend_must(backend, lengths, columns, heads, kv_heads, head_dim, how):
     case = Case(backend, lengths, columns, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
-    out = case.run(backend, scale=0.1, **how)
-    for row, length in enumerate(lengths):
-        expected = case.expect(row, scale=0.1, **how) if length else 0
-        np.testing.assert_allclose(out[row], expected, atol=2e-5)
+    case.check(backend, scale=0.1, atol=2e-5, **how)
 
 
 def test_padding_behind_a_chunk_is_nobodys_query(backend):
-    whole = Case(backend, [20], 4, head_dim=128)
-    expected = whole.run(backend, scale=0.1)[0]
     case = Case(backend, [20], 4, head_dim=128)
-    inputs, pad = case.inputs(), (0, 2)
-    case.run(backend, scale=0.1)
-    pages = backend.write(case.pages, case.keys[0][16:], case.values[0][16:], inputs.slot_T)
+    expected = case.run(backend, scale=0.1)[0]
+    inputs = case.inputs()
+
+    def behind(per_query, value):
+        """Two more queries in each row, which the row's length does not cover."""
+        grid = np.asarray(per_query).reshape(len(case.lengths), 4, *per_query.shape[1:])
+        padded = np.pad(grid, [(0, 0), (0, 2), *[(0, 0)] * (grid.ndim - 2)], constant_values=value)
+        return padded.reshape(-1, *per_query.shape[1:])
+
     padded = AttentionInputs(
-        np.pad(inputs.position_T, pad, constant_values=20), np.pad(inputs.slot_T, pad), case.table, inputs.length_B
+        behind(inputs.position_T, 20), behind(inputs.slot_T, 0), inputs.page_table_BW, inputs.length_B
     )
-    query = np.pad(case.query[0], (pad, (0, 0), (0, 0)), constant_values=1.0)
-    out = np.asarray(backend.attend(jnp.asarray(query), pages, padded, scale=0.1))
+    query = behind(case.query.reshape(-1, *case.query.shape[2:]), 1.0)
+    out = np.asarray(backend.attend(jnp.asarray(query), case.write(backend), padded, scale=0.1))
     np.testing.assert_allclose(out[:4], expected, atol=1e-6)
     assert not out[4:].any()
 
