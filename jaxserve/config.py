@@ -42,7 +42,9 @@ class EngineConfig:
     num_gpu_blocks_override: int | None = knob(None, "number of key-value pages, instead of a size")
     enable_prefix_caching: bool = knob(True, "find full pages of known prefixes again")
     attention_backend: str = knob("auto", "how attention is computed: auto, reference, cpu, native or gpu")
-    seed: int = knob(0, "seed of the server's own random choices")
+    seed: int | None = knob(
+        None, "makes the seeds of requests without one repeatable, in order of arrival; default: fresh"
+    )
     max_logprobs: int = knob(20, "most alternatives a request may ask for at one position")
     chat_template: str | None = knob(None, "a Jinja file or text, instead of the checkpoint's template")
     chat_template_content_format: Literal["auto", "string", "openai"] = knob(

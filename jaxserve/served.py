@@ -5,7 +5,7 @@ Here, and only here, token ids from the engine meet the tokenizer.
 
 import itertools
 import logging
-import secrets
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +96,8 @@ class ServedModel:
         self.hard_max_tokens = _hard_max_tokens(built)
         self._templates = _templates(built.config, tokenizer)
         self._ids = itertools.count(1)
+        seed = built.config.seed
+        self._dice = random.SystemRandom() if seed is None else random.Random(seed)
         self._lock = threading.Lock()
         self._open: dict[int, int] = {}  # request id → prompt tokens not known to be computed yet
         self._built = built
@@ -240,7 +242,7 @@ class ServedModel:
                 request_id=next(self._ids),
                 prompt_ids=prompt,
                 params=params,
-                seed=secrets.randbits(64) - 2**63 if seed is None else seed + choice,
+                seed=self._dice.getrandbits(64) - 2**63 if seed is None else seed + choice,
                 max_total_tokens=len(prompt) + params.max_tokens,
                 eos_id=None if params.ignore_eos else self.eos_id,
                 stop_ids=frozenset(params.stop_token_ids) | ends,

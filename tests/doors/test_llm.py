@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from jaxserve import FinishReason, InvalidParameter, PromptTooLong, SamplingParams
+from jaxserve import LLM, FinishReason, InvalidParameter, PromptTooLong, SamplingParams
 from jaxserve.engine.compile import compiles
-from tests.doors.conftest import idle, until
+from tests.doors.conftest import SETTINGS, idle, until
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
@@ -52,6 +52,15 @@ def test_without_a_seed_every_answer_is_its_own(llm):
     params = SamplingParams(temperature=1.0, max_tokens=24, n=2)
     first, second = llm.chat(MESSAGES, params), llm.chat(MESSAGES, params)
     assert len({choice.token_ids for choice in first.choices + second.choices}) == 4
+
+
+def test_a_server_s_seed_makes_unseeded_answers_repeatable(tiny_path):
+    params, answers = SamplingParams(temperature=1.0, max_tokens=12, n=2), []
+    for seed in (5, 5, 6):
+        with LLM(tiny_path, quiet=True, seed=seed, **SETTINGS) as llm:
+            answers.append([choice.token_ids for choice in llm.chat(MESSAGES, params).choices])
+    assert answers[0] == answers[1] != answers[2]
+    assert answers[0][0] != answers[0][1]
 
 
 def test_a_stop_string_ends_the_answer_and_frees_its_pages(llm):
