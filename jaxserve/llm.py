@@ -85,13 +85,8 @@ class LLM:
         return self._model.encode(prompt) if isinstance(prompt, str) else list(prompt)
 
     def _open(self, prompt_ids: list[int], params: SamplingParams | None) -> Answer:
-        chosen = params or self._default_params()
+        chosen = params or self._model.default_params
         return self._model.open(prompt_ids, self._model.check(prompt_ids, chosen))
-
-    def _default_params(self) -> SamplingParams:
-        known = ("temperature", "top_p", "top_k", "min_p")
-        defaults = self._model.sampling_defaults
-        return SamplingParams(**{name: defaults[name] for name in known if name in defaults})
 
     def _collect(self, prompts: list[list[int]], params: SamplingParams | None) -> list[Completion]:
         answers = [self._open(prompt_ids, params) for prompt_ids in prompts]

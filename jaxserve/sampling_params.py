@@ -1,6 +1,7 @@
 """What a caller may ask of the sampler and of the stopping rules. Checks itself when built."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxserve.errors import InvalidParameter
@@ -9,6 +10,7 @@ GREEDY_BELOW = 1e-5  # temperatures under this mean argmax (vLLM's threshold)
 MIN_TEMPERATURE = 0.01  # positive temperatures under this are raised to it
 MAX_STOP_STRINGS = 4
 MAX_STOP_TOKEN_IDS = 1024
+MAX_IDS_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,12 @@ class SamplingParams:
     top_k           0 or -1: off; ties at the border are kept
     seed            the draw depends on (seed + choice index, position, token id) alone; None: fresh
     n               number of choices; choice j draws with seed + j
+    repetition_penalty  divides (or multiplies, below zero) the logits of tokens in prompt or answer; 1: off
+    frequency_penalty   taken from a logit for each time that its token stands in the answer
+    presence_penalty    taken once from the logits of tokens that stand in the answer
+    logit_bias      (token id, number added to its logit), kept by id; clamped to [-100, 100] when applied
+    allowed_token_ids   nothing else may be drawn, kept by id; None: everything may
+    bad_words       texts whose tokens may not stand in the answer
     stop            strings that end the text; cut off unless include_stop_str_in_output
     logprobs        None: none; k: the chosen token and the k best others
     prompt_logprobs None: none; k: the same for every prompt token (no prefix-cache reads)
@@ -35,6 +43,12 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int | None = None
     n: int = 1
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -47,6 +61,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         self._check_ranges()
         self._check_stops()
+        self._check_vocabulary_fields()
         if self.n > 1 and self.is_greedy:
             raise InvalidParameter(f"n must be 1 when using greedy sampling, got {self.n}.", "n")
         if 0 < self.temperature < MIN_TEMPERATURE and not self.is_greedy:
@@ -56,12 +71,23 @@ class SamplingParams:
     def is_greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
 
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raises InvalidParameter unless the model has a logit for every id that is named here."""
+        _require_known("stop_token_ids", sorted(self.stop_token_ids), vocab_size)
+        _require_known("allowed_token_ids", self.allowed_token_ids or (), vocab_size)
+        _require_known("logit_bias", [token_id for token_id, _ in self.logit_bias], vocab_size)
+
     def _check_ranges(self) -> None:
         _require(0 <= self.temperature <= 2, "temperature", "in [0, 2]", self.temperature)
         _require(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         _require(self.top_k >= -1, "top_k", "0 or -1 (off), or at least 1", self.top_k)
         _require(0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
         _require(self.n >= 1, "n", "at least 1", self.n)
+        _require(
+            0 < self.repetition_penalty < math.inf, "repetition_penalty", "finite and above 0", self.repetition_penalty
+        )
+        for name in ("frequency_penalty", "presence_penalty"):
+            _require(-2 <= getattr(self, name) <= 2, name, "in [-2, 2]", getattr(self, name))
         if self.max_tokens is not None:
             _require(self.max_tokens >= (0 if self.echo_only else 1), "max_tokens", "at least 1", self.max_tokens)
         _require(self.min_tokens >= 0, "min_tokens", "at least 0", self.min_tokens)
@@ -89,7 +115,35 @@ class SamplingParams:
                 "stop_token_ids",
             )
 
+    def _check_vocabulary_fields(self) -> None:
+        if self.allowed_token_ids is not None:
+            if not self.allowed_token_ids:
+                raise InvalidParameter(
+                    "allowed_token_ids must not be empty; leave it out to allow all.", "allowed_token_ids"
+                )
+            object.__setattr__(self, "allowed_token_ids", tuple(sorted(set(self.allowed_token_ids))))
+        if self.logit_bias:
+            if not all(math.isfinite(bias) for _, bias in self.logit_bias):
+                raise InvalidParameter("logit_bias must have finite numbers as its values.", "logit_bias")
+            object.__setattr__(self, "logit_bias", tuple(sorted(dict(self.logit_bias).items())))
+        if "" in self.bad_words:
+            raise InvalidParameter("bad_words cannot contain an empty string.", "bad_words")
+
 
 def _require(holds: bool, name: str, allowed: str, value: object) -> None:
     if not holds or (isinstance(value, float) and math.isnan(value)):
         raise InvalidParameter(f"{name} must be {allowed}, got {value}.", name)
+
+
+def _require_known(name: str, ids: Sequence[int], vocab_size: int) -> None:
+    """ids are in order, so that two looks are enough when all is well."""
+    if ids and not 0 <= ids[0] <= ids[-1] < vocab_size:
+        wrong = [str(one) for one in ids if not 0 <= one < vocab_size]
+        listed = ", ".join(wrong[:MAX_IDS_NAMED]) + (
+            f" and {len(wrong) - MAX_IDS_NAMED} more" if len(wrong) > MAX_IDS_NAMED else ""
+        )
+        raise InvalidParameter(
+            f"{name} has token ids that are out of vocabulary: {listed}; the vocabulary has {vocab_size} tokens, so"
+            f" ids are 0 to {vocab_size - 1}.",
+            name,
+        )

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
 COUNTING_FACTOR = 16  # how much longer than the model's length a text to be counted may be
-NOT_YET_APPLIED = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
 DEFAULTS_READ = (
     "repetition_penalty",
     "temperature",
@@ -89,8 +88,7 @@ class ServedModel:
         self.config, self.tokenizer, self.description = built.config, tokenizer, built.description
         self.vocab_size, self.num_pages = built.spec.vocab_size, built.num_pages
         self.sampling_defaults = _sampling_defaults(built)
-        for name in NOT_YET_APPLIED & self.sampling_defaults.keys():
-            log.warning("%s=%s of the generation config is not applied yet", name, self.sampling_defaults[name])
+        self.default_params = _default_params(self.sampling_defaults)
         self.eos_id = tokenizer.eos_token_id
         self.further_eos_ids = frozenset(_eos_ids(built) - {self.eos_id})
         self.hard_max_tokens = _hard_max_tokens(built)
@@ -216,12 +214,7 @@ class ServedModel:
             raise InvalidParameter(
                 f"Token id {wrong} is out of vocabulary: ids are 0 to {self.vocab_size - 1}.", "prompt"
             )
-        outside = [token for token in params.stop_token_ids if not 0 <= token < self.vocab_size]
-        if outside:
-            raise InvalidParameter(
-                f"stop_token_ids has {outside[0]}, which is out of vocabulary: ids are 0 to {self.vocab_size - 1}.",
-                "stop_token_ids",
-            )
+        params.check_vocabulary(self.vocab_size)
         for name in ("logprobs", "prompt_logprobs"):
             wanted = getattr(params, name)
             if wanted is not None and wanted > self.config.max_logprobs:
@@ -306,10 +299,19 @@ def _sampling_defaults(built: Built) -> dict[str, Any]:
         found = built.generation_config
     elif config.generation_config != "vllm":
         found = _generation_config_in(config.generation_config)
-    known = {name: found[name] for name in DEFAULTS_READ if found.get(name) is not None}
-    return known | {
-        name: value for name, value in (config.override_generation_config or {}).items() if value is not None
-    }
+    override = config.override_generation_config or {}
+    for name in override.keys() - set(DEFAULTS_READ):
+        log.warning("override_generation_config has %s, which is not read; %s are", name, ", ".join(DEFAULTS_READ))
+    layers = {**found, **{name: value for name, value in override.items() if value is not None}}
+    return {name: layers[name] for name in DEFAULTS_READ if layers.get(name) is not None}
+
+
+def _default_params(defaults: Mapping[str, Any]) -> SamplingParams:
+    """What a request that says nothing gets. Raises BadConfig for a default that no request could ask for."""
+    try:
+        return SamplingParams(**{name: value for name, value in defaults.items() if name != "max_new_tokens"})
+    except (InvalidParameter, TypeError) as error:
+        raise BadConfig(f"the generation config's sampling defaults cannot be used: {error}") from None
 
 
 def _generation_config_in(directory: str) -> dict[str, Any]:

@@ -7,11 +7,12 @@ Everything that can be known without running the model is checked here, before t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jaxserve import InvalidParameter, PromptTooLong, RequestError, SamplingParams
 from server.config import ServerConfig
+from server.errors import shown
 from server.runs import Job
 from server.schemas.chat import ChatRequest
 from server.schemas.common import GenerationRequest
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
 COMPLETION_TOKENS = 16
+AS_THEY_COME = (
+    *("temperature", "top_p", "top_k", "min_p", "seed", "n", "min_tokens", "ignore_eos", "stop_token_ids"),
+    *("include_stop_str_in_output", "skip_special_tokens", "repetition_penalty", "frequency_penalty"),
+    *("presence_penalty", "allowed_token_ids", "bad_words"),
+)
 TOKENIZE_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
 TEMPLATE_FIELDS = ("add_generation_prompt", "continue_final_message", "documents", "tools")
@@ -153,25 +159,36 @@ def check_ids(ids: Sequence[int], llm: AsyncLLM, param: str) -> None:
 
 def _params(request: GenerationRequest, llm: AsyncLLM, **known: Any) -> SamplingParams:
     """Fields that the request, or the model's own defaults, say nothing about keep SamplingParams' neutral values."""
-    asked: dict[str, Any] = {
-        name: llm.sampling_defaults[name]
-        for name in ("temperature", "top_p", "top_k", "min_p", "skip_special_tokens")
-        if llm.sampling_defaults.get(name) is not None
-    }
-    for name in (
-        *("temperature", "top_p", "top_k", "min_p", "seed", "n", "min_tokens", "ignore_eos"),
-        *("include_stop_str_in_output", "skip_special_tokens"),
-    ):
+    asked: dict[str, Any] = {name: value for name, value in llm.sampling_defaults.items() if name != "max_new_tokens"}
+    for name in AS_THEY_COME:
         value = getattr(request, name)
         if value is not None:
-            asked[name] = value
+            asked[name] = tuple(value) if isinstance(value, list) else value
     if asked.get("seed") == -1:
         del asked["seed"]
     if asked.get("top_k", 0) > llm.vocab_size:
         asked["top_k"] = llm.vocab_size  # the same as off, and it fits into the device's integers
-    stop_ids = tuple(request.stop_token_ids or ())
-    check_ids(stop_ids, llm, "stop_token_ids")
-    return SamplingParams(**asked, **known, stop=request.stops, stop_token_ids=stop_ids)
+    for name in ("allowed_token_ids", "logit_bias"):
+        num = len(getattr(request, name) or ())
+        if num > llm.vocab_size:
+            raise InvalidParameter(f"{name} has {num} ids; the vocabulary has only {llm.vocab_size} tokens.", name)
+    params = SamplingParams(**asked, **known, stop=request.stops, logit_bias=_bias(request.logit_bias or {}))
+    params.check_vocabulary(llm.vocab_size)
+    return params
+
+
+def _bias(by_key: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    """Keys as token ids; those that are none are all told at once, as far as a message may be long."""
+    bias: dict[int, float] = {}
+    wrong: list[str] = []
+    for key, value in by_key.items():
+        try:
+            bias[int(key)] = value
+        except ValueError:
+            wrong.append(shown(key))
+    if wrong:
+        raise InvalidParameter(f"logit_bias keys must be token ids, got {', '.join(wrong)}.", "logit_bias")
+    return tuple(bias.items())
 
 
 def _length(request: HasLength, llm: AsyncLLM, least: int) -> int | None:

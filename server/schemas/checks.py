@@ -167,14 +167,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int) and not (type(value) is int and not -(2**63) <= value < MAX_XARGS_INTEGER)
 
 
-def _within(low: float, high: float) -> Callable[[float], bool]:
-    return lambda value: low <= value <= high
-
-
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "frequency_penalty": ("in [-2, 2]", _within(-2, 2)),
-    "presence_penalty": ("in [-2, 2]", _within(-2, 2)),
-    "repetition_penalty": ("finite and above 0", lambda value: 0 < value < math.inf),
     "truncate_prompt_tokens": ("-1 or at least 1", lambda value: value != 0),
 }
 
@@ -186,13 +179,6 @@ def _check_refused_ranges(request: GenerationRequest) -> None:
         if value is not None and not holds(value):
             raise _bad(name, allowed, value)
     check_priority(request.priority or 0)
-    if request.allowed_token_ids == []:
-        raise InvalidParameter("allowed_token_ids must not be empty; leave it out to allow all.", "allowed_token_ids")
-    if "" in (request.bad_words or ()):
-        raise InvalidParameter("bad_words cannot contain an empty string.", "bad_words")
-    words = [shown(key) for key in request.logit_bias or () if not key.removeprefix("-").isdecimal()]
-    if words:
-        raise InvalidParameter(f"logit_bias keys must be token ids, got {', '.join(words[:10])}.", "logit_bias")
     _check_constraints(request)
 
 

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from jaxserve import LLM, FinishReason, InvalidParameter, PromptTooLong, SamplingParams
+from jaxserve import LLM, BadConfig, FinishReason, InvalidParameter, PromptTooLong, SamplingParams
 from jaxserve.engine.compile import compiles
 from tests.doors.conftest import SETTINGS, idle, until
 
@@ -61,6 +61,18 @@ def test_a_server_s_seed_makes_unseeded_answers_repeatable(tiny_path):
             answers.append([choice.token_ids for choice in llm.chat(MESSAGES, params).choices])
     assert answers[0] == answers[1] != answers[2]
     assert answers[0][0] != answers[0][1]
+
+
+def test_defaults_stand_where_nothing_is_said(tiny_path):
+    defaults = {"temperature": 0, "skip_special_tokens": False, "frequency_penalty": 0.5, "max_new_tokens": 3}
+    with LLM(tiny_path, quiet=True, override_generation_config=defaults, **SETTINGS) as llm:
+        params = llm._model.default_params
+        assert (params.is_greedy, params.skip_special_tokens, params.frequency_penalty) == (True, False, 0.5)
+        first, second = llm.generate(["abc", "abc"])
+    assert first.choices == second.choices
+    assert len(first.choices[0].token_ids) <= 3
+    with pytest.raises(BadConfig, match=r"temperature must be in \[0, 2\]"):
+        LLM(tiny_path, quiet=True, override_generation_config={"temperature": 3}, **SETTINGS)
 
 
 def test_a_stop_string_ends_the_answer_and_frees_its_pages(llm):

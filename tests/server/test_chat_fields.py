@@ -47,6 +47,14 @@ async def params_of(api, **fields) -> SamplingParams:
         ("include_stop_str_in_output", True, True),
         ("skip_special_tokens", False, False),
         ("prompt_logprobs", 2, 2),
+        ("frequency_penalty", 0.5, 0.5),
+        ("presence_penalty", -2, -2.0),
+        ("repetition_penalty", "1.1", 1.1),
+        ("logit_bias", {"5": 1, "3": -200}, ((3, -200.0), (5, 1.0))),
+        ("logit_bias", {"05": 1}, ((5, 1.0),)),
+        ("logit_bias", {str(one): 1 for one in range(VOCAB_SIZE)}, tuple((one, 1.0) for one in range(VOCAB_SIZE))),
+        ("allowed_token_ids", [9, 7, 9], (7, 9)),
+        ("bad_words", ["x", " y"], ("x", " y")),
     ],
 )
 async def test_a_field_becomes_a_sampling_parameter(api, field, value, becomes):
@@ -114,16 +122,10 @@ async def test_neutral_values_and_unknown_keys_change_nothing(api, field, value)
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -2),
-        ("repetition_penalty", 1.1),
-        ("logit_bias", {"5": 1}),
         ("response_format", {"type": "json_object"}),
         ("structured_outputs", {"regex": "a+"}),
         ("use_beam_search", True),
         ("truncate_prompt_tokens", 5),
-        ("allowed_token_ids", [1]),
-        ("bad_words", ["x"]),
         ("spaces_between_special_tokens", False),
         ("repetition_detection", {"max_pattern_size": 3, "min_count": 2}),
         ("thinking_token_budget", 10),
@@ -193,6 +195,15 @@ async def test_what_is_not_built_yet_is_refused_by_name(api, field, value):
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         ({"truncation_side": "up"}, "truncation_side"),
         ({"allowed_token_ids": []}, "allowed_token_ids"),
+        ({"allowed_token_ids": [1, VOCAB_SIZE]}, "allowed_token_ids"),
+        ({"allowed_token_ids": [-1, 1]}, "allowed_token_ids"),
+        ({"allowed_token_ids": [1] * (VOCAB_SIZE + 1)}, "allowed_token_ids"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {str(VOCAB_SIZE): 1}}, "logit_bias"),
+        ({"logit_bias": {"1": "nan"}}, "logit_bias"),
+        ({"logit_bias": {"1.5": 1}}, "logit_bias"),
+        ({"frequency_penalty": "inf"}, "frequency_penalty"),
+        ({"repetition_penalty": "inf"}, "repetition_penalty"),
         ({"bad_words": [""]}, "bad_words"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"structured_outputs": {}}, "structured_outputs"),
@@ -277,8 +288,25 @@ async def test_a_missing_messages_is_named(api):
 async def test_the_models_defaults_stand_where_the_request_says_nothing(api):
     api.llm.sampling_defaults = {"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1, "max_new_tokens": 5}
     params = await params_of(api, top_k=3)
-    assert (params.temperature, params.top_k, params.top_p) == (0.6, 3, 1.0)
+    assert (params.temperature, params.top_k, params.top_p, params.repetition_penalty) == (0.6, 3, 1.0, 1.1)
     assert (await params_of(api, temperature=0)).temperature == 0
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "frequency_penalty", "presence_penalty", "min_p", "top_p"])
+async def test_a_default_gives_way_to_the_neutral_value_of_a_request(api, name):
+    api.llm.sampling_defaults = {name: 0.75}
+    assert getattr(await params_of(api), name) == 0.75
+    assert getattr(await params_of(api, **{name: 1}), name) == 1.0
+
+
+async def test_all_bad_keys_of_a_bias_are_told_in_one_message(api):
+    message = (await api.chat(logit_bias={"x": 1, "5": 1, "": 1, "1e3": 1})).error["message"]
+    assert all(key in message for key in ("'x'", "''", "'1e3'")) and "'5'" not in message
+
+
+async def test_ids_out_of_vocabulary_are_named_with_its_size(api):
+    message = (await api.chat(logit_bias={"2000": 1, "5": 1, "-3": 1})).error["message"]
+    assert all(part in message for part in ("2000", "-3", str(VOCAB_SIZE)))
 
 
 async def test_the_message_of_a_long_prompt_is_the_familiar_one(api):
