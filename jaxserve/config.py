@@ -45,7 +45,10 @@ class EngineConfig:
     seed: int | None = knob(
         None, "makes the seeds of requests without one repeatable, in order of arrival; default: fresh"
     )
-    max_logprobs: int = knob(20, "most alternatives a request may ask for at one position")
+    max_logprobs: int = knob(20, "most alternatives a request may ask for at one position; -1: any number")
+    logprobs_mode: Literal["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"] = knob(
+        "raw_logprobs", "which numbers log-probabilities are: raw or after all of the sampling, normalised or not"
+    )
     chat_template: str | None = knob(None, "a Jinja file or text, instead of the checkpoint's template")
     chat_template_content_format: Literal["auto", "string", "openai"] = knob(
         "auto", "how message content reaches the template"
@@ -74,8 +77,8 @@ class EngineConfig:
             raise BadConfig(f"block_size must be a power of two, got {self.block_size}; 16 is usual.")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise BadConfig(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.")
-        if self.max_logprobs < 0:
-            raise BadConfig(f"max_logprobs must be at least 0, got {self.max_logprobs}.")
+        if self.max_logprobs < -1:
+            raise BadConfig(f"max_logprobs must be at least 0, or -1 for no limit, got {self.max_logprobs}.")
         for name in ("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "num_gpu_blocks_override"):
             value = getattr(self, name)
             if value is not None and value < 1:

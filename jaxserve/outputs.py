@@ -17,13 +17,15 @@ class FinishReason(StrEnum):
 class TokenLogprobs:
     """Raw log-probabilities at one position: the token that stands there, and the best ones.
 
-    rank is 1-based over the whole vocabulary. top holds (token id, logprob), best first.
+    rank is 1-based over the whole vocabulary. top holds (token id, logprob), best first; wanted the same for ids that
+    were asked for.
     """
 
     token_id: int
     logprob: float
     rank: int
     top: tuple[tuple[int, float], ...] = ()
+    wanted: tuple[tuple[int, float], ...] = ()
 
 
 class TokenOutput(NamedTuple):

@@ -11,6 +11,7 @@ MIN_TEMPERATURE = 0.01  # positive temperatures under this are raised to it
 MAX_STOP_STRINGS = 4
 MAX_STOP_TOKEN_IDS = 1024
 MAX_IDS_NAMED = 10
+MAX_WANTED = 128  # ids of logprob_token_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class SamplingParams:
     bad_words       texts whose tokens may not stand in the answer
     stop            strings that end the text; cut off unless include_stop_str_in_output
     logprobs        None: none; k: the chosen token and the k best others
+    logprob_token_ids   these ids' log-probabilities beside the best, at every token; needs logprobs
     prompt_logprobs None: none; k: the same for every prompt token (no prefix-cache reads)
     echo_only       score the prompt and generate nothing (completions with max_tokens 0)
     """
@@ -55,6 +57,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()
     prompt_logprobs: int | None = None
     echo_only: bool = False
 
@@ -76,6 +79,7 @@ class SamplingParams:
         _require_known("stop_token_ids", sorted(self.stop_token_ids), vocab_size)
         _require_known("allowed_token_ids", self.allowed_token_ids or (), vocab_size)
         _require_known("logit_bias", [token_id for token_id, _ in self.logit_bias], vocab_size)
+        _require_known("logprob_token_ids", sorted(self.logprob_token_ids), vocab_size)
 
     def _check_ranges(self) -> None:
         _require(0 <= self.temperature <= 2, "temperature", "in [0, 2]", self.temperature)
@@ -128,6 +132,13 @@ class SamplingParams:
             object.__setattr__(self, "logit_bias", tuple(sorted(dict(self.logit_bias).items())))
         if "" in self.bad_words:
             raise InvalidParameter("bad_words cannot contain an empty string.", "bad_words")
+        if self.logprob_token_ids and self.logprobs is None:
+            raise InvalidParameter("logprob_token_ids needs logprobs.", "logprob_token_ids")
+        if len(self.logprob_token_ids) > MAX_WANTED:
+            raise InvalidParameter(
+                f"logprob_token_ids has {len(self.logprob_token_ids)} ids; at most {MAX_WANTED} are allowed.",
+                "logprob_token_ids",
+            )
 
 
 def _require(holds: bool, name: str, allowed: str, value: object) -> None:

@@ -23,6 +23,7 @@ from jaxserve.engine.thread import Add, End, EngineThread, Reject
 from jaxserve.errors import BadConfig, EngineStopped, GenerationFailed, InvalidParameter, Overloaded, PromptTooLong
 from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
+from jaxserve.text.bad_words import bad_sequences
 from jaxserve.text.chat_template import ChatTemplates, read_template
 from jaxserve.text.stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
@@ -215,9 +216,10 @@ class ServedModel:
                 f"Token id {wrong} is out of vocabulary: ids are 0 to {self.vocab_size - 1}.", "prompt"
             )
         params.check_vocabulary(self.vocab_size)
+        bad_sequences(params.bad_words, self.tokenizer)
         for name in ("logprobs", "prompt_logprobs"):
             wanted = getattr(params, name)
-            if wanted is not None and wanted > self.config.max_logprobs:
+            if wanted is not None and wanted > self.config.max_logprobs >= 0:
                 raise InvalidParameter(
                     f"{name}={wanted} is more than this server's limit of {self.config.max_logprobs}.", name
                 )
@@ -230,20 +232,26 @@ class ServedModel:
         ends: frozenset[int] = frozenset() if params.ignore_eos else self.further_eos_ids
         primary = frozenset() if self.eos_id is None else frozenset([self.eos_id])
         all_ends = self.further_eos_ids | primary | frozenset(params.stop_token_ids)
+        bad = bad_sequences(params.bad_words, self.tokenizer)
+        ids = [next(self._ids) for _ in range(params.n)]
+        followers = replace(params, prompt_logprobs=None)  # the prompt is scored once
         requests = [
             Request(
-                request_id=next(self._ids),
+                request_id=request_id,
                 prompt_ids=prompt,
-                params=params,
+                params=followers if choice else params,
                 seed=self._dice.getrandbits(64) - 2**63 if seed is None else seed + choice,
                 max_total_tokens=len(prompt) + params.max_tokens,
                 eos_id=None if params.ignore_eos else self.eos_id,
                 stop_ids=frozenset(params.stop_token_ids) | ends,
                 held_back_ids=tuple(sorted(all_ends)) if params.min_tokens else (),
+                bad_sequences=bad,
+                leader_id=ids[0] if choice else None,
+                num_followers=0 if choice else params.n - 1,
                 cache_salt=cache_salt,
                 arrival_s=time.monotonic(),
             )
-            for choice in range(params.n)
+            for choice, request_id in enumerate(ids)
         ]
         return Answer(requests, self.tokenizer, params)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxserve.engine.engine import Engine
-from jaxserve.engine.plan import DrawnRows, StepPlan, StepResult
+from jaxserve.engine.plan import DrawnRows, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
@@ -15,17 +15,20 @@ from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.sampling_params import SamplingParams
 
-ROWS, STEPS, PAGE, LONGEST = (32, 256), 300, 16, 8192
+ROWS, STEPS, PAGE, LONGEST, VOCAB = (32, 256), 300, 16, 8192, 50_000
 
 
 class Nothing:
     """A device that answers at once, always the same."""
 
-    def execute(self, plan: StepPlan) -> StepPlan:
+    def forward(self, plan: StepPlan) -> StepPlan:
         return plan
 
+    def draw(self, work: StepPlan, masks: StepMasks) -> StepPlan:
+        return work
+
     def fetch(self, ticket: StepPlan) -> StepResult:
-        chunks = tuple(_tokens(1) for _ in ticket.chunks)
+        chunks = tuple((_tokens(1),) for _ in ticket.chunks)
         return StepResult(_tokens(len(ticket.decode)) if ticket.decode else None, chunks, (None,) * len(chunks))
 
     def close(self) -> None:
@@ -60,6 +63,8 @@ def _decoding(rows: int) -> Engine:
         max_num_batched_tokens=4 * rows,
         max_chunk_tokens=4 * rows,
         max_pages_per_row=LONGEST // PAGE,
+        vocab_size=VOCAB,
+        max_logprobs=20,
     )
     engine = Engine(scheduler, Nothing(), overlap=True)
     params = SamplingParams(temperature=0, max_tokens=STEPS + 500)

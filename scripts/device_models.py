@@ -25,9 +25,9 @@ from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.models.registry import abstract, find
 from jaxserve.models.spec import DecoderSpec, attention_widths, mlp_widths
 from jaxserve.sampling.rows import neutral
-from jaxserve.sampling.sampler import SampleMode
+from jaxserve.sampling.sampler import SampleMode, Score
 
-PAGE = 16
+PAGE, MAX_LOGPROBS = 16, 5
 
 
 def body_weights(spec: DecoderSpec) -> int:
@@ -91,7 +91,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
         width=width,
         vocab_size=spec.vocab_size,
         max_num_seqs=buckets.decode[-1],
-        max_logprobs=5,
+        how=Score(MAX_LOGPROBS, num_next=2),
         device=device,
     )
     runner.compile()
@@ -169,5 +169,7 @@ def engine_over(machine: Machine, *, rows: int, budget: int, max_len: int) -> En
         max_num_batched_tokens=budget,
         max_chunk_tokens=budget,
         max_pages_per_row=machine.width,
+        vocab_size=machine.spec.vocab_size,
+        max_logprobs=MAX_LOGPROBS,
     )
     return Engine(scheduler, machine.runner, overlap=True)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import device_contract
@@ -19,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from device_shapes import Work
 
+from jaxserve.sampling.lines import fresh, num_words
 from jaxserve.sampling.rows import NUM_COLUMNS, pack, unpack
-from jaxserve.sampling.sampler import SampleMode, sample
-from jaxserve.sampling_params import SamplingParams
+from jaxserve.sampling.sampler import SampleMode, Score, Shape, sample
+from jaxserve.sampling_params import MAX_WANTED, SamplingParams
 
 Record = dict[str, Any]
 ROUNDS = 3  # the fastest of these counts
@@ -108,6 +110,7 @@ SAMPLERS: dict[str, tuple[SampleMode, SamplingParams]] = {
     "greedy": (SampleMode.GREEDY, SamplingParams(temperature=0.0)),
     "draw": (SampleMode.DRAW, SamplingParams(temperature=0.8)),
     "draw, top_p": (SampleMode.DRAW, SamplingParams(temperature=0.8, top_p=0.95)),
+    "penalties": (SampleMode.SHAPED, SamplingParams(temperature=0.8, repetition_penalty=1.1, presence_penalty=0.5)),
     "full": (SampleMode.FULL, SamplingParams(temperature=0.8, top_p=0.95, top_k=50, min_p=0.01)),
 }
 
@@ -120,26 +123,29 @@ def sampler(setting: Setting) -> Iterator[Record]:
 def _sampler(tiny: bool) -> Iterator[Record]:
     vocab, batches = (512, (2,)) if tiny else (128256, (256, 32, 1))
 
+    def shape_of(rows: int, mode: SampleMode) -> Shape | None:
+        if mode < SampleMode.SHAPED:
+            return None
+        mask = jnp.full((rows, num_words(vocab)), 2**32 - 1, jnp.uint32)
+        return Shape(fresh(rows, vocab), jnp.arange(rows), mask, jnp.zeros((rows, MAX_WANTED), jnp.int32))
+
     def lower(rows: int, mode: SampleMode) -> Any:
-        best = 20 if mode == SampleMode.FULL else 0
-
         @jax.jit
-        def step(logits, packed, position, mask):
-            return sample(logits, unpack(packed), position, mode=mode, max_logprobs=best, mask_BM=mask)
+        def step(logits, packed, position, shape):
+            return sample(logits, unpack(packed), position, shape, mode=mode, how=Score(20))
 
-        mask = jax.ShapeDtypeStruct((rows, -(-vocab // 32)), jnp.uint32) if best else None
         shapes = [((rows, vocab), jnp.float32), ((rows, NUM_COLUMNS), jnp.int32), ((rows,), jnp.int32)]
-        return step.lower(*(jax.ShapeDtypeStruct(*each) for each in shapes), mask).compile()
+        shape = jax.eval_shape(partial(shape_of, rows, mode))
+        return step.lower(*(jax.ShapeDtypeStruct(*each) for each in shapes), shape).compile()
 
     with ThreadPoolExecutor(8) as pool:
-        keys = [(rows, mode) for rows in batches for mode in SampleMode]
+        keys = [(rows, mode) for rows in batches for mode, _ in SAMPLERS.values()]
         programs = dict(zip(keys, pool.map(lambda key: lower(*key), keys), strict=True))
     for rows in batches:
         logits = 3 * jax.random.normal(jax.random.key(0), (rows, vocab), jnp.float32)
         for name, (mode, params) in SAMPLERS.items():
             packed = jnp.asarray(np.stack([pack(params, seed) for seed in range(rows)]))
-            mask = jnp.full((rows, -(-vocab // 32)), 2**32 - 1, jnp.uint32) if mode == SampleMode.FULL else None
-            arguments = (logits, packed, jnp.arange(rows, dtype=jnp.int32), mask)
+            arguments = (logits, packed, jnp.arange(rows, dtype=jnp.int32), shape_of(rows, mode))
             seconds = best_s(programs[rows, mode], arguments, 2 if tiny else 10)
             about = {"kind": "sampler", "sampler": name, "rows": rows, "vocabulary": vocab}
             yield about | {"seconds": seconds} | asdict(Work(float(logits.nbytes), 0.0))

@@ -5,16 +5,18 @@ draws depends on everything reachable. So one misplaced page, one stale slot or 
 answer, and `answer` says without any pages what the answer must be.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepPlan, StepResult
+from jaxserve.engine.bans import Bans
+from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request
-from jaxserve.sampling.rows import pack
-from jaxserve.sampling.sampler import SampleMode
+from jaxserve.sampling.lines import Line, line
+from jaxserve.sampling.rows import REPETITION, pack
+from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
 
 VOCAB = 40
 NUM_TOP = 5
@@ -31,20 +33,25 @@ def _value(digest: int, token: int) -> int:
     return _mix(digest, token, 7)
 
 
-def _draw(digest: int, sampling_S: np.ndarray, position: int, held_back: Iterable[int]) -> int:
-    """The token for `position`: of what is allowed, the one that scores best."""
-    dice = _mix(digest, position, *sampling_S.tolist())
-    forbidden = set(held_back)
-    return max((id for id in range(VOCAB) if id not in forbidden), key=lambda id: _mix(dice, id), default=-1)
+def _draw(digest: int, sampling_S: np.ndarray, position: int, mask_M: np.ndarray | None, history: int) -> int:
+    """The token for `position`: of what is allowed, the one that scores best; history is what penalties know."""
+    dice = _mix(digest, position, history, *sampling_S.tolist())
+    allowed = range(VOCAB) if mask_M is None else [id for id in range(VOCAB) if mask_M[id // 32] >> (id % 32) & 1]
+    return max(allowed, key=lambda id: _mix(dice, id), default=NOTHING_ALLOWED)
+
+
+def _history(new: Line | None) -> int:
+    """A digest of a row's line; 0 for a row that has none."""
+    return 0 if new is None else _mix(*new.count_V.tolist(), *new.seen_M.tolist(), *map(int, new.bias_V * 8))
 
 
 def _logprob(digest: int, token: int) -> float:
     return -(_mix(digest, token) % 4096) / 256  # exact in float32
 
 
-def _rows(tokens: Sequence[int], digests: Sequence[int], full: bool) -> DrawnRows:
+def _rows(tokens: Sequence[int], digests: Sequence[int], mode: SampleMode) -> DrawnRows:
     token_B = np.array(tokens, np.int32)
-    if not full:
+    if mode < SampleMode.FULL:
         return DrawnRows(token_B)
     top_id_BK = np.tile(np.arange(NUM_TOP, dtype=np.int32), (len(tokens), 1))
     return DrawnRows(
@@ -64,45 +71,88 @@ class FakeRunner:
         self.num_pages = num_pages
         self.slots: dict[tuple[int, int], int] = {}
         self.last_token_R: list[int | None] = [None] * max_num_seqs
+        self.lines: dict[int, Line] = {}
         self.sick: set[int] = set()
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """The ticket is the result: what a device does later in this order is done now in this order."""
-        decode = self._decode(plan.decode) if plan.decode is not None else None
-        pairs = [self._chunk(chunk) for chunk in plan.chunks]
-        return StepResult(decode, tuple(drawn for drawn, _ in pairs), tuple(scores for _, scores in pairs))
+    def forward(self, plan: StepPlan) -> tuple[StepPlan, list[int], list[list[int]]]:
+        """The plan, and digests in place of logits: what a device does later in this order is done now."""
+        for source, target in plan.copies:
+            for offset in range(self.page_size):
+                if (source, offset) in self.slots:
+                    self.slots[target, offset] = self.slots[source, offset]
+        for row, new in plan.lines:
+            self.lines[row] = Line(*(array.copy() for array in new))
+        decode = self._decode(plan.decode) if plan.decode is not None else []
+        return plan, decode, [self._chunk(chunk) for chunk in plan.chunks]
+
+    def draw(self, work: tuple[StepPlan, list[int], list[list[int]]], masks: StepMasks) -> StepResult:
+        """The ticket is the result."""
+        plan, decode, chunks = work
+        drawn = None
+        if plan.decode is not None:
+            assert plan.decode.mode >= SampleMode.SHAPED or not masks.decode
+            drawn = self._draw_rows(plan.decode, decode, dict(masks.decode))
+        return StepResult(
+            drawn,
+            tuple(
+                self._draw_chunk(chunk, digests[-1], masks.chunks[at] if masks.chunks else ())
+                for at, (chunk, digests) in enumerate(zip(plan.chunks, chunks, strict=True))
+            ),
+            tuple(self._scores(chunk, digests) for chunk, digests in zip(plan.chunks, chunks, strict=True)),
+        )
+
+    @staticmethod
+    def _scores(chunk: Chunk, digests: list[int]) -> DrawnRows | None:
+        ids = None if chunk.next_ids is None else chunk.next_ids.tolist()
+        return None if ids is None else _rows(ids, digests[: len(ids)], SampleMode.FULL)
 
     def fetch(self, ticket: StepResult) -> StepResult:
         return ticket
 
-    def _decode(self, batch: DecodeBatch) -> DrawnRows:
+    def _decode(self, batch: DecodeBatch) -> list[int]:
         rows = list(zip(batch.row_B.tolist(), batch.position_B.tolist(), batch.page_table_BW, strict=True))
-        held_back = dict(batch.held_back)
         assert len({row for row, _, _ in rows}) == len(rows), "two requests in one row"
         digests = []
         for row, position, table_W in rows:
             token = self.last_token_R[row]
             assert token is not None, f"row {row} decodes before its prompt is computed"
             digests.append(self._append(self._read(table_W, position), table_W, position, [token])[-1])
-        drawn = []
-        for at, (row, position, _) in enumerate(rows):
-            token = _draw(digests[at], batch.sampling_BS[at], position + 1, held_back.get(at, ()))
-            token = -1 if batch.request_ids[at] in self.sick else token
-            self.last_token_R[row] = max(token, 0)
-            drawn.append(token)
-        return _rows(drawn, digests, batch.mode == SampleMode.FULL)
+        return digests
 
-    def _chunk(self, chunk: Chunk) -> tuple[DrawnRows, DrawnRows | None]:
+    def _draw_rows(self, batch: DecodeBatch, digests: list[int], masks: dict[int, np.ndarray]) -> DrawnRows:
+        drawn = []
+        for at, (row, position) in enumerate(zip(batch.row_B.tolist(), batch.position_B.tolist(), strict=True)):
+            one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1)
+            drawn.append(self._draw_row(*one, digests[at], masks.get(at)))
+        return _rows(drawn, digests, batch.mode)
+
+    def _chunk(self, chunk: Chunk) -> list[int]:
         before = self._read(chunk.page_table_W, chunk.start)
-        digests = self._append(before, chunk.page_table_W, chunk.start, chunk.token_ids.tolist())
-        token = _draw(digests[-1], chunk.sampling_S, chunk.end, chunk.held_back_ids)
-        token = -1 if chunk.request_id in self.sick else token
-        self.last_token_R[chunk.row] = max(token, 0) if chunk.is_last else None
-        scores = None
-        if chunk.next_ids is not None:
-            ids = chunk.next_ids.tolist()
-            scores = _rows(ids, digests[: len(ids)], full=True)
-        return _rows([token], digests[-1:], chunk.mode == SampleMode.FULL), scores
+        return self._append(before, chunk.page_table_W, chunk.start, chunk.token_ids.tolist())
+
+    def _draw_chunk(self, chunk: Chunk, digest: int, masks: Sequence[np.ndarray | None]) -> tuple[DrawnRows, ...]:
+        if not chunk.is_last:
+            self.last_token_R[chunk.row] = None
+            return (_rows([-1 if chunk.request_id in self.sick else 0], [digest], chunk.mode),)
+        drawn = []
+        for at, one in enumerate((chunk, *chunk.forks)):
+            assert one.mode >= SampleMode.SHAPED or not masks or masks[at] is None
+            token = self._draw_row(
+                one.request_id, one.row, one.sampling_S, chunk.end, digest, masks[at] if masks else None
+            )
+            drawn.append(_rows([token], [digest], one.mode))
+        return tuple(drawn)
+
+    def _draw_row(
+        self, request_id: int, row: int, sampling_S: np.ndarray, position: int, digest: int, mask_M: np.ndarray | None
+    ) -> int:
+        known = self.lines.get(row) if sampling_S[REPETITION:].any() else None
+        token = _draw(digest, sampling_S, position, mask_M, _history(known))
+        token = -1 if request_id in self.sick else token
+        if known is not None:
+            known.count_V[max(token, 0)] += 1
+        self.last_token_R[row] = max(token, 0)
+        return token
 
     def _read(self, table_W: np.ndarray, end: int) -> int:
         """The digest of everything at positions 0 .. end-1, as far as the page table leads there."""
@@ -145,10 +195,15 @@ def answer(request: Request) -> Answer:
         digests.append(_mix(digests[-1], _value(digests[-1], token)))
     prompt_logprobs = [_logprob(d, t) for d, t in zip(digests[1:-1], request.prompt_ids[1:], strict=True)]
     digest, tokens, logprobs, reason = digests[-1], [], [], "length"
-    sampling_S = pack(request.params, request.seed)
+    sampling_S, params = pack(request.params, request.seed), request.params
+    bans = Bans.of(params.allowed_token_ids, request.bad_sequences, VOCAB)
     while len(request.prompt_ids) + len(tokens) < request.max_total_tokens:
-        held_back = request.held_back_ids if len(tokens) < request.params.min_tokens else ()
-        token = _draw(digest, sampling_S, len(request.prompt_ids) + len(tokens), held_back)
+        held_back = request.held_back_ids if len(tokens) < params.min_tokens else ()
+        known = line(request.prompt_ids, tokens, params.logit_bias, VOCAB) if request.needs_line else None
+        mask_M = bans.mask([*request.prompt_ids, *tokens], len(request.prompt_ids), held_back)
+        token = _draw(digest, sampling_S, len(request.prompt_ids) + len(tokens), mask_M, _history(known))
+        if token < 0:
+            return Answer(tuple(tokens), "error", tuple(logprobs), tuple(prompt_logprobs))
         tokens.append(token)
         logprobs.append(_logprob(digest, token))
         if token == request.eos_id or token in request.stop_ids:

@@ -9,13 +9,15 @@ Under batch invariance there is one shape for everything: a line has one token, 
 prompt chunk has a line for each of its tokens.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxserve.engine.plan import Chunk, DecodeBatch
+from jaxserve.sampling.lines import num_words
 from jaxserve.sampling.rows import NUM_COLUMNS, neutral
+from jaxserve.sampling_params import MAX_WANTED
 
 ROW, POSITION, COUNT, SAMPLING = 0, 1, 2, 3
 HEAD = SAMPLING + NUM_COLUMNS  # columns that the sampler needs
@@ -85,18 +87,41 @@ def pack_chunk_in_lines(chunk: Chunk, layout: Layout, num_rows: int, pad_row: in
     return packed
 
 
+def head_for(row: int, sampling_S: np.ndarray, position: int, at: int, num_rows: int, pad_row: int) -> np.ndarray:
+    """The sampler's columns alone, int32 [num_rows, HEAD]: line `at` draws the token for `position` in this row."""
+    head = blank(Layout(0), num_rows, pad_row)
+    head[at, ROW], head[at, POSITION] = row, position
+    head[at, SAMPLING:HEAD] = sampling_S
+    return head
+
+
 def allow_all(num_rows: int, vocab_size: int) -> np.ndarray:
     """A mask that forbids nothing: uint32 [num_rows, ceil(V / 32)], a bit per token id."""
-    return np.full((num_rows, -(-vocab_size // 32)), 0xFFFFFFFF, np.uint32)
+    return np.full((num_rows, num_words(vocab_size)), 0xFFFFFFFF, np.uint32)
 
 
-def hold_back(held_back: Iterable[tuple[int, tuple[int, ...]]], num_rows: int, vocab_size: int) -> np.ndarray:
-    """A mask in which the given rows may not draw the given ids."""
-    mask = allow_all(num_rows, vocab_size)
-    for row, ids in held_back:
-        id_N = np.array(ids, np.uint32)
-        np.bitwise_and.at(mask[row], id_N >> 5, ~(np.uint32(1) << (id_N & 31)))
-    return mask
+def masks_in_lines(masks: Iterable[tuple[int, np.ndarray]], num_rows: int, vocab_size: int) -> np.ndarray:
+    """Each (line, mask) where it belongs; the other lines allow all."""
+    packed = allow_all(num_rows, vocab_size)
+    for at, mask_M in masks:
+        packed[at] = mask_M
+    return packed
+
+
+def wanted_in_lines(wanted: Iterable[tuple[int, tuple[int, ...]]], num_rows: int) -> np.ndarray:
+    """int32 [num_rows, MAX_WANTED]: each line's ids, then zeros."""
+    packed = np.zeros((num_rows, MAX_WANTED), np.int32)
+    for at, ids in wanted:
+        packed[at, : len(ids)] = ids
+    return packed
+
+
+def pairs(some: Sequence[tuple[int, int]], num: int, padding: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs as two int32 [num] columns, filled up with padding."""
+    first_N, second_N = np.full(num, padding[0], np.int32), np.full(num, padding[1], np.int32)
+    for at, (first, second) in enumerate(some):
+        first_N[at], second_N[at] = first, second
+    return first_N, second_N
 
 
 def pad_ids(next_ids: np.ndarray, num_tokens: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.kvcache.sizing import CacheSize, MemoryFacts, bytes_per_page, choose_num_pages, pages_for
 from jaxserve.models.registry import find, leaf_shapes
 from jaxserve.models.spec import DecoderSpec
+from jaxserve.sampling.sampler import Score
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve
 from jaxserve.weights.load import check, load
@@ -40,7 +41,11 @@ Device = Any  # jax.Device, which type checkers take for a variable
 # Decode rows and tokens of a step, where nobody says otherwise. A CPU computes a prompt token about as fast
 # alone as in company, so its steps are short and running answers wait little; an accelerator wants full steps.
 MAX_NUM_SEQS = {"cpu": 32, "gpu": 256, "tpu": 128}
+USUAL_LOGPROBS = (
+    20  # computed in every step with log-probabilities where there is no limit to how many may be asked for
+)
 MAX_NUM_BATCHED_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
+USUAL_LOGPROBS = 20  # of the best, in every step that has any, where a request may ask for more than all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ def build(
     if progress:
         progress("warm-up", 1, 1)
     roofline = Roofline(spec, dtype.itemsize, limits) if limits else None
-    engine = _engine(config, runner, size, buckets, roofline)
+    engine = _engine(config, runner, size, buckets, spec.vocab_size, roofline)
     return Built(
         engine=engine,
         config=config,
@@ -229,14 +234,25 @@ def _runner(
         width=width,
         vocab_size=spec.vocab_size,
         max_num_seqs=config.max_num_seqs,
-        max_logprobs=config.max_logprobs,
+        how=Score(_best_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs),
+        whole=config.max_logprobs == -1,
         batch_invariant=config.batch_invariant,
         device=device,
     )
 
 
+def _best_logprobs(config: EngineConfig) -> int:
+    """How many of the best log-probabilities every step with any brings; more are sorted out on the host."""
+    return USUAL_LOGPROBS if config.max_logprobs == -1 else max(1, config.max_logprobs)
+
+
 def _engine(
-    config: EngineConfig, runner: Runner, size: CacheSize, buckets: Buckets, roofline: Roofline | None
+    config: EngineConfig,
+    runner: Runner,
+    size: CacheSize,
+    buckets: Buckets,
+    vocab_size: int,
+    roofline: Roofline | None,
 ) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
     pool = PagePool(size.num_pages)
@@ -250,6 +266,8 @@ def _engine(
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_chunk_tokens=buckets.prefill[-1],
         max_pages_per_row=pages_for(size.max_model_len, config.block_size),
+        vocab_size=vocab_size,
+        max_logprobs=_best_logprobs(config),
     )
     return Engine(scheduler, runner, overlap=config.overlap, roofline=roofline)
 

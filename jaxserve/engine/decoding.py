@@ -20,6 +20,9 @@ class Standing:
     position_B   where each row's newest token goes in the next step
     end_B        the position at which a row has all its tokens
     room_B       the first position that a row has no page for
+    masked       places of rows that may not draw everything
+    waits        such a mask depends on the tokens before
+    passes       it will not always be so: some row has not reached its min_tokens yet
     """
 
     members: tuple[Progress, ...]
@@ -32,10 +35,20 @@ class Standing:
     page_table_BW: np.ndarray
     sampling_BS: np.ndarray
     mode: SampleMode
-    held_back: tuple[tuple[int, tuple[int, ...]], ...]
+    wanted_ids: tuple[tuple[int, tuple[int, ...]], ...]
+    masked: tuple[int, ...]
+    waits: bool
+    passes: bool
 
     @classmethod
-    def of(cls, members: list[Progress], page_size: int, table_RW: np.ndarray, sampling_RS: np.ndarray) -> "Standing":
+    def of(
+        cls,
+        members: list[Progress],
+        page_size: int,
+        table_RW: np.ndarray,
+        sampling_RS: np.ndarray,
+        max_logprobs: int,
+    ) -> "Standing":
         """Every member has a row, and room for its newest token."""
         row_B = np.array([one.row for one in members], np.int32)
         return cls(
@@ -48,10 +61,17 @@ class Standing:
             room_B=np.array([len(one.pages) * page_size for one in members], np.int32),
             page_table_BW=table_RW.take(row_B, axis=0),
             sampling_BS=sampling_RS.take(row_B, axis=0),
-            mode=max([one.mode for one in members]),
-            held_back=tuple(
-                [(at, one.request.held_back_ids) for at, one in enumerate(members) if one.holds_back_stops]
+            mode=max([one.mode(max_logprobs) for one in members]),
+            wanted_ids=tuple(
+                [
+                    (at, one.request.params.logprob_token_ids)
+                    for at, one in enumerate(members)
+                    if one.request.params.logprob_token_ids
+                ]
             ),
+            masked=tuple([at for at, one in enumerate(members) if one.bans.always or one.holds_back_stops]),
+            waits=any([one.bans.needs_past for one in members]),
+            passes=any([one.holds_back_stops for one in members]),
         )
 
     def step(self) -> DecodeBatch:
@@ -64,7 +84,7 @@ class Standing:
             page_table_BW=self.page_table_BW,
             sampling_BS=self.sampling_BS,
             mode=self.mode,
-            held_back=self.held_back,
+            wanted_ids=self.wanted_ids,
         )
         self.position_B = self.position_B + 1  # a new array: plans are frozen
         for one in self.members:

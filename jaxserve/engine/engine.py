@@ -4,7 +4,7 @@ import time
 from collections import deque
 from typing import Any, Protocol
 
-from jaxserve.engine.plan import StepPlan, StepResult
+from jaxserve.engine.plan import StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request
 from jaxserve.engine.roofline import Roofline
 from jaxserve.engine.scheduler import Scheduler
@@ -15,7 +15,9 @@ from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
 class Device(Protocol):
     """What a step needs of a runner; tests bring their own."""
 
-    def execute(self, plan: StepPlan) -> Any: ...
+    def forward(self, plan: StepPlan) -> Any: ...
+
+    def draw(self, work: Any, masks: StepMasks) -> Any: ...
 
     def fetch(self, ticket: Any) -> StepResult: ...
 
@@ -37,6 +39,7 @@ class Engine:
         self._in_flight: deque[tuple[StepPlan, Any, float]] = deque()
         self._roofline = roofline
         self._home_s = 0.0  # when the newest result came
+        self._planned_s = 0.0  # what planning and enqueueing the newest step took
 
     @property
     def has_work(self) -> bool:
@@ -49,15 +52,28 @@ class Engine:
         self.scheduler.end(request_id, reason)
 
     def step(self) -> list[TokenOutput]:
-        """Enqueues the next step, if there is one, and applies the oldest one that must be home by now."""
+        """Enqueues the next step, if there is one, and applies the oldest one that must be home by now.
+
+        Where a draw needs to know the tokens before it, these are read while its logits are computed.
+        """
         started = time.monotonic()
         plan = self.scheduler.plan()
+        outputs, waited_s = [], 0.0
         if plan:
             enqueued = time.monotonic()
-            self._in_flight.append((plan, self.runner.execute(plan), enqueued))
-        planned = time.monotonic()
-        if not self._in_flight or (plan and len(self._in_flight) <= self._depth):
-            return []
+            work = self.runner.forward(plan)
+            while plan.waits and self._in_flight:
+                waiting = time.monotonic()
+                outputs += self._apply_oldest()
+                waited_s += time.monotonic() - waiting
+            ticket = self.runner.draw(work, self.scheduler.masks(plan))
+            self._in_flight.append((plan, ticket, enqueued))
+        self._planned_s = time.monotonic() - started - waited_s
+        if self._in_flight and (not plan or len(self._in_flight) > self._depth):
+            outputs += self._apply_oldest()
+        return outputs
+
+    def _apply_oldest(self) -> list[TokenOutput]:
         oldest, ticket, enqueued = self._in_flight.popleft()
         result = self.runner.fetch(ticket)
         fetched = time.monotonic()
@@ -66,8 +82,7 @@ class Engine:
             self.scheduler.stats.on_work(self._roofline.work(oldest), fetched - begun)
         self._home_s = fetched
         outputs = self.scheduler.apply(oldest, result)
-        host_s = (planned - started) + (time.monotonic() - fetched)
-        self.scheduler.stats.on_step(oldest.num_tokens, host_s)
+        self.scheduler.stats.on_step(oldest.num_tokens, self._planned_s + time.monotonic() - fetched)
         return outputs
 
     def fail(self, error: Exception) -> list[TokenOutput]:

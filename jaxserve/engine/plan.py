@@ -4,7 +4,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxserve.sampling.lines import Line
 from jaxserve.sampling.sampler import SampleMode
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Another token drawn from a chunk's last logits, for a row that continues the same prompt."""
+
+    request_id: int
+    epoch: int
+    row: int
+    sampling_S: np.ndarray
+    mode: SampleMode
+    wanted_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +29,10 @@ class Chunk:
     page_table_W     int32 [W], covers start + n tokens; the rest is 0
     sampling_S       int32 [S], packed as sampling/rows.py says
     is_last          the drawn token counts; otherwise it only tells whether the logits are finite
-    held_back_ids    ids that may not be drawn
+    wanted_ids       ids whose log-probabilities are asked for at the drawn token
     next_ids         int32 [m], m <= n: the tokens whose log-probabilities are wanted, one position on
+    scores_whole     these log-probabilities are wanted for the whole vocabulary
+    forks            further draws from the last position
     """
 
     request_id: int
@@ -29,8 +44,10 @@ class Chunk:
     sampling_S: np.ndarray
     mode: SampleMode
     is_last: bool
-    held_back_ids: tuple[int, ...] = ()
+    wanted_ids: tuple[int, ...] = ()
     next_ids: np.ndarray | None = None
+    scores_whole: bool = False
+    forks: tuple[Fork, ...] = ()
 
     @property
     def end(self) -> int:
@@ -42,7 +59,7 @@ class DecodeBatch:
     """Rows that compute their newest token, which lies on the device, and draw the next.
 
     position_B       int32 [n], position of that newest token
-    held_back        (index in the batch, ids that may not be drawn), for rows that have such
+    wanted_ids       (place in the batch, ids whose log-probabilities are asked for), for rows that have such
     """
 
     request_ids: tuple[int, ...]
@@ -52,7 +69,7 @@ class DecodeBatch:
     page_table_BW: np.ndarray
     sampling_BS: np.ndarray
     mode: SampleMode
-    held_back: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    wanted_ids: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     def __len__(self) -> int:
         return len(self.request_ids)
@@ -60,10 +77,18 @@ class DecodeBatch:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: decode rows first, then prompt chunks, each a call of a compiled function."""
+    """One step: small moves, then decode rows, then prompt chunks, each a call of a compiled function.
+
+    copies           (from, to) pages, copied before anything is computed
+    lines            (row, its new line), for rows whose request has just come and needs one
+    waits            a mask of this step depends on tokens of the steps before it, so its draws wait for them
+    """
 
     decode: DecodeBatch | None = None
     chunks: tuple[Chunk, ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
+    lines: tuple[tuple[int, Line], ...] = ()
+    waits: bool = False
 
     def __bool__(self) -> bool:
         return self.decode is not None or bool(self.chunks)
@@ -73,24 +98,44 @@ class StepPlan:
         return (len(self.decode) if self.decode else 0) + sum(len(chunk.token_ids) for chunk in self.chunks)
 
 
+Mask = np.ndarray | None  # uint32 [ceil(V / 32)], bit set = allowed; None: everything is
+
+
+@dataclass(frozen=True, slots=True)
+class StepMasks:
+    """What the draws of a step may not draw, told after its forward functions have been enqueued.
+
+    decode           (place in the batch, mask), for rows that have one
+    chunks           for each chunk its own draw's mask, then those of its forks; empty: nobody has one
+    """
+
+    decode: tuple[tuple[int, np.ndarray], ...] = ()
+    chunks: tuple[tuple[Mask, ...], ...] = ()
+
+
+NO_MASKS = StepMasks()
+
+
 @dataclass(frozen=True, slots=True)
 class DrawnRows:
-    """What was drawn, in numpy: token_B is -1 where the logits were not finite or nothing was allowed.
-
-    The rest is there when the mode was FULL: raw logprob and rank of the token, and the best K of the row.
-    """
+    """What was drawn, in numpy: Sampled's fields, where those that were not computed are None."""
 
     token_B: np.ndarray
     logprob_B: np.ndarray | None = None
     rank_B: np.ndarray | None = None
     top_id_BK: np.ndarray | None = None
     top_logprob_BK: np.ndarray | None = None
+    wanted_logprob_BI: np.ndarray | None = None
+    all_logprob_BV: np.ndarray | None = None
+    next_id_BC: np.ndarray | None = None
+    next_logprob_BC: np.ndarray | None = None
+    next_raw_BC: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Answers in the plan's order; scores[i] belongs to chunks[i].next_ids."""
+    """Answers in the plan's order: chunks[i] is chunk i's own draw, then its forks'; scores[i] is of its next_ids."""
 
     decode: DrawnRows | None
-    chunks: tuple[DrawnRows, ...]
+    chunks: tuple[tuple[DrawnRows, ...], ...]
     scores: tuple[DrawnRows | None, ...]

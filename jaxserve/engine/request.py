@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from jaxserve.engine.bans import Bans
 from jaxserve.kvcache.prefix import KeyChain
 from jaxserve.outputs import FinishReason, TokenLogprobs
 from jaxserve.sampling.rows import pack
@@ -19,6 +20,9 @@ class Request:
     eos_id             the primary end token, None when the caller ignores it
     stop_ids           further ids that end the answer, reported as stop_reason
     held_back_ids      what min_tokens forbids at first: every end and stop id, also under ignore_eos
+    bad_sequences      the last id of each may not follow the others in the answer
+    leader_id          the choice of the same prompt whose logits this one may start from
+    num_followers      how many choices may start from this one's
     seed               already drawn when the caller gave none
     arrival_s          monotonic
     """
@@ -31,6 +35,9 @@ class Request:
     eos_id: int | None = None
     stop_ids: frozenset[int] = frozenset()
     held_back_ids: tuple[int, ...] = ()
+    bad_sequences: tuple[tuple[int, ...], ...] = ()
+    leader_id: int | None = None
+    num_followers: int = 0
     cache_salt: str | None = None
     arrival_s: float = 0.0
 
@@ -38,6 +45,13 @@ class Request:
     def reads_prefix_cache(self) -> bool:
         """Prompt logprobs need every prompt position computed afresh."""
         return self.params.prompt_logprobs is None
+
+    @property
+    def needs_line(self) -> bool:
+        """Whether the sampler must know the request's history or biases (sampling/lines.py)."""
+        params = self.params
+        penalised = params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty
+        return bool(penalised or params.logit_bias)
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +70,7 @@ class Progress:
     request: Request
     keys: KeyChain
     sampling_S: np.ndarray
+    bans: Bans
     tokens: list[int]
     num_promised: int = 0
     num_computed: int = 0
@@ -68,7 +83,7 @@ class Progress:
     prompt_scores: list[TokenLogprobs | None] | None = None
 
     @classmethod
-    def start(cls, request: Request, keys: KeyChain) -> "Progress":
+    def start(cls, request: Request, keys: KeyChain, vocab_size: int) -> "Progress":
         scores: list[TokenLogprobs | None] | None = None
         if request.params.prompt_logprobs is not None:
             scores = [None for _ in request.prompt_ids]
@@ -76,6 +91,7 @@ class Progress:
             request=request,
             keys=keys,
             sampling_S=pack(request.params, request.seed),
+            bans=Bans.of(request.params.allowed_token_ids, request.bad_sequences, vocab_size),
             tokens=list(request.prompt_ids),
             prompt_scores=scores,
         )
@@ -98,13 +114,19 @@ class Progress:
         """Whether the next token may not be an end token, because min_tokens is not reached."""
         return self.num_outputs < self.request.params.min_tokens and bool(self.request.held_back_ids)
 
-    @property
-    def mode(self) -> SampleMode:
-        """The cheapest sampler that can serve this request's next token."""
+    def mode(self, max_logprobs: int) -> SampleMode:
+        """The cheapest sampler that can serve this request's next token. FULL has the max_logprobs best."""
         params = self.request.params
-        if params.logprobs is not None or self.holds_back_stops:
-            return SampleMode.FULL
+        if params.logprobs is not None:
+            return SampleMode.FULL if params.logprobs <= max_logprobs else SampleMode.WHOLE
+        if self.request.needs_line or self.bans.always or self.holds_back_stops:
+            return SampleMode.SHAPED
         return SampleMode.GREEDY if params.is_greedy else SampleMode.DRAW
+
+    def mask(self) -> np.ndarray | None:
+        """What the newest promised token may not be, as Bans.mask says."""
+        held_back = self.request.held_back_ids if self.num_outputs <= self.request.params.min_tokens else ()
+        return self.bans.mask(self.tokens, len(self.request.prompt_ids), held_back)
 
     def finish_reason(self) -> tuple[FinishReason, int | None] | None:
         """Looks at the newest token, in the contract's order: EOS, stop ids, length."""

@@ -1,26 +1,49 @@
-"""Owns what lives on the device: weights, pages, newest tokens. execute(plan) → ticket, fetch(ticket) → result.
+"""Owns what lives on the device: weights, pages, newest tokens, lines of history. One step is three calls.
 
-execute returns as soon as the work is enqueued; fetch waits for numbers whose copies were started then.
+    forward(plan) → work          enqueues what computes logits, and returns at once
+    draw(work, masks) → ticket    enqueues what draws tokens from them, and starts their copies home
+    fetch(ticket) → result        waits for these numbers
+
+A mask may depend on tokens that come home only while the device is busy with the forward functions: so there are two
+calls before the third. `execute` is both, for plans without masks.
 """
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxserve.engine import batch
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.compile import Progress, compile_all
-from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepPlan, StepResult
+from jaxserve.engine.lowering import COPIES_AT_ONCE, Shapes, lowerings
+from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, DrawnRows, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.programs import Program, ProgramStore
-from jaxserve.engine.step import Network, draw, forward, score_prompt
-from jaxserve.sampling.sampler import Sampled, SampleMode
+from jaxserve.engine.step import Network
+from jaxserve.sampling.lines import Lines
+from jaxserve.sampling.sampler import Sampled, SampleMode, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Logits of one call of a forward function, and the columns that the sampler needs, both on the device."""
+
+    logits: Array
+    head: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A step whose logits are enqueued. scores: Sampled and number of real positions, where they were wanted."""
+
+    plan: StepPlan
+    decode: Computed | None
+    chunks: tuple[Computed, ...]
+    scores: tuple[tuple[Sampled, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +54,8 @@ class Ticket:
     """
 
     decode: tuple[Sampled, slice] | None
-    chunks: tuple[tuple[Sampled, slice], ...]
-    scores: tuple[tuple[tuple[Array, ...], np.ndarray] | None, ...]
+    chunks: tuple[tuple[tuple[Sampled, slice], ...], ...]
+    scores: tuple[tuple[Sampled, slice] | None, ...]
 
 
 class Runner:
@@ -40,6 +63,7 @@ class Runner:
 
     weights      the leaves in network.paths' order, placed; or only their shapes, and `place` brings them later
     pages        one entry a layer, from the network's backend
+    how          log-probabilities; with `whole` any number of them may be asked for
 
     With batch_invariant everything runs through one shape and one sampler, so that the bits of a token do not
     depend on what else the step does: prompt chunks have a line for each token, like decoding rows.
@@ -55,20 +79,29 @@ class Runner:
         width: int,
         vocab_size: int,
         max_num_seqs: int,
-        max_logprobs: int,
+        how: Score,
+        whole: bool = False,
         batch_invariant: bool = False,
         device: Any = None,
     ) -> None:
         self._network, self._weights, self._pages = network, tuple(weights), pages
-        self._buckets, self._width, self._vocab_size = buckets, width, vocab_size
         self._pad_row = max_num_seqs  # one more row, for padding to write into
-        self._max_logprobs = max(1, max_logprobs)
+        self._shapes = Shapes(
+            network=network,
+            buckets=buckets,
+            width=width,
+            vocab_size=vocab_size,
+            rows=max_num_seqs + 1,
+            how=how,
+            one_shape=batch_invariant,
+            whole=whole,
+        )
         self._device = device or jax.devices()[0]
         self._last_token_R = self._put(np.zeros(max_num_seqs + 1, np.int32))
-        self._one_shape = batch_invariant
-        self._modes = [mode for mode in SampleMode if not batch_invariant or mode != SampleMode.DRAW]
-        self._drawn_rows = {*self._buckets.decode} if batch_invariant else {1, *self._buckets.decode}
-        self._allow_all = {rows: self._put(batch.allow_all(rows, vocab_size)) for rows in self._drawn_rows}
+        self._lines: Lines | None = None
+        drawn = self._shapes.drawn_rows
+        self._allow_all = {rows: self._put(batch.allow_all(rows, vocab_size)) for rows in drawn}
+        self._want_none = {rows: self._put(batch.wanted_in_lines((), rows)) for rows in drawn}
         self._programs: dict[Hashable, Program] = {}
         self._found: set[Hashable] = set()
 
@@ -78,19 +111,11 @@ class Runner:
 
     def compile(self, progress: Progress | None = None, directory: Path | None = None) -> int:
         """Finds (in directory) or compiles every shape; returns how many there are. Then nothing else can run."""
-        lowerings: dict[Hashable, Any] = {}
-        for tokens in () if self._one_shape else self._buckets.prefill:
-            lowerings["prefill", tokens] = partial(self._lower_forward, 1, self._layout(tokens))
-        for rows in self._buckets.decode:
-            lowerings["decode", rows] = partial(self._lower_forward, rows, self._decode_layout)
-        for tokens in self._buckets.prefill:
-            lowerings["score", tokens] = partial(self._lower_score, tokens)
-        for rows in self._drawn_rows:
-            for mode in self._modes:
-                lowerings["draw", rows, mode] = partial(self._lower_draw, rows, mode)
         store = ProgramStore(directory, self._device, self._facts())
-        self._programs = compile_all(lowerings, store, progress)
+        wanted = lowerings(self._shapes, self._weights, self._pages, self._last_token_R)
+        self._programs = compile_all(wanted, store, progress)
         self._found = store.found
+        self._lines = self._programs["fresh lines",]()
         return len(self._programs)
 
     def warm_up(self) -> None:
@@ -99,99 +124,154 @@ class Runner:
         On a CPU a step costs the same the first time, and a program that was found has been tried by the start that
         made it: there the smallest step of each kind is enough.
         """
-        ticket = None
-        for tokens in self._to_try(self._buckets.prefill):
-            key, rows, layout = self._prompt_shape(tokens)
-            logits, hidden, head = self._forward(key, batch.blank(layout, rows, self._pad_row))
-            self._programs["score", tokens](self._weights, hidden, self._put(np.zeros(tokens, np.int32)))
-            ticket = self._draw(logits, head, SampleMode.GREEDY, ())
-        for rows in self._to_try(self._buckets.decode):
-            packed = batch.blank(self._decode_layout, rows, self._pad_row)
-            logits, _, head = self._forward(("decode", rows), packed)
-            for mode in self._modes:
-                ticket = self._draw(logits, head, mode, ())
-        jax.block_until_ready(ticket)
+        shapes, ticket = self._shapes, None
+        for tokens in self._to_try(shapes.buckets.prefill):
+            key, rows, layout = shapes.prompt(tokens)
+            computed, hidden = self._forward(key, batch.blank(layout, rows, self._pad_row))
+            for kind in ("score", "score whole") if shapes.whole else ("score",):
+                self._programs[kind, tokens](self._weights, hidden, self._put(np.zeros(tokens, np.int32)))
+            ticket = self._draw(computed, SampleMode.GREEDY)
+        for rows in self._to_try(shapes.buckets.decode):
+            computed, _ = self._forward(("decode", rows), batch.blank(shapes.decode_layout, rows, self._pad_row))
+            for mode in shapes.modes:
+                ticket = self._draw(computed, mode)
+        self._copy([(0, 0)])
+        self._tell([])
+        jax.block_until_ready((ticket, self._pages, self._last_token_R))
 
     def _to_try(self, sizes: Sequence[int]) -> list[int]:
         is_known = self._device.platform == "cpu" and self._found == self._programs.keys()
         return list(sizes[:1] if is_known else sizes)
 
     def execute(self, plan: StepPlan) -> Ticket:
-        """Enqueues a step: decode rows first, then each chunk."""
-        decode = (self._decode(plan.decode), slice(len(plan.decode))) if plan.decode else None
-        chunks, scores = [], []
-        for chunk in plan.chunks:
-            drawn, at, scored = self._chunk(chunk)
-            chunks.append((drawn, slice(at, at + 1)))
-            scores.append(scored)
-        ticket = Ticket(decode, tuple(chunks), tuple(scores))
-        for leaf in jax.tree.leaves(ticket_arrays(ticket)):
+        """Enqueues a whole step that has no masks."""
+        return self.draw(self.forward(plan), NO_MASKS)
+
+    def forward(self, plan: StepPlan) -> Work:
+        """Enqueues moves and logits: decode rows first, then each chunk."""
+        self._copy(plan.copies)
+        for row, line in plan.lines:
+            put = jax.device_put((np.int32(row), line), self._device)
+            self._lines = self._programs["write line",](self._lines, *put)
+        decode = self._decode(plan.decode) if plan.decode else None
+        chunks = [self._chunk(chunk) for chunk in plan.chunks]
+        return Work(plan, decode, tuple(one for one, _ in chunks), tuple(scored for _, scored in chunks))
+
+    def draw(self, work: Work, masks: StepMasks) -> Ticket:
+        """Enqueues the draws of a step, and the copies of all its numbers home."""
+        plan, decode = work.plan, None
+        if plan.decode is not None and work.decode is not None:
+            sampled = self._draw(work.decode, plan.decode.mode, masks.decode, plan.decode.wanted_ids)
+            decode = (sampled, slice(len(plan.decode)))
+        chunks = []
+        for at, (chunk, computed) in enumerate(zip(plan.chunks, work.chunks, strict=True)):
+            chunks.append(self._draw_chunk(chunk, computed, masks.chunks[at] if masks.chunks else ()))
+        scores = tuple((scored[0], slice(scored[1])) if scored else None for scored in work.scores)
+        ticket = Ticket(decode, tuple(chunks), scores)
+        for leaf in jax.tree.leaves(_arrays(ticket)):
             leaf.copy_to_host_async()
         return ticket
 
     def fetch(self, ticket: Ticket) -> StepResult:
         """Waits for a step's numbers."""
-        decode, chunks, scores = jax.device_get(ticket_arrays(ticket))  # the only place that reads the device
+        decode, chunks, scores = jax.device_get(_arrays(ticket))  # the only place that reads the device
         return StepResult(
-            decode=_drawn(decode, ticket.decode[1]) if ticket.decode else None,
-            chunks=tuple(_drawn(drawn, lines) for drawn, (_, lines) in zip(chunks, ticket.chunks, strict=True)),
+            decode=_rows(decode, ticket.decode[1]) if ticket.decode else None,
+            chunks=tuple(
+                tuple(_rows(home, lines) for home, (_, lines) in zip(homes, drawn, strict=True))
+                for homes, drawn in zip(chunks, ticket.chunks, strict=True)
+            ),
             scores=tuple(
-                _scored(arrays, score[1]) if score else None
-                for arrays, score in zip(scores, ticket.scores, strict=True)
+                _rows(home, scored[1]) if scored else None for home, scored in zip(scores, ticket.scores, strict=True)
             ),
         )
 
     def close(self) -> None:
         """Frees device memory: weights, pages and programs."""
-        for leaf in jax.tree.leaves((self._weights, self._pages, self._last_token_R, self._allow_all)):
+        owned = (self._weights, self._pages, self._last_token_R, self._lines, self._allow_all, self._want_none)
+        for leaf in jax.tree.leaves(owned):
             if isinstance(leaf, Array) and not leaf.is_deleted():
                 leaf.delete()
         self._programs = {}
 
     # Running
 
-    def _decode(self, decode: DecodeBatch) -> Sampled:
-        rows = self._buckets.decode_bucket(len(decode))
-        packed = batch.pack_decode(decode, self._decode_layout, rows, self._pad_row)
-        logits, _, head = self._forward(("decode", rows), packed)
-        return self._draw(logits, head, decode.mode, decode.held_back)
+    def _decode(self, decode: DecodeBatch) -> Computed:
+        rows = self._shapes.buckets.decode_bucket(len(decode))
+        packed = batch.pack_decode(decode, self._shapes.decode_layout, rows, self._pad_row)
+        return self._forward(("decode", rows), packed)[0]
 
-    def _chunk(self, chunk: Chunk) -> tuple[Sampled, int, tuple[tuple[Array, ...], np.ndarray] | None]:
-        """What was drawn, in which line of it the chunk's token stands, and the scores."""
-        tokens = self._buckets.prefill_bucket(len(chunk.token_ids))
-        key, rows, layout = self._prompt_shape(tokens)
-        if self._one_shape:
-            packed, at = batch.pack_chunk_in_lines(chunk, layout, rows, self._pad_row), len(chunk.token_ids) - 1
+    def _chunk(self, chunk: Chunk) -> tuple[Computed, tuple[Sampled, int] | None]:
+        """The chunk's logits, and the scores of its tokens."""
+        tokens = self._shapes.buckets.prefill_bucket(len(chunk.token_ids))
+        key, rows, layout = self._shapes.prompt(tokens)
+        if self._shapes.one_shape:
+            packed = batch.pack_chunk_in_lines(chunk, layout, rows, self._pad_row)
         else:
-            packed, at = batch.pack_chunk(chunk, layout), 0
-        logits, hidden, head = self._forward(key, packed)
-        held_back = ((at, chunk.held_back_ids),) if chunk.held_back_ids else ()
+            packed = batch.pack_chunk(chunk, layout)
+        computed, hidden = self._forward(key, packed)
         scored = None
         if chunk.next_ids is not None and len(chunk.next_ids):
             next_T = self._put(batch.pad_ids(chunk.next_ids, tokens))
-            scored = (self._programs["score", tokens](self._weights, hidden, next_T), chunk.next_ids)
-        return self._draw(logits, head, chunk.mode, held_back), at, scored
+            kind = "score whole" if chunk.scores_whole else "score"
+            scored = (self._programs[kind, tokens](self._weights, hidden, next_T), len(chunk.next_ids))
+        return computed, scored
 
-    def _forward(self, key: Hashable, packed: np.ndarray) -> tuple[Array, Array, Array]:
+    def _draw_chunk(self, chunk: Chunk, computed: Computed, masks: Sequence[Mask]) -> tuple[tuple[Sampled, slice], ...]:
+        """What was drawn for the chunk's own row and for its forks, and in which line of it the token stands."""
+        at = len(chunk.token_ids) - 1 if self._shapes.one_shape else 0
+        masks = masks or (None,) * (1 + len(chunk.forks))
+        drawn = []
+        for one, mask_M in zip((chunk, *chunk.forks), masks, strict=True):
+            head = computed.head
+            if one is not chunk:
+                rows = computed.logits.shape[0]
+                head = self._put(batch.head_for(one.row, one.sampling_S, chunk.end, at, rows, self._pad_row))
+            mask = () if mask_M is None else ((at, mask_M),)
+            wanted = ((at, one.wanted_ids),) if one.wanted_ids else ()
+            drawn.append((self._draw(Computed(computed.logits, head), one.mode, mask, wanted), slice(at, at + 1)))
+        return tuple(drawn)
+
+    def _forward(self, key: Hashable, packed: np.ndarray) -> tuple[Computed, Array]:
         program = self._programs[key]
         self._pages, logits, hidden, head = program(self._weights, self._pages, self._last_token_R, self._put(packed))
-        return logits, hidden, head
+        return Computed(logits, head), hidden
 
-    def _draw(self, logits: Array, head: Array, mode: SampleMode, held_back: tuple) -> Sampled:
-        rows = logits.shape[0]
-        if mode not in self._modes:  # what is drawn must not depend on whether a neighbour wants log-probabilities
-            mode = SampleMode.FULL
-        mask = self._allow_all[rows] if mode == SampleMode.FULL else None
-        if held_back:
-            mask = self._put(batch.hold_back(held_back, rows, self._vocab_size))
-        self._last_token_R, sampled = self._programs["draw", rows, mode](self._last_token_R, logits, head, mask)
+    def _draw(
+        self,
+        computed: Computed,
+        mode: SampleMode,
+        masks: Sequence[tuple[int, np.ndarray]] = (),
+        wanted: Sequence[tuple[int, tuple[int, ...]]] = (),
+    ) -> Sampled:
+        rows, mode = computed.logits.shape[0], self._shapes.mode(mode)
+        program = self._programs["draw", rows, mode]
+        if mode < SampleMode.SHAPED:
+            assert not masks and not wanted, mode
+            self._last_token_R, _, sampled = program(
+                self._last_token_R, None, computed.logits, computed.head, None, None
+            )
+            return sampled
+        mask = self._put(batch.masks_in_lines(masks, rows, self._shapes.vocab_size)) if masks else self._allow_all[rows]
+        want = self._put(batch.wanted_in_lines(wanted, rows)) if wanted else self._want_none[rows]
+        self._last_token_R, self._lines, sampled = program(
+            self._last_token_R, self._lines, computed.logits, computed.head, mask, want
+        )
         return sampled
 
-    # Shapes
+    def _copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        for first in range(0, len(pairs), COPIES_AT_ONCE):
+            some = batch.pairs(pairs[first : first + COPIES_AT_ONCE], COPIES_AT_ONCE, (0, 0))
+            self._pages = self._programs["copy pages",](self._pages, *map(self._put, some))
+
+    def _tell(self, tokens: Sequence[tuple[int, int]]) -> None:
+        columns = batch.pairs(tokens, self._shapes.rows, (self._pad_row, 0))
+        self._last_token_R = self._programs["tell",](self._last_token_R, *map(self._put, columns))
 
     def _facts(self) -> list[Any]:
         """All that shapes the programs beside their keys, in words."""
         network, arguments = self._network, (self._weights, self._pages, self._last_token_R)
+        shapes = self._shapes
         return [
             network.spec,
             network.dtype,
@@ -199,65 +279,23 @@ class Runner:
             (network.backend.name, getattr(network.backend, "__dict__", {}), network.page_size),
             jax.tree.structure(arguments),
             [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
-            (self._width, self._vocab_size, self._max_logprobs, self._one_shape),
+            (shapes.width, shapes.vocab_size, shapes.how, shapes.one_shape),
         ]
 
-    def _layout(self, tokens: int) -> batch.Layout:
-        return batch.Layout(self._width, tokens)
-
-    @property
-    def _decode_layout(self) -> batch.Layout:
-        return self._layout(1 if self._one_shape else 0)
-
-    def _prompt_shape(self, tokens: int) -> tuple[Hashable, int, batch.Layout]:
-        """The program that computes a chunk of so many tokens, its lines and their layout."""
-        if self._one_shape:
-            return ("decode", tokens), tokens, self._decode_layout
-        return ("prefill", tokens), 1, self._layout(tokens)
-
-    def _lower_forward(self, rows: int, layout: batch.Layout) -> Any:
-        step = jax.jit(partial(forward, self._network, layout), donate_argnums=1, keep_unused=True)
-        packed = jax.ShapeDtypeStruct((rows, layout.num_columns), jnp.int32)
-        return step.lower(self._weights, self._pages, self._last_token_R, packed)
-
-    def _lower_score(self, tokens: int) -> Any:
-        step = jax.jit(partial(score_prompt, self._network, self._max_logprobs), keep_unused=True)
-        _, rows, layout = self._prompt_shape(tokens)
-        queries = rows * max(1, layout.num_tokens)
-        hidden = jax.ShapeDtypeStruct((queries, self._network.spec.width), self._network.dtype)
-        return step.lower(self._weights, hidden, jax.ShapeDtypeStruct((tokens,), jnp.int32))
-
-    def _lower_draw(self, rows: int, mode: SampleMode) -> Any:
-        step = jax.jit(partial(draw, mode=mode, max_logprobs=self._max_logprobs), donate_argnums=0, keep_unused=True)
-        logits = jax.ShapeDtypeStruct((rows, self._vocab_size), jnp.float32)
-        head = jax.ShapeDtypeStruct((rows, batch.HEAD), jnp.int32)
-        mask = self._allow_all[rows] if mode == SampleMode.FULL else None
-        return step.lower(self._last_token_R, logits, head, mask)
-
-    def _put(self, array: np.ndarray) -> Array:
+    def _put(self, array: np.ndarray | np.generic) -> Array:
         return jax.device_put(array, self._device)
 
 
-def ticket_arrays(ticket: Ticket) -> Any:
-    """Every device array of a ticket: (decode, one entry a chunk, one entry or None a chunk)."""
+def _arrays(ticket: Ticket) -> Any:
+    """Every device array of a ticket: (decode, some for each chunk, one or None for each chunk)."""
     return (
         ticket.decode[0] if ticket.decode else None,
-        [drawn for drawn, _ in ticket.chunks],
+        [[sampled for sampled, _ in drawn] for drawn in ticket.chunks],
         [scored[0] if scored else None for scored in ticket.scores],
     )
 
 
-def _drawn(home: Any, lines: slice) -> DrawnRows:
+def _rows(home: Any, lines: slice) -> DrawnRows:
     """home: a Sampled of numpy arrays."""
-    return DrawnRows(
-        token_B=home.token_B[lines],
-        logprob_B=None if home.logprob_B is None else home.logprob_B[lines],
-        rank_B=None if home.rank_B is None else home.rank_B[lines],
-        top_id_BK=None if home.top_id_BK is None else home.top_id_BK[lines],
-        top_logprob_BK=None if home.top_logprob_BK is None else home.top_logprob_BK[lines],
-    )
-
-
-def _scored(home: tuple[np.ndarray, ...], next_ids: np.ndarray) -> DrawnRows:
-    logprob, rank, top_id, top_logprob = (array[: len(next_ids)] for array in home)
-    return DrawnRows(next_ids, logprob, rank, top_id, top_logprob)
+    found: dict[str, Any] = {name: getattr(home, name) for name in DrawnRows.__slots__}
+    return DrawnRows(**{name: array[lines] for name, array in found.items() if array is not None})

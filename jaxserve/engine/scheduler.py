@@ -15,21 +15,24 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxserve.engine.decoding import Standing
-from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepPlan, StepResult
+from jaxserve.engine.logprobs import logprobs_of
+from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, Fork, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Progress, Request
 from jaxserve.engine.stats import Family, Stats, Timeline
-from jaxserve.errors import GenerationFailed
+from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.kvcache.pool import InvariantBroken, PagePool
 from jaxserve.kvcache.prefix import KeyChain, PrefixIndex, most_cached_pages
 from jaxserve.outputs import FinishReason, TokenLogprobs, TokenOutput
+from jaxserve.sampling.lines import Line, line
 from jaxserve.sampling.rows import NUM_COLUMNS
-from jaxserve.sampling.sampler import SampleMode
+from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
 
 
 class Scheduler:
     """Owns every live request. One thread, one scheduler.
 
     max_chunk_tokens   the largest chunk one call computes; a multiple of the page size
+    max_logprobs       how many of the best log-probabilities a step brings without being asked for all of them
     """
 
     def __init__(
@@ -43,12 +46,15 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_chunk_tokens: int,
         max_pages_per_row: int,
+        vocab_size: int,
+        max_logprobs: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool, self.index, self.stats = pool, index, stats
         self._page_size = page_size
         self._token_budget = max_num_batched_tokens
         self._max_chunk_tokens = max_chunk_tokens
+        self._vocab_size, self._max_logprobs = vocab_size, max_logprobs
         self._clock = clock
         self._live: dict[int, Progress] = {}
         self._timelines: dict[int, Timeline] = {}
@@ -56,7 +62,11 @@ class Scheduler:
         self._running: list[Progress] = []  # in order of arrival
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
         self._standing: Standing | None = None
+        self._masked: tuple[int, ...] = ()  # of the newest plan's decode batch: places of rows with masks,
+        self._waits = False  # and whether one of them depends on tokens that are not home yet
         self._computing: dict[bytes, int] = {}  # page keys that a running prefill is about to know
+        self._copies: list[tuple[int, int]] = []  # pages to copy, and lines to write, before the next step
+        self._lines: list[tuple[int, Line]] = []
         # One line per row, so that a whole batch is one fancy index instead of a loop over requests.
         self._table_RW = np.zeros((max_num_seqs, max_pages_per_row), np.int32)
         self._sampling_RS = np.zeros((max_num_seqs, NUM_COLUMNS), np.int32)
@@ -82,7 +92,7 @@ class Scheduler:
 
     def add(self, request: Request, family: Family | None = None) -> None:
         """Queues a request that the door has checked: it fits the pool, and its ids are in the vocabulary."""
-        progress = Progress.start(request, KeyChain(self._page_size, request.cache_salt))
+        progress = Progress.start(request, KeyChain(self._page_size, request.cache_salt), self._vocab_size)
         self._live[request.request_id] = progress
         self._timelines[request.request_id] = self.stats.on_arrival(
             self._clock(),
@@ -101,14 +111,36 @@ class Scheduler:
 
     def plan(self) -> StepPlan:
         """The next step: a token for every decoding row, then prompt chunks from what the budget leaves."""
+        copies, self._copies = self._copies, []  # those of this plan's forks come after its steps, in the next
         decode = self._plan_decode()
         budget = max(self._token_budget - (len(decode) if decode else 0), self._page_size)
         chunks: list[Chunk] = []
-        for progress in self._running:
+        for progress in tuple(self._running):
             if budget > 0 and not progress.is_prefilled:
                 budget -= self._add_chunk(progress, budget, chunks)
         self._admit(budget, chunks)
-        return StepPlan(decode, tuple(chunks))
+        if decode is None and not chunks:
+            self._copies = copies
+            return StepPlan()
+        lines, self._lines = self._lines, []
+        waits = decode is not None and self._waits
+        return StepPlan(decode, tuple(chunks), copies=tuple(copies), lines=tuple(lines), waits=waits)
+
+    def masks(self, plan: StepPlan) -> StepMasks:
+        """What the draws of this plan, the newest, may not draw. If it waits: asked after all before it are applied."""
+        decode = [] if plan.decode is None else [(at, self._mask(plan.decode.request_ids[at])) for at in self._masked]
+        chunks = tuple(
+            tuple(self._mask(one.request_id) if chunk.is_last else None for one in (chunk, *chunk.forks))
+            for chunk in plan.chunks
+        )
+        return StepMasks(
+            tuple((at, mask_M) for at, mask_M in decode if mask_M is not None),
+            chunks if any(mask_M is not None for masks in chunks for mask_M in masks) else (),
+        )
+
+    def _mask(self, request_id: int) -> Mask:
+        progress = self._live.get(request_id)
+        return None if progress is None else progress.mask()
 
     def apply(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
         """Makes the promised tokens of a plan real; the outputs are what the callers should hear."""
@@ -119,7 +151,11 @@ class Scheduler:
         for chunk, drawn, scores in zip(plan.chunks, result.chunks, result.scores, strict=True):
             progress = self._live.get(chunk.request_id)
             if progress is not None:
-                self._apply_chunk(progress, chunk, drawn, scores, now, outputs)
+                self._apply_chunk(progress, chunk, drawn[0], scores, now, outputs)
+            for fork, its in zip(chunk.forks, drawn[1:], strict=True):
+                follower = self._live.get(fork.request_id)
+                if follower is not None:
+                    self._apply_first(follower, its, now, outputs)
         return outputs
 
     def fail_all(self, error: Exception) -> list[TokenOutput]:
@@ -128,13 +164,17 @@ class Scheduler:
 
     def audit(self) -> None:
         """Checks that pages, rows and requests add up; raises kvcache.pool.InvariantBroken."""
-        writable = (page for progress in self._running for page in progress.pages[progress.num_registered :])
+        writable = (page for progress in self._running for page in progress.pages[self._first_open(progress) :])
         self.pool.audit((progress.pages for progress in self._live.values()), writable)
         rows = [progress.row for progress in self._running if progress.row is not None]
         if sorted(rows + self._free_rows) != list(range(len(self._table_RW))):
             raise InvariantBroken(f"rows {rows} running and {self._free_rows} free are not every row once")
         if len(self._running) + len(self._waiting) != len(self._live):
             raise InvariantBroken("a live request is neither running nor waiting, or is both")
+
+    def _first_open(self, progress: Progress) -> int:
+        """The first of a request's pages that a step to come may write into."""
+        return max(progress.num_registered, progress.num_computed // self._page_size)
 
     # Decoding
 
@@ -145,7 +185,8 @@ class Scheduler:
         if standing is None:
             return None
         decode = standing.step()
-        if standing.held_back:  # until when is counted in tokens, so look again next time
+        self._masked, self._waits = standing.masked, standing.waits
+        if standing.passes:  # until when is counted in tokens, so look again next time
             self._standing = None
         return decode
 
@@ -158,7 +199,7 @@ class Scheduler:
                 members.append(progress)
         if not members:
             return None
-        return Standing.of(members, self._page_size, self._table_RW, self._sampling_RS)
+        return Standing.of(members, self._page_size, self._table_RW, self._sampling_RS, self._max_logprobs)
 
     def _goes_on(self, standing: Standing) -> bool:
         """Whether the same rows decode again; sees to a page for those that need one."""
@@ -207,7 +248,7 @@ class Scheduler:
         deferred: list[Progress] = []
         while budget >= self._page_size and self._waiting and self._free_rows:
             progress = self._waiting.popleft()
-            if self._is_being_computed(progress):
+            if self._will_be_led(progress) or self._is_being_computed(progress):
                 deferred.append(progress)
             elif not progress.num_promised and self._start(progress):
                 budget -= self._add_chunk(progress, budget, chunks)
@@ -234,16 +275,25 @@ class Scheduler:
         if progress.num_cached is None:
             progress.num_cached = cached
         self.stats.on_scheduled(self._timelines[request_id], self._clock(), cached_tokens=cached)
-        progress.row = self._free_rows.pop()
-        self._sampling_RS[progress.row] = progress.sampling_S
-        self._give(progress, known + new)
+        self._enter(progress, known + new)
         progress.num_computed = cached
         progress.num_registered = len(known)
-        self._running.append(progress)
-        self._running.sort(key=lambda one: one.request.request_id)
         for key in self._wanted_keys(progress)[len(known) :]:
             self._computing.setdefault(key, request_id)
         return True
+
+    def _enter(self, progress: Progress, pages: list[int]) -> None:
+        """A waiting request becomes a running one, in a row of its own."""
+        request = progress.request
+        row = progress.row = self._free_rows.pop()
+        self._sampling_RS[row] = progress.sampling_S
+        if request.needs_line:
+            answer = progress.tokens[len(request.prompt_ids) :]
+            bias = request.params.logit_bias
+            self._lines.append((row, line(request.prompt_ids, answer, bias, self._vocab_size)))
+        self._give(progress, pages)
+        self._running.append(progress)
+        self._running.sort(key=lambda one: one.request.request_id)
 
     def _wanted_keys(self, progress: Progress) -> list[bytes]:
         """Keys of the pages that a prefix hit may cover; at least one token is always computed."""
@@ -283,6 +333,9 @@ class Scheduler:
         scores = progress.prompt_scores is not None
         row = progress.row
         assert row is not None
+        mode = progress.mode(self._max_logprobs) if draws else SampleMode.GREEDY
+        progress.num_computed = end
+        progress.num_promised += draws
         chunks.append(
             Chunk(
                 request_id=request.request_id,
@@ -292,15 +345,57 @@ class Scheduler:
                 token_ids=np.array(progress.tokens[start:end], np.int32),
                 page_table_W=self._table_RW[row].copy(),
                 sampling_S=progress.sampling_S,
-                mode=progress.mode if draws else SampleMode.GREEDY,
+                mode=mode,
                 is_last=draws,
-                held_back_ids=request.held_back_ids if draws and progress.holds_back_stops else (),
+                wanted_ids=request.params.logprob_token_ids if draws else (),
                 next_ids=np.array(request.prompt_ids[start + 1 : end + 1], np.int32) if scores else None,
+                scores_whole=(request.params.prompt_logprobs or 0) > self._max_logprobs,
+                forks=self._fork(progress) if draws and request.num_followers else (),
             )
         )
-        progress.num_computed = end
-        progress.num_promised += draws
         return end - start
+
+    # Choices of one prompt
+
+    def _will_be_led(self, progress: Progress) -> bool:
+        """Whether the request may yet start from its leader's prompt, which is not computed to its end."""
+        leader_id = progress.request.leader_id
+        if leader_id is None or len(progress.tokens) > len(progress.request.prompt_ids):
+            return False
+        leader = self._live.get(leader_id)
+        return leader is not None and not leader.is_prefilled
+
+    def _fork(self, leader: Progress) -> tuple[Fork, ...]:
+        """Lets as many of a prompt's other choices as there is room for start from the leader's pages and logits.
+
+        They hold the pages that the prompt fills, and get a copy of the last one, if it is not full: each will go on
+        writing there. The others start later, by themselves.
+        """
+        request, forks = leader.request, []
+        length = len(request.prompt_ids)
+        shared = leader.pages[: length // self._page_size]
+        own = -(-length // self._page_size) - len(shared)
+        if len(leader.tokens) > length:
+            return ()  # it was preempted, and its last logits are not the prompt's
+        for progress in [one for one in self._waiting if one.request.leader_id == request.request_id]:
+            spare = len(self._running) + 1
+            if not self._free_rows or own + spare > self.pool.num_free or (new := self.pool.allocate(own)) is None:
+                break
+            self._waiting.remove(progress)
+            self.pool.hold(shared)
+            self._copies += [(leader.pages[-1], page) for page in new]
+            mode = progress.mode(self._max_logprobs)
+            self._enter(progress, shared + new)
+            progress.num_cached = leader.num_cached
+            progress.num_computed, progress.num_registered = length, len(shared)
+            progress.is_prefilled, progress.num_promised = True, 1
+            self.stats.on_scheduled(self._timelines[progress.request.request_id], self._clock(), cached_tokens=length)
+            wanted = progress.request.params.logprob_token_ids
+            assert progress.row is not None
+            forks.append(
+                Fork(progress.request.request_id, progress.epoch, progress.row, progress.sampling_S, mode, wanted)
+            )
+        return tuple(forks)
 
     # Results
 
@@ -332,40 +427,50 @@ class Scheduler:
         if scores is not None and progress.prompt_scores is not None:
             wanted = progress.request.params.prompt_logprobs or 0
             for at in range(len(scores.token_B)):
-                progress.prompt_scores[chunk.start + 1 + at] = _logprobs(scores, at, wanted)
+                progress.prompt_scores[chunk.start + 1 + at] = logprobs_of(scores, at, wanted)
         if drawn.token_B[0] >= 0 and progress.epoch == chunk.epoch:
             self._register(progress, chunk.end)
         if chunk.is_last:
-            if drawn.token_B[0] >= 0:
-                self.stats.on_tokens(self._timelines[progress.request.request_id], now)
-            self._apply_token(progress, int(drawn.token_B[0]), drawn, 0, outputs)
+            self._apply_first(progress, drawn, now, outputs)
         elif drawn.token_B[0] < 0:
-            outputs.append(self._fail_nonfinite(progress))
+            outputs.append(self._fail(progress, int(drawn.token_B[0])))
         elif not progress.wants_more and chunk.end == len(progress.tokens):
             outputs.append(self._end(progress, FinishReason.LENGTH))
+
+    def _apply_first(self, progress: Progress, drawn: DrawnRows, now: float, outputs: list[TokenOutput]) -> None:
+        if drawn.token_B[0] >= 0:
+            self.stats.on_tokens(self._timelines[progress.request.request_id], now)
+        self._apply_token(progress, int(drawn.token_B[0]), drawn, 0, outputs)
 
     def _apply_token(
         self, progress: Progress, token: int, drawn: DrawnRows, at: int, outputs: list[TokenOutput]
     ) -> None:
         progress.num_promised -= 1
         if token < 0:
-            outputs.append(self._fail_nonfinite(progress))
+            outputs.append(self._fail(progress, token))
             return
         progress.tokens.append(token)
-        wanted = progress.request.params.logprobs
-        logprobs = None if wanted is None else (_logprobs(drawn, at, wanted),)
+        params = progress.request.params
+        logprobs = None
+        if params.logprobs is not None:
+            logprobs = (logprobs_of(drawn, at, params.logprobs, params.logprob_token_ids),)
         finish = progress.finish_reason()
         if finish is None:
             outputs.append(self._news(progress, (token,), logprobs))
         else:
             outputs.append(self._end(progress, finish[0], (token,), logprobs, stop_reason=finish[1]))
 
-    def _fail_nonfinite(self, progress: Progress) -> TokenOutput:
-        self.stats.on_nonfinite()
-        error = GenerationFailed(
-            "The model's output was not finite, or the request's constraints left no token to choose; "
-            "this request has ended, others are not affected."
-        )
+    def _fail(self, progress: Progress, token: int) -> TokenOutput:
+        """Ends a request for which no token could be drawn; token says why."""
+        if token == NOTHING_ALLOWED:
+            error: Exception = InvalidParameter(
+                "The request's constraints (allowed_token_ids, bad_words, min_tokens) leave no token to choose."
+            )
+        else:
+            self.stats.on_nonfinite()
+            error = GenerationFailed(
+                "The model's output was not finite; this request has ended, others are not affected."
+            )
         return self._end(progress, FinishReason.ERROR, error=error)
 
     def _register(self, progress: Progress, num_written: int) -> None:
@@ -444,15 +549,3 @@ class Scheduler:
         del self._live[request_id]
         self.stats.on_finish(self._timelines.pop(request_id), reason)
         return self._news(progress, token_ids, logprobs, reason, stop_reason, error)
-
-
-def _logprobs(drawn: DrawnRows, at: int, wanted: int) -> TokenLogprobs:
-    assert drawn.logprob_B is not None and drawn.rank_B is not None
-    assert drawn.top_id_BK is not None and drawn.top_logprob_BK is not None
-    top = zip(drawn.top_id_BK[at, :wanted].tolist(), drawn.top_logprob_BK[at, :wanted].tolist(), strict=True)
-    return TokenLogprobs(
-        token_id=int(drawn.token_B[at]),
-        logprob=float(drawn.logprob_B[at]),
-        rank=int(drawn.rank_B[at]),
-        top=tuple(top),
-    )

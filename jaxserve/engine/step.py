@@ -1,4 +1,4 @@
-"""All that ever runs on the device: forward (prefill and decode), draw, and score. Pure functions of arrays.
+"""All that ever runs on the device: forward (prefill and decode), draw, score, small moves. Pure functions of arrays.
 
 Prefill and decode are one function at two shapes: rows of C queries each, C = 1 in decode. What differs is
 where the tokens come from: a prompt's are in the packed input, a decoding row's newest one is on the device.
@@ -18,9 +18,10 @@ from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
 from jaxserve.engine.batch import COUNT, HEAD, NEWEST, POSITION, ROW, SAMPLING, Layout
 from jaxserve.models.registry import abstract, assemble
 from jaxserve.models.spec import DecoderSpec, Path
-from jaxserve.sampling.logprobs import score
+from jaxserve.sampling.lines import Lines, counted
+from jaxserve.sampling.logprobs import Spread, score
 from jaxserve.sampling.rows import unpack
-from jaxserve.sampling.sampler import Sampled, SampleMode, sample
+from jaxserve.sampling.sampler import Sampled, SampleMode, Score, Shape, sample
 
 if TYPE_CHECKING:
     from jaxserve.models.decoder import Decoder
@@ -83,24 +84,46 @@ def forward(
 
 
 def draw(
-    last_token_R: Array, logits_BV: Array, head_BX: Array, mask_BM: Array | None, *, mode: SampleMode, max_logprobs: int
-) -> tuple[Array, Sampled]:
-    """Draws a token per row and keeps it on the device as the row's newest. Donate last_token_R."""
-    sampled = sample(
-        logits_BV,
-        unpack(head_BX[:, SAMPLING:HEAD]),
-        head_BX[:, POSITION] + head_BX[:, COUNT],
-        mode=mode,
-        max_logprobs=max_logprobs if mode == SampleMode.FULL else 0,
-        mask_BM=mask_BM,
-    )
-    return last_token_R.at[head_BX[:, ROW]].set(jnp.maximum(sampled.token_B, 0)), sampled
+    last_token_R: Array,
+    lines: Lines | None,
+    logits_BV: Array,
+    head_BX: Array,
+    mask_BM: Array | None,
+    wanted_BI: Array | None,
+    *,
+    mode: SampleMode,
+    how: Score,
+) -> tuple[Array, Lines | None, Sampled]:
+    """Draws a token per row and keeps it on the device as the row's newest. Donate last_token_R and lines.
+
+    lines, mask_BM and wanted_BI come from mode SHAPED on, and are None below.
+    """
+    row_B, rows = head_BX[:, ROW], unpack(head_BX[:, SAMPLING:HEAD])
+    shape = None
+    if lines is not None:
+        assert mask_BM is not None and wanted_BI is not None
+        shape = Shape(lines, row_B, mask_BM, wanted_BI)
+    sampled = sample(logits_BV, rows, head_BX[:, POSITION] + head_BX[:, COUNT], shape, mode=mode, how=how)
+    token_B = jnp.maximum(sampled.token_B, 0)
+    if lines is not None:
+        lines = counted(lines, row_B, token_B, rows)
+    return last_token_R.at[row_B].set(token_B), lines, sampled
+
+
+def tell(last_token_R: Array, row_N: Array, token_N: Array) -> Array:
+    """Makes tokens that the host has chosen the newest ones of their rows. Donate last_token_R."""
+    return last_token_R.at[row_N].set(token_N)
+
+
+def copy_pages(pages: tuple[LayerPages, ...], from_N: Array, to_N: Array) -> tuple[LayerPages, ...]:
+    """Copies whole pages in every layer; pairs of zeros copy the page that is nobody's onto itself. Donate pages."""
+    return jax.tree.map(lambda pages_PX: pages_PX.at[to_N].set(pages_PX[from_N]), pages)
 
 
 def score_prompt(
-    network: Network, max_logprobs: int, leaves: Sequence[Array], hidden_TD: Array, next_T: Array
-) -> tuple[Array, ...]:
-    """Log-probabilities of next_T after each position: (logprob_T, rank_T, top_id_TK, top_logprob_TK).
+    network: Network, how: Score, whole: bool, leaves: Sequence[Array], hidden_TD: Array, next_T: Array
+) -> Sampled:
+    """Log-probabilities of next_T after each position, as if next_T had been drawn there; whole: of every token.
 
     The logits of a whole chunk would be large, so they are made a few positions at a time.
     """
@@ -108,8 +131,15 @@ def score_prompt(
 
     def some(block: tuple[Array, Array]) -> Any:
         hidden_SD, next_S = block
-        return score(decoder.logits(hidden_SD), next_S, max_logprobs=max_logprobs)
+        logits_SV = decoder.logits(hidden_SD)
+        scores = score(logits_SV, next_S, max_logprobs=how.max_logprobs, normalised=how.is_normalised)
+        if not whole:
+            return scores
+        return *scores, Spread.of(logits_SV).logprob(logits_SV) if how.is_normalised else logits_SV
 
     rows = math.gcd(SCORE_ROWS, len(next_T))
     blocks = (hidden_TD.reshape(-1, rows, hidden_TD.shape[-1]), next_T.reshape(-1, rows))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(some, blocks))
+    logprob_T, rank_T, top_id_TK, top_logprob_TK, *all_TV = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(some, blocks)
+    )
+    return Sampled(next_T, logprob_T, rank_T, top_id_TK, top_logprob_TK, all_logprob_BV=all_TV[0] if whole else None)

@@ -3,29 +3,51 @@
 Used for generated tokens by the sampler and for prompt tokens as it stands.
 """
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 from jax import Array, lax
 
 BLOCK = 128
 
 
-def score(logits_TV: Array, target_T: Array, *, max_logprobs: int) -> tuple[Array, Array, Array, Array]:
+def score(
+    values_TV: Array, target_T: Array, *, max_logprobs: int, normalised: bool = True
+) -> tuple[Array, Array, Array, Array]:
     """How the distribution of each row of logits sees its target token, and which tokens it likes best.
 
-    logits_TV is float32, target_T int32 in [0, V). Returns
+    values_TV is float32, target_T int32 in [0, V). Returns
       logprob_T      float32, log_softmax at the target
       rank_T         int32, 1 + the number of tokens with a strictly greater logit
       top_id_TK      int32, the best tokens, best first, the lower id first among equals; K = min(max_logprobs, V)
       top_logprob_TK float32
-    Logits of -inf are tokens that cannot be; a row with NaN or +inf gives meaningless numbers.
+    Not normalised, the values themselves stand in place of their log_softmax. Logits of -inf are tokens that cannot
+    be; a row with NaN or +inf gives meaningless numbers.
     """
-    best_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
-    log_mass_T1 = jnp.log(jnp.sum(jnp.exp(logits_TV - best_T1), axis=-1, keepdims=True))
-    target_T1 = jnp.take_along_axis(logits_TV, target_T[:, None], axis=-1)
-    rank_T = 1 + jnp.sum((logits_TV > target_T1).astype(jnp.int32), axis=-1)
-    top_TK, top_id_TK = top(logits_TV, max_logprobs)
-    # Both take the difference to the best logit first: a certain token gets 0.0 and not its rounding error.
-    return (target_T1 - best_T1 - log_mass_T1)[:, 0], rank_T, top_id_TK, top_TK - best_T1 - log_mass_T1
+    target_T1 = jnp.take_along_axis(values_TV, target_T[:, None], axis=-1)
+    rank_T = 1 + jnp.sum((values_TV > target_T1).astype(jnp.int32), axis=-1)
+    top_TK, top_id_TK = top(values_TV, max_logprobs)
+    if not normalised:
+        return target_T1[:, 0], rank_T, top_id_TK, top_TK
+    spread = Spread.of(values_TV)
+    return spread.logprob(target_T1)[:, 0], rank_T, top_id_TK, spread.logprob(top_TK)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What turns logits of a row into log-probabilities: its best logit, and the logarithm of its mass below that."""
+
+    best_T1: Array
+    log_mass_T1: Array
+
+    @classmethod
+    def of(cls, logits_TV: Array) -> "Spread":
+        best_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
+        return cls(best_T1, jnp.log(jnp.sum(jnp.exp(logits_TV - best_T1), axis=-1, keepdims=True)))
+
+    def logprob(self, some_TX: Array) -> Array:
+        """The difference to the best logit comes first: a certain token gets 0.0 and not its rounding error."""
+        return some_TX - self.best_T1 - self.log_mass_T1
 
 
 def top(values_TV: Array, num: int) -> tuple[Array, Array]:

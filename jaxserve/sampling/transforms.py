@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxserve.sampling.lines import num_words, unpack_bits
+
 # Weights are fixed point with this many bits for the whole row; lighter than half a unit is weightless.
 MASS_BITS = 30
 WEIGHTLESS = 22.0  # nats under the best token; exp(-22) < 2**-(MASS_BITS + 1)
@@ -29,9 +31,8 @@ def allow_only(logits_BV: Array, mask_BM: Array) -> Array:
     mask_BM is uint32 [B, ceil(V / 32)]; bit t % 32 of word t // 32 allows token t. Surplus bits are ignored.
     """
     num_rows, vocab = logits_BV.shape
-    assert mask_BM.shape == (num_rows, -(-vocab // 32)) and mask_BM.dtype == jnp.uint32, (mask_BM.shape, mask_BM.dtype)
-    bits_BM32 = (mask_BM[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & jnp.uint32(1)
-    return jnp.where(bits_BM32.reshape(num_rows, -1)[:, :vocab] != 0, logits_BV, -jnp.inf)
+    assert mask_BM.shape == (num_rows, num_words(vocab)) and mask_BM.dtype == jnp.uint32, (mask_BM.shape, mask_BM.dtype)
+    return jnp.where(unpack_bits(mask_BM, vocab), logits_BV, -jnp.inf)
 
 
 def highest(logits_BV: Array) -> Array:

@@ -49,6 +49,8 @@ class Bench:
             max_num_batched_tokens=budget,
             max_chunk_tokens=chunk,
             max_pages_per_row=MAX_LEN // PAGE,
+            vocab_size=built.spec.vocab_size,
+            max_logprobs=built.config.max_logprobs,
         )
         self.engine = Engine(self.scheduler, built.engine.runner, overlap=overlap)
         self.outputs: dict[int, list] = {}

@@ -5,6 +5,7 @@ All on CPU, all deterministic, nothing timed.
 
 import inspect
 from dataclasses import fields
+from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxserve.engine import runner as runner_module
 from jaxserve.engine.compile import compiles
 from jaxserve.engine.plan import DrawnRows
 from jaxserve.engine.request import Request
+from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
 from tests.engine.conftest import Bench
 from tests.engine.hlo import instructions, large_moves, num_donated
@@ -29,6 +31,11 @@ WISHES = (
     DRAWN | {"logprobs": 0},
     {"prompt_logprobs": 2},
     {"min_tokens": 3, "held_back": (1, 2, 3)},
+    DRAWN | {"repetition_penalty": 1.2, "presence_penalty": 0.5, "logit_bias": ((5, 3.0), (9, -100.0))},
+    {"frequency_penalty": 1.5, "logprobs": 5, "logprob_token_ids": (4, 200)},
+    {"allowed_token_ids": tuple(range(50))},
+    DRAWN | {"bad": ((7,), (8, 9), (10, 11, 12))},
+    {"bad": tuple((i, j) for i in range(0, 256, 2) for j in range(0, 256, 5)), "repetition_penalty": 0.7},
 )
 
 
@@ -36,11 +43,28 @@ def prompt(rng, longest=200):
     return [int(n) for n in rng.integers(0, 256, rng.integers(1, longest))]
 
 
-def add(bench, request_id, ids, *, tokens, held_back=(), **params):
+def add(bench, request_id, ids, *, tokens, held_back=(), bad=(), leader=None, followers=0, **params):
     params = SamplingParams(**({"temperature": 0.0} | params), max_tokens=tokens)
     bench.engine.add(
-        Request(request_id, tuple(ids), params, request_id, len(ids) + tokens, held_back_ids=tuple(held_back))
+        Request(
+            request_id,
+            tuple(ids),
+            params,
+            request_id,
+            len(ids) + tokens,
+            held_back_ids=tuple(held_back),
+            bad_sequences=tuple(bad),
+            leader_id=leader,
+            num_followers=followers,
+        )
     )
+
+
+def add_family(bench, request_id, ids, n, *, tokens, **params):
+    """n choices of one prompt, under ids from request_id on."""
+    for choice in range(n):
+        leader = request_id if choice else None
+        add(bench, request_id + choice, ids, tokens=tokens, leader=leader, followers=n - 1 - choice, **params)
 
 
 def random_load(bench, seed, requests=40):
@@ -49,6 +73,8 @@ def random_load(bench, seed, requests=40):
     for i in range(1, requests + 1):
         ids = [*shared, *prompt(rng, 60)] if i % 3 else prompt(rng)
         add(bench, i, ids[:200], tokens=int(rng.integers(1, 50)), **WISHES[i % len(WISHES)])
+        if i % 9 == 0:
+            add_family(bench, 1000 * i, ids[:200], 3, tokens=9, **(WISHES[(i // 9) % len(WISHES)] | DRAWN))
         if i % 4 == 0:
             bench.step()
         if i % 7 == 0:
@@ -74,15 +100,26 @@ class TestPrograms:
         runner = built.engine.runner
         for key, program in runner._programs.items():
             text = program.as_text()
-            assert sum(1 for _ in instructions(text)) > 10, f"{key}: the text was not understood"
+            assert sum(1 for _ in instructions(text)) > 3, f"{key}: the text was not understood"
             assert large_moves(text, page_elements(built)) == [], key
 
-    def test_every_page_array_is_donated(self, built):
+    def test_every_page_array_and_every_line_is_donated(self, built):
         runner = built.engine.runner
         arrays = len(jax.tree.leaves(runner._pages))
+        donated = {"prefill": arrays, "decode": arrays, "copy pages": arrays, "write line": 3, "tell": 1}
         for key, program in runner._programs.items():
-            if key[0] in ("prefill", "decode"):
-                assert num_donated(program.as_text()) == arrays, key
+            wanted = donated.get(key[0])
+            if key[0] == "draw":
+                wanted = 4 if key[2] >= SampleMode.SHAPED else 1
+            if wanted is not None:
+                assert num_donated(program.as_text()) == wanted, key
+
+    def test_no_draw_copies_the_lines(self, built):
+        runner = built.engine.runner
+        lines = min(leaf.size for leaf in (runner._lines.count_RV, runner._lines.bias_RV))
+        for key, program in runner._programs.items():
+            if key[0] in ("draw", "write line"):
+                assert large_moves(program.as_text(), lines) == [], key
 
     def test_the_number_of_arguments_is_stated(self, built):
         """One per weight and page array, and two: the newest tokens, and everything that the host has to say."""
@@ -93,7 +130,7 @@ class TestPrograms:
             arguments = len(jax.tree.leaves(program.args_info))
             assert arguments == counts.get(key[0], arguments), key
             if key[0] == "draw":
-                assert arguments in (3, 4), "newest tokens, logits, columns, and a mask"
+                assert arguments in (3, 8), "newest tokens, logits, columns; three lines, a mask, and ids asked for"
         assert pages == 2 * built.spec.num_layers
         assert weights <= 12 * built.spec.num_layers + 3
 
@@ -136,7 +173,7 @@ class TestTransfers:
             reading.append(ticket)
             result = fetch(ticket)
             reading.clear()
-            for rows in (result.decode, *result.chunks, *result.scores):
+            for rows in (result.decode, *chain(*result.chunks), *result.scores):
                 assert rows is None or all(_is_plain(rows, one.name) for one in fields(DrawnRows))
             return result
 
@@ -186,7 +223,7 @@ def test_overlap_changes_no_token_of_any_trace(built, events, num_pages):
         bench.run()
         heard.append(bench)
     with_overlap, without = heard
-    for i in range(len(events)):
+    for i in with_overlap.outputs | without.outputs:
         ours, theirs = ([*one.tokens(i)] if i in one.outputs else [] for one in (with_overlap, without))
         if i in aborted:  # one of them may have been a step further
             assert ours == theirs[: len(ours)] or theirs == ours[: len(theirs)]

@@ -13,11 +13,12 @@ from jaxserve.engine.plan import StepPlan
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
+from jaxserve.errors import InvalidParameter
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex, page_keys
 from jaxserve.outputs import FinishReason, TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from tests.fakes import FakeRunner, answer
+from tests.fakes import NUM_TOP, VOCAB, FakeRunner, answer
 
 PAGE = 4
 EOS, STOP = 0, 1
@@ -52,6 +53,8 @@ class World:
             max_num_batched_tokens=self.budget,
             max_chunk_tokens=self.chunk,
             max_pages_per_row=self.num_pages,
+            vocab_size=VOCAB,
+            max_logprobs=NUM_TOP,
             clock=lambda: float(next(self.now)),
         )
         self.flying: list[tuple[StepPlan, object]] = []
@@ -60,7 +63,9 @@ class World:
     def longest(self) -> int:
         return (self.num_pages - 1) * PAGE
 
-    def add(self, prompt, *, max_tokens=6, salt=None, seed=0, eos=EOS, stops=(), **params) -> Request:
+    def add(
+        self, prompt, *, max_tokens=6, salt=None, seed=0, eos=EOS, stops=(), bad=(), followers=0, leader=None, **params
+    ) -> Request:
         sampling = SamplingParams(max_tokens=max_tokens, **({"temperature": 0.0} | params))
         request = Request(
             request_id=next(self.ids),
@@ -71,6 +76,9 @@ class World:
             eos_id=eos,
             stop_ids=frozenset(stops),
             held_back_ids=(EOS, *stops),
+            bad_sequences=tuple(bad),
+            leader_id=leader,
+            num_followers=followers,
             cache_salt=salt,
         )
         self.requests[request.request_id] = request
@@ -80,17 +88,28 @@ class World:
 
     def step(self) -> list[TokenOutput]:
         """One turn: with overlap a plan is made before the results of the one before are home."""
-        plan = self.scheduler.plan()
+        plan, outputs = self.scheduler.plan(), []
         self.plans.append(plan)
         if plan:
-            self.flying.append((plan, self.runner.execute(plan)))
-        outputs = []
+            work = self.runner.forward(plan)
+            while plan.waits and self.flying:
+                outputs += self.land()
+            self.flying.append((plan, self.runner.draw(work, self.scheduler.masks(plan))))
         if self.flying and (len(self.flying) > self.overlap or not plan):
-            plan, ticket = self.flying.pop(0)
-            outputs = self.scheduler.apply(plan, self.runner.fetch(ticket))
+            outputs += self.land()
         for output in outputs:
             self.heard[output.request_id].append(output)
         return outputs
+
+    def land(self) -> list[TokenOutput]:
+        plan, ticket = self.flying.pop(0)
+        return self.scheduler.apply(plan, self.runner.fetch(ticket))
+
+    def add_family(self, prompt, n, *, seed=0, **how) -> list[Request]:
+        """n choices of one prompt, as a door asks for them."""
+        leader = self.add(prompt, seed=seed, followers=n - 1, **how)
+        how["prompt_logprobs"] = None
+        return [leader, *(self.add(prompt, seed=seed + i, leader=leader.request_id, **how) for i in range(1, n))]
 
     def run(self, max_steps: int = 2000) -> None:
         """To the end; every step is audited, and a world that stands still fails."""
@@ -290,6 +309,87 @@ def test_equal_prompts_that_come_together_are_computed_once(length):
 
 
 @BOTH
+@pytest.mark.parametrize("length", [3, 8, 41])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_choices_share_one_prefill_and_the_pages_of_their_prompt(length, prefix, overlap):
+    world = World(overlap=overlap, prefix=prefix)
+    world.add_family(prompt(length), 4, max_tokens=11, temperature=1.0, eos=None)
+    for _ in range(-(-length // 16) + overlap):
+        world.step()
+    shared = length // PAGE
+    assert world.pool.num_active >= shared
+    assert [world.pool.holders(page) for page in world.scheduler._running[0].pages[:shared]] == [4] * shared
+    world.run()
+    world.check()
+    chunks = [chunk for plan in world.plans for chunk in plan.chunks]
+    assert {chunk.request_id for chunk in chunks} == {1}
+    assert [len(chunk.forks) for chunk in chunks] == [0] * (len(chunks) - 1) + [3]
+    assert sum(len(plan.copies) for plan in world.plans) == (3 if length % PAGE else 0)
+
+
+@BOTH
+def test_choices_without_a_row_start_by_themselves(overlap):
+    world = World(max_num_seqs=3, overlap=overlap)
+    world.add_family(prompt(21), 7, max_tokens=9, temperature=1.0)
+    world.run()
+    world.check()
+    starts = {chunk.request_id for plan in world.plans for chunk in plan.chunks}
+    assert starts == {1, 4, 5, 6, 7}
+
+
+def test_choices_outlive_a_leader_that_is_aborted_at_any_moment():
+    for steps in range(6):
+        world = World(overlap=True, chunk=8, budget=8)
+        leader, *others = world.add_family(prompt(19), 3, max_tokens=9, temperature=1.0)
+        for _ in range(steps):
+            world.step()
+        world.scheduler.end(leader.request_id)
+        world.scheduler.audit()
+        world.run()
+        world.check(*others)
+
+
+SHAPES = (
+    {"repetition_penalty": 1.5},
+    {"frequency_penalty": 0.5, "logit_bias": ((3, 2.0),)},
+    {"presence_penalty": -1.0},
+    {"allowed_token_ids": (2, 3, 5, 7, 11)},
+    {"bad": [(4,), (5, 6), (2, 3, 4)]},
+    {"bad": [(i, j) for i in range(2, 20) for j in range(2, 20)]},
+    {},
+    {"logprobs": 1, "presence_penalty": 1.0},
+)
+
+
+@BOTH
+@pytest.mark.parametrize("num_pages", [16, 100])
+def test_constraints_and_history_belong_to_their_request_alone(num_pages, overlap):
+    """Also when rows change hands, and when a request comes back to another row after a preemption."""
+    world = World(num_pages=num_pages, max_num_seqs=4, overlap=overlap)
+    for i in range(24):
+        shape = SHAPES[i % len(SHAPES)]
+        world.add(prompt(3 + i, 2 + i % 3), max_tokens=14, min_tokens=i % 4, eos=None if i % 2 else EOS, **shape)
+        if i % 3 == 0:
+            world.step()
+    world.run()
+    world.check()
+    preempted = world.stats.snapshot(num_running=0, num_waiting=0).counters["num_preemptions"]
+    assert bool(preempted) == (num_pages == 16)
+
+
+@BOTH
+def test_a_request_that_may_draw_nothing_ends_alone(overlap):
+    world = World(overlap=overlap)
+    hopeless = world.add(prompt(5), max_tokens=9, allowed_token_ids=(3, 4), bad=[(3,), (4,)])
+    other = world.add(prompt(5), max_tokens=9)
+    world.run()
+    world.check(other)
+    [output] = world.heard[hopeless.request_id]
+    assert isinstance(output.error, InvalidParameter)
+    assert world.stats.snapshot(num_running=0, num_waiting=0).counters["nonfinite_logits"] == 0
+
+
+@BOTH
 def test_the_first_stop_token_ends_the_answer_unless_it_is_held_back(overlap):
     world = World(overlap=overlap)
     for i in range(30):
@@ -447,11 +547,17 @@ class Life(RuleBasedStateMachine):
         salt=st.sampled_from([None, None, "salt"]),
         logprobs=st.sampled_from([None, None, 1]),
         prompt_logprobs=st.sampled_from([None, None, None, 1]),
+        shape=st.sampled_from(SHAPES),
+        choices=st.sampled_from([1, 1, 1, 2, 5]),
     )
-    def add(self, data, shared, own, max_tokens, min_tokens, **params) -> None:
+    def add(self, data, shared, own, max_tokens, min_tokens, shape, choices, **params) -> None:
         tokens = [*prompt(shared), *own][: self.world.longest - 1]
         eos = data.draw(st.sampled_from([EOS, None]))
-        self.world.add(tokens, max_tokens=max_tokens, min_tokens=min(min_tokens, max_tokens), eos=eos, **params)
+        how = params | shape | {"max_tokens": max_tokens, "min_tokens": min(min_tokens, max_tokens), "eos": eos}
+        if choices == 1:
+            self.world.add(tokens, **how)
+        else:
+            self.world.add_family(tokens, choices, **(how | {"temperature": 1.0}))
 
     @rule(request_id=st.integers(1, 30))
     def abort(self, request_id) -> None:

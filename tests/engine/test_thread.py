@@ -13,7 +13,7 @@ from jaxserve.errors import EngineStopped
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import SamplingParams
-from tests.fakes import FakeRunner
+from tests.fakes import NUM_TOP, VOCAB, FakeRunner
 
 WAIT_S = 20
 
@@ -23,11 +23,11 @@ class Brittle(FakeRunner):
 
     breaks_at = 10**9
 
-    def execute(self, plan):
+    def forward(self, plan):
         self.breaks_at -= 1
         if self.breaks_at < 0:
             raise RuntimeError("the device fell over")
-        return super().execute(plan)
+        return super().forward(plan)
 
     def close(self):
         pass
@@ -45,6 +45,8 @@ def running():
         max_num_batched_tokens=16,
         max_chunk_tokens=16,
         max_pages_per_row=63,
+        vocab_size=VOCAB,
+        max_logprobs=NUM_TOP,
     )
     heard: queue.Queue = queue.Queue()
     thread = EngineThread(Engine(scheduler, runner, overlap=True), lambda outputs: [heard.put(o) for o in outputs])

@@ -16,6 +16,30 @@ class Settings:
     min_p: float = 0.0
 
 
+@dataclass(frozen=True)
+class History:
+    """What penalties and biases look at: ids of the prompt, of the answer, and biases by id."""
+
+    prompt: tuple[int, ...] = ()
+    answer: tuple[int, ...] = ()
+    bias: tuple[tuple[int, float], ...] = ()
+
+
+def shaped(
+    logits: np.ndarray, history: History, *, repetition: float = 1.0, frequency: float = 0.0, presence: float = 0.0
+) -> np.ndarray:
+    """Logits after biases and penalties, one token after the other."""
+    z = logits.astype(np.float64)
+    for token, bias in history.bias:
+        z[token] += min(max(bias, -100.0), 100.0)
+    for token in {*history.prompt, *history.answer}:
+        z[token] = z[token] / repetition if z[token] > 0 else z[token] * repetition
+    for token in set(history.answer):
+        z[token] -= frequency * history.answer.count(token)
+        z[token] -= presence
+    return z
+
+
 def kept(logits: np.ndarray, settings: Settings) -> np.ndarray:
     """Which tokens the filters leave, bool [V], in the contract's order."""
     scaled = logits.astype(np.float64) / float(np.float32(settings.temperature))

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from plain_sampler import Settings, hostile_row, kept, scores
 from scipy.special import log_softmax
 
+from jaxserve.sampling.lines import fresh
 from jaxserve.sampling.rows import neutral, pack, unpack
-from jaxserve.sampling.sampler import NO_TOKEN, Sampled, SampleMode, sample
+from jaxserve.sampling.sampler import NO_TOKEN, NOTHING_ALLOWED, Sampled, SampleMode, Score, Shape, sample
 from jaxserve.sampling_params import SamplingParams
 
 VOCAB = 1000
@@ -28,15 +29,20 @@ SOME_PARAMS = [
 ]
 
 
-@partial(jax.jit, static_argnames=("mode", "max_logprobs"))
-def step(logits_BV, packed_BS, position_B, mask_BM=None, *, mode, max_logprobs=0) -> Sampled:
-    return sample(logits_BV, unpack(packed_BS), position_B, mode=mode, max_logprobs=max_logprobs, mask_BM=mask_BM)
+@partial(jax.jit, static_argnames=("mode", "how"))
+def step(logits_BV, packed_BS, position_B, shape=None, *, mode, how) -> Sampled:
+    return sample(logits_BV, unpack(packed_BS), position_B, shape, mode=mode, how=how)
 
 
-def run(logits, params, *, seeds=SEEDS, position=100, mask=None, mode=SampleMode.DRAW, **kwargs) -> Sampled:
+def run(logits, params, *, seeds=SEEDS, position=100, mask=None, mode=SampleMode.DRAW, **how) -> Sampled:
     rows = [pack(each, seed) for each, seed in zip(params, seeds, strict=False)]
-    position_B = np.broadcast_to(np.asarray(position, np.int32), len(rows))
-    return step(np.asarray(logits, np.float32), np.stack(rows), position_B, mask, mode=mode, **kwargs)
+    position_B, vocab = np.broadcast_to(np.asarray(position, np.int32), len(rows)), np.shape(logits)[1]
+    shape = None
+    if mode >= SampleMode.SHAPED:
+        mask = bits(np.ones((len(rows), vocab), bool)) if mask is None else mask
+        wanted = np.zeros((len(rows), 3), np.int32)
+        shape = Shape(fresh(len(rows), vocab), np.arange(len(rows), dtype=np.int32), mask, wanted)
+    return step(np.asarray(logits, np.float32), np.stack(rows), position_B, shape, mode=mode, how=Score(**how))
 
 
 def bits(allowed: np.ndarray) -> np.ndarray:
@@ -87,7 +93,7 @@ def test_padding_changes_nobodys_token():
     logits = some_logits([0] * 8)
     padded = np.concatenate([logits, np.zeros((2, VOCAB), np.float32)])
     rows = np.stack([pack(each, seed) for each, seed in zip(SOME_PARAMS, SEEDS, strict=True)] + [neutral()] * 2)
-    tokens = step(padded, rows, np.full(10, 100, np.int32), mode=SampleMode.DRAW).token_B
+    tokens = step(padded, rows, np.full(10, 100, np.int32), mode=SampleMode.DRAW, how=Score()).token_B
     assert np.array_equal(tokens, [*run(logits, SOME_PARAMS).token_B, 0, 0])
 
 
@@ -113,11 +119,10 @@ def test_a_greedy_row_beside_a_drawn_one_is_still_greedy():
     assert np.array_equal(tokens[::2], np.argmax(logits, axis=1)[::2])
 
 
-def test_the_full_mode_draws_what_the_drawing_mode_draws():
-    logits, everything = some_logits([0] * 8), bits(np.ones((8, VOCAB), bool))
-    drawn = run(logits, SOME_PARAMS).token_B
-    assert np.array_equal(run(logits, SOME_PARAMS, mode=SampleMode.FULL).token_B, drawn)
-    assert np.array_equal(run(logits, SOME_PARAMS, mode=SampleMode.FULL, mask=everything).token_B, drawn)
+@pytest.mark.parametrize("mode", [mode for mode in SampleMode if mode > SampleMode.DRAW])
+def test_the_higher_modes_draw_what_the_drawing_mode_draws(mode):
+    logits = some_logits([0] * 8)
+    assert np.array_equal(run(logits, SOME_PARAMS, mode=mode).token_B, run(logits, SOME_PARAMS).token_B)
 
 
 @pytest.mark.parametrize("mode", SampleMode)
@@ -137,7 +142,7 @@ def test_only_allowed_tokens_are_drawn_and_none_where_none_is():
     logits[3, [31, 32, 999]] = -np.inf
     tokens = np.asarray(run(logits, SOME_PARAMS, mode=SampleMode.FULL, mask=bits(allowed)).token_B)
     assert set(tokens[:3]) <= {31, 32, 999}
-    assert np.array_equal(tokens[3:], [NO_TOKEN] * 5)
+    assert np.array_equal(tokens[3:], [NOTHING_ALLOWED] * 5)
 
 
 def test_a_nan_behind_the_mask_is_still_a_nan():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from jaxserve.sampling import lines
 from jaxserve.sampling.logprobs import score, top
 from jaxserve.sampling.rows import NUM_COLUMNS, unpack
-from jaxserve.sampling.sampler import SampleMode, sample
+from jaxserve.sampling.sampler import SampleMode, Score, Shape, sample
 
 jitted_score = jax.jit(score, static_argnames="max_logprobs")
 
@@ -16,7 +17,9 @@ jitted_score = jax.jit(score, static_argnames="max_logprobs")
 def test_a_prompt_token_is_scored_as_a_generated_one():
     logits = np.random.default_rng(0).normal(0, 3, (6, 5000)).astype(np.float32)
     rows, position_B = unpack(jnp.zeros((6, NUM_COLUMNS), jnp.int32)), jnp.zeros(6, jnp.int32)
-    out = jax.jit(partial(sample, mode=SampleMode.FULL, max_logprobs=3))(logits, rows, position_B)
+    everything = np.full((6, lines.num_words(5000)), 0xFFFFFFFF, np.uint32)
+    shape = Shape(lines.fresh(6, 5000), jnp.arange(6), everything, jnp.zeros((6, 1), jnp.int32))
+    out = jax.jit(partial(sample, mode=SampleMode.FULL, how=Score(3)))(logits, rows, position_B, shape)
     scored = jitted_score(logits, out.token_B, max_logprobs=3)
     for ours, theirs in zip(scored, (out.logprob_B, out.rank_B, out.top_id_BK, out.top_logprob_BK), strict=True):
         assert np.array_equal(ours, theirs)

@@ -1,0 +1,32 @@
+"""Numbers that came home → one position's log-probabilities."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxserve.engine.plan import DrawnRows
+from jaxserve.outputs import TokenLogprobs
+
+
+def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[int] = ()) -> TokenLogprobs:
+    """Of the row at this place: its token, the num_best best ones, and those that were asked for by id."""
+    assert drawn.logprob_B is not None and drawn.rank_B is not None
+    assert drawn.top_id_BK is not None and drawn.top_logprob_BK is not None
+    if num_best > drawn.top_id_BK.shape[1] and drawn.all_logprob_BV is not None:
+        all_V = drawn.all_logprob_BV[at]
+        id_K = np.argsort(-all_V, kind="stable")[:num_best]  # the lower id first among equals, as on the device
+        best = zip(id_K.tolist(), all_V[id_K].tolist(), strict=True)
+    else:
+        id_K, logprob_K = drawn.top_id_BK[at, :num_best], drawn.top_logprob_BK[at, :num_best]
+        best = zip(id_K.tolist(), logprob_K.tolist(), strict=True)
+    wanted: tuple[tuple[int, float], ...] = ()
+    if wanted_ids:
+        assert drawn.wanted_logprob_BI is not None
+        wanted = tuple(zip(wanted_ids, drawn.wanted_logprob_BI[at].tolist(), strict=False))
+    return TokenLogprobs(
+        token_id=int(drawn.token_B[at]),
+        logprob=float(drawn.logprob_B[at]),
+        rank=int(drawn.rank_B[at]),
+        top=tuple(best),
+        wanted=wanted,
+    )

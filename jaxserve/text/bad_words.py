@@ -1,0 +1,37 @@
+"""Words that may not stand in an answer, as sequences of token ids: the last may not follow the others."""
+
+from collections.abc import Sequence
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.text.tokenizer import Tokenizer
+
+MAX_SEQUENCES = 128
+MAX_TOKENS = 1024  # of all sequences together
+
+
+def bad_sequences(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Each word as it is tokenized at the beginning of a text and, where that is another first token, after a space.
+
+    Other tokenizations of the same text are not found (vLLM's rule). Raises InvalidParameter for a word without
+    tokens, and for too many.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for word in words:
+        if len(word) > MAX_TOKENS * tokenizer.max_token_chars or len(found) > MAX_SEQUENCES:
+            raise _too_many()
+        bare = tuple(tokenizer.encode(word.lstrip(), add_special_tokens=False))
+        if not bare:
+            raise InvalidParameter(f"bad_words has {word[:50]!r}, which has no tokens; leave it out.", "bad_words")
+        spaced = tuple(tokenizer.encode(" " + word.lstrip(), add_special_tokens=False))
+        found[bare] = None
+        if len(spaced) == len(bare) and spaced[0] != bare[0]:
+            found[spaced] = None
+    if len(found) > MAX_SEQUENCES or sum(map(len, found)) > MAX_TOKENS:
+        raise _too_many()
+    return tuple(found)
+
+
+def _too_many() -> InvalidParameter:
+    return InvalidParameter(
+        f"bad_words come to more than {MAX_SEQUENCES} token sequences or {MAX_TOKENS} tokens; send fewer.", "bad_words"
+    )

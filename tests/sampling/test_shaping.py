@@ -1,0 +1,189 @@
+"""Biases and penalties: against the plain version, row by row, and without a trace on rows that have none."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_sampler import History, hostile_row, shaped
+from scipy.special import log_softmax
+
+from jaxserve.sampling import lines
+from jaxserve.sampling.rows import pack, unpack
+from jaxserve.sampling.sampler import NO_TOKEN, SampleMode, Score, Shape, sample
+from jaxserve.sampling_params import SamplingParams
+
+ROWS = 4
+write = jax.jit(lines.write)
+
+
+@jax.jit
+def shape(logits_BV, all_lines, row_B, packed_BS):
+    return lines.shaped(logits_BV, all_lines, row_B, unpack(packed_BS))
+
+
+@jax.jit
+def count(all_lines, row_B, token_B, packed_BS):
+    return lines.counted(all_lines, row_B, token_B, unpack(packed_BS))
+
+
+@partial(jax.jit, static_argnames=("mode", "how"))
+def step(logits_BV, packed_BS, position_B, given, *, mode, how):
+    return sample(logits_BV, unpack(packed_BS), position_B, given, mode=mode, how=how)
+
+
+def lines_for(histories, vocab):
+    written = lines.fresh(len(histories) + 1, vocab)
+    for row, one in enumerate(histories):
+        written = write(written, np.int32(row), lines.line(one.prompt, one.answer, one.bias, vocab))
+    return written
+
+
+def packed(params):
+    return np.stack([pack(one, 7) for one in params])
+
+
+def some_ids(vocab):
+    return st.lists(st.integers(0, vocab - 1), max_size=12).map(tuple)
+
+
+@st.composite
+def rows(draw):
+    vocab = draw(st.sampled_from([32, 33, 100, 1000]))
+    histories, params = [], []
+    for _ in range(ROWS):
+        bias = draw(st.dictionaries(st.integers(0, vocab - 1), st.floats(-150, 150, width=32), max_size=5))
+        histories.append(History(draw(some_ids(vocab)), draw(some_ids(vocab)), tuple(bias.items())))
+        params.append(
+            SamplingParams(
+                repetition_penalty=draw(st.sampled_from([1.0, 1.0, 0.5, 1.3, 1e-30, 1e30])),
+                frequency_penalty=draw(st.sampled_from([0.0, 0.7, -2.0])),
+                presence_penalty=draw(st.sampled_from([0.0, 0.3, -2.0])),
+                logit_bias=histories[-1].bias,
+            )
+        )
+    return vocab, histories, params, draw(st.integers(0, 7)), draw(st.integers(0, 2**32 - 1))
+
+
+@settings(max_examples=120, deadline=None)
+@given(rows())
+def test_shaping_is_what_the_plain_version_does(case):
+    """On hostile rows too: all equal, nearly all forbidden, at the ends of float32."""
+    vocab, histories, params, kind, seed = case
+    rng = np.random.default_rng(seed)
+    logits = np.stack([hostile_row(kind + i, vocab, rng) for i in range(ROWS)])
+    order = rng.permutation(ROWS).astype(np.int32)
+    ours = np.asarray(shape(logits[order], lines_for(histories, vocab), order, packed([params[i] for i in order])))
+    for place, row in enumerate(order):
+        one = params[row]
+        with np.errstate(over="ignore"):
+            plain = shaped(
+                logits[row],
+                histories[row],
+                repetition=one.repetition_penalty,
+                frequency=one.frequency_penalty,
+                presence=one.presence_penalty,
+            )
+        finite, largest = np.isfinite(logits[row]), np.finfo(np.float32).max
+        assert np.array_equal(ours[place] == -np.inf, ~finite)
+        expected = np.clip(plain[finite], -largest, largest)
+        assert np.allclose(ours[place][finite], expected, rtol=2e-5, atol=2e-5)
+
+
+def test_a_row_without_penalties_and_biases_keeps_every_bit_whatever_its_line_holds():
+    rng = np.random.default_rng(0)
+    logits = np.stack([hostile_row(kind, 100, rng) for kind in range(8)])
+    dirty = lines.Lines(
+        *(rng.integers(1, 9, leaf.shape).astype(leaf.dtype) for leaf in jax.tree.leaves(lines.fresh(9, 100)))
+    )
+    plain = np.stack([pack(SamplingParams(), 7)] * 8)
+    ours = np.asarray(shape(logits, dirty, np.arange(8, dtype=np.int32), plain))
+    assert np.array_equal(ours.view(np.int32), logits.view(np.int32))
+
+
+def test_tokens_are_counted_for_those_who_are_penalised_and_for_their_own_row():
+    params = [SamplingParams(presence_penalty=1.0), SamplingParams(), SamplingParams(repetition_penalty=2.0)]
+    counted = lines_for([History()] * 5, 40)
+    for token in (7, 7, 9):
+        counted = count(counted, np.array([3, 1, 0], np.int32), np.full(3, token, np.int32), packed(params))
+    counts = np.asarray(counted.count_RV)[:5]
+    assert counts[3, 7] == counts[0, 7] == 2 and counts[3, 9] == counts[0, 9] == 1
+    assert counts.sum() == 6
+
+
+def test_a_new_owner_finds_a_clean_line():
+    first = lines_for([History((1, 2), (3, 3), ((4, 1.0),))], 40)
+    again = write(first, np.int32(0), lines.line((5,), (6,), (), 40))
+    clean = lines_for([History((5,), (6,))], 40)
+    for ours, expected in zip(jax.tree.leaves(again), jax.tree.leaves(clean), strict=True):
+        assert np.array_equal(ours, expected)
+
+
+def given_for(logits, histories, allowed=None):
+    vocab, rows = logits.shape[1], len(logits)
+    allowed = np.ones(logits.shape, bool) if allowed is None else allowed
+    mask = np.stack([lines.bitmap(np.flatnonzero(row), vocab) for row in allowed])
+    wanted = np.tile(np.array([0, 3, 5], np.int32), (rows, 1))
+    return Shape(lines_for(histories, vocab), np.arange(rows, dtype=np.int32), mask, wanted)
+
+
+MODES = ("raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_log_probabilities_are_those_that_the_mode_names(mode):
+    rng, params = np.random.default_rng(1), SamplingParams(temperature=0.5, top_k=4, logit_bias=((3, 2.5),))
+    logits = rng.normal(0, 2, (ROWS, 50)).astype(np.float32)
+    allowed = rng.random((ROWS, 50)) < 0.9
+    histories = [History(bias=params.logit_bias)] * ROWS
+    out = step(
+        logits,
+        packed([params] * ROWS),
+        np.full(ROWS, 9, np.int32),
+        given_for(logits, histories, allowed),
+        mode=SampleMode.FULL,
+        how=Score(6, mode),
+    )
+    values = logits.astype(np.float64)
+    if mode.startswith("processed"):
+        values = np.where(allowed, np.stack([shaped(row, histories[0]) for row in logits]), -np.inf) / 0.5
+        values = np.where(values >= np.sort(values, axis=1)[:, -4:-3], values, -np.inf)
+    if mode.endswith("logprobs"):
+        values = log_softmax(values, axis=1)
+    token = np.asarray(out.token_B)[:, None]
+    assert np.allclose(out.logprob_B, np.take_along_axis(values, token, 1)[:, 0], atol=1e-5)
+    assert np.allclose(out.wanted_logprob_BI, values[:, [0, 3, 5]], atol=1e-5)
+    best = np.take_along_axis(values, np.argsort(-values, axis=1, kind="stable")[:, :6], 1)
+    assert np.allclose(out.top_logprob_BK, best, atol=1e-5)
+
+
+def test_the_whole_vocabulary_and_the_best_continuations_agree_with_the_rest():
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 2, (ROWS, 50)).astype(np.float32)
+    allowed = rng.random((ROWS, 50)) < 0.5
+    params = [SamplingParams(temperature=0, frequency_penalty=1.0)] * ROWS
+    histories = [History(answer=tuple(rng.integers(0, 50, 9).tolist())) for _ in range(ROWS)]
+    given = given_for(logits, histories, allowed)
+    rest = (packed(params), np.full(ROWS, 9, np.int32), given)
+    whole = step(logits, *rest, mode=SampleMode.WHOLE, how=Score(5))
+    beams = step(logits, *rest, mode=SampleMode.BEAM, how=Score(5, num_next=8))
+    raw = log_softmax(logits.astype(np.float64), axis=1)
+    z = np.stack([shaped(row, one, frequency=1.0) for row, one in zip(logits, histories, strict=True)])
+    left = log_softmax(np.where(allowed, z, -np.inf), axis=1)
+    assert np.allclose(whole.all_logprob_BV, raw, atol=1e-5)
+    order = np.argsort(-left, axis=1, kind="stable")[:, :8]
+    assert np.array_equal(beams.next_id_BC, order)
+    assert np.allclose(beams.next_logprob_BC, np.take_along_axis(left, order, 1), atol=1e-5)
+    assert np.allclose(beams.next_raw_BC, np.take_along_axis(raw, order, 1), atol=1e-5)
+    assert np.array_equal(beams.token_B, order[:, 0]) and np.array_equal(whole.token_B, order[:, 0])
+
+
+def test_nan_and_infinity_are_no_tokens_behind_a_bias_either():
+    logits = np.zeros((ROWS, 40), np.float32)
+    logits[0, 3], logits[1, 3] = np.nan, np.inf
+    params = [SamplingParams(temperature=0, logit_bias=((3, -100.0),))] * ROWS
+    given = given_for(logits, [History(bias=params[0].logit_bias)] * ROWS)
+    out = step(logits, packed(params), np.full(ROWS, 9, np.int32), given, mode=SampleMode.SHAPED, how=Score())
+    assert np.array_equal(out.token_B, [NO_TOKEN, NO_TOKEN, 0, 0])
