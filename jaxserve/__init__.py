@@ -34,7 +34,7 @@ from jaxserve.outputs import (
     TokenLogprob,
     Usage,
 )
-from jaxserve.sampling_params import SamplingParams
+from jaxserve.sampling_params import RepetitionDetection, SamplingParams
 
 if TYPE_CHECKING:
     from jaxserve.async_llm import AsyncLLM
@@ -70,6 +70,7 @@ __all__ = [
     "OutOfMemory",
     "Overloaded",
     "PromptTooLong",
+    "RepetitionDetection",
     "RequestError",
     "SamplingParams",
     "StartupError",

@@ -70,6 +70,9 @@ class EngineConfig:
         False, "the same bits for a request alone, in a crowd, cached, preempted; every step is one large batch"
     )
     roofline: bool = knob(True, "measure the machine at the start; /metrics then says how near to its limits it runs")
+    scheduling_policy: Literal["fcfs", "priority"] = knob(
+        "fcfs", "who goes first: fcfs, or priority: by the requests' priority, lower first"
+    )
     overlap: bool = knob(True, "plan the next step while the device still runs this one")
 
     def __post_init__(self) -> None:

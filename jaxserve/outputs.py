@@ -11,6 +11,10 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     ABORT = "abort"
     ERROR = "error"
+    REPETITION = "repetition"
+
+
+REPEATED = "repetition_detected"  # the stop_reason of an answer that repeated itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class TokenOutput(NamedTuple):
     logprobs             one entry per new token, when asked for
     prompt_logprobs      once, with the first output: one entry per prompt token, the first is None
     num_cached_tokens    prompt tokens found in the prefix cache
-    stop_reason          the stop token id when one other than the primary EOS ended the request
+    stop_reason          the stop token id when one other than the primary EOS ended the request, or REPEATED
     error                set when finish_reason is ERROR
     """
 
@@ -47,7 +51,7 @@ class TokenOutput(NamedTuple):
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     num_cached_tokens: int = 0
     finish_reason: FinishReason | None = None
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
     error: Exception | None = None
 
 
@@ -81,7 +85,7 @@ class TextDelta:
 
     text may be empty while half a character or the beginning of a stop string waits.
     After a delta with a finish_reason nothing follows for that index.
-    stop_reason is the stop string, or the stop token id, or None for EOS and length.
+    stop_reason is the stop string, or the stop token id, or REPEATED, or None for EOS and length.
     prompt_logprobs come once, with the first delta of index 0.
     """
 

@@ -15,6 +15,32 @@ MAX_WANTED = 128  # ids of logprob_token_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RepetitionDetection:
+    """Ends an answer whose last tokens are at least min_count copies of a pattern of some tokens.
+
+    max_pattern_size    tokens in the longest pattern looked for; 0: nothing is
+    min_pattern_size    tokens in the shortest; 0 means 1
+    """
+
+    max_pattern_size: int = 0
+    min_pattern_size: int = 0
+    min_count: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_pattern_size", "min_pattern_size", "min_count"):
+            value = getattr(self, name)
+            if value < 0:
+                raise _bad_repetition(f"{name} must be at least 0, got {value}")
+        if self.min_pattern_size > self.max_pattern_size:
+            raise _bad_repetition(
+                f"min_pattern_size must be at most max_pattern_size={self.max_pattern_size},"
+                f" got {self.min_pattern_size}"
+            )
+        if self.max_pattern_size and self.min_count < 2:
+            raise _bad_repetition(f"min_count must be at least 2, got {self.min_count}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """One request's wishes, in vLLM's names and ranges.
 
@@ -34,6 +60,8 @@ class SamplingParams:
     logprobs        None: none; k: the chosen token and the k best others
     logprob_token_ids   these ids' log-probabilities beside the best, at every token; needs logprobs
     prompt_logprobs None: none; k: the same for every prompt token (no prefix-cache reads)
+    repetition_detection   ends an answer that repeats itself, once it has min_tokens
+    priority        lower is served earlier; anything but 0 needs scheduling_policy="priority"
     echo_only       score the prompt and generate nothing (completions with max_tokens 0)
     """
 
@@ -59,6 +87,8 @@ class SamplingParams:
     logprobs: int | None = None
     logprob_token_ids: tuple[int, ...] = ()
     prompt_logprobs: int | None = None
+    repetition_detection: RepetitionDetection | None = None
+    priority: int = 0
     echo_only: bool = False
 
     def __post_init__(self) -> None:
@@ -73,6 +103,11 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
+
+    def check_priority(self, scheduling_policy: str) -> None:
+        """Raises InvalidParameter for a priority that nobody would look at."""
+        if self.priority and scheduling_policy != "priority":
+            raise InvalidParameter(f"Got priority {self.priority} but priority scheduling is not enabled.", "priority")
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raises InvalidParameter unless the model has a logit for every id that is named here."""
@@ -103,8 +138,9 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             _require(value is None or value >= 0, name, "at least 0", value)
-        if self.seed is not None:
-            _require(-(2**63) <= self.seed < 2**63, "seed", "a signed 64-bit integer", self.seed)
+        for name in ("seed", "priority"):
+            value = getattr(self, name)
+            _require(value is None or -(2**63) <= value < 2**63, name, "a signed 64-bit integer", value)
 
     def _check_stops(self) -> None:
         if len(self.stop) > MAX_STOP_STRINGS:
@@ -139,6 +175,10 @@ class SamplingParams:
                 f"logprob_token_ids has {len(self.logprob_token_ids)} ids; at most {MAX_WANTED} are allowed.",
                 "logprob_token_ids",
             )
+
+
+def _bad_repetition(reason: str) -> InvalidParameter:
+    return InvalidParameter(f"repetition_detection.{reason}.", "repetition_detection")
 
 
 def _require(holds: bool, name: str, allowed: str, value: object) -> None:

@@ -217,6 +217,7 @@ class ServedModel:
             )
         params.check_vocabulary(self.vocab_size)
         bad_sequences(params.bad_words, self.tokenizer)
+        params.check_priority(self.config.scheduling_policy)
         for name in ("logprobs", "prompt_logprobs"):
             wanted = getattr(params, name)
             if wanted is not None and wanted > self.config.max_logprobs >= 0:

@@ -21,7 +21,7 @@ from server.logs import clean
 from server.metrics import HttpMetrics, LoopLag
 from server.replies import Frame, fresh_base, now_s
 from server.runs import Job, Run, Visit, Visits
-from server.schemas.checks import check_label, check_priority
+from server.schemas.checks import check_label
 from server.schemas.common import GenerationRequest
 
 if TYPE_CHECKING:
@@ -73,14 +73,19 @@ class Desk:
             log.info("request %s: prompt tokens %s, %s", clean(label), sizes[:10], jobs[0].params)
         return visit.begin(self.llm, jobs, cache_salt)
 
-    def check_headers(self) -> None:
-        """The request headers that ask for something. Raises InvalidParameter."""
+    def check_headers(self, request: GenerationRequest) -> None:
+        """The request headers that ask for something; where they win over a field, they take its place.
+
+        Raises InvalidParameter.
+        """
         headers = quart.request.headers
         for name in ("X-Request-Id", "X-Session-ID"):
             check_label(name, headers.get(name))
-        check_priority(_integer(headers.get("X-Vllm-Priority")))
+        priority = _integer(headers.get("X-Vllm-Priority"))
+        if priority is not None:
+            request.priority = priority
         rank = _integer(headers.get("X-data-parallel-rank"))
-        if rank != 0:
+        if rank:
             raise InvalidParameter(f"X-data-parallel-rank must be 0: there is one replica, got {rank}.", None)
 
     def frame(self, prefix: str, request: GenerationRequest, role: str) -> Frame:
@@ -126,9 +131,9 @@ def fresh_id() -> str:
     return uuid.uuid4().hex
 
 
-def _integer(text: str | None) -> int:
-    """A header's integer; 0 for anything else, which means the same as none."""
+def _integer(text: str | None) -> int | None:
+    """A header's integer; None for anything else, which means the same as no header."""
     try:
-        return int(text or 0)
+        return None if text is None else int(text)
     except ValueError:
-        return 0
+        return None

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jaxserve import InvalidParameter, PromptTooLong, RequestError, SamplingParams
+from jaxserve import InvalidParameter, PromptTooLong, RepetitionDetection, RequestError, SamplingParams
 from server.config import ServerConfig
 from server.errors import shown
 from server.runs import Job
@@ -26,7 +26,7 @@ COMPLETION_TOKENS = 16
 AS_THEY_COME = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "n", "min_tokens", "ignore_eos", "stop_token_ids"),
     *("include_stop_str_in_output", "skip_special_tokens", "repetition_penalty", "frequency_penalty"),
-    *("presence_penalty", "allowed_token_ids", "bad_words"),
+    *("presence_penalty", "allowed_token_ids", "bad_words", "priority"),
 )
 TOKENIZE_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
@@ -172,8 +172,13 @@ def _params(request: GenerationRequest, llm: AsyncLLM, **known: Any) -> Sampling
         num = len(getattr(request, name) or ())
         if num > llm.vocab_size:
             raise InvalidParameter(f"{name} has {num} ids; the vocabulary has only {llm.vocab_size} tokens.", name)
+    if request.repetition_detection is not None:
+        known["repetition_detection"] = RepetitionDetection(
+            **request.repetition_detection.model_dump(exclude_none=True)
+        )
     params = SamplingParams(**asked, **known, stop=request.stops, logit_bias=_bias(request.logit_bias or {}))
     params.check_vocabulary(llm.vocab_size)
+    params.check_priority(llm.config.scheduling_policy)
     return params
 
 

@@ -17,6 +17,7 @@ from jaxserve.engine.request import Request
 from jaxserve.sampling.lines import Line, line
 from jaxserve.sampling.rows import REPETITION, pack
 from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
+from jaxserve.sampling_params import RepetitionDetection
 
 VOCAB = 40
 NUM_TOP = 5
@@ -26,6 +27,17 @@ EMPTY = 1  # the digest of no tokens at all
 def _mix(*numbers: int) -> int:
     """A digest of integers: the same in every process, since Python salts only the hashes of text."""
     return hash(numbers)
+
+
+def repeats(tokens: Sequence[int], wanted: RepetitionDetection) -> bool:
+    """The plain definition: the last p * min_count tokens are min_count copies of p tokens, for some p."""
+    for size in range(max(wanted.min_pattern_size, 1), wanted.max_pattern_size + 1):
+        if size * wanted.min_count > len(tokens):
+            return False
+        end = list(tokens[len(tokens) - size * wanted.min_count :])
+        if end == end[:size] * wanted.min_count:
+            return True
+    return False
 
 
 def _value(digest: int, token: int) -> int:
@@ -208,6 +220,11 @@ def answer(request: Request) -> Answer:
         logprobs.append(_logprob(digest, token))
         if token == request.eos_id or token in request.stop_ids:
             reason = "stop"
+            break
+        is_last = len(request.prompt_ids) + len(tokens) == request.max_total_tokens
+        wanted = request.params.repetition_detection
+        if wanted and not is_last and len(tokens) >= request.params.min_tokens and repeats(tokens, wanted):
+            reason = "repetition"
             break
         digest = _mix(digest, _value(digest, token))
     return Answer(tuple(tokens), reason, tuple(logprobs), tuple(prompt_logprobs))

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxserve.engine.bans import Bans
+from jaxserve.engine.repetition import RepetitionWatch
 from jaxserve.kvcache.prefix import KeyChain
-from jaxserve.outputs import FinishReason, TokenLogprobs
+from jaxserve.outputs import REPEATED, FinishReason, TokenLogprobs
 from jaxserve.sampling.rows import pack
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
@@ -64,6 +65,8 @@ class Progress:
     pages          covers num_computed tokens, in order; the first num_registered are in the prefix index
     is_prefilled   the rest is decoding: only the newest token is not computed, and it lies on the device
     epoch          counts preemptions, so that results of an earlier life are told from this one's
+    started_at     num_tokens when it last began to run
+    repetition     sees every token of the answer, when repetitions are to end it
     prompt_scores  filled by position while prompt logprobs are computed; None once they are sent
     """
 
@@ -80,6 +83,8 @@ class Progress:
     row: int | None = None
     is_prefilled: bool = False
     epoch: int = 0
+    started_at: int = 0
+    repetition: RepetitionWatch | None = None
     prompt_scores: list[TokenLogprobs | None] | None = None
 
     @classmethod
@@ -93,6 +98,7 @@ class Progress:
             sampling_S=pack(request.params, request.seed),
             bans=Bans.of(request.params.allowed_token_ids, request.bad_sequences, vocab_size),
             tokens=list(request.prompt_ids),
+            repetition=_watch(request),
             prompt_scores=scores,
         )
 
@@ -128,8 +134,20 @@ class Progress:
         held_back = self.request.held_back_ids if self.num_outputs <= self.request.params.min_tokens else ()
         return self.bans.mask(self.tokens, len(self.request.prompt_ids), held_back)
 
-    def finish_reason(self) -> tuple[FinishReason, int | None] | None:
-        """Looks at the newest token, in the contract's order: EOS, stop ids, length."""
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among others: by priority, then in order of arrival."""
+        return self.request.params.priority, self.request.request_id
+
+    def is_settling(self, page_size: int) -> bool:
+        """Whether it came back from a preemption and has not yet made a page of tokens since."""
+        return self.epoch > 0 and self.num_tokens - self.started_at < page_size
+
+    def finish_reason(self) -> tuple[FinishReason, int | str | None] | None:
+        """Looks at the newest token, in the contract's order: EOS, stop ids, length, repetition.
+
+        To be asked once for each token.
+        """
         request, token = self.request, self.tokens[-1]
         if token == request.eos_id:
             return FinishReason.STOP, None
@@ -137,4 +155,14 @@ class Progress:
             return FinishReason.STOP, token
         if len(self.tokens) >= request.max_total_tokens:
             return FinishReason.LENGTH, None
+        repeats = self.repetition is not None and self.repetition.push(token)
+        if repeats and len(self.tokens) - len(request.prompt_ids) >= request.params.min_tokens:
+            return FinishReason.REPETITION, REPEATED
         return None
+
+
+def _watch(request: Request) -> RepetitionWatch | None:
+    wanted = request.params.repetition_detection
+    if wanted is None or not wanted.max_pattern_size:
+        return None
+    return RepetitionWatch(wanted, request.max_total_tokens - len(request.prompt_ids))

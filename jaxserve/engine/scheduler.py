@@ -9,7 +9,8 @@ page is overwritten by whoever gets the page next, before anybody reads it.
 """
 
 import time
-from collections import deque
+from bisect import insort
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -58,8 +59,8 @@ class Scheduler:
         self._clock = clock
         self._live: dict[int, Progress] = {}
         self._timelines: dict[int, Timeline] = {}
-        self._waiting: deque[Progress] = deque()
-        self._running: list[Progress] = []  # in order of arrival
+        self._waiting: list[Progress] = []  # both in order of priority, then of arrival
+        self._running: list[Progress] = []
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
         self._standing: Standing | None = None
         self._masked: tuple[int, ...] = ()  # of the newest plan's decode batch: places of rows with masks,
@@ -101,7 +102,7 @@ class Scheduler:
             arrival_s=request.arrival_s or None,
             family=family,
         )
-        self._waiting.append(progress)
+        insort(self._waiting, progress, key=_place)
 
     def end(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
         """Ends a request in whatever state; unknown and finished ids are fine. Nothing more is said about it."""
@@ -112,6 +113,7 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """The next step: a token for every decoding row, then prompt chunks from what the budget leaves."""
         copies, self._copies = self._copies, []  # those of this plan's forks come after its steps, in the next
+        self._overtake()
         decode = self._plan_decode()
         budget = max(self._token_budget - (len(decode) if decode else 0), self._page_size)
         chunks: list[Chunk] = []
@@ -215,9 +217,10 @@ class Scheduler:
         return True
 
     def _make_room(self, progress: Progress) -> bool:
-        """Sees to a page for the newest token, at the cost of the youngest running request if need be.
+        """Sees to a page for the newest token, at the cost of the last of the running requests if need be.
 
-        The youngest comes last in the loop above, so what it loses has not been planned yet.
+        That is the youngest of the worst priority, and it comes last in the loop above, too: what it loses has not
+        been planned yet.
         """
         if progress.num_computed < len(progress.pages) * self._page_size:
             return True
@@ -230,13 +233,43 @@ class Scheduler:
         return True
 
     def _preempt(self, progress: Progress) -> None:
-        """Takes pages and row back; the request returns to the head of the queue and is computed again."""
+        """Takes pages and row back; the request returns to its place in the queue and is computed again."""
         self.stats.on_preempt(self._timelines[progress.request.request_id])
         self._leave(progress)
         progress.epoch += 1
         progress.num_computed = progress.num_registered = 0
         progress.is_prefilled = False
-        self._waiting.appendleft(progress)
+        insort(self._waiting, progress, key=_place)
+
+    def _overtake(self) -> None:
+        """Lets waiting requests go ahead of running ones of worse priority, before those get anything in this step."""
+        while self._waiting and self._running and _priority(self._waiting[0]) < _priority(self._running[-1]):
+            best = self._waiting[0]
+            if best.num_promised or self._will_be_led(best) or self._is_being_computed(best):
+                return
+            if not (self._start(best) or (self._make_way(best) and self._start(best))):
+                return
+            del self._waiting[0]
+
+    def _make_way(self, best: Progress) -> bool:
+        """Preempts running requests of worse priority, the last first, if `best` then fits as a whole; else none.
+
+        Those that are only just back are left alone, unless there is one candidate.
+        """
+        worse = [one for one in reversed(self._running) if _priority(one) > _priority(best)]
+        candidates = worse if len(worse) == 1 else [one for one in worse if not one.is_settling(self._page_size)]
+        known = set(self._known_pages(best))
+        free = self.pool.num_free - sum(1 for page in known if not self.pool.holders(page))
+        missing = -(-best.num_tokens // self._page_size) - len(known)
+        held: Counter[int] = Counter()
+        for num, victim in enumerate(candidates, 1):
+            held.update(victim.pages)
+            free += sum(1 for page in victim.pages if page not in known and held[page] == self.pool.holders(page))
+            if missing + _spare(len(self._running) - num) <= free:
+                for one in candidates[:num]:
+                    self._preempt(one)
+                return True
+        return False
 
     # Prompts
 
@@ -245,27 +278,25 @@ class Scheduler:
 
         Nobody passes a preempted one whose last token is still under way: its pages are for it, not for newcomers.
         """
-        deferred: list[Progress] = []
-        while budget >= self._page_size and self._waiting and self._free_rows:
-            progress = self._waiting.popleft()
+        at = 0
+        while budget >= self._page_size and at < len(self._waiting) and self._free_rows:
+            progress = self._waiting[at]
             if self._will_be_led(progress) or self._is_being_computed(progress):
-                deferred.append(progress)
+                at += 1
             elif not progress.num_promised and self._start(progress):
+                del self._waiting[at]
                 budget -= self._add_chunk(progress, budget, chunks)
             else:
-                deferred.append(progress)
                 break
-        self._waiting.extendleft(reversed(deferred))
 
     def _start(self, progress: Progress) -> bool:
         """Gives a waiting request its known pages, new ones for the rest of its tokens, and a row; or nothing."""
+        if not self._free_rows:
+            return False
         known = self._known_pages(progress)
         self.pool.hold(known)
         missing = -(-progress.num_tokens // self._page_size) - len(known)
-        # A page to grow stays free for each running row and for the newcomer, so that it makes a page of tokens
-        # before it can be preempted. Alone it needs none: it fits the pool, or it would not be here.
-        spare = len(self._running) + 1 if self._running else 0
-        new = self.pool.allocate(missing) if missing + spare <= self.pool.num_free else None
+        new = self.pool.allocate(missing) if missing + _spare(len(self._running)) <= self.pool.num_free else None
         if new is None:
             self.pool.release(known)
             return False
@@ -292,8 +323,8 @@ class Scheduler:
             bias = request.params.logit_bias
             self._lines.append((row, line(request.prompt_ids, answer, bias, self._vocab_size)))
         self._give(progress, pages)
-        self._running.append(progress)
-        self._running.sort(key=lambda one: one.request.request_id)
+        progress.started_at = progress.num_tokens
+        insort(self._running, progress, key=_place)
 
     def _wanted_keys(self, progress: Progress) -> list[bytes]:
         """Keys of the pages that a prefix hit may cover; at least one token is always computed."""
@@ -378,8 +409,9 @@ class Scheduler:
         if len(leader.tokens) > length:
             return ()  # it was preempted, and its last logits are not the prompt's
         for progress in [one for one in self._waiting if one.request.leader_id == request.request_id]:
-            spare = len(self._running) + 1
-            if not self._free_rows or own + spare > self.pool.num_free or (new := self.pool.allocate(own)) is None:
+            fits = self._free_rows and own + _spare(len(self._running)) <= self.pool.num_free
+            new = self.pool.allocate(own) if fits else None
+            if new is None:
                 break
             self._waiting.remove(progress)
             self.pool.hold(shared)
@@ -493,7 +525,7 @@ class Scheduler:
         token_ids: tuple[int, ...],
         logprobs: tuple[TokenLogprobs, ...] | None,
         finish: FinishReason | None = None,
-        stop_reason: int | None = None,
+        stop_reason: int | str | None = None,
         error: Exception | None = None,
     ) -> TokenOutput:
         scores = progress.prompt_scores if error is None else None
@@ -539,7 +571,7 @@ class Scheduler:
         reason: FinishReason,
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprobs, ...] | None = None,
-        stop_reason: int | None = None,
+        stop_reason: int | str | None = None,
         error: Exception | None = None,
     ) -> TokenOutput:
         request_id = progress.request.request_id
@@ -549,3 +581,18 @@ class Scheduler:
         del self._live[request_id]
         self.stats.on_finish(self._timelines.pop(request_id), reason)
         return self._news(progress, token_ids, logprobs, reason, stop_reason, error)
+
+
+def _place(progress: Progress) -> tuple[int, int]:
+    return progress.place
+
+
+def _priority(progress: Progress) -> int:
+    return progress.request.params.priority
+
+
+def _spare(num_running: int) -> int:
+    """Pages that stay free when a request starts beside others: one to grow for each of them and for the newcomer, so
+    that it makes a page of tokens before it can be preempted. Alone it needs none: it fits the pool, or it would not
+    be here."""
+    return num_running + 1 if num_running else 0

@@ -20,7 +20,7 @@ def blueprint(desk: Desk) -> Blueprint:
     @routes.post("/v1/chat/completions")
     async def chat() -> Response:
         request = validate(ChatRequest, await read_json(quart.request, desk.config))
-        desk.check_headers()
+        desk.check_headers(request)
         check_chat(request, desk.config)
         desk.check_model(request.model)
         visit = desk.admit(request.n or 1)

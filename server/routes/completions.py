@@ -20,7 +20,7 @@ def blueprint(desk: Desk) -> Blueprint:
     @routes.post("/v1/completions")
     async def complete() -> Response:
         request = validate(CompletionRequest, await read_json(quart.request, desk.config))
-        desk.check_headers()
+        desk.check_headers(request)
         check_completion(request, desk.config)
         prompts = prompts_of(request, desk.config)
         desk.check_model(request.model)

@@ -121,11 +121,6 @@ def check_label(name: str, value: str | None) -> None:
         raise InvalidParameter(f"{name} has {len(value)} characters; at most {MAX_LABEL_CHARS} are allowed.", name)
 
 
-def check_priority(priority: int) -> None:
-    if priority:
-        raise InvalidParameter(f"Got priority {priority} but priority scheduling is not enabled.", "priority")
-
-
 def _check_stops(request: GenerationRequest, config: ServerConfig) -> None:
     stops = request.stops
     if len(stops) > config.max_stop_strings:
@@ -178,7 +173,6 @@ def _check_refused_ranges(request: GenerationRequest) -> None:
         value = getattr(request, name)
         if value is not None and not holds(value):
             raise _bad(name, allowed, value)
-    check_priority(request.priority or 0)
     _check_constraints(request)
 
 
@@ -197,9 +191,6 @@ def _check_constraints(request: GenerationRequest) -> None:
         raise InvalidParameter(message, "response_format")
     if form is not None and form.type == "text":
         request.response_format = None  # no constraint; whatever stands beside it does not matter
-    detection = request.repetition_detection
-    if detection is not None and not detection.max_pattern_size and not detection.min_pattern_size:
-        request.repetition_detection = None  # switched off
 
 
 def _check_logprobs(request: ChatRequest) -> None:

@@ -17,7 +17,7 @@ from jaxserve.errors import InvalidParameter
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex, page_keys
 from jaxserve.outputs import FinishReason, TokenOutput
-from jaxserve.sampling_params import SamplingParams
+from jaxserve.sampling_params import RepetitionDetection, SamplingParams
 from tests.fakes import NUM_TOP, VOCAB, FakeRunner, answer
 
 PAGE = 4
@@ -402,6 +402,21 @@ def test_the_first_stop_token_ends_the_answer_unless_it_is_held_back(overlap):
 
 
 @BOTH
+def test_an_answer_that_repeats_itself_ends_once_it_has_its_min_tokens(overlap):
+    world = World(num_pages=40, overlap=overlap)
+    wanted = RepetitionDetection(max_pattern_size=3, min_count=2)
+    for i in range(60):
+        world.add(prompt(5 + i % 20, 2 + i), max_tokens=30, min_tokens=i % 2 * 15, repetition_detection=wanted, seed=i)
+    world.run()
+    world.check()
+    ends = [heard[-1] for heard in world.heard.values()]
+    repeated = [o for o in ends if o.finish_reason is FinishReason.REPETITION]
+    assert len(repeated) > 10 and {o.stop_reason for o in repeated} == {"repetition_detected"}
+    assert {str(o.finish_reason) for o in ends} == {"repetition", "stop", "length"}
+    assert world.stats.snapshot(num_running=0, num_waiting=0).finished["repetition"] == len(repeated)
+
+
+@BOTH
 def test_logprobs_come_with_their_tokens(overlap):
     world = World(overlap=overlap)
     request = world.add(prompt(9), logprobs=2, max_tokens=7, eos=None)
@@ -549,6 +564,8 @@ class Life(RuleBasedStateMachine):
         prompt_logprobs=st.sampled_from([None, None, None, 1]),
         shape=st.sampled_from(SHAPES),
         choices=st.sampled_from([1, 1, 1, 2, 5]),
+        repetition_detection=st.sampled_from([None, None, RepetitionDetection(max_pattern_size=2, min_count=2)]),
+        priority=st.sampled_from([0, 0, 0, -1, 3]),
     )
     def add(self, data, shared, own, max_tokens, min_tokens, shape, choices, **params) -> None:
         tokens = [*prompt(shared), *own][: self.world.longest - 1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxserve import SamplingParams
+from jaxserve import RepetitionDetection, SamplingParams
 from tests.fakes_llm import VOCAB_SIZE, FakeLLM
 
 
@@ -55,6 +55,13 @@ async def params_of(api, **fields) -> SamplingParams:
         ("logit_bias", {str(one): 1 for one in range(VOCAB_SIZE)}, tuple((one, 1.0) for one in range(VOCAB_SIZE))),
         ("allowed_token_ids", [9, 7, 9], (7, 9)),
         ("bad_words", ["x", " y"], ("x", " y")),
+        ("repetition_detection", {}, RepetitionDetection()),
+        ("repetition_detection", {"max_pattern_size": 0, "min_count": 3}, RepetitionDetection(min_count=3)),
+        (
+            "repetition_detection",
+            {"max_pattern_size": 3, "min_count": "2", "min_pattern_size": None},
+            RepetitionDetection(max_pattern_size=3, min_count=2),
+        ),
     ],
 )
 async def test_a_field_becomes_a_sampling_parameter(api, field, value, becomes):
@@ -101,8 +108,6 @@ async def test_null_means_absent_for_every_optional_field(api):
         ("priority", 0),
         ("kv_transfer_params", {"a": 1}),
         ("vllm_xargs", {"a": 1, "b": "x", "c": [1.5, "y"]}),
-        ("repetition_detection", {}),
-        ("repetition_detection", {"max_pattern_size": 0, "min_count": 3}),
         ("truncation_side", "left"),
         ("return_prompt_text", False),
         ("stream_options", {}),
@@ -127,7 +132,6 @@ async def test_neutral_values_and_unknown_keys_change_nothing(api, field, value)
         ("use_beam_search", True),
         ("truncate_prompt_tokens", 5),
         ("spaces_between_special_tokens", False),
-        ("repetition_detection", {"max_pattern_size": 3, "min_count": 2}),
         ("thinking_token_budget", 10),
         ("logprob_token_ids", [1]),
         ("return_prompt_text", True),
@@ -188,6 +192,14 @@ async def test_what_is_not_built_yet_is_refused_by_name(api, field, value):
         ({"cache_salt": "a\0b"}, "cache_salt"),
         ({"cache_salt": "s" * 129}, "cache_salt"),
         ({"priority": 3}, "priority"),
+        ({"repetition_detection": {"max_pattern_size": 3}}, "repetition_detection"),
+        ({"repetition_detection": {"max_pattern_size": 3, "min_count": 1}}, "repetition_detection"),
+        ({"repetition_detection": {"min_pattern_size": 1}}, "repetition_detection"),
+        (
+            {"repetition_detection": {"max_pattern_size": 3, "min_pattern_size": 4, "min_count": 2}},
+            "repetition_detection",
+        ),
+        ({"repetition_detection": {"min_count": -1}}, "repetition_detection"),
         ({"frequency_penalty": 2.5}, "frequency_penalty"),
         ({"presence_penalty": "nan"}, "presence_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
@@ -332,10 +344,27 @@ async def test_the_priority_header_counts_like_the_field(api):
 
     path = "/v1/chat/completions"
     refused = await api.post(path, CHAT, headers={"X-Vllm-Priority": "2"})
-    assert (refused.status, refused.error["message"][:14]) == (400, "Got priority 2")
+    assert (refused.status, refused.error["param"]) == (400, "priority")
+    assert refused.error["message"] == "Got priority 2 but priority scheduling is not enabled."
+    assert (await api.post(path, CHAT | {"priority": 2}, headers={"X-Vllm-Priority": "0"})).status == 200
     assert (await api.post(path, CHAT, headers={"X-Vllm-Priority": "high"})).status == 200
     assert (await api.post(path, CHAT, headers={"X-data-parallel-rank": "1"})).status == 400
     assert (await api.post(path, CHAT, headers={"X-Request-Id": "x" * 257})).status == 400
+
+
+@pytest.mark.parametrize(
+    ("field", "header", "becomes"),
+    [(None, None, 0), (-3, None, -3), (-3, "5", 5), (-3, "0", 0), (-3, "high", -3), (-3, "", -3), (None, "2", 2)],
+)
+async def test_priorities_count_where_they_are_scheduled_by(make_api, field, header, becomes):
+    from tests.server.api import CHAT
+
+    api = make_api(llm=FakeLLM(scheduling_policy="priority"))
+    headers = {} if header is None else {"X-Vllm-Priority": header}
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "ab"})):
+        answer = await api.post(path, body | {"priority": field}, headers=headers)
+        assert (answer.status, api.llm.calls[-1].params.priority) == (200, becomes)
+    assert (await api.post(path, body, headers={"X-Vllm-Priority": str(2**63)})).error["param"] == "priority"
 
 
 async def test_the_salt_reaches_the_engine(api):
