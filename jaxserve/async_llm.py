@@ -113,7 +113,7 @@ class AsyncLLM:
         Raises GenerationFailed or EngineStopped when the engine could not go on.
         """
         self._model.admit(params.n)
-        answer = self._model.open(prompt_ids, self._model.check(prompt_ids, params), cache_salt)
+        answer = self._model.open(*self._model.fit(prompt_ids, params), cache_salt)
         mailbox = self._register(answer)
         try:
             self._model.start(answer)

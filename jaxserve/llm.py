@@ -49,15 +49,15 @@ class LLM:
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
         """Continues prompts (texts, or lists of token ids), all at once. One completion per prompt, in order."""
         many = [prompts] if isinstance(prompts, str) or _is_ids(prompts) else prompts
-        return self._collect([self._ids(prompt) for prompt in many], params)  # type: ignore[arg-type]
+        return self._collect([self._ids(prompt, params) for prompt in many], params)  # type: ignore[arg-type]
 
     def chat(self, messages: Messages, params: SamplingParams | None = None, **how: Any) -> Completion:
         """Answers a conversation. `how` reaches the chat template: tools, add_generation_prompt, …"""
-        return self._collect([self._model.render_chat(messages, **how)], params)[0]
+        return self._collect([self._rendered(messages, params, how)], params)[0]
 
     def stream(self, prompt: str | Messages, params: SamplingParams | None = None, **how: Any) -> Iterator[TextDelta]:
         """The same, piece by piece: a text is continued, messages are answered. Leaving the loop aborts."""
-        ids = self._ids(prompt) if isinstance(prompt, str) else self._model.render_chat(prompt, **how)
+        ids = self._ids(prompt, params) if isinstance(prompt, str) else self._rendered(prompt, params, how)
         answer = self._open(ids, params)
         box = self._start([answer])
         try:
@@ -81,12 +81,14 @@ class LLM:
         """Ends the engine and frees device memory. A second call does nothing."""
         self._model.close()
 
-    def _ids(self, prompt: Prompt) -> list[int]:
-        return self._model.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    def _ids(self, prompt: Prompt, params: SamplingParams | None) -> list[int]:
+        return self._model.encode(prompt, counting=_cuts(params)) if isinstance(prompt, str) else list(prompt)
+
+    def _rendered(self, messages: Messages, params: SamplingParams | None, how: dict[str, Any]) -> list[int]:
+        return self._model.render_chat(messages, counting=_cuts(params), **how)
 
     def _open(self, prompt_ids: list[int], params: SamplingParams | None) -> Answer:
-        chosen = params or self._model.default_params
-        return self._model.open(prompt_ids, self._model.check(prompt_ids, chosen))
+        return self._model.open(*self._model.fit(prompt_ids, params or self._model.default_params))
 
     def _collect(self, prompts: list[list[int]], params: SamplingParams | None) -> list[Completion]:
         answers = [self._open(prompt_ids, params) for prompt_ids in prompts]
@@ -130,6 +132,11 @@ class LLM:
             box = self._mail.get(output.request_id)
             if box is not None:
                 box.put(output)
+
+
+def _cuts(params: SamplingParams | None) -> bool:
+    """Whether a prompt may be longer than what is read of it."""
+    return params is not None and params.truncate_prompt_tokens is not None
 
 
 def _is_ids(prompts: Any) -> bool:

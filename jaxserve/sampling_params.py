@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxserve.errors import InvalidParameter
 
@@ -60,6 +61,8 @@ class SamplingParams:
     logprobs        None: none; k: the chosen token and the k best others
     logprob_token_ids   these ids' log-probabilities beside the best, at every token; needs logprobs
     prompt_logprobs None: none; k: the same for every prompt token (no prefix-cache reads)
+    truncate_prompt_tokens   most tokens of the prompt that are read; -1: all but one of the model's length
+    truncation_side  left: the prompt's last tokens are kept; right: its first
     repetition_detection   ends an answer that repeats itself, once it has min_tokens
     priority        lower is served earlier; anything but 0 needs scheduling_policy="priority"
     echo_only       score the prompt and generate nothing (completions with max_tokens 0)
@@ -87,6 +90,8 @@ class SamplingParams:
     logprobs: int | None = None
     logprob_token_ids: tuple[int, ...] = ()
     prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] = "left"
     repetition_detection: RepetitionDetection | None = None
     priority: int = 0
     echo_only: bool = False
@@ -103,6 +108,20 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
+
+    def truncate(self, prompt_ids: Sequence[int], max_model_len: int) -> Sequence[int]:
+        """The part of a prompt that is read. Raises InvalidParameter when more is asked for than the model can read."""
+        kept = max_model_len - 1 if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
+        if kept is None:
+            return prompt_ids
+        if kept > max_model_len:
+            raise InvalidParameter(
+                f"truncate_prompt_tokens={kept} cannot be greater than max_model_len={max_model_len}.",
+                "truncate_prompt_tokens",
+            )
+        if len(prompt_ids) <= kept:
+            return prompt_ids
+        return prompt_ids[-kept:] if self.truncation_side == "left" else prompt_ids[:kept]
 
     def check_priority(self, scheduling_policy: str) -> None:
         """Raises InvalidParameter for a priority that nobody would look at."""
@@ -138,6 +157,11 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             _require(value is None or value >= 0, name, "at least 0", value)
+        if self.truncate_prompt_tokens is not None:
+            allowed = "-1 or at least 1 (0 would leave an empty prompt)"
+            holds = self.truncate_prompt_tokens == -1 or self.truncate_prompt_tokens >= 1
+            _require(holds, "truncate_prompt_tokens", allowed, self.truncate_prompt_tokens)
+        _require(self.truncation_side in ("left", "right"), "truncation_side", "left or right", self.truncation_side)
         for name in ("seed", "priority"):
             value = getattr(self, name)
             _require(value is None or -(2**63) <= value < 2**63, name, "a signed 64-bit integer", value)

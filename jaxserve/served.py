@@ -145,7 +145,7 @@ class ServedModel:
     def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
         """Text → ids. A text that is too long whatever its tokens are is refused without looking at it.
 
-        counting: only the number is wanted, so more than the model's length is fine, though not without end.
+        counting: the ids will be counted or cut, so more than the model's length is fine, though not without end.
         """
         assert self.config.max_model_len
         most = self.config.max_model_len * (COUNTING_FACTOR if counting else 1)
@@ -177,6 +177,12 @@ class ServedModel:
         if waiting_tokens > self.config.max_num_queued_tokens:
             self._thread.submit(Reject("max_num_queued_tokens"))
             raise Overloaded(f"{waiting_tokens} prompt tokens are waiting; please try again later.")
+
+    def fit(self, prompt_ids: Sequence[int], params: SamplingParams) -> tuple[Sequence[int], SamplingParams]:
+        """The prompt, cut if params say so, and params as `check` returns them."""
+        assert self.config.max_model_len
+        kept = params.truncate(prompt_ids, self.config.max_model_len)
+        return kept, self.check(kept, params)
 
     def check(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
         """Everything that can be known before running. Returns params with the max_tokens that will hold.
@@ -318,7 +324,10 @@ def _sampling_defaults(built: Built) -> dict[str, Any]:
 def _default_params(defaults: Mapping[str, Any]) -> SamplingParams:
     """What a request that says nothing gets. Raises BadConfig for a default that no request could ask for."""
     try:
-        return SamplingParams(**{name: value for name, value in defaults.items() if name != "max_new_tokens"})
+        params = SamplingParams(
+            **{"max_tokens" if name == "max_new_tokens" else name: defaults[name] for name in defaults}
+        )
+        return replace(params, max_tokens=None)
     except (InvalidParameter, TypeError) as error:
         raise BadConfig(f"the generation config's sampling defaults cannot be used: {error}") from None
 

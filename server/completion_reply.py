@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxserve import Logprob, TextDelta, TokenLogprob
 from server.logprobs import CompletionLogprobs
 from server.replies import Frame, UsageKeeper, gently, total_usage, whole_prompt_table
-from server.runs import Run
+from server.runs import Job, Run
 from server.schemas.completions import CompletionRequest
 from server.translate import Prompt
 
@@ -28,10 +28,11 @@ class Echo:
     first: Logprob
 
     @classmethod
-    def of(cls, prompt: Prompt, ids: Sequence[int], llm: AsyncLLM) -> Echo:
-        """A text comes back as it was sent; ids are decoded, special tokens shown."""
+    def of(cls, prompt: Prompt, job: Job, llm: AsyncLLM) -> Echo:
+        """A text that was read as a whole comes back as it was sent; else ids are decoded, special tokens shown."""
+        ids = job.prompt_ids
         first = llm.decode([ids[0]])
-        text = prompt if isinstance(prompt, str) else llm.decode(ids)
+        text = prompt if isinstance(prompt, str) and not job.is_cut else llm.decode(ids)
         return cls(text, Logprob(ids[0], first, tuple(first.encode()), 0.0))
 
 

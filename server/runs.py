@@ -41,10 +41,11 @@ class Generates(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One prompt and what is wanted for it."""
+    """One prompt and what is wanted for it. is_cut: a part of it is not read, as truncate_prompt_tokens asked."""
 
     prompt_ids: Sequence[int]
     params: SamplingParams
+    is_cut: bool = False
 
 
 @dataclass(slots=True)

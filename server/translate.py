@@ -26,7 +26,7 @@ COMPLETION_TOKENS = 16
 AS_THEY_COME = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "n", "min_tokens", "ignore_eos", "stop_token_ids"),
     *("include_stop_str_in_output", "skip_special_tokens", "repetition_penalty", "frequency_penalty"),
-    *("presence_penalty", "allowed_token_ids", "bad_words", "priority"),
+    *("presence_penalty", "allowed_token_ids", "bad_words", "priority", "truncate_prompt_tokens", "truncation_side"),
 )
 TOKENIZE_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
@@ -50,14 +50,14 @@ async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) ->
     if request.stream:
         prompt_logprobs = None  # 0 is allowed, and returns nothing
     params = _params(request, llm, max_tokens=wanted, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
-    prompt_ids = await render(request, llm)
+    prompt_ids = await render(request, llm, counting=params.truncate_prompt_tokens is not None)
     return _checked(prompt_ids, params, llm, config, "messages")
 
 
 async def render(request: ChatRequest | TokenizeRequest, llm: AsyncLLM, *, counting: bool = False) -> list[int]:
     """The token ids that the messages come to, the same for chat and for /tokenize.
 
-    counting: nothing will run, so more tokens than the model takes are fine.
+    counting: the ids will be counted or cut, so more of them than the model takes are fine.
     """
     kwargs = {
         name: value for name, value in (request.chat_template_kwargs or {}).items() if name not in TEMPLATE_FIELDS
@@ -121,11 +121,16 @@ async def completion_jobs(
         prompt_logprobs=prompt_logprobs,
         echo_only=wanted == 0,
     )
+    cuts = params.truncate_prompt_tokens is not None
     for prompt in prompts:
-        _check_prompt(prompt, llm)
-    add_special = request.add_special_tokens is not False
-    ids = await asyncio.gather(*(_encoded(prompt, llm, add_special) for prompt in prompts))
-    return [_checked(one, params, llm, config, "prompt", len(prompts)) for one in ids]
+        _check_prompt(prompt, llm, cuts)
+    how = {"add_special_tokens": request.add_special_tokens is not False, "counting": cuts}
+    ids = await asyncio.gather(*(_encoded(prompt, llm, how) for prompt in prompts))
+    jobs = []
+    for one in ids:
+        jobs.append(_checked(one, params, llm, config, "prompt", len(prompts)))
+        await asyncio.sleep(0)  # with many ids in the parameters each of these takes a moment
+    return jobs
 
 
 def context_tokens(llm: AsyncLLM) -> int:
@@ -219,10 +224,14 @@ def _capped(name: str, asked: int | None, llm: AsyncLLM) -> int | None:
 
 
 def _checked(
-    prompt_ids: list[int], params: SamplingParams, llm: AsyncLLM, config: ServerConfig, param: str, num_prompts: int = 1
+    whole_ids: list[int], params: SamplingParams, llm: AsyncLLM, config: ServerConfig, param: str, num_prompts: int = 1
 ) -> Job:
-    """The job, with the number of tokens it may really generate. Lengths are told in the words clients look for."""
+    """The job, with the tokens that will be read and the number of those that may really be generated.
+
+    Lengths are told in the words clients look for.
+    """
     limit = context_tokens(llm)
+    prompt_ids = params.truncate(whole_ids, limit)
     if not prompt_ids:
         raise InvalidParameter("The prompt is empty: it has no tokens.", param)
     if len(prompt_ids) >= limit:
@@ -236,10 +245,10 @@ def _checked(
     except PromptTooLong as error:
         raise PromptTooLong(str(error), error.param or param) from None
     _check_reply(prompt_ids, params, config, num_prompts)
-    return Job(prompt_ids, params)
+    return Job(prompt_ids, params, is_cut=len(prompt_ids) < len(whole_ids))
 
 
-def _check_reply(prompt_ids: list[int], params: SamplingParams, config: ServerConfig, num_prompts: int) -> None:
+def _check_reply(prompt_ids: Sequence[int], params: SamplingParams, config: ServerConfig, num_prompts: int) -> None:
     entries = 0 if params.logprobs is None else 1 + params.logprobs
     generated = num_prompts * params.n * (params.max_tokens or 0) * (TOKEN_BYTES + LOGPROB_BYTES * entries)
     scored = 0 if params.prompt_logprobs is None else len(prompt_ids) * (1 + params.prompt_logprobs) * LOGPROB_BYTES
@@ -250,17 +259,15 @@ def _check_reply(prompt_ids: list[int], params: SamplingParams, config: ServerCo
         )
 
 
-def _check_prompt(prompt: Prompt, llm: AsyncLLM) -> None:
+def _check_prompt(prompt: Prompt, llm: AsyncLLM, cuts: bool) -> None:
     if isinstance(prompt, str):
-        check_text(prompt, llm, "prompt")
-    elif len(prompt) <= context_tokens(llm):
+        check_text(prompt, llm, "prompt", TOKENIZE_FACTOR if cuts else 1)
+    elif cuts or len(prompt) <= context_tokens(llm):
         check_ids(prompt, llm, "prompt")
 
 
-async def _encoded(prompt: Prompt, llm: AsyncLLM, add_special_tokens: bool) -> list[int]:
-    if isinstance(prompt, str):
-        return await llm.encode(prompt, add_special_tokens=add_special_tokens)
-    return prompt
+async def _encoded(prompt: Prompt, llm: AsyncLLM, how: dict[str, bool]) -> list[int]:
+    return await llm.encode(prompt, **how) if isinstance(prompt, str) else prompt
 
 
 def _is_id(value: Any) -> bool:

@@ -3,8 +3,10 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jaxserve import InvalidParameter, SamplingParams
+from jaxserve import InvalidParameter, RepetitionDetection, SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,10 @@ from jaxserve import InvalidParameter, SamplingParams
         ("allowed_token_ids", (None, (5,)), ((),)),
         ("logit_bias", ((), ((5, -1000.0),)), (((5, math.nan),), ((5, math.inf),))),
         ("bad_words", ((), ("x",)), (("x", ""),)),
+        ("truncate_prompt_tokens", (None, -1, 1, 10**9), (0, -2)),
+        ("truncation_side", ("left", "right"), ("up", "")),
+        ("seed", (None, -(2**63), 2**63 - 1), (2**63, -(2**63) - 1)),
+        ("priority", (0, -(2**63), 2**63 - 1), (2**63, -(2**63) - 1)),
     ],
 )
 def test_ranges(name, good, bad):
@@ -44,3 +50,43 @@ def test_ids_outside_the_vocabulary_are_named(name):
     assert caught.value.param == name
     with pytest.raises(InvalidParameter, match="and 90 more"):
         params(*range(100, 200)).check_vocabulary(100)
+
+
+@given(ids=st.lists(st.integers(0, 9), max_size=30), kept=st.integers(1, 20) | st.just(-1), limit=st.integers(20, 25))
+def test_a_cut_prompt_is_its_end_or_its_beginning(ids, kept, limit):
+    most = limit - 1 if kept == -1 else kept
+    left = SamplingParams(truncate_prompt_tokens=kept)
+    right = SamplingParams(truncate_prompt_tokens=kept, truncation_side="right")
+    assert (left.truncate(ids, limit), right.truncate(ids, limit)) == (ids[max(0, len(ids) - most) :], ids[:most])
+    assert left.truncate(left.truncate(ids, limit), limit) == left.truncate(ids, limit)
+    assert SamplingParams().truncate(ids, limit) == ids
+
+
+def test_more_than_the_model_reads_cannot_be_kept():
+    assert SamplingParams(truncate_prompt_tokens=20).truncate([1], 20) == [1]
+    with pytest.raises(InvalidParameter, match="cannot be greater than max_model_len=20"):
+        SamplingParams(truncate_prompt_tokens=21).truncate([1], 20)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_pattern_size": 3},
+        {"max_pattern_size": 3, "min_count": 1},
+        {"max_pattern_size": 3, "min_pattern_size": 4, "min_count": 2},
+        {"min_pattern_size": 1, "min_count": 2},
+        {"max_pattern_size": -1, "min_pattern_size": -1},
+        {"min_count": -1},
+    ],
+)
+def test_patterns_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(InvalidParameter) as caught:
+        RepetitionDetection(**wrong)
+    assert caught.value.param == "repetition_detection"
+
+
+def test_a_priority_needs_a_scheduler_that_looks_at_it():
+    SamplingParams().check_priority("fcfs")
+    SamplingParams(priority=3).check_priority("priority")
+    with pytest.raises(InvalidParameter, match=r"^Got priority 3 but priority scheduling is not enabled"):
+        SamplingParams(priority=3).check_priority("fcfs")

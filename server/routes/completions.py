@@ -28,7 +28,7 @@ def blueprint(desk: Desk) -> Blueprint:
         frame = desk.frame("cmpl", request, "")
         jobs = await completion_jobs(request, prompts, desk.llm, desk.config)
         pairs = zip(prompts, jobs, strict=True) if request.echo else ()
-        echoes = [Echo.of(prompt, job.prompt_ids, desk.llm) for prompt, job in pairs]
+        echoes = [Echo.of(prompt, job, desk.llm) for prompt, job in pairs]
         run = desk.begin(visit, frame.id, jobs, request.cache_salt)
         if request.stream:
             keep_alive_s = desk.config.sse_keep_alive_interval

@@ -5,7 +5,6 @@ by SamplingParams, ids and lengths against the model in translate.py.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -107,12 +106,10 @@ def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:
         raise _bad("stream_interval", "at least 1", request.stream_interval)
     if request.n is not None and not 1 <= request.n <= config.max_n:
         raise _bad("n", f"in [1, {config.max_n}]", request.n)
-    if request.truncation_side not in (None, "left", "right"):
-        raise _bad("truncation_side", "left or right", request.truncation_side)
     _check_stops(request, config)
     _check_salt(request.cache_salt)
     _check_extensions(request)
-    _check_refused_ranges(request)
+    _check_constraints(request)
 
 
 def check_label(name: str, value: str | None) -> None:
@@ -160,20 +157,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, float):
         return not value.is_integer() or -(2**63) <= value < MAX_XARGS_INTEGER
     return isinstance(value, str | int) and not (type(value) is int and not -(2**63) <= value < MAX_XARGS_INTEGER)
-
-
-_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "truncate_prompt_tokens": ("-1 or at least 1", lambda value: value != 0),
-}
-
-
-def _check_refused_ranges(request: GenerationRequest) -> None:
-    """Ranges of fields that are refused anyway: a wrong value is told as wrong, so that it is not tried again later."""
-    for name, (allowed, holds) in _RANGES.items():
-        value = getattr(request, name)
-        if value is not None and not holds(value):
-            raise _bad(name, allowed, value)
-    _check_constraints(request)
 
 
 def _check_constraints(request: GenerationRequest) -> None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from jaxserve import LLM, BadConfig, FinishReason, InvalidParameter, PromptTooLong, SamplingParams
+from jaxserve import LLM, BadConfig, FinishReason, InvalidParameter, PromptTooLong, RepetitionDetection, SamplingParams
 from jaxserve.engine.compile import compiles
 from tests.doors.conftest import SETTINGS, idle, until
 
@@ -65,11 +66,13 @@ def test_a_server_s_seed_makes_unseeded_answers_repeatable(tiny_path):
 
 def test_defaults_stand_where_nothing_is_said(tiny_path):
     defaults = {"temperature": 0, "skip_special_tokens": False, "frequency_penalty": 0.5, "max_new_tokens": 3}
-    with LLM(tiny_path, quiet=True, override_generation_config=defaults, **SETTINGS) as llm:
+    how = {"override_generation_config": defaults, "scheduling_policy": "priority"}
+    with LLM(tiny_path, quiet=True, **how, **SETTINGS) as llm:
         params = llm._model.default_params
         assert (params.is_greedy, params.skip_special_tokens, params.frequency_penalty) == (True, False, 0.5)
         first, second = llm.generate(["abc", "abc"])
-    assert first.choices == second.choices
+        urgent = llm.generate("abc", replace(params, priority=-3))[0]
+    assert first.choices == second.choices == urgent.choices
     assert len(first.choices[0].token_ids) <= 3
     with pytest.raises(BadConfig, match=r"temperature must be in \[0, 2\]"):
         LLM(tiny_path, quiet=True, override_generation_config={"temperature": 3}, **SETTINGS)
@@ -124,6 +127,40 @@ def test_a_prompt_without_room_for_an_answer_is_refused(llm):
         llm.generate([[1] * 300], GREEDY)
     with pytest.raises(PromptTooLong):
         llm.generate([[1] * 256], GREEDY)
+
+
+@pytest.mark.parametrize(("side", "kept"), [("left", slice(-7, None)), ("right", slice(7))])
+def test_a_cut_prompt_is_as_the_part_that_is_kept(llm, side, kept):
+    text = "the quick brown fox " * 30
+    ids, params = llm.tokenize(text[:240]), replace(GREEDY, truncate_prompt_tokens=7, truncation_side=side)
+    whole = llm.generate([llm.tokenize(text[:240])[kept]], GREEDY)[0]
+    assert llm.generate([ids], params)[0] == replace(whole, usage=llm.generate([ids], params)[0].usage)
+    assert llm.generate(text, params)[0].usage.prompt_tokens == 7
+    assert llm.chat([{"role": "user", "content": text}], params).usage.prompt_tokens == 7
+    assert "".join(delta.text for delta in llm.stream(text, params))
+
+
+def test_more_than_all_of_a_prompt_cannot_be_kept(llm):
+    with pytest.raises(InvalidParameter, match="max_model_len=256"):
+        llm.generate("abc", SamplingParams(truncate_prompt_tokens=257))
+
+
+def test_a_priority_is_refused_where_nobody_looks_at_it(llm):
+    with pytest.raises(InvalidParameter, match=r"^Got priority 2 but priority scheduling is not enabled"):
+        llm.generate("abc", SamplingParams(priority=2))
+
+
+def test_an_answer_that_repeats_itself_ends(llm):
+    params = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+    wanted = RepetitionDetection(max_pattern_size=100, min_count=2)
+    free = llm.generate("abc", params)[0].choices[0]
+    (choice,) = llm.generate("abc", replace(params, repetition_detection=wanted))[0].choices
+    assert (choice.finish_reason, choice.stop_reason) == (FinishReason.REPETITION, "repetition_detected")
+    num = len(choice.token_ids)
+    assert choice.token_ids == free.token_ids[:num] and num < 200
+    assert any(
+        choice.token_ids[num - size :] == choice.token_ids[num - 2 * size : num - size] for size in range(1, 101)
+    )
 
 
 def test_an_answer_is_clamped_to_the_model_s_length(llm):
