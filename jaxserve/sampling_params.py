@@ -9,7 +9,6 @@ from jaxserve.errors import InvalidParameter
 
 GREEDY_BELOW = 1e-5  # temperatures under this mean argmax (vLLM's threshold)
 MIN_TEMPERATURE = 0.01  # positive temperatures under this are raised to it
-MAX_STOP_STRINGS = 4
 MAX_STOP_TOKEN_IDS = 1024
 MAX_IDS_NAMED = 10
 MAX_WANTED = 128  # ids of logprob_token_ids
@@ -167,10 +166,6 @@ class SamplingParams:
             _require(value is None or -(2**63) <= value < 2**63, name, "a signed 64-bit integer", value)
 
     def _check_stops(self) -> None:
-        if len(self.stop) > MAX_STOP_STRINGS:
-            raise InvalidParameter(
-                f"stop has {len(self.stop)} strings; at most {MAX_STOP_STRINGS} are allowed.", "stop"
-            )
         if "" in self.stop:
             raise InvalidParameter("stop cannot contain an empty string.", "stop")
         if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:

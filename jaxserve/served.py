@@ -86,10 +86,12 @@ class ServedModel:
     """A model that is loaded and running. deliver gets each step's outputs, on the engine's thread."""
 
     def __init__(self, built: Built, tokenizer: Tokenizer, deliver: Callable[[list[TokenOutput]], None]) -> None:
-        self.config, self.tokenizer, self.description = built.config, tokenizer, built.description
+        self.config, self.tokenizer = built.config, tokenizer
         self.vocab_size, self.num_pages = built.spec.vocab_size, built.num_pages
         self.sampling_defaults = _sampling_defaults(built)
         self.default_params = _default_params(self.sampling_defaults)
+        defaults = ", ".join(f"{name} {value}" for name, value in self.sampling_defaults.items())
+        self.description = built.description | {"sampling defaults": defaults or "none"}
         self.eos_id = tokenizer.eos_token_id
         self.further_eos_ids = frozenset(_eos_ids(built) - {self.eos_id})
         self.hard_max_tokens = _hard_max_tokens(built)

@@ -31,7 +31,7 @@ class Echo:
     def of(cls, prompt: Prompt, job: Job, llm: AsyncLLM) -> Echo:
         """A text that was read as a whole comes back as it was sent; else ids are decoded, special tokens shown."""
         ids = job.prompt_ids
-        first = llm.decode([ids[0]])
+        first = llm.decode([ids[0]]).rstrip("\N{REPLACEMENT CHARACTER}")  # the next token completes the character
         text = prompt if isinstance(prompt, str) and not job.is_cut else llm.decode(ids)
         return cls(text, Logprob(ids[0], first, tuple(first.encode()), 0.0))
 

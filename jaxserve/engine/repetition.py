@@ -19,9 +19,10 @@ class RepetitionWatch:
     __slots__ = ("_at", "_largest", "_needed_P", "_recent", "_run_P", "_smallest")
 
     def __init__(self, wanted: RepetitionDetection, max_outputs: int) -> None:
-        self._smallest = max(wanted.min_pattern_size, 1)
-        self._largest = max(min(wanted.max_pattern_size, max_outputs // wanted.min_count), self._smallest - 1)
-        self._needed_P = np.arange(self._smallest, self._largest + 1) * (wanted.min_count - 1)
+        largest = min(wanted.max_pattern_size, max_outputs // wanted.min_count)
+        self._smallest = min(max(wanted.min_pattern_size, 1), largest + 1)
+        self._largest = largest
+        self._needed_P = np.arange(self._smallest, largest + 1) * (wanted.min_count - 1 if largest else 0)
         self._run_P = np.zeros_like(self._needed_P)
         # The newest `largest` tokens twice, one copy behind the other, so that they always lie in one piece.
         self._recent = np.full(2 * self._largest, -1, np.int64)

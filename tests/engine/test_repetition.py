@@ -38,9 +38,13 @@ def test_it_ends_with_the_last_token_of_the_last_copy(pattern, before, count):
     assert said(tokens, wanted, 1000).index(True) == len(tokens) - 1
 
 
-@pytest.mark.parametrize(("size", "count", "most"), [(10**12, 2, 50), (10**12, 10**12, 0), (3, 60, 1)])
-def test_patterns_that_cannot_fit_cost_nothing(size, count, most):
-    watch = RepetitionWatch(RepetitionDetection(max_pattern_size=size, min_count=count), 100)
+@pytest.mark.parametrize(
+    ("smallest", "largest", "count", "most"),
+    [(0, 10**30, 2, 50), (0, 10**30, 10**30, 0), (0, 3, 60, 1), (10**30, 10**30, 2, 0), (51, 60, 2, 0), (49, 60, 2, 2)],
+)
+def test_patterns_that_cannot_fit_cost_nothing(smallest, largest, count, most):
+    wanted = RepetitionDetection(min_pattern_size=smallest, max_pattern_size=largest, min_count=count)
+    watch = RepetitionWatch(wanted, 100)
     assert len(watch._run_P) == most
     assert not any(watch.push(token) for token in range(99))
 

@@ -1,0 +1,111 @@
+"""Whatever is asked for, the pieces of a stream add up to the whole answer, and every chunk has the contract's form."""
+
+from itertools import groupby
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fakes_llm import FakeLLM
+from tests.server.api import Api
+
+many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+texts = st.lists(st.text("ab\u00e9 \U0001f600", max_size=4), min_size=1, max_size=5)
+options = st.none() | st.fixed_dictionaries(
+    {}, optional={"include_usage": st.sampled_from([True, False, None]), "continuous_usage_stats": st.booleans()}
+)
+shared = {
+    "n": st.integers(1, 3),
+    "max_tokens": st.integers(1, 12),
+    "return_token_ids": st.booleans(),
+    "return_tokens_as_token_ids": st.booleans(),
+    "stream_interval": st.integers(1, 4),
+    "truncate_prompt_tokens": st.sampled_from([-1, 2, 9]),
+    "echo": st.booleans(),
+}
+goes_on = {
+    "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ["So", "it"]}],
+    "add_generation_prompt": False,
+}
+chats = st.fixed_dictionaries(
+    {}, optional=shared | {"logprobs": st.booleans(), "top_logprobs": st.just(0)}
+) | st.fixed_dictionaries({"logprobs": st.just(True), "top_logprobs": st.integers(0, 3)}, optional=shared)
+prompts = st.sampled_from(["ab", ["ab", "c"], [97, 98], [[97, 98], [99]]])
+completions = st.fixed_dictionaries({"prompt": prompts}, optional=shared | {"logprobs": st.integers(0, 3)})
+
+
+async def both(pieces, ask, fields, usage):
+    """The whole answer, and the chunks of the same request as a stream."""
+    whole = await ask(Api(FakeLLM(*pieces)), **fields)
+    stream = await ask(Api(FakeLLM(*pieces)), **fields, stream=True, stream_options=usage)
+    assert (whole.status, stream.status) == (200, 200), whole.text + stream.text
+    events = stream.events
+    if (usage or {}).get("include_usage"):
+        *events, last = events
+        assert (last["choices"], last["usage"]) == ([], whole.json["usage"])
+        assert last["system_fingerprint"] == whole.json["system_fingerprint"]
+    check_frame(events, usage or {})
+    return whole.json, events
+
+
+def check_frame(events, usage):
+    assert len({(one["id"], one["created"], one["model"], one["object"]) for one in events}) == 1
+    for event in events:
+        (choice,) = event["choices"]
+        assert {"index", "logprobs", "finish_reason"} <= set(choice)
+        assert ("usage" in event) == bool(usage.get("include_usage") and usage.get("continuous_usage_stats"))
+        is_end = choice["finish_reason"] is not None and not usage.get("include_usage")
+        assert ("system_fingerprint" in event) == is_end
+
+
+def by_choice(events):
+    """Each choice's chunks in order; only the last of them has a finish_reason."""
+    choices = sorted((event["choices"][0] for event in events), key=lambda choice: choice["index"])
+    for _, group in groupby(choices, key=lambda choice: choice["index"]):
+        own = list(group)
+        assert [bool(one["finish_reason"]) for one in own] == [False] * (len(own) - 1) + [True]
+        yield own
+
+
+def joined(own, key):
+    return [one for choice in own for one in choice.get(key) or []]
+
+
+@many
+@given(pieces=st.lists(texts, min_size=1, max_size=3), fields=chats, usage=options, is_continued=st.booleans())
+async def test_a_chat(pieces, fields, usage, is_continued):
+    whole, events = await both(pieces, Api.chat, fields | (goes_on if is_continued else {}), usage)
+    n = fields.get("n", 1)
+    roles = [event["choices"][0] for event in events[:n]]
+    assert [(one["index"], one["delta"]) for one in roles] == [
+        (index, {"role": "assistant", "content": ""}) for index in range(n)
+    ]
+    for event in events:
+        is_role = "role" in event["choices"][0]["delta"]
+        assert event.get("prompt_token_ids") == (whole["prompt_token_ids"] if is_role else None)
+        if is_role and "usage" in event:
+            assert event["usage"]["completion_tokens"] == 0
+    for own, expected in zip(by_choice(events), whole["choices"], strict=True):
+        assert "".join(one["delta"].get("content", "") for one in own) == expected["message"]["content"]
+        assert (own[-1]["finish_reason"], own[-1]["stop_reason"]) == (
+            expected["finish_reason"],
+            expected["stop_reason"],
+        )
+        assert joined(own, "token_ids") == (expected["token_ids"] or [])
+        entries = [one for choice in own for one in (choice["logprobs"] or {"content": []})["content"]]
+        assert entries == (expected["logprobs"] or {"content": []})["content"]
+
+
+@many
+@given(pieces=st.lists(texts, min_size=1, max_size=3), fields=completions, usage=options)
+async def test_a_completion(pieces, fields, usage):
+    whole, events = await both(pieces, Api.complete, fields, usage)
+    for own, expected in zip(by_choice(events), whole["choices"], strict=True):
+        assert "".join(one["text"] for one in own) == expected["text"]
+        assert (own[-1]["finish_reason"], own[-1]["stop_reason"]) == (
+            expected["finish_reason"],
+            expected["stop_reason"],
+        )
+        assert joined(own, "token_ids") == (expected["token_ids"] or [])
+        assert [one.get("prompt_token_ids") for one in own] == [expected["prompt_token_ids"]] + [None] * (len(own) - 1)
+        for key, values in (expected["logprobs"] or {}).items():
+            assert [one for choice in own for one in choice["logprobs"][key]] == values
