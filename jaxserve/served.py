@@ -352,8 +352,11 @@ def _hard_max_tokens(built: Built) -> int | None:
 
 
 def _eos_ids(built: Built) -> set[int]:
-    """End ids that the model's files name: generation config first, the config where that says nothing."""
-    found = built.generation_config.get("eos_token_id", built.model_config.get("eos_token_id"))
+    """End ids that the files name, whatever else of them is read: the generation config's (the given directory's, if
+    one is given), the model config's where that says nothing."""
+    directory = built.config.generation_config
+    generation = built.generation_config if directory in ("auto", "vllm") else _generation_config_in(directory)
+    found = generation.get("eos_token_id", built.model_config.get("eos_token_id"))
     return set(found) if isinstance(found, list) else set() if found is None else {found}
 
 

@@ -49,7 +49,8 @@ class StreamOptions(Nested):
 
     @property
     def is_empty(self) -> bool:
-        return not self.model_fields_set and not self.model_extra
+        """Nothing is asked for: null means absent."""
+        return not self.model_dump(exclude_none=True)
 
 
 class ResponseFormat(Nested):

@@ -1,6 +1,7 @@
 """The notebook's door."""
 
 import asyncio
+import json
 import threading
 from dataclasses import replace
 
@@ -76,6 +77,17 @@ def test_defaults_stand_where_nothing_is_said(tiny_path):
     assert len(first.choices[0].token_ids) <= 3
     with pytest.raises(BadConfig, match=r"temperature must be in \[0, 2\]"):
         LLM(tiny_path, quiet=True, override_generation_config={"temperature": 3}, **SETTINGS)
+
+
+def test_a_given_generation_config_names_the_ends_and_the_most_tokens(tiny_path, tmp_path, llm):
+    free = llm.generate("abc", replace(GREEDY, ignore_eos=True))[0].choices[0].token_ids
+    names = {"eos_token_id": [free[3], 5], "max_new_tokens": 12, "temperature": 0}
+    (tmp_path / "generation_config.json").write_text(json.dumps(names))
+    with LLM(tiny_path, quiet=True, generation_config=str(tmp_path), **SETTINGS) as other:
+        ended = other.generate("abc")[0].choices[0]
+        capped = other.generate("abc", replace(GREEDY, max_tokens=100, ignore_eos=True))[0].choices[0]
+    assert (ended.token_ids, ended.stop_reason) == (free[: free.index(free[3]) + 1], free[3])
+    assert (len(capped.token_ids), capped.finish_reason) == (12, FinishReason.LENGTH)
 
 
 def test_a_stop_string_ends_the_answer_and_frees_its_pages(llm):
