@@ -14,6 +14,8 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 # Its file carries no generation config; these are the values its authors use in their model card.
 DEFAULT_MODEL_GENERATION = {"temperature": 0.2, "top_p": 0.9}
 
+Quantization = Literal["none", "int8", "int4"]
+
 
 def knob(default: Any, help: str) -> Any:
     """A field with its command-line help."""
@@ -30,6 +32,11 @@ class EngineConfig:
     download_dir: str | None = knob(None, "where fetched models are kept; default: the user's cache directory")
     dtype: Literal["auto", "float32", "bfloat16"] = knob(
         "auto", "type of weights and activations; auto: float32 on CPU, bfloat16 on GPU and TPU"
+    )
+    quantization: Quantization = knob(
+        "none",
+        "how weights are packed: int8, or int4 with the token tables in int8; on CPU and in float32 only, where"
+        " activations become int8 inside every product",
     )
     max_model_len: int | None = knob(
         None, "longest prompt plus answer in tokens; -1: what fits; default: the model's own"

@@ -28,8 +28,10 @@ from jaxserve.kvcache.pages import make_pages
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.kvcache.sizing import CacheSize, MemoryFacts, bytes_per_page, choose_num_pages, pages_for
+from jaxserve.layers.quant import Packed
 from jaxserve.models.registry import find, leaf_shapes
 from jaxserve.models.spec import DecoderSpec
+from jaxserve.native import library
 from jaxserve.sampling.sampler import Score
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve
@@ -82,7 +84,8 @@ def build(
     device = jax.devices()[0]
     dtype = _dtype(config, device.platform)
     leaves = architecture.leaves(spec)
-    shapes = leaf_shapes(leaves, dtype)
+    _check_quantization(config, device.platform, dtype)
+    shapes = leaf_shapes(leaves, dtype, config.quantization)
     check(checkpoint, leaves, shapes, ignored=architecture.ignored(spec))
 
     backend = choose_backend(config.attention_backend, device.platform, dtype)
@@ -93,12 +96,12 @@ def build(
         dtype_bytes=dtype.itemsize,
         page_size=config.block_size,
     )
-    weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in shapes.values())
+    weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     size = _cache_size(config, spec, device, page_bytes, weight_bytes)
     config = _resolved(config, size, device.platform)
     directory = use_compilation_cache(config.compilation_cache_dir)
 
-    limits = limits_of(device, dtype) if config.roofline else None
+    limits = limits_of(device, dtype, config.quantization) if config.roofline else None
     network = Network(spec, dtype, tuple(shapes), backend, config.block_size)
     buckets = _buckets(config, device.platform)
     with ThreadPoolExecutor(1, "load") as beside:  # programs need no weights, only their shapes
@@ -112,7 +115,7 @@ def build(
     runner.warm_up()
     if progress:
         progress("warm-up", 1, 1)
-    roofline = Roofline(spec, dtype.itemsize, limits) if limits else None
+    roofline = Roofline(spec, dtype.itemsize, limits, config.quantization) if limits else None
     engine = _engine(config, runner, size, buckets, spec.vocab_size, roofline)
     return Built(
         engine=engine,
@@ -137,6 +140,20 @@ def _dtype(config: EngineConfig, platform: str) -> np.dtype:
     """float32 on CPU, where bfloat16 is up to ten times slower (no bfloat16 products in AVX2), else bfloat16."""
     name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
     return np.dtype(jnp.dtype(name))
+
+
+def _check_quantization(config: EngineConfig, platform: str, dtype: np.dtype) -> None:
+    """Packed products are computed in float32 and only for CPUs: elsewhere they would be slower than none."""
+    if config.quantization == "none":
+        return
+    if platform != "cpu":
+        raise BadConfig(
+            f"quantization={config.quantization!r} has kernels for CPUs only and this is a {platform}; leave it out."
+        )
+    if dtype != np.float32:
+        raise BadConfig(
+            f"quantization={config.quantization!r} computes in float32, not {dtype}; try --dtype float32, or auto."
+        )
 
 
 def _cache_size(
@@ -203,7 +220,7 @@ def _buckets(config: EngineConfig, platform: str) -> Buckets:
 def _runner(
     config: EngineConfig,
     network: Network,
-    weights: list[jax.ShapeDtypeStruct],
+    weights: list[jax.ShapeDtypeStruct | Packed],
     spec: DecoderSpec,
     size: CacheSize,
     dtype: np.dtype,
@@ -291,12 +308,19 @@ def _describe(
         "device": f"{device.device_kind} ({device.platform}, jax {jax.__version__})",
         "dtype": str(dtype),
         "attention": backend.name,
-        "weights": f"{weight_bytes / 2**20:.0f} MiB",
+        "weights": f"{weight_bytes / 2**20:.0f} MiB, {_kind(config)}",
         "key-value cache": f"{size.total_bytes / 2**20:.0f} MiB, {size.num_pages - 1} pages, {tokens} tokens"
         f" ({size.reason})",
         "longest request": f"{size.max_model_len} tokens",
         "shapes": f"decode rows {_listed(buckets.decode)}; prompt chunks {_listed(buckets.prefill)}",
     }
+
+
+def _kind(config: EngineConfig) -> str:
+    if config.quantization == "none":
+        return "not packed"
+    how = "native products" if library.usable() else "unpacked in every step, for want of a C compiler"
+    return f"{config.quantization}{', tables int8' if config.quantization == 'int4' else ''}, {how}"
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

@@ -10,7 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.config import cache_dir
+from jaxserve.config import Quantization, cache_dir
 from jaxserve.engine.compile import machine_key
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
+from jaxserve.layers import quant
+from jaxserve.layers.quant import bytes_a_weight
 from jaxserve.models.spec import DecoderSpec, attention_widths, mlp_widths
 
 PROBE_S = 0.25  # for both limits together
@@ -53,11 +55,14 @@ class Work:
 class Roofline:
     """Counts the work of plans for one network on one machine."""
 
-    def __init__(self, spec: DecoderSpec, itemsize: int, limits: Limits) -> None:
+    def __init__(self, spec: DecoderSpec, itemsize: int, limits: Limits, quantization: Quantization = "none") -> None:
         self.limits = limits
         self._body = spec.num_layers * sum(a * b for _, a, b, _ in (*attention_widths(spec), *mlp_widths(spec)))
         self._head = spec.vocab_size * spec.width
-        self._itemsize = itemsize
+        if quantization == "none":
+            self._weight_bytes = float(itemsize * (self._body + self._head))
+        else:
+            self._weight_bytes = bytes_a_weight(quantization) * self._body + bytes_a_weight("int8") * self._head
         self._layers_by_window = tuple(Counter(spec.windows).items())
         self._bytes_a_position = 2 * spec.num_kv_heads * spec.head_dim * itemsize  # in one layer
         self._flops_a_position = 4 * spec.num_heads * spec.head_dim  # for one query in one layer
@@ -92,7 +97,7 @@ class Roofline:
 
     def _call(self, *, tokens: int, drawn: int, read: float, seen: float) -> tuple[float, float]:
         """read: positions read, by layer; seen: pairs of a query and a position it attends to, by layer."""
-        num_bytes = (self._body + self._head) * self._itemsize + read * self._bytes_a_position
+        num_bytes = self._weight_bytes + read * self._bytes_a_position
         flops = 2 * (self._body * tokens + self._head * drawn) + seen * self._flops_a_position
         return num_bytes, flops
 
@@ -103,31 +108,44 @@ def _ramp(end: int, reach: int) -> float:
     return rising * (rising + 1) / 2 + (end - rising) * reach
 
 
-def limits_of(device: Any, dtype: np.dtype) -> Limits:
-    """This machine's limits for this type: measured once, then read from the user's cache directory."""
+def limits_of(device: Any, dtype: np.dtype, quantization: Quantization = "none") -> Limits:
+    """This machine's limits for these weights: measured once, then read from the user's cache directory."""
     kind = re.sub(r"[^A-Za-z0-9.]+", "-", device.device_kind)
-    path = cache_dir("limits") / f"{machine_key()}-{kind}-{_num_cores()}-cores-{dtype}.json"
+    path = cache_dir("limits") / f"{machine_key()}-{kind}-{_num_cores()}-cores-{_weights(dtype, quantization)}.json"
     limits = _remembered(path)
     if limits is None:
-        limits = measure(device, dtype)
+        limits = measure(device, dtype, quantization=quantization)
         _remember(path, limits)
     return limits
 
 
-def measure(device: Any, dtype: np.dtype, probe_s: float = PROBE_S) -> Limits:
-    """The best of as many runs as fit into the time: a sum over a large array, and a square matrix product."""
+def measure(device: Any, dtype: np.dtype, probe_s: float = PROBE_S, quantization: Quantization = "none") -> Limits:
+    """The best of as many runs as fit into the time: a sum over a large array, and a square matrix product.
+
+    With a quantization the product is one of packed weights, whose integers may be multiplied faster than floats.
+    """
     num_bytes, side = _READ_BYTES.get(device.platform, 1024 * MIB), _SQUARE.get(device.platform, 8192)
     with jax.default_device(device):
         numbers, square = jnp.ones(num_bytes // dtype.itemsize, dtype), jnp.ones((side, side), dtype)
     total = jax.jit(lambda x: jnp.sum(x, dtype=jnp.float32))
-    product = jax.jit(lambda a: a @ a)
+    weight = square if quantization == "none" else _packed(quantization, side)
+    product = jax.jit(lambda a, b: a @ b if quantization == "none" else quant.products(a, b)[0])
     limits = Limits(
         bytes_per_s=num_bytes / _best_s(lambda: total(numbers), probe_s / 2),
-        flops_per_s=2 * side**3 / _best_s(lambda: product(square), probe_s / 2),
+        flops_per_s=2 * side**3 / _best_s(lambda: product(square, weight), probe_s / 2),
     )
     numbers.delete()
     square.delete()
     return limits
+
+
+def _packed(kind: quant.Kind, side: int) -> quant.Packed:
+    weight = quant.abstract(kind, side, side)
+    return replace(weight, data=jnp.zeros(weight.data.shape, weight.data.dtype))
+
+
+def _weights(dtype: np.dtype, quantization: Quantization) -> str:
+    return str(dtype) if quantization == "none" else f"{dtype}-{quantization}"
 
 
 def _best_s(work: Callable[[], Any], for_s: float) -> float:

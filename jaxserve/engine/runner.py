@@ -24,6 +24,7 @@ from jaxserve.engine.lowering import COPIES_AT_ONCE, Shapes, lowerings
 from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, DrawnRows, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step import Network
+from jaxserve.layers.quant import Packed
 from jaxserve.sampling.lines import Lines
 from jaxserve.sampling.sampler import Sampled, SampleMode, Score
 
@@ -72,7 +73,7 @@ class Runner:
     def __init__(
         self,
         network: Network,
-        weights: Sequence[Array | jax.ShapeDtypeStruct],
+        weights: Sequence[Array | Packed | jax.ShapeDtypeStruct],
         pages: tuple[Any, ...],
         *,
         buckets: Buckets,
@@ -105,7 +106,7 @@ class Runner:
         self._programs: dict[Hashable, Program] = {}
         self._found: set[Hashable] = set()
 
-    def place(self, weights: Sequence[Array]) -> None:
+    def place(self, weights: Sequence[Array | Packed]) -> None:
         """Brings the weights, of the shapes announced."""
         self._weights = tuple(weights)
 

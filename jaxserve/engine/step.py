@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
 from jaxserve.engine.batch import COUNT, HEAD, NEWEST, POSITION, ROW, SAMPLING, Layout
+from jaxserve.layers.quant import Packed
 from jaxserve.models.registry import abstract, assemble
 from jaxserve.models.spec import DecoderSpec, Path
 from jaxserve.sampling.lines import Lines, counted
@@ -39,7 +40,7 @@ class Network:
     backend: AttentionBackend
     page_size: int
 
-    def decoder(self, leaves: Sequence[Array]) -> "Decoder":
+    def decoder(self, leaves: Sequence[Array | Packed]) -> "Decoder":
         """The structure is worked out when the first program is traced: a start that finds all programs traces none."""
         graphdef, _ = abstract(self.spec, self.dtype)
         return assemble(graphdef, dict(zip(self.paths, leaves, strict=True)))
@@ -48,7 +49,7 @@ class Network:
 def forward(
     network: Network,
     layout: Layout,
-    leaves: Sequence[Array],
+    leaves: Sequence[Array | Packed],
     pages: tuple[LayerPages, ...],
     last_token_R: Array,
     packed_BX: Array,
@@ -121,7 +122,7 @@ def copy_pages(pages: tuple[LayerPages, ...], from_N: Array, to_N: Array) -> tup
 
 
 def score_prompt(
-    network: Network, how: Score, whole: bool, leaves: Sequence[Array], hidden_TD: Array, next_T: Array
+    network: Network, how: Score, whole: bool, leaves: Sequence[Array | Packed], hidden_TD: Array, next_T: Array
 ) -> Sampled:
     """Log-probabilities of next_T after each position, as if next_T had been drawn there; whole: of every token.
 

@@ -1,10 +1,11 @@
-"""Token ids to vectors, and vectors back to logits."""
+"""Token ids to vectors, and vectors back to logits. A packed table lies as its product wants it, [D, V]."""
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from jaxserve.layers import quant
 from jaxserve.layers.linear import exact
 
 
@@ -16,11 +17,14 @@ class Embedding(nnx.Module):
 
     def __call__(self, token_T: Array) -> Array:
         """token_T int32 → x_TD. Ids outside the vocabulary read the nearest row; the doors refuse them before."""
-        return jnp.take(self.table[...], token_T, axis=0, mode="clip")
+        table = self.table.get_value()
+        if isinstance(table, quant.Packed):
+            return quant.columns(table, token_T)
+        return jnp.take(table, token_T, axis=0, mode="clip")
 
     def logits(self, hidden_BD: Array) -> Array:
         """hidden_BD → logits_BV float32, for a model whose head is tied to the embedding."""
-        return logits(hidden_BD, self.table[...])
+        return logits(hidden_BD, self.table.get_value())
 
 
 class Head(nnx.Module):
@@ -31,11 +35,13 @@ class Head(nnx.Module):
 
     def logits(self, hidden_BD: Array) -> Array:
         """hidden_BD → logits_BV float32."""
-        return logits(hidden_BD, self.table[...])
+        return logits(hidden_BD, self.table.get_value())
 
 
-def logits(hidden_BD: Array, table_VD: Array) -> Array:
+def logits(hidden_BD: Array, table_VD: Array | quant.Packed) -> Array:
     """How well each token's row fits; summed in float32, since half a bfloat16 step can change the best token."""
+    if isinstance(table_VD, quant.Packed):
+        return quant.products(hidden_BD.astype(jnp.float32), table_VD)[0]
     return jnp.einsum(
         "bd,vd->bv", hidden_BD, table_VD, precision=exact(hidden_BD.dtype), preferred_element_type=jnp.float32
     )

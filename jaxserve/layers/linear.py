@@ -1,9 +1,11 @@
-"""The matrix product every projection is made of."""
+"""The matrix product every projection is made of. The weight says how: an array by einsum, a packed one by quant.py."""
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
+
+from jaxserve.layers import quant
 
 
 def exact(dtype: DTypeLike) -> lax.Precision | None:
@@ -27,5 +29,15 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x [T, in] → [T, out], in x's type."""
-        y = jnp.einsum("ti,io->to", x, self.kernel[...], precision=exact(x.dtype))
-        return y if self.bias is None else y + self.bias[...]
+        return side_by_side(x, self)[0]
+
+
+def side_by_side(x: Array, *layers: Linear) -> tuple[Array, ...]:
+    """What each layer makes of the same x. Packed layers share one call."""
+    kernels = [layer.kernel.get_value() for layer in layers]
+    if all(isinstance(kernel, quant.Packed) for kernel in kernels):
+        products = quant.products(x, *kernels)
+    else:
+        products = [jnp.einsum("ti,io->to", x, kernel, precision=exact(x.dtype)) for kernel in kernels]
+    biases = [layer.bias for layer in layers]
+    return tuple(y if bias is None else y + bias[...] for y, bias in zip(products, biases, strict=True))

@@ -4,7 +4,7 @@ from flax import nnx
 from jax import Array, nn
 from jax.typing import DTypeLike
 
-from jaxserve.layers.linear import Linear
+from jaxserve.layers.linear import Linear, side_by_side
 
 
 class GatedMLP(nnx.Module):
@@ -16,4 +16,5 @@ class GatedMLP(nnx.Module):
         self.down = Linear(hidden, width, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_TD: Array) -> Array:
-        return self.down(nn.silu(self.gate(x_TD)) * self.up(x_TD))
+        gate_TF, up_TF = side_by_side(x_TD, self.gate, self.up)
+        return self.down(nn.silu(gate_TF) * up_TF)

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.layers.embed import Embedding, Head
-from jaxserve.layers.linear import Linear
+from jaxserve.layers.linear import Linear, side_by_side
 from jaxserve.layers.mlp import GatedMLP
 from jaxserve.layers.norm import RMSNorm
 from jaxserve.layers.rope import angles, rotate
@@ -49,9 +49,8 @@ class Attention(nnx.Module):
         backend: AttentionBackend,
     ) -> tuple[Array, LayerPages]:
         tokens = x_TD.shape[0]
-        query_TNH = self.query(x_TD).reshape(tokens, -1, self.head_dim)
-        key_TKH = self.key(x_TD).reshape(tokens, -1, self.head_dim)
-        value_TKH = self.value(x_TD).reshape(tokens, -1, self.head_dim)
+        projected = side_by_side(x_TD, self.query, self.key, self.value)
+        query_TNH, key_TKH, value_TKH = (each.reshape(tokens, -1, self.head_dim) for each in projected)
         if self.query_norm is not None and self.key_norm is not None:
             query_TNH, key_TKH = self.query_norm(query_TNH), self.key_norm(key_TKH)
         query_TNH, key_TKH = rotate(query_TNH, *rotation), rotate(key_TKH, *rotation)

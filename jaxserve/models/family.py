@@ -166,11 +166,11 @@ def uniform_windows(keys: Keys, window: int | None) -> tuple[int | None, ...]:
 def leaves(spec: DecoderSpec) -> dict[Path, Leaf]:
     """Every weight of the decoder, by its path in the module tree, with its origin in the checkpoint."""
     found: dict[Path, Leaf] = {
-        ("embed", "table"): Leaf(EMBEDDING, (spec.vocab_size, spec.width), _as_is),
+        ("embed", "table"): Leaf(EMBEDDING, (spec.vocab_size, spec.width), _as_is, is_matrix=True),
         ("final_norm", "scale"): Leaf(FINAL_NORM, (spec.width,), _as_is),
     }
     if not spec.tied:
-        found["head", "table"] = Leaf(HEAD, (spec.vocab_size, spec.width), _as_is)
+        found["head", "table"] = Leaf(HEAD, (spec.vocab_size, spec.width), _as_is, is_matrix=True)
     for layer in range(spec.num_layers):
         for path, leaf in _layer_leaves(spec, f"model.layers.{layer}").items():
             found["layers", layer, *path] = leaf
@@ -182,7 +182,7 @@ def _layer_leaves(spec: DecoderSpec, prefix: str) -> dict[Path, Leaf]:
     for part, projections in (("attention", attention_widths(spec)), ("mlp", mlp_widths(spec))):
         for name, width_in, width_out, bias in projections:
             stem = f"{prefix}.{CHECKPOINT_NAMES[name]}"
-            found[part, name, "kernel"] = Leaf(f"{stem}.weight", (width_out, width_in), np.transpose)
+            found[part, name, "kernel"] = Leaf(f"{stem}.weight", (width_out, width_in), np.transpose, is_matrix=True)
             if bias:
                 found[part, name, "bias"] = Leaf(f"{stem}.bias", (width_out,), _as_is)
     norms: dict[Path, int] = {("attention_norm",): spec.width, ("mlp_norm",): spec.width}

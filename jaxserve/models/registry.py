@@ -10,7 +10,9 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxserve.config import Quantization
 from jaxserve.errors import UnknownArchitecture
+from jaxserve.layers import quant
 from jaxserve.models import llama, mistral, qwen2, qwen3
 from jaxserve.models.spec import DecoderSpec, Leaf, Path
 
@@ -57,12 +59,21 @@ def find(hf_config: Mapping[str, Any]) -> Architecture:
     return known
 
 
-def leaf_shapes(leaves: Mapping[Path, Leaf], dtype: DTypeLike) -> dict[Path, jax.ShapeDtypeStruct]:
-    """What `abstract` says of the leaves, worked out from their origins: no tracing, no memory, microseconds each."""
-    return {
-        path: jax.ShapeDtypeStruct(leaf.place(np.broadcast_to(np.float32(0), leaf.shape)).shape, dtype)
-        for path, leaf in leaves.items()
-    }
+def leaf_shapes(
+    leaves: Mapping[Path, Leaf], dtype: DTypeLike, quantization: Quantization = "none"
+) -> dict[Path, jax.ShapeDtypeStruct | quant.Packed]:
+    """What `abstract` says of the leaves, worked out from their origins: no tracing, no memory, microseconds each.
+
+    With a quantization every matrix is packed. Tables stay int8 under int4: a token is chosen among their rows.
+    """
+
+    def shape(path: Path, leaf: Leaf) -> jax.ShapeDtypeStruct | quant.Packed:
+        if quantization != "none" and leaf.is_matrix:
+            width_out, width_in = leaf.shape
+            return quant.abstract("int8" if path[-1] == "table" else quantization, width_in, width_out)
+        return jax.ShapeDtypeStruct(leaf.place(np.broadcast_to(np.float32(0), leaf.shape)).shape, dtype)
+
+    return {path: shape(path, leaf) for path, leaf in leaves.items()}
 
 
 def abstract(spec: DecoderSpec, dtype: DTypeLike) -> tuple["GraphDef", dict[Path, jax.ShapeDtypeStruct]]:

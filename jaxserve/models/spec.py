@@ -58,6 +58,8 @@ class Leaf:
     shape: tuple[int, ...]
     place: Callable[[np.ndarray], np.ndarray]
     """Checkpoint layout → leaf layout; a view where numpy can make one."""
+    is_matrix: bool = False
+    """Multiplied with activations, so it may be packed. Lies [out, in] in the checkpoint; place undoes itself."""
 
 
 def attention_widths(spec: DecoderSpec) -> Iterator[tuple[str, int, int, bool]]:

@@ -13,6 +13,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.quant import Blocks, Kind
 from jaxserve.weights.gguf_config import Metadata, generation_config, hf_config
 from jaxserve.weights.gguf_header import GGUFTensor, read_header
 from jaxserve.weights.mapped import MappedFile, aligned_empty
@@ -29,6 +30,7 @@ PLAIN = {
     GGMLQuantizationType.I32: np.dtype(np.int32),
     GGMLQuantizationType.I64: np.dtype(np.int64),
 }
+BLOCK_FORMS: dict[Kind, GGMLQuantizationType] = {"int8": GGMLQuantizationType.Q8_0, "int4": GGMLQuantizationType.Q4_1}
 FLOAT32 = np.dtype(np.float32)
 SLAB_VALUES = 1 << 18  # dequantised at a time: a slab and its scratch stay in cache (Q4_1 +30 % over one call)
 
@@ -72,15 +74,22 @@ class GGUFCheckpoint:
             self._check_permutable(name)
 
     def read(self, name: str) -> np.ndarray:
-        tensor = self._stored[name]
-        rows = self._raw_rows(tensor)
-        if heads := self._permuted_heads(name):
-            rows = undo_rotary_permutation(rows, heads)
-        return dequantise(rows, tensor)
+        return dequantise(self._rows(name), self._stored[name])
+
+    def blocks(self, name: str, kind: Kind) -> Blocks | None:
+        if self._stored[name].kind != BLOCK_FORMS[kind]:
+            return None
+        return split(self._rows(name), kind)
 
     def release(self, name: str) -> None:
         tensor = self._stored[name]
         self._file.release(tensor.offset, num_bytes(tensor))
+
+    def _rows(self, name: str) -> np.ndarray:
+        """The tensor's rows as bytes, in Hugging Face's order."""
+        rows = self._raw_rows(self._stored[name])
+        heads = self._permuted_heads(name)
+        return undo_rotary_permutation(rows, heads) if heads else rows
 
     def _raw_rows(self, tensor: GGUFTensor) -> np.ndarray:
         """uint8[rows, bytes of a row]; a vector has one value per row, as biases are permuted value by value."""
@@ -182,6 +191,17 @@ def dequantise(rows: np.ndarray, tensor: GGUFTensor) -> np.ndarray:
             out = dequantize(slab, kind).reshape(-1)
             values[first * block_values : first * block_values + out.size] = out
     return values.reshape(tensor.shape)
+
+
+def split(rows: np.ndarray, kind: Kind) -> Blocks:
+    """Rows of Q8_0 blocks (float16 scale, 32 codes) or Q4_1 blocks (scale, minimum, 16 bytes), field by field."""
+    num_halves = {"int8": 1, "int4": 2}[kind]
+    blocks = rows.reshape(len(rows), -1, GGML_QUANT_SIZES[BLOCK_FORMS[kind]][1])
+    halves = np.ascontiguousarray(blocks[..., : 2 * num_halves]).view(np.float16)
+    code = blocks[..., 2 * num_halves :]
+    if kind == "int8":
+        return Blocks(code ^ np.uint8(128), halves[..., 0], None)
+    return Blocks(code, halves[..., 0], halves[..., 1])
 
 
 def _vector_rows(tensor: GGUFTensor) -> int:

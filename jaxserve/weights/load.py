@@ -8,6 +8,7 @@ name, its shape in the checkpoint and the function that lays it out.
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, TypeAlias
 
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.quant import GROUP, Packed, lay_out, quantise
 from jaxserve.weights.mapped import aligned_empty, is_adoptable
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
 
@@ -24,6 +26,7 @@ Progress: TypeAlias = Callable[[str, float, float], None]
 MAX_THREADS = 8
 # A transposed matrix is copied this many columns at a time: twice the speed of one copy, four times with a cast.
 BLOCK_COLUMNS = 64
+SLAB_VALUES = 1 << 16  # packed at a time: a slab and its scratch stay in cache
 # Tables that old checkpoints carry and that every model computes for itself.
 ALWAYS_IGNORED = ("*.rotary_emb.inv_freq",)
 
@@ -37,6 +40,9 @@ class Leaf(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def place(self) -> Callable[[np.ndarray], np.ndarray]: ...
+
+
+Weight: TypeAlias = jax.Array | Packed
 
 
 def check(
@@ -70,9 +76,11 @@ def load(
     ignored: Iterable[str] = ("*",),
     progress: Progress | None = None,
     num_threads: int | None = None,
-) -> dict[LeafPath, jax.Array]:
+) -> dict[LeafPath, Weight]:
     """Every leaf as an array on its device, in the type and with the sharding (if any) that `abstract` asks for.
 
+    Where `abstract` asks for a packed weight, blocks of the same form are taken from the file as they are; anything
+    else is packed, some rows at a time.
     Checks once more what it needs; surplus tensors are for `check` to refuse, unless `ignored` is given here too.
     progress hears ("load", bytes read, bytes in all). Largest tensors first: scratch is taken while little else is.
     """
@@ -80,7 +88,7 @@ def load(
     sizes = {path: checkpoint.tensors[_name(checkpoint, path, leaf)].nbytes for path, leaf in leaves.items()}
     order = sorted(leaves, key=lambda path: -sizes[path])
     total, done = max(sum(sizes.values()), 1), 0
-    loaded: dict[LeafPath, jax.Array] = {}
+    loaded: dict[LeafPath, Weight] = {}
     pool = ThreadPoolExecutor(num_threads or min(MAX_THREADS, os.cpu_count() or 1), "weights")
     try:
         futures = {pool.submit(_load_leaf, checkpoint, path, leaves[path], abstract[path]): path for path in order}
@@ -95,15 +103,41 @@ def load(
     return {path: loaded[path] for path in leaves}
 
 
-def _load_leaf(checkpoint: Checkpoint, path: LeafPath, leaf: Leaf, target: Any) -> jax.Array:
+def _load_leaf(checkpoint: Checkpoint, path: LeafPath, leaf: Leaf, target: Any) -> Weight:
     name = _name(checkpoint, path, leaf)
+    if isinstance(target, Packed):
+        host = _packed(checkpoint, name, leaf, target)
+        checkpoint.release(name)
+        return replace(target, data=_put(host, getattr(target.data, "sharding", None)))
     values = checkpoint.read(name)
     values = values if checkpoint.placed else leaf.place(values)
     assert values.shape == target.shape, f"{name}: the layout function made {values.shape}, not {target.shape}"
     host = _converted(values, np.dtype(target.dtype))
     del values
     checkpoint.release(name)
-    array = jax.device_put(host, getattr(target, "sharding", None))
+    return _put(host, getattr(target, "sharding", None))
+
+
+def _packed(checkpoint: Checkpoint, name: str, leaf: Leaf, target: Packed) -> np.ndarray:
+    """The weight in the layout of its kernel."""
+    data = aligned_empty(target.data.shape, np.dtype(np.uint8))
+    blocks = checkpoint.blocks(name, target.kind)
+    if blocks is not None:
+        lay_out(blocks, data)
+        return data
+    values_OI = checkpoint.read(name)
+    if checkpoint.placed:
+        values_OI = leaf.place(values_OI)
+    assert values_OI.shape == (target.width_out, target.width_in), f"{name} is {values_OI.shape}, not {target}"
+    at_once = max(SLAB_VALUES // target.width_in // GROUP, 1)
+    for first in range(0, len(data), at_once):
+        rows_OI = values_OI[first * GROUP : (first + at_once) * GROUP]
+        lay_out(quantise(rows_OI, target.kind), data[first : first + at_once])
+    return data
+
+
+def _put(host: np.ndarray, sharding: Any) -> jax.Array:
+    array = jax.device_put(host, sharding)
     array.block_until_ready()  # the host's copy may go before this thread makes the next one
     return array
 
@@ -138,8 +172,14 @@ def _expected(
 ) -> dict[str, tuple[int, ...]]:
     """Tensor name → the shape it must have in this checkpoint."""
     if checkpoint.placed:
-        return {placed_name(path): tuple(abstract[path].shape) for path in leaves}
+        return {placed_name(path): _placed_shape(leaf, abstract[path]) for path, leaf in leaves.items()}
     return {leaf.name: tuple(leaf.shape) for leaf in leaves.values()}
+
+
+def _placed_shape(leaf: Leaf, target: Any) -> tuple[int, ...]:
+    if isinstance(target, Packed):
+        return leaf.place(np.broadcast_to(np.float32(0), leaf.shape)).shape
+    return tuple(target.shape)
 
 
 def _check_tensor(checkpoint: Checkpoint, name: str, info: TensorInfo, shape: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.quant import Kind
 from jaxserve.weights.protocol import TensorInfo, read_json
 
 WEIGHTS = "weights"
@@ -56,6 +57,9 @@ class OrbaxCheckpoint:
             return self._stores[name].read().result()
         except (ValueError, OSError, RuntimeError) as error:
             raise self._bad(name, error) from error
+
+    def blocks(self, name: str, kind: Kind) -> None:
+        """No tensor is packed in this format."""
 
     def release(self, name: str) -> None:
         """Nothing is kept."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.quant import Blocks, Kind
 
 MAX_JSON_BYTES = 64 * MIB
 
@@ -43,6 +44,10 @@ class Checkpoint(Protocol):
 
     def read(self, name: str) -> np.ndarray:
         """The tensor's values. Read-only when it is a view into the file, writeable when it was made for the caller."""
+        ...
+
+    def blocks(self, name: str, kind: Kind) -> Blocks | None:
+        """The tensor's blocks where it lies in that very form in the file, [out, in]; else None, and `read` serves."""
         ...
 
     def release(self, name: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.quant import Kind
 from jaxserve.weights.mapped import MappedFile
 from jaxserve.weights.protocol import TensorInfo, read_json
 
@@ -71,6 +72,9 @@ class SafetensorsCheckpoint:
     def read(self, name: str) -> np.ndarray:
         stored = self._stored[name]
         return stored.file.view(stored.offset, stored.info.shape, stored.info.dtype)
+
+    def blocks(self, name: str, kind: Kind) -> None:
+        """No tensor is packed in this format."""
 
     def release(self, name: str) -> None:
         stored = self._stored[name]

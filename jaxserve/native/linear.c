@@ -1,0 +1,244 @@
+/* Products with packed weights: y = x @ w in integers, block by block, summed in float32.
+ *
+ * A weight is [groups, blocks, bytes]: 16 outputs side by side, 32 inputs deep. A block holds codes for four inputs of
+ * each of the 16 outputs, then for the next four: what one instruction multiplies lies in one register. Behind them
+ * stand 16 scales in float16 and, with four bits, 16 minima. With eight bits a code means scale * (code - 128); with
+ * four it means scale * code + minimum, and a byte holds inputs 0..15 of the block low and 16..31 high.
+ *
+ * Activations become int8, with a scale for every 32. Sums inside a block are exact and blocks are added in their
+ * order, so a row's result depends neither on its neighbours and their number nor on who computes it.
+ */
+#include "crowd.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define GROUP 16
+#define BLOCK 32
+#define QUADS (BLOCK / 4)
+#define PARTS (GROUP / LANES)
+#define INT8_BYTES (GROUP * (BLOCK + 2))
+#define INT4_BYTES (GROUP * (BLOCK / 2 + 4))
+#define MOST_WEIGHTS 8
+#define ITEM_BYTES 32768 /* of weights, for one row: about two microseconds from memory */
+#ifdef __AVX512F__
+#define TILE 16 /* rows at a time: 16 sums and the 8 quads of a block in 32 registers */
+#else
+#define TILE 4
+#endif
+
+typedef uint8_t Bytes __attribute__((vector_size(LANES * 4)));
+typedef uint8_t BytesU __attribute__((vector_size(LANES * 4), aligned(1)));
+typedef uint16_t Shorts __attribute__((vector_size(LANES * 4)));
+
+typedef struct { /* 32 activations of a row; those of a tile's rows lie side by side */
+  int32_t code[QUADS];
+  float scale;
+  int32_t shift; /* -128 times the sum of the codes: what the codes' offset adds */
+  float sum;     /* of the values, for the minima */
+  int32_t unused;
+} Activations;
+
+typedef struct {
+  const uint8_t* blocks;
+  float* out;
+  int64_t width, groups, step, items, block_bytes;
+} Weight;
+
+typedef struct {
+  const float* x;
+  Activations* packed;
+  int64_t rows, width, blocks;
+  int count;
+  Weight weight[MOST_WEIGHTS];
+} Product;
+
+/* sum + the four products of each lane: codes without sign, four activations with. */
+FORCE IVec dot(IVec sum, Bytes codes, int32_t four) {
+#if defined(__AVX512VNNI__) && LANES == 16
+  return (IVec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, _mm512_set1_epi32(four));
+#elif defined(__AVXVNNI__) && LANES == 8
+  return (IVec)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)codes, _mm256_set1_epi32(four));
+#elif defined(__AVX512BW__) && LANES == 16
+  __m512i x = _mm512_set1_epi32(four), w = (__m512i)codes;
+  __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8), odd = _mm512_srai_epi16(x, 8);
+  __m512i low = _mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(255)), even);
+  return sum + (IVec)low + (IVec)_mm512_madd_epi16(_mm512_srli_epi16(w, 8), odd);
+#elif defined(__AVX2__) && LANES == 8
+  __m256i x = _mm256_set1_epi32(four), w = (__m256i)codes;
+  __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), odd = _mm256_srai_epi16(x, 8);
+  __m256i low = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), even);
+  return sum + (IVec)low + (IVec)_mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd);
+#else
+  for (int i = 0; i < LANES; i++)
+    for (int k = 0; k < 4; k++) sum[i] += (int32_t)codes[4 * i + k] * (int8_t)(four >> 8 * k);
+  return sum;
+#endif
+}
+
+/* LANES numbers from float16, exactly. */
+FORCE Vec halves(const uint8_t* at) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)at));
+#elif defined(__F16C__)
+  return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)at));
+#else
+  IVec bits;
+  for (int i = 0; i < LANES; i++) {
+    uint16_t half;
+    memcpy(&half, at + 2 * i, 2);
+    bits[i] = half;
+  }
+  IVec size = bits & 0x7fff, exponent = size >> 10, sign = (bits & 0x8000) << 16;
+  Vec small = __builtin_convertvector(size, Vec) * 5.9604644775390625e-8f; /* 2^-24 */
+  Vec large = (Vec)((size << 13) + (112 << 23) + ((112 << 23) & (exponent == 31)));
+  return (Vec)((IVec)either(exponent == 0, small, large) | sign);
+#endif
+}
+
+FORCE void unpack(int bits, const uint8_t* block, int part, Bytes quad[QUADS]) {
+  const uint8_t* at = block + part * LANES * 4;
+  if (bits == 8) {
+#pragma GCC unroll 8
+    for (int q = 0; q < QUADS; q++) quad[q] = (Bytes) * (const BytesU*)(at + q * GROUP * 4);
+    return;
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < QUADS / 2; q++) {
+    Bytes both = (Bytes) * (const BytesU*)(at + q * GROUP * 4);
+    quad[q] = both & 15;
+    quad[q + QUADS / 2] = (Bytes)((Shorts)both >> 4) & 15;
+  }
+}
+
+/* The products of `n` rows with one group, x being their activations of the first block. */
+FORCE void group_of(int n, int bits, const Weight* w, const uint8_t* block, int64_t blocks, const Activations* x,
+                    int64_t row, int64_t first) {
+  Vec total[TILE][PARTS];
+#pragma GCC unroll 16
+  for (int r = 0; r < n; r++)
+    for (int p = 0; p < PARTS; p++) total[r][p] = all(0);
+  for (int64_t b = 0; b < blocks; b++, block += bits == 8 ? INT8_BYTES : INT4_BYTES, x += TILE) {
+    const uint8_t* scales = block + GROUP * BLOCK * bits / 8;
+#pragma GCC unroll 2
+    for (int p = 0; p < PARTS; p++) {
+      Bytes quad[QUADS];
+      unpack(bits, block, p, quad);
+      Vec scale = halves(scales + p * LANES * 2), least = all(0);
+      if (bits == 4) least = halves(scales + GROUP * 2 + p * LANES * 2);
+#pragma GCC unroll 16
+      for (int r = 0; r < n; r++) {
+        IVec sum = (IVec){0} + (bits == 8 ? x[r].shift : 0);
+#pragma GCC unroll 8
+        for (int q = 0; q < QUADS; q++) sum = dot(sum, quad[q], x[r].code[q]);
+        Vec factor = scale * x[r].scale;
+        total[r][p] += factor * __builtin_convertvector(sum, Vec);
+        if (bits == 4) total[r][p] += least * x[r].sum;
+      }
+    }
+  }
+  int64_t left = w->width - first;
+#pragma GCC unroll 16
+  for (int r = 0; r < n; r++) {
+    float* out = w->out + (row + r) * w->width + first;
+    if (left >= GROUP) {
+      for (int p = 0; p < PARTS; p++) store(out + p * LANES, total[r][p]);
+    } else {
+      memcpy(out, total[r], left * sizeof(float));
+    }
+  }
+}
+
+FORCE void rows_of(int bits, const Product* p, const Weight* w, int64_t group) {
+  const uint8_t* block = w->blocks + group * p->blocks * w->block_bytes;
+  int64_t first = group * GROUP;
+  for (int64_t row = 0; row < p->rows;) {
+    const Activations* x = p->packed + row / TILE * p->blocks * TILE + row % TILE;
+    int64_t left = p->rows - row;
+    int n = left >= TILE ? TILE : left >= 8 && TILE > 8 ? 8 : left >= 4 && TILE > 4 ? 4 : left >= 2 ? 2 : 1;
+    switch (n) {
+#if TILE > 4
+      case 16: group_of(16, bits, w, block, p->blocks, x, row, first); break;
+      case 8: group_of(8, bits, w, block, p->blocks, x, row, first); break;
+#endif
+      case 4: group_of(4, bits, w, block, p->blocks, x, row, first); break;
+      case 2: group_of(2, bits, w, block, p->blocks, x, row, first); break;
+      default: group_of(1, bits, w, block, p->blocks, x, row, first);
+    }
+    row += n;
+  }
+}
+
+static void multiply(void* context, int64_t index) {
+  const Product* p = context;
+  const Weight* w = p->weight;
+  for (; index >= w->items; w++) index -= w->items;
+  int64_t end = (index + 1) * w->step < w->groups ? (index + 1) * w->step : w->groups;
+  for (int64_t group = index * w->step; group < end; group++) {
+    if (w->block_bytes == INT8_BYTES) rows_of(8, p, w, group);
+    else rows_of(4, p, w, group);
+  }
+}
+
+/* A row becomes int8. A number that is none makes its scale one, too, and so the row's result. */
+static void round_row(void* context, int64_t row) {
+  const Product* p = context;
+  Activations* to = p->packed + row / TILE * p->blocks * TILE + row % TILE;
+  for (int64_t b = 0; b < p->blocks; b++, to += TILE) {
+    const float* x = p->x + row * p->width + b * BLOCK;
+    float last[BLOCK] = {0};
+    if ((b + 1) * BLOCK > p->width) x = memcpy(last, x, (p->width - b * BLOCK) * sizeof(float));
+    Vec top = all(0), poison = all(0);
+    for (int i = 0; i < BLOCK; i += LANES) {
+      Vec value = load(x + i);
+      top = larger(top, either(value < 0.0f, -value, value));
+      poison += value * 0.0f;
+    }
+    float lanes[LANES], most = 0, wrong = sum_of(poison);
+    store(lanes, top);
+    for (int i = 0; i < LANES; i++) most = lanes[i] > most ? lanes[i] : most;
+    float inverse = most > 1e-30f && most < 1e38f ? 127.0f / most : 0.0f;
+    int8_t code[BLOCK];
+    int32_t sum = 0;
+    for (int i = 0; i < BLOCK; i++) code[i] = (int8_t)(int32_t)__builtin_rintf(x[i] * inverse);
+    for (int i = 0; i < BLOCK; i++) sum += code[i];
+    memcpy(to->code, code, BLOCK);
+    to->scale = most / 127.0f + wrong;
+    to->shift = -128 * sum;
+    to->sum = to->scale * (float)sum;
+  }
+}
+
+/* (x_TI float32, weights uint8 [groups, blocks, bytes] ...) -> y_TO float32 of each weight */
+XLA_FFI_Error* jaxserve_linear(XLA_FFI_CallFrame* frame) {
+  if (answered_metadata(frame)) return NULL;
+  const XLA_FFI_Buffer* x = argument(frame, 0);
+  Product p = {.x = x->data, .rows = x->dims[0], .width = x->dims[1], .blocks = (x->dims[1] + BLOCK - 1) / BLOCK,
+               .count = (int)frame->rets.size};
+  if (p.count > MOST_WEIGHTS || frame->args.size != p.count + 1)
+    return refuse(frame, "jaxserve_linear wants one result for each of at most 8 weights");
+  int64_t items = 0, at_once = p.rows < 8 ? 1 : p.rows / 4;
+  for (int i = 0; i < p.count; i++) {
+    const XLA_FFI_Buffer *w = argument(frame, i + 1), *y = result(frame, i);
+    Weight weight = {.blocks = w->data, .out = y->data, .width = y->dims[1], .groups = w->dims[0],
+                     .block_bytes = w->dims[2]};
+    int known = weight.block_bytes == INT8_BYTES || weight.block_bytes == INT4_BYTES;
+    if (!known || w->dims[1] != p.blocks || w->dims[0] != (weight.width + GROUP - 1) / GROUP)
+      return refuse(frame, "jaxserve_linear: a weight does not fit its input and output");
+    weight.step = ITEM_BYTES / (p.blocks * weight.block_bytes * at_once);
+    if (weight.step < 1) weight.step = 1;
+    weight.items = (weight.groups + weight.step - 1) / weight.step;
+    items += weight.items;
+    p.weight[i] = weight;
+  }
+  int64_t tiles = (p.rows + TILE - 1) / TILE;
+  p.packed = (Activations*)scratch(tiles * TILE * p.blocks * sizeof(Activations) / sizeof(float));
+  if (p.rows * p.width < 32768) {
+    for (int64_t row = 0; row < p.rows; row++) round_row(&p, row);
+  } else {
+    share(frame, p.rows, round_row, &p);
+  }
+  share(frame, items, multiply, &p);
+  return NULL;
+}
