@@ -35,8 +35,9 @@ class Linear(nnx.Module):
 def side_by_side(x: Array, *layers: Linear) -> tuple[Array, ...]:
     """What each layer makes of the same x. Packed layers share one call."""
     kernels = [layer.kernel.get_value() for layer in layers]
-    if all(isinstance(kernel, quant.Packed) for kernel in kernels):
-        products = quant.products(x, *kernels)
+    packed = [kernel for kernel in kernels if isinstance(kernel, quant.Packed)]
+    if len(packed) == len(kernels):
+        products = quant.products(x, *packed)
     else:
         products = [jnp.einsum("ti,io->to", x, kernel, precision=exact(x.dtype)) for kernel in kernels]
     biases = [layer.bias for layer in layers]

@@ -84,7 +84,7 @@ def rounded_activations(x_TI: Array) -> Array:
 
 def unpacked(weight: Packed) -> Array:
     """[in, out] float32, every weight as its code says."""
-    value_GBQOI = _values(weight.kind, *_fields(weight.kind, weight.data))
+    value_GBQOI = _values(*_fields(weight.kind, weight.data))
     groups, blocks = weight.data.shape[:2]
     value_IO = jnp.transpose(value_GBQOI, (1, 2, 4, 0, 3)).reshape(blocks * BLOCK, groups * GROUP)
     return value_IO[: weight.width_in, : weight.width_out]
@@ -100,8 +100,9 @@ def columns(weight: Packed, index_T: Array) -> Array:
     lane = (index_T % GROUP).reshape(-1, 1, 1)
     code, scale, least = _fields(weight.kind, data_TBX)
     code = jnp.take_along_axis(code, lane[..., None, None], axis=3)
-    scale, least = (None if x is None else jnp.take_along_axis(x, lane, axis=2) for x in (scale, least))
-    return _values(weight.kind, code, scale, least).reshape(len(index_T), -1)[:, : weight.width_in]
+    scale = jnp.take_along_axis(scale, lane, axis=2)
+    least = None if least is None else jnp.take_along_axis(least, lane, axis=2)
+    return _values(code, scale, least).reshape(len(index_T), -1)[:, : weight.width_in]
 
 
 def _fields(kind: Kind, data: Array) -> tuple[Array, Array, Array | None]:
@@ -113,7 +114,7 @@ def _fields(kind: Kind, data: Array) -> tuple[Array, Array, Array | None]:
     return code, halves[..., 0, :], halves[..., 1, :] if kind == "int4" else None
 
 
-def _values(kind: Kind, code: Array, scale: Array, least: Array | None) -> Array:
+def _values(code: Array, scale: Array, least: Array | None) -> Array:
     """float32 [..., 8 fours, outputs, 4]."""
     scale = scale[..., None, :, None].astype(jnp.float32)
     if least is None:

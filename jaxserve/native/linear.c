@@ -31,6 +31,7 @@
 typedef uint8_t Bytes __attribute__((vector_size(LANES * 4)));
 typedef uint8_t BytesU __attribute__((vector_size(LANES * 4), aligned(1)));
 typedef uint16_t Shorts __attribute__((vector_size(LANES * 4)));
+typedef int8_t Small __attribute__((vector_size(LANES)));
 
 typedef struct { /* 32 activations of a row; those of a tile's rows lie side by side */
   int32_t code[QUADS];
@@ -181,7 +182,42 @@ static void multiply(void* context, int64_t index) {
   }
 }
 
-/* A row becomes int8. A number that is none makes its scale one, too, and so the row's result. */
+FORCE Vec whole(Vec value) { /* to the nearest, halves to the even one */
+#if defined(__AVX512F__)
+  return (Vec)_mm512_roundscale_ps((__m512)value, 0);
+#elif defined(__AVX__)
+  return (Vec)_mm256_round_ps((__m256)value, 0);
+#else
+  for (int i = 0; i < LANES; i++) value[i] = __builtin_rintf(value[i]);
+  return value;
+#endif
+}
+
+FORCE int32_t largest_of(IVec value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)value);
+#else
+  int32_t lanes[LANES];
+  memcpy(lanes, &value, sizeof lanes);
+  for (int step = LANES / 2; step; step /= 2)
+    for (int i = 0; i < step; i++) lanes[i] = lanes[i] > lanes[i + step] ? lanes[i] : lanes[i + step];
+  return lanes[0];
+#endif
+}
+
+FORCE int32_t total_of(IVec value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)value);
+#else
+  int32_t lanes[LANES], total = 0;
+  memcpy(lanes, &value, sizeof lanes);
+  for (int i = 0; i < LANES; i++) total += lanes[i];
+  return total;
+#endif
+}
+
+/* A row becomes int8. As integers NaN is larger than infinity and that than numbers: it becomes the scale, and so the
+   row's result. */
 static void round_row(void* context, int64_t row) {
   const Product* p = context;
   Activations* to = p->packed + row / TILE * p->blocks * TILE + row % TILE;
@@ -189,24 +225,26 @@ static void round_row(void* context, int64_t row) {
     const float* x = p->x + row * p->width + b * BLOCK;
     float last[BLOCK] = {0};
     if ((b + 1) * BLOCK > p->width) x = memcpy(last, x, (p->width - b * BLOCK) * sizeof(float));
-    Vec top = all(0), poison = all(0);
+    IVec top = {0}, sum = {0};
     for (int i = 0; i < BLOCK; i += LANES) {
-      Vec value = load(x + i);
-      top = larger(top, either(value < 0.0f, -value, value));
-      poison += value * 0.0f;
+      IVec size = (IVec)load(x + i) & 0x7fffffff;
+      top = (IVec)either(size > top, (Vec)size, (Vec)top);
     }
-    float lanes[LANES], most = 0, wrong = sum_of(poison);
-    store(lanes, top);
-    for (int i = 0; i < LANES; i++) most = lanes[i] > most ? lanes[i] : most;
-    float inverse = most > 1e-30f && most < 1e38f ? 127.0f / most : 0.0f;
-    int8_t code[BLOCK];
-    int32_t sum = 0;
-    for (int i = 0; i < BLOCK; i++) code[i] = (int8_t)(int32_t)__builtin_rintf(x[i] * inverse);
-    for (int i = 0; i < BLOCK; i++) sum += code[i];
-    memcpy(to->code, code, BLOCK);
-    to->scale = most / 127.0f + wrong;
-    to->shift = -128 * sum;
-    to->sum = to->scale * (float)sum;
+    union {
+      int32_t bits;
+      float value;
+    } most = {.bits = largest_of(top)};
+    float inverse = most.value > 1e-30f ? 127.0f / most.value : 0.0f;
+    for (int i = 0; i < BLOCK; i += LANES) {
+      IVec code = __builtin_convertvector(whole(load(x + i) * inverse), IVec);
+      Small small = __builtin_convertvector(code, Small);
+      memcpy((int8_t*)to->code + i, &small, LANES);
+      sum += code;
+    }
+    int32_t total = total_of(sum);
+    to->scale = most.value / 127.0f;
+    to->shift = -128 * total;
+    to->sum = to->scale * (float)total;
   }
 }
 

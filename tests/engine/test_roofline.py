@@ -73,7 +73,7 @@ def test_every_call_has_its_own_floor():
 def test_the_limits_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked = []
-    monkeypatch.setattr(module, "measure", lambda device, dtype: asked.append(dtype) or Limits(2.0, 3.0))
+    monkeypatch.setattr(module, "measure", lambda device, dtype, quantization: asked.append(dtype) or Limits(2.0, 3.0))
     device, dtype = jax.devices()[0], np.dtype(np.float32)
     assert limits_of(device, dtype) == limits_of(device, dtype) == Limits(2.0, 3.0)
     assert len(asked) == 1

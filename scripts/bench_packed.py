@@ -1,0 +1,63 @@
+"""The same steps with plain and packed weights, in turns, so that a noisy machine is as unkind to one as to the other.
+
+Used by bench_step. Beside wall time stands processor time of all cores, which a neighbour disturbs less.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.build import Built, build
+from jaxserve.engine.plan import StepPlan
+
+KINDS = ("none", "int8", "int4")
+NUM_PAGES = 640  # of each engine; rows share them, since nobody reads the answer
+
+
+def build_all(model: str) -> dict[str, Built]:
+    """One engine for each kind of weights."""
+    return {
+        kind: build(EngineConfig(model=model, quantization=kind, num_gpu_blocks_override=NUM_PAGES)) for kind in KINDS
+    }
+
+
+def measure_packed(
+    built: Mapping[str, Built], cases: Mapping[str, Callable[[Built], StepPlan]], rounds: int
+) -> list[dict[str, Any]]:
+    """The best of some rounds of every case with every kind, in milliseconds. A round asks each kind once."""
+    best: dict[tuple[str, str], tuple[float, float]] = {}
+    for name, plan_for in cases.items():
+        plans = {kind: plan_for(one) for kind, one in built.items()}
+        for _ in range(rounds + 1):
+            for kind, one in built.items():
+                wall, processor = time.perf_counter(), time.process_time()
+                one.engine.runner.fetch(one.engine.runner.execute(plans[kind]))
+                took = time.perf_counter() - wall, time.process_time() - processor
+                least = best.get((name, kind), took)
+                best[name, kind] = min(least[0], took[0]), min(least[1], took[1])
+    return [
+        {
+            "step": name,
+            **{f"{kind}_ms": best[name, kind][0] * 1e3 for kind in built},
+            **{f"{kind}_processor_ms": best[name, kind][1] * 1e3 for kind in built},
+        }
+        for name in cases
+    ]
+
+
+def show_packed(rows: list[dict[str, Any]]) -> None:
+    kinds = [kind for kind in KINDS if f"{kind}_ms" in rows[0]]
+    titles = [*(f"{kind} ms" for kind in kinds), *(f"{kind} cpu ms" for kind in kinds)]
+    ratios = [kind for kind in kinds if kind != "none"]
+    table = Table(
+        "step", *titles, *(f"{kind} gains" for kind in ratios), title="packed weights: best of interleaved runs"
+    )
+    for row in rows:
+        numbers = [row[f"{kind}_{unit}"] for unit in ("ms", "processor_ms") for kind in kinds]
+        gains = [f"{row['none_ms'] / row[f'{kind}_ms']:.2f} x" for kind in ratios]
+        table.add_row(row["step"], *(f"{number:.2f}" for number in numbers), *gains)
+    Console(width=140).print(table)
