@@ -17,7 +17,8 @@ from server.desk import Desk, fresh_id
 from server.errors import refusal_for
 from server.gate import ROUTE, Gate
 from server.logs import clean
-from server.routes import chat, completions, models, operations, tokens
+from server.openapi.document import path_of
+from server.routes import chat, completions, docs, models, operations, tokens
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -46,7 +47,7 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
     desk = Desk(llm, config)
     app.extensions[DESK] = desk
     app.request_class = request_class(desk.bodies)
-    for room in (chat, completions, models, tokens, operations):
+    for room in (chat, completions, models, tokens, operations, docs):
         app.register_blueprint(room.blueprint(desk))
     _stand_around(app, desk)
     app.asgi_app = Gate(app.asgi_app, config, desk.http)  # type: ignore[method-assign]
@@ -65,7 +66,7 @@ def _stand_around(app: Quart, desk: Desk) -> None:
     async def enter() -> Response | None:
         request = quart.request
         scope: Any = request.scope
-        scope[ROUTE] = "none" if request.url_rule is None else pattern(request.url_rule.rule)
+        scope[ROUTE] = "none" if request.url_rule is None else path_of(request.url_rule.rule)
         refusal = cors.preflight(request) or gatekeeper.refuse(request)
         if refusal is None and scope["path"].startswith("//"):
             raise NotFound  # the router would look past the first slash
@@ -87,8 +88,3 @@ def _stand_around(app: Quart, desk: Desk) -> None:
     @app.errorhandler(Exception)
     async def refuse(error: Exception) -> Response:
         return refusal_for(error).response()
-
-
-def pattern(rule: str) -> str:
-    """A route's pattern as others write it: /v1/models/{name}."""
-    return rule.replace("<anything:", "{").replace(">", "}")

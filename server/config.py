@@ -34,6 +34,7 @@ class ServerConfig:
     allow_credentials: bool = knob(False, "let pages send cookies and keys of their own")
     served_model_name: tuple[str, ...] = knob((), "name of the model for clients; several are aliases of the first")
     response_role: str = knob("assistant", "role of the answers")
+    disable_fastapi_docs: bool = knob(False, "serve no /docs, /redoc and /openapi.json")
     enable_request_id_headers: bool = knob(False, "answer every request with an X-Request-Id header")
     enable_force_include_usage: bool = knob(False, "send usage in every stream")
     enable_prompt_tokens_details: bool = knob(True, "say in usage how many prompt tokens were cached")

@@ -114,6 +114,20 @@ COMPLETIONS: dict[str, Support] = SHARED | {
     "suffix": _refused(note="needs a fill-in-the-middle model"),
     "prompt_embeds": _refused(),
 }
+TOKENIZE: dict[str, Support] = {
+    "model": SHARED["model"],
+    "prompt": _honoured("or messages"),
+    "messages": CHAT["messages"],
+    "add_special_tokens": _honoured(),
+    "add_generation_prompt": CHAT["add_generation_prompt"],
+    "continue_final_message": CHAT["continue_final_message"],
+    "chat_template_kwargs": CHAT["chat_template_kwargs"],
+    "return_token_strs": _honoured(),
+    "tools": _refused([]),
+    "chat_template": CHAT["chat_template"],
+    "mm_processor_kwargs": CHAT["mm_processor_kwargs"],
+}
+DETOKENIZE: dict[str, Support] = {"model": SHARED["model"], "tokens": _honoured()}
 
 
 def as_markdown(table: Mapping[str, Support]) -> str:

@@ -1,7 +1,8 @@
-"""An app around a FakeLLM, and a client that speaks JSON to it."""
+"""An app around a FakeLLM, and a client that speaks JSON to it and holds every answer to the OpenAPI document."""
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from quart.testing.client import QuartClient
@@ -9,6 +10,7 @@ from quart.testing.client import QuartClient
 from server.app import create_app
 from server.config import ServerConfig
 from tests.fakes_llm import FakeLLM
+from tests.server.conforms import Document
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -37,19 +39,25 @@ class Answer:
 
 
 class Api:
-    """An app, and the calls that tests make to it."""
+    """An app, and the calls that tests make to it. What its OpenAPI document does not allow fails the test."""
 
     def __init__(self, llm: FakeLLM, **config: Any) -> None:
         self.llm = llm
         self.app = create_app(llm, ServerConfig(**config))
         self.client: QuartClient = self.app.test_client()
 
+    @cached_property
+    def document(self) -> Document:
+        return Document(self.app)
+
     async def call(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
         """body: an object to be sent as JSON, or bytes."""
         headers = {"Content-Type": "application/json"} | how.pop("headers", {})
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         response = await self.client.open(path, method=method, data=data, headers=headers, **how)
-        return Answer(response.status_code, response.headers, await response.get_data(as_text=True))
+        text = await response.get_data(as_text=True)
+        self.document.judge(method, path, response.status_code, response.headers, text)
+        return Answer(response.status_code, response.headers, text)
 
     async def get(self, path: str, **how: Any) -> Answer:
         return await self.call("GET", path, **how)

@@ -1,0 +1,126 @@
+"""Every route of the server: what it takes, what it answers, and how it refuses. A test holds this table to the app."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from server.schemas import replies
+from server.schemas.chat import ChatRequest
+from server.schemas.completions import CompletionRequest
+from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
+
+EVERYWHERE = (400, 431, 500)
+WITH_BODY = (404, 408, 413, 415, 503)
+ERRORS = {  # status → when
+    400: "Something in the request is wrong; param names the field.",
+    401: "The key is missing or wrong.",
+    404: "There is no such model.",
+    408: "The body was not complete in time (--body-timeout-s).",
+    413: "The body is larger than --max-body-bytes.",
+    415: "The body is encoded; send it as it is.",
+    431: "The request's head is too large (--max-header-bytes, --max-headers).",
+    500: "The generation failed, or the engine did.",
+    503: "Too much is waiting, or the server is shutting down; come back after Retry-After seconds.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Something outside the body. place: "path" or "header"."""
+
+    name: str
+    place: str
+    says: str
+    schema: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """reply: a TypedDict for JSON, else the content types of a text. chunk: of the event stream that can be asked for.
+
+    example: a body to try. statuses: more that it may answer with an error object. unready: 503 has the reply's form.
+    """
+
+    tag: str
+    summary: str
+    reply: Any
+    request: type[BaseModel] | None = None
+    chunk: Any = None
+    example: Any = None
+    parameters: tuple[Parameter, ...] = ()
+    statuses: tuple[int, ...] = ()
+    unready: bool = False
+
+    @property
+    def errors(self) -> tuple[int, ...]:
+        return tuple(sorted({*EVERYWHERE, *self.statuses, *(WITH_BODY if self.request else ())}))
+
+
+INTEGER, LABEL = {"type": "integer"}, {"type": "string", "maxLength": 256}
+HEADERS = (
+    Parameter("X-Request-Id", "header", "Becomes part of the answer's id; wins over request_id.", LABEL),
+    Parameter("X-Session-ID", "header", "Which conversation this belongs to; has no effect here.", LABEL),
+    Parameter("X-Vllm-Priority", "header", "Wins over priority.", INTEGER),
+    Parameter("X-data-parallel-rank", "header", "Which replica; there is one, 0.", INTEGER),
+    Parameter(
+        "endpoint-load-metrics-format",
+        "header",
+        "Asks for a header endpoint-load-metrics on the whole reply.",
+        {"enum": ["TEXT", "JSON"]},
+    ),
+)
+NAME = Parameter("name", "path", "A served name; its slashes as they are, or as %2F.", {"type": "string"})
+HTML, PLAIN, METRICS = ("text/html",), ("text/plain",), ("text/plain", "application/openmetrics-text")
+_HEALTH = Operation("Operations", "Answers 200, empty, when a request could be served now", PLAIN, unready=True)
+_DOCS = Operation("Documentation", "This document as a page", HTML)
+
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("POST", "/v1/chat/completions"): Operation(
+        "Generation",
+        "Answers a conversation",
+        replies.ChatCompletion,
+        ChatRequest,
+        replies.ChatChunk,
+        {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 40},
+        HEADERS,
+    ),
+    ("POST", "/v1/completions"): Operation(
+        "Generation",
+        "Goes on from prompts",
+        replies.Completion,
+        CompletionRequest,
+        replies.CompletionChunk,
+        {"prompt": "Once upon a time", "max_tokens": 20},
+        HEADERS,
+    ),
+    ("GET", "/v1/models"): Operation("Models", "Lists what is served", replies.ModelList),
+    ("GET", "/v1/models/{name}"): Operation(
+        "Models", "Tells about one served name", replies.ModelCard, parameters=(NAME,), statuses=(404,)
+    ),
+    ("POST", "/tokenize"): Operation(
+        "Tokens",
+        "Tells the token ids of a text or a conversation",
+        replies.Tokens,
+        TokenizeRequest,
+        example={"prompt": "Hello world", "return_token_strs": True},
+    ),
+    ("POST", "/detokenize"): Operation(
+        "Tokens",
+        "Tells the text of token ids",
+        replies.DetokenizedText,
+        DetokenizeRequest,
+        example={"tokens": [72, 105]},
+    ),
+    ("GET", "/health"): _HEALTH,
+    ("GET", "/ping"): _HEALTH,
+    ("POST", "/ping"): _HEALTH,
+    ("GET", "/live"): Operation("Operations", "Answers 200, empty, while the process is up", PLAIN),
+    ("GET", "/version"): Operation("Operations", "Tells the server's version", replies.Version),
+    ("GET", "/load"): Operation("Operations", "Tells how many requests are being answered", replies.Load),
+    ("GET", "/metrics"): Operation("Operations", "Numbers for Prometheus", METRICS),
+    ("GET", "/"): Operation("Documentation", "The page to chat with the model", HTML, statuses=(404,)),
+    ("GET", "/docs"): _DOCS,
+    ("GET", "/redoc"): _DOCS,
+    ("GET", "/openapi.json"): Operation("Documentation", "This document", dict),
+}

@@ -1,0 +1,78 @@
+"""Holds an answer to the app's own OpenAPI document: its status, its content type, and its body, event by event."""
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from quart import Quart
+from quart.datastructures import Headers
+
+from server.app import desk_of
+from server.openapi.document import document, routes_of
+
+ELSEWHERE = (404, 405)  # what a path or a method that is not in the document is answered with
+
+
+class Document:
+    """The document of one app, and the judgement of its answers."""
+
+    def __init__(self, app: Quart) -> None:
+        desk = desk_of(app)
+        self.content = document(desk.llm, desk.config, desk.names, routes_of(app))
+        self._root = desk.config.root_path.rstrip("/")
+        self._validators: dict[str, Draft202012Validator] = {}
+
+    def operation(self, method: str, path: str) -> dict[str, Any] | None:
+        """What the document says about this call; HEAD is as GET."""
+        path = path.partition("?")[0].removeprefix(self._root)
+        for template, methods in self.content["paths"].items():
+            if _pattern(template).fullmatch(path):
+                return methods.get("get" if method == "HEAD" else method.lower())
+        return None
+
+    def judge(self, method: str, path: str, status: int, headers: Headers, text: str) -> None:
+        """Raises AssertionError for an answer that the document does not allow."""
+        operation = self.operation(method, path)
+        if method == "OPTIONS":
+            return
+        if operation is None:
+            assert status in {*ELSEWHERE, 401, 400, 431}, f"{method} {path} is served and not in the document"
+            operation = {"responses": {str(status): {"$ref": f"#/components/responses/{min(status, 404)}"}}}
+        where = f"{method} {path} {status}"
+        assert str(status) in operation["responses"], f"{where}: the document does not have this status"
+        response = self._resolve(operation["responses"][str(status)])
+        kind = headers["Content-Type"].partition(";")[0]
+        assert kind in response["content"], f"{where}: the document does not have the type {kind}"
+        for name in response.get("headers", ()):
+            assert name in headers, f"{where}: no header {name}"
+        if method != "HEAD":
+            self._judge_body(kind, response["content"][kind]["schema"], text, where)
+
+    def validate(self, instance: Any, schema: dict[str, Any], where: str) -> None:
+        """schema: as it stands in the document."""
+        key = json.dumps(schema, sort_keys=True)
+        if key not in self._validators:
+            whole = {**schema, "components": self.content["components"]}
+            self._validators[key] = Draft202012Validator(whole)
+        wrong = [f"{error.json_path}: {error.message[:300]}" for error in self._validators[key].iter_errors(instance)]
+        assert not wrong, f"{where} is not what the OpenAPI document says: {wrong[:3]}"
+
+    def _resolve(self, response: dict[str, Any]) -> dict[str, Any]:
+        reference = response.get("$ref")
+        return self.content["components"]["responses"][reference.rpartition("/")[2]] if reference else response
+
+    def _judge_body(self, kind: str, schema: dict[str, Any], text: str, where: str) -> None:
+        if kind == "application/json":
+            self.validate(json.loads(text), schema, where)
+        elif kind == "text/event-stream":
+            inner = schema["properties"]["data"]["anyOf"][1]["contentSchema"]
+            for frame in text.split("\n\n"):
+                if frame.startswith("data: ") and frame != "data: [DONE]":
+                    self.validate(json.loads(frame.removeprefix("data: ")), inner, where)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{\w+\\\}", ".+", re.escape(template)))
