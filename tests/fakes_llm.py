@@ -84,7 +84,7 @@ class FakeLLM:
 
     async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> list[int]:
         self.rendered.append({"messages": messages, **how})
-        text = "".join(f"{turn['role'][0]}:{text_of(turn.get('content'))}|" for turn in messages)
+        text = "".join(f"{turn['role'][:1]}:{text_of(turn.get('content'))}|" for turn in messages)
         return await self.encode(text, add_special_tokens=how["add_special_tokens"])
 
     async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:

@@ -57,20 +57,21 @@ class Operation:
         return tuple(sorted({*EVERYWHERE, *self.statuses, *(WITH_BODY if self.request else ())}))
 
 
-INTEGER, LABEL = {"type": "integer"}, {"type": "string", "maxLength": 256}
+TEXT: dict[str, Any] = {"type": "string"}
+LABEL = {**TEXT, "maxLength": 256}
 HEADERS = (
     Parameter("X-Request-Id", "header", "Becomes part of the answer's id; wins over request_id.", LABEL),
     Parameter("X-Session-ID", "header", "Which conversation this belongs to; has no effect here.", LABEL),
-    Parameter("X-Vllm-Priority", "header", "Wins over priority.", INTEGER),
-    Parameter("X-data-parallel-rank", "header", "Which replica; there is one, 0.", INTEGER),
+    Parameter("X-Vllm-Priority", "header", "An integer, which wins over priority; else ignored.", TEXT),
+    Parameter("X-data-parallel-rank", "header", "Which replica, an integer, else ignored; there is one, 0.", TEXT),
     Parameter(
         "endpoint-load-metrics-format",
         "header",
-        "Asks for a header endpoint-load-metrics on the whole reply.",
-        {"enum": ["TEXT", "JSON"]},
+        "TEXT or JSON asks for a header endpoint-load-metrics on a whole reply.",
+        TEXT,
     ),
 )
-NAME = Parameter("name", "path", "A served name; its slashes as they are, or as %2F.", {"type": "string"})
+NAME = Parameter("name", "path", "A served name; its slashes as they are, or as %2F.", TEXT)
 HTML, PLAIN, METRICS = ("text/html",), ("text/plain",), ("text/plain", "application/openmetrics-text")
 _HEALTH = Operation("Operations", "Answers 200, empty, when a request could be served now", PLAIN, unready=True)
 _DOCS = Operation("Documentation", "This document as a page", HTML)
