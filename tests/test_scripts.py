@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -176,3 +177,9 @@ def test_the_readmes_table_of_fields_is_current() -> None:
     table = subprocess.run([sys.executable, str(SCRIPTS / "field_table")], capture_output=True, text=True, timeout=120)
     assert table.stdout.count("\n") == 5
     assert table.stdout in (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_field_of_a_request_is_listed_with_its_test() -> None:
+    """Mended by `scripts/field_table --write`."""
+    script = runpy.run_path(str(SCRIPTS / "field_table"))
+    assert script["FIELDS"].read_text(encoding="utf-8") == script["every_field"]()

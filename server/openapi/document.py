@@ -187,7 +187,7 @@ def _tidy(schema: Any) -> Any:
 
 
 def _tell(schema: dict[str, Any], table: dict[str, Support], facts: Facts) -> None:
-    """Adds to each field its range, its default, and what becomes of it. One of which no absence is told is required."""
+    """Adds to each field its range, its default, and what becomes of it. Those without a default are required."""
     schema["required"] = [name for name in schema["properties"] if "default" not in facts[name]]
     for name, field in schema["properties"].items():
         known, support = facts[name], table[name]

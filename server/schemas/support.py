@@ -1,4 +1,5 @@
-"""One table: what becomes of each request field. The README's table is made from it, the tests hold it to the schemas.
+"""One table: what becomes of each request field, and the test that shows it. FIELDS.md, the README's table and the
+OpenAPI document are made from it (scripts/field_table --write); the tests hold it to the schemas and to themselves.
 
 HONOURED   does what the contract says
 REFUSED    400 "... is not supported yet" for any value but null and the neutral ones
@@ -15,6 +16,14 @@ from pydantic import BaseModel
 from jaxserve import Unsupported
 from server.errors import shown
 
+CHANGES = "test_chat_fields.py::test_a_field_becomes_a_sampling_parameter"
+CHANGES_NOTHING = "test_chat_fields.py::test_neutral_values_and_unknown_keys_change_nothing"
+IS_REFUSED = "test_chat_fields.py::test_what_is_not_built_yet_is_refused_by_name"
+IS_WRONG = "test_chat_fields.py::test_a_wrong_value_is_a_400_naming_the_field"
+IS_WRONG_COMPLETION = "test_completions.py::test_a_wrong_value_is_a_400_naming_the_field"
+SHAPES_PROMPT = "test_chat_fields.py::TestMessages::test_template_fields_reach_the_template"
+MESSAGES = "test_chat_fields.py::TestMessages::test_they_reach_the_template_as_they_came"
+
 
 class Fate(StrEnum):
     HONOURED = "honoured"
@@ -24,27 +33,39 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """fate, what to know about it, and the values beside null that a REFUSED field may have."""
+    """fate, what to know about it, and the values beside null that a REFUSED field may have.
+
+    test: the one that shows it, in whose source the field's name stands: a pytest node id without parameters, below
+    tests/server unless it says where.
+    """
 
     fate: Fate
-    note: str = ""
+    note: str
+    test: str
     neutral: tuple[Any, ...] = ()
 
-
-def _honoured(note: str = "") -> Support:
-    return Support(Fate.HONOURED, note)
-
-
-def _refused(*neutral: Any, note: str = "") -> Support:
-    return Support(Fate.REFUSED, note, neutral)
+    @property
+    def node_id(self) -> str:
+        return self.test if self.test.startswith("tests/") else f"tests/server/{self.test}"
 
 
-def _no_effect(note: str) -> Support:
-    return Support(Fate.NO_EFFECT, note)
+def _honoured(note: str = "", test: str = CHANGES) -> Support:
+    return Support(Fate.HONOURED, note, test)
+
+
+def _refused(*neutral: Any, note: str = "", test: str = IS_REFUSED) -> Support:
+    return Support(Fate.REFUSED, note, test, neutral)
+
+
+def _no_effect(note: str, test: str = CHANGES_NOTHING) -> Support:
+    return Support(Fate.NO_EFFECT, note, test)
 
 
 SHARED: dict[str, Support] = {
-    "model": _honoured("a served name; null or empty: the default"),
+    "model": _honoured(
+        "a served name; null or empty: the default",
+        "test_chat_fields.py::test_null_and_empty_models_mean_the_default_and_aliases_are_answered_with_the_first",
+    ),
     "max_tokens": _honoured("beyond the context: clamped"),
     "n": _honoured("1 when greedy"),
     "seed": _honoured("choice j draws with seed + j"),
@@ -54,9 +75,15 @@ SHARED: dict[str, Support] = {
     "min_tokens": _honoured(),
     "include_stop_str_in_output": _honoured(),
     "skip_special_tokens": _honoured(),
-    "stream": _honoured(),
-    "stream_options": _honoured("include_usage, continuous_usage_stats"),
-    "stream_interval": _honoured("tokens gathered per chunk"),
+    "stream": _honoured(test="test_chat_stream.py::test_role_then_text_then_end"),
+    "stream_options": _honoured(
+        "include_usage, continuous_usage_stats",
+        "test_chat_stream.py::test_include_usage_adds_one_last_chunk",
+    ),
+    "stream_interval": _honoured(
+        "tokens gathered per chunk",
+        "test_chat_stream.py::test_an_interval_gathers_tokens_but_not_the_first",
+    ),
     "temperature": _honoured("below 1e-5: greedy"),
     "top_p": _honoured(),
     "top_k": _honoured("0 or -1: off"),
@@ -67,17 +94,22 @@ SHARED: dict[str, Support] = {
     "logit_bias": _honoured("clamped to [-100, 100]"),
     "allowed_token_ids": _honoured(),
     "bad_words": _honoured(),
-    "prompt_logprobs": _honoured("not with stream"),
-    "echo": _honoured(),
-    "add_special_tokens": _honoured(),
-    "request_id": _honoured("the header X-Request-Id wins"),
-    "return_token_ids": _honoured(),
-    "return_tokens_as_token_ids": _honoured(),
-    "cache_salt": _honoured(),
     "truncate_prompt_tokens": _honoured("-1: all but one of the context's"),
     "truncation_side": _honoured("left: the last tokens are kept"),
     "priority": _honoured("needs --scheduling-policy priority; the header X-Vllm-Priority wins"),
     "repetition_detection": _honoured(),
+    "prompt_logprobs": _honoured(
+        "not with stream",
+        "test_chat_reply.py::TestPromptLogprobs::test_a_table_for_each_token_but_the_first",
+    ),
+    "echo": _honoured(test="test_chat_reply.py::TestEcho::test_the_last_message_is_repeated"),
+    "add_special_tokens": _honoured(test=SHAPES_PROMPT),
+    "request_id": _honoured("the header X-Request-Id wins", "test_chat_reply.py::TestId::test_the_bodys_id_is_taken"),
+    "return_token_ids": _honoured(test="test_chat_reply.py::test_token_ids_on_demand"),
+    "return_tokens_as_token_ids": _honoured(
+        test="test_chat_reply.py::TestLogprobs::test_tokens_as_ids_keep_their_bytes"
+    ),
+    "cache_salt": _honoured(test="test_chat_fields.py::test_the_salt_reaches_the_engine"),
     "user": _no_effect(""),
     "session_id": _no_effect("no session routing here"),
     "length_penalty": _no_effect("without beam search"),
@@ -89,54 +121,72 @@ SHARED: dict[str, Support] = {
     "use_beam_search": _refused(False),
 }
 CHAT: dict[str, Support] = SHARED | {
-    "messages": _honoured("text only"),
+    "messages": _honoured("text only", MESSAGES),
     "max_completion_tokens": _honoured("wins over max_tokens"),
-    "logprobs": _honoured(),
-    "top_logprobs": _honoured("up to --max-logprobs"),
-    "add_generation_prompt": _honoured(),
-    "continue_final_message": _honoured("with add_generation_prompt false"),
-    "documents": _honoured("if the template uses them"),
-    "chat_template_kwargs": _honoured("if the template uses them"),
-    "reasoning_effort": _honoured("if the template uses it"),
+    "logprobs": _honoured(test="test_chat_stream.py::test_every_token_appears_once"),
+    "top_logprobs": _honoured(
+        "up to --max-logprobs",
+        "test_chat_reply.py::TestLogprobs::test_exactly_k_alternatives_the_token_itself_first",
+    ),
+    "add_generation_prompt": _honoured(test=SHAPES_PROMPT),
+    "continue_final_message": _honoured(
+        "with add_generation_prompt false",
+        "test_chat_fields.py::TestMessages::test_continuing_needs_no_prompt_for_an_answer",
+    ),
+    "documents": _honoured("if the template uses them", SHAPES_PROMPT),
+    "chat_template_kwargs": _honoured("if the template uses them", SHAPES_PROMPT),
+    "reasoning_effort": _honoured("if the template uses it", SHAPES_PROMPT),
     "parallel_tool_calls": _no_effect("without tools"),
     "include_reasoning": _no_effect("without a reasoning parser"),
     "tools": _refused(),
-    "tool_choice": _refused("none"),
-    "chat_template": _refused(),
-    "mm_processor_kwargs": _refused({}),
+    "tool_choice": _refused("none", test=IS_WRONG),
+    "chat_template": _refused(test=IS_WRONG),
+    "mm_processor_kwargs": _refused({}, test=IS_WRONG),
     "thinking_token_budget": _refused(note="needs a reasoning parser"),
     "logprob_token_ids": _refused(),
     "return_prompt_text": _refused(False),
 }
 COMPLETIONS: dict[str, Support] = SHARED | {
-    "prompt": _honoured("text, token ids, or a list of either"),
-    "logprobs": _honoured("up to --max-logprobs"),
-    "suffix": _refused(note="needs a fill-in-the-middle model"),
-    "prompt_embeds": _refused(),
+    "prompt": _honoured("text, token ids, or a list of either", "test_completions.py::test_the_four_forms_of_a_prompt"),
+    "logprobs": _honoured("up to --max-logprobs", "test_completions.py::TestLogprobs::test_four_parallel_arrays"),
+    "suffix": _refused(note="needs a fill-in-the-middle model", test=IS_WRONG_COMPLETION),
+    "prompt_embeds": _refused(test=IS_WRONG_COMPLETION),
 }
 TOKENIZE: dict[str, Support] = {
-    "model": SHARED["model"],
-    "prompt": _honoured("or messages"),
-    "messages": CHAT["messages"],
-    "add_special_tokens": _honoured(),
-    "add_generation_prompt": CHAT["add_generation_prompt"],
-    "continue_final_message": CHAT["continue_final_message"],
-    "chat_template_kwargs": CHAT["chat_template_kwargs"],
-    "return_token_strs": _honoured(),
-    "tools": _refused([]),
-    "chat_template": CHAT["chat_template"],
-    "mm_processor_kwargs": CHAT["mm_processor_kwargs"],
+    "model": _honoured("checked", "test_routes.py::TestTokenize::test_the_model_is_checked"),
+    "prompt": _honoured("or messages", "test_routes.py::TestTokenize::test_a_prompt"),
+    "messages": _honoured(
+        "or a prompt", "test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
+    ),
+    "add_special_tokens": _honoured(test="test_routes.py::TestTokenize::test_without_special_tokens_and_pieces"),
+    "add_generation_prompt": _honoured(
+        test="test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
+    ),
+    "continue_final_message": _honoured(
+        test="test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
+    ),
+    "chat_template_kwargs": _honoured(
+        test="test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
+    ),
+    "return_token_strs": _honoured(test="test_routes.py::TestTokenize::test_a_prompt"),
+    "tools": _refused([], test="test_routes.py::TestTokenize::test_what_is_refused"),
+    "chat_template": _refused(test="test_routes.py::TestTokenize::test_what_is_refused"),
+    "mm_processor_kwargs": _refused({}, test="test_routes.py::TestTokenize::test_what_is_refused"),
 }
-DETOKENIZE: dict[str, Support] = {"model": SHARED["model"], "tokens": _honoured()}
-
-
-def as_markdown(table: Mapping[str, Support]) -> str:
-    """The table for people: the fields of each fate, and what to know about them."""
-    lines = ["| Field | | |", "|---|---|---|"]
-    for fate in Fate:
-        rows = sorted((name, one) for name, one in table.items() if one.fate is fate)
-        lines += [f"| `{name}` | {fate} | {one.note} |" for name, one in rows]
-    return "\n".join(lines)
+DETOKENIZE: dict[str, Support] = {
+    "model": _honoured("checked", "test_routes.py::TestDetokenize::test_the_model_is_checked"),
+    "tokens": _honoured(test="test_routes.py::TestDetokenize::test_ids_become_text_special_ones_too"),
+}
+MESSAGE: dict[str, Support] = {
+    name: _honoured("if the template uses it", MESSAGES)
+    for name in ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content")
+} | {"tools": _refused([], test="test_chat_fields.py::TestMessages::test_tools_of_a_developer_are_refused")}
+STREAM_OPTIONS: dict[str, Support] = {
+    "include_usage": _honoured(test="test_chat_stream.py::test_include_usage_adds_one_last_chunk"),
+    "continuous_usage_stats": _honoured(
+        "with include_usage", "test_chat_stream.py::test_continuous_usage_counts_each_choice"
+    ),
+}
 
 
 def refuse_unsupported(request: BaseModel, table: Mapping[str, Support]) -> None:

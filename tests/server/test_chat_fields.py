@@ -390,7 +390,7 @@ class TestMessages:
         call = {"id": "1", "function": {"name": "f", "arguments": "{}"}}
         turns = [
             {"role": "user", "content": ["a", {"type": "text", "text": "b"}], "name": "N"},
-            {"role": "assistant", "tool_calls": [call], "reasoning_content": "why"},
+            {"role": "assistant", "tool_calls": [call], "reasoning_content": "why", "reasoning": "because"},
             {"role": "tool", "content": "x", "tool_call_id": "1"},
             {"role": "narrator", "content": None},
         ]
@@ -417,10 +417,15 @@ class TestMessages:
             chat_template_kwargs={"a": 1, "documents": "lose"},
             reasoning_effort="none",
             add_special_tokens=True,
+            add_generation_prompt=False,
         )
         assert seen["documents"] == [{"title": "t"}]
         assert seen["template_kwargs"] == {"a": 1, "enable_thinking": False, "reasoning_effort": "none"}
-        assert (seen["add_special_tokens"], seen["add_generation_prompt"]) == (True, True)
+        assert (seen["add_special_tokens"], seen["add_generation_prompt"]) == (True, False)
+
+    async def test_a_prompt_for_an_answer_is_added_and_special_tokens_are_not(self, api):
+        seen = await self.render(api, {"role": "user", "content": "x"})
+        assert (seen["add_special_tokens"], seen["add_generation_prompt"]) == (False, True)
 
     async def test_continuing_needs_no_prompt_for_an_answer(self, api):
         last = {"role": "assistant", "content": "so"}

@@ -54,6 +54,16 @@ class TestTokenize:
         tokens = (await api.post("/tokenize", {**CHAT, "tools": []})).json["tokens"]
         assert tokens == (await api.chat(return_token_ids=True)).json["prompt_token_ids"]
 
+    async def test_the_template_is_told_what_chat_would_tell_it(self, api):
+        last = {"messages": [{"role": "assistant", "content": "so"}], "chat_template_kwargs": {"a": 1}}
+        asked = {**last, "add_generation_prompt": False, "continue_final_message": True}
+        await api.post("/tokenize", asked)
+        await api.chat(**asked)
+        counted, rendered = api.llm.rendered
+        assert counted == {**rendered, "counting": True}
+        assert (counted["add_generation_prompt"], counted["continue_final_message"]) == (False, True)
+        assert counted["template_kwargs"] == {"a": 1}
+
     async def test_longer_than_the_model_can_read_but_not_without_end(self, api):
         assert (await api.post("/tokenize", {"prompt": "x" * 1000})).status == 200
         assert (await api.post("/tokenize", {"prompt": "x" * 1025})).status == 400
@@ -67,6 +77,8 @@ class TestTokenize:
             {"messages": []},
             {**CHAT, "chat_template": "x"},
             {**CHAT, "continue_final_message": True},
+            {**CHAT, "tools": [{"type": "function", "function": {"name": "f"}}]},
+            {**CHAT, "mm_processor_kwargs": {"a": 1}},
         ],
         ids=str,
     )
@@ -80,6 +92,9 @@ class TestTokenize:
 class TestDetokenize:
     async def test_ids_become_text_special_ones_too(self, api):
         assert (await api.post("/detokenize", {"tokens": [BOS, 104, 105]})).json == {"prompt": "<1>hi"}
+
+    async def test_the_model_is_checked(self, api):
+        assert (await api.post("/detokenize", {"tokens": [1], "model": "none"})).status == 404
 
     @pytest.mark.parametrize("tokens", [[-1], ["x"], None, [1000], [1.5], 3])
     async def test_what_is_refused(self, api, tokens):

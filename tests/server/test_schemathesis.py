@@ -1,5 +1,5 @@
-"""Schemathesis reads the OpenAPI document and sends whatever it can think of: no 500, and every status, content type and
-body is one that the document has. In process, with a bounded number of examples that are the same every time."""
+"""Schemathesis reads the OpenAPI document and sends whatever it can think of: no 500, and every status, content type
+and body is one that the document has. In process, with a bounded number of examples that are the same every time."""
 
 from collections import Counter
 from typing import Any

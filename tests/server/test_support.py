@@ -1,11 +1,29 @@
-"""The table of fields covers the schemas exactly, so nothing can be ignored in silence."""
+"""The table of fields covers the schemas exactly, so nothing can be ignored in silence; and every row names a test that
+is there and that speaks of the field."""
+
+import ast
+import re
+from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from server.schemas.chat import ChatRequest
+from server.schemas import support
+from server.schemas.chat import ChatRequest, Message
+from server.schemas.common import StreamOptions
 from server.schemas.completions import CompletionRequest
-from server.schemas.support import CHAT, COMPLETIONS, Fate, as_markdown
+from server.schemas.support import CHAT, Fate
+from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
+REPO = Path(__file__).parents[2]
+TABLES = {
+    ChatRequest: support.CHAT,
+    CompletionRequest: support.COMPLETIONS,
+    TokenizeRequest: support.TOKENIZE,
+    DetokenizeRequest: support.DETOKENIZE,
+    Message: support.MESSAGE,
+    StreamOptions: support.STREAM_OPTIONS,
+}
 CONTRACT = """
     messages model frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs
     max_tokens max_completion_tokens n response_format seed stop stream stream_options temperature top_p
@@ -19,19 +37,44 @@ CONTRACT = """
 """
 
 
-@pytest.mark.parametrize(("schema", "table"), [(ChatRequest, CHAT), (CompletionRequest, COMPLETIONS)])
-def test_every_field_has_its_line_and_every_line_its_field(schema, table):
-    assert set(schema.model_fields) == set(table)
+@pytest.mark.parametrize("schema", TABLES)
+def test_every_field_has_its_line_and_every_line_its_field(schema: type[BaseModel]) -> None:
+    assert set(schema.model_fields) == set(TABLES[schema])
+
+
+@pytest.mark.parametrize(
+    ("schema", "field"), [(schema, field) for schema, table in TABLES.items() for field in sorted(table)]
+)
+def test_every_row_names_a_test_that_speaks_of_its_field(schema: type[BaseModel], field: str) -> None:
+    node_id = TABLES[schema][field].node_id
+    source = source_of(node_id)
+    assert source, f"there is no test {node_id}"
+    assert re.search(rf"\b{field}\b", source), f"{node_id} does not speak of {field}"
+
+
+def source_of(node_id: str) -> str:
+    """The test's source with its decorators, "" if there is none."""
+    file, *names = node_id.split("::")
+    text = (REPO / file).read_text(encoding="utf-8") if (REPO / file).is_file() else ""
+    body: list[ast.stmt] = ast.parse(text).body
+    found: ast.stmt | None = None
+    for name in names:
+        found = next((one for one in body if getattr(one, "name", None) == name), None)
+        body = getattr(found, "body", [])
+    if not isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef):
+        return ""
+    first = min([found.lineno, *(one.lineno for one in found.decorator_list)])
+    return "\n".join(text.splitlines()[first - 1 : found.end_lineno])
+
+
+def test_a_test_that_is_not_there_is_noticed() -> None:
+    assert source_of("tests/server/test_support.py::test_a_test_that_is_not_there_is_noticed")
+    assert not source_of("tests/server/test_support.py::test_of_nothing")
+    assert not source_of("tests/server/test_nothing.py::test_of_nothing")
 
 
 def test_the_chat_schema_has_every_field_of_the_contract():
     assert set(ChatRequest.model_fields) == set(CONTRACT.split())
-
-
-def test_people_can_read_it():
-    lines = as_markdown(CHAT).splitlines()
-    assert len(lines) == len(CHAT) + 2
-    assert "| `seed` | honoured | choice j draws with seed + j |" in lines
 
 
 def test_what_does_nothing_says_why():
