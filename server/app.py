@@ -27,9 +27,9 @@ DESK = "jaxserve.desk"
 
 
 class Anything(BaseConverter):
-    """The rest of a path, slashes and all: model names have them."""
+    """The rest of a path, slashes, newlines and all: model names have slashes, and wrong ones may have anything."""
 
-    regex = ".+"
+    regex = "(?s:.+)"
     part_isolating = False
 
 

@@ -48,7 +48,7 @@ class Api:
 
     @cached_property
     def document(self) -> Document:
-        return Document(self.app)
+        return Document.of(self.app)
 
     async def call(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
         """body: an object to be sent as JSON, or bytes."""

@@ -14,15 +14,26 @@ from server.openapi.document import document, routes_of
 
 ELSEWHERE = (404, 405)  # what a path or a method that is not in the document is answered with
 
+_made: dict[str, "Document"] = {}
+
 
 class Document:
-    """The document of one app, and the judgement of its answers."""
+    """The document of an app, and the judgement of its answers."""
 
-    def __init__(self, app: Quart) -> None:
-        desk = desk_of(app)
-        self.content = document(desk.llm, desk.config, desk.names, routes_of(app))
-        self._root = desk.config.root_path.rstrip("/")
+    def __init__(self, content: dict[str, Any], root: str) -> None:
+        self.content = content
+        self._root = root
         self._validators: dict[str, Draft202012Validator] = {}
+
+    @staticmethod
+    def of(app: Quart) -> "Document":
+        """Apps of the same settings share one."""
+        desk = desk_of(app)
+        settings = repr((desk.config, desk.llm.config, desk.llm.sampling_defaults))
+        if settings not in _made:
+            content = document(desk.llm, desk.config, desk.names, routes_of(app))
+            _made[settings] = Document(content, desk.config.root_path.rstrip("/"))
+        return _made[settings]
 
     def operation(self, method: str, path: str) -> dict[str, Any] | None:
         """What the document says about this call; HEAD is as GET."""

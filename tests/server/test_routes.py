@@ -2,6 +2,7 @@
 
 import pytest
 
+from server.openapi.operations import OPERATIONS
 from tests.fakes_llm import BOS, FakeLLM
 from tests.server.api import CHAT
 
@@ -26,15 +27,16 @@ class TestModels:
         assert card["permission"][0]["id"].startswith("modelperm-")
         assert card["permission"][0]["allow_logprobs"] is True
 
-    @pytest.mark.parametrize("path", ["org/two", "org%2Ftwo", "/abs/olute"])
+    @pytest.mark.parametrize("path", ["org/two", "org%2Ftwo", "/abs/olute", "%2Fabs%2Folute", "%2Fabs/olute"])
     async def test_one_card_by_its_name_slashes_and_all(self, make_api, path):
         api = make_api(served_model_name=("one", "org/two", "/abs/olute"))
         answer = await api.get(f"/v1/models/{path}")
         assert (answer.status, answer.json["id"]) == (200, path.replace("%2F", "/"))
 
-    async def test_an_unknown_name_is_404(self, api):
-        answer = await api.get("/v1/models/none")
-        assert (answer.status, answer.error["param"]) == (404, "model")
+    @pytest.mark.parametrize("name", ["none", "no/such", "no%2Fsuch", "fake%252Fmodel", "a%0Ab", "fake/model/"])
+    async def test_an_unknown_name_is_404(self, api, name):
+        answer = await api.get(f"/v1/models/{name}")
+        assert (answer.status, answer.error["type"], answer.error["param"]) == (404, "NotFoundError", "model")
 
 
 class TestTokenize:
@@ -136,9 +138,47 @@ async def test_the_load_is_counted_on_demand(make_api, tracked, load):
         llm.release.set()
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/health", "/version", "/metrics"])
-async def test_head_works_where_get_does(api, path):
-    assert (await api.call("HEAD", path)).status == 200
+GETS = sorted(path.replace("{name}", "fake/model") for method, path in OPERATIONS if method == "GET")
+POSTS = sorted(path for method, path in OPERATIONS if method == "POST" and ("GET", path) not in OPERATIONS)
+
+
+@pytest.mark.parametrize("path", GETS)
+async def test_head_has_the_status_and_headers_of_get(api, path):
+    got, head = await api.get(path), await api.call("HEAD", path)
+    assert (got.status, head.status) == (200, 200)
+    assert head.headers["Content-Type"] == got.headers["Content-Type"]
+    if path != "/metrics":  # whose numbers have moved on
+        assert head.headers["Content-Length"] == got.headers["Content-Length"]
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
+async def test_another_method_is_405_and_told_which_would_do(api, method, path):
+    answer = await api.call(method, path)
+    assert (answer.status, answer.headers["Allow"]) == (405, "OPTIONS, POST")
+    if method != "HEAD":
+        assert answer.error == {
+            "message": "This path does not take this method.",
+            "type": "Method Not Allowed",
+            "param": None,
+            "code": 405,
+        }
+
+
+@pytest.mark.parametrize("path", GETS)
+async def test_what_is_only_read_cannot_be_written(api, path):
+    answer = await api.call("DELETE", path)
+    assert (answer.status, answer.error["type"]) == (405, "Method Not Allowed")
+    assert "GET" in answer.headers["Allow"] and "HEAD" in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/embeddings", "/v1/score", "/v1/rerank", "/v1/audio/speech", "/v1/models/", "/v1"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+async def test_what_is_not_offered_is_404(api, method, path):
+    answer = await api.call(method, path)
+    assert (answer.status, answer.error["type"], answer.error["param"]) == (404, "NotFoundError", None)
 
 
 async def test_a_path_prefix_of_a_proxy_may_be_there_or_not(make_api):
@@ -173,6 +213,19 @@ class TestCors:
         other = await api.get("/version", headers={"Origin": "http://other"})
         assert "Access-Control-Allow-Origin" not in other.headers
         assert (await api.call("OPTIONS", "/version", headers={**ASK, "Origin": "http://other"})).status == 400
+
+    async def test_a_page_may_ask_about_any_path_without_a_key(self, make_api):
+        api = make_api(api_key=("k",), allowed_methods=("GET", "POST"), allowed_headers=("authorization",))
+        for path in ("/v1/models/a%2Fb", "/tokenize", "/no/such/path"):
+            answer = await api.call("OPTIONS", path, headers=ASK)
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, "*")
+            assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST"
+            assert answer.headers["Access-Control-Allow-Headers"] == "authorization"
+
+    async def test_options_that_is_no_preflight_tells_the_methods(self, make_api):
+        answer = await make_api(api_key=("k",)).call("OPTIONS", "/ping")
+        assert (answer.status, answer.text) == (200, "")
+        assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
 
     async def test_errors_can_be_read_by_pages_too(self, make_api):
         answer = await make_api(api_key=("k",)).get("/version", headers={"Origin": "http://page"})

@@ -110,6 +110,16 @@ async def test_requests_behind_each_other_are_answered_in_order(wire):
         assert await peer.answer() == (200, b'{"server_load":0}')
 
 
+@pytest.mark.parametrize(("path", "status"), [("/v1/models", 200), ("/v1/models/none", 404), ("/docs", 200)])
+async def test_head_is_answered_without_a_body(wire, path, status):
+    async with wire.connection() as peer:
+        await peer.send(get(path).replace(b"GET", b"HEAD") + get("/load"))
+        head = (await peer.until(b"\r\n\r\n")).lower()
+        assert head.startswith(b"http/1.1 %d" % status)
+        assert b"content-length: 0" not in head and b"content-length: " in head
+        assert await peer.answer() == (200, b'{"server_load":0}')
+
+
 async def test_too_much_behind_a_request_closes_the_connection(wire):
     wire.llm.hold_at = 0
     async with wire.connection() as peer:
