@@ -37,14 +37,17 @@ class Timeline:
 
 @dataclass(slots=True)
 class Arrivals:
-    """Collects one request's tokens while they come."""
+    """Collects one request's tokens while they come; `deliveries` are the moments at which at least one came."""
 
     asked: float
     came: list[float] = field(default_factory=list)
+    deliveries: list[float] = field(default_factory=list)
 
     def add(self, now: float, num_tokens: int) -> None:
         """`num_tokens` more have come by `now`."""
         before = self.came[-1] if self.came else None
+        if num_tokens:
+            self.deliveries.append(now)
         for position in range(1, num_tokens + 1):
             self.came.append(now if before is None else before + (now - before) * position / num_tokens)
 

@@ -1,0 +1,74 @@
+"""The default model for everybody: the float32 weights that jaxserve dequantises, as others can read them.
+
+A directory in Hugging Face layout from our own reader; GGUF files through llama.cpp's own llama-quantize, which unpacks
+the same blocks by the same arithmetic.
+"""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+GGUF_KINDS = ("f32", "q8_0")
+NUM_THREADS = "2"
+
+
+def gguf_path(cache: Path, kind: str) -> Path:
+    return cache / f"model.{kind}.gguf"
+
+
+def hf_path(cache: Path) -> Path:
+    return cache / "model-hf"
+
+
+def write_hf(model: str, cache: Path) -> Path:
+    """config.json, model.safetensors (float32) and the tokenizer's files; done once."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from jaxserve.text.tokenizer import Tokenizer
+    from jaxserve.weights.checkpoint import open_checkpoint
+    from jaxserve.weights.fetch import resolve
+
+    done, unfinished = hf_path(cache), cache / "model-hf.part"
+    if done.exists():
+        return done
+    source = resolve(model)
+    checkpoint, tokenizer = open_checkpoint(source), Tokenizer.load(source)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    tensors = {name: np.array(checkpoint.read(name), np.float32) for name in checkpoint.tensors}
+    save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.backend.save(str(unfinished / "tokenizer.json"))
+    _write(unfinished / "config.json", {**checkpoint.config, "dtype": "float32"})
+    _write(
+        unfinished / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": checkpoint.config["max_position_embeddings"],
+            "chat_template": tokenizer.chat_templates["default"],
+            **tokenizer.special_tokens,
+        },
+    )
+    return unfinished.rename(done)
+
+
+def write_gguf(model: str, cache: Path, quantize: Path) -> None:
+    """One GGUF file of each kind, the packed one from the float32 one; done once. quantize: llama-quantize."""
+    from jaxserve.weights.fetch import resolve
+
+    source = resolve(model)
+    if source.suffix != ".gguf":
+        raise ValueError(f"the GGUF files are made from a GGUF file, and {source} is none; leave out --model.")
+    for kind in GGUF_KINDS:
+        done, unfinished = gguf_path(cache, kind), cache / f"model.{kind}.part"
+        if not done.exists():
+            command = [quantize, "--allow-requantize", source, unfinished, kind.upper(), NUM_THREADS]
+            subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+            unfinished.rename(done)
+        source = done
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
