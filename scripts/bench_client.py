@@ -96,6 +96,7 @@ class Server:
             async with self.ask("/v1/chat/completions", body) as (status, lines):
                 async for line in lines:
                     now = time.perf_counter()
+                    event: dict[str, Any] | None
                     event = _event(line) if status == 200 else {"error": line.decode(errors="replace")}
                     if event is None:
                         continue

@@ -22,7 +22,7 @@ MAX_TRIES = 100
 
 async def prompt_of(server: Server, num_tokens: int, dice: random.Random) -> Messages:
     """Messages that the server counts as exactly `num_tokens`, template included."""
-    words = dice.choices(COMMON_WORDS.split(), k=num_tokens)
+    words: list[str] = dice.choices(COMMON_WORDS.split(), k=num_tokens)
     for _ in range(MAX_TRIES):
         messages = [{"role": "user", "content": " ".join(words)}]
         length = await server.count(messages)

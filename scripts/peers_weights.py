@@ -22,7 +22,7 @@ def hf_path(cache: Path) -> Path:
     return cache / "model-hf"
 
 
-def write_hf(model: str, cache: Path) -> Path:
+def write_hf(model: str, cache: Path) -> None:
     """config.json, model.safetensors (float32) and the tokenizer's files; done once."""
     import numpy as np
     from safetensors.numpy import save_file
@@ -33,7 +33,7 @@ def write_hf(model: str, cache: Path) -> Path:
 
     done, unfinished = hf_path(cache), cache / "model-hf.part"
     if done.exists():
-        return done
+        return
     source = resolve(model)
     checkpoint, tokenizer = open_checkpoint(source), Tokenizer.load(source)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -51,7 +51,7 @@ def write_hf(model: str, cache: Path) -> Path:
             **tokenizer.special_tokens,
         },
     )
-    return unfinished.rename(done)
+    unfinished.rename(done)
 
 
 def write_gguf(model: str, cache: Path, quantize: Path) -> None:
