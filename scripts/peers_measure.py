@@ -6,6 +6,7 @@ of `vllm bench serve`, one result per concurrency; `prefill` and `long_prompt` a
 
 import asyncio
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -93,7 +94,7 @@ async def _server_turn(contender: Contender, prompts: Prompts, log: Path) -> dic
             "ready_s": ready_s,
             "prefill": await _prefill(server, prompts),
             "serving": await _serving(server, prompts),
-            "peak_rss_mib": watched.peak_bytes / MIB,
+            "peak_rss_mib": watched.peak_bytes() / MIB,
         }
         if contender.long_command is None:
             result["long_prompt"] = await _long_prompt(server, contender, prompts)
@@ -117,7 +118,8 @@ def first_start(contender: Contender, logs: Path) -> float:
 def second_opinion(contender: Contender, loads: Loads) -> dict[str, Any]:
     """What llama.cpp's own llama-bench says of prefill and of decoding one row, tokens/s."""
     words = ["-p", str(loads.prefill_len), "-n", str(loads.output_len), "-r", "3"]
-    ended = subprocess.run([*contender.bench_command, *words], capture_output=True, text=True)
+    environment = {**os.environ, **contender.environment}
+    ended = subprocess.run([*contender.bench_command, *words], env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise Failed(f"llama-bench: {ended.stderr.strip()[-300:]}")
     tests = json.loads(ended.stdout)
@@ -192,4 +194,4 @@ def _static_run(
     with Watched([*contender.command, *map(str, flags)], contender.environment, log) as watched:
         if watched.wait():
             raise Failed(watched.last_words())
-    return json.loads(results.read_text(encoding="utf-8")), watched.peak_bytes
+    return json.loads(results.read_text(encoding="utf-8")), watched.peak_bytes()

@@ -23,15 +23,11 @@ LOOK_S = 0.5
 
 
 class Watched:
-    """A program and its children, with the most memory they held together.
-
-    peak_bytes is the largest sum of resident sets of the process tree, looked at twice a second; pages that two
-    processes share count twice. What the program prints goes to `log`.
-    """
+    """A program and its children, in a process group of their own. What they print goes to `log`."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
         self._log = log
-        self.peak_bytes = 0
+        self._peak_bytes = 0
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 command,
@@ -72,9 +68,15 @@ class Watched:
         lines = [line.strip() for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines()]
         return next((line for line in reversed(lines) if line), "it said nothing")[-300:]
 
+    def peak_bytes(self) -> int:
+        """The largest sum of resident sets, looked at twice a second and now; what two of them share counts twice."""
+        self._peak_bytes = max(self._peak_bytes, _resident_bytes(self._process.pid))
+        return self._peak_bytes
+
     def _look(self) -> None:
+        self.peak_bytes()
         while not self._ended.wait(LOOK_S):
-            self.peak_bytes = max(self.peak_bytes, _resident_bytes(self._process.pid))
+            self.peak_bytes()
 
 
 def _resident_bytes(pid: int) -> int:

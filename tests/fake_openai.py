@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ class FakeOpenAI:
     chats        the bodies of all chats so far
     """
 
-    def __init__(self, *words: str, api_key: str | None = None) -> None:
+    def __init__(self, *words: str, api_key: str | None = None, port: int = 0) -> None:
         self.words = words
         self.api_key = api_key
         self.hold_after: int | None = None
@@ -29,12 +30,16 @@ class FakeOpenAI:
         self.gate = threading.Event()
         self.hung_up = threading.Event()
         self.chats: list[dict[str, Any]] = []
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True, kwargs={"poll_interval": 0.01})
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self.thread = threading.Thread(target=self._http.serve_forever, daemon=True, kwargs={"poll_interval": 0.01})
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
+    def words_for(self, chat: dict[str, Any]) -> Iterable[str]:
+        """What this chat is answered with; to be overridden."""
+        return self.words
+
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.thread.start()
         return self
 
     def __exit__(
@@ -43,7 +48,7 @@ class FakeOpenAI:
         self.gate.set()
         self._http.shutdown()
         self._http.server_close()
-        self._thread.join()
+        self.thread.join()
 
 
 def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
@@ -92,16 +97,17 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             prompt_tokens = sum(len(message["content"].split()) for message in body["messages"])
             self._event(choice({"role": "assistant", "content": ""}), None)
-            for sent, word in enumerate(fake.words):
-                if sent == fake.hold_after:
+            sent = 0
+            for sent, word in enumerate(fake.words_for(body), 1):
+                if sent - 1 == fake.hold_after:
                     fake.gate.wait(30)
-                self._event(choice({"content": word}), usage(prompt_tokens, sent + 1))
+                self._event(choice({"content": word}), usage(prompt_tokens, sent))
             if fake.breaks_off:
                 self._write(b'data: {"error": {"message": "the engine has ended", "code": 500}}\n\n')
             else:
-                reason = "length" if body.get("max_tokens") == len(fake.words) else "stop"
-                self._event(choice({}, reason), usage(prompt_tokens, len(fake.words)))
-                self._event(None, usage(prompt_tokens, len(fake.words)))
+                reason = "length" if body.get("max_tokens") == sent else "stop"
+                self._event(choice({}, reason), usage(prompt_tokens, sent))
+                self._event(None, usage(prompt_tokens, sent))
             self._write(b"data: [DONE]\n\n")
             self.wfile.write(b"0\r\n\r\n")
 

@@ -1,0 +1,122 @@
+"""scripts/bench_peers from end to end, against servers that are none: everybody's turn, the report, the plot."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).parent.parent
+SCRIPTS = REPO / "scripts"
+MODULES = ("peers_contenders", "peers_measure", "peers_plot", "peers_report", "peers_rounds")
+NAMES = ["jaxserve float32", "llama.cpp f32", "transformers float32"]
+
+
+@pytest.fixture(scope="module")
+def peers() -> dict[str, ModuleType]:
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        return {name.removeprefix("peers_"): import_module(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+def program(kind: str, *words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "tests.fake_peer", kind, *words)
+
+
+@pytest.fixture(scope="module")
+def results(peers: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two rounds of tiny loads left behind."""
+    here = {"PYTHONPATH": str(REPO)}
+    contender, loads = peers["contenders"].Contender, peers["measure"].Loads
+    serve, directory = program("serve", "{port}"), tmp_path_factory.mktemp("peers")
+    everybody = [
+        contender("jaxserve float32", serve, here, chunk_tokens=16),
+        contender("jaxserve int8", program("refuse"), here, chunk_tokens=16),
+        contender("llama.cpp f32", serve, here, chunk_tokens=64, long_command=serve, bench_command=program("bench")),
+        contender("vLLM float32", missing="no vllm here; make one"),
+        contender("transformers float32", program("static"), here, is_static=True),
+    ]
+    tiny = loads(
+        (1, 8, 32), (1, 2, 3), input_len=9, output_len=5, prefill_len=20, num_prefills=2, streams=3, long_len=64
+    )
+    file = directory / "results.json"
+    peers["rounds"].race(everybody, tiny, 2, model="tiny", logs=directory / "logs", results=file)
+    return file
+
+
+@pytest.fixture
+def found(results: Path) -> dict[str, Any]:
+    return json.loads(results.read_text())
+
+
+def test_everybody_has_a_turn_in_every_round(found: dict[str, Any]) -> None:
+    assert [(turn["round"], turn["contender"]) for turn in found["turns"]] == [
+        (n, name) for n in (1, 2) for name in NAMES
+    ]
+    for turn in found["turns"]:
+        assert [load["max_concurrency"] for load in turn["serving"]] == [1, 8, 32]
+        assert [load["num_prompts"] for load in turn["serving"]] == [1, 2, 3]
+        assert turn["prefill"]["input_len"] == 20
+        assert turn["peak_rss_mib"] > 0
+
+
+def test_servers_get_the_same_load_of_the_length_asked_for(found: dict[str, Any]) -> None:
+    for turn in found["turns"]:
+        if "ready_s" in turn:
+            assert [load["total_input_tokens"] for load in turn["serving"]] == [9, 18, 27]
+            assert [load["total_output_tokens"] for load in turn["serving"]] == [5, 10, 15]
+
+
+def test_the_streams_are_watched_before_and_during_a_long_prompt(found: dict[str, Any]) -> None:
+    turns = {turn["contender"]: turn for turn in found["turns"]}
+    ours, theirs = (turns[name]["long_prompt"] for name in NAMES[:2])
+    assert ours["chunk_ms"] == pytest.approx(ours["alone_ttft_ms"] / 4)
+    assert theirs["chunk_ms"] == pytest.approx(theirs["alone_ttft_ms"])
+    assert ours["during"]["num_gaps"] >= ours["num_streams"] == 3
+    assert ours["before"]["num_gaps"] > 0
+    assert "long_prompt" not in turns["transformers float32"]
+
+
+def test_whoever_cannot_run_is_named_with_the_reason(found: dict[str, Any]) -> None:
+    assert found["not_run"] == {
+        "vLLM float32": "no vllm here; make one",
+        "jaxserve int8": "round 1: it ended before it was ready: unknown flag --quantization",
+    }
+
+
+def test_the_report_and_the_plot_come_from_the_results_alone(results: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "images" / "plot.png"
+    command = [sys.executable, str(SCRIPTS / "bench_peers"), "--report", str(results), "--plot", str(plot)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    for line in ("| jaxserve float32 | ", "| llama.cpp f32 | ", "| 1 stream, float32 ÷ llama.cpp f32 | "):
+        assert line in said
+    assert "vLLM float32 not run: no vllm here; make one" in said
+    assert "llama-bench of llama.cpp f32: prefill 300 tok/s, decode 30 tok/s" in said
+    assert "1 stream, int8" not in said
+
+
+def test_ratios_are_taken_within_rounds(peers: dict[str, ModuleType]) -> None:
+    def turn(name: str, number: int, rate: float) -> dict[str, Any]:
+        return {"contender": name, "round": number, "serving": [{"max_concurrency": 8, "output_throughput": rate}]}
+
+    rates = {"jaxserve float32": (30.0, 60.0), "a": (10.0, 40.0), "b": (20.0, 20.0)}
+    turns = [turn(name, number, rate) for name, both in rates.items() for number, rate in enumerate(both, 1)]
+    goal = peers["report"].Goal("8", peers["report"].serving("output_throughput", 8), 1.3)
+    line = peers["report"].goal_line(turns, goal)
+    assert line == "| 8 | 2.25 (1.50..3.00) | ≥ 1.3 | met | jaxserve float32 ÷ a |"
+
+
+def test_the_table_of_contenders_says_what_is_missing(peers: dict[str, ModuleType], tmp_path: Path) -> None:
+    everybody = {one.name: one for one in peers["contenders"].contenders(tmp_path, "model")}
+    assert everybody["llama.cpp q8_0"].missing == (
+        "no llama-server and no model.q8_0.gguf; scripts/bench_peers --prepare makes them"
+    )
+    assert everybody["vLLM float32"].missing and not everybody["jaxserve float32"].missing
+    assert "--no-enable-prefix-caching" in everybody["jaxserve float32"].command
