@@ -99,6 +99,7 @@ def _vllm(cache: Path) -> Contender:
         "LD_PRELOAD": ":".join(map(str, _preloads(cache))),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_USE_AOT_COMPILE": "0",  # 0.32.0 stores such programs and cannot load them again
         "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
     }
@@ -106,7 +107,7 @@ def _vllm(cache: Path) -> Contender:
         "vLLM float32",
         tuple(map(str, serve)),
         environment,
-        chunk_tokens=4096,
+        chunk_tokens=2048,
         missing=_missing(program, model),
         version_command=(str(program.with_name("python")), "-c", VLLM_VERSIONS),
     )

@@ -49,8 +49,7 @@ class Loads:
 
 @dataclass(slots=True)
 class Prompts:
-    """The same prompts for everybody, made when the first server can count tokens; usage then shows who counts
-    otherwise."""
+    """The same prompts for everybody, made when the first server can count tokens; who counts otherwise has failed."""
 
     loads: Loads
     serving: list[list[Messages]] = field(default_factory=list)
@@ -159,6 +158,8 @@ async def _serving(server: Server, prompts: Prompts) -> list[dict[str, Any]]:
         result = await measure(server, some, concurrency, loads.input_len, loads.output_len)
         if result["failed"]:
             raise Failed(f"{result['failed']} of {len(some)} requests failed at concurrency {concurrency}")
+        if (read := result["total_input_tokens"]) != len(some) * loads.input_len:
+            raise Failed(f"it read {read} tokens where {len(some)} prompts of {loads.input_len} were meant")
         results.append(result)
     return results
 
@@ -172,8 +173,12 @@ async def _long_prompt(server: Server, contender: Contender, prompts: Prompts) -
 
 
 def _static_turn(contender: Contender, loads: Loads, log: Path) -> dict[str, Any]:
-    """The same work in static batches, and prefill as batches of one row that end with their first token."""
-    serving, peak = _static_run(contender, loads.concurrency, loads.num_prompts, loads.input_len, loads.output_len, log)
+    """The same work in static batches, and prefill as batches of one row that end with their first token.
+
+    One batch of each size, two of one row: a batch has nobody to wait for, so more would say the same.
+    """
+    num_prompts = [max(2, rows) for rows in loads.concurrency]
+    serving, peak = _static_run(contender, loads.concurrency, num_prompts, loads.input_len, loads.output_len, log)
     prefill, _ = _static_run(contender, [1], [loads.num_prefills], loads.prefill_len, 1, log)
     ttft_s = prefill[0]["median_ttft_ms"] / 1000
     return {"prefill": _prefill_of(ttft_s, loads), "serving": serving, "peak_rss_mib": peak / MIB}

@@ -46,13 +46,18 @@ def race(
         for contender in everybody:
             if contender.name not in found["not_run"]:
                 _take(contender, number, prompts, logs, found)
-                results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                _keep(found, results)
     for contender in everybody:
         if contender.bench_command and contender.name not in found["not_run"]:
-            say(f"llama-bench, {contender.name}")
-            found["second_opinions"].append(second_opinion(contender, loads))
-    results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            _ask_again(contender, loads, found)
+    _keep(found, results)
     return found
+
+
+def _keep(found: dict[str, Any], results: Path) -> None:
+    """Without the name of whoever ran it: a home directory becomes ~."""
+    text = json.dumps(found, indent=1).replace(str(Path.home()), "~")
+    results.write_text(text + "\n", encoding="utf-8")
 
 
 def _take(contender: Contender, number: int, prompts: Prompts, logs: Path, found: dict[str, Any]) -> None:
@@ -68,6 +73,13 @@ def _take(contender: Contender, number: int, prompts: Prompts, logs: Path, found
     found["turns"].append(about | result)
     rates = ", ".join(f"{one['output_throughput']:.0f} tok/s at {one['max_concurrency']}" for one in result["serving"])
     say(f"round {number}, {contender.name}: {rates} ({took_s:.0f} s)")
+
+
+def _ask_again(contender: Contender, loads: Loads, found: dict[str, Any]) -> None:
+    try:
+        found["second_opinions"].append(second_opinion(contender, loads))
+    except Failed as error:
+        found["not_run"][f"second opinion on {contender.name}"] = str(error)
 
 
 def say(words: str) -> None:

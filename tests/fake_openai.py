@@ -14,11 +14,12 @@ PAGE = Path(__file__).parent.parent / "server" / "page" / "index.html"
 class FakeOpenAI:
     """Answers every chat with `words`, one chunk each.
 
-    hold_after   after that many words the answer waits for `gate`
-    refusal      (status, message) for every chat instead of an answer
-    breaks_off   the answer ends with an error event
-    hung_up      set when a client left in the middle of an answer
-    chats        the bodies of all chats so far
+    hold_after     after that many words the answer waits for `gate`
+    refusal        (status, message) for every chat instead of an answer
+    breaks_off     the answer ends with an error event
+    unseen_tokens  what usage counts on top of the words
+    hung_up        set when a client left in the middle of an answer
+    chats          the bodies of all chats so far
     """
 
     def __init__(self, *words: str, api_key: str | None = None, port: int = 0) -> None:
@@ -27,6 +28,7 @@ class FakeOpenAI:
         self.hold_after: int | None = None
         self.refusal: tuple[int, str] | None = None
         self.breaks_off = False
+        self.unseen_tokens = 0
         self.gate = threading.Event()
         self.hung_up = threading.Event()
         self.chats: list[dict[str, Any]] = []
@@ -95,7 +97,7 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            prompt_tokens = sum(len(message["content"].split()) for message in body["messages"])
+            prompt_tokens = fake.unseen_tokens + sum(len(message["content"].split()) for message in body["messages"])
             self._event(choice({"role": "assistant", "content": ""}), None)
             sent = 0
             for sent, word in enumerate(fake.words_for(body), 1):

@@ -34,6 +34,12 @@ class FakePeer(FakeOpenAI):
         return any(chat["max_tokens"] > ENDLESS for chat in self.chats)
 
 
+def serve(port: int, unseen_tokens: int) -> None:
+    with FakePeer(port=port) as server:
+        server.unseen_tokens = unseen_tokens
+        server.thread.join()
+
+
 def static(flags: list[str]) -> None:
     parser = argparse.ArgumentParser()
     for name in ("concurrency", "num-prompts"):
@@ -67,10 +73,10 @@ def main(kind: str, *words: str) -> int:
     if kind == "refuse":
         print("unknown flag --quantization")
         return 2
-    if kind == "serve":
-        with FakePeer(port=int(words[0])) as server:
-            server.thread.join()
-    {"static": static, "bench": bench, "serve": lambda _: None}[kind](list(words))
+    if kind in ("serve", "miscount"):
+        serve(int(words[0]), unseen_tokens=int(kind == "miscount"))
+    else:
+        {"static": static, "bench": bench}[kind](list(words))
     return 0
 
 
