@@ -89,18 +89,18 @@ async def _server_turn(contender: Contender, prompts: Prompts, log: Path) -> dic
         server, ready_s = await ready(watched, port)
         await prompts.made_with(server)
         await _warm_up(server, prompts)
-        result = {
+        result: dict[str, Any] = {
             "ready_s": ready_s,
             "prefill": await _prefill(server, prompts),
             "serving": await _serving(server, prompts),
             "peak_rss_mib": watched.peak_bytes() / MIB,
         }
         if contender.long_command is None:
-            result["long_prompt"] = await _long_prompt(server, contender, prompts)
+            result["long_prompt"] = await _long_prompt(server, contender, prompts, result["prefill"])
     if contender.long_command is not None:
         with _started(contender.long_command, contender, log) as (watched, port):
             server, _ = await ready(watched, port)
-            result["long_prompt"] = await _long_prompt(server, contender, prompts)
+            result["long_prompt"] = await _long_prompt(server, contender, prompts, result["prefill"])
     return result
 
 
@@ -164,12 +164,31 @@ async def _serving(server: Server, prompts: Prompts) -> list[dict[str, Any]]:
     return results
 
 
-async def _long_prompt(server: Server, contender: Contender, prompts: Prompts) -> dict[str, Any]:
-    """The gaps of the streams, and the mean time of one chunk: the long prompt's time alone by its chunks."""
+async def _long_prompt(
+    server: Server, contender: Contender, prompts: Prompts, prefill: dict[str, Any]
+) -> dict[str, Any]:
+    """What bench_stall finds, beside the time of the long prompt's last and dearest chunk."""
     found = await long_prompt_among_streams(server, prompts.streams, *prompts.long)
-    chunks = -(-prompts.loads.long_len // contender.chunk_tokens)
-    about = {"input_len": prompts.loads.long_len, "chunk_tokens": contender.chunk_tokens}
-    return {**about, "chunk_ms": found["alone_ttft_ms"] / chunks, **found}
+    ms = last_chunk_ms(
+        (prefill["input_len"], prefill["ttft_ms"]),
+        (prompts.loads.long_len, found["alone_ttft_ms"]),
+        contender.chunk_tokens,
+    )
+    return {"input_len": prompts.loads.long_len, "chunk_tokens": contender.chunk_tokens, "chunk_ms": ms, **found}
+
+
+def last_chunk_ms(short: tuple[int, float], long: tuple[int, float], chunk_tokens: int) -> float:
+    """Milliseconds of a long prompt's last chunk, from the tokens and milliseconds of two whole prompts.
+
+    Every token costs the same in the products and, in attention, as much as there are before it: n tokens take
+    a n + b n², which two prompts determine. Not less than the mean of all chunks, should noise bend the curve down.
+    """
+    (few, few_ms), (many, many_ms) = short, long
+    b = (many_ms / many - few_ms / few) / (many - few) if many != few else 0.0
+    a = many_ms / many - b * many
+    chunk = min(chunk_tokens, many)
+    before = many - chunk
+    return max(many_ms - a * before - b * before**2, many_ms * chunk / many)
 
 
 def _static_turn(contender: Contender, loads: Loads, log: Path) -> dict[str, Any]:

@@ -82,7 +82,7 @@ LONG_COLUMNS: dict[str, tuple[Metric, str]] = {
     "p50 during": (long_prompt("during", "median_itl_ms"), ".0f"),
     "p99 during": (long_prompt("during", "p99_itl_ms"), ".0f"),
     "max during": (long_prompt("during", "max_itl_ms"), ".0f"),
-    "one chunk, ms": (of_long_prompt("chunk_ms"), ".0f"),
+    "last chunk, ms": (of_long_prompt("chunk_ms"), ".0f"),
     "its tokens": (of_long_prompt("chunk_tokens"), ".0f"),
     "first token of the prompt, s": (of_long_prompt("ttft_ms", 1000), ".1f"),
     "alone": (of_long_prompt("alone_ttft_ms", 1000), ".1f"),
@@ -90,9 +90,9 @@ LONG_COLUMNS: dict[str, tuple[Metric, str]] = {
 
 
 def spread(values: Sequence[float], shown: str) -> str:
-    """median (least..most), or the value alone when there is one."""
-    middle = format(statistics.median(values), shown)
-    return middle if len(values) == 1 else f"{middle} ({min(values):{shown}}..{max(values):{shown}})"
+    """median (least..most), or the value alone where all look the same."""
+    middle, least, most = (format(choose(values), shown) for choose in (statistics.median, min, max))
+    return middle if least == most else f"{middle} ({least}..{most})"
 
 
 def names(turns: Sequence[Turn]) -> list[str]:
@@ -145,7 +145,7 @@ def goal_line(turns: Sequence[Turn], goal: Goal) -> str | None:
 def report(found: dict[str, Any]) -> str:
     """All of it in Markdown."""
     turns, parts = found["turns"], []
-    parts.append(f"Median (least..most) of {len({turn['round'] for turn in turns})} rounds.")
+    parts.append(f"Median (least..most) of the rounds, {len({turn['round'] for turn in turns})} in all.")
     parts.append(table(turns, COLUMNS))
     lines = [line for goal in GOALS if (line := goal_line(turns, goal))]
     parts.append("\n".join(["| goal | ratio | wanted | | who |", "|---|---|---|---|---|", *lines]))

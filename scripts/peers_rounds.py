@@ -1,6 +1,7 @@
 """Round after round, everybody's turn once in each; and the circumstances in which that happened."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -22,12 +23,19 @@ VERSION_WITHIN_S = 120
 
 
 def race(
-    everybody: Sequence[Contender], loads: Loads, rounds: int, *, model: str, logs: Path, results: Path
+    everybody: Sequence[Contender],
+    loads: Loads,
+    rounds: int,
+    *,
+    model: str,
+    logs: Path,
+    results: Path,
+    within_s: float = math.inf,
 ) -> dict[str, Any]:
     """Everything that was measured. It is written to `results` after every turn, so that nothing gets lost.
 
     Who fails once is not asked again, and stands under not_run with the reason. logs: a directory for what the
-    programs print.
+    programs print. within_s: no further round begins if it would end later than that, taking as long as the longest.
     """
     found: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d %H:%M"),
@@ -36,17 +44,21 @@ def race(
         "machine": machine(),
         "versions": versions(everybody),
         "loads": asdict(loads),
-        "rounds": rounds,
         "not_run": {one.name: one.missing for one in everybody if one.missing},
         "turns": [],
         "second_opinions": [],
     }
-    prompts = Prompts(loads)
+    prompts, began, longest_s = Prompts(loads), time.perf_counter(), 0.0
     for number in range(1, rounds + 1):
+        round_began = time.perf_counter()
+        if round_began - began + longest_s > within_s:
+            say(f"no round {number}: it would end after more than {within_s / 60:.0f} minutes")
+            break
         for contender in everybody:
             if contender.name not in found["not_run"]:
                 _take(contender, number, prompts, logs, found)
                 _keep(found, results)
+        longest_s = max(longest_s, time.perf_counter() - round_began)
     for contender in everybody:
         if contender.bench_command and contender.name not in found["not_run"]:
             _ask_again(contender, loads, found)

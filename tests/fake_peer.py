@@ -16,6 +16,7 @@ from typing import Any
 from tests.fake_openai import FakeOpenAI
 
 LONG_PROMPT, ENDLESS, BEFORE_THE_GATE = 60, 500, 40  # words
+WORD_S = 0.01  # between words of an endless answer, so that it is still going when the long prompt was answered
 
 
 class FakePeer(FakeOpenAI):
@@ -24,8 +25,9 @@ class FakePeer(FakeOpenAI):
     def words_for(self, chat: dict[str, Any]) -> Iterator[str]:
         length = len(chat["messages"][0]["content"].split())
         for number in range(chat["max_tokens"]):
-            if number == BEFORE_THE_GATE and chat["max_tokens"] > ENDLESS:
+            if number >= BEFORE_THE_GATE and chat["max_tokens"] > ENDLESS:
                 self.gate.wait(30)
+                self.hung_up.wait(WORD_S)
             yield "word "
         if length >= LONG_PROMPT and self.streams_wait():
             self.gate.set()
