@@ -19,7 +19,7 @@ from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.engine.step import Network
-from jaxserve.kvcache.pages import make_pages
+from jaxserve.kvcache.pages import bytes_per_page, make_pages
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.models.registry import abstract, find
@@ -69,7 +69,14 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     _, shapes = abstract(spec, dtype)
     weights = [random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, leaf in enumerate(shapes.values())]
     backend = choose_backend(attention, device.platform, dtype)
-    page_bytes = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * PAGE * dtype.itemsize
+    page_bytes = bytes_per_page(
+        backend,
+        num_layers=spec.num_layers,
+        page_size=PAGE,
+        kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype=dtype,
+    )
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     free = stats.get("bytes_limit", 2**40) - stats.get("bytes_in_use", 0)
     num_pages = 1 + min(pages_wanted, int(0.85 * free) // page_bytes)

@@ -24,10 +24,10 @@ from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.engine.step import Network
 from jaxserve.errors import BadConfig
-from jaxserve.kvcache.pages import make_pages
+from jaxserve.kvcache.pages import bytes_per_page, make_pages
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
-from jaxserve.kvcache.sizing import CacheSize, MemoryFacts, bytes_per_page, choose_num_pages, pages_for
+from jaxserve.kvcache.sizing import CacheSize, MemoryFacts, choose_num_pages, pages_for
 from jaxserve.layers.quant import Packed
 from jaxserve.models.registry import find, leaf_shapes
 from jaxserve.models.spec import DecoderSpec
@@ -90,11 +90,12 @@ def build(
 
     backend = choose_backend(config.attention_backend, device.platform, dtype)
     page_bytes = bytes_per_page(
+        backend,
         num_layers=spec.num_layers,
+        page_size=config.block_size,
         kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        dtype_bytes=dtype.itemsize,
-        page_size=config.block_size,
+        dtype=dtype,
     )
     weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     size = _cache_size(config, spec, device, page_bytes, weight_bytes)

@@ -43,11 +43,6 @@ class CacheSize:
         return self.num_pages * self.page_bytes
 
 
-def bytes_per_page(*, num_layers: int, kv_heads: int, head_dim: int, dtype_bytes: int, page_size: int) -> int:
-    """Keys and values of page_size tokens in every layer."""
-    return 2 * num_layers * kv_heads * head_dim * dtype_bytes * page_size
-
-
 def pages_for(num_tokens: int, page_size: int) -> int:
     """Pages that num_tokens tokens occupy."""
     return -(-num_tokens // page_size)

@@ -6,7 +6,7 @@ import pytest
 
 from jaxserve.config import GIB, MIB
 from jaxserve.errors import BadConfig, OutOfMemory
-from jaxserve.kvcache.sizing import MemoryFacts, bytes_per_page, choose_num_pages, pages_for, pages_that_fit
+from jaxserve.kvcache.sizing import MemoryFacts, choose_num_pages, pages_for, pages_that_fit
 
 LAPTOP = MemoryFacts(platform="cpu", total_bytes=24 * GIB, free_bytes=20 * GIB)
 GPU = MemoryFacts(platform="gpu", total_bytes=100 * GIB, free_bytes=80 * GIB, scratch_bytes=2 * GIB)
@@ -14,10 +14,6 @@ GPU = MemoryFacts(platform="gpu", total_bytes=100 * GIB, free_bytes=80 * GIB, sc
 
 def choose(memory: MemoryFacts = LAPTOP, **wishes):
     return choose_num_pages(**{"memory": memory, "page_bytes": MIB, "page_size": 16, "model_max_len": 1024} | wishes)
-
-
-def test_a_page_holds_keys_and_values_of_every_layer():
-    assert bytes_per_page(num_layers=30, kv_heads=3, head_dim=64, dtype_bytes=4, page_size=16) == 737_280
 
 
 def test_tokens_round_up_to_pages_and_bytes_round_down():
