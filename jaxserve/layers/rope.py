@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +100,26 @@ def _yarn(plain: np.ndarray, scaling: Yarn, theta: float, head_dim: int) -> np.n
 
 
 def angles(position_T: Array, rope: Rope, head_dim: int) -> tuple[Array, Array]:
-    """position_T int32 → cosine and sine, float32 [T, head_dim / 2]; once a step, all layers share them."""
+    """position_T int32 → cosine and sine, float32 [T, head_dim], as `rotate` wants them; once a step for all layers.
+
+    Products with ones spread the angles over both halves of a head. They are exact, and they keep XLA for CPU from
+    computing sines anew in every layer: that costs 5 % of a prompt chunk's time.
+    """
     angle = position_T.astype(jnp.float32)[:, None] * frequencies(rope, head_dim)
     magnitude = rope.scaling.magnitude if isinstance(rope.scaling, Yarn) else 1.0
-    return jnp.cos(angle) * magnitude, jnp.sin(angle) * magnitude
+    one = np.eye(head_dim // 2, dtype=np.float32) * np.float32(magnitude)
+    cos = jnp.dot(jnp.cos(angle), np.concatenate([one, one], axis=1), precision=lax.Precision.HIGHEST)
+    sin = jnp.dot(jnp.sin(angle), np.concatenate([-one, one], axis=1), precision=lax.Precision.HIGHEST)
+    return cos, sin
 
 
 def rotate(x_TNH: Array, cos_TH: Array, sin_TH: Array) -> Array:
     """Turns every head of every token by its angles, in float32; returns x's shape and type.
 
-    First half against second half, the layout of Hugging Face checkpoints (not interleaved pairs, as in Meta's).
+    First half against second half, the layout of Hugging Face checkpoints (not interleaved pairs, as in Meta's); the
+    sine of the first half is negative.
     """
-    first, second = jnp.split(x_TNH.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos_TH[:, None, :], sin_TH[:, None, :]
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    wide = x_TNH.astype(jnp.float32)
+    first, second = jnp.split(wide, 2, axis=-1)
+    turned = wide * cos_TH[:, None, :] + jnp.concatenate([second, first], axis=-1) * sin_TH[:, None, :]
     return turned.astype(x_TNH.dtype)
