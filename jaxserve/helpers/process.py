@@ -1,0 +1,92 @@
+"""One helper as its owner sees it: a process behind a socket."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+STARTUP_S = 60.0
+MAX_ANSWER_BYTES = 1 << 30
+KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT")
+
+
+class HelperEnded(Exception):
+    """The process is gone; the text says why."""
+
+
+class Helper:
+    """A process that answers one task at a time. It starts at once, and is waited for by the first task."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jaxserve.helpers.worker", *modules],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+                start_new_session=True,  # the terminal's Ctrl-C is for the server, which then drains
+            )
+        self._channel = Connection(ours.detach())
+        self._is_ready = False
+        self.peak_bytes = 0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, task: bytes, wall_s: float) -> dict[str, Any]:
+        """The answer to a task. Raises HelperEnded when it took longer than wall_s, or the process ended."""
+        if not self._is_ready:
+            self._talk(None, STARTUP_S)
+            self._is_ready = True
+        answer = json.loads(self._talk(task, wall_s))
+        self.peak_bytes = answer["peak_bytes"]
+        return answer
+
+    def end(self) -> None:
+        """Kills the process, which has nothing to save, and waits for it. Idempotent, and safe beside `ask`."""
+        self._process.kill()
+        self._process.wait()  # the channel stays: another thread may be reading from it, and hears of the end there
+
+    def _talk(self, message: bytes | None, wall_s: float) -> bytes:
+        """Sends, unless there is nothing to, and receives. A clock kills the process, which ends the waiting."""
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            self._process.kill()
+
+        clock = threading.Timer(wall_s, kill)
+        clock.daemon = True
+        clock.start()
+        try:
+            if message is not None:
+                self._channel.send_bytes(message)
+            return self._channel.recv_bytes(MAX_ANSWER_BYTES)
+        except (EOFError, OSError):
+            self.end()
+            raise HelperEnded(self._why(late.is_set(), wall_s)) from None
+        finally:
+            clock.cancel()
+
+    def _why(self, late: bool, wall_s: float) -> str:
+        if late:
+            return f"it took longer than {wall_s:g} s"
+        if self._process.returncode == -signal.SIGXCPU:
+            return "it needed too much processor time"
+        return "it needed too much memory, or ended the process it ran in"
+
+
+def _environment() -> dict[str, str]:
+    """What an interpreter needs to start. Keys and tokens in the server's environment are not passed on."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "1"}
