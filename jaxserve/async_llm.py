@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Progress
-from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.outputs import FinishReason, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.served import Answer, ServedModel
 from jaxserve.text.tokenizer import Tokenizer
@@ -45,6 +45,8 @@ class AsyncLLM:
         self._model = ServedModel.load(config, self._deliver, progress)
         # Rendering and tokenizing a long prompt takes longer than the loop may stand still.
         self._text_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-text")
+        # These wait for helpers, so that nobody's strange template delays the model's own.
+        self._helper_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-helper")
 
     @classmethod
     def load(cls, config: EngineConfig, progress: Progress | None = None) -> "AsyncLLM":
@@ -85,13 +87,14 @@ class AsyncLLM:
         """Requests (choices counted one by one) that have not ended."""
         return self._model.num_open
 
-    async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> list[int]:
-        """Messages → prompt ids; `how` as ServedModel.render_chat takes it. Runs beside the loop."""
-        return await self._beside(partial(self._model.render_chat, messages, **how))
+    async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> RenderedPrompt:
+        """The messages' prompt; `how` as Prompts.render_chat takes it. Runs beside the loop."""
+        threads = self._text_threads if how.get("chat_template") is None else self._helper_threads
+        return await self._beside(partial(self._model.prompts.render_chat, messages, **how), threads)
 
     async def encode(self, text: str, **how: bool) -> list[int]:
-        """Text → ids; `how` as ServedModel.encode takes it. Runs beside the loop."""
-        return await self._beside(partial(self._model.encode, text, **how))
+        """Text → ids; `how` as Prompts.encode takes it. Runs beside the loop."""
+        return await self._beside(partial(self._model.prompts.encode, text, **how), self._text_threads)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._model.tokenizer.decode(token_ids)
@@ -136,6 +139,7 @@ class AsyncLLM:
         """Ends the engine and frees device memory."""
         await asyncio.to_thread(self._model.close)
         self._text_threads.shutdown(wait=False)
+        self._helper_threads.shutdown(wait=False)
 
     def _register(self, answer: Answer) -> _Mailbox:
         self._loop = asyncio.get_running_loop()
@@ -157,5 +161,5 @@ class AsyncLLM:
             if mailbox is not None:
                 mailbox.put(output)
 
-    async def _beside(self, work: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._text_threads, work)
+    async def _beside(self, work: Any, threads: ThreadPoolExecutor) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)

@@ -60,6 +60,8 @@ class EngineConfig:
     chat_template_content_format: Literal["auto", "string", "openai"] = knob(
         "auto", "how message content reaches the template"
     )
+    template_timeout_s: float = knob(30.0, "seconds in which the chat template must have written a prompt")
+    request_template_timeout_s: float = knob(5.0, "the same for a template that came with a request")
     generation_config: str = knob(
         "auto", "sampling defaults: auto (the model's file), vllm (none), or a directory holding the file"
     )
@@ -93,6 +95,9 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadConfig(f"{name} must be at least 1, got {value}.")
+        for name in ("template_timeout_s", "request_template_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise BadConfig(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.max_model_len is not None and self.max_model_len < 1 and self.max_model_len != -1:
             raise BadConfig(f"max_model_len must be at least 1, or -1 for what fits, got {self.max_model_len}.")
 

@@ -69,7 +69,7 @@ class LLM:
             self._forget([answer])
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return self._model.encode(text, add_special_tokens=add_special_tokens)
+        return self._model.prompts.encode(text, add_special_tokens=add_special_tokens)
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
         return self._model.tokenizer.decode(token_ids)
@@ -82,10 +82,10 @@ class LLM:
         self._model.close()
 
     def _ids(self, prompt: Prompt, params: SamplingParams | None) -> list[int]:
-        return self._model.encode(prompt, counting=_cuts(params)) if isinstance(prompt, str) else list(prompt)
+        return self._model.prompts.encode(prompt, counting=_cuts(params)) if isinstance(prompt, str) else list(prompt)
 
     def _rendered(self, messages: Messages, params: SamplingParams | None, how: dict[str, Any]) -> list[int]:
-        return self._model.render_chat(messages, counting=_cuts(params), **how)
+        return self._model.prompts.render_chat(messages, counting=_cuts(params), **how).token_ids
 
     def _open(self, prompt_ids: list[int], params: SamplingParams | None) -> Answer:
         return self._model.open(*self._model.fit(prompt_ids, params or self._model.default_params))

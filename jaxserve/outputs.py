@@ -100,6 +100,14 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class RenderedPrompt:
+    """What a chat template made of messages, and its tokens."""
+
+    text: str
+    token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens paid for: the prompt once, every choice's tokens, and how much of the prompt was cached."""
 

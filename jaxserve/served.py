@@ -24,14 +24,13 @@ from jaxserve.errors import BadConfig, EngineStopped, GenerationFailed, InvalidP
 from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.bad_words import bad_sequences
-from jaxserve.text.chat_template import ChatTemplates, read_template
+from jaxserve.text.prompts import Prompts
 from jaxserve.text.stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
-COUNTING_FACTOR = 16  # how much longer than the model's length a text to be counted may be
 DEFAULTS_READ = (
     "repetition_penalty",
     "temperature",
@@ -95,7 +94,7 @@ class ServedModel:
         self.eos_id = tokenizer.eos_token_id
         self.further_eos_ids = frozenset(_eos_ids(built) - {self.eos_id})
         self.hard_max_tokens = _hard_max_tokens(built)
-        self._templates = _templates(built.config, tokenizer)
+        self.prompts = Prompts(built.config, tokenizer)
         self._ids = itertools.count(1)
         seed = built.config.seed
         self._dice = random.SystemRandom() if seed is None else random.Random(seed)
@@ -118,45 +117,6 @@ class ServedModel:
 
             built = build(config, progress, read_tokenizer)
             return cls(built, tokenizers[0].result(), deliver)
-
-    # Text in
-
-    def render_chat(
-        self,
-        messages: list[dict[str, Any]],
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        documents: list[dict[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        add_special_tokens: bool = False,
-        template_kwargs: Mapping[str, Any] | None = None,
-        counting: bool = False,
-    ) -> list[int]:
-        """Messages → prompt ids, by the model's chat template."""
-        text = self._templates.choose(has_tools=bool(tools)).render(
-            messages,
-            tools=tools,
-            documents=documents,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            kwargs=dict(template_kwargs or {}),
-        )
-        return self.encode(text, add_special_tokens=add_special_tokens, counting=counting)
-
-    def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
-        """Text → ids. A text that is too long whatever its tokens are is refused without looking at it.
-
-        counting: the ids will be counted or cut, so more than the model's length is fine, though not without end.
-        """
-        assert self.config.max_model_len
-        most = self.config.max_model_len * (COUNTING_FACTOR if counting else 1)
-        if len(text) > most * self.tokenizer.max_token_chars:
-            raise PromptTooLong(
-                f"The prompt has {len(text)} characters, more than any {most} tokens can hold; this model's maximum"
-                f" context length is {self.config.max_model_len} tokens. Please reduce the length of the messages."
-            )
-        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     # The door
 
@@ -301,11 +261,13 @@ class ServedModel:
     def stats(self) -> StatsSnapshot:
         """The engine's numbers, and this process's compiles: after readiness those must not move."""
         snapshot = self._built.engine.stats()
-        return replace(snapshot, counters={**snapshot.counters, **compiles.counters()})
+        helpers = {"helper_restarts": self.prompts.num_restarts}
+        return replace(snapshot, counters={**snapshot.counters, **compiles.counters(), **helpers})
 
     def close(self) -> None:
-        """Ends the engine thread, tells live requests, frees device memory. A second call does nothing."""
+        """Ends the engine thread and the helpers, tells live requests, frees device memory. Idempotent."""
         self._thread.stop()
+        self.prompts.close()
         self._built.engine.close()
 
 
@@ -358,10 +320,3 @@ def _eos_ids(built: Built) -> set[int]:
     generation = built.generation_config if directory in ("auto", "vllm") else _generation_config_in(directory)
     found = generation.get("eos_token_id", built.model_config.get("eos_token_id"))
     return set(found) if isinstance(found, list) else set() if found is None else {found}
-
-
-def _templates(config: EngineConfig, tokenizer: Tokenizer) -> ChatTemplates:
-    sources = tokenizer.chat_templates
-    if config.chat_template is not None:
-        sources = {"default": read_template(config.chat_template)}
-    return ChatTemplates(sources, tokenizer.special_tokens, content_format=config.chat_template_content_format)

@@ -17,6 +17,11 @@ def echoed(request: ChatRequest, role: str) -> str | None:
     return last.text if request.echo and last.role == role else None
 
 
+def prompt_text(request: ChatRequest, run: Run) -> dict[str, str | None]:
+    """What the template made of the messages, when it was asked for; whether it was truncated or not."""
+    return {"prompt_text": run.jobs[0].prompt_text} if request.return_prompt_text else {}
+
+
 class ChatReply:
     """The whole answer at once."""
 
@@ -36,6 +41,7 @@ class ChatReply:
             "prompt_logprobs": await whole_prompt_table(news.logprobs, job.params.prompt_logprobs or 0),
             "prompt_token_ids": list(job.prompt_ids) if self._request.return_token_ids else None,
             "kv_transfer_params": None,
+            **prompt_text(self._request, self._run),
         }
 
     async def _choice(self, choice: TextDelta) -> dict[str, Any]:
@@ -76,6 +82,8 @@ class ChatStream:
         if self._request.return_token_ids:
             for chunk in roles:
                 chunk["prompt_token_ids"] = list(self._run.jobs[0].prompt_ids)
+        for chunk in roles:
+            chunk |= prompt_text(self._request, self._run)
         text = echoed(self._request, self._frame.role)
         return roles + [self._chunk(index, {"content": text}) for index in indices if text]
 

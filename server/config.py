@@ -6,6 +6,13 @@ from typing import Any, Literal
 from jaxserve import BadConfig
 
 MIB = 1 << 20
+# Variables of a chat template that nobody may set: arguments of the call around it, and what every template has.
+RESERVED_KWARGS = frozenset(
+    (
+        *("tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length", "messages"),
+        *("conversation", "range", "namespace", "dict", "cycler", "joiner", "raise_exception", "strftime_now"),
+    )
+)
 
 
 def knob(default: Any, help: str) -> Any:
@@ -35,6 +42,16 @@ class ServerConfig:
     served_model_name: tuple[str, ...] = knob((), "name of the model for clients; several are aliases of the first")
     response_role: str = knob("assistant", "role of the answers")
     disable_fastapi_docs: bool = knob(False, "serve no /docs, /redoc and /openapi.json")
+    trust_request_chat_template: bool = knob(False, "let requests bring a chat template; a helper process renders it")
+    trust_request_mm_kwargs: bool = knob(False, "accept mm_processor_kwargs; models that only read text ignore them")
+    default_chat_template_kwargs: dict[str, Any] | None = knob(
+        None, "variables of the chat template as JSON, where a request sets none, like enable_thinking"
+    )
+    reasoning_effort_map: dict[str, Any] | None = knob(
+        None, "what the chat template sees for a reasoning_effort, as JSON, where it is another word"
+    )
+    exclude_tools_when_tool_choice_none: bool = knob(False, "keep tools out of the prompt when tool_choice is none")
+    enable_tokenizer_info_endpoint: bool = knob(False, "show the tokenizer's configuration at /tokenizer_info")
     enable_request_id_headers: bool = knob(False, "answer every request with an X-Request-Id header")
     enable_force_include_usage: bool = knob(False, "send usage in every stream")
     enable_prompt_tokens_details: bool = knob(True, "say in usage how many prompt tokens were cached")
@@ -73,6 +90,10 @@ class ServerConfig:
             raise BadConfig("fingerprint_mode custom needs a fingerprint_value.")
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             raise BadConfig("ssl_keyfile and ssl_certfile go together; only one of them is set.")
+        if clash := sorted((RESERVED_KWARGS | {"chat_template"}) & (self.default_chat_template_kwargs or {}).keys()):
+            raise BadConfig(f"default_chat_template_kwargs cannot set {', '.join(clash)}.")
+        if wrong := [name for name, word in (self.reasoning_effort_map or {}).items() if not isinstance(word, str)]:
+            raise BadConfig(f"reasoning_effort_map must map words to words; {wrong[0]!r} is mapped to something else.")
         for name in (
             "stream_interval",
             "max_n",

@@ -66,6 +66,7 @@ OWN_COUNTERS = {
     "compilations": ("compilations", "Programs compiled."),
     "compilation_seconds": ("compilation_seconds", "Seconds spent compiling, reading cached programs included."),
     "compilation_cache_hits": ("compilation_cache_hits", "Programs found in the persistent cache."),
+    "helper_restarts": ("helper_restarts", "Helper processes killed and replaced, mostly for clients' templates."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
     "step_bytes": ("step_bytes", "Bytes that the steps had to read: weights, and live keys and values."),
     "step_flops": ("step_flops", "Floating-point operations of the steps."),

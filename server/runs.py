@@ -41,11 +41,16 @@ class Generates(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One prompt and what is wanted for it. is_cut: a part of it is not read, as truncate_prompt_tokens asked."""
+    """One prompt and what is wanted for it.
+
+    is_cut        a part of it is not read, as truncate_prompt_tokens asked
+    prompt_text   what the chat template wrote
+    """
 
     prompt_ids: Sequence[int]
     params: SamplingParams
     is_cut: bool = False
+    prompt_text: str | None = None
 
 
 @dataclass(slots=True)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jaxserve import InvalidParameter, PromptTooLong, RepetitionDetection, RequestError, SamplingParams
 from server.config import ServerConfig
 from server.errors import shown
+from server.rendering import render
 from server.runs import Job
 from server.schemas.chat import ChatRequest
 from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
-from server.schemas.tokens import TokenizeRequest
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -30,7 +31,6 @@ AS_THEY_COME = (
 )
 TOKENIZE_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
-TEMPLATE_FIELDS = ("add_generation_prompt", "continue_final_message", "documents", "tools")
 
 
 class HasLength(Protocol):
@@ -50,31 +50,8 @@ async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) ->
     if request.stream:
         prompt_logprobs = None  # 0 is allowed, and returns nothing
     params = _params(request, llm, max_tokens=wanted, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
-    prompt_ids = await render(request, llm, counting=params.truncate_prompt_tokens is not None)
-    return _checked(prompt_ids, params, llm, config, "messages")
-
-
-async def render(request: ChatRequest | TokenizeRequest, llm: AsyncLLM, *, counting: bool = False) -> list[int]:
-    """The token ids that the messages come to, the same for chat and for /tokenize.
-
-    counting: the ids will be counted or cut, so more of them than the model takes are fine.
-    """
-    kwargs = {
-        name: value for name, value in (request.chat_template_kwargs or {}).items() if name not in TEMPLATE_FIELDS
-    }
-    effort = getattr(request, "reasoning_effort", None)
-    if effort is not None:
-        kwargs.setdefault("enable_thinking", effort != "none")
-        kwargs["reasoning_effort"] = effort
-    return await llm.render_chat(
-        [message.model_dump(exclude_none=True) for message in request.messages or ()],
-        documents=getattr(request, "documents", None),
-        add_generation_prompt=request.appends_prompt,
-        continue_final_message=bool(request.continue_final_message),
-        add_special_tokens=bool(request.add_special_tokens),
-        template_kwargs=kwargs,
-        counting=counting,
-    )
+    prompt = await render(request, llm, config, counting=params.truncate_prompt_tokens is not None)
+    return replace(_checked(prompt.token_ids, params, llm, config, "messages"), prompt_text=prompt.text)
 
 
 Prompt = str | list[int]

@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxserve import (
     EngineConfig,
@@ -16,6 +16,7 @@ from jaxserve import (
     InvalidParameter,
     Logprob,
     PromptTooLong,
+    RenderedPrompt,
     SamplingParams,
     StatsSnapshot,
     TextDelta,
@@ -32,9 +33,14 @@ class FakeTokenizer:
     max_token_chars = 1
     eos_token_id = 2
     bos_token_id = BOS
+    chat_templates: ClassVar[dict[str, str]] = {"default": "{{ messages }}"}
+    config: ClassVar[dict[str, Any]] = {"tokenizer_class": "Fake", "name_or_path": "/home/somebody/fake"}
 
     def piece(self, token_id: int) -> str:
         return f"<{token_id}>" if token_id < 32 else chr(token_id)
+
+    def pieces(self, token_ids: Sequence[int]) -> list[str]:
+        return [self.piece(one) for one in token_ids]
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,10 @@ class FakeLLM:
             self._changed.clear()
             await self._changed.wait()
 
-    async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> list[int]:
+    async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> RenderedPrompt:
         self.rendered.append({"messages": messages, **how})
         text = "".join(f"{turn['role'][:1]}:{text_of(turn.get('content'))}|" for turn in messages)
-        return await self.encode(text, add_special_tokens=how["add_special_tokens"])
+        return RenderedPrompt(text, await self.encode(text, add_special_tokens=how["add_special_tokens"]))
 
     async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
         return [BOS] * add_special_tokens + [ord(one) % VOCAB_SIZE for one in text]
@@ -100,9 +106,10 @@ class FakeLLM:
     def check(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
         if self.refusal is not None:
             raise self.refusal
-        room = CONTEXT - len(prompt_ids)
+        limit = self.config.max_model_len or CONTEXT
+        room = limit - len(prompt_ids)
         if room < 1:
-            raise PromptTooLong(f"maximum context length is {CONTEXT}")
+            raise PromptTooLong(f"maximum context length is {limit}")
         effective = 0 if params.echo_only else min(room, params.max_tokens or room)
         if params.min_tokens > effective:
             raise InvalidParameter(f"min_tokens must be at most {effective}", "min_tokens")

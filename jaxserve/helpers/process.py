@@ -28,7 +28,7 @@ class Helper:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jaxserve.helpers.worker", *modules],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=_environment(),

@@ -1,6 +1,7 @@
 """Messages and tools → the prompt's text, by the checkpoint's own template or one given by hand."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ class ChatTemplate:
     content_format   how content reaches the template: "string", "openai" (a list of text parts), or "auto": what the
                      template's loops ask for, where a lone text stays a string if the template asks for strings too
     max_chars        longest prompt it may write
+    timeout_s        longest time it may take to write one
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class ChatTemplate:
         *,
         content_format: Literal["auto", "string", "openai"] = "auto",
         max_chars: int = MAX_CHARS,
+        timeout_s: float = math.inf,
     ) -> None:
         self.source = source
         self._special_tokens = dict(special_tokens)
         self._wanted_format: Literal["auto", "string", "openai"] = content_format
         self._max_chars = max_chars
+        self._timeout_s = timeout_s
 
     @property
     def content_format(self) -> ContentFormat:
@@ -62,8 +66,9 @@ class ChatTemplate:
     ) -> str:
         """The prompt for `messages`, which come as clients send them.
 
-        Tool-call arguments reach the template as objects, and as JSON text if it fails on objects: some templates
-        want the one, some the other. Every failure is an InvalidParameter with the template's own reason.
+        kwargs are further variables; where they name a parameter that is given too, the parameter wins. Tool-call
+        arguments reach the template as objects, and as JSON text if it fails on objects: some templates want the one,
+        some the other. Every failure is an InvalidParameter with the template's own reason.
         """
         if continue_final_message and add_generation_prompt:
             raise InvalidParameter(
@@ -71,10 +76,10 @@ class ChatTemplate:
                 "false.",
                 "continue_final_message",
             )
-        variables = self._variables(kwargs or {})
+        variables = {"tools": None, "documents": None} | self._variables(kwargs or {})
+        given = {"tools": list(tools) if tools else None, "documents": documents}
+        variables |= {name: value for name, value in given.items() if value is not None}
         variables |= {
-            "tools": list(tools) if tools else None,
-            "documents": documents,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
         }
@@ -109,7 +114,7 @@ class ChatTemplate:
 
     def _run(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
         try:
-            return render_template(self.source, {**variables, "messages": messages}, self._max_chars)
+            return render_template(self.source, {**variables, "messages": messages}, self._max_chars, self._timeout_s)
         except Exception as error:  # whatever a template can raise is about the request
             raise _refused(error) from error
 
@@ -139,9 +144,10 @@ class ChatTemplates:
         special_tokens: Mapping[str, str],
         *,
         content_format: Literal["auto", "string", "openai"] = "auto",
+        timeout_s: float = math.inf,
     ) -> None:
         self._templates = {
-            name: ChatTemplate(source, special_tokens, content_format=content_format)
+            name: ChatTemplate(source, special_tokens, content_format=content_format, timeout_s=timeout_s)
             for name, source in templates.items()
         }
 
@@ -178,7 +184,7 @@ def _final_text(message: Mapping[str, Any]) -> str:
     content = message["content"]
     if isinstance(content, str):
         return content
-    return content[-1]["text"] if content else ""
+    return content[-1].get("text", "") if content else ""
 
 
 def _with_mark(message: Mapping[str, Any], mark: str) -> dict[str, Any]:

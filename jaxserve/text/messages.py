@@ -13,9 +13,11 @@ from typing import Any, Literal
 from jaxserve.errors import InvalidParameter
 
 ContentFormat = Literal["string", "openai"]
+Part = str | dict[str, str]  # a text, or a reference
 
 _log = logging.getLogger(__name__)
 
+REFERENCE = "tool_reference"  # names a tool that was found; templates that know it want it as it is
 # Content part type → the key that holds its text.
 TEXT_PARTS = {
     "text": "text",
@@ -23,7 +25,7 @@ TEXT_PARTS = {
     "output_text": "text",
     "refusal": "refusal",
     "thinking": "thinking",
-    "tool_reference": "name",
+    REFERENCE: "name",
 }
 MEDIA_PARTS = {
     "image_url": "image",
@@ -66,13 +68,13 @@ def prepare_messages(
 
 
 def _prepare(message: Any, arguments_as_text: bool) -> dict[str, Any]:
-    """One message with its content as a list of texts."""
+    """One message with its content as a list of parts."""
     if not isinstance(message, Mapping):
         raise InvalidParameter(f"Each message must be an object, got {type(message).__name__}.", "messages")
     role = message.get("role")
     if not isinstance(role, str):
         raise InvalidParameter("Each message needs a role, which is a string.", "messages")
-    prepared: dict[str, Any] = {"role": role, "content": content_texts(message.get("content"))}
+    prepared: dict[str, Any] = {"role": role, "content": _parts(message.get("content"))}
     if isinstance(message.get("name"), str):
         prepared["name"] = message["name"]
     if role == "tool" and isinstance(message.get("tool_call_id"), str):
@@ -80,14 +82,14 @@ def _prepare(message: Any, arguments_as_text: bool) -> dict[str, Any]:
     if role == "developer" and message.get("tools"):
         prepared["tools"] = message["tools"]
     if role == "assistant":
-        prepared |= _reasoning(message)
         if calls := _tool_calls(message.get("tool_calls"), arguments_as_text):
             prepared["tool_calls"] = calls
+        prepared |= _reasoning(message, has_answer=bool(prepared["content"] and calls))
     return prepared
 
 
-def content_texts(content: Any) -> list[str]:
-    """The texts of a content: of a string, of a list of parts, or of nothing."""
+def _parts(content: Any) -> list[Part]:
+    """The parts of a content: of a string, of a list, or of nothing."""
     if content is None:
         return []
     if isinstance(content, str):
@@ -96,10 +98,10 @@ def content_texts(content: Any) -> list[str]:
         raise InvalidParameter(
             f"content must be a string, a list of parts, or null, got {type(content).__name__}.", "messages"
         )
-    return [text for part in content if (text := _part_text(part)) is not None]
+    return [part for one in content if (part := _part(one)) is not None]
 
 
-def _part_text(part: Any) -> str | None:
+def _part(part: Any) -> Part | None:
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):
@@ -124,25 +126,35 @@ def _part_text(part: Any) -> str | None:
         raise InvalidParameter(
             f"'{TEXT_PARTS[kind]}' of a content part must be a string, got {type(text).__name__}.", "messages"
         )
-    return text
+    return {"type": REFERENCE, "name": text} if kind == REFERENCE else text
 
 
-def _in_format(message: Mapping[str, Any], as_string: bool) -> Any:
-    texts: list[str] = message["content"]
-    if as_string or message["role"] == "tool":
-        return "\n".join(texts)
-    return [{"type": "text", "text": text} for text in texts]
+def _in_format(message: Mapping[str, Any], as_string: bool) -> str | list[dict[str, str]]:
+    parts: list[Part] = message["content"]
+    has_references = any(not isinstance(part, str) for part in parts)
+    if as_string or (message["role"] == "tool" and not has_references):
+        return _joined(parts)
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
 
 
-def _reasoning(message: Mapping[str, Any]) -> dict[str, str]:
-    """The reasoning under every name that templates read."""
+def _joined(parts: Iterable[Part]) -> str:
+    return "\n".join(part if isinstance(part, str) else part["name"] for part in parts)
+
+
+def _reasoning(message: Mapping[str, Any], has_answer: bool) -> dict[str, str]:
+    """The reasoning under every name that templates read.
+
+    has_answer: the message has both a content and tool calls. The template that reads `thinking`, gpt-oss's, refuses
+    such a message with a thinking, so it is shown without.
+    """
     text = message.get("reasoning")
     text = message.get("reasoning_content") if text is None else text
     if text is None:
         return {}
     if not isinstance(text, str):
         raise InvalidParameter(f"reasoning must be a string, got {type(text).__name__}.", "reasoning")
-    return {"reasoning": text, "reasoning_content": text, "thinking": text}
+    names = ("reasoning", "reasoning_content") if has_answer else ("reasoning", "reasoning_content", "thinking")
+    return dict.fromkeys(names, text)
 
 
 def _tool_calls(calls: Any, arguments_as_text: bool) -> list[dict[str, Any]]:
@@ -183,11 +195,13 @@ def _arguments(arguments: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _merge_into_system(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Developer messages turned into system ones, and those all into one, at the start."""
-    texts, others = [], []
+    """Developer messages turned into system ones, and those all into one, at the start. Tools are gathered there."""
+    texts, tools, others = [], [], []
     for message in messages:
         if message["role"] in ("system", "developer"):
-            texts.append("\n".join(message["content"]))
+            texts.append(_joined(message["content"]))
+            tools += message.get("tools", [])
         else:
             others.append(message)
-    return [{"role": "system", "content": ["\n\n".join(texts)]}, *others]
+    system: dict[str, Any] = {"role": "system", "content": ["\n\n".join(texts)]}
+    return [system | ({"tools": tools} if tools else {}), *others]

@@ -2,12 +2,15 @@
 
 The environment is the one Hugging Face's apply_chat_template gives to templates (trim_blocks, lstrip_blocks, loop
 controls, the `generation` tag, raise_exception, strftime_now, tojson), and differs from it in what it refuses:
-results larger than `max_chars`, numbers beyond 4096 bits, and values whose text would be an address in memory.
+results larger than `max_chars`, numbers beyond 4096 bits, values whose text would be an address in memory, and
+renderings that take too long: every turn of a loop and every call looks at the clock.
 Nothing is folded while compiling: `{{ 9**9999999 }}` costs nothing until it is rendered, and then it is refused.
 """
 
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sized
+from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any
@@ -27,7 +30,12 @@ from jaxserve.text.filters import bounded_filters
 
 MAX_CHARS = 16 << 20  # of one rendered prompt and of every value on the way to it
 MAX_REASON_CHARS = 1000
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_ADDRESS = re.compile(r"( at)? 0x[0-9a-fA-F]+")
+_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))  # of this thread's rendering
+
+
+class TooSlow(TemplateError):
+    """The rendering takes longer than it may."""
 
 
 class Buffer(list[str]):
@@ -50,8 +58,36 @@ class Buffer(list[str]):
             self.append(piece)
 
 
+class Watched:
+    """What a loop goes through, with a look at the clock at each turn."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items:
+            _check_time()
+            yield item
+
+    def __len__(self) -> int:
+        if isinstance(self._items, Sized):
+            return len(self._items)
+        raise TypeError("this has no length")
+
+
+def _check_time() -> None:
+    if time.monotonic() > _deadline.get():
+        raise TooSlow("the template takes too long")
+
+
 class BoundedCodeGenerator(CodeGenerator):
-    """Jinja's compiler, with counted buffers and a counted `~`."""
+    """Jinja's compiler, with counted buffers, a counted `~`, and loops that look at the clock."""
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        node.iter = nodes.Call(nodes.EnvironmentAttribute("watched"), [node.iter], [], None, None)
+        super().visit_For(node, frame)
 
     def buffer(self, frame: Frame) -> None:
         frame.buffer = self.temporary_identifier()
@@ -84,6 +120,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
     code_generator_class = BoundedCodeGenerator
+    watched = Watched
 
     def __init__(self, max_chars: int = MAX_CHARS) -> None:
         super().__init__(
@@ -119,6 +156,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore
+        _check_time()
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, (str, bytes, int)):
             check_method(owner, obj.__name__, args, kwargs, self.max_chars)
@@ -200,11 +238,20 @@ def parse_template(source: str) -> nodes.Template:
     return _environment(MAX_CHARS).parse(source)
 
 
-def render_template(source: str, variables: dict[str, Any], max_chars: int = MAX_CHARS) -> str:
+def render_template(
+    source: str, variables: dict[str, Any], max_chars: int = MAX_CHARS, timeout_s: float = float("inf")
+) -> str:
     """The template's text, at most `max_chars` long. Raises whatever the template raises; see `reason`."""
     buffer = Buffer(max_chars)
-    buffer.extend(compile_template(source, max_chars).generate(variables))
-    return "".join(buffer)
+    template = compile_template(source, max_chars)
+    before = _deadline.set(time.monotonic() + timeout_s)
+    try:
+        buffer.extend(template.generate(variables))
+    finally:
+        _deadline.reset(before)
+    text = "".join(buffer)
+    text.encode()  # half a surrogate pair has no tokens
+    return text
 
 
 def reason(error: BaseException) -> str:
@@ -213,7 +260,10 @@ def reason(error: BaseException) -> str:
         return "the template nests or calls itself too deeply"
     if isinstance(error, MemoryError):
         return "the template needs too much memory"
-    text = _ADDRESS.sub("", str(error)) or type(error).__name__
+    if isinstance(error, UnicodeEncodeError):
+        return "the template writes half a character (a lone surrogate)"
+    said = error.message if isinstance(error, jinja2.TemplateSyntaxError) else str(error)
+    text = _ADDRESS.sub("", said or "") or type(error).__name__
     if isinstance(error, jinja2.TemplateSyntaxError):
         text = f"{text} (line {error.lineno})"
     elif not isinstance(error, TemplateError):

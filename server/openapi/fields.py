@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jaxserve import SamplingParams
-from server.config import ServerConfig
+from server.config import RESERVED_KWARGS, ServerConfig
 from server.schemas import checks
 from server.translate import COMPLETION_TOKENS, TOKENIZE_FACTOR, context_tokens
 
@@ -161,7 +161,7 @@ def _chat(llm: AsyncLLM) -> Facts:
         "documents": _is("Texts for the template to include."),
         "chat_template": _is("A template in place of the model's own."),
         "chat_template_kwargs": _is(
-            "More for the template.", propertyNames={"not": {"enum": sorted(checks.RESERVED_KWARGS)}}
+            "More for the template.", propertyNames={"not": {"enum": sorted(RESERVED_KWARGS)}}
         ),
         "mm_processor_kwargs": _is("For models that see and hear."),
         "return_prompt_text": _is("Tells the prompt as text.", False),

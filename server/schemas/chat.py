@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from server.schemas.common import GenerationRequest, Ints, Nested, NumberInt
 
@@ -29,11 +29,24 @@ class Message(Nested):
         """The content's text, its parts one to a line."""
         if self.content is None or isinstance(self.content, str):
             return self.content or ""
-        texts = [part if isinstance(part, str) else part.get("text") for part in self.content]
+        texts = [part if isinstance(part, str) else _text_of(part) for part in self.content]
         return "\n".join(text for text in texts if isinstance(text, str))
 
 
+def _text_of(part: dict[str, Any]) -> Any:
+    return part.get(part["type"] if part.get("type") in ("refusal", "thinking") else "text")
+
+
+def template_flag(name: str, given: bool | None, kwargs: dict[str, Any] | None, default: bool) -> bool:
+    """The field, where it is given; else what chat_template_kwargs says under its name."""
+    return given if given is not None else bool((kwargs or {}).get(name, default))
+
+
 class Function(Nested):
+    """What it does not know is kept: the template shows a tool as it was sent."""
+
+    model_config = ConfigDict(extra="allow")
+
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -41,6 +54,8 @@ class Function(Nested):
 
 
 class Tool(Nested):
+    model_config = ConfigDict(extra="allow")
+
     type: Literal["function"]
     function: Function
 
@@ -76,7 +91,11 @@ class ChatRequest(GenerationRequest):
 
     @property
     def appends_prompt(self) -> bool:
-        return self.add_generation_prompt is not False
+        return template_flag("add_generation_prompt", self.add_generation_prompt, self.chat_template_kwargs, True)
+
+    @property
+    def continues(self) -> bool:
+        return template_flag("continue_final_message", self.continue_final_message, self.chat_template_kwargs, False)
 
     def response_role(self, default: str) -> str:
         """Who speaks: the server's role for a new turn, the last message's when that one is continued."""

@@ -7,33 +7,21 @@ by SamplingParams, ids and lengths against the model in translate.py.
 import math
 from typing import Any
 
-import orjson
-
-from jaxserve import InvalidParameter
+from jaxserve import InvalidParameter, Unsupported
 from server.config import ServerConfig
 from server.errors import shown
 from server.schemas import support
-from server.schemas.chat import ChatRequest, Message
+from server.schemas.chat import ChatRequest
 from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
-from server.schemas.tokens import TokenizeRequest
+from server.schemas.template import check_messages, check_template_fields
 
-MAX_PARTS = 65536
 MAX_LABEL_CHARS = 256
 MAX_SALT_CHARS = 128
 MAX_STOP_CHARS = 4096
 MAX_LISTED_IDS = 1024
-MAX_TEMPLATE_KWARGS_BYTES = 64 * 1024
 MAX_XARGS_INTEGER = 2**64
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-RESERVED_KWARGS = frozenset(
-    (
-        *("tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length", "messages"),
-        *("conversation", "range", "namespace", "dict", "cycler", "joiner", "raise_exception", "strftime_now"),
-    )
-)
-NEEDS_TRUST = "chat_template of a request is only used with --trust-request-chat-template"
-NEEDS_MM_TRUST = "mm_processor_kwargs of a request are only used with --trust-request-mm-kwargs"
 
 
 def check_chat(request: ChatRequest, config: ServerConfig) -> None:
@@ -41,9 +29,9 @@ def check_chat(request: ChatRequest, config: ServerConfig) -> None:
     _check_shared(request, config)
     check_messages(request.messages)
     _check_logprobs(request)
-    check_template_fields(request)
+    check_template_fields(request, config)
     _check_tools(request)
-    _check_effort(request)
+    check_effort(request.reasoning_effort)
     if request.thinking_token_budget is not None and request.thinking_token_budget < -1:
         raise _bad("thinking_token_budget", "at least -1", request.thinking_token_budget)
     support.refuse_unsupported(request, support.CHAT)
@@ -61,34 +49,6 @@ def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
     if request.max_tokens == 0 and not request.echo:
         raise InvalidParameter("max_tokens must be at least 1, got 0; 0 is only allowed with echo.", "max_tokens")
     support.refuse_unsupported(request, support.COMPLETIONS)
-
-
-def check_messages(messages: list[Message]) -> None:
-    if sum(len(message.content) for message in messages if isinstance(message.content, list)) > MAX_PARTS:
-        raise InvalidParameter(f"messages has more than {MAX_PARTS} content parts.", "messages")
-    if any(message.tools for message in messages):
-        raise InvalidParameter("tools inside a message are not supported yet.", "tools")
-
-
-def check_template_fields(request: ChatRequest | TokenizeRequest) -> None:
-    """The fields that shape the prompt, the same for chat and for /tokenize."""
-    if request.continue_final_message and request.appends_prompt:
-        raise InvalidParameter(
-            "continue_final_message and add_generation_prompt cannot both be true; add_generation_prompt defaults to "
-            "true, so send it as false.",
-            "continue_final_message",
-        )
-    kwargs = request.chat_template_kwargs or {}
-    if request.chat_template is not None or kwargs.get("chat_template") is not None:
-        param = "chat_template" if request.chat_template is not None else "chat_template_kwargs"
-        raise InvalidParameter(f"{NEEDS_TRUST}, which this server does not have.", param)
-    for name in RESERVED_KWARGS & kwargs.keys():
-        raise InvalidParameter(f"chat_template_kwargs may not contain {name}.", "chat_template_kwargs")
-    if len(orjson.dumps(kwargs)) > MAX_TEMPLATE_KWARGS_BYTES:
-        message = f"chat_template_kwargs is larger than {MAX_TEMPLATE_KWARGS_BYTES} bytes."
-        raise InvalidParameter(message, "chat_template_kwargs")
-    if request.mm_processor_kwargs:
-        raise InvalidParameter(f"{NEEDS_MM_TRUST}, which this server does not have.", "mm_processor_kwargs")
 
 
 def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:
@@ -196,6 +156,8 @@ def _check_tools(request: ChatRequest) -> None:
         _check_named_choice(choice)
     if choice not in (None, "none") and not request.tools:
         raise InvalidParameter("tool_choice is only allowed together with tools.", "tool_choice")
+    if request.tools and choice is None:
+        raise Unsupported('tools is not supported yet, except with tool_choice "none".', "tools")
 
 
 def _check_named_choice(choice: dict[str, Any]) -> None:
@@ -208,9 +170,9 @@ def _check_named_choice(choice: dict[str, Any]) -> None:
         raise InvalidParameter("tool_choice.function.name must be a non-empty string.", "tool_choice.function.name")
 
 
-def _check_effort(request: ChatRequest) -> None:
-    if request.reasoning_effort is not None and request.reasoning_effort not in EFFORTS:
-        raise _bad("reasoning_effort", f"one of {', '.join(EFFORTS)}", request.reasoning_effort)
+def check_effort(effort: str | None) -> None:
+    if effort is not None and effort not in EFFORTS:
+        raise _bad("reasoning_effort", f"one of {', '.join(EFFORTS)}", effort)
 
 
 def _bad(name: str, allowed: str, value: object) -> InvalidParameter:

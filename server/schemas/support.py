@@ -138,13 +138,13 @@ CHAT: dict[str, Support] = SHARED | {
     "reasoning_effort": _honoured("if the template uses it", SHAPES_PROMPT),
     "parallel_tool_calls": _no_effect("without tools"),
     "include_reasoning": _no_effect("without a reasoning parser"),
-    "tools": _refused(),
+    "tools": _honoured("in the prompt, with tool_choice none"),
     "tool_choice": _refused("none", test=IS_WRONG),
-    "chat_template": _refused(test=IS_WRONG),
-    "mm_processor_kwargs": _refused({}, test=IS_WRONG),
+    "chat_template": _honoured("with --trust-request-chat-template"),
+    "mm_processor_kwargs": _no_effect("on models of text; needs --trust-request-mm-kwargs"),
     "thinking_token_budget": _refused(note="needs a reasoning parser"),
     "logprob_token_ids": _refused(),
-    "return_prompt_text": _refused(False),
+    "return_prompt_text": _honoured("adds prompt_text"),
 }
 COMPLETIONS: dict[str, Support] = SHARED | {
     "prompt": _honoured("text, token ids, or a list of either", "test_completions.py::test_the_four_forms_of_a_prompt"),

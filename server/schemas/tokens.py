@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.schemas.chat import MAX_MESSAGES, Message, Tool
+from server.schemas.chat import MAX_MESSAGES, MAX_TOOLS, Message, Tool, template_flag
 
 
 class TokenizeRequest(BaseModel):
-    """Either a prompt or messages."""
+    """Either a prompt or messages. With messages, every field of chat that shapes the prompt counts here, too."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -19,14 +19,21 @@ class TokenizeRequest(BaseModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     return_token_strs: bool | None = None
-    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    tool_choice: Any = None
+    documents: Annotated[list[dict[str, str]], Field(fail_fast=True)] | None = None
+    reasoning_effort: str | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
 
     @property
     def appends_prompt(self) -> bool:
-        return self.add_generation_prompt is not False
+        return template_flag("add_generation_prompt", self.add_generation_prompt, self.chat_template_kwargs, True)
+
+    @property
+    def continues(self) -> bool:
+        return template_flag("continue_final_message", self.continue_final_message, self.chat_template_kwargs, False)
 
 
 class DetokenizeRequest(BaseModel):

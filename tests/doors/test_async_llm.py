@@ -75,8 +75,9 @@ async def test_a_full_queue_refuses_before_it_looks_at_the_prompt(async_llm):
 
 
 async def test_text_is_rendered_and_encoded_beside_the_loop(async_llm):
-    ids = await async_llm.render_chat([{"role": "user", "content": "hi"}])
-    assert async_llm.decode(ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    prompt = await async_llm.render_chat([{"role": "user", "content": "hi"}])
+    assert prompt.text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert async_llm.decode(prompt.token_ids) == prompt.text
     assert await async_llm.encode("hi", add_special_tokens=False) == list(b"hi")
 
 

@@ -211,9 +211,13 @@ def test_what_cannot_be_continued_is_refused():
 
 
 def test_variables_reach_the_template_and_explicit_ones_win():
-    source = "{{ bos_token }}|{{ mood }}|{{ tools is none }}|{{ documents }}|{{ add_generation_prompt }}"
+    source = "{{ bos_token }}|{{ mood }}|{{ tools }}|{{ documents }}|{{ add_generation_prompt }}"
     kwargs = {"mood": "good", "tools": [1], "bos_token": "<b>", "add_generation_prompt": False}
-    assert render(source, TALK, kwargs=kwargs) == "<b>|good|True|None|True"
+    assert render(source, TALK) == "<s>||None|None|True"
+    assert render(source, TALK, kwargs=kwargs) == "<b>|good|[1]|None|True"
+    assert render(source, TALK, kwargs=kwargs | {"documents": [2]}, tools=[3], documents=[4]) == (
+        "<b>|good|[3]|[4]|True"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_KWARGS))

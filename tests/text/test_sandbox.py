@@ -98,6 +98,38 @@ def test_the_output_has_a_limit():
         render_template("{% for i in range(11) %}0123456789{% endfor %}", {}, max_chars=100)
 
 
+FOREVER = [
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for i in range(99999) %}{% for j in range(99999) if j < 0 %}{% endfor %}{% endfor %}",
+    "{% for i in range(99999) recursive %}{{ loop(range(99999)) if loop.depth < 3 }}{% endfor %}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+]
+
+
+@pytest.mark.parametrize("source", FOREVER)
+def test_what_takes_too_long_is_stopped(source):
+    with pytest.raises(Exception, match="takes too long"):
+        render_template(source, {}, timeout_s=0.1)
+    assert render_template("{% for x in 'abc' %}{{ x }}{% endfor %}", {}, timeout_s=10) == "abc"
+
+
+LOOP = "{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{{ loop.nextitem }}"
+
+
+@pytest.mark.parametrize(
+    ("items", "text"),
+    [("[5, 6]", "1/2,62/2"), ("{'a': 1}", "1/1"), ("missing", "none"), ("[5, 6]|map('string')", "1/2,62/2")],
+)
+def test_loops_still_know_where_they_are(items, text):
+    assert render_template("{% for x in " + items + " %}" + LOOP + "{% else %}none{% endfor %}", {}) == text
+
+
+def test_half_a_character_is_refused():
+    with pytest.raises(UnicodeEncodeError) as caught:
+        render_template(r"{{ '\ud800' }}", {})
+    assert "lone surrogate" in reason(caught.value)
+
+
 def test_the_reason_is_the_template_s_own_and_short():
     for message, shown in [("roles must alternate", "roles must alternate"), ("x" * 5000, "x" * 1000 + "…")]:
         with pytest.raises(Exception, match=r"roles|x") as caught:

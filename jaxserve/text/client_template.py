@@ -1,0 +1,46 @@
+"""A chat template that came with a request. It is compiled and rendered in a helper, where it can do no harm."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxserve.errors import GenerationFailed, InvalidParameter
+from jaxserve.helpers.pool import HelperPool, Limits, TaskKilled
+from jaxserve.text.chat_template import ChatTemplate
+
+KIB = 1 << 10
+MAX_SOURCE_BYTES = 256 * KIB
+MODULE = "jaxserve.text.client_template"
+
+
+def new_pool() -> HelperPool:
+    """Helpers that are ready to render."""
+    return HelperPool((MODULE,))
+
+
+def render_in_helper(
+    pool: HelperPool,
+    source: str,
+    special_tokens: Mapping[str, str],
+    messages: Sequence[Mapping[str, Any]],
+    how: Mapping[str, Any],
+    *,
+    content_format: str,
+    max_chars: int,
+    timeout_s: float,
+) -> str:
+    """What ChatTemplate.render(messages, **how) says. Waits for a free helper; every failure is InvalidParameter."""
+    if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
+        raise InvalidParameter(f"chat_template is larger than {MAX_SOURCE_BYTES} bytes.", "chat_template")
+    settings = {"content_format": content_format, "max_chars": max_chars}
+    data = {"arguments": [source, special_tokens], "settings": settings, "messages": messages, "how": how}
+    try:
+        return pool.run(f"{MODULE}:render", data, Limits(timeout_s))
+    except TaskKilled as killed:
+        raise InvalidParameter(f"The chat template was stopped: {killed}.", "chat_template") from None
+    except GenerationFailed:
+        raise InvalidParameter("The chat template failed: it needs too much memory.", "chat_template") from None
+
+
+def render(data: dict[str, Any]) -> str:
+    """The helper's side."""
+    return ChatTemplate(*data["arguments"], **data["settings"]).render(data["messages"], **data["how"])

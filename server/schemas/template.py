@@ -1,0 +1,93 @@
+"""The fields that shape a prompt, the same for every endpoint that reads messages: what they may be, and come to."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from jaxserve import InvalidParameter
+from server.config import RESERVED_KWARGS, ServerConfig
+from server.schemas.chat import Message, Tool
+
+MAX_PARTS = 65536
+MAX_TEMPLATE_KWARGS_BYTES = 64 * 1024
+MAX_TOOLS_BYTES = 4 * 1024 * 1024
+
+
+class TemplateFields(Protocol):
+    """What chat and /tokenize have in common."""
+
+    @property
+    def tools(self) -> list[Tool] | None: ...
+    @property
+    def chat_template(self) -> str | None: ...
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any] | None: ...
+    @property
+    def mm_processor_kwargs(self) -> dict[str, Any] | None: ...
+    @property
+    def appends_prompt(self) -> bool: ...
+    @property
+    def continues(self) -> bool: ...
+
+
+def check_messages(messages: list[Message]) -> None:
+    if sum(len(message.content) for message in messages if isinstance(message.content, list)) > MAX_PARTS:
+        raise InvalidParameter(f"messages has more than {MAX_PARTS} content parts.", "messages")
+
+
+def check_template_fields(request: TemplateFields, config: ServerConfig) -> None:
+    """Raises InvalidParameter naming the field."""
+    if request.continues and request.appends_prompt:
+        raise InvalidParameter(
+            "continue_final_message and add_generation_prompt cannot both be true; add_generation_prompt defaults to "
+            "true, so send it as false.",
+            "continue_final_message",
+        )
+    kwargs = request.chat_template_kwargs or {}
+    if own_template(request) is not None and not config.trust_request_chat_template:
+        param = "chat_template" if request.chat_template is not None else "chat_template_kwargs"
+        raise InvalidParameter(_needs("chat_template", "--trust-request-chat-template"), param)
+    if not isinstance(kwargs.get("chat_template"), str | None):
+        raise InvalidParameter("chat_template_kwargs.chat_template must be a string.", "chat_template_kwargs")
+    for name in sorted(RESERVED_KWARGS & kwargs.keys()):
+        raise InvalidParameter(f"chat_template_kwargs may not contain {name}.", "chat_template_kwargs")
+    if request.mm_processor_kwargs and not config.trust_request_mm_kwargs:
+        raise InvalidParameter(_needs("mm_processor_kwargs", "--trust-request-mm-kwargs"), "mm_processor_kwargs")
+    bare = {name: value for name, value in kwargs.items() if name != "chat_template"}
+    _check_size("chat_template_kwargs", bare, MAX_TEMPLATE_KWARGS_BYTES)
+    _check_size("tools", tool_objects(request.tools), MAX_TOOLS_BYTES)
+
+
+def own_template(request: TemplateFields) -> str | None:
+    """The template that came with the request: the field, or what stands in chat_template_kwargs."""
+    inner = (request.chat_template_kwargs or {}).get("chat_template")
+    return inner if request.chat_template is None else request.chat_template
+
+
+def tool_objects(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
+    """Tools as templates print them: what was sent, type before function, and name, description, parameters first."""
+    return None if tools is None else [tool.model_dump(exclude_unset=True) for tool in tools]
+
+
+def template_kwargs(kwargs: Mapping[str, Any] | None, effort: str | None, config: ServerConfig) -> dict[str, Any]:
+    """The template's further variables: the server's defaults, over them the request's.
+
+    An effort sets enable_thinking, unless the request does that itself.
+    """
+    asked = {name: value for name, value in (kwargs or {}).items() if name != "chat_template"}
+    thinking = {}
+    if effort is not None:
+        effort = (config.reasoning_effort_map or {}).get(effort, effort)
+        thinking = {"enable_thinking": effort != "none"}
+        asked["reasoning_effort"] = effort
+    return {**(config.default_chat_template_kwargs or {}), **thinking, **asked}
+
+
+def _needs(field: str, flag: str) -> str:
+    return f"{field} of a request is only used with {flag}, which this server does not have."
+
+
+def _check_size(name: str, value: Any, limit: int) -> None:
+    if value and len(orjson.dumps(value)) > limit:
+        raise InvalidParameter(f"{name} is larger than {limit} bytes.", name)
