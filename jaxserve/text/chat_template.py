@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,9 @@ _CALL_ARGUMENTS = (
     "tokenize chat_template return_dict return_tensors padding truncation max_length messages conversation"
 )
 _GLOBALS = "range namespace dict cycler joiner raise_exception strftime_now"
+# How tool calls may be shown, the usual first: DeepSeek's templates join the arguments as text, gpt-oss's refuses a
+# thinking beside a content and calls.
+READINGS: tuple[dict[str, bool], ...] = ({}, {"arguments_as_text": True}, {"thinking_beside_calls": False})
 RESERVED_KWARGS = frozenset(_CALL_ARGUMENTS.split() + _GLOBALS.split())
 
 
@@ -66,9 +70,9 @@ class ChatTemplate:
     ) -> str:
         """The prompt for `messages`, which come as clients send them.
 
-        kwargs are further variables; where they name a parameter that is given too, the parameter wins. Tool-call
-        arguments reach the template as objects, and as JSON text if it fails on objects: some templates want the one,
-        some the other. Every failure is an InvalidParameter with the template's own reason.
+        kwargs are further variables; where they name a parameter that is given too, the parameter wins. Tool calls
+        are shown in the first of the READINGS that the template takes. Every failure is an InvalidParameter with the
+        template's own reason.
         """
         if continue_final_message and add_generation_prompt:
             raise InvalidParameter(
@@ -83,29 +87,32 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
         }
+        has_calls = any(isinstance(m, Mapping) and m.get("tool_calls") for m in messages)
+        return self._first_success(messages, variables, READINGS if has_calls else READINGS[:1])
+
+    def _first_success(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], readings: Sequence[dict[str, bool]]
+    ) -> str:
+        """The first reading that the template takes; if it takes none, what it said about the first."""
         try:
-            return self._render(messages, variables, arguments_as_text=False)
-        except InvalidParameter as first:
-            if not any(isinstance(m, Mapping) and m.get("tool_calls") for m in messages):
-                raise
-            try:
-                return self._render(messages, variables, arguments_as_text=True)
-            except InvalidParameter:
-                raise first from None
+            return self._render(messages, variables, **readings[0])
+        except InvalidParameter:
+            for reading in readings[1:]:
+                with suppress(InvalidParameter):
+                    return self._render(messages, variables, **reading)
+            raise
 
     def _variables(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if clash := sorted(RESERVED_KWARGS & kwargs.keys()):
             raise InvalidParameter(f"chat_template_kwargs cannot set {', '.join(clash)}.", "chat_template_kwargs")
         return self._special_tokens | dict(kwargs)
 
-    def _render(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], *, arguments_as_text: bool
-    ) -> str:
+    def _render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], **reading: bool) -> str:
         prepared = prepare_messages(
             messages,
             self.content_format,
             knows_developer="developer" in self.source,
-            arguments_as_text=arguments_as_text,
+            **reading,
             lone_text_is_string=self._wanted_format == "auto" and self._use().asks_for_string,
         )
         if not variables["continue_final_message"]:

@@ -27,13 +27,20 @@ def content_use(source: str) -> ContentUse:
     """What the template does with a message's content. Raises Jinja's TemplateSyntaxError. Cached by source.
 
     A message is what a loop over `messages` yields (also over a slice, a filtered form or a renamed copy), or an item
-    of it; a macro's parameter is not followed.
+    of it; a macro's parameter is not followed. A name that stands for content in one branch and for another field of
+    the message in the next (Mistral Nemo's tool_calls) is not taken for content.
     """
     tree = parse_template(source)
     lists = _close({"messages"}, tree, _is_list)
     items = {name for loop in tree.find_all(nodes.For) if _is_list(loop.iter, lists) for name in _targets(loop.target)}
     items = _close(items, tree, lambda node, known: _is_message(node, known, lists))
     contents = _close(set(), tree, lambda node, known: _is_content(node, items, lists, known))
+    contents -= {
+        target
+        for assign in tree.find_all(nodes.Assign)
+        if _is_other_field(assign.node, items, lists)
+        for target in _targets(assign.target)
+    }
 
     def is_content(node: nodes.Node) -> bool:
         return _is_content(node, items, lists, contents)
@@ -103,11 +110,18 @@ def _is_message(node: nodes.Node, items: set[str], lists: set[str]) -> bool:
 
 
 def _is_content(node: nodes.Node, items: set[str], lists: set[str], contents: set[str]) -> bool:
+    return _named(_inner(node)) in contents or _field(node, items, lists) == "content"
+
+
+def _is_other_field(node: nodes.Node, items: set[str], lists: set[str]) -> bool:
+    return _field(node, items, lists) not in (None, "content")
+
+
+def _field(node: nodes.Node, items: set[str], lists: set[str]) -> str | None:
+    """The name of the message's field that is read here, if one is."""
     node = _inner(node)
-    if _named(node) in contents:
-        return True
-    if isinstance(node, nodes.Getattr) and node.attr == "content":
-        return _is_message(node.node, items, lists)
-    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "content":
-        return _is_message(node.node, items, lists)
-    return False
+    if isinstance(node, nodes.Getattr) and _is_message(node.node, items, lists):
+        return node.attr
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and _is_message(node.node, items, lists):
+        return node.arg.value if isinstance(node.arg.value, str) else None
+    return None

@@ -47,22 +47,28 @@ def prepare_messages(
     *,
     knows_developer: bool = True,
     arguments_as_text: bool = False,
+    thinking_beside_calls: bool = True,
     lone_text_is_string: bool = False,
 ) -> list[dict[str, Any]]:
     """New messages for the template. InvalidParameter names the field that cannot be served.
 
-    content_format       "string": texts joined by newlines; "openai": a list of text parts
-    knows_developer      False: developer and system messages become one system message at the start
-    arguments_as_text    tool-call arguments as JSON text instead of objects
-    lone_text_is_string  in the "openai" format, a content of at most one text stays a string
+    content_format         "string": texts joined by newlines; "openai": a list of text parts
+    knows_developer        False: developer and system messages become one system message at the start
+    arguments_as_text      tool-call arguments as JSON text instead of objects
+    thinking_beside_calls  False: no `thinking` in messages that have both a content and tool calls
+    lone_text_is_string    in the "openai" format, a content of at most one text stays a string
     """
     if not messages:
         raise InvalidParameter("messages must hold at least one message.", "messages")
     prepared = [_prepare(message, arguments_as_text) for message in messages]
+    for message in prepared:
+        if not thinking_beside_calls and message.get("tool_calls") and any(message["content"]):
+            message.pop("thinking", None)
     if not knows_developer and any(message["role"] == "developer" for message in prepared):
         prepared = _merge_into_system(prepared)
     for message in prepared:
-        as_string = content_format == "string" or (lone_text_is_string and len(message["content"]) < 2)
+        is_lone_text = len(message["content"]) < 2 and all(isinstance(part, str) for part in message["content"])
+        as_string = content_format == "string" or (lone_text_is_string and is_lone_text)
         message["content"] = _in_format(message, as_string)
     return prepared
 
@@ -84,7 +90,7 @@ def _prepare(message: Any, arguments_as_text: bool) -> dict[str, Any]:
     if role == "assistant":
         if calls := _tool_calls(message.get("tool_calls"), arguments_as_text):
             prepared["tool_calls"] = calls
-        prepared |= _reasoning(message, has_answer=bool(prepared["content"] and calls))
+        prepared |= _reasoning(message)
     return prepared
 
 
@@ -141,20 +147,15 @@ def _joined(parts: Iterable[Part]) -> str:
     return "\n".join(part if isinstance(part, str) else part["name"] for part in parts)
 
 
-def _reasoning(message: Mapping[str, Any], has_answer: bool) -> dict[str, str]:
-    """The reasoning under every name that templates read.
-
-    has_answer: the message has both a content and tool calls. The template that reads `thinking`, gpt-oss's, refuses
-    such a message with a thinking, so it is shown without.
-    """
+def _reasoning(message: Mapping[str, Any]) -> dict[str, str]:
+    """The reasoning under every name that templates read."""
     text = message.get("reasoning")
     text = message.get("reasoning_content") if text is None else text
     if text is None:
         return {}
     if not isinstance(text, str):
         raise InvalidParameter(f"reasoning must be a string, got {type(text).__name__}.", "reasoning")
-    names = ("reasoning", "reasoning_content") if has_answer else ("reasoning", "reasoning_content", "thinking")
-    return dict.fromkeys(names, text)
+    return {"reasoning": text, "reasoning_content": text, "thinking": text}
 
 
 def _tool_calls(calls: Any, arguments_as_text: bool) -> list[dict[str, Any]]:

@@ -162,6 +162,11 @@ def test_templates_that_loop_over_content_get_parts():
         ("{% set ms = messages[1:] %}{% for m in ms %}{% for p in m.content|list %}{% endfor %}{% endfor %}", "openai"),
         ("{% for m in messages %}{% set c = m.content %}{% for p in c %}{% endfor %}{% endfor %}", "openai"),
         ("{% for p in messages[0].content %}{% endfor %}", "openai"),
+        (
+            "{% for m in messages %}{% if m.tool_calls %}{% set x = m.tool_calls %}{% else %}{% set x = m.content %}"
+            "{% endif %}{% for c in x %}{% endfor %}{% endfor %}",
+            "string",
+        ),
         ("{% for m in messages %}{{ m.content }}{% for t in tools %}{{ t.content }}{% endfor %}{% endfor %}", "string"),
         ("{% for m in messages %}{% for c in m.tool_calls %}{% endfor %}{% endfor %}", "string"),
     ],

@@ -115,6 +115,21 @@ def test_reasoning_is_seen_under_every_name(given):
     assert message["reasoning"] == message["reasoning_content"] == message["thinking"] == "r"
 
 
+def test_thinking_can_be_left_out_beside_a_content_and_calls():
+    for content, is_there in [("x", False), ("", True), (None, True)]:
+        message = {"content": content, "reasoning": "r", **call("{}")}
+        assert ("thinking" in one(message, thinking_beside_calls=False)) == is_there
+        assert "thinking" in one(message)
+
+
+def test_references_to_tools_keep_their_name():
+    content = [{"type": "tool_reference", "name": "f"}, "x"]
+    parts = [{"type": "tool_reference", "name": "f"}, {"type": "text", "text": "x"}]
+    for role in ("tool", "user"):
+        assert one({"role": role, "content": content})["content"] == "f\nx"
+        assert one({"role": role, "content": content}, "openai")["content"] == parts
+
+
 def test_unknown_keys_are_not_seen_and_custom_roles_are():
     assert one({"role": "critic", "content": "x", "name": "n", "extra": 1}) == {
         "role": "critic",

