@@ -160,9 +160,7 @@ def _chat(llm: AsyncLLM) -> Facts:
         "continue_final_message": _is("Goes on with the last message instead of a new one.", False),
         "documents": _is("Texts for the template to include."),
         "chat_template": _is("A template in place of the model's own."),
-        "chat_template_kwargs": _is(
-            "More for the template.", propertyNames={"not": {"enum": sorted(RESERVED_KWARGS)}}
-        ),
+        "chat_template_kwargs": _is("More for the template.", propertyNames={"not": {"enum": sorted(RESERVED_KWARGS)}}),
         "mm_processor_kwargs": _is("For models that see and hear."),
         "return_prompt_text": _is("Tells the prompt as text.", False),
     }
