@@ -45,9 +45,15 @@ class Packed:
 
 
 def abstract(kind: Kind, width_in: int, width_out: int, native: bool | None = None) -> Packed:
-    """Shape and type of a packed weight. Allocates nothing. native None: where the kernels can be compiled."""
+    """Shape and type of a packed weight. Allocates nothing.
+
+    native None: where the kernels can be compiled. True raises BadConfig where they cannot.
+    """
     shape = (-(-width_out // GROUP), -(-width_in // BLOCK), BLOCK_BYTES[kind])
-    native = library.usable() if native is None else native
+    if native is None:
+        native = library.usable()
+    elif native:
+        library.load()
     return Packed(jax.ShapeDtypeStruct(shape, np.uint8), kind, width_in, width_out, native)
 
 

@@ -72,8 +72,7 @@ FORCE IVec dot(IVec sum, Bytes codes, int32_t four) {
   __m256i low = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), even);
   return sum + (IVec)low + (IVec)_mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd);
 #else
-  for (int i = 0; i < LANES; i++)
-    for (int k = 0; k < 4; k++) sum[i] += (int32_t)codes[4 * i + k] * (int8_t)(four >> 8 * k);
+  for (int k = 0; k < 4; k++) sum += ((IVec)codes >> 8 * k & 255) * (int8_t)(four >> 8 * k);
   return sum;
 #endif
 }
