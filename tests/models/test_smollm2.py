@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxserve.layers.quant import Packed
 from jaxserve.models import registry
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.load import load
@@ -74,3 +75,13 @@ def test_logits_match_transformers_live(checkpoint, leaves, torch_model):
     paged = Paged(registry.find(checkpoint.config).spec(checkpoint.config), leaves, rows=len(sequences))
     for tokens, logits in zip(sequences, paged.feed(*sequences), strict=True):
         assert np.abs(logits - torch_model.logits(tokens)).max() < TOLERANCE
+
+
+def test_int4_takes_every_block_of_the_file_over_as_it_is(checkpoint):
+    """Its projections are Q4_1 and its table Q8_0, so the packed weights are exactly the file's."""
+    architecture = registry.find(checkpoint.config)
+    leaves = architecture.leaves(architecture.spec(checkpoint.config))
+    shapes = registry.leaf_shapes(leaves, jnp.float32, "int4")
+    packed = [(leaves[path].name, shape.kind) for path, shape in shapes.items() if isinstance(shape, Packed)]
+    assert len(packed) == 30 * 7 + 1
+    assert all(checkpoint.blocks(name, kind) is not None for name, kind in packed)

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Kind
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers import quant
 from jaxserve.weights import orbax
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.load import _converted, check, load
@@ -210,3 +212,57 @@ def test_loading_needs_little_more_memory_than_the_weights(tmp_path):
     peak_mb, weights_mb = map(float, done.stdout.split())
     assert weights_mb == 128
     assert peak_mb < weights_mb + 40
+
+
+def packed_wish(tensors, kind):
+    leaves, abstract = wanted(tensors)
+    for path, leaf in leaves.items():
+        if len(leaf.shape) == 2:
+            abstract[path] = quant.abstract(kind, leaf.shape[1], leaf.shape[0])
+    return leaves, abstract
+
+
+@pytest.mark.parametrize("written_in", FORMATS)
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_every_format_gives_the_same_packed_leaves(tmp_path, written_in, kind, monkeypatch):
+    monkeypatch.setattr("jaxserve.weights.load.SLAB_VALUES", 600)
+    tensors = tiny.weights(bias=True)
+    leaves, abstract = packed_wish(tensors, kind)
+    loaded = load(written_in(tmp_path, tensors), leaves, abstract)
+    for path, leaf in leaves.items():
+        if len(leaf.shape) < 2:
+            np.testing.assert_array_equal(loaded[path], tensors[leaf.name])
+            continue
+        expected = np.zeros(abstract[path].data.shape, np.uint8)
+        quant.lay_out(quant.quantise(tensors[leaf.name], kind), expected)
+        np.testing.assert_array_equal(loaded[path].data, expected)
+
+
+@pytest.mark.parametrize(("kind", "form"), [("int8", Kind.Q8_0), ("int4", Kind.Q4_1)])
+def test_blocks_of_the_same_form_are_taken_over_as_they_are(tmp_path, kind, form):
+    """Bit for bit: codes, scales and minima say exactly what the file's blocks say."""
+    file = tmp_path / "a.gguf"
+    checkpoint = open_checkpoint(tiny.write_gguf(file, tiny.weights(), kind=form))
+    leaves, abstract = packed_wish(tiny.weights(), kind)
+    loaded = load(checkpoint, leaves, abstract)
+    for path, leaf in leaves.items():
+        if len(leaf.shape) < 2:
+            continue
+        blocks = checkpoint.blocks(leaf.name, kind)
+        scale = blocks.scale_OB[..., None].astype(np.float32)
+        if kind == "int8":
+            value_OBK = (blocks.code_OBK.astype(np.float32) - 128) * scale
+        else:
+            code_OBK = np.concatenate([blocks.code_OBK & 15, blocks.code_OBK >> 4], axis=-1)
+            value_OBK = code_OBK.astype(np.float32) * scale + blocks.least_OB[..., None].astype(np.float32)
+        np.testing.assert_array_equal(value_OBK.reshape(leaf.shape), checkpoint.read(leaf.name))
+        np.testing.assert_allclose(quant.unpacked(loaded[path]).T, checkpoint.read(leaf.name), rtol=1e-6, atol=1e-6)
+
+
+def test_blocks_of_another_form_are_packed_anew(tmp_path):
+    checkpoint = open_checkpoint(tiny.write_gguf(tmp_path / "a.gguf", tiny.weights(), kind=Kind.Q4_1))
+    assert checkpoint.blocks("model.embed_tokens.weight", "int8") is None
+    leaves, abstract = packed_wish(tiny.weights(), "int8")
+    loaded = load(checkpoint, leaves, abstract)
+    read = checkpoint.read("model.embed_tokens.weight")
+    assert np.abs(quant.unpacked(loaded["model", "embed_tokens", "weight"]).T - read).max() < np.abs(read).max() / 250
