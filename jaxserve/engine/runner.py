@@ -31,10 +31,10 @@ from jaxserve.sampling.sampler import Sampled, SampleMode, Score
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Logits of one call of a forward function, and the columns that the sampler needs, both on the device."""
+    """Logits of one call of a forward function, on the device, and the columns that the sampler needs."""
 
     logits: Array
-    head: Array
+    head: Array | np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Runner:
             key, rows, layout = shapes.prompt(tokens)
             computed, hidden = self._forward(key, batch.blank(layout, rows, self._pad_row))
             for kind in ("score", "score whole") if shapes.whole else ("score",):
-                self._programs[kind, tokens](self._weights, hidden, self._put(np.zeros(tokens, np.int32)))
+                self._programs[kind, tokens](self._weights, hidden, np.zeros(tokens, np.int32))
             ticket = self._draw(computed, SampleMode.GREEDY)
         for rows in self._to_try(shapes.buckets.decode):
             computed, _ = self._forward(("decode", rows), batch.blank(shapes.decode_layout, rows, self._pad_row))
@@ -152,8 +152,7 @@ class Runner:
         """Enqueues moves and logits: decode rows first, then each chunk."""
         self._copy(plan.copies)
         for row, line in plan.lines:
-            put = jax.device_put((np.int32(row), line), self._device)
-            self._lines = self._programs["write line",](self._lines, *put)
+            self._lines = self._programs["write line",](self._lines, np.int32(row), line)
         decode = self._decode(plan.decode) if plan.decode else None
         chunks = [self._chunk(chunk) for chunk in plan.chunks]
         return Work(plan, decode, tuple(one for one, _ in chunks), tuple(scored for _, scored in chunks))
@@ -213,7 +212,7 @@ class Runner:
         computed, hidden = self._forward(key, packed)
         scored = None
         if chunk.next_ids is not None and len(chunk.next_ids):
-            next_T = self._put(batch.pad_ids(chunk.next_ids, tokens))
+            next_T = batch.pad_ids(chunk.next_ids, tokens)
             kind = "score whole" if chunk.scores_whole else "score"
             scored = (self._programs[kind, tokens](self._weights, hidden, next_T), len(chunk.next_ids))
         return computed, scored
@@ -227,15 +226,16 @@ class Runner:
             head = computed.head
             if one is not chunk:
                 rows = computed.logits.shape[0]
-                head = self._put(batch.head_for(one.row, one.sampling_S, chunk.end, at, rows, self._pad_row))
+                head = batch.head_for(one.row, one.sampling_S, chunk.end, at, rows, self._pad_row)
             mask = () if mask_M is None else ((at, mask_M),)
             wanted = ((at, one.wanted_ids),) if one.wanted_ids else ()
             drawn.append((self._draw(Computed(computed.logits, head), one.mode, mask, wanted), slice(at, at + 1)))
         return tuple(drawn)
 
     def _forward(self, key: Hashable, packed: np.ndarray) -> tuple[Computed, Array]:
+        """The program takes its numpy array to the device itself: device_put, in Python, costs 0.2 ms more."""
         program = self._programs[key]
-        self._pages, logits, hidden, head = program(self._weights, self._pages, self._last_token_R, self._put(packed))
+        self._pages, logits, hidden, head = program(self._weights, self._pages, self._last_token_R, packed)
         return Computed(logits, head), hidden
 
     def _draw(
@@ -253,8 +253,8 @@ class Runner:
                 self._last_token_R, None, computed.logits, computed.head, None, None
             )
             return sampled
-        mask = self._put(batch.masks_in_lines(masks, rows, self._shapes.vocab_size)) if masks else self._allow_all[rows]
-        want = self._put(batch.wanted_in_lines(wanted, rows)) if wanted else self._want_none[rows]
+        mask = batch.masks_in_lines(masks, rows, self._shapes.vocab_size) if masks else self._allow_all[rows]
+        want = batch.wanted_in_lines(wanted, rows) if wanted else self._want_none[rows]
         self._last_token_R, self._lines, sampled = program(
             self._last_token_R, self._lines, computed.logits, computed.head, mask, want
         )
@@ -263,11 +263,11 @@ class Runner:
     def _copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         for first in range(0, len(pairs), COPIES_AT_ONCE):
             some = batch.pairs(pairs[first : first + COPIES_AT_ONCE], COPIES_AT_ONCE, (0, 0))
-            self._pages = self._programs["copy pages",](self._pages, *map(self._put, some))
+            self._pages = self._programs["copy pages",](self._pages, *some)
 
     def _tell(self, tokens: Sequence[tuple[int, int]]) -> None:
         columns = batch.pairs(tokens, self._shapes.rows, (self._pad_row, 0))
-        self._last_token_R = self._programs["tell",](self._last_token_R, *map(self._put, columns))
+        self._last_token_R = self._programs["tell",](self._last_token_R, *columns)
 
     def _facts(self) -> list[Any]:
         """All that shapes the programs beside their keys, in words."""
