@@ -1,7 +1,9 @@
 """config → engine: the only file that knows every room below the doors."""
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -113,6 +115,7 @@ def build(
         weights = loading.result()
         runner.place([weights[leaf] for leaf in shapes])
         hits = compiles.cache_hits - hits_before
+    _return_freed_memory()
     runner.warm_up()
     if progress:
         progress("warm-up", 1, 1)
@@ -135,6 +138,12 @@ def build(
             + (f" in {_at_home(directory)}" if directory else ""),
         },
     )
+
+
+def _return_freed_memory() -> None:
+    """What compiling and loading have freed goes back to the system, where the allocator (glibc's) can be told so."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _dtype(config: EngineConfig, platform: str) -> np.dtype:
@@ -242,7 +251,7 @@ def _runner(
         dtype=dtype,
     )
     # Zeros would be compiled, too, a program for every shape: one for all of them is kept with the others.
-    store = ProgramStore(directory, device, [jax.tree.flatten(jax.eval_shape(make))])
+    store = ProgramStore(directory, device, [network.backend.name, jax.tree.flatten(jax.eval_shape(make))])
     pages = compile_all({"pages": jax.jit(make).lower}, store, None)["pages"]()
     return Runner(
         network,

@@ -98,6 +98,8 @@ def load(
             done += sizes[path]
             if progress:
                 progress("load", done, total)
+        for name in {_name(checkpoint, path, leaf) for path, leaf in leaves.items()}:
+            checkpoint.release(name)  # again: a page of the file may be huge, and reading a neighbour brought it back
     finally:
         pool.shutdown(cancel_futures=True)
     return {path: loaded[path] for path in leaves}
