@@ -32,7 +32,7 @@ class Contender:
     command            starts the server on port {port}
     environment        variables on top of ours
     chunk_tokens       most prompt tokens that it computes in a step
-    long_command       for the long prompt among streams, where that needs other settings
+    long_command       for the prompts that are longer than a stream, where they need other settings
     missing            why it cannot run here, and what would help
     is_static          no server: a program that takes bench_serving's flags and writes its JSON
     version_command    prints a line with its version

@@ -1,7 +1,8 @@
 """The loads of scripts/bench_peers, and one contender's turn under them. The result is plain JSON.
 
 A turn is {contender, round, ready_s, peak_rss_mib, serving, prefill, long_prompt}: `serving` is a list under the keys
-of `vllm bench serve`, one result per concurrency; `prefill` and `long_prompt` are shown where they are made.
+of `vllm bench serve`, one result per concurrency; peak_rss_mib is taken after it; `prefill` and `long_prompt` are shown
+where they are made.
 """
 
 import asyncio
@@ -89,19 +90,19 @@ async def _server_turn(contender: Contender, prompts: Prompts, log: Path) -> dic
         server, ready_s = await ready(watched, port)
         await prompts.made_with(server)
         await _warm_up(server, prompts)
-        result: dict[str, Any] = {
-            "ready_s": ready_s,
-            "prefill": await _prefill(server, prompts),
-            "serving": await _serving(server, prompts),
-            "peak_rss_mib": watched.peak_bytes() / MIB,
-        }
+        serving = await _serving(server, prompts)
+        result = {"ready_s": ready_s, "peak_rss_mib": watched.peak_bytes() / MIB, "serving": serving}
         if contender.long_command is None:
-            result["long_prompt"] = await _long_prompt(server, contender, prompts, result["prefill"])
-    if contender.long_command is not None:
-        with _started(contender.long_command, contender, log) as (watched, port):
-            server, _ = await ready(watched, port)
-            result["long_prompt"] = await _long_prompt(server, contender, prompts, result["prefill"])
-    return result
+            return result | await _long_prompts(server, contender, prompts)
+    with _started(contender.long_command, contender, log) as (watched, port):
+        server, _ = await ready(watched, port)
+        await _warm_up(server, prompts)
+        return result | await _long_prompts(server, contender, prompts)
+
+
+async def _long_prompts(server: Server, contender: Contender, prompts: Prompts) -> dict[str, Any]:
+    prefill = await _prefill(server, prompts)
+    return {"prefill": prefill, "long_prompt": await _long_prompt(server, contender, prompts, prefill)}
 
 
 def first_start(contender: Contender, logs: Path) -> float:

@@ -123,19 +123,22 @@ def best(turns: Sequence[Turn], among: Sequence[str], goal: Goal) -> tuple[str, 
     return choose(measured, key=lambda one: statistics.median(one[1].values())) if measured else None
 
 
-def goal_line(turns: Sequence[Turn], goal: Goal) -> str | None:
-    """One line of the table of goals; None where a side was not measured."""
+def goal_lines(turns: Sequence[Turn], goal: Goal) -> list[str]:
+    """Its lines in the table of goals: one, none where a side was not measured, one for each of ours if absolute."""
     everybody = names(turns)
-    ours = best(turns, goal.ours or [name for name in everybody if name.startswith("jaxserve")], goal)
-    peers = best(turns, goal.peers or [name for name in everybody if not name.startswith("jaxserve")], goal)
-    if ours is None or (peers is None and not goal.is_absolute):
-        return None
-    found, who = list(ours[1].values()), ours[0]
-    if not goal.is_absolute and peers is not None:
-        found = [value / peers[1][number] for number, value in ours[1].items() if number in peers[1]]
-        who = f"{ours[0]} ÷ {peers[0]}"
-    if not found:
-        return None
+    ours = goal.ours or [name for name in everybody if name.startswith("jaxserve")]
+    if goal.is_absolute:
+        measured = {name: values(turns, name, goal.metric) for name in ours}
+        return [_line(goal, list(found.values()), name) for name, found in measured.items() if found]
+    our_best = best(turns, ours, goal)
+    peer = best(turns, goal.peers or [name for name in everybody if not name.startswith("jaxserve")], goal)
+    if our_best is None or peer is None:
+        return []
+    ratios = [value / peer[1][number] for number, value in our_best[1].items() if number in peer[1]]
+    return [_line(goal, ratios, f"{our_best[0]} ÷ {peer[0]}")] if ratios else []
+
+
+def _line(goal: Goal, found: Sequence[float], who: str) -> str:
     middle = statistics.median(found)
     met = middle <= goal.target if goal.less_is_better else middle >= goal.target
     sign = "≤" if goal.less_is_better else "≥"
@@ -147,7 +150,7 @@ def report(found: dict[str, Any]) -> str:
     turns, parts = found["turns"], []
     parts.append(f"Median (least..most) of the rounds, {len({turn['round'] for turn in turns})} in all.")
     parts.append(table(turns, COLUMNS))
-    lines = [line for goal in GOALS if (line := goal_line(turns, goal))]
+    lines = [line for goal in GOALS for line in goal_lines(turns, goal)]
     parts.append("\n".join(["| goal | ratio | wanted | | who |", "|---|---|---|---|---|", *lines]))
     streams = found["loads"]["streams"]
     parts.append(f"A prompt of {found['loads']['long_len']} tokens among {streams} streams, times in ms:")
