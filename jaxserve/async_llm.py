@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -62,9 +62,9 @@ class AsyncLLM:
         return self._model.tokenizer
 
     @property
-    def sampling_defaults(self) -> dict[str, Any]:
+    def sampling_defaults(self) -> Mapping[str, Any]:
         """What a request that names no value gets, under the generation config's names; only what is set."""
-        return self._model.sampling_defaults
+        return self._model.defaults.values
 
     @property
     def vocab_size(self) -> int:

@@ -88,7 +88,7 @@ class LLM:
         return self._model.prompts.render_chat(messages, counting=_cuts(params), **how).token_ids
 
     def _open(self, prompt_ids: list[int], params: SamplingParams | None) -> Answer:
-        return self._model.open(*self._model.fit(prompt_ids, params or self._model.default_params))
+        return self._model.open(*self._model.fit(prompt_ids, params or self._model.defaults.params))
 
     def _collect(self, prompts: list[list[int]], params: SamplingParams | None) -> list[Completion]:
         answers = [self._open(prompt_ids, params) for prompt_ids in prompts]

@@ -4,15 +4,13 @@ Here, and only here, token ids from the engine meet the tokenizer.
 """
 
 import itertools
-import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Built, Progress, build
@@ -20,7 +18,8 @@ from jaxserve.engine.compile import compiles
 from jaxserve.engine.request import Request
 from jaxserve.engine.stats import Family
 from jaxserve.engine.thread import Add, End, EngineThread, Reject
-from jaxserve.errors import BadConfig, EngineStopped, GenerationFailed, InvalidParameter, Overloaded, PromptTooLong
+from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter, Overloaded, PromptTooLong
+from jaxserve.generation import GenerationDefaults
 from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.bad_words import bad_sequences
@@ -28,20 +27,7 @@ from jaxserve.text.prompts import Prompts
 from jaxserve.text.stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
-
 STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
-DEFAULTS_READ = (
-    "repetition_penalty",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "max_new_tokens",
-    "skip_special_tokens",
-)
 
 
 class Answer:
@@ -87,13 +73,10 @@ class ServedModel:
     def __init__(self, built: Built, tokenizer: Tokenizer, deliver: Callable[[list[TokenOutput]], None]) -> None:
         self.config, self.tokenizer = built.config, tokenizer
         self.vocab_size, self.num_pages = built.spec.vocab_size, built.num_pages
-        self.sampling_defaults = _sampling_defaults(built)
-        self.default_params = _default_params(self.sampling_defaults)
-        defaults = ", ".join(f"{name} {value}" for name, value in self.sampling_defaults.items())
-        self.description = built.description | {"sampling defaults": defaults or "none"}
+        self.defaults = GenerationDefaults.of(built.config, built.generation_config, built.model_config)
+        self.description = built.description | {"sampling defaults": str(self.defaults)}
         self.eos_id = tokenizer.eos_token_id
-        self.further_eos_ids = frozenset(_eos_ids(built) - {self.eos_id})
-        self.hard_max_tokens = _hard_max_tokens(built)
+        self.further_eos_ids = self.defaults.eos_ids - {self.eos_id}
         self.prompts = Prompts(built.config, tokenizer)
         self._ids = itertools.count(1)
         seed = built.config.seed
@@ -166,8 +149,8 @@ class ServedModel:
             )
         if params.echo_only:
             return replace(params, max_tokens=0)
-        wanted = params.max_tokens or self.sampling_defaults.get("max_new_tokens") or limit
-        effective = min(limit - prompt, wanted, self.hard_max_tokens or limit)
+        wanted = params.max_tokens or self.defaults.values.get("max_new_tokens") or limit
+        effective = min(limit - prompt, wanted, self.defaults.hard_max_tokens or limit)
         if params.min_tokens > effective:
             raise InvalidParameter(
                 f"min_tokens={params.min_tokens} is more than the {effective} tokens that can be generated.",
@@ -269,54 +252,3 @@ class ServedModel:
         self._thread.stop()
         self.prompts.close()
         self._built.engine.close()
-
-
-def _sampling_defaults(built: Built) -> dict[str, Any]:
-    """The generation config's sampling fields under --generation-config, with the operator's override on top."""
-    config, found = built.config, {}
-    if config.generation_config == "auto":
-        found = built.generation_config
-    elif config.generation_config != "vllm":
-        found = _generation_config_in(config.generation_config)
-    override = config.override_generation_config or {}
-    for name in override.keys() - set(DEFAULTS_READ):
-        log.warning("override_generation_config has %s, which is not read; %s are", name, ", ".join(DEFAULTS_READ))
-    layers = {**found, **{name: value for name, value in override.items() if value is not None}}
-    return {name: layers[name] for name in DEFAULTS_READ if layers.get(name) is not None}
-
-
-def _default_params(defaults: Mapping[str, Any]) -> SamplingParams:
-    """What a request that says nothing gets. Raises BadConfig for a default that no request could ask for."""
-    try:
-        params = SamplingParams(
-            **{"max_tokens" if name == "max_new_tokens" else name: defaults[name] for name in defaults}
-        )
-        return replace(params, max_tokens=None)
-    except (InvalidParameter, TypeError) as error:
-        raise BadConfig(f"the generation config's sampling defaults cannot be used: {error}") from None
-
-
-def _generation_config_in(directory: str) -> dict[str, Any]:
-    import json
-
-    try:
-        return json.loads((Path(directory) / "generation_config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise BadConfig(f"generation_config={directory!r} holds no readable generation_config.json: {error}") from None
-
-
-def _hard_max_tokens(built: Built) -> int | None:
-    """The operator's ceiling on answers: from a given directory's file, or an explicit override."""
-    override = (built.config.override_generation_config or {}).get("max_new_tokens")
-    if override is None and built.config.generation_config not in ("auto", "vllm"):
-        override = _generation_config_in(built.config.generation_config).get("max_new_tokens")
-    return override
-
-
-def _eos_ids(built: Built) -> set[int]:
-    """End ids that the files name, whatever else of them is read: the generation config's (the given directory's, if
-    one is given), the model config's where that says nothing."""
-    directory = built.config.generation_config
-    generation = built.generation_config if directory in ("auto", "vllm") else _generation_config_in(directory)
-    found = generation.get("eos_token_id", built.model_config.get("eos_token_id"))
-    return set(found) if isinstance(found, list) else set() if found is None else {found}

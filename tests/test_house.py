@@ -16,7 +16,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("config", "errors", "sampling_params", "outputs", "bars"),
-    ("parallel", "native", "helpers"),
+    ("parallel", "native", "generation", "helpers"),
     ("layers", "kvcache"),
     ("attention",),
     ("models", "sampling", "structured", "weights"),

@@ -69,7 +69,7 @@ def test_defaults_stand_where_nothing_is_said(tiny_path):
     defaults = {"temperature": 0, "skip_special_tokens": False, "frequency_penalty": 0.5, "max_new_tokens": 3}
     how = {"override_generation_config": defaults, "scheduling_policy": "priority"}
     with LLM(tiny_path, quiet=True, **how, **SETTINGS) as llm:
-        params = llm._model.default_params
+        params = llm._model.defaults.params
         assert (params.is_greedy, params.skip_special_tokens, params.frequency_penalty) == (True, False, 0.5)
         first, second = llm.generate(["abc", "abc"])
         urgent = llm.generate("abc", replace(params, priority=-3))[0]
