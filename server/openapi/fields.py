@@ -69,11 +69,18 @@ def _sampling(llm: AsyncLLM) -> Facts:
         ),
         "seed": _is("Makes the draw repeatable; -1 is the same as none."),
         "frequency_penalty": _is(
-            "Taken from a token's logit each time it has been generated.", 0, minimum=-2, maximum=2
+            "Taken from a token's logit each time it has been generated.",
+            sampled("frequency_penalty"),
+            minimum=-2,
+            maximum=2,
         ),
-        "presence_penalty": _is("Taken once from the logit of a token in the answer.", 0, minimum=-2, maximum=2),
+        "presence_penalty": _is(
+            "Taken once from the logit of a token in the answer.", sampled("presence_penalty"), minimum=-2, maximum=2
+        ),
         "repetition_penalty": _is(
-            "Divides the logits of tokens in prompt and answer; above 1 discourages.", 1, exclusiveMinimum=0
+            "Divides the logits of tokens in prompt and answer; above 1 discourages.",
+            sampled("repetition_penalty"),
+            exclusiveMinimum=0,
         ),
         "logit_bias": _is("Token id → what is added to its logit.", propertyNames={"pattern": "^[0-9]+$"}),
         "allowed_token_ids": _is("No other token is drawn.", minItems=1, items=_ids(llm)),
@@ -101,6 +108,7 @@ def _stopping(llm: AsyncLLM, config: ServerConfig) -> Facts:
 
 def _delivery(llm: AsyncLLM, config: ServerConfig) -> Facts:
     label = {"maxLength": checks.MAX_LABEL_CHARS}
+    lowest = -(2**63) if llm.config.scheduling_policy == "priority" else 0
     return {
         "n": _is("How many answers.", 1, minimum=1, maximum=config.max_n),
         "stream": _is("Sends the answer in events while it is made.", False),
@@ -119,7 +127,7 @@ def _delivery(llm: AsyncLLM, config: ServerConfig) -> Facts:
         "request_id": _is("Becomes part of the answer's id.", **label),
         "user": _is("Who asks.", **label),
         "session_id": _is("Which conversation this belongs to.", **label),
-        "priority": _is("Lower goes first.", 0, minimum=0, maximum=0),
+        "priority": _is("Lower goes first.", 0, minimum=lowest, maximum=-lowest - 1 if lowest else 0),
         "cache_salt": _is(
             "Prompts share cached prefixes only under the same salt.",
             minLength=1,
@@ -135,9 +143,11 @@ def _prompt(llm: AsyncLLM) -> Facts:
     return {
         "add_special_tokens": _is("Adds the tokenizer's own special tokens to the prompt.", False),
         "truncate_prompt_tokens": _is(
-            "Keeps so many tokens of the prompt; -1: as many as the model takes.", **{"not": {"const": 0}}
+            "Keeps so many tokens of the prompt; -1: all but one of the context's.",
+            maximum=context_tokens(llm),
+            **{"not": {"const": 0}},
         ),
-        "truncation_side": _is("Which side of the prompt is cut off.", enum=["left", "right", None]),
+        "truncation_side": _is("Which side of the prompt is cut off.", "left", enum=["left", "right", None]),
     }
 
 

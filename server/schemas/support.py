@@ -96,7 +96,10 @@ SHARED: dict[str, Support] = {
     "bad_words": _honoured(),
     "truncate_prompt_tokens": _honoured("-1: all but one of the context's"),
     "truncation_side": _honoured("left: the last tokens are kept"),
-    "priority": _honoured("needs --scheduling-policy priority; the header X-Vllm-Priority wins"),
+    "priority": _honoured(
+        "needs --scheduling-policy priority; the header X-Vllm-Priority wins",
+        "test_chat_fields.py::test_priorities_count_where_they_are_scheduled_by",
+    ),
     "repetition_detection": _honoured(),
     "prompt_logprobs": _honoured(
         "not with stream",
