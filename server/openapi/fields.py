@@ -193,9 +193,10 @@ def _completions(llm: AsyncLLM) -> Facts:
 def _tokenize(llm: AsyncLLM) -> Facts:
     chat = _chat(llm)
     longest = TOKENIZE_FACTOR * context_tokens(llm) * llm.tokenizer.max_token_chars
-    names = ("messages", "add_generation_prompt", "continue_final_message", "tools", "chat_template")
+    names = ("add_generation_prompt", "continue_final_message", "tools", "chat_template")
     return {name: chat[name] for name in (*names, "chat_template_kwargs", "mm_processor_kwargs")} | {
         "prompt": _is("A text; either this or messages.", maxLength=longest),
+        "messages": _is("A conversation; either this or a prompt."),
         "add_special_tokens": _is("Adds the tokenizer's special tokens; by default to a prompt, not to messages."),
         "return_token_strs": _is("Tells the tokenizer's own piece for each id.", False),
     }
