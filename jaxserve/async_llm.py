@@ -9,10 +9,13 @@ from typing import Any
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Progress
+from jaxserve.errors import Overloaded
 from jaxserve.outputs import FinishReason, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.served import Answer, ServedModel
 from jaxserve.text.tokenizer import Tokenizer
+
+MAX_IN_HELPERS = 64  # requests whose own templates are rendered or wait for it
 
 
 class _Mailbox:
@@ -45,6 +48,7 @@ class AsyncLLM:
         self._model = ServedModel.load(config, self._deliver, progress)
         # Rendering and tokenizing a long prompt takes longer than the loop may stand still.
         self._text_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-text")
+        self._num_in_helpers = 0
         # These wait for helpers, so that nobody's strange template delays the model's own.
         self._helper_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-helper")
 
@@ -89,8 +93,16 @@ class AsyncLLM:
 
     async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> RenderedPrompt:
         """The messages' prompt; `how` as Prompts.render_chat takes it. Runs beside the loop."""
-        threads = self._text_threads if how.get("chat_template") is None else self._helper_threads
-        return await self._beside(partial(self._model.prompts.render_chat, messages, **how), threads)
+        work = partial(self._model.prompts.render_chat, messages, **how)
+        if how.get("chat_template") is None:
+            return await self._beside(work, self._text_threads)
+        if self._num_in_helpers >= MAX_IN_HELPERS:
+            raise Overloaded(f"{MAX_IN_HELPERS} requests wait for their chat templates; please try again later.")
+        self._num_in_helpers += 1
+        try:
+            return await self._beside(work, self._helper_threads)
+        finally:
+            self._num_in_helpers -= 1
 
     async def encode(self, text: str, **how: bool) -> list[int]:
         """Text → ids; `how` as Prompts.encode takes it. Runs beside the loop."""

@@ -52,6 +52,8 @@ class HelperPool:
         message = json.dumps(task).encode()
         helper = self._places.get()
         try:
+            if helper is not None and not helper.is_alive:  # the system ended it while it had nothing to do
+                helper = self._exchange(helper)
             helper = helper or self._start()
             answer = helper.ask(message, limits.wall_s)
             if helper.peak_bytes > limits.memory_bytes // 2:

@@ -42,6 +42,10 @@ class Helper:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def ask(self, task: bytes, wall_s: float) -> dict[str, Any]:
         """The answer to a task. Raises HelperEnded when it took longer than wall_s, or the process ended."""
         if not self._is_ready:
@@ -58,11 +62,11 @@ class Helper:
 
     def _talk(self, message: bytes | None, wall_s: float) -> bytes:
         """Sends, unless there is nothing to, and receives. A clock kills the process, which ends the waiting."""
-        late = threading.Event()
+        first = threading.Lock()  # taken by whoever is first, the answer or the clock; so it is never both
 
         def kill() -> None:
-            late.set()
-            self._process.kill()
+            if first.acquire(blocking=False):
+                self._process.kill()
 
         clock = threading.Timer(wall_s, kill)
         clock.daemon = True
@@ -70,16 +74,17 @@ class Helper:
         try:
             if message is not None:
                 self._channel.send_bytes(message)
-            return self._channel.recv_bytes(MAX_ANSWER_BYTES)
+            answer = self._channel.recv_bytes(MAX_ANSWER_BYTES)
         except (EOFError, OSError):
-            self.end()
-            raise HelperEnded(self._why(late.is_set(), wall_s)) from None
-        finally:
-            clock.cancel()
+            answer = None
+        in_time = first.acquire(blocking=False)
+        clock.cancel()
+        if answer is not None and in_time:
+            return answer
+        self.end()
+        raise HelperEnded(f"it took longer than {wall_s:g} s" if not in_time else self._why())
 
-    def _why(self, late: bool, wall_s: float) -> str:
-        if late:
-            return f"it took longer than {wall_s:g} s"
+    def _why(self) -> str:
         if self._process.returncode == -signal.SIGXCPU:
             return "it needed too much processor time"
         return "it needed too much memory, or ended the process it ran in"

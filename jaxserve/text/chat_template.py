@@ -198,8 +198,9 @@ def _with_mark(message: Mapping[str, Any], mark: str) -> dict[str, Any]:
     content = message["content"]
     if isinstance(content, str):
         return {**message, "content": content + mark}
+    is_text = bool(content) and content[-1]["type"] == "text"
     last = {"type": "text", "text": _final_text(message) + mark}
-    return {**message, "content": [*content[:-1], last]}
+    return {**message, "content": [*(content[:-1] if is_text else content), last]}
 
 
 def _unused_mark(messages: list[dict[str, Any]]) -> str:

@@ -95,9 +95,10 @@ class Prompts:
                 f" context length is {self._max_tokens} tokens. Please reduce the length of the messages."
             )
         try:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            text.encode()
         except UnicodeEncodeError:
             raise InvalidParameter("The prompt has half a character (a lone surrogate).") from None
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     def close(self) -> None:
         """Ends the helpers. Idempotent."""

@@ -8,9 +8,7 @@ Nothing is folded while compiling: `{{ 9**9999999 }}` costs nothing until it is 
 """
 
 import re
-import time
-from collections.abc import Callable, Iterator, Sized
-from contextvars import ContextVar
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any
@@ -26,16 +24,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace, pass_context
 
 from jaxserve.text.bounds import TooLarge, check_format, check_method, check_operator, require, text_size
+from jaxserve.text.deadline import Watched, check_time, deadline
 from jaxserve.text.filters import bounded_filters
 
 MAX_CHARS = 16 << 20  # of one rendered prompt and of every value on the way to it
 MAX_REASON_CHARS = 1000
 _ADDRESS = re.compile(r"( at)? 0x[0-9a-fA-F]+")
-_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))  # of this thread's rendering
-
-
-class TooSlow(TemplateError):
-    """The rendering takes longer than it may."""
 
 
 class Buffer(list[str]):
@@ -56,30 +50,6 @@ class Buffer(list[str]):
     def extend(self, pieces: Any) -> None:
         for piece in pieces:
             self.append(piece)
-
-
-class Watched:
-    """What a loop goes through, with a look at the clock at each turn."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Any) -> None:
-        self._items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._items:
-            _check_time()
-            yield item
-
-    def __len__(self) -> int:
-        if isinstance(self._items, Sized):
-            return len(self._items)
-        raise TypeError("this has no length")
-
-
-def _check_time() -> None:
-    if time.monotonic() > _deadline.get():
-        raise TooSlow("the template takes too long")
 
 
 class BoundedCodeGenerator(CodeGenerator):
@@ -156,7 +126,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore
-        _check_time()
+        check_time()
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, (str, bytes, int)):
             check_method(owner, obj.__name__, args, kwargs, self.max_chars)
@@ -244,11 +214,8 @@ def render_template(
     """The template's text, at most `max_chars` long. Raises whatever the template raises; see `reason`."""
     buffer = Buffer(max_chars)
     template = compile_template(source, max_chars)
-    before = _deadline.set(time.monotonic() + timeout_s)
-    try:
+    with deadline(timeout_s):
         buffer.extend(template.generate(variables))
-    finally:
-        _deadline.reset(before)
     text = "".join(buffer)
     text.encode()  # half a surrogate pair has no tokens
     return text

@@ -1,6 +1,7 @@
 """Helpers do what they are told, within limits; what breaks one leaves the others, and the next task, unharmed."""
 
 import os
+import signal
 import threading
 
 import pytest
@@ -88,6 +89,15 @@ def test_a_helper_that_has_grown_is_exchanged(pool):
     before, old = pool.restarts, run(pool, "pid")
     assert run(pool, "allocate", 300 * MIB) == 300 * MIB
     assert (run(pool, "pid") != old, pool.restarts) == (True, before)
+
+
+def test_a_helper_that_ended_by_itself_is_not_asked(pool):
+    old = run(pool, "pid")
+    os.kill(old, signal.SIGKILL)
+    for helper in pool._alive:
+        if helper.pid == old:
+            helper._process.wait()
+    assert run(pool, "pid") != old
 
 
 def test_a_busy_helper_leaves_the_other_free():

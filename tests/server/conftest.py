@@ -1,12 +1,13 @@
 """Fixtures of the server's tests: an app around a FakeLLM."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.fakes_llm import FakeLLM
 from tests.server.api import Api
+from tests.server.reading import ReadingLLM
 
 
 @pytest.fixture
@@ -20,3 +21,18 @@ def make_api() -> Callable[..., Api]:
 @pytest.fixture
 def api(make_api: Callable[..., Api]) -> Api:
     return make_api()
+
+
+@pytest.fixture
+def reading() -> Iterator[Callable[..., Api]]:
+    """Makes an app whose model reads with these templates and settings; ends its helpers afterwards."""
+    made: list[ReadingLLM] = []
+
+    def make(template: str | dict[str, str] | None = None, *, engine: Any = None, **config: Any) -> Api:
+        templates = {"default": template} if isinstance(template, str) else template
+        made.append(ReadingLLM(templates, **(engine or {})))
+        return Api(made[-1], **config)
+
+    yield make
+    for llm in made:
+        llm.prompts.close()

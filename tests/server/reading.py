@@ -1,6 +1,8 @@
 """A FakeLLM that reads for real: a tiny tokenizer, chat templates, helpers. What it says stays made up."""
 
 import asyncio
+import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -8,7 +10,22 @@ from typing import Any
 from jaxserve import RenderedPrompt
 from jaxserve.text.prompts import Prompts
 from tests.fakes_llm import FakeLLM
+from tests.server.api import Api
 from tests.text.tiny_tokenizers import TEMPLATE, byte_level_backend, make
+
+SHOWS = (  # everything a template can see, as JSON
+    "{{ {'messages': messages, 'tools': tools, 'documents': documents, 'prompt': add_generation_prompt,"
+    " 'continue': continue_final_message, 'effort': reasoning_effort|default('unset'),"
+    " 'thinking': enable_thinking|default('unset'), 'mood': mood|default('unset')}|tojson }}"
+)
+PARTS = "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}{{ p.text or p.name }};{% endfor %}{% endfor %}"
+LEAKS = re.compile(r'0x[0-9a-f]{4}|File "|Traceback|/(home|tmp|root|usr|var|opt)/|site-packages|jaxserve\.|\.py\b')
+TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+EXTRA = {"function": {"strict": True, "name": "g", "x": None}, "type": "function", "cache": 1}
+USER = {"role": "user", "content": "Hi"}
+LAST = {"role": "assistant", "content": ["So", {"type": "refusal", "refusal": "it "}]}
+OPEN = {"add_generation_prompt": False, "continue_final_message": True}
+ECHO = {"echo": True, **OPEN, "n": 2, "temperature": 1}
 
 
 class ReadingLLM(FakeLLM):
@@ -29,3 +46,21 @@ class ReadingLLM(FakeLLM):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(token_ids)
+
+
+async def prompt(api: Api, *messages, **fields) -> str:
+    answer = await api.chat(messages=list(messages or (USER,)), return_prompt_text=True, **fields)
+    assert answer.status == 200, answer.text
+    return answer.json["prompt_text"]
+
+
+async def seen(api: Api, *messages, **fields):
+    return json.loads(await prompt(api, *messages, **fields))
+
+
+async def refused(api: Api, *messages, **fields):
+    answer = await api.chat(messages=list(messages or (USER,)), **fields)
+    assert (answer.status, answer.error["type"], answer.error["code"]) == (400, "BadRequestError", 400)
+    assert list(answer.error) == ["message", "type", "param", "code"]
+    assert not LEAKS.search(answer.text), answer.text
+    return answer.error

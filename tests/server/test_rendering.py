@@ -1,60 +1,11 @@
-"""From the body of a request to the text of its prompt: real templates, a real tokenizer, real helpers."""
+"""From the body of a request to the text of its prompt: real templates, and a real tokenizer."""
 
 import json
-import re
 
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from tests.server.api import Api
-from tests.server.reading import ReadingLLM
-
-SHOWS = (  # everything a template can see, as JSON
-    "{{ {'messages': messages, 'tools': tools, 'documents': documents, 'prompt': add_generation_prompt,"
-    " 'continue': continue_final_message, 'effort': reasoning_effort|default('unset'),"
-    " 'thinking': enable_thinking|default('unset'), 'mood': mood|default('unset')}|tojson }}"
-)
-PARTS = "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}{{ p.text or p.name }};{% endfor %}{% endfor %}"
-LEAKS = re.compile(r'0x[0-9a-f]{4}|File "|Traceback|/(home|tmp|root|usr|var|opt)/|site-packages|jaxserve\.|\.py\b')
-TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
-EXTRA = {"function": {"strict": True, "name": "g", "x": None}, "type": "function", "cache": 1}
-USER = {"role": "user", "content": "Hi"}
-LAST = {"role": "assistant", "content": ["So", {"type": "refusal", "refusal": "it "}]}
-OPEN = {"add_generation_prompt": False, "continue_final_message": True}
-ECHO = {"echo": True, **OPEN, "n": 2, "temperature": 1}
-
-
-@pytest.fixture
-def reading():
-    """Makes an app whose model reads with these templates and settings; ends its helpers afterwards."""
-    made = []
-
-    def make(template: str | dict[str, str] | None = None, *, engine=None, **config) -> Api:
-        templates = {"default": template} if isinstance(template, str) else template
-        made.append(ReadingLLM(templates, **(engine or {})))
-        return Api(made[-1], **config)
-
-    yield make
-    for llm in made:
-        llm.prompts.close()
-
-
-async def prompt(api: Api, *messages, **fields) -> str:
-    answer = await api.chat(messages=list(messages or (USER,)), return_prompt_text=True, **fields)
-    assert answer.status == 200, answer.text
-    return answer.json["prompt_text"]
-
-
-async def seen(api: Api, *messages, **fields):
-    return json.loads(await prompt(api, *messages, **fields))
-
-
-async def refused(api: Api, *messages, **fields):
-    answer = await api.chat(messages=list(messages or (USER,)), **fields)
-    assert (answer.status, answer.error["type"], answer.error["code"]) == (400, "BadRequestError", 400)
-    assert list(answer.error) == ["message", "type", "param", "code"]
-    assert not LEAKS.search(answer.text), answer.text
-    return answer.error
+from tests.server.reading import ECHO, EXTRA, LAST, OPEN, PARTS, SHOWS, TOOL, USER, prompt, refused, seen
 
 
 class TestPromptText:
@@ -333,83 +284,6 @@ class TestEcho:
         assert answer["choices"][0]["message"]["content"] == "Hello world"
 
 
-class TestTrust:
-    OWN = "{{ bos_token }}{% for m in messages %}({{ m.content }}){% endfor %}{{ mood }}{{ tools|length if tools }}"
-
-    async def test_a_request_s_template_needs_a_flag(self, reading):
-        for fields, param in (
-            ({"chat_template": self.OWN}, "chat_template"),
-            ({"chat_template_kwargs": {"chat_template": self.OWN}}, "chat_template_kwargs"),
-        ):
-            error = await refused(reading(), **fields)
-            assert ("--trust-request-chat-template" in error["message"], error["param"]) == (True, param)
-
-    async def test_with_the_flag_it_is_used(self, reading):
-        api = reading(trust_request_chat_template=True)
-        fields = {"chat_template_kwargs": {"mood": "good"}, "tools": [TOOL], "tool_choice": "none"}
-        assert await prompt(api, chat_template=self.OWN, **fields) == "(Hi)good1"
-        inside = {"chat_template": self.OWN, "mood": "bad"}
-        assert await prompt(api, chat_template_kwargs=inside) == "(Hi)bad"
-        assert await prompt(api, chat_template="mine", chat_template_kwargs=inside) == "mine"
-        assert "<|im_start|>" in await prompt(api)
-        for nothing in ({}, {"chat_template": None}, {"chat_template_kwargs": {"chat_template": None}}):
-            assert "<|im_start|>" in await prompt(api, **nothing)
-
-    async def test_it_renders_as_the_server_s_own_would(self, reading):
-        messages = [USER, {"role": "assistant", "content": ["a", "b "]}]
-        api, fields = reading(trust_request_chat_template=True), OPEN
-        own = api.llm.tokenizer.chat_templates["default"]
-        assert await prompt(api, *messages, chat_template=own, **fields) == await prompt(api, *messages, **fields)
-
-    async def test_its_errors_are_told_in_its_own_words(self, reading):
-        api = reading(trust_request_chat_template=True)
-        error = await refused(api, chat_template="{{ raise_exception('do better') }}")
-        assert error["message"] == "The chat template failed: do better"
-        assert "line 1" in (await refused(api, chat_template="{% for %}"))["message"]
-        assert (await refused(api, chat_template="{# " + "x" * (256 << 10)))["param"] == "chat_template"
-        image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
-        assert "at most 0 image" in (await refused(api, image, chat_template="x"))["message"]
-
-    @pytest.mark.parametrize(
-        "template",
-        [
-            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-            "{{ 9**9999999 }}",
-            "{% set n = namespace(x=2**4000) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
-            "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
-            "{% set n = namespace(x=[]) %}{% for i in range(999) %}{% set n.x = n.x + range(99999)|list %}{% endfor %}",
-            "{% for i in range(99999) %}{% for j in range(99999) %}xxxxxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
-            "{{ " + "(" * 20000 + "1" + ")" * 20000 + " }}",
-            "{{ " + "-" * 50000 + "1 }}",
-            "{{ [1]|tojson(indent=10**10) }}",
-            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-            "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-            "{{ cycler.__init__.__globals__ }}",
-            "{% include '/etc/passwd' %}",
-            "{{ messages|map('upper') }}",
-            "{{ '\\ud800' }}",
-        ],
-    )
-    async def test_a_hostile_one_harms_nobody(self, reading, template):
-        api = reading(trust_request_chat_template=True, engine={"request_template_timeout_s": 1.0})
-        await refused(api, chat_template=template)
-        assert await prompt(api, chat_template=self.OWN) == "(Hi)"
-        assert "<|im_start|>" in await prompt(api)
-
-    @pytest.mark.parametrize("name", ["tokenize", "messages", "padding", "range", "raise_exception"])
-    async def test_reserved_names_stay_reserved(self, reading, name):
-        for trusted in (False, True):
-            api = reading(trust_request_chat_template=trusted)
-            assert (await refused(api, chat_template_kwargs={name: 1}))["param"] == "chat_template_kwargs"
-
-    async def test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text(self, reading):
-        error = await refused(reading(), mm_processor_kwargs={"a": 1})
-        assert ("--trust-request-mm-kwargs" in error["message"], error["param"]) == (True, "mm_processor_kwargs")
-        trusting = reading(trust_request_mm_kwargs=True)
-        assert await prompt(trusting, mm_processor_kwargs={"a": 1}) == await prompt(reading())
-        assert await prompt(reading(), mm_processor_kwargs={}) == await prompt(reading())
-
-
 class TestFailures:
     @pytest.mark.parametrize(
         "template",
@@ -433,65 +307,3 @@ class TestFailures:
         assert (await api.chat(model="nobody")).status == 404
         answer = await api.chat(stream=True)
         assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
-
-
-class TestTokenize:
-    FIELDS = (
-        {},
-        {"add_generation_prompt": False},
-        {"add_special_tokens": True},
-        {"tools": [TOOL], "tool_choice": "none"},
-        {"chat_template_kwargs": {"mood": "x", "documents": [{"a": "b"}]}},
-        {"documents": [{"a": "b"}]},
-        {"reasoning_effort": "none"},
-        {"chat_template": "{{ messages[0].content }}!"},
-        OPEN,
-    )
-
-    @pytest.mark.parametrize("fields", FIELDS, ids=str)
-    async def test_it_counts_what_chat_would_feed(self, reading, fields):
-        api = reading(SHOWS, trust_request_chat_template=True, default_chat_template_kwargs={"mood": "?"})
-        if fields == OPEN:
-            api = reading()
-        body = {"messages": [USER], **fields}
-        fed = (await api.post("/v1/chat/completions", {**body, "return_token_ids": True})).json["prompt_token_ids"]
-        assert (await api.post("/tokenize", body)).json["tokens"] == fed
-
-    async def test_tools_need_no_choice_and_may_be_empty(self, reading):
-        api = reading(SHOWS)
-        with_tools = (await api.post("/tokenize", {"messages": [USER], "tools": [TOOL]})).json["tokens"]
-        assert json.loads(api.llm.decode(with_tools))["tools"] == [TOOL]
-        assert (await api.post("/tokenize", {"messages": [USER], "tools": []})).json["count"] < len(with_tools)
-
-    async def test_pieces_are_raw(self, reading):
-        answer = (await reading().post("/tokenize", {"prompt": "the fox<|im_end|>", "return_token_strs": True})).json
-        assert answer["token_strs"][-1] == "<|im_end|>"
-        assert "".join(answer["token_strs"]).startswith("theĠ")
-
-    @pytest.mark.parametrize(
-        ("fields", "param"),
-        [
-            ({"chat_template": "x"}, "chat_template"),
-            ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
-            ({"continue_final_message": True}, "continue_final_message"),
-            ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs"),
-            ({"reasoning_effort": "extreme"}, "reasoning_effort"),
-            ({"prompt": "x"}, "prompt"),
-        ],
-    )
-    async def test_the_same_is_refused(self, reading, fields, param):
-        answer = await reading().post("/tokenize", {"messages": [USER], **fields})
-        assert (answer.status, answer.error["param"]) == (400, param)
-
-    async def test_neither_prompt_nor_messages_is_a_body_that_lacks_something(self, reading):
-        answer = await reading().post("/tokenize", {})
-        assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "Bad Request", "body.prompt")
-
-
-class TestTokenizerInfo:
-    async def test_it_needs_a_flag(self, reading, make_api):
-        assert (await reading().get("/tokenizer_info")).status == 404
-        shown = (await make_api(enable_tokenizer_info_endpoint=True).get("/tokenizer_info")).json
-        assert shown == {"tokenizer_class": "Fake", "chat_template": "{{ messages }}"}
-        several = reading({"default": "a", "tool_use": "b"}, enable_tokenizer_info_endpoint=True)
-        assert (await several.get("/tokenizer_info")).json["chat_template"] == {"default": "a", "tool_use": "b"}

@@ -1,0 +1,53 @@
+"""POST /v1/chat/completions/render and /v1/completions/render: what would be run, without running it."""
+
+from dataclasses import asdict
+from typing import Any
+
+import quart
+from quart import Blueprint, Response
+
+from server.body import read_json
+from server.desk import Desk
+from server.errors import json_response
+from server.replies import Frame
+from server.runs import Job
+from server.schemas.chat import ChatRequest
+from server.schemas.checks import check_chat, check_completion
+from server.schemas.common import validate
+from server.schemas.completions import CompletionRequest
+from server.translate import chat_job, completion_jobs, prompts_of
+
+
+def blueprint(desk: Desk) -> Blueprint:
+    routes = Blueprint("render", __name__)
+
+    @routes.post("/v1/chat/completions/render")
+    async def chat() -> Response:
+        """One object."""
+        request = validate(ChatRequest, await read_json(quart.request, desk.config))
+        desk.check_headers()
+        check_chat(request, desk.config)
+        desk.check_model(request.model)
+        job = await chat_job(request, desk.llm, desk.config)
+        text = {"prompt_text": job.prompt_text} if request.return_prompt_text else {}
+        return json_response(_shown(desk.frame("chatcmpl", request, ""), job) | text)
+
+    @routes.post("/v1/completions/render")
+    async def complete() -> Response:
+        """An array with an object for each prompt."""
+        request = validate(CompletionRequest, await read_json(quart.request, desk.config))
+        desk.check_headers()
+        check_completion(request, desk.config)
+        prompts = prompts_of(request, desk.config)
+        desk.check_model(request.model)
+        frame = desk.frame("cmpl", request, "")
+        return json_response(
+            [_shown(frame, job) for job in await completion_jobs(request, prompts, desk.llm, desk.config)]
+        )
+
+    return routes
+
+
+def _shown(frame: Frame, job: Job) -> dict[str, Any]:
+    ids = list(job.prompt_ids)
+    return {"request_id": frame.id, "model": frame.model, "token_ids": ids, "sampling_params": asdict(job.params)}

@@ -1,0 +1,111 @@
+"""Templates and media settings that come with a request, and the flags that let them in. Helpers are real ones."""
+
+import pytest
+
+from jaxserve import BadConfig
+from server.cli import _serve_parser
+from server.config import ServerConfig
+from server.flags import read_arguments
+from tests.server.reading import OPEN, TOOL, USER, prompt, refused
+
+
+class TestTrust:
+    OWN = "{{ bos_token }}{% for m in messages %}({{ m.content }}){% endfor %}{{ mood }}{{ tools|length if tools }}"
+
+    async def test_a_request_s_template_needs_a_flag(self, reading):
+        for fields, param in (
+            ({"chat_template": self.OWN}, "chat_template"),
+            ({"chat_template_kwargs": {"chat_template": self.OWN}}, "chat_template_kwargs"),
+        ):
+            error = await refused(reading(), **fields)
+            assert ("--trust-request-chat-template" in error["message"], error["param"]) == (True, param)
+
+    async def test_with_the_flag_it_is_used(self, reading):
+        api = reading(trust_request_chat_template=True)
+        fields = {"chat_template_kwargs": {"mood": "good"}, "tools": [TOOL], "tool_choice": "none"}
+        assert await prompt(api, chat_template=self.OWN, **fields) == "(Hi)good1"
+        inside = {"chat_template": self.OWN, "mood": "bad"}
+        assert await prompt(api, chat_template_kwargs=inside) == "(Hi)bad"
+        assert await prompt(api, chat_template="mine", chat_template_kwargs=inside) == "mine"
+        assert "<|im_start|>" in await prompt(api)
+        for nothing in ({}, {"chat_template": None}, {"chat_template_kwargs": {"chat_template": None}}):
+            assert "<|im_start|>" in await prompt(api, **nothing)
+
+    async def test_it_renders_as_the_server_s_own_would(self, reading):
+        messages = [USER, {"role": "assistant", "content": ["a", "b "]}]
+        api, fields = reading(trust_request_chat_template=True), OPEN
+        own = api.llm.tokenizer.chat_templates["default"]
+        assert await prompt(api, *messages, chat_template=own, **fields) == await prompt(api, *messages, **fields)
+
+    async def test_its_errors_are_told_in_its_own_words(self, reading):
+        api = reading(trust_request_chat_template=True)
+        error = await refused(api, chat_template="{{ raise_exception('do better') }}")
+        assert error["message"] == "The chat template failed: do better"
+        assert "line 1" in (await refused(api, chat_template="{% for %}"))["message"]
+        assert (await refused(api, chat_template="{# " + "x" * (256 << 10)))["param"] == "chat_template"
+        image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+        assert "at most 0 image" in (await refused(api, image, chat_template="x"))["message"]
+
+    @pytest.mark.parametrize(
+        "template",
+        [
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "{{ 9**9999999 }}",
+            "{% set n = namespace(x=2**4000) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+            "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+            "{% set n = namespace(x=[]) %}{% for i in range(999) %}{% set n.x = n.x + range(99999)|list %}{% endfor %}",
+            "{% for i in range(99999) %}{% for j in range(99999) %}xxxxxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
+            "{{ " + "(" * 20000 + "1" + ")" * 20000 + " }}",
+            "{{ " + "-" * 50000 + "1 }}",
+            "{{ [1]|tojson(indent=10**10) }}",
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+            "{{ cycler.__init__.__globals__ }}",
+            "{% include '/etc/passwd' %}",
+            "{{ messages|map('upper') }}",
+            "{{ '\\ud800' }}",
+        ],
+    )
+    async def test_a_hostile_one_harms_nobody(self, reading, template):
+        api = reading(trust_request_chat_template=True, engine={"request_template_timeout_s": 1.0})
+        await refused(api, chat_template=template)
+        assert await prompt(api, chat_template=self.OWN) == "(Hi)"
+        assert "<|im_start|>" in await prompt(api)
+
+    @pytest.mark.parametrize("name", ["tokenize", "messages", "padding", "range", "raise_exception"])
+    async def test_reserved_names_stay_reserved(self, reading, name):
+        for trusted in (False, True):
+            api = reading(trust_request_chat_template=trusted)
+            assert (await refused(api, chat_template_kwargs={name: 1}))["param"] == "chat_template_kwargs"
+
+    async def test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text(self, reading):
+        error = await refused(reading(), mm_processor_kwargs={"a": 1})
+        assert ("--trust-request-mm-kwargs" in error["message"], error["param"]) == (True, "mm_processor_kwargs")
+        trusting = reading(trust_request_mm_kwargs=True)
+        assert await prompt(trusting, mm_processor_kwargs={"a": 1}) == await prompt(reading())
+        assert await prompt(reading(), mm_processor_kwargs={}) == await prompt(reading())
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"default_chat_template_kwargs": {"messages": []}}, "default_chat_template_kwargs"),
+        ({"default_chat_template_kwargs": {"chat_template": "x"}}, "default_chat_template_kwargs"),
+        ({"reasoning_effort_map": {"max": 3}}, "reasoning_effort_map"),
+    ],
+)
+def test_settings_that_cannot_work_end_the_start(settings, name):
+    with pytest.raises(BadConfig, match=name):
+        ServerConfig(**settings)
+
+
+def test_the_flags_are_read():
+    words = ["--trust-request-chat-template", "--default-chat-template-kwargs.enable_thinking", "false"]
+    words += ["--reasoning-effort-map", '{"max": "high"}', "--request-template-timeout-s", "3"]
+    said = read_arguments(_serve_parser(), words)
+    assert said == {
+        "trust_request_chat_template": True,
+        "default_chat_template_kwargs": {"enable_thinking": False},
+        "reasoning_effort_map": {"max": "high"},
+        "request_template_timeout_s": 3.0,
+    }

@@ -1,0 +1,105 @@
+"""What the model would read: /tokenize, /tokenizer_info, and what would be run: the two /render."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from tests.server.reading import OPEN, SHOWS, TOOL, USER
+
+
+class TestTokenize:
+    FIELDS = (
+        {},
+        {"add_generation_prompt": False},
+        {"add_special_tokens": True},
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"chat_template_kwargs": {"mood": "x", "documents": [{"a": "b"}]}},
+        {"documents": [{"a": "b"}]},
+        {"reasoning_effort": "none"},
+        {"chat_template": "{{ messages[0].content }}!"},
+        OPEN,
+    )
+
+    @pytest.mark.parametrize("fields", FIELDS, ids=str)
+    async def test_it_counts_what_chat_would_feed(self, reading, fields):
+        api = reading(SHOWS, trust_request_chat_template=True, default_chat_template_kwargs={"mood": "?"})
+        if fields == OPEN:
+            api = reading()
+        body = {"messages": [USER], **fields}
+        fed = (await api.post("/v1/chat/completions", {**body, "return_token_ids": True})).json["prompt_token_ids"]
+        assert (await api.post("/tokenize", body)).json["tokens"] == fed
+
+    async def test_tools_need_no_choice_and_may_be_empty(self, reading):
+        api = reading(SHOWS)
+        with_tools = (await api.post("/tokenize", {"messages": [USER], "tools": [TOOL]})).json["tokens"]
+        assert json.loads(api.llm.decode(with_tools))["tools"] == [TOOL]
+        assert (await api.post("/tokenize", {"messages": [USER], "tools": []})).json["count"] < len(with_tools)
+
+    async def test_pieces_are_raw(self, reading):
+        answer = (await reading().post("/tokenize", {"prompt": "the fox<|im_end|>", "return_token_strs": True})).json
+        assert answer["token_strs"][-1] == "<|im_end|>"
+        assert "".join(answer["token_strs"]).startswith("theĠ")
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"chat_template": "x"}, "chat_template"),
+            ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
+            ({"continue_final_message": True}, "continue_final_message"),
+            ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs"),
+            ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+            ({"prompt": "x"}, "prompt"),
+        ],
+    )
+    async def test_the_same_is_refused(self, reading, fields, param):
+        answer = await reading().post("/tokenize", {"messages": [USER], **fields})
+        assert (answer.status, answer.error["param"]) == (400, param)
+
+    async def test_neither_prompt_nor_messages_is_a_body_that_lacks_something(self, reading):
+        answer = await reading().post("/tokenize", {})
+        assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "Bad Request", "body.prompt")
+
+
+class TestTokenizerInfo:
+    async def test_it_needs_a_flag(self, reading, make_api):
+        assert (await reading().get("/tokenizer_info")).status == 404
+        shown = (await make_api(enable_tokenizer_info_endpoint=True).get("/tokenizer_info")).json
+        assert shown == {"tokenizer_class": "Fake", "chat_template": "{{ messages }}"}
+        several = reading({"default": "a", "tool_use": "b"}, enable_tokenizer_info_endpoint=True)
+        assert (await several.get("/tokenizer_info")).json["chat_template"] == {"default": "a", "tool_use": "b"}
+
+
+class TestRender:
+    async def test_chat_is_what_would_run(self, reading):
+        api = reading()
+        body = {"messages": [USER], "max_tokens": 5, "seed": 7, "temperature": 0.5, "request_id": "mine"}
+        shown = (await api.post("/v1/chat/completions/render", {**body, "return_prompt_text": True})).json
+        assert not api.llm.calls
+        fed = (await api.post("/v1/chat/completions", {**body, "return_token_ids": True})).json["prompt_token_ids"]
+        assert (shown["request_id"], shown["model"], shown["token_ids"]) == ("chatcmpl-mine", "fake/model", fed)
+        assert shown["sampling_params"] == json.loads(json.dumps(asdict(api.llm.calls[-1].params)))
+        assert shown["prompt_text"] == api.llm.decode(fed)
+
+    async def test_completions_are_an_array(self, reading):
+        api = reading()
+        shown = (await api.post("/v1/completions/render", {"prompt": ["the", "fox"], "max_tokens": 3})).json
+        assert [one["token_ids"] for one in shown] == [await api.llm.encode(text) for text in ("the", "fox")]
+        assert (shown[0]["sampling_params"]["max_tokens"], api.llm.calls) == (3, [])
+
+    @pytest.mark.parametrize(
+        ("path", "body", "status"),
+        [
+            ("/v1/chat/completions/render", {}, 400),
+            ("/v1/chat/completions/render", {"messages": [USER], "model": "nobody"}, 404),
+            ("/v1/chat/completions/render", {"messages": [{"role": "user", "content": "x" * 9000}]}, 400),
+            ("/v1/completions/render", {"prompt": []}, 400),
+            ("/v1/completions/render", {"prompt": "x", "model": "nobody"}, 404),
+        ],
+        ids=str,
+    )
+    async def test_it_refuses_what_running_refuses(self, reading, path, body, status):
+        answer = await reading().post(path, body)
+        ran = await reading().post(path.removesuffix("/render"), body)
+        assert (answer.status, answer.text) == (ran.status, ran.text)
+        assert answer.status == status
