@@ -1,0 +1,119 @@
+"""Any mix of everything that can be asked of the sampler: each request gets the tokens it gets alone.
+
+Whatever shares the batch, held the row before, was aborted or preempted. On the real device path, tiny weights.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxserve.engine.request import Request
+from jaxserve.sampling_params import RepetitionDetection, SamplingParams
+from tests.engine.conftest import Bench
+
+VOCAB, EOS = 256, 3
+SOME_PAIRS = tuple((i, j) for i in range(0, VOCAB, 2) for j in range(0, VOCAB, 3))
+FEATURES = (
+    {"temperature": 0.0},
+    {"temperature": 1.5, "top_k": 30},
+    {"top_p": 0.8},
+    {"min_p": 0.02, "temperature": 2.0},
+    {"repetition_penalty": 1.7},
+    {"repetition_penalty": 0.6, "temperature": 0.0},
+    {"frequency_penalty": 1.9},
+    {"presence_penalty": -1.5, "temperature": 0.0},
+    {"logit_bias": ((7, 4.0), (8, -100.0), (200, 2.5))},
+    {"logit_bias": tuple((i, 3.0 * (i % 2)) for i in range(VOCAB))},
+    {"allowed_token_ids": tuple(range(20, 60))},
+    {"bad": ((5,), (6, 7))},
+    {"bad": SOME_PAIRS},
+    {"min_tokens": 5, "stops": (20, 21, 22, 23)},
+    {"logprobs": 5},
+    {"logprobs": 0, "logprob_token_ids": (1, 2, 250)},
+    {"prompt_logprobs": 1},
+    {"repetition_detection": RepetitionDetection(max_pattern_size=3, min_count=2)},
+    {"ignore_eos": True},
+)
+NUM_KINDS = 80
+
+
+def request(kind, request_id, leader=None, choice=0, followers=0):
+    """The kind-th of many requests: a prompt, a seed, and three features laid over one another."""
+    dice = np.random.default_rng(kind)
+    wishes: dict = {"temperature": 1.0}
+    for at in dice.choice(len(FEATURES), 3, replace=False):
+        wishes |= FEATURES[at]
+    ids = [int(n) for n in dice.integers(0, VOCAB, dice.integers(1, 60))]
+    prompt, tokens = tuple(ids), int(dice.integers(6, 20))
+    stops, bad = wishes.pop("stops", ()), wishes.pop("bad", ())
+    if leader is not None:
+        wishes.pop("prompt_logprobs", None)
+    params = SamplingParams(**wishes, max_tokens=tokens)
+    return Request(
+        request_id,
+        prompt,
+        params,
+        seed=kind + choice,
+        max_total_tokens=len(prompt) + tokens,
+        eos_id=None if params.ignore_eos else EOS,
+        stop_ids=frozenset(stops),
+        held_back_ids=(EOS, *stops) if params.min_tokens else (),
+        bad_sequences=tuple(bad),
+        leader_id=leader,
+        num_followers=followers,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(built):
+    """What a request of this kind, or choice of it, hears when there is nobody else and nothing in the cache."""
+
+    @cache
+    def answer(kind, choice=0):
+        bench = Bench(built, overlap=False, prefix_caching=False)
+        bench.engine.add(request(kind, 1, choice=choice))
+        bench.run()
+        return heard(bench, 1)
+
+    return answer
+
+
+def heard(bench, request_id):
+    outputs = bench.outputs[request_id]
+    return tuple(bench.tokens(request_id)), str(outputs[-1].finish_reason), outputs[-1].stop_reason
+
+
+MIXES = st.lists(
+    st.tuples(
+        st.integers(0, NUM_KINDS - 1),
+        st.sampled_from([1, 1, 1, 3]),  # choices
+        st.integers(0, 3),  # steps before the next request comes
+        st.booleans(),  # aborted soon after
+    ),
+    min_size=2,
+    max_size=12,
+)
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(mix=MIXES, num_pages=st.sampled_from([1 + 9, 160]), chunk=st.sampled_from([16, 64]), overlap=st.booleans())
+def test_every_request_gets_its_own_tokens_in_any_mix(built, alone, mix, num_pages, chunk, overlap):
+    bench, expected, aborted = Bench(built, overlap=overlap, num_pages=num_pages, chunk=chunk), {}, set()
+    for number, (kind, choices, steps, is_aborted) in enumerate(mix):
+        first = 100 * (number + 1)
+        for choice in range(choices):
+            leader = first if choice else None
+            bench.engine.add(request(kind, first + choice, leader, choice, 0 if choice else choices - 1))
+            expected[first + choice] = (kind, choice)
+        for _ in range(steps):
+            bench.step()
+        if is_aborted:
+            bench.engine.end(first)
+            aborted.add(first)
+    bench.run()
+    for request_id, which in expected.items():
+        if request_id not in aborted:
+            assert heard(bench, request_id) == alone(*which), which
