@@ -1,0 +1,89 @@
+"""What each wish of the sampler costs a decode step: the same rows with and without it, in turns. Used by bench_step.
+
+"nothing" twice tells how far two equal rows are apart on this machine. The last line asks one row of the batch for
+penalties and leaves the others as they were: what a request costs its neighbours.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxserve.engine.build import Built
+from jaxserve.engine.plan import NO_MASKS, StepMasks, StepPlan
+from jaxserve.sampling.lines import bitmap, line
+from jaxserve.sampling.rows import pack
+from jaxserve.sampling.sampler import SampleMode
+from jaxserve.sampling_params import SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0)
+DRAWN = SamplingParams(temperature=0.8)
+PENALISED = replace(DRAWN, repetition_penalty=1.1, frequency_penalty=0.2, presence_penalty=0.2)
+FEATURES: Mapping[str, tuple[SampleMode, SamplingParams]] = {
+    "nothing": (SampleMode.GREEDY, GREEDY),
+    "nothing, again": (SampleMode.GREEDY, GREEDY),
+    "temperature": (SampleMode.DRAW, DRAWN),
+    "temperature, top_k 40": (SampleMode.DRAW, replace(DRAWN, top_k=40)),
+    "temperature, top_p 0.9": (SampleMode.DRAW, replace(DRAWN, top_p=0.9)),
+    "temperature, min_p 0.05": (SampleMode.DRAW, replace(DRAWN, min_p=0.05)),
+    "logit_bias": (SampleMode.SHAPED, replace(GREEDY, logit_bias=((5, 1.0),))),
+    "penalties": (SampleMode.SHAPED, PENALISED),
+    "allowed_token_ids": (SampleMode.SHAPED, replace(GREEDY, allowed_token_ids=tuple(range(0, 1000, 3)))),
+    "logprobs 20": (SampleMode.FULL, replace(GREEDY, logprobs=20)),
+    "penalties of one row": (SampleMode.SHAPED, PENALISED),
+}
+
+
+def measure_features(built: Built, plans: Mapping[int, StepPlan], rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds of a step of each number of rows with each feature: median over rounds, one of each a round."""
+    results = []
+    for rows, plan in plans.items():
+        works = {name: _work(built, plan, name) for name in FEATURES}
+        times: dict[str, list[float]] = {name: [] for name in FEATURES}
+        for done in range(rounds + 1):
+            for name, (plan_of_it, masks) in works.items():
+                began = time.perf_counter()
+                runner = built.engine.runner
+                runner.fetch(runner.draw(runner.forward(plan_of_it), masks))
+                if done:  # the first round warms up
+                    times[name].append(1e3 * (time.perf_counter() - began))
+        bare = statistics.median(times["nothing"])
+        for name, each in times.items():
+            median = statistics.median(each)
+            results.append({"rows": rows, "feature": name, "ms": median, "more_ms": median - bare})
+    return results
+
+
+def _work(built: Built, plan: StepPlan, name: str) -> tuple[StepPlan, StepMasks]:
+    decode, (mode, params), vocab = plan.decode, FEATURES[name], built.spec.vocab_size
+    assert decode is not None
+    sampling_BS = np.tile(pack(params, 1), (len(decode), 1))
+    if name.endswith("of one row"):
+        sampling_BS[1:] = pack(GREEDY, 1)
+    lines = ()
+    if mode >= SampleMode.SHAPED:
+        one = line(range(100), range(50), params.logit_bias, vocab)
+        lines = tuple((int(row), one) for row in decode.row_B[:1])
+    masks = NO_MASKS
+    if params.allowed_token_ids is not None:
+        mask_M = bitmap(params.allowed_token_ids, vocab)
+        masks = StepMasks(tuple((at, mask_M) for at in range(len(decode))))
+    runner = built.engine.runner
+    changed = replace(plan, decode=replace(decode, sampling_BS=sampling_BS, mode=mode))
+    runner.fetch(runner.draw(runner.forward(replace(changed, lines=lines)), masks))  # a line is written once a request
+    return changed, masks
+
+
+def show_features(results: list[dict[str, Any]]) -> None:
+    counts = sorted({row["rows"] for row in results})
+    table = Table("feature", *(f"{rows} rows, ms" for rows in counts), title="what sampling features add to a step")
+    for name in FEATURES:
+        found = {row["rows"]: row for row in results if row["feature"] == name}
+        shown = [f"{found[rows]['ms']:.2f} ({found[rows]['more_ms']:+.2f})" for rows in counts]
+        table.add_row(name, *shown)
+    Console(width=110).print(table)
