@@ -181,9 +181,13 @@ def text_of(content: str | list[Any] | None) -> str:
 
 
 def entry(token_id: int, count: int, rank: int = 2) -> TokenLogprob:
-    """The token stands in second place; the best is the character before it, third the one after it."""
+    """The token stands in second place; the best is the character before it, third the one after it. Round the edge of
+    the vocabulary it goes on."""
     own = spelled(token_id, -1.0, rank)
-    others = [spelled(token_id - 1, -0.5, 1), *(spelled(token_id + place, -1.0 - place) for place in range(1, count))]
+    others = [
+        spelled((token_id - 1) % VOCAB_SIZE, -0.5, 1),
+        *(spelled((token_id + place) % VOCAB_SIZE, -1.0 - place) for place in range(1, count)),
+    ]
     return TokenLogprob(own.token_id, own.token, own.bytes, own.logprob, rank, (own, *others[:count]))
 
 

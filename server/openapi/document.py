@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 from collections.abc import Iterable, Set
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
@@ -143,7 +143,10 @@ def _error(status: int) -> dict[str, Any]:
     return made
 
 
-def _reference(kind: type) -> dict[str, str]:
+def _reference(kind: Any) -> dict[str, Any]:
+    """A TypedDict or a schema; or a list of one."""
+    if get_origin(kind) is list:
+        return {"type": "array", "items": _reference(*get_args(kind))}
     return {"$ref": PLACE + kind.__name__}
 
 
@@ -152,7 +155,8 @@ def _schemas(operations: list[Operation], facts: dict[str, Facts]) -> dict[str, 
     requests = {one.request for one in operations if one.request}
     answers = {replies.ErrorReply, replies.UnauthorizedReply}
     answers |= {kind for one in operations for kind in (one.reply, one.chunk) if kind and not isinstance(kind, tuple)}
-    asked, answered = _of_types(requests), _of_types(answers - {dict})
+    asked = _of_types(requests)
+    answered = _of_types({get_args(kind)[0] if get_origin(kind) is list else kind for kind in answers - {dict}})
     for kind in requests:
         _tell(asked[kind.__name__], TABLES[kind.__name__], facts[kind.__name__])
     for schema in answered.values():

@@ -193,10 +193,11 @@ def _completions(llm: AsyncLLM) -> Facts:
 def _tokenize(llm: AsyncLLM) -> Facts:
     chat = _chat(llm)
     longest = TOKENIZE_FACTOR * context_tokens(llm) * llm.tokenizer.max_token_chars
-    names = ("add_generation_prompt", "continue_final_message", "tools", "chat_template")
-    return {name: chat[name] for name in (*names, "chat_template_kwargs", "mm_processor_kwargs")} | {
+    same = ("add_generation_prompt", "continue_final_message", "tools", "tool_choice", "documents")
+    return {name: chat[name] for name in (*same, "chat_template", "chat_template_kwargs", "mm_processor_kwargs")} | {
         "prompt": _is("A text; either this or messages.", maxLength=longest),
         "messages": _is("A conversation; either this or a prompt."),
         "add_special_tokens": _is("Adds the tokenizer's special tokens; by default to a prompt, not to messages."),
+        "reasoning_effort": _is("As for an answer; with messages."),
         "return_token_strs": _is("Tells the tokenizer's own piece for each id.", False),
     }

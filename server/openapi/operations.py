@@ -37,9 +37,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """reply: a TypedDict for JSON, else the content types of a text. chunk: of the event stream that can be asked for.
+    """reply: a TypedDict, a list of one, or dict for JSON; else the content types of a text.
 
-    example: a body to try. statuses: more that it may answer with an error object. unready: 503 has the reply's form.
+    chunk: of the event stream that can be asked for. example: a body to try. statuses: more that it may answer with an
+    error object. unready: 503 has the reply's form.
     """
 
     tag: str
@@ -74,6 +75,8 @@ HEADERS = (
 NAME = Parameter("name", "path", "A served name; its slashes as they are, or as %2F.", TEXT)
 HTML, PLAIN, METRICS = ("text/html",), ("text/plain",), ("text/plain", "application/openmetrics-text")
 _HEALTH = Operation("Operations", "Answers 200, empty, when a request could be served now", PLAIN, unready=True)
+_CHAT = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 40}
+_COMPLETION = {"prompt": "Once upon a time", "max_tokens": 20}
 _DOCS = Operation("Documentation", "This document as a page", HTML)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -83,7 +86,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         replies.ChatCompletion,
         ChatRequest,
         replies.ChatChunk,
-        {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 40},
+        _CHAT,
         HEADERS,
     ),
     ("POST", "/v1/completions"): Operation(
@@ -92,8 +95,24 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         replies.Completion,
         CompletionRequest,
         replies.CompletionChunk,
-        {"prompt": "Once upon a time", "max_tokens": 20},
+        _COMPLETION,
         HEADERS,
+    ),
+    ("POST", "/v1/chat/completions/render"): Operation(
+        "Generation",
+        "Tells what would be run, without running it",
+        replies.Rendered,
+        ChatRequest,
+        example=_CHAT,
+        parameters=HEADERS,
+    ),
+    ("POST", "/v1/completions/render"): Operation(
+        "Generation",
+        "Tells what would be run for each prompt, without running it",
+        list[replies.Rendered],
+        CompletionRequest,
+        example=_COMPLETION,
+        parameters=HEADERS,
     ),
     ("GET", "/v1/models"): Operation("Models", "Lists what is served", replies.ModelList),
     ("GET", "/v1/models/{name}"): Operation(
@@ -113,6 +132,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         DetokenizeRequest,
         example={"tokens": [72, 105]},
     ),
+    ("GET", "/tokenizer_info"): Operation("Tokens", "Tells the tokenizer's configuration", dict),
     ("GET", "/health"): _HEALTH,
     ("GET", "/ping"): _HEALTH,
     ("POST", "/ping"): _HEALTH,

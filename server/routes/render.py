@@ -25,7 +25,7 @@ def blueprint(desk: Desk) -> Blueprint:
     async def chat() -> Response:
         """One object."""
         request = validate(ChatRequest, await read_json(quart.request, desk.config))
-        desk.check_headers()
+        desk.check_headers(request)
         check_chat(request, desk.config)
         desk.check_model(request.model)
         job = await chat_job(request, desk.llm, desk.config)
@@ -36,7 +36,7 @@ def blueprint(desk: Desk) -> Blueprint:
     async def complete() -> Response:
         """An array with an object for each prompt."""
         request = validate(CompletionRequest, await read_json(quart.request, desk.config))
-        desk.check_headers()
+        desk.check_headers(request)
         check_completion(request, desk.config)
         prompts = prompts_of(request, desk.config)
         desk.check_model(request.model)

@@ -5,7 +5,7 @@ The replies themselves are plain dictionaries, made where their parts are known;
 NotRequired means that the key may be absent, None that it may be null.
 """
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
@@ -62,6 +62,9 @@ StopReason = Annotated[int | str | None, _says("The stop string or stop token id
 Fingerprint = Annotated[str | None, _says("Of the server and its configuration; see --fingerprint-mode.")]
 
 
+PromptText = Annotated[str | None, _says("What the chat template wrote, with return_prompt_text.")]
+
+
 class AssistantMessage(TypedDict):
     role: str
     content: str
@@ -95,6 +98,7 @@ class ChatCompletion(TypedDict):
     prompt_logprobs: PromptLogprobs
     prompt_token_ids: PromptIds
     kv_transfer_params: None
+    prompt_text: NotRequired[PromptText]
 
 
 class Delta(TypedDict):
@@ -124,6 +128,7 @@ class ChatChunk(TypedDict):
     usage: NotRequired[Usage]
     system_fingerprint: NotRequired[Fingerprint]
     prompt_token_ids: NotRequired[list[int]]
+    prompt_text: NotRequired[PromptText]
 
 
 class CompletionLogprobs(TypedDict):
@@ -180,6 +185,16 @@ class CompletionChunk(TypedDict):
     choices: list[CompletionChunkChoice]
     usage: NotRequired[Usage]
     system_fingerprint: NotRequired[Fingerprint]
+
+
+class Rendered(TypedDict):
+    """What would be run."""
+
+    request_id: str
+    model: str
+    token_ids: list[int]
+    sampling_params: dict[str, Any]
+    prompt_text: NotRequired[PromptText]
 
 
 class Permission(TypedDict):

@@ -23,6 +23,7 @@ IS_WRONG = "test_chat_fields.py::test_a_wrong_value_is_a_400_naming_the_field"
 IS_WRONG_COMPLETION = "test_completions.py::test_a_wrong_value_is_a_400_naming_the_field"
 SHAPES_PROMPT = "test_chat_fields.py::TestMessages::test_template_fields_reach_the_template"
 MESSAGES = "test_chat_fields.py::TestMessages::test_they_reach_the_template_as_they_came"
+TOKENIZES_ALIKE = "test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
 
 
 class Fate(StrEnum):
@@ -141,13 +142,20 @@ CHAT: dict[str, Support] = SHARED | {
     "reasoning_effort": _honoured("if the template uses it", SHAPES_PROMPT),
     "parallel_tool_calls": _no_effect("without tools"),
     "include_reasoning": _no_effect("without a reasoning parser"),
-    "tools": _honoured("in the prompt, with tool_choice none"),
+    "tools": _honoured(
+        "in the prompt, with tool_choice none",
+        "test_rendering.py::TestTools::test_they_are_shown_although_none_may_be_called",
+    ),
     "tool_choice": _refused("none", test=IS_WRONG),
-    "chat_template": _honoured("with --trust-request-chat-template"),
+    "chat_template": _honoured(
+        "with --trust-request-chat-template", "test_request_templates.py::TestTrust::test_with_the_flag_it_is_used"
+    ),
     "mm_processor_kwargs": _no_effect("on models of text; needs --trust-request-mm-kwargs"),
     "thinking_token_budget": _refused(note="needs a reasoning parser"),
     "logprob_token_ids": _refused(),
-    "return_prompt_text": _honoured("adds prompt_text"),
+    "return_prompt_text": _honoured(
+        "adds prompt_text", "test_rendering.py::TestPromptText::test_it_is_there_on_demand_alone"
+    ),
 }
 COMPLETIONS: dict[str, Support] = SHARED | {
     "prompt": _honoured("text, token ids, or a list of either", "test_completions.py::test_the_four_forms_of_a_prompt"),
@@ -158,23 +166,18 @@ COMPLETIONS: dict[str, Support] = SHARED | {
 TOKENIZE: dict[str, Support] = {
     "model": _honoured("checked", "test_routes.py::TestTokenize::test_the_model_is_checked"),
     "prompt": _honoured("or messages", "test_routes.py::TestTokenize::test_a_prompt"),
-    "messages": _honoured(
-        "or a prompt", "test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
-    ),
+    "messages": _honoured("or a prompt", TOKENIZES_ALIKE),
     "add_special_tokens": _honoured(test="test_routes.py::TestTokenize::test_without_special_tokens_and_pieces"),
-    "add_generation_prompt": _honoured(
-        test="test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
-    ),
-    "continue_final_message": _honoured(
-        test="test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
-    ),
-    "chat_template_kwargs": _honoured(
-        test="test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
-    ),
+    "add_generation_prompt": _honoured(test=TOKENIZES_ALIKE),
+    "continue_final_message": _honoured(test=TOKENIZES_ALIKE),
+    "chat_template_kwargs": _honoured(test=TOKENIZES_ALIKE),
     "return_token_strs": _honoured(test="test_routes.py::TestTokenize::test_a_prompt"),
-    "tools": _refused([], test="test_routes.py::TestTokenize::test_what_is_refused"),
-    "chat_template": _refused(test="test_routes.py::TestTokenize::test_what_is_refused"),
-    "mm_processor_kwargs": _refused({}, test="test_routes.py::TestTokenize::test_what_is_refused"),
+    "documents": _honoured(test=TOKENIZES_ALIKE),
+    "reasoning_effort": _honoured(test="test_tokens.py::TestTokenize::test_the_same_is_refused"),
+    "tools": _honoured("may be empty", "test_tokens.py::TestTokenize::test_tools_need_no_choice_and_may_be_empty"),
+    "tool_choice": _honoured("none may hide the tools", TOKENIZES_ALIKE),
+    "chat_template": CHAT["chat_template"],
+    "mm_processor_kwargs": CHAT["mm_processor_kwargs"],
 }
 DETOKENIZE: dict[str, Support] = {
     "model": _honoured("checked", "test_routes.py::TestDetokenize::test_the_model_is_checked"),
@@ -183,7 +186,11 @@ DETOKENIZE: dict[str, Support] = {
 MESSAGE: dict[str, Support] = {
     name: _honoured("if the template uses it", MESSAGES)
     for name in ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content")
-} | {"tools": _refused([], test="test_chat_fields.py::TestMessages::test_tools_of_a_developer_are_refused")}
+} | {
+    "tools": _honoured(
+        "of a developer", "test_chat_fields.py::TestMessages::test_tools_of_a_developer_reach_the_template"
+    )
+}
 STREAM_OPTIONS: dict[str, Support] = {
     "include_usage": _honoured(test="test_chat_stream.py::test_include_usage_adds_one_last_chunk"),
     "continuous_usage_stats": _honoured(

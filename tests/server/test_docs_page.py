@@ -43,7 +43,7 @@ async def test_every_route_is_there_and_nothing_comes_from_elsewhere(browser: Pa
         assert hosts == {urlsplit(url).netloc}
         assert page.complaints() == []
 
-    await at_the_page(browser, look)
+    await at_the_page(browser, look, enable_tokenizer_info_endpoint=True)
 
 
 async def test_a_request_can_be_tried(browser: Page) -> None:
