@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one task may use. A helper that ever used more than half of memory_bytes is not used again."""
+    """What one task may use. A helper that still holds more than half of memory_bytes afterwards is not used again."""
 
     wall_s: float
     memory_bytes: int = 512 * MIB
@@ -56,7 +56,7 @@ class HelperPool:
                 helper = self._exchange(helper)
             helper = helper or self._start()
             answer = helper.ask(message, limits.wall_s)
-            if helper.peak_bytes > limits.memory_bytes // 2:
+            if helper.memory_bytes > limits.memory_bytes // 2:
                 helper = self._exchange(helper)
         except HelperEnded as ended:
             helper = self._exchange(helper)

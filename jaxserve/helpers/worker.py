@@ -2,8 +2,7 @@
 
 Run as `python -m jaxserve.helpers.worker MODULE…` with the socket as standard input; the modules are imported before
 it says that it is ready. A task is JSON: {"call": "module:function", "data": …, "cpu_s": …, "memory_bytes": …}. The
-answer is {"value": …}, {"refused": [message, param]} for a RequestError, or {"failed": name of the exception}, each
-with "peak_bytes", the most memory this process ever had.
+answer is {"value": …}, {"refused": [message, param]} for a RequestError, or {"failed": name of the exception}.
 """
 
 import json
@@ -34,14 +33,9 @@ def main() -> None:
 
 def _answer(task: dict[str, Any]) -> dict[str, Any]:
     _limit(task["cpu_s"], task["memory_bytes"])
-    answer = _outcome(task["call"], task["data"])
-    return answer | {"peak_bytes": _peak_bytes()}
-
-
-def _outcome(call: str, data: Any) -> dict[str, Any]:
-    module, _, function = call.partition(":")
+    module, _, function = task["call"].partition(":")
     try:
-        return {"value": getattr(import_module(module), function)(data)}
+        return {"value": getattr(import_module(module), function)(task["data"])}
     except RequestError as error:
         return {"refused": [str(error), error.param]}
     except Exception as error:
@@ -59,11 +53,6 @@ def _limit(cpu_s: float, memory_bytes: int) -> None:
 def _set_soft(kind: int, limit: int) -> None:
     _, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

@@ -81,6 +81,16 @@ async def test_text_is_rendered_and_encoded_beside_the_loop(async_llm):
     assert await async_llm.encode("hi", add_special_tokens=False) == list(b"hi")
 
 
+async def test_a_template_of_one_s_own_is_rendered_by_a_helper(async_llm, monkeypatch):
+    messages, own = [{"role": "user", "content": "hi"}], "<{{ messages[0].content }}>"
+    assert (await async_llm.render_chat(messages, chat_template=own)).text == "<hi>"
+    assert async_llm.stats().counters["helper_restarts"] == 0
+    monkeypatch.setattr("jaxserve.async_llm.MAX_IN_HELPERS", 0)
+    with pytest.raises(Overloaded, match="chat templates"):
+        await async_llm.render_chat(messages, chat_template=own)
+    assert (await async_llm.render_chat(messages)).text.endswith("assistant\n")
+
+
 async def test_closing_tells_who_is_left_and_frees_the_device(tiny_path):
     llm = AsyncLLM(EngineConfig(model=tiny_path, **SETTINGS))
     reader = asyncio.ensure_future(collect(llm, [2], LONG))

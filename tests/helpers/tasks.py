@@ -7,6 +7,8 @@ from typing import Any
 
 from jaxserve.errors import InvalidParameter
 
+kept: list[bytes] = []
+
 
 def double(data: Any) -> Any:
     return data * 2
@@ -47,6 +49,11 @@ def loop(_: Any) -> None:
 
 def allocate(num_bytes: int) -> int:
     return len(bytearray(num_bytes))
+
+
+def keep(num_bytes: int) -> int:
+    kept.append(b"x" * num_bytes)
+    return len(kept)
 
 
 def leave(_: Any) -> None:

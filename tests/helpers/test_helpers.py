@@ -87,8 +87,20 @@ def test_more_memory_than_allowed_is_not_given(pool):
 
 def test_a_helper_that_has_grown_is_exchanged(pool):
     before, old = pool.restarts, run(pool, "pid")
-    assert run(pool, "allocate", 300 * MIB) == 300 * MIB
+    assert run(pool, "allocate", 300 * MIB) == 300 * MIB  # given back at its end
+    assert run(pool, "pid") == old
+    assert run(pool, "keep", 300 * MIB) == 1
     assert (run(pool, "pid") != old, pool.restarts) == (True, before)
+
+
+def test_what_the_server_holds_does_not_count(pool):
+    ballast = b"x" * (600 * MIB)
+    fresh = HelperPool()
+    try:
+        assert run(fresh, "pid") == run(fresh, "pid")
+    finally:
+        fresh.close()
+    assert len(ballast) == 600 * MIB
 
 
 def test_a_helper_that_ended_by_itself_is_not_asked(pool):

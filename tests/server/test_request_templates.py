@@ -3,8 +3,9 @@
 import pytest
 
 from jaxserve import BadConfig
+from jaxserve.text import chat_template
 from server.cli import _serve_parser
-from server.config import ServerConfig
+from server.config import RESERVED_KWARGS, ServerConfig
 from server.flags import read_arguments
 from tests.server.reading import OPEN, TOOL, USER, prompt, refused
 
@@ -71,6 +72,9 @@ class TestTrust:
         await refused(api, chat_template=template)
         assert await prompt(api, chat_template=self.OWN) == "(Hi)"
         assert "<|im_start|>" in await prompt(api)
+
+    def test_both_sides_reserve_the_same_names(self):
+        assert RESERVED_KWARGS | {"chat_template"} == chat_template.RESERVED_KWARGS
 
     @pytest.mark.parametrize("name", ["tokenize", "messages", "padding", "range", "raise_exception"])
     async def test_reserved_names_stay_reserved(self, reading, name):

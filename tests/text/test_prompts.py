@@ -47,6 +47,17 @@ def test_a_client_s_template_may_write_a_little_more_than_that(prompts, max_char
         prompts.render_chat(MESSAGES, chat_template=f"{{{{ 'x' * {most + 1} }}}}")
 
 
+def test_a_client_s_template_gets_no_more_memory_than_a_helper_has():
+    prompts = Prompts(EngineConfig(max_model_len=1_000_000), make(byte_level_backend()))
+    grows = "{% set n = namespace(x=[]) %}{% for i in range(99) %}{% set n.x = n.x + ['x' * 9000000] %}{% endfor %}"
+    try:
+        with pytest.raises(InvalidParameter, match="memory"):
+            prompts.render_chat(MESSAGES, chat_template=grows)
+        assert prompts.render_chat(MESSAGES, chat_template="x").text == "x"
+    finally:
+        prompts.close()
+
+
 def test_half_a_character_has_no_tokens(prompts):
     with pytest.raises(InvalidParameter, match="lone surrogate"):
         prompts.encode("\ud800")
