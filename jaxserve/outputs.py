@@ -21,13 +21,13 @@ REPEATED = "repetition_detected"  # the stop_reason of an answer that repeated i
 class TokenLogprobs:
     """Raw log-probabilities at one position: the token that stands there, and the best ones.
 
-    rank is 1-based over the whole vocabulary. top holds (token id, logprob), best first; wanted the same for ids that
-    were asked for.
+    rank is 1-based over the whole vocabulary; None: not among the best. top holds (token id, logprob), best first;
+    wanted the same for ids that were asked for.
     """
 
     token_id: int
     logprob: float
-    rank: int
+    rank: int | None
     top: tuple[tuple[int, float], ...] = ()
     wanted: tuple[tuple[int, float], ...] = ()
 
@@ -41,7 +41,8 @@ class TokenOutput(NamedTuple):
     logprobs             one entry per new token, when asked for
     prompt_logprobs      once, with the first output: one entry per prompt token, the first is None
     num_cached_tokens    prompt tokens found in the prefix cache
-    stop_reason          the stop token id when one other than the primary EOS ended the request, or REPEATED
+    stop_reason          the stop token id when one other than the primary EOS ended the request, or REPEATED; of a
+                         beam search also the primary EOS, or what its cursor said
     error                set when finish_reason is ERROR
     """
 

@@ -64,6 +64,9 @@ class SamplingParams:
     truncation_side  left: the prompt's last tokens are kept; right: its first
     repetition_detection   ends an answer that repeats itself, once it has min_tokens
     priority        lower is served earlier; anything but 0 needs scheduling_policy="priority"
+    use_beam_search the n best answers are searched for, and nothing is drawn: temperature, top_p, top_k, min_p and seed
+                    are not looked at. Ends with fewer tokens than max_tokens if n beams of so many cannot be kept
+    length_penalty  answers found are ranked by log-probability / tokens ** length_penalty
     echo_only       score the prompt and generate nothing (completions with max_tokens 0)
     """
 
@@ -93,20 +96,22 @@ class SamplingParams:
     truncation_side: Literal["left", "right"] = "left"
     repetition_detection: RepetitionDetection | None = None
     priority: int = 0
+    use_beam_search: bool = False
+    length_penalty: float = 1.0
     echo_only: bool = False
 
     def __post_init__(self) -> None:
         self._check_ranges()
         self._check_stops()
         self._check_vocabulary_fields()
-        if self.n > 1 and self.is_greedy:
-            raise InvalidParameter(f"n must be 1 when using greedy sampling, got {self.n}.", "n")
+        self._check_search()
         if 0 < self.temperature < MIN_TEMPERATURE and not self.is_greedy:
             object.__setattr__(self, "temperature", MIN_TEMPERATURE)
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature < GREEDY_BELOW
+        """Whether chance plays no part."""
+        return self.use_beam_search or self.temperature < GREEDY_BELOW
 
     def truncate(self, prompt_ids: Sequence[int], max_model_len: int) -> Sequence[int]:
         """The part of a prompt that is read. Raises InvalidParameter when more is asked for than the model can read."""
@@ -194,6 +199,16 @@ class SamplingParams:
                 f"logprob_token_ids has {len(self.logprob_token_ids)} ids; at most {MAX_WANTED} are allowed.",
                 "logprob_token_ids",
             )
+
+    def _check_search(self) -> None:
+        _require(math.isfinite(self.length_penalty), "length_penalty", "a finite number", self.length_penalty)
+        if not self.use_beam_search:
+            if self.n > 1 and self.is_greedy:
+                raise InvalidParameter(f"n must be 1 when using greedy sampling, got {self.n}.", "n")
+            return
+        for name in ("prompt_logprobs", "logprob_token_ids"):
+            if getattr(self, name) not in (None, ()):
+                raise InvalidParameter(f"{name} is not available with use_beam_search; leave it out.", name)
 
 
 def _bad_repetition(reason: str) -> InvalidParameter:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxserve.engine.bans import Bans
 from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepMasks, StepPlan, StepResult
-from jaxserve.engine.request import Request
+from jaxserve.engine.request import Cursor, Request
 from jaxserve.sampling.lines import Line, line
 from jaxserve.sampling.rows import REPETITION, pack
 from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
@@ -52,6 +52,15 @@ def _draw(digest: int, sampling_S: np.ndarray, position: int, mask_M: np.ndarray
     return max(allowed, key=lambda id: _mix(dice, id), default=NOTHING_ALLOWED)
 
 
+def _continuations(
+    digest: int, sampling_S: np.ndarray, position: int, mask_M: np.ndarray | None, history: int
+) -> list[tuple[float, int]]:
+    """(log-probability, token) for `position`, best first: coarse numbers, so that there are ties."""
+    dice = _mix(digest, position, history, *sampling_S.tolist())
+    allowed = range(VOCAB) if mask_M is None else [id for id in range(VOCAB) if mask_M[id // 32] >> (id % 32) & 1]
+    return sorted(((-(_mix(dice, id, 3) % 64) / 8, id) for id in allowed), key=lambda one: (-one[0], one[1]))
+
+
 def _history(new: Line | None) -> int:
     """A digest of a row's line; 0 for a row that has none."""
     return 0 if new is None else _mix(*new.count_V.tolist(), *new.seen_M.tolist(), *map(int, new.bias_V * 8))
@@ -61,18 +70,33 @@ def _logprob(digest: int, token: int) -> float:
     return -(_mix(digest, token) % 4096) / 256  # exact in float32
 
 
-def _rows(tokens: Sequence[int], digests: Sequence[int], mode: SampleMode) -> DrawnRows:
+def _rows(
+    tokens: Sequence[int], digests: Sequence[int], mode: SampleMode, nexts: Sequence[list[tuple[float, int]]] = ()
+) -> DrawnRows:
+    """nexts: the continuations of every row in mode BEAM; what is forbidden comes last, as -inf."""
     token_B = np.array(tokens, np.int32)
     if mode < SampleMode.FULL:
         return DrawnRows(token_B)
     top_id_BK = np.tile(np.arange(NUM_TOP, dtype=np.int32), (len(tokens), 1))
+    beams: dict[str, np.ndarray] = {}
+    if mode == SampleMode.BEAM:
+        padded = [[*one, *((-np.inf, id) for id in range(VOCAB))][:VOCAB] for one in nexts]
+        beams["next_logprob_BC"] = np.array([[logprob for logprob, _ in one] for one in padded], np.float32)
+        beams["next_id_BC"] = np.array([[id for _, id in one] for one in padded], np.int32)
+        beams["next_raw_BC"] = np.array(
+            [[_logprob(digest, id) for _, id in one] for digest, one in zip(digests, padded, strict=True)], np.float32
+        )
     return DrawnRows(
         token_B,
         logprob_B=np.array([_logprob(d, t) for d, t in zip(digests, tokens, strict=True)], np.float32),
         rank_B=np.array([_mix(d) % VOCAB + 1 for d in digests], np.int32),
         top_id_BK=top_id_BK,
         top_logprob_BK=np.array([[_logprob(d, t) for t in range(NUM_TOP)] for d in digests], np.float32),
+        **beams,
     )
+
+
+Work = tuple[StepPlan, list[int], list[list[int]], list[list[int]]]
 
 
 class FakeRunner:
@@ -86,7 +110,7 @@ class FakeRunner:
         self.lines: dict[int, Line] = {}
         self.sick: set[int] = set()
 
-    def forward(self, plan: StepPlan) -> tuple[StepPlan, list[int], list[list[int]]]:
+    def forward(self, plan: StepPlan) -> Work:
         """The plan, and digests in place of logits: what a device does later in this order is done now."""
         for source, target in plan.copies:
             for offset in range(self.page_size):
@@ -94,12 +118,15 @@ class FakeRunner:
                     self.slots[target, offset] = self.slots[source, offset]
         for row, new in plan.lines:
             self.lines[row] = Line(*(array.copy() for array in new))
+        for row, token in plan.told:
+            self.last_token_R[row] = token
         decode = self._decode(plan.decode) if plan.decode is not None else []
-        return plan, decode, [self._chunk(chunk) for chunk in plan.chunks]
+        beams = [self._decode(batch) for batch in plan.beams]
+        return plan, decode, beams, [self._chunk(chunk) for chunk in plan.chunks]
 
-    def draw(self, work: tuple[StepPlan, list[int], list[list[int]]], masks: StepMasks) -> StepResult:
+    def draw(self, work: Work, masks: StepMasks) -> StepResult:
         """The ticket is the result."""
-        plan, decode, chunks = work
+        plan, decode, beams, chunks = work
         drawn = None
         if plan.decode is not None:
             assert plan.decode.mode >= SampleMode.SHAPED or not masks.decode
@@ -111,6 +138,10 @@ class FakeRunner:
                 for at, (chunk, digests) in enumerate(zip(plan.chunks, chunks, strict=True))
             ),
             tuple(self._scores(chunk, digests) for chunk, digests in zip(plan.chunks, chunks, strict=True)),
+            tuple(
+                self._draw_rows(batch, digests, dict(masks.beams[at] if masks.beams else ()))
+                for at, (batch, digests) in enumerate(zip(plan.beams, beams, strict=True))
+            ),
         )
 
     @staticmethod
@@ -135,8 +166,8 @@ class FakeRunner:
         drawn = []
         for at, (row, position) in enumerate(zip(batch.row_B.tolist(), batch.position_B.tolist(), strict=True)):
             one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1)
-            drawn.append(self._draw_row(*one, digests[at], masks.get(at)))
-        return _rows(drawn, digests, batch.mode)
+            drawn.append(self._draw_row(*one, digests[at], masks.get(at), batch.mode))
+        return _rows([token for token, _ in drawn], digests, batch.mode, [nexts for _, nexts in drawn])
 
     def _chunk(self, chunk: Chunk) -> list[int]:
         before = self._read(chunk.page_table_W, chunk.start)
@@ -149,22 +180,32 @@ class FakeRunner:
         drawn = []
         for at, one in enumerate((chunk, *chunk.forks)):
             assert one.mode >= SampleMode.SHAPED or not masks or masks[at] is None
-            token = self._draw_row(
-                one.request_id, one.row, one.sampling_S, chunk.end, digest, masks[at] if masks else None
+            token, nexts = self._draw_row(
+                one.request_id, one.row, one.sampling_S, chunk.end, digest, masks[at] if masks else None, one.mode
             )
-            drawn.append(_rows([token], [digest], one.mode))
+            drawn.append(_rows([token], [digest], one.mode, [nexts]))
         return tuple(drawn)
 
     def _draw_row(
-        self, request_id: int, row: int, sampling_S: np.ndarray, position: int, digest: int, mask_M: np.ndarray | None
-    ) -> int:
+        self,
+        request_id: int,
+        row: int,
+        sampling_S: np.ndarray,
+        position: int,
+        digest: int,
+        mask_M: np.ndarray | None,
+        mode: SampleMode,
+    ) -> tuple[int, list[tuple[float, int]]]:
         known = self.lines.get(row) if sampling_S[REPETITION:].any() else None
+        nexts = _continuations(digest, sampling_S, position, mask_M, _history(known))
         token = _draw(digest, sampling_S, position, mask_M, _history(known))
+        if mode == SampleMode.BEAM and nexts:
+            token = nexts[0][1]
         token = -1 if request_id in self.sick else token
         if known is not None:
             known.count_V[max(token, 0)] += 1
         self.last_token_R[row] = max(token, 0)
-        return token
+        return token, nexts
 
     def _read(self, table_W: np.ndarray, end: int) -> int:
         """The digest of everything at positions 0 .. end-1, as far as the page table leads there."""
@@ -228,3 +269,84 @@ def answer(request: Request) -> Answer:
             break
         digest = _mix(digest, _value(digest, token))
     return Answer(tuple(tokens), reason, tuple(logprobs), tuple(prompt_logprobs))
+
+
+class NoTokens(Exception):
+    """A search's constraints leave fewer answers than were asked for."""
+
+
+@lru_cache(maxsize=1000)
+def search(request: Request) -> tuple[Answer, ...]:
+    """The truth about a beam search: every beam from its tokens alone, nothing pruned, nothing stopped early."""
+    params, width = request.params, request.params.n
+    prompt, sampling_S = request.prompt_ids, pack(params, request.seed)
+    bans = Bans.of(params.allowed_token_ids, request.bad_sequences, VOCAB)
+    ends = request.stop_ids | ({request.eos_id} if request.eos_id is not None else set())
+    root = EMPTY
+    for token in prompt:
+        root = _mix(root, _value(root, token))
+    live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    found: list[tuple[float, tuple[int, ...], str]] = []
+    max_tokens = request.max_total_tokens - len(prompt)
+    for length in range(1, max_tokens + 1):
+        candidates = []
+        for at, (score, tokens) in enumerate(live):
+            digest = _follow(root, tokens)
+            known = line(prompt, tokens, params.logit_bias, VOCAB) if request.needs_line else None
+            held_back = request.held_back_ids if len(tokens) < params.min_tokens else ()
+            mask_M = bans.mask([*prompt, *tokens], len(prompt), held_back)
+            nexts = _continuations(digest, sampling_S, len(prompt) + len(tokens), mask_M, _history(known))
+            candidates += [(-(score + logprob), at, token) for logprob, token in nexts[: 2 * width]]
+        new = []
+        for cost, at, token in sorted(candidates):
+            tokens = (*live[at][1], token)
+            stop = None
+            if token not in ends and request.cursor is not None:
+                stop = after(request.cursor, tokens)
+            if token in ends or stop is not None:
+                found.append((-cost, tokens, "stop"))
+            else:
+                new.append((-cost, tokens))
+        live = []
+        for score, tokens in new[:width]:
+            wanted = params.repetition_detection
+            if wanted and length < max_tokens and length >= params.min_tokens and repeats(tokens, wanted):
+                found.append((score, tokens, "repetition"))
+            else:
+                live.append((score, tokens))
+    found += [(score, tokens, "length") for score, tokens in live]
+    found.sort(key=lambda one: -one[0] / len(one[1]) ** params.length_penalty)
+    if len(found) < width:
+        raise NoTokens(len(found))
+    return tuple(_answer(root, tokens, reason) for _, tokens, reason in found[:width])
+
+
+def after(cursor: Cursor, tokens: Sequence[int]) -> str | None:
+    """What ends an answer with the last of these tokens; nothing has before."""
+    stop = None
+    for token in tokens:
+        cursor, stop = cursor.advance(token)
+    return stop
+
+
+@dataclass(frozen=True)
+class SumCursor:
+    """Ends an answer when the sum of its tokens is a multiple of a number."""
+
+    divisor: int
+    total: int = 0
+
+    def advance(self, token_id: int) -> "tuple[SumCursor, str | None]":
+        total = self.total + token_id
+        return SumCursor(self.divisor, total), None if total % self.divisor else f"={total}"
+
+
+def _follow(digest: int, tokens: Sequence[int]) -> int:
+    for token in tokens:
+        digest = _mix(digest, _value(digest, token))
+    return digest
+
+
+def _answer(root: int, tokens: tuple[int, ...], reason: str) -> Answer:
+    logprobs = tuple(_logprob(_follow(root, tokens[:at]), token) for at, token in enumerate(tokens))
+    return Answer(tokens, reason, logprobs, ())

@@ -261,7 +261,7 @@ def _runner(
         width=width,
         vocab_size=spec.vocab_size,
         max_num_seqs=config.max_num_seqs,
-        how=Score(_best_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs),
+        how=Score(_best_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs, config.max_logprobs == -1),
         whole=config.max_logprobs == -1,
         batch_invariant=config.batch_invariant,
         device=device,

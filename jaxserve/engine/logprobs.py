@@ -11,14 +11,6 @@ from jaxserve.outputs import TokenLogprobs
 def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[int] = ()) -> TokenLogprobs:
     """Of the row at this place: its token, the num_best best ones, and those that were asked for by id."""
     assert drawn.logprob_B is not None and drawn.rank_B is not None
-    assert drawn.top_id_BK is not None and drawn.top_logprob_BK is not None
-    if num_best > drawn.top_id_BK.shape[1] and drawn.all_logprob_BV is not None:
-        all_V = drawn.all_logprob_BV[at]
-        id_K = np.argsort(-all_V, kind="stable")[:num_best]  # the lower id first among equals, as on the device
-        best = zip(id_K.tolist(), all_V[id_K].tolist(), strict=True)
-    else:
-        id_K, logprob_K = drawn.top_id_BK[at, :num_best], drawn.top_logprob_BK[at, :num_best]
-        best = zip(id_K.tolist(), logprob_K.tolist(), strict=True)
     wanted: tuple[tuple[int, float], ...] = ()
     if wanted_ids:
         assert drawn.wanted_logprob_BI is not None
@@ -27,6 +19,31 @@ def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[i
         token_id=int(drawn.token_B[at]),
         logprob=float(drawn.logprob_B[at]),
         rank=int(drawn.rank_B[at]),
-        top=tuple(best),
+        top=_best(drawn, at, num_best),
         wanted=wanted,
     )
+
+
+def logprobs_of_next(drawn: DrawnRows, at: int, place: int, num_best: int) -> TokenLogprobs:
+    """The same for the row's continuation at this place, as if it had been drawn.
+
+    Its rank is known if it is among the best that came home.
+    """
+    assert drawn.next_id_BC is not None and drawn.next_raw_BC is not None and drawn.top_logprob_BK is not None
+    logprob, best_K = drawn.next_raw_BC[at, place], drawn.top_logprob_BK[at]
+    return TokenLogprobs(
+        token_id=int(drawn.next_id_BC[at, place]),
+        logprob=float(logprob),
+        rank=1 + int((best_K > logprob).sum()) if logprob >= best_K[-1] else None,
+        top=_best(drawn, at, num_best),
+    )
+
+
+def _best(drawn: DrawnRows, at: int, num_best: int) -> tuple[tuple[int, float], ...]:
+    assert drawn.top_id_BK is not None and drawn.top_logprob_BK is not None
+    if num_best > drawn.top_id_BK.shape[1] and drawn.all_logprob_BV is not None:
+        all_V = drawn.all_logprob_BV[at]
+        id_K = np.argsort(-all_V, kind="stable")[:num_best]  # the lower id first among equals, as on the device
+        return tuple(zip(id_K.tolist(), all_V[id_K].tolist(), strict=True))
+    id_K, logprob_K = drawn.top_id_BK[at, :num_best], drawn.top_logprob_BK[at, :num_best]
+    return tuple(zip(id_K.tolist(), logprob_K.tolist(), strict=True))

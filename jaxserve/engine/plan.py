@@ -77,10 +77,12 @@ class DecodeBatch:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: small moves, then decode rows, then prompt chunks, each a call of a compiled function.
+    """One step: small moves, then decode rows, then beams, then prompt chunks, each a call of a compiled function.
 
     copies           (from, to) pages, copied before anything is computed
-    lines            (row, its new line), for rows whose request has just come and needs one
+    lines            (row, its new line), for rows whose request has just come and needs one, and for beams
+    told             (row, token), for beams: what the host has chosen is the row's newest token
+    beams            one batch for each beam search that goes on
     waits            a mask of this step depends on tokens of the steps before it, so its draws wait for them
     """
 
@@ -88,14 +90,21 @@ class StepPlan:
     chunks: tuple[Chunk, ...] = ()
     copies: tuple[tuple[int, int], ...] = ()
     lines: tuple[tuple[int, Line], ...] = ()
+    told: tuple[tuple[int, int], ...] = ()
+    beams: tuple[DecodeBatch, ...] = ()
     waits: bool = False
 
     def __bool__(self) -> bool:
-        return self.decode is not None or bool(self.chunks)
+        return self.decode is not None or bool(self.chunks) or bool(self.beams)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that decode, beams among them."""
+        return (len(self.decode) if self.decode else 0) + sum(map(len, self.beams))
 
     @property
     def num_tokens(self) -> int:
-        return (len(self.decode) if self.decode else 0) + sum(len(chunk.token_ids) for chunk in self.chunks)
+        return self.num_rows + sum(len(chunk.token_ids) for chunk in self.chunks)
 
 
 Mask = np.ndarray | None  # uint32 [ceil(V / 32)], bit set = allowed; None: everything is
@@ -107,10 +116,12 @@ class StepMasks:
 
     decode           (place in the batch, mask), for rows that have one
     chunks           for each chunk its own draw's mask, then those of its forks; empty: nobody has one
+    beams            for each batch of beams as for decode
     """
 
     decode: tuple[tuple[int, np.ndarray], ...] = ()
     chunks: tuple[tuple[Mask, ...], ...] = ()
+    beams: tuple[tuple[tuple[int, np.ndarray], ...], ...] = ()
 
 
 NO_MASKS = StepMasks()
@@ -139,3 +150,4 @@ class StepResult:
     decode: DrawnRows | None
     chunks: tuple[tuple[DrawnRows, ...], ...]
     scores: tuple[DrawnRows | None, ...]
+    beams: tuple[DrawnRows, ...] = ()

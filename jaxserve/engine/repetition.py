@@ -5,6 +5,8 @@ p places before it. So for each p it is enough to count for how long that has be
 one comparison for each pattern size, however long the answer is.
 """
 
+from copy import copy
+
 import numpy as np
 
 from jaxserve.sampling_params import RepetitionDetection
@@ -27,6 +29,12 @@ class RepetitionWatch:
         # The newest `largest` tokens twice, one copy behind the other, so that they always lie in one piece.
         self._recent = np.full(2 * self._largest, -1, np.int64)
         self._at = 0
+
+    def copy(self) -> "RepetitionWatch":
+        """Another one that has seen the same tokens."""
+        other = copy(self)
+        other._run_P, other._recent = self._run_P.copy(), self._recent.copy()
+        return other
 
     def push(self, token: int) -> bool:
         """Whether the answer, with this token, ends in enough copies of a pattern."""

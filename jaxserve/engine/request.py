@@ -1,6 +1,7 @@
 """What was asked (Request, frozen) and how far along it is (Progress, owned by the scheduler)."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -13,9 +14,18 @@ from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
 
 
+class Cursor(Protocol):
+    """Where an answer's text stands, which the engine cannot read. Advancing one leaves it as it was."""
+
+    def advance(self, token_id: int) -> "tuple[Cursor, str | None]":
+        """The place after this token, and the stop_reason if the answer ends with it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One answer to make: one prompt, one row of the batch. A caller's n choices are n requests.
+    """One answer to make: one prompt, one row of the batch. A caller's n choices are n requests; those of a beam
+    search are one.
 
     max_total_tokens   prompt and answer together end here; the door has clamped it to what can be served
     eos_id             the primary end token, None when the caller ignores it
@@ -24,6 +34,8 @@ class Request:
     bad_sequences      the last id of each may not follow the others in the answer
     leader_id          the choice of the same prompt whose logits this one may start from
     num_followers      how many choices may start from this one's
+    choice_ids         of a beam search: under which ids its answers are told, the best first; the first is its own
+    cursor             of a beam search that stop strings may end: where the text of its answers begins
     seed               already drawn when the caller gave none
     arrival_s          monotonic
     """
@@ -39,8 +51,24 @@ class Request:
     bad_sequences: tuple[tuple[int, ...], ...] = ()
     leader_id: int | None = None
     num_followers: int = 0
+    choice_ids: tuple[int, ...] = ()
+    cursor: Cursor | None = None
     cache_salt: str | None = None
     arrival_s: float = 0.0
+
+    @property
+    def is_search(self) -> bool:
+        return bool(self.choice_ids)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch that it takes while it runs."""
+        return len(self.choice_ids) or 1
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The ids under which its outputs come."""
+        return self.choice_ids or (self.request_id,)
 
     @property
     def reads_prefix_cache(self) -> bool:
@@ -98,7 +126,7 @@ class Progress:
             sampling_S=pack(request.params, request.seed),
             bans=Bans.of(request.params.allowed_token_ids, request.bad_sequences, vocab_size),
             tokens=list(request.prompt_ids),
-            repetition=_watch(request),
+            repetition=watch_of(request),
             prompt_scores=scores,
         )
 
@@ -123,6 +151,8 @@ class Progress:
     def mode(self, max_logprobs: int) -> SampleMode:
         """The cheapest sampler that can serve this request's next token. FULL has the max_logprobs best."""
         params = self.request.params
+        if self.request.is_search:
+            return SampleMode.BEAM
         if params.logprobs is not None:
             return SampleMode.FULL if params.logprobs <= max_logprobs else SampleMode.WHOLE
         if self.request.needs_line or self.bans.always or self.holds_back_stops:
@@ -161,7 +191,8 @@ class Progress:
         return None
 
 
-def _watch(request: Request) -> RepetitionWatch | None:
+def watch_of(request: Request) -> RepetitionWatch | None:
+    """What looks for repetitions in its answer, if they are to end it."""
     wanted = request.params.repetition_detection
     if wanted is None or not wanted.max_pattern_size:
         return None

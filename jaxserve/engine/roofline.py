@@ -69,7 +69,7 @@ class Roofline:
 
     def work(self, plan: StepPlan) -> Work:
         """All calls of a step together."""
-        calls = [self._chunk(chunk) for chunk in plan.chunks]
+        calls = [self._chunk(chunk) for chunk in plan.chunks] + [self._decode(batch) for batch in plan.beams]
         if plan.decode is not None:
             calls.append(self._decode(plan.decode))
         limits = self.limits

@@ -43,6 +43,7 @@ class Work:
 
     plan: StepPlan
     decode: Computed | None
+    beams: tuple[Computed, ...]
     chunks: tuple[Computed, ...]
     scores: tuple[tuple[Sampled, int] | None, ...]
 
@@ -55,6 +56,7 @@ class Ticket:
     """
 
     decode: tuple[Sampled, slice] | None
+    beams: tuple[tuple[Sampled, slice], ...]
     chunks: tuple[tuple[tuple[Sampled, slice], ...], ...]
     scores: tuple[tuple[Sampled, slice] | None, ...]
 
@@ -149,13 +151,16 @@ class Runner:
         return self.draw(self.forward(plan), NO_MASKS)
 
     def forward(self, plan: StepPlan) -> Work:
-        """Enqueues moves and logits: decode rows first, then each chunk."""
+        """Enqueues moves and logits: decode rows first, then beams, then each chunk."""
         self._copy(plan.copies)
         for row, line in plan.lines:
             self._lines = self._programs["write line",](self._lines, np.int32(row), line)
+        if plan.told:
+            self._tell(plan.told)
         decode = self._decode(plan.decode) if plan.decode else None
+        beams = tuple(self._decode(batch) for batch in plan.beams)
         chunks = [self._chunk(chunk) for chunk in plan.chunks]
-        return Work(plan, decode, tuple(one for one, _ in chunks), tuple(scored for _, scored in chunks))
+        return Work(plan, decode, beams, tuple(one for one, _ in chunks), tuple(scored for _, scored in chunks))
 
     def draw(self, work: Work, masks: StepMasks) -> Ticket:
         """Enqueues the draws of a step, and the copies of all its numbers home."""
@@ -163,20 +168,25 @@ class Runner:
         if plan.decode is not None and work.decode is not None:
             sampled = self._draw(work.decode, plan.decode.mode, masks.decode, plan.decode.wanted_ids)
             decode = (sampled, slice(len(plan.decode)))
+        beams = tuple(
+            (self._draw(computed, batch.mode, masks.beams[at] if masks.beams else ()), slice(len(batch)))
+            for at, (batch, computed) in enumerate(zip(plan.beams, work.beams, strict=True))
+        )
         chunks = []
         for at, (chunk, computed) in enumerate(zip(plan.chunks, work.chunks, strict=True)):
             chunks.append(self._draw_chunk(chunk, computed, masks.chunks[at] if masks.chunks else ()))
         scores = tuple((scored[0], slice(scored[1])) if scored else None for scored in work.scores)
-        ticket = Ticket(decode, tuple(chunks), scores)
+        ticket = Ticket(decode, beams, tuple(chunks), scores)
         for leaf in jax.tree.leaves(_arrays(ticket)):
             leaf.copy_to_host_async()
         return ticket
 
     def fetch(self, ticket: Ticket) -> StepResult:
         """Waits for a step's numbers."""
-        decode, chunks, scores = jax.device_get(_arrays(ticket))  # the only place that reads the device
+        decode, beams, chunks, scores = jax.device_get(_arrays(ticket))  # the only place that reads the device
         return StepResult(
             decode=_rows(decode, ticket.decode[1]) if ticket.decode else None,
+            beams=tuple(_rows(home, lines) for home, (_, lines) in zip(beams, ticket.beams, strict=True)),
             chunks=tuple(
                 tuple(_rows(home, lines) for home, (_, lines) in zip(homes, drawn, strict=True))
                 for homes, drawn in zip(chunks, ticket.chunks, strict=True)
@@ -288,9 +298,10 @@ class Runner:
 
 
 def _arrays(ticket: Ticket) -> Any:
-    """Every device array of a ticket: (decode, some for each chunk, one or None for each chunk)."""
+    """Every device array of a ticket: (decode, one for each batch of beams, some and one or None for each chunk)."""
     return (
         ticket.decode[0] if ticket.decode else None,
+        [sampled for sampled, _ in ticket.beams],
         [[sampled for sampled, _ in drawn] for drawn in ticket.chunks],
         [scored[0] if scored else None for scored in ticket.scores],
     )

@@ -1,6 +1,7 @@
 """plan() and apply(): who goes next, who is done, who must wait. Decides; never touches the device.
 
-Pages are counted in kvcache/pool.py, prefixes remembered in kvcache/prefix.py, numbers kept in stats.py.
+Pages are counted in kvcache/pool.py, prefixes remembered in kvcache/prefix.py, beams followed in searches.py, numbers
+kept in stats.py.
 
 A plan may be made before the results of the one before are home. It counts a token as promised; apply makes
 it real. What turns out to be finished has then run once for nothing. Pages and rows are given back at once,
@@ -12,6 +13,7 @@ import time
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from jaxserve.engine.decoding import Standing
 from jaxserve.engine.logprobs import logprobs_of
 from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, Fork, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Progress, Request
+from jaxserve.engine.searches import Searches, Step
 from jaxserve.engine.stats import Family, Stats, Timeline
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.kvcache.pool import InvariantBroken, PagePool
@@ -26,7 +29,7 @@ from jaxserve.kvcache.prefix import KeyChain, PrefixIndex, most_cached_pages
 from jaxserve.outputs import FinishReason, TokenLogprobs, TokenOutput
 from jaxserve.sampling.lines import Line, line
 from jaxserve.sampling.rows import NUM_COLUMNS
-from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
+from jaxserve.sampling.sampler import NO_TOKEN, NOTHING_ALLOWED, SampleMode
 
 
 class Scheduler:
@@ -57,6 +60,7 @@ class Scheduler:
         self._max_chunk_tokens = max_chunk_tokens
         self._vocab_size, self._max_logprobs = vocab_size, max_logprobs
         self._clock = clock
+        self._searches = Searches(pool, page_size=page_size, max_pages_per_row=max_pages_per_row, vocab_size=vocab_size)
         self._live: dict[int, Progress] = {}
         self._timelines: dict[int, Timeline] = {}
         self._waiting: list[Progress] = []  # both in order of priority, then of arrival
@@ -95,38 +99,53 @@ class Scheduler:
         """Queues a request that the door has checked: it fits the pool, and its ids are in the vocabulary."""
         progress = Progress.start(request, KeyChain(self._page_size, request.cache_salt), self._vocab_size)
         self._live[request.request_id] = progress
-        self._timelines[request.request_id] = self.stats.on_arrival(
-            self._clock(),
-            prompt_tokens=len(request.prompt_ids),
-            max_tokens=request.params.max_tokens,
-            arrival_s=request.arrival_s or None,
-            family=family,
-        )
+        for answer_id in request.answer_ids:
+            self._timelines[answer_id] = self.stats.on_arrival(
+                self._clock(),
+                prompt_tokens=len(request.prompt_ids),
+                max_tokens=request.params.max_tokens,
+                arrival_s=request.arrival_s or None,
+                family=family,
+            )
+        self._searches.add(progress)
         insort(self._waiting, progress, key=_place)
 
     def end(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
-        """Ends a request in whatever state; unknown and finished ids are fine. Nothing more is said about it."""
-        progress = self._live.get(request_id)
+        """Ends a request in whatever state; unknown and finished ids are fine. Nothing more is said about it.
+
+        A search ends with any of its answers.
+        """
+        progress = self._live.get(self._searches.owner(request_id))
         if progress is not None:
             self._end(progress, reason)
 
     def plan(self) -> StepPlan:
-        """The next step: a token for every decoding row, then prompt chunks from what the budget leaves."""
+        """The next step: a token for every decoding row and beam, then prompt chunks from what the budget leaves."""
         copies, self._copies = self._copies, []  # those of this plan's forks come after its steps, in the next
         self._overtake()
+        self._make_room_for_beams()
         decode = self._plan_decode()
-        budget = max(self._token_budget - (len(decode) if decode else 0), self._page_size)
+        steps = self._searches.steps()
+        rows = (len(decode) if decode else 0) + sum(len(step.batch) for step in steps)
+        budget = max(self._token_budget - rows, self._page_size)
         chunks: list[Chunk] = []
         for progress in tuple(self._running):
             if budget > 0 and not progress.is_prefilled:
                 budget -= self._add_chunk(progress, budget, chunks)
         self._admit(budget, chunks)
-        if decode is None and not chunks:
+        if decode is None and not chunks and not steps:
             self._copies = copies
             return StepPlan()
         lines, self._lines = self._lines, []
-        waits = decode is not None and self._waits
-        return StepPlan(decode, tuple(chunks), copies=tuple(copies), lines=tuple(lines), waits=waits)
+        return StepPlan(
+            decode,
+            tuple(chunks),
+            copies=_merged(copies, steps),
+            lines=(*lines, *(one for step in steps for one in step.lines)),
+            told=tuple(one for step in steps for one in step.told),
+            beams=tuple(step.batch for step in steps),
+            waits=decode is not None and self._waits,
+        )
 
     def masks(self, plan: StepPlan) -> StepMasks:
         """What the draws of this plan, the newest, may not draw. If it waits: asked after all before it are applied."""
@@ -138,6 +157,7 @@ class Scheduler:
         return StepMasks(
             tuple((at, mask_M) for at, mask_M in decode if mask_M is not None),
             chunks if any(mask_M is not None for masks in chunks for mask_M in masks) else (),
+            tuple(self._searches.masks(batch) for batch in plan.beams),
         )
 
     def _mask(self, request_id: int) -> Mask:
@@ -150,6 +170,10 @@ class Scheduler:
         outputs: list[TokenOutput] = []
         if plan.decode is not None and result.decode is not None:
             self._apply_decode(plan.decode, result.decode, now, outputs)
+        for batch, drawn in zip(plan.beams, result.beams, strict=True):
+            progress = self._live.get(batch.request_ids[0])
+            if progress is not None and progress.epoch == batch.epochs[0]:
+                outputs += self._apply_beams(progress, drawn, now)
         for chunk, drawn, scores in zip(plan.chunks, result.chunks, result.scores, strict=True):
             progress = self._live.get(chunk.request_id)
             if progress is not None:
@@ -167,8 +191,9 @@ class Scheduler:
     def audit(self) -> None:
         """Checks that pages, rows and requests add up; raises kvcache.pool.InvariantBroken."""
         writable = (page for progress in self._running for page in progress.pages[self._first_open(progress) :])
-        self.pool.audit((progress.pages for progress in self._live.values()), writable)
-        rows = [progress.row for progress in self._running if progress.row is not None]
+        held = ([*progress.pages, *self._searches.held(progress)] for progress in self._live.values())
+        self.pool.audit(held, chain(writable, self._searches.writable()))
+        rows = [progress.row for progress in self._running if progress.row is not None] + self._searches.further_rows()
         if sorted(rows + self._free_rows) != list(range(len(self._table_RW))):
             raise InvariantBroken(f"rows {rows} running and {self._free_rows} free are not every row once")
         if len(self._running) + len(self._waiting) != len(self._live):
@@ -197,7 +222,7 @@ class Scheduler:
         members: list[Progress] = []
         for progress in tuple(self._running):
             decodes = progress.row is not None and progress.is_prefilled and progress.wants_more
-            if decodes and self._make_room(progress):
+            if decodes and not progress.request.is_search and self._make_room(progress):
                 members.append(progress)
         if not members:
             return None
@@ -224,13 +249,20 @@ class Scheduler:
         """
         if progress.num_computed < len(progress.pages) * self._page_size:
             return True
-        while (pages := self.pool.allocate(1)) is None:
+        pages = self._allocate(progress, 1)
+        if pages is None:
+            return False
+        self._give(progress, pages)
+        return True
+
+    def _allocate(self, progress: Progress, num: int) -> list[int] | None:
+        """Pages for a running request; None when it was itself the one to be preempted."""
+        while (pages := self.pool.allocate(num)) is None:
             victim = self._running[-1]
             self._preempt(victim)
             if victim is progress:
-                return False
-        self._give(progress, pages)
-        return True
+                return None
+        return pages
 
     def _preempt(self, progress: Progress) -> None:
         """Takes pages and row back; the request returns to its place in the queue and is computed again."""
@@ -262,10 +294,14 @@ class Scheduler:
         free = self.pool.num_free - sum(1 for page in known if not self.pool.holders(page))
         missing = -(-best.num_tokens // self._page_size) - len(known)
         held: Counter[int] = Counter()
+        rows = len(self._free_rows)
         for num, victim in enumerate(candidates, 1):
-            held.update(victim.pages)
-            free += sum(1 for page in victim.pages if page not in known and held[page] == self.pool.holders(page))
-            if missing + _spare(len(self._running) - num) <= free:
+            rows += victim.request.num_rows
+            its = [*victim.pages, *self._searches.held(victim)]
+            for page in its:
+                held[page] += 1
+                free += page not in known and held[page] == self.pool.holders(page)
+            if rows >= best.request.num_rows and missing + self._spare(best, rows) <= free:
                 for one in candidates[:num]:
                     self._preempt(one)
                 return True
@@ -290,33 +326,38 @@ class Scheduler:
                 break
 
     def _start(self, progress: Progress) -> bool:
-        """Gives a waiting request its known pages, new ones for the rest of its tokens, and a row; or nothing."""
-        if not self._free_rows:
+        """Gives a waiting request its known pages, new ones for the rest of its tokens, and its rows; or nothing."""
+        if len(self._free_rows) < progress.request.num_rows:
             return False
         known = self._known_pages(progress)
         self.pool.hold(known)
         missing = -(-progress.num_tokens // self._page_size) - len(known)
-        new = self.pool.allocate(missing) if missing + _spare(len(self._running)) <= self.pool.num_free else None
+        spare = self._spare(progress, len(self._free_rows))
+        new = self.pool.allocate(missing) if missing + spare <= self.pool.num_free else None
         if new is None:
             self.pool.release(known)
             return False
-        request_id, cached = progress.request.request_id, len(known) * self._page_size
-        if self.index and progress.request.reads_prefix_cache:
+        request, cached = progress.request, len(known) * self._page_size
+        if self.index and request.reads_prefix_cache:
             self.stats.on_prefix(progress.num_tokens, cached)
         if progress.num_cached is None:
             progress.num_cached = cached
-        self.stats.on_scheduled(self._timelines[request_id], self._clock(), cached_tokens=cached)
+        for answer_id in request.answer_ids:  # the prompt is computed for the first of them alone
+            num = cached if answer_id == request.request_id else len(request.prompt_ids)
+            self.stats.on_scheduled(self._timelines[answer_id], self._clock(), cached_tokens=num)
         self._enter(progress, known + new)
         progress.num_computed = cached
         progress.num_registered = len(known)
         for key in self._wanted_keys(progress)[len(known) :]:
-            self._computing.setdefault(key, request_id)
+            self._computing.setdefault(key, request.request_id)
         return True
 
     def _enter(self, progress: Progress, pages: list[int]) -> None:
-        """A waiting request becomes a running one, in a row of its own."""
+        """A waiting request becomes a running one, in a row of its own, or several."""
         request = progress.request
         row = progress.row = self._free_rows.pop()
+        if request.is_search:
+            self._searches.enter(progress, [row, *(self._free_rows.pop() for _ in request.choice_ids[1:])])
         self._sampling_RS[row] = progress.sampling_S
         if request.needs_line:
             answer = progress.tokens[len(request.prompt_ids) :]
@@ -386,6 +427,40 @@ class Scheduler:
         )
         return end - start
 
+    def _spare(self, progress: Progress, num_free_rows: int) -> int:
+        """Pages that stay free when a request starts beside others: one to grow for each of their rows and for the
+        newcomer, so that it makes a page of tokens before it can be preempted; a search needs more. Alone it needs
+        none: it fits the pool, or it would not be here."""
+        rows = len(self._table_RW) - num_free_rows
+        return rows + 1 + self._searches.room(progress.request, again=progress.epoch > 0) if rows else 0
+
+    # Beams
+
+    def _make_room_for_beams(self) -> None:
+        """Before the decoding rows get theirs: those that a search preempts here have not been planned yet."""
+        for progress in tuple(self._running):
+            missing = self._searches.num_missing(progress)
+            if missing is not None:
+                pages = self._allocate(progress, missing)
+                if pages is not None:
+                    self._searches.give(progress, pages)
+
+    def _apply_beams(self, progress: Progress, drawn: DrawnRows, now: float) -> list[TokenOutput]:
+        """What may follow a search's prompt, or its live beams; its answers when these were the last."""
+        if (drawn.token_B == NO_TOKEN).any():
+            return [self._fail(progress, NO_TOKEN)]
+        if not self._searches.advance(progress, drawn):
+            return []
+        try:
+            outputs = self._searches.outputs(progress)
+        except InvalidParameter as error:
+            return [self._end(progress, FinishReason.ERROR, error=error)]
+        for output in outputs:
+            self.stats.on_tokens(self._timelines[output.request_id], now, len(output.token_ids))
+            self.stats.on_finish(self._timelines[output.request_id], output.finish_reason or FinishReason.STOP)
+        self._remove(progress)
+        return outputs
+
     # Choices of one prompt
 
     def _will_be_led(self, progress: Progress) -> bool:
@@ -409,7 +484,7 @@ class Scheduler:
         if len(leader.tokens) > length:
             return ()  # it was preempted, and its last logits are not the prompt's
         for progress in [one for one in self._waiting if one.request.leader_id == request.request_id]:
-            fits = self._free_rows and own + _spare(len(self._running)) <= self.pool.num_free
+            fits = self._free_rows and own + self._spare(progress, len(self._free_rows)) <= self.pool.num_free
             new = self.pool.allocate(own) if fits else None
             if new is None:
                 break
@@ -462,7 +537,10 @@ class Scheduler:
                 progress.prompt_scores[chunk.start + 1 + at] = logprobs_of(scores, at, wanted)
         if drawn.token_B[0] >= 0 and progress.epoch == chunk.epoch:
             self._register(progress, chunk.end)
-        if chunk.is_last:
+        if progress.request.is_search and chunk.is_last:
+            if progress.epoch == chunk.epoch:
+                outputs += self._apply_beams(progress, drawn, now)
+        elif chunk.is_last:
             self._apply_first(progress, drawn, now, outputs)
         elif drawn.token_B[0] < 0:
             outputs.append(self._fail(progress, int(drawn.token_B[0])))
@@ -557,7 +635,7 @@ class Scheduler:
         self._standing = None
         self._running.remove(progress)
         self._table_RW[progress.row] = 0
-        self._free_rows.append(progress.row)
+        self._free_rows += [progress.row, *self._searches.leave(progress)]
         progress.row = None
         self.pool.release(progress.pages)
         progress.pages = []
@@ -574,13 +652,20 @@ class Scheduler:
         stop_reason: int | str | None = None,
         error: Exception | None = None,
     ) -> TokenOutput:
-        request_id = progress.request.request_id
+        for answer_id in progress.request.answer_ids:
+            self.stats.on_finish(self._timelines[answer_id], reason)
+        self._remove(progress)
+        return self._news(progress, token_ids, logprobs, reason, stop_reason, error)
+
+    def _remove(self, progress: Progress) -> None:
+        request = progress.request
         if progress.row is None:
             self._waiting.remove(progress)
         self._leave(progress)
-        del self._live[request_id]
-        self.stats.on_finish(self._timelines.pop(request_id), reason)
-        return self._news(progress, token_ids, logprobs, reason, stop_reason, error)
+        self._searches.remove(request)
+        del self._live[request.request_id]
+        for answer_id in request.answer_ids:
+            del self._timelines[answer_id]
 
 
 def _place(progress: Progress) -> tuple[int, int]:
@@ -591,8 +676,8 @@ def _priority(progress: Progress) -> int:
     return progress.request.params.priority
 
 
-def _spare(num_running: int) -> int:
-    """Pages that stay free when a request starts beside others: one to grow for each of them and for the newcomer, so
-    that it makes a page of tokens before it can be preempted. Alone it needs none: it fits the pool, or it would not
-    be here."""
-    return num_running + 1 if num_running else 0
+def _merged(copies: list[tuple[int, int]], steps: list[Step]) -> tuple[tuple[int, int], ...]:
+    """Forks' copies, then beams'. A page that changed hands between them is written for the newer holder alone."""
+    newer = [pair for step in steps for pair in step.copies]
+    targets = {target for _, target in newer}
+    return (*(pair for pair in copies if pair[1] not in targets), *newer)

@@ -33,7 +33,7 @@ class SampleMode(IntEnum):
     SHAPED  biases, penalties and a mask
     FULL    log-probabilities of the token, of the best ones and of some that were asked for
     WHOLE   those of the whole vocabulary; compiled only for engines that allow any number of them
-    BEAM    like FULL, with the best continuations after biases, penalties and mask
+    BEAM    like FULL, or WHOLE where that is compiled, with the best continuations after biases, penalties and mask
     """
 
     GREEDY = 0
@@ -56,7 +56,7 @@ class Sampled:
     top_id_BK          int32, best first, the lower id first among equals; K = min(max_logprobs, V)
     top_logprob_BK     float32
     wanted_logprob_BI  float32, of the ids that were asked for
-    all_logprob_BV     float32, mode WHOLE
+    all_logprob_BV     float32, mode WHOLE, and mode BEAM where how.whole
     next_id_BC         int32, mode BEAM: the best continuations, by what is left after bias, penalties and mask
     next_logprob_BC    float32, log_softmax of that
     next_raw_BC        float32, what logprob_B would be for them
@@ -76,11 +76,15 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What is static about log-probabilities: how many of the best, of which distribution, how many continuations."""
+    """What is static about log-probabilities: how many of the best, of which distribution, how many continuations.
+
+    whole    those of the whole vocabulary may be asked for
+    """
 
     max_logprobs: int = 0
     mode: LogprobsMode = "raw_logprobs"
     num_next: int = 0
+    whole: bool = False
 
     @property
     def is_raw(self) -> bool:
@@ -161,6 +165,7 @@ def _scored(
             token_B,
             *own,
             wanted_logprob_BI,
+            all_logprob_BV=logprob(value_BV) if how.whole else None,
             next_id_BC=id_BC,
             next_logprob_BC=Spread.of(allowed_BV).logprob(best_BC),
             next_raw_BC=logprob(jnp.take_along_axis(value_BV, id_BC, axis=-1)),

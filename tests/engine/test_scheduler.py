@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import settings
@@ -12,13 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from jaxserve.engine.plan import StepPlan
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
+from jaxserve.engine.searches import most_steps
 from jaxserve.engine.stats import Stats
-from jaxserve.errors import InvalidParameter
+from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex, page_keys
 from jaxserve.outputs import FinishReason, TokenOutput
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
-from tests.fakes import NUM_TOP, VOCAB, FakeRunner, answer
+from tests.fakes import NUM_TOP, VOCAB, Answer, FakeRunner, NoTokens, SumCursor, answer, search
 
 PAGE = 4
 EOS, STOP = 0, 1
@@ -42,6 +43,7 @@ class World:
         self.index = PrefixIndex(self.pool, PAGE) if self.prefix else None
         self.ids, self.now = itertools.count(1), itertools.count()
         self.requests: dict[int, Request] = {}
+        self.searches: dict[int, Request] = {}
         self.stats = Stats(max_model_len=self.longest)
         self.runner = FakeRunner(num_pages=self.num_pages, page_size=PAGE, max_num_seqs=self.max_num_seqs)
         self.scheduler = Scheduler(
@@ -85,6 +87,51 @@ class World:
         self.heard[request.request_id] = []
         self.scheduler.add(request)
         return request
+
+    def search(self, prompt, n, *, max_tokens=6, cursor=None, eos=EOS, stops=(), bad=(), **params) -> Request:
+        """A beam search, of a length that the pool can hold."""
+        ids = tuple(next(self.ids) for _ in range(n))
+        most = min(most_steps(len(prompt), n, self.num_pages - 1, PAGE), self.longest - len(prompt))
+        max_tokens = min(max_tokens, most)
+        params["min_tokens"] = min(params.get("min_tokens", 0), max_tokens)
+        request = Request(
+            request_id=ids[0],
+            prompt_ids=tuple(prompt),
+            params=SamplingParams(max_tokens=max_tokens, n=n, use_beam_search=True, **params),
+            seed=0,
+            max_total_tokens=len(prompt) + max_tokens,
+            eos_id=eos,
+            stop_ids=frozenset(stops),
+            held_back_ids=(EOS, *stops),
+            bad_sequences=tuple(bad),
+            choice_ids=ids,
+            cursor=cursor,
+        )
+        self.searches[request.request_id] = request
+        self.heard.update({one: [] for one in ids})
+        self.scheduler.add(request)
+        return request
+
+    def check_search(self, request: Request) -> None:
+        """Its answers are those of the plain search, each told at once and whole."""
+        try:
+            truth = search(request)
+        except NoTokens:
+            assert isinstance(self.heard[request.request_id][0].error, InvalidParameter)
+            return
+        told = [self.heard[one] for one in request.choice_ids]
+        assert [len(outputs) for outputs in told] == [1] * len(truth)
+        heard = [
+            Answer(
+                output.token_ids,
+                str(output.finish_reason),
+                tuple(one.logprob for one in output.logprobs or ()),
+                output.prompt_logprobs or (),
+            )
+            for [output] in told
+        ]
+        wanted = request.params.logprobs is not None
+        assert heard == [one if wanted else replace(one, logprobs=()) for one in truth], request
 
     def step(self) -> list[TokenOutput]:
         """One turn: with overlap a plan is made before the results of the one before are home."""
@@ -134,6 +181,8 @@ class World:
         for request in requests or self.requests.values():
             truth = answer(request)
             assert (self.tokens(request), self.reason(request)) == (truth.tokens, truth.reason), request
+        for request in () if requests else self.searches.values():
+            self.check_search(request)
 
 
 def prompt(length: int, start: int = 2) -> list[int]:
@@ -576,10 +625,28 @@ class Life(RuleBasedStateMachine):
         else:
             self.world.add_family(tokens, choices, **(how | {"temperature": 1.0}))
 
+    @rule(
+        data=st.data(),
+        shared=st.integers(0, 40),
+        max_tokens=st.integers(1, 12),
+        min_tokens=st.integers(0, 3),
+        length_penalty=st.sampled_from([1.0, 0.0, -1.0, 2.5]),
+        divisor=st.sampled_from([None, None, 5, 40]),
+        shape=st.sampled_from(SHAPES),
+        repetition_detection=st.sampled_from([None, None, RepetitionDetection(max_pattern_size=2, min_count=2)]),
+        priority=st.sampled_from([0, 0, 0, -1, 3]),
+    )
+    def search(self, data, shared, divisor, shape, **params) -> None:
+        tokens = [*prompt(shared), 3][: self.world.longest - 1]
+        how = params | shape | {"eos": data.draw(st.sampled_from([EOS, None])), "stops": (STOP,)}
+        cursor = SumCursor(divisor) if divisor else None
+        self.world.search(tokens, data.draw(st.integers(1, self.world.max_num_seqs)), cursor=cursor, **how)
+
     @rule(request_id=st.integers(1, 30))
     def abort(self, request_id) -> None:
-        if request_id in self.world.scheduler.live_ids():
-            self.aborted.add(request_id)
+        live = self.world.scheduler.live_ids()
+        owners = [one.request_id for one in self.world.searches.values() if request_id in one.choice_ids]
+        self.aborted |= {request_id, *owners} & set(live)
         self.world.scheduler.end(request_id)
 
     @rule(times=st.integers(1, 4))
@@ -631,6 +698,14 @@ class Life(RuleBasedStateMachine):
             self.heard_the_truth(request)
             ended = self.world.reason(request) is not None
             assert ended == (request.request_id not in self.aborted)
+        for request in self.world.searches.values():
+            heard = [output for one in request.choice_ids for output in self.world.heard[one]]
+            if request.request_id in self.aborted:
+                assert not heard
+            elif request.request_id in self.world.runner.sick and heard[0].error:
+                assert isinstance(heard[0].error, GenerationFailed | InvalidParameter) and len(heard) == 1
+            else:
+                self.world.check_search(request)
 
 
 Life.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
