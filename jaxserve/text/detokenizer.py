@@ -32,6 +32,10 @@ class Detokenizer(Protocol):
         """What push would return, changing nothing."""
         ...
 
+    def copy(self) -> "Detokenizer":
+        """Another one at the same place."""
+        ...
+
 
 def detokenizer(tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool) -> Detokenizer:
     """The incremental decoder of one answer to `prompt_ids`. Incomplete bytes at its end are never shown."""
@@ -71,6 +75,9 @@ class _ByteDetokenizer:
         if self._strip:
             new = new[_num_leading(new, self._strip) :]
         return _decode(self._waiting + new)[0] if new else ""
+
+    def copy(self) -> "_ByteDetokenizer":
+        return copy.copy(self)
 
     def _without_leading_spaces(self, new: bytes) -> bytes:
         num = _num_leading(new, self._strip)
@@ -144,3 +151,8 @@ class _StreamDetokenizer:
             return copy.copy(self._stream).step(self._tokenizer.backend, token_id) or ""
         except Exception:  # as in push
             return self._decode([*self._waiting, token_id])
+
+    def copy(self) -> "_StreamDetokenizer":
+        other = copy.copy(self)
+        other._waiting, other._stream = [*self._waiting], copy.copy(self._stream)
+        return other

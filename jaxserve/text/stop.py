@@ -3,6 +3,7 @@
 Linear in the text: each piece is searched once, together with the few characters before it.
 """
 
+import copy
 from dataclasses import dataclass
 
 
@@ -29,6 +30,10 @@ class StopMatcher:
         self._tail = ""  # the last characters seen, at most _reach of them
         self._seen = 0  # characters seen
         self._sent = 0  # characters given out; the difference is the end of _tail
+
+    def copy(self) -> "StopMatcher":
+        """Another one at the same place."""
+        return copy.copy(self)
 
     def feed(self, piece: str, *, matches_count: bool = True) -> tuple[str, StopMatch | None]:
         """Text that may be sent now, and the match if one ends in this piece (then nothing may be fed any more).

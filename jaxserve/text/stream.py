@@ -60,8 +60,13 @@ class TextStream:
         )
 
     def _ends_at(self, output: TokenOutput, place: int) -> bool:
-        """Whether the token at this place (from 1) is the EOS or stop token that ended the answer."""
-        return output.finish_reason is FinishReason.STOP and place == len(output.token_ids)
+        """Whether the token at this place (from 1) is the EOS or stop token that ended the answer.
+
+        An answer from a beam search may have been ended by a stop string, which is then found here again.
+        """
+        if output.finish_reason is not FinishReason.STOP or isinstance(output.stop_reason, str):
+            return False
+        return place == len(output.token_ids)
 
     def _push_token(self, token_id: int, *, is_ending: bool) -> tuple[str, str | None]:
         """The text to send for one token, and the stop string it completed."""
