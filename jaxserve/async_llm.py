@@ -140,8 +140,8 @@ class AsyncLLM:
                     if delta is not None:
                         yield delta
         finally:
-            for request in answer.requests:
-                self._mailboxes.pop(request.request_id, None)
+            for choice_id in answer.choice_ids:
+                self._mailboxes.pop(choice_id, None)
             self._model.end(list(answer.unfinished))
 
     def stats(self) -> StatsSnapshot:
@@ -156,8 +156,8 @@ class AsyncLLM:
     def _register(self, answer: Answer) -> _Mailbox:
         self._loop = asyncio.get_running_loop()
         mailbox = _Mailbox()
-        for request in answer.requests:
-            self._mailboxes[request.request_id] = mailbox
+        for choice_id in answer.choice_ids:
+            self._mailboxes[choice_id] = mailbox
         return mailbox
 
     def _deliver(self, outputs: list[TokenOutput]) -> None:

@@ -92,7 +92,7 @@ class LLM:
 
     def _collect(self, prompts: list[list[int]], params: SamplingParams | None) -> list[Completion]:
         answers = [self._open(prompt_ids, params) for prompt_ids in prompts]
-        of = {request.request_id: at for at, answer in enumerate(answers) for request in answer.requests}
+        of = {choice_id: at for at, answer in enumerate(answers) for choice_id in answer.choice_ids}
         deltas: list[list[TextDelta]] = [[] for _ in answers]
         box = self._start(answers)
         try:
@@ -122,8 +122,8 @@ class LLM:
 
     def _forget(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
-            for request in answer.requests:
-                self._mail.pop(request.request_id, None)
+            for choice_id in answer.choice_ids:
+                self._mail.pop(choice_id, None)
             self._model.end(list(answer.unfinished))
 
     def _deliver(self, outputs: list[TokenOutput]) -> None:
@@ -145,7 +145,7 @@ def _is_ids(prompts: Any) -> bool:
 
 def _completion(answer: Answer, deltas: list[TextDelta]) -> Completion:
     choices = tuple(
-        _choice(index, [delta for delta in deltas if delta.index == index]) for index in range(len(answer.requests))
+        _choice(index, [delta for delta in deltas if delta.index == index]) for index in range(len(answer.choice_ids))
     )
     usage = Usage(
         prompt_tokens=answer.prompt_tokens,

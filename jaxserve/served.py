@@ -16,6 +16,7 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Built, Progress, build
 from jaxserve.engine.compile import compiles
 from jaxserve.engine.request import Request
+from jaxserve.engine.searches import most_steps
 from jaxserve.engine.stats import Family
 from jaxserve.engine.thread import Add, End, EngineThread, Reject
 from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter, Overloaded, PromptTooLong
@@ -23,6 +24,7 @@ from jaxserve.generation import GenerationDefaults
 from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.bad_words import bad_sequences
+from jaxserve.text.cursor import StopCursor
 from jaxserve.text.prompts import Prompts
 from jaxserve.text.stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
@@ -33,17 +35,19 @@ STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
 class Answer:
     """One prompt's choices while they are made: engine outputs in, text deltas out.
 
-    unfinished   request ids still running in the engine
+    choice_ids   under which the engine tells of them, in order
+    unfinished   those that are still running
     """
 
     def __init__(self, requests: Sequence[Request], tokenizer: Tokenizer, params: SamplingParams) -> None:
         self.requests = tuple(requests)
-        self.family = Family(num_choices=len(requests))
-        self.unfinished = {request.request_id for request in requests}
+        self.choice_ids = tuple(choice_id for request in requests for choice_id in request.answer_ids)
+        self.family = Family(num_choices=len(self.choice_ids))
+        self.unfinished = set(self.choice_ids)
         prompt_ids = requests[0].prompt_ids
         self._streams = {
-            request.request_id: TextStream(tokenizer, params, prompt_ids, index)
-            for index, request in enumerate(requests)
+            choice_id: TextStream(tokenizer, params, prompt_ids, index)
+            for index, choice_id in enumerate(self.choice_ids)
         }
 
     @property
@@ -151,12 +155,24 @@ class ServedModel:
             return replace(params, max_tokens=0)
         wanted = params.max_tokens or self.defaults.values.get("max_new_tokens") or limit
         effective = min(limit - prompt, wanted, self.defaults.hard_max_tokens or limit)
+        if params.use_beam_search:
+            effective = min(effective, self._most_steps(prompt, params.n))
         if params.min_tokens > effective:
             raise InvalidParameter(
                 f"min_tokens={params.min_tokens} is more than the {effective} tokens that can be generated.",
                 "min_tokens",
             )
         return replace(params, max_tokens=effective)
+
+    def _most_steps(self, prompt_tokens: int, width: int) -> int:
+        """Tokens that the beams of a search can have before they fill the whole cache."""
+        rows = self.config.max_num_seqs
+        assert rows
+        if width > rows:
+            raise InvalidParameter(
+                f"n={width} beams are more than the {rows} sequences that run at once (max_num_seqs).", "n"
+            )
+        return most_steps(prompt_tokens, width, self.num_pages - 1, self.config.block_size)
 
     def _check_ids(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         if not prompt_ids:
@@ -177,7 +193,8 @@ class ServedModel:
                 )
 
     def open(self, prompt_ids: Sequence[int], params: SamplingParams, cache_salt: str | None = None) -> Answer:
-        """Prepares n engine requests, choice j with seed + j, for params that `check` has returned."""
+        """Prepares n engine requests, choice j with seed + j, or one beam search, for params that `check` has
+        returned."""
         assert params.max_tokens is not None
         prompt = tuple(prompt_ids)
         seed = params.seed if params.seed is not None and params.seed != -1 else None
@@ -186,6 +203,7 @@ class ServedModel:
         all_ends = self.further_eos_ids | primary | frozenset(params.stop_token_ids)
         bad = bad_sequences(params.bad_words, self.tokenizer)
         ids = [next(self._ids) for _ in range(params.n)]
+        searches = params.use_beam_search and not params.echo_only
         followers = replace(params, prompt_logprobs=None)  # the prompt is scored once
         requests = [
             Request(
@@ -199,11 +217,13 @@ class ServedModel:
                 held_back_ids=tuple(sorted(all_ends)) if params.min_tokens else (),
                 bad_sequences=bad,
                 leader_id=ids[0] if choice else None,
-                num_followers=0 if choice else params.n - 1,
+                num_followers=0 if choice or searches else params.n - 1,
+                choice_ids=tuple(ids) if searches else (),
+                cursor=StopCursor.start(self.tokenizer, params, prompt) if searches else None,
                 cache_salt=cache_salt,
                 arrival_s=time.monotonic(),
             )
-            for choice, request_id in enumerate(ids)
+            for choice, request_id in enumerate(ids[:1] if searches else ids)
         ]
         return Answer(requests, self.tokenizer, params)
 
@@ -211,6 +231,7 @@ class ServedModel:
         """Hands an answer's requests to the engine. Results come through `deliver`."""
         with self._lock:
             for request in answer.requests:
+                self._open.update(dict.fromkeys(request.answer_ids, 0))
                 self._open[request.request_id] = answer.prompt_tokens
         self._thread.submit(Add(answer.requests, answer.family))
 
