@@ -28,6 +28,7 @@ AS_THEY_COME = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "n", "min_tokens", "ignore_eos", "stop_token_ids"),
     *("include_stop_str_in_output", "skip_special_tokens", "repetition_penalty", "frequency_penalty"),
     *("presence_penalty", "allowed_token_ids", "bad_words", "priority", "truncate_prompt_tokens", "truncation_side"),
+    *("use_beam_search", "length_penalty"),
 )
 TOKENIZE_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs

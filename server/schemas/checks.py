@@ -46,6 +46,10 @@ def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
         raise InvalidParameter("prompt_embeds is not supported; send text or token ids as prompt.", "prompt_embeds")
     if request.suffix is not None:
         raise InvalidParameter("suffix is not supported: this model cannot fill in the middle.", "suffix")
+    if request.use_beam_search and request.stream:
+        raise InvalidParameter("use_beam_search is not available with stream: true.", "use_beam_search")
+    if request.use_beam_search and request.echo and request.logprobs is not None:
+        raise InvalidParameter("use_beam_search is not available with echo and logprobs together.", "use_beam_search")
     if request.max_tokens == 0 and not request.echo:
         raise InvalidParameter("max_tokens must be at least 1, got 0; 0 is only allowed with echo.", "max_tokens")
     support.refuse_unsupported(request, support.COMPLETIONS)
@@ -62,6 +66,8 @@ def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:
             raise _bad("prompt_logprobs", "at least -1", request.prompt_logprobs)
         if request.stream and request.prompt_logprobs != 0:
             raise InvalidParameter("prompt_logprobs is not available with stream: true.", "prompt_logprobs")
+    if request.use_beam_search and request.prompt_logprobs is not None:
+        raise InvalidParameter("prompt_logprobs is not available with use_beam_search.", "prompt_logprobs")
     if request.stream_interval is not None and request.stream_interval < 1:
         raise _bad("stream_interval", "at least 1", request.stream_interval)
     if request.n is not None and not 1 <= request.n <= config.max_n:

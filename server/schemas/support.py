@@ -102,6 +102,8 @@ SHARED: dict[str, Support] = {
         "test_chat_fields.py::test_priorities_count_where_they_are_scheduled_by",
     ),
     "repetition_detection": _honoured(),
+    "use_beam_search": _honoured("n is the width"),
+    "length_penalty": _honoured("with use_beam_search"),
     "prompt_logprobs": _honoured(
         "not with stream",
         "test_chat_reply.py::TestPromptLogprobs::test_a_table_for_each_token_but_the_first",
@@ -116,13 +118,11 @@ SHARED: dict[str, Support] = {
     "cache_salt": _honoured(test="test_chat_fields.py::test_the_salt_reaches_the_engine"),
     "user": _no_effect(""),
     "session_id": _no_effect("no session routing here"),
-    "length_penalty": _no_effect("without beam search"),
     "spaces_between_special_tokens": _no_effect("fast tokenizers put none there"),
     "kv_transfer_params": _no_effect("without a connector"),
     "vllm_xargs": _no_effect("without extensions"),
     "response_format": _refused({"type": "text"}, note="only type text"),
     "structured_outputs": _refused(),
-    "use_beam_search": _refused(False),
 }
 CHAT: dict[str, Support] = SHARED | {
     "messages": _honoured("text only", MESSAGES),
