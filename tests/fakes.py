@@ -279,23 +279,16 @@ class NoTokens(Exception):
 def search(request: Request) -> tuple[Answer, ...]:
     """The truth about a beam search: every beam from its tokens alone, nothing pruned, nothing stopped early."""
     params, width = request.params, request.params.n
-    prompt, sampling_S = request.prompt_ids, pack(params, request.seed)
-    bans = Bans.of(params.allowed_token_ids, request.bad_sequences, VOCAB)
+    prompt = request.prompt_ids
     ends = request.stop_ids | ({request.eos_id} if request.eos_id is not None else set())
-    root = EMPTY
-    for token in prompt:
-        root = _mix(root, _value(root, token))
+    root = _follow(EMPTY, prompt)
     live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     found: list[tuple[float, tuple[int, ...], str]] = []
     max_tokens = request.max_total_tokens - len(prompt)
     for length in range(1, max_tokens + 1):
         candidates = []
         for at, (score, tokens) in enumerate(live):
-            digest = _follow(root, tokens)
-            known = line(prompt, tokens, params.logit_bias, VOCAB) if request.needs_line else None
-            held_back = request.held_back_ids if len(tokens) < params.min_tokens else ()
-            mask_M = bans.mask([*prompt, *tokens], len(prompt), held_back)
-            nexts = _continuations(digest, sampling_S, len(prompt) + len(tokens), mask_M, _history(known))
+            nexts = _nexts(request, _follow(root, tokens), tokens)
             candidates += [(-(score + logprob), at, token) for logprob, token in nexts[: 2 * width]]
         new = []
         for cost, at, token in sorted(candidates):
@@ -319,6 +312,24 @@ def search(request: Request) -> tuple[Answer, ...]:
     if len(found) < width:
         raise NoTokens(len(found))
     return tuple(_answer(root, tokens, reason) for _, tokens, reason in found[:width])
+
+
+def _nexts(request: Request, digest: int, tokens: Sequence[int]) -> list[tuple[float, int]]:
+    """What may follow this much of an answer."""
+    params, prompt = request.params, request.prompt_ids
+    bans = Bans.of(params.allowed_token_ids, request.bad_sequences, VOCAB)
+    known = line(prompt, tokens, params.logit_bias, VOCAB) if request.needs_line else None
+    held_back = request.held_back_ids if len(tokens) < params.min_tokens else ()
+    mask_M = bans.mask([*prompt, *tokens], len(prompt), held_back)
+    sampling_S = pack(params, request.seed)
+    return _continuations(digest, sampling_S, len(prompt) + len(tokens), mask_M, _history(known))
+
+
+def continuations_of(request: Request, beams: Sequence[Sequence[int]]) -> DrawnRows:
+    """What a device says of these beginnings of answers."""
+    digests = [_follow(EMPTY, [*request.prompt_ids, *tokens]) for tokens in beams]
+    nexts = [_nexts(request, digest, tokens) for digest, tokens in zip(digests, beams, strict=True)]
+    return _rows([one[0][1] if one else NOTHING_ALLOWED for one in nexts], digests, SampleMode.BEAM, nexts)
 
 
 def after(cursor: Cursor, tokens: Sequence[int]) -> str | None:
