@@ -18,9 +18,10 @@ from jaxserve.engine import runner as runner_module
 from jaxserve.engine.compile import compiles
 from jaxserve.engine.plan import DrawnRows
 from jaxserve.engine.request import Request
+from jaxserve.engine.searches import most_steps
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
-from tests.engine.conftest import Bench
+from tests.engine.conftest import PAGE, Bench
 from tests.engine.hlo import instructions, large_moves, num_donated
 
 DRAWN = {"temperature": 1.3, "top_p": 0.95, "top_k": 50, "min_p": 0.01, "seed": 11}
@@ -67,16 +68,41 @@ def add_family(bench, request_id, ids, n, *, tokens, **params):
         add(bench, request_id + choice, ids, tokens=tokens, leader=leader, followers=n - 1 - choice, **params)
 
 
+def add_search(bench, request_id, ids, n, *, tokens, held_back=(), bad=(), **params):
+    """A beam search of width n, whose answers have ids from request_id on; no longer than the pool allows."""
+    tokens = min(tokens, most_steps(len(ids), n, bench.pool.num_usable, PAGE))
+    params |= {"min_tokens": min(params.get("min_tokens", 0), tokens)}
+    params.pop("logprob_token_ids", None)
+    bench.engine.add(
+        Request(
+            request_id,
+            tuple(ids),
+            SamplingParams(**params, n=n, use_beam_search=True, max_tokens=tokens),
+            request_id,
+            len(ids) + tokens,
+            stop_ids=frozenset(range(250, 256)),
+            held_back_ids=tuple(held_back),
+            bad_sequences=tuple(bad),
+            choice_ids=tuple(range(request_id, request_id + n)),
+        )
+    )
+
+
 def random_load(bench, seed, requests=40):
-    """Every mode, shared prefixes, aborts in every state, and less room than they all want."""
+    """Every mode, shared prefixes, searches, aborts in every state, and less room than they all want."""
     rng, shared = np.random.default_rng(seed), prompt(np.random.default_rng(0), 100)
     for i in range(1, requests + 1):
         ids = [*shared, *prompt(rng, 60)] if i % 3 else prompt(rng)
         add(bench, i, ids[:200], tokens=int(rng.integers(1, 50)), **WISHES[i % len(WISHES)])
         if i % 9 == 0:
             add_family(bench, 1000 * i, ids[:200], 3, tokens=9, **(WISHES[(i // 9) % len(WISHES)] | DRAWN))
+        if i % 6 == 0:
+            wish = {name: value for name, value in WISHES[(i // 6) % len(WISHES)].items() if name != "prompt_logprobs"}
+            add_search(bench, 5000 * i, ids[:120], 1 + i // 6 % 5, tokens=12, **wish)
         if i % 4 == 0:
             bench.step()
+        if i % 11 == 0:
+            bench.engine.end(5000 * (i - i % 6) + 1)
         if i % 7 == 0:
             bench.engine.end(i - int(rng.integers(0, 4)))
     bench.run()
@@ -185,7 +211,7 @@ class TestTransfers:
             reading.append(ticket)
             result = fetch(ticket)
             reading.clear()
-            for rows in (result.decode, *chain(*result.chunks), *result.scores):
+            for rows in (result.decode, *result.beams, *chain(*result.chunks), *result.scores):
                 assert rows is None or all(_is_plain(rows, one.name) for one in fields(DrawnRows))
             return result
 
