@@ -4,7 +4,6 @@ Its vocabulary is single bytes and its weights are random, so answers are full o
 and end at any place. Batch invariance makes equal requests equal to the last bit.
 """
 
-from collections.abc import AsyncIterator, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -12,34 +11,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from jaxserve import AsyncLLM, EngineConfig
+from tests.end_to_end.conftest import LENGTH
 from tests.server.api import Api
 
-LENGTH = 256
 some = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(scope="module")
-def llm(tiny_model) -> Iterator[AsyncLLM]:
-    llm = AsyncLLM(
-        EngineConfig(
-            model=str(tiny_model),
-            max_model_len=LENGTH,
-            max_num_seqs=8,
-            max_num_batched_tokens=64,
-            num_gpu_blocks_override=120,
-            scheduling_policy="priority",
-            batch_invariant=True,
-        )
-    )
-    yield llm
-    llm._model.close()
-
-
-@pytest.fixture
-async def api(llm) -> AsyncIterator[Api]:
-    yield Api(llm)
-    assert llm.num_open == 0
 
 
 async def complete(api: Api, prompt: Any = "abc", **fields: Any) -> dict[str, Any]:
