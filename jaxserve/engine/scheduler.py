@@ -14,22 +14,24 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
+from jaxserve.engine.answers import Answers
 from jaxserve.engine.decoding import Standing
 from jaxserve.engine.logprobs import logprobs_of
 from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, Fork, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Progress, Request
+from jaxserve.engine.rows import Rows
 from jaxserve.engine.searches import Searches, Step
-from jaxserve.engine.stats import Family, Stats, Timeline
-from jaxserve.errors import GenerationFailed, InvalidParameter
+from jaxserve.engine.sharing import Sharing
+from jaxserve.engine.stats import Family, Stats
+from jaxserve.errors import InvalidParameter
 from jaxserve.kvcache.pool import InvariantBroken, PagePool
-from jaxserve.kvcache.prefix import KeyChain, PrefixIndex, most_cached_pages
-from jaxserve.outputs import FinishReason, TokenLogprobs, TokenOutput
-from jaxserve.sampling.lines import Line, line
-from jaxserve.sampling.rows import NUM_COLUMNS
-from jaxserve.sampling.sampler import NO_TOKEN, NOTHING_ALLOWED, SampleMode
+from jaxserve.kvcache.prefix import KeyChain, PrefixIndex
+from jaxserve.outputs import FinishReason, TokenOutput
+from jaxserve.sampling.sampler import NO_TOKEN, SampleMode
 
 
 class Scheduler:
@@ -54,27 +56,23 @@ class Scheduler:
         max_logprobs: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pool, self.index, self.stats = pool, index, stats
+        self.pool, self.stats = pool, stats
         self._page_size = page_size
         self._token_budget = max_num_batched_tokens
         self._max_chunk_tokens = max_chunk_tokens
         self._vocab_size, self._max_logprobs = vocab_size, max_logprobs
         self._clock = clock
+        self._rows = Rows(max_num_seqs, max_pages=max_pages_per_row, vocab_size=vocab_size)
+        self._sharing = Sharing(index, page_size)
+        self._answers = Answers(stats)
         self._searches = Searches(pool, page_size=page_size, max_pages_per_row=max_pages_per_row, vocab_size=vocab_size)
         self._live: dict[int, Progress] = {}
-        self._timelines: dict[int, Timeline] = {}
         self._waiting: list[Progress] = []  # both in order of priority, then of arrival
         self._running: list[Progress] = []
-        self._free_rows = list(range(max_num_seqs - 1, -1, -1))
         self._standing: Standing | None = None
         self._masked: tuple[int, ...] = ()  # of the newest plan's decode batch: places of rows with masks,
         self._waits = False  # and whether one of them depends on tokens that are not home yet
-        self._computing: dict[bytes, int] = {}  # page keys that a running prefill is about to know
-        self._copies: list[tuple[int, int]] = []  # pages to copy, and lines to write, before the next step
-        self._lines: list[tuple[int, Line]] = []
-        # One line per row, so that a whole batch is one fancy index instead of a loop over requests.
-        self._table_RW = np.zeros((max_num_seqs, max_pages_per_row), np.int32)
-        self._sampling_RS = np.zeros((max_num_seqs, NUM_COLUMNS), np.int32)
+        self._copies: list[tuple[int, int]] = []  # pages to copy before the next step
 
     @property
     def num_running(self) -> int:
@@ -99,14 +97,7 @@ class Scheduler:
         """Queues a request that the door has checked: it fits the pool, and its ids are in the vocabulary."""
         progress = Progress.start(request, KeyChain(self._page_size, request.cache_salt), self._vocab_size)
         self._live[request.request_id] = progress
-        for answer_id in request.answer_ids:
-            self._timelines[answer_id] = self.stats.on_arrival(
-                self._clock(),
-                prompt_tokens=len(request.prompt_ids),
-                max_tokens=request.params.max_tokens,
-                arrival_s=request.arrival_s or None,
-                family=family,
-            )
+        self._answers.add(request, family, self._clock())
         self._searches.add(progress)
         insort(self._waiting, progress, key=_place)
 
@@ -136,12 +127,11 @@ class Scheduler:
         if decode is None and not chunks and not steps:
             self._copies = copies
             return StepPlan()
-        lines, self._lines = self._lines, []
         return StepPlan(
             decode,
             tuple(chunks),
             copies=_merged(copies, steps),
-            lines=(*lines, *(one for step in steps for one in step.lines)),
+            lines=(*self._rows.new_lines(), *(one for step in steps for one in step.lines)),
             told=tuple(one for step in steps for one in step.told),
             beams=tuple(step.batch for step in steps),
             waits=decode is not None and self._waits,
@@ -194,8 +184,9 @@ class Scheduler:
         held = ([*progress.pages, *self._searches.held(progress)] for progress in self._live.values())
         self.pool.audit(held, chain(writable, self._searches.writable()))
         rows = [progress.row for progress in self._running if progress.row is not None] + self._searches.further_rows()
-        if sorted(rows + self._free_rows) != list(range(len(self._table_RW))):
-            raise InvariantBroken(f"rows {rows} running and {self._free_rows} free are not every row once")
+        free = self._rows.free
+        if sorted(rows + free) != list(range(len(self._rows.table_RW))):
+            raise InvariantBroken(f"rows {rows} running and {free} free are not every row once")
         if len(self._running) + len(self._waiting) != len(self._live):
             raise InvariantBroken("a live request is neither running nor waiting, or is both")
 
@@ -226,7 +217,7 @@ class Scheduler:
                 members.append(progress)
         if not members:
             return None
-        return Standing.of(members, self._page_size, self._table_RW, self._sampling_RS, self._max_logprobs)
+        return Standing.of(members, self._page_size, self._rows.table_RW, self._rows.sampling_RS, self._max_logprobs)
 
     def _goes_on(self, standing: Standing) -> bool:
         """Whether the same rows decode again; sees to a page for those that need one."""
@@ -238,7 +229,7 @@ class Scheduler:
                 return False  # somebody was preempted
         if len(needy):
             standing.room_B[needy] += self._page_size
-            standing.page_table_BW = self._table_RW.take(standing.row_B, axis=0)
+            standing.page_table_BW = self._rows.table_RW.take(standing.row_B, axis=0)
         return True
 
     def _make_room(self, progress: Progress) -> bool:
@@ -252,7 +243,7 @@ class Scheduler:
         pages = self._allocate(progress, 1)
         if pages is None:
             return False
-        self._give(progress, pages)
+        self._rows.give(progress, pages)
         return True
 
     def _allocate(self, progress: Progress, num: int) -> list[int] | None:
@@ -266,7 +257,7 @@ class Scheduler:
 
     def _preempt(self, progress: Progress) -> None:
         """Takes pages and row back; the request returns to its place in the queue and is computed again."""
-        self.stats.on_preempt(self._timelines[progress.request.request_id])
+        self._answers.on_preempt(progress)
         self._leave(progress)
         progress.epoch += 1
         progress.num_computed = progress.num_registered = 0
@@ -277,7 +268,7 @@ class Scheduler:
         """Lets waiting requests go ahead of running ones of worse priority, before those get anything in this step."""
         while self._waiting and self._running and _priority(self._waiting[0]) < _priority(self._running[-1]):
             best = self._waiting[0]
-            if best.num_promised or self._will_be_led(best) or self._is_being_computed(best):
+            if best.num_promised or self._will_be_led(best) or self._sharing.is_being_computed(best):
                 return
             if not (self._start(best) or (self._make_way(best) and self._start(best))):
                 return
@@ -290,11 +281,11 @@ class Scheduler:
         """
         worse = [one for one in reversed(self._running) if _priority(one) > _priority(best)]
         candidates = worse if len(worse) == 1 else [one for one in worse if not one.is_settling(self._page_size)]
-        known = set(self._known_pages(best))
+        known = set(self._sharing.known_pages(best))
         free = self.pool.num_free - sum(1 for page in known if not self.pool.holders(page))
         missing = -(-best.num_tokens // self._page_size) - len(known)
         held: Counter[int] = Counter()
-        rows = len(self._free_rows)
+        rows = len(self._rows.free)
         for num, victim in enumerate(candidates, 1):
             rows += victim.request.num_rows
             its = [*victim.pages, *self._searches.held(victim)]
@@ -315,9 +306,9 @@ class Scheduler:
         Nobody passes a preempted one whose last token is still under way: its pages are for it, not for newcomers.
         """
         at = 0
-        while budget >= self._page_size and at < len(self._waiting) and self._free_rows:
+        while budget >= self._page_size and at < len(self._waiting) and self._rows.free:
             progress = self._waiting[at]
-            if self._will_be_led(progress) or self._is_being_computed(progress):
+            if self._will_be_led(progress) or self._sharing.is_being_computed(progress):
                 at += 1
             elif not progress.num_promised and self._start(progress):
                 del self._waiting[at]
@@ -327,65 +318,36 @@ class Scheduler:
 
     def _start(self, progress: Progress) -> bool:
         """Gives a waiting request its known pages, new ones for the rest of its tokens, and its rows; or nothing."""
-        if len(self._free_rows) < progress.request.num_rows:
+        if len(self._rows.free) < progress.request.num_rows:
             return False
-        known = self._known_pages(progress)
+        known = self._sharing.known_pages(progress)
         self.pool.hold(known)
         missing = -(-progress.num_tokens // self._page_size) - len(known)
-        spare = self._spare(progress, len(self._free_rows))
+        spare = self._spare(progress, len(self._rows.free))
         new = self.pool.allocate(missing) if missing + spare <= self.pool.num_free else None
         if new is None:
             self.pool.release(known)
             return False
         request, cached = progress.request, len(known) * self._page_size
-        if self.index and request.reads_prefix_cache:
+        if self._sharing.reads(progress):
             self.stats.on_prefix(progress.num_tokens, cached)
         if progress.num_cached is None:
             progress.num_cached = cached
-        for answer_id in request.answer_ids:  # the prompt is computed for the first of them alone
-            num = cached if answer_id == request.request_id else len(request.prompt_ids)
-            self.stats.on_scheduled(self._timelines[answer_id], self._clock(), cached_tokens=num)
+        self._answers.on_scheduled(request, cached, self._clock())
         self._enter(progress, known + new)
         progress.num_computed = cached
         progress.num_registered = len(known)
-        for key in self._wanted_keys(progress)[len(known) :]:
-            self._computing.setdefault(key, request.request_id)
+        self._sharing.announce(progress, len(known))
         return True
 
     def _enter(self, progress: Progress, pages: list[int]) -> None:
         """A waiting request becomes a running one, in a row of its own, or several."""
-        request = progress.request
-        row = progress.row = self._free_rows.pop()
-        if request.is_search:
-            self._searches.enter(progress, [row, *(self._free_rows.pop() for _ in request.choice_ids[1:])])
-        self._sampling_RS[row] = progress.sampling_S
-        if request.needs_line:
-            answer = progress.tokens[len(request.prompt_ids) :]
-            bias = request.params.logit_bias
-            self._lines.append((row, line(request.prompt_ids, answer, bias, self._vocab_size)))
-        self._give(progress, pages)
+        row = self._rows.take(progress)
+        if progress.request.is_search:
+            self._searches.enter(progress, [row, *self._rows.take_more(progress.request.num_rows - 1)])
+        self._rows.give(progress, pages)
         progress.started_at = progress.num_tokens
         insort(self._running, progress, key=_place)
-
-    def _wanted_keys(self, progress: Progress) -> list[bytes]:
-        """Keys of the pages that a prefix hit may cover; at least one token is always computed."""
-        if self.index is None:
-            return []
-        keys = progress.keys.extend(progress.tokens)
-        return keys[: most_cached_pages(len(progress.tokens), self._page_size)]
-
-    def _known_pages(self, progress: Progress) -> list[int]:
-        if self.index is None or not progress.request.reads_prefix_cache:
-            return []
-        return self.index.match(self._wanted_keys(progress))
-
-    def _is_being_computed(self, progress: Progress) -> bool:
-        """Whether the next page this request lacks is on its way in another one's prefill: worth waiting for."""
-        if not self._computing or not progress.request.reads_prefix_cache:
-            return False
-        keys = self._wanted_keys(progress)
-        known = len(self._known_pages(progress))
-        return known < len(keys) and keys[known] in self._computing
 
     def _add_chunk(self, progress: Progress, budget: int, chunks: list[Chunk]) -> int:
         """Plans the next stretch of a prompt; returns its tokens. Stretches end at page borders but for the last.
@@ -415,7 +377,7 @@ class Scheduler:
                 row=row,
                 start=start,
                 token_ids=np.array(progress.tokens[start:end], np.int32),
-                page_table_W=self._table_RW[row].copy(),
+                page_table_W=self._rows.table_RW[row].copy(),
                 sampling_S=progress.sampling_S,
                 mode=mode,
                 is_last=draws,
@@ -431,7 +393,7 @@ class Scheduler:
         """Pages that stay free when a request starts beside others: one to grow for each of their rows and for the
         newcomer, so that it makes a page of tokens before it can be preempted; a search needs more. Alone it needs
         none: it fits the pool, or it would not be here."""
-        rows = len(self._table_RW) - num_free_rows
+        rows = len(self._rows.table_RW) - num_free_rows
         return rows + 1 + self._searches.room(progress.request, again=progress.epoch > 0) if rows else 0
 
     # Beams
@@ -455,9 +417,7 @@ class Scheduler:
             outputs = self._searches.outputs(progress)
         except InvalidParameter as error:
             return [self._end(progress, FinishReason.ERROR, error=error)]
-        for output in outputs:
-            self.stats.on_tokens(self._timelines[output.request_id], now, len(output.token_ids))
-            self.stats.on_finish(self._timelines[output.request_id], output.finish_reason or FinishReason.STOP)
+        self._answers.on_found(outputs, now)
         self._remove(progress)
         return outputs
 
@@ -484,7 +444,7 @@ class Scheduler:
         if len(leader.tokens) > length:
             return ()  # it was preempted, and its last logits are not the prompt's
         for progress in [one for one in self._waiting if one.request.leader_id == request.request_id]:
-            fits = self._free_rows and own + self._spare(progress, len(self._free_rows)) <= self.pool.num_free
+            fits = self._rows.free and own + self._spare(progress, len(self._rows.free)) <= self.pool.num_free
             new = self.pool.allocate(own) if fits else None
             if new is None:
                 break
@@ -496,7 +456,7 @@ class Scheduler:
             progress.num_cached = leader.num_cached
             progress.num_computed, progress.num_registered = length, len(shared)
             progress.is_prefilled, progress.num_promised = True, 1
-            self.stats.on_scheduled(self._timelines[progress.request.request_id], self._clock(), cached_tokens=length)
+            self._answers.on_scheduled(progress.request, length, self._clock())
             wanted = progress.request.params.logprob_token_ids
             assert progress.row is not None
             forks.append(
@@ -509,17 +469,13 @@ class Scheduler:
     def _apply_decode(self, decode: DecodeBatch, drawn: DrawnRows, now: float, outputs: list[TokenOutput]) -> None:
         tokens: list[int] = drawn.token_B.tolist()
         found = [self._live.get(request_id) for request_id in decode.request_ids]
-        timelines = self._timelines
-        self.stats.on_decode(
-            [timelines[one.request.request_id] for one, token in zip(found, tokens, strict=True) if one and token >= 0],
-            now,
-        )
+        self._answers.on_decode((one for one, token in zip(found, tokens, strict=True) if one and token >= 0), now)
         ends = ((decode.position_B + 1) % self._page_size == 0).tolist()
         for at, (progress, token, fills_page) in enumerate(zip(found, tokens, ends, strict=True)):
             if progress is None:
                 continue
             if fills_page and token >= 0 and progress.epoch == decode.epochs[at]:
-                self._register(progress, int(decode.position_B[at]) + 1)
+                self._sharing.register(progress, int(decode.position_B[at]) + 1)
             self._apply_token(progress, token, drawn, at, outputs)
 
     def _apply_chunk(
@@ -536,7 +492,7 @@ class Scheduler:
             for at in range(len(scores.token_B)):
                 progress.prompt_scores[chunk.start + 1 + at] = logprobs_of(scores, at, wanted)
         if drawn.token_B[0] >= 0 and progress.epoch == chunk.epoch:
-            self._register(progress, chunk.end)
+            self._sharing.register(progress, chunk.end)
         if progress.request.is_search and chunk.is_last:
             if progress.epoch == chunk.epoch:
                 outputs += self._apply_beams(progress, drawn, now)
@@ -549,7 +505,7 @@ class Scheduler:
 
     def _apply_first(self, progress: Progress, drawn: DrawnRows, now: float, outputs: list[TokenOutput]) -> None:
         if drawn.token_B[0] >= 0:
-            self.stats.on_tokens(self._timelines[progress.request.request_id], now)
+            self._answers.on_token(progress, now)
         self._apply_token(progress, int(drawn.token_B[0]), drawn, 0, outputs)
 
     def _apply_token(
@@ -566,67 +522,15 @@ class Scheduler:
             logprobs = (logprobs_of(drawn, at, params.logprobs, params.logprob_token_ids),)
         finish = progress.finish_reason()
         if finish is None:
-            outputs.append(self._news(progress, (token,), logprobs))
+            outputs.append(self._answers.news(progress, (token,), logprobs))
         else:
             outputs.append(self._end(progress, finish[0], (token,), logprobs, stop_reason=finish[1]))
 
     def _fail(self, progress: Progress, token: int) -> TokenOutput:
         """Ends a request for which no token could be drawn; token says why."""
-        if token == NOTHING_ALLOWED:
-            error: Exception = InvalidParameter(
-                "The request's constraints (allowed_token_ids, bad_words, min_tokens) leave no token to choose."
-            )
-        else:
-            self.stats.on_nonfinite()
-            error = GenerationFailed(
-                "The model's output was not finite; this request has ended, others are not affected."
-            )
-        return self._end(progress, FinishReason.ERROR, error=error)
-
-    def _register(self, progress: Progress, num_written: int) -> None:
-        """Makes pages findable that a finished step has filled completely."""
-        if self.index is None:
-            return
-        full = num_written // self._page_size
-        if full <= progress.num_registered:
-            return
-        keys = progress.keys.extend(progress.tokens)
-        for at in range(progress.num_registered, full):
-            self.index.register(keys[at], progress.pages[at])
-            if self._computing.get(keys[at]) == progress.request.request_id:
-                del self._computing[keys[at]]
-        progress.num_registered = full
-
-    def _news(
-        self,
-        progress: Progress,
-        token_ids: tuple[int, ...],
-        logprobs: tuple[TokenLogprobs, ...] | None,
-        finish: FinishReason | None = None,
-        stop_reason: int | str | None = None,
-        error: Exception | None = None,
-    ) -> TokenOutput:
-        scores = progress.prompt_scores if error is None else None
-        if scores is not None:
-            progress.prompt_scores = None
-        return TokenOutput(
-            request_id=progress.request.request_id,
-            token_ids=token_ids,
-            logprobs=logprobs,
-            prompt_logprobs=None if scores is None else tuple(scores),
-            num_cached_tokens=progress.num_cached or 0,
-            finish_reason=finish,
-            stop_reason=stop_reason,
-            error=error,
-        )
+        return self._end(progress, FinishReason.ERROR, error=self._answers.no_token(token))
 
     # Beginnings and ends
-
-    def _give(self, progress: Progress, pages: list[int]) -> None:
-        assert progress.row is not None
-        have = len(progress.pages)
-        progress.pages.extend(pages)
-        self._table_RW[progress.row, have : have + len(pages)] = pages
 
     def _leave(self, progress: Progress) -> None:
         """Gives back what a running request holds."""
@@ -634,28 +538,16 @@ class Scheduler:
             return
         self._standing = None
         self._running.remove(progress)
-        self._table_RW[progress.row] = 0
-        self._free_rows += [progress.row, *self._searches.leave(progress)]
-        progress.row = None
+        self._rows.leave(progress, self._searches.leave(progress))
         self.pool.release(progress.pages)
         progress.pages = []
-        mine = [key for key, owner in self._computing.items() if owner == progress.request.request_id]
-        for key in mine:
-            del self._computing[key]
+        self._sharing.forget(progress)
 
-    def _end(
-        self,
-        progress: Progress,
-        reason: FinishReason,
-        token_ids: tuple[int, ...] = (),
-        logprobs: tuple[TokenLogprobs, ...] | None = None,
-        stop_reason: int | str | None = None,
-        error: Exception | None = None,
-    ) -> TokenOutput:
-        for answer_id in progress.request.answer_ids:
-            self.stats.on_finish(self._timelines[answer_id], reason)
+    def _end(self, progress: Progress, reason: FinishReason, *last: Any, **why: Any) -> TokenOutput:
+        """The last news of a request, which holds nothing from now on; `last` and `why` as Answers.end takes them."""
+        output = self._answers.end(progress, reason, *last, **why)
         self._remove(progress)
-        return self._news(progress, token_ids, logprobs, reason, stop_reason, error)
+        return output
 
     def _remove(self, progress: Progress) -> None:
         request = progress.request
@@ -664,8 +556,7 @@ class Scheduler:
         self._leave(progress)
         self._searches.remove(request)
         del self._live[request.request_id]
-        for answer_id in request.answer_ids:
-            del self._timelines[answer_id]
+        self._answers.remove(request)
 
 
 def _place(progress: Progress) -> tuple[int, int]:

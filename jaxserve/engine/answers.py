@@ -1,0 +1,102 @@
+"""What callers hear of their requests, and what is counted and timed meanwhile: one timeline for each answer."""
+
+from collections.abc import Iterable
+
+from jaxserve.engine.request import Progress, Request
+from jaxserve.engine.stats import Family, Stats, Timeline
+from jaxserve.errors import GenerationFailed, InvalidParameter
+from jaxserve.outputs import FinishReason, TokenLogprobs, TokenOutput
+from jaxserve.sampling.sampler import NOTHING_ALLOWED
+
+
+class Answers:
+    """Owns the timelines. `now` is the scheduler's clock, monotonic seconds."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+        self._timelines: dict[int, Timeline] = {}
+
+    def add(self, request: Request, family: Family | None, now: float) -> None:
+        for answer_id in request.answer_ids:
+            self._timelines[answer_id] = self._stats.on_arrival(
+                now,
+                prompt_tokens=len(request.prompt_ids),
+                max_tokens=request.params.max_tokens,
+                arrival_s=request.arrival_s or None,
+                family=family,
+            )
+
+    def remove(self, request: Request) -> None:
+        for answer_id in request.answer_ids:
+            del self._timelines[answer_id]
+
+    def on_scheduled(self, request: Request, cached_tokens: int, now: float) -> None:
+        """It begins to run. The prompt of several answers is computed for the first of them alone."""
+        for answer_id in request.answer_ids:
+            num = cached_tokens if answer_id == request.request_id else len(request.prompt_ids)
+            self._stats.on_scheduled(self._timelines[answer_id], now, cached_tokens=num)
+
+    def on_preempt(self, progress: Progress) -> None:
+        self._stats.on_preempt(self._timelines[progress.request.request_id])
+
+    def on_token(self, progress: Progress, now: float) -> None:
+        self._stats.on_tokens(self._timelines[progress.request.request_id], now)
+
+    def on_decode(self, members: Iterable[Progress], now: float) -> None:
+        """A token for each of them is home."""
+        timelines = self._timelines
+        self._stats.on_decode([timelines[one.request.request_id] for one in members], now)
+
+    def on_found(self, outputs: Iterable[TokenOutput], now: float) -> None:
+        """A search has ended with these answers."""
+        for output in outputs:
+            timeline = self._timelines[output.request_id]
+            self._stats.on_tokens(timeline, now, len(output.token_ids))
+            self._stats.on_finish(timeline, output.finish_reason or FinishReason.STOP)
+
+    def end(
+        self,
+        progress: Progress,
+        reason: FinishReason,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] | None = None,
+        stop_reason: int | str | None = None,
+        error: Exception | None = None,
+    ) -> TokenOutput:
+        """The last news of a request, with all its answers."""
+        for answer_id in progress.request.answer_ids:
+            self._stats.on_finish(self._timelines[answer_id], reason)
+        return self.news(progress, token_ids, logprobs, reason, stop_reason, error)
+
+    def news(
+        self,
+        progress: Progress,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[TokenLogprobs, ...] | None,
+        finish: FinishReason | None = None,
+        stop_reason: int | str | None = None,
+        error: Exception | None = None,
+    ) -> TokenOutput:
+        """What to tell of a request now; the prompt's scores go with the first news."""
+        scores = progress.prompt_scores if error is None else None
+        if scores is not None:
+            progress.prompt_scores = None
+        return TokenOutput(
+            request_id=progress.request.request_id,
+            token_ids=token_ids,
+            logprobs=logprobs,
+            prompt_logprobs=None if scores is None else tuple(scores),
+            num_cached_tokens=progress.num_cached or 0,
+            finish_reason=finish,
+            stop_reason=stop_reason,
+            error=error,
+        )
+
+    def no_token(self, token: int) -> Exception:
+        """Why no token could be drawn, by what stands in its place."""
+        if token == NOTHING_ALLOWED:
+            return InvalidParameter(
+                "The request's constraints (allowed_token_ids, bad_words, min_tokens) leave no token to choose."
+            )
+        self._stats.on_nonfinite()
+        return GenerationFailed("The model's output was not finite; this request has ended, others are not affected.")
