@@ -47,7 +47,7 @@ _TILE = 16
 
 
 def choose(
-    *, max_num_seqs: int, max_num_batched_tokens: int, platform: str, page_size: int = 1, batch_invariant: bool = False
+    *, max_num_seqs: int, max_chunk_tokens: int, platform: str, page_size: int = 1, batch_invariant: bool = False
 ) -> Buckets:
     """The shapes for this machine; the largest of each kind is exactly the limit given.
 
@@ -60,7 +60,7 @@ def choose(
     kind = platform if platform in _DECODE else "gpu"
     return Buckets(
         decode=_up_to(_DECODE[kind], max_num_seqs),
-        prefill=_up_to(_PREFILL[kind], max_num_batched_tokens),
+        prefill=_up_to(_PREFILL[kind], max_chunk_tokens),
     )
 
 

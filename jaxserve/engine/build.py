@@ -42,13 +42,10 @@ from jaxserve.weights.load import check, load
 Progress = Callable[[str, float, float], None]
 Device = Any  # jax.Device, which type checkers take for a variable
 
-# Decode rows and tokens of a step, where nobody says otherwise. A CPU computes a prompt token about as fast
-# alone as in company, so its steps are short and running answers wait little; an accelerator wants full steps.
+# Decode rows of a step and tokens of a prompt chunk, where nobody says otherwise. A CPU computes a prompt token about
+# as fast alone as in company, so its steps are short and running answers wait little; an accelerator wants full steps.
 MAX_NUM_SEQS = {"cpu": 32, "gpu": 256, "tpu": 128}
-USUAL_LOGPROBS = (
-    20  # computed in every step with log-probabilities where there is no limit to how many may be asked for
-)
-MAX_NUM_BATCHED_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
+CHUNK_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
 USUAL_LOGPROBS = 20  # of the best, in every step that has any, where a request may ask for more than all of them
 
 
@@ -101,12 +98,12 @@ def build(
     )
     weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     size = _cache_size(config, spec, device, page_bytes, weight_bytes)
-    config = _resolved(config, size, device.platform)
+    config, chunk_tokens = _resolved(config, size, device.platform)
     directory = use_compilation_cache(config.compilation_cache_dir)
 
     limits = limits_of(device, dtype, config.quantization) if config.roofline else None
     network = Network(spec, dtype, tuple(shapes), backend, config.block_size)
-    buckets = _buckets(config, device.platform)
+    buckets = _buckets(config, device.platform, chunk_tokens)
     with ThreadPoolExecutor(1, "load") as beside:  # programs need no weights, only their shapes
         loading = beside.submit(load, checkpoint, leaves, shapes, progress=progress)
         runner = _runner(config, network, list(shapes.values()), spec, size, dtype, device, buckets, directory)
@@ -199,28 +196,34 @@ def _memory(device: Device, weight_bytes: int) -> MemoryFacts:
     return MemoryFacts(platform=device.platform, total_bytes=total, free_bytes=free, scratch_bytes=total // 20)
 
 
-def _resolved(config: EngineConfig, size: CacheSize, platform: str) -> EngineConfig:
-    """No None is left among the numbers."""
+def _resolved(config: EngineConfig, size: CacheSize, platform: str) -> tuple[EngineConfig, int]:
+    """No None is left among the numbers. Beside it the tokens of the largest prompt chunk.
+
+    Where nobody says otherwise a step has room for such a chunk beside a full batch of decoding rows: a prompt cut
+    short by them leaves a remainder of a few tokens, which costs a call of its own.
+    """
     max_num_seqs = config.max_num_seqs or MAX_NUM_SEQS.get(platform, 256)
-    batched = config.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS.get(platform, 2048)
-    if batched < config.block_size:
-        raise BadConfig(f"max_num_batched_tokens={batched} is less than a page of {config.block_size} tokens.")
+    chunk = config.max_num_batched_tokens or CHUNK_TOKENS.get(platform, 2048)
+    if chunk < config.block_size:
+        raise BadConfig(f"max_num_batched_tokens={chunk} is less than a page of {config.block_size} tokens.")
     whole_pages = pages_for(size.max_model_len, config.block_size) * config.block_size
-    return replace(
+    chunk = min(chunk, max(whole_pages, config.block_size))
+    resolved = replace(
         config,
         max_model_len=size.max_model_len,
         max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=min(batched, max(whole_pages, config.block_size)),
+        max_num_batched_tokens=chunk if config.max_num_batched_tokens else chunk + max_num_seqs,
         max_num_queued_reqs=config.max_num_queued_reqs or max(1024, 8 * max_num_seqs),
         max_num_queued_tokens=config.max_num_queued_tokens or 8 * (size.num_pages - 1) * config.block_size,
     )
+    return resolved, chunk
 
 
-def _buckets(config: EngineConfig, platform: str) -> Buckets:
-    assert config.max_num_seqs and config.max_num_batched_tokens
+def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
+    assert config.max_num_seqs
     return choose(
         max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_chunk_tokens=chunk_tokens,
         platform=platform,
         page_size=config.block_size,
         batch_invariant=config.batch_invariant,

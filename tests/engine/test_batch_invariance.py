@@ -107,9 +107,7 @@ def test_another_start_gives_the_same_bits(invariant, model):
 
 def test_there_is_one_shape_and_it_is_made_of_whole_tiles():
     def shape(rows, page=16):
-        return choose(
-            max_num_seqs=rows, max_num_batched_tokens=256, platform="cpu", page_size=page, batch_invariant=True
-        )
+        return choose(max_num_seqs=rows, max_chunk_tokens=256, platform="cpu", page_size=page, batch_invariant=True)
 
     for rows, page, expected in ((1, 16, 16), (16, 16, 16), (17, 16, 32), (32, 64, 64), (256, 16, 256)):
         assert shape(rows, page).decode == shape(rows, page).prefill == (expected,)
