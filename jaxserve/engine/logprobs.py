@@ -27,14 +27,15 @@ def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[i
 def logprobs_of_next(drawn: DrawnRows, at: int, place: int, num_best: int) -> TokenLogprobs:
     """The same for the row's continuation at this place, as if it had been drawn.
 
-    Its rank is known if it is among the best that came home.
+    Its rank is known if its logprob is among those that came home.
     """
     assert drawn.next_id_BC is not None and drawn.next_raw_BC is not None and drawn.top_logprob_BK is not None
-    logprob, best_K = drawn.next_raw_BC[at, place], drawn.top_logprob_BK[at]
+    logprob = drawn.next_raw_BC[at, place]
+    known_N = drawn.top_logprob_BK[at] if drawn.all_logprob_BV is None else drawn.all_logprob_BV[at]
     return TokenLogprobs(
         token_id=int(drawn.next_id_BC[at, place]),
         logprob=float(logprob),
-        rank=1 + int((best_K > logprob).sum()) if logprob >= best_K[-1] else None,
+        rank=1 + int((known_N > logprob).sum()) if logprob >= known_N.min() else None,
         top=_best(drawn, at, num_best),
     )
 

@@ -400,7 +400,7 @@ class Scheduler:
 
     def _make_room_for_beams(self) -> None:
         """Before the decoding rows get theirs: those that a search preempts here have not been planned yet."""
-        for progress in tuple(self._running):
+        for progress in self._searches.due():
             missing = self._searches.num_missing(progress)
             if missing is not None:
                 pages = self._allocate(progress, missing)

@@ -143,10 +143,17 @@ class Searches:
 
     # Steps
 
+    def due(self) -> list[Progress]:
+        """Searches whose next step may be planned once they have the pages for it, in the order of the queue."""
+        if not self._searches:
+            return []
+        due = [search.progress for search in self._searches.values() if search.is_home and not search.has_room]
+        return sorted(due, key=lambda progress: progress.place)
+
     def num_missing(self, progress: Progress) -> int | None:
-        """Pages that its next step needs; None when it cannot be planned, or has them."""
-        search = self._searches.get(progress.request.request_id)
-        if search is None or not search.is_home or search.has_room:
+        """Pages that the next step of a search needs; None if it has been preempted since it was due."""
+        search = self._searches[progress.request.request_id]
+        if not search.is_home:
             return None
         return sum(1 for pages in search.pages if len(pages) * self._page_size <= search.position)
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from jaxserve import FinishReason, InvalidParameter, SamplingParams
+from jaxserve import LLM, FinishReason, InvalidParameter, SamplingParams
 from tests.doors.conftest import SETTINGS, idle
 
 PROMPT = "once upon a time"
@@ -83,3 +83,14 @@ async def test_each_answer_is_one_delta_and_leaving_ends_the_search(async_llm):
     with pytest.raises(asyncio.CancelledError):
         await reader
     assert idle(async_llm)
+
+
+def test_where_all_logprobs_may_be_asked_for_a_search_has_them_too(tiny_path):
+    with LLM(tiny_path, quiet=True, max_logprobs=-1, **SETTINGS) as llm:
+        vocab = llm._model.vocab_size
+        [completion] = llm.generate(PROMPT, search(logprobs=vocab, logit_bias=((65, 100.0),)))
+    for choice in completion.choices:
+        for entry in choice.logprobs:
+            values = sorted((one.logprob for one in entry.top), reverse=True)
+            assert len(values) == vocab and entry.rank == 1 + values.index(entry.logprob)
+        assert max(entry.rank for entry in choice.logprobs) > 20

@@ -168,11 +168,14 @@ def test_the_whole_vocabulary_and_the_best_continuations_agree_with_the_rest():
     given = given_for(logits, histories, allowed)
     rest = (packed(params), np.full(ROWS, 9, np.int32), given)
     whole = step(logits, *rest, mode=SampleMode.WHOLE, how=Score(5))
-    beams = step(logits, *rest, mode=SampleMode.BEAM, how=Score(5, num_next=8))
+    beams = step(logits, *rest, mode=SampleMode.BEAM, how=Score(5, num_next=8, whole=True))
+    some = step(logits, *rest, mode=SampleMode.BEAM, how=Score(5, num_next=8))
     raw = log_softmax(logits.astype(np.float64), axis=1)
     z = np.stack([shaped(row, one, frequency=1.0) for row, one in zip(logits, histories, strict=True)])
     left = log_softmax(np.where(allowed, z, -np.inf), axis=1)
     assert np.allclose(whole.all_logprob_BV, raw, atol=1e-5)
+    assert np.array_equal(beams.all_logprob_BV, whole.all_logprob_BV) and some.all_logprob_BV is None
+    assert np.array_equal(some.next_id_BC, beams.next_id_BC)
     order = np.argsort(-left, axis=1, kind="stable")[:, :8]
     assert np.array_equal(beams.next_id_BC, order)
     assert np.allclose(beams.next_logprob_BC, np.take_along_axis(left, order, 1), atol=1e-5)
