@@ -35,7 +35,12 @@ from jaxserve.outputs import (
     TokenLogprob,
     Usage,
 )
-from jaxserve.sampling_params import RepetitionDetection, SamplingParams
+from jaxserve.sampling_params import (
+    MAX_LOGPROB_TOKEN_IDS,
+    MAX_STOP_TOKEN_IDS,
+    RepetitionDetection,
+    SamplingParams,
+)
 
 if TYPE_CHECKING:
     from jaxserve.async_llm import AsyncLLM
@@ -55,6 +60,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "DEFAULT_MODEL",
     "LLM",
+    "MAX_LOGPROB_TOKEN_IDS",
+    "MAX_STOP_TOKEN_IDS",
     "AsyncLLM",
     "BadCheckpoint",
     "BadConfig",

@@ -74,10 +74,12 @@ class Logprob:
 class TokenLogprob(Logprob):
     """A token that stands in the text, with the best alternatives at its place.
 
-    top starts with the standing token itself, then the best others, best first, without duplicates.
+    top starts with the standing token itself, then the best others, best first, without duplicates. wanted are those
+    of logprob_token_ids, in their order, whether they stand in top or not.
     """
 
     top: tuple[Logprob, ...] = ()
+    wanted: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ GREEDY_BELOW = 1e-5  # temperatures under this mean argmax (vLLM's threshold)
 MIN_TEMPERATURE = 0.01  # positive temperatures under this are raised to it
 MAX_STOP_TOKEN_IDS = 1024
 MAX_IDS_NAMED = 10
-MAX_WANTED = 128  # ids of logprob_token_ids
+MAX_LOGPROB_TOKEN_IDS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,9 +194,10 @@ class SamplingParams:
             raise InvalidParameter("bad_words cannot contain an empty string.", "bad_words")
         if self.logprob_token_ids and self.logprobs is None:
             raise InvalidParameter("logprob_token_ids needs logprobs.", "logprob_token_ids")
-        if len(self.logprob_token_ids) > MAX_WANTED:
+        num_asked = len(self.logprob_token_ids)
+        if num_asked > MAX_LOGPROB_TOKEN_IDS:
             raise InvalidParameter(
-                f"logprob_token_ids has {len(self.logprob_token_ids)} ids; at most {MAX_WANTED} are allowed.",
+                f"logprob_token_ids has {num_asked} ids; at most {MAX_LOGPROB_TOKEN_IDS} are allowed.",
                 "logprob_token_ids",
             )
 

@@ -23,7 +23,7 @@ from device_shapes import Work
 from jaxserve.sampling.lines import fresh, num_words
 from jaxserve.sampling.rows import NUM_COLUMNS, pack, unpack
 from jaxserve.sampling.sampler import SampleMode, Score, Shape, sample
-from jaxserve.sampling_params import MAX_WANTED, SamplingParams
+from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS, SamplingParams
 
 Record = dict[str, Any]
 ROUNDS = 3  # the fastest of these counts
@@ -127,7 +127,7 @@ def _sampler(tiny: bool) -> Iterator[Record]:
         if mode < SampleMode.SHAPED:
             return None
         mask = jnp.full((rows, num_words(vocab)), 2**32 - 1, jnp.uint32)
-        return Shape(fresh(rows, vocab), jnp.arange(rows), mask, jnp.zeros((rows, MAX_WANTED), jnp.int32))
+        return Shape(fresh(rows, vocab), jnp.arange(rows), mask, jnp.zeros((rows, MAX_LOGPROB_TOKEN_IDS), jnp.int32))
 
     def lower(rows: int, mode: SampleMode) -> Any:
         @jax.jit

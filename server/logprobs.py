@@ -22,11 +22,18 @@ def best(entry: TokenLogprob, k: int) -> list[Logprob]:
 
 
 def chat_entries(entries: Iterable[TokenLogprob], k: int, as_ids: bool) -> list[dict[str, Any]]:
-    """One object per token; its list of alternatives has exactly k members, the token itself first."""
+    """One object per token; its list of alternatives has exactly k members, the token itself first, and behind them
+    those that were asked for by id and are not there yet."""
     return [
-        {**_chat_token(entry, as_ids), "top_logprobs": [_chat_token(one, as_ids) for one in best(entry, k)[:k]]}
+        {**_chat_token(entry, as_ids), "top_logprobs": [_chat_token(one, as_ids) for one in _alternatives(entry, k)]}
         for entry in entries
     ]
+
+
+def _alternatives(entry: TokenLogprob, k: int) -> list[Logprob]:
+    listed = best(entry, k)[:k]
+    known = {one.token_id for one in listed}
+    return [*listed, *(one for one in entry.wanted if one.token_id not in known)]
 
 
 def _chat_token(one: Logprob, as_ids: bool) -> dict[str, Any]:

@@ -50,7 +50,14 @@ async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) ->
         prompt_logprobs = logprobs
     if request.stream:
         prompt_logprobs = None  # 0 is allowed, and returns nothing
-    params = _params(request, llm, max_tokens=wanted, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+    params = _params(
+        request,
+        llm,
+        max_tokens=wanted,
+        logprobs=logprobs,
+        logprob_token_ids=tuple(request.logprob_token_ids or ()),
+        prompt_logprobs=prompt_logprobs,
+    )
     prompt = await render(request, llm, config, counting=params.truncate_prompt_tokens is not None)
     return replace(_checked(prompt.token_ids, params, llm, config, "messages"), prompt_text=prompt.text)
 
@@ -193,12 +200,15 @@ def _length(request: HasLength, llm: AsyncLLM, least: int) -> int | None:
 
 
 def _capped(name: str, asked: int | None, llm: AsyncLLM) -> int | None:
-    """How many alternatives: -1 stands for the whole vocabulary, and --max-logprobs is the limit for both."""
+    """How many alternatives: -1 stands for the whole vocabulary, and --max-logprobs is the limit for both. Where that
+    is -1, more than there are is as many as there are."""
+    if asked is None:
+        return None
     cap = llm.config.max_logprobs
     count = llm.vocab_size if asked == -1 else asked
-    if count is not None and count > cap >= 0:
+    if count > cap >= 0:
         raise InvalidParameter(f"{name} asks for {count} alternatives; at most {cap} are allowed.", name)
-    return count
+    return min(count, llm.vocab_size)
 
 
 def _checked(
@@ -227,7 +237,7 @@ def _checked(
 
 
 def _check_reply(prompt_ids: Sequence[int], params: SamplingParams, config: ServerConfig, num_prompts: int) -> None:
-    entries = 0 if params.logprobs is None else 1 + params.logprobs
+    entries = 0 if params.logprobs is None else 1 + params.logprobs + len(params.logprob_token_ids)
     generated = num_prompts * params.n * (params.max_tokens or 0) * (TOKEN_BYTES + LOGPROB_BYTES * entries)
     scored = 0 if params.prompt_logprobs is None else len(prompt_ids) * (1 + params.prompt_logprobs) * LOGPROB_BYTES
     if generated + scored > config.max_reply_bytes:

@@ -165,7 +165,10 @@ class FakeLLM:
 
     def _delta(self, index: int, piece: str, params: SamplingParams) -> TextDelta:
         ids = tuple(ord(one) for one in piece)
-        logprobs = None if params.logprobs is None else tuple(entry(one, params.logprobs) for one in ids)
+        logprobs = None
+        if params.logprobs is not None:
+            wanted = tuple(spelled(one, -5.0) for one in params.logprob_token_ids)
+            logprobs = tuple(replace(entry(one, params.logprobs), wanted=wanted) for one in ids)
         return TextDelta(index, piece, ids, logprobs)
 
     def _prompt_logprobs(

@@ -17,7 +17,7 @@ import numpy as np
 from jaxserve.engine.plan import Chunk, DecodeBatch
 from jaxserve.sampling.lines import num_words
 from jaxserve.sampling.rows import NUM_COLUMNS, neutral
-from jaxserve.sampling_params import MAX_WANTED
+from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
 ROW, POSITION, COUNT, SAMPLING = 0, 1, 2, 3
 HEAD = SAMPLING + NUM_COLUMNS  # columns that the sampler needs
@@ -109,8 +109,8 @@ def masks_in_lines(masks: Iterable[tuple[int, np.ndarray]], num_rows: int, vocab
 
 
 def wanted_in_lines(wanted: Iterable[tuple[int, tuple[int, ...]]], num_rows: int) -> np.ndarray:
-    """int32 [num_rows, MAX_WANTED]: each line's ids, then zeros."""
-    packed = np.zeros((num_rows, MAX_WANTED), np.int32)
+    """int32 [num_rows, MAX_LOGPROB_TOKEN_IDS]: each line's ids, then zeros."""
+    packed = np.zeros((num_rows, MAX_LOGPROB_TOKEN_IDS), np.int32)
     for at, ids in wanted:
         packed[at, : len(ids)] = ids
     return packed

@@ -19,7 +19,7 @@ from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.step import Network, copy_pages, draw, forward, score_prompt, tell
 from jaxserve.sampling import lines
 from jaxserve.sampling.sampler import SampleMode, Score
-from jaxserve.sampling_params import MAX_WANTED
+from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
 COPIES_AT_ONCE = 8  # pages; a step that copies more makes several calls
 
@@ -121,7 +121,7 @@ class _Arguments:
         more = (None, None, None)
         if mode >= SampleMode.SHAPED:
             mask = jax.ShapeDtypeStruct((rows, lines.num_words(self.shapes.vocab_size)), jnp.uint32)
-            more = (self.lines, mask, _ints(rows, MAX_WANTED))
+            more = (self.lines, mask, _ints(rows, MAX_LOGPROB_TOKEN_IDS))
         return step.lower(self.last_token_R, more[0], logits, _ints(rows, batch.HEAD), *more[1:])
 
     @property

@@ -96,11 +96,13 @@ def spell(spelled: Detokenizer, entry: TokenLogprobs, num_top: int) -> TokenLogp
 
     top: the standing token, then the best `num_top` without it: num_top in all, or one more if it is not among them.
     Empty when num_top is 0. Chat replies show the first num_top of these, completions all.
+    wanted: what was asked for by id, none of it twice.
     """
     others = [_logprob(id, spelled.peek(id), logprob) for id, logprob in entry.top[:num_top] if id != entry.token_id]
+    wanted = tuple(_logprob(id, spelled.peek(id), logprob) for id, logprob in dict(entry.wanted).items())
     own = _logprob(entry.token_id, spelled.push(entry.token_id), entry.logprob, entry.rank)
     top = (own, *others) if num_top else ()
-    return TokenLogprob(own.token_id, own.token, own.bytes, own.logprob, own.rank, top)
+    return TokenLogprob(own.token_id, own.token, own.bytes, own.logprob, own.rank, top, wanted)
 
 
 def spell_prompt(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jaxserve import SamplingParams
+from jaxserve import MAX_LOGPROB_TOKEN_IDS, MAX_STOP_TOKEN_IDS, SamplingParams
 from server.config import RESERVED_KWARGS, ServerConfig
 from server.schemas import checks
 from server.translate import COMPLETION_TOKENS, TOKENIZE_FACTOR, context_tokens
@@ -40,8 +40,10 @@ def _ids(llm: AsyncLLM) -> dict[str, Any]:
 
 
 def _alternatives(llm: AsyncLLM) -> dict[str, Any]:
-    """-1, the whole vocabulary, is for models whose vocabulary is no larger than the limit."""
+    """-1, the whole vocabulary, is for models whose vocabulary is no larger than the limit, if there is one."""
     most = llm.config.max_logprobs
+    if most == -1:
+        return {"minimum": -1}
     return {"minimum": -1 if most >= llm.vocab_size else 0, "maximum": most}
 
 
@@ -99,7 +101,7 @@ def _stopping(llm: AsyncLLM, config: ServerConfig) -> Facts:
         "max_tokens": _is("Most tokens to generate; none: as many as fit.", minimum=1, maximum=context_tokens(llm)),
         "min_tokens": _is("No end before this many tokens.", 0, minimum=0),
         "stop": _is("Strings that end the answer.", items=items, **stop),
-        "stop_token_ids": _is("Tokens that end the answer.", maxItems=checks.MAX_LISTED_IDS, items=_ids(llm)),
+        "stop_token_ids": _is("Tokens that end the answer.", maxItems=MAX_STOP_TOKEN_IDS, items=_ids(llm)),
         "include_stop_str_in_output": _is("Keeps the stop string in the text.", False),
         "ignore_eos": _is("Goes on after the model's own end token.", False),
         "repetition_detection": _is("Ends an answer that goes round in circles."),
@@ -159,7 +161,11 @@ def _chat(llm: AsyncLLM) -> Facts:
         "max_completion_tokens": _is("Most tokens to generate; none: as many as fit.", minimum=1, maximum=most),
         "logprobs": _is("Scores every token of the answer.", False),
         "top_logprobs": _is("Alternatives at each token; needs logprobs. -1: all.", **_alternatives(llm)),
-        "logprob_token_ids": _is("Tokens whose scores are told at every place.", items=_ids(llm)),
+        "logprob_token_ids": _is(
+            "Tokens whose scores are told at every token of the answer; needs logprobs.",
+            maxItems=MAX_LOGPROB_TOKEN_IDS,
+            items=_ids(llm),
+        ),
         "tools": _is("Functions that the model may call.", minItems=1),
         "tool_choice": _is("Whether a function must be called, or which.", **choice),
         "parallel_tool_calls": _is("Whether several functions may be called at once.", True),

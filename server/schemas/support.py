@@ -152,7 +152,10 @@ CHAT: dict[str, Support] = SHARED | {
     ),
     "mm_processor_kwargs": _no_effect("on models of text; needs --trust-request-mm-kwargs"),
     "thinking_token_budget": _refused(note="needs a reasoning parser"),
-    "logprob_token_ids": _refused(),
+    "logprob_token_ids": _honoured(
+        "behind top_logprobs; at most 128",
+        "test_chat_reply.py::TestLogprobs::test_ids_that_are_asked_for_stand_behind_the_best",
+    ),
     "return_prompt_text": _honoured(
         "adds prompt_text", "test_rendering.py::TestPromptText::test_it_is_there_on_demand_alone"
     ),
@@ -173,7 +176,7 @@ TOKENIZE: dict[str, Support] = {
     "chat_template_kwargs": _honoured(test=TOKENIZES_ALIKE),
     "return_token_strs": _honoured(test="test_routes.py::TestTokenize::test_a_prompt"),
     "documents": _honoured(test=TOKENIZES_ALIKE),
-    "reasoning_effort": _honoured(test="test_tokens.py::TestTokenize::test_the_same_is_refused"),
+    "reasoning_effort": _honoured(test=TOKENIZES_ALIKE),
     "tools": _honoured("may be empty", "test_tokens.py::TestTokenize::test_tools_need_no_choice_and_may_be_empty"),
     "tool_choice": _honoured("none may hide the tools", TOKENIZES_ALIKE),
     "chat_template": CHAT["chat_template"],

@@ -118,6 +118,27 @@ def test_logprobs_come_with_every_token(llm):
     assert [entry.token for entry in completion.prompt_logprobs[1:]] == list("ello")
 
 
+def test_any_ids_may_be_scored_at_every_token(llm):
+    params = SamplingParams(temperature=0, max_tokens=6, logprobs=20)
+    (plain,) = llm.generate("hello", params)[0].choices
+    ids = tuple(one.token_id for one in plain.logprobs[0].top)
+    (choice,) = llm.generate("hello", replace(params, logprobs=0, logprob_token_ids=ids))[0].choices
+    deltas = llm.stream("hello", replace(params, logprob_token_ids=ids))
+    streamed = [entry for delta in deltas for entry in delta.logprobs or ()]
+    assert choice.token_ids == plain.token_ids
+    for entry, same, full in zip(choice.logprobs, streamed, plain.logprobs, strict=True):
+        assert tuple(one.token_id for one in entry.wanted) == ids
+        assert (entry.top, entry.wanted) == ((), same.wanted)
+        known = {one.token_id: one for one in entry.wanted}
+        for one in full.top:
+            if one.token_id in known:
+                assert known[one.token_id].token == one.token
+                assert known[one.token_id].logprob == pytest.approx(one.logprob, abs=1e-5)
+    assert [one.logprob for one in choice.logprobs[0].wanted] == sorted(
+        (one.logprob for one in choice.logprobs[0].wanted), reverse=True
+    )
+
+
 @pytest.mark.parametrize(
     ("prompt", "params", "message"),
     [
@@ -125,6 +146,7 @@ def test_logprobs_come_with_every_token(llm):
         ([5, 10**9], GREEDY, r"1000000000 is out of vocabulary"),
         ([1], SamplingParams(max_tokens=10**6), "max_model_len"),
         ([1], SamplingParams(stop_token_ids=(-1,)), "stop_token_ids"),
+        ([1], SamplingParams(logprobs=0, logprob_token_ids=(1, 5000)), "logprob_token_ids .* 5000"),
         ([1], SamplingParams(logprobs=21), "21 is more than .* 20"),
         ([1] * 250, SamplingParams(min_tokens=10), "min_tokens"),
     ],

@@ -74,6 +74,19 @@ async def test_a_field_becomes_a_sampling_parameter(api, field, value, becomes):
     assert getattr(await params_of(api, **{field: value}), name) == becomes
 
 
+@pytest.mark.parametrize(("most", "asked", "counted"), [(-1, -1, VOCAB_SIZE), (-1, 5000, VOCAB_SIZE), (-1, 30, 30)])
+async def test_without_a_limit_logprobs_may_be_those_of_the_whole_vocabulary(make_api, most, asked, counted):
+    api = make_api(llm=FakeLLM(max_logprobs=most))
+    params = await params_of(api, logprobs=True, top_logprobs=asked, prompt_logprobs=asked, max_tokens=1)
+    assert (params.logprobs, params.prompt_logprobs) == (counted, counted)
+    assert (await api.complete(logprobs=asked, prompt_logprobs=asked, max_tokens=1)).status == 200
+    assert (api.llm.calls[-1].params.logprobs, api.llm.calls[-1].params.prompt_logprobs) == (counted, counted)
+
+
+async def test_logprob_token_ids_become_a_sampling_parameter(api):
+    assert (await params_of(api, logprobs=True, logprob_token_ids=["7", 3])).logprob_token_ids == (7, 3)
+
+
 NULLABLE = """
     model frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs max_tokens
     max_completion_tokens n response_format seed stop stream stream_options temperature top_p top_k min_p
@@ -109,6 +122,7 @@ async def test_null_means_absent_for_every_optional_field(api):
         ("spaces_between_special_tokens", True),
         ("spaces_between_special_tokens", False),
         ("bad_words", []),
+        ("logprob_token_ids", []),
         ("mm_processor_kwargs", {}),
         ("priority", 0),
         ("truncation_side", "left"),
@@ -136,7 +150,6 @@ async def test_neutral_values_and_unknown_keys_change_nothing(api, field, value)
         ("response_format", {"type": "json_object"}),
         ("structured_outputs", {"regex": "a+"}),
         ("thinking_token_budget", 10),
-        ("logprob_token_ids", [1]),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
     ],
 )
@@ -177,6 +190,11 @@ async def test_what_is_not_built_yet_is_refused_by_name(api, field, value):
         ({"top_logprobs": -2, "logprobs": True}, "top_logprobs"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"top_logprobs": -1, "logprobs": True}, "top_logprobs"),
+        ({"logprob_token_ids": [1]}, "logprob_token_ids"),
+        ({"logprob_token_ids": [1], "logprobs": False}, "logprob_token_ids"),
+        ({"logprob_token_ids": [1] * 129, "logprobs": True}, "logprob_token_ids"),
+        ({"logprob_token_ids": [VOCAB_SIZE, 1], "logprobs": True}, "logprob_token_ids"),
+        ({"logprob_token_ids": [1, -1], "logprobs": True}, "logprob_token_ids"),
         ({"prompt_logprobs": -2}, "prompt_logprobs"),
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
         ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),

@@ -124,6 +124,13 @@ class TestLogprobs:
             entry = (await self.content(api, top_logprobs=k))[0]
             assert [one["token"] for one in entry["top_logprobs"]] == ["H", "G", "I"][:k]
 
+    async def test_ids_that_are_asked_for_stand_behind_the_best(self, api):
+        wanted = {"logprob_token_ids": [ord(one) for one in "zHG"]}
+        for k in (0, 1, 2, 3):
+            entry = (await self.content(api, top_logprobs=k, **wanted))[0]
+            assert [one["token"] for one in entry["top_logprobs"]] == list(["zHG", "HzG", "HGz", "HGIz"][k])
+        assert {"token": "z", "logprob": -5.0, "bytes": [122]} in entry["top_logprobs"]
+
     async def test_tokens_as_ids_keep_their_bytes(self, make_api):
         entry = (await self.content(make_api(), top_logprobs=1, return_tokens_as_token_ids=True))[0]
         assert (entry["token"], entry["bytes"]) == ("token_id:72", [72])

@@ -1,6 +1,7 @@
 """The three forms of log-probabilities, each held to its definition on small random vocabularies."""
 
 import math
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,20 @@ def test_chat_has_exactly_k_the_standing_token_first_then_the_best(logprobs, tok
     expected = [token_id, *order][:k]
     assert [alt["token"] for alt in one["top_logprobs"]] == [f"token_id:{id}" for id in expected]
     assert [alt["logprob"] for alt in one["top_logprobs"]] == [shown(logprobs[id]) for id in expected]
+
+
+@given(values, st.integers(0, 6), st.integers(0, 5), st.lists(st.integers(0, 6), unique=True))
+def test_what_is_asked_for_by_id_follows_the_best_and_none_stands_twice(logprobs, token_id, k, wanted):
+    plain = entry(logprobs, token_id, k)
+    more = replace(plain, wanted=tuple(Logprob(id, TEXTS[id], (), logprobs[id]) for id in wanted))
+    (best,), (one,) = chat_entries([plain], k, as_ids=True), chat_entries([more], k, as_ids=True)
+    listed = [alt["token"] for alt in one["top_logprobs"]]
+    assert one["top_logprobs"][:k] == best["top_logprobs"]
+    assert len(set(listed)) == len(listed) and set(listed[k:]) <= {f"token_id:{id}" for id in wanted}
+    assert {f"token_id:{id}": shown(logprobs[id]) for id in wanted}.items() <= {
+        alt["token"]: alt["logprob"] for alt in one["top_logprobs"]
+    }.items()
+    assert prompt_table([more], k) == prompt_table([plain], k)
 
 
 @given(values, st.integers(0, 4), st.integers(0, 5), st.integers(0, 3))

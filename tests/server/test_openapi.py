@@ -15,7 +15,7 @@ ROUTES = {"ChatRequest": "/v1/chat/completions", "CompletionRequest": "/v1/compl
 ROUTES |= {"TokenizeRequest": "/tokenize", "DetokenizeRequest": "/detokenize"}
 BODIES: dict[str, dict[str, Any]] = {"ChatRequest": CHAT, "CompletionRequest": {"prompt": "ab"}}
 BODIES |= {"TokenizeRequest": {"prompt": "ab"}, "DetokenizeRequest": {"tokens": [104]}}
-BESIDE = {"top_logprobs": {"logprobs": True}, "max_tokens": {"echo": True}}
+BESIDE = {"top_logprobs": {"logprobs": True}, "logprob_token_ids": {"logprobs": True}, "max_tokens": {"echo": True}}
 FIELDS = [(name, field) for name in ROUTES for field in TABLES[name]]
 
 
@@ -138,6 +138,8 @@ async def test_the_limits_are_this_servers_own(make_api) -> None:
     fields = fields_of(make_api(llm=llm, max_n=3, served_model_name=("a", "b")), "ChatRequest")
     assert (fields["n"]["maximum"], fields["top_logprobs"]["maximum"]) == (3, 5)
     assert (fields["temperature"]["default"], fields["model"]["enum"]) == (0.6, ["a", "b", "", None])
+    boundless = fields_of(make_api(llm=FakeLLM(max_logprobs=-1)), "ChatRequest")["top_logprobs"]
+    assert (boundless["minimum"], "maximum" in boundless) == (-1, False)
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])

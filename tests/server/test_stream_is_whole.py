@@ -26,9 +26,12 @@ goes_on = {
     "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ["So", "it"]}],
     "add_generation_prompt": False,
 }
+wanted = st.lists(st.sampled_from([97, 98, 233]), max_size=4)
 chats = st.fixed_dictionaries(
     {}, optional=shared | {"logprobs": st.booleans(), "top_logprobs": st.just(0)}
-) | st.fixed_dictionaries({"logprobs": st.just(True), "top_logprobs": st.integers(0, 3)}, optional=shared)
+) | st.fixed_dictionaries(
+    {"logprobs": st.just(True), "top_logprobs": st.integers(0, 3)}, optional=shared | {"logprob_token_ids": wanted}
+)
 prompts = st.sampled_from(["ab", ["ab", "c"], [97, 98], [[97, 98], [99]]])
 completions = st.fixed_dictionaries({"prompt": prompts}, optional=shared | {"logprobs": st.integers(0, 3)})
 

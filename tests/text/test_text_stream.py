@@ -140,6 +140,17 @@ def test_alternatives_complete_the_same_half_character():
     assert [item.token for item in deltas[-1].logprobs[0].top] == ["€", "\u20a2"]
 
 
+def test_what_is_asked_for_by_id_is_spelled_in_its_place_and_none_of_it_twice():
+    half, cent, rest = TOKENIZER.encode("€")[:2], TOKENIZER.encode("\u20a2")[-1], TOKENIZER.encode("€")[-1]
+    wanted = ((cent, -2.0), (rest, -1.0), (cent, -2.0))
+    entry = TokenLogprobs(rest, -1.0, 1, ((rest, -1.0),), wanted)
+    outputs = [output(half, logprobs=tuple(TokenLogprobs(id, 0.0, 1) for id in half)), output([rest], None, (entry,))]
+    params = SamplingParams(logprobs=1, logprob_token_ids=(cent, rest, cent))
+    last = run(params, outputs)[1][-1].logprobs[0]
+    assert [(one.token, one.logprob) for one in last.wanted] == [("\u20a2", -2.0), ("€", -1.0)]
+    assert [one.token for one in last.top] == ["€"]
+
+
 def test_prompt_logprobs_keep_all_k_besides_the_prompt_s_own_token():
     prompt = TOKENIZER.encode("the fox")
     entries = [None, *(TokenLogprobs(id, -3.0, 7, ((5, -0.1), (6, -0.2))) for id in prompt[1:])]
