@@ -19,7 +19,6 @@ from server.schemas.template import check_messages, check_template_fields
 MAX_LABEL_CHARS = 256
 MAX_SALT_CHARS = 128
 MAX_STOP_CHARS = 4096
-MAX_LISTED_IDS = 1024
 MAX_XARGS_INTEGER = 2**64
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -93,9 +92,6 @@ def _check_stops(request: GenerationRequest, config: ServerConfig) -> None:
         raise InvalidParameter("stop cannot contain an empty string.", "stop")
     if any(len(stop) > MAX_STOP_CHARS for stop in stops):
         raise InvalidParameter(f"stop has a string of more than {MAX_STOP_CHARS} characters.", "stop")
-    if len(request.stop_token_ids or ()) > MAX_LISTED_IDS:
-        message = f"stop_token_ids has {len(request.stop_token_ids or ())} ids; at most {MAX_LISTED_IDS} are allowed."
-        raise InvalidParameter(message, "stop_token_ids")
 
 
 def _check_salt(salt: str | None) -> None:

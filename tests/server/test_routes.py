@@ -60,7 +60,7 @@ class TestTokenize:
     async def test_the_template_is_told_what_chat_would_tell_it(self, api):
         last = {"messages": [{"role": "assistant", "content": "so"}], "chat_template_kwargs": {"a": 1}}
         asked = {**last, "add_generation_prompt": False, "continue_final_message": True}
-        asked |= {"documents": [{"a": "b"}], "tools": [TOOL], "tool_choice": "none"}
+        asked |= {"documents": [{"a": "b"}], "tools": [TOOL], "tool_choice": "none", "reasoning_effort": "low"}
         await api.post("/tokenize", asked)
         await api.chat(**asked)
         counted, rendered = api.llm.rendered
