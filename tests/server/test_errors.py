@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxserve import EngineStopped, GenerationFailed, Overloaded
+from jaxserve import EngineStopped, GenerationFailed, InvalidParameter, Overloaded
 from server.errors import cut
 from tests.fakes_llm import FakeLLM
 from tests.server.api import CHAT
@@ -59,6 +59,7 @@ async def test_the_checks_come_in_the_order_of_the_contract(make_api):
     [
         (Overloaded("full", 7), 503, "Service Unavailable"),
         (GenerationFailed("secret reason"), 500, "InternalServerError"),
+        (InvalidParameter("nothing is left"), 400, "BadRequestError"),
         (EngineStopped("dead"), 500, "InternalServerError"),
         (ZeroDivisionError("/secret/path"), 500, "InternalServerError"),
     ],
