@@ -7,15 +7,16 @@
 * It switches to HTTP/2 or WebSocket when asked, also without TLS. Here it answers in HTTP/1.1.
 * It gives an unfinished head as long as an idle connection. Here a head that has begun must be complete soon.
 * It asks for the body of a request that is going to be refused ("100 Continue"). Here the head is looked at first.
-* It closes on a client that is still sending, and the reset that follows can destroy the answer. Here the rest is
-  read and dropped for a moment.
+* It closes on a client that is still sending, and the reset that follows can destroy the answer, or the client's next
+  request. Here the rest of the body is read and dropped for a moment, and if it ends in that time, the connection goes
+  on.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,8 @@ import h11
 import hypercorn.protocol
 import orjson
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Body, EndBody, Request
+from hypercorn.protocol.events import Body, EndBody, Request, Response
+from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 
@@ -112,13 +114,10 @@ class Http1(H11Protocol):
             return False
         if isinstance(event, h11.Request):
             await self._begin(event)
-        elif (
-            event is h11.PAUSED
-            or event is h11.NEED_DATA
-            or isinstance(event, h11.ConnectionClosed)
-            or self.stream is None
-        ):
+        elif event is h11.PAUSED or event is h11.NEED_DATA or isinstance(event, h11.ConnectionClosed):
             return False
+        elif self.stream is None:
+            await self._drop(event)
         elif isinstance(event, h11.Data):
             await self.stream.handle(Body(stream_id=STREAM_ID, data=event.data))
         elif isinstance(event, h11.EndOfMessage):
@@ -154,17 +153,35 @@ class Http1(H11Protocol):
         self.keep_alive_requests += 1
         await self.context.mark_request()
 
+    async def stream_send(self, event: StreamEvent) -> None:
+        """A client that was not asked for its body may send it or not, so nothing can follow."""
+        if isinstance(event, Response) and self.connection.they_are_waiting_for_100_continue:
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
+
     async def _maybe_recycle(self) -> None:
         """After an answer: what came behind the request is the next one."""
         if self.connection.our_state is h11.SEND_BODY:
             self._abort()  # the answer was not finished, and must not look as if it were
-        elif self.connection.their_state is h11.SEND_BODY and not self.context.terminated.is_set():
-            await self._close_stream()
-            self._begin_lingering()
+        await self._close_stream()
+        if self._is_sending() and not self.context.terminated.is_set():
+            self._begin_lingering(forever=self.connection.our_state is not h11.DONE)
             return
         await super()._maybe_recycle()
         if self.connection.their_state is h11.IDLE and self.connection.trailing_data[0]:
             self.task_group.spawn(self._handle_events)
+
+    def _is_sending(self) -> bool:
+        """The answer is complete, its request is not."""
+        return self.connection.their_state is h11.SEND_BODY and self.connection.our_state is not h11.SEND_BODY
+
+    async def _drop(self, event: object) -> None:
+        """A piece of a body whose request has its answer. After the last one the connection is as good as new."""
+        if isinstance(event, h11.EndOfMessage):
+            self._stop_head_timer()
+            if self._closing is not None:  # the end of the moment
+                self._closing.cancel()
+            await super()._maybe_recycle()
 
     def _abort(self) -> None:
         """Drops the connection with all that was not sent. The way to it is through Hypercorn's TCPServer."""
@@ -172,8 +189,9 @@ class Http1(H11Protocol):
         if server is not None:
             server.writer.transport.abort()
 
-    def _begin_lingering(self) -> None:
-        self._is_lingering = True
+    def _begin_lingering(self, forever: bool = True) -> None:
+        """Reads on for a moment. forever: there is no way back, whatever still comes."""
+        self._is_lingering = forever
         self._closing = asyncio.ensure_future(self._linger())
 
     async def _linger(self) -> None:

@@ -208,6 +208,40 @@ async def test_a_body_is_asked_for_only_when_it_will_be_read():
             assert (await peer.answer())[0] == 401
 
 
+@pytest.mark.parametrize(
+    ("path", "more", "status"),
+    [
+        ("/nowhere", (), 404),
+        ("/v1/models", (), 405),
+        (PATH, ("Content-Encoding: gzip",), 415),
+        (PATH, ("Content-Type: text/plain",), 400),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_connection_outlives_an_answer_that_came_before_the_body(wire, path, more, status, chunked):
+    """Clients that send head and body apart do not know yet that they were refused, and go on with the connection."""
+    head, _, body = post(path, CHAT, *more).partition(b"\r\n\r\n")
+    if "Content-Type: text/plain" in more:
+        head = head.replace(b"Content-Type: application/json\r\n", b"")
+    if chunked:
+        length = b"Content-Length: %d" % len(body)
+        head, body = head.replace(length, b"Transfer-Encoding: chunked"), b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    async with wire.connection() as peer:
+        for _ in range(3):
+            await peer.send(head + b"\r\n\r\n")
+            assert (await peer.answer())[0] == status
+            await peer.send(body[:7])
+            await peer.send(body[7:] + get("/load"))
+            assert await peer.answer() == (200, b'{"server_load":0}')
+
+
+async def test_who_was_not_asked_for_the_body_hears_that_the_connection_ends():
+    """It may send the body or not, so what comes behind the answer could be either."""
+    async with serving(FakeLLM(), api_key=("k",)) as wire, wire.connection() as peer:
+        await peer.send(post(PATH, CHAT, "Expect: 100-continue").partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        assert b"connection: close" in (await peer.until(b"\r\n\r\n")).lower()
+
+
 async def test_a_slow_reader_does_not_stop_the_others(wire):
     wire.llm.pieces = (["x"] * 50,)
     async with wire.connection() as slow, wire.connection() as quick:
