@@ -17,6 +17,7 @@ from server.errors import shown
 from server.rendering import render
 from server.runs import Job
 from server.schemas.chat import ChatRequest
+from server.schemas.checks import transferred_ids
 from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
 
@@ -168,6 +169,7 @@ def _params(request: GenerationRequest, llm: AsyncLLM, **known: Any) -> Sampling
         )
     params = SamplingParams(**asked, **known, stop=request.stops, logit_bias=_bias(request.logit_bias or {}))
     params.check_vocabulary(llm.vocab_size)
+    check_ids(transferred_ids(request) or (), llm, "kv_transfer_params")
     params.check_priority(llm.config.scheduling_policy)
     return params
 

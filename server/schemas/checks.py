@@ -101,9 +101,8 @@ def _check_salt(salt: str | None) -> None:
 
 
 def _check_extensions(request: GenerationRequest) -> None:
-    transfer = request.kv_transfer_params or {}
-    ids = transfer.get("prompt_token_ids", [0])
-    if not isinstance(ids, list) or not ids or not all(type(one) is int and one >= 0 for one in ids):
+    ids = transferred_ids(request)
+    if ids is not None and not (isinstance(ids, list) and ids and all(type(one) is int and one >= 0 for one in ids)):
         message = "kv_transfer_params.prompt_token_ids must be a non-empty array of token ids."
         raise InvalidParameter(message, "kv_transfer_params")
     for name, value in (request.vllm_xargs or {}).items():
@@ -115,9 +114,14 @@ def _check_extensions(request: GenerationRequest) -> None:
         raise _bad("length_penalty", "a finite number", request.length_penalty)
 
 
+def transferred_ids(request: GenerationRequest) -> Any:
+    """The prompt that kv_transfer_params is about, None when it says nothing of it."""
+    return (request.kv_transfer_params or {}).get("prompt_token_ids")
+
+
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, float):
-        return not value.is_integer() or -(2**63) <= value < MAX_XARGS_INTEGER
+    if isinstance(value, float):  # integers beyond 64 bits arrive as these, the first one below rounded up to -2**63
+        return not value.is_integer() or -(2**63) < value < MAX_XARGS_INTEGER
     return isinstance(value, str | int) and not (type(value) is int and not -(2**63) <= value < MAX_XARGS_INTEGER)
 
 
