@@ -113,3 +113,11 @@ def test_most_searches_with_ends_stop_before_their_last_step():
 def test_no_penalty_is_too_large(penalty):
     found, _ = find(ask(3, 6, length_penalty=penalty))
     assert len(found) == 3
+
+
+def test_where_shorter_is_better_the_next_token_may_still_win():
+    tree = BeamSearch(ask(1, 9, length_penalty=-1.0))
+    tree.advance(table({3: 0.5, 0: 0.2}))
+    assert tree.live
+    tree.advance(table({0: 0.99, 4: 0.01}))
+    assert [one.beam.token_ids for one in tree.found] == [(3, 0)] and not tree.live
