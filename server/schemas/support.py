@@ -150,7 +150,10 @@ CHAT: dict[str, Support] = SHARED | {
     "chat_template": _honoured(
         "with --trust-request-chat-template", "test_request_templates.py::TestTrust::test_with_the_flag_it_is_used"
     ),
-    "mm_processor_kwargs": _no_effect("on models of text; needs --trust-request-mm-kwargs"),
+    "mm_processor_kwargs": _no_effect(
+        "on models of text; needs --trust-request-mm-kwargs",
+        "test_request_templates.py::TestTrust::test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text",
+    ),
     "thinking_token_budget": _refused(note="needs a reasoning parser"),
     "logprob_token_ids": _honoured(
         "behind top_logprobs; at most 128",

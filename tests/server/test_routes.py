@@ -66,7 +66,7 @@ class TestTokenize:
         counted, rendered = api.llm.rendered
         assert counted == {**rendered, "counting": True}
         assert (counted["add_generation_prompt"], counted["continue_final_message"]) == (False, True)
-        assert counted["template_kwargs"] == {"a": 1}
+        assert counted["template_kwargs"] == {"a": 1, "reasoning_effort": "low", "enable_thinking": True}
 
     async def test_longer_than_the_model_can_read_but_not_without_end(self, api):
         assert (await api.post("/tokenize", {"prompt": "x" * 1000})).status == 200
