@@ -1,21 +1,20 @@
-"""From a request to jobs for the library: prompt ids, and the SamplingParams that the client's words come to.
+"""From a request to jobs for the library: prompt ids, and the SamplingParams for them.
 
-Precedence of a sampling field: the request's value, unless null; the server's default for this model; neutral.
 Everything that can be known without running the model is checked here, before the first byte of a reply.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from jaxserve import InvalidParameter, PromptTooLong, RepetitionDetection, RequestError, SamplingParams
+from jaxserve import InvalidParameter, PromptTooLong, RequestError, SamplingParams
 from server.config import ServerConfig
-from server.errors import shown
 from server.rendering import render
 from server.runs import Job
+from server.sampling import alternatives, context_tokens, length, sampling_params
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import transferred_ids
 from server.schemas.common import GenerationRequest
@@ -25,28 +24,15 @@ if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
 COMPLETION_TOKENS = 16
-AS_THEY_COME = (
-    *("temperature", "top_p", "top_k", "min_p", "seed", "n", "min_tokens", "ignore_eos", "stop_token_ids"),
-    *("include_stop_str_in_output", "skip_special_tokens", "repetition_penalty", "frequency_penalty"),
-    *("presence_penalty", "allowed_token_ids", "bad_words", "priority", "truncate_prompt_tokens", "truncation_side"),
-    *("use_beam_search", "length_penalty"),
-)
 TOKENIZE_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
 
 
-class HasLength(Protocol):
-    @property
-    def wanted_tokens(self) -> int | None: ...
-    @property
-    def length_param(self) -> str: ...
-
-
 async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> Job:
     """Raises a RequestError for what cannot be served, Overloaded or EngineStopped when nothing can be now."""
-    wanted = _length(request, llm, least=1)
-    logprobs = _capped("top_logprobs", request.top_logprobs or 0, llm) if request.logprobs else None
-    prompt_logprobs = _capped("prompt_logprobs", request.prompt_logprobs, llm)
+    wanted = length(request, llm, least=1)
+    logprobs = alternatives("top_logprobs", request.top_logprobs or 0, llm) if request.logprobs else None
+    prompt_logprobs = alternatives("prompt_logprobs", request.prompt_logprobs, llm)
     if prompt_logprobs is None and request.echo and not request.stream:
         prompt_logprobs = logprobs
     if request.stream:
@@ -92,9 +78,9 @@ async def completion_jobs(
     request: CompletionRequest, prompts: Sequence[Prompt], llm: AsyncLLM, config: ServerConfig
 ) -> list[Job]:
     """One job for each prompt; all of them are checked before any runs."""
-    wanted = _length(request, llm, least=0 if request.echo else 1)
-    logprobs = _capped("logprobs", request.logprobs, llm)
-    prompt_logprobs = _capped("prompt_logprobs", request.prompt_logprobs, llm)
+    wanted = length(request, llm, least=0 if request.echo else 1)
+    logprobs = alternatives("logprobs", request.logprobs, llm)
+    prompt_logprobs = alternatives("prompt_logprobs", request.prompt_logprobs, llm)
     if request.echo and logprobs is not None:
         prompt_logprobs = max(logprobs, prompt_logprobs or 0)
     elif request.stream:
@@ -119,14 +105,6 @@ async def completion_jobs(
     return jobs
 
 
-def context_tokens(llm: AsyncLLM) -> int:
-    """Longest prompt plus answer; settled before there is anything to serve."""
-    limit = llm.config.max_model_len
-    if limit is None:
-        raise RuntimeError("the engine's configuration was not resolved")
-    return limit
-
-
 def check_text(text: str, llm: AsyncLLM, param: str, factor: int = 1) -> None:
     """Refuses a text that cannot fit, whatever its tokens are, before it is tokenized."""
     limit = factor * context_tokens(llm) * llm.tokenizer.max_token_chars
@@ -149,87 +127,18 @@ def check_ids(ids: Sequence[int], llm: AsyncLLM, param: str) -> None:
 
 
 def _params(request: GenerationRequest, llm: AsyncLLM, **known: Any) -> SamplingParams:
-    """Fields that the request, or the model's own defaults, say nothing about keep SamplingParams' neutral values."""
-    asked: dict[str, Any] = {name: value for name, value in llm.sampling_defaults.items() if name != "max_new_tokens"}
-    for name in AS_THEY_COME:
-        value = getattr(request, name)
-        if value is not None:
-            asked[name] = tuple(value) if isinstance(value, list) else value
-    if asked.get("seed") == -1:
-        del asked["seed"]
-    if asked.get("top_k", 0) > llm.vocab_size:
-        asked["top_k"] = llm.vocab_size  # the same as off, and it fits into the device's integers
-    for name in ("allowed_token_ids", "logit_bias"):
-        num = len(getattr(request, name) or ())
-        if num > llm.vocab_size:
-            raise InvalidParameter(f"{name} has {num} ids; the vocabulary has only {llm.vocab_size} tokens.", name)
-    if request.repetition_detection is not None:
-        known["repetition_detection"] = RepetitionDetection(
-            **request.repetition_detection.model_dump(exclude_none=True)
-        )
-    params = SamplingParams(**asked, **known, stop=request.stops, logit_bias=_bias(request.logit_bias or {}))
-    params.check_vocabulary(llm.vocab_size)
+    params = sampling_params(request, llm, **known)
     check_ids(transferred_ids(request) or (), llm, "kv_transfer_params")
-    params.check_priority(llm.config.scheduling_policy)
     return params
-
-
-def _bias(by_key: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
-    """Keys as token ids; those that are none are all told at once, as far as a message may be long."""
-    bias: dict[int, float] = {}
-    wrong: list[str] = []
-    for key, value in by_key.items():
-        try:
-            bias[int(key)] = value
-        except ValueError:
-            wrong.append(shown(key))
-    if wrong:
-        raise InvalidParameter(f"logit_bias keys must be token ids, got {', '.join(wrong)}.", "logit_bias")
-    return tuple(bias.items())
-
-
-def _length(request: HasLength, llm: AsyncLLM, least: int) -> int | None:
-    wanted, param, limit = request.wanted_tokens, request.length_param, context_tokens(llm)
-    if wanted is None:
-        return None
-    if wanted < least:
-        raise InvalidParameter(f"{param} must be at least {least}, got {wanted}.", param)
-    if wanted > limit:
-        raise InvalidParameter(
-            f"{param} is {wanted} and cannot be greater than max_model_len, which is {limit}.", param
-        )
-    return wanted
-
-
-def _capped(name: str, asked: int | None, llm: AsyncLLM) -> int | None:
-    """How many alternatives: -1 stands for the whole vocabulary, and --max-logprobs is the limit for both. Where that
-    is -1, more than there are is as many as there are."""
-    if asked is None:
-        return None
-    cap = llm.config.max_logprobs
-    count = llm.vocab_size if asked == -1 else asked
-    if count > cap >= 0:
-        raise InvalidParameter(f"{name} asks for {count} alternatives; at most {cap} are allowed.", name)
-    return min(count, llm.vocab_size)
 
 
 def _checked(
     whole_ids: list[int], params: SamplingParams, llm: AsyncLLM, config: ServerConfig, param: str, num_prompts: int = 1
 ) -> Job:
-    """The job, with the tokens that will be read and the number of those that may really be generated.
-
-    Lengths are told in the words clients look for.
-    """
-    limit = context_tokens(llm)
-    prompt_ids = params.truncate(whole_ids, limit)
+    """The job, with the tokens that will be read and the number of those that may really be generated."""
+    prompt_ids = params.truncate(whole_ids, context_tokens(llm))
     if not prompt_ids:
         raise InvalidParameter("The prompt is empty: it has no tokens.", param)
-    if len(prompt_ids) >= limit:
-        raise PromptTooLong(
-            f"This model's maximum context length is {limit} tokens, but the prompt has {len(prompt_ids)} tokens, "
-            f"which leaves no room for an answer. Please reduce the length of the {param}.",
-            param,
-        )
     try:
         params = llm.check(prompt_ids, params)
     except PromptTooLong as error:

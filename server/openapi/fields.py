@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from jaxserve import MAX_LOGPROB_TOKEN_IDS, MAX_STOP_TOKEN_IDS, SamplingParams
 from server.config import RESERVED_KWARGS, ServerConfig
+from server.sampling import context_tokens
 from server.schemas import checks
-from server.translate import COMPLETION_TOKENS, TOKENIZE_FACTOR, context_tokens
+from server.translate import COMPLETION_TOKENS, TOKENIZE_FACTOR
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM

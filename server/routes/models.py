@@ -7,7 +7,7 @@ from quart import Blueprint, Response
 
 from server.desk import OWNER, Desk
 from server.errors import json_response
-from server.translate import context_tokens
+from server.sampling import context_tokens
 
 
 def blueprint(desk: Desk) -> Blueprint:

@@ -13,11 +13,12 @@ from server.desk import Desk
 from server.errors import json_response
 from server.rendering import render
 from server.replies import gently
+from server.sampling import context_tokens
 from server.schemas.checks import check_effort
 from server.schemas.common import validate
 from server.schemas.template import check_messages, check_template_fields
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
-from server.translate import TOKENIZE_FACTOR, check_ids, check_text, context_tokens
+from server.translate import TOKENIZE_FACTOR, check_ids, check_text
 
 
 def blueprint(desk: Desk) -> Blueprint:

@@ -4,7 +4,6 @@ Everything here is known from the body and the configuration alone. Ranges of th
 by SamplingParams, ids and lengths against the model in translate.py.
 """
 
-import math
 from typing import Any
 
 from jaxserve import InvalidParameter, Unsupported
@@ -110,8 +109,6 @@ def _check_extensions(request: GenerationRequest) -> None:
         if not all(_is_plain(one) for one in values):
             message = f"vllm_xargs {shown(name)} must be a string, a number of 64 bits, or an array of those."
             raise InvalidParameter(message, "vllm_xargs")
-    if request.length_penalty is not None and not math.isfinite(request.length_penalty):
-        raise _bad("length_penalty", "a finite number", request.length_penalty)
 
 
 def transferred_ids(request: GenerationRequest) -> Any:
