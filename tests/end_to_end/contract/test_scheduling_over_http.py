@@ -1,0 +1,92 @@
+"""Priorities, the prefix cache, and labels for machines around the server."""
+
+import time
+
+import pytest
+
+from tests.end_to_end.contract.asking import DEFAULTS, FOX, VOCABULARY, refusal
+
+pytestmark = pytest.mark.assets
+
+
+@pytest.fixture
+def fresh():
+    """60 token ids that no request had before."""
+    return [3 + time.time_ns() % 40_000, *range(200, 259)]
+
+
+def cached(ask, prompt, **fields):
+    reply = ask.complete(prompt=prompt, **{"max_tokens": 1} | fields)
+    return reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("num", "hit"), [(16, 0), (17, 16), (48, 32), (49, 48), (60, 48)], ids=lambda value: str(value)
+)
+def test_a_prefix_is_found_in_whole_pages_and_never_to_the_last_token(ask, fresh, num, hit):
+    prompt = fresh[:num]
+    assert [cached(ask, prompt), cached(ask, prompt)] == [0, hit]
+
+
+def test_cache_salt_divides_what_is_shared(ask, fresh):
+    found = [cached(ask, fresh, cache_salt=salt) for salt in ("a", "a", "b", "b", None, None, "a" * 128)]
+    assert found == [0, 48, 0, 48, 0, 48, 0]
+
+
+@pytest.mark.parametrize("salt", ["", "a" * 129, "a@", "a/", "a\\", "a\0"])
+def test_a_cache_salt_that_cannot_be(ask, salt):
+    assert refusal(ask.ask(cache_salt=salt))["param"] == "cache_salt"
+
+
+def test_answers_are_found_again_in_the_next_turn(ask, fresh):
+    reply = ask.complete(prompt=fresh[:21], max_tokens=40, ignore_eos=True, return_token_ids=True)
+    assert cached(ask, [*fresh[:21], *reply["choices"][0]["token_ids"], 9]) == 48
+
+
+def test_a_hit_changes_nothing(ask, fresh):
+    first, second = (ask.complete(prompt=fresh, max_tokens=8)["choices"] for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("value", [5, -5])
+def test_priority_needs_its_scheduling(ask, value):
+    words = f"Got priority {value} but priority scheduling is not enabled"
+    for reply in (ask.ask(priority=value), ask.ask(headers={"X-Vllm-Priority": str(value)})):
+        error = refusal(reply)
+        assert error["param"] == "priority" and words in error["message"]
+    assert ask.text(priority=value, headers={"X-Vllm-Priority": "0"}) == ask.text(priority=0)
+    assert ask.text(headers={"X-Vllm-Priority": "high"}) == ask.text()
+
+
+@pytest.mark.parametrize(("rank", "status"), [("0", 200), ("none", 200), ("1", 400), ("-1", 400)])
+def test_there_is_one_replica(ask, rank, status):
+    assert ask.ask(headers={"X-data-parallel-rank": rank}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("kv_transfer_params", {"a": 1}, {"prompt_token_ids": []}),
+        ("kv_transfer_params", {"prompt_token_ids": [1]}, {"prompt_token_ids": [VOCABULARY]}),
+        ("vllm_xargs", {"a": [1, "x", 2.5], "b": 2**64 - 1, "c": -(2**63)}, {"a": 2**64}),
+        ("vllm_xargs", {}, {"a": {}}),
+        ("vllm_xargs", {"a": "x"}, {"a": -(2**63) - 1}),
+    ],
+)
+def test_kv_transfer_params_and_vllm_xargs_are_looked_at_and_left(ask, field, good, bad):
+    assert ask.text(**{field: good}) == ask.text()
+    assert refusal(ask.ask(**{field: bad}))["param"] == field
+
+
+@pytest.mark.parametrize("form", ["TEXT", "JSON", "json"])
+def test_the_load_is_told_on_demand(ask, form):
+    told = ask.ask(headers={"endpoint-load-metrics-format": form}).headers["endpoint-load-metrics"]
+    assert "kv_cache_usage_perc" in told and "num_requests_waiting" in told
+
+
+def test_who_leaves_stops_the_generation(ask):
+    body = {"messages": FOX, **DEFAULTS, "stream": True, "max_tokens": 900, "ignore_eos": True}
+    with ask.http.stream("POST", "/v1/chat/completions", json=body) as reply:
+        next(reply.iter_lines())
+    idle = 'vllm:num_requests_running{engine="0",model_name="smol"} 0'
+    assert any(idle in ask.http.get("/metrics").text for _ in range(2000))
