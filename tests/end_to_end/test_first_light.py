@@ -133,7 +133,7 @@ def ask_until(holds) -> None:
         ({"model": "gpt-17"}, 404, "gpt-17"),
         ({"n": 2, "temperature": 0}, 400, "greedy"),
         ({"top_logprobs": 3}, 400, "logprobs"),
-        ({"logit_bias": {"1": 5}}, 400, "not supported yet"),
+        ({"logit_bias": {"x": 5}}, 400, "token ids"),
     ],
 )
 def test_bad_input_is_named_and_the_server_goes_on(smollm2, client, change, status, words):
