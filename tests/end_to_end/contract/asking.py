@@ -13,6 +13,7 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 DEFAULTS = {"max_tokens": 3, "temperature": 0}
 PROMPT = "The sky is"
 COMMA = 28  # the token of ","
+OTHER = 20001  # a token that no prompt here has
 FORCED = {"logit_bias": {str(COMMA): 100}, "ignore_eos": True}  # nothing but commas
 
 

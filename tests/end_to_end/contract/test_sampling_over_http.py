@@ -2,11 +2,10 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import COMMA, FORCED, FOX, VOCABULARY, refusal
+from tests.end_to_end.contract.asking import COMMA, FORCED, FOX, OTHER, VOCABULARY, refusal
 
 pytestmark = pytest.mark.assets
 FREE = {"max_tokens": 5, "temperature": 1.0, "top_p": 1.0, "ignore_eos": True}
-OTHER = 20001  # a token that the prompt does not have
 
 
 def drawn(ask, **fields):
