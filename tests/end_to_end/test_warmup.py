@@ -1,5 +1,6 @@
 """`jaxserve warmup` fills the cache that a later start with the same flags reads."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ def test_what_was_warmed_up_once_is_all_found_again(
     first = capsys.readouterr().err.splitlines()[-1]
     assert cli.main(words) == 0
     second = capsys.readouterr().err.splitlines()[-1]
-    assert first.startswith("Warm in ") and "6 compiled, 0 of them from the cache" in first
-    assert "6 compiled, 6 of them from the cache" in second
+    compiled = re.match(r"Warm in .* s: (\d+) compiled, 0 of them from the cache", first)
+    assert compiled is not None and int(compiled[1]) > 0
+    assert f"{compiled[1]} compiled, {compiled[1]} of them from the cache" in second
 
 
 def test_a_model_that_is_not_there_is_one_sentence_and_78(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
