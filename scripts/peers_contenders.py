@@ -21,6 +21,7 @@ VLLM_VERSIONS = "from importlib.metadata import version as v; print(v('vllm') + 
 OURS = {
     "jaxserve float32": ["--dtype", "float32"],
     "jaxserve int8": ["--dtype", "float32", "--quantization", "int8"],
+    "jaxserve int4": ["--dtype", "float32", "--quantization", "int4"],
 }
 OUR_CHUNK_TOKENS = 256
 
