@@ -148,8 +148,9 @@ class ServedModel:
             )
         if prompt >= limit:
             raise PromptTooLong(
-                f"This model's maximum context length is {limit} tokens. However, your prompt has {prompt} tokens,"
-                " which leaves no room for an answer. Please reduce the length of the messages or the prompt."
+                f"The prompt is too long. This model's maximum context length is {limit} tokens, but the prompt has"
+                f" {prompt} tokens, which leaves no room for an answer. Please reduce the length of the messages or the"
+                " prompt."
             )
         if params.echo_only:
             return replace(params, max_tokens=0)

@@ -110,8 +110,8 @@ def check_text(text: str, llm: AsyncLLM, param: str, factor: int = 1) -> None:
     limit = factor * context_tokens(llm) * llm.tokenizer.max_token_chars
     if len(text) > limit:
         raise PromptTooLong(
-            f"The text has {len(text)} characters. This model's maximum context length is {context_tokens(llm)} "
-            f"tokens, and no more than {limit} characters are taken here.",
+            f"The prompt is too long: its text has {len(text)} characters. This model's maximum context length is "
+            f"{context_tokens(llm)} tokens, and no more than {limit} characters are taken here.",
             param,
         )
 

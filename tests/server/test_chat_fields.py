@@ -355,6 +355,7 @@ async def test_the_message_of_a_long_prompt_is_the_familiar_one(api):
     assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "BadRequestError", "messages")
     assert "maximum context length is 64 tokens" in answer.error["message"]
     assert "67 tokens" in answer.error["message"]
+    assert "prompt is too long" in answer.error["message"]  # LangChain knows an overflow by these words alone
 
 
 async def test_a_reply_that_would_be_huge_is_refused_before_it_runs(make_api):
