@@ -109,7 +109,9 @@ class FakeLLM:
         limit = self.config.max_model_len or CONTEXT
         room = limit - len(prompt_ids)
         if room < 1:
-            raise PromptTooLong(f"maximum context length is {limit} tokens, the prompt has {len(prompt_ids)} tokens")
+            raise PromptTooLong(
+                f"The prompt is too long: maximum context length is {limit} tokens, it has {len(prompt_ids)} tokens"
+            )
         effective = 0 if params.echo_only else min(room, params.max_tokens or room)
         if params.min_tokens > effective:
             raise InvalidParameter(f"min_tokens must be at most {effective}", "min_tokens")

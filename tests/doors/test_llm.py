@@ -157,7 +157,7 @@ def test_what_cannot_be_served_is_refused_by_name(llm, prompt, params, message):
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(llm):
-    with pytest.raises(PromptTooLong, match=r"maximum context length is 256 tokens.*300"):
+    with pytest.raises(PromptTooLong, match=r"prompt is too long.*maximum context length is 256 tokens.*300"):
         llm.generate([[1] * 300], GREEDY)
     with pytest.raises(PromptTooLong):
         llm.generate([[1] * 256], GREEDY)
