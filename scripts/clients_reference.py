@@ -1,4 +1,8 @@
-"""Short texts, and the log-likelihoods that transformers finds for them with the weights that jaxserve dequantises."""
+"""Short texts, and the log-likelihoods that transformers finds for them with the weights that jaxserve dequantises.
+
+Both compute in float32, and most of what they differ by is torch's rounding: of 44 of these texts it was up to 5.7e-4
+away from its own float64, and jaxserve up to 5.5e-5, on a CPU.
+"""
 
 import json
 import re

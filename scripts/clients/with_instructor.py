@@ -61,8 +61,8 @@ def unknown_model():
     error = refused(
         InstructorRetryException, lambda: client.create(response_model=Person, **HOW | {"model": UNKNOWN_MODEL})
     )
-    causes = {type(attempt.exception) for attempt in error.failed_attempts}
-    equal(causes, {openai.NotFoundError}, "the causes")
+    equal((type(error.__cause__), error.n_attempts), (openai.NotFoundError, 1), "the cause, and how often it was met")
+    return "NotFoundError is the cause, and not asked for again"
 
 
 run(
