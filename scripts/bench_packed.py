@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Built, build
 from jaxserve.engine.plan import NO_MASKS, StepPlan
+from jaxserve.layers.quant import Packed, products
 
 KINDS = ("none", "int8", "int4")
 NUM_PAGES = 640  # of each engine; rows share them, since nobody reads the answer
@@ -48,6 +51,51 @@ def measure_packed(
         }
         for name in cases
     ]
+
+
+def measure_products(built: Mapping[str, Built], rounds: int) -> dict[str, Any]:
+    """The products of a decode step of one row and nothing between them: what is left of a step is not reading weights.
+
+    Each takes a vector that depends on the one before, so they run one after the other, as in a step.
+    """
+    programs = {kind: (jax.jit(_in_a_row), _matrices(one)) for kind, one in built.items()}
+    best: dict[str, tuple[float, float]] = {}
+    for _ in range(rounds + 1):
+        for kind, (program, matrices) in programs.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            jax.block_until_ready(program(matrices))
+            took = time.perf_counter() - wall, time.process_time() - processor
+            least = best.get(kind, took)
+            best[kind] = min(least[0], took[0]), min(least[1], took[1])
+    return {
+        "step": "its products alone",
+        **{f"{kind}_ms": best[kind][0] * 1e3 for kind in built},
+        **{f"{kind}_processor_ms": best[kind][1] * 1e3 for kind in built},
+    }
+
+
+def _matrices(one: Built) -> list[Any]:
+    """All matrices, laid out [in, out]; a table of the vocabulary as [out, in] in a tuple of its own."""
+    runner: Any = one.engine.runner
+    leaves = zip(runner._network.paths, runner._weights, strict=True)
+    return [
+        (leaf,) if path[-1] == "table" and not isinstance(leaf, Packed) else leaf
+        for path, leaf in leaves
+        if isinstance(leaf, Packed) or leaf.ndim == 2
+    ]
+
+
+def _in_a_row(matrices: list[Any]) -> jax.Array:
+    carried = jnp.float32(0)
+    for matrix in matrices:
+        if isinstance(matrix, Packed):
+            (y,) = products(jnp.full((1, matrix.width_in), 0.5) + 1e-6 * carried, matrix)
+        elif isinstance(matrix, tuple):
+            y = jnp.einsum("bd,vd->bv", jnp.full((1, matrix[0].shape[1]), 0.5) + 1e-6 * carried, matrix[0])
+        else:
+            y = jnp.einsum("ti,io->to", jnp.full((1, matrix.shape[0]), 0.5) + 1e-6 * carried, matrix)
+        carried = jnp.max(y)  # of all of it, lest the compiler compute a part
+    return carried
 
 
 def show_packed(rows: list[dict[str, Any]]) -> None:
