@@ -7,6 +7,7 @@ help, or a process that only wants the error classes, should not wait for it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jaxserve.answer_format import AnswerFormat, NamedTool, ToolChoice
 from jaxserve.config import DEFAULT_MODEL, EngineConfig
 from jaxserve.errors import (
     BadCheckpoint,
@@ -33,6 +34,8 @@ from jaxserve.outputs import (
     StatsSnapshot,
     TextDelta,
     TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
     Usage,
 )
 from jaxserve.sampling_params import (
@@ -41,6 +44,7 @@ from jaxserve.sampling_params import (
     RepetitionDetection,
     SamplingParams,
 )
+from jaxserve.structured_outputs import StructuredOutputs
 
 if TYPE_CHECKING:
     from jaxserve.async_llm import AsyncLLM
@@ -62,6 +66,7 @@ __all__ = [
     "LLM",
     "MAX_LOGPROB_TOKEN_IDS",
     "MAX_STOP_TOKEN_IDS",
+    "AnswerFormat",
     "AsyncLLM",
     "BadCheckpoint",
     "BadConfig",
@@ -75,6 +80,7 @@ __all__ = [
     "InvalidParameter",
     "JaxServeError",
     "Logprob",
+    "NamedTool",
     "OutOfMemory",
     "Overloaded",
     "PromptTooLong",
@@ -84,8 +90,12 @@ __all__ = [
     "SamplingParams",
     "StartupError",
     "StatsSnapshot",
+    "StructuredOutputs",
     "TextDelta",
     "TokenLogprob",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolChoice",
     "UnknownArchitecture",
     "Unsupported",
     "Usage",

@@ -60,6 +60,11 @@ class EngineConfig:
     chat_template_content_format: Literal["auto", "string", "openai"] = knob(
         "auto", "how message content reaches the template"
     )
+    tool_call_parser: str = knob(
+        "auto", "how tool calls are written: auto (found in the checkpoint), none, or a parser's name"
+    )
+    reasoning_parser: str = knob("auto", "how reasoning is told from content: auto, none, or a parser's name")
+    enable_auto_tool_choice: bool = knob(True, "let the model choose whether to call a tool")
     template_timeout_s: float = knob(30.0, "seconds in which the chat template must have written a prompt")
     request_template_timeout_s: float = knob(5.0, "the same for a template that came with a request")
     generation_config: str = knob(

@@ -12,6 +12,7 @@ class FinishReason(StrEnum):
     ABORT = "abort"
     ERROR = "error"
     REPETITION = "repetition"
+    TOOL_CALLS = "tool_calls"  # never the engine's: the text that ended with stop was a call
 
 
 REPEATED = "repetition_detected"  # the stop_reason of an answer that repeated itself
@@ -83,10 +84,31 @@ class TokenLogprob(Logprob):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """News of one tool call: the first has its id and name, all have the next piece of its arguments (JSON text)."""
+
+    index: int
+    arguments: str
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call, whole. arguments is JSON text, as the model wrote it where its format is JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """One choice's news: text that is certain by now, and the tokens behind it.
 
-    text may be empty while half a character or the beginning of a stop string waits.
+    text may be empty while half a character, the beginning of a stop string or of a marker waits.
+    reasoning and tool_calls are what a reader of chat answers has taken out of it; text is then what is left, the
+    content. num_reasoning_tokens counts those of token_ids that stand in the reasoning section.
     After a delta with a finish_reason nothing follows for that index.
     stop_reason is the stop string, or the stop token id, or REPEATED, or None for EOS and length.
     prompt_logprobs come once, with the first delta of index 0.
@@ -100,6 +122,9 @@ class TextDelta:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    num_reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +146,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One finished answer, whole."""
+    """One finished answer, whole: its content, and what else its reader found."""
 
     index: int
     text: str
@@ -129,6 +154,9 @@ class Choice:
     finish_reason: FinishReason
     stop_reason: int | str | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    num_reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

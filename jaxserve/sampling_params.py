@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxserve.errors import InvalidParameter
+from jaxserve.structured_outputs import StructuredOutputs
 
 GREEDY_BELOW = 1e-5  # temperatures under this mean argmax (vLLM's threshold)
 MIN_TEMPERATURE = 0.01  # positive temperatures under this are raised to it
@@ -63,6 +64,8 @@ class SamplingParams:
     truncate_prompt_tokens   most tokens of the prompt that are read; -1: all but one of the model's length
     truncation_side  left: the prompt's last tokens are kept; right: its first
     repetition_detection   ends an answer that repeats itself, once it has min_tokens
+    structured_outputs   what the text must be, once it is no longer reasoning; None: anything
+    thinking_token_budget   most tokens of reasoning, whose end is then forced; None or -1: no limit
     priority        lower is served earlier; anything but 0 needs scheduling_policy="priority"
     use_beam_search the n best answers are searched for, and nothing is drawn: temperature, top_p, top_k, min_p and seed
                     are not looked at. Ends with fewer tokens than max_tokens if n beams of so many cannot be kept
@@ -95,6 +98,8 @@ class SamplingParams:
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] = "left"
     repetition_detection: RepetitionDetection | None = None
+    structured_outputs: StructuredOutputs | None = None
+    thinking_token_budget: int | None = None
     priority: int = 0
     use_beam_search: bool = False
     length_penalty: float = 1.0
@@ -166,6 +171,8 @@ class SamplingParams:
             holds = self.truncate_prompt_tokens == -1 or self.truncate_prompt_tokens >= 1
             _require(holds, "truncate_prompt_tokens", allowed, self.truncate_prompt_tokens)
         _require(self.truncation_side in ("left", "right"), "truncation_side", "left or right", self.truncation_side)
+        budget = self.thinking_token_budget
+        _require(budget is None or budget >= -1, "thinking_token_budget", "at least 0, or -1 for no limit", budget)
         for name in ("seed", "priority"):
             value = getattr(self, name)
             _require(value is None or -(2**63) <= value < 2**63, name, "a signed 64-bit integer", value)

@@ -15,7 +15,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (
-    ("config", "errors", "sampling_params", "outputs", "bars"),
+    ("config", "errors", "sampling_params", "structured_outputs", "answer_format", "outputs", "bars"),
     ("parallel", "native", "generation", "helpers"),
     ("layers", "kvcache"),
     ("attention",),
@@ -24,7 +24,7 @@ FLOORS = (
     ("served", "llm", "async_llm"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | {"jaxserve": 6, "server": 7}
-SHARED = {"errors", "served"}  # what a floor has in common: open to the neighbours, too
+SHARED = {"errors", "structured_outputs", "served"}  # what a floor has in common: open to the neighbours, too
 ARRAYS = {"jax", "jaxlib", "flax"}
 EXPECTED_ROOTS = {"README.md", "jaxserve", "pyproject.toml", "scripts", "server", "tests"}
 NOT_OURS = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".cache", "node_modules"}
