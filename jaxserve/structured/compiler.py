@@ -1,0 +1,128 @@
+"""What was asked for → a compiled grammar: checked where it can do no harm, compiled once, and kept."""
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import asdict
+from typing import Any
+
+from llguidance import LLMatcher
+
+from jaxserve.errors import GenerationFailed, InvalidParameter, RequestError
+from jaxserve.helpers.pool import MIB, HelperPool, Limits, TaskKilled
+from jaxserve.structured.checking import LIMITS, checked
+from jaxserve.structured.shapes import Shape, to_json
+from jaxserve.structured.vocabulary import Vocabulary
+from jaxserve.structured_outputs import StructuredOutputs
+
+KIB = 1 << 10
+MODULE = "jaxserve.structured.checking"
+MAX_CHARS_UNCHECKED = 4 * KIB
+
+
+class CompiledGrammar:
+    """A grammar that fits the model's tokens. It does not change, so any number of answers may follow it at once."""
+
+    def __init__(self, text: str, matcher: LLMatcher) -> None:
+        self.text = text
+        self._matcher = matcher
+        self._lock = threading.Lock()
+
+    def matcher(self) -> LLMatcher:
+        """A fresh place at the beginning of the grammar, for one answer."""
+        with self._lock:
+            return self._matcher.deep_copy()
+
+
+class Compiler:
+    """Compiles for one model. Everything here blocks: call it from threads that may wait.
+
+    timeout_s, memory_bytes      what the check of one grammar may use
+    cache_entries, cache_bytes   what is kept, oldest use out first; refusals are kept as well
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        timeout_s: float = 5.0,
+        memory_bytes: int = 1024 * MIB,
+        cache_entries: int = 256,
+        cache_bytes: int = 512 * MIB,
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._limits = Limits(timeout_s, memory_bytes)
+        self._pool = HelperPool((MODULE,))
+        self._cache = _Cache(cache_entries, cache_bytes)
+
+    def compile(self, what: StructuredOutputs | Shape, param: str = "structured_outputs") -> CompiledGrammar:
+        """The grammar of what was asked. Raises InvalidParameter, which names `param`; Unsupported on this model."""
+        return self._cache.get((what, param), lambda: self._compile(what, param))
+
+    def close(self) -> None:
+        """Kills the helpers. Idempotent."""
+        self._pool.close()
+
+    def _compile(self, what: StructuredOutputs | Shape, param: str) -> CompiledGrammar:
+        tokenizer = self._vocabulary.tokenizer()
+        text = self._check(what, param)
+        matcher = LLMatcher(tokenizer, text, log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise InvalidParameter(f"{param} cannot be enforced: {matcher.get_error()}", param)
+        return CompiledGrammar(text, matcher)
+
+    def _check(self, what: StructuredOutputs | Shape, param: str) -> str:
+        special_tokens = self._vocabulary.special_tokens
+        if _is_harmless(what):
+            return checked(what, special_tokens, param)
+        asked: dict[str, Any]
+        asked = {"asked": asdict(what)} if isinstance(what, StructuredOutputs) else {"shape": to_json(what)}
+        data = asked | {"special_tokens": special_tokens, "param": param}
+        try:
+            return self._pool.run(f"{MODULE}:check", data, self._limits)
+        except TaskKilled as killed:
+            raise InvalidParameter(f"{param} is too complex a grammar: {killed}.", param) from None
+        except GenerationFailed:
+            raise InvalidParameter(f"{param} is too complex a grammar: it needs too much memory.", param) from None
+
+
+def _is_harmless(what: StructuredOutputs | Shape) -> bool:
+    """Whether its check is sure to be quick, so that no helper needs to be started for it."""
+    if not isinstance(what, StructuredOutputs) or what.whitespace_pattern is not None:
+        return False
+    return bool(what.json_object) or (what.choice is not None and sum(map(len, what.choice)) < MAX_CHARS_UNCHECKED)
+
+
+class _Cache:
+    """Grammars and refusals by what was asked. Whoever asks for what is being made waits for it."""
+
+    def __init__(self, max_entries: int, max_bytes: int) -> None:
+        self._max_entries, self._max_bytes = max_entries, max_bytes
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Any, Future[CompiledGrammar]] = OrderedDict()
+
+    def get(self, key: Any, make: Any) -> CompiledGrammar:
+        with self._lock:
+            found = self._kept.get(key)
+            future: Future[CompiledGrammar] = found or Future()
+            self._kept[key] = future
+            self._kept.move_to_end(key)
+        if found is None:
+            self._fill(key, future, make)
+        try:
+            return future.result()
+        except RequestError as error:
+            raise type(error)(str(error), error.param) from None  # never one exception in two threads
+
+    def _fill(self, key: Any, future: Future[CompiledGrammar], make: Any) -> None:
+        try:
+            future.set_result(make())
+        except RequestError as error:
+            future.set_exception(error)
+        except BaseException as error:  # nobody's fault: the next one may try again
+            future.set_exception(error)
+            with self._lock:
+                self._kept.pop(key, None)
+        with self._lock:
+            while len(self._kept) > self._max_entries:
+                self._kept.popitem(last=False)

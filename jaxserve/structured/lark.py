@@ -1,0 +1,170 @@
+"""Shapes → one grammar for llguidance, in its dialect of Lark.
+
+llguidance reads an answer in two steps: a lexer finds the longest terminal that fits, a parser joins terminals. Free
+text up to a marker is therefore one terminal that ends lazily with the marker itself, and what follows the text is
+written down without it; sequels.py takes it away.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+
+from llguidance import regex_to_lark
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.structured.schema import enforceable
+from jaxserve.structured.sequels import after, may_be_empty, openings, unfold
+from jaxserve.structured.shapes import (
+    Choice,
+    Either,
+    Lark,
+    Literal,
+    Optional,
+    Regex,
+    Repeat,
+    Schema,
+    Sequence,
+    Shape,
+    Text,
+    Token,
+)
+
+NOTHING = '""'
+ANY = "/(?s:.*)/"
+# Otherwise, where only one text is possible, only one way to spell it in tokens would be allowed.
+OPTIONS = '%llguidance {"no_forcing": true}'
+
+
+def grammar_text(shape: Shape, special_tokens: Mapping[str, int]) -> str:
+    """The grammar as LLMatcher takes it. special_tokens: text → id. Raises InvalidParameter without a field's name."""
+    return _Writer(special_tokens).write(shape)
+
+
+class _Writer:
+    """Collects the terminals, rules and grammars that one shape needs."""
+
+    def __init__(self, special_tokens: Mapping[str, int]) -> None:
+        self._special_tokens = special_tokens
+        longest_first = sorted(filter(None, special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._names: dict[str, str] = {}  # definition → name
+        self._grammars: list[dict[str, str]] = []
+
+    def write(self, shape: Shape) -> str:
+        if isinstance(shape, Lark):
+            return json.dumps({"grammars": [{"lark_grammar": f"{OPTIONS}\n{shape.grammar}"}]})
+        start = self._expression(shape)
+        lines = [OPTIONS, f"start: {start}", *(f"{name}: {definition}" for definition, name in self._names.items())]
+        return json.dumps({"grammars": [{"lark_grammar": "\n".join(lines)}, *self._grammars]})
+
+    def _expression(self, shape: Shape) -> str:
+        match shape:
+            case Literal(text):
+                return self._literal(text)
+            case Token(token_id):
+                return f"<[{token_id}]>"
+            case Choice(texts):
+                return self._choice(texts)
+            case Schema():
+                return "%json " + json.dumps(enforceable(shape))
+            case Regex(pattern):
+                return self._regex(pattern)
+            case Lark(grammar):
+                self._grammars.append({"name": f"grammar_{len(self._grammars)}", "lark_grammar": grammar})
+                return "@" + self._grammars[-1]["name"]
+            case Either(options):
+                return "(" + " | ".join(map(self._expression, options)) + ")"
+            case Optional(item):
+                return f"({self._expression(item)})?"
+            case Repeat():
+                return self._repeat(shape)
+            case Text():
+                return self._text(shape, Sequence(()))
+            case Sequence(items):
+                return self._sequence(unfold(items))
+
+    def _literal(self, text: str) -> str:
+        parts, end = [], 0
+        for found in self._special.finditer(text) if self._special else ():
+            parts += [_quoted(text[end : found.start()]), f"<[{self._special_tokens[found.group()]}]>"]
+            end = found.end()
+        return " ".join(filter(None, [*parts, _quoted(text[end:])])) or NOTHING
+
+    def _choice(self, texts: tuple[str, ...]) -> str:
+        filled = [text for text in dict.fromkeys(texts) if text]
+        if not filled:
+            return NOTHING
+        name = self._terminal(" | ".join(map(_quoted, filled)))
+        return name if "" not in texts else f"{name}?"
+
+    def _regex(self, pattern: str) -> str:
+        return self._terminal(f"/{regex_to_lark(pattern, 'dw')}/") if pattern else NOTHING
+
+    def _repeat(self, repeat: Repeat) -> str:
+        least, most = repeat.min, repeat.max
+        if most == 0:
+            return NOTHING
+        item = f"({self._expression(repeat.item)})"
+        if repeat.separator is None:
+            return item + _times(least, most)
+        more = f"({self._expression(repeat.separator)} {item})" + _times(
+            max(least - 1, 0), None if most is None else most - 1
+        )
+        return f"({item} {more})" + ("" if least else "?")
+
+    def _sequence(self, items: tuple[Shape, ...]) -> str:
+        written: list[str] = []
+        for index, item in enumerate(items):
+            if isinstance(item, Text):
+                written.append(self._text(item, Sequence(items[index + 1 :])))
+                break
+            written.append(self._expression(item))
+        return " ".join(written) or NOTHING
+
+    def _text(self, text: Text, sequel: Shape) -> str:
+        """Free text and all that comes after it."""
+        branches = []
+        markers = text.until or openings(sequel)
+        for marker in markers:
+            rest = after(sequel, marker)
+            if rest is not None:
+                branches.append(f"{self._text_and_marker(marker, markers)} {self._expression(rest)}")
+        if may_be_empty(sequel):
+            branches.append(self._terminal(ANY + self._without(markers)))
+        elif not branches:
+            raise InvalidParameter("Free text must end in fixed text: there is nothing by which to know where it ends.")
+        return "(" + " | ".join(branches) + ")"
+
+    def _text_and_marker(self, marker: str, markers: tuple[str, ...]) -> str:
+        others = self._without(tuple(other for other in markers if not other.startswith(marker)))
+        special = self._special.search(marker) if self._special else None
+        if special is None:
+            return self._lazy(f"({ANY} {_quoted(marker)}){others}")
+        before = _quoted(marker[: special.start()])
+        text = self._terminal(f"({ANY} {before}){others}" if before else ANY + others)
+        return f"{text} {self._literal(marker[special.start() :])}"
+
+    def _without(self, markers: tuple[str, ...]) -> str:
+        """The condition that none of these is in the text; special tokens never are."""
+        plain = [marker for marker in markers if not (self._special and self._special.search(marker))]
+        return f" & ~({ANY} ({' | '.join(map(_quoted, plain))}) {ANY})" if plain else ""
+
+    def _terminal(self, definition: str) -> str:
+        return self._names.setdefault(definition, f"T{len(self._names)}")
+
+    def _lazy(self, definition: str) -> str:
+        """A rule whose terminal ends as soon as it can."""
+        terminal = self._terminal(definition)
+        rule = f"lazy_{terminal[1:]}"
+        self._names.setdefault(terminal, f"{rule}[lazy]")
+        return rule
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def _times(least: int, most: int | None) -> str:
+    return {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}.get(
+        (least, most), f"{{{least},{'' if most is None else most}}}"
+    )

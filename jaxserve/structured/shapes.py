@@ -1,0 +1,136 @@
+"""A small algebra for what an answer may look like. Frozen values; lark.py writes them down as a grammar.
+
+Texts are compared byte for byte. Special tokens of the model never match ordinary text: only a Literal (and the markers
+of a Text) may name them by their text, and a Token by its id.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """This text. Where it holds the text of one of the model's special tokens it means that token."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """This one token of the model, whatever its text."""
+
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of these texts, in ordinary tokens; one of them may be empty."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whitespace:
+    """What may stand between the tokens of JSON text.
+
+    compact   nothing at all
+    pattern   this regex, where it is not compact; None: a few blanks, or a line break and its indentation
+    """
+
+    compact: bool = False
+    pattern: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """JSON text that is valid under a JSON schema.
+
+    schema          the schema, as JSON text
+    closed          no undeclared keys even in objects that declare none; those that declare some are always closed
+    is_object       only an object will do, whatever the schema says
+    """
+
+    schema: str
+    whitespace: Whitespace = Whitespace()
+    closed: bool = False
+    is_object: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """Text that matches from its first to its last character."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Free text that ends before the first of these markers, which then begins what follows.
+
+    In a Sequence, what follows a Text begins with one of its markers, and may be missing where it may be empty.
+    """
+
+    until: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lark:
+    """Text of a grammar in llguidance's Lark dialect, whose rule `start` is the whole."""
+
+    grammar: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One after the other; nothing when there are none."""
+
+    items: tuple["Shape", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """One of these."""
+
+    options: tuple["Shape", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """From `min` to `max` times the same shape (max None: any number), `separator` between two of them."""
+
+    item: "Shape"
+    min: int = 0
+    max: int | None = None
+    separator: "Shape | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Optional:
+    """The shape, or nothing."""
+
+    item: "Shape"
+
+
+Shape = Literal | Token | Choice | Schema | Regex | Text | Lark | Sequence | Either | Repeat | Optional
+
+_KINDS = {kind.__name__: kind for kind in (*Shape.__args__, Whitespace)}
+
+
+def to_json(value: Any) -> Any:
+    """A shape as plain JSON, for the way into another process."""
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    name = type(value).__name__
+    if name in _KINDS:
+        return {name: {field.name: to_json(getattr(value, field.name)) for field in fields(value)}}
+    return value
+
+
+def from_json(value: Any) -> Any:
+    """The shape that `to_json` wrote."""
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    if isinstance(value, dict):
+        [(name, arguments)] = value.items()
+        return _KINDS[name](**{key: from_json(argument) for key, argument in arguments.items()})
+    return value

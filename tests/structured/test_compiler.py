@@ -1,0 +1,72 @@
+"""A grammar is compiled once, gives each answer a place of its own, and is refused by name."""
+
+import threading
+
+import pytest
+
+from jaxserve.errors import InvalidParameter, Unsupported
+from jaxserve.structured.compiler import Compiler
+from jaxserve.structured.shapes import Literal, Sequence
+from jaxserve.structured.vocabulary import Vocabulary
+from jaxserve.structured_outputs import StructuredOutputs
+from tests.structured.bytes_vocabulary import EOS, accepts, allowed, bytes_vocabulary
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    compiler = Compiler(bytes_vocabulary())
+    yield compiler
+    compiler.close()
+
+
+def test_places_in_a_grammar_do_not_disturb_each_other(compiler):
+    grammar = compiler.compile(StructuredOutputs(regex="ab|cd"))
+    first, second = grammar.matcher(), grammar.matcher()
+    assert first.consume_token(ord("a"))
+    assert (allowed(first), allowed(second)) == ({ord("b")}, {ord("a"), ord("c")})
+
+
+def test_the_same_question_has_the_same_grammar(compiler):
+    assert compiler.compile(StructuredOutputs(regex="x+")) is compiler.compile(StructuredOutputs(regex="x+"))
+    assert compiler.compile(StructuredOutputs(regex="x+")) is not compiler.compile(StructuredOutputs(regex="x*"))
+
+
+def test_two_who_ask_at_once_are_given_one(compiler):
+    barrier, given = threading.Barrier(4), []
+
+    def ask() -> None:
+        barrier.wait()
+        given.append(compiler.compile(StructuredOutputs(regex="[0-9]{3}")))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, given))) == 1 and len(given) == 4
+
+
+def test_a_refusal_names_the_field_that_asked(compiler):
+    for _ in range(2):
+        for param in ("structured_outputs", "response_format"):
+            with pytest.raises(InvalidParameter, match="unclosed group") as caught:
+                compiler.compile(StructuredOutputs(regex="(a"), param)
+            assert caught.value.param == param
+
+
+def test_a_literal_means_the_special_tokens_that_it_spells(compiler):
+    matcher = compiler.compile(Sequence((Literal("<call>x"),))).matcher()
+    assert allowed(matcher) == {257}
+    assert accepts(matcher, [257, ord("x")])
+
+
+def test_a_choice_never_means_a_special_token(compiler):
+    matcher = compiler.compile(StructuredOutputs(choice=("<call>", "<eos>"))).matcher()
+    assert allowed(matcher) == {ord("<")}
+    assert accepts(matcher, "<call>") and allowed(matcher) == {EOS}
+
+
+def test_a_tokenizer_without_bytes_is_refused():
+    compiler = Compiler(Vocabulary(None, {}, [0], 10))
+    with pytest.raises(Unsupported, match="bytes of their own"):
+        compiler.compile(StructuredOutputs(json_object=True))
