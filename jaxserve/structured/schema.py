@@ -1,26 +1,168 @@
-"""JSON schemas as they can be enforced."""
+"""JSON schemas as llguidance can enforce them, all that they say and nothing less.
+
+A schema is read as a conjunction of parts: its own keywords, the elements of its `allOf`, what its `$ref` points at.
+Parts are merged into one schema without `allOf`, in which objects that declare properties are closed and `$ref` is left
+only where something recurs. What is valid under the result is valid under the schema, but not the other way round:
+declared keys come in their declared order, undeclared ones only where `additionalProperties` says so, and of `oneOf`
+more than one option may hold. What cannot be enforced is refused.
+"""
 
 import json
 from typing import Any
 
 from jaxserve.errors import InvalidParameter
+from jaxserve.structured.conjunction import Choice, Conjunction, Document, Source
+from jaxserve.structured.objects import merged_objects
+from jaxserve.structured.scalars import merged_array, merged_number, merged_string, merged_types, merged_values
 from jaxserve.structured.shapes import Schema
 
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 64
+MAX_SCHEMAS = 50_000
+ALL_TYPES = ["null", "boolean", "number", "string", "array", "object"]
+# A few blanks, or a line break and its indentation: pretty JSON, but a small model cannot be lost in it.
 SHORT_WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,32}"
 
 
 def enforceable(shape: Schema) -> dict[str, Any]:
-    """The schema, checked, with what llguidance must know about it. Raises InvalidParameter."""
+    """The schema as llguidance takes it, with its options. Raises InvalidParameter, which names what cannot be."""
+    document = Document(parsed(shape.schema))
+    merger = Merger(document, shape.closed)
+    wanted = [Source(document.root)] + ([Source({"type": "object"})] if shape.is_object else [])
+    schema = merger.schema(*wanted)
+    if schema is False:
+        raise InvalidParameter("no JSON value is valid under the schema.")
+    options: dict[str, Any] = {"whitespace_flexible": False}
+    if not shape.whitespace.compact:
+        options = {"whitespace_pattern": shape.whitespace.pattern or SHORT_WHITESPACE}
+    if merger.has_mixed_keys:
+        # A key may otherwise be written with \u escapes, and so pass for another one than it is.
+        options["json_allowed_escapes"] = 'nrbtf\\"'
+    return schema | {"$defs": merger.definitions, "x-guidance": options}
+
+
+def parsed(text: str) -> Any:
+    """The schema's JSON, within its limits."""
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise InvalidParameter(f"the JSON schema is larger than {MAX_BYTES} bytes.")
     try:
-        schema = json.loads(shape.schema)
+        schema = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(schema, ensure_ascii=False).encode()
+    except RecursionError:
+        raise InvalidParameter(f"the JSON schema is nested deeper than {MAX_DEPTH} levels.") from None
+    except UnicodeEncodeError:
+        raise InvalidParameter("the JSON schema holds half a surrogate pair.") from None
     except ValueError as error:
-        raise InvalidParameter(f"The schema is not JSON: {error}.") from None
-    if shape.is_object:
-        schema = {"type": "object"}
-    return schema | {"x-guidance": _whitespace(shape)}
+        raise InvalidParameter(f"the JSON schema is not JSON: {error}.") from None
+    if not isinstance(schema, dict | bool):
+        raise InvalidParameter(f"a JSON schema must be an object, got {type(schema).__name__}.")
+    if _depth(schema) > MAX_DEPTH:
+        raise InvalidParameter(f"the JSON schema is nested deeper than {MAX_DEPTH} levels.")
+    return schema
 
 
-def _whitespace(shape: Schema) -> dict[str, Any]:
-    if shape.whitespace.compact:
-        return {"whitespace_flexible": False}
-    return {"whitespace_pattern": shape.whitespace.pattern or SHORT_WHITESPACE}
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return depth
+
+
+class Merger:
+    """Merges the schemas of one document.
+
+    definitions      what the `$ref`s of the result point at, by name
+    closed           objects that declare nothing accept no keys either
+    has_mixed_keys   some object allows keys of different kinds, so that a key must be known by its spelling
+    """
+
+    def __init__(self, document: Document, closed: bool) -> None:
+        self.definitions: dict[str, Any] = {}
+        self.closed = closed
+        self.has_mixed_keys = False
+        self._document = document
+        self._results: dict[tuple[int, ...], Any] = {}  # by the identities of what must hold; None: being made
+        self._names: dict[tuple[int, ...], str] = {}
+        self._num_schemas = 0
+
+    def schema(self, *sources: Source | Choice) -> Any:
+        """What is valid under all of these. False: nothing is."""
+        conjunction = Conjunction(self._document)
+        for source in sources:
+            conjunction.add(source)
+        if conjunction.is_false:
+            return False
+        key = conjunction.key
+        if key in self._results:
+            return self._again(key)
+        self._results[key] = None
+        result = self._results[key] = self._merged(conjunction)
+        if key in self._names:
+            self.definitions[self._names[key]] = result
+        return result
+
+    def _again(self, key: tuple[int, ...]) -> Any:
+        """A schema that was met before: itself if it is small, else where it is to be found."""
+        result = self._results[key]
+        if result is False or (result is not None and _is_small(result)):
+            return result
+        name = self._names.setdefault(key, f"s{len(self._names)}")
+        if result is not None:
+            self.definitions[name] = result
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _merged(self, conjunction: Conjunction) -> Any:
+        self._num_schemas += 1
+        if self._num_schemas > MAX_SCHEMAS:
+            raise InvalidParameter(f"the JSON schema is too complex: its parts multiply to more than {MAX_SCHEMAS}.")
+        if conjunction.choices:
+            first, *others = conjunction.choices
+            return _any_of([self.schema(*conjunction.parts, *others, option) for option in first.options])
+        parts = conjunction.parts
+        types, values = merged_types(parts), merged_values(parts)
+        if types == [] or values == []:
+            return False
+        result: dict[str, Any] = {} if values is None else {"enum": values}
+        allowed = set(ALL_TYPES if types is None else types)
+        if allowed & {"number", "integer"}:
+            number, is_integer = merged_number(parts)
+            result |= number
+            if is_integer and "number" in allowed:
+                types = ["integer" if name == "number" else name for name in types or ALL_TYPES]
+        if "string" in allowed:
+            result |= merged_string(parts)
+        if "array" in allowed:
+            result |= merged_array(self, parts)
+        if "object" not in allowed or values is not None:
+            return result | _type(types)
+        return _with_objects(result, types, merged_objects(self, parts))
+
+
+def _type(types: list[str] | None) -> dict[str, Any]:
+    return {} if types is None else {"type": types[0] if len(types) == 1 else types}
+
+
+def _is_small(schema: Any) -> bool:
+    inner = ("properties", "patternProperties", "additionalProperties", "items", "prefixItems", "anyOf", "allOf")
+    return not any(keyword in schema for keyword in inner) and len(schema.get("enum", ())) < 10
+
+
+def _any_of(options: list[Any]) -> Any:
+    possible = [option for option in options if option is not False]
+    if not possible:
+        return False
+    return possible[0] if len(possible) == 1 else {"anyOf": possible}
+
+
+def _with_objects(result: dict[str, Any], types: list[str] | None, objects: list[dict[str, Any]]) -> Any:
+    """All other types as `result` says, objects as one of `objects`."""
+    if len(objects) == 1:
+        return result | objects[0] | _type(types)
+    others = [name for name in types or ALL_TYPES if name != "object"]
+    options: list[Any] = [result | _type(others)] if others else []
+    return _any_of([*options, *({"type": "object", **option} for option in objects)])

@@ -1,0 +1,131 @@
+"""Schemas that must hold together, taken apart: plain keywords here, the choices of `anyOf` there, `$ref` followed."""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.structured.keywords import DRAFTS_WHERE_REF_STANDS_ALONE, cannot_enforce, check_keywords
+
+_APART = {"$ref", "allOf", "anyOf", "oneOf", "$defs", "definitions"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A schema, where in the document it stands, and whether under an `$id` of its own."""
+
+    schema: Any
+    path: str = "#"
+    is_embedded: bool = False
+
+    def at(self, *steps: str | int) -> "Source":
+        """A schema inside this one."""
+        schema = self.schema
+        for step in steps:
+            schema = schema[step]
+        embedded = self.is_embedded or (self.path != "#" and isinstance(self.schema.get("$id"), str))
+        return Source(schema, "/".join(map(str, (self.path, *steps))), embedded)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """The options of one `anyOf` or `oneOf`."""
+
+    options: tuple[Source, ...]
+
+
+class Document:
+    """What all schemas of one text share: its root, and the plain keywords of each schema, always the same ones."""
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        head = root if isinstance(root, dict) else {}
+        dialect = str(head.get("$schema"))
+        self.ref_stands_alone = any(draft in dialect for draft in DRAFTS_WHERE_REF_STANDS_ALONE)
+        self._base = str(head.get("$id", head.get("id", ""))).removesuffix("#")
+        self._plain: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+    def plain(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """The keywords that are merged as they are; always the same dictionary for the same schema."""
+        if id(schema) not in self._plain:  # the schema itself is kept, so that its id is not given to another
+            self._plain[id(schema)] = schema, {key: schema[key] for key in schema if key not in _APART}
+        return self._plain[id(schema)][1]
+
+    def target(self, source: Source) -> Source:
+        """What `$ref` points at."""
+        reference = source.schema["$ref"]
+        if not isinstance(reference, str):
+            raise InvalidParameter(f"'$ref' at {source.path} must be a string.")
+        local = reference.removeprefix(self._base)
+        if source.is_embedded or (local not in ("", "#") and not local.startswith("#/")):
+            raise cannot_enforce("$ref", source.path, f"{reference[:200]!r} is not in this document (#/…)")
+        target: Any = self.root
+        is_embedded = False
+        for step in unquote(local).split("/")[1:]:
+            target = _step(target, step.replace("~1", "/").replace("~0", "~"))
+            is_embedded |= isinstance(target, dict) and isinstance(target.get("$id"), str)
+        if not isinstance(target, dict | bool):
+            raise InvalidParameter(f"'$ref' at {source.path} points at no schema: {reference[:200]!r}.")
+        return Source(target, local or "#", is_embedded)
+
+
+def _step(target: Any, name: str) -> Any:
+    if isinstance(target, dict):
+        return target.get(name)
+    if isinstance(target, list) and name.isdecimal() and int(name) < len(target):
+        return target[int(name)]
+    return None
+
+
+class Conjunction:
+    """All that is added to it, at once.
+
+    parts     schemas of plain keywords, in the order in which they were met
+    choices   one option of each must hold, too
+    """
+
+    def __init__(self, document: Document) -> None:
+        self.parts: list[Source] = []
+        self.choices: list[Choice] = []
+        self.is_false = False
+        self._document = document
+        self._seen: set[int] = set()
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """Equal for conjunctions of the very same schemas."""
+        options = [(-1, *(id(option.schema) for option in choice.options)) for choice in self.choices]
+        return sum(options, tuple(id(part.schema) for part in self.parts))
+
+    def add(self, source: Source | Choice, following: tuple[int, ...] = ()) -> None:
+        """One more that must hold. following: the schemas that led here."""
+        if isinstance(source, Choice):
+            self.choices.append(source)
+        elif isinstance(source.schema, bool):
+            self.is_false |= not source.schema
+        elif id(source.schema) in following:
+            raise InvalidParameter(f"'$ref' at {source.path} refers to itself without end.")
+        elif id(source.schema) not in self._seen:
+            self._seen.add(id(source.schema))
+            self._take_apart(source, (*following, id(source.schema)))
+
+    def _take_apart(self, source: Source, following: tuple[int, ...]) -> None:
+        schema = source.schema
+        if "$ref" in schema and self._document.ref_stands_alone:
+            self.add(self._document.target(source), following)
+            return
+        check_keywords(schema, source.path)
+        self.is_false |= schema.get("not") in (True, {}) and "not" in schema
+        plain = self._document.plain(schema)
+        place = "properties" if "properties" in plain else next(iter(plain), None)
+        for keyword in schema:
+            if keyword == place:
+                self.parts.append(Source(plain, source.path, source.is_embedded))
+            elif keyword == "$ref":
+                self.add(self._document.target(source), following)
+            elif keyword == "allOf":
+                for index in range(len(schema["allOf"])):
+                    self.add(source.at("allOf", index), following)
+            elif keyword in ("anyOf", "oneOf"):
+                options = tuple(source.at(keyword, index) for index in range(len(schema[keyword])))
+                self.add(options[0] if len(options) == 1 else Choice(options), following)

@@ -1,0 +1,199 @@
+"""Object keywords of several schemas, merged into closed objects whose properties are all declared.
+
+llguidance can count properties only where all declared ones are required. Where some are optional, the sets of
+properties that there may be are written down one by one, if they are few.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from jaxserve.structured.conjunction import Source
+from jaxserve.structured.keywords import cannot_enforce
+
+if TYPE_CHECKING:
+    from jaxserve.structured.schema import Merger
+
+MAX_SETS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """What keys an object may have. properties: merged; patterns: pattern → merged; others: for all other keys."""
+
+    properties: dict[str, Any]
+    required: tuple[str, ...]
+    patterns: dict[str, Any]
+    others: Any
+
+    @property
+    def is_open(self) -> bool:
+        return self.others is not False or any(schema is not False for schema in self.patterns.values())
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Declared names that there may be, and need not."""
+        possible = (name for name, schema in self.properties.items() if schema is not False)
+        return tuple(name for name in possible if name not in self.required)
+
+    def keywords(self, least: int = 0, most: int | None = None) -> dict[str, Any]:
+        """Written as a schema."""
+        found: dict[str, Any] = {}
+        if self.properties:
+            found["properties"] = self.properties
+        if self.required:
+            found["required"] = list(self.required)
+        if self.patterns:
+            found["patternProperties"] = self.patterns
+        if self.others != {}:
+            found["additionalProperties"] = self.others
+        if least:
+            found["minProperties"] = least
+        if most is not None:
+            found["maxProperties"] = most
+        return found
+
+    def having(self, names: Sequence[str]) -> "_Keys":
+        """With these optional names, required from now on."""
+        return replace(self, required=(*self.required, *names))
+
+    def without(self, names: Sequence[str]) -> "_Keys":
+        return replace(self, properties=self.properties | dict.fromkeys(names, False))
+
+
+def merged_objects(merger: "Merger", parts: Sequence[Source]) -> list[dict[str, Any]]:
+    """Keywords for objects, one set of which must hold; none: there is no such object."""
+    names = list(dict.fromkeys(name for part in parts for name in part.schema.get("properties", ())))
+    required = tuple(dict.fromkeys(name for part in parts for name in part.schema.get("required", ())))
+    names += [name for name in required if name not in names]
+    keys = _Keys(
+        {name: merger.schema(*_schemas_for(name, parts)) for name in names},
+        required,
+        {pattern: merger.schema(*_schemas_for_pattern(pattern, parts)) for pattern in _patterns(parts)},
+        _schema_for_others(merger, parts),
+    )
+    keys = _with_names(merger, keys, parts)
+    if any(keys.properties[name] is False for name in required):
+        return []
+    num_kinds = bool(keys.properties) + bool(keys.patterns) + (keys.others is not False)
+    merger.has_mixed_keys |= num_kinds > 1
+    return _counted(keys, parts)
+
+
+def _schemas_for(name: str, parts: Sequence[Source]) -> list[Source]:
+    """All that is said of the value under this name."""
+    found = []
+    for part in parts:
+        said = [part.at("properties", name)] if name in part.schema.get("properties", ()) else []
+        for pattern in part.schema.get("patternProperties", ()):
+            if _search(pattern, name, part):
+                said.append(part.at("patternProperties", pattern))
+        found += said or _said_of_others(part)
+    return found
+
+
+def _patterns(parts: Sequence[Source]) -> list[str]:
+    return list(dict.fromkeys(pattern for part in parts for pattern in part.schema.get("patternProperties", ())))
+
+
+def _schemas_for_pattern(pattern: str, parts: Sequence[Source]) -> list[Source]:
+    found = []
+    for part in parts:
+        has = pattern in part.schema.get("patternProperties", ())
+        found += [part.at("patternProperties", pattern)] if has else _said_of_others(part)
+    return found
+
+
+def _said_of_others(part: Source) -> list[Source]:
+    return [part.at("additionalProperties")] if "additionalProperties" in part.schema else []
+
+
+def _schema_for_others(merger: "Merger", parts: Sequence[Source]) -> Any:
+    """Of keys that are declared nowhere. Where nothing is said of them they are closed out of what declares some."""
+    said = [source for part in parts for source in _said_of_others(part)]
+    if said:
+        return merger.schema(*said)
+    declares = any("properties" in part.schema or "patternProperties" in part.schema for part in parts)
+    return False if declares or merger.closed else {}
+
+
+def _search(pattern: str, name: str, part: Source) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except (re.error, RecursionError):
+        raise cannot_enforce("patternProperties", part.path, f"{pattern[:100]!r} is no pattern known here") from None
+
+
+def _with_names(merger: "Merger", keys: _Keys, parts: Sequence[Source]) -> _Keys:
+    """The keys that `propertyNames` leaves."""
+    said = [part for part in parts if "propertyNames" in part.schema]
+    if not said:
+        return keys
+    names = merger.schema(*(part.at("propertyNames") for part in said), Source(_STRING))
+    if names is False:
+        return _Keys(dict.fromkeys(keys.properties, False), keys.required, {}, False)
+    names = {key: value for key, value in names.items() if key != "type"}
+    if not names:
+        return keys
+    pattern = _pattern_of(names)
+    if pattern is None or keys.patterns:
+        raise cannot_enforce("propertyNames", said[0].path, "only an enum, a pattern or lengths alone can")
+    bad = [name for name in keys.properties if not _search(pattern, name, said[0])]
+    keys = keys.without(bad)
+    return keys if keys.others is False else replace(keys, patterns={pattern: keys.others}, others=False)
+
+
+_STRING = {"type": "string"}
+
+
+def _pattern_of(names: dict[str, Any]) -> str | None:
+    """One pattern for all that is said of names, if there is one."""
+    if names.keys() == {"enum"}:
+        return f"^(?:{'|'.join(map(re.escape, names['enum']))})$"
+    if names.keys() == {"pattern"}:
+        return names["pattern"]
+    if names.keys() <= {"minLength", "maxLength"}:
+        return f"^(?s:.){{{names.get('minLength', 0)},{names.get('maxLength', '')}}}$"
+    return None
+
+
+def _counted(keys: _Keys, parts: Sequence[Source]) -> list[dict[str, Any]]:
+    """The same keys, as many as `minProperties` and `maxProperties` say."""
+    least = max((int(part.schema.get("minProperties", 0)) for part in parts), default=0)
+    limits = [int(part.schema["maxProperties"]) for part in parts if "maxProperties" in part.schema]
+    num_required, num_possible = len(keys.required), len(keys.required) + len(keys.optional)
+    most = min(limits, default=None)
+    if most is not None and not keys.is_open and most >= num_possible:
+        most = None
+    if (most is not None and most < max(num_required, least)) or (not keys.is_open and least > num_possible):
+        return []
+    if least <= num_required and most is None:
+        return [keys.keywords()]
+    keyword = "minProperties" if least > num_required else "maxProperties"
+    path = next(part.path for part in parts if keyword in part.schema)
+    if keys.is_open:
+        sets = [(names, True) for names in _subsets(keys.optional, 0, None if most is None else most - num_required)]
+    elif most is None:
+        sets = [(names, False) for names in _subsets(keys.optional, least - num_required, least - num_required)]
+    else:
+        sets = [(names, True) for names in _subsets(keys.optional, max(least - num_required, 0), most - num_required)]
+    found = []
+    for names, is_exact in sets:
+        if len(found) >= MAX_SETS:
+            raise cannot_enforce(keyword, path, f"more than {MAX_SETS} sets of optional properties would do")
+        others = [name for name in keys.optional if name not in names]
+        chosen = keys.having(names).without(others) if is_exact else keys.having(names)
+        if not keys.is_open:
+            found.append(chosen.keywords())
+        elif least - len(chosen.required) > 1:
+            raise cannot_enforce(keyword, path, "among several undeclared keys, one could be there twice")
+        else:
+            found.append(chosen.keywords(least, most))
+    return found
+
+
+def _subsets(names: Sequence[str], least: int, most: int | None):
+    for size in range(least, (len(names) if most is None else min(most, len(names))) + 1):
+        yield from combinations(names, size)

@@ -1,0 +1,156 @@
+"""Plain keywords of several schemas, merged: values, types, numbers, strings, arrays."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxserve.structured.conjunction import Source
+from jaxserve.structured.formats import format_keywords
+from jaxserve.structured.keywords import cannot_enforce
+
+if TYPE_CHECKING:
+    from jaxserve.structured.schema import Merger
+
+LARGEST_BOUND = 2**63
+
+
+def merged_types(parts: Iterable[Source]) -> list[str] | None:
+    """The types that all parts allow; None: any."""
+    allowed: list[str] | None = None
+    for part in parts:
+        if "type" in part.schema:
+            said = part.schema["type"]
+            new = list(dict.fromkeys([said] if isinstance(said, str) else said))
+            allowed = new if allowed is None else _common_types(allowed, new)
+    if allowed is not None and "number" in allowed and "integer" in allowed:
+        allowed.remove("integer")
+    return allowed
+
+
+def _common_types(first: list[str], second: list[str]) -> list[str]:
+    both = [name for name in first if name in second]
+    if "number" not in both and {"number", "integer"} <= {*first, *second}:
+        return both if "integer" in both else [*both, "integer"]
+    return both
+
+
+def merged_values(parts: Iterable[Source]) -> list[Any] | None:
+    """The values that `enum` and `const` of all parts allow; None: any."""
+    allowed: dict[str, Any] | None = None
+    for part in parts:
+        for said in ([part.schema["const"]] if "const" in part.schema else None, part.schema.get("enum")):
+            if said is not None:
+                new = {json.dumps(_canonical(value), sort_keys=True): value for value in said}
+                allowed = new if allowed is None else {key: allowed[key] for key in allowed if key in new}
+    return None if allowed is None else list(allowed.values())
+
+
+def _canonical(value: Any) -> Any:
+    """Numbers are equal by value, whether they are written with a point or without."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def merged_number(parts: Iterable[Source]) -> tuple[dict[str, Any], bool]:
+    """Bounds and factors, and whether only whole numbers are left."""
+    found: dict[str, Any] = {}
+    factors: list[int] = []
+    for part in parts:
+        for keyword, value in _bounds(part).items():
+            tighter = max if keyword in ("minimum", "exclusiveMinimum") else min
+            found[keyword] = tighter(found.get(keyword, value), value)
+        if "multipleOf" in part.schema:
+            factor = part.schema["multipleOf"]
+            if factor != int(factor) or factor >= 2**32:
+                raise cannot_enforce("multipleOf", part.path, "only whole numbers below 2^32 can")
+            factors.append(int(factor))
+    if factors:
+        found["multipleOf"] = math.lcm(*factors)
+    return found, bool(factors)
+
+
+def _bounds(part: Source) -> dict[str, Any]:
+    """The four bounds as numbers; before draft 6 the exclusive ones were switches."""
+    schema, found = part.schema, {}
+    for keyword, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        limits = {name: schema[name] for name in (keyword, exclusive) if name in schema}
+        if isinstance(limits.get(exclusive), bool):
+            is_exclusive = limits.pop(exclusive)
+            limits = {exclusive: limits[keyword]} if is_exclusive and keyword in limits else limits
+        found |= {name: _bound(name, value, part.path) for name, value in limits.items()}
+    return found
+
+
+def _bound(keyword: str, value: float, path: str) -> float:
+    """The bound as a double, on the strict side of what was said."""
+    is_lower = keyword in ("minimum", "exclusiveMinimum")
+    if (value >= LARGEST_BOUND) if is_lower else (value <= -LARGEST_BOUND):
+        raise cannot_enforce(keyword, path, f"{str(value)[:50]} is out of the range of 64 bits")
+    value = max(min(value, LARGEST_BOUND), -LARGEST_BOUND)
+    double = float(value)
+    if isinstance(value, int) and int(double) == value:
+        return value
+    if (double < value) if is_lower else (double > value):
+        double = math.nextafter(double, math.inf if is_lower else -math.inf)
+    return double
+
+
+def merged_string(parts: Iterable[Source]) -> dict[str, Any]:
+    """Lengths, patterns and formats; what can be said only once in a schema is said again in `allOf`."""
+    found: dict[str, Any] = {}
+    again: list[dict[str, Any]] = []
+    for part in parts:
+        said = {key: part.schema[key] for key in ("minLength", "maxLength", "pattern") if key in part.schema}
+        rules = [said]
+        if "format" in part.schema:
+            meant = format_keywords(part.schema["format"])
+            if meant is None:
+                raise cannot_enforce("format", part.path, f"{part.schema['format'][:100]!r} is not known")
+            rules.append(meant)
+        for rule in rules:
+            _tighten(found, rule, "minLength", "maxLength")
+            for keyword in ("pattern", "format"):
+                if keyword in rule:
+                    again.append({keyword: rule[keyword]})
+    if len(again) == 1:
+        return found | again[0]
+    return found | ({"allOf": again} if again else {})
+
+
+def _tighten(found: dict[str, Any], rule: dict[str, Any], least: str, most: str) -> None:
+    if least in rule:
+        found[least] = max(int(rule[least]), found.get(least, 0))
+    if most in rule:
+        found[most] = min(int(rule[most]), found.get(most, int(rule[most])))
+
+
+def merged_array(merger: "Merger", parts: Sequence[Source]) -> dict[str, Any]:
+    """Counts, and for each place the schema of what may stand there."""
+    found: dict[str, Any] = {}
+    split = [_split_items(part) for part in parts]
+    for part in parts:
+        _tighten(found, part.schema, "minItems", "maxItems")
+    num_first = max((len(first) for first, _ in split), default=0)
+    if num_first:
+        found["prefixItems"] = [
+            merger.schema(*(source for first, rest in split for source in first[index : index + 1] or rest))
+            for index in range(num_first)
+        ]
+    rest = [source for _, sources in split for source in sources]
+    if rest:
+        found["items"] = merger.schema(*rest)
+    return found
+
+
+def _split_items(part: Source) -> tuple[list[Source], list[Source]]:
+    """(the first items' schemas, that of all others if there is one)"""
+    schema = part.schema
+    if isinstance(schema.get("items"), list):
+        first = [part.at("items", index) for index in range(len(schema["items"]))]
+        return first, [part.at("additionalItems")] if "additionalItems" in schema else []
+    first = [part.at("prefixItems", index) for index in range(len(schema.get("prefixItems", ())))]
+    return first, [part.at("items")] if "items" in schema else []
