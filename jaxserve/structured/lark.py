@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from llguidance import regex_to_lark
 
 from jaxserve.errors import InvalidParameter
+from jaxserve.structured.patterns import checked_pattern
 from jaxserve.structured.schema import enforceable
 from jaxserve.structured.sequels import after, may_be_empty, openings, unfold
 from jaxserve.structured.shapes import (
@@ -98,7 +99,8 @@ class _Writer:
         return name if "" not in texts else f"{name}?"
 
     def _regex(self, pattern: str) -> str:
-        return self._terminal(f"/{regex_to_lark(pattern, 'dw')}/") if pattern else NOTHING
+        translated = checked_pattern(pattern)
+        return self._terminal(f"/{regex_to_lark(translated)}/") if translated else NOTHING
 
     def _repeat(self, repeat: Repeat) -> str:
         least, most = repeat.min, repeat.max

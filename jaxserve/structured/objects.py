@@ -4,7 +4,6 @@ llguidance can count properties only where all declared ones are required. Where
 properties that there may be are written down one by one, if they are few.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -12,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from jaxserve.structured.conjunction import Source
 from jaxserve.structured.keywords import cannot_enforce
+from jaxserve.structured.patterns import finds, literal
+from jaxserve.structured.scalars import pattern_of
 
 if TYPE_CHECKING:
     from jaxserve.structured.schema import Merger
 
 MAX_SETS = 64
+_STRING = {"type": "string"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,10 @@ def merged_objects(merger: "Merger", parts: Sequence[Source]) -> list[dict[str, 
     keys = _Keys(
         {name: merger.schema(*_schemas_for(name, parts)) for name in names},
         required,
-        {pattern: merger.schema(*_schemas_for_pattern(pattern, parts)) for pattern in _patterns(parts)},
+        {
+            pattern_of(pattern, "patternProperties", path): merger.schema(*_schemas_for_pattern(pattern, parts))
+            for pattern, path in _patterns(parts).items()
+        },
         _schema_for_others(merger, parts),
     )
     keys = _with_names(merger, keys, parts)
@@ -88,14 +93,15 @@ def _schemas_for(name: str, parts: Sequence[Source]) -> list[Source]:
     for part in parts:
         said = [part.at("properties", name)] if name in part.schema.get("properties", ()) else []
         for pattern in part.schema.get("patternProperties", ()):
-            if _search(pattern, name, part):
+            if finds(pattern_of(pattern, "patternProperties", part.path), name):
                 said.append(part.at("patternProperties", pattern))
         found += said or _said_of_others(part)
     return found
 
 
-def _patterns(parts: Sequence[Source]) -> list[str]:
-    return list(dict.fromkeys(pattern for part in parts for pattern in part.schema.get("patternProperties", ())))
+def _patterns(parts: Sequence[Source]) -> dict[str, str]:
+    """Each pattern, and where it is said."""
+    return {pattern: part.path for part in parts for pattern in part.schema.get("patternProperties", ())}
 
 
 def _schemas_for_pattern(pattern: str, parts: Sequence[Source]) -> list[Source]:
@@ -119,13 +125,6 @@ def _schema_for_others(merger: "Merger", parts: Sequence[Source]) -> Any:
     return False if declares or merger.closed else {}
 
 
-def _search(pattern: str, name: str, part: Source) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except (re.error, RecursionError):
-        raise cannot_enforce("patternProperties", part.path, f"{pattern[:100]!r} is no pattern known here") from None
-
-
 def _with_names(merger: "Merger", keys: _Keys, parts: Sequence[Source]) -> _Keys:
     """The keys that `propertyNames` leaves."""
     said = [part for part in parts if "propertyNames" in part.schema]
@@ -134,24 +133,21 @@ def _with_names(merger: "Merger", keys: _Keys, parts: Sequence[Source]) -> _Keys
     names = merger.schema(*(part.at("propertyNames") for part in said), Source(_STRING))
     if names is False:
         return _Keys(dict.fromkeys(keys.properties, False), keys.required, {}, False)
-    names = {key: value for key, value in names.items() if key != "type"}
+    names = {key: names[key] for key in names if key != "type"}
     if not names:
         return keys
     pattern = _pattern_of(names)
     if pattern is None or keys.patterns:
         raise cannot_enforce("propertyNames", said[0].path, "only an enum, a pattern or lengths alone can")
-    bad = [name for name in keys.properties if not _search(pattern, name, said[0])]
+    bad = [name for name in keys.properties if not finds(pattern, name)]
     keys = keys.without(bad)
     return keys if keys.others is False else replace(keys, patterns={pattern: keys.others}, others=False)
-
-
-_STRING = {"type": "string"}
 
 
 def _pattern_of(names: dict[str, Any]) -> str | None:
     """One pattern for all that is said of names, if there is one."""
     if names.keys() == {"enum"}:
-        return f"^(?:{'|'.join(map(re.escape, names['enum']))})$"
+        return f"^(?:{'|'.join(map(literal, names['enum']))})$"
     if names.keys() == {"pattern"}:
         return names["pattern"]
     if names.keys() <= {"minLength", "maxLength"}:

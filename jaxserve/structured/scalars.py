@@ -1,18 +1,17 @@
-"""Plain keywords of several schemas, merged: values, types, numbers, strings, arrays."""
+"""Plain keywords of several schemas, merged: values, types, strings, arrays."""
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jaxserve.errors import InvalidParameter
 from jaxserve.structured.conjunction import Source
 from jaxserve.structured.formats import format_keywords
 from jaxserve.structured.keywords import cannot_enforce
+from jaxserve.structured.patterns import checked_pattern
 
 if TYPE_CHECKING:
     from jaxserve.structured.schema import Merger
-
-LARGEST_BOUND = 2**63
 
 
 def merged_types(parts: Iterable[Source]) -> list[str] | None:
@@ -55,56 +54,14 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def merged_number(parts: Iterable[Source]) -> tuple[dict[str, Any], bool]:
-    """Bounds and factors, and whether only whole numbers are left."""
-    found: dict[str, Any] = {}
-    factors: list[int] = []
-    for part in parts:
-        for keyword, value in _bounds(part).items():
-            tighter = max if keyword in ("minimum", "exclusiveMinimum") else min
-            found[keyword] = tighter(found.get(keyword, value), value)
-        if "multipleOf" in part.schema:
-            factor = part.schema["multipleOf"]
-            if factor != int(factor) or factor >= 2**32:
-                raise cannot_enforce("multipleOf", part.path, "only whole numbers below 2^32 can")
-            factors.append(int(factor))
-    if factors:
-        found["multipleOf"] = math.lcm(*factors)
-    return found, bool(factors)
-
-
-def _bounds(part: Source) -> dict[str, Any]:
-    """The four bounds as numbers; before draft 6 the exclusive ones were switches."""
-    schema, found = part.schema, {}
-    for keyword, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        limits = {name: schema[name] for name in (keyword, exclusive) if name in schema}
-        if isinstance(limits.get(exclusive), bool):
-            is_exclusive = limits.pop(exclusive)
-            limits = {exclusive: limits[keyword]} if is_exclusive and keyword in limits else limits
-        found |= {name: _bound(name, value, part.path) for name, value in limits.items()}
-    return found
-
-
-def _bound(keyword: str, value: float, path: str) -> float:
-    """The bound as a double, on the strict side of what was said."""
-    is_lower = keyword in ("minimum", "exclusiveMinimum")
-    if (value >= LARGEST_BOUND) if is_lower else (value <= -LARGEST_BOUND):
-        raise cannot_enforce(keyword, path, f"{str(value)[:50]} is out of the range of 64 bits")
-    value = max(min(value, LARGEST_BOUND), -LARGEST_BOUND)
-    double = float(value)
-    if isinstance(value, int) and int(double) == value:
-        return value
-    if (double < value) if is_lower else (double > value):
-        double = math.nextafter(double, math.inf if is_lower else -math.inf)
-    return double
-
-
 def merged_string(parts: Iterable[Source]) -> dict[str, Any]:
     """Lengths, patterns and formats; what can be said only once in a schema is said again in `allOf`."""
     found: dict[str, Any] = {}
     again: list[dict[str, Any]] = []
     for part in parts:
         said = {key: part.schema[key] for key in ("minLength", "maxLength", "pattern") if key in part.schema}
+        if "pattern" in said:
+            said["pattern"] = pattern_of(said["pattern"], "pattern", part.path)
         rules = [said]
         if "format" in part.schema:
             meant = format_keywords(part.schema["format"])
@@ -119,6 +76,14 @@ def merged_string(parts: Iterable[Source]) -> dict[str, Any]:
     if len(again) == 1:
         return found | again[0]
     return found | ({"allOf": again} if again else {})
+
+
+def pattern_of(pattern: str, keyword: str, path: str) -> str:
+    """The pattern for llguidance; what is wrong with it is said of the keyword."""
+    try:
+        return checked_pattern(pattern)
+    except InvalidParameter as error:
+        raise cannot_enforce(keyword, path, str(error).removesuffix(".")) from None
 
 
 def _tighten(found: dict[str, Any], rule: dict[str, Any], least: str, most: str) -> None:

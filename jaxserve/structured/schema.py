@@ -12,8 +12,9 @@ from typing import Any
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.conjunction import Choice, Conjunction, Document, Source
+from jaxserve.structured.numbers import merged_number
 from jaxserve.structured.objects import merged_objects
-from jaxserve.structured.scalars import merged_array, merged_number, merged_string, merged_types, merged_values
+from jaxserve.structured.scalars import merged_array, merged_string, merged_types, merged_values
 from jaxserve.structured.shapes import Schema
 
 MAX_BYTES = 1 << 20
@@ -130,9 +131,9 @@ class Merger:
         result: dict[str, Any] = {} if values is None else {"enum": values}
         allowed = set(ALL_TYPES if types is None else types)
         if allowed & {"number", "integer"}:
-            number, is_integer = merged_number(parts)
+            number, are_integers = merged_number(parts, "number" not in allowed)
             result |= number
-            if is_integer and "number" in allowed:
+            if are_integers and "number" in allowed:
                 types = ["integer" if name == "number" else name for name in types or ALL_TYPES]
         if "string" in allowed:
             result |= merged_string(parts)

@@ -1,0 +1,155 @@
+"""Regular expressions as clients write them, ECMA-262's way or Python's, → the dialect of Rust's regex crate.
+
+Where the three differ, the result matches what all of them match, except that \\w, \\d, \\W and \\D are
+ASCII's, as in ECMA-262. Lookaround, backreferences and word boundaries are in no regular language and are refused.
+"""
+
+import json
+import re
+from functools import cache, lru_cache
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
+
+from jaxserve.errors import InvalidParameter
+
+MAX_BYTES = 16 << 10
+_LIMITS = LLParserLimits(verbose_errors=False)
+_BLANKS = r"\t-\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+_CLASSES = {
+    "d": "[0-9]",
+    "D": "[^0-9]",
+    "w": "[0-9A-Za-z_]",
+    "W": "[^0-9A-Za-z_]",
+    "s": f"[{_BLANKS}]",
+    "S": rf"[^{_BLANKS}\x{{1c}}-\x{{1f}}\x{{85}}\x{{feff}}]",
+}
+_CONTROLS = {"n": r"\n", "r": r"\r", "t": r"\t", "f": r"\f", "v": r"\v", "0": r"\x{0}"}
+_ANCHORS = {"A": "^", "Z": "$", "z": "$"}
+_QUANTIFIER = re.compile(r"\{\d+(?:,\d*)?\}")
+_CODE = re.compile(
+    r"x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]{1,6})\}|u(d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|u([0-9a-fA-F]{4})", re.I
+)
+_PROPERTY = re.compile(r"[pP](?:\{[^}]*\}|[A-Z])")
+
+
+@lru_cache(4096)
+def checked_pattern(pattern: str) -> str:
+    """The pattern for llguidance. Raises InvalidParameter, which says what is wrong and names no field."""
+    if len(pattern.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise InvalidParameter(f"the regular expression is longer than {MAX_BYTES} bytes.")
+    if "\0" in pattern:
+        raise InvalidParameter("the regular expression holds a NUL byte.")
+    translated = _Translation(pattern).pattern()
+    grammar = LLMatcher.grammar_from_regex(regex_to_lark(translated)) if translated else ""
+    complaint = LLMatcher.validate_grammar(grammar, None, limits=_LIMITS) if grammar else ""
+    if complaint:
+        reason = re.search(r"^error: (.*)|(lookarounds not supported)", complaint, re.M)
+        said = next(filter(None, reason.groups())) if reason else complaint.strip().splitlines()[0]
+        raise InvalidParameter(f"the regular expression {pattern[:200]!r} cannot be enforced: {said[:200]}.")
+    return translated
+
+
+@lru_cache(4096)
+def finds(pattern: str, text: str) -> bool:
+    """Whether the pattern, as `checked_pattern` gave it, is found in a text."""
+    grammar = LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern})
+    matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
+    ids = list(json.dumps(text, ensure_ascii=False).encode())
+    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+@cache
+def _byte_tokenizer() -> LLTokenizer:
+    return LLTokenizer("byte")
+
+
+def literal(text: str) -> str:
+    """A pattern for this text."""
+    return "".join(map(_literal, text))
+
+
+class _Translation:
+    """One reading of a pattern, from left to right."""
+
+    def __init__(self, pattern: str) -> None:
+        self._text = pattern
+        self._at = 0
+
+    def pattern(self) -> str:
+        written = []
+        while self._at < len(self._text):
+            written.append(self._next())
+        return "".join(written)
+
+    def _next(self) -> str:
+        char = self._take()
+        if char == "\\":
+            return self._escape(in_class=False)
+        if char == "[":
+            return self._class()
+        if char == "{":
+            quantifier = _QUANTIFIER.match(self._text, self._at - 1)
+            if quantifier is None:
+                return r"\{"
+            self._at = quantifier.end()
+            return quantifier.group()
+        return "\\" + char if char in "]}" else char
+
+    def _take(self) -> str:
+        if self._at >= len(self._text):
+            raise InvalidParameter(f"the regular expression {self._text[:200]!r} ends too early.")
+        self._at += 1
+        return self._text[self._at - 1]
+
+    def _escape(self, in_class: bool) -> str:
+        """What stands behind a backslash."""
+        for kind in (_CODE, _PROPERTY):
+            found = kind.match(self._text, self._at)
+            if found:
+                self._at = found.end()
+                return rf"\x{{{_code(found.groups()):x}}}" if kind is _CODE else "\\" + found.group()
+        char = self._take()
+        if char in _CLASSES:
+            return _CLASSES[char]
+        if char in _CONTROLS:
+            return _CONTROLS[char]
+        if char == "b" and in_class:
+            return r"\x{8}"
+        if char in _ANCHORS and not in_class:
+            return _ANCHORS[char]
+        return "\\" + char if char.isalnum() and char.isascii() else _literal(char)
+
+    def _class(self) -> str:
+        """A character class; Rust's has operators inside that the others do not know."""
+        for everything in (r"\s\S]", r"\S\s]", r"\d\D]", r"\D\d]", r"\w\W]", r"\W\w]"):
+            if self._text.startswith(everything, self._at):
+                self._at += len(everything)
+                return "(?s:.)"
+        written = ["[^" if self._text[self._at : self._at + 1] == "^" else "["]
+        self._at += len(written[0]) - 1
+        if self._text[self._at : self._at + 1] == "]":
+            raise InvalidParameter(f"the regular expression {self._text[:200]!r} has an empty class, or one with ']'.")
+        while (char := self._take()) != "]":
+            low = self._member(char)
+            follows = self._text[self._at : self._at + 2]
+            if follows[:1] == "-" and follows[1:] not in ("]", "") and not low.startswith("["):
+                self._at += 1
+                high = self._member(self._take())
+                low += rf"\-{high}" if high.startswith("[") else f"-{high}"
+            written.append(low)
+        return "".join([*written, "]"])
+
+    def _member(self, char: str) -> str:
+        return self._escape(in_class=True) if char == "\\" else _literal(char)
+
+
+def _literal(char: str) -> str:
+    return "\\" + char if char in r"\.+*?()|[]{}^$#&-~" else char
+
+
+def _code(groups: tuple[str | None, ...]) -> int:
+    found = next(filter(None, groups))
+    if "\\" in found:
+        high, low = (int(half, 16) for half in found.lower().split("\\u"))
+        return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00)
+    return int(found, 16)
