@@ -27,7 +27,8 @@ def check(data: dict[str, Any]) -> str:
 def checked(what: StructuredOutputs | Shape, special_tokens: dict[str, int], param: str) -> str:
     """The grammar, of which llguidance has nothing to complain. Raises InvalidParameter that names `param`."""
     try:
-        text = grammar_text(shape_of(what) if isinstance(what, StructuredOutputs) else what, special_tokens)
+        shape = shape_of(what, special_tokens) if isinstance(what, StructuredOutputs) else what
+        text = grammar_text(shape, special_tokens)
     except InvalidParameter as error:
         raise InvalidParameter(f"{param}: {error}", param) from None
     _, complaints = LLMatcher.validate_grammar_with_warnings(text, None, limits=LIMITS)

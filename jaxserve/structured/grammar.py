@@ -1,19 +1,46 @@
 """What a caller asked for → the shape of the answer."""
 
+from collections.abc import Mapping
+
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.shapes import Choice, Regex, Schema, Shape, Whitespace
+from jaxserve.structured.shapes import Choice, Lark, Regex, Schema, Shape, Whitespace
+from jaxserve.structured.structural_tags import structural_tag
 from jaxserve.structured_outputs import StructuredOutputs
 
+ANY_OBJECT = '{"type": "object"}'
+MAX_GRAMMAR_BYTES = 1 << 20
 
-def shape_of(asked: StructuredOutputs) -> Shape:
-    """The shape that says the same. Raises InvalidParameter without a field's name."""
+
+def shape_of(asked: StructuredOutputs, special_tokens: Mapping[str, int]) -> Shape:
+    """The shape that says the same. special_tokens: text → id. Raises InvalidParameter without a field's name."""
     whitespace = Whitespace(asked.disable_any_whitespace, asked.whitespace_pattern)
     if asked.json is not None:
         return Schema(asked.json, whitespace, asked.disable_additional_properties)
     if asked.json_object:
-        return Schema('{"type": "object"}', whitespace)
+        return Schema(ANY_OBJECT, whitespace)
     if asked.regex is not None:
         return Regex(asked.regex)
     if asked.choice is not None:
         return Choice(asked.choice)
-    raise InvalidParameter("this kind of constraint is not known here")
+    if asked.grammar is not None:
+        return grammar_shape(asked.grammar)
+    assert asked.structural_tag is not None  # one of them always is given
+    return structural_tag(asked.structural_tag, special_tokens, whitespace, grammar_shape)
+
+
+def grammar_shape(text: str) -> Lark:
+    """A grammar in GBNF, which has a line with `::=`, or in Lark. Raises InvalidParameter."""
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_GRAMMAR_BYTES:
+        raise InvalidParameter(f"the grammar is larger than {MAX_GRAMMAR_BYTES} bytes.")
+    if not text.strip():
+        raise InvalidParameter("the grammar must not be blank.")
+    if "::=" not in text:
+        return Lark(text)
+    try:
+        return Lark(gbnf_to_lark(text))
+    except RecursionError:
+        raise InvalidParameter("the grammar is nested too deeply.") from None
+    except Exception as error:  # the converter raises bare Exceptions
+        raise InvalidParameter(f"the grammar is not GBNF: {error}") from None

@@ -7,20 +7,22 @@ written down without it; sequels.py takes it away.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from llguidance import regex_to_lark
 
 from jaxserve.errors import InvalidParameter
+from jaxserve.structured.parameters import Parameter, parameters_of
 from jaxserve.structured.patterns import checked_pattern
 from jaxserve.structured.schema import enforceable
-from jaxserve.structured.sequels import after, may_be_empty, openings, unfold
+from jaxserve.structured.sequels import after, begins_with_token, may_be_empty, openings, unfold
 from jaxserve.structured.shapes import (
     Choice,
     Either,
     Lark,
     Literal,
     Optional,
+    Parameters,
     Regex,
     Repeat,
     Schema,
@@ -32,6 +34,7 @@ from jaxserve.structured.shapes import (
 
 NOTHING = '""'
 ANY = "/(?s:.*)/"
+BLANKS = r"/[ \t\r\n]{0,8}/"
 # Otherwise, where only one text is possible, only one way to spell it in tokens would be allowed.
 OPTIONS = '%llguidance {"no_forcing": true}'
 
@@ -53,7 +56,7 @@ class _Writer:
 
     def write(self, shape: Shape) -> str:
         if isinstance(shape, Lark):
-            return json.dumps({"grammars": [{"lark_grammar": f"{OPTIONS}\n{shape.grammar}"}]})
+            return json.dumps({"grammars": [{"lark_grammar": f"{shape.grammar}\n{OPTIONS}"}]})
         start = self._expression(shape)
         lines = [OPTIONS, f"start: {start}", *(f"{name}: {definition}" for definition, name in self._names.items())]
         return json.dumps({"grammars": [{"lark_grammar": "\n".join(lines)}, *self._grammars]})
@@ -68,6 +71,8 @@ class _Writer:
                 return self._choice(texts)
             case Schema():
                 return "%json " + json.dumps(enforceable(shape))
+            case Parameters():
+                return self._parameters(shape)
             case Regex(pattern):
                 return self._regex(pattern)
             case Lark(grammar):
@@ -102,12 +107,32 @@ class _Writer:
         translated = checked_pattern(pattern)
         return self._terminal(f"/{regex_to_lark(translated)}/") if translated else NOTHING
 
+    def _parameters(self, shape: Parameters) -> str:
+        blanks = self._terminal(BLANKS) if shape.has_blanks else ""
+        written = []
+        for parameter in parameters_of(shape.schema):
+            if parameter.json is not None:
+                after_name = shape.after_name if shape.after_name_json is None else shape.after_name_json
+                value = f"{blanks} %json {json.dumps(parameter.json)} {blanks} {self._literal(shape.after_value)}"
+            else:
+                after_name, value = shape.after_name, self._string(parameter, shape.after_value)
+            item = f"{self._literal(shape.before_name + parameter.name + after_name)} {value} {blanks}"
+            written.append(item if parameter.is_required else f"({item})?")
+        return " ".join(written) or NOTHING
+
+    def _string(self, parameter: Parameter, end: str) -> str:
+        """A parameter's value without quotes, and its end."""
+        if parameter.texts:
+            return f"{self._choice(parameter.texts)} {self._literal(end)}"
+        conditions = "".join(f" & /{regex_to_lark(condition)}/" for condition in parameter.conditions)
+        return self._text_and_marker(end, (end,), f"{ANY}{conditions}")
+
     def _repeat(self, repeat: Repeat) -> str:
         least, most = repeat.min, repeat.max
         if most == 0:
             return NOTHING
         item = f"({self._expression(repeat.item)})"
-        if repeat.separator is None:
+        if repeat.separator is None or most == 1:
             return item + _times(least, most)
         more = f"({self._expression(repeat.separator)} {item})" + _times(
             max(least - 1, 0), None if most is None else most - 1
@@ -125,28 +150,33 @@ class _Writer:
 
     def _text(self, text: Text, sequel: Shape) -> str:
         """Free text and all that comes after it."""
+        markers = [*text.until]
+        markers += [opening for opening in openings(sequel) if not opening.startswith(text.until)]
         branches = []
-        markers = text.until or openings(sequel)
-        for marker in markers:
+        for marker in dict.fromkeys(markers):
             rest = after(sequel, marker)
             if rest is not None:
                 branches.append(f"{self._text_and_marker(marker, markers)} {self._expression(rest)}")
         if may_be_empty(sequel):
             branches.append(self._terminal(ANY + self._without(markers)))
+        elif begins_with_token(sequel):
+            branches.append(f"{self._terminal(ANY + self._without(markers))} {self._expression(sequel)}")
         elif not branches:
-            raise InvalidParameter("Free text must end in fixed text: there is nothing by which to know where it ends.")
+            raise InvalidParameter("free text must end in fixed text: there is nothing by which to know where it ends.")
         return "(" + " | ".join(branches) + ")"
 
-    def _text_and_marker(self, marker: str, markers: tuple[str, ...]) -> str:
-        others = self._without(tuple(other for other in markers if not other.startswith(marker)))
+    def _text_and_marker(self, marker: str, markers: Iterable[str], text: str = ANY) -> str:
+        """Text up to this one of the markers, and the marker."""
+        others = [other for other in markers if not other.startswith(marker)]
+        text += self._without(other for other in others if other in marker)
+        others = self._without(other for other in others if other not in marker)
         special = self._special.search(marker) if self._special else None
         if special is None:
-            return self._lazy(f"({ANY} {_quoted(marker)}){others}")
+            return self._lazy(f"(({text}) {_quoted(marker)}){others}")
         before = _quoted(marker[: special.start()])
-        text = self._terminal(f"({ANY} {before}){others}" if before else ANY + others)
-        return f"{text} {self._literal(marker[special.start() :])}"
+        return f"{self._terminal(f'(({text}) {before}){others}')} {self._literal(marker[special.start() :])}"
 
-    def _without(self, markers: tuple[str, ...]) -> str:
+    def _without(self, markers: Iterable[str]) -> str:
         """The condition that none of these is in the text; special tokens never are."""
         plain = [marker for marker in markers if not (self._special and self._special.search(marker))]
         return f" & ~({ANY} ({' | '.join(map(_quoted, plain))}) {ANY})" if plain else ""

@@ -7,71 +7,50 @@ declared keys come in their declared order, undeclared ones only where `addition
 more than one option may hold. What cannot be enforced is refused.
 """
 
-import json
 from typing import Any
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.conjunction import Choice, Conjunction, Document, Source
+from jaxserve.structured.documents import read_json
 from jaxserve.structured.numbers import merged_number
 from jaxserve.structured.objects import merged_objects
 from jaxserve.structured.scalars import merged_array, merged_string, merged_types, merged_values
-from jaxserve.structured.shapes import Schema
+from jaxserve.structured.shapes import Schema, Whitespace
 
-MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_SCHEMAS = 50_000
 ALL_TYPES = ["null", "boolean", "number", "string", "array", "object"]
+_OBJECT = {"type": "object"}
 # A few blanks, or a line break and its indentation: pretty JSON, but a small model cannot be lost in it.
 SHORT_WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,32}"
 
 
 def enforceable(shape: Schema) -> dict[str, Any]:
     """The schema as llguidance takes it, with its options. Raises InvalidParameter, which names what cannot be."""
-    document = Document(parsed(shape.schema))
-    merger = Merger(document, shape.closed)
-    wanted = [Source(document.root)] + ([Source({"type": "object"})] if shape.is_object else [])
-    schema = merger.schema(*wanted)
+    merger = merger_of(shape)
+    schema = merger.whole(is_object=shape.is_object)
     if schema is False:
         raise InvalidParameter("no JSON value is valid under the schema.")
+    return with_options(schema, merger, shape.whitespace)
+
+
+def merger_of(shape: Schema) -> "Merger":
+    """The merger of the schema's document. Raises InvalidParameter when the text is no schema."""
+    root = read_json(shape.schema, "the JSON schema", MAX_DEPTH)
+    if not isinstance(root, dict | bool):
+        raise InvalidParameter(f"a JSON schema must be an object, got {type(root).__name__}.")
+    return Merger(Document(root), shape.closed)
+
+
+def with_options(schema: Any, merger: "Merger", whitespace: Whitespace) -> dict[str, Any]:
+    """A merged schema as llguidance takes it: with what it points at, and how JSON is to be written."""
     options: dict[str, Any] = {"whitespace_flexible": False}
-    if not shape.whitespace.compact:
-        options = {"whitespace_pattern": shape.whitespace.pattern or SHORT_WHITESPACE}
+    if not whitespace.compact:
+        options = {"whitespace_pattern": whitespace.pattern or SHORT_WHITESPACE}
     if merger.has_mixed_keys:
         # A key may otherwise be written with \u escapes, and so pass for another one than it is.
         options["json_allowed_escapes"] = 'nrbtf\\"'
     return schema | {"$defs": merger.definitions, "x-guidance": options}
-
-
-def parsed(text: str) -> Any:
-    """The schema's JSON, within its limits."""
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise InvalidParameter(f"the JSON schema is larger than {MAX_BYTES} bytes.")
-    try:
-        schema = json.loads(text, parse_constant=_refuse_constant)
-        json.dumps(schema, ensure_ascii=False).encode()
-    except RecursionError:
-        raise InvalidParameter(f"the JSON schema is nested deeper than {MAX_DEPTH} levels.") from None
-    except UnicodeEncodeError:
-        raise InvalidParameter("the JSON schema holds half a surrogate pair.") from None
-    except ValueError as error:
-        raise InvalidParameter(f"the JSON schema is not JSON: {error}.") from None
-    if not isinstance(schema, dict | bool):
-        raise InvalidParameter(f"a JSON schema must be an object, got {type(schema).__name__}.")
-    if _depth(schema) > MAX_DEPTH:
-        raise InvalidParameter(f"the JSON schema is nested deeper than {MAX_DEPTH} levels.")
-    return schema
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
-    return depth
 
 
 class Merger:
@@ -90,6 +69,10 @@ class Merger:
         self._results: dict[tuple[int, ...], Any] = {}  # by the identities of what must hold; None: being made
         self._names: dict[tuple[int, ...], str] = {}
         self._num_schemas = 0
+
+    def whole(self, *, is_object: bool = False) -> Any:
+        """The document's schema. False: nothing is valid under it."""
+        return self.schema(Source(self._document.root), *([Source(_OBJECT)] if is_object else []))
 
     def schema(self, *sources: Source | Choice) -> Any:
         """What is valid under all of these. False: nothing is."""

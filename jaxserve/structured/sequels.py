@@ -1,6 +1,6 @@
 """What may follow free text: where a shape can begin, and what is left of it once its beginning has been read."""
 
-from jaxserve.structured.shapes import Choice, Either, Literal, Optional, Repeat, Sequence, Shape, Text
+from jaxserve.structured.shapes import Choice, Either, Literal, Optional, Repeat, Sequence, Shape, Text, Token
 
 
 def may_be_empty(shape: Shape) -> bool:
@@ -16,6 +16,18 @@ def may_be_empty(shape: Shape) -> bool:
         case Repeat(item, least):
             return least == 0 or may_be_empty(item)
     return isinstance(shape, Optional | Text)
+
+
+def begins_with_token(shape: Shape) -> bool:
+    """Whether it is a token, and no text, by which it begins."""
+    match shape:
+        case Token():
+            return True
+        case Sequence(items):
+            return any(map(begins_with_token, items[:1]))
+        case Either(options):
+            return all(map(begins_with_token, options))
+    return False
 
 
 def openings(shape: Shape) -> tuple[str, ...]:

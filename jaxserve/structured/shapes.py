@@ -57,6 +57,25 @@ class Schema:
 
 
 @dataclass(frozen=True, slots=True)
+class Parameters:
+    """The properties that a schema declares, one after the other, as families write arguments that do not write JSON.
+
+    Each is: before_name, its name, after_name, its value, after_value. Strings stand there as they are, and hold no
+    after_value; all else is JSON.
+
+    after_name_json   instead of after_name before a value that is JSON; None: the same
+    has_blanks        blanks may stand around JSON values and between parameters
+    """
+
+    schema: Schema
+    before_name: str
+    after_name: str
+    after_value: str
+    after_name_json: str | None = None
+    has_blanks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Regex:
     """Text that matches from its first to its last character."""
 
@@ -111,7 +130,7 @@ class Optional:
     item: "Shape"
 
 
-Shape = Literal | Token | Choice | Schema | Regex | Text | Lark | Sequence | Either | Repeat | Optional
+Shape = Literal | Token | Choice | Schema | Parameters | Regex | Text | Lark | Sequence | Either | Repeat | Optional
 
 _KINDS = {kind.__name__: kind for kind in (*Shape.__args__, Whitespace)}
 

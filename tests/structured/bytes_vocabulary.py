@@ -1,18 +1,32 @@
 """A vocabulary in which every byte is a token, and texts as its ids: matchers are tried byte by byte."""
 
+from functools import cache
+
 import numpy as np
 from llguidance import LLMatcher
 
+from jaxserve.structured.checking import LIMITS, checked
+from jaxserve.structured.shapes import Shape
 from jaxserve.structured.vocabulary import Vocabulary
+from jaxserve.structured_outputs import StructuredOutputs
 
 SPECIAL_TOKENS = {"<eos>": 256, "<call>": 257, "</call>": 258}
 SIZE = 290  # as wide as logits may be: more than there are tokens
 EOS = 256
 
 
+@cache
 def bytes_vocabulary() -> Vocabulary:
     tokens = [bytes([byte]) for byte in range(256)] + [text.encode() for text in SPECIAL_TOKENS]
     return Vocabulary(tokens, SPECIAL_TOKENS, [EOS], SIZE)
+
+
+def matcher_of(what: StructuredOutputs | Shape) -> LLMatcher:
+    """At the beginning of what was asked, compiled without a helper. Raises InvalidParameter."""
+    text = checked(what, SPECIAL_TOKENS, "structured_outputs")
+    matcher = LLMatcher(bytes_vocabulary().tokenizer(), text, log_level=0, limits=LIMITS)
+    assert not matcher.is_error(), matcher.get_error()
+    return matcher
 
 
 def allowed(matcher: LLMatcher) -> set[int]:
@@ -21,7 +35,17 @@ def allowed(matcher: LLMatcher) -> set[int]:
     return set(np.flatnonzero(bits).tolist())
 
 
-def accepts(matcher: LLMatcher, text: str | bytes | list[int]) -> bool:
-    """Whether the whole of it is a complete answer. A list may hold special tokens."""
-    ids = list(text.encode() if isinstance(text, str) else text)
-    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+def ids_of(text: str) -> list[int]:
+    """The text with its special tokens as such."""
+    for special in SPECIAL_TOKENS:
+        head, found, tail = text.partition(special)
+        if found:
+            return [*ids_of(head), SPECIAL_TOKENS[special], *ids_of(tail)]
+    return list(text.encode("utf-8", "surrogatepass"))
+
+
+def accepts(matcher: LLMatcher, text: str | list[int]) -> bool:
+    """Whether the whole of it is a complete answer; the matcher stays where it is. A list may hold special tokens."""
+    ids = list(text.encode()) if isinstance(text, str) else text
+    place = matcher.deep_copy()
+    return place.try_consume_tokens(ids) == len(ids) and place.is_accepting()

@@ -1,0 +1,96 @@
+"""What each parameter of a call may be, where arguments are written one by one and strings are not quoted."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.structured.keywords import cannot_enforce
+from jaxserve.structured.schema import merger_of, with_options
+from jaxserve.structured.shapes import Schema
+
+_TEXT_KEYWORDS = {"type", "minLength", "maxLength", "pattern", "allOf"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One property. json: the schema of its JSON; None: it is text, one of `texts` if there are any.
+
+    conditions   regular expressions, each of which the whole text matches
+    """
+
+    name: str
+    is_required: bool
+    json: dict[str, Any] | None = None
+    texts: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+
+
+def parameters_of(shape: Schema) -> list[Parameter]:
+    """In declared order. Raises InvalidParameter for a schema that is more than an object of declared properties."""
+    merger = merger_of(shape)
+    whole = merger.whole(is_object=True)
+    if whole is False:
+        raise InvalidParameter("no JSON value is valid under the schema.")
+    if whole.get("type") != "object" or whole.get("additionalProperties") is not False or "patternProperties" in whole:
+        raise InvalidParameter("parameters that are not written as JSON need a schema of declared properties alone.")
+    required = whole.get("required", ())
+    found = []
+    for name, schema in whole.get("properties", {}).items():
+        if schema is not False:
+            found.append(_parameter(name, name in required, schema, merger, shape))
+    return found
+
+
+def _parameter(name: str, is_required: bool, schema: Any, merger: Any, shape: Schema) -> Parameter:
+    values = schema.get("enum")
+    if values is not None and all(isinstance(value, str) for value in values):
+        return Parameter(name, is_required, texts=tuple(values))
+    if values is None and _may_be_string(schema, merger.definitions, set()):
+        types = schema.get("type", "string")
+        others = schema.keys() - _TEXT_KEYWORDS
+        if others and "string" in types:  # what else it may be, any text is a string, too
+            others = {"format"} & others
+        if others:
+            raise cannot_enforce(min(others), f"#/properties/{name}", "this parameter is written without quotes")
+        return Parameter(name, is_required, conditions=_conditions(schema, name))
+    return Parameter(name, is_required, json=with_options(schema, merger, shape.whitespace))
+
+
+def _may_be_string(schema: Any, definitions: dict[str, Any], seen: set[str]) -> bool:
+    if schema is False:
+        return False
+    if "$ref" in schema:
+        reference = schema["$ref"].removeprefix("#/$defs/")
+        if reference in seen:
+            return False
+        return _may_be_string(definitions[reference], definitions, seen | {reference})
+    if "anyOf" in schema:
+        return any(_may_be_string(option, definitions, seen) for option in schema["anyOf"])
+    if "enum" in schema:
+        return any(isinstance(value, str) for value in schema["enum"])
+    return "string" in schema.get("type", "string")
+
+
+def _conditions(schema: dict[str, Any], name: str) -> tuple[str, ...]:
+    found = []
+    if "minLength" in schema or "maxLength" in schema:
+        found.append(f"(?s:.){{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}")
+    for rule in [schema, *schema.get("allOf", ())]:
+        if "format" in rule:
+            raise cannot_enforce("format", f"#/properties/{name}", "this parameter is written without quotes")
+        if "pattern" in rule:
+            found.append(_whole(rule["pattern"], name))
+    return tuple(found)
+
+
+def _whole(pattern: str, name: str) -> str:
+    """A pattern that is searched for, as one that the whole text matches."""
+    if "|" in pattern and re.match(r"\^|.*\$", pattern, re.S) and not re.fullmatch(r"\^\(\?:.*\)\$", pattern, re.S):
+        raise cannot_enforce("pattern", f"#/properties/{name}", "this parameter is written without quotes")
+    before, after = "(?s:.*)", "(?s:.*)"
+    if pattern.startswith("^"):
+        before, pattern = "", pattern[1:]
+    if pattern.endswith("$") and not pattern.endswith("\\$"):
+        pattern, after = pattern[:-1], ""
+    return f"{before}(?:{pattern}){after}"

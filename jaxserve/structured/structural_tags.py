@@ -1,0 +1,248 @@
+"""Structural tags → shapes: free text in which regions follow a schema, in the language that xgrammar and vLLM read.
+
+The current form is {"type": "structural_tag", "format": {…}}, the legacy one has `structures` and `triggers`. What text
+cannot contain is found as there: an enclosing tag's end, triggers, and `excludes`. Markers may be special tokens.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.structured.documents import read_json
+from jaxserve.structured.shapes import (
+    Either,
+    Lark,
+    Literal,
+    Optional,
+    Parameters,
+    Regex,
+    Repeat,
+    Schema,
+    Sequence,
+    Shape,
+    Text,
+    Token,
+    Whitespace,
+)
+
+MAX_DEPTH = 80
+
+
+def structural_tag(
+    text: str,
+    special_tokens: Mapping[str, int],
+    whitespace: Whitespace,
+    grammar: Callable[[str], Lark],
+) -> Shape:
+    """The shape that a structural tag describes. grammar: reads the text of a `grammar` format.
+
+    Raises InvalidParameter, which names the format that is wrong or not supported.
+    """
+    tag = read_json(text, "the structural tag", MAX_DEPTH)
+    if not isinstance(tag, dict) or tag.get("type", "structural_tag") != "structural_tag":
+        raise InvalidParameter("a structural tag must be an object of type 'structural_tag'.")
+    reader = _Reader({token_id: name for name, token_id in special_tokens.items()}, whitespace, grammar)
+    if "format" in tag:
+        return reader.shape(tag["format"], ())
+    if "structures" in tag:
+        return reader.legacy(tag)
+    raise InvalidParameter("a structural tag must have a 'format', or 'structures' and 'triggers'.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads formats. text_of: id → text of special tokens."""
+
+    text_of: Mapping[int, str]
+    whitespace: Whitespace
+    grammar: Callable[[str], Lark]
+
+    def shape(self, format: Any, ends: tuple[str, ...]) -> Shape:
+        """What one format describes. ends: how the nearest enclosing tag may end."""
+        if not isinstance(format, dict) or not isinstance(format.get("type"), str):
+            raise InvalidParameter("a format of a structural tag must be an object with a 'type'.")
+        kind = format["type"]
+        match kind:
+            case "const_string":
+                return Literal(_get(format, "value", str))
+            case "json_schema" | "qwen_xml_parameter":
+                return self._schema(format)
+            case "grammar":
+                return self.grammar(_get(format, "grammar", str))
+            case "regex":
+                return Regex(_get(format, "pattern", str))
+            case "any_text" | "any_tokens":
+                _refuse(format, "max_tokens", None)
+                return Text((*ends, *self._excludes(format)))
+            case "sequence":
+                return Sequence(tuple(self.shape(element, ends) for element in _filled(format, "elements")))
+            case "or":
+                return Either(tuple(self.shape(element, ends) for element in _filled(format, "elements")))
+            case "optional":
+                return Optional(self.shape(format.get("content"), ends))
+            case "plus":
+                return Repeat(self.shape(format.get("content"), ends), 1)
+            case "star":
+                return Repeat(self.shape(format.get("content"), ends))
+            case "repeat":
+                return self._repeat(format, ends)
+            case "tag":
+                return self._tag(format)
+            case "triggered_tags" | "token_triggered_tags":
+                return self._triggered(format, ends)
+            case "tags_with_separator":
+                return self._separated(format)
+            case "dispatch" | "token_dispatch":
+                return self._dispatch(format, ends)
+            case "token":
+                return self._token(format.get("token"))
+        raise InvalidParameter(f"the structural tag format {kind[:100]!r} is not supported here.")
+
+    def legacy(self, tag: dict[str, Any]) -> Shape:
+        tags = []
+        for structure in _filled(tag, "structures"):
+            if not isinstance(structure, dict):
+                raise InvalidParameter("each of 'structures' must be an object with 'begin', 'schema' and 'end'.")
+            schema = structure.get("schema", {})
+            content = Schema(schema if isinstance(schema, str) else json.dumps(schema), self.whitespace)
+            tags.append(_Tag(_get(structure, "begin", str), content, (_get(structure, "end", str),)))
+        return _among_text(tags, _texts(tag, "triggers"), ())
+
+    def _schema(self, format: dict[str, Any]) -> Shape:
+        _refuse(format, "any_order", False)
+        if not isinstance(format.get("json_schema"), dict | bool):
+            raise InvalidParameter(f"'json_schema' of the format {format['type']!r} must be a schema.")
+        schema = Schema(json.dumps(format["json_schema"]), self.whitespace)
+        style = "qwen_xml" if format["type"] == "qwen_xml_parameter" else format.get("style", "json")
+        if style == "qwen_xml":
+            return Parameters(schema, "<parameter=", ">", "</parameter>", has_blanks=True)
+        _refuse(format, "style", "json")
+        return schema
+
+    def _repeat(self, format: dict[str, Any], ends: tuple[str, ...]) -> Shape:
+        least, most = _get(format, "min", int), _get(format, "max", int)
+        if least < 0 or (most != -1 and most < least):
+            raise InvalidParameter(f"the format 'repeat' must have 0 <= min <= max, or max -1, got {least} and {most}.")
+        return Repeat(self.shape(format.get("content"), ends), least, None if most == -1 else most)
+
+    def _tag(self, format: Any) -> "Shape":
+        return self._read_tag(format).shape
+
+    def _read_tag(self, format: Any) -> "_Tag":
+        if not isinstance(format, dict) or format.get("type", "tag") != "tag":
+            raise InvalidParameter("'tags' must hold formats of type 'tag'.")
+        said = format.get("end")
+        ends = tuple(self._marker(end) for end in (said if isinstance(said, list) and said else [said]))
+        closing = tuple(filter(None, ends))
+        return _Tag(self._marker(format.get("begin")), self.shape(format.get("content"), closing), ends)
+
+    def _triggered(self, format: dict[str, Any], ends: tuple[str, ...]) -> Shape:
+        tags = [self._read_tag(tag) for tag in _filled(format, "tags")]
+        key = "triggers" if format["type"] == "triggered_tags" else "trigger_tokens"
+        triggers = tuple(self._marker(trigger) for trigger in _filled(format, key))
+        excludes = (*ends, *self._excludes(format))
+        at_least_one, only_one = (
+            _get(format, "at_least_one", bool, False),
+            _get(format, "stop_after_first", bool, False),
+        )
+        return _among_text(tags, triggers, excludes, at_least_one=at_least_one, only_one=only_one)
+
+    def _separated(self, format: dict[str, Any]) -> Shape:
+        tags = Either(tuple(self._tag(tag) for tag in _filled(format, "tags")))
+        separator = _get(format, "separator", str)
+        least = int(_get(format, "at_least_one", bool, False))
+        only_one = _get(format, "stop_after_first", bool, False)
+        return Repeat(tags, least, 1 if only_one else None, Literal(separator) if separator else None)
+
+    def _dispatch(self, format: dict[str, Any], ends: tuple[str, ...]) -> Shape:
+        tags = []
+        for rule in _filled(format, "rules"):
+            if not isinstance(rule, list) or len(rule) != 2:
+                raise InvalidParameter(f"each of 'rules' of the format {format['type']!r} must be [pattern, format].")
+            tags.append(_Tag(self._marker(rule[0]), self.shape(rule[1], ends), ("",)))
+        only_one = not _get(format, "loop", bool, True)
+        return _among_text(tags, tuple(tag.begin for tag in tags), (*ends, *self._excludes(format)), only_one=only_one)
+
+    def _excludes(self, format: dict[str, Any]) -> tuple[str, ...]:
+        said = [*format.get("excludes", ()), *format.get("exclude_tokens", ())]
+        return tuple(filter(None, map(self._marker, said)))
+
+    def _marker(self, marker: Any) -> str:
+        """The text of a marker, which is a text or a token."""
+        if isinstance(marker, dict) and marker.get("type") == "token":
+            marker = marker.get("token")
+        if isinstance(marker, int) and marker in self.text_of:
+            return self.text_of[marker]
+        if isinstance(marker, str):
+            return marker
+        raise InvalidParameter(f"{str(marker)[:100]} is no marker: neither a text nor a special token.")
+
+    def _token(self, token: Any) -> Shape:
+        if isinstance(token, int) and not isinstance(token, bool) and token not in self.text_of:
+            return Token(token)
+        return Literal(self._marker(token))
+
+
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    """A region between markers; one of `ends` closes it."""
+
+    begin: str
+    content: Shape
+    ends: tuple[str, ...]
+
+    @property
+    def shape(self) -> Shape:
+        end = Literal(self.ends[0]) if len(self.ends) == 1 else Either(tuple(map(Literal, self.ends)))
+        return Sequence((Literal(self.begin), self.content, end))
+
+
+def _among_text(
+    tags: list[_Tag],
+    triggers: tuple[str, ...],
+    excludes: tuple[str, ...],
+    *,
+    at_least_one: bool = False,
+    only_one: bool = False,
+) -> Shape:
+    """Tags with free text around them. A text that has said a trigger must go on with one of the trigger's tags."""
+    for tag in tags:
+        if not tag.begin or not any(trigger and tag.begin.startswith(trigger) for trigger in triggers):
+            raise InvalidParameter(f"the tag {tag.begin[:100]!r} begins with none of the triggers.")
+    text = Text((*triggers, *excludes))
+    one = Either(tuple(tag.shape for tag in tags))
+    after_text = Sequence((text, one))
+    if only_one:
+        return one if at_least_one else Either((after_text, text))
+    more = (Repeat(after_text), text)
+    return Sequence((one, *more)) if at_least_one else Sequence(more)
+
+
+_MISSING: Any = object()
+
+
+def _get(format: dict[str, Any], key: str, kind: type, default: Any = _MISSING) -> Any:
+    value = format.get(key, default)
+    if isinstance(value, kind) and (kind is not int or not isinstance(value, bool)):
+        return value
+    raise InvalidParameter(f"{key!r} in the structural tag must be of type {kind.__name__}.")
+
+
+def _filled(format: dict[str, Any], key: str) -> list[Any]:
+    value = format.get(key)
+    if isinstance(value, list) and value:
+        return value
+    raise InvalidParameter(f"{key!r} in the structural tag must be a list that is not empty.")
+
+
+def _texts(format: dict[str, Any], key: str) -> tuple[str, ...]:
+    if all(isinstance(text, str) for text in _filled(format, key)):
+        return tuple(format[key])
+    raise InvalidParameter(f"{key!r} in the structural tag must be a list of strings.")
+
+
+def _refuse(format: dict[str, Any], key: str, neutral: Any) -> None:
+    if format.get(key, neutral) != neutral:
+        raise InvalidParameter(f"{key!r} of the structural tag format {format['type']!r} is not supported here.")
