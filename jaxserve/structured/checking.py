@@ -1,27 +1,42 @@
 """The part of compiling that strangers could make expensive. It runs in a helper, which may be killed."""
 
+import re
 from typing import Any
 
+import psutil
 from llguidance import LLMatcher, LLParserLimits
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.grammar import shape_of
 from jaxserve.structured.lark import grammar_text
+from jaxserve.structured.patterns import byte_tokenizer
 from jaxserve.structured.shapes import Shape, from_json
 from jaxserve.structured_outputs import StructuredOutputs
 
-LIMITS = LLParserLimits(verbose_errors=False)
+# A state of the lexer is 1 to 2 KB; 250 000 of them, which is llguidance's limit, would be half a gigabyte an answer.
+LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 MAX_MESSAGE_CHARS = 500
+KIB = 1 << 10
+_PROCESS = psutil.Process()
 
 
-def check(data: dict[str, Any]) -> str:
-    """The helper's side: the grammar of what was asked, as LLMatcher takes it. Raises InvalidParameter."""
+def check(data: dict[str, Any]) -> tuple[str, int]:
+    """The helper's side: (the grammar of what was asked, bytes of memory that it takes). Raises InvalidParameter."""
     if "asked" in data:
         asked = data["asked"] | {"choice": None if data["asked"]["choice"] is None else tuple(data["asked"]["choice"])}
         what: StructuredOutputs | Shape = StructuredOutputs(**asked)
     else:
         what = from_json(data["shape"])
-    return checked(what, data["special_tokens"], data["param"])
+    text = checked(what, data["special_tokens"], data["param"])
+    before = _PROCESS.memory_info().rss
+    matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=LIMITS)
+    matcher.deep_copy().compute_bitmask()
+    return text, max(_PROCESS.memory_info().rss - before, least_bytes(text))
+
+
+def least_bytes(text: str) -> int:
+    """What a grammar of this text takes at least; measured on large schemas and choices."""
+    return 64 * KIB + 10 * len(text)
 
 
 def checked(what: StructuredOutputs | Shape, special_tokens: dict[str, int], param: str) -> str:
@@ -34,7 +49,15 @@ def checked(what: StructuredOutputs | Shape, special_tokens: dict[str, int], par
     _, complaints = LLMatcher.validate_grammar_with_warnings(text, None, limits=LIMITS)
     complaints = [complaint for complaint in complaints if not complaint.startswith("no tokenizer - can't validate")]
     if complaints:
-        message = complaints[0].strip()
-        cut = message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]}…"
-        raise InvalidParameter(f"{param} cannot be enforced: {cut}", param)
+        raise refused(complaints[0], param)
     return text
+
+
+def refused(complaint: str, param: str) -> InvalidParameter:
+    """llguidance's complaint without the excerpts of a grammar that the client may not have written."""
+    lines = complaint.strip().splitlines() or ["no reason is given"]
+    said = [lines[0], *(line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: "))]
+    message = re.sub(r"^at \d+\(\d+\): failed to compile JSON schema: ", "", " ".join(said)).partition("; following")[0]
+    if message.startswith("patternProperty"):
+        message = f"the JSON schema keyword 'patternProperties': {message}"
+    return InvalidParameter(f"{param} cannot be enforced: {message[:MAX_MESSAGE_CHARS].rstrip('.: ')}.", param)

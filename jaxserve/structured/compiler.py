@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +11,8 @@ from llguidance import LLMatcher
 
 from jaxserve.errors import GenerationFailed, InvalidParameter, RequestError
 from jaxserve.helpers.pool import MIB, HelperPool, Limits, TaskKilled
-from jaxserve.structured.checking import LIMITS, checked
+from jaxserve.structured.checking import LIMITS, checked, least_bytes, refused
+from jaxserve.structured.patterns import matches_nothing
 from jaxserve.structured.shapes import Shape, to_json
 from jaxserve.structured.vocabulary import Vocabulary
 from jaxserve.structured_outputs import StructuredOutputs
@@ -23,8 +25,8 @@ MAX_CHARS_UNCHECKED = 4 * KIB
 class CompiledGrammar:
     """A grammar that fits the model's tokens. It does not change, so any number of answers may follow it at once."""
 
-    def __init__(self, text: str, matcher: LLMatcher) -> None:
-        self.text = text
+    def __init__(self, matcher: LLMatcher, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
         self._matcher = matcher
         self._lock = threading.Lock()
 
@@ -65,16 +67,22 @@ class Compiler:
 
     def _compile(self, what: StructuredOutputs | Shape, param: str) -> CompiledGrammar:
         tokenizer = self._vocabulary.tokenizer()
-        text = self._check(what, param)
+        text, num_bytes = self._check(what, param)
         matcher = LLMatcher(tokenizer, text, log_level=0, limits=LIMITS)
         if matcher.is_error():
-            raise InvalidParameter(f"{param} cannot be enforced: {matcher.get_error()}", param)
-        return CompiledGrammar(text, matcher)
+            raise refused(matcher.get_error(), param)
+        first = matcher.deep_copy()
+        if matches_nothing(first):
+            raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
+        if first.is_error():
+            raise refused(first.get_error(), param)
+        return CompiledGrammar(matcher, num_bytes)
 
-    def _check(self, what: StructuredOutputs | Shape, param: str) -> str:
+    def _check(self, what: StructuredOutputs | Shape, param: str) -> tuple[str, int]:
         special_tokens = self._vocabulary.special_tokens
         if _is_harmless(what):
-            return checked(what, special_tokens, param)
+            text = checked(what, special_tokens, param)
+            return text, least_bytes(text)
         asked: dict[str, Any]
         asked = {"asked": asdict(what)} if isinstance(what, StructuredOutputs) else {"shape": to_json(what)}
         data = asked | {"special_tokens": special_tokens, "param": param}
@@ -100,8 +108,9 @@ class _Cache:
         self._max_entries, self._max_bytes = max_entries, max_bytes
         self._lock = threading.Lock()
         self._kept: OrderedDict[Any, Future[CompiledGrammar]] = OrderedDict()
+        self._sizes: dict[Any, int] = {}
 
-    def get(self, key: Any, make: Any) -> CompiledGrammar:
+    def get(self, key: Any, make: Callable[[], CompiledGrammar]) -> CompiledGrammar:
         with self._lock:
             found = self._kept.get(key)
             future: Future[CompiledGrammar] = found or Future()
@@ -114,15 +123,22 @@ class _Cache:
         except RequestError as error:
             raise type(error)(str(error), error.param) from None  # never one exception in two threads
 
-    def _fill(self, key: Any, future: Future[CompiledGrammar], make: Any) -> None:
+    def _fill(self, key: Any, future: Future[CompiledGrammar], make: Callable[[], CompiledGrammar]) -> None:
         try:
-            future.set_result(make())
-        except RequestError as error:
+            grammar = make()
+            size = grammar.num_bytes
+        except InvalidParameter as error:
             future.set_exception(error)
-        except BaseException as error:  # nobody's fault: the next one may try again
-            future.set_exception(error)
+            size = 2 * len(repr(key))  # of a refusal, only the question takes room
+        except BaseException as error:  # the next one who asks may have better luck
             with self._lock:
                 self._kept.pop(key, None)
+            future.set_exception(error)
+            return
+        else:
+            future.set_result(grammar)
         with self._lock:
-            while len(self._kept) > self._max_entries:
-                self._kept.popitem(last=False)
+            self._sizes[key] = size
+            while len(self._kept) > self._max_entries or sum(self._sizes.values()) > self._max_bytes:
+                oldest, _ = self._kept.popitem(last=False)
+                self._sizes.pop(oldest, None)

@@ -1,5 +1,6 @@
 """Schemas that must hold together, taken apart: plain keywords here, the choices of `anyOf` there, `$ref` followed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -32,6 +33,10 @@ class Choice:
     """The options of one `anyOf` or `oneOf`."""
 
     options: tuple[Source, ...]
+
+
+# What is valid under all of these schemas, as one schema; False: nothing is.
+Merge = Callable[..., Any]
 
 
 class Document:

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from llguidance.gbnf_to_lark import gbnf_to_lark
-
 from jaxserve.errors import InvalidParameter
+from jaxserve.structured.gbnf import is_gbnf, lark_of
 from jaxserve.structured.shapes import Choice, Lark, Regex, Schema, Shape, Whitespace
 from jaxserve.structured.structural_tags import structural_tag
 from jaxserve.structured_outputs import StructuredOutputs
@@ -36,11 +35,4 @@ def grammar_shape(text: str) -> Lark:
         raise InvalidParameter(f"the grammar is larger than {MAX_GRAMMAR_BYTES} bytes.")
     if not text.strip():
         raise InvalidParameter("the grammar must not be blank.")
-    if "::=" not in text:
-        return Lark(text)
-    try:
-        return Lark(gbnf_to_lark(text))
-    except RecursionError:
-        raise InvalidParameter("the grammar is nested too deeply.") from None
-    except Exception as error:  # the converter raises bare Exceptions
-        raise InvalidParameter(f"the grammar is not GBNF: {error}") from None
+    return Lark(lark_of(text) if is_gbnf(text) else text)

@@ -14,7 +14,7 @@ from jaxserve.structured.keywords import cannot_enforce
 
 LARGEST = Decimal(10) ** 17
 NUM_DIGITS = 15
-MAX_FACTOR = 2**32
+MAX_FACTOR = 10_000  # llguidance has a state for each remainder: 4 MB for this one
 _LOWER = ("minimum", "exclusiveMinimum")
 _UPPER = ("maximum", "exclusiveMaximum")
 
@@ -36,8 +36,8 @@ def merged_number(parts: Iterable[Source], are_integers: bool) -> tuple[dict[str
 
 def _factor(part: Source) -> int:
     factor = part.schema["multipleOf"]
-    if factor != int(factor) or factor >= MAX_FACTOR:
-        raise cannot_enforce("multipleOf", part.path, f"only whole numbers below {MAX_FACTOR} can")
+    if factor != int(factor) or factor > MAX_FACTOR:
+        raise cannot_enforce("multipleOf", part.path, f"only whole numbers up to {MAX_FACTOR} can")
     return int(factor)
 
 

@@ -7,15 +7,12 @@ properties that there may be are written down one by one, if they are few.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jaxserve.structured.conjunction import Source
+from jaxserve.structured.conjunction import Merge, Source
 from jaxserve.structured.keywords import cannot_enforce
 from jaxserve.structured.patterns import finds, literal
 from jaxserve.structured.scalars import pattern_of
-
-if TYPE_CHECKING:
-    from jaxserve.structured.schema import Merger
 
 MAX_SETS = 64
 _STRING = {"type": "string"}
@@ -65,26 +62,33 @@ class _Keys:
         return replace(self, properties=self.properties | dict.fromkeys(names, False))
 
 
-def merged_objects(merger: "Merger", parts: Sequence[Source]) -> list[dict[str, Any]]:
-    """Keywords for objects, one set of which must hold; none: there is no such object."""
+def merged_objects(merge: Merge, parts: Sequence[Source], closed: bool) -> list[dict[str, Any]]:
+    """Keywords for objects, one set of which must hold; none: there is no such object.
+
+    closed: objects that declare nothing accept no keys either.
+    """
     names = list(dict.fromkeys(name for part in parts for name in part.schema.get("properties", ())))
     required = tuple(dict.fromkeys(name for part in parts for name in part.schema.get("required", ())))
     names += [name for name in required if name not in names]
     keys = _Keys(
-        {name: merger.schema(*_schemas_for(name, parts)) for name in names},
+        {name: merge(*_schemas_for(name, parts)) for name in names},
         required,
         {
-            pattern_of(pattern, "patternProperties", path): merger.schema(*_schemas_for_pattern(pattern, parts))
+            pattern_of(pattern, "patternProperties", path): merge(*_schemas_for_pattern(pattern, parts))
             for pattern, path in _patterns(parts).items()
         },
-        _schema_for_others(merger, parts),
+        _schema_for_others(merge, parts, closed),
     )
-    keys = _with_names(merger, keys, parts)
+    keys = _with_names(merge, keys, parts)
     if any(keys.properties[name] is False for name in required):
         return []
-    num_kinds = bool(keys.properties) + bool(keys.patterns) + (keys.others is not False)
-    merger.has_mixed_keys |= num_kinds > 1
     return _counted(keys, parts)
+
+
+def has_mixed_keys(schema: dict[str, Any]) -> bool:
+    """Whether different things are said of different keys, so that a key must be known by its spelling."""
+    others = schema.get("additionalProperties", {}) is not False
+    return bool(schema.get("properties")) + bool(schema.get("patternProperties")) + others > 1
 
 
 def _schemas_for(name: str, parts: Sequence[Source]) -> list[Source]:
@@ -116,21 +120,21 @@ def _said_of_others(part: Source) -> list[Source]:
     return [part.at("additionalProperties")] if "additionalProperties" in part.schema else []
 
 
-def _schema_for_others(merger: "Merger", parts: Sequence[Source]) -> Any:
+def _schema_for_others(merge: Merge, parts: Sequence[Source], closed: bool) -> Any:
     """Of keys that are declared nowhere. Where nothing is said of them they are closed out of what declares some."""
     said = [source for part in parts for source in _said_of_others(part)]
     if said:
-        return merger.schema(*said)
+        return merge(*said)
     declares = any("properties" in part.schema or "patternProperties" in part.schema for part in parts)
-    return False if declares or merger.closed else {}
+    return False if declares or closed else {}
 
 
-def _with_names(merger: "Merger", keys: _Keys, parts: Sequence[Source]) -> _Keys:
+def _with_names(merge: Merge, keys: _Keys, parts: Sequence[Source]) -> _Keys:
     """The keys that `propertyNames` leaves."""
     said = [part for part in parts if "propertyNames" in part.schema]
     if not said:
         return keys
-    names = merger.schema(*(part.at("propertyNames") for part in said), Source(_STRING))
+    names = merge(*(part.at("propertyNames") for part in said), Source(_STRING))
     if names is False:
         return _Keys(dict.fromkeys(keys.properties, False), keys.required, {}, False)
     names = {key: names[key] for key in names if key != "type"}

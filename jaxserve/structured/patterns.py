@@ -13,6 +13,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 from jaxserve.errors import InvalidParameter
 
 MAX_BYTES = 16 << 10
+_JSON_BLANKS = r"\t\n\r "
 _LIMITS = LLParserLimits(verbose_errors=False)
 _BLANKS = r"\t-\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
 _CLASSES = {
@@ -20,7 +21,6 @@ _CLASSES = {
     "D": "[^0-9]",
     "w": "[0-9A-Za-z_]",
     "W": "[^0-9A-Za-z_]",
-    "s": f"[{_BLANKS}]",
     "S": rf"[^{_BLANKS}\x{{1c}}-\x{{1f}}\x{{85}}\x{{feff}}]",
 }
 _CONTROLS = {"n": r"\n", "r": r"\r", "t": r"\t", "f": r"\f", "v": r"\v", "0": r"\x{0}"}
@@ -33,19 +33,22 @@ _PROPERTY = re.compile(r"[pP](?:\{[^}]*\}|[A-Z])")
 
 
 @lru_cache(4096)
-def checked_pattern(pattern: str) -> str:
-    """The pattern for llguidance. Raises InvalidParameter, which says what is wrong and names no field."""
+def checked_pattern(pattern: str, blanks: str = _BLANKS) -> str:
+    """The pattern for llguidance. Raises InvalidParameter, which says what is wrong and names no field.
+
+    blanks: what \\s means, as members of a class.
+    """
     if len(pattern.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InvalidParameter(f"the regular expression is longer than {MAX_BYTES} bytes.")
     if "\0" in pattern:
         raise InvalidParameter("the regular expression holds a NUL byte.")
-    translated = _Translation(pattern).pattern()
+    translated = _Translation(pattern, blanks).pattern()
     grammar = LLMatcher.grammar_from_regex(regex_to_lark(translated)) if translated else ""
     complaint = LLMatcher.validate_grammar(grammar, None, limits=_LIMITS) if grammar else ""
     if complaint:
         reason = re.search(r"^error: (.*)|(lookarounds not supported)", complaint, re.M)
         said = next(filter(None, reason.groups())) if reason else complaint.strip().splitlines()[0]
-        raise InvalidParameter(f"the regular expression {pattern[:200]!r} cannot be enforced: {said[:200]}.")
+        raise InvalidParameter(f"the regular expression {pattern[:200]!r} is refused: {said[:200]}.")
     return translated
 
 
@@ -53,14 +56,36 @@ def checked_pattern(pattern: str) -> str:
 def finds(pattern: str, text: str) -> bool:
     """Whether the pattern, as `checked_pattern` gave it, is found in a text."""
     grammar = LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern})
-    matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
+    matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
     ids = list(json.dumps(text, ensure_ascii=False).encode())
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
 @cache
-def _byte_tokenizer() -> LLTokenizer:
+def byte_tokenizer() -> LLTokenizer:
+    """Where every byte is a token, and nothing else is."""
     return LLTokenizer("byte")
+
+
+def is_within(pattern: str, other: str) -> bool:
+    """Whether all that the pattern matches from end to end is matched by the other, both as `checked_pattern` gave."""
+    grammar = f"start: T\nT: /{regex_to_lark(pattern)}/ & ~/{regex_to_lark(other)}/"
+    matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
+    return matches_nothing(matcher)
+
+
+def whitespace_pattern(pattern: str) -> str:
+    """A pattern for what may stand between the tokens of JSON text. Raises InvalidParameter for one of more."""
+    translated = checked_pattern(pattern, _JSON_BLANKS)
+    if not is_within(translated, f"[{_JSON_BLANKS}]*"):
+        raise InvalidParameter(f"whitespace_pattern {pattern[:200]!r} matches what is no whitespace in JSON.")
+    return translated
+
+
+def matches_nothing(matcher: LLMatcher) -> bool:
+    """Whether not even the empty text is an answer from here on. Computes a mask, so ask a copy."""
+    matcher.compute_bitmask()
+    return matcher.get_error().startswith("NoExtension")
 
 
 def literal(text: str) -> str:
@@ -71,8 +96,9 @@ def literal(text: str) -> str:
 class _Translation:
     """One reading of a pattern, from left to right."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, blanks: str) -> None:
         self._text = pattern
+        self._classes = _CLASSES | {"s": f"[{blanks}]"}
         self._at = 0
 
     def pattern(self) -> str:
@@ -109,8 +135,8 @@ class _Translation:
                 self._at = found.end()
                 return rf"\x{{{_code(found.groups()):x}}}" if kind is _CODE else "\\" + found.group()
         char = self._take()
-        if char in _CLASSES:
-            return _CLASSES[char]
+        if char in self._classes:
+            return self._classes[char]
         if char in _CONTROLS:
             return _CONTROLS[char]
         if char == "b" and in_class:

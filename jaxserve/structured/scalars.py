@@ -2,16 +2,13 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.conjunction import Source
+from jaxserve.structured.conjunction import Merge, Source
 from jaxserve.structured.formats import format_keywords
 from jaxserve.structured.keywords import cannot_enforce
 from jaxserve.structured.patterns import checked_pattern
-
-if TYPE_CHECKING:
-    from jaxserve.structured.schema import Merger
 
 
 def merged_types(parts: Iterable[Source]) -> list[str] | None:
@@ -93,7 +90,7 @@ def _tighten(found: dict[str, Any], rule: dict[str, Any], least: str, most: str)
         found[most] = min(int(rule[most]), found.get(most, int(rule[most])))
 
 
-def merged_array(merger: "Merger", parts: Sequence[Source]) -> dict[str, Any]:
+def merged_array(merge: Merge, parts: Sequence[Source]) -> dict[str, Any]:
     """Counts, and for each place the schema of what may stand there."""
     found: dict[str, Any] = {}
     split = [_split_items(part) for part in parts]
@@ -102,12 +99,12 @@ def merged_array(merger: "Merger", parts: Sequence[Source]) -> dict[str, Any]:
     num_first = max((len(first) for first, _ in split), default=0)
     if num_first:
         found["prefixItems"] = [
-            merger.schema(*(source for first, rest in split for source in first[index : index + 1] or rest))
+            merge(*(source for first, rest in split for source in first[index : index + 1] or rest))
             for index in range(num_first)
         ]
     rest = [source for _, sources in split for source in sources]
     if rest:
-        found["items"] = merger.schema(*rest)
+        found["items"] = merge(*rest)
     return found
 
 

@@ -13,7 +13,8 @@ from jaxserve.errors import InvalidParameter
 from jaxserve.structured.conjunction import Choice, Conjunction, Document, Source
 from jaxserve.structured.documents import read_json
 from jaxserve.structured.numbers import merged_number
-from jaxserve.structured.objects import merged_objects
+from jaxserve.structured.objects import has_mixed_keys, merged_objects
+from jaxserve.structured.patterns import whitespace_pattern
 from jaxserve.structured.scalars import merged_array, merged_string, merged_types, merged_values
 from jaxserve.structured.shapes import Schema, Whitespace
 
@@ -45,8 +46,9 @@ def merger_of(shape: Schema) -> "Merger":
 def with_options(schema: Any, merger: "Merger", whitespace: Whitespace) -> dict[str, Any]:
     """A merged schema as llguidance takes it: with what it points at, and how JSON is to be written."""
     options: dict[str, Any] = {"whitespace_flexible": False}
-    if not whitespace.compact:
-        options = {"whitespace_pattern": whitespace.pattern or SHORT_WHITESPACE}
+    if not whitespace.compact and whitespace.pattern != "":
+        said = whitespace.pattern
+        options = {"whitespace_pattern": SHORT_WHITESPACE if said is None else whitespace_pattern(said)}
     if merger.has_mixed_keys:
         # A key may otherwise be written with \u escapes, and so pass for another one than it is.
         options["json_allowed_escapes"] = 'nrbtf\\"'
@@ -58,7 +60,7 @@ class Merger:
 
     definitions      what the `$ref`s of the result point at, by name
     closed           objects that declare nothing accept no keys either
-    has_mixed_keys   some object allows keys of different kinds, so that a key must be known by its spelling
+    has_mixed_keys   some object says different things of different keys
     """
 
     def __init__(self, document: Document, closed: bool) -> None:
@@ -121,10 +123,12 @@ class Merger:
         if "string" in allowed:
             result |= merged_string(parts)
         if "array" in allowed:
-            result |= merged_array(self, parts)
+            result |= merged_array(self.schema, parts)
         if "object" not in allowed or values is not None:
             return result | _type(types)
-        return _with_objects(result, types, merged_objects(self, parts))
+        objects = merged_objects(self.schema, parts, self.closed)
+        self.has_mixed_keys |= any(map(has_mixed_keys, objects))
+        return _with_objects(result, types, objects)
 
 
 def _type(types: list[str] | None) -> dict[str, Any]:
