@@ -34,6 +34,10 @@ class Choice:
 
     options: tuple[Source, ...]
 
+    @property
+    def identities(self) -> frozenset[int]:
+        return frozenset(id(option.schema) for option in self.options)
+
 
 # What is valid under all of these schemas, as one schema; False: nothing is.
 Merge = Callable[..., Any]
@@ -87,14 +91,21 @@ class Conjunction:
 
     parts     schemas of plain keywords, in the order in which they were met
     choices   one option of each must hold, too
+    held      identities of schemas that hold already, because an option was chosen
     """
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, held: frozenset[int] = frozenset()) -> None:
         self.parts: list[Source] = []
         self.choices: list[Choice] = []
         self.is_false = False
         self._document = document
+        self._held = held
         self._seen: set[int] = set()
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The identities of all schemas that hold here."""
+        return self._held | self._seen
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -105,7 +116,7 @@ class Conjunction:
     def add(self, source: Source | Choice, following: tuple[int, ...] = ()) -> None:
         """One more that must hold. following: the schemas that led here."""
         if isinstance(source, Choice):
-            self.choices.append(source)
+            self._choose(source, following)
         elif isinstance(source.schema, bool):
             self.is_false |= not source.schema
         elif id(source.schema) in following:
@@ -113,6 +124,15 @@ class Conjunction:
         elif id(source.schema) not in self._seen:
             self._seen.add(id(source.schema))
             self._take_apart(source, (*following, id(source.schema)))
+
+    def _choose(self, choice: Choice, following: tuple[int, ...]) -> None:
+        """One of the options must hold, which needs no saying where one does."""
+        if not choice.identities.isdisjoint(following):
+            raise InvalidParameter(f"'$ref' in {choice.options[0].path} leads back there without end.")
+        if choice.identities.isdisjoint(self._held) and all(
+            choice.identities != other.identities for other in self.choices
+        ):
+            self.choices.append(choice)
 
     def _take_apart(self, source: Source, following: tuple[int, ...]) -> None:
         schema = source.schema

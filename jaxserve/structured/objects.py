@@ -62,10 +62,10 @@ class _Keys:
         return replace(self, properties=self.properties | dict.fromkeys(names, False))
 
 
-def merged_objects(merge: Merge, parts: Sequence[Source], closed: bool) -> list[dict[str, Any]]:
+def merged_objects(merge: Merge, parts: Sequence[Source], closed: bool | None) -> list[dict[str, Any]]:
     """Keywords for objects, one set of which must hold; none: there is no such object.
 
-    closed: objects that declare nothing accept no keys either.
+    closed: objects that declare nothing accept no keys either; None: undeclared keys are never closed out.
     """
     names = list(dict.fromkeys(name for part in parts for name in part.schema.get("properties", ())))
     required = tuple(dict.fromkeys(name for part in parts for name in part.schema.get("required", ())))
@@ -120,13 +120,15 @@ def _said_of_others(part: Source) -> list[Source]:
     return [part.at("additionalProperties")] if "additionalProperties" in part.schema else []
 
 
-def _schema_for_others(merge: Merge, parts: Sequence[Source], closed: bool) -> Any:
+def _schema_for_others(merge: Merge, parts: Sequence[Source], closed: bool | None) -> Any:
     """Of keys that are declared nowhere. Where nothing is said of them they are closed out of what declares some."""
     said = [source for part in parts for source in _said_of_others(part)]
     if said:
         return merge(*said)
-    declares = any("properties" in part.schema or "patternProperties" in part.schema for part in parts)
-    return False if declares or closed else {}
+    declares = closed is not None and any(
+        "properties" in part.schema or "patternProperties" in part.schema for part in parts
+    )
+    return False if closed or declares else {}
 
 
 def _with_names(merge: Merge, keys: _Keys, parts: Sequence[Source]) -> _Keys:

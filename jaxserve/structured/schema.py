@@ -76,9 +76,9 @@ class Merger:
         """The document's schema. False: nothing is valid under it."""
         return self.schema(Source(self._document.root), *([Source(_OBJECT)] if is_object else []))
 
-    def schema(self, *sources: Source | Choice) -> Any:
-        """What is valid under all of these. False: nothing is."""
-        conjunction = Conjunction(self._document)
+    def schema(self, *sources: Source | Choice, held: frozenset[int] = frozenset()) -> Any:
+        """What is valid under all of these. False: nothing is. held: schemas that are known to hold."""
+        conjunction = Conjunction(self._document, held)
         for source in sources:
             conjunction.add(source)
         if conjunction.is_false:
@@ -108,7 +108,8 @@ class Merger:
             raise InvalidParameter(f"the JSON schema is too complex: its parts multiply to more than {MAX_SCHEMAS}.")
         if conjunction.choices:
             first, *others = conjunction.choices
-            return _any_of([self.schema(*conjunction.parts, *others, option) for option in first.options])
+            held, parts = conjunction.held, conjunction.parts
+            return _any_of([self.schema(*parts, *others, option, held=held) for option in first.options])
         parts = conjunction.parts
         types, values = merged_types(parts), merged_values(parts)
         if types == [] or values == []:
@@ -124,9 +125,10 @@ class Merger:
             result |= merged_string(parts)
         if "array" in allowed:
             result |= merged_array(self.schema, parts)
-        if "object" not in allowed or values is not None:
+        if "object" not in allowed:
             return result | _type(types)
-        objects = merged_objects(self.schema, parts, self.closed)
+        # Values that are listed bring their own keys.
+        objects = merged_objects(self.schema, parts, None if values is not None else self.closed)
         self.has_mixed_keys |= any(map(has_mixed_keys, objects))
         return _with_objects(result, types, objects)
 
@@ -153,4 +155,5 @@ def _with_objects(result: dict[str, Any], types: list[str] | None, objects: list
         return result | objects[0] | _type(types)
     others = [name for name in types or ALL_TYPES if name != "object"]
     options: list[Any] = [result | _type(others)] if others else []
-    return _any_of([*options, *({"type": "object", **option} for option in objects)])
+    values = {"enum": result["enum"]} if "enum" in result else {}
+    return _any_of([*options, *({"type": "object", **values, **option} for option in objects)])
