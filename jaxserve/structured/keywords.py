@@ -99,7 +99,7 @@ ENFORCED: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 # Where the value makes the keyword say nothing, it may stand: `uniqueItems: false`, `not: false`.
-_SAYS_NOTHING: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
+SAYS_NOTHING: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "not": lambda value, schema: value is False,
     "if": lambda value, schema: "then" not in schema and "else" not in schema,
     "then": lambda value, schema: "if" not in schema,
@@ -128,7 +128,7 @@ def check_keywords(schema: dict[str, Any], path: str) -> None:
             holds, expected = ENFORCED[keyword]
             if not holds(value):
                 raise InvalidParameter(f"{keyword!r} at {path} must be {expected}.")
-        elif keyword in _SAYS_NOTHING and not _SAYS_NOTHING[keyword](value, schema):
+        elif keyword in SAYS_NOTHING and not SAYS_NOTHING[keyword](value, schema):
             raise cannot_enforce(keyword, path)
 
 

@@ -9,7 +9,27 @@ from jaxserve.structured.shapes import Schema
 from jaxserve.structured.vocabulary import Vocabulary
 from tests.structured.bytes_vocabulary import allowed
 
-TEXTS = ['{"', '":', '",', '", "', '"}', "}}", "]}", "[[", "true", "ull", "abc", "12", "0.", ".5", "e-1", "\n  ", "  ", " ", "é"]
+TEXTS = [
+    '{"',
+    '":',
+    '",',
+    '", "',
+    '"}',
+    "}}",
+    "]}",
+    "[[",
+    "true",
+    "ull",
+    "abc",
+    "12",
+    "0.",
+    ".5",
+    "e-1",
+    "\n  ",
+    "  ",
+    " ",
+    "é",
+]
 TEXTS += ['":"', '\\"', "\\u00", "\\n", "-1", "a", "b", "c", "ab", "@", "://", "😀", "2024-", ":00"]
 TOKENS = [bytes([byte]) for byte in range(256)] + [text.encode() for text in TEXTS] + [b"<eos>"]
 EOS = len(TOKENS) - 1

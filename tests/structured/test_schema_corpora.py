@@ -1,0 +1,101 @@
+"""Every schema of the corpora is enforced, or refused by the name of what cannot be; the counts may only get better.
+
+JSON-Schema-Test-Suite says of instances whether they are valid. What a grammar accepts of them is valid, but for
+`oneOf`, which is read as `anyOf`. What it does not accept although it is valid is so for one of the reasons below.
+"""
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.structured.keywords import ENFORCED, SAYS_NOTHING
+from jaxserve.structured.shapes import Schema, Whitespace
+from tests.structured import corpora
+from tests.structured.bytes_vocabulary import accepts, matcher_of
+
+pytestmark = pytest.mark.assets
+
+KEYWORDS = {*ENFORCED, *SAYS_NOTHING}
+
+# (enforced, refused), then instances (accepted as valid, refused as invalid, narrowed away, accepted as of anyOf)
+COUNTS = {
+    "draft2020-12": ((187, 181), (420, 242, 30, 6)),
+    "draft7": ((180, 74), (385, 240, 16, 6)),
+    "draft2020-12/optional/format": ((14, 8), (196, 160, 16, 0)),
+}
+
+# Why a valid instance is no answer here: (file, what its case says, or how it looks)
+NARROWER = {
+    "undeclared keys are closed out": r"additional properties are allowed|other properties",
+    "declared keys come in their order": r"allOf \| allOf|allOf with base schema|anyOf complex types|property order",
+    "whole numbers are written without a point": r"float|1\.0|0\.0|zero fractional",
+    "format is enforced": r"only an annotation by default",
+    "there are no leap seconds": r"leap second",
+    "no quoted local parts, no IPv6 in addresses": r"quoted string|IPv6-address-literal",
+    "no IPv4 inside IPv6": r"mixed format|a long valid ipv6",
+    "no metaschemas, and $ref has neighbours unless $schema says that it has none": r"no validation|maxItems ignored",
+}
+
+
+def keyword_of(error: InvalidParameter) -> str:
+    """The keyword that a refusal names; '' when it says that nothing is valid."""
+    if re.search("no JSON value is valid|Unsatisfiable schema", str(error)):
+        return ""
+    quoted = [name for name in re.findall(r"'([^']*)'", str(error)) if name in KEYWORDS]
+    assert quoted, f"this refusal names no keyword: {error}"
+    return quoted[0]
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+@pytest.mark.parametrize("folder", COUNTS)
+def test_what_is_accepted_is_valid(folder, record_property):
+    schemas, instances, refusals = Counter(), Counter(), Counter()
+    wrong = []
+    for file, case in corpora.suite(folder):
+        try:
+            matcher = matcher_of(Schema(json.dumps(case["schema"]), Whitespace(compact=True)))
+        except InvalidParameter as error:
+            schemas["refused"] += 1
+            refusals[keyword_of(error)] += 1
+            continue
+        schemas["enforced"] += 1
+        for test in case["tests"]:
+            text, about = compact(test["data"]), f"{file} | {case['description']} | {test['description']}"
+            accepted = accepts(matcher, text)
+            instances[(test["valid"], accepted)] += 1
+            if accepted and not test["valid"] and file != "oneOf":
+                wrong.append(f"accepted: {about}: {text} under {compact(case['schema'])}")
+            reasons = (re.search(reason, f"{about} | {text}") for reason in NARROWER.values())
+            if test["valid"] and not accepted and not any(reasons):
+                wrong.append(f"not accepted: {about}: {text} under {compact(case['schema'])}")
+    counts = (
+        (schemas["enforced"], schemas["refused"]),
+        tuple(instances[key] for key in ((True, True), (False, False), (True, False), (False, True))),
+    )
+    print(folder, counts, refusals.most_common())
+    record_property(folder, counts)
+    assert not wrong, "\n".join(wrong)
+    (enforced, refused), (good, bad, narrowed, loose) = counts
+    (least_enforced, most_refused), (least_good, least_bad, most_narrowed, most_loose) = COUNTS[folder]
+    assert enforced >= least_enforced and refused <= most_refused
+    assert good >= least_good and bad >= least_bad and narrowed <= most_narrowed and loose <= most_loose
+
+
+def test_large_schemas_are_enforced_or_refused_by_name():
+    enforced, refused = [], {}
+    for name, text in corpora.large().items():
+        try:
+            matcher_of(Schema(text))
+            enforced.append(name)
+        except InvalidParameter as error:
+            refused[name] = "size" if "larger than" in str(error) else keyword_of(error)
+    print(enforced, refused)
+    assert {name for name, reason in refused.items() if reason == "size"} == {"azure-pipelines", "renovate"}
+    assert len(enforced) >= 7 and all(refused.values())
