@@ -140,7 +140,7 @@ class Conjunction:
             self.add(self._document.target(source), following)
             return
         check_keywords(schema, source.path)
-        self.is_false |= schema.get("not") in (True, {}) and "not" in schema
+        self.is_false |= "not" in schema and schema["not"] is not False
         plain = self._document.plain(schema)
         place = "properties" if "properties" in plain else next(iter(plain), None)
         for keyword in schema:

@@ -98,9 +98,9 @@ ENFORCED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "multipleOf": (_is_positive, "a number above 0"),
 }
 
-# Where the value makes the keyword say nothing, it may stand: `uniqueItems: false`, `not: false`.
+# What cannot be enforced may stand where its value makes it say nothing, such as `uniqueItems: false`.
 SAYS_NOTHING: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
-    "not": lambda value, schema: value is False,
+    "not": lambda value, schema: isinstance(value, bool) or value == {},  # false allows all, true and {} nothing
     "if": lambda value, schema: "then" not in schema and "else" not in schema,
     "then": lambda value, schema: "if" not in schema,
     "else": lambda value, schema: "if" not in schema,

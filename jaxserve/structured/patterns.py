@@ -57,7 +57,8 @@ def finds(pattern: str, text: str) -> bool:
     """Whether the pattern, as `checked_pattern` gave it, is found in a text."""
     grammar = LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern})
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
-    ids = list(json.dumps(text, ensure_ascii=False).encode())
+    quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # which llguidance counts as a control
+    ids = list(quoted.encode())
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
