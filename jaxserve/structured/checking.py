@@ -46,6 +46,8 @@ def checked(what: StructuredOutputs | Shape, special_tokens: dict[str, int], par
         text = grammar_text(shape, special_tokens)
     except InvalidParameter as error:
         raise InvalidParameter(f"{param}: {error}", param) from None
+    except RecursionError:
+        raise InvalidParameter(f"{param} is too complex a grammar: its parts lead too deep.", param) from None
     _, complaints = LLMatcher.validate_grammar_with_warnings(text, None, limits=LIMITS)
     complaints = [complaint for complaint in complaints if not complaint.startswith("no tokenizer - can't validate")]
     if complaints:

@@ -51,14 +51,18 @@ class _Writer:
         self._special_tokens = special_tokens
         longest_first = sorted(filter(None, special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
-        self._names: dict[str, str] = {}  # definition → name
+        self._terminals: dict[str, str] = {}  # definition → name
+        self._rules: dict[str, str] = {}
+        self._lazy_terminals: dict[str, None] = {}
         self._grammars: list[dict[str, str]] = []
 
     def write(self, shape: Shape) -> str:
         if isinstance(shape, Lark):
             return json.dumps({"grammars": [{"lark_grammar": f"{shape.grammar}\n{OPTIONS}"}]})
         start = self._expression(shape)
-        lines = [OPTIONS, f"start: {start}", *(f"{name}: {definition}" for definition, name in self._names.items())]
+        lines = [OPTIONS, f"start: {start}"]
+        lines += [f"{name}: {definition}" for definition, name in [*self._rules.items(), *self._terminals.items()]]
+        lines += [f"lazy_{terminal.lower()}[lazy]: {terminal}" for terminal in self._lazy_terminals]
         return json.dumps({"grammars": [{"lark_grammar": "\n".join(lines)}, *self._grammars]})
 
     def _expression(self, shape: Shape) -> str:
@@ -79,9 +83,9 @@ class _Writer:
                 self._grammars.append({"name": f"grammar_{len(self._grammars)}", "lark_grammar": grammar})
                 return "@" + self._grammars[-1]["name"]
             case Either(options):
-                return "(" + " | ".join(map(self._expression, options)) + ")"
+                return self._rule(" | ".join(map(self._expression, options)))
             case Optional(item):
-                return f"({self._expression(item)})?"
+                return f"{self._rule(self._expression(item))}?"
             case Repeat():
                 return self._repeat(shape)
             case Text():
@@ -117,7 +121,7 @@ class _Writer:
             else:
                 after_name, value = shape.after_name, self._string(parameter, shape.after_value)
             item = f"{self._literal(shape.before_name + parameter.name + after_name)} {value} {blanks}"
-            written.append(item if parameter.is_required else f"({item})?")
+            written.append(item if parameter.is_required else f"{self._rule(item)}?")
         return " ".join(written) or NOTHING
 
     def _string(self, parameter: Parameter, end: str) -> str:
@@ -131,13 +135,12 @@ class _Writer:
         least, most = repeat.min, repeat.max
         if most == 0:
             return NOTHING
-        item = f"({self._expression(repeat.item)})"
+        item = self._rule(self._expression(repeat.item))
         if repeat.separator is None or most == 1:
             return item + _times(least, most)
-        more = f"({self._expression(repeat.separator)} {item})" + _times(
-            max(least - 1, 0), None if most is None else most - 1
-        )
-        return f"({item} {more})" + ("" if least else "?")
+        more = self._rule(f"{self._expression(repeat.separator)} {item}")
+        times = _times(max(least - 1, 0), None if most is None else most - 1)
+        return self._rule(f"{item} {more}{times}") + ("" if least else "?")
 
     def _sequence(self, items: tuple[Shape, ...]) -> str:
         written: list[str] = []
@@ -163,7 +166,7 @@ class _Writer:
             branches.append(f"{self._terminal(ANY + self._without(markers))} {self._expression(sequel)}")
         elif not branches:
             raise InvalidParameter("free text must end in fixed text: there is nothing by which to know where it ends.")
-        return "(" + " | ".join(branches) + ")"
+        return self._rule(" | ".join(branches))
 
     def _text_and_marker(self, marker: str, markers: Iterable[str], text: str = ANY) -> str:
         """Text up to this one of the markers, and the marker."""
@@ -182,14 +185,17 @@ class _Writer:
         return f" & ~({ANY} ({' | '.join(map(_quoted, plain))}) {ANY})" if plain else ""
 
     def _terminal(self, definition: str) -> str:
-        return self._names.setdefault(definition, f"T{len(self._names)}")
+        return self._terminals.setdefault(definition, f"T{len(self._terminals)}")
+
+    def _rule(self, definition: str) -> str:
+        """A rule of its own, since llguidance reads only so many parentheses inside each other."""
+        return self._rules.setdefault(definition, f"r{len(self._rules)}")
 
     def _lazy(self, definition: str) -> str:
         """A rule whose terminal ends as soon as it can."""
         terminal = self._terminal(definition)
-        rule = f"lazy_{terminal[1:]}"
-        self._names.setdefault(terminal, f"{rule}[lazy]")
-        return rule
+        self._lazy_terminals[terminal] = None
+        return f"lazy_{terminal.lower()}"
 
 
 def _quoted(text: str) -> str:

@@ -15,6 +15,7 @@ from jaxserve.structured.patterns import finds, literal
 from jaxserve.structured.scalars import pattern_of
 
 MAX_SETS = 64
+MAX_OPTIONAL = 400  # llguidance follows 4 items for each that may come next, and no more than 2000
 _STRING = {"type": "string"}
 
 
@@ -82,6 +83,9 @@ def merged_objects(merge: Merge, parts: Sequence[Source], closed: bool | None) -
     keys = _with_names(merge, keys, parts)
     if any(keys.properties[name] is False for name in required):
         return []
+    if len(keys.optional) > MAX_OPTIONAL:
+        path = next(part.path for part in parts if "properties" in part.schema)
+        raise cannot_enforce("properties", path, f"more than {MAX_OPTIONAL} of them are optional")
     return _counted(keys, parts)
 
 

@@ -1,0 +1,85 @@
+"""Whatever is sent is answered: with a grammar whose steps are bounded, or with a refusal, and the next one is served.
+
+The limits are tight here so that no test waits for long: what takes longer is a refusal, not a failure.
+"""
+
+import random
+
+import pytest
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.helpers.pool import MIB
+from jaxserve.structured.compiler import Compiler
+from jaxserve.structured_outputs import StructuredOutputs
+from tests.structured.bytes_vocabulary import EOS, accepts, allowed, bytes_vocabulary
+from tests.structured.hostile import HOSTILE
+
+HELD_TO_REFUSE = {
+    "regex with many parentheses",
+    "schema of 500 references in a circle",
+    "schema of 5000 properties",
+    "schema of 5^20 options",
+    "schema 3000 levels deep",
+    "schema that is its own option",
+    "lark that is nothing",
+    "lark with many parentheses",
+    "gbnf with many parentheses",
+    "structural tag 9000 levels deep",
+    "whitespace that explodes",
+}
+HELD_TO_SERVE = {"choice of 20 000", "schema 31 levels deep", "schema of a 20 000-way enum", "regex with huge repeats"}
+HELD_TO_SERVE |= {"structural tag 70 levels deep", "gbnf that is ambiguous", "schema that grows by itself"}
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    compiler = Compiler(bytes_vocabulary(), timeout_s=2.0, memory_bytes=512 * MIB)
+    yield compiler
+    compiler.close()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_it_is_answered(compiler, name):
+    try:
+        grammar = compiler.compile(HOSTILE[name], "response_format")
+    except InvalidParameter as error:
+        assert error.param == "response_format" and str(error).startswith("response_format")
+        assert len(str(error)) < 1000
+        assert name not in HELD_TO_SERVE, str(error)
+    else:
+        assert name not in HELD_TO_REFUSE
+        follow(grammar.matcher())
+    matcher = compiler.compile(StructuredOutputs(regex=f"[{len(name)}]+")).matcher()
+    assert not accepts(matcher, "x")
+
+
+def follow(matcher):
+    """Some steps of an answer: each has a mask, or is the end of this one answer alone."""
+    rng = random.Random(0)
+    for _ in range(50):
+        choices = sorted(allowed(matcher))
+        if matcher.is_error():
+            return
+        token = rng.choice(choices)
+        assert matcher.consume_token(token)
+        if token == EOS:
+            return
+
+
+def test_a_helper_that_is_killed_is_a_refusal_of_this_grammar_alone(compiler):
+    restarts = compiler._pool.restarts
+    for _ in range(2):
+        with pytest.raises(InvalidParameter, match="too complex a grammar: it took longer than 2 s"):
+            compiler.compile(HOSTILE["schema of 40 times 40 references"])
+    assert compiler._pool.restarts == restarts + 1  # the second time it is known
+
+
+def test_memory_is_limited():
+    compiler = Compiler(bytes_vocabulary(), timeout_s=20.0, memory_bytes=64 * MIB)
+    try:
+        with pytest.raises(InvalidParameter, match="too complex a grammar"):
+            compiler.compile(
+                StructuredOutputs(regex="|".join(f"{i:05}x{i * 7919}" for i in range(1000)) + "b{60000}" * 20)
+            )
+    finally:
+        compiler.close()
