@@ -199,7 +199,8 @@ class _Writer:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if text else ""
+    """As Lark's strings are JSON's, but for the control character that JSON allows."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f") if text else ""
 
 
 def _times(least: int, most: int | None) -> str:

@@ -22,9 +22,12 @@ _UPPER = ("maximum", "exclusiveMaximum")
 def merged_number(parts: Iterable[Source], are_integers: bool) -> tuple[dict[str, Any], bool]:
     """Bounds and factors, and whether only whole numbers are left."""
     parts = list(parts)
-    factors = [_factor(part) for part in parts if "multipleOf" in part.schema]
-    are_integers = are_integers or bool(factors)
-    found: dict[str, Any] = {"multipleOf": math.lcm(*factors)} if factors else {}
+    factor = 1
+    for part in parts:
+        factor = _with_factor(factor, part)
+    has_factor = any("multipleOf" in part.schema for part in parts)
+    are_integers = are_integers or has_factor
+    found: dict[str, Any] = {"multipleOf": factor} if has_factor else {}
     bounds: dict[str, Decimal] = {}
     for part in parts:
         for keyword, value in _said(part).items():
@@ -34,11 +37,12 @@ def merged_number(parts: Iterable[Source], are_integers: bool) -> tuple[dict[str
     return found | {keyword: _plain(value) for keyword, value in bounds.items()}, are_integers
 
 
-def _factor(part: Source) -> int:
-    factor = part.schema["multipleOf"]
-    if factor != int(factor) or factor > MAX_FACTOR:
-        raise cannot_enforce("multipleOf", part.path, f"only whole numbers up to {MAX_FACTOR} can")
-    return int(factor)
+def _with_factor(factor: int, part: Source) -> int:
+    """The least common multiple of a factor and the part's."""
+    other = part.schema.get("multipleOf", 1)
+    if other == int(other) and math.lcm(factor, int(other)) <= MAX_FACTOR:
+        return math.lcm(factor, int(other))
+    raise cannot_enforce("multipleOf", part.path, f"only whole numbers up to {MAX_FACTOR} can")
 
 
 def _said(part: Source) -> dict[str, Decimal]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.keywords import cannot_enforce
-from jaxserve.structured.schema import merger_of, with_options
+from jaxserve.structured.schema import Merger, merger_of, with_options
 from jaxserve.structured.shapes import Schema
 
 _TEXT_KEYWORDS = {"type", "minLength", "maxLength", "pattern", "allOf"}
@@ -42,22 +42,37 @@ def parameters_of(shape: Schema) -> list[Parameter]:
     return found
 
 
-def _parameter(name: str, is_required: bool, schema: Any, merger: Any, shape: Schema) -> Parameter:
-    values = schema.get("enum")
-    if values is not None and all(isinstance(value, str) for value in values):
-        return Parameter(name, is_required, texts=tuple(values))
-    if values is None and _may_be_string(schema, merger.definitions, set()):
-        types = schema.get("type", "string")
-        others = schema.keys() - _TEXT_KEYWORDS
-        if others and "string" in types:  # what else it may be, any text is a string, too
-            others = {"format"} & others
-        if others:
-            raise cannot_enforce(min(others), f"#/properties/{name}", "this parameter is written without quotes")
-        return Parameter(name, is_required, conditions=_conditions(schema, name))
-    return Parameter(name, is_required, json=with_options(schema, merger, shape.whitespace))
+def _parameter(name: str, is_required: bool, schema: Any, merger: Merger, shape: Schema) -> Parameter:
+    """Text wherever it may be a string: what reads it then takes it for the first of the types that it fits."""
+    options = schema.get("anyOf", [schema])
+    texts = [text for option in options if (said := _texts(option)) is not None for text in said]
+    if all(_texts(option) is not None for option in options) and any("enum" in option for option in options):
+        return Parameter(name, is_required, texts=tuple(texts))
+    if not any(_may_be_string(option, merger.definitions, frozenset()) for option in options):
+        return Parameter(name, is_required, json=with_options(schema, merger, shape.whitespace))
+    bare = [option for option in options if option.keys() == {"type"}]
+    others = [option for option in options if option.keys() != {"type"}]
+    if len(others) > 1 or not all(option.keys() <= _TEXT_KEYWORDS and "type" in option for option in others):
+        keyword = "anyOf" if len(options) > 1 else min(schema.keys() - _TEXT_KEYWORDS, default="type")
+        raise _cannot(keyword, name)
+    is_any = any("string" in option["type"] for option in bare)
+    conditions = () if is_any or not others else _conditions(others[0], name)
+    return Parameter(name, is_required, conditions=conditions)
 
 
-def _may_be_string(schema: Any, definitions: dict[str, Any], seen: set[str]) -> bool:
+def _texts(option: dict[str, Any]) -> tuple[str, ...] | None:
+    """The texts of a listed string, or of null; None for anything else."""
+    if option == {"type": "null"}:
+        return ("null",)
+    values = option.get("enum")
+    return tuple(values) if values and all(isinstance(value, str) for value in values) else None
+
+
+def _cannot(keyword: str, name: str) -> InvalidParameter:
+    return cannot_enforce(keyword, f"#/properties/{name}", "this parameter is written without quotes")
+
+
+def _may_be_string(schema: Any, definitions: dict[str, Any], seen: frozenset[str]) -> bool:
     if schema is False:
         return False
     if "$ref" in schema:
@@ -78,7 +93,7 @@ def _conditions(schema: dict[str, Any], name: str) -> tuple[str, ...]:
         found.append(f"(?s:.){{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}")
     for rule in [schema, *schema.get("allOf", ())]:
         if "format" in rule:
-            raise cannot_enforce("format", f"#/properties/{name}", "this parameter is written without quotes")
+            raise _cannot("format", name)
         if "pattern" in rule:
             found.append(_whole(rule["pattern"], name))
     return tuple(found)
@@ -87,7 +102,7 @@ def _conditions(schema: dict[str, Any], name: str) -> tuple[str, ...]:
 def _whole(pattern: str, name: str) -> str:
     """A pattern that is searched for, as one that the whole text matches."""
     if "|" in pattern and re.match(r"\^|.*\$", pattern, re.S) and not re.fullmatch(r"\^\(\?:.*\)\$", pattern, re.S):
-        raise cannot_enforce("pattern", f"#/properties/{name}", "this parameter is written without quotes")
+        raise _cannot("pattern", name)
     before, after = "(?s:.*)", "(?s:.*)"
     if pattern.startswith("^"):
         before, pattern = "", pattern[1:]

@@ -182,7 +182,10 @@ def test_names_of_properties():
 def test_whole_factors_are_enforced():
     assert judged({"type": "integer", "multipleOf": 7}, 14, 0, -7, 15) == [True, True, True, False]
     assert judged({"type": "number", "multipleOf": 2}, 4, "4.0", 3) == [True, False, False]
-    assert "'multipleOf'" in refusal({"multipleOf": 0.1}) and "'multipleOf'" in refusal({"multipleOf": 10**6})
+    both = {"type": "integer", "allOf": [{"multipleOf": 4}, {"multipleOf": 6}]}
+    assert judged(both, 12, 24, 4, 6) == [True, True, False, False]
+    for schema in ({"multipleOf": 0.1}, {"multipleOf": 10**6}, {"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}):
+        assert "'multipleOf'" in refusal(schema)
 
 
 def test_bounds_of_older_drafts():
