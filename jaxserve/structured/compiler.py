@@ -71,11 +71,10 @@ class Compiler:
         matcher = LLMatcher(tokenizer, text, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise refused(matcher.get_error(), param)
-        first = matcher.deep_copy()
-        if matches_nothing(first):
+        if matches_nothing(matcher):  # and the first mask is there for all copies
             raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
-        if first.is_error():
-            raise refused(first.get_error(), param)
+        if matcher.is_error():
+            raise refused(matcher.get_error(), param)
         return CompiledGrammar(matcher, num_bytes)
 
     def _check(self, what: StructuredOutputs | Shape, param: str) -> tuple[str, int]:

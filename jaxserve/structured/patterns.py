@@ -84,7 +84,7 @@ def whitespace_pattern(pattern: str) -> str:
 
 
 def matches_nothing(matcher: LLMatcher) -> bool:
-    """Whether not even the empty text is an answer from here on. Computes a mask, so ask a copy."""
+    """Whether not even the empty text is an answer from here on. Computes a mask."""
     matcher.compute_bitmask()
     return matcher.get_error().startswith("NoExtension")
 

@@ -12,6 +12,7 @@ from typing import Any
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.conjunction import Choice, Conjunction, Document, Source
 from jaxserve.structured.documents import read_json
+from jaxserve.structured.endings import endless
 from jaxserve.structured.numbers import merged_number
 from jaxserve.structured.objects import has_mixed_keys, merged_objects
 from jaxserve.structured.patterns import whitespace_pattern
@@ -32,6 +33,8 @@ def enforceable(shape: Schema) -> dict[str, Any]:
     schema = merger.whole(is_object=shape.is_object)
     if schema is False:
         raise InvalidParameter("no JSON value is valid under the schema.")
+    if endless(merger.definitions):
+        raise InvalidParameter("the JSON schema has a '$ref' that leads back there without end: no value is finite.")
     return with_options(schema, merger, shape.whitespace)
 
 

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from jaxserve.errors import InvalidParameter, Unsupported
+from jaxserve.errors import EngineStopped, InvalidParameter, Unsupported
+from jaxserve.helpers.pool import HelperPool, Limits
 from jaxserve.structured.compiler import Compiler
 from jaxserve.structured.shapes import Literal, Sequence
 from jaxserve.structured.vocabulary import Vocabulary
@@ -70,3 +71,64 @@ def test_a_tokenizer_without_bytes_is_refused():
     compiler = Compiler(Vocabulary(None, {}, [0], 10))
     with pytest.raises(Unsupported, match="bytes of their own"):
         compiler.compile(StructuredOutputs(json_object=True))
+
+
+def regex(number):
+    return StructuredOutputs(regex=f"a{{{number}}}")
+
+
+def test_the_oldest_in_use_is_forgotten_first():
+    compiler = Compiler(bytes_vocabulary(), cache_entries=2)
+    try:
+        first, second = compiler.compile(regex(1)), compiler.compile(regex(2))
+        assert compiler.compile(regex(1)) is first
+        compiler.compile(regex(3))
+        assert compiler.compile(regex(1)) is first
+        assert compiler.compile(regex(2)) is not second
+    finally:
+        compiler.close()
+
+
+def test_what_is_kept_is_bounded_in_bytes():
+    one = Compiler(bytes_vocabulary())
+    size = one.compile(regex(1)).num_bytes
+    one.close()
+    compiler = Compiler(bytes_vocabulary(), cache_bytes=3 * size)
+    try:
+        kept = [compiler.compile(regex(number)) for number in range(1, 11)]
+        assert compiler.compile(regex(10)) is kept[-1]
+        assert compiler.compile(regex(1)) is not kept[0]
+    finally:
+        compiler.close()
+
+
+def test_a_helper_knows_no_array_and_no_model():
+    pool = HelperPool(("jaxserve.structured.checking",))
+    try:
+        modules = pool.run("tests.helpers.tasks:loaded", None, Limits(30.0))
+    finally:
+        pool.close()
+    assert {name.split(".")[0] for name in modules}.isdisjoint({"jax", "flax", "numpy", "transformers", "server"})
+    assert {"jaxserve.engine", "jaxserve.text", "jaxserve.models"}.isdisjoint(modules)
+
+
+def test_a_closed_compiler_still_knows_what_it_compiled():
+    compiler = Compiler(bytes_vocabulary())
+    grammar = compiler.compile(regex(1))
+    compiler.close()
+    compiler.close()
+    assert compiler.compile(regex(1)) is grammar
+    with pytest.raises(EngineStopped):
+        compiler.compile(regex(2))
+
+
+def test_a_grammar_that_no_text_matches_is_refused(compiler):
+    with pytest.raises(InvalidParameter, match="no text matches"):
+        compiler.compile(StructuredOutputs(grammar="start: start"))
+
+
+def test_a_special_token_that_the_model_does_not_have_is_refused(compiler):
+    for unknown in ("<nobody>", "<[100000]>"):
+        with pytest.raises(InvalidParameter, match="structured_outputs cannot be enforced") as caught:
+            compiler.compile(StructuredOutputs(grammar=f"start: {unknown}"))
+        assert "available" not in str(caught.value)

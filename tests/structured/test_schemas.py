@@ -273,6 +273,8 @@ def test_an_option_that_nothing_is_valid_under_is_left_out():
         ('{"$ref": "#"}', "without end"),
         ('{"allOf": [{"$ref": "#"}]}', "without end"),
         ('{"anyOf": [{"$ref": "#"}, {"type": "null"}]}', "without end"),
+        ('{"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}', "without end"),
+        ('{"type": "array", "items": {"$ref": "#"}, "minItems": 1}', "without end"),
     ],
 )
 def test_a_schema_that_says_nothing_sensible_is_refused(schema, reason):
