@@ -47,6 +47,20 @@ _FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
-def format_keywords(name: str) -> dict[str, Any] | None:
-    """Keywords that llguidance enforces and that say the same; None for a format that is not known here."""
-    return _FORMATS.get(name)
+# OpenAPI's, for numbers: (least, most), where there are any. A password is any text, shown as dots.
+NUMBER_FORMATS: dict[str, tuple[int, int] | None] = {
+    "int32": (-(2**31), 2**31 - 1),
+    "int64": (-(2**63), 2**63 - 1),
+    "float": None,
+    "double": None,
+}
+_FORMATS |= {name: {} for name in ("password", *NUMBER_FORMATS)}
+
+
+def is_known(name: str) -> bool:
+    return name in _FORMATS
+
+
+def string_keywords(name: str) -> dict[str, Any]:
+    """Keywords that llguidance enforces and that say of a string what this known format says."""
+    return _FORMATS[name]

@@ -10,6 +10,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 from jaxserve.structured.conjunction import Source
+from jaxserve.structured.formats import NUMBER_FORMATS
 from jaxserve.structured.keywords import cannot_enforce
 
 LARGEST = Decimal(10) ** 17
@@ -54,6 +55,10 @@ def _said(part: Source) -> dict[str, Decimal]:
             is_exclusive = limits.pop(exclusive)
             limits = {exclusive: limits[keyword]} if is_exclusive and keyword in limits else limits
         found |= {name: Decimal(repr(value)) for name, value in limits.items()}
+    range_of_format = NUMBER_FORMATS.get(schema.get("format", ""))
+    if range_of_format:
+        least, most = map(Decimal, range_of_format)
+        found |= {"minimum": max(found.get("minimum", least), least), "maximum": min(found.get("maximum", most), most)}
     return found
 
 

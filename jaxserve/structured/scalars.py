@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.conjunction import Merge, Source
-from jaxserve.structured.formats import format_keywords
+from jaxserve.structured.formats import string_keywords
 from jaxserve.structured.keywords import cannot_enforce
 from jaxserve.structured.patterns import checked_pattern
 
@@ -61,10 +61,7 @@ def merged_string(parts: Iterable[Source]) -> dict[str, Any]:
             said["pattern"] = pattern_of(said["pattern"], "pattern", part.path)
         rules = [said]
         if "format" in part.schema:
-            meant = format_keywords(part.schema["format"])
-            if meant is None:
-                raise cannot_enforce("format", part.path, f"{part.schema['format'][:100]!r} is not known")
-            rules.append(meant)
+            rules.append(string_keywords(part.schema["format"]))
         for rule in rules:
             _tighten(found, rule, "minLength", "maxLength")
             for keyword in ("pattern", "format"):

@@ -33,8 +33,6 @@ def enforceable(shape: Schema) -> dict[str, Any]:
     schema = merger.whole(is_object=shape.is_object)
     if schema is False:
         raise InvalidParameter("no JSON value is valid under the schema.")
-    if endless(merger.definitions):
-        raise InvalidParameter("the JSON schema has a '$ref' that leads back there without end: no value is finite.")
     return with_options(schema, merger, shape.whitespace)
 
 
@@ -77,7 +75,12 @@ class Merger:
 
     def whole(self, *, is_object: bool = False) -> Any:
         """The document's schema. False: nothing is valid under it."""
-        return self.schema(Source(self._document.root), *([Source(_OBJECT)] if is_object else []))
+        schema = self.schema(Source(self._document.root), *([Source(_OBJECT)] if is_object else []))
+        if endless(self.definitions):
+            raise InvalidParameter(
+                "the JSON schema has a '$ref' that leads back there without end: no value is finite."
+            )
+        return schema
 
     def schema(self, *sources: Source | Choice, held: frozenset[int] = frozenset()) -> Any:
         """What is valid under all of these. False: nothing is. held: schemas that are known to hold."""

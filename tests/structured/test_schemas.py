@@ -193,6 +193,13 @@ def test_bounds_of_older_drafts():
     assert judged({"type": "integer", "minimum": 3, "exclusiveMinimum": False}, 3, 2) == [True, False]
 
 
+def test_formats_of_numbers_are_bounds():
+    assert judged({"type": "integer", "format": "int32"}, 2**31 - 1, 2**31, -(2**31) - 1) == [True, False, False]
+    assert judged({"type": "integer", "format": "int64", "minimum": 3}, 3, 2) == [True, False]
+    assert judged({"type": "number", "format": "double"}, "1.5e300") == [True]
+    assert "'format'" in refusal({"type": "integer", "format": "haiku"})
+
+
 def test_strings_are_json():
     schema = {"type": "string"}
     assert judged(schema, '"a\\n\\"\\\\\\u0001é😀"', '"a\nb"', '"a\tb"', '"\\ud83d"', '"\\x"') == [True] + [False] * 4
