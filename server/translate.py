@@ -16,8 +16,6 @@ from server.rendering import render
 from server.runs import Job
 from server.sampling import alternatives, context_tokens, length, sampling_params
 from server.schemas.chat import ChatRequest
-from server.schemas.checks import transferred_ids
-from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) ->
         prompt_logprobs = logprobs
     if request.stream:
         prompt_logprobs = None  # 0 is allowed, and returns nothing
-    params = _params(
+    params = sampling_params(
         request,
         llm,
         max_tokens=wanted,
@@ -85,7 +83,7 @@ async def completion_jobs(
         prompt_logprobs = max(logprobs, prompt_logprobs or 0)
     elif request.stream:
         prompt_logprobs = None
-    params = _params(
+    params = sampling_params(
         request,
         llm,
         max_tokens=COMPLETION_TOKENS if wanted is None else wanted,
@@ -124,12 +122,6 @@ def check_ids(ids: Sequence[int], llm: AsyncLLM, param: str) -> None:
         raise InvalidParameter(
             f"{param} has token ids out of vocabulary: {listed}; ids are from 0 to {llm.vocab_size - 1}.", param
         )
-
-
-def _params(request: GenerationRequest, llm: AsyncLLM, **known: Any) -> SamplingParams:
-    params = sampling_params(request, llm, **known)
-    check_ids(transferred_ids(request) or (), llm, "kv_transfer_params")
-    return params
 
 
 def _checked(

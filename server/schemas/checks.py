@@ -100,20 +100,11 @@ def _check_salt(salt: str | None) -> None:
 
 
 def _check_extensions(request: GenerationRequest) -> None:
-    ids = transferred_ids(request)
-    if ids is not None and not (isinstance(ids, list) and ids and all(type(one) is int and one >= 0 for one in ids)):
-        message = "kv_transfer_params.prompt_token_ids must be a non-empty array of token ids."
-        raise InvalidParameter(message, "kv_transfer_params")
     for name, value in (request.vllm_xargs or {}).items():
         values = value if isinstance(value, list) else [value]
         if not all(_is_plain(one) for one in values):
             message = f"vllm_xargs {shown(name)} must be a string, a number of 64 bits, or an array of those."
             raise InvalidParameter(message, "vllm_xargs")
-
-
-def transferred_ids(request: GenerationRequest) -> Any:
-    """The prompt that kv_transfer_params is about, None when it says nothing of it."""
-    return (request.kv_transfer_params or {}).get("prompt_token_ids")
 
 
 def _is_plain(value: Any) -> bool:

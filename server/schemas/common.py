@@ -20,6 +20,8 @@ _warned: set[str] = set()
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 T = TypeVar("T", bound=BaseModel)
+# The JSON reader makes floats of longer integers, and pydantic would speak of strings.
+WORDS = {"int_parsing_size": "Input should be an integer of at most 64 bits"}
 
 
 def _number(value: Any) -> Any:
@@ -153,7 +155,7 @@ def _refusal(error: ValidationError, body: dict[str, Any]) -> Exception:
     reasons: dict[str, list[str]] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         path = _path(item["loc"], body, item["type"] == "missing")
-        message = item["msg"].removeprefix("Value error, ")
+        message = WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
         if message not in reasons.setdefault(path, []):
             reasons[path].append(message)
     deepest = [path for path in reasons if not any(other.startswith(path + ".") for other in reasons)]

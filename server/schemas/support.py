@@ -2,7 +2,7 @@
 OpenAPI document are made from it (scripts/field_table --write); the tests hold it to the schemas and to themselves.
 
 HONOURED   does what the contract says
-REFUSED    400 "... is not supported yet" for any value but null and the neutral ones
+REFUSED    400 "... is not supported yet", and why, for any value but null and the neutral ones
 NO_EFFECT  accepted and type-checked; documented to change nothing here
 """
 
@@ -119,7 +119,7 @@ SHARED: dict[str, Support] = {
     "user": _no_effect(""),
     "session_id": _no_effect("no session routing here"),
     "spaces_between_special_tokens": _no_effect("fast tokenizers put none there"),
-    "kv_transfer_params": _no_effect("without a connector"),
+    "kv_transfer_params": _refused(note="needs a transfer connector, which this server has not"),
     "vllm_xargs": _no_effect("without extensions"),
     "response_format": _refused({"type": "text"}, note="only type text"),
     "structured_outputs": _refused(),
@@ -213,4 +213,5 @@ def refuse_unsupported(request: BaseModel, table: Mapping[str, Support]) -> None
             value = value.model_dump(exclude_none=True)
         support = table[name]
         if support.fate is Fate.REFUSED and value is not None and value not in support.neutral:
-            raise Unsupported(f"{name} is not supported yet (got {shown(value)}); leave it out.", name)
+            reason = f": {support.note}" if support.note else ""
+            raise Unsupported(f"{name} is not supported yet{reason} (got {shown(value)}); leave it out.", name)

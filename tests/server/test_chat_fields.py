@@ -126,9 +126,6 @@ async def test_null_means_absent_for_every_optional_field(api):
         ("mm_processor_kwargs", {}),
         ("priority", 0),
         ("truncation_side", "left"),
-        ("kv_transfer_params", {"a": 1}),
-        ("kv_transfer_params", {"prompt_token_ids": None}),
-        ("kv_transfer_params", {"prompt_token_ids": [0, 1]}),
         ("vllm_xargs", {"a": 1, "b": "x", "c": [1.5, "y"], "d": 2**64 - 1, "e": -(2**63)}),
         ("return_prompt_text", False),
         ("stream_options", {}),
@@ -152,6 +149,8 @@ async def test_neutral_values_and_unknown_keys_change_nothing(api, field, value)
         ("response_format", {"type": "json_object"}),
         ("structured_outputs", {"regex": "a+"}),
         ("thinking_token_budget", 10),
+        ("kv_transfer_params", {}),
+        ("kv_transfer_params", {"do_remote_decode": True}),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
     ],
 )
@@ -260,9 +259,7 @@ async def test_what_is_not_built_yet_is_refused_by_name(api, field, value):
         ({"chat_template_kwargs": {"range": 1}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"a": "x" * 65536}}, "chat_template_kwargs"),
         ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs"),
-        ({"kv_transfer_params": {"prompt_token_ids": []}}, "kv_transfer_params"),
         ({"vllm_xargs": {"a": {"b": 1}}}, "vllm_xargs"),
-        ({"kv_transfer_params": {"prompt_token_ids": [1, 10**6]}}, "kv_transfer_params"),
         ({"vllm_xargs": {"a": 2**64}}, "vllm_xargs"),
         ({"vllm_xargs": {"a": -(2**63) - 1}}, "vllm_xargs"),
     ],
@@ -319,6 +316,23 @@ async def test_a_wrong_type_is_a_bad_request_with_its_path(api, fields, param):
     answer = await api.chat(**fields)
     assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "Bad Request", param)
     assert answer.error["message"].startswith("1 validation error:")
+
+
+@pytest.mark.parametrize("value", [2**70, -(2**70), 10**300])
+@pytest.mark.parametrize("field", ["top_k", "seed", "n", "stop_token_ids", "top_logprobs", "truncate_prompt_tokens"])
+async def test_an_integer_of_more_than_64_bits_is_called_that(api, field, value):
+    answer = await api.chat(**{field: [value] if field == "stop_token_ids" else value})
+    assert (answer.status, answer.error["type"]) == (400, "Bad Request")
+    assert answer.error["param"].startswith(f"body.{field}")
+    assert "an integer of at most 64 bits" in answer.error["message"] and "string" not in answer.error["message"]
+
+
+async def test_a_transfer_is_refused_with_what_it_needs(api):
+    for ask in (api.chat, api.complete):
+        error = (await ask(kv_transfer_params={"a": 1})).error
+        assert (error["param"], error["code"]) == ("kv_transfer_params", 400)
+        assert "needs a transfer connector, which this server has not" in error["message"]
+        assert (await ask(kv_transfer_params=None)).json["kv_transfer_params"] is None
 
 
 async def test_a_missing_messages_is_named(api):

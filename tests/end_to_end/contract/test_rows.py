@@ -55,7 +55,8 @@ FIELDS = {
     "sampling::test_repetition_penalty_divides_what_the_bias_made": "repetition_penalty",
     "sampling::test_temperature_top_k_top_p_and_min_p_at_their_ends_are_greedy": ("temperature top_k top_p min_p"),
     "scheduling::test_cache_salt_divides_what_is_shared": "cache_salt",
-    "scheduling::test_kv_transfer_params_and_vllm_xargs_are_looked_at_and_left": ("kv_transfer_params vllm_xargs"),
+    "scheduling::test_kv_transfer_params_need_a_connector": "kv_transfer_params",
+    "scheduling::test_vllm_xargs_are_looked_at_and_left": "vllm_xargs",
     "scheduling::test_priority_needs_its_scheduling": "priority",
     "stopping::test_a_stop_string_across_tokens_cuts_the_text_and_not_the_tokens": "stop",
     "stopping::test_ignore_eos_skip_special_tokens_and_include_stop_str_in_output": (

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.contract.asking import DEFAULTS, FOX, VOCABULARY, refusal
+from tests.end_to_end.contract.asking import DEFAULTS, FOX, refusal
 
 pytestmark = pytest.mark.assets
 
@@ -64,18 +64,23 @@ def test_there_is_one_replica(ask, rank, status):
 
 
 @pytest.mark.parametrize(
-    ("field", "good", "bad"),
+    ("good", "bad"),
     [
-        ("kv_transfer_params", {"a": 1}, {"prompt_token_ids": []}),
-        ("kv_transfer_params", {"prompt_token_ids": [1]}, {"prompt_token_ids": [VOCABULARY]}),
-        ("vllm_xargs", {"a": [1, "x", 2.5], "b": 2**64 - 1, "c": -(2**63)}, {"a": 2**64}),
-        ("vllm_xargs", {}, {"a": {}}),
-        ("vllm_xargs", {"a": "x"}, {"a": -(2**63) - 1}),
+        ({"a": [1, "x", 2.5], "b": 2**64 - 1, "c": -(2**63)}, {"a": 2**64}),
+        ({}, {"a": {}}),
+        ({"a": "x"}, {"a": -(2**63) - 1}),
     ],
 )
-def test_kv_transfer_params_and_vllm_xargs_are_looked_at_and_left(ask, field, good, bad):
-    assert ask.text(**{field: good}) == ask.text()
-    assert refusal(ask.ask(**{field: bad}))["param"] == field
+def test_vllm_xargs_are_looked_at_and_left(ask, good, bad):
+    assert ask.text(vllm_xargs=good) == ask.text()
+    assert refusal(ask.ask(vllm_xargs=bad))["param"] == "vllm_xargs"
+
+
+@pytest.mark.parametrize("value", [{}, {"a": 1}, {"prompt_token_ids": [1]}])
+def test_kv_transfer_params_need_a_connector(ask, value):
+    error = refusal(ask.ask(kv_transfer_params=value))
+    assert error["param"] == "kv_transfer_params" and "transfer connector" in error["message"]
+    assert ask.chat(kv_transfer_params=None)["kv_transfer_params"] is None
 
 
 @pytest.mark.parametrize("form", ["TEXT", "JSON", "json"])
