@@ -1,0 +1,154 @@
+"""Schemas to answer by, each with something to ask: real functions from the Berkeley Function Calling Leaderboard, and
+schemas composed of every keyword that is enforced.
+
+BFCL v4 travels in the package bfcl-eval (Apache-2.0). Its wheel is downloaded and read, never installed.
+"""
+
+import json
+import random
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxserve.config import cache_dir
+from jaxserve.weights import wheels
+
+BFCL = "bfcl-eval==2026.3.23"
+BFCL_BYTES = 1_925_664
+BFCL_FILES = ("simple_python", "live_simple", "live_multiple", "multiple")
+JSON_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}
+ANNOTATIONS = ("description", "default", "optional")
+
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A schema and a question whose answer may have its form."""
+
+    name: str
+    schema: Schema
+    question: str
+
+
+def cases(num: int = 200) -> list[Case]:
+    """Three of five are real functions, no two with the same parameters; the others are composed."""
+    composed = [composed_case(seed) for seed in range(num * 2 // 5)]
+    return real_cases(num - len(composed)) + composed
+
+
+def real_cases(num: int) -> list[Case]:
+    """Spread evenly over all that there are."""
+    found = list(_functions())
+    step = len(found) / num
+    return [found[int(at * step)] for at in range(num)]
+
+
+def _functions() -> Iterator[Case]:
+    seen: set[str] = set()
+    with zipfile.ZipFile(_wheel()) as archive:
+        for file in BFCL_FILES:
+            for line in archive.read(f"bfcl_eval/data/BFCL_v4_{file}.json").splitlines():
+                entry = json.loads(line)
+                for function in entry["function"]:
+                    schema = json_schema(function["parameters"])
+                    key = json.dumps(schema)
+                    if key not in seen and schema.get("properties"):
+                        seen.add(key)
+                        yield Case(function["name"], schema, entry["question"][0][-1]["content"])
+
+
+def _wheel() -> Path:
+    target = cache_dir("data") / "bfcl_eval.whl"
+    if not target.is_file():
+        with wheels.staging(target.parent) as temporary:
+            wheels.download([BFCL], temporary, BFCL_BYTES)[0].rename(target)
+    return target
+
+
+def json_schema(parameters: Schema) -> Schema:
+    """BFCL's parameters as a JSON schema without its prose.
+
+    They borrow the names of Python's types, and may have the values of an array's items beside the array.
+    """
+    schema = {key: value for key, value in parameters.items() if key not in ANNOTATIONS}
+    if "type" in schema and (known := JSON_TYPES.get(schema["type"], schema["type"])) != schema["type"]:
+        schema = {key: value for key, value in schema.items() if key != "type"} | ({"type": known} if known else {})
+    if schema.get("type") == "array" and "enum" in schema:
+        schema = schema | {"items": schema.get("items", {}) | {"enum": schema["enum"]}}
+        del schema["enum"]
+    if isinstance(schema.get("properties"), dict):
+        schema["properties"] = {name: json_schema(one) for name, one in schema["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            schema[key] = json_schema(schema[key])
+    return schema
+
+
+NAMES = ("id", "name", "größe", "tags", "price", "when", "note", "kind", "at", "size", "who", "next", "ok", "path")
+LEAVES: tuple[Schema, ...] = (
+    {"type": "string", "maxLength": 20},
+    {"type": "string", "minLength": 3, "maxLength": 8},
+    {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{1,4}$"},
+    {"type": "string", "format": "date"},
+    {"type": "string", "format": "date-time"},
+    {"type": "string", "format": "uuid"},
+    {"type": "string", "format": "ipv4"},
+    {"type": "string", "format": "email"},
+    {"type": "integer"},
+    {"type": "integer", "minimum": -5, "maximum": 300},
+    {"type": "integer", "exclusiveMinimum": 0},
+    {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+    {"type": "number"},
+    {"type": "boolean"},
+    {"type": "null"},
+    {"type": ["string", "null"], "maxLength": 10},
+    {"enum": ["red", "green", 'a "quoted" one', 7, None, True]},
+    {"const": {"fixed": [1, 2, {"deep": "value"}]}},
+    {"anyOf": [{"type": "integer"}, {"type": "string", "enum": ["many", "few"]}]},
+    {"oneOf": [{"type": "boolean"}, {"type": "string", "maxLength": 5}]},
+)
+
+
+def composed_case(seed: int) -> Case:
+    """An object of three or four levels, drawn by this seed."""
+    dice = random.Random(seed)
+    schema = _object(dice, depth=2)
+    if seed % 5 == 0:
+        schema["$defs"] = {"node": _tree()}
+        schema["properties"]["tree"] = {"$ref": "#/$defs/node"}
+        schema["required"] = [*schema.get("required", []), "tree"]
+    return Case(f"composed-{seed}", schema, f"Invent record number {seed} of a shop's database.")
+
+
+def _object(dice: random.Random, depth: int) -> Schema:
+    names = dice.sample(NAMES, dice.randint(2, 4))
+    properties = {name: _value(dice, depth - 1) for name in names}
+    schema: Schema = {"type": "object", "properties": properties, "required": dice.sample(names, dice.randint(1, 2))}
+    if dice.random() < 0.5:
+        schema["additionalProperties"] = False
+    return schema
+
+
+def _value(dice: random.Random, depth: int) -> Schema:
+    kind = dice.random() if depth > 0 else 1.0
+    if kind < 0.3:
+        return _object(dice, depth)
+    if kind < 0.5:
+        return {"type": "array", "items": _value(dice, depth - 1), "minItems": dice.randint(0, 1), "maxItems": 3}
+    if kind < 0.6:
+        pair = [dice.choice(LEAVES), dice.choice(LEAVES)]
+        return {"type": "array", "prefixItems": pair, "items": False, "minItems": 2}
+    if kind < 0.7:
+        return {"type": "object", "additionalProperties": dice.choice(LEAVES), "minProperties": 1, "maxProperties": 2}
+    if kind < 0.8:
+        return {"allOf": [_object(dice, 1)]}
+    return dice.choice(LEAVES)
+
+
+def _tree() -> Schema:
+    children = {"type": "array", "items": {"$ref": "#/$defs/node"}, "maxItems": 2}
+    properties = {"label": {"type": "string", "maxLength": 6}, "children": children}
+    return {"type": "object", "properties": properties, "required": ["label"], "additionalProperties": False}
