@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from jaxserve.answer import Answer
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Progress
 from jaxserve.errors import Overloaded
 from jaxserve.outputs import FinishReason, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.served import Answer, ServedModel
+from jaxserve.served import ServedModel
 from jaxserve.text.tokenizer import Tokenizer
 
 MAX_IN_HELPERS = 64  # requests whose own templates are rendered or wait for it

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
+from jaxserve.answer import Answer
 from jaxserve.bars import Bars
 from jaxserve.config import EngineConfig
 from jaxserve.outputs import Choice, Completion, FinishReason, StatsSnapshot, TextDelta, TokenOutput, Usage
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.served import Answer, ServedModel
+from jaxserve.served import ServedModel
 
 Prompt = str | Sequence[int]
 Messages = list[dict[str, Any]]

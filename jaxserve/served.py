@@ -1,7 +1,4 @@
-"""What both doors share: a loaded model with its engine thread, the checks at the door, and answers in text.
-
-Here, and only here, token ids from the engine meet the tokenizer.
-"""
+"""What both doors share: a loaded model with its engine thread, and the checks at the door."""
 
 import itertools
 import random
@@ -12,63 +9,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from jaxserve.answer import Answer
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Built, Progress, build
 from jaxserve.engine.compile import compiles
 from jaxserve.engine.request import Request
 from jaxserve.engine.searches import most_steps
-from jaxserve.engine.stats import Family
 from jaxserve.engine.thread import Add, End, EngineThread, Reject
-from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter, Overloaded, PromptTooLong
+from jaxserve.errors import EngineStopped, InvalidParameter, Overloaded, PromptTooLong
 from jaxserve.generation import GenerationDefaults
-from jaxserve.outputs import FinishReason, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.bad_words import bad_sequences
 from jaxserve.text.cursor import StopCursor
 from jaxserve.text.prompts import Prompts
-from jaxserve.text.stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
 
 STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
-
-
-class Answer:
-    """One prompt's choices while they are made: engine outputs in, text deltas out.
-
-    choice_ids   under which the engine tells of them, in order
-    unfinished   those that are still running
-    """
-
-    def __init__(self, requests: Sequence[Request], tokenizer: Tokenizer, params: SamplingParams) -> None:
-        self.requests = tuple(requests)
-        self.choice_ids = tuple(choice_id for request in requests for choice_id in request.answer_ids)
-        self.family = Family(num_choices=len(self.choice_ids))
-        self.unfinished = set(self.choice_ids)
-        prompt_ids = requests[0].prompt_ids
-        self._streams = {
-            choice_id: TextStream(tokenizer, params, prompt_ids, index)
-            for index, choice_id in enumerate(self.choice_ids)
-        }
-
-    @property
-    def prompt_tokens(self) -> int:
-        return len(self.requests[0].prompt_ids)
-
-    def receive(self, output: TokenOutput) -> tuple[TextDelta | None, bool]:
-        """Spells an output out. True beside it: the text has ended, and the engine must be told to stop.
-
-        Raises the error that ended the request.
-        """
-        if output.request_id not in self.unfinished:
-            return None, False
-        if output.finish_reason is FinishReason.ERROR:  # it stays unfinished: the engine may not know of its end
-            raise output.error or GenerationFailed("The engine gave no reason.")
-        stream = self._streams[output.request_id]
-        delta = stream.push(output)
-        ends_early = stream.finished and output.finish_reason is None
-        if stream.finished or output.finish_reason is not None:
-            self.unfinished.discard(output.request_id)
-        return delta, ends_early
 
 
 class ServedModel:

@@ -21,9 +21,11 @@ FLOORS = (
     ("attention",),
     ("models", "sampling", "structured", "weights"),
     ("engine", "text"),
+    ("answer",),
     ("served", "llm", "async_llm"),
 )
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | {"jaxserve": 6, "server": 7}
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR_OF |= {"jaxserve": len(FLOORS) - 1, "server": len(FLOORS)}
 SHARED = {"errors", "structured_outputs", "served"}  # what a floor has in common: open to the neighbours, too
 ARRAYS = {"jax", "jaxlib", "flax"}
 EXPECTED_ROOTS = {"README.md", "jaxserve", "pyproject.toml", "scripts", "server", "tests"}
