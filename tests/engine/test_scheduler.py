@@ -367,7 +367,7 @@ def test_choices_share_one_prefill_and_the_pages_of_their_prompt(length, prefix,
         world.step()
     shared = length // PAGE
     assert world.pool.num_active >= shared
-    assert [world.pool.holders(page) for page in world.scheduler._running[0].pages[:shared]] == [4] * shared
+    assert [world.pool.holders(page) for page in world.scheduler._live.running[0].pages[:shared]] == [4] * shared
     world.run()
     world.check()
     chunks = [chunk for plan in world.plans for chunk in plan.chunks]

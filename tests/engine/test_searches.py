@@ -201,6 +201,6 @@ def test_a_better_priority_makes_way_for_a_whole_search():
         world.step()
     request = world.search(prompt(9), 3, max_tokens=6, eos=None)
     world.step()
-    assert [one.request.request_id for one in world.scheduler._running] == [request.request_id, slow[0].request_id]
+    assert [one.request.request_id for one in world.scheduler._live.running] == [request.request_id, slow[0].request_id]
     world.run()
     world.check()
