@@ -1,6 +1,7 @@
 """Any mix of everything that can be asked of the sampler: each request gets the tokens it gets alone.
 
-Whatever shares the batch, held the row before, was aborted or preempted. On the real device path, tiny weights.
+Whatever shares the batch, held the row before, was aborted or preempted; beam searches, too. On the real device path,
+tiny weights.
 """
 
 from functools import cache
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.engine.request import Request
+from jaxserve.engine.searches import most_steps
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
-from tests.engine.conftest import Bench
+from tests.engine.conftest import PAGE, Bench
 
 VOCAB, EOS = 256, 3
 SOME_PAIRS = tuple((i, j) for i in range(0, VOCAB, 2) for j in range(0, VOCAB, 3))
@@ -38,10 +40,14 @@ FEATURES = (
     {"ignore_eos": True},
 )
 NUM_KINDS = 80
+FEW_PAGES = 9  # that can be used, of the smaller pool
 
 
-def request(kind, request_id, leader=None, choice=0, followers=0):
-    """The kind-th of many requests: a prompt, a seed, and three features laid over one another."""
+def request(kind, request_id, leader=None, choice=0, followers=0, width=0):
+    """The kind-th of many requests: a prompt, a seed, and three features laid over one another.
+
+    width: as a beam search with so many answers, which fits the smaller pool.
+    """
     dice = np.random.default_rng(kind)
     wishes: dict = {"temperature": 1.0}
     for at in dice.choice(len(FEATURES), 3, replace=False):
@@ -49,8 +55,13 @@ def request(kind, request_id, leader=None, choice=0, followers=0):
     ids = [int(n) for n in dice.integers(0, VOCAB, dice.integers(1, 60))]
     prompt, tokens = tuple(ids), int(dice.integers(6, 20))
     stops, bad = wishes.pop("stops", ()), wishes.pop("bad", ())
-    if leader is not None:
+    if leader is not None or width:
         wishes.pop("prompt_logprobs", None)
+    if width:
+        wishes.pop("logprob_token_ids", None)
+        wishes |= {"n": width, "use_beam_search": True, "length_penalty": float(dice.uniform(-1, 2))}
+        tokens = min(tokens, most_steps(len(prompt), width, FEW_PAGES, PAGE))
+        wishes["min_tokens"] = min(wishes.get("min_tokens", 0), tokens)
     params = SamplingParams(**wishes, max_tokens=tokens)
     return Request(
         request_id,
@@ -64,6 +75,7 @@ def request(kind, request_id, leader=None, choice=0, followers=0):
         bad_sequences=tuple(bad),
         leader_id=leader,
         num_followers=followers,
+        choice_ids=tuple(range(request_id, request_id + width)),
     )
 
 
@@ -72,24 +84,34 @@ def alone(built):
     """What a request of this kind, or choice of it, hears when there is nobody else and nothing in the cache."""
 
     @cache
-    def answer(kind, choice=0):
+    def answer(kind, choice=0, width=0):
         bench = Bench(built, overlap=False, prefix_caching=False)
-        bench.engine.add(request(kind, 1, choice=choice))
+        bench.engine.add(request(kind, 1, choice=choice, width=width))
         bench.run()
-        return heard(bench, 1)
+        return heard(bench, 1, width)
 
     return answer
 
 
-def heard(bench, request_id):
-    outputs = bench.outputs[request_id]
-    return tuple(bench.tokens(request_id)), str(outputs[-1].finish_reason), outputs[-1].stop_reason
+def heard(bench, request_id, width=0):
+    """All that was told of a request, or of a search: of each of its answers in turn."""
+    told = [bench.outputs.get(one, ()) for one in range(request_id, request_id + max(1, width))]
+    return tuple(
+        (
+            tuple(token for output in outputs for token in output.token_ids),
+            str(outputs[-1].finish_reason) if outputs else None,
+            outputs[-1].stop_reason if outputs else None,
+        )
+        for outputs in told
+    )
 
 
 MIXES = st.lists(
     st.tuples(
         st.integers(0, NUM_KINDS - 1),
-        st.sampled_from([1, 1, 1, 3]),  # choices
+        st.one_of(  # choices of one prompt, beams
+            st.tuples(st.sampled_from([1, 1, 1, 3]), st.just(0)), st.tuples(st.just(1), st.integers(1, 4))
+        ),
         st.integers(0, 3),  # steps before the next request comes
         st.booleans(),  # aborted soon after
     ),
@@ -99,15 +121,17 @@ MIXES = st.lists(
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
-@given(mix=MIXES, num_pages=st.sampled_from([1 + 9, 160]), chunk=st.sampled_from([16, 64]), overlap=st.booleans())
+@given(
+    mix=MIXES, num_pages=st.sampled_from([1 + FEW_PAGES, 160]), chunk=st.sampled_from([16, 64]), overlap=st.booleans()
+)
 def test_every_request_gets_its_own_tokens_in_any_mix(built, alone, mix, num_pages, chunk, overlap):
     bench, expected, aborted = Bench(built, overlap=overlap, num_pages=num_pages, chunk=chunk), {}, set()
-    for number, (kind, choices, steps, is_aborted) in enumerate(mix):
+    for number, (kind, (choices, width), steps, is_aborted) in enumerate(mix):
         first = 100 * (number + 1)
         for choice in range(choices):
             leader = first if choice else None
-            bench.engine.add(request(kind, first + choice, leader, choice, 0 if choice else choices - 1))
-            expected[first + choice] = (kind, choice)
+            bench.engine.add(request(kind, first + choice, leader, choice, 0 if choice else choices - 1, width))
+            expected[first + choice] = (kind, choice, width)
         for _ in range(steps):
             bench.step()
         if is_aborted:
@@ -116,4 +140,4 @@ def test_every_request_gets_its_own_tokens_in_any_mix(built, alone, mix, num_pag
     bench.run()
     for request_id, which in expected.items():
         if request_id not in aborted:
-            assert heard(bench, request_id) == alone(*which), which
+            assert heard(bench, request_id, which[2]) == alone(*which), which
