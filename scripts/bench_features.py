@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxserve.engine.build import Built
-from jaxserve.engine.plan import NO_MASKS, StepMasks, StepPlan
+from jaxserve.engine.plan import NO_MASKS, Mask, StepMasks, StepPlan
 from jaxserve.sampling.lines import bitmap, line
 from jaxserve.sampling.rows import pack
 from jaxserve.sampling.sampler import SampleMode
@@ -71,8 +71,8 @@ def _work(built: Built, plan: StepPlan, name: str) -> tuple[StepPlan, StepMasks]
         lines = tuple((int(row), one) for row in decode.row_B[:1])
     masks = NO_MASKS
     if params.allowed_token_ids is not None:
-        mask_M = bitmap(params.allowed_token_ids, vocab)
-        masks = StepMasks(tuple((at, mask_M) for at in range(len(decode))))
+        mask = Mask(bitmap(params.allowed_token_ids, vocab))
+        masks = StepMasks(tuple((at, mask) for at in range(len(decode))))
     runner = built.engine.runner
     changed = replace(plan, decode=replace(decode, sampling_BS=sampling_BS, mode=mode))
     runner.fetch(runner.draw(runner.forward(replace(changed, lines=lines)), masks))  # a line is written once a request

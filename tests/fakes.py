@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 
 from jaxserve.engine.bans import Bans
-from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepMasks, StepPlan, StepResult
-from jaxserve.engine.request import Cursor, Request
+from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, Mask, StepMasks, StepPlan, StepResult
+from jaxserve.engine.request import Cursor, Request, guide_of, mask_of
 from jaxserve.sampling.lines import Line, line
 from jaxserve.sampling.rows import REPETITION, pack
 from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
@@ -45,20 +45,22 @@ def _value(digest: int, token: int) -> int:
     return _mix(digest, token, 7)
 
 
-def _draw(digest: int, sampling_S: np.ndarray, position: int, mask_M: np.ndarray | None, history: int) -> int:
+def _allowed(mask: Mask | None) -> Sequence[int]:
+    return [id for id in range(VOCAB) if mask is None or mask.allowed_M[id // 32] >> (id % 32) & 1]
+
+
+def _draw(digest: int, sampling_S: np.ndarray, position: int, mask: Mask | None, history: int) -> int:
     """The token for `position`: of what is allowed, the one that scores best; history is what penalties know."""
     dice = _mix(digest, position, history, *sampling_S.tolist())
-    allowed = range(VOCAB) if mask_M is None else [id for id in range(VOCAB) if mask_M[id // 32] >> (id % 32) & 1]
-    return max(allowed, key=lambda id: _mix(dice, id), default=NOTHING_ALLOWED)
+    return max(_allowed(mask), key=lambda id: _mix(dice, id), default=NOTHING_ALLOWED)
 
 
 def _continuations(
-    digest: int, sampling_S: np.ndarray, position: int, mask_M: np.ndarray | None, history: int
+    digest: int, sampling_S: np.ndarray, position: int, mask: Mask | None, history: int
 ) -> list[tuple[float, int]]:
     """(log-probability, token) for `position`, best first: coarse numbers, so that there are ties."""
     dice = _mix(digest, position, history, *sampling_S.tolist())
-    allowed = range(VOCAB) if mask_M is None else [id for id in range(VOCAB) if mask_M[id // 32] >> (id % 32) & 1]
-    return sorted(((-(_mix(dice, id, 3) % 64) / 8, id) for id in allowed), key=lambda one: (-one[0], one[1]))
+    return sorted(((-(_mix(dice, id, 3) % 64) / 8, id) for id in _allowed(mask)), key=lambda one: (-one[0], one[1]))
 
 
 def _history(new: Line | None) -> int:
@@ -129,7 +131,6 @@ class FakeRunner:
         plan, decode, beams, chunks = work
         drawn = None
         if plan.decode is not None:
-            assert plan.decode.mode >= SampleMode.SHAPED or not masks.decode
             drawn = self._draw_rows(plan.decode, decode, dict(masks.decode))
         return StepResult(
             drawn,
@@ -162,7 +163,7 @@ class FakeRunner:
             digests.append(self._append(self._read(table_W, position), table_W, position, [token])[-1])
         return digests
 
-    def _draw_rows(self, batch: DecodeBatch, digests: list[int], masks: dict[int, np.ndarray]) -> DrawnRows:
+    def _draw_rows(self, batch: DecodeBatch, digests: list[int], masks: dict[int, Mask]) -> DrawnRows:
         drawn = []
         for at, (row, position) in enumerate(zip(batch.row_B.tolist(), batch.position_B.tolist(), strict=True)):
             one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1)
@@ -173,13 +174,12 @@ class FakeRunner:
         before = self._read(chunk.page_table_W, chunk.start)
         return self._append(before, chunk.page_table_W, chunk.start, chunk.token_ids.tolist())
 
-    def _draw_chunk(self, chunk: Chunk, digest: int, masks: Sequence[np.ndarray | None]) -> tuple[DrawnRows, ...]:
+    def _draw_chunk(self, chunk: Chunk, digest: int, masks: Sequence[Mask | None]) -> tuple[DrawnRows, ...]:
         if not chunk.is_last:
             self.last_token_R[chunk.row] = None
             return (_rows([-1 if chunk.request_id in self.sick else 0], [digest], chunk.mode),)
         drawn = []
         for at, one in enumerate((chunk, *chunk.forks)):
-            assert one.mode >= SampleMode.SHAPED or not masks or masks[at] is None
             token, nexts = self._draw_row(
                 one.request_id, one.row, one.sampling_S, chunk.end, digest, masks[at] if masks else None, one.mode
             )
@@ -193,12 +193,12 @@ class FakeRunner:
         sampling_S: np.ndarray,
         position: int,
         digest: int,
-        mask_M: np.ndarray | None,
+        mask: Mask | None,
         mode: SampleMode,
     ) -> tuple[int, list[tuple[float, int]]]:
         known = self.lines.get(row) if sampling_S[REPETITION:].any() else None
-        nexts = _continuations(digest, sampling_S, position, mask_M, _history(known))
-        token = _draw(digest, sampling_S, position, mask_M, _history(known))
+        nexts = _continuations(digest, sampling_S, position, mask, _history(known))
+        token = _draw(digest, sampling_S, position, mask, _history(known))
         if mode == SampleMode.BEAM and nexts:
             token = nexts[0][1]
         token = -1 if request_id in self.sick else token
@@ -249,12 +249,12 @@ def answer(request: Request) -> Answer:
     prompt_logprobs = [_logprob(d, t) for d, t in zip(digests[1:-1], request.prompt_ids[1:], strict=True)]
     digest, tokens, logprobs, reason = digests[-1], [], [], "length"
     sampling_S, params = pack(request.params, request.seed), request.params
-    bans = Bans.of(params.allowed_token_ids, request.bad_sequences, VOCAB)
+    bans, guide = Bans.of(params.allowed_token_ids, request.bad_sequences, VOCAB), guide_of(request, VOCAB)
     while len(request.prompt_ids) + len(tokens) < request.max_total_tokens:
         held_back = request.held_back_ids if len(tokens) < params.min_tokens else ()
         known = line(request.prompt_ids, tokens, params.logit_bias, VOCAB) if request.needs_line else None
-        mask_M = bans.mask([*request.prompt_ids, *tokens], len(request.prompt_ids), held_back)
-        token = _draw(digest, sampling_S, len(request.prompt_ids) + len(tokens), mask_M, _history(known))
+        mask = mask_of(bans, guide, tokens, 0, held_back)
+        token = _draw(digest, sampling_S, len(request.prompt_ids) + len(tokens), mask, _history(known))
         if token < 0:
             return Answer(tuple(tokens), "error", tuple(logprobs), tuple(prompt_logprobs))
         tokens.append(token)
@@ -267,6 +267,8 @@ def answer(request: Request) -> Answer:
         if wanted and not is_last and len(tokens) >= request.params.min_tokens and repeats(tokens, wanted):
             reason = "repetition"
             break
+        if guide is not None:
+            guide.accept(token)
         digest = _mix(digest, _value(digest, token))
     return Answer(tuple(tokens), reason, tuple(logprobs), tuple(prompt_logprobs))
 
@@ -320,9 +322,13 @@ def _nexts(request: Request, digest: int, tokens: Sequence[int]) -> list[tuple[f
     bans = Bans.of(params.allowed_token_ids, request.bad_sequences, VOCAB)
     known = line(prompt, tokens, params.logit_bias, VOCAB) if request.needs_line else None
     held_back = request.held_back_ids if len(tokens) < params.min_tokens else ()
-    mask_M = bans.mask([*prompt, *tokens], len(prompt), held_back)
+    guide = guide_of(request, VOCAB)
+    if guide is not None:
+        for token in tokens:
+            guide.accept(token)
+    mask = mask_of(bans, guide, tokens, 0, held_back)
     sampling_S = pack(params, request.seed)
-    return _continuations(digest, sampling_S, len(prompt) + len(tokens), mask_M, _history(known))
+    return _continuations(digest, sampling_S, len(prompt) + len(tokens), mask, _history(known))
 
 
 def continuations_of(request: Request, beams: Sequence[Sequence[int]]) -> DrawnRows:

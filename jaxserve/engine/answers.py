@@ -96,7 +96,16 @@ class Answers:
         """Why no token could be drawn, by what stands in its place."""
         if token == NOTHING_ALLOWED:
             return InvalidParameter(
-                "The request's constraints (allowed_token_ids, bad_words, min_tokens) leave no token to choose."
+                "The request's constraints (grammar, allowed_token_ids, bad_words, min_tokens) leave no token to"
+                " choose."
             )
         self._stats.on_nonfinite()
         return GenerationFailed("The model's output was not finite; this request has ended, others are not affected.")
+
+    @staticmethod
+    def broken_grammar(reason: str) -> Exception:
+        """What to tell a request whose grammar cannot be followed any further."""
+        return GenerationFailed(
+            f"The grammar of this answer could not be followed to its end ({reason}); this request has ended, others"
+            " are not affected."
+        )

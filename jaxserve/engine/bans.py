@@ -47,15 +47,27 @@ class Bans:
         """Whether the mask depends on the tokens before."""
         return bool(self.endings)
 
-    def mask(self, tokens: Sequence[int], first: int, held_back_ids: Sequence[int]) -> np.ndarray | None:
+    def mask(
+        self, tokens: Sequence[int], first: int, held_back_ids: Sequence[int], grammar_M: np.ndarray | None = None
+    ) -> np.ndarray | None:
         """The mask of the token after `tokens`, of which the answer's begin at `first`; None: everything is allowed.
 
-        held_back_ids are forbidden besides.
+        Of what grammar_M allows, if there is one. held_back_ids are forbidden besides, unless it leaves no others.
         """
-        banned = [*held_back_ids]
+        banned: list[int] = []
         for length in range(1, min(self.longest, len(tokens) - first) + 1):
             banned += self.endings.get(tuple(tokens[-length:]), ())
-        if not banned:
-            return self.standing_M
-        standing_M = np.full(num_words(self.vocab_size), ALL) if self.standing_M is None else self.standing_M
-        return standing_M & ~bitmap(banned, self.vocab_size)
+        allowed_M = self.standing_M if self.standing_M is not None else grammar_M
+        if self.standing_M is not None and grammar_M is not None:
+            allowed_M = self.standing_M & grammar_M
+        if banned:
+            allowed_M = self._without(allowed_M, banned)
+        if held_back_ids:
+            others_M = self._without(allowed_M, held_back_ids)
+            if grammar_M is None or others_M.any():
+                return others_M
+        return allowed_M
+
+    def _without(self, allowed_M: np.ndarray | None, ids: Iterable[int]) -> np.ndarray:
+        gone_M = ~bitmap(ids, self.vocab_size)
+        return gone_M if allowed_M is None else allowed_M & gone_M

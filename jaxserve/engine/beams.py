@@ -16,6 +16,7 @@ from jaxserve.engine.plan import DrawnRows
 from jaxserve.engine.repetition import RepetitionWatch
 from jaxserve.engine.request import Cursor, Request, watch_of
 from jaxserve.outputs import REPEATED, FinishReason, TokenLogprobs
+from jaxserve.structured.guide import Guide
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Beam:
     score    sum of the log-probabilities that its tokens had after bias, penalties and mask
     cursor   where its text stands, when stop strings may end it
     watch    has seen its tokens, when repetitions are to end it; no other beam pushes into this one
+    guide    has seen them, too, when they keep to a grammar or a budget
     """
 
     score: float = 0.0
@@ -32,6 +34,7 @@ class Beam:
     logprobs: tuple[TokenLogprobs, ...] = ()
     cursor: Cursor | None = None
     watch: RepetitionWatch | None = None
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +50,24 @@ class Hypothesis:
 class BeamSearch:
     """One request's search. The caller computes what may follow the live beams, and says so to `advance`.
 
+    guide   at the beginning of every answer; it stays there
     live    of equal length, best first; none when the search is over
     found   finished answers, best first, never more than are wanted
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, guide: Guide | None = None) -> None:
         params = request.params
         self._params = params
         self._max_tokens = request.max_total_tokens - len(request.prompt_ids)
         self._end_ids = request.stop_ids if request.eos_id is None else request.stop_ids | {request.eos_id}
         self.width = params.n
-        self.live: tuple[Beam, ...] = (Beam(cursor=request.cursor, watch=watch_of(request)),)
+        self.live: tuple[Beam, ...] = (Beam(cursor=request.cursor, watch=watch_of(request), guide=guide),)
         self.found: list[Hypothesis] = []
+
+    @property
+    def error(self) -> str | None:
+        """Why the grammar of a live beam cannot be followed any further."""
+        return next((one.guide.error for one in self.live if one.guide is not None and one.guide.error), None)
 
     def advance(self, drawn: DrawnRows) -> tuple[int, ...]:
         """Takes the continuations of each live beam, in order; for each new one returns its parent's place."""
@@ -103,7 +112,7 @@ class BeamSearch:
         """Ends beams that have all their tokens or repeat themselves, and all of them when none can matter."""
         stay: list[int] = []
         for at, beam in enumerate(live):
-            watch = self.live[parents[at]].watch
+            watch, guide = self.live[parents[at]].watch, self.live[parents[at]].guide
             if length == self._max_tokens:
                 self._finish(beam, FinishReason.LENGTH)
                 continue
@@ -112,7 +121,10 @@ class BeamSearch:
                 if watch.push(beam.token_ids[-1]) and length >= self._params.min_tokens:
                     self._finish(beam, FinishReason.REPETITION, REPEATED)
                     continue
-            live[at] = Beam(beam.score, beam.token_ids, beam.logprobs, beam.cursor, watch)
+            if guide is not None:
+                guide = guide.copy()
+                guide.accept(beam.token_ids[-1])
+            live[at] = Beam(beam.score, beam.token_ids, beam.logprobs, beam.cursor, watch, guide)
             stay.append(at)
         if stay and not self._could_count(live[stay[0]].score, length):
             stay = []

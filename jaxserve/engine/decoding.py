@@ -46,6 +46,8 @@ class Decoding:
 
     def _goes_on(self, standing: Standing) -> bool:
         """Whether the same rows decode again; sees to a page for those that need one."""
+        if not all(one.is_guided for one in standing.guided):
+            return False
         if (standing.position_B >= standing.end_B).any():
             return False
         needy = np.flatnonzero(standing.position_B >= standing.room_B)

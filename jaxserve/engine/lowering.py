@@ -118,10 +118,11 @@ class _Arguments:
     def draw(self, rows: int, mode: SampleMode) -> Any:
         step = jax.jit(partial(draw, mode=mode, how=self.shapes.how), donate_argnums=(0, 1), keep_unused=True)
         logits = jax.ShapeDtypeStruct((rows, self.shapes.vocab_size), jnp.float32)
-        more = (None, None, None)
+        more = (None, None, None, None)
         if mode >= SampleMode.SHAPED:
             mask = jax.ShapeDtypeStruct((rows, lines.num_words(self.shapes.vocab_size)), jnp.uint32)
-            more = (self.lines, mask, _ints(rows, MAX_LOGPROB_TOKEN_IDS))
+            grammar = mask if mode >= SampleMode.FULL else None
+            more = (self.lines, mask, grammar, _ints(rows, MAX_LOGPROB_TOKEN_IDS))
         return step.lower(self.last_token_R, more[0], logits, _ints(rows, batch.HEAD), *more[1:])
 
     @property

@@ -107,21 +107,29 @@ class StepPlan:
         return self.num_rows + sum(len(chunk.token_ids) for chunk in self.chunks)
 
 
-Mask = np.ndarray | None  # uint32 [ceil(V / 32)], bit set = allowed; None: everything is
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What one draw may draw: uint32 [ceil(V / 32)], bit set = allowed.
+
+    grammar_M        what the grammar alone allows, after which raw log-probabilities are taken; None: everything
+    """
+
+    allowed_M: np.ndarray
+    grammar_M: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepMasks:
-    """What the draws of a step may not draw, told after its forward functions have been enqueued.
+    """What the draws of a step may draw, told after its forward functions have been enqueued.
 
     decode           (place in the batch, mask), for rows that have one
     chunks           for each chunk its own draw's mask, then those of its forks; empty: nobody has one
     beams            for each batch of beams as for decode
     """
 
-    decode: tuple[tuple[int, np.ndarray], ...] = ()
-    chunks: tuple[tuple[Mask, ...], ...] = ()
-    beams: tuple[tuple[tuple[int, np.ndarray], ...], ...] = ()
+    decode: tuple[tuple[int, Mask], ...] = ()
+    chunks: tuple[tuple[Mask | None, ...], ...] = ()
+    beams: tuple[tuple[tuple[int, Mask], ...], ...] = ()
 
 
 NO_MASKS = StepMasks()

@@ -1,17 +1,21 @@
 """What was asked (Request, frozen) and how far along it is (Progress, owned by the scheduler)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from jaxserve.engine.bans import Bans
+from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionWatch
 from jaxserve.kvcache.prefix import KeyChain
 from jaxserve.outputs import REPEATED, FinishReason, TokenLogprobs
+from jaxserve.sampling.lines import bitmap
 from jaxserve.sampling.rows import pack
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
+from jaxserve.structured.guide import Grammar, Guide, Thinking
 
 
 class Cursor(Protocol):
@@ -30,12 +34,16 @@ class Request:
     max_total_tokens   prompt and answer together end here; the door has clamped it to what can be served
     eos_id             the primary end token, None when the caller ignores it
     stop_ids           further ids that end the answer, reported as stop_reason
-    held_back_ids      what min_tokens forbids at first: every end and stop id, also under ignore_eos
+    held_back_ids      what min_tokens forbids at first, and a grammar until it may end: every end and stop id, also
+                       under ignore_eos
     bad_sequences      the last id of each may not follow the others in the answer
     leader_id          the choice of the same prompt whose logits this one may start from
     num_followers      how many choices may start from this one's
     choice_ids         of a beam search: under which ids its answers are told, the best first; the first is its own
     cursor             of a beam search that stop strings may end: where the text of its answers begins
+    grammar            what the answer must be, once its reasoning has ended
+    thinking           where its reasoning begins, when there is any that a grammar or a budget has to know of
+    end_of_thinking    the tokens by which it ends when its budget (params.thinking_token_budget) is used up
     seed               already drawn when the caller gave none
     arrival_s          monotonic
     """
@@ -53,6 +61,9 @@ class Request:
     num_followers: int = 0
     choice_ids: tuple[int, ...] = ()
     cursor: Cursor | None = None
+    grammar: Grammar | None = None
+    thinking: Thinking | None = None
+    end_of_thinking: tuple[int, ...] = ()
     cache_salt: str | None = None
     arrival_s: float = 0.0
 
@@ -94,6 +105,8 @@ class Progress:
     is_prefilled   the rest is decoding: only the newest token is not computed, and it lies on the device
     epoch          counts preemptions, so that results of an earlier life are told from this one's
     started_at     num_tokens when it last began to run
+    guide          sees every token of the answer, when it must keep to a grammar or a budget; a search's stays at the
+                   beginning
     repetition     sees every token of the answer, when repetitions are to end it
     prompt_scores  filled by position while prompt logprobs are computed; None once they are sent
     """
@@ -112,6 +125,7 @@ class Progress:
     is_prefilled: bool = False
     epoch: int = 0
     started_at: int = 0
+    guide: Guide | None = None
     repetition: RepetitionWatch | None = None
     prompt_scores: list[TokenLogprobs | None] | None = None
 
@@ -126,6 +140,7 @@ class Progress:
             sampling_S=pack(request.params, request.seed),
             bans=Bans.of(request.params.allowed_token_ids, request.bad_sequences, vocab_size),
             tokens=list(request.prompt_ids),
+            guide=guide_of(request, vocab_size),
             repetition=watch_of(request),
             prompt_scores=scores,
         )
@@ -148,21 +163,30 @@ class Progress:
         """Whether the next token may not be an end token, because min_tokens is not reached."""
         return self.num_outputs < self.request.params.min_tokens and bool(self.request.held_back_ids)
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether what the next token may be depends on those before, by a grammar or a budget."""
+        return self.guide is not None and not self.guide.is_over
+
     def mode(self, max_logprobs: int) -> SampleMode:
-        """The cheapest sampler that can serve this request's next token. FULL has the max_logprobs best."""
+        """The cheapest sampler that can serve this request's next token if that has no mask.
+
+        FULL has the max_logprobs best.
+        """
         params = self.request.params
         if self.request.is_search:
             return SampleMode.BEAM
         if params.logprobs is not None:
             return SampleMode.FULL if params.logprobs <= max_logprobs else SampleMode.WHOLE
-        if self.request.needs_line or self.bans.always or self.holds_back_stops:
+        if self.request.needs_line:
             return SampleMode.SHAPED
         return SampleMode.GREEDY if params.is_greedy else SampleMode.DRAW
 
-    def mask(self) -> np.ndarray | None:
-        """What the newest promised token may not be, as Bans.mask says."""
-        held_back = self.request.held_back_ids if self.num_outputs <= self.request.params.min_tokens else ()
-        return self.bans.mask(self.tokens, len(self.request.prompt_ids), held_back)
+    def mask(self) -> Mask | None:
+        """What the newest promised token may be. Those before it are known, if it depends on them."""
+        request = self.request
+        held_back = request.held_back_ids if self.num_outputs <= request.params.min_tokens else ()
+        return mask_of(self.bans, self.guide, self.tokens, len(request.prompt_ids), held_back)
 
     @property
     def place(self) -> tuple[int, int]:
@@ -172,6 +196,15 @@ class Progress:
     def is_settling(self, page_size: int) -> bool:
         """Whether it came back from a preemption and has not yet made a page of tokens since."""
         return self.epoch > 0 and self.num_tokens - self.started_at < page_size
+
+    def foregone_end(self) -> int | None:
+        """The token that ends the answer, if no other may follow and nobody wants to know how likely it was."""
+        if self.guide is None or not self.guide.is_complete or self.request.params.logprobs is not None:
+            return None
+        mask = self.mask()  # min_tokens plays no part: these tokens are the only ones
+        bits_V = np.unpackbits(mask.allowed_M.view(np.uint8), bitorder="little") if mask else ()
+        found = np.flatnonzero(bits_V)
+        return int(found[0]) if len(found) == 1 else None
 
     def finish_reason(self) -> tuple[FinishReason, int | str | None] | None:
         """Looks at the newest token, in the contract's order: EOS, stop ids, length, repetition.
@@ -197,3 +230,28 @@ def watch_of(request: Request) -> RepetitionWatch | None:
     if wanted is None or not wanted.max_pattern_size:
         return None
     return RepetitionWatch(wanted, request.max_total_tokens - len(request.prompt_ids))
+
+
+def guide_of(request: Request, vocab_size: int) -> Guide | None:
+    """What keeps its answer to a grammar or its reasoning to a budget, if there is such."""
+    budget = request.params.thinking_token_budget
+    budget = None if budget == -1 or request.thinking is None else budget
+    if request.grammar is None and budget is None:
+        return None
+    return Guide(
+        request.grammar,
+        bitmap(request.held_back_ids, vocab_size),
+        thinking=request.thinking,
+        budget=budget,
+        end_of_thinking=request.end_of_thinking,
+        goes_on=request.params.ignore_eos,
+    )
+
+
+def mask_of(
+    bans: Bans, guide: Guide | None, tokens: Sequence[int], first: int, held_back_ids: Sequence[int]
+) -> Mask | None:
+    """What the token after `tokens`, of which the answer's begin at `first`, may be; None: everything."""
+    grammar_M = guide.mask() if guide else None
+    allowed_M = bans.mask(tokens, first, held_back_ids, grammar_M)
+    return None if allowed_M is None else Mask(allowed_M, grammar_M)

@@ -45,7 +45,7 @@ class Results:
                 continue
             if fills_page and token >= 0 and progress.epoch == decode.epochs[at]:
                 self._live.sharing.register(progress, int(decode.position_B[at]) + 1)
-            self._apply_token(progress, token, drawn, at, outputs)
+            self._apply_token(progress, token, drawn, at, now, outputs)
 
     def _apply_chunk(
         self,
@@ -75,28 +75,37 @@ class Results:
     def _apply_first(self, progress: Progress, drawn: DrawnRows, now: float, outputs: list[TokenOutput]) -> None:
         if drawn.token_B[0] >= 0:
             self._live.answers.on_token(progress, now)
-        self._apply_token(progress, int(drawn.token_B[0]), drawn, 0, outputs)
+        self._apply_token(progress, int(drawn.token_B[0]), drawn, 0, now, outputs)
 
     def _apply_token(
-        self, progress: Progress, token: int, drawn: DrawnRows, at: int, outputs: list[TokenOutput]
+        self, progress: Progress, token: int, drawn: DrawnRows, at: int, now: float, outputs: list[TokenOutput]
     ) -> None:
         progress.num_promised -= 1
         if token < 0:
             outputs.append(self._fail(progress, token))
             return
         progress.tokens.append(token)
-        params = progress.request.params
-        logprobs = None
+        token_ids, params, logprobs = (token,), progress.request.params, None
         if params.logprobs is not None:
             logprobs = (logprobs_of(drawn, at, params.logprobs, params.logprob_token_ids),)
         finish = progress.finish_reason()
+        if finish is None and progress.guide is not None:
+            progress.guide.accept(token)
+            last = progress.foregone_end()
+            if last is not None:
+                progress.tokens.append(last)
+                self._live.answers.on_token(progress, now)
+                token_ids, finish = (token, last), progress.finish_reason()
         if finish is None:
-            outputs.append(self._live.answers.news(progress, (token,), logprobs))
+            outputs.append(self._live.answers.news(progress, token_ids, logprobs))
         else:
-            outputs.append(self._live.end(progress, finish[0], (token,), logprobs, stop_reason=finish[1]))
+            outputs.append(self._live.end(progress, finish[0], token_ids, logprobs, stop_reason=finish[1]))
 
     def _apply_beams(self, progress: Progress, drawn: DrawnRows, now: float) -> list[TokenOutput]:
         """What may follow a search's prompt, or its live beams; its answers when these were the last."""
+        broken = self._live.searches.error(progress)
+        if broken is not None:
+            return [self._live.end(progress, FinishReason.ERROR, error=self._live.answers.broken_grammar(broken))]
         if (drawn.token_B == NO_TOKEN).any():
             return [self._fail(progress, NO_TOKEN)]
         if not self._live.searches.advance(progress, drawn):
@@ -111,4 +120,6 @@ class Results:
 
     def _fail(self, progress: Progress, token: int) -> TokenOutput:
         """Ends a request for which no token could be drawn; token says why."""
-        return self._live.end(progress, FinishReason.ERROR, error=self._live.answers.no_token(token))
+        broken, answers = progress.guide.error if progress.guide else None, self._live.answers
+        error = answers.broken_grammar(broken) if broken is not None else answers.no_token(token)
+        return self._live.end(progress, FinishReason.ERROR, error=error)

@@ -227,19 +227,21 @@ class Runner:
             scored = (self._programs[kind, tokens](self._weights, hidden, next_T), len(chunk.next_ids))
         return computed, scored
 
-    def _draw_chunk(self, chunk: Chunk, computed: Computed, masks: Sequence[Mask]) -> tuple[tuple[Sampled, slice], ...]:
+    def _draw_chunk(
+        self, chunk: Chunk, computed: Computed, masks: Sequence[Mask | None]
+    ) -> tuple[tuple[Sampled, slice], ...]:
         """What was drawn for the chunk's own row and for its forks, and in which line of it the token stands."""
         at = len(chunk.token_ids) - 1 if self._shapes.one_shape else 0
         masks = masks or (None,) * (1 + len(chunk.forks))
         drawn = []
-        for one, mask_M in zip((chunk, *chunk.forks), masks, strict=True):
+        for one, mask in zip((chunk, *chunk.forks), masks, strict=True):
             head = computed.head
             if one is not chunk:
                 rows = computed.logits.shape[0]
                 head = batch.head_for(one.row, one.sampling_S, chunk.end, at, rows, self._pad_row)
-            mask = () if mask_M is None else ((at, mask_M),)
+            its = () if mask is None else ((at, mask),)
             wanted = ((at, one.wanted_ids),) if one.wanted_ids else ()
-            drawn.append((self._draw(Computed(computed.logits, head), one.mode, mask, wanted), slice(at, at + 1)))
+            drawn.append((self._draw(Computed(computed.logits, head), one.mode, its, wanted), slice(at, at + 1)))
         return tuple(drawn)
 
     def _forward(self, key: Hashable, packed: np.ndarray) -> tuple[Computed, Array]:
@@ -252,23 +254,30 @@ class Runner:
         self,
         computed: Computed,
         mode: SampleMode,
-        masks: Sequence[tuple[int, np.ndarray]] = (),
+        masks: Sequence[tuple[int, Mask]] = (),
         wanted: Sequence[tuple[int, tuple[int, ...]]] = (),
     ) -> Sampled:
-        rows, mode = computed.logits.shape[0], self._shapes.mode(mode)
+        """In this mode, or in the lowest that has masks, where there are any."""
+        rows = computed.logits.shape[0]
+        mode = self._shapes.mode(max(mode, SampleMode.SHAPED) if masks else mode)
         program = self._programs["draw", rows, mode]
         if mode < SampleMode.SHAPED:
-            assert not masks and not wanted, mode
-            self._last_token_R, _, sampled = program(
-                self._last_token_R, None, computed.logits, computed.head, None, None
-            )
+            assert not wanted, mode
+            nothing = (None, None, None)
+            self._last_token_R, _, sampled = program(self._last_token_R, None, computed.logits, computed.head, *nothing)
             return sampled
-        mask = batch.masks_in_lines(masks, rows, self._shapes.vocab_size) if masks else self._allow_all[rows]
+        mask = self._masks([(at, one.allowed_M) for at, one in masks], rows)
+        grammars = [(at, one.grammar_M) for at, one in masks if one.grammar_M is not None]
+        grammar = self._masks(grammars, rows) if mode >= SampleMode.FULL else None
         want = batch.wanted_in_lines(wanted, rows) if wanted else self._want_none[rows]
         self._last_token_R, self._lines, sampled = program(
-            self._last_token_R, self._lines, computed.logits, computed.head, mask, want
+            self._last_token_R, self._lines, computed.logits, computed.head, mask, grammar, want
         )
         return sampled
+
+    def _masks(self, masks: Sequence[tuple[int, np.ndarray]], rows: int) -> Array | np.ndarray:
+        """Each in its line; without any, the array that lies on the device already."""
+        return batch.masks_in_lines(masks, rows, self._shapes.vocab_size) if masks else self._allow_all[rows]
 
     def _copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         for first in range(0, len(pairs), COPIES_AT_ONCE):

@@ -122,7 +122,7 @@ class Scheduler:
         )
 
     def masks(self, plan: StepPlan) -> StepMasks:
-        """What the draws of this plan, the newest, may not draw. If it waits: asked after all before it are applied."""
+        """What the draws of this plan, the newest, may draw. If it waits: asked after all before it are applied."""
         masked = () if plan.decode is None else self._decoding.masked
         decode = [] if plan.decode is None else [(at, self._mask(plan.decode.request_ids[at])) for at in masked]
         chunks = tuple(
@@ -130,12 +130,12 @@ class Scheduler:
             for chunk in plan.chunks
         )
         return StepMasks(
-            tuple((at, mask_M) for at, mask_M in decode if mask_M is not None),
-            chunks if any(mask_M is not None for masks in chunks for mask_M in masks) else (),
+            tuple((at, mask) for at, mask in decode if mask is not None),
+            chunks if any(mask is not None for masks in chunks for mask in masks) else (),
             tuple(self._live.searches.masks(batch) for batch in plan.beams),
         )
 
-    def _mask(self, request_id: int) -> Mask:
+    def _mask(self, request_id: int) -> Mask | None:
         progress = self._live.by_id.get(request_id)
         return None if progress is None else progress.mask()
 

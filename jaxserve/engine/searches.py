@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxserve.engine.beams import BeamSearch
-from jaxserve.engine.plan import DecodeBatch, DrawnRows
-from jaxserve.engine.request import Progress, Request
+from jaxserve.engine.plan import DecodeBatch, DrawnRows, Mask
+from jaxserve.engine.request import Progress, Request, mask_of
 from jaxserve.errors import InvalidParameter
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import TokenOutput
@@ -83,7 +83,7 @@ class Searches:
     def add(self, progress: Progress) -> None:
         request = progress.request
         if request.is_search:
-            self._searches[request.request_id] = Search(progress, BeamSearch(request))
+            self._searches[request.request_id] = Search(progress, BeamSearch(request, progress.guide))
             self._owners.update(dict.fromkeys(request.choice_ids, request.request_id))
 
     def remove(self, request: Request) -> None:
@@ -122,7 +122,7 @@ class Searches:
             return []
         for pages in search.pages:
             self._pool.release(pages)
-        self._searches[progress.request.request_id] = Search(progress, BeamSearch(progress.request))
+        self._searches[progress.request.request_id] = Search(progress, BeamSearch(progress.request, progress.guide))
         progress.num_promised = 0  # what is under way will not be looked at
         return search.rows[1:]
 
@@ -202,19 +202,23 @@ class Searches:
             found.append((row, blank._replace(count_V=count_V)))
         return tuple(found)
 
-    def masks(self, batch: DecodeBatch) -> tuple[tuple[int, np.ndarray], ...]:
-        """What the beams of a batch, the newest of its search, may not draw."""
+    def masks(self, batch: DecodeBatch) -> tuple[tuple[int, Mask], ...]:
+        """What the beams of a batch, the newest of its search, may draw."""
         search = self._searches[batch.request_ids[0]]
         progress, min_tokens = search.progress, search.progress.request.params.min_tokens
         found = []
         for at, beam in enumerate(search.tree.live):
             held_back = progress.request.held_back_ids if len(beam.token_ids) < min_tokens else ()
-            mask_M = progress.bans.mask(beam.token_ids, 0, held_back)
-            if mask_M is not None:
-                found.append((at, mask_M))
+            mask = mask_of(progress.bans, beam.guide, beam.token_ids, 0, held_back)
+            if mask is not None:
+                found.append((at, mask))
         return tuple(found)
 
     # Results
+
+    def error(self, progress: Progress) -> str | None:
+        """Why the grammar of one of its live beams cannot be followed any further."""
+        return self._searches[progress.request.request_id].tree.error
 
     def advance(self, progress: Progress, drawn: DrawnRows) -> bool:
         """Takes what may follow the live beams, or the prompt; True: the search is over."""
@@ -252,8 +256,8 @@ class Searches:
         request, found = progress.request, self._searches[progress.request.request_id].tree.found
         if len(found) < len(request.choice_ids):
             raise InvalidParameter(
-                f"n={len(request.choice_ids)} answers cannot be found: the request's constraints (allowed_token_ids,"
-                f" bad_words, min_tokens) leave {len(found)}.",
+                f"n={len(request.choice_ids)} answers cannot be found: the request's constraints (grammar,"
+                f" allowed_token_ids, bad_words, min_tokens) leave {len(found)}.",
                 "n",
             )
         return [

@@ -21,6 +21,7 @@ class Standing:
     end_B        the position at which a row has all its tokens
     room_B       the first position that a row has no page for
     masked       places of rows that may not draw everything
+    guided       rows that keep to a grammar or a budget
     waits        such a mask depends on the tokens before
     passes       it will not always be so: some row has not reached its min_tokens yet
     """
@@ -37,6 +38,7 @@ class Standing:
     mode: SampleMode
     wanted_ids: tuple[tuple[int, tuple[int, ...]], ...]
     masked: tuple[int, ...]
+    guided: tuple[Progress, ...]
     waits: bool
     passes: bool
 
@@ -69,8 +71,11 @@ class Standing:
                     if one.request.params.logprob_token_ids
                 ]
             ),
-            masked=tuple([at for at, one in enumerate(members) if one.bans.always or one.holds_back_stops]),
-            waits=any([one.bans.needs_past for one in members]),
+            masked=tuple(
+                [at for at, one in enumerate(members) if one.bans.always or one.holds_back_stops or one.is_guided]
+            ),
+            guided=tuple([one for one in members if one.is_guided]),
+            waits=any([one.bans.needs_past or one.is_guided for one in members]),
             passes=any([one.holds_back_stops for one in members]),
         )
 

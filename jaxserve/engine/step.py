@@ -90,6 +90,7 @@ def draw(
     logits_BV: Array,
     head_BX: Array,
     mask_BM: Array | None,
+    grammar_BM: Array | None,
     wanted_BI: Array | None,
     *,
     mode: SampleMode,
@@ -97,13 +98,13 @@ def draw(
 ) -> tuple[Array, Lines | None, Sampled]:
     """Draws a token per row and keeps it on the device as the row's newest. Donate last_token_R and lines.
 
-    lines, mask_BM and wanted_BI come from mode SHAPED on, and are None below.
+    lines, mask_BM and wanted_BI come from mode SHAPED on, grammar_BM from FULL on, and are None below.
     """
     row_B, rows = head_BX[:, ROW], unpack(head_BX[:, SAMPLING:HEAD])
     shape = None
     if lines is not None:
         assert mask_BM is not None and wanted_BI is not None
-        shape = Shape(lines, row_B, mask_BM, wanted_BI)
+        shape = Shape(lines, row_B, mask_BM, wanted_BI, grammar_BM)
     sampled = sample(logits_BV, rows, head_BX[:, POSITION] + head_BX[:, COUNT], shape, mode=mode, how=how)
     token_B = jnp.maximum(sampled.token_B, 0)
     if lines is not None:

@@ -1,8 +1,9 @@
 """The order of things: biases, penalties, mask, temperature, min_p, top_k, top_p, draw; log-probabilities on the side.
 
 Pure functions of arrays, to be traced into a step. Nothing here knows requests, and no row sees another. What forbids
-tokens (a whitelist, end tokens before min_tokens, bad words) comes as one mask: -inf stays -inf whatever is added to
-it or multiplies it, so these may all be applied last.
+tokens (a grammar, a whitelist, end tokens before min_tokens, bad words) comes as one mask: -inf stays -inf whatever is
+added to it or multiplies it, so these may all be applied last. Raw log-probabilities are taken after the grammar and
+before all others, so where there are any the grammar comes by itself once more.
 """
 
 from dataclasses import dataclass
@@ -50,8 +51,8 @@ class Sampled:
     """What came out of one position of every row. All but the tokens are None below the mode that makes them.
 
     token_B            int32; NO_TOKEN or NOTHING_ALLOWED where there is none
-    logprob_B          float32, raw (before bias, penalties, mask, temperature and filters) unless logprobs_mode says
-                       otherwise; meaningless where there is no token, like the rest
+    logprob_B          float32, raw (after the grammar, before all else) unless logprobs_mode says otherwise;
+                       meaningless where there is no token, like the rest
     rank_B             int32, 1-based, in the same distribution, like all that follows but the candidates
     top_id_BK          int32, best first, the lower id first among equals; K = min(max_logprobs, V)
     top_logprob_BK     float32
@@ -103,12 +104,15 @@ class Shape:
     lines      every row's line; row_B int32 says which is whose
     mask_BM    uint32, M = ceil(V / 32), bit set = allowed
     wanted_BI  int32, ids whose log-probabilities are asked for; mode FULL and up
+    grammar_BM uint32, what each row's grammar allows, of which mask_BM is a part; None: there are no grammars, or no
+               log-probabilities are made
     """
 
     lines: Lines
     row_B: Array
     mask_BM: Array
     wanted_BI: Array
+    grammar_BM: Array | None = None
 
 
 def sample(
@@ -142,7 +146,7 @@ def sample(
     token_B = jnp.where(jnp.isfinite(highest(logits_BV)), token_B, NO_TOKEN)  # NaN under the mask is still NaN
     if mode == SampleMode.SHAPED:
         return Sampled(token_B)
-    value_BV = logits_BV if how.is_raw else _processed(allowed_BV, rows)
+    value_BV = _raw(logits_BV, shape.grammar_BM) if how.is_raw else _processed(allowed_BV, rows)
     return _scored(token_B, value_BV, allowed_BV, shape.wanted_BI, mode, how)
 
 
@@ -171,6 +175,14 @@ def _scored(
             next_raw_BC=logprob(jnp.take_along_axis(value_BV, id_BC, axis=-1)),
         )
     return Sampled(token_B, *own, wanted_logprob_BI)
+
+
+def _raw(logits_BV: Array, grammar_BM: Array | None) -> Array:
+    """Logits of what the grammars allow; without any, the logits."""
+    if grammar_BM is None:
+        return logits_BV
+    is_free = jnp.all(grammar_BM == jnp.uint32(0xFFFFFFFF))
+    return lax.cond(is_free, lambda: logits_BV, lambda: allow_only(logits_BV, grammar_BM))
 
 
 def _processed(logits_BV: Array, rows: SamplingRows) -> Array:

@@ -156,7 +156,7 @@ class TestPrograms:
             arguments = len(jax.tree.leaves(program.args_info))
             assert arguments == counts.get(key[0], arguments), key
             if key[0] == "draw":
-                assert arguments in (3, 8), "newest tokens, logits, columns; three lines, a mask, and ids asked for"
+                assert arguments in (3, 8, 9), "newest tokens, logits, columns; three lines, masks, and ids asked for"
         assert pages == 2 * built.spec.num_layers
         assert weights <= 12 * built.spec.num_layers + 3
 
@@ -183,7 +183,7 @@ def test_a_step_that_copies_its_pages_would_be_found(how):
 class TestTransfers:
     def test_the_loop_moves_nothing_unasked(self, built, monkeypatch):
         """What goes up is one array for logits, a few for a draw with wishes, and home by device_get alone."""
-        most = {"draw": 3, "write line": 4, "copy pages": 2, "tell": 2}
+        most = {"draw": 4, "write line": 4, "copy pages": 2, "tell": 2}
 
         def counted(key, program):
             def call(*args):

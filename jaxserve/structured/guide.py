@@ -1,0 +1,148 @@
+"""One answer's place among what it may say: first thinking, then a grammar, then whatever it likes.
+
+While it thinks, all tokens are allowed, until a budget is used up and the end of the thinking is forced. From there on
+the grammar decides, of which the tokens that end an answer are no part: they are allowed where the grammar may end, and
+nowhere else. A guide knows tokens and bitmaps, no text and no requests.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Protocol
+
+import numpy as np
+from llguidance import LLMatcher
+
+
+class Thinking(Protocol):
+    """A place in the reasoning section of an answer. Advancing one leaves it as it was."""
+
+    def advance(self, token_id: int) -> "Thinking | None":
+        """The place after this token; None: the reasoning has ended with it."""
+        ...
+
+
+class Grammar(Protocol):
+    """Compiled for the tokens of the model that is served."""
+
+    def matcher(self) -> LLMatcher:
+        """A fresh place at the beginning of the grammar."""
+        ...
+
+
+class Guide:
+    """Follows one answer, token by token.
+
+    ends_M           bitmap of the tokens that end an answer: uint32 [ceil(V / 32)], bit t % 32 of word t // 32 is
+                     token t; those that the grammar's vocabulary ends with are among them
+    thinking         where the reasoning begins; None: there is none
+    budget           tokens that the reasoning may have; None: any number
+    end_of_thinking  tokens that are forced one after another when the budget is used up
+    goes_on          what comes after the grammar's end is free; else the answer ends there
+
+    error            why the grammar cannot be followed any further: from then on nothing is allowed
+    """
+
+    __slots__ = (
+        *("_budget", "_end_of_thinking", "_ends_M", "_goes_on", "_grammar", "_matcher", "_num_forced", "_thinking"),
+        *("error", "is_over"),
+    )
+
+    def __init__(
+        self,
+        grammar: Grammar | None,
+        ends_M: np.ndarray,
+        *,
+        thinking: Thinking | None = None,
+        budget: int | None = None,
+        end_of_thinking: Sequence[int] = (),
+        goes_on: bool = False,
+    ) -> None:
+        self._grammar, self._ends_M, self._goes_on = grammar, ends_M, goes_on
+        self._matcher: LLMatcher | None = None
+        self._thinking, self._budget = thinking, budget
+        self._end_of_thinking, self._num_forced = tuple(end_of_thinking), 0
+        self.error: str | None = None
+        self.is_over = thinking is None and grammar is None  # nothing is forbidden any more
+
+    def copy(self) -> "Guide":
+        """Another one at the same place."""
+        other = copy(self)
+        if self._matcher is not None:
+            other._matcher = self._matcher.deep_copy()
+        return other
+
+    def mask(self) -> np.ndarray | None:
+        """What the next token may be: a bitmap like ends_M, bit set = allowed, new each time; None: everything."""
+        if self.is_over:
+            return None
+        if self._thinking is not None:
+            return self._forced() if self._is_forcing else None
+        return self._allowed()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the grammar has come to its end and only the tokens that end the answer are left."""
+        return self._matcher is not None and not self.is_over and self.error is None and self._matcher.is_stopped()
+
+    def accept(self, token_id: int) -> None:
+        """Goes on by a token, which the mask allows."""
+        if self._thinking is not None:
+            self._think(token_id)
+        elif not self.is_over and self.error is None:
+            self._follow(token_id)
+
+    @property
+    def _is_forcing(self) -> bool:
+        return self._budget == 0 and bool(self._end_of_thinking)
+
+    def _forced(self) -> np.ndarray:
+        token_id, mask_M = self._end_of_thinking[self._num_forced], np.zeros_like(self._ends_M)
+        mask_M[token_id >> 5] = 1 << (token_id & 31)
+        return mask_M
+
+    def _think(self, token_id: int) -> None:
+        assert self._thinking is not None
+        thinking = self._thinking.advance(token_id)
+        if self._is_forcing:  # to the last of its tokens, even if the reasoning has ended before that
+            self._num_forced += 1
+            if self._num_forced == len(self._end_of_thinking):
+                self._thinking = None
+        else:
+            self._thinking = thinking
+            if self._budget:
+                self._budget -= 1
+        self.is_over = self._thinking is None and self._grammar is None
+
+    def _allowed(self) -> np.ndarray | None:
+        matcher, mask_M = self._place(), np.empty_like(self._ends_M)
+        if self.error is None:
+            matcher.unsafe_compute_mask_ptr(mask_M.ctypes.data, mask_M.nbytes)
+            self._look_for_errors(matcher)
+        if self.error is not None:
+            return np.zeros_like(mask_M)
+        mask_M &= ~self._ends_M
+        if matcher.is_accepting():
+            if self._goes_on and not mask_M.any():
+                self.is_over = True
+                return None
+            mask_M |= self._ends_M
+        return mask_M
+
+    def _follow(self, token_id: int) -> None:
+        if self._ends_M[token_id >> 5] >> (token_id & 31) & 1:
+            self.is_over = True
+            return
+        matcher = self._place()
+        matcher.consume_token(token_id)
+        self._look_for_errors(matcher)
+
+    def _place(self) -> LLMatcher:
+        """In the grammar. It is made when it is first needed, which for most of the queue is not yet."""
+        if self._matcher is None:
+            assert self._grammar is not None
+            self._matcher = self._grammar.matcher()
+        return self._matcher
+
+    def _look_for_errors(self, matcher: LLMatcher) -> None:
+        if matcher.is_error():
+            self.error = matcher.get_error() or matcher.stop_reason()

@@ -1,0 +1,222 @@
+"""The rules of an answer's place: what may be said when, held to a plain reading of small languages."""
+
+import re
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxserve.structured.guide import Guide
+from tests.grammars import SmallGrammar, UntilToken, regex, schema, tokens_of
+
+VOCAB, EOS, ALSO = 200, 3, 5
+ENDS = (EOS, ALSO)
+TOKENS = tokens_of(VOCAB, ENDS)
+THINKING = UntilToken(frozenset([10]))
+
+
+def bitmap(ids):
+    bits = np.zeros(224, bool)
+    bits[list(ids)] = True
+    return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
+def guide(grammar=None, ends=ENDS, **how):
+    return Guide(grammar, bitmap(ends), **how)
+
+
+def ids(mask_M):
+    """What a mask allows; None: everything."""
+    return (
+        None if mask_M is None else {*np.flatnonzero(np.unpackbits(mask_M.view(np.uint8), bitorder="little")).tolist()}
+    )
+
+
+def spell(text):
+    """Single-byte tokens."""
+    return [TOKENS.index(bytes([sign])) for sign in text.encode()]
+
+
+def after(one, *tokens):
+    for token in tokens:
+        allowed = ids(one.mask())
+        assert allowed is None or token in allowed, (token, allowed)
+        one.accept(token)
+    return one
+
+
+LANGUAGES = {
+    "a?ba*": ["a" * i + "b" + "a" * j for i, j in product(range(2), range(7))],
+    "(ab|ba|1){0,3}": ["".join(words) for num in range(4) for words in product(("ab", "ba", "1"), repeat=num)],
+    "true|false|": ["true", "false", ""],
+    '\\{"[ab]{1,2}":(true|12|00)\\}': [
+        f'{{"{"".join(key)}":{value}}}'
+        for num in (1, 2)
+        for key in product("ab", repeat=num)
+        for value in ("true", "12", "00")
+    ],
+}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(pattern=st.sampled_from(list(LANGUAGES)), data=st.data())
+def test_any_tokens_that_spell_a_beginning_are_allowed_and_ends_where_a_sentence_is_whole(pattern, data):
+    """Tokens of several bytes, too, however they lie across the grammar's parts; nothing else."""
+    language, one, said = LANGUAGES[pattern], guide(regex(pattern, VOCAB, ENDS)), b""
+    reach = 7 if "*" in pattern else 99  # as far as the list goes
+    while True:
+        beginnings = [sentence.encode() for sentence in language if sentence.encode().startswith(said)]
+        near = {at for at, token in enumerate(TOKENS) if at not in ENDS and len(said + token) <= reach}
+        following = {at for at in near if any(one.startswith(said + TOKENS[at]) for one in beginnings)}
+        whole = said in beginnings
+        assert ids(one.mask()) & (near | set(ENDS)) == following | (set(ENDS) if whole else set()), said
+        if not following:
+            assert one.is_complete or reach == 7
+            break
+        assert not one.is_complete
+        token = data.draw(st.sampled_from(sorted(following)))
+        one.accept(token)
+        said += TOKENS[token]
+
+
+def test_ends_stand_alone_where_nothing_else_is_possible():
+    one = after(guide(regex("ab", VOCAB, ENDS)), *spell("a"))
+    assert not set(ENDS) & ids(one.mask()) and not one.is_complete
+    assert ids(after(one, *spell("b")).mask()) == set(ENDS)
+    assert one.is_complete
+    one.accept(EOS)
+    assert one.is_over and one.mask() is None
+
+
+def test_an_empty_grammar_ends_at_once():
+    assert ids(guide(regex("", VOCAB, ENDS)).mask()) == set(ENDS)
+
+
+def test_a_stop_token_is_allowed_where_the_grammar_may_end_and_not_where_its_text_would_match():
+    brace, both = TOKENS.index(b"}"), TOKENS.index(b'"}')
+    stops = (*ENDS, brace, both)
+    one = guide(regex('\\{"a"\\}?', VOCAB, ENDS), stops)
+    after(one, *spell('{"a'))
+    assert ids(one.mask()) == set(spell('"'))
+    assert ids(after(one, *spell('"')).mask()) == set(stops)
+    assert after(one, brace).is_over
+
+
+def test_a_stop_token_without_which_the_grammar_cannot_end_leaves_nothing():
+    one = after(guide(regex("ab?}", VOCAB, ENDS), (*ENDS, *spell("}"))), *spell("ab"))
+    assert ids(one.mask()) == set()
+
+
+@pytest.mark.parametrize("text", ["ab", "12"])
+def test_what_goes_on_is_free_when_nothing_else_of_the_grammar_is_possible(text):
+    one = guide(regex("ab|12(34)?", VOCAB, ENDS), goes_on=True)
+    after(one, *spell(text))
+    if text == "ab":
+        assert one.mask() is None and one.is_over
+    else:  # it may go on, so whether it has ended is seen by an end token
+        assert ids(one.mask()) == {*spell("3"), *ENDS}
+        assert after(one, EOS).is_over
+    assert ids(after(one, EOS, *spell("x")).mask()) is None
+
+
+def test_a_copy_and_its_original_go_separate_ways():
+    one = after(guide(regex("(ab|12)+", VOCAB, ENDS)), *spell("ab"))
+    other = one.copy()
+    after(one, *spell("1"))
+    after(other, *spell("a"))
+    assert (ids(one.mask()), ids(other.mask())) == ({*spell("2")}, {*spell("b"), TOKENS.index(b"ba")})
+
+
+def test_a_grammar_that_was_not_begun_is_copied_too():
+    one = guide(regex("ab", VOCAB, ENDS))
+    other = one.copy()
+    assert ids(after(one, *spell("a")).mask()) != ids(other.mask())
+
+
+def test_masks_are_nobody_elses():
+    one = guide(regex("ab", VOCAB, ENDS))
+    first = one.mask()
+    first[:] = 0
+    assert ids(one.mask()) == {*spell("a"), TOKENS.index(b"ab")}
+
+
+class TestThinking:
+    def test_everything_is_allowed_until_it_ends_and_then_the_grammar(self):
+        one = after(guide(regex("ab", VOCAB, ENDS), thinking=THINKING), 7, 99, EOS, 150)
+        assert one.mask() is None and not one.is_over
+        assert ids(after(one, 10).mask()) == {*spell("a"), TOKENS.index(b"ab")}
+
+    @pytest.mark.parametrize("budget", [0, 1, 3])
+    @pytest.mark.parametrize("has_grammar", [False, True])
+    def test_a_budget_is_so_many_tokens_and_then_the_end_is_forced(self, budget, has_grammar):
+        grammar = regex("ab", VOCAB, ENDS) if has_grammar else None
+        one = guide(grammar, thinking=THINKING, budget=budget, end_of_thinking=(40, 10, 33))
+        for token in range(50, 50 + budget):
+            assert one.mask() is None
+            one.accept(token)
+        for token in (40, 10, 33):
+            assert ids(one.mask()) == {token} and not one.is_over
+            one.accept(token)
+        assert ids(one.mask()) == ({*spell("a"), TOKENS.index(b"ab")} if has_grammar else None)
+        assert one.is_over is not has_grammar
+
+    def test_who_ends_before_the_budget_is_forced_to_nothing(self):
+        one = after(guide(thinking=THINKING, budget=3, end_of_thinking=(10,)), 50, 51, 10)
+        assert one.is_over and one.mask() is None
+
+    def test_a_copy_has_its_own_budget(self):
+        one = after(guide(thinking=THINKING, budget=2, end_of_thinking=(10,)), 50)
+        other = one.copy()
+        one.accept(51)
+        assert ids(one.mask()) == {10} and other.mask() is None
+
+
+def test_without_a_grammar_and_without_thinking_there_is_nothing_to_keep_to():
+    one = guide()
+    assert one.is_over and one.mask() is None
+    one.accept(5)
+    assert one.mask() is None
+
+
+def test_a_token_that_the_grammar_does_not_know_is_an_error_and_nothing_is_allowed_any_more():
+    one = guide(regex("ab", VOCAB, ENDS))
+    one.accept(spell("1")[0])
+    assert one.error
+    assert ids(one.mask()) == set()
+    assert not one.is_complete
+    one.accept(spell("a")[0])
+    assert ids(one.mask()) == set()
+
+
+def test_a_grammar_that_was_broken_from_the_start_is_an_error_too():
+    class Broken:
+        def matcher(self):
+            one = regex("ab", VOCAB, ENDS).matcher()
+            one.consume_token(1)
+            return one
+
+    one = guide(Broken())
+    assert ids(one.mask()) == set() and one.error
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), which=st.integers(0, 2))
+def test_whatever_is_drawn_from_the_masks_is_in_the_language(seed, which):
+    rng = np.random.default_rng(seed)
+    pattern = "(ab|ba){1,4}(, (true|false)){0,2}"
+    grammars = (
+        regex(pattern, VOCAB, ENDS),
+        SmallGrammar('start: pair{1,4} (", " word){0,2}\npair: "ab" | "ba"\nword: "true" | "false"', VOCAB, ENDS),
+        schema({"enum": ["ab", "aba", "abab"]}, VOCAB, ENDS),
+    )
+    one, said = guide(grammars[which]), b""
+    for _ in range(60):
+        token = int(rng.choice(sorted(ids(one.mask()))))
+        one.accept(token)
+        if token in ENDS:
+            break
+        said += TOKENS[token]
+    assert re.fullmatch(pattern if which < 2 else '"(ab|aba|abab)"', said.decode()), said
+    assert one.is_over
