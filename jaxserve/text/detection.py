@@ -1,0 +1,208 @@
+"""Which dialect a model writes its tool calls and its reasoning in, found in its checkpoint's files alone.
+
+In order of trust: the checkpoint's response_template, which says it outright; what the template writes, together
+with the tokens of its vocabulary; a token of the vocabulary alone; the model_type of config.json. What a template
+writes comes before what a vocabulary merely has: fine-tunes inherit vocabularies, and every Qwen3 has <think>.
+
+A model whose template never reads `tools` is given no tool parser: it would never hear of them.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateSyntaxError
+
+from jaxserve.errors import BadConfig, InvalidParameter
+from jaxserve.text import signatures
+from jaxserve.text.chat_template import ChatTemplates
+from jaxserve.text.signatures import Signature
+from jaxserve.text.template_words import TemplateWords, template_words
+from jaxserve.text.tokenizer import Tokenizer
+
+RESPONSE_TEMPLATE = "hf"  # the parser that reads what the checkpoint itself says of its answers
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_SWITCHES = ("enable_thinking", "thinking")  # the variables by which templates are told
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePrompts:
+    """What the template makes of a short question: by itself, with thinking switched on, and switched off."""
+
+    usual: str
+    thinking: str
+    quiet: str
+
+    @property
+    def has_switch(self) -> bool:
+        return self.thinking != self.quiet
+
+    @property
+    def thinks_on_demand(self) -> bool:
+        """Whether it stays quiet unless it is told to think."""
+        return self.has_switch and self.usual == self.quiet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionFacts:
+    """What detection looks at.
+
+    tool_template       the chat template for conversations with tools, in Jinja; None: there is none
+    template            the one for conversations without
+    prompts             what the latter writes; None where it takes no plain question
+    tokens              the added tokens of the vocabulary: text → whether it is special
+    response_template   of tokenizer_config.json
+    model_type          of config.json
+    """
+
+    tool_template: str | None = None
+    template: str | None = None
+    prompts: ProbePrompts | None = None
+    tokens: Mapping[str, bool]
+    response_template: Mapping[str, Any] | None = None
+    model_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """A parser's name, or None for none, and why it is that: a short sentence for people."""
+
+    name: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name or 'none'} ({self.reason})"
+
+
+def facts_of(tokenizer: Tokenizer, templates: ChatTemplates, model_config: Mapping[str, Any]) -> DetectionFacts:
+    """templates are those in force, the checkpoint's or the one given by hand."""
+    added = tokenizer.backend.get_added_tokens_decoder().values()
+    response_template = tokenizer.config.get("response_template")
+    return DetectionFacts(
+        tool_template=_source(templates, has_tools=True),
+        template=_source(templates, has_tools=False),
+        prompts=_probe(templates),
+        tokens={token.content: token.special for token in added},
+        response_template=response_template if isinstance(response_template, Mapping) else None,
+        model_type=str(model_config.get("model_type", "")),
+    )
+
+
+def _source(templates: ChatTemplates, *, has_tools: bool) -> str | None:
+    try:
+        return templates.choose(has_tools=has_tools).source
+    except InvalidParameter:
+        return None
+
+
+def _probe(templates: ChatTemplates) -> ProbePrompts | None:
+    messages = [{"role": "user", "content": "Hi"}]
+    try:
+        template = templates.choose(has_tools=False)
+        return ProbePrompts(
+            usual=template.render(messages),
+            thinking=template.render(messages, kwargs={name: True for name in _SWITCHES}),
+            quiet=template.render(messages, kwargs={name: False for name in _SWITCHES}),
+        )
+    except InvalidParameter:
+        return None
+
+
+def detect_tool_parser(facts: DetectionFacts) -> Detected:
+    """The dialect of tool calls."""
+    if facts.tool_template is None:
+        return Detected(None, "the model has no chat template")
+    if "tool_calls" in _fields(facts.response_template):
+        return Detected(RESPONSE_TEMPLATE, "its response_template has tool_calls")
+    words = _words(facts.tool_template)
+    if words is None:
+        return Detected(None, "the template has a syntax error")
+    if "tools" not in words.asks_for:
+        return Detected(None, "the template never reads tools")
+    return (
+        _written(signatures.TOOL_CALLS, words, facts)
+        or _had(signatures.TOOL_TOKENS, facts)
+        or _typed(signatures.TOOL_MODEL_TYPES, facts)
+        or Detected(None, "the template writes calls in no known form")
+    )
+
+
+def detect_reasoning_parser(facts: DetectionFacts) -> Detected:
+    """The dialect of reasoning."""
+    if facts.template is None:
+        return Detected(None, "the model has no chat template")
+    if any(name in _fields(facts.response_template) for name in _REASONING_FIELDS):
+        return Detected(RESPONSE_TEMPLATE, "its response_template has a field for it")
+    words = _words(facts.template)
+    if words is None:
+        return Detected(None, "the template has a syntax error")
+    return (
+        _written(signatures.REASONING, words, facts)
+        or _tagged(words, facts)
+        or _typed(signatures.REASONING_MODEL_TYPES, facts)
+        or Detected(None, "the template writes no reasoning")
+    )
+
+
+def _fields(response_template: Mapping[str, Any] | None) -> Collection[str]:
+    fields = (response_template or {}).get("fields")
+    return fields if isinstance(fields, Mapping) else ()
+
+
+def _words(source: str) -> TemplateWords | None:
+    try:
+        return template_words(source)
+    except TemplateSyntaxError:
+        return None
+
+
+def _written(known: tuple[Signature, ...], words: TemplateWords, facts: DetectionFacts) -> Detected | None:
+    for signature in known:
+        if signature.fits(words.written, facts.model_type):
+            return Detected(signature.name, f"the template writes {signature.mark}")
+    return None
+
+
+def _had(known: Mapping[str, str], facts: DetectionFacts) -> Detected | None:
+    for token, name in known.items():
+        if token in facts.tokens:
+            return Detected(name, f"its vocabulary has {token}")
+    return None
+
+
+def _typed(known: Mapping[str, str], facts: DetectionFacts) -> Detected | None:
+    name = known.get(facts.model_type)
+    return Detected(name, f"its model_type is {facts.model_type}") if name else None
+
+
+def _tagged(words: TemplateWords, facts: DetectionFacts) -> Detected | None:
+    """Reasoning between <think> and </think>, as most write it; when it is written decides the name."""
+    assert facts.template is not None
+    if not signatures.is_filled(words.written):
+        if "</think>" in words.written and "<think>" not in facts.tokens:
+            return Detected(None, "the template writes <think> only to keep it empty")
+        if "</think>" not in words.written:
+            return _cut(words, facts)
+    if facts.prompts and facts.prompts.thinks_on_demand:
+        return Detected("deepseek_v3", "the template writes <think> when it is told to think")
+    if facts.prompts and facts.prompts.has_switch:
+        return Detected("qwen3", "the template writes <think> unless it is told not to think")
+    return Detected("deepseek_r1", "the template writes <think> and has no switch for it")
+
+
+def _cut(words: TemplateWords, facts: DetectionFacts) -> Detected | None:
+    """DeepSeek's later R1 models begin with <think> by themselves; their templates only cut it out of past answers."""
+    if "<｜Assistant｜>" in words.written and "</think>" in (facts.template or ""):
+        return Detected("deepseek_r1", "the template is DeepSeek's and cuts at </think>")
+    return None
+
+
+def chosen(asked: str, found: Detected, known: Collection[str], field: str) -> Detected:
+    """What holds when the configuration's `field` says `asked`: auto, none, or a name. BadConfig for one not known."""
+    if asked == "auto":
+        return found
+    if asked == "none":
+        return Detected(None, f"{field} is none")
+    if asked not in known:
+        raise BadConfig(f"{field} {asked!r} is not known; try auto, none, or one of {', '.join(sorted(known))}.")
+    return Detected(asked, f"{field} names it")

@@ -1,0 +1,125 @@
+"""By what a dialect is known in a chat template, in a vocabulary, or in config.json. Tables, the specific first.
+
+Names are those of vLLM's --tool-call-parser and --reasoning-parser. Patterns are looked for in what a template writes
+(template_words), where … stands for a value.
+"""
+
+import re
+from dataclasses import dataclass
+
+_SAME_LINE = r"[^\n]*"
+_JSON_CALL = r'<tool_call>\s*\{"name": '
+_LLAMA, _LLAMA4 = r'\{"name": "…", "parameters": …\}', r"<\|header_start\|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A dialect's name, what people are told was seen of it, and the patterns that a template fits.
+
+    model_types: where the template alone does not tell relatives apart, those that are meant; empty: any.
+    """
+
+    name: str
+    mark: str
+    patterns: tuple[str, ...]
+    model_types: tuple[str, ...] = ()
+
+    def fits(self, written: str, model_type: str) -> bool:
+        if self.model_types and model_type not in self.model_types:
+            return False
+        return all(re.search(pattern, written) for pattern in self.patterns)
+
+
+def _literal(name: str, mark: str, *model_types: str) -> Signature:
+    """Known by the mark itself."""
+    return Signature(name, mark, (re.escape(mark),), model_types)
+
+
+TOOL_CALLS = (
+    _literal("openai", "<|channel|>commentary"),
+    _literal("mistral", "[TOOL_CALLS]"),
+    _literal("kimi_k2", "<|tool_calls_section_begin|>"),
+    _literal("deepseek_v4", "<｜DSML｜tool_calls>"),
+    _literal("deepseek_v32", "<｜DSML｜function_calls>"),
+    Signature("deepseek_v3", "<｜tool▁sep｜> and a fenced block", (r"<｜tool▁sep｜>…?\n```json",)),
+    _literal("deepseek_v31", "<｜tool▁call▁begin｜>"),
+    _literal("minimax_m2", "<minimax:tool_call>"),
+    _literal("seed_oss", "<seed:tool_call>"),
+    _literal("longcat", "<longcat_tool_call>"),
+    _literal("step3", "<｜tool_calls_begin｜>"),
+    Signature("glm47", "<tool_call> and <arg_key> on one line", (rf"<tool_call>{_SAME_LINE}<arg_key>",)),
+    Signature("glm45", "<tool_call> and <arg_key>", ("<tool_call>", "<arg_key>")),
+    Signature("qwen3_coder", "<tool_call> and <function=", (r"<tool_call>\s*<function=",)),
+    Signature("granite", "<tool_call> and a list", (r"<tool_call>\s*\[",)),
+    _literal("granite", "<|tool_call|>"),
+    Signature("granite-20b-fc", "<function_call> and JSON", (r"<function_call> \\?\{",)),
+    _literal("functiongemma", "<start_function_call>"),
+    _literal("gemma4", "<|tool_call>call:"),
+    _literal("phi4_mini_json", "functools["),
+    _literal("internlm", "<|action_start|>"),
+    _literal("lfm2", "<|tool_call_start|>"),
+    _literal("olmo3", "<function_calls>"),
+    Signature("hunyuan_a13b", "<tool_calls> and a list", (r"<tool_calls>\s*\[", re.escape("<|extra_0|>"))),
+    Signature("jamba", "<tool_calls> and a list", (r"<tool_calls>\s*\[",)),
+    Signature("ernie45", "<tool_call> and <tool_output>", (_JSON_CALL, "<tool_output>")),
+    Signature("granite4", "<tool_call> and JSON", (_JSON_CALL, re.escape("<|start_of_role|>"))),
+    Signature("hermes", "<tool_call> and JSON", (_JSON_CALL,)),
+    Signature("xlam", "a list of calls in JSON", (re.escape('[{"name": "tool_call_name", "arguments"'),)),
+    Signature("llama4_json", '{"name": …, "parameters": …}', (_LLAMA, _LLAMA4)),
+    Signature("llama3_json", '{"name": …, "parameters": …}', (_LLAMA,)),
+    Signature("llama4_pythonic", "[name(key=value)]", (r"\[func_name1\(", _LLAMA4)),
+    Signature("pythonic", "[name(key=value)]", (r"\[func_name1\(",)),
+)
+# Only in the vocabulary, where the template leaves it to the model how a call is written.
+TOOL_TOKENS = {
+    "[TOOL_CALLS]": "mistral",
+    "<|tool_calls_section_begin|>": "kimi_k2",
+    "<minimax:tool_call>": "minimax_m2",
+    "<|tool_call|>": "granite",
+    "<start_function_call>": "functiongemma",
+    "<|tool_call>": "gemma4",
+    "<|tool_call_start|>": "lfm2",
+    "<seed:tool_call>": "seed_oss",
+    "<|action_start|>": "internlm",
+    "<|python_start|>": "llama4_pythonic",
+    "<|python_tag|>": "llama3_json",
+}
+TOOL_MODEL_TYPES = {
+    "gpt_oss": "openai",
+    "kimi_k2": "kimi_k2",
+    "minimax_m2": "minimax_m2",
+    "seed_oss": "seed_oss",
+    "gemma4": "gemma4",
+    "lfm2": "lfm2",
+    "lfm2_moe": "lfm2",
+    "jamba": "jamba",
+    "glm4_moe": "glm45",
+    "step3_text": "step3",
+}
+
+REASONING = (
+    _literal("openai_gptoss", "<|channel|>analysis"),
+    _literal("mistral", "[THINK]"),
+    _literal("gemma4", "<|channel>thought"),
+    _literal("seed_oss", "<seed:think>"),
+    _literal("granite", "Here is my thought process:"),
+    Signature("kimi_k2", "<think> and <|im_middle|>", ("<think>", re.escape("<|im_middle|>"))),
+    Signature("minimax_m2", "<think> and ]~b]", ("<think>", re.escape("]~b]"))),
+    Signature("glm45", "<think> and <arg_key>", ("<think>", "<arg_key>", re.escape("[gMASK]"))),
+    Signature("ernie45", "<think> and <response>", ("<think>", "<response>", "<tool_output>")),
+    Signature("hunyuan_a13b", "<think> and <|extra_0|>", ("<think>", re.escape("<|extra_0|>"))),
+    _literal("nemotron_v3", "<think>", "nemotron_h"),
+    _literal("olmo3", "<think>", "olmo3"),
+    _literal("step3", "<think>", "step3_text", "step3_vl"),
+)
+REASONING_MODEL_TYPES = {
+    "gpt_oss": "openai_gptoss",
+    "seed_oss": "seed_oss",
+    "gemma4": "gemma4",
+    "hunyuan_v1_moe": "hunyuan_a13b",
+}
+
+
+def is_filled(written: str) -> bool:
+    """Whether a <think> is written that is not closed at once."""
+    return re.search(r"<think>(?!\s*</think>)", written) is not None

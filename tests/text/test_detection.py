@@ -1,0 +1,143 @@
+"""A model's dialects are found in plain facts about its checkpoint, in their order of trust, with the reason."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from jaxserve.errors import BadConfig
+from jaxserve.text.chat_template import ChatTemplates
+from jaxserve.text.detection import (
+    RESPONSE_TEMPLATE,
+    Detected,
+    DetectionFacts,
+    chosen,
+    detect_reasoning_parser,
+    detect_tool_parser,
+    facts_of,
+)
+from tests.text.tiny_tokenizers import byte_level_backend, make
+
+HERMES = (
+    "{% if tools %}<tools>{{ tools|tojson }}</tools> Answer with <tool_call>\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>{% endif %}'
+)
+TURNS = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
+FILLED = "{% for message in messages %}<think>{{ message.reasoning }}</think>{{ message.content }}{% endfor %}"
+PLAIN = TURNS + "<|assistant|>"
+TOOLS_ONLY = "{{ tools|tojson }}" + PLAIN
+TOKENS = {"<think>": False, "</think>": False, "<tool_call>": False}
+SAYS_ALL = {"fields": {"tool_calls": {"open": "<c>"}, "thinking": {"open": "<t>"}, "content": {}}}
+
+
+def facts(template: str | None, tokens: Mapping[str, bool] = TOKENS, **more: Any) -> DetectionFacts:
+    """Of a checkpoint with this one template."""
+    tokenizer = make(byte_level_backend())
+    tokenizer.config = {"response_template": more.get("response_template")}
+    templates = ChatTemplates({} if template is None else {"default": template}, {})
+    found = facts_of(tokenizer, templates, {"model_type": more.get("model_type", "")})
+    return DetectionFacts(
+        tool_template=found.tool_template,
+        template=found.template,
+        prompts=found.prompts,
+        tokens=tokens,
+        response_template=found.response_template,
+        model_type=found.model_type,
+    )
+
+
+def tool_parser(*given: Any, **more: Any) -> str | None:
+    return detect_tool_parser(facts(*given, **more)).name
+
+
+def reasoning_parser(*given: Any, **more: Any) -> str | None:
+    return detect_reasoning_parser(facts(*given, **more)).name
+
+
+def test_what_the_template_writes_decides():
+    assert str(detect_tool_parser(facts(HERMES))) == "hermes (the template writes <tool_call> and JSON)"
+
+
+@pytest.mark.parametrize("template", [None, PLAIN, "{% if message.tool_calls %}<tool_call>{% endif %}"])
+def test_a_model_that_never_hears_of_tools_has_no_tool_parser(template):
+    tokens = TOKENS | {"[TOOL_CALLS]": True}
+    assert tool_parser(template, tokens, model_type="minimax_m2") is None
+
+
+def test_a_template_that_reads_tools_and_writes_no_known_form_leaves_it_to_vocabulary_and_type():
+    assert tool_parser(TOOLS_ONLY) is None
+    assert tool_parser(TOOLS_ONLY, model_type="minimax_m2") == "minimax_m2"
+    assert tool_parser(TOOLS_ONLY, {"<|tool_call_start|>": True}, model_type="minimax_m2") == "lfm2"
+
+
+def test_a_vocabulary_that_was_inherited_does_not_outweigh_the_template():
+    assert tool_parser(HERMES, {"[TOOL_CALLS]": True}) == "hermes"
+
+
+def test_what_the_checkpoint_says_itself_wins():
+    found = facts(HERMES + FILLED, response_template=SAYS_ALL)
+    assert {detect_tool_parser(found).name, detect_reasoning_parser(found).name} == {RESPONSE_TEMPLATE}
+    only_content = {"fields": {"content": {"close": "<e>"}}}
+    found = facts(HERMES + FILLED, response_template=only_content)
+    assert (detect_tool_parser(found).name, detect_reasoning_parser(found).name) == ("hermes", "deepseek_r1")
+
+
+@pytest.mark.parametrize("broken", ["nonsense", {"fields": 3}, {}, {"fields": None}])
+def test_a_response_template_that_is_none_says_nothing(broken):
+    assert tool_parser(HERMES, response_template=broken) == "hermes"
+
+
+SWITCHES = {
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}": "qwen3",
+    "{% if thinking %}<think>{% else %}</think>{% endif %}": "deepseek_v3",
+    "{% if enable_thinking is true %}<think>\n{% endif %}": "deepseek_v3",
+    "<think>\n": "deepseek_r1",
+    "": "deepseek_r1",
+}
+
+
+@pytest.mark.parametrize("end", SWITCHES)
+def test_when_a_template_thinks_decides_whose_rule_holds(end):
+    assert reasoning_parser(FILLED + "<|assistant|>" + end) == SWITCHES[end]
+
+
+CUTS = TURNS.replace("message.content", "message.content.split('</think>')[-1]")
+
+
+def test_thinking_that_is_only_taken_out_of_past_answers_is_no_reasoning():
+    assert reasoning_parser(PLAIN) is None
+    assert reasoning_parser(CUTS + "<|assistant|>") is None
+    assert reasoning_parser("{% if '</think>' in messages[0].content %}{{ messages[0].content }}{% endif %}") is None
+
+
+def test_but_in_the_templates_of_deepseek_it_is():
+    assert reasoning_parser(CUTS + "<｜Assistant｜>") == "deepseek_r1"
+    assert reasoning_parser(PLAIN + "<｜Assistant｜>") is None
+
+
+def test_a_section_that_is_only_ever_closed_at_once_needs_its_token():
+    template = PLAIN + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    assert reasoning_parser(template, {}) is None
+    assert reasoning_parser(template) == "qwen3"
+
+
+def test_a_broken_template_has_no_parsers():
+    found = facts("{% if tools %}")
+    assert detect_tool_parser(found) == detect_reasoning_parser(found)
+    assert detect_tool_parser(found) == Detected(None, "the template has a syntax error")
+
+
+def test_of_named_templates_the_one_for_tools_is_asked_about_tools():
+    tokenizer = make(byte_level_backend())
+    found = facts_of(tokenizer, ChatTemplates({"default": FILLED, "tool_use": HERMES}, {}), {})
+    assert (detect_tool_parser(found).name, detect_reasoning_parser(found).name) == ("hermes", "deepseek_r1")
+    assert found.tokens["<tool_call>"] is False and found.tokens["<|im_end|>"] is True
+
+
+def test_who_is_asked_for_by_name_holds():
+    found, known = Detected("hermes", "the template writes <tool_call>"), ("hermes", "mistral")
+    assert chosen("auto", found, known, "tool_call_parser") == found
+    assert chosen("none", found, known, "tool_call_parser") == Detected(None, "tool_call_parser is none")
+    assert chosen("mistral", found, known, "tool_call_parser") == Detected("mistral", "tool_call_parser names it")
+    with pytest.raises(BadConfig, match=r"tool_call_parser .hermse. is not known; .* hermes, mistral"):
+        chosen("hermse", found, known, "tool_call_parser")

@@ -1,0 +1,31 @@
+"""What a template writes by itself is told from what it only looks for."""
+
+import pytest
+
+from jaxserve.text.template_words import template_words
+
+
+@pytest.mark.parametrize(
+    ("source", "written"),
+    [
+        ("<think>{{ x }}</think>", "<think>…</think>"),
+        ("{{ '<a>' + x + '</a>' }}", "<a>…</a>"),
+        ("{{ '<a>' ~ x.strip('<b>') ~ y|replace('<c>', '') }}", "<a>……"),
+        ("{% set end = '</a>' %}{{ '<a>' + end }}", "<a></a>"),
+        ("{% set end = '</a>' %}{% set end = '</b>' %}{{ '<a>' + end }}", "<a>…"),
+        ("{% set text = '<a>' + x %}{{ text }}", "<a>……"),
+        ("{% if '<a>' in x or x == '<b>' or x.startswith('<c>') %}<d>{% else %}<e>{% endif %}", "<d><e>"),
+        ("{{ x.split('</a>')[-1].lstrip('<b>') }}", "…"),
+        ("{{ '<a>' if x.endswith('<b>') else '<c>' }}", "<a><c>"),
+        ("{% for x in messages %}<a>{% else %}<b>{% endfor %}{# <c> #}", "<a><b>"),
+        ("{% macro m(t) %}<m>{{ t }}{% endmacro %}{{ m('<a>' ~ x) }}", "<m>…<a>…"),
+        ("{% set block %}<a>{% endset %}{% generation %}<b>{% endgeneration %}", "<a><b>"),
+    ],
+)
+def test_its_own_words_in_their_order(source, written):
+    assert template_words(source).written == written
+
+
+def test_what_it_asks_for():
+    words = template_words("{% set mine = tools %}{{ mine }}{{ enable_thinking }}{% for m in messages %}{% endfor %}")
+    assert words.asks_for == {"tools", "enable_thinking", "messages"}
