@@ -119,12 +119,10 @@ def detect_tool_parser(facts: DetectionFacts) -> Detected:
         return Detected(None, "the template has a syntax error")
     if "tools" not in words.asks_for:
         return Detected(None, "the template never reads tools")
-    return (
-        _written(signatures.TOOL_CALLS, words, facts)
-        or _had(signatures.TOOL_TOKENS, facts)
-        or _typed(signatures.TOOL_MODEL_TYPES, facts)
-        or Detected(None, "the template writes calls in no known form")
-    )
+    found = _written(signatures.TOOL_CALLS, words, facts)
+    if found is None and "tool_calls" not in facts.tool_template:  # it leaves the form to the model
+        found = _had(signatures.TOOL_TOKENS, facts) or _typed(signatures.TOOL_MODEL_TYPES, facts)
+    return found or Detected(None, "the template writes calls in no known form")
 
 
 def detect_reasoning_parser(facts: DetectionFacts) -> Detected:

