@@ -25,6 +25,26 @@ TOOL = {
         },
     },
 }
+TRIP = {
+    "type": "function",
+    "function": {
+        "name": "book_trip",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "$defs": {
+                "leg": {"type": "object", "properties": {"to": {"type": "string"}, "at": {"type": ["number", "null"]}}}
+            },
+            "properties": {
+                "class": {"type": "string", "enum": ["first", "second"], "default": "second"},
+                "legs": {"type": "array", "items": {"$ref": "#/$defs/leg"}, "minItems": 1},
+                "note": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": 'Say "<b>" & more'},
+            },
+            "required": ["legs"],
+            "additionalProperties": False,
+        },
+    },
+}
 SYSTEM = {"role": "system", "content": "Be kind."}
 USER = {"role": "user", "content": "Hi there é😀"}
 SAID = {"role": "assistant", "content": "Hello!"}
@@ -52,6 +72,8 @@ TALKS = {
     "two calls": [USER, calling(2), *RESULTS],
     "reasoned call": [USER, calling(**WHY), RESULTS[0]],
     "spoken call": [USER, calling(1, "I look.", **WHY), RESULTS[0]],
+    "reasoned call and answer": [SYSTEM, USER, calling(**WHY), RESULTS[0], {**SAID, **WHY}, THEN],
+    "call after call": [USER, calling(**WHY), RESULTS[0], calling(**WHY), RESULTS[0]],
 }
 THINKING = {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"}
 QUIET = {"enable_thinking": False, "thinking": False, "reasoning_effort": "low"}
@@ -72,6 +94,10 @@ def cases() -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
         for tools in (None, [TOOL]):
             for prompted in (True, False):
                 yield name, messages, {"tools": tools, "add_generation_prompt": prompted}
+    for choice in ("auto", "required", "none", {"type": "function", "function": {"name": "book_trip"}}):
+        told = {"tools": [TOOL, TRIP], "kwargs": {"tool_choice": choice, "parallel_tool_calls": False}}
+        yield f"tools and {choice}", TALKS["turns"], told | {"add_generation_prompt": True}
+    yield "several tools and a call", TALKS["reasoned call"], {"tools": [TOOL, TRIP], "add_generation_prompt": True}
     yield "documents", TALKS["system"], {"documents": [{"title": "T", "text": "x"}], "add_generation_prompt": True}
     for variables in (THINKING, QUIET):
         yield "thinking", TALKS["turns"], {"add_generation_prompt": True, "kwargs": variables}
