@@ -71,8 +71,8 @@ class ChatTemplate:
         """The prompt for `messages`, which come as clients send them.
 
         kwargs are further variables; where they name a parameter that is given too, the parameter wins. Tool calls
-        are shown in the first of the READINGS that the template takes. Every failure is an InvalidParameter with the
-        template's own reason.
+        are shown in the first of the READINGS that the template takes, and tools with an empty description where it
+        cannot do without one. Every failure is an InvalidParameter with the template's own reason.
         """
         if continue_final_message and add_generation_prompt:
             raise InvalidParameter(
@@ -88,7 +88,15 @@ class ChatTemplate:
             "continue_final_message": continue_final_message,
         }
         has_calls = any(isinstance(m, Mapping) and m.get("tool_calls") for m in messages)
-        return self._first_success(messages, variables, READINGS if has_calls else READINGS[:1])
+        readings = READINGS if has_calls else READINGS[:1]
+        try:
+            return self._first_success(messages, variables, readings)
+        except InvalidParameter:
+            described = _described(tools or ())
+            if described != list(tools or ()):
+                with suppress(InvalidParameter):
+                    return self._first_success(messages, variables | {"tools": described}, readings)
+            raise
 
     def _first_success(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], readings: Sequence[dict[str, bool]]
@@ -181,6 +189,15 @@ def read_template(given: str) -> str:
         raise BadConfig(
             f"chat_template {given!r} is neither Jinja text nor a readable file ({type(error).__name__})."
         ) from error
+
+
+def _described(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The tools, with an empty description and empty parameters where they have none."""
+    usual = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    return [
+        {**tool, "function": {**usual, **function}} if isinstance(function := tool.get("function"), Mapping) else tool
+        for tool in tools
+    ]
 
 
 def _refused(error: Exception) -> InvalidParameter:

@@ -118,12 +118,22 @@ def expected(template: Template, messages: list[dict[str, Any]], options: dict[s
     """What transformers writes of the conversation in the first form that the template takes; None: it takes none."""
     if template.name in PARTS_ONLY:
         messages = [{**turn, "content": in_parts(turn["content"])} for turn in messages]
-    for form in (lambda turns: turns, with_text_arguments, without_reasons):
-        try:
-            return transformers_says(template, form(messages), **options)
-        except Exception:
-            continue
+    for given in (
+        options,
+        {**options, "tools": [with_description(tool) for tool in options.get("tools") or ()] or None},
+    ):
+        for form in (lambda turns: turns, with_text_arguments, without_reasons):
+            try:
+                return transformers_says(template, form(messages), **given)
+            except Exception:
+                continue
     return None
+
+
+def with_description(tool: dict[str, Any]) -> dict[str, Any]:
+    """For templates that read one from every tool."""
+    parameters = {"type": "object", "properties": {}}
+    return {**tool, "function": {"description": "", "parameters": parameters, **tool["function"]}}
 
 
 def in_parts(content: str) -> list[dict[str, str]]:
@@ -193,6 +203,14 @@ def test_arguments_sent_as_text_do_where_objects_are_wanted(name):
 @pytest.mark.parametrize("name", ["deepseek-ai-DeepSeek-V3.1", "llama-cpp-deepseek-r1"])
 def test_and_where_text_is_wanted(name):
     assert '{"city": "Zürich", "days": 2}' in (ours(named(name), TALKS["call"], {}) or "")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_tool_needs_neither_a_description_nor_parameters(source):
+    bare = {"type": "function", "function": {"name": "get_weather"}}
+    for template in unique(templates(source)):
+        if ours(template, [USER], {"tools": [TOOL]}) is not None:
+            assert ours(template, [USER], {"tools": [bare]}) is not None, template.name
 
 
 def test_a_broken_call_in_the_history_does_not_break_the_turn():
