@@ -34,6 +34,11 @@ class ProbePrompts:
     quiet: str
 
     @property
+    def opens(self) -> bool:
+        """Whether an answer begins inside a section."""
+        return self.thinking.rstrip().endswith("<think>")
+
+    @property
     def has_switch(self) -> bool:
         return self.thinking != self.quiet
 
@@ -176,7 +181,8 @@ def _typed(known: Mapping[str, str], facts: DetectionFacts) -> Detected | None:
 def _tagged(words: TemplateWords, facts: DetectionFacts) -> Detected | None:
     """Reasoning between <think> and </think>, as most write it; when it is written decides the name."""
     assert facts.template is not None
-    if not signatures.is_filled(words.written):
+    opens = facts.prompts is not None and facts.prompts.opens
+    if not opens and not signatures.is_filled(words.written):
         if "</think>" in words.written and "<think>" not in facts.tokens:
             return Detected(None, "the template writes <think> only to keep it empty")
         if "</think>" not in words.written:
