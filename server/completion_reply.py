@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxserve import Logprob, TextDelta, TokenLogprob
 from server.logprobs import CompletionLogprobs
-from server.replies import Frame, UsageKeeper, gently, total_usage, whole_prompt_table
+from server.replies import Frame, Generated, UsageKeeper, gently, total_usage, whole_prompt_table
 from server.runs import Job, Run
 from server.schemas.completions import CompletionRequest
 from server.translate import Prompt
@@ -80,7 +80,7 @@ class CompletionReply(_Choices):
             "choices": [await self._choice(choice) for choice in choices],
             "service_tier": None,
             "system_fingerprint": self._frame.fingerprint,
-            "usage": total_usage(self._frame, self._run, sum(len(choice.token_ids) for choice in choices)),
+            "usage": total_usage(self._frame, self._run, Generated.of(choices)),
             "kv_transfer_params": None,
         }
 

@@ -50,6 +50,7 @@ class ServerConfig:
     reasoning_effort_map: dict[str, Any] | None = knob(
         None, "what the chat template sees for a reasoning_effort, as JSON, where it is another word"
     )
+    legacy_reasoning_content: bool = knob(False, "tell reasoning under its old name reasoning_content, too")
     exclude_tools_when_tool_choice_none: bool = knob(False, "keep tools out of the prompt when tool_choice is none")
     enable_tokenizer_info_endpoint: bool = knob(False, "show the tokenizer's configuration at /tokenizer_info")
     enable_request_id_headers: bool = knob(False, "answer every request with an X-Request-Id header")

@@ -23,6 +23,7 @@ from server.replies import Frame, fresh_base, now_s
 from server.runs import Job, Run, Visit, Visits
 from server.schemas.checks import check_label
 from server.schemas.common import GenerationRequest
+from server.tool_metrics import ToolMetrics
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -44,6 +45,7 @@ class Desk:
         self.fingerprint = fingerprint(llm, config)
         self.bodies = BodyMeter(config.max_inflight_body_bytes)
         self.http = HttpMetrics()
+        self.tools = ToolMetrics(self.names[0])
         self.lag = LoopLag()
         self.connections: set[object] = set()  # filled by the transport
 
@@ -88,8 +90,8 @@ class Desk:
         if rank:
             raise InvalidParameter(f"X-data-parallel-rank must be 0: there is one replica, got {rank}.", None)
 
-    def frame(self, prefix: str, request: GenerationRequest, role: str) -> Frame:
-        """Taken when the request is accepted."""
+    def frame(self, prefix: str, request: GenerationRequest, *, reads_reasoning: bool = False) -> Frame:
+        """Taken when the request is accepted. reads_reasoning: where the model reasons, it is told from content."""
         config = self.config
         as_ids = request.return_tokens_as_token_ids
         return Frame(
@@ -97,11 +99,11 @@ class Desk:
             created=now_s(),
             model=self.names[0],
             fingerprint=self.fingerprint,
-            role=role,
             shows_cached=config.enable_prompt_tokens_details,
             tokens_as_ids=config.return_tokens_as_token_ids if as_ids is None else as_ids,
             forces_usage=config.enable_force_include_usage,
             interval=request.stream_interval or config.stream_interval,
+            counts_reasoning=reads_reasoning and self.llm.reasoning_parser is not None,
         )
 
     def load_headers(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ the start with the value 0.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -97,12 +97,12 @@ HISTOGRAMS: dict[str, tuple[tuple[float, ...] | None, str]] = {
 }
 
 
-class HttpMetrics:
+class HttpMetrics(Collector):
     """What the HTTP side counts itself: one observation for each response, labelled by route pattern."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        labels, registry = ("handler", "method"), self.registry
+        self._registry = registry = CollectorRegistry()
+        labels = ("handler", "method")
         name = "http_requests"
         self._requests = Counter(name, "Requests by status class.", (*labels, "status"), registry=registry)
         name = "http_request_duration_seconds"
@@ -125,6 +125,9 @@ class HttpMetrics:
         self._fine_seconds.observe(seconds)
         self._request_bytes.labels(handler).observe(request_bytes)
         self._response_bytes.labels(handler).observe(response_bytes)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._registry.collect()
 
 
 class LoopLag:
@@ -152,11 +155,16 @@ class Exposition:
     """Everything that /metrics shows, in the format that was asked for."""
 
     def __init__(
-        self, llm: AsyncLLM, model_name: str, http: HttpMetrics, own: Mapping[str, Callable[[], float]]
+        self,
+        llm: AsyncLLM,
+        model_name: str,
+        collectors: Iterable[Collector],
+        own: Mapping[str, Callable[[], float]],
     ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(EngineCollector(llm, model_name, own))
-        self._registry.register(_Whole(http.registry))
+        for one in collectors:
+            self._registry.register(one)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
@@ -164,16 +172,6 @@ class Exposition:
         """Body and content type: Prometheus text 0.0.4, or OpenMetrics for those who accept it."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
-
-
-class _Whole(Collector):
-    """Another registry's metrics as one collector."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._registry.collect()
 
 
 class EngineCollector(Collector):

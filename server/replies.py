@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -22,26 +22,50 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What is the same in a reply and in all chunks of a stream."""
+    """What is the same in a reply and in all chunks of a stream.
+
+    counts_reasoning   usage says how many of the completion tokens were reasoning
+    """
 
     id: str
     created: int
     model: str
     fingerprint: str | None
-    role: str
     shows_cached: bool
     tokens_as_ids: bool
     forces_usage: bool
     interval: int
+    counts_reasoning: bool
 
     def head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def usage(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, Any]:
+    def usage(self, prompt_tokens: int, generated: "Generated", cached_tokens: int) -> dict[str, Any]:
+        details = {"completion_tokens_details": {"reasoning_tokens": generated.reasoning}}
         return {
-            **counts(prompt_tokens, completion_tokens),
+            **counts(prompt_tokens, generated.tokens),
             "prompt_tokens_details": {"cached_tokens": cached_tokens} if self.shows_cached else None,
+            **(details if self.counts_reasoning else {}),
         }
+
+
+@dataclass(slots=True)
+class Generated:
+    """Tokens of answers, and how many of them are reasoning."""
+
+    tokens: int = 0
+    reasoning: int = 0
+
+    @classmethod
+    def of(cls, deltas: Iterable[TextDelta]) -> "Generated":
+        total = cls()
+        for delta in deltas:
+            total.add(delta)
+        return total
+
+    def add(self, delta: TextDelta) -> None:
+        self.tokens += len(delta.token_ids)
+        self.reasoning += delta.num_reasoning_tokens
 
 
 def counts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
@@ -52,10 +76,10 @@ def counts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     }
 
 
-def total_usage(frame: Frame, run: Run, completion_tokens: int) -> dict[str, Any]:
+def total_usage(frame: Frame, run: Run, generated: Generated) -> dict[str, Any]:
     """Each prompt once, every choice's tokens, and what the prefix cache had of the prompts."""
     prompt_tokens = sum(len(job.prompt_ids) for job in run.jobs)
-    return frame.usage(prompt_tokens, completion_tokens, sum(news.cached_tokens for news in run.prompts))
+    return frame.usage(prompt_tokens, generated, sum(news.cached_tokens for news in run.prompts))
 
 
 class ChunkWriter(Protocol):
@@ -76,9 +100,11 @@ class UsageKeeper:
         self.at_end = forced or request.wants_usage
         self._always = forced or (self.at_end and bool(options and options.continuous_usage_stats))
         self._tokens = [0] * run.num_choices
+        self._total = Generated()
 
     def count(self, delta: TextDelta) -> None:
         self._tokens[delta.index] += len(delta.token_ids)
+        self._total.add(delta)
 
     def add(self, chunk: dict[str, Any], index: int, *, is_last: bool = False) -> dict[str, Any]:
         """The chunk of choice `index`, with that choice's usage so far where it was asked for."""
@@ -93,7 +119,7 @@ class UsageKeeper:
         """The usage chunk, when there is one."""
         if not self.at_end:
             return []
-        usage = total_usage(self._frame, self._run, sum(self._tokens))
+        usage = total_usage(self._frame, self._run, self._total)
         fingerprint = {"system_fingerprint": self._frame.fingerprint}
         return [{**self._frame.head(kind), "choices": [], "usage": usage, **fingerprint}]
 

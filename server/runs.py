@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jaxserve import EngineStopped, GenerationFailed, SamplingParams, TextDelta, TokenLogprob
 from server.errors import Refusal, refusal_for, unavailable
@@ -35,7 +35,12 @@ class Generates(Protocol):
     """What a Run needs of the model."""
 
     def generate(
-        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        cache_salt: str | None = None,
+        prepared: Any = None,
     ) -> AsyncIterator[TextDelta]: ...
 
 
@@ -45,12 +50,14 @@ class Job:
 
     is_cut        a part of it is not read, as truncate_prompt_tokens asked
     prompt_text   what the chat template wrote
+    prepared      what the library has made ready for the answer: its constraint, its reader
     """
 
     prompt_ids: Sequence[int]
     params: SamplingParams
     is_cut: bool = False
     prompt_text: str | None = None
+    prepared: Any = None
 
 
 @dataclass(slots=True)
@@ -131,7 +138,8 @@ class Run:
         """Carries one prompt's deltas into the mailbox; closing the iterator aborts in the engine."""
         news, unfinished = self.prompts[number], self._n
         try:
-            deltas = cast(_Deltas, llm.generate(job.prompt_ids, job.params, cache_salt=cache_salt))
+            told = llm.generate(job.prompt_ids, job.params, cache_salt=cache_salt, prepared=job.prepared)
+            deltas = cast(_Deltas, told)
             async with aclosing(deltas):
                 async for delta in deltas:
                     self._put(number, news, delta)
@@ -178,6 +186,9 @@ def merge(deltas: Sequence[TextDelta]) -> TextDelta:
         text="".join(delta.text for delta in deltas),
         token_ids=tuple(chain.from_iterable(delta.token_ids for delta in deltas)),
         logprobs=tuple(chain.from_iterable(delta.logprobs or () for delta in deltas)) if has_logprobs else None,
+        reasoning="".join(delta.reasoning for delta in deltas),
+        tool_calls=tuple(chain.from_iterable(delta.tool_calls for delta in deltas)),
+        num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
     )
 
 

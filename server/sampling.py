@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jaxserve import InvalidParameter, RepetitionDetection, SamplingParams
 from server.errors import shown
 from server.schemas.common import GenerationRequest
+from server.schemas.constraints import constraint
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -49,7 +50,13 @@ def sampling_params(request: GenerationRequest, llm: AsyncLLM, **known: Any) -> 
         known["repetition_detection"] = RepetitionDetection(
             **request.repetition_detection.model_dump(exclude_none=True)
         )
-    params = SamplingParams(**asked, **known, stop=request.stops, logit_bias=_bias(request.logit_bias or {}))
+    params = SamplingParams(
+        **asked,
+        **known,
+        stop=request.stops,
+        logit_bias=_bias(request.logit_bias or {}),
+        structured_outputs=constraint(request),
+    )
     params.check_vocabulary(llm.vocab_size)
     params.check_priority(llm.config.scheduling_policy)
     return params

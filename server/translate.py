@@ -1,6 +1,7 @@
 """From a request to jobs for the library: prompt ids, and the SamplingParams for them.
 
-Everything that can be known without running the model is checked here, before the first byte of a reply.
+Everything that can be known without running the model is checked here, before the first byte of a reply: constraints
+are compiled, too.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from jaxserve import InvalidParameter, PromptTooLong, RequestError, SamplingParams
+from jaxserve import AnswerFormat, InvalidParameter, PromptTooLong, RequestError, SamplingParams
+from server.answers import answer_format, check_answer
 from server.config import ServerConfig
 from server.rendering import render
 from server.runs import Job
 from server.sampling import alternatives, context_tokens, length, sampling_params
 from server.schemas.chat import ChatRequest
+from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
+from server.schemas.constraints import constraint_param
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -28,6 +32,7 @@ TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, on
 
 async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> Job:
     """Raises a RequestError for what cannot be served, Overloaded or EngineStopped when nothing can be now."""
+    check_answer(request, llm, config)
     wanted = length(request, llm, least=1)
     logprobs = alternatives("top_logprobs", request.top_logprobs or 0, llm) if request.logprobs else None
     prompt_logprobs = alternatives("prompt_logprobs", request.prompt_logprobs, llm)
@@ -42,9 +47,12 @@ async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) ->
         logprobs=logprobs,
         logprob_token_ids=tuple(request.logprob_token_ids or ()),
         prompt_logprobs=prompt_logprobs,
+        thinking_token_budget=request.thinking_token_budget,
     )
     prompt = await render(request, llm, config, counting=params.truncate_prompt_tokens is not None)
-    return replace(_checked(prompt.token_ids, params, llm, config, "messages"), prompt_text=prompt.text)
+    job = _checked(prompt.token_ids, params, llm, config, "messages")
+    prepared = await _prepared(request, llm, job.params, answer_format(request, config, prompt.text))
+    return replace(job, prompt_text=prompt.text, prepared=prepared)
 
 
 Prompt = str | list[int]
@@ -100,7 +108,8 @@ async def completion_jobs(
     for one in ids:
         jobs.append(_checked(one, params, llm, config, "prompt", len(prompts)))
         await asyncio.sleep(0)  # with many ids in the parameters each of these takes a moment
-    return jobs
+    prepared = await _prepared(request, llm, jobs[0].params)
+    return [replace(job, prepared=prepared) for job in jobs]
 
 
 def check_text(text: str, llm: AsyncLLM, param: str, factor: int = 1) -> None:
@@ -122,6 +131,19 @@ def check_ids(ids: Sequence[int], llm: AsyncLLM, param: str) -> None:
         raise InvalidParameter(
             f"{param} has token ids out of vocabulary: {listed}; ids are from 0 to {llm.vocab_size - 1}.", param
         )
+
+
+async def _prepared(
+    request: GenerationRequest, llm: AsyncLLM, params: SamplingParams, format: AnswerFormat | None = None
+) -> Any:
+    """What the library makes of a constraint, and of tools that must be called; it refuses grammars that it cannot
+    hold an answer to."""
+    try:
+        return await llm.prepare(params, format)
+    except RequestError as error:
+        if error.param != "structured_outputs":
+            raise
+        raise type(error)(str(error), constraint_param(request)) from None
 
 
 def _checked(

@@ -6,21 +6,24 @@ One token is one character, its id the character's code point. The model's width
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from jaxserve import (
+    AnswerFormat,
     EngineConfig,
     EngineStopped,
     FinishReason,
     InvalidParameter,
     Logprob,
+    NamedTool,
     PromptTooLong,
     RenderedPrompt,
     SamplingParams,
     StatsSnapshot,
     TextDelta,
     TokenLogprob,
+    ToolCallDelta,
 )
 
 VOCAB_SIZE = 1000
@@ -44,10 +47,48 @@ class FakeTokenizer:
 
 
 @dataclass(frozen=True)
+class Said:
+    """A piece of an answer that is more than content. A token is a character of its reasoning, its text, its calls'
+    arguments."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[ToolCallDelta, ...] = ()
+
+    @property
+    def spoken(self) -> str:
+        return self.reasoning + self.text + "".join(call.arguments for call in self.calls)
+
+    def cut(self, room: int) -> "Said":
+        """Its first `room` tokens."""
+        reasoning = self.reasoning[:room]
+        text = self.text[: room - len(reasoning)]
+        room -= len(reasoning) + len(text)
+        calls = []
+        for call in self.calls:
+            if room > 0:
+                calls.append(replace(call, arguments=call.arguments[:room]))
+                room -= len(call.arguments)
+        return Said(text, reasoning, tuple(calls))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    params: SamplingParams
+    format: AnswerFormat | None
+
+
+@dataclass(frozen=True)
 class Call:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     cache_salt: str | None
+    prepared: Prepared | None = field(compare=False)
+
+    @property
+    def format(self) -> AnswerFormat:
+        assert self.prepared is not None and self.prepared.format is not None, "nobody said how to read the answer"
+        return self.prepared.format
 
 
 class FakeLLM:
@@ -56,10 +97,18 @@ class FakeLLM:
     hold_at     no delta from this number on comes before `release` is set
     fail_at     the delta of this number is `failure` instead
     refusal     raised by check
+    impossible  raised by prepare
     """
 
-    def __init__(self, *pieces: Sequence[str], **config: Any) -> None:
+    def __init__(
+        self,
+        *pieces: Sequence[str | Said],
+        tool_parser: str | None = None,
+        reasoning_parser: str | None = None,
+        **config: Any,
+    ) -> None:
         self.pieces = pieces or (("Hel", "lo", " world"),)
+        self.tool_parser, self.reasoning_parser = tool_parser, reasoning_parser
         settings: dict[str, Any] = {"model": "fake/model", "max_model_len": CONTEXT, "max_num_seqs": 8}
         self.config = EngineConfig(**{**settings, "max_num_queued_reqs": 64, **config})
         self.tokenizer = FakeTokenizer()
@@ -77,6 +126,7 @@ class FakeLLM:
         self.fail_at: int | None = None
         self.failure: Exception = EngineStopped("gone")
         self.refusal: Exception | None = None
+        self.impossible: Exception | None = None
         self.cached_tokens = 0
         self.stop_reason: int | str | None = None
         self.snapshot = empty_stats()
@@ -117,13 +167,24 @@ class FakeLLM:
             raise InvalidParameter(f"min_tokens must be at most {effective}", "min_tokens")
         return replace(params, max_tokens=effective)
 
+    async def prepare(self, params: SamplingParams, format: AnswerFormat | None = None) -> Prepared:
+        if self.impossible is not None:
+            raise self.impossible
+        return Prepared(params, format)
+
     async def generate(
-        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        cache_salt: str | None = None,
+        prepared: Prepared | None = None,
     ) -> AsyncGenerator[TextDelta, None]:
-        self._note(self.calls.append, Call(tuple(prompt_ids), params, cache_salt))
+        call = Call(tuple(prompt_ids), params, cache_salt, prepared)
+        self._note(self.calls.append, call)
         end = "aborted"
         try:
-            for number, delta in enumerate(self._deltas(prompt_ids, params)):
+            for number, delta in enumerate(self._deltas(call)):
                 if self.hold_at is not None and number >= self.hold_at:
                     await self.release.wait()
                 if number == self.fail_at:
@@ -143,35 +204,45 @@ class FakeLLM:
         change(value)
         self._changed.set()
 
-    def _deltas(self, prompt_ids: Sequence[int], params: SamplingParams) -> list[TextDelta]:
+    def _deltas(self, call: Call) -> list[TextDelta]:
         """All choices' deltas, by turns."""
-        by_choice = [self._choice(index, prompt_ids, params) for index in range(params.n)]
+        by_choice = [self._choice(index, call) for index in range(call.params.n)]
         longest = max(len(deltas) for deltas in by_choice)
         return [deltas[step] for step in range(longest) for deltas in by_choice if step < len(deltas)]
 
-    def _choice(self, index: int, prompt_ids: Sequence[int], params: SamplingParams) -> list[TextDelta]:
-        room, deltas, reason = params.max_tokens or 0, [], FinishReason.STOP
-        pieces = self.pieces[index % len(self.pieces)]
-        for piece in pieces:
-            if len(piece) >= room:
-                piece, reason = piece[:room], FinishReason.LENGTH
-            room -= len(piece)
-            deltas.append(self._delta(index, piece, params))
-            if reason is FinishReason.LENGTH:
+    def _choice(self, index: int, call: Call) -> list[TextDelta]:
+        params = call.params
+        room, deltas, is_cut = params.max_tokens or 0, [], False
+        for piece in self.pieces[index % len(self.pieces)]:
+            said = Said(piece) if isinstance(piece, str) else piece
+            is_cut = len(said.spoken) >= room
+            deltas.append(self._delta(index, said.cut(room) if is_cut else said, params))
+            room -= len(said.spoken)
+            if is_cut:
                 break
-        ended = {"stop_reason": self.stop_reason} if reason is FinishReason.STOP else {}
-        deltas[-1] = replace(deltas[-1], finish_reason=reason, **ended)
-        scored = self._prompt_logprobs(prompt_ids, params) if index == 0 else None
+        reason = FinishReason.LENGTH if is_cut else FinishReason.STOP
+        if not is_cut and any(delta.tool_calls for delta in deltas):
+            reason = FinishReason.STOP if isinstance(call.format.tool_choice, NamedTool) else FinishReason.TOOL_CALLS
+        deltas[-1] = replace(deltas[-1], finish_reason=reason, stop_reason=None if is_cut else self.stop_reason)
+        scored = self._prompt_logprobs(call.prompt_ids, params) if index == 0 else None
         deltas[0] = replace(deltas[0], prompt_logprobs=scored, num_cached_tokens=self.cached_tokens)
         return deltas
 
-    def _delta(self, index: int, piece: str, params: SamplingParams) -> TextDelta:
-        ids = tuple(ord(one) for one in piece)
+    def _delta(self, index: int, said: Said, params: SamplingParams) -> TextDelta:
+        ids = tuple(ord(one) for one in said.spoken)
         logprobs = None
         if params.logprobs is not None:
             wanted = tuple(spelled(one, -5.0) for one in params.logprob_token_ids)
             logprobs = tuple(replace(entry(one, params.logprobs), wanted=wanted) for one in ids)
-        return TextDelta(index, piece, ids, logprobs)
+        return TextDelta(
+            index,
+            said.text,
+            ids,
+            logprobs,
+            reasoning=said.reasoning,
+            tool_calls=said.calls,
+            num_reasoning_tokens=len(said.reasoning),
+        )
 
     def _prompt_logprobs(
         self, prompt_ids: Sequence[int], params: SamplingParams

@@ -4,7 +4,7 @@ import quart
 from quart import Blueprint, Response
 
 from server.body import read_json
-from server.chat_reply import ChatReply, ChatStream
+from server.chat_reply import ChatReply, ChatStream, speech_of
 from server.desk import Desk
 from server.errors import json_response
 from server.schemas.chat import ChatRequest
@@ -24,13 +24,13 @@ def blueprint(desk: Desk) -> Blueprint:
         check_chat(request, desk.config)
         desk.check_model(request.model)
         visit = desk.admit(request.n or 1)
-        frame = desk.frame("chatcmpl", request, request.response_role(desk.config.response_role))
+        frame = desk.frame("chatcmpl", request, reads_reasoning=True)
         job = await chat_job(request, desk.llm, desk.config)
         run = desk.begin(visit, frame.id, [job], request.cache_salt)
+        how = (request, frame, run, speech_of(request, desk.config), desk.tools)
         if request.stream:
             keep_alive_s = desk.config.sse_keep_alive_interval
-            stream = ChatStream(request, frame, run)
-            return await stream_response(run, stream, interval=frame.interval, keep_alive_s=keep_alive_s)
-        return json_response(await ChatReply(request, frame, run).whole(), headers=desk.load_headers())
+            return await stream_response(run, ChatStream(*how), interval=frame.interval, keep_alive_s=keep_alive_s)
+        return json_response(await ChatReply(*how).whole(), headers=desk.load_headers())
 
     return routes

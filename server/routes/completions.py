@@ -25,7 +25,7 @@ def blueprint(desk: Desk) -> Blueprint:
         prompts = prompts_of(request, desk.config)
         desk.check_model(request.model)
         visit = desk.admit(len(prompts) * (request.n or 1), "prompt" if request.n in (None, 1) else "n")
-        frame = desk.frame("cmpl", request, "")
+        frame = desk.frame("cmpl", request)
         jobs = await completion_jobs(request, prompts, desk.llm, desk.config)
         pairs = zip(prompts, jobs, strict=True) if request.echo else ()
         echoes = [Echo.of(prompt, job, desk.llm) for prompt, job in pairs]

@@ -20,7 +20,7 @@ def blueprint(desk: Desk) -> Blueprint:
         "event_loop_lag_seconds": desk.lag.read,
         "open_connections": lambda: len(desk.connections),
     }
-    exposition = Exposition(desk.llm, desk.names[0], desk.http, own)
+    exposition = Exposition(desk.llm, desk.names[0], (desk.http, desk.tools), own)
 
     @routes.get("/health")
     @routes.route("/ping", methods=["GET", "POST"])

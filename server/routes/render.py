@@ -30,7 +30,7 @@ def blueprint(desk: Desk) -> Blueprint:
         desk.check_model(request.model)
         job = await chat_job(request, desk.llm, desk.config)
         text = {"prompt_text": job.prompt_text} if request.return_prompt_text else {}
-        return json_response(_shown(desk.frame("chatcmpl", request, ""), job) | text)
+        return json_response(_shown(desk.frame("chatcmpl", request), job) | text)
 
     @routes.post("/v1/completions/render")
     async def complete() -> Response:
@@ -40,7 +40,7 @@ def blueprint(desk: Desk) -> Blueprint:
         check_completion(request, desk.config)
         prompts = prompts_of(request, desk.config)
         desk.check_model(request.model)
-        frame = desk.frame("cmpl", request, "")
+        frame = desk.frame("cmpl", request)
         return json_response(
             [_shown(frame, job) for job in await completion_jobs(request, prompts, desk.llm, desk.config)]
         )

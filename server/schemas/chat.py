@@ -90,6 +90,10 @@ class ChatRequest(GenerationRequest):
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
+    def tells_reasoning(self) -> bool:
+        return self.include_reasoning is not False
+
+    @property
     def appends_prompt(self) -> bool:
         return template_flag("add_generation_prompt", self.add_generation_prompt, self.chat_template_kwargs, True)
 

@@ -6,14 +6,16 @@ by SamplingParams, ids and lengths against the model in translate.py.
 
 from typing import Any
 
-from jaxserve import InvalidParameter, Unsupported
+from jaxserve import InvalidParameter
 from server.config import ServerConfig
 from server.errors import shown
 from server.schemas import support
 from server.schemas.chat import ChatRequest
 from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
+from server.schemas.constraints import constraint
 from server.schemas.template import check_messages, check_template_fields
+from server.schemas.tools import check_tools
 
 MAX_LABEL_CHARS = 256
 MAX_SALT_CHARS = 128
@@ -28,10 +30,8 @@ def check_chat(request: ChatRequest, config: ServerConfig) -> None:
     check_messages(request.messages)
     _check_logprobs(request)
     check_template_fields(request, config)
-    _check_tools(request)
+    check_tools(request, constraint(request))
     check_effort(request.reasoning_effort)
-    if request.thinking_token_budget is not None and request.thinking_token_budget < -1:
-        raise _bad("thinking_token_budget", "at least -1", request.thinking_token_budget)
     support.refuse_unsupported(request, support.CHAT)
 
 
@@ -50,6 +50,7 @@ def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
         raise InvalidParameter("use_beam_search is not available with echo and logprobs together.", "use_beam_search")
     if request.max_tokens == 0 and not request.echo:
         raise InvalidParameter("max_tokens must be at least 1, got 0; 0 is only allowed with echo.", "max_tokens")
+    constraint(request)
     support.refuse_unsupported(request, support.COMPLETIONS)
 
 
@@ -73,7 +74,6 @@ def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:
     _check_stops(request, config)
     _check_salt(request.cache_salt)
     _check_extensions(request)
-    _check_constraints(request)
 
 
 def check_label(name: str, value: str | None) -> None:
@@ -113,23 +113,6 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int) and not (type(value) is int and not -(2**63) <= value < MAX_XARGS_INTEGER)
 
 
-def _check_constraints(request: GenerationRequest) -> None:
-    asked = request.structured_outputs
-    if asked is not None:
-        kinds = ("json_", "regex", "choice", "grammar", "json_object", "structural_tag")
-        if sum(getattr(asked, kind) is not None for kind in kinds) != 1:
-            message = (
-                "structured_outputs needs exactly one of json, regex, choice, grammar, json_object and structural_tag."
-            )
-            raise InvalidParameter(message, "structured_outputs")
-    form = request.response_format
-    if form is not None and form.type not in ("text", "json_object", "json_schema", "structural_tag"):
-        message = "response_format.type must be text, json_object, json_schema or structural_tag."
-        raise InvalidParameter(message, "response_format")
-    if form is not None and form.type == "text":
-        request.response_format = None  # no constraint; whatever stands beside it does not matter
-
-
 def _check_logprobs(request: ChatRequest) -> None:
     top = request.top_logprobs
     if top is None:
@@ -138,30 +121,6 @@ def _check_logprobs(request: ChatRequest) -> None:
         raise _bad("top_logprobs", "at least -1", top)
     if top != 0 and not request.logprobs:
         raise InvalidParameter("top_logprobs needs logprobs: true.", "top_logprobs")
-
-
-def _check_tools(request: ChatRequest) -> None:
-    if request.tools == []:
-        raise InvalidParameter("tools must not be empty; leave it out when there are none.", "tools")
-    choice = request.tool_choice
-    if isinstance(choice, str) and choice not in ("none", "auto", "required"):
-        raise _bad("tool_choice", "none, auto, required or an object naming a function", choice)
-    if isinstance(choice, dict):
-        _check_named_choice(choice)
-    if choice not in (None, "none") and not request.tools:
-        raise InvalidParameter("tool_choice is only allowed together with tools.", "tool_choice")
-    if request.tools and choice is None:
-        raise Unsupported('tools is not supported yet, except with tool_choice "none".', "tools")
-
-
-def _check_named_choice(choice: dict[str, Any]) -> None:
-    if choice.get("type") != "function":
-        raise InvalidParameter('tool_choice must have type "function".', "tool_choice")
-    function = choice.get("function")
-    if not isinstance(function, dict):
-        raise InvalidParameter("tool_choice must name a function.", "tool_choice.function")
-    if not isinstance(function.get("name"), str) or not function["name"]:
-        raise InvalidParameter("tool_choice.function.name must be a non-empty string.", "tool_choice.function.name")
 
 
 def check_effort(effort: str | None) -> None:

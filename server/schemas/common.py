@@ -73,6 +73,7 @@ class StructuredOutputs(Nested):
     disable_additional_properties: bool | None = None
     whitespace_pattern: str | None = None
     disable_fallback: bool | None = None
+    backend: str | None = Field(default=None, alias="_backend")
 
 
 class RepetitionDetection(Nested):

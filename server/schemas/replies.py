@@ -21,13 +21,18 @@ class PromptTokensDetails(TypedDict):
     cached_tokens: Annotated[int, _says("Prompt tokens that were found in the prefix cache.")]
 
 
+class CompletionTokensDetails(TypedDict):
+    reasoning_tokens: Annotated[int, _says("Tokens of reasoning, its end mark not counted.")]
+
+
 class Usage(TypedDict):
-    """Tokens of one request: its prompt once, and those of all choices."""
+    """Tokens of one request: its prompt once, and those of all choices. The last key is there if the model reasons."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: NotRequired[PromptTokensDetails | None]
+    completion_tokens_details: NotRequired[CompletionTokensDetails]
 
 
 class TopToken(TypedDict):
@@ -65,14 +70,31 @@ Fingerprint = Annotated[str | None, _says("Of the server and its configuration; 
 PromptText = Annotated[str | None, _says("What the chat template wrote, with return_prompt_text.")]
 
 
+class CalledFunction(TypedDict):
+    name: str
+    arguments: Annotated[str, _says("JSON, as the model wrote it.")]
+
+
+class ToolCall(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+Reasoning = Annotated[str | None, _says("What was thought before the answer.")]
+OldReasoning = Annotated[str | None, _says("The same as reasoning, with --legacy-reasoning-content.")]
+
+
 class AssistantMessage(TypedDict):
     role: str
-    content: str
+    content: Annotated[str | None, _says("Null where nothing stands before a tool call, or after the reasoning.")]
     refusal: None
     annotations: None
     audio: None
     function_call: None
-    reasoning: str | None
+    tool_calls: NotRequired[Annotated[list[ToolCall], Field(min_length=1)]]
+    reasoning: Reasoning
+    reasoning_content: NotRequired[OldReasoning]
 
 
 class ChatChoice(TypedDict):
@@ -101,11 +123,28 @@ class ChatCompletion(TypedDict):
     prompt_text: NotRequired[PromptText]
 
 
+class FunctionDelta(TypedDict):
+    name: NotRequired[str]
+    arguments: Annotated[str, _says("The next piece of the JSON.")]
+
+
+class ToolCallDelta(TypedDict):
+    """News of one tool call; the first has its id, type and name."""
+
+    index: int
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: FunctionDelta
+
+
 class Delta(TypedDict):
     """What is new; the first delta of a choice has its role."""
 
     role: NotRequired[str]
     content: NotRequired[str]
+    reasoning: NotRequired[str]
+    reasoning_content: NotRequired[Annotated[str, _says("The same as reasoning, with --legacy-reasoning-content.")]]
+    tool_calls: NotRequired[Annotated[list[ToolCallDelta], Field(min_length=1)]]
 
 
 class ChatChunkChoice(TypedDict):

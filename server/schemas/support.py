@@ -23,6 +23,7 @@ IS_WRONG = "test_chat_fields.py::test_a_wrong_value_is_a_400_naming_the_field"
 IS_WRONG_COMPLETION = "test_completions.py::test_a_wrong_value_is_a_400_naming_the_field"
 SHAPES_PROMPT = "test_chat_fields.py::TestMessages::test_template_fields_reach_the_template"
 MESSAGES = "test_chat_fields.py::TestMessages::test_they_reach_the_template_as_they_came"
+READS_ANSWER = "test_tools.py::test_the_fields_reach_the_reader_of_the_answer"
 TOKENIZES_ALIKE = "test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
 
 
@@ -121,8 +122,14 @@ SHARED: dict[str, Support] = {
     "spaces_between_special_tokens": _no_effect("fast tokenizers put none there"),
     "kv_transfer_params": _refused(note="needs a transfer connector, which this server has not"),
     "vllm_xargs": _no_effect("without extensions"),
-    "response_format": _refused({"type": "text"}, note="only type text"),
-    "structured_outputs": _refused(),
+    "response_format": _honoured(
+        "text, json_object, json_schema, structural_tag",
+        "test_constraints.py::TestResponseFormat::test_each_type_becomes_its_constraint",
+    ),
+    "structured_outputs": _honoured(
+        "exactly one of json, regex, choice, grammar, json_object, structural_tag",
+        "test_constraints.py::TestStructuredOutputs::test_each_key_becomes_the_constraint",
+    ),
 }
 CHAT: dict[str, Support] = SHARED | {
     "messages": _honoured("text only", MESSAGES),
@@ -140,13 +147,13 @@ CHAT: dict[str, Support] = SHARED | {
     "documents": _honoured("if the template uses them", SHAPES_PROMPT),
     "chat_template_kwargs": _honoured("if the template uses them", SHAPES_PROMPT),
     "reasoning_effort": _honoured("if the template uses it", SHAPES_PROMPT),
-    "parallel_tool_calls": _no_effect("without tools"),
-    "include_reasoning": _no_effect("without a reasoning parser"),
-    "tools": _honoured(
-        "in the prompt, with tool_choice none",
-        "test_rendering.py::TestTools::test_they_are_shown_although_none_may_be_called",
+    "parallel_tool_calls": _honoured("false: one call at most", READS_ANSWER),
+    "include_reasoning": _honoured(
+        "false: reasoning is not told, nor are logprobs and token ids",
+        "test_reasoning_reply.py::test_what_is_not_told_does_not_leak",
     ),
-    "tool_choice": _refused("none", test=IS_WRONG),
+    "tools": _honoured("functions", READS_ANSWER),
+    "tool_choice": _honoured("auto needs a tool parser", "test_tools.py::TestChoice::test_what_a_tool_choice_comes_to"),
     "chat_template": _honoured(
         "with --trust-request-chat-template", "test_request_templates.py::TestTrust::test_with_the_flag_it_is_used"
     ),
@@ -154,7 +161,9 @@ CHAT: dict[str, Support] = SHARED | {
         "on models of text; needs --trust-request-mm-kwargs",
         "test_request_templates.py::TestTrust::test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text",
     ),
-    "thinking_token_budget": _refused(note="needs a reasoning parser"),
+    "thinking_token_budget": _honoured(
+        "needs a reasoning parser", "test_reasoning_fields.py::test_a_thinking_token_budget_needs_a_parser"
+    ),
     "logprob_token_ids": _honoured(
         "behind top_logprobs; at most 128",
         "test_chat_reply.py::TestLogprobs::test_ids_that_are_asked_for_stand_behind_the_best",

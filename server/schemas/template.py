@@ -77,11 +77,16 @@ def template_kwargs(kwargs: Mapping[str, Any] | None, effort: str | None, config
     """
     asked = {name: value for name, value in (kwargs or {}).items() if name != "chat_template"}
     thinking = {}
+    effort = mapped_effort(effort, config)
     if effort is not None:
-        effort = (config.reasoning_effort_map or {}).get(effort, effort)
         thinking = {"enable_thinking": effort != "none"}
         asked["reasoning_effort"] = effort
     return {**(config.default_chat_template_kwargs or {}), **thinking, **asked}
+
+
+def mapped_effort(effort: str | None, config: ServerConfig) -> Any:
+    """What the template sees for a reasoning_effort."""
+    return None if effort is None else (config.reasoning_effort_map or {}).get(effort, effort)
 
 
 def _needs(field: str, flag: str) -> str:

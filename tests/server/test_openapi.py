@@ -64,7 +64,8 @@ def is_refused_whole(answer: Any, field: str) -> bool:
 
 @pytest.fixture
 def api() -> Api:
-    return Api(FakeLLM(), max_n=8)
+    """Its model can do everything that a field may ask for."""
+    return Api(FakeLLM(tool_parser="hermes", reasoning_parser="qwen3"), max_n=8)
 
 
 @pytest.mark.parametrize(("schema", "field"), FIELDS)

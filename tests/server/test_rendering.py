@@ -226,10 +226,9 @@ class TestTools:
         api = reading(SHOWS, exclude_tools_when_tool_choice_none=True)
         assert (await seen(api, tools=[TOOL], tool_choice="none"))["tools"] is None
 
-    @pytest.mark.parametrize("choice", [None, "auto", "required", {"type": "function", "function": {"name": "f"}}])
-    async def test_calling_them_is_not_built_yet(self, reading, choice):
-        error = await refused(reading(SHOWS), tools=[TOOL], tool_choice=choice)
-        assert error["param"] == ("tools" if choice is None else "tool_choice")
+    @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+    async def test_they_are_shown_if_one_must_be_called(self, reading, choice):
+        assert (await seen(reading(SHOWS), tools=[TOOL], tool_choice=choice))["tools"] == [TOOL]
 
     async def test_the_variant_for_tools_is_used(self, reading):
         api = reading({"default": "plain", "tool_use": "tools"})

@@ -5,7 +5,8 @@ from itertools import groupby
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fakes_llm import FakeLLM
+from jaxserve import ToolCallDelta
+from tests.fakes_llm import FakeLLM, Said
 from tests.server.api import Api
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -36,10 +37,12 @@ prompts = st.sampled_from(["ab", ["ab", "c"], [97, 98], [[97, 98], [99]]])
 completions = st.fixed_dictionaries({"prompt": prompts}, optional=shared | {"logprobs": st.integers(0, 3)})
 
 
-async def both(pieces, ask, fields, usage):
+async def both(pieces, ask, fields, usage, parsers=None, **config):
     """The whole answer, and the chunks of the same request as a stream."""
-    whole = await ask(Api(FakeLLM(*pieces)), **fields)
-    stream = await ask(Api(FakeLLM(*pieces)), **fields, stream=True, stream_options=usage)
+    whole = await ask(Api(FakeLLM(*pieces, **parsers or {}), **config), **fields)
+    stream = await ask(
+        Api(FakeLLM(*pieces, **parsers or {}), **config), **fields, stream=True, stream_options=usage
+    )
     assert (whole.status, stream.status) == (200, 200), whole.text + stream.text
     events = stream.events
     if (usage or {}).get("include_usage"):
@@ -96,6 +99,64 @@ async def test_a_chat(pieces, fields, usage, is_continued):
         assert joined(own, "token_ids") == (expected["token_ids"] or [])
         entries = [one for choice in own for one in (choice["logprobs"] or {"content": []})["content"]]
         assert entries == (expected["logprobs"] or {"content": []})["content"]
+
+
+@st.composite
+def answers(draw):
+    """Reasoning, then content, then calls, each in some pieces, and pieces that stand on a border."""
+    said = [Said(reasoning=piece) for piece in draw(st.lists(st.text("th \u00e9", max_size=3), max_size=3))]
+    said += [Said(draw(st.text(" c", max_size=2)), draw(st.text("t", max_size=2)))]
+    said += [Said(piece) for piece in draw(st.lists(st.text("c \n", max_size=3), max_size=3))]
+    for index in range(draw(st.integers(0, 2))):
+        said.append(Said(calls=(ToolCallDelta(index, draw(st.sampled_from(["", "{"])), f"id{index}", "f"),)))
+        said += [Said(calls=(ToolCallDelta(index, one),)) for one in draw(st.lists(st.text('"a\u00e9', max_size=3)))]
+    return said
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+choices = st.sampled_from(["auto", "required", {"type": "function", "function": {"name": "f"}}])
+read = {"tool_choice": choices, "include_reasoning": st.booleans(), "logprobs": st.booleans()}
+
+
+@many
+@given(
+    pieces=st.lists(answers(), min_size=1, max_size=2),
+    fields=st.fixed_dictionaries({"tools": st.just([TOOL])}, optional=shared | read),
+    usage=options,
+    is_legacy=st.booleans(),
+)
+async def test_a_chat_of_thoughts_and_calls(pieces, fields, usage, is_legacy):
+    parsers = {"tool_parser": "hermes", "reasoning_parser": "qwen3"}
+    whole, events = await both(pieces, Api.chat, fields, usage, parsers, legacy_reasoning_content=is_legacy)
+    for own, expected in zip(by_choice(events), whole["choices"], strict=True):
+        message = expected["message"]
+        for key in ("reasoning", "reasoning_content"):
+            assert (key in message) == (key == "reasoning" or is_legacy)
+            assert "".join(one["delta"].get(key, "") for one in own) == (message.get(key) or "")
+        text = "".join(one["delta"].get("content", "") for one in own)
+        assert text == (message["content"] or "") or (message["content"] is None and not text.strip())
+        assert calls_of(own) == message.get("tool_calls", [])
+        assert (own[-1]["finish_reason"], own[-1]["stop_reason"]) == (
+            expected["finish_reason"],
+            expected["stop_reason"],
+        )
+        assert joined(own, "token_ids") == (expected["token_ids"] or [])
+        entries = [one for choice in own for one in (choice["logprobs"] or {"content": []})["content"]]
+        assert entries == (expected["logprobs"] or {"content": []})["content"]
+
+
+def calls_of(own):
+    """The calls that the deltas of one choice make, whose first pieces have all their keys and whose later ones none."""
+    calls = []
+    for piece in [piece for one in own for piece in one["delta"].get("tool_calls", [])]:
+        if piece["index"] == len(calls):
+            assert list(piece) == ["index", "id", "type", "function"]
+            calls.append({key: piece[key] for key in ("id", "type")} | {"function": dict(piece["function"])})
+        else:
+            assert (list(piece), list(piece["function"])) == (["index", "function"], ["arguments"])
+            assert piece["index"] == len(calls) - 1
+            calls[-1]["function"]["arguments"] += piece["function"]["arguments"]
+    return calls
 
 
 @many

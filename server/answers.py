@@ -1,0 +1,70 @@
+"""How a chat answer is to be read, as far as its request and the model say: tools, reasoning, and who may ask for what.
+
+What only the body says is checked in schemas/; here stands what depends on the parsers that this model has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxserve import AnswerFormat, InvalidParameter
+from server.config import ServerConfig
+from server.errors import shown
+from server.schemas.chat import ChatRequest
+from server.schemas.template import mapped_effort, template_kwargs, tool_objects
+from server.schemas.tools import tool_choice
+
+if TYPE_CHECKING:
+    from jaxserve import AsyncLLM
+
+HARMONY, HARMONY_EFFORTS = "openai_gptoss", ("low", "medium", "high")
+
+
+def check_answer(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> None:
+    """Raises InvalidParameter for what this model's parsers cannot read or count."""
+    if tool_choice(request) == "auto":
+        _check_auto(llm, "tools" if request.tool_choice is None else "tool_choice")
+    if request.thinking_token_budget is not None and llm.reasoning_parser is None:
+        raise InvalidParameter(
+            "thinking_token_budget needs a reasoning parser; none is known for this model. --reasoning-parser names "
+            "one.",
+            "thinking_token_budget",
+        )
+    effort = mapped_effort(request.reasoning_effort, config)
+    if llm.reasoning_parser == HARMONY and effort is not None and effort not in HARMONY_EFFORTS:
+        allowed = ", ".join(HARMONY_EFFORTS)
+        raise InvalidParameter(
+            f"reasoning_effort must be one of {allowed} for this model, got {shown(effort)}.", "reasoning_effort"
+        )
+
+
+def answer_format(request: ChatRequest, config: ServerConfig, prompt_text: str) -> AnswerFormat:
+    """prompt_text: what the template wrote."""
+    return AnswerFormat(
+        tools=tuple(tool_objects(request.tools) or ()),
+        tool_choice=tool_choice(request),
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        include_reasoning=request.tells_reasoning,
+        thinking=_thinking(request, config),
+        prompt_text=prompt_text,
+        num_past_calls=sum(len(message.tool_calls or ()) for message in request.messages),
+        eager=bool(request.stream),
+    )
+
+
+def _check_auto(llm: AsyncLLM, param: str) -> None:
+    if llm.config.enable_auto_tool_choice and llm.tool_parser is not None:
+        return
+    reason = "the first is off" if llm.tool_parser is not None else "no parser is known for this model's tool calls"
+    raise InvalidParameter(
+        f'"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set; {reason}. '
+        'tool_choice "required", a named function and "none" need neither.',
+        param,
+    )
+
+
+def _thinking(request: ChatRequest, config: ServerConfig) -> bool | None:
+    """What the template was told by either of the names that templates have for it."""
+    known = template_kwargs(request.chat_template_kwargs, request.reasoning_effort, config)
+    told = [known[name] for name in ("enable_thinking", "thinking") if known.get(name) is not None]
+    return any(told) if told else None

@@ -1,0 +1,54 @@
+"""The fields that are about tools: what they may be, and what the choice among them comes to."""
+
+from typing import Any
+
+from jaxserve import InvalidParameter, NamedTool, StructuredOutputs, ToolChoice
+from server.errors import shown
+from server.schemas.chat import ChatRequest
+
+CHOICES = ("none", "auto", "required")
+
+
+def check_tools(request: ChatRequest, constraint: StructuredOutputs | None) -> None:
+    """Raises InvalidParameter naming the field."""
+    if request.tools == []:
+        raise InvalidParameter("tools must not be empty; leave it out when there are none.", "tools")
+    choice = request.tool_choice
+    if isinstance(choice, str) and choice not in CHOICES:
+        allowed = "none, auto, required or an object naming a function"
+        raise InvalidParameter(f"tool_choice must be {allowed}, got {shown(choice)}.", "tool_choice")
+    if isinstance(choice, dict):
+        _check_named(choice)
+    if choice not in (None, "none") and not request.tools:
+        raise InvalidParameter("tool_choice is only allowed together with tools.", "tool_choice")
+    if isinstance(choice, dict) and choice["function"]["name"] not in [
+        tool.function.name for tool in request.tools or ()
+    ]:
+        name = shown(choice["function"]["name"])
+        raise InvalidParameter(f"tool_choice names {name}, which is not among the tools.", "tool_choice")
+    if constraint is not None and (choice == "required" or isinstance(choice, dict)):
+        raise InvalidParameter(
+            "An answer that must be a tool call cannot follow another constraint as well; use either tool_choice or "
+            "structured_outputs and response_format, not both.",
+            "tool_choice",
+        )
+
+
+def tool_choice(request: ChatRequest) -> ToolChoice:
+    """Of a request that was checked. Null is the same as absent: auto if there are tools."""
+    choice = request.tool_choice
+    if isinstance(choice, dict):
+        return NamedTool(choice["function"]["name"])
+    if choice is None:
+        return "auto" if request.tools else "none"
+    return choice  # type: ignore[return-value]  # one of CHOICES
+
+
+def _check_named(choice: dict[str, Any]) -> None:
+    if choice.get("type") != "function":
+        raise InvalidParameter('tool_choice must have type "function".', "tool_choice")
+    function = choice.get("function")
+    if not isinstance(function, dict):
+        raise InvalidParameter("tool_choice must name a function.", "tool_choice.function")
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise InvalidParameter("tool_choice.function.name must be a non-empty string.", "tool_choice.function.name")

@@ -1,0 +1,30 @@
+"""How often answers were searched for tool calls, under vLLM's name and labels."""
+
+from collections.abc import Iterator
+from itertools import product
+
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+MODES = ("streaming", "non_streaming")
+OUTCOMES = ("tool_call", "no_tool_call")
+CHAT, ROUTES = "chat_completions", ("chat_completions", "responses", "other")
+
+
+class ToolMetrics(Collector):
+    """Counts one for each choice of a whole answer, and one for each delta of a stream. Every series exists at 0."""
+
+    def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
+        self._counts: dict[tuple[str, str, str], int] = dict.fromkeys(product(MODES, OUTCOMES, ROUTES), 0)
+
+    def count(self, mode: str, *, has_call: bool) -> None:
+        """mode: one of MODES."""
+        self._counts[mode, OUTCOMES[not has_call], CHAT] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        name, help = "vllm:tool_call_parser_invocations", "Pieces of answers searched for tool calls."
+        family = CounterMetricFamily(name, help, labels=("model_name", "mode", "outcome", "request_type"))
+        for labels, count in self._counts.items():
+            family.add_metric((self._model_name, *labels), count)
+        yield family
