@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
 COMPLETION_TOKENS = 16
+CONSTRAINT = "structured_outputs"  # as the library calls what may stand in two fields here
 TOKENIZE_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
 
@@ -141,9 +142,12 @@ async def _prepared(
     try:
         return await llm.prepare(params, format)
     except RequestError as error:
-        if error.param != "structured_outputs":
+        if error.param != CONSTRAINT:
             raise
-        raise type(error)(str(error), constraint_param(request)) from None
+        used, reason = constraint_param(request), str(error)
+        raise type(error)(
+            used + reason.removeprefix(CONSTRAINT) if reason.startswith(CONSTRAINT) else reason, used
+        ) from None
 
 
 def _checked(

@@ -40,9 +40,7 @@ completions = st.fixed_dictionaries({"prompt": prompts}, optional=shared | {"log
 async def both(pieces, ask, fields, usage, parsers=None, **config):
     """The whole answer, and the chunks of the same request as a stream."""
     whole = await ask(Api(FakeLLM(*pieces, **parsers or {}), **config), **fields)
-    stream = await ask(
-        Api(FakeLLM(*pieces, **parsers or {}), **config), **fields, stream=True, stream_options=usage
-    )
+    stream = await ask(Api(FakeLLM(*pieces, **parsers or {}), **config), **fields, stream=True, stream_options=usage)
     assert (whole.status, stream.status) == (200, 200), whole.text + stream.text
     events = stream.events
     if (usage or {}).get("include_usage"):
@@ -146,7 +144,7 @@ async def test_a_chat_of_thoughts_and_calls(pieces, fields, usage, is_legacy):
 
 
 def calls_of(own):
-    """The calls that the deltas of one choice make, whose first pieces have all their keys and whose later ones none."""
+    """The calls that the deltas of one choice make: their first pieces have all keys, later ones more arguments."""
     calls = []
     for piece in [piece for one in own for piece in one["delta"].get("tool_calls", [])]:
         if piece["index"] == len(calls):

@@ -1,6 +1,8 @@
-"""The default model behind one real server, for the whole room."""
+"""Two real servers for the whole room: the default model, whose template knows neither tools nor reasoning, and a small
+one with a template that has both, and without a flag that names a parser."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -28,3 +30,15 @@ def http(smol: RunningServer) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def ask(http: httpx.Client) -> Stranger:
     return Stranger(http)
+
+
+@pytest.fixture(scope="session")
+def mind() -> Iterator[Stranger]:
+    """MiniMind2-Small: it calls and reasons as far as it is made to."""
+    template = Path(__file__).parents[2] / "data" / "templates" / "thinks_and_calls.jinja"
+    flags = (*SETTINGS, "--chat-template", str(template), "--served-model-name", "mind")
+    with (
+        RunningServer(assets.model("minimind2-small"), *flags) as server,
+        httpx.Client(base_url=server.url, timeout=300) as client,
+    ):
+        yield Stranger(client)

@@ -34,18 +34,17 @@ FIELDS = {
     "messages::test_continue_final_message_ends_where_the_message_does": "continue_final_message",
     "messages::test_echo_puts_the_last_message_in_front_if_its_role_speaks": "echo",
     "messages::test_return_prompt_text_shows_what_the_template_wrote": "return_prompt_text",
-    "messages::test_tools_that_may_not_be_called_and_a_format_of_text_are_fine": (
-        "tools tool_choice parallel_tool_calls response_format"
-    ),
-    "messages::test_what_a_prompt_or_its_answer_cannot_be": ("chat_template structured_outputs thinking_token_budget"),
+    "messages::test_what_a_prompt_or_its_answer_cannot_be": "chat_template",
     "messages::test_what_the_template_does_not_use_changes_nothing": (
-        "documents chat_template_kwargs mm_processor_kwargs reasoning_effort include_reasoning"
+        "documents chat_template_kwargs mm_processor_kwargs reasoning_effort"
     ),
     "parsing::test_a_body_of_another_shape": "messages",
     "replies::test_model_may_be_any_name_and_the_first_answers": "model",
     "replies::test_request_id_is_the_id_and_the_header_is_stronger": "request_id",
     "replies::test_usage_adds_up": "return_token_ids",
     "replies::test_user_and_session_id_change_nothing": "user session_id",
+    "reasoning::TestWhereItIsNot::test_a_thinking_token_budget_needs_a_parser": "thinking_token_budget",
+    "reasoning::TestWhereItIsRead::test_what_is_not_to_be_told_is_not": "include_reasoning",
     "sampling::test_allowed_token_ids_are_all_there_is": "allowed_token_ids",
     "sampling::test_bad_words_are_banned_in_both_spellings": "bad_words",
     "sampling::test_frequency_and_presence_penalty_count_the_answer_and_not_the_prompt": (
@@ -68,8 +67,25 @@ FIELDS = {
     "streaming::test_include_usage_adds_one_chunk": "stream_options",
     "streaming::test_the_bytes_are_plain_events": "stream",
     "streaming::test_stream_interval_gathers_tokens": "stream_interval",
+    "structured::TestSources::test_choice_is_one_of_them_byte_for_byte": "structured_outputs",
+    "structured::TestSources::test_response_format_of_json_schema_is_always_strict": "response_format",
+    "tools::TestChoices::test_a_named_function_is_called_once_and_ends_with_stop": "tools tool_choice",
+    "tools::TestChoices::test_parallel_tool_calls_false_is_one_call": "parallel_tool_calls",
 }
 UNLIKE_VLLM = {
+    "a null tool_choice is the same as none given": "tools::TestAuto::test_a_call_is_found_in_the_text",
+    "the dialect of calls is found, and what must be called needs none": (
+        "tools::TestChoices::test_required_is_at_least_one_valid_call"
+    ),
+    "each request has its own whitespace and its own rule for other keys": (
+        "structured::TestWhitespace::test_a_whitespace_pattern_is_followed_unless_all_is_disabled"
+    ),
+    "a keyword that cannot be enforced is refused by name": (
+        "structured_schemas::test_what_cannot_be_enforced_is_named"
+    ),
+    "the parser of reasoning is found": (
+        "reasoning::TestWhereItIsRead::test_reasoning_stands_beside_the_content_and_the_constraint_behind_it"
+    ),
     "what can be checked is checked before a stream's headers": (
         "errors::test_what_can_be_known_is_said_before_a_stream_begins"
     ),
