@@ -6,6 +6,7 @@ from jaxserve.engine.request import Request
 from jaxserve.engine.stats import Family
 from jaxserve.errors import GenerationFailed
 from jaxserve.outputs import FinishReason, TextDelta, TokenOutput
+from jaxserve.preparing import Prepared
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
@@ -18,14 +19,18 @@ class Answer:
     unfinished   those that are still running
     """
 
-    def __init__(self, requests: Sequence[Request], tokenizer: Tokenizer, params: SamplingParams) -> None:
+    def __init__(
+        self, requests: Sequence[Request], tokenizer: Tokenizer, params: SamplingParams, prepared: Prepared
+    ) -> None:
         self.requests = tuple(requests)
         self.choice_ids = tuple(choice_id for request in requests for choice_id in request.answer_ids)
         self.family = Family(num_choices=len(self.choice_ids))
         self.unfinished = set(self.choice_ids)
         prompt_ids = requests[0].prompt_ids
         self._streams = {
-            choice_id: TextStream(tokenizer, params, prompt_ids, index)
+            choice_id: TextStream(
+                tokenizer, params, prompt_ids, index, prepared.reader and prepared.reader(), prepared.controls
+            )
             for index, choice_id in enumerate(self.choice_ids)
         }
 

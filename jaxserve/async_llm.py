@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any
 
 from jaxserve.answer import Answer
+from jaxserve.answer_format import AnswerFormat
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Progress
 from jaxserve.errors import Overloaded
 from jaxserve.outputs import FinishReason, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.preparing import Prepared
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.served import ServedModel
 from jaxserve.text.tokenizer import Tokenizer
@@ -52,6 +54,7 @@ class AsyncLLM:
         self._num_in_helpers = 0
         # These wait for helpers, so that nobody's strange template delays the model's own.
         self._helper_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-helper")
+        self._grammar_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-grammar")
 
     @classmethod
     def load(cls, config: EngineConfig, progress: Progress | None = None) -> "AsyncLLM":
@@ -88,6 +91,16 @@ class AsyncLLM:
         return self._model.is_healthy
 
     @property
+    def tool_parser(self) -> str | None:
+        """By which dialect tool calls are read; None: the model's is not known, or it has none."""
+        return self._model.preparer.tool_parser.name
+
+    @property
+    def reasoning_parser(self) -> str | None:
+        """By which dialect reasoning is told from content, likewise."""
+        return self._model.preparer.reasoning_parser.name
+
+    @property
     def num_open(self) -> int:
         """Requests (choices counted one by one) that have not ended."""
         return self._model.num_open
@@ -120,16 +133,34 @@ class AsyncLLM:
         """Raises RequestError for what cannot be served; returns params with the max_tokens that will hold."""
         return self._model.check(prompt_ids, params)
 
+    async def prepare(self, params: SamplingParams, format: AnswerFormat | None = None) -> Prepared:
+        """The grammar and the reader that an answer needs; format None: it is plain text.
+
+        Raises a RequestError for what cannot be enforced. Runs beside the loop; a grammar may take seconds.
+        """
+        if params.structured_outputs is None and (format is None or not format.tools):
+            return self._model.preparer.prepare(params, format)  # nothing to compile
+        return await self._beside(partial(self._model.preparer.prepare, params, format), self._grammar_threads)
+
     async def generate(
-        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        cache_salt: str | None = None,
+        prepared: Prepared | None = None,
     ) -> AsyncGenerator[TextDelta, None]:
         """Deltas of all choices, interleaved, told apart by index; each ends with a finish_reason.
+
+        prepared is what `prepare` returned for these params; without it the answer is plain text.
 
         Closing the generator, or cancelling the task that reads it, aborts what is still running.
         Raises GenerationFailed or EngineStopped when the engine could not go on.
         """
         self._model.admit(params.n)
-        answer = self._model.open(*self._model.fit(prompt_ids, params), cache_salt)
+        if prepared is None:
+            prepared = await self.prepare(params)
+        answer = self._model.open(*self._model.fit(prompt_ids, params), prepared, cache_salt)
         mailbox = self._register(answer)
         try:
             self._model.start(answer)
@@ -153,6 +184,7 @@ class AsyncLLM:
         await asyncio.to_thread(self._model.close)
         self._text_threads.shutdown(wait=False)
         self._helper_threads.shutdown(wait=False)
+        self._grammar_threads.shutdown(wait=False)
 
     def _register(self, answer: Answer) -> _Mailbox:
         self._loop = asyncio.get_running_loop()

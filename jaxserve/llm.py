@@ -6,9 +6,21 @@ from contextlib import closing
 from typing import Any
 
 from jaxserve.answer import Answer
+from jaxserve.answer_format import AnswerFormat, ToolChoice
 from jaxserve.bars import Bars
 from jaxserve.config import EngineConfig
-from jaxserve.outputs import Choice, Completion, FinishReason, StatsSnapshot, TextDelta, TokenOutput, Usage
+from jaxserve.outputs import (
+    Choice,
+    Completion,
+    FinishReason,
+    StatsSnapshot,
+    TextDelta,
+    TokenOutput,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+from jaxserve.preparing import Prepared
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.served import ServedModel
 
@@ -50,16 +62,39 @@ class LLM:
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
         """Continues prompts (texts, or lists of token ids), all at once. One completion per prompt, in order."""
         many = [prompts] if isinstance(prompts, str) or _is_ids(prompts) else prompts
-        return self._collect([self._ids(prompt, params) for prompt in many], params)  # type: ignore[arg-type]
+        params = params or self._model.defaults.params
+        prepared = self._model.preparer.prepare(params)
+        return self._collect([self._open(self._ids(prompt, params), params, prepared) for prompt in many])  # type: ignore[arg-type]
 
-    def chat(self, messages: Messages, params: SamplingParams | None = None, **how: Any) -> Completion:
-        """Answers a conversation. `how` reaches the chat template: tools, add_generation_prompt, …"""
-        return self._collect([self._rendered(messages, params, how)], params)[0]
+    def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        tool_choice: ToolChoice | None = None,
+        **how: Any,
+    ) -> Completion:
+        """Answers a conversation: content, reasoning and tool calls, each in its place.
 
-    def stream(self, prompt: str | Messages, params: SamplingParams | None = None, **how: Any) -> Iterator[TextDelta]:
+        tool_choice   default: auto if there are tools
+        how           for the chat template: tools, add_generation_prompt, template_kwargs, …
+        """
+        return self._collect([self._answer(messages, params, tool_choice, how, eager=False)])[0]
+
+    def stream(
+        self,
+        prompt: str | Messages,
+        params: SamplingParams | None = None,
+        *,
+        tool_choice: ToolChoice | None = None,
+        **how: Any,
+    ) -> Iterator[TextDelta]:
         """The same, piece by piece: a text is continued, messages are answered. Leaving the loop aborts."""
-        ids = self._ids(prompt, params) if isinstance(prompt, str) else self._rendered(prompt, params, how)
-        answer = self._open(ids, params)
+        if isinstance(prompt, str):
+            params = params or self._model.defaults.params
+            answer = self._open(self._ids(prompt, params), params, self._model.preparer.prepare(params))
+        else:
+            answer = self._answer(prompt, params, tool_choice, how, eager=True)
         box = self._start([answer])
         try:
             while answer.unfinished:
@@ -82,17 +117,35 @@ class LLM:
         """Ends the engine and frees device memory. A second call does nothing."""
         self._model.close()
 
-    def _ids(self, prompt: Prompt, params: SamplingParams | None) -> list[int]:
+    def _ids(self, prompt: Prompt, params: SamplingParams) -> list[int]:
         return self._model.prompts.encode(prompt, counting=_cuts(params)) if isinstance(prompt, str) else list(prompt)
 
-    def _rendered(self, messages: Messages, params: SamplingParams | None, how: dict[str, Any]) -> list[int]:
-        return self._model.prompts.render_chat(messages, counting=_cuts(params), **how).token_ids
+    def _answer(
+        self,
+        messages: Messages,
+        params: SamplingParams | None,
+        tool_choice: ToolChoice | None,
+        how: dict[str, Any],
+        *,
+        eager: bool,
+    ) -> Answer:
+        params = params or self._model.defaults.params
+        prompt = self._model.prompts.render_chat(messages, counting=_cuts(params), **how)
+        tools, kwargs = how.get("tools") or (), how.get("template_kwargs") or {}
+        format = AnswerFormat(
+            tools=tuple(tools),
+            tool_choice=tool_choice or ("auto" if tools else "none"),
+            thinking=kwargs.get("enable_thinking", kwargs.get("thinking")),
+            prompt_text=prompt.text,
+            num_past_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
+            eager=eager,
+        )
+        return self._open(prompt.token_ids, params, self._model.preparer.prepare(params, format))
 
-    def _open(self, prompt_ids: list[int], params: SamplingParams | None) -> Answer:
-        return self._model.open(*self._model.fit(prompt_ids, params or self._model.defaults.params))
+    def _open(self, prompt_ids: list[int], params: SamplingParams, prepared: Prepared) -> Answer:
+        return self._model.open(*self._model.fit(prompt_ids, params), prepared)
 
-    def _collect(self, prompts: list[list[int]], params: SamplingParams | None) -> list[Completion]:
-        answers = [self._open(prompt_ids, params) for prompt_ids in prompts]
+    def _collect(self, answers: list[Answer]) -> list[Completion]:
         of = {choice_id: at for at, answer in enumerate(answers) for choice_id in answer.choice_ids}
         deltas: list[list[TextDelta]] = [[] for _ in answers]
         box = self._start(answers)
@@ -135,9 +188,9 @@ class LLM:
                 box.put(output)
 
 
-def _cuts(params: SamplingParams | None) -> bool:
+def _cuts(params: SamplingParams) -> bool:
     """Whether a prompt may be longer than what is read of it."""
-    return params is not None and params.truncate_prompt_tokens is not None
+    return params.truncate_prompt_tokens is not None
 
 
 def _is_ids(prompts: Any) -> bool:
@@ -167,4 +220,15 @@ def _choice(index: int, deltas: list[TextDelta]) -> Choice:
         finish_reason=last.finish_reason or FinishReason.ABORT,
         stop_reason=last.stop_reason,
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs or ()) if with_logprobs else None,
+        reasoning="".join(delta.reasoning for delta in deltas),
+        tool_calls=_calls([news for delta in deltas for news in delta.tool_calls]),
+        num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
+    )
+
+
+def _calls(news: list[ToolCallDelta]) -> tuple[ToolCall, ...]:
+    return tuple(
+        ToolCall(first.id, first.name or "", "".join(one.arguments for one in news if one.index == first.index))
+        for first in news
+        if first.id is not None
     )

@@ -19,6 +19,7 @@ from jaxserve.engine.thread import Add, End, EngineThread, Reject
 from jaxserve.errors import EngineStopped, InvalidParameter, Overloaded, PromptTooLong
 from jaxserve.generation import GenerationDefaults
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
+from jaxserve.preparing import PLAIN, Prepared, Preparer
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.bad_words import bad_sequences
 from jaxserve.text.cursor import StopCursor
@@ -35,10 +36,23 @@ class ServedModel:
         self.config, self.tokenizer = built.config, tokenizer
         self.vocab_size, self.num_pages = built.spec.vocab_size, built.num_pages
         self.defaults = GenerationDefaults.of(built.config, built.generation_config, built.model_config)
-        self.description = built.description | {"sampling defaults": str(self.defaults)}
         self.eos_id = tokenizer.eos_token_id
         self.further_eos_ids = self.defaults.eos_ids - {self.eos_id}
         self.prompts = Prompts(built.config, tokenizer)
+        primary = () if self.eos_id is None else (self.eos_id,)
+        self.preparer = Preparer(
+            built.config,
+            tokenizer,
+            self.prompts,
+            built.model_config,
+            vocab_size=self.vocab_size,
+            eos_ids=(*primary, *sorted(self.further_eos_ids)),
+        )
+        self.description = built.description | {
+            "sampling defaults": str(self.defaults),
+            "tool calls": str(self.preparer.tool_parser),
+            "reasoning": str(self.preparer.reasoning_parser),
+        }
         self._ids = itertools.count(1)
         seed = built.config.seed
         self._dice = random.SystemRandom() if seed is None else random.Random(seed)
@@ -150,9 +164,17 @@ class ServedModel:
                     f"{name}={wanted} is more than this server's limit of {self.config.max_logprobs}.", name
                 )
 
-    def open(self, prompt_ids: Sequence[int], params: SamplingParams, cache_salt: str | None = None) -> Answer:
-        """Prepares n engine requests, choice j with seed + j, or one beam search, for params that `check` has
-        returned."""
+    def open(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        prepared: Prepared = PLAIN,
+        cache_salt: str | None = None,
+    ) -> Answer:
+        """n engine requests, choice j with seed + j, or one beam search, for params that `check` has returned.
+
+        prepared is what the preparer made of them.
+        """
         assert params.max_tokens is not None
         prompt = tuple(prompt_ids)
         seed = params.seed if params.seed is not None and params.seed != -1 else None
@@ -172,18 +194,21 @@ class ServedModel:
                 max_total_tokens=len(prompt) + params.max_tokens,
                 eos_id=None if params.ignore_eos else self.eos_id,
                 stop_ids=frozenset(params.stop_token_ids) | ends,
-                held_back_ids=tuple(sorted(all_ends)) if params.min_tokens else (),
+                held_back_ids=tuple(sorted(all_ends)) if params.min_tokens or prepared.grammar else (),
                 bad_sequences=bad,
                 leader_id=ids[0] if choice else None,
                 num_followers=0 if choice or searches else params.n - 1,
                 choice_ids=tuple(ids) if searches else (),
                 cursor=StopCursor.start(self.tokenizer, params, prompt) if searches else None,
+                grammar=prepared.grammar,
+                thinking=prepared.thinking,
+                end_of_thinking=prepared.end_of_thinking,
                 cache_salt=cache_salt,
                 arrival_s=time.monotonic(),
             )
             for choice, request_id in enumerate(ids[:1] if searches else ids)
         ]
-        return Answer(requests, self.tokenizer, params)
+        return Answer(requests, self.tokenizer, params, prepared)
 
     def start(self, answer: Answer) -> None:
         """Hands an answer's requests to the engine. Results come through `deliver`."""
@@ -223,11 +248,12 @@ class ServedModel:
     def stats(self) -> StatsSnapshot:
         """The engine's numbers, and this process's compiles: after readiness those must not move."""
         snapshot = self._built.engine.stats()
-        helpers = {"helper_restarts": self.prompts.num_restarts}
+        helpers = {"helper_restarts": self.prompts.num_restarts + self.preparer.num_restarts}
         return replace(snapshot, counters={**snapshot.counters, **compiles.counters(), **helpers})
 
     def close(self) -> None:
         """Ends the engine thread and the helpers, tells live requests, frees device memory. Idempotent."""
         self._thread.stop()
         self.prompts.close()
+        self.preparer.close()
         self._built.engine.close()

@@ -21,6 +21,7 @@ FLOORS = (
     ("attention",),
     ("models", "sampling", "structured", "weights"),
     ("engine", "text"),
+    ("preparing",),
     ("answer",),
     ("served", "llm", "async_llm"),
 )

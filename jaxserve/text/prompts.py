@@ -17,6 +17,7 @@ CLIENT_OUTPUT_FACTOR = 4  # how much longer than a prompt what a client's templa
 class Prompts:
     """Owns the templates, and the helpers for those that clients send. Several threads may use it.
 
+    templates      the model's own, or the one that was given instead
     num_restarts   helpers that were replaced because a template broke them
     """
 
@@ -27,7 +28,7 @@ class Prompts:
         sources = tokenizer.chat_templates
         if config.chat_template is not None:
             sources = {"default": read_template(config.chat_template)}
-        self._templates = ChatTemplates(
+        self.templates = ChatTemplates(
             sources,
             tokenizer.special_tokens,
             content_format=config.chat_template_content_format,
@@ -69,7 +70,7 @@ class Prompts:
         }
         if chat_template is None:
             has_tools = bool(tools or how["kwargs"].get("tools"))
-            text = self._templates.choose(has_tools=has_tools).render(messages, **how)
+            text = self.templates.choose(has_tools=has_tools).render(messages, **how)
         else:
             text = render_in_helper(
                 self._helpers,

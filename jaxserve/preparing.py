@@ -1,0 +1,192 @@
+"""What a request wants of its answer, made ready before it runs: its grammar, its reader, and the reasoning before both.
+
+Preparing blocks for as long as a grammar takes to compile: doors call it from threads that may wait.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from jaxserve.answer_format import AnswerFormat
+from jaxserve.config import EngineConfig
+from jaxserve.errors import EngineStopped, InvalidParameter
+from jaxserve.sampling_params import SamplingParams
+from jaxserve.structured.compiler import CompiledGrammar, Compiler
+from jaxserve.structured.grammar import shape_of
+from jaxserve.structured.guide import Thinking
+from jaxserve.structured.shapes import Either, Shape
+from jaxserve.structured.vocabulary import Vocabulary
+from jaxserve.structured_outputs import StructuredOutputs
+from jaxserve.text.answer_dialect import AnswerDialect
+from jaxserve.text.detection import chosen, detect_reasoning_parser, detect_tool_parser, facts_of
+from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
+from jaxserve.text.prompts import Prompts
+from jaxserve.text.reader import Reader
+from jaxserve.text.tokenizer import Tokenizer
+
+CONSTRAINT = "structured_outputs"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """What an answer is held to, and how it is read. Serves every choice of a request.
+
+    grammar           what the answer must be, once its reasoning has ended
+    thinking          where its reasoning begins, if a grammar or a budget must know where it ends
+    end_of_thinking   the tokens by which it ends when its budget is used up
+    reader            makes the reader of one choice; None: its text is its content
+    controls          special tokens that the readers must see, as AnswerDialect has them
+    """
+
+    grammar: CompiledGrammar | None = None
+    thinking: Thinking | None = None
+    end_of_thinking: tuple[int, ...] = ()
+    reader: Callable[[], Reader] | None = None
+    controls: Mapping[int, str] | None = None
+
+
+PLAIN = Prepared()
+
+
+class Preparer:
+    """Knows the model's dialects, and owns what compiles grammars for its tokens. Several threads may use it.
+
+    tool_parser, reasoning_parser   which are in force, and why
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        tokenizer: Tokenizer,
+        prompts: Prompts,
+        model_config: Mapping[str, Any],
+        *,
+        vocab_size: int,
+        eos_ids: tuple[int, ...],
+    ) -> None:
+        """eos_ids: the primary one first. Raises BadConfig for a parser that is not known."""
+        facts = facts_of(tokenizer, prompts.templates, model_config)
+        found = detect_tool_parser(facts), detect_reasoning_parser(facts)
+        self.tool_parser = chosen(config.tool_call_parser, found[0], TOOL_PARSERS, "tool_call_parser")
+        self.reasoning_parser = chosen(config.reasoning_parser, found[1], REASONING_PARSERS, "reasoning_parser")
+        self._tokenizer = tokenizer
+        self._vocab_size, self._eos_ids = vocab_size, eos_ids
+        self._dialect = AnswerDialect.bind(
+            TOOL_PARSERS[self.tool_parser.name] if self.tool_parser.name else None,
+            REASONING_PARSERS[self.reasoning_parser.name] if self.reasoning_parser.name else None,
+            special_tokens(tokenizer),
+        )
+        self._lock = threading.Lock()
+        self._compiler: Compiler | None = None
+        self._is_closed = False
+
+    def prepare(self, params: SamplingParams, format: AnswerFormat | None = None) -> Prepared:
+        """format None: the answer is plain text, as completions are. Raises a RequestError that names the field."""
+        wanted, budget = params.structured_outputs, _budget(params)
+        if budget is not None and (format is None or self.reasoning_parser.name is None):
+            raise InvalidParameter(
+                "thinking_token_budget needs a chat with a model whose reasoning can be read; leave it out.",
+                "thinking_token_budget",
+            )
+        if format is None:
+            return PLAIN if wanted is None else Prepared(self._compile(wanted))
+        if wanted is not None and format.must_call:
+            raise InvalidParameter(
+                "tool_choice demands a call, and structured_outputs another answer; only one of them can hold.",
+                "tool_choice",
+            )
+        is_constrained = wanted is not None or format.must_call
+        inside = self._dialect.starts_inside(format, is_constrained)
+        grammar = self._grammar(wanted, format, inside)
+        if budget is not None and grammar and inside is False:
+            raise InvalidParameter(
+                "thinking_token_budget cannot be combined with a constraint on this model, which need not think before"
+                " it answers; leave one of them out.",
+                "thinking_token_budget",
+            )
+        counts = budget is not None and inside is not None
+        return Prepared(
+            grammar=grammar,
+            thinking=self._dialect.thinking(self._tokenizer, inside) if counts or (grammar and inside) else None,
+            end_of_thinking=self._dialect.end_of_thinking(self._tokenizer) if counts else (),
+            reader=self._reader(params, format, is_constrained),
+            controls=self._dialect.controls,
+        )
+
+    @property
+    def num_restarts(self) -> int:
+        """Helpers that were replaced because a grammar broke them."""
+        return 0 if self._compiler is None else self._compiler.num_restarts
+
+    def close(self) -> None:
+        """Ends the helpers. Idempotent."""
+        with self._lock:
+            self._is_closed = True
+            compiler = self._compiler
+        if compiler is not None:
+            compiler.close()
+
+    def _reader(
+        self, params: SamplingParams, format: AnswerFormat, is_constrained: bool
+    ) -> Callable[[], Reader] | None:
+        if self._dialect.reasoning is None and (not format.tools or format.tool_choice == "none"):
+            return None
+        skips = params.skip_special_tokens
+        return partial(self._dialect.reader, format, is_constrained=is_constrained, skip_special_tokens=skips)
+
+    def _grammar(
+        self, wanted: StructuredOutputs | None, format: AnswerFormat, inside: bool | None
+    ) -> CompiledGrammar | None:
+        """Of the answer behind its reasoning; where the model may open a section or not, of both.
+
+        Where it may call a tool, and its content has a shape, the answer is one of the two.
+        """
+        offered = format if wanted is None or format.tool_choice == "none" else replace(format, tool_choice="required")
+        calls = self._dialect.shape(offered)
+        if wanted is not None and calls is None and inside is not False:
+            return self._compile(wanted)
+        content = None if wanted is None else self._dialect.content(_shape_of(wanted))
+        options = tuple(shape for shape in (content, calls) if shape is not None)
+        if not options:
+            return None
+        shape = options[0] if len(options) == 1 else Either(options)
+        return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _param(wanted))
+
+    def _compile(self, what: StructuredOutputs | Shape, param: str = CONSTRAINT) -> CompiledGrammar:
+        with self._lock:
+            if self._is_closed:
+                raise EngineStopped("The engine is not running; no request can be served.")
+            if self._compiler is None:
+                self._compiler = Compiler(vocabulary_of(self._tokenizer, self._eos_ids, self._vocab_size))
+            compiler = self._compiler
+        return compiler.compile(what, param)
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Those that skip_special_tokens hides, text → id."""
+    return {tokenizer.piece(token_id): token_id for token_id in sorted(tokenizer.special_ids)}
+
+
+def vocabulary_of(tokenizer: Tokenizer, eos_ids: Sequence[int], size: int) -> Vocabulary:
+    """The tokenizer's tokens as grammars see them. size: of the model's logits."""
+    tokens = None
+    if tokenizer.spelling is not None:
+        tokens = [tokenizer.token_bytes(token_id) or b"" for token_id in range(min(tokenizer.vocab_size, size))]
+    return Vocabulary(tokens, special_tokens(tokenizer), eos_ids, size)
+
+
+def _budget(params: SamplingParams) -> int | None:
+    return None if params.thinking_token_budget == -1 else params.thinking_token_budget
+
+
+def _param(wanted: StructuredOutputs | None) -> str:
+    return "tools" if wanted is None else CONSTRAINT
+
+
+def _shape_of(wanted: StructuredOutputs) -> Shape:
+    try:
+        return shape_of(wanted)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"{CONSTRAINT}: {error}", CONSTRAINT) from None
