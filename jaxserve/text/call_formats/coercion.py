@@ -1,0 +1,101 @@
+"""Untyped text from tags → the value that a parameter's schema asks for."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+_ORDER = ("null", "integer", "number", "boolean", "object", "array", "string")
+_MAX_REFS = 16
+_TYPE_OF = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
+
+
+def types_of(schema: Any, root: Mapping[str, Any]) -> tuple[str, ...]:
+    """The JSON types that a schema allows, in the order in which they are tried. Nothing said means string.
+
+    root   the schema that holds this one, for its $defs
+    """
+    found = set(_types(schema, root, _MAX_REFS))
+    return tuple(name for name in _ORDER if name in found) or ("string",)
+
+
+def _types(schema: Any, root: Mapping[str, Any], depth: int) -> Iterator[str]:
+    if not isinstance(schema, Mapping) or depth == 0:
+        return
+    declared = schema.get("type")
+    yield from [declared] if isinstance(declared, str) else declared if isinstance(declared, list) else ()
+    for value in [*_list(schema.get("enum")), *([schema["const"]] if "const" in schema else [])]:
+        yield _TYPE_OF.get(type(value), "null")
+    for key in ("anyOf", "oneOf", "allOf"):
+        for option in _list(schema.get(key)):
+            yield from _types(option, root, depth - 1)
+    if isinstance(schema.get("$ref"), str):
+        yield from _types(_target(schema["$ref"], root), root, depth - 1)
+    if declared is None and "properties" in schema:
+        yield "object"
+    if declared is None and "items" in schema:
+        yield "array"
+    if schema.get("nullable") is True:
+        yield "null"
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _target(ref: str, root: Mapping[str, Any]) -> Any:
+    """What a reference to a place in `root` points at; None when there is nothing."""
+    if not ref.startswith("#"):
+        return None
+    place: Any = root
+    for step in filter(None, ref[1:].split("/")):
+        place = place.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(place, Mapping) else None
+    return place
+
+
+def coerced(text: str, types: tuple[str, ...]) -> Any:
+    """The value of `text` as the first of `types` that it can be; the text itself when it can be none."""
+    for name in types:
+        try:
+            return _READ[name](text)
+        except (ValueError, KeyError, RecursionError):
+            continue
+    return text
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        number = _number(text)
+        if number != int(number):
+            raise
+        return int(number)
+
+
+def _number(text: str) -> int | float:
+    value = json.loads(text.strip(), parse_constant=_refuse)
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) == float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _json(text: str, kind: type) -> Any:
+    value = json.loads(text, parse_constant=_refuse)
+    if not isinstance(value, kind):
+        raise ValueError(text)
+    return value
+
+
+_READ = {
+    "null": lambda text: {"null": None}[text.strip().lower()],
+    "integer": _integer,
+    "number": _number,
+    "boolean": lambda text: {"true": True, "false": False}[text.strip().lower()],
+    "object": lambda text: _json(text, dict),
+    "array": lambda text: _json(text, list),
+    "string": lambda text: text,
+}

@@ -1,0 +1,85 @@
+"""What every call format offers, and what it is given."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jaxserve.structured.shapes import Literal, Schema, Shape
+from jaxserve.structured.shapes import Sequence as InOrder
+from jaxserve.text.call_formats.coercion import types_of
+from jaxserve.text.markers import Reading, Tape
+
+ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
+
+
+class Calls(Protocol):
+    """Where the calls go as they are read: begin, any number of writes, end; then the next."""
+
+    def begin(self, name: str) -> None: ...
+
+    def write(self, arguments: str) -> None:
+        """A piece of the call's arguments, JSON text."""
+        ...
+
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One declared function. enforced: a grammar lets only arguments through that its schema allows."""
+
+    name: str
+    parameters: Mapping[str, Any]
+    strict: bool = False
+    enforced: bool = True
+
+    @property
+    def arguments(self) -> Shape:
+        """The JSON object of its arguments."""
+        if not self.enforced or not self.parameters:
+            return Schema(ANY_OBJECT, is_object=True)
+        return Schema(json.dumps({"type": "object", **self.parameters}, ensure_ascii=False))
+
+    def types_of(self, parameter: str) -> tuple[str, ...]:
+        """The JSON types of a parameter, in the order in which they are tried; a string where nothing is declared."""
+        properties = self.parameters.get("properties")
+        return self.types_of_schema(properties.get(parameter) if isinstance(properties, Mapping) else None)
+
+    def types_of_schema(self, schema: Any) -> tuple[str, ...]:
+        return types_of(schema, self.parameters)
+
+
+Functions = Mapping[str, Function]
+
+
+def functions(tools: Sequence[Mapping[str, Any]]) -> Functions:
+    """The declared functions by name, from tools as the API has them."""
+    declared = (tool["function"] for tool in tools)
+    return {
+        each["name"]: Function(each["name"], each.get("parameters") or {}, each.get("strict") is True)
+        for each in declared
+    }
+
+
+class CallFormat(Protocol):
+    """One way of writing calls.
+
+    begin    the literal every call begins with; "" where a call begins right after what opens the section
+    """
+
+    @property
+    def begin(self) -> str: ...
+
+    def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
+        """Takes what comes after `begin`: one call, or a list of them. Malformed when it is none."""
+        ...
+
+    def shape(self, function: Function) -> Shape:
+        """A call of this function, `begin` included."""
+        ...
+
+
+def in_order(*items: Shape | str) -> Shape:
+    """Shapes and plain texts, one after the other."""
+    return InOrder(tuple(Literal(item) if isinstance(item, str) else item for item in items if item != ""))

@@ -1,0 +1,137 @@
+"""Calls in the manner of a programming language: NAME(KEY=VALUE, ...), values as literals of that language."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jaxserve.structured.shapes import Either, Optional, Shape
+from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
+from jaxserve.text.json_tape import written
+from jaxserve.text.markers import KEY, Emit, Malformed, Reading, Tape, Unfinished
+
+_MAX_DEPTH = 100
+_OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
+
+
+class Literals(Protocol):
+    """How a language writes its values.
+
+    quotes    the literals that begin and end strings, within which only the same literal counts
+    escapes   whether a backslash takes the next character's meaning away
+    """
+
+    @property
+    def quotes(self) -> tuple[str, ...]: ...
+
+    @property
+    def escapes(self) -> bool: ...
+
+    def json(self, text: str) -> Any:
+        """The value of a literal; Malformed when it is none."""
+        ...
+
+    def shape(self, schema: Any, function: Function) -> Shape:
+        """The literals of one parameter's schema."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiteralCalls:
+    """begin NAME open KEY equals VALUE, ... close.
+
+    comma    as a grammar writes it
+    listed   several calls stand between brackets, separated by commas; in_lines: one after the other
+    """
+
+    begin: str = ""
+    open: str
+    equals: str
+    comma: str = ", "
+    close: str
+    literals: Literals
+    listed: bool = False
+    in_lines: bool = False
+
+    def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
+        if not self.listed or (yield from tape.accept("[")) is None:
+            yield from self._call(tape, calls)
+            while self.in_lines and (yield from tape.peek()).isidentifier():
+                yield from self._call(tape, calls)
+            return
+        more = ","
+        while more == ",":
+            yield from self._call(tape, calls)
+            more = yield from tape.expect(",", "]")
+
+    def _call(self, tape: Tape, calls: Calls) -> Reading[None]:
+        name = yield from tape.name()
+        yield from tape.expect(self.open)
+        before = "{"
+        while (yield from tape.accept(self.close)) is None:
+            key = yield from tape.name(KEY)
+            yield from tape.expect(self.equals)
+            if before == "{":
+                calls.begin(name)
+            pieces: list[str] = []
+            yield from self._value(tape, pieces.append)
+            calls.write(f"{before}{written(key)}: {written(self.literals.json(''.join(pieces)))}")
+            before = ", "
+            if (yield from tape.expect(",", self.close)) == self.close:
+                break
+        if before == "{":
+            calls.begin(name)
+        calls.write("{}" if before == "{" else "}")
+        calls.end()
+
+    def _value(self, tape: Tape, emit: Emit) -> Reading[None]:
+        """The text of a value, up to the comma or bracket behind it."""
+        depth = 0
+        stops = (*self.literals.quotes, *_OPENING, *_CLOSING, ",")
+        while True:
+            found = yield from tape.until(stops, emit)
+            if found is None:
+                raise Unfinished
+            if not depth and found in (",", self.close):
+                tape.pos -= len(found)
+                return
+            emit(found)
+            if found in self.literals.quotes:
+                yield from self._string(tape, found, emit)
+            depth += (found in _OPENING) - (found in _CLOSING)
+            if not 0 <= depth <= _MAX_DEPTH:
+                raise Malformed
+
+    def _string(self, tape: Tape, quote: str, emit: Emit) -> Reading[None]:
+        stops = (quote, "\\") if self.literals.escapes else (quote,)
+        while True:
+            found = yield from tape.until(stops, emit)
+            if found is None:
+                raise Unfinished
+            emit(found)
+            if found == quote:
+                return
+            while tape.pos == len(tape.text):
+                yield from tape.wait()
+            emit(tape.text[tape.pos])
+            tape.pos += 1
+
+    def shape(self, function: Function) -> Shape:
+        properties = function.parameters.get("properties") or {}
+        required = [key for key in function.parameters.get("required") or () if key in properties]
+        must = [self._argument(key, properties[key], function) for key in required]
+        may = [self._argument(key, schema, function) for key, schema in properties.items() if key not in required]
+        if must:
+            parts = [part for argument in must for part in (self.comma, argument)][1:]
+            arguments = in_order(*parts, *(Optional(in_order(self.comma, argument)) for argument in may))
+        else:
+            arguments = (
+                Optional(Either(tuple(self._from(may, first) for first in range(len(may))))) if may else in_order()
+            )
+        return in_order(self.begin + function.name + self.open, arguments, self.close)
+
+    def _argument(self, key: str, schema: Any, function: Function) -> Shape:
+        return in_order(key + self.equals, self.literals.shape(schema, function))
+
+    def _from(self, arguments: list[Shape], first: int) -> Shape:
+        """This argument, and any of the later ones."""
+        later = (Optional(in_order(self.comma, argument)) for argument in arguments[first + 1 :])
+        return in_order(arguments[first], *later)

@@ -1,0 +1,67 @@
+"""Python's literals, as models write them: strings, numbers, lists, tuples, dicts and constants, JSON's included."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from jaxserve.structured.shapes import Schema, Shape
+from jaxserve.text.call_formats.format import Function
+from jaxserve.text.json_tape import parsed, written
+from jaxserve.text.markers import Malformed
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<number>-?\d[\w.]*(?:(?<=[eE])[+-]\d+)?)"""
+    r"""|(?P<word>[A-Za-z_]\w*)|(?P<mark>[\[\](){},:]))\s*""",
+    re.DOTALL,
+)
+_CONSTANTS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class PythonLiterals:
+    quotes: tuple[str, ...] = ('"', "'")
+    escapes: bool = True
+
+    def json(self, text: str) -> Any:
+        tokens: list[str] = []
+        place = 0
+        while place < len(text):
+            found = _TOKEN.match(text, place)
+            if found is None:
+                raise Malformed
+            place = found.end()
+            _take(found, tokens)
+        return parsed(" ".join(tokens))
+
+    def shape(self, schema: Any, function: Function) -> Shape:
+        """JSON is such a literal as well."""
+        if not function.enforced:
+            schema = {}
+        defs = {key: function.parameters[key] for key in ("$defs", "definitions") if key in function.parameters}
+        return Schema(json.dumps({**schema, **defs} if isinstance(schema, dict) else schema, ensure_ascii=False))
+
+
+def _take(found: re.Match[str], tokens: list[str]) -> None:
+    """Adds one token of the literal, as JSON has it."""
+    kind, token = found.lastgroup, found.group().strip()
+    if kind == "string":
+        token = written(_ESCAPE.sub(_unescaped, found["string"][1:-1]))
+    elif kind == "word":
+        if token not in _CONSTANTS:
+            raise Malformed
+        token = _CONSTANTS[token]
+    elif kind == "mark":
+        token = {"(": "[", ")": "]"}.get(token, token)
+        if token in "]}" and tokens and tokens[-1] == ",":
+            tokens.pop()
+    tokens.append(token)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    code = found[1] or found[2]
+    if code:
+        return chr(int(code, 16))
+    return _ESCAPED.get(found[3], found[3] if found[3] in "\\'\"/" else found[0])

@@ -1,0 +1,15 @@
+"""Gemma's function calls: call:NAME{key:value}, strings between markers of their own."""
+
+from jaxserve.text.call_formats.gemma_literals import GemmaLiterals
+from jaxserve.text.call_formats.literal_calls import LiteralCalls
+from jaxserve.text.dialect import ToolDialect
+
+
+def _gemma(open: str, close: str, quote: str) -> ToolDialect:
+    literals = GemmaLiterals((quote,))
+    format = LiteralCalls(begin="call:", open="{", equals=":", comma=",", close="}", literals=literals)
+    return ToolDialect(format=format, open=(open,), close=close, between="")
+
+
+GEMMA4 = _gemma("<|tool_call>", "<tool_call|>", '<|"|>')
+FUNCTION_GEMMA = _gemma("<start_function_call>", "<end_function_call>", "<escape>")

@@ -1,0 +1,23 @@
+"""GLM 4.5 and later: a name, then keys and values in tags of their own."""
+
+from jaxserve.text.call_formats.tagged import TaggedCalls
+from jaxserve.text.dialect import ToolDialect
+
+
+def _glm(newline: str) -> ToolDialect:
+    return ToolDialect(
+        format=TaggedCalls(
+            begin="",
+            name_end=newline,
+            key="<arg_key>",
+            key_end=("</arg_key>" + newline, "<arg_value>"),
+            value_end="</arg_value>" + newline,
+            end="</tool_call>",
+        ),
+        open=("<tool_call>",),
+        between=newline,
+    )
+
+
+GLM45 = _glm("\n")
+GLM47 = _glm("")

@@ -1,0 +1,7 @@
+"""Granite 3 and Granite 20B: JSON behind one marker, which nothing closes. Granite 4 writes as Hermes does."""
+
+from jaxserve.text.call_formats.json_calls import JsonCalls
+from jaxserve.text.dialect import ToolDialect
+
+GRANITE = ToolDialect(format=JsonCalls(), open=("<|tool_call|>", "<tool_call>"), listed=True)
+GRANITE_20B = ToolDialect(format=JsonCalls(), open=("<function_call> ",), between="\n")

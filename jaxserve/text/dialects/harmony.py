@@ -1,0 +1,100 @@
+"""gpt-oss: messages with a channel and a recipient, between special tokens (OpenAI's harmony format).
+
+The analysis channel is reasoning; the others are content, but what is sent to functions.NAME is a call.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from jaxserve.answer_format import NamedTool, ToolChoice
+from jaxserve.structured.shapes import Either, Optional, Shape, Text
+from jaxserve.text.answer_reading import Answer
+from jaxserve.text.call_formats.format import Function, Functions, in_order
+from jaxserve.text.call_formats.json_calls import arguments
+from jaxserve.text.markers import Emit, Reading, Tape, ignore
+
+_RECIPIENT = re.compile(r"to=([\w.:/$@-]+)")
+_WORD = re.compile(r"\s*(\w*)")
+_FUNCTIONS = "functions."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HarmonyDialect:
+    start: str = "<|start|>"
+    channel: str = "<|channel|>"
+    constrain: str = "<|constrain|>"
+    message: str = "<|message|>"
+    ends: tuple[str, ...] = ("<|end|>", "<|call|>", "<|return|>")
+
+    def read_answer(self, tape: Tape, answer: Answer, functions: Functions, has_tools: bool) -> Reading[None]:
+        """Takes the whole answer, message by message. Raises Malformed when a call breaks off that had begun."""
+        told = {"reasoning": False, "content": False}
+        while True:
+            header: list[str] = []
+            if (yield from tape.until((self.message,), header.append)) is None:
+                self._without_message("".join(header), answer)
+                return
+            channel, recipient = self._header("".join(header))
+            is_ours = recipient.startswith(_FUNCTIONS) or recipient in functions
+            if has_tools and is_ours:
+                yield from self._call(tape, answer, recipient.removeprefix(_FUNCTIONS))
+                continue
+            kind = "reasoning" if channel == "analysis" else "content"
+            emit = answer.reasoning if kind == "reasoning" else answer.content
+            yield from self._text(tape, emit, "\n" if told[kind] else "")
+            told[kind] = True
+
+    def _header(self, header: str) -> tuple[str, str]:
+        found = _RECIPIENT.search(header)
+        word = _WORD.match(header.rpartition(self.channel)[2])
+        return word[1] if word else "", found[1] if found else ""
+
+    def _without_message(self, text: str, answer: Answer) -> None:
+        """An answer's end that is no message: content where it has nothing of a header."""
+        if not any(marker in text for marker in (self.start, self.channel)):
+            answer.content(text)
+
+    def _text(self, tape: Tape, emit: Emit, before: str) -> Reading[None]:
+        if before:
+            emit(before)
+        yield from tape.until((*self.ends, self.start), emit)
+
+    def _call(self, tape: Tape, answer: Answer, name: str) -> Reading[None]:
+        answer.calls_at(tape.place)
+        first = yield from tape.peek()
+        if first == "{":
+            answer.begin(name)
+            yield from arguments(tape, answer)
+            answer.end()
+        elif (yield from tape.accept(*self.ends)):
+            answer.begin(name)
+            answer.write("{}")
+            answer.end()
+            return
+        else:
+            yield from tape.until((*self.ends, self.start), answer.content)
+            return
+        yield from tape.until((*self.ends, self.start), ignore)
+
+    def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> Shape:
+        """One call, as its end token ends the answer; the shape begins behind the end of the reasoning, or at once."""
+        if isinstance(choice, NamedTool):
+            functions = {choice.name: functions[choice.name]}
+        is_free = choice == "auto"
+        calls = tuple(
+            self._call_shape(replace(each, enforced=not is_free or each.strict)) for each in functions.values()
+        )
+        call = in_order(Optional(in_order(self.start + "assistant")), Either(calls))
+        return Either((call, self.content(Text()))) if is_free else call
+
+    def _call_shape(self, function: Function) -> Shape:
+        header = f"{self.channel}commentary to={_FUNCTIONS}{function.name} {self.constrain}json{self.message}"
+        return in_order(header, function.arguments)
+
+    def content(self, shape: Shape) -> Shape:
+        """Content of this shape, with its header."""
+        header = f"{self.channel}final{self.message}"
+        return in_order(Optional(in_order(self.start + "assistant")), header, shape)
+
+
+HARMONY = HarmonyDialect()

@@ -1,0 +1,8 @@
+"""One JSON object between tags, as Hermes 2 and Qwen 2.5 began it, and its relatives with other tags."""
+
+from jaxserve.text.call_formats.json_calls import JsonCalls
+from jaxserve.text.dialect import ToolDialect
+
+HERMES = ToolDialect(format=JsonCalls(), open=("<tool_call>\n",), close="\n</tool_call>", between="\n")
+LONGCAT = ToolDialect(format=JsonCalls(), open=("<longcat_tool_call>\n",), close="\n</longcat_tool_call>", between="\n")
+TOOL_CALLS_LIST = ToolDialect(format=JsonCalls(), open=("<tool_calls>",), close="</tool_calls>", listed=True)

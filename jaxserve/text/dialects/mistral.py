@@ -1,0 +1,43 @@
+"""Mistral: [TOOL_CALLS] and a JSON list, or a name and its arguments, as the tokenizer's version has it."""
+
+from dataclasses import dataclass
+
+from jaxserve.structured.shapes import Shape
+from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
+from jaxserve.text.call_formats.json_calls import JsonCalls, arguments
+from jaxserve.text.dialect import ToolDialect, short_id
+from jaxserve.text.markers import Reading, Tape
+
+
+@dataclass(frozen=True, slots=True)
+class _MistralCalls:
+    """Reads every form. is_named: a grammar writes NAME[ARGS]{...}, otherwise JSON objects for a list."""
+
+    is_named: bool
+    args: str = "[ARGS]"
+    call_id: str = "[CALL_ID]"
+    json: JsonCalls = JsonCalls()
+    begin: str = ""
+
+    def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
+        if (yield from tape.peek()) in ("[", "{"):
+            yield from self.json.read(tape, calls, functions)
+            return
+        name = yield from tape.name()
+        if (yield from tape.accept(self.call_id)):
+            yield from tape.name()
+        yield from tape.accept(self.args)
+        if (yield from tape.peek()) != "{":
+            tape.fail()
+        calls.begin(name)
+        yield from arguments(tape, calls)
+        calls.end()
+
+    def shape(self, function: Function) -> Shape:
+        if self.is_named:
+            return in_order(function.name + self.args, function.arguments)
+        return self.json.shape(function)
+
+
+LISTED = ToolDialect(format=_MistralCalls(is_named=False), open=("[TOOL_CALLS]",), listed=True, new_id=short_id)
+NAMED = ToolDialect(format=_MistralCalls(is_named=True), open=("[TOOL_CALLS]",), between="", new_id=short_id)

@@ -1,0 +1,32 @@
+"""Families with one dialect of their own."""
+
+from jaxserve.text.call_formats.json_calls import JsonCalls
+from jaxserve.text.call_formats.tagged import TaggedCalls
+from jaxserve.text.dialect import ToolDialect
+
+INTERNLM = ToolDialect(
+    format=JsonCalls(arguments=("parameters", "arguments")),
+    open=("<|action_start|><|plugin|>",),
+    close="<|action_end|>",
+    between="\n",
+)
+PHI4_MINI = ToolDialect(format=JsonCalls(), open=("functools",), listed=True)
+XLAM = ToolDialect(
+    format=JsonCalls(unmarked=True),
+    open=("", "```json", "[TOOL_CALLS]", "<tool_call>"),
+    unmarked="[",
+    listed=True,
+)
+STEP3 = ToolDialect(
+    format=TaggedCalls(
+        begin='<steptml:invoke name="',
+        name_end='">',
+        key='<steptml:parameter name="',
+        key_end=('">',),
+        value_end="</steptml:parameter>",
+        end="</steptml:invoke><｜tool_call_end｜>",
+        ends=("</steptml:invoke>",),
+    ),
+    open=("<｜tool_calls_begin｜>", "<｜tool_call_begin｜>", "function<｜tool_sep｜>"),
+    close="<｜tool_calls_end｜>",
+)

@@ -1,0 +1,26 @@
+"""Functions and parameters in tags, as Qwen3-Coder began it; Seed-OSS and MiMo write the same in other wrappers."""
+
+from jaxserve.text.call_formats.tagged import TaggedCalls
+from jaxserve.text.dialect import ToolDialect
+
+
+def _functions(open: str, close: str, newline: str = "\n") -> ToolDialect:
+    return ToolDialect(
+        format=TaggedCalls(
+            begin="<function=",
+            name_end=">" + newline,
+            key="<parameter=",
+            key_end=(">" + newline,),
+            value_end=newline + "</parameter>" + newline,
+            end="</function>",
+            ends=(close,),
+        ),
+        open=(open + newline,),
+        close=newline + close,
+        between="\n",
+    )
+
+
+QWEN3_CODER = _functions("<tool_call>", "</tool_call>")
+MIMO = _functions("<tool_call>", "</tool_call>", newline="")
+SEED_OSS = _functions("<seed:tool_call>", "</seed:tool_call>")
