@@ -39,7 +39,7 @@ class TaggedCalls:
 
     def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
         name = yield from tape.name()
-        if self.name_end:
+        if self.name_end.strip():
             yield from tape.expect(self.name_end.strip())
         key, ends = self.key.strip(), (self.end.strip(), *self.ends)
         found = yield from tape.expect(key, *ends)
