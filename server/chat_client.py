@@ -1,7 +1,7 @@
 """`jaxserve chat`: a conversation in the terminal with any OpenAI-compatible server. Standard library only.
 
 Ctrl-C stops an answer and keeps what was said; Ctrl-D or /quit ends. When standard input is not a terminal, every line
-is one message and only the answers are printed.
+is one message and only the answers are printed. Reasoning is dimmed, and shown on terminals alone.
 """
 
 import http.client
@@ -214,7 +214,7 @@ class Chat:
         What had come by then stays in the conversation; a message that failed does not.
         """
         said: list[str] = []
-        timing = None
+        timing, has_thought = None, False
         asked = [*self.messages, {"role": "user", "content": text}]
         system = [{"role": "system", "content": self.system}] if self.system else []
         answer = self.client.answer(system + asked)
@@ -222,10 +222,12 @@ class Chat:
             for piece in answer:
                 if isinstance(piece, Timing):
                     timing = piece
+                elif piece[0] == "reasoning":
+                    has_thought = self._think(piece[1])
                 else:
-                    kind, words = piece
-                    said += [words] if kind == "content" else []  # first: what is seen has been said
-                    print(words if kind == "content" else self._dim(words), end="", flush=True)
+                    print("\n\n" * (has_thought and not said), end="")
+                    said.append(piece[1])  # first: what is seen has been said
+                    print(piece[1], end="", flush=True)
         except KeyboardInterrupt:
             print(self._dim(" (stopped)"), end="")
         finally:
@@ -233,6 +235,12 @@ class Chat:
             print()
         self.messages = [*asked, {"role": "assistant", "content": "".join(said)}]
         return timing
+
+    def _think(self, words: str) -> bool:
+        """Shows a piece of reasoning to a person. Whether there was one to see it."""
+        if self._style:
+            print(self._dim(words), end="", flush=True)
+        return self._style
 
     def _dim(self, text: str) -> str:
         return f"{DIM}{text}{PLAIN}" if self._style else text

@@ -12,7 +12,7 @@ PAGE = Path(__file__).parent.parent / "server" / "page" / "index.html"
 
 
 class FakeOpenAI:
-    """Answers every chat with `words`, one chunk each.
+    """Answers every chat with `words`, one chunk each, behind `thoughts`, one reasoning chunk each.
 
     hold_after     after that many words the answer waits for `gate`
     refusal        (status, message) for every chat instead of an answer
@@ -24,6 +24,7 @@ class FakeOpenAI:
 
     def __init__(self, *words: str, api_key: str | None = None, port: int = 0) -> None:
         self.words = words
+        self.thoughts: tuple[str, ...] = ()
         self.api_key = api_key
         self.hold_after: int | None = None
         self.refusal: tuple[int, str] | None = None
@@ -99,6 +100,8 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             prompt_tokens = fake.unseen_tokens + sum(len(message["content"].split()) for message in body["messages"])
             self._event(choice({"role": "assistant", "content": ""}), None)
+            for thought in fake.thoughts:
+                self._event(choice({"reasoning": thought}), None)
             sent = 0
             for sent, word in enumerate(fake.words_for(body), 1):
                 if sent - 1 == fake.hold_after:

@@ -66,6 +66,22 @@ def test_each_line_of_a_pipe_is_answered_and_the_talk_is_kept(server: FakeOpenAI
     assert "temperature" not in server.chats[0]
 
 
+def test_reasoning_is_dimmed_on_a_terminal_and_no_part_of_the_talk(server: FakeOpenAI) -> None:
+    server.thoughts = ("Let me ", "see. ")
+    terminal = Terminal(server.url)
+    terminal.until("/help lists commands.")
+    terminal.type("Hello")
+    thought = terminal.until("Good day")
+    assert "\x1b[2mLet me \x1b[0m\x1b[2msee. \x1b[0m\r\n\r\n" in thought
+    terminal.type("And now?")
+    terminal.until("Good day")
+    assert [message["content"] for message in server.chats[1]["messages"]] == ["Hello", "Good day 🙂", "And now?"]
+    terminal.until("first after")
+    terminal.type("/quit")
+    assert terminal.close() == 0
+    assert through_a_pipe("Hello\n", "--url", server.url).stdout == "Good day 🙂\n"
+
+
 def test_without_a_server_one_sentence_says_so() -> None:
     ended = through_a_pipe("Hello\n", "--url", "http://127.0.0.1:9")
     assert ended.returncode == 1

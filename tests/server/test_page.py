@@ -52,6 +52,24 @@ def test_text_is_seen_while_it_comes_and_then_its_speed(page: Page, server: Fake
     assert stats.startswith("3 tokens · ") and "tokens/s · first after " in stats
 
 
+def test_reasoning_is_folded_above_the_answer_and_no_part_of_the_talk(page: Page, server: FakeOpenAI) -> None:
+    server.thoughts, server.hold_after = ("Blue, ", "I think."), 1
+    page.say("Why?")
+    page.until(lambda: page.texts(".busy .text") == ["The sky"])
+    assert page.texts(".assistant .thinking summary") == ["Thoughts"]
+    assert not page.one(".thinking div").is_displayed()
+    server.gate.set()
+    page.until_answered(1)
+    page.one(".thinking summary").click()
+    assert page.texts(".thinking div") == ["Blue, I think."]
+    assert page.texts(".assistant .text") == ["The sky is blue, mostly."]
+    server.thoughts, server.hold_after = (), None
+    page.say("And now?")
+    page.until_answered(2)
+    assert [message["content"] for message in server.chats[1]["messages"]][1] == "The sky is **blue**, mostly."
+    assert page.texts(".thinking summary") == ["Thoughts"]
+
+
 def test_stop_ends_the_answer_and_the_talk_goes_on(page: Page, server: FakeOpenAI) -> None:
     server.words, server.hold_after = ("Once ", "upon ", *["a time "] * 2000), 2
     page.say("Tell me a story")
