@@ -11,7 +11,7 @@ PROGRAMS = Path(__file__).resolve().parent / "clients"
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client in an environment of its own, the same for all clients with the same name.
+    """A client in an environment of its own, the same for all of the same name, which have the same requirements.
 
     requirements     name==version for pip, name@version for npm; the first is the client itself
     program          a file of scripts/clients: .py runs in a virtual environment, .mjs in an npm project
@@ -34,12 +34,21 @@ class Client:
         return f"{package.split('[')[0]} {version} ({'Node' if self.is_node else 'Python'})"
 
 
+OPENAI = ("openai==3.57.0",)
+LANGCHAIN = ("langchain-openai==1.7.4",)
+INSTRUCTOR = ("instructor==1.17.0",)
+VERCEL = ("@ai-sdk/openai-compatible@3.0.92", "ai@7.0.173")
 CLIENTS = (
-    Client("openai", ("openai==3.57.0",), "with_openai.py"),
+    Client("openai", OPENAI, "with_openai.py"),
+    Client("openai", OPENAI, "with_openai_shapes.py"),
     Client("openai-node", ("openai@7.57.0",), "with_openai.mjs"),
-    Client("langchain", ("langchain-openai==1.7.4",), "with_langchain.py"),
+    Client("langchain", LANGCHAIN, "with_langchain.py"),
+    Client("langchain", LANGCHAIN, "with_langchain_shapes.py"),
     Client("litellm", ("litellm==1.110.2",), "with_litellm.py"),
-    Client("instructor", ("instructor==1.17.0",), "with_instructor.py"),
-    Client("vercel", ("@ai-sdk/openai-compatible@3.0.92", "ai@7.0.173"), "with_vercel.mjs"),
+    Client("instructor", INSTRUCTOR, "with_instructor.py"),
+    Client("instructor", INSTRUCTOR, "with_instructor_shapes.py"),
+    Client("pydantic-ai", ("pydantic-ai-slim[openai]==2.62.0",), "with_pydantic_ai.py"),
+    Client("vercel", VERCEL, "with_vercel.mjs"),
+    Client("vercel", VERCEL, "with_vercel_shapes.mjs"),
     Client("lm-eval", ("lm-eval[api]==0.4.13", "transformers==5.24.0"), "with_lm_eval.py", needs_reference=True),
 )
