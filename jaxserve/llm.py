@@ -76,7 +76,7 @@ class LLM:
     ) -> Completion:
         """Answers a conversation: content, reasoning and tool calls, each in its place.
 
-        tool_choice   default: auto if there are tools
+        tool_choice   default: auto if there are tools, and it is known how the model calls them
         how           for the chat template: tools, add_generation_prompt, template_kwargs, …
         """
         return self._collect([self._answer(messages, params, tool_choice, how, eager=False)])[0]
@@ -132,9 +132,10 @@ class LLM:
         params = params or self._model.defaults.params
         prompt = self._model.prompts.render_chat(messages, counting=_cuts(params), **how)
         tools, kwargs = how.get("tools") or (), how.get("template_kwargs") or {}
+        default = "auto" if tools and self._model.preparer.tool_parser.name else "none"
         format = AnswerFormat(
             tools=tuple(tools),
-            tool_choice=tool_choice or ("auto" if tools else "none"),
+            tool_choice=tool_choice or default,
             thinking=kwargs.get("enable_thinking", kwargs.get("thinking")),
             prompt_text=prompt.text,
             num_past_calls=sum(len(message.get("tool_calls") or ()) for message in messages),

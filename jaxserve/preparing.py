@@ -1,4 +1,4 @@
-"""What a request wants of its answer, made ready before it runs: its grammar, its reader, and the reasoning before both.
+"""What a request wants of its answer, made ready before it runs: a grammar, a reader, the reasoning before both.
 
 Preparing blocks for as long as a grammar takes to compile: doors call it from threads that may wait.
 """
@@ -20,6 +20,7 @@ from jaxserve.structured.shapes import Either, Shape
 from jaxserve.structured.vocabulary import Vocabulary
 from jaxserve.structured_outputs import StructuredOutputs
 from jaxserve.text.answer_dialect import AnswerDialect
+from jaxserve.text.constraints import beginning, behind_reasoning, content_shape, end_of_reasoning
 from jaxserve.text.detection import chosen, detect_reasoning_parser, detect_tool_parser, facts_of
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
 from jaxserve.text.prompts import Prompts
@@ -92,6 +93,12 @@ class Preparer:
             )
         if format is None:
             return PLAIN if wanted is None else Prepared(self._compile(wanted))
+        if format.tool_choice == "auto" and format.tools and self.tool_parser.name is None:
+            raise InvalidParameter(
+                "auto tool choice needs to know how the model writes its calls, which was not found in its files; name "
+                "it with --tool-call-parser, or choose required, none or a function.",
+                "tool_choice",
+            )
         if wanted is not None and format.must_call:
             raise InvalidParameter(
                 "tool_choice demands a call, and structured_outputs another answer; only one of them can hold.",
@@ -106,14 +113,11 @@ class Preparer:
                 " it answers; leave one of them out.",
                 "thinking_token_budget",
             )
-        counts = budget is not None and inside is not None
-        return Prepared(
-            grammar=grammar,
-            thinking=self._dialect.thinking(self._tokenizer, inside) if counts or (grammar and inside) else None,
-            end_of_thinking=self._dialect.end_of_thinking(self._tokenizer) if counts else (),
-            reader=self._reader(params, format, is_constrained),
-            controls=self._dialect.controls,
-        )
+        reasoning, place, end = self._dialect.reasoning, None, ()
+        if reasoning is not None and inside is not None and (budget is not None or (grammar and inside)):
+            place = beginning(reasoning, self._tokenizer, inside)
+            end = end_of_reasoning(reasoning, self._tokenizer)
+        return Prepared(grammar, place, end, self._reader(params, format, is_constrained), self._dialect.controls)
 
     @property
     def num_restarts(self) -> int:
@@ -144,15 +148,17 @@ class Preparer:
         Where it may call a tool, and its content has a shape, the answer is one of the two.
         """
         offered = format if wanted is None or format.tool_choice == "none" else replace(format, tool_choice="required")
-        calls = self._dialect.shape(offered)
+        calls, reasoning = self._dialect.shape(offered), self._dialect.reasoning
         if wanted is not None and calls is None and inside is not False:
             return self._compile(wanted)
-        content = None if wanted is None else self._dialect.content(_shape_of(wanted))
+        content = None if wanted is None else content_shape(reasoning, _shape_of(wanted))
         options = tuple(shape for shape in (content, calls) if shape is not None)
         if not options:
             return None
         shape = options[0] if len(options) == 1 else Either(options)
-        return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _param(wanted))
+        if reasoning is not None and inside is False:
+            shape = behind_reasoning(reasoning, shape)
+        return self._compile(shape, _param(wanted))
 
     def _compile(self, what: StructuredOutputs | Shape, param: str = CONSTRAINT) -> CompiledGrammar:
         with self._lock:

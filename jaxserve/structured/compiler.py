@@ -61,6 +61,11 @@ class Compiler:
         """The grammar of what was asked. Raises InvalidParameter, which names `param`; Unsupported on this model."""
         return self._cache.get((what, param), lambda: self._compile(what, param))
 
+    @property
+    def num_restarts(self) -> int:
+        """Helpers that were replaced because a grammar broke them."""
+        return self._pool.restarts
+
     def close(self) -> None:
         """Kills the helpers. Idempotent."""
         self._pool.close()

@@ -61,6 +61,34 @@ class UntilChannel:
         return replace(self, header=(self.header + _bytes(self.tokenizer, token_id))[:_MAX_HEADER_BYTES])
 
 
+@dataclass(frozen=True, slots=True)
+class MaybeMarked:
+    """Before a section that a marker would open. Where anything else begins there is none.
+
+    section   behind the marker
+    head      the bytes since the beginning
+    """
+
+    tokenizer: Tokenizer
+    ids: frozenset[int]
+    texts: tuple[bytes, ...]
+    section: UntilMarker
+    head: bytes = b""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, markers: Iterable[str], section: UntilMarker) -> "MaybeMarked":
+        opening = until(tokenizer, markers)
+        return cls(tokenizer, opening.ids, opening.texts, section)
+
+    def advance(self, token_id: int) -> "MaybeMarked | UntilMarker | None":
+        if token_id in self.ids:
+            return self.section
+        head = (self.head + _bytes(self.tokenizer, token_id)).lstrip()
+        if head.startswith(self.texts):
+            return self.section
+        return replace(self, head=head) if any(text.startswith(head) for text in self.texts) else None
+
+
 def until(tokenizer: Tokenizer, markers: Iterable[str]) -> UntilMarker:
     """The beginning of a section that the first of these markers ends.
 
