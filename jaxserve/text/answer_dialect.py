@@ -1,6 +1,5 @@
 """A model's dialects, bound to its tokenizer: how its answers are read, and what they must look like if forced."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -8,19 +7,15 @@ from typing import Any
 from jaxserve.answer_format import AnswerFormat, NamedTool
 from jaxserve.structured.shapes import Shape
 from jaxserve.text.answer_reading import read_answer
-from jaxserve.text.call_formats.format import functions
+from jaxserve.text.call_formats.format import functions, in_order
 from jaxserve.text.dialect import ReasoningDialect, ToolDialect, random_id
 from jaxserve.text.dialects.generic import ARRAY, bare_arguments
 from jaxserve.text.dialects.harmony import HarmonyDialect
 from jaxserve.text.markers import Reading, Tape
 from jaxserve.text.reader import Reader
+from jaxserve.text.thinking import section_at_end
 
 _FIRST_CONTROL = 0xF0000
-_HEADERS = re.compile(
-    r"<\|im_start\|>assistant|<\|assistant\|>|<\|Assistant\|>|<｜Assistant｜>|<\|start\|>assistant|<\|turn>model"
-    r"|<start_of_turn>model|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|header_start\|>assistant<\|header_end\|>"
-    r"|<\|start_of_role\|>assistant<\|end_of_role\|>|<\|im_assistant\|>|\]~b\]ai|<seed:bos>assistant|\[/INST\]"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +31,7 @@ class AnswerDialect:
     reasoning: ReasoningDialect | HarmonyDialect | None
     controls: Mapping[int, str]
     _spelling: Mapping[str, str]
+    _special_tokens: tuple[str, ...]
 
     @classmethod
     def bind(
@@ -48,7 +44,8 @@ class AnswerDialect:
         literals = "\n".join([*_strings(tools), *_strings(reasoning)])
         used = sorted((text for text in special_tokens if text and text in literals), key=len, reverse=True)
         spelling = {text: chr(_FIRST_CONTROL + index) for index, text in enumerate(used)}
-        return cls(tools, reasoning, {special_tokens[text]: spelling[text] for text in used}, spelling)
+        controls = {special_tokens[text]: spelling[text] for text in used}
+        return cls(tools, reasoning, controls, spelling, tuple(special_tokens))
 
     def starts_inside(self, format: AnswerFormat, is_constrained: bool = False) -> bool | None:
         """Whether an answer begins within its reasoning; None: it has none, so that a constraint holds from the start.
@@ -62,8 +59,8 @@ class AnswerDialect:
             return False
         if not reasoning.is_on(format):
             return None
-        last = _last_marker(format.prompt_text, reasoning)
-        return reasoning.inside if last is None else None if last in reasoning.close else True
+        said = section_at_end(format.prompt_text, reasoning.open, reasoning.close, self._special_tokens)
+        return {"open": True, "closed": None, None: reasoning.inside}[said]
 
     def reader(self, format: AnswerFormat, *, is_constrained: bool = False, skip_special_tokens: bool = True) -> Reader:
         """A new reader for one choice."""
@@ -91,6 +88,21 @@ class AnswerDialect:
             return None if tools is None else tools.calls(declared, format.tool_choice, format.parallel_tool_calls)
         return None
 
+    def content(self, shape: Shape) -> Shape:
+        """Content of this shape, with what a model writes before it to say that it is content."""
+        harmony = self._harmony
+        return shape if harmony is None else harmony.content(shape)
+
+    def behind_reasoning(self, shape: Shape) -> Shape:
+        """An answer of this shape, or reasoning and then such an answer: where the model may open a section or not."""
+        if self.reasoning is None:
+            return shape
+        return in_order(self.reasoning.section(), shape)
+
+    @property
+    def _harmony(self) -> HarmonyDialect | None:
+        return next((each for each in (self.tools, self.reasoning) if isinstance(each, HarmonyDialect)), None)
+
     def _tools(self, format: AnswerFormat) -> ToolDialect | HarmonyDialect | None:
         """The dialect in which this answer makes calls. Where it must make one, there always is one."""
         if not format.tools or format.tool_choice == "none":
@@ -98,19 +110,6 @@ class AnswerDialect:
         if self.tools is not None or not format.must_call:
             return self.tools
         return bare_arguments(format.tool_choice.name) if isinstance(format.tool_choice, NamedTool) else ARRAY
-
-
-def _last_marker(prompt: str, reasoning: ReasoningDialect) -> str | None:
-    """The marker that comes last in what the prompt has written of the answer, if one does."""
-    markers = (*reasoning.open, *reasoning.close)
-    end = prompt.rstrip()
-    for marker in markers:
-        if end.endswith(marker.rstrip()):
-            return marker
-    headers = list(_HEADERS.finditer(prompt))
-    tail = prompt[headers[-1].end() :] if headers else ""
-    places = {tail.rfind(marker): marker for marker in markers}
-    return places[max(places)] if max(places) >= 0 else None
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from jaxserve.answer_format import AnswerFormat, NamedTool, ToolChoice
-from jaxserve.structured.shapes import Either, Optional, Regex, Repeat, Shape, Text
+from jaxserve.structured.shapes import Either, Literal, Optional, Regex, Repeat, Shape, Text
 from jaxserve.text.call_formats.format import CallFormat, Calls, Function, Functions, in_order
 from jaxserve.text.markers import Reading, Tape
 
@@ -120,3 +120,7 @@ class ReasoningDialect:
         if self.asked:
             return format.thinking is True
         return not (self.switched and format.thinking is False)
+
+    def section(self) -> Shape:
+        """The shape of one section, or of none."""
+        return Optional(in_order(self.open[0], Text(self.close), Either(tuple(map(Literal, self.close)))))

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 
 from jaxserve.answer_format import NamedTool, ToolChoice
-from jaxserve.structured.shapes import Either, Optional, Shape, Text
+from jaxserve.structured.shapes import Either, Repeat, Shape, Text
 from jaxserve.text.answer_reading import Answer
 from jaxserve.text.call_formats.format import Function, Functions, in_order
 from jaxserve.text.call_formats.json_calls import arguments
@@ -77,15 +77,13 @@ class HarmonyDialect:
         yield from tape.until((*self.ends, self.start), ignore)
 
     def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> Shape:
-        """One call, as its end token ends the answer; the shape begins behind the end of the reasoning, or at once."""
+        """One call, whose end token ends the answer; with `auto` perhaps content."""
         if isinstance(choice, NamedTool):
             functions = {choice.name: functions[choice.name]}
         is_free = choice == "auto"
-        calls = tuple(
-            self._call_shape(replace(each, enforced=not is_free or each.strict)) for each in functions.values()
-        )
-        call = in_order(Optional(in_order(self.start + "assistant")), Either(calls))
-        return Either((call, self.content(Text()))) if is_free else call
+        declared = [replace(each, enforced=not is_free or each.strict) for each in functions.values()]
+        calls = Either(tuple(map(self._call_shape, declared)))
+        return Either((calls, self.content(Text()))) if is_free else calls
 
     def _call_shape(self, function: Function) -> Shape:
         header = f"{self.channel}commentary to={_FUNCTIONS}{function.name} {self.constrain}json{self.message}"
@@ -93,8 +91,13 @@ class HarmonyDialect:
 
     def content(self, shape: Shape) -> Shape:
         """Content of this shape, with its header."""
-        header = f"{self.channel}final{self.message}"
-        return in_order(Optional(in_order(self.start + "assistant")), header, shape)
+        return in_order(f"{self.channel}final{self.message}", shape)
+
+    def section(self) -> Shape:
+        """The shape of any number of messages of reasoning, and the header of what comes behind them."""
+        end = self.ends[0]
+        header = f"{self.channel}analysis{self.message}"
+        return Repeat(in_order(header, Text((end,)), f"{end}{self.start}assistant"))
 
 
 HARMONY = HarmonyDialect()
