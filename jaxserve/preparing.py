@@ -20,11 +20,11 @@ from jaxserve.structured.shapes import Either, Shape
 from jaxserve.structured.vocabulary import Vocabulary
 from jaxserve.structured_outputs import StructuredOutputs
 from jaxserve.text.answer_dialect import AnswerDialect
-from jaxserve.text.constraints import beginning, behind_reasoning, content_shape, end_of_reasoning
 from jaxserve.text.detection import chosen, detect_reasoning_parser, detect_tool_parser, facts_of
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
 from jaxserve.text.prompts import Prompts
 from jaxserve.text.reader import Reader
+from jaxserve.text.reasoning_place import beginning, end_of_reasoning
 from jaxserve.text.tokenizer import Tokenizer
 
 CONSTRAINT = "structured_outputs"
@@ -148,17 +148,15 @@ class Preparer:
         Where it may call a tool, and its content has a shape, the answer is one of the two.
         """
         offered = format if wanted is None or format.tool_choice == "none" else replace(format, tool_choice="required")
-        calls, reasoning = self._dialect.shape(offered), self._dialect.reasoning
+        calls = self._dialect.shape(offered)
         if wanted is not None and calls is None and inside is not False:
             return self._compile(wanted)
-        content = None if wanted is None else content_shape(reasoning, _shape_of(wanted))
+        content = None if wanted is None else self._dialect.content(_shape_of(wanted))
         options = tuple(shape for shape in (content, calls) if shape is not None)
         if not options:
             return None
         shape = options[0] if len(options) == 1 else Either(options)
-        if reasoning is not None and inside is False:
-            shape = behind_reasoning(reasoning, shape)
-        return self._compile(shape, _param(wanted))
+        return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _param(wanted))
 
     def _compile(self, what: StructuredOutputs | Shape, param: str = CONSTRAINT) -> CompiledGrammar:
         with self._lock:
