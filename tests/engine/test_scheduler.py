@@ -2,7 +2,9 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,6 +25,7 @@ from tests.fakes import NUM_TOP, VOCAB, Answer, FakeRunner, NoTokens, SumCursor,
 
 PAGE = 4
 EOS, STOP = 0, 1
+NOT_GUIDED: Mapping[str, Any] = {}
 
 
 @dataclass
@@ -66,8 +69,21 @@ class World:
         return (self.num_pages - 1) * PAGE
 
     def add(
-        self, prompt, *, max_tokens=6, salt=None, seed=0, eos=EOS, stops=(), bad=(), followers=0, leader=None, **params
+        self,
+        prompt,
+        *,
+        max_tokens=6,
+        salt=None,
+        seed=0,
+        eos=EOS,
+        stops=(),
+        bad=(),
+        followers=0,
+        leader=None,
+        guided=NOT_GUIDED,
+        **params,
     ) -> Request:
+        """guided: the fields of a request that say what its answer must be."""
         sampling = SamplingParams(max_tokens=max_tokens, **({"temperature": 0.0} | params))
         request = Request(
             request_id=next(self.ids),
@@ -82,13 +98,16 @@ class World:
             leader_id=leader,
             num_followers=followers,
             cache_salt=salt,
+            **guided,
         )
         self.requests[request.request_id] = request
         self.heard[request.request_id] = []
         self.scheduler.add(request)
         return request
 
-    def search(self, prompt, n, *, max_tokens=6, cursor=None, eos=EOS, stops=(), bad=(), **params) -> Request:
+    def search(
+        self, prompt, n, *, max_tokens=6, cursor=None, eos=EOS, stops=(), bad=(), guided=NOT_GUIDED, **params
+    ) -> Request:
         """A beam search, of a length that the pool can hold."""
         ids = tuple(next(self.ids) for _ in range(n))
         most = min(most_steps(len(prompt), n, self.num_pages - 1, PAGE), self.longest - len(prompt))
@@ -106,6 +125,7 @@ class World:
             bad_sequences=tuple(bad),
             choice_ids=ids,
             cursor=cursor,
+            **guided,
         )
         self.searches[request.request_id] = request
         self.heard.update({one: [] for one in ids})
