@@ -12,7 +12,7 @@ ids outside the vocabulary always.
 
 import codecs
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tokenizers.decoders import DecodeStream
@@ -156,3 +156,31 @@ class _StreamDetokenizer:
         other = copy.copy(self)
         other._waiting, other._stream = [*self._waiting], copy.copy(self._stream)
         return other
+
+
+class ControlDetokenizer:
+    """Another one's text, in which some tokens are single characters that no other token can bring.
+
+    controls   token id → its character, of a private-use plane
+    """
+
+    __slots__ = ("_controls", "_forged", "_inner")
+
+    def __init__(self, inner: Detokenizer, controls: Mapping[int, str]) -> None:
+        self._inner = inner
+        self._controls = controls
+        self._forged = {ord(char): "�" for char in controls.values()}
+
+    def push(self, token_id: int) -> str:
+        return self._controls.get(token_id) or self._honest(self._inner.push(token_id))
+
+    def peek(self, token_id: int) -> str:
+        return self._controls.get(token_id) or self._honest(self._inner.peek(token_id))
+
+    def copy(self) -> "ControlDetokenizer":
+        other = copy.copy(self)
+        other._inner = self._inner.copy()
+        return other
+
+    def _honest(self, text: str) -> str:
+        return text if text.isascii() else text.translate(self._forged)

@@ -20,6 +20,14 @@ class Pieces:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     num_reasoning_tokens: int = 0
 
+    def __add__(self, later: "Pieces") -> "Pieces":
+        return Pieces(
+            self.reasoning + later.reasoning,
+            self.content + later.content,
+            self.tool_calls + later.tool_calls,
+            self.num_reasoning_tokens + later.num_reasoning_tokens,
+        )
+
 
 @dataclass(slots=True)
 class _Call:
@@ -63,6 +71,7 @@ class Reader:
         self._deltas: list[ToolCallDelta] = []
         self._marks: deque[int] = deque()
         self._num_reasoning_tokens = 0
+        self._reasoning_end = -1  # where the last reasoning ended, as far as it has been read
         next(self._reading, None)
 
     def mark(self, place: int) -> None:
@@ -81,6 +90,8 @@ class Reader:
         """The rest, when no more text comes."""
         self._tape.ended = True
         self._go_on()
+        if self._reasoning_end == self._tape.place:
+            self._num_reasoning_tokens += self._pass(self._reasoning_end + 1)  # tokens without a text
         if self._blank and not self.num_calls:
             self._content.append(self._blank)
         if not self._format.eager:
@@ -94,8 +105,9 @@ class Reader:
 
     def reasoning(self, text: str) -> None:
         start = self._tape.place
+        self._reasoning_end = start + len(text)
         self._pass(start)
-        self._num_reasoning_tokens += self._pass(start + len(text))
+        self._num_reasoning_tokens += self._pass(self._reasoning_end)
         if self._format.include_reasoning:
             self._reasoning.append(self._visible(text))
 

@@ -1,10 +1,14 @@
-"""One choice of one request: the engine's token ids in, text, stop strings and spelled-out logprobs out."""
+"""One choice of one request: the engine's token ids in, text, stop strings and spelled-out logprobs out.
 
-from collections.abc import Sequence
+A chat answer's text goes on through a reader, which takes reasoning and tool calls out of it.
+"""
+
+from collections.abc import Mapping, Sequence
 
 from jaxserve.outputs import FinishReason, Logprob, TextDelta, TokenLogprob, TokenLogprobs, TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.detokenizer import Detokenizer, detokenizer
+from jaxserve.text.detokenizer import ControlDetokenizer, Detokenizer, detokenizer
+from jaxserve.text.reader import Pieces, Reader
 from jaxserve.text.stop import StopMatcher
 from jaxserve.text.tokenizer import Tokenizer
 
@@ -14,9 +18,20 @@ class TextStream:
 
     A stop string ends the choice here, before the engine knows: `finished` is then True, and whoever drives this
     stream aborts the request. Tokens after the end are dropped. Cost is linear in the tokens.
+
+    reader     takes the text apart; None: all of it is content
+    controls   the special tokens that the reader looks for, as AnswerDialect has them
     """
 
-    def __init__(self, tokenizer: Tokenizer, params: SamplingParams, prompt_ids: Sequence[int], index: int = 0) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        index: int = 0,
+        reader: Reader | None = None,
+        controls: Mapping[int, str] | None = None,
+    ) -> None:
         self.index = index
         self.finished = False
         self.num_tokens = 0  # that belong to the answer, the ending one included
@@ -24,6 +39,10 @@ class TextStream:
         self._params = params
         self._prompt_ids = prompt_ids
         self._text = detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
+        if reader is not None and controls:
+            self._text = ControlDetokenizer(self._text, controls)
+        self._reader = reader
+        self._num_chars = 0  # of the answer's text, before stop strings
         self._stops = StopMatcher(params.stop, params.include_stop_str_in_output)
         self._spelled = None if params.logprobs is None else detokenizer(tokenizer, prompt_ids, False)
 
@@ -48,16 +67,29 @@ class TextStream:
         prompt_logprobs = self._prompt_logprobs(output)
         if not taken and finish_reason is None and prompt_logprobs is None:
             return None
+        read, finish_reason = self._read("".join(pieces), finish_reason)
         return TextDelta(
             index=self.index,
-            text="".join(pieces),
+            text=read.content,
             token_ids=tuple(output.token_ids[:taken]),
             logprobs=self._logprobs(output, taken),
             prompt_logprobs=prompt_logprobs,
             finish_reason=finish_reason,
             stop_reason=stop_reason,
             num_cached_tokens=output.num_cached_tokens,
+            reasoning=read.reasoning,
+            tool_calls=read.tool_calls,
+            num_reasoning_tokens=read.num_reasoning_tokens,
         )
+
+    def _read(self, text: str, finish_reason: FinishReason | None) -> tuple[Pieces, FinishReason | None]:
+        """What the reader makes of new text, and why the choice ended if it has."""
+        if self._reader is None:
+            return Pieces(content=text), finish_reason
+        read = self._reader.feed(text)
+        if finish_reason is not None:
+            read = read + self._reader.close()
+        return read, self._reader.finish_reason(finish_reason)
 
     def _ends_at(self, output: TokenOutput, place: int) -> bool:
         """Whether the token at this place (from 1) is the EOS or stop token that ended the answer.
@@ -74,6 +106,9 @@ class TextStream:
         if is_ending and not self._params.include_stop_str_in_output:
             return "", None
         piece = self._text.push(token_id)
+        if self._reader is not None:
+            self._reader.mark(self._num_chars)
+            self._num_chars += len(piece)
         text, match = self._stops.feed(piece, matches_count=self.num_tokens > self._params.min_tokens)
         return text, None if match is None else match.stop
 
