@@ -72,7 +72,7 @@ class Desk:
         """Starts the generations. Their parameters may be logged, their prompts are not."""
         if self.config.enable_log_requests:
             sizes = [len(job.prompt_ids) for job in jobs]
-            log.info("request %s: prompt tokens %s, %s", clean(label), sizes[:10], jobs[0].params)
+            log.info("request %s: prompt tokens %s, %.2000s", clean(label), sizes[:10], jobs[0].params)
         return visit.begin(self.llm, jobs, cache_salt)
 
     def check_headers(self, request: GenerationRequest) -> None:

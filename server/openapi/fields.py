@@ -168,11 +168,13 @@ def _chat(llm: AsyncLLM) -> Facts:
             items=_ids(llm),
         ),
         "tools": _is("Functions that the model may call.", minItems=1),
-        "tool_choice": _is("Whether a function must be called, or which.", **choice),
+        "tool_choice": _is("Whether a function may or must be called, or which; with tools auto, else none.", **choice),
         "parallel_tool_calls": _is("Whether several functions may be called at once.", True),
-        "reasoning_effort": _is("How long the model thinks.", enum=[*checks.EFFORTS, None]),
-        "include_reasoning": _is("Tells the thoughts beside the answer.", True),
-        "thinking_token_budget": _is("Most tokens of thought; -1: no limit.", minimum=-1),
+        "reasoning_effort": _is("How long the model thinks; none: not at all.", enum=[*checks.EFFORTS, None]),
+        "include_reasoning": _is(
+            "Tells the thoughts beside the answer; their tokens are told or kept back with them.", True
+        ),
+        "thinking_token_budget": _is("Most tokens of thought, which is then made to end; -1: no limit.", minimum=-1),
         "add_generation_prompt": _is("Ends the prompt with the start of an answer.", True),
         "continue_final_message": _is("Goes on with the last message instead of a new one.", False),
         "documents": _is("Texts for the template to include."),

@@ -33,6 +33,9 @@ def _number(value: Any) -> Any:
 NumberInt = Annotated[int, BeforeValidator(_number)]
 """An integer that must stand as a number in the JSON: neither "3" nor true."""
 
+FORMATS = ("text", "json_object", "json_schema", "structural_tag")
+BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")  # hints; there is one engine
+
 Strings = Annotated[list[str], Field(fail_fast=True)]
 Ints = Annotated[list[int], Field(fail_fast=True)]
 
@@ -56,13 +59,17 @@ class StreamOptions(Nested):
 
 
 class ResponseFormat(Nested):
+    """json_schema has name and schema; a structural_tag has format, or structures and triggers."""
+
     model_config = ConfigDict(extra="allow")
 
-    type: str
+    type: Annotated[str, Field(json_schema_extra={"enum": [*FORMATS]})]
     json_schema: dict[str, Any] | None = None
 
 
 class StructuredOutputs(Nested):
+    """Exactly one of json, regex, choice, grammar, json_object and structural_tag; the switches are for JSON."""
+
     json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     regex: str | None = None
     choice: Strings | None = None
@@ -73,7 +80,7 @@ class StructuredOutputs(Nested):
     disable_additional_properties: bool | None = None
     whitespace_pattern: str | None = None
     disable_fallback: bool | None = None
-    backend: str | None = Field(default=None, alias="_backend")
+    backend: str | None = Field(default=None, alias="_backend", json_schema_extra={"enum": [*BACKENDS, None]})
 
 
 class RepetitionDetection(Nested):

@@ -7,11 +7,9 @@ import orjson
 
 from jaxserve import InvalidParameter, StructuredOutputs
 from server.errors import shown
-from server.schemas.common import GenerationRequest, ResponseFormat
+from server.schemas.common import BACKENDS, FORMATS, GenerationRequest, ResponseFormat
 from server.schemas.common import StructuredOutputs as Asked
 
-BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")  # hints; there is one engine
-FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 AS_THEY_COME = (
     *("regex", "grammar", "json_object", "structural_tag"),
     *("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"),

@@ -33,6 +33,12 @@ async def test_parameters_are_logged_on_demand(make_api, lines):
     assert "whisper" not in first
 
 
+async def test_a_long_constraint_makes_no_long_line(make_api, lines):
+    asked = {"structured_outputs": {"regex": "long" * 10_000}}
+    await make_api(enable_log_requests=True).post(PATH, {**SECRET, **asked})
+    assert 1000 < len(lines()[0]) < 3000
+
+
 async def test_lines_can_be_switched_off(make_api, lines):
     await make_api(disable_access_log_for_endpoints=("/health,/live",)).get("/health")
     await make_api(disable_access_log=True).get("/version")
