@@ -206,6 +206,28 @@ MESSAGE: dict[str, Support] = {
         "of a developer", "test_chat_fields.py::TestMessages::test_tools_of_a_developer_reach_the_template"
     )
 }
+_CONSTRAINTS = "test_constraints.py::TestStructuredOutputs::test_each_key_becomes_the_constraint"
+_HINTS = "test_constraints.py::TestStructuredOutputs::test_hints_about_engines_change_nothing"
+STRUCTURED_OUTPUTS: dict[str, Support] = {
+    "json": _honoured("a schema, or its text; a keyword that cannot be enforced is a 400", _CONSTRAINTS),
+    "regex": _honoured("matched by the whole answer", _CONSTRAINTS),
+    "choice": _honoured("one of these texts", _CONSTRAINTS),
+    "grammar": _honoured("GBNF where a line has ::=, else Lark", _CONSTRAINTS),
+    "json_object": _honoured("true, if given", _CONSTRAINTS),
+    "structural_tag": _honoured("JSON text", _CONSTRAINTS),
+    "disable_any_whitespace": _honoured("for JSON", _CONSTRAINTS),
+    "disable_additional_properties": _honoured("for JSON", _CONSTRAINTS),
+    "whitespace_pattern": _honoured("for JSON, unless disable_any_whitespace", _CONSTRAINTS),
+    "disable_fallback": _no_effect("there is one engine", _HINTS),
+    "_backend": _no_effect("a known name, or 400", _HINTS),
+}
+RESPONSE_FORMAT: dict[str, Support] = {
+    name: _honoured(note, "test_constraints.py::TestResponseFormat::test_each_type_becomes_its_constraint")
+    for name, note in {
+        "type": "text, json_object, json_schema, structural_tag",
+        "json_schema": "name and schema; always strict",
+    }.items()
+}
 STREAM_OPTIONS: dict[str, Support] = {
     "include_usage": _honoured(test="test_chat_stream.py::test_include_usage_adds_one_last_chunk"),
     "continuous_usage_stats": _honoured(

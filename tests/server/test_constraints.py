@@ -114,7 +114,7 @@ class TestResponseFormat:
         [
             ({"type": "text"}, None),
             ({"type": "text", "json_schema": {"anything": 1}}, None),
-            ({"type": "json_object"}, StructuredOutputs(json_object=True)),
+            ({"type": "json_object", "json_schema": None}, StructuredOutputs(json_object=True)),
             (wrapped(SCHEMA), StructuredOutputs(json=TEXT)),
             (wrapped({}), StructuredOutputs(json="{}")),
             (

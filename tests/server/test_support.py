@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from server.schemas import support
 from server.schemas.chat import ChatRequest, Message
-from server.schemas.common import StreamOptions
+from server.schemas.common import ResponseFormat, StreamOptions, StructuredOutputs
 from server.schemas.completions import CompletionRequest
 from server.schemas.support import CHAT, Fate
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
@@ -23,6 +23,8 @@ TABLES = {
     DetokenizeRequest: support.DETOKENIZE,
     Message: support.MESSAGE,
     StreamOptions: support.STREAM_OPTIONS,
+    StructuredOutputs: support.STRUCTURED_OUTPUTS,
+    ResponseFormat: support.RESPONSE_FORMAT,
 }
 CONTRACT = """
     messages model frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs
@@ -39,7 +41,7 @@ CONTRACT = """
 
 @pytest.mark.parametrize("schema", TABLES)
 def test_every_field_has_its_line_and_every_line_its_field(schema: type[BaseModel]) -> None:
-    assert set(schema.model_fields) == set(TABLES[schema])
+    assert {field.alias or name for name, field in schema.model_fields.items()} == set(TABLES[schema])
 
 
 @pytest.mark.parametrize(
