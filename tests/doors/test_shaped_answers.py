@@ -1,4 +1,4 @@
-"""Constraints, tools and reasoning through both doors, on the tiny model: whatever its random weights would rather say."""
+"""Constraints, tools and reasoning through both doors, on the tiny model: whatever its weights would rather say."""
 
 import json
 from dataclasses import replace
