@@ -9,6 +9,7 @@ from typing import Any
 from llguidance import LLMatcher, LLTokenizer
 from llguidance import TokenizerWrapper as Wrapper
 
+TINY = 272  # tokens in the vocabulary of scripts/make_tiny_model
 LONGER = (b'{"', b'":', b'",', b'"}', b"ab", b"ba", b"aba", b"true", b"fal", b"se", b"12", b"00", b", ", b"} ", b"a}")
 
 
@@ -38,7 +39,7 @@ def tokenizer(vocab_size: int, ends: tuple[int, ...]) -> LLTokenizer:
 class SmallGrammar:
     """A compiled grammar in Lark, any tokenization of its sentences allowed. ends: the vocabulary's end tokens."""
 
-    def __init__(self, text: str, vocab_size: int = 256, ends: tuple[int, ...] = (3,)) -> None:
+    def __init__(self, text: str, vocab_size: int = TINY, ends: tuple[int, ...] = (3,)) -> None:
         self.text = text
         whole = LLMatcher.grammar_from_lark(f'%llguidance {{"no_forcing": true}}\n{text}')
         self._first = LLMatcher(tokenizer(vocab_size, ends), whole, log_level=0)

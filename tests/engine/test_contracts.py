@@ -23,6 +23,7 @@ from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
 from tests.engine.conftest import PAGE, Bench
 from tests.engine.hlo import instructions, large_moves, num_donated
+from tests.grammars import regex
 
 DRAWN = {"temperature": 1.3, "top_p": 0.95, "top_k": 50, "min_p": 0.01, "seed": 11}
 WISHES = (
@@ -37,6 +38,8 @@ WISHES = (
     {"allowed_token_ids": tuple(range(50))},
     DRAWN | {"bad": ((7,), (8, 9), (10, 11, 12))},
     {"bad": tuple((i, j) for i in range(0, 256, 2) for j in range(0, 256, 5)), "repetition_penalty": 0.7},
+    {"guided": {"grammar": regex("(ab|ba|12)*")}},
+    DRAWN | {"guided": {"grammar": regex("[ab12]{9,}")}, "logprobs": 3},
 )
 
 
@@ -44,7 +47,8 @@ def prompt(rng, longest=200):
     return [int(n) for n in rng.integers(0, 256, rng.integers(1, longest))]
 
 
-def add(bench, request_id, ids, *, tokens, held_back=(), bad=(), leader=None, followers=0, **params):
+def add(bench, request_id, ids, *, tokens, held_back=(3,), bad=(), leader=None, followers=0, guided=None, **params):
+    params |= {"min_tokens": min(params.get("min_tokens", 0), tokens)}
     params = SamplingParams(**({"temperature": 0.0} | params), max_tokens=tokens)
     bench.engine.add(
         Request(
@@ -57,6 +61,7 @@ def add(bench, request_id, ids, *, tokens, held_back=(), bad=(), leader=None, fo
             bad_sequences=tuple(bad),
             leader_id=leader,
             num_followers=followers,
+            **guided or {},
         )
     )
 
@@ -68,7 +73,7 @@ def add_family(bench, request_id, ids, n, *, tokens, **params):
         add(bench, request_id + choice, ids, tokens=tokens, leader=leader, followers=n - 1 - choice, **params)
 
 
-def add_search(bench, request_id, ids, n, *, tokens, held_back=(), bad=(), **params):
+def add_search(bench, request_id, ids, n, *, tokens, held_back=(3,), bad=(), guided=None, **params):
     """A beam search of width n, whose answers have ids from request_id on; no longer than the pool allows."""
     tokens = min(tokens, most_steps(len(ids), n, bench.pool.num_usable, PAGE))
     params |= {"min_tokens": min(params.get("min_tokens", 0), tokens)}
@@ -84,6 +89,7 @@ def add_search(bench, request_id, ids, n, *, tokens, held_back=(), bad=(), **par
             held_back_ids=tuple(held_back),
             bad_sequences=tuple(bad),
             choice_ids=tuple(range(request_id, request_id + n)),
+            **guided or {},
         )
     )
 

@@ -15,8 +15,10 @@ from jaxserve.engine.request import Request
 from jaxserve.engine.searches import most_steps
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
 from tests.engine.conftest import PAGE, Bench
+from tests.grammars import SmallGrammar, UntilToken, regex, schema
 
 VOCAB, EOS = 256, 3
+THINKING = UntilToken(frozenset(range(40, 44)))
 SOME_PAIRS = tuple((i, j) for i in range(0, VOCAB, 2) for j in range(0, VOCAB, 3))
 FEATURES = (
     {"temperature": 0.0},
@@ -38,8 +40,15 @@ FEATURES = (
     {"prompt_logprobs": 1},
     {"repetition_detection": RepetitionDetection(max_pattern_size=3, min_count=2)},
     {"ignore_eos": True},
+    {"grammar": regex("(ab|ba|12)*")},
+    {"grammar": regex(r"[ -~]{3,9}x?")},
+    {"grammar": schema({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["ab", True]}}})},
+    {"grammar": SmallGrammar('start: "{" [item ("," item)*] "}"\nitem: /[a-z]/ | start')},
+    {"thinking": THINKING, "end_of_thinking": (60, 41), "thinking_token_budget": 4},
+    {"thinking": THINKING, "end_of_thinking": (60, 41), "thinking_token_budget": 0, "grammar": regex("ab|12")},
+    {"thinking": UntilToken(frozenset(range(64, 128))), "grammar": regex("(true|false|00)+")},
 )
-NUM_KINDS = 80
+NUM_KINDS = 120
 FEW_PAGES = 9  # that can be used, of the smaller pool
 
 
@@ -55,6 +64,7 @@ def request(kind, request_id, leader=None, choice=0, followers=0, width=0):
     ids = [int(n) for n in dice.integers(0, VOCAB, dice.integers(1, 60))]
     prompt, tokens = tuple(ids), int(dice.integers(6, 20))
     stops, bad = wishes.pop("stops", ()), wishes.pop("bad", ())
+    guided = {name: wishes.pop(name) for name in ("grammar", "thinking", "end_of_thinking") if name in wishes}
     if leader is not None or width:
         wishes.pop("prompt_logprobs", None)
     if width:
@@ -71,11 +81,12 @@ def request(kind, request_id, leader=None, choice=0, followers=0, width=0):
         max_total_tokens=len(prompt) + tokens,
         eos_id=None if params.ignore_eos else EOS,
         stop_ids=frozenset(stops),
-        held_back_ids=(EOS, *stops) if params.min_tokens else (),
+        held_back_ids=(EOS, *stops),
         bad_sequences=tuple(bad),
         leader_id=leader,
         num_followers=followers,
         choice_ids=tuple(range(request_id, request_id + width)),
+        **guided,
     )
 
 
