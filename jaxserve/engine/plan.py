@@ -1,6 +1,7 @@
 """All that the scheduler says to the runner, and all that comes back. Frozen; prints well; can be replayed."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -130,6 +131,13 @@ class StepMasks:
     decode: tuple[tuple[int, Mask], ...] = ()
     chunks: tuple[tuple[Mask | None, ...], ...] = ()
     beams: tuple[tuple[tuple[int, Mask], ...], ...] = ()
+
+    @property
+    def num_grammars(self) -> int:
+        """Draws under a grammar."""
+        drawn = chain(self.decode, *self.beams)
+        masks = chain((mask for _, mask in drawn), *self.chunks)
+        return sum(1 for mask in masks if mask is not None and mask.grammar_M is not None)
 
 
 NO_MASKS = StepMasks()

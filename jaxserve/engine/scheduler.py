@@ -123,17 +123,21 @@ class Scheduler:
 
     def masks(self, plan: StepPlan) -> StepMasks:
         """What the draws of this plan, the newest, may draw. If it waits: asked after all before it are applied."""
+        began = self._live.clock()
         masked = () if plan.decode is None else self._decoding.masked
         decode = [] if plan.decode is None else [(at, self._mask(plan.decode.request_ids[at])) for at in masked]
         chunks = tuple(
             tuple(self._mask(one.request_id) if chunk.is_last else None for one in (chunk, *chunk.forks))
             for chunk in plan.chunks
         )
-        return StepMasks(
+        masks = StepMasks(
             tuple((at, mask) for at, mask in decode if mask is not None),
             chunks if any(mask is not None for masks in chunks for mask in masks) else (),
             tuple(self._live.searches.masks(batch) for batch in plan.beams),
         )
+        if masks.num_grammars:
+            self.stats.on_masks(masks.num_grammars, self._live.clock() - began)
+        return masks
 
     def _mask(self, request_id: int) -> Mask | None:
         progress = self._live.by_id.get(request_id)

@@ -25,6 +25,7 @@ COUNTERS = (
     "engine_steps",
     "engine_rebuilds",  # of device state, after a failed step
     "nonfinite_logits",  # rows that ended because of them
+    "grammar_masked_rows",  # draws under a grammar's mask
     "step_bytes",  # that steps had to read, as roofline.py counts them; this and the next three stay 0 without it
     "step_flops",
     "step_device_seconds",  # from a step's start on the device until its numbers were home
@@ -49,6 +50,7 @@ PER_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 1638
 CHOICES = (1, 2, 5, 10, 20)
 PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
 HOST_STEP_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+GRAMMAR_MASKS_S = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class Histogram:
@@ -135,6 +137,7 @@ class Stats:
             "request_params_n": Histogram(CHOICES),
             "request_num_preemptions": Histogram(PREEMPTIONS),
             "host_step_seconds": Histogram(HOST_STEP_S),
+            "grammar_masks_seconds": Histogram(GRAMMAR_MASKS_S),
         }
 
     def on_arrival(
@@ -223,6 +226,11 @@ class Stats:
         self._counters["engine_steps"] += 1
         self._histograms["iteration_tokens_total"].observe(num_tokens)
         self._histograms["host_step_seconds"].observe(host_s)
+
+    def on_masks(self, num_rows: int, seconds: float) -> None:
+        """The masks of a step, so many of them by grammars, took the host so long; the device computes meanwhile."""
+        self._counters["grammar_masked_rows"] += num_rows
+        self._histograms["grammar_masks_seconds"].observe(seconds)
 
     def on_work(self, work: Work, device_s: float) -> None:
         """What a step had to move and compute, and how long the device was at it."""

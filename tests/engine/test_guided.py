@@ -251,3 +251,18 @@ def test_who_ends_a_guided_request_at_any_moment_harms_nobody(overlap):
         world.scheduler.end(gone.request_id)
         world.run()
         world.check(*stays)
+
+
+def test_draws_under_a_grammar_are_counted_and_the_time_of_their_masks_by_step():
+    world = World(num_pages=100)
+    world.add_family(prompt(5), 2, max_tokens=3, guided={"grammar": regex("[ab]{5}", *HERE)}, temperature=1.0)
+    world.search(prompt(5), 2, max_tokens=3, guided={"grammar": regex("[ab]{5}", *HERE)})
+    world.add(prompt(9), max_tokens=9, eos=None, allowed_token_ids=(5, 6))
+    world.run()
+    snapshot = world.stats.snapshot(num_running=0, num_waiting=0)
+    assert snapshot.counters["grammar_masked_rows"] == 2 * 3 + (1 + 2 + 2)
+    guided = {1, 2, 3}
+    decoded = [plan.decode.request_ids if plan.decode else () for plan in world.plans]
+    drawn = [{*ids, *(one.request_id for one in plan.chunks)} for ids, plan in zip(decoded, world.plans, strict=True)]
+    steps = sum(1 for plan, ids in zip(world.plans, drawn, strict=True) if ids & guided or plan.beams)
+    assert sum(snapshot.histograms["grammar_masks_seconds"].counts) == steps
