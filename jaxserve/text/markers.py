@@ -108,14 +108,17 @@ class Tape:
     def fail(self) -> NoReturn:
         raise Unfinished if self.ended and self.pos == len(self.text) else Malformed
 
-    def followed_by(self, literals: tuple[str, ...]) -> Reading[bool]:
-        """Whether, after whitespace, one of `literals` or the end of the text comes next. Takes nothing."""
+    def followed_by(self, literals: tuple[str, ...], or_end: bool = False) -> Reading[bool]:
+        """Whether one of `literals` comes next, after whitespace. Takes nothing.
+
+        or_end: or the text ends there, perhaps in the midst of one.
+        """
         while True:
             start = _SPACE.match(self.text, self.pos).end()  # pyright: ignore[reportOptionalMemberAccess]
-            if self.text.startswith(literals, start) or (self.ended and start == len(self.text)):
+            if self.text.startswith(literals, start):
                 return True
             if self.ended or not self._may_begin(start, literals):
-                return False
+                return or_end and self.ended and self._may_begin(start, literals)
             yield
 
     def _may_begin(self, start: int, literals: tuple[str, ...]) -> bool:
@@ -138,19 +141,30 @@ class Tape:
 
     def until(self, literals: tuple[str, ...], emit: Emit) -> Reading[str | None]:
         """Emits the text before the first of `literals` and takes that; None if the text ends before one comes."""
+        try:
+            return (yield from self.through(literals, emit))
+        except Unfinished:
+            if self.pos < len(self.text):
+                emit(self.text[self.pos :])
+                self.pos = len(self.text)
+            return None
+
+    def through(self, literals: tuple[str, ...], emit: Emit) -> Reading[str]:
+        """Emits the text before the first of `literals`, which must come, and takes that.
+
+        If the text ends before, what may have been a literal's beginning is not emitted.
+        """
         markers = marker_set(literals)
         while True:
             found = markers.search(self.text, self.pos)
-            end = found.start() if found else len(self.text) if self.ended else markers.safe_end(self.text, self.pos)
+            end = found.start() if found else markers.safe_end(self.text, self.pos)
             if end > self.pos:
                 emit(self.text[self.pos : end])
                 self.pos = end
             if found:
                 self.pos = found.end()
                 return found.group()
-            if self.ended:
-                return None
-            yield
+            yield from self.wait()
 
 
 class MarkerSet:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from jaxserve.structured.shapes import Either, Optional, Shape
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
 from jaxserve.text.json_tape import written
-from jaxserve.text.markers import KEY, Emit, Malformed, Reading, Tape, Unfinished
+from jaxserve.text.markers import KEY, Emit, Malformed, Reading, Tape
 
 _MAX_DEPTH = 100
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
@@ -87,9 +87,7 @@ class LiteralCalls:
         depth = 0
         stops = (*self.literals.quotes, *_OPENING, *_CLOSING, ",")
         while True:
-            found = yield from tape.until(stops, emit)
-            if found is None:
-                raise Unfinished
+            found = yield from tape.through(stops, emit)
             if not depth and found in (",", self.close):
                 tape.pos -= len(found)
                 return
@@ -103,9 +101,7 @@ class LiteralCalls:
     def _string(self, tape: Tape, quote: str, emit: Emit) -> Reading[None]:
         stops = (quote, "\\") if self.literals.escapes else (quote,)
         while True:
-            found = yield from tape.until(stops, emit)
-            if found is None:
-                raise Unfinished
+            found = yield from tape.through(stops, emit)
             emit(found)
             if found == quote:
                 return

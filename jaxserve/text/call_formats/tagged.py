@@ -13,7 +13,7 @@ from jaxserve.structured.shapes import Choice, Literal, Optional, Regex, Repeat,
 from jaxserve.text.call_formats.coercion import coerced
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
 from jaxserve.text.json_tape import written
-from jaxserve.text.markers import Emit, Malformed, Reading, Tape, Unfinished
+from jaxserve.text.markers import Emit, Malformed, Reading, Tape
 
 _KEY = r"[\w.-]{1,64}"
 _JSON_TYPES = ("null", "integer", "number", "boolean", "object", "array")
@@ -75,9 +75,8 @@ class TaggedCalls:
         value_end = self.value_end.strip()
         follow = (self.key.strip(), self.end.strip(), *self.ends)
         while True:
-            if (yield from tape.until((value_end,), emit)) is None:
-                raise Unfinished
-            if (yield from tape.followed_by(follow)):
+            yield from tape.through((value_end,), emit)
+            if (yield from tape.followed_by(follow, or_end=True)):
                 return
             emit(value_end)
 
@@ -87,8 +86,7 @@ class TaggedCalls:
 
 def _text(tape: Tape, end: str) -> Reading[str]:
     pieces: list[str] = []
-    if (yield from tape.until((end,), pieces.append)) is None:
-        raise Unfinished
+    yield from tape.through((end,), pieces.append)
     return "".join(pieces)
 
 

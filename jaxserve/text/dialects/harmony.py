@@ -11,7 +11,7 @@ from jaxserve.structured.shapes import Either, Repeat, Shape, Text
 from jaxserve.text.answer_reading import Answer
 from jaxserve.text.call_formats.format import Function, Functions, in_order
 from jaxserve.text.call_formats.json_calls import arguments
-from jaxserve.text.markers import Emit, Reading, Tape, ignore
+from jaxserve.text.markers import Reading, Tape, ignore
 
 _RECIPIENT = re.compile(r"to=([\w.:/$@-]+)")
 _WORD = re.compile(r"\s*(\w*)")
@@ -28,11 +28,12 @@ class HarmonyDialect:
 
     def read_answer(self, tape: Tape, answer: Answer, functions: Functions, has_tools: bool) -> Reading[None]:
         """Takes the whole answer, message by message. Raises Malformed when a call breaks off that had begun."""
-        told = {"reasoning": False, "content": False}
+        told: set[str] = set()
         while True:
             header: list[str] = []
             if (yield from tape.until((self.message,), header.append)) is None:
-                self._without_message("".join(header), answer)
+                if not told and not answer.num_calls:
+                    self._without_message("".join(header), answer)
                 return
             channel, recipient = self._header("".join(header))
             is_ours = recipient.startswith(_FUNCTIONS) or recipient in functions
@@ -41,8 +42,10 @@ class HarmonyDialect:
                 continue
             kind = "reasoning" if channel == "analysis" else "content"
             emit = answer.reasoning if kind == "reasoning" else answer.content
-            yield from self._text(tape, emit, "\n" if told[kind] else "")
-            told[kind] = True
+            if kind in told:
+                emit("\n")
+            yield from tape.until((*self.ends, self.start), emit)
+            told.add(kind)
 
     def _header(self, header: str) -> tuple[str, str]:
         found = _RECIPIENT.search(header)
@@ -50,31 +53,25 @@ class HarmonyDialect:
         return word[1] if word else "", found[1] if found else ""
 
     def _without_message(self, text: str, answer: Answer) -> None:
-        """An answer's end that is no message: content where it has nothing of a header."""
-        if not any(marker in text for marker in (self.start, self.channel)):
+        """An answer that has no message: content where it has nothing of a header."""
+        if self.start not in text and self.channel not in text:
             answer.content(text)
 
-    def _text(self, tape: Tape, emit: Emit, before: str) -> Reading[None]:
-        if before:
-            emit(before)
-        yield from tape.until((*self.ends, self.start), emit)
-
     def _call(self, tape: Tape, answer: Answer, name: str) -> Reading[None]:
+        """A call to the function, or content if the message is no JSON object at all."""
         answer.calls_at(tape.place)
-        first = yield from tape.peek()
-        if first == "{":
-            answer.begin(name)
-            yield from arguments(tape, answer)
-            answer.end()
-        elif (yield from tape.accept(*self.ends)):
+        if (yield from tape.accept(*self.ends)):
             answer.begin(name)
             answer.write("{}")
             answer.end()
             return
+        if (yield from tape.peek()) == "{":
+            answer.begin(name)
+            yield from arguments(tape, answer)
+            answer.end()
+            yield from tape.until((*self.ends, self.start), ignore)
         else:
             yield from tape.until((*self.ends, self.start), answer.content)
-            return
-        yield from tape.until((*self.ends, self.start), ignore)
 
     def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> Shape:
         """One call, whose end token ends the answer; with `auto` perhaps content."""
