@@ -13,7 +13,8 @@ from jaxserve.text.dialects.generic import ARRAY, bare_arguments
 from jaxserve.text.dialects.harmony import HarmonyDialect
 from jaxserve.text.markers import Reading, Tape
 from jaxserve.text.reader import Reader
-from jaxserve.text.thinking import section_at_end
+from jaxserve.text.thinking import Place, Spelled, beginning
+from jaxserve.text.tokenizer import Tokenizer
 
 _FIRST_CONTROL = 0xF0000
 
@@ -88,20 +89,12 @@ class AnswerDialect:
             return None if tools is None else tools.calls(declared, format.tool_choice, format.parallel_tool_calls)
         return None
 
-    def content(self, shape: Shape) -> Shape:
-        """Content of this shape, with what a model writes before it to say that it is content."""
-        harmony = self._harmony
-        return shape if harmony is None else harmony.content(shape)
-
-    def behind_reasoning(self, shape: Shape) -> Shape:
-        """An answer of this shape, or reasoning and then such an answer: where the model may open a section or not."""
-        if self.reasoning is None:
-            return shape
-        return in_order(self.reasoning.section(), shape)
-
-    @property
-    def _harmony(self) -> HarmonyDialect | None:
-        return next((each for each in (self.tools, self.reasoning) if isinstance(each, HarmonyDialect)), None)
+    def thinking(self, tokenizer: Tokenizer, *, inside: bool, is_constrained: bool) -> Place:
+        """Where the reasoning of an answer begins; see `beginning`. Only for a model that has reasoning."""
+        assert self.reasoning is not None
+        spelled = Spelled(tokenizer, self.controls)
+        dialect = _spelled(self.reasoning, self._spelling)
+        return beginning(dialect, spelled, inside=inside, is_constrained=is_constrained)
 
     def _tools(self, format: AnswerFormat) -> ToolDialect | HarmonyDialect | None:
         """The dialect in which this answer makes calls. Where it must make one, there always is one."""

@@ -1,5 +1,6 @@
 """The end of the reasoning is found at the token that completes it, whichever way the marker is cut into tokens."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -7,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from jaxserve.text import thinking
+from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.detokenizer import detokenizer
-from jaxserve.text.thinking import marker_ids, section_at_end, until, until_final
+from jaxserve.text.dialect import ReasoningDialect
+from jaxserve.text.dialects.harmony import HARMONY, HarmonyDialect
+from jaxserve.text.dialects.thinking import GEMMA4, MISTRAL, QWEN3
+from jaxserve.text.thinking import Inside, Place, end_tokens
 from jaxserve.text.tokenizer import Tokenizer
 from tests.text.tiny_tokenizers import byte_fallback_backend, byte_level_backend, make, words_backend
 
@@ -17,10 +21,23 @@ TOKENIZERS = {
     "byte level": make(byte_level_backend(), "<|im_end|>"),
     "byte fallback": make(byte_fallback_backend(), "</s>"),
 }
-HARMONY = ["<|channel|>", "<|message|>", "<|start|>", "<|end|>"]
+BYTES = TOKENIZERS["byte level"]
+THINK = ReasoningDialect()
 
 
-def num_thought(place: thinking.UntilMarker | thinking.UntilChannel, token_ids: list[int]) -> int | None:
+def inside(dialect: ReasoningDialect, tokenizer: Tokenizer, *, is_constrained: bool = False) -> Place:
+    return bound(dialect, tokenizer).thinking(tokenizer, inside=True, is_constrained=is_constrained)
+
+
+def before(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> Place:
+    return bound(dialect, tokenizer).thinking(tokenizer, inside=False, is_constrained=False)
+
+
+def bound(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> AnswerDialect:
+    return AnswerDialect.bind(None, dialect, {tokenizer.piece(id): id for id in tokenizer.special_ids})
+
+
+def num_thought(place: Place, token_ids: list[int]) -> int | None:
     """How many tokens it takes until the reasoning has ended; None: it has not."""
     for num, token_id in enumerate(token_ids, 1):
         after = place.advance(token_id)
@@ -28,6 +45,14 @@ def num_thought(place: thinking.UntilMarker | thinking.UntilChannel, token_ids: 
             return num
         place = after
     return None
+
+
+def ends(place: Place, tokenizer: Tokenizer, text: str) -> bool:
+    """Whether it ends with the text's last token, and no sooner; else it must not end at all."""
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
+    found = num_thought(place, token_ids)
+    assert found in (None, len(token_ids)), f"{found} of {len(token_ids)} tokens"
+    return found is not None
 
 
 def with_specials(*texts: str) -> Tokenizer:
@@ -45,14 +70,14 @@ def pieces(tokenizer: Tokenizer, text: str, cuts: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(
-    before=st.text("th<>/ink \né", max_size=12),
+    thought=st.text("th<>/ink \né", max_size=12),
     after=st.text("a>k ", max_size=5),
     cuts=st.lists(st.integers(0, 40), max_size=8),
 )
-def test_a_text_ends_it_however_it_is_cut(name, before, after, cuts):
+def test_a_text_ends_it_however_it_is_cut(name, thought, after, cuts):
     tokenizer, marker = TOKENIZERS[name], "</think>"
-    token_ids = pieces(tokenizer, before + marker + after, cuts)
-    found = num_thought(until(tokenizer, [marker]), token_ids)
+    token_ids = pieces(tokenizer, thought + marker + after, cuts)
+    found = num_thought(inside(THINK, tokenizer), token_ids)
     text, shown = detokenizer(tokenizer, (0,), True), ""
     for num, token_id in enumerate(token_ids, 1):
         shown += text.push(token_id)
@@ -60,93 +85,93 @@ def test_a_text_ends_it_however_it_is_cut(name, before, after, cuts):
 
 
 def test_advancing_leaves_a_place_as_it_was():
-    tokenizer = TOKENIZERS["byte level"]
-    first, *rest = pieces(tokenizer, "</think>", [3])
-    place = until(tokenizer, ["</think>"])
+    first, *rest = pieces(BYTES, "</think>", [3])
+    place = inside(THINK, BYTES)
     after = place.advance(first)
-    assert after is not None
+    assert isinstance(place, Inside) and after is not None
     assert num_thought(after, rest) == num_thought(after, rest) == len(rest)
     assert num_thought(place, rest) is None and place.tail == b""
 
 
-def test_of_several_markers_the_first_ends_it():
-    tokenizer = TOKENIZERS["byte level"]
-    place = until(tokenizer, ["</think>", "<tool_call>"])
-    assert num_thought(place, [*tokenizer.encode("so"), tokenizer.encode("<tool_call>")[0]]) == 3
-    assert num_thought(place, tokenizer.encode("</think><tool_call>")) == len(tokenizer.encode("</think>"))
+def test_a_call_ends_it_only_where_no_grammar_waits():
+    for text, is_end in [("so<tool_call>", True), ("so</think>", True)]:
+        assert ends(inside(QWEN3, BYTES), BYTES, text) is is_end
+    constrained = inside(QWEN3, BYTES, is_constrained=True)
+    assert not ends(constrained, BYTES, "so<tool_call>")
+    assert ends(constrained, BYTES, "so<tool_call></think>")
 
 
 def test_a_special_token_ends_it_and_a_text_like_it_does_not():
-    tokenizer = with_specials("[/THINK]")
-    marker = thinking.special_id(tokenizer, "[/THINK]")
-    place = until(tokenizer, ["[/THINK]"])
+    tokenizer = with_specials("[THINK]", "[/THINK]")
+    place = inside(MISTRAL, tokenizer)
     spelled = [id for char in "[/THINK]" for id in tokenizer.encode(char)]
-    assert num_thought(place, [*spelled, marker]) == len(spelled) + 1
-    assert place.advance(spelled[0]) is place
+    assert num_thought(place, [*spelled, *tokenizer.encode("[/THINK]")]) == len(spelled) + 1
 
 
 def test_what_stays_the_same_is_kept_short():
-    tokenizer = TOKENIZERS["byte level"]
-    place = until(tokenizer, ["</think>"])
-    for token_id in tokenizer.encode("<" * 500 + "</thin" * 100):
+    place = inside(THINK, BYTES)
+    for token_id in BYTES.encode("<" * 500 + "</thin" * 100):
         place = place.advance(token_id)
-        assert place is not None and len(place.tail) < len("</think>")
+        assert isinstance(place, Inside) and len(place.tail) < len("</think>")
 
 
 def test_tokens_without_bytes_of_their_own_are_read_by_their_text():
     tokenizer = make(words_backend())
-    assert num_thought(until(tokenizer, ["fox"]), tokenizer.encode("the quick fox jumps")) == 3
+    assert num_thought(inside(replace(THINK, close=("fox",)), tokenizer), tokenizer.encode("the quick fox jumps")) == 3
 
 
 @pytest.mark.parametrize(
-    ("text", "ends"),
+    ("text", "ended"),
     [
-        ("<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|channel|>final<|message|>", True),
-        ("<|channel|>final<|message|>", True),
-        ("<|channel|>analysis<|message|>final<|channel|>", False),
-        ("<|channel|>analysis<|message|>final<|message|>commentary", False),
-        ("<|channel|> commentary to=functions.f json<|message|>", True),
-        ("<|message|>", False),
-        ("<|channel|>final", False),
+        ("[THINK]Hm.[/THINK]", True),
+        (" \n[THINK]Hm.", False),
+        ("[THINK", False),
+        ("Y", True),
+        ("  \n", False),
+        ("[/", True),
     ],
 )
-def test_in_harmony_the_channel_decides(text, ends):
-    tokenizer = with_specials(*HARMONY)
-    token_ids = tokenizer.encode(text)
-    assert num_thought(until_final(tokenizer), token_ids) == (len(token_ids) if ends else None)
+def test_a_model_may_open_a_section_or_not(text, ended):
+    for tokenizer in (BYTES, TOKENIZERS["byte fallback"]):
+        assert ends(before(MISTRAL, tokenizer), tokenizer, text) is ended
+
+
+def test_an_opener_that_is_a_special_token_cannot_be_spelled():
+    tokenizer = with_specials("[THINK]", "[/THINK]")
+    assert not ends(before(MISTRAL, tokenizer), tokenizer, "[THINK]Hm.")
+    assert num_thought(before(MISTRAL, tokenizer), [id for char in "[THINK]" for id in tokenizer.encode(char)]) == 1
+
+
+def test_white_space_around_markers_is_free():
+    tokenizer = with_specials("<|channel>", "<channel|>")
+    assert ends(before(GEMMA4, tokenizer), tokenizer, "<|channel>thought\nHm.<channel|>")
+
+
+ANALYSIS = "<|channel|>analysis<|message|>So final it is."
+
+
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        (ANALYSIS, False),
+        (ANALYSIS + "<|end|>", True),
+        (ANALYSIS + "<|start|>", True),
+        ("<|start|>assistant" + ANALYSIS + "<|end|>", True),
+        ("<|channel|>final<|message|>", True),
+        ("<|channel|>commentary to=functions.f json<|message|>", True),
+        ("<|channel|>final", False),
+        ("<|message|>", True),
+    ],
+)
+def test_in_harmony_the_message_decides(text, ended):
+    tokenizer = with_specials("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+    assert ends(before(HARMONY, tokenizer), tokenizer, text) is ended
+    assert end_tokens(HARMONY, tokenizer) == tuple(tokenizer.encode("<|end|>"))
 
 
 def test_the_tokens_of_a_marker_make_it():
-    special = with_specials("[/THINK]")
-    assert marker_ids(special, "[/THINK]") == (thinking.special_id(special, "[/THINK]"),)
+    special = with_specials("[THINK]", "[/THINK]")
+    assert end_tokens(MISTRAL, special) == tuple(special.encode("[/THINK]")) and len(end_tokens(MISTRAL, special)) == 1
     for tokenizer in TOKENIZERS.values():
-        found = marker_ids(tokenizer, "</think>")
-        assert num_thought(until(tokenizer, ["</think>"]), list(found)) == len(found)
-
-
-MARKS = ("<|im_start|>", "<|im_end|>", "[THINK]")
-
-
-@pytest.mark.parametrize(
-    ("prompt", "state"),
-    [
-        ("<|im_start|>assistant\n", None),
-        ("<|im_start|>assistant\n<think>\n", "open"),
-        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "closed"),
-        ("<|im_start|>assistant\n</think>", "closed"),
-        ("<|im_start|>user\nWhat is <think>?<|im_end|>\n<|im_start|>assistant\n", None),
-        ("<|im_start|>user\nWhat is <think><|im_end|>", None),
-        ("<|im_start|>assistant\n<think>\nLet me see, " + "and so on " * 1000, "open"),
-        ("<|im_start|>assistant\n<think>\nYes.</think>It is", "closed"),
-        ("<|im_start|>assistant\n[THINK]Let", "open"),
-        ("", None),
-    ],
-)
-def test_what_a_prompt_has_opened_or_closed(prompt, state):
-    assert section_at_end(prompt, ["<think>", "[THINK]"], ["</think>", "[/THINK]"], MARKS) == state
-
-
-def test_without_marks_only_the_very_end_counts():
-    assert section_at_end("Q: <think>? A: ", ["<think>"], ["</think>"]) is None
-    assert section_at_end("Q: hm? A: <think> \n", ["<think>"], ["</think>"]) == "open"
-    assert section_at_end("Q: hm? A: <think></think>\n", ["<think>"], ["</think>"]) == "closed"
+        found = end_tokens(THINK, tokenizer)
+        assert num_thought(inside(THINK, tokenizer), list(found)) == len(found)
