@@ -45,6 +45,7 @@ ENFORCED = {
     "minLength": {"type": "string", "minLength": 3, "maxLength": 5},
     "pattern": {"type": "string", "pattern": "^[a-c]{2,3}$"},
     "minimum": {"type": "integer", "minimum": -5, "maximum": 17},
+    "multipleOf": {"type": "integer", "multipleOf": 7, "minimum": 1, "maximum": 99},
     "exclusiveMinimum": {"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 6},
     "anyOf": {"anyOf": [{"const": "x"}, PAIR]},
     "oneOf": {"oneOf": [{"const": "x"}, {"const": "y"}]},
@@ -77,7 +78,7 @@ ENFORCED = {
 
 @pytest.mark.parametrize("keyword", ENFORCED)
 def test_what_is_enforced(ask, keyword):
-    for seed in range(3):
+    for seed in range(2):
         document(ask, ENFORCED[keyword], seed=seed, max_tokens=150, **BOLD)
 
 
@@ -99,7 +100,6 @@ def test_a_known_format_is_enforced(ask, form):
 @pytest.mark.parametrize(
     ("schema", "keyword"),
     [
-        ({"type": "integer", "multipleOf": 3}, "multipleOf"),
         ({**PAIR, "uniqueItems": True}, "uniqueItems"),
         ({**PAIR, "contains": {"const": 3}}, "contains"),
         ({"not": {"type": "string"}}, "not"),
@@ -109,7 +109,7 @@ def test_a_known_format_is_enforced(ask, form):
         ({**PAIR, "unevaluatedItems": False}, "unevaluatedItems"),
         ({"type": "string", "format": "barcode"}, "barcode"),
         ({"$ref": "https://example.com/schema.json"}, "$ref"),
-        (properties(a={"anyOf": [{"items": {"multipleOf": 2}}]}), "multipleOf"),
+        (properties(a={"anyOf": [{"items": {"not": {}}}]}), "not"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

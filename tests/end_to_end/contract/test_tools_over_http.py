@@ -132,8 +132,11 @@ class TestRefusals:
         assert refused(ask, tools=TOOLS, tool_choice=tool_choice, **asked)["param"] == "tool_choice"
 
     def test_schemas_that_are_enforced_must_be_enforceable(self, either):
-        odd = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"multipleOf": 3}}}}}
-        assert "multipleOf" in refused(either, tools=[odd], tool_choice="required")["message"]
+        odd = {
+            "type": "function",
+            "function": {"name": "f", "parameters": {"properties": {"a": {"uniqueItems": True}}}},
+        }
+        assert "uniqueItems" in refused(either, tools=[odd], tool_choice="required")["message"]
 
     def test_definitions_of_several_tools_must_agree(self, either):
         def tool(name, body):
