@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxserve import InvalidParameter, NamedTool, StructuredOutputs, ToolChoice
 from server.errors import shown
-from server.schemas.chat import ChatRequest
+from server.schemas.chat import ChatRequest, Tool
 
 CHOICES = ("none", "auto", "required")
 
@@ -26,6 +26,8 @@ def check_tools(request: ChatRequest, constraint: StructuredOutputs | None) -> N
     ]:
         name = shown(choice["function"]["name"])
         raise InvalidParameter(f"tool_choice names {name}, which is not among the tools.", "tool_choice")
+    if choice == "required":
+        _check_definitions(request.tools or [])
     if constraint is not None and (choice == "required" or isinstance(choice, dict)):
         raise InvalidParameter(
             "An answer that must be a tool call cannot follow another constraint as well; use either tool_choice or "
@@ -42,6 +44,18 @@ def tool_choice(request: ChatRequest) -> ToolChoice:
     if choice is None:
         return "auto" if request.tools else "none"
     return choice  # type: ignore[return-value]  # one of CHOICES
+
+
+def _check_definitions(tools: list[Tool]) -> None:
+    """What must be one of several calls is one schema to others, so their definitions share their names."""
+    known: dict[str, Any] = {}
+    for tool in tools:
+        defined = (tool.function.parameters or {}).get("$defs")
+        for name, body in defined.items() if isinstance(defined, dict) else ():
+            if known.setdefault(name, body) != body:
+                raise InvalidParameter(
+                    f"tools have two different $defs under the name {shown(name)}; rename one of them.", "tools"
+                )
 
 
 def _check_named(choice: dict[str, Any]) -> None:

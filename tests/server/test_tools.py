@@ -123,6 +123,27 @@ class TestChoice:
         assert (error["code"], error["type"], error["param"]) == (400, "Bad Request", f"body.tools.{path}")
 
 
+class TestDefinitions:
+    def tools(self, *bodies):
+        schemas = [{"type": "object", "$defs": {"d": body}} for body in bodies]
+        return [{"type": "function", "function": {"name": "f", "parameters": one}} for one in schemas]
+
+    async def test_two_under_one_name_are_refused_where_one_of_the_tools_must_be_called(self, api):
+        clash, same = (
+            self.tools({"type": "integer"}, {"type": "string"}),
+            self.tools({"type": "null"}, {"type": "null"}),
+        )
+        error = await refused(api, tools=clash, tool_choice="required")
+        assert error["param"] == "tools" and "$defs" in error["message"]
+        assert (await read(api, tools=same, tool_choice="required")).must_call
+        assert (await read(api, tools=clash)).tool_choice == "auto"
+
+    @pytest.mark.parametrize("odd", [None, [], "x", {}])
+    async def test_what_are_none_is_left_to_the_grammar(self, api, odd):
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"$defs": odd}}}
+        assert (await read(api, tools=[tool, tool], tool_choice="required")).must_call
+
+
 class TestAuto:
     """It needs a parser; what must be called does not."""
 
