@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator, ValidationError
+
 from jaxserve.config import cache_dir
 from jaxserve.weights import wheels
 
@@ -31,6 +33,28 @@ class Case:
     name: str
     schema: Schema
     question: str
+
+    def body(self, seed: int, max_tokens: int) -> dict[str, Any]:
+        """A chat request at temperature 1."""
+        return {
+            "messages": [{"role": "user", "content": self.question}],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": self.schema}},
+            "temperature": 1.0,
+            "max_tokens": max_tokens,
+            "seed": seed,
+        }
+
+
+def judged(case: Case, choice: dict[str, Any]) -> str:
+    """Of an answer: valid, length (it was cut, and says so), or what is wrong."""
+    text = choice["message"]["content"] or ""
+    if choice["finish_reason"] == "length":
+        return "length"
+    try:
+        Draft202012Validator(case.schema).validate(json.loads(text))
+    except (ValueError, ValidationError) as error:
+        return f"{case.name}: {str(error)[:200]} in {text[:300]!r}"
+    return "valid" if choice["finish_reason"] == "stop" else f"{case.name}: ended by {choice['finish_reason']}"
 
 
 def cases(num: int = 200) -> list[Case]:

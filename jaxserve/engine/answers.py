@@ -105,7 +105,8 @@ class Answers:
     @staticmethod
     def broken_grammar(reason: str) -> Exception:
         """What to tell a request whose grammar cannot be followed any further."""
-        return GenerationFailed(
-            f"The grammar of this answer could not be followed to its end ({reason}); this request has ended, others"
-            " are not affected."
+        return InvalidParameter(
+            f"The grammar of this answer is too complex to be followed to its end ({reason}); this request has ended,"
+            " others are not affected.",
+            "structured_outputs",
         )
