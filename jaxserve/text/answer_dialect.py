@@ -42,6 +42,7 @@ class AnswerDialect:
         special_tokens: Mapping[str, int],
     ) -> "AnswerDialect":
         """special_tokens: those that are hidden in texts, text → id."""
+        tools = tools.of(special_tokens) if isinstance(tools, ToolDialect) else tools
         literals = "\n".join([*_strings(tools), *_strings(reasoning)])
         used = sorted((text for text in special_tokens if text and text in literals), key=len, reverse=True)
         spelling = {text: chr(_FIRST_CONTROL + index) for index, text in enumerate(used)}

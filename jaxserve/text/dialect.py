@@ -2,7 +2,7 @@
 
 import secrets
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from jaxserve.answer_format import AnswerFormat, NamedTool, ToolChoice
@@ -39,6 +39,7 @@ class ToolDialect:
     unmarked    "{" or "[": an answer that begins so may be a call without any marker
     anywhere    an unmarked call may also come later in the answer
     new_id      a call's id, from its name and its number in the conversation
+    without     a special token, and how models are asked for calls whose tokenizer lacks it
     """
 
     format: CallFormat
@@ -50,12 +51,17 @@ class ToolDialect:
     unmarked: str = ""
     anywhere: bool = False
     new_id: Callable[[str, int], str] = random_id
+    without: "tuple[str, ToolDialect] | None" = None
 
     @property
     def openers(self) -> tuple[str, ...]:
         """The literals with which calls may begin in the midst of an answer."""
         found = [*self.open, self.format.begin, self.unmarked if self.anywhere else ""]
         return tuple(dict.fromkeys(filter(None, map(str.strip, found))))
+
+    def of(self, special_tokens: Collection[str]) -> "ToolDialect":
+        """The dialect of a model whose tokenizer has these special tokens."""
+        return self.without[1] if self.without and self.without[0] not in special_tokens else self
 
     def read(self, tape: Tape, opener: str, calls: Calls, functions: Functions) -> Reading[None]:
         """Takes the calls after an opener, at least one. Malformed when there is none."""

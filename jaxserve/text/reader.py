@@ -68,6 +68,7 @@ class Reader:
         self._reasoning: list[str] = []
         self._content: list[str] = []
         self._blank: str | None = ""  # white space at the beginning of the content, until something else comes
+        self._shows_blank = True
         self._deltas: list[ToolCallDelta] = []
         self._marks: deque[int] = deque()
         self._num_reasoning_tokens = 0
@@ -92,7 +93,7 @@ class Reader:
         self._go_on()
         if self._reasoning_end == self._tape.place:
             self._num_reasoning_tokens += self._pass(self._reasoning_end + 1)  # tokens without a text
-        if self._blank and not self.num_calls:
+        if self._blank and self._shows_blank and not self.num_calls:
             self._content.append(self._blank)
         if not self._format.eager:
             self._settle()
@@ -117,13 +118,13 @@ class Reader:
         self._pass(self._tape.place)
         text = self._visible(text)
         if self._blank is not None:
-            text = self._blank + text
-            self._blank = text if text.isspace() or not text else None
+            text = self._blank + text if self._shows_blank else text.lstrip()
+            self._blank = None if text.strip() else text
         if self._blank is None:
             self._content.append(text)
 
     def hide(self) -> None:
-        self._blank = ""
+        self._blank, self._shows_blank = "", False
 
     def calls_at(self, place: int) -> None:
         if not self.num_calls:
@@ -139,7 +140,8 @@ class Reader:
             self._deltas.append(ToolCallDelta(self.num_calls - 1, "", call.id, call.name))
 
     def write(self, arguments: str) -> None:
-        self._calls[-1].pieces.append(self._visible(arguments))
+        if arguments:
+            self._calls[-1].pieces.append(self._visible(arguments))
 
     def end(self) -> None:
         self._calls[-1].is_complete = True

@@ -45,7 +45,7 @@ TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect] = {
     "longcat": hermes.LONGCAT,
     "mimo": qwen.MIMO,
     "minimax_m2": minimax.MINIMAX_M2,
-    "mistral": mistral.NAMED,
+    "mistral": mistral.MISTRAL,
     "olmo3": llama.OLMO3,
     "openai": harmony.HARMONY,
     "phi4_mini_json": others.PHI4_MINI,

@@ -39,5 +39,11 @@ class _MistralCalls:
         return self.json.shape(function)
 
 
-LISTED = ToolDialect(format=_MistralCalls(is_named=False), open=("[TOOL_CALLS]",), listed=True, new_id=short_id)
-NAMED = ToolDialect(format=_MistralCalls(is_named=True), open=("[TOOL_CALLS]",), between="", new_id=short_id)
+_LISTED = ToolDialect(format=_MistralCalls(is_named=False), open=("[TOOL_CALLS]",), listed=True, new_id=short_id)
+MISTRAL = ToolDialect(
+    format=_MistralCalls(is_named=True),
+    open=("[TOOL_CALLS]",),
+    between="",
+    new_id=short_id,
+    without=("[ARGS]", _LISTED),
+)

@@ -1,0 +1,189 @@
+"""What a reader tells of an answer, by what its request asked for."""
+
+import re
+
+import pytest
+
+from jaxserve.answer_format import NamedTool
+from jaxserve.outputs import FinishReason, ToolCallDelta
+from jaxserve.text.answer_dialect import AnswerDialect
+from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
+from jaxserve.text.reader import Pieces
+from tests.text.call_writers import WRITERS
+from tests.text.reading import answer_format, collect, cuts, dialect, read
+
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+OSLO = ("get_weather", '{"city": "Oslo"}')
+
+
+def reader(tools="hermes", reasoning=None, **fields):
+    return dialect(tools, reasoning).reader(answer_format(**{"eager": True, **fields}))
+
+
+def test_a_stream_tells_the_name_once_it_is_whole_then_the_arguments_as_they_come():
+    eager = reader()
+    news = ["Hi <tool_", 'call>{"name": "get_wea', 'ther", "arguments": {"ci', 'ty": "Os', 'lo"}', "}</tool_call>"]
+    told = [eager.feed(piece) for piece in news]
+    assert told[:2] == [Pieces(content="Hi "), Pieces()]
+    (begun, some), (more,) = told[2].tool_calls, told[3].tool_calls
+    assert (begun.index, begun.name, begun.arguments) == (0, "get_weather", "")
+    assert (some, more) == (ToolCallDelta(0, '{"ci'), ToolCallDelta(0, 'ty": "Os'))
+    assert told[4:] == [Pieces(tool_calls=(ToolCallDelta(0, 'lo"}'),)), Pieces()]
+    assert eager.close() == Pieces()
+
+
+def test_a_string_in_tags_is_told_as_it_comes():
+    eager = reader("qwen3_coder")
+    eager.feed("<tool_call>\n<function=write>\n<parameter=text>\nonce upon")
+    assert eager.feed(' "a time\n').tool_calls == (ToolCallDelta(0, ' \\"a time'),)
+    assert eager.feed("</param").tool_calls == ()
+    assert eager.feed("eter>\n</function>").tool_calls == (ToolCallDelta(0, '"}'),)
+
+
+def test_otherwise_nothing_is_told_before_the_end():
+    patient = reader(eager=False)
+    assert patient.feed("Hi " + CALL) == Pieces()
+    told = patient.close()
+    assert told.content == "Hi "
+    [call] = told.tool_calls
+    assert (call.index, call.name, call.arguments) == (0, *OSLO)
+
+
+def test_arguments_before_the_name_wait_for_it():
+    for pieces in cuts('<tool_call>{"x": {"name": 1}, "parameters": {"name": "}"}, "name": "now"}'):
+        assert read(dialect("hermes"), pieces).calls == (("now", '{"name": "}"}'),)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [('"{\\"a\\": 1}"', '{"a": 1}'), ("null", "{}"), ('""', "{}"), ("{ }", "{ }")]
+)
+def test_arguments_are_an_object_however_they_were_given(given, told):
+    for eager in (True, False):
+        text = f'<tool_call>{{"name": "now", "arguments": {given}}}</tool_call>'
+        assert read(dialect("hermes"), text, eager=eager).calls == (("now", told),)
+
+
+@pytest.mark.parametrize("bad", ["[1]", "7", '"x"', "{]", "{1: 2}", "{'a': 1}", '{"a": NaN}', "{" * 300 + "}" * 300])
+def test_what_cannot_be_arguments_is_content_in_a_whole_answer(bad):
+    text = f'Hi <tool_call>{{"name": "now", "arguments": {bad}}}</tool_call>'
+    assert read(dialect("hermes"), text, eager=False) == read(dialect(None), text)
+    assert read(dialect("hermes"), text).content == "Hi "
+
+
+def test_one_bad_call_makes_all_of_them_content_in_a_whole_answer_and_ends_a_stream():
+    text = CALL + '<tool_call>{"name": "now", "arguments": {]}}</tool_call>' + CALL
+    assert read(dialect("hermes"), text, eager=False).content == text
+    assert read(dialect("hermes"), text).calls[0] == OSLO
+
+
+def test_text_between_and_after_calls_is_dropped_and_white_space_before_them():
+    text = f" \n{CALL} and \n{CALL}\n done"
+    for eager in (True, False):
+        told = read(dialect("hermes"), list(text), eager=eager)
+        assert (told.content, told.calls) == ("", (OSLO, OSLO))
+
+
+def test_only_the_first_call_is_told_where_one_is_allowed():
+    for eager in (True, False):
+        told = read(dialect("hermes"), list("a" + CALL + CALL), eager=eager, parallel_tool_calls=False)
+        assert (told.content, told.calls) == ("a", (OSLO,))
+
+
+@pytest.mark.parametrize("name", ["hermes", "openai", "glm45", "pythonic"])
+def test_nothing_is_looked_for_without_tools_or_with_tool_choice_none(name):
+    text = WRITERS[name]([("get_weather", {"city": "Oslo"})])
+    for fields in ({"tool_choice": "none"}, {"tools": ()}):
+        told = read(dialect(name), text, **fields)
+        assert told.calls == () and "Oslo" in told.content
+        assert name == "openai" or told.content == text
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("hermes", "chatcmpl-tool-[0-9a-f]{16}"), ("mistral", "[a-zA-Z0-9]{9}"), ("kimi_k2", "functions.now:[78]")],
+)
+def test_ids_are_of_the_family_s_kind(name, pattern):
+    text = WRITERS[name]([("now", {}), ("now", {})])
+    ids = [call.id for call in reader(name, num_past_calls=7).feed(text).tool_calls if call.id]
+    assert len(set(ids)) == 2 and all(re.fullmatch(pattern, id) for id in ids)
+
+
+def test_kimi_counts_calls_over_the_conversation():
+    text = WRITERS["kimi_k2"]([("now", {}), ("get_weather", {})])
+    ids = [call.id for call in reader("kimi_k2", num_past_calls=3).feed(text).tool_calls if call.id]
+    assert ids == ["functions.now:3", "functions.get_weather:4"]
+
+
+@pytest.mark.parametrize("choice", ["required", NamedTool("get_weather")])
+@pytest.mark.parametrize("name", ["hermes", "llama3_json", "deepseek_v3", "glm45", "pythonic", "openai"])
+def test_a_demanded_call_is_read_in_the_model_s_own_form_and_nothing_is_content(name, choice):
+    text = WRITERS[name]([("get_weather", {"city": "Oslo"})])
+    for pieces in cuts(text):
+        for eager in (True, False):
+            told = read(dialect(name), pieces, tool_choice=choice, eager=eager)
+            assert (told.content, told.parsed) == ("", [("get_weather", {"city": "Oslo"})])
+
+
+def test_without_a_dialect_a_demanded_call_has_a_plain_form():
+    array = '[{"name": "now", "parameters": {}}, {"name": "get_weather", "parameters": {"city": "Oslo"}}]'
+    for pieces in cuts(array):
+        for eager in (True, False):
+            told = read(dialect(None), pieces, tool_choice="required", eager=eager)
+            assert (told.content, told.calls) == ("", (("now", "{}"), OSLO))
+    for pieces in cuts(' {"city": "Oslo"}'):
+        for eager in (True, False):
+            told = read(dialect(None), pieces, tool_choice=NamedTool("get_weather"), eager=eager)
+            assert (told.content, told.calls) == ("", (OSLO,))
+
+
+def test_a_demanded_call_that_was_cut_off_is_not_told_in_a_whole_answer_and_never_shown():
+    text = '[{"name": "now", "parameters": {}}, {"name": "get_weather", "parameters": {"city": "Os'
+    told = read(dialect(None), text, tool_choice="required", eager=False)
+    assert (told.content, told.calls) == ("", (("now", "{}"),))
+    told = read(dialect(None), '{"city": "Os', tool_choice=NamedTool("get_weather"), eager=False)
+    assert (told.content, told.calls) == ("", ())
+    told = read(dialect(None), '{"city": "Os', tool_choice=NamedTool("get_weather"))
+    assert (told.content, told.calls) == ("", (("get_weather", '{"city": "Os'),))
+
+
+def test_an_answer_that_called_ends_with_tool_calls_unless_the_call_was_named_or_it_was_cut_off():
+    for eager in (True, False):
+        for choice, reason in (("auto", "tool_calls"), ("required", "tool_calls"), (NamedTool("now"), "stop")):
+            ended = reader(tool_choice=choice, eager=eager)
+            ended.feed(CALL)
+            ended.close()
+            assert ended.finish_reason(FinishReason.STOP) == reason
+            assert ended.finish_reason(FinishReason.LENGTH) == "length"
+    without = reader()
+    without.feed("Hi")
+    without.close()
+    assert without.finish_reason(FinishReason.STOP) == "stop"
+
+
+SPECIAL = {"<|tool_call_begin|>": 5, "<|tool_calls_section_begin|>": 6, "<|im_end|>": 7, "<|tool_call_end|>": 8}
+
+
+def test_special_tokens_are_known_by_characters_that_no_text_can_bring():
+    bound = AnswerDialect.bind(TOOL_PARSERS["kimi_k2"], REASONING_PARSERS["kimi_k2"], SPECIAL)
+    assert set(bound.controls) == {5, 6, 8}
+    section, begin, end = (bound.controls[id] for id in (6, 5, 8))
+    written = "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}"
+    token = section + begin + "functions.now:0<|tool_call_argument_begin|>{}" + end
+    format = answer_format(eager=True, thinking=False)
+    assert collect(bound.reader(format), [written]).content == written
+    assert collect(bound.reader(format), [token]).calls == (("now", "{}"),)
+    assert collect(bound.reader(format), [f"a{begin}b"]).content == "ab"
+    shown = bound.reader(format, skip_special_tokens=False)
+    assert collect(shown, [f"a{begin}b"]).content == "a<|tool_call_begin|>b"
+
+
+def test_a_mistral_model_is_asked_for_the_form_that_its_tokenizer_knows():
+    old, new = (AnswerDialect.bind(TOOL_PARSERS["mistral"], None, tokens) for tokens in ({}, {"[ARGS]": 1}))
+    assert old.tools.listed and not new.tools.listed
+    for text in (
+        '[TOOL_CALLS][{"name": "now", "arguments": {}}, {"name": "get_weather", "arguments": {"city": "Oslo"}}]',
+        '[TOOL_CALLS]now{}[TOOL_CALLS]get_weather{"city": "Oslo"}',
+        '[TOOL_CALLS]now[ARGS]{}[TOOL_CALLS]get_weather[CALL_ID]123456789[ARGS]{"city": "Oslo"}',
+        '[TOOL_CALLS] {"name": "now", "arguments": {}}[TOOL_CALLS]get_weather {"city": "Oslo"}',
+    ):
+        assert read(old, list(text)).calls == (("now", "{}"), OSLO)
