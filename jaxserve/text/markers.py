@@ -15,6 +15,7 @@ Reading = Generator[None, None, T]  # yields to wait for more text
 Emit = Callable[[str], None]
 
 MAX_NAME_CHARS = 256
+MAX_BLANK_CHARS = 256  # of white space that may wait for what comes behind it
 _SPACE = re.compile(r"\s*")
 NAME = re.compile(rf"[\w.:/$@-]{{0,{MAX_NAME_CHARS}}}")
 KEY = re.compile(rf"[\w.$@-]{{0,{MAX_NAME_CHARS}}}")
@@ -117,7 +118,7 @@ class Tape:
             start = _SPACE.match(self.text, self.pos).end()  # pyright: ignore[reportOptionalMemberAccess]
             if self.text.startswith(literals, start):
                 return True
-            if self.ended or not self._may_begin(start, literals):
+            if self.ended or start - self.pos > MAX_BLANK_CHARS or not self._may_begin(start, literals):
                 return or_end and self.ended and self._may_begin(start, literals)
             yield
 

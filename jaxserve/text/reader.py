@@ -8,7 +8,7 @@ from types import MappingProxyType
 from jaxserve.answer_format import AnswerFormat, NamedTool
 from jaxserve.outputs import FinishReason, ToolCallDelta
 from jaxserve.text.dialect import random_id
-from jaxserve.text.markers import Malformed, Reading, Tape
+from jaxserve.text.markers import MAX_BLANK_CHARS, Malformed, Reading, Tape
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Reader:
         text = self._visible(text)
         if self._blank is not None:
             text = self._blank + text if self._shows_blank else text.lstrip()
-            self._blank = None if text.strip() else text
+            self._blank = text if len(text) <= MAX_BLANK_CHARS and not text.strip() else None
         if self._blank is None:
             self._content.append(text)
 
