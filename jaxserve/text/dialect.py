@@ -91,12 +91,17 @@ class ToolDialect:
     def _section(self, functions: Iterable[Function], most: int | None) -> Shape:
         shapes = tuple(self.format.shape(function) for function in functions)
         call = shapes[0] if len(shapes) == 1 else Either(shapes)
+        separator = self.between if self.between is not None else ", " if self.listed else self.separator
         open = self.open[0] if self.open else ""
         if self.between is not None:
-            return Repeat(in_order(open, call, self.close), 1, most, in_order(self.between))
-        calls = Repeat(call, 1, most, in_order(", " if self.listed else self.separator))
+            return _several(in_order(open, call, self.close), most, separator)
         brackets = ("[", "]") if self.listed else ("", "")
-        return in_order(open + brackets[0], calls, brackets[1] + self.close)
+        return in_order(open + brackets[0], _several(call, most, separator), brackets[1] + self.close)
+
+
+def _several(item: Shape, most: int | None, separator: str) -> Shape:
+    """At least one."""
+    return item if most == 1 else Repeat(item, 1, most, in_order(separator) if separator else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,156 @@
+"""What a dialect's grammar lets through, its reader reads: calls of declared functions with valid arguments."""
+
+import json
+import random
+
+import jsonschema
+import pytest
+
+from jaxserve.answer_format import NamedTool
+from jaxserve.structured.compiler import Compiler
+from jaxserve.text.call_formats.format import functions
+from jaxserve.text.dialects import TOOL_PARSERS
+from tests.structured.bytes_vocabulary import EOS, accepts, allowed, bytes_vocabulary
+from tests.text.call_writers import WRITERS
+from tests.text.reading import answer_format, dialect, read, tool
+
+PARSERS = sorted(TOOL_PARSERS)
+STRICT = (
+    tool("now", strict=True),
+    tool(
+        "get_weather",
+        strict=True,
+        city={"type": "string", "enum": ["Oslo", "Rome"]},
+        days={"type": "integer", "minimum": 0, "maximum": 99, "optional": True},
+        hourly={"type": "boolean"},
+        tags={"type": "array", "items": {"type": "string", "enum": ["a", "b"]}, "maxItems": 2, "optional": True},
+    ),
+)
+SCHEMAS = {each["function"]["name"]: each["function"]["parameters"] for each in STRICT}
+GENERIC = "generic"
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    compiler = Compiler(bytes_vocabulary())
+    yield compiler
+    compiler.close()
+
+
+def bound(name):
+    return dialect(None if name == GENERIC else name)
+
+
+def compiled(compiler, name, **fields):
+    shape = bound(name).shape(answer_format(tools=STRICT, **fields))
+    assert shape is not None
+    return compiler.compile(shape)
+
+
+def walk(grammar, dice, most=1500):
+    """A random answer that the grammar allows; None if it has no end by then."""
+    matcher, answer = grammar.matcher(), bytearray()
+    while len(answer) < most:
+        ids = allowed(matcher)
+        if EOS in ids and (len(ids) == 1 or dice.random() < 0.4):
+            return answer.decode(errors="replace")
+        plain = [id for id in ids if 32 <= id < 127 or id == 10] or [id for id in ids if id < 256]
+        telling = [id for id in plain if chr(id) in '"}])<|,;0O\n'] or plain
+        taken = dice.choice(telling if dice.random() < 0.6 else plain)
+        assert matcher.consume_token(taken)
+        answer.append(taken)
+    return None
+
+
+def check(calls):
+    for name, arguments in calls:
+        jsonschema.validate(json.loads(arguments), SCHEMAS[name])
+
+
+@pytest.mark.parametrize("name", [*PARSERS, GENERIC])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_required_calls_are_calls(compiler, name, parallel):
+    fields = {"tools": STRICT, "tool_choice": "required", "parallel_tool_calls": parallel}
+    grammar = compiled(compiler, name, tool_choice="required", parallel_tool_calls=parallel)
+    answers = [answer for seed in range(12) if (answer := walk(grammar, random.Random(seed)))]
+    assert len(answers) >= 8
+    numbers = set()
+    for answer in answers:
+        whole = read(bound(name), answer, eager=False, **fields)
+        assert whole.content == "" and whole.calls, answer
+        assert read(bound(name), list(answer), **fields) == whole
+        check(whole.calls)
+        numbers.add(len(whole.calls))
+    assert (max(numbers) > 1) == (parallel and name != "openai")
+
+
+@pytest.mark.parametrize("name", [*PARSERS, GENERIC])
+def test_a_named_function_is_called_once(compiler, name):
+    choice = NamedTool("get_weather")
+    grammar = compiled(compiler, name, tool_choice=choice)
+    answers = [answer for seed in range(8) if (answer := walk(grammar, random.Random(seed)))]
+    assert len(answers) >= 6
+    for answer in answers:
+        told = read(bound(name), answer, tools=STRICT, tool_choice=choice, eager=False)
+        assert told.content == "" and [call[0] for call in told.calls] == ["get_weather"], answer
+        check(told.calls)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_with_strict_functions_an_answer_is_free_but_inside_their_calls(compiler, name):
+    grammar = compiled(compiler, name, tool_choice="auto")
+    header = "<|channel|>final<|message|>" if name == "openai" else ""
+    for text in ("Hello.", "Is 3 < 4? {x} [y]"):
+        assert accepts(grammar.matcher(), header + text)
+    call = WRITERS[name]([("get_weather", {"city": "Rome", "hourly": True})])
+    wrong = WRITERS[name]([("get_weather", {"city": "Bonn", "hourly": True})])
+    if name in SAME_SPELLING:
+        assert accepts(grammar.matcher(), call)
+        assert not accepts(grammar.matcher(), wrong)
+    for seed in range(8):
+        answer = walk(grammar, random.Random(seed), 300)
+        if answer is not None:
+            check(read(bound(name), answer, tools=STRICT).calls)
+
+
+# Their grammars write calls as the writers do, to the last blank.
+SAME_SPELLING = {
+    "hermes", "qwen3_json", "granite4", "jamba", "hunyuan_a13b", "deepseek_v3", "deepseek_v31", "kimi_k2", "longcat",
+    "internlm", "llama3_json", "mimo", "glm47", "phi4_mini_json",
+}  # fmt: skip
+
+
+def test_other_functions_keep_free_arguments_beside_strict_ones(compiler):
+    tools = (STRICT[0], tool("search", query={"type": "string"}))
+    grammar = compiler.compile(dialect("hermes").shape(answer_format(tools=tools)))
+    call = '<tool_call>\n{{"name": "{}", "arguments": {}}}\n</tool_call>'
+    assert accepts(grammar.matcher(), call.format("search", '{"anything": [1]}'))
+    assert accepts(grammar.matcher(), call.format("now", "{}"))
+    assert not accepts(grammar.matcher(), call.format("now", '{"anything": [1]}'))
+    assert not accepts(grammar.matcher(), call.format("other", "{}"))
+
+
+def test_a_free_answer_has_no_shape():
+    loose = (tool("now"),)
+    for fields in ({"tools": loose}, {"tools": ()}, {"tools": STRICT, "tool_choice": "none"}):
+        assert dialect("hermes").shape(answer_format(**fields)) is None
+    assert dialect(None).shape(answer_format(tools=STRICT)) is None
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "glm47", "pythonic", "gemma4", "deepseek_v32"])
+def test_a_string_is_free_up_to_its_end(compiler, name):
+    tools = (tool("write", text={"type": "string"}),)
+    choice = NamedTool("write")
+    grammar = compiler.compile(dialect(name).shape(answer_format(tools=tools, tool_choice=choice)))
+    text = "It's 3 < 4, {a: [b]}\n</parm> & more"
+    answer = WRITERS[name]([("write", {"text": text})]).rstrip()
+    if name == "pythonic":
+        answer = f"[write(text={json.dumps(text)})]"
+    assert accepts(grammar.matcher(), answer)
+    told = read(dialect(name), answer, tools=tools, tool_choice=choice)
+    assert json.loads(told.calls[0][1]) == {"text": text}
+
+
+def test_names_are_those_that_were_declared():
+    [function] = functions((tool("now"),)).values()
+    assert (function.name, function.strict, function.enforced) == ("now", False, True)
