@@ -65,6 +65,11 @@ class EngineConfig:
     )
     reasoning_parser: str = knob("auto", "how reasoning is told from content: auto, none, or a parser's name")
     enable_auto_tool_choice: bool = knob(True, "let the model choose whether to call a tool")
+    tool_strict_level: Literal["auto", "function", "parameter"] = knob(
+        "auto",
+        "what is enforced of calls that the model chooses to make: auto: the schemas of strict tools; function: also"
+        " the names; parameter: all schemas, as if every tool were strict",
+    )
     template_timeout_s: float = knob(30.0, "seconds in which the chat template must have written a prompt")
     request_template_timeout_s: float = knob(5.0, "the same for a template that came with a request")
     generation_config: str = knob(

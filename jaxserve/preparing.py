@@ -73,11 +73,13 @@ class Preparer:
         self.tool_parser = chosen(config.tool_call_parser, found[0], TOOL_PARSERS, "tool_call_parser")
         self.reasoning_parser = chosen(config.reasoning_parser, found[1], REASONING_PARSERS, "reasoning_parser")
         self._tokenizer = tokenizer
+        self._strict_level = config.tool_strict_level
         self._vocab_size, self._eos_ids = vocab_size, eos_ids
+        self._special_tokens = special_tokens(tokenizer)
         self._dialect = AnswerDialect.bind(
             TOOL_PARSERS[self.tool_parser.name] if self.tool_parser.name else None,
             REASONING_PARSERS[self.reasoning_parser.name] if self.reasoning_parser.name else None,
-            special_tokens(tokenizer),
+            self._special_tokens,
         )
         self._lock = threading.Lock()
         self._compiler: Compiler | None = None
@@ -93,6 +95,8 @@ class Preparer:
             )
         if format is None:
             return PLAIN if wanted is None else Prepared(self._compile(wanted))
+        if self._strict_level == "parameter":
+            format = replace(format, tools=tuple(map(_strict, format.tools)))
         if format.tool_choice == "auto" and format.tools and self.tool_parser.name is None:
             raise InvalidParameter(
                 "auto tool choice needs to know how the model writes its calls, which was not found in its files; name "
@@ -148,15 +152,21 @@ class Preparer:
         Where it may call a tool, and its content has a shape, the answer is one of the two.
         """
         offered = format if wanted is None or format.tool_choice == "none" else replace(format, tool_choice="required")
-        calls = self._dialect.shape(offered)
+        calls = self._dialect.shape(offered, holds_calls=self._strict_level != "auto")
         if wanted is not None and calls is None and inside is not False:
             return self._compile(wanted)
-        content = None if wanted is None else self._dialect.content(_shape_of(wanted))
+        content = None if wanted is None else self._dialect.content(self._shape_of(wanted))
         options = tuple(shape for shape in (content, calls) if shape is not None)
         if not options:
             return None
         shape = options[0] if len(options) == 1 else Either(options)
         return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _param(wanted))
+
+    def _shape_of(self, wanted: StructuredOutputs) -> Shape:
+        try:
+            return shape_of(wanted, self._special_tokens)
+        except InvalidParameter as error:
+            raise InvalidParameter(f"{CONSTRAINT}: {error}", CONSTRAINT) from None
 
     def _compile(self, what: StructuredOutputs | Shape, param: str = CONSTRAINT) -> CompiledGrammar:
         with self._lock:
@@ -181,16 +191,13 @@ def vocabulary_of(tokenizer: Tokenizer, eos_ids: Sequence[int], size: int) -> Vo
     return Vocabulary(tokens, special_tokens(tokenizer), eos_ids, size)
 
 
+def _strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**tool, "function": {**tool["function"], "strict": True}}
+
+
 def _budget(params: SamplingParams) -> int | None:
     return None if params.thinking_token_budget == -1 else params.thinking_token_budget
 
 
 def _param(wanted: StructuredOutputs | None) -> str:
     return "tools" if wanted is None else CONSTRAINT
-
-
-def _shape_of(wanted: StructuredOutputs) -> Shape:
-    try:
-        return shape_of(wanted)
-    except InvalidParameter as error:
-        raise InvalidParameter(f"{CONSTRAINT}: {error}", CONSTRAINT) from None

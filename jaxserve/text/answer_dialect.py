@@ -82,10 +82,13 @@ class AnswerDialect:
 
         return Reader(format, read, new_id, shown)
 
-    def shape(self, format: AnswerFormat) -> Shape | None:
-        """The shape of an answer behind its reasoning; None where it is free."""
+    def shape(self, format: AnswerFormat, *, holds_calls: bool = False) -> Shape | None:
+        """The shape of an answer behind its reasoning; None where it is free.
+
+        holds_calls: also where no tool is strict, calls are of declared tools and have JSON objects for arguments
+        """
         declared = functions(format.tools)
-        if format.must_call or any(each.strict for each in declared.values()):
+        if format.must_call or holds_calls or any(each.strict for each in declared.values()):
             tools = self._tools(format)
             return None if tools is None else tools.calls(declared, format.tool_choice, format.parallel_tool_calls)
         return None

@@ -1,0 +1,136 @@
+"""What a request's wishes become before it runs, on a tiny tokenizer and no model."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from jaxserve import AnswerFormat, BadConfig, EngineConfig, InvalidParameter, NamedTool, SamplingParams
+from jaxserve import StructuredOutputs as Wanted
+from jaxserve.preparing import Preparer
+from jaxserve.text.prompts import Prompts
+from tests.text.tiny_tokenizers import TEMPLATE, byte_level_backend, make
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+PLAIN = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+STRICT = {"type": "function", "function": {**PLAIN["function"], "strict": True}}
+CALL = '<tool_call>\n{"name": "look", "arguments": {"a": 1}}\n</tool_call>'
+WRONG = CALL.replace("1", '"x"')
+UNKNOWN = CALL.replace("look", "leap")
+FREE = SamplingParams(max_tokens=100)
+
+
+@pytest.fixture(scope="module")
+def preparer():
+    made = []
+
+    def of(**settings):
+        tokenizer = make(byte_level_backend(), "<|im_end|>")
+        settings = {"tool_call_parser": "hermes", "max_model_len": 512, "chat_template": TEMPLATE} | settings
+        config = EngineConfig(**settings)
+        prompts = Prompts(config, tokenizer)
+        made.append((Preparer(config, tokenizer, prompts, {}, vocab_size=400, eos_ids=(2,)), prompts, tokenizer))
+        return made[-1][0], tokenizer
+
+    yield of
+    for one, prompts, _ in made:
+        one.close()
+        prompts.close()
+
+
+def lets_through(prepared, tokenizer, text):
+    """Whether the answer may be this text, from beginning to end."""
+    if prepared.grammar is None:
+        return True
+    matcher, ids = prepared.grammar.matcher(), tokenizer.encode(text)
+    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize(
+    ("level", "tools", "allowed"),
+    [
+        ("auto", [PLAIN], {"hi", CALL, WRONG, UNKNOWN}),
+        ("auto", [STRICT], {"hi", CALL}),
+        ("function", [PLAIN], {"hi", CALL, WRONG}),
+        ("parameter", [PLAIN], {"hi", CALL}),
+    ],
+)
+def test_calls_that_are_chosen_are_held_as_the_level_says(preparer, level, tools, allowed):
+    made, tokenizer = preparer(tool_strict_level=level)
+    prepared = made.prepare(FREE, AnswerFormat(tools=tuple(tools), tool_choice="auto"))
+    assert {text for text in ("hi", CALL, WRONG, UNKNOWN) if lets_through(prepared, tokenizer, text)} == allowed
+
+
+def test_a_call_or_content_of_its_shape_where_both_are_asked_for(preparer):
+    made, tokenizer = preparer()
+    wanted = replace(FREE, structured_outputs=Wanted(choice=("yes", "no")))
+    prepared = made.prepare(wanted, AnswerFormat(tools=(PLAIN,), tool_choice="auto"))
+    assert [lets_through(prepared, tokenizer, text) for text in ("yes", "no", CALL)] == [True] * 3
+    assert not any(lets_through(prepared, tokenizer, text) for text in ("maybe", "yes" + CALL, WRONG))
+
+
+@pytest.mark.parametrize("choice", ["required", NamedTool("look")])
+def test_two_demands_on_one_answer_are_refused(preparer, choice):
+    wanted = replace(FREE, structured_outputs=Wanted(regex="a"))
+    with pytest.raises(InvalidParameter, match="only one of them") as caught:
+        preparer()[0].prepare(wanted, AnswerFormat(tools=(PLAIN,), tool_choice=choice))
+    assert caught.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("choice", ["required", NamedTool("look")])
+def test_forced_calls_are_written_as_the_model_writes_them_or_plainly_where_that_is_not_known(preparer, choice):
+    format = AnswerFormat(tools=(PLAIN,), tool_choice=choice)
+    for parser, text in (
+        ("hermes", CALL),
+        ("none", '[{"name": "look", "parameters": {"a": 1}}]' if choice == "required" else '{"a": 1}'),
+    ):
+        made, tokenizer = preparer(tool_call_parser=parser)
+        prepared = made.prepare(FREE, format)
+        assert lets_through(prepared, tokenizer, text) and not lets_through(prepared, tokenizer, "hi")
+        reader = prepared.reader()
+        reader.feed(text)
+        [call] = reader.close().tool_calls
+        assert (call.name, json.loads(call.arguments)) == ("look", {"a": 1})
+
+
+class TestReasoning:
+    def prepare(self, preparer, parser, wanted=None, budget=None, **format):
+        made, _ = preparer(reasoning_parser=parser)
+        params = replace(FREE, structured_outputs=wanted, thinking_token_budget=budget)
+        return made.prepare(params, AnswerFormat(**format))
+
+    def test_only_a_constraint_or_a_budget_needs_to_know_where_it_ends(self, preparer):
+        regex = Wanted(regex="a")
+        assert self.prepare(preparer, "deepseek_r1").thinking is None
+        assert self.prepare(preparer, "deepseek_r1", regex).thinking is not None
+        assert self.prepare(preparer, "deepseek_r1", budget=5).end_of_thinking
+        assert self.prepare(preparer, "deepseek_r1", budget=-1).thinking is None
+
+    @pytest.mark.parametrize(
+        "format",
+        [
+            {"include_reasoning": False},
+            {"thinking": False},
+            {"prompt_text": "<|im_start|>assistant\n<think>\n\n</think>\n\n"},
+        ],
+    )
+    def test_a_constraint_holds_at_once_where_there_will_be_none(self, preparer, format):
+        assert self.prepare(preparer, "qwen3", Wanted(regex="a"), **format).thinking is None
+
+    def test_a_section_that_may_be_opened_is_part_of_the_grammar(self, preparer):
+        made, tokenizer = preparer(reasoning_parser="granite")
+        prepared = made.prepare(replace(FREE, structured_outputs=Wanted(regex="a")), AnswerFormat())
+        assert prepared.thinking is None
+        thought = "Here is my thought process: well. Here is my response:"
+        assert lets_through(prepared, tokenizer, "a") and lets_through(prepared, tokenizer, thought + "a")
+
+    def test_a_budget_needs_reasoning(self, preparer):
+        for parser, format in (("none", AnswerFormat()), ("qwen3", None)):
+            made, _ = preparer(reasoning_parser=parser)
+            with pytest.raises(InvalidParameter, match="thinking_token_budget"):
+                made.prepare(replace(FREE, thinking_token_budget=3), format)
+
+
+def test_a_parser_that_is_not_known_is_refused_with_those_that_are(preparer):
+    with pytest.raises(BadConfig, match="hermes"):
+        preparer(tool_call_parser="homer")
