@@ -37,7 +37,7 @@ class ToolDialect:
     separator   stands between two calls within one pair
     listed      the calls are a list in brackets, of JSON or of Python
     unmarked    "{" or "[": an answer that begins so may be a call without any marker
-    anywhere    an unmarked call may also come later in the answer
+    anywhere    unmarked calls may also come later in an answer: where they do, they begin so
     new_id      a call's id, from its name and its number in the conversation
     without     a special token, and how models are asked for calls whose tokenizer lacks it
     """
@@ -49,7 +49,7 @@ class ToolDialect:
     separator: str = ""
     listed: bool = False
     unmarked: str = ""
-    anywhere: bool = False
+    anywhere: str = ""
     new_id: Callable[[str, int], str] = random_id
     without: "tuple[str, ToolDialect] | None" = None
 
@@ -83,7 +83,7 @@ class ToolDialect:
         if self.unmarked and not self.anywhere:
             no_call = Optional(Regex(rf"[^\s\{self.unmarked}](?s:.*)"))
             return Either((self._section(loose, None if parallel else 1), no_call))
-        text = Text(self.openers)
+        text = Text(tuple(self.anywhere if opener == self.unmarked else opener for opener in self.openers))
         if self.between is None:
             return in_order(text, Optional(in_order(self._section(loose, None if parallel else 1), text)))
         return in_order(Repeat(in_order(text, self._section(loose, 1)), 0, None if parallel else 1), text)

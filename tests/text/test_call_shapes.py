@@ -55,6 +55,8 @@ def walk(grammar, dice, most=1500):
         if EOS in ids and (len(ids) == 1 or dice.random() < 0.4):
             return answer.decode(errors="replace")
         plain = [id for id in ids if 32 <= id < 127 or id == 10] or [id for id in ids if id < 256]
+        letters = [id for id in ids if 127 < id < 256]
+        plain += letters if len(letters) < 3 else []
         telling = [id for id in plain if chr(id) in '"}])<|,;0O\n'] or plain
         taken = dice.choice(telling if dice.random() < 0.6 else plain)
         assert matcher.consume_token(taken)

@@ -10,7 +10,7 @@ JSON = ToolDialect(
     open=("", "<|python_tag|>"),
     separator="; ",
     unmarked="{",
-    anywhere=True,
+    anywhere='{"name"',
 )
 
 _PYTHON = LiteralCalls(open="(", equals="=", close=")", literals=PythonLiterals(), listed=True)
