@@ -29,6 +29,12 @@ def wrapped(schema, **more):
     return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, **more}}
 
 
+TOO_NESTED = (
+    '{"type": "structural_tag", "format": '
+    + '{"type": "sequence", "elements": [' * 81
+    + '{"type": "any_text"}'
+    + "]}" * 81
+) + "}"
 DEEP = '{"items":' * 65 + "{}" + "}" * 65
 
 
@@ -157,6 +163,7 @@ class TestRefusals:
             {"structural_tag": "{"},
             {"structural_tag": '{"type": "structural_tag"}'},
             {"structural_tag": '{"type": "structural_tag", "format": {"type": "magic"}}'},
+            {"structural_tag": TOO_NESTED},
             {"json": TINY, "whitespace_pattern": "("},
             {"regex": "a", "_backend": "magic"},
         ],

@@ -97,6 +97,45 @@ class TestAuto:
         assert all(flag in error["message"] for flag in ("--enable-auto-tool-choice", "--tool-call-parser"))
 
 
+class TestReading:
+    """The model is made to write a text in which there may be calls; a text before them leaves no other way."""
+
+    BEGIN = "Look: "
+
+    def read(self, mind, text, **fields):
+        first = mind.post("/tokenize", {"prompt": self.BEGIN}).json()["tokens"][0]
+        fields = {"structured_outputs": {"choice": [self.BEGIN + text]}, "logit_bias": {str(first): 100}} | fields
+        return choice(mind, RAIN, **{"tools": TOOLS, **fields, **QUIET})
+
+    @pytest.mark.parametrize("gap", ["", "\n", " and "])
+    def test_text_before_calls_is_content_and_between_them_it_is_dropped(self, mind, gap):
+        said = self.read(mind, CALL + gap + CALL.replace("Rome", "Paris"))
+        assert (said["message"]["content"], said["finish_reason"]) == (self.BEGIN, "tool_calls")
+        assert [arguments for _, arguments in check_calls(said)] == [{"city": "Rome"}, {"city": "Paris"}]
+
+    def test_parallel_tool_calls_false_keeps_the_first(self, mind):
+        said = self.read(mind, CALL + CALL.replace("Rome", "Paris"), parallel_tool_calls=False)
+        assert [arguments for _, arguments in check_calls(said)] == [{"city": "Rome"}]
+
+    def test_arguments_are_told_as_they_were_written(self, mind):
+        written = '{ "city":"K\u00f6ln" ,\n "x": [1.50, {"a": "}</tool_call"}] }'
+        said = self.read(mind, '<tool_call>\n{"name": "unheard_of", "arguments": ' + written + "}\n</tool_call>")
+        (call,) = said["message"]["tool_calls"]
+        assert call["function"] == {"name": "unheard_of", "arguments": written}
+
+    @pytest.mark.parametrize(
+        "text", ['<tool_call>\n{"name": broken}\n</tool_call>', "<tool_call>Hello</tool_call>", "a <tool b"]
+    )
+    def test_what_is_no_call_stays_content(self, mind, text):
+        said = self.read(mind, text)
+        assert (said["message"]["content"], said["finish_reason"]) == (self.BEGIN + text, "stop")
+        assert "tool_calls" not in said["message"]
+
+    def test_a_stop_string_acts_on_the_raw_text(self, mind):
+        said = self.read(mind, CALL, stop="</tool_call>")
+        assert (said["stop_reason"], [name for name, _ in check_calls(said)]) == ("</tool_call>", ["get_weather"])
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("fields", "param"),
