@@ -62,10 +62,16 @@ def schema(value: object, *vocabulary: Any) -> SmallGrammar:
 
 @dataclass(frozen=True)
 class UntilToken:
-    """A reasoning that ends with the first of some tokens; every token before it is counted."""
+    """A reasoning that ends with the first of some tokens, and begins behind the first of others, if there are any."""
 
     last: frozenset[int]
-    num_tokens: int = 0
+    opening: frozenset[int] = frozenset()
+
+    @property
+    def is_inside(self) -> bool:
+        return not self.opening
 
     def advance(self, token_id: int) -> "UntilToken | None":
-        return None if token_id in self.last else UntilToken(self.last, self.num_tokens + 1)
+        if token_id in self.last:
+            return None
+        return UntilToken(self.last) if token_id in self.opening else self

@@ -14,7 +14,12 @@ from llguidance import LLMatcher
 
 
 class Thinking(Protocol):
-    """A place in the reasoning section of an answer. Advancing one leaves it as it was."""
+    """A place in the reasoning section of an answer, or before it. Advancing one leaves it as it was."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the section has begun: the next token is counted by a budget."""
+        ...
 
     def advance(self, token_id: int) -> "Thinking | None":
         """The place after this token; None: the reasoning has ended with it."""
@@ -93,7 +98,9 @@ class Guide:
 
     @property
     def _is_forcing(self) -> bool:
-        return self._budget == 0 and bool(self._end_of_thinking)
+        """Only inside: a model that opens no section has no budget to keep to."""
+        is_used_up = self._budget == 0 and self._thinking is not None and self._thinking.is_inside
+        return is_used_up and bool(self._end_of_thinking)
 
     def _forced(self) -> np.ndarray:
         token_id, mask_M = self._end_of_thinking[self._num_forced], np.zeros_like(self._ends_M)
@@ -108,9 +115,9 @@ class Guide:
             if self._num_forced == len(self._end_of_thinking):
                 self._thinking = None
         else:
-            self._thinking = thinking
-            if self._budget:
+            if self._budget and self._thinking.is_inside:
                 self._budget -= 1
+            self._thinking = thinking
         self.is_over = self._thinking is None and self._grammar is None
 
     def _allowed(self) -> np.ndarray | None:

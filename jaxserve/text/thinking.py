@@ -42,6 +42,10 @@ class Inside:
     markers: tuple[bytes, ...]
     tail: bytes = b""
 
+    @property
+    def is_inside(self) -> bool:
+        return True
+
     def advance(self, token_id: int) -> "Inside | None":
         text = self.tail + self.spelled.bytes_of(token_id)
         if any(marker in text for marker in self.markers):
@@ -60,6 +64,10 @@ class AtBeginning:
     inside: Inside
     openers: tuple[bytes, ...]
     text: bytes = b""
+
+    @property
+    def is_inside(self) -> bool:
+        return False
 
     def advance(self, token_id: int) -> "AtBeginning | Inside | None":
         text = (self.text + self.inside.spelled.bytes_of(token_id)).lstrip()
@@ -80,6 +88,10 @@ class InHarmony:
     ends: tuple[bytes, ...]
     channel: bytes
     header: bytes | None = b""
+
+    @property
+    def is_inside(self) -> bool:
+        return self.header is None
 
     def advance(self, token_id: int) -> "InHarmony | None":
         text = self.spelled.bytes_of(token_id)

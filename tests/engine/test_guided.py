@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxserve.errors import GenerationFailed, InvalidParameter
+from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import FinishReason
 from tests.engine.test_scheduler import BOTH, EOS, SHAPES, STOP, World, prompt
 from tests.fakes import VOCAB
@@ -237,7 +237,7 @@ def test_a_grammar_that_cannot_be_followed_ends_its_request_alone(after, overlap
     for request in broken:
         last = world.heard[request.request_id][-1]
         assert last.finish_reason is FinishReason.ERROR
-        assert isinstance(last.error, GenerationFailed) and "too many states" in str(last.error)
+        assert isinstance(last.error, InvalidParameter) and "too many states" in str(last.error)
 
 
 @BOTH

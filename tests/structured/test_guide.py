@@ -166,6 +166,21 @@ class TestThinking:
         one = after(guide(thinking=THINKING, budget=3, end_of_thinking=(10,)), 50, 51, 10)
         assert one.is_over and one.mask() is None
 
+    @pytest.mark.parametrize("budget", [0, 2])
+    def test_what_comes_before_the_reasoning_is_not_counted(self, budget):
+        thinking = UntilToken(frozenset([10]), frozenset([20]))
+        one = after(guide(thinking=thinking, budget=budget, end_of_thinking=(10,)), 50, 51, 52, 20)
+        for token in range(60, 60 + budget):
+            assert one.mask() is None
+            one.accept(token)
+        assert ids(one.mask()) == {10}
+        assert after(one, 10).is_over
+
+    def test_who_begins_no_reasoning_has_no_budget_to_keep_to(self):
+        one = guide(thinking=UntilToken(frozenset([10]), frozenset([20])), budget=0, end_of_thinking=(10,))
+        assert after(one, *range(50, 90)).mask() is None
+        assert after(one, 10).is_over
+
     def test_a_copy_has_its_own_budget(self):
         one = after(guide(thinking=THINKING, budget=2, end_of_thinking=(10,)), 50)
         other = one.copy()

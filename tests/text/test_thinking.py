@@ -175,3 +175,28 @@ def test_the_tokens_of_a_marker_make_it():
     for tokenizer in TOKENIZERS.values():
         found = end_tokens(THINK, tokenizer)
         assert num_thought(inside(THINK, tokenizer), list(found)) == len(found)
+
+
+def counted(place: Place, tokenizer: Tokenizer, text: str) -> list[int]:
+    """Places of the tokens that a budget counts."""
+    found = []
+    for at, token_id in enumerate(tokenizer.encode(text, add_special_tokens=False)):
+        if place.is_inside:
+            found.append(at)
+        place = place.advance(token_id)
+    return found
+
+
+def test_a_budget_counts_from_where_the_section_has_begun():
+    tokenizer = with_specials("<think>", "</think>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+    text = "\n<think>I see."
+    num = len(tokenizer.encode(text, add_special_tokens=False))
+    assert counted(before(THINK, tokenizer), tokenizer, text) == list(range(2, num))
+    assert counted(inside(THINK, tokenizer), tokenizer, "I see.") == list(range(num - 2))
+    again = ANALYSIS + "<|end|><|start|>assistant" + ANALYSIS
+    header, whole = (
+        tokenizer.encode(one, add_special_tokens=False) for one in ("<|channel|>analysis<|message|>", again)
+    )
+    messages = [*range(len(header), whole.index(tokenizer.encode("<|end|>")[0]) + 1)]
+    assert counted(before(HARMONY, tokenizer), tokenizer, again)[: len(messages)] == messages
+    assert messages[-1] + 1 not in counted(before(HARMONY, tokenizer), tokenizer, again)
