@@ -76,10 +76,11 @@ class Preparer:
         self._strict_level = config.tool_strict_level
         self._vocab_size, self._eos_ids = vocab_size, eos_ids
         self._special_tokens = special_tokens(tokenizer)
-        self._dialect = AnswerDialect.bind(
-            TOOL_PARSERS[self.tool_parser.name] if self.tool_parser.name else None,
-            REASONING_PARSERS[self.reasoning_parser.name] if self.reasoning_parser.name else None,
+        self._dialect = AnswerDialect.named(
+            self.tool_parser.name,
+            self.reasoning_parser.name,
             self._special_tokens,
+            tokenizer.config.get("response_template"),
         )
         self._lock = threading.Lock()
         self._compiler: Compiler | None = None
@@ -139,7 +140,7 @@ class Preparer:
     def _reader(
         self, params: SamplingParams, format: AnswerFormat, is_constrained: bool
     ) -> Callable[[], Reader] | None:
-        if self._dialect.reasoning is None and (not format.tools or format.tool_choice == "none"):
+        if not self._dialect.reads_reasoning and (not format.tools or format.tool_choice == "none"):
             return None
         skips = params.skip_special_tokens
         return partial(self._dialect.reader, format, is_constrained=is_constrained, skip_special_tokens=skips)

@@ -1,38 +1,60 @@
 """A model's dialects, bound to its tokenizer: how its answers are read, and what they must look like if forced."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jaxserve.answer_format import AnswerFormat, NamedTool
+from jaxserve.errors import BadConfig
 from jaxserve.structured.shapes import Shape
 from jaxserve.text.answer_reading import read_answer
 from jaxserve.text.call_formats.format import functions, in_order
 from jaxserve.text.dialect import ReasoningDialect, ToolDialect, random_id
+from jaxserve.text.dialects import IDENTITY, REASONING_PARSERS, RESPONSE_TEMPLATE, TOOL_PARSERS
 from jaxserve.text.dialects.generic import ARRAY, bare_arguments
 from jaxserve.text.dialects.harmony import HarmonyDialect
 from jaxserve.text.markers import Reading, Tape
 from jaxserve.text.reader import Reader
+from jaxserve.text.response_template import TemplateDialect
+from jaxserve.text.spelling import Spelling
 from jaxserve.text.thinking import Place, Spelled, beginning
 from jaxserve.text.tokenizer import Tokenizer
-
-_FIRST_CONTROL = 0xF0000
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerDialect:
     """How a model's answers are read.
 
-    tools, reasoning   the dialects in force; None: nothing is looked for
-    controls           special tokens that are markers here, by id: the private-use characters that stand for them in
-                       the text that a reader is fed
+    tools, reasoning   the dialects in force; None: nothing is looked for, or only the template knows for what
+    template           the checkpoint's own description, where answers are read by it
     """
 
     tools: ToolDialect | HarmonyDialect | None
     reasoning: ReasoningDialect | HarmonyDialect | None
-    controls: Mapping[int, str]
-    _spelling: Mapping[str, str]
+    _spelling: Spelling
     _special_tokens: tuple[str, ...]
+    template: TemplateDialect | None = None
+
+    @classmethod
+    def named(
+        cls,
+        tools: str | None,
+        reasoning: str | None,
+        special_tokens: Mapping[str, int],
+        response_template: Mapping[str, Any] | None = None,
+    ) -> "AnswerDialect":
+        """By the parsers' names, which are known; None: none. response_template: the checkpoint's, for `hf`.
+
+        Raises BadConfig when `hf` is named without a template, or beside another parser; BadCheckpoint for a bad one.
+        """
+        if RESPONSE_TEMPLATE in (tools, reasoning):
+            return cls._by_template(tools, reasoning, special_tokens, response_template)
+        return cls.bind(
+            None if tools is None else TOOL_PARSERS[tools],
+            None if reasoning is None else REASONING_PARSERS[reasoning],
+            special_tokens,
+        )
 
     @classmethod
     def bind(
@@ -43,11 +65,36 @@ class AnswerDialect:
     ) -> "AnswerDialect":
         """special_tokens: those that are hidden in texts, text → id."""
         tools = tools.of(special_tokens) if isinstance(tools, ToolDialect) else tools
-        literals = "\n".join([*_strings(tools), *_strings(reasoning)])
-        used = sorted((text for text in special_tokens if text and text in literals), key=len, reverse=True)
-        spelling = {text: chr(_FIRST_CONTROL + index) for index, text in enumerate(used)}
-        controls = {special_tokens[text]: spelling[text] for text in used}
-        return cls(tools, reasoning, controls, spelling, tuple(special_tokens))
+        return cls(tools, reasoning, Spelling.of(special_tokens, tools, reasoning), tuple(special_tokens))
+
+    @classmethod
+    def _by_template(
+        cls,
+        tools: str | None,
+        reasoning: str | None,
+        special_tokens: Mapping[str, int],
+        template: Mapping[str, Any] | None,
+    ) -> "AnswerDialect":
+        if template is None:
+            raise BadConfig(f"The parser {RESPONSE_TEMPLATE} needs a checkpoint that has a response_template.")
+        if {tools, reasoning} - {RESPONSE_TEMPLATE, IDENTITY, None}:
+            raise BadConfig(
+                f"The parser {RESPONSE_TEMPLATE} reads whole answers and cannot be mixed with another: tool_call_parser"
+                f" is {tools}, reasoning_parser is {reasoning}. Name it for both, or none for the other."
+            )
+        tells = {"tells_calls": tools == RESPONSE_TEMPLATE, "tells_reasoning": reasoning == RESPONSE_TEMPLATE}
+        written, spelling = TemplateDialect.load(template, **tells), Spelling.of(special_tokens, template)
+        read = TemplateDialect.load(spelling.spelled(template), **tells)
+        return cls(written.tools, written.reasoning, spelling, tuple(special_tokens), read)
+
+    @property
+    def controls(self) -> Mapping[int, str]:
+        """Special tokens that are markers here, by id: the private-use characters that stand for them in a text."""
+        return self._spelling.controls
+
+    @property
+    def reads_reasoning(self) -> bool:
+        return self.reasoning is not None or (self.template is not None and self.template.tells_reasoning)
 
     def starts_inside(self, format: AnswerFormat, is_constrained: bool = False) -> bool | None:
         """Whether an answer begins within its reasoning; None: it has none, so that a constraint holds from the start.
@@ -66,21 +113,30 @@ class AnswerDialect:
 
     def reader(self, format: AnswerFormat, *, is_constrained: bool = False, skip_special_tokens: bool = True) -> Reader:
         """A new reader for one choice."""
-        shown = {char: "" if skip_special_tokens else text for text, char in self._spelling.items()}
+        shown = {char: "" if skip_special_tokens else text for text, char in self._spelling.chars.items()}
         tools = self._tools(format)
         new_id = tools.new_id if isinstance(tools, ToolDialect) else random_id
-        reasoning = _spelled(self.reasoning, self._spelling)
-        tools = _spelled(tools, self._spelling)
         inside = self.starts_inside(format, is_constrained)
+        return Reader(format, partial(self._read, format, tools, inside), new_id, shown)
+
+    def _read(
+        self,
+        format: AnswerFormat,
+        tools: ToolDialect | HarmonyDialect | None,
+        inside: bool | None,
+        tape: Tape,
+        reader: Reader,
+    ) -> Reading[None]:
         declared = functions(format.tools)
-
-        def read(tape: Tape, reader: Reader) -> Reading[None]:
-            harmony = next((each for each in (tools, reasoning) if isinstance(each, HarmonyDialect)), None)
-            if harmony is not None:
-                return harmony.read_answer(tape, reader, declared, tools is harmony)
-            return read_answer(tape, reader, tools, reasoning, declared, inside)
-
-        return Reader(format, read, new_id, shown)
+        if self.template is not None and (self.tools is not None or not format.must_call):
+            looks = bool(format.tools) and format.tool_choice != "none"
+            return self.template.read_answer(tape, reader, declared, format.prompt_text, looks)
+        tools, reasoning = self._spelling.spelled(tools), self._spelling.spelled(self.reasoning)
+        if isinstance(tools, HarmonyDialect):
+            return tools.read_answer(tape, reader, declared, True)
+        if isinstance(reasoning, HarmonyDialect):
+            return reasoning.read_answer(tape, reader, declared, False)
+        return read_answer(tape, reader, tools, reasoning, declared, inside)
 
     def shape(self, format: AnswerFormat, *, holds_calls: bool = False) -> Shape | None:
         """The shape of an answer behind its reasoning; None where it is free.
@@ -97,7 +153,7 @@ class AnswerDialect:
         """Where the reasoning of an answer begins; see `beginning`. Only for a model that has reasoning."""
         assert self.reasoning is not None
         spelled = Spelled(tokenizer, self.controls)
-        dialect = _spelled(self.reasoning, self._spelling)
+        dialect = self._spelling.spelled(self.reasoning)
         return beginning(dialect, spelled, inside=inside, is_constrained=is_constrained)
 
     def _tools(self, format: AnswerFormat) -> ToolDialect | HarmonyDialect | None:
@@ -107,28 +163,3 @@ class AnswerDialect:
         if self.tools is not None or not format.must_call:
             return self.tools
         return bare_arguments(format.tool_choice.name) if isinstance(format.tool_choice, NamedTool) else ARRAY
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All texts in a value made of dataclasses and tuples."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _strings(item)
-    elif is_dataclass(value):
-        for each in fields(value):
-            yield from _strings(getattr(value, each.name))
-
-
-def _spelled(value: Any, spelling: Mapping[str, str]) -> Any:
-    """The same value with other texts in it: special tokens as the characters that stand for them."""
-    if isinstance(value, str):
-        for text, char in spelling.items():
-            value = value.replace(text, char)
-        return value
-    if isinstance(value, tuple):
-        return tuple(_spelled(item, spelling) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{each.name: _spelled(getattr(value, each.name), spelling) for each in fields(value)})
-    return value

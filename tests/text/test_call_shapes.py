@@ -14,7 +14,7 @@ from tests.structured.bytes_vocabulary import EOS, accepts, allowed, bytes_vocab
 from tests.text.call_writers import WRITERS
 from tests.text.reading import answer_format, dialect, read, tool
 
-PARSERS = sorted(TOOL_PARSERS)
+PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 STRICT = (
     tool("now", strict=True),
     tool(

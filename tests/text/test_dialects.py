@@ -11,7 +11,7 @@ from jaxserve.text.dialects import TOOL_PARSERS
 from tests.text.call_writers import WRITERS, dumps
 from tests.text.reading import cuts, dialect, random_pieces, read
 
-PARSERS = sorted(TOOL_PARSERS)
+PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 SCENES = {
     "one": [("get_weather", {"city": "Paris", "days": 3})],
     "several": [("get_weather", {"city": "Paris"}), ("now", {}), ("get_weather", {"city": "Oslo", "days": -1})],

@@ -20,7 +20,10 @@ from jaxserve.text.dialects import (
 )
 from jaxserve.text.dialects.harmony import HarmonyDialect
 
-TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect] = {
+RESPONSE_TEMPLATE = "hf"  # what the checkpoint itself says of its answers, so there is nothing to say of it here
+IDENTITY = "identity"  # takes nothing for reasoning
+
+TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect | None] = {
     "deepseek_v3": deepseek.V3,
     "deepseek_v31": deepseek.V31,
     "deepseek_v32": deepseek.V32,
@@ -34,6 +37,7 @@ TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect] = {
     "granite-20b-fc": granite.GRANITE_20B,
     "granite4": hermes.HERMES,
     "hermes": hermes.HERMES,
+    RESPONSE_TEMPLATE: None,
     "hunyuan_a13b": hermes.TOOL_CALLS_LIST,
     "internlm": others.INTERNLM,
     "jamba": hermes.TOOL_CALLS_LIST,
@@ -71,9 +75,10 @@ REASONING_PARSERS: Mapping[str, ReasoningDialect | HarmonyDialect | None] = {
     "glm47": thinking.SWITCHED,
     "granite": thinking.GRANITE,
     "granite_thinking_parser": thinking.OPENED,
+    RESPONSE_TEMPLATE: None,
     "holo2": thinking.SWITCHED,
     "hunyuan_a13b": thinking.HUNYUAN,
-    "identity": None,
+    IDENTITY: None,
     "kimi_k2": thinking.KIMI_K2,
     "mimo": thinking.OPENED,
     "minimax_m2": thinking.MINIMAX_M2,

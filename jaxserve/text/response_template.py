@@ -1,0 +1,200 @@
+"""Answers read by what a checkpoint itself says of them: the response_template of transformers, schema version 1.
+
+A template names regions of an answer, and the literals or regexes that open and close them. Text goes on as it comes,
+and so do the arguments of calls in plain JSON; calls in other notations are told when their region ends, as the
+content parsers of transformers read them. Importing those takes seconds, so only a checkpoint with a template pays it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxserve.errors import BadCheckpoint
+from jaxserve.text.answer_reading import Answer
+from jaxserve.text.call_formats.coercion import coerced
+from jaxserve.text.call_formats.format import Function, Functions
+from jaxserve.text.call_formats.json_calls import JsonCalls, arguments
+from jaxserve.text.dialect import ReasoningDialect, ToolDialect
+from jaxserve.text.json_tape import written
+from jaxserve.text.markers import Malformed, Reading, Tape, ignore
+from jaxserve.text.regions import Region, Regions, StrippedText
+
+if TYPE_CHECKING:
+    from transformers.utils.chat_parsing.response_templates import ResponseTemplate, ResponseTemplateField
+
+_REASONING = ("thinking", "reasoning", "reasoning_content")
+_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TemplateDialect:
+    """A checkpoint's template, loaded. tells_calls, tells_reasoning: otherwise these are content."""
+
+    template: "ResponseTemplate"
+    tells_calls: bool = True
+    tells_reasoning: bool = True
+
+    @classmethod
+    def load(cls, spec: Mapping[str, Any], **tells: bool) -> "TemplateDialect":
+        """Raises BadCheckpoint, in transformers' words, when it is no template."""
+        from transformers.utils.chat_parsing.response_templates import load_response_template
+
+        try:
+            return cls(load_response_template(dict(spec)), **tells)
+        except (ValueError, TypeError) as error:
+            raise BadCheckpoint(f"The checkpoint's response_template cannot be used: {error}") from error
+
+    @property
+    def tools(self) -> ToolDialect | None:
+        """How a grammar asks for its calls, where they are JSON between literals; None where it cannot."""
+        field = self.template.fields.get(_CALLS)
+        format = None if field is None else _json_calls(field)
+        if (
+            not self.tells_calls
+            or field is None
+            or format is None
+            or not field.open_literals
+            or not field.close_literals
+        ):
+            return None
+        ends = {"open": (field.open_literals[0],), "close": field.close_literals[0]}
+        return ToolDialect(format=format, between="\n", listed=field.transform_each, **ends)
+
+    @property
+    def reasoning(self) -> ReasoningDialect | None:
+        """Its reasoning, where that stands between literals; None where it has none or other marks."""
+        for name in _REASONING if self.tells_reasoning else ():
+            field = self.template.fields.get(name)
+            if field and field.open_literals and field.close_literals:
+                return ReasoningDialect(
+                    open=tuple(field.open_literals), close=tuple(field.close_literals), inside=False
+                )
+        return None
+
+    def read_answer(
+        self, tape: Tape, answer: Answer, functions: Functions, prompt: str, looks_for_calls: bool
+    ) -> Reading[None]:
+        """Takes the whole answer. prompt: may have written its beginning.
+
+        Raises Malformed when a call breaks off that had begun.
+        """
+        looks_for_calls = looks_for_calls and self.tells_calls
+        begun = self.template.truncate_past_last_anchor(prompt) if prompt else ""
+        regions = Regions(self.template, tape, is_start=not begun)
+        region = self._region_after(begun) if begun else regions.around
+        told: set[str] = set()
+        while True:
+            field = region.field
+            if field is not None and field.name == _CALLS and looks_for_calls:
+                yield from _read_calls(tape, answer, functions, regions, region)
+                region = regions.around
+                continue
+            name = "" if field is None else field.name
+            emit = answer.reasoning if name in _REASONING and self.tells_reasoning else answer.content
+            text = StrippedText(ignore if field is None else emit, field.join if field and name in told else None)
+            found = yield from regions.next(region, text.emit)
+            if found is None:
+                return
+            told |= {name} if text.has_told else set()
+            region = found
+
+    def _region_after(self, begun: str) -> Region:
+        """Where the answer goes on whose beginning the prompt has written."""
+        tape = Tape()
+        tape.feed(begun)
+        regions = Regions(self.template, tape, is_start=True)
+        region = regions.around
+        while True:
+            reading = regions.next(region, ignore)
+            try:
+                next(reading)
+                return region
+            except StopIteration as end:
+                region = end.value
+
+
+def _json_calls(field: "ResponseTemplateField") -> JsonCalls | None:
+    """The calls of a region whose JSON has the name and the arguments in it; None where it is otherwise."""
+    if field.content != "json" or field.content_args or not isinstance(field.transform, Mapping | None):
+        return None
+    function = (field.transform or {"function": "{content}"}).get("function", field.transform)
+    if function == "{content}":
+        return JsonCalls(name=("name",), arguments=("arguments",))
+    if not isinstance(function, Mapping):
+        return None
+    before = "{" if field.transform_each else "{content."
+    keys = [str(function.get(key, "")) for key in ("name", "arguments")]
+    if not all(key.startswith(before) and key[len(before) : -1].isidentifier() for key in keys):
+        return None
+    return JsonCalls(name=(keys[0][len(before) : -1],), arguments=(keys[1][len(before) : -1],))
+
+
+def _captured_name(field: "ResponseTemplateField", captures: Mapping[str, str]) -> str | None:
+    """The name that the opening regex has found, where all of the region's JSON is the arguments."""
+    function = field.transform.get("function", field.transform) if isinstance(field.transform, Mapping) else None
+    if field.content != "json" or field.content_args or not isinstance(function, Mapping):
+        return None
+    return captures.get(str(function.get("name"))[1:-1]) if function.get("arguments") == "{content}" else None
+
+
+def _read_calls(tape: Tape, answer: Answer, functions: Functions, regions: Regions, region: Region) -> Reading[None]:
+    """The calls of one region, up to its end; content if there are none."""
+    assert region.field is not None
+    before = answer.num_calls
+    answer.calls_at(tape.place - len(region.opening))
+    tape.keep()
+    try:
+        yield from _calls(tape, answer, functions, regions, region)
+    except Malformed:
+        text = region.opening + tape.kept()
+        if before or answer.num_calls:
+            raise
+        answer.content(text)
+    else:
+        tape.kept()
+
+
+def _calls(tape: Tape, answer: Answer, functions: Functions, regions: Regions, region: Region) -> Reading[None]:
+    field = region.field
+    assert field is not None
+    name, format = _captured_name(field, region.captures), _json_calls(field)
+    if name is not None or format is not None:
+        if name is not None:
+            if (yield from tape.peek()) != "{":
+                tape.fail()
+            answer.begin(name)
+            yield from arguments(tape, answer)
+            answer.end()
+        elif format is not None:
+            yield from format.read(tape, answer, functions)
+        yield from regions.next(region, ignore)
+        return
+    pieces: list[str] = []
+    yield from regions.next(region, pieces.append)
+    for called, given in _processed("".join(pieces), field, region.captures):
+        function = functions.get(called, Function(called, {}))
+        answer.begin(called)
+        answer.write(written({key: _typed(value, key, function) for key, value in given.items()}))
+        answer.end()
+
+
+def _processed(
+    body: str, field: "ResponseTemplateField", captures: Mapping[str, str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The calls that transformers finds in a region. Malformed when it finds none."""
+    from transformers.utils.chat_parsing.content_parsers import process_field
+
+    try:
+        value = process_field(body, field, dict(captures))
+        found = [call.get("function", call) for call in (value if isinstance(value, list) else [value])]
+        calls = [(call["name"], call.get("arguments") or {}) for call in found]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Malformed from error
+    if not calls or not all(isinstance(name, str) and isinstance(given, dict) for name, given in calls):
+        raise Malformed
+    return calls
+
+
+def _typed(value: Any, key: str, function: Function) -> Any:
+    """A value that is untyped text, by the parameter's schema."""
+    return coerced(value, function.types_of(key)) if isinstance(value, str) else value

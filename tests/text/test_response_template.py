@@ -1,0 +1,223 @@
+"""A checkpoint's response_template is read as transformers reads it, however the text is cut."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.utils.chat_parsing import parse_response
+
+from jaxserve.errors import BadCheckpoint, BadConfig
+from jaxserve.text.answer_dialect import AnswerDialect
+from tests.text.reading import TOOLS, answer_format, collect, cuts, random_pieces, read
+
+FUNCTION = {"type": "function", "function": "{content}"}
+THINK = {"open": "<think>", "close": "</think>"}
+
+
+def template(calls, content=None, thinking=THINK, **others):
+    fields = {"thinking": thinking, "content": content or {"close": "<|im_end|>"}, "tool_calls": calls}
+    return {"start_anchor": "<|im_start|>assistant\n", "fields": fields, **others}
+
+
+TEMPLATES = {
+    "json": (
+        template(
+            {"open": "<tool_call>", "close": "</tool_call>", "repeats": True, "content": "json", "transform": FUNCTION}
+        ),
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "</think> {\\""}}\n</tool_call>'
+        '<tool_call>{"name": "now", "arguments": {}}</tool_call>',
+    ),
+    "list": (
+        template(
+            {
+                "open": ["<|START_ACTION|>", "<|ACTION|>"],
+                "close": "<|END_ACTION|>",
+                "content": "json",
+                "transform_each": True,
+                "transform": {"type": "function", "function": {"name": "{tool_name}", "arguments": "{parameters}"}},
+            }
+        ),
+        '<|START_ACTION|>[{"tool_name": "now", "parameters": {}}, '
+        '{"id": 1, "tool_name": "write", "parameters": {"text": "é]"}}]<|END_ACTION|>',
+    ),
+    "named": (
+        template(
+            {
+                "open_pattern": r"<\|channel\|>commentary to=functions\.(?P<name>\w+)[^{]*<\|message\|>",
+                "close": "<|call|>",
+                "repeats": True,
+                "content": "json",
+                "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+            },
+            thinking={"open": "<|channel|>analysis<|message|>", "close": "<|end|>"},
+            content={"open": "<|channel|>final<|message|>", "close_pattern": r"<\|end\|>|<\|return\|>"},
+        ),
+        '<|channel|>commentary to=functions.write <|constrain|>json<|message|>{"text": "a{"}<|call|>',
+    ),
+    "xml": (
+        template(
+            {
+                "open_pattern": r"<tool_call>\s*<function=(?P<name>\w+)>",
+                "close": "</tool_call>",
+                "repeats": True,
+                "content": "xml-inline",
+                "content_args": {"tag_pattern": r"<parameter=(?P<key>\w+)>\n?(?P<value>.*?)\n?</parameter>"},
+                "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+            }
+        ),
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n<parameter=days>\n3\n</parameter>\n"
+        "</function>\n</tool_call><tool_call><function=now></function></tool_call>",
+    ),
+    "gemma": (
+        template(
+            {
+                "open_pattern": r"<\|tool_call>call:(?P<name>\w+)",
+                "close": "<tool_call|>",
+                "repeats": True,
+                "content": "json",
+                "content_args": {"string_delims": [['<|"|>', '<|"|>']], "unquoted_keys": True},
+                "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+            },
+            thinking={"open": "<|channel>thought\n", "close": "<channel|>"},
+        ),
+        '<|tool_call>call:get_weather{city:<|"|>Oslo, {x}<|"|>,days:3}<tool_call|><|tool_call>call:now{}<tool_call|>',
+    ),
+    "python": (
+        template(
+            {
+                "open": "<|tool_call_start|>",
+                "close": "<|tool_call_end|>",
+                "content": "python-call-list",
+                "transform_each": True,
+                "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{arguments}"}},
+            }
+        ),
+        '<|tool_call_start|>[get_weather(city="Os\'lo", days=3), now()]<|tool_call_end|>',
+    ),
+}
+NAMES = sorted(TEMPLATES)
+
+
+def bound(spec, tools="hf", reasoning="hf", special_tokens=()):
+    return AnswerDialect.named(tools, reasoning, dict.fromkeys(special_tokens, 0), spec)
+
+
+def oracle(spec, text, prompt=""):
+    """What transformers makes of it."""
+    message = parse_response(text, spec, prefix=prompt, tools=list(TOOLS))
+    calls = [call["function"] for call in message.get("tool_calls") or []]
+    parsed = [(call["name"], call["arguments"]) for call in calls]
+    return message.get("thinking", ""), message.get("content", ""), parsed
+
+
+def as_message(told):
+    return told.reasoning, told.content, told.parsed
+
+
+def texts(name):
+    spec, calls = TEMPLATES[name]
+    thinking, content = spec["fields"]["thinking"], spec["fields"]["content"]
+    thought = thinking["open"] + "\n I see: <x> \n" + thinking["close"]
+    said = content.get("open", "") + "\n Hello < you.\n\n" + ("<|end|>" if "open" in content else "")
+    return [said, thought, thought + said, thought + calls, thought + said + calls, calls, said + calls]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_read_as_transformers_reads_them(name):
+    spec = TEMPLATES[name][0]
+    for text in texts(name):
+        expected = oracle(spec, text)
+        for pieces in cuts(text):
+            assert as_message(read(bound(spec), pieces)) == expected
+        assert as_message(read(bound(spec), list(text), eager=False)) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_prompt_has_begun_goes_on_in_the_answer(name):
+    spec = TEMPLATES[name][0]
+    thinking = spec["fields"]["thinking"]
+    prompt = f"<|im_start|>user\n{thinking['open']}<|im_start|>assistant\n"
+    for begun in ("", thinking["open"], thinking["open"] + "\n", f"{thinking['open']}\n\n{thinking['close']}\n\n"):
+        for text in (f"hm {thinking['close']}", *texts(name)):
+            told = read(bound(spec), list(text), prompt_text=prompt + begun)
+            expected = oracle(spec, text, prompt + begun)
+            assert (told.reasoning, told.content) == expected[:2]
+            assert told.parsed == expected[2]
+
+
+def test_arguments_in_json_stream_as_they_are_written():
+    reader = bound(TEMPLATES["json"][0]).reader(answer_format(eager=True))
+    told = reader.feed('<tool_call>{"name": "now", "arguments": {"a" :')
+    assert [delta.arguments for delta in told.tool_calls] == ["", '{"a" :']
+
+
+def test_the_text_goes_on_as_it_comes_without_white_space_at_its_ends():
+    reader = bound(TEMPLATES["json"][0]).reader(answer_format(eager=True))
+    told = [reader.feed(piece).content for piece in (" \n", " a \n", "b ", "<too", "l>")]
+    assert told == ["", "a", " \nb", "", " <tool>"]
+
+
+def test_a_region_that_is_no_call_is_content():
+    spec = TEMPLATES["xml"][0]
+    for text in ("<tool_call>\n<function=f", "<tool_call> nothing </tool_call>"):
+        for eager in (True, False):
+            assert read(bound(spec), list(text), eager=eager).content == text
+    text = '<|tool_call>call:now{"a": tru}<tool_call|>'
+    for eager in (True, False):
+        assert read(bound(TEMPLATES["gemma"][0]), list(text), eager=eager).content == text
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_nothing_breaks_it_and_no_cut_changes_what_it_tells(name, data):
+    spec, calls = TEMPLATES[name]
+    parts = [calls[a : a + 9] for a in range(0, len(calls), 9)] + ["<think>", "</think>", "<|im_end|>", "\n", "x", "<"]
+    text = "".join(data.draw(st.lists(st.sampled_from(parts), max_size=25)))
+    for eager in (True, False):
+        whole = read(bound(spec), text, eager=eager)
+        assert read(bound(spec), list(text), eager=eager) == whole
+        pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
+        assert read(bound(spec), pieces, eager=eager) == whole
+
+
+def test_one_of_the_two_may_be_left_out():
+    spec, calls = TEMPLATES["json"]
+    text = "<think>a</think>" + calls
+    assert read(bound(spec, reasoning=None), text).content == "a"
+    told = read(bound(spec, tools=None), text)
+    assert (told.reasoning, told.calls) == ("a", ()) and "get_weather" in told.content
+    assert read(bound(spec), text, tool_choice="none").calls == ()
+
+
+def test_it_gives_grammars_what_they_need_where_calls_are_json_between_literals():
+    found = bound(TEMPLATES["json"][0])
+    assert found.shape(answer_format(tool_choice="required")) is not None
+    assert found.reasoning is not None and found.reasoning.close == ("</think>",)
+    told = read(bound(TEMPLATES["xml"][0]), '[{"name": "now", "parameters": {}}]', tool_choice="required")
+    assert told.calls == (("now", "{}"),)
+
+
+def test_special_tokens_are_known_in_literals_and_in_regexes():
+    spec, calls = TEMPLATES["gemma"]
+    special = {"<|tool_call>": 1, "<tool_call|>": 2, '<|"|>': 3, "<|channel>": 4, "<other>": 5}
+    found = AnswerDialect.named("hf", "hf", special, spec)
+    assert set(found.controls) == {1, 2, 3, 4}
+    text = calls
+    for token, id in special.items():
+        text = text.replace(token, found.controls.get(id, token))
+    told = collect(found.reader(answer_format(eager=True)), list(text))
+    assert [name for name, _ in told.calls] == ["get_weather", "now"]
+    assert json.loads(told.calls[0][1]) == {"city": "Oslo, {x}", "days": 3}
+    assert collect(found.reader(answer_format(eager=True)), [calls]).calls == ()
+
+
+def test_a_template_that_is_none_is_refused_with_the_reason():
+    with pytest.raises(BadCheckpoint, match=r"response_template cannot be used: .*version"):
+        bound({"version": 2, "fields": {"content": {}}})
+    with pytest.raises(BadConfig, match="needs a checkpoint that has a response_template"):
+        bound(None)
+    with pytest.raises(BadConfig, match="cannot be mixed with another: tool_call_parser is hermes"):
+        bound(TEMPLATES["json"][0], tools="hermes")
