@@ -7,6 +7,12 @@ from pydantic import BaseModel, Field
 
 Name = Annotated[str, Field(min_length=1, max_length=20)]
 MESSAGES: list[Any] = [{"role": "user", "content": "Jason is 25 years old and lives in Paris. Answer in JSON."}]
+# With an example a small model finds the end of its JSON where no schema bounds it.
+BY_EXAMPLE: list[Any] = [
+    {"role": "user", "content": "Tom is 7 years old. Answer in JSON."},
+    {"role": "assistant", "content": '{"name": "Tom", "age": 7}'},
+    {"role": "user", "content": "Jason is 25 years old. Answer in JSON."},
+]
 HOW: dict[str, Any] = {"temperature": 0, "max_tokens": 400}
 
 

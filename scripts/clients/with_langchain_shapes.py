@@ -4,7 +4,7 @@ from checks import MODEL, URL, equal, holds, refused, run
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from openai import BadRequestError
-from shapes import MESSAGES, GetTime, GetWeather, Person, checked
+from shapes import BY_EXAMPLE, MESSAGES, GetTime, GetWeather, Person, checked
 
 QUESTION = MESSAGES[0]["content"]
 model = ChatOpenAI(base_url=f"{URL}/v1", api_key="none", model=MODEL, temperature=0, max_tokens=400, max_retries=0)
@@ -22,8 +22,7 @@ def a_model_by_a_tool():
 
 
 def json_mode():
-    long = model.model_copy(update={"max_tokens": 1000})
-    found = long.with_structured_output(method="json_mode").invoke(QUESTION)
+    found = model.with_structured_output(method="json_mode").invoke(BY_EXAMPLE)
     holds(isinstance(found, dict), repr(found))
 
 
