@@ -7,11 +7,10 @@ import psutil
 from llguidance import LLMatcher, LLParserLimits
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.grammar import shape_of
+from jaxserve.structured.grammar import resolved
 from jaxserve.structured.lark import grammar_text
 from jaxserve.structured.patterns import byte_tokenizer
 from jaxserve.structured.shapes import Shape, from_json
-from jaxserve.structured_outputs import StructuredOutputs
 
 # A state of the lexer is 1 to 2 KB; 250 000 of them, which is llguidance's limit, would be half a gigabyte an answer.
 LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
@@ -22,12 +21,7 @@ _PROCESS = psutil.Process()
 
 def check(data: dict[str, Any]) -> tuple[str, int]:
     """The helper's side: (the grammar of what was asked, bytes of memory that it takes). Raises InvalidParameter."""
-    if "asked" in data:
-        asked = data["asked"] | {"choice": None if data["asked"]["choice"] is None else tuple(data["asked"]["choice"])}
-        what: StructuredOutputs | Shape = StructuredOutputs(**asked)
-    else:
-        what = from_json(data["shape"])
-    text = checked(what, data["special_tokens"], data["param"])
+    text = checked(from_json(data["shape"]), data["special_tokens"], data["param"])
     before = _PROCESS.memory_info().rss
     matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=LIMITS)
     matcher.deep_copy().compute_bitmask()
@@ -39,11 +33,10 @@ def least_bytes(text: str) -> int:
     return 64 * KIB + 10 * len(text)
 
 
-def checked(what: StructuredOutputs | Shape, special_tokens: dict[str, int], param: str) -> str:
+def checked(shape: Shape, special_tokens: dict[str, int], param: str) -> str:
     """The grammar, of which llguidance has nothing to complain. Raises InvalidParameter that names `param`."""
     try:
-        shape = shape_of(what, special_tokens) if isinstance(what, StructuredOutputs) else what
-        text = grammar_text(shape, special_tokens)
+        text = grammar_text(resolved(shape, special_tokens), special_tokens)
     except InvalidParameter as error:
         raise InvalidParameter(f"{param}: {error}", param) from None
     except RecursionError:

@@ -4,7 +4,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict
 from typing import Any
 
 from llguidance import LLMatcher
@@ -57,7 +56,7 @@ class Compiler:
         self._pool = HelperPool((MODULE,))
         self._cache = _Cache(cache_entries, cache_bytes)
 
-    def compile(self, what: StructuredOutputs | Shape, param: str = "structured_outputs") -> CompiledGrammar:
+    def compile(self, what: Shape, param: str = "structured_outputs") -> CompiledGrammar:
         """The grammar of what was asked. Raises InvalidParameter, which names `param`; Unsupported on this model."""
         return self._cache.get((what, param), lambda: self._compile(what, param))
 
@@ -70,7 +69,7 @@ class Compiler:
         """Kills the helpers. Idempotent."""
         self._pool.close()
 
-    def _compile(self, what: StructuredOutputs | Shape, param: str) -> CompiledGrammar:
+    def _compile(self, what: Shape, param: str) -> CompiledGrammar:
         tokenizer = self._vocabulary.tokenizer()
         text, num_bytes = self._check(what, param)
         matcher = LLMatcher(tokenizer, text, log_level=0, limits=LIMITS)
@@ -82,14 +81,12 @@ class Compiler:
             raise refused(matcher.get_error(), param)
         return CompiledGrammar(matcher, num_bytes)
 
-    def _check(self, what: StructuredOutputs | Shape, param: str) -> tuple[str, int]:
+    def _check(self, what: Shape, param: str) -> tuple[str, int]:
         special_tokens = self._vocabulary.special_tokens
         if _is_harmless(what):
             text = checked(what, special_tokens, param)
             return text, least_bytes(text)
-        asked: dict[str, Any]
-        asked = {"asked": asdict(what)} if isinstance(what, StructuredOutputs) else {"shape": to_json(what)}
-        data = asked | {"special_tokens": special_tokens, "param": param}
+        data = {"shape": to_json(what), "special_tokens": special_tokens, "param": param}
         try:
             return self._pool.run(f"{MODULE}:check", data, self._limits)
         except TaskKilled as killed:
@@ -98,7 +95,7 @@ class Compiler:
             raise InvalidParameter(f"{param} is too complex a grammar: it needs too much memory.", param) from None
 
 
-def _is_harmless(what: StructuredOutputs | Shape) -> bool:
+def _is_harmless(what: Shape) -> bool:
     """Whether its check is sure to be quick, so that no helper needs to be started for it."""
     if not isinstance(what, StructuredOutputs) or what.whitespace_pattern is not None:
         return False

@@ -4,12 +4,40 @@ from collections.abc import Mapping
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.gbnf import is_gbnf, lark_of
-from jaxserve.structured.shapes import Choice, Lark, Regex, Schema, Shape, Whitespace
+from jaxserve.structured.shapes import (
+    Choice,
+    Either,
+    Lark,
+    Optional,
+    Regex,
+    Repeat,
+    Schema,
+    Sequence,
+    Shape,
+    Whitespace,
+)
 from jaxserve.structured.structural_tags import structural_tag
 from jaxserve.structured_outputs import StructuredOutputs
 
 ANY_OBJECT = '{"type": "object"}'
 MAX_GRAMMAR_BYTES = 1 << 20
+
+
+def resolved(shape: Shape, special_tokens: Mapping[str, int]) -> Shape:
+    """The same shape, in which what a caller asked for has been read. Raises InvalidParameter like `shape_of`."""
+    match shape:
+        case StructuredOutputs():
+            return shape_of(shape, special_tokens)
+        case Sequence(items):
+            return Sequence(tuple(resolved(item, special_tokens) for item in items))
+        case Either(options):
+            return Either(tuple(resolved(option, special_tokens) for option in options))
+        case Optional(item):
+            return Optional(resolved(item, special_tokens))
+        case Repeat(item, least, most, separator):
+            between = None if separator is None else resolved(separator, special_tokens)
+            return Repeat(resolved(item, special_tokens), least, most, between)
+    return shape
 
 
 def shape_of(asked: StructuredOutputs, special_tokens: Mapping[str, int]) -> Shape:

@@ -31,6 +31,7 @@ from jaxserve.structured.shapes import (
     Text,
     Token,
 )
+from jaxserve.structured_outputs import StructuredOutputs
 
 NOTHING = '""'
 ANY = "/(?s:.*)/"
@@ -40,7 +41,7 @@ OPTIONS = '%llguidance {"no_forcing": true}'
 
 
 def grammar_text(shape: Shape, special_tokens: Mapping[str, int]) -> str:
-    """The grammar as LLMatcher takes it. special_tokens: text → id. Raises InvalidParameter without a field's name."""
+    """The grammar of a resolved shape, as LLMatcher takes it. special_tokens: text → id. Raises InvalidParameter."""
     return _Writer(special_tokens).write(shape)
 
 
@@ -66,6 +67,7 @@ class _Writer:
         return json.dumps({"grammars": [{"lark_grammar": "\n".join(lines)}, *self._grammars]})
 
     def _expression(self, shape: Shape) -> str:
+        assert not isinstance(shape, StructuredOutputs)  # it is resolved before
         match shape:
             case Literal(text):
                 return self._literal(text)

@@ -6,7 +6,7 @@ bound is moved inward, or refused where nothing would be left.
 
 import math
 from collections.abc import Iterable
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 from jaxserve.structured.conjunction import Source
@@ -74,9 +74,12 @@ def _settled(keyword: str, value: Decimal, are_integers: bool, path: str) -> tup
         if whole == value and keyword.startswith("exclusive"):
             whole += 1 if is_lower else -1
         exact, keyword = whole, _LOWER[0] if is_lower else _UPPER[0]
-        return keyword, exact if int(float(exact)) == exact else Context(NUM_DIGITS, inward).plus(exact)
+        double = float(exact)
+        if (double < exact) if is_lower else (double > exact):
+            double = math.nextafter(double, math.inf if is_lower else -math.inf)
+        return keyword, Decimal(double)
     places = Decimal(1).scaleb(max(exact.adjusted() + 1, 0) - NUM_DIGITS)
-    rounded = exact if exact == exact.quantize(places, inward) else exact.quantize(places, inward)
+    rounded = exact.quantize(places, inward)
     # What was moved inward may itself be reached.
     return (keyword if rounded == value else _LOWER[0] if is_lower else _UPPER[0]), rounded
 

@@ -164,7 +164,9 @@ class _Translation:
                 high = self._member(self._take())
                 low += rf"\-{high}" if high.startswith("[") else f"-{high}"
             written.append(low)
-        return "".join([*written, "]"])
+        # In JSON, llguidance 1.9 lets a set that holds all control characters hold the quote and the backslash, too.
+        nul = r"\x{0}" if written[0] == "[^" else ""
+        return "".join([*written, nul, "]"])
 
     def _member(self, char: str) -> str:
         return self._escape(in_class=True) if char == "\\" else _literal(char)

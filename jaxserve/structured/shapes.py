@@ -7,6 +7,8 @@ of a Text) may name them by their text, and a Token by its id.
 from dataclasses import dataclass, fields
 from typing import Any
 
+from jaxserve.structured_outputs import StructuredOutputs
+
 
 @dataclass(frozen=True, slots=True)
 class Literal:
@@ -108,7 +110,10 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """One of these."""
+    """One of these.
+
+    An option that begins with free Text takes all that it can: beside it, no other option should begin with less.
+    """
 
     options: tuple["Shape", ...]
 
@@ -130,7 +135,22 @@ class Optional:
     item: "Shape"
 
 
-Shape = Literal | Token | Choice | Schema | Parameters | Regex | Text | Lark | Sequence | Either | Repeat | Optional
+# What a caller asked for is a shape as well, which is only read where reading it can do no harm.
+Shape = (
+    StructuredOutputs
+    | Literal
+    | Token
+    | Choice
+    | Schema
+    | Parameters
+    | Regex
+    | Text
+    | Lark
+    | Sequence
+    | Either
+    | Repeat
+    | Optional
+)
 
 _KINDS = {kind.__name__: kind for kind in (*Shape.__args__, Whitespace)}
 

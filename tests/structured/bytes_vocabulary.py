@@ -8,7 +8,6 @@ from llguidance import LLMatcher
 from jaxserve.structured.checking import LIMITS, checked
 from jaxserve.structured.shapes import Shape
 from jaxserve.structured.vocabulary import Vocabulary
-from jaxserve.structured_outputs import StructuredOutputs
 
 SPECIAL_TOKENS = {"<eos>": 256, "<call>": 257, "</call>": 258}
 SIZE = 290  # as wide as logits may be: more than there are tokens
@@ -21,7 +20,7 @@ def bytes_vocabulary() -> Vocabulary:
     return Vocabulary(tokens, SPECIAL_TOKENS, [EOS], SIZE)
 
 
-def matcher_of(what: StructuredOutputs | Shape) -> LLMatcher:
+def matcher_of(what: Shape) -> LLMatcher:
     """At the beginning of what was asked, compiled without a helper. Raises InvalidParameter."""
     text = checked(what, SPECIAL_TOKENS, "structured_outputs")
     matcher = LLMatcher(bytes_vocabulary().tokenizer(), text, log_level=0, limits=LIMITS)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.errors import InvalidParameter
@@ -106,6 +106,7 @@ def test_a_grammar_that_is_none_is_refused(text, reason):
 CHOICES = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(CHOICES, st.text(st.characters(exclude_categories=["Cs"]), max_size=6))
 def test_a_choice_is_one_of_its_texts_byte_for_byte(texts, other):
     matcher = matcher_of(Choice(tuple(texts)))

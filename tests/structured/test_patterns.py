@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.errors import InvalidParameter
@@ -12,10 +12,10 @@ from jaxserve.structured.shapes import Regex
 from jaxserve.structured_outputs import StructuredOutputs
 from tests.structured.bytes_vocabulary import EOS, accepts, allowed, matcher_of
 
-CHARS = "ab1 -_^]\\&~[/é\n"
+CHARS = 'ab1 -_^]\\"&~[/é\n'
 TEXTS = st.text(CHARS, max_size=4)
 MEMBERS = st.sampled_from(
-    ["\\]", "\\\\", "\\-", "\\[", "\\d", "\\s", "\\w", "a-b", "1-9", "a", "b", " ", "^", "[", "é", "/"]
+    ["\\]", "\\\\", "\\-", "\\[", '"', "\\d", "\\s", "\\w", "a-b", "1-9", "a", "b", " ", "^", "[", "é", "/"]
 )
 MEMBER_LISTS = st.lists(MEMBERS, max_size=3).map("".join)
 SETS = st.builds(lambda no, members: f"[{no}b{members}]", st.sampled_from(["", "^"]), MEMBER_LISTS)
@@ -37,11 +37,13 @@ def strict(pattern):
     return re.compile(pattern.replace("$", r"\Z"), re.ASCII)
 
 
+@settings(deadline=None)
 @given(PATTERNS, TEXTS)
 def test_a_pattern_of_a_schema_is_searched_for(pattern, text):
     assert finds(checked_pattern(pattern), text) == (strict(pattern).search(text) is not None)
 
 
+@settings(deadline=None)
 @given(PATTERNS, st.lists(TEXTS, min_size=1, max_size=4))
 def test_a_regex_matches_the_whole_answer(pattern, texts):
     matcher = matcher_of(Regex(pattern))
@@ -49,6 +51,7 @@ def test_a_regex_matches_the_whole_answer(pattern, texts):
         assert accepts(matcher, text) == (strict(pattern).fullmatch(text) is not None)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=5))
 def test_a_literal_finds_itself(text):
     try:

@@ -24,6 +24,7 @@ from jaxserve.structured.shapes import (
     from_json,
     to_json,
 )
+from jaxserve.structured_outputs import StructuredOutputs
 from tests.structured.bytes_vocabulary import accepts, ids_of, matcher_of
 
 OBJECT = Schema('{"type": "object"}', Whitespace(compact=True))
@@ -49,6 +50,7 @@ def joined(shape):
 SHAPES = st.recursive(LEAVES, joined, max_leaves=6)
 
 
+@settings(deadline=None)
 @given(SHAPES)
 def test_the_way_through_json_changes_nothing(shape):
     assert from_json(json.loads(json.dumps(to_json(shape)))) == shape
@@ -176,3 +178,15 @@ def test_parameters_may_say_what_is_json():
 def test_parameters_of_another_kind_are_refused(schema, reason):
     with pytest.raises(InvalidParameter, match=reason):
         matcher_of(parameters(schema))
+
+
+def test_what_was_asked_for_may_be_a_part_of_a_shape():
+    asked = StructuredOutputs(choice=("yes", "no"))
+    shape = Either((Sequence((Literal("="), asked)), Optional(asked), Repeat(asked, 2, 2, asked)))
+    assert from_json(json.loads(json.dumps(to_json(shape)))) == shape
+    assert judged(shape, "=yes", "no", "yesnoyes", "", "=", "so") == [True, True, True, True, False, False]
+
+
+def test_what_was_asked_for_is_seen_by_the_text_before_it():
+    shape = Sequence((Text(), StructuredOutputs(choice=("END",))))
+    assert judged(shape, "some text END", "END", "some") == [True, True, False]
