@@ -55,9 +55,10 @@ class Bench:
         self.engine = Engine(self.scheduler, built.engine.runner, overlap=overlap)
         self.outputs: dict[int, list] = {}
 
-    def add(self, request_id, prompt, *, tokens=24, seed=0, **params):
+    def add(self, request_id, prompt, *, tokens=24, seed=0, guided=None, **params):
+        """guided: the fields of a request that say what its answer must be."""
         params = SamplingParams(**({"temperature": 0.0} | params), max_tokens=tokens)
-        self.engine.add(Request(request_id, tuple(prompt), params, seed, len(prompt) + tokens))
+        self.engine.add(Request(request_id, tuple(prompt), params, seed, len(prompt) + tokens, **guided or {}))
 
     def step(self):
         for output in self.engine.step():

@@ -12,12 +12,22 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.buckets import choose
 from jaxserve.engine.build import build
 from tests.engine.conftest import MAX_LEN, PAGE, PAGES, Bench
+from tests.grammars import regex
 from tests.models.tiny import random_weights, tiny_config
 
 SEQS = 32
 SHARED = [int(n) for n in np.random.default_rng(5).integers(0, 256, 90)]
 DRAWN = {"temperature": 1.3, "top_p": 0.95, "top_k": 50}
-WISHES = ({"logprobs": 2}, DRAWN | {"logprobs": 5}, DRAWN, {}, {"logprobs": 0, "prompt_logprobs": 2})
+LETTERS = {"grammar": regex("[a-z]*", 1000, (3,)), "held_back_ids": (3,)}
+WISHES = (
+    {"logprobs": 2},
+    DRAWN | {"logprobs": 5},
+    DRAWN,
+    {},
+    {"logprobs": 0, "prompt_logprobs": 2},
+    DRAWN | {"guided": LETTERS},
+    {"guided": LETTERS, "logprobs": 4},
+)
 
 
 def make(model):
