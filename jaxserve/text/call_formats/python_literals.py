@@ -16,7 +16,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _CONSTANTS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|U(00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
 
 
@@ -61,7 +61,7 @@ def _take(found: re.Match[str], tokens: list[str]) -> None:
 
 
 def _unescaped(found: re.Match[str]) -> str:
-    code = found[1] or found[2]
+    code = found[1] or found[2] or found[3]
     if code:
         return chr(int(code, 16))
-    return _ESCAPED.get(found[3], found[3] if found[3] in "\\'\"/" else found[0])
+    return _ESCAPED.get(found[4], found[4] if found[4] in "\\'\"/" else found[0])

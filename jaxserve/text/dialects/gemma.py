@@ -7,8 +7,8 @@ from jaxserve.text.dialect import ToolDialect
 
 def _gemma(open: str, close: str, quote: str) -> ToolDialect:
     literals = GemmaLiterals((quote,))
-    format = LiteralCalls(begin="call:", open="{", equals=":", comma=",", close="}", literals=literals)
-    return ToolDialect(format=format, open=(open,), close=close, between="")
+    format = LiteralCalls(open="{", equals=":", comma=",", close="}", literals=literals)
+    return ToolDialect(format=format, open=(open + "call:",), close=close, between="")
 
 
 GEMMA4 = _gemma("<|tool_call>", "<tool_call|>", '<|"|>')
