@@ -24,8 +24,8 @@ def objects(before: str, after: str, between: str, arguments: str = "arguments")
     return write
 
 
-def array(before: str, after: str) -> Writer:
-    return lambda calls: before + dumps([{"name": name, "arguments": given} for name, given in calls]) + after
+def array(before: str, after: str, name: str = "name", arguments: str = "arguments") -> Writer:
+    return lambda calls: before + dumps([{name: called, arguments: given} for called, given in calls]) + after
 
 
 def named(section: tuple[str, str], begin: str, name_end: str, end: str, between: str = "") -> Writer:
@@ -85,6 +85,7 @@ TOOL_CALLS = array("<tool_calls>", "</tool_calls>")
 FUNCTION = ("<function=", ">\n", "</function>", "<parameter=", ">\n", "\n</parameter>\n")
 QWEN = tags(("", ""), *FUNCTION, each=("<tool_call>\n", "\n</tool_call>\n"))
 DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
+INVOKE = ('<invoke name="', '">\n', "</invoke>\n", '<parameter name="', '">', "</parameter>\n")
 GLM45 = ("", "\n", "", "<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n")
 GLM47 = ("", "", "", "<arg_key>", "</arg_key><arg_value>", "</arg_value>")
 
@@ -110,6 +111,17 @@ def harmony(calls: Sequence[Call]) -> str:
 
 
 WRITERS: dict[str, Writer] = {
+    "cohere_command3": array("<|START_ACTION|>", "<|END_ACTION|>", name="tool_name", arguments="parameters"),
+    "dots": tags(("<dots_function_call>", "</dots_function_call>"), *INVOKE),
+    "gigachat3": objects("<|function_call|>", "", "\n"),
+    "hy_v3": tags(
+        ("<tool_calls>\n", "</tool_calls>"),
+        "<tool_call>",
+        "<tool_sep>\n",
+        "</tool_call>\n",
+        *GLM45[3:],
+    ),
+    "minicpm5": tags(("", ""), '<function name="', '">', "</function>\n", '<param name="', '">', "</param>"),
     "deepseek_v3": named(
         DEEPSEEK,
         "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
@@ -153,15 +165,7 @@ WRITERS: dict[str, Writer] = {
         "</parameter>",
         each=("<tool_call>", "</tool_call>"),
     ),
-    "minimax_m2": tags(
-        ("<minimax:tool_call>\n", "</minimax:tool_call>"),
-        '<invoke name="',
-        '">\n',
-        "</invoke>\n",
-        '<parameter name="',
-        '">',
-        "</parameter>\n",
-    ),
+    "minimax_m2": tags(("<minimax:tool_call>\n", "</minimax:tool_call>"), *INVOKE),
     "mistral": lambda calls: "".join(f"[TOOL_CALLS]{name}[ARGS]{dumps(given)}" for name, given in calls),
     "olmo3": python("<function_calls>", "</function_calls>", between="\n"),
     "openai": harmony,

@@ -17,6 +17,7 @@ from tests.text.tiny_tokenizers import byte_level_backend, make
 
 PARSERS = sorted(name for name, found in REASONING_PARSERS.items() if found is not None)
 MARKS = {
+    "cohere_command3": ("<|START_THINKING|>", "<|END_THINKING|>"),
     "seed_oss": ("<seed:think>", "</seed:think>"),
     "mistral": ("[THINK]", "[/THINK]"),
     "gemma4": ("<|channel>thought\n", "<channel|>"),
@@ -27,6 +28,7 @@ THOUGHTS = "\nHm: a </thin b, {x} [y] <tool 😀\n\n"
 ANSWER = "\n\nIt is 4 < 5. 😀 </th"
 TOLD = {name: name in ("deepseek_v3", "deepseek_v4") or None for name in PARSERS}  # to think, where it must be told
 OPENED_BY_THE_MODEL = (
+    "cohere_command3",
     "mistral",
     "gemma4",
     "granite",

@@ -24,13 +24,16 @@ RESPONSE_TEMPLATE = "hf"  # what the checkpoint itself says of its answers, so t
 IDENTITY = "identity"  # takes nothing for reasoning
 
 TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect | None] = {
+    "cohere_command3": others.COHERE,
     "deepseek_v3": deepseek.V3,
     "deepseek_v31": deepseek.V31,
     "deepseek_v32": deepseek.V32,
     "deepseek_v4": deepseek.V4,
+    "dots": minimax.DOTS,
     "ernie45": hermes.HERMES,
     "functiongemma": gemma.FUNCTION_GEMMA,
     "gemma4": gemma.GEMMA4,
+    "gigachat3": others.GIGACHAT3,
     "glm45": glm.GLM45,
     "glm47": glm.GLM47,
     "granite": granite.GRANITE,
@@ -39,6 +42,7 @@ TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect | None] = {
     "hermes": hermes.HERMES,
     RESPONSE_TEMPLATE: None,
     "hunyuan_a13b": hermes.TOOL_CALLS_LIST,
+    "hy_v3": others.HUNYUAN_V3,
     "internlm": others.INTERNLM,
     "jamba": hermes.TOOL_CALLS_LIST,
     "kimi_k2": kimi.KIMI_K2,
@@ -48,6 +52,7 @@ TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect | None] = {
     "llama4_pythonic": llama.LLAMA4_PYTHONIC,
     "longcat": hermes.LONGCAT,
     "mimo": qwen.MIMO,
+    "minicpm5": others.MINICPM5,
     "minimax_m2": minimax.MINIMAX_M2,
     "mistral": mistral.MISTRAL,
     "olmo3": llama.OLMO3,
@@ -66,6 +71,7 @@ TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect | None] = {
 }
 
 REASONING_PARSERS: Mapping[str, ReasoningDialect | HarmonyDialect | None] = {
+    "cohere_command3": thinking.COHERE,
     "deepseek_r1": thinking.THINK,
     "deepseek_v3": thinking.ASKED,
     "deepseek_v4": thinking.ASKED,

@@ -1,18 +1,24 @@
-"""MiniMax M2: invocations with named parameters in tags."""
+"""MiniMax M2 and Dots: invocations with named parameters in tags."""
 
 from jaxserve.text.call_formats.tagged import TaggedCalls
 from jaxserve.text.dialect import ToolDialect
 
-MINIMAX_M2 = ToolDialect(
-    format=TaggedCalls(
-        begin='<invoke name="',
-        name_end='">\n',
-        key='<parameter name="',
-        key_end=('">',),
-        value_end="</parameter>\n",
-        end="</invoke>\n",
-        ends=("</minimax:tool_call>",),
-    ),
-    open=("<minimax:tool_call>\n",),
-    close="</minimax:tool_call>",
-)
+
+def _invocations(open: str, close: str) -> ToolDialect:
+    return ToolDialect(
+        format=TaggedCalls(
+            begin='<invoke name="',
+            name_end='">\n',
+            key='<parameter name="',
+            key_end=('">',),
+            value_end="</parameter>\n",
+            end="</invoke>\n",
+            ends=(close,),
+        ),
+        open=(open + "\n",),
+        close=close,
+    )
+
+
+MINIMAX_M2 = _invocations("<minimax:tool_call>", "</minimax:tool_call>")
+DOTS = _invocations("<dots_function_call>", "</dots_function_call>")

@@ -30,3 +30,33 @@ STEP3 = ToolDialect(
     open=("<｜tool_calls_begin｜>", "<｜tool_call_begin｜>", "function<｜tool_sep｜>"),
     close="<｜tool_calls_end｜>",
 )
+COHERE = ToolDialect(
+    format=JsonCalls(name=("tool_name",), arguments=("parameters",)),
+    open=("<|START_ACTION|>",),
+    close="<|END_ACTION|>",
+    listed=True,
+)
+GIGACHAT3 = ToolDialect(format=JsonCalls(), open=("<|function_call|>", "function call<|role_sep|>\n"), between="\n")
+HUNYUAN_V3 = ToolDialect(
+    format=TaggedCalls(
+        begin="<tool_call>",
+        name_end="<tool_sep>\n",
+        key="<arg_key>",
+        key_end=("</arg_key>\n", "<arg_value>"),
+        value_end="</arg_value>\n",
+        end="</tool_call>\n",
+    ),
+    open=("<tool_calls>\n",),
+    close="</tool_calls>",
+)
+MINICPM5 = ToolDialect(
+    format=TaggedCalls(
+        begin='<function name="',
+        name_end='">',
+        key='<param name="',
+        key_end=('">',),
+        value_end="</param>",
+        end="</function>",
+    ),
+    separator="\n",
+)

@@ -23,3 +23,9 @@ GRANITE = replace(
     open=("Here is my thought process:", "Here's my thought process:"),
     close=("Here is my response:", "Here's my response:"),
 )
+COHERE = replace(
+    OPENED,
+    open=("<|START_THINKING|>",),
+    close=("<|END_THINKING|>",),
+    hidden=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+)
