@@ -36,8 +36,7 @@ def read_answer(
 ) -> Reading[None]:
     """Takes the whole answer. inside: it begins within a reasoning section; None: it has no such section.
 
-    Raises Malformed when a call breaks off that had begun. What only looked like the
-    beginning of a call is content.
+    Raises Malformed when a call breaks off that had begun. What only looked like the beginning of one is content.
     """
     if reasoning and inside is not None:
         opener = (yield from tape.accept(*reasoning.open)) if (yield from tape.followed_by(reasoning.open)) else None

@@ -73,15 +73,17 @@ class ToolDialect:
         yield from self.format.read(tape, calls, functions)
 
     def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> Shape:
-        """The shape of an answer: with `auto` any text in which calls of strict functions obey their schemas, otherwise
-        nothing but calls, of the one function or of any, with valid arguments."""
+        """The shape of an answer: nothing but calls, of the one function or of any, with valid arguments.
+
+        With `auto`: any text, in which calls are of declared functions, and of strict ones with valid arguments.
+        """
         if isinstance(choice, NamedTool):
             return self._section([functions[choice.name]], 1)
         if choice == "required":
             return self._section(functions.values(), None if parallel else 1)
         loose = [replace(each, enforced=each.strict) for each in functions.values()]
         if self.unmarked and not self.anywhere:
-            no_call = Optional(Regex(rf"[^\s\{self.unmarked}](?s:.*)"))
+            no_call = Optional(Regex(rf"\s*[^\s\{self.unmarked}](?s:.*)"))
             return Either((self._section(loose, None if parallel else 1), no_call))
         text = Text(tuple(self.anywhere if opener == self.unmarked else opener for opener in self.openers))
         if self.between is None:

@@ -162,7 +162,7 @@ class Reader:
             calls = [call for call in self._calls if call.is_complete]
         elif self._is_broken or not all(call.is_complete for call in self._calls):
             calls = []
-            self._content.append(self._visible("".join(self._raw)[self._calls_from :]))
+            self._content += [self._blank or "", self._visible("".join(self._raw)[self._calls_from :])]
         else:
             calls = self._calls
         for index, call in enumerate(calls if self._format.parallel_tool_calls else calls[:1]):

@@ -102,7 +102,7 @@ def test_a_named_function_is_called_once(compiler, name):
 def test_with_strict_functions_an_answer_is_free_but_inside_their_calls(compiler, name):
     grammar = compiled(compiler, name, tool_choice="auto")
     header = "<|channel|>final<|message|>" if name == "openai" else ""
-    for text in ("Hello.", "Is 3 < 4? {x} [y]"):
+    for text in ("Hello.", "\n Hello", "Is 3 < 4? {x} [y]"):
         assert accepts(grammar.matcher(), header + text)
     call = WRITERS[name]([("get_weather", {"city": "Rome", "hourly": True})])
     wrong = WRITERS[name]([("get_weather", {"city": "Bonn", "hourly": True})])

@@ -13,6 +13,7 @@ from tests.text.call_writers import WRITERS
 from tests.text.reading import answer_format, collect, cuts, dialect, read
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+ONLY_AT_THE_BEGINNING = ("pythonic", "xlam", "openai")
 OSLO = ("get_weather", '{"city": "Oslo"}')
 
 
@@ -175,6 +176,34 @@ def test_special_tokens_are_known_by_characters_that_no_text_can_bring():
     assert collect(bound.reader(format), [f"a{begin}b"]).content == "ab"
     shown = bound.reader(format, skip_special_tokens=False)
     assert collect(shown, [f"a{begin}b"]).content == "a<|tool_call_begin|>b"
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_calls_are_read_in_special_tokens_as_they_are_in_text(name):
+    text = "Hi" * (name not in ONLY_AT_THE_BEGINNING) + WRITERS[name]([("get_weather", {"city": "Oslo"}), ("now", {})])
+    marks = re.findall(r"<[^<>\s=]*>|\[[A-Z_]+\]", text)
+    special = {mark: id for id, mark in enumerate(dict.fromkeys(marks))}
+    bound = AnswerDialect.named(name, None, special)
+    assert set(bound.controls) <= set(special.values())
+    for mark, id in special.items():
+        text = text.replace(mark, bound.controls.get(id, ""))  # other special tokens are hidden
+    for pieces in cuts(text):
+        for eager in (True, False):
+            told = collect(bound.reader(answer_format(eager=eager)), pieces)
+            assert told.content == "Hi" * (name not in ONLY_AT_THE_BEGINNING)
+            assert told.parsed == [("get_weather", {"city": "Oslo"}), ("now", {})]
+
+
+def test_any_two_parsers_go_together():
+    for tools in TOOL_PARSERS.keys() - {"hf"}:
+        for reasoning in REASONING_PARSERS.keys() - {"hf"}:
+            told = read(dialect(tools, reasoning), "a</think>b", thinking=True)
+            assert told.reasoning + told.content in ("ab", "a</think>b")
+
+
+def test_white_space_before_a_call_that_breaks_off_is_shown_with_it():
+    assert read(dialect("hermes"), "\n<tool_call>{", eager=False).content == "\n<tool_call>{"
+    assert read(dialect("hermes"), '\n<tool_call>{"name": "now", ', eager=False).content[0] == "\n"
 
 
 def test_a_mistral_model_is_asked_for_the_form_that_its_tokenizer_knows():

@@ -1,8 +1,10 @@
 """Untyped text from tags → the value that a parameter's schema asks for."""
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from jaxserve.text.json_tape import parsed
+from jaxserve.text.markers import Malformed
 
 _ORDER = ("null", "integer", "number", "boolean", "object", "array", "string")
 _MAX_REFS = 16
@@ -57,40 +59,34 @@ def coerced(text: str, types: tuple[str, ...]) -> Any:
     for name in types:
         try:
             return _READ[name](text)
-        except (ValueError, KeyError, RecursionError):
+        except (ValueError, KeyError, Malformed):
             continue
     return text
 
 
 def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        number = _number(text)
-        if number != int(number):
-            raise
-        return int(number)
+    """Whole numbers count, however they are written."""
+    number = _number(text)
+    if number != int(number):
+        raise ValueError(text)
+    return int(number)
 
 
 def _number(text: str) -> int | float:
-    value = json.loads(text.strip(), parse_constant=_refuse)
+    value = parsed(text.strip())
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) == float("inf"):
         raise ValueError(text)
     return value
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
 def _json(text: str, kind: type) -> Any:
-    value = json.loads(text, parse_constant=_refuse)
+    value = parsed(text)
     if not isinstance(value, kind):
         raise ValueError(text)
     return value
 
 
-_READ = {
+_READ: dict[str, Callable[[str], Any]] = {
     "null": lambda text: {"null": None}[text.strip().lower()],
     "integer": _integer,
     "number": _number,

@@ -10,6 +10,7 @@ from jaxserve.structured.shapes import Sequence as InOrder
 from jaxserve.text.call_formats.coercion import types_of
 from jaxserve.text.markers import Reading, Tape
 
+_DEFINITIONS = ("$defs", "definitions")
 ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
 
 
@@ -48,6 +49,12 @@ class Function:
 
     def types_of_schema(self, schema: Any) -> tuple[str, ...]:
         return types_of(schema, self.parameters)
+
+    def schema(self, schema: Any) -> Schema:
+        """JSON of one parameter's schema, with the definitions that it may refer to."""
+        if isinstance(schema, Mapping):
+            schema = {**schema, **{key: self.parameters[key] for key in _DEFINITIONS if key in self.parameters}}
+        return Schema(json.dumps(schema, ensure_ascii=False))
 
 
 Functions = Mapping[str, Function]

@@ -1,11 +1,10 @@
 """Gemma's literals: JSON without quotes around keys, and strings between markers of their own."""
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from jaxserve.structured.shapes import Choice, Repeat, Schema, Shape, Text
+from jaxserve.structured.shapes import Choice, Repeat, Shape, Text
 from jaxserve.text.call_formats.format import Function, in_order
 from jaxserve.text.json_tape import parsed, written
 
@@ -48,7 +47,7 @@ class GemmaLiterals:
             item = self._shape(items if isinstance(items, dict) else {}, function, depth - 1)
             least, most = schema.get("minItems", 0), schema.get("maxItems")
             return in_order("[", Repeat(item, least, most, in_order(",")), "]")
-        return Schema(json.dumps(schema, ensure_ascii=False))
+        return function.schema(schema)
 
     def _object(self, schema: dict[str, Any], function: Function, depth: int) -> Shape:
         properties = {key: value for key, value in (schema.get("properties") or {}).items() if isinstance(value, dict)}

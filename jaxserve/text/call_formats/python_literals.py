@@ -1,11 +1,10 @@
 """Python's literals, as models write them: strings, numbers, lists, tuples, dicts and constants, JSON's included."""
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from jaxserve.structured.shapes import Schema, Shape
+from jaxserve.structured.shapes import Shape
 from jaxserve.text.call_formats.format import Function
 from jaxserve.text.json_tape import parsed, written
 from jaxserve.text.markers import Malformed
@@ -38,10 +37,7 @@ class PythonLiterals:
 
     def shape(self, schema: Any, function: Function) -> Shape:
         """JSON is such a literal as well."""
-        if not function.enforced:
-            schema = {}
-        defs = {key: function.parameters[key] for key in ("$defs", "definitions") if key in function.parameters}
-        return Schema(json.dumps({**schema, **defs} if isinstance(schema, dict) else schema, ensure_ascii=False))
+        return function.schema(schema if function.enforced else {})
 
 
 def _take(found: re.Match[str], tokens: list[str]) -> None:

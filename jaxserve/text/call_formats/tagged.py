@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxserve.structured.shapes import Choice, Literal, Optional, Regex, Repeat, Schema, Shape, Text
+from jaxserve.structured.shapes import Choice, Literal, Optional, Regex, Repeat, Shape, Text
 from jaxserve.text.call_formats.coercion import coerced
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
 from jaxserve.text.json_tape import written
@@ -140,8 +140,7 @@ def _value(format: TaggedCalls, schema: Mapping[str, Any], function: Function) -
     if choices:
         return Choice(tuple(_plain(value) for value in choices)), all(isinstance(each, str) for each in choices)
     if "string" not in function.types_of_schema(schema):
-        defs = {key: function.parameters[key] for key in ("$defs", "definitions") if key in function.parameters}
-        return Schema(json.dumps({**schema, **defs}, ensure_ascii=False)), False
+        return function.schema(schema), False
     pattern = schema.get("pattern")
     if isinstance(pattern, str) and pattern.startswith("^") and pattern.endswith("$"):
         return Regex(pattern[1:-1]), True
