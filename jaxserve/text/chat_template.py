@@ -88,7 +88,7 @@ class ChatTemplate:
             "continue_final_message": continue_final_message,
         }
         has_calls = any(isinstance(m, Mapping) and m.get("tool_calls") for m in messages)
-        readings = READINGS if has_calls else READINGS[:1]
+        readings = self._readings() if has_calls else READINGS[:1]
         try:
             return self._first_success(messages, variables, readings)
         except InvalidParameter:
@@ -97,6 +97,12 @@ class ChatTemplate:
                 with suppress(InvalidParameter):
                     return self._first_success(messages, variables | {"tools": described}, readings)
             raise
+
+    def _readings(self) -> Sequence[dict[str, bool]]:
+        """The usual ones, where the template asks for it first with no content beside calls instead of an empty one."""
+        if not self._use().asks_for_none or "tool_calls" not in self.source:
+            return READINGS
+        return [*({**reading, "nothing_is_none": True} for reading in READINGS), *READINGS]
 
     def _first_success(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], readings: Sequence[dict[str, bool]]
@@ -213,8 +219,8 @@ def _final_text(message: Mapping[str, Any]) -> str:
 
 def _with_mark(message: Mapping[str, Any], mark: str) -> dict[str, Any]:
     content = message["content"]
-    if isinstance(content, str):
-        return {**message, "content": content + mark}
+    if content is None or isinstance(content, str):
+        return {**message, "content": (content or "") + mark}
     is_text = bool(content) and content[-1]["type"] == "text"
     last = {"type": "text", "text": _final_text(message) + mark}
     return {**message, "content": [*(content[:-1] if is_text else content), last]}

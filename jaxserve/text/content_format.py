@@ -12,10 +12,11 @@ from jaxserve.text.sandbox import parse_template
 
 @dataclass(frozen=True, slots=True)
 class ContentUse:
-    """How a template uses content: loops over its parts, asks whether it is a string."""
+    """How a template uses content: loops over its parts, asks whether it is a string, asks whether it is none."""
 
     loops: bool
     asks_for_string: bool
+    asks_for_none: bool
 
     @property
     def format(self) -> ContentFormat:
@@ -45,9 +46,11 @@ def content_use(source: str) -> ContentUse:
     def is_content(node: nodes.Node) -> bool:
         return _is_content(node, items, lists, contents)
 
+    tests = {test.name for test in tree.find_all(nodes.Test) if is_content(test.node)}
     return ContentUse(
         loops=any(is_content(loop.iter) for loop in tree.find_all(nodes.For)),
-        asks_for_string=any(test.name == "string" and is_content(test.node) for test in tree.find_all(nodes.Test)),
+        asks_for_string="string" in tests,
+        asks_for_none="none" in tests,
     )
 
 

