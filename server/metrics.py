@@ -68,6 +68,7 @@ OWN_COUNTERS = {
     "compilation_cache_hits": ("compilation_cache_hits", "Programs found in the persistent cache."),
     "helper_restarts": ("helper_restarts", "Helper processes killed and replaced, mostly for clients' templates."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
+    "grammar_masked_rows": ("grammar_masked_rows", "Tokens drawn under a grammar's mask."),
     "step_bytes": ("step_bytes", "Bytes that the steps had to read: weights, and live keys and values."),
     "step_flops": ("step_flops", "Floating-point operations of the steps."),
     "step_device_seconds": ("step_device_seconds", "Seconds that the device was at it."),

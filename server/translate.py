@@ -145,9 +145,9 @@ async def _prepared(
         if error.param != CONSTRAINT:
             raise
         used, reason = constraint_param(request), str(error)
-        raise type(error)(
-            used + reason.removeprefix(CONSTRAINT) if reason.startswith(CONSTRAINT) else reason, used
-        ) from None
+        if reason.startswith(CONSTRAINT):
+            reason = used + reason.removeprefix(CONSTRAINT)
+        raise type(error)(reason, used) from None
 
 
 def _checked(

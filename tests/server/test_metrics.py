@@ -5,6 +5,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain
 
 from jaxserve import HistogramSnapshot
+from jaxserve.engine import stats
 from server.metrics import COUNTERS, HISTOGRAMS
 from tests.fakes_llm import FakeLLM, empty_stats
 
@@ -73,6 +74,13 @@ async def test_the_numbers_are_the_snapshots(api):
     buckets = [seen[key("vllm:request_params_n_bucket", le=bound)] for bound in ("1.0", "2.0", "5.0", "20.0", "+Inf")]
     assert buckets == [3, 3, 4, 4, 5]
     assert seen[key("vllm:request_params_n_sum")] == 40
+
+
+async def test_every_counter_of_the_engine_is_shown(api):
+    counters = {name: 1000.0 + number for number, name in enumerate(stats.COUNTERS)}
+    api.llm.snapshot = empty_stats(counters=counters)
+    shown = set((await samples(api)).values())
+    assert not {name for name, value in counters.items() if value not in shown}
 
 
 async def test_the_cache_settings_are_labels(make_api):
