@@ -37,8 +37,11 @@ def checked(shape: Shape, special_tokens: dict[str, int], param: str) -> str:
     """The grammar, of which llguidance has nothing to complain. Raises InvalidParameter that names `param`."""
     try:
         text = grammar_text(resolved(shape, special_tokens), special_tokens)
+        text.encode()
     except InvalidParameter as error:
         raise InvalidParameter(f"{param}: {error}", param) from None
+    except UnicodeEncodeError:
+        raise InvalidParameter(f"{param} holds half a surrogate pair, which is no text.", param) from None
     except RecursionError:
         raise InvalidParameter(f"{param} is too complex a grammar: its parts lead too deep.", param) from None
     _, complaints = LLMatcher.validate_grammar_with_warnings(text, None, limits=LIMITS)

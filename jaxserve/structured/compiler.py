@@ -91,8 +91,9 @@ class Compiler:
             return self._pool.run(f"{MODULE}:check", data, self._limits)
         except TaskKilled as killed:
             raise InvalidParameter(f"{param} is too complex a grammar: {killed}.", param) from None
-        except GenerationFailed:
-            raise InvalidParameter(f"{param} is too complex a grammar: it needs too much memory.", param) from None
+        except GenerationFailed as failed:
+            why = "it needs too much memory" if "MemoryError" in str(failed) else "its check broke off"
+            raise InvalidParameter(f"{param} is too complex a grammar: {why}.", param) from None
 
 
 def _is_harmless(what: Shape) -> bool:

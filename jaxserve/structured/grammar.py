@@ -54,7 +54,8 @@ def shape_of(asked: StructuredOutputs, special_tokens: Mapping[str, int]) -> Sha
     if asked.grammar is not None:
         return grammar_shape(asked.grammar)
     assert asked.structural_tag is not None  # one of them always is given
-    return structural_tag(asked.structural_tag, special_tokens, whitespace, grammar_shape)
+    closed = asked.disable_additional_properties
+    return structural_tag(asked.structural_tag, special_tokens, grammar_shape, whitespace, closed)
 
 
 def grammar_shape(text: str) -> Lark:

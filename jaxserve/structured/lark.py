@@ -59,12 +59,12 @@ class _Writer:
 
     def write(self, shape: Shape) -> str:
         if isinstance(shape, Lark):
-            return json.dumps({"grammars": [{"lark_grammar": f"{shape.grammar}\n{OPTIONS}"}]})
+            return _dumped([{"lark_grammar": f"{shape.grammar}\n{OPTIONS}"}])
         start = self._expression(shape)
         lines = [OPTIONS, f"start: {start}"]
         lines += [f"{name}: {definition}" for definition, name in [*self._rules.items(), *self._terminals.items()]]
         lines += [f"lazy_{terminal.lower()}[lazy]: {terminal}" for terminal in self._lazy_terminals]
-        return json.dumps({"grammars": [{"lark_grammar": "\n".join(lines)}, *self._grammars]})
+        return _dumped([{"lark_grammar": "\n".join(lines)}, *self._grammars])
 
     def _expression(self, shape: Shape) -> str:
         assert not isinstance(shape, StructuredOutputs)  # it is resolved before
@@ -198,6 +198,10 @@ class _Writer:
         terminal = self._terminal(definition)
         self._lazy_terminals[terminal] = None
         return f"lazy_{terminal.lower()}"
+
+
+def _dumped(grammars: list[dict[str, str]]) -> str:
+    return json.dumps({"grammars": grammars}, ensure_ascii=False)
 
 
 def _quoted(text: str) -> str:

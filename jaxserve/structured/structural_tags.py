@@ -26,6 +26,7 @@ from jaxserve.structured.shapes import (
     Token,
     Whitespace,
 )
+from jaxserve.structured.tag_fields import filled_list, get_field, refuse_field, text_list
 
 MAX_DEPTH = 80
 
@@ -33,17 +34,21 @@ MAX_DEPTH = 80
 def structural_tag(
     text: str,
     special_tokens: Mapping[str, int],
-    whitespace: Whitespace,
     grammar: Callable[[str], Lark],
+    whitespace: Whitespace,
+    closed: bool = False,
 ) -> Shape:
-    """The shape that a structural tag describes. grammar: reads the text of a `grammar` format.
+    """The shape that a structural tag describes.
+
+    grammar              reads the text of a `grammar` format
+    whitespace, closed   of its schemas, as in Schema
 
     Raises InvalidParameter, which names the format that is wrong or not supported.
     """
     tag = read_json(text, "the structural tag", MAX_DEPTH)
     if not isinstance(tag, dict) or tag.get("type", "structural_tag") != "structural_tag":
         raise InvalidParameter("a structural tag must be an object of type 'structural_tag'.")
-    reader = _Reader({token_id: name for name, token_id in special_tokens.items()}, whitespace, grammar)
+    reader = _Reader({token_id: name for name, token_id in special_tokens.items()}, grammar, whitespace, closed)
     if "format" in tag:
         return reader.shape(tag["format"], ())
     if "structures" in tag:
@@ -56,8 +61,9 @@ class _Reader:
     """Reads formats. text_of: id → text of special tokens."""
 
     text_of: Mapping[int, str]
-    whitespace: Whitespace
     grammar: Callable[[str], Lark]
+    whitespace: Whitespace
+    closed: bool
 
     def shape(self, format: Any, ends: tuple[str, ...]) -> Shape:
         """What one format describes. ends: how the nearest enclosing tag may end."""
@@ -66,20 +72,20 @@ class _Reader:
         kind = format["type"]
         match kind:
             case "const_string":
-                return Literal(_get(format, "value", str))
+                return Literal(get_field(format, "value", str))
             case "json_schema" | "qwen_xml_parameter":
                 return self._schema(format)
             case "grammar":
-                return self.grammar(_get(format, "grammar", str))
+                return self.grammar(get_field(format, "grammar", str))
             case "regex":
-                return Regex(_get(format, "pattern", str))
+                return Regex(get_field(format, "pattern", str))
             case "any_text" | "any_tokens":
-                _refuse(format, "max_tokens", None)
+                refuse_field(format, "max_tokens", None)
                 return Text((*ends, *self._excludes(format)))
             case "sequence":
-                return Sequence(tuple(self.shape(element, ends) for element in _filled(format, "elements")))
+                return Sequence(tuple(self.shape(element, ends) for element in filled_list(format, "elements")))
             case "or":
-                return Either(tuple(self.shape(element, ends) for element in _filled(format, "elements")))
+                return Either(tuple(self.shape(element, ends) for element in filled_list(format, "elements")))
             case "optional":
                 return Optional(self.shape(format.get("content"), ends))
             case "plus":
@@ -102,27 +108,30 @@ class _Reader:
 
     def legacy(self, tag: dict[str, Any]) -> Shape:
         tags = []
-        for structure in _filled(tag, "structures"):
+        for structure in filled_list(tag, "structures"):
             if not isinstance(structure, dict):
                 raise InvalidParameter("each of 'structures' must be an object with 'begin', 'schema' and 'end'.")
             schema = structure.get("schema", {})
-            content = Schema(schema if isinstance(schema, str) else json.dumps(schema), self.whitespace)
-            tags.append(_Tag(_get(structure, "begin", str), content, (_get(structure, "end", str),)))
-        return _among_text(tags, _texts(tag, "triggers"), ())
+            content = self._json(schema if isinstance(schema, str) else json.dumps(schema))
+            tags.append(_Tag(get_field(structure, "begin", str), content, (get_field(structure, "end", str),)))
+        return _among_text(tags, text_list(tag, "triggers"), ())
 
     def _schema(self, format: dict[str, Any]) -> Shape:
-        _refuse(format, "any_order", False)
+        refuse_field(format, "any_order", False)
         if not isinstance(format.get("json_schema"), dict | bool):
             raise InvalidParameter(f"'json_schema' of the format {format['type']!r} must be a schema.")
-        schema = Schema(json.dumps(format["json_schema"]), self.whitespace)
+        schema = self._json(json.dumps(format["json_schema"]))
         style = "qwen_xml" if format["type"] == "qwen_xml_parameter" else format.get("style", "json")
         if style == "qwen_xml":
             return Parameters(schema, "<parameter=", ">", "</parameter>", has_blanks=True)
-        _refuse(format, "style", "json")
+        refuse_field(format, "style", "json")
         return schema
 
+    def _json(self, schema: str) -> Schema:
+        return Schema(schema, self.whitespace, self.closed)
+
     def _repeat(self, format: dict[str, Any], ends: tuple[str, ...]) -> Shape:
-        least, most = _get(format, "min", int), _get(format, "max", int)
+        least, most = get_field(format, "min", int), get_field(format, "max", int)
         if least < 0 or (most != -1 and most < least):
             raise InvalidParameter(f"the format 'repeat' must have 0 <= min <= max, or max -1, got {least} and {most}.")
         return Repeat(self.shape(format.get("content"), ends), least, None if most == -1 else most)
@@ -139,34 +148,34 @@ class _Reader:
         return _Tag(self._marker(format.get("begin")), self.shape(format.get("content"), closing), ends)
 
     def _triggered(self, format: dict[str, Any], ends: tuple[str, ...]) -> Shape:
-        tags = [self._read_tag(tag) for tag in _filled(format, "tags")]
+        tags = [self._read_tag(tag) for tag in filled_list(format, "tags")]
         key = "triggers" if format["type"] == "triggered_tags" else "trigger_tokens"
-        triggers = tuple(self._marker(trigger) for trigger in _filled(format, key))
+        triggers = tuple(self._marker(trigger) for trigger in filled_list(format, key))
         excludes = (*ends, *self._excludes(format))
         at_least_one, only_one = (
-            _get(format, "at_least_one", bool, False),
-            _get(format, "stop_after_first", bool, False),
+            get_field(format, "at_least_one", bool, False),
+            get_field(format, "stop_after_first", bool, False),
         )
         return _among_text(tags, triggers, excludes, at_least_one=at_least_one, only_one=only_one)
 
     def _separated(self, format: dict[str, Any]) -> Shape:
-        tags = Either(tuple(self._tag(tag) for tag in _filled(format, "tags")))
-        separator = _get(format, "separator", str)
-        least = int(_get(format, "at_least_one", bool, False))
-        only_one = _get(format, "stop_after_first", bool, False)
+        tags = Either(tuple(self._tag(tag) for tag in filled_list(format, "tags")))
+        separator = get_field(format, "separator", str)
+        least = int(get_field(format, "at_least_one", bool, False))
+        only_one = get_field(format, "stop_after_first", bool, False)
         return Repeat(tags, least, 1 if only_one else None, Literal(separator) if separator else None)
 
     def _dispatch(self, format: dict[str, Any], ends: tuple[str, ...]) -> Shape:
         tags = []
-        for rule in _filled(format, "rules"):
+        for rule in filled_list(format, "rules"):
             if not isinstance(rule, list) or len(rule) != 2:
                 raise InvalidParameter(f"each of 'rules' of the format {format['type']!r} must be [pattern, format].")
             tags.append(_Tag(self._marker(rule[0]), self.shape(rule[1], ends), ("",)))
-        only_one = not _get(format, "loop", bool, True)
+        only_one = not get_field(format, "loop", bool, True)
         return _among_text(tags, tuple(tag.begin for tag in tags), (*ends, *self._excludes(format)), only_one=only_one)
 
     def _excludes(self, format: dict[str, Any]) -> tuple[str, ...]:
-        said = [*format.get("excludes", ()), *format.get("exclude_tokens", ())]
+        said = [marker for key in ("excludes", "exclude_tokens") for marker in get_field(format, key, list, [])]
         return tuple(filter(None, map(self._marker, said)))
 
     def _marker(self, marker: Any) -> str:
@@ -218,31 +227,3 @@ def _among_text(
         return one if at_least_one else Either((after_text, text))
     more = (Repeat(after_text), text)
     return Sequence((one, *more)) if at_least_one else Sequence(more)
-
-
-_MISSING: Any = object()
-
-
-def _get(format: dict[str, Any], key: str, kind: type, default: Any = _MISSING) -> Any:
-    value = format.get(key, default)
-    if isinstance(value, kind) and (kind is not int or not isinstance(value, bool)):
-        return value
-    raise InvalidParameter(f"{key!r} in the structural tag must be of type {kind.__name__}.")
-
-
-def _filled(format: dict[str, Any], key: str) -> list[Any]:
-    value = format.get(key)
-    if isinstance(value, list) and value:
-        return value
-    raise InvalidParameter(f"{key!r} in the structural tag must be a list that is not empty.")
-
-
-def _texts(format: dict[str, Any], key: str) -> tuple[str, ...]:
-    if all(isinstance(text, str) for text in _filled(format, key)):
-        return tuple(format[key])
-    raise InvalidParameter(f"{key!r} in the structural tag must be a list of strings.")
-
-
-def _refuse(format: dict[str, Any], key: str, neutral: Any) -> None:
-    if format.get(key, neutral) != neutral:
-        raise InvalidParameter(f"{key!r} of the structural tag format {format['type']!r} is not supported here.")

@@ -120,6 +120,12 @@ def test_a_choice_may_be_empty():
     assert allowed(matcher_of(StructuredOutputs(choice=("",)))) == {EOS}
 
 
+@pytest.mark.parametrize("asked", [{"choice": ("\ud800",)}, {"regex": "\ud800"}, {"grammar": 'start: "\ud800"'}])
+def test_half_a_character_is_no_text(asked):
+    with pytest.raises(InvalidParameter, match="surrogate"):
+        matcher_of(StructuredOutputs(**asked))
+
+
 def test_twenty_thousand_choices_are_no_trouble():
     texts = tuple(f"choice {number * 7919 % 20011}" for number in range(20_000))
     matcher = matcher_of(Choice(texts))

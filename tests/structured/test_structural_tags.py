@@ -188,6 +188,13 @@ def test_the_legacy_form_is_triggered_tags():
         assert not accepts(matcher, "a <f=sub>")
 
 
+def test_schemas_of_tags_are_closed_and_compact_where_that_is_asked():
+    whole = json.dumps({"format": {"type": "json_schema", "json_schema": {"type": "object"}}})
+    asked = StructuredOutputs(structural_tag=whole, disable_additional_properties=True, disable_any_whitespace=True)
+    assert [accepts(matcher_of(asked), text) for text in ("{}", '{"a":1}', "{ }")] == [True, False, False]
+    assert accepts(matcher_of(StructuredOutputs(structural_tag=whole)), '{ "a": 1 }')
+
+
 def test_ordinary_text_may_not_look_like_a_special_token_that_ends_it():
     """The text of a special token is no marker: only the token itself is."""
     matcher = matcher_of(tagged(tag("<call>", {"type": "any_text"}, "</call>")))
