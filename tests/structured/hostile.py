@@ -15,6 +15,10 @@ def nested(levels, inner):
     return inner
 
 
+def wide(prefix, num):
+    return {"type": "object", "properties": {f"{prefix}{i}": {"type": "integer", "minimum": i} for i in range(num)}}
+
+
 def tag(levels):
     format = {"type": "any_text"}
     for _ in range(levels):
@@ -24,7 +28,7 @@ def tag(levels):
 
 LOOP = {"$defs": {f"d{i}": {"$ref": f"#/$defs/d{(i + 1) % 500}"} for i in range(500)}, "$ref": "#/$defs/d0"}
 PRODUCT = {"allOf": [{"anyOf": [{"properties": {f"p{i}": {"const": j}}} for j in range(5)]} for i in range(20)]}
-WIDE = {"type": "object", "properties": {f"property_{i}": {"type": "integer", "minimum": i} for i in range(5000)}}
+WIDE = wide("property_", 5000)
 MUTUAL = {
     "$defs": {
         f"d{i}": {"type": "object", "properties": {f"p{j}": {"$ref": f"#/$defs/d{j}"} for j in range(40)}}
@@ -49,6 +53,7 @@ HOSTILE = {
     "schema of 500 references in a circle": schema(LOOP),
     "schema of 5^20 options": schema(PRODUCT),
     "schema of 5000 properties": schema(WIDE),
+    "schema of ten times 300 properties": schema({"anyOf": [wide(f"{i}_", 300) for i in range(10)]}),
     "schema of 40 times 40 references": schema(MUTUAL),
     "schema of 300 patterns of keys": schema(PATTERNS),
     "schema 31 levels deep": schema(nested(31, {})),
