@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxserve.engine.live import Live
 from jaxserve.engine.plan import Chunk, Fork
-from jaxserve.engine.request import Progress
+from jaxserve.engine.progress import Progress
 from jaxserve.sampling.sampler import SampleMode
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from jaxserve.engine.request import Progress, Request
+from jaxserve.engine.progress import Progress
+from jaxserve.engine.request import Request
 from jaxserve.engine.stats import Family, Stats, Timeline
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.outputs import FinishReason, TokenLogprobs, TokenOutput

@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxserve.engine.live import Live
 from jaxserve.engine.plan import DecodeBatch
-from jaxserve.engine.request import Progress
+from jaxserve.engine.progress import Progress
 from jaxserve.engine.standing import Standing
 
 

@@ -13,7 +13,8 @@ from itertools import chain
 from typing import Any
 
 from jaxserve.engine.answers import Answers
-from jaxserve.engine.request import Progress, Request
+from jaxserve.engine.progress import Progress
+from jaxserve.engine.request import Request
 from jaxserve.engine.rows import Rows
 from jaxserve.engine.searches import Searches
 from jaxserve.engine.sharing import Sharing

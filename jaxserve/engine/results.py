@@ -3,7 +3,7 @@
 from jaxserve.engine.live import Live
 from jaxserve.engine.logprobs import logprobs_of
 from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, StepPlan, StepResult
-from jaxserve.engine.request import Progress
+from jaxserve.engine.progress import Progress
 from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import FinishReason, TokenOutput
 from jaxserve.sampling.sampler import NO_TOKEN

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxserve.engine.request import Progress
+from jaxserve.engine.progress import Progress
 from jaxserve.sampling.lines import Line, line
 from jaxserve.sampling.rows import NUM_COLUMNS
 

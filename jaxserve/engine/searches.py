@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxserve.engine.beams import BeamSearch
 from jaxserve.engine.plan import DecodeBatch, DrawnRows, Mask
-from jaxserve.engine.request import Progress, Request, mask_of
+from jaxserve.engine.progress import Progress
+from jaxserve.engine.request import Request, mask_of
 from jaxserve.errors import InvalidParameter
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import TokenOutput

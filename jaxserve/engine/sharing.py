@@ -1,6 +1,6 @@
 """What requests share of their prompts: pages known from others, and pages that another one is just computing."""
 
-from jaxserve.engine.request import Progress
+from jaxserve.engine.progress import Progress
 from jaxserve.kvcache.prefix import PrefixIndex, most_cached_pages
 
 

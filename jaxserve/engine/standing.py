@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxserve.engine.plan import DecodeBatch
-from jaxserve.engine.request import Progress
+from jaxserve.engine.progress import Progress
 from jaxserve.sampling.sampler import SampleMode
 
 
