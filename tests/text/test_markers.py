@@ -206,3 +206,9 @@ def test_text_becomes_what_its_schema_asks_for_or_stays_text(schema, text, value
     root = {"$defs": {"n": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}}}
     found = coerced(text, types_of(schema, root))
     assert (found, type(found)) == (value, type(value))
+
+
+def test_a_schema_that_refers_to_itself_in_many_ways_is_looked_at_once():
+    many = {"anyOf": [{"$ref": f"#/$defs/{index}"} for index in range(100)]}
+    root = {"$defs": {str(index): many for index in range(100)} | {"0": {"type": "boolean"}}}
+    assert types_of(many, root) == ("boolean",)

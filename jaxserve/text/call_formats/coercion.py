@@ -7,7 +7,6 @@ from jaxserve.text.json_tape import parsed
 from jaxserve.text.markers import Malformed
 
 _ORDER = ("null", "integer", "number", "boolean", "object", "array", "string")
-_MAX_REFS = 16
 _TYPE_OF = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
 
 
@@ -16,22 +15,24 @@ def types_of(schema: Any, root: Mapping[str, Any]) -> tuple[str, ...]:
 
     root   the schema that holds this one, for its $defs
     """
-    found = set(_types(schema, root, _MAX_REFS))
+    found: set[str] = set()
+    waiting, seen = [schema], set()
+    while waiting:  # each part is looked at once, so neither loops nor many references take long
+        part = waiting.pop()
+        if isinstance(part, Mapping) and id(part) not in seen:
+            seen.add(id(part))
+            found.update(_own_types(part))
+            waiting += [option for key in ("anyOf", "oneOf", "allOf") for option in _list(part.get(key))]
+            if isinstance(part.get("$ref"), str):
+                waiting.append(_target(part["$ref"], root))
     return tuple(name for name in _ORDER if name in found) or ("string",)
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> Iterator[str]:
-    if not isinstance(schema, Mapping) or depth == 0:
-        return
+def _own_types(schema: Mapping[str, Any]) -> Iterator[str]:
     declared = schema.get("type")
-    yield from [declared] if isinstance(declared, str) else declared if isinstance(declared, list) else ()
+    yield from (name for name in (declared if isinstance(declared, list) else [declared]) if isinstance(name, str))
     for value in [*_list(schema.get("enum")), *([schema["const"]] if "const" in schema else [])]:
         yield _TYPE_OF.get(type(value), "null")
-    for key in ("anyOf", "oneOf", "allOf"):
-        for option in _list(schema.get(key)):
-            yield from _types(option, root, depth - 1)
-    if isinstance(schema.get("$ref"), str):
-        yield from _types(_target(schema["$ref"], root), root, depth - 1)
     if declared is None and "properties" in schema:
         yield "object"
     if declared is None and "items" in schema:
