@@ -106,10 +106,10 @@ class AnswerDialect:
             return None
         if isinstance(reasoning, HarmonyDialect):
             return False
-        if not reasoning.is_on(format):
-            return None
         said = section_at_end(format.prompt_text, reasoning.open, reasoning.close, self._special_tokens)
-        return {"open": True, "closed": None, None: reasoning.inside}[said]
+        if said is None and reasoning.is_on(format):
+            return reasoning.inside
+        return True if said == "open" else None  # a section is open even if the template was told not to open one
 
     def reader(self, format: AnswerFormat, *, is_constrained: bool = False, skip_special_tokens: bool = True) -> Reader:
         """A new reader for one choice."""

