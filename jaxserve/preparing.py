@@ -14,7 +14,6 @@ from jaxserve.config import EngineConfig
 from jaxserve.errors import EngineStopped, InvalidParameter
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.structured.compiler import CompiledGrammar, Compiler
-from jaxserve.structured.grammar import shape_of
 from jaxserve.structured.guide import Thinking
 from jaxserve.structured.shapes import Either, Shape
 from jaxserve.structured.vocabulary import Vocabulary
@@ -75,11 +74,10 @@ class Preparer:
         self._tokenizer = tokenizer
         self._strict_level = config.tool_strict_level
         self._vocab_size, self._eos_ids = vocab_size, eos_ids
-        self._special_tokens = special_tokens(tokenizer)
         self._dialect = AnswerDialect.named(
             self.tool_parser.name,
             self.reasoning_parser.name,
-            self._special_tokens,
+            special_tokens(tokenizer),
             tokenizer.config.get("response_template"),
         )
         self._lock = threading.Lock()
@@ -156,20 +154,14 @@ class Preparer:
         calls = self._dialect.shape(offered, holds_calls=self._strict_level != "auto")
         if wanted is not None and calls is None and inside is not False:
             return self._compile(wanted)
-        content = None if wanted is None else self._dialect.content(self._shape_of(wanted))
+        content = None if wanted is None else self._dialect.content(wanted)
         options = tuple(shape for shape in (content, calls) if shape is not None)
         if not options:
             return None
         shape = options[0] if len(options) == 1 else Either(options)
         return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _param(wanted))
 
-    def _shape_of(self, wanted: StructuredOutputs) -> Shape:
-        try:
-            return shape_of(wanted, self._special_tokens)
-        except InvalidParameter as error:
-            raise InvalidParameter(f"{CONSTRAINT}: {error}", CONSTRAINT) from None
-
-    def _compile(self, what: StructuredOutputs | Shape, param: str = CONSTRAINT) -> CompiledGrammar:
+    def _compile(self, what: Shape, param: str = CONSTRAINT) -> CompiledGrammar:
         with self._lock:
             if self._is_closed:
                 raise EngineStopped("The engine is not running; no request can be served.")
