@@ -87,26 +87,11 @@ class Preparer:
     def prepare(self, params: SamplingParams, format: AnswerFormat | None = None) -> Prepared:
         """format None: the answer is plain text, as completions are. Raises a RequestError that names the field."""
         wanted, budget = params.structured_outputs, _budget(params)
-        if budget is not None and (format is None or self.reasoning_parser.name is None):
-            raise InvalidParameter(
-                "thinking_token_budget needs a chat with a model whose reasoning can be read; leave it out.",
-                "thinking_token_budget",
-            )
+        self._check(wanted, budget, format)
         if format is None:
             return PLAIN if wanted is None else Prepared(self._compile(wanted))
         if self._strict_level == "parameter":
             format = replace(format, tools=tuple(map(_strict, format.tools)))
-        if format.tool_choice == "auto" and format.tools and self.tool_parser.name is None:
-            raise InvalidParameter(
-                "auto tool choice needs to know how the model writes its calls, which was not found in its files; name "
-                "it with --tool-call-parser, or choose required, none or a function.",
-                "tool_choice",
-            )
-        if wanted is not None and format.must_call:
-            raise InvalidParameter(
-                "tool_choice demands a call, and structured_outputs another answer; only one of them can hold.",
-                "tool_choice",
-            )
         is_constrained = wanted is not None or format.must_call
         inside = self._dialect.starts_inside(format, is_constrained)
         grammar = self._grammar(wanted, format, inside)
@@ -121,6 +106,27 @@ class Preparer:
             place = beginning(reasoning, self._tokenizer, inside)
             end = end_of_reasoning(reasoning, self._tokenizer)
         return Prepared(grammar, place, end, self._reader(params, format, is_constrained), self._dialect.controls)
+
+    def _check(self, wanted: StructuredOutputs | None, budget: int | None, format: AnswerFormat | None) -> None:
+        """What cannot be had together, or not on this model."""
+        if budget is not None and (format is None or self.reasoning_parser.name is None):
+            raise InvalidParameter(
+                "thinking_token_budget needs a chat with a model whose reasoning can be read; leave it out.",
+                "thinking_token_budget",
+            )
+        if format is None:
+            return
+        if format.tool_choice == "auto" and format.tools and self.tool_parser.name is None:
+            raise InvalidParameter(
+                "auto tool choice needs to know how the model writes its calls, which was not found in its files; name "
+                "it with --tool-call-parser, or choose required, none or a function.",
+                "tool_choice",
+            )
+        if wanted is not None and format.must_call:
+            raise InvalidParameter(
+                "tool_choice demands a call, and structured_outputs another answer; only one of them can hold.",
+                "tool_choice",
+            )
 
     @property
     def num_restarts(self) -> int:
