@@ -25,6 +25,8 @@ class Spelling:
 
     def spelled(self, value: Any) -> Any:
         """The same dialect with other texts in it. Dataclasses, tuples, lists and mappings are gone through."""
+        if not self.chars:
+            return value
         if isinstance(value, str):
             for text, char in self.chars.items():
                 for form in (text, text.replace("|", r"\|"), re.escape(text)):
