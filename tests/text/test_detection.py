@@ -141,6 +141,60 @@ def test_of_named_templates_the_one_for_tools_is_asked_about_tools():
     assert found.tokens["<tool_call>"] is False and found.tokens["<|im_end|>"] is True
 
 
+CALL = '{"name": "{{ name }}", "arguments": {{ arguments }}}'
+WRITTEN = (  # as the templates write that come with models, or with vLLM for them
+    (
+        "openai",
+        "assistant to=functions.{{ name }}<|channel|>commentary json<|message|>{{ arguments }}<|call|>",
+    ),
+    ("mistral", '[TOOL_CALLS][{"name": {{ name }}}]'),
+    ("mistral", "[TOOL_CALLS]{{ name }}[ARGS]{{ arguments }}"),
+    ("kimi_k2", "<|tool_calls_section_begin|><|tool_call_begin|>{{ id }}<|tool_call_argument_begin|>{{ arguments }}"),
+    ("deepseek_v4", "<｜DSML｜tool_calls>\n<｜DSML｜invoke name='{{ name }}'>"),
+    ("deepseek_v32", "{% set mark = '｜DSML｜' %}{{ '<' + mark + 'function_calls>' }}"),
+    (
+        "deepseek_v3",
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{{ name }}\n```json\n{{ arguments }}\n```",
+    ),
+    ("deepseek_v31", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ name }}<｜tool▁sep｜>{{ arguments }}"),
+    ("minimax_m2", "<minimax:tool_call>\n<invoke name='{{ name }}'>"),
+    ("seed_oss", "<seed:tool_call>\n<function={{ name }}>"),
+    ("longcat", f"<longcat_tool_call>{CALL}</longcat_tool_call>"),
+    ("step3", "<｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜>{{ name }}"),
+    ("glm47", "<tool_call>{{ name }}<arg_key>{{ key }}</arg_key><arg_value>"),
+    ("glm45", "<tool_call>{{ name }}\n<arg_key>{{ key }}</arg_key>\n<arg_value>"),
+    ("qwen3_coder", "<tool_call>\n<function={{ name }}>\n<parameter="),
+    ("granite", f"<tool_call>\n[\n  {CALL}\n]"),
+    ("granite", "respond only with <|tool_call|> followed by a JSON list of tools used"),
+    ("granite-20b-fc", '{{ "please output <function_call> {\\"name\\": \\"no_function\\"}" }}'),
+    ("functiongemma", "<start_function_call>call:{{ name }}{"),
+    ("gemma4", "<|tool_call>call:{{ name }}{"),
+    ("phi4_mini_json", 'formatted as functools[{"name": [function name]}, ...]'),
+    ("internlm", f"<|action_start|><|plugin|>\n{CALL}<|action_end|>"),
+    ("lfm2", "<|tool_call_start|>[{{ name }}]<|tool_call_end|>"),
+    ("olmo3", "<function_calls>{{ name }}()</function_calls>"),
+    ("hunyuan_a13b", '<|extra_0|><tool_calls>[{"name": "f", "arguments": {}}]</tool_calls>'),
+    ("jamba", f"<tool_calls>[{CALL}]</tool_calls>"),
+    ("ernie45", f"<tool_call>\n{CALL}\n</tool_call><tool_output>{{{{ content }}}}</tool_output>"),
+    ("granite4", f"<|start_of_role|>assistant<|end_of_role|><tool_call>\n{CALL}\n</tool_call>"),
+    ("hermes", f"<tool_call>\n{CALL}\n</tool_call>"),
+    ("xlam", '[{"name": "tool_call_name", "arguments": {"arg1": "value1"}}, ... (more)]'),
+    ("llama4_json", '<|header_start|>assistant<|header_end|>{"name": "{{ name }}", "parameters": {{ arguments }}}'),
+    ("llama3_json", '{"name": "{{ name }}", "parameters": {{ arguments }}}'),
+    ("llama4_pythonic", "<|header_start|>system<|header_end|>[func_name1(param1=value1), func_name2(...)]"),
+    ("pythonic", "[func_name1(params_name1=params_value1...), func_name2(params)]"),
+)
+
+
+@pytest.mark.parametrize(("name", "words"), WRITTEN, ids=lambda value: value[:30])
+def test_every_form_is_known_by_what_it_writes(name, words):
+    assert tool_parser("{{ tools|tojson }}" + words) == name
+
+
+def test_no_signature_is_left_out_here():
+    assert {one.name for one in signatures.TOOL_CALLS} == {name for name, _ in WRITTEN}
+
+
 def test_every_name_that_can_be_found_is_known():
     tools = {one.name for one in signatures.TOOL_CALLS} | {*signatures.TOOL_TOKENS.values()}
     reasoning = {one.name for one in signatures.REASONING} | {"deepseek_r1", "deepseek_v3", "qwen3"}

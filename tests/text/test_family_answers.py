@@ -91,12 +91,17 @@ def read(family: Family, format: AnswerFormat, answer: str) -> tuple[str, str, l
 
 def cases(family: Family) -> Iterator[Case]:
     """What the template writes, told to think or not to, and what is to be found in it."""
-    dialect = bound(family)
+    dialect, seen = bound(family), set()
     for thinking in (None, True, False):
         for name, turn in TURNS.items():
             written = said(family, turn, thinking)
-            if written is None or any(family.name == one and part in name for one, part in OTHERWISE):
+            if (
+                written is None
+                or written in seen
+                or any(family.name == one and part in name for one, part in OTHERWISE)
+            ):
                 continue
+            seen.add(written)
             prompt, answer = written
             format = AnswerFormat(tools=(TOOL,), tool_choice="auto", prompt_text=prompt, thinking=thinking)
             if dialect.starts_inside(format) and dialect.reasoning.close[0] not in answer:
@@ -159,3 +164,21 @@ def test_what_models_write_is_read(family):
     dialect = bound(family)
     speaks = {"content"} | ({"calls"} if dialect.tools else set()) | ({"reasoning"} if dialect.reasoning else set())
     assert found == speaks
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one.reasoning_parser], ids=lambda family: family.name)
+def test_its_reasoning_ends_at_the_token_at_which_the_reader_ends_it(family):
+    tokenizer, dialect = tokenizer_of(family), bound(family)
+    thoughts = [case for case in (*cases(family), *own_cases(family)) if case[2] == THOUGHT]
+    for format, answer, _ in thoughts:
+        inside = dialect.starts_inside(format)
+        assert inside is not None
+        place, ids = dialect.thinking(tokenizer, inside=inside, is_constrained=True), []
+        for token_id in tokenizer.encode(answer, add_special_tokens=False):
+            ids.append(token_id)
+            place = place.advance(token_id)
+            if place is None:
+                break
+        assert read(family, format, tokenizer.decode(ids) + "X") == (REASONS, "X", [])
+        assert "X" not in read(family, format, tokenizer.decode(ids[:-1]) + "X")[1]
+    assert thoughts
