@@ -158,6 +158,12 @@ class Preparer:
         """
         offered = format if wanted is None or format.tool_choice == "none" else replace(format, tool_choice="required")
         calls = self._dialect.shape(offered, holds_calls=self._strict_level != "auto")
+        if calls is None and _holds_calls(wanted, format):
+            raise InvalidParameter(
+                "Calls in this model's own format cannot be enforced: leave strict and structured_outputs out, or choose"
+                " required or a function.",
+                "tools",
+            )
         if wanted is not None and calls is None and inside is not False:
             return self._compile(wanted)
         content = None if wanted is None else self._dialect.content(wanted)
@@ -192,6 +198,12 @@ def vocabulary_of(tokenizer: Tokenizer, eos_ids: Sequence[int], size: int) -> Vo
 
 def _strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**tool, "function": {**tool["function"], "strict": True}}
+
+
+def _holds_calls(wanted: StructuredOutputs | None, format: AnswerFormat) -> bool:
+    """Whether something is asked of calls that the model may choose to make."""
+    is_strict = any(tool["function"].get("strict") for tool in format.tools)
+    return format.tool_choice == "auto" and bool(format.tools) and (is_strict or wanted is not None)
 
 
 def _budget(params: SamplingParams) -> int | None:

@@ -8,6 +8,7 @@ import pytest
 from jaxserve import AnswerFormat, BadConfig, EngineConfig, InvalidParameter, NamedTool, SamplingParams
 from jaxserve import StructuredOutputs as Wanted
 from jaxserve.preparing import Preparer
+from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.prompts import Prompts
 from tests.text.tiny_tokenizers import TEMPLATE, byte_level_backend, make
 
@@ -91,6 +92,16 @@ def test_forced_calls_are_written_as_the_model_writes_them_or_plainly_where_that
         reader.feed(text)
         [call] = reader.close().tool_calls
         assert (call.name, json.loads(call.arguments)) == ("look", {"a": 1})
+
+
+def test_calls_that_no_grammar_can_be_made_for_are_not_held_in_silence(preparer, monkeypatch):
+    made, _ = preparer()
+    monkeypatch.setattr(AnswerDialect, "shape", lambda *_, **__: None)  # as of a response_template with patterns
+    wanted = replace(FREE, structured_outputs=Wanted(regex="a"))
+    for params, tool in ((FREE, STRICT), (wanted, PLAIN)):
+        with pytest.raises(InvalidParameter, match="cannot be enforced"):
+            made.prepare(params, AnswerFormat(tools=(tool,), tool_choice="auto"))
+    assert made.prepare(FREE, AnswerFormat(tools=(PLAIN,), tool_choice="auto")).grammar is None
 
 
 class TestReasoning:
