@@ -160,8 +160,8 @@ class Preparer:
         calls = self._dialect.shape(offered, holds_calls=self._strict_level != "auto")
         if calls is None and _holds_calls(wanted, format):
             raise InvalidParameter(
-                "Calls in this model's own format cannot be enforced: leave strict and structured_outputs out, or choose"
-                " required or a function.",
+                "Calls in this model's own format cannot be enforced: leave strict and structured_outputs out, or"
+                " choose required or a function.",
                 "tools",
             )
         if wanted is not None and calls is None and inside is not False:
