@@ -68,7 +68,7 @@ def follow(matcher):
 
 
 def test_a_helper_that_is_killed_is_a_refusal_of_this_grammar_alone():
-    compiler = Compiler(bytes_vocabulary(), timeout_s=0.5)
+    compiler = Compiler(bytes_vocabulary(), timeout_s=2.0)
     try:
         for _ in range(2):
             with pytest.raises(InvalidParameter, match="too complex a grammar: it "):
