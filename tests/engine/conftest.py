@@ -39,7 +39,7 @@ class Bench:
     """Runs requests to their ends and remembers what each one got."""
 
     def __init__(self, built: Built, *, overlap=True, num_pages=PAGES, prefix_caching=True, chunk=64, budget=64):
-        self.pool = PagePool(num_pages)
+        self.pool, self.vocab_size = PagePool(num_pages), built.spec.vocab_size
         self.scheduler = Scheduler(
             self.pool,
             PrefixIndex(self.pool, PAGE) if prefix_caching else None,

@@ -38,8 +38,8 @@ WISHES = (
     {"allowed_token_ids": tuple(range(50))},
     DRAWN | {"bad": ((7,), (8, 9), (10, 11, 12))},
     {"bad": tuple((i, j) for i in range(0, 256, 2) for j in range(0, 256, 5)), "repetition_penalty": 0.7},
-    {"guided": {"grammar": regex("(ab|ba|12)*")}},
-    DRAWN | {"guided": {"grammar": regex("[ab12]{9,}")}, "logprobs": 3},
+    {"pattern": "(ab|ba|12)*"},
+    DRAWN | {"pattern": "[ab12]{9,}", "logprobs": 3},
 )
 
 
@@ -47,7 +47,7 @@ def prompt(rng, longest=200):
     return [int(n) for n in rng.integers(0, 256, rng.integers(1, longest))]
 
 
-def add(bench, request_id, ids, *, tokens, held_back=(3,), bad=(), leader=None, followers=0, guided=None, **params):
+def add(bench, request_id, ids, *, tokens, held_back=(3,), bad=(), leader=None, followers=0, pattern=None, **params):
     params |= {"min_tokens": min(params.get("min_tokens", 0), tokens)}
     params = SamplingParams(**({"temperature": 0.0} | params), max_tokens=tokens)
     bench.engine.add(
@@ -61,7 +61,7 @@ def add(bench, request_id, ids, *, tokens, held_back=(3,), bad=(), leader=None, 
             bad_sequences=tuple(bad),
             leader_id=leader,
             num_followers=followers,
-            **guided or {},
+            grammar=pattern and regex(pattern, bench.vocab_size, (3,)),
         )
     )
 
@@ -73,7 +73,7 @@ def add_family(bench, request_id, ids, n, *, tokens, **params):
         add(bench, request_id + choice, ids, tokens=tokens, leader=leader, followers=n - 1 - choice, **params)
 
 
-def add_search(bench, request_id, ids, n, *, tokens, held_back=(3,), bad=(), guided=None, **params):
+def add_search(bench, request_id, ids, n, *, tokens, held_back=(3,), bad=(), pattern=None, **params):
     """A beam search of width n, whose answers have ids from request_id on; no longer than the pool allows."""
     tokens = min(tokens, most_steps(len(ids), n, bench.pool.num_usable, PAGE))
     params |= {"min_tokens": min(params.get("min_tokens", 0), tokens)}
@@ -89,7 +89,7 @@ def add_search(bench, request_id, ids, n, *, tokens, held_back=(3,), bad=(), gui
             held_back_ids=tuple(held_back),
             bad_sequences=tuple(bad),
             choice_ids=tuple(range(request_id, request_id + n)),
-            **guided or {},
+            grammar=pattern and regex(pattern, bench.vocab_size, (3,)),
         )
     )
 
