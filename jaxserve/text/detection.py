@@ -1,8 +1,9 @@
 """Which dialect a model writes its tool calls and its reasoning in, found in its checkpoint's files alone.
 
-In order of trust: the checkpoint's response_template, which says it outright; what the template writes, together
-with the tokens of its vocabulary; a token of the vocabulary alone; the model_type of config.json. What a template
-writes comes before what a vocabulary merely has: fine-tunes inherit vocabularies, and every Qwen3 has <think>.
+In order of trust: the checkpoint's response_template, which says it outright; what its chat template writes; where that
+shows no calls, a token of the vocabulary, then the model_type of config.json. What a template writes comes before what
+a vocabulary merely has, for vocabularies are inherited: Nemotron Nano has Mistral's [TOOL_CALLS], and every Qwen3 has
+<think>. Of reasoning, three prompts tell whether a model thinks always, unless told not to, or only if told to.
 
 A model whose template never reads `tools` is given no tool parser: it would never hear of them.
 """
