@@ -17,6 +17,7 @@ from jaxserve.text.detection import (
     facts_of,
 )
 from jaxserve.text.dialects import REASONING_PARSERS, RESPONSE_TEMPLATE, TOOL_PARSERS
+from tests.text.reading import dialect, read
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
 HERMES = (
@@ -161,6 +162,10 @@ WRITTEN = (  # as the templates write that come with models, or with vLLM for th
     ("seed_oss", "<seed:tool_call>\n<function={{ name }}>"),
     ("longcat", f"<longcat_tool_call>{CALL}</longcat_tool_call>"),
     ("step3", "<｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜>{{ name }}"),
+    ("dots", "<dots_function_call>\n<invoke name='{{ name }}'>"),
+    ("cohere_command3", '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": {{ name }}}]'),
+    ("minicpm5", '<function name="{{ name }}"><param name="{{ key }}">'),
+    ("gigachat3", "will be generated next by the `function call` role."),
     ("glm47", "<tool_call>{{ name }}<arg_key>{{ key }}</arg_key><arg_value>"),
     ("glm45", "<tool_call>{{ name }}\n<arg_key>{{ key }}</arg_key>\n<arg_value>"),
     ("qwen3_coder", "<tool_call>\n<function={{ name }}>\n<parameter="),
@@ -209,3 +214,17 @@ def test_who_is_asked_for_by_name_holds():
     assert chosen("mistral", found, known, "tool_call_parser") == Detected("mistral", "tool_call_parser names it")
     with pytest.raises(BadConfig, match=r"tool_call_parser .hermse. is not known; .* hermes, mistral"):
         chosen("hermse", found, known, "tool_call_parser")
+
+
+def test_granite_thinks_in_words_or_in_tags():
+    for words in (
+        "Here is my thought process:",
+        "Write your thoughts between <think></think>, then <response></response>",
+    ):
+        assert reasoning_parser(PLAIN + words, {}) == "granite"
+    for answer in (
+        "Here is my thought process: Hm. Here is my response: Yes.",
+        "<think>Hm.</think><response>Yes.</response>",
+    ):
+        told = read(dialect(None, "granite"), answer)
+        assert (told.reasoning.strip(), told.content.strip()) == ("Hm.", "Yes.")

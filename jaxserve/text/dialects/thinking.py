@@ -18,10 +18,11 @@ MISTRAL = replace(OPENED, open=("[THINK]",), close=("[/THINK]",), ends_before=("
 GEMMA4 = replace(
     OPENED, open=("<|channel>thought\n",), close=("<channel|>",), ends_before=("<|tool_call>",), repeats=True
 )
-GRANITE = replace(
+GRANITE = replace(  # 3.2 in words, 3.3 in tags
     OPENED,
-    open=("Here is my thought process:", "Here's my thought process:"),
-    close=("Here is my response:", "Here's my response:"),
+    open=("Here is my thought process:", "Here's my thought process:", "<think>"),
+    close=("Here is my response:", "Here's my response:", "</think>"),
+    hidden=("<response>", "</response>"),
 )
 COHERE = replace(
     OPENED,
