@@ -38,10 +38,6 @@ def _is_number_or_bool(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
-
-
 def _is_count(value: Any) -> bool:
     return _is_number(value) and value >= 0 and int(value) == value
 
@@ -96,7 +92,6 @@ ENFORCED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "maximum": (_is_number, "a number"),
     "exclusiveMinimum": (_is_number_or_bool, "a number"),
     "exclusiveMaximum": (_is_number_or_bool, "a number"),
-    "multipleOf": (_is_positive, "a number above 0"),
 }
 
 # What cannot be enforced may stand where its value makes it say nothing, such as `uniqueItems: false`.
@@ -116,6 +111,7 @@ SAYS_NOTHING: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "unevaluatedProperties": lambda value, schema: value in (True, {}),
     "$dynamicRef": lambda value, schema: False,
     "$recursiveRef": lambda value, schema: False,
+    "multipleOf": lambda value, schema: False,
     "divisibleBy": lambda value, schema: False,
     "disallow": lambda value, schema: value == [],
     "extends": lambda value, schema: value in ({}, []),

@@ -1,4 +1,4 @@
-"""Bounds and factors of numbers, merged and written so that llguidance takes them at their word.
+"""Bounds of numbers, merged and written so that llguidance takes them at their word.
 
 It reads bounds as doubles, and is exact for about 15 digits of them and up to 17 places before the point. Beyond that a
 bound is moved inward, or refused where nothing would be left.
@@ -15,35 +15,19 @@ from jaxserve.structured.keywords import cannot_enforce
 
 LARGEST = Decimal(10) ** 17
 NUM_DIGITS = 15
-MAX_FACTOR = 10_000  # llguidance has a state for each remainder: 4 MB for this one
 _LOWER = ("minimum", "exclusiveMinimum")
 _UPPER = ("maximum", "exclusiveMaximum")
 
 
-def merged_number(parts: Iterable[Source], are_integers: bool) -> tuple[dict[str, Any], bool]:
-    """Bounds and factors, and whether only whole numbers are left."""
-    parts = list(parts)
-    factor = 1
-    for part in parts:
-        factor = _with_factor(factor, part)
-    has_factor = any("multipleOf" in part.schema for part in parts)
-    are_integers = are_integers or has_factor
-    found: dict[str, Any] = {"multipleOf": factor} if has_factor else {}
+def merged_number(parts: Iterable[Source], are_integers: bool) -> dict[str, Any]:
+    """Bounds. are_integers: only whole numbers are left."""
     bounds: dict[str, Decimal] = {}
     for part in parts:
         for keyword, value in _said(part).items():
             keyword, value = _settled(keyword, value, are_integers, part.path)
             tighter = max if keyword in _LOWER else min
             bounds[keyword] = tighter(bounds.get(keyword, value), value)
-    return found | {keyword: _plain(value) for keyword, value in bounds.items()}, are_integers
-
-
-def _with_factor(factor: int, part: Source) -> int:
-    """The least common multiple of a factor and the part's."""
-    other = part.schema.get("multipleOf", 1)
-    if other == int(other) and math.lcm(factor, int(other)) <= MAX_FACTOR:
-        return math.lcm(factor, int(other))
-    raise cannot_enforce("multipleOf", part.path, f"only whole numbers up to {MAX_FACTOR} can")
+    return {keyword: _plain(value) for keyword, value in bounds.items()}
 
 
 def _said(part: Source) -> dict[str, Decimal]:

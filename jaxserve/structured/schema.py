@@ -123,10 +123,7 @@ class Merger:
         result: dict[str, Any] = {} if values is None else {"enum": values}
         allowed = set(ALL_TYPES if types is None else types)
         if allowed & {"number", "integer"}:
-            number, are_integers = merged_number(parts, "number" not in allowed)
-            result |= number
-            if are_integers and "number" in allowed:
-                types = ["integer" if name == "number" else name for name in types or ALL_TYPES]
+            result |= merged_number(parts, "number" not in allowed)
         if "string" in allowed:
             result |= merged_string(parts)
         if "array" in allowed:

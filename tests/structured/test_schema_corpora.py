@@ -23,11 +23,11 @@ KEYWORDS = {*ENFORCED, *SAYS_NOTHING}
 
 # (enforced, refused), then instances (accepted as valid, refused as invalid, narrowed away, accepted as of anyOf)
 COUNTS = {
-    "draft2020-12": ((188, 180), (420, 243, 31, 6)),
-    "draft2019-09": ((194, 167), (426, 245, 17, 6)),
-    "draft6": ((174, 57), (359, 241, 17, 6)),
-    "draft4": ((125, 34), (271, 188, 11, 4)),
-    "draft7": ((181, 73), (385, 241, 17, 6)),
+    "draft2020-12": ((186, 182), (417, 235, 31, 6)),
+    "draft2019-09": ((192, 169), (423, 237, 17, 6)),
+    "draft6": ((172, 59), (356, 233, 17, 6)),
+    "draft4": ((123, 36), (268, 180, 11, 4)),
+    "draft7": ((179, 75), (382, 233, 17, 6)),
     "draft2020-12/optional/format": ((14, 8), (196, 160, 16, 0)),
 }
 
