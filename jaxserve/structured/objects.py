@@ -15,7 +15,7 @@ from jaxserve.structured.patterns import finds, literal
 from jaxserve.structured.scalars import pattern_of
 
 MAX_SETS = 64
-MAX_OPTIONAL = 400  # llguidance follows 4 items for each that may come next, and no more than 2000
+MAX_OPTIONAL = 240  # llguidance follows 4 items for each that may come next, and checking.LIMITS has 1000
 _STRING = {"type": "string"}
 
 
