@@ -23,7 +23,7 @@ from jaxserve.text.detection import chosen, detect_reasoning_parser, detect_tool
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
 from jaxserve.text.prompts import Prompts
 from jaxserve.text.reader import Reader
-from jaxserve.text.reasoning_place import beginning, end_of_reasoning
+from jaxserve.text.thinking import end_tokens
 from jaxserve.text.tokenizer import Tokenizer
 
 CONSTRAINT = "structured_outputs"
@@ -103,8 +103,8 @@ class Preparer:
             )
         reasoning, place, end = self._dialect.reasoning, None, ()
         if reasoning is not None and inside is not None and (budget is not None or (grammar and inside)):
-            place = beginning(reasoning, self._tokenizer, inside)
-            end = end_of_reasoning(reasoning, self._tokenizer)
+            place = self._dialect.thinking(self._tokenizer, inside=inside, is_constrained=grammar is not None)
+            end = end_tokens(reasoning, self._tokenizer)
         return Prepared(grammar, place, end, self._reader(params, format, is_constrained), self._dialect.controls)
 
     def _check(self, wanted: StructuredOutputs | None, budget: int | None, format: AnswerFormat | None) -> None:

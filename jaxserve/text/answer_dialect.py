@@ -15,6 +15,7 @@ from jaxserve.text.dialects import IDENTITY, REASONING_PARSERS, RESPONSE_TEMPLAT
 from jaxserve.text.dialects.generic import ARRAY, bare_arguments
 from jaxserve.text.dialects.harmony import HarmonyDialect
 from jaxserve.text.markers import Reading, Tape
+from jaxserve.text.prompt_section import section_at_end
 from jaxserve.text.reader import Reader
 from jaxserve.text.response_template import TemplateDialect
 from jaxserve.text.spelling import Spelling
@@ -148,6 +149,21 @@ class AnswerDialect:
             tools = self._tools(format)
             return None if tools is None else tools.calls(declared, format.tool_choice, format.parallel_tool_calls)
         return None
+
+    def content(self, shape: Shape) -> Shape:
+        """Content of this shape, with what a model writes before it to say that it is content."""
+        harmony = self._harmony
+        return shape if harmony is None else harmony.content(shape)
+
+    def behind_reasoning(self, shape: Shape) -> Shape:
+        """An answer of this shape, or reasoning and then such an answer: where the model may open a section or not."""
+        if self.reasoning is None:
+            return shape
+        return in_order(self.reasoning.section(), shape)
+
+    @property
+    def _harmony(self) -> HarmonyDialect | None:
+        return next((each for each in (self.tools, self.reasoning) if isinstance(each, HarmonyDialect)), None)
 
     def thinking(self, tokenizer: Tokenizer, *, inside: bool, is_constrained: bool) -> Place:
         """Where the reasoning of an answer begins; see `beginning`. Only for a model that has reasoning."""

@@ -78,15 +78,13 @@ class AtBeginning:
 
 @dataclass(frozen=True, slots=True)
 class InHarmony:
-    """In harmony's messages: the reasoning ends with the message on the analysis channel, or where another begins.
+    """In harmony's messages: the reasoning ends where a message begins that is not on the analysis channel.
 
-    header   what has been read of a message's header; None: inside the message
+    header   what has been read of a message's header; None: inside a message
     """
 
     spelled: Spelled
-    message: bytes
-    ends: tuple[bytes, ...]
-    channel: bytes
+    dialect: HarmonyDialect
     header: bytes | None = b""
 
     @property
@@ -94,11 +92,11 @@ class InHarmony:
         return self.header is None
 
     def advance(self, token_id: int) -> "InHarmony | None":
-        text = self.spelled.bytes_of(token_id)
+        text, dialect = self.spelled.bytes_of(token_id), self.dialect
         if self.header is None:
-            return None if text in self.ends else self
-        if text == self.message:
-            channel = self.header.rpartition(self.channel)[2].strip()
+            return replace(self, header=b"") if text.decode("utf-8", "replace") in dialect.ends else self
+        if text == dialect.message.encode():
+            channel = self.header.rpartition(dialect.channel.encode())[2].strip()
             return replace(self, header=None) if channel.startswith(b"analysis") else None
         return replace(self, header=(self.header + text)[-_MAX_HEADER_BYTES:])
 
@@ -117,8 +115,7 @@ def beginning(
                      their first marker would be missing where the grammar begins.
     """
     if isinstance(dialect, HarmonyDialect):
-        ends = tuple(text.encode() for text in (*dialect.ends, dialect.start))
-        return InHarmony(spelled, dialect.message.encode(), ends, dialect.channel.encode())
+        return InHarmony(spelled, dialect)
     closing = dialect.close if is_constrained else (*dialect.close, *dialect.ends_before)
     section = Inside(spelled, _bare(closing))
     return section if inside else AtBeginning(section, _bare(dialect.open))
@@ -126,7 +123,10 @@ def beginning(
 
 def end_tokens(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The tokens that end a section, as they are forced when a budget is used up. The dialect is as it is written."""
-    marker = dialect.ends[0] if isinstance(dialect, HarmonyDialect) else dialect.close[0]
+    if isinstance(dialect, HarmonyDialect):
+        marker = f"{dialect.ends[0]}{dialect.start}assistant{dialect.channel}final{dialect.message}"
+    else:
+        marker = dialect.close[0]
     return tuple(tokenizer.encode(marker, add_special_tokens=False))
 
 

@@ -154,9 +154,9 @@ ANALYSIS = "<|channel|>analysis<|message|>So final it is."
     ("text", "ended"),
     [
         (ANALYSIS, False),
-        (ANALYSIS + "<|end|>", True),
-        (ANALYSIS + "<|start|>", True),
-        ("<|start|>assistant" + ANALYSIS + "<|end|>", True),
+        (ANALYSIS + "<|end|>", False),
+        (ANALYSIS + "<|end|><|start|>assistant" + ANALYSIS, False),
+        (ANALYSIS + "<|end|><|start|>assistant<|channel|>final<|message|>", True),
         ("<|channel|>final<|message|>", True),
         ("<|channel|>commentary to=functions.f json<|message|>", True),
         ("<|channel|>final", False),
@@ -166,7 +166,9 @@ ANALYSIS = "<|channel|>analysis<|message|>So final it is."
 def test_in_harmony_the_message_decides(text, ended):
     tokenizer = with_specials("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
     assert ends(before(HARMONY, tokenizer), tokenizer, text) is ended
-    assert end_tokens(HARMONY, tokenizer) == tuple(tokenizer.encode("<|end|>"))
+    place = before(HARMONY, tokenizer)
+    forced = [*tokenizer.encode(ANALYSIS), *end_tokens(HARMONY, tokenizer)]
+    assert num_thought(place, forced) == len(forced)
 
 
 def test_the_tokens_of_a_marker_make_it():

@@ -1,0 +1,32 @@
+"""A prompt tells whether the answer to it begins in a reasoning section, and users cannot tell it for them."""
+
+import pytest
+
+from jaxserve.text.prompt_section import section_at_end
+
+MARKS = ("<|im_start|>", "<|im_end|>", "[THINK]")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "state"),
+    [
+        ("<|im_start|>assistant\n", None),
+        ("<|im_start|>assistant\n<think>\n", "open"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "closed"),
+        ("<|im_start|>assistant\n</think>", "closed"),
+        ("<|im_start|>user\nWhat is <think>?<|im_end|>\n<|im_start|>assistant\n", None),
+        ("<|im_start|>user\nWhat is <think><|im_end|>", None),
+        ("<|im_start|>assistant\n<think>\nLet me see, " + "and so on " * 1000, "open"),
+        ("<|im_start|>assistant\n<think>\nYes.</think>It is", "closed"),
+        ("<|im_start|>assistant\n[THINK]Let", "open"),
+        ("", None),
+    ],
+)
+def test_what_a_prompt_has_opened_or_closed(prompt, state):
+    assert section_at_end(prompt, ["<think>", "[THINK]"], ["</think>", "[/THINK]"], MARKS) == state
+
+
+def test_without_marks_only_the_very_end_counts():
+    assert section_at_end("Q: <think>? A: ", ["<think>"], ["</think>"]) is None
+    assert section_at_end("Q: hm? A: <think> \n", ["<think>"], ["</think>"]) == "open"
+    assert section_at_end("Q: hm? A: <think></think>\n", ["<think>"], ["</think>"]) == "closed"
