@@ -13,7 +13,7 @@ from jaxserve.structured.patterns import byte_tokenizer
 from jaxserve.structured.shapes import Shape, from_json
 
 # A state of the lexer is 1 to 2 KB; 250 000 of them, which is llguidance's limit, would be half a gigabyte an answer.
-# An ambiguous grammar costs the square of the items of a row: 90 ms a token at llguidance's 2000, 40 at 1000, two cores.
+# An ambiguous grammar costs the square of the items of a row: 90 ms a token at llguidance's 2000, 40 at 1000.
 LIMITS = LLParserLimits(max_lexer_states=50_000, max_items_in_row=1000, verbose_errors=False)
 MAX_MESSAGE_CHARS = 500
 KIB = 1 << 10
