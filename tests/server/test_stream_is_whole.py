@@ -132,7 +132,9 @@ async def test_a_chat_of_thoughts_and_calls(pieces, fields, usage, is_legacy):
             assert (key in message) == (key == "reasoning" or is_legacy)
             assert "".join(one["delta"].get(key, "") for one in own) == (message.get(key) or "")
         text = "".join(one["delta"].get("content", "") for one in own)
-        assert text == (message["content"] or "") or (message["content"] is None and not text.strip())
+        content = message["content"] or ""
+        may_lack_blanks = message["content"] is None or "tool_calls" in message  # which real readers keep back
+        assert text == content or (may_lack_blanks and not text.removeprefix(content).strip())
         assert calls_of(own) == message.get("tool_calls", [])
         assert (own[-1]["finish_reason"], own[-1]["stop_reason"]) == (
             expected["finish_reason"],
