@@ -1,0 +1,25 @@
+"""Clients that people use, each in an environment of its own, get what they ask the default model for."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import assets
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "try_clients"
+CLIENTS = ("openai", "instructor", "langchain", "pydantic-ai", "vercel")
+
+
+@pytest.mark.assets
+@pytest.mark.timeout(1200)  # their packages are installed the first time
+def test_they_work() -> None:
+    assets.model()
+    command = [sys.executable, str(SCRIPT), "--only", *CLIENTS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    failed = [line for line in done.stdout.splitlines() if line.startswith("|") and "| ok |" not in line][2:]
+    if any("its environment" in line for line in failed) and os.environ.get("CI", "").lower() not in ("1", "true"):
+        pytest.skip("\n".join(failed))
+    assert done.returncode == 0, "\n".join(failed) or done.stderr
