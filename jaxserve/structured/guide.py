@@ -1,8 +1,9 @@
 """One answer's place among what it may say: first thinking, then a grammar, then whatever it likes.
 
-While it thinks, all tokens are allowed, until a budget is used up and the end of the thinking is forced. From there on
-the grammar decides, of which the tokens that end an answer are no part: they are allowed where the grammar may end, and
-nowhere else. A guide knows tokens and bitmaps, no text and no requests.
+While it thinks, all tokens are allowed but those that would end the answer before its grammar has begun, until a budget
+is used up and the end of the thinking is forced. From there on the grammar decides, of which the tokens that end an
+answer are no part: they are allowed where the grammar may end, and nowhere else. A guide knows tokens and bitmaps, no
+text and no requests.
 """
 
 from collections.abc import Sequence
@@ -80,9 +81,11 @@ class Guide:
         """What the next token may be: a bitmap like ends_M, bit set = allowed, new each time; None: everything."""
         if self.is_over:
             return None
-        if self._thinking is not None:
-            return self._forced() if self._is_forcing else None
-        return self._allowed()
+        if self._thinking is None:
+            return self._allowed()
+        if self._is_forcing:
+            return self._forced()
+        return None if self._grammar is None else ~self._ends_M  # an answer that ended here would not obey the grammar
 
     @property
     def is_complete(self) -> bool:

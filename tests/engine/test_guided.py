@@ -5,6 +5,7 @@ The truth follows one answer with a guide of its own and no scheduler; what a gu
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,7 +139,7 @@ def test_a_step_waits_only_while_somebody_keeps_to_something(guided):
     assert len(world.tokens(free)) == len(world.tokens(goes_on)) == 40
 
 
-def test_who_has_nothing_to_keep_to_yet_has_no_mask():
+def test_who_thinks_before_a_grammar_may_only_not_end_yet():
     world = World()
     world.add(
         prompt(6), max_tokens=9, eos=None, guided={"grammar": regex("ab", *HERE), "thinking": UntilToken(frozenset())}
@@ -147,7 +148,9 @@ def test_who_has_nothing_to_keep_to_yet_has_no_mask():
     world.scheduler.masks = lambda plan: masks.append(asked(plan)) or masks[-1]
     world.run()
     world.check()
-    assert len(masks) == 9 and not any(one.decode or one.chunks for one in masks)
+    drawn = [mask for one in masks for mask in (*(mask for _, mask in one.decode), *(mask for [mask] in one.chunks))]
+    forbidden = [np.flatnonzero(np.unpackbits((~mask.allowed_M).view(np.uint8), bitorder="little")) for mask in drawn]
+    assert len(drawn) == 9 and all(ids.tolist() == [EOS] for ids in forbidden)
 
 
 @BOTH
