@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import FinishReason
-from tests.engine.test_scheduler import BOTH, EOS, SHAPES, STOP, World, prompt
+from tests.engine.world import BOTH, EOS, SHAPES, STOP, World, prompt
 from tests.fakes import VOCAB
 from tests.grammars import SmallGrammar, UntilToken, regex, schema, tokens_of
 

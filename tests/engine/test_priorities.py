@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tests.engine.test_scheduler import BOTH, PAGE, World, prompt
+from tests.engine.world import BOTH, PAGE, World, prompt
 
 
 def starts(world: World) -> list[int]:

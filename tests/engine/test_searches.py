@@ -6,7 +6,7 @@ from jaxserve.engine.searches import most_steps
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection
-from tests.engine.test_scheduler import BOTH, PAGE, SHAPES, STOP, World, prompt
+from tests.engine.world import BOTH, PAGE, SHAPES, STOP, World, prompt
 from tests.fakes import SumCursor
 
 

@@ -1,0 +1,142 @@
+"""A scheduler's whole life, by chance: whatever comes in whatever order, the books and the answers stay right."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from jaxserve.engine.request import Request
+from jaxserve.errors import GenerationFailed, InvalidParameter
+from jaxserve.sampling_params import RepetitionDetection
+from tests.engine.world import EOS, PAGE, SHAPES, STOP, World, prompt
+from tests.fakes import SumCursor, answer
+
+
+class Life(RuleBasedStateMachine):
+    """Anything in any order on a small pool. What a request hears is always a beginning of its true answer."""
+
+    @initialize(
+        num_pages=st.integers(4, 24),
+        max_num_seqs=st.integers(1, 4),
+        pages_per_step=st.integers(1, 6),
+        chunk=st.sampled_from([4, 8, 16]),
+        overlap=st.booleans(),
+        prefix=st.booleans(),
+    )
+    def open(self, num_pages, max_num_seqs, pages_per_step, chunk, overlap, prefix) -> None:
+        budget = max_num_seqs + PAGE * pages_per_step
+        self.world = World(
+            num_pages=num_pages, max_num_seqs=max_num_seqs, budget=budget, chunk=chunk, overlap=overlap, prefix=prefix
+        )
+        self.aborted: set[int] = set()
+        self.failed: set[int] = set()
+
+    @rule(
+        data=st.data(),
+        shared=st.integers(0, 40),
+        own=st.lists(st.integers(2, 4), min_size=1, max_size=6),
+        max_tokens=st.integers(1, 30),
+        min_tokens=st.integers(0, 4),
+        temperature=st.sampled_from([0.0, 1.0]),
+        seed=st.integers(0, 2),
+        salt=st.sampled_from([None, None, "salt"]),
+        logprobs=st.sampled_from([None, None, 1]),
+        prompt_logprobs=st.sampled_from([None, None, None, 1]),
+        shape=st.sampled_from(SHAPES),
+        choices=st.sampled_from([1, 1, 1, 2, 5]),
+        repetition_detection=st.sampled_from([None, None, RepetitionDetection(max_pattern_size=2, min_count=2)]),
+        priority=st.sampled_from([0, 0, 0, -1, 3]),
+    )
+    def add(self, data, shared, own, max_tokens, min_tokens, shape, choices, **params) -> None:
+        tokens = [*prompt(shared), *own][: self.world.longest - 1]
+        eos = data.draw(st.sampled_from([EOS, None]))
+        how = params | shape | {"max_tokens": max_tokens, "min_tokens": min(min_tokens, max_tokens), "eos": eos}
+        if choices == 1:
+            self.world.add(tokens, **how)
+        else:
+            self.world.add_family(tokens, choices, **(how | {"temperature": 1.0}))
+
+    @rule(
+        data=st.data(),
+        shared=st.integers(0, 40),
+        max_tokens=st.integers(1, 12),
+        min_tokens=st.integers(0, 3),
+        length_penalty=st.sampled_from([1.0, 0.0, -1.0, 2.5]),
+        divisor=st.sampled_from([None, None, 5, 40]),
+        shape=st.sampled_from(SHAPES),
+        repetition_detection=st.sampled_from([None, None, RepetitionDetection(max_pattern_size=2, min_count=2)]),
+        priority=st.sampled_from([0, 0, 0, -1, 3]),
+    )
+    def search(self, data, shared, divisor, shape, **params) -> None:
+        tokens = [*prompt(shared), 3][: self.world.longest - 1]
+        how = params | shape | {"eos": data.draw(st.sampled_from([EOS, None])), "stops": (STOP,)}
+        cursor = SumCursor(divisor) if divisor else None
+        self.world.search(tokens, data.draw(st.integers(1, self.world.max_num_seqs)), cursor=cursor, **how)
+
+    @rule(request_id=st.integers(1, 30))
+    def abort(self, request_id) -> None:
+        live = self.world.scheduler.live_ids()
+        owners = [one.request_id for one in self.world.searches.values() if request_id in one.choice_ids]
+        self.aborted |= {request_id, *owners} & set(live)
+        self.world.scheduler.end(request_id)
+
+    @rule(times=st.integers(1, 4))
+    def step(self, times) -> None:
+        for _ in range(times):
+            idle, work = not self.world.flying, self.world.scheduler.has_work
+            self.world.step()
+            assert self.world.plans[-1] or not idle or not work, "work waits and nothing runs"
+
+    @precondition(lambda self: self.world.scheduler.has_work)
+    @rule(data=st.data())
+    def sicken(self, data) -> None:
+        request_id = data.draw(st.sampled_from(self.world.scheduler.live_ids()))
+        self.world.runner.sick.add(request_id)
+
+    @precondition(lambda self: self.world.index is not None)
+    @rule()
+    def clear_cache(self) -> None:
+        self.world.index.clear()
+
+    @invariant()
+    def the_books_add_up(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        world.scheduler.audit()
+        assert world.scheduler.num_running <= world.max_num_seqs
+        if world.plans:
+            assert world.plans[-1].num_tokens <= world.budget
+        for request in world.requests.values():
+            self.heard_the_truth(request)
+
+    def heard_the_truth(self, request: Request) -> None:
+        world, truth = self.world, answer(request)
+        heard = world.heard[request.request_id]
+        tokens, reason = world.tokens(request), world.reason(request)
+        assert tokens == truth.tokens[: len(tokens)]
+        assert [output.finish_reason for output in heard[:-1]] == [None] * (len(heard) - 1 if heard else 0)
+        if reason == "error":
+            assert request.request_id in world.runner.sick
+        elif reason is not None:
+            assert (tokens, reason) == (truth.tokens, truth.reason)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        self.world.run()
+        for request in self.world.requests.values():
+            self.heard_the_truth(request)
+            ended = self.world.reason(request) is not None
+            assert ended == (request.request_id not in self.aborted)
+        for request in self.world.searches.values():
+            heard = [output for one in request.choice_ids for output in self.world.heard[one]]
+            if request.request_id in self.aborted:
+                assert not heard
+            elif request.request_id in self.world.runner.sick and heard[0].error:
+                assert isinstance(heard[0].error, GenerationFailed | InvalidParameter) and len(heard) == 1
+            else:
+                self.world.check_search(request)
+
+
+Life.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestLife = Life.TestCase

@@ -1,0 +1,219 @@
+"""A scheduler on a fake device, driven by hand, and what every caller hears: for the tests of scheduling."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from jaxserve.engine.plan import StepPlan
+from jaxserve.engine.request import Request
+from jaxserve.engine.scheduler import Scheduler
+from jaxserve.engine.searches import most_steps
+from jaxserve.engine.stats import Stats
+from jaxserve.errors import InvalidParameter
+from jaxserve.kvcache.pool import PagePool
+from jaxserve.kvcache.prefix import PrefixIndex
+from jaxserve.outputs import TokenOutput
+from jaxserve.sampling_params import SamplingParams
+from tests.fakes import NUM_TOP, VOCAB, Answer, FakeRunner, NoTokens, answer, search
+
+PAGE = 4
+EOS, STOP = 0, 1
+NOT_GUIDED: Mapping[str, Any] = {}
+
+
+@dataclass
+class World:
+    """A scheduler, a fake device, and a loop around them; collects what every caller hears."""
+
+    num_pages: int = 64
+    max_num_seqs: int = 8
+    budget: int = 32
+    chunk: int = 16
+    overlap: bool = False
+    prefix: bool = True
+    heard: dict[int, list[TokenOutput]] = field(default_factory=dict)
+    plans: list[StepPlan] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pool = PagePool(self.num_pages)
+        self.index = PrefixIndex(self.pool, PAGE) if self.prefix else None
+        self.ids, self.now = itertools.count(1), itertools.count()
+        self.requests: dict[int, Request] = {}
+        self.searches: dict[int, Request] = {}
+        self.stats = Stats(max_model_len=self.longest)
+        self.runner = FakeRunner(num_pages=self.num_pages, page_size=PAGE, max_num_seqs=self.max_num_seqs)
+        self.scheduler = Scheduler(
+            self.pool,
+            self.index,
+            self.stats,
+            page_size=PAGE,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.budget,
+            max_chunk_tokens=self.chunk,
+            max_pages_per_row=self.num_pages,
+            vocab_size=VOCAB,
+            max_logprobs=NUM_TOP,
+            clock=lambda: float(next(self.now)),
+        )
+        self.flying: list[tuple[StepPlan, object]] = []
+
+    @property
+    def longest(self) -> int:
+        return (self.num_pages - 1) * PAGE
+
+    def add(
+        self,
+        prompt,
+        *,
+        max_tokens=6,
+        salt=None,
+        seed=0,
+        eos=EOS,
+        stops=(),
+        bad=(),
+        followers=0,
+        leader=None,
+        guided=NOT_GUIDED,
+        **params,
+    ) -> Request:
+        """guided: the fields of a request that say what its answer must be."""
+        sampling = SamplingParams(max_tokens=max_tokens, **({"temperature": 0.0} | params))
+        request = Request(
+            request_id=next(self.ids),
+            prompt_ids=tuple(prompt),
+            params=sampling,
+            seed=seed,
+            max_total_tokens=min(len(prompt) + max_tokens, self.longest),
+            eos_id=eos,
+            stop_ids=frozenset(stops),
+            held_back_ids=(EOS, *stops),
+            bad_sequences=tuple(bad),
+            leader_id=leader,
+            num_followers=followers,
+            cache_salt=salt,
+            **guided,
+        )
+        self.requests[request.request_id] = request
+        self.heard[request.request_id] = []
+        self.scheduler.add(request)
+        return request
+
+    def search(
+        self, prompt, n, *, max_tokens=6, cursor=None, eos=EOS, stops=(), bad=(), guided=NOT_GUIDED, **params
+    ) -> Request:
+        """A beam search, of a length that the pool can hold."""
+        ids = tuple(next(self.ids) for _ in range(n))
+        most = min(most_steps(len(prompt), n, self.num_pages - 1, PAGE), self.longest - len(prompt))
+        max_tokens = min(max_tokens, most)
+        params["min_tokens"] = min(params.get("min_tokens", 0), max_tokens)
+        request = Request(
+            request_id=ids[0],
+            prompt_ids=tuple(prompt),
+            params=SamplingParams(max_tokens=max_tokens, n=n, use_beam_search=True, **params),
+            seed=0,
+            max_total_tokens=len(prompt) + max_tokens,
+            eos_id=eos,
+            stop_ids=frozenset(stops),
+            held_back_ids=(EOS, *stops),
+            bad_sequences=tuple(bad),
+            choice_ids=ids,
+            cursor=cursor,
+            **guided,
+        )
+        self.searches[request.request_id] = request
+        self.heard.update({one: [] for one in ids})
+        self.scheduler.add(request)
+        return request
+
+    def check_search(self, request: Request) -> None:
+        """Its answers are those of the plain search, each told at once and whole."""
+        try:
+            truth = search(request)
+        except NoTokens:
+            assert isinstance(self.heard[request.request_id][0].error, InvalidParameter)
+            return
+        told = [self.heard[one] for one in request.choice_ids]
+        assert [len(outputs) for outputs in told] == [1] * len(truth)
+        heard = [
+            Answer(
+                output.token_ids,
+                str(output.finish_reason),
+                tuple(one.logprob for one in output.logprobs or ()),
+                output.prompt_logprobs or (),
+            )
+            for [output] in told
+        ]
+        wanted = request.params.logprobs is not None
+        assert heard == [one if wanted else replace(one, logprobs=()) for one in truth], request
+
+    def step(self) -> list[TokenOutput]:
+        """One turn: with overlap a plan is made before the results of the one before are home."""
+        plan, outputs = self.scheduler.plan(), []
+        self.plans.append(plan)
+        if plan:
+            work = self.runner.forward(plan)
+            while plan.waits and self.flying:
+                outputs += self.land()
+            self.flying.append((plan, self.runner.draw(work, self.scheduler.masks(plan))))
+        if self.flying and (len(self.flying) > self.overlap or not plan):
+            outputs += self.land()
+        for output in outputs:
+            self.heard[output.request_id].append(output)
+        return outputs
+
+    def land(self) -> list[TokenOutput]:
+        plan, ticket = self.flying.pop(0)
+        return self.scheduler.apply(plan, self.runner.fetch(ticket))
+
+    def add_family(self, prompt, n, *, seed=0, **how) -> list[Request]:
+        """n choices of one prompt, as a door asks for them."""
+        leader = self.add(prompt, seed=seed, followers=n - 1, **how)
+        how["prompt_logprobs"] = None
+        return [leader, *(self.add(prompt, seed=seed + i, leader=leader.request_id, **how) for i in range(1, n))]
+
+    def run(self, max_steps: int = 2000) -> None:
+        """To the end; every step is audited, and a world that stands still fails."""
+        for _ in range(max_steps):
+            if not self.scheduler.has_work and not self.flying:
+                break
+            idle = not self.flying
+            self.step()
+            assert not idle or self.plans[-1], "work waits and nothing runs"
+            self.scheduler.audit()
+        assert not self.scheduler.has_work
+        assert (self.scheduler.num_running, self.scheduler.num_waiting, self.pool.num_active) == (0, 0, 0)
+
+    def tokens(self, request: Request) -> tuple[int, ...]:
+        return tuple(token for output in self.heard[request.request_id] for token in output.token_ids)
+
+    def reason(self, request: Request) -> str | None:
+        return next((str(o.finish_reason) for o in self.heard[request.request_id] if o.finish_reason), None)
+
+    def check(self, *requests: Request) -> None:
+        """Each heard exactly what it would have heard alone."""
+        for request in requests or self.requests.values():
+            truth = answer(request)
+            assert (self.tokens(request), self.reason(request)) == (truth.tokens, truth.reason), request
+        for request in () if requests else self.searches.values():
+            self.check_search(request)
+
+
+def prompt(length: int, start: int = 2) -> list[int]:
+    return [start + i % 7 for i in range(length)]
+
+
+BOTH = pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
+
+SHAPES = (
+    {"repetition_penalty": 1.5},
+    {"frequency_penalty": 0.5, "logit_bias": ((3, 2.0),)},
+    {"presence_penalty": -1.0},
+    {"allowed_token_ids": (2, 3, 5, 7, 11)},
+    {"bad": [(4,), (5, 6), (2, 3, 4)]},
+    {"bad": [(i, j) for i in range(2, 20) for j in range(2, 20)]},
+    {},
+    {"logprobs": 1, "presence_penalty": 1.0},
+)
