@@ -158,10 +158,10 @@ class Preparer:
         """
         offered = format if wanted is None or format.tool_choice == "none" else replace(format, tool_choice="required")
         calls = self._dialect.shape(offered, holds_calls=self._strict_level != "auto")
-        if calls is None and _holds_calls(wanted, format):
+        if calls is None and self._holds_calls(wanted, format):
             raise InvalidParameter(
                 "Calls in this model's own format cannot be enforced: leave strict and structured_outputs out, or"
-                " choose required or a function.",
+                " choose required or a function; --tool-strict-level has to be auto.",
                 "tools",
             )
         if wanted is not None and calls is None and inside is not False:
@@ -172,6 +172,13 @@ class Preparer:
             return None
         shape = options[0] if len(options) == 1 else Either(options)
         return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _param(wanted))
+
+    def _holds_calls(self, wanted: StructuredOutputs | None, format: AnswerFormat) -> bool:
+        """Whether something is asked of calls that the model may choose to make."""
+        if format.tool_choice != "auto" or not format.tools:
+            return False
+        is_strict = any(tool["function"].get("strict") for tool in format.tools)
+        return is_strict or wanted is not None or self._strict_level != "auto"
 
     def _compile(self, what: Shape, param: str = CONSTRAINT) -> CompiledGrammar:
         with self._lock:
@@ -198,12 +205,6 @@ def vocabulary_of(tokenizer: Tokenizer, eos_ids: Sequence[int], size: int) -> Vo
 
 def _strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**tool, "function": {**tool["function"], "strict": True}}
-
-
-def _holds_calls(wanted: StructuredOutputs | None, format: AnswerFormat) -> bool:
-    """Whether something is asked of calls that the model may choose to make."""
-    is_strict = any(tool["function"].get("strict") for tool in format.tools)
-    return format.tool_choice == "auto" and bool(format.tools) and (is_strict or wanted is not None)
 
 
 def _budget(params: SamplingParams) -> int | None:

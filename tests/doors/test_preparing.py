@@ -101,7 +101,11 @@ def test_calls_that_no_grammar_can_be_made_for_are_not_held_in_silence(preparer,
     for params, tool in ((FREE, STRICT), (wanted, PLAIN)):
         with pytest.raises(InvalidParameter, match="cannot be enforced"):
             made.prepare(params, AnswerFormat(tools=(tool,), tool_choice="auto"))
-    assert made.prepare(FREE, AnswerFormat(tools=(PLAIN,), tool_choice="auto")).grammar is None
+    plain = AnswerFormat(tools=(PLAIN,), tool_choice="auto")
+    assert made.prepare(FREE, plain).grammar is None
+    for level in ("function", "parameter"):
+        with pytest.raises(InvalidParameter, match="cannot be enforced"):
+            preparer(tool_strict_level=level)[0].prepare(FREE, plain)
 
 
 class TestReasoning:
