@@ -12,6 +12,8 @@ from jaxserve.text.reader import Pieces, Reader
 from jaxserve.text.stop import StopMatcher
 from jaxserve.text.tokenizer import Tokenizer
 
+NOTHING_READ = Pieces()
+
 
 class TextStream:
     """What becomes of one choice's tokens.
@@ -67,10 +69,13 @@ class TextStream:
         prompt_logprobs = self._prompt_logprobs(output)
         if not taken and finish_reason is None and prompt_logprobs is None:
             return None
-        read, finish_reason = self._read("".join(pieces), finish_reason)
+        text, read = "".join(pieces), NOTHING_READ
+        if self._reader is not None:
+            read, finish_reason = _read(self._reader, text, finish_reason)
+            text = read.content
         return TextDelta(
             index=self.index,
-            text=read.content,
+            text=text,
             token_ids=tuple(output.token_ids[:taken]),
             logprobs=self._logprobs(output, taken),
             prompt_logprobs=prompt_logprobs,
@@ -81,15 +86,6 @@ class TextStream:
             tool_calls=read.tool_calls,
             num_reasoning_tokens=read.num_reasoning_tokens,
         )
-
-    def _read(self, text: str, finish_reason: FinishReason | None) -> tuple[Pieces, FinishReason | None]:
-        """What the reader makes of new text, and why the choice ended if it has."""
-        if self._reader is None:
-            return Pieces(content=text), finish_reason
-        read = self._reader.feed(text)
-        if finish_reason is not None:
-            read = read + self._reader.close()
-        return read, self._reader.finish_reason(finish_reason)
 
     def _ends_at(self, output: TokenOutput, place: int) -> bool:
         """Whether the token at this place (from 1) is the EOS or stop token that ended the answer.
@@ -124,6 +120,14 @@ class TextStream:
         return spell_prompt(
             self._tokenizer, self._prompt_ids, output.prompt_logprobs, self._params.prompt_logprobs or 0
         )
+
+
+def _read(reader: Reader, text: str, finish_reason: FinishReason | None) -> tuple[Pieces, FinishReason | None]:
+    """What the reader makes of new text, and why the choice ended if it has."""
+    read = reader.feed(text)
+    if finish_reason is not None:
+        read = read + reader.close()
+    return read, reader.finish_reason(finish_reason)
 
 
 def spell(spelled: Detokenizer, entry: TokenLogprobs, num_top: int) -> TokenLogprob:
