@@ -130,10 +130,7 @@ def build(
         num_pages=size.num_pages,
         description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes, buckets)
         | ({"limits": str(limits)} if limits else {})
-        | {
-            "programs": f"{num_programs} compiled, {hits} of them from the cache"
-            + (f" in {_at_home(directory)}" if directory else ""),
-        },
+        | {"programs": _programs(num_programs, hits, directory)},
     )
 
 
@@ -334,6 +331,10 @@ def _kind(config: EngineConfig) -> str:
         return "not packed"
     how = "native products" if library.usable() else "unpacked in every step, for want of a C compiler"
     return f"{config.quantization}{', tables int8' if config.quantization == 'int4' else ''}, {how}"
+
+
+def _programs(num: int, hits: int, directory: Path | None) -> str:
+    return f"{num} compiled, {hits} of them from the cache" + (f" in {_at_home(directory)}" if directory else "")
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
