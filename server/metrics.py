@@ -1,4 +1,4 @@
-"""/metrics: the engine's snapshot under vLLM's names, our own numbers under jaxserve:, and the HTTP side's.
+"""/metrics: the engine's snapshot under vLLM's names, our own numbers under jaxserve_, and the HTTP side's.
 
 Nothing is counted twice: engine numbers are read from one StatsSnapshot at each scrape, and every series exists from
 the start with the value 0.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector, Summary
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from jaxserve import HistogramSnapshot, StatsSnapshot
@@ -60,19 +60,20 @@ SOURCES = {
     "external_kv_transfer": "prompt_tokens_external",
 }
 OWN_COUNTERS = {
-    "num_preemptions": ("preemptions", "Requests preempted."),
     "engine_steps": ("engine_steps", "Steps of the engine."),
-    "engine_rebuilds": ("engine_rebuilds", "Times the device state was built anew after a failed step."),
     "compilations": ("compilations", "Programs compiled."),
     "compilation_seconds": ("compilation_seconds", "Seconds spent compiling, reading cached programs included."),
     "compilation_cache_hits": ("compilation_cache_hits", "Programs found in the persistent cache."),
     "helper_restarts": ("helper_restarts", "Helper processes killed and replaced, mostly for clients' templates."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
-    "grammar_masked_rows": ("grammar_masked_rows", "Tokens drawn under a grammar's mask."),
+    "grammar_masked_tokens": ("grammar_masked_tokens", "Tokens sampled under a grammar's mask."),
     "step_bytes": ("step_bytes", "Bytes that the steps had to read: weights, and live keys and values."),
     "step_flops": ("step_flops", "Floating-point operations of the steps."),
     "step_device_seconds": ("step_device_seconds", "Seconds that the device was at it."),
-    "step_floor_seconds": ("step_floor_seconds", "The least seconds it could have been, by this machine's limits."),
+    "step_roofline_seconds": (
+        "step_roofline_seconds",
+        "The least seconds that the steps need by this machine's limits.",
+    ),
 }
 GAUGES = {
     "event_loop_lag_seconds": "How late the event loop was at worst since the last scrape.",
@@ -153,7 +154,7 @@ class LoopLag:
 
 
 class Exposition:
-    """Everything that /metrics shows, in the format that was asked for."""
+    """Everything that /metrics shows."""
 
     def __init__(
         self,
@@ -169,10 +170,13 @@ class Exposition:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def text(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type: Prometheus text 0.0.4, or OpenMetrics for those who accept it."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+    def text(self) -> tuple[bytes, str]:
+        """Return the body and its content type: Prometheus text 0.0.4, whatever the client accepts.
+
+        Asked for OpenMetrics, the client library writes vLLM's names with an underscore for the colon, and Prometheus
+        2 does ask: no dashboard would find a series. Every Prometheus reads the text format, in which names are kept.
+        """
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class EngineCollector(Collector):
@@ -239,34 +243,31 @@ class EngineCollector(Collector):
             "active": stats.pages_active,
             "cached": stats.pages_cached,
         }
-        yield self._gauge_by("jaxserve:kv_pages", "Pages of the key-value cache.", "state", pages)
+        yield self._gauge_by("jaxserve_kv_pages", "Pages of the key-value cache.", "state", pages)
         states = {
             "running": stats.num_requests_running,
             "waiting": stats.num_requests_waiting,
             "preempted": stats.num_requests_preempted,
         }
-        yield self._gauge_by("jaxserve:requests", "Requests inside the engine.", "state", states)
+        yield self._gauge_by("jaxserve_requests", "Requests inside the engine.", "state", states)
         yield self._outcomes(stats)
         for name, (own, help) in OWN_COUNTERS.items():
-            yield self._counter(f"jaxserve:{own}", help, stats.counters.get(name, 0))
-        took, least = (stats.counters.get(f"step_{name}_seconds", 0) for name in ("device", "floor"))
-        help = "Floor seconds by device seconds since the start; rates of the two counters tell of now."
-        yield self._gauge("jaxserve:step_utilization", help, least / took if took else 0.0)
+            yield self._counter(f"jaxserve_{own}", help, stats.counters.get(name, 0))
+        took, least = (stats.counters.get(f"step_{name}_seconds", 0) for name in ("device", "roofline"))
+        help = "Roofline seconds by device seconds since the start; rates of the two counters tell of now."
+        yield self._gauge("jaxserve_step_utilization", help, least / took if took else 0.0)
         for name, help in GAUGES.items():
-            yield self._gauge(f"jaxserve:{name}", help, self._server[name]())
+            yield self._gauge(f"jaxserve_{name}", help, self._server[name]())
         for name in sorted(stats.histograms.keys() - HISTOGRAMS.keys()):
-            yield self._histogram(f"jaxserve:{name}", name.replace("_", " ") + ".", stats.histograms[name])
+            yield self._histogram(f"jaxserve_{name}", name.replace("_", " ") + ".", stats.histograms[name])
 
     def _outcomes(self, stats: StatsSnapshot) -> Metric:
-        """Untyped, because OpenMetrics would take a counter of this name for the gauge jaxserve:requests."""
-        family = Metric("jaxserve:requests_total", "Requests that ended, by outcome.", "unknown")
-        for reason, outcome in OUTCOMES.items():
-            labels = {**self._labels, "outcome": outcome, "reason": reason}
-            family.add_sample("jaxserve:requests_total", labels, stats.finished.get(reason, 0))
-        for reason, count in self._rejections(stats).items():
-            family.add_sample(
-                "jaxserve:requests_total", {**self._labels, "outcome": "rejected", "reason": reason}, count
-            )
+        labels = [*self._labels, "outcome", "reason"]
+        family = CounterMetricFamily("jaxserve_requests", "Requests that ended, by outcome.", labels=labels)
+        counts = {(OUTCOMES[reason], reason): stats.finished.get(reason, 0) for reason in OUTCOMES}
+        counts |= {("rejected", reason): count for reason, count in self._rejections(stats).items()}
+        for outcome_and_reason, count in counts.items():
+            family.add_metric([*self._labels.values(), *outcome_and_reason], count)
         return family
 
     def _rejections(self, stats: StatsSnapshot) -> dict[str, float]:
@@ -303,8 +304,13 @@ class EngineCollector(Collector):
 
 
 def cache_settings(llm: AsyncLLM) -> dict[str, str]:
-    """Every setting of the key-value cache as text; gateways read block_size and num_gpu_blocks."""
+    """Return every setting of the key-value cache as text; gateways read block_size and num_gpu_blocks.
+
+    kv_cache_size_tokens counts the pages that sequences may hold (page 0 is for padding), and kv_cache_max_concurrency
+    how many sequences of the longest length these are.
+    """
     config = llm.config
+    tokens = (llm.num_pages - 1) * config.block_size
     return {
         "block_size": str(config.block_size),
         "num_gpu_blocks": str(llm.num_pages),
@@ -313,6 +319,8 @@ def cache_settings(llm: AsyncLLM) -> dict[str, str]:
         "cache_dtype": llm.description.get("cache_dtype", llm.description.get("dtype", config.dtype)),
         "kv_cache_memory_bytes": str(config.kv_cache_memory_bytes),
         "num_gpu_blocks_override": str(config.num_gpu_blocks_override),
+        "kv_cache_size_tokens": str(tokens),
+        "kv_cache_max_concurrency": str(tokens / (config.max_model_len or 1)),
     }
 
 

@@ -82,7 +82,7 @@ class Engine:
             self.scheduler.stats.on_work(self._roofline.work(oldest), fetched - begun)
         self._home_s = fetched
         outputs = self.scheduler.apply(oldest, result)
-        self.scheduler.stats.on_step(oldest.num_tokens, self._planned_s + time.monotonic() - fetched)
+        self.scheduler.stats.on_step(oldest.num_prompt_tokens, self._planned_s + time.monotonic() - fetched)
         return outputs
 
     def fail(self, error: Exception) -> list[TokenOutput]:

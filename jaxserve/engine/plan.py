@@ -104,8 +104,12 @@ class StepPlan:
         return (len(self.decode) if self.decode else 0) + sum(map(len, self.beams))
 
     @property
+    def num_prompt_tokens(self) -> int:
+        return sum(len(chunk.token_ids) for chunk in self.chunks)
+
+    @property
     def num_tokens(self) -> int:
-        return self.num_rows + sum(len(chunk.token_ids) for chunk in self.chunks)
+        return self.num_rows + self.num_prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)

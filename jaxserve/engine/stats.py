@@ -23,13 +23,12 @@ COUNTERS = (
     "prompt_tokens_cached",
     "generation_tokens",
     "engine_steps",
-    "engine_rebuilds",  # of device state, after a failed step
     "nonfinite_logits",  # rows that ended because of them
-    "grammar_masked_rows",  # draws under a grammar's mask
+    "grammar_masked_tokens",  # sampled under a grammar's mask
     "step_bytes",  # that steps had to read, as roofline.py counts them; this and the next three stay 0 without it
     "step_flops",
     "step_device_seconds",  # from a step's start on the device until its numbers were home
-    "step_floor_seconds",  # the least they could have been on this machine
+    "step_roofline_seconds",  # the least they could have been on this machine
 )
 FINISHED = ("stop", "length", "abort", "error", "repetition")
 REJECTED = ("max_num_queued_reqs", "max_num_queued_tokens")
@@ -119,6 +118,7 @@ class Stats:
         self._counters: dict[str, float] = dict.fromkeys(COUNTERS, 0)
         self._finished: dict[str, int] = dict.fromkeys(FINISHED, 0)
         self._rejected: dict[str, int] = dict.fromkeys(REJECTED, 0)
+        self._num_generated = 0  # tokens that came home since the last step was counted
         self._histograms = {
             "time_to_first_token_seconds": Histogram(TO_FIRST_TOKEN_S),
             "inter_token_latency_seconds": Histogram(PER_TOKEN_S),
@@ -178,7 +178,7 @@ class Stats:
         """`count` new tokens of one request are home. Tokens that come together share the time since the last."""
         if count < 1:
             return
-        self._counters["generation_tokens"] += count
+        self._on_generated(count)
         timeline.generation_tokens += count
         previous = timeline.last_token_s
         timeline.last_token_s = now
@@ -200,7 +200,7 @@ class Stats:
             timeline.generation_tokens += 1
         latency = self._histograms["inter_token_latency_seconds"]
         for previous, count in together.items():
-            self._counters["generation_tokens"] += count
+            self._on_generated(count)
             if previous is not None:
                 latency.observe(now - previous, count)
 
@@ -221,15 +221,20 @@ class Stats:
         """A request was refused because of a queue limit; reason is the limit's name (REJECTED)."""
         self._rejected[reason] += 1
 
-    def on_step(self, num_tokens: int, host_s: float) -> None:
-        """One engine step: tokens it computed, prompt and decode together, and seconds of the host's own work."""
+    def on_step(self, num_prompt_tokens: int, host_s: float) -> None:
+        """Count one engine step, after the tokens that it brought have been counted.
+
+        num_prompt_tokens   prompt tokens it computed; with the generated ones they are the step's tokens (as in vLLM)
+        host_s              seconds of the host's own work
+        """
         self._counters["engine_steps"] += 1
-        self._histograms["iteration_tokens_total"].observe(num_tokens)
+        self._histograms["iteration_tokens_total"].observe(num_prompt_tokens + self._num_generated)
+        self._num_generated = 0
         self._histograms["host_step_seconds"].observe(host_s)
 
     def on_masks(self, num_rows: int, seconds: float) -> None:
         """The masks of a step, so many of them by grammars, took the host so long; the device computes meanwhile."""
-        self._counters["grammar_masked_rows"] += num_rows
+        self._counters["grammar_masked_tokens"] += num_rows
         self._histograms["grammar_masks_seconds"].observe(seconds)
 
     def on_work(self, work: Work, device_s: float) -> None:
@@ -238,13 +243,10 @@ class Stats:
         counters["step_bytes"] += work.num_bytes
         counters["step_flops"] += work.flops
         counters["step_device_seconds"] += device_s
-        counters["step_floor_seconds"] += work.floor_s
+        counters["step_roofline_seconds"] += work.floor_s
 
     def on_nonfinite(self, rows: int = 1) -> None:
         self._counters["nonfinite_logits"] += rows
-
-    def on_rebuild(self) -> None:
-        self._counters["engine_rebuilds"] += 1
 
     def snapshot(
         self, *, num_running: int, num_waiting: int, num_preempted: int = 0, pool: PagePool | None = None
@@ -270,6 +272,10 @@ class Stats:
             rejected=self._rejected.copy(),
             histograms={name: histogram.snapshot() for name, histogram in self._histograms.items()},
         )
+
+    def _on_generated(self, count: int) -> None:
+        self._counters["generation_tokens"] += count
+        self._num_generated += count
 
     def _on_first_token(self, timeline: Timeline, now: float) -> None:
         """The prefill has ended: its prompt counts now, once, however often it was computed."""

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import quart
 from quart import Blueprint, Response
 
 import jaxserve
@@ -41,7 +40,7 @@ def blueprint(desk: Desk) -> Blueprint:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        body, content_type = exposition.text(quart.request.headers.get("Accept", ""))
+        body, content_type = exposition.text()
         return Response(body, 200, content_type=content_type)
 
     @routes.get("/")

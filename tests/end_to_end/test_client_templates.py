@@ -39,7 +39,7 @@ def ask(client: httpx.Client, **fields) -> httpx.Response:
 
 def restarts(client: httpx.Client) -> float:
     lines = client.get("/metrics").text.splitlines()
-    [line] = [line for line in lines if line.startswith("jaxserve:helper_restarts_total{")]
+    [line] = [line for line in lines if line.startswith("jaxserve_helper_restarts_total{")]
     return float(line.split()[-1])
 
 

@@ -153,8 +153,8 @@ def test_malformed_json_is_a_400(smollm2):
 
 
 async def test_two_hundred_mixed_requests_compile_nothing_and_leave_no_page(smollm2):
-    before, dice = metric(smollm2, "jaxserve:compilations_total"), random.Random(1)
-    assert before > 0 or metric(smollm2, "jaxserve:compilation_cache_hits_total") > 0
+    before, dice = metric(smollm2, "jaxserve_compilations_total"), random.Random(1)
+    assert before > 0 or metric(smollm2, "jaxserve_compilation_cache_hits_total") > 0
 
     def body() -> dict:
         return {
@@ -172,6 +172,6 @@ async def test_two_hundred_mixed_requests_compile_nothing_and_leave_no_page(smol
     async with httpx.AsyncClient(base_url=smollm2.url, timeout=600, limits=limits) as http:
         replies = await asyncio.gather(*(http.post("/v1/chat/completions", json=body()) for _ in range(200)))
     assert {reply.status_code for reply in replies} == {200}
-    assert metric(smollm2, "jaxserve:compilations_total") == before
+    assert metric(smollm2, "jaxserve_compilations_total") == before
     assert metric(smollm2, "vllm:num_requests_running") == metric(smollm2, "vllm:num_requests_waiting") == 0
     assert metric(smollm2, "vllm:kv_cache_usage_perc") == 0

@@ -263,7 +263,7 @@ def test_draws_under_a_grammar_are_counted_and_the_time_of_their_masks_by_step()
     world.add(prompt(9), max_tokens=9, eos=None, allowed_token_ids=(5, 6))
     world.run()
     snapshot = world.stats.snapshot(num_running=0, num_waiting=0)
-    assert snapshot.counters["grammar_masked_rows"] == 2 * 3 + (1 + 2 + 2)
+    assert snapshot.counters["grammar_masked_tokens"] == 2 * 3 + (1 + 2 + 2)
     guided = {1, 2, 3}
     decoded = [plan.decode.request_ids if plan.decode else () for plan in world.plans]
     drawn = [{*ids, *(one.request_id for one in plan.chunks)} for ids, plan in zip(decoded, world.plans, strict=True)]

@@ -106,7 +106,7 @@ def test_steps_are_counted_with_a_roofline_and_not_without(bench, built):
     some.add(1, list(range(20)), tokens=4)
     some.run()
     assert some.counter("step_bytes") == some.counter("engine_steps") == 4
-    assert (some.counter("step_flops"), some.counter("step_floor_seconds")) == (8, 1)
+    assert (some.counter("step_flops"), some.counter("step_roofline_seconds")) == (8, 1)
     assert some.counter("step_device_seconds") > 0
 
 

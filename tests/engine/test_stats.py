@@ -130,21 +130,30 @@ def test_choices_of_one_request_are_one_family():
 
 def test_steps_prefixes_refusals_and_sick_rows_are_counted():
     stats = Stats(max_model_len=100)
-    stats.on_step(num_tokens=300, host_s=0.003)
+    stats.on_step(num_prompt_tokens=300, host_s=0.003)
     stats.on_prefix(queries=64, hits=48)
     stats.on_reject("max_num_queued_tokens")
     stats.on_nonfinite()
-    stats.on_rebuild()
     snapshot = numbers(stats)
     assert {name: value for name, value in snapshot.counters.items() if value} == {
         "engine_steps": 1,
         "prefix_cache_queries": 64,
         "prefix_cache_hits": 48,
         "nonfinite_logits": 1,
-        "engine_rebuilds": 1,
     }
     assert snapshot.rejected["max_num_queued_tokens"] == 1
     assert sums(stats) == {"iteration_tokens_total": (1, 300), "host_step_seconds": (1, 0.003)}
+
+
+def test_a_step_counts_the_prompt_tokens_it_computed_and_the_tokens_it_generated():
+    stats = Stats(max_model_len=100)
+    first, second = answered(stats, tokens=1), answered(stats, tokens=0)
+    stats.on_step(num_prompt_tokens=7, host_s=0.0)
+    stats.on_decode([first, second], now=9.0)
+    stats.on_step(num_prompt_tokens=0, host_s=0.0)
+    seen, counters = sums(stats)["iteration_tokens_total"], numbers(stats).counters
+    assert seen == (2, 7 + 1 + 2)
+    assert seen[1] == 7 + counters["generation_tokens"]
 
 
 def test_an_observation_falls_into_the_bucket_whose_bound_it_does_not_exceed():

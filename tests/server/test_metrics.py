@@ -1,7 +1,6 @@
 """/metrics: names, labels, buckets, and that everything is there from the start."""
 
 import pytest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
 from jaxserve import HistogramSnapshot
@@ -23,14 +22,27 @@ def key(name, **labels):
     return name, tuple(sorted({**LABELS, **labels}.items()))
 
 
-async def test_the_content_type_is_the_old_text_format(api):
-    assert (await api.get("/metrics")).headers["Content-Type"].startswith("text/plain; version=0.0.4")
+PROMETHEUS_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain"
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
 
 
-async def test_openmetrics_for_those_who_ask(api):
-    answer = await api.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
-    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
-    assert "vllm:num_requests_running" in {family.name for family in openmetrics(answer.text)}
+@pytest.mark.parametrize(
+    "accept",
+    [
+        *(PROMETHEUS_2, PROMETHEUS_3, "text/plain;version=1.0.0;escaping=underscores", "*/*", ""),
+        *("application/openmetrics-text; version=1.0.0", "application/vnd.google.protobuf;encoding=delimited;q=0.7"),
+    ],
+)
+async def test_names_keep_their_colon_whatever_is_accepted(api, accept):
+    answer = await api.get("/metrics", headers={"Accept": accept})
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    names = {family.name for family in plain(answer.text)}
+    assert {"vllm:num_requests_running", "vllm:prompt_tokens", "jaxserve_kv_pages"} <= names
+    assert not [name for name in names if name.startswith(("vllm_", "jaxserve:"))]
 
 
 async def test_every_series_is_there_from_the_start(api):
@@ -50,7 +62,7 @@ async def test_every_series_is_there_from_the_start(api):
         labels = (("model_name", "fake/model"), ("reason", reason))
         assert seen["vllm:admission_rejections_total", labels] == 0
     for state in ("total", "free", "active", "cached"):
-        assert key("jaxserve:kv_pages", state=state) in seen
+        assert key("jaxserve_kv_pages", state=state) in seen
 
 
 async def test_the_numbers_are_the_snapshots(api):
@@ -69,8 +81,8 @@ async def test_the_numbers_are_the_snapshots(api):
     assert seen[key("vllm:generation_tokens_total")] == 7
     assert seen[key("vllm:prompt_tokens_by_source_total", source="local_cache_hit")] == 16
     assert seen[key("vllm:request_success_total", finished_reason="stop")] == 4
-    assert seen[key("jaxserve:engine_steps_total")] == 5
-    assert seen[key("jaxserve:requests_total", outcome="ok", reason="stop")] == 4
+    assert seen[key("jaxserve_engine_steps_total")] == 5
+    assert seen[key("jaxserve_requests_total", outcome="ok", reason="stop")] == 4
     buckets = [seen[key("vllm:request_params_n_bucket", le=bound)] for bound in ("1.0", "2.0", "5.0", "20.0", "+Inf")]
     assert buckets == [3, 3, 4, 4, 5]
     assert seen[key("vllm:request_params_n_sum")] == 40
@@ -88,6 +100,7 @@ async def test_the_cache_settings_are_labels(make_api):
     (labels,) = [dict(labels) for name, labels in seen if name == "vllm:cache_config_info"]
     assert (labels["block_size"], labels["num_gpu_blocks"]) == ("32", "100")
     assert {"enable_prefix_caching", "gpu_memory_utilization", "cache_dtype"} <= labels.keys()
+    assert (labels["kv_cache_size_tokens"], labels["kv_cache_max_concurrency"]) == (str(99 * 32), str(99 * 32 / 64))
 
 
 async def test_sizes_count_up_to_the_context(api):

@@ -297,4 +297,4 @@ async def test_one_connection_too_many_is_told_so():
             status, body = await second.answer()
             assert (status, json.loads(body)["error"]["type"]) == (503, "Service Unavailable")
         await first.send(get("/metrics"))
-        assert b"jaxserve:open_connections" in (await first.answer())[1]
+        assert b"jaxserve_open_connections" in (await first.answer())[1]
