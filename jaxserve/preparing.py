@@ -90,6 +90,7 @@ class Preparer:
         self._check(wanted, budget, format)
         if format is None:
             return PLAIN if wanted is None else Prepared(self._compile(wanted))
+        self._dialect.check_names(format, self.tool_parser.name)
         if self._strict_level == "parameter":
             format = replace(format, tools=tuple(map(_strict, format.tools)))
         is_constrained = wanted is not None or format.must_call

@@ -157,15 +157,16 @@ class _Writer:
         """Free text and all that comes after it."""
         markers = [*text.until]
         markers += [opening for opening in openings(sequel) if not opening.startswith(text.until)]
+        any_text = ANY if text.pattern is None else f"/{regex_to_lark(checked_pattern(text.pattern))}/"
         branches = []
         for marker in dict.fromkeys(markers):
             rest = after(sequel, marker)
             if rest is not None:
-                branches.append(f"{self._text_and_marker(marker, markers)} {self._expression(rest)}")
+                branches.append(f"{self._text_and_marker(marker, markers, any_text)} {self._expression(rest)}")
         if may_be_empty(sequel):
-            branches.append(self._terminal(ANY + self._without(markers)))
+            branches.append(self._terminal(any_text + self._without(markers)))
         elif begins_with_token(sequel):
-            branches.append(f"{self._terminal(ANY + self._without(markers))} {self._expression(sequel)}")
+            branches.append(f"{self._terminal(any_text + self._without(markers))} {self._expression(sequel)}")
         elif not branches:
             raise InvalidParameter("free text must end in fixed text: there is nothing by which to know where it ends.")
         return self._rule(" | ".join(branches))

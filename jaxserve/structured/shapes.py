@@ -89,9 +89,12 @@ class Text:
     """Free text that ends before the first of these markers, which then begins what follows.
 
     In a Sequence, what follows a Text begins with one of its markers, and may be missing where it may be empty.
+
+    pattern   a regex that the whole text matches; None: any text
     """
 
     until: tuple[str, ...] = ()
+    pattern: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

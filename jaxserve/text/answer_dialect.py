@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from jaxserve.answer_format import AnswerFormat, NamedTool
-from jaxserve.errors import BadConfig
+from jaxserve.errors import BadConfig, InvalidParameter
 from jaxserve.structured.shapes import Shape
 from jaxserve.text.answer_reading import read_answer
 from jaxserve.text.call_formats.format import functions, in_order
@@ -149,6 +149,29 @@ class AnswerDialect:
             tools = self._tools(format)
             return None if tools is None else tools.calls(declared, format.tool_choice, format.parallel_tool_calls)
         return None
+
+    def check_names(self, format: AnswerFormat, parser: str | None) -> None:
+        """Check that calls of every declared function can be read. parser: the dialect's name.
+
+        Raises InvalidParameter for a name that would be lost in this dialect, also where the model may choose to call.
+        """
+        tools = self._tools(format)
+        if tools is None:
+            return
+        for index, name in enumerate(format.names):
+            token = next((token for token in self._special_tokens if token and token in name), None)
+            if token is None and tools.reads_name(name):
+                continue
+            why = (
+                "names there are one to 256 letters, digits and _ . : / $ @ -"
+                if token is None
+                else f"{token!r} in it is one of the model's special tokens"
+            )
+            where = f"the tool-call format {parser!r}" if parser else "calls"
+            raise InvalidParameter(
+                f"the function name {name[:100]!r} cannot be read back from {where}: {why}; rename the function.",
+                f"tools.{index}.function.name",
+            )
 
     def content(self, shape: Shape) -> Shape:
         """Content of this shape, with what a model writes before it to say that it is content."""

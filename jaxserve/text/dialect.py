@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from jaxserve.answer_format import AnswerFormat, NamedTool, ToolChoice
-from jaxserve.structured.shapes import Either, Literal, Optional, Regex, Repeat, Shape, Text
+from jaxserve.structured.shapes import Either, Literal, Optional, Repeat, Shape, Text
 from jaxserve.text.call_formats.format import CallFormat, Calls, Function, Functions, in_order
 from jaxserve.text.markers import Reading, Tape
 
@@ -72,6 +72,10 @@ class ToolDialect:
             opener = yield from tape.expect(begin, *(literal.strip() for literal in self.open if literal))
         yield from self.format.read(tape, calls, functions)
 
+    def reads_name(self, name: str) -> bool:
+        """Tell whether a call of a function of this name is read as one."""
+        return self.format.reads_name(name)
+
     def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> Shape:
         """The shape of an answer: nothing but calls, of the one function or of any, with valid arguments.
 
@@ -83,8 +87,8 @@ class ToolDialect:
             return self._section(functions.values(), None if parallel else 1)
         loose = [replace(each, enforced=each.strict) for each in functions.values()]
         if self.unmarked and not self.anywhere:
-            no_call = Optional(Regex(rf"\s*[^\s\{self.unmarked}](?s:.*)"))
-            return Either((self._section(loose, None if parallel else 1), no_call))
+            no_call = Text(self.openers, rf"\s*[^\s\{self.unmarked}](?s:.*)")
+            return Either((self._section(loose, None if parallel else 1), Optional(no_call)))
         text = Text(tuple(self.anywhere if opener == self.unmarked else opener for opener in self.openers))
         if self.between is None:
             return in_order(text, Optional(in_order(self._section(loose, None if parallel else 1), text)))

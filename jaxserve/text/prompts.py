@@ -9,6 +9,7 @@ from jaxserve.outputs import RenderedPrompt
 from jaxserve.text.chat_template import ChatTemplates, read_template
 from jaxserve.text.client_template import new_pool, render_in_helper
 from jaxserve.text.tokenizer import Tokenizer
+from jaxserve.text.tool_schemas import without_null_keywords
 
 COUNTING_FACTOR = 16  # how much longer than the model's length a text to be counted may be
 CLIENT_OUTPUT_FACTOR = 4  # how much longer than a prompt what a client's template writes may be
@@ -62,7 +63,7 @@ class Prompts:
         Raises a RequestError for what cannot be rendered, with the template's own reason.
         """
         how = {
-            "tools": tools,
+            "tools": None if tools is None else without_null_keywords(tools),
             "documents": documents,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,

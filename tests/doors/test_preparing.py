@@ -149,3 +149,13 @@ class TestReasoning:
 def test_a_parser_that_is_not_known_is_refused_with_those_that_are(preparer):
     with pytest.raises(BadConfig, match="hermes"):
         preparer(tool_call_parser="homer")
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", NamedTool("look")])
+def test_a_name_that_the_dialect_cannot_read_back_is_refused_by_name(preparer, choice):
+    made, _ = preparer(tool_call_parser="qwen3_coder")
+    odd = {"type": "function", "function": {"name": "look up"}}
+    with pytest.raises(InvalidParameter, match=r"'look up'.*'qwen3_coder'") as caught:
+        made.prepare(FREE, AnswerFormat(tools=(PLAIN, odd), tool_choice=choice))
+    assert caught.value.param == "tools.1.function.name"
+    made.prepare(FREE, AnswerFormat(tools=(PLAIN, odd), tool_choice="none"))

@@ -10,8 +10,9 @@ from jaxserve.answer_format import NamedTool
 from jaxserve.structured.compiler import Compiler
 from jaxserve.text.call_formats.format import functions
 from jaxserve.text.dialects import TOOL_PARSERS
-from tests.structured.bytes_vocabulary import EOS, accepts, allowed, bytes_vocabulary
+from tests.structured.bytes_vocabulary import accepts, bytes_vocabulary
 from tests.text.call_writers import WRITERS
+from tests.text.grammar_walks import walk
 from tests.text.reading import answer_format, dialect, read, tool
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
@@ -47,23 +48,6 @@ def compiled(compiler, name, **fields):
     return compiler.compile(shape)
 
 
-def walk(grammar, dice, most=1500):
-    """A random answer that the grammar allows; None if it has no end by then."""
-    matcher, answer = grammar.matcher(), bytearray()
-    while len(answer) < most:
-        ids = allowed(matcher)
-        if EOS in ids and (len(ids) == 1 or dice.random() < 0.4):
-            return answer.decode(errors="replace")
-        plain = [id for id in ids if 32 <= id < 127 or id == 10] or [id for id in ids if id < 256]
-        letters = [id for id in ids if 127 < id < 256]
-        plain += letters if len(letters) < 3 else []
-        telling = [id for id in plain if chr(id) in '"}])<|,;0O\n'] or plain
-        taken = dice.choice(telling if dice.random() < 0.6 else plain)
-        assert matcher.consume_token(taken)
-        answer.append(taken)
-    return None
-
-
 def check(calls):
     for name, arguments in calls:
         jsonschema.validate(json.loads(arguments), SCHEMAS[name])
@@ -74,7 +58,7 @@ def check(calls):
 def test_required_calls_are_calls(compiler, name, parallel):
     fields = {"tools": STRICT, "tool_choice": "required", "parallel_tool_calls": parallel}
     grammar = compiled(compiler, name, tool_choice="required", parallel_tool_calls=parallel)
-    answers = [answer for seed in range(12) if (answer := walk(grammar, random.Random(seed)))]
+    answers = [answer for seed in range(12) if (answer := walk(grammar.matcher(), random.Random(seed)))]
     assert len(answers) >= 8
     numbers = set()
     for answer in answers:
@@ -90,7 +74,7 @@ def test_required_calls_are_calls(compiler, name, parallel):
 def test_a_named_function_is_called_once(compiler, name):
     choice = NamedTool("get_weather")
     grammar = compiled(compiler, name, tool_choice=choice)
-    answers = [answer for seed in range(8) if (answer := walk(grammar, random.Random(seed)))]
+    answers = [answer for seed in range(8) if (answer := walk(grammar.matcher(), random.Random(seed)))]
     assert len(answers) >= 6
     for answer in answers:
         told = read(bound(name), answer, tools=STRICT, tool_choice=choice, eager=False)
@@ -110,7 +94,7 @@ def test_with_strict_functions_an_answer_is_free_but_inside_their_calls(compiler
         assert accepts(grammar.matcher(), call)
         assert not accepts(grammar.matcher(), wrong)
     for seed in range(8):
-        answer = walk(grammar, random.Random(seed), 300)
+        answer = walk(grammar.matcher(), random.Random(seed), 300)
         if answer is not None:
             check(read(bound(name), answer, tools=STRICT).calls)
 
@@ -156,3 +140,11 @@ def test_a_string_is_free_up_to_its_end(compiler, name):
 def test_names_are_those_that_were_declared():
     [function] = functions((tool("now"),)).values()
     assert (function.name, function.strict, function.enforced) == ("now", False, True)
+
+
+@pytest.mark.parametrize("name", ["llama4_pythonic", "xlam"])
+def test_a_strict_function_is_held_behind_the_other_openers_of_unmarked_calls_as_well(compiler, name):
+    grammar = compiled(compiler, name, tool_choice="auto")
+    for opener in filter(None, TOOL_PARSERS[name].open):
+        assert not accepts(grammar.matcher(), f"{opener}[1]") and not accepts(grammar.matcher(), f"So: {opener}[1]")
+    assert accepts(grammar.matcher(), "So: [1] < 2") and accepts(grammar.matcher(), "")

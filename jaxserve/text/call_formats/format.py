@@ -8,10 +8,12 @@ from typing import Any, Protocol
 from jaxserve.structured.shapes import Literal, Schema, Shape
 from jaxserve.structured.shapes import Sequence as InOrder
 from jaxserve.text.call_formats.coercion import types_of
-from jaxserve.text.markers import Reading, Tape
+from jaxserve.text.markers import NAME, Reading, Tape
+from jaxserve.text.tool_schemas import without_null_keywords
 
 _DEFINITIONS = ("$defs", "definitions")
 ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
+NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 class Calls(Protocol):
@@ -38,9 +40,11 @@ class Function:
     @property
     def arguments(self) -> Shape:
         """The JSON object of its arguments."""
-        if not self.enforced or not self.parameters:
+        if not self.enforced:
             return Schema(ANY_OBJECT, is_object=True)
-        return Schema(json.dumps({"type": "object", **self.parameters}, ensure_ascii=False))
+        if self.parameters == NO_PARAMETERS:
+            return Literal("{}")
+        return Schema(json.dumps(self.parameters, ensure_ascii=False), is_object=True)
 
     def types_of(self, parameter: str) -> tuple[str, ...]:
         """The JSON types of a parameter, in the order in which they are tried; a string where nothing is declared."""
@@ -61,10 +65,13 @@ Functions = Mapping[str, Function]
 
 
 def functions(tools: Sequence[Mapping[str, Any]]) -> Functions:
-    """The declared functions by name, from tools as the API has them."""
-    declared = (tool["function"] for tool in tools)
+    """Map names to the declared functions, from tools as the API has them.
+
+    A function without parameters (absent, null or {}) takes an empty object, as OpenAI documents it.
+    """
+    declared = (tool["function"] for tool in without_null_keywords(tools))
     return {
-        each["name"]: Function(each["name"], each.get("parameters") or {}, each.get("strict") is True)
+        each["name"]: Function(each["name"], each.get("parameters") or NO_PARAMETERS, each.get("strict") is True)
         for each in declared
     }
 
@@ -85,6 +92,15 @@ class CallFormat(Protocol):
     def shape(self, function: Function) -> Shape:
         """A call of this function, `begin` included."""
         ...
+
+    def reads_name(self, name: str) -> bool:
+        """Tell whether `read` gives this function's name back as it was written."""
+        ...
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether a name that stands in no quotes is read to its end: letters, digits and _ . : / $ @ -."""
+    return NAME.fullmatch(name) is not None and name != ""
 
 
 def in_order(*items: Shape | str) -> Shape:

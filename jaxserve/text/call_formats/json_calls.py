@@ -59,6 +59,9 @@ class JsonCalls:
         else:
             yield from json_text(tape, ignore)
 
+    def reads_name(self, name: str) -> bool:
+        return name != ""
+
     def shape(self, function: Function) -> Shape:
         name = json.dumps(function.name, ensure_ascii=False)
         return in_order(f'{{"{self.name[0]}": {name}, "{self.arguments[0]}": ', function.arguments, "}")

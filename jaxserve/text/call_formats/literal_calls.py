@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jaxserve.structured.shapes import Either, Optional, Shape
-from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
+from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.json_tape import written
 from jaxserve.text.markers import KEY, Emit, Malformed, Reading, Tape
 
@@ -109,6 +109,9 @@ class LiteralCalls:
                 yield from tape.wait()
             emit(tape.text[tape.pos])
             tape.pos += 1
+
+    def reads_name(self, name: str) -> bool:
+        return is_plain_name(name) and (name[0].isidentifier() or not self.in_lines)
 
     def shape(self, function: Function) -> Shape:
         properties = function.parameters.get("properties") or {}

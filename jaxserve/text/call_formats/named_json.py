@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from jaxserve.structured.shapes import Regex, Shape
-from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
+from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.call_formats.json_calls import arguments
 from jaxserve.text.markers import Reading, Tape
 
@@ -37,6 +37,9 @@ class NamedJson:
     def _bare(self, name: str) -> str:
         name = name.removeprefix(self.prefix)
         return re.sub(r":\d+$", "", name) if self.numbered else name
+
+    def reads_name(self, name: str) -> bool:
+        return is_plain_name(name)
 
     def shape(self, function: Function) -> Shape:
         number = [":", Regex("[0-9]{1,4}")] if self.numbered else []

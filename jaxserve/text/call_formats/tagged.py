@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxserve.structured.shapes import Choice, Literal, Optional, Regex, Repeat, Shape, Text
 from jaxserve.text.call_formats.coercion import coerced
-from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
+from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.json_tape import written
 from jaxserve.text.markers import Emit, Malformed, Reading, Tape
 
@@ -79,6 +79,9 @@ class TaggedCalls:
             if (yield from tape.followed_by(follow, or_end=True)):
                 return
             emit(value_end)
+
+    def reads_name(self, name: str) -> bool:
+        return is_plain_name(name)
 
     def shape(self, function: Function) -> Shape:
         return _call_shape(self, function)

@@ -23,6 +23,9 @@ class _BareArguments:
         yield from arguments(tape, calls)
         calls.end()
 
+    def reads_name(self, name: str) -> bool:
+        return name != ""
+
     def shape(self, function: Function) -> Shape:
         return function.arguments
 

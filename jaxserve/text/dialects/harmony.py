@@ -73,6 +73,9 @@ class HarmonyDialect:
         else:
             yield from tape.until((*self.ends, self.start), answer.content)
 
+    def reads_name(self, name: str) -> bool:
+        return _RECIPIENT.fullmatch("to=" + _FUNCTIONS + name) is not None and name != ""
+
     def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> Shape:
         """One call, whose end token ends the answer; with `auto` perhaps content."""
         if isinstance(choice, NamedTool):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jaxserve.structured.shapes import Shape
-from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
+from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.call_formats.json_calls import JsonCalls, arguments
 from jaxserve.text.dialect import ToolDialect, short_id
 from jaxserve.text.markers import Reading, Tape
@@ -32,6 +32,9 @@ class _MistralCalls:
         calls.begin(name)
         yield from arguments(tape, calls)
         calls.end()
+
+    def reads_name(self, name: str) -> bool:
+        return is_plain_name(name) if self.is_named else self.json.reads_name(name)
 
     def shape(self, function: Function) -> Shape:
         if self.is_named:
