@@ -9,16 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, normalizers, processors
+from tokenizers import AddedToken, decoders, normalizers
 from tokenizers.models import BPE
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.parts import TokenizerParts
+from jaxserve.text.parts import TokenizerParts, frame
 from jaxserve.text.pretokenizers import PRE_TOKENIZATIONS, PreTokenization
+from jaxserve.text.sentencepiece_model import (
+    CONTROL,
+    NORMAL,
+    SPACE,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    decoder,
+    merges_by_score,
+)
 from jaxserve.weights.gguf_header import read_header
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-_SPACE = "▁"
 _NAMED_IDS = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -85,7 +93,7 @@ def build(metadata: dict[str, Any], path: Path) -> TokenizerParts:
     bos, eos = named.get("bos_token"), named.get("eos_token")
     with_bos = bos and vocabulary.get("add_bos_token", adds_bos)
     with_eos = eos and vocabulary.get("add_eos_token", False)
-    _frame(backend, bos[0] if bos and with_bos else None, eos[0] if eos and with_eos else None)
+    frame(backend, bos[0] if bos and with_bos else None, eos[0] if eos and with_eos else None)
     return TokenizerParts(
         backend=backend,
         special_tokens={name: piece for name, (piece, _) in named.items()},
@@ -128,42 +136,25 @@ def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     bpe = _bpe(vocabulary, _merges_by_score(vocabulary), unk_token=unknown[0], fuse_unk=True, byte_fallback=True)
     backend = tokenizers.Tokenizer(bpe)
     with_prefix = vocabulary.get("add_space_prefix", True)
-    spaces = normalizers.Replace(" ", _SPACE)
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if with_prefix else spaces
-    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if with_prefix else steps)
+    spaces = normalizers.Replace(" ", SPACE)
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spaces]) if with_prefix else spaces
+    backend.decoder = decoder(strips=with_prefix)
     return backend
 
 
 def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """SentencePiece joins the two neighbours whose joint piece scores best; as merges: all splits, best piece first."""
     scores = vocabulary.array("scores", float)
     if len(scores) != len(vocabulary.tokens):
         raise vocabulary.bad(f"scores has {len(scores)} entries for {len(vocabulary.tokens)} tokens")
-    ids = {piece: id for piece, id in vocabulary.ids.items() if vocabulary.types[id] == NORMAL}
-    ranked = []
-    for piece, id in ids.items():
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in ids and right in ids:
-                ranked.append((-scores[id], id, ids[left], ids[right], left, right))
-    ranked.sort()
-    return [(left, right) for *_, left, right in ranked]
+    return merges_by_score(
+        {piece: id for piece, id in vocabulary.ids.items() if vocabulary.types[id] == NORMAL}, scores
+    )
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary) -> None:
     """Control tokens are special; user-defined ones are found whole in a text, but are ordinary words."""
     backend.add_special_tokens([_added(piece, special=True) for piece in vocabulary.of_type(CONTROL, UNKNOWN)])
     backend.add_tokens([_added(piece, special=False) for piece in vocabulary.of_type(USER_DEFINED)])
-
-
-def _frame(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
-    """Makes `backend` put these tokens before and after a text; None puts nothing."""
-    around = dict.fromkeys(token for token in (bos, eos) if token is not None)
-    template = [token for token in (bos, "$A", eos) if token is not None]
-    backend.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[(token, backend.token_to_id(token)) for token in around]
-    )
 
 
 def _added(piece: str, *, special: bool) -> AddedToken:

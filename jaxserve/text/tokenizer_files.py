@@ -3,11 +3,9 @@
 Reads tokenizer.json with the `tokenizers` library, and around it tokenizer_config.json, special_tokens_map.json,
 chat_template.jinja and additional_chat_templates/, and the end token of config.json or generation_config.json. The
 tokens that frame a text are tokenizer.json's own; add_bos_token and add_eos_token beside it do not count (so does
-transformers 5). transformers is imported only for a directory without tokenizer.json (it takes 1.7 s). No code of the
-checkpoint runs.
+transformers 5). A directory without tokenizer.json is read by `tokenizer_conversion`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,22 @@ import tokenizers
 from tokenizers import AddedToken
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.parts import TokenizerParts
+from jaxserve.text.parts import TokenizerParts, read_json
+from jaxserve.text.tokenizer_conversion import convert
 
-_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
 
 def read_directory(path: Path) -> TokenizerParts:
     """The tokenizer in `path`. BadCheckpoint says which file is missing or broken."""
-    config = _read_json(path / "tokenizer_config.json")
-    named = _named_tokens(config, _read_json(path / "special_tokens_map.json"))
+    config = read_json(path / "tokenizer_config.json")
+    named = _named_tokens(config, read_json(path / "special_tokens_map.json"))
     file = path / "tokenizer.json"
     if file.is_file():
         backend = _open(file)
-        _add_tokens(backend, config, named)
     else:
-        backend, named = _slow_way(path, named)
+        backend, named = convert(path, config, named)
+    _add_tokens(backend, config, named)
     strings = {name: token["content"] for name, token in named.items()}
     extra = config.get("extra_special_tokens")
     if isinstance(extra, dict):
@@ -52,19 +50,6 @@ def _open(file: Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises plain Exception
         raise BadCheckpoint(f"{file.name} in {file.parent} cannot be read: {str(error)[:200]}") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`, or nothing when there is no such file."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{file.name} in {file.parent} is not readable JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadCheckpoint(f"{file.name} in {file.parent} must hold a JSON object.")
-    return value
 
 
 def _token(value: str | dict[str, Any]) -> dict[str, Any]:
@@ -108,29 +93,6 @@ def _add(backend: tokenizers.Tokenizer, token: AddedToken) -> None:
         backend.add_tokens([token])
 
 
-def _slow_way(path: Path, named: dict[str, dict[str, Any]]) -> tuple[tokenizers.Tokenizer, dict[str, dict[str, Any]]]:
-    """transformers' conversion of other tokenizer files (SentencePiece, tiktoken, vocab and merges)."""
-    try:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-        backend = tokenizer.backend_tokenizer
-    except Exception as error:
-        raise BadCheckpoint(
-            f"{path} has no tokenizer.json, and its other tokenizer files cannot be converted: {str(error)[:300]}"
-        ) from error
-    size, expected = backend.get_vocab_size(), _read_json(path / "config.json").get("vocab_size")
-    if isinstance(expected, int) and size < expected // 2:
-        raise BadCheckpoint(
-            f"{path} has no tokenizer.json, and the tokenizer made without it knows {size} tokens where config.json "
-            f"says {expected}. Add the model's tokenizer.json."
-        )
-    for name in _NAMED_TOKENS:
-        if token := getattr(tokenizer, name, None):
-            named.setdefault(name, {"content": str(token)})
-    return backend, named
-
-
 def _chat_templates(path: Path, config: dict[str, Any]) -> dict[str, str]:
     """Templates by name. Files win over the configuration."""
     templates: dict[str, str] = {}
@@ -142,7 +104,7 @@ def _chat_templates(path: Path, config: dict[str, Any]) -> dict[str, str]:
     elif isinstance(given, list):
         templates |= {entry["name"]: entry["template"] for entry in given}
     legacy = path / "chat_template.json"
-    if legacy.is_file() and isinstance(text := _read_json(legacy).get("chat_template"), str):
+    if legacy.is_file() and isinstance(text := read_json(legacy).get("chat_template"), str):
         templates["default"] = text
     if (file := path / "chat_template.jinja").is_file():
         templates["default"] = file.read_text(encoding="utf-8")
@@ -158,7 +120,7 @@ def _id(backend: tokenizers.Tokenizer, token: str | None) -> int | None:
 def _id_from_config(path: Path, key: str) -> int | None:
     """The id in generation_config.json or config.json; the first, if there are several."""
     for name in ("generation_config.json", "config.json"):
-        value = _read_json(path / name).get(key)
+        value = read_json(path / name).get(key)
         value = value[0] if isinstance(value, list) and value else value
         if isinstance(value, int):
             return value

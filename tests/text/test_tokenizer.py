@@ -145,7 +145,11 @@ def test_a_tokenizer_made_without_its_vocabulary_is_refused(tmp_path):
     """transformers makes a Qwen tokenizer of a few dozen tokens from a configuration alone, and calls it a success."""
     write_json(tmp_path, "config.json", {"model_type": "qwen2", "vocab_size": 151936})
     write_json(tmp_path, "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"})
-    with pytest.raises(BadCheckpoint, match=r"no tokenizer\.json"):
+    with pytest.raises(BadCheckpoint, match=r"has no tokenizer; these are read: tokenizer\.json, tekken\.json"):
+        Tokenizer.load(tmp_path)
+    write_json(tmp_path, "vocab.json", {"a": 0, "b": 1})
+    (tmp_path / "merges.txt").write_text("")
+    with pytest.raises(BadCheckpoint, match=r"knows \d+ tokens where config\.json says 151936"):
         Tokenizer.load(tmp_path)
 
 

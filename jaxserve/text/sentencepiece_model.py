@@ -1,0 +1,183 @@
+"""Read tokenizer.model, the file that SentencePiece writes: pieces with scores, and how a text is normalised.
+
+Message and field numbers: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE, Unigram
+
+from jaxserve.errors import BadCheckpoint
+from jaxserve.weights.protobuf import fields, float32, integer, message, text
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+UNIGRAM, BPE_MODEL = 1, 2
+SPACE = "▁"
+# ModelProto, SentencePiece, TrainerSpec and NormalizerSpec, as far as they decide ids.
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
+_PIECE, _SCORE, _TYPE = 1, 2, 3
+_MODEL_TYPE, _SUFFIX_SPACE = 3, 24
+_NAMED_IDS = {"unk_token": (40, 0), "bos_token": (41, 1), "eos_token": (42, 2), "pad_token": (43, -1)}
+_CHARSMAP, _DUMMY_PREFIX, _REMOVE_SPACES, _ESCAPE_SPACES = 2, 3, 4, 5
+
+
+@dataclass(slots=True)
+class SentencePieceModel:
+    """One parsed file.
+
+    pieces, scores and types have one entry an id. named_ids: role ("eos_token") → id, where the model has that role.
+    charsmap: SentencePiece's compiled normalisation table, or b"".
+    """
+
+    pieces: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    types: list[int] = field(default_factory=list)
+    model_type: int = UNIGRAM
+    named_ids: dict[str, int] = field(default_factory=dict)
+    charsmap: bytes = b""
+    has_dummy_prefix: bool = True
+    removes_extra_spaces: bool = True
+
+    def named(self) -> dict[str, str]:
+        """Return role → piece."""
+        return {name: self.pieces[id] for name, id in self.named_ids.items() if 0 <= id < len(self.pieces)}
+
+    def of_type(self, *kinds: int) -> list[str]:
+        """Return the pieces of these types."""
+        return [piece for piece, kind in zip(self.pieces, self.types, strict=True) if kind in kinds]
+
+
+def parse(data: bytes) -> SentencePieceModel:
+    """Parse the bytes of a SentencePiece model. Raises ValueError where they are none, or do what is not supported."""
+    model = SentencePieceModel()
+    trainer: dict[int, Any] = {}
+    normalizer: dict[int, Any] = {}
+    for number, value in fields(data):
+        if number == _PIECES:
+            entry = dict(fields(message(value)))
+            model.pieces.append(text(entry.get(_PIECE, memoryview(b""))))
+            model.scores.append(float32(entry[_SCORE]) if _SCORE in entry else 0.0)
+            model.types.append(integer(entry.get(_TYPE, NORMAL)))
+        elif number == _TRAINER:
+            trainer = dict(fields(message(value)))
+        elif number == _NORMALIZER:
+            normalizer = dict(fields(message(value)))
+    if not model.pieces:
+        raise ValueError("it has no pieces")
+    model.model_type = integer(trainer.get(_MODEL_TYPE, UNIGRAM))
+    if model.model_type not in (UNIGRAM, BPE_MODEL):
+        raise ValueError("its pieces are whole words or single characters; BPE and unigram models are read")
+    if integer(trainer.get(_SUFFIX_SPACE, 0)) or not integer(normalizer.get(_ESCAPE_SPACES, 1)):
+        raise ValueError("it writes spaces in a way that is not supported (as suffixes, or not escaped)")
+    model.named_ids = {name: integer(trainer.get(number, id)) for name, (number, id) in _NAMED_IDS.items()}
+    model.charsmap = bytes(message(normalizer.get(_CHARSMAP, memoryview(b""))))
+    model.has_dummy_prefix = bool(integer(normalizer.get(_DUMMY_PREFIX, 1)))
+    model.removes_extra_spaces = bool(integer(normalizer.get(_REMOVE_SPACES, 1)))
+    return model
+
+
+def read_sentencepiece(
+    path: Path, names: Mapping[int, str], *, legacy: bool
+) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """Return a backend that gives SentencePiece's ids, and the pieces that have a role ("eos_token" → "</s>").
+
+    names: id → text from tokenizer_config.json's added_tokens_decoder, which may rename a placeholder piece.
+    legacy: a space goes before every part of a text that special tokens cut off, not only before its beginning.
+    Raises BadCheckpoint if the file is no SentencePiece model, or one of a kind that is not supported.
+    """
+    try:
+        model = parse(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{path.name} in {path.parent} is no SentencePiece model: {error}.") from error
+    known = set(model.pieces)
+    for id, name in names.items():
+        if id < len(model.pieces) and name not in known and model.types[id] in (CONTROL, USER_DEFINED, UNUSED):
+            model.pieces[id] = name
+            model.types[id] = CONTROL
+    try:
+        backend = build(model, legacy=legacy)
+    except Exception as error:  # the library raises plain Exception
+        raise BadCheckpoint(f"{path.name} in {path.parent} cannot be used: {str(error)[:200]}.") from error
+    return backend, model.named()
+
+
+def build(model: SentencePieceModel, *, legacy: bool = True) -> tokenizers.Tokenizer:
+    """Return the backend of a parsed model; control pieces are special tokens, user-defined ones are found whole."""
+    has_bytes = BYTE in model.types
+    if model.model_type == UNIGRAM:
+        unk_id = model.named_ids["unk_token"]
+        scored = list(zip(model.pieces, model.scores, strict=True))
+        backend = tokenizers.Tokenizer(Unigram(scored, unk_id if unk_id >= 0 else None, byte_fallback=has_bytes))
+    else:
+        usable = {piece: id for id, piece in enumerate(model.pieces) if model.types[id] == NORMAL}
+        backend = tokenizers.Tokenizer(
+            BPE(
+                vocab={piece: id for id, piece in enumerate(model.pieces) if model.types[id] != UNUSED},
+                merges=merges_by_score(usable, model.scores),
+                unk_token=model.named().get("unk_token"),
+                fuse_unk=True,
+                byte_fallback=has_bytes,
+                ignore_merges=USER_DEFINED in model.types,
+            )
+        )
+    backend.normalizer = _normalizer(model, legacy)
+    cuts = _cuts(model, legacy)
+    if cuts:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    backend.decoder = decoder(strips=model.has_dummy_prefix, has_bytes=has_bytes)
+    specials = model.of_type(CONTROL, UNKNOWN)
+    backend.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in specials])
+    return backend
+
+
+def _normalizer(model: SentencePieceModel, legacy: bool) -> normalizers.Normalizer:
+    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    if model.removes_extra_spaces:
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    if model.has_dummy_prefix and legacy:
+        steps.append(normalizers.Prepend(SPACE))
+    return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+
+
+def _cuts(model: SentencePieceModel, legacy: bool) -> list[pre_tokenizers.PreTokenizer]:
+    """What cuts a normalised text: user-defined pieces, the longest first, stand alone.
+
+    They are no added tokens, because what follows one would get a space of its own in front.
+    """
+    cuts: list[pre_tokenizers.PreTokenizer] = []
+    if model.has_dummy_prefix and not legacy:
+        cuts.append(pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False))
+    if whole := model.of_type(USER_DEFINED):
+        pattern = "|".join(re.escape(piece) for piece in sorted(whole, key=len, reverse=True))
+        cuts.append(pre_tokenizers.Split(Regex(pattern), behavior="isolated"))
+    return cuts
+
+
+def decoder(*, strips: bool, has_bytes: bool = True) -> decoders.Decoder:
+    """Return what turns SentencePiece pieces back into text; strips: the space that was put before it goes again."""
+    steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " ")]
+    steps += [decoders.ByteFallback()] if has_bytes else []
+    steps += [decoders.Fuse()]
+    steps += [decoders.Strip(" ", 1, 0)] if strips else []
+    return decoders.Sequence(steps)
+
+
+def merges_by_score(ids: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
+    """Return BPE merges for SentencePiece's rule, the two neighbours whose joint piece scores best are joined.
+
+    As merges that is: every split of every piece into two pieces, best piece first. ids: the pieces of ordinary text.
+    """
+    ranked = []
+    for piece, id in ids.items():
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in ids and right in ids:
+                ranked.append((-scores[id], id, ids[left], ids[right], left, right))
+    ranked.sort()
+    return [(left, right) for *_, left, right in ranked]

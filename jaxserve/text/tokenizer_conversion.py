@@ -1,0 +1,120 @@
+"""The tokenizer of a directory without tokenizer.json, from the other files in which models bring theirs.
+
+tekken.json, tiktoken files and SentencePiece models are read here, with the `tokenizers` library alone; vocab.json with
+merges.txt goes through transformers, which knows how each family cuts its texts. No code of the checkpoint runs.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from jaxserve.errors import BadCheckpoint
+from jaxserve.text.parts import frame, read_json
+from jaxserve.text.ranked_bytes import looks_like_tiktoken, read_tekken, read_tiktoken
+from jaxserve.text.sentencepiece_model import read_sentencepiece
+
+READ = (
+    "tokenizer.json, tekken.json, tokenizer.model (SentencePiece or tiktoken), *.tiktoken, vocab.json with merges.txt"
+)
+MAX_GAP = 4096  # ids that a vocabulary may leave unused before an added token
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+Named = dict[str, dict[str, Any]]
+
+
+def convert(path: Path, config: Mapping[str, Any], named: Named) -> tuple[tokenizers.Tokenizer, Named]:
+    """Return the backend of the tokenizer in `path`, and the named tokens with what its files add to them.
+
+    config is tokenizer_config.json. Raises BadCheckpoint if there is no tokenizer, or one that cannot be read.
+    """
+    model_config = read_json(path / "config.json")
+    names = _ids_of_added(path, config)
+    if (tekken := path / "tekken.json").is_file():
+        backend, roles = read_tekken(tekken)
+    elif (file := _ranked_file(path)) is not None:
+        backend, roles = read_tiktoken(file, model_config.get("model_type"), names)
+    elif (file := _sentencepiece_file(path)) is not None:
+        backend, roles = read_sentencepiece(file, names, legacy=config.get("legacy") is not False)
+    elif (path / "vocab.json").is_file():
+        return _through_transformers(path, named, model_config)
+    else:
+        raise BadCheckpoint(
+            f"{path} has no tokenizer; these are read: {READ}. Add one, or name its directory with --tokenizer."
+        )
+    _append(backend, names, path)
+    named = {
+        name: {"content": token} for name, token in roles.items() if backend.token_to_id(token) is not None
+    } | named
+    bos, eos = named.get("bos_token"), named.get("eos_token")
+    frame(
+        backend,
+        bos["content"] if bos and config.get("add_bos_token") is not False else None,
+        eos["content"] if eos and config.get("add_eos_token") is True else None,
+    )
+    return backend, named
+
+
+def _ids_of_added(path: Path, config: Mapping[str, Any]) -> dict[int, str]:
+    """Id → text of the tokens that tokenizer_config.json, or the older added_tokens.json, adds to the vocabulary."""
+    listed = config.get("added_tokens_decoder")
+    try:
+        if isinstance(listed, dict):
+            return {int(id): token if isinstance(token, str) else str(token["content"]) for id, token in listed.items()}
+        return {int(id): token for token, id in read_json(path / "added_tokens.json").items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadCheckpoint(f"The added tokens of {path} are not readable: {error!r}.") from error
+
+
+def _ranked_file(path: Path) -> Path | None:
+    candidates = [path / "tokenizer.model", path / "tiktoken.model", *sorted(path.glob("*.tiktoken"))]
+    return next((file for file in candidates if file.is_file() and looks_like_tiktoken(file)), None)
+
+
+def _sentencepiece_file(path: Path) -> Path | None:
+    candidates = [path / "tokenizer.model", path / "spiece.model", *sorted(path.glob("tokenizer.model.v*"))[::-1]]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _append(backend: tokenizers.Tokenizer, names: Mapping[int, str], path: Path) -> None:
+    """Gives the added tokens that the vocabulary lacks the ids that the files say."""
+    for id, name in sorted(names.items()):
+        if backend.token_to_id(name) is None:
+            size = backend.get_vocab_size()
+            if not size <= id <= size + MAX_GAP:
+                raise BadCheckpoint(
+                    f"{path}: the added token {name!r} has id {id}, which does not follow the vocabulary's {size} ids."
+                )
+            unused = [f"<|reserved_token_{free}|>" for free in range(size, id)]
+            backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in unused])
+            backend.add_tokens([AddedToken(name, normalized=False)])
+        if backend.token_to_id(name) != id:
+            raise BadCheckpoint(
+                f"{path}: the added token {name!r} should have id {id}, and the vocabulary gives it "
+                f"{backend.token_to_id(name)}. Add the model's tokenizer.json."
+            )
+
+
+def _through_transformers(
+    path: Path, named: Named, model_config: Mapping[str, Any]
+) -> tuple[tokenizers.Tokenizer, Named]:
+    """transformers' conversion of vocab.json and merges.txt. It is imported here alone, since that takes 1.7 s."""
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        backend = tokenizer.backend_tokenizer
+    except Exception as error:
+        raise BadCheckpoint(
+            f"{path} has no tokenizer.json, and its vocab.json cannot be converted: {str(error)[:300]}"
+        ) from error
+    size, expected = backend.get_vocab_size(), model_config.get("vocab_size")
+    if isinstance(expected, int) and size < expected // 2:
+        raise BadCheckpoint(
+            f"{path} has no tokenizer.json, and the tokenizer made without it knows {size} tokens where config.json "
+            f"says {expected}. Add the model's tokenizer.json."
+        )
+    found = {name: {"content": str(token)} for name in _NAMED_TOKENS if (token := getattr(tokenizer, name, None))}
+    return backend, found | named
