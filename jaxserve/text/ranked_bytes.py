@@ -140,6 +140,7 @@ def _backend(
 
 def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
     """Every split of every token into two tokens, the lowest rank of the whole first."""
+    spelled = {token: _spell(token) for token in ranks}
     ranked = []
     for token, rank in ranks.items():
         for cut in range(1, len(token)):
@@ -147,7 +148,7 @@ def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
             if left is not None and right is not None:
                 ranked.append((rank, left, right, token[:cut], token[cut:]))
     ranked.sort()
-    return [(_spell(left), _spell(right)) for *_, left, right in ranked]
+    return [(spelled[left], spelled[right]) for *_, left, right in ranked]
 
 
 def _spell(token: bytes) -> str:

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.text.added_tokens import NAMES, AddedTokens
 from jaxserve.text.parts import frame, read_json
 from jaxserve.text.ranked_bytes import looks_like_tiktoken, read_tekken, read_tiktoken
 from jaxserve.text.sentencepiece_model import read_sentencepiece
@@ -20,18 +21,15 @@ READ = (
     "tokenizer.json, tekken.json, tokenizer.model (SentencePiece or tiktoken), *.tiktoken, vocab.json with merges.txt"
 )
 MAX_GAP = 4096  # ids that a vocabulary may leave unused before an added token
-_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-
-Named = dict[str, dict[str, Any]]
 
 
-def convert(path: Path, config: Mapping[str, Any], named: Named) -> tuple[tokenizers.Tokenizer, Named]:
-    """Return the backend of the tokenizer in `path`, and the named tokens with what its files add to them.
+def convert(path: Path, config: Mapping[str, Any], added: AddedTokens) -> tokenizers.Tokenizer:
+    """Return the backend of the tokenizer in `path`; `added` learns the names that its files give to tokens.
 
     config is tokenizer_config.json. Raises BadCheckpoint if there is no tokenizer, or one that cannot be read.
     """
     model_config = read_json(path / "config.json")
-    names = _ids_of_added(path, config)
+    names = {id: token["content"] for id, token in added.by_id.items()}
     if (tekken := path / "tekken.json").is_file():
         backend, roles = read_tekken(tekken)
     elif (file := _ranked_file(path)) is not None:
@@ -39,33 +37,22 @@ def convert(path: Path, config: Mapping[str, Any], named: Named) -> tuple[tokeni
     elif (file := _sentencepiece_file(path)) is not None:
         backend, roles = read_sentencepiece(file, names, legacy=config.get("legacy") is not False)
     elif (path / "vocab.json").is_file():
-        return _through_transformers(path, named, model_config)
+        backend, roles = _through_transformers(path, model_config)
+        added.named = {name: {"content": token} for name, token in roles.items()} | added.named
+        return backend
     else:
         raise BadCheckpoint(
             f"{path} has no tokenizer; these are read: {READ}. Add one, or name its directory with --tokenizer."
         )
     _append(backend, names, path)
-    named = {
-        name: {"content": token} for name, token in roles.items() if backend.token_to_id(token) is not None
-    } | named
-    bos, eos = named.get("bos_token"), named.get("eos_token")
+    added.named = {name: {"content": token} for name, token in roles.items()} | added.named
+    bos, eos = added.named.get("bos_token"), added.named.get("eos_token")
     frame(
         backend,
         bos["content"] if bos and config.get("add_bos_token") is not False else None,
         eos["content"] if eos and config.get("add_eos_token") is True else None,
     )
-    return backend, named
-
-
-def _ids_of_added(path: Path, config: Mapping[str, Any]) -> dict[int, str]:
-    """Id → text of the tokens that tokenizer_config.json, or the older added_tokens.json, adds to the vocabulary."""
-    listed = config.get("added_tokens_decoder")
-    try:
-        if isinstance(listed, dict):
-            return {int(id): token if isinstance(token, str) else str(token["content"]) for id, token in listed.items()}
-        return {int(id): token for token, id in read_json(path / "added_tokens.json").items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadCheckpoint(f"The added tokens of {path} are not readable: {error!r}.") from error
+    return backend
 
 
 def _ranked_file(path: Path) -> Path | None:
@@ -97,9 +84,7 @@ def _append(backend: tokenizers.Tokenizer, names: Mapping[int, str], path: Path)
             )
 
 
-def _through_transformers(
-    path: Path, named: Named, model_config: Mapping[str, Any]
-) -> tuple[tokenizers.Tokenizer, Named]:
+def _through_transformers(path: Path, model_config: Mapping[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """transformers' conversion of vocab.json and merges.txt. It is imported here alone, since that takes 1.7 s."""
     try:
         from transformers import AutoTokenizer
@@ -116,5 +101,4 @@ def _through_transformers(
             f"{path} has no tokenizer.json, and the tokenizer made without it knows {size} tokens where config.json "
             f"says {expected}. Add the model's tokenizer.json."
         )
-    found = {name: {"content": str(token)} for name in _NAMED_TOKENS if (token := getattr(tokenizer, name, None))}
-    return backend, found | named
+    return backend, {name: str(token) for name in NAMES if (token := getattr(tokenizer, name, None))}

@@ -10,29 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.text.added_tokens import AddedTokens
 from jaxserve.text.parts import TokenizerParts, read_json
 from jaxserve.text.tokenizer_conversion import convert
-
-_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
 
 def read_directory(path: Path) -> TokenizerParts:
     """The tokenizer in `path`. BadCheckpoint says which file is missing or broken."""
     config = read_json(path / "tokenizer_config.json")
-    named = _named_tokens(config, read_json(path / "special_tokens_map.json"))
+    added = AddedTokens.read(path, config)
     file = path / "tokenizer.json"
-    if file.is_file():
-        backend = _open(file)
-    else:
-        backend, named = convert(path, config, named)
-    _add_tokens(backend, config, named)
-    strings = {name: token["content"] for name, token in named.items()}
-    extra = config.get("extra_special_tokens")
-    if isinstance(extra, dict):
-        strings |= {name: _token(token)["content"] for name, token in extra.items() if token}
+    backend = _open(file) if file.is_file() else convert(path, config, added)
+    added.apply(backend)
+    strings = {name: token["content"] for name, token in added.named.items()}
     eos = _id(backend, strings.get("eos_token"))
     bos = _id(backend, strings.get("bos_token"))
     return TokenizerParts(
@@ -50,47 +42,6 @@ def _open(file: Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises plain Exception
         raise BadCheckpoint(f"{file.name} in {file.parent} cannot be read: {str(error)[:200]}") from error
-
-
-def _token(value: str | dict[str, Any]) -> dict[str, Any]:
-    """A token given as text or as an object, as an object."""
-    return {"content": value} if isinstance(value, str) else value
-
-
-def _named_tokens(config: dict[str, Any], tokens_map: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tokens that have a name (eos_token, or a model's own such as sys_start_token), the configuration's first."""
-    named: dict[str, dict[str, Any]] = {}
-    for name, value in [*tokens_map.items(), *config.items()]:
-        if name.endswith("_token") and value and (isinstance(value, str) or _is_token(value)):
-            named[name] = _token(value)
-    return named
-
-
-def _is_token(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("content"), str)
-
-
-def _add_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], named: dict[str, dict[str, Any]]) -> None:
-    """Adds what the configuration names and the file lacks, and flags the named tokens as special."""
-    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
-    decoder = config.get("added_tokens_decoder") or {}
-    wanted = {token["content"]: token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))}
-    for token in named.values():
-        wanted.setdefault(token["content"], {"special": True, **token})
-    special_names = {token["content"] for token in named.values()}
-    for content, token in wanted.items():
-        flags = {flag: token[flag] for flag in _FLAGS if flag in token}
-        if content in special_names:
-            flags["special"] = True
-        if content not in known or (flags.get("special") and not known[content].special):
-            _add(backend, AddedToken(content, **flags))
-
-
-def _add(backend: tokenizers.Tokenizer, token: AddedToken) -> None:
-    if token.special:
-        backend.add_special_tokens([token])
-    else:
-        backend.add_tokens([token])
 
 
 def _chat_templates(path: Path, config: dict[str, Any]) -> dict[str, str]:
