@@ -7,16 +7,19 @@ orjson refuses NaN, infinite numbers, broken UTF-8 and lone surrogates; depth an
 import asyncio
 import json
 import re
-from typing import Any
+from codecs import BOM_UTF8
+from typing import Any, cast
 
 import orjson
 from quart import Request
 from quart.wrappers.request import Body
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUnavailable
 
+from server.chunk_sizes import ChunkSizes
 from server.config import ServerConfig
 from server.errors import RETRY_AFTER_S, Refusal, phrase
 
+CHUNK_SIZES = "jaxserve.chunk_sizes"  # where the transport leaves a chunked body's ChunkSizes, in the scope's state
 MAX_DEPTH = 128
 MAX_DIGITS = 308
 _MANY_DIGITS = re.compile(rb"[0-9.]{%d,}" % (MAX_DIGITS + 1))
@@ -45,14 +48,22 @@ class BodyMeter:
 
 
 def request_class(meter: BodyMeter) -> type[Request]:
-    """Quart's request, with a body that is counted while it is held, and refused with 503 above the meter's limit."""
+    """Quart's request, with a body that is counted while it is held, and refused with 503 above the meter's limit.
+
+    A chunked body is refused with 413 as soon as its chunks announce more than is allowed.
+    """
 
     class MeteredBody(Body):
         _is_over = False
+        chunk_sizes: ChunkSizes | None = None
 
         def append(self, data: bytes) -> None:
             if self._is_over:
                 return
+            announced = self.chunk_sizes.total_bytes if self.chunk_sizes is not None else 0
+            if announced > (self._max_content_length or announced) and self._must_raise is None:
+                self._must_raise = RequestEntityTooLarge()
+                self.set_complete()
             before = len(self._data)
             super().append(data)
             meter.held_bytes += len(self._data) - before
@@ -68,6 +79,10 @@ def request_class(meter: BodyMeter) -> type[Request]:
 
     class MeteredRequest(Request):
         body_class = MeteredBody
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            cast(MeteredBody, self.body).chunk_sizes = (self.scope.get("state") or {}).get(CHUNK_SIZES)
 
     return MeteredRequest
 
@@ -93,7 +108,11 @@ async def _read(request: Request, config: ServerConfig) -> bytes:
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`; of a repeated key the last value counts. Raises Refusal 400."""
+    """The JSON object in `data`; of a repeated key the last value counts. Raises Refusal 400.
+
+    A byte order mark is read over, as RFC 8259, section 8.1 allows: some clients of .NET and PowerShell write one.
+    """
+    data = data.removeprefix(BOM_UTF8)
     try:
         value = orjson.loads(data)
         if _MANY_DIGITS.search(data):

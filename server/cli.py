@@ -90,16 +90,16 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     import threading
     from importlib import import_module
 
-    from server.startup import Phases, address, console, curl_line, ready_table
+    from server.startup import Phases, address, console, curl_line, reach, ready_table
 
     screen = console()
     with Phases(screen) as phases:
         phases.report("import", 0, 0)
         from server.listen import listen
 
-        listener = listen(server_config)
+        listeners = listen(server_config)
         if not server_config.uds:  # port 0 has become a real one
-            server_config = dataclasses.replace(server_config, port=listener.getsockname()[1])
+            server_config = dataclasses.replace(server_config, port=listeners[0].getsockname()[1])
         from jaxserve import AsyncLLM
 
         # The web framework comes while the engine loads, which is little Python.
@@ -112,10 +112,11 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
 
         app = create_app(llm, server_config)
     where = address(server_config)
-    screen.print("", ready_table(llm.description, where, phases.seconds), "", sep="\n")
+    known_to = reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
+    screen.print("", ready_table(llm.description, where, known_to, phases.seconds), "", sep="\n")
     screen.print(curl_line(where, bool(server_config.api_key)), "", sep="\n", soft_wrap=True)
     logs.setup()
-    return asyncio.run(lifecycle.serve(app, server_config, listener))
+    return asyncio.run(lifecycle.serve(app, server_config, listeners))
 
 
 def _warmup(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:

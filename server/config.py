@@ -24,7 +24,7 @@ def knob(default: Any, help: str) -> Any:
 class ServerConfig:
     """Server"""
 
-    host: str = knob("0.0.0.0", "address to listen on")
+    host: str = knob("127.0.0.1", "address to listen on; 0.0.0.0 or :: (IPv6, too) is every network interface")
     port: int = knob(8000, "port to listen on; 0 takes a free one")
     uds: str | None = knob(None, "path of a Unix socket, instead of host and port")
     ssl_keyfile: str | None = knob(None, "private key in PEM form; with --ssl-certfile the server speaks TLS")

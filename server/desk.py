@@ -7,6 +7,7 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Sequence
+from socket import socket
 from typing import TYPE_CHECKING
 
 import orjson
@@ -47,7 +48,7 @@ class Desk:
         self.http = HttpMetrics()
         self.tools = ToolMetrics(self.names[0])
         self.lag = LoopLag()
-        self.connections: set[object] = set()  # filled by the transport
+        self.connections: set[socket] = set()  # those that are open; HttpServer's to change
 
     @property
     def is_ready(self) -> bool:

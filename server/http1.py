@@ -10,6 +10,7 @@
 * It closes on a client that is still sending, and the reset that follows can destroy the answer, or the client's next
   request. Here the rest of the body is read and dropped for a moment, and if it ends in that time, the connection goes
   on.
+* It waits for a chunk of any announced size. Here the request's body knows what was announced (chunk_sizes.py).
 """
 
 from __future__ import annotations
@@ -17,78 +18,82 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import h11
-import hypercorn.protocol
 import orjson
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Body, EndBody, Request, Response
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.typing import ConnectionState
 
+from server.body import CHUNK_SIZES
+from server.chunk_sizes import ChunkSizes
 from server.errors import Refusal, phrase
 
 MAX_BEHIND_BYTES = 64 * 1024
 LINGER_S = 1.0
-Welcomes = Callable[[str, bytes, list[tuple[bytes, bytes]]], bool]
+AcceptsBody = Callable[[str, bytes, list[tuple[bytes, bytes]]], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
-    """What is the same for all connections of a server.
+class ConnectionPolicy:
+    """What holds for all connections of one server.
 
-    head_timeout_s   a head that has begun must be complete in this time
-    max_connections  above it, a connection gets a 503 and is closed
-    welcomes         whether a request with this method, path and headers may send its body
-    connections      those that are open
+    head_timeout_s   A head that has begun must be complete in this time.
+    keep_alive_s     A connection without a request is closed after this time.
+    flush_s          After the last answer, what a client has not taken in this time is dropped.
+    max_connections  Above it, a connection gets a 503 and is closed.
+    max_body_bytes   A chunked body that announces more is not waited for.
+    accepts_body     Whether a request with this method, path and headers may send its body.
     """
 
     head_timeout_s: float
+    keep_alive_s: float
+    flush_s: float
     max_connections: int
-    welcomes: Welcomes
-    connections: set[object]
-
-
-def install(manners: Manners) -> None:
-    """Makes every connection that Hypercorn accepts from now on speak this HTTP/1."""
-    hypercorn.protocol.H11Protocol = partial(Http1, manners)  # type: ignore[misc, assignment]
+    max_body_bytes: int
+    accepts_body: AcceptsBody
 
 
 class Http1(H11Protocol):
-    def __init__(self, manners: Manners, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._manners = manners
+    """The protocol of one connection; `close` and `abort` end that connection."""
+
+    def __init__(
+        self, policy: ConnectionPolicy, close: Callable[[], None], abort: Callable[[], None], *hypercorn: Any
+    ) -> None:
+        super().__init__(*hypercorn)
+        self._policy = policy
+        self._close, self._abort = close, abort
         self._parsing = asyncio.Lock()
         self._head_timer: asyncio.TimerHandle | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._is_welcome = True
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._chunk_sizes: ChunkSizes | None = None
+        self._accepts_body = True
         self._is_lingering = False
 
-    async def initiate(self) -> None:
-        """A connection begins. One too many is told so."""
-        connections = self._manners.connections
-        if len(connections) >= self._manners.max_connections:
-            await self._send_error_response(503)
-            self._begin_lingering()
-        connections.add(self)
+    async def refuse_connection(self) -> None:
+        """Say that there are too many connections, and read no request."""
+        await self._send_error_response(503)
+        self._begin_lingering()
 
     async def handle(self, event: Event) -> None:
         """Bytes from the client, or its end."""
         if isinstance(event, Closed):
-            self._stop_head_timer()
-            self._manners.connections.discard(self)
-        if self._is_lingering and isinstance(event, RawData):
-            return
+            self._stop_timers()
         if not isinstance(event, RawData):
             await super().handle(event)
+            return
+        if self._is_lingering:
+            return
+        if not self._is_paused() and not await self._follow_chunks(event.data):
             return
         self.connection.receive_data(event.data)
         if self._is_paused():
             if len(self.connection.trailing_data[0]) > MAX_BEHIND_BYTES:
-                await self.send(Closed())
+                self._close()
             return
         await self._handle_events()
 
@@ -96,21 +101,19 @@ class Http1(H11Protocol):
         """Reads as far as there is something to read; one at a time, because a recycled connection reads on by
         itself while more bytes may come."""
         async with self._parsing:
-            while not self._is_paused() and await self._handle_one():
+            while not self._is_lingering and not self._is_paused() and await self._handle_one():
                 pass
         self._watch_head()
 
     async def _handle_one(self) -> bool:
         """One event of the parser. False: nothing more for now."""
-        if self.connection.they_are_waiting_for_100_continue and self._is_welcome:
+        if self.connection.they_are_waiting_for_100_continue and self._accepts_body:
             headers = self.config.response_headers("h11")
             await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=headers))
         try:
             event = self.connection.next_event()
         except h11.RemoteProtocolError as error:
-            if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-                await self._send_error_response(error.error_status_hint)
-            await self.send(Closed())
+            await self._refuse(400 if self.stream is not None else error.error_status_hint)
             return False
         if isinstance(event, h11.Request):
             await self._begin(event)
@@ -125,9 +128,11 @@ class Http1(H11Protocol):
         return True
 
     async def _begin(self, request: h11.Request) -> None:
-        self._stop_head_timer()
+        self._stop_timers()
         headers, method = list(request.headers), request.method.decode("ascii").upper()
-        self._is_welcome = self._manners.welcomes(method, request.target.partition(b"?")[0], headers)
+        self._accepts_body = self._policy.accepts_body(method, request.target.partition(b"?")[0], headers)
+        is_chunked = any(name == b"transfer-encoding" for name, _ in headers)
+        self._chunk_sizes = ChunkSizes() if is_chunked else None
         await self.send(Updated(idle=False))
         self.stream = HTTPStream(
             self.app,
@@ -147,14 +152,43 @@ class Http1(H11Protocol):
                 http_version=request.http_version.decode(),
                 method=method,
                 raw_path=request.target,
-                state=self.connection_state,
+                state=ConnectionState({**self.connection_state, CHUNK_SIZES: self._chunk_sizes}),
             )
         )
         self.keep_alive_requests += 1
         await self.context.mark_request()
+        await self._follow_chunks(self.connection.trailing_data[0])
+
+    async def _follow_chunks(self, data: bytes) -> bool:
+        """Look for chunks that announce too much. False: the request was refused for its framing."""
+        sizes = self._chunk_sizes
+        if sizes is None or self.stream is None:
+            return True
+        try:
+            sizes.read(data)
+        except ValueError:
+            await self._refuse(400)
+            return False
+        if sizes.total_bytes > self._policy.max_body_bytes:
+            self._chunk_sizes = None
+            await self.stream.handle(
+                Body(stream_id=STREAM_ID, data=b"")
+            )  # makes the request look at what was announced
+        return True
+
+    async def _refuse(self, status: int) -> None:
+        """Answer what is no HTTP, if no answer has begun, and read no further."""
+        if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            self._close()
+            return
+        await self._send_error_response(status)
+        await self._close_stream()
+        self._begin_lingering()
 
     async def stream_send(self, event: StreamEvent) -> None:
         """A client that was not asked for its body may send it or not, so nothing can follow."""
+        if self._is_lingering:
+            return  # the request was refused while its route worked
         if isinstance(event, Response) and self.connection.they_are_waiting_for_100_continue:
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
@@ -178,25 +212,14 @@ class Http1(H11Protocol):
     async def _drop(self, event: object) -> None:
         """A piece of a body whose request has its answer. After the last one the connection is as good as new."""
         if isinstance(event, h11.EndOfMessage):
-            self._stop_head_timer()
-            if self._closing is not None:  # the end of the moment
-                self._closing.cancel()
+            self._stop_timers()
             await super()._maybe_recycle()
-
-    def _abort(self) -> None:
-        """Drops the connection with all that was not sent. The way to it is through Hypercorn's TCPServer."""
-        server = getattr(self.send, "__self__", None)
-        if server is not None:
-            server.writer.transport.abort()
 
     def _begin_lingering(self, forever: bool = True) -> None:
         """Reads on for a moment. forever: there is no way back, whatever still comes."""
+        self._stop_timers()
         self._is_lingering = forever
-        self._closing = asyncio.ensure_future(self._linger())
-
-    async def _linger(self) -> None:
-        await asyncio.sleep(LINGER_S)
-        await self.send(Closed())
+        self._linger_timer = asyncio.get_running_loop().call_later(LINGER_S, self._close)
 
     def _is_paused(self) -> bool:
         """The request was read to its end and its answer is still being written."""
@@ -220,14 +243,12 @@ class Http1(H11Protocol):
 
     def _watch_head(self) -> None:
         """Starts the clock when part of a head is here and the rest is not."""
-        begun = self.stream is None and bool(self.connection.trailing_data[0])
+        begun = self.stream is None and not self._is_lingering and bool(self.connection.trailing_data[0])
         if begun and self._head_timer is None:
-            self._head_timer = asyncio.get_running_loop().call_later(self._manners.head_timeout_s, self._head_is_late)
+            self._head_timer = asyncio.get_running_loop().call_later(self._policy.head_timeout_s, self._close)
 
-    def _head_is_late(self) -> None:
-        self._closing = asyncio.ensure_future(self.send(Closed()))
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _stop_timers(self) -> None:
+        for timer in (self._head_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._linger_timer = None

@@ -1,8 +1,7 @@
 """From a bound port to the exit code: serve, notice the signal or the engine's end, drain, close.
 
-Hypercorn runs inside this process, because this process owns the accelerator. Signals are ours: Hypercorn would wait
-for open connections without limit on Python 3.12 and later. A timer on a daemon thread ends the process when even an
-orderly end takes too long.
+The HTTP server runs inside this process, because this process owns the accelerator. A timer on a daemon thread ends
+the process when even an orderly end takes too long.
 """
 
 from __future__ import annotations
@@ -15,20 +14,21 @@ import resource
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-import hypercorn.asyncio
 from hypercorn.config import Config
 from quart import Quart
 
-from server import http1
 from server.app import desk_of
 from server.auth import Gatekeeper
 from server.config import ServerConfig
 from server.gate import refuse_head
+from server.http1 import AcceptsBody, ConnectionPolicy
+from server.http_server import HttpServer
 from server.listen import listen, remove_stale
 
 if TYPE_CHECKING:
@@ -45,21 +45,22 @@ PULSE_S = 0.25
 
 
 async def serve(
-    app: Quart, config: ServerConfig, listener: socket.socket | None = None, stop: asyncio.Event | None = None
+    app: Quart,
+    config: ServerConfig,
+    listeners: Sequence[socket.socket] | None = None,
+    stop: asyncio.Event | None = None,
 ) -> int:
     """Serves until SIGTERM, SIGINT, `stop` or the engine's end, and returns the exit code. Closes the model.
 
-    listener: a socket from `listen`, when the port was taken earlier. Raises StartupError when it cannot be had.
+    listeners: from `listen`, when the port was taken earlier. Raises StartupError when it cannot be had.
     """
     desk = desk_of(app)
-    listener = listener or listen(config)
+    listeners = listeners or listen(config)
     _raise_file_limit()
-    http1.install(http1.Manners(config.head_timeout_s, config.max_connections, _welcomes(desk), desk.connections))
     end = _End(config, stop or asyncio.Event())
     shutdown = asyncio.Event()
-    server = asyncio.create_task(
-        hypercorn.asyncio.serve(app, _hypercorn(config, listener), shutdown_trigger=shutdown.wait, mode="asgi")
-    )
+    http = HttpServer(app, _hypercorn(config), _policy(desk), desk.connections)
+    server = asyncio.create_task(http.run(listeners, shutdown))
     watchers = [asyncio.create_task(desk.lag.watch()), asyncio.create_task(end.watch(desk))]
     try:
         with end.signals():
@@ -166,13 +167,9 @@ async def _finish(desk: Desk, end: _End, config: ServerConfig) -> None:
     hurry.cancel()
 
 
-def _hypercorn(config: ServerConfig, listener: socket.socket) -> Config:
+def _hypercorn(config: ServerConfig) -> Config:
     settings = Config()
-    settings.bind = [f"fd://{listener.detach()}"]
-    settings.workers = 1  # one process owns the accelerator
     settings.backlog = BACKLOG
-    settings.keep_alive_timeout = KEEP_ALIVE_S
-    settings.read_timeout = None  # it would count a streaming client's silence
     settings.max_app_queue_size = 0  # a bounded queue leaves a task behind when an answer comes before the body's end
     settings.h11_max_incomplete_size = max(config.max_header_bytes, 64 * 1024)
     settings.alpn_protocols = ["http/1.1"]
@@ -190,11 +187,23 @@ def _hypercorn(config: ServerConfig, listener: socket.socket) -> Config:
     return settings
 
 
-def _welcomes(desk: Desk) -> http1.Welcomes:
+def _policy(desk: Desk) -> ConnectionPolicy:
+    config = desk.config
+    return ConnectionPolicy(
+        head_timeout_s=config.head_timeout_s,
+        keep_alive_s=KEEP_ALIVE_S,
+        flush_s=config.send_stall_timeout_s,
+        max_connections=config.max_connections,
+        max_body_bytes=config.max_body_bytes,
+        accepts_body=_accepts_body(desk),
+    )
+
+
+def _accepts_body(desk: Desk) -> AcceptsBody:
     """Whether a request's body is worth asking for."""
     gatekeeper = Gatekeeper(desk.config)
 
-    def welcomes(method: str, raw_path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+    def accepts(method: str, raw_path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
         path = unquote(raw_path.decode("ascii"))
         if refuse_head(headers, path, desk.config) is not None:
             return False
@@ -203,7 +212,7 @@ def _welcomes(desk: Desk) -> http1.Welcomes:
         is_small = not lengths or int(lengths[0]) <= desk.config.max_body_bytes
         return is_small and gatekeeper.may_pass(method, path, keys)
 
-    return welcomes
+    return accepts
 
 
 def _raise_file_limit() -> None:

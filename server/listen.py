@@ -4,31 +4,101 @@ from __future__ import annotations
 
 import errno
 import socket
+from importlib.metadata import version
 from pathlib import Path
 
 from jaxserve import BadConfig, StartupError
 from server.config import ServerConfig
 
+SUPPORTED_HYPERCORN = ((0, 18), (0, 19))  # http1.py overrides methods that are private to it; as in pyproject.toml
+ALL_INTERFACES = ("::", "")
+PORT_TRIES = 20
+ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address of a family that this machine does not have
 
-def listen(config: ServerConfig) -> socket.socket:
-    """A bound socket; nobody can connect before `serve` listens on it. Raises StartupError with what to do."""
+
+def listen(config: ServerConfig) -> tuple[socket.socket, ...]:
+    """Bind what `config` names: one socket for each address that its host has, or the Unix socket.
+
+    Nobody can connect before `serve` listens. `::` takes IPv4, too. Port 0 is the same free port on every address.
+
+    Raises:
+        StartupError: An address cannot be had, or Hypercorn is of a version that was never tried.
+    """
+    check_hypercorn(version("hypercorn"))
     if config.uds is not None:
-        return _bound(socket.AF_UNIX, config.uds, f"the socket {config.uds}")
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    return _bound(family, (config.host, config.port), f"{config.host} port {config.port}")
+        return (_bound(socket.AF_UNIX, config.uds, f"the socket {config.uds}"),)
+    addresses = _addresses(config)
+    for _ in range(PORT_TRIES if config.port == 0 else 1):
+        try:
+            return _bind_all(addresses, config.port)
+        except OSError as error:
+            last = error
+    raise _no_address(f"{config.host} port {config.port}", last)
 
 
-def _bound(family: int, address: str | tuple[str, int], name: str) -> socket.socket:
+def check_hypercorn(seen: str) -> None:
+    """Raise StartupError unless this version of Hypercorn is one that the server was written for."""
+    first, end = SUPPORTED_HYPERCORN
+    numbers = tuple(int(part) for part in seen.split(".")[:2] if part.isdigit())
+    if not first <= numbers < end:
+        wanted = f">={'.'.join(map(str, first))},<{'.'.join(map(str, end))}"
+        raise StartupError(
+            f"Hypercorn {seen} is installed; this version of jaxserve works with hypercorn{wanted}: "
+            f"pip install 'hypercorn{wanted}'."
+        )
+
+
+def _addresses(config: ServerConfig) -> list[tuple[int, str]]:
+    """Every (family, address) of the host; a name, like localhost, may have several."""
+    if config.host in ALL_INTERFACES:
+        return [(socket.AF_INET6, "::")] if socket.has_dualstack_ipv6() else [(socket.AF_INET, "0.0.0.0")]
+    try:
+        entries = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadConfig(f"cannot listen on {config.host!r}: {reason}; check --host.") from None
+    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in entries))
+
+
+def _bind_all(addresses: list[tuple[int, str]], port: int) -> tuple[socket.socket, ...]:
+    """Raises OSError when none of them can be had, or one is taken."""
+    sockets: list[socket.socket] = []
+    absent: OSError | None = None
+    for family, address in addresses:
+        try:
+            sockets.append(_bind(family, (address, sockets[0].getsockname()[1] if sockets else port)))
+        except OSError as error:
+            absent = error
+            if error.errno in ABSENT:
+                continue
+            for taken in sockets:
+                taken.close()
+            raise
+    if not sockets:
+        raise absent or OSError(errno.EADDRNOTAVAIL, "the host has no address")
+    return tuple(sockets)
+
+
+def _bound(family: int, address: str, name: str) -> socket.socket:
+    try:
+        return _bind(family, address)
+    except OSError as error:
+        raise _no_address(name, error) from None
+
+
+def _bind(family: int, address: str | tuple[str, int]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_UNIX:
             remove_stale(Path(str(address)))
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         sock.bind(address)
-    except OSError as error:
+    except OSError:
         sock.close()
-        raise _no_address(name, error) from None
+        raise
     return sock
 
 

@@ -6,8 +6,9 @@ On a terminal each phase has a bar that moves; elsewhere each phase is one line,
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from server.config import ServerConfig
+from server.listen import ALL_INTERFACES
 
 BYTES_FROM = 1 << 20  # a total this large counts bytes; smaller ones count things
-EVERYWHERE = ("0.0.0.0", "::", "")
 WIDTH_OF_A_FILE = 140  # columns, when the output is not a terminal
 
 
@@ -136,15 +137,32 @@ def rate(done: float, total: float, seconds: float) -> str:
 
 
 def address(config: ServerConfig) -> str:
-    """The URL to type on this machine."""
+    """The URL to type on this machine. It says localhost only where both families are listened on."""
     if config.uds:
         return "http://localhost"
-    host = "localhost" if config.host in EVERYWHERE else f"[{config.host}]" if ":" in config.host else config.host
-    return f"{'https' if config.ssl_certfile else 'http'}://{host}:{config.port}{config.root_path}"
+    host = {"0.0.0.0": "127.0.0.1", **dict.fromkeys(ALL_INTERFACES, "localhost")}.get(config.host, config.host)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if config.ssl_certfile else 'http'}://{shown}:{config.port}{config.root_path}"
 
 
-def ready_table(description: Mapping[str, str], address: str, seconds: float) -> Table:
-    """What is being served, from what, and where."""
+def reach(config: ServerConfig, addresses: Sequence[str]) -> str:
+    """Who can connect, and whether that needs a key. addresses: those that are listened on."""
+    if config.uds:
+        return f"this machine only, through the socket {config.uds}"
+    if all(ip_address(host.partition("%")[0]).is_loopback for host in addresses):
+        return "this machine only (--host 0.0.0.0 listens on every network interface)"
+    families = {"0.0.0.0": " (IPv4 only; --host :: adds IPv6)", "::": " (IPv4 and IPv6)"}
+    places = [f"every network interface{families[host]}" if host in families else host for host in addresses]
+    if config.api_key:
+        return f"{', '.join(places)}; a key is needed"
+    return (
+        f"{', '.join(places)}; WARNING: without a key. Whoever reaches port {config.port} can use this server: "
+        "set --api-key, or listen on --host 127.0.0.1"
+    )
+
+
+def ready_table(description: Mapping[str, str], address: str, reach: str, seconds: float) -> Table:
+    """What is being served, from what, where, and to whom."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title_justify="left", title_style="bold green")
     table.title = f"Ready in {seconds:.1f} s"
     table.add_column(style="dim", no_wrap=True)
@@ -152,6 +170,7 @@ def ready_table(description: Mapping[str, str], address: str, seconds: float) ->
     for name, value in description.items():
         table.add_row(name.replace("_", " "), Text(value.replace(str(Path.home()), "~")))
     table.add_row("address", Text(f"{address}  (chat page)   {address}/v1  (OpenAI API)"))
+    table.add_row("reachable from", Text(reach, style="bold yellow" if "WARNING" in reach else ""))
     return table
 
 

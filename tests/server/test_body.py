@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from codecs import BOM_UTF8
 
 import pytest
 
@@ -115,3 +116,8 @@ async def test_bodies_together_above_the_limit_are_503(make_api):
         await slow.send_complete()
     assert slow.status_code == 200
     assert api.app.extensions["jaxserve.desk"].bodies.held_bytes == 0
+
+
+async def test_a_byte_order_mark_is_read_over(api):
+    assert (await api.post(PATH, BOM_UTF8 + json.dumps(CHAT).encode())).json["choices"]
+    assert (await api.post(PATH, BOM_UTF8 * 2 + json.dumps(CHAT).encode())).status == 400

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from jaxserve import StartupError
 from server import lifecycle
 from server.app import create_app
 from server.config import ServerConfig
@@ -24,24 +23,12 @@ STREAM = {**CHAT, "stream": True}
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_port_in_use_is_a_sentence_that_says_what_to_do():
-    with listen(ServerConfig(host="127.0.0.1", port=0)) as taken:
-        taken.listen()
-        with pytest.raises(StartupError, match=r"in use .* --port"):
-            listen(ServerConfig(host="127.0.0.1", port=taken.getsockname()[1]))
-
-
-def test_an_address_of_another_machine_is_refused():
-    with pytest.raises(StartupError, match="--host"):
-        listen(ServerConfig(host="192.0.2.1", port=0))
-
-
 async def test_a_unix_socket_will_do(tmp_path):
     config = ServerConfig(uds=str(tmp_path / "socket"))
-    listener = listen(config)
-    listener.listen()
+    listeners = listen(config)
+    listeners[0].listen()
     stop = asyncio.Event()
-    server = asyncio.create_task(serve(create_app(FakeLLM(), config), config, listener, stop))
+    server = asyncio.create_task(serve(create_app(FakeLLM(), config), config, listeners, stop))
     peer = Peer(*await asyncio.open_unix_connection(config.uds))
     await peer.send(get("/load"))
     assert await peer.answer() == (200, b'{"server_load":0}')
@@ -49,14 +36,6 @@ async def test_a_unix_socket_will_do(tmp_path):
     stop.set()
     assert await server == 0
     assert not Path(config.uds).exists()
-
-
-def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("mine")
-    with pytest.raises(StartupError, match="--uds"):
-        listen(ServerConfig(uds=str(file)))
-    assert file.read_text() == "mine"
 
 
 @asynccontextmanager
@@ -98,7 +77,7 @@ async def test_a_signal_to_an_idle_server_ends_it_with_0_and_frees_the_port():
         assert (await idle.answer())[0] == 200
         child.send_signal(signal.SIGTERM)
         assert await child.wait() == 0
-        listen(ServerConfig(host="127.0.0.1", port=port)).close()
+        listen(ServerConfig(host="127.0.0.1", port=port))[0].close()
 
 
 async def test_what_does_not_finish_in_the_drain_time_is_told_so():
@@ -175,12 +154,12 @@ class TestEngineDeath:
         llm = FakeLLM(["a", "b"])
         llm.hold_at = 1
         config = ServerConfig(host="127.0.0.1", port=0)
-        listener = listen(config)
-        port = listener.getsockname()[1]
+        listeners = listen(config)
+        port = listeners[0].getsockname()[1]
         app = create_app(llm, config)
-        server = asyncio.create_task(serve(app, config, listener))
+        server = asyncio.create_task(serve(app, config, listeners))
         async with asyncio.timeout(10), connected(port) as peer:
-            last = await self.dying(Wire(llm, app, port), peer)
+            last = await self.dying(Wire(llm, app, port, config), peer)
             assert b"The server had an error while processing your request." in last
             assert await server == 70
         assert llm.is_closed

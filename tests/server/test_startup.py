@@ -59,13 +59,16 @@ def test_amounts_read_as_bytes_or_as_things(done: float, total: float, text: str
 
 def test_the_table_says_where_to_go() -> None:
     shown = io.StringIO()
-    Console(file=shown, width=120).print(ready_table({"model": "[m]", "max_len": "1"}, "http://localhost:1", 2.5))
+    Console(file=shown, width=120).print(
+        ready_table({"model": "[m]", "max_len": "1"}, "http://localhost:1", "[here] only", 2.5)
+    )
     assert "Ready in 2.5 s" in shown.getvalue()
     rows = [line.split() for line in shown.getvalue().splitlines()]
     assert ["model", "[m]"] in rows and ["max", "len", "1"] in rows
     assert "http://localhost:1/v1" in shown.getvalue()
+    assert ["reachable", "from", "[here]", "only"] in rows
 
 
 def test_the_address_is_one_to_type() -> None:
-    assert address(ServerConfig()) == "http://localhost:8000"
+    assert address(ServerConfig(host="example.org")) == "http://example.org:8000"
     assert address(ServerConfig(host="::1", root_path="/llm")) == "http://[::1]:8000/llm"

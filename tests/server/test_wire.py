@@ -141,6 +141,8 @@ async def test_too_much_behind_a_request_closes_the_connection(wire):
         (get("/version", "X-Long: " + "x" * 200_000), 431),
         (get("/version", *(f"X-{number}: 1" for number in range(200))), 431),
         (get("/version", "Content-Length: 3", "Transfer-Encoding: chunked"), 400),
+        (get("/version", "Content-Length: " + "1" * 21), 400),
+        (get("/version", "Content-Length: " + "1" * 5000), 400),
         (get("//version"), 404),
         (get("/version", "Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: x"), 200),
         (get("/version", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"), 200),

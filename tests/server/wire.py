@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from server.app import create_app, desk_of
@@ -13,6 +15,8 @@ from server.lifecycle import listen, serve
 from tests.fakes_llm import FakeLLM
 
 TIMEOUT_S = 10
+TLS = Path(__file__).parents[1] / "data" / "tls"
+TLS_FILES = {"ssl_certfile": str(TLS / "certificate.pem"), "ssl_keyfile": str(TLS / "key.pem")}
 
 
 @dataclass
@@ -20,6 +24,7 @@ class Wire:
     llm: FakeLLM
     app: Any
     port: int
+    config: ServerConfig
 
     @property
     def url(self) -> str:
@@ -29,13 +34,31 @@ class Wire:
     def visits(self) -> Any:
         return desk_of(self.app).visits
 
+    @property
+    def connections(self) -> Any:
+        """The sockets that the server has open."""
+        return desk_of(self.app).connections
+
+    async def until_closed(self) -> None:
+        """Waits until the server has no socket open."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while self.connections:
+                await asyncio.sleep(0)
+
+    async def connect(self) -> "Peer":
+        """A new connection, over what the server's settings say."""
+        if self.config.uds is not None:
+            return Peer(*await asyncio.open_unix_connection(self.config.uds))
+        context = ssl.create_default_context(cafile=self.config.ssl_certfile) if self.config.ssl_certfile else None
+        return Peer(*await asyncio.open_connection("127.0.0.1", self.port, ssl=context))
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Peer"]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        peer = await self.connect()
         try:
-            yield Peer(reader, writer)
+            yield peer
         finally:
-            writer.close()
+            peer.writer.close()
 
 
 @dataclass
@@ -83,26 +106,28 @@ def get(path: str, *more: str) -> bytes:
 async def serving(llm: FakeLLM, **config: Any) -> AsyncIterator[Wire]:
     """A server that ends with the block; what still runs in it then is told so."""
     settings = ServerConfig(host="127.0.0.1", port=0, **{"drain_timeout_s": 0, **config})
-    listener = listen(settings)
-    port = listener.getsockname()[1]
+    listeners = listen(settings)
+    port = 0 if settings.uds else listeners[0].getsockname()[1]
     app = create_app(llm, settings)
     stop = asyncio.Event()
-    server = asyncio.create_task(serve(app, settings, listener, stop))
+    server = asyncio.create_task(serve(app, settings, listeners, stop))
     try:
-        await _until_open(port)
-        yield Wire(llm, app, port)
+        wire = Wire(llm, app, port, settings)
+        await _until_open(wire)
+        await wire.until_closed()
+        yield wire
     finally:
         stop.set()
         await server
 
 
-async def _until_open(port: int) -> None:
+async def _until_open(wire: Wire) -> None:
     """The socket is bound already; connecting is refused until the server listens."""
     while True:
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            peer = await wire.connect()
         except ConnectionRefusedError:
             await asyncio.sleep(0)
         else:
-            writer.close()
+            peer.writer.close()
             return

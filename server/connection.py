@@ -1,0 +1,137 @@
+"""One accepted socket: read until its client ends, whatever is going on then, and closed.
+
+Hypercorn's own loop (hypercorn/asyncio/tcp_server.py, 0.18) keeps a socket whose client has left until the idle time
+is over, because its idle task belongs to the task group that it waits for. Here the idle time is a timer, the end of
+input ends the connection, and whoever else wants it ended closes the transport, which ends the input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.typing import AppWrapper, ConnectionState
+
+from server.http1 import LINGER_S, ConnectionPolicy, Http1
+
+MAX_READ_BYTES = 64 * 1024
+
+
+class Connection:
+    """Owns the transport, the protocol and the idle timer of one client."""
+
+    def __init__(
+        self,
+        policy: ConnectionPolicy,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._policy, self._app, self._config, self._context = policy, app, config, context
+        self._reader, self._writer = reader, writer
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """No request has begun, or the last one has its answer."""
+        return self._idle_timer is not None
+
+    async def run(self, *, is_excess: bool = False) -> None:
+        """Serve until the client or the server ends the connection, and the socket is closed.
+
+        is_excess: there are too many connections already; this one is told so.
+        """
+        try:
+            async with TaskGroup(asyncio.get_running_loop()) as tasks:
+                protocol = self._protocol(tasks)
+                try:
+                    if is_excess:
+                        await protocol.refuse_connection()
+                    else:
+                        self._begin_idle()
+                    await self._read(protocol)
+                finally:
+                    self._close_within(LINGER_S)
+                    await protocol.handle(Closed())
+        finally:
+            self._end_idle()
+            self._close_within(LINGER_S)
+            with suppress(OSError):
+                await self._writer.wait_closed()
+            self._stop_abort_timer()
+
+    def close(self) -> None:
+        """End the connection; what was written still goes out, if the client takes it in time."""
+        self._close_within(self._policy.flush_s)
+
+    def abort(self) -> None:
+        """End the connection with all that was not sent."""
+        self._writer.transport.abort()
+
+    async def send(self, event: Event) -> None:
+        """What the protocol has for the client, or for this object."""
+        if isinstance(event, RawData):
+            with suppress(OSError, RuntimeError):  # the client has left, which the reading side notices
+                if not self._writer.is_closing():
+                    self._writer.write(event.data)
+                    await self._writer.drain()
+        elif isinstance(event, Closed):
+            self.close()
+        elif isinstance(event, Updated):
+            if event.idle:
+                self._begin_idle()
+            else:
+                self._end_idle()
+
+    async def _read(self, protocol: Http1) -> None:
+        """Hand on what the client sends, until it ends, is reset, or the transport is closed."""
+        with suppress(OSError):
+            while data := await self._reader.read(MAX_READ_BYTES):
+                await protocol.handle(RawData(data))
+
+    def _protocol(self, tasks: TaskGroup) -> Http1:
+        return Http1(
+            self._policy,
+            self.close,
+            self.abort,
+            self._app,
+            self._config,
+            self._context,
+            tasks,
+            ConnectionState({}),
+            self._writer.get_extra_info("ssl_object") is not None,
+            _host_and_port(self._writer.get_extra_info("peername")),
+            _host_and_port(self._writer.get_extra_info("sockname")),
+            self.send,
+        )
+
+    def _close_within(self, seconds: float) -> None:
+        self._writer.transport.close()
+        self._stop_abort_timer()
+        self._abort_timer = asyncio.get_running_loop().call_later(seconds, self.abort)
+
+    def _stop_abort_timer(self) -> None:
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+
+    def _begin_idle(self) -> None:
+        self._end_idle()
+        self._idle_timer = asyncio.get_running_loop().call_later(self._policy.keep_alive_s, self.close)
+
+    def _end_idle(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+
+def _host_and_port(address: Any) -> tuple[str, int] | None:
+    """Shorten a socket's address, an IPv4 one on an IPv6 socket too; None for a Unix socket, or a client that left."""
+    return (address[0].removeprefix("::ffff:"), address[1]) if isinstance(address, tuple) else None

@@ -1,0 +1,144 @@
+"""Accepts connections on listening sockets until told to stop, and ends those that are open then.
+
+Hypercorn's own (hypercorn/asyncio/run.py, 0.18) makes the protocol of a connection from a name of its module, so a
+second server of the process would get the first one's; and from Python 3.12 on it waits for open connections without
+limit. Counted here is every socket from its accept to its close, a TLS handshake included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from socket import socket
+from typing import Any
+
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.utils import wrap_app
+from quart import Quart
+
+from server.connection import Connection
+from server.http1 import LINGER_S, ConnectionPolicy
+
+log = logging.getLogger(__name__)
+
+MAX_REFUSED = 256  # connections that are being told that there are too many; more are closed without a word
+GRACE_S = 3.0  # for answers that are still being written when the server ends
+ACCEPT_AGAIN_S = 0.5
+MAX_INPUT_BYTES = 64 * 1024  # that asyncio buffers before it stops reading
+
+
+class HttpServer:
+    """Owns the connections of one server; its policy holds for no other.
+
+    connections: every socket that is open. The caller may count them, nobody else may change them.
+    """
+
+    def __init__(self, app: Quart, config: Config, policy: ConnectionPolicy, connections: set[socket]) -> None:
+        self._app = app
+        self._config = config
+        self._policy = policy
+        self._connections = connections
+        self._num_refused = 0
+        self._wrapped_app = wrap_app(app, config.wsgi_max_body_size, "asgi")
+        self._context = WorkerContext(None)
+        self._tls = config.create_ssl_context() if config.ssl_enabled else None
+        self._open: dict[asyncio.Task[None], Connection | None] = {}
+
+    async def run(self, listeners: Sequence[socket], stop: asyncio.Event) -> None:
+        """Serve on these bound sockets, which are closed in the end, until `stop`."""
+        await self._app.startup()
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+        for listener in listeners:
+            listener.setblocking(False)
+            listener.listen(self._config.backlog)
+            tasks.append(asyncio.create_task(self._accept(listener)))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for listener in listeners:
+                listener.close()
+            await self._end_connections()
+            await self._app.shutdown()
+
+    async def _accept(self, listener: socket) -> None:
+        """Take connections as they come; running out of descriptors is a pause, not an end."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except ConnectionError:
+                continue  # it left before it was accepted
+            except OSError as error:
+                log.error("cannot accept connections: %s; %d are open", error.strerror, len(self._connections))
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+                continue
+            self._begin(client)
+            await asyncio.sleep(0)  # a queue full of clients must not keep the loop from the others
+
+    def _begin(self, client: socket) -> None:
+        is_excess = len(self._connections) - self._num_refused >= self._policy.max_connections
+        if is_excess and self._num_refused >= MAX_REFUSED:
+            client.close()
+            return
+        self._connections.add(client)
+        self._num_refused += is_excess
+        task = asyncio.create_task(self._serve(client, is_excess))
+        self._open[task] = None
+
+        def forget(task: asyncio.Task[None]) -> None:
+            del self._open[task]
+            self._connections.discard(client)
+            self._num_refused -= is_excess
+
+        task.add_done_callback(forget)
+
+    async def _serve(self, client: socket, is_excess: bool) -> None:
+        try:
+            reader, writer = await self._open_streams(client)
+        except (OSError, ssl.SSLError):  # left, or failed the handshake
+            client.close()
+            return
+        connection = Connection(self._policy, self._wrapped_app, self._config, self._context, reader, writer)
+        task = asyncio.current_task()
+        if task is not None:
+            self._open[task] = connection
+        try:
+            await connection.run(is_excess=is_excess)
+        except Exception:
+            log.exception("a connection failed")
+
+    async def _open_streams(self, client: socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(MAX_INPUT_BYTES, loop)
+        tls_times = {"ssl_handshake_timeout": self._policy.head_timeout_s, "ssl_shutdown_timeout": LINGER_S}
+        transport, protocol = await loop.connect_accepted_socket(
+            lambda: asyncio.StreamReaderProtocol(reader, loop=loop),
+            client,
+            ssl=self._tls,
+            **(tls_times if self._tls is not None else {}),
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _end_connections(self) -> None:
+        """Close the idle ones, let answers be written for a moment, and cut off the rest."""
+        await self._context.terminated.set()
+        for connection in list(self._open.values()):
+            if connection is not None and connection.is_idle:
+                connection.close()
+        if self._open:
+            await asyncio.wait(set(self._open), timeout=GRACE_S)
+        for task, connection in list(self._open.items()):
+            if connection is not None:
+                connection.abort()
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._open, return_exceptions=True)

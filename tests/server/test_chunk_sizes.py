@@ -1,0 +1,70 @@
+"""What the chunks of a body announce, however the bytes are cut; and bodies refused for it over a real socket."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.chunk_sizes import MAX_LINE_BYTES, ChunkSizes
+from tests.fakes_llm import FakeLLM
+from tests.server.wire import serving
+
+HEAD = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHAT_HEAD = HEAD % b"/v1/chat/completions"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40)), st.binary(max_size=9), st.data())
+def test_announced_is_what_is_sent_however_it_is_cut(chunks, behind, data):
+    body = b"".join(b"%X;a=1\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n" + behind
+    sizes = ChunkSizes()
+    while body:
+        cut = data.draw(st.integers(1, len(body)))
+        sizes.read(body[:cut])
+        body = body[cut:]
+    assert sizes.total_bytes == sum(map(len, chunks))
+
+
+@pytest.mark.parametrize("step", [1, 7, MAX_LINE_BYTES])
+def test_a_line_has_a_longest(step):
+    longest = b"1;" + b"x" * (MAX_LINE_BYTES - 2)
+    for line, is_too_long in ((longest, False), (longest + b"x", True)):
+        sizes, pieces = ChunkSizes(), line + b"\r\n"
+        refused = False
+        for place in range(0, len(pieces), step):
+            try:
+                sizes.read(pieces[place : place + step])
+            except ValueError:
+                refused = True
+        assert (refused, sizes.total_bytes) == ((True, 0) if is_too_long else (False, 1))
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"7fffffff\r\n", 413),
+        (b"FFFFFFFFFFFFFFFFFFFF\r\n", 413),
+        (b"1\r\n \r\n1000\r\n", 413),
+        (b"1000\r\n" + b" " * 4096 + b"\r\n1\r\n", 413),
+        (b"F" * 21 + b"\r\n", 400),
+        (b"x\r\n", 400),
+        (b"1;" + b"x" * 5000, 400),
+        (b"1" * 70_000, 400),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+@pytest.mark.parametrize("apart", [False, True])
+async def test_a_chunked_body_is_refused_as_soon_as_its_sizes_say_so(body, status, apart):
+    async with serving(FakeLLM(), max_body_bytes=4096, body_timeout_s=600) as wire, wire.connection() as peer:
+        for piece in (CHAT_HEAD, body[:1], body[1:]) if apart else (CHAT_HEAD + body,):
+            await peer.send(piece)
+            await asyncio.sleep(0)
+        seen, answer = await peer.answer()
+        assert (seen, b'"error"' in answer) == (status, True)
+        assert await peer.end() == b""
+
+
+async def test_who_has_no_key_hears_that_first():
+    async with serving(FakeLLM(), api_key=("k",)) as wire, wire.connection() as peer:
+        await peer.send(CHAT_HEAD + b"7fffffff\r\n")
+        assert (await peer.answer())[0] == 401

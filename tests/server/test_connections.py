@@ -1,0 +1,159 @@
+"""A client that leaves takes its socket with it, whatever was going on; and two servers of one process do not mix."""
+
+import asyncio
+import os
+import resource
+from contextlib import AsyncExitStack
+
+import psutil
+import pytest
+
+from server import http1
+from tests.fakes_llm import FakeLLM
+from tests.server.api import CHAT
+from tests.server.wire import TLS_FILES, Peer, Wire, get, post, serving
+
+PATH = "/v1/chat/completions"
+STREAM = {**CHAT, "stream": True}
+CHUNKED = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+NUM_CLIENTS = {"tcp": 1000, "unix": 200, "tls": 200}
+
+
+async def nothing(wire: Wire, peer: Peer) -> None:
+    pass
+
+
+async def half_a_head(wire: Wire, peer: Peer) -> None:
+    await peer.send(b"GET /version HTTP/1.1\r\nHost")
+
+
+async def half_a_body(wire: Wire, peer: Peer) -> None:
+    await peer.send(post(PATH, CHAT)[:-5])
+
+
+async def half_a_chunk(wire: Wire, peer: Peer) -> None:
+    await peer.send(CHUNKED.encode() + b'20\r\n{"messages":')
+
+
+async def refused_before_its_body(wire: Wire, peer: Peer) -> None:
+    await peer.send(post("/nowhere", CHAT)[:-5])
+    assert (await peer.answer())[0] == 404
+
+
+async def no_http(wire: Wire, peer: Peer) -> None:
+    await peer.send(b"garbage\r\n\r\n")
+    assert (await peer.answer())[0] == 400
+
+
+async def between_requests(wire: Wire, peer: Peer) -> None:
+    await peer.send(get("/live"))
+    assert (await peer.answer())[0] == 200
+
+
+async def half_a_next_head(wire: Wire, peer: Peer) -> None:
+    await between_requests(wire, peer)
+    await half_a_head(wire, peer)
+
+
+async def waiting(wire: Wire, peer: Peer) -> None:
+    await peer.send(post(PATH, CHAT))
+
+
+async def streaming(wire: Wire, peer: Peer) -> None:
+    await peer.send(post(PATH, STREAM))
+    await peer.until(b'"Hel"')
+
+
+STATES = [nothing, half_a_head, half_a_body, half_a_chunk, refused_before_its_body, no_http]
+STATES += [between_requests, half_a_next_head, waiting, streaming]
+
+
+@pytest.mark.parametrize("over", NUM_CLIENTS)
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+async def test_clients_that_leave_leave_nothing_behind(over, state, tmp_path, monkeypatch):
+    monkeypatch.setattr(http1, "LINGER_S", 600)  # no timer may do what the end of input has to do
+    llm = FakeLLM(max_num_queued_reqs=1000)
+    llm.hold_at = 1
+    config = {"tcp": {}, "unix": {"uds": str(tmp_path / "socket")}, "tls": TLS_FILES}[over]
+    async with serving(llm, **config) as wire:
+        before, tasks = psutil.Process().num_fds(), len(asyncio.all_tasks())
+        for _ in range(NUM_CLIENTS[over] // 100):
+            peers = [await wire.connect() for _ in range(100)]
+            await asyncio.gather(*(state(wire, peer) for peer in peers))
+            await until(lambda: len(wire.connections) == 100)
+            for peer in peers:
+                peer.writer.close()
+            await wire.until_closed()
+        await until(lambda: psutil.Process().num_fds() == before and len(asyncio.all_tasks()) == tasks)
+        assert len(wire.visits) == 0
+
+
+async def until(is_so):
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0)
+
+
+async def test_clients_that_leave_during_the_handshake_leave_nothing_behind():
+    async with serving(FakeLLM(), **TLS_FILES) as wire:
+        before = psutil.Process().num_fds()
+        async with asyncio.timeout(10):
+            for _ in range(10):
+                writers = [(await asyncio.open_connection("127.0.0.1", wire.port))[1] for _ in range(100)]
+                await until(lambda: len(wire.connections) == 100)
+                for writer in writers:
+                    writer.close()
+                await wire.until_closed()
+        await until(lambda: psutil.Process().num_fds() == before)
+
+
+async def test_connections_that_are_too_many_end_with_their_clients(monkeypatch):
+    monkeypatch.setattr(http1, "LINGER_S", 600)
+    async with serving(FakeLLM(), max_connections=1) as wire, wire.connection() as first:
+        await between_requests(wire, first)
+        for _ in range(1000):
+            async with wire.connection() as peer:
+                assert (await peer.answer())[0] == 503
+        await until(lambda: len(wire.connections) == 1)
+        await between_requests(wire, first)
+
+
+async def test_more_that_are_too_many_than_can_be_told_are_closed():
+    async with serving(FakeLLM(), max_connections=1) as wire, AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(wire.connection()) for _ in range(400)]
+        await between_requests(wire, peers[0])
+        ends = await asyncio.gather(*(peer.end() for peer in peers[1:]), return_exceptions=True)
+        assert sum(isinstance(end, bytes) and end.startswith(b"HTTP/1.1 503") for end in ends) == 256
+
+
+async def test_running_out_of_descriptors_is_a_pause(caplog):
+    async with serving(FakeLLM()) as wire:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+        try:
+            peer = await wire.connect()
+            await peer.send(get("/live"))
+            await until(lambda: "cannot accept" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (await peer.answer())[0] == 200
+        peer.writer.close()
+
+
+async def test_two_servers_of_one_process_keep_their_own_limits():
+    async with (
+        serving(FakeLLM(), max_connections=1, max_body_bytes=10, head_timeout_s=60) as strict,
+        serving(FakeLLM(), max_connections=2, head_timeout_s=0.05) as open_to_two,
+        strict.connection() as first,
+        open_to_two.connection() as second,
+        open_to_two.connection() as third,
+    ):
+        async with strict.connection() as one_too_many:
+            assert (await one_too_many.answer())[0] == 503
+        await second.send(b"GET /live HTTP/1.1\r\nHost")
+        assert await second.end() == b""
+        for peer, status in ((first, 413), (third, 200)):
+            await peer.send(post(PATH, CHAT))
+            assert (await peer.answer())[0] == status

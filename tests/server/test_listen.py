@@ -1,0 +1,120 @@
+"""Which addresses are listened on, and what is said when they cannot be had."""
+
+import re
+import socket
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from jaxserve import StartupError
+from server.config import ServerConfig
+from server.listen import SUPPORTED_HYPERCORN, check_hypercorn, listen
+from server.startup import address, reach
+
+ROOT = Path(__file__).parents[2]
+BOTH_FAMILIES = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+
+
+def reached(host: str, *asked: str) -> list[bool]:
+    """Which of the asked addresses lead to a server that listens on `host`."""
+    sockets = listen(ServerConfig(host=host, port=0))
+    for sock in sockets:
+        sock.listen()
+    (port,) = {sock.getsockname()[1] for sock in sockets}
+    answers = []
+    for other in asked:
+        try:
+            socket.create_connection((other, port), timeout=5).close()
+            answers.append(True)
+        except ConnectionRefusedError:
+            answers.append(False)
+    for sock in sockets:
+        sock.close()
+    return answers
+
+
+@BOTH_FAMILIES
+@pytest.mark.parametrize(
+    ("host", "answers"),
+    [
+        (ServerConfig().host, [True, False]),
+        ("0.0.0.0", [True, False]),
+        ("::1", [False, True]),
+        ("::", [True, True]),
+        ("", [True, True]),
+    ],
+)
+def test_an_address_is_that_address_and_two_colons_are_all(host, answers):
+    assert reached(host, "127.0.0.1", "::1") == answers
+
+
+def test_localhost_is_every_address_that_it_has():
+    entries = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
+    assert all(reached("localhost", *{str(entry[4][0]) for entry in entries}))
+
+
+@pytest.mark.parametrize("host", ["", "::", "localhost"])
+def test_localhost_is_printed_where_all_of_it_is_listened_on(host):
+    assert address(ServerConfig(host=host)) == "http://localhost:8000"
+
+
+@pytest.mark.parametrize("host", [ServerConfig().host, "0.0.0.0", "127.0.0.1"])
+def test_one_family_is_printed_as_its_address(host):
+    assert address(ServerConfig(host=host)) == "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "words"),
+    [
+        (ServerConfig().host, (), "this machine only (--host 0.0.0.0 listens on every network interface)"),
+        ("::1", (), "this machine only"),
+        ("0.0.0.0", (), "every network interface (IPv4 only; --host :: adds IPv6); WARNING: without a key."),
+        ("::", (), "every network interface (IPv4 and IPv6); WARNING: without a key. Whoever reaches port 8000"),
+        ("::", ("secret",), "every network interface (IPv4 and IPv6); a key is needed"),
+        ("192.0.2.7", (), "192.0.2.7; WARNING"),
+        ("fe80::1%eth0", ("secret",), "fe80::1%eth0; a key is needed"),
+    ],
+)
+def test_the_table_says_who_can_reach_the_server(host, key, words):
+    shown = reach(ServerConfig(host=host, api_key=key), [host])
+    assert shown.startswith(words)
+    assert ("WARNING" in shown) == ("WARNING" in words)
+
+
+def test_a_host_that_nobody_knows_is_refused():
+    with pytest.raises(StartupError, match="--host"):
+        listen(ServerConfig(host="no.such.host.invalid", port=0))
+
+
+def test_a_port_in_use_is_a_sentence_that_says_what_to_do():
+    with listen(ServerConfig(host="127.0.0.1", port=0))[0] as taken:
+        taken.listen()
+        with pytest.raises(StartupError, match=r"in use .* --port"):
+            listen(ServerConfig(host="127.0.0.1", port=taken.getsockname()[1]))
+
+
+def test_an_address_of_another_machine_is_refused():
+    with pytest.raises(StartupError, match="--host"):
+        listen(ServerConfig(host="192.0.2.1", port=0))
+
+
+def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(StartupError, match="--uds"):
+        listen(ServerConfig(uds=str(file)))
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("seen", ["0.17.3", "0.19.0", "1.0", "0.19.0rc1"])
+def test_a_version_of_hypercorn_that_was_never_tried_is_named(seen):
+    with pytest.raises(StartupError, match=rf"Hypercorn {re.escape(seen)} is installed; .* hypercorn>=0\.18,<0\.19"):
+        check_hypercorn(seen)
+
+
+def test_the_version_at_the_start_is_the_one_that_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    first, end = (".".join(map(str, numbers)) for numbers in SUPPORTED_HYPERCORN)
+    assert f"hypercorn>={first},<{end}" in project["dependencies"]
+    check_hypercorn(first)
