@@ -26,8 +26,6 @@ class AnswerFormat:
     thinking              what the template was told by enable_thinking or thinking; None: nothing
     prompt_text           as the template wrote it: whether its end opens, or has closed, a reasoning section
     num_past_calls        tool calls in the conversation so far, for families that count them
-    eager                 calls are told while they are being written, as streams need it; otherwise only when they are
-                          complete, and what cannot be read as a call stays content
     """
 
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -37,7 +35,6 @@ class AnswerFormat:
     thinking: bool | None = None
     prompt_text: str = ""
     num_past_calls: int = 0
-    eager: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class LLM:
         tool_choice   default: auto if there are tools, and it is known how the model calls them
         how           for the chat template: tools, add_generation_prompt, template_kwargs, …
         """
-        return self._collect([self._answer(messages, params, tool_choice, how, eager=False)])[0]
+        return self._collect([self._answer(messages, params, tool_choice, how)])[0]
 
     def stream(
         self,
@@ -94,7 +94,7 @@ class LLM:
             params = params or self._model.defaults.params
             answer = self._open(self._ids(prompt, params), params, self._model.preparer.prepare(params))
         else:
-            answer = self._answer(prompt, params, tool_choice, how, eager=True)
+            answer = self._answer(prompt, params, tool_choice, how)
         box = self._start([answer])
         try:
             while answer.unfinished:
@@ -126,8 +126,6 @@ class LLM:
         params: SamplingParams | None,
         tool_choice: ToolChoice | None,
         how: dict[str, Any],
-        *,
-        eager: bool,
     ) -> Answer:
         params = params or self._model.defaults.params
         prompt = self._model.prompts.render_chat(messages, counting=_cuts(params), **how)
@@ -139,7 +137,6 @@ class LLM:
             thinking=kwargs.get("enable_thinking", kwargs.get("thinking")),
             prompt_text=prompt.text,
             num_past_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
-            eager=eager,
         )
         return self._open(prompt.token_ids, params, self._model.preparer.prepare(params, format))
 

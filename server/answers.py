@@ -48,7 +48,6 @@ def answer_format(request: ChatRequest, config: ServerConfig, prompt_text: str) 
         thinking=_thinking(request, config),
         prompt_text=prompt_text,
         num_past_calls=sum(len(message.tool_calls or ()) for message in request.messages),
-        eager=bool(request.stream),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from jaxserve.text.call_formats.format import Calls, Functions
 from jaxserve.text.dialect import ReasoningDialect, ToolDialect
-from jaxserve.text.markers import Malformed, Reading, Tape, ignore
+from jaxserve.text.markers import Emit, Malformed, Reading, Tape, ignore
 
 
 class Answer(Calls, Protocol):
@@ -21,10 +21,6 @@ class Answer(Calls, Protocol):
         """White space around this place is no content."""
         ...
 
-    def calls_at(self, place: int) -> None:
-        """At this place of the text something begins that looks like calls."""
-        ...
-
 
 def read_answer(
     tape: Tape,
@@ -34,10 +30,7 @@ def read_answer(
     functions: Functions,
     inside: bool | None,
 ) -> Reading[None]:
-    """Takes the whole answer. inside: it begins within a reasoning section; None: it has no such section.
-
-    Raises Malformed when a call breaks off that had begun. What only looked like the beginning of one is content.
-    """
+    """Takes the whole answer. inside: it begins within a reasoning section; None: it has no such section."""
     if reasoning and inside is not None:
         opener = (yield from tape.accept(*reasoning.open)) if (yield from tape.followed_by(reasoning.open)) else None
         if inside or opener is not None:
@@ -49,7 +42,7 @@ def read_answer(
     again = reasoning.open if reasoning and reasoning.repeats and inside is not None else ()
     openers = (*(tools.openers if tools else ()), *hidden, *again)
     while True:
-        found = yield from tape.until(openers, ignore if answer.num_calls else answer.content)
+        found = yield from tape.until(openers, content_of(answer))
         if found is None:
             return
         if found in hidden:
@@ -70,17 +63,31 @@ def _section(tape: Tape, answer: Answer, tools: ToolDialect | None, reasoning: R
 
 def _calls(tape: Tape, answer: Answer, tools: ToolDialect, opener: str, functions: Functions) -> Reading[None]:
     """Calls from an opener on, or content."""
-    before = answer.num_calls
-    answer.calls_at(tape.place)
-    tape.keep()
-    yield from tape.accept(opener)
-    try:
+
+    def reading() -> Reading[None]:
+        yield from tape.accept(opener)
         yield from tools.read(tape, opener, answer, functions)
+
+    yield from calls_or_content(tape, answer, reading())
+
+
+def content_of(answer: Answer) -> Emit:
+    """Where text goes that is in no call: nowhere behind one."""
+    return ignore if answer.num_calls else answer.content
+
+
+def calls_or_content(tape: Tape, answer: Answer, reading: Reading[None], before: str = "") -> Reading[None]:
+    """Takes calls; what turns out to be none is content, with what was read `before`.
+
+    A call that breaks off after its arguments have begun stays as it is; the text goes on behind the break.
+    """
+    num_calls, content = answer.num_calls, content_of(answer)
+    tape.keep()
+    try:
+        yield from reading
     except Malformed:
-        text = tape.kept()
-        if answer.num_calls > before or (before and opener != tools.unmarked):
-            raise
-        if not before:
-            answer.content(text)
+        text = before + tape.kept()
+        if answer.num_calls == num_calls:
+            content(text)
     else:
         tape.kept()

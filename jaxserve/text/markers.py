@@ -35,15 +35,17 @@ class Tape:
     text, pos   what is there, and how much of it has been read; both change with every feed
     place       how many characters have been read in all
     ended       no more will come
+    is_cut      it was ended from outside, wherever it was: nothing may be concluded from where it ends
     """
 
-    __slots__ = ("_kept", "_passed", "ended", "pos", "text")
+    __slots__ = ("_kept", "_passed", "ended", "is_cut", "pos", "text")
 
     def __init__(self) -> None:
         self.text = ""
         self.pos = 0
         self._passed = 0
         self.ended = False
+        self.is_cut = False
         self._kept: list[str] | None = None
 
     def feed(self, piece: str) -> None:

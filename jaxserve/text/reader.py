@@ -8,7 +8,7 @@ from types import MappingProxyType
 from jaxserve.answer_format import AnswerFormat, NamedTool
 from jaxserve.outputs import FinishReason, ToolCallDelta
 from jaxserve.text.dialect import random_id
-from jaxserve.text.markers import MAX_BLANK_CHARS, Malformed, Reading, Tape
+from jaxserve.text.markers import MAX_BLANK_CHARS, Reading, Tape
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,12 @@ class Pieces:
         )
 
 
-@dataclass(slots=True)
-class _Call:
-    id: str
-    name: str
-    pieces: list[str]
-    is_complete: bool = False
-
-
 class Reader:
-    """Reads one choice: feed it the text in any pieces, then close it.
+    """Reads one choice: feed it the text in any pieces, then close it. A stream and a whole answer are read alike.
 
-    format    eager: calls are told while they are written. Otherwise content and calls are told at the close, the calls
-              only if all of them can be read; if not, they are content. Where a call must be, nothing else is told.
+    A call is told from the first character of its arguments on, so that nothing has to be taken back: what turns out
+    before to be no call is content, and a call that breaks off later keeps the arguments that have come.
+
     read      what takes the text from the tape and gives its parts to this reader
     new_id    a call's id, from its name and its number in the conversation
     shown     how the private-use characters that stand for special tokens are shown: character → text
@@ -55,16 +48,15 @@ class Reader:
         shown: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.num_calls = 0
-        self.has_told_calls = False
         self._format = format
         self._new_id = new_id
         self._shown = str.maketrans(dict(shown))
         self._tape = Tape()
         self._reading: Reading[None] | None = read(self._tape, self)
-        self._is_broken = False
-        self._raw: list[str] = []  # all that was fed, where it may have to be shown after all
-        self._calls_from = 0  # its place in there
-        self._calls: list[_Call] = []
+        self._name = ""  # of the call that has begun last
+        self._is_open = False  # whether its arguments have begun, so that it has been counted
+        self._num_unfinished = 0  # of the calls that have been told
+        self._arguments: list[str] = []
         self._reasoning: list[str] = []
         self._content: list[str] = []
         self._blank: str | None = ""  # white space at the beginning of the content, until something else comes
@@ -81,27 +73,24 @@ class Reader:
 
     def feed(self, piece: str) -> Pieces:
         if piece:
-            if not self._format.eager:
-                self._raw.append(piece)
             self._tape.feed(piece)
             self._go_on()
         return self._take()
 
-    def close(self) -> Pieces:
-        """The rest, when no more text comes."""
-        self._tape.ended = True
+    def close(self, *, is_cut: bool = False) -> Pieces:
+        """The rest, when no more text comes. is_cut: not the model has ended it, but a limit or a stop string."""
+        self._tape.ended, self._tape.is_cut = True, is_cut
         self._go_on()
         if self._reasoning_end == self._tape.place:
             self._num_reasoning_tokens += self._pass(self._reasoning_end + 1)  # tokens without a text
         if self._blank and self._shows_blank and not self.num_calls:
             self._content.append(self._blank)
-        if not self._format.eager:
-            self._settle()
-        return self._take(is_last=True)
+        return self._take()
 
     def finish_reason(self, reason: FinishReason | None) -> FinishReason | None:
-        """Why the choice ended, for the client: a call that the model chose to make is a reason of its own."""
-        is_call = self.has_told_calls and not isinstance(self._format.tool_choice, NamedTool)
+        """Why the choice ended, for the client: calls that the model chose to make, each of them whole, are a reason
+        of their own."""
+        is_call = self.num_calls and not self._num_unfinished and not isinstance(self._format.tool_choice, NamedTool)
         return FinishReason.TOOL_CALLS if is_call and reason is FinishReason.STOP else reason
 
     def reasoning(self, text: str) -> None:
@@ -126,47 +115,38 @@ class Reader:
     def hide(self) -> None:
         self._blank, self._shows_blank = "", False
 
-    def calls_at(self, place: int) -> None:
-        if not self.num_calls:
-            self._calls_from = place
-
     def begin(self, name: str) -> None:
-        number = self._format.num_past_calls + self.num_calls
-        call = _Call(self._new_id(name, number), self._visible(name), [])
         self._flush_arguments()
-        self._calls.append(call)
-        self.num_calls += 1
-        if self._tells:
-            self._deltas.append(ToolCallDelta(self.num_calls - 1, "", call.id, call.name))
+        self._name, self._is_open = name, False
 
     def write(self, arguments: str) -> None:
-        if arguments:
-            self._calls[-1].pieces.append(self._visible(arguments))
+        if not arguments:
+            return
+        if not self._is_open:
+            self._open()
+        self._arguments.append(self._visible(arguments))
 
     def end(self) -> None:
-        self._calls[-1].is_complete = True
+        if self._tells:
+            self._num_unfinished -= 1
+
+    def _open(self) -> None:
+        self._is_open = True
+        self.num_calls += 1
+        if self._tells:
+            self._num_unfinished += 1
+            id = self._new_id(self._name, self._format.num_past_calls + self.num_calls - 1)
+            self._deltas.append(ToolCallDelta(self.num_calls - 1, "", id, self._visible(self._name)))
 
     @property
     def _tells(self) -> bool:
-        """Whether the newest call is told as it is written."""
-        return self._format.eager and (self.num_calls == 1 or self._format.parallel_tool_calls)
+        """Whether the newest call is told."""
+        return self.num_calls == 1 or self._format.parallel_tool_calls
 
     def _flush_arguments(self) -> None:
-        if self.num_calls and self._tells and self._calls[-1].pieces:
-            self._deltas.append(ToolCallDelta(self.num_calls - 1, "".join(self._calls[-1].pieces)))
-            self._calls[-1].pieces.clear()
-
-    def _settle(self) -> None:
-        """Tells the calls now that all is known, or shows them as content."""
-        if self._format.must_call:
-            calls = [call for call in self._calls if call.is_complete]
-        elif self._is_broken or not all(call.is_complete for call in self._calls):
-            calls = []
-            self._content += [self._blank or "", self._visible("".join(self._raw)[self._calls_from :])]
-        else:
-            calls = self._calls
-        for index, call in enumerate(calls if self._format.parallel_tool_calls else calls[:1]):
-            self._deltas.append(ToolCallDelta(index, "".join(call.pieces), call.id, call.name))
+        if self._arguments and self._tells:
+            self._deltas.append(ToolCallDelta(self.num_calls - 1, "".join(self._arguments)))
+        self._arguments.clear()
 
     def _go_on(self) -> None:
         if self._reading is None:
@@ -175,21 +155,16 @@ class Reader:
             next(self._reading)
         except StopIteration:
             self._reading = None
-        except Malformed:
-            self._reading = None
-            self._is_broken = True
 
-    def _take(self, is_last: bool = False) -> Pieces:
+    def _take(self) -> Pieces:
         self._flush_arguments()
-        self.has_told_calls = self.has_told_calls or bool(self._deltas)
-        is_due = is_last or self._format.eager
-        content = "".join(self._content) if is_due else ""
-        pieces = Pieces("".join(self._reasoning), content, tuple(self._deltas), self._num_reasoning_tokens)
+        pieces = Pieces(
+            "".join(self._reasoning), "".join(self._content), tuple(self._deltas), self._num_reasoning_tokens
+        )
         self._reasoning.clear()
+        self._content.clear()
         self._deltas.clear()
         self._num_reasoning_tokens = 0
-        if is_due:
-            self._content.clear()
         return pieces
 
     def _pass(self, place: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.answer_reading import Answer
+from jaxserve.text.answer_reading import Answer, calls_or_content
 from jaxserve.text.call_formats.coercion import coerced
 from jaxserve.text.call_formats.format import Function, Functions
 from jaxserve.text.call_formats.json_calls import JsonCalls, arguments
@@ -74,10 +74,7 @@ class TemplateDialect:
     def read_answer(
         self, tape: Tape, answer: Answer, functions: Functions, prompt: str, looks_for_calls: bool
     ) -> Reading[None]:
-        """Takes the whole answer. prompt: may have written its beginning.
-
-        Raises Malformed when a call breaks off that had begun.
-        """
+        """Takes the whole answer. prompt: may have written its beginning."""
         looks_for_calls = looks_for_calls and self.tells_calls
         begun = self.template.truncate_past_last_anchor(prompt) if prompt else ""
         regions = Regions(self.template, tape, is_start=not begun)
@@ -140,18 +137,8 @@ def _captured_name(field: "ResponseTemplateField", captures: Mapping[str, str]) 
 def _read_calls(tape: Tape, answer: Answer, functions: Functions, regions: Regions, region: Region) -> Reading[None]:
     """The calls of one region, up to its end; content if there are none."""
     assert region.field is not None
-    before = answer.num_calls
-    answer.calls_at(tape.place - len(region.opening))
-    tape.keep()
-    try:
-        yield from _calls(tape, answer, functions, regions, region)
-    except Malformed:
-        text = region.opening + tape.kept()
-        if before or answer.num_calls:
-            raise
-        answer.content(text)
-    else:
-        tape.kept()
+    reading = _calls(tape, answer, functions, regions, region)
+    yield from calls_or_content(tape, answer, reading, before=region.opening)
 
 
 def _calls(tape: Tape, answer: Answer, functions: Functions, regions: Regions, region: Region) -> Reading[None]:

@@ -71,7 +71,8 @@ class TextStream:
             return None
         text, read = "".join(pieces), NOTHING_READ
         if self._reader is not None:
-            read, finish_reason = _read(self._reader, text, finish_reason)
+            is_cut = finish_reason is not FinishReason.STOP or isinstance(stop_reason, str)
+            read, finish_reason = _read(self._reader, text, finish_reason, is_cut)
             text = read.content
         return TextDelta(
             index=self.index,
@@ -122,11 +123,13 @@ class TextStream:
         )
 
 
-def _read(reader: Reader, text: str, finish_reason: FinishReason | None) -> tuple[Pieces, FinishReason | None]:
-    """What the reader makes of new text, and why the choice ended if it has."""
+def _read(
+    reader: Reader, text: str, finish_reason: FinishReason | None, is_cut: bool
+) -> tuple[Pieces, FinishReason | None]:
+    """What the reader makes of new text, and why the choice ended if it has. is_cut: not because the model ended it."""
     read = reader.feed(text)
     if finish_reason is not None:
-        read = read + reader.close()
+        read = read + reader.close(is_cut=is_cut)
     return read, reader.finish_reason(finish_reason)
 
 

@@ -89,9 +89,8 @@ def test_forced_calls_are_written_as_the_model_writes_them_or_plainly_where_that
         prepared = made.prepare(FREE, format)
         assert lets_through(prepared, tokenizer, text) and not lets_through(prepared, tokenizer, "hi")
         reader = prepared.reader()
-        reader.feed(text)
-        [call] = reader.close().tool_calls
-        assert (call.name, json.loads(call.arguments)) == ("look", {"a": 1})
+        begun, written = (reader.feed(text) + reader.close()).tool_calls
+        assert (begun.name, json.loads(written.arguments)) == ("look", {"a": 1})
 
 
 def test_calls_that_no_grammar_can_be_made_for_are_not_held_in_silence(preparer, monkeypatch):

@@ -37,7 +37,6 @@ async def test_the_fields_reach_the_reader_of_the_answer(api):
     assert (told.tools, told.names) == ((F, G), ("f", "g"))
     assert told.parallel_tool_calls is False
     assert (await read(api, tools=[F], parallel_tool_calls=None)).parallel_tool_calls is True
-    assert [(await read(api, stream=stream)).eager for stream in (False, True)] == [False, True]
     assert (await read(api)).prompt_text == "u:Hi|"
 
 

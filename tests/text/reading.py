@@ -59,9 +59,9 @@ def answer_format(**fields: Any) -> AnswerFormat:
     return AnswerFormat(**{"tools": TOOLS, "tool_choice": "auto", **fields})
 
 
-def collect(reader: Reader, pieces: Iterable[str]) -> Read:
+def collect(reader: Reader, pieces: Iterable[str], *, is_cut: bool = False) -> Read:
     """All that the reader tells, its deltas checked for their order."""
-    told = [*map(reader.feed, pieces), reader.close()]
+    told = [*map(reader.feed, pieces), reader.close(is_cut=is_cut)]
     calls: list[list[str]] = []
     ids: set[str] = set()
     for delta in (delta for each in told for delta in each.tool_calls):
@@ -76,10 +76,10 @@ def collect(reader: Reader, pieces: Iterable[str]) -> Read:
     return Read(reasoning, content, tuple((name, arguments) for name, arguments in calls))
 
 
-def read(bound: AnswerDialect, text: str | Iterable[str], **fields: Any) -> Read:
-    """An answer as a stream tells it, unless `eager` is False."""
+def read(bound: AnswerDialect, text: str | Iterable[str], *, is_cut: bool = False, **fields: Any) -> Read:
+    """An answer as it is told."""
     pieces = [text] if isinstance(text, str) else text
-    return collect(bound.reader(answer_format(**{"eager": True, **fields})), pieces)
+    return collect(bound.reader(answer_format(**fields)), pieces, is_cut=is_cut)
 
 
 def cuts(text: str, seed: int = 0) -> Iterator[list[str]]:

@@ -62,7 +62,7 @@ def test_required_calls_are_calls(compiler, name, parallel):
     assert len(answers) >= 8
     numbers = set()
     for answer in answers:
-        whole = read(bound(name), answer, eager=False, **fields)
+        whole = read(bound(name), answer, **fields)
         assert whole.content == "" and whole.calls, answer
         assert read(bound(name), list(answer), **fields) == whole
         check(whole.calls)
@@ -77,7 +77,7 @@ def test_a_named_function_is_called_once(compiler, name):
     answers = [answer for seed in range(8) if (answer := walk(grammar.matcher(), random.Random(seed)))]
     assert len(answers) >= 6
     for answer in answers:
-        told = read(bound(name), answer, tools=STRICT, tool_choice=choice, eager=False)
+        told = read(bound(name), answer, tools=STRICT, tool_choice=choice)
         assert told.content == "" and [call[0] for call in told.calls] == ["get_weather"], answer
         check(told.calls)
 

@@ -1,5 +1,6 @@
 """Every dialect reads what its models write, the same however the text is cut, in a stream and as a whole."""
 
+import json
 import random
 import re
 
@@ -7,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxserve.outputs import FinishReason
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.text.call_writers import WRITERS, dumps
-from tests.text.reading import cuts, dialect, random_pieces, read
+from tests.text.reading import answer_format, collect, cuts, dialect, random_pieces, read
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 SCENES = {
@@ -63,16 +65,13 @@ def test_calls_are_read_as_they_were_written_however_the_text_is_cut(name, scene
         assert (whole.content, whole.reasoning) == (before, "")
         for pieces in cuts(text):
             assert read(bound, pieces) == whole
-        assert read(bound, text, eager=False) == whole
-        assert read(bound, list(text), eager=False) == whole
 
 
 @pytest.mark.parametrize("name", JSON_PARSERS)
 def test_arguments_that_are_json_stay_as_the_model_wrote_them(name):
     odd = '{ "city" :"\\u0050aris\\/", "days":[ 1 ,2e1 ] }'
     text = WRITERS[name]([("get_weather", {"city": "Paris"})]).replace(dumps({"city": "Paris"}), odd)
-    for eager in (True, False):
-        assert read(dialect(name), text, eager=eager).calls == (("get_weather", odd),)
+    assert read(dialect(name), text).calls == (("get_weather", odd),)
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -81,13 +80,31 @@ def test_a_call_that_is_cut_off_is_told_as_far_as_it_went_or_shown_as_it_stands(
     text = WRITERS[name](calls)
     whole = read(bound, text)
     for end in range(len(text)):
-        told = read(bound, list(text[:end]))
+        told = read(bound, text[:end], is_cut=True)
+        assert read(bound, list(text[:end]), is_cut=True) == told
         assert [call[0] for call in told.calls] == [call[0] for call in whole.calls[: len(told.calls)]]
         assert all(part[1].startswith(some[1]) for part, some in zip(whole.calls, told.calls, strict=False))
-        patient = read(bound, list(text[:end]), eager=False)
-        assert patient.calls == whole.calls[: len(patient.calls)]
         assert not (told.calls and told.content)
-        assert patient.calls or name == "openai" or patient.content == text[:end]
+        assert told.calls or name == "openai" or told.content == text[:end]
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_only_calls_that_are_whole_are_a_reason_to_end(name):
+    text = WRITERS[name](SCENES["several"])
+    for end in range(len(text)):
+        reader = dialect(name).reader(answer_format())
+        told = collect(reader, list(text[:end]), is_cut=True)
+        is_whole = all(is_object(arguments) for _, arguments in told.calls)
+        assert all(arguments.startswith("{") for _, arguments in told.calls)
+        assert reader.finish_reason(FinishReason.STOP) == ("tool_calls" if told.calls and is_whole else "stop")
+        assert reader.finish_reason(FinishReason.LENGTH) == "length"
+
+
+def is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -96,7 +113,6 @@ def test_a_text_without_calls_is_content(name):
     for text in ("Hello!", BEFORE, " \n", '{"a": 1}', "[1, 2]", "<b>bold</b> `x[0](y)`", "[a](b)"):
         for pieces in cuts(text):
             assert read(bound, pieces).content == text
-            assert read(bound, pieces, eager=False).content == text
 
 
 def fragments(name: str) -> list[str]:
@@ -112,8 +128,7 @@ def fragments(name: str) -> list[str]:
 def test_nothing_breaks_a_reader_and_no_cut_changes_what_it_tells(name, data):
     text = "".join(data.draw(st.lists(st.sampled_from(fragments(name)), max_size=30)))
     bound = dialect(name, data.draw(st.sampled_from([None, "qwen3", "mistral", "granite"])))
-    for eager in (True, False):
-        whole = read(bound, text, eager=eager)
-        assert read(bound, list(text), eager=eager) == whole
-        pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
-        assert read(bound, pieces, eager=eager) == whole
+    whole = read(bound, text)
+    assert read(bound, list(text)) == whole
+    pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
+    assert read(bound, pieces) == whole

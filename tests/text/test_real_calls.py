@@ -131,5 +131,3 @@ def test_a_model_s_own_form_is_read(name, answer, content, calls):
     for pieces in cuts(answer):
         told = read(dialect(name), pieces, tools=TOOLS)
         assert (told.content, list(told.calls)) == (content, calls)
-    told = read(dialect(name), answer, tools=TOOLS, eager=False)
-    assert (told.content, list(told.calls)) == (content, calls)

@@ -48,9 +48,8 @@ def test_a_section_that_the_model_opens_is_reasoning(name):
     opening, closing = marks(name)
     text = opening + THOUGHTS + closing + ANSWER
     for pieces in cuts(text):
-        for eager in (True, False):
-            told = read(dialect(None, name), pieces, thinking=TOLD[name], eager=eager)
-            assert (told.reasoning, told.content) == (THOUGHTS, ANSWER)
+        told = read(dialect(None, name), pieces, thinking=TOLD[name])
+        assert (told.reasoning, told.content) == (THOUGHTS, ANSWER)
 
 
 @pytest.mark.parametrize("name", sorted(set(PARSERS) - {"openai_gptoss"}))
@@ -113,9 +112,8 @@ def test_identity_takes_nothing_for_reasoning():
 def test_tags_around_the_content_are_not_shown(name):
     tag = {"ernie45": "response", "hunyuan_a13b": "answer"}[name]
     for pieces in cuts(f"<think>\nhm\n</think>\n\n<{tag}>\nIt is 4.\n</{tag}>\n"):
-        for eager in (True, False):
-            told = read(dialect(None, name), pieces, eager=eager)
-            assert (told.reasoning, told.content) == ("\nhm\n", "It is 4.")
+        told = read(dialect(None, name), pieces)
+        assert (told.reasoning, told.content) == ("\nhm\n", "It is 4.")
 
 
 PAIRS = [
@@ -145,7 +143,6 @@ def test_calls_are_looked_for_only_behind_the_reasoning(reasoning, tools):
     for pieces in cuts(text):
         told = read(dialect(tools, reasoning), pieces, thinking=True)
         assert (told.reasoning, told.content, told.parsed) == ("I might call f(): {[< ", "", CALLS)
-    assert read(dialect(tools, reasoning), text, thinking=True, eager=False) == told
 
 
 @pytest.mark.parametrize(
@@ -190,7 +187,7 @@ def test_gpt_oss_shows_its_final_channel():
 
 
 def test_reasoning_that_is_not_wanted_is_read_but_not_told():
-    bound = dialect("hermes", "qwen3").reader(answer_format(include_reasoning=False, eager=True))
+    bound = dialect("hermes", "qwen3").reader(answer_format(include_reasoning=False))
     for place in range(2):
         bound.mark(place)
     told = bound.feed("hm</think>Hi")
@@ -212,7 +209,7 @@ TOKENIZER = make(byte_level_backend(), "<|im_end|>")
 def streamed(ids, cut, bound, params=None, finish=FinishReason.STOP, **fields):
     """The deltas of one choice whose tokens come in two outputs."""
     params = params or SamplingParams(skip_special_tokens=False)
-    reader = bound.reader(answer_format(**{"eager": True, **fields}))
+    reader = bound.reader(answer_format(**fields))
     stream = TextStream(TOKENIZER, params, [], 0, reader, bound.controls)
     outputs = [TokenOutput(1, tuple(ids[:cut])), TokenOutput(1, tuple(ids[cut:]), finish_reason=finish)]
     return [delta for output in outputs if (delta := stream.push(output)) is not None]
@@ -236,14 +233,25 @@ def test_an_answer_that_never_ends_its_reasoning_is_counted_to_its_last_token():
         assert sum(delta.num_reasoning_tokens for delta in deltas) == end - len(TOKENIZER.encode("<think>"))
 
 
-def test_a_stop_string_is_found_in_the_text_before_it_is_read():
-    ids = TOKENIZER.encode('<tool_call>{"name": "now", "arguments": {"a": "STOP"}}</tool_call>')
-    bound = dialect("hermes", None)
-    [*_, last] = streamed(ids, len(ids), bound, SamplingParams(stop=("ST",)))
-    assert (last.finish_reason, last.stop_reason, last.text) == ("tool_calls", "ST", "")
-    assert last.tool_calls[-1].arguments == '{"a": "'
-    [*_, last] = streamed(ids, len(ids), bound, SamplingParams(stop=("ST",)), eager=False)
-    assert (last.finish_reason, last.text) == ("stop", '<tool_call>{"name": "now", "arguments": {"a": "')
+def test_a_stop_string_within_a_call_leaves_what_of_it_had_begun_and_is_no_call_for_the_finish_reason():
+    text = '<tool_call>{"name": "now", "arguments": {"a": "STOP"}}</tool_call>'
+    ids, bound = TOKENIZER.encode(text), dialect("hermes", None)
+    for stop, arguments in (
+        ("ST", '{"a": "'),
+        ('"a', ""),
+        ('{"a', ""),
+        ("arg", ""),
+        ("ow", ""),
+        ('"}}', '{"a": "STOP'),
+    ):
+        for cut in range(len(ids) + 1):
+            deltas = streamed(ids, cut, bound, SamplingParams(stop=(stop,)))
+            told = [call for delta in deltas for call in delta.tool_calls]
+            assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", stop)
+            assert "".join(call.arguments for call in told) == arguments
+            assert "".join(delta.text for delta in deltas) == ("" if arguments else text.partition(stop)[0])
+    for stop in ("</tool_call>", "}</"):
+        assert streamed(ids, len(ids), bound, SamplingParams(stop=(stop,)))[-1].finish_reason == "tool_calls"
 
 
 def test_special_tokens_that_are_marks_are_seen_although_they_are_hidden():
@@ -264,7 +272,7 @@ def test_a_reader_changes_neither_tokens_nor_logprobs():
     output = TokenOutput(1, tuple(ids), entries, finish_reason=FinishReason.LENGTH)
     params = SamplingParams(logprobs=0)
     plain = TextStream(TOKENIZER, params, [], 0).push(output)
-    reader = dialect(None, "qwen3").reader(answer_format(eager=True))
+    reader = dialect(None, "qwen3").reader(answer_format())
     taken = TextStream(TOKENIZER, params, [], 0, reader, {}).push(output)
     assert (taken.token_ids, taken.logprobs) == (plain.token_ids, plain.logprobs)
     assert plain.text == "hm</think>4" and (taken.reasoning, taken.text) == ("hm", "4")
@@ -291,8 +299,7 @@ def test_no_cut_changes_what_is_told_of_thoughts(data):
     ]
     text = "".join(data.draw(st.lists(st.sampled_from(parts), max_size=20)))
     bound = dialect(data.draw(st.sampled_from([None, *sorted(TOOL_PARSERS)])), name)
-    for eager in (True, False):
-        whole = read(bound, text, eager=eager, thinking=TOLD[name])
-        pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
-        assert read(bound, pieces, eager=eager, thinking=TOLD[name]) == whole
-        assert read(bound, list(text), eager=eager, thinking=TOLD[name]) == whole
+    whole = read(bound, text, thinking=TOLD[name])
+    pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
+    assert read(bound, pieces, thinking=TOLD[name]) == whole
+    assert read(bound, list(text), thinking=TOLD[name]) == whole

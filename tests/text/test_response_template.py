@@ -131,7 +131,7 @@ def test_answers_are_read_as_transformers_reads_them(name):
         expected = oracle(spec, text)
         for pieces in cuts(text):
             assert as_message(read(bound(spec), pieces)) == expected
-        assert as_message(read(bound(spec), list(text), eager=False)) == expected
+        assert as_message(read(bound(spec), list(text))) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,13 +148,13 @@ def test_what_the_prompt_has_begun_goes_on_in_the_answer(name):
 
 
 def test_arguments_in_json_stream_as_they_are_written():
-    reader = bound(TEMPLATES["json"][0]).reader(answer_format(eager=True))
+    reader = bound(TEMPLATES["json"][0]).reader(answer_format())
     told = reader.feed('<tool_call>{"name": "now", "arguments": {"a" :')
     assert [delta.arguments for delta in told.tool_calls] == ["", '{"a" :']
 
 
 def test_the_text_goes_on_as_it_comes_without_white_space_at_its_ends():
-    reader = bound(TEMPLATES["json"][0]).reader(answer_format(eager=True))
+    reader = bound(TEMPLATES["json"][0]).reader(answer_format())
     told = [reader.feed(piece).content for piece in (" \n", " a \n", "b ", "<too", "l>")]
     assert told == ["", "a", " \nb", "", " <tool>"]
 
@@ -162,11 +162,9 @@ def test_the_text_goes_on_as_it_comes_without_white_space_at_its_ends():
 def test_a_region_that_is_no_call_is_content():
     spec = TEMPLATES["xml"][0]
     for text in ("<tool_call>\n<function=f", "<tool_call> nothing </tool_call>"):
-        for eager in (True, False):
-            assert read(bound(spec), list(text), eager=eager).content == text
+        assert read(bound(spec), list(text)).content == text
     text = '<|tool_call>call:now{"a": tru}<tool_call|>'
-    for eager in (True, False):
-        assert read(bound(TEMPLATES["gemma"][0]), list(text), eager=eager).content == text
+    assert read(bound(TEMPLATES["gemma"][0]), list(text)).content == text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -176,11 +174,10 @@ def test_nothing_breaks_it_and_no_cut_changes_what_it_tells(name, data):
     spec, calls = TEMPLATES[name]
     parts = [calls[a : a + 9] for a in range(0, len(calls), 9)] + ["<think>", "</think>", "<|im_end|>", "\n", "x", "<"]
     text = "".join(data.draw(st.lists(st.sampled_from(parts), max_size=25)))
-    for eager in (True, False):
-        whole = read(bound(spec), text, eager=eager)
-        assert read(bound(spec), list(text), eager=eager) == whole
-        pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
-        assert read(bound(spec), pieces, eager=eager) == whole
+    whole = read(bound(spec), text)
+    assert read(bound(spec), list(text)) == whole
+    pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
+    assert read(bound(spec), pieces) == whole
 
 
 def test_one_of_the_two_may_be_left_out():
@@ -208,10 +205,10 @@ def test_special_tokens_are_known_in_literals_and_in_regexes():
     text = calls
     for token, id in special.items():
         text = text.replace(token, found.controls.get(id, token))
-    told = collect(found.reader(answer_format(eager=True)), list(text))
+    told = collect(found.reader(answer_format()), list(text))
     assert [name for name, _ in told.calls] == ["get_weather", "now"]
     assert json.loads(told.calls[0][1]) == {"city": "Oslo, {x}", "days": 3}
-    assert collect(found.reader(answer_format(eager=True)), [calls]).calls == ()
+    assert collect(found.reader(answer_format()), [calls]).calls == ()
 
 
 def test_a_template_that_is_none_is_refused_with_the_reason():

@@ -34,10 +34,14 @@ class JsonCalls:
     def _object(self, tape: Tape, calls: Calls) -> Reading[None]:
         call = _Call(calls)
         yield from tape.expect("{")
-        closed = (yield from tape.accept("}")) is not None
-        while not closed:
-            yield from self._member(tape, call)
-            closed = (yield from tape.expect(",", "}")) == "}"
+        try:
+            closed = (yield from tape.accept("}")) is not None
+            while not closed:
+                yield from self._member(tape, call)
+                closed = (yield from tape.expect(",", "}")) == "}"
+        except Malformed:
+            if not call.is_whole:  # what may be wrong behind the arguments, like a brace left out, does not matter
+                raise
         call.end(self.unmarked)
 
     def _member(self, tape: Tape, call: "_Call") -> Reading[None]:
@@ -49,11 +53,13 @@ class JsonCalls:
                 raise Malformed
             if call.has_arguments or not self.unmarked:
                 call.begin()
+            call.is_whole = call.has_arguments
         elif key in self.arguments and not call.has_arguments:
             call.has_arguments = True
             if call.name is not None:
                 call.begin()
             yield from arguments(tape, call)
+            call.is_whole = call.name is not None
         elif self.unmarked and call.name is None and not call.has_arguments and key != "type":
             raise Malformed
         else:
@@ -68,11 +74,15 @@ class JsonCalls:
 
 
 class _Call:
-    """A call whose arguments may come before its name: they are held until it is known."""
+    """A call whose arguments may come before its name: they are held until it is known.
+
+    has_arguments, is_whole   whether its arguments have begun, and have ended when its name was known
+    """
 
     def __init__(self, calls: Calls) -> None:
         self.name: str | None = None
         self.has_arguments = False
+        self.is_whole = False
         self._calls = calls
         self._begun = False
         self._held: list[str] = []
@@ -100,9 +110,19 @@ def arguments(tape: Tape, calls: "_Call | Calls") -> Reading[None]:
     first = yield from tape.peek()
     pieces: list[str] = []
     if first == "{":
+        held: str | None = ""  # until it is certain that an object begins
 
         def emit(piece: str) -> None:
+            nonlocal held
             pieces.append(piece)
+            if held is not None:
+                held += piece
+                inner = held[1:].lstrip()
+                if not inner:
+                    return
+                if inner[0] not in '"}':
+                    raise Malformed
+                piece, held = held, None
             calls.write(piece)
 
         yield from json_text(tape, emit)

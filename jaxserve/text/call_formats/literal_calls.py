@@ -39,6 +39,7 @@ class LiteralCalls:
     """begin NAME open KEY equals VALUE, ... close.
 
     comma    as a grammar writes it
+    ends     what may end a call as well, for models that forget `close`
     listed   several calls stand between brackets, separated by commas; in_lines: one after the other
     """
 
@@ -47,6 +48,7 @@ class LiteralCalls:
     equals: str
     comma: str = ", "
     close: str
+    ends: tuple[str, ...] = ()
     literals: Literals
     listed: bool = False
     in_lines: bool = False
@@ -63,33 +65,36 @@ class LiteralCalls:
             more = yield from tape.expect(",", "]")
 
     def _call(self, tape: Tape, calls: Calls) -> Reading[None]:
+        """A call is told when it is whole, as it can be content until then."""
         name = yield from tape.name()
         yield from tape.expect(self.open)
-        before = "{"
-        while (yield from tape.accept(self.close)) is None:
+        members: list[str] = []
+        while not (yield from self._closes(tape)):
             key = yield from tape.name(KEY)
             yield from tape.expect(self.equals)
-            if before == "{":
-                calls.begin(name)
             pieces: list[str] = []
             yield from self._value(tape, pieces.append)
-            calls.write(f"{before}{written(key)}: {written(self.literals.json(''.join(pieces)))}")
-            before = ", "
-            if (yield from tape.expect(",", self.close)) == self.close:
+            members.append(f"{written(key)}: {written(self.literals.json(''.join(pieces)))}")
+            if (yield from tape.accept(",")) is None:
+                if not (yield from self._closes(tape)):
+                    tape.fail()
                 break
-        if before == "{":
-            calls.begin(name)
-        calls.write("{}" if before == "{" else "}")
+        calls.begin(name)
+        calls.write("{" + ", ".join(members) + "}")
         calls.end()
 
+    def _closes(self, tape: Tape) -> Reading[bool]:
+        """Whether the call ends here; takes what closes it."""
+        return (yield from tape.accept(self.close)) is not None or (yield from tape.followed_by(self.ends))
+
     def _value(self, tape: Tape, emit: Emit) -> Reading[None]:
-        """The text of a value, up to the comma or bracket behind it."""
+        """The text of a value, up to the comma behind it or the end of the call."""
         depth = 0
-        stops = (*self.literals.quotes, *_OPENING, *_CLOSING, ",")
+        stops = tuple(dict.fromkeys((*self.literals.quotes, *_OPENING, *_CLOSING, ",", *self.ends)))
         while True:
             found = yield from tape.through(stops, emit)
-            if not depth and found in (",", self.close):
-                tape.pos -= len(found)
+            if not depth and found in (",", self.close, *self.ends):
+                tape.back(found)
                 return
             emit(found)
             if found in self.literals.quotes:

@@ -7,7 +7,7 @@ from jaxserve.text.dialect import ToolDialect
 
 def _gemma(open: str, close: str, quote: str) -> ToolDialect:
     literals = GemmaLiterals((quote,))
-    format = LiteralCalls(open="{", equals=":", comma=",", close="}", literals=literals)
+    format = LiteralCalls(open="{", equals=":", comma=",", close="}", ends=(close,), literals=literals)
     return ToolDialect(format=format, open=(open + "call:",), close=close, between="")
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from jaxserve.answer_format import NamedTool, ToolChoice
 from jaxserve.structured.shapes import Either, Repeat, Shape, Text
-from jaxserve.text.answer_reading import Answer
+from jaxserve.text.answer_reading import Answer, calls_or_content, content_of
 from jaxserve.text.call_formats.format import Function, Functions, in_order
 from jaxserve.text.call_formats.json_calls import arguments
-from jaxserve.text.markers import Reading, Tape, ignore
+from jaxserve.text.markers import Reading, Tape
 
 _RECIPIENT = re.compile(r"to=([\w.:/$@-]+)")
 _WORD = re.compile(r"\s*(\w*)")
@@ -27,7 +27,7 @@ class HarmonyDialect:
     ends: tuple[str, ...] = ("<|end|>", "<|call|>", "<|return|>")
 
     def read_answer(self, tape: Tape, answer: Answer, functions: Functions, has_tools: bool) -> Reading[None]:
-        """Takes the whole answer, message by message. Raises Malformed when a call breaks off that had begun."""
+        """Takes the whole answer, message by message."""
         told: set[str] = set()
         while True:
             header: list[str] = []
@@ -59,19 +59,18 @@ class HarmonyDialect:
 
     def _call(self, tape: Tape, answer: Answer, name: str) -> Reading[None]:
         """A call to the function, or content if the message is no JSON object at all."""
-        answer.calls_at(tape.place)
-        if (yield from tape.accept(*self.ends)):
-            answer.begin(name)
+        yield from calls_or_content(tape, answer, self._arguments(tape, answer, name))
+        yield from tape.until((*self.ends, self.start), content_of(answer))
+
+    def _arguments(self, tape: Tape, answer: Answer, name: str) -> Reading[None]:
+        answer.begin(name)
+        if (yield from tape.followed_by(self.ends)):
             answer.write("{}")
-            answer.end()
-            return
-        if (yield from tape.peek()) == "{":
-            answer.begin(name)
+        elif (yield from tape.peek()) == "{":
             yield from arguments(tape, answer)
-            answer.end()
-            yield from tape.until((*self.ends, self.start), ignore)
         else:
-            yield from tape.until((*self.ends, self.start), answer.content)
+            tape.fail()
+        answer.end()
 
     def reads_name(self, name: str) -> bool:
         return _RECIPIENT.fullmatch("to=" + _FUNCTIONS + name) is not None and name != ""

@@ -13,8 +13,10 @@ JSON = ToolDialect(
     anywhere='{"name"',
 )
 
-_PYTHON = LiteralCalls(open="(", equals="=", close=")", literals=PythonLiterals(), listed=True)
-_LINES = LiteralCalls(open="(", equals="=", close=")", literals=PythonLiterals(), in_lines=True)
+_PYTHON = LiteralCalls(open="(", equals="=", close=")", ends=("]",), literals=PythonLiterals(), listed=True)
+_LINES = LiteralCalls(
+    open="(", equals="=", close=")", ends=("</function_calls>",), literals=PythonLiterals(), in_lines=True
+)
 
 PYTHONIC = ToolDialect(format=_PYTHON, unmarked="[", listed=True)
 LLAMA4_PYTHONIC = ToolDialect(
