@@ -1,64 +1,234 @@
-"""GBNF, llama.cpp's notation for grammars that xgrammar's EBNF resembles → llguidance's Lark, by its own converter.
+"""GBNF, llama.cpp's notation for grammars, which xgrammar's EBNF resembles → productions.
 
-The converter knows fewer escapes, and no alternatives at the beginning of a line; both are rewritten before. As in all
-of llguidance's grammars, a rule without recursion is one terminal, and terminals are as long as they can be: after
-`word ::= [a-z]+`, no letter can follow a word.
+A rule ends where the next one begins (`name ::=`), so line breaks may stand anywhere, as in xgrammar's notation.
 """
 
 import re
-
-from llguidance.gbnf_to_lark import GrammarParser, resolve
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from jaxserve.errors import InvalidParameter
-
-_PARTS = re.compile(
-    r'(?P<string>"(?:\\.|[^"\\])*")|(?P<set>\[(?:\\.|[^\]\\])*\])|(?P<comment>\#[^\n]*)|(?P<bar>\s*\n\s*(?=\|))', re.S
+from jaxserve.structured.productions import (
+    Alternation,
+    CharClass,
+    Concatenation,
+    Production,
+    Repetition,
+    RuleRef,
+    walk,
+    without_dead_ends,
 )
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.S)
+
+ROOT = "root"
+MAX_DEPTH = 100
+MAX_REPETITIONS = 10_000
+LAST_CODE = 0x10FFFF
+_TOKEN = re.compile(
+    r"""(?P<blank>(?:\s|\#[^\n]*)+)
+      | (?P<definition>[\w-]+)\s*::=
+      | (?P<name>[\w-]+)
+      | (?P<string>"(?:\\.|[^"\\])*")
+      | (?P<set>\[(?:\\.|[^\]\\])*\])
+      | (?P<times>\{\s*\d+\s*(?:,\s*\d*\s*)?\})
+      | (?P<mark>[()|*+?.])""",
+    re.S | re.X,
+)
+_CHAR = re.compile(
+    r"\\(?:x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(?P<short>.))|(?P<plain>.)",
+    re.S,
+)
+_SHORT = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "b": "\b", "e": "\x1b", "0": "\0"}
+_SHORT |= {char: char for char in "\"'\\[]/-^?"}
+_COUNTS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
 def is_gbnf(text: str) -> bool:
-    return "::=" in text
+    """Whether the grammar has a rule of GBNF's form."""
+    return re.search(r"(?m)^\s*[\w-]+\s*::=", text) is not None
 
 
-def lark_of(text: str) -> str:
-    """The same grammar in Lark. Raises InvalidParameter that says where it is wrong."""
-    try:
-        rules = GrammarParser().parse(_PARTS.sub(_rewritten, text))
-        resolve(rules)
-    except InvalidParameter:
-        raise
-    except RecursionError:
-        raise InvalidParameter("the grammar is nested too deeply.") from None
-    except Exception as error:  # the converter raises bare ones
-        raise InvalidParameter(f"the grammar is not GBNF: {error}.") from None
-    start = rules["start"]
-    lines = []
-    if start.alternatives.is_terminal():  # then all of it is a regular expression, which is matched exactly
-        start.name = "ALL_OF_IT"
-        lines.append(f"start: {start.name}")
-    return "\n".join([*lines, *map(str, rules.values())])
+def read_gbnf(text: str) -> dict[str, Production]:
+    """The rules that the rule `root` needs, without what derives no finite text.
+
+    Raises InvalidParameter, which says where the grammar is wrong and names no field.
+    """
+    rules = _Reader(text).rules()
+    if ROOT not in rules:
+        raise InvalidParameter("the grammar is not GBNF: No 'root' rule found.")
+    for node in (node for production in rules.values() for node in walk(production)):
+        if isinstance(node, RuleRef) and node.name not in rules:
+            raise InvalidParameter(f"the grammar is not GBNF: Rule {node.name[:100]!r} not found.")
+    kept = without_dead_ends(rules, ROOT)
+    if not kept:
+        raise InvalidParameter("the grammar derives no finite text: its 'root' never comes to an end.")
+    return kept
 
 
-def _rewritten(part: re.Match[str]) -> str:
-    text = part.group()
-    if part["string"]:
-        return '"' + _ESCAPE.sub(lambda escape: _spelled(escape, in_string=True), text[1:-1]) + '"'
-    if part["set"]:
-        return "[" + _ESCAPE.sub(lambda escape: _spelled(escape, in_string=False), text[1:-1]) + "]"
-    return "" if part["comment"] else " "
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+    start: int
 
 
-def _spelled(escape: re.Match[str], in_string: bool) -> str:
-    """One escaped character as the converter knows it."""
-    code = next(filter(None, escape.groups()))
-    if escape[4]:
-        return escape.group() if code in 'nrt"\\[]' or not in_string else code if code in "/'" else escape.group()
-    try:
-        char = chr(int(code, 16))
-        char.encode()
-    except (ValueError, UnicodeEncodeError):
-        raise InvalidParameter(f"the grammar's escape {escape.group()} is no character.") from None
-    if in_string:
-        return f'" [\\x{ord(char):02x}] "' if ord(char) < 32 else "\\" + char if char in '"\\' else char
-    return f"\\x{ord(char):02x}" if ord(char) < 128 else char
+class _Reader:
+    """One reading of a grammar from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = self._split()
+        self._next = next(self._tokens)
+
+    def rules(self) -> dict[str, Production]:
+        """All rules by name."""
+        found: dict[str, Production] = {}
+        while self._next.kind != "end":
+            token = self._take()
+            if token.kind != "definition":
+                raise self._wrong(token, "Expected a rule, name ::= …")
+            if token.text in found:
+                raise self._wrong(token, f"Rule {token.text[:100]!r} is defined twice")
+            found[token.text] = self._alternation(0)
+            if self._next.text == ")":
+                raise self._wrong(self._next, "')' without '('")
+        return found
+
+    def _alternation(self, depth: int) -> Production:
+        options = [self._concatenation(depth)]
+        while self._next.text == "|":
+            self._take()
+            options.append(self._concatenation(depth))
+        return options[0] if len(options) == 1 else Alternation(tuple(options))
+
+    def _concatenation(self, depth: int) -> Production:
+        items: list[Production] = []
+        while self._next.kind not in ("definition", "end") and self._next.text not in ("|", ")"):
+            item = self._item(depth)
+            while (counts := self._counts()) is not None:
+                item = Repetition(item, *counts)
+            items += item.items if isinstance(item, Concatenation) else (item,)
+        return items[0] if len(items) == 1 else Concatenation(tuple(items))
+
+    def _item(self, depth: int) -> Production:
+        token = self._take()
+        match token.kind, token.text:
+            case "name", name:
+                return RuleRef(name)
+            case "string", _:
+                chars = self._chars(token)
+                return Concatenation(tuple(CharClass(((code, code),)) for code, _ in chars))
+            case "set", _:
+                return self._set(token)
+            case "mark", ".":
+                return CharClass(((0, LAST_CODE),))
+            case "mark", "(":
+                if depth == MAX_DEPTH:
+                    raise self._wrong(token, f"nested too deeply, in more than {MAX_DEPTH} parentheses")
+                inner = self._alternation(depth + 1)
+                if self._next.text != ")":
+                    raise self._wrong(self._next, "Expected ')'")
+                self._take()
+                return inner
+        raise self._wrong(token, f"{token.text!r} has nothing before it that it could repeat")
+
+    def _counts(self) -> tuple[int, int | None] | None:
+        """What stands behind an item to say how often, if anything does."""
+        token = self._next
+        if token.kind == "mark" and token.text in _COUNTS:
+            return _COUNTS[self._take().text]
+        if token.kind != "times":
+            return None
+        digits, comma, more_digits = (part.strip() for part in self._take().text.strip("{}").partition(","))
+        # Python reads no number of more than 4300 digits.
+        least, most = (int(part.lstrip("0")[:9] or 0) for part in (digits, more_digits))
+        if max(least, most) > MAX_REPETITIONS:
+            raise self._wrong(token, f"more than {MAX_REPETITIONS} repetitions")
+        counts = least, most if more_digits else None if comma else least
+        if counts[1] is not None and counts[0] > counts[1]:
+            raise self._wrong(token, "the least number of repetitions is larger than the largest")
+        return counts
+
+    def _set(self, token: _Token) -> CharClass:
+        inner = self._chars(token)
+        is_negated = inner[:1] == [(ord("^"), False)]
+        ranges, index = [], int(is_negated)
+        while index < len(inner):
+            low = high = inner[index][0]
+            if inner[index + 1 : index + 2] == [(ord("-"), False)] and index + 2 < len(inner):
+                high, index = inner[index + 2][0], index + 2
+            if low > high:
+                raise self._wrong(token, f"the range from {chr(low)!r} to {chr(high)!r} is empty")
+            ranges.append((low, high))
+            index += 1
+        if not ranges and not is_negated:
+            raise self._wrong(token, "a set must not be empty")
+        return CharClass(_complement(_merged(ranges)) if is_negated else _merged(ranges))
+
+    def _chars(self, token: _Token) -> list[tuple[int, bool]]:
+        """(code point, whether it was escaped) of each character between the token's delimiters."""
+        found = []
+        for match in _CHAR.finditer(token.text, 1, len(token.text) - 1):
+            plain, short = match["plain"], match["short"]
+            if plain is not None:
+                code = ord(plain)
+            elif short is not None:
+                if short not in _SHORT:
+                    raise self._wrong(token, f"unknown escape \\{short}")
+                code = ord(_SHORT[short])
+            else:
+                code = int(next(filter(None, match.groups())), 16)
+            if code > LAST_CODE or 0xD800 <= code < 0xE000:
+                raise self._wrong(token, f"{match.group()} is no character")
+            found.append((code, plain is None))
+        return found
+
+    def _split(self) -> Iterator[_Token]:
+        start = 0
+        while start < len(self._text):
+            match = _TOKEN.match(self._text, start)
+            if match is None:
+                raise self._unreadable(start)
+            kind = str(match.lastgroup)
+            if kind != "blank":
+                yield _Token(kind, match[kind], start)
+            start = match.end()
+        while True:
+            yield _Token("end", "", start)
+
+    def _take(self) -> _Token:
+        token, self._next = self._next, next(self._tokens)
+        return token
+
+    def _unreadable(self, start: int) -> InvalidParameter:
+        char = self._text[start]
+        token = _Token("unreadable", char, start)
+        if char in '"[':
+            return self._wrong(token, f"unexpected end of input behind {char}")
+        if char in "<!":
+            return self._wrong(token, "tokens (<…>) cannot be named in GBNF here, but in a Lark grammar")
+        return self._wrong(token, f"unexpected {char!r}")
+
+    def _wrong(self, token: _Token, reason: str) -> InvalidParameter:
+        line = self._text.count("\n", 0, token.start) + 1
+        return InvalidParameter(f"the grammar is not GBNF: line {line}: {reason}.")
+
+
+def _merged(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Sorted, and none that touches another."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if found and low <= found[-1][1] + 1:
+            found[-1] = found[-1][0], max(found[-1][1], high)
+        else:
+            found.append((low, high))
+    return tuple(found)
+
+
+def _complement(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """All characters that are in none of the sorted ranges."""
+    found, start = [], 0
+    for low, high in ranges:
+        if low > start:
+            found.append((start, low - 1))
+        start = high + 1
+    return (*found, (start, LAST_CODE)) if start <= LAST_CODE else tuple(found)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.gbnf import is_gbnf, lark_of
+from jaxserve.structured.gbnf import ROOT, is_gbnf, read_gbnf
+from jaxserve.structured.productions_lark import lark_text
 from jaxserve.structured.shapes import (
     Choice,
     Either,
@@ -64,4 +65,4 @@ def grammar_shape(text: str) -> Lark:
         raise InvalidParameter(f"the grammar is larger than {MAX_GRAMMAR_BYTES} bytes.")
     if not text.strip():
         raise InvalidParameter("the grammar must not be blank.")
-    return Lark(lark_of(text) if is_gbnf(text) else text)
+    return Lark(lark_text(read_gbnf(text), ROOT) if is_gbnf(text) else text)

@@ -84,6 +84,13 @@ HOSTILE = {
     "gbnf of a megabyte": StructuredOutputs(
         grammar="root ::= r0\n" + "".join(f'r{i} ::= "{i}"\n' for i in range(50_000))
     ),
+    "gbnf of a megabyte in brackets": StructuredOutputs(grammar='root ::= "(" root ")" | "' + "ab" * 500_000 + '"'),
+    "gbnf of optional letters in brackets": StructuredOutputs(grammar='root ::= "(" root ")" | ' + "[a-z]? " * 1000),
+    "gbnf that doubles": StructuredOutputs(
+        grammar='root ::= r0 | "(" root ")"\n'
+        + "".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(60))
+        + 'r60 ::= "b"'
+    ),
     "structural tag 70 levels deep": tag(34),
     "structural tag 9000 levels deep": StructuredOutputs(structural_tag="[" * 9000 + "]" * 9000),
     "whitespace that explodes": StructuredOutputs(json="{}", whitespace_pattern=r"(\s{1,500}){1,500}"),

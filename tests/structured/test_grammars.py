@@ -69,6 +69,7 @@ def test_gbnf(text, good, bad):
         ('?start: sum\nsum: NUMBER ("+" NUMBER)*\nNUMBER: /[0-9]+/\n%ignore " "', "1 + 2", "1 +"),
         ('start: %json {"type": "integer"} ";"', "12;", "x;"),
         ('// it begins here\nstart: "ä"i "/"', "Ä/", "a/"),
+        ('start: name "::=" name\nname: /[a-z]/', "a::=b", "a=b"),
     ],
 )
 def test_lark_begins_at_start(text, good, bad):

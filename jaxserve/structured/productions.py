@@ -1,0 +1,175 @@
+"""Context-free grammars over characters: right-hand sides as trees, and the facts that follow from them.
+
+Nodes are compared by identity: every occurrence of a character in a grammar is a node of its own.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CharClass:
+    """One character out of sorted, disjoint ranges of code points; both ends of a range belong to it."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def first_bytes(self) -> int:
+        """The first bytes of its characters in UTF-8, as a set: bit b is byte b."""
+        found = 0
+        for low, high in self.ranges:
+            least, most = _first_byte(low), _first_byte(high)
+            found |= (1 << most + 1) - (1 << least)
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Concatenation:
+    """All of the items in order; the empty text if there are none."""
+
+    items: tuple["Production", ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alternation:
+    """One of the options."""
+
+    options: tuple["Production", ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repetition:
+    """From `min` to `max` times the item (max None: any number)."""
+
+    item: "Production"
+    min: int
+    max: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RuleRef:
+    """What the rule of this name derives."""
+
+    name: str
+
+
+Production = CharClass | Concatenation | Alternation | Repetition | RuleRef
+Rules = Mapping[str, Production]
+
+
+def children(node: Production) -> tuple[Production, ...]:
+    """The nodes right below this one."""
+    match node:
+        case Concatenation(items):
+            return items
+        case Alternation(options):
+            return options
+        case Repetition(item):
+            return (item,)
+    return ()
+
+
+def walk(node: Production) -> Iterator[Production]:
+    """The node and all below it, children before their parents."""
+    for child in children(node):
+        yield from walk(child)
+    yield node
+
+
+def solve(rules: Rules, least: Value, evaluate: Callable[[Production, dict[str, Value]], Value]) -> dict[str, Value]:
+    """The least solution of one equation a rule: value = evaluate(right-hand side, values of all rules)."""
+    values = dict.fromkeys(rules, least)
+    order, is_changed = _callees_first(rules), True
+    while is_changed:
+        is_changed = False
+        for name in order:
+            value = evaluate(rules[name], values)
+            is_changed |= value != values[name]
+            values[name] = value
+    return values
+
+
+def is_nullable(node: Production, nullable_rules: Mapping[str, bool]) -> bool:
+    """Whether the node derives the empty text."""
+    match node:
+        case Concatenation(items):
+            return all(is_nullable(item, nullable_rules) for item in items)
+        case Alternation(options):
+            return any(is_nullable(option, nullable_rules) for option in options)
+        case Repetition(item, least):
+            return least == 0 or is_nullable(item, nullable_rules)
+        case RuleRef(name):
+            return nullable_rules[name]
+    return False
+
+
+def without_dead_ends(rules: Rules, root: str) -> dict[str, Production]:
+    """The same grammar without what derives no finite text, and without rules that the root does not need.
+
+    It is empty if the root itself derives no finite text.
+    """
+    productive = solve(rules, False, lambda node, values: _pruned(node, values) is not None)
+    pruned = {name: _pruned(node, productive) for name, node in rules.items() if productive[name]}
+    kept: dict[str, Production] = {}
+    waiting = [root] if productive[root] else []
+    while waiting:
+        name = waiting.pop()
+        node = pruned[name]
+        if name not in kept and node is not None:
+            kept[name] = node
+            waiting += [below.name for below in walk(node) if isinstance(below, RuleRef)]
+    return kept
+
+
+def _pruned(node: Production, productive: Mapping[str, bool]) -> Production | None:
+    """The node without options that derive no finite text; None if it derives none itself."""
+    match node:
+        case CharClass(ranges):
+            return node if ranges else None
+        case RuleRef(name):
+            return node if productive[name] else None
+        case Repetition(item, least, most):
+            kept = _pruned(item, productive)
+            if kept is None:
+                return None if least else Concatenation(())
+            return node if kept is item else Repetition(kept, least, most)
+        case Concatenation(items):
+            parts = [_pruned(item, productive) for item in items]
+            possible = tuple(part for part in parts if part is not None)
+            return Concatenation(possible) if len(possible) == len(items) else None
+        case Alternation(options):
+            parts = [_pruned(option, productive) for option in options]
+            possible = tuple(part for part in parts if part is not None)
+            return Alternation(possible) if possible else None
+
+
+def _callees_first(rules: Rules) -> list[str]:
+    """The names, each behind the rules that it refers to where there is no recursion."""
+    order: list[str] = []
+    seen: set[str] = set()
+    for start in rules:
+        stack = [(start, iter((start,)))]
+        while stack:
+            name, below = stack[-1]
+            following = next((called for called in below if called not in seen), None)
+            if following is None:
+                stack.pop()
+                if stack:
+                    order.append(name)
+            else:
+                seen.add(following)
+                references = (node.name for node in walk(rules[following]) if isinstance(node, RuleRef))
+                stack.append((following, references))
+    return order
+
+
+def _first_byte(code: int) -> int:
+    """Of the character in UTF-8."""
+    if code < 0x80:
+        return code
+    if code < 0x800:
+        return 0xC0 | code >> 6
+    return 0xE0 | code >> 12 if code < 0x10000 else 0xF0 | code >> 18

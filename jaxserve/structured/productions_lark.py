@@ -1,0 +1,142 @@
+"""Productions → a grammar in llguidance's Lark dialect that derives the same texts, wherever its lexer cuts them."""
+
+import json
+from collections.abc import Sequence
+
+from jaxserve.structured.lexemes import LexemeSplit
+from jaxserve.structured.productions import (
+    Alternation,
+    CharClass,
+    Concatenation,
+    Production,
+    Repetition,
+    RuleRef,
+    Rules,
+    is_nullable,
+)
+
+EMPTY = '""'
+NOT_EMPTY = "/(?s:.)+/"
+
+
+def lark_text(rules: Rules, root: str) -> str:
+    """The grammar, whose rule `start` is the root."""
+    return _Writer(rules, root).write(root)
+
+
+class _Writer:
+    """Collects rules (lower case), lexemes (T…) and parts of lexemes (P… and, for whole rules, R…)."""
+
+    def __init__(self, rules: Rules, root: str) -> None:
+        self._rules = rules
+        self._split = LexemeSplit(rules, root)
+        self._number_of = {name: number for number, name in enumerate(rules)}
+        self._names: dict[tuple[str, str], str] = {}  # (kind, definition) → name
+        self._waiting: list[tuple[str, str]] = []  # (name in the grammar, rule)
+        self._asked: set[str] = set()
+
+    def write(self, root: str) -> str:
+        lines = [f"start: {self._expression(RuleRef(root)) if self._is_flat(root) else self._reference(root)}"]
+        while self._waiting:
+            name, rule = self._waiting.pop()
+            node = self._rules[rule]
+            lines.append(f"{name}: {self._pattern(node) if self._is_flat(rule) else self._expression(node)}")
+        return "\n".join([*lines, *(f"{name}: {definition}" for (_, definition), name in self._names.items())])
+
+    def _is_flat(self, rule: str) -> bool:
+        return self._split.is_lexeme(self._rules[rule])
+
+    def _reference(self, rule: str) -> str:
+        """The name of a rule, which is part of a lexeme or a rule there, too."""
+        name = f"{'R' if self._is_flat(rule) else 'rule_'}{self._number_of[rule]}"
+        if name not in self._asked:
+            self._asked.add(name)
+            self._waiting.append((name, rule))
+        return name
+
+    def _expression(self, node: Production) -> str:
+        """As the right-hand side of a rule."""
+        if self._split.is_lexeme(node):
+            return self._lexeme((node,))
+        match node:
+            case Concatenation():
+                parts = [
+                    self._lexeme(group) if all(map(self._split.is_lexeme, group)) else self._expression(group[0])
+                    for group in self._split.groups(node)
+                ]
+                return " ".join(part for part in parts if part != EMPTY) or EMPTY
+            case Alternation(options):
+                return self._named("r", " | ".join(map(self._expression, options)))
+            case Repetition(item, least, most):
+                return self._named("r", self._expression(item)) + _times(least, most)
+            case RuleRef(name):
+                return self._reference(name)
+        raise AssertionError("a character is a lexeme")
+
+    def _lexeme(self, nodes: Sequence[Production]) -> str:
+        """One lexeme for all of the nodes, or nothing where they may be empty: no lexeme is."""
+        pattern = self._pattern(Concatenation(tuple(nodes)))
+        if pattern == EMPTY:
+            return EMPTY
+        if not all(is_nullable(node, self._split.nullable_rules) for node in nodes):
+            return self._named("T", pattern)
+        return self._named("T", f"{self._named('P', pattern)} & {NOT_EMPTY}") + "?"
+
+    def _pattern(self, node: Production) -> str:
+        """As a part of a lexeme's definition."""
+        match node:
+            case CharClass():
+                return _class(node)
+            case Concatenation(items):
+                return " ".join(self._patterns(items)) or EMPTY
+            case Alternation(options):
+                return self._named("P", " | ".join(map(self._pattern, options)))
+            case Repetition(item, least, most):
+                return EMPTY if most == 0 else self._named("P", self._pattern(item)) + _times(least, most)
+            case RuleRef(name):
+                return self._reference(name)
+
+    def _patterns(self, items: Sequence[Production]) -> list[str]:
+        """Of each of the items, runs of fixed characters in one; none of an empty one."""
+        found: list[str] = []
+        run = ""
+        for item in [*items, None]:
+            if isinstance(item, CharClass) and (char := _single(item)) is not None:
+                run += char
+                continue
+            if run:
+                found.append(_quoted(run))
+                run = ""
+            pattern = EMPTY if item is None else self._pattern(item)
+            if pattern != EMPTY:
+                found.append(pattern)
+        return found
+
+    def _named(self, kind: str, definition: str) -> str:
+        """A name for it, since llguidance reads only so many parentheses inside each other."""
+        return self._names.setdefault((kind, definition), f"{kind}{len(self._names)}")
+
+
+def _single(node: CharClass) -> str | None:
+    """The character, if there is only one."""
+    [(low, high), *others] = node.ranges
+    return chr(low) if low == high and not others else None
+
+
+def _class(node: CharClass) -> str:
+    char = _single(node)
+    if char is not None:
+        return _quoted(char)
+    members = (f"\\x{{{low:x}}}" + (f"-\\x{{{high:x}}}" if high > low else "") for low, high in node.ranges)
+    return f"/[{''.join(members)}]/"
+
+
+def _quoted(text: str) -> str:
+    """As Lark's strings are JSON's, but for the control character that JSON allows."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _times(least: int, most: int | None) -> str:
+    return {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}.get(
+        (least, most), f"{{{least},{'' if most is None else most}}}"
+    )
