@@ -133,14 +133,19 @@ class AsyncLLM:
         """Raises RequestError for what cannot be served; returns params with the max_tokens that will hold."""
         return self._model.check(prompt_ids, params)
 
-    async def prepare(self, params: SamplingParams, format: AnswerFormat | None = None) -> Prepared:
-        """The grammar and the reader that an answer needs; format None: it is plain text.
+    async def prepare(
+        self, params: SamplingParams, format: AnswerFormat | None = None, prompt_ids: Sequence[int] = ()
+    ) -> Prepared:
+        """The grammar and the reader that an answer needs; format None: it is plain text that goes on from the prompt.
+
+        prompt_ids: of plain text with a thinking budget, whose prompt may have opened a section.
 
         Raises a RequestError for what cannot be enforced. Runs beside the loop; a grammar may take seconds.
         """
-        if params.structured_outputs is None and (format is None or not format.tools):
-            return self._model.preparer.prepare(params, format)  # nothing to compile
-        return await self._beside(partial(self._model.preparer.prepare, params, format), self._grammar_threads)
+        if params.structured_outputs is None and (format is None or not format.tools) and not prompt_ids:
+            return self._model.preparer.prepare(params, format)  # nothing to compile, nothing to decode
+        prepare = partial(self._model.preparer.prepare, params, format, prompt_ids)
+        return await self._beside(prepare, self._grammar_threads)
 
     async def generate(
         self,
@@ -159,7 +164,7 @@ class AsyncLLM:
         """
         self._model.admit(params.n)
         if prepared is None:
-            prepared = await self.prepare(params)
+            prepared = await self.prepare(params, prompt_ids=prompt_ids if params.thinks_within_budget else ())
         answer = self._model.open(*self._model.fit(prompt_ids, params), prepared, cache_salt)
         mailbox = self._register(answer)
         try:

@@ -63,8 +63,7 @@ class LLM:
         """Continues prompts (texts, or lists of token ids), all at once. One completion per prompt, in order."""
         many = [prompts] if isinstance(prompts, str) or _is_ids(prompts) else prompts
         params = params or self._model.defaults.params
-        prepared = self._model.preparer.prepare(params)
-        return self._collect([self._open(self._ids(prompt, params), params, prepared) for prompt in many])  # type: ignore[arg-type]
+        return self._collect([self._continue(prompt, params) for prompt in many])  # type: ignore[arg-type]
 
     def chat(
         self,
@@ -92,7 +91,7 @@ class LLM:
         """The same, piece by piece: a text is continued, messages are answered. Leaving the loop aborts."""
         if isinstance(prompt, str):
             params = params or self._model.defaults.params
-            answer = self._open(self._ids(prompt, params), params, self._model.preparer.prepare(params))
+            answer = self._continue(prompt, params)
         else:
             answer = self._answer(prompt, params, tool_choice, how)
         box = self._start([answer])
@@ -139,6 +138,11 @@ class LLM:
             num_past_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
         )
         return self._open(prompt.token_ids, params, self._model.preparer.prepare(params, format))
+
+    def _continue(self, prompt: Prompt, params: SamplingParams) -> Answer:
+        """Opens an answer of plain text. What several prompts share of its preparation is cached: their grammar."""
+        ids = self._ids(prompt, params)
+        return self._open(ids, params, self._model.preparer.prepare(params, prompt_ids=ids))
 
     def _open(self, prompt_ids: list[int], params: SamplingParams, prepared: Prepared) -> Answer:
         return self._model.open(*self._model.fit(prompt_ids, params), prepared)

@@ -84,11 +84,21 @@ class Preparer:
         self._compiler: Compiler | None = None
         self._is_closed = False
 
-    def prepare(self, params: SamplingParams, format: AnswerFormat | None = None) -> Prepared:
-        """format None: the answer is plain text, as completions are. Raises a RequestError that names the field."""
+    def prepare(
+        self, params: SamplingParams, format: AnswerFormat | None = None, prompt_ids: Sequence[int] = ()
+    ) -> Prepared:
+        """Make ready what an answer of these params needs.
+
+        format       None: the answer is plain text that goes on from the prompt, as completions are
+        prompt_ids   that prompt, where a thinking budget must know whether it has opened a section; else unused
+
+        Raises a RequestError that names the field.
+        """
         wanted, budget = params.structured_outputs, _budget(params)
         self._check(wanted, budget, format)
         if format is None:
+            if budget is not None:
+                return self._counted(prompt_ids)
             return PLAIN if wanted is None else Prepared(self._compile(wanted))
         self._dialect.check_names(format, self.tool_parser.name)
         if self._strict_level == "parameter":
@@ -108,14 +118,28 @@ class Preparer:
             end = end_tokens(reasoning, self._tokenizer)
         return Prepared(grammar, place, end, self._reader(params, format, is_constrained), self._dialect.controls)
 
+    def _counted(self, prompt_ids: Sequence[int]) -> Prepared:
+        """Of text that goes on from a prompt: its reasoning is what the prompt has opened, or what it begins with."""
+        assert self._dialect.reasoning is not None
+        inside = self._dialect.is_open(self._tokenizer.decode(prompt_ids))
+        place = self._dialect.thinking(self._tokenizer, inside=inside, is_constrained=False)
+        return Prepared(thinking=place, end_of_thinking=end_tokens(self._dialect.reasoning, self._tokenizer))
+
     def _check(self, wanted: StructuredOutputs | None, budget: int | None, format: AnswerFormat | None) -> None:
         """What cannot be had together, or not on this model."""
-        if budget is not None and (format is None or self.reasoning_parser.name is None):
+        if budget is not None and self._dialect.reasoning is None:
             raise InvalidParameter(
-                "thinking_token_budget needs a chat with a model whose reasoning can be read; leave it out.",
+                "thinking_token_budget needs a model whose reasoning stands between known markers, and a reasoning"
+                " parser that knows them; leave it out.",
                 "thinking_token_budget",
             )
         if format is None:
+            if budget is not None and wanted is not None:
+                raise InvalidParameter(
+                    "thinking_token_budget cannot be combined with a constraint on text that goes on from a prompt,"
+                    " which holds from the first token; leave one of them out.",
+                    "thinking_token_budget",
+                )
             return
         if format.tool_choice == "auto" and format.tools and self.tool_parser.name is None:
             raise InvalidParameter(
@@ -209,7 +233,7 @@ def _strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _budget(params: SamplingParams) -> int | None:
-    return None if params.thinking_token_budget == -1 else params.thinking_token_budget
+    return params.thinking_token_budget if params.thinks_within_budget else None
 
 
 def _param(wanted: StructuredOutputs | None) -> str:

@@ -118,6 +118,11 @@ class SamplingParams:
         """Whether chance plays no part."""
         return self.use_beam_search or self.temperature < GREEDY_BELOW
 
+    @property
+    def thinks_within_budget(self) -> bool:
+        """Whether the reasoning of an answer is limited."""
+        return self.thinking_token_budget not in (None, -1)
+
     def truncate(self, prompt_ids: Sequence[int], max_model_len: int) -> Sequence[int]:
         """The part of a prompt that is read. Raises InvalidParameter when more is asked for than the model can read."""
         kept = max_model_len - 1 if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens

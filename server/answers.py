@@ -24,17 +24,22 @@ def check_answer(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> N
     """Raises InvalidParameter for what this model's parsers cannot read or count."""
     if tool_choice(request) == "auto":
         _check_auto(llm, "tools" if request.tool_choice is None else "tool_choice")
-    if request.thinking_token_budget is not None and llm.reasoning_parser is None:
-        raise InvalidParameter(
-            "thinking_token_budget needs a reasoning parser; none is known for this model. --reasoning-parser names "
-            "one.",
-            "thinking_token_budget",
-        )
+    check_thinking_budget(request.thinking_token_budget, llm)
     effort = mapped_effort(request.reasoning_effort, config)
     if llm.reasoning_parser == HARMONY and effort is not None and effort not in HARMONY_EFFORTS:
         allowed = ", ".join(HARMONY_EFFORTS)
         raise InvalidParameter(
             f"reasoning_effort must be one of {allowed} for this model, got {shown(effort)}.", "reasoning_effort"
+        )
+
+
+def check_thinking_budget(budget: int | None, llm: AsyncLLM) -> None:
+    """Raises InvalidParameter where nobody can tell the model's reasoning from the rest."""
+    if budget is not None and llm.reasoning_parser is None:
+        raise InvalidParameter(
+            "thinking_token_budget needs a reasoning parser; none is known for this model. --reasoning-parser names "
+            "one.",
+            "thinking_token_budget",
         )
 
 

@@ -22,8 +22,8 @@ def best(entry: TokenLogprob, k: int) -> list[Logprob]:
 
 
 def chat_entries(entries: Iterable[TokenLogprob], k: int, as_ids: bool) -> list[dict[str, Any]]:
-    """One object per token; its list of alternatives has exactly k members, the token itself first, and behind them
-    those that were asked for by id and are not there yet."""
+    """One object per token; its list of alternatives has exactly k members, the token itself first. Where ids were
+    asked for, it has the token itself in any case, then the best k, then those ids that are not there yet."""
     return [
         {**_chat_token(entry, as_ids), "top_logprobs": [_chat_token(one, as_ids) for one in _alternatives(entry, k)]}
         for entry in entries
@@ -31,7 +31,11 @@ def chat_entries(entries: Iterable[TokenLogprob], k: int, as_ids: bool) -> list[
 
 
 def _alternatives(entry: TokenLogprob, k: int) -> list[Logprob]:
-    listed = best(entry, k)[:k]
+    listed = best(entry, k)
+    return _with_wanted(listed, entry) if entry.wanted else listed[:k]
+
+
+def _with_wanted(listed: list[Logprob], entry: TokenLogprob) -> list[Logprob]:
     known = {one.token_id for one in listed}
     return [*listed, *(one for one in entry.wanted if one.token_id not in known)]
 
@@ -71,7 +75,7 @@ class CompletionLogprobs:
     def _top(self, entry: TokenLogprob) -> dict[str, float]:
         """Two tokens with the same text share a key; the better one keeps it."""
         table: dict[str, float] = {}
-        for one in best(entry, self._k):
+        for one in _with_wanted(best(entry, self._k), entry):
             token = token_text(one, self._as_ids)
             table[token] = max(table.get(token, LOWEST), number(one.logprob))
         return table

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jaxserve import InvalidParameter, RepetitionDetection, SamplingParams
 from server.errors import shown
 from server.schemas.common import GenerationRequest
-from server.schemas.constraints import constraint
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -55,7 +54,6 @@ def sampling_params(request: GenerationRequest, llm: AsyncLLM, **known: Any) -> 
         **known,
         stop=request.stops,
         logit_bias=_bias(request.logit_bias or {}),
-        structured_outputs=constraint(request),
     )
     params.check_vocabulary(llm.vocab_size)
     params.check_priority(llm.config.scheduling_policy)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jaxserve import AnswerFormat, InvalidParameter, PromptTooLong, RequestError, SamplingParams
-from server.answers import answer_format, check_answer
+from server.answers import answer_format, check_answer, check_thinking_budget
 from server.config import ServerConfig
 from server.rendering import render
 from server.runs import Job
@@ -20,7 +20,8 @@ from server.sampling import alternatives, context_tokens, length, sampling_param
 from server.schemas.chat import ChatRequest
 from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
-from server.schemas.constraints import constraint_param
+from server.schemas.constraints import constraint, constraint_param
+from server.schemas.tools import content_constraint
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -49,6 +50,7 @@ async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) ->
         logprob_token_ids=tuple(request.logprob_token_ids or ()),
         prompt_logprobs=prompt_logprobs,
         thinking_token_budget=request.thinking_token_budget,
+        structured_outputs=content_constraint(request),
     )
     prompt = await render(request, llm, config, counting=params.truncate_prompt_tokens is not None)
     job = _checked(prompt.token_ids, params, llm, config, "messages")
@@ -85,6 +87,7 @@ async def completion_jobs(
     request: CompletionRequest, prompts: Sequence[Prompt], llm: AsyncLLM, config: ServerConfig
 ) -> list[Job]:
     """One job for each prompt; all of them are checked before any runs."""
+    check_thinking_budget(request.thinking_token_budget, llm)
     wanted = length(request, llm, least=0 if request.echo else 1)
     logprobs = alternatives("logprobs", request.logprobs, llm)
     prompt_logprobs = alternatives("prompt_logprobs", request.prompt_logprobs, llm)
@@ -97,7 +100,10 @@ async def completion_jobs(
         llm,
         max_tokens=COMPLETION_TOKENS if wanted is None else wanted,
         logprobs=logprobs,
+        logprob_token_ids=tuple(request.logprob_token_ids or ()),
         prompt_logprobs=prompt_logprobs,
+        thinking_token_budget=request.thinking_token_budget,
+        structured_outputs=constraint(request),
         echo_only=wanted == 0,
     )
     cuts = params.truncate_prompt_tokens is not None
@@ -109,6 +115,8 @@ async def completion_jobs(
     for one in ids:
         jobs.append(_checked(one, params, llm, config, "prompt", len(prompts)))
         await asyncio.sleep(0)  # with many ids in the parameters each of these takes a moment
+    if params.thinks_within_budget:  # each prompt may have opened its reasoning, or not
+        return [replace(job, prepared=await _prepared(request, llm, job.params, None, job.prompt_ids)) for job in jobs]
     prepared = await _prepared(request, llm, jobs[0].params)
     return [replace(job, prepared=prepared) for job in jobs]
 
@@ -135,12 +143,16 @@ def check_ids(ids: Sequence[int], llm: AsyncLLM, param: str) -> None:
 
 
 async def _prepared(
-    request: GenerationRequest, llm: AsyncLLM, params: SamplingParams, format: AnswerFormat | None = None
+    request: GenerationRequest,
+    llm: AsyncLLM,
+    params: SamplingParams,
+    format: AnswerFormat | None = None,
+    prompt_ids: Sequence[int] = (),
 ) -> Any:
     """What the library makes of a constraint, and of tools that must be called; it refuses grammars that it cannot
     hold an answer to."""
     try:
-        return await llm.prepare(params, format)
+        return await llm.prepare(params, format, prompt_ids)
     except RequestError as error:
         if error.param != CONSTRAINT:
             raise

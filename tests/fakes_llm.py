@@ -167,7 +167,9 @@ class FakeLLM:
             raise InvalidParameter(f"min_tokens must be at most {effective}", "min_tokens")
         return replace(params, max_tokens=effective)
 
-    async def prepare(self, params: SamplingParams, format: AnswerFormat | None = None) -> Prepared:
+    async def prepare(
+        self, params: SamplingParams, format: AnswerFormat | None = None, prompt_ids: Sequence[int] = ()
+    ) -> Prepared:
         if self.impossible is not None:
             raise self.impossible
         return Prepared(params, format)

@@ -98,8 +98,8 @@ def watch_of(request: Request) -> RepetitionWatch | None:
 
 def guide_of(request: Request, vocab_size: int) -> Guide | None:
     """What keeps its answer to a grammar or its reasoning to a budget, if there is such."""
-    budget = request.params.thinking_token_budget
-    budget = None if budget == -1 or request.thinking is None else budget
+    params = request.params
+    budget = params.thinking_token_budget if params.thinks_within_budget and request.thinking is not None else None
     if request.grammar is None and budget is None:
         return None
     return Guide(
@@ -108,7 +108,7 @@ def guide_of(request: Request, vocab_size: int) -> Guide | None:
         thinking=request.thinking,
         budget=budget,
         end_of_thinking=request.end_of_thinking,
-        goes_on=request.params.ignore_eos,
+        goes_on=params.ignore_eos,
     )
 
 

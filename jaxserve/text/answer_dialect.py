@@ -112,6 +112,13 @@ class AnswerDialect:
             return reasoning.inside
         return True if said == "open" else None  # a section is open even if the template was told not to open one
 
+    def is_open(self, text: str) -> bool:
+        """Whether a text ends within a reasoning section. Harmony's sections have headers, which are read anew."""
+        reasoning = self.reasoning
+        if reasoning is None or isinstance(reasoning, HarmonyDialect):
+            return False
+        return section_at_end(text, reasoning.open, reasoning.close, self._special_tokens) == "open"
+
     def reader(self, format: AnswerFormat, *, is_constrained: bool = False, skip_special_tokens: bool = True) -> Reader:
         """A new reader for one choice."""
         shown = {char: "" if skip_special_tokens else text for text, char in self._spelling.chars.items()}

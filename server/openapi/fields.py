@@ -105,6 +105,7 @@ def _stopping(llm: AsyncLLM, config: ServerConfig) -> Facts:
         "stop_token_ids": _is("Tokens that end the answer.", maxItems=MAX_STOP_TOKEN_IDS, items=_ids(llm)),
         "include_stop_str_in_output": _is("Keeps the stop string in the text.", False),
         "ignore_eos": _is("Goes on after the model's own end token.", False),
+        "thinking_token_budget": _is("Most tokens of thought, which is then made to end; -1: no limit.", minimum=-1),
         "repetition_detection": _is("Ends an answer that goes round in circles."),
     }
 
@@ -120,6 +121,11 @@ def _delivery(llm: AsyncLLM, config: ServerConfig) -> Facts:
         "echo": _is("Repeats the prompt (of a chat: the last message, if it has the answer's role) in front.", False),
         "prompt_logprobs": _is(
             "Scores every token of the prompt, with so many alternatives; -1: all.", **_alternatives(llm)
+        ),
+        "logprob_token_ids": _is(
+            "Tokens whose scores are told at every token of the answer, beside the token's own; needs logprobs.",
+            maxItems=MAX_LOGPROB_TOKEN_IDS,
+            items=_ids(llm),
         ),
         "return_token_ids": _is("Tells the ids of prompt and answer.", False),
         "return_tokens_as_token_ids": _is("Shows tokens in logprobs as token_id:N.", config.return_tokens_as_token_ids),
@@ -162,11 +168,6 @@ def _chat(llm: AsyncLLM) -> Facts:
         "max_completion_tokens": _is("Most tokens to generate; none: as many as fit.", minimum=1, maximum=most),
         "logprobs": _is("Scores every token of the answer.", False),
         "top_logprobs": _is("Alternatives at each token; needs logprobs. -1: all.", **_alternatives(llm)),
-        "logprob_token_ids": _is(
-            "Tokens whose scores are told at every token of the answer; needs logprobs.",
-            maxItems=MAX_LOGPROB_TOKEN_IDS,
-            items=_ids(llm),
-        ),
         "tools": _is("Functions that the model may call.", minItems=1),
         "tool_choice": _is("Whether a function may or must be called, or which; with tools auto, else none.", **choice),
         "parallel_tool_calls": _is("Whether several functions may be called at once.", True),
@@ -174,7 +175,6 @@ def _chat(llm: AsyncLLM) -> Facts:
         "include_reasoning": _is(
             "Tells the thoughts beside the answer; their tokens are told or kept back with them.", True
         ),
-        "thinking_token_budget": _is("Most tokens of thought, which is then made to end; -1: no limit.", minimum=-1),
         "add_generation_prompt": _is("Ends the prompt with the start of an answer.", True),
         "continue_final_message": _is("Goes on with the last message instead of a new one.", False),
         "documents": _is("Texts for the template to include."),

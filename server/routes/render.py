@@ -9,11 +9,10 @@ from quart import Blueprint, Response
 from server.body import read_json
 from server.desk import Desk
 from server.errors import json_response
-from server.replies import Frame
 from server.runs import Job
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import check_chat, check_completion
-from server.schemas.common import validate
+from server.schemas.common import GenerationRequest, validate
 from server.schemas.completions import CompletionRequest
 from server.translate import chat_job, completion_jobs, prompts_of
 
@@ -30,24 +29,31 @@ def blueprint(desk: Desk) -> Blueprint:
         desk.check_model(request.model)
         job = await chat_job(request, desk.llm, desk.config)
         text = {"prompt_text": job.prompt_text} if request.return_prompt_text else {}
-        return json_response(_shown(desk.frame("chatcmpl", request), job) | text)
+        frame = desk.frame("chatcmpl", request)
+        return json_response(_shown(frame.id, frame.model, job, request) | text)
 
     @routes.post("/v1/completions/render")
     async def complete() -> Response:
-        """An array with an object for each prompt."""
+        """An array with an object for each prompt, whose id has the prompt's number behind it."""
         request = validate(CompletionRequest, await read_json(quart.request, desk.config))
         desk.check_headers(request)
         check_completion(request, desk.config)
         prompts = prompts_of(request, desk.config)
         desk.check_model(request.model)
         frame = desk.frame("cmpl", request)
+        jobs = await completion_jobs(request, prompts, desk.llm, desk.config)
         return json_response(
-            [_shown(frame, job) for job in await completion_jobs(request, prompts, desk.llm, desk.config)]
+            [_shown(f"{frame.id}-{number}", frame.model, job, request) for number, job in enumerate(jobs)]
         )
 
     return routes
 
 
-def _shown(frame: Frame, job: Job) -> dict[str, Any]:
-    ids = list(job.prompt_ids)
-    return {"request_id": frame.id, "model": frame.model, "token_ids": ids, "sampling_params": asdict(job.params)}
+def _shown(request_id: str, model: str, job: Job, request: GenerationRequest) -> dict[str, Any]:
+    return {
+        "request_id": request_id,
+        "model": model,
+        "stream": bool(request.stream),
+        "token_ids": list(job.prompt_ids),
+        "sampling_params": asdict(job.params),
+    }

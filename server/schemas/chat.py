@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from server.schemas.common import GenerationRequest, Ints, Nested, NumberInt
+from server.schemas.common import GenerationRequest, Nested, NumberInt
 
 MAX_MESSAGES = 16384
 MAX_TOOLS = 1024
@@ -70,8 +70,6 @@ class ChatRequest(GenerationRequest):
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
-    thinking_token_budget: int | None = None
-    logprob_token_ids: Ints | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     documents: Annotated[list[dict[str, str]], Field(fail_fast=True)] | None = None

@@ -30,7 +30,7 @@ def check_chat(request: ChatRequest, config: ServerConfig) -> None:
     check_messages(request.messages)
     _check_logprobs(request)
     check_template_fields(request, config)
-    check_tools(request, constraint(request))
+    check_tools(request)
     check_effort(request.reasoning_effort)
     support.refuse_unsupported(request, support.CHAT)
 

@@ -33,6 +33,16 @@ def _number(value: Any) -> Any:
 NumberInt = Annotated[int, BeforeValidator(_number)]
 """An integer that must stand as a number in the JSON: neither "3" nor true."""
 
+
+def _no_text(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError("Input should be a JSON number")
+    return value
+
+
+TextlessInt = Annotated[int, BeforeValidator(_no_text)]
+"""An integer that "3" is not."""
+
 FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")  # hints; there is one engine
 
@@ -137,6 +147,8 @@ class GenerationRequest(BaseModel):
     repetition_detection: RepetitionDetection | None = None
     stream_interval: int | None = None
     session_id: str | None = None
+    logprob_token_ids: Ints | None = None
+    thinking_token_budget: int | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from server.schemas.common import GenerationRequest
+from server.schemas.common import GenerationRequest, TextlessInt
 
 
 class CompletionRequest(GenerationRequest):
     prompt: str | list[Any] | None = None
     prompt_embeds: Any = None
     suffix: str | None = None
-    logprobs: int | None = None
+    logprobs: TextlessInt | None = None
 
     @property
     def wanted_tokens(self) -> int | None:

@@ -231,6 +231,7 @@ class Rendered(TypedDict):
 
     request_id: str
     model: str
+    stream: bool
     token_ids: list[int]
     sampling_params: dict[str, Any]
     prompt_text: NotRequired[PromptText]

@@ -122,8 +122,15 @@ SHARED: dict[str, Support] = {
     "spaces_between_special_tokens": _no_effect("fast tokenizers put none there"),
     "kv_transfer_params": _refused(note="needs a transfer connector, which this server has not"),
     "vllm_xargs": _no_effect("without extensions"),
+    "thinking_token_budget": _honoured(
+        "needs a reasoning parser", "test_reasoning_fields.py::test_a_thinking_token_budget_needs_a_parser"
+    ),
+    "logprob_token_ids": _honoured(
+        "needs logprobs; at most 128, beside the token itself and the best",
+        "test_chat_reply.py::TestLogprobs::test_ids_that_are_asked_for_stand_behind_the_best",
+    ),
     "response_format": _honoured(
-        "text, json_object, json_schema, structural_tag",
+        "text, json_object, json_schema, structural_tag; nothing to hold where a call is forced",
         "test_constraints.py::TestResponseFormat::test_each_type_becomes_its_constraint",
     ),
     "structured_outputs": _honoured(
@@ -160,13 +167,6 @@ CHAT: dict[str, Support] = SHARED | {
     "mm_processor_kwargs": _no_effect(
         "on models of text; needs --trust-request-mm-kwargs",
         "test_request_templates.py::TestTrust::test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text",
-    ),
-    "thinking_token_budget": _honoured(
-        "needs a reasoning parser", "test_reasoning_fields.py::test_a_thinking_token_budget_needs_a_parser"
-    ),
-    "logprob_token_ids": _honoured(
-        "behind top_logprobs; at most 128",
-        "test_chat_reply.py::TestLogprobs::test_ids_that_are_asked_for_stand_behind_the_best",
     ),
     "return_prompt_text": _honoured(
         "adds prompt_text", "test_rendering.py::TestPromptText::test_it_is_there_on_demand_alone"

@@ -5,11 +5,12 @@ from typing import Any
 from jaxserve import InvalidParameter, NamedTool, StructuredOutputs, ToolChoice
 from server.errors import shown
 from server.schemas.chat import ChatRequest, Tool
+from server.schemas.constraints import constraint
 
 CHOICES = ("none", "auto", "required")
 
 
-def check_tools(request: ChatRequest, constraint: StructuredOutputs | None) -> None:
+def check_tools(request: ChatRequest) -> None:
     """Raises InvalidParameter naming the field."""
     if request.tools == []:
         raise InvalidParameter("tools must not be empty; leave it out when there are none.", "tools")
@@ -28,12 +29,23 @@ def check_tools(request: ChatRequest, constraint: StructuredOutputs | None) -> N
         raise InvalidParameter(f"tool_choice names {name}, which is not among the tools.", "tool_choice")
     if choice == "required":
         _check_definitions(request.tools or [])
-    if constraint is not None and (choice == "required" or isinstance(choice, dict)):
+    wanted = constraint(request)
+    if wanted is not None and request.structured_outputs is not None and is_forced(request):
         raise InvalidParameter(
-            "An answer that must be a tool call cannot follow another constraint as well; use either tool_choice or "
-            "structured_outputs and response_format, not both.",
+            "An answer that must be a tool call cannot follow structured_outputs as well; use only one of them.",
             "tool_choice",
         )
+
+
+def is_forced(request: ChatRequest) -> bool:
+    """Whether the answer must be a tool call."""
+    return request.tool_choice == "required" or isinstance(request.tool_choice, dict)
+
+
+def content_constraint(request: ChatRequest) -> StructuredOutputs | None:
+    """Return what the content is held to, of a request that was checked. A forced call has no content: a
+    response_format beside it has nothing to hold."""
+    return None if is_forced(request) else constraint(request)
 
 
 def tool_choice(request: ChatRequest) -> ToolChoice:

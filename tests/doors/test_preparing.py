@@ -138,11 +138,25 @@ class TestReasoning:
         thought = "Here is my thought process: well. Here is my response:"
         assert lets_through(prepared, tokenizer, "a") and lets_through(prepared, tokenizer, thought + "a")
 
-    def test_a_budget_needs_reasoning(self, preparer):
-        for parser, format in (("none", AnswerFormat()), ("qwen3", None)):
-            made, _ = preparer(reasoning_parser=parser)
+    @pytest.mark.parametrize("parser", ["none", "identity"])
+    def test_a_budget_needs_reasoning(self, preparer, parser):
+        made, _ = preparer(reasoning_parser=parser)
+        for format in (AnswerFormat(), None):
             with pytest.raises(InvalidParameter, match="thinking_token_budget"):
                 made.prepare(replace(FREE, thinking_token_budget=3), format)
+
+    @pytest.mark.parametrize(
+        ("prompt", "is_inside"), [("Well", False), ("<think>Hm", True), ("<think>Hm</think>", False), ("", False)]
+    )
+    def test_the_budget_of_plain_text_counts_what_its_prompt_has_opened(self, preparer, prompt, is_inside):
+        made, tokenizer = preparer(reasoning_parser="qwen3")
+        ids = tokenizer.encode(f"<|im_start|>{prompt}")
+        prepared = made.prepare(replace(FREE, thinking_token_budget=3), None, ids)
+        assert prepared.thinking is not None and prepared.thinking.is_inside is is_inside
+        assert tokenizer.decode(prepared.end_of_thinking) == "</think>" and prepared.reader is None
+        both = replace(FREE, thinking_token_budget=3, structured_outputs=Wanted(regex="a"))
+        with pytest.raises(InvalidParameter, match="constraint"):
+            made.prepare(both, None, ids)
 
 
 def test_a_parser_that_is_not_known_is_refused_with_those_that_are(preparer):

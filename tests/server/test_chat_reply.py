@@ -128,8 +128,10 @@ class TestLogprobs:
         wanted = {"logprob_token_ids": [ord(one) for one in "zHG"]}
         for k in (0, 1, 2, 3):
             entry = (await self.content(api, top_logprobs=k, **wanted))[0]
-            assert [one["token"] for one in entry["top_logprobs"]] == list(["zHG", "HzG", "HGz", "HGIz"][k])
+            assert [one["token"] for one in entry["top_logprobs"]] == list(["HzG", "HGz", "HGz", "HGIz"][k])
         assert {"token": "z", "logprob": -5.0, "bytes": [122]} in entry["top_logprobs"]
+        entry = (await self.content(api, logprob_token_ids=[ord("z")]))[0]  # without top_logprobs, too
+        assert [one["token"] for one in entry["top_logprobs"]] == ["H", "z"]
 
     async def test_tokens_as_ids_keep_their_bytes(self, make_api):
         entry = (await self.content(make_api(), top_logprobs=1, return_tokens_as_token_ids=True))[0]

@@ -12,7 +12,10 @@ from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from tests.server.api import CHAT
 
-INTS = ["max_tokens", "n", "seed", "top_k", "min_tokens", "truncate_prompt_tokens", "priority", "stream_interval"]
+INTS = [
+    *("max_tokens", "n", "seed", "top_k", "min_tokens", "truncate_prompt_tokens", "priority", "stream_interval"),
+    "thinking_token_budget",
+]
 FLOATS = [
     "frequency_penalty",
     "presence_penalty",
@@ -44,10 +47,9 @@ OBJECTS = [
     "vllm_xargs",
     "repetition_detection",
 ]
-LISTS = ["stop_token_ids", "allowed_token_ids", "bad_words"]
+LISTS = ["stop_token_ids", "allowed_token_ids", "bad_words", "logprob_token_ids"]
 CHAT_ONLY = {
     "max_completion_tokens": INTS,
-    "thinking_token_budget": INTS,
     "logprobs": BOOLS,
     "parallel_tool_calls": BOOLS,
     "include_reasoning": BOOLS,
@@ -58,7 +60,6 @@ CHAT_ONLY = {
     "chat_template": STRINGS,
     "chat_template_kwargs": OBJECTS,
     "mm_processor_kwargs": OBJECTS,
-    "logprob_token_ids": LISTS,
     "documents": LISTS,
     "tools": LISTS,
 }
@@ -155,6 +156,13 @@ async def test_counts_of_logprobs_must_be_json_numbers(api, path, fields, name):
     for bad in ("2", "0", "", True, False, 2.5, [], {}):
         answer = await api.post(path, BODIES[path] | fields | {name: bad})
         assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "Bad Request", f"body.{name}")
+
+
+async def test_the_logprobs_of_completions_are_no_text(api):
+    for good in (2, 2.0, 0, True, None):
+        assert await refused_as(api, "/v1/completions", "logprobs", good) is None
+    for bad in ("2", "0", "", 2.5, [], {}):
+        assert await refused_as(api, "/v1/completions", "logprobs", bad) == "body.logprobs"
 
 
 @pytest.mark.parametrize("path", BODIES)

@@ -124,6 +124,10 @@ async def test_a_missing_prompt_is_400(api):
         ({"use_beam_search": True, "prompt_logprobs": 0}, "prompt_logprobs"),
         ({"n": 0}, "n"),
         ({"stop": ""}, "stop"),
+        ({"thinking_token_budget": 5}, "thinking_token_budget"),
+        ({"logprobs": 1, "logprob_token_ids": [1000]}, "logprob_token_ids"),
+        ({"logprobs": 1, "logprob_token_ids": [5] * 129}, "logprob_token_ids"),
+        ({"logprobs": 1, "logprob_token_ids": [5], "use_beam_search": True}, "logprob_token_ids"),
     ],
     ids=str,
 )
@@ -156,6 +160,13 @@ class TestLogprobs:
     async def test_booleans_count_as_numbers(self, api):
         assert (await self.arrays(api, logprobs=True))["top_logprobs"][0] == {"H": -1.0, "G": -0.5}
         assert (await self.arrays(api, logprobs=False))["top_logprobs"][0] == {"H": -1.0}
+
+    async def test_ids_that_are_asked_for_stand_beside_the_token_and_the_best(self, api):
+        wanted = {"logprob_token_ids": [ord(one) for one in "zH"]}
+        for k, keys in ((0, "Hz"), (1, "HGz"), (2, "HGz")):
+            assert list((await self.arrays(api, logprobs=k, **wanted))["top_logprobs"][0]) == list(keys)
+        alone = await api.complete(**wanted)
+        assert (alone.status, alone.error["param"]) == (400, "logprob_token_ids")
 
     async def test_tokens_as_ids(self, api):
         arrays = await self.arrays(api, logprobs=0, return_tokens_as_token_ids=True)

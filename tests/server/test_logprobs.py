@@ -42,13 +42,16 @@ def test_chat_has_exactly_k_the_standing_token_first_then_the_best(logprobs, tok
 
 
 @given(values, st.integers(0, 6), st.integers(0, 5), st.lists(st.integers(0, 6), unique=True))
-def test_what_is_asked_for_by_id_follows_the_best_and_none_stands_twice(logprobs, token_id, k, wanted):
+def test_what_is_asked_for_by_id_follows_the_token_and_the_best_and_none_stands_twice(logprobs, token_id, k, wanted):
     plain = entry(logprobs, token_id, k)
     more = replace(plain, wanted=tuple(Logprob(id, TEXTS[id], (), logprobs[id]) for id in wanted))
     (best,), (one,) = chat_entries([plain], k, as_ids=True), chat_entries([more], k, as_ids=True)
     listed = [alt["token"] for alt in one["top_logprobs"]]
     assert one["top_logprobs"][:k] == best["top_logprobs"]
-    assert len(set(listed)) == len(listed) and set(listed[k:]) <= {f"token_id:{id}" for id in wanted}
+    best_k = {f"token_id:{one.token_id}" for one in plain.top}
+    asked = {f"token_id:{id}" for id in (token_id, *wanted)} if wanted else set()
+    assert len(set(listed)) == len(listed) and asked <= set(listed) and (not wanted or best_k <= set(listed))
+    assert set(listed[k:]) <= asked | best_k
     assert {f"token_id:{id}": shown(logprobs[id]) for id in wanted}.items() <= {
         alt["token"]: alt["logprob"] for alt in one["top_logprobs"]
     }.items()

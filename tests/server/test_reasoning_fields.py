@@ -57,6 +57,18 @@ async def test_a_thinking_token_budget_needs_a_parser(make_api, budget):
     assert "--reasoning-parser" in error["message"]
 
 
+@pytest.mark.parametrize("budget", [0, 7, -1])
+async def test_completions_have_a_budget_too_under_the_same_checks(make_api, budget):
+    api = make_api(llm=thinker())
+    assert (await api.complete(thinking_token_budget=budget)).status == 200
+    assert api.llm.calls[-1].params.thinking_token_budget == budget
+    for wrong in ({"thinking_token_budget": -2}, {"thinking_token_budget": 3.14}):
+        error = (await api.complete(**wrong)).error
+        assert error["param"].removeprefix("body.") == "thinking_token_budget"
+    error = (await make_api().complete(thinking_token_budget=budget)).error
+    assert error["param"] == "thinking_token_budget" and "--reasoning-parser" in error["message"]
+
+
 @pytest.mark.parametrize("effort", EFFORTS)
 async def test_a_reasoning_effort_of_gpt_oss_is_low_medium_or_high(make_api, effort):
     assert (await make_api(llm=thinker()).chat(reasoning_effort=effort)).status == 200

@@ -173,16 +173,27 @@ class TestConstraints:
         {"structured_outputs": {"choice": ["a"]}},
         {"structured_outputs": {"grammar": "a"}},
         {"structured_outputs": {"json_object": True}},
-        {"response_format": {"type": "json_object"}},
-        {"response_format": JSON},
     )
+    FORMATS = ({"response_format": {"type": "json_object"}}, {"response_format": JSON})
 
     @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)
     async def test_what_must_be_a_call_cannot_be_something_else(self, api, constraint):
         for choice in ("required", NAMED):
             assert (await refused(api, tools=[F, G], tool_choice=choice, **constraint))["param"] == "tool_choice"
 
-    @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)
+    @pytest.mark.parametrize("format", FORMATS, ids=str)
+    async def test_a_response_format_has_nothing_to_hold_beside_a_forced_call(self, api, format):
+        for choice in ("required", NAMED):
+            assert (await read(api, tools=[F, G], tool_choice=choice, **format)).must_call
+            assert api.llm.calls[-1].params.structured_outputs is None
+
+    async def test_but_it_has_to_be_one_and_alone(self, api):
+        both = {"response_format": JSON, "structured_outputs": {"json": {}, "disable_any_whitespace": True}}
+        assert (await refused(api, tools=[F], tool_choice="required", **both))["param"] == "tool_choice"
+        wrong = {"response_format": {"type": "json_schema"}}
+        assert (await refused(api, tools=[F], tool_choice="required", **wrong))["param"] == "response_format"
+
+    @pytest.mark.parametrize("constraint", (*CONSTRAINTS, *FORMATS), ids=str)
     async def test_what_may_be_one_can(self, api, constraint):
         for choice in ("auto", "none", None):
             assert (await read(api, tools=[F], tool_choice=choice, **constraint)).tools == (F,)

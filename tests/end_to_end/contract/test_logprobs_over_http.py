@@ -30,7 +30,8 @@ def test_top_logprobs_are_k_the_token_first_the_others_in_order(ask, fields, k):
 
 
 def test_ids_that_are_asked_for_stand_behind_the_best(ask):
-    """logprob_token_ids: at every token, none twice, with the numbers that the whole table would hold."""
+    """logprob_token_ids: at every token, none twice, with the numbers that the whole table would hold; greedy tokens
+    are the best."""
     plain, asked = (entries(ask, top_logprobs=3, **more) for more in ({}, {"logprob_token_ids": [COMMA, 1000]}))
     for before, entry in zip(plain, asked, strict=True):
         best, others = entry["top_logprobs"][:3], entry["top_logprobs"][3:]

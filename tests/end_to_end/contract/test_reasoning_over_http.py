@@ -104,6 +104,26 @@ class TestWhereItIsRead:
         assert prompt(reasoning="Hm") == prompt(reasoning_content="Hm") != prompt()
 
 
+class TestCompletions:
+    def test_a_budget_ends_the_reasoning_that_the_prompt_has_opened(self, mind):
+        for budget in (0, 4):
+            prompts = [f"<|im_start|>assistant\n<think>\n{words}" for words in ("Hm", "Well, the user")]
+            fields = {
+                "prompt": prompts,
+                "max_tokens": budget + 12,
+                "return_token_ids": True,
+                "skip_special_tokens": False,
+            }
+            fields |= {"min_tokens": budget}
+            for said in mind.complete(**fields, thinking_token_budget=budget)["choices"]:
+                before, end, _ = said["text"].partition("</think>")
+                assert end and mind.decode(said["token_ids"][:budget]) == before
+
+    def test_without_reasoning_there_is_nothing_to_count(self, mind):
+        fields = {"prompt": "<|im_start|>assistant\nThe sky", "max_tokens": 8}
+        assert mind.complete(**fields, thinking_token_budget=0)["choices"] == mind.complete(**fields)["choices"]
+
+
 class TestWhereItIsNot:
     def test_tags_are_content(self, ask):
         said = choice(ask, structured_outputs={"choice": ["<think>a</think>b"]})
