@@ -56,6 +56,8 @@ class HttpServer:
             listener.setblocking(False)
             listener.listen(self._config.backlog)
             tasks.append(asyncio.create_task(self._accept(listener)))
+            name = listener.getsockname()
+            log.info("Running on %s", name if isinstance(name, str) else " port ".join(map(str, name[:2])))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
