@@ -1,11 +1,13 @@
 """What the relatives of Llama share in Hugging Face's words: sizes, positions, windows, and the tensors' names.
 
 Defaults are those of transformers' config classes, because a config.json may leave out what equals its default.
-Both spellings are read: `rope_theta` with `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5).
+Both spellings are read, also beside each other where they agree: `rope_theta` with `rope_scaling` (transformers 4) and
+`rope_parameters` (transformers 5).
 """
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,7 @@ CHECKPOINT_NAMES = {
     "attention_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
 }
+DEFAULT_THETA = 10_000.0
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
 
@@ -76,23 +79,37 @@ def read(
 
 
 def rope(keys: Keys, max_positions: int) -> Rope:
-    """The rotary frequencies, from either spelling. Unknown scalings, and unknown keys of known ones, are refused."""
-    theta = keys.number("rope_theta", 10_000.0)
-    old, new = keys.take("rope_scaling", None), keys.take("rope_parameters", None)
-    for name, value in (("rope_scaling", old), ("rope_parameters", new)):
+    """Return the rotary frequencies, from either spelling, or from both where they mean the same.
+
+    Raises UnknownArchitecture for unknown scalings, unknown keys of known ones, and spellings that disagree.
+    """
+    theta = keys.number("rope_theta") if keys.take("rope_theta", None) is not None else None
+    found: dict[str, Rope] = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        value = keys.take(name, None)
         if value is not None and not isinstance(value, Mapping):
             raise keys.refusal(name, value, "an object or null")
-    if old and new and old != new:
-        raise keys.refusal("rope_scaling", old, f"what rope_parameters says, {new!r}")
-    name = "rope_parameters" if new else "rope_scaling"
-    inner = Keys(new or old or {}, where=f"config.json, {name}")
-    theta = inner.number("rope_theta", theta)
+        if value:
+            found[name] = _spelled_rope(keys, name, value, theta, max_positions)
+            theta = theta or found[name].theta  # rope_scaling brings none of its own
+    if len(set(found.values())) > 1:
+        wanted = f"what rope_parameters says, {keys.take('rope_parameters')!r}"
+        raise keys.refusal("rope_scaling", keys.take("rope_scaling"), wanted)
+    return next(iter(found.values()), Rope(theta or DEFAULT_THETA))
+
+
+def _spelled_rope(keys: Keys, name: str, value: Mapping[str, Any], theta: float | None, max_positions: int) -> Rope:
+    """What one of the two objects means; theta is what stands beside it."""
+    inner = Keys(value, where=f"config.json, {name}")
+    own = inner.number("rope_theta", theta or DEFAULT_THETA)
+    if theta is not None and own != theta:
+        raise inner.refusal("rope_theta", own, f"the {theta!r} that rope_theta says outside of it")
     inner.must_be("partial_rotary_factor", 1.0, None)
     kind = inner.take("rope_type", None) or inner.take("type", "default")
-    inner.take("type", None)
+    inner.must_be("type", kind, None)
     scaling = _scaling(inner, kind, max_positions)
     inner.finish(inert=frozenset(), neutral={})
-    return Rope(theta, scaling)
+    return Rope(own, scaling)
 
 
 def _scaling(keys: Keys, kind: str, max_positions: int) -> Linear | Llama3 | Yarn | None:

@@ -5,6 +5,7 @@ holes, and that type times shape is the bytes claimed. Layout: https://github.co
 """
 
 import json
+import logging
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +21,9 @@ from jaxserve.layers.quant import Kind
 from jaxserve.weights.mapped import MappedFile
 from jaxserve.weights.protocol import TensorInfo, read_json
 
+log = logging.getLogger(__name__)
+
+WHOLE = "model.safetensors"
 MAX_HEADER_BYTES = 100 * MIB
 MAX_AXES = 16
 MAX_VALUES = 1 << 48  # also where another axis is 0: numpy must be able to express the shape
@@ -61,12 +65,13 @@ class SafetensorsCheckpoint:
         self.config = read_json(path / "config.json")
         self.generation_config = read_json(path / "generation_config.json", missing_ok=True)
         self._stored: dict[str, Stored] = {}
-        for file in _files(path):
+        index = _index(path)
+        for file in _files(path, index):
             for name, stored in read_file(file).items():
                 if name in self._stored:
                     raise BadCheckpoint(f"{path}: tensor {name!r} is in two files, one of them {file.name}.")
                 self._stored[name] = stored
-        _check_index(path, self._stored)
+        _check_index(path, index, self._stored)
         self.tensors = {name: stored.info for name, stored in self._stored.items()}
 
     def read(self, name: str) -> np.ndarray:
@@ -149,31 +154,54 @@ def _check_coverage(file: MappedFile, data_start: int, stored: dict[str, Stored]
         raise BadCheckpoint(f"{file.path} has {file.num_bytes - expected} bytes that belong to no tensor.")
 
 
-def _index(path: Path) -> dict[str, str] | None:
-    """Tensor name → file name, as the index has it; None without an index. Files are plain names in this directory."""
+def _index_file(path: Path) -> Path | None:
     indexes = sorted(path.glob("*.safetensors.index.json"))
-    if not indexes:
-        return None
     index = path / "model.safetensors.index.json"
-    weight_map = read_json(index if index in indexes else indexes[0]).get("weight_map")
+    return index if index in indexes else next(iter(indexes), None)
+
+
+def _index(path: Path) -> dict[str, str]:
+    """Tensor name → file name, as the index has it; empty where there is none, or one that is stale.
+
+    Stale is an index beside a whole file that names others which are not there: it stays behind where shards were
+    merged. Raises BadCheckpoint unless files are plain names in this directory.
+    """
+    file = _index_file(path)
+    if file is None:
+        return {}
+    weight_map = read_json(file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise BadCheckpoint(f"{indexes[0]} has no weight_map.")
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
-            raise BadCheckpoint(f"{indexes[0]}: tensor {name[:200]!r} is not in a .safetensors file of the directory.")
+        raise BadCheckpoint(f"{file} has no weight_map.")
+    for name, shard in weight_map.items():
+        if (
+            not isinstance(shard, str)
+            or Path(shard).name != shard
+            or "\\" in shard
+            or not shard.endswith(".safetensors")
+        ):
+            raise BadCheckpoint(f"{file}: tensor {name[:200]!r} is not in a .safetensors file of the directory.")
+    missing = sorted(shard for shard in set(weight_map.values()) if not (path / shard).exists())
+    if missing and (path / WHOLE).exists():
+        log.warning("%s names %s, which is not there: it is passed over, and %s is loaded", file, missing[0], WHOLE)
+        return {}
     return weight_map
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, index: dict[str, str]) -> list[Path]:
     """The files that make the model: those of the index, or model.safetensors, or all there are."""
-    index = _index(path)
-    if index is not None:
+    if index:
         return [path / file for file in sorted(set(index.values()))]
-    whole = path / "model.safetensors"
+    whole = path / WHOLE
     return [whole] if whole.exists() else sorted(path.glob("*.safetensors"))
 
 
-def _check_index(path: Path, stored: dict[str, Stored]) -> None:
-    for name, file in (_index(path) or {}).items():
-        if name not in stored or stored[name].file.path.name != file:
-            raise BadCheckpoint(f"{path}: tensor {name[:200]!r} is not in {file}, where the index says it is.")
+def _check_index(path: Path, index: dict[str, str], stored: dict[str, Stored]) -> None:
+    wrong = [name for name, file in index.items() if name not in stored or stored[name].file.path.name != file]
+    if not wrong:
+        return
+    if set(index.values()) == {WHOLE}:  # then it says nothing that the file does not say better
+        log.warning(
+            "%s names the tensor %.200r, which is not in %s: it is passed over", _index_file(path), wrong[0], WHOLE
+        )
+        return
+    raise BadCheckpoint(f"{path}: tensor {wrong[0][:200]!r} is not in {index[wrong[0]]}, where the index says it is.")

@@ -106,6 +106,50 @@ def test_positions_are_read_with_their_scalings():
     assert yarn == Rope(1e4, Yarn(4.0, 512, 32.0, 1.0, pytest.approx(1.1386294), True))
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALINGS = [
+    {"rope_type": "default"},
+    {"rope_type": "linear", "factor": 2.0},
+    LLAMA3,
+    {"rope_type": "yarn", "factor": 4.0},
+]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_both_spellings_of_positions_may_stand_together_if_they_agree(scaling):
+    new = {"rope_theta": 5e5, **scaling}
+    old = {("type" if key == "rope_type" else key): value for key, value in scaling.items()}
+    expected = llama(rope_parameters=new).rope
+    for both in (
+        {"rope_parameters": new, "rope_theta": 5e5},
+        {"rope_parameters": new, "rope_scaling": scaling},
+        {"rope_parameters": new, "rope_scaling": old, "rope_theta": 5e5},
+        {"rope_parameters": scaling, "rope_scaling": {}, "rope_theta": 5e5},
+        {"rope_scaling": {**scaling, **old}, "rope_theta": 5e5},
+    ):
+        assert llama(**both).rope == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "rope_parameters: 'rope_theta' is 500000"),
+        (
+            {"rope_parameters": {"rope_theta": 5e5, **LLAMA3}, "rope_scaling": LLAMA3 | {"factor": 32.0}},
+            "'rope_scaling'",
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 5e5}, "rope_scaling": LLAMA3},
+            "'rope_scaling' is .* what rope_parameters says",
+        ),
+        ({"rope_scaling": {"rope_type": "linear", "type": "yarn", "factor": 2.0}}, "rope_scaling: 'type' is 'yarn'"),
+    ],
+)
+def test_spellings_of_positions_that_disagree_are_refused_by_name(changes, message):
+    with pytest.raises(UnknownArchitecture, match=message):
+        llama(**changes)
+
+
 def test_the_architecture_may_be_named_by_model_type_alone():
     config = {key: value for key, value in tiny_config("qwen3").items() if key != "architectures"}
     assert read(config) == read(tiny_config("qwen3"))

@@ -82,6 +82,24 @@ def test_a_file_that_the_index_names_must_be_there(tmp_path):
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["model-00001-of-00002.safetensors", "model.safetensors"])
+def test_a_stale_index_beside_a_whole_file_is_passed_over_with_a_warning(tmp_path, file, caplog):
+    written = tiny.weights()
+    tiny.write_directory(tmp_path, written)
+    stale = {name: file for name in [*written, "model.ghost.weight"]}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": stale}))
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.tensors.keys() == written.keys()
+    assert "model.safetensors.index.json" in caplog.text and "passed over" in caplog.text
+
+
+def test_an_index_whose_files_are_there_wins_over_a_whole_file(tmp_path, caplog):
+    written = sharded(tmp_path, {})
+    save_file({"other": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
+    assert open_checkpoint(tmp_path).tensors.keys() == written.keys()
+    assert not caplog.text
+
+
 def write_raw(path, entries, data: bytes = bytes(16), length: int | None = None):
     head = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
     path.write_bytes(struct.pack("<Q", len(head) if length is None else length) + head + data)
