@@ -25,6 +25,7 @@ from jaxserve.text.bad_words import bad_sequences
 from jaxserve.text.cursor import StopCursor
 from jaxserve.text.prompts import Prompts
 from jaxserve.text.tokenizer import Tokenizer
+from jaxserve.text.turn_ends import find_turn_end
 
 STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
 
@@ -40,6 +41,9 @@ class ServedModel:
         self.further_eos_ids = self.defaults.eos_ids - {self.eos_id}
         self.prompts = Prompts(built.config, tokenizer)
         primary = () if self.eos_id is None else (self.eos_id,)
+        turn_end = find_turn_end(tokenizer, self.prompts.templates, {*primary, *self.further_eos_ids})
+        if turn_end is not None:
+            self.further_eos_ids |= {turn_end.token_id}
         self.preparer = Preparer(
             built.config,
             tokenizer,
@@ -53,6 +57,8 @@ class ServedModel:
             "tool calls": str(self.preparer.tool_parser),
             "reasoning": str(self.preparer.reasoning_parser),
         }
+        if turn_end is not None:
+            self.description["answers end at"] = str(turn_end)
         self._ids = itertools.count(1)
         seed = built.config.seed
         self._dice = random.SystemRandom() if seed is None else random.Random(seed)

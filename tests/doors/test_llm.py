@@ -232,3 +232,13 @@ def test_a_random_load_compiles_nothing_and_leaves_nothing(llm):
             assert len(llm.generate(prompts, params)) == len(prompts)
     assert compiles.compiled == before
     assert idle(llm)
+
+
+def test_a_template_s_own_end_of_turn_ends_an_answer_though_the_files_name_another(tiny_path):
+    template = "{% for message in messages %}{{ message.content }}<|endoftext|>{% endfor %}"
+    with LLM(tiny_path, chat_template=template, **SETTINGS) as llm:
+        [end] = llm.tokenize("<|endoftext|>")
+        answer = llm.chat(MESSAGES, SamplingParams(allowed_token_ids=(end,), max_tokens=5)).choices[0]
+        assert (answer.token_ids, answer.finish_reason) == ((end,), FinishReason.STOP)
+        assert answer.text == ""
+        assert "<|endoftext|> (the chat template ends answers with it" in llm.description["answers end at"]
