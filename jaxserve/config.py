@@ -14,22 +14,39 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 # Its file carries no generation config; these are the values its authors use in their model card.
 DEFAULT_MODEL_GENERATION = {"temperature": 0.2, "top_p": 0.9}
 
+# The keys of structured_outputs_config. The first two are hints to vLLM's choice among backends.
+STRUCTURED_OPTIONS = {
+    **{"backend": str, "disable_fallback": bool, "enable_in_reasoning": bool, "reasoning_parser": str},
+    **{"disable_any_whitespace": bool, "disable_additional_properties": bool},
+}
+
 Quantization = Literal["none", "int8", "int4"]
 
 
-def knob(default: Any, help: str) -> Any:
-    """A field with its command-line help."""
-    return field(default=default, metadata={"help": help})
+def knob(default: Any, help: str, *, group: str | None = None, is_secret: bool = False) -> Any:
+    """A field with its command-line help.
+
+    group       the heading under which --help shows this field and those behind it
+    is_secret   the value is in no repr, so that no log can show it
+    """
+    metadata = {"help": help} if group is None else {"help": help, "group": group}
+    return field(default=default, metadata=metadata, repr=not is_secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     model: str = knob(
-        DEFAULT_MODEL, "a directory in Hugging Face layout, a .gguf file, a hub id, or nothing for SmolLM2"
+        DEFAULT_MODEL,
+        "a directory in Hugging Face layout, a .gguf file, a hub id, or nothing for SmolLM2",
+        group="model",
     )
     tokenizer: str | None = knob(None, "directory with tokenizer files, when not the model's own")
     revision: str | None = knob(None, "branch, tag or commit of a hub model")
     download_dir: str | None = knob(None, "where fetched models are kept; default: the user's cache directory")
+    hf_token: str | None = knob(
+        None, "token for the hub; default: HF_TOKEN, or what its own login has stored", is_secret=True
+    )
+    hf_overrides: dict[str, Any] | None = knob(None, "keys as JSON, over those of the model's config.json")
     dtype: Literal["auto", "float32", "bfloat16"] = knob(
         "auto", "type of weights and activations; auto: float32 on CPU, bfloat16 on GPU and TPU"
     )
@@ -39,7 +56,7 @@ class EngineConfig:
         " activations become int8 inside every product",
     )
     max_model_len: int | None = knob(
-        None, "longest prompt plus answer in tokens; -1: what fits; default: the model's own"
+        None, "longest prompt plus answer in tokens; -1: what fits; default: the model's own", group="cache and batches"
     )
     max_num_seqs: int | None = knob(None, "most requests in one decode batch; default: by device")
     max_num_batched_tokens: int | None = knob(None, "tokens one step may compute; default: by device")
@@ -48,15 +65,21 @@ class EngineConfig:
     kv_cache_memory_bytes: int | None = knob(None, "size of the key-value cache, instead of the share above")
     num_gpu_blocks_override: int | None = knob(None, "number of key-value pages, instead of a size")
     enable_prefix_caching: bool = knob(True, "find full pages of known prefixes again")
-    attention_backend: str = knob("auto", "how attention is computed: auto, reference, cpu, native or gpu")
+    attention_backend: str = knob(
+        "auto", "how attention is computed: auto, reference, cpu, native or gpu", group="computing"
+    )
     seed: int | None = knob(
         None, "makes the seeds of requests without one repeatable, in order of arrival; default: fresh"
     )
-    max_logprobs: int = knob(20, "most alternatives a request may ask for at one position; -1: any number")
+    max_logprobs: int = knob(
+        20, "most alternatives a request may ask for at one position; -1: any number", group="sampling"
+    )
     logprobs_mode: Literal["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"] = knob(
         "raw_logprobs", "which numbers log-probabilities are: raw or after all of the sampling, normalised or not"
     )
-    chat_template: str | None = knob(None, "a Jinja file or text, instead of the checkpoint's template")
+    chat_template: str | None = knob(
+        None, "a Jinja file or text, instead of the checkpoint's template", group="text, tools and reasoning"
+    )
     chat_template_content_format: Literal["auto", "string", "openai"] = knob(
         "auto", "how message content reaches the template"
     )
@@ -70,20 +93,29 @@ class EngineConfig:
         "what is enforced of calls that the model chooses to make: auto: the schemas of strict tools; function: also"
         " the names; parameter: all schemas, as if every tool were strict",
     )
+    structured_outputs_config: dict[str, Any] | None = knob(
+        None,
+        "defaults of structured answers as JSON: disable_any_whitespace, disable_additional_properties; also"
+        " reasoning_parser, where the flag is auto; backend is a hint, llguidance enforces all",
+    )
     template_timeout_s: float = knob(30.0, "seconds in which the chat template must have written a prompt")
     request_template_timeout_s: float = knob(5.0, "the same for a template that came with a request")
     generation_config: str = knob(
-        "auto", "sampling defaults: auto (the model's file), vllm (none), or a directory holding the file"
+        "auto",
+        "sampling defaults: auto (the model's file), vllm (none), or a directory holding the file",
+        group="generation defaults",
     )
     override_generation_config: dict[str, Any] | None = knob(None, "sampling defaults as JSON, over those of the file")
     max_num_queued_reqs: int | None = knob(
-        None, "most unfinished requests before 503; default: 8 x max-num-seqs, at least 1024"
+        None, "most unfinished requests before 503; default: 8 x max-num-seqs, at least 1024", group="queue"
     )
     max_num_queued_tokens: int | None = knob(
         None, "most prompt tokens waiting before 503; default: 8 x the cache's tokens"
     )
     compilation_cache_dir: str | None = knob(
-        None, "where compiled programs are kept; default: the user's cache directory; 'none' switches it off"
+        None,
+        "where compiled programs are kept; default: the user's cache directory; 'none' switches it off",
+        group="programs",
     )
     batch_invariant: bool = knob(
         False, "the same bits for a request alone, in a crowd, cached, preempted; every step is one large batch"
@@ -95,6 +127,7 @@ class EngineConfig:
     overlap: bool = knob(True, "plan the next step while the device still runs this one")
 
     def __post_init__(self) -> None:
+        self._check_structured_outputs()
         if self.block_size < 1 or self.block_size & (self.block_size - 1):
             raise BadConfig(f"block_size must be a power of two, got {self.block_size}; 16 is usual.")
         if not 0 < self.gpu_memory_utilization <= 1:
@@ -110,6 +143,27 @@ class EngineConfig:
                 raise BadConfig(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.max_model_len is not None and self.max_model_len < 1 and self.max_model_len != -1:
             raise BadConfig(f"max_model_len must be at least 1, or -1 for what fits, got {self.max_model_len}.")
+
+    @property
+    def asked_reasoning_parser(self) -> str:
+        """`reasoning_parser`, or what structured_outputs_config says where that is auto."""
+        inner = (self.structured_outputs_config or {}).get("reasoning_parser")
+        return inner if inner and self.reasoning_parser == "auto" else self.reasoning_parser
+
+    def _check_structured_outputs(self) -> None:
+        options = self.structured_outputs_config or {}
+        for name, value in options.items():
+            kind = STRUCTURED_OPTIONS.get(name)
+            if kind is None:
+                known = ", ".join(STRUCTURED_OPTIONS)
+                raise BadConfig(f"structured_outputs_config has {name!r}, which is not known; known are {known}.")
+            if not isinstance(value, kind):
+                raise BadConfig(f"structured_outputs_config: {name} must be a {kind.__name__}, got {value!r}.")
+        if options.get("enable_in_reasoning"):
+            raise BadConfig(
+                "structured_outputs_config: enable_in_reasoning is not served, a constraint holds for what follows the"
+                " reasoning; leave it out."
+            )
 
 
 def cache_dir(name: str) -> Path:

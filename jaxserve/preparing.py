@@ -27,6 +27,7 @@ from jaxserve.text.thinking import end_tokens
 from jaxserve.text.tokenizer import Tokenizer
 
 CONSTRAINT = "structured_outputs"
+JSON_SWITCHES = ("disable_any_whitespace", "disable_additional_properties")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,9 +71,11 @@ class Preparer:
         facts = facts_of(tokenizer, prompts.templates, model_config)
         found = detect_tool_parser(facts), detect_reasoning_parser(facts)
         self.tool_parser = chosen(config.tool_call_parser, found[0], TOOL_PARSERS, "tool_call_parser")
-        self.reasoning_parser = chosen(config.reasoning_parser, found[1], REASONING_PARSERS, "reasoning_parser")
+        self.reasoning_parser = chosen(config.asked_reasoning_parser, found[1], REASONING_PARSERS, "reasoning_parser")
         self._tokenizer = tokenizer
         self._strict_level = config.tool_strict_level
+        options = config.structured_outputs_config or {}
+        self._json_switches = {name: True for name in JSON_SWITCHES if options.get(name)}
         self._vocab_size, self._eos_ids = vocab_size, eos_ids
         self._dialect = AnswerDialect.named(
             self.tool_parser.name,
@@ -94,7 +97,7 @@ class Preparer:
 
         Raises a RequestError that names the field.
         """
-        wanted, budget = params.structured_outputs, _budget(params)
+        wanted, budget = self._with_switches(params.structured_outputs), _budget(params)
         self._check(wanted, budget, format)
         if format is None:
             if budget is not None:
@@ -124,6 +127,10 @@ class Preparer:
         inside = self._dialect.is_open(self._tokenizer.decode(prompt_ids))
         place = self._dialect.thinking(self._tokenizer, inside=inside, is_constrained=False)
         return Prepared(thinking=place, end_of_thinking=end_tokens(self._dialect.reasoning, self._tokenizer))
+
+    def _with_switches(self, wanted: StructuredOutputs | None) -> StructuredOutputs | None:
+        """With those that the server's structured_outputs_config sets for every answer."""
+        return replace(wanted, **self._json_switches) if wanted is not None and self._json_switches else wanted
 
     def _check(self, wanted: StructuredOutputs | None, budget: int | None, format: AnswerFormat | None) -> None:
         """What cannot be had together, or not on this model."""

@@ -68,9 +68,7 @@ def _start(command: str, words: Sequence[str], run: Callable[["EngineConfig", "S
     from server.config import ServerConfig
     from server.flags import pick, read_arguments
 
-    said = read_arguments(_serve_parser(command), words)
-    if "api_key" not in said and (keys := _keys_from_environment()):
-        said["api_key"] = keys
+    said = read_arguments(_serve_parser(command), words, os.environ)
     try:
         return run(EngineConfig(**pick(EngineConfig, said)), ServerConfig(**pick(ServerConfig, said)))
     except StartupError as error:
@@ -115,7 +113,7 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     known_to = reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
     screen.print("", ready_table(llm.description, where, known_to, phases.seconds), "", sep="\n")
     screen.print(curl_line(where, bool(server_config.api_key)), "", sep="\n", soft_wrap=True)
-    logs.setup()
+    logs.setup(server_config.log_level)
     return asyncio.run(lifecycle.serve(app, server_config, listeners))
 
 
@@ -167,10 +165,9 @@ def _serve_parser(command: str = "serve") -> "Parser":
         "--config",
         default=argparse.SUPPRESS,
         metavar="FILE",
-        help="a YAML file with the same names as keys; what is said on the command line wins",
+        help="a YAML file with the same names as keys; JAXSERVE_… variables win over it, flags over both",
     )
-    add_flags(parser, EngineConfig, "engine", skip=("model",))
-    add_flags(parser, ServerConfig, "HTTP server")
+    add_flags(parser, EngineConfig, ServerConfig, skip=("model",))
     return parser
 
 

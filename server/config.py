@@ -15,16 +15,25 @@ RESERVED_KWARGS = frozenset(
 )
 
 
-def knob(default: Any, help: str) -> Any:
-    """A field with its command-line help."""
-    return field(default=default, metadata={"help": help})
+def knob(default: Any, help: str, *, group: str | None = None, is_secret: bool = False) -> Any:
+    """A field with its command-line help.
+
+    group       the heading under which --help shows this field and those behind it
+    is_secret   the value is in no repr, so that no log can show it
+    """
+    metadata = {"help": help} if group is None else {"help": help, "group": group}
+    return field(default=default, metadata=metadata, repr=not is_secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Server"""
 
-    host: str = knob("127.0.0.1", "address to listen on; 0.0.0.0 or :: (IPv6, too) is every network interface")
+    host: str = knob(
+        "127.0.0.1",
+        "address to listen on; 0.0.0.0 or :: (IPv6, too) is every network interface",
+        group="address and TLS",
+    )
     port: int = knob(8000, "port to listen on; 0 takes a free one")
     uds: str | None = knob(None, "path of a Unix socket, instead of host and port")
     ssl_keyfile: str | None = knob(None, "private key in PEM form; with --ssl-certfile the server speaks TLS")
@@ -33,13 +42,20 @@ class ServerConfig:
     ssl_cert_reqs: int = knob(0, "client certificates: 0 none, 1 optional, 2 required")
     ssl_ciphers: str | None = knob(None, "OpenSSL cipher list")
     root_path: str = knob("", "path prefix under which a proxy shows this server")
-    api_key: tuple[str, ...] = knob((), "key that a client must present; several are allowed; none: open to all")
+    api_key: tuple[str, ...] = knob(
+        (),
+        "key that a client must present; several are allowed; none: open to all",
+        is_secret=True,
+        group="keys and pages of others",
+    )
     open_paths: tuple[str, ...] = knob((), "paths that need no key although keys are set, like /metrics")
     allowed_origins: tuple[str, ...] = knob(("*",), "origins whose pages may call this server")
     allowed_methods: tuple[str, ...] = knob(("*",), "methods that pages may use")
     allowed_headers: tuple[str, ...] = knob(("*",), "headers that pages may send")
     allow_credentials: bool = knob(False, "let pages send cookies and keys of their own")
-    served_model_name: tuple[str, ...] = knob((), "name of the model for clients; several are aliases of the first")
+    served_model_name: tuple[str, ...] = knob(
+        (), "name of the model for clients; several are aliases of the first", group="answers"
+    )
     response_role: str = knob("assistant", "role of the answers")
     disable_fastapi_docs: bool = knob(False, "serve no /docs, /redoc and /openapi.json")
     trust_request_chat_template: bool = knob(False, "let requests bring a chat template; a helper process renders it")
@@ -62,7 +78,7 @@ class ServerConfig:
     stream_interval: int = knob(1, "tokens gathered before a stream sends them on")
     fingerprint_mode: Literal["full", "hash", "custom", "none"] = knob("full", "what system_fingerprint shows")
     fingerprint_value: str | None = knob(None, "the system_fingerprint of mode custom")
-    max_body_bytes: int = knob(64 * MIB, "largest request body")
+    max_body_bytes: int = knob(64 * MIB, "largest request body", group="limits of requests")
     max_inflight_body_bytes: int = knob(256 * MIB, "bytes of all request bodies that are being received")
     body_timeout_s: float = knob(60.0, "seconds in which a request body must be complete")
     max_header_bytes: int = knob(32 * 1024, "largest request head")
@@ -74,9 +90,10 @@ class ServerConfig:
     max_stop_strings: int = knob(4, "most stop strings of one request")
     max_completion_prompts: int = knob(1024, "most prompts of one completions request")
     max_reply_bytes: int = knob(256 * MIB, "largest reply that a request may ask for, by estimate")
-    drain_timeout_s: float = knob(30.0, "seconds that running requests get to finish after SIGTERM")
+    drain_timeout_s: float = knob(30.0, "seconds that running requests get to finish after SIGTERM", group="end")
     keep_alive_on_engine_death: bool = knob(False, "stay up, unhealthy, when the engine dies, instead of exit code 70")
-    enable_log_requests: bool = knob(False, "log each request's parameters (never its prompt)")
+    enable_log_requests: bool = knob(False, "log each request's parameters (never its prompt)", group="logging")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = knob("info", "least severe lines in the log")
     disable_access_log: bool = knob(False, "log no line per request")
     disable_access_log_for_endpoints: tuple[str, ...] = knob((), "paths whose requests are not logged, like /health")
 

@@ -1,50 +1,34 @@
-"""Command-line flags made from the configuration dataclasses, and a YAML file that says the same.
+"""Command-line flags made from the configuration dataclasses; the environment and a YAML file that say the same.
 
 A field `max_num_seqs` with `metadata["help"]` becomes `--max-num-seqs N`; underscores do as well as dashes. Booleans
 are `--x` and `--no-x`, tuples take several values or a JSON list, dictionaries take JSON or `--flag.key value`, and
-integers understand 8k, 2M and 1G in powers of 1024. Flags of vLLM that mean the same under another name, that mean
-nothing here, or of which one value is served, are understood too; any other flag is refused with its nearest relative.
+integers understand 8k, 2M and 1G in powers of 1024. What becomes of vLLM's flags stands in vllm_flags.py.
 """
 
 import argparse
 import dataclasses
-import difflib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-ALIASES = {  # vLLM's name → ours
-    "shutdown-timeout": "drain-timeout-s",
-    "h11-max-incomplete-event-size": "max-header-bytes",
-    "h11-max-header-count": "max-headers",
-}
-IGNORED = {  # flags of vLLM without a meaning here → how many values follow
-    "enforce-eager": 0,
-    "compilation-config": 1,
-    "swap-space": 1,
-    "cudagraph-capture-sizes": None,
-    "max-cudagraph-capture-size": 1,
-    "cudagraph-metrics": 0,
-    "trust-remote-code": 0,
-}
-SERVED_VALUE = {  # flags of vLLM of which this version serves exactly one value
-    "tensor-parallel-size": "1",
-    "pipeline-parallel-size": "1",
-    "data-parallel-size": "1",
-    "scheduling-policy": "fcfs",
-    "tokenizer-mode": "auto",
-    "load-format": "auto",
-    "kv-cache-dtype": "auto",
-}
-ALWAYS_ON = ("enable-chunked-prefill",)
+from server.command_words import CommandWords, FlagWords, Translator
+from server.environment import settings, unknown
+
 UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+USUAL = (  # shown first by --help
+    *("host", "port", "api_key", "served_model_name", "max_model_len", "max_num_seqs"),
+    *("dtype", "quantization", "tool_call_parser", "reasoning_parser"),
+)
 
 
 class Parser(argparse.ArgumentParser):
-    """Speaks in one sentence when it does not understand, and exits with code 2."""
+    """Speaks in one sentence when it does not understand, and exits with code 2.
+
+    source   where the words stand that are being read, when not on the command line
+    """
 
     def __init__(self, prog: str, arguments: str, description: str | None = None) -> None:
         super().__init__(
@@ -54,27 +38,43 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
         )
+        self.source = ""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the flags.\n")
+        where = f"{self.source}: " if self.source else ""
+        self.exit(2, f"{self.prog}: {where}{message}; {self.prog} --help lists the flags.\n")
 
 
-def add_flags(parser: Parser, config: type, title: str, *, skip: Sequence[str] = ()) -> None:
-    """Adds one flag per field of the dataclass `config`, in a group of its own under `title`."""
-    group = parser.add_argument_group(title)
-    hints = get_type_hints(config)
-    for field in dataclasses.fields(config):
-        if field.name not in skip:
-            flag = "--" + field.name.replace("_", "-")
-            options = {"help": _help(field), "dest": field.name, "default": argparse.SUPPRESS}
-            group.add_argument(flag, **options, **_how_to_read(field.name, hints[field.name]))
+def add_flags(parser: Parser, *configs: type, skip: Sequence[str] = ()) -> None:
+    """Adds one flag per field of the dataclasses `configs`: the usual ones first, the rest by their groups."""
+    rows = [(field, hints[field.name], group) for config in configs for field, hints, group in _fields(config)]
+    rows = [row for row in rows if row[0].name not in skip]
+    by_name = {field.name: (field, hint) for field, hint, _ in rows}
+    _add_group(parser, "usual", [by_name[name] for name in USUAL])
+    for title in dict.fromkeys(group for *_, group in rows):
+        _add_group(parser, title, [(f, hint) for f, hint, group in rows if group == title and f.name not in USUAL])
 
 
-def read_arguments(parser: Parser, argv: Sequence[str]) -> dict[str, Any]:
-    """What was said, by field name: first the file named by --config, over it the command line."""
-    said = _parse(parser, argv)
-    path = said.pop("config", None)
-    return said if path is None else {**_parse(parser, list(_file_as_argv(parser, path))), **said}
+def read_arguments(parser: Parser, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What was said, by field name: the file named by --config, over it the environment, over it the command line.
+
+    What has no effect, and variables of ours that name no setting, are said on standard error.
+    """
+    translator = Translator.for_parser(parser)
+    fields = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
+    words = translator.take_apart(argv)
+    if any(flag.name == "help" for flag in words.flags):
+        parser.parse_args(["--help"])
+    environ = {} if environ is None else environ
+    path = next((flag.values[0] for flag in reversed(words.flags) if flag.name == "config" and flag.values), None)
+    path = path or environ.get("JAXSERVE_CONFIG")
+    below = _file_says(parser, translator, path) if path else {}
+    below |= _environment_says(parser, translator, environ, fields)
+    said = _said(parser, translator, words if "model" in below else translator.find_model(words))
+    said.pop("config", None)
+    for note in [*translator.notes, *unknown(environ, [*fields, "config"])]:
+        print(f"{parser.prog.split()[0]}: {note}", file=sys.stderr)
+    return {**below, **said}
 
 
 def pick(config: type, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,86 +83,123 @@ def pick(config: type, said: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in said.items() if name in names}
 
 
-def _parse(parser: Parser, argv: Sequence[str]) -> dict[str, Any]:
+def _said(parser: Parser, translator: Translator, words: CommandWords) -> dict[str, Any]:
     """Values by field name; the dotted ones are laid over the JSON of the same flag."""
-    dotted: dict[str, dict[str, Any]] = {}
-    said = vars(parser.parse_args(list(_known_flags(parser, argv, dotted))))
+    argv, dotted = [], {}
+    for flag in words.flags:
+        ours = translator.in_ours(flag)
+        if ours is None:
+            continue
+        if ours.path:
+            _lay_over(dotted.setdefault(ours.name.replace("-", "_"), {}), _nested(parser, ours))
+        else:
+            argv += [f"--{ours.name}={value}" for value in ours.values] or [f"--{ours.name}"]
+    if translator.refusals:
+        parser.error(f"\n{parser.prog}: ".join(translator.refusals))
+    said = vars(parser.parse_args(argv))
+    models = [*words.models, *([said["model"]] if "model" in said else [])]
+    if len(models) > 1 and len(set(models)) > 1:
+        parser.error(f"one model is served, and {len(models)} are named: {models[0]!r} and {models[1]!r}")
+    said |= {"model": models[0]} if models else {}
     for name, values in dotted.items():
-        said[name] = {**(said.get(name) or {}), **values}
+        said[name] = _lay_over(dict(said.get(name) or {}), values)
     return said
 
 
-def _known_flags(parser: Parser, argv: Sequence[str], dotted: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """The arguments in our own spelling, without those that are ignored. Dotted ones go to `dotted` instead."""
-    known = {option for action in parser._actions for option in action.option_strings}
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or word == "--":
-            yield word
-            continue
-        flag, equals, value = word.partition("=")
-        flag, _, key = flag.replace("_", "-").partition(".")
-        flag = "--" + ALIASES.get(flag[2:], flag[2:])
-        if equals:
-            words.insert(0, value)
-        if key and flag in known:
-            dotted.setdefault(flag[2:].replace("-", "_"), {})[key.replace("-", "_")] = _json_or_text(
-                words.pop(0) if words else parser.error(f"{flag}.{key} needs a value")
-            )
-        elif flag in known:
-            yield f"{flag}={words.pop(0)}" if equals else flag
-        else:
-            _pass_over(parser, flag, words, known)
+def _nested(parser: Parser, flag: FlagWords) -> dict[str, Any]:
+    """The value of a dotted flag as the dictionary that it stands for."""
+    shown = f"--{'.'.join((flag.name, *flag.path))}"
+    reads_json = any(f"--{flag.name}" in a.option_strings and a.type is _json_object for a in parser._actions)
+    if not reads_json:
+        parser.error(f"{shown}: --{flag.name} has no keys; only flags that take JSON have")
+    if not flag.values:
+        parser.error(f"{shown} needs a value")
+    value: Any = _json_or_text(flag.values[0])
+    *keys, last = flag.path
+    if last.endswith("+"):
+        last, value = last[:-1], value if isinstance(value, list) else flag.values[0].split(",")
+    for key in reversed([*keys, last]):
+        value = {key: value}
+    return value
 
 
-def _pass_over(parser: Parser, flag: str, words: list[str], known: set[str]) -> None:
-    """Takes a flag that is none of ours, with its values, from `words`; ends the program if it cannot be left out."""
-    name = flag[2:].removeprefix("no-")
-    if name in IGNORED:
-        count = IGNORED[name]
-        while words and (count or (count is None and words[0].isdigit())):
-            words.pop(0)
-            count = count and count - 1
-        print(f"jaxserve: {flag} has no meaning here and is ignored", file=sys.stderr)
-    elif name in SERVED_VALUE:
-        value = words.pop(0) if words else ""
-        if value != SERVED_VALUE[name]:
-            parser.error(f"{flag} {value}: this version serves {flag} {SERVED_VALUE[name]} only")
-    elif name in ALWAYS_ON:
-        if flag.startswith("--no-"):
-            parser.error(f"{flag}: {name} is always on")
-    else:
-        near = difflib.get_close_matches(flag, known, n=1)
-        parser.error(f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else ""))
+def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the keys of `above`, level by level."""
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
+            value = _lay_over(dict(below[key]), value)
+        elif isinstance(value, list) and isinstance(below.get(key), list):
+            value = [*below[key], *value]
+        below[key] = value
+    return below
+
+
+def _environment_says(
+    parser: Parser, translator: Translator, environ: Mapping[str, str], fields: Sequence[str]
+) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for variable, field, value in settings(environ, fields):
+        parser.source = variable
+        flag = FlagWords(field.replace("_", "-"), (), (value,))
+        said |= _said(parser, translator, CommandWords((flag,)))
+    parser.source = ""
+    return said
+
+
+def _file_says(parser: Parser, translator: Translator, path: str) -> dict[str, Any]:
+    """The YAML mapping at `path`, read as flags, so that both go through the same checks."""
+    parser.source = f"--config {path}"
+    said = _said(parser, translator, translator.take_apart(list(_file_as_argv(parser, path))))
+    parser.source = ""
+    return said
 
 
 def _file_as_argv(parser: Parser, path: str) -> Iterator[str]:
-    """The YAML mapping at `path` as flags, so that both go through the same checks."""
     import yaml
 
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        parser.error(f"--config {path}: {' '.join(str(error).split())}")
+        parser.error(" ".join(str(error).split()))
     if not isinstance(values, dict):
-        parser.error(f"--config {path}: expected keys and values, like 'port: 8000'")
+        parser.error("expected keys and values, like 'port: 8000'")
     for key, value in values.items():
         flag = "--" + str(key)
         if isinstance(value, bool):
-            yield flag if value else f"--no-{key}"
+            yield f"{flag}={str(value).lower()}"
         elif isinstance(value, list | dict):
             yield f"{flag}={json.dumps(value)}"
         elif value is not None:
             yield f"{flag}={value}"
 
 
+def _fields(config: type) -> Iterator[tuple[dataclasses.Field[Any], Mapping[str, Any], str]]:
+    """Every field with the type hints of all and the group that it is in: the last that began."""
+    hints, group = get_type_hints(config), config.__name__
+    for field in dataclasses.fields(config):
+        group = field.metadata.get("group", group)
+        yield field, hints, group
+
+
+def _add_group(parser: Parser, title: str, rows: Iterable[tuple[dataclasses.Field[Any], Any]]) -> None:
+    group = parser.add_argument_group(title)
+    for field, hint in rows:
+        flag = "--" + field.name.replace("_", "-")
+        options = {"help": _help(field), "dest": field.name, "default": argparse.SUPPRESS}
+        group.add_argument(flag, **options, **_how_to_read(field.name, hint))
+
+
 def _help(field: dataclasses.Field[Any]) -> str:
-    text = field.metadata.get("help", "").replace("%", "%%")
-    default = field.default
-    if default is None or default is dataclasses.MISSING or default == () or isinstance(default, bool):
-        return text + (f" (default: {'yes' if default else 'no'})" if isinstance(default, bool) else "")
-    return f"{text} (default: {str(default).replace('%', '%%')})" if str(default) not in text else text
+    """What the field is, and its default: where the words do not say it, the value."""
+    text, default = field.metadata.get("help", ""), field.default
+    if "default: " not in text:
+        shown = default
+        if isinstance(default, bool):
+            shown = "yes" if default else "no"
+        elif isinstance(default, tuple):
+            shown = ", ".join(default)
+        text += f" (default: {'none' if shown in (None, '') else shown})"
+    return text.replace("%", "%%")
 
 
 def _how_to_read(name: str, hint: Any) -> dict[str, Any]:
@@ -180,9 +217,11 @@ def _how_to_read(name: str, hint: Any) -> dict[str, Any]:
         return {"type": _json_object, "metavar": "JSON"}
     readers: dict[Any, tuple[Callable[[str], Any], str]] = {
         int: (_integer, "N"),
-        float: (float, "X"),
+        float: (_number, "X"),
         Path: (Path, "PATH"),
     }
+    if name == "hf_token":
+        return {"nargs": "?", "const": None, "metavar": "TEXT"}
     if name == "max_model_len":
         return {"type": lambda text: -1 if text == "auto" else _integer(text), "metavar": "N"}
     reader, metavar = readers.get(origin, (str, "TEXT"))
@@ -209,8 +248,15 @@ def _integer(text: str) -> int:
     unit = UNITS.get(text[-1:].lower(), 1)
     try:
         return round(float(text[:-1]) * unit) if unit > 1 else int(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number (8192, 8k and 2M are)") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number (0.5 is)") from None
 
 
 def _json_object(text: str) -> dict[str, Any]:

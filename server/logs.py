@@ -7,10 +7,10 @@ log = logging.getLogger("server.access")
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def setup(level: int = logging.INFO) -> None:
+def setup(level: str = "info") -> None:
     """Lines to standard error, for a process that is the server and nothing else."""
     if not logging.getLogger().handlers:
-        logging.basicConfig(stream=sys.stderr, level=level, format=FORMAT)
+        logging.basicConfig(stream=sys.stderr, level=level.upper(), format=FORMAT)
 
 
 def clean(text: str) -> str:

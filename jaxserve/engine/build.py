@@ -1,7 +1,7 @@
 """config → engine: the only file that knows every room below the doors."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -74,12 +74,19 @@ def build(
 
     on_path hears where the model lies as soon as that is known.
     """
-    path = resolve(config.model, revision=config.revision, download_dir=_path(config.download_dir), progress=progress)
+    path = resolve(
+        config.model,
+        revision=config.revision,
+        download_dir=_path(config.download_dir),
+        token=config.hf_token,
+        progress=progress,
+    )
     if on_path:
         on_path(path)
     checkpoint = open_checkpoint(path)
-    architecture = find(checkpoint.config)
-    spec = architecture.spec(checkpoint.config)
+    model_config = laid_over(checkpoint.config, config.hf_overrides or {})
+    architecture = find(model_config)
+    spec = architecture.spec(model_config)
     device = jax.devices()[0]
     dtype = _dtype(config, device.platform)
     leaves = architecture.leaves(spec)
@@ -123,7 +130,7 @@ def build(
         config=config,
         spec=spec,
         path=path,
-        model_config=checkpoint.config,
+        model_config=model_config,
         generation_config=(DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {})
         | checkpoint.generation_config,
         buckets=buckets,
@@ -132,6 +139,18 @@ def build(
         | ({"limits": str(limits)} if limits else {})
         | {"programs": _programs(num_programs, hits, directory)},
     )
+
+
+def laid_over(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with the operator's keys over it, level by level; null takes a key away."""
+    merged = dict(model_config)
+    for key, value in overrides.items():
+        below = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _return_freed_memory() -> None:

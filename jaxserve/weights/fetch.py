@@ -25,12 +25,14 @@ def resolve(
     *,
     revision: str | None = None,
     download_dir: str | Path | None = None,
+    token: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """A directory in Hugging Face layout or a .gguf file, fetched if need be.
 
     model: the default model's name, a directory, a .gguf file, or a hub id (org/name, or org/name/file.gguf).
-    revision: of a hub model. download_dir: where fetched models are kept; default: the user's cache, or the hub's own.
+    revision: of a hub model; token: for the hub. download_dir: where fetched models are kept; default: the user's
+    cache, or the hub's own.
     Raises BadConfig for what is none of these, StartupError for what cannot be fetched.
     """
     if model == DEFAULT_MODEL:
@@ -43,7 +45,7 @@ def resolve(
     from jaxserve.weights import hub
 
     if hub.is_hub_name(model):
-        return hub.download(model, revision, str(download_dir) if download_dir else None, progress)
+        return hub.download(model, revision, str(download_dir) if download_dir else None, progress, token)
     raise BadConfig(
         f"The model {model!r} is neither a directory, nor a .gguf file, nor a hub id like org/name; "
         f"leave it out for {DEFAULT_MODEL}."

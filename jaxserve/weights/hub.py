@@ -27,10 +27,15 @@ def is_hub_name(model: str) -> bool:
     return bool(HUB_ID.fullmatch(model) or HUB_FILE.fullmatch(model))
 
 
-def download(model: str, revision: str | None, cache: str | None, progress: Progress | None = None) -> Path:
-    """The snapshot's directory, or the .gguf file, in the hub's cache; from the cache alone when offline."""
+def download(
+    model: str, revision: str | None, cache: str | None, progress: Progress | None = None, token: str | None = None
+) -> Path:
+    """The snapshot's directory, or the .gguf file, in the hub's cache; from the cache alone when offline.
+
+    token: for the hub; None: HF_TOKEN, or what its own login has stored.
+    """
     if chosen := HUB_FILE.fullmatch(model):
-        return _one_file(chosen[1], chosen[2], revision, cache, progress)
+        return _one_file(chosen[1], chosen[2], revision, cache, progress, token)
     from huggingface_hub import snapshot_download
 
     with _explained(model, revision):
@@ -41,15 +46,18 @@ def download(model: str, revision: str | None, cache: str | None, progress: Prog
                 cache_dir=cache,
                 allow_patterns=WANTED,
                 ignore_patterns=UNWANTED,
+                token=token,
                 tqdm_class=_silent_bar(progress),
             )
         )
     if any(folder.glob("*.safetensors")):
         return folder
-    return _only_gguf(model, folder, revision, cache, progress)
+    return _only_gguf(model, folder, revision, cache, progress, token)
 
 
-def _only_gguf(model: str, folder: Path, revision: str | None, cache: str | None, progress: Progress | None) -> Path:
+def _only_gguf(
+    model: str, folder: Path, revision: str | None, cache: str | None, progress: Progress | None, token: str | None
+) -> Path:
     """A repository without safetensors: its single GGUF file, on the hub or, offline, in the cache."""
     from huggingface_hub import HfApi
     from huggingface_hub.constants import is_offline_mode
@@ -57,20 +65,25 @@ def _only_gguf(model: str, folder: Path, revision: str | None, cache: str | None
     with _explained(model, revision):
         names = [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
         if not is_offline_mode():
-            names = [name for name in HfApi().list_repo_files(model, revision=revision) if name.endswith(".gguf")]
+            names = [
+                name for name in HfApi(token=token).list_repo_files(model, revision=revision) if name.endswith(".gguf")
+            ]
     if len(names) == 1:
-        return _one_file(model, names[0], revision, cache, progress)
+        return _one_file(model, names[0], revision, cache, progress, token)
     if names:
         choices = ", ".join(f"{model}/{name}" for name in sorted(names)[:20])
         raise BadConfig(f"The hub model {model} has {len(names)} .gguf files; name one of them: {choices}.")
     raise BadConfig(f"The hub model {model} has neither .safetensors nor .gguf files; other formats are not read.")
 
 
-def _one_file(model: str, name: str, revision: str | None, cache: str | None, progress: Progress | None) -> Path:
+def _one_file(
+    model: str, name: str, revision: str | None, cache: str | None, progress: Progress | None, token: str | None
+) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _explained(f"{model}/{name}", revision):
-        return Path(hf_hub_download(model, name, revision=revision, cache_dir=cache, tqdm_class=_silent_bar(progress)))
+        bar = _silent_bar(progress)
+        return Path(hf_hub_download(model, name, revision=revision, cache_dir=cache, token=token, tqdm_class=bar))
 
 
 @contextmanager
@@ -82,12 +95,15 @@ def _explained(model: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        raise BadConfig(f"The hub model {where} asks for consent first: give it there, then set HF_TOKEN.") from error
+        raise BadConfig(
+            f"The hub model {where} asks for consent first: give it there, then set HF_TOKEN or --hf-token."
+        ) from error
     except errors.RevisionNotFoundError as error:
         raise BadConfig(f"The hub has no {where}.") from error
     except errors.RepositoryNotFoundError as error:
         raise BadConfig(
-            f"{where} is no directory here, and the hub has no such model (or it is private: set HF_TOKEN)."
+            f"{where} is no directory here, and the hub has no such model (or it is private: set HF_TOKEN or"
+            " --hf-token)."
         ) from error
     except errors.RemoteEntryNotFoundError as error:
         raise BadConfig(f"The hub has no file {where}.") from error

@@ -172,3 +172,32 @@ def test_a_name_that_the_dialect_cannot_read_back_is_refused_by_name(preparer, c
         made.prepare(FREE, AnswerFormat(tools=(PLAIN, odd), tool_choice=choice))
     assert caught.value.param == "tools.1.function.name"
     made.prepare(FREE, AnswerFormat(tools=(PLAIN, odd), tool_choice="none"))
+
+
+@pytest.mark.parametrize(
+    ("switch", "text"), [("disable_any_whitespace", '{"a": 1}'), ("disable_additional_properties", '{"b":1}')]
+)
+def test_switches_of_the_servers_configuration_hold_for_every_answer(preparer, switch, text):
+    wanted = SamplingParams(structured_outputs=Wanted(json='{"type": "object"}'))
+    for options, allowed in ((None, True), ({switch: True, "backend": "xgrammar"}, False)):
+        made, tokenizer = preparer(structured_outputs_config=options)
+        assert lets_through(made.prepare(wanted), tokenizer, text) is allowed
+
+
+def test_the_reasoning_parser_may_stand_in_the_configuration_of_structured_outputs(preparer):
+    options = {"reasoning_parser": "qwen3"}
+    assert preparer(structured_outputs_config=options)[0].reasoning_parser.name == "qwen3"
+    assert preparer(structured_outputs_config=options, reasoning_parser="glm45")[0].reasoning_parser.name == "glm45"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"backends": "x"}, "'backends', which is not known; known are backend"),
+        ({"disable_any_whitespace": 1}, "must be a bool, got 1"),
+        ({"enable_in_reasoning": True}, "enable_in_reasoning is not served"),
+    ],
+)
+def test_options_of_structured_outputs_that_do_not_hold_are_refused(options, reason):
+    with pytest.raises(BadConfig, match=reason):
+        EngineConfig(structured_outputs_config=options)

@@ -13,14 +13,15 @@ from tests.weights import hub_stand_in, tiny
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPT = """
-import json, sys
+import json, os, sys
 from jaxserve.errors import StartupError
 from jaxserve.weights.fetch import resolve
 for name in sys.argv[1:]:
     model, _, revision = name.partition("@")
     heard = []
     try:
-        path = resolve(model, revision=revision or None, progress=lambda *step: heard.append(step))
+        told = {"revision": revision or None, "token": os.environ.get("TOKEN_BY_HAND")}
+        path = resolve(model, **told, progress=lambda *step: heard.append(step))
         files = sorted(p.name for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
         print(json.dumps({"path": str(path), "files": files, "heard": heard[-1:]}))
     except StartupError as error:
@@ -117,8 +118,9 @@ def test_a_hub_that_does_not_answer_is_said_so(hub, tmp_path):
     assert "cannot be reached" in refused["text"]
 
 
-def test_a_private_model_opens_with_its_token(hub, tmp_path):
-    found = resolve(hub, tmp_path, "org/secret", HF_TOKEN=hub_stand_in.TOKEN)
+@pytest.mark.parametrize("where", ["HF_TOKEN", "TOKEN_BY_HAND"])
+def test_a_private_model_opens_with_its_token(hub, tmp_path, where):
+    found = resolve(hub, tmp_path, "org/secret", **{where: hub_stand_in.TOKEN})
     assert found["org/secret"]["files"] == WANTED[1:3]
 
 

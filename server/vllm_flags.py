@@ -1,0 +1,334 @@
+"""What becomes of each flag of `vllm serve`: one table, of vLLM 0.33 and of what it has dropped since 0.6.
+
+A flag that is not in the table is one of ours (with vLLM's meaning) or unknown. The rule: what only says how vLLM
+computes (graphs, kernels, loading, placement on several devices) has no effect, which is said once at the start; what
+would change answers, formats, protection, endpoints or metrics is honoured under our name for it, or refused with the
+reason and with what to use instead.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Takes = Literal["nothing", "value", "values", "optional"]
+
+
+@dataclass(frozen=True, slots=True)
+class VllmFlag:
+    """A flag of vLLM that is none of ours.
+
+    name         without the dashes in front
+    takes        how many words follow it
+    same_as      our flag of the same meaning, `no-…` where it is the contrary; None: there is none
+    is_refused   it stops the start, unless its value is one of `neutral`
+    reason       why it is refused or has no effect, as said to the user
+    neutral      values that ask for what is done anyway, accepted in silence; of a switch: true or false
+    """
+
+    name: str
+    takes: Takes
+    same_as: str | None = None
+    is_refused: bool = False
+    reason: str = ""
+    neutral: frozenset[str] = frozenset()
+
+
+def _alias(ours: str, **names: str) -> Iterator[VllmFlag]:
+    for name, takes in _each(**names):
+        yield VllmFlag(name, takes, same_as=ours)
+
+
+def _no_effect(reason: str, **names: str) -> Iterator[VllmFlag]:
+    for name, takes in _each(**names):
+        yield VllmFlag(name, takes, reason=reason, neutral=frozenset(["false"] if takes == "nothing" else []))
+
+
+def _refused(reason: str, *, unless: str = "", **names: str) -> Iterator[VllmFlag]:
+    """unless: values that are accepted, with spaces between; a switch that is off is always accepted."""
+    for name, takes in _each(**names):
+        accepted = frozenset(["false"]) if takes == "nothing" and not unless else frozenset(unless.split())
+        yield VllmFlag(name, takes, is_refused=True, reason=reason, neutral=accepted)
+
+
+def _each(*, switch: str = "", value: str = "", values: str = "", optional: str = "") -> Iterator[tuple[str, Takes]]:
+    kinds: tuple[tuple[Takes, str], ...]
+    kinds = (("nothing", switch), ("value", value), ("values", values), ("optional", optional))
+    for takes, names in kinds:
+        for name in names.split():
+            yield name, takes
+
+
+# Our flag → the value that vLLM's users give it → ours; None: it has no effect, and the flag is left out.
+VALUES: dict[str, dict[str, str | None]] = {
+    "log-level": {"trace": "debug", **{level.upper(): level for level in ("debug", "info", "warning", "error")}},
+    "dtype": {"float": "float32"},
+    "quantization": {"None": "none", "gguf": None},
+}
+# Our flag → why any value beyond our own is refused.
+OTHER_VALUES = {
+    "dtype": "float16 is not computed here; bfloat16 is as small, float32 exact, and auto chooses between them",
+    "quantization": "checkpoints in that form are not read; take the unpacked one or a .gguf file, and int8 or int4 to"
+    " pack it here",
+}
+
+_ONE_DEVICE = "one device computes the whole model"
+_COMPILED = "there are no CUDA graphs and no torch.compile; all programs are compiled before the server is ready"
+KERNELS = "it chooses among kernels that are vLLM's own"
+_LOADING = "weights are read in one way, straight to the device"
+_TEXT_ONLY = "only text is read here, and a request with anything else gets a 400"
+_NO_SUCH_LAYERS = "it is for layers that no model served here has"
+_NO_ADAPTERS = "adapters are not served; merge them into the weights and serve those"
+_NO_DRAFTS = "there is no speculative decoding; leave it out, the answers are the same"
+_NO_MODULES = "no code is loaded by a name on the command line"
+_SCHEDULING = "the scheduler has its own rule for that; --max-num-batched-tokens bounds a step"
+_MANY_SERVERS = "one process serves one engine; start several servers, and a proxy before them"
+_FOUND = "the Hugging Face files of the model are read"
+_LOGGED = "neither prompts nor answers are ever logged"
+_NO_POOLING = "only generating models are served"
+_NO_OFFLOAD = "weights and cache stay on the device; --quantization int8 makes weights smaller"
+_NO_ROUTES = "the server has no routes of that kind"
+_NOT_MEASURED = "it is not measured; /metrics shows what is"
+
+_ROWS: tuple[Iterator[VllmFlag], ...] = (
+    # Ours under another name
+    _alias("log-level", value="uvicorn-log-level"),
+    _alias("drain-timeout-s", value="shutdown-timeout"),
+    _alias("max-header-bytes", value="h11-max-incomplete-event-size"),
+    _alias("max-headers", value="h11-max-header-count"),
+    _alias("gpu-memory-utilization", value="device-memory-utilization"),
+    _alias("overlap", switch="async-scheduling"),
+    _alias("no-overlap", switch="disable-async-output-proc"),
+    _alias("disable-access-log", switch="disable-uvicorn-access-log"),
+    _alias("no-enable-log-requests", switch="disable-log-requests"),
+    # How vLLM computes
+    _no_effect(
+        _COMPILED,
+        switch="enforce-eager cudagraph-metrics full-cuda-graph jit-monitor-verbose",
+        value="compilation-config max-cudagraph-capture-size max-seq-len-to-capture max-context-len-to-capture"
+        " optimization-level jit-monitor-mode performance-mode",
+        values="cudagraph-capture-sizes cuda-graph-sizes",
+    ),
+    _no_effect(
+        KERNELS,
+        switch="enable-flashinfer-autotune monokernel disable-cascade-attn use-v2-block-manager enable-hc-sp"
+        " enable-flash-late-interaction",
+        value="attention-config kernel-config ir-op-priority moe-backend linear-backend sparse-indexer-topk-backend"
+        " gdn-prefill-backend kda-prefill-backend kda-decode-backend additional-config",
+    ),
+    _no_effect(
+        _LOADING,
+        switch="use-tqdm-on-load allow-deprecated-quantization",
+        value="safetensors-load-strategy safetensors-prefetch-num-threads safetensors-prefetch-block-size"
+        " model-loader-extra-config pt-load-map-location max-parallel-loading-workers swap-space",
+        values="ignore-patterns",
+    ),
+    _no_effect(
+        _SCHEDULING,
+        switch="long-prefill-token-threshold-adaptive scheduler-reserve-full-isl disable-hybrid-kv-cache-manager"
+        " multi-step-stream-outputs",
+        value="long-prefill-token-threshold watermark prefill-schedule-interval max-num-partial-prefills"
+        " max-long-partial-prefills num-scheduler-steps scheduler-delay-factor num-lookahead-slots preemption-mode",
+    ),
+    _no_effect(
+        _ONE_DEVICE,
+        switch="enable-expert-parallel enable-batch-sharded-sampling enable-ep-weight-filter enable-dbo"
+        " enable-shm-tensor-arena enable-elastic-ep enable-eplb disable-nccl-for-dp-synchronization"
+        " disable-custom-all-reduce data-parallel-hybrid-lb data-parallel-external-lb"
+        " data-parallel-multi-port-external-lb dcp-q-replicate ray-workers-use-nsight worker-use-ray engine-use-ray"
+        " enable-fault-tolerance aggregate-engine-logging enable-nccl-comm-suspend enable-cumem-allocator",
+        value="master-addr master-port distributed-timeout-seconds cpu-distributed-timeout-seconds"
+        " distributed-executor-backend dcp-comm-backend dcp-kv-cache-interleave-size cp-kv-cache-interleave-size"
+        " data-parallel-address data-parallel-rpc-port data-parallel-backend data-parallel-supervisor-port"
+        " dp-supervisor-probe-interval-s dp-supervisor-probe-timeout-s dp-supervisor-probe-failure-threshold"
+        " dp-sync-interval all2all-backend ubatch-size elastic-ep-max-dp-size dbo-decode-token-threshold"
+        " dbo-prefill-token-threshold eplb-config num-redundant-experts expert-placement-strategy"
+        " fault-tolerance-config",
+    ),
+    _no_effect(
+        "HTTP is served by one process, and texts are prepared beside it in threads",
+        switch="disable-frontend-multiprocessing",
+        value="api-server-count renderer-num-workers tokenizer-pool-size tokenizer-pool-type"
+        " tokenizer-pool-extra-config",
+    ),
+    _no_effect(
+        _NO_SUCH_LAYERS,
+        switch="enable-mamba-cache-stochastic-rounding kv-sharing-fast-prefill swa-bounded-replay use-replayssm"
+        " enable-mamba-shared-prefix-checkpoint",
+        value="mamba-backend mamba-ssu-algorithm mamba-cache-philox-rounds mamba-cache-dtype mamba-ssm-cache-dtype"
+        " mamba-block-size mamba-cache-mode replayssm-buffer-len engram-config prefix-cache-retention-interval"
+        " prefix-match-unit",
+    ),
+    _no_effect(
+        _TEXT_ONLY,
+        switch="language-model-only interleave-mm-strings skip-mm-profiling disable-chunked-mm-input"
+        " disable-mm-preprocessor-cache mm-device-do-normalize",
+        value="limit-mm-per-prompt media-io-kwargs mm-processor-kwargs mm-processor-cache-gb mm-processor-cache-type"
+        " mm-hasher-algorithm mm-shm-cache-max-object-size-mb mm-encoder-tp-mode mm-encoder-attn-backend"
+        " mm-encoder-attn-dtype mm-encoder-fp8-scale-path mm-encoder-fp8-scale-save-path"
+        " mm-encoder-fp8-scale-save-margin video-pruning-rate video-pruning-method mm-tensor-ipc mm-processor-device"
+        " mm-ipc-gpu-memory-gb allowed-local-media-path ec-manager-config",
+        values="allowed-media-domains",
+    ),
+    # What is so here anyway
+    _no_effect("code from a checkpoint is never executed here", switch="trust-remote-code", value="code-revision"),
+    _no_effect("statistics are at /metrics, which stays, and never in the log", switch="disable-log-stats"),
+    _no_effect("an unexpected error is always logged with its stack", switch="log-error-stack"),
+    _no_effect(_LOGGED, switch="enable-log-deltas", value="max-log-len"),
+    _no_effect("the documentation's pages need nothing from outside", switch="enable-offline-docs"),
+    _no_effect("metrics are never hidden here", value="show-hidden-metrics-for-version"),
+    _no_effect("jaxserve:step_floor_seconds at /metrics says the same", switch="enable-mfu-metrics"),
+    _no_effect("pages of the cache are found by the hash that is built in", value="prefix-caching-hash-algo"),
+    _no_effect(
+        "grammars run on llguidance", switch="guided-decoding-disable-fallback", value="guided-decoding-backend"
+    ),
+    _no_effect("a hung step is found by a timer of its own", value="watchdog-config"),
+    _no_effect("unknown JAXSERVE_ variables are always named", switch="fail-on-environ-validation"),
+    _no_effect("its endpoint is not served", switch="cohere-is-reasoning-model", value="cohere-format"),
+    _no_effect("there is no sleep mode that it could shape", switch="sleep-mode-offload-cudagraph"),
+    _no_effect("reasoning is read whenever a --reasoning-parser is known", switch="enable-reasoning"),
+    _refused(
+        "prompts are always read in chunks; --max-num-batched-tokens sets how large",
+        unless="true",
+        switch="enable-chunked-prefill",
+    ),
+    # Of which one value is served
+    _refused(
+        f"{_ONE_DEVICE}, and this asks for several; leave it out, and take --quantization int8 if the model is too"
+        " large for one",
+        unless="1",
+        value="tensor-parallel-size pipeline-parallel-size decode-context-parallel-size prefill-context-parallel-size"
+        " nnodes",
+    ),
+    _refused(_MANY_SERVERS, unless="1", value="data-parallel-size data-parallel-size-local"),
+    _refused(_MANY_SERVERS, unless="0", value="data-parallel-rank data-parallel-start-rank node-rank"),
+    _refused(_MANY_SERVERS, switch="headless"),
+    _refused(
+        "the device is JAX's choice; set JAX_PLATFORMS=cpu, cuda or tpu to change it", unless="auto", value="device"
+    ),
+    _refused("set CUDA_VISIBLE_DEVICES, or TPU_VISIBLE_DEVICES, to choose devices", value="device-ids"),
+    _refused(
+        "the cache keeps the type of --dtype; --kv-cache-memory-bytes sets its size",
+        unless="auto",
+        value="kv-cache-dtype",
+    ),
+    _no_effect("the cache keeps one type", switch="calculate-kv-scales", values="kv-cache-dtype-skip-layers"),
+    _refused(
+        "weights come from .safetensors, .gguf or orbax files, found by themselves; leave it out",
+        unless="auto hf safetensors gguf fastsafetensors instanttensor runai_streamer mistral",
+        value="load-format",
+    ),
+    _refused(
+        "tokenizers are found in the model's files; --tokenizer names another directory",
+        unless="auto hf slow mistral deepseek_v32 deepseek_v4",
+        value="tokenizer-mode",
+    ),
+    _refused(f"{_FOUND}; leave it out", unless="auto hf mistral", value="config-format"),
+    _refused("the models are our own; leave it out", unless="auto vllm", value="model-impl"),
+    _refused(_NO_POOLING, unless="auto generate", value="runner task"),
+    _refused(_NO_POOLING, unless="auto none", value="convert"),
+    _refused(_NO_POOLING, value="pooler-config override-pooler-config"),
+    _refused(_NO_OFFLOAD, unless="0 0.0", value="cpu-offload-gb offload-group-size kv-offloading-size"),
+    _no_effect(
+        _NO_OFFLOAD,
+        value="kv-offloading-backend offload-backend offload-num-in-group offload-prefetch-step",
+        values="cpu-offload-params offload-params",
+    ),
+    # Not offered
+    _refused(
+        _NO_ADAPTERS,
+        switch="enable-lora fully-sharded-loras enable-tower-connector-lora specialize-active-lora"
+        " enable-mixed-moe-lora-format enable-moe-shared-loras enable-prompt-adapter",
+        value="max-loras max-lora-rank max-cpu-loras lora-dtype default-mm-loras max-lora-cls-labels"
+        " lora-extra-vocab-size long-lora-scaling-factors",
+        values="lora-modules lora-target-modules prompt-adapters",
+    ),
+    _refused(
+        _NO_DRAFTS,
+        value="speculative-config spec-method spec-model spec-tokens speculative-model num-speculative-tokens"
+        " ngram-prompt-lookup-max ngram-prompt-lookup-min speculative-draft-tensor-parallel-size",
+    ),
+    _refused(_NO_DRAFTS, unless="none", value="per-request-spec-decode-metrics"),
+    _refused(
+        "there are no plug-ins; name a known parser with --tool-call-parser or --reasoning-parser, or add a dialect"
+        " to jaxserve/text/dialects",
+        value="tool-parser-plugin reasoning-parser-plugin",
+    ),
+    _refused(
+        f"{_NO_MODULES}; logit_bias, allowed_token_ids, bad_words and structured_outputs steer an answer",
+        values="logits-processors",
+    ),
+    _refused(_NO_MODULES, unless="auto", value="worker-cls"),
+    _refused(
+        _NO_MODULES,
+        value="worker-extension-cls scheduler-cls model-class-overrides io-processor-plugin logits-processor-pattern",
+    ),
+    _refused(f"{_NO_MODULES}; put a proxy before the server", value="middleware"),
+    _refused(f"{_LOGGED}; --enable-log-requests logs parameters", switch="enable-log-outputs"),
+    _refused("replies have no field for it; /metrics has the times", switch="enable-per-request-metrics"),
+    _refused(
+        "certificates are read at the start; SIGTERM ends the server with its requests finished, so start it again",
+        switch="enable-ssl-refresh",
+    ),
+    _refused("there is no profiler; /metrics has the times of steps", value="profiler-config"),
+    _refused(
+        "traces are not sent; /metrics has the times of requests and steps",
+        value="otlp-traces-endpoint",
+        values="collect-detailed-traces",
+    ),
+    _refused("use --log-level", value="logging-config log-config-file"),
+    _refused(
+        _NOT_MEASURED,
+        switch="kv-cache-metrics enable-layerwise-nvtx-tracing enable-logging-iteration-details",
+        value="kv-cache-metrics-sample custom-histogram-buckets",
+    ),
+    _refused(
+        "no cache is shared between servers",
+        value="kv-transfer-config kv-events-config ec-transfer-config weight-transfer-config",
+    ),
+    _refused(
+        _NO_ROUTES,
+        switch="grpc tokens-only enable-scale-out enable-sleep-mode",
+        value="grpc-port sleep-mode-backend tool-server",
+        values="sleep-preserve-parameter-names",
+    ),
+    _refused(_NO_ROUTES, unless="auto", value="anthropic-disabled-thinking-effort"),
+    _refused(_TEXT_ONLY, switch="mm-encoder-only enable-mm-embeds enable-prompt-embeds omni"),
+    _refused("requests come as text; leave it out", switch="skip-tokenizer-init"),
+    _refused("it is not among what an answer can bring", switch="enable-return-routed-experts return-sampling-mask"),
+    _refused("tokens are drawn with float32 noise", switch="use-fp64-gumbel"),
+    _refused("requests cannot prescribe their tokens", switch="enable-trace-replay"),
+    _refused("answers carry no watermark", value="watermark-config"),
+    _refused(_NO_POOLING, value="diffusion-config aux-output-config"),
+    _refused("use --reasoning-parser", value="reasoning-config"),
+    _refused("use --quantization int8 or int4", value="quantization-config quantization-param-path"),
+    _refused("use --hf-overrides", value="hf-config-path rope-scaling rope-theta"),
+    _refused("--revision holds for the tokenizer, too; --tokenizer names a directory", value="tokenizer-revision"),
+    _refused("use --max-model-len to stay within the window", switch="disable-sliding-window"),
+    _refused("use --max-num-batched-tokens", value="max-num-scheduled-tokens"),
+    _refused("use --max-num-seqs", value="max-num-active-seqs"),
+    _refused("start it with numactl", switch="numa-bind", values="numa-bind-nodes numa-bind-cpus"),
+    _refused("it is for a device that is not served", value="override-neuron-config"),
+)
+
+SHORT = {  # one dash, as vLLM has them
+    **{"q": "quantization", "n": "nnodes", "r": "node-rank", "O": "optimization-level"},
+    **{"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "ep": "enable-expert-parallel"},
+    **{"dcp": "decode-context-parallel-size", "pcp": "prefill-context-parallel-size"},
+    **{"dp": "data-parallel-size", "dpn": "data-parallel-rank", "dpr": "data-parallel-start-rank"},
+    **{"dpl": "data-parallel-size-local", "dpa": "data-parallel-address", "dpp": "data-parallel-rpc-port"},
+    **{"dpb": "data-parallel-backend", "dph": "data-parallel-hybrid-lb", "dpe": "data-parallel-external-lb"},
+    **{"dpm": "data-parallel-multi-port-external-lb", "asc": "api-server-count"},
+    **{"sc": "speculative-config", "dc": "diffusion-config", "cc": "compilation-config", "ac": "attention-config"},
+}
+
+
+def _table() -> dict[str, VllmFlag]:
+    table: dict[str, VllmFlag] = {}
+    for row in _ROWS:
+        for flag in row:
+            assert flag.name not in table, f"{flag.name} is in the table twice"
+            table[flag.name] = flag
+    return table
+
+
+FLAGS = _table()
