@@ -18,7 +18,7 @@ from server.errors import refusal_for
 from server.gate import ROUTE, Gate
 from server.logs import clean
 from server.openapi.document import path_of
-from server.routes import chat, completions, docs, models, operations, render, tokens
+from server.routes import chat, completions, docs, models, operations, page, render, tokens
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -47,7 +47,7 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
     desk = Desk(llm, config)
     app.extensions[DESK] = desk
     app.request_class = request_class(desk.bodies)
-    for room in (chat, completions, render, models, tokens, operations, docs):
+    for room in (chat, completions, render, models, tokens, operations, page, docs):
         app.register_blueprint(room.blueprint(desk))
     _stand_around(app, desk)
     app.asgi_app = Gate(app.asgi_app, config, desk.http)  # type: ignore[method-assign]

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from quart import Request, Response
 
+from server.assets import ASSETS
 from server.config import ServerConfig, separated
 from server.errors import json_response
 
-KEYLESS = frozenset({"/", "/health", "/ping", "/live"})  # "/" is the chat page, which asks for a key and holds none
+# "/" is the chat page, which asks for a key and holds none; ASSETS are the files that it is made of, each by its path.
+KEYLESS = frozenset({"/", "/health", "/ping", "/live", *ASSETS})
 
 
 class Gatekeeper:

@@ -37,13 +37,50 @@ class Page(webdriver.Chrome):
             {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": width < 600},
         )
 
-    def go_dark(self) -> None:
-        features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    def prefer(self, scheme: str) -> None:
+        """What the system wants: "light" or "dark"."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def visit(self, url: str) -> None:
+        """The chat page, once it knows its model and its defaults; what the browser noted before is forgotten."""
+        self.get(url)
+        self.until_ready()
+        self.complaints()
+        self.requested_urls()
+
+    def until_ready(self) -> None:
+        self.until(lambda: self.execute_script("return document.documentElement.dataset.ready") == "true")
 
     def say(self, text: str) -> None:
         self.one("#prompt").send_keys(text)
         self.one("#send").click()
+
+    def configure(self, **fields: str) -> None:
+        """Types into fields of the settings, over what stood there."""
+        self.one("#open-settings").click()
+        for name, text in fields.items():
+            self.fill(f"#settings [name={name}]", text)
+        self.one("#close-settings").click()
+
+    def fill(self, selector: str, text: str) -> None:
+        """At once, as if pasted."""
+        script = "const [box, text] = arguments; box.value = text; box.dispatchEvent(new Event('input'))"
+        self.execute_script(script, self.one(selector), text)
+
+    def press(self, *keys: str) -> None:
+        """Keys to whatever has the focus; Keys.CONTROL and its like hold until the end."""
+        self.switch_to.active_element.send_keys(*keys)
+
+    def focused(self) -> str:
+        """What the focused element is called; "" where none is."""
+        script = "const one = document.activeElement; return one.ariaLabel || one.innerText || one.id"
+        return "" if self.switch_to.active_element.tag_name == "body" else self.execute_script(script)
+
+    def style(self, selector: str, name: str) -> str:
+        """A computed style."""
+        script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+        return self.execute_script(script, selector, name)
 
     def one(self, selector: str):
         return self.find_element(By.CSS_SELECTOR, selector)

@@ -2,13 +2,12 @@
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-PAGE = Path(__file__).parent.parent / "server" / "page" / "index.html"
+from server.assets import ASSETS
 
 
 class FakeOpenAI:
@@ -17,6 +16,10 @@ class FakeOpenAI:
     hold_after     after that many words the answer waits for `gate`
     refusal        (status, message) for every chat instead of an answer
     breaks_off     the answer ends with an error event
+    param          the field that a refusal names
+    calls          (name, pieces of its arguments) of each function that the answer calls behind its words
+    finish_reason  of every answer, instead of what follows from the request
+    card           what the card of the model says
     unseen_tokens  what usage counts on top of the words
     hung_up        set when a client left in the middle of an answer
     chats          the bodies of all chats so far
@@ -29,6 +32,10 @@ class FakeOpenAI:
         self.hold_after: int | None = None
         self.refusal: tuple[int, str] | None = None
         self.breaks_off = False
+        self.param: str | None = None
+        self.calls: tuple[tuple[str, tuple[str, ...]], ...] = ()
+        self.finish_reason: str | None = None
+        self.card: dict[str, Any] = {"id": "fake-model", "max_model_len": 4096}
         self.unseen_tokens = 0
         self.gate = threading.Event()
         self.hung_up = threading.Event()
@@ -61,10 +68,10 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: Any) -> None: ...
 
         def do_GET(self) -> None:
-            if self.path == "/":
-                self._send(200, PAGE.read_bytes(), "text/html; charset=utf-8")
+            if asset := ASSETS.get(self.path):
+                self._send(200, asset.body, asset.headers)
             elif self.path == "/v1/models" and self._may():
-                self._json(200, {"object": "list", "data": [{"id": "fake-model", "max_model_len": 4096}]})
+                self._json(200, {"object": "list", "data": [fake.card]})
             elif self.path != "/v1/models":
                 self._json(404, {"error": {"message": "not here"}})
 
@@ -73,13 +80,13 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
             if not self._may():
                 return
             if self.path == "/tokenize":
-                ids = " ".join(message["content"] for message in body["messages"]).split()
-                self._json(200, {"count": len(ids), "tokens": list(range(len(ids)))})
+                count = num_words(body["messages"])
+                self._json(200, {"count": count, "tokens": list(range(count))})
                 return
             fake.chats.append(body)
             if fake.refusal:
                 status, message = fake.refusal
-                self._json(status, {"error": {"message": message, "code": status}})
+                self._json(status, {"error": {"message": message, "code": status, "param": fake.param}})
                 return
             try:
                 self._stream(body)
@@ -98,7 +105,7 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            prompt_tokens = fake.unseen_tokens + sum(len(message["content"].split()) for message in body["messages"])
+            prompt_tokens = fake.unseen_tokens + num_words(body["messages"])
             self._event(choice({"role": "assistant", "content": ""}), None)
             for thought in fake.thoughts:
                 self._event(choice({"reasoning": thought}), None)
@@ -107,10 +114,16 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
                 if sent - 1 == fake.hold_after:
                     fake.gate.wait(30)
                 self._event(choice({"content": word}), usage(prompt_tokens, sent))
+            for index, (name, pieces) in enumerate(fake.calls):
+                self._event(
+                    choice({"tool_calls": [{"index": index, "id": f"call-{index}", **function(name, "")}]}), None
+                )
+                for piece in pieces:
+                    self._event(choice({"tool_calls": [{"index": index, **function(None, piece)}]}), None)
             if fake.breaks_off:
                 self._write(b'data: {"error": {"message": "the engine has ended", "code": 500}}\n\n')
             else:
-                reason = "length" if body.get("max_tokens") == sent else "stop"
+                reason = fake.finish_reason or ("length" if body.get("max_tokens") == sent else "stop")
                 self._event(choice({}, reason), usage(prompt_tokens, sent))
                 self._event(None, usage(prompt_tokens, sent))
             self._write(b"data: [DONE]\n\n")
@@ -124,11 +137,12 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
         def _json(self, status: int, value: Any) -> None:
-            self._send(status, json.dumps(value).encode(), "application/json")
+            self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-        def _send(self, status: int, data: bytes, kind: str) -> None:
+        def _send(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", kind)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -136,7 +150,15 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def choice(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+def num_words(messages: list[dict[str, Any]]) -> int:
+    return sum(len((message["content"] or "").split()) for message in messages)
+
+
+def function(name: str | None, arguments: str) -> dict[str, Any]:
+    return {"function": {"arguments": arguments, **({"name": name} if name else {})}}
+
+
+def choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": finish_reason}
 
 

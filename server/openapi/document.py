@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
 PLACE = "#/components/schemas/"
+JSON = "application/json"
 TABLES = {
     "ChatRequest": support.CHAT,
     "CompletionRequest": support.COMPLETIONS,
@@ -73,8 +74,9 @@ def _close(made: dict[str, Any], open_paths: frozenset[str]) -> None:
     scheme = {"type": "http", "scheme": "bearer", "description": "A key of --api-key."}
     made["components"]["securitySchemes"] = {"key": scheme}
     for path, methods in made["paths"].items():
-        for operation in methods.values():
-            operation["security"] = [] if path in open_paths else [{"key": []}]
+        for method, operation in methods.items():
+            is_optional = OPERATIONS[method.upper(), path].key == "some"
+            operation["security"] = [] if path in open_paths else [{}, {"key": []}] if is_optional else [{"key": []}]
             if path not in open_paths:
                 operation["responses"]["401"] = {"$ref": "#/components/responses/401"}
 
@@ -93,6 +95,8 @@ def _operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
         "200": {"description": operation.summary + ".", "content": _content(operation)},
         **{str(status): {"$ref": f"#/components/responses/{status}"} for status in operation.errors},
     }
+    if operation.is_cached:
+        made["responses"]["304"] = {"description": "The browser has it already; empty.", "content": _content(operation)}
     if operation.unready:
         made["responses"]["503"] = {"description": "Not now; empty.", "content": _content(operation)}
     return made
@@ -110,9 +114,9 @@ def _parameter(one: Parameter) -> dict[str, Any]:
 
 def _content(operation: Operation) -> dict[str, Any]:
     if isinstance(operation.reply, tuple):
-        return {kind: {"schema": {"type": "string"}} for kind in operation.reply}
+        return {kind: {"schema": {} if kind == JSON else {"type": "string"}} for kind in operation.reply}
     schema = {"type": "object"} if operation.reply is dict else _reference(operation.reply)
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    content: dict[str, Any] = {JSON: {"schema": schema}}
     if operation.chunk is not None:
         content["text/event-stream"] = {"schema": _event(operation.chunk)}
     return content

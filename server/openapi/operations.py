@@ -1,7 +1,7 @@
 """Every route of the server: what it takes, what it answers, and how it refuses. A test holds this table to the app."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -40,7 +40,8 @@ class Operation:
     """reply: a TypedDict, a list of one, or dict for JSON; else the content types of a text.
 
     chunk: of the event stream that can be asked for. example: a body to try. statuses: more that it may answer with an
-    error object. unready: 503 has the reply's form.
+    error object. unready: 503 has the reply's form. is_cached: 304 answers If-None-Match. key: which paths of a pattern
+    need one where keys are configured, "all" or "some".
     """
 
     tag: str
@@ -52,6 +53,8 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     statuses: tuple[int, ...] = ()
     unready: bool = False
+    is_cached: bool = False
+    key: Literal["all", "some"] = "all"
 
     @property
     def errors(self) -> tuple[int, ...]:
@@ -73,6 +76,8 @@ HEADERS = (
     ),
 )
 NAME = Parameter("name", "path", "A served name; its slashes as they are, or as %2F.", TEXT)
+FILE = Parameter("name", "path", "One of the files that the page asks for.", TEXT)
+ASSETS = ("text/css", "text/javascript", "application/json")
 HTML, PLAIN, METRICS = ("text/html",), ("text/plain",), ("text/plain", "application/openmetrics-text")
 _HEALTH = Operation("Operations", "Answers 200, empty, when a request could be served now", PLAIN, unready=True)
 _CHAT = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 40}
@@ -140,7 +145,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/version"): Operation("Operations", "Tells the server's version", replies.Version),
     ("GET", "/load"): Operation("Operations", "Tells how many requests are being answered", replies.Load),
     ("GET", "/metrics"): Operation("Operations", "Numbers for Prometheus", METRICS),
-    ("GET", "/"): Operation("Documentation", "The page to chat with the model", HTML, statuses=(404,)),
+    ("GET", "/"): Operation("Documentation", "The page to chat with the model", HTML, statuses=(404,), is_cached=True),
+    ("GET", "/assets/{name}"): Operation(
+        "Documentation", "A file of that page", ASSETS, parameters=(FILE,), statuses=(404,), is_cached=True, key="some"
+    ),
     ("GET", "/docs"): _DOCS,
     ("GET", "/redoc"): _DOCS,
     ("GET", "/openapi.json"): Operation("Documentation", "This document", dict),

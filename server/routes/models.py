@@ -50,5 +50,6 @@ def card(name: str, desk: Desk) -> dict[str, Any]:
         "root": desk.llm.config.model,
         "parent": None,
         "max_model_len": context_tokens(desk.llm),
+        "default_sampling_params": dict(desk.llm.sampling_defaults),
         "permission": [permission],
     }

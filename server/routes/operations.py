@@ -1,15 +1,11 @@
-"""For those who run it: health, version, load, metrics, and the chat page at /."""
-
-from pathlib import Path
+"""For those who run it: health, version, load, metrics."""
 
 from quart import Blueprint, Response
 
 import jaxserve
 from server.desk import Desk
-from server.errors import Refusal, json_response
+from server.errors import json_response
 from server.metrics import Exposition
-
-PAGE = Path(__file__).parent.parent / "page" / "index.html"
 
 
 def blueprint(desk: Desk) -> Blueprint:
@@ -42,11 +38,5 @@ def blueprint(desk: Desk) -> Blueprint:
     async def metrics() -> Response:
         body, content_type = exposition.text()
         return Response(body, 200, content_type=content_type)
-
-    @routes.get("/")
-    async def page() -> Response:
-        if not PAGE.is_file():
-            raise Refusal(404, "The chat page is not part of this installation.")
-        return Response(PAGE.read_bytes(), 200, content_type="text/html; charset=utf-8")
 
     return routes

@@ -260,6 +260,10 @@ class ModelCard(TypedDict):
     root: Annotated[str, _says("Where the weights came from: a directory, a file, or a hub id.")]
     parent: None
     max_model_len: Annotated[int, _says("Most tokens of a prompt and its answer together.")]
+    default_sampling_params: Annotated[
+        dict[str, Any],
+        _says("What holds where a request says nothing, by generation_config.json's names; {}: nothing."),
+    ]
     permission: list[Permission]
 
 

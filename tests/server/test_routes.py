@@ -7,7 +7,17 @@ from tests.fakes_llm import BOS, FakeLLM
 from tests.server.api import CHAT
 
 TOOL = {"type": "function", "function": {"name": "f"}}
-CARD = ["id", "object", "created", "owned_by", "root", "parent", "max_model_len", "permission"]
+CARD = [
+    "id",
+    "object",
+    "created",
+    "owned_by",
+    "root",
+    "parent",
+    "max_model_len",
+    "default_sampling_params",
+    "permission",
+]
 
 
 class TestModels:
@@ -139,7 +149,11 @@ async def test_the_load_is_counted_on_demand(make_api, tracked, load):
         llm.release.set()
 
 
-GETS = sorted(path.replace("{name}", "fake/model") for method, path in OPERATIONS if method == "GET")
+GETS = sorted(
+    path.replace("assets/{name}", "assets/main.js").replace("{name}", "fake/model")
+    for method, path in OPERATIONS
+    if method == "GET"
+)
 GETS.remove("/tokenizer_info")  # which has to be asked for
 POSTS = sorted(path for method, path in OPERATIONS if method == "POST" and ("GET", path) not in OPERATIONS)
 

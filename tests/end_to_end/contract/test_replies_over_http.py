@@ -71,7 +71,17 @@ def test_the_cards_of_the_models(ask):
     listed = ask.http.get("/v1/models").json()
     assert [card["id"] for card in listed["data"]] == ["smol", "other/name"]
     card = listed["data"][0]
-    assert list(card) == ["id", "object", "created", "owned_by", "root", "parent", "max_model_len", "permission"]
+    assert list(card) == [
+        "id",
+        "object",
+        "created",
+        "owned_by",
+        "root",
+        "parent",
+        "max_model_len",
+        "default_sampling_params",
+        "permission",
+    ]
     assert (card["object"], card["parent"], card["max_model_len"]) == ("model", None, LENGTH)
     (permission,) = card["permission"]
     allowed = {name: value for name, value in permission.items() if name.startswith("allow_")}
