@@ -14,6 +14,10 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 # Its file carries no generation config; these are the values its authors use in their model card.
 DEFAULT_MODEL_GENERATION = {"temperature": 0.2, "top_p": 0.9}
 
+AT_LEAST_ONE = (
+    *("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "num_gpu_blocks_override"),
+    *("max_num_queued_reqs", "max_num_queued_tokens"),
+)
 # The keys of structured_outputs_config. The first two are hints to vLLM's choice among backends.
 STRUCTURED_OPTIONS = {
     **{"backend": str, "disable_fallback": bool, "enable_in_reasoning": bool, "reasoning_parser": str},
@@ -134,10 +138,14 @@ class EngineConfig:
             raise BadConfig(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.")
         if self.max_logprobs < -1:
             raise BadConfig(f"max_logprobs must be at least 0, or -1 for no limit, got {self.max_logprobs}.")
-        for name in ("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "num_gpu_blocks_override"):
+        for name in AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadConfig(f"{name} must be at least 1, got {value}.")
+        if self.quantization != "none" and self.dtype == "bfloat16":
+            raise BadConfig(
+                f"quantization={self.quantization!r} computes in float32, not bfloat16; try --dtype float32, or auto."
+            )
         for name in ("template_timeout_s", "request_template_timeout_s"):
             if not getattr(self, name) > 0:
                 raise BadConfig(f"{name} must be above 0, got {getattr(self, name)}.")

@@ -6,7 +6,6 @@ describe the model.
 """
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any
 from jaxserve.config import EngineConfig
 from jaxserve.errors import BadConfig, InvalidParameter
 from jaxserve.sampling_params import SamplingParams
-
-log = logging.getLogger(__name__)
 
 DEFAULTS_READ = (
     "repetition_penalty",
@@ -29,6 +26,7 @@ DEFAULTS_READ = (
     "max_new_tokens",
     "skip_special_tokens",
 )
+KINDS: Mapping[str, Any] = {"top_k": int, "max_new_tokens": int, "skip_special_tokens": bool}  # others: numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +51,6 @@ class GenerationDefaults:
         """From the two configs of the model's own. Raises BadConfig for values that no request could ask for."""
         given = None if config.generation_config in ("auto", "vllm") else _read(config.generation_config)
         override = {name: one for name, one in (config.override_generation_config or {}).items() if one is not None}
-        for name in override.keys() - set(DEFAULTS_READ):
-            log.warning("override_generation_config has %s, which is not read; %s are", name, ", ".join(DEFAULTS_READ))
         read = {} if config.generation_config == "vllm" else generation_config if given is None else given
         layers = {**read, **override}
         values = {name: layers[name] for name in DEFAULTS_READ if layers.get(name) is not None}
@@ -70,6 +66,13 @@ class GenerationDefaults:
 
 
 def _params(values: Mapping[str, Any]) -> SamplingParams:
+    for name, value in values.items():
+        kind = KINDS.get(name, (int, float))
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
+            raise BadConfig(
+                f"the generation config's sampling defaults cannot be used: {name} must be {wanted}, got {value!r}."
+            )
     try:
         params = SamplingParams(
             **{"max_tokens" if name == "max_new_tokens" else name: value for name, value in values.items()}

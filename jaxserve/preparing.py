@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxserve.answer_format import AnswerFormat
 from jaxserve.config import EngineConfig
-from jaxserve.errors import EngineStopped, InvalidParameter
+from jaxserve.errors import BadConfig, EngineStopped, InvalidParameter
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.structured.compiler import CompiledGrammar, Compiler
 from jaxserve.structured.guide import Thinking
@@ -21,6 +21,7 @@ from jaxserve.structured_outputs import StructuredOutputs
 from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.detection import chosen, detect_reasoning_parser, detect_tool_parser, facts_of
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
+from jaxserve.text.dialects.harmony import HarmonyDialect
 from jaxserve.text.prompts import Prompts
 from jaxserve.text.reader import Reader
 from jaxserve.text.thinking import end_tokens
@@ -72,6 +73,7 @@ class Preparer:
         found = detect_tool_parser(facts), detect_reasoning_parser(facts)
         self.tool_parser = chosen(config.tool_call_parser, found[0], TOOL_PARSERS, "tool_call_parser")
         self.reasoning_parser = chosen(config.asked_reasoning_parser, found[1], REASONING_PARSERS, "reasoning_parser")
+        self._check_markers(tokenizer)
         self._tokenizer = tokenizer
         self._strict_level = config.tool_strict_level
         options = config.structured_outputs_config or {}
@@ -86,6 +88,22 @@ class Preparer:
         self._lock = threading.Lock()
         self._compiler: Compiler | None = None
         self._is_closed = False
+
+    def _check_markers(self, tokenizer: Tokenizer) -> None:
+        """Refuse a parser that reads whole answers by special tokens which the model does not have."""
+        for field, name, known in (
+            ("tool_call_parser", self.tool_parser.name, TOOL_PARSERS),
+            ("reasoning_parser", self.reasoning_parser.name, REASONING_PARSERS),
+        ):
+            dialect = known.get(name or "")
+            if not isinstance(dialect, HarmonyDialect):
+                continue
+            lacking = [m for m in (dialect.channel, dialect.message) if tokenizer.backend.token_to_id(m) is None]
+            if lacking:
+                raise BadConfig(
+                    f"{field} {name!r} reads answers by the token {lacking[0]}, which this model's vocabulary lacks;"
+                    " try auto."
+                )
 
     def prepare(
         self, params: SamplingParams, format: AnswerFormat | None = None, prompt_ids: Sequence[int] = ()

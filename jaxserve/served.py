@@ -6,26 +6,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from jaxserve.answer import Answer
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import Built, Progress, build
+from jaxserve.engine.build import Built, CheckedModel, Progress, build
 from jaxserve.engine.compile import compiles
 from jaxserve.engine.request import Request
 from jaxserve.engine.searches import most_steps
 from jaxserve.engine.thread import Add, End, EngineThread, Reject
 from jaxserve.errors import EngineStopped, InvalidParameter, Overloaded, PromptTooLong
-from jaxserve.generation import GenerationDefaults
+from jaxserve.model_text import ModelText
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
-from jaxserve.preparing import PLAIN, Prepared, Preparer
+from jaxserve.preparing import PLAIN, Prepared
 from jaxserve.sampling_params import SamplingParams
+from jaxserve.settings import check_settings
 from jaxserve.text.bad_words import bad_sequences
 from jaxserve.text.cursor import StopCursor
-from jaxserve.text.prompts import Prompts
 from jaxserve.text.tokenizer import Tokenizer
-from jaxserve.text.turn_ends import find_turn_end
 
 STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
 
@@ -33,32 +33,12 @@ STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
 class ServedModel:
     """A model that is loaded and running. deliver gets each step's outputs, on the engine's thread."""
 
-    def __init__(self, built: Built, tokenizer: Tokenizer, deliver: Callable[[list[TokenOutput]], None]) -> None:
-        self.config, self.tokenizer = built.config, tokenizer
+    def __init__(self, built: Built, text: ModelText, deliver: Callable[[list[TokenOutput]], None]) -> None:
+        self.config, self.tokenizer = built.config, text.tokenizer
         self.vocab_size, self.num_pages = built.spec.vocab_size, built.num_pages
-        self.defaults = GenerationDefaults.of(built.config, built.generation_config, built.model_config)
-        self.eos_id = tokenizer.eos_token_id
-        self.further_eos_ids = self.defaults.eos_ids - {self.eos_id}
-        self.prompts = Prompts(built.config, tokenizer)
-        primary = () if self.eos_id is None else (self.eos_id,)
-        turn_end = find_turn_end(tokenizer, self.prompts.templates, {*primary, *self.further_eos_ids})
-        if turn_end is not None:
-            self.further_eos_ids |= {turn_end.token_id}
-        self.preparer = Preparer(
-            built.config,
-            tokenizer,
-            self.prompts,
-            built.model_config,
-            vocab_size=self.vocab_size,
-            eos_ids=(*primary, *sorted(self.further_eos_ids)),
-        )
-        self.description = built.description | {
-            "sampling defaults": str(self.defaults),
-            "tool calls": str(self.preparer.tool_parser),
-            "reasoning": str(self.preparer.reasoning_parser),
-        }
-        if turn_end is not None:
-            self.description["answers end at"] = str(turn_end)
+        self.defaults, self.prompts, self.preparer = text.defaults, text.prompts, text.preparer
+        self.eos_id, self.further_eos_ids = text.tokenizer.eos_token_id, text.further_eos_ids
+        self.description = built.description | text.description
         self._ids = itertools.count(1)
         seed = built.config.seed
         self._dice = random.SystemRandom() if seed is None else random.Random(seed)
@@ -72,15 +52,25 @@ class ServedModel:
     def load(
         cls, config: EngineConfig, deliver: Callable[[list[TokenOutput]], None], progress: Progress | None = None
     ) -> "ServedModel":
-        """Fetches, loads and compiles; blocks until the first request could be served. Raises StartupError."""
-        tokenizers: list[Future[Tokenizer]] = []
-        with ThreadPoolExecutor(1, "tokenizer") as beside:  # read while weights and programs are
+        """Fetches, loads and compiles; blocks until the first request could be served. Raises StartupError.
 
-            def read_tokenizer(path: Path) -> None:
+        Everything that the settings and the model's small files can be wrong about is found before that.
+        """
+        check_settings(config)
+        tokenizers: list[Future[Tokenizer]] = []
+        texts: list[ModelText] = []
+        with ThreadPoolExecutor(1, "tokenizer") as beside, ExitStack() as undo:
+
+            def read_tokenizer(path: Path) -> None:  # while the checkpoint is opened and checked
                 tokenizers.append(beside.submit(Tokenizer.load, Path(config.tokenizer) if config.tokenizer else path))
 
-            built = build(config, progress, read_tokenizer)
-            return cls(built, tokenizers[0].result(), deliver)
+            def prepare_text(model: CheckedModel) -> None:
+                texts.append(ModelText.of(model, tokenizers[0].result()))
+                undo.callback(texts[0].close)
+
+            built = build(config, progress, read_tokenizer, prepare_text)
+            undo.pop_all()
+            return cls(built, texts[0], deliver)
 
     # The door
 

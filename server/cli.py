@@ -86,16 +86,20 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     import asyncio
     import dataclasses
     import threading
+    from contextlib import ExitStack
     from importlib import import_module
 
     from server.startup import Phases, address, console, curl_line, reach, ready_table
 
     screen = console()
-    with Phases(screen) as phases:
+    with ExitStack() as on_failure, Phases(screen) as phases:
         phases.report("import", 0, 0)
-        from server.listen import listen
+        from server.listen import give_back, listen
+        from server.startup_checks import check_server
 
+        check_server(server_config)
         listeners = listen(server_config)
+        on_failure.callback(give_back, listeners)
         if not server_config.uds:  # port 0 has become a real one
             server_config = dataclasses.replace(server_config, port=listeners[0].getsockname()[1])
         from jaxserve import AsyncLLM
@@ -109,6 +113,7 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
         from server.app import create_app
 
         app = create_app(llm, server_config)
+        on_failure.pop_all()
     where = address(server_config)
     known_to = reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
     screen.print("", ready_table(llm.description, where, known_to, phases.seconds), "", sep="\n")

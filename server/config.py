@@ -6,6 +6,7 @@ from typing import Any, Literal
 from jaxserve import BadConfig
 
 MIB = 1 << 20
+TLS_EXTRAS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")
 # Variables of a chat template that nobody may set: arguments of the call around it, and what every template has.
 RESERVED_KWARGS = frozenset(
     (
@@ -108,6 +109,21 @@ class ServerConfig:
             raise BadConfig("fingerprint_mode custom needs a fingerprint_value.")
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             raise BadConfig("ssl_keyfile and ssl_certfile go together; only one of them is set.")
+        if self.ssl_certfile is None and (lone := [name for name in TLS_EXTRAS if getattr(self, name)]):
+            raise BadConfig(f"{lone[0]} needs ssl_certfile and ssl_keyfile; without them the server speaks no TLS.")
+        if self.ssl_cert_reqs not in (0, 1, 2):
+            raise BadConfig(f"ssl_cert_reqs must be 0 (none), 1 (optional) or 2 (required), got {self.ssl_cert_reqs}.")
+        if self.ssl_cert_reqs and self.ssl_ca_certs is None:
+            raise BadConfig(
+                f"ssl_cert_reqs {self.ssl_cert_reqs} needs ssl_ca_certs, which says whose certificates count."
+            )
+        for name in ("root_path", "open_paths", "disable_access_log_for_endpoints"):
+            value = getattr(self, name)
+            wrong = [path for path in separated((value,) if isinstance(value, str) else value) if path[0] != "/"]
+            if wrong:
+                raise BadConfig(f"{name} must be paths that begin with a slash, like /health, got {wrong[0]!r}.")
+        if not self.response_role:
+            raise BadConfig("response_role must not be empty; assistant is usual.")
         if clash := sorted((RESERVED_KWARGS | {"chat_template"}) & (self.default_chat_template_kwargs or {}).keys()):
             raise BadConfig(f"default_chat_template_kwargs cannot set {', '.join(clash)}.")
         if wrong := [name for name, word in (self.reasoning_effort_map or {}).items() if not isinstance(word, str)]:
@@ -119,6 +135,9 @@ class ServerConfig:
             "max_header_bytes",
             "max_headers",
             "max_connections",
+            "max_inflight_body_bytes",
+            "max_completion_prompts",
+            "max_reply_bytes",
         ):
             _at_least(name, getattr(self, name), 1)
         for name in ("sse_keep_alive_interval", "drain_timeout_s", "body_timeout_s", "max_stop_strings"):

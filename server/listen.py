@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -90,7 +91,10 @@ def _bind(family: int, address: str | tuple[str, int]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_UNIX:
-            remove_stale(Path(str(address)))
+            path = Path(str(address))
+            if is_served(path):
+                raise OSError(errno.EADDRINUSE, "a server listens there")
+            remove_stale(path)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -102,6 +106,21 @@ def _bind(family: int, address: str | tuple[str, int]) -> socket.socket:
     return sock
 
 
+def give_back(sockets: Iterable[socket.socket]) -> None:
+    """Close what `listen` has bound, where there will be no server. A Unix socket's file goes, too."""
+    for sock in sockets:
+        address = sock.getsockname()
+        sock.close()
+        if isinstance(address, str):
+            remove_stale(Path(address))
+
+
+def is_served(path: Path) -> bool:
+    """Whether a server takes connections at this socket file."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return path.is_socket() and probe.connect_ex(str(path)) == 0
+
+
 def remove_stale(path: Path) -> None:
     """A socket file that an earlier server left; any other file stays, and binding fails."""
     if path.is_socket():
@@ -109,9 +128,12 @@ def remove_stale(path: Path) -> None:
 
 
 def _no_address(name: str, error: OSError) -> StartupError:
+    is_socket = name.startswith("the socket")
     if error.errno == errno.EADDRINUSE:
-        other = "--uds" if name.startswith("the socket") else "--port"
+        other = "--uds" if is_socket else "--port"
         return BadConfig(f"{name} is in use by another process; stop that one, or choose another {other}.")
     if error.errno == errno.EACCES:
-        return BadConfig(f"{name} is not ours to take; choose a --port above 1023.")
-    return BadConfig(f"cannot listen on {name}: {error.strerror or error}; check --host and --port.")
+        advice = "another --uds" if is_socket else "a --port above 1023"
+        return BadConfig(f"{name} is not ours to take; choose {advice}.")
+    flags = "--uds" if is_socket else "--host and --port"
+    return BadConfig(f"cannot listen on {name}: {error.strerror or error}; check {flags}.")

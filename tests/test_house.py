@@ -22,7 +22,7 @@ FLOORS = (
     ("models", "sampling", "structured", "weights"),
     ("engine", "text"),
     ("preparing",),
-    ("answer",),
+    ("answer", "settings", "model_text"),
     ("served", "llm", "async_llm"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

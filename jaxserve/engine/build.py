@@ -50,6 +50,20 @@ USUAL_LOGPROBS = 20  # of the best, in every step that has any, where a request 
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """A model whose files, sizes and settings fit together. No weight has been read, no program compiled.
+
+    config   as resolved: every limit is a number
+    """
+
+    config: EngineConfig
+    spec: DecoderSpec
+    path: Path
+    model_config: dict[str, Any]
+    generation_config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Built:
     """An engine that is ready to step, and what the doors must know about its model.
 
@@ -68,11 +82,15 @@ class Built:
 
 
 def build(
-    config: EngineConfig, progress: Progress | None = None, on_path: Callable[[Path], None] | None = None
+    config: EngineConfig,
+    progress: Progress | None = None,
+    on_path: Callable[[Path], None] | None = None,
+    on_checked: Callable[[CheckedModel], None] | None = None,
 ) -> Built:
     """Fetches, checks, sizes, loads, compiles and warms up. Raises StartupError before any large allocation.
 
-    on_path hears where the model lies as soon as that is known.
+    on_path hears where the model lies as soon as that is known, on_checked that all fits, before the first slow step:
+    what it raises ends the start there.
     """
     path = resolve(
         config.model,
@@ -106,6 +124,10 @@ def build(
     weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     size = _cache_size(config, spec, device, page_bytes, weight_bytes)
     config, chunk_tokens = _resolved(config, size, device.platform)
+    by_default = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
+    checked = CheckedModel(config, spec, path, model_config, by_default | checkpoint.generation_config)
+    if on_checked:
+        on_checked(checked)
     directory = use_compilation_cache(config.compilation_cache_dir)
 
     limits = limits_of(device, dtype, config.quantization) if config.roofline else None
@@ -131,8 +153,7 @@ def build(
         spec=spec,
         path=path,
         model_config=model_config,
-        generation_config=(DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {})
-        | checkpoint.generation_config,
+        generation_config=checked.generation_config,
         buckets=buckets,
         num_pages=size.num_pages,
         description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes, buckets)

@@ -210,10 +210,13 @@ def _cut(words: TemplateWords, facts: DetectionFacts) -> Detected | None:
 
 def chosen(asked: str, found: Detected, known: Collection[str], field: str) -> Detected:
     """What holds when the configuration's `field` says `asked`: auto, none, or a name. BadConfig for one not known."""
+    check_parser(asked, known, field)
     if asked == "auto":
         return found
-    if asked == "none":
-        return Detected(None, f"{field} is none")
-    if asked not in known:
+    return Detected(None, f"{field} is none") if asked == "none" else Detected(asked, f"{field} names it")
+
+
+def check_parser(asked: str, known: Collection[str], field: str) -> None:
+    """Raise BadConfig unless `asked` is auto, none, or a known name."""
+    if asked not in ("auto", "none") and asked not in known:
         raise BadConfig(f"{field} {asked!r} is not known; try auto, none, or one of {', '.join(sorted(known))}.")
-    return Detected(asked, f"{field} names it")

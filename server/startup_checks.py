@@ -1,0 +1,73 @@
+"""What of a ServerConfig can be found wrong before anything is loaded: files of TLS, the place of a Unix socket.
+
+Values that are wrong by themselves are refused by ServerConfig, a port that is taken by `listen`.
+"""
+
+import ssl
+from pathlib import Path
+
+from jaxserve import BadConfig
+from server.config import ServerConfig
+
+MAX_SOCKET_PATH_BYTES = 107  # of sun_path, without the zero at its end
+ENCRYPTED_KEY = "is encrypted, and nobody is there to type its password; decrypt it with openssl pkey"
+
+
+def check_server(config: ServerConfig) -> None:
+    """Raise BadConfig for the first setting that cannot work on this machine."""
+    _check_tls(config)
+    if config.uds is not None:
+        _check_socket_path(config.uds)
+
+
+def _check_tls(config: ServerConfig) -> None:
+    """Certificate, key and authorities as Hypercorn will load them."""
+    certificate, key = config.ssl_certfile, config.ssl_keyfile
+    if certificate is None or key is None:
+        return
+    for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
+        if (path := getattr(config, name)) is not None:
+            _check_readable(name, path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    asked: list[bool] = []
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: asked.append(True) or "")
+    except (ssl.SSLError, ValueError) as error:
+        if asked:
+            raise BadConfig(f"ssl_keyfile {key} {ENCRYPTED_KEY}.") from None
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            raise BadConfig(f"ssl_keyfile {key} is not the key of the certificate in {certificate}.") from None
+        raise BadConfig(f"ssl_certfile {certificate} and ssl_keyfile {key} are no PEM pair: {_said(error)}.") from None
+    if config.ssl_ca_certs is not None:
+        try:
+            context.load_verify_locations(config.ssl_ca_certs)
+        except ssl.SSLError as error:
+            raise BadConfig(f"ssl_ca_certs {config.ssl_ca_certs} holds no certificates: {_said(error)}.") from None
+    if config.ssl_ciphers is not None:
+        try:
+            context.set_ciphers(config.ssl_ciphers)
+        except ssl.SSLError:
+            raise BadConfig(f"ssl_ciphers {config.ssl_ciphers!r} names no cipher that OpenSSL has here.") from None
+
+
+def _check_readable(name: str, path: str) -> None:
+    try:
+        with Path(path).open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise BadConfig(f"{name} {path} cannot be read: {error.strerror or error}.") from None
+
+
+def _check_socket_path(path: str) -> None:
+    place = Path(path)
+    if len(str(place).encode()) > MAX_SOCKET_PATH_BYTES:
+        raise BadConfig(f"uds {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes, the most for a socket's path.")
+    if place.is_dir():
+        raise BadConfig(f"uds {path} is a directory; name a socket in it.")
+    if not place.parent.is_dir():
+        raise BadConfig(f"uds {path}: there is no directory {place.parent}.")
+
+
+def _said(error: Exception) -> str:
+    """What OpenSSL says, in words: its reason has underscores for spaces."""
+    return str(getattr(error, "reason", None) or error).replace("_", " ").lower()
