@@ -49,9 +49,10 @@ from jaxserve.structured_outputs import StructuredOutputs
 if TYPE_CHECKING:
     from jaxserve.async_llm import AsyncLLM
     from jaxserve.llm import LLM
+    from jaxserve.settings import check_settings
 
 __version__ = "0.1.0"
-_DOORS = {"LLM": "jaxserve.llm", "AsyncLLM": "jaxserve.async_llm"}
+_DOORS = {"LLM": "jaxserve.llm", "AsyncLLM": "jaxserve.async_llm", "check_settings": "jaxserve.settings"}
 
 
 def __getattr__(name: str) -> Any:
@@ -99,4 +100,5 @@ __all__ = [
     "UnknownArchitecture",
     "Unsupported",
     "Usage",
+    "check_settings",
 ]

@@ -14,6 +14,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 # Its file carries no generation config; these are the values its authors use in their model card.
 DEFAULT_MODEL_GENERATION = {"temperature": 0.2, "top_p": 0.9}
 
+ATTENTION_BACKENDS = ("auto", "reference", "cpu", "native", "gpu", "tpu")  # a test holds them against those there are
 AT_LEAST_ONE = (
     *("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "num_gpu_blocks_override"),
     *("max_num_queued_reqs", "max_num_queued_tokens"),
@@ -70,7 +71,7 @@ class EngineConfig:
     num_gpu_blocks_override: int | None = knob(None, "number of key-value pages, instead of a size")
     enable_prefix_caching: bool = knob(True, "find full pages of known prefixes again")
     attention_backend: str = knob(
-        "auto", "how attention is computed: auto, reference, cpu, native or gpu", group="computing"
+        "auto", f"how attention is computed: {', '.join(ATTENTION_BACKENDS)}", group="computing"
     )
     seed: int | None = knob(
         None, "makes the seeds of requests without one repeatable, in order of arrival; default: fresh"

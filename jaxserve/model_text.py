@@ -1,13 +1,16 @@
 """What the texts of a model need: its tokenizer, templates, dialects and generation defaults."""
 
+import logging
 from dataclasses import dataclass
 
 from jaxserve.engine.build import CheckedModel
-from jaxserve.generation import GenerationDefaults
+from jaxserve.generation import DEFAULTS_READ, GenerationDefaults
 from jaxserve.preparing import Preparer
 from jaxserve.text.prompts import Prompts
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text.turn_ends import find_turn_end
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class ModelText:
     @classmethod
     def of(cls, model: CheckedModel, tokenizer: Tokenizer) -> "ModelText":
         """Raises StartupError for a template, a parser or a generation config that cannot serve this model."""
+        for name in sorted((model.config.override_generation_config or {}).keys() - set(DEFAULTS_READ)):
+            log.warning("override_generation_config has %s, which is not read; %s are", name, ", ".join(DEFAULTS_READ))
         defaults = GenerationDefaults.of(model.config, model.generation_config, model.model_config)
         eos_id = tokenizer.eos_token_id
         primary = () if eos_id is None else (eos_id,)

@@ -6,7 +6,6 @@ import pytest
 
 from jaxserve import BadConfig, EngineConfig
 from jaxserve.generation import DEFAULTS_READ, GenerationDefaults
-from jaxserve.settings import check_settings
 
 OWN = {"temperature": 0.6, "top_k": 20, "do_sample": True, "max_new_tokens": 50, "eos_token_id": [7, 8]}
 MODEL = {"eos_token_id": 9}
@@ -79,8 +78,3 @@ def test_defaults_that_no_request_could_ask_for_stop_the_start(wrong):
 def test_a_directory_without_the_file_stops_the_start(tmp_path):
     with pytest.raises(BadConfig, match=r"holds no readable generation_config\.json"):
         of(generation_config=str(tmp_path))
-
-
-def test_an_override_that_is_not_read_is_told(caplog):
-    check_settings(EngineConfig(override_generation_config={"do_sample": True}))
-    assert "do_sample, which is not read" in caplog.text

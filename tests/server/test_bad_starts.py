@@ -2,11 +2,15 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from jaxserve.attention import BACKENDS
+from jaxserve.config import ATTENTION_BACKENDS
 from jaxserve.engine import build as build_module
 from jaxserve.engine.runner import Runner
 from jaxserve.weights import hub, safetensors
@@ -149,6 +153,18 @@ def test_what_does_not_fit_a_model_is_found_before_its_weights_are_read(start: C
 def test_a_start_that_is_sound_gets_as_far_as_the_slow_work(start: Callable[..., str], words: str) -> None:
     with pytest.raises(SlowWork):
         start(words)
+
+
+def test_settings_are_checked_without_jax() -> None:
+    program = "import sys; from jaxserve import EngineConfig, check_settings; check_settings(EngineConfig()); "
+    subprocess.run([sys.executable, "-c", program + "assert 'jax' not in sys.modules"], check=True, timeout=120)
+    assert set(ATTENTION_BACKENDS) == {"auto", *BACKENDS}
+
+
+def test_an_override_that_is_not_read_is_said(start: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SlowWork):
+        start("{}/model", "--override-generation-config.do_sample", "true")
+    assert caplog.text.count("override_generation_config has do_sample, which is not read") == 1
 
 
 def test_a_socket_at_which_a_server_listens_is_left_alone(start: Callable[..., str], tmp_path: Path) -> None:
