@@ -48,6 +48,11 @@ class Prepared:
     reader: Callable[[], Reader] | None = None
     controls: Mapping[int, str] | None = None
 
+    @property
+    def unenforced(self) -> tuple[str, ...]:
+        """The formats in schemas of the request that are annotations: the answer is not held to them."""
+        return () if self.grammar is None else self.grammar.unenforced
+
 
 PLAIN = Prepared()
 

@@ -76,6 +76,7 @@ class Said:
 class Prepared:
     params: SamplingParams
     format: AnswerFormat | None
+    unenforced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class FakeLLM:
     fail_at     the delta of this number is `failure` instead
     refusal     raised by check
     impossible  raised by prepare
+    unenforced  formats of schemas that what was prepared names
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class FakeLLM:
         self.failure: Exception = EngineStopped("gone")
         self.refusal: Exception | None = None
         self.impossible: Exception | None = None
+        self.unenforced: tuple[str, ...] = ()
         self.cached_tokens = 0
         self.stop_reason: int | str | None = None
         self.snapshot = empty_stats()
@@ -172,7 +175,7 @@ class FakeLLM:
     ) -> Prepared:
         if self.impossible is not None:
             raise self.impossible
-        return Prepared(params, format)
+        return Prepared(params, format, self.unenforced)
 
     async def generate(
         self,

@@ -1,12 +1,15 @@
 """The part of compiling that strangers could make expensive. It runs in a helper, which may be killed."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
 from llguidance import LLMatcher, LLParserLimits
 
 from jaxserve.errors import InvalidParameter
+from jaxserve.structured.annotations import unenforced_formats
 from jaxserve.structured.grammar import resolved
 from jaxserve.structured.lark import grammar_text
 from jaxserve.structured.patterns import byte_tokenizer
@@ -22,14 +25,21 @@ OPENINGS = b'{["ta10'
 _PROCESS = psutil.Process()
 
 
-def check(data: dict[str, Any]) -> tuple[str, int]:
-    """The helper's side: (the grammar of what was asked, bytes of memory that it takes). Raises InvalidParameter."""
-    text = checked(from_json(data["shape"]), data["special_tokens"], data["param"])
+def check(data: dict[str, Any]) -> tuple[str, int, tuple[str, ...]]:
+    """Compile in the helper: (the grammar of what was asked, bytes of memory that it takes, formats not enforced).
+
+    Raises InvalidParameter.
+    """
+    special_tokens, param = data["special_tokens"], data["param"]
+    with _errors_of(param):
+        shape = resolved(from_json(data["shape"]), special_tokens)
+        unenforced = unenforced_formats(shape)
+    text = checked(shape, special_tokens, param)
     before = _PROCESS.memory_info().rss
     matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=LIMITS)
     if not matcher.is_error():  # which it is where it needs tokens that only the model has
-        _try(matcher, data["param"])
-    return text, max(_PROCESS.memory_info().rss - before, least_bytes(text))
+        _try(matcher, param)
+    return text, max(_PROCESS.memory_info().rss - before, least_bytes(text)), unenforced
 
 
 def _try(matcher: LLMatcher, param: str) -> None:
@@ -52,20 +62,27 @@ def least_bytes(text: str) -> int:
 
 def checked(shape: Shape, special_tokens: dict[str, int], param: str) -> str:
     """The grammar, of which llguidance has nothing to complain. Raises InvalidParameter that names `param`."""
-    try:
+    with _errors_of(param):
         text = grammar_text(resolved(shape, special_tokens), special_tokens)
         text.encode()
+    _, complaints = LLMatcher.validate_grammar_with_warnings(text, None, limits=LIMITS)
+    complaints = [complaint for complaint in complaints if not complaint.startswith("no tokenizer - can't validate")]
+    if complaints:
+        raise refused(complaints[0], param)
+    return text
+
+
+@contextmanager
+def _errors_of(param: str) -> Iterator[None]:
+    """Raises InvalidParameter that names `param` for what is wrong with its value."""
+    try:
+        yield
     except InvalidParameter as error:
         raise InvalidParameter(f"{param}: {error}", param) from None
     except UnicodeEncodeError:
         raise InvalidParameter(f"{param} holds half a surrogate pair, which is no text.", param) from None
     except RecursionError:
         raise InvalidParameter(f"{param} is too complex a grammar: its parts lead too deep.", param) from None
-    _, complaints = LLMatcher.validate_grammar_with_warnings(text, None, limits=LIMITS)
-    complaints = [complaint for complaint in complaints if not complaint.startswith("no tokenizer - can't validate")]
-    if complaints:
-        raise refused(complaints[0], param)
-    return text
 
 
 def refused(complaint: str, param: str) -> InvalidParameter:

@@ -1,8 +1,9 @@
 """What was asked for → a compiled grammar: checked where it can do no harm, compiled once, and kept."""
 
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,13 +20,20 @@ from jaxserve.structured_outputs import StructuredOutputs
 KIB = 1 << 10
 MODULE = "jaxserve.structured.checking"
 MAX_CHARS_UNCHECKED = 4 * KIB
+MAX_LOGGED_FORMATS, MAX_NAME_CHARS = 1000, 100
+log = logging.getLogger(__name__)
 
 
 class CompiledGrammar:
-    """A grammar that fits the model's tokens. It does not change, so any number of answers may follow it at once."""
+    """A grammar that fits the model's tokens. It does not change, so any number of answers may follow it at once.
 
-    def __init__(self, matcher: LLMatcher, num_bytes: int) -> None:
+    num_bytes    of memory that it takes
+    unenforced   formats of its schemas that are annotations
+    """
+
+    def __init__(self, matcher: LLMatcher, num_bytes: int, unenforced: tuple[str, ...] = ()) -> None:
         self.num_bytes = num_bytes
+        self.unenforced = unenforced
         self._matcher = matcher
         self._lock = threading.Lock()
 
@@ -55,6 +63,8 @@ class Compiler:
         self._limits = Limits(timeout_s, memory_bytes)
         self._pool = HelperPool((MODULE,))
         self._cache = _Cache(cache_entries, cache_bytes)
+        self._lock = threading.Lock()
+        self._logged_formats: set[str] = set()
 
     def compile(self, what: Shape, param: str = "structured_outputs") -> CompiledGrammar:
         """The grammar of what was asked. Raises InvalidParameter, which names `param`; Unsupported on this model."""
@@ -71,7 +81,8 @@ class Compiler:
 
     def _compile(self, what: Shape, param: str) -> CompiledGrammar:
         tokenizer = self._vocabulary.tokenizer()
-        text, num_bytes = self._check(what, param)
+        text, num_bytes, unenforced = self._check(what, param)
+        self._log_once(unenforced)
         matcher = LLMatcher(tokenizer, text, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise refused(matcher.get_error(), param)
@@ -79,13 +90,22 @@ class Compiler:
             raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
         if matcher.is_error():
             raise refused(matcher.get_error(), param)
-        return CompiledGrammar(matcher, num_bytes)
+        return CompiledGrammar(matcher, num_bytes, tuple(unenforced))
 
-    def _check(self, what: Shape, param: str) -> tuple[str, int]:
+    def _log_once(self, formats: Sequence[str]) -> None:
+        """Names formats that are not enforced, each the first time that it is met."""
+        with self._lock:
+            new = [name for name in formats if name not in self._logged_formats]
+            self._logged_formats |= set(new[: MAX_LOGGED_FORMATS - len(self._logged_formats)])
+        if new and len(self._logged_formats) < MAX_LOGGED_FORMATS:
+            names = ", ".join(repr(name[:MAX_NAME_CHARS]) for name in new)
+            log.warning("JSON Schema formats that are not enforced, as they are not known here: %s", names)
+
+    def _check(self, what: Shape, param: str) -> tuple[str, int, Sequence[str]]:
         special_tokens = self._vocabulary.special_tokens
         if _is_harmless(what):
             text = checked(what, special_tokens, param)
-            return text, least_bytes(text)
+            return text, least_bytes(text), ()
         data = {"shape": to_json(what), "special_tokens": special_tokens, "param": param}
         try:
             return self._pool.run(f"{MODULE}:check", data, self._limits)

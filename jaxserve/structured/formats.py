@@ -1,8 +1,10 @@
-"""What the values of JSON Schema's `format` mean as patterns. Source: RFC 3339, 3986, 5321, 6570, 6901 and others.
+"""What the values of JSON Schema's `format` mean as patterns. Source: RFC 3339, 3986, 4291, 5321, 6570, 6901, …
 
-Where llguidance has a pattern of its own that is exact, it is used; the others are written here.
+A format that is not here is an annotation, as JSON Schema 2020-12 has it: it is accepted and not enforced.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 _LEAP_YEAR = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
@@ -15,52 +17,119 @@ _DATE = (
 # Leap seconds are left out: whether there was one at a time is in no grammar, and date libraries refuse them.
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]+)?(?:[zZ]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 
-_HEX = "%[0-9A-Fa-f]{2}"
+_HEX_DIGITS = "[0-9A-Fa-f]"
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = f"{_OCTET}(?:\\.{_OCTET}){{3}}"
+_GROUP = f"{_HEX_DIGITS}{{1,4}}"
+_LAST_TWO = f"(?:{_GROUP}:{_GROUP}|{_IPV4})"  # groups, or an IPv4 address in their place
+_IPV6 = "|".join(
+    [
+        f"(?:{_GROUP}:){{6}}{_LAST_TWO}",
+        f"::(?:{_GROUP}:){{5}}{_LAST_TWO}",
+        *(f"(?:(?:{_GROUP}:){{0,{4 - n}}}{_GROUP})?::(?:{_GROUP}:){{{n}}}{_LAST_TWO}" for n in range(4, -1, -1)),
+        f"(?:(?:{_GROUP}:){{0,5}}{_GROUP})?::{_GROUP}",
+        f"(?:(?:{_GROUP}:){{0,6}}{_GROUP})?::",
+    ]
+)
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+
+_CLOCK = "T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S)"
+_DAYS = "(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
+
+_HEX = f"%{_HEX_DIGITS}{{2}}"
 _PCHAR = f"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|{_HEX})"
 _SEGMENT_WITHOUT_COLON = f"(?:[A-Za-z0-9._~!$&'()*+,;=@-]|{_HEX})+"
-_AUTHORITY = f"(?:(?:[A-Za-z0-9._~!$&'()*+,;=:-]|{_HEX})*@)?(?:[A-Za-z0-9._~!$&'()*+,;=-]|{_HEX})*(?::[0-9]*)?"
+_REG_NAME = f"(?:[A-Za-z0-9._~!$&'()*+,;=-]|{_HEX})*"
+_IP_LITERAL = f"\\[(?:{_IPV6}|[vV]{_HEX_DIGITS}+\\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\\]"
+_AUTHORITY = f"(?:(?:[A-Za-z0-9._~!$&'()*+,;=:-]|{_HEX})*@)?(?:{_IP_LITERAL}|{_REG_NAME})(?::[0-9]*)?"
 _TAIL = f"(?:\\?(?:{_PCHAR}|[/?])*)?(?:#(?:{_PCHAR}|[/?])*)?"
 _PATHS = f"//{_AUTHORITY}(?:/{_PCHAR}*)*|/(?:{_PCHAR}+(?:/{_PCHAR}*)*)?"
-_URI_REFERENCE = (
-    f"(?:[A-Za-z][A-Za-z0-9+.-]*:(?:{_PATHS}|{_PCHAR}+(?:/{_PCHAR}*)*)?"
-    f"|(?:{_PATHS}|{_SEGMENT_WITHOUT_COLON}(?:/{_PCHAR}*)*)?){_TAIL}"
-)
+_ABSOLUTE = f"[A-Za-z][A-Za-z0-9+.-]*:(?:{_PATHS}|{_PCHAR}+(?:/{_PCHAR}*)*)?"
+_URI_REFERENCE = f"(?:{_ABSOLUTE}|(?:{_PATHS}|{_SEGMENT_WITHOUT_COLON}(?:/{_PCHAR}*)*)?){_TAIL}"
 
 _VARIABLE = f"(?:[A-Za-z0-9_]|{_HEX})+(?:\\.(?:[A-Za-z0-9_]|{_HEX})+)*(?::[1-9][0-9]{{0,3}}|\\*)?"
 _EXPRESSION = f"\\{{[+#./;?&]?{_VARIABLE}(?:,{_VARIABLE})*\\}}"
 _URI_TEMPLATE = f"(?:[A-Za-z0-9._~:/?#\\[\\]@!$&()*+,;=-]|{_HEX}|{_EXPRESSION})*"
 
 _JSON_POINTER = "(?:/(?:[^~/]|~[01])*)*"
+
+
+def _uuid(version: str) -> str:
+    """Of one version, with the variant that RFC 9562 describes."""
+    first, last = f"{_HEX_DIGITS}{{8}}-{_HEX_DIGITS}{{4}}", f"{_HEX_DIGITS}{{12}}"
+    return f"{first}-{version}{_HEX_DIGITS}{{3}}-[89abAB]{_HEX_DIGITS}{{3}}-{last}"
+
+
+_PREFIX_4, _PREFIX_6 = "(?:/(?:3[0-2]|[12]?[0-9]))?", "(?:/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9]))?"
 _PATTERNS = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"{_DATE}[tT]{_TIME}",
+    "duration": f"P(?:{_DAYS}(?:{_CLOCK})?|{_CLOCK}|[0-9]+W)",
+    "email": f"{_ATOM}(?:\\.{_ATOM})*@(?:{_LABEL}(?:\\.{_LABEL})*|\\[{_IPV4}\\])",
+    "hostname": f"{_LABEL}(?:\\.{_LABEL})*",
+    "ipv4": _IPV4,
+    "ipv6": _IPV6,
+    "uri": f"{_ABSOLUTE}{_TAIL}",
     "uri-reference": _URI_REFERENCE,
     "uri-template": _URI_TEMPLATE,
+    "uuid": f"{_HEX_DIGITS}{{8}}(?:-{_HEX_DIGITS}{{4}}){{3}}-{_HEX_DIGITS}{{12}}",
     "json-pointer": _JSON_POINTER,
     "relative-json-pointer": f"(?:0|[1-9][0-9]*)(?:#|{_JSON_POINTER})",
+    # Of pydantic. A network's address depends on its prefix in a way that no pattern says.
+    **{f"uuid{version}": _uuid(str(version)) for version in range(1, 9)},
+    "ipv4interface": f"{_IPV4}{_PREFIX_4}",
+    "ipv6interface": f"(?:{_IPV6}){_PREFIX_6}",
+    "ipvanyaddress": f"{_IPV4}|{_IPV6}",
+    "ipvanyinterface": f"{_IPV4}{_PREFIX_4}|(?:{_IPV6}){_PREFIX_6}",
+    "base64": "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",
+    "base64url": "(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?",
 }
+_LENGTHS = {"hostname": {"maxLength": 253}}
 _FORMATS: dict[str, dict[str, Any]] = {
-    **{name: {"pattern": f"^(?:{pattern})$"} for name, pattern in _PATTERNS.items()},
-    **{name: {"format": name} for name in ("email", "duration", "ipv4", "ipv6", "uuid", "uri")},
-    "hostname": {"format": "hostname", "maxLength": 253},
+    name: {"pattern": f"^(?:{pattern})$", **_LENGTHS.get(name, {})} for name, pattern in _PATTERNS.items()
+}
+# (pattern, shortest, longest): of e-mail addresses, host names and times, within what libraries say of them in patterns
+# and lengths beside the format.
+_SHORT_LABEL = "[a-z0-9](?:[a-z0-9-]{0,18}[a-z0-9])?"
+_CLOCK_TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+NARROW_PATTERNS = (
+    (f"^[A-Za-z0-9_+-]+(?:\\.[A-Za-z0-9_+-]+)*@(?:{_LABEL}\\.)+[A-Za-z]{{2,63}}$", 6, math.inf),
+    (f"^{_SHORT_LABEL}(?:\\.{_SHORT_LABEL}){{0,11}}$", 1, 251),
+    (f"^{_DATE}T{_CLOCK_TIME}Z$", 20, 20),
+    (f"^{_DATE}T{_CLOCK_TIME}\\.[0-9]{{3}}Z$", 24, 24),
+)
+# zod names these beside a pattern that says all of them; what is meant differs from one release to another.
+_SAID_BY_PATTERN = {
+    *("base64", "base64url", "cidrv4", "cidrv6", "cuid", "cuid2", "e164", "emoji", "ksuid", "mac", "nanoid", "ulid"),
+    *("xid", "starts_with", "ends_with", "includes", "lowercase", "uppercase"),
+} | {
+    f"{hash_name}_{coding}"
+    for hash_name in ("md5", "sha1", "sha256", "sha384", "sha512")
+    for coding in ("hex", "base64", "base64url")
 }
 
-
-# OpenAPI's, for numbers: (least, most), where there are any. A password is any text, shown as dots.
+# OpenAPI's, for numbers: (least, most), where there are any.
 NUMBER_FORMATS: dict[str, tuple[int, int] | None] = {
     "int32": (-(2**31), 2**31 - 1),
     "int64": (-(2**63), 2**63 - 1),
     "float": None,
     "double": None,
 }
-_FORMATS |= {name: {} for name in ("password", *NUMBER_FORMATS)}
 
 
-def is_known(name: str) -> bool:
-    return name in _FORMATS
+def string_keywords(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords that llguidance enforces and that say of a string what this schema's format says; none if unknown."""
+    name = schema.get("format", "")
+    if "pattern" in schema and name in _SAID_BY_PATTERN:
+        return {}
+    return _FORMATS.get(name, {})
 
 
-def string_keywords(name: str) -> dict[str, Any]:
-    """Keywords that llguidance enforces and that say of a string what this known format says."""
-    return _FORMATS[name]
+def unenforced_format(schema: Mapping[str, Any]) -> str | None:
+    """The schema's format if nobody knows what it means."""
+    name = schema.get("format")
+    if name is None or name in _FORMATS or name in NUMBER_FORMATS or ("pattern" in schema and name in _SAID_BY_PATTERN):
+        return None
+    return name

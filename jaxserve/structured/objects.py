@@ -10,8 +10,9 @@ from itertools import combinations
 from typing import Any
 
 from jaxserve.structured.conjunction import Merge, Source
+from jaxserve.structured.formats import NARROW_PATTERNS
 from jaxserve.structured.keywords import cannot_enforce
-from jaxserve.structured.patterns import finds, literal
+from jaxserve.structured.patterns import finds, implies, literal
 from jaxserve.structured.scalars import pattern_of
 
 MAX_SETS = 64
@@ -148,20 +149,35 @@ def _with_names(merge: Merge, keys: _Keys, parts: Sequence[Source]) -> _Keys:
         return keys
     pattern = _pattern_of(names)
     if pattern is None or keys.patterns:
-        raise cannot_enforce("propertyNames", said[0].path, "only an enum, a pattern or lengths alone can")
+        raise cannot_enforce(
+            "propertyNames", said[0].path, "only an enum, or one of a pattern, a format and lengths, can"
+        )
     bad = [name for name in keys.properties if not finds(pattern, name)]
     keys = keys.without(bad)
     return keys if keys.others is False else replace(keys, patterns={pattern: keys.others}, others=False)
 
 
 def _pattern_of(names: dict[str, Any]) -> str | None:
-    """One pattern for all that is said of names, if there is one."""
+    """One pattern for all that is said of names, if there is one: llguidance takes no more for a key.
+
+    Of several conditions that is the one that implies the others, or a pattern in NARROW_PATTERNS that implies all.
+    """
     if names.keys() == {"enum"}:
         return f"^(?:{'|'.join(map(literal, names['enum']))})$"
-    if names.keys() == {"pattern"}:
-        return names["pattern"]
-    if names.keys() <= {"minLength", "maxLength"}:
-        return f"^(?s:.){{{names.get('minLength', 0)},{names.get('maxLength', '')}}}$"
+    if not names.keys() <= {"minLength", "maxLength", "pattern", "allOf"}:
+        return None
+    conditions = [rule["pattern"] for rule in (names, *names.get("allOf", ())) if "pattern" in rule]
+    least, most = names.get("minLength", 0), names.get("maxLength", "")
+    lengths = [f"^(?s:.){{{least},{most}}}$"] if least or most != "" else []
+    if len(conditions) + len(lengths) == 1:
+        return (conditions + lengths)[0]
+    for pattern in conditions:
+        if all(implies(pattern, other) for other in conditions + lengths):
+            return pattern
+    for pattern, shortest, longest in NARROW_PATTERNS:
+        has_length = shortest >= least and (most == "" or longest <= most)
+        if has_length and all(implies(pattern, other) for other in conditions):
+            return pattern
     return None
 
 

@@ -6,6 +6,7 @@ ASCII's, as in ECMA-262. Lookaround, backreferences and word boundaries are in n
 
 import json
 import re
+from collections.abc import Iterator
 from functools import cache, lru_cache
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
@@ -29,6 +30,7 @@ _QUANTIFIER = re.compile(r"\{\d+(?:,\d*)?\}")
 _CODE = re.compile(
     r"x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]{1,6})\}|u(d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|u([0-9a-fA-F]{4})", re.I
 )
+_IN_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.S)
 _PROPERTY = re.compile(r"[pP](?:\{[^}]*\}|[A-Z])")
 
 
@@ -73,6 +75,52 @@ def is_within(pattern: str, other: str) -> bool:
     grammar = f"start: T\nT: /{regex_to_lark(pattern)}/ & ~/{regex_to_lark(other)}/"
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
     return matches_nothing(matcher)
+
+
+@lru_cache(4096)
+def is_satisfiable(patterns: tuple[str, ...]) -> bool:
+    """Whether some text holds all of the patterns, as `checked_pattern` gave them."""
+    schema = {"type": "string", "allOf": [{"pattern": pattern} for pattern in patterns]}
+    matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_json_schema(schema), log_level=0, limits=_LIMITS)
+    return "Unsatisfiable" not in matcher.get_error()
+
+
+def implies(pattern: str, other: str) -> bool:
+    """Whether each text that holds the pattern holds the other; False if that cannot be told of such patterns."""
+    bodies = [_body(each) for each in (pattern, other)]
+    return pattern == other or (None not in bodies and is_within(*filter(None, bodies)))
+
+
+def _body(pattern: str) -> str | None:
+    """What the whole text matches, for a pattern that says so at both its ends."""
+    inner = pattern[1:-1]
+    if not pattern.startswith("^") or not pattern.endswith("$") or has_options(pattern):
+        return None
+    return None if any(char in "^$" for _, char in operators(inner)) or inner.endswith("\\") else inner
+
+
+def operators(pattern: str) -> Iterator[tuple[int, str]]:
+    """(index, character) of all in a pattern that is neither escaped nor in a class."""
+    index = 0
+    while index < len(pattern):
+        in_class = _IN_CLASS.match(pattern, index)
+        if in_class is not None:
+            index = in_class.end()
+        elif pattern[index] == "\\":
+            index += 2
+        else:
+            yield index, pattern[index]
+            index += 1
+
+
+def has_options(pattern: str) -> bool:
+    """Whether the pattern is several, parted by `|` outside of all parentheses."""
+    depth = 0
+    for _, char in operators(pattern):
+        depth += (char == "(") - (char == ")")
+        if char == "|" and depth == 0:
+            return True
+    return False
 
 
 def whitespace_pattern(pattern: str) -> str:

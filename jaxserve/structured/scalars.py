@@ -8,7 +8,8 @@ from jaxserve.errors import InvalidParameter
 from jaxserve.structured.conjunction import Merge, Source
 from jaxserve.structured.formats import string_keywords
 from jaxserve.structured.keywords import cannot_enforce
-from jaxserve.structured.patterns import checked_pattern
+from jaxserve.structured.lookaheads import without_lookahead
+from jaxserve.structured.patterns import checked_pattern, is_satisfiable
 
 
 def merged_types(parts: Iterable[Source]) -> list[str] | None:
@@ -51,22 +52,28 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def merged_string(parts: Iterable[Source]) -> dict[str, Any]:
-    """Lengths, patterns and formats; what can be said only once in a schema is said again in `allOf`."""
+def merged_string(parts: Iterable[Source], unenforced: dict[str, None]) -> dict[str, Any]:
+    """Lengths, patterns and formats; what can be said only once in a schema is said again in `allOf`.
+
+    A format is an annotation if nothing that the patterns beside it match is of it: it is added to `unenforced`.
+    """
     found: dict[str, Any] = {}
-    again: list[dict[str, Any]] = []
+    patterns: list[str] = []
+    formats: dict[str, dict[str, Any]] = {}
     for part in parts:
-        said = {key: part.schema[key] for key in ("minLength", "maxLength", "pattern") if key in part.schema}
-        if "pattern" in said:
-            said["pattern"] = pattern_of(said["pattern"], "pattern", part.path)
-        rules = [said]
-        if "format" in part.schema:
-            rules.append(string_keywords(part.schema["format"]))
-        for rule in rules:
-            _tighten(found, rule, "minLength", "maxLength")
-            for keyword in ("pattern", "format"):
-                if keyword in rule:
-                    again.append({keyword: rule[keyword]})
+        _tighten(found, part.schema, "minLength", "maxLength")
+        if "pattern" in part.schema:
+            said = without_lookahead(part.schema["pattern"])
+            patterns += [pattern_of(pattern, "pattern", part.path) for pattern in said]
+        if keywords := string_keywords(part.schema):
+            formats[part.schema["format"]] = keywords
+    for name, keywords in formats.items():
+        if patterns and not is_satisfiable((*patterns, keywords["pattern"])):
+            unenforced[name] = None
+            continue
+        _tighten(found, keywords, "minLength", "maxLength")
+        patterns.append(keywords["pattern"])
+    again = [{"pattern": pattern} for pattern in dict.fromkeys(patterns)]
     if len(again) == 1:
         return found | again[0]
     return found | ({"allOf": again} if again else {})
@@ -74,8 +81,9 @@ def merged_string(parts: Iterable[Source]) -> dict[str, Any]:
 
 def pattern_of(pattern: str, keyword: str, path: str) -> str:
     """The pattern for llguidance; what is wrong with it is said of the keyword."""
+    parts = without_lookahead(pattern)
     try:
-        return checked_pattern(pattern)
+        return checked_pattern(parts[0] if len(parts) == 1 else pattern)
     except InvalidParameter as error:
         raise cannot_enforce(keyword, path, str(error).removesuffix(".")) from None
 

@@ -13,6 +13,7 @@ from jaxserve.errors import InvalidParameter
 from jaxserve.structured.conjunction import Choice, Conjunction, Document, Source
 from jaxserve.structured.documents import read_json
 from jaxserve.structured.endings import endless
+from jaxserve.structured.formats import unenforced_format
 from jaxserve.structured.numbers import merged_number
 from jaxserve.structured.objects import has_mixed_keys, merged_objects
 from jaxserve.structured.patterns import whitespace_pattern
@@ -62,12 +63,14 @@ class Merger:
     definitions      what the `$ref`s of the result point at, by name
     closed           objects that declare nothing accept no keys either
     has_mixed_keys   some object says different things of different keys
+    unenforced       the formats that are annotations here
     """
 
     def __init__(self, document: Document, closed: bool) -> None:
         self.definitions: dict[str, Any] = {}
         self.closed = closed
         self.has_mixed_keys = False
+        self.unenforced: dict[str, None] = {}
         self._document = document
         self._results: dict[tuple[int, ...], Any] = {}  # by the identities of what must hold; None: being made
         self._names: dict[tuple[int, ...], str] = {}
@@ -117,6 +120,7 @@ class Merger:
             held, parts = conjunction.held, conjunction.parts
             return _any_of([self.schema(*parts, *others, option, held=held) for option in first.options])
         parts = conjunction.parts
+        self.unenforced |= dict.fromkeys(filter(None, (unenforced_format(part.schema) for part in parts)))
         types, values = merged_types(parts), merged_values(parts)
         if types == [] or values == []:
             return False
@@ -125,7 +129,7 @@ class Merger:
         if allowed & {"number", "integer"}:
             result |= merged_number(parts, "number" not in allowed)
         if "string" in allowed:
-            result |= merged_string(parts)
+            result |= merged_string(parts, self.unenforced)
         if "array" in allowed:
             result |= merged_array(self.schema, parts)
         if "object" not in allowed:

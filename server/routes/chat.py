@@ -7,6 +7,7 @@ from server.body import read_json
 from server.chat_reply import ChatReply, ChatStream, speech_of
 from server.desk import Desk
 from server.errors import json_response
+from server.reply_headers import name_unenforced
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import check_chat
 from server.schemas.common import validate
@@ -30,7 +31,10 @@ def blueprint(desk: Desk) -> Blueprint:
         how = (request, frame, run, speech_of(request, desk.config), desk.tools)
         if request.stream:
             keep_alive_s = desk.config.sse_keep_alive_interval
-            return await stream_response(run, ChatStream(*how), interval=frame.interval, keep_alive_s=keep_alive_s)
-        return json_response(await ChatReply(*how).whole(), headers=desk.load_headers())
+            stream = ChatStream(*how)
+            response = await stream_response(run, stream, interval=frame.interval, keep_alive_s=keep_alive_s)
+        else:
+            response = json_response(await ChatReply(*how).whole(), headers=desk.load_headers())
+        return name_unenforced(response, [job])
 
     return routes

@@ -7,6 +7,7 @@ from server.body import read_json
 from server.completion_reply import CompletionReply, CompletionStream, Echo
 from server.desk import Desk
 from server.errors import json_response
+from server.reply_headers import name_unenforced
 from server.schemas.checks import check_completion
 from server.schemas.common import validate
 from server.schemas.completions import CompletionRequest
@@ -33,7 +34,10 @@ def blueprint(desk: Desk) -> Blueprint:
         if request.stream:
             keep_alive_s = desk.config.sse_keep_alive_interval
             stream = CompletionStream(request, frame, run, echoes)
-            return await stream_response(run, stream, interval=frame.interval, keep_alive_s=keep_alive_s)
-        return json_response(await CompletionReply(request, frame, run, echoes).whole(), headers=desk.load_headers())
+            response = await stream_response(run, stream, interval=frame.interval, keep_alive_s=keep_alive_s)
+        else:
+            reply = CompletionReply(request, frame, run, echoes)
+            response = json_response(await reply.whole(), headers=desk.load_headers())
+        return name_unenforced(response, jobs)
 
     return routes

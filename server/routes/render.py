@@ -9,6 +9,7 @@ from quart import Blueprint, Response
 from server.body import read_json
 from server.desk import Desk
 from server.errors import json_response
+from server.reply_headers import name_unenforced
 from server.runs import Job
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import check_chat, check_completion
@@ -30,7 +31,7 @@ def blueprint(desk: Desk) -> Blueprint:
         job = await chat_job(request, desk.llm, desk.config)
         text = {"prompt_text": job.prompt_text} if request.return_prompt_text else {}
         frame = desk.frame("chatcmpl", request)
-        return json_response(_shown(frame.id, frame.model, job, request) | text)
+        return name_unenforced(json_response(_shown(frame.id, frame.model, job, request) | text), [job])
 
     @routes.post("/v1/completions/render")
     async def complete() -> Response:
@@ -42,9 +43,8 @@ def blueprint(desk: Desk) -> Blueprint:
         desk.check_model(request.model)
         frame = desk.frame("cmpl", request)
         jobs = await completion_jobs(request, prompts, desk.llm, desk.config)
-        return json_response(
-            [_shown(f"{frame.id}-{number}", frame.model, job, request) for number, job in enumerate(jobs)]
-        )
+        shown = [_shown(f"{frame.id}-{number}", frame.model, job, request) for number, job in enumerate(jobs)]
+        return name_unenforced(json_response(shown), jobs)
 
     return routes
 
