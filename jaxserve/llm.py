@@ -32,7 +32,7 @@ class LLM:
     """A model in this process.
 
     >>> with LLM() as llm:
-    ...     print(llm.chat([{"role": "user", "content": "What is the capital of France?"}]).text)
+    ...     print(llm.chat([{"role": "user", "content": "What is the capital of Japan?"}]).text)
 
     model is what EngineConfig.model takes, and settings are its other fields; quiet shows no progress bars.
     Raises StartupError.

@@ -18,10 +18,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from jaxserve import EngineConfig
 from server.config import ServerConfig
 from server.listen import ALL_INTERFACES
 
 BYTES_FROM = 1 << 20  # a total this large counts bytes; smaller ones count things
+# Of 170 questions that were tried on the default model this is among those whose right answer is least in doubt: its
+# best token leads the next by 0.97 nats or more at every step ("capital of France": by 0.08).
+FIRST_QUESTION = "What is the capital of Japan?"
+BETTER_MODEL, BETTER_BYTES = "Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144
 WIDTH_OF_A_FILE = 140  # columns, when the output is not a terminal
 
 
@@ -169,6 +174,8 @@ def ready_table(description: Mapping[str, str], address: str, reach: str, second
     table.add_column(overflow="fold")
     for name, value in description.items():
         table.add_row(name.replace("_", " "), Text(value.replace(str(Path.home()), "~")))
+    if description.get("model") == EngineConfig().model:
+        table.add_row("better answers", f"jaxserve serve {BETTER_MODEL} ({BETTER_BYTES / 1e9:.1f} GB to fetch)")
     table.add_row("address", Text(f"{address}  (chat page)   {address}/v1  (OpenAI API)"))
     table.add_row("reachable from", Text(reach, style="bold yellow" if "WARNING" in reach else ""))
     return table
@@ -176,7 +183,7 @@ def ready_table(description: Mapping[str, str], address: str, reach: str, second
 
 def curl_line(address: str, has_key: bool) -> str:
     """One command that gets an answer out of this server, to be pasted into a shell."""
-    question = {"role": "user", "content": "What is the capital of France?"}
-    body = json.dumps({"messages": [question], "temperature": 0.2})
+    question = {"role": "user", "content": FIRST_QUESTION}
+    body = json.dumps({"messages": [question], "temperature": 0, "max_tokens": 100})
     key = ' -H "Authorization: Bearer $JAXSERVE_API_KEY"' if has_key else ""
     return f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"

@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
+from jaxserve.config import DEFAULT_MODEL
 from server.config import ServerConfig
-from server.startup import Phases, address, amount, rate, ready_table
+from server.startup import BETTER_MODEL, Phases, address, amount, rate, ready_table
 
 
 def lines(*reports: tuple[str, float, float], terminal: bool = False) -> list[str]:
@@ -67,6 +68,16 @@ def test_the_table_says_where_to_go() -> None:
     assert ["model", "[m]"] in rows and ["max", "len", "1"] in rows
     assert "http://localhost:1/v1" in shown.getvalue()
     assert ["reachable", "from", "[here]", "only"] in rows
+
+
+def test_the_small_default_model_names_a_better_one_and_its_size() -> None:
+    def shown(model: str) -> str:
+        page = io.StringIO()
+        Console(file=page, width=120).print(ready_table({"model": model}, "http://localhost:1", "here", 2.5))
+        return page.getvalue()
+
+    assert f"jaxserve serve {BETTER_MODEL} (3.1 GB to fetch)" in shown(DEFAULT_MODEL)
+    assert "better answers" not in shown("org/other")
 
 
 def test_the_address_is_one_to_type() -> None:
