@@ -124,6 +124,8 @@ def build(
     weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     size = _cache_size(config, spec, device, page_bytes, weight_bytes)
     config, chunk_tokens = _resolved(config, size, device.platform)
+    make = _page_maker(config, backend, spec, size.num_pages, dtype)
+    jax.eval_shape(make)  # what the backend cannot hold is refused here
     by_default = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
     checked = CheckedModel(config, spec, path, model_config, by_default | checkpoint.generation_config)
     if on_checked:
@@ -135,7 +137,7 @@ def build(
     buckets = _buckets(config, device.platform, chunk_tokens)
     with ThreadPoolExecutor(1, "load") as beside:  # programs need no weights, only their shapes
         loading = beside.submit(load, checkpoint, leaves, shapes, progress=progress)
-        runner = _runner(config, network, list(shapes.values()), spec, size, dtype, device, buckets, directory)
+        runner = _runner(config, network, list(shapes.values()), make, spec, size, device, buckets, directory)
         hits_before = compiles.cache_hits
         num_programs = runner.compile(progress, directory)
         weights = loading.result()
@@ -267,29 +269,35 @@ def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
     )
 
 
+def _page_maker(
+    config: EngineConfig, backend: AttentionBackend, spec: DecoderSpec, num_pages: int, dtype: np.dtype
+) -> Callable[[], Any]:
+    """What makes the pages of every layer."""
+    return partial(
+        make_pages,
+        backend,
+        num_layers=spec.num_layers,
+        num_pages=num_pages,
+        page_size=config.block_size,
+        kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype=dtype,
+    )
+
+
 def _runner(
     config: EngineConfig,
     network: Network,
     weights: list[jax.ShapeDtypeStruct | Packed],
+    make: Callable[[], Any],
     spec: DecoderSpec,
     size: CacheSize,
-    dtype: np.dtype,
     device: Device,
     buckets: Buckets,
     directory: Path | None,
 ) -> Runner:
     assert config.max_num_seqs
     width = pages_for(size.max_model_len, config.block_size)
-    make = partial(
-        make_pages,
-        network.backend,
-        num_layers=spec.num_layers,
-        num_pages=size.num_pages,
-        page_size=config.block_size,
-        kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=dtype,
-    )
     # Zeros would be compiled, too, a program for every shape: one for all of them is kept with the others.
     store = ProgramStore(directory, device, [network.backend.name, jax.tree.flatten(jax.eval_shape(make))])
     pages = compile_all({"pages": jax.jit(make).lower}, store, None)["pages"]()

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jaxserve import BadConfig
 from jaxserve.attention import BACKENDS
+from jaxserve.attention.reference import ReferenceAttention
 from jaxserve.config import ATTENTION_BACKENDS
 from jaxserve.engine import build as build_module
 from jaxserve.engine.runner import Runner
@@ -165,6 +168,23 @@ def test_an_override_that_is_not_read_is_said(start: Callable[..., str], caplog:
     with pytest.raises(SlowWork):
         start("{}/model", "--override-generation-config.do_sample", "true")
     assert caplog.text.count("override_generation_config has do_sample, which is not read") == 1
+
+
+def test_pages_that_a_backend_cannot_hold_are_found_before_weights_are_read(
+    start: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pages = ReferenceAttention.make_pages
+
+    def limited(self: ReferenceAttention, num_pages: int, *shape: Any) -> Any:
+        if num_pages > 7:
+            raise BadConfig(f"{num_pages} pages are too many; take fewer.")
+        return make_pages(self, num_pages, *shape)
+
+    monkeypatch.setattr(ReferenceAttention, "make_pages", limited)
+    words = ("--attention-backend", "reference", "--max-model-len", "64", "--num-gpu-blocks-override")
+    assert "8 pages are too many" in start("{}/model", *words, "8")
+    with pytest.raises(SlowWork):
+        start("{}/model", *words, "7")
 
 
 def test_a_socket_at_which_a_server_listens_is_left_alone(start: Callable[..., str], tmp_path: Path) -> None:
