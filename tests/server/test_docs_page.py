@@ -57,6 +57,19 @@ async def test_a_request_can_be_tried(browser: Page) -> None:
     await at_the_page(browser, look)
 
 
+async def test_the_way_leads_to_the_chat_and_back(browser: Page) -> None:
+    def look(page: Page, url: str) -> None:
+        page.until(lambda: page.texts("section"))
+        page.one("#chat").click()
+        page.until_ready()
+        assert page.current_url == url + "/"
+        page.one("a.docs").click()
+        page.until(lambda: page.texts("section"))
+        assert page.current_url == url + "/docs"
+
+    await at_the_page(browser, look)
+
+
 async def test_a_field_is_found_with_what_becomes_of_it(browser: Page) -> None:
     def look(page: Page, _: str) -> None:
         page.until(lambda: page.texts("section"))

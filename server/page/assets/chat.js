@@ -15,9 +15,8 @@ let changed = () => {}; // told after all that the controls show
 let kept = () => {}; // told after all that the list of conversations shows
 
 export const isRunning = () => running !== null;
-export const contextTokens = () => card?.max_model_len ?? 0;
+const contextTokens = () => card?.max_model_len ?? 0;
 export function onChange(ofControls, ofList) { [changed, kept] = [ofControls, ofList]; }
-export function setCard(known) { card = known; }
 
 // ---- Showing. ----
 
@@ -179,11 +178,13 @@ function noted({ tools, tool_choice, response_format, max_tokens }) {
 async function stream(job, mine, fields, isContinued) {
   const { abort, message, view, timing } = job;
   const said = isContinued ? mine.messages : mine.messages.slice(0, -1);
-  const firstSeen = await fit(said, mine.firstSeen, fields, contextTokens(), abort.signal);
+  const limit = contextTokens(), start = mine.limit === limit ? mine.firstSeen : 0; // another model may see more
+  const firstSeen = await fit(said, start, fields, limit, abort.signal);
+  mine.limit = limit;
   if (firstSeen !== mine.firstSeen) {
     mine.firstSeen = firstSeen;
     draw();
-    announce("The oldest turns no longer fit the model’s context and are left out.");
+    if (firstSeen) announce("The oldest turns no longer fit the model’s context and are left out.");
   }
   const goesOn = isContinued ? { add_generation_prompt: false, continue_final_message: true } : {};
   const body = { messages: spoken(said, firstSeen), ...fields, ...goesOn, stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } };
@@ -237,8 +238,8 @@ function settle(job, mine) {
   message.limit = timing.tokens < message.maxTokens && message.context && timing.prompt + timing.tokens >= message.context ? "context" : "longest";
   mine.updated = Date.now();
   keep(mine);
-  if (mine === conversation) draw();
-  else view.finish();
+  view.finish();
+  changed();
   if (wasNear) toEnd();
   announce(message.problem ? "" : `The answer is complete. ${message.content.slice(0, 1000)}`);
 }
@@ -257,6 +258,6 @@ export const asRequest = (one, fields) => ({ model: card?.id, messages: spoken(o
 /** Asks the server for its model. Throws ApiError. */
 export async function meet() {
   card = (await (await call("v1/models")).json()).data[0];
-  settings.setModelSampling(card.default_sampling_params);
+  settings.setModel(card);
   return card;
 }

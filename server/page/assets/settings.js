@@ -25,10 +25,18 @@ export const FIELDS = {
 export let defaults = { ideas: [], idea_sampling: {}, max_tokens: 1024, repetition_detection: null, sampling_without_metadata: {} };
 let typed = read("settings", {}); // name → text as typed; stops_repeating → boolean
 let modelSampling = null; // the model's own defaults, by name; null: not known
+let contextTokens = Infinity; // most tokens of a question and its answer
 
 export async function loadDefaults(call) { defaults = await (await call("assets/defaults.json")).json(); }
 
-export function setModelSampling(sampling) { modelSampling = sampling ?? null; }
+/** What the server says about its model. */
+export function setModel({ default_sampling_params: sampling, max_model_len: limit }) {
+  modelSampling = sampling ?? null;
+  contextTokens = limit ?? Infinity;
+}
+
+/** The longest answer where the field is empty: the server refuses one that is longer than the context. */
+const longestAnswer = () => Math.min(defaults.max_tokens, contextTokens);
 
 export const text = (name) => typed[name] ?? "";
 export const stopsRepeating = () => typed.stops_repeating ?? true;
@@ -47,7 +55,7 @@ export function reset() {
 /** What holds where the field is empty, in words. */
 export function placeholder(name) {
   if (FIELDS[name].placeholder) return FIELDS[name].placeholder;
-  if (name === "max_tokens") return String(defaults.max_tokens);
+  if (name === "max_tokens") return String(longestAnswer());
   if (name === "seed") return "random";
   if (name === "tool_choice") return "auto";
   if (name === "system") return "You are a helpful assistant.";
@@ -77,7 +85,7 @@ export function problems() {
 
 /** The fields of a request, messages apart. Throws Error where a setting is wrong. */
 export function requestFields() {
-  const fields = { ...fallback(), max_tokens: defaults.max_tokens };
+  const fields = { ...fallback(), max_tokens: longestAnswer() };
   if (stopsRepeating() && defaults.repetition_detection) fields.repetition_detection = defaults.repetition_detection;
   for (const name of Object.keys(FIELDS)) {
     const known = value(name);

@@ -1,6 +1,7 @@
 // What this browser keeps: conversations, settings and theme in localStorage, the API key for this tab in sessionStorage.
 // Each conversation has a key of its own, so two tabs do not overwrite each other's.
-// A conversation: {id, title, updated, messages, firstSeen}; firstSeen: the first message that still fits the context.
+// A conversation: {id, title, updated, messages, firstSeen, limit}; firstSeen: the first message that still fits a context of
+// `limit` tokens.
 
 const PREFIX = "jaxserve.";
 const CHAT = PREFIX + "chat.";

@@ -47,6 +47,23 @@ def test_the_note_stays_after_a_reload(page: Page) -> None:
     assert len(page.texts(".dropped")) == 1
 
 
+def test_a_model_that_sees_more_is_sent_it_all(page: Page, server: FakeOpenAI) -> None:
+    for number in range(1, 4):
+        page.say(f"{number} {LONG}")
+        page.until_answered(number)
+    server.card = {"id": "large", "max_model_len": 4096}
+    page.visit(server.url)
+    page.say("And now?")
+    page.until_answered(4)
+    assert len(server.chats[-1]["messages"]) == 7 and page.texts(".dropped") == []
+
+
+def test_the_longest_answer_is_no_longer_than_the_context(page: Page, server: FakeOpenAI) -> None:
+    page.say("Why?")
+    page.until_answered(1)
+    assert server.chats[0]["max_tokens"] == 100
+
+
 def test_a_question_that_alone_is_too_long_says_how_long_it_is(page: Page, server: FakeOpenAI) -> None:
     page.fill("#prompt", "word " * 150)
     page.one("#send").click()
