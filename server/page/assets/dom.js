@@ -37,8 +37,20 @@ export function copyButton(text, label = null) {
 
 /** Copies, and shows on the button for a moment whether it worked. */
 export async function copy(shown, text) {
-  shown.textContent = await navigator.clipboard.writeText(text).then(() => "Copied", () => "Not allowed").catch(() => "Not allowed");
+  const isCopied = navigator.clipboard ? await navigator.clipboard.writeText(text).then(() => true, () => false) : copySelection(text);
+  shown.textContent = isCopied ? "Copied" : "Not allowed";
   setTimeout(() => { shown.textContent = "Copy"; }, 1500);
+}
+
+/** The old way: browsers give pages of plain http hosts no clipboard. */
+function copySelection(text) {
+  const box = element("textarea", { className: "unseen", value: text }), focused = document.activeElement;
+  document.body.append(box);
+  box.select();
+  const isCopied = document.execCommand("copy");
+  box.remove();
+  focused?.focus();
+  return isCopied;
 }
 
 /** Tells a screen reader, and nobody else. */

@@ -23,7 +23,9 @@ export const FIELDS = {
 };
 
 export let defaults = { ideas: [], idea_sampling: {}, max_tokens: 1024, repetition_detection: null, sampling_without_metadata: {} };
-let typed = read("settings", {}); // name → text as typed; stops_repeating → boolean
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+let typed = [read("settings", {})].find(isObject) ?? {}; // name → text as typed; stops_repeating → boolean
 let modelSampling = null; // the model's own defaults, by name; null: not known
 let contextTokens = Infinity; // most tokens of a question and its answer
 
@@ -38,7 +40,7 @@ export function setModel({ default_sampling_params: sampling, max_model_len: lim
 /** The longest answer where the field is empty: the server refuses one that is longer than the context. */
 const longestAnswer = () => Math.min(defaults.max_tokens, contextTokens);
 
-export const text = (name) => typed[name] ?? "";
+export const text = (name) => String(typed[name] ?? "");
 export const stopsRepeating = () => typed.stops_repeating ?? true;
 
 export function set(name, value) {
@@ -115,8 +117,6 @@ const shorten = (text) => (text.length > 40 ? text.slice(0, 40) + "…" : text);
 function parse(typed) {
   try { return JSON.parse(typed); } catch (error) { throw new Error(`This is not JSON: ${error.message}.`); }
 }
-
-const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 function checkTools(typed) {
   const tools = parse(typed), names = new Set();

@@ -99,12 +99,16 @@ def test_links_open_elsewhere_and_images_are_only_links(page: Page, server: Fake
     assert not [url for url in page.requested_urls() if "example.org" in url]
 
 
-def test_code_is_copied_as_it_was_written(page: Page, server: FakeOpenAI) -> None:
+@pytest.mark.parametrize("is_secure", [True, False])
+def test_code_is_copied_as_it_was_written(page: Page, server: FakeOpenAI, is_secure: bool) -> None:
     page.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
     answer(page, server, CODE)
+    page.execute_script("window.held = navigator.clipboard")
+    if not is_secure:  # as on a page of a plain http host
+        page.execute_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     page.one(".copy-code").click()
     page.until(lambda: page.texts(".copy-code") == ["Copied"])
-    read = "navigator.clipboard.readText().then(arguments[0])"
+    read = "held.readText().then(arguments[0])"
     assert page.execute_async_script(read) == "if a < b:\n    print('*not bold*')"
 
 

@@ -88,6 +88,21 @@ def test_a_wrong_setting_is_still_there_after_a_reload(page: Page) -> None:
     assert page.one("#set-temperature").get_attribute("value") == ""
 
 
+@pytest.mark.parametrize("kept", ['{"temperature": 0.5}', "[]", "7", "{", '"x"'])
+def test_whatever_is_kept_the_page_starts(page: Page, server: FakeOpenAI, kept: str) -> None:
+    page.execute_script("localStorage.setItem('jaxserve.settings', arguments[0])", kept)
+    page.execute_script("localStorage.setItem('jaxserve.chat.x', arguments[0])", kept)
+    page.refresh()
+    page.until_ready()
+    page.say("Why?")
+    page.until_answered(1)
+    assert server.chats[0].get("temperature") == (0.5 if "0.5" in kept else None)
+    page.configure(temperature="1")
+    page.say("And now?")
+    page.until_answered(2)
+    assert server.chats[1]["temperature"] == 1
+
+
 def test_tools_and_schema_are_sent_and_shown_with_the_answer(page: Page, server: FakeOpenAI) -> None:
     page.configure(tools=json.dumps([WEATHER]), tool_choice="get_weather", response_format=json.dumps(SCHEMA))
     assert page.texts(".chip") == ["Tools: get_weather", "Answers follow a schema"]
