@@ -24,6 +24,7 @@ from jaxserve.errors import (
     UnknownArchitecture,
     Unsupported,
 )
+from jaxserve.exact_json import MAX_JSON_DIGITS, dump_exact_json, load_exact_json
 from jaxserve.outputs import (
     Choice,
     Completion,
@@ -65,6 +66,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "DEFAULT_MODEL",
     "LLM",
+    "MAX_JSON_DIGITS",
     "MAX_LOGPROB_TOKEN_IDS",
     "MAX_STOP_TOKEN_IDS",
     "AnswerFormat",
@@ -101,4 +103,6 @@ __all__ = [
     "Unsupported",
     "Usage",
     "check_settings",
+    "dump_exact_json",
+    "load_exact_json",
 ]

@@ -15,7 +15,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (
-    ("config", "errors", "sampling_params", "structured_outputs", "answer_format", "outputs", "bars"),
+    ("config", "errors", "exact_json", "sampling_params", "structured_outputs", "answer_format", "outputs", "bars"),
     ("parallel", "native", "generation", "helpers"),
     ("layers", "kvcache"),
     ("attention",),

@@ -53,12 +53,21 @@ class Document:
         self.ref_stands_alone = any(draft in dialect for draft in DRAFTS_WHERE_REF_STANDS_ALONE)
         self._base = str(head.get("$id", head.get("id", ""))).removesuffix("#")
         self._plain: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._without_values: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
 
     def plain(self, schema: dict[str, Any]) -> dict[str, Any]:
         """The keywords that are merged as they are; always the same dictionary for the same schema."""
         if id(schema) not in self._plain:  # the schema itself is kept, so that its id is not given to another
             self._plain[id(schema)] = schema, {key: schema[key] for key in schema if key not in _APART}
         return self._plain[id(schema)][1]
+
+    def without_values(self, part: Source) -> Source:
+        """The same keywords but for `enum` and `const`; always the same dictionary for the same part."""
+        kept = self._without_values.setdefault(
+            id(part.schema),
+            (part.schema, {key: value for key, value in part.schema.items() if key not in ("enum", "const")}),
+        )
+        return Source(kept[1], part.path, part.is_embedded)
 
     def target(self, source: Source) -> Source:
         """What `$ref` points at."""
@@ -81,7 +90,7 @@ class Document:
 def _step(target: Any, name: str) -> Any:
     if isinstance(target, dict):
         return target.get(name)
-    if isinstance(target, list) and name.isdecimal() and int(name) < len(target):
+    if isinstance(target, list) and name.isdecimal() and len(name) < 10 and int(name) < len(target):
         return target[int(name)]
     return None
 

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from jaxserve.errors import InvalidParameter
+from jaxserve.exact_json import load_exact_json
 
 MAX_BYTES = 1 << 20
 
@@ -14,7 +15,7 @@ def read_json(text: str, what: str, max_depth: int) -> Any:
         raise InvalidParameter(f"{what} is larger than {MAX_BYTES} bytes.")
     too_deep = InvalidParameter(f"{what} is nested deeper than {max_depth} levels.")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = load_exact_json(text)
         json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise too_deep from None
@@ -25,10 +26,6 @@ def read_json(text: str, what: str, max_depth: int) -> Any:
     if _depth(value) > max_depth:
         raise too_deep
     return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _depth(value: Any) -> int:

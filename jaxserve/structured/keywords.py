@@ -38,7 +38,8 @@ def _is_number_or_bool(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return _is_number(value) and value >= 0 and int(value) == value
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer() and type(value) is float)
+    return is_whole and not isinstance(value, bool) and value >= 0
 
 
 def _is_string(value: Any) -> bool:

@@ -14,7 +14,7 @@ from llguidance import regex_to_lark
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.parameters import Parameter, parameters_of
 from jaxserve.structured.patterns import checked_pattern
-from jaxserve.structured.schema import enforceable
+from jaxserve.structured.schema import JsonGrammar, json_grammar
 from jaxserve.structured.sequels import after, begins_with_token, may_be_empty, openings, unfold
 from jaxserve.structured.shapes import (
     Choice,
@@ -76,14 +76,13 @@ class _Writer:
             case Choice(texts):
                 return self._choice(texts)
             case Schema():
-                return "%json " + json.dumps(enforceable(shape))
+                return self._json(json_grammar(shape))
             case Parameters():
                 return self._parameters(shape)
             case Regex(pattern):
                 return self._regex(pattern)
             case Lark(grammar):
-                self._grammars.append({"name": f"grammar_{len(self._grammars)}", "lark_grammar": grammar})
-                return "@" + self._grammars[-1]["name"]
+                return self._nested(grammar)
             case Either(options):
                 return self._rule(" | ".join(map(self._expression, options)))
             case Optional(item):
@@ -94,6 +93,13 @@ class _Writer:
                 return self._text(shape, Sequence(()))
             case Sequence(items):
                 return self._sequence(unfold(items))
+
+    def _nested(self, grammar: str) -> str:
+        self._grammars.append({"name": f"grammar_{len(self._grammars)}", "lark_grammar": grammar})
+        return "@" + self._grammars[-1]["name"]
+
+    def _json(self, grammar: JsonGrammar) -> str:
+        return "%json " + json.dumps(grammar.schema) if grammar.lark is None else self._nested(grammar.lark)
 
     def _literal(self, text: str) -> str:
         parts, end = [], 0
@@ -119,7 +125,7 @@ class _Writer:
         for parameter in parameters_of(shape.schema):
             if parameter.json is not None:
                 after_name = shape.after_name if shape.after_name_json is None else shape.after_name_json
-                value = f"{blanks} %json {json.dumps(parameter.json)} {blanks} {self._literal(shape.after_value)}"
+                value = f"{blanks} {self._json(parameter.json)} {blanks} {self._literal(shape.after_value)}"
             else:
                 after_name, value = shape.after_name, self._string(parameter, shape.after_value)
             item = f"{self._literal(shape.before_name + parameter.name + after_name)} {value} {blanks}"

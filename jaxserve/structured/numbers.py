@@ -1,33 +1,105 @@
-"""Bounds of numbers, merged and written so that llguidance takes them at their word.
+"""Numbers of a schema, exact: bounds merged into one range, listed numbers, and how either is written.
 
-It reads bounds as doubles, and is exact for about 15 digits of them and up to 17 places before the point. Beyond that a
-bound is moved inward, or refused where nothing would be left.
+llguidance reads numbers as doubles, and not always the nearest ones. In a merged schema a Decimal stands for a number
+that it would change, and a schema with a Decimal in it is written by json_rules.py instead.
 """
 
 import math
 from collections.abc import Iterable
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import Decimal
 from typing import Any
 
+from jaxserve.exact_json import LongFloat
 from jaxserve.structured.conjunction import Source
 from jaxserve.structured.formats import NUMBER_FORMATS
 from jaxserve.structured.keywords import cannot_enforce
 
-LARGEST = Decimal(10) ** 17
-NUM_DIGITS = 15
+MAX_SIGNIFICANT_DIGITS = 100  # of a uint256 there are 78
+LARGEST_EXACT_INTEGER = 2**53
+LARGEST_EXACT_BOUND = 10**15
+NUM_EXACT_DIGITS = 15
+_POSITIONAL = range(-7, 16)  # exponents of ten that are written as zeros; 1e16 as an integer is not always the double
 _LOWER = ("minimum", "exclusiveMinimum")
 _UPPER = ("maximum", "exclusiveMaximum")
 
 
-def merged_number(parts: Iterable[Source], are_integers: bool) -> dict[str, Any]:
-    """Bounds. are_integers: only whole numbers are left."""
-    bounds: dict[str, Decimal] = {}
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def has_decimal(value: Any) -> bool:
+    """Whether there is a Decimal in a value or a merged schema."""
+    if isinstance(value, dict | list):
+        return any(map(has_decimal, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Decimal)
+
+
+def is_integer(number: Decimal) -> bool:
+    return _digits_of(number)[1] >= 0 or not number
+
+
+def decimal_of(value: float | Decimal, keyword: str, path: str) -> Decimal:
+    """The number that was written. Raises InvalidParameter beyond the range of a double and above 100 digits."""
+    if isinstance(value, Decimal):
+        return value
+    is_underflow = isinstance(value, LongFloat) and value == 0
+    if isinstance(value, float) and (is_underflow or not math.isfinite(value)):
+        written = value.text if isinstance(value, LongFloat) else repr(value)
+        raise cannot_enforce(keyword, path, f"{written[:50]} is beyond the range of a double")
+    number = Decimal(value.text if isinstance(value, LongFloat) else repr(value))
+    if len(_digits_of(number)[0]) > MAX_SIGNIFICANT_DIGITS:
+        raise cannot_enforce(keyword, path, f"{str(number)[:50]}… has more than {MAX_SIGNIFICANT_DIGITS} digits")
+    return number
+
+
+def listed_number(value: float, keyword: str, path: str) -> float | Decimal:
+    """A number of `enum` or `const`: as it is where llguidance keeps all its digits, else a Decimal."""
+    number = decimal_of(value, keyword, path)
+    if isinstance(value, int):
+        return value if abs(value) <= LARGEST_EXACT_INTEGER else number
+    return value if _has_few_digits(number) else number
+
+
+def number_text(number: Decimal) -> str:
+    """A listed number, which is not zero: integers digit by digit, doubles in their shortest form."""
+    digits, exponent = _digits_of(number)
+    sign = "-" if number.is_signed() else ""
+    if number.adjusted() not in _POSITIONAL and number.as_tuple().exponent != 0:
+        return f"{sign}{digits[0]}{digits[1:] and '.' + digits[1:]}e{number.adjusted():+d}"
+    if exponent >= 0:
+        return sign + digits + "0" * exponent
+    digits = digits.rjust(1 - exponent, "0")
+    return f"{sign}{digits[:exponent]}.{digits[exponent:]}"
+
+
+def merged_number(parts: Iterable[Source], are_integers: bool) -> dict[str, Any] | None:
+    """`minimum` and `maximum`, where there are any; None: no number is in the range.
+
+    are_integers: only whole numbers are left.
+    """
+    lows, highs = [], []
     for part in parts:
         for keyword, value in _said(part).items():
-            keyword, value = _settled(keyword, value, are_integers, part.path)
-            tighter = max if keyword in _LOWER else min
-            bounds[keyword] = tighter(bounds.get(keyword, value), value)
-    return {keyword: _plain(value) for keyword, value in bounds.items()}
+            bounds, direction = (lows, 1) if keyword in _LOWER else (highs, -1)
+            exclusive = keyword.startswith("exclusive")
+            bounds.append((_whole if are_integers else _decimal)(value, direction, exclusive))
+    low, high = max(lows, default=None), min(highs, default=None)
+    if not all(bound is None or bound.is_finite() for bound in (low, high)):
+        return None
+    if low is not None and high is not None and low > high:
+        return None
+    is_point = not are_integers and (low == high or high == 0)  # llguidance knows one spelling of 3, and of 0
+    return {
+        keyword: value if is_point else _bound(value, are_integers)
+        for keyword, value in (("minimum", low), ("maximum", high))
+        if value is not None
+    }
+
+
+def is_in_range(number: Decimal, bounds: dict[str, Any]) -> bool:
+    """Whether a number is within the `minimum` and `maximum` that `merged_number` gave."""
+    low, high = (exact(bounds[keyword]) if keyword in bounds else None for keyword in ("minimum", "maximum"))
+    return (low is None or number >= low) and (high is None or number <= high)
 
 
 def _said(part: Source) -> dict[str, Decimal]:
@@ -38,7 +110,7 @@ def _said(part: Source) -> dict[str, Decimal]:
         if isinstance(limits.get(exclusive), bool):
             is_exclusive = limits.pop(exclusive)
             limits = {exclusive: limits[keyword]} if is_exclusive and keyword in limits else limits
-        found |= {name: Decimal(repr(value)) for name, value in limits.items()}
+        found |= {name: decimal_of(value, name, part.path) for name, value in limits.items()}
     range_of_format = NUMBER_FORMATS.get(schema.get("format", ""))
     if range_of_format:
         least, most = map(Decimal, range_of_format)
@@ -46,27 +118,42 @@ def _said(part: Source) -> dict[str, Decimal]:
     return found
 
 
-def _settled(keyword: str, value: Decimal, are_integers: bool, path: str) -> tuple[str, Decimal]:
-    """A bound that is not looser than what was said, and that llguidance reads exactly."""
-    is_lower = keyword in _LOWER
-    inward = ROUND_CEILING if is_lower else ROUND_FLOOR
-    if (value > LARGEST) if is_lower else (value < -LARGEST):
-        raise cannot_enforce(keyword, path, f"{str(value)[:50]} has more than 17 digits")
-    exact = min(max(value, -LARGEST), LARGEST)
-    if are_integers:
-        whole = exact.to_integral_value(inward)
-        if whole == value and keyword.startswith("exclusive"):
-            whole += 1 if is_lower else -1
-        exact, keyword = whole, _LOWER[0] if is_lower else _UPPER[0]
-        double = float(exact)
-        if (double < exact) if is_lower else (double > exact):
-            double = math.nextafter(double, math.inf if is_lower else -math.inf)
-        return keyword, Decimal(double)
-    places = Decimal(1).scaleb(max(exact.adjusted() + 1, 0) - NUM_DIGITS)
-    rounded = exact.quantize(places, inward)
-    # What was moved inward may itself be reached.
-    return (keyword if rounded == value else _LOWER[0] if is_lower else _UPPER[0]), rounded
+def _whole(bound: Decimal, direction: int, exclusive: bool) -> Decimal:
+    """The first integer within a bound. direction: 1 for a lower bound, -1 for an upper one."""
+    nearest = math.ceil(bound) if direction > 0 else math.floor(bound)
+    return Decimal(nearest + direction if exclusive and nearest == bound else nearest)
 
 
-def _plain(value: Decimal) -> int | float:
-    return int(value) if value == value.to_integral_value() else float(value)
+def _decimal(bound: Decimal, direction: int, exclusive: bool) -> Decimal:
+    """The first number within a bound. Behind an exclusive one it is the next double.
+
+    What lies between the two is valid by the letter, but whoever reads it as a double reads the bound itself.
+    """
+    return Decimal(repr(math.nextafter(float(bound), direction * math.inf))) if exclusive else bound
+
+
+def _bound(value: Decimal, are_integers: bool) -> int | Decimal:
+    """A bound as llguidance takes it exactly: an integer that is not large. Of 0.1 … 0.15 it would leave out 0.1."""
+    limit = LARGEST_EXACT_INTEGER if are_integers else LARGEST_EXACT_BOUND
+    return int(value) if is_integer(value) and abs(value) <= limit else value
+
+
+def exact(value: float | Decimal) -> Decimal:
+    """A number of a merged schema."""
+    return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+
+
+def _has_few_digits(number: Decimal) -> bool:
+    """Whether llguidance reads the number as it was written."""
+    digits, exponent = _digits_of(number)
+    return not number or (
+        len(digits) <= NUM_EXACT_DIGITS and number.adjusted() < NUM_EXACT_DIGITS and exponent >= -NUM_EXACT_DIGITS
+    )
+
+
+def _digits_of(number: Decimal) -> tuple[str, int]:
+    """The digits without zeros at either end, and the power of ten that the last one counts."""
+    _, digits, exponent = number.as_tuple()
+    assert isinstance(exponent, int)
+    text = "".join(map(str, digits)).lstrip("0")
+    return text.rstrip("0"), exponent + len(text) - len(text.rstrip("0"))

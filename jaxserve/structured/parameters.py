@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.keywords import cannot_enforce
-from jaxserve.structured.schema import Merger, merger_of, with_options
+from jaxserve.structured.schema import JsonGrammar, Merger, grammar_of, merger_of
 from jaxserve.structured.shapes import Schema
 
 _TEXT_KEYWORDS = {"type", "minLength", "maxLength", "pattern", "allOf"}
@@ -14,14 +14,14 @@ _TEXT_KEYWORDS = {"type", "minLength", "maxLength", "pattern", "allOf"}
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One property. json: the schema of its JSON; None: it is text, one of `texts` if there are any.
+    """One property. json: the grammar of its JSON; None: it is text, one of `texts` if there are any.
 
     conditions   regular expressions, each of which the whole text matches
     """
 
     name: str
     is_required: bool
-    json: dict[str, Any] | None = None
+    json: JsonGrammar | None = None
     texts: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
 
@@ -49,7 +49,7 @@ def _parameter(name: str, is_required: bool, schema: Any, merger: Merger, shape:
     if all(_texts(option) is not None for option in options) and any("enum" in option for option in options):
         return Parameter(name, is_required, texts=tuple(texts))
     if not any(_may_be_string(option, merger.definitions, frozenset()) for option in options):
-        return Parameter(name, is_required, json=with_options(schema, merger, shape.whitespace))
+        return Parameter(name, is_required, json=grammar_of(schema, merger, shape.whitespace))
     bare = [option for option in options if option.keys() == {"type"}]
     others = [option for option in options if option.keys() != {"type"}]
     if len(others) > 1 or not all(option.keys() <= _TEXT_KEYWORDS and "type" in option for option in others):

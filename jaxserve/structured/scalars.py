@@ -1,6 +1,5 @@
 """Plain keywords of several schemas, merged: values, types, strings, arrays."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from jaxserve.structured.conjunction import Merge, Source
 from jaxserve.structured.formats import string_keywords
 from jaxserve.structured.keywords import cannot_enforce
 from jaxserve.structured.lookaheads import without_lookahead
+from jaxserve.structured.numbers import exact, is_number, listed_number
 from jaxserve.structured.patterns import checked_pattern, is_satisfiable
 
 
@@ -33,23 +33,42 @@ def _common_types(first: list[str], second: list[str]) -> list[str]:
 
 
 def merged_values(parts: Iterable[Source]) -> list[Any] | None:
-    """The values that `enum` and `const` of all parts allow; None: any."""
-    allowed: dict[str, Any] | None = None
+    """The values that `enum` and `const` of all parts allow, numbers as `listed_number` has them; None: any."""
+    allowed: dict[Any, Any] | None = None
     for part in parts:
-        for said in ([part.schema["const"]] if "const" in part.schema else None, part.schema.get("enum")):
-            if said is not None:
-                new = {json.dumps(_canonical(value), sort_keys=True): value for value in said}
+        for keyword in ("const", "enum"):
+            if keyword in part.schema:
+                said = part.schema["enum"] if keyword == "enum" else [part.schema["const"]]
+                values = [_listed(value, keyword, part.path) for value in said]
+                new = {_key(value): value for value in values}
                 allowed = new if allowed is None else {key: allowed[key] for key in allowed if key in new}
     return None if allowed is None else list(allowed.values())
 
 
-def _canonical(value: Any) -> Any:
-    """Numbers are equal by value, whether they are written with a point or without."""
+def _listed(value: Any, keyword: str, path: str) -> Any:
     if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
+        return {key: _listed(item, keyword, path) for key, item in value.items()}
     if isinstance(value, list):
-        return [_canonical(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        return [_listed(item, keyword, path) for item in value]
+    return listed_number(value, keyword, path) if is_number(value) else value
+
+
+def _key(value: Any) -> Any:
+    """Equal for equal values: numbers by what they count, whether they are written with a point or without."""
+    if isinstance(value, dict):
+        return "object", frozenset((key, _key(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return "array", *map(_key, value)
+    return ("number", exact(value)) if is_number(value) else (type(value).__name__, value)
+
+
+def schema_of(value: Any) -> dict[str, Any]:
+    """A schema under which only this array or object is valid, in which its members are listed one by one."""
+    if isinstance(value, list):
+        items = [{"const": item} for item in value]
+        return {"type": "array", **({"prefixItems": items} if items else {}), "items": False, "minItems": len(items)}
+    properties = {key: {"const": item} for key, item in value.items()}
+    return {"type": "object", "properties": properties, "required": list(value), "additionalProperties": False}
 
 
 def merged_string(parts: Iterable[Source], unenforced: dict[str, None]) -> dict[str, Any]:
@@ -95,8 +114,8 @@ def _tighten(found: dict[str, Any], rule: dict[str, Any], least: str, most: str)
         found[most] = min(int(rule[most]), found.get(most, int(rule[most])))
 
 
-def merged_array(merge: Merge, parts: Sequence[Source]) -> dict[str, Any]:
-    """Counts, and for each place the schema of what may stand there."""
+def merged_array(merge: Merge, parts: Sequence[Source]) -> dict[str, Any] | None:
+    """Counts, and for each place the schema of what may stand there; None: there is no such array."""
     found: dict[str, Any] = {}
     split = [_split_items(part) for part in parts]
     for part in parts:
@@ -110,6 +129,10 @@ def merged_array(merge: Merge, parts: Sequence[Source]) -> dict[str, Any]:
     rest = [source for _, sources in split for source in sources]
     if rest:
         found["items"] = merge(*rest)
+    places = [*found.get("prefixItems", ()), found.get("items", {})]
+    least = found.get("minItems", 0)
+    if least > found.get("maxItems", least) or (False in places and places.index(False) < least):
+        return None
     return found
 
 

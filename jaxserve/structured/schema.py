@@ -7,6 +7,8 @@ declared keys come in their declared order, undeclared ones only where `addition
 more than one option may hold. What cannot be enforced is refused.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jaxserve.errors import InvalidParameter
@@ -14,10 +16,11 @@ from jaxserve.structured.conjunction import Choice, Conjunction, Document, Sourc
 from jaxserve.structured.documents import read_json
 from jaxserve.structured.endings import endless
 from jaxserve.structured.formats import unenforced_format
-from jaxserve.structured.numbers import merged_number
+from jaxserve.structured.json_rules import JsonRules
+from jaxserve.structured.numbers import exact, has_decimal, is_in_range, is_integer, is_number, merged_number
 from jaxserve.structured.objects import has_mixed_keys, merged_objects
 from jaxserve.structured.patterns import whitespace_pattern
-from jaxserve.structured.scalars import merged_array, merged_string, merged_types, merged_values
+from jaxserve.structured.scalars import merged_array, merged_string, merged_types, merged_values, schema_of
 from jaxserve.structured.shapes import Schema, Whitespace
 
 MAX_DEPTH = 64
@@ -28,13 +31,21 @@ _OBJECT = {"type": "object"}
 SHORT_WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,32}"
 
 
-def enforceable(shape: Schema) -> dict[str, Any]:
-    """The schema as llguidance takes it, with its options. Raises InvalidParameter, which names what cannot be."""
+@dataclass(frozen=True, slots=True)
+class JsonGrammar:
+    """A grammar for JSON: a schema that llguidance enforces, or a text in Lark. One of the two is None."""
+
+    schema: dict[str, Any] | None = None
+    lark: str | None = None
+
+
+def json_grammar(shape: Schema) -> JsonGrammar:
+    """The grammar of a schema. Raises InvalidParameter, which names what cannot be enforced."""
     merger = merger_of(shape)
     schema = merger.whole(is_object=shape.is_object)
     if schema is False:
         raise InvalidParameter("no JSON value is valid under the schema.")
-    return with_options(schema, merger, shape.whitespace)
+    return grammar_of(schema, merger, shape.whitespace)
 
 
 def merger_of(shape: Schema) -> "Merger":
@@ -45,8 +56,8 @@ def merger_of(shape: Schema) -> "Merger":
     return Merger(Document(root), shape.closed)
 
 
-def with_options(schema: Any, merger: "Merger", whitespace: Whitespace) -> dict[str, Any]:
-    """A merged schema as llguidance takes it: with what it points at, and how JSON is to be written."""
+def grammar_of(schema: Any, merger: "Merger", whitespace: Whitespace) -> JsonGrammar:
+    """The grammar of a merged schema, with what it points at, and how JSON is to be written."""
     options: dict[str, Any] = {"whitespace_flexible": False}
     if not whitespace.compact and whitespace.pattern != "":
         said = whitespace.pattern
@@ -54,7 +65,9 @@ def with_options(schema: Any, merger: "Merger", whitespace: Whitespace) -> dict[
     if merger.has_mixed_keys:
         # A key may otherwise be written with \u escapes, and so pass for another one than it is.
         options["json_allowed_escapes"] = 'nrbtf\\"'
-    return schema | {"$defs": merger.definitions, "x-guidance": options}
+    if has_decimal(schema) or has_decimal(merger.definitions):
+        return JsonGrammar(lark=JsonRules(merger.definitions, options).grammar(schema))
+    return JsonGrammar(schema | {"$defs": merger.definitions, "x-guidance": options})
 
 
 class Merger:
@@ -74,6 +87,7 @@ class Merger:
         self._document = document
         self._results: dict[tuple[int, ...], Any] = {}  # by the identities of what must hold; None: being made
         self._names: dict[tuple[int, ...], str] = {}
+        self._kept: list[Source] = []  # schemas that are in no document, whose identities must stay theirs
         self._num_schemas = 0
 
     def whole(self, *, is_object: bool = False) -> Any:
@@ -121,23 +135,50 @@ class Merger:
             return _any_of([self.schema(*parts, *others, option, held=held) for option in first.options])
         parts = conjunction.parts
         self.unenforced |= dict.fromkeys(filter(None, (unenforced_format(part.schema) for part in parts)))
-        types, values = merged_types(parts), merged_values(parts)
+        values = merged_values(conjunction.parts)
+        inexact = [value for value in values or () if isinstance(value, dict | list) and has_decimal(value)]
+        if values is None or not inexact:
+            return self._typed(conjunction.parts, values)
+        # Of these, every member is said by a schema of its own.
+        others = [value for value in values if value not in inexact]
+        parts = [self._document.without_values(part) for part in conjunction.parts]
+        members = [Source(schema_of(value), parts[0].path) for value in inexact]
+        self._kept += members
+        options = [self.schema(*parts, member, held=conjunction.held) for member in members]
+        return _any_of([*options, self._typed(conjunction.parts, others)] if others else options)
+
+    def _typed(self, parts: Sequence[Source], values: list[Any] | None) -> Any:
+        """Plain keywords, merged type by type. values: what `enum` and `const` leave, where they are said."""
+        types = merged_types(parts)
+        allowed = set(ALL_TYPES if types is None else types)
+        are_integers = "number" not in allowed
+        bounds = merged_number(parts, are_integers) if allowed & {"number", "integer"} else None
+        if values is not None:
+            values = [value for value in values if not is_number(value) or _fits(value, bounds, are_integers)]
+        elif bounds is None and allowed & {"number", "integer"}:
+            allowed -= {"number", "integer"}
+            types = [name for name in types or ALL_TYPES if name in allowed]
+        array = merged_array(self.schema, parts) if "array" in allowed else None
+        if array is None and "array" in allowed:
+            allowed.remove("array")
+            types = [name for name in types or ALL_TYPES if name in allowed]
         if types == [] or values == []:
             return False
-        result: dict[str, Any] = {} if values is None else {"enum": values}
-        allowed = set(ALL_TYPES if types is None else types)
-        if allowed & {"number", "integer"}:
-            result |= merged_number(parts, "number" not in allowed)
+        result = ((bounds or {}) if values is None else {"enum": values}) | (array or {})
         if "string" in allowed:
             result |= merged_string(parts, self.unenforced)
-        if "array" in allowed:
-            result |= merged_array(self.schema, parts)
         if "object" not in allowed:
             return result | _type(types)
         # Values that are listed bring their own keys.
         objects = merged_objects(self.schema, parts, None if values is not None else self.closed)
         self.has_mixed_keys |= any(map(has_mixed_keys, objects))
         return _with_objects(result, types, objects)
+
+
+def _fits(value: Any, bounds: dict[str, Any] | None, are_integers: bool) -> bool:
+    """Whether a listed number is one of the numbers that are left."""
+    number = exact(value)
+    return bounds is not None and is_in_range(number, bounds) and (not are_integers or is_integer(number))
 
 
 def _type(types: list[str] | None) -> dict[str, Any]:

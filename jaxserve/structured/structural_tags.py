@@ -4,12 +4,12 @@ The current form is {"type": "structural_tag", "format": {…}}, the legacy one 
 cannot contain is found as there: an enclosing tag's end, triggers, and `excludes`. Markers may be special tokens.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jaxserve.errors import InvalidParameter
+from jaxserve.exact_json import dump_exact_json
 from jaxserve.structured.documents import read_json
 from jaxserve.structured.shapes import (
     Either,
@@ -112,7 +112,7 @@ class _Reader:
             if not isinstance(structure, dict):
                 raise InvalidParameter("each of 'structures' must be an object with 'begin', 'schema' and 'end'.")
             schema = structure.get("schema", {})
-            content = self._json(schema if isinstance(schema, str) else json.dumps(schema))
+            content = self._json(schema if isinstance(schema, str) else dump_exact_json(schema))
             tags.append(_Tag(get_field(structure, "begin", str), content, (get_field(structure, "end", str),)))
         return _among_text(tags, text_list(tag, "triggers"), ())
 
@@ -120,7 +120,7 @@ class _Reader:
         refuse_field(format, "any_order", False)
         if not isinstance(format.get("json_schema"), dict | bool):
             raise InvalidParameter(f"'json_schema' of the format {format['type']!r} must be a schema.")
-        schema = self._json(json.dumps(format["json_schema"]))
+        schema = self._json(dump_exact_json(format["json_schema"]))
         style = "qwen_xml" if format["type"] == "qwen_xml_parameter" else format.get("style", "json")
         if style == "qwen_xml":
             return Parameters(schema, "<parameter=", ">", "</parameter>", has_blanks=True)

@@ -3,9 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
-from jaxserve import InvalidParameter, StructuredOutputs
+from jaxserve import InvalidParameter, StructuredOutputs, dump_exact_json
 from server.errors import shown
 from server.schemas.common import BACKENDS, FORMATS, GenerationRequest, ResponseFormat
 from server.schemas.common import StructuredOutputs as Asked
@@ -79,7 +77,7 @@ def _schema(wrapped: dict[str, Any] | None) -> dict[str, Any]:
 
 def _text(value: dict[str, Any] | str | None) -> str | None:
     """As JSON text; keys keep their order, because an answer has them in it."""
-    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+    return value if value is None or isinstance(value, str) else dump_exact_json(value)
 
 
 def _bad(reason: str) -> InvalidParameter:

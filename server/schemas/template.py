@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import orjson
-
-from jaxserve import InvalidParameter
+from jaxserve import InvalidParameter, dump_exact_json
 from server.config import RESERVED_KWARGS, ServerConfig
 from server.schemas.chat import Message, Tool
 
@@ -94,5 +92,5 @@ def _needs(field: str, flag: str) -> str:
 
 
 def _check_size(name: str, value: Any, limit: int) -> None:
-    if value and len(orjson.dumps(value)) > limit:
+    if value and len(dump_exact_json(value).encode()) > limit:
         raise InvalidParameter(f"{name} is larger than {limit} bytes.", name)

@@ -11,7 +11,28 @@ from server.schemas.completions import CompletionRequest
 from tests.fakes_llm import FakeLLM
 from tests.server.api import CHAT, Api
 
-ODD = [0, -1, 1, 2**31, 2**63, -(2**63) - 1, 2**64, 10**40, 1e308, 0.5, "", "nan", "inf", "1", "\0", "x" * 300, [], {}]
+ODD = [
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    -(2**63) - 1,
+    2**64,
+    10**40,
+    10**307,
+    1e308,
+    0.5,
+    "9" * 5000,
+    "",
+    "nan",
+    "inf",
+    "1",
+    "\0",
+    "x" * 300,
+    [],
+    {},
+]
 odd = st.sampled_from(ODD) | st.booleans() | st.none()
 values = st.recursive(
     odd | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),

@@ -6,6 +6,10 @@ from codecs import BOM_UTF8
 
 import pytest
 
+from jaxserve import dump_exact_json
+from jaxserve.text.call_formats.format import functions
+from server.body import parse
+from tests.fakes_llm import FakeLLM
 from tests.server.api import CHAT
 
 PATH = "/v1/chat/completions"
@@ -121,3 +125,35 @@ async def test_bodies_together_above_the_limit_are_503(make_api):
 async def test_a_byte_order_mark_is_read_over(api):
     assert (await api.post(PATH, BOM_UTF8 + json.dumps(CHAT).encode())).json["choices"]
     assert (await api.post(PATH, BOM_UTF8 * 2 + json.dumps(CHAT).encode())).status == 400
+
+
+NUMBERS = (
+    "[12345678901234567890123,-9223372036854775809,0.1000000000000000055511151231257827,1e-400,1152921504606846977]"
+)
+
+
+def test_the_digits_of_numbers_are_not_lost():
+    assert dump_exact_json(parse(f'{{"a":{NUMBERS}}}'.encode())["a"]) == NUMBERS
+
+
+@pytest.mark.parametrize("where", ["response_format", "structured_outputs"])
+async def test_the_digits_of_a_schema_reach_the_library(api, where):
+    schema = f'{{"enum":{NUMBERS}}}'
+    fields = {
+        "response_format": f'{{"type":"json_schema","json_schema":{{"name":"x","schema":{schema}}}}}',
+        "structured_outputs": f'{{"json":{schema}}}',
+    }
+    body = json.dumps(CHAT)[:-1] + f',"{where}":{fields[where]}}}'
+    assert (await api.post(PATH, body.encode())).status == 200
+    assert api.llm.calls[-1].params.structured_outputs.json == schema
+
+
+async def test_the_digits_of_a_tool_reach_the_library(make_api):
+    api = make_api(llm=FakeLLM(tool_parser="hermes"))
+    tool = (
+        f'{{"type":"function","function":{{"name":"f","parameters":{{"properties":{{"id":{{"enum":{NUMBERS}}}}}}}}}}}'
+    )
+    answer = await api.post(PATH, (json.dumps(CHAT)[:-1] + f',"tools":[{tool}]}}').encode())
+    assert answer.status == 200
+    [function] = functions(api.llm.calls[-1].format.tools).values()
+    assert NUMBERS in function.arguments.schema

@@ -1,10 +1,10 @@
 """What every call format offers, and what it is given."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from jaxserve.exact_json import dump_exact_json
 from jaxserve.structured.shapes import Literal, Schema, Shape
 from jaxserve.structured.shapes import Sequence as InOrder
 from jaxserve.text.call_formats.coercion import types_of
@@ -44,7 +44,7 @@ class Function:
             return Schema(ANY_OBJECT, is_object=True)
         if self.parameters == NO_PARAMETERS:
             return Literal("{}")
-        return Schema(json.dumps(self.parameters, ensure_ascii=False), is_object=True)
+        return Schema(dump_exact_json(self.parameters), is_object=True)
 
     def types_of(self, parameter: str) -> tuple[str, ...]:
         """The JSON types of a parameter, in the order in which they are tried; a string where nothing is declared."""
@@ -58,7 +58,7 @@ class Function:
         """JSON of one parameter's schema, with the definitions that it may refer to."""
         if isinstance(schema, Mapping):
             schema = {**schema, **{key: self.parameters[key] for key in _DEFINITIONS if key in self.parameters}}
-        return Schema(json.dumps(schema, ensure_ascii=False))
+        return Schema(dump_exact_json(schema))
 
 
 Functions = Mapping[str, Function]

@@ -1,0 +1,67 @@
+"""JSON whose numbers keep all their digits: integers of any size are int, and what no double holds is a LongFloat."""
+
+import json
+from decimal import Decimal
+from typing import Any, NoReturn
+
+MAX_JSON_DIGITS = 308  # as many as the largest double has
+_NUM_SAFE_CHARS = 16  # a number of 15 digits and a point is read back as it was written
+
+
+class LongFloat(float):
+    """The double nearest to a JSON number that no double holds; `text` is the number as it was written."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> "LongFloat":
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __getnewargs__(self) -> tuple[str]:
+        return (self.text,)
+
+
+def load_exact_json(text: str | bytes) -> Any:
+    """Read JSON. Raises ValueError for what is no JSON, for NaN and infinities, and above MAX_JSON_DIGITS digits."""
+    return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_refuse_constant)
+
+
+def dump_exact_json(value: Any) -> str:
+    """Write compact JSON that `load_exact_json` reads as the same value; strings as they are, keys in their order."""
+    if isinstance(value, dict):
+        members = (f"{json.dumps(key, ensure_ascii=False)}:{dump_exact_json(item)}" for key, item in value.items())
+        return "{" + ",".join(members) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(dump_exact_json, value)) + "]"
+    return value.text if isinstance(value, LongFloat) else json.dumps(value, ensure_ascii=False)
+
+
+def _integer(text: str) -> int:
+    _check_digits(text)
+    return int(text)
+
+
+def _float(text: str) -> float:
+    _check_digits(text)
+    number = float(text)
+    if len(text) <= _NUM_SAFE_CHARS and "e" not in text and "E" not in text:
+        return number
+    return number if _is_exact(text, number) else LongFloat(text)
+
+
+def _is_exact(text: str, number: float) -> bool:
+    """Whether writing the double again gives the same number."""
+    if number in (0.0, float("inf"), float("-inf")):
+        return number == 0 and not text.lower().partition("e")[0].strip("-0.")
+    return Decimal(text) == Decimal(repr(number))
+
+
+def _check_digits(text: str) -> None:
+    if len(text) > MAX_JSON_DIGITS and sum(map(str.isdigit, text)) > MAX_JSON_DIGITS:
+        raise ValueError(f"a number has more than {MAX_JSON_DIGITS} digits")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
