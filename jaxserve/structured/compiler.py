@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from llguidance import LLMatcher
@@ -25,21 +26,31 @@ log = logging.getLogger(__name__)
 
 
 class CompiledGrammar:
-    """A grammar that fits the model's tokens. It does not change, so any number of answers may follow it at once.
+    """A grammar that fits the model's tokens. Any number of answers may follow it at once.
 
+    make         a matcher at the beginning of the grammar, with a lexer of its own
     num_bytes    of memory that it takes
     unenforced   formats of its schemas that are annotations
     """
 
-    def __init__(self, matcher: LLMatcher, num_bytes: int, unenforced: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, make: Callable[[], LLMatcher], matcher: LLMatcher, num_bytes: int, unenforced: tuple[str, ...] = ()
+    ) -> None:
         self.num_bytes = num_bytes
         self.unenforced = unenforced
+        self._make = make
         self._matcher = matcher
         self._lock = threading.Lock()
 
-    def matcher(self) -> LLMatcher:
-        """A fresh place at the beginning of the grammar, for one answer."""
+    def matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
+        """A fresh place at the beginning of the grammar, for one answer.
+
+        Copies of a matcher share its lexer, which keeps every state that any of them has reached: some day it is full.
+        With a new one, the grammar is compiled once more, and answers that begin from now on share that.
+        """
         with self._lock:
+            if with_new_lexer:
+                self._matcher = self._make()
             return self._matcher.deep_copy()
 
 
@@ -83,14 +94,15 @@ class Compiler:
         tokenizer = self._vocabulary.tokenizer()
         text, num_bytes, unenforced = self._check(what, param)
         self._log_once(unenforced)
-        matcher = LLMatcher(tokenizer, text, log_level=0, limits=LIMITS)
+        make = partial(LLMatcher, tokenizer, text, log_level=0, limits=LIMITS)
+        matcher = make()
         if matcher.is_error():
             raise refused(matcher.get_error(), param)
         if matches_nothing(matcher):  # and the first mask is there for all copies
             raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
         if matcher.is_error():
             raise refused(matcher.get_error(), param)
-        return CompiledGrammar(matcher, num_bytes, tuple(unenforced))
+        return CompiledGrammar(make, matcher, num_bytes, tuple(unenforced))
 
     def _log_once(self, formats: Sequence[str]) -> None:
         """Names formats that are not enforced, each the first time that it is met."""

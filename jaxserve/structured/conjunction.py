@@ -117,6 +117,14 @@ class Conjunction:
         return self._held | self._seen
 
     @property
+    def place(self) -> tuple[str, str]:
+        """The keyword that says most here, and the schema that it stands in."""
+        if self.choices:
+            path, keyword, _ = self.choices[0].options[0].path.rsplit("/", 2)
+            return keyword, path
+        return "properties", self.parts[0].path if self.parts else "#"
+
+    @property
     def key(self) -> tuple[int, ...]:
         """Equal for conjunctions of the very same schemas."""
         options = [(-1, *(id(option.schema) for option in choice.options)) for choice in self.choices]

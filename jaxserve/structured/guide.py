@@ -6,12 +6,20 @@ answer are no part: they are allowed where the grammar may end, and nowhere else
 text and no requests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Protocol
 
 import numpy as np
 from llguidance import LLMatcher
+
+# llguidance's words, and ours. A lexer that has met its limits stays so for all matchers that share it.
+LEXER_ERROR = "lexer error"
+REASONS = (
+    ("too many states", "its texts have more states than can be kept"),
+    ("too many expressions", "its texts take too long to be told apart"),
+    ("items", "more may come next than can be followed at once"),
+)
 
 
 class Thinking(Protocol):
@@ -30,8 +38,11 @@ class Thinking(Protocol):
 class Grammar(Protocol):
     """Compiled for the tokens of the model that is served."""
 
-    def matcher(self) -> LLMatcher:
-        """A fresh place at the beginning of the grammar."""
+    def matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
+        """A fresh place at the beginning of the grammar, with the lexer of all that came before it or with a new one.
+
+        A lexer keeps every state that some answer has reached, and may have only so many.
+        """
         ...
 
 
@@ -50,6 +61,7 @@ class Guide:
 
     __slots__ = (
         *("_budget", "_end_of_thinking", "_ends_M", "_goes_on", "_grammar", "_matcher", "_num_forced", "_thinking"),
+        "_token_ids",
         *("error", "is_over"),
     )
 
@@ -65,6 +77,7 @@ class Guide:
     ) -> None:
         self._grammar, self._ends_M, self._goes_on = grammar, ends_M, goes_on
         self._matcher: LLMatcher | None = None
+        self._token_ids: list[int] = []  # of the answer, since the grammar began
         self._thinking, self._budget = thinking, budget
         self._end_of_thinking, self._num_forced = tuple(end_of_thinking), 0
         self.error: str | None = None
@@ -73,6 +86,7 @@ class Guide:
     def copy(self) -> "Guide":
         """Another one at the same place."""
         other = copy(self)
+        other._token_ids = self._token_ids.copy()
         if self._matcher is not None:
             other._matcher = self._matcher.deep_copy()
         return other
@@ -124,10 +138,8 @@ class Guide:
         self.is_over = self._thinking is None and self._grammar is None
 
     def _allowed(self) -> np.ndarray | None:
-        matcher, mask_M = self._place(), np.empty_like(self._ends_M)
-        if self.error is None:
-            matcher.unsafe_compute_mask_ptr(mask_M.ctypes.data, mask_M.nbytes)
-            self._look_for_errors(matcher)
+        mask_M = np.empty_like(self._ends_M)
+        matcher = self._step(lambda place: place.unsafe_compute_mask_ptr(mask_M.ctypes.data, mask_M.nbytes))
         if self.error is not None:
             return np.zeros_like(mask_M)
         mask_M &= ~self._ends_M
@@ -142,9 +154,31 @@ class Guide:
         if self._ends_M[token_id >> 5] >> (token_id & 31) & 1:
             self.is_over = True
             return
+        self._step(lambda place: place.consume_token(token_id))
+        self._token_ids.append(token_id)
+
+    def _step(self, step: Callable[[LLMatcher], object]) -> LLMatcher:
+        """The matcher behind this step. Where the lexer is full, another one follows the answer and makes the step."""
         matcher = self._place()
-        matcher.consume_token(token_id)
-        self._look_for_errors(matcher)
+        if self.error is not None:
+            return matcher
+        step(matcher)
+        if matcher.is_error() and LEXER_ERROR in matcher.get_error():
+            matcher = self._matcher = self._replayed(step)
+        if matcher.is_error():
+            self.error = _reason(matcher.get_error() or matcher.stop_reason())
+        return matcher
+
+    def _replayed(self, step: Callable[[LLMatcher], object]) -> LLMatcher:
+        """Another matcher behind all steps and this one, with the lexer of answers that begin now or a new one."""
+        assert self._grammar is not None
+        for with_new_lexer in (False, True):
+            matcher = self._grammar.matcher(with_new_lexer=with_new_lexer)
+            matcher.consume_tokens(self._token_ids)
+            step(matcher)
+            if not matcher.is_error():
+                break
+        return matcher
 
     def _place(self) -> LLMatcher:
         """In the grammar. It is made when it is first needed, which for most of the queue is not yet."""
@@ -153,6 +187,6 @@ class Guide:
             self._matcher = self._grammar.matcher()
         return self._matcher
 
-    def _look_for_errors(self, matcher: LLMatcher) -> None:
-        if matcher.is_error():
-            self.error = matcher.get_error() or matcher.stop_reason()
+
+def _reason(error: str) -> str:
+    return next((ours for theirs, ours in REASONS if theirs in error), error.partition("\n")[0])

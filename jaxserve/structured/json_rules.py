@@ -47,13 +47,14 @@ def references(schema: Any) -> set[str]:
     if not isinstance(schema, dict):
         return set()
     if "$ref" in schema:
-        return {_name(schema)}
+        return {definition_of(schema)}
     named = [*schema.get("properties", {}).values(), *schema.get("patternProperties", {}).values()]
     keywords = ("anyOf", "prefixItems", "items", "additionalProperties")
     return references([*named, *(schema[keyword] for keyword in keywords if keyword in schema)])
 
 
-def _name(schema: Mapping[str, Any]) -> str:
+def definition_of(schema: Mapping[str, Any]) -> str:
+    """The name of the definition that a `$ref` of ours points at."""
     return schema["$ref"].removeprefix("#/$defs/")
 
 
@@ -86,7 +87,7 @@ class JsonRules:
         if self._is_exact(schema):
             return self._json(schema)
         if "$ref" in schema:
-            return self._definition(_name(schema))
+            return self._definition(definition_of(schema))
         if "anyOf" in schema:
             plain = [option for option in schema["anyOf"] if self._is_exact(option)]
             others = [self._value(option) for option in schema["anyOf"] if not self._is_exact(option)]

@@ -94,6 +94,12 @@ ENFORCED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "exclusiveMaximum": (_is_number_or_bool, "a number"),
 }
 
+# Far above what an answer can hold, and far below what would take long to look at.
+LARGEST_COUNTS = {
+    **dict.fromkeys(("minLength", "maxLength"), 1_000_000),
+    **dict.fromkeys(("minItems", "maxItems", "minProperties", "maxProperties"), 100_000),
+}
+
 # What cannot be enforced may stand where its value makes it say nothing, such as `uniqueItems: false`.
 SAYS_NOTHING: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "not": lambda value, schema: isinstance(value, bool) or value == {},  # false allows all, true and {} nothing
@@ -125,6 +131,8 @@ def check_keywords(schema: dict[str, Any], path: str) -> None:
             holds, expected = ENFORCED[keyword]
             if not holds(value):
                 raise InvalidParameter(f"{keyword!r} at {path} must be {expected}.")
+            if keyword in LARGEST_COUNTS and value > LARGEST_COUNTS[keyword]:
+                raise cannot_enforce(keyword, path, f"{str(value)[:30]} is more than {LARGEST_COUNTS[keyword]}")
         elif keyword in SAYS_NOTHING and not SAYS_NOTHING[keyword](value, schema):
             raise cannot_enforce(keyword, path)
 

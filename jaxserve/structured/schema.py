@@ -17,11 +17,13 @@ from jaxserve.structured.documents import read_json
 from jaxserve.structured.endings import endless
 from jaxserve.structured.formats import unenforced_format
 from jaxserve.structured.json_rules import JsonRules
+from jaxserve.structured.keywords import cannot_enforce
 from jaxserve.structured.numbers import exact, has_decimal, is_in_range, is_integer, is_number, merged_number
-from jaxserve.structured.objects import has_mixed_keys, merged_objects
+from jaxserve.structured.objects import MAX_OPTIONAL, has_mixed_keys, merged_objects
 from jaxserve.structured.patterns import whitespace_pattern
 from jaxserve.structured.scalars import merged_array, merged_string, merged_types, merged_values, schema_of
 from jaxserve.structured.shapes import Schema, Whitespace
+from jaxserve.structured.width import Width
 
 MAX_DEPTH = 64
 MAX_SCHEMAS = 50_000
@@ -65,9 +67,21 @@ def grammar_of(schema: Any, merger: "Merger", whitespace: Whitespace) -> JsonGra
     if merger.has_mixed_keys:
         # A key may otherwise be written with \u escapes, and so pass for another one than it is.
         options["json_allowed_escapes"] = 'nrbtf\\"'
+    _check_width(schema, merger)
     if has_decimal(schema) or has_decimal(merger.definitions):
         return JsonGrammar(lark=JsonRules(merger.definitions, options).grammar(schema))
     return JsonGrammar(schema | {"$defs": merger.definitions, "x-guidance": options})
+
+
+def _check_width(schema: Any, merger: "Merger") -> None:
+    """Raises InvalidParameter where more may come next than can be followed."""
+    widest = Width(schema, merger.definitions)
+    if widest.count > MAX_OPTIONAL:
+        keyword, path = merger.place_of(widest.schema)
+        why = (
+            f"{widest.count} optional properties may come next at one place, and at most {MAX_OPTIONAL} can be followed"
+        )
+        raise cannot_enforce(keyword, path, f"{why}; a required property with another `const` in each option helps")
 
 
 class Merger:
@@ -87,6 +101,7 @@ class Merger:
         self._document = document
         self._results: dict[tuple[int, ...], Any] = {}  # by the identities of what must hold; None: being made
         self._names: dict[tuple[int, ...], str] = {}
+        self._places: dict[int, tuple[Any, str, str]] = {}  # of results, by their identities
         self._kept: list[Source] = []  # schemas that are in no document, whose identities must stay theirs
         self._num_schemas = 0
 
@@ -111,9 +126,16 @@ class Merger:
             return self._again(key)
         self._results[key] = None
         result = self._results[key] = self._merged(conjunction)
+        if isinstance(result, dict):
+            self._places.setdefault(id(result), (result, *conjunction.place))
         if key in self._names:
             self.definitions[self._names[key]] = result
         return result
+
+    def place_of(self, schema: Any) -> tuple[str, str]:
+        """The keyword that a merged schema comes from, and where that stands."""
+        _, keyword, path = self._places.get(id(schema), (schema, "properties", "#"))
+        return keyword, path
 
     def _again(self, key: tuple[int, ...]) -> Any:
         """A schema that was met before: itself if it is small, else where it is to be found."""

@@ -240,7 +240,7 @@ def test_a_grammar_that_cannot_be_followed_ends_its_request_alone(after, overlap
     for request in broken:
         last = world.heard[request.request_id][-1]
         assert last.finish_reason is FinishReason.ERROR
-        assert isinstance(last.error, InvalidParameter) and "too many states" in str(last.error)
+        assert isinstance(last.error, InvalidParameter) and "more states than can be kept" in str(last.error)
 
 
 @BOTH

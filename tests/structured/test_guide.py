@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher, LLParserLimits
 
 from jaxserve.structured.guide import Guide
-from tests.grammars import SmallGrammar, UntilToken, regex, schema, tokens_of
+from tests.grammars import SmallGrammar, UntilToken, regex, schema, tokenizer, tokens_of
 
 VOCAB, EOS, ALSO = 200, 3, 5
 ENDS = (EOS, ALSO)
@@ -214,6 +215,37 @@ def test_a_grammar_that_was_broken_from_the_start_is_an_error_too():
 
     one = guide(Broken())
     assert ids(one.mask()) == set() and one.error
+
+
+class SmallLexer:
+    """A grammar whose lexer has room for the states of two answers."""
+
+    def __init__(self):
+        self.made = 0
+        self._first = self._make()
+
+    def _make(self):
+        self.made += 1
+        grammar = LLMatcher.grammar_from_lark('%llguidance {"no_forcing": true}\nstart: /a{0,90}|b{0,90}|c{0,90}/')
+        limits = LLParserLimits(max_lexer_states=200, precompute_large_lexemes=False)
+        return LLMatcher(tokenizer(VOCAB, ENDS), grammar, log_level=0, limits=limits)
+
+    def matcher(self, *, with_new_lexer=False):
+        self._first = self._make() if with_new_lexer else self._first
+        return self._first.deep_copy()
+
+
+def test_answers_that_fill_the_lexer_of_their_grammar_go_on_with_a_new_one():
+    grammar = SmallLexer()
+    first = after(guide(grammar), *spell("a"))
+    for letter in "abcb":
+        answer = guide(grammar)
+        for _ in range(90):
+            after(answer.copy(), *spell(letter))
+            after(answer, *spell(letter))
+        assert ids(answer.mask()) == set(ENDS) and answer.error is None
+    assert grammar.made == 2
+    assert ids(after(first.copy(), *spell("a" * 89)).mask()) == set(ENDS)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
