@@ -1,5 +1,6 @@
 """What a caller asked for → the shape of the answer."""
 
+import re
 from collections.abc import Mapping
 
 from jaxserve.errors import InvalidParameter
@@ -22,6 +23,12 @@ from jaxserve.structured_outputs import StructuredOutputs
 
 ANY_OBJECT = '{"type": "object"}'
 MAX_GRAMMAR_BYTES = 1 << 20
+MAX_CHOICES, MAX_CHOICE_CHARS = 100_000, 8 << 20
+MAX_REPETITIONS = 10_000
+# In Lark, texts and comments, and how often something is repeated.
+_REPETITION = re.compile(
+    r'"(?:\\.|[^"\\\n])*"|//[^\n]*|\#[^\n]*|\{\s*([0-9]*)\s*(?:,\s*([0-9]*)\s*)?\}|~\s*([0-9]+)(?:\.\.([0-9]+))?'
+)
 
 
 def resolved(shape: Shape, special_tokens: Mapping[str, int]) -> Shape:
@@ -51,12 +58,20 @@ def shape_of(asked: StructuredOutputs, special_tokens: Mapping[str, int]) -> Sha
     if asked.regex is not None:
         return Regex(asked.regex)
     if asked.choice is not None:
-        return Choice(asked.choice)
+        return _choice(asked.choice)
     if asked.grammar is not None:
         return grammar_shape(asked.grammar)
     assert asked.structural_tag is not None  # one of them always is given
     closed = asked.disable_additional_properties
     return structural_tag(asked.structural_tag, special_tokens, grammar_shape, whitespace, closed)
+
+
+def _choice(texts: tuple[str, ...]) -> Choice:
+    if len(texts) > MAX_CHOICES:
+        raise InvalidParameter(f"there are {len(texts)} choices, more than {MAX_CHOICES}.")
+    if sum(map(len, texts)) > MAX_CHOICE_CHARS:
+        raise InvalidParameter(f"the choices together are longer than {MAX_CHOICE_CHARS} characters.")
+    return Choice(texts)
 
 
 def grammar_shape(text: str) -> Lark:
@@ -65,4 +80,10 @@ def grammar_shape(text: str) -> Lark:
         raise InvalidParameter(f"the grammar is larger than {MAX_GRAMMAR_BYTES} bytes.")
     if not text.strip():
         raise InvalidParameter("the grammar must not be blank.")
-    return Lark(lark_text(read_gbnf(text), ROOT) if is_gbnf(text) else text)
+    if is_gbnf(text):
+        return Lark(lark_text(read_gbnf(text), ROOT))
+    for found in _REPETITION.finditer(text):
+        for count in filter(None, found.groups()):
+            if int(count.lstrip("0")[:9] or 0) > MAX_REPETITIONS:
+                raise InvalidParameter(f"the grammar repeats {count[:20]} times, which is more than {MAX_REPETITIONS}.")
+    return Lark(text)

@@ -77,7 +77,8 @@ def merged_number(parts: Iterable[Source], are_integers: bool) -> dict[str, Any]
 
     are_integers: only whole numbers are left.
     """
-    lows, highs = [], []
+    lows: list[Decimal] = []
+    highs: list[Decimal] = []
     for part in parts:
         for keyword, value in _said(part).items():
             bounds, direction = (lows, 1) if keyword in _LOWER else (highs, -1)

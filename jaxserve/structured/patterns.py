@@ -14,6 +14,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 from jaxserve.errors import InvalidParameter
 
 MAX_BYTES = 16 << 10
+MAX_REPETITIONS = 100_000
 _JSON_BLANKS = r"\t\n\r "
 _LIMITS = LLParserLimits(verbose_errors=False)
 _BLANKS = r"\t-\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
@@ -26,7 +27,7 @@ _CLASSES = {
 }
 _CONTROLS = {"n": r"\n", "r": r"\r", "t": r"\t", "f": r"\f", "v": r"\v", "0": r"\x{0}"}
 _ANCHORS = {"A": "^", "Z": "$", "z": "$"}
-_QUANTIFIER = re.compile(r"\{\d+(?:,\d*)?\}")
+_QUANTIFIER = re.compile(r"\{[0-9]+(?:,[0-9]*)?\}")
 _CODE = re.compile(
     r"x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]{1,6})\}|u(d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|u([0-9a-fA-F]{4})", re.I
 )
@@ -166,6 +167,10 @@ class _Translation:
             quantifier = _QUANTIFIER.match(self._text, self._at - 1)
             if quantifier is None:
                 return r"\{"
+            for count in re.findall("[0-9]+", quantifier.group()):
+                if int(count.lstrip("0")[:9] or 0) > MAX_REPETITIONS:
+                    why = f"repeats {count[:20]} times, which is more than {MAX_REPETITIONS}"
+                    raise InvalidParameter(f"the regular expression {self._text[:200]!r} {why}.")
             self._at = quantifier.end()
             return quantifier.group()
         return "\\" + char if char in "]}" else char

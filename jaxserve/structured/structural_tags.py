@@ -29,6 +29,7 @@ from jaxserve.structured.shapes import (
 from jaxserve.structured.tag_fields import filled_list, get_field, refuse_field, text_list
 
 MAX_DEPTH = 80
+MAX_REPETITIONS = 10_000
 
 
 def structural_tag(
@@ -133,7 +134,12 @@ class _Reader:
     def _repeat(self, format: dict[str, Any], ends: tuple[str, ...]) -> Shape:
         least, most = get_field(format, "min", int), get_field(format, "max", int)
         if least < 0 or (most != -1 and most < least):
-            raise InvalidParameter(f"the format 'repeat' must have 0 <= min <= max, or max -1, got {least} and {most}.")
+            raise InvalidParameter(
+                f"the format 'repeat' must have 0 <= min <= max, or max -1, got {str(least)[:20]} and {str(most)[:20]}."
+            )
+        if max(least, most) > MAX_REPETITIONS:
+            said = f"{str(max(least, most))[:20]} times, which is more than {MAX_REPETITIONS}"
+            raise InvalidParameter(f"the format 'repeat' repeats {said}.")
         return Repeat(self.shape(format.get("content"), ends), least, None if most == -1 else most)
 
     def _tag(self, format: Any) -> "Shape":

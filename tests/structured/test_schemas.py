@@ -315,3 +315,55 @@ def test_a_whitespace_pattern_matches_whitespace(pattern):
     assert "whitespace_pattern" in refusal({}, whitespace_pattern=pattern) or "is refused" in refusal(
         {}, whitespace_pattern=pattern
     )
+
+
+HUGE = 10**9
+
+
+@pytest.mark.parametrize("count", [HUGE, 10**300, float(HUGE)])
+@pytest.mark.parametrize(
+    "keyword", ["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"]
+)
+def test_an_absurd_count_is_refused_by_its_name(keyword, count):
+    for schema, path in (
+        ({keyword: count}, "#"),
+        ({"properties": {"p": {"items": {keyword: count}}}}, "#/properties/p"),
+    ):
+        message = refusal(schema)
+        assert f"'{keyword}' at {path}" in message and "is more than 1" in message and len(message) < 200
+
+
+REPEATED = {"regex": "a{%s}", "grammar": 'start: "a"{%s}'}
+
+
+@pytest.mark.parametrize("count", [HUGE, f"1,{HUGE}", f"{HUGE},", "9" * 5000])
+@pytest.mark.parametrize("form", REPEATED)
+def test_an_absurd_repetition_is_refused_before_any_work(form, count):
+    with pytest.raises(InvalidParameter, match="times, which is more than 10") as caught:
+        matcher_of(StructuredOutputs(**{form: REPEATED[form] % count}))
+    assert "sys." not in str(caught.value)
+
+
+@pytest.mark.parametrize("keyword", ["pattern", "patternProperties"])
+def test_an_absurd_repetition_in_a_schema_is_refused_by_its_keyword(keyword):
+    pattern = f"^a{{{HUGE}}}$"
+    message = refusal({keyword: pattern if keyword == "pattern" else {pattern: {"type": "integer"}}})
+    assert f"'{keyword}' at #" in message and "which is more than 100000" in message
+
+
+def test_too_many_choices_are_refused_as_such():
+    for choice, reason in ((("a",) * 100_001, "100001 choices"), (("x" * (5 << 20),) * 2, "together are longer than")):
+        with pytest.raises(InvalidParameter, match=reason):
+            matcher_of(StructuredOutputs(choice=choice))
+
+
+@pytest.mark.parametrize("digits", ["1000000000", "9" * 300])
+def test_an_absurd_repeat_of_a_structural_tag_is_refused(digits):
+    repeat = f'{{"type":"repeat","min":0,"max":{digits},"content":{{"type":"const_string","value":"a"}}}}'
+    for sent, reason in (
+        (repeat, "'repeat' repeats"),
+        (repeat.replace('"min":0', f'"min":{"7" * 5000}'), "308 digits"),
+    ):
+        with pytest.raises(InvalidParameter, match=reason) as caught:
+            matcher_of(StructuredOutputs(structural_tag=f'{{"format":{sent}}}'))
+        assert "sys." not in str(caught.value) and len(str(caught.value)) < 300
