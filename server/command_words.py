@@ -118,7 +118,7 @@ class Translator:
     def in_ours(self, flag: FlagWords) -> FlagWords | None:
         """The flag as ours, or None where it has no effect, is refused or unknown."""
         shown = "--" + ".".join((flag.name, *flag.path))
-        if flag.name in self.kinds or flag.name.removeprefix("no-") in self.kinds:
+        if flag.name in self.kinds or self.kinds.get(flag.name.removeprefix("no-")) == "nothing":
             return self._with_our_value(flag)
         is_negated = flag.name not in FLAGS and flag.name.startswith("no-")
         row = FLAGS.get(flag.name.removeprefix("no-") if is_negated else flag.name)

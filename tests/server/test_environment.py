@@ -72,6 +72,9 @@ def test_no_secret_is_in_a_repr() -> None:
     "words",
     [
         ["--api-kye", "sk-secret"],
+        ["--no-api-key", "sk-secret"],
+        ["--api-key.a", "sk-secret"],
+        ["--enable-lora", "--hf-token=sk-secret"],
         ["--api-key", "sk-secret", "--port", "x"],
         ["--hf-token", "sk-secret", "--nonsense"],
         ["--api-key", "sk-a/secret", "sk-b/secret", "--served-model-name", "a", "b/c"],

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server import cli
@@ -101,7 +101,7 @@ def test_a_third_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("words", "settings"),
+    ("words", "values"),
     [
         (["-tp", "1", "-pp=1", "-dp", "1", "-O3", "-O", "2", "-O=1", "-asc", "1"], {}),
         (["-q", "int8"], {"quantization": "int8"}),
@@ -127,12 +127,12 @@ def test_a_third_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[str]) -
         (["--shutdown-timeout", "5", "--h11-max-header-count", "7"], {"drain_timeout_s": 5.0, "max_headers": 7}),
     ],
 )
-def test_every_spelling_of_vllm_is_understood(words: list[str], settings: dict[str, object]) -> None:
-    assert said(*words) == settings
+def test_every_spelling_of_vllm_is_understood(words: list[str], values: dict[str, object]) -> None:
+    assert said(*words) == values
 
 
 @pytest.mark.parametrize(
-    ("words", "settings"),
+    ("words", "values"),
     [
         (["--api-key", "secret", "org/model"], {"api_key": ("secret",), "model": "org/model"}),
         (["org/model", "--api-key", "a", "b"], {"api_key": ("a", "b"), "model": "org/model"}),
@@ -147,8 +147,8 @@ def test_every_spelling_of_vllm_is_understood(words: list[str], settings: dict[s
         (["--api-key", "-5", "--port", "1", "m"], {"api_key": ("-5",), "port": 1, "model": "m"}),
     ],
 )
-def test_a_flag_of_several_words_leaves_the_model_alone(words: list[str], settings: dict[str, object]) -> None:
-    assert said(*words) == settings
+def test_a_flag_of_several_words_leaves_the_model_alone(words: list[str], values: dict[str, object]) -> None:
+    assert said(*words) == values
 
 
 def test_a_model_that_could_be_one_of_two_words_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +157,25 @@ def test_a_model_that_could_be_one_of_two_words_is_asked_for(capsys: pytest.Capt
     assert "one model is served, and 2 are named: 'a' and 'b'" in refusal(capsys, "a", "--model", "b")
 
 
+NAMES = st.sampled_from(
+    [*(f"--{name}" for name in [*OURS, *FLAGS] if name != "config"), *(f"-{name}" for name in SHORT)]
+)
+ODD = st.sampled_from(
+    ["", "-", "--", "-1", "x", "{", '{"a": 1}', "[1]", "org/m", "--.a", "--=", "-.", "--no-", "-O.x=1", "true"]
+)
+WORDS = st.one_of(NAMES, ODD, st.builds("{}={}".format, NAMES, ODD), st.builds("{}.{}".format, NAMES, ODD))
+
+
+@settings(deadline=None)
+@given(st.lists(WORDS, max_size=6))
+def test_any_words_are_read_or_refused(words: list[str]) -> None:
+    try:
+        assert isinstance(said(*words), dict)
+    except SystemExit as ended:
+        assert ended.code in (0, cli.EX_USAGE)
+
+
+@settings(deadline=None)
 @given(st.sampled_from(sorted(OURS)), st.data())
 def test_a_slip_of_the_finger_is_guessed(name: str, data: st.DataObject) -> None:
     place = data.draw(st.integers(1, len(name) - 1))
