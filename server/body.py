@@ -136,7 +136,8 @@ def invalid(reasons: list[str], param: str | None) -> Refusal:
 
 
 def _reason(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+    reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+    return "a number is beyond the range of a double" if "infinity" in reason else reason
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

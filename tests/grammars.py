@@ -39,13 +39,15 @@ def tokenizer(vocab_size: int, ends: tuple[int, ...]) -> LLTokenizer:
 class SmallGrammar:
     """A compiled grammar in Lark, any tokenization of its sentences allowed. ends: the vocabulary's end tokens."""
 
+    param = "structured_outputs"
+
     def __init__(self, text: str, vocab_size: int = TINY, ends: tuple[int, ...] = (3,)) -> None:
         self.text = text
         whole = LLMatcher.grammar_from_lark(f'%llguidance {{"no_forcing": true}}\n{text}')
         self._first = LLMatcher(tokenizer(vocab_size, ends), whole, log_level=0)
         assert not self._first.is_error(), self._first.get_error()
 
-    def matcher(self) -> LLMatcher:
+    def matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
         return self._first.deep_copy()
 
     def __repr__(self) -> str:

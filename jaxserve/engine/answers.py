@@ -104,10 +104,10 @@ class Answers:
         return GenerationFailed("The model's output was not finite; this request has ended, others are not affected.")
 
     @staticmethod
-    def broken_grammar(reason: str) -> Exception:
-        """What to tell a request whose grammar cannot be followed any further."""
+    def broken_grammar(reason: str, param: str) -> Exception:
+        """What to tell a request whose grammar cannot be followed any further. param: the field that asked for it."""
         return InvalidParameter(
-            f"The grammar of this answer is too complex to be followed to its end ({reason}); this request has ended,"
-            " others are not affected.",
-            "structured_outputs",
+            f"{param} is too complex a grammar to be followed to the end of this answer: {reason}. This request has"
+            " ended, others are not affected.",
+            param,
         )

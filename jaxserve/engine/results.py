@@ -105,7 +105,7 @@ class Results:
         """What may follow a search's prompt, or its live beams; its answers when these were the last."""
         broken = self._live.searches.error(progress)
         if broken is not None:
-            return [self._live.end(progress, FinishReason.ERROR, error=self._live.answers.broken_grammar(broken))]
+            return [self._live.end(progress, FinishReason.ERROR, error=self._broken_grammar(progress, broken))]
         if (drawn.token_B == NO_TOKEN).any():
             return [self._fail(progress, NO_TOKEN)]
         if not self._live.searches.advance(progress, drawn):
@@ -118,8 +118,12 @@ class Results:
         self._live.remove(progress)
         return outputs
 
+    def _broken_grammar(self, progress: Progress, reason: str) -> Exception:
+        assert progress.request.grammar is not None
+        return self._live.answers.broken_grammar(reason, progress.request.grammar.param)
+
     def _fail(self, progress: Progress, token: int) -> TokenOutput:
         """Ends a request for which no token could be drawn; token says why."""
-        broken, answers = progress.guide.error if progress.guide else None, self._live.answers
-        error = answers.broken_grammar(broken) if broken is not None else answers.no_token(token)
+        broken = progress.guide.error if progress.guide else None
+        error = self._live.answers.no_token(token) if broken is None else self._broken_grammar(progress, broken)
         return self._live.end(progress, FinishReason.ERROR, error=error)

@@ -28,14 +28,21 @@ log = logging.getLogger(__name__)
 class CompiledGrammar:
     """A grammar that fits the model's tokens. Any number of answers may follow it at once.
 
+    param        the request's field that asked for it
     make         a matcher at the beginning of the grammar, with a lexer of its own
     num_bytes    of memory that it takes
     unenforced   formats of its schemas that are annotations
     """
 
     def __init__(
-        self, make: Callable[[], LLMatcher], matcher: LLMatcher, num_bytes: int, unenforced: tuple[str, ...] = ()
+        self,
+        param: str,
+        make: Callable[[], LLMatcher],
+        matcher: LLMatcher,
+        num_bytes: int,
+        unenforced: tuple[str, ...] = (),
     ) -> None:
+        self.param = param
         self.num_bytes = num_bytes
         self.unenforced = unenforced
         self._make = make
@@ -102,7 +109,7 @@ class Compiler:
             raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
         if matcher.is_error():
             raise refused(matcher.get_error(), param)
-        return CompiledGrammar(make, matcher, num_bytes, tuple(unenforced))
+        return CompiledGrammar(param, make, matcher, num_bytes, tuple(unenforced))
 
     def _log_once(self, formats: Sequence[str]) -> None:
         """Names formats that are not enforced, each the first time that it is met."""

@@ -36,7 +36,10 @@ class Thinking(Protocol):
 
 
 class Grammar(Protocol):
-    """Compiled for the tokens of the model that is served."""
+    """Compiled for the tokens of the model that is served. param: the request's field that asked for it."""
+
+    @property
+    def param(self) -> str: ...
 
     def matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
         """A fresh place at the beginning of the grammar, with the lexer of all that came before it or with a new one.

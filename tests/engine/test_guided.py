@@ -197,6 +197,8 @@ def test_stop_tokens_that_min_tokens_holds_back_are_let_go_where_nothing_else_is
 class Breaks:
     """A grammar whose matcher is in order for so many tokens."""
 
+    param = "tools"
+
     def __init__(self, grammar, after):
         self.grammar, self.after = grammar, after
 
@@ -240,7 +242,8 @@ def test_a_grammar_that_cannot_be_followed_ends_its_request_alone(after, overlap
     for request in broken:
         last = world.heard[request.request_id][-1]
         assert last.finish_reason is FinishReason.ERROR
-        assert isinstance(last.error, InvalidParameter) and "more states than can be kept" in str(last.error)
+        assert isinstance(last.error, InvalidParameter) and last.error.param == "tools"
+        assert str(last.error).startswith("tools is too complex") and "more states than can be kept" in str(last.error)
 
 
 @BOTH

@@ -157,3 +157,11 @@ async def test_the_digits_of_a_tool_reach_the_library(make_api):
     assert answer.status == 200
     [function] = functions(api.llm.calls[-1].format.tools).values()
     assert NUMBERS in function.arguments.schema
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000, "1" * 309])
+async def test_a_number_beyond_a_double_is_told_so_in_our_words(api, number):
+    answer = await api.post(PATH, (json.dumps(CHAT)[:-1] + f',"seed":{number}}}').encode())
+    assert answer.status == 400 and answer.error["message"].endswith(
+        ("beyond the range of a double", "a number has more than 308 digits")
+    )
