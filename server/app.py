@@ -17,6 +17,7 @@ from server.desk import Desk, fresh_id
 from server.errors import refusal_for
 from server.gate import ROUTE, Gate
 from server.logs import clean
+from server.middleware import wrap
 from server.openapi.document import path_of
 from server.routes import chat, completions, docs, models, operations, page, render, tokens
 
@@ -50,7 +51,7 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
     for room in (chat, completions, render, models, tokens, operations, page, docs):
         app.register_blueprint(room.blueprint(desk))
     _stand_around(app, desk)
-    app.asgi_app = Gate(app.asgi_app, config, desk.http)  # type: ignore[method-assign]
+    app.asgi_app = wrap(Gate(app.asgi_app, config, desk.http), config.middleware)  # type: ignore[method-assign]
     return app
 
 

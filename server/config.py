@@ -58,6 +58,9 @@ class ServerConfig:
         (), "name of the model for clients; several are aliases of the first", group="answers"
     )
     response_role: str = knob("assistant", "role of the answers")
+    middleware: tuple[str, ...] = knob(
+        (), "ASGI classes around the app, by import path like package.module.Class; the first is innermost"
+    )
     disable_fastapi_docs: bool = knob(False, "serve no /docs, /redoc and /openapi.json")
     trust_request_chat_template: bool = knob(False, "let requests bring a chat template; a helper process renders it")
     trust_request_mm_kwargs: bool = knob(False, "accept mm_processor_kwargs; models that only read text ignore them")

@@ -1,4 +1,5 @@
-"""What of a ServerConfig can be found wrong before anything is loaded: files of TLS, the place of a Unix socket.
+"""What of a ServerConfig can be found wrong before anything is loaded: files of TLS, the place of a Unix socket,
+middleware.
 
 Values that are wrong by themselves are refused by ServerConfig, a port that is taken by `listen`.
 """
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from jaxserve import BadConfig
 from server.config import ServerConfig
+from server.middleware import load
 
 MAX_SOCKET_PATH_BYTES = 107  # of sun_path, without the zero at its end
 ENCRYPTED_KEY = "is encrypted, and nobody is there to type its password; decrypt it with openssl pkey"
@@ -16,6 +18,8 @@ ENCRYPTED_KEY = "is encrypted, and nobody is there to type its password; decrypt
 def check_server(config: ServerConfig) -> None:
     """Raise BadConfig for the first setting that cannot work on this machine."""
     _check_tls(config)
+    for path in config.middleware:
+        load(path)
     if config.uds is not None:
         _check_socket_path(config.uds)
 

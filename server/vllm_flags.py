@@ -79,7 +79,7 @@ _TEXT_ONLY = "only text is read here, and a request with anything else gets a 40
 _NO_SUCH_LAYERS = "it is for layers that no model served here has"
 _NO_ADAPTERS = "adapters are not served; merge them into the weights and serve those"
 _NO_DRAFTS = "there is no speculative decoding; leave it out, the answers are the same"
-_NO_MODULES = "no code is loaded by a name on the command line"
+_NO_MODULES = "the engine loads no code by its name"
 _SCHEDULING = "the scheduler has its own rule for that; --max-num-batched-tokens bounds a step"
 _MANY_SERVERS = "one process serves one engine; start several servers, and a proxy before them"
 _FOUND = "the Hugging Face files of the model are read"
@@ -262,7 +262,6 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         _NO_MODULES,
         value="worker-extension-cls scheduler-cls model-class-overrides io-processor-plugin logits-processor-pattern",
     ),
-    _refused(f"{_NO_MODULES}; put a proxy before the server", value="middleware"),
     _refused(f"{_LOGGED}; --enable-log-requests logs parameters", switch="enable-log-outputs"),
     _refused("replies have no field for it; /metrics has the times", switch="enable-per-request-metrics"),
     _refused(
