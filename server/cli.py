@@ -65,17 +65,19 @@ def warmup(words: Sequence[str]) -> int:
 
 def _start(command: str, words: Sequence[str], run: Callable[["EngineConfig", "ServerConfig"], int]) -> int:
     from jaxserve import EngineConfig, EngineStopped, StartupError
+    from server import logs
     from server.config import ServerConfig
     from server.flags import pick, read_arguments
 
     said = read_arguments(_serve_parser(command), words, os.environ)
+    logs.setup(said.get("log_level", "info"), said.get("log_format", "text"))
     try:
         return run(EngineConfig(**pick(EngineConfig, said)), ServerConfig(**pick(ServerConfig, said)))
     except StartupError as error:
-        print(f"jaxserve: {error}", file=sys.stderr)
+        logs.complain(error)
         return EX_CONFIG
     except EngineStopped as error:
-        print(f"jaxserve: {error}", file=sys.stderr)
+        logs.complain(error)
         return EX_SOFTWARE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -111,7 +113,7 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
         web.start()
         llm = AsyncLLM.load(engine_config, progress=phases.report)
         web.join()
-        from server import lifecycle, logs
+        from server import lifecycle
         from server.app import create_app
 
         app = create_app(llm, server_config)
@@ -120,7 +122,6 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     known_to = reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
     screen.print("", ready_table(llm.description, where, known_to, phases.seconds), "", sep="\n")
     screen.print(curl_line(where, bool(server_config.api_key)), "", sep="\n", soft_wrap=True)
-    logs.setup(server_config.log_level)
     return asyncio.run(lifecycle.serve(app, server_config, listeners))
 
 

@@ -7,6 +7,7 @@ from jaxserve import BadConfig
 
 MIB = 1 << 20
 TLS_EXTRAS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")
+PROBES = ("/health", "/live", "/ping", "/load", "/metrics")  # asked every few seconds, by machines
 # Variables of a chat template that nobody may set: arguments of the call around it, and what every template has.
 RESERVED_KWARGS = frozenset(
     (
@@ -50,7 +51,9 @@ class ServerConfig:
         group="keys and pages of others",
     )
     open_paths: tuple[str, ...] = knob((), "paths that need no key although keys are set, like /metrics")
-    allowed_origins: tuple[str, ...] = knob(("*",), "origins whose pages may call this server")
+    allowed_origins: tuple[str, ...] = knob(
+        (), "origins whose pages may call this server, like https://app.example; *: all; none: only its own pages"
+    )
     allowed_methods: tuple[str, ...] = knob(("*",), "methods that pages may use")
     allowed_headers: tuple[str, ...] = knob(("*",), "headers that pages may send")
     allow_credentials: bool = knob(False, "let pages send cookies and keys of their own")
@@ -75,10 +78,10 @@ class ServerConfig:
     enable_tokenizer_info_endpoint: bool = knob(False, "show the tokenizer's configuration at /tokenizer_info")
     enable_request_id_headers: bool = knob(False, "answer every request with an X-Request-Id header")
     enable_force_include_usage: bool = knob(False, "send usage in every stream")
-    enable_prompt_tokens_details: bool = knob(True, "say in usage how many prompt tokens were cached")
+    enable_prompt_tokens_details: bool = knob(False, "say in usage how many prompt tokens were cached")
     enable_server_load_tracking: bool = knob(False, "count running requests for /load")
     return_tokens_as_token_ids: bool = knob(False, "show tokens in logprobs as token_id:N")
-    sse_keep_alive_interval: float = knob(0.0, "seconds of silence before a comment line in a stream; 0: never")
+    sse_keep_alive_interval: float = knob(15.0, "seconds of silence before a comment line in a stream; 0: never")
     stream_interval: int = knob(1, "tokens gathered before a stream sends them on")
     fingerprint_mode: Literal["full", "hash", "custom", "none"] = knob("full", "what system_fingerprint shows")
     fingerprint_value: str | None = knob(None, "the system_fingerprint of mode custom")
@@ -99,7 +102,10 @@ class ServerConfig:
     enable_log_requests: bool = knob(False, "log each request's parameters (never its prompt)", group="logging")
     log_level: Literal["debug", "info", "warning", "error", "critical"] = knob("info", "least severe lines in the log")
     disable_access_log: bool = knob(False, "log no line per request")
-    disable_access_log_for_endpoints: tuple[str, ...] = knob((), "paths whose requests are not logged, like /health")
+    disable_access_log_for_endpoints: tuple[str, ...] = knob(
+        PROBES, 'paths whose requests are not logged; "" logs those of probes and scrapes, too'
+    )
+    log_format: Literal["text", "json"] = knob("text", "log lines as text, or each as a JSON object")
 
     def __post_init__(self) -> None:
         if any(not key for key in self.api_key):

@@ -1,4 +1,7 @@
-"""Pages of other origins: who may call, with what. The rules of the Fetch standard, as far as a JSON API needs them."""
+"""Pages of other origins: who may call, with what. The rules of the Fetch standard, as far as a JSON API needs them.
+
+By default none may: a server on this machine needs no key, and any page that its user visits could use it.
+"""
 
 from quart import Request, Response
 
@@ -6,6 +9,7 @@ from server.config import ServerConfig
 
 METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 MAX_AGE_S = 600
+DISALLOWED = "Disallowed CORS origin; --allowed-origins names the origins whose pages may call this server"
 
 
 class Cors:
@@ -21,7 +25,7 @@ class Cors:
         if request.method != "OPTIONS" or asked is None or "Origin" not in request.headers:
             return None
         allowed = self._origin(request) is not None
-        response = Response("OK" if allowed else "Disallowed CORS origin", 200 if allowed else 400)
+        response = Response("OK" if allowed else DISALLOWED, 200 if allowed else 400)
         response.headers["Access-Control-Allow-Methods"] = self._methods
         response.headers["Access-Control-Max-Age"] = str(MAX_AGE_S)
         headers = self._headers or request.headers.get("Access-Control-Request-Headers")

@@ -7,7 +7,6 @@ the process when even an orderly end takes too long.
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 import os
 import resource
@@ -30,6 +29,7 @@ from server.gate import refuse_head
 from server.http1 import AcceptsBody, ConnectionPolicy
 from server.http_server import HttpServer
 from server.listen import listen, remove_stale
+from server.logs import thread_stacks
 
 if TYPE_CHECKING:
     from server.desk import Desk
@@ -111,8 +111,7 @@ class _End:
         """Notices that the engine is dead, tells everybody inside, and ends the server a little later."""
         while desk.llm.is_healthy:
             await asyncio.sleep(PULSE_S)
-        log.error("the engine is dead")
-        faulthandler.dump_traceback(all_threads=True)
+        log.error("the engine is dead; its threads:\n%s", thread_stacks())
         self.code = EX_ENGINE_DEAD
         desk.visits.fail_all()
         if not self._stays_up:

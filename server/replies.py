@@ -18,6 +18,7 @@ SLICE = 256  # tokens; with 20 alternatives each some 10 ms of work
 T = TypeVar("T")
 R = TypeVar("R")
 DONE = b"data: [DONE]\n\n"
+LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\u0085\u2028\u2029")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,20 @@ class UsageKeeper:
 
 
 def events(chunks: Sequence[dict[str, Any]]) -> bytes:
-    return b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks)
+    return b"".join(b"data: " + dump_line(chunk) + b"\n\n" for chunk in chunks)
+
+
+def dump_line(chunk: dict[str, Any]) -> bytes:
+    """The chunk as JSON that is one line for every reader.
+
+    U+0085, U+2028 and U+2029 are escaped: legal in JSON and in events, but str.splitlines, and with it httpx, ends a
+    line there.
+    """
+    data = orjson.dumps(chunk)
+    if not data.isascii():
+        for raw, escaped in LINE_ENDS:
+            data = data.replace(raw, escaped)
+    return data
 
 
 async def gently(items: Sequence[T], convert: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:

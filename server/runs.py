@@ -103,6 +103,10 @@ class Run:
                     await self._news.wait()
         return self._news.is_set()
 
+    def wake(self) -> None:
+        """Lets whoever waits for news look, though there may be none."""
+        self._news.set()
+
     def take(self, interval: int = 1) -> list[TextDelta]:
         """All that is pending, merged to one delta per choice.
 

@@ -50,6 +50,16 @@ def test_asked_to_stop_it_leaves_with_zero(tiny_model: Path) -> None:
     assert "Traceback" not in rest
 
 
+def test_json_lines_are_all_that_a_server_writes(tiny_model: Path) -> None:
+    with RunningServer(tiny_model, *SMALL, "--log-format", "json") as server:
+        address = next(line for line in server.started if "(chat page)" in line)
+        with urllib.request.urlopen(json.loads(address)["message"].split()[1] + "/version", timeout=60) as response:
+            response.read()
+        _, rest = server.stop()
+    lines = [json.loads(line) for line in (*server.started, *rest.splitlines())]
+    assert [line["path"] for line in lines if line["logger"] == "server.access"] == ["/version"]
+
+
 def test_a_model_that_is_not_there_is_one_sentence_and_78(tmp_path: Path) -> None:
     ended = run("-m", "server", "serve", str(tmp_path / "nothing"), "--port", "0")
     assert ended.returncode == 78

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.assets
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = [{"role": "user", "content": "Tell me a short story about a fox."}]
 # Fewer shapes than the defaults, so that a clean machine compiles them in a minute.
-SETTINGS = ("--max-model-len", "1024", "--max-num-seqs", "8", "--max-num-batched-tokens", "64", "--disable-access-log")
+SHAPES = ("--max-model-len", "1024", "--max-num-seqs", "8", "--max-num-batched-tokens", "64")
+SETTINGS = (*SHAPES, "--disable-access-log", "--enable-prompt-tokens-details")
 
 
 @pytest.fixture(scope="module")

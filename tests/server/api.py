@@ -32,6 +32,7 @@ class Answer:
     @property
     def events(self) -> list[Any]:
         """The stream's events; the last of them, [DONE], is looked for and taken off."""
+        assert self.text.splitlines() == self.text[:-1].split("\n"), "a reader of lines would cut an event"
         frames = [frame for frame in self.text.split("\n\n") if frame]
         assert all(frame.startswith("data: ") for frame in frames)
         assert frames[-1] == "data: [DONE]"

@@ -2,9 +2,14 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from server.replies import events
+from server.sse import Silence
 from tests.fakes_llm import FakeLLM
 from tests.server.api import CHAT
 
@@ -173,6 +178,28 @@ async def test_silence_is_filled_with_comments(make_api):
         while not rest.endswith(b"[DONE]\n\n"):
             rest += await connection.receive()
         assert rest.count(b"data: [DONE]") == 1
+
+
+async def test_a_reader_that_is_gone_is_woken_once():
+    woken = asyncio.Queue()
+    silence = Silence(SimpleNamespace(wake=lambda: woken.put_nowait(None)), 0.001)
+    await woken.get()
+    assert silence.is_due
+    silence.restart()
+    assert not silence.is_due
+    await woken.get()
+    assert silence._timer.when() <= asyncio.get_running_loop().time(), "it is set again"
+
+
+async def test_no_timer_runs_where_comments_are_switched_off():
+    assert Silence(SimpleNamespace(), 0)._timer is None
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_an_event_is_one_line_for_every_reader(chunk):
+    chunk["all"] = "".join(map(chr, [*range(32), 0x7F, 0x85, 0x2028, 0x2029]))
+    line, blank = events([chunk, chunk]).decode().splitlines()[:2]
+    assert (json.loads(line.removeprefix("data: ")), blank) == (chunk, "")
 
 
 async def test_pending_deltas_are_merged(make_api):

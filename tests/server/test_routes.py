@@ -210,7 +210,15 @@ ASK = {"Origin": "http://page", "Access-Control-Request-Method": "POST", "Access
 
 
 class TestCors:
-    async def test_any_origin_by_default(self, api):
+    async def test_no_other_origin_by_default(self, api):
+        answer = await api.call("OPTIONS", "/v1/chat/completions", headers=ASK)
+        assert (answer.status, "--allowed-origins" in answer.text) == (400, True)
+        seen = await api.get("/version", headers={"Origin": "http://page"})
+        for headers in (answer.headers, seen.headers):
+            assert "Access-Control-Allow-Origin" not in headers
+
+    async def test_any_origin_when_asked_for(self, make_api):
+        api = make_api(allowed_origins=("*",))
         answer = await api.call("OPTIONS", "/v1/chat/completions", headers=ASK)
         assert answer.status == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
@@ -231,7 +239,8 @@ class TestCors:
         assert (await api.call("OPTIONS", "/version", headers={**ASK, "Origin": "http://other"})).status == 400
 
     async def test_a_page_may_ask_about_any_path_without_a_key(self, make_api):
-        api = make_api(api_key=("k",), allowed_methods=("GET", "POST"), allowed_headers=("authorization",))
+        restricted = {"allowed_methods": ("GET", "POST"), "allowed_headers": ("authorization",)}
+        api = make_api(api_key=("k",), allowed_origins=("*",), **restricted)
         for path in ("/v1/models/a%2Fb", "/tokenize", "/no/such/path"):
             answer = await api.call("OPTIONS", path, headers=ASK)
             assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, "*")
@@ -244,7 +253,8 @@ class TestCors:
         assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
 
     async def test_errors_can_be_read_by_pages_too(self, make_api):
-        answer = await make_api(api_key=("k",)).get("/version", headers={"Origin": "http://page"})
+        api = make_api(api_key=("k",), allowed_origins=("*",))
+        answer = await api.get("/version", headers={"Origin": "http://page"})
         assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (401, "*")
 
 

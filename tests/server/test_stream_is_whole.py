@@ -10,7 +10,7 @@ from tests.fakes_llm import FakeLLM, Said
 from tests.server.api import Api
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-texts = st.lists(st.text("ab\u00e9 \U0001f600", max_size=4), min_size=1, max_size=5)
+texts = st.lists(st.text("ab\u00e9 \U0001f600\x85\u2028\u2029\x0b\x1c\r\n", max_size=4), min_size=1, max_size=5)
 options = st.none() | st.fixed_dictionaries(
     {}, optional={"include_usage": st.sampled_from([True, False, None]), "continuous_usage_stats": st.booleans()}
 )

@@ -86,6 +86,15 @@ async def test_streams_interleave(wire):
             assert "".join([part async for part in reader]).endswith("data: [DONE]\n\n")
 
 
+async def test_lines_of_httpx_are_events_whatever_is_said(wire):
+    wire.llm.pieces = (["one\u2028two", "\x85\u2029three\x1c"],)
+    async with httpx.AsyncClient(base_url=wire.url) as client, client.stream("POST", PATH, json=STREAM) as response:
+        lines = [line.removeprefix("data: ") async for line in response.aiter_lines() if line]
+    assert lines.pop() == "[DONE]"
+    told = [choice["delta"].get("content", "") for line in lines for choice in json.loads(line)["choices"]]
+    assert "".join(told) == "one\u2028two\x85\u2029three\x1c"
+
+
 @pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "stream"])
 @pytest.mark.parametrize("hold_at", [0, 1], ids=["queued", "running"])
 @pytest.mark.parametrize("behind", [b"", b"\r\n", b"G"], ids=["nothing", "newline", "byte"])
