@@ -11,7 +11,8 @@ from pathlib import Path
 from jaxserve import BadConfig, StartupError
 from server.config import ServerConfig
 
-SUPPORTED_HYPERCORN = ((0, 18), (0, 19))  # http1.py overrides methods that are private to it; as in pyproject.toml
+# Parts that are private to them are overridden, Hypercorn's in http1.py and Quart's in body.py. As in pyproject.toml.
+SUPPORTED = {"hypercorn": ((0, 18), (0, 19)), "quart": ((0, 22), (0, 23))}  # from, and before
 ALL_INTERFACES = ("::", "")
 PORT_TRIES = 20
 ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address of a family that this machine does not have
@@ -23,9 +24,10 @@ def listen(config: ServerConfig) -> tuple[socket.socket, ...]:
     Nobody can connect before `serve` listens. `::` takes IPv4, too. Port 0 is the same free port on every address.
 
     Raises:
-        StartupError: An address cannot be had, or Hypercorn is of a version that was never tried.
+        StartupError: An address cannot be had, or Hypercorn or Quart is of a version that was never tried.
     """
-    check_hypercorn(version("hypercorn"))
+    for name in SUPPORTED:
+        check_version(name, version(name))
     if config.uds is not None:
         return (_bound(socket.AF_UNIX, config.uds, f"the socket {config.uds}"),)
     addresses = _addresses(config)
@@ -37,16 +39,21 @@ def listen(config: ServerConfig) -> tuple[socket.socket, ...]:
     raise _no_address(f"{config.host} port {config.port}", last)
 
 
-def check_hypercorn(seen: str) -> None:
-    """Raise StartupError unless this version of Hypercorn is one that the server was written for."""
-    first, end = SUPPORTED_HYPERCORN
+def check_version(name: str, seen: str) -> None:
+    """Raise StartupError unless this version of the package is one that the server was written for."""
+    first, end = SUPPORTED[name]
     numbers = tuple(int(part) for part in seen.split(".")[:2] if part.isdigit())
     if not first <= numbers < end:
-        wanted = f">={'.'.join(map(str, first))},<{'.'.join(map(str, end))}"
         raise StartupError(
-            f"Hypercorn {seen} is installed; this version of jaxserve works with hypercorn{wanted}: "
-            f"pip install 'hypercorn{wanted}'."
+            f"{name} {seen} is installed; this version of jaxserve works with {requirement(name)}: "
+            f"pip install '{requirement(name)}'."
         )
+
+
+def requirement(name: str) -> str:
+    """'hypercorn>=0.18,<0.19'"""
+    first, end = (".".join(map(str, numbers)) for numbers in SUPPORTED[name])
+    return f"{name}>={first},<{end}"
 
 
 def _addresses(config: ServerConfig) -> list[tuple[int, str]]:

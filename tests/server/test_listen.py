@@ -3,13 +3,14 @@
 import re
 import socket
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from jaxserve import StartupError
 from server.config import ServerConfig
-from server.listen import SUPPORTED_HYPERCORN, check_hypercorn, listen
+from server.listen import SUPPORTED, check_version, listen, requirement
 from server.startup import address, reach
 
 ROOT = Path(__file__).parents[2]
@@ -107,14 +108,15 @@ def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path):
     assert file.read_text() == "mine"
 
 
-@pytest.mark.parametrize("seen", ["0.17.3", "0.19.0", "1.0", "0.19.0rc1"])
-def test_a_version_of_hypercorn_that_was_never_tried_is_named(seen):
-    with pytest.raises(StartupError, match=rf"Hypercorn {re.escape(seen)} is installed; .* hypercorn>=0\.18,<0\.19"):
-        check_hypercorn(seen)
+@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("seen", ["0.17.3", "0.30.0", "1.0", "0.30.0rc1", "0"])
+def test_a_version_that_was_never_tried_is_named_with_what_would_do(name, seen):
+    with pytest.raises(StartupError, match=rf"{name} {re.escape(seen)} is installed; .* {name}>=0\.\d+,<0\.\d+"):
+        check_version(name, seen)
 
 
-def test_the_version_at_the_start_is_the_one_that_is_declared():
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_the_versions_at_the_start_are_those_that_are_declared(name):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    first, end = (".".join(map(str, numbers)) for numbers in SUPPORTED_HYPERCORN)
-    assert f"hypercorn>={first},<{end}" in project["dependencies"]
-    check_hypercorn(first)
+    assert requirement(name) in project["dependencies"]
+    check_version(name, version(name))
