@@ -29,7 +29,7 @@ class Document:
     def of(app: Quart) -> "Document":
         """Apps of the same settings share one."""
         desk = desk_of(app)
-        settings = repr((desk.config, desk.llm.config, desk.llm.sampling_defaults))
+        settings = repr((desk.config, bool(desk.config.api_key), desk.llm.config, desk.llm.sampling_defaults))
         if settings not in _made:
             content = document(desk.llm, desk.config, desk.names, routes_of(app))
             _made[settings] = Document(content, desk.config.root_path.rstrip("/"))
