@@ -39,7 +39,8 @@ def test_the_key_comes_before_everything_else(smol, http):
     for path in ("/health", "/ping", "/live"):
         assert http.get(path, headers=headers).status_code == 200
     preflight = headers | {"Origin": "http://a.b", "Access-Control-Request-Method": "POST"}
-    assert http.options(CHAT, headers=preflight).status_code == 200
+    assert http.options(CHAT, headers=headers).status_code == 200
+    assert http.options(CHAT, headers=preflight).status_code == 400  # for its origin, not for a key
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/embeddings", "/v1/score", "/v1/rerank"])
