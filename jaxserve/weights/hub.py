@@ -5,26 +5,43 @@ use. Only numbers and text are asked for: safetensors, JSON, tokenizer files and
 """
 
 import io
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from jaxserve.errors import BadConfig, StartupError
+from jaxserve.weights import quants
+
+log = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[str, float, float], None]
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 HUB_ID = re.compile(rf"{NAME}/{NAME}")
 HUB_FILE = re.compile(rf"({NAME}/{NAME})/((?:{NAME}/)*{NAME}\.gguf)")
-WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "*.tiktoken"]
-UNWANTED = ["*/*.json", "*/*.safetensors", "*/*.txt", "consolidated*"]  # copies for other programs
+HUB_QUANT = re.compile(rf"({NAME}/{NAME}):({NAME})")
+WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "tokenizer.model.v*", "*.txt", "*.tiktoken"]
+# Copies for other programs.
+UNWANTED = ["*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model*", "consolidated*"]
 
 
 def is_hub_name(model: str) -> bool:
-    """org/name, or org/name/file.gguf."""
-    return bool(HUB_ID.fullmatch(model) or HUB_FILE.fullmatch(model))
+    """Return whether this is org/name, org/name/file.gguf or org/name:QUANT."""
+    return any(pattern.fullmatch(model) for pattern in (HUB_ID, HUB_FILE, HUB_QUANT))
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """What every request to the hub needs beside a name."""
+
+    revision: str | None
+    cache: str | None
+    progress: Progress | None
+    token: str | None
 
 
 def download(
@@ -34,8 +51,12 @@ def download(
 
     token: for the hub; None: HF_TOKEN, or what its own login has stored.
     """
+    access = _Access(revision, cache, progress, token)
     if chosen := HUB_FILE.fullmatch(model):
-        return _one_file(chosen[1], chosen[2], revision, cache, progress, token)
+        return _one_file(chosen[1], chosen[2], access)
+    if chosen := HUB_QUANT.fullmatch(model):
+        names = _gguf_names(chosen[1], access)
+        return _one_file(chosen[1], quants.choose(chosen[1], chosen[2], names), access)
     from huggingface_hub import snapshot_download
 
     with _explained(model, revision):
@@ -44,46 +65,63 @@ def download(
                 model,
                 revision=revision,
                 cache_dir=cache,
+                token=token,
                 allow_patterns=WANTED,
                 ignore_patterns=UNWANTED,
-                token=token,
                 tqdm_class=_silent_bar(progress),
             )
         )
     if any(folder.glob("*.safetensors")):
         return folder
-    return _only_gguf(model, folder, revision, cache, progress, token)
+    return _only_gguf(model, access)
 
 
-def _only_gguf(
-    model: str, folder: Path, revision: str | None, cache: str | None, progress: Progress | None, token: str | None
-) -> Path:
-    """A repository without safetensors: its single GGUF file, on the hub or, offline, in the cache."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.constants import is_offline_mode
-
-    with _explained(model, revision):
-        names = [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
-        if not is_offline_mode():
-            names = [
-                name for name in HfApi(token=token).list_repo_files(model, revision=revision) if name.endswith(".gguf")
-            ]
+def _only_gguf(model: str, access: _Access) -> Path:
+    """A repository without safetensors: its single GGUF file."""
+    names = _gguf_names(model, access)
     if len(names) == 1:
-        return _one_file(model, names[0], revision, cache, progress, token)
+        return _one_file(model, names[0], access)
     if names:
-        choices = ", ".join(f"{model}/{name}" for name in sorted(names)[:20])
-        raise BadConfig(f"The hub model {model} has {len(names)} .gguf files; name one of them: {choices}.")
+        raise BadConfig(f"The hub model {model} has {len(names)} .gguf files; {quants.advice(model, names)}.")
     raise BadConfig(f"The hub model {model} has neither .safetensors nor .gguf files; other formats are not read.")
 
 
-def _one_file(
-    model: str, name: str, revision: str | None, cache: str | None, progress: Progress | None, token: str | None
-) -> Path:
+def _gguf_names(model: str, access: _Access) -> list[str]:
+    """The GGUF files of a repository: those on the hub, or, where it is not to be asked, those in the cache."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    with _explained(model, access.revision):
+        if not is_offline_mode():
+            try:
+                files = HfApi(token=access.token).model_info(model, revision=access.revision).siblings or []
+                return [file.rfilename for file in files if file.rfilename.endswith(".gguf")]
+            except HFValidationError:
+                raise
+            except HfHubHTTPError as error:
+                if error.response.status_code < 500:  # an answer, and it was no
+                    raise
+            except Exception as error:  # no connection, in the words of whichever HTTP library the hub's package uses
+                log.info("the hub does not answer, its cache is asked: %s", error)
+        folder = Path(snapshot_download(model, revision=access.revision, cache_dir=access.cache, local_files_only=True))
+        return [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
+
+
+def _one_file(model: str, name: str, access: _Access) -> Path:
     from huggingface_hub import hf_hub_download
 
-    with _explained(f"{model}/{name}", revision):
-        bar = _silent_bar(progress)
-        return Path(hf_hub_download(model, name, revision=revision, cache_dir=cache, token=token, tqdm_class=bar))
+    with _explained(f"{model}/{name}", access.revision):
+        return Path(
+            hf_hub_download(
+                model,
+                name,
+                revision=access.revision,
+                cache_dir=access.cache,
+                token=access.token,
+                tqdm_class=_silent_bar(access.progress),
+            )
+        )
 
 
 @contextmanager

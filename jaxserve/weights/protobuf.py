@@ -60,6 +60,17 @@ def integer(value: Value) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+def integers(value: Value) -> list[int]:
+    """Return one entry of a repeated integer field, or all of them where they are packed. Raises ValueError."""
+    if isinstance(value, int):
+        return [integer(value)]
+    found, at = [], 0
+    while at < len(value):
+        number, at = _varint(value, at)
+        found.append(integer(number))
+    return found
+
+
 def float32(value: Value) -> float:
     """Return a float field. Raises ValueError for another wire type."""
     data = _view(value, "a float")

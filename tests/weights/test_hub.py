@@ -41,6 +41,7 @@ def hub(tmp_path_factory):
         "org/secret": whole,
         "org/packed": {"a.gguf": GGUF, "config.json": b"{}"},
         "org/choice": {"a.gguf": GGUF, "b.gguf": GGUF},
+        "org/quants-GGUF": {"M-Q4_K_M.gguf": GGUF, "M-Q8_0.gguf": GGUF, "mmproj-M-F16.gguf": b"GGUF"},
         "org/other": {"pytorch_model.bin": b"code", "config.json": b"{}"},
     }
     with hub_stand_in.running(repositories, frozenset({"org/secret"})) as running:
@@ -63,12 +64,16 @@ def resolve(hub, home: Path, *names: str, **settings: str) -> dict[str, dict]:
 
 
 WANTED = ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
-KNOWN = ["org/whole@v1", "org/packed", "org/choice/b.gguf"]
+QUANTS = ["org/quants-GGUF:Q8_0", "org/quants-GGUF:q4_k_m"]
+KNOWN = ["org/whole@v1", "org/packed", "org/choice/b.gguf", *QUANTS]
 UNKNOWN = {
     "org/ghost": "org/ghost is no directory here, and the hub has no such model",
     "org/whole@v9": "The hub has no org/whole at revision 'v9'",
     "org/choice/c.gguf": "The hub has no file org/choice/c.gguf",
     "org/choice": "name one of them: org/choice/a.gguf, org/choice/b.gguf",
+    "org/quants-GGUF:Q6_K": "has no .gguf file of Q6_K; ",
+    "org/ghost:Q6_K": "the hub has no such model",
+    "org/whole:Q6_K": "has no .gguf files, so no Q6_K; leave out :Q6_K",
     "org/other": "neither .safetensors nor .gguf",
     "org/secret": "set HF_TOKEN",
 }
@@ -92,7 +97,7 @@ def test_a_model_is_fetched_with_progress_and_without_what_is_not_wanted(found, 
     assert model["heard"] == [["download", size, size]]
 
 
-@pytest.mark.parametrize("name", ["org/packed", "org/choice/b.gguf"])
+@pytest.mark.parametrize("name", ["org/packed", "org/choice/b.gguf", *QUANTS])
 def test_a_gguf_file_is_the_model_when_it_is_the_only_one_or_named(found, name):
     assert Path(found[name]["path"]).read_bytes() == GGUF
 
@@ -112,6 +117,16 @@ def test_offline_what_was_fetched_is_found_again_and_nobody_is_asked(hub, home, 
     assert hub.asked == []
 
 
+def test_offline_a_quantization_is_chosen_among_those_in_the_cache(hub, home, found):
+    [wrong] = resolve(hub, home, "org/quants-GGUF:Q2_K", HF_HUB_OFFLINE="1").values()
+    assert "choose one of them: org/quants-GGUF:Q4_K_M, org/quants-GGUF:Q8_0" in wrong["text"]
+
+
+@pytest.mark.parametrize("name", ["org/packed", *QUANTS])
+def test_a_model_in_the_cache_does_for_a_hub_that_does_not_answer(hub, home, found, name):
+    assert resolve(hub, home, name, HF_ENDPOINT="http://127.0.0.1:9")[name]["path"] == found[name]["path"]
+
+
 def test_a_hub_that_does_not_answer_is_said_so(hub, tmp_path):
     refused = resolve(hub, tmp_path, "org/whole", HF_ENDPOINT="http://127.0.0.1:9")["org/whole"]
     assert refused["error"] == "StartupError"
@@ -124,13 +139,15 @@ def test_a_private_model_opens_with_its_token(hub, tmp_path, where):
     assert found["org/secret"]["files"] == WANTED[1:3]
 
 
-@pytest.mark.parametrize("name", ["org/name", "org/name/a.gguf", "Qwen/Qwen2.5-0.5B", "o/n/sub/a.Q4_1.gguf"])
+@pytest.mark.parametrize(
+    "name", ["org/name", "org/name/a.gguf", "Qwen/Qwen2.5-0.5B", "o/n/sub/a.Q4_1.gguf", "o/n:Q4_K_M"]
+)
 def test_hub_names_are_recognised(name):
     assert is_hub_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["name", "./a/b", "../a", "/a/b", "a/b/c", "a//b", "a/../b.gguf", "a b/c", "", "a/b\n"]
+    "name", ["name", "./a/b", "../a", "/a/b", "a/b/c", "a//b", "a/../b.gguf", "a b/c", "", "a/b\n", "a/b:", "a/b:c/d"]
 )
 def test_other_names_are_not(name):
     assert not is_hub_name(name)

@@ -4,17 +4,25 @@ import contextlib
 import struct
 
 import pytest
-from google.protobuf import struct_pb2, wrappers_pb2
+from google.protobuf import descriptor_pb2, struct_pb2, wrappers_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxserve.weights.protobuf import fields, float32, integer, message, text
+from jaxserve.weights.protobuf import fields, float32, integer, integers, message, text
 
 
 @given(st.integers(-(2**63), 2**63 - 1).filter(bool))
 def test_whole_numbers(value):
     [(number, found)] = fields(wrappers_pb2.Int64Value(value=value).SerializeToString())
     assert (number, integer(found)) == (1, value)
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1))
+def test_packed_whole_numbers(values):
+    location = descriptor_pb2.SourceCodeInfo.Location(path=values)
+    [(number, found)] = fields(location.SerializeToString())
+    assert (number, integers(found)) == (1, values)
+    assert integers(7) == [7]
 
 
 @given(st.floats(width=32, allow_nan=False).filter(bool))

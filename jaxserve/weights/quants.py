@@ -1,0 +1,66 @@
+"""Which GGUF file of a repository is meant by a quantization's name, as in org/repo-GGUF:Q4_K_M.
+
+Repositories put the name at the end of the file's, behind a dash, a dot or a folder, in either case: Model-Q4_K_M.gguf,
+model.q4_k_m.gguf, Q4_K_M/Model-00001-of-00002.gguf.
+"""
+
+import re
+from collections.abc import Iterable
+
+from jaxserve.errors import BadConfig
+
+_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
+_QUANT = re.compile(r"(?:^|[-._/])((?:UD-)?(?:I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP16|FP32|MXFP4\w*))$", re.IGNORECASE)
+_MAX_LISTED = 20
+
+
+def of_file(name: str) -> str | None:
+    """Return the quantization that a file's name tells, in capitals, or None."""
+    stem = _PART.sub("", name.removesuffix(".gguf"))
+    found = _QUANT.search(stem) or _QUANT.search(stem.rpartition("/")[0])
+    return found[1].upper() if found else None
+
+
+def choose(model: str, quant: str, names: Iterable[str]) -> str:
+    """Return the one file of that quantization. Raises BadConfig if there is none, or not exactly one."""
+    names = [name for name in sorted(names) if not name.rpartition("/")[2].lower().startswith("mmproj")]
+    if not names:
+        raise BadConfig(f"The hub model {model} has no .gguf files, so no {quant}; leave out :{quant}.")
+    chosen = [name for name in names if _is(quant, name)]
+    if not chosen:
+        raise BadConfig(f"The hub model {model} has no .gguf file of {quant}; {advice(model, names)}.")
+    if _PART.search(chosen[0].removesuffix(".gguf")):
+        raise BadConfig(
+            f"{model}:{quant} is cut into {len(chosen)} files, and such models are not read; "
+            f"join them with llama-gguf-split --merge, or choose another: {advice(model, names)}."
+        )
+    if len(chosen) > 1:
+        raise BadConfig(
+            f"The hub model {model} has {len(chosen)} .gguf files of {quant}; name one of them: "
+            + _listed(f"{model}/{name}" for name in chosen)
+            + "."
+        )
+    return chosen[0]
+
+
+def advice(model: str, names: Iterable[str]) -> str:
+    """Return what can be asked for instead: quantizations where the names tell them, else the files."""
+    names = sorted(names)
+    whole = [name for name in names if not _PART.search(name.removesuffix(".gguf"))]
+    found = [of_file(name) for name in whole]
+    known = sorted({quant for quant in found if quant})
+    if known and len(known) == len(whole):
+        return "choose one of them: " + _listed(f"{model}:{quant}" for quant in known)
+    return "name one of them: " + _listed(f"{model}/{name}" for name in names)
+
+
+def _is(quant: str, name: str) -> bool:
+    stem, wanted = _PART.sub("", name.removesuffix(".gguf")).lower(), quant.lower()
+    folder = stem.rpartition("/")[0].rpartition("/")[2]
+    return folder == wanted or re.search(rf"(?:^|[-._/]){re.escape(wanted)}$", stem) is not None
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    more = f" and {len(shown) - _MAX_LISTED} more" if len(shown) > _MAX_LISTED else ""
+    return ", ".join(shown[:_MAX_LISTED]) + more
