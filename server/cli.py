@@ -1,4 +1,4 @@
-"""`jaxserve serve`, `warmup` and `chat`: reads the words, then calls for what is needed and nothing before that.
+"""The command line: reads the words, then calls for what is needed and nothing before that.
 
 Printing the help imports no JAX, no transformers, no web framework: those come when a server really starts.
 Exit codes: 0 after a drain, 2 for words we do not understand, 70 when the engine died, 78 when the start failed.
@@ -22,12 +22,14 @@ KEY_VARIABLES = ("JAXSERVE_API_KEY", "VLLM_API_KEY")
 OVERVIEW = """\
 usage: jaxserve COMMAND …
 
-  jaxserve serve [MODEL] [FLAGS]   serve a model: the OpenAI API under /v1, a chat page at /
-  jaxserve warmup [MODEL] [FLAGS]  fetch and compile what serve with these flags needs, then leave
-  jaxserve chat [FLAGS]            talk in the terminal to a server that runs
+  jaxserve run [MODEL] ["QUESTION"]  start a model and talk to it in the terminal, or answer one question
+  jaxserve serve [MODEL] [FLAGS]     serve a model: the OpenAI API under /v1, a chat page at /
+  jaxserve chat ["QUESTION"]         talk in the terminal to a server that runs
+  jaxserve warmup [MODEL] [FLAGS]    fetch and compile what serve with these flags needs, then leave
   jaxserve --version
 
-`jaxserve COMMAND --help` lists the flags. Without MODEL, serve takes SmolLM2-135M-Instruct, fetched once."""
+`jaxserve COMMAND --help` lists the flags. MODEL is a directory, a .gguf file, or a hub id such as org/name or
+org/name-GGUF:Q4_K_M; without one it is SmolLM2-135M-Instruct, fetched once."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,16 +145,29 @@ def _warmup(engine_config: "EngineConfig", server_config: "ServerConfig") -> int
 
 def chat(words: Sequence[str]) -> int:
     """Talks to a server."""
-    from server.chat_client import Chat, Client
+    from server.chat.command import chat
 
-    said = vars(_chat_parser().parse_args(words))
-    client = Client(said.pop("url"), said.pop("api_key"), said.pop("model"))
-    system = said.pop("system")
-    client.sampling = {name: value for name, value in said.items() if value is not None}
-    return Chat(client, system).run()
+    return chat(words, next(iter(_keys_from_environment()), None))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "warmup": warmup, "chat": chat}
+def run(words: Sequence[str]) -> int:
+    """Starts a model in this process and talks to it."""
+    from jaxserve import EngineStopped, StartupError
+    from server.chat.command import run
+
+    try:
+        return run(words)
+    except StartupError as error:
+        print(f"jaxserve: {error}", file=sys.stderr)
+        return EX_CONFIG
+    except EngineStopped as error:
+        print(f"jaxserve: {error}", file=sys.stderr)
+        return EX_SOFTWARE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "run": run, "chat": chat, "warmup": warmup}
 
 
 def _serve_parser(command: str = "serve") -> "Parser":
@@ -176,26 +191,6 @@ def _serve_parser(command: str = "serve") -> "Parser":
         help="a YAML file with the same names as keys; JAXSERVE_… variables win over it, flags over both",
     )
     add_flags(parser, EngineConfig, ServerConfig, skip=("model",))
-    return parser
-
-
-def _chat_parser() -> "Parser":
-    from server.flags import Parser
-
-    parser = Parser("jaxserve chat", "[FLAGS]", "A conversation in the terminal; /help lists its commands.")
-    parser.add_argument("--url", default="http://localhost:8000", help="where the server is (default: %(default)s)")
-    parser.add_argument("--api-key", default=next(iter(_keys_from_environment()), None), help="the server's key")
-    parser.add_argument("--model", help="the name of a served model; default: the server's first")
-    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
-    for name, kind in {
-        "temperature": float,
-        "top-p": float,
-        "top-k": int,
-        "min-p": float,
-        "max-tokens": int,
-        "seed": int,
-    }.items():
-        parser.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help="default: the server's")
     return parser
 
 

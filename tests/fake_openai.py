@@ -15,6 +15,8 @@ class FakeOpenAI:
 
     hold_after     after that many words the answer waits for `gate`
     refusal        (status, message) for every chat instead of an answer
+    finish_reason  how answers end; None: by stop, or by length
+    unknown_field  a field that is refused by name
     breaks_off     the answer ends with an error event
     param          the field that a refusal names
     calls          (name, pieces of its arguments) of each function that the answer calls behind its words
@@ -31,6 +33,8 @@ class FakeOpenAI:
         self.api_key = api_key
         self.hold_after: int | None = None
         self.refusal: tuple[int, str] | None = None
+        self.finish_reason: str | None = None
+        self.unknown_field: str | None = None
         self.breaks_off = False
         self.param: str | None = None
         self.calls: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -84,6 +88,9 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
                 self._json(200, {"count": count, "tokens": list(range(count))})
                 return
             fake.chats.append(body)
+            if fake.unknown_field in body:
+                self._json(400, {"error": {"message": f"Unrecognized request argument: {fake.unknown_field}"}})
+                return
             if fake.refusal:
                 status, message = fake.refusal
                 self._json(status, {"error": {"message": message, "code": status, "param": fake.param}})

@@ -65,3 +65,13 @@ def test_a_model_that_is_not_there_is_one_sentence_and_78(tmp_path: Path) -> Non
     assert ended.returncode == 78
     assert ended.stderr.splitlines()[-1].startswith("jaxserve: ")
     assert "Traceback" not in ended.stderr
+
+
+def test_run_answers_one_question_without_a_server(tiny_model: Path, tmp_path: Path) -> None:
+    words = ("--max-model-len", "64", "--max-num-batched-tokens", "16", "--compilation-cache-dir", str(tmp_path))
+    words = (*words, "--max-tokens", "8", "--temperature", "0")
+    asked = run("-m", "server", "run", str(tiny_model), "Who?", *words)
+    piped = run("-m", "server", "run", *words, str(tiny_model), lines="Who?")
+    assert (asked.returncode, piped.returncode) == (0, 0), asked.stderr + piped.stderr
+    assert asked.stdout == piped.stdout and len(asked.stdout) > 2
+    assert "Traceback" not in asked.stderr

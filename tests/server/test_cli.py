@@ -27,7 +27,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["serve", "--help"], ["chat", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["serve", "--help"], ["chat", "--help"], ["run", "--help"]]
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     program = f"""
 import sys

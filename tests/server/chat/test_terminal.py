@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,13 +67,28 @@ def test_each_line_of_a_pipe_is_answered_and_the_talk_is_kept(server: FakeOpenAI
     assert "temperature" not in server.chats[0]
 
 
+def test_a_longest_answer_and_the_detection_of_repetition_are_sent_unless_set(server: FakeOpenAI) -> None:
+    through_a_pipe("Hello\n", "--url", server.url)
+    through_a_pipe("Hello\n", "--url", server.url, "--max-tokens", "7")
+    assert [chat["max_tokens"] for chat in server.chats] == [1024, 7]
+    assert server.chats[0]["repetition_detection"]["min_count"] == 5
+
+
+def test_a_question_on_the_command_line_is_answered_with_what_the_pipe_brings(server: FakeOpenAI) -> None:
+    ended = through_a_pipe("a text\nof two lines\n", "What does it say?", "--url", server.url, "--top-k", "5")
+    assert (ended.returncode, ended.stdout) == (0, "Good day 🙂\n")
+    assert [chat["messages"] for chat in server.chats] == [
+        [{"role": "user", "content": "What does it say?\n\na text\nof two lines"}]
+    ]
+
+
 def test_reasoning_is_dimmed_on_a_terminal_and_no_part_of_the_talk(server: FakeOpenAI) -> None:
     server.thoughts = ("Let me ", "see. ")
     terminal = Terminal(server.url)
     terminal.until("/help lists commands.")
     terminal.type("Hello")
     thought = terminal.until("Good day")
-    assert "\x1b[2mLet me \x1b[0m\x1b[2msee. \x1b[0m\r\n\r\n" in thought
+    assert "\x1b[2mLet me \x1b[0m\x1b[2msee. \x1b[0m\r\n" in thought
     terminal.type("And now?")
     terminal.until("Good day")
     assert [message["content"] for message in server.chats[1]["messages"]] == ["Hello", "Good day 🙂", "And now?"]
@@ -85,7 +101,7 @@ def test_reasoning_is_dimmed_on_a_terminal_and_no_part_of_the_talk(server: FakeO
 def test_without_a_server_one_sentence_says_so() -> None:
     ended = through_a_pipe("Hello\n", "--url", "http://127.0.0.1:9")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("jaxserve chat: no server answers at http://127.0.0.1:9")
+    assert ended.stderr.startswith("jaxserve: no server answers at http://127.0.0.1:9")
     assert ended.stderr.count("\n") == 1
 
 
@@ -97,7 +113,7 @@ def test_a_refusal_is_told_in_the_servers_words(
 ) -> None:
     server.refusal, server.breaks_off = status and (status, reason), breaks_off
     ended = through_a_pipe("Hello\n", "--url", server.url + "/v1")
-    assert (ended.returncode, ended.stderr) == (1, f"jaxserve chat: {reason}\n")
+    assert (ended.returncode, ended.stderr) == (1, f"jaxserve: {reason}\n")
 
 
 def test_a_key_opens_a_closed_server() -> None:
@@ -125,7 +141,42 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(server: FakeOpenAI) -> None
     assert [message["content"] for message in server.chats[1]["messages"]] == ["Tell me a story", "Once upon ", "Go on"]
 
 
-def test_commands_change_the_conversation(server: FakeOpenAI) -> None:
+def test_a_pasted_text_and_one_in_quotation_marks_are_one_message_each(server: FakeOpenAI) -> None:
+    terminal = Terminal(server.url)
+    terminal.until("/help lists commands.")
+    os.write(terminal.master, b"\x1b[200~one\ntwo\x1b[201~")
+    terminal.type(" three")
+    terminal.until("first after")
+    for line in ('"""four', "", 'five"""'):
+        terminal.type(line)
+    terminal.until("first after")
+    terminal.type("/quit")
+    assert terminal.close() == 0
+    questions = [chat["messages"][-1]["content"] for chat in server.chats]
+    assert questions == ["one\ntwo three", "four\n\nfive"]
+
+
+def test_an_answer_that_was_ended_says_why(server: FakeOpenAI) -> None:
+    server.finish_reason = "repetition"
+    terminal = Terminal(server.url)
+    terminal.until("/help lists commands.")
+    terminal.type("Hello")
+    terminal.until("the answer began to repeat itself")
+    server.finish_reason = "length"
+    terminal.type("Hello")
+    terminal.until("/set max_tokens N allows more")
+    terminal.type("/quit")
+    assert terminal.close() == 0
+
+
+def test_a_server_that_does_not_know_repetition_detection_is_not_told_of_it(server: FakeOpenAI) -> None:
+    server.unknown_field = "repetition_detection"
+    assert through_a_pipe("Hello\nAgain\n", "--url", server.url).stdout == "Good day 🙂\nGood day 🙂\n"
+    assert ["repetition_detection" in chat for chat in server.chats] == [True, False, False]
+
+
+def test_commands_change_the_conversation(server: FakeOpenAI, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
     terminal = Terminal(server.url)
     for line, answer in {
         "/help": "/reset",
@@ -133,14 +184,27 @@ def test_commands_change_the_conversation(server: FakeOpenAI) -> None:
         "/wrong": "no command /wrong",
         "Hello": "first after",
         "/reset": "forgotten",
+        "/set temperature 0.5": "settings: temperature 0.5",
+        "/set temprature 1": "did you mean temperature?",
+        "/set top_k much": "top_k cannot be 'much'",
         "Again": "first after",
+        "/regenerate": "first after",
+        f"/save {file}": f"saved in {file}",
+        "/set temperature": "settings: the server decides",
+        "/reset ": "forgotten",
+        "/regenerate ": "nothing has been asked yet",
+        f"/load {file}": "1 questions and their answers",
+        "/load /nowhere": "cannot read /nowhere",
+        "More": "first after",
     }.items():
         terminal.type(line)
         terminal.until(answer)
     terminal.until("› ")
     os.write(terminal.master, b"\x04")
     assert terminal.close() == 0
-    assert server.chats[1]["messages"] == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Again"},
-    ]
+    again = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Again"}]
+    assert [chat["messages"] for chat in server.chats[1:3]] == [again, again]
+    more = [*again, {"role": "assistant", "content": "Good day 🙂"}, {"role": "user", "content": "More"}]
+    assert server.chats[3]["messages"] == more
+    assert [chat.get("temperature") for chat in server.chats] == [None, 0.5, 0.5, 0.5]
+    assert file.stat().st_mode & 0o077 == 0

@@ -1,0 +1,1 @@
+"""A conversation in the terminal: what `jaxserve chat` and `jaxserve run` share."""

@@ -1,0 +1,119 @@
+"""`jaxserve chat` talks to a server that runs, `jaxserve run` to a model of its own: everything else is the same."""
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from server.chat.client import ChatError, Client
+from server.flags import Parser, add_flags, pick, read_arguments
+
+if TYPE_CHECKING:
+    from jaxserve import AsyncLLM, EngineConfig
+
+SAMPLING = {"temperature": float, "top_p": float, "top_k": int, "min_p": float, "max_tokens": int, "seed": int}
+RUN_HELP = """\
+Starts a model and talks to it; /help lists the commands. With a QUESTION it answers that one and leaves. What comes
+through a pipe is the question, or stands behind it. A single word is a MODEL, several words are a QUESTION."""
+CHAT_HELP = """\
+A conversation in the terminal with a server that runs; /help lists the commands. With a QUESTION it answers that one
+and leaves; what comes through a pipe then stands behind it. Without one, every line of a pipe is a message."""
+
+
+class _Parser(Parser):
+    """Takes flags between the words, too."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self.parse_intermixed_args(args, namespace)
+
+
+def chat(words: Sequence[str], api_key: str | None) -> int:
+    """Talk to a server; api_key is the environment's."""
+    parser = _Parser("jaxserve chat", '["QUESTION"] [FLAGS]', CHAT_HELP)
+    parser.add_argument("words", nargs="*", metavar="QUESTION", help=argparse.SUPPRESS)
+    parser.add_argument("--url", default="http://localhost:8000", help="where the server is (default: %(default)s)")
+    parser.add_argument("--api-key", default=api_key, help="the server's key")
+    parser.add_argument("--model", help="the name of a served model; default: the server's first")
+    _add_sampling(parser)
+    said = vars(parser.parse_args(words))
+    client = Client(said["url"], said["api_key"], said["model"])
+    return _talk(client, said, " ".join(said["words"]), f"at {client.url}", reads_lines=True)
+
+
+def run(words: Sequence[str]) -> int:
+    """Start a model in this process, and talk to it."""
+    from jaxserve import EngineConfig
+
+    parser = _Parser("jaxserve run", '[MODEL] ["QUESTION"] [FLAGS]', RUN_HELP)
+    parser.add_argument("words", nargs="*", metavar="MODEL", help=argparse.SUPPRESS)
+    _add_sampling(parser)
+    add_flags(parser, EngineConfig, "engine", skip=("model", "seed"))
+    said = read_arguments(parser, words)
+    model, question = split_words(said["words"])
+    engine: dict[str, Any] = {"max_num_seqs": 1, **pick(EngineConfig, said)}  # one person, one answer at a time
+    engine.pop("seed", None)  # this one is the request's
+    if model is not None:
+        engine["model"] = model
+    llm = _load(EngineConfig(**engine))
+    from server.local_server import LocalServer
+
+    with LocalServer(llm) as server:
+        return _talk(Client(server.url), said, question, "in this process", reads_lines=False)
+
+
+def split_words(words: Sequence[str]) -> tuple[str | None, str]:
+    """Return the model, or None for the default one, and the question, or "" for a conversation."""
+    if words and (len(words[0].split()) < 2 or Path(words[0]).exists()):
+        return words[0], " ".join(words[1:])
+    return None, " ".join(words)
+
+
+def _load(config: "EngineConfig") -> "AsyncLLM":
+    """The start in view, as `jaxserve serve` shows it, on standard error."""
+    from server.startup import Phases, console
+
+    with Phases(console()) as phases:
+        phases.report("import", 0, 0)
+        from jaxserve import AsyncLLM
+
+        # The web framework comes while the engine loads, which is little Python.
+        web = threading.Thread(target=import_module, args=("server.local_server",), daemon=True)
+        web.start()
+        llm = AsyncLLM.load(config, progress=phases.report)
+        web.join()
+    return llm
+
+
+def _add_sampling(parser: Parser) -> None:
+    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
+    for name, kind in SAMPLING.items():
+        metavar = "N" if kind is int else "X"
+        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help="default: the model's")
+
+
+def _talk(client: Client, said: dict[str, Any], question: str, where: str, *, reads_lines: bool) -> int:
+    """reads_lines: what comes through a pipe without a question is a message a line, not one in all."""
+    from server.chat.conversation import Conversation
+    from server.chat.terminal import Terminal
+
+    settings = {name: said[name] for name in SAMPLING if said.get(name) is not None}
+    terminal = Terminal(client, Conversation(said.get("system"), settings=settings))
+    try:
+        client.find_model()
+    except ChatError as error:
+        print(f"jaxserve: {error}", file=sys.stderr)
+        return 1
+    if not sys.stdin.isatty():
+        if not question and reads_lines:
+            return terminal.answer_lines()
+        question = "\n\n".join(filter(None, (question, sys.stdin.read().strip())))
+        if not question:
+            print("jaxserve: nothing to ask: standard input is empty", file=sys.stderr)
+            return os.EX_USAGE
+    if question:
+        return terminal.answer_once(question)
+    return terminal.talk(f"Talking to {client.model} {where}; /help lists commands.")

@@ -1,0 +1,144 @@
+"""Show answers as they come: Markdown on a terminal, plain text everywhere else.
+
+Finished blocks are printed for good; only the one that still grows is drawn again and again, its last lines where it is
+higher than the screen. Reasoning is dimmed, and shown on terminals alone.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment
+from rich.text import Text
+
+REDRAW_S = 0.08
+_FENCE = re.compile(r" {0,3}(```|~~~)")
+_NEW_BLOCK = re.compile(r"[^\s\-*+>|\d]")  # no list item, quotation, table row or continuation of one
+
+
+class Screen:
+    """Standard output. console: given by tests alone."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stdout, highlight=False)
+        self.is_live = self.console.is_terminal and not self.console.is_dumb_terminal
+
+    def note(self, text: str, *, end: str = "\n") -> None:
+        """Say something that is no part of the conversation."""
+        self.console.print(Text(text, style="dim"), end=end, soft_wrap=True)
+
+    @contextmanager
+    def answer(self) -> Iterator["AnswerView"]:
+        """Show one answer; what has come is shown whole at the end, also of one that was stopped."""
+        view = LiveView(self.console) if self.is_live else AnswerView(self.console)
+        try:
+            yield view
+        finally:
+            view.close()
+
+
+class AnswerView:
+    """Plain text, written as it comes. Reasoning is left out unless it is a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._has_thought = self._has_content = False
+
+    def reasoning(self, text: str) -> None:
+        """Show a piece of reasoning."""
+        if self._console.is_terminal:
+            self._has_thought = True
+            self._console.print(Text(text, style="dim"), end="", soft_wrap=True)
+
+    def content(self, text: str) -> None:
+        """Show a piece of the answer."""
+        if self._has_thought and not self._has_content:
+            self._console.out("\n")
+        self._has_content = True
+        self._write(text)
+
+    def close(self) -> None:
+        """Show what has not been shown yet, and end the line."""
+        self._console.out("")
+
+    def _write(self, text: str) -> None:
+        self._console.file.write(text)
+        self._console.file.flush()
+
+
+class LiveView(AnswerView):
+    """Markdown, drawn again as it grows."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._tail = ""
+        self._has_drawn = False
+        self._live: Live | None = None
+
+    def close(self) -> None:
+        if self._live is None:
+            super().close()
+            return
+        self._live.update(Text(), refresh=True)
+        self._live.stop()
+        if self._tail.strip():
+            self._console.print(_markdown(self._tail))
+
+    def _write(self, text: str) -> None:
+        if self._live is None:
+            # Drawn from a thread, so that what came before a pause is seen in the pause.
+            self._live = Live(console=self._console, refresh_per_second=1 / REDRAW_S, transient=True)
+            self._live.start()
+        self._tail += text
+        while (cut := finished_block(self._tail)) > 0:
+            self._live.update(Text())
+            self._console.print(_markdown(self._tail[:cut]))
+            self._console.print()
+            self._tail = self._tail[cut:].lstrip("\n")
+        self._live.update(_LastLines(self._tail), refresh=not self._has_drawn)
+        self._has_drawn = True
+
+
+class _LastLines:
+    """As many of the last lines as the screen has room for."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(_markdown(self._text), options, pad=False)
+        for line in lines[-max(1, console.size.height - 1) :]:
+            yield from line
+            yield Segment.line()
+
+
+def finished_block(text: str) -> int:
+    """Return where the first block ends that nothing can change any more; 0: none does yet.
+
+    It ends at an empty line outside a code fence, where what follows begins a block of its own.
+    """
+    at, is_code = 0, False
+    lines = text.split("\n")
+    for index, line in enumerate(lines):
+        if _FENCE.match(line):
+            is_code = not is_code
+        following = lines[index + 1] if index + 1 < len(lines) else ""
+        if not is_code and index and not line.strip() and _NEW_BLOCK.match(following):
+            return at
+        at += len(line) + 1
+    return 0
+
+
+def _markdown(text: str) -> Markdown:
+    """Line breaks stay, as models mean them; in code and tables they do anyway."""
+    lines, is_code = [], False
+    for line in text.split("\n"):
+        is_fence = _FENCE.match(line) is not None
+        is_code ^= is_fence
+        keeps = is_code or is_fence or line.lstrip().startswith("|") or not line.strip()
+        lines.append(line if keeps else line + "  ")
+    return Markdown("\n".join(lines))
