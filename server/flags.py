@@ -50,7 +50,7 @@ def add_flags(parser: Parser, *configs: type, skip: Sequence[str] = ()) -> None:
     rows = [(field, hints[field.name], group) for config in configs for field, hints, group in _fields(config)]
     rows = [row for row in rows if row[0].name not in skip]
     by_name = {field.name: (field, hint) for field, hint, _ in rows}
-    _add_group(parser, "usual", [by_name[name] for name in USUAL])
+    _add_group(parser, "usual", [by_name[name] for name in USUAL if name in by_name])
     for title in dict.fromkeys(group for *_, group in rows):
         _add_group(parser, title, [(f, hint) for f, hint, group in rows if group == title and f.name not in USUAL])
 

@@ -1,6 +1,7 @@
 """`jaxserve chat` talks to a server that runs, `jaxserve run` to a model of its own: everything else is the same."""
 
 import argparse
+import dataclasses
 import os
 import sys
 import threading
@@ -9,7 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from server.chat.client import ChatError, Client
+from server.chat.client import MAX_TOKENS, ChatError, Client
+from server.command_words import Translator
+from server.environment import PREFIX
 from server.flags import Parser, add_flags, pick, read_arguments
 
 if TYPE_CHECKING:
@@ -48,12 +51,18 @@ def run(words: Sequence[str]) -> int:
     """Start a model in this process, and talk to it."""
     from jaxserve import EngineConfig
 
-    parser = _Parser("jaxserve run", '[MODEL] ["QUESTION"] [FLAGS]', RUN_HELP)
-    parser.add_argument("words", nargs="*", metavar="MODEL", help=argparse.SUPPRESS)
+    parser = Parser("jaxserve run", '[MODEL] ["QUESTION"] [FLAGS]', RUN_HELP)
+    parser.add_argument("--model", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     _add_sampling(parser)
-    add_flags(parser, EngineConfig, "engine", skip=("model", "seed"))
-    said = read_arguments(parser, words)
-    model, question = split_words(said["words"])
+    add_flags(parser, EngineConfig, skip=("model", "seed"))
+    apart = Translator.for_parser(parser).take_apart(words)
+    is_named = any(flag.name == "model" for flag in apart.flags)
+    model, question = (None, " ".join(apart.models)) if is_named else split_words(apart.models)
+    flags = [f"--{'.'.join((flag.name, *flag.path))}={value}" for flag in apart.flags for value in flag.values]
+    switches = [f"--{flag.name}" for flag in apart.flags if not flag.values]
+    known = {PREFIX + field.name.upper() for field in dataclasses.fields(EngineConfig)}
+    environ = {name: os.environ[name] for name in known & os.environ.keys()}  # what concerns a server is for servers
+    said = read_arguments(parser, [*flags, *switches], environ)
     engine: dict[str, Any] = {"max_num_seqs": 1, **pick(EngineConfig, said)}  # one person, one answer at a time
     engine.pop("seed", None)  # this one is the request's
     if model is not None:
@@ -91,8 +100,9 @@ def _load(config: "EngineConfig") -> "AsyncLLM":
 def _add_sampling(parser: Parser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     for name, kind in SAMPLING.items():
-        metavar = "N" if kind is int else "X"
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help="default: the model's")
+        default = str(MAX_TOKENS) if name == "max_tokens" else "the model's"
+        options = {"type": kind, "metavar": "N" if kind is int else "X", "help": f"default: {default}"}
+        parser.add_argument("--" + name.replace("_", "-"), **options)
 
 
 def _talk(client: Client, said: dict[str, Any], question: str, where: str, *, reads_lines: bool) -> int:
