@@ -28,13 +28,14 @@ def load_exact_json(text: str | bytes) -> Any:
     return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_refuse_constant)
 
 
-def dump_exact_json(value: Any) -> str:
-    """Write compact JSON that `load_exact_json` reads as the same value; strings as they are, keys in their order."""
+def dump_exact_json(value: Any, comma: str = ",", colon: str = ":") -> str:
+    """Write JSON that `load_exact_json` reads as the same value; strings as they are, keys in their order."""
     if isinstance(value, dict):
-        members = (f"{json.dumps(key, ensure_ascii=False)}:{dump_exact_json(item)}" for key, item in value.items())
-        return "{" + ",".join(members) + "}"
+        keys = (json.dumps(key, ensure_ascii=False) for key in value)
+        values = (dump_exact_json(item, comma, colon) for item in value.values())
+        return "{" + comma.join(map(colon.join, zip(keys, values, strict=True))) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(dump_exact_json, value)) + "]"
+        return "[" + comma.join(dump_exact_json(item, comma, colon) for item in value) + "]"
     return value.text if isinstance(value, LongFloat) else json.dumps(value, ensure_ascii=False)
 
 

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxserve.exact_json import LongFloat, dump_exact_json, load_exact_json
+from jaxserve.text.json_tape import parsed, written
+from jaxserve.text.markers import Malformed
 
 numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
 
@@ -41,3 +43,16 @@ def test_other_text_is_refused_in_our_words(text):
     with pytest.raises(ValueError) as caught:
         load_exact_json(text)
     assert "sys." not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["0.1000000000000000055511151231257827", "[12345678901234567890123, 1e-400]", '{"a": 1.50}']
+)
+def test_what_a_model_writes_keeps_its_digits(text):
+    said = written(parsed(text))
+    assert said == text.replace("1.50", "1.5") and written(parsed(said)) == said
+
+
+def test_a_model_that_writes_too_many_digits_has_written_no_json():
+    with pytest.raises(Malformed):
+        parsed("9" * 5000)

@@ -1,9 +1,9 @@
 """JSON from a Tape, its text given out as it comes: strings, escapes and brackets followed, nothing rewritten."""
 
-import json
 import re
-from typing import Any, NoReturn
+from typing import Any
 
+from jaxserve.exact_json import dump_exact_json, load_exact_json
 from jaxserve.text.markers import Emit, Malformed, Reading, Tape
 
 _MAX_DEPTH = 200
@@ -36,14 +36,14 @@ def json_string(tape: Tape) -> Reading[str]:
 def parsed(text: str) -> Any:
     """The value of a JSON text as the standard has it; Malformed if it is none."""
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return load_exact_json(text)
     except (ValueError, RecursionError) as error:
         raise Malformed from error
 
 
 def written(value: Any) -> str:
-    """The JSON text of a value, other letters than ASCII as they are."""
-    return encodable(json.dumps(value, ensure_ascii=False))
+    """The JSON text of a value, other letters than ASCII as they are, and all digits of its numbers."""
+    return encodable(dump_exact_json(value, ", ", ": "))
 
 
 def encodable(text: str) -> str:
@@ -53,10 +53,6 @@ def encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _scalar(tape: Tape, emit: Emit) -> Reading[None]:
