@@ -2,15 +2,17 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from jaxserve.errors import EngineStopped, InvalidParameter, Unsupported
 from jaxserve.helpers.pool import HelperPool, Limits
 from jaxserve.structured.compiler import Compiler
+from jaxserve.structured.guide import Guide
 from jaxserve.structured.shapes import Literal, Sequence
 from jaxserve.structured.vocabulary import Vocabulary
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import EOS, accepts, allowed, bytes_vocabulary
+from tests.structured.bytes_vocabulary import EOS, SIZE, accepts, allowed, bytes_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +134,17 @@ def test_a_special_token_that_the_model_does_not_have_is_refused(compiler):
         with pytest.raises(InvalidParameter, match="structured_outputs cannot be enforced") as caught:
             compiler.compile(StructuredOutputs(grammar=f"start: {unknown}"))
         assert "available" not in str(caught.value)
+
+
+def test_an_answer_that_fills_its_grammar_s_lexer_comes_to_its_end(compiler):
+    """These take more states than a lexer may have; what fills it must end neither this answer nor a later one."""
+    grammar = compiler.compile(StructuredOutputs(json='{"type":"string","maxLength":9000}'))
+    ends_M = np.zeros(-(-SIZE // 32), np.uint32)
+    ends_M[EOS >> 5] = 1 << (EOS & 31)
+    for letter in "aé":
+        answer = Guide(grammar, ends_M)
+        for token in f'"{letter * 8000}"'.encode():
+            mask_M = answer.mask()
+            assert mask_M is not None and mask_M[token >> 5] >> (token & 31) & 1, answer.error
+            answer.accept(token)
+        assert answer.is_complete and answer.error is None
