@@ -125,7 +125,9 @@ class AnswerDialect:
         tools = self._tools(format)
         new_id = tools.new_id if isinstance(tools, ToolDialect) else random_id
         inside = self.starts_inside(format, is_constrained)
-        return Reader(format, partial(self._read, format, tools, inside), new_id, shown)
+        is_free = format.tool_choice == "auto" and not is_constrained
+        unmarked = functions(format.tools) if is_free and format.tools else None
+        return Reader(format, partial(self._read, format, tools, inside), new_id, shown, unmarked)
 
     def _read(
         self,

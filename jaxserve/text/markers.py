@@ -75,6 +75,16 @@ class Tape:
         self._kept = None
         return text
 
+    def restore(self, text: str) -> None:
+        """Give back a text that was read last."""
+        self._passed += self.pos - len(text)
+        self.text = text + self.text[self.pos :]
+        self.pos = 0
+
+    def unsettled(self) -> str:
+        """All text since `keep`, read or not; else what has not been read."""
+        return "".join((*self._kept, self.text)) if self._kept is not None else self.text[self.pos :]
+
     def wait(self) -> Reading[None]:
         """For more text; Unfinished when there is none."""
         if self.ended:

@@ -7,8 +7,11 @@ from types import MappingProxyType
 
 from jaxserve.answer_format import AnswerFormat, NamedTool
 from jaxserve.outputs import FinishReason, ToolCallDelta
+from jaxserve.text.call_deltas import CallDeltas
+from jaxserve.text.call_formats.format import Functions
 from jaxserve.text.dialect import random_id
 from jaxserve.text.markers import MAX_BLANK_CHARS, Reading, Tape
+from jaxserve.text.unmarked_calls import UnmarkedCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,9 @@ class Reader:
     read      what takes the text from the tape and gives its parts to this reader
     new_id    a call's id, from its name and its number in the conversation
     shown     how the private-use characters that stand for special tokens are shown: character → text
+    unmarked  functions of which calls in a form of no dialect are taken, too; None: none are
+
+    num_calls   that are in the dialect's form and have begun
     """
 
     def __init__(
@@ -46,25 +52,22 @@ class Reader:
         read: "Callable[[Tape, Reader], Reading[None]]",
         new_id: Callable[[str, int], str] = random_id,
         shown: Mapping[str, str] = MappingProxyType({}),
+        unmarked: Functions | None = None,
     ) -> None:
         self.num_calls = 0
         self._format = format
-        self._new_id = new_id
         self._shown = str.maketrans(dict(shown))
-        self._tape = Tape()
-        self._reading: Reading[None] | None = read(self._tape, self)
-        self._name = ""  # of the call that has begun last
-        self._is_open = False  # whether its arguments have begun, so that it has been counted
-        self._num_unfinished = 0  # of the calls that have been told
-        self._arguments: list[str] = []
+        self._calls = CallDeltas(format, new_id)
+        self._unmarked = None if unmarked is None else UnmarkedCalls(unmarked, self._calls, self._show)
         self._reasoning: list[str] = []
         self._content: list[str] = []
         self._blank: str | None = ""  # white space at the beginning of the content, until something else comes
         self._shows_blank = True
-        self._deltas: list[ToolCallDelta] = []
         self._marks: deque[int] = deque()
         self._num_reasoning_tokens = 0
         self._reasoning_end = -1  # where the last reasoning ended, as far as it has been read
+        self._tape = Tape()
+        self._reading: Reading[None] | None = read(self._tape, self)
         next(self._reading, None)
 
     def mark(self, place: int) -> None:
@@ -81,17 +84,21 @@ class Reader:
         """The rest, when no more text comes. is_cut: not the model has ended it, but a limit or a stop string."""
         self._tape.ended, self._tape.is_cut = True, is_cut
         self._go_on()
+        if self._unmarked is not None:
+            self._unmarked.close()
         if self._reasoning_end == self._tape.place:
             self._num_reasoning_tokens += self._pass(self._reasoning_end + 1)  # tokens without a text
-        if self._blank and self._shows_blank and not self.num_calls:
+        if self._blank and self._shows_blank and not self._calls.num_calls:
             self._content.append(self._blank)
         return self._take()
 
     def finish_reason(self, reason: FinishReason | None) -> FinishReason | None:
         """Why the choice ended, for the client: calls that the model chose to make, each of them whole, are a reason
         of their own."""
-        is_call = self.num_calls and not self._num_unfinished and not isinstance(self._format.tool_choice, NamedTool)
-        return FinishReason.TOOL_CALLS if is_call and reason is FinishReason.STOP else reason
+        is_call = self._calls.num_calls and not self._calls.num_unfinished
+        if is_call and reason is FinishReason.STOP and not isinstance(self._format.tool_choice, NamedTool):
+            return FinishReason.TOOL_CALLS
+        return reason
 
     def reasoning(self, text: str) -> None:
         start = self._tape.place
@@ -106,47 +113,41 @@ class Reader:
             return
         self._pass(self._tape.place)
         text = self._visible(text)
+        if self._unmarked is not None and text:
+            self._unmarked.feed(text)
+        else:
+            self._show(text)
+
+    def hide(self) -> None:
+        if self._unmarked is not None:
+            self._unmarked.settle()
+        self._blank, self._shows_blank = "", False
+
+    def begin(self, name: str) -> None:
+        self._calls.begin(self._visible(name))
+
+    def write(self, arguments: str) -> None:
+        if not arguments:
+            return
+        if not self._calls.has_begun:
+            self.num_calls += 1
+            if self._unmarked is not None:
+                self._unmarked.settle(is_marked=True)
+                self._unmarked = None  # a model that knows its form writes no calls in another
+        self._calls.write(self._visible(arguments))
+
+    def end(self) -> None:
+        self._calls.end()
+
+    def _show(self, text: str) -> None:
+        """Content, which has no call in it."""
+        if self._calls.num_calls:
+            return
         if self._blank is not None:
             text = self._blank + text if self._shows_blank else text.lstrip()
             self._blank = text if len(text) <= MAX_BLANK_CHARS and not text.strip() else None
         if self._blank is None:
             self._content.append(text)
-
-    def hide(self) -> None:
-        self._blank, self._shows_blank = "", False
-
-    def begin(self, name: str) -> None:
-        self._flush_arguments()
-        self._name, self._is_open = name, False
-
-    def write(self, arguments: str) -> None:
-        if not arguments:
-            return
-        if not self._is_open:
-            self._open()
-        self._arguments.append(self._visible(arguments))
-
-    def end(self) -> None:
-        if self._tells:
-            self._num_unfinished -= 1
-
-    def _open(self) -> None:
-        self._is_open = True
-        self.num_calls += 1
-        if self._tells:
-            self._num_unfinished += 1
-            id = self._new_id(self._name, self._format.num_past_calls + self.num_calls - 1)
-            self._deltas.append(ToolCallDelta(self.num_calls - 1, "", id, self._visible(self._name)))
-
-    @property
-    def _tells(self) -> bool:
-        """Whether the newest call is told."""
-        return self.num_calls == 1 or self._format.parallel_tool_calls
-
-    def _flush_arguments(self) -> None:
-        if self._arguments and self._tells:
-            self._deltas.append(ToolCallDelta(self.num_calls - 1, "".join(self._arguments)))
-        self._arguments.clear()
 
     def _go_on(self) -> None:
         if self._reading is None:
@@ -157,13 +158,10 @@ class Reader:
             self._reading = None
 
     def _take(self) -> Pieces:
-        self._flush_arguments()
-        pieces = Pieces(
-            "".join(self._reasoning), "".join(self._content), tuple(self._deltas), self._num_reasoning_tokens
-        )
+        content, reasoning = "".join(self._content), "".join(self._reasoning)
+        pieces = Pieces(reasoning, content, self._calls.take(), self._num_reasoning_tokens)
         self._reasoning.clear()
         self._content.clear()
-        self._deltas.clear()
         self._num_reasoning_tokens = 0
         return pieces
 

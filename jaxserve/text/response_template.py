@@ -150,7 +150,7 @@ def _calls(tape: Tape, answer: Answer, functions: Functions, regions: Regions, r
             if (yield from tape.peek()) != "{":
                 tape.fail()
             answer.begin(name)
-            yield from arguments(tape, answer)
+            yield from arguments(tape, answer.write)
             answer.end()
         elif format is not None:
             yield from format.read(tape, answer, functions)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxserve.structured.shapes import Shape
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
 from jaxserve.text.json_tape import encodable, json_string, json_text, parsed
-from jaxserve.text.markers import Malformed, Reading, Tape, ignore
+from jaxserve.text.markers import Emit, Malformed, Reading, Tape, ignore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class JsonCalls:
             call.has_arguments = True
             if call.name is not None:
                 call.begin()
-            yield from arguments(tape, call)
+            yield from arguments(tape, call.write)
             call.is_whole = call.name is not None
         elif self.unmarked and call.name is None and not call.has_arguments and key != "type":
             raise Malformed
@@ -105,7 +105,7 @@ class _Call:
         self._calls.end()
 
 
-def arguments(tape: Tape, calls: "_Call | Calls") -> Reading[None]:
+def arguments(tape: Tape, write: Emit) -> Reading[None]:
     """Takes the arguments and writes them as they come: an object, null for none, or a string that holds an object."""
     first = yield from tape.peek()
     pieces: list[str] = []
@@ -123,7 +123,7 @@ def arguments(tape: Tape, calls: "_Call | Calls") -> Reading[None]:
                 if inner[0] not in '"}':
                     raise Malformed
                 piece, held = held, None
-            calls.write(piece)
+            write(piece)
 
         yield from json_text(tape, emit)
         parsed("".join(pieces))
@@ -137,4 +137,4 @@ def arguments(tape: Tape, calls: "_Call | Calls") -> Reading[None]:
         value, text = {} if value is None else value, "{}"
     if not isinstance(value, dict):
         raise Malformed
-    calls.write(text)
+    write(text)

@@ -31,7 +31,7 @@ class NamedJson:
         if end and (yield from tape.accept(end)):
             calls.write("{}")
         else:
-            yield from arguments(tape, calls)
+            yield from arguments(tape, calls.write)
         calls.end()
 
     def _bare(self, name: str) -> str:

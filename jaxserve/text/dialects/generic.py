@@ -20,7 +20,7 @@ class _BareArguments:
 
     def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
         calls.begin(self.name)
-        yield from arguments(tape, calls)
+        yield from arguments(tape, calls.write)
         calls.end()
 
     def reads_name(self, name: str) -> bool:

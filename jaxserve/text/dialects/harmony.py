@@ -67,7 +67,7 @@ class HarmonyDialect:
         if (yield from tape.followed_by(self.ends)):
             answer.write("{}")
         elif (yield from tape.peek()) == "{":
-            yield from arguments(tape, answer)
+            yield from arguments(tape, answer.write)
         else:
             tape.fail()
         answer.end()

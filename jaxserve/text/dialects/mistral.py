@@ -30,7 +30,7 @@ class _MistralCalls:
         if (yield from tape.peek()) != "{":
             tape.fail()
         calls.begin(name)
-        yield from arguments(tape, calls)
+        yield from arguments(tape, calls.write)
         calls.end()
 
     def reads_name(self, name: str) -> bool:
