@@ -77,6 +77,8 @@ class Tape:
 
     def restore(self, text: str) -> None:
         """Give back a text that was read last."""
+        if self._kept is not None:
+            self._kept = ["".join((*self._kept, self.text[: self.pos])).removesuffix(text)]
         self._passed += self.pos - len(text)
         self.text = text + self.text[self.pos :]
         self.pos = 0

@@ -82,8 +82,8 @@ def test_text_is_held_back_only_while_it_may_be_a_call():
 
 
 def test_they_are_read_only_where_the_model_may_choose_and_its_answer_is_free():
-    for fields in ({"tool_choice": "none"}, {"tools": ()}):
-        assert read(dialect("hermes"), CALL, **fields).content == CALL
+    assert read(dialect("hermes"), CALL, tool_choice="none").content == CALL
+    assert read(dialect("hermes"), CALL, tools=()).content == CALL
     told = collect(dialect("hermes").reader(answer_format(), is_constrained=True), [CALL])
     assert (told.content, told.calls) == (CALL, ())
 

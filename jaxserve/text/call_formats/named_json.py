@@ -25,7 +25,8 @@ class NamedJson:
 
     def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
         name = yield from tape.name()
-        yield from tape.expect(self.name_end.strip())
+        if (yield from tape.accept(self.name_end.strip())) is None and (yield from tape.peek()) != "{":
+            tape.fail()
         calls.begin(self._bare(name))
         end = self.end.strip()
         if end and (yield from tape.accept(end)):

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxserve.structured.shapes import Choice, Literal, Optional, Regex, Repeat, Shape, Text
-from jaxserve.text.call_formats.coercion import coerced
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
-from jaxserve.text.json_tape import written
-from jaxserve.text.markers import Emit, Malformed, Reading, Tape
+from jaxserve.text.call_formats.tagged_reading import Marks, TaggedReader
+from jaxserve.text.markers import Reading, Tape
 
 _KEY = r"[\w.-]{1,64}"
-_JSON_TYPES = ("null", "integer", "number", "boolean", "object", "array")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +23,7 @@ class TaggedCalls:
 
     key_end     one literal, or two: between them stands white space or, if `typed`, whether the value is a string
     ends        what may end a call as well, for models that forget `end`
-    A value_end counts only where a key, an end or nothing follows, so a value may hold such tags itself.
+    opens       what may stand before `begin`, too: where that follows a value, another call begins
     """
 
     begin: str
@@ -35,85 +33,30 @@ class TaggedCalls:
     key_end: tuple[str, ...]
     value_end: str
     ends: tuple[str, ...] = ()
+    opens: tuple[str, ...] = ()
     typed: bool = False
 
     def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
-        name = yield from tape.name()
-        if self.name_end.strip():
-            yield from tape.expect(self.name_end.strip())
-        key, ends = self.key.strip(), (self.end.strip(), *self.ends)
-        found = yield from tape.expect(key, *ends)
-        calls.begin(name)
-        function = functions.get(name, Function(name, {}))
-        before = "{"
-        while found == key:
-            yield from self._parameter(tape, calls, function, before)
-            before = ", "
-            found = yield from tape.expect(key, *ends)
-        calls.write("{}" if before == "{" else "}")
-        calls.end()
+        yield from TaggedReader(self._marks, tape, calls, functions).read()
 
-    def _parameter(self, tape: Tape, calls: Calls, function: Function, before: str) -> Reading[None]:
-        key = yield from _text(tape, self.key_end[0].strip())
-        said = (yield from _text(tape, self.key_end[1].strip())) if len(self.key_end) > 1 else ""
-        if not self.typed and said.strip():
-            raise Malformed
-        types = ("string",) if said == "true" else _JSON_TYPES if self.typed else function.types_of(key)
-        calls.write(f"{before}{written(key)}: ")
-        if types == ("string",):
-            value = _String(calls)
-            yield from self._value(tape, value.emit)
-            value.end()
-        else:
-            pieces: list[str] = []
-            yield from self._value(tape, pieces.append)
-            text = "".join(pieces).removeprefix("\n").removesuffix("\n")
-            calls.write(written(coerced(text, types)))
-
-    def _value(self, tape: Tape, emit: Emit) -> Reading[None]:
-        """The text of a value, and its end."""
-        value_end = self.value_end.strip()
-        follow = (self.key.strip(), self.end.strip(), *self.ends)
-        while True:
-            yield from tape.through((value_end,), emit)
-            if (yield from tape.followed_by(follow, or_end=True)):
-                return
-            emit(value_end)
+    @property
+    def _marks(self) -> Marks:
+        starts = (*self.opens, self.begin.strip())
+        return Marks(
+            name_end=self.name_end.strip(),
+            key=self.key.strip(),
+            key_ends=tuple(map(str.strip, self.key_end)),
+            value_end=self.value_end.strip(),
+            ends=tuple(dict.fromkeys((self.end.strip(), *self.ends))),
+            starts=tuple(filter(None, starts)),
+            typed=self.typed,
+        )
 
     def reads_name(self, name: str) -> bool:
         return is_plain_name(name)
 
     def shape(self, function: Function) -> Shape:
         return _call_shape(self, function)
-
-
-def _text(tape: Tape, end: str) -> Reading[str]:
-    pieces: list[str] = []
-    yield from tape.through((end,), pieces.append)
-    return "".join(pieces)
-
-
-class _String:
-    """A string value on its way out as JSON, without one newline at either end."""
-
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
-        self._started = False
-        self._held = ""
-        calls.write('"')
-
-    def emit(self, text: str) -> None:
-        if not self._started:
-            self._started = True
-            text = text.removeprefix("\n")
-        text = self._held + text
-        self._held = "\n" if text.endswith("\n") else ""
-        text = text[: len(text) - len(self._held)]
-        if text:
-            self._calls.write(written(text)[1:-1])
-
-    def end(self) -> None:
-        self._calls.write('"')
 
 
 def _call_shape(format: TaggedCalls, function: Function) -> Shape:

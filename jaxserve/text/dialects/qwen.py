@@ -14,6 +14,7 @@ def _functions(open: str, close: str, newline: str = "\n") -> ToolDialect:
             value_end=newline + "</parameter>" + newline,
             end="</function>",
             ends=(close,),
+            opens=(open,),
         ),
         open=(open + newline,),
         close=newline + close,
