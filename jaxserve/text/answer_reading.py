@@ -1,5 +1,6 @@
 """One answer, from its first character: reasoning, then content and tool calls, as the dialects mark them."""
 
+from contextlib import suppress
 from typing import Protocol
 
 from jaxserve.text.call_formats.format import Calls, Functions
@@ -34,7 +35,7 @@ def read_answer(
     if reasoning and inside is not None:
         opener = (yield from tape.accept(*reasoning.open)) if (yield from tape.followed_by(reasoning.open)) else None
         if inside or opener is not None:
-            yield from _section(tape, answer, tools, reasoning)
+            yield from _section(tape, answer, tools, reasoning, functions)
     unmarked = tools.unmarked if tools else ""
     if tools and unmarked and (yield from tape.followed_by((unmarked,))):
         yield from _calls(tape, answer, tools, unmarked, functions)
@@ -48,17 +49,77 @@ def read_answer(
         if found in hidden:
             answer.hide()
         elif reasoning and found in again:
-            yield from _section(tape, answer, tools, reasoning)
+            yield from _section(tape, answer, tools, reasoning, functions)
         elif tools:
             tape.back(found)
             yield from _calls(tape, answer, tools, found, functions)
 
 
-def _section(tape: Tape, answer: Answer, tools: ToolDialect | None, reasoning: ReasoningDialect) -> Reading[None]:
+def _section(
+    tape: Tape, answer: Answer, tools: ToolDialect | None, reasoning: ReasoningDialect, functions: Functions
+) -> Reading[None]:
+    """The rest of a section of reasoning, and the mark that closes it.
+
+    Calls end it as well where its model is known to leave the mark out. But a model may also only speak of calls: from
+    their first literal on, the text waits for the mark that closes the section, and so for the end of the answer.
+    """
     ends_before = reasoning.ends_before if tools else ()
     found = yield from tape.until((*reasoning.close, *ends_before), answer.reasoning)
-    if found is not None and found in ends_before:
+    if tools is None or found is None or found not in ends_before:
+        return
+    tape.back(found)
+    tape.keep()
+    num_reasoned = yield from _reasoned(tape, tools, reasoning, functions)
+    text = tape.kept()
+    tape.restore(text)
+    if num_reasoned:
+        answer.reasoning(text[:num_reasoned])
+    tape.pos += num_reasoned
+    yield from tape.accept(*reasoning.close)
+
+
+def _reasoned(tape: Tape, tools: ToolDialect, reasoning: ReasoningDialect, functions: Functions) -> Reading[int]:
+    """How many characters, from a literal of calls on, are reasoning.
+
+    All before the mark that closes the section; if it never comes, all before the first call of a declared function. A
+    mark within a call closes nothing.
+    """
+    start, first_call = tape.place, None
+    again = reasoning.open if reasoning.repeats else ()
+    while True:
+        found = yield from tape.until((*reasoning.close, *reasoning.ends_before, *again), ignore)
+        if found is None or (found in again and first_call is not None):
+            return (tape.place if first_call is None else first_call) - start
+        if found in reasoning.close:
+            return tape.place - len(found) - start
         tape.back(found)
+        place, probe = tape.place, _Probe(functions)
+        opener = yield from tape.accept(*tools.openers)
+        if opener is not None:
+            with suppress(Malformed):
+                yield from tools.read(tape, opener, probe, functions)
+        if not probe.has_call:
+            tape.restore(tape.unsettled()[place - start : tape.place - start])
+            yield from tape.accept(found)
+        elif first_call is None:
+            first_call = place
+
+
+class _Probe:
+    """Learns whether a call of a declared function begins. Calls."""
+
+    def __init__(self, functions: Functions) -> None:
+        self.has_call = False
+        self._functions = functions
+        self._name = ""
+
+    def begin(self, name: str) -> None:
+        self._name = name
+
+    def write(self, arguments: str) -> None:
+        self.has_call = self.has_call or self._name in self._functions
+
+    def end(self) -> None: ...
 
 
 def _calls(tape: Tape, answer: Answer, tools: ToolDialect, opener: str, functions: Functions) -> Reading[None]:

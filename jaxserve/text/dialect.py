@@ -118,7 +118,7 @@ class ReasoningDialect:
     inside        an answer begins inside the section unless its prompt says otherwise; else the model opens it
     switched      told not to think, it has no section
     asked         it has a section only if told to think
-    ends_before   literals of tool calls that end a section as well
+    ends_before   literals of tool calls that end a section as well, unless a mark that closes it follows
     repeats       sections may come later in an answer, too
     hidden        literals around the content that nobody should see
     """

@@ -145,10 +145,12 @@ def test_calls_are_looked_for_only_behind_the_reasoning(reasoning, tools):
         assert (told.reasoning, told.content, told.parsed) == ("I might call f(): {[< ", "", CALLS)
 
 
-@pytest.mark.parametrize(
-    ("reasoning", "tools"),
-    [pair for pair in PAIRS if pair[0] in ("qwen3", "kimi_k2", "minimax_m2", "mistral", "gemma4")],
-)
+ENDED_BY_CALLS = [
+    pair for pair in PAIRS if getattr(REASONING_PARSERS[pair[0]], "ends_before", ()) and pair[1] in WRITERS
+]
+
+
+@pytest.mark.parametrize(("reasoning", "tools"), ENDED_BY_CALLS)
 def test_a_call_ends_reasoning_that_was_not_closed(reasoning, tools):
     text = marks(reasoning)[0] + "I must look." + WRITERS[tools](CALLS)
     for pieces in cuts(text):
@@ -156,6 +158,38 @@ def test_a_call_ends_reasoning_that_was_not_closed(reasoning, tools):
         assert (told.reasoning, told.content, told.parsed) == ("I must look.", "", CALLS)
     told = read(dialect(tools, reasoning), text, tool_choice="none")
     assert told.reasoning == text.removeprefix(marks(reasoning)[0]) and not told.calls
+
+
+@pytest.mark.parametrize(("reasoning", "tools"), ENDED_BY_CALLS)
+def test_calls_of_which_reasoning_only_speaks_do_not_end_it(reasoning, tools):
+    opening, closing = marks(reasoning)
+    calls, marker = WRITERS[tools](CALLS), REASONING_PARSERS[reasoning].ends_before[0]
+    for thoughts in (f"I could write {marker} here.", f"Like {calls}, but no. ", f"{marker}{marker} {calls} {marker}"):
+        text = opening + thoughts + closing + calls
+        for pieces in cuts(text):
+            told = read(dialect(tools, reasoning), pieces)
+            assert (told.reasoning, told.content, told.parsed) == (thoughts, "", CALLS)
+    told = read(dialect(tools, reasoning), list(f"{opening}Is it {marker}? {calls}"))
+    assert (told.reasoning, told.content, told.parsed) == (f"Is it {marker}? ", "", CALLS)
+    told = read(dialect(tools, reasoning), list(f"{opening}Is it {marker}?"))
+    assert (told.reasoning, told.content, told.calls) == (f"Is it {marker}?", "", ())
+
+
+def test_what_closes_reasoning_may_stand_in_a_call_that_ends_it():
+    calls = [("write", {"text": "<think>hm</think>"})]
+    told = read(dialect("hermes", "qwen3"), list("I write." + WRITERS["hermes"](calls)))
+    assert (told.reasoning, told.parsed) == ("I write.", calls)
+
+
+def test_tokens_of_reasoning_that_had_to_wait_are_counted():
+    text = " a <tool_call> b"
+    ids = [*TOKENIZER.encode("<think>" + text), *TOKENIZER.encode("</think>"), *TOKENIZER.encode("4")]
+    for cut in range(len(ids) + 1):
+        deltas = streamed([*ids, TOKENIZER.eos_token_id], cut, dialect("hermes", "qwen3"))
+        num = len(TOKENIZER.encode("<think>" + text)) - len(TOKENIZER.encode("<think>"))
+        assert sum(delta.num_reasoning_tokens for delta in deltas) == num
+        assert "".join(delta.reasoning for delta in deltas) == text
+        assert "".join(delta.text for delta in deltas) == "4"
 
 
 @pytest.mark.parametrize(("reasoning", "tools"), [("mistral", "mistral"), ("gemma4", "gemma4")])
