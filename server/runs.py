@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jaxserve import EngineStopped, GenerationFailed, SamplingParams, TextDelta, TokenLogprob
 from server.errors import Refusal, refusal_for, unavailable
+from server.schemas.constraints import CONSTRAINT, named_as_sent
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -51,6 +52,7 @@ class Job:
     is_cut        a part of it is not read, as truncate_prompt_tokens asked
     prompt_text   what the chat template wrote
     prepared      what the library has made ready for the answer: its constraint, its reader
+    constraint    the request's field that has a constraint, if any has
     """
 
     prompt_ids: Sequence[int]
@@ -58,6 +60,7 @@ class Job:
     is_cut: bool = False
     prompt_text: str | None = None
     prepared: Any = None
+    constraint: str = CONSTRAINT
 
 
 @dataclass(slots=True)
@@ -151,7 +154,7 @@ class Run:
             if unfinished:
                 raise GenerationFailed("the generation ended before all its choices had")
         except Exception as error:
-            self.fail(error)
+            self.fail(named_as_sent(error, job.constraint))
 
     def _put(self, number: int, news: PromptNews, delta: TextDelta) -> None:
         if delta.prompt_logprobs is not None:

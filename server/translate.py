@@ -20,14 +20,13 @@ from server.sampling import alternatives, context_tokens, length, sampling_param
 from server.schemas.chat import ChatRequest
 from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
-from server.schemas.constraints import constraint, constraint_param
+from server.schemas.constraints import constraint, constraint_param, named_as_sent
 from server.schemas.tools import content_constraint
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
 COMPLETION_TOKENS = 16
-CONSTRAINT = "structured_outputs"  # as the library calls what may stand in two fields here
 TOKENIZE_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 TOKEN_BYTES, LOGPROB_BYTES = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
 
@@ -55,7 +54,7 @@ async def chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) ->
     prompt = await render(request, llm, config, counting=params.truncate_prompt_tokens is not None)
     job = _checked(prompt.token_ids, params, llm, config, "messages")
     prepared = await _prepared(request, llm, job.params, answer_format(request, config, prompt.text))
-    return replace(job, prompt_text=prompt.text, prepared=prepared)
+    return replace(job, prompt_text=prompt.text, prepared=prepared, constraint=constraint_param(request))
 
 
 Prompt = str | list[int]
@@ -113,7 +112,8 @@ async def completion_jobs(
     ids = await asyncio.gather(*(_encoded(prompt, llm, how) for prompt in prompts))
     jobs = []
     for one in ids:
-        jobs.append(_checked(one, params, llm, config, "prompt", len(prompts)))
+        job = _checked(one, params, llm, config, "prompt", len(prompts))
+        jobs.append(replace(job, constraint=constraint_param(request)))
         await asyncio.sleep(0)  # with many ids in the parameters each of these takes a moment
     if params.thinks_within_budget:  # each prompt may have opened its reasoning, or not
         return [replace(job, prepared=await _prepared(request, llm, job.params, None, job.prompt_ids)) for job in jobs]
@@ -154,12 +154,7 @@ async def _prepared(
     try:
         return await llm.prepare(params, format, prompt_ids)
     except RequestError as error:
-        if error.param != CONSTRAINT:
-            raise
-        used, reason = constraint_param(request), str(error)
-        if reason.startswith(CONSTRAINT):
-            reason = used + reason.removeprefix(CONSTRAINT)
-        raise type(error)(reason, used) from None
+        raise named_as_sent(error, constraint_param(request)) from None
 
 
 def _checked(

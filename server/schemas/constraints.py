@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from jaxserve import InvalidParameter, StructuredOutputs, dump_exact_json
+from jaxserve import InvalidParameter, RequestError, StructuredOutputs, dump_exact_json
 from server.errors import shown
 from server.schemas.common import BACKENDS, FORMATS, GenerationRequest, ResponseFormat
 from server.schemas.common import StructuredOutputs as Asked
 
+CONSTRAINT = "structured_outputs"  # as the library calls what may stand in two fields here
 AS_THEY_COME = (
     *("regex", "grammar", "json_object", "structural_tag"),
     *("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"),
@@ -35,6 +36,14 @@ def constraint(request: GenerationRequest) -> StructuredOutputs | None:
 def constraint_param(request: GenerationRequest) -> str:
     """The field that the client used for its constraint."""
     return "response_format" if _formatted(request.response_format) else "structured_outputs"
+
+
+def named_as_sent(error: BaseException, field: str) -> BaseException:
+    """The library's error about a constraint, in the name of the field that the client used for it."""
+    if not isinstance(error, RequestError) or error.param != CONSTRAINT:
+        return error
+    reason = str(error)
+    return type(error)(field + reason.removeprefix(CONSTRAINT) if reason.startswith(CONSTRAINT) else reason, field)
 
 
 def _asked(fields: Asked) -> StructuredOutputs:

@@ -231,3 +231,13 @@ async def test_the_old_guided_fields_are_unknown_and_warned_of_once(ask, caplog,
         for _ in range(2):
             assert await ask(guided_regex="a", guided_json={}) is None
     assert sorted("guided_json" in message for message in caplog.messages) == [False, True]
+
+
+@pytest.mark.parametrize("field", [{"response_format": wrapped({})}, {"structured_outputs": {"json": {}}}])
+async def test_a_constraint_that_breaks_off_in_mid_stream_is_named_as_it_was_sent(api, field):
+    api.llm.fail_at = 1
+    api.llm.failure = InvalidParameter("structured_outputs is too complex.", "structured_outputs")
+    [name] = field
+    for stream in (False, True):
+        answer = await api.post(ROUTES[0], BODIES[ROUTES[0]] | field | {"stream": stream})
+        assert f'"{name} is too complex.' in answer.text and f'"param":"{name}"' in answer.text.replace(": ", ":")
