@@ -49,11 +49,23 @@ from jaxserve.structured_outputs import StructuredOutputs
 
 if TYPE_CHECKING:
     from jaxserve.async_llm import AsyncLLM
+    from jaxserve.doctor import Finding, examine
     from jaxserve.llm import LLM
+    from jaxserve.model_store import CachedEntry, cached_entries, pull_model, remove_cached
     from jaxserve.settings import check_settings
 
 __version__ = "0.1.0"
-_DOORS = {"LLM": "jaxserve.llm", "AsyncLLM": "jaxserve.async_llm", "check_settings": "jaxserve.settings"}
+_DOORS = {
+    "LLM": "jaxserve.llm",
+    "AsyncLLM": "jaxserve.async_llm",
+    "CachedEntry": "jaxserve.model_store",
+    "Finding": "jaxserve.doctor",
+    "cached_entries": "jaxserve.model_store",
+    "check_settings": "jaxserve.settings",
+    "examine": "jaxserve.doctor",
+    "pull_model": "jaxserve.model_store",
+    "remove_cached": "jaxserve.model_store",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -73,10 +85,12 @@ __all__ = [
     "AsyncLLM",
     "BadCheckpoint",
     "BadConfig",
+    "CachedEntry",
     "Choice",
     "Completion",
     "EngineConfig",
     "EngineStopped",
+    "Finding",
     "FinishReason",
     "GenerationFailed",
     "HistogramSnapshot",
@@ -102,7 +116,11 @@ __all__ = [
     "UnknownArchitecture",
     "Unsupported",
     "Usage",
+    "cached_entries",
     "check_settings",
+    "examine",
+    "pull_model",
+    "remove_cached",
     "dump_exact_json",
     "load_exact_json",
 ]

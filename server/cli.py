@@ -9,6 +9,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ usage: jaxserve COMMAND …
   jaxserve run [MODEL] ["QUESTION"]  start a model and talk to it in the terminal, or answer one question
   jaxserve serve [MODEL] [FLAGS]     serve a model: the OpenAI API under /v1, a chat page at /
   jaxserve chat ["QUESTION"]         talk in the terminal to a server that runs
+  jaxserve pull MODEL                fetch a model, so that a start needs no network
+  jaxserve list                      show the models and compiled programs that are kept here
+  jaxserve rm NAME                   delete one of them
   jaxserve warmup [MODEL] [FLAGS]    fetch and compile what serve with these flags needs, then leave
+  jaxserve doctor                    look at this machine: versions, device and its speed, memory, cache, hub, port
   jaxserve --version
 
 `jaxserve COMMAND --help` lists the flags. MODEL is a directory, a .gguf file, or a hub id such as org/name or
@@ -150,24 +155,33 @@ def chat(words: Sequence[str]) -> int:
     return chat(words, next(iter(_keys_from_environment()), None))
 
 
-def run(words: Sequence[str]) -> int:
-    """Starts a model in this process and talks to it."""
-    from jaxserve import EngineStopped, StartupError
-    from server.chat.command import run
+def _lazily(module: str, name: str) -> Callable[[Sequence[str]], int]:
+    """A command of another module, which is imported when it is called, with the errors of a start as exit codes."""
 
-    try:
-        return run(words)
-    except StartupError as error:
-        print(f"jaxserve: {error}", file=sys.stderr)
-        return EX_CONFIG
-    except EngineStopped as error:
-        print(f"jaxserve: {error}", file=sys.stderr)
-        return EX_SOFTWARE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    def command(words: Sequence[str]) -> int:
+        from jaxserve import EngineStopped, StartupError
+
+        try:
+            return getattr(import_module(module), name)(words)
+        except (StartupError, EngineStopped) as error:
+            print(f"jaxserve: {error}", file=sys.stderr)
+            return EX_SOFTWARE if isinstance(error, EngineStopped) else EX_CONFIG
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+    return command
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "run": run, "chat": chat, "warmup": warmup}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _lazily("server.chat.command", "run"),
+    "serve": serve,
+    "chat": chat,
+    "pull": _lazily("server.machine", "pull"),
+    "list": _lazily("server.machine", "list_cached"),
+    "rm": _lazily("server.machine", "remove"),
+    "warmup": warmup,
+    "doctor": _lazily("server.machine", "doctor"),
+}
 
 
 def _serve_parser(command: str = "serve") -> "Parser":

@@ -23,7 +23,7 @@ FLOORS = (
     ("engine", "text"),
     ("preparing",),
     ("answer", "settings", "model_text"),
-    ("served", "llm", "async_llm"),
+    ("served", "llm", "async_llm", "model_store", "doctor"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FLOOR_OF |= {"jaxserve": len(FLOORS) - 1, "server": len(FLOORS)}

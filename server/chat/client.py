@@ -6,11 +6,14 @@ import socket
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-MAX_TOKENS = 1024  # of an answer, where the person says nothing
-REPETITION_DETECTION = {"min_pattern_size": 8, "max_pattern_size": 160, "min_count": 5}
+# What the chat page sends, too, where the person says nothing.
+DEFAULTS = json.loads((Path(__file__).parents[1] / "page" / "assets" / "defaults.json").read_text(encoding="utf-8"))
+MAX_TOKENS: int = DEFAULTS["max_tokens"]  # of an answer
+REPETITION_DETECTION: dict[str, int] = DEFAULTS["repetition_detection"]
 SOCKET_SCHEME = "unix:"  # unix:/path/of/a/socket
 CONNECT_TIMEOUT_S = 10
 

@@ -1,0 +1,140 @@
+"""Look at this machine as a server would use it, and say of each thing whether it is well and what would help."""
+
+import os
+import platform
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from jaxserve.config import GIB, cache_dir
+from jaxserve.errors import JaxServeError
+
+HUB_TIMEOUT_S = 3.0
+LITTLE_MEMORY_BYTES, LITTLE_DISK_BYTES = 2 * GIB, 2 * GIB
+VERSIONS = ("jaxserve", "jax", "jaxlib", "flax", "transformers", "tokenizers", "llguidance", "hypercorn")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. advice: what to do about it, where it is not ok."""
+
+    name: str
+    status: Literal["ok", "warning", "wrong"]
+    text: str
+    advice: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Yield what is found, one thing after the other; a check that fails is a finding, too."""
+    checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
+        ("versions", check_versions),
+        ("device", check_device),
+        ("memory", check_memory),
+        ("cache", check_cache),
+        ("compiler", check_compiler),
+        ("hub", check_hub),
+    )
+    for name, check in checks:
+        try:
+            yield check()
+        except (JaxServeError, OSError, RuntimeError, ImportError) as error:
+            yield Finding(name, "wrong", (str(error).splitlines() or [repr(error)])[0][:300])
+
+
+def check_versions() -> Finding:
+    """Which packages are installed."""
+    found = []
+    for name in VERSIONS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            return Finding("versions", "wrong", f"{name} is not installed", "install jaxserve again: pip install -e .")
+    return Finding("versions", "ok", f"Python {platform.python_version()}, " + ", ".join(found))
+
+
+def check_device() -> Finding:
+    """Which device JAX computes on, and how fast it was just now."""
+    import jax
+    import numpy as np
+
+    from jaxserve.engine.roofline import measure
+
+    device = jax.devices()[0]
+    dtype = np.dtype("float32") if device.platform == "cpu" else np.dtype(jax.numpy.bfloat16)
+    text = f"{device.device_kind} ({device.platform}, {len(jax.devices())} seen); {measure(device, dtype)} in {dtype}"
+    if device.platform == "cpu" and (idle := _idle_accelerator()):
+        extra = "cuda" if idle == "NVIDIA GPU" else "tpu"
+        return Finding("device", "warning", f"{text}; an {idle} is not used", f"pip install -e '.[{extra}]'")
+    return Finding("device", "ok", text)
+
+
+def _idle_accelerator() -> str | None:
+    """What Linux shows of an accelerator that JAX was not installed for."""
+    if Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
+        return "NVIDIA GPU"
+    return "accelerator of the TPU kind" if any(Path("/dev").glob("accel[0-9]*")) else None
+
+
+def check_memory() -> Finding:
+    """How much memory is there, and free."""
+    memory = psutil.virtual_memory()
+    text = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available, {os.cpu_count()} CPU cores"
+    if memory.available < LITTLE_MEMORY_BYTES:
+        return Finding(
+            "memory", "warning", text, "end other programs, or serve a smaller model, or --quantization int8"
+        )
+    return Finding("memory", "ok", text)
+
+
+def check_cache() -> Finding:
+    """Whether models and programs can be kept, how much is, and how much room there is."""
+    directory = cache_dir("")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        advice = "make it writable, or set XDG_CACHE_HOME to another"
+        return Finding("cache", "wrong", f"{directory}: {error.strerror or error}", advice)
+    if not os.access(directory, os.W_OK):
+        return Finding("cache", "wrong", f"{directory} is not writable", "set XDG_CACHE_HOME to a directory that is")
+    files = [Path(folder) / name for folder, _, names in os.walk(directory) for name in names]
+    used = sum(file.stat().st_size for file in files if file.exists())
+    free = shutil.disk_usage(directory).free
+    text = f"{directory}: {used / GIB:.1f} GiB used, {free / GIB:.1f} GiB of the disk free"
+    if free < LITTLE_DISK_BYTES:
+        return Finding("cache", "warning", text, "jaxserve list shows what is kept, jaxserve rm deletes it")
+    return Finding("cache", "ok", text)
+
+
+def check_compiler() -> Finding:
+    """Whether the kernels in C can be used on this machine."""
+    from jaxserve.native import library
+
+    if library.usable():
+        return Finding("compiler", "ok", f"native kernels, compiled with {' '.join(library.compiler() or ('?',))}")
+    advice = "install cc, gcc or clang, or: pip install -e '.[native]'; without, CPUs are slower"
+    return Finding("compiler", "warning", "no native kernels: there is no C compiler, or it failed", advice)
+
+
+def check_hub() -> Finding:
+    """Whether the hub answers, within a few seconds."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return Finding("hub", "warning", "HF_HUB_OFFLINE is set", "unset it to fetch models from the hub")
+    try:
+        with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S):
+            pass
+    except urllib.error.HTTPError:
+        pass  # an answer
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        advice = "only models on this machine can be served; check the network, HTTPS_PROXY or HF_ENDPOINT"
+        return Finding("hub", "warning", f"{constants.ENDPOINT} does not answer ({reason})", advice)
+    return Finding("hub", "ok", f"{constants.ENDPOINT} answers")

@@ -1,0 +1,99 @@
+"""What is kept on this machine: fetched models, and compiled programs. Lists it, adds to it, takes away from it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxserve.config import DEFAULT_MODEL, cache_dir
+from jaxserve.errors import BadConfig, StartupError
+from jaxserve.weights.fetch import SMOLLM2, Progress, resolve
+
+PROGRAMS = "programs"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedEntry:
+    """One thing that is kept.
+
+    name is what `jaxserve serve` takes for a model, and "programs" for those compiled for one machine and version.
+    modified_s counts seconds since 1970. files are the names of a hub model's GGUF files, where it has any.
+    """
+
+    name: str
+    kind: Literal["model", "programs"]
+    path: Path
+    num_bytes: int
+    modified_s: float
+    files: tuple[str, ...] = ()
+
+
+def pull_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    download_dir: str | None = None,
+    token: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Fetch a model, if it is not on this machine, and return where it lies. Raises StartupError if that fails."""
+    return resolve(model, revision=revision, download_dir=download_dir, token=token, progress=progress)
+
+
+def cached_entries(download_dir: str | None = None) -> list[CachedEntry]:
+    """Return what is kept, models first, each kind by name."""
+    found = [*_own_models(download_dir), *_hub_models(download_dir), *_programs()]
+    return sorted(found, key=lambda entry: (entry.kind, entry.name.lower()))
+
+
+def remove_cached(name: str, download_dir: str | None = None) -> None:
+    """Delete a model by its name, or all compiled programs. Raises BadConfig if nothing has that name."""
+    entries = cached_entries(download_dir)
+    chosen = [entry for entry in entries if entry.name == name]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(entry.name for entry in entries)) or "nothing"
+        raise BadConfig(f"{name!r} is not in the cache; there is {known}.")
+    for entry in chosen:
+        try:
+            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
+        except OSError as error:
+            raise StartupError(f"Cannot delete {entry.path}: {error.strerror or error}.") from error
+
+
+def _own_models(download_dir: str | None) -> Iterator[CachedEntry]:
+    file = (Path(download_dir) if download_dir else cache_dir("models")) / SMOLLM2.name
+    if file.is_file():
+        yield _entry(DEFAULT_MODEL, "model", file)
+
+
+def _hub_models(download_dir: str | None) -> Iterator[CachedEntry]:
+    """Those in the hub's cache that have weights we read."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        cache = scan_cache_dir(download_dir)
+    except (CacheNotFound, ValueError, OSError):  # no such folder, or none of the hub's
+        return
+    for repo in cache.repos:
+        files = {file.file_name for revision in repo.revisions for file in revision.files}
+        ggufs = tuple(sorted(name for name in files if name.endswith(".gguf")))
+        if repo.repo_type == "model" and (ggufs or any(name.endswith(".safetensors") for name in files)):
+            size, modified = repo.size_on_disk, repo.last_modified
+            yield CachedEntry(repo.repo_id, "model", Path(repo.repo_path), size, modified, ggufs)
+
+
+def _programs() -> Iterator[CachedEntry]:
+    directory = cache_dir(PROGRAMS)
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.is_dir():
+            yield _entry(PROGRAMS, "programs", path)
+
+
+def _entry(name: str, kind: Literal["model", "programs"], path: Path) -> CachedEntry:
+    paths = [path] if path.is_file() else [Path(folder) / file for folder, _, files in os.walk(path) for file in files]
+    stats = [file.stat() for file in paths if file.exists()]
+    modified = max((stat.st_mtime for stat in stats), default=path.stat().st_mtime)
+    return CachedEntry(name, kind, path, sum(stat.st_size for stat in stats), modified)

@@ -1,0 +1,128 @@
+"""`jaxserve pull`, `list`, `rm` and `doctor`: what is kept on this machine, and how the machine is."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from server.flags import Parser
+
+if TYPE_CHECKING:
+    from jaxserve import Finding
+
+WIDTH_OF_A_FILE = 200  # columns, when the output is not a terminal
+MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "wrong": "[red]wrong[/]"}
+
+
+def pull(words: Sequence[str]) -> int:
+    """Fetch a model."""
+    parser = Parser("jaxserve pull", "MODEL [FLAGS]", "Fetches a model, so that a start needs no network.")
+    parser.add_argument("model", metavar="MODEL", help="org/name, org/name-GGUF:Q4_K_M, or org/name/file.gguf")
+    parser.add_argument("--revision", metavar="TEXT", help="branch, tag or commit")
+    parser.add_argument("--hf-token", metavar="TEXT", help="token for the hub; default: HF_TOKEN, or its own login's")
+    _add_download_dir(parser)
+    said = parser.parse_args(words)
+    from jaxserve import pull_model
+    from server.startup import Phases, console
+
+    with Phases(console()) as phases:
+        path = pull_model(
+            said.model,
+            revision=said.revision,
+            download_dir=said.download_dir,
+            token=said.hf_token,
+            progress=phases.report,
+        )
+    print(path)
+    return 0
+
+
+def list_cached(words: Sequence[str]) -> int:
+    """Show what is kept: names, sizes, dates."""
+    parser = Parser("jaxserve list", "[FLAGS]", "Models and compiled programs that are kept on this machine.")
+    _add_download_dir(parser)
+    said = parser.parse_args(words)
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxserve import cached_entries
+
+    entries = cached_entries(said.download_dir)
+    if not entries:
+        print("Nothing is kept yet; jaxserve pull fetches a model.")
+        return 0
+    table = Table("name", "size", "changed", "where", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for entry in entries:
+        date = time.strftime("%Y-%m-%d", time.localtime(entry.modified_s))
+        name = "\n".join([entry.name, *(f"  {file}" for file in entry.files)])
+        table.add_row(name, f"{entry.num_bytes / 1e6:.0f} MB", date, _at_home(entry.path))
+    width = None if sys.stdout.isatty() else WIDTH_OF_A_FILE
+    Console(highlight=False, markup=False, width=width).print(table)
+    return 0
+
+
+def remove(words: Sequence[str]) -> int:
+    """Delete one thing of those that `list` shows."""
+    parser = Parser("jaxserve rm", "NAME [FLAGS]", "Deletes a model, or the compiled programs, by the name in list.")
+    parser.add_argument("name", metavar="NAME", help="as jaxserve list shows it; programs: all compiled programs")
+    parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    _add_download_dir(parser)
+    said = parser.parse_args(words)
+    from jaxserve import cached_entries, remove_cached
+
+    size = sum(entry.num_bytes for entry in cached_entries(said.download_dir) if entry.name == said.name)
+    if size and not said.yes:
+        if not sys.stdin.isatty():
+            parser.error("nobody can be asked here; --yes deletes without")
+        if input(f"Delete {said.name}, {size / 1e6:.0f} MB? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("kept")
+            return 1
+    remove_cached(said.name, said.download_dir)
+    print(f"deleted {said.name}, {size / 1e6:.0f} MB")
+    return 0
+
+
+def doctor(words: Sequence[str]) -> int:
+    """Look at the machine. Exit code 1 if something is wrong, 0 if not."""
+    parser = Parser("jaxserve doctor", "[FLAGS]", "Looks at this machine as a server would use it; changes nothing.")
+    parser.add_argument(
+        "--host", default="localhost", metavar="TEXT", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port to listen on (default: %(default)s)")
+    said = parser.parse_args(words)
+    from rich.console import Console
+    from rich.markup import escape
+
+    from jaxserve import examine
+
+    console = Console(highlight=False, soft_wrap=True)
+    is_wrong = False
+    for finding in [*examine(), _check_port(said.host, said.port)]:
+        is_wrong |= finding.status == "wrong"
+        advice = f"\n{'':21}[dim]{escape(finding.advice)}[/]" if finding.advice else ""
+        mark = MARKS[finding.status] + " " * (9 - len(finding.status))
+        console.print(f"{finding.name:<11} {mark}{escape(finding.text.replace(str(Path.home()), '~'))}{advice}")
+    return int(is_wrong)
+
+
+def _check_port(host: str, port: int) -> "Finding":
+    """Whether a server could listen there."""
+    from jaxserve import Finding, StartupError
+    from server.config import ServerConfig
+    from server.listen import listen
+
+    try:
+        for listener in listen(ServerConfig(host=host, port=port)):
+            listener.close()
+    except StartupError as error:
+        return Finding("port", "warning", str(error), "a server that runs there is fine; jaxserve chat talks to it")
+    return Finding("port", "ok", f"{host} port {port} is free")
+
+
+def _add_download_dir(parser: Parser) -> None:
+    parser.add_argument("--download-dir", metavar="TEXT", help="where models are kept; default: the user's cache")
+
+
+def _at_home(path: Path) -> str:
+    return str(path).replace(str(Path.home()), "~")
