@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.gbnf import ROOT, is_gbnf, read_gbnf
+from jaxserve.structured.lexemes import bytes_behind
 from jaxserve.structured.productions_lark import lark_text
+from jaxserve.structured.regions import with_ends
+from jaxserve.structured.sequels import unfold
 from jaxserve.structured.shapes import (
     Choice,
     Either,
@@ -37,7 +41,7 @@ def resolved(shape: Shape, special_tokens: Mapping[str, int]) -> Shape:
         case StructuredOutputs():
             return shape_of(shape, special_tokens)
         case Sequence(items):
-            return Sequence(tuple(resolved(item, special_tokens) for item in items))
+            return Sequence(with_ends(unfold(tuple(resolved(item, special_tokens) for item in items))))
         case Either(options):
             return Either(tuple(resolved(option, special_tokens) for option in options))
         case Optional(item):
@@ -63,7 +67,8 @@ def shape_of(asked: StructuredOutputs, special_tokens: Mapping[str, int]) -> Sha
         return grammar_shape(asked.grammar)
     assert asked.structural_tag is not None  # one of them always is given
     closed = asked.disable_additional_properties
-    return structural_tag(asked.structural_tag, special_tokens, grammar_shape, whitespace, closed)
+    grammar = partial(grammar_shape, is_region=True)
+    return resolved(structural_tag(asked.structural_tag, special_tokens, grammar, whitespace, closed), special_tokens)
 
 
 def _choice(texts: tuple[str, ...]) -> Choice:
@@ -74,14 +79,15 @@ def _choice(texts: tuple[str, ...]) -> Choice:
     return Choice(texts)
 
 
-def grammar_shape(text: str) -> Lark:
+def grammar_shape(text: str, is_region: bool = False) -> Lark:
     """A grammar in GBNF, which has a line with `::=`, or in Lark. Raises InvalidParameter."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_GRAMMAR_BYTES:
         raise InvalidParameter(f"the grammar is larger than {MAX_GRAMMAR_BYTES} bytes.")
     if not text.strip():
         raise InvalidParameter("the grammar must not be blank.")
     if is_gbnf(text):
-        return Lark(lark_text(read_gbnf(text), ROOT))
+        rules = read_gbnf(text)
+        return Lark(lark_text(rules, ROOT), bytes_behind(rules, ROOT) if is_region else 0)
     for found in _REPETITION.finditer(text):
         for count in filter(None, found.groups()):
             if int(count.lstrip("0")[:9] or 0) > MAX_REPETITIONS:

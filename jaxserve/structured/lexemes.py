@@ -178,18 +178,28 @@ class LexemeSplit:
                 self._cuts |= {(node, gap) for gap in range(len(node.items) - 1)}
 
 
+def bytes_behind(rules: Rules, root: str) -> int:
+    """The first bytes with which a whole text of the grammar may go on: bit b is byte b. Some may be too many."""
+    links = _links(rules, solve(rules, False, is_nullable), root)
+    if links is None:
+        return (1 << 256) - 1
+    return reduce(or_, (link.accepts for position in links.end for link in links.behind[position]), 0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Links:
     """The positions of a grammar and how they follow each other.
 
     bytes_of   position → the first bytes of its characters
     start      leads to the positions that a text can begin at
+    end        positions that a text can end at
     behind     position → the links that leave it
     """
 
     all: list[_Link]
     bytes_of: list[int]
     start: _Link
+    end: frozenset[int]
     behind: list[list[_Link]]
 
 
@@ -228,7 +238,7 @@ def _links(rules: Rules, nullable_rules: Mapping[str, bool], root: str) -> _Link
         work += len(firsts) + len(lasts) + len(joints)
         if work > MAX_WORK:
             return None
-    return _Links(links, bytes_of, link_to(frozenset(), first_of[root], ()), behind)
+    return _Links(links, bytes_of, link_to(frozenset(), first_of[root], ()), last_of[root], behind)
 
 
 def _neighbours(

@@ -124,6 +124,20 @@ def has_options(pattern: str) -> bool:
     return False
 
 
+@lru_cache(4096)
+def may_continue_with(pattern: str, char: str) -> bool:
+    """Whether a text that the whole regular expression matches is the beginning of another with this character next.
+
+    Raises InvalidParameter for what is no regular expression.
+    """
+    translated = checked_pattern(pattern)
+    if not translated:
+        return False
+    body = f"/{regex_to_lark(translated)}/"
+    grammar = f"start: T\nT: ({body} /{regex_to_lark(_literal(char))}(?s:.*)/) & {body}"
+    return not matches_nothing(LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS))
+
+
 def whitespace_pattern(pattern: str) -> str:
     """A pattern for what may stand between the tokens of JSON text. Raises InvalidParameter for one of more."""
     translated = checked_pattern(pattern, _JSON_BLANKS)

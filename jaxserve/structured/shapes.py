@@ -99,9 +99,13 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Lark:
-    """Text of a grammar in llguidance's Lark dialect, whose rule `start` is the whole."""
+    """Text of a grammar in llguidance's Lark dialect, whose rule `start` is the whole.
+
+    continues_with   bytes with which a whole text of it may go on, as far as is known: bit b is byte b
+    """
 
     grammar: str
+    continues_with: int = 0
 
 
 @dataclass(frozen=True, slots=True)
