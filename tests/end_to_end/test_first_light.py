@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from server.assets import ASSETS
 from server.startup import curl_line
 from tests import assets
 from tests.end_to_end.running import RunningServer
@@ -73,6 +74,18 @@ def certain_answer(server: RunningServer, body: dict[str, Any], least_margin: fl
         texts.add(choice["message"]["content"])
     [text] = texts
     return text
+
+
+DEFAULTS = json.loads(ASSETS["/assets/defaults.json"].body)
+RIGHT = ("Tokyo", "3. ", "[::-1]", "photosynthesis")
+
+
+@pytest.mark.parametrize(("idea", "right"), list(zip(DEFAULTS["ideas"], RIGHT, strict=True)))
+def test_every_idea_of_the_page_is_answered_rightly_and_ends(client, idea, right):
+    sent = DEFAULTS["idea_sampling"] | {"max_tokens": DEFAULTS["max_tokens"]}
+    extra = {"repetition_detection": DEFAULTS["repetition_detection"]}
+    choice = ask(client, [{"role": "user", "content": idea}], extra_body=extra, **sent).choices[0]
+    assert (choice.finish_reason, right in choice.message.content) == ("stop", True)
 
 
 def test_streamed_is_as_whole(client):
