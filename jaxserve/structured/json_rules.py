@@ -19,6 +19,7 @@ from jaxserve.structured.patterns import literal
 MAX_NAME_CHARS = 100
 _NOTHING = '""'
 _RANGE = ("minimum", "maximum")
+_KINDS = (("string", str), ("array", list), ("object", dict))
 _KEYWORDS_OF = {
     "null": (),
     "boolean": (),
@@ -135,8 +136,16 @@ class JsonRules:
     def _listed(self, schema: Mapping[str, Any]) -> str:
         numbers = [value for value in schema["enum"] if has_decimal(value)]
         others = [value for value in schema["enum"] if not has_decimal(value)]
-        found = [self._terminal(" | ".join(f'"{number_text(number)}"' for number in numbers))]
-        return self._either([*found, *([self._json({**schema, "enum": others})] if others else [])])
+        texts = " | ".join(f'"{number_text(number)}"' for number in numbers)
+        found = [self._terminal(texts)] if numbers else []
+        if not others:
+            return self._either(found)
+        types = [name for name, kind in _KINDS if any(isinstance(value, kind) for value in others)]
+        kept = {key: schema[key] for name in types for key in _KEYWORDS_OF[name] if key in schema}
+        if not self._is_exact(kept):
+            raise cannot_enforce("enum", "#", "numbers with a fraction bound what is inside a listed value")
+        said = {"type": schema["type"]} if "type" in schema else {}
+        return self._either([*found, self._json({**said, **kept, "enum": others})])
 
     def _number(self, schema: Mapping[str, Any], name: str) -> str:
         low, high = (exact(schema[keyword]) if keyword in schema else None for keyword in ("minimum", "maximum"))

@@ -367,3 +367,9 @@ def test_an_absurd_repeat_of_a_structural_tag_is_refused(digits):
         with pytest.raises(InvalidParameter, match=reason) as caught:
             matcher_of(StructuredOutputs(structural_tag=f'{{"format":{sent}}}'))
         assert "sys." not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_listed_values_stand_beside_exact_bounds_of_what_is_not_listed():
+    schema = {"enum": [0.5, "a", 3], "items": {"minimum": 0.25}, "minimum": 0.25}
+    assert judged(schema, '"a"', 0.5, 3, '"b"', "", 1) == [True, True, True, False, False, False]
+    assert judged({"enum": ["a"], "items": {"minimum": 0.25}}, '"a"', "") == [True, False]
