@@ -44,7 +44,8 @@ class AnswerEnd:
 class Client:
     """One server, and how to ask it.
 
-    fields: request fields of every question, over the defaults. max_model_len: what the server says, once it was asked.
+    fields: request fields of every question, over the defaults. max_model_len and model_sampling, the model's own
+    defaults: what the server says, once it was asked; None: it does not say.
     """
 
     url: str
@@ -52,6 +53,7 @@ class Client:
     model: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     max_model_len: int | None = None
+    model_sampling: dict[str, Any] | None = None
     detects_repetition: bool = True
 
     def find_model(self) -> None:
@@ -61,11 +63,15 @@ class Client:
             first = json.loads(response.read())["data"][0]
         self.model = self.model or first["id"]
         self.max_model_len = first.get("max_model_len")
+        self.model_sampling = first.get("default_sampling_params")
 
     def body(self, messages: list[dict[str, str]]) -> dict[str, Any]:
         """Return the request: the defaults, and over them what was set."""
         longest = MAX_TOKENS if self.max_model_len is None else min(MAX_TOKENS, self.max_model_len)
         defaults: dict[str, Any] = {"max_tokens": longest}
+        usual = DEFAULTS["sampling_without_metadata"]
+        if self.model_sampling is not None and not usual.keys() & self.model_sampling.keys():
+            defaults |= usual
         if self.detects_repetition:
             defaults["repetition_detection"] = REPETITION_DETECTION
         stream = {"stream": True, "stream_options": {"include_usage": True}}

@@ -74,6 +74,19 @@ def test_a_longest_answer_and_the_detection_of_repetition_are_sent_unless_set(se
     assert server.chats[0]["repetition_detection"]["min_count"] == 5
 
 
+@pytest.mark.parametrize(
+    ("model_sampling", "temperature"),
+    [(None, None), ({"temperature": 0.2}, None), ({}, 0.7), ({"max_new_tokens": 9}, 0.7)],
+)
+def test_a_model_without_sampling_defaults_gets_usual_ones(
+    server: FakeOpenAI, model_sampling: dict[str, float] | None, temperature: float | None
+) -> None:
+    server.card |= {"default_sampling_params": model_sampling}
+    through_a_pipe("Hello\n", "--url", server.url)
+    through_a_pipe("Hello\n", "--url", server.url, "--temperature", "0")
+    assert [chat.get("temperature") for chat in server.chats] == [temperature, 0]
+
+
 def test_a_question_on_the_command_line_is_answered_with_what_the_pipe_brings(server: FakeOpenAI) -> None:
     ended = through_a_pipe("a text\nof two lines\n", "What does it say?", "--url", server.url, "--top-k", "5")
     assert (ended.returncode, ended.stdout) == (0, "Good day 🙂\n")
