@@ -90,6 +90,6 @@ def _eos_ids(generation_config: Mapping[str, Any], model_config: Mapping[str, An
 
 def _read(directory: str) -> dict[str, Any]:
     try:
-        return json.loads((Path(directory) / "generation_config.json").read_text(encoding="utf-8"))
+        return json.loads((Path(directory) / "generation_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise BadConfig(f"generation_config={directory!r} holds no readable generation_config.json: {error}") from None

@@ -128,7 +128,7 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     where = address(server_config)
     known_to = reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
     screen.print("", ready_table(llm.description, where, known_to, phases.seconds), "", sep="\n")
-    screen.print(curl_line(where, bool(server_config.api_key)), "", sep="\n", soft_wrap=True)
+    screen.print(curl_line(where, bool(server_config.api_key), server_config.uds), "", sep="\n", soft_wrap=True)
     return asyncio.run(lifecycle.serve(app, server_config, listeners))
 
 

@@ -4,6 +4,7 @@ On a terminal each phase has a bar that moves; elsewhere each phase is one line,
 """
 
 import json
+import shlex
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -181,9 +182,13 @@ def ready_table(description: Mapping[str, str], address: str, reach: str, second
     return table
 
 
-def curl_line(address: str, has_key: bool) -> str:
-    """One command that gets an answer out of this server, to be pasted into a shell."""
+def curl_line(address: str, has_key: bool, uds: str | None = None) -> str:
+    """One command that gets an answer out of this server, to be pasted into a shell.
+
+    uds: the Unix socket that it listens on instead of a port.
+    """
     question = {"role": "user", "content": FIRST_QUESTION}
     body = json.dumps({"messages": [question], "temperature": 0, "max_tokens": 100})
     key = ' -H "Authorization: Bearer $JAXSERVE_API_KEY"' if has_key else ""
-    return f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
+    socket = f"--unix-socket {shlex.quote(uds)} " if uds else ""
+    return f"curl {socket}{address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"

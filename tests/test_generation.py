@@ -38,8 +38,10 @@ def test_the_models_own_preferences_are_read_unless_told_not_to():
     assert (of(generation_config="vllm").values, str(of(generation_config="vllm"))) == ({}, "none")
 
 
-def test_a_given_directory_stands_in_for_the_models_own(tmp_path):
-    (tmp_path / "generation_config.json").write_text(json.dumps({"top_p": 0.5, "eos_token_id": 3}))
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_given_directory_stands_in_for_the_models_own(tmp_path, encoding):
+    text = json.dumps({"top_p": 0.5, "eos_token_id": 3})
+    (tmp_path / "generation_config.json").write_text(text, encoding=encoding)
     found = of(generation_config=str(tmp_path))
     assert (found.values, found.eos_ids) == ({"top_p": 0.5}, {3})
 

@@ -190,7 +190,7 @@ def read_template(given: str) -> str:
         return given
     path = Path(os.path.expanduser(given))
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # a byte order mark would be part of every prompt
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(
             f"chat_template {given!r} is neither Jinja text nor a readable file ({type(error).__name__})."

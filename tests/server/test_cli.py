@@ -161,6 +161,9 @@ def test_the_line_to_try_is_a_command_a_shell_takes() -> None:
 
     from server.startup import curl_line
 
+    words = shlex.split(curl_line("http://localhost", has_key=True, uds="/run/a b/socket"))
+    assert words[1:4] == ["--unix-socket", "/run/a b/socket", "http://localhost/v1/chat/completions"]
     words = shlex.split(curl_line("http://localhost:8000", has_key=True))
+    assert "--unix-socket" not in words
     assert json.loads(words[words.index("-d") + 1])["messages"][0]["role"] == "user"
     assert "Authorization: Bearer $JAXSERVE_API_KEY" in words

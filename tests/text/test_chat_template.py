@@ -252,6 +252,8 @@ def test_the_tool_variant_is_chosen_when_there_are_tools():
 def test_a_template_is_given_as_text_or_as_a_file(tmp_path):
     (tmp_path / "t.jinja").write_text("héllo")
     assert read_template(str(tmp_path / "t.jinja")) == "héllo"
+    (tmp_path / "t.jinja").write_text("\ufeffhéllo", encoding="utf-8")
+    assert read_template(str(tmp_path / "t.jinja")) == "héllo"
     assert read_template("{{ messages }}") == "{{ messages }}"
     with pytest.raises(BadConfig, match="chat_template"):
         read_template(str(tmp_path / "missing"))
