@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from socket import socket
+from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Any
 
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -119,6 +119,8 @@ class HttpServer:
             log.exception("a connection failed")
 
     async def _open_streams(self, client: socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if client.family != AF_UNIX:  # asyncio does it only for sockets that were made with a protocol's number
+            client.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(MAX_INPUT_BYTES, loop)
         tls_times = {"ssl_handshake_timeout": self._policy.head_timeout_s, "ssl_shutdown_timeout": LINGER_S}

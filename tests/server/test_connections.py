@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 from contextlib import AsyncExitStack
+from socket import IPPROTO_TCP, TCP_NODELAY
 
 import psutil
 import pytest
@@ -92,6 +93,12 @@ async def until(is_so):
     async with asyncio.timeout(10):
         while not is_so():
             await asyncio.sleep(0)
+
+
+async def test_small_writes_are_not_held_back_for_the_client_s_acknowledgement():
+    async with serving(FakeLLM()) as wire, wire.connection() as peer:
+        await between_requests(wire, peer)
+        assert [sock.getsockopt(IPPROTO_TCP, TCP_NODELAY) for sock in wire.connections] == [1]
 
 
 async def test_clients_that_leave_during_the_handshake_leave_nothing_behind():
