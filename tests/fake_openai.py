@@ -15,7 +15,6 @@ class FakeOpenAI:
 
     hold_after     after that many words the answer waits for `gate`
     refusal        (status, message) for every chat instead of an answer
-    finish_reason  how answers end; None: by stop, or by length
     unknown_field  a field that is refused by name
     breaks_off     the answer ends with an error event
     param          the field that a refusal names
@@ -33,7 +32,6 @@ class FakeOpenAI:
         self.api_key = api_key
         self.hold_after: int | None = None
         self.refusal: tuple[int, str] | None = None
-        self.finish_reason: str | None = None
         self.unknown_field: str | None = None
         self.breaks_off = False
         self.param: str | None = None
