@@ -21,6 +21,10 @@ Each message names the field, the value, and what would do.
 class JaxServeError(Exception):
     """The root: catching it catches every error the library raises on purpose."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback: the message says what to do; our frames would not."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class RequestError(JaxServeError):
     """The caller can change the request. `param` is the field at fault, when there is one."""

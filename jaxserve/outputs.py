@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Never
 
 
 class FinishReason(StrEnum):
@@ -158,10 +158,30 @@ class Choice:
     tool_calls: tuple[ToolCall, ...] = ()
     num_reasoning_tokens: int = 0
 
+    def _repr_markdown_(self) -> str:
+        """Return what a notebook shows: reasoning as a quotation, the content, the calls, and why it ended."""
+        parts = ["> " + self.reasoning.strip().replace("\n", "\n> ")] if self.reasoning.strip() else []
+        parts += [self.text] if self.text else []
+        parts += [f"```json\n{call.name}({call.arguments})\n```" for call in self.tool_calls]
+        return "\n\n".join([*parts, f"<sub>{self._ending}</sub>"])
+
+    @property
+    def _ending(self) -> str:
+        ends = {
+            FinishReason.LENGTH: "cut at the longest answer; max_tokens= allows more",
+            FinishReason.REPETITION: "stopped, because it repeated itself; repetition_detection=None lets it go on",
+            FinishReason.ABORT: "aborted",
+        }
+        count = f"{len(self.token_ids)} token{'' if len(self.token_ids) == 1 else 's'}"
+        return f"{count}, {ends[self.finish_reason]}" if self.finish_reason in ends else count
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """All that one prompt got back. `text` is the first choice's, which is usually the only one."""
+    """All that one prompt got back. `text` is the first choice's, which is usually the only one.
+
+    `outputs` is vLLM's name for the choices.
+    """
 
     prompt_token_ids: tuple[int, ...]
     choices: tuple[Choice, ...]
@@ -171,6 +191,22 @@ class Completion:
     @property
     def text(self) -> str:
         return self.choices[0].text
+
+    @property
+    def outputs(self) -> tuple[Choice, ...]:
+        return self.choices
+
+    def __getitem__(self, index: object) -> Never:
+        """Raises TypeError, which says what to write: vLLM gives a list even for one conversation."""
+        raise TypeError(
+            "this is the Completion of one conversation: write .text or .choices; chat([conversation]) gives a list"
+        )
+
+    def _repr_markdown_(self) -> str:
+        """Return what a notebook shows: the answer, or all of several with their numbers."""
+        if len(self.choices) == 1:
+            return self.choices[0]._repr_markdown_()
+        return "\n\n".join(f"**{choice.index}**\n\n{choice._repr_markdown_()}" for choice in self.choices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,16 @@
 """What a caller may ask of the sampler and of the stopping rules. Checks itself when built."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured_outputs import StructuredOutputs
 
 GREEDY_BELOW = 1e-5  # temperatures under this mean argmax (vLLM's threshold)
 MIN_TEMPERATURE = 0.01  # positive temperatures under this are raised to it
+T = TypeVar("T")
 MAX_STOP_TOKEN_IDS = 1024
 MAX_IDS_NAMED = 10
 MAX_LOGPROB_TOKEN_IDS = 128
@@ -44,6 +45,9 @@ class RepetitionDetection:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """One request's wishes, in vLLM's names and ranges.
+
+    Lists stand for tuples, a text for a tuple of one, a dict for logit_bias's pairs and for the nested values. `given`
+    are the fields that were set: through LLM the others take the model's own defaults, as they do over HTTP.
 
     max_tokens      most tokens to generate, None: as many as fit
     min_tokens      no end token and no stop string before this many
@@ -104,8 +108,15 @@ class SamplingParams:
     use_beam_search: bool = False
     length_penalty: float = 1.0
     echo_only: bool = False
+    given: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __new__(cls, *args: object, **fields: object) -> "SamplingParams":
+        params = object.__new__(cls)
+        object.__setattr__(params, "given", frozenset(fields))
+        return params
 
     def __post_init__(self) -> None:
+        self._normalize()
         self._check_ranges()
         self._check_stops()
         self._check_vocabulary_fields()
@@ -148,6 +159,23 @@ class SamplingParams:
         _require_known("allowed_token_ids", self.allowed_token_ids or (), vocab_size)
         _require_known("logit_bias", [token_id for token_id, _ in self.logit_bias], vocab_size)
         _require_known("logprob_token_ids", sorted(self.logprob_token_ids), vocab_size)
+
+    def _normalize(self) -> None:
+        """Gives every field its own type. Raises InvalidParameter for a value that has none."""
+        for name in ("stop", "bad_words"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else _tuple(name, value))
+        for name in ("stop_token_ids", "logprob_token_ids", "logit_bias"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, _tuple(name, value.items() if isinstance(value, Mapping) else value))
+        if self.allowed_token_ids is not None:
+            object.__setattr__(self, "allowed_token_ids", _tuple("allowed_token_ids", self.allowed_token_ids))
+        for name, kind in (("structured_outputs", StructuredOutputs), ("repetition_detection", RepetitionDetection)):
+            value = getattr(self, name)
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, _nested(name, kind, value))
+            elif value is not None and not isinstance(value, kind):
+                raise InvalidParameter(f"{name} must be {kind.__name__}(…), got {value!r}.", name)
 
     def _check_ranges(self) -> None:
         _require(0 <= self.temperature <= 2, "temperature", "in [0, 2]", self.temperature)
@@ -222,6 +250,21 @@ class SamplingParams:
         for name in ("prompt_logprobs", "logprob_token_ids"):
             if getattr(self, name) not in (None, ()):
                 raise InvalidParameter(f"{name} is not available with use_beam_search; leave it out.", name)
+
+
+def _tuple(name: str, value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise InvalidParameter(f"{name} must be a list, got {value!r}.", name)
+    return tuple(value)
+
+
+def _nested(name: str, kind: type[T], fields: Mapping[str, Any]) -> T:
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise InvalidParameter(f"{name}: {str(error).partition('() ')[2]}.", name) from None
 
 
 def _bad_repetition(reason: str) -> InvalidParameter:

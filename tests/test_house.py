@@ -15,14 +15,17 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (
-    ("config", "errors", "exact_json", "sampling_params", "structured_outputs", "answer_format", "outputs", "bars"),
+    (
+        *("config", "errors", "exact_json", "sampling_params", "structured_outputs", "answer_format", "outputs"),
+        *("bars", "memory"),
+    ),
     ("parallel", "native", "generation", "helpers"),
     ("layers", "kvcache"),
     ("attention",),
     ("models", "sampling", "structured", "weights"),
     ("engine", "text"),
     ("preparing",),
-    ("answer", "settings", "model_text"),
+    ("answer", "settings", "model_text", "llm_inputs"),
     ("served", "llm", "async_llm", "model_store", "doctor"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

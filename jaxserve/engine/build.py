@@ -1,9 +1,7 @@
 """config → engine: the only file that knows every room below the doors."""
 
-import ctypes
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +29,7 @@ from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.kvcache.sizing import CacheSize, MemoryFacts, choose_num_pages, pages_for
 from jaxserve.layers.quant import Packed
+from jaxserve.memory import return_freed_memory
 from jaxserve.models.registry import find, leaf_shapes
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.native import library
@@ -143,7 +142,7 @@ def build(
         weights = loading.result()
         runner.place([weights[leaf] for leaf in shapes])
         hits = compiles.cache_hits - hits_before
-    _return_freed_memory()
+    return_freed_memory()
     runner.warm_up()
     if progress:
         progress("warm-up", 1, 1)
@@ -174,12 +173,6 @@ def laid_over(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
         else:
             merged[key] = laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
-
-
-def _return_freed_memory() -> None:
-    """What compiling and loading have freed goes back to the system, where the allocator (glibc's) can be told so."""
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _dtype(config: EngineConfig, platform: str) -> np.dtype:

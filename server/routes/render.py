@@ -55,5 +55,5 @@ def _shown(request_id: str, model: str, job: Job, request: GenerationRequest) ->
         "model": model,
         "stream": bool(request.stream),
         "token_ids": list(job.prompt_ids),
-        "sampling_params": asdict(job.params),
+        "sampling_params": {name: value for name, value in asdict(job.params).items() if name != "given"},
     }

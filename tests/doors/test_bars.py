@@ -3,11 +3,24 @@
 from jaxserve.bars import Bars
 
 
-def test_each_phase_has_a_bar_of_its_own(capsys):
+def test_each_phase_has_one_bar_however_phases_overlap(capsys):
     bars = Bars()
-    for phase, done, total in (("load", 1 << 21, 1 << 22), ("load", 1 << 22, 1 << 22), ("compile 3 cached", 5, 5)):
+    for phase, done, total in (
+        ("import", 0, 0),
+        ("load", 1 << 21, 1 << 22),
+        ("compile 3 cached", 4, 5),
+        ("load", 1 << 22, 1 << 22),
+        ("compile 3 cached", 5, 5),
+    ):
         bars(phase, done, total)
+    assert len(bars._bars) == 3
     bars.close()
     shown = capsys.readouterr().err
-    assert "load" in shown and "4.19M/4.19M" in shown
-    assert "compile" in shown and "5/5" in shown and "3 cached" in shown
+    assert "4.19M/4.19M" in shown and "5/5" in shown and "3 cached" in shown
+
+
+def test_a_bar_that_was_not_needed_to_its_end_is_full_when_all_is_over(capsys):
+    bars = Bars()
+    bars("load", 1, 4)
+    bars.close()
+    assert "4/4" in capsys.readouterr().err

@@ -5,13 +5,16 @@ import json
 import random
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from jaxserve import llm_inputs
 from server.assets import ASSETS
+from server.chat import client as client_of_the_terminal
 from server.startup import curl_line
 from tests import assets
 from tests.end_to_end.running import RunningServer
@@ -61,6 +64,30 @@ def test_the_line_that_is_printed_has_one_right_answer_without_doubt(smollm2):
     assert certain_answer(smollm2, body, least_margin=0.5) == "The capital of Japan is Tokyo."
 
 
+PAGE = json.loads(ASSETS["/assets/defaults.json"].body)
+IDEAS = {
+    "What is the capital of Japan?": "The capital of Japan is Tokyo.",
+    "In which city is the Colosseum?": "The Colosseum is located in Rome, Italy.",
+    "What is the plural of mouse?": "The plural of mouse is mice.",
+    "Name three fruits.": "1. Bananas\n2. Oranges\n3. Grapes",
+}
+
+
+def test_so_have_the_ideas_of_the_chat_page(smollm2):
+    asked = {**PAGE["idea_sampling"], "max_tokens": PAGE["max_tokens"]}
+    asked["repetition_detection"] = PAGE["repetition_detection"]
+    assert set(PAGE["ideas"]) == IDEAS.keys()
+    for idea, answer in IDEAS.items():
+        body = {**asked, "messages": [{"role": "user", "content": idea}]}
+        assert certain_answer(smollm2, body, least_margin=0.2) == answer
+
+
+def test_people_s_clients_bound_their_answers_alike():
+    assert PAGE["max_tokens"] == client_of_the_terminal.MAX_TOKENS == llm_inputs.MAX_CHAT_TOKENS
+    ours = asdict(llm_inputs.REPETITION_DETECTION)
+    assert PAGE["repetition_detection"] == client_of_the_terminal.REPETITION_DETECTION == ours
+
+
 def certain_answer(server: RunningServer, body: dict[str, Any], least_margin: float) -> str:
     """The one text that 20 seeds have, whose tokens lead by this many nats."""
     texts = set()
@@ -74,18 +101,6 @@ def certain_answer(server: RunningServer, body: dict[str, Any], least_margin: fl
         texts.add(choice["message"]["content"])
     [text] = texts
     return text
-
-
-DEFAULTS = json.loads(ASSETS["/assets/defaults.json"].body)
-RIGHT = ("Tokyo", "3. ", "[::-1]", "photosynthesis")
-
-
-@pytest.mark.parametrize(("idea", "right"), list(zip(DEFAULTS["ideas"], RIGHT, strict=True)))
-def test_every_idea_of_the_page_is_answered_rightly_and_ends(client, idea, right):
-    sent = DEFAULTS["idea_sampling"] | {"max_tokens": DEFAULTS["max_tokens"]}
-    extra = {"repetition_detection": DEFAULTS["repetition_detection"]}
-    choice = ask(client, [{"role": "user", "content": idea}], extra_body=extra, **sent).choices[0]
-    assert (choice.finish_reason, right in choice.message.content) == ("stop", True)
 
 
 def test_streamed_is_as_whole(client):

@@ -1,0 +1,237 @@
+"""What a caller of `LLM` may hand over, in vLLM's forms and in shorter ones, made into one form.
+
+What is none of them is refused in one sentence that says what to write.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypedDict
+
+from jaxserve.answer_format import ToolChoice
+from jaxserve.config import EngineConfig
+from jaxserve.errors import BadConfig, InvalidParameter
+from jaxserve.generation import GenerationDefaults
+from jaxserve.sampling_params import RepetitionDetection, SamplingParams
+from jaxserve.structured_outputs import StructuredOutputs
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+Message = dict[str, Any]
+Messages = list[Message]
+
+# What an answer of a chat has where nothing is said, as on the chat page and in `jaxserve run`: small models loop.
+MAX_CHAT_TOKENS = 1024
+REPETITION_DETECTION = RepetitionDetection(min_pattern_size=8, max_pattern_size=160, min_count=5)
+MAX_TEXT_TOKENS = 16  # of a text that is continued, as in vLLM and over HTTP
+
+# vLLM's arguments of LLM(...) that change no answer here, and those of which one value is what is done anyway.
+WITHOUT_EFFECT = frozenset(
+    (
+        *("enforce_eager", "swap_space", "cpu_offload_gb", "disable_log_stats", "max_seq_len_to_capture"),
+        *("disable_custom_all_reduce", "trust_remote_code", "compilation_config", "enable_chunked_prefill"),
+    )
+)
+ONE_VALUE = {
+    "tensor_parallel_size": 1,
+    "pipeline_parallel_size": 1,
+    "data_parallel_size": 1,
+    "tokenizer_mode": "auto",
+    "load_format": "auto",
+    "kv_cache_dtype": "auto",
+    "enable_lora": False,
+    "runner": "generate",
+    "task": "generate",
+}
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of SamplingParams, as keywords of `chat`, `generate` and `stream`."""
+
+    max_tokens: int | None
+    min_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int | None
+    n: int
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]]
+    allowed_token_ids: Sequence[int] | None
+    bad_words: str | Sequence[str]
+    stop: str | Sequence[str]
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+    include_stop_str_in_output: bool
+    skip_special_tokens: bool
+    logprobs: int | None
+    logprob_token_ids: Sequence[int]
+    prompt_logprobs: int | None
+    truncate_prompt_tokens: int | None
+    truncation_side: str
+    repetition_detection: RepetitionDetection | Mapping[str, int] | None
+    structured_outputs: StructuredOutputs | Mapping[str, Any] | None
+    thinking_token_budget: int | None
+    priority: int
+    use_beam_search: bool
+    length_penalty: float
+
+
+class ChatOptions(SamplingOptions, total=False):
+    """The keywords of `chat` and `stream`: these for the chat template and the tools, and those of the sampling.
+
+    tools                    functions that the model may call, as in the chat completions API
+    tool_choice              default: auto if there are tools, and it is known how the model calls them
+    documents                texts for the template
+    add_generation_prompt    end the prompt with the start of an answer; default: True
+    continue_final_message   go on with the last message instead
+    chat_template            a Jinja template in place of the model's own; a helper process renders it
+    chat_template_kwargs     further variables for the template
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: ToolChoice | None
+    documents: Sequence[Mapping[str, str]] | None
+    add_generation_prompt: bool
+    continue_final_message: bool
+    chat_template: str | None
+    chat_template_kwargs: Mapping[str, Any] | None
+
+
+FOR_TEMPLATE = ChatOptions.__annotations__.keys() - SamplingOptions.__annotations__.keys()
+
+
+def engine_config(model: str | None, settings: Mapping[str, Any]) -> EngineConfig:
+    """Return the EngineConfig of LLM's arguments. Raises BadConfig for one that is not known, and says what is near."""
+    import difflib
+
+    known = {field.name for field in fields(EngineConfig)}
+    for name, value in settings.items():
+        if name in known or name in WITHOUT_EFFECT or ONE_VALUE.get(name, ...) == value:
+            continue
+        if name in ONE_VALUE:
+            raise BadConfig(f"{name} must be {ONE_VALUE[name]!r}, got {value!r}: nothing else is served yet.")
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}."
+        raise BadConfig(f"LLM has no setting {name!r}; {hint}")
+    given = {name: value for name, value in settings.items() if name in known}
+    return EngineConfig(**given) if model is None else EngineConfig(model=model, **given)
+
+
+def prompts_of(prompts: Any) -> list[str | list[int]]:
+    """Return the prompts of a call of `generate`, each a text or token ids. One alone is a list of one."""
+    if isinstance(prompts, str | Mapping) or (_is_list(prompts) and prompts and _is_id(prompts[0])):
+        return [_prompt(prompts)]
+    if not _is_list(prompts):
+        raise _wrong("prompts", "a text, a list of token ids, or a list of these", prompts)
+    if prompts and all(isinstance(each, Mapping) and "role" in each for each in prompts):
+        raise InvalidParameter("generate continues texts; for messages write llm.chat(messages).", "prompts")
+    return [_prompt(prompt) for prompt in prompts]
+
+
+def _prompt(prompt: Any) -> str | list[int]:
+    if isinstance(prompt, Mapping):
+        given = [key for key in ("prompt", "prompt_token_ids") if prompt.get(key) is not None]
+        if len(given) != 1 or prompt.keys() - {"prompt", "prompt_token_ids"}:
+            raise _wrong("prompts", 'a dict with "prompt" or "prompt_token_ids" and nothing else', dict(prompt))
+        prompt = prompt[given[0]]
+    if isinstance(prompt, str):
+        return prompt
+    if _is_list(prompt) and all(_is_id(each) for each in prompt):
+        return [int(each) for each in prompt]
+    raise _wrong("prompts", "texts or lists of token ids", prompt)
+
+
+def conversations_of(messages: Any) -> tuple[list[Messages], bool]:
+    """Return the conversations of a call of `chat`, and whether it was given a list of them."""
+    if isinstance(messages, str):
+        return [[{"role": "user", "content": messages}]], False
+    if isinstance(messages, Mapping):
+        return [_conversation([messages])], False
+    if not _is_list(messages) or not messages:
+        raise _wrong("messages", 'a text, a list of messages like {"role": "user", "content": "…"}', messages)
+    if all(isinstance(each, Mapping) for each in messages):
+        return [_conversation(messages)], False
+    if all(_is_list(each) for each in messages):
+        return [_conversation(each) for each in messages], True
+    raise InvalidParameter(
+        "messages must be messages, or conversations, each a list of them; for texts write"
+        ' [[{"role": "user", "content": text}] for text in texts].',
+        "messages",
+    )
+
+
+def _conversation(messages: Any) -> Messages:
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise _wrong("messages", 'objects like {"role": "user", "content": "…"}', message)
+    return [dict(message) for message in messages]
+
+
+def is_conversation(prompt: Any) -> bool:
+    """Whether what is streamed are messages, and not a prompt to continue."""
+    return _is_list(prompt) and bool(prompt) and isinstance(prompt[0], Mapping) and "role" in prompt[0]
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of a chat that are for its template, and the others, which are for the sampler."""
+    for_template = {name: value for name, value in options.items() if name in FOR_TEMPLATE}
+    return for_template, {name: value for name, value in options.items() if name not in FOR_TEMPLATE}
+
+
+def params_of(given: Any, options: Mapping[str, Any], number: int) -> list[SamplingParams]:
+    """Return the SamplingParams of so many prompts: what `given` says (one for all, or one each), under the options."""
+    many = list(given) if _is_list(given) else [given] * number
+    if len(many) != number:
+        raise InvalidParameter(
+            f"sampling_params has {len(many)} values for {number} prompts; give one each, or one for all.",
+            "sampling_params",
+        )
+    return [_under(each, options) for each in many]
+
+
+def _under(given: Any, options: Mapping[str, Any]) -> SamplingParams:
+    unknown = sorted(options.keys() - SamplingOptions.__annotations__.keys())
+    if unknown:
+        raise InvalidParameter(
+            f"{unknown[0]} is neither an option of this call nor a field of SamplingParams.", unknown[0]
+        )
+    if isinstance(given, Mapping):
+        given = _under(None, given)
+    if given is None:
+        return SamplingParams(**options)
+    if not isinstance(given, SamplingParams):
+        raise _wrong("sampling_params", "SamplingParams(…), or left out for keywords like temperature=0", given)
+    return replace_given(given, options)
+
+
+def replace_given(params: SamplingParams, options: Mapping[str, Any]) -> SamplingParams:
+    """Return the same with these fields set, and only those marked as given that were, or are now."""
+    said = {name: getattr(params, name) for name in params.given}
+    return SamplingParams(**{**said, **options})
+
+
+def over_defaults(params: SamplingParams, defaults: GenerationDefaults, **fallback: Any) -> SamplingParams:
+    """Return params in which the fields that nobody set are the model's own, as over HTTP, or those of `fallback`.
+
+    A fallback for max_tokens gives way to the longest answer that the model's files ask for.
+    """
+    own = {name: value for name, value in defaults.values.items() if name != "max_new_tokens"}
+    if "max_new_tokens" in defaults.values:
+        fallback.pop("max_tokens", None)
+    said = {name: getattr(params, name) for name in params.given}
+    return SamplingParams(**{**fallback, **own, **said})
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_id(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)  # numpy's integers, too
+
+
+def _wrong(param: str, allowed: str, value: Any) -> InvalidParameter:
+    shown = repr(value)
+    return InvalidParameter(f"{param} must be {allowed}; got {shown[:60]}{'…' if len(shown) > 60 else ''}.", param)

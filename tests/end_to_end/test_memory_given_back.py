@@ -1,0 +1,43 @@
+"""`LLM.close` gives the process's memory back: measured in a process of its own, on the default model."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests import assets
+
+pytestmark = pytest.mark.assets
+
+MEASURE = """
+import sys
+
+import psutil
+
+from jaxserve import LLM
+
+
+def resident():
+    return psutil.Process().memory_info().rss
+
+
+def loaded():
+    llm = LLM(sys.argv[1], quiet=True, max_model_len=1024, max_num_seqs=4, max_num_batched_tokens=64)
+    llm.generate(["x " * 400] * 4, max_tokens=2)  # touches pages of the cache
+    return llm
+
+
+loaded().close()  # imports, compiled programs and what JAX keeps for ever
+before = resident()
+llm = loaded()
+full = resident()
+llm.close()
+print(full - before, full - resident())
+"""
+
+
+def test_closing_gives_back_95_percent_of_what_opening_took() -> None:
+    words = [sys.executable, "-c", MEASURE, str(assets.model())]
+    taken, given_back = map(int, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+    assert taken > 300 << 20  # else nothing was measured
+    assert given_back >= 0.95 * taken
