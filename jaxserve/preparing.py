@@ -201,6 +201,7 @@ class Preparer:
     ) -> Callable[[], Reader] | None:
         if not self._dialect.reads_reasoning and (not format.tools or format.tool_choice == "none"):
             return None
+        self._dialect.read_schemas(format)
         skips = params.skip_special_tokens
         return partial(self._dialect.reader, format, is_constrained=is_constrained, skip_special_tokens=skips)
 

@@ -78,6 +78,7 @@ def _errors_of(param: str) -> Iterator[None]:
     try:
         yield
     except InvalidParameter as error:
+        param = error.param or param
         raise InvalidParameter(f"{param}: {error}", param) from None
     except UnicodeEncodeError:
         raise InvalidParameter(f"{param} holds half a surrogate pair, which is no text.", param) from None

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.keywords import DRAFTS_WHERE_REF_STANDS_ALONE, cannot_enforce, check_keywords
+from jaxserve.structured.keywords import DRAFTS_WHERE_REF_STANDS_ALONE, about_types, cannot_enforce, check_keywords
 
 _APART = {"$ref", "allOf", "anyOf", "oneOf", "$defs", "definitions"}
 
@@ -44,10 +44,14 @@ Merge = Callable[..., Any]
 
 
 class Document:
-    """What all schemas of one text share: its root, and the plain keywords of each schema, always the same ones."""
+    """What all schemas of one text share: its root, and the plain keywords of each schema, always the same ones.
 
-    def __init__(self, root: Any) -> None:
+    is_lenient   of each schema only what it says about types counts, and nothing is refused
+    """
+
+    def __init__(self, root: Any, is_lenient: bool = False) -> None:
         self.root = root
+        self.is_lenient = is_lenient
         head = root if isinstance(root, dict) else {}
         dialect = str(head.get("$schema"))
         self.ref_stands_alone = any(draft in dialect for draft in DRAFTS_WHERE_REF_STANDS_ALONE)
@@ -58,7 +62,8 @@ class Document:
     def plain(self, schema: dict[str, Any]) -> dict[str, Any]:
         """The keywords that are merged as they are; always the same dictionary for the same schema."""
         if id(schema) not in self._plain:  # the schema itself is kept, so that its id is not given to another
-            self._plain[id(schema)] = schema, {key: schema[key] for key in schema if key not in _APART}
+            kept = about_types(schema) if self.is_lenient else schema
+            self._plain[id(schema)] = schema, {key: kept[key] for key in kept if key not in _APART}
         return self._plain[id(schema)][1]
 
     def without_values(self, part: Source) -> Source:
@@ -85,6 +90,13 @@ class Document:
         if not isinstance(target, dict | bool):
             raise InvalidParameter(f"'$ref' at {source.path} points at no schema: {reference[:200]!r}.")
         return Source(target, local or "#", is_embedded)
+
+    def has_target(self, source: Source) -> bool:
+        """Whether `$ref` points at a schema in this document."""
+        try:
+            return self.target(source) is not None
+        except InvalidParameter:
+            return False
 
 
 def _step(target: Any, name: str) -> Any:
@@ -137,6 +149,8 @@ class Conjunction:
         elif isinstance(source.schema, bool):
             self.is_false |= not source.schema
         elif id(source.schema) in following:
+            if self._document.is_lenient:
+                return
             raise InvalidParameter(f"'$ref' at {source.path} refers to itself without end.")
         elif id(source.schema) not in self._seen:
             self._seen.add(id(source.schema))
@@ -145,6 +159,8 @@ class Conjunction:
     def _choose(self, choice: Choice, following: tuple[int, ...]) -> None:
         """One of the options must hold, which needs no saying where one does."""
         if not choice.identities.isdisjoint(following):
+            if self._document.is_lenient:
+                return
             raise InvalidParameter(f"'$ref' in {choice.options[0].path} leads back there without end.")
         if choice.identities.isdisjoint(self._held) and all(
             choice.identities != other.identities for other in self.choices
@@ -152,13 +168,16 @@ class Conjunction:
             self.choices.append(choice)
 
     def _take_apart(self, source: Source, following: tuple[int, ...]) -> None:
-        schema = source.schema
+        schema = about_types(source.schema) if self._document.is_lenient else source.schema
+        if self._document.is_lenient and "$ref" in schema and not self._document.has_target(source):
+            schema = {key: schema[key] for key in schema if key != "$ref"}
         if "$ref" in schema and self._document.ref_stands_alone:
             self.add(self._document.target(source), following)
             return
-        check_keywords(schema, source.path)
+        if not self._document.is_lenient:
+            check_keywords(schema, source.path)
         self.is_false |= "not" in schema and schema["not"] is not False
-        plain = self._document.plain(schema)
+        plain = self._document.plain(source.schema)
         place = "properties" if "properties" in plain else next(iter(plain), None)
         for keyword in schema:
             if keyword == place:

@@ -4,7 +4,7 @@ Drafts 4 to 2020-12 are read alike: `items` may be a list with `additionalItems`
 that are no keywords of any draft are annotations too, as the specification has it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxserve.errors import InvalidParameter
@@ -122,6 +122,34 @@ SAYS_NOTHING: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "disallow": lambda value, schema: value == [],
     "extends": lambda value, schema: value in ({}, []),
 }
+
+
+_ABOUT_TYPES = ("$ref", "allOf", "anyOf", "oneOf", "enum", "const", "properties", "additionalProperties")
+
+
+def about_types(schema: dict[str, Any]) -> dict[str, Any]:
+    """The keywords that say of which type a value is, those left out that do not hold what they must."""
+    kept = {key: schema[key] for key in _ABOUT_TYPES if key in schema and ENFORCED[key][0](schema[key])}
+    if isinstance(schema.get("properties"), dict):
+        kept["properties"] = {name: each for name, each in schema["properties"].items() if _is_schema(each)}
+    said = schema.get("type")
+    types = [name for name in (said if isinstance(said, list) else [said]) if name in TYPES]
+    if not types and not kept.keys() - {"properties", "additionalProperties"} and (hint := type_hint(schema)):
+        types = [hint]
+    return kept | ({"type": types} if types else {})
+
+
+_HINTS = {
+    "string": ("minLength", "maxLength", "pattern", "format", "allOf"),
+    "object": ("properties", "patternProperties", "additionalProperties", "required", "minProperties"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+}
+
+
+def type_hint(schema: Mapping[str, Any]) -> str | None:
+    """The type that the keywords of a schema are about which says none itself."""
+    return next((name for name, keys in _HINTS.items() if any(key in schema for key in keys)), None)
 
 
 def check_keywords(schema: dict[str, Any], path: str) -> None:

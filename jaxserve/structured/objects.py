@@ -64,10 +64,13 @@ class _Keys:
         return replace(self, properties=self.properties | dict.fromkeys(names, False))
 
 
-def merged_objects(merge: Merge, parts: Sequence[Source], closed: bool | None) -> list[dict[str, Any]]:
+def merged_objects(
+    merge: Merge, parts: Sequence[Source], closed: bool | None, *, is_limited: bool = True
+) -> list[dict[str, Any]]:
     """Keywords for objects, one set of which must hold; none: there is no such object.
 
     closed: objects that declare nothing accept no keys either; None: undeclared keys are never closed out.
+    is_limited: as many properties may be optional as llguidance can follow.
     """
     names = list(dict.fromkeys(name for part in parts for name in part.schema.get("properties", ())))
     required = tuple(dict.fromkeys(name for part in parts for name in part.schema.get("required", ())))
@@ -84,7 +87,7 @@ def merged_objects(merge: Merge, parts: Sequence[Source], closed: bool | None) -
     keys = _with_names(merge, keys, parts)
     if any(keys.properties[name] is False for name in required):
         return []
-    if len(keys.optional) > MAX_OPTIONAL:
+    if is_limited and len(keys.optional) > MAX_OPTIONAL:
         path = next(part.path for part in parts if "properties" in part.schema)
         raise cannot_enforce("properties", path, f"more than {MAX_OPTIONAL} of them are optional")
     return _counted(keys, parts)

@@ -1,111 +1,160 @@
-"""What each parameter of a call may be, where arguments are written one by one and strings are not quoted."""
+"""What the arguments of a call may be, where they are written one by one: one reading for grammars and for parsing.
 
-import re
+A parameter's value that is not written as JSON is text whose type only the schema tells. `Value.read` takes a text for
+what its schema allows, listed strings first, then null, numbers, booleans, objects and arrays, then any other string. A
+grammar lets a text through only if what is read from it is valid.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.keywords import cannot_enforce
-from jaxserve.structured.schema import JsonGrammar, Merger, grammar_of, merger_of
+from jaxserve.structured.keywords import cannot_enforce, type_hint
+from jaxserve.structured.patterns import finds
+from jaxserve.structured.schema import Merger, merger_of
 from jaxserve.structured.shapes import Schema
+from jaxserve.structured.values import Value
 
-_TEXT_KEYWORDS = {"type", "minLength", "maxLength", "pattern", "allOf"}
+MAX_SCHEMAS = 1_000  # 0.05 s, or 1 s where every one has a hundred options
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
-    """One property. json: the grammar of its JSON; None: it is text, one of `texts` if there are any.
+class Members:
+    """The members that one kind of object may have.
 
-    conditions   regular expressions, each of which the whole text matches
+    declared     name → merged schema, in order; False: there is no such member
+    required     names of those that there must be
+    others       (pattern that a name must match, None: matches none of them; merged schema) for names not declared
+    num_others   (fewest, most) of these; most None: any number
     """
 
-    name: str
-    is_required: bool
-    json: JsonGrammar | None = None
-    texts: tuple[str, ...] = ()
-    conditions: tuple[str, ...] = ()
+    declared: Mapping[str, Any]
+    required: frozenset[str]
+    others: tuple[tuple[str | None, Any], ...]
+    num_others: tuple[int, int | None]
+
+    def schemas_for(self, name: str) -> list[Any]:
+        """All schemas that hold for the value under this name, where it is allowed."""
+        if name in self.declared:
+            return [self.declared[name]] if self.declared[name] is not False else []
+        matching = [schema for pattern, schema in self.others if pattern is not None and finds(pattern, name)]
+        return matching or [schema for pattern, schema in self.others if pattern is None]
 
 
-def parameters_of(shape: Schema) -> list[Parameter]:
-    """In declared order. Raises InvalidParameter for a schema that is more than an object of declared properties."""
-    merger = merger_of(shape)
+class Arguments:
+    """The arguments of one function.
+
+    alternatives   one of these kinds of objects they are
+    whole          the merged schema of all of them
+    merger         knows what `$ref` in them points at
+    """
+
+    def __init__(self, alternatives: list[Members], whole: Any, merger: Merger) -> None:
+        self.alternatives = alternatives
+        self.whole = whole
+        self.merger = merger
+        self._values: dict[str, Value] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """All that are declared."""
+        names = ((name, schema) for members in self.alternatives for name, schema in members.declared.items())
+        return list(dict.fromkeys(name for name, schema in names if schema is not False))
+
+    def value(self, name: str) -> Value:
+        """How the text of a parameter is read; a string where nothing is said of it.
+
+        Where kinds of objects differ in it, its type alone decides: which kind it is, is not known yet.
+        """
+        if name not in self._values:
+            schemas = [schema for members in self.alternatives for schema in members.schemas_for(name)]
+            self._values[name] = self._merged(schemas)
+        return self._values[name]
+
+    @property
+    def other_value(self) -> Value:
+        """How the text of a parameter may be read that is declared nowhere."""
+        return self._merged([schema for members in self.alternatives for _, schema in members.others])
+
+    def own_value(self, schema: Any) -> Value:
+        """How a text would be read if this schema alone held."""
+        return Value.from_options(options_of(schema, self.merger.definitions))
+
+    def _merged(self, schemas: list[Any]) -> Value:
+        values = [self.own_value(schema) for schema in schemas or ({},)]
+        return values[0] if all(value == values[0] for value in values) else Value.of_types(values)
+
+
+def arguments_of(shape: Schema, *, is_lenient: bool = False) -> Arguments:
+    """Read the schema of a function's parameters. is_lenient: as far as it says anything about types.
+
+    Raises InvalidParameter for what cannot be enforced where arguments are written one by one.
+    """
+    merger = merger_of(shape, MAX_SCHEMAS, is_lenient=is_lenient)
     whole = merger.whole(is_object=True)
-    if whole is False:
+    options = list(options_of(whole, merger.definitions))
+    if not options:
         raise InvalidParameter("no JSON value is valid under the schema.")
-    if whole.get("type") != "object" or whole.get("additionalProperties") is not False or "patternProperties" in whole:
-        raise InvalidParameter("parameters that are not written as JSON need a schema of declared properties alone.")
-    required = whole.get("required", ())
-    found = []
-    for name, schema in whole.get("properties", {}).items():
-        if schema is not False:
-            found.append(_parameter(name, name in required, schema, merger, shape))
-    return found
+    return Arguments([_arguments_members(option) for option in options], whole, merger)
 
 
-def _parameter(name: str, is_required: bool, schema: Any, merger: Merger, shape: Schema) -> Parameter:
-    """Text wherever it may be a string: what reads it then takes it for the first of the types that it fits."""
-    options = schema.get("anyOf", [schema])
-    texts = [text for option in options if (said := _texts(option)) is not None for text in said]
-    if all(_texts(option) is not None for option in options) and any("enum" in option for option in options):
-        return Parameter(name, is_required, texts=tuple(texts))
-    if not any(_may_be_string(option, merger.definitions, frozenset()) for option in options):
-        return Parameter(name, is_required, json=grammar_of(schema, merger, shape.whitespace))
-    bare = [option for option in options if option.keys() == {"type"}]
-    others = [option for option in options if option.keys() != {"type"}]
-    if len(others) > 1 or not all(option.keys() <= _TEXT_KEYWORDS and "type" in option for option in others):
-        keyword = "anyOf" if len(options) > 1 else min(schema.keys() - _TEXT_KEYWORDS, default="type")
-        raise _cannot(keyword, name)
-    is_any = any("string" in option["type"] for option in bare)
-    conditions = () if is_any or not others else _conditions(others[0], name)
-    return Parameter(name, is_required, conditions=conditions)
+def options_of(schema: Any, definitions: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the plain schemas of which one holds: no `$ref`, no `anyOf`, and each says its type or lists its values."""
+    waiting, seen = [schema], set()
+    while waiting:
+        option = waiting.pop(0)
+        if option is False:
+            continue
+        if "$ref" in option:
+            name = option["$ref"].removeprefix("#/$defs/")
+            if name not in seen:
+                seen.add(name)
+                waiting.insert(0, definitions[name])
+        elif "anyOf" in option:
+            waiting[:0] = option["anyOf"]
+        else:
+            yield with_type(option)
 
 
-def _texts(option: dict[str, Any]) -> tuple[str, ...] | None:
-    """The texts of a listed string, or of null; None for anything else."""
-    if option == {"type": "null"}:
-        return ("null",)
-    values = option.get("enum")
-    return tuple(values) if values and all(isinstance(value, str) for value in values) else None
+def with_type(option: dict[str, Any]) -> dict[str, Any]:
+    """The schema with a type: where none is said the one that its keywords are about, else string."""
+    if "type" in option or "enum" in option:
+        return option
+    return {"type": type_hint(option) or "string", **option}
 
 
-def _cannot(keyword: str, name: str) -> InvalidParameter:
-    return cannot_enforce(keyword, f"#/properties/{name}", "this parameter is written without quotes")
+def _arguments_members(option: Mapping[str, Any]) -> Members:
+    if "enum" in option:
+        raise cannot_enforce("enum", "#", "arguments are written one by one here, and it lists whole objects")
+    return members_of(option)
 
 
-def _may_be_string(schema: Any, definitions: dict[str, Any], seen: frozenset[str]) -> bool:
-    if schema is False:
-        return False
-    if "$ref" in schema:
-        reference = schema["$ref"].removeprefix("#/$defs/")
-        if reference in seen:
-            return False
-        return _may_be_string(definitions[reference], definitions, seen | {reference})
-    if "anyOf" in schema:
-        return any(_may_be_string(option, definitions, seen) for option in schema["anyOf"])
-    if "enum" in schema:
-        return any(isinstance(value, str) for value in schema["enum"])
-    return "string" in schema.get("type", "string")
+def members_of(option: Mapping[str, Any]) -> Members:
+    """The members of a merged schema of objects."""
+    required = frozenset(option.get("required", ()))
+    others = [(pattern, schema) for pattern, schema in option.get("patternProperties", {}).items()]
+    others.append((None, option.get("additionalProperties", {})))
+    most = option.get("maxProperties")
+    fewest = max(option.get("minProperties", 0) - len(required), 0)
+    return Members(
+        option.get("properties", {}),
+        required,
+        tuple((pattern, schema) for pattern, schema in others if schema is not False),
+        (fewest, None if most is None else most - len(required)),
+    )
 
 
-def _conditions(schema: dict[str, Any], name: str) -> tuple[str, ...]:
-    found = []
-    if "minLength" in schema or "maxLength" in schema:
-        found.append(f"(?s:.){{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}")
-    for rule in [schema, *schema.get("allOf", ())]:
-        if "format" in rule:
-            raise _cannot("format", name)
-        if "pattern" in rule:
-            found.append(_whole(rule["pattern"], name))
-    return tuple(found)
+@lru_cache(256)
+def read_arguments(schema: str) -> Arguments | None:
+    """Read the schema of a function's parameters for parsing alone; None: nothing can be known of them.
 
-
-def _whole(pattern: str, name: str) -> str:
-    """A pattern that is searched for, as one that the whole text matches."""
-    if "|" in pattern and re.match(r"\^|.*\$", pattern, re.S) and not re.fullmatch(r"\^\(\?:.*\)\$", pattern, re.S):
-        raise _cannot("pattern", name)
-    before, after = "(?s:.*)", "(?s:.*)"
-    if pattern.startswith("^"):
-        before, pattern = "", pattern[1:]
-    if pattern.endswith("$") and not pattern.endswith("\\$"):
-        pattern, after = pattern[:-1], ""
-    return f"{before}(?:{pattern}){after}"
+    Where something cannot be enforced, or does not hold what it must, the types that are said still count.
+    """
+    for is_lenient in (False, True):
+        try:
+            return arguments_of(Schema(schema), is_lenient=is_lenient)
+        except InvalidParameter:
+            continue
+    return None

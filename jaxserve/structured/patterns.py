@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
+from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 
@@ -69,6 +70,21 @@ def finds(pattern: str, text: str) -> bool:
 def byte_tokenizer() -> LLTokenizer:
     """Where every byte is a token, and nothing else is."""
     return LLTokenizer("byte")
+
+
+def is_json_of(schema: dict[str, Any], value: Any) -> bool:
+    """Whether llguidance takes a value for valid under a merged schema."""
+    grammar = LLMatcher.grammar_from_json_schema(schema | {"x-guidance": {"whitespace_flexible": False}})
+    matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
+    ids = list(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+    return not matcher.is_error() and matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+@lru_cache(4096)
+def can_match(terminal: str) -> bool:
+    """Whether a terminal, an expression in Lark, matches any text; False also where that is too hard to find out."""
+    matcher = LLMatcher(byte_tokenizer(), f"start: T\nT: {terminal}", log_level=0, limits=_LIMITS)
+    return not matcher.is_error() and not matches_nothing(matcher) and not matcher.is_error()
 
 
 def is_within(pattern: str, other: str) -> bool:

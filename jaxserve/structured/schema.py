@@ -50,12 +50,12 @@ def json_grammar(shape: Schema) -> JsonGrammar:
     return grammar_of(schema, merger, shape.whitespace)
 
 
-def merger_of(shape: Schema) -> "Merger":
+def merger_of(shape: Schema, max_schemas: int = MAX_SCHEMAS, *, is_lenient: bool = False) -> "Merger":
     """The merger of the schema's document. Raises InvalidParameter when the text is no schema."""
     root = read_json(shape.schema, "the JSON schema", MAX_DEPTH)
     if not isinstance(root, dict | bool):
         raise InvalidParameter(f"a JSON schema must be an object, got {type(root).__name__}.")
-    return Merger(Document(root), shape.closed)
+    return Merger(Document(root, is_lenient), shape.closed, max_schemas)
 
 
 def grammar_of(schema: Any, merger: "Merger", whitespace: Whitespace) -> JsonGrammar:
@@ -67,13 +67,13 @@ def grammar_of(schema: Any, merger: "Merger", whitespace: Whitespace) -> JsonGra
     if merger.has_mixed_keys:
         # A key may otherwise be written with \u escapes, and so pass for another one than it is.
         options["json_allowed_escapes"] = 'nrbtf\\"'
-    _check_width(schema, merger)
+    check_width(schema, merger)
     if has_decimal(schema) or has_decimal(merger.definitions):
         return JsonGrammar(lark=JsonRules(merger.definitions, options).grammar(schema))
     return JsonGrammar(schema | {"$defs": merger.definitions, "x-guidance": options})
 
 
-def _check_width(schema: Any, merger: "Merger") -> None:
+def check_width(schema: Any, merger: "Merger") -> None:
     """Raises InvalidParameter where more may come next than can be followed."""
     widest = Width(schema, merger.definitions)
     if widest.count > MAX_OPTIONAL:
@@ -89,11 +89,12 @@ class Merger:
 
     definitions      what the `$ref`s of the result point at, by name
     closed           objects that declare nothing accept no keys either
+    max_schemas      of the result, parts of parts included
     has_mixed_keys   some object says different things of different keys
     unenforced       the formats that are annotations here
     """
 
-    def __init__(self, document: Document, closed: bool) -> None:
+    def __init__(self, document: Document, closed: bool, max_schemas: int = MAX_SCHEMAS) -> None:
         self.definitions: dict[str, Any] = {}
         self.closed = closed
         self.has_mixed_keys = False
@@ -103,12 +104,13 @@ class Merger:
         self._names: dict[tuple[int, ...], str] = {}
         self._places: dict[int, tuple[Any, str, str]] = {}  # of results, by their identities
         self._kept: list[Source] = []  # schemas that are in no document, whose identities must stay theirs
+        self._max_schemas = max_schemas
         self._num_schemas = 0
 
     def whole(self, *, is_object: bool = False) -> Any:
         """The document's schema. False: nothing is valid under it."""
         schema = self.schema(Source(self._document.root), *([Source(_OBJECT)] if is_object else []))
-        if endless(self.definitions):
+        if not self._document.is_lenient and endless(self.definitions):
             raise InvalidParameter(
                 "the JSON schema has a '$ref' that leads back there without end: no value is finite."
             )
@@ -149,8 +151,9 @@ class Merger:
 
     def _merged(self, conjunction: Conjunction) -> Any:
         self._num_schemas += 1
-        if self._num_schemas > MAX_SCHEMAS:
-            raise InvalidParameter(f"the JSON schema is too complex: its parts multiply to more than {MAX_SCHEMAS}.")
+        if self._num_schemas > self._max_schemas:
+            most = self._max_schemas
+            raise InvalidParameter(f"the JSON schema is too complex: its parts multiply to more than {most}.")
         if conjunction.choices:
             first, *others = conjunction.choices
             held, parts = conjunction.held, conjunction.parts
@@ -192,7 +195,8 @@ class Merger:
         if "object" not in allowed:
             return result | _type(types)
         # Values that are listed bring their own keys.
-        objects = merged_objects(self.schema, parts, None if values is not None else self.closed)
+        closed = None if values is not None else self.closed
+        objects = merged_objects(self.schema, parts, closed, is_limited=not self._document.is_lenient)
         self.has_mixed_keys |= any(map(has_mixed_keys, objects))
         return _with_objects(result, types, objects)
 

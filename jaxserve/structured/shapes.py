@@ -50,23 +50,28 @@ class Schema:
     schema          the schema, as JSON text
     closed          no undeclared keys even in objects that declare none; those that declare some are always closed
     is_object       only an object will do, whatever the schema says
+    param           the field of the request that it came in, named where it is refused; "": the caller knows
     """
 
     schema: str
     whitespace: Whitespace = Whitespace()
     closed: bool = False
     is_object: bool = False
+    param: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The properties that a schema declares, one after the other, as families write arguments that do not write JSON.
+    """The members of an object that a schema describes, as families write arguments that do not write JSON.
 
-    Each is: before_name, its name, after_name, its value, after_value. Strings stand there as they are, and hold no
-    after_value; all else is JSON.
+    Each is: before_name, its name, after_name, its value, after_value. Strings stand there as they are; all else is
+    JSON. A text that begins or ends with a newline is read without it, unless after_name or after_value has it.
 
     after_name_json   instead of after_name before a value that is JSON; None: the same
     has_blanks        blanks may stand around JSON values and between parameters
+    stops             no string may hold any of these, as a reader would end it there
+    name_end          what ends a name, which cannot hold it; "": after_name without the white space around it
+    names             a regex of names that are declared nowhere
     """
 
     schema: Schema
@@ -75,6 +80,24 @@ class Parameters:
     after_value: str
     after_name_json: str | None = None
     has_blanks: bool = False
+    stops: tuple[str, ...] = ()
+    name_end: str = ""
+    names: str = r"[\w.-]{1,64}"
+
+
+@dataclass(frozen=True, slots=True)
+class LiteralArguments:
+    """The members of an object that a schema describes: name, equals, value, with commas between them.
+
+    quote   stands before and after every string, which cannot hold it, and keys have no quotes; None: values are JSON
+    names   a regex that every name matches
+    """
+
+    schema: Schema
+    equals: str
+    comma: str
+    quote: str | None
+    names: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +173,7 @@ Shape = (
     | Choice
     | Schema
     | Parameters
+    | LiteralArguments
     | Regex
     | Text
     | Lark

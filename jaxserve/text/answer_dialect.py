@@ -1,7 +1,7 @@
 """A model's dialects, bound to its tokenizer: how its answers are read, and what they must look like if forced."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from jaxserve.errors import BadConfig, InvalidParameter
 from jaxserve.structured.shapes import Shape
 from jaxserve.text.answer_reading import read_answer
 from jaxserve.text.call_formats.format import functions, in_order
+from jaxserve.text.call_formats.tagged import TaggedCalls
 from jaxserve.text.dialect import ReasoningDialect, ToolDialect, random_id
 from jaxserve.text.dialects import IDENTITY, REASONING_PARSERS, RESPONSE_TEMPLATE, TOOL_PARSERS
 from jaxserve.text.dialects.generic import ARRAY, bare_arguments
@@ -129,6 +130,13 @@ class AnswerDialect:
         unmarked = functions(format.tools) if is_free and format.tools else None
         return Reader(format, partial(self._read, format, tools, inside), new_id, shown, unmarked)
 
+    def read_schemas(self, format: AnswerFormat) -> None:
+        """Read the tools' schemas where texts get their types from them, which may take tenths of a second."""
+        tools = self._tools(format)
+        is_untyped = isinstance(tools, ToolDialect) and isinstance(tools.format, TaggedCalls)
+        for function in functions(format.tools).values() if is_untyped else ():
+            function.value("")
+
     def _read(
         self,
         format: AnswerFormat,
@@ -137,7 +145,10 @@ class AnswerDialect:
         tape: Tape,
         reader: Reader,
     ) -> Reading[None]:
-        declared = functions(format.tools)
+        declared = {
+            name: each if format.must_call or each.strict else replace(each, enforced=False)
+            for name, each in functions(format.tools).items()
+        }
         if self.template is not None and (self.tools is not None or not format.must_call):
             looks = bool(format.tools) and format.tool_choice != "none"
             return self.template.read_answer(tape, reader, declared, format.prompt_text, looks)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.text.answer_reading import Answer, calls_or_content
-from jaxserve.text.call_formats.coercion import coerced
 from jaxserve.text.call_formats.format import Function, Functions
 from jaxserve.text.call_formats.json_calls import JsonCalls, arguments
 from jaxserve.text.dialect import ReasoningDialect, ToolDialect
-from jaxserve.text.json_tape import written
+from jaxserve.text.json_tape import parsed, written
 from jaxserve.text.markers import Malformed, Reading, Tape, ignore
 from jaxserve.text.regions import Region, Regions, StrippedText
 
@@ -184,4 +183,4 @@ def _processed(
 
 def _typed(value: Any, key: str, function: Function) -> Any:
     """A value that is untyped text, by the parameter's schema."""
-    return coerced(value, function.types_of(key)) if isinstance(value, str) else value
+    return parsed(function.value(key).read(value)) if isinstance(value, str) else value

@@ -12,6 +12,7 @@ from jaxserve.structured.shapes import (
     Either,
     Lark,
     Literal,
+    LiteralArguments,
     Optional,
     Parameters,
     Regex,
@@ -166,17 +167,125 @@ def test_parameters_may_say_what_is_json():
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
-        ({"type": "object"}, "declared properties"),
-        ({"type": "object", "properties": {}, "additionalProperties": True}, "declared properties"),
         ({"type": "array"}, "no JSON value"),
-        ({"properties": {"a": {"anyOf": [{"type": "string"}, {"minimum": 3}]}}}, "'anyOf' at #/properties/a"),
-        ({"properties": {"a": {"type": ["string", "integer"], "minimum": 3}}}, "'minimum' at #/properties/a"),
-        ({"properties": {"a": {"enum": ["x", 1]}}}, "'enum' at #/properties/a"),
+        ({"enum": [{"a": 1}]}, "'enum' at #"),
+        ({"properties": {"a": {"type": "string", "pattern": "a(b$|c)"}}}, "'pattern' at #/properties/a"),
+        ({"properties": {"a>": {"type": "string"}}}, "'properties' at #.*'a>'"),
+        ({"properties": {"a": {"const": "x</p>"}}, "required": ["a"]}, "#/properties/a"),
+        ({"properties": {"a": {"type": "string", "maxLength": 10**9}}}, "'maxLength' at #/properties/a"),
+        ({"properties": {"a": {"not": {"const": "x"}}}}, "'not' at #/properties/a"),
     ],
 )
-def test_parameters_of_another_kind_are_refused(schema, reason):
+def test_parameters_that_cannot_be_enforced_are_refused_by_name(schema, reason):
     with pytest.raises(InvalidParameter, match=reason):
         matcher_of(parameters(schema))
+
+
+MIXED = {
+    "s": {"type": ["string", "integer", "null"]},
+    "n": {"anyOf": [{"type": "string", "pattern": "px$"}, {"type": "integer", "minimum": 5}]},
+    "e": {"enum": ["1", 2, None]},
+    "j": {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "array", "items": {"type": "integer"}}]},
+}
+TEXTS = {
+    "s": (["", "a b", "3", "null", "3.5"], []),
+    "n": (["7", "7px", "px"], ["3", "7pt", "null"]),
+    "e": (["1", "2", "null"], ["3", "", "nul"]),
+    "j": (["abc", "[1,2]", ""], ["abcd", '["a"]', "[1"]),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_parameters_may_be_text_or_something_else(name):
+    matcher = matcher_of(parameters({"properties": {name: MIXED[name]}, "required": [name]}))
+    good, bad = TEXTS[name]
+    assert [text for text in good if not accepts(matcher, f"<p={name}>{text}</p>")] == []
+    assert [text for text in bad if accepts(matcher, f"<p={name}>{text}</p>")] == []
+
+
+def test_parameters_that_are_not_declared_come_last():
+    whole = {"properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "boolean"}, "maxProperties": 2}
+    shape = parameters(whole)
+    good = ["", "<p=a>1</p>", "<p=a>1</p><p=x>true</p>", "<p=x>true</p><p=y>false</p>"]
+    bad = ["<p=x>1</p>", "<p=x>true</p><p=a>1</p>", "<p=a>1</p><p=x>true</p><p=y>true</p>", "<p=>true</p>"]
+    assert judged(shape, *good, *bad) == [True] * len(good) + [False] * len(bad)
+
+
+FORMATTED = {
+    "uuid": ("123e4567-e89b-12d3-a456-426614174000", "123e4567"),
+    "ipv4": ("127.0.0.1", "256.0.0.1"),
+    "ipv6": ("::ffff:1.2.3.4", "1::2::3"),
+    "email": ("a.b@c.de", "a@"),
+    "date": ("2024-02-29", "2023-02-29"),
+    "duration": ("P1DT2H", "P"),
+    "hostname": ("a-b.c", "-a"),
+    "uri": ("https://x.y/z?q#f", "//x"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATTED)
+def test_formats_hold_without_quotes(name):
+    shape = parameters({"properties": {"a": {"type": "string", "format": name}}, "required": ["a"]})
+    assert judged(shape, *(f"<p=a>{text}</p>" for text in FORMATTED[name])) == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        ("b", ["abc", "b"], ["ac"]),
+        ("^a|b$", ["ax", "xb"], ["xax"]),
+        ("^(?:a|b)$", ["a", "b"], ["ab"]),
+        ("(^a|b$)", ["ax", "xb"], ["xax"]),
+        (r"^a\$", ["a$"], ["a"]),
+        ("^[$^|]$", ["|", "$"], ["a"]),
+    ],
+)
+def test_patterns_are_searched_for_without_quotes(pattern, good, bad):
+    shape = parameters({"properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]})
+    assert judged(shape, *(f"<p=a>{text}</p>" for text in good + bad)) == [True] * len(good) + [False] * len(bad)
+
+
+LITERALS = {
+    "properties": {
+        "n": {"type": "integer", "minimum": 3},
+        "list": {
+            "type": "array",
+            "prefixItems": [{"type": "boolean"}],
+            "items": {"$ref": "#/$defs/item"},
+            "maxItems": 3,
+        },
+        "item": {"$ref": "#/$defs/item"},
+        "e": {"enum": ["a", 1, {"b": "c"}]},
+    },
+    "$defs": {
+        "item": {
+            "type": "object",
+            "properties": {
+                "s": {"type": "string", "pattern": "^x"},
+                "in": {"$ref": "#/$defs/item"},
+                "a b": {"type": "null"},
+            },
+            "required": ["s"],
+        }
+    },
+}
+
+
+def test_literals_may_have_quotes_of_their_own():
+    shape = LiteralArguments(Schema(json.dumps(LITERALS)), ":", ",", "''", "[a-z]+")
+    good = [
+        "",
+        "n:3",
+        "n:4,item:{s:''x{''}",
+        "list:[]",
+        "list:[true,{s:''x''},{s:''x'',in:{s:''x''}}],e:{b:''c''}",
+        "e:1",
+    ]
+    good += ["e:''a''", "item:{s:''x'',''a b'':null}"]
+    bad = ["n:2", "e:''b''", "item:{}", "item:{s:''y''}", "list:[1]", "item:{s:''x''},n:3", "n:3,", ",n:3", "z:1"]
+    assert judged(shape, *good, *bad) == [True] * len(good) + [False] * len(bad)
+    shape = LiteralArguments(Schema(json.dumps(LITERALS)), "=", ", ", None, "[a-z]+")
+    assert judged(shape, 'item={"s": "x"}, e="a"', 'item={"s": "y"}', 'e="b"') == [True, False, False]
 
 
 def test_what_was_asked_for_may_be_a_part_of_a_shape():

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxserve.text.call_formats.coercion import coerced, types_of
 from jaxserve.text.call_formats.gemma_literals import GemmaLiterals
 from jaxserve.text.call_formats.python_literals import PythonLiterals
 from jaxserve.text.json_tape import encodable, json_string, json_text, written
@@ -165,50 +164,3 @@ def test_gemma_s_literals_are_read():
         "c": {"d": ""},
         "e": "plain words",
     }
-
-
-@pytest.mark.parametrize(
-    ("schema", "text", "value"),
-    [
-        ({"type": "string"}, "12", "12"),
-        ({}, "12", "12"),
-        (None, "true", "true"),
-        ({"type": "integer"}, "12", 12),
-        ({"type": "integer"}, "3.0", 3),
-        ({"type": "integer"}, "3.5", "3.5"),
-        ({"type": "integer"}, "many", "many"),
-        ({"type": "number"}, "3", 3),
-        ({"type": "number"}, "2.50", 2.5),
-        ({"type": "number"}, "NaN", "NaN"),
-        ({"type": "number"}, "1e999", "1e999"),
-        ({"type": "number"}, "true", "true"),
-        ({"type": "boolean"}, "true", True),
-        ({"type": "boolean"}, "False", False),
-        ({"type": "boolean"}, "1", "1"),
-        ({"type": "null"}, "null", None),
-        ({"type": "object"}, '{"a": [1]}', {"a": [1]}),
-        ({"type": "object"}, "[1]", "[1]"),
-        ({"type": "array"}, '["é"]', ["é"]),
-        ({"type": "array"}, "[" * 100_000, "[" * 100_000),
-        ({"type": ["string", "null"]}, "null", None),
-        ({"type": ["string", "integer"]}, "7", 7),
-        ({"anyOf": [{"type": "boolean"}, {"type": "number"}]}, "1", 1),
-        ({"anyOf": [{"type": "array"}, {"type": "string"}]}, "[x", "[x"),
-        ({"oneOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}, "4", 4),
-        ({"$ref": "#/$defs/loop"}, "4", "4"),
-        ({"enum": [1, 2]}, "2", 2),
-        ({"const": True}, "true", True),
-        ({"type": "integer", "nullable": True}, "null", None),
-        ({"properties": {}}, "{}", {}),
-    ],
-)
-def test_text_becomes_what_its_schema_asks_for_or_stays_text(schema, text, value):
-    root = {"$defs": {"n": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}}}
-    found = coerced(text, types_of(schema, root))
-    assert (found, type(found)) == (value, type(value))
-
-
-def test_a_schema_that_refers_to_itself_in_many_ways_is_looked_at_once():
-    many = {"anyOf": [{"$ref": f"#/$defs/{index}"} for index in range(100)]}
-    root = {"$defs": {str(index): many for index in range(100)} | {"0": {"type": "boolean"}}}
-    assert types_of(many, root) == ("boolean",)

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from jaxserve.exact_json import dump_exact_json
+from jaxserve.structured.parameters import read_arguments
 from jaxserve.structured.shapes import Literal, Schema, Shape
 from jaxserve.structured.shapes import Sequence as InOrder
-from jaxserve.text.call_formats.coercion import types_of
+from jaxserve.structured.values import STRING, Value
 from jaxserve.text.markers import NAME, Reading, Tape
 from jaxserve.text.tool_schemas import without_null_keywords
 
-_DEFINITIONS = ("$defs", "definitions")
 ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -28,37 +29,44 @@ class Calls(Protocol):
     def end(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Function:
-    """One declared function. enforced: a grammar lets only arguments through that its schema allows."""
+    """One declared function.
+
+    enforced   a grammar lets only arguments through that its schema allows
+    param      the field of the request that its schema stands in
+    """
 
     name: str
     parameters: Mapping[str, Any]
     strict: bool = False
     enforced: bool = True
+    param: str = "tools"
 
     @property
     def arguments(self) -> Shape:
         """The JSON object of its arguments."""
-        if not self.enforced:
-            return Schema(ANY_OBJECT, is_object=True)
-        if self.parameters == NO_PARAMETERS:
-            return Literal("{}")
-        return Schema(dump_exact_json(self.parameters), is_object=True)
+        return Literal("{}") if self.enforced and self.parameters == NO_PARAMETERS else self.schema
 
-    def types_of(self, parameter: str) -> tuple[str, ...]:
-        """The JSON types of a parameter, in the order in which they are tried; a string where nothing is declared."""
-        properties = self.parameters.get("properties")
-        return self.types_of_schema(properties.get(parameter) if isinstance(properties, Mapping) else None)
+    @property
+    def schema(self) -> Schema:
+        """What its arguments must be valid under."""
+        return Schema(ANY_OBJECT if not self.enforced else self._json, is_object=True, param=self.param)
 
-    def types_of_schema(self, schema: Any) -> tuple[str, ...]:
-        return types_of(schema, self.parameters)
+    def value(self, parameter: str) -> Value:
+        """How the text of a parameter is read; a string where its schema says nothing of it."""
+        arguments = read_arguments(self._json)
+        return STRING if arguments is None else arguments.value(parameter)
 
-    def schema(self, schema: Any) -> Schema:
-        """JSON of one parameter's schema, with the definitions that it may refer to."""
-        if isinstance(schema, Mapping):
-            schema = {**schema, **{key: self.parameters[key] for key in _DEFINITIONS if key in self.parameters}}
-        return Schema(dump_exact_json(schema))
+    @property
+    def declared(self) -> list[str]:
+        """The names of its parameters."""
+        arguments = read_arguments(self._json)
+        return [] if arguments is None else arguments.names
+
+    @cached_property
+    def _json(self) -> str:
+        return dump_exact_json(self.parameters)
 
 
 Functions = Mapping[str, Function]
@@ -69,11 +77,12 @@ def functions(tools: Sequence[Mapping[str, Any]]) -> Functions:
 
     A function without parameters (absent, null or {}) takes an empty object, as OpenAI documents it.
     """
-    declared = (tool["function"] for tool in without_null_keywords(tools))
-    return {
-        each["name"]: Function(each["name"], each.get("parameters") or NO_PARAMETERS, each.get("strict") is True)
-        for each in declared
-    }
+    found = {}
+    for index, tool in enumerate(without_null_keywords(tools)):
+        name, said = tool["function"]["name"], tool["function"]
+        param = f"tools.{index}.function.parameters"
+        found[name] = Function(name, said.get("parameters") or NO_PARAMETERS, said.get("strict") is True, param=param)
+    return found
 
 
 class CallFormat(Protocol):

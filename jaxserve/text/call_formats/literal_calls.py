@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jaxserve.structured.shapes import Either, Optional, Shape
+from jaxserve.structured.shapes import LiteralArguments, Shape
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.json_tape import written
 from jaxserve.text.markers import KEY, Emit, Malformed, Reading, Tape
 
 _MAX_DEPTH = 100
+_NAMES = r"[\w.$@-]{1,256}"
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
 
 
@@ -17,6 +18,7 @@ class Literals(Protocol):
 
     quotes    the literals that begin and end strings, within which only the same literal counts
     escapes   whether a backslash takes the next character's meaning away
+    is_json   whether JSON is such a literal as well
     """
 
     @property
@@ -25,12 +27,11 @@ class Literals(Protocol):
     @property
     def escapes(self) -> bool: ...
 
+    @property
+    def is_json(self) -> bool: ...
+
     def json(self, text: str) -> Any:
         """The value of a literal; Malformed when it is none."""
-        ...
-
-    def shape(self, schema: Any, function: Function) -> Shape:
-        """The literals of one parameter's schema."""
         ...
 
 
@@ -119,23 +120,7 @@ class LiteralCalls:
         return is_plain_name(name) and (name[0].isidentifier() or not self.in_lines)
 
     def shape(self, function: Function) -> Shape:
-        properties = function.parameters.get("properties") or {}
-        required = [key for key in function.parameters.get("required") or () if key in properties]
-        must = [self._argument(key, properties[key], function) for key in required]
-        may = [self._argument(key, schema, function) for key, schema in properties.items() if key not in required]
-        if must:
-            parts = [part for argument in must for part in (self.comma, argument)][1:]
-            arguments = in_order(*parts, *(Optional(in_order(self.comma, argument)) for argument in may))
-        else:
-            arguments = (
-                Optional(Either(tuple(self._from(may, first) for first in range(len(may))))) if may else in_order()
-            )
+        literals = self.literals
+        quote = None if literals.is_json else literals.quotes[0]
+        arguments = LiteralArguments(function.schema, self.equals, self.comma, quote, _NAMES)
         return in_order(self.begin + function.name + self.open, arguments, self.close)
-
-    def _argument(self, key: str, schema: Any, function: Function) -> Shape:
-        return in_order(key + self.equals, self.literals.shape(schema, function))
-
-    def _from(self, arguments: list[Shape], first: int) -> Shape:
-        """This argument, and any of the later ones."""
-        later = (Optional(in_order(self.comma, argument)) for argument in arguments[first + 1 :])
-        return in_order(arguments[first], *later)

@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from jaxserve.structured.shapes import Shape
-from jaxserve.text.call_formats.format import Function
 from jaxserve.text.json_tape import parsed, written
 from jaxserve.text.markers import Malformed
 
@@ -23,6 +21,7 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
 class PythonLiterals:
     quotes: tuple[str, ...] = ('"', "'")
     escapes: bool = True
+    is_json: bool = True
 
     def json(self, text: str) -> Any:
         tokens: list[str] = []
@@ -34,10 +33,6 @@ class PythonLiterals:
             place = found.end()
             _take(found, tokens)
         return parsed(" ".join(tokens))
-
-    def shape(self, schema: Any, function: Function) -> Shape:
-        """JSON is such a literal as well."""
-        return function.schema(schema if function.enforced else {})
 
 
 def _take(found: re.Match[str], tokens: list[str]) -> None:

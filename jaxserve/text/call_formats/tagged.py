@@ -1,20 +1,14 @@
 """Calls as tags: a name, then parameters whose values are plain text. Their types come from the function's schema.
 
-In a grammar, parameters come in the order of the schema. Of a plain string only enum, const, an anchored pattern and
-the bounds of its length can be enforced; numbers, booleans, lists and objects are JSON and obey their whole schema.
+In a grammar, parameters come in the order of the schema. structured/parameters.py reads the schema for both sides.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from jaxserve.structured.shapes import Choice, Literal, Optional, Regex, Repeat, Shape, Text
+from jaxserve.structured.shapes import Parameters, Shape
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.call_formats.tagged_reading import Marks, TaggedReader
 from jaxserve.text.markers import Reading, Tape
-
-_KEY = r"[\w.-]{1,64}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,44 +50,18 @@ class TaggedCalls:
         return is_plain_name(name)
 
     def shape(self, function: Function) -> Shape:
-        return _call_shape(self, function)
+        begin = self.begin + function.name + self.name_end
+        return in_order(begin, self._parameters(function), self.end)
 
-
-def _call_shape(format: TaggedCalls, function: Function) -> Shape:
-    begin = format.begin + function.name + format.name_end
-    if not function.enforced:
-        return in_order(begin, Repeat(_parameter(format, Regex(_KEY), {}, function)), format.end)
-    properties: Mapping[str, Any] = function.parameters.get("properties") or {}
-    required = set(function.parameters.get("required") or ())
-    parameters = []
-    for key, schema in properties.items():
-        shape = _parameter(format, Literal(key), schema, function)
-        parameters.append(shape if key in required else Optional(shape))
-    return in_order(begin, *parameters, format.end)
-
-
-def _parameter(format: TaggedCalls, key: Shape, schema: Any, function: Function) -> Shape:
-    schema = schema if isinstance(schema, Mapping) else {}
-    value, is_string = _value(format, schema, function)
-    middle = ("true" if is_string else "false") if format.typed else ""
-    value_end = format.value_end.lstrip() if is_string else format.value_end
-    return in_order(format.key, key, middle.join(format.key_end), value, value_end)
-
-
-def _value(format: TaggedCalls, schema: Mapping[str, Any], function: Function) -> tuple[Shape, bool]:
-    """The value's shape, and whether it is a plain string (which then takes its last newline with it)."""
-    choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    if choices:
-        return Choice(tuple(_plain(value) for value in choices)), all(isinstance(each, str) for each in choices)
-    if "string" not in function.types_of_schema(schema):
-        return function.schema(schema), False
-    pattern = schema.get("pattern")
-    if isinstance(pattern, str) and pattern.startswith("^") and pattern.endswith("$"):
-        return Regex(pattern[1:-1]), True
-    if "minLength" in schema or "maxLength" in schema:
-        return Regex(rf"[^<\n]{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"), True
-    return Text((format.value_end.strip(),)), True
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    def _parameters(self, function: Function) -> Parameters:
+        said = ("true", "false") if self.typed else ("", "")
+        after_name, after_name_json = (each.join(self.key_end) for each in said)
+        return Parameters(
+            function.schema,
+            self.key,
+            after_name,
+            self.value_end,
+            after_name_json if self.typed else None,
+            stops=tuple(dict.fromkeys(each.strip() for each in (self.value_end, self.key, self.end, *self.ends))),
+            name_end=self.key_end[0].strip(),
+        )

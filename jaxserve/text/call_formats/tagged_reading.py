@@ -8,12 +8,10 @@ mark. A value may hold any of these marks otherwise: from one that ends calls on
 
 from dataclasses import dataclass
 
-from jaxserve.text.call_formats.coercion import coerced
+from jaxserve.structured.values import ANY_JSON, STRING
 from jaxserve.text.call_formats.format import Calls, Function, Functions
-from jaxserve.text.json_tape import written
+from jaxserve.text.json_tape import encodable, json_text, written
 from jaxserve.text.markers import Emit, Malformed, Reading, Tape, Unfinished
-
-JSON_TYPES = ("null", "integer", "number", "boolean", "object", "array")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,20 +90,22 @@ class TaggedReader:
     def _parameter(self, before: str) -> Reading[None]:
         key, said = yield from self._key()
         self._given.add(key)
-        if said == "true":
-            types: tuple[str, ...] = ("string",)
-        else:
-            types = JSON_TYPES if said else self._function.types_of(key)
+        value = STRING if said == "true" else ANY_JSON if said else self._function.value(key)
         self._calls.write(f"{before}{written(key)}: ")
-        if types == ("string",):
-            value = _String(self._calls)
-            yield from self._value(value.emit)
-            value.end()
+        if value.is_text:
+            string = _String(self._calls)
+            yield from self._value(string.emit)
+            string.end()
         else:
             pieces: list[str] = []
-            yield from self._value(pieces.append)
+            may_be_json = self._function.enforced and not value.types.isdisjoint(("object", "array"))
+            if may_be_json and (yield from self._tape.peek()) in ("[", "{"):
+                yield from json_text(self._tape, pieces.append)  # as a grammar has written it: to its last bracket
+                yield from self._tape.expect(self._marks.value_end)
+            else:
+                yield from self._value(pieces.append)
             text = "".join(pieces).removeprefix("\n").removesuffix("\n")
-            self._calls.write(written(coerced(text, types)))
+            self._calls.write(encodable(value.read(text)))
 
     def _key(self) -> Reading[tuple[str, str]]:
         """A parameter's name, and what is said of its type. What ends the name may be missing behind a declared one."""
@@ -127,8 +127,7 @@ class TaggedReader:
 
     def _declared(self) -> list[str]:
         """The function's parameters that have not come yet."""
-        properties = self._function.parameters.get("properties")
-        return [key for key in properties if key not in self._given] if isinstance(properties, dict) else []
+        return [key for key in self._function.declared if key not in self._given]
 
     def _value(self, emit: Emit) -> Reading[None]:
         """The text of a value, and its end if it has one."""

@@ -1,0 +1,82 @@
+"""What a grammar lets through is valid once it is read, whatever the schema, the dialect and the pieces it comes in."""
+
+import json
+import random
+
+import jsonschema
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from llguidance import LLMatcher
+
+from jaxserve.answer_format import NamedTool
+from jaxserve.errors import InvalidParameter
+from jaxserve.structured.checking import LIMITS, checked
+from jaxserve.text.dialects import TOOL_PARSERS
+from tests.structured.bytes_vocabulary import SPECIAL_TOKENS, accepts, bytes_vocabulary
+from tests.structured.test_schema_walks import CHECKED, COUNTS, NAMES, PATTERNS, SCHEMAS
+from tests.text.grammar_walks import walk
+from tests.text.reading import answer_format, dialect, random_pieces, read
+
+PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
+# One of each way of writing arguments.
+DIALECTS = ["hermes", "qwen3_coder", "glm45", "minimax_m2", "seed_oss", "deepseek_v32", "mimo", "step3"]
+DIALECTS += ["functiongemma", "gemma4", "pythonic", "olmo3", "openai", "mistral", "deepseek_v3"]
+SHORT = st.sampled_from(["a", "b", "ab", "a-b", "n.1"])
+UNION = st.lists(SCHEMAS, min_size=2, max_size=3).map(lambda options: {"anyOf": options})
+VALUE = SCHEMAS | UNION | st.builds(lambda schema: {"allOf": [schema, {"$ref": "#/$defs/x"}]}, SCHEMAS)
+MEMBERS = {
+    "properties": st.dictionaries(SHORT | NAMES, VALUE, max_size=4),
+    "required": st.lists(SHORT, max_size=2, unique=True),
+    "additionalProperties": SCHEMAS,
+    "patternProperties": st.dictionaries(PATTERNS, SCHEMAS, min_size=1, max_size=2),
+    "minProperties": COUNTS,
+    "maxProperties": COUNTS,
+}
+OBJECT = st.fixed_dictionaries({}, optional=MEMBERS)
+ROOT = (
+    OBJECT
+    | st.sampled_from([{"$ref": "#/$defs/root"}])
+    | st.lists(OBJECT, min_size=1, max_size=2).flatmap(
+        lambda parts: st.sampled_from([{"allOf": parts}, {"anyOf": parts}, {"oneOf": parts[:1]}])
+    )
+)
+PARAMETERS = st.builds(
+    lambda schema, root, x, y: {**schema, "$defs": {"root": root, "x": x, "y": y}}, ROOT, OBJECT, SCHEMAS, SCHEMAS
+)
+CHOICES = st.sampled_from(["required", "auto", NamedTool("f")])
+
+
+def tools(parameters, strict=True):
+    return ({"type": "function", "function": {"name": "f", "parameters": parameters, "strict": strict}},)
+
+
+def answers(name, parameters, choice, num=3):
+    """Calls of random answers; None where the schema is refused."""
+    fields = {"tools": tools(parameters), "tool_choice": choice, "parallel_tool_calls": False}
+    try:
+        text = checked(dialect(name).shape(answer_format(**fields)), SPECIAL_TOKENS, "tools")
+    except InvalidParameter:
+        return
+    matcher = LLMatcher(bytes_vocabulary().tokenizer(), text, log_level=0, limits=LIMITS)
+    if matcher.is_error():  # too hard a condition, which is refused as well
+        return
+    for seed in range(num):
+        rng = random.Random(seed)
+        answer = walk(matcher, rng, 400)
+        if answer is None or not accepts(matcher, answer):  # it has no end: nothing is valid under some part
+            continue
+        whole = read(dialect(name), answer, **fields)
+        assert read(dialect(name), random_pieces(answer, rng), **fields).calls == whole.calls, answer
+        assert whole.calls or choice == "auto", answer
+        yield from ((answer, arguments) for _, arguments in whole.calls)
+
+
+@given(st.sampled_from(DIALECTS), PARAMETERS, CHOICES)
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_a_grammar_lets_through_is_valid_once_it_is_read(name, parameters, choice):
+    # jsonschema takes the empty pattern of a name for none.
+    parameters = json.loads(json.dumps(parameters).replace('"": ', '"^": '))
+    validator = jsonschema.Draft202012Validator(parameters, format_checker=CHECKED)
+    for answer, arguments in answers(name, parameters, choice):
+        wrong = [error.message for error in validator.iter_errors(json.loads(arguments))]
+        assert not wrong, (answer, arguments, wrong)
