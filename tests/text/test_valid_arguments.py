@@ -4,6 +4,7 @@ import json
 import random
 
 import jsonschema
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
@@ -80,3 +81,35 @@ def test_what_a_grammar_lets_through_is_valid_once_it_is_read(name, parameters, 
     for answer, arguments in answers(name, parameters, choice):
         wrong = [error.message for error in validator.iter_errors(json.loads(arguments))]
         assert not wrong, (answer, arguments, wrong)
+
+
+SIZE = {"type": "string", "enum": ["small", "large"]}
+DAY = {"type": "object", "required": ["a"], "properties": {"a": {"type": "string", "enum": ["mon", "tue"]}}}
+ROOTS = {
+    "root ref": {"$ref": "#/definitions/r", "definitions": {"r": DAY}},
+    "root allOf": {"allOf": [DAY, {"properties": {"b": {"type": "integer"}}, "required": ["b"]}]},
+    "other names": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1},
+    "ref": {"properties": {"a": {"$ref": "#/$defs/s"}}, "required": ["a"], "$defs": {"s": SIZE}},
+    "or null": {"properties": {"a": {"anyOf": [SIZE, {"type": "null"}]}}, "required": ["a"]},
+    "format": {"properties": {"a": {"type": "string", "format": "date"}}, "required": ["a"]},
+    "pattern": {"properties": {"a": {"type": "string", "pattern": "[0-9]", "maxLength": 4}}, "required": ["a"]},
+    "allOf": {"properties": {"a": {"allOf": [{"type": "string"}, {"maxLength": 3}]}}, "required": ["a"]},
+}
+EIGHT = ["qwen3_coder", "glm45", "minimax_m2", "seed_oss", "deepseek_v32", "functiongemma", "gemma4", "pythonic"]
+
+
+@pytest.mark.parametrize("name", EIGHT)
+@pytest.mark.parametrize("root", ROOTS)
+def test_what_stands_behind_the_root_or_a_reference_is_enforced(name, root):
+    found = [json.loads(arguments) for _, arguments in answers(name, ROOTS[root], "required", num=6)]
+    assert found and all(found)
+    for arguments in found:
+        jsonschema.validate(arguments, ROOTS[root], format_checker=CHECKED)
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_what_cannot_be_enforced_is_refused_by_name(name):
+    parameters = {"properties": {"a": {"type": "string", "not": {"const": "x"}}}}
+    with pytest.raises(InvalidParameter, match="'not' at #/properties/a") as caught:
+        checked(dialect(name).shape(answer_format(tools=tools(parameters))), SPECIAL_TOKENS, "tools")
+    assert caught.value.param == "tools.0.function.parameters"
