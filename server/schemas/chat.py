@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from server.schemas.common import GenerationRequest, Nested, NumberInt
+from server.schemas.common import GenerationRequest, Int, Nested, NumberInt
 
 MAX_MESSAGES = 16384
 MAX_TOOLS = 1024
@@ -62,7 +62,7 @@ class Tool(Nested):
 
 class ChatRequest(GenerationRequest):
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Int | None = None
     logprobs: bool | None = None
     top_logprobs: NumberInt | None = None
     tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None

@@ -7,7 +7,7 @@ decided in translate.py. Unknown keys are accepted.
 import logging
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from server.body import invalid
 from server.errors import MAX_VALUE_CHARS
@@ -18,10 +18,20 @@ MAX_CODE_POINTS_SHOWN = MAX_VALUE_CHARS
 LEGACY = frozenset({"guided_json", "guided_regex", "guided_choice", "guided_grammar", "best_of"})
 _warned: set[str] = set()
 
-Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 T = TypeVar("T", bound=BaseModel)
-# The JSON reader makes floats of longer integers, and pydantic would speak of strings.
-WORDS = {"int_parsing_size": "Input should be an integer of at most 64 bits"}
+TOO_LONG = "Input should be an integer of at most 64 bits"
+WORDS = {"int_parsing_size": TOO_LONG}  # of a text or a float; pydantic would speak of strings
+
+
+def _machine_word(value: int) -> int:
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(TOO_LONG)
+    return value
+
+
+Int = Annotated[int, AfterValidator(_machine_word)]
+"""An integer of at most 64 bits: the JSON reader keeps all digits, and nothing behind a request needs more."""
+Int64 = Annotated[Int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
 def _number(value: Any) -> Any:
@@ -30,7 +40,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-NumberInt = Annotated[int, BeforeValidator(_number)]
+NumberInt = Annotated[Int, BeforeValidator(_number)]
 """An integer that must stand as a number in the JSON: neither "3" nor true."""
 
 
@@ -40,14 +50,14 @@ def _no_text(value: Any) -> Any:
     return value
 
 
-TextlessInt = Annotated[int, BeforeValidator(_no_text)]
+TextlessInt = Annotated[Int, BeforeValidator(_no_text)]
 """An integer that "3" is not."""
 
 FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")  # hints; there is one engine
 
 Strings = Annotated[list[str], Field(fail_fast=True)]
-Ints = Annotated[list[int], Field(fail_fast=True)]
+Ints = Annotated[list[Int], Field(fail_fast=True)]
 
 
 class Nested(BaseModel):
@@ -94,9 +104,9 @@ class StructuredOutputs(Nested):
 
 
 class RepetitionDetection(Nested):
-    max_pattern_size: int | None = None
-    min_pattern_size: int | None = None
-    min_count: int | None = None
+    max_pattern_size: Int | None = None
+    min_pattern_size: Int | None = None
+    min_count: Int | None = None
 
 
 class GenerationRequest(BaseModel):
@@ -109,15 +119,15 @@ class GenerationRequest(BaseModel):
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    max_tokens: int | None = None
-    n: int | None = None
+    max_tokens: Int | None = None
+    n: Int | None = None
     seed: Int64 | None = None
     stop: str | Strings | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Int | None = None
     min_p: float | None = None
     user: str | None = None
     use_beam_search: bool | None = None
@@ -125,10 +135,10 @@ class GenerationRequest(BaseModel):
     stop_token_ids: Ints | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
-    min_tokens: int | None = None
+    min_tokens: Int | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**63 - 1)] | None = None
+    truncate_prompt_tokens: Annotated[Int, Field(ge=-1, le=2**63 - 1)] | None = None
     truncation_side: str | None = None
     allowed_token_ids: Ints | None = None
     bad_words: Strings | None = None
@@ -145,10 +155,10 @@ class GenerationRequest(BaseModel):
     kv_transfer_params: dict[str, Any] | None = None
     vllm_xargs: dict[str, Any] | None = None
     repetition_detection: RepetitionDetection | None = None
-    stream_interval: int | None = None
+    stream_interval: Int | None = None
     session_id: str | None = None
     logprob_token_ids: Ints | None = None
-    thinking_token_budget: int | None = None
+    thinking_token_budget: Int | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:

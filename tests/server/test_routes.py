@@ -256,15 +256,3 @@ class TestCors:
         api = make_api(api_key=("k",), allowed_origins=("*",))
         answer = await api.get("/version", headers={"Origin": "http://page"})
         assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (401, "*")
-
-
-class TestRender:
-    async def test_every_prompt_of_a_request_has_an_id_of_its_own(self, api):
-        body = {"prompt": ["ab", "c"], "request_id": "mine", "stream": True}
-        shown = (await api.post("/v1/completions/render", body)).json
-        assert [one["request_id"] for one in shown] == ["cmpl-mine-0", "cmpl-mine-1"]
-        assert [one["stream"] for one in shown] == [True, True]
-
-    async def test_a_chat_has_one(self, api):
-        shown = (await api.post("/v1/chat/completions/render", {**CHAT, "request_id": "mine"})).json
-        assert (shown["request_id"], shown["stream"]) == ("chatcmpl-mine", False)

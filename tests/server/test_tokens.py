@@ -78,12 +78,17 @@ class TestRender:
         assert not api.llm.calls
         fed = (await api.post("/v1/chat/completions", {**body, "return_token_ids": True})).json["prompt_token_ids"]
         assert (shown["request_id"], shown["model"], shown["token_ids"]) == ("chatcmpl-mine", "fake/model", fed)
-        assert shown["sampling_params"] == json.loads(json.dumps(asdict(api.llm.calls[-1].params)))
+        ran = {name: value for name, value in asdict(api.llm.calls[-1].params).items() if name != "given"}
+        assert shown["sampling_params"] == json.loads(json.dumps(ran))
+        assert shown["stream"] is False
         assert shown["prompt_text"] == api.llm.decode(fed)
 
     async def test_completions_are_an_array(self, reading):
         api = reading()
-        shown = (await api.post("/v1/completions/render", {"prompt": ["the", "fox"], "max_tokens": 3})).json
+        body = {"prompt": ["the", "fox"], "max_tokens": 3, "request_id": "mine", "stream": True}
+        shown = (await api.post("/v1/completions/render", body)).json
+        assert [one["request_id"] for one in shown] == ["cmpl-mine-0", "cmpl-mine-1"]
+        assert [one["stream"] for one in shown] == [True, True]
         assert [one["token_ids"] for one in shown] == [await api.llm.encode(text) for text in ("the", "fox")]
         assert (shown[0]["sampling_params"]["max_tokens"], api.llm.calls) == (3, [])
 
