@@ -126,7 +126,8 @@ class AnswerDialect:
         tools = self._tools(format)
         new_id = tools.new_id if isinstance(tools, ToolDialect) else random_id
         inside = self.starts_inside(format, is_constrained)
-        is_free = format.tool_choice == "auto" and not is_constrained
+        reads_calls = self.tools is not None or (self.template is not None and self.template.tells_calls)
+        is_free = reads_calls and format.tool_choice == "auto" and not is_constrained
         unmarked = functions(format.tools) if is_free and format.tools else None
         return Reader(format, partial(self._read, format, tools, inside), new_id, shown, unmarked)
 
