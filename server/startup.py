@@ -24,7 +24,7 @@ from server.config import ServerConfig
 from server.listen import ALL_INTERFACES
 
 BYTES_FROM = 1 << 20  # a total this large counts bytes; smaller ones count things
-# Of 170 questions that were tried on the default model this is among those whose right answer is least in doubt: its
+# Of 118 questions that were tried on the default model this is among those whose right answer is least in doubt: its
 # best token leads the next by 0.97 nats or more at every step ("capital of France": by 0.08).
 FIRST_QUESTION = "What is the capital of Japan?"
 BETTER_MODEL, BETTER_BYTES = "Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144

@@ -72,6 +72,9 @@ class Client:
         usual = DEFAULTS["sampling_without_metadata"]
         if self.model_sampling is not None and not usual.keys() & self.model_sampling.keys():
             defaults |= usual
+        for name, value in DEFAULTS["sampling_by_model"].get(self.model, {}).items():
+            if name not in (self.model_sampling or {}):
+                defaults[name] = value
         if self.detects_repetition:
             defaults["repetition_detection"] = REPETITION_DETECTION
         stream = {"stream": True, "stream_options": {"include_usage": True}}

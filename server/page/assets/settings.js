@@ -22,17 +22,19 @@ export const FIELDS = {
     placeholder: '{"type": "object", "properties": {"name": {"type": "string"}},\n  "required": ["name"]}' },
 };
 
-export let defaults = { ideas: [], idea_sampling: {}, max_tokens: 1024, repetition_detection: null, sampling_without_metadata: {} };
+export let defaults = { ideas: [], idea_sampling: {}, max_tokens: 1024, repetition_detection: null, sampling_without_metadata: {}, sampling_by_model: {} };
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 let typed = [read("settings", {})].find(isObject) ?? {}; // name → text as typed; stops_repeating → boolean
 let modelSampling = null; // the model's own defaults, by name; null: not known
+let modelId = "";
 let contextTokens = Infinity; // most tokens of a question and its answer
 
 export async function loadDefaults(call) { defaults = await (await call("assets/defaults.json")).json(); }
 
 /** What the server says about its model. */
-export function setModel({ default_sampling_params: sampling, max_model_len: limit }) {
+export function setModel({ id, default_sampling_params: sampling, max_model_len: limit }) {
+  modelId = id ?? "";
   modelSampling = sampling ?? null;
   contextTokens = limit ?? Infinity;
 }
@@ -65,10 +67,12 @@ export function placeholder(name) {
   return known === undefined ? "server’s default" : String(known);
 }
 
-/** What the page sends for a model that says nothing of how to sample it; nothing for others. */
+/** What the page sends for a model that says nothing of how to sample it, and for one that is known to need more. */
 function fallback() {
   const own = Object.keys(defaults.sampling_without_metadata);
-  return modelSampling && !own.some((name) => name in modelSampling) ? defaults.sampling_without_metadata : {};
+  const usual = modelSampling && !own.some((name) => name in modelSampling) ? defaults.sampling_without_metadata : {};
+  const known = Object.entries(defaults.sampling_by_model[modelId] ?? {}).filter(([name]) => !(name in (modelSampling ?? {})));
+  return { ...usual, ...Object.fromEntries(known) };
 }
 
 /** The value of a field, undefined where it is empty. Throws Error with the reason where it is wrong. */

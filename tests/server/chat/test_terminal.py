@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxserve import DEFAULT_MODEL
 from tests.fake_openai import FakeOpenAI
 
 PATIENCE_S = 30
@@ -85,6 +86,13 @@ def test_a_model_without_sampling_defaults_gets_usual_ones(
     through_a_pipe("Hello\n", "--url", server.url)
     through_a_pipe("Hello\n", "--url", server.url, "--temperature", "0")
     assert [chat.get("temperature") for chat in server.chats] == [temperature, 0]
+
+
+@pytest.mark.parametrize(("own", "sent"), [({"temperature": 0.2}, 1.1), ({"repetition_penalty": 1.3}, None)])
+def test_the_default_model_gets_what_was_measured_for_it(server: FakeOpenAI, own: dict, sent: float | None) -> None:
+    server.card |= {"id": DEFAULT_MODEL, "default_sampling_params": own}
+    through_a_pipe("Hello\n", "--url", server.url)
+    assert server.chats[0].get("repetition_penalty") == sent
 
 
 def test_a_question_on_the_command_line_is_answered_with_what_the_pipe_brings(server: FakeOpenAI) -> None:

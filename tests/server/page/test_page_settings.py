@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from jaxserve import DEFAULT_MODEL
 from tests.browser import Page
 from tests.fake_openai import FakeOpenAI
 
@@ -43,6 +44,17 @@ def test_a_model_without_sampling_metadata_gets_the_pages(page: Page, server: Fa
     page.one("#open-settings").click()
     shown = page.one("#set-temperature").get_attribute("placeholder")
     assert float(shown or "") == own.get("temperature", server.chats[0].get("temperature"))
+
+
+@pytest.mark.parametrize(("own", "sent"), [({"temperature": 0.2}, 1.1), ({"repetition_penalty": 1.3}, None)])
+def test_the_default_model_gets_what_was_measured_for_it(
+    page: Page, server: FakeOpenAI, own: dict, sent: float
+) -> None:
+    server.card = {"id": DEFAULT_MODEL, "max_model_len": 4096, "default_sampling_params": own}
+    page.visit(server.url)
+    page.say("Why?")
+    page.until_answered(1)
+    assert server.chats[0].get("repetition_penalty") == sent
 
 
 @pytest.mark.parametrize(
