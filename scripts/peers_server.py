@@ -57,6 +57,10 @@ class Watched:
             os.killpg(self._process.pid, signal.SIGKILL)  # whoever of the group is left
         self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait(self) -> int:
         return self._process.wait()
 

@@ -172,6 +172,26 @@ def test_without_a_server_the_benchmark_says_so() -> None:
     assert (ended.returncode, "no server answers" in ended.stderr) == (1, True)
 
 
+def check_kinds(word: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / "check_kinds"), "--only", word]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_kinds_of_faults_are_a_row_each_and_an_exit_code() -> None:
+    ended = check_kinds("16 rope")
+    assert (ended.returncode, ended.stdout.split("\n")[1:]) == (0, ["", "1 tried, 0 wrong", ""])
+    assert ended.stdout.split("\n")[0].endswith(" ok")
+    assert check_kinds("no such kind").returncode == 1
+
+
+def test_a_kind_that_is_wrong_is_told_with_what_came(capsys: pytest.CaptureFixture[str]) -> None:
+    tried = runpy.run_path(str(SCRIPTS / "check_kinds"))["tried"]
+    assert not tried("01 root $ref", "a forced call", lambda: (False, "{}\n"))
+    assert not tried("01 root $ref", "a forced call", lambda: {}["choices"])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("WRONG: ")[1] for line in said] == ["{}", "KeyError: 'choices'"]
+
+
 def test_the_readmes_table_of_fields_is_current() -> None:
     """Mended by `scripts/field_table --write`."""
     table = subprocess.run([sys.executable, str(SCRIPTS / "field_table")], capture_output=True, text=True, timeout=120)
