@@ -21,6 +21,7 @@ from jaxserve.llm_inputs import (
     Message,
     Prompt,
     SamplingOptions,
+    check_tools,
     conversations_of,
     engine_config,
     is_conversation,
@@ -234,6 +235,7 @@ class LLM:
         model = self._served
         longest = min(MAX_CHAT_TOKENS, self._config.max_model_len or MAX_CHAT_TOKENS)
         params = over_defaults(params, model.defaults, max_tokens=longest, repetition_detection=REPETITION_DETECTION)
+        check_tools(options.get("tools"))
         tools, kwargs = options.get("tools") or (), dict(options.get("chat_template_kwargs") or {})
         prompt = model.prompts.render_chat(
             messages,

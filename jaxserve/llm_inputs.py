@@ -5,7 +5,8 @@ What is none of them is refused in one sentence that says what to write.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypedDict
+from types import NoneType, UnionType
+from typing import Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from jaxserve.answer_format import ToolChoice
 from jaxserve.config import EngineConfig
@@ -115,8 +116,37 @@ def engine_config(model: str | None, settings: Mapping[str, Any]) -> EngineConfi
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}."
         raise BadConfig(f"LLM has no setting {name!r}; {hint}")
-    given = {name: value for name, value in settings.items() if name in known}
+    given = {name: _setting(name, value) for name, value in settings.items() if name in known}
     return EngineConfig(**given) if model is None else EngineConfig(model=model, **given)
+
+
+def _setting(name: str, value: Any) -> Any:
+    """Return a setting of the type that EngineConfig declares; None is quantization's default in vLLM."""
+    hint = get_type_hints(EngineConfig)[name]
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None:
+        value = value if NoneType in options else "none"
+    for option in options:
+        kind = get_origin(option) or option
+        if kind is Literal and value in get_args(option):
+            return value
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if kind is not Literal and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+    choices = [str(each) for option in options if get_origin(option) is Literal for each in get_args(option)]
+    names = [getattr(option, "__name__", str(option)) for option in options if option is not NoneType]
+    raise BadConfig(f"{name} must be {' or '.join(choices or names)}, got {value!r}.")
+
+
+def check_tools(tools: Any) -> None:
+    """Raises InvalidParameter for tools that are none."""
+    for tool in tools if _is_list(tools) else ():
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise _wrong("tools", 'objects like {"type": "function", "function": {"name": "…"}}', tool)
+    if tools is not None and not _is_list(tools):
+        raise _wrong("tools", "a list", tools)
 
 
 def prompts_of(prompts: Any) -> list[str | list[int]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any, Literal, TypeVar
 
 from jaxserve.errors import InvalidParameter
@@ -162,14 +163,21 @@ class SamplingParams:
 
     def _normalize(self) -> None:
         """Gives every field its own type. Raises InvalidParameter for a value that has none."""
+        for name, (kind, may_be_none) in _KINDS.items():
+            value = getattr(self, name)
+            if (value is None and may_be_none) or type(value) is kind:
+                continue
+            object.__setattr__(self, name, _as_number(name, kind, value))
         for name in ("stop", "bad_words"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else _tuple(name, value))
-        for name in ("stop_token_ids", "logprob_token_ids", "logit_bias"):
+        for name in ("stop_token_ids", "logprob_token_ids"):
             value = getattr(self, name)
-            object.__setattr__(self, name, _tuple(name, value.items() if isinstance(value, Mapping) else value))
+            object.__setattr__(self, name, _ids(name, value))
         if self.allowed_token_ids is not None:
-            object.__setattr__(self, "allowed_token_ids", _tuple("allowed_token_ids", self.allowed_token_ids))
+            object.__setattr__(self, "allowed_token_ids", _ids("allowed_token_ids", self.allowed_token_ids))
+        if not isinstance(self.logit_bias, tuple):
+            object.__setattr__(self, "logit_bias", _bias(self.logit_bias))
         for name, kind in (("structured_outputs", StructuredOutputs), ("repetition_detection", RepetitionDetection)):
             value = getattr(self, name)
             if isinstance(value, Mapping):
@@ -252,12 +260,59 @@ class SamplingParams:
                 raise InvalidParameter(f"{name} is not available with use_beam_search; leave it out.", name)
 
 
+_KINDS: dict[str, tuple[type, bool]] = {  # field → its type, and whether it may be None
+    **dict.fromkeys(("min_tokens", "top_k", "n", "priority"), (int, False)),
+    **dict.fromkeys(("max_tokens", "seed", "logprobs", "prompt_logprobs", "truncate_prompt_tokens"), (int, True)),
+    "thinking_token_budget": (int, True),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"), (float, False)),
+    **dict.fromkeys(("frequency_penalty", "presence_penalty"), (float, False)),
+    **dict.fromkeys(("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"), (bool, False)),
+    **dict.fromkeys(("use_beam_search", "echo_only"), (bool, False)),
+}
+
+
 def _tuple(name: str, value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise InvalidParameter(f"{name} must be a list, got {value!r}.", name)
     return tuple(value)
+
+
+def _ids(name: str, value: Any) -> tuple[int, ...]:
+    """A tuple is taken as it is: it was checked when it was made."""
+    if isinstance(value, tuple):
+        return value
+    try:
+        return tuple(index(one) for one in _tuple(name, value))
+    except TypeError:
+        raise InvalidParameter(f"{name} must be token ids, got {value!r}.", name) from None
+
+
+def _bias(value: Any) -> tuple[tuple[int, float], ...]:
+    """Pairs, or a mapping whose keys are ids, also as text: JSON has no other keys."""
+    try:
+        pairs = value.items() if isinstance(value, Mapping) else _tuple("logit_bias", value)
+        return tuple((int(token_id), float(bias)) for token_id, bias in pairs)
+    except (TypeError, ValueError):
+        raise InvalidParameter(
+            f"logit_bias must map token ids to numbers, like {{5: -10.0}}, got {value!r}.", "logit_bias"
+        ) from None
+
+
+def _as_number(name: str, kind: type, value: Any) -> Any:
+    """numpy's numbers count as numbers. Raises InvalidParameter for what is none."""
+    try:
+        if kind is bool and value in (0, 1):
+            return bool(value)
+        if kind is int:
+            return index(value)
+        if kind is float and not isinstance(value, str | bytes | bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    wanted = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
+    raise InvalidParameter(f"{name} must be {wanted}, got {value!r}.", name)
 
 
 def _nested(name: str, kind: type[T], fields: Mapping[str, Any]) -> T:

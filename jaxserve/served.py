@@ -1,13 +1,16 @@
 """What both doors share: a loaded model with its engine thread, and the checks at the door."""
 
+import atexit
 import itertools
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from jaxserve.answer import Answer
@@ -47,6 +50,9 @@ class ServedModel:
         self._built = built
         self._thread = EngineThread(built.engine, deliver)
         self._thread.start()
+        # A step that still runs while the interpreter ends would abort the process.
+        self._at_exit = partial(_close_if_open, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     @classmethod
     def load(
@@ -249,7 +255,14 @@ class ServedModel:
 
     def close(self) -> None:
         """Ends the engine thread and the helpers, tells live requests, frees device memory. Idempotent."""
+        atexit.unregister(self._at_exit)
         self._thread.stop()
         self.prompts.close()
         self.preparer.close()
         self._built.engine.close()
+
+
+def _close_if_open(model: "weakref.ref[ServedModel]") -> None:
+    """At the interpreter's exit, for who did not."""
+    if (still_there := model()) is not None:
+        still_there.close()

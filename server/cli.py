@@ -98,7 +98,7 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     from contextlib import ExitStack
     from importlib import import_module
 
-    from server.startup import Phases, address, console, curl_line, reach, ready_table
+    from server.startup import KEY_LINE, Phases, address, console, curl_line, reach, ready_table
 
     screen = console()
     with ExitStack() as on_failure, Phases(screen) as phases:
@@ -128,6 +128,8 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     where = address(server_config)
     known_to = reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
     screen.print("", ready_table(llm.description, where, known_to, phases.seconds), "", sep="\n")
+    if server_config.api_key:
+        screen.print(KEY_LINE)
     screen.print(curl_line(where, bool(server_config.api_key), server_config.uds), "", sep="\n", soft_wrap=True)
     return asyncio.run(lifecycle.serve(app, server_config, listeners))
 

@@ -28,6 +28,7 @@ BYTES_FROM = 1 << 20  # a total this large counts bytes; smaller ones count thin
 # best token leads the next by 0.97 nats or more at every step ("capital of France": by 0.08).
 FIRST_QUESTION = "What is the capital of Japan?"
 BETTER_MODEL, BETTER_BYTES = "Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144
+KEY_LINE = "export JAXSERVE_API_KEY='your key'"
 WIDTH_OF_A_FILE = 140  # columns, when the output is not a terminal
 
 
@@ -185,6 +186,7 @@ def ready_table(description: Mapping[str, str], address: str, reach: str, second
 def curl_line(address: str, has_key: bool, uds: str | None = None) -> str:
     """One command that gets an answer out of this server, to be pasted into a shell.
 
+    has_key: it reads the key from JAXSERVE_API_KEY, which KEY_LINE sets: the key itself is not to be shown.
     uds: the Unix socket that it listens on instead of a port.
     """
     question = {"role": "user", "content": FIRST_QUESTION}

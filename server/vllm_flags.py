@@ -119,7 +119,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         _LOADING,
         switch="use-tqdm-on-load allow-deprecated-quantization",
         value="safetensors-load-strategy safetensors-prefetch-num-threads safetensors-prefetch-block-size"
-        " model-loader-extra-config pt-load-map-location max-parallel-loading-workers swap-space",
+        " model-loader-extra-config pt-load-map-location max-parallel-loading-workers",
         values="ignore-patterns",
     ),
     _no_effect(
@@ -127,7 +127,8 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         switch="long-prefill-token-threshold-adaptive scheduler-reserve-full-isl disable-hybrid-kv-cache-manager"
         " multi-step-stream-outputs",
         value="long-prefill-token-threshold watermark prefill-schedule-interval max-num-partial-prefills"
-        " max-long-partial-prefills num-scheduler-steps scheduler-delay-factor num-lookahead-slots preemption-mode",
+        " max-long-partial-prefills num-scheduler-steps scheduler-delay-factor num-lookahead-slots preemption-mode"
+        " swap-space",
     ),
     _no_effect(
         _ONE_DEVICE,

@@ -68,7 +68,7 @@ SHARED: dict[str, Support] = {
         "a served name; null or empty: the default",
         "test_chat_fields.py::test_null_and_empty_models_mean_the_default_and_aliases_are_answered_with_the_first",
     ),
-    "max_tokens": _honoured("beyond the context: clamped"),
+    "max_tokens": _honoured("clamped to the room behind the prompt; more than the context: 400"),
     "n": _honoured("1 when greedy"),
     "seed": _honoured("choice j draws with seed + j"),
     "stop": _honoured("at most 4"),

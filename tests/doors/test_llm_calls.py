@@ -1,6 +1,8 @@
 """The ways in which people call LLM: vLLM's forms, shorter ones, and what is said of wrong ones."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -73,6 +75,15 @@ def test_each_prompt_may_have_params_of_its_own(llm):
         (lambda llm: llm.chat([]), '"role": "user"'),
         (lambda llm: llm.chat(MESSAGES, temprature=0), "temprature is neither"),
         (lambda llm: SamplingParams(stop=3), "stop must be a list"),
+        (lambda llm: llm.chat("hi", max_tokens=2.5), "max_tokens must be a whole number, got 2.5"),
+        (lambda llm: llm.chat("hi", max_tokens="3"), "max_tokens must be a whole number"),
+        (lambda llm: llm.chat("hi", temperature="hot"), "temperature must be a number, got 'hot'"),
+        (lambda llm: llm.chat("hi", top_p=None), "top_p must be a number"),
+        (lambda llm: llm.chat("hi", ignore_eos="no"), "ignore_eos must be True or False"),
+        (lambda llm: llm.chat("hi", stop_token_ids=["a"]), "stop_token_ids must be token ids"),
+        (lambda llm: llm.chat("hi", logit_bias=[1]), "logit_bias must map token ids"),
+        (lambda llm: llm.chat("hi", tools="x"), "tools must be a list"),
+        (lambda llm: llm.chat("hi", tools=[{"a": 1}]), '"function"'),
         (lambda llm: SamplingParams(structured_outputs={"jsn": "{}"}), "structured_outputs: .*jsn"),
         (lambda llm: StructuredOutputs(json=3), "pydantic model"),
     ],
@@ -86,7 +97,17 @@ def test_a_wrong_call_says_in_one_sentence_what_to_write(llm, call, said):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"max_num_seq": 4}, "did you mean max_num_seqs"), ({"tensor_parallel_size": 2}, "must be 1, got 2")],
+    [
+        ({"max_num_seq": 4}, "did you mean max_num_seqs"),
+        ({"tensor_parallel_size": 2}, "must be 1, got 2"),
+        ({"max_model_len": "8k"}, "max_model_len must be int, got '8k'"),
+        ({"dtype": "float16"}, "dtype must be auto or float32 or bfloat16"),
+        ({"quantization": "fp8"}, "quantization must be none or int8 or int4"),
+        ({"scheduling_policy": "x"}, "fcfs or priority"),
+        ({"enable_prefix_caching": "no"}, "enable_prefix_caching must be bool"),
+        ({"seed": 1.5}, "seed must be int"),
+        ({"gpu_memory_utilization": "0.5"}, "gpu_memory_utilization must be float"),
+    ],
 )
 def test_a_setting_that_is_not_known_is_refused_before_anything_is_loaded(settings, said):
     with pytest.raises(BadConfig, match=said):
@@ -94,7 +115,8 @@ def test_a_setting_that_is_not_known_is_refused_before_anything_is_loaded(settin
 
 
 def test_settings_of_vllm_that_change_nothing_are_accepted(tiny_path):
-    with LLM(tiny_path, quiet=True, enforce_eager=True, tensor_parallel_size=1, swap_space=4, **SETTINGS) as llm:
+    usual = {"enforce_eager": True, "tensor_parallel_size": 1, "swap_space": 4, "quantization": None}
+    with LLM(tiny_path, quiet=True, **usual, **SETTINGS) as llm:
         assert llm.get_tokenizer().vocab_size and llm.get_default_sampling_params().temperature == 1
 
 
@@ -110,7 +132,7 @@ class City(BaseModel):
 
 
 def test_values_are_taken_as_people_have_them():
-    params = SamplingParams(stop="x", bad_words=["y"], logit_bias={5: 1, 3: 2}, structured_outputs={"choice": ["a"]})
+    params = SamplingParams(stop="x", bad_words=["y"], logit_bias={5: 1, "3": 2}, structured_outputs={"choice": ["a"]})
     assert (params.stop, params.bad_words, params.logit_bias) == (("x",), ("y",), ((3, 2), (5, 1)))
     assert params.structured_outputs == StructuredOutputs(choice=("a",))
     schema = City.model_json_schema()
@@ -162,6 +184,15 @@ def test_a_notebook_shows_the_answer_as_markdown_and_why_it_ended():
     assert thought.startswith("> a\n> b\n\nHi *you*\n\n```json\nf({})\n```")
     assert "repeated itself" in completion(finish_reason=FinishReason.REPETITION)._repr_markdown_()
     assert "max_tokens=" in completion(finish_reason=FinishReason.LENGTH)._repr_markdown_()
+
+
+def test_a_program_that_does_not_close_its_llm_ends_quietly(tiny_path):
+    words = (
+        "from jaxserve import LLM; import sys; llm = LLM(sys.argv[1], quiet=True, max_num_seqs=1, max_model_len=128)"
+    )
+    words += "; [None for _, delta in zip(range(2), llm.stream('a', max_tokens=100, ignore_eos=True))]; print('done')"
+    ended = subprocess.run([sys.executable, "-c", words, tiny_path], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
 def test_a_closed_llm_says_so(tiny_path):

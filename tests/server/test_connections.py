@@ -1,6 +1,7 @@
 """A client that leaves takes its socket with it, whatever was going on; and two servers of one process do not mix."""
 
 import asyncio
+import gc
 import os
 import resource
 from contextlib import AsyncExitStack
@@ -77,6 +78,7 @@ async def test_clients_that_leave_leave_nothing_behind(over, state, tmp_path, mo
     llm.hold_at = 1
     config = {"tcp": {}, "unix": {"uds": str(tmp_path / "socket")}, "tls": TLS_FILES}[over]
     async with serving(llm, **config) as wire:
+        gc.collect()  # what earlier tests have left behind may hold descriptors
         before, tasks = psutil.Process().num_fds(), len(asyncio.all_tasks())
         for _ in range(NUM_CLIENTS[over] // 100):
             peers = [await wire.connect() for _ in range(100)]
@@ -85,12 +87,12 @@ async def test_clients_that_leave_leave_nothing_behind(over, state, tmp_path, mo
             for peer in peers:
                 peer.writer.close()
             await wire.until_closed()
-        await until(lambda: psutil.Process().num_fds() == before and len(asyncio.all_tasks()) == tasks)
+        await until(lambda: psutil.Process().num_fds() <= before and len(asyncio.all_tasks()) <= tasks)
         assert len(wire.visits) == 0
 
 
 async def until(is_so):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_so():
             await asyncio.sleep(0)
 
@@ -111,7 +113,7 @@ async def test_clients_that_leave_during_the_handshake_leave_nothing_behind():
                 for writer in writers:
                     writer.close()
                 await wire.until_closed()
-        await until(lambda: psutil.Process().num_fds() == before)
+        await until(lambda: psutil.Process().num_fds() <= before)
 
 
 async def test_connections_that_are_too_many_end_with_their_clients(monkeypatch):

@@ -107,7 +107,6 @@ def test_a_known_format_is_enforced(ask, form):
         (properties(a=DIGIT, more={"dependentRequired": {"a": ["b"]}}), "dependentRequired"),
         (properties(a=DIGIT, more={"unevaluatedProperties": False}), "unevaluatedProperties"),
         ({**PAIR, "unevaluatedItems": False}, "unevaluatedItems"),
-        ({"type": "string", "format": "barcode"}, "barcode"),
         ({"$ref": "https://example.com/schema.json"}, "$ref"),
         (properties(a={"anyOf": [{"items": {"not": {"type": "string"}}}]}), "not"),
     ],
@@ -119,6 +118,12 @@ def test_what_cannot_be_enforced_is_named(ask, schema, keyword):
     wrapped = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     error = refused(ask, response_format=wrapped)
     assert error["param"] == "response_format" and keyword in error["message"]
+
+
+def test_a_format_that_nobody_knows_is_an_annotation_and_named(ask):
+    schema = properties(code={"type": "string", "format": "barcode", "maxLength": 3})
+    reply = ask.ask(structured_outputs={"json": schema}, max_tokens=20)
+    assert (reply.status_code, reply.headers["x-jaxserve-unenforced"]) == (200, "barcode")
 
 
 def test_keys_come_in_declared_order(ask):
