@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,13 +44,25 @@ class Terminal:
     def type(self, line: str) -> None:
         os.write(self.master, (line + "\n").encode())
 
+    def interrupt_until(self, text: str) -> None:
+        """Presses Ctrl-C until it is seen: one that comes right before a read blocks is noticed with the next."""
+        deadline = time.monotonic() + PATIENCE_S
+        while text not in self.seen and time.monotonic() < deadline:
+            self.process.send_signal(signal.SIGINT)
+            while text not in self.seen and select.select([self.master], [], [], 2)[0]:
+                self._read()
+        self.until(text)
+
     def until(self, text: str) -> str:
         """Reads on until `text` has appeared; returns all before it and forgets it."""
         while text not in self.seen:
             assert select.select([self.master], [], [], PATIENCE_S)[0], f"no {text!r} in {self.seen!r}"
-            self.seen += self._decoder.decode(os.read(self.master, 65536))
+            self._read()
         before, _, self.seen = self.seen.partition(text)
         return before
+
+    def _read(self) -> None:
+        self.seen += self._decoder.decode(os.read(self.master, 65536))
 
     def close(self) -> int:
         code = self.process.wait(PATIENCE_S)
@@ -149,8 +162,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(server: FakeOpenAI) -> None
     terminal.until("/help lists commands.")
     terminal.type("Tell me a story")
     terminal.until("Once upon")
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.until("(stopped)")
+    terminal.interrupt_until("(stopped)")
     server.gate.set()
     assert server.hung_up.wait(PATIENCE_S)
     server.words, server.hold_after = ("Fine.",), None
