@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,22 +35,20 @@ class Terminal:
     def __init__(self, url: str) -> None:
         self.master, slave = pty.openpty()
         command = [sys.executable, "-m", "server", "chat", "--url", url]
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )
         os.close(slave)
         self.seen = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def type(self, line: str) -> None:
         os.write(self.master, (line + "\n").encode())
-
-    def interrupt_until(self, text: str) -> None:
-        """Presses Ctrl-C until it is seen: one that comes right before a read blocks is noticed with the next."""
-        deadline = time.monotonic() + PATIENCE_S
-        while text not in self.seen and time.monotonic() < deadline:
-            self.process.send_signal(signal.SIGINT)
-            while text not in self.seen and select.select([self.master], [], [], 2)[0]:
-                self._read()
-        self.until(text)
 
     def until(self, text: str) -> str:
         """Reads on until `text` has appeared; returns all before it and forgets it."""
@@ -162,7 +159,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(server: FakeOpenAI) -> None
     terminal.until("/help lists commands.")
     terminal.type("Tell me a story")
     terminal.until("Once upon")
-    terminal.interrupt_until("(stopped)")
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.until("(stopped)")
     server.gate.set()
     assert server.hung_up.wait(PATIENCE_S)
     server.words, server.hold_after = ("Fine.",), None
