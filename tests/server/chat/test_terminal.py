@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,20 +30,27 @@ def through_a_pipe(lines: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=lines, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
+@contextmanager
+def sigint_handled() -> Iterator[None]:
+    """Let programs that start meanwhile be interrupted: a background job of a shell ignores SIGINT and hands that on.
+
+    No `preexec_fn`, which makes Popen fork: jax warns of every fork of a process that has used it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Terminal:
     """`jaxserve chat` on a terminal; what it writes is read as far as it matters."""
 
     def __init__(self, url: str) -> None:
         self.master, slave = pty.openpty()
         command = [sys.executable, "-m", "server", "chat", "--url", url]
-        self.process = subprocess.Popen(
-            command,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-        )
+        with sigint_handled():
+            self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
         self.seen = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")()
