@@ -7,7 +7,7 @@ help, or a process that only wants the error classes, should not wait for it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from jaxserve.answer_format import AnswerFormat, NamedTool, ToolChoice
+from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool, ToolChoice
 from jaxserve.config import DEFAULT_MODEL, EngineConfig
 from jaxserve.errors import (
     BadCheckpoint,
@@ -49,29 +49,29 @@ from jaxserve.structured_outputs import StructuredOutputs
 
 if TYPE_CHECKING:
     from jaxserve.async_llm import AsyncLLM
-    from jaxserve.doctor import Finding, examine
+    from jaxserve.config_check import check_config
+    from jaxserve.doctor import Finding, diagnose
     from jaxserve.llm import LLM
-    from jaxserve.model_store import CachedEntry, cached_entries, pull_model, remove_cached
-    from jaxserve.settings import check_settings
+    from jaxserve.model_store import CacheEntry, list_cache, pull_model, remove_from_cache
 
 __version__ = "0.1.0"
-_DOORS = {
+_LAZY_EXPORTS = {
     "LLM": "jaxserve.llm",
     "AsyncLLM": "jaxserve.async_llm",
-    "CachedEntry": "jaxserve.model_store",
+    "CacheEntry": "jaxserve.model_store",
     "Finding": "jaxserve.doctor",
-    "cached_entries": "jaxserve.model_store",
-    "check_settings": "jaxserve.settings",
-    "examine": "jaxserve.doctor",
+    "list_cache": "jaxserve.model_store",
+    "check_config": "jaxserve.config_check",
+    "diagnose": "jaxserve.doctor",
     "pull_model": "jaxserve.model_store",
-    "remove_cached": "jaxserve.model_store",
+    "remove_from_cache": "jaxserve.model_store",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Opens a door: `jaxserve.LLM`, `jaxserve.AsyncLLM`."""
-    if name in _DOORS:
-        return getattr(import_module(_DOORS[name]), name)
+    if name in _LAZY_EXPORTS:
+        return getattr(import_module(_LAZY_EXPORTS[name]), name)
     raise AttributeError(f"module 'jaxserve' has no attribute {name!r}")
 
 
@@ -81,11 +81,11 @@ __all__ = [
     "MAX_JSON_DIGITS",
     "MAX_LOGPROB_TOKEN_IDS",
     "MAX_STOP_TOKEN_IDS",
-    "AnswerFormat",
+    "ChatOutputSpec",
     "AsyncLLM",
     "BadCheckpoint",
     "BadConfig",
-    "CachedEntry",
+    "CacheEntry",
     "Choice",
     "Completion",
     "EngineConfig",
@@ -116,11 +116,11 @@ __all__ = [
     "UnknownArchitecture",
     "Unsupported",
     "Usage",
-    "cached_entries",
-    "check_settings",
-    "examine",
+    "list_cache",
+    "check_config",
+    "diagnose",
     "pull_model",
-    "remove_cached",
+    "remove_from_cache",
     "dump_exact_json",
     "load_exact_json",
 ]

@@ -17,7 +17,7 @@ from jaxserve.config import GIB, cache_dir
 from jaxserve.errors import JaxServeError
 
 HUB_TIMEOUT_S = 3.0
-LITTLE_MEMORY_BYTES, LITTLE_DISK_BYTES = 2 * GIB, 2 * GIB
+MIN_MEMORY_BYTES, MIN_DISK_BYTES = 2 * GIB, 2 * GIB
 VERSIONS = ("jaxserve", "jax", "jaxlib", "flax", "transformers", "tokenizers", "llguidance", "hypercorn")
 
 
@@ -31,7 +31,7 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> Iterator[Finding]:
+def diagnose() -> Iterator[Finding]:
     """Yield what is found, one thing after the other; a check that fails is a finding, too."""
     checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("versions", check_versions),
@@ -86,7 +86,7 @@ def check_memory() -> Finding:
     """How much memory is there, and free."""
     memory = psutil.virtual_memory()
     text = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available, {os.cpu_count()} CPU cores"
-    if memory.available < LITTLE_MEMORY_BYTES:
+    if memory.available < MIN_MEMORY_BYTES:
         return Finding(
             "memory", "warning", text, "end other programs, or serve a smaller model, or --quantization int8"
         )
@@ -107,7 +107,7 @@ def check_cache() -> Finding:
     used = sum(file.stat().st_size for file in files if file.exists())
     free = shutil.disk_usage(directory).free
     text = f"{directory}: {used / GIB:.1f} GiB used, {free / GIB:.1f} GiB of the disk free"
-    if free < LITTLE_DISK_BYTES:
+    if free < MIN_DISK_BYTES:
         return Finding("cache", "warning", text, "jaxserve list shows what is kept, jaxserve rm deletes it")
     return Finding("cache", "ok", text)
 

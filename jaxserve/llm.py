@@ -8,10 +8,9 @@ from typing import Any, Unpack, overload
 
 from tqdm.auto import tqdm
 
-from jaxserve.answer import Answer
-from jaxserve.answer_format import AnswerFormat
-from jaxserve.bars import Bars
+from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
+from jaxserve.engine_client import EngineClient
 from jaxserve.errors import EngineStopped
 from jaxserve.llm_inputs import (
     MAX_CHAT_TOKENS,
@@ -21,16 +20,18 @@ from jaxserve.llm_inputs import (
     Message,
     Prompt,
     SamplingOptions,
+    apply_defaults,
+    build_engine_config,
     check_tools,
-    conversations_of,
-    engine_config,
     is_conversation,
-    over_defaults,
-    params_of,
-    prompts_of,
+    parse_conversations,
+    parse_prompts,
+    parse_sampling_params,
     split_options,
 )
 from jaxserve.memory import return_freed_memory
+from jaxserve.output_plan import OutputPlan
+from jaxserve.output_stream import OutputStream
 from jaxserve.outputs import (
     Choice,
     Completion,
@@ -42,9 +43,8 @@ from jaxserve.outputs import (
     ToolCallDelta,
     Usage,
 )
-from jaxserve.preparing import Prepared
+from jaxserve.progress_bars import ProgressBars
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.served import ServedModel
 from jaxserve.text.tokenizer import Tokenizer
 
 Params = SamplingParams | Mapping[str, Any]
@@ -69,12 +69,12 @@ class LLM:
 
         Raises StartupError, BadConfig for a setting that is not known.
         """
-        config = engine_config(model, settings)
-        self._mail: dict[int, queue.SimpleQueue[TokenOutput]] = {}
+        config = build_engine_config(model, settings)
+        self._queues: dict[int, queue.SimpleQueue[TokenOutput]] = {}
         self._is_quiet = quiet
-        with closing(Bars()) as bars:
-            self._model: ServedModel | None = ServedModel.load(config, self._deliver, None if quiet else bars)
-        self._config, self._description = self._model.config, self._model.description
+        with closing(ProgressBars()) as bars:
+            self._client: EngineClient | None = EngineClient.load(config, self._on_outputs, None if quiet else bars)
+        self._config, self._description = self._client.config, self._client.description
 
     def __enter__(self) -> "LLM":
         return self
@@ -83,14 +83,14 @@ class LLM:
         self.close()
 
     def __repr__(self) -> str:
-        return f"LLM({self._config.model!r}{'' if self._model else ', closed'})"
+        return f"LLM({self._config.model!r}{'' if self._client else ', closed'})"
 
     def _repr_markdown_(self) -> str:
         """Return what a notebook shows: the facts of the start."""
         rows = "".join(
             f"| {name} | {escape(value).replace('|', '&#124;')} |\n" for name, value in self.description.items()
         )
-        return f"| {'' if self._model else 'closed'} | |\n|---|---|\n{rows}"
+        return f"| {'' if self._client else 'closed'} | |\n|---|---|\n{rows}"
 
     @property
     def config(self) -> EngineConfig:
@@ -104,11 +104,11 @@ class LLM:
 
     def get_tokenizer(self) -> Tokenizer:
         """Return the model's tokenizer. Raises EngineStopped after `close`."""
-        return self._served.tokenizer
+        return self._open_client.tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
         """Return the model's own sampling defaults. Raises EngineStopped after `close`."""
-        return self._served.defaults.params
+        return self._open_client.defaults.params
 
     def generate(
         self,
@@ -127,10 +127,10 @@ class LLM:
 
         Raises RequestError for what cannot be served, EngineStopped after `close`, GenerationFailed.
         """
-        many = prompts_of(prompts)
-        wanted = params_of(sampling_params, sampling, len(many))
-        answers = [self._continue(prompt, params) for prompt, params in zip(many, wanted, strict=True)]
-        return self._collect(answers, use_tqdm)
+        many = parse_prompts(prompts)
+        wanted = parse_sampling_params(sampling_params, sampling, len(many))
+        answers = [self._complete_text(prompt, params) for prompt, params in zip(many, wanted, strict=True)]
+        return self._run_to_end(answers, use_tqdm)
 
     @overload
     def chat(
@@ -168,14 +168,14 @@ class LLM:
 
         Raises RequestError for what cannot be served, EngineStopped after `close`, GenerationFailed.
         """
-        conversations, are_many = conversations_of(messages)
+        conversations, are_many = parse_conversations(messages)
         for_template, sampling = split_options(options)
-        wanted = params_of(sampling_params, sampling, len(conversations))
+        wanted = parse_sampling_params(sampling_params, sampling, len(conversations))
         answers = [
-            self._answer(conversation, params, for_template)
+            self._answer_chat(conversation, params, for_template)
             for conversation, params in zip(conversations, wanted, strict=True)
         ]
-        completions = self._collect(answers, use_tqdm)
+        completions = self._run_to_end(answers, use_tqdm)
         return completions if are_many else completions[0]
 
     def stream(
@@ -189,52 +189,52 @@ class LLM:
         Raises as `generate` and `chat` do, on the first piece at the latest.
         """
         for_template, sampling = split_options(options)
-        [params] = params_of(sampling_params, sampling, 1)
+        [params] = parse_sampling_params(sampling_params, sampling, 1)
         if is_conversation(prompt):
-            [conversation], _ = conversations_of(prompt)
-            answer = self._answer(conversation, params, for_template)
+            [conversation], _ = parse_conversations(prompt)
+            answer = self._answer_chat(conversation, params, for_template)
         else:
-            [text] = prompts_of(prompt)
-            answer = self._continue(text, params)
-        return self._deltas(answer)
+            [text] = parse_prompts(prompt)
+            answer = self._complete_text(text, params)
+        return self._iterate(answer)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of a text. Raises EngineStopped after `close`."""
-        return self._served.prompts.encode(text, add_special_tokens=add_special_tokens)
+        return self._open_client.prompts.encode(text, add_special_tokens=add_special_tokens)
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids. Raises EngineStopped after `close`."""
-        return self._served.tokenizer.decode(token_ids)
+        return self._open_client.tokenizer.decode(token_ids)
 
     def stats(self) -> StatsSnapshot:
         """Return the engine's numbers. Raises EngineStopped after `close`."""
-        return self._served.stats()
+        return self._open_client.stats()
 
     def close(self) -> None:
         """End the engine and give its memory back, the device's and the process's. A second call does nothing."""
-        model, self._model = self._model, None
+        model, self._client = self._client, None
         if model is not None:
             model.close()
             del model
             return_freed_memory()
 
     @property
-    def _served(self) -> ServedModel:
-        if self._model is None:
+    def _open_client(self) -> EngineClient:
+        if self._client is None:
             raise EngineStopped("This LLM is closed; make another with LLM(…).")
-        return self._model
+        return self._client
 
-    def _continue(self, prompt: str | list[int], params: SamplingParams) -> Answer:
+    def _complete_text(self, prompt: str | list[int], params: SamplingParams) -> OutputStream:
         """Opens an answer of plain text. What several prompts share of its preparation is cached: their grammar."""
-        model = self._served
-        params = over_defaults(params, model.defaults, max_tokens=MAX_TEXT_TOKENS)
-        ids = model.prompts.encode(prompt, counting=_cuts(params)) if isinstance(prompt, str) else prompt
-        return self._open(ids, params, model.preparer.prepare(params, prompt_ids=ids))
+        model = self._open_client
+        params = apply_defaults(params, model.defaults, max_tokens=MAX_TEXT_TOKENS)
+        ids = model.prompts.encode(prompt, counting=_truncates(params)) if isinstance(prompt, str) else prompt
+        return self._create_stream(ids, params, model.output_planner.plan(params, prompt_ids=ids))
 
-    def _answer(self, messages: list[Message], params: SamplingParams, options: Mapping[str, Any]) -> Answer:
-        model = self._served
+    def _answer_chat(self, messages: list[Message], params: SamplingParams, options: Mapping[str, Any]) -> OutputStream:
+        model = self._open_client
         longest = min(MAX_CHAT_TOKENS, self._config.max_model_len or MAX_CHAT_TOKENS)
-        params = over_defaults(params, model.defaults, max_tokens=longest, repetition_detection=REPETITION_DETECTION)
+        params = apply_defaults(params, model.defaults, max_tokens=longest, repetition_detection=REPETITION_DETECTION)
         check_tools(options.get("tools"))
         tools, kwargs = options.get("tools") or (), dict(options.get("chat_template_kwargs") or {})
         prompt = model.prompts.render_chat(
@@ -245,94 +245,97 @@ class LLM:
             continue_final_message=options.get("continue_final_message", False),
             chat_template=options.get("chat_template"),
             template_kwargs=kwargs,
-            counting=_cuts(params),
+            counting=_truncates(params),
         )
-        default = "auto" if tools and model.preparer.tool_parser.name else "none"
-        format = AnswerFormat(
+        default = "auto" if tools and model.output_planner.tool_parser.name else "none"
+        format = ChatOutputSpec(
             tools=tuple(tools),
             tool_choice=options.get("tool_choice") or default,
-            thinking=kwargs.get("enable_thinking", kwargs.get("thinking")),
+            enable_thinking=kwargs.get("enable_thinking", kwargs.get("thinking")),
             prompt_text=prompt.text,
-            num_past_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
+            num_past_tool_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
         )
-        return self._open(prompt.token_ids, params, model.preparer.prepare(params, format))
+        return self._create_stream(prompt.token_ids, params, model.output_planner.plan(params, format))
 
-    def _open(self, prompt_ids: list[int], params: SamplingParams, prepared: Prepared) -> Answer:
-        return self._served.open(*self._served.fit(prompt_ids, params), prepared)
+    def _create_stream(self, prompt_ids: list[int], params: SamplingParams, output_plan: OutputPlan) -> OutputStream:
+        return self._open_client.create_stream(
+            *self._open_client.truncate_and_validate(prompt_ids, params), output_plan
+        )
 
-    def _collect(self, answers: list[Answer], use_tqdm: bool) -> list[Completion]:
+    def _run_to_end(self, answers: list[OutputStream], use_tqdm: bool) -> list[Completion]:
         of = {choice_id: at for at, answer in enumerate(answers) for choice_id in answer.choice_ids}
         deltas: list[list[TextDelta]] = [[] for _ in answers]
         shows = use_tqdm and not self._is_quiet and len(answers) > 1
-        box = self._start(answers)
+        box = self._submit(answers)
         with tqdm(total=len(answers), desc="answers", disable=not shows) as bar:
             try:
-                while any(answer.unfinished for answer in answers):
+                while any(answer.unfinished_ids for answer in answers):
                     output = box.get()
                     at = of[output.request_id]
-                    delta = self._receive(answers[at], output)
+                    delta = self._push(answers[at], output)
                     if delta is not None:
                         deltas[at].append(delta)
-                    if not answers[at].unfinished:
-                        bar.update(sum(not answer.unfinished for answer in answers) - bar.n)
+                    if not answers[at].unfinished_ids:
+                        bar.update(sum(not answer.unfinished_ids for answer in answers) - bar.n)
             finally:
-                self._forget(answers)
-        return [_completion(answer, news) for answer, news in zip(answers, deltas, strict=True)]
+                self._release(answers)
+        return [_merge_completion(answer, news) for answer, news in zip(answers, deltas, strict=True)]
 
-    def _deltas(self, answer: Answer) -> Iterator[TextDelta]:
-        box = self._start([answer])
+    def _iterate(self, answer: OutputStream) -> Iterator[TextDelta]:
+        box = self._submit([answer])
         try:
-            while answer.unfinished:
-                delta = self._receive(answer, box.get())
+            while answer.unfinished_ids:
+                delta = self._push(answer, box.get())
                 if delta is not None:
                     yield delta
         finally:
-            self._forget([answer])
+            self._release([answer])
 
-    def _start(self, answers: Sequence[Answer]) -> "queue.SimpleQueue[TokenOutput]":
+    def _submit(self, answers: Sequence[OutputStream]) -> "queue.SimpleQueue[TokenOutput]":
         """One queue for all these answers; several threads may use one LLM, each with queues of its own."""
         box: queue.SimpleQueue[TokenOutput] = queue.SimpleQueue()
         for answer in answers:
-            self._mail.update(dict.fromkeys(answer.unfinished, box))
+            self._queues.update(dict.fromkeys(answer.unfinished_ids, box))
         for answer in answers:
-            self._served.start(answer)
+            self._open_client.submit(answer)
         return box
 
-    def _receive(self, answer: Answer, output: TokenOutput) -> TextDelta | None:
-        delta, ends_early = answer.receive(output)
-        if ends_early and self._model is not None:
-            self._model.end([output.request_id], FinishReason.STOP)
+    def _push(self, answer: OutputStream, output: TokenOutput) -> TextDelta | None:
+        delta, ends_early = answer.push(output)
+        if ends_early and self._client is not None:
+            self._client.finish_requests([output.request_id], FinishReason.STOP)
         return delta
 
-    def _forget(self, answers: Sequence[Answer]) -> None:
+    def _release(self, answers: Sequence[OutputStream]) -> None:
         for answer in answers:
             for choice_id in answer.choice_ids:
-                self._mail.pop(choice_id, None)
-            if self._model is not None:
-                self._model.end(list(answer.unfinished))
+                self._queues.pop(choice_id, None)
+            if self._client is not None:
+                self._client.finish_requests(list(answer.unfinished_ids))
 
-    def _deliver(self, outputs: list[TokenOutput]) -> None:
+    def _on_outputs(self, outputs: list[TokenOutput]) -> None:
         """On the engine's thread. What comes while the engine ends has no model any more."""
-        model = self._model
+        model = self._client
         for output in outputs:
             if model is not None:
-                model.heard(output)
-            box = self._mail.get(output.request_id)
+                model.record_output(output)
+            box = self._queues.get(output.request_id)
             if box is not None:
                 box.put(output)
 
 
-def _cuts(params: SamplingParams) -> bool:
+def _truncates(params: SamplingParams) -> bool:
     """Whether a prompt may be longer than what is read of it."""
     return params.truncate_prompt_tokens is not None
 
 
-def _completion(answer: Answer, deltas: list[TextDelta]) -> Completion:
+def _merge_completion(answer: OutputStream, deltas: list[TextDelta]) -> Completion:
     choices = tuple(
-        _choice(index, [delta for delta in deltas if delta.index == index]) for index in range(len(answer.choice_ids))
+        _merge_choice(index, [delta for delta in deltas if delta.index == index])
+        for index in range(len(answer.choice_ids))
     )
     usage = Usage(
-        prompt_tokens=answer.prompt_tokens,
+        prompt_tokens=answer.num_prompt_tokens,
         completion_tokens=sum(len(choice.token_ids) for choice in choices),
         cached_tokens=next((delta.num_cached_tokens for delta in deltas if delta.index == 0), 0),
     )
@@ -340,7 +343,7 @@ def _completion(answer: Answer, deltas: list[TextDelta]) -> Completion:
     return Completion(answer.requests[0].prompt_ids, choices, usage, scores)
 
 
-def _choice(index: int, deltas: list[TextDelta]) -> Choice:
+def _merge_choice(index: int, deltas: list[TextDelta]) -> Choice:
     last = deltas[-1]
     with_logprobs = any(delta.logprobs is not None for delta in deltas)
     return Choice(
@@ -351,12 +354,12 @@ def _choice(index: int, deltas: list[TextDelta]) -> Choice:
         stop_reason=last.stop_reason,
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs or ()) if with_logprobs else None,
         reasoning="".join(delta.reasoning for delta in deltas),
-        tool_calls=_calls([news for delta in deltas for news in delta.tool_calls]),
+        tool_calls=_merge_tool_calls([news for delta in deltas for news in delta.tool_calls]),
         num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
     )
 
 
-def _calls(news: list[ToolCallDelta]) -> tuple[ToolCall, ...]:
+def _merge_tool_calls(news: list[ToolCallDelta]) -> tuple[ToolCall, ...]:
     return tuple(
         ToolCall(first.id, first.name or "", "".join(one.arguments for one in news if one.index == first.index))
         for first in news

@@ -8,10 +8,10 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints
 
-from jaxserve.answer_format import ToolChoice
+from jaxserve.chat_output_spec import ToolChoice
 from jaxserve.config import EngineConfig
 from jaxserve.errors import BadConfig, InvalidParameter
-from jaxserve.generation import GenerationDefaults
+from jaxserve.generation_defaults import GenerationDefaults
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
 from jaxserve.structured_outputs import StructuredOutputs
 
@@ -25,13 +25,13 @@ REPETITION_DETECTION = RepetitionDetection(min_pattern_size=8, max_pattern_size=
 MAX_TEXT_TOKENS = 16  # of a text that is continued, as in vLLM and over HTTP
 
 # vLLM's arguments of LLM(...) that change no answer here, and those of which one value is what is done anyway.
-WITHOUT_EFFECT = frozenset(
+IGNORED_VLLM_OPTIONS = frozenset(
     (
         *("enforce_eager", "swap_space", "cpu_offload_gb", "disable_log_stats", "max_seq_len_to_capture"),
         *("disable_custom_all_reduce", "trust_remote_code", "compilation_config", "enable_chunked_prefill"),
     )
 )
-ONE_VALUE = {
+FIXED_VLLM_OPTIONS = {
     "tensor_parallel_size": 1,
     "pipeline_parallel_size": 1,
     "data_parallel_size": 1,
@@ -100,27 +100,27 @@ class ChatOptions(SamplingOptions, total=False):
     chat_template_kwargs: Mapping[str, Any] | None
 
 
-FOR_TEMPLATE = ChatOptions.__annotations__.keys() - SamplingOptions.__annotations__.keys()
+TEMPLATE_OPTIONS = ChatOptions.__annotations__.keys() - SamplingOptions.__annotations__.keys()
 
 
-def engine_config(model: str | None, settings: Mapping[str, Any]) -> EngineConfig:
+def build_engine_config(model: str | None, settings: Mapping[str, Any]) -> EngineConfig:
     """Return the EngineConfig of LLM's arguments. Raises BadConfig for one that is not known, and says what is near."""
     import difflib
 
     known = {field.name for field in fields(EngineConfig)}
     for name, value in settings.items():
-        if name in known or name in WITHOUT_EFFECT or ONE_VALUE.get(name, ...) == value:
+        if name in known or name in IGNORED_VLLM_OPTIONS or FIXED_VLLM_OPTIONS.get(name, ...) == value:
             continue
-        if name in ONE_VALUE:
-            raise BadConfig(f"{name} must be {ONE_VALUE[name]!r}, got {value!r}: nothing else is served yet.")
+        if name in FIXED_VLLM_OPTIONS:
+            raise BadConfig(f"{name} must be {FIXED_VLLM_OPTIONS[name]!r}, got {value!r}: nothing else is served yet.")
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}."
         raise BadConfig(f"LLM has no setting {name!r}; {hint}")
-    given = {name: _setting(name, value) for name, value in settings.items() if name in known}
+    given = {name: _convert_option(name, value) for name, value in settings.items() if name in known}
     return EngineConfig(**given) if model is None else EngineConfig(model=model, **given)
 
 
-def _setting(name: str, value: Any) -> Any:
+def _convert_option(name: str, value: Any) -> Any:
     """Return a setting of the type that EngineConfig declares; None is quantization's default in vLLM."""
     hint = get_type_hints(EngineConfig)[name]
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -144,47 +144,47 @@ def check_tools(tools: Any) -> None:
     for tool in tools if _is_list(tools) else ():
         function = tool.get("function") if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise _wrong("tools", 'objects like {"type": "function", "function": {"name": "…"}}', tool)
+            raise _invalid("tools", 'objects like {"type": "function", "function": {"name": "…"}}', tool)
     if tools is not None and not _is_list(tools):
-        raise _wrong("tools", "a list", tools)
+        raise _invalid("tools", "a list", tools)
 
 
-def prompts_of(prompts: Any) -> list[str | list[int]]:
+def parse_prompts(prompts: Any) -> list[str | list[int]]:
     """Return the prompts of a call of `generate`, each a text or token ids. One alone is a list of one."""
     if isinstance(prompts, str | Mapping) or (_is_list(prompts) and prompts and _is_id(prompts[0])):
-        return [_prompt(prompts)]
+        return [_parse_prompt(prompts)]
     if not _is_list(prompts):
-        raise _wrong("prompts", "a text, a list of token ids, or a list of these", prompts)
+        raise _invalid("prompts", "a text, a list of token ids, or a list of these", prompts)
     if prompts and all(isinstance(each, Mapping) and "role" in each for each in prompts):
         raise InvalidParameter("generate continues texts; for messages write llm.chat(messages).", "prompts")
-    return [_prompt(prompt) for prompt in prompts]
+    return [_parse_prompt(prompt) for prompt in prompts]
 
 
-def _prompt(prompt: Any) -> str | list[int]:
+def _parse_prompt(prompt: Any) -> str | list[int]:
     if isinstance(prompt, Mapping):
         given = [key for key in ("prompt", "prompt_token_ids") if prompt.get(key) is not None]
         if len(given) != 1 or prompt.keys() - {"prompt", "prompt_token_ids"}:
-            raise _wrong("prompts", 'a dict with "prompt" or "prompt_token_ids" and nothing else', dict(prompt))
+            raise _invalid("prompts", 'a dict with "prompt" or "prompt_token_ids" and nothing else', dict(prompt))
         prompt = prompt[given[0]]
     if isinstance(prompt, str):
         return prompt
     if _is_list(prompt) and all(_is_id(each) for each in prompt):
         return [int(each) for each in prompt]
-    raise _wrong("prompts", "texts or lists of token ids", prompt)
+    raise _invalid("prompts", "texts or lists of token ids", prompt)
 
 
-def conversations_of(messages: Any) -> tuple[list[Messages], bool]:
+def parse_conversations(messages: Any) -> tuple[list[Messages], bool]:
     """Return the conversations of a call of `chat`, and whether it was given a list of them."""
     if isinstance(messages, str):
         return [[{"role": "user", "content": messages}]], False
     if isinstance(messages, Mapping):
-        return [_conversation([messages])], False
+        return [_parse_conversation([messages])], False
     if not _is_list(messages) or not messages:
-        raise _wrong("messages", 'a text, a list of messages like {"role": "user", "content": "…"}', messages)
+        raise _invalid("messages", 'a text, a list of messages like {"role": "user", "content": "…"}', messages)
     if all(isinstance(each, Mapping) for each in messages):
-        return [_conversation(messages)], False
+        return [_parse_conversation(messages)], False
     if all(_is_list(each) for each in messages):
-        return [_conversation(each) for each in messages], True
+        return [_parse_conversation(each) for each in messages], True
     raise InvalidParameter(
         "messages must be messages, or conversations, each a list of them; for texts write"
         ' [[{"role": "user", "content": text}] for text in texts].',
@@ -192,10 +192,10 @@ def conversations_of(messages: Any) -> tuple[list[Messages], bool]:
     )
 
 
-def _conversation(messages: Any) -> Messages:
+def _parse_conversation(messages: Any) -> Messages:
     for message in messages:
         if not isinstance(message, Mapping) or "role" not in message:
-            raise _wrong("messages", 'objects like {"role": "user", "content": "…"}', message)
+            raise _invalid("messages", 'objects like {"role": "user", "content": "…"}', message)
     return [dict(message) for message in messages]
 
 
@@ -206,11 +206,11 @@ def is_conversation(prompt: Any) -> bool:
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options of a chat that are for its template, and the others, which are for the sampler."""
-    for_template = {name: value for name, value in options.items() if name in FOR_TEMPLATE}
-    return for_template, {name: value for name, value in options.items() if name not in FOR_TEMPLATE}
+    for_template = {name: value for name, value in options.items() if name in TEMPLATE_OPTIONS}
+    return for_template, {name: value for name, value in options.items() if name not in TEMPLATE_OPTIONS}
 
 
-def params_of(given: Any, options: Mapping[str, Any], number: int) -> list[SamplingParams]:
+def parse_sampling_params(given: Any, options: Mapping[str, Any], number: int) -> list[SamplingParams]:
     """Return the SamplingParams of so many prompts: what `given` says (one for all, or one each), under the options."""
     many = list(given) if _is_list(given) else [given] * number
     if len(many) != number:
@@ -218,21 +218,21 @@ def params_of(given: Any, options: Mapping[str, Any], number: int) -> list[Sampl
             f"sampling_params has {len(many)} values for {number} prompts; give one each, or one for all.",
             "sampling_params",
         )
-    return [_under(each, options) for each in many]
+    return [_override(each, options) for each in many]
 
 
-def _under(given: Any, options: Mapping[str, Any]) -> SamplingParams:
+def _override(given: Any, options: Mapping[str, Any]) -> SamplingParams:
     unknown = sorted(options.keys() - SamplingOptions.__annotations__.keys())
     if unknown:
         raise InvalidParameter(
             f"{unknown[0]} is neither an option of this call nor a field of SamplingParams.", unknown[0]
         )
     if isinstance(given, Mapping):
-        given = _under(None, given)
+        given = _override(None, given)
     if given is None:
         return SamplingParams(**options)
     if not isinstance(given, SamplingParams):
-        raise _wrong("sampling_params", "SamplingParams(…), or left out for keywords like temperature=0", given)
+        raise _invalid("sampling_params", "SamplingParams(…), or left out for keywords like temperature=0", given)
     return replace_given(given, options)
 
 
@@ -242,7 +242,7 @@ def replace_given(params: SamplingParams, options: Mapping[str, Any]) -> Samplin
     return SamplingParams(**{**said, **options})
 
 
-def over_defaults(params: SamplingParams, defaults: GenerationDefaults, **fallback: Any) -> SamplingParams:
+def apply_defaults(params: SamplingParams, defaults: GenerationDefaults, **fallback: Any) -> SamplingParams:
     """Return params in which the fields that nobody set are the model's own, as over HTTP, or those of `fallback`.
 
     A fallback for max_tokens gives way to the longest answer that the model's files ask for.
@@ -262,6 +262,6 @@ def _is_id(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)  # numpy's integers, too
 
 
-def _wrong(param: str, allowed: str, value: Any) -> InvalidParameter:
+def _invalid(param: str, allowed: str, value: Any) -> InvalidParameter:
     shown = repr(value)
     return InvalidParameter(f"{param} must be {allowed}; got {shown[:60]}{'…' if len(shown) > 60 else ''}.", param)

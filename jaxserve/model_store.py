@@ -15,7 +15,7 @@ PROGRAMS = "programs"
 
 
 @dataclass(frozen=True, slots=True)
-class CachedEntry:
+class CacheEntry:
     """One thing that is kept.
 
     name is what `jaxserve serve` takes for a model, and "programs" for those compiled for one machine and version.
@@ -42,15 +42,15 @@ def pull_model(
     return resolve(model, revision=revision, download_dir=download_dir, token=token, progress=progress)
 
 
-def cached_entries(download_dir: str | None = None) -> list[CachedEntry]:
+def list_cache(download_dir: str | None = None) -> list[CacheEntry]:
     """Return what is kept, models first, each kind by name."""
     found = [*_own_models(download_dir), *_hub_models(download_dir), *_programs()]
     return sorted(found, key=lambda entry: (entry.kind, entry.name.lower()))
 
 
-def remove_cached(name: str, download_dir: str | None = None) -> None:
+def remove_from_cache(name: str, download_dir: str | None = None) -> None:
     """Delete a model by its name, or all compiled programs. Raises BadConfig if nothing has that name."""
-    entries = cached_entries(download_dir)
+    entries = list_cache(download_dir)
     chosen = [entry for entry in entries if entry.name == name]
     if not chosen:
         known = ", ".join(dict.fromkeys(entry.name for entry in entries)) or "nothing"
@@ -62,13 +62,13 @@ def remove_cached(name: str, download_dir: str | None = None) -> None:
             raise StartupError(f"Cannot delete {entry.path}: {error.strerror or error}.") from error
 
 
-def _own_models(download_dir: str | None) -> Iterator[CachedEntry]:
+def _own_models(download_dir: str | None) -> Iterator[CacheEntry]:
     file = (Path(download_dir) if download_dir else cache_dir("models")) / SMOLLM2.name
     if file.is_file():
         yield _entry(DEFAULT_MODEL, "model", file)
 
 
-def _hub_models(download_dir: str | None) -> Iterator[CachedEntry]:
+def _hub_models(download_dir: str | None) -> Iterator[CacheEntry]:
     """Those in the hub's cache that have weights we read."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
@@ -82,18 +82,18 @@ def _hub_models(download_dir: str | None) -> Iterator[CachedEntry]:
         ggufs = tuple(sorted(name for name in files if name.endswith(".gguf")))
         if repo.repo_type == "model" and (ggufs or any(name.endswith(".safetensors") for name in files)):
             size, modified = repo.size_on_disk, repo.last_modified
-            yield CachedEntry(repo.repo_id, "model", Path(repo.repo_path), size, modified, ggufs)
+            yield CacheEntry(repo.repo_id, "model", Path(repo.repo_path), size, modified, ggufs)
 
 
-def _programs() -> Iterator[CachedEntry]:
+def _programs() -> Iterator[CacheEntry]:
     directory = cache_dir(PROGRAMS)
     for path in directory.iterdir() if directory.is_dir() else ():
         if path.is_dir():
             yield _entry(PROGRAMS, "programs", path)
 
 
-def _entry(name: str, kind: Literal["model", "programs"], path: Path) -> CachedEntry:
+def _entry(name: str, kind: Literal["model", "programs"], path: Path) -> CacheEntry:
     paths = [path] if path.is_file() else [Path(folder) / file for folder, _, files in os.walk(path) for file in files]
     stats = [file.stat() for file in paths if file.exists()]
     modified = max((stat.st_mtime for stat in stats), default=path.stat().st_mtime)
-    return CachedEntry(name, kind, path, sum(stat.st_size for stat in stats), modified)
+    return CacheEntry(name, kind, path, sum(stat.st_size for stat in stats), modified)

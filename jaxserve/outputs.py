@@ -15,11 +15,11 @@ class FinishReason(StrEnum):
     TOOL_CALLS = "tool_calls"  # never the engine's: the text that ended with stop was a call
 
 
-REPEATED = "repetition_detected"  # the stop_reason of an answer that repeated itself
+REPETITION_STOP_REASON = "repetition_detected"  # the stop_reason of an answer that repeated itself
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprobs:
+class PositionLogprobs:
     """Raw log-probabilities at one position: the token that stands there, and the best ones.
 
     rank is 1-based over the whole vocabulary; None: not among the best. top holds (token id, logprob), best first;
@@ -42,15 +42,16 @@ class TokenOutput(NamedTuple):
     logprobs             one entry per new token, when asked for
     prompt_logprobs      once, with the first output: one entry per prompt token, the first is None
     num_cached_tokens    prompt tokens found in the prefix cache
-    stop_reason          the stop token id when one other than the primary EOS ended the request, or REPEATED; of a
+    stop_reason          the stop token id when one other than the primary EOS ended the request, or
+                         REPETITION_STOP_REASON; of a
                          beam search also the primary EOS, or what its cursor said
     error                set when finish_reason is ERROR
     """
 
     request_id: int
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    logprobs: tuple[PositionLogprobs, ...] | None = None
+    prompt_logprobs: tuple[PositionLogprobs | None, ...] | None = None
     num_cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
@@ -110,7 +111,7 @@ class TextDelta:
     reasoning and tool_calls are what a reader of chat answers has taken out of it; text is then what is left, the
     content. num_reasoning_tokens counts those of token_ids that stand in the reasoning section.
     After a delta with a finish_reason nothing follows for that index.
-    stop_reason is the stop string, or the stop token id, or REPEATED, or None for EOS and length.
+    stop_reason is the stop string, or the stop token id, or REPETITION_STOP_REASON, or None for EOS and length.
     prompt_logprobs come once, with the first delta of index 0.
     """
 

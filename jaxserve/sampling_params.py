@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured_outputs import StructuredOutputs
 
-GREEDY_BELOW = 1e-5  # temperatures under this mean argmax (vLLM's threshold)
+MAX_GREEDY_TEMPERATURE = 1e-5  # temperatures under this mean argmax (vLLM's threshold)
 MIN_TEMPERATURE = 0.01  # positive temperatures under this are raised to it
 T = TypeVar("T")
 MAX_STOP_TOKEN_IDS = 1024
-MAX_IDS_NAMED = 10
+MAX_LISTED_IDS = 10
 MAX_LOGPROB_TOKEN_IDS = 128
 
 
@@ -33,14 +33,14 @@ class RepetitionDetection:
         for name in ("max_pattern_size", "min_pattern_size", "min_count"):
             value = getattr(self, name)
             if value < 0:
-                raise _bad_repetition(f"{name} must be at least 0, got {value}")
+                raise _invalid_repetition(f"{name} must be at least 0, got {value}")
         if self.min_pattern_size > self.max_pattern_size:
-            raise _bad_repetition(
+            raise _invalid_repetition(
                 f"min_pattern_size must be at most max_pattern_size={self.max_pattern_size},"
                 f" got {self.min_pattern_size}"
             )
         if self.max_pattern_size and self.min_count < 2:
-            raise _bad_repetition(f"min_count must be at least 2, got {self.min_count}")
+            raise _invalid_repetition(f"min_count must be at least 2, got {self.min_count}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,17 +121,17 @@ class SamplingParams:
         self._check_ranges()
         self._check_stops()
         self._check_vocabulary_fields()
-        self._check_search()
+        self._check_beam_search()
         if 0 < self.temperature < MIN_TEMPERATURE and not self.is_greedy:
             object.__setattr__(self, "temperature", MIN_TEMPERATURE)
 
     @property
     def is_greedy(self) -> bool:
         """Whether chance plays no part."""
-        return self.use_beam_search or self.temperature < GREEDY_BELOW
+        return self.use_beam_search or self.temperature < MAX_GREEDY_TEMPERATURE
 
     @property
-    def thinks_within_budget(self) -> bool:
+    def has_thinking_budget(self) -> bool:
         """Whether the reasoning of an answer is limited."""
         return self.thinking_token_budget not in (None, -1)
 
@@ -163,25 +163,25 @@ class SamplingParams:
 
     def _normalize(self) -> None:
         """Gives every field its own type. Raises InvalidParameter for a value that has none."""
-        for name, (kind, may_be_none) in _KINDS.items():
+        for name, (kind, may_be_none) in _NUMBER_TYPES.items():
             value = getattr(self, name)
             if (value is None and may_be_none) or type(value) is kind:
                 continue
             object.__setattr__(self, name, _as_number(name, kind, value))
         for name in ("stop", "bad_words"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else _tuple(name, value))
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else _as_tuple(name, value))
         for name in ("stop_token_ids", "logprob_token_ids"):
             value = getattr(self, name)
-            object.__setattr__(self, name, _ids(name, value))
+            object.__setattr__(self, name, _as_token_ids(name, value))
         if self.allowed_token_ids is not None:
-            object.__setattr__(self, "allowed_token_ids", _ids("allowed_token_ids", self.allowed_token_ids))
+            object.__setattr__(self, "allowed_token_ids", _as_token_ids("allowed_token_ids", self.allowed_token_ids))
         if not isinstance(self.logit_bias, tuple):
-            object.__setattr__(self, "logit_bias", _bias(self.logit_bias))
+            object.__setattr__(self, "logit_bias", _as_logit_bias(self.logit_bias))
         for name, kind in (("structured_outputs", StructuredOutputs), ("repetition_detection", RepetitionDetection)):
             value = getattr(self, name)
             if isinstance(value, Mapping):
-                object.__setattr__(self, name, _nested(name, kind, value))
+                object.__setattr__(self, name, _as_dataclass(name, kind, value))
             elif value is not None and not isinstance(value, kind):
                 raise InvalidParameter(f"{name} must be {kind.__name__}(…), got {value!r}.", name)
 
@@ -249,7 +249,7 @@ class SamplingParams:
                 "logprob_token_ids",
             )
 
-    def _check_search(self) -> None:
+    def _check_beam_search(self) -> None:
         _require(math.isfinite(self.length_penalty), "length_penalty", "a finite number", self.length_penalty)
         if not self.use_beam_search:
             if self.n > 1 and self.is_greedy:
@@ -260,7 +260,7 @@ class SamplingParams:
                 raise InvalidParameter(f"{name} is not available with use_beam_search; leave it out.", name)
 
 
-_KINDS: dict[str, tuple[type, bool]] = {  # field → its type, and whether it may be None
+_NUMBER_TYPES: dict[str, tuple[type, bool]] = {  # field → its type, and whether it may be None
     **dict.fromkeys(("min_tokens", "top_k", "n", "priority"), (int, False)),
     **dict.fromkeys(("max_tokens", "seed", "logprobs", "prompt_logprobs", "truncate_prompt_tokens"), (int, True)),
     "thinking_token_budget": (int, True),
@@ -271,7 +271,7 @@ _KINDS: dict[str, tuple[type, bool]] = {  # field → its type, and whether it m
 }
 
 
-def _tuple(name: str, value: Any) -> tuple[Any, ...]:
+def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
@@ -279,20 +279,20 @@ def _tuple(name: str, value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _ids(name: str, value: Any) -> tuple[int, ...]:
+def _as_token_ids(name: str, value: Any) -> tuple[int, ...]:
     """A tuple is taken as it is: it was checked when it was made."""
     if isinstance(value, tuple):
         return value
     try:
-        return tuple(index(one) for one in _tuple(name, value))
+        return tuple(index(one) for one in _as_tuple(name, value))
     except TypeError:
         raise InvalidParameter(f"{name} must be token ids, got {value!r}.", name) from None
 
 
-def _bias(value: Any) -> tuple[tuple[int, float], ...]:
+def _as_logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
     """Pairs, or a mapping whose keys are ids, also as text: JSON has no other keys."""
     try:
-        pairs = value.items() if isinstance(value, Mapping) else _tuple("logit_bias", value)
+        pairs = value.items() if isinstance(value, Mapping) else _as_tuple("logit_bias", value)
         return tuple((int(token_id), float(bias)) for token_id, bias in pairs)
     except (TypeError, ValueError):
         raise InvalidParameter(
@@ -315,14 +315,14 @@ def _as_number(name: str, kind: type, value: Any) -> Any:
     raise InvalidParameter(f"{name} must be {wanted}, got {value!r}.", name)
 
 
-def _nested(name: str, kind: type[T], fields: Mapping[str, Any]) -> T:
+def _as_dataclass(name: str, kind: type[T], fields: Mapping[str, Any]) -> T:
     try:
         return kind(**fields)
     except TypeError as error:
         raise InvalidParameter(f"{name}: {str(error).partition('() ')[2]}.", name) from None
 
 
-def _bad_repetition(reason: str) -> InvalidParameter:
+def _invalid_repetition(reason: str) -> InvalidParameter:
     return InvalidParameter(f"repetition_detection.{reason}.", "repetition_detection")
 
 
@@ -335,8 +335,8 @@ def _require_known(name: str, ids: Sequence[int], vocab_size: int) -> None:
     """ids are in order, so that two looks are enough when all is well."""
     if ids and not 0 <= ids[0] <= ids[-1] < vocab_size:
         wrong = [str(one) for one in ids if not 0 <= one < vocab_size]
-        listed = ", ".join(wrong[:MAX_IDS_NAMED]) + (
-            f" and {len(wrong) - MAX_IDS_NAMED} more" if len(wrong) > MAX_IDS_NAMED else ""
+        listed = ", ".join(wrong[:MAX_LISTED_IDS]) + (
+            f" and {len(wrong) - MAX_LISTED_IDS} more" if len(wrong) > MAX_LISTED_IDS else ""
         )
         raise InvalidParameter(
             f"{name} has token ids that are out of vocabulary: {listed}; the vocabulary has {vocab_size} tokens, so"

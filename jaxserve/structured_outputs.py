@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxserve.errors import InvalidParameter
 
-CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+CONSTRAINT_FIELDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +40,9 @@ class StructuredOutputs:
             object.__setattr__(self, name, _as_text(name, getattr(self, name)))
         if self.choice is not None and not isinstance(self.choice, str):
             object.__setattr__(self, "choice", tuple(self.choice))
-        given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        given = [name for name in CONSTRAINT_FIELDS if getattr(self, name) is not None]
         if len(given) != 1:
-            listed = ", ".join(CONSTRAINTS)
+            listed = ", ".join(CONSTRAINT_FIELDS)
             said = f"{', '.join(given)} are" if given else "none is"
             raise InvalidParameter(
                 f"structured_outputs must have exactly one of {listed}; {said} given.", "structured_outputs"

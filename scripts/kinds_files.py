@@ -12,7 +12,7 @@ from unittest.mock import patch
 from kinds_cases import WATER
 from kinds_client import Outcome
 
-from jaxserve.answer_format import AnswerFormat
+from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.models import registry
 from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.chat_template import ChatTemplates
@@ -99,7 +99,7 @@ def call_in_reasoning(_: Path) -> Outcome:
     thought = "I may write <tool_call> later. "
     call = '<tool_call>\n{"name": "water", "arguments": {"bed": "roses"}}\n</tool_call>'
     dialect = AnswerDialect.bind(TOOL_PARSERS["hermes"], REASONING_PARSERS["qwen3"], {})
-    reader = dialect.reader(AnswerFormat(tools=(WATER,), tool_choice="auto"))
+    reader = dialect.reader(ChatOutputSpec(tools=(WATER,), tool_choice="auto"))
     deltas = [*map(reader.feed, f"<think>{thought}</think>{call}"), reader.close(is_cut=False)]
     reasoning, content = ("".join(getattr(delta, part) for delta in deltas) for part in ("reasoning", "content"))
     arguments = "".join(piece.arguments for delta in deltas for piece in delta.tool_calls)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jaxserve import AnswerFormat, InvalidParameter
+from jaxserve import ChatOutputSpec, InvalidParameter
 from server.config import ServerConfig
 from server.errors import shown
 from server.schemas.chat import ChatRequest
@@ -43,16 +43,16 @@ def check_thinking_budget(budget: int | None, llm: AsyncLLM) -> None:
         )
 
 
-def answer_format(request: ChatRequest, config: ServerConfig, prompt_text: str) -> AnswerFormat:
+def answer_format(request: ChatRequest, config: ServerConfig, prompt_text: str) -> ChatOutputSpec:
     """prompt_text: what the template wrote."""
-    return AnswerFormat(
+    return ChatOutputSpec(
         tools=tuple(tool_objects(request.tools) or ()),
         tool_choice=tool_choice(request),
         parallel_tool_calls=request.parallel_tool_calls is not False,
         include_reasoning=request.tells_reasoning,
-        thinking=_thinking(request, config),
+        enable_thinking=_thinking(request, config),
         prompt_text=prompt_text,
-        num_past_calls=sum(len(message.tool_calls or ()) for message in request.messages),
+        num_past_tool_calls=sum(len(message.tool_calls or ()) for message in request.messages),
     )
 
 

@@ -103,12 +103,12 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     screen = console()
     with ExitStack() as on_failure, Phases(screen) as phases:
         phases.report("import", 0, 0)
-        from jaxserve import check_settings
+        from jaxserve import check_config
         from server.listen import give_back, listen
         from server.startup_checks import check_server
 
         check_server(server_config)
-        check_settings(engine_config)
+        check_config(engine_config)
         listeners = listen(server_config)
         on_failure.callback(give_back, listeners)
         if not server_config.uds:  # port 0 has become a real one

@@ -46,9 +46,9 @@ def list_cached(words: Sequence[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxserve import cached_entries
+    from jaxserve import list_cache
 
-    entries = cached_entries(said.download_dir)
+    entries = list_cache(said.download_dir)
     if not entries:
         print("Nothing is kept yet; jaxserve pull fetches a model.")
         return 0
@@ -69,16 +69,16 @@ def remove(words: Sequence[str]) -> int:
     parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
     _add_download_dir(parser)
     said = parser.parse_args(words)
-    from jaxserve import cached_entries, remove_cached
+    from jaxserve import list_cache, remove_from_cache
 
-    size = sum(entry.num_bytes for entry in cached_entries(said.download_dir) if entry.name == said.name)
+    size = sum(entry.num_bytes for entry in list_cache(said.download_dir) if entry.name == said.name)
     if size and not said.yes:
         if not sys.stdin.isatty():
             parser.error("nobody can be asked here; --yes deletes without")
         if input(f"Delete {said.name}, {size / 1e6:.0f} MB? [y/N] ").strip().lower() not in ("y", "yes"):
             print("kept")
             return 1
-    remove_cached(said.name, said.download_dir)
+    remove_from_cache(said.name, said.download_dir)
     print(f"deleted {said.name}, {size / 1e6:.0f} MB")
     return 0
 
@@ -94,11 +94,11 @@ def doctor(words: Sequence[str]) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from jaxserve import examine
+    from jaxserve import diagnose
 
     console = Console(highlight=False, soft_wrap=True)
     is_wrong = False
-    for finding in [*examine(), _check_port(said.host, said.port)]:
+    for finding in [*diagnose(), _check_port(said.host, said.port)]:
         is_wrong |= finding.status == "wrong"
         advice = f"\n{'':21}[dim]{escape(finding.advice)}[/]" if finding.advice else ""
         mark = MARKS[finding.status] + " " * (9 - len(finding.status))

@@ -13,7 +13,7 @@ MAX_NAMES, MAX_NAME_CHARS = 20, 64
 
 def name_unenforced(response: Response, jobs: Sequence[Job]) -> Response:
     """Name the formats in JSON schemas that are not enforced; what is no token of HTTP is percent-encoded."""
-    names = dict.fromkeys(name for job in jobs if job.prepared is not None for name in job.prepared.unenforced)
+    names = dict.fromkeys(name for job in jobs if job.prepared is not None for name in job.prepared.unenforced_formats)
     if names:
         shown = [quote(name[:MAX_NAME_CHARS], safe="!#$&'*+^`|") for name in names][:MAX_NAMES]
         response.headers[UNENFORCED] = ", ".join(shown)

@@ -41,7 +41,7 @@ class Generates(Protocol):
         params: SamplingParams,
         *,
         cache_salt: str | None = None,
-        prepared: Any = None,
+        output_plan: Any = None,
     ) -> AsyncIterator[TextDelta]: ...
 
 
@@ -145,7 +145,7 @@ class Run:
         """Carries one prompt's deltas into the mailbox; closing the iterator aborts in the engine."""
         news, unfinished = self.prompts[number], self._n
         try:
-            told = llm.generate(job.prompt_ids, job.params, cache_salt=cache_salt, prepared=job.prepared)
+            told = llm.generate(job.prompt_ids, job.params, cache_salt=cache_salt, output_plan=job.prepared)
             deltas = cast(_Deltas, told)
             async with aclosing(deltas):
                 async for delta in deltas:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from jaxserve import AnswerFormat, InvalidParameter, PromptTooLong, RequestError, SamplingParams
+from jaxserve import ChatOutputSpec, InvalidParameter, PromptTooLong, RequestError, SamplingParams
 from server.answers import answer_format, check_answer, check_thinking_budget
 from server.config import ServerConfig
 from server.rendering import render
@@ -115,7 +115,7 @@ async def completion_jobs(
         job = _checked(one, params, llm, config, "prompt", len(prompts))
         jobs.append(replace(job, constraint=constraint_param(request)))
         await asyncio.sleep(0)  # with many ids in the parameters each of these takes a moment
-    if params.thinks_within_budget:  # each prompt may have opened its reasoning, or not
+    if params.has_thinking_budget:  # each prompt may have opened its reasoning, or not
         return [replace(job, prepared=await _prepared(request, llm, job.params, None, job.prompt_ids)) for job in jobs]
     prepared = await _prepared(request, llm, jobs[0].params)
     return [replace(job, prepared=prepared) for job in jobs]
@@ -146,13 +146,13 @@ async def _prepared(
     request: GenerationRequest,
     llm: AsyncLLM,
     params: SamplingParams,
-    format: AnswerFormat | None = None,
+    format: ChatOutputSpec | None = None,
     prompt_ids: Sequence[int] = (),
 ) -> Any:
     """What the library makes of a constraint, and of tools that must be called; it refuses grammars that it cannot
     hold an answer to."""
     try:
-        return await llm.prepare(params, format, prompt_ids)
+        return await llm.plan_output(params, format, prompt_ids)
     except RequestError as error:
         raise named_as_sent(error, constraint_param(request)) from None
 
@@ -165,7 +165,7 @@ def _checked(
     if not prompt_ids:
         raise InvalidParameter("The prompt is empty: it has no tokens.", param)
     try:
-        params = llm.check(prompt_ids, params)
+        params = llm.validate(prompt_ids, params)
     except PromptTooLong as error:
         raise PromptTooLong(str(error), error.param or param) from None
     _check_reply(prompt_ids, params, config, num_prompts)

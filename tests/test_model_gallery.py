@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scripts import model_gallery
-from tests import bare
+from tests import clean_environment
 
 
 def varint(value: int) -> bytes:
@@ -39,9 +39,9 @@ def test_a_tensor_of_an_onnx_file_is_read_however_it_is_stored(value, stored_in)
 
 
 def test_fetching_models_needs_nothing_of_the_test_extra(tmp_path):
-    site = bare.build(tmp_path)
-    (site / "scripts").symlink_to(bare.REPO / "scripts")
+    site = clean_environment.link_packages(tmp_path)
+    (site / "scripts").symlink_to(clean_environment.REPO / "scripts")
     code = "from scripts import model_gallery as g; print(*g.MODELS); g.read_onnx(bytes([58, 0]))"
-    done = bare.run(site, "-c", code)
+    done = clean_environment.run(site, "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
     assert "minimind2-small" in done.stdout

@@ -6,7 +6,7 @@ from jaxserve.engine.progress import Progress
 from jaxserve.engine.request import Request
 from jaxserve.engine.stats import Family, Stats, Timeline
 from jaxserve.errors import GenerationFailed, InvalidParameter
-from jaxserve.outputs import FinishReason, TokenLogprobs, TokenOutput
+from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
 from jaxserve.sampling.sampler import NOTHING_ALLOWED
 
 
@@ -60,7 +60,7 @@ class Answers:
         progress: Progress,
         reason: FinishReason,
         token_ids: tuple[int, ...] = (),
-        logprobs: tuple[TokenLogprobs, ...] | None = None,
+        logprobs: tuple[PositionLogprobs, ...] | None = None,
         stop_reason: int | str | None = None,
         error: Exception | None = None,
     ) -> TokenOutput:
@@ -73,7 +73,7 @@ class Answers:
         self,
         progress: Progress,
         token_ids: tuple[int, ...],
-        logprobs: tuple[TokenLogprobs, ...] | None,
+        logprobs: tuple[PositionLogprobs, ...] | None,
         finish: FinishReason | None = None,
         stop_reason: int | str | None = None,
         error: Exception | None = None,

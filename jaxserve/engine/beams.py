@@ -15,7 +15,7 @@ from jaxserve.engine.logprobs import logprobs_of_next
 from jaxserve.engine.plan import DrawnRows
 from jaxserve.engine.repetition import RepetitionWatch
 from jaxserve.engine.request import Cursor, Request, watch_of
-from jaxserve.outputs import REPEATED, FinishReason, TokenLogprobs
+from jaxserve.outputs import REPETITION_STOP_REASON, FinishReason, PositionLogprobs
 from jaxserve.structured.guide import Guide
 
 
@@ -31,7 +31,7 @@ class Beam:
 
     score: float = 0.0
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] = ()
+    logprobs: tuple[PositionLogprobs, ...] = ()
     cursor: Cursor | None = None
     watch: RepetitionWatch | None = None
     guide: Guide | None = None
@@ -104,7 +104,7 @@ class BeamSearch:
         order_N = np.lexsort((id_BC[at_N, place_N], at_N, -score_N))
         return zip(score_N[order_N].tolist(), at_N[order_N].tolist(), place_N[order_N].tolist(), strict=True)
 
-    def _logprobs(self, parent: Beam, drawn: DrawnRows, at: int, place: int) -> tuple[TokenLogprobs, ...]:
+    def _logprobs(self, parent: Beam, drawn: DrawnRows, at: int, place: int) -> tuple[PositionLogprobs, ...]:
         wanted = self._params.logprobs
         return () if wanted is None else (*parent.logprobs, logprobs_of_next(drawn, at, place, wanted))
 
@@ -119,7 +119,7 @@ class BeamSearch:
             if watch is not None:
                 watch = watch.copy()
                 if watch.push(beam.token_ids[-1]) and length >= self._params.min_tokens:
-                    self._finish(beam, FinishReason.REPETITION, REPEATED)
+                    self._finish(beam, FinishReason.REPETITION, REPETITION_STOP_REASON)
                     continue
             if guide is not None:
                 guide = guide.copy()

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxserve.engine.plan import DrawnRows
-from jaxserve.outputs import TokenLogprobs
+from jaxserve.outputs import PositionLogprobs
 
 
-def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[int] = ()) -> TokenLogprobs:
+def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[int] = ()) -> PositionLogprobs:
     """Of the row at this place: its token, the num_best best ones, and those that were asked for by id."""
     assert drawn.logprob_B is not None and drawn.rank_B is not None
     wanted: tuple[tuple[int, float], ...] = ()
     if wanted_ids:
         assert drawn.wanted_logprob_BI is not None
         wanted = tuple(zip(wanted_ids, drawn.wanted_logprob_BI[at].tolist(), strict=False))
-    return TokenLogprobs(
+    return PositionLogprobs(
         token_id=int(drawn.token_B[at]),
         logprob=float(drawn.logprob_B[at]),
         rank=int(drawn.rank_B[at]),
@@ -24,7 +24,7 @@ def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[i
     )
 
 
-def logprobs_of_next(drawn: DrawnRows, at: int, place: int, num_best: int) -> TokenLogprobs:
+def logprobs_of_next(drawn: DrawnRows, at: int, place: int, num_best: int) -> PositionLogprobs:
     """The same for the row's continuation at this place, as if it had been drawn.
 
     Its rank is known if its logprob is among those that came home.
@@ -32,7 +32,7 @@ def logprobs_of_next(drawn: DrawnRows, at: int, place: int, num_best: int) -> To
     assert drawn.next_id_BC is not None and drawn.next_raw_BC is not None and drawn.top_logprob_BK is not None
     logprob = drawn.next_raw_BC[at, place]
     known_N = drawn.top_logprob_BK[at] if drawn.all_logprob_BV is None else drawn.all_logprob_BV[at]
-    return TokenLogprobs(
+    return PositionLogprobs(
         token_id=int(drawn.next_id_BC[at, place]),
         logprob=float(logprob),
         rank=1 + int((known_N > logprob).sum()) if logprob >= known_N.min() else None,

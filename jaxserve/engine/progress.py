@@ -9,7 +9,7 @@ from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionWatch
 from jaxserve.engine.request import Request, guide_of, mask_of, watch_of
 from jaxserve.kvcache.prefix import KeyChain
-from jaxserve.outputs import REPEATED, FinishReason, TokenLogprobs
+from jaxserve.outputs import REPETITION_STOP_REASON, FinishReason, PositionLogprobs
 from jaxserve.sampling.rows import pack
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.structured.guide import Guide
@@ -48,11 +48,11 @@ class Progress:
     started_at: int = 0
     guide: Guide | None = None
     repetition: RepetitionWatch | None = None
-    prompt_scores: list[TokenLogprobs | None] | None = None
+    prompt_scores: list[PositionLogprobs | None] | None = None
 
     @classmethod
     def start(cls, request: Request, keys: KeyChain, vocab_size: int) -> "Progress":
-        scores: list[TokenLogprobs | None] | None = None
+        scores: list[PositionLogprobs | None] | None = None
         if request.params.prompt_logprobs is not None:
             scores = [None for _ in request.prompt_ids]
         return cls(
@@ -141,5 +141,5 @@ class Progress:
             return FinishReason.LENGTH, None
         repeats = self.repetition is not None and self.repetition.push(token)
         if repeats and len(self.tokens) - len(request.prompt_ids) >= request.params.min_tokens:
-            return FinishReason.REPETITION, REPEATED
+            return FinishReason.REPETITION, REPETITION_STOP_REASON
         return None

@@ -99,7 +99,7 @@ def watch_of(request: Request) -> RepetitionWatch | None:
 def guide_of(request: Request, vocab_size: int) -> Guide | None:
     """What keeps its answer to a grammar or its reasoning to a budget, if there is such."""
     params = request.params
-    budget = params.thinking_token_budget if params.thinks_within_budget and request.thinking is not None else None
+    budget = params.thinking_token_budget if params.has_thinking_budget and request.thinking is not None else None
     if request.grammar is None and budget is None:
         return None
     return Guide(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from jaxserve.answer_format import AnswerFormat, NamedTool
+from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool
 from jaxserve.errors import BadConfig, InvalidParameter
 from jaxserve.structured.shapes import Shape
 from jaxserve.text.answer_reading import read_answer
@@ -98,13 +98,13 @@ class AnswerDialect:
     def reads_reasoning(self) -> bool:
         return self.reasoning is not None or (self.template is not None and self.template.tells_reasoning)
 
-    def starts_inside(self, format: AnswerFormat, is_constrained: bool = False) -> bool | None:
+    def starts_inside(self, format: ChatOutputSpec, is_constrained: bool = False) -> bool | None:
         """Whether an answer begins within its reasoning; None: it has none, so that a constraint holds from the start.
 
         is_constrained: a grammar holds for what comes after the reasoning.
         """
         reasoning = self.reasoning
-        if reasoning is None or ((is_constrained or format.must_call) and not format.include_reasoning):
+        if reasoning is None or ((is_constrained or format.requires_tool_call) and not format.include_reasoning):
             return None
         if isinstance(reasoning, HarmonyDialect):
             return False
@@ -120,7 +120,9 @@ class AnswerDialect:
             return False
         return section_at_end(text, reasoning.open, reasoning.close, self._special_tokens) == "open"
 
-    def reader(self, format: AnswerFormat, *, is_constrained: bool = False, skip_special_tokens: bool = True) -> Reader:
+    def reader(
+        self, format: ChatOutputSpec, *, is_constrained: bool = False, skip_special_tokens: bool = True
+    ) -> Reader:
         """A new reader for one choice."""
         shown = {char: "" if skip_special_tokens else text for text, char in self._spelling.chars.items()}
         tools = self._tools(format)
@@ -131,7 +133,7 @@ class AnswerDialect:
         unmarked = functions(format.tools) if is_free and format.tools else None
         return Reader(format, partial(self._read, format, tools, inside), new_id, shown, unmarked)
 
-    def read_schemas(self, format: AnswerFormat) -> None:
+    def read_schemas(self, format: ChatOutputSpec) -> None:
         """Read the tools' schemas where texts get their types from them, which may take tenths of a second."""
         tools = self._tools(format)
         is_untyped = isinstance(tools, ToolDialect) and isinstance(tools.format, TaggedCalls)
@@ -140,17 +142,17 @@ class AnswerDialect:
 
     def _read(
         self,
-        format: AnswerFormat,
+        format: ChatOutputSpec,
         tools: ToolDialect | HarmonyDialect | None,
         inside: bool | None,
         tape: Tape,
         reader: Reader,
     ) -> Reading[None]:
         declared = {
-            name: each if format.must_call or each.strict else replace(each, enforced=False)
+            name: each if format.requires_tool_call or each.strict else replace(each, enforced=False)
             for name, each in functions(format.tools).items()
         }
-        if self.template is not None and (self.tools is not None or not format.must_call):
+        if self.template is not None and (self.tools is not None or not format.requires_tool_call):
             looks = bool(format.tools) and format.tool_choice != "none"
             return self.template.read_answer(tape, reader, declared, format.prompt_text, looks)
         tools, reasoning = self._spelling.spelled(tools), self._spelling.spelled(self.reasoning)
@@ -160,18 +162,18 @@ class AnswerDialect:
             return reasoning.read_answer(tape, reader, declared, False)
         return read_answer(tape, reader, tools, reasoning, declared, inside)
 
-    def shape(self, format: AnswerFormat, *, holds_calls: bool = False) -> Shape | None:
+    def shape(self, format: ChatOutputSpec, *, holds_calls: bool = False) -> Shape | None:
         """The shape of an answer behind its reasoning; None where it is free.
 
         holds_calls: also where no tool is strict, calls are of declared tools and have JSON objects for arguments
         """
         declared = functions(format.tools)
-        if format.must_call or holds_calls or any(each.strict for each in declared.values()):
+        if format.requires_tool_call or holds_calls or any(each.strict for each in declared.values()):
             tools = self._tools(format)
             return None if tools is None else tools.calls(declared, format.tool_choice, format.parallel_tool_calls)
         return None
 
-    def check_names(self, format: AnswerFormat, parser: str | None) -> None:
+    def check_names(self, format: ChatOutputSpec, parser: str | None) -> None:
         """Check that calls of every declared function can be read. parser: the dialect's name.
 
         Raises InvalidParameter for a name that would be lost in this dialect, also where the model may choose to call.
@@ -179,7 +181,7 @@ class AnswerDialect:
         tools = self._tools(format)
         if tools is None:
             return
-        for index, name in enumerate(format.names):
+        for index, name in enumerate(format.tool_names):
             token = next((token for token in self._special_tokens if token and token in name), None)
             if token is None and tools.reads_name(name):
                 continue
@@ -216,10 +218,10 @@ class AnswerDialect:
         dialect = self._spelling.spelled(self.reasoning)
         return beginning(dialect, spelled, inside=inside, is_constrained=is_constrained)
 
-    def _tools(self, format: AnswerFormat) -> ToolDialect | HarmonyDialect | None:
+    def _tools(self, format: ChatOutputSpec) -> ToolDialect | HarmonyDialect | None:
         """The dialect in which this answer makes calls. Where it must make one, there always is one."""
         if not format.tools or format.tool_choice == "none":
             return None
-        if self.tools is not None or not format.must_call:
+        if self.tools is not None or not format.requires_tool_call:
             return self.tools
         return bare_arguments(format.tool_choice.name) if isinstance(format.tool_choice, NamedTool) else ARRAY

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jaxserve.answer_format import AnswerFormat
+from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.outputs import ToolCallDelta
 
 
@@ -14,11 +14,11 @@ class CallDeltas:
     has_begun        whether the call that was named last has begun
     """
 
-    def __init__(self, format: AnswerFormat, new_id: Callable[[str, int], str]) -> None:
+    def __init__(self, format: ChatOutputSpec, new_id: Callable[[str, int], str]) -> None:
         self.num_calls = 0
         self.num_unfinished = 0
         self.has_begun = False
-        self._num_past_calls, self._parallel = format.num_past_calls, format.parallel_tool_calls
+        self._num_past_calls, self._parallel = format.num_past_tool_calls, format.parallel_tool_calls
         self._new_id = new_id
         self._name = ""
         self._arguments: list[str] = []

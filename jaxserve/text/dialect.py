@@ -5,7 +5,7 @@ import string
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
-from jaxserve.answer_format import AnswerFormat, NamedTool, ToolChoice
+from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool, ToolChoice
 from jaxserve.structured.shapes import Either, Literal, Optional, Repeat, Shape, Text
 from jaxserve.text.call_formats.format import CallFormat, Calls, Function, Functions, in_order
 from jaxserve.text.markers import Reading, Tape
@@ -132,11 +132,11 @@ class ReasoningDialect:
     repeats: bool = False
     hidden: tuple[str, ...] = ()
 
-    def is_on(self, format: AnswerFormat) -> bool:
+    def is_on(self, format: ChatOutputSpec) -> bool:
         """Whether an answer may have a section at all, by what the template was told."""
         if self.asked:
-            return format.thinking is True
-        return not (self.switched and format.thinking is False)
+            return format.enable_thinking is True
+        return not (self.switched and format.enable_thinking is False)
 
     def section(self) -> Shape:
         """The shape of one section, or of none."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from jaxserve.answer_format import AnswerFormat, NamedTool
+from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool
 from jaxserve.outputs import FinishReason, ToolCallDelta
 from jaxserve.text.call_deltas import CallDeltas
 from jaxserve.text.call_formats.format import Functions
@@ -48,7 +48,7 @@ class Reader:
 
     def __init__(
         self,
-        format: AnswerFormat,
+        format: ChatOutputSpec,
         read: "Callable[[Tape, Reader], Reading[None]]",
         new_id: Callable[[str, int], str] = random_id,
         shown: Mapping[str, str] = MappingProxyType({}),
@@ -109,7 +109,7 @@ class Reader:
             self._reasoning.append(self._visible(text))
 
     def content(self, text: str) -> None:
-        if self._format.must_call:
+        if self._format.requires_tool_call:
             return
         self._pass(self._tape.place)
         text = self._visible(text)

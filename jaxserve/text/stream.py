@@ -5,7 +5,7 @@ A chat answer's text goes on through a reader, which takes reasoning and tool ca
 
 from collections.abc import Mapping, Sequence
 
-from jaxserve.outputs import FinishReason, Logprob, TextDelta, TokenLogprob, TokenLogprobs, TokenOutput
+from jaxserve.outputs import FinishReason, Logprob, PositionLogprobs, TextDelta, TokenLogprob, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.detokenizer import ControlDetokenizer, Detokenizer, detokenizer
 from jaxserve.text.reader import Pieces, Reader
@@ -133,7 +133,7 @@ def _read(
     return read, reader.finish_reason(finish_reason)
 
 
-def spell(spelled: Detokenizer, entry: TokenLogprobs, num_top: int) -> TokenLogprob:
+def spell(spelled: Detokenizer, entry: PositionLogprobs, num_top: int) -> TokenLogprob:
     """One position's logprobs with texts, and `spelled` moved past its token.
 
     top: the standing token, then the best `num_top` without it: num_top in all, or one more if it is not among them.
@@ -148,7 +148,7 @@ def spell(spelled: Detokenizer, entry: TokenLogprobs, num_top: int) -> TokenLogp
 
 
 def spell_prompt(
-    tokenizer: Tokenizer, prompt_ids: Sequence[int], entries: Sequence[TokenLogprobs | None], num_top: int
+    tokenizer: Tokenizer, prompt_ids: Sequence[int], entries: Sequence[PositionLogprobs | None], num_top: int
 ) -> tuple[TokenLogprob | None, ...]:
     """A prompt's logprobs with texts, one per token; the first, which nothing predicted, is None. See `spell`."""
     spelled = detokenizer(tokenizer, (), False)

@@ -39,10 +39,10 @@ def llm(tiny_model: Path) -> Iterator[AsyncLLM]:
         )
     )
     yield llm
-    llm._model.close()
+    llm._client.close()
 
 
 @pytest.fixture
 async def api(llm: AsyncLLM) -> AsyncIterator[Api]:
     yield Api(llm)
-    assert llm.num_open == 0
+    assert llm.num_unfinished == 0

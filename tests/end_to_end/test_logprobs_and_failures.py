@@ -41,7 +41,7 @@ def opened(model: Path, **config: Any) -> Iterator[AsyncLLM]:
     try:
         yield llm
     finally:
-        llm._model.close()
+        llm._client.close()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def llm(model: Path) -> Iterator[AsyncLLM]:
 @pytest.fixture
 async def api(llm: AsyncLLM) -> AsyncIterator[Api]:
     yield Api(llm)
-    assert llm.num_open == 0
+    assert llm.num_unfinished == 0
 
 
 async def completed(api: Api, **fields: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def test_a_helper_knows_no_array_no_model_and_no_secret(pool, monkeypatch):
     try:
         rooms = {name.split(".")[0] for name in run(fresh, "loaded")} | set(run(fresh, "loaded"))
         assert rooms.isdisjoint({"jax", "jaxlib", "flax", "numpy", "torch", "transformers", "tokenizers", "server"})
-        assert rooms.isdisjoint({"jaxserve.engine", "jaxserve.served", "jaxserve.models"})
+        assert rooms.isdisjoint({"jaxserve.engine", "jaxserve.engine_client", "jaxserve.models"})
         assert "jaxserve.text.client_template" in rooms
         assert "secret" not in run(fresh, "environment").values()
     finally:

@@ -9,7 +9,7 @@ from quart.testing.client import QuartClient
 
 from server.app import create_app
 from server.config import ServerConfig
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.conforms import Document
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import Api
 from tests.server.reading import ReadingLLM
 

@@ -6,7 +6,7 @@ import sys
 from server.app import create_app
 from server.config import ServerConfig
 from server.lifecycle import serve
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 
 
 async def main(port: int, is_held: bool, drain_s: float) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxserve import RenderedPrompt
 from jaxserve.text.prompts import Prompts
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import Api
 from tests.text.tiny_tokenizers import TEMPLATE, byte_level_backend, make
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT, Api
 
 ODD = [

@@ -162,7 +162,7 @@ def test_a_start_that_is_sound_gets_as_far_as_the_slow_work(start: Callable[...,
 
 
 def test_settings_are_checked_without_jax() -> None:
-    program = "import sys; from jaxserve import EngineConfig, check_settings; check_settings(EngineConfig()); "
+    program = "import sys; from jaxserve import EngineConfig, check_config; check_config(EngineConfig()); "
     subprocess.run([sys.executable, "-c", program + "assert 'jax' not in sys.modules"], check=True, timeout=120)
     assert set(ATTENTION_BACKENDS) == {"auto", *BACKENDS}
 

@@ -9,7 +9,7 @@ import pytest
 from jaxserve import dump_exact_json
 from jaxserve.text.call_formats.format import functions
 from server.body import parse
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 
 PATH = "/v1/chat/completions"
@@ -155,7 +155,7 @@ async def test_the_digits_of_a_tool_reach_the_library(make_api):
     )
     answer = await api.post(PATH, (json.dumps(CHAT)[:-1] + f',"tools":[{tool}]}}').encode())
     assert answer.status == 200
-    [function] = functions(api.llm.calls[-1].format.tools).values()
+    [function] = functions(api.llm.calls[-1].spec.tools).values()
     assert NUMBERS in function.arguments.schema
 
 

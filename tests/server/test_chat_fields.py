@@ -3,7 +3,7 @@
 import pytest
 
 from jaxserve import RepetitionDetection, SamplingParams
-from tests.fakes_llm import VOCAB_SIZE, FakeLLM
+from tests.fake_llm import VOCAB_SIZE, FakeLLM
 
 
 async def params_of(api, **fields) -> SamplingParams:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 
 KEYS = """

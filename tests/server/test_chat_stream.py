@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.replies import events
 from server.sse import Silence
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 
 PATH = "/v1/chat/completions"
@@ -152,7 +152,7 @@ async def test_nothing_is_said_before_the_first_result(make_api):
     llm = FakeLLM(["a", "b"])
     llm.hold_at = 0
     async with Live(make_api(llm=llm)) as connection:
-        await llm.until(lambda llm: llm.calls)
+        await llm.wait_until(lambda llm: llm.calls)
         reading = asyncio.ensure_future(connection.receive())
         assert not (await asyncio.wait([reading], timeout=0.3))[0]
         llm.release.set()
@@ -227,9 +227,9 @@ async def test_a_client_that_leaves_is_aborted(make_api, stream, hold_at):
     llm.hold_at = hold_at
     api = make_api(llm=llm)
     async with Live(api, stream=stream, n=2) as connection:
-        await llm.until(lambda llm: llm.calls)
+        await llm.wait_until(lambda llm: llm.calls)
         await connection.disconnect()
-        await llm.until(lambda llm: llm.ends["aborted"] == 1)
+        await llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
     assert len(api.app.extensions["jaxserve.desk"].visits) == 0
 
 
@@ -254,7 +254,7 @@ async def test_a_client_that_leaves_before_the_head_is_aborted(make_api):
 
     scope = make_scope(PATH, len(body))
     await api.app(scope, receive, send)
-    await llm.until(lambda llm: llm.ends["aborted"] == 1)
+    await llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
 
 
 def make_scope(path, length):

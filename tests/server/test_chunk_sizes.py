@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.chunk_sizes import MAX_LINE_BYTES, ChunkSizes
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.wire import serving
 
 HEAD = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -168,7 +168,7 @@ async def test_the_logprobs_of_completions_are_no_text(api):
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("field", ["seed", "priority"])
 async def test_64_bits(make_api, path, field):
-    from tests.fakes_llm import FakeLLM
+    from tests.fake_llm import FakeLLM
 
     api = make_api(llm=FakeLLM(scheduling_policy="priority"))
     for good in (2**63 - 1, -(2**63)):

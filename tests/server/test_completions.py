@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fakes_llm import BOS, FakeLLM
+from tests.fake_llm import BOS, FakeLLM
 
 KEYS = """
     id object created model choices service_tier system_fingerprint usage kv_transfer_params
@@ -227,7 +227,7 @@ async def test_cached_tokens_sum_over_prompts(make_api):
 
 
 async def test_one_failing_prompt_fails_all(api):
-    api.llm.fail_at, api.llm.failure = 0, ValueError()
+    api.llm.fail_at, api.llm.generate_error = 0, ValueError()
     assert (await api.complete(prompt=["a", "b"])).status == 500
     assert len(api.app.extensions["jaxserve.desk"].visits) == 0
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from server import http1
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 from tests.server.wire import TLS_FILES, Peer, Wire, get, post, serving
 

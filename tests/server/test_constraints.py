@@ -26,7 +26,7 @@ def ask(api, request):
         answer = await api.post(request.param, BODIES[request.param] | fields)
         if answer.status == 200:
             params = api.llm.calls[-1].params
-            assert api.llm.calls[-1].prepared.params == params, "what was prepared is not what runs"
+            assert api.llm.calls[-1].output_plan.params == params, "what was prepared is not what runs"
             return params.structured_outputs
         assert (answer.status, answer.error["type"]) == (400, "BadRequestError"), answer.text
         assert not api.llm.calls
@@ -202,19 +202,19 @@ class TestImpossible:
     )
     async def test_it_is_a_400_about_the_field_that_was_used(self, api, ask, fields, param, stream):
         for message in ("structured_outputs: multipleOf cannot be enforced", "There is no structured_outputs."):
-            api.llm.impossible = InvalidParameter(message, "structured_outputs")
+            api.llm.plan_error = InvalidParameter(message, "structured_outputs")
             error = await ask(stream=stream, **fields)
             is_first = message.startswith("structured_outputs")
             expected = message.replace("structured_outputs", param) if is_first else message
             assert (error["param"], error["message"]) == (param, expected)
 
     async def test_other_errors_keep_their_field(self, api, ask):
-        api.llm.impossible = PromptTooLong("too long", "messages")
+        api.llm.plan_error = PromptTooLong("too long", "messages")
         assert (await ask(structured_outputs={"regex": "a"}))["param"] == "messages"
 
     @pytest.mark.parametrize("route", ROUTES)
     async def test_it_is_known_without_running(self, api, route):
-        api.llm.impossible = InvalidParameter("no", "structured_outputs")
+        api.llm.plan_error = InvalidParameter("no", "structured_outputs")
         answer = await api.post(route + "/render", BODIES[route] | {"structured_outputs": {"regex": "a"}})
         assert (answer.status, answer.error["param"]) == (400, "structured_outputs")
 
@@ -236,7 +236,7 @@ async def test_the_old_guided_fields_are_unknown_and_warned_of_once(ask, caplog,
 @pytest.mark.parametrize("field", [{"response_format": wrapped({})}, {"structured_outputs": {"json": {}}}])
 async def test_a_constraint_that_breaks_off_in_mid_stream_is_named_as_it_was_sent(api, field):
     api.llm.fail_at = 1
-    api.llm.failure = InvalidParameter("structured_outputs is too complex.", "structured_outputs")
+    api.llm.generate_error = InvalidParameter("structured_outputs is too complex.", "structured_outputs")
     [name] = field
     for stream in (False, True):
         answer = await api.post(ROUTES[0], BODIES[ROUTES[0]] | field | {"stream": stream})

@@ -11,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from server.openapi.operations import OPERATIONS
 from server.routes.docs import PAGE
 from tests.browser import PHONE, Page, open_page
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.wire import serving
 
 

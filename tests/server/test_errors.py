@@ -4,7 +4,7 @@ import pytest
 
 from jaxserve import EngineStopped, GenerationFailed, InvalidParameter, Overloaded
 from server.errors import cut
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 
 PATH = "/v1/chat/completions"
@@ -66,14 +66,14 @@ async def test_the_checks_come_in_the_order_of_the_contract(make_api):
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_failure_before_the_first_result_has_a_status_of_its_own(api, failure, status, kind, stream):
-    api.llm.fail_at, api.llm.failure = 0, failure
+    api.llm.fail_at, api.llm.generate_error = 0, failure
     answer = await api.chat(stream=stream)
     assert (answer.status, answer.error["type"]) == (status, kind)
     assert "secret" not in answer.text
 
 
 async def test_overload_at_the_door_is_503_and_says_when_to_return(api):
-    api.llm.refusal = Overloaded("full", 7)
+    api.llm.validate_error = Overloaded("full", 7)
     answer = await api.chat()
     assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
     assert answer.error["type"] == "Service Unavailable"
@@ -89,7 +89,7 @@ async def test_a_dead_engine_is_503_at_the_door_and_unhealthy(api):
 
 async def test_a_failure_in_the_middle_of_a_stream_is_one_event_then_done(make_api):
     api = make_api(["a", "b"])
-    api.llm.fail_at, api.llm.failure, api.llm.hold_at = 1, GenerationFailed("broken"), 1
+    api.llm.fail_at, api.llm.generate_error, api.llm.hold_at = 1, GenerationFailed("broken"), 1
     async with api.client.request(PATH, method="POST", headers={"Content-Type": "application/json"}) as connection:
         await connection.send(b'{"stream": true, "messages": [{"role": "user", "content": "Hi"}]}')
         await connection.send_complete()
@@ -110,7 +110,7 @@ async def test_the_queue_counts_every_choice(make_api):
     async with api.client.request(PATH, method="POST", headers={"Content-Type": "application/json"}) as busy:
         await busy.send(b'{"n": 3, "messages": [{"role": "user", "content": "Hi"}]}')
         await busy.send_complete()
-        await llm.until(lambda llm: llm.calls)
+        await llm.wait_until(lambda llm: llm.calls)
         refused = await api.chat(n=2)
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         never = await api.chat(n=5)

@@ -14,7 +14,7 @@ from server import lifecycle
 from server.app import create_app
 from server.config import ServerConfig
 from server.lifecycle import listen, serve
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 from tests.server.wire import Peer, Wire, get, post, serving
 
@@ -135,7 +135,7 @@ async def test_what_finishes_in_time_is_whole():
             await asyncio.sleep(0)
         llm.release.set()
         assert b'"finish_reason":"stop"' in await peer.until(b"[DONE]\n\n")
-        await llm.until(lambda llm: llm.is_closed)
+        await llm.wait_until(lambda llm: llm.is_closed)
 
 
 class TestEngineDeath:

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from jaxserve import HistogramSnapshot
 from jaxserve.engine import stats
 from server.metrics import COUNTERS, HISTOGRAMS
-from tests.fakes_llm import FakeLLM, empty_stats
+from tests.fake_llm import FakeLLM, empty_stats
 
 LABELS = {"model_name": "fake/model", "engine": "0"}
 

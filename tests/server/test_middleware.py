@@ -5,7 +5,7 @@ from typing import Any
 from server import cli
 from server.config import ServerConfig
 from server.flags import pick, read_arguments
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT, Api
 
 

@@ -8,7 +8,7 @@ import pytest
 from server.openapi.document import TABLES, routes_of
 from server.openapi.operations import OPERATIONS
 from server.schemas.support import Fate
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT, Api
 
 ROUTES = {"ChatRequest": "/v1/chat/completions", "CompletionRequest": "/v1/completions"}

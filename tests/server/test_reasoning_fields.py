@@ -3,7 +3,7 @@
 import pytest
 
 from server.schemas.checks import EFFORTS
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 
 
 def thinker(parser="qwen3"):
@@ -13,7 +13,7 @@ def thinker(parser="qwen3"):
 async def read(api, **fields):
     answer = await api.chat(**fields)
     assert answer.status == 200, answer.text
-    return api.llm.calls[-1].format
+    return api.llm.calls[-1].spec
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,13 @@ async def read(api, **fields):
     ids=str,
 )
 async def test_the_reader_is_told_what_the_template_was(api, fields, thinking):
-    assert (await read(api, **fields)).thinking is thinking
+    assert (await read(api, **fields)).enable_thinking is thinking
 
 
 async def test_a_default_of_the_server_counts_unless_the_request_says_otherwise(make_api):
     api = make_api(default_chat_template_kwargs={"enable_thinking": False})
-    assert (await read(api)).thinking is False
-    assert (await read(api, chat_template_kwargs={"enable_thinking": True})).thinking is True
+    assert (await read(api)).enable_thinking is False
+    assert (await read(api, chat_template_kwargs={"enable_thinking": True})).enable_thinking is True
 
 
 async def test_include_reasoning_reaches_the_reader(api):

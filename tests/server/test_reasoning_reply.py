@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.fakes_llm import FakeLLM, Said
+from tests.fake_llm import FakeLLM, Piece
 
-THOUGHT = (Said(reasoning="Hm"), Said(reasoning=", so", text="It is"), " blue.")
+THOUGHT = (Piece(reasoning="Hm"), Piece(reasoning=", so", text="It is"), " blue.")
 
 
 def thinker(*pieces):
@@ -40,8 +40,8 @@ async def test_a_stream_tells_it_apart(make_api):
 @pytest.mark.parametrize(
     ("pieces", "reasoning", "content"),
     [
-        ((Said(reasoning="Hm"),), "Hm", None),
-        ((Said(reasoning="Hm", text=" "),), "Hm", " "),
+        ((Piece(reasoning="Hm"),), "Hm", None),
+        ((Piece(reasoning="Hm", text=" "),), "Hm", " "),
         (("",), None, ""),
         (("x",), None, "x"),
     ],
@@ -60,7 +60,7 @@ async def test_an_answer_that_is_cut_off_while_it_thinks_has_no_content(make_api
 async def test_an_echo_makes_a_text_of_it(make_api):
     last = [{"role": "assistant", "content": "So: "}]
     for fields, content in (({}, ""), ({"messages": last, "add_generation_prompt": False}, "So: ")):
-        said = await message(make_api(llm=thinker(Said(reasoning="Hm"))), echo=True, **fields)
+        said = await message(make_api(llm=thinker(Piece(reasoning="Hm"))), echo=True, **fields)
         assert (said["reasoning"], said["content"]) == ("Hm", content)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from server.openapi.operations import OPERATIONS
-from tests.fakes_llm import BOS, FakeLLM
+from tests.fake_llm import BOS, FakeLLM
 from tests.server.api import CHAT
 
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -144,7 +144,7 @@ async def test_the_load_is_counted_on_demand(make_api, tracked, load):
     ) as busy:
         await busy.send(b'{"prompt": "x"}')
         await busy.send_complete()
-        await llm.until(lambda llm: llm.calls)
+        await llm.wait_until(lambda llm: llm.calls)
         assert (await api.get("/load")).json == {"server_load": load}
         llm.release.set()
 

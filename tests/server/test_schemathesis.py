@@ -12,7 +12,7 @@ from schemathesis.specs.openapi import checks
 
 from server.app import create_app, desk_of
 from server.config import ServerConfig
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 
 KEY = {"Authorization": "Bearer k"}
 # Types are read more leniently than they are described, and rules between fields are in no schema.

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxserve import ToolCallDelta
-from tests.fakes_llm import FakeLLM, Said
+from tests.fake_llm import FakeLLM, Piece
 from tests.server.api import Api
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -102,12 +102,12 @@ async def test_a_chat(pieces, fields, usage, is_continued):
 @st.composite
 def answers(draw):
     """Reasoning, then content, then calls, each in some pieces, and pieces that stand on a border."""
-    said = [Said(reasoning=piece) for piece in draw(st.lists(st.text("th \u00e9", max_size=3), max_size=3))]
-    said += [Said(draw(st.text(" c", max_size=2)), draw(st.text("t", max_size=2)))]
-    said += [Said(piece) for piece in draw(st.lists(st.text("c \n", max_size=3), max_size=3))]
+    said = [Piece(reasoning=piece) for piece in draw(st.lists(st.text("th \u00e9", max_size=3), max_size=3))]
+    said += [Piece(draw(st.text(" c", max_size=2)), draw(st.text("t", max_size=2)))]
+    said += [Piece(piece) for piece in draw(st.lists(st.text("c \n", max_size=3), max_size=3))]
     for index in range(draw(st.integers(0, 2))):
-        said.append(Said(calls=(ToolCallDelta(index, draw(st.sampled_from(["", "{"])), f"id{index}", "f"),)))
-        said += [Said(calls=(ToolCallDelta(index, one),)) for one in draw(st.lists(st.text('"a\u00e9', max_size=3)))]
+        said.append(Piece(calls=(ToolCallDelta(index, draw(st.sampled_from(["", "{"])), f"id{index}", "f"),)))
+        said += [Piece(calls=(ToolCallDelta(index, one),)) for one in draw(st.lists(st.text('"a\u00e9', max_size=3)))]
     return said
 
 

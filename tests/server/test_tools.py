@@ -3,7 +3,7 @@
 import pytest
 
 from jaxserve import NamedTool
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 
 F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
 G = {"function": {"name": "g", "defer_loading": True}, "type": "function", "extra": 1}
@@ -20,7 +20,7 @@ async def read(api, **fields):
     """How the answer is to be read."""
     answer = await api.chat(**fields)
     assert answer.status == 200, answer.text
-    return api.llm.calls[-1].format
+    return api.llm.calls[-1].spec
 
 
 async def refused(api, **fields):
@@ -34,7 +34,7 @@ async def test_the_fields_reach_the_reader_of_the_answer(api):
     plain = await read(api)
     assert (plain.tools, plain.tool_choice, plain.parallel_tool_calls) == ((), "none", True)
     told = await read(api, tools=[F, G], parallel_tool_calls=False)
-    assert (told.tools, told.names) == ((F, G), ("f", "g"))
+    assert (told.tools, told.tool_names) == ((F, G), ("f", "g"))
     assert told.parallel_tool_calls is False
     assert (await read(api, tools=[F], parallel_tool_calls=None)).parallel_tool_calls is True
     assert (await read(api)).prompt_text == "u:Hi|"
@@ -48,12 +48,12 @@ async def test_past_calls_are_counted(api):
         {"role": "tool", "content": "y"},
         {"role": "assistant", "tool_calls": [call]},
     ]
-    assert (await read(api, messages=turns)).num_past_calls == 3
+    assert (await read(api, messages=turns)).num_past_tool_calls == 3
 
 
 async def test_the_completions_route_reads_nothing(api):
     assert (await api.complete(tools=[F], tool_choice="required")).status == 200
-    assert api.llm.calls[-1].prepared.format is None
+    assert api.llm.calls[-1].output_plan.spec is None
 
 
 class TestChoice:
@@ -134,13 +134,13 @@ class TestDefinitions:
         )
         error = await refused(api, tools=clash, tool_choice="required")
         assert error["param"] == "tools" and "$defs" in error["message"]
-        assert (await read(api, tools=same, tool_choice="required")).must_call
+        assert (await read(api, tools=same, tool_choice="required")).requires_tool_call
         assert (await read(api, tools=clash)).tool_choice == "auto"
 
     @pytest.mark.parametrize("odd", [None, [], "x", {}])
     async def test_what_are_none_is_left_to_the_grammar(self, api, odd):
         tool = {"type": "function", "function": {"name": "f", "parameters": {"$defs": odd}}}
-        assert (await read(api, tools=[tool, tool], tool_choice="required")).must_call
+        assert (await read(api, tools=[tool, tool], tool_choice="required")).requires_tool_call
 
 
 class TestAuto:
@@ -184,7 +184,7 @@ class TestConstraints:
     @pytest.mark.parametrize("format", FORMATS, ids=str)
     async def test_a_response_format_has_nothing_to_hold_beside_a_forced_call(self, api, format):
         for choice in ("required", NAMED):
-            assert (await read(api, tools=[F, G], tool_choice=choice, **format)).must_call
+            assert (await read(api, tools=[F, G], tool_choice=choice, **format)).requires_tool_call
             assert api.llm.calls[-1].params.structured_outputs is None
 
     async def test_but_it_has_to_be_one_and_alone(self, api):
@@ -200,4 +200,4 @@ class TestConstraints:
             assert api.llm.calls[-1].params.structured_outputs is not None
 
     async def test_a_format_of_text_is_no_constraint(self, api):
-        assert (await read(api, tools=[F], tool_choice="required", response_format={"type": "text"})).must_call
+        assert (await read(api, tools=[F], tool_choice="required", response_format={"type": "text"})).requires_tool_call

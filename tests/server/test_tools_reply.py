@@ -4,14 +4,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jaxserve import ToolCallDelta
-from tests.fakes_llm import FakeLLM, Said
+from tests.fake_llm import FakeLLM, Piece
 
 F = {"type": "function", "function": {"name": "f"}}
 NAMED = {"type": "function", "function": {"name": "f"}}
 FIRST = ToolCallDelta(0, "", "id0", "f")
 SECOND = ToolCallDelta(1, "{}", "id1", "g")
-CALLS = (Said("Let me see."), Said(calls=(FIRST,)), Said(calls=(ToolCallDelta(0, '{"a"'),)))
-CALLS += (Said(calls=(ToolCallDelta(0, ":1}"), SECOND)),)
+CALLS = (Piece("Let me see."), Piece(calls=(FIRST,)), Piece(calls=(ToolCallDelta(0, '{"a"'),)))
+CALLS += (Piece(calls=(ToolCallDelta(0, ":1}"), SECOND)),)
 WHOLE = [
     {"id": "id0", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}},
     {"id": "id1", "type": "function", "function": {"name": "g", "arguments": "{}"}},
@@ -48,7 +48,7 @@ async def test_pieces_that_piled_up_are_one_for_each_call(make_api):
 
 @pytest.mark.parametrize(("text", "content"), [("", None), (" \n", None), (" x ", " x ")])
 async def test_content_before_a_call_is_null_if_it_says_nothing(make_api, text, content):
-    assert (await choice_of(make_api(llm=caller(Said(text, calls=(SECOND,))))))["message"]["content"] == content
+    assert (await choice_of(make_api(llm=caller(Piece(text, calls=(SECOND,))))))["message"]["content"] == content
 
 
 async def test_without_a_call_the_key_is_absent(make_api):
@@ -59,10 +59,10 @@ async def test_without_a_call_the_key_is_absent(make_api):
 
 @pytest.mark.parametrize(("tool_choice", "reason"), [("required", "tool_calls"), (NAMED, "stop")])
 async def test_what_must_be_a_call_has_the_empty_text_as_content(make_api, tool_choice, reason):
-    choice = await choice_of(make_api(llm=caller(Said(calls=(SECOND,)), "behind")), tool_choice=tool_choice)
+    choice = await choice_of(make_api(llm=caller(Piece(calls=(SECOND,)), "behind")), tool_choice=tool_choice)
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", reason)
     assert len(choice["message"]["tool_calls"]) == 1
-    own = await streamed(make_api(llm=caller(Said(calls=(SECOND,)), "behind")), tool_choice=tool_choice)
+    own = await streamed(make_api(llm=caller(Piece(calls=(SECOND,)), "behind")), tool_choice=tool_choice)
     assert "".join(one["delta"].get("content", "") for one in own) == ""
     assert own[-1]["delta"]["tool_calls"][0]["id"] == "id1"
     assert own[-1]["finish_reason"] == reason
@@ -77,12 +77,12 @@ async def test_a_call_that_was_cut_off_shows_no_raw_text(make_api, tool_choice):
 
 async def test_an_echo_makes_a_text_of_null(make_api):
     fields = {"messages": [{"role": "assistant", "content": "So: "}], "add_generation_prompt": False, "echo": True}
-    for said, content in ((Said(" ", calls=(SECOND,)), "So: "), (Said("x", calls=(SECOND,)), "So: x")):
+    for said, content in ((Piece(" ", calls=(SECOND,)), "So: "), (Piece("x", calls=(SECOND,)), "So: x")):
         assert (await choice_of(make_api(llm=caller(said)), **fields))["message"]["content"] == content
 
 
 async def test_reasoning_and_calls_go_together(make_api):
-    llm = FakeLLM((Said(reasoning="Hm"), Said(calls=(SECOND,))), tool_parser="hermes", reasoning_parser="qwen3")
+    llm = FakeLLM((Piece(reasoning="Hm"), Piece(calls=(SECOND,))), tool_parser="hermes", reasoning_parser="qwen3")
     message = (await choice_of(make_api(llm=llm)))["message"]
     assert (message["reasoning"], message["content"], len(message["tool_calls"])) == ("Hm", None, 1)
     assert list(message)[-2:] == ["tool_calls", "reasoning"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fakes_llm import BOS, CONTEXT
+from tests.fake_llm import BOS, CONTEXT
 
 PROMPT = [ord(one) for one in "abcdefghij"]
 TEXT = "abcdefghij"

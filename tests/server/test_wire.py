@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from jaxserve import GenerationFailed
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 from tests.server.wire import get, post, serving
 
@@ -63,7 +63,7 @@ class TestOpenAI:
             await client.chat.completions.create(model="", messages=CHAT["messages"], temperature=3)
 
     async def test_a_stream_that_breaks_raises(self, client, wire):
-        wire.llm.fail_at, wire.llm.hold_at, wire.llm.failure = 1, 1, GenerationFailed("broken")
+        wire.llm.fail_at, wire.llm.hold_at, wire.llm.generate_error = 1, 1, GenerationFailed("broken")
         stream = await client.chat.completions.create(model="", messages=CHAT["messages"], stream=True)
         with pytest.raises(openai.APIError, match="Internal server error"):
             async for _ in stream:
@@ -104,10 +104,10 @@ async def test_a_client_that_leaves_is_aborted(wire, body, hold_at, behind, how)
     wire.llm.hold_at = hold_at
     async with wire.connection() as peer:
         await peer.send(post(PATH, body) + behind)
-        await wire.llm.until(lambda llm: llm.calls)
+        await wire.llm.wait_until(lambda llm: llm.calls)
         peer.reset() if how == "reset" else peer.writer.close()
         async with asyncio.timeout(10):
-            await wire.llm.until(lambda llm: llm.ends["aborted"] == 1)
+            await wire.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
 
 
 async def test_requests_behind_each_other_are_answered_in_order(wire):
@@ -133,10 +133,10 @@ async def test_too_much_behind_a_request_closes_the_connection(wire):
     wire.llm.hold_at = 0
     async with wire.connection() as peer:
         await peer.send(post(PATH, CHAT))
-        await wire.llm.until(lambda llm: llm.calls)
+        await wire.llm.wait_until(lambda llm: llm.calls)
         await peer.send(b"x" * 70_000)
         assert await peer.end() == b""
-    await wire.llm.until(lambda llm: llm.ends["aborted"] == 1)
+    await wire.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 from server.app import create_app, desk_of
 from server.config import ServerConfig
 from server.lifecycle import listen, serve
-from tests.fakes_llm import FakeLLM
+from tests.fake_llm import FakeLLM
 
 TIMEOUT_S = 10
 TLS = Path(__file__).parents[1] / "data" / "tls"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxserve.answer_format import AnswerFormat
+from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
 from jaxserve.text.reader import Reader
@@ -55,8 +55,8 @@ def dialect(tools: str | None, reasoning: str | None = None) -> AnswerDialect:
     )
 
 
-def answer_format(**fields: Any) -> AnswerFormat:
-    return AnswerFormat(**{"tools": TOOLS, "tool_choice": "auto", **fields})
+def answer_format(**fields: Any) -> ChatOutputSpec:
+    return ChatOutputSpec(**{"tools": TOOLS, "tool_choice": "auto", **fields})
 
 
 def collect(reader: Reader, pieces: Iterable[str], *, is_cut: bool = False) -> Read:

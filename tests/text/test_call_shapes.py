@@ -6,7 +6,7 @@ import random
 import jsonschema
 import pytest
 
-from jaxserve.answer_format import NamedTool
+from jaxserve.chat_output_spec import NamedTool
 from jaxserve.structured.compiler import Compiler
 from jaxserve.text.call_formats.format import functions
 from jaxserve.text.dialects import TOOL_PARSERS

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jaxserve.answer_format import AnswerFormat
+from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import FinishReason, TokenOutput, ToolCallDelta
 from jaxserve.sampling_params import SamplingParams
@@ -27,7 +27,7 @@ TURN_END = "<|im_end|>"  # no special token in ERNIE's vocabulary
 END = 0  # the token that ends an answer, which nobody sees
 ARGUMENTS = {"city": 'Zürich 😀 "{x}", or', "days": 2}
 CALL = ("get_weather", ARGUMENTS)
-Case = tuple[AnswerFormat, str, tuple[str, str, list[tuple[str, Any]]]]
+Case = tuple[ChatOutputSpec, str, tuple[str, str, list[tuple[str, Any]]]]
 TURNS = {
     "words": SAID,
     "reasoned words": {**SAID, **WHY},
@@ -69,7 +69,7 @@ def bound(family: Family) -> AnswerDialect:
     )
 
 
-def read(family: Family, format: AnswerFormat, answer: str) -> tuple[str, str, list[tuple[str, str]]]:
+def read(family: Family, format: ChatOutputSpec, answer: str) -> tuple[str, str, list[tuple[str, str]]]:
     """Reasoning, content and calls: the answer's tokens, one by one, through the detokenizer and the reader."""
     tokenizer, dialect = tokenizer_of(family), bound(family)
     prompt_ids = tokenizer.encode(format.prompt_text, add_special_tokens=False)
@@ -102,7 +102,7 @@ def cases(family: Family) -> Iterator[Case]:
                 continue
             seen.add(written)
             prompt, answer = written
-            format = AnswerFormat(tools=(TOOL,), tool_choice="auto", prompt_text=prompt, thinking=thinking)
+            format = ChatOutputSpec(tools=(TOOL,), tool_choice="auto", prompt_text=prompt, enable_thinking=thinking)
             if dialect.starts_inside(format) and dialect.reasoning.close[0] not in answer:
                 continue  # the history leaves the reasoning out
             num_calls = min(len(turn.get("tool_calls", ())), answer.count("get_weather") if dialect.tools else 0)
@@ -147,7 +147,7 @@ OWN = {  # what models write that their templates do not show
 def own_cases(family: Family) -> Iterator[Case]:
     template = templates_of(family).choose(has_tools=True)
     prompt = template.render([USER], kwargs={"thinking": True, "enable_thinking": True})
-    format = AnswerFormat(tools=(TOOL,), tool_choice="auto", prompt_text=prompt, thinking=True)
+    format = ChatOutputSpec(tools=(TOOL,), tool_choice="auto", prompt_text=prompt, enable_thinking=True)
     for answer, expected in OWN.get(family.name, ()):
         yield format, answer, expected
 

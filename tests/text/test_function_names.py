@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxserve.answer_format import NamedTool
+from jaxserve.chat_output_spec import NamedTool
 from jaxserve.errors import InvalidParameter
 from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.dialects import TOOL_PARSERS

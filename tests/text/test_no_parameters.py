@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from jaxserve.answer_format import NamedTool
+from jaxserve.chat_output_spec import NamedTool
 from jaxserve.structured.compiler import Compiler
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.structured.bytes_vocabulary import accepts, bytes_vocabulary

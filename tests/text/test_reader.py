@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jaxserve.answer_format import NamedTool
+from jaxserve.chat_output_spec import NamedTool
 from jaxserve.outputs import FinishReason, ToolCallDelta
 from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
@@ -93,13 +93,13 @@ def test_nothing_is_looked_for_without_tools_or_with_tool_choice_none(name):
 )
 def test_ids_are_of_the_family_s_kind(name, pattern):
     text = WRITERS[name]([("now", {}), ("now", {})])
-    ids = [call.id for call in reader(name, num_past_calls=7).feed(text).tool_calls if call.id]
+    ids = [call.id for call in reader(name, num_past_tool_calls=7).feed(text).tool_calls if call.id]
     assert len(set(ids)) == 2 and all(re.fullmatch(pattern, id) for id in ids)
 
 
 def test_kimi_counts_calls_over_the_conversation():
     text = WRITERS["kimi_k2"]([("now", {}), ("get_weather", {})])
-    ids = [call.id for call in reader("kimi_k2", num_past_calls=3).feed(text).tool_calls if call.id]
+    ids = [call.id for call in reader("kimi_k2", num_past_tool_calls=3).feed(text).tool_calls if call.id]
     assert ids == ["functions.now:3", "functions.get_weather:4"]
 
 
@@ -152,7 +152,7 @@ def test_special_tokens_are_known_by_characters_that_no_text_can_bring():
     section, begin, end = (bound.controls[id] for id in (6, 5, 8))
     written = "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}"
     token = section + begin + "functions.now:0<|tool_call_argument_begin|>{}" + end
-    format = answer_format(thinking=False)
+    format = answer_format(enable_thinking=False)
     assert collect(bound.reader(format), [written]).content == written
     assert collect(bound.reader(format), [token]).calls == (("now", "{}"),)
     assert collect(bound.reader(format), [f"a{begin}b"]).content == "ab"
@@ -178,7 +178,7 @@ def test_calls_are_read_in_special_tokens_as_they_are_in_text(name):
 def test_any_two_parsers_go_together():
     for tools in TOOL_PARSERS.keys() - {"hf"}:
         for reasoning in REASONING_PARSERS.keys() - {"hf"}:
-            told = read(dialect(tools, reasoning), "a</think>b", thinking=True)
+            told = read(dialect(tools, reasoning), "a</think>b", enable_thinking=True)
             assert told.reasoning + told.content in ("ab", "a</think>b")
 
 

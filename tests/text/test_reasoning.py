@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxserve.outputs import FinishReason, TokenLogprobs, TokenOutput
+from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
@@ -48,7 +48,7 @@ def test_a_section_that_the_model_opens_is_reasoning(name):
     opening, closing = marks(name)
     text = opening + THOUGHTS + closing + ANSWER
     for pieces in cuts(text):
-        told = read(dialect(None, name), pieces, thinking=TOLD[name])
+        told = read(dialect(None, name), pieces, enable_thinking=TOLD[name])
         assert (told.reasoning, told.content) == (THOUGHTS, ANSWER)
 
 
@@ -61,7 +61,7 @@ def test_a_section_that_the_prompt_opened_goes_on_in_the_answer(name):
     ):
         bound = AnswerDialect.bind(None, REASONING_PARSERS[name], {"<|im_start|>": 1})
         for text in (THOUGHTS + closing + ANSWER, opening + THOUGHTS + closing + ANSWER):
-            told = read(bound, text, thinking=TOLD[name], prompt_text=prompt)
+            told = read(bound, text, enable_thinking=TOLD[name], prompt_text=prompt)
             assert (told.reasoning, told.content) == (THOUGHTS, ANSWER)
 
 
@@ -71,16 +71,16 @@ def test_a_section_that_the_prompt_closed_is_over(name):
     prompt = f"<|im_start|>user\n{opening}<|im_start|>assistant\n{opening}\n\n{closing}\n\n"
     bound = AnswerDialect.bind(None, REASONING_PARSERS[name], {"<|im_start|>": 1})
     for text in (ANSWER, "x" + closing + ANSWER):
-        told = read(bound, text, thinking=TOLD[name], prompt_text=prompt)
+        told = read(bound, text, enable_thinking=TOLD[name], prompt_text=prompt)
         assert (told.reasoning, told.content) == ("", text)
 
 
 @pytest.mark.parametrize("name", sorted(set(PARSERS) - set(OPENED_BY_THE_MODEL)))
 def test_without_an_opening_mark_all_is_reasoning_up_to_the_closing_one(name):
     closing = marks(name)[1]
-    told = read(dialect(None, name), list(THOUGHTS + closing), thinking=TOLD[name])
+    told = read(dialect(None, name), list(THOUGHTS + closing), enable_thinking=TOLD[name])
     assert (told.reasoning, told.content) == (THOUGHTS, "")
-    told = read(dialect(None, name), "No end", thinking=TOLD[name])
+    told = read(dialect(None, name), "No end", enable_thinking=TOLD[name])
     assert (told.reasoning, told.content) == ("No end", "")
 
 
@@ -93,15 +93,15 @@ def test_a_model_that_opens_its_sections_may_answer_at_once(name):
 
 @pytest.mark.parametrize("name", ["qwen3", "glm45", "deepseek_v3", "seed_oss", "kimi_k2", "nemotron_v3", "ernie45"])
 def test_a_model_that_was_told_not_to_think_has_no_section(name):
-    told = read(dialect(None, name), "a" + marks(name)[1] + "b", thinking=False)
+    told = read(dialect(None, name), "a" + marks(name)[1] + "b", enable_thinking=False)
     assert (told.reasoning, told.content) == ("", "a" + marks(name)[1] + "b")
 
 
 def test_deepseek_thinks_only_if_it_is_told_to_and_r1_always():
     text = "a</think>b"
     assert read(dialect(None, "deepseek_v3"), text).content == text
-    assert read(dialect(None, "deepseek_v3"), text, thinking=True).reasoning == "a"
-    assert read(dialect(None, "deepseek_r1"), text, thinking=False).reasoning == "a"
+    assert read(dialect(None, "deepseek_v3"), text, enable_thinking=True).reasoning == "a"
+    assert read(dialect(None, "deepseek_r1"), text, enable_thinking=False).reasoning == "a"
 
 
 def test_identity_takes_nothing_for_reasoning():
@@ -141,7 +141,7 @@ def test_calls_are_looked_for_only_behind_the_reasoning(reasoning, tools):
         calls, closing = "<|end|><|start|>assistant" + calls, ""
     text = opening + "I might call f(): {[< " + closing + calls
     for pieces in cuts(text):
-        told = read(dialect(tools, reasoning), pieces, thinking=True)
+        told = read(dialect(tools, reasoning), pieces, enable_thinking=True)
         assert (told.reasoning, told.content, told.parsed) == ("I might call f(): {[< ", "", CALLS)
 
 
@@ -230,7 +230,7 @@ def test_reasoning_that_is_not_wanted_is_read_but_not_told():
 
 def test_under_a_constraint_reasoning_that_is_not_wanted_does_not_happen():
     bound = dialect(None, "qwen3")
-    for fields, inside in (({}, True), ({"include_reasoning": False}, None), ({"thinking": False}, None)):
+    for fields, inside in (({}, True), ({"include_reasoning": False}, None), ({"enable_thinking": False}, None)):
         format = answer_format(**fields)
         assert bound.starts_inside(format, is_constrained=True) is inside
         read = bound.reader(format, is_constrained=True).feed("{}")
@@ -302,7 +302,7 @@ def test_special_tokens_that_are_marks_are_seen_although_they_are_hidden():
 
 def test_a_reader_changes_neither_tokens_nor_logprobs():
     ids = TOKENIZER.encode("hm</think>4")
-    entries = tuple(TokenLogprobs(id, -1.0, 1) for id in ids)
+    entries = tuple(PositionLogprobs(id, -1.0, 1) for id in ids)
     output = TokenOutput(1, tuple(ids), entries, finish_reason=FinishReason.LENGTH)
     params = SamplingParams(logprobs=0)
     plain = TextStream(TOKENIZER, params, [], 0).push(output)
@@ -333,7 +333,7 @@ def test_no_cut_changes_what_is_told_of_thoughts(data):
     ]
     text = "".join(data.draw(st.lists(st.sampled_from(parts), max_size=20)))
     bound = dialect(data.draw(st.sampled_from([None, *sorted(TOOL_PARSERS)])), name)
-    whole = read(bound, text, thinking=TOLD[name])
+    whole = read(bound, text, enable_thinking=TOLD[name])
     pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
-    assert read(bound, pieces, thinking=TOLD[name]) == whole
-    assert read(bound, list(text), thinking=TOLD[name]) == whole
+    assert read(bound, pieces, enable_thinking=TOLD[name]) == whole
+    assert read(bound, list(text), enable_thinking=TOLD[name]) == whole

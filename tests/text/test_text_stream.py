@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxserve.outputs import FinishReason, TokenLogprobs, TokenOutput
+from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.stream import TextStream, spell_prompt
 from tests.text.tiny_tokenizers import byte_level_backend, make
@@ -78,7 +78,7 @@ def test_an_end_token_that_does_not_end_is_hidden_as_a_special_token():
 
 def test_tokens_after_the_stop_string_are_dropped_everywhere():
     ids = TOKENIZER.encode("a.b")
-    entries = tuple(TokenLogprobs(id, -1.0, 1) for id in ids)
+    entries = tuple(PositionLogprobs(id, -1.0, 1) for id in ids)
     params = SamplingParams(stop=(".",), logprobs=0)
     stream, (delta,) = run(params, [output(ids, FinishReason.LENGTH, entries)])
     assert (delta.text, delta.token_ids, len(delta.logprobs)) == ("a", tuple(ids[:2]), 2)
@@ -111,7 +111,7 @@ def test_an_output_without_news_gives_no_delta():
 
 def test_logprobs_are_spelled_out_and_their_bytes_make_the_text():
     ids = [*TOKENIZER.encode("the €"), END]
-    entries = tuple(TokenLogprobs(id, -0.5, 1) for id in ids)
+    entries = tuple(PositionLogprobs(id, -0.5, 1) for id in ids)
     _, (delta,) = run(SamplingParams(logprobs=0), [output(ids, FinishReason.STOP, entries)])
     tokens = [entry.token for entry in delta.logprobs]
     assert tokens[-4:] == ["", "", "€", "<|im_end|>"]
@@ -120,7 +120,7 @@ def test_logprobs_are_spelled_out_and_their_bytes_make_the_text():
 
 
 def top_ids(k, sampled, best):
-    entry = TokenLogprobs(sampled, -2.0, 9, tuple((id, -float(i)) for i, id in enumerate(best)))
+    entry = PositionLogprobs(sampled, -2.0, 9, tuple((id, -float(i)) for i, id in enumerate(best)))
     _, (delta,) = run(SamplingParams(logprobs=k), [output([sampled], FinishReason.LENGTH, (entry,))])
     return [item.token_id for item in delta.logprobs[0].top]
 
@@ -134,8 +134,11 @@ def test_alternatives_begin_with_the_sampled_token_then_the_best_k_without_it():
 
 def test_alternatives_complete_the_same_half_character():
     half, cent, rest = TOKENIZER.encode("€")[:2], TOKENIZER.encode("\u20a2")[-1], TOKENIZER.encode("€")[-1]
-    entry = TokenLogprobs(rest, -1.0, 1, ((rest, -1.0), (cent, -2.0)))
-    outputs = [output(half, logprobs=tuple(TokenLogprobs(id, 0.0, 1) for id in half)), output([rest], None, (entry,))]
+    entry = PositionLogprobs(rest, -1.0, 1, ((rest, -1.0), (cent, -2.0)))
+    outputs = [
+        output(half, logprobs=tuple(PositionLogprobs(id, 0.0, 1) for id in half)),
+        output([rest], None, (entry,)),
+    ]
     _, deltas = run(SamplingParams(logprobs=2), outputs)
     assert [item.token for item in deltas[-1].logprobs[0].top] == ["€", "\u20a2"]
 
@@ -143,8 +146,11 @@ def test_alternatives_complete_the_same_half_character():
 def test_what_is_asked_for_by_id_is_spelled_in_its_place_and_none_of_it_twice():
     half, cent, rest = TOKENIZER.encode("€")[:2], TOKENIZER.encode("\u20a2")[-1], TOKENIZER.encode("€")[-1]
     wanted = ((cent, -2.0), (rest, -1.0), (cent, -2.0))
-    entry = TokenLogprobs(rest, -1.0, 1, ((rest, -1.0),), wanted)
-    outputs = [output(half, logprobs=tuple(TokenLogprobs(id, 0.0, 1) for id in half)), output([rest], None, (entry,))]
+    entry = PositionLogprobs(rest, -1.0, 1, ((rest, -1.0),), wanted)
+    outputs = [
+        output(half, logprobs=tuple(PositionLogprobs(id, 0.0, 1) for id in half)),
+        output([rest], None, (entry,)),
+    ]
     params = SamplingParams(logprobs=1, logprob_token_ids=(cent, rest, cent))
     last = run(params, outputs)[1][-1].logprobs[0]
     assert [(one.token, one.logprob) for one in last.wanted] == [("\u20a2", -2.0), ("€", -1.0)]
@@ -153,7 +159,7 @@ def test_what_is_asked_for_by_id_is_spelled_in_its_place_and_none_of_it_twice():
 
 def test_prompt_logprobs_keep_all_k_besides_the_prompt_s_own_token():
     prompt = TOKENIZER.encode("the fox")
-    entries = [None, *(TokenLogprobs(id, -3.0, 7, ((5, -0.1), (6, -0.2))) for id in prompt[1:])]
+    entries = [None, *(PositionLogprobs(id, -3.0, 7, ((5, -0.1), (6, -0.2))) for id in prompt[1:])]
     spelled = spell_prompt(TOKENIZER, prompt, entries, 2)
     assert spelled[0] is None
     assert [item.token_id for item in spelled[1].top] == [prompt[1], 5, 6]

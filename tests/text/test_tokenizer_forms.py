@@ -6,7 +6,7 @@ import pytest
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.text.tokenizer import Tokenizer
-from tests import bare
+from tests import clean_environment
 from tests.text.tiny_tokenizers import write_json
 from tests.text.tokenizer_forms import CONTROL, FORMS, write_sentencepiece, write_tiktoken
 
@@ -30,16 +30,18 @@ def directories(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def in_a_bare_install(directories, tmp_path_factory):
-    site = bare.build(tmp_path_factory.mktemp("site"))
-    done = bare.run(site, "-c", SCRIPT, TEXT, *map(str, directories.values()))
+    site = clean_environment.link_packages(tmp_path_factory.mktemp("site"))
+    done = clean_environment.run(site, "-c", SCRIPT, TEXT, *map(str, directories.values()))
     assert done.returncode == 0, done.stderr
     return dict(zip(directories, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 def test_a_bare_install_has_nothing_of_the_test_extra(tmp_path):
-    site = bare.build(tmp_path)
+    site = clean_environment.link_packages(tmp_path)
     names = ("torch", "sentencepiece", "tiktoken", "onnx", "pytest")
-    found = bare.run(site, "-c", f"import importlib.util as u; print([n for n in {names} if u.find_spec(n)])")
+    found = clean_environment.run(
+        site, "-c", f"import importlib.util as u; print([n for n in {names} if u.find_spec(n)])"
+    )
     assert (found.stdout, found.stderr) == ("[]\n", "")
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
 
-from jaxserve.answer_format import NamedTool
+from jaxserve.chat_output_spec import NamedTool
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.checking import LIMITS, checked
 from jaxserve.text.dialects import TOOL_PARSERS

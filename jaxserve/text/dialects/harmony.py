@@ -6,7 +6,7 @@ The analysis channel is reasoning; the others are content, but what is sent to f
 import re
 from dataclasses import dataclass, replace
 
-from jaxserve.answer_format import NamedTool, ToolChoice
+from jaxserve.chat_output_spec import NamedTool, ToolChoice
 from jaxserve.structured.shapes import Either, Repeat, Shape, Text
 from jaxserve.text.answer_reading import Answer, calls_or_content, content_of
 from jaxserve.text.call_formats.format import Function, Functions, in_order

@@ -1,4 +1,4 @@
-"""Constraints, tools and reasoning through both doors, on the tiny model: whatever its weights would rather say."""
+"""Constraints, tools and reasoning through both APIs, on the tiny model: whatever its weights would rather say."""
 
 import json
 from dataclasses import replace
@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from jsonschema import Draft202012Validator
 
-from jaxserve import AnswerFormat, FinishReason, InvalidParameter, NamedTool, SamplingParams, StructuredOutputs
-from tests.doors.conftest import idle
+from jaxserve import ChatOutputSpec, FinishReason, InvalidParameter, NamedTool, SamplingParams, StructuredOutputs
+from tests.api.conftest import idle
 
 MESSAGES = [{"role": "user", "content": "Who are you?"}]
 SCHEMA = {
@@ -104,12 +104,12 @@ class TestCalls:
             llm.chat(MESSAGES, LOOSE, tools=TOOLS, tool_choice="auto")
 
 
-async def test_the_server_s_door_prepares_what_it_generates(async_llm):
+async def test_async_llm_plans_the_output_that_it_generates(async_llm):
     prompt = await async_llm.render_chat(MESSAGES, tools=TOOLS)
-    format = AnswerFormat(tools=tuple(TOOLS), tool_choice="required", prompt_text=prompt.text)
+    format = ChatOutputSpec(tools=tuple(TOOLS), tool_choice="required", prompt_text=prompt.text)
     params = replace(LOOSE, structured_outputs=None, max_tokens=200)
-    prepared = await async_llm.prepare(params, format)
-    deltas = [one async for one in async_llm.generate(prompt.token_ids, params, prepared=prepared)]
+    prepared = await async_llm.plan_output(params, format)
+    deltas = [one async for one in async_llm.generate(prompt.token_ids, params, output_plan=prepared)]
     assert any(delta.tool_calls for delta in deltas)
     assert not any(delta.text for delta in deltas)
 

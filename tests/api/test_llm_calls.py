@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from jaxserve import LLM, BadConfig, EngineStopped, FinishReason, InvalidParameter, SamplingParams, StructuredOutputs
-from jaxserve.llm_inputs import MAX_CHAT_TOKENS, MAX_TEXT_TOKENS, REPETITION_DETECTION, over_defaults
+from jaxserve.llm_inputs import MAX_CHAT_TOKENS, MAX_TEXT_TOKENS, REPETITION_DETECTION, apply_defaults
 from jaxserve.outputs import Choice, Completion, ToolCall, Usage
-from tests.doors.conftest import SETTINGS
+from tests.api.conftest import SETTINGS
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8)
 MESSAGES = [{"role": "user", "content": "What is the capital of Japan?"}]
@@ -144,17 +144,17 @@ def test_values_are_taken_as_people_have_them():
 def test_what_nobody_sets_is_the_model_s_own_at_every_entry(tiny_path):
     own = {"temperature": 0, "repetition_penalty": 1.2}
     with LLM(tiny_path, quiet=True, override_generation_config=own, **SETTINGS) as llm:
-        defaults = llm._model.defaults
-        filled = over_defaults(SamplingParams(seed=1), defaults, max_tokens=7)
+        defaults = llm._client.defaults
+        filled = apply_defaults(SamplingParams(seed=1), defaults, max_tokens=7)
         assert (filled.temperature, filled.repetition_penalty, filled.seed, filled.max_tokens) == (0, 1.2, 1, 7)
-        assert over_defaults(SamplingParams(temperature=1.0), defaults).temperature == 1
+        assert apply_defaults(SamplingParams(temperature=1.0), defaults).temperature == 1
         implied = llm.chat(MESSAGES, SamplingParams(max_tokens=8))
         assert implied.choices == llm.chat(MESSAGES, max_tokens=8, temperature=0, repetition_penalty=1.2).choices
 
 
 def test_answers_end_though_nobody_says_when(llm, monkeypatch):
     seen = []
-    monkeypatch.setattr(llm._model, "fit", lambda ids, params: seen.append(params) or 1 / 0)
+    monkeypatch.setattr(llm._client, "truncate_and_validate", lambda ids, params: seen.append(params) or 1 / 0)
     for call in (lambda: llm.chat(MESSAGES), lambda: llm.generate("abc"), lambda: list(llm.stream(MESSAGES))):
         with pytest.raises(ZeroDivisionError):
             call()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from jaxserve import (
-    AnswerFormat,
+    ChatOutputSpec,
     EngineConfig,
     EngineStopped,
     FinishReason,
@@ -47,7 +47,7 @@ class FakeTokenizer:
 
 
 @dataclass(frozen=True)
-class Said:
+class Piece:
     """A piece of an answer that is more than content. A token is a character of its reasoning, its text, its calls'
     arguments."""
 
@@ -56,10 +56,10 @@ class Said:
     calls: tuple[ToolCallDelta, ...] = ()
 
     @property
-    def spoken(self) -> str:
+    def all_text(self) -> str:
         return self.reasoning + self.text + "".join(call.arguments for call in self.calls)
 
-    def cut(self, room: int) -> "Said":
+    def truncate(self, room: int) -> "Piece":
         """Its first `room` tokens."""
         reasoning = self.reasoning[:room]
         text = self.text[: room - len(reasoning)]
@@ -69,42 +69,42 @@ class Said:
             if room > 0:
                 calls.append(replace(call, arguments=call.arguments[:room]))
                 room -= len(call.arguments)
-        return Said(text, reasoning, tuple(calls))
+        return Piece(text, reasoning, tuple(calls))
 
 
 @dataclass(frozen=True)
-class Prepared:
+class FakeOutputPlan:
     params: SamplingParams
-    format: AnswerFormat | None
-    unenforced: tuple[str, ...] = ()
+    spec: ChatOutputSpec | None
+    unenforced_formats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Call:
+class GenerateCall:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     cache_salt: str | None
-    prepared: Prepared | None = field(compare=False)
+    output_plan: FakeOutputPlan | None = field(compare=False)
 
     @property
-    def format(self) -> AnswerFormat:
-        assert self.prepared is not None and self.prepared.format is not None, "nobody said how to read the answer"
-        return self.prepared.format
+    def spec(self) -> ChatOutputSpec:
+        assert self.output_plan is not None and self.output_plan.spec is not None, "nobody said how to read the answer"
+        return self.output_plan.spec
 
 
 class FakeLLM:
     """Choice j of every prompt says `pieces[j]`, one delta for each piece, and then stops.
 
     hold_at     no delta from this number on comes before `release` is set
-    fail_at     the delta of this number is `failure` instead
-    refusal     raised by check
-    impossible  raised by prepare
-    unenforced  formats of schemas that what was prepared names
+    fail_at     the delta of this number is `generate_error` instead
+    validate_error  raised by validate
+    plan_error  raised by plan_output
+    unenforced_formats  formats of schemas that what was prepared names
     """
 
     def __init__(
         self,
-        *pieces: Sequence[str | Said],
+        *pieces: Sequence[str | Piece],
         tool_parser: str | None = None,
         reasoning_parser: str | None = None,
         **config: Any,
@@ -120,22 +120,22 @@ class FakeLLM:
         self.description = {"dtype": "float32"}
         self.is_healthy = True
         self.is_closed = False
-        self.calls: list[Call] = []
+        self.calls: list[GenerateCall] = []
         self.rendered: list[dict[str, Any]] = []
         self.ends: Counter[str] = Counter()
         self.hold_at: int | None = None
         self.release = asyncio.Event()
         self.fail_at: int | None = None
-        self.failure: Exception = EngineStopped("gone")
-        self.refusal: Exception | None = None
-        self.impossible: Exception | None = None
-        self.unenforced: tuple[str, ...] = ()
+        self.generate_error: Exception = EngineStopped("gone")
+        self.validate_error: Exception | None = None
+        self.plan_error: Exception | None = None
+        self.unenforced_formats: tuple[str, ...] = ()
         self.cached_tokens = 0
         self.stop_reason: int | str | None = None
         self.snapshot = empty_stats()
         self._changed = asyncio.Event()
 
-    async def until(self, holds: Callable[["FakeLLM"], bool]) -> None:
+    async def wait_until(self, holds: Callable[["FakeLLM"], bool]) -> None:
         """Waits until `holds` is true of this fake."""
         while not holds(self):
             self._changed.clear()
@@ -156,9 +156,9 @@ class FakeLLM:
         if not self.is_healthy:
             raise EngineStopped("The engine is not running; no request can be served.")
 
-    def check(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
-        if self.refusal is not None:
-            raise self.refusal
+    def validate(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
+        if self.validate_error is not None:
+            raise self.validate_error
         limit = self.config.max_model_len or CONTEXT
         room = limit - len(prompt_ids)
         if room < 1:
@@ -170,12 +170,12 @@ class FakeLLM:
             raise InvalidParameter(f"min_tokens must be at most {effective}", "min_tokens")
         return replace(params, max_tokens=effective)
 
-    async def prepare(
-        self, params: SamplingParams, format: AnswerFormat | None = None, prompt_ids: Sequence[int] = ()
-    ) -> Prepared:
-        if self.impossible is not None:
-            raise self.impossible
-        return Prepared(params, format, self.unenforced)
+    async def plan_output(
+        self, params: SamplingParams, spec: ChatOutputSpec | None = None, prompt_ids: Sequence[int] = ()
+    ) -> FakeOutputPlan:
+        if self.plan_error is not None:
+            raise self.plan_error
+        return FakeOutputPlan(params, spec, self.unenforced_formats)
 
     async def generate(
         self,
@@ -183,62 +183,62 @@ class FakeLLM:
         params: SamplingParams,
         *,
         cache_salt: str | None = None,
-        prepared: Prepared | None = None,
+        output_plan: FakeOutputPlan | None = None,
     ) -> AsyncGenerator[TextDelta, None]:
-        call = Call(tuple(prompt_ids), params, cache_salt, prepared)
-        self._note(self.calls.append, call)
+        call = GenerateCall(tuple(prompt_ids), params, cache_salt, output_plan)
+        self._record(self.calls.append, call)
         end = "aborted"
         try:
             for number, delta in enumerate(self._deltas(call)):
                 if self.hold_at is not None and number >= self.hold_at:
                     await self.release.wait()
                 if number == self.fail_at:
-                    raise self.failure
+                    raise self.generate_error
                 yield delta
             end = "finished"
         finally:
-            self._note(self.ends.update, [end])
+            self._record(self.ends.update, [end])
 
     def stats(self) -> StatsSnapshot:
         return self.snapshot
 
     async def close(self) -> None:
-        self._note(lambda closed: setattr(self, "is_closed", closed), True)
+        self._record(lambda closed: setattr(self, "is_closed", closed), True)
 
-    def _note(self, change: Callable[[Any], Any], value: Any) -> None:
+    def _record(self, change: Callable[[Any], Any], value: Any) -> None:
         change(value)
         self._changed.set()
 
-    def _deltas(self, call: Call) -> list[TextDelta]:
+    def _deltas(self, call: GenerateCall) -> list[TextDelta]:
         """All choices' deltas, by turns."""
         by_choice = [self._choice(index, call) for index in range(call.params.n)]
         longest = max(len(deltas) for deltas in by_choice)
         return [deltas[step] for step in range(longest) for deltas in by_choice if step < len(deltas)]
 
-    def _choice(self, index: int, call: Call) -> list[TextDelta]:
+    def _choice(self, index: int, call: GenerateCall) -> list[TextDelta]:
         params = call.params
         room, deltas, is_cut = params.max_tokens or 0, [], False
         for piece in self.pieces[index % len(self.pieces)]:
-            said = Said(piece) if isinstance(piece, str) else piece
-            is_cut = len(said.spoken) >= room
-            deltas.append(self._delta(index, said.cut(room) if is_cut else said, params))
-            room -= len(said.spoken)
+            said = Piece(piece) if isinstance(piece, str) else piece
+            is_cut = len(said.all_text) >= room
+            deltas.append(self._delta(index, said.truncate(room) if is_cut else said, params))
+            room -= len(said.all_text)
             if is_cut:
                 break
         reason = FinishReason.LENGTH if is_cut else FinishReason.STOP
         if not is_cut and any(delta.tool_calls for delta in deltas):
-            reason = FinishReason.STOP if isinstance(call.format.tool_choice, NamedTool) else FinishReason.TOOL_CALLS
+            reason = FinishReason.STOP if isinstance(call.spec.tool_choice, NamedTool) else FinishReason.TOOL_CALLS
         deltas[-1] = replace(deltas[-1], finish_reason=reason, stop_reason=None if is_cut else self.stop_reason)
         scored = self._prompt_logprobs(call.prompt_ids, params) if index == 0 else None
         deltas[0] = replace(deltas[0], prompt_logprobs=scored, num_cached_tokens=self.cached_tokens)
         return deltas
 
-    def _delta(self, index: int, said: Said, params: SamplingParams) -> TextDelta:
-        ids = tuple(ord(one) for one in said.spoken)
+    def _delta(self, index: int, said: Piece, params: SamplingParams) -> TextDelta:
+        ids = tuple(ord(one) for one in said.all_text)
         logprobs = None
         if params.logprobs is not None:
-            wanted = tuple(spelled(one, -5.0) for one in params.logprob_token_ids)
-            logprobs = tuple(replace(entry(one, params.logprobs), wanted=wanted) for one in ids)
+            wanted = tuple(make_logprob(one, -5.0) for one in params.logprob_token_ids)
+            logprobs = tuple(replace(make_token_logprob(one, params.logprobs), wanted=wanted) for one in ids)
         return TextDelta(
             index,
             said.text,
@@ -253,7 +253,7 @@ class FakeLLM:
         self, prompt_ids: Sequence[int], params: SamplingParams
     ) -> tuple[TokenLogprob | None, ...] | None:
         count = params.prompt_logprobs
-        return None if count is None else (None, *(entry(one, count) for one in prompt_ids[1:]))
+        return None if count is None else (None, *(make_token_logprob(one, count) for one in prompt_ids[1:]))
 
 
 def text_of(content: str | list[Any] | None) -> str:
@@ -261,18 +261,18 @@ def text_of(content: str | list[Any] | None) -> str:
     return "".join(part if isinstance(part, str) else str(part.get("text")) for part in parts)
 
 
-def entry(token_id: int, count: int, rank: int = 2) -> TokenLogprob:
+def make_token_logprob(token_id: int, count: int, rank: int = 2) -> TokenLogprob:
     """The token stands in second place; the best is the character before it, third the one after it. Round the edge of
     the vocabulary it goes on."""
-    own = spelled(token_id, -1.0, rank)
+    own = make_logprob(token_id, -1.0, rank)
     others = [
-        spelled((token_id - 1) % VOCAB_SIZE, -0.5, 1),
-        *(spelled((token_id + place) % VOCAB_SIZE, -1.0 - place) for place in range(1, count)),
+        make_logprob((token_id - 1) % VOCAB_SIZE, -0.5, 1),
+        *(make_logprob((token_id + place) % VOCAB_SIZE, -1.0 - place) for place in range(1, count)),
     ]
     return TokenLogprob(own.token_id, own.token, own.bytes, own.logprob, rank, (own, *others[:count]))
 
 
-def spelled(token_id: int, logprob: float, rank: int | None = None) -> Logprob:
+def make_logprob(token_id: int, logprob: float, rank: int | None = None) -> Logprob:
     return Logprob(token_id, chr(token_id), tuple(chr(token_id).encode()), logprob, rank)
 
 

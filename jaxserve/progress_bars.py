@@ -3,7 +3,7 @@
 from tqdm.auto import tqdm
 
 
-class Bars:
+class ProgressBars:
     """Shows (phase, done, total) as the start reports it; a phase's first word is its name, the rest a remark.
 
     A bar that is still short of its end when all is over is filled: what was announced and not needed is done as well,

@@ -5,45 +5,50 @@ from collections.abc import Sequence
 from jaxserve.engine.request import Request
 from jaxserve.engine.stats import Family
 from jaxserve.errors import GenerationFailed
+from jaxserve.output_plan import OutputPlan
 from jaxserve.outputs import FinishReason, TextDelta, TokenOutput
-from jaxserve.preparing import Prepared
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
 
 
-class Answer:
+class OutputStream:
     """Engine outputs in, text deltas out.
 
     choice_ids   under which the engine tells of them, in order
-    unfinished   those that are still running
+    unfinished_ids   those that are still running
     """
 
     def __init__(
-        self, requests: Sequence[Request], tokenizer: Tokenizer, params: SamplingParams, prepared: Prepared
+        self, requests: Sequence[Request], tokenizer: Tokenizer, params: SamplingParams, output_plan: OutputPlan
     ) -> None:
         self.requests = tuple(requests)
         self.choice_ids = tuple(choice_id for request in requests for choice_id in request.answer_ids)
-        self.family = Family(num_choices=len(self.choice_ids))
-        self.unfinished = set(self.choice_ids)
+        self.request_group = Family(num_choices=len(self.choice_ids))
+        self.unfinished_ids = set(self.choice_ids)
         prompt_ids = requests[0].prompt_ids
         self._streams = {
             choice_id: TextStream(
-                tokenizer, params, prompt_ids, index, prepared.reader and prepared.reader(), prepared.controls
+                tokenizer,
+                params,
+                prompt_ids,
+                index,
+                output_plan.make_parser and output_plan.make_parser(),
+                output_plan.control_tokens,
             )
             for index, choice_id in enumerate(self.choice_ids)
         }
 
     @property
-    def prompt_tokens(self) -> int:
+    def num_prompt_tokens(self) -> int:
         return len(self.requests[0].prompt_ids)
 
-    def receive(self, output: TokenOutput) -> tuple[TextDelta | None, bool]:
+    def push(self, output: TokenOutput) -> tuple[TextDelta | None, bool]:
         """Spells an output out. True beside it: the text has ended, and the engine must be told to stop.
 
         Raises the error that ended the request.
         """
-        if output.request_id not in self.unfinished:
+        if output.request_id not in self.unfinished_ids:
             return None, False
         if output.finish_reason is FinishReason.ERROR:  # it stays unfinished: the engine may not know of its end
             raise output.error or GenerationFailed("The engine gave no reason.")
@@ -51,5 +56,5 @@ class Answer:
         delta = stream.push(output)
         ends_early = stream.finished and output.finish_reason is None
         if stream.finished or output.finish_reason is not None:
-            self.unfinished.discard(output.request_id)
+            self.unfinished_ids.discard(output.request_id)
         return delta, ends_early

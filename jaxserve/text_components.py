@@ -4,8 +4,8 @@ import logging
 from dataclasses import dataclass
 
 from jaxserve.engine.build import CheckedModel
-from jaxserve.generation import DEFAULTS_READ, GenerationDefaults
-from jaxserve.preparing import Preparer
+from jaxserve.generation_defaults import SAMPLING_DEFAULT_KEYS, GenerationDefaults
+from jaxserve.output_plan import OutputPlanner
 from jaxserve.text.prompts import Prompts
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text.turn_ends import find_turn_end
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ModelText:
+class TextComponents:
     """Made from a model's small files alone, before any weight is read: what is wrong in them costs nothing.
 
     further_eos_ids   ends of an answer beside the tokenizer's own
@@ -25,15 +25,17 @@ class ModelText:
     defaults: GenerationDefaults
     further_eos_ids: frozenset[int]
     prompts: Prompts
-    preparer: Preparer
+    output_planner: OutputPlanner
     description: dict[str, str]
 
     @classmethod
-    def of(cls, model: CheckedModel, tokenizer: Tokenizer) -> "ModelText":
+    def from_model(cls, model: CheckedModel, tokenizer: Tokenizer) -> "TextComponents":
         """Raises StartupError for a template, a parser or a generation config that cannot serve this model."""
-        for name in sorted((model.config.override_generation_config or {}).keys() - set(DEFAULTS_READ)):
-            log.warning("override_generation_config has %s, which is not read; %s are", name, ", ".join(DEFAULTS_READ))
-        defaults = GenerationDefaults.of(model.config, model.generation_config, model.model_config)
+        for name in sorted((model.config.override_generation_config or {}).keys() - set(SAMPLING_DEFAULT_KEYS)):
+            log.warning(
+                "override_generation_config has %s, which is not read; %s are", name, ", ".join(SAMPLING_DEFAULT_KEYS)
+            )
+        defaults = GenerationDefaults.from_configs(model.config, model.generation_config, model.model_config)
         eos_id = tokenizer.eos_token_id
         primary = () if eos_id is None else (eos_id,)
         further = defaults.eos_ids - {eos_id}
@@ -41,7 +43,7 @@ class ModelText:
         try:
             turn_end = find_turn_end(tokenizer, prompts.templates, {*primary, *further})
             further |= {turn_end.token_id} if turn_end else set()
-            preparer = Preparer(
+            preparer = OutputPlanner(
                 model.config,
                 tokenizer,
                 prompts,
@@ -64,4 +66,4 @@ class ModelText:
     def close(self) -> None:
         """Ends the helpers. Idempotent."""
         self.prompts.close()
-        self.preparer.close()
+        self.output_planner.close()

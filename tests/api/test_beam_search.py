@@ -1,11 +1,11 @@
-"""use_beam_search through both doors."""
+"""use_beam_search through both APIs."""
 
 import asyncio
 
 import pytest
 
 from jaxserve import LLM, FinishReason, InvalidParameter, SamplingParams
-from tests.doors.conftest import SETTINGS, idle
+from tests.api.conftest import SETTINGS, idle
 
 PROMPT = "once upon a time"
 
@@ -87,7 +87,7 @@ async def test_each_answer_is_one_delta_and_leaving_ends_the_search(async_llm):
 
 def test_where_all_logprobs_may_be_asked_for_a_search_has_them_too(tiny_path):
     with LLM(tiny_path, quiet=True, max_logprobs=-1, **SETTINGS) as llm:
-        vocab = llm._model.vocab_size
+        vocab = llm._client.vocab_size
         [completion] = llm.generate(PROMPT, search(logprobs=vocab, logit_bias=((65, 100.0),)))
     for choice in completion.choices:
         for entry in choice.logprobs:

@@ -1,4 +1,4 @@
-"""The two doors on one tiny model each, opened once."""
+"""The two APIs on one tiny model each, opened once."""
 
 import time
 
@@ -12,7 +12,7 @@ SETTINGS = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 6
 
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory):
-    return str(write(tmp_path_factory.mktemp("doors"), "llama", seed=3))
+    return str(write(tmp_path_factory.mktemp("api"), "llama", seed=3))
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +25,13 @@ def llm(tiny_path):
 def loaded_async_llm(tiny_path):
     llm = AsyncLLM(EngineConfig(model=tiny_path, max_num_queued_reqs=64, **SETTINGS))
     yield llm
-    llm._model.close()
+    llm._client.close()
 
 
 @pytest.fixture
 def async_llm(loaded_async_llm):
     yield loaded_async_llm
-    assert loaded_async_llm.num_open == 0
+    assert loaded_async_llm.num_unfinished == 0
 
 
 def until(holds) -> bool:

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 REPO = Path(__file__).resolve().parents[1]
 
 
-def declared() -> set[str]:
+def runtime_distributions() -> set[str]:
     """Return the distributions that `pip install jaxserve` brings, as far as they are installed here."""
     wanted = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["dependencies"]
     found: set[str] = set()
@@ -41,9 +41,9 @@ def declared() -> set[str]:
     return found
 
 
-def build(directory: Path) -> Path:
+def link_packages(directory: Path) -> Path:
     """Fill `directory` with links to those distributions and to the wheel's two packages."""
-    for name in declared():
+    for name in runtime_distributions():
         for file in metadata.distribution(name).files or []:
             top = file.parts[0]
             source = Path(str(metadata.distribution(name).locate_file(top)))

@@ -1,10 +1,10 @@
 """Progress bars say which phase runs and how far it is."""
 
-from jaxserve.bars import Bars
+from jaxserve.progress_bars import ProgressBars
 
 
 def test_each_phase_has_one_bar_however_phases_overlap(capsys):
-    bars = Bars()
+    bars = ProgressBars()
     for phase, done, total in (
         ("import", 0, 0),
         ("load", 1 << 21, 1 << 22),
@@ -20,7 +20,7 @@ def test_each_phase_has_one_bar_however_phases_overlap(capsys):
 
 
 def test_a_bar_that_was_not_needed_to_its_end_is_full_when_all_is_over(capsys):
-    bars = Bars()
+    bars = ProgressBars()
     bars("load", 1, 4)
     bars.close()
     assert "4/4" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """What a request wants of its answer, made ready before it runs: a grammar, a reader, the reasoning before both.
 
-Preparing blocks for as long as a grammar takes to compile: doors call it from threads that may wait.
+Planning blocks for as long as a grammar takes to compile: LLM and AsyncLLM call it from threads that may wait.
 """
 
 import threading
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from jaxserve.answer_format import AnswerFormat
+from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
 from jaxserve.errors import BadConfig, EngineStopped, InvalidParameter
 from jaxserve.sampling_params import SamplingParams
@@ -27,37 +27,37 @@ from jaxserve.text.reader import Reader
 from jaxserve.text.thinking import end_tokens
 from jaxserve.text.tokenizer import Tokenizer
 
-CONSTRAINT = "structured_outputs"
+CONSTRAINT_PARAM = "structured_outputs"
 JSON_SWITCHES = ("disable_any_whitespace", "disable_additional_properties")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class OutputPlan:
     """What an answer is held to, and how it is read. Serves every choice of a request.
 
     grammar           what the answer must be, once its reasoning has ended
-    thinking          where its reasoning begins, if a grammar or a budget must know where it ends
-    end_of_thinking   the tokens by which it ends when its budget is used up
-    reader            makes the reader of one choice; None: its text is its content
-    controls          special tokens that the readers must see, as AnswerDialect has them
+    reasoning_state   where its reasoning begins, if a grammar or a budget must know where it ends
+    reasoning_end_ids  the tokens by which it ends when its budget is used up
+    make_parser       makes the reader of one choice; None: its text is its content
+    control_tokens    special tokens that the readers must see, as AnswerDialect has them
     """
 
     grammar: CompiledGrammar | None = None
-    thinking: Thinking | None = None
-    end_of_thinking: tuple[int, ...] = ()
-    reader: Callable[[], Reader] | None = None
-    controls: Mapping[int, str] | None = None
+    reasoning_state: Thinking | None = None
+    reasoning_end_ids: tuple[int, ...] = ()
+    make_parser: Callable[[], Reader] | None = None
+    control_tokens: Mapping[int, str] | None = None
 
     @property
-    def unenforced(self) -> tuple[str, ...]:
+    def unenforced_formats(self) -> tuple[str, ...]:
         """The formats in schemas of the request that are annotations: the answer is not held to them."""
         return () if self.grammar is None else self.grammar.unenforced
 
 
-PLAIN = Prepared()
+PLAIN_TEXT = OutputPlan()
 
 
-class Preparer:
+class OutputPlanner:
     """Knows the model's dialects, and owns what compiles grammars for its tokens. Several threads may use it.
 
     tool_parser, reasoning_parser   which are in force, and why
@@ -77,7 +77,9 @@ class Preparer:
         facts = facts_of(tokenizer, prompts.templates, model_config)
         found = detect_tool_parser(facts), detect_reasoning_parser(facts)
         self.tool_parser = chosen(config.tool_call_parser, found[0], TOOL_PARSERS, "tool_call_parser")
-        self.reasoning_parser = chosen(config.asked_reasoning_parser, found[1], REASONING_PARSERS, "reasoning_parser")
+        self.reasoning_parser = chosen(
+            config.requested_reasoning_parser, found[1], REASONING_PARSERS, "reasoning_parser"
+        )
         self._check_markers(tokenizer)
         self._tokenizer = tokenizer
         self._strict_level = config.tool_strict_level
@@ -87,7 +89,7 @@ class Preparer:
         self._dialect = AnswerDialect.named(
             self.tool_parser.name,
             self.reasoning_parser.name,
-            special_tokens(tokenizer),
+            special_token_ids(tokenizer),
             tokenizer.config.get("response_template"),
         )
         self._lock = threading.Lock()
@@ -110,9 +112,9 @@ class Preparer:
                     " try auto."
                 )
 
-    def prepare(
-        self, params: SamplingParams, format: AnswerFormat | None = None, prompt_ids: Sequence[int] = ()
-    ) -> Prepared:
+    def plan(
+        self, params: SamplingParams, spec: ChatOutputSpec | None = None, prompt_ids: Sequence[int] = ()
+    ) -> OutputPlan:
         """Make ready what an answer of these params needs.
 
         format       None: the answer is plain text that goes on from the prompt, as completions are
@@ -120,18 +122,18 @@ class Preparer:
 
         Raises a RequestError that names the field.
         """
-        wanted, budget = self._with_switches(params.structured_outputs), _budget(params)
-        self._check(wanted, budget, format)
-        if format is None:
+        wanted, budget = self._apply_json_switches(params.structured_outputs), _thinking_budget(params)
+        self._check_combination(wanted, budget, spec)
+        if spec is None:
             if budget is not None:
-                return self._counted(prompt_ids)
-            return PLAIN if wanted is None else Prepared(self._compile(wanted))
-        self._dialect.check_names(format, self.tool_parser.name)
+                return self._plan_budget_only(prompt_ids)
+            return PLAIN_TEXT if wanted is None else OutputPlan(self._compile(wanted))
+        self._dialect.check_names(spec, self.tool_parser.name)
         if self._strict_level == "parameter":
-            format = replace(format, tools=tuple(map(_strict, format.tools)))
-        is_constrained = wanted is not None or format.must_call
-        inside = self._dialect.starts_inside(format, is_constrained)
-        grammar = self._grammar(wanted, format, inside)
+            spec = replace(spec, tools=tuple(map(_as_strict, spec.tools)))
+        is_constrained = wanted is not None or spec.requires_tool_call
+        inside = self._dialect.starts_inside(spec, is_constrained)
+        grammar = self._compile_grammar(wanted, spec, inside)
         if budget is not None and grammar and inside is False:
             raise InvalidParameter(
                 "thinking_token_budget cannot be combined with a constraint on this model, which need not think before"
@@ -142,20 +144,24 @@ class Preparer:
         if reasoning is not None and inside is not None and (budget is not None or (grammar and inside)):
             place = self._dialect.thinking(self._tokenizer, inside=inside, is_constrained=grammar is not None)
             end = end_tokens(reasoning, self._tokenizer)
-        return Prepared(grammar, place, end, self._reader(params, format, is_constrained), self._dialect.controls)
+        return OutputPlan(
+            grammar, place, end, self._parser_factory(params, spec, is_constrained), self._dialect.controls
+        )
 
-    def _counted(self, prompt_ids: Sequence[int]) -> Prepared:
+    def _plan_budget_only(self, prompt_ids: Sequence[int]) -> OutputPlan:
         """Of text that goes on from a prompt: its reasoning is what the prompt has opened, or what it begins with."""
         assert self._dialect.reasoning is not None
         inside = self._dialect.is_open(self._tokenizer.decode(prompt_ids))
         place = self._dialect.thinking(self._tokenizer, inside=inside, is_constrained=False)
-        return Prepared(thinking=place, end_of_thinking=end_tokens(self._dialect.reasoning, self._tokenizer))
+        return OutputPlan(reasoning_state=place, reasoning_end_ids=end_tokens(self._dialect.reasoning, self._tokenizer))
 
-    def _with_switches(self, wanted: StructuredOutputs | None) -> StructuredOutputs | None:
+    def _apply_json_switches(self, wanted: StructuredOutputs | None) -> StructuredOutputs | None:
         """With those that the server's structured_outputs_config sets for every answer."""
         return replace(wanted, **self._json_switches) if wanted is not None and self._json_switches else wanted
 
-    def _check(self, wanted: StructuredOutputs | None, budget: int | None, format: AnswerFormat | None) -> None:
+    def _check_combination(
+        self, wanted: StructuredOutputs | None, budget: int | None, spec: ChatOutputSpec | None
+    ) -> None:
         """What cannot be had together, or not on this model."""
         if budget is not None and self._dialect.reasoning is None:
             raise InvalidParameter(
@@ -163,7 +169,7 @@ class Preparer:
                 " parser that knows them; leave it out.",
                 "thinking_token_budget",
             )
-        if format is None:
+        if spec is None:
             if budget is not None and wanted is not None:
                 raise InvalidParameter(
                     "thinking_token_budget cannot be combined with a constraint on text that goes on from a prompt,"
@@ -171,13 +177,13 @@ class Preparer:
                     "thinking_token_budget",
                 )
             return
-        if format.tool_choice == "auto" and format.tools and self.tool_parser.name is None:
+        if spec.tool_choice == "auto" and spec.tools and self.tool_parser.name is None:
             raise InvalidParameter(
                 "auto tool choice needs to know how the model writes its calls, which was not found in its files; name "
                 "it with --tool-call-parser, or choose required, none or a function.",
                 "tool_choice",
             )
-        if wanted is not None and format.must_call:
+        if wanted is not None and spec.requires_tool_call:
             raise InvalidParameter(
                 "tool_choice demands a call, and structured_outputs another answer; only one of them can hold.",
                 "tool_choice",
@@ -196,25 +202,25 @@ class Preparer:
         if compiler is not None:
             compiler.close()
 
-    def _reader(
-        self, params: SamplingParams, format: AnswerFormat, is_constrained: bool
+    def _parser_factory(
+        self, params: SamplingParams, spec: ChatOutputSpec, is_constrained: bool
     ) -> Callable[[], Reader] | None:
-        if not self._dialect.reads_reasoning and (not format.tools or format.tool_choice == "none"):
+        if not self._dialect.reads_reasoning and (not spec.tools or spec.tool_choice == "none"):
             return None
-        self._dialect.read_schemas(format)
+        self._dialect.read_schemas(spec)
         skips = params.skip_special_tokens
-        return partial(self._dialect.reader, format, is_constrained=is_constrained, skip_special_tokens=skips)
+        return partial(self._dialect.reader, spec, is_constrained=is_constrained, skip_special_tokens=skips)
 
-    def _grammar(
-        self, wanted: StructuredOutputs | None, format: AnswerFormat, inside: bool | None
+    def _compile_grammar(
+        self, wanted: StructuredOutputs | None, spec: ChatOutputSpec, inside: bool | None
     ) -> CompiledGrammar | None:
         """Of the answer behind its reasoning; where the model may open a section or not, of both.
 
         Where it may call a tool, and its content has a shape, the answer is one of the two.
         """
-        offered = format if wanted is None or format.tool_choice == "none" else replace(format, tool_choice="required")
+        offered = spec if wanted is None or spec.tool_choice == "none" else replace(spec, tool_choice="required")
         calls = self._dialect.shape(offered, holds_calls=self._strict_level != "auto")
-        if calls is None and self._holds_calls(wanted, format):
+        if calls is None and self._must_enforce_calls(wanted, spec):
             raise InvalidParameter(
                 "Calls in this model's own format cannot be enforced: leave strict and structured_outputs out, or"
                 " choose required or a function; --tool-strict-level has to be auto.",
@@ -227,45 +233,45 @@ class Preparer:
         if not options:
             return None
         shape = options[0] if len(options) == 1 else Either(options)
-        return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _param(wanted))
+        return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _blamed_param(wanted))
 
-    def _holds_calls(self, wanted: StructuredOutputs | None, format: AnswerFormat) -> bool:
+    def _must_enforce_calls(self, wanted: StructuredOutputs | None, spec: ChatOutputSpec) -> bool:
         """Whether something is asked of calls that the model may choose to make."""
-        if format.tool_choice != "auto" or not format.tools:
+        if spec.tool_choice != "auto" or not spec.tools:
             return False
-        is_strict = any(tool["function"].get("strict") for tool in format.tools)
+        is_strict = any(tool["function"].get("strict") for tool in spec.tools)
         return is_strict or wanted is not None or self._strict_level != "auto"
 
-    def _compile(self, what: Shape, param: str = CONSTRAINT) -> CompiledGrammar:
+    def _compile(self, what: Shape, param: str = CONSTRAINT_PARAM) -> CompiledGrammar:
         with self._lock:
             if self._is_closed:
                 raise EngineStopped("The engine is not running; no request can be served.")
             if self._compiler is None:
-                self._compiler = Compiler(vocabulary_of(self._tokenizer, self._eos_ids, self._vocab_size))
+                self._compiler = Compiler(build_vocabulary(self._tokenizer, self._eos_ids, self._vocab_size))
             compiler = self._compiler
         return compiler.compile(what, param)
 
 
-def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """Those that skip_special_tokens hides, text → id."""
     return {tokenizer.piece(token_id): token_id for token_id in sorted(tokenizer.special_ids)}
 
 
-def vocabulary_of(tokenizer: Tokenizer, eos_ids: Sequence[int], size: int) -> Vocabulary:
+def build_vocabulary(tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> Vocabulary:
     """The tokenizer's tokens as grammars see them. size: of the model's logits."""
     tokens = None
     if tokenizer.spelling is not None:
-        tokens = [tokenizer.token_bytes(token_id) or b"" for token_id in range(min(tokenizer.vocab_size, size))]
-    return Vocabulary(tokens, special_tokens(tokenizer), eos_ids, size)
+        tokens = [tokenizer.token_bytes(token_id) or b"" for token_id in range(min(tokenizer.vocab_size, vocab_size))]
+    return Vocabulary(tokens, special_token_ids(tokenizer), eos_ids, vocab_size)
 
 
-def _strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**tool, "function": {**tool["function"], "strict": True}}
 
 
-def _budget(params: SamplingParams) -> int | None:
-    return params.thinking_token_budget if params.thinks_within_budget else None
+def _thinking_budget(params: SamplingParams) -> int | None:
+    return params.thinking_token_budget if params.has_thinking_budget else None
 
 
-def _param(wanted: StructuredOutputs | None) -> str:
-    return "tools" if wanted is None else CONSTRAINT
+def _blamed_param(wanted: StructuredOutputs | None) -> str:
+    return "tools" if wanted is None else CONSTRAINT_PARAM

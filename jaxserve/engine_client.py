@@ -13,70 +13,70 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from jaxserve.answer import Answer
 from jaxserve.config import EngineConfig
+from jaxserve.config_check import check_config
 from jaxserve.engine.build import Built, CheckedModel, Progress, build
 from jaxserve.engine.compile import compiles
 from jaxserve.engine.request import Request
 from jaxserve.engine.searches import most_steps
 from jaxserve.engine.thread import Add, End, EngineThread, Reject
 from jaxserve.errors import EngineStopped, InvalidParameter, Overloaded, PromptTooLong
-from jaxserve.model_text import ModelText
+from jaxserve.output_plan import PLAIN_TEXT, OutputPlan
+from jaxserve.output_stream import OutputStream
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
-from jaxserve.preparing import PLAIN, Prepared
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.settings import check_settings
 from jaxserve.text.bad_words import bad_sequences
 from jaxserve.text.cursor import StopCursor
 from jaxserve.text.tokenizer import Tokenizer
+from jaxserve.text_components import TextComponents
 
 STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
 
 
-class ServedModel:
+class EngineClient:
     """A model that is loaded and running. deliver gets each step's outputs, on the engine's thread."""
 
-    def __init__(self, built: Built, text: ModelText, deliver: Callable[[list[TokenOutput]], None]) -> None:
-        self.config, self.tokenizer = built.config, text.tokenizer
-        self.vocab_size, self.num_pages = built.spec.vocab_size, built.num_pages
-        self.defaults, self.prompts, self.preparer = text.defaults, text.prompts, text.preparer
+    def __init__(self, loaded: Built, text: TextComponents, on_outputs: Callable[[list[TokenOutput]], None]) -> None:
+        self.config, self.tokenizer = loaded.config, text.tokenizer
+        self.vocab_size, self.num_pages = loaded.spec.vocab_size, loaded.num_pages
+        self.defaults, self.prompts, self.output_planner = text.defaults, text.prompts, text.output_planner
         self.eos_id, self.further_eos_ids = text.tokenizer.eos_token_id, text.further_eos_ids
-        self.description = built.description | text.description
-        self._ids = itertools.count(1)
-        seed = built.config.seed
-        self._dice = random.SystemRandom() if seed is None else random.Random(seed)
+        self.description = loaded.description | text.description
+        self._request_ids = itertools.count(1)
+        seed = loaded.config.seed
+        self._rng = random.SystemRandom() if seed is None else random.Random(seed)
         self._lock = threading.Lock()
-        self._open: dict[int, int] = {}  # request id → prompt tokens not known to be computed yet
-        self._built = built
-        self._thread = EngineThread(built.engine, deliver)
+        self._pending_prompt_tokens: dict[int, int] = {}  # request id → prompt tokens not known to be computed yet
+        self._loaded = loaded
+        self._thread = EngineThread(loaded.engine, on_outputs)
         self._thread.start()
         # A step that still runs while the interpreter ends would abort the process.
-        self._at_exit = partial(_close_if_open, weakref.ref(self))
+        self._at_exit = partial(_close_if_alive, weakref.ref(self))
         atexit.register(self._at_exit)
 
     @classmethod
     def load(
-        cls, config: EngineConfig, deliver: Callable[[list[TokenOutput]], None], progress: Progress | None = None
-    ) -> "ServedModel":
+        cls, config: EngineConfig, on_outputs: Callable[[list[TokenOutput]], None], progress: Progress | None = None
+    ) -> "EngineClient":
         """Fetches, loads and compiles; blocks until the first request could be served. Raises StartupError.
 
         Everything that the settings and the model's small files can be wrong about is found before that.
         """
-        check_settings(config)
+        check_config(config)
         tokenizers: list[Future[Tokenizer]] = []
-        texts: list[ModelText] = []
+        texts: list[TextComponents] = []
         with ThreadPoolExecutor(1, "tokenizer") as beside, ExitStack() as undo:
 
             def read_tokenizer(path: Path) -> None:  # while the checkpoint is opened and checked
                 tokenizers.append(beside.submit(Tokenizer.load, Path(config.tokenizer) if config.tokenizer else path))
 
             def prepare_text(model: CheckedModel) -> None:
-                texts.append(ModelText.of(model, tokenizers[0].result()))
+                texts.append(TextComponents.from_model(model, tokenizers[0].result()))
                 undo.callback(texts[0].close)
 
             built = build(config, progress, read_tokenizer, prepare_text)
             undo.pop_all()
-            return cls(built, texts[0], deliver)
+            return cls(built, texts[0], on_outputs)
 
     # The door
 
@@ -92,7 +92,7 @@ class ServedModel:
         if num_choices > limit:
             raise InvalidParameter(f"n={num_choices} is more than the server's queue holds, {limit}.", "n")
         with self._lock:
-            live, waiting_tokens = len(self._open), sum(self._open.values())
+            live, waiting_tokens = len(self._pending_prompt_tokens), sum(self._pending_prompt_tokens.values())
         if live + num_choices > limit:
             self._thread.submit(Reject("max_num_queued_reqs"))
             raise Overloaded(f"{live} requests are unfinished, and {limit} is the limit; please try again later.")
@@ -100,20 +100,22 @@ class ServedModel:
             self._thread.submit(Reject("max_num_queued_tokens"))
             raise Overloaded(f"{waiting_tokens} prompt tokens are waiting; please try again later.")
 
-    def fit(self, prompt_ids: Sequence[int], params: SamplingParams) -> tuple[Sequence[int], SamplingParams]:
+    def truncate_and_validate(
+        self, prompt_ids: Sequence[int], params: SamplingParams
+    ) -> tuple[Sequence[int], SamplingParams]:
         """The prompt, cut if params say so, and params as `check` returns them."""
         assert self.config.max_model_len
         kept = params.truncate(prompt_ids, self.config.max_model_len)
-        return kept, self.check(kept, params)
+        return kept, self.validate(kept, params)
 
-    def check(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
+    def validate(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
         """Everything that can be known before running. Returns params with the max_tokens that will hold.
 
         Raises RequestError naming the field; see the contract's section on lengths.
         """
         limit = self.config.max_model_len
         assert limit
-        self._check_ids(prompt_ids, params)
+        self._validate_token_ids(prompt_ids, params)
         prompt = len(prompt_ids)
         if params.max_tokens is not None and params.max_tokens > limit:
             raise InvalidParameter(
@@ -130,7 +132,7 @@ class ServedModel:
         wanted = params.max_tokens or self.defaults.values.get("max_new_tokens") or limit
         effective = min(limit - prompt, wanted, self.defaults.hard_max_tokens or limit)
         if params.use_beam_search:
-            effective = min(effective, self._most_steps(prompt, params.n))
+            effective = min(effective, self._max_beam_tokens(prompt, params.n))
         if params.min_tokens > effective:
             raise InvalidParameter(
                 f"min_tokens={params.min_tokens} is more than the {effective} tokens that can be generated.",
@@ -138,7 +140,7 @@ class ServedModel:
             )
         return replace(params, max_tokens=effective)
 
-    def _most_steps(self, prompt_tokens: int, width: int) -> int:
+    def _max_beam_tokens(self, prompt_tokens: int, width: int) -> int:
         """Tokens that the beams of a search can have before they fill the whole cache."""
         rows = self.config.max_num_seqs
         assert rows
@@ -148,7 +150,7 @@ class ServedModel:
             )
         return most_steps(prompt_tokens, width, self.num_pages - 1, self.config.block_size)
 
-    def _check_ids(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
+    def _validate_token_ids(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         if not prompt_ids:
             raise InvalidParameter("The prompt is empty; at least one token is needed.", "prompt")
         if min(prompt_ids) < 0 or max(prompt_ids) >= self.vocab_size:
@@ -166,13 +168,13 @@ class ServedModel:
                     f"{name}={wanted} is more than this server's limit of {self.config.max_logprobs}.", name
                 )
 
-    def open(
+    def create_stream(
         self,
         prompt_ids: Sequence[int],
         params: SamplingParams,
-        prepared: Prepared = PLAIN,
+        output_plan: OutputPlan = PLAIN_TEXT,
         cache_salt: str | None = None,
-    ) -> Answer:
+    ) -> OutputStream:
         """n engine requests, choice j with seed + j, or one beam search, for params that `check` has returned.
 
         prepared is what the preparer made of them.
@@ -184,63 +186,63 @@ class ServedModel:
         primary = frozenset() if self.eos_id is None else frozenset([self.eos_id])
         all_ends = self.further_eos_ids | primary | frozenset(params.stop_token_ids)
         bad = bad_sequences(params.bad_words, self.tokenizer)
-        ids = [next(self._ids) for _ in range(params.n)]
-        searches = params.use_beam_search and not params.echo_only
+        ids = [next(self._request_ids) for _ in range(params.n)]
+        is_beam_search = params.use_beam_search and not params.echo_only
         followers = replace(params, prompt_logprobs=None)  # the prompt is scored once
         requests = [
             Request(
                 request_id=request_id,
                 prompt_ids=prompt,
                 params=followers if choice else params,
-                seed=self._dice.getrandbits(64) - 2**63 if seed is None else seed + choice,
+                seed=self._rng.getrandbits(64) - 2**63 if seed is None else seed + choice,
                 max_total_tokens=len(prompt) + params.max_tokens,
                 eos_id=None if params.ignore_eos else self.eos_id,
                 stop_ids=frozenset(params.stop_token_ids) | ends,
-                held_back_ids=tuple(sorted(all_ends)) if params.min_tokens or prepared.grammar else (),
+                held_back_ids=tuple(sorted(all_ends)) if params.min_tokens or output_plan.grammar else (),
                 bad_sequences=bad,
                 leader_id=ids[0] if choice else None,
-                num_followers=0 if choice or searches else params.n - 1,
-                choice_ids=tuple(ids) if searches else (),
-                cursor=StopCursor.start(self.tokenizer, params, prompt) if searches else None,
-                grammar=prepared.grammar,
-                thinking=prepared.thinking,
-                end_of_thinking=prepared.end_of_thinking,
+                num_followers=0 if choice or is_beam_search else params.n - 1,
+                choice_ids=tuple(ids) if is_beam_search else (),
+                cursor=StopCursor.start(self.tokenizer, params, prompt) if is_beam_search else None,
+                grammar=output_plan.grammar,
+                thinking=output_plan.reasoning_state,
+                end_of_thinking=output_plan.reasoning_end_ids,
                 cache_salt=cache_salt,
                 arrival_s=time.monotonic(),
             )
-            for choice, request_id in enumerate(ids[:1] if searches else ids)
+            for choice, request_id in enumerate(ids[:1] if is_beam_search else ids)
         ]
-        return Answer(requests, self.tokenizer, params, prepared)
+        return OutputStream(requests, self.tokenizer, params, output_plan)
 
-    def start(self, answer: Answer) -> None:
+    def submit(self, stream: OutputStream) -> None:
         """Hands an answer's requests to the engine. Results come through `deliver`."""
         with self._lock:
-            for request in answer.requests:
-                self._open.update(dict.fromkeys(request.answer_ids, 0))
-                self._open[request.request_id] = answer.prompt_tokens
-        self._thread.submit(Add(answer.requests, answer.family))
+            for request in stream.requests:
+                self._pending_prompt_tokens.update(dict.fromkeys(request.answer_ids, 0))
+                self._pending_prompt_tokens[request.request_id] = stream.num_prompt_tokens
+        self._thread.submit(Add(stream.requests, stream.request_group))
 
-    def heard(self, output: TokenOutput) -> None:
+    def record_output(self, output: TokenOutput) -> None:
         """Keeps the queue's count: this request's prompt is computed, and perhaps the request has ended."""
         with self._lock:
-            if output.request_id in self._open:
-                self._open[output.request_id] = 0
+            if output.request_id in self._pending_prompt_tokens:
+                self._pending_prompt_tokens[output.request_id] = 0
                 if output.finish_reason is not None:
-                    del self._open[output.request_id]
+                    del self._pending_prompt_tokens[output.request_id]
 
-    def end(self, request_ids: Sequence[int], reason: FinishReason = FinishReason.ABORT) -> None:
+    def finish_requests(self, request_ids: Sequence[int], reason: FinishReason = FinishReason.ABORT) -> None:
         """Nobody waits for these any more, or their text has ended; finished and unknown ids are fine."""
         if not request_ids:
             return
         with self._lock:
             for request_id in request_ids:
-                self._open.pop(request_id, None)
+                self._pending_prompt_tokens.pop(request_id, None)
         self._thread.submit(End(tuple(request_ids), reason))
 
     @property
-    def num_open(self) -> int:
+    def num_unfinished(self) -> int:
         """Requests that have not ended."""
-        return len(self._open)
+        return len(self._pending_prompt_tokens)
 
     @property
     def is_healthy(self) -> bool:
@@ -249,8 +251,8 @@ class ServedModel:
 
     def stats(self) -> StatsSnapshot:
         """The engine's numbers, and this process's compiles: after readiness those must not move."""
-        snapshot = self._built.engine.stats()
-        helpers = {"helper_restarts": self.prompts.num_restarts + self.preparer.num_restarts}
+        snapshot = self._loaded.engine.stats()
+        helpers = {"helper_restarts": self.prompts.num_restarts + self.output_planner.num_restarts}
         return replace(snapshot, counters={**snapshot.counters, **compiles.counters(), **helpers})
 
     def close(self) -> None:
@@ -258,11 +260,11 @@ class ServedModel:
         atexit.unregister(self._at_exit)
         self._thread.stop()
         self.prompts.close()
-        self.preparer.close()
-        self._built.engine.close()
+        self.output_planner.close()
+        self._loaded.engine.close()
 
 
-def _close_if_open(model: "weakref.ref[ServedModel]") -> None:
+def _close_if_alive(model: "weakref.ref[EngineClient]") -> None:
     """At the interpreter's exit, for who did not."""
     if (still_there := model()) is not None:
         still_there.close()

@@ -1,4 +1,4 @@
-"""The notebook's door."""
+"""LLM: generate, chat and stream."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from jaxserve import LLM, BadConfig, FinishReason, InvalidParameter, PromptTooLong, RepetitionDetection, SamplingParams
 from jaxserve.engine.compile import compiles
-from tests.doors.conftest import SETTINGS, idle, until
+from tests.api.conftest import SETTINGS, idle, until
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
@@ -69,7 +69,7 @@ def test_defaults_stand_where_nothing_is_said(tiny_path):
     defaults = {"temperature": 0, "skip_special_tokens": False, "frequency_penalty": 0.5, "max_new_tokens": 3}
     how = {"override_generation_config": defaults, "scheduling_policy": "priority"}
     with LLM(tiny_path, quiet=True, **how, **SETTINGS) as llm:
-        params = llm._model.defaults.params
+        params = llm._client.defaults.params
         assert (params.is_greedy, params.skip_special_tokens, params.frequency_penalty) == (True, False, 0.5)
         first, second = llm.generate(["abc", "abc"])
         urgent = llm.generate("abc", replace(params, priority=-3))[0]

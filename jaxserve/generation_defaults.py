@@ -15,7 +15,7 @@ from jaxserve.config import EngineConfig
 from jaxserve.errors import BadConfig, InvalidParameter
 from jaxserve.sampling_params import SamplingParams
 
-DEFAULTS_READ = (
+SAMPLING_DEFAULT_KEYS = (
     "repetition_penalty",
     "temperature",
     "top_k",
@@ -26,7 +26,7 @@ DEFAULTS_READ = (
     "max_new_tokens",
     "skip_special_tokens",
 )
-KINDS: Mapping[str, Any] = {"top_k": int, "max_new_tokens": int, "skip_special_tokens": bool}  # others: numbers
+KEY_TYPES: Mapping[str, Any] = {"top_k": int, "max_new_tokens": int, "skip_special_tokens": bool}  # others: numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,17 @@ class GenerationDefaults:
     eos_ids: frozenset[int]
 
     @classmethod
-    def of(
+    def from_configs(
         cls, config: EngineConfig, generation_config: Mapping[str, Any], model_config: Mapping[str, Any]
     ) -> "GenerationDefaults":
         """From the two configs of the model's own. Raises BadConfig for values that no request could ask for."""
-        given = None if config.generation_config in ("auto", "vllm") else _read(config.generation_config)
+        given = (
+            None if config.generation_config in ("auto", "vllm") else _read_generation_config(config.generation_config)
+        )
         override = {name: one for name, one in (config.override_generation_config or {}).items() if one is not None}
         read = {} if config.generation_config == "vllm" else generation_config if given is None else given
         layers = {**read, **override}
-        values = {name: layers[name] for name in DEFAULTS_READ if layers.get(name) is not None}
+        values = {name: layers[name] for name in SAMPLING_DEFAULT_KEYS if layers.get(name) is not None}
         return cls(
             values,
             _params(values),
@@ -67,7 +69,7 @@ class GenerationDefaults:
 
 def _params(values: Mapping[str, Any]) -> SamplingParams:
     for name, value in values.items():
-        kind = KINDS.get(name, (int, float))
+        kind = KEY_TYPES.get(name, (int, float))
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
             raise BadConfig(
@@ -88,7 +90,7 @@ def _eos_ids(generation_config: Mapping[str, Any], model_config: Mapping[str, An
     return frozenset(found if isinstance(found, list) else () if found is None else (found,))
 
 
-def _read(directory: str) -> dict[str, Any]:
+def _read_generation_config(directory: str) -> dict[str, Any]:
     try:
         return json.loads((Path(directory) / "generation_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

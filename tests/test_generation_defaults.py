@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxserve import BadConfig, EngineConfig
-from jaxserve.generation import DEFAULTS_READ, GenerationDefaults
+from jaxserve.generation_defaults import SAMPLING_DEFAULT_KEYS, GenerationDefaults
 
 OWN = {"temperature": 0.6, "top_k": 20, "do_sample": True, "max_new_tokens": 50, "eos_token_id": [7, 8]}
 MODEL = {"eos_token_id": 9}
@@ -22,12 +22,12 @@ EVERY = {
 
 
 def of(own=OWN, model=MODEL, **config) -> GenerationDefaults:
-    return GenerationDefaults.of(EngineConfig(**config), own, model)
+    return GenerationDefaults.from_configs(EngineConfig(**config), own, model)
 
 
 def test_every_name_that_is_read_becomes_a_parameter():
     found = of(EVERY | {"max_new_tokens": 5})
-    assert set(found.values) == set(DEFAULTS_READ)
+    assert set(found.values) == set(SAMPLING_DEFAULT_KEYS)
     assert {name: getattr(found.params, name) for name in EVERY} == EVERY
     assert found.params.max_tokens is None
 

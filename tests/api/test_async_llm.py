@@ -1,4 +1,4 @@
-"""The server's door."""
+"""AsyncLLM: streams, aborts, the queue."""
 
 import asyncio
 import itertools
@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from jaxserve import AsyncLLM, EngineConfig, EngineStopped, Overloaded, SamplingParams
-from tests.doors.conftest import SETTINGS, idle, until
+from tests.api.conftest import SETTINGS, idle, until
 
 LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 SHORT = SamplingParams(temperature=0, max_tokens=10)
@@ -50,7 +50,7 @@ async def test_cancelling_a_reader_aborts_all_its_choices(async_llm):
 async def test_a_stream_that_nobody_starts_holds_nothing(async_llm):
     stream = async_llm.generate([1, 2, 3], LONG)
     await stream.aclose()
-    assert async_llm.num_open == 0
+    assert async_llm.num_unfinished == 0
 
 
 async def test_each_choice_ends_once(async_llm):
@@ -85,7 +85,7 @@ async def test_a_template_of_one_s_own_is_rendered_by_a_helper(async_llm, monkey
     messages, own = [{"role": "user", "content": "hi"}], "<{{ messages[0].content }}>"
     assert (await async_llm.render_chat(messages, chat_template=own)).text == "<hi>"
     assert async_llm.stats().counters["helper_restarts"] == 0
-    monkeypatch.setattr("jaxserve.async_llm.MAX_IN_HELPERS", 0)
+    monkeypatch.setattr("jaxserve.async_llm.MAX_REQUEST_TEMPLATES", 0)
     with pytest.raises(Overloaded, match="chat templates"):
         await async_llm.render_chat(messages, chat_template=own)
     assert (await async_llm.render_chat(messages)).text.endswith("assistant\n")
@@ -96,7 +96,7 @@ async def test_closing_tells_who_is_left_and_frees_the_device(tiny_path):
     reader = asyncio.ensure_future(collect(llm, [2], LONG))
     async for _ in llm.generate([1], SHORT):
         pass
-    runner = llm._model._built.engine.runner
+    runner = llm._client._loaded.engine.runner
     await llm.close()
     with pytest.raises(EngineStopped):
         await reader
