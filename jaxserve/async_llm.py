@@ -1,11 +1,11 @@
-"""The server's door: async iteration, abort on close. The only file that knows event loops exist."""
+"""AsyncLLM: the API for servers. The only file of the library that uses asyncio."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
@@ -18,11 +18,12 @@ from jaxserve.outputs import FinishReason, RenderedPrompt, StatsSnapshot, TextDe
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.tokenizer import Tokenizer
 
-MAX_REQUEST_TEMPLATES = 64  # requests whose own templates are rendered or wait for it
+MAX_REQUEST_TEMPLATES = 64  # requests with templates of their own that are rendered or wait for it
+T = TypeVar("T")
 
 
 class _OutputQueue:
-    """Where one answer's outputs wait for its reader. Used on the event loop alone."""
+    """Outputs of one stream that its reader has not taken yet. Used on the event loop's thread alone."""
 
     def __init__(self) -> None:
         self._outputs: deque[TokenOutput] = deque()
@@ -33,7 +34,7 @@ class _OutputQueue:
         self._arrived.set()
 
     async def get_all(self) -> list[TokenOutput]:
-        """Everything that has arrived, at least one."""
+        """Wait for at least one output and return all that have arrived."""
         await self._arrived.wait()
         self._arrived.clear()
         outputs = list(self._outputs)
@@ -42,110 +43,177 @@ class _OutputQueue:
 
 
 class AsyncLLM:
-    """One model, many concurrent readers on one event loop."""
+    """A language model for many concurrent requests on one event loop.
+
+    Construct it before the loop runs, or in a thread. A request goes through these calls: `admit` (cheap, before the
+    prompt is looked at), `render_chat` or `encode`, `validate`, `plan_output`, `generate`. Text work runs in threads of
+    its own, so that a long prompt does not block the loop.
+    """
 
     def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
-        """Blocks until the model is ready: load it before the loop runs, or in a thread. Raises StartupError."""
+        """Load a model and compile its programs. Blocks until the first request can be served.
+
+        progress   called with (phase, done, total) while the model loads
+
+        Raises StartupError if the model cannot be served.
+        """
         self._queues: dict[int, _OutputQueue] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = EngineClient.load(config, self._on_outputs, progress)
-        # Rendering and tokenizing a long prompt takes longer than the loop may stand still.
+        # Rendering and tokenizing a long prompt takes longer than the loop may be blocked.
         self._text_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-text")
         self._num_request_templates = 0
-        # These wait for helpers, so that nobody's strange template delays the model's own.
-        self._worker_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-helper")
+        # These wait for worker processes: a slow template of a request does not delay the model's own template.
+        self._worker_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-worker")
         self._grammar_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-grammar")
 
     @classmethod
     def load(cls, config: EngineConfig, progress: Progress | None = None) -> "AsyncLLM":
+        """Return a loaded model; the same as the constructor."""
         return cls(config, progress)
 
     @property
     def config(self) -> EngineConfig:
-        """As resolved: every limit is a number."""
+        """The configuration as resolved: every limit is a number."""
         return self._client.config
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
         return self._client.tokenizer
 
     @property
     def sampling_defaults(self) -> Mapping[str, Any]:
-        """What a request that names no value gets, under the generation config's names; only what is set."""
+        """The model's sampling defaults under the names of a generation_config.json; only those that are set."""
         return self._client.defaults.values
 
     @property
     def vocab_size(self) -> int:
+        """The number of logits, and so the bound of token ids."""
         return self._client.vocab_size
 
     @property
     def num_pages(self) -> int:
+        """The number of pages of the key-value cache."""
         return self._client.num_pages
 
     @property
     def description(self) -> dict[str, str]:
+        """Facts about the loaded model for people, in the order to print them."""
         return self._client.description
 
     @property
     def is_healthy(self) -> bool:
+        """Whether a new request could be served."""
         return self._client.is_healthy
 
     @property
     def tool_parser(self) -> str | None:
-        """By which dialect tool calls are read; None: the model's is not known, or it has none."""
+        """The dialect by which tool calls are parsed; None if the model's is not known, or it has none."""
         return self._client.output_planner.tool_parser.name
 
     @property
     def reasoning_parser(self) -> str | None:
-        """By which dialect reasoning is told from content, likewise."""
+        """The dialect by which reasoning is separated from content; None if there is none."""
         return self._client.output_planner.reasoning_parser.name
 
     @property
     def num_unfinished(self) -> int:
-        """Requests (choices counted one by one) that have not ended."""
+        """The number of sequences (choices of requests) that have not ended."""
         return self._client.num_unfinished
 
-    async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> RenderedPrompt:
-        """The messages' prompt; `how` as Prompts.render_chat takes it. Runs beside the loop."""
-        work = partial(self._client.prompts.render_chat, messages, **how)
-        if how.get("chat_template") is None:
-            return await self._run_in(work, self._text_threads)
+    async def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        add_special_tokens: bool = False,
+        chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        counting: bool = False,
+    ) -> RenderedPrompt:
+        """Render messages into a prompt with the model's chat template, or with the one given. Runs in a thread.
+
+        tools                   functions that the model may call, as in the chat completions API
+        documents               documents for the template
+        add_generation_prompt   end the prompt with the start of an assistant message
+        continue_final_message  end the prompt where the last message ends
+        add_special_tokens      add the tokenizer's special tokens to those that the template writes
+        chat_template           a template that came with the request and is not trusted: a worker process renders it
+        template_kwargs         further variables for the template
+        counting                only the number of tokens is wanted: the prompt may be longer than the model's length
+
+        Raises RequestError for messages that cannot be rendered, Overloaded if too many requests with templates of
+        their own wait.
+        """
+        render = partial(
+            self._client.prompts.render_chat,
+            messages,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            add_special_tokens=add_special_tokens,
+            chat_template=chat_template,
+            template_kwargs=template_kwargs,
+            counting=counting,
+        )
+        if chat_template is None:
+            return await self._run_in(self._text_threads, render)
         if self._num_request_templates >= MAX_REQUEST_TEMPLATES:
             raise Overloaded(f"{MAX_REQUEST_TEMPLATES} requests wait for their chat templates; please try again later.")
         self._num_request_templates += 1
         try:
-            return await self._run_in(work, self._worker_threads)
+            return await self._run_in(self._worker_threads, render)
         finally:
             self._num_request_templates -= 1
 
-    async def encode(self, text: str, **how: bool) -> list[int]:
-        """Text → ids; `how` as Prompts.encode takes it. Runs beside the loop."""
-        return await self._run_in(partial(self._client.prompts.encode, text, **how), self._text_threads)
+    async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
+        """Return the token ids of a text. Runs in a thread.
+
+        counting   only the number of tokens is wanted: the text may be longer than the model's length
+
+        Raises RequestError if the text is too long or no valid Unicode.
+        """
+        encode = partial(self._client.prompts.encode, text, add_special_tokens=add_special_tokens, counting=counting)
+        return await self._run_in(self._text_threads, encode)
 
     def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
         return self._client.tokenizer.decode(token_ids)
 
     def admit(self, num_choices: int = 1) -> None:
-        """Raises Overloaded or EngineStopped, cheaply, before a prompt is looked at."""
+        """Check that the queue has room for a request, before its prompt is looked at.
+
+        Raises Overloaded if it is full, EngineStopped if no request can be served, InvalidParameter if it could never
+        hold so many choices.
+        """
         self._client.admit(num_choices)
 
     def validate(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
-        """Raises RequestError for what cannot be served; returns params with the max_tokens that will hold."""
+        """Check a request against the model's limits and return params with the max_tokens that applies.
+
+        Raises RequestError, which names the field, for a request that cannot be served.
+        """
         return self._client.validate(prompt_ids, params)
 
     async def plan_output(
         self, params: SamplingParams, spec: ChatOutputSpec | None = None, prompt_ids: Sequence[int] = ()
     ) -> OutputPlan:
-        """The grammar and the reader that an answer needs; format None: it is plain text that goes on from the prompt.
+        """Prepare the grammar and the parser of an output. Runs in a thread; a grammar may take seconds to compile.
 
-        prompt_ids: of plain text with a thinking budget, whose prompt may have opened a section.
+        spec         how a chat output is parsed; None for text that continues the prompt
+        prompt_ids   the prompt of such a text if it has a thinking budget: it may have opened a reasoning section
 
-        Raises a RequestError for what cannot be enforced. Runs beside the loop; a grammar may take seconds.
+        Raises RequestError for a constraint that cannot be enforced.
         """
         if params.structured_outputs is None and (spec is None or not spec.tools) and not prompt_ids:
             return self._client.output_planner.plan(params, spec)  # nothing to compile, nothing to decode
-        prepare = partial(self._client.output_planner.plan, params, spec, prompt_ids)
-        return await self._run_in(prepare, self._grammar_threads)
+        plan = partial(self._client.output_planner.plan, params, spec, prompt_ids)
+        return await self._run_in(self._grammar_threads, plan)
 
     async def generate(
         self,
@@ -155,19 +223,22 @@ class AsyncLLM:
         cache_salt: str | None = None,
         output_plan: OutputPlan | None = None,
     ) -> AsyncGenerator[TextDelta, None]:
-        """Deltas of all choices, interleaved, told apart by index; each ends with a finish_reason.
+        """Generate and yield text deltas of all choices, interleaved; the last of each has a finish_reason.
 
-        prepared is what `prepare` returned for these params; without it the answer is plain text.
+        prompt_ids    token ids of the prompt
+        cache_salt    cached prefixes are shared only among requests with the same salt
+        output_plan   what `plan_output` returned for these params; None means plain text
 
-        Closing the generator, or cancelling the task that reads it, aborts what is still running.
-        Raises GenerationFailed or EngineStopped when the engine could not go on.
+        Closing the generator, or cancelling the task that reads it, aborts the request.
+
+        Raises RequestError or Overloaded before the first delta, GenerationFailed or EngineStopped if the engine could
+        not finish.
         """
         self._client.admit(params.n)
         if output_plan is None:
             output_plan = await self.plan_output(params, prompt_ids=prompt_ids if params.has_thinking_budget else ())
-        stream = self._client.create_stream(
-            *self._client.truncate_and_validate(prompt_ids, params), output_plan, cache_salt
-        )
+        prompt_ids, params = self._client.truncate_and_validate(prompt_ids, params)
+        stream = self._client.create_stream(prompt_ids, params, output_plan, cache_salt)
         queue = self._register(stream)
         try:
             self._client.submit(stream)
@@ -184,24 +255,25 @@ class AsyncLLM:
             self._client.finish_requests(list(stream.unfinished_ids))
 
     def stats(self) -> StatsSnapshot:
+        """Return the engine's metrics."""
         return self._client.stats()
 
     async def close(self) -> None:
-        """Ends the engine and frees device memory."""
+        """End the engine and free the device memory. Requests that still run get EngineStopped."""
         await asyncio.to_thread(self._client.close)
         self._text_threads.shutdown(wait=False)
         self._worker_threads.shutdown(wait=False)
         self._grammar_threads.shutdown(wait=False)
 
-    def _register(self, answer: OutputStream) -> _OutputQueue:
+    def _register(self, stream: OutputStream) -> _OutputQueue:
         self._loop = asyncio.get_running_loop()
-        mailbox = _OutputQueue()
-        for choice_id in answer.choice_ids:
-            self._queues[choice_id] = mailbox
-        return mailbox
+        queue = _OutputQueue()
+        for choice_id in stream.choice_ids:
+            self._queues[choice_id] = queue
+        return queue
 
     def _on_outputs(self, outputs: list[TokenOutput]) -> None:
-        """On the engine's thread: one call to the loop for a whole step."""
+        """Hand a step's outputs to the event loop with one call. Runs on the engine's thread."""
         loop = self._loop
         if outputs and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._dispatch, outputs)
@@ -209,9 +281,9 @@ class AsyncLLM:
     def _dispatch(self, outputs: list[TokenOutput]) -> None:
         for output in outputs:
             self._client.record_output(output)
-            mailbox = self._queues.get(output.request_id)
-            if mailbox is not None:
-                mailbox.put(output)
+            queue = self._queues.get(output.request_id)
+            if queue is not None:
+                queue.put(output)
 
-    async def _run_in(self, work: Any, threads: ThreadPoolExecutor) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
+    async def _run_in(self, threads: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, function)

@@ -1,79 +1,118 @@
-"""LLM for notebooks and scripts: generate, chat and stream, blocking. Works inside a running event loop."""
+"""LLM: the blocking API for notebooks and scripts. Works inside a running event loop, too."""
 
-import queue
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from html import escape
-from typing import Any, Unpack, overload
+from typing import Any, Literal, overload
 
-from tqdm.auto import tqdm
-
-from jaxserve.chat_output_spec import ChatOutputSpec
-from jaxserve.config import EngineConfig
+from jaxserve.blocking_client import BlockingClient
+from jaxserve.chat_output_spec import ChatOutputSpec, ToolChoice
+from jaxserve.config import DEFAULT_MODEL, EngineConfig, Quantization
 from jaxserve.engine_client import EngineClient
-from jaxserve.errors import EngineStopped
 from jaxserve.llm_inputs import (
     MAX_CHAT_TOKENS,
     MAX_TEXT_TOKENS,
     REPETITION_DETECTION,
-    ChatOptions,
     Message,
     Prompt,
-    SamplingOptions,
     apply_defaults,
-    build_engine_config,
     check_tools,
     is_conversation,
     parse_conversations,
     parse_prompts,
     parse_sampling_params,
-    split_options,
 )
-from jaxserve.memory import return_freed_memory
+from jaxserve.llm_options import (
+    UNSET,
+    ChatOptions,
+    chat_options,
+    check_keywords,
+    engine_config,
+    explain_engine_option,
+    explain_request_option,
+    sampling_options,
+)
 from jaxserve.output_plan import OutputPlan
 from jaxserve.output_stream import OutputStream
-from jaxserve.outputs import (
-    Choice,
-    Completion,
-    FinishReason,
-    StatsSnapshot,
-    TextDelta,
-    TokenOutput,
-    ToolCall,
-    ToolCallDelta,
-    Usage,
-)
+from jaxserve.outputs import Completion, StatsSnapshot, TextDelta
 from jaxserve.progress_bars import ProgressBars
-from jaxserve.sampling_params import SamplingParams
+from jaxserve.sampling_params import LogitBias, RepetitionDetection, SamplingParams, Texts, TokenIds
+from jaxserve.structured_outputs import StructuredOutputs
 from jaxserve.text.tokenizer import Tokenizer
 
 Params = SamplingParams | Mapping[str, Any]
 
 
 class LLM:
-    """A model in this process.
+    """A language model in this process.
 
     >>> with LLM() as llm:
     ...     print(llm.chat("What is the capital of Japan?", temperature=0).text)
 
-    Fields of SamplingParams that nobody sets take the model's own defaults, as over HTTP. Unless told otherwise, an
-    answer of a chat ends after 1,024 tokens or when it repeats itself, and a text that is continued after 16 tokens.
+    Sampling options that are not set take the model's own defaults, as over HTTP. Where neither sets a length, a chat
+    output ends after 1,024 tokens or when it repeats itself, and a continued text ends after 16 tokens.
+
+    Several threads may use one LLM. `close`, or the end of a `with` block, returns its memory.
     """
 
-    def __init__(self, model: str | None = None, *, quiet: bool = False, **settings: Any) -> None:
-        """Load a model and compile its programs.
+    @check_keywords(explain_engine_option)
+    def __init__(
+        self,
+        model: str | None = DEFAULT_MODEL,
+        *,
+        quiet: bool = False,
+        tokenizer: str | None = None,
+        revision: str | None = None,
+        download_dir: str | None = None,
+        hf_token: str | None = None,
+        hf_overrides: dict[str, Any] | None = None,
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        quantization: Quantization = "none",
+        max_model_len: int | None = None,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        block_size: int = 16,
+        gpu_memory_utilization: float = 0.92,
+        kv_cache_memory_bytes: int | None = None,
+        num_gpu_blocks_override: int | None = None,
+        enable_prefix_caching: bool = True,
+        attention_backend: str = "auto",
+        seed: int | None = None,
+        max_logprobs: int = 20,
+        logprobs_mode: Literal["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"] = "raw_logprobs",
+        chat_template: str | None = None,
+        chat_template_content_format: Literal["auto", "string", "openai"] = "auto",
+        tool_call_parser: str = "auto",
+        reasoning_parser: str = "auto",
+        enable_auto_tool_choice: bool = True,
+        tool_strict_level: Literal["auto", "function", "parameter"] = "auto",
+        structured_outputs_config: dict[str, Any] | None = None,
+        template_timeout_s: float = 30.0,
+        request_template_timeout_s: float = 5.0,
+        generation_config: str = "auto",
+        override_generation_config: dict[str, Any] | None = None,
+        max_num_queued_reqs: int | None = None,
+        max_num_queued_tokens: int | None = None,
+        compilation_cache_dir: str | None = None,
+        batch_invariant: bool = False,
+        roofline: bool = True,
+        scheduling_policy: Literal["fcfs", "priority"] = "fcfs",
+        overlap: bool = True,
+    ) -> None:
+        """Load a model and compile its programs. Blocks until the first request can be served.
 
-        model      what EngineConfig.model takes: a directory, a .gguf file, a hub id; None: the default model
-        quiet      show no progress bars, now and later
-        settings   the other fields of EngineConfig; vLLM's arguments that change nothing here are accepted
+        model   a directory in Hugging Face layout, a .gguf file, or a hub id; None is the default model
+        quiet   show no progress bars, now and later
 
-        Raises StartupError, BadConfig for a setting that is not known.
+        The other parameters are the fields of EngineConfig, which describes them. Arguments of vLLM's LLM that change
+        no output here are accepted.
+
+        Raises BadConfig for an unknown or unusable argument, StartupError if the model cannot be served.
         """
-        config = build_engine_config(model, settings)
-        self._queues: dict[int, queue.SimpleQueue[TokenOutput]] = {}
+        config = engine_config(locals())
         self._is_quiet = quiet
         with closing(ProgressBars()) as bars:
-            self._client: EngineClient | None = EngineClient.load(config, self._on_outputs, None if quiet else bars)
+            self._blocking_client = BlockingClient(config, None if quiet else bars)
         self._config, self._description = self._client.config, self._client.description
 
     def __enter__(self) -> "LLM":
@@ -83,54 +122,88 @@ class LLM:
         self.close()
 
     def __repr__(self) -> str:
-        return f"LLM({self._config.model!r}{'' if self._client else ', closed'})"
+        return f"LLM({self._config.model!r}{'' if self._blocking_client.is_open else ', closed'})"
 
     def _repr_markdown_(self) -> str:
-        """Return what a notebook shows: the facts of the start."""
+        """Return what a notebook shows: the description as a table."""
         rows = "".join(
             f"| {name} | {escape(value).replace('|', '&#124;')} |\n" for name, value in self.description.items()
         )
-        return f"| {'' if self._client else 'closed'} | |\n|---|---|\n{rows}"
+        return f"| {'' if self._blocking_client.is_open else 'closed'} | |\n|---|---|\n{rows}"
 
     @property
     def config(self) -> EngineConfig:
-        """As resolved: every limit is a number."""
+        """The configuration as resolved: every limit is a number."""
         return self._config
 
     @property
     def description(self) -> dict[str, str]:
-        """Facts for people, in the order to print them."""
+        """Facts about the loaded model for people, in the order to print them."""
         return self._description
 
     def get_tokenizer(self) -> Tokenizer:
         """Return the model's tokenizer. Raises EngineStopped after `close`."""
-        return self._open_client.tokenizer
+        return self._client.tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
         """Return the model's own sampling defaults. Raises EngineStopped after `close`."""
-        return self._open_client.defaults.params
+        return self._client.defaults.params
 
+    @check_keywords(explain_request_option)
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: Params | Sequence[Params] | None = None,
         *,
         use_tqdm: bool = True,
-        **sampling: Unpack[SamplingOptions],
+        max_tokens: int | None = UNSET,
+        min_tokens: int = UNSET,
+        temperature: float = UNSET,
+        top_p: float = UNSET,
+        top_k: int = UNSET,
+        min_p: float = UNSET,
+        seed: int | None = UNSET,
+        n: int = UNSET,
+        repetition_penalty: float = UNSET,
+        frequency_penalty: float = UNSET,
+        presence_penalty: float = UNSET,
+        logit_bias: LogitBias = UNSET,
+        allowed_token_ids: TokenIds | None = UNSET,
+        bad_words: Texts = UNSET,
+        stop: Texts = UNSET,
+        stop_token_ids: TokenIds = UNSET,
+        ignore_eos: bool = UNSET,
+        include_stop_str_in_output: bool = UNSET,
+        skip_special_tokens: bool = UNSET,
+        logprobs: int | None = UNSET,
+        logprob_token_ids: TokenIds = UNSET,
+        prompt_logprobs: int | None = UNSET,
+        truncate_prompt_tokens: int | None = UNSET,
+        truncation_side: Literal["left", "right"] = UNSET,
+        repetition_detection: RepetitionDetection | Mapping[str, int] | None = UNSET,
+        structured_outputs: StructuredOutputs | Mapping[str, Any] | None = UNSET,
+        thinking_token_budget: int | None = UNSET,
+        priority: int = UNSET,
+        use_beam_search: bool = UNSET,
+        length_penalty: float = UNSET,
     ) -> list[Completion]:
-        """Continue texts, all at once. One Completion for each prompt, in order.
+        """Continue texts, all at once. Returns one Completion for each prompt, in order.
 
         prompts           a text, token ids, {"prompt": …} or {"prompt_token_ids": …}, or a list of these
-        sampling_params   one for all, or one for each prompt
+        sampling_params   one value for all prompts, or one for each
         use_tqdm          show a progress bar over several prompts
-        sampling          fields of SamplingParams, over those of sampling_params
 
-        Raises RequestError for what cannot be served, EngineStopped after `close`, GenerationFailed.
+        The other parameters are the fields of SamplingParams, which describes them; they override those of
+        sampling_params.
+
+        Raises RequestError for a request that cannot be served, EngineStopped after `close`, GenerationFailed if the
+        engine could not finish.
         """
-        many = parse_prompts(prompts)
-        wanted = parse_sampling_params(sampling_params, sampling, len(many))
-        answers = [self._complete_text(prompt, params) for prompt, params in zip(many, wanted, strict=True)]
-        return self._run_to_end(answers, use_tqdm)
+        options = sampling_options(locals())
+        parsed = parse_prompts(prompts)
+        all_params = parse_sampling_params(sampling_params, options, len(parsed))
+        streams = [self._complete_text(prompt, params) for prompt, params in zip(parsed, all_params, strict=True)]
+        return self._blocking_client.run(streams, show_progress=self._shows_progress(use_tqdm, streams))
 
     @overload
     def chat(
@@ -139,7 +212,43 @@ class LLM:
         sampling_params: Params | None = None,
         *,
         use_tqdm: bool = True,
-        **options: Unpack[ChatOptions],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice | None = None,
+        documents: Sequence[Mapping[str, str]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        max_tokens: int | None = UNSET,
+        min_tokens: int = UNSET,
+        temperature: float = UNSET,
+        top_p: float = UNSET,
+        top_k: int = UNSET,
+        min_p: float = UNSET,
+        seed: int | None = UNSET,
+        n: int = UNSET,
+        repetition_penalty: float = UNSET,
+        frequency_penalty: float = UNSET,
+        presence_penalty: float = UNSET,
+        logit_bias: LogitBias = UNSET,
+        allowed_token_ids: TokenIds | None = UNSET,
+        bad_words: Texts = UNSET,
+        stop: Texts = UNSET,
+        stop_token_ids: TokenIds = UNSET,
+        ignore_eos: bool = UNSET,
+        include_stop_str_in_output: bool = UNSET,
+        skip_special_tokens: bool = UNSET,
+        logprobs: int | None = UNSET,
+        logprob_token_ids: TokenIds = UNSET,
+        prompt_logprobs: int | None = UNSET,
+        truncate_prompt_tokens: int | None = UNSET,
+        truncation_side: Literal["left", "right"] = UNSET,
+        repetition_detection: RepetitionDetection | Mapping[str, int] | None = UNSET,
+        structured_outputs: StructuredOutputs | Mapping[str, Any] | None = UNSET,
+        thinking_token_budget: int | None = UNSET,
+        priority: int = UNSET,
+        use_beam_search: bool = UNSET,
+        length_penalty: float = UNSET,
     ) -> Completion: ...
     @overload
     def chat(
@@ -148,220 +257,236 @@ class LLM:
         sampling_params: Params | Sequence[Params] | None = None,
         *,
         use_tqdm: bool = True,
-        **options: Unpack[ChatOptions],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice | None = None,
+        documents: Sequence[Mapping[str, str]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        max_tokens: int | None = UNSET,
+        min_tokens: int = UNSET,
+        temperature: float = UNSET,
+        top_p: float = UNSET,
+        top_k: int = UNSET,
+        min_p: float = UNSET,
+        seed: int | None = UNSET,
+        n: int = UNSET,
+        repetition_penalty: float = UNSET,
+        frequency_penalty: float = UNSET,
+        presence_penalty: float = UNSET,
+        logit_bias: LogitBias = UNSET,
+        allowed_token_ids: TokenIds | None = UNSET,
+        bad_words: Texts = UNSET,
+        stop: Texts = UNSET,
+        stop_token_ids: TokenIds = UNSET,
+        ignore_eos: bool = UNSET,
+        include_stop_str_in_output: bool = UNSET,
+        skip_special_tokens: bool = UNSET,
+        logprobs: int | None = UNSET,
+        logprob_token_ids: TokenIds = UNSET,
+        prompt_logprobs: int | None = UNSET,
+        truncate_prompt_tokens: int | None = UNSET,
+        truncation_side: Literal["left", "right"] = UNSET,
+        repetition_detection: RepetitionDetection | Mapping[str, int] | None = UNSET,
+        structured_outputs: StructuredOutputs | Mapping[str, Any] | None = UNSET,
+        thinking_token_budget: int | None = UNSET,
+        priority: int = UNSET,
+        use_beam_search: bool = UNSET,
+        length_penalty: float = UNSET,
     ) -> list[Completion]: ...
+    @check_keywords(explain_request_option)
     def chat(
         self,
         messages: str | list[Message] | list[list[Message]],
         sampling_params: Params | Sequence[Params] | None = None,
         *,
         use_tqdm: bool = True,
-        **options: Unpack[ChatOptions],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice | None = None,
+        documents: Sequence[Mapping[str, str]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        max_tokens: int | None = UNSET,
+        min_tokens: int = UNSET,
+        temperature: float = UNSET,
+        top_p: float = UNSET,
+        top_k: int = UNSET,
+        min_p: float = UNSET,
+        seed: int | None = UNSET,
+        n: int = UNSET,
+        repetition_penalty: float = UNSET,
+        frequency_penalty: float = UNSET,
+        presence_penalty: float = UNSET,
+        logit_bias: LogitBias = UNSET,
+        allowed_token_ids: TokenIds | None = UNSET,
+        bad_words: Texts = UNSET,
+        stop: Texts = UNSET,
+        stop_token_ids: TokenIds = UNSET,
+        ignore_eos: bool = UNSET,
+        include_stop_str_in_output: bool = UNSET,
+        skip_special_tokens: bool = UNSET,
+        logprobs: int | None = UNSET,
+        logprob_token_ids: TokenIds = UNSET,
+        prompt_logprobs: int | None = UNSET,
+        truncate_prompt_tokens: int | None = UNSET,
+        truncation_side: Literal["left", "right"] = UNSET,
+        repetition_detection: RepetitionDetection | Mapping[str, int] | None = UNSET,
+        structured_outputs: StructuredOutputs | Mapping[str, Any] | None = UNSET,
+        thinking_token_budget: int | None = UNSET,
+        priority: int = UNSET,
+        use_beam_search: bool = UNSET,
+        length_penalty: float = UNSET,
     ) -> Completion | list[Completion]:
-        """Answer a conversation, or several at once: content, reasoning and tool calls, each in its place.
+        """Answer a conversation, or several at once, with reasoning, content and tool calls told apart.
 
-        messages          a text (one message of the user), messages, or a list of conversations: these have a list of
-                          Completions, one alone has one
-        sampling_params   one for all, or one for each conversation
+        messages          a text (one message of the user) or a list of messages, for which one Completion is returned;
+                          or a list of conversations, for which a list of Completions is
+        sampling_params   one value for all conversations, or one for each
         use_tqdm          show a progress bar over several conversations
-        options           what ChatOptions lists: for the template, and fields of SamplingParams
 
-        Raises RequestError for what cannot be served, EngineStopped after `close`, GenerationFailed.
+        The other parameters are the fields of ChatOptions and of SamplingParams, which describe them; the latter
+        override those of sampling_params.
+
+        Raises RequestError for a request that cannot be served, EngineStopped after `close`, GenerationFailed if the
+        engine could not finish.
         """
-        conversations, are_many = parse_conversations(messages)
-        for_template, sampling = split_options(options)
-        wanted = parse_sampling_params(sampling_params, sampling, len(conversations))
-        answers = [
-            self._answer_chat(conversation, params, for_template)
-            for conversation, params in zip(conversations, wanted, strict=True)
+        sampling, options = sampling_options(locals()), chat_options(locals())
+        conversations, are_several = parse_conversations(messages)
+        all_params = parse_sampling_params(sampling_params, sampling, len(conversations))
+        streams = [
+            self._answer_chat(conversation, params, options)
+            for conversation, params in zip(conversations, all_params, strict=True)
         ]
-        completions = self._run_to_end(answers, use_tqdm)
-        return completions if are_many else completions[0]
+        completions = self._blocking_client.run(streams, show_progress=self._shows_progress(use_tqdm, streams))
+        return completions if are_several else completions[0]
 
+    @check_keywords(explain_request_option)
     def stream(
         self,
         prompt: Prompt | list[Message],
         sampling_params: Params | None = None,
-        **options: Unpack[ChatOptions],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice | None = None,
+        documents: Sequence[Mapping[str, str]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        max_tokens: int | None = UNSET,
+        min_tokens: int = UNSET,
+        temperature: float = UNSET,
+        top_p: float = UNSET,
+        top_k: int = UNSET,
+        min_p: float = UNSET,
+        seed: int | None = UNSET,
+        n: int = UNSET,
+        repetition_penalty: float = UNSET,
+        frequency_penalty: float = UNSET,
+        presence_penalty: float = UNSET,
+        logit_bias: LogitBias = UNSET,
+        allowed_token_ids: TokenIds | None = UNSET,
+        bad_words: Texts = UNSET,
+        stop: Texts = UNSET,
+        stop_token_ids: TokenIds = UNSET,
+        ignore_eos: bool = UNSET,
+        include_stop_str_in_output: bool = UNSET,
+        skip_special_tokens: bool = UNSET,
+        logprobs: int | None = UNSET,
+        logprob_token_ids: TokenIds = UNSET,
+        prompt_logprobs: int | None = UNSET,
+        truncate_prompt_tokens: int | None = UNSET,
+        truncation_side: Literal["left", "right"] = UNSET,
+        repetition_detection: RepetitionDetection | Mapping[str, int] | None = UNSET,
+        structured_outputs: StructuredOutputs | Mapping[str, Any] | None = UNSET,
+        thinking_token_budget: int | None = UNSET,
+        priority: int = UNSET,
+        use_beam_search: bool = UNSET,
+        length_penalty: float = UNSET,
     ) -> Iterator[TextDelta]:
-        """Yield the same piece by piece: a prompt is continued, messages are answered. Leaving the loop aborts.
+        """Yield the output piece by piece: a prompt is continued, messages are answered. Leaving the loop aborts.
+
+        prompt            one prompt as for `generate`, or the messages of one conversation as for `chat`
+        sampling_params   sampling parameters of the request
+
+        The other parameters are the fields of ChatOptions, which apply to messages alone, and of SamplingParams, which
+        override those of sampling_params.
 
         Raises as `generate` and `chat` do, on the first piece at the latest.
         """
-        for_template, sampling = split_options(options)
+        sampling, options = sampling_options(locals()), chat_options(locals())
         [params] = parse_sampling_params(sampling_params, sampling, 1)
         if is_conversation(prompt):
             [conversation], _ = parse_conversations(prompt)
-            answer = self._answer_chat(conversation, params, for_template)
-        else:
-            [text] = parse_prompts(prompt)
-            answer = self._complete_text(text, params)
-        return self._iterate(answer)
+            return self._blocking_client.iterate(self._answer_chat(conversation, params, options))
+        [text] = parse_prompts(prompt)
+        return self._blocking_client.iterate(self._complete_text(text, params))
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of a text. Raises EngineStopped after `close`."""
-        return self._open_client.prompts.encode(text, add_special_tokens=add_special_tokens)
+        return self._client.prompts.encode(text, add_special_tokens=add_special_tokens)
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids. Raises EngineStopped after `close`."""
-        return self._open_client.tokenizer.decode(token_ids)
+        return self._client.tokenizer.decode(token_ids)
 
     def stats(self) -> StatsSnapshot:
-        """Return the engine's numbers. Raises EngineStopped after `close`."""
-        return self._open_client.stats()
+        """Return the engine's metrics. Raises EngineStopped after `close`."""
+        return self._client.stats()
 
     def close(self) -> None:
-        """End the engine and give its memory back, the device's and the process's. A second call does nothing."""
-        model, self._client = self._client, None
-        if model is not None:
-            model.close()
-            del model
-            return_freed_memory()
+        """End the engine and return its memory, the device's and the process's. Idempotent."""
+        self._blocking_client.close()
 
     @property
-    def _open_client(self) -> EngineClient:
-        if self._client is None:
-            raise EngineStopped("This LLM is closed; make another with LLM(…).")
-        return self._client
+    def _client(self) -> EngineClient:
+        return self._blocking_client.client
 
     def _complete_text(self, prompt: str | list[int], params: SamplingParams) -> OutputStream:
-        """Opens an answer of plain text. What several prompts share of its preparation is cached: their grammar."""
-        model = self._open_client
-        params = apply_defaults(params, model.defaults, max_tokens=MAX_TEXT_TOKENS)
-        ids = model.prompts.encode(prompt, counting=_truncates(params)) if isinstance(prompt, str) else prompt
-        return self._create_stream(ids, params, model.output_planner.plan(params, prompt_ids=ids))
+        """Create the stream of a continued text. The grammar that several prompts share is compiled once."""
+        client = self._client
+        params = apply_defaults(params, client.defaults, max_tokens=MAX_TEXT_TOKENS)
+        ids = client.prompts.encode(prompt, counting=_truncates(params)) if isinstance(prompt, str) else prompt
+        return self._create_stream(ids, params, client.output_planner.plan(params, prompt_ids=ids))
 
-    def _answer_chat(self, messages: list[Message], params: SamplingParams, options: Mapping[str, Any]) -> OutputStream:
-        model = self._open_client
-        longest = min(MAX_CHAT_TOKENS, self._config.max_model_len or MAX_CHAT_TOKENS)
-        params = apply_defaults(params, model.defaults, max_tokens=longest, repetition_detection=REPETITION_DETECTION)
-        check_tools(options.get("tools"))
-        tools, kwargs = options.get("tools") or (), dict(options.get("chat_template_kwargs") or {})
-        prompt = model.prompts.render_chat(
+    def _answer_chat(self, messages: list[Message], params: SamplingParams, options: ChatOptions) -> OutputStream:
+        client = self._client
+        max_tokens = min(MAX_CHAT_TOKENS, self._config.max_model_len or MAX_CHAT_TOKENS)
+        params = apply_defaults(
+            params, client.defaults, max_tokens=max_tokens, repetition_detection=REPETITION_DETECTION
+        )
+        check_tools(options.tools)
+        tools, kwargs = options.tools or (), dict(options.chat_template_kwargs or {})
+        prompt = client.prompts.render_chat(
             messages,
-            tools=options.get("tools"),
-            documents=options.get("documents"),
-            add_generation_prompt=options.get("add_generation_prompt", True),
-            continue_final_message=options.get("continue_final_message", False),
-            chat_template=options.get("chat_template"),
+            tools=options.tools,
+            documents=options.documents,
+            add_generation_prompt=options.add_generation_prompt,
+            continue_final_message=options.continue_final_message,
+            chat_template=options.chat_template,
             template_kwargs=kwargs,
             counting=_truncates(params),
         )
-        default = "auto" if tools and model.output_planner.tool_parser.name else "none"
-        format = ChatOutputSpec(
+        default_choice = "auto" if tools and client.output_planner.tool_parser.name else "none"
+        spec = ChatOutputSpec(
             tools=tuple(tools),
-            tool_choice=options.get("tool_choice") or default,
+            tool_choice=options.tool_choice or default_choice,
             enable_thinking=kwargs.get("enable_thinking", kwargs.get("thinking")),
             prompt_text=prompt.text,
             num_past_tool_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
         )
-        return self._create_stream(prompt.token_ids, params, model.output_planner.plan(params, format))
+        return self._create_stream(prompt.token_ids, params, client.output_planner.plan(params, spec))
 
-    def _create_stream(self, prompt_ids: list[int], params: SamplingParams, output_plan: OutputPlan) -> OutputStream:
-        return self._open_client.create_stream(
-            *self._open_client.truncate_and_validate(prompt_ids, params), output_plan
-        )
+    def _create_stream(self, prompt_ids: list[int], params: SamplingParams, plan: OutputPlan) -> OutputStream:
+        return self._client.create_stream(*self._client.truncate_and_validate(prompt_ids, params), plan)
 
-    def _run_to_end(self, answers: list[OutputStream], use_tqdm: bool) -> list[Completion]:
-        of = {choice_id: at for at, answer in enumerate(answers) for choice_id in answer.choice_ids}
-        deltas: list[list[TextDelta]] = [[] for _ in answers]
-        shows = use_tqdm and not self._is_quiet and len(answers) > 1
-        box = self._submit(answers)
-        with tqdm(total=len(answers), desc="answers", disable=not shows) as bar:
-            try:
-                while any(answer.unfinished_ids for answer in answers):
-                    output = box.get()
-                    at = of[output.request_id]
-                    delta = self._push(answers[at], output)
-                    if delta is not None:
-                        deltas[at].append(delta)
-                    if not answers[at].unfinished_ids:
-                        bar.update(sum(not answer.unfinished_ids for answer in answers) - bar.n)
-            finally:
-                self._release(answers)
-        return [_merge_completion(answer, news) for answer, news in zip(answers, deltas, strict=True)]
-
-    def _iterate(self, answer: OutputStream) -> Iterator[TextDelta]:
-        box = self._submit([answer])
-        try:
-            while answer.unfinished_ids:
-                delta = self._push(answer, box.get())
-                if delta is not None:
-                    yield delta
-        finally:
-            self._release([answer])
-
-    def _submit(self, answers: Sequence[OutputStream]) -> "queue.SimpleQueue[TokenOutput]":
-        """One queue for all these answers; several threads may use one LLM, each with queues of its own."""
-        box: queue.SimpleQueue[TokenOutput] = queue.SimpleQueue()
-        for answer in answers:
-            self._queues.update(dict.fromkeys(answer.unfinished_ids, box))
-        for answer in answers:
-            self._open_client.submit(answer)
-        return box
-
-    def _push(self, answer: OutputStream, output: TokenOutput) -> TextDelta | None:
-        delta, ends_early = answer.push(output)
-        if ends_early and self._client is not None:
-            self._client.finish_requests([output.request_id], FinishReason.STOP)
-        return delta
-
-    def _release(self, answers: Sequence[OutputStream]) -> None:
-        for answer in answers:
-            for choice_id in answer.choice_ids:
-                self._queues.pop(choice_id, None)
-            if self._client is not None:
-                self._client.finish_requests(list(answer.unfinished_ids))
-
-    def _on_outputs(self, outputs: list[TokenOutput]) -> None:
-        """On the engine's thread. What comes while the engine ends has no model any more."""
-        model = self._client
-        for output in outputs:
-            if model is not None:
-                model.record_output(output)
-            box = self._queues.get(output.request_id)
-            if box is not None:
-                box.put(output)
+    def _shows_progress(self, use_tqdm: bool, streams: Sequence[OutputStream]) -> bool:
+        return use_tqdm and not self._is_quiet and len(streams) > 1
 
 
 def _truncates(params: SamplingParams) -> bool:
     """Whether a prompt may be longer than what is read of it."""
     return params.truncate_prompt_tokens is not None
-
-
-def _merge_completion(answer: OutputStream, deltas: list[TextDelta]) -> Completion:
-    choices = tuple(
-        _merge_choice(index, [delta for delta in deltas if delta.index == index])
-        for index in range(len(answer.choice_ids))
-    )
-    usage = Usage(
-        prompt_tokens=answer.num_prompt_tokens,
-        completion_tokens=sum(len(choice.token_ids) for choice in choices),
-        cached_tokens=next((delta.num_cached_tokens for delta in deltas if delta.index == 0), 0),
-    )
-    scores = next((delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs is not None), None)
-    return Completion(answer.requests[0].prompt_ids, choices, usage, scores)
-
-
-def _merge_choice(index: int, deltas: list[TextDelta]) -> Choice:
-    last = deltas[-1]
-    with_logprobs = any(delta.logprobs is not None for delta in deltas)
-    return Choice(
-        index=index,
-        text="".join(delta.text for delta in deltas),
-        token_ids=tuple(token for delta in deltas for token in delta.token_ids),
-        finish_reason=last.finish_reason or FinishReason.ABORT,
-        stop_reason=last.stop_reason,
-        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs or ()) if with_logprobs else None,
-        reasoning="".join(delta.reasoning for delta in deltas),
-        tool_calls=_merge_tool_calls([news for delta in deltas for news in delta.tool_calls]),
-        num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
-    )
-
-
-def _merge_tool_calls(news: list[ToolCallDelta]) -> tuple[ToolCall, ...]:
-    return tuple(
-        ToolCall(first.id, first.name or "", "".join(one.arguments for one in news if one.index == first.index))
-        for first in news
-        if first.id is not None
-    )

@@ -12,6 +12,11 @@ from jaxserve.structured_outputs import StructuredOutputs
 MAX_GREEDY_TEMPERATURE = 1e-5  # temperatures under this mean argmax (vLLM's threshold)
 MIN_TEMPERATURE = 0.01  # positive temperatures under this are raised to it
 T = TypeVar("T")
+
+# Forms that callers may write for some fields, which then hold tuples.
+Texts = str | Sequence[str]
+TokenIds = Sequence[int]
+LogitBias = Mapping[int, float] | Sequence[tuple[int, float]]
 MAX_STOP_TOKEN_IDS = 1024
 MAX_LISTED_IDS = 10
 MAX_LOGPROB_TOKEN_IDS = 128
