@@ -13,10 +13,10 @@ from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
 from jaxserve.errors import BadConfig, EngineStopped, InvalidParameter
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.structured.compiler import CompiledGrammar, Compiler
-from jaxserve.structured.guide import Thinking
-from jaxserve.structured.shapes import Either, Shape
-from jaxserve.structured.vocabulary import Vocabulary
+from jaxserve.structured.compiler import CompiledGrammar, GrammarCompiler
+from jaxserve.structured.grammar_expr import GrammarExpr, OrExpr
+from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
+from jaxserve.structured.guide import ReasoningTracker
 from jaxserve.structured_outputs import StructuredOutputs
 from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.detection import chosen, detect_reasoning_parser, detect_tool_parser, facts_of
@@ -43,7 +43,7 @@ class OutputPlan:
     """
 
     grammar: CompiledGrammar | None = None
-    reasoning_state: Thinking | None = None
+    reasoning_state: ReasoningTracker | None = None
     reasoning_end_ids: tuple[int, ...] = ()
     make_parser: Callable[[], Reader] | None = None
     control_tokens: Mapping[int, str] | None = None
@@ -51,7 +51,7 @@ class OutputPlan:
     @property
     def unenforced_formats(self) -> tuple[str, ...]:
         """The formats in schemas of the request that are annotations: the answer is not held to them."""
-        return () if self.grammar is None else self.grammar.unenforced
+        return () if self.grammar is None else self.grammar.unenforced_formats
 
 
 PLAIN_TEXT = OutputPlan()
@@ -93,7 +93,7 @@ class OutputPlanner:
             tokenizer.config.get("response_template"),
         )
         self._lock = threading.Lock()
-        self._compiler: Compiler | None = None
+        self._compiler: GrammarCompiler | None = None
         self._is_closed = False
 
     def _check_markers(self, tokenizer: Tokenizer) -> None:
@@ -232,7 +232,7 @@ class OutputPlanner:
         options = tuple(shape for shape in (content, calls) if shape is not None)
         if not options:
             return None
-        shape = options[0] if len(options) == 1 else Either(options)
+        shape = options[0] if len(options) == 1 else OrExpr(options)
         return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _blamed_param(wanted))
 
     def _must_enforce_calls(self, wanted: StructuredOutputs | None, spec: ChatOutputSpec) -> bool:
@@ -242,12 +242,12 @@ class OutputPlanner:
         is_strict = any(tool["function"].get("strict") for tool in spec.tools)
         return is_strict or wanted is not None or self._strict_level != "auto"
 
-    def _compile(self, what: Shape, param: str = CONSTRAINT_PARAM) -> CompiledGrammar:
+    def _compile(self, what: GrammarExpr, param: str = CONSTRAINT_PARAM) -> CompiledGrammar:
         with self._lock:
             if self._is_closed:
                 raise EngineStopped("The engine is not running; no request can be served.")
             if self._compiler is None:
-                self._compiler = Compiler(build_vocabulary(self._tokenizer, self._eos_ids, self._vocab_size))
+                self._compiler = GrammarCompiler(build_vocabulary(self._tokenizer, self._eos_ids, self._vocab_size))
             compiler = self._compiler
         return compiler.compile(what, param)
 
@@ -257,12 +257,12 @@ def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {tokenizer.piece(token_id): token_id for token_id in sorted(tokenizer.special_ids)}
 
 
-def build_vocabulary(tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> Vocabulary:
+def build_vocabulary(tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> GrammarTokenizer:
     """The tokenizer's tokens as grammars see them. size: of the model's logits."""
     tokens = None
     if tokenizer.spelling is not None:
         tokens = [tokenizer.token_bytes(token_id) or b"" for token_id in range(min(tokenizer.vocab_size, vocab_size))]
-    return Vocabulary(tokens, special_token_ids(tokenizer), eos_ids, vocab_size)
+    return GrammarTokenizer(tokens, special_token_ids(tokenizer), eos_ids, vocab_size)
 
 
 def _as_strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:

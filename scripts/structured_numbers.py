@@ -16,10 +16,10 @@ from jsonschema import Draft202012Validator
 from llguidance import LLMatcher
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.checking import LIMITS, checked
-from jaxserve.structured.numbers import number_text
+from jaxserve.structured.exact_numbers import format_number
+from jaxserve.structured.grammar_expr import JsonSchema, JsonWhitespace
 from jaxserve.structured.patterns import byte_tokenizer
-from jaxserve.structured.shapes import Schema, Whitespace
+from jaxserve.structured.sandboxed_compile import PARSER_LIMITS, write_valid_grammar
 
 NUM_WALKS = 3
 MAX_WALK_BYTES = 400
@@ -116,11 +116,11 @@ def faults(seed: int, counts: Counter[str]) -> list[str]:
     whole = outer.format(schema)
     tried = sorted(probes(numbers, rng))
     try:
-        text = checked(Schema(whole, Whitespace(compact=True)), {}, "schema")
+        text = write_valid_grammar(JsonSchema(whole, JsonWhitespace(is_compact=True)), {}, "schema")
     except InvalidParameter as error:
         counts["refused"] += 1
         return _wrongly_refused(schema, str(error), tried)
-    matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=LIMITS)
+    matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
     counts["grammars"] += 1
     found = []
     for number in tried:
@@ -131,7 +131,9 @@ def faults(seed: int, counts: Counter[str]) -> list[str]:
         if not is_accepted and _must_be_accepted(schema, number):
             found.append(f"{number} is not accepted under {whole}")
     for value in _listed(schema):
-        spellings = {number_text(value), *(text for text in tried if Decimal(text) == value)} if value else {"0", "-0"}
+        spellings = (
+            {format_number(value), *(text for text in tried if Decimal(text) == value)} if value else {"0", "-0"}
+        )
         if not any(_accepts(matcher, answer.format(text)) for text in spellings):
             found.append(f"{value} cannot be written under {whole}")
     for _ in range(NUM_WALKS):

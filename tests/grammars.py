@@ -47,7 +47,7 @@ class SmallGrammar:
         self._first = LLMatcher(tokenizer(vocab_size, ends), whole, log_level=0)
         assert not self._first.is_error(), self._first.get_error()
 
-    def matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
+    def new_matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
         return self._first.deep_copy()
 
     def __repr__(self) -> str:

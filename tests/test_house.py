@@ -19,7 +19,7 @@ FLOORS = (
         *("config", "errors", "exact_json", "sampling_params", "structured_outputs", "chat_output_spec", "outputs"),
         *("progress_bars", "memory"),
     ),
-    ("parallel", "native", "generation_defaults", "helpers"),
+    ("parallel", "native", "generation_defaults", "workers"),
     ("layers", "kvcache"),
     ("attention",),
     ("models", "sampling", "structured", "weights"),

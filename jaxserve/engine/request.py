@@ -9,7 +9,7 @@ from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionWatch
 from jaxserve.sampling.lines import bitmap
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.structured.guide import Grammar, Guide, Thinking
+from jaxserve.structured.guide import Grammar, Guide, ReasoningTracker
 
 
 class Cursor(Protocol):
@@ -56,7 +56,7 @@ class Request:
     choice_ids: tuple[int, ...] = ()
     cursor: Cursor | None = None
     grammar: Grammar | None = None
-    thinking: Thinking | None = None
+    thinking: ReasoningTracker | None = None
     end_of_thinking: tuple[int, ...] = ()
     cache_salt: str | None = None
     arrival_s: float = 0.0
@@ -105,10 +105,10 @@ def guide_of(request: Request, vocab_size: int) -> Guide | None:
     return Guide(
         request.grammar,
         bitmap(request.held_back_ids, vocab_size),
-        thinking=request.thinking,
-        budget=budget,
-        end_of_thinking=request.end_of_thinking,
-        goes_on=params.ignore_eos,
+        reasoning_state=request.thinking,
+        thinking_budget=budget,
+        reasoning_end_ids=request.end_of_thinking,
+        continues_after_grammar=params.ignore_eos,
     )
 
 

@@ -11,15 +11,15 @@ from typing import Any
 from llguidance import LLMatcher
 
 from jaxserve.errors import GenerationFailed, InvalidParameter, RequestError
-from jaxserve.helpers.pool import MIB, HelperPool, Limits, TaskKilled
-from jaxserve.structured.checking import LIMITS, checked, least_bytes, refused
+from jaxserve.structured.grammar_expr import GrammarExpr, to_json
+from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
 from jaxserve.structured.patterns import matches_nothing
-from jaxserve.structured.shapes import Shape, to_json
-from jaxserve.structured.vocabulary import Vocabulary
+from jaxserve.structured.sandboxed_compile import PARSER_LIMITS, estimate_min_bytes, grammar_error, write_valid_grammar
 from jaxserve.structured_outputs import StructuredOutputs
+from jaxserve.workers.pool import MIB, TaskKilled, TaskLimits, WorkerPool
 
 KIB = 1 << 10
-MODULE = "jaxserve.structured.checking"
+MODULE = "jaxserve.structured.sandboxed_compile"
 MAX_CHARS_UNCHECKED = 4 * KIB
 MAX_LOGGED_FORMATS, MAX_NAME_CHARS = 1000, 100
 log = logging.getLogger(__name__)
@@ -37,19 +37,19 @@ class CompiledGrammar:
     def __init__(
         self,
         param: str,
-        make: Callable[[], LLMatcher],
+        create_matcher: Callable[[], LLMatcher],
         matcher: LLMatcher,
         num_bytes: int,
-        unenforced: tuple[str, ...] = (),
+        unenforced_formats: tuple[str, ...] = (),
     ) -> None:
         self.param = param
         self.num_bytes = num_bytes
-        self.unenforced = unenforced
-        self._make = make
+        self.unenforced_formats = unenforced_formats
+        self._make = create_matcher
         self._matcher = matcher
         self._lock = threading.Lock()
 
-    def matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
+    def new_matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
         """A fresh place at the beginning of the grammar, for one answer.
 
         Copies of a matcher share its lexer, which keeps every state that any of them has reached: some day it is full.
@@ -61,7 +61,7 @@ class CompiledGrammar:
             return self._matcher.deep_copy()
 
 
-class Compiler:
+class GrammarCompiler:
     """Compiles for one model. Everything here blocks: call it from threads that may wait.
 
     timeout_s, memory_bytes      what the check of one grammar may use
@@ -70,7 +70,7 @@ class Compiler:
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        vocabulary: GrammarTokenizer,
         *,
         timeout_s: float = 5.0,
         memory_bytes: int = 1024 * MIB,
@@ -78,37 +78,37 @@ class Compiler:
         cache_bytes: int = 512 * MIB,
     ) -> None:
         self._vocabulary = vocabulary
-        self._limits = Limits(timeout_s, memory_bytes)
-        self._pool = HelperPool((MODULE,))
+        self._limits = TaskLimits(timeout_s, memory_bytes)
+        self._pool = WorkerPool((MODULE,))
         self._cache = _Cache(cache_entries, cache_bytes)
         self._lock = threading.Lock()
         self._logged_formats: set[str] = set()
 
-    def compile(self, what: Shape, param: str = "structured_outputs") -> CompiledGrammar:
+    def compile(self, expr: GrammarExpr, param: str = "structured_outputs") -> CompiledGrammar:
         """The grammar of what was asked. Raises InvalidParameter, which names `param`; Unsupported on this model."""
-        return self._cache.get((what, param), lambda: self._compile(what, param))
+        return self._cache.get((expr, param), lambda: self._compile(expr, param))
 
     @property
     def num_restarts(self) -> int:
         """Helpers that were replaced because a grammar broke them."""
-        return self._pool.restarts
+        return self._pool.num_restarts
 
     def close(self) -> None:
         """Kills the helpers. Idempotent."""
         self._pool.close()
 
-    def _compile(self, what: Shape, param: str) -> CompiledGrammar:
-        tokenizer = self._vocabulary.tokenizer()
+    def _compile(self, what: GrammarExpr, param: str) -> CompiledGrammar:
+        tokenizer = self._vocabulary.get_ll_tokenizer()
         text, num_bytes, unenforced = self._check(what, param)
         self._log_once(unenforced)
-        make = partial(LLMatcher, tokenizer, text, log_level=0, limits=LIMITS)
+        make = partial(LLMatcher, tokenizer, text, log_level=0, limits=PARSER_LIMITS)
         matcher = make()
         if matcher.is_error():
-            raise refused(matcher.get_error(), param)
+            raise grammar_error(matcher.get_error(), param)
         if matches_nothing(matcher):  # and the first mask is there for all copies
             raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
         if matcher.is_error():
-            raise refused(matcher.get_error(), param)
+            raise grammar_error(matcher.get_error(), param)
         return CompiledGrammar(param, make, matcher, num_bytes, tuple(unenforced))
 
     def _log_once(self, formats: Sequence[str]) -> None:
@@ -120,14 +120,14 @@ class Compiler:
             names = ", ".join(repr(name[:MAX_NAME_CHARS]) for name in new)
             log.warning("JSON Schema formats that are not enforced, as they are not known here: %s", names)
 
-    def _check(self, what: Shape, param: str) -> tuple[str, int, Sequence[str]]:
+    def _check(self, what: GrammarExpr, param: str) -> tuple[str, int, Sequence[str]]:
         special_tokens = self._vocabulary.special_tokens
         if _is_harmless(what):
-            text = checked(what, special_tokens, param)
-            return text, least_bytes(text), ()
+            text = write_valid_grammar(what, special_tokens, param)
+            return text, estimate_min_bytes(text), ()
         data = {"shape": to_json(what), "special_tokens": special_tokens, "param": param}
         try:
-            return self._pool.run(f"{MODULE}:check", data, self._limits)
+            return self._pool.run(f"{MODULE}:sandboxed_compile", data, self._limits)
         except TaskKilled as killed:
             raise InvalidParameter(f"{param} is too complex a grammar: {killed}.", param) from None
         except GenerationFailed as failed:
@@ -135,7 +135,7 @@ class Compiler:
             raise InvalidParameter(f"{param} is too complex a grammar: {why}.", param) from None
 
 
-def _is_harmless(what: Shape) -> bool:
+def _is_harmless(what: GrammarExpr) -> bool:
     """Whether its check is sure to be quick, so that no helper needs to be started for it."""
     if not isinstance(what, StructuredOutputs) or what.whitespace_pattern is not None:
         return False

@@ -119,7 +119,7 @@ NUMBER_FORMATS: dict[str, tuple[int, int] | None] = {
 }
 
 
-def string_keywords(schema: Mapping[str, Any]) -> dict[str, Any]:
+def format_keywords(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords that llguidance enforces and that say of a string what this schema's format says; none if unknown."""
     name = schema.get("format", "")
     if "pattern" in schema and name in _SAID_BY_PATTERN:

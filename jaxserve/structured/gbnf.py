@@ -15,8 +15,8 @@ from jaxserve.structured.productions import (
     Production,
     Repetition,
     RuleRef,
+    remove_useless_rules,
     walk,
-    without_dead_ends,
 )
 
 ROOT = "root"
@@ -47,18 +47,18 @@ def is_gbnf(text: str) -> bool:
     return re.search(r"(?m)^\s*[\w-]+\s*::=", text) is not None
 
 
-def read_gbnf(text: str) -> dict[str, Production]:
+def parse_gbnf(text: str) -> dict[str, Production]:
     """The rules that the rule `root` needs, without what derives no finite text.
 
     Raises InvalidParameter, which says where the grammar is wrong and names no field.
     """
-    rules = _Reader(text).rules()
+    rules = _GbnfParser(text).rules()
     if ROOT not in rules:
         raise InvalidParameter("the grammar is not GBNF: No 'root' rule found.")
     for node in (node for production in rules.values() for node in walk(production)):
         if isinstance(node, RuleRef) and node.name not in rules:
             raise InvalidParameter(f"the grammar is not GBNF: Rule {node.name[:100]!r} not found.")
-    kept = without_dead_ends(rules, ROOT)
+    kept = remove_useless_rules(rules, ROOT)
     if not kept:
         raise InvalidParameter("the grammar derives no finite text: its 'root' never comes to an end.")
     return kept
@@ -71,7 +71,7 @@ class _Token:
     start: int
 
 
-class _Reader:
+class _GbnfParser:
     """One reading of a grammar from left to right."""
 
     def __init__(self, text: str) -> None:

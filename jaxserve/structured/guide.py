@@ -22,7 +22,7 @@ REASONS = (
 )
 
 
-class Thinking(Protocol):
+class ReasoningTracker(Protocol):
     """A place in the reasoning section of an answer, or before it. Advancing one leaves it as it was."""
 
     @property
@@ -30,7 +30,7 @@ class Thinking(Protocol):
         """Whether the section has begun: the next token is counted by a budget."""
         ...
 
-    def advance(self, token_id: int) -> "Thinking | None":
+    def advance(self, token_id: int) -> "ReasoningTracker | None":
         """The place after this token; None: the reasoning has ended with it."""
         ...
 
@@ -41,7 +41,7 @@ class Grammar(Protocol):
     @property
     def param(self) -> str: ...
 
-    def matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
+    def new_matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
         """A fresh place at the beginning of the grammar, with the lexer of all that came before it or with a new one.
 
         A lexer keeps every state that some answer has reached, and may have only so many.
@@ -71,20 +71,20 @@ class Guide:
     def __init__(
         self,
         grammar: Grammar | None,
-        ends_M: np.ndarray,
+        stop_mask_M: np.ndarray,
         *,
-        thinking: Thinking | None = None,
-        budget: int | None = None,
-        end_of_thinking: Sequence[int] = (),
-        goes_on: bool = False,
+        reasoning_state: ReasoningTracker | None = None,
+        thinking_budget: int | None = None,
+        reasoning_end_ids: Sequence[int] = (),
+        continues_after_grammar: bool = False,
     ) -> None:
-        self._grammar, self._ends_M, self._goes_on = grammar, ends_M, goes_on
+        self._grammar, self._ends_M, self._goes_on = grammar, stop_mask_M, continues_after_grammar
         self._matcher: LLMatcher | None = None
         self._token_ids: list[int] = []  # of the answer, since the grammar began
-        self._thinking, self._budget = thinking, budget
-        self._end_of_thinking, self._num_forced = tuple(end_of_thinking), 0
+        self._thinking, self._budget = reasoning_state, thinking_budget
+        self._end_of_thinking, self._num_forced = tuple(reasoning_end_ids), 0
         self.error: str | None = None
-        self.is_over = thinking is None and grammar is None  # nothing is forbidden any more
+        self.is_over = reasoning_state is None and grammar is None  # nothing is forbidden any more
 
     def copy(self) -> "Guide":
         """Another one at the same place."""
@@ -176,7 +176,7 @@ class Guide:
         """Another matcher behind all steps and this one, with the lexer of answers that begin now or a new one."""
         assert self._grammar is not None
         for with_new_lexer in (False, True):
-            matcher = self._grammar.matcher(with_new_lexer=with_new_lexer)
+            matcher = self._grammar.new_matcher(with_new_lexer=with_new_lexer)
             matcher.consume_tokens(self._token_ids)
             step(matcher)
             if not matcher.is_error():
@@ -187,7 +187,7 @@ class Guide:
         """In the grammar. It is made when it is first needed, which for most of the queue is not yet."""
         if self._matcher is None:
             assert self._grammar is not None
-            self._matcher = self._grammar.matcher()
+            self._matcher = self._grammar.new_matcher()
         return self._matcher
 
 

@@ -28,13 +28,13 @@ from jaxserve.structured.productions import (
     Rules,
     children,
     is_nullable,
-    solve,
+    solve_fixpoint,
     walk,
 )
 
 # Of links and positions followed: about half a second. What takes longer is parsed character by character.
 MAX_WORK = 1_000_000
-Joint = tuple[Production, int]  # a concatenation and the index of what stands before the gap, or a repetition and 0
+Boundary = tuple[Production, int]  # a concatenation and the index of what stands before the gap, or a repetition and 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class _Link:
 
     lasts: frozenset[int]
     firsts: frozenset[int]
-    joints: tuple[Joint, ...]
+    joints: tuple[Boundary, ...]
     accepts: int
 
 
@@ -54,10 +54,10 @@ class LexemeSplit:
     """
 
     def __init__(self, rules: Rules, root: str) -> None:
-        self.nullable_rules = solve(rules, False, is_nullable)
+        self.nullable_rules = solve_fixpoint(rules, False, is_nullable)
         self._rules = rules
         self._composite: set[Production] = set()  # written as rules
-        self._cuts: set[Joint] = set()
+        self._cuts: set[Boundary] = set()
         self._parents: dict[Production, Production] = {}
         self._rule_of: dict[Production, str] = {node: name for name, node in rules.items()}
         self._references: dict[str, list[Production]] = {name: [] for name in rules}
@@ -65,7 +65,7 @@ class LexemeSplit:
             self._parents |= dict.fromkeys(children(node), node)
             if isinstance(node, RuleRef):
                 self._references[node.name].append(node)
-        self._links_across: dict[Joint, list[_Link]] = {}
+        self._links_across: dict[Boundary, list[_Link]] = {}
         self._agreeing: dict[int, list[_Link]] = {}  # identity of a link → all that must agree with it
         recursive = _recursive_rules(rules)
         if recursive:  # otherwise the whole grammar is one regular expression
@@ -134,7 +134,7 @@ class LexemeSplit:
 
     def _make_composite(self, node: Production) -> None:
         """Writes the node as rules, and therefore all that contains it."""
-        waiting: list[Production | Joint] = [node]
+        waiting: list[Production | Boundary] = [node]
         while waiting:
             found = waiting.pop()
             if isinstance(found, tuple):
@@ -143,7 +143,7 @@ class LexemeSplit:
                 self._composite.add(found)
                 waiting += self._around(found)
 
-    def _around(self, node: Production) -> Iterator[Production | Joint]:
+    def _around(self, node: Production) -> Iterator[Production | Boundary]:
         """What follows from a node's being composite: the same of its parent, and cuts around it."""
         if node in self._rule_of:
             yield from self._references[self._rule_of[node]]
@@ -157,7 +157,7 @@ class LexemeSplit:
             index = parent.items.index(node)
             yield from ((parent, gap) for gap in (index - 1, index) if 0 <= gap < len(parent.items) - 1)
 
-    def _cut(self, joint: Joint) -> Iterator[Production | Joint]:
+    def _cut(self, joint: Boundary) -> Iterator[Production | Boundary]:
         """What follows from a cut: its node is composite, and links that must agree are cut, too."""
         if joint in self._cuts:
             return
@@ -178,9 +178,9 @@ class LexemeSplit:
                 self._cuts |= {(node, gap) for gap in range(len(node.items) - 1)}
 
 
-def bytes_behind(rules: Rules, root: str) -> int:
+def find_continuation_bytes(rules: Rules, root: str) -> int:
     """The first bytes with which a whole text of the grammar may go on: bit b is byte b. Some may be too many."""
-    links = _links(rules, solve(rules, False, is_nullable), root)
+    links = _links(rules, solve_fixpoint(rules, False, is_nullable), root)
     if links is None:
         return (1 << 256) - 1
     return reduce(or_, (link.accepts for position in links.end for link in links.behind[position]), 0)
@@ -222,11 +222,11 @@ def _links(rules: Rules, nullable_rules: Mapping[str, bool], root: str) -> _Link
                 break
         return found
 
-    def link_to(lasts: frozenset[int], firsts: frozenset[int], joints: tuple[Joint, ...]) -> _Link:
+    def link_to(lasts: frozenset[int], firsts: frozenset[int], joints: tuple[Boundary, ...]) -> _Link:
         return _Link(lasts, firsts, joints, reduce(or_, (bytes_of[position] for position in firsts), 0))
 
-    first_of = solve(rules, frozenset(), lambda node, values: at_edge(node, values, 1))
-    last_of = solve(rules, frozenset(), lambda node, values: at_edge(node, values, -1))
+    first_of = solve_fixpoint(rules, frozenset(), lambda node, values: at_edge(node, values, 1))
+    last_of = solve_fixpoint(rules, frozenset(), lambda node, values: at_edge(node, values, -1))
     links: list[_Link] = []
     behind: list[list[_Link]] = [[] for _ in positions]
     work = 0
@@ -243,7 +243,7 @@ def _links(rules: Rules, nullable_rules: Mapping[str, bool], root: str) -> _Link
 
 def _neighbours(
     rules: Rules, nullable_rules: Mapping[str, bool]
-) -> Iterator[tuple[Production, Production, tuple[Joint, ...]]]:
+) -> Iterator[tuple[Production, Production, tuple[Boundary, ...]]]:
     """(what ends, what then begins, the joints between)"""
     for node in _all_nodes(rules):
         if isinstance(node, Repetition) and (node.max is None or node.max > 1):
@@ -259,7 +259,7 @@ def _neighbours(
 
 def _recursive_rules(rules: Rules) -> set[str]:
     """Rules that lead back to themselves, and those that need such a rule."""
-    return {name for name, is_flat in solve(rules, False, _is_flat).items() if not is_flat}
+    return {name for name, is_flat in solve_fixpoint(rules, False, _is_flat).items() if not is_flat}
 
 
 def _is_flat(node: Production, flat_rules: dict[str, bool]) -> bool:

@@ -6,7 +6,7 @@ forbid something have no such form; the ones that well-known libraries write are
 
 import re
 
-from jaxserve.structured.patterns import has_options, operators
+from jaxserve.structured.patterns import has_alternatives, iter_operators
 
 # Written by zod 3 (through zod-to-json-schema) and by zod 4, each spelled in its own way.
 _EMAIL_NAMES = {"a-zA-Z": "[a-zA-Z0-9_'+-]", "A-Za-z": "[A-Za-z0-9_'+-]", "A-Z": "[A-Z0-9_'+-]"}
@@ -31,7 +31,7 @@ _DIGITS_AND_PLACES = re.compile(
 )
 
 
-def without_lookahead(pattern: str) -> tuple[str, ...]:
+def remove_lookahead(pattern: str) -> tuple[str, ...]:
     """Patterns that are found in a text, all of them, where this one is; itself if there is nothing to replace.
 
     pydantic's pattern of decimals with a number of digits is found in what begins like one; here the whole text is one.
@@ -62,7 +62,7 @@ def _split(pattern: str) -> tuple[str, ...]:
     while (end := _end_of_condition(rest)) is not None:
         found.append(f"^(?:{rest[len('^(?=') : end]})")
         rest = "^" + rest[end + 1 :]
-    return (*found, rest) if found and not has_options(rest) else (pattern,)
+    return (*found, rest) if found and not has_alternatives(rest) else (pattern,)
 
 
 def _end_of_condition(pattern: str) -> int | None:
@@ -70,7 +70,7 @@ def _end_of_condition(pattern: str) -> int | None:
     if not pattern.startswith("^(?="):
         return None
     depth = 0
-    for index, char in operators(pattern):
+    for index, char in iter_operators(pattern):
         depth += (char == "(") - (char == ")")
         if char == ")" and depth == 0:
             return index

@@ -10,7 +10,7 @@ from decimal import Decimal
 ANY_FRACTION = r"(?:\.[0-9]+)?"
 
 
-def integers_between(low: int | None, high: int | None) -> str:
+def integer_range_pattern(low: int | None, high: int | None) -> str:
     """Match the integers from low to high, both included; None: there is no bound. low <= high."""
     found = []
     if low is None or low <= 0:
@@ -21,7 +21,7 @@ def integers_between(low: int | None, high: int | None) -> str:
     return _either(found)
 
 
-def decimals_between(low: Decimal | None, high: Decimal | None) -> str:
+def decimal_range_pattern(low: Decimal | None, high: Decimal | None) -> str:
     """Match the numbers from low to high, both included; None: there is no bound. low <= high."""
     found, zero = [], Decimal(0)
     if low is None or low <= 0:

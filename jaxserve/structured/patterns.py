@@ -37,7 +37,7 @@ _PROPERTY = re.compile(r"[pP](?:\{[^}]*\}|[A-Z])")
 
 
 @lru_cache(4096)
-def checked_pattern(pattern: str, blanks: str = _BLANKS) -> str:
+def translate_pattern(pattern: str, blanks: str = _BLANKS) -> str:
     """The pattern for llguidance. Raises InvalidParameter, which says what is wrong and names no field.
 
     blanks: what \\s means, as members of a class.
@@ -57,8 +57,8 @@ def checked_pattern(pattern: str, blanks: str = _BLANKS) -> str:
 
 
 @lru_cache(4096)
-def finds(pattern: str, text: str) -> bool:
-    """Whether the pattern, as `checked_pattern` gave it, is found in a text."""
+def is_found(pattern: str, text: str) -> bool:
+    """Whether the pattern, as `translate_pattern` gave it, is found in a text."""
     grammar = LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern})
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
     quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # which llguidance counts as a control
@@ -72,7 +72,7 @@ def byte_tokenizer() -> LLTokenizer:
     return LLTokenizer("byte")
 
 
-def is_json_of(schema: dict[str, Any], value: Any) -> bool:
+def is_valid_json(schema: dict[str, Any], value: Any) -> bool:
     """Whether llguidance takes a value for valid under a merged schema."""
     grammar = LLMatcher.grammar_from_json_schema(schema | {"x-guidance": {"whitespace_flexible": False}})
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
@@ -88,7 +88,7 @@ def can_match(terminal: str) -> bool:
 
 
 def is_within(pattern: str, other: str) -> bool:
-    """Whether all that the pattern matches from end to end is matched by the other, both as `checked_pattern` gave."""
+    """Whether all that the pattern matches from end to end is matched by the other, both from `translate_pattern`."""
     grammar = f"start: T\nT: /{regex_to_lark(pattern)}/ & ~/{regex_to_lark(other)}/"
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
     return matches_nothing(matcher)
@@ -96,7 +96,7 @@ def is_within(pattern: str, other: str) -> bool:
 
 @lru_cache(4096)
 def is_satisfiable(patterns: tuple[str, ...]) -> bool:
-    """Whether some text holds all of the patterns, as `checked_pattern` gave them."""
+    """Whether some text holds all of the patterns, as `translate_pattern` gave them."""
     schema = {"type": "string", "allOf": [{"pattern": pattern} for pattern in patterns]}
     matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_json_schema(schema), log_level=0, limits=_LIMITS)
     return "Unsatisfiable" not in matcher.get_error()
@@ -111,12 +111,12 @@ def implies(pattern: str, other: str) -> bool:
 def _body(pattern: str) -> str | None:
     """What the whole text matches, for a pattern that says so at both its ends."""
     inner = pattern[1:-1]
-    if not pattern.startswith("^") or not pattern.endswith("$") or has_options(pattern):
+    if not pattern.startswith("^") or not pattern.endswith("$") or has_alternatives(pattern):
         return None
-    return None if any(char in "^$" for _, char in operators(inner)) or inner.endswith("\\") else inner
+    return None if any(char in "^$" for _, char in iter_operators(inner)) or inner.endswith("\\") else inner
 
 
-def operators(pattern: str) -> Iterator[tuple[int, str]]:
+def iter_operators(pattern: str) -> Iterator[tuple[int, str]]:
     """(index, character) of all in a pattern that is neither escaped nor in a class."""
     index = 0
     while index < len(pattern):
@@ -130,10 +130,10 @@ def operators(pattern: str) -> Iterator[tuple[int, str]]:
             index += 1
 
 
-def has_options(pattern: str) -> bool:
+def has_alternatives(pattern: str) -> bool:
     """Whether the pattern is several, parted by `|` outside of all parentheses."""
     depth = 0
-    for _, char in operators(pattern):
+    for _, char in iter_operators(pattern):
         depth += (char == "(") - (char == ")")
         if char == "|" and depth == 0:
             return True
@@ -141,12 +141,12 @@ def has_options(pattern: str) -> bool:
 
 
 @lru_cache(4096)
-def may_continue_with(pattern: str, char: str) -> bool:
+def can_continue_with(pattern: str, char: str) -> bool:
     """Whether a text that the whole regular expression matches is the beginning of another with this character next.
 
     Raises InvalidParameter for what is no regular expression.
     """
-    translated = checked_pattern(pattern)
+    translated = translate_pattern(pattern)
     if not translated:
         return False
     body = f"/{regex_to_lark(translated)}/"
@@ -154,9 +154,9 @@ def may_continue_with(pattern: str, char: str) -> bool:
     return not matches_nothing(LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS))
 
 
-def whitespace_pattern(pattern: str) -> str:
+def translate_whitespace_pattern(pattern: str) -> str:
     """A pattern for what may stand between the tokens of JSON text. Raises InvalidParameter for one of more."""
-    translated = checked_pattern(pattern, _JSON_BLANKS)
+    translated = translate_pattern(pattern, _JSON_BLANKS)
     if not is_within(translated, f"[{_JSON_BLANKS}]*"):
         raise InvalidParameter(f"whitespace_pattern {pattern[:200]!r} matches what is no whitespace in JSON.")
     return translated
@@ -168,7 +168,7 @@ def matches_nothing(matcher: LLMatcher) -> bool:
     return matcher.get_error().startswith("NoExtension")
 
 
-def literal(text: str) -> str:
+def escape_pattern(text: str) -> str:
     """A pattern for this text."""
     return "".join(map(_literal, text))
 

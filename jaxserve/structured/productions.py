@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-Value = TypeVar("Value")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +79,7 @@ def walk(node: Production) -> Iterator[Production]:
     yield node
 
 
-def solve(rules: Rules, least: Value, evaluate: Callable[[Production, dict[str, Value]], Value]) -> dict[str, Value]:
+def solve_fixpoint(rules: Rules, least: T, evaluate: Callable[[Production, dict[str, T]], T]) -> dict[str, T]:
     """The least solution of one equation a rule: value = evaluate(right-hand side, values of all rules)."""
     values = dict.fromkeys(rules, least)
     order, is_changed = _callees_first(rules), True
@@ -106,12 +106,12 @@ def is_nullable(node: Production, nullable_rules: Mapping[str, bool]) -> bool:
     return False
 
 
-def without_dead_ends(rules: Rules, root: str) -> dict[str, Production]:
+def remove_useless_rules(rules: Rules, root: str) -> dict[str, Production]:
     """The same grammar without what derives no finite text, and without rules that the root does not need.
 
     It is empty if the root itself derives no finite text.
     """
-    productive = solve(rules, False, lambda node, values: _pruned(node, values) is not None)
+    productive = solve_fixpoint(rules, False, lambda node, values: _pruned(node, values) is not None)
     pruned = {name: _pruned(node, productive) for name, node in rules.items() if productive[name]}
     kept: dict[str, Production] = {}
     waiting = [root] if productive[root] else []

@@ -19,12 +19,12 @@ EMPTY = '""'
 NOT_EMPTY = "/(?s:.)+/"
 
 
-def lark_text(rules: Rules, root: str) -> str:
+def productions_to_lark(rules: Rules, root: str) -> str:
     """The grammar, whose rule `start` is the root."""
-    return _Writer(rules, root).write(root)
+    return _ProductionsWriter(rules, root).write(root)
 
 
-class _Writer:
+class _ProductionsWriter:
     """Collects rules (lower case), lexemes (T…) and parts of lexemes (P… and, for whole rules, R…)."""
 
     def __init__(self, rules: Rules, root: str) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 from llguidance import regex_to_lark
 
-from jaxserve.structured.keywords import cannot_enforce
-from jaxserve.structured.lark_text import ANY, NOTHING, LarkText, quoted, times
-from jaxserve.structured.members import members_rule, other_names
-from jaxserve.structured.numbers import has_decimal
-from jaxserve.structured.parameters import members_of, with_type
-from jaxserve.structured.patterns import can_match, is_json_of
-from jaxserve.structured.text_patterns import conditions_of
-from jaxserve.structured.values import listed_values, types_of
+from jaxserve.structured.exact_numbers import has_decimal
+from jaxserve.structured.lark_builder import ANY_TEXT, EMPTY, LarkBuilder, quantifier, quote_text
+from jaxserve.structured.object_members import undeclared_names, write_members
+from jaxserve.structured.parameter_schema import to_members, with_type
+from jaxserve.structured.patterns import can_match, is_valid_json
+from jaxserve.structured.schema_keywords import unenforceable_error
+from jaxserve.structured.text_patterns import to_text_patterns
+from jaxserve.structured.unquoted_values import listed_values, types_of
 
 _BARE_KEY = re.compile(r"[A-Za-z_$][\w.$-]*")
 _OTHER_KEYS = "[A-Za-z_][0-9A-Za-z_.-]{0,63}"
@@ -21,7 +21,7 @@ _WORDS = frozenset(("true", "false", "null"))
 MAX_ITEMS = 10_000
 
 
-class QuotedLiterals:
+class QuotedLiteralWriter:
     """Writes values.
 
     definitions   what `$ref` points at
@@ -30,30 +30,30 @@ class QuotedLiterals:
     """
 
     def __init__(
-        self, lark: LarkText, definitions: Mapping[str, Any], quote: str, json: Callable[[Any, str], str]
+        self, lark: LarkBuilder, definitions: Mapping[str, Any], quote: str, json: Callable[[Any, str], str]
     ) -> None:
         self._lark, self._definitions, self._quote, self._json = lark, definitions, quote, json
         self._names: dict[str, str] = {}  # definition → rule
 
-    def value(self, schema: Any, path: str) -> str | None:
+    def write(self, schema: Any, path: str) -> str | None:
         """An expression for what is valid under a merged schema; None: nothing is."""
         if schema is False:
             return None
         if "$ref" in schema:
             return self._definition(schema["$ref"].removeprefix("#/$defs/"), path)
         if "anyOf" in schema:
-            options = [self.value(option, path) for option in schema["anyOf"]]
+            options = [self.write(option, path) for option in schema["anyOf"]]
         else:
             options = self._plain(with_type(schema), path)
         return self._either([option for option in options if option is not None])
 
     def _definition(self, name: str, path: str) -> str:
         if name not in self._names:
-            self._names[name] = self._lark.reserve()
-            expression = self.value(self._definitions[name], path)
+            self._names[name] = self._lark.reserve_rule()
+            expression = self.write(self._definitions[name], path)
             if expression is None:
-                raise cannot_enforce("$ref", path, "nothing is valid under what it points at")
-            self._lark.define(self._names[name], expression)
+                raise unenforceable_error("$ref", path, "nothing is valid under what it points at")
+            self._lark.define_rule(self._names[name], expression)
         return self._names[name]
 
     def _plain(self, schema: dict[str, Any], path: str) -> list[str | None]:
@@ -67,7 +67,7 @@ class QuotedLiterals:
         if name == "boolean":
             return self._lark.rule('"true" | "false"')
         if name == "string":
-            return self._string(ANY, schema, path)
+            return self._string(ANY_TEXT, schema, path)
         if name == "array":
             return self._array(schema, path)
         if name == "object":
@@ -76,19 +76,19 @@ class QuotedLiterals:
         return self._json({"type": name, **bounds}, path)
 
     def _string(self, text: str, schema: Mapping[str, Any], path: str) -> str | None:
-        conditions = "".join(f" & /{regex_to_lark(pattern)}/" for pattern in conditions_of(schema, path))
+        conditions = "".join(f" & /{regex_to_lark(pattern)}/" for pattern in to_text_patterns(schema, path))
         if conditions and not can_match(f"({text}){conditions}"):
             return None
-        end = self._lark.text_and_marker(self._quote, (self._quote,), f"({text}){conditions}")
+        end = self._lark.text_until(self._quote, (self._quote,), f"({text}){conditions}")
         return f"{self._lark.literal(self._quote)} {end}"
 
     def _listed(self, value: Any, schema: Mapping[str, Any], path: str) -> str | None:
         if isinstance(value, str):
             is_written = self._quote not in value or self._lark.has_special_token(self._quote)
-            return self._string(quoted(value) or "/(?:)/", schema, path) if is_written else None
+            return self._string(quote_text(value) or "/(?:)/", schema, path) if is_written else None
         if isinstance(value, dict | list):
             whole = {**schema, "$defs": self._definitions}
-            return self.value(_exactly(value), path) if not has_decimal(whole) and is_json_of(whole, value) else None
+            return self.write(_exactly(value), path) if not has_decimal(whole) and is_valid_json(whole, value) else None
         return self._json({"enum": [value]}, path)
 
     def _array(self, schema: Mapping[str, Any], path: str) -> str | None:
@@ -96,11 +96,11 @@ class QuotedLiterals:
         least, most = schema.get("minItems", 0), schema.get("maxItems")
         for keyword, count in (("minItems", least), ("maxItems", most or 0)):
             if count > MAX_ITEMS:
-                raise cannot_enforce(keyword, path, f"it can be up to {MAX_ITEMS} here")
-        items = [self.value(item, f"{path}/prefixItems") for item in first[:most]]
+                raise unenforceable_error(keyword, path, f"it can be up to {MAX_ITEMS} here")
+        items = [self.write(item, f"{path}/prefixItems") for item in first[:most]]
         if None in items:
             items, rest = items[: items.index(None)], False
-        other = None if most is not None and most <= len(items) else self.value(rest, f"{path}/items")
+        other = None if most is not None and most <= len(items) else self.write(rest, f"{path}/items")
         if least > len(items) and other is None:
             return None
         return f'"[" {self._items(items, other, least, most)} "]"'
@@ -108,13 +108,15 @@ class QuotedLiterals:
     def _items(self, items: Sequence[str | None], other: str | None, least: int, most: int | None) -> str:
         """Each needs those before it."""
         num = len(items)
-        after, first = NOTHING, NOTHING
+        after, first = EMPTY, EMPTY
         if other is not None:
             fewest, limit = max(least - num, 0), None if most is None else most - num
             more = self._lark.rule(f'"," {other}')
-            after = more + times(fewest, limit)
+            after = more + quantifier(fewest, limit)
             if not items:
-                rest = NOTHING if limit == 1 else more + times(max(fewest - 1, 0), None if limit is None else limit - 1)
+                rest = (
+                    EMPTY if limit == 1 else more + quantifier(max(fewest - 1, 0), None if limit is None else limit - 1)
+                )
                 first = self._lark.rule(f"{other} {rest}") + ("" if fewest else "?")
         for index in reversed(range(num)):
             comma = '"," ' if index else ""
@@ -123,27 +125,27 @@ class QuotedLiterals:
         return first
 
     def _object(self, schema: Mapping[str, Any], path: str) -> str | None:
-        members = members_of(schema)
+        members = to_members(schema)
         written = []
         for name, each in members.declared.items():
-            expression = self.value(each, f"{path}/properties/{name}")
+            expression = self.write(each, f"{path}/properties/{name}")
             if expression is None and name in members.required:
                 return None
             if expression is not None:
                 written.append((f'{self._key(name)} ":" {expression}', name in members.required))
         others = [
             f'{self._lark.terminal(f"{names} & ~({_words()})")} ":" {expression}'
-            for names, each in other_names([members], members, _OTHER_KEYS)
-            if (expression := self.value(each, f"{path}/additionalProperties")) is not None
+            for names, each in undeclared_names([members], members, _OTHER_KEYS)
+            if (expression := self.write(each, f"{path}/additionalProperties")) is not None
         ]
         other = self._either(others)
-        return f'"{{" {members_rule(self._lark, written, other, members.num_others, quoted(","))} "}}"'
+        return f'"{{" {write_members(self._lark, written, other, members.num_undeclared, quote_text(","))} "}}"'
 
     def _key(self, name: str) -> str:
         if _BARE_KEY.fullmatch(name) and name not in _WORDS:
             return self._lark.literal(name)
         if self._quote in name:
-            raise cannot_enforce("properties", "#", f"the name {name[:100]!r} cannot be written here")
+            raise unenforceable_error("properties", "#", f"the name {name[:100]!r} cannot be written here")
         return f"{self._lark.literal(self._quote)} {self._lark.choice((name,))} {self._lark.literal(self._quote)}"
 
     def _either(self, options: list[str]) -> str | None:
@@ -162,4 +164,4 @@ def _exactly(value: Any) -> dict[str, Any]:
 
 
 def _words() -> str:
-    return " | ".join(map(quoted, sorted(_WORDS)))
+    return " | ".join(map(quote_text, sorted(_WORDS)))

@@ -5,27 +5,36 @@ ends at the first marker instead, as free text does; a grammar that could do so 
 """
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.patterns import may_continue_with
-from jaxserve.structured.sequels import openings
-from jaxserve.structured.shapes import Choice, Either, Lark, Literal, Regex, Sequence, Shape, Text
+from jaxserve.structured.derivatives import first_set
+from jaxserve.structured.grammar_expr import (
+    FreeText,
+    GrammarExpr,
+    LarkGrammar,
+    OrExpr,
+    Regex,
+    SequenceExpr,
+    TextChoice,
+    TextLiteral,
+)
+from jaxserve.structured.patterns import can_continue_with
 
 
-def with_ends(items: tuple[Shape, ...]) -> tuple[Shape, ...]:
+def bound_regions(items: tuple[GrammarExpr, ...]) -> tuple[GrammarExpr, ...]:
     """The items of a sequence, in which each regex ends before what follows it.
 
     Raises InvalidParameter for a grammar of which that is not sure.
     """
-    return tuple(_with_end(item, Sequence(items[index + 1 :])) for index, item in enumerate(items))
+    return tuple(_with_end(item, SequenceExpr(items[index + 1 :])) for index, item in enumerate(items))
 
 
-def _with_end(item: Shape, sequel: Shape) -> Shape:
-    if not isinstance(item, Regex | Lark) or not _begins_with_text(sequel):
+def _with_end(item: GrammarExpr, sequel: GrammarExpr) -> GrammarExpr:
+    if not isinstance(item, Regex | LarkGrammar) or not _begins_with_text(sequel):
         return item
-    markers = openings(sequel)
+    markers = first_set(sequel)
     if isinstance(item, Regex):
-        is_unsure = any(may_continue_with(item.pattern, marker[0]) for marker in markers)
-        return Text(markers, item.pattern) if is_unsure else item
-    marker = next((marker for marker in markers if item.continues_with >> marker.encode()[0] & 1), None)
+        is_unsure = any(can_continue_with(item.pattern, marker[0]) for marker in markers)
+        return FreeText(markers, item.pattern) if is_unsure else item
+    marker = next((marker for marker in markers if item.continuation_bytes >> marker.encode()[0] & 1), None)
     if marker is not None:
         raise InvalidParameter(
             f"the grammar's text may go on with {marker[:1]!r}, with which the end of its region, {marker[:100]!r}, "
@@ -34,15 +43,15 @@ def _with_end(item: Shape, sequel: Shape) -> Shape:
     return item
 
 
-def _begins_with_text(shape: Shape) -> bool:
+def _begins_with_text(shape: GrammarExpr) -> bool:
     """Whether it begins with fixed text, whatever it is."""
     match shape:
-        case Literal(text):
+        case TextLiteral(text):
             return bool(text)
-        case Choice(texts):
+        case TextChoice(texts):
             return all(texts)
-        case Either(options):
+        case OrExpr(options):
             return all(map(_begins_with_text, options))
-        case Sequence(items):
+        case SequenceExpr(items):
             return bool(items) and _begins_with_text(items[0])
     return False

@@ -15,7 +15,7 @@ def get_field(format: dict[str, Any], key: str, kind: type, default: Any = _MISS
     raise InvalidParameter(f"{key!r} in the structural tag must be of type {kind.__name__}.")
 
 
-def filled_list(format: dict[str, Any], key: str) -> list[Any]:
+def get_nonempty_list(format: dict[str, Any], key: str) -> list[Any]:
     """A list that is not empty."""
     value = format.get(key)
     if isinstance(value, list) and value:
@@ -23,14 +23,14 @@ def filled_list(format: dict[str, Any], key: str) -> list[Any]:
     raise InvalidParameter(f"{key!r} in the structural tag must be a list that is not empty.")
 
 
-def text_list(format: dict[str, Any], key: str) -> tuple[str, ...]:
+def get_string_list(format: dict[str, Any], key: str) -> tuple[str, ...]:
     """A list of strings that is not empty."""
-    if all(isinstance(text, str) for text in filled_list(format, key)):
+    if all(isinstance(text, str) for text in get_nonempty_list(format, key)):
         return tuple(format[key])
     raise InvalidParameter(f"{key!r} in the structural tag must be a list of strings.")
 
 
-def refuse_field(format: dict[str, Any], key: str, neutral: Any) -> None:
+def reject_field(format: dict[str, Any], key: str, neutral: Any) -> None:
     """A field that is not supported may stand where it says nothing."""
     if format.get(key, neutral) != neutral:
         raise InvalidParameter(f"{key!r} of the structural tag format {format['type']!r} is not supported here.")

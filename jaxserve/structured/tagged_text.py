@@ -10,13 +10,13 @@ from typing import Any
 
 from llguidance import regex_to_lark
 
-from jaxserve.structured.lark_text import ANY, LarkText, quoted
-from jaxserve.structured.number_patterns import decimals_between, integers_between
-from jaxserve.structured.numbers import exact, number_text
+from jaxserve.structured.exact_numbers import format_number, to_decimal
+from jaxserve.structured.grammar_expr import TaggedArguments
+from jaxserve.structured.lark_builder import ANY_TEXT, LarkBuilder, quote_text
+from jaxserve.structured.number_patterns import decimal_range_pattern, integer_range_pattern
 from jaxserve.structured.patterns import can_match
-from jaxserve.structured.shapes import Parameters
-from jaxserve.structured.text_patterns import conditions_of
-from jaxserve.structured.values import Value, types_of
+from jaxserve.structured.text_patterns import to_text_patterns
+from jaxserve.structured.unquoted_values import UnquotedValue, types_of
 
 _BLANK = "[ \\t\\r\\n]*"
 _NUMBER = "-?(?:0|[1-9][0-9]*)(?:\\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
@@ -28,8 +28,8 @@ _WORDS = {"null": "[nN][uU][lL][lL]", "boolean": "(?:[tT][rR][uU][eE]|[fF][aA][l
 Option = Mapping[str, Any]
 
 
-def text_of(
-    own: Value, reader: Value, shape: Parameters, lark: LarkText, path: str, *, is_typed: bool
+def write_tagged_text(
+    own: UnquotedValue, reader: UnquotedValue, shape: TaggedArguments, lark: LarkBuilder, path: str, *, is_typed: bool
 ) -> tuple[str | None, tuple[Option, ...]]:
     """(an expression for the text and what ends it, the schemas of what has to be written as JSON instead).
 
@@ -39,21 +39,21 @@ def text_of(
     """
     inline, rest = ([], own.others) if is_typed else _inline(own.others)
     conditions = "" if is_typed else _not_mistaken(own, reader)
-    pieces = [f"({ANY}{_conditions(schema, path)}{conditions})" for schema in own.strings]
+    pieces = [f"({ANY_TEXT}{_conditions(schema, path)}{conditions})" for schema in own.strings]
     for texts, schema in own.listed:
         kept = [text for text in texts if _is_writable(text, shape, lark) and (is_typed or _is_read(text, reader))]
         if kept:
             pieces.append(f"(({_choice(kept)}){_conditions(schema, path)})")
-    pieces = [piece for piece in pieces if piece == f"({ANY})" or can_match(piece + _untrimmed(shape))]
+    pieces = [piece for piece in pieces if piece == f"({ANY_TEXT})" or can_match(piece + _untrimmed(shape))]
     stops = shape.stops or (shape.after_value.strip(),)
-    if pieces == [f"({ANY})"] and not inline:
-        marker, text = shape.after_value.strip(), ANY
+    if pieces == [f"({ANY_TEXT})"] and not inline:
+        marker, text = shape.after_value.strip(), ANY_TEXT
     elif pieces:
         marker, text = shape.after_value.rstrip(), f"({' | '.join([*pieces, *inline])}){_untrimmed(shape)}"
     else:
         return None, own.others
     end = shape.after_value[len(shape.after_value.rstrip()) :]
-    return f"{lark.text_and_marker(marker, dict.fromkeys((marker, *stops)), text)} {lark.literal(end)}", rest
+    return f"{lark.text_until(marker, dict.fromkeys((marker, *stops)), text)} {lark.literal(end)}", rest
 
 
 def _inline(options: Iterable[Option]) -> tuple[list[str], tuple[Option, ...]]:
@@ -66,12 +66,12 @@ def _inline(options: Iterable[Option]) -> tuple[list[str], tuple[Option, ...]]:
                 rest.append({**option, "enum": others})
             continue
         found += [_written(value) for name in types_of(option) for value in _VALUES.get(name, ())]
-        low, high = (exact(option[key]) if key in option else None for key in ("minimum", "maximum"))
+        low, high = (to_decimal(option[key]) if key in option else None for key in ("minimum", "maximum"))
         if "number" in types_of(option):
-            found.append(f"/{decimals_between(low, high)}/")
+            found.append(f"/{decimal_range_pattern(low, high)}/")
         elif "integer" in types_of(option):
             first, last = (None if bound is None else int(bound) for bound in (low, high))
-            found.append(f"/{integers_between(first, last)}/")
+            found.append(f"/{integer_range_pattern(first, last)}/")
         if left := [name for name in types_of(option) if name in ("object", "array")]:
             rest.append({**option, "type": left})
     return found, tuple(rest)
@@ -80,11 +80,11 @@ def _inline(options: Iterable[Option]) -> tuple[list[str], tuple[Option, ...]]:
 def _written(value: float | Decimal | bool | None) -> str:
     """A text of the grammar that says this value."""
     if isinstance(value, bool | None):
-        return quoted({None: "null", True: "true", False: "false"}[value])
-    return quoted(number_text(exact(value)) if value else "0")
+        return quote_text({None: "null", True: "true", False: "false"}[value])
+    return quote_text(format_number(to_decimal(value)) if value else "0")
 
 
-def _not_mistaken(own: Value, reader: Value) -> str:
+def _not_mistaken(own: UnquotedValue, reader: UnquotedValue) -> str:
     """Conditions of a string that keep it from being read as something else."""
     wrong = []
     if not reader.types.isdisjoint(("object", "array")):
@@ -97,23 +97,23 @@ def _not_mistaken(own: Value, reader: Value) -> str:
 
 
 def _conditions(schema: Option, path: str) -> str:
-    return "".join(f" & /{regex_to_lark(pattern)}/" for pattern in conditions_of(schema, path))
+    return "".join(f" & /{regex_to_lark(pattern)}/" for pattern in to_text_patterns(schema, path))
 
 
-def _untrimmed(shape: Parameters) -> str:
+def _untrimmed(shape: TaggedArguments) -> str:
     """No newline at an end where a reader takes one away that is none of the markers'."""
     first = "" if shape.after_name.endswith("\n") else " & ~/\\n(?s:.*)/"
     return first + ("" if shape.after_value.startswith("\n") else " & ~/(?s:.*)\\n/")
 
 
-def _is_writable(text: str, shape: Parameters, lark: LarkText) -> bool:
+def _is_writable(text: str, shape: TaggedArguments, lark: LarkBuilder) -> bool:
     stops = (stop for stop in (*shape.stops, shape.after_value.strip()) if not lark.has_special_token(stop))
     return not any(stop in text for stop in stops)
 
 
-def _is_read(text: str, reader: Value) -> bool:
-    return reader.read(text).startswith('"')
+def _is_read(text: str, reader: UnquotedValue) -> bool:
+    return reader.parse(text).startswith('"')
 
 
 def _choice(texts: Iterable[str]) -> str:
-    return " | ".join(quoted(text) or "/(?:)/" for text in texts)
+    return " | ".join(quote_text(text) or "/(?:)/" for text in texts)

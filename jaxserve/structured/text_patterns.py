@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jaxserve.structured.keywords import cannot_enforce
+from jaxserve.structured.schema_keywords import unenforceable_error
 
 _ANY = "(?s:.*)"
 MAX_LENGTH = 100_000
 
 
-def conditions_of(schema: Mapping[str, Any], path: str) -> tuple[str, ...]:
+def to_text_patterns(schema: Mapping[str, Any], path: str) -> tuple[str, ...]:
     """Patterns each of which a string's whole text matches. path: where the schema stands.
 
     Raises InvalidParameter naming the keyword that cannot be enforced of a text without quotes.
@@ -20,16 +20,16 @@ def conditions_of(schema: Mapping[str, Any], path: str) -> tuple[str, ...]:
         least, most = schema.get("minLength", 0), schema.get("maxLength")
         for keyword, length in (("minLength", least), ("maxLength", most or 0)):
             if length > MAX_LENGTH:
-                raise cannot_enforce(keyword, path, f"of a text without quotes it can be up to {MAX_LENGTH}")
+                raise unenforceable_error(keyword, path, f"of a text without quotes it can be up to {MAX_LENGTH}")
         found.append(f"(?s:.){{{least},{'' if most is None else most}}}")
     for rule in [schema, *schema.get("allOf", ())]:
         if "pattern" in rule:
-            found.append(whole_text(rule["pattern"], path))
+            found.append(to_fullmatch_pattern(rule["pattern"], path))
     return tuple(found)
 
 
-def whole_text(pattern: str, path: str) -> str:
-    """A pattern that is searched for, as one that the whole text matches. pattern: as `checked_pattern` gave it."""
+def to_fullmatch_pattern(pattern: str, path: str) -> str:
+    """A pattern that is searched for, as one that the whole text matches. pattern: as `translate_pattern` gave it."""
     return "(?:" + "|".join(_anchored(branch, path) for branch in _branches(pattern)) + ")"
 
 
@@ -42,7 +42,7 @@ def _anchored(branch: str, path: str) -> str:
     inner = _group(branch)
     if inner is not None and _anchors(inner):
         if before and after:
-            return whole_text(inner, path)
+            return to_fullmatch_pattern(inner, path)
         raise _refused(path)
     if _anchors(branch):
         raise _refused(path)
@@ -50,7 +50,7 @@ def _anchored(branch: str, path: str) -> str:
 
 
 def _refused(path: str) -> Exception:
-    return cannot_enforce("pattern", path, "it has '^' or '$' inside, and the text is written without quotes")
+    return unenforceable_error("pattern", path, "it has '^' or '$' inside, and the text is written without quotes")
 
 
 def _is_escaped(pattern: str, place: int) -> bool:

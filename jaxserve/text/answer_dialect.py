@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool
 from jaxserve.errors import BadConfig, InvalidParameter
-from jaxserve.structured.shapes import Shape
+from jaxserve.structured.grammar_expr import GrammarExpr
 from jaxserve.text.answer_reading import read_answer
 from jaxserve.text.call_formats.format import functions, in_order
 from jaxserve.text.call_formats.tagged import TaggedCalls
@@ -162,7 +162,7 @@ class AnswerDialect:
             return reasoning.read_answer(tape, reader, declared, False)
         return read_answer(tape, reader, tools, reasoning, declared, inside)
 
-    def shape(self, format: ChatOutputSpec, *, holds_calls: bool = False) -> Shape | None:
+    def shape(self, format: ChatOutputSpec, *, holds_calls: bool = False) -> GrammarExpr | None:
         """The shape of an answer behind its reasoning; None where it is free.
 
         holds_calls: also where no tool is strict, calls are of declared tools and have JSON objects for arguments
@@ -196,12 +196,12 @@ class AnswerDialect:
                 f"tools.{index}.function.name",
             )
 
-    def content(self, shape: Shape) -> Shape:
+    def content(self, shape: GrammarExpr) -> GrammarExpr:
         """Content of this shape, with what a model writes before it to say that it is content."""
         harmony = self._harmony
         return shape if harmony is None else harmony.content(shape)
 
-    def behind_reasoning(self, shape: Shape) -> Shape:
+    def behind_reasoning(self, shape: GrammarExpr) -> GrammarExpr:
         """An answer of this shape, or reasoning and then such an answer: where the model may open a section or not."""
         if self.reasoning is None:
             return shape

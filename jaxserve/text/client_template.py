@@ -4,21 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxserve.errors import GenerationFailed, InvalidParameter
-from jaxserve.helpers.pool import HelperPool, Limits, TaskKilled
 from jaxserve.text.chat_template import ChatTemplate
+from jaxserve.workers.pool import TaskKilled, TaskLimits, WorkerPool
 
 KIB = 1 << 10
 MAX_SOURCE_BYTES = 256 * KIB
 MODULE = "jaxserve.text.client_template"
 
 
-def new_pool() -> HelperPool:
+def new_pool() -> WorkerPool:
     """Helpers that are ready to render."""
-    return HelperPool((MODULE,))
+    return WorkerPool((MODULE,))
 
 
 def render_in_helper(
-    pool: HelperPool,
+    pool: WorkerPool,
     source: str,
     special_tokens: Mapping[str, str],
     messages: Sequence[Mapping[str, Any]],
@@ -34,7 +34,7 @@ def render_in_helper(
     settings = {"content_format": content_format, "max_chars": max_chars}
     data = {"arguments": [source, special_tokens], "settings": settings, "messages": messages, "how": how}
     try:
-        return pool.run(f"{MODULE}:render", data, Limits(timeout_s))
+        return pool.run(f"{MODULE}:render", data, TaskLimits(timeout_s))
     except TaskKilled as killed:
         raise InvalidParameter(f"The chat template was stopped: {killed}.", "chat_template") from None
     except GenerationFailed:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool, ToolChoice
-from jaxserve.structured.shapes import Either, Literal, Optional, Repeat, Shape, Text
+from jaxserve.structured.grammar_expr import FreeText, GrammarExpr, OptionalExpr, OrExpr, RepeatExpr, TextLiteral
 from jaxserve.text.call_formats.format import CallFormat, Calls, Function, Functions, in_order
 from jaxserve.text.markers import Reading, Tape
 
@@ -76,7 +76,7 @@ class ToolDialect:
         """Tell whether a call of a function of this name is read as one."""
         return self.format.reads_name(name)
 
-    def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> Shape:
+    def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> GrammarExpr:
         """The shape of an answer: nothing but calls, of the one function or of any, with valid arguments.
 
         With `auto`: any text, in which calls are of declared functions, and of strict ones with valid arguments.
@@ -87,16 +87,16 @@ class ToolDialect:
             return self._section(functions.values(), None if parallel else 1)
         loose = [replace(each, enforced=each.strict) for each in functions.values()]
         if self.unmarked and not self.anywhere:
-            no_call = Text(self.openers, rf"\s*[^\s\{self.unmarked}](?s:.*)")
-            return Either((self._section(loose, None if parallel else 1), Optional(no_call)))
-        text = Text(tuple(self.anywhere if opener == self.unmarked else opener for opener in self.openers))
+            no_call = FreeText(self.openers, rf"\s*[^\s\{self.unmarked}](?s:.*)")
+            return OrExpr((self._section(loose, None if parallel else 1), OptionalExpr(no_call)))
+        text = FreeText(tuple(self.anywhere if opener == self.unmarked else opener for opener in self.openers))
         if self.between is None:
-            return in_order(text, Optional(in_order(self._section(loose, None if parallel else 1), text)))
-        return in_order(Repeat(in_order(text, self._section(loose, 1)), 0, None if parallel else 1), text)
+            return in_order(text, OptionalExpr(in_order(self._section(loose, None if parallel else 1), text)))
+        return in_order(RepeatExpr(in_order(text, self._section(loose, 1)), 0, None if parallel else 1), text)
 
-    def _section(self, functions: Iterable[Function], most: int | None) -> Shape:
+    def _section(self, functions: Iterable[Function], most: int | None) -> GrammarExpr:
         shapes = tuple(self.format.shape(function) for function in functions)
-        call = shapes[0] if len(shapes) == 1 else Either(shapes)
+        call = shapes[0] if len(shapes) == 1 else OrExpr(shapes)
         separator = self.between if self.between is not None else ", " if self.listed else self.separator
         open = self.open[0] if self.open else ""
         if self.between is not None:
@@ -105,9 +105,9 @@ class ToolDialect:
         return in_order(open + brackets[0], _several(call, most, separator), brackets[1] + self.close)
 
 
-def _several(item: Shape, most: int | None, separator: str) -> Shape:
+def _several(item: GrammarExpr, most: int | None, separator: str) -> GrammarExpr:
     """At least one."""
-    return item if most == 1 else Repeat(item, 1, most, in_order(separator) if separator else None)
+    return item if most == 1 else RepeatExpr(item, 1, most, in_order(separator) if separator else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +138,6 @@ class ReasoningDialect:
             return format.enable_thinking is True
         return not (self.switched and format.enable_thinking is False)
 
-    def section(self) -> Shape:
+    def section(self) -> GrammarExpr:
         """The shape of one section, or of none."""
-        return Optional(in_order(self.open[0], Text(self.close), Either(tuple(map(Literal, self.close)))))
+        return OptionalExpr(in_order(self.open[0], FreeText(self.close), OrExpr(tuple(map(TextLiteral, self.close)))))

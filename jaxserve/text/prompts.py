@@ -39,7 +39,7 @@ class Prompts:
 
     @property
     def num_restarts(self) -> int:
-        return self._helpers.restarts
+        return self._helpers.num_restarts
 
     def render_chat(
         self,

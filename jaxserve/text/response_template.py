@@ -183,4 +183,4 @@ def _processed(
 
 def _typed(value: Any, key: str, function: Function) -> Any:
     """A value that is untyped text, by the parameter's schema."""
-    return parsed(function.value(key).read(value)) if isinstance(value, str) else value
+    return parsed(function.value(key).parse(value)) if isinstance(value, str) else value

@@ -45,7 +45,7 @@ def lets_through(plan, tokenizer, text):
     """Whether the answer may be this text, from beginning to end."""
     if plan.grammar is None:
         return True
-    matcher, ids = plan.grammar.matcher(), tokenizer.encode(text)
+    matcher, ids = plan.grammar.new_matcher(), tokenizer.encode(text)
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 

@@ -202,8 +202,8 @@ class Breaks:
     def __init__(self, grammar, after):
         self.grammar, self.after = grammar, after
 
-    def matcher(self):
-        return _Breaking(self.grammar.matcher(), self.after)
+    def new_matcher(self):
+        return _Breaking(self.grammar.new_matcher(), self.after)
 
 
 class _Breaking:

@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 
 from jaxserve.errors import EngineStopped, InvalidParameter, Unsupported
-from jaxserve.helpers.pool import HelperPool, Limits
-from jaxserve.structured.compiler import Compiler
+from jaxserve.structured.compiler import GrammarCompiler
+from jaxserve.structured.grammar_expr import SequenceExpr, TextLiteral
+from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
 from jaxserve.structured.guide import Guide
-from jaxserve.structured.shapes import Literal, Sequence
-from jaxserve.structured.vocabulary import Vocabulary
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import EOS, SIZE, accepts, allowed, bytes_vocabulary
+from jaxserve.workers.pool import TaskLimits, WorkerPool
+from tests.structured.byte_tokenizer import EOS, SIZE, accepts, allowed, byte_tokenizer
 
 
 @pytest.fixture(scope="module")
 def compiler():
-    compiler = Compiler(bytes_vocabulary())
+    compiler = GrammarCompiler(byte_tokenizer())
     yield compiler
     compiler.close()
 
 
 def test_places_in_a_grammar_do_not_disturb_each_other(compiler):
     grammar = compiler.compile(StructuredOutputs(regex="ab|cd"))
-    first, second = grammar.matcher(), grammar.matcher()
+    first, second = grammar.new_matcher(), grammar.new_matcher()
     assert first.consume_token(ord("a"))
     assert (allowed(first), allowed(second)) == ({ord("b")}, {ord("a"), ord("c")})
 
@@ -58,19 +58,19 @@ def test_a_refusal_names_the_field_that_asked(compiler):
 
 
 def test_a_literal_means_the_special_tokens_that_it_spells(compiler):
-    matcher = compiler.compile(Sequence((Literal("<call>x"),))).matcher()
+    matcher = compiler.compile(SequenceExpr((TextLiteral("<call>x"),))).new_matcher()
     assert allowed(matcher) == {257}
     assert accepts(matcher, [257, ord("x")])
 
 
 def test_a_choice_never_means_a_special_token(compiler):
-    matcher = compiler.compile(StructuredOutputs(choice=("<call>", "<eos>"))).matcher()
+    matcher = compiler.compile(StructuredOutputs(choice=("<call>", "<eos>"))).new_matcher()
     assert allowed(matcher) == {ord("<")}
     assert accepts(matcher, "<call>") and matcher.consume_tokens(list(b"<call>")) and allowed(matcher) == {EOS}
 
 
 def test_a_tokenizer_without_bytes_is_refused():
-    compiler = Compiler(Vocabulary(None, {}, [0], 10))
+    compiler = GrammarCompiler(GrammarTokenizer(None, {}, [0], 10))
     with pytest.raises(Unsupported, match="bytes of their own"):
         compiler.compile(StructuredOutputs(json_object=True))
 
@@ -80,7 +80,7 @@ def regex(number):
 
 
 def test_the_oldest_in_use_is_forgotten_first():
-    compiler = Compiler(bytes_vocabulary(), cache_entries=2)
+    compiler = GrammarCompiler(byte_tokenizer(), cache_entries=2)
     try:
         first, second = compiler.compile(regex(1)), compiler.compile(regex(2))
         assert compiler.compile(regex(1)) is first
@@ -92,10 +92,10 @@ def test_the_oldest_in_use_is_forgotten_first():
 
 
 def test_what_is_kept_is_bounded_in_bytes():
-    one = Compiler(bytes_vocabulary())
+    one = GrammarCompiler(byte_tokenizer())
     size = one.compile(regex(1)).num_bytes
     one.close()
-    compiler = Compiler(bytes_vocabulary(), cache_bytes=3 * size)
+    compiler = GrammarCompiler(byte_tokenizer(), cache_bytes=3 * size)
     try:
         kept = [compiler.compile(regex(number)) for number in range(1, 11)]
         assert compiler.compile(regex(10)) is kept[-1]
@@ -105,9 +105,9 @@ def test_what_is_kept_is_bounded_in_bytes():
 
 
 def test_a_helper_knows_no_array_and_no_model():
-    pool = HelperPool(("jaxserve.structured.checking",))
+    pool = WorkerPool(("jaxserve.structured.sandboxed_compile",))
     try:
-        modules = pool.run("tests.helpers.tasks:loaded", None, Limits(30.0))
+        modules = pool.run("tests.workers.tasks:loaded", None, TaskLimits(30.0))
     finally:
         pool.close()
     assert {name.split(".")[0] for name in modules}.isdisjoint({"jax", "flax", "numpy", "transformers", "server"})
@@ -115,7 +115,7 @@ def test_a_helper_knows_no_array_and_no_model():
 
 
 def test_a_closed_compiler_still_knows_what_it_compiled():
-    compiler = Compiler(bytes_vocabulary())
+    compiler = GrammarCompiler(byte_tokenizer())
     grammar = compiler.compile(regex(1))
     compiler.close()
     compiler.close()

@@ -7,12 +7,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxserve.structured.annotations import unenforced_formats
-from jaxserve.structured.compiler import Compiler
-from jaxserve.structured.formats import string_keywords
-from jaxserve.structured.shapes import Either, Literal, Parameters, Schema, Sequence, Whitespace
+from jaxserve.structured.compiler import GrammarCompiler
+from jaxserve.structured.formats import format_keywords
+from jaxserve.structured.grammar_expr import (
+    JsonSchema,
+    JsonWhitespace,
+    OrExpr,
+    SequenceExpr,
+    TaggedArguments,
+    TextLiteral,
+)
+from jaxserve.structured.unenforced_formats import find_unenforced_formats
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import accepts, bytes_vocabulary, matcher_of
+from tests.structured.byte_tokenizer import accepts, byte_tokenizer, matcher_of
 
 ID, OTHER_ID = "3b241101-e2bb-4255-8caf-4136c566a962", "3b241101-e2bb-1255-8caf-4136c566a962"
 # format → (texts of it, texts that are none)
@@ -46,7 +53,7 @@ PAIRS = [
 
 
 def matcher_for(schema):
-    return matcher_of(Schema(json.dumps(schema), Whitespace(compact=True)))
+    return matcher_of(JsonSchema(json.dumps(schema), JsonWhitespace(is_compact=True)))
 
 
 def quoted(text):
@@ -87,7 +94,7 @@ def test_names_of_several_conditions_keep_all_of_them():
 @pytest.mark.parametrize("name", ["binary", "path", "password", "file-path", "json-string", "haiku", "ipv4network"])
 def test_a_format_that_nobody_knows_is_an_annotation(name):
     schema = {"type": "object", "properties": {"a": {"format": name}, "b": {"type": "integer", "format": name}}}
-    assert unenforced_formats(Schema(json.dumps(schema))) == (name,)
+    assert find_unenforced_formats(JsonSchema(json.dumps(schema))) == (name,)
     matcher = matcher_for(schema)
     assert accepts(matcher, '{"a":"\\u0000","b":7}') and not accepts(matcher, '{"b":"7"}')
 
@@ -95,28 +102,33 @@ def test_a_format_that_nobody_knows_is_an_annotation(name):
 def test_the_formats_of_every_schema_that_counts_are_named_once():
     unused = {"$defs": {"unused": {"format": "c"}, "used": {"format": "a"}}, "$ref": "#/$defs/used"}
     data = {"properties": {"format": {"enum": [{"format": "d"}]}}, "additionalProperties": {"format": "b"}}
-    names = Schema(json.dumps({"type": "object", "propertyNames": {"format": "e"}}))
-    calls = Parameters(Schema(json.dumps({"type": "object", "properties": {"x": {"format": "f"}}})), "<", ">", "</>")
-    shape = Either(
-        (Schema(json.dumps(unused)), Sequence((Literal("x"), Schema(json.dumps(data)), names, calls, names)))
+    names = JsonSchema(json.dumps({"type": "object", "propertyNames": {"format": "e"}}))
+    calls = TaggedArguments(
+        JsonSchema(json.dumps({"type": "object", "properties": {"x": {"format": "f"}}})), "<", ">", "</>"
     )
-    assert unenforced_formats(shape) == ("a", "b", "e", "f")
+    shape = OrExpr(
+        (
+            JsonSchema(json.dumps(unused)),
+            SequenceExpr((TextLiteral("x"), JsonSchema(json.dumps(data)), names, calls, names)),
+        )
+    )
+    assert find_unenforced_formats(shape) == ("a", "b", "e", "f")
 
 
 def test_a_format_whose_texts_a_pattern_excludes_is_an_annotation():
     """zod 4.1 writes `format: time` beside a pattern for times without a zone, of which RFC 3339 has none."""
     schema = {"type": "string", "format": "time", "pattern": r"^(?:[01]\d|2[0-3]):[0-5]\d$"}
-    assert unenforced_formats(Schema(json.dumps(schema))) == ("time",)
+    assert find_unenforced_formats(JsonSchema(json.dumps(schema))) == ("time",)
     assert [accepts(matcher_for(schema), quoted(text)) for text in ("23:59", "23:59:59Z")] == [True, False]
 
 
 def test_a_compiled_grammar_knows_its_annotations_and_they_are_logged_once(caplog):
-    compiler = Compiler(bytes_vocabulary())
+    compiler = GrammarCompiler(byte_tokenizer())
     try:
         for schema in ({"format": "haiku"}, {"items": {"format": "haiku"}}, {"format": "ode"}):
             grammar = compiler.compile(StructuredOutputs(json=json.dumps(schema)))
-        assert grammar.unenforced == ("ode",)
-        assert compiler.compile(StructuredOutputs(json='{"format": "date"}')).unenforced == ()
+        assert grammar.unenforced_formats == ("ode",)
+        assert compiler.compile(StructuredOutputs(json='{"format": "date"}')).unenforced_formats == ()
     finally:
         compiler.close()
     assert [re.findall("'(.*?)'", record.getMessage()) for record in caplog.records] == [["haiku"], ["ode"]]
@@ -125,9 +137,9 @@ def test_a_compiled_grammar_knows_its_annotations_and_they_are_logged_once(caplo
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), st.sampled_from(sorted(FORMATS)))
 def test_what_a_formats_pattern_generates_is_of_the_format(data, name):
-    pattern = string_keywords({"format": name})["pattern"]
+    pattern = format_keywords({"format": name})["pattern"]
     text = data.draw(st.from_regex(re.compile(pattern, re.ASCII), fullmatch=True))
-    most = string_keywords({"format": name}).get("maxLength", len(text))
+    most = format_keywords({"format": name}).get("maxLength", len(text))
     assert accepts(matcher_for({"type": "string", "format": name}), quoted(text).replace("\x7f", "\\u007f")) == (
         len(text) <= most and "\0" not in text
     )

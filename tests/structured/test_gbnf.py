@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured import lexemes
-from jaxserve.structured.gbnf import MAX_REPETITIONS, ROOT, read_gbnf
+from jaxserve.structured.gbnf import MAX_REPETITIONS, ROOT, parse_gbnf
 from jaxserve.structured.lexemes import LexemeSplit
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import EOS, accepts, allowed, matcher_of
+from tests.structured.byte_tokenizer import EOS, accepts, allowed, matcher_of
 from tests.structured.gbnf_examples import EXAMPLES, JSON
 from tests.structured.gbnf_oracle import Recognizer
 
@@ -31,7 +31,7 @@ def test_an_example_derives_its_texts_and_no_others(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_answer_may_end_where_a_text_of_the_grammar_ends_and_only_there(name):
     grammar, good, _ = EXAMPLES[name]
-    rules = read_gbnf(grammar)
+    rules = parse_gbnf(grammar)
     for text in (text for text in good if len(text) <= 30):  # the definition takes its time
         place = matcher_for(grammar)
         for end in range(len(text) + 1):
@@ -55,7 +55,7 @@ GRAMMARS = st.builds("root ::= {}\nx ::= {}\ny ::= {}".format, PRODUCTIONS, PROD
 
 def rules_of(grammar):
     try:
-        return read_gbnf(grammar)
+        return parse_gbnf(grammar)
     except InvalidParameter as error:
         assert "derives no finite text" in str(error)
         assume(False)
@@ -78,10 +78,10 @@ def test_a_grammar_accepts_what_it_derives_and_every_beginning_of_it(grammar, al
 
 def test_only_what_cannot_be_lexed_is_cut():
     """A mask of lexemes as long as strings costs 10 to 50 times less than one of single characters."""
-    rules = read_gbnf(JSON)
+    rules = parse_gbnf(JSON)
     split = LexemeSplit(rules, ROOT)
     assert {name for name in rules if split.is_lexeme(rules[name])} == {"text", "number", "blank", "0"}
-    flat = read_gbnf('root ::= [a-z]+ x "a"\nx ::= [a-z]* "b"')
+    flat = parse_gbnf('root ::= [a-z]+ x "a"\nx ::= [a-z]* "b"')
     assert all(LexemeSplit(flat, ROOT).is_lexeme(rule) for rule in flat.values())
 
 

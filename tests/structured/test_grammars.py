@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.shapes import Choice
+from jaxserve.structured.grammar_expr import TextChoice
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import EOS, accepts, allowed, matcher_of
+from tests.structured.byte_tokenizer import EOS, accepts, allowed, matcher_of
 
 
 def judged(asked, *texts):
@@ -110,7 +110,7 @@ CHOICES = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 @settings(deadline=None)
 @given(CHOICES, st.text(st.characters(exclude_categories=["Cs"]), max_size=6))
 def test_a_choice_is_one_of_its_texts_byte_for_byte(texts, other):
-    matcher = matcher_of(Choice(tuple(texts)))
+    matcher = matcher_of(TextChoice(tuple(texts)))
     assert all(accepts(matcher, text) for text in texts)
     assert accepts(matcher, other) == (other in texts)
 
@@ -129,7 +129,7 @@ def test_half_a_character_is_no_text(asked):
 
 def test_twenty_thousand_choices_are_no_trouble():
     texts = tuple(f"choice {number * 7919 % 20011}" for number in range(20_000))
-    matcher = matcher_of(Choice(texts))
+    matcher = matcher_of(TextChoice(texts))
     assert all(accepts(matcher, text) for text in texts[::1000]) and not accepts(matcher, "choice 99999")
 
 

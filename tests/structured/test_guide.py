@@ -112,7 +112,7 @@ def test_a_stop_token_without_which_the_grammar_cannot_end_leaves_nothing():
 
 @pytest.mark.parametrize("text", ["ab", "12"])
 def test_what_goes_on_is_free_when_nothing_else_of_the_grammar_is_possible(text):
-    one = guide(regex("ab|12(34)?", VOCAB, ENDS), goes_on=True)
+    one = guide(regex("ab|12(34)?", VOCAB, ENDS), continues_after_grammar=True)
     after(one, *spell(text))
     if text == "ab":
         assert one.mask() is None and one.is_over
@@ -145,7 +145,7 @@ def test_masks_are_nobody_elses():
 
 class TestThinking:
     def test_all_but_an_end_is_allowed_until_it_ends_and_then_the_grammar(self):
-        one = after(guide(regex("ab", VOCAB, ENDS), thinking=THINKING), 7, 99, 150)
+        one = after(guide(regex("ab", VOCAB, ENDS), reasoning_state=THINKING), 7, 99, 150)
         assert ids(one.mask()) == set(range(VOCAB)) - set(ENDS) and not one.is_over
         assert ids(after(one, 10).mask()) == {*spell("a"), TOKENS.index(b"ab")}
 
@@ -153,7 +153,7 @@ class TestThinking:
     @pytest.mark.parametrize("has_grammar", [False, True])
     def test_a_budget_is_so_many_tokens_and_then_the_end_is_forced(self, budget, has_grammar):
         grammar = regex("ab", VOCAB, ENDS) if has_grammar else None
-        one = guide(grammar, thinking=THINKING, budget=budget, end_of_thinking=(40, 10, 33))
+        one = guide(grammar, reasoning_state=THINKING, thinking_budget=budget, reasoning_end_ids=(40, 10, 33))
         for token in range(50, 50 + budget):
             assert ids(one.mask()) == (set(range(VOCAB)) - set(ENDS) if has_grammar else None)
             one.accept(token)
@@ -164,13 +164,13 @@ class TestThinking:
         assert one.is_over is not has_grammar
 
     def test_who_ends_before_the_budget_is_forced_to_nothing(self):
-        one = after(guide(thinking=THINKING, budget=3, end_of_thinking=(10,)), 50, 51, 10)
+        one = after(guide(reasoning_state=THINKING, thinking_budget=3, reasoning_end_ids=(10,)), 50, 51, 10)
         assert one.is_over and one.mask() is None
 
     @pytest.mark.parametrize("budget", [0, 2])
     def test_what_comes_before_the_reasoning_is_not_counted(self, budget):
         thinking = UntilToken(frozenset([10]), frozenset([20]))
-        one = after(guide(thinking=thinking, budget=budget, end_of_thinking=(10,)), 50, 51, 52, 20)
+        one = after(guide(reasoning_state=thinking, thinking_budget=budget, reasoning_end_ids=(10,)), 50, 51, 52, 20)
         for token in range(60, 60 + budget):
             assert one.mask() is None
             one.accept(token)
@@ -178,12 +178,14 @@ class TestThinking:
         assert after(one, 10).is_over
 
     def test_who_begins_no_reasoning_has_no_budget_to_keep_to(self):
-        one = guide(thinking=UntilToken(frozenset([10]), frozenset([20])), budget=0, end_of_thinking=(10,))
+        one = guide(
+            reasoning_state=UntilToken(frozenset([10]), frozenset([20])), thinking_budget=0, reasoning_end_ids=(10,)
+        )
         assert after(one, *range(50, 90)).mask() is None
         assert after(one, 10).is_over
 
     def test_a_copy_has_its_own_budget(self):
-        one = after(guide(thinking=THINKING, budget=2, end_of_thinking=(10,)), 50)
+        one = after(guide(reasoning_state=THINKING, thinking_budget=2, reasoning_end_ids=(10,)), 50)
         other = one.copy()
         one.accept(51)
         assert ids(one.mask()) == {10} and other.mask() is None
@@ -208,8 +210,8 @@ def test_a_token_that_the_grammar_does_not_know_is_an_error_and_nothing_is_allow
 
 def test_a_grammar_that_was_broken_from_the_start_is_an_error_too():
     class Broken:
-        def matcher(self):
-            one = regex("ab", VOCAB, ENDS).matcher()
+        def new_matcher(self):
+            one = regex("ab", VOCAB, ENDS).new_matcher()
             one.consume_token(1)
             return one
 
@@ -230,7 +232,7 @@ class SmallLexer:
         limits = LLParserLimits(max_lexer_states=200, precompute_large_lexemes=False)
         return LLMatcher(tokenizer(VOCAB, ENDS), grammar, log_level=0, limits=limits)
 
-    def matcher(self, *, with_new_lexer=False):
+    def new_matcher(self, *, with_new_lexer=False):
         self._first = self._make() if with_new_lexer else self._first
         return self._first.deep_copy()
 

@@ -8,11 +8,11 @@ import random
 import pytest
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.helpers.pool import MIB
-from jaxserve.structured.compiler import Compiler
+from jaxserve.structured.compiler import GrammarCompiler
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import EOS, accepts, allowed, bytes_vocabulary
-from tests.structured.hostile import HOSTILE
+from jaxserve.workers.pool import MIB
+from tests.structured.byte_tokenizer import EOS, accepts, allowed, byte_tokenizer
+from tests.structured.hostile_inputs import HOSTILE
 
 HELD_TO_REFUSE = {
     "regex with many parentheses",
@@ -34,7 +34,7 @@ HELD_TO_SERVE |= {"structural tag 70 levels deep", "gbnf that is ambiguous", "sc
 
 @pytest.fixture(scope="module")
 def compiler():
-    compiler = Compiler(bytes_vocabulary(), timeout_s=2.0, memory_bytes=512 * MIB)
+    compiler = GrammarCompiler(byte_tokenizer(), timeout_s=2.0, memory_bytes=512 * MIB)
     yield compiler
     compiler.close()
 
@@ -49,8 +49,8 @@ def test_it_is_answered(compiler, name):
         assert name not in HELD_TO_SERVE, str(error)
     else:
         assert name not in HELD_TO_REFUSE
-        follow(grammar.matcher())
-    matcher = compiler.compile(StructuredOutputs(regex=f"[{len(name)}]+")).matcher()
+        follow(grammar.new_matcher())
+    matcher = compiler.compile(StructuredOutputs(regex=f"[{len(name)}]+")).new_matcher()
     assert not accepts(matcher, "x")
 
 
@@ -68,19 +68,19 @@ def follow(matcher):
 
 
 def test_a_helper_that_is_killed_is_a_refusal_of_this_grammar_alone():
-    compiler = Compiler(bytes_vocabulary(), timeout_s=2.0)
+    compiler = GrammarCompiler(byte_tokenizer(), timeout_s=2.0)
     try:
         for _ in range(2):
             with pytest.raises(InvalidParameter, match="too complex a grammar: it "):
                 compiler.compile(HOSTILE["schema of 5^20 options"])
         assert compiler.num_restarts == 1  # the second time it is known
-        assert accepts(compiler.compile(StructuredOutputs(regex="a+")).matcher(), "aa")
+        assert accepts(compiler.compile(StructuredOutputs(regex="a+")).new_matcher(), "aa")
     finally:
         compiler.close()
 
 
 def test_memory_is_limited():
-    compiler = Compiler(bytes_vocabulary(), timeout_s=20.0, memory_bytes=64 * MIB)
+    compiler = GrammarCompiler(byte_tokenizer(), timeout_s=20.0, memory_bytes=64 * MIB)
     try:
         with pytest.raises(InvalidParameter, match="too complex a grammar"):
             compiler.compile(StructuredOutputs(choice=tuple("x" * (i << 16) for i in range(16))))

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.lookaheads import without_lookahead
-from jaxserve.structured.patterns import checked_pattern, finds
-from jaxserve.structured.shapes import Schema
-from tests.structured.bytes_vocabulary import accepts, matcher_of
+from jaxserve.structured.grammar_expr import JsonSchema
+from jaxserve.structured.lookaheads import remove_lookahead
+from jaxserve.structured.patterns import is_found, translate_pattern
+from tests.structured.byte_tokenizer import accepts, matcher_of
 
 LABEL = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 OTHER_LABEL = "[a-zA-Z0-9](?:[-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?"
@@ -48,29 +48,29 @@ def test_a_librarys_pattern_is_found_where_re_finds_it(data, pattern, is_changed
     if is_changed:
         start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(text))] * 2)))
         text = text[:start] + data.draw(st.text(CHARS, max_size=2)) + text[end if end - start < 4 else start :]
-    found = all(finds(checked_pattern(part), text) for part in without_lookahead(pattern))
-    assert found == (meant.search(text) is not None), (text, without_lookahead(pattern))
+    found = all(is_found(translate_pattern(part), text) for part in remove_lookahead(pattern))
+    assert found == (meant.search(text) is not None), (text, remove_lookahead(pattern))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_schema_may_have_it(pattern):
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]}
-    matcher = matcher_of(Schema(json.dumps(schema)))
+    matcher = matcher_of(JsonSchema(json.dumps(schema)))
     assert not accepts(matcher, '{"a": "."}')
 
 
 def test_a_key_may_match_what_has_one_equivalent():
     schema = {"type": "object", "patternProperties": {ZOD_DURATION: {}}, "additionalProperties": False}
-    matcher = matcher_of(Schema(json.dumps(schema)))
+    matcher = matcher_of(JsonSchema(json.dumps(schema)))
     assert [accepts(matcher, text) for text in ('{"P1D": 1}', '{"P": 1}')] == [True, False]
 
 
 @pytest.mark.parametrize("pattern", ["^(?=a)b|c", "(?=a)b", "^(?!a)b", "^a(?=b)", "^(?<=a)b", "^(?=a", r"^(?=a)(?!b)c"])
 def test_any_other_look_around_is_refused_by_name(pattern):
     with pytest.raises(InvalidParameter, match=r"'pattern' at #.*(look-around|unclosed group)"):
-        matcher_of(Schema(json.dumps({"type": "string", "pattern": pattern})))
+        matcher_of(JsonSchema(json.dumps({"type": "string", "pattern": pattern})))
 
 
 def test_patterns_without_look_ahead_stay_as_they_are():
     for pattern in ("^a$", r"\(?=a", "", "^(?:a|b)"):
-        assert without_lookahead(pattern) == (pattern,)
+        assert remove_lookahead(pattern) == (pattern,)

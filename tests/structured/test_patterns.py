@@ -7,10 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.patterns import MAX_BYTES, checked_pattern, finds, literal, whitespace_pattern
-from jaxserve.structured.shapes import Regex
+from jaxserve.structured.grammar_expr import Regex
+from jaxserve.structured.patterns import (
+    MAX_BYTES,
+    escape_pattern,
+    is_found,
+    translate_pattern,
+    translate_whitespace_pattern,
+)
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import EOS, accepts, allowed, matcher_of
+from tests.structured.byte_tokenizer import EOS, accepts, allowed, matcher_of
 
 CHARS = 'ab1 -_^]\\"&~[/é\n'
 TEXTS = st.text(CHARS, max_size=4)
@@ -40,7 +46,7 @@ def strict(pattern):
 @settings(deadline=None)
 @given(PATTERNS, TEXTS)
 def test_a_pattern_of_a_schema_is_searched_for(pattern, text):
-    assert finds(checked_pattern(pattern), text) == (strict(pattern).search(text) is not None)
+    assert is_found(translate_pattern(pattern), text) == (strict(pattern).search(text) is not None)
 
 
 @settings(deadline=None)
@@ -59,7 +65,7 @@ def test_a_literal_finds_itself(text):
     except UnicodeEncodeError:
         return
     if "\0" not in text:
-        assert finds(checked_pattern(f"^{literal(text)}$"), text)
+        assert is_found(translate_pattern(f"^{escape_pattern(text)}$"), text)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,7 @@ def test_an_empty_regex_ends_at_once():
 
 
 def test_whitespace_means_json_whitespace():
-    assert whitespace_pattern(r"\s{0,3}") and whitespace_pattern("[ \t]*|\n")
+    assert translate_whitespace_pattern(r"\s{0,3}") and translate_whitespace_pattern("[ \t]*|\n")
     for pattern in ("\\S", "\x0b", "a?", "\u2028"):
         with pytest.raises(InvalidParameter, match="no whitespace in JSON"):
-            whitespace_pattern(pattern)
+            translate_whitespace_pattern(pattern)

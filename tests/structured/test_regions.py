@@ -5,9 +5,9 @@ import json
 import pytest
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.patterns import may_continue_with
+from jaxserve.structured.patterns import can_continue_with
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import accepts, ids_of, matcher_of
+from tests.structured.byte_tokenizer import accepts, ids_of, matcher_of
 
 
 def tag(content, end):
@@ -65,4 +65,4 @@ def test_a_grammar_that_could_swallow_its_end_is_refused(text):
     ],
 )
 def test_whether_a_regex_may_go_on(pattern, char, may):
-    assert may_continue_with(pattern, char) is may
+    assert can_continue_with(pattern, char) is may

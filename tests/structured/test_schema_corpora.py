@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.annotations import unenforced_formats
-from jaxserve.structured.keywords import ENFORCED, SAYS_NOTHING
-from jaxserve.structured.shapes import Schema, Whitespace
+from jaxserve.structured.grammar_expr import JsonSchema, JsonWhitespace
+from jaxserve.structured.schema_keywords import ENFORCED_KEYWORDS, HAS_NO_EFFECT
+from jaxserve.structured.unenforced_formats import find_unenforced_formats
 from tests.structured import corpora
-from tests.structured.bytes_vocabulary import accepts, matcher_of
+from tests.structured.byte_tokenizer import accepts, matcher_of
 
 pytestmark = pytest.mark.assets
 
-KEYWORDS = {*ENFORCED, *SAYS_NOTHING}
+KEYWORDS = {*ENFORCED_KEYWORDS, *HAS_NO_EFFECT}
 
 # (enforced, refused), then instances (accepted as valid, refused as invalid, narrowed away, accepted as of anyOf)
 COUNTS = {
@@ -62,14 +62,14 @@ def test_what_is_accepted_is_valid(folder, record_property):
     schemas, instances, refusals = Counter(), Counter(), Counter()
     wrong = []
     for file, case in corpora.suite(folder):
-        schema = Schema(json.dumps(case["schema"]), Whitespace(compact=True))
+        schema = JsonSchema(json.dumps(case["schema"]), JsonWhitespace(is_compact=True))
         try:
             matcher = matcher_of(schema)
         except InvalidParameter as error:
             schemas["refused"] += 1
             refusals[keyword_of(error)] += 1
             continue
-        if unenforced_formats(schema):  # which the reply names
+        if find_unenforced_formats(schema):  # which the reply names
             schemas["annotated"] += 1
             continue
         schemas["enforced"] += 1
@@ -99,7 +99,7 @@ def test_large_schemas_are_enforced_or_refused_by_name():
     enforced, refused = [], {}
     for name, text in corpora.large().items():
         try:
-            matcher_of(Schema(text))
+            matcher_of(JsonSchema(text))
             enforced.append(name)
         except InvalidParameter as error:
             refused[name] = "size" if "larger than" in str(error) else keyword_of(error)

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxserve.errors import InvalidParameter
-from tests.structured.walks import matcher_of, walk
+from tests.structured.random_walks import matcher_of, walk
 
 NAMES = st.sampled_from(["a", "b", "ab", "é", "a b", "/"])
 PATTERNS = st.sampled_from(

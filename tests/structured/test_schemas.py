@@ -5,16 +5,16 @@ import json
 import pytest
 
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.shapes import Schema, Whitespace
+from jaxserve.structured.grammar_expr import JsonSchema, JsonWhitespace
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import accepts, matcher_of
+from tests.structured.byte_tokenizer import accepts, matcher_of
 
-COMPACT = Whitespace(compact=True)
+COMPACT = JsonWhitespace(is_compact=True)
 
 
 def judged(schema, *values, **how):
     """For each value, or text of one, whether it is accepted."""
-    matcher = matcher_of(Schema(json.dumps(schema), COMPACT, **how))
+    matcher = matcher_of(JsonSchema(json.dumps(schema), COMPACT, **how))
     texts = [value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for value in values]
     return [accepts(matcher, text) for text in texts]
 

@@ -6,7 +6,7 @@ import pytest
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured_outputs import StructuredOutputs
-from tests.structured.bytes_vocabulary import accepts, ids_of, matcher_of
+from tests.structured.byte_tokenizer import accepts, ids_of, matcher_of
 
 NUMBER = {"type": "json_schema", "json_schema": {"type": "object", "properties": {"n": {"type": "integer"}}}}
 ADD = {"type": "tag", "begin": "<f=add>", "content": NUMBER, "end": "</f>"}

@@ -4,7 +4,7 @@ import random
 
 from llguidance import LLMatcher
 
-from tests.structured.bytes_vocabulary import EOS, allowed
+from tests.structured.byte_tokenizer import EOS, allowed
 
 CLOSING = '"}])<|,;0O\n'
 

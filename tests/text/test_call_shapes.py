@@ -7,10 +7,10 @@ import jsonschema
 import pytest
 
 from jaxserve.chat_output_spec import NamedTool
-from jaxserve.structured.compiler import Compiler
+from jaxserve.structured.compiler import GrammarCompiler
 from jaxserve.text.call_formats.format import functions
 from jaxserve.text.dialects import TOOL_PARSERS
-from tests.structured.bytes_vocabulary import accepts, bytes_vocabulary
+from tests.structured.byte_tokenizer import accepts, byte_tokenizer
 from tests.text.call_writers import WRITERS
 from tests.text.grammar_walks import walk
 from tests.text.reading import answer_format, dialect, read, tool
@@ -33,7 +33,7 @@ GENERIC = "generic"
 
 @pytest.fixture(scope="module")
 def compiler():
-    compiler = Compiler(bytes_vocabulary())
+    compiler = GrammarCompiler(byte_tokenizer())
     yield compiler
     compiler.close()
 
@@ -58,7 +58,7 @@ def check(calls):
 def test_required_calls_are_calls(compiler, name, parallel):
     fields = {"tools": STRICT, "tool_choice": "required", "parallel_tool_calls": parallel}
     grammar = compiled(compiler, name, tool_choice="required", parallel_tool_calls=parallel)
-    answers = [answer for seed in range(12) if (answer := walk(grammar.matcher(), random.Random(seed)))]
+    answers = [answer for seed in range(12) if (answer := walk(grammar.new_matcher(), random.Random(seed)))]
     assert len(answers) >= 8
     numbers = set()
     for answer in answers:
@@ -74,7 +74,7 @@ def test_required_calls_are_calls(compiler, name, parallel):
 def test_a_named_function_is_called_once(compiler, name):
     choice = NamedTool("get_weather")
     grammar = compiled(compiler, name, tool_choice=choice)
-    answers = [answer for seed in range(8) if (answer := walk(grammar.matcher(), random.Random(seed)))]
+    answers = [answer for seed in range(8) if (answer := walk(grammar.new_matcher(), random.Random(seed)))]
     assert len(answers) >= 6
     for answer in answers:
         told = read(bound(name), answer, tools=STRICT, tool_choice=choice)
@@ -87,14 +87,14 @@ def test_with_strict_functions_an_answer_is_free_but_inside_their_calls(compiler
     grammar = compiled(compiler, name, tool_choice="auto")
     header = "<|channel|>final<|message|>" if name == "openai" else ""
     for text in ("Hello.", "\n Hello", "Is 3 < 4? {x} [y]"):
-        assert accepts(grammar.matcher(), header + text)
+        assert accepts(grammar.new_matcher(), header + text)
     call = WRITERS[name]([("get_weather", {"city": "Rome", "hourly": True})])
     wrong = WRITERS[name]([("get_weather", {"city": "Bonn", "hourly": True})])
     if name in SAME_SPELLING:
-        assert accepts(grammar.matcher(), call)
-        assert not accepts(grammar.matcher(), wrong)
+        assert accepts(grammar.new_matcher(), call)
+        assert not accepts(grammar.new_matcher(), wrong)
     for seed in range(8):
-        answer = walk(grammar.matcher(), random.Random(seed), 300)
+        answer = walk(grammar.new_matcher(), random.Random(seed), 300)
         if answer is not None:
             check(read(bound(name), answer, tools=STRICT).calls)
 
@@ -110,10 +110,10 @@ def test_other_functions_keep_free_arguments_beside_strict_ones(compiler):
     tools = (STRICT[0], tool("search", query={"type": "string"}))
     grammar = compiler.compile(dialect("hermes").shape(answer_format(tools=tools)))
     call = '<tool_call>\n{{"name": "{}", "arguments": {}}}\n</tool_call>'
-    assert accepts(grammar.matcher(), call.format("search", '{"anything": [1]}'))
-    assert accepts(grammar.matcher(), call.format("now", "{}"))
-    assert not accepts(grammar.matcher(), call.format("now", '{"anything": [1]}'))
-    assert not accepts(grammar.matcher(), call.format("other", "{}"))
+    assert accepts(grammar.new_matcher(), call.format("search", '{"anything": [1]}'))
+    assert accepts(grammar.new_matcher(), call.format("now", "{}"))
+    assert not accepts(grammar.new_matcher(), call.format("now", '{"anything": [1]}'))
+    assert not accepts(grammar.new_matcher(), call.format("other", "{}"))
 
 
 def test_a_free_answer_has_no_shape():
@@ -132,7 +132,7 @@ def test_a_string_is_free_up_to_its_end(compiler, name):
     answer = WRITERS[name]([("write", {"text": text})]).rstrip()
     if name == "pythonic":
         answer = f"[write(text={json.dumps(text)})]"
-    assert accepts(grammar.matcher(), answer)
+    assert accepts(grammar.new_matcher(), answer)
     told = read(dialect(name), answer, tools=tools, tool_choice=choice)
     assert json.loads(told.calls[0][1]) == {"text": text}
 
@@ -146,5 +146,6 @@ def test_names_are_those_that_were_declared():
 def test_a_strict_function_is_held_behind_the_other_openers_of_unmarked_calls_as_well(compiler, name):
     grammar = compiled(compiler, name, tool_choice="auto")
     for opener in filter(None, TOOL_PARSERS[name].open):
-        assert not accepts(grammar.matcher(), f"{opener}[1]") and not accepts(grammar.matcher(), f"So: {opener}[1]")
-    assert accepts(grammar.matcher(), "So: [1] < 2") and accepts(grammar.matcher(), "")
+        assert not accepts(grammar.new_matcher(), f"{opener}[1]")
+        assert not accepts(grammar.new_matcher(), f"So: {opener}[1]")
+    assert accepts(grammar.new_matcher(), "So: [1] < 2") and accepts(grammar.new_matcher(), "")

@@ -10,7 +10,7 @@ from jaxserve.chat_output_spec import NamedTool
 from jaxserve.errors import InvalidParameter
 from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.dialects import TOOL_PARSERS
-from tests.structured.bytes_vocabulary import matcher_of
+from tests.structured.byte_tokenizer import matcher_of
 from tests.text.call_writers import WRITERS
 from tests.text.grammar_walks import walk
 from tests.text.reading import answer_format, dialect, read, tool

@@ -5,9 +5,9 @@ import random
 import pytest
 
 from jaxserve.chat_output_spec import NamedTool
-from jaxserve.structured.compiler import Compiler
+from jaxserve.structured.compiler import GrammarCompiler
 from jaxserve.text.dialects import TOOL_PARSERS
-from tests.structured.bytes_vocabulary import accepts, bytes_vocabulary
+from tests.structured.byte_tokenizer import accepts, byte_tokenizer
 from tests.text.call_writers import WRITERS
 from tests.text.grammar_walks import walk
 from tests.text.reading import answer_format, dialect, read
@@ -27,7 +27,7 @@ def bound(name):
 
 @pytest.fixture(scope="module")
 def compiler():
-    compiler = Compiler(bytes_vocabulary())
+    compiler = GrammarCompiler(byte_tokenizer())
     yield compiler
     compiler.close()
 
@@ -39,7 +39,7 @@ def test_a_forced_call_has_exactly_an_empty_object_and_ends_there(compiler, name
         fields = {"tools": tools(said), "tool_choice": choice, "parallel_tool_calls": False}
         grammar = compiler.compile(bound(name).shape(answer_format(**fields)))
         for seed in range(3):
-            answer = walk(grammar.matcher(), random.Random(seed), 200)
+            answer = walk(grammar.new_matcher(), random.Random(seed), 200)
             assert answer is not None
             assert read(bound(name), answer, **fields).calls == (("now", "{}"),)
 
@@ -47,16 +47,16 @@ def test_a_forced_call_has_exactly_an_empty_object_and_ends_there(compiler, name
 @pytest.mark.parametrize("name", PARSERS)
 def test_a_strict_function_without_parameters_takes_none_where_the_model_may_choose(compiler, name):
     grammar = compiler.compile(bound(name).shape(answer_format(tools=tools({}, strict=True))))
-    calls = [walk(grammar.matcher(), random.Random(seed), 300) for seed in range(10)]
+    calls = [walk(grammar.new_matcher(), random.Random(seed), 300) for seed in range(10)]
     for told in (read(bound(name), answer, tools=tools({})).calls for answer in calls if answer):
         assert all(arguments == "{}" for _, arguments in told)
-    assert not accepts(grammar.matcher(), WRITERS[name]([("now", {"zone": "UTC"})]).rstrip())
+    assert not accepts(grammar.new_matcher(), WRITERS[name]([("now", {"zone": "UTC"})]).rstrip())
 
 
 @pytest.mark.parametrize("name", ["hermes", "deepseek_v31", "openai", GENERIC])
 def test_an_object_that_declares_nothing_stays_any_object(compiler, name):
     fields = {"tools": tools({"parameters": {"type": "object"}}), "tool_choice": NamedTool("now")}
     grammar = compiler.compile(bound(name).shape(answer_format(**fields)))
-    answers = [walk(grammar.matcher(), random.Random(seed)) for seed in range(20)]
+    answers = [walk(grammar.new_matcher(), random.Random(seed)) for seed in range(20)]
     found = {arguments for answer in answers if answer for _, arguments in read(bound(name), answer, **fields).calls}
     assert len(found) > 1

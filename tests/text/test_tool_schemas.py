@@ -5,11 +5,11 @@ import json
 import pytest
 
 from jaxserve.config import EngineConfig
-from jaxserve.structured.shapes import Schema
+from jaxserve.structured.grammar_expr import JsonSchema
 from jaxserve.text.call_formats.format import functions
 from jaxserve.text.prompts import Prompts
 from jaxserve.text.tool_schemas import without_null_keywords
-from tests.structured.bytes_vocabulary import accepts, matcher_of
+from tests.structured.byte_tokenizer import accepts, matcher_of
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
 NULLS = {"required": None, "properties": None}
@@ -42,7 +42,7 @@ def test_what_is_no_tool_is_left_alone():
 
 def test_a_grammar_and_a_template_see_the_schema_without_them():
     [function] = functions(tools({"type": "object", "properties": {"a": {"type": "object", **NULLS}}})).values()
-    assert isinstance(function.arguments, Schema)
+    assert isinstance(function.arguments, JsonSchema)
     assert accepts(matcher_of(function.arguments), '{"a": {"b": 1}}')
     template = "{{ tools[0].function.parameters | tojson }}"
     prompts = Prompts(EngineConfig(max_model_len=500, chat_template=template), make(byte_level_backend()))

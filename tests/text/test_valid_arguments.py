@@ -11,9 +11,9 @@ from llguidance import LLMatcher
 
 from jaxserve.chat_output_spec import NamedTool
 from jaxserve.errors import InvalidParameter
-from jaxserve.structured.checking import LIMITS, checked
+from jaxserve.structured.sandboxed_compile import PARSER_LIMITS, write_valid_grammar
 from jaxserve.text.dialects import TOOL_PARSERS
-from tests.structured.bytes_vocabulary import SPECIAL_TOKENS, accepts, bytes_vocabulary
+from tests.structured.byte_tokenizer import SPECIAL_TOKENS, accepts, byte_tokenizer
 from tests.structured.test_schema_walks import CHECKED, COUNTS, NAMES, PATTERNS, SCHEMAS
 from tests.text.grammar_walks import walk
 from tests.text.reading import answer_format, dialect, random_pieces, read
@@ -55,10 +55,10 @@ def answers(name, parameters, choice, num=3):
     """Calls of random answers; None where the schema is refused."""
     fields = {"tools": tools(parameters), "tool_choice": choice, "parallel_tool_calls": False}
     try:
-        text = checked(dialect(name).shape(answer_format(**fields)), SPECIAL_TOKENS, "tools")
+        text = write_valid_grammar(dialect(name).shape(answer_format(**fields)), SPECIAL_TOKENS, "tools")
     except InvalidParameter:
         return
-    matcher = LLMatcher(bytes_vocabulary().tokenizer(), text, log_level=0, limits=LIMITS)
+    matcher = LLMatcher(byte_tokenizer().get_ll_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
     if matcher.is_error():  # too hard a condition, which is refused as well
         return
     for seed in range(num):
@@ -111,5 +111,5 @@ def test_what_stands_behind_the_root_or_a_reference_is_enforced(name, root):
 def test_what_cannot_be_enforced_is_refused_by_name(name):
     parameters = {"properties": {"a": {"type": "string", "not": {"const": "x"}}}}
     with pytest.raises(InvalidParameter, match="'not' at #/properties/a") as caught:
-        checked(dialect(name).shape(answer_format(tools=tools(parameters))), SPECIAL_TOKENS, "tools")
+        write_valid_grammar(dialect(name).shape(answer_format(tools=tools(parameters))), SPECIAL_TOKENS, "tools")
     assert caught.value.param == "tools.0.function.parameters"

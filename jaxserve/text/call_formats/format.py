@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from jaxserve.exact_json import dump_exact_json
-from jaxserve.structured.parameters import read_arguments
-from jaxserve.structured.shapes import Literal, Schema, Shape
-from jaxserve.structured.shapes import Sequence as InOrder
-from jaxserve.structured.values import STRING, Value
+from jaxserve.structured.grammar_expr import GrammarExpr, JsonSchema, TextLiteral
+from jaxserve.structured.grammar_expr import SequenceExpr as InOrder
+from jaxserve.structured.parameter_schema import parse_parameters_leniently
+from jaxserve.structured.unquoted_values import STRING_VALUE, UnquotedValue
 from jaxserve.text.markers import NAME, Reading, Tape
 from jaxserve.text.tool_schemas import without_null_keywords
 
@@ -44,25 +44,25 @@ class Function:
     param: str = "tools"
 
     @property
-    def arguments(self) -> Shape:
+    def arguments(self) -> GrammarExpr:
         """The JSON object of its arguments."""
-        return Literal("{}") if self.enforced and self.parameters == NO_PARAMETERS else self.schema
+        return TextLiteral("{}") if self.enforced and self.parameters == NO_PARAMETERS else self.schema
 
     @property
-    def schema(self) -> Schema:
+    def schema(self) -> JsonSchema:
         """What its arguments must be valid under."""
-        return Schema(ANY_OBJECT if not self.enforced else self._json, is_object=True, param=self.param)
+        return JsonSchema(ANY_OBJECT if not self.enforced else self._json, is_object=True, param=self.param)
 
-    def value(self, parameter: str) -> Value:
+    def value(self, parameter: str) -> UnquotedValue:
         """How the text of a parameter is read; a string where its schema says nothing of it."""
-        arguments = read_arguments(self._json)
-        return STRING if arguments is None else arguments.value(parameter)
+        arguments = parse_parameters_leniently(self._json)
+        return STRING_VALUE if arguments is None else arguments.value(parameter)
 
     @property
     def declared(self) -> list[str]:
         """The names of its parameters."""
-        arguments = read_arguments(self._json)
-        return [] if arguments is None else arguments.names
+        arguments = parse_parameters_leniently(self._json)
+        return [] if arguments is None else arguments.declared_names
 
     @cached_property
     def _json(self) -> str:
@@ -98,7 +98,7 @@ class CallFormat(Protocol):
         """Takes what comes after `begin`: one call, or a list of them. Malformed when it is none."""
         ...
 
-    def shape(self, function: Function) -> Shape:
+    def shape(self, function: Function) -> GrammarExpr:
         """A call of this function, `begin` included."""
         ...
 
@@ -112,6 +112,6 @@ def is_plain_name(name: str) -> bool:
     return NAME.fullmatch(name) is not None and name != ""
 
 
-def in_order(*items: Shape | str) -> Shape:
+def in_order(*items: GrammarExpr | str) -> GrammarExpr:
     """Shapes and plain texts, one after the other."""
-    return InOrder(tuple(Literal(item) if isinstance(item, str) else item for item in items if item != ""))
+    return InOrder(tuple(TextLiteral(item) if isinstance(item, str) else item for item in items if item != ""))

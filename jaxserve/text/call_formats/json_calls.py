@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from jaxserve.structured.shapes import Shape
+from jaxserve.structured.grammar_expr import GrammarExpr
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
 from jaxserve.text.json_tape import encodable, json_string, json_text, parsed
 from jaxserve.text.markers import Emit, Malformed, Reading, Tape, ignore
@@ -68,7 +68,7 @@ class JsonCalls:
     def reads_name(self, name: str) -> bool:
         return name != ""
 
-    def shape(self, function: Function) -> Shape:
+    def shape(self, function: Function) -> GrammarExpr:
         name = json.dumps(function.name, ensure_ascii=False)
         return in_order(f'{{"{self.name[0]}": {name}, "{self.arguments[0]}": ', function.arguments, "}")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jaxserve.structured.shapes import LiteralArguments, Shape
+from jaxserve.structured.grammar_expr import GrammarExpr, KeywordArguments
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.json_tape import written
 from jaxserve.text.markers import KEY, Emit, Malformed, Reading, Tape
@@ -119,8 +119,8 @@ class LiteralCalls:
     def reads_name(self, name: str) -> bool:
         return is_plain_name(name) and (name[0].isidentifier() or not self.in_lines)
 
-    def shape(self, function: Function) -> Shape:
+    def shape(self, function: Function) -> GrammarExpr:
         literals = self.literals
         quote = None if literals.is_json else literals.quotes[0]
-        arguments = LiteralArguments(function.schema, self.equals, self.comma, quote, _NAMES)
+        arguments = KeywordArguments(function.schema, self.equals, self.comma, quote, _NAMES)
         return in_order(self.begin + function.name + self.open, arguments, self.close)

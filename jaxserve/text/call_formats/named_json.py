@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from jaxserve.structured.shapes import Regex, Shape
+from jaxserve.structured.grammar_expr import GrammarExpr, Regex
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.call_formats.json_calls import arguments
 from jaxserve.text.markers import Reading, Tape
@@ -42,7 +42,7 @@ class NamedJson:
     def reads_name(self, name: str) -> bool:
         return is_plain_name(name)
 
-    def shape(self, function: Function) -> Shape:
+    def shape(self, function: Function) -> GrammarExpr:
         number = [":", Regex("[0-9]{1,4}")] if self.numbered else []
         name = self.begin + self.prefix + function.name
         return in_order(name, *number, self.name_end, function.arguments, self.end)

@@ -1,11 +1,11 @@
 """Calls as tags: a name, then parameters whose values are plain text. Their types come from the function's schema.
 
-In a grammar, parameters come in the order of the schema. structured/parameters.py reads the schema for both sides.
+In a grammar, parameters come in the order of the schema, which structured/parameter_schema.py reads for both sides.
 """
 
 from dataclasses import dataclass
 
-from jaxserve.structured.shapes import Parameters, Shape
+from jaxserve.structured.grammar_expr import GrammarExpr, TaggedArguments
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.call_formats.tagged_reading import Marks, TaggedReader
 from jaxserve.text.markers import Reading, Tape
@@ -49,14 +49,14 @@ class TaggedCalls:
     def reads_name(self, name: str) -> bool:
         return is_plain_name(name)
 
-    def shape(self, function: Function) -> Shape:
+    def shape(self, function: Function) -> GrammarExpr:
         begin = self.begin + function.name + self.name_end
         return in_order(begin, self._parameters(function), self.end)
 
-    def _parameters(self, function: Function) -> Parameters:
+    def _parameters(self, function: Function) -> TaggedArguments:
         said = ("true", "false") if self.typed else ("", "")
         after_name, after_name_json = (each.join(self.key_end) for each in said)
-        return Parameters(
+        return TaggedArguments(
             function.schema,
             self.key,
             after_name,

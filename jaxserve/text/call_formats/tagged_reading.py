@@ -8,7 +8,7 @@ mark. A value may hold any of these marks otherwise: from one that ends calls on
 
 from dataclasses import dataclass
 
-from jaxserve.structured.values import ANY_JSON, STRING
+from jaxserve.structured.unquoted_values import NON_STRING_VALUE, STRING_VALUE
 from jaxserve.text.call_formats.format import Calls, Function, Functions
 from jaxserve.text.json_tape import encodable, json_text, written
 from jaxserve.text.markers import Emit, Malformed, Reading, Tape, Unfinished
@@ -90,9 +90,9 @@ class TaggedReader:
     def _parameter(self, before: str) -> Reading[None]:
         key, said = yield from self._key()
         self._given.add(key)
-        value = STRING if said == "true" else ANY_JSON if said else self._function.value(key)
+        value = STRING_VALUE if said == "true" else NON_STRING_VALUE if said else self._function.value(key)
         self._calls.write(f"{before}{written(key)}: ")
-        if value.is_text:
+        if value.is_always_string:
             string = _String(self._calls)
             yield from self._value(string.emit)
             string.end()
@@ -105,7 +105,7 @@ class TaggedReader:
             else:
                 yield from self._value(pieces.append)
             text = "".join(pieces).removeprefix("\n").removesuffix("\n")
-            self._calls.write(encodable(value.read(text)))
+            self._calls.write(encodable(value.parse(text)))
 
     def _key(self) -> Reading[tuple[str, str]]:
         """A parameter's name, and what is said of its type. What ends the name may be missing behind a declared one."""

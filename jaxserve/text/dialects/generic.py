@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxserve.structured.shapes import Shape
+from jaxserve.structured.grammar_expr import GrammarExpr
 from jaxserve.text.call_formats.format import Calls, Function, Functions
 from jaxserve.text.call_formats.json_calls import JsonCalls, arguments
 from jaxserve.text.dialect import ToolDialect
@@ -26,7 +26,7 @@ class _BareArguments:
     def reads_name(self, name: str) -> bool:
         return name != ""
 
-    def shape(self, function: Function) -> Shape:
+    def shape(self, function: Function) -> GrammarExpr:
         return function.arguments
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 
 from jaxserve.chat_output_spec import NamedTool, ToolChoice
-from jaxserve.structured.shapes import Either, Repeat, Shape, Text
+from jaxserve.structured.grammar_expr import FreeText, GrammarExpr, OrExpr, RepeatExpr
 from jaxserve.text.answer_reading import Answer, calls_or_content, content_of
 from jaxserve.text.call_formats.format import Function, Functions, in_order
 from jaxserve.text.call_formats.json_calls import arguments
@@ -75,28 +75,28 @@ class HarmonyDialect:
     def reads_name(self, name: str) -> bool:
         return _RECIPIENT.fullmatch("to=" + _FUNCTIONS + name) is not None and name != ""
 
-    def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> Shape:
+    def calls(self, functions: Functions, choice: ToolChoice, parallel: bool) -> GrammarExpr:
         """One call, whose end token ends the answer; with `auto` perhaps content."""
         if isinstance(choice, NamedTool):
             functions = {choice.name: functions[choice.name]}
         is_free = choice == "auto"
         declared = [replace(each, enforced=not is_free or each.strict) for each in functions.values()]
-        calls = Either(tuple(map(self._call_shape, declared)))
-        return Either((calls, self.content(Text()))) if is_free else calls
+        calls = OrExpr(tuple(map(self._call_shape, declared)))
+        return OrExpr((calls, self.content(FreeText()))) if is_free else calls
 
-    def _call_shape(self, function: Function) -> Shape:
+    def _call_shape(self, function: Function) -> GrammarExpr:
         header = f"{self.channel}commentary to={_FUNCTIONS}{function.name} {self.constrain}json{self.message}"
         return in_order(header, function.arguments)
 
-    def content(self, shape: Shape) -> Shape:
+    def content(self, shape: GrammarExpr) -> GrammarExpr:
         """Content of this shape, with its header."""
         return in_order(f"{self.channel}final{self.message}", shape)
 
-    def section(self) -> Shape:
+    def section(self) -> GrammarExpr:
         """The shape of any number of messages of reasoning, and the header of what comes behind them."""
         end = self.ends[0]
         header = f"{self.channel}analysis{self.message}"
-        return Repeat(in_order(header, Text((end,)), f"{end}{self.start}assistant"))
+        return RepeatExpr(in_order(header, FreeText((end,)), f"{end}{self.start}assistant"))
 
 
 HARMONY = HarmonyDialect()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxserve.structured.shapes import Shape
+from jaxserve.structured.grammar_expr import GrammarExpr
 from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
 from jaxserve.text.call_formats.json_calls import JsonCalls, arguments
 from jaxserve.text.dialect import ToolDialect, short_id
@@ -36,7 +36,7 @@ class _MistralCalls:
     def reads_name(self, name: str) -> bool:
         return is_plain_name(name) if self.is_named else self.json.reads_name(name)
 
-    def shape(self, function: Function) -> Shape:
+    def shape(self, function: Function) -> GrammarExpr:
         if self.is_named:
             return in_order(function.name + self.args, function.arguments)
         return self.json.shape(function)

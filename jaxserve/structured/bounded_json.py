@@ -1,0 +1,37 @@
+"""JSON that came with a request, read within limits of size and depth."""
+
+import json
+from typing import Any
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.exact_json import load_exact_json
+
+MAX_BYTES = 1 << 20
+
+
+def parse_bounded_json(text: str, what: str, max_depth: int) -> Any:
+    """The value that `text` is. Raises InvalidParameter that says what is wrong with `what`."""
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise InvalidParameter(f"{what} is larger than {MAX_BYTES} bytes.")
+    too_deep = InvalidParameter(f"{what} is nested deeper than {max_depth} levels.")
+    try:
+        value = load_exact_json(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise too_deep from None
+    except UnicodeEncodeError:
+        raise InvalidParameter(f"{what} holds half a surrogate pair.") from None
+    except ValueError as error:
+        raise InvalidParameter(f"{what} is not JSON: {error}.") from None
+    if _depth(value) > max_depth:
+        raise too_deep
+    return value
+
+
+def _depth(value: Any) -> int:
+    """Levels of objects and arrays."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return depth

@@ -1,0 +1,145 @@
+"""Shapes → one grammar for llguidance, in its dialect of Lark.
+
+llguidance reads an answer in two steps: a lexer finds the longest terminal that fits, a parser joins terminals. Free
+text up to a marker is therefore one terminal that ends lazily with the marker itself, and what follows the text is
+written down without it; derivatives.py takes it away.
+"""
+
+import json
+from collections.abc import Mapping
+
+from llguidance import regex_to_lark
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.structured.argument_writers import write_keyword_arguments, write_tagged_arguments
+from jaxserve.structured.derivatives import derivative, first_set, flatten, matches_empty, starts_with_token
+from jaxserve.structured.grammar_expr import (
+    FreeText,
+    GrammarExpr,
+    JsonSchema,
+    KeywordArguments,
+    LarkGrammar,
+    OptionalExpr,
+    OrExpr,
+    Regex,
+    RepeatExpr,
+    SequenceExpr,
+    TaggedArguments,
+    TextChoice,
+    TextLiteral,
+    TokenLiteral,
+)
+from jaxserve.structured.lark_builder import ANY_TEXT, EMPTY, LarkBuilder, quantifier
+from jaxserve.structured.patterns import translate_pattern
+from jaxserve.structured.schema_merge import to_json_grammar
+from jaxserve.structured_outputs import StructuredOutputs
+
+# Otherwise, where only one text is possible, only one way to spell it in tokens would be allowed.
+OPTIONS = '%llguidance {"no_forcing": true}'
+
+
+def write_grammar(shape: GrammarExpr, special_tokens: Mapping[str, int]) -> str:
+    """The grammar of a resolved shape, as LLMatcher takes it. special_tokens: text → id. Raises InvalidParameter."""
+    return _LarkWriter(special_tokens).write(shape)
+
+
+class _LarkWriter:
+    """Collects the terminals, rules and grammars that one shape needs."""
+
+    def __init__(self, special_tokens: Mapping[str, int]) -> None:
+        self._lark = LarkBuilder(special_tokens)
+
+    def write(self, shape: GrammarExpr) -> str:
+        if isinstance(shape, LarkGrammar):
+            return _dumped([{"lark_grammar": f"{shape.grammar}\n{OPTIONS}"}])
+        start = self._expression(shape)
+        lines = [OPTIONS, f"start: {start}", *self._lark.definitions()]
+        return _dumped([{"lark_grammar": "\n".join(lines)}, *self._lark.grammars])
+
+    def _expression(self, shape: GrammarExpr) -> str:
+        assert not isinstance(shape, StructuredOutputs)  # it is resolved before
+        match shape:
+            case TextLiteral(text):
+                return self._lark.literal(text)
+            case TokenLiteral(token_id):
+                return f"<[{token_id}]>"
+            case TextChoice(texts):
+                return self._lark.choice(texts)
+            case JsonSchema() | TaggedArguments() | KeywordArguments():
+                return self._schema(shape)
+            case Regex(pattern):
+                return self._regex(pattern)
+            case LarkGrammar(grammar):
+                return self._lark.nested(grammar)
+            case OrExpr(options):
+                return self._lark.rule(" | ".join(map(self._expression, options)))
+            case OptionalExpr(item):
+                return f"{self._lark.rule(self._expression(item))}?"
+            case RepeatExpr():
+                return self._repeat(shape)
+            case FreeText():
+                return self._text(shape, SequenceExpr(()))
+            case SequenceExpr(items):
+                return self._sequence(flatten(items))
+
+    def _schema(self, shape: JsonSchema | TaggedArguments | KeywordArguments) -> str:
+        """What a schema describes; what is wrong with it is said of the field that it came in."""
+        schema = shape if isinstance(shape, JsonSchema) else shape.schema
+        try:
+            match shape:
+                case TaggedArguments():
+                    return write_tagged_arguments(shape, self._lark)
+                case KeywordArguments():
+                    return write_keyword_arguments(shape, self._lark)
+                case _:
+                    return self._lark.json(to_json_grammar(schema))
+        except InvalidParameter as error:
+            raise InvalidParameter(str(error), schema.param or None) from None
+
+    def _regex(self, pattern: str) -> str:
+        translated = translate_pattern(pattern)
+        return self._lark.terminal(f"/{regex_to_lark(translated)}/") if translated else EMPTY
+
+    def _repeat(self, repeat: RepeatExpr) -> str:
+        least, most = repeat.min, repeat.max
+        if most == 0:
+            return EMPTY
+        item = self._lark.rule(self._expression(repeat.item))
+        if repeat.separator is None or most == 1:
+            return item + quantifier(least, most)
+        more = self._lark.rule(f"{self._expression(repeat.separator)} {item}")
+        others = quantifier(max(least - 1, 0), None if most is None else most - 1)
+        return self._lark.rule(f"{item} {more}{others}") + ("" if least else "?")
+
+    def _sequence(self, items: tuple[GrammarExpr, ...]) -> str:
+        written: list[str] = []
+        for index, item in enumerate(items):
+            if isinstance(item, FreeText):
+                written.append(self._text(item, SequenceExpr(items[index + 1 :])))
+                break
+            written.append(self._expression(item))
+        return " ".join(written) or EMPTY
+
+    def _text(self, text: FreeText, sequel: GrammarExpr) -> str:
+        """Free text and all that comes after it."""
+        markers = [*text.until]
+        markers += [opening for opening in first_set(sequel) if not opening.startswith(text.until)]
+        any_text = ANY_TEXT if text.pattern is None else f"/{regex_to_lark(translate_pattern(text.pattern))}/"
+        branches = []
+        for marker in dict.fromkeys(markers):
+            rest = derivative(sequel, marker)
+            if rest is not None:
+                branches.append(f"{self._lark.text_until(marker, markers, any_text)} {self._expression(rest)}")
+        if matches_empty(sequel):
+            branches.append(self._lark.terminal(any_text + self._lark.excluding(markers)))
+        elif starts_with_token(sequel):
+            branches.append(
+                f"{self._lark.terminal(any_text + self._lark.excluding(markers))} {self._expression(sequel)}"
+            )
+        elif not branches:
+            raise InvalidParameter("free text must end in fixed text: there is nothing by which to know where it ends.")
+        return self._lark.rule(" | ".join(branches))
+
+
+def _dumped(grammars: list[dict[str, str]]) -> str:
+    return json.dumps({"grammars": grammars}, ensure_ascii=False)

@@ -1,0 +1,248 @@
+"""JSON schemas as llguidance can enforce them, all that they say and nothing less.
+
+A schema is read as a conjunction of parts: its own keywords, the elements of its `allOf`, what its `$ref` points at.
+Parts are merged into one schema without `allOf`, in which objects that declare properties are closed and `$ref` is left
+only where something recurs. What is valid under the result is valid under the schema, but not the other way round:
+declared keys come in their declared order, undeclared ones only where `additionalProperties` says so, and of `oneOf`
+more than one option may hold. What cannot be enforced is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxserve.errors import InvalidParameter
+from jaxserve.structured.allof_merge import AllOf, AnyOf, LocatedSchema, SchemaDocument
+from jaxserve.structured.bounded_json import parse_bounded_json
+from jaxserve.structured.branching import BranchingFactor
+from jaxserve.structured.exact_numbers import (
+    has_decimal,
+    is_in_range,
+    is_integer,
+    is_number,
+    merge_number_bounds,
+    to_decimal,
+)
+from jaxserve.structured.formats import unenforced_format
+from jaxserve.structured.grammar_expr import JsonSchema, JsonWhitespace
+from jaxserve.structured.json_lark import JsonLarkWriter
+from jaxserve.structured.keyword_merge import (
+    expand_const,
+    merge_array_keywords,
+    merge_enums,
+    merge_string_keywords,
+    merge_types,
+)
+from jaxserve.structured.object_merge import MAX_OPTIONAL, has_mixed_keys, merge_objects
+from jaxserve.structured.patterns import translate_whitespace_pattern
+from jaxserve.structured.schema_keywords import unenforceable_error
+from jaxserve.structured.uninhabited import find_uninhabited
+
+MAX_DEPTH = 64
+MAX_SCHEMAS = 50_000
+ALL_TYPES = ["null", "boolean", "number", "string", "array", "object"]
+_OBJECT = {"type": "object"}
+# A few blanks, or a line break and its indentation: pretty JSON, but a small model cannot be lost in it.
+SHORT_WHITESPACE = r"[ ]{1,2}|\r?\n[ \t]{0,32}"
+
+
+@dataclass(frozen=True, slots=True)
+class JsonGrammar:
+    """A grammar for JSON: a schema that llguidance enforces, or a text in Lark. One of the two is None."""
+
+    schema: dict[str, Any] | None = None
+    lark: str | None = None
+
+
+def to_json_grammar(shape: JsonSchema) -> JsonGrammar:
+    """The grammar of a schema. Raises InvalidParameter, which names what cannot be enforced."""
+    merger = parse_schema(shape)
+    schema = merger.merge_document(is_object=shape.is_object)
+    if schema is False:
+        raise InvalidParameter("no JSON value is valid under the schema.")
+    return write_json_grammar(schema, merger, shape.whitespace)
+
+
+def parse_schema(shape: JsonSchema, max_schemas: int = MAX_SCHEMAS, *, is_lenient: bool = False) -> "SchemaMerger":
+    """The merger of the schema's document. Raises InvalidParameter when the text is no schema."""
+    root = parse_bounded_json(shape.schema, "the JSON schema", MAX_DEPTH)
+    if not isinstance(root, dict | bool):
+        raise InvalidParameter(f"a JSON schema must be an object, got {type(root).__name__}.")
+    return SchemaMerger(SchemaDocument(root, is_lenient), shape.is_closed, max_schemas)
+
+
+def write_json_grammar(schema: Any, merger: "SchemaMerger", whitespace: JsonWhitespace) -> JsonGrammar:
+    """The grammar of a merged schema, with what it points at, and how JSON is to be written."""
+    options: dict[str, Any] = {"whitespace_flexible": False}
+    if not whitespace.is_compact and whitespace.pattern != "":
+        said = whitespace.pattern
+        options = {"whitespace_pattern": SHORT_WHITESPACE if said is None else translate_whitespace_pattern(said)}
+    if merger.has_mixed_keys:
+        # A key may otherwise be written with \u escapes, and so pass for another one than it is.
+        options["json_allowed_escapes"] = 'nrbtf\\"'
+    check_branching(schema, merger)
+    if has_decimal(schema) or has_decimal(merger.definitions):
+        return JsonGrammar(lark=JsonLarkWriter(merger.definitions, options).write(schema))
+    return JsonGrammar(schema | {"$defs": merger.definitions, "x-guidance": options})
+
+
+def check_branching(schema: Any, merger: "SchemaMerger") -> None:
+    """Raises InvalidParameter where more may come next than can be followed."""
+    widest = BranchingFactor(schema, merger.definitions)
+    if widest.count > MAX_OPTIONAL:
+        keyword, path = merger.locate(widest.schema)
+        why = (
+            f"{widest.count} optional properties may come next at one place, and at most {MAX_OPTIONAL} can be followed"
+        )
+        raise unenforceable_error(
+            keyword, path, f"{why}; a required property with another `const` in each option helps"
+        )
+
+
+class SchemaMerger:
+    """Merges the schemas of one document.
+
+    definitions      what the `$ref`s of the result point at, by name
+    closed           objects that declare nothing accept no keys either
+    max_schemas      of the result, parts of parts included
+    has_mixed_keys   some object says different things of different keys
+    unenforced       the formats that are annotations here
+    """
+
+    def __init__(self, document: SchemaDocument, is_closed: bool, max_schemas: int = MAX_SCHEMAS) -> None:
+        self.definitions: dict[str, Any] = {}
+        self.closed = is_closed
+        self.has_mixed_keys = False
+        self.unenforced: dict[str, None] = {}
+        self._document = document
+        self._results: dict[tuple[int, ...], Any] = {}  # by the identities of what must hold; None: being made
+        self._names: dict[tuple[int, ...], str] = {}
+        self._places: dict[int, tuple[Any, str, str]] = {}  # of results, by their identities
+        self._kept: list[LocatedSchema] = []  # schemas that are in no document, whose identities must stay theirs
+        self._max_schemas = max_schemas
+        self._num_schemas = 0
+
+    def merge_document(self, *, is_object: bool = False) -> Any:
+        """The document's schema. False: nothing is valid under it."""
+        schema = self.merge(LocatedSchema(self._document.root), *([LocatedSchema(_OBJECT)] if is_object else []))
+        if not self._document.is_lenient and find_uninhabited(self.definitions):
+            raise InvalidParameter(
+                "the JSON schema has a '$ref' that leads back there without end: no value is finite."
+            )
+        return schema
+
+    def merge(self, *sources: LocatedSchema | AnyOf, held: frozenset[int] = frozenset()) -> Any:
+        """What is valid under all of these. False: nothing is. held: schemas that are known to hold."""
+        conjunction = AllOf(self._document, held)
+        for source in sources:
+            conjunction.add(source)
+        if conjunction.is_false:
+            return False
+        key = conjunction.key
+        if key in self._results:
+            return self._again(key)
+        self._results[key] = None
+        result = self._results[key] = self._merged(conjunction)
+        if isinstance(result, dict):
+            self._places.setdefault(id(result), (result, *conjunction.location))
+        if key in self._names:
+            self.definitions[self._names[key]] = result
+        return result
+
+    def locate(self, schema: Any) -> tuple[str, str]:
+        """The keyword that a merged schema comes from, and where that stands."""
+        _, keyword, path = self._places.get(id(schema), (schema, "properties", "#"))
+        return keyword, path
+
+    def _again(self, key: tuple[int, ...]) -> Any:
+        """A schema that was met before: itself if it is small, else where it is to be found."""
+        result = self._results[key]
+        if result is False or (result is not None and _is_small(result)):
+            return result
+        name = self._names.setdefault(key, f"s{len(self._names)}")
+        if result is not None:
+            self.definitions[name] = result
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _merged(self, conjunction: AllOf) -> Any:
+        self._num_schemas += 1
+        if self._num_schemas > self._max_schemas:
+            most = self._max_schemas
+            raise InvalidParameter(f"the JSON schema is too complex: its parts multiply to more than {most}.")
+        if conjunction.any_ofs:
+            first, *others = conjunction.any_ofs
+            held, parts = conjunction.holding_ids, conjunction.parts
+            return _any_of([self.merge(*parts, *others, option, held=held) for option in first.options])
+        parts = conjunction.parts
+        self.unenforced |= dict.fromkeys(filter(None, (unenforced_format(part.schema) for part in parts)))
+        values = merge_enums(conjunction.parts)
+        inexact = [value for value in values or () if isinstance(value, dict | list) and has_decimal(value)]
+        if values is None or not inexact:
+            return self._typed(conjunction.parts, values)
+        # Of these, every member is said by a schema of its own.
+        others = [value for value in values if value not in inexact]
+        parts = [self._document.without_enum_and_const(part) for part in conjunction.parts]
+        members = [LocatedSchema(expand_const(value), parts[0].path) for value in inexact]
+        self._kept += members
+        options = [self.merge(*parts, member, held=conjunction.holding_ids) for member in members]
+        return _any_of([*options, self._typed(conjunction.parts, others)] if others else options)
+
+    def _typed(self, parts: Sequence[LocatedSchema], values: list[Any] | None) -> Any:
+        """Plain keywords, merged type by type. values: what `enum` and `const` leave, where they are said."""
+        types = merge_types(parts)
+        allowed = set(ALL_TYPES if types is None else types)
+        are_integers = "number" not in allowed
+        bounds = merge_number_bounds(parts, are_integers) if allowed & {"number", "integer"} else None
+        if values is not None:
+            values = [value for value in values if not is_number(value) or _fits(value, bounds, are_integers)]
+        elif bounds is None and allowed & {"number", "integer"}:
+            allowed -= {"number", "integer"}
+            types = [name for name in types or ALL_TYPES if name in allowed]
+        array = merge_array_keywords(self.merge, parts) if "array" in allowed else None
+        if array is None and "array" in allowed:
+            allowed.remove("array")
+            types = [name for name in types or ALL_TYPES if name in allowed]
+        if types == [] or values == []:
+            return False
+        result = ((bounds or {}) if values is None else {"enum": values}) | (array or {})
+        if "string" in allowed:
+            result |= merge_string_keywords(parts, self.unenforced)
+        if "object" not in allowed:
+            return result | _type(types)
+        # Values that are listed bring their own keys.
+        is_closed = None if values is not None else self.closed
+        objects = merge_objects(self.merge, parts, is_closed, is_limited=not self._document.is_lenient)
+        self.has_mixed_keys |= any(map(has_mixed_keys, objects))
+        return _with_objects(result, types, objects)
+
+
+def _fits(value: Any, bounds: dict[str, Any] | None, are_integers: bool) -> bool:
+    """Whether a listed number is one of the numbers that are left."""
+    number = to_decimal(value)
+    return bounds is not None and is_in_range(number, bounds) and (not are_integers or is_integer(number))
+
+
+def _type(types: list[str] | None) -> dict[str, Any]:
+    return {} if types is None else {"type": types[0] if len(types) == 1 else types}
+
+
+def _is_small(schema: Any) -> bool:
+    inner = ("properties", "patternProperties", "additionalProperties", "items", "prefixItems", "anyOf", "allOf")
+    return not any(keyword in schema for keyword in inner) and len(schema.get("enum", ())) < 10
+
+
+def _any_of(options: list[Any]) -> Any:
+    possible = [option for option in options if option is not False]
+    if not possible:
+        return False
+    return possible[0] if len(possible) == 1 else {"anyOf": possible}
+
+
+def _with_objects(result: dict[str, Any], types: list[str] | None, objects: list[dict[str, Any]]) -> Any:
+    """All other types as `result` says, objects as one of `objects`."""
+    if len(objects) == 1:
+        return result | objects[0] | _type(types)
+    others = [name for name in types or ALL_TYPES if name != "object"]
+    options: list[Any] = [result | _type(others)] if others else []
+    values = {"enum": result["enum"]} if "enum" in result else {}
+    return _any_of([*options, *({"type": "object", **values, **option} for option in objects)])
