@@ -9,7 +9,7 @@ from typing import Literal
 
 from jaxserve.config import DEFAULT_MODEL, cache_dir
 from jaxserve.errors import BadConfig, StartupError
-from jaxserve.weights.fetch import SMOLLM2, Progress, resolve
+from jaxserve.weights.fetch import SMOLLM2, ProgressCallback, resolve_model
 
 PROGRAMS = "programs"
 
@@ -36,10 +36,10 @@ def pull_model(
     revision: str | None = None,
     download_dir: str | None = None,
     token: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Fetch a model, if it is not on this machine, and return where it lies. Raises StartupError if that fails."""
-    return resolve(model, revision=revision, download_dir=download_dir, token=token, progress=progress)
+    return resolve_model(model, revision=revision, download_dir=download_dir, token=token, progress=progress)
 
 
 def list_cache(download_dir: str | None = None) -> list[CacheEntry]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import Built, build
 from jaxserve.engine.plan import NO_MASKS, StepPlan
-from jaxserve.layers.quant import Packed, products
+from jaxserve.layers.quant import PackedWeight, packed_matmul
 
 KINDS = ("none", "int8", "int4")
 NUM_PAGES = 640  # of each engine; rows share them, since nobody reads the answer
@@ -79,17 +79,17 @@ def _matrices(one: Built) -> list[Any]:
     runner: Any = one.engine.runner
     leaves = zip(runner._network.paths, runner._weights, strict=True)
     return [
-        (leaf,) if path[-1] == "table" and not isinstance(leaf, Packed) else leaf
+        (leaf,) if path[-1] == "table" and not isinstance(leaf, PackedWeight) else leaf
         for path, leaf in leaves
-        if isinstance(leaf, Packed) or leaf.ndim == 2
+        if isinstance(leaf, PackedWeight) or leaf.ndim == 2
     ]
 
 
 def _in_a_row(matrices: list[Any]) -> jax.Array:
     carried = jnp.float32(0)
     for matrix in matrices:
-        if isinstance(matrix, Packed):
-            (y,) = products(jnp.full((1, matrix.width_in), 0.5) + 1e-6 * carried, matrix)
+        if isinstance(matrix, PackedWeight):
+            (y,) = packed_matmul(jnp.full((1, matrix.width_in), 0.5) + 1e-6 * carried, matrix)
         elif isinstance(matrix, tuple):
             y = jnp.einsum("bd,vd->bv", jnp.full((1, matrix[0].shape[1]), 0.5) + 1e-6 * carried, matrix[0])
         else:

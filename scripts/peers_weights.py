@@ -29,12 +29,12 @@ def write_hf(model: str, cache: Path) -> None:
 
     from jaxserve.text.tokenizer import Tokenizer
     from jaxserve.weights.checkpoint import open_checkpoint
-    from jaxserve.weights.fetch import resolve
+    from jaxserve.weights.fetch import resolve_model
 
     done, unfinished = hf_path(cache), cache / "model-hf.part"
     if done.exists():
         return
-    source = resolve(model)
+    source = resolve_model(model)
     checkpoint, tokenizer = open_checkpoint(source), Tokenizer.load(source)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -56,9 +56,9 @@ def write_hf(model: str, cache: Path) -> None:
 
 def write_gguf(model: str, cache: Path, quantize: Path) -> None:
     """One GGUF file of each kind, the packed one from the float32 one; done once. quantize: llama-quantize."""
-    from jaxserve.weights.fetch import resolve
+    from jaxserve.weights.fetch import resolve_model
 
-    source = resolve(model)
+    source = resolve_model(model)
     if source.suffix != ".gguf":
         raise ValueError(f"the GGUF files are made from a GGUF file, and {source} is none; leave out --model.")
     for kind in GGUF_KINDS:

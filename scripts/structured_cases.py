@@ -87,8 +87,8 @@ def _functions() -> Iterator[Case]:
 def _wheel() -> Path:
     target = cache_dir("data") / "bfcl_eval.whl"
     if not target.is_file():
-        with wheels.staging(target.parent) as temporary:
-            wheels.download([BFCL], temporary, BFCL_BYTES)[0].rename(target)
+        with wheels.staging_directory(target.parent) as temporary:
+            wheels.download_wheels([BFCL], temporary, BFCL_BYTES)[0].rename(target)
     return target
 
 

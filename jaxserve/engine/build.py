@@ -28,15 +28,15 @@ from jaxserve.kvcache.pages import bytes_per_page, make_pages
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.kvcache.sizing import CacheSize, MemoryFacts, choose_num_pages, pages_for
-from jaxserve.layers.quant import Packed
+from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
-from jaxserve.models.registry import find, leaf_shapes
+from jaxserve.models.registry import abstract_params, find_architecture
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.native import library
 from jaxserve.sampling.sampler import Score
 from jaxserve.weights.checkpoint import open_checkpoint
-from jaxserve.weights.fetch import resolve
-from jaxserve.weights.load import check, load
+from jaxserve.weights.fetch import resolve_model
+from jaxserve.weights.load import check_checkpoint, load_params
 
 Progress = Callable[[str, float, float], None]
 Device = Any  # jax.Device, which type checkers take for a variable
@@ -91,7 +91,7 @@ def build(
     on_path hears where the model lies as soon as that is known, on_checked that all fits, before the first slow step:
     what it raises ends the start there.
     """
-    path = resolve(
+    path = resolve_model(
         config.model,
         revision=config.revision,
         download_dir=_path(config.download_dir),
@@ -102,14 +102,14 @@ def build(
         on_path(path)
     checkpoint = open_checkpoint(path)
     model_config = laid_over(checkpoint.config, config.hf_overrides or {})
-    architecture = find(model_config)
+    architecture = find_architecture(model_config)
     spec = architecture.spec(model_config)
     device = jax.devices()[0]
     dtype = _dtype(config, device.platform)
-    leaves = architecture.leaves(spec)
+    leaves = architecture.params(spec)
     _check_quantization(config, device.platform, dtype)
-    shapes = leaf_shapes(leaves, dtype, config.quantization)
-    check(checkpoint, leaves, shapes, ignored=architecture.ignored(spec))
+    shapes = abstract_params(leaves, dtype, config.quantization)
+    check_checkpoint(checkpoint, leaves, shapes, ignored=architecture.ignored_tensors(spec))
 
     backend = choose_backend(config.attention_backend, device.platform, dtype)
     page_bytes = bytes_per_page(
@@ -135,7 +135,7 @@ def build(
     network = Network(spec, dtype, tuple(shapes), backend, config.block_size)
     buckets = _buckets(config, device.platform, chunk_tokens)
     with ThreadPoolExecutor(1, "load") as beside:  # programs need no weights, only their shapes
-        loading = beside.submit(load, checkpoint, leaves, shapes, progress=progress)
+        loading = beside.submit(load_params, checkpoint, leaves, shapes, progress=progress)
         runner = _runner(config, network, list(shapes.values()), make, spec, size, device, buckets, directory)
         hits_before = compiles.cache_hits
         num_programs = runner.compile(progress, directory)
@@ -281,7 +281,7 @@ def _page_maker(
 def _runner(
     config: EngineConfig,
     network: Network,
-    weights: list[jax.ShapeDtypeStruct | Packed],
+    weights: list[jax.ShapeDtypeStruct | PackedWeight],
     make: Callable[[], Any],
     spec: DecoderSpec,
     size: CacheSize,
@@ -355,7 +355,7 @@ def _describe(
     return {
         "model": config.model,
         "file": path.name,
-        "architecture": f"{spec.name}, {spec.num_layers} layers, {spec.vocab_size} tokens in the vocabulary",
+        "architecture": f"{spec.architecture}, {spec.num_layers} layers, {spec.vocab_size} tokens in the vocabulary",
         "device": f"{device.device_kind} ({device.platform}, jax {jax.__version__})",
         "dtype": str(dtype),
         "attention": backend.name,

@@ -22,8 +22,8 @@ from jaxserve.config import Quantization, cache_dir
 from jaxserve.engine.compile import machine_key
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.layers import quant
-from jaxserve.layers.quant import bytes_a_weight
-from jaxserve.models.spec import DecoderSpec, attention_widths, mlp_widths
+from jaxserve.layers.quant import bytes_per_weight
+from jaxserve.models.spec import DecoderSpec, attention_projections, mlp_projections
 
 PROBE_S = 0.25  # for both limits together
 MIB = 1 << 20
@@ -57,12 +57,14 @@ class Roofline:
 
     def __init__(self, spec: DecoderSpec, itemsize: int, limits: Limits, quantization: Quantization = "none") -> None:
         self.limits = limits
-        self._body = spec.num_layers * sum(a * b for _, a, b, _ in (*attention_widths(spec), *mlp_widths(spec)))
+        self._body = spec.num_layers * sum(
+            a * b for _, a, b, _ in (*attention_projections(spec), *mlp_projections(spec))
+        )
         self._head = spec.vocab_size * spec.width
         if quantization == "none":
             self._weight_bytes = float(itemsize * (self._body + self._head))
         else:
-            self._weight_bytes = bytes_a_weight(quantization) * self._body + bytes_a_weight("int8") * self._head
+            self._weight_bytes = bytes_per_weight(quantization) * self._body + bytes_per_weight("int8") * self._head
         self._layers_by_window = tuple(Counter(spec.windows).items())
         self._bytes_a_position = 2 * spec.num_kv_heads * spec.head_dim * itemsize  # in one layer
         self._flops_a_position = 4 * spec.num_heads * spec.head_dim  # for one query in one layer
@@ -129,7 +131,7 @@ def measure(device: Any, dtype: np.dtype, probe_s: float = PROBE_S, quantization
         numbers, square = jnp.ones(num_bytes // dtype.itemsize, dtype), jnp.ones((side, side), dtype)
     total = jax.jit(lambda x: jnp.sum(x, dtype=jnp.float32))
     weight = square if quantization == "none" else _packed(quantization, side)
-    product = jax.jit(lambda a, b: a @ b if quantization == "none" else quant.products(a, b)[0])
+    product = jax.jit(lambda a, b: a @ b if quantization == "none" else quant.packed_matmul(a, b)[0])
     limits = Limits(
         bytes_per_s=num_bytes / _best_s(lambda: total(numbers), probe_s / 2),
         flops_per_s=2 * side**3 / _best_s(lambda: product(square, weight), probe_s / 2),
@@ -139,8 +141,8 @@ def measure(device: Any, dtype: np.dtype, probe_s: float = PROBE_S, quantization
     return limits
 
 
-def _packed(kind: quant.Kind, side: int) -> quant.Packed:
-    weight = quant.abstract(kind, side, side)
+def _packed(kind: quant.PackedKind, side: int) -> quant.PackedWeight:
+    weight = quant.abstract_packed(kind, side, side)
     return replace(weight, data=jnp.zeros(weight.data.shape, weight.data.dtype))
 
 

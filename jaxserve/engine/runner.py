@@ -24,7 +24,7 @@ from jaxserve.engine.lowering import COPIES_AT_ONCE, Shapes, lowerings
 from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, DrawnRows, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step import Network
-from jaxserve.layers.quant import Packed
+from jaxserve.layers.quant import PackedWeight
 from jaxserve.sampling.lines import Lines
 from jaxserve.sampling.sampler import Sampled, SampleMode, Score
 
@@ -75,7 +75,7 @@ class Runner:
     def __init__(
         self,
         network: Network,
-        weights: Sequence[Array | Packed | jax.ShapeDtypeStruct],
+        weights: Sequence[Array | PackedWeight | jax.ShapeDtypeStruct],
         pages: tuple[Any, ...],
         *,
         buckets: Buckets,
@@ -108,7 +108,7 @@ class Runner:
         self._programs: dict[Hashable, Program] = {}
         self._found: set[Hashable] = set()
 
-    def place(self, weights: Sequence[Array | Packed]) -> None:
+    def place(self, weights: Sequence[Array | PackedWeight]) -> None:
         """Brings the weights, of the shapes announced."""
         self._weights = tuple(weights)
 

@@ -16,9 +16,9 @@ from jax import Array
 
 from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
 from jaxserve.engine.batch import COUNT, HEAD, NEWEST, POSITION, ROW, SAMPLING, Layout
-from jaxserve.layers.quant import Packed
-from jaxserve.models.registry import abstract, assemble
-from jaxserve.models.spec import DecoderSpec, Path
+from jaxserve.layers.quant import PackedWeight
+from jaxserve.models.registry import abstract_decoder, merge_params
+from jaxserve.models.spec import DecoderSpec, ParamPath
 from jaxserve.sampling.lines import Lines, counted
 from jaxserve.sampling.logprobs import Spread, score
 from jaxserve.sampling.rows import unpack
@@ -36,20 +36,20 @@ class Network:
 
     spec: DecoderSpec
     dtype: np.dtype
-    paths: tuple[Path, ...]
+    paths: tuple[ParamPath, ...]
     backend: AttentionBackend
     page_size: int
 
-    def decoder(self, leaves: Sequence[Array | Packed]) -> "Decoder":
+    def decoder(self, leaves: Sequence[Array | PackedWeight]) -> "Decoder":
         """The structure is worked out when the first program is traced: a start that finds all programs traces none."""
-        graphdef, _ = abstract(self.spec, self.dtype)
-        return assemble(graphdef, dict(zip(self.paths, leaves, strict=True)))
+        graphdef, _ = abstract_decoder(self.spec, self.dtype)
+        return merge_params(graphdef, dict(zip(self.paths, leaves, strict=True)))
 
 
 def forward(
     network: Network,
     layout: Layout,
-    leaves: Sequence[Array | Packed],
+    leaves: Sequence[Array | PackedWeight],
     pages: tuple[LayerPages, ...],
     last_token_R: Array,
     packed_BX: Array,
@@ -81,7 +81,7 @@ def forward(
     decoder = network.decoder(leaves)
     hidden_TD, pages = decoder(token_BC.ravel(), inputs, pages, network.backend)
     last_B = jnp.arange(packed_BX.shape[0]) * queries + jnp.maximum(count_B, 1) - 1
-    return pages, decoder.logits(hidden_TD[last_B]), hidden_TD, packed_BX[:, :HEAD]
+    return pages, decoder.compute_logits(hidden_TD[last_B]), hidden_TD, packed_BX[:, :HEAD]
 
 
 def draw(
@@ -123,7 +123,7 @@ def copy_pages(pages: tuple[LayerPages, ...], from_N: Array, to_N: Array) -> tup
 
 
 def score_prompt(
-    network: Network, how: Score, whole: bool, leaves: Sequence[Array | Packed], hidden_TD: Array, next_T: Array
+    network: Network, how: Score, whole: bool, leaves: Sequence[Array | PackedWeight], hidden_TD: Array, next_T: Array
 ) -> Sampled:
     """Log-probabilities of next_T after each position, as if next_T had been drawn there; whole: of every token.
 
@@ -133,7 +133,7 @@ def score_prompt(
 
     def some(block: tuple[Array, Array]) -> Any:
         hidden_SD, next_S = block
-        logits_SV = decoder.logits(hidden_SD)
+        logits_SV = decoder.compute_logits(hidden_SD)
         scores = score(logits_SV, next_S, max_logprobs=how.max_logprobs, normalised=how.is_normalised)
         if not whole:
             return scores

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxserve.layers import quant
 
 
-def exact(dtype: DTypeLike) -> lax.Precision | None:
+def matmul_precision(dtype: DTypeLike) -> lax.Precision | None:
     """The precision that keeps a float32 product float32.
 
     GPUs round float32 operands to TF32 and TPUs to bfloat16 unless asked not to; someone who asks for float32 has
@@ -29,16 +29,16 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x [T, in] → [T, out], in x's type."""
-        return side_by_side(x, self)[0]
+        return apply_linears(x, self)[0]
 
 
-def side_by_side(x: Array, *layers: Linear) -> tuple[Array, ...]:
+def apply_linears(x: Array, *layers: Linear) -> tuple[Array, ...]:
     """What each layer makes of the same x. Packed layers share one call."""
     kernels = [layer.kernel.get_value() for layer in layers]
-    packed = [kernel for kernel in kernels if isinstance(kernel, quant.Packed)]
+    packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
     if len(packed) == len(kernels):
-        products = quant.products(x, *packed)
+        products = quant.packed_matmul(x, *packed)
     else:
-        products = [jnp.einsum("ti,io->to", x, kernel, precision=exact(x.dtype)) for kernel in kernels]
+        products = [jnp.einsum("ti,io->to", x, kernel, precision=matmul_precision(x.dtype)) for kernel in kernels]
     biases = [layer.bias for layer in layers]
     return tuple(y if bias is None else y + bias[...] for y, bias in zip(products, biases, strict=True))

@@ -4,7 +4,7 @@ from flax import nnx
 from jax import Array, nn
 from jax.typing import DTypeLike
 
-from jaxserve.layers.linear import Linear, side_by_side
+from jaxserve.layers.linear import Linear, apply_linears
 
 
 class GatedMLP(nnx.Module):
@@ -16,5 +16,5 @@ class GatedMLP(nnx.Module):
         self.down = Linear(hidden, width, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_TD: Array) -> Array:
-        gate_TF, up_TF = side_by_side(x_TD, self.gate, self.up)
+        gate_TF, up_TF = apply_linears(x_TD, self.gate, self.up)
         return self.down(nn.silu(gate_TF) * up_TF)

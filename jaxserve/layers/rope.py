@@ -15,14 +15,14 @@ from jax import Array, lax
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class LinearScaling:
     """All frequencies divided by `factor` (position interpolation)."""
 
     factor: float
 
 
 @dataclass(frozen=True, slots=True)
-class Llama3:
+class Llama3Scaling:
     """Long waves divided by `factor`, short ones kept, those between blended (Llama 3.1, llama-models/model.py).
 
     A wave is long above original_positions / low_freq_factor tokens, short below original_positions / high_freq_factor.
@@ -35,44 +35,45 @@ class Llama3:
 
 
 @dataclass(frozen=True, slots=True)
-class Yarn:
+class YarnScaling:
     """YaRN (arXiv 2309.00071): waves that turn fewer than `beta_slow` times in the trained length are divided by
-    `factor`, those that turn more than `beta_fast` times are kept, between them runs a ramp; `magnitude` multiplies
-    sine and cosine, which is to sharpen the softmax. `truncate` rounds the ramp's ends to whole dimensions.
+    `factor`, those that turn more than `beta_fast` times are kept, between them runs a ramp;
+    `attention_factor` multiplies sine and cosine, which is to sharpen the softmax.
+    `truncate` rounds the ramp's ends to whole dimensions.
     """
 
     factor: float
     original_positions: int
     beta_fast: float
     beta_slow: float
-    magnitude: float
+    attention_factor: float
     truncate: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Rope:
+class RopeSpec:
     """theta is the base of the geometric row of frequencies; scaling None means: as trained."""
 
     theta: float
-    scaling: Linear | Llama3 | Yarn | None = None
+    scaling: LinearScaling | Llama3Scaling | YarnScaling | None = None
 
 
-def frequencies(rope: Rope, head_dim: int) -> np.ndarray:
+def inverse_frequencies(rope: RopeSpec, head_dim: int) -> np.ndarray:
     """Radians per position, float32 [head_dim / 2], fastest first."""
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     plain = np.float32(1) / np.float32(rope.theta) ** exponent
     match rope.scaling:
         case None:
             return plain
-        case Linear(factor):
+        case LinearScaling(factor):
             return plain / np.float32(factor)
-        case Llama3() as scaling:
+        case Llama3Scaling() as scaling:
             return _llama3(plain, scaling)
-        case Yarn() as scaling:
+        case YarnScaling() as scaling:
             return _yarn(plain, scaling, rope.theta, head_dim)
 
 
-def _llama3(plain: np.ndarray, scaling: Llama3) -> np.ndarray:
+def _llama3(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
     factor = np.float32(scaling.factor)
     wavelength = np.float32(2 * math.pi) / plain
     blend = (np.float32(scaling.original_positions) / wavelength - np.float32(scaling.low_freq_factor)) / np.float32(
@@ -84,7 +85,7 @@ def _llama3(plain: np.ndarray, scaling: Llama3) -> np.ndarray:
     return np.where(is_long, plain / factor, np.where(is_short, plain, between)).astype(np.float32)
 
 
-def _yarn(plain: np.ndarray, scaling: Yarn, theta: float, head_dim: int) -> np.ndarray:
+def _yarn(plain: np.ndarray, scaling: YarnScaling, theta: float, head_dim: int) -> np.ndarray:
     def dimension(turns: float) -> float:
         """The dimension whose wave turns that many times in the trained length."""
         return head_dim * math.log(scaling.original_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
@@ -99,21 +100,23 @@ def _yarn(plain: np.ndarray, scaling: Yarn, theta: float, head_dim: int) -> np.n
     return (plain / np.float32(scaling.factor) * ramp + plain * (1 - ramp)).astype(np.float32)
 
 
-def angles(position_T: Array, rope: Rope, head_dim: int) -> tuple[Array, Array]:
-    """position_T int32 → cosine and sine, float32 [T, head_dim], as `rotate` wants them; once a step for all layers.
+def compute_cos_sin(position_T: Array, rope: RopeSpec, head_dim: int) -> tuple[Array, Array]:
+    """position_T int32 → cosine and sine, float32 [T, head_dim], as `apply_rope` wants them.
+
+    Computed once a step for all layers.
 
     Products with ones spread the angles over both halves of a head. They are exact, and they keep XLA for CPU from
     computing sines anew in every layer: that costs 5 % of a prompt chunk's time.
     """
-    angle = position_T.astype(jnp.float32)[:, None] * frequencies(rope, head_dim)
-    magnitude = rope.scaling.magnitude if isinstance(rope.scaling, Yarn) else 1.0
-    one = np.eye(head_dim // 2, dtype=np.float32) * np.float32(magnitude)
-    cos = jnp.dot(jnp.cos(angle), np.concatenate([one, one], axis=1), precision=lax.Precision.HIGHEST)
-    sin = jnp.dot(jnp.sin(angle), np.concatenate([-one, one], axis=1), precision=lax.Precision.HIGHEST)
+    angle = position_T.astype(jnp.float32)[:, None] * inverse_frequencies(rope, head_dim)
+    attention_factor = rope.scaling.attention_factor if isinstance(rope.scaling, YarnScaling) else 1.0
+    identity = np.eye(head_dim // 2, dtype=np.float32) * np.float32(attention_factor)
+    cos = jnp.dot(jnp.cos(angle), np.concatenate([identity, identity], axis=1), precision=lax.Precision.HIGHEST)
+    sin = jnp.dot(jnp.sin(angle), np.concatenate([-identity, identity], axis=1), precision=lax.Precision.HIGHEST)
     return cos, sin
 
 
-def rotate(x_TNH: Array, cos_TH: Array, sin_TH: Array) -> Array:
+def apply_rope(x_TNH: Array, cos_TH: Array, sin_TH: Array) -> Array:
     """Turns every head of every token by its angles, in float32; returns x's shape and type.
 
     First half against second half, the layout of Hugging Face checkpoints (not interleaved pairs, as in Meta's); the

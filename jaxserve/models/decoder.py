@@ -1,7 +1,7 @@
 """The Llama-shaped decoder, written once, as NNX modules.
 
-NNX while tracing, trees at rest: `abstract` gives the shapes without allocating, weights are loaded into a flat
-dict, and `assemble` makes a Decoder of them inside the jitted step. Layers are unrolled; a scan would copy each
+NNX while tracing, trees at rest: `abstract_decoder` gives the shapes without allocating, weights are loaded into a flat
+dict, and `merge_params` makes a Decoder of them inside the jitted step. Layers are unrolled; a scan would copy each
 layer's weights and pages. How attention is computed and how pages look is the backend's business.
 """
 
@@ -18,25 +18,25 @@ from jax.typing import DTypeLike
 
 from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
-from jaxserve.layers.embed import Embedding, Head
-from jaxserve.layers.linear import Linear, side_by_side
+from jaxserve.layers.embedding import Embedding, LMHead
+from jaxserve.layers.linear import Linear, apply_linears
 from jaxserve.layers.mlp import GatedMLP
-from jaxserve.layers.norm import RMSNorm
-from jaxserve.layers.rope import angles, rotate
-from jaxserve.models.spec import DecoderSpec, Path, attention_widths
+from jaxserve.layers.norms import RMSNorm
+from jaxserve.layers.rope import apply_rope, compute_cos_sin
+from jaxserve.models.spec import DecoderSpec, ParamPath, attention_projections
 
 
-class Attention(nnx.Module):
+class AttentionLayer(nnx.Module):
     """Projects, rotates, leaves keys and values in the pages, and asks the backend for the answer."""
 
     def __init__(self, spec: DecoderSpec, window: int | None, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.head_dim, self.scale, self.window = spec.head_dim, spec.attention_scale, window
-        project = {
+        projections = {
             name: Linear(width_in, width_out, bias=bias, dtype=dtype, rngs=rngs)
-            for name, width_in, width_out, bias in attention_widths(spec)
+            for name, width_in, width_out, bias in attention_projections(spec)
         }
-        self.query, self.key, self.value = project["query"], project["key"], project["value"]
-        self.output = project["output"]
+        self.query, self.key, self.value = projections["query"], projections["key"], projections["value"]
+        self.output = projections["output"]
         norms = [RMSNorm(spec.head_dim, eps=spec.norm_eps, dtype=dtype) if spec.qk_norm else None for _ in range(2)]
         self.query_norm, self.key_norm = norms
 
@@ -49,22 +49,22 @@ class Attention(nnx.Module):
         backend: AttentionBackend,
     ) -> tuple[Array, LayerPages]:
         tokens = x_TD.shape[0]
-        projected = side_by_side(x_TD, self.query, self.key, self.value)
+        projected = apply_linears(x_TD, self.query, self.key, self.value)
         query_TNH, key_TKH, value_TKH = (each.reshape(tokens, -1, self.head_dim) for each in projected)
         if self.query_norm is not None and self.key_norm is not None:
             query_TNH, key_TKH = self.query_norm(query_TNH), self.key_norm(key_TKH)
-        query_TNH, key_TKH = rotate(query_TNH, *rotation), rotate(key_TKH, *rotation)
+        query_TNH, key_TKH = apply_rope(query_TNH, *rotation), apply_rope(key_TKH, *rotation)
         pages = backend.write(pages, key_TKH, value_TKH, inputs.slot_T)
         mixed_TNH = backend.attend(query_TNH, pages, inputs, scale=self.scale, window=self.window, softcap=None)
         return self.output(mixed_TNH.reshape(tokens, -1)), pages
 
 
-class Block(nnx.Module):
+class DecoderLayer(nnx.Module):
     """One layer: attention, then the feed-forward block, each normed before and added to the stream after."""
 
     def __init__(self, spec: DecoderSpec, window: int | None, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.attention_norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
-        self.attention = Attention(spec, window, dtype=dtype, rngs=rngs)
+        self.attention = AttentionLayer(spec, window, dtype=dtype, rngs=rngs)
         self.mlp_norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
         self.mlp = GatedMLP(spec.width, spec.mlp_width, bias=spec.mlp_bias, dtype=dtype, rngs=rngs)
 
@@ -82,7 +82,7 @@ class Block(nnx.Module):
 
 
 @partial(jax.jit, static_argnums=(0, 6))
-def _run_block(
+def _run_layer(
     graphdef: nnx.GraphDef,
     state: nnx.State,
     x_TD: Array,
@@ -105,29 +105,29 @@ class Decoder(nnx.Module):
     def __init__(self, spec: DecoderSpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.spec = spec
         self.embed = Embedding(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
-        self.layers = nnx.List([Block(spec, window, dtype=dtype, rngs=rngs) for window in spec.windows])
+        self.layers = nnx.List([DecoderLayer(spec, window, dtype=dtype, rngs=rngs) for window in spec.windows])
         self.final_norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
-        self.head = None if spec.tied else Head(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
+        self.head = None if spec.tie_embeddings else LMHead(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, token_T: Array, inputs: AttentionInputs, pages: tuple[LayerPages, ...], backend: AttentionBackend
     ) -> tuple[Array, tuple[LayerPages, ...]]:
         """token_T int32 [T], one entry of pages a layer → hidden_TD after the final norm, and the pages written."""
         x_TD = self.embed(token_T)
-        rotation = angles(inputs.position_T, self.spec.rope, self.spec.head_dim)
+        rotation = compute_cos_sin(inputs.position_T, self.spec.rope, self.spec.head_dim)
         written = []
         for block, layer_pages in zip(self.layers, pages, strict=True):
             graphdef, state = nnx.split(block)
-            x_TD, layer_pages = _run_block(graphdef, state, x_TD, rotation, inputs, layer_pages, backend)
+            x_TD, layer_pages = _run_layer(graphdef, state, x_TD, rotation, inputs, layer_pages, backend)
             written.append(layer_pages)
         return self.final_norm(x_TD), tuple(written)
 
-    def logits(self, hidden_BD: Array) -> Array:
+    def compute_logits(self, hidden_BD: Array) -> Array:
         """hidden_BD, some rows of hidden_TD → logits_BV float32."""
-        return (self.embed if self.head is None else self.head).logits(hidden_BD)
+        return (self.embed if self.head is None else self.head).compute_logits(hidden_BD)
 
 
-class _NoNumbers:
+class ZeroRngs:
     """Stands in for random streams where only shapes count: zeros are traced several times as fast."""
 
     def __init__(self) -> None:
@@ -137,31 +137,33 @@ class _NoNumbers:
         return jnp.zeros(shape, dtype)
 
 
-def abstract(spec: DecoderSpec, dtype: DTypeLike) -> tuple[nnx.GraphDef, dict[Path, jax.ShapeDtypeStruct]]:
+def abstract_decoder(spec: DecoderSpec, dtype: DTypeLike) -> tuple[nnx.GraphDef, dict[ParamPath, jax.ShapeDtypeStruct]]:
     """The decoder's structure, and the shape and type of every leaf by its path. Allocates nothing.
 
     Remembered for the last few models: every program that is traced asks for it.
     """
     with _abstract_lock:
-        return _abstract(spec, jnp.dtype(dtype))
+        return _abstract_decoder(spec, jnp.dtype(dtype))
 
 
 _abstract_lock = threading.Lock()  # programs are traced in several threads; the first does the work
 
 
 @lru_cache(maxsize=4)
-def _abstract(spec: DecoderSpec, dtype: jnp.dtype) -> tuple[nnx.GraphDef, dict[Path, jax.ShapeDtypeStruct]]:
-    model = nnx.eval_shape(lambda: Decoder(spec, dtype=dtype, rngs=cast(nnx.Rngs, _NoNumbers())))
+def _abstract_decoder(
+    spec: DecoderSpec, dtype: jnp.dtype
+) -> tuple[nnx.GraphDef, dict[ParamPath, jax.ShapeDtypeStruct]]:
+    model = nnx.eval_shape(lambda: Decoder(spec, dtype=dtype, rngs=cast(nnx.Rngs, ZeroRngs())))
     graphdef, state = nnx.split(model)
     return graphdef, {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
-def assemble(graphdef: nnx.GraphDef, weights: Mapping[Path, Any]) -> Decoder:
-    """A Decoder over these weights; the inverse of `flatten`. Meant for inside a jitted function."""
+def merge_params(graphdef: nnx.GraphDef, weights: Mapping[ParamPath, Any]) -> Decoder:
+    """A Decoder over these weights; the inverse of `flatten_params`. Meant for inside a jitted function."""
     flat: dict[Any, Any] = dict(weights)
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
-def flatten(model: Decoder) -> dict[Path, Array]:
-    """A Decoder's weights by path, as `abstract` names them."""
+def flatten_params(model: Decoder) -> dict[ParamPath, Array]:
+    """A Decoder's weights by path, as `abstract_decoder` names them."""
     return {path: variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model))}

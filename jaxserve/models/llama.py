@@ -4,21 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxserve.models import family
-from jaxserve.models.keys import Keys
+from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.spec import DecoderSpec
 
-leaves, ignored = family.leaves, family.ignored
+params, ignored_tensors = family.params, family.ignored_tensors
 
 
-def spec(hf: Mapping[str, Any]) -> DecoderSpec:
-    keys = Keys(hf)
-    bias = keys.flag("attention_bias", False)
-    return family.read(
-        keys,
-        name="LlamaForCausalLM",
+def spec(hf_config: Mapping[str, Any]) -> DecoderSpec:
+    config = ConfigReader(hf_config)
+    bias = config.get_bool("attention_bias", False)
+    return family.read_decoder_spec(
+        config,
+        architecture="LlamaForCausalLM",
         model_type="llama",
-        windows=family.uniform_windows(keys, None),
+        windows=family.uniform_windows(config, None),
         qkv_bias=bias,
         output_bias=bias,
-        mlp_bias=keys.flag("mlp_bias", False),
+        mlp_bias=config.get_bool("mlp_bias", False),
     )

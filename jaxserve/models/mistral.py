@@ -4,21 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxserve.models import family
-from jaxserve.models.keys import Keys
+from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.spec import DecoderSpec
 
-leaves, ignored = family.leaves, family.ignored
+params, ignored_tensors = family.params, family.ignored_tensors
 
 
-def spec(hf: Mapping[str, Any]) -> DecoderSpec:
-    keys = Keys(hf)
+def spec(hf_config: Mapping[str, Any]) -> DecoderSpec:
+    config = ConfigReader(hf_config)
     # Absent means 4096, null means none: Mistral 7B 0.1 had the window, and transformers kept it as the default.
-    is_null = keys.has("sliding_window") and keys.take("sliding_window", None) is None
-    window = None if is_null else keys.count("sliding_window", 4096)
-    return family.read(
-        keys,
-        name="MistralForCausalLM",
+    is_null = config.has("sliding_window") and config.get("sliding_window", None) is None
+    window = None if is_null else config.get_positive_int("sliding_window", 4096)
+    return family.read_decoder_spec(
+        config,
+        architecture="MistralForCausalLM",
         model_type="mistral",
-        windows=family.uniform_windows(keys, window),
+        windows=family.uniform_windows(config, window),
         num_kv_heads=8,
     )

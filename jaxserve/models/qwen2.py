@@ -4,20 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxserve.models import family
-from jaxserve.models.keys import Keys
+from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.spec import DecoderSpec
 
-leaves, ignored = family.leaves, family.ignored
+params, ignored_tensors = family.params, family.ignored_tensors
 
 
-def spec(hf: Mapping[str, Any]) -> DecoderSpec:
-    keys = Keys(hf)
-    keys.must_be("attention_bias", True, None)  # not a setting here: the biases are always there
-    return family.read(
-        keys,
-        name="Qwen2ForCausalLM",
+def spec(hf_config: Mapping[str, Any]) -> DecoderSpec:
+    config = ConfigReader(hf_config)
+    config.require("attention_bias", True, None)  # not a setting here: the biases are always there
+    return family.read_decoder_spec(
+        config,
+        architecture="Qwen2ForCausalLM",
         model_type="qwen2",
-        windows=family.layered_windows(keys),
+        windows=family.read_layer_windows(config),
         num_kv_heads=32,
         qkv_bias=True,
     )

@@ -1,4 +1,4 @@
-"""DecoderSpec: whatever may differ between relatives of Llama, as a value. Leaf: where a weight comes from.
+"""DecoderSpec: whatever may differ between relatives of Llama, as a value. ParamSpec: where a weight comes from.
 
 Fields name arithmetic, never architectures. Nothing here knows Hugging Face's words; the translators do.
 """
@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxserve.layers.rope import Rope
+from jaxserve.layers.rope import RopeSpec
 
-Path: TypeAlias = tuple[Hashable, ...]
+ParamPath: TypeAlias = tuple[Hashable, ...]
 """A leaf's place in the module tree, e.g. ("layers", 3, "attention", "query", "kernel")."""
 
 
@@ -19,7 +19,7 @@ Path: TypeAlias = tuple[Hashable, ...]
 class DecoderSpec:
     """A pre-norm decoder: embed, then per layer attention and gated MLP with residuals, then norm and logits."""
 
-    name: str
+    architecture: str
     """The architecture, for people: "LlamaForCausalLM"."""
     vocab_size: int
     """Rows of the embedding, which is the width of the logits; may be more than the tokenizer knows."""
@@ -30,7 +30,7 @@ class DecoderSpec:
     head_dim: int
     max_position_embeddings: int
     norm_eps: float
-    rope: Rope
+    rope: RopeSpec
     windows: tuple[int | None, ...]
     """One entry a layer: a token sees itself and the window - 1 tokens before it; None sees all."""
     qkv_bias: bool = False
@@ -38,7 +38,7 @@ class DecoderSpec:
     mlp_bias: bool = False
     qk_norm: bool = False
     """An RMS norm over each query and key head before the rotation."""
-    tied: bool = False
+    tie_embeddings: bool = False
     """The logits read the embedding table; there is no other head."""
 
     @property
@@ -51,18 +51,18 @@ class DecoderSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class ParamSpec:
     """One weight's origin: the checkpoint's name for it, its shape there, and how it is laid out here."""
 
-    name: str
+    tensor_name: str
     shape: tuple[int, ...]
-    place: Callable[[np.ndarray], np.ndarray]
+    transform: Callable[[np.ndarray], np.ndarray]
     """Checkpoint layout → leaf layout; a view where numpy can make one."""
     is_matrix: bool = False
     """Multiplied with activations, so it may be packed. Lies [out, in] in the checkpoint; place undoes itself."""
 
 
-def attention_widths(spec: DecoderSpec) -> Iterator[tuple[str, int, int, bool]]:
+def attention_projections(spec: DecoderSpec) -> Iterator[tuple[str, int, int, bool]]:
     """(projection, in, out, bias) of the four projections, in the order they are computed."""
     query, key = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     yield "query", spec.width, query, spec.qkv_bias
@@ -71,7 +71,7 @@ def attention_widths(spec: DecoderSpec) -> Iterator[tuple[str, int, int, bool]]:
     yield "output", query, spec.width, spec.output_bias
 
 
-def mlp_widths(spec: DecoderSpec) -> Iterator[tuple[str, int, int, bool]]:
+def mlp_projections(spec: DecoderSpec) -> Iterator[tuple[str, int, int, bool]]:
     """(projection, in, out, bias) of the feed-forward block."""
     yield "gate", spec.width, spec.mlp_width, spec.mlp_bias
     yield "up", spec.width, spec.mlp_width, spec.mlp_bias

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.weights.protobuf import fields, float32, integer, message, text
+from jaxserve.weights.protobuf import as_float, as_int, as_message, as_text, iter_fields
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE_MODEL = 1, 2
@@ -58,27 +58,27 @@ def parse(data: bytes) -> SentencePieceModel:
     model = SentencePieceModel()
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
-    for number, value in fields(data):
+    for number, value in iter_fields(data):
         if number == _PIECES:
-            entry = dict(fields(message(value)))
-            model.pieces.append(text(entry.get(_PIECE, memoryview(b""))))
-            model.scores.append(float32(entry[_SCORE]) if _SCORE in entry else 0.0)
-            model.types.append(integer(entry.get(_TYPE, NORMAL)))
+            entry = dict(iter_fields(as_message(value)))
+            model.pieces.append(as_text(entry.get(_PIECE, memoryview(b""))))
+            model.scores.append(as_float(entry[_SCORE]) if _SCORE in entry else 0.0)
+            model.types.append(as_int(entry.get(_TYPE, NORMAL)))
         elif number == _TRAINER:
-            trainer = dict(fields(message(value)))
+            trainer = dict(iter_fields(as_message(value)))
         elif number == _NORMALIZER:
-            normalizer = dict(fields(message(value)))
+            normalizer = dict(iter_fields(as_message(value)))
     if not model.pieces:
         raise ValueError("it has no pieces")
-    model.model_type = integer(trainer.get(_MODEL_TYPE, UNIGRAM))
+    model.model_type = as_int(trainer.get(_MODEL_TYPE, UNIGRAM))
     if model.model_type not in (UNIGRAM, BPE_MODEL):
         raise ValueError("its pieces are whole words or single characters; BPE and unigram models are read")
-    if integer(trainer.get(_SUFFIX_SPACE, 0)) or not integer(normalizer.get(_ESCAPE_SPACES, 1)):
+    if as_int(trainer.get(_SUFFIX_SPACE, 0)) or not as_int(normalizer.get(_ESCAPE_SPACES, 1)):
         raise ValueError("it writes spaces in a way that is not supported (as suffixes, or not escaped)")
-    model.named_ids = {name: integer(trainer.get(number, id)) for name, (number, id) in _NAMED_IDS.items()}
-    model.charsmap = bytes(message(normalizer.get(_CHARSMAP, memoryview(b""))))
-    model.has_dummy_prefix = bool(integer(normalizer.get(_DUMMY_PREFIX, 1)))
-    model.removes_extra_spaces = bool(integer(normalizer.get(_REMOVE_SPACES, 1)))
+    model.named_ids = {name: as_int(trainer.get(number, id)) for name, (number, id) in _NAMED_IDS.items()}
+    model.charsmap = bytes(as_message(normalizer.get(_CHARSMAP, memoryview(b""))))
+    model.has_dummy_prefix = bool(as_int(normalizer.get(_DUMMY_PREFIX, 1)))
+    model.removes_extra_spaces = bool(as_int(normalizer.get(_REMOVE_SPACES, 1)))
     return model
 
 

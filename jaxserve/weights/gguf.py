@@ -13,14 +13,14 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.layers.quant import Blocks, Kind
-from jaxserve.weights.gguf_config import Metadata, generation_config, hf_config
+from jaxserve.layers.quant import PackedKind, QuantizedBlocks
+from jaxserve.weights.gguf_config import GGUFMetadata, build_generation_config, build_hf_config
 from jaxserve.weights.gguf_header import GGUFTensor, read_header
-from jaxserve.weights.mapped import MappedFile, aligned_empty
+from jaxserve.weights.mapped_file import MappedFile, aligned_empty
 from jaxserve.weights.protocol import TensorInfo
 
 # Types that are numbers already; everything else is packed in blocks and comes out as float32.
-PLAIN = {
+PLAIN_DTYPES = {
     GGMLQuantizationType.F64: np.dtype(np.float64),
     GGMLQuantizationType.F32: np.dtype(np.float32),
     GGMLQuantizationType.F16: np.dtype(np.float16),
@@ -30,7 +30,10 @@ PLAIN = {
     GGMLQuantizationType.I32: np.dtype(np.int32),
     GGMLQuantizationType.I64: np.dtype(np.int64),
 }
-BLOCK_FORMS: dict[Kind, GGMLQuantizationType] = {"int8": GGMLQuantizationType.Q8_0, "int4": GGMLQuantizationType.Q4_1}
+BLOCK_TYPES: dict[PackedKind, GGMLQuantizationType] = {
+    "int8": GGMLQuantizationType.Q8_0,
+    "int4": GGMLQuantizationType.Q4_1,
+}
 FLOAT32 = np.dtype(np.float32)
 SLAB_VALUES = 1 << 18  # dequantised at a time: a slab and its scratch stay in cache (Q4_1 +30 % over one call)
 
@@ -48,42 +51,42 @@ LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-ROPE_TABLE = "rope_freqs.weight"  # becomes config, not a tensor
+ROPE_FACTORS = "rope_freqs.weight"  # becomes config, not a tensor
 
 
 class GGUFCheckpoint:
     """An opened .gguf file."""
 
-    placed = False
+    has_param_layout = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._header = read_header(path)
-        self._metadata = Metadata(path, self._header.metadata)
+        self._metadata = GGUFMetadata(path, self._header.metadata)
         self._file = MappedFile(path)
         if self._header.metadata.get("split.count", 1) not in (0, 1):
             raise BadCheckpoint(f"{path} is one part of a split model; join the parts with llama.cpp's gguf-split.")
         self._architecture = self._metadata.architecture
-        check_data(self._header.tensors, self._header.num_bytes, path)
+        check_tensors(self._header.tensors, self._header.num_bytes, path)
         stored = self._header.tensors
-        self._stored = {hf_name(name): tensor for name, tensor in stored.items() if name != ROPE_TABLE}
-        self.config = hf_config(self._metadata, {n: t.shape for n, t in stored.items()}, self._rope_table())
-        self.generation_config = generation_config(self._metadata)
-        self.tensors = {name: _info(tensor) for name, tensor in self._stored.items()}
+        self._stored = {hf_name(name): tensor for name, tensor in stored.items() if name != ROPE_FACTORS}
+        self.config = build_hf_config(self._metadata, {n: t.shape for n, t in stored.items()}, self._rope_factors())
+        self.generation_config = build_generation_config(self._metadata)
+        self.tensors = {name: _tensor_info(tensor) for name, tensor in self._stored.items()}
         for name in self._stored:
             self._check_permutable(name)
 
     def read(self, name: str) -> np.ndarray:
-        return dequantise(self._rows(name), self._stored[name])
+        return dequantize_tensor(self._rows(name), self._stored[name])
 
-    def blocks(self, name: str, kind: Kind) -> Blocks | None:
-        if self._stored[name].kind != BLOCK_FORMS[kind]:
+    def read_blocks(self, name: str, kind: PackedKind) -> QuantizedBlocks | None:
+        if self._stored[name].ggml_type != BLOCK_TYPES[kind]:
             return None
-        return split(self._rows(name), kind)
+        return split_blocks(self._rows(name), kind)
 
     def release(self, name: str) -> None:
         tensor = self._stored[name]
-        self._file.release(tensor.offset, num_bytes(tensor))
+        self._file.release(tensor.offset, tensor_bytes(tensor))
 
     def _rows(self, name: str) -> np.ndarray:
         """The tensor's rows as bytes, in Hugging Face's order."""
@@ -94,7 +97,7 @@ class GGUFCheckpoint:
     def _raw_rows(self, tensor: GGUFTensor) -> np.ndarray:
         """uint8[rows, bytes of a row]; a vector has one value per row, as biases are permuted value by value."""
         num_rows = prod(tensor.shape[:-1]) if len(tensor.shape) > 1 else _vector_rows(tensor)
-        raw = self._file.view(tensor.offset, (num_bytes(tensor),), np.dtype(np.uint8))
+        raw = self._file.view(tensor.offset, (tensor_bytes(tensor),), np.dtype(np.uint8))
         return raw.reshape(num_rows, -1) if num_rows else raw.reshape(0, 1)
 
     def _permuted_heads(self, name: str) -> int:
@@ -113,13 +116,15 @@ class GGUFCheckpoint:
         if heads and (tensor.shape[0] % (2 * heads) or packed_vector):
             raise BadCheckpoint(f"{self.path}: tensor {tensor.name!r} of shape {tensor.shape} has no {heads} heads.")
 
-    def _rope_table(self) -> np.ndarray | None:
-        tensor = self._header.tensors.get(ROPE_TABLE)
-        return dequantise(self._raw_rows(tensor), tensor).astype(np.float32) if tensor else None
+    def _rope_factors(self) -> np.ndarray | None:
+        tensor = self._header.tensors.get(ROPE_FACTORS)
+        return dequantize_tensor(self._raw_rows(tensor), tensor).astype(np.float32) if tensor else None
 
 
-def _info(tensor: GGUFTensor) -> TensorInfo:
-    return TensorInfo(tensor.shape, PLAIN.get(GGMLQuantizationType(tensor.kind), FLOAT32), num_bytes(tensor))
+def _tensor_info(tensor: GGUFTensor) -> TensorInfo:
+    return TensorInfo(
+        tensor.shape, PLAIN_DTYPES.get(GGMLQuantizationType(tensor.ggml_type), FLOAT32), tensor_bytes(tensor)
+    )
 
 
 def hf_name(name: str) -> str:
@@ -135,38 +140,40 @@ def hf_name(name: str) -> str:
     return name
 
 
-def num_bytes(tensor: GGUFTensor) -> int:
+def tensor_bytes(tensor: GGUFTensor) -> int:
     """What the tensor occupies in the file."""
-    block_values, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+    block_values, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.ggml_type)]
     return prod(tensor.shape) // block_values * block_bytes
 
 
-def check_data(tensors: dict[str, GGUFTensor], file_bytes: int, path: Path) -> None:
+def check_tensors(tensors: dict[str, GGUFTensor], file_bytes: int, path: Path) -> None:
     """Every tensor's type is one we can unpack, its rows are whole blocks, it lies in the file, none overlap."""
-    for kind in {tensor.kind: tensor for tensor in tensors.values()}.values():
-        _check_kind(kind, path)
-    end, before = 0, ""
+    for kind in {tensor.ggml_type: tensor for tensor in tensors.values()}.values():
+        _check_ggml_type(kind, path)
+    end, previous_name = 0, ""
     for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):
-        block_values, _ = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+        block_values, _ = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.ggml_type)]
         if tensor.shape[-1] % block_values:
             raise BadCheckpoint(f"{path}: rows of tensor {tensor.name!r} are no multiple of {block_values} values.")
-        size = num_bytes(tensor)
+        size = tensor_bytes(tensor)
         if tensor.offset + size > file_bytes:
             raise BadCheckpoint(f"{path}: tensor {tensor.name!r} runs past the end of the file; is it cut short?")
         if size and tensor.offset < end:
-            raise BadCheckpoint(f"{path}: tensors {before!r} and {tensor.name!r} overlap.")
-        end, before = max(end, tensor.offset + size), tensor.name
+            raise BadCheckpoint(f"{path}: tensors {previous_name!r} and {tensor.name!r} overlap.")
+        end, previous_name = max(end, tensor.offset + size), tensor.name
 
 
-def _check_kind(tensor: GGUFTensor, path: Path) -> None:
+def _check_ggml_type(tensor: GGUFTensor, path: Path) -> None:
     """Unpacks one block of zeros: the only question whose answer is the package's own list of types."""
     try:
-        kind = GGMLQuantizationType(tensor.kind)
-        if kind not in PLAIN:
+        kind = GGMLQuantizationType(tensor.ggml_type)
+        if kind not in PLAIN_DTYPES:
             with np.errstate(all="ignore"):
                 dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except (ValueError, KeyError, NotImplementedError):
-        raise BadCheckpoint(f"{path}: tensor {tensor.name!r} has block type {tensor.kind}, unknown to us.") from None
+        raise BadCheckpoint(
+            f"{path}: tensor {tensor.name!r} has block type {tensor.ggml_type}, unknown to us."
+        ) from None
 
 
 def undo_rotary_permutation(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -176,11 +183,11 @@ def undo_rotary_permutation(rows: np.ndarray, heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(num_rows, -1)
 
 
-def dequantise(rows: np.ndarray, tensor: GGUFTensor) -> np.ndarray:
+def dequantize_tensor(rows: np.ndarray, tensor: GGUFTensor) -> np.ndarray:
     """uint8[rows, bytes] → values of the tensor's shape: a view for plain numbers, new float32 for packed blocks."""
-    kind = GGMLQuantizationType(tensor.kind)
-    if kind in PLAIN:
-        return rows.reshape(-1).view(PLAIN[kind]).reshape(tensor.shape)
+    kind = GGMLQuantizationType(tensor.ggml_type)
+    if kind in PLAIN_DTYPES:
+        return rows.reshape(-1).view(PLAIN_DTYPES[kind]).reshape(tensor.shape)
     block_values, block_bytes = GGML_QUANT_SIZES[kind]
     values = aligned_empty((prod(tensor.shape),), FLOAT32)
     raw = rows.reshape(-1)
@@ -193,17 +200,17 @@ def dequantise(rows: np.ndarray, tensor: GGUFTensor) -> np.ndarray:
     return values.reshape(tensor.shape)
 
 
-def split(rows: np.ndarray, kind: Kind) -> Blocks:
+def split_blocks(rows: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
     """Rows of Q8_0 blocks (float16 scale, 32 codes) or Q4_1 blocks (scale, minimum, 16 bytes), field by field."""
-    num_halves = {"int8": 1, "int4": 2}[kind]
-    blocks = rows.reshape(len(rows), -1, GGML_QUANT_SIZES[BLOCK_FORMS[kind]][1])
-    halves = np.ascontiguousarray(blocks[..., : 2 * num_halves]).view(np.float16)
-    code = blocks[..., 2 * num_halves :]
+    num_float16s = {"int8": 1, "int4": 2}[kind]
+    blocks = rows.reshape(len(rows), -1, GGML_QUANT_SIZES[BLOCK_TYPES[kind]][1])
+    float16s = np.ascontiguousarray(blocks[..., : 2 * num_float16s]).view(np.float16)
+    code = blocks[..., 2 * num_float16s :]
     if kind == "int8":
-        return Blocks(code ^ np.uint8(128), halves[..., 0], None)
-    return Blocks(code, halves[..., 0], halves[..., 1])
+        return QuantizedBlocks(code ^ np.uint8(128), float16s[..., 0], None)
+    return QuantizedBlocks(code, float16s[..., 0], float16s[..., 1])
 
 
 def _vector_rows(tensor: GGUFTensor) -> int:
-    block_values, _ = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+    block_values, _ = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.ggml_type)]
     return tensor.shape[0] if block_values == 1 else 1

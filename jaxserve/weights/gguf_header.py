@@ -35,7 +35,7 @@ class GGUFTensor:
 
     name: str
     shape: tuple[int, ...]
-    kind: int
+    ggml_type: int
     offset: int
 
 
@@ -53,121 +53,121 @@ def read_header(path: Path) -> GGUFHeader:
     """Reads and checks the head of the file; BadCheckpoint names the file and the field at fault."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-            return _Scanner(path, buffer).header()
+            return _HeaderReader(path, buffer).read_header()
     except FileNotFoundError:
         raise BadCheckpoint(f"{path} is missing.") from None
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{path} cannot be read as GGUF: {error}.") from error
 
 
-class _Scanner:
+class _HeaderReader:
     """A cursor over the file's head; `what` is the field being read, for messages."""
 
     def __init__(self, path: Path, buffer: mmap.mmap) -> None:
         self.path, self.buffer, self.end = path, buffer, len(buffer)
-        self.at = 0
+        self.offset = 0
         self.values_left = MAX_VALUES
-        self.what = "the head of the file"
+        self.field_name = "the head of the file"
 
     def fail(self, reason: str) -> NoReturn:
-        raise BadCheckpoint(f"{self.path}: {self.what} {reason}.")
+        raise BadCheckpoint(f"{self.path}: {self.field_name} {reason}.")
 
-    def take(self, num_bytes: int) -> int:
+    def advance(self, num_bytes: int) -> int:
         """Advances over num_bytes and returns where they start."""
-        if num_bytes > self.end - self.at:
-            self.fail(f"runs past the end of the file ({num_bytes} bytes wanted, {self.end - self.at} left)")
-        start, self.at = self.at, self.at + num_bytes
+        if num_bytes > self.end - self.offset:
+            self.fail(f"runs past the end of the file ({num_bytes} bytes wanted, {self.end - self.offset} left)")
+        start, self.offset = self.offset, self.offset + num_bytes
         return start
 
-    def scalar(self, code: str) -> Any:
+    def read_scalar(self, code: str) -> Any:
         layout = "<" + code
-        return struct.unpack_from(layout, self.buffer, self.take(struct.calcsize(layout)))[0]
+        return struct.unpack_from(layout, self.buffer, self.advance(struct.calcsize(layout)))[0]
 
-    def count(self, limit: int, min_bytes: int, noun: str) -> int:
+    def read_count(self, limit: int, min_bytes: int, noun: str) -> int:
         """A count of things of at least min_bytes each."""
-        count = self.scalar("Q")
-        if count > limit or count * min_bytes > self.end - self.at:
+        count = self.read_scalar("Q")
+        if count > limit or count * min_bytes > self.end - self.offset:
             self.fail(f"claims {count} {noun}, more than the file can hold or we accept")
         return count
 
-    def string(self, max_bytes: int | None = None) -> str:
-        length = self.scalar("Q")
+    def read_string(self, max_bytes: int | None = None) -> str:
+        length = self.read_scalar("Q")
         if max_bytes is not None and length > max_bytes:
             self.fail(f"has a name of {length} bytes; at most {max_bytes} are allowed")
-        start = self.take(length)
+        start = self.advance(length)
         try:
-            return self.buffer[start : self.at].decode()
+            return self.buffer[start : self.offset].decode()
         except UnicodeDecodeError:
             self.fail("is not valid UTF-8")
 
-    def value(self, kind: int, depth: int = 0) -> Any:
+    def read_value(self, kind: int, depth: int = 0) -> Any:
         if kind == STRING:
-            return self.string()
+            return self.read_string()
         if kind == ARRAY:
-            return self.array(depth + 1)
+            return self.read_array(depth + 1)
         if kind not in SCALARS:
             self.fail(f"has the unknown value type {kind}")
-        return self.scalar(SCALARS[kind])
+        return self.read_scalar(SCALARS[kind])
 
-    def array(self, depth: int) -> list[Any]:
+    def read_array(self, depth: int) -> list[Any]:
         if depth > MAX_DEPTH:
             self.fail(f"nests arrays deeper than {MAX_DEPTH}")
-        kind = self.scalar("I")
+        kind = self.read_scalar("I")
         code = SCALARS.get(kind)
         item_bytes = struct.calcsize("<" + code) if code else 8
-        count = self.count(self.values_left, item_bytes, "values")
+        count = self.read_count(self.values_left, item_bytes, "values")
         self.values_left -= count
         if code:
-            return list(struct.unpack_from(f"<{count}{code}", self.buffer, self.take(count * item_bytes)))
-        return [self.value(kind, depth) for _ in range(count)]
+            return list(struct.unpack_from(f"<{count}{code}", self.buffer, self.advance(count * item_bytes)))
+        return [self.read_value(kind, depth) for _ in range(count)]
 
-    def header(self) -> GGUFHeader:
-        self.magic()
-        num_tensors = self.count(MAX_TENSORS, 24, "tensors")
-        num_keys = self.count(MAX_KEYS, 13, "metadata keys")
+    def read_header(self) -> GGUFHeader:
+        self.check_magic()
+        num_tensors = self.read_count(MAX_TENSORS, 24, "tensors")
+        num_keys = self.read_count(MAX_KEYS, 13, "metadata keys")
         metadata: dict[str, Any] = {}
         for _ in range(num_keys):
-            self.what = "a metadata key"
-            key = self.string(MAX_NAME_BYTES)
-            self.what = f"metadata {key!r}"
+            self.field_name = "a metadata key"
+            key = self.read_string(MAX_NAME_BYTES)
+            self.field_name = f"metadata {key!r}"
             if key in metadata:
                 self.fail("appears twice")
-            metadata[key] = self.value(self.scalar("I"))
-        return self.tensors(metadata, num_tensors)
+            metadata[key] = self.read_value(self.read_scalar("I"))
+        return self.read_tensors(metadata, num_tensors)
 
-    def magic(self) -> None:
-        if self.buffer[self.take(4) : self.at] != b"GGUF":
+    def check_magic(self) -> None:
+        if self.buffer[self.advance(4) : self.offset] != b"GGUF":
             raise BadCheckpoint(f"{self.path} is not a GGUF file: it does not start with 'GGUF'.")
-        version = self.scalar("I")
+        version = self.read_scalar("I")
         if version & 0xFFFF == 0:
             raise BadCheckpoint(f"{self.path} is a big-endian GGUF file; only little-endian ones are read.")
         if version not in (2, 3):
             raise BadCheckpoint(f"{self.path} is GGUF version {version}; versions 2 and 3 are read.")
 
-    def tensors(self, metadata: dict[str, Any], num_tensors: int) -> GGUFHeader:
+    def read_tensors(self, metadata: dict[str, Any], num_tensors: int) -> GGUFHeader:
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
             raise BadCheckpoint(f"{self.path}: general.alignment is {alignment!r}, not a sensible power of two.")
-        found: dict[str, GGUFTensor] = {}
+        tensors: dict[str, GGUFTensor] = {}
         for _ in range(num_tensors):
-            self.what = "a tensor's name"
-            name = self.string(MAX_NAME_BYTES)
-            self.what = f"tensor {name!r}"
-            if name in found:
+            self.field_name = "a tensor's name"
+            name = self.read_string(MAX_NAME_BYTES)
+            self.field_name = f"tensor {name!r}"
+            if name in tensors:
                 self.fail("appears twice")
-            found[name] = self.tensor(name, alignment)
-        data_start = -(-self.at // alignment) * alignment
-        placed = {n: GGUFTensor(n, t.shape, t.kind, data_start + t.offset) for n, t in found.items()}
+            tensors[name] = self.read_tensor(name, alignment)
+        data_start = -(-self.offset // alignment) * alignment
+        placed = {n: GGUFTensor(n, t.shape, t.ggml_type, data_start + t.offset) for n, t in tensors.items()}
         return GGUFHeader(self.path, metadata, placed, self.end)
 
-    def tensor(self, name: str, alignment: int) -> GGUFTensor:
-        num_dims = self.scalar("I")
+    def read_tensor(self, name: str, alignment: int) -> GGUFTensor:
+        num_dims = self.read_scalar("I")
         if not 1 <= num_dims <= MAX_DIMS:
             self.fail(f"has {num_dims} axes; 1 to {MAX_DIMS} are allowed")
-        shape = tuple(self.scalar("Q") for _ in range(num_dims))[::-1]
+        shape = tuple(self.read_scalar("Q") for _ in range(num_dims))[::-1]
         if not 1 <= prod(shape) <= MAX_TENSOR_VALUES:
             self.fail(f"has the impossible shape {shape}")
-        kind, offset = self.scalar("I"), self.scalar("Q")
+        kind, offset = self.read_scalar("I"), self.read_scalar("Q")
         if offset % alignment:
             self.fail(f"starts at {offset}, which is no multiple of the alignment {alignment}")
         return GGUFTensor(name, shape, kind, offset)

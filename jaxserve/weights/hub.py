@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from jaxserve.errors import BadConfig, StartupError
-from jaxserve.weights import quants
+from jaxserve.weights import gguf_files
 
 log = logging.getLogger(__name__)
 
-Progress: TypeAlias = Callable[[str, float, float], None]
+ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-HUB_ID = re.compile(rf"{NAME}/{NAME}")
-HUB_FILE = re.compile(rf"({NAME}/{NAME})/((?:{NAME}/)*{NAME}\.gguf)")
-HUB_QUANT = re.compile(rf"({NAME}/{NAME}):({NAME})")
-WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "tokenizer.model.v*", "*.txt", "*.tiktoken"]
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+HUB_ID = re.compile(rf"{NAME_PATTERN}/{NAME_PATTERN}")
+HUB_FILE = re.compile(rf"({NAME_PATTERN}/{NAME_PATTERN})/((?:{NAME_PATTERN}/)*{NAME_PATTERN}\.gguf)")
+HUB_QUANT = re.compile(rf"({NAME_PATTERN}/{NAME_PATTERN}):({NAME_PATTERN})")
+ALLOW_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "tokenizer.model.v*", "*.txt", "*.tiktoken"]
 # Copies for other programs.
-UNWANTED = ["*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model*", "consolidated*"]
+IGNORE_PATTERNS = ["*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model*", "consolidated*"]
 
 
 def is_hub_name(model: str) -> bool:
@@ -35,64 +35,70 @@ def is_hub_name(model: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Access:
+class _HubAccess:
     """What every request to the hub needs beside a name."""
 
     revision: str | None
-    cache: str | None
-    progress: Progress | None
+    cache_dir: str | None
+    progress: ProgressCallback | None
     token: str | None
 
 
-def download(
-    model: str, revision: str | None, cache: str | None, progress: Progress | None = None, token: str | None = None
+def download_model(
+    model: str,
+    revision: str | None,
+    cache_dir: str | None,
+    progress: ProgressCallback | None = None,
+    token: str | None = None,
 ) -> Path:
     """The snapshot's directory, or the .gguf file, in the hub's cache; from the cache alone when offline.
 
     token: for the hub; None: HF_TOKEN, or what its own login has stored.
     """
-    access = _Access(revision, cache, progress, token)
-    if chosen := HUB_FILE.fullmatch(model):
-        return _one_file(chosen[1], chosen[2], access)
-    if chosen := HUB_QUANT.fullmatch(model):
-        names = _gguf_names(chosen[1], access)
-        return _one_file(chosen[1], quants.choose(chosen[1], chosen[2], names), access)
+    access = _HubAccess(revision, cache_dir, progress, token)
+    if match := HUB_FILE.fullmatch(model):
+        return _download_file(match[1], match[2], access)
+    if match := HUB_QUANT.fullmatch(model):
+        names = _list_gguf_files(match[1], access)
+        return _download_file(match[1], gguf_files.choose_file(match[1], match[2], names), access)
     from huggingface_hub import snapshot_download
 
-    with _explained(model, revision):
+    with _translate_errors(model, revision):
         folder = Path(
             snapshot_download(
                 model,
                 revision=revision,
-                cache_dir=cache,
+                cache_dir=cache_dir,
                 token=token,
-                allow_patterns=WANTED,
-                ignore_patterns=UNWANTED,
-                tqdm_class=_silent_bar(progress),
+                allow_patterns=ALLOW_PATTERNS,
+                ignore_patterns=IGNORE_PATTERNS,
+                tqdm_class=_make_tqdm_class(progress),
             )
         )
     if any(folder.glob("*.safetensors")):
         return folder
-    return _only_gguf(model, access)
+    return _download_single_gguf(model, access)
 
 
-def _only_gguf(model: str, access: _Access) -> Path:
+def _download_single_gguf(model: str, access: _HubAccess) -> Path:
     """A repository without safetensors: its single GGUF file."""
-    names = _gguf_names(model, access)
+    names = _list_gguf_files(model, access)
     if len(names) == 1:
-        return _one_file(model, names[0], access)
+        return _download_file(model, names[0], access)
     if names:
-        raise BadConfig(f"The hub model {model} has {len(names)} .gguf files; {quants.advice(model, names)}.")
+        raise BadConfig(
+            f"The hub model {model} has {len(names)} .gguf files; {gguf_files.describe_choices(model, names)}."
+        )
     raise BadConfig(f"The hub model {model} has neither .safetensors nor .gguf files; other formats are not read.")
 
 
-def _gguf_names(model: str, access: _Access) -> list[str]:
+def _list_gguf_files(model: str, access: _HubAccess) -> list[str]:
     """The GGUF files of a repository: those on the hub, or, where it is not to be asked, those in the cache."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import is_offline_mode
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    with _explained(model, access.revision):
+    with _translate_errors(model, access.revision):
         if not is_offline_mode():
             try:
                 files = HfApi(token=access.token).model_info(model, revision=access.revision).siblings or []
@@ -104,28 +110,30 @@ def _gguf_names(model: str, access: _Access) -> list[str]:
                     raise
             except Exception as error:  # no connection, in the words of whichever HTTP library the hub's package uses
                 log.info("the hub does not answer, its cache is asked: %s", error)
-        folder = Path(snapshot_download(model, revision=access.revision, cache_dir=access.cache, local_files_only=True))
+        folder = Path(
+            snapshot_download(model, revision=access.revision, cache_dir=access.cache_dir, local_files_only=True)
+        )
         return [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
 
 
-def _one_file(model: str, name: str, access: _Access) -> Path:
+def _download_file(model: str, name: str, access: _HubAccess) -> Path:
     from huggingface_hub import hf_hub_download
 
-    with _explained(f"{model}/{name}", access.revision):
+    with _translate_errors(f"{model}/{name}", access.revision):
         return Path(
             hf_hub_download(
                 model,
                 name,
                 revision=access.revision,
-                cache_dir=access.cache,
+                cache_dir=access.cache_dir,
                 token=access.token,
-                tqdm_class=_silent_bar(access.progress),
+                tqdm_class=_make_tqdm_class(access.progress),
             )
         )
 
 
 @contextmanager
-def _explained(model: str, revision: str | None) -> Iterator[None]:
+def _translate_errors(model: str, revision: str | None) -> Iterator[None]:
     """The hub's exceptions in one sentence each."""
     from huggingface_hub import errors
 
@@ -156,7 +164,7 @@ def _explained(model: str, revision: str | None) -> Iterator[None]:
         raise StartupError(f"Fetching {where} from the hub failed: {str(error).splitlines()[0][:300]}") from error
 
 
-def _silent_bar(progress: Progress | None) -> type[Any]:
+def _make_tqdm_class(progress: ProgressCallback | None) -> type[Any]:
     """A tqdm class that draws nothing and reports bytes; the hub keeps two bars of bytes and moves one or both."""
     from tqdm import tqdm
 

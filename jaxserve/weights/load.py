@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.layers.quant import GROUP, Packed, lay_out, quantise
-from jaxserve.weights.mapped import aligned_empty, is_adoptable
+from jaxserve.layers.quant import GROUP_SIZE, PackedWeight, pack_blocks, quantize
+from jaxserve.weights.mapped_file import aligned_empty, is_zero_copyable
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
 
-LeafPath: TypeAlias = tuple[Any, ...]
-Progress: TypeAlias = Callable[[str, float, float], None]
+ParamPath: TypeAlias = tuple[Any, ...]
+ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 
 MAX_THREADS = 8
 # A transposed matrix is copied this many columns at a time: twice the speed of one copy, four times with a cast.
@@ -31,24 +31,24 @@ SLAB_VALUES = 1 << 16  # packed at a time: a slab and its scratch stay in cache
 ALWAYS_IGNORED = ("*.rotary_emb.inv_freq",)
 
 
-class Leaf(Protocol):
-    """Where one parameter comes from (jaxserve.models.spec.Leaf is one)."""
+class LoadableParam(Protocol):
+    """Where one parameter comes from (jaxserve.models.spec.ParamSpec is one)."""
 
     @property
-    def name(self) -> str: ...
+    def tensor_name(self) -> str: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
-    def place(self) -> Callable[[np.ndarray], np.ndarray]: ...
+    def transform(self) -> Callable[[np.ndarray], np.ndarray]: ...
 
 
-Weight: TypeAlias = jax.Array | Packed
+Weight: TypeAlias = jax.Array | PackedWeight
 
 
-def check(
+def check_checkpoint(
     checkpoint: Checkpoint,
-    leaves: Mapping[LeafPath, Leaf],
-    abstract: Mapping[LeafPath, Any],
+    params: Mapping[ParamPath, LoadableParam],
+    targets: Mapping[ParamPath, Any],
     *,
     ignored: Iterable[str] = (),
 ) -> None:
@@ -56,7 +56,7 @@ def check(
 
     ignored: patterns (as in fnmatch) of tensors that may be there and are not wanted.
     """
-    expected = _expected(checkpoint, leaves, abstract)
+    expected = _expected_shapes(checkpoint, params, targets)
     names = set(checkpoint.tensors)
     patterns = (*ignored, *ALWAYS_IGNORED)
     surplus = [n for n in names - set(expected) if not any(fnmatchcase(n, pattern) for pattern in patterns)]
@@ -68,85 +68,86 @@ def check(
         _check_tensor(checkpoint, name, checkpoint.tensors[name], shape)
 
 
-def load(
+def load_params(
     checkpoint: Checkpoint,
-    leaves: Mapping[LeafPath, Leaf],
-    abstract: Mapping[LeafPath, Any],
+    params: Mapping[ParamPath, LoadableParam],
+    targets: Mapping[ParamPath, Any],
     *,
     ignored: Iterable[str] = ("*",),
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     num_threads: int | None = None,
-) -> dict[LeafPath, Weight]:
-    """Every leaf as an array on its device, in the type and with the sharding (if any) that `abstract` asks for.
+) -> dict[ParamPath, Weight]:
+    """Every leaf as an array on its device, in the type and with the sharding (if any) that `targets` asks for.
 
-    Where `abstract` asks for a packed weight, blocks of the same form are taken from the file as they are; anything
+    Where `targets` asks for a packed weight, blocks of the same form are taken from the file as they are; anything
     else is packed, some rows at a time.
-    Checks once more what it needs; surplus tensors are for `check` to refuse, unless `ignored` is given here too.
+    Checks once more what it needs; surplus tensors are for `check_checkpoint` to refuse, unless `ignored`
+    is given here too.
     progress hears ("load", bytes read, bytes in all). Largest tensors first: scratch is taken while little else is.
     """
-    check(checkpoint, leaves, abstract, ignored=ignored)
-    sizes = {path: checkpoint.tensors[_name(checkpoint, path, leaf)].nbytes for path, leaf in leaves.items()}
-    order = sorted(leaves, key=lambda path: -sizes[path])
+    check_checkpoint(checkpoint, params, targets, ignored=ignored)
+    sizes = {path: checkpoint.tensors[_stored_name(checkpoint, path, leaf)].nbytes for path, leaf in params.items()}
+    order = sorted(params, key=lambda path: -sizes[path])
     total, done = max(sum(sizes.values()), 1), 0
-    loaded: dict[LeafPath, Weight] = {}
+    loaded: dict[ParamPath, Weight] = {}
     pool = ThreadPoolExecutor(num_threads or min(MAX_THREADS, os.cpu_count() or 1), "weights")
     try:
-        futures = {pool.submit(_load_leaf, checkpoint, path, leaves[path], abstract[path]): path for path in order}
+        futures = {pool.submit(_load_param, checkpoint, path, params[path], targets[path]): path for path in order}
         for future in as_completed(futures):
             path = futures.pop(future)
             loaded[path] = future.result()
             done += sizes[path]
             if progress:
                 progress("load", done, total)
-        for name in {_name(checkpoint, path, leaf) for path, leaf in leaves.items()}:
+        for name in {_stored_name(checkpoint, path, leaf) for path, leaf in params.items()}:
             checkpoint.release(name)  # again: a page of the file may be huge, and reading a neighbour brought it back
     finally:
         pool.shutdown(cancel_futures=True)
-    return {path: loaded[path] for path in leaves}
+    return {path: loaded[path] for path in params}
 
 
-def _load_leaf(checkpoint: Checkpoint, path: LeafPath, leaf: Leaf, target: Any) -> Weight:
-    name = _name(checkpoint, path, leaf)
-    if isinstance(target, Packed):
-        host = _packed(checkpoint, name, leaf, target)
+def _load_param(checkpoint: Checkpoint, path: ParamPath, param: LoadableParam, target: Any) -> Weight:
+    name = _stored_name(checkpoint, path, param)
+    if isinstance(target, PackedWeight):
+        host = _pack_tensor(checkpoint, name, param, target)
         checkpoint.release(name)
-        return replace(target, data=_put(host, getattr(target.data, "sharding", None)))
+        return replace(target, data=_put_on_device(host, getattr(target.data, "sharding", None)))
     values = checkpoint.read(name)
-    values = values if checkpoint.placed else leaf.place(values)
+    values = values if checkpoint.has_param_layout else param.transform(values)
     assert values.shape == target.shape, f"{name}: the layout function made {values.shape}, not {target.shape}"
-    host = _converted(values, np.dtype(target.dtype))
+    host = _convert(values, np.dtype(target.dtype))
     del values
     checkpoint.release(name)
-    return _put(host, getattr(target, "sharding", None))
+    return _put_on_device(host, getattr(target, "sharding", None))
 
 
-def _packed(checkpoint: Checkpoint, name: str, leaf: Leaf, target: Packed) -> np.ndarray:
+def _pack_tensor(checkpoint: Checkpoint, name: str, param: LoadableParam, target: PackedWeight) -> np.ndarray:
     """The weight in the layout of its kernel."""
     data = aligned_empty(target.data.shape, np.dtype(np.uint8))
-    blocks = checkpoint.blocks(name, target.kind)
+    blocks = checkpoint.read_blocks(name, target.kind)
     if blocks is not None:
-        lay_out(blocks, data)
+        pack_blocks(blocks, data)
         return data
     values_OI = checkpoint.read(name)
-    if checkpoint.placed:
-        values_OI = leaf.place(values_OI)
+    if checkpoint.has_param_layout:
+        values_OI = param.transform(values_OI)
     assert values_OI.shape == (target.width_out, target.width_in), f"{name} is {values_OI.shape}, not {target}"
-    at_once = max(SLAB_VALUES // target.width_in // GROUP, 1)
-    for first in range(0, len(data), at_once):
-        rows_OI = values_OI[first * GROUP : (first + at_once) * GROUP]
-        lay_out(quantise(rows_OI, target.kind), data[first : first + at_once])
+    slab_groups = max(SLAB_VALUES // target.width_in // GROUP_SIZE, 1)
+    for first in range(0, len(data), slab_groups):
+        rows_OI = values_OI[first * GROUP_SIZE : (first + slab_groups) * GROUP_SIZE]
+        pack_blocks(quantize(rows_OI, target.kind), data[first : first + slab_groups])
     return data
 
 
-def _put(host: np.ndarray, sharding: Any) -> jax.Array:
+def _put_on_device(host: np.ndarray, sharding: Any) -> jax.Array:
     array = jax.device_put(host, sharding)
     array.block_until_ready()  # the host's copy may go before this thread makes the next one
     return array
 
 
-def _converted(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The values in a buffer that JAX may keep: the same one if it is fit for that, else one copy."""
-    if values.dtype == dtype and is_adoptable(values):
+    if values.dtype == dtype and is_zero_copyable(values):
         return values
     out = aligned_empty(values.shape, dtype)
     columns = values.shape[1] if values.ndim == 2 and values.T.flags.c_contiguous else 0
@@ -160,27 +161,27 @@ def _converted(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return out
 
 
-def _name(checkpoint: Checkpoint, path: LeafPath, leaf: Leaf) -> str:
-    return placed_name(path) if checkpoint.placed else leaf.name
+def _stored_name(checkpoint: Checkpoint, path: ParamPath, param: LoadableParam) -> str:
+    return param_name(path) if checkpoint.has_param_layout else param.tensor_name
 
 
-def placed_name(path: LeafPath) -> str:
+def param_name(path: ParamPath) -> str:
     """The name of a leaf in a checkpoint of placed leaves."""
     return ".".join(map(str, path))
 
 
-def _expected(
-    checkpoint: Checkpoint, leaves: Mapping[LeafPath, Leaf], abstract: Mapping[LeafPath, Any]
+def _expected_shapes(
+    checkpoint: Checkpoint, params: Mapping[ParamPath, LoadableParam], targets: Mapping[ParamPath, Any]
 ) -> dict[str, tuple[int, ...]]:
     """Tensor name → the shape it must have in this checkpoint."""
-    if checkpoint.placed:
-        return {placed_name(path): _placed_shape(leaf, abstract[path]) for path, leaf in leaves.items()}
-    return {leaf.name: tuple(leaf.shape) for leaf in leaves.values()}
+    if checkpoint.has_param_layout:
+        return {param_name(path): _param_shape(leaf, targets[path]) for path, leaf in params.items()}
+    return {leaf.tensor_name: tuple(leaf.shape) for leaf in params.values()}
 
 
-def _placed_shape(leaf: Leaf, target: Any) -> tuple[int, ...]:
-    if isinstance(target, Packed):
-        return leaf.place(np.broadcast_to(np.float32(0), leaf.shape)).shape
+def _param_shape(param: LoadableParam, target: Any) -> tuple[int, ...]:
+    if isinstance(target, PackedWeight):
+        return param.transform(np.broadcast_to(np.float32(0), param.shape)).shape
     return tuple(target.shape)
 
 

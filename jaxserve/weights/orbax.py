@@ -15,19 +15,21 @@ import jax
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.layers.quant import Kind
+from jaxserve.layers.quant import PackedKind
 from jaxserve.weights.protocol import TensorInfo, read_json
 
-WEIGHTS = "weights"
-METADATA = "_METADATA"
+WEIGHTS_DIRECTORY = "weights"
+METADATA_FILE = "_METADATA"
 DRIVERS = {False: "zarr", True: "zarr3"}
 
 
 def is_checkpoint(path: Path) -> bool:
-    return (path / WEIGHTS / METADATA).is_file()
+    return (path / WEIGHTS_DIRECTORY / METADATA_FILE).is_file()
 
 
-def save(path: Path, leaves: Mapping[tuple[Any, ...], jax.Array], config: dict, generation_config: dict) -> None:
+def save_checkpoint(
+    path: Path, params: Mapping[tuple[Any, ...], jax.Array], config: dict, generation_config: dict
+) -> None:
     """Writes placed leaves and the model's config into the directory; refuses one that already holds weights."""
     import orbax.checkpoint as ocp
 
@@ -35,30 +37,32 @@ def save(path: Path, leaves: Mapping[tuple[Any, ...], jax.Array], config: dict, 
     (path / "config.json").write_text(json.dumps(config, indent=2))
     (path / "generation_config.json").write_text(json.dumps(generation_config, indent=2))
     with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(path.resolve() / WEIGHTS, {".".join(map(str, key)): leaf for key, leaf in leaves.items()})
+        checkpointer.save(
+            path.resolve() / WEIGHTS_DIRECTORY, {".".join(map(str, key)): leaf for key, leaf in params.items()}
+        )
 
 
 class OrbaxCheckpoint:
     """An opened directory that `save` wrote."""
 
-    placed = True
+    has_param_layout = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = read_json(path / "config.json")
         self.generation_config = read_json(path / "generation_config.json", missing_ok=True)
-        metadata = read_json(path / WEIGHTS / METADATA)
-        self._spec = _storage(path, metadata)
-        self._stores = {name: self._open(name) for name in _names(path, metadata)}
+        metadata = read_json(path / WEIGHTS_DIRECTORY / METADATA_FILE)
+        self._spec = _storage_spec(path, metadata)
+        self._stores = {name: self._open(name) for name in _read_names(path, metadata)}
         self.tensors = {name: self._info(name) for name in self._stores}
 
     def read(self, name: str) -> np.ndarray:
         try:
             return self._stores[name].read().result()
         except (ValueError, OSError, RuntimeError) as error:
-            raise self._bad(name, error) from error
+            raise self._unreadable(name, error) from error
 
-    def blocks(self, name: str, kind: Kind) -> None:
+    def read_blocks(self, name: str, kind: PackedKind) -> None:
         """No tensor is packed in this format."""
 
     def release(self, name: str) -> None:
@@ -71,7 +75,7 @@ class OrbaxCheckpoint:
         try:
             return ts.open(self._spec | {"kvstore": kvstore}, open=True, read=True).result()
         except (ValueError, OSError, RuntimeError) as error:
-            raise self._bad(name, error) from error
+            raise self._unreadable(name, error) from error
 
     def _info(self, name: str) -> TensorInfo:
         """Shape and type as stored; refuses chunks larger than the array, which would be unpacked whole."""
@@ -82,31 +86,33 @@ class OrbaxCheckpoint:
             raise BadCheckpoint(f"{self.path}: tensor {name!r} of shape {shape} has chunks of {tuple(chunk)}.")
         return TensorInfo(shape, dtype, prod(shape) * dtype.itemsize)
 
-    def _bad(self, name: str, error: Exception) -> BadCheckpoint:
+    def _unreadable(self, name: str, error: Exception) -> BadCheckpoint:
         return BadCheckpoint(f"{self.path}: tensor {name!r} cannot be read: {str(error)[:300]}")
 
 
-def _storage(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+def _storage_spec(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """The tensorstore spec that all arrays share. A chunk that is not there is an error, not zeros."""
     driver = DRIVERS.get(metadata.get("use_zarr3", False))
     if driver is None or metadata.get("use_ocdbt") is not True:
-        raise BadCheckpoint(f"{path / WEIGHTS} is kept in a form of orbax that is not read; save it again.")
-    base = {"driver": "file", "path": f"{(path / WEIGHTS).resolve()}/"}
+        raise BadCheckpoint(f"{path / WEIGHTS_DIRECTORY} is kept in a form of orbax that is not read; save it again.")
+    base = {"driver": "file", "path": f"{(path / WEIGHTS_DIRECTORY).resolve()}/"}
     return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": base}, "fill_missing_data_reads": False}
 
 
-def _names(path: Path, metadata: dict[str, Any]) -> list[str]:
+def _read_names(path: Path, metadata: dict[str, Any]) -> list[str]:
     """The leaves' names; each is one key, because `save` writes a flat dictionary."""
     tree = metadata.get("tree_metadata")
     names = []
     for entry in tree.values() if isinstance(tree, dict) else ():
         keys = entry.get("key_metadata") if isinstance(entry, dict) else None
         if not isinstance(keys, list) or len(keys) != 1 or not isinstance(keys[0], dict):
-            raise BadCheckpoint(f"{path / WEIGHTS / METADATA} is not the flat tree that jaxserve saves.")
+            raise BadCheckpoint(f"{path / WEIGHTS_DIRECTORY / METADATA_FILE} is not the flat tree that jaxserve saves.")
         name = keys[0].get("key")
         if not isinstance(name, str) or not name or len(name) > 1024 or "\0" in name:
-            raise BadCheckpoint(f"{path / WEIGHTS / METADATA} holds the unusable name {str(name)[:80]!r}.")
+            raise BadCheckpoint(
+                f"{path / WEIGHTS_DIRECTORY / METADATA_FILE} holds the unusable name {str(name)[:80]!r}."
+            )
         names.append(name)
     if not names or len(set(names)) != len(names):
-        raise BadCheckpoint(f"{path / WEIGHTS / METADATA} names no tensors, or one of them twice.")
+        raise BadCheckpoint(f"{path / WEIGHTS_DIRECTORY / METADATA_FILE} names no tensors, or one of them twice.")
     return names

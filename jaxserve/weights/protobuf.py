@@ -8,91 +8,91 @@ import struct
 from collections.abc import Iterator
 from typing import TypeAlias
 
-Value: TypeAlias = int | memoryview
+FieldValue: TypeAlias = int | memoryview
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_VARINT_BYTES = 10
 
 
-def fields(data: bytes | memoryview) -> Iterator[tuple[int, Value]]:
+def iter_fields(data: bytes | memoryview) -> Iterator[tuple[int, FieldValue]]:
     """Yield (field number, value) for every field of one message, in the order of the file.
 
     A varint is an int (unsigned); strings, bytes, messages and fixed-width numbers are views of their bytes.
     Raises ValueError where the bytes are no message.
     """
     view = memoryview(data)
-    at = 0
-    while at < len(view):
-        key, at = _varint(view, at)
+    offset = 0
+    while offset < len(view):
+        key, offset = _read_varint(view, offset)
         number, wire_type = key >> 3, key & 7
         if number == 0:
-            raise ValueError(f"field number 0 at byte {at}")
+            raise ValueError(f"field number 0 at byte {offset}")
         if wire_type == VARINT:
-            value, at = _varint(view, at)
+            value, offset = _read_varint(view, offset)
             yield number, value
             continue
         if wire_type == BYTES:
-            length, at = _varint(view, at)
+            length, offset = _read_varint(view, offset)
         elif wire_type in (FIXED32, FIXED64):
             length = 4 if wire_type == FIXED32 else 8
         else:
-            raise ValueError(f"wire type {wire_type} at byte {at}")
-        if length > len(view) - at:
-            raise ValueError(f"field {number} runs past the end, at byte {at}")
-        yield number, view[at : at + length]
-        at += length
+            raise ValueError(f"wire type {wire_type} at byte {offset}")
+        if length > len(view) - offset:
+            raise ValueError(f"field {number} runs past the end, at byte {offset}")
+        yield number, view[offset : offset + length]
+        offset += length
 
 
-def text(value: Value) -> str:
+def as_text(value: FieldValue) -> str:
     """Return a string field. Raises ValueError for another wire type or bytes that are not UTF-8."""
-    return str(_view(value, "text"), "utf-8")
+    return str(_as_bytes(value, "text"), "utf-8")
 
 
-def message(value: Value) -> memoryview:
+def as_message(value: FieldValue) -> memoryview:
     """Return the bytes of a message field. Raises ValueError for another wire type."""
-    return _view(value, "a message")
+    return _as_bytes(value, "a message")
 
 
-def integer(value: Value) -> int:
+def as_int(value: FieldValue) -> int:
     """Return a signed integer field (int32, int64, enum, bool). Raises ValueError for another wire type."""
     if not isinstance(value, int):
         raise ValueError("bytes where a whole number should be")
     return value - (1 << 64) if value >> 63 else value
 
 
-def integers(value: Value) -> list[int]:
+def as_ints(value: FieldValue) -> list[int]:
     """Return one entry of a repeated integer field, or all of them where they are packed. Raises ValueError."""
     if isinstance(value, int):
-        return [integer(value)]
-    found, at = [], 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        found.append(integer(number))
-    return found
+        return [as_int(value)]
+    numbers, offset = [], 0
+    while offset < len(value):
+        number, offset = _read_varint(value, offset)
+        numbers.append(as_int(number))
+    return numbers
 
 
-def float32(value: Value) -> float:
+def as_float(value: FieldValue) -> float:
     """Return a float field. Raises ValueError for another wire type."""
-    data = _view(value, "a float")
+    data = _as_bytes(value, "a float")
     if len(data) != 4:
         raise ValueError(f"{len(data)} bytes where a float should be")
     return struct.unpack("<f", data)[0]
 
 
-def _view(value: Value, what: str) -> memoryview:
+def _as_bytes(value: FieldValue, expected: str) -> memoryview:
     if isinstance(value, int):
-        raise ValueError(f"a whole number where {what} should be")
+        raise ValueError(f"a whole number where {expected} should be")
     return value
 
 
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
+def _read_varint(view: memoryview, offset: int) -> tuple[int, int]:
     """The number that begins at this byte, and where the next field's bytes begin."""
     value = 0
     for index in range(MAX_VARINT_BYTES):
-        if at + index >= len(view):
+        if offset + index >= len(view):
             raise ValueError("cut short inside a number")
-        byte = view[at + index]
+        byte = view[offset + index]
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
-            return value & (1 << 64) - 1, at + index + 1
-    raise ValueError(f"a number of more than {MAX_VARINT_BYTES} bytes at byte {at}")
+            return value & (1 << 64) - 1, offset + index + 1
+    raise ValueError(f"a number of more than {MAX_VARINT_BYTES} bytes at byte {offset}")

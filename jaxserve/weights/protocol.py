@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
-from jaxserve.layers.quant import Blocks, Kind
+from jaxserve.layers.quant import PackedKind, QuantizedBlocks
 
 MAX_JSON_BYTES = 64 * MIB
 
@@ -30,10 +30,10 @@ class TensorInfo:
 
 
 class Checkpoint(Protocol):
-    """An opened model. `placed` means: tensors lie in the layout of the leaves, named by their paths."""
+    """An opened model. `has_param_layout` means: tensors lie in the layout of the parameters, named by their paths."""
 
     path: Path
-    placed: bool
+    has_param_layout: bool
     config: dict[str, Any]
     generation_config: dict[str, Any]
 
@@ -46,7 +46,7 @@ class Checkpoint(Protocol):
         """The tensor's values. Read-only when it is a view into the file, writeable when it was made for the caller."""
         ...
 
-    def blocks(self, name: str, kind: Kind) -> Blocks | None:
+    def read_blocks(self, name: str, kind: PackedKind) -> QuantizedBlocks | None:
         """The tensor's blocks where it lies in that very form in the file, [out, in]; else None, and `read` serves."""
         ...
 

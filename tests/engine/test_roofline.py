@@ -8,7 +8,7 @@ from jaxserve.engine import roofline as module
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.engine.roofline import Limits, Roofline, Work, limits_of, measure
-from jaxserve.layers.rope import Rope
+from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.sampling.rows import neutral
 from jaxserve.sampling.sampler import SampleMode
@@ -20,7 +20,7 @@ ONE = Limits(1.0, 1.0)
 
 def spec(windows=(None, None, None)):
     return DecoderSpec(
-        name="Hand",
+        architecture="Hand",
         vocab_size=50,
         width=8,
         mlp_width=20,
@@ -29,7 +29,7 @@ def spec(windows=(None, None, None)):
         head_dim=2,
         max_position_embeddings=100,
         norm_eps=1e-5,
-        rope=Rope(theta=10_000.0),
+        rope=RopeSpec(theta=10_000.0),
         windows=windows,
     )
 

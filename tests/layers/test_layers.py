@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxserve.layers.embed import Embedding, Head
-from jaxserve.layers.linear import Linear, exact
+from jaxserve.layers.embedding import Embedding, LMHead
+from jaxserve.layers.linear import Linear, matmul_precision
 from jaxserve.layers.mlp import GatedMLP
-from jaxserve.layers.norm import RMSNorm
+from jaxserve.layers.norms import RMSNorm
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_linear_without_bias_has_one_leaf(rngs):
 
 
 def test_float32_products_ask_for_float32_and_narrow_ones_do_not():
-    assert exact(jnp.float32) == jax.lax.Precision.HIGHEST
-    assert exact(jnp.bfloat16) is None
+    assert matmul_precision(jnp.float32) == jax.lax.Precision.HIGHEST
+    assert matmul_precision(jnp.bfloat16) is None
 
 
 def test_embedding_looks_rows_up(rngs):
@@ -57,10 +57,10 @@ def test_embedding_looks_rows_up(rngs):
     assert (embed(jnp.array([7, 0, 7])) == embed.table[...][jnp.array([7, 0, 7])]).all()
 
 
-@pytest.mark.parametrize("kind", [Embedding, Head])
+@pytest.mark.parametrize("kind", [Embedding, LMHead])
 def test_logits_are_float32_sums_even_of_bfloat16(rngs, kind):
     layer, hidden = kind(10, 512, dtype=jnp.bfloat16, rngs=rngs), jnp.asarray(draw(3, 512), jnp.bfloat16)
-    logits = layer.logits(hidden)
+    logits = layer.compute_logits(hidden)
     assert logits.dtype == jnp.float32 and logits.shape == (3, 10)
     expected = np.asarray(hidden, np.float64) @ np.asarray(layer.table[...], np.float64).T
     np.testing.assert_allclose(logits, expected, atol=1e-5)

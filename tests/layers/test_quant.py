@@ -22,18 +22,18 @@ needs_compiler = pytest.mark.skipif(library.compiler() is None, reason="no C com
 SIZES = st.sampled_from([(1, 1), (32, 16), (70, 37), (150, 16), (64, 70)])  # (in, out); every new one is compiled
 SEEDS = st.integers(0, 9999)
 
-products, unpacked, columns = (jax.jit(f) for f in (quant.products, quant.unpacked, quant.columns))
-rounded_activations = jax.jit(quant.rounded_activations)
+products, unpacked, columns = (jax.jit(f) for f in (quant.packed_matmul, quant.unpack, quant.embedding_rows))
+rounded_activations = jax.jit(quant.round_activations)
 
 
 def draw(*shape: int, seed: int = 0, size: float = 1.0) -> np.ndarray:
     return (size * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
-def pack(weight_OI: np.ndarray, kind: quant.Kind, native: bool = False) -> quant.Packed:
-    announced = quant.abstract(kind, weight_OI.shape[1], weight_OI.shape[0], native)
+def pack(weight_OI: np.ndarray, kind: quant.PackedKind, native: bool = False) -> quant.PackedWeight:
+    announced = quant.abstract_packed(kind, weight_OI.shape[1], weight_OI.shape[0], native)
     data = np.full(announced.data.shape, 77, np.uint8)
-    quant.lay_out(quant.quantise(weight_OI, kind), data)
+    quant.pack_blocks(quant.quantize(weight_OI, kind), data)
     return replace(announced, data=jnp.asarray(data))
 
 
@@ -48,8 +48,8 @@ class TestPacking:
         weight_OI[-1] = 0
         read_IO = np.asarray(unpacked(pack(weight_OI, kind)))
         assert read_IO.shape == (inputs, outputs)
-        scale_OB = quant.quantise(weight_OI, kind).scale_OB.astype(np.float32)
-        half_OI = np.repeat(scale_OB / 2, quant.BLOCK, axis=1)[:, :inputs]
+        scale_OB = quant.quantize(weight_OI, kind).scale_OB.astype(np.float32)
+        half_OI = np.repeat(scale_OB / 2, quant.BLOCK_SIZE, axis=1)[:, :inputs]
         slack = 2e-6 * np.abs(weight_OI).max()  # float32's own rounding
         assert (np.abs(read_IO.T - weight_OI) <= half_OI + slack).all()
 
@@ -58,7 +58,7 @@ class TestPacking:
         weight_OI = draw(40, 96)
         blocks = weight_OI.reshape(40, 3, 32)
         spread = np.abs(blocks).max(-1) / 127 if kind == "int8" else (blocks.max(-1) - blocks.min(-1)) / 15
-        scale_OB = quant.quantise(weight_OI, kind).scale_OB.astype(np.float32)
+        scale_OB = quant.quantize(weight_OI, kind).scale_OB.astype(np.float32)
         assert (scale_OB <= spread * (1 + 2**-9)).all()
 
     def test_what_codes_can_say_comes_out_as_it_was(self):
@@ -79,7 +79,7 @@ class TestPacking:
 
     @pytest.mark.parametrize(("kind", "size"), [("int8", 1.0625), ("int4", 0.625)])
     def test_the_size_is_stated(self, kind, size):
-        assert quant.bytes_a_weight(kind) == size
+        assert quant.bytes_per_weight(kind) == size
         assert pack(draw(64, 96), kind).data.nbytes == size * 64 * 96
 
     @pytest.mark.parametrize("kind", KINDS)
@@ -100,8 +100,8 @@ def test_a_plain_product_errs_by_half_a_step_of_each_activation(kind, sizes, row
     inputs, outputs = sizes
     x_TI, weight = draw(rows, inputs, size=size), pack(draw(outputs, inputs, seed=1), kind)
     read_IO = np.asarray(unpacked(weight), np.float64)
-    padded = np.pad(np.abs(x_TI), ((0, 0), (0, -inputs % quant.BLOCK))).reshape(rows, -1, quant.BLOCK)
-    step_TI = np.repeat(padded.max(-1) / 254, quant.BLOCK, axis=1)[:, :inputs]
+    padded = np.pad(np.abs(x_TI), ((0, 0), (0, -inputs % quant.BLOCK_SIZE))).reshape(rows, -1, quant.BLOCK_SIZE)
+    step_TI = np.repeat(padded.max(-1) / 254, quant.BLOCK_SIZE, axis=1)[:, :inputs]
     bound = step_TI @ np.abs(read_IO) * 1.001 + 1e-5 * np.abs(x_TI) @ np.abs(read_IO)
     (y_TO,) = products(jnp.asarray(x_TI), weight)
     assert (np.abs(np.asarray(y_TO) - x_TI.astype(np.float64) @ read_IO) <= bound).all()

@@ -9,22 +9,22 @@ import numpy as np
 
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.models import registry
-from jaxserve.models.spec import DecoderSpec, Path
+from jaxserve.models.spec import DecoderSpec, ParamPath
 
 PAGE = 16
 
 
-def place(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[Path, jax.Array]:
+def place(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[ParamPath, jax.Array]:
     """Checkpoint tensors → the decoder's leaves, every shape checked on both sides."""
-    architecture = registry.find(config)
+    architecture = registry.find_architecture(config)
     spec = architecture.spec(config)
-    _, shapes = registry.abstract(spec, jnp.float32)
-    leaves = architecture.leaves(spec)
+    _, shapes = registry.abstract_decoder(spec, jnp.float32)
+    leaves = architecture.params(spec)
     assert leaves.keys() == shapes.keys()
     placed = {}
     for path, leaf in leaves.items():
-        assert weights[leaf.name].shape == leaf.shape, leaf.name
-        placed[path] = jnp.asarray(leaf.place(weights[leaf.name]))
+        assert weights[leaf.tensor_name].shape == leaf.shape, leaf.tensor_name
+        placed[path] = jnp.asarray(leaf.transform(weights[leaf.tensor_name]))
         assert placed[path].shape == shapes[path].shape, path
     return placed
 
@@ -35,7 +35,7 @@ class Paged:
     def __init__(
         self,
         spec: DecoderSpec,
-        leaves: Mapping[Path, jax.Array],
+        leaves: Mapping[ParamPath, jax.Array],
         *,
         rows: int = 1,
         capacity: int = 128,
@@ -45,7 +45,7 @@ class Paged:
         self.spec = spec
         self.leaves = {path: leaf.astype(dtype) for path, leaf in leaves.items()}
         backend = choose_backend(backend, "cpu")
-        graphdef, _ = registry.abstract(spec, dtype)
+        graphdef, _ = registry.abstract_decoder(spec, dtype)
         count = -(-capacity // PAGE)
         order = np.random.default_rng(0).permutation(np.arange(1, rows * count + 1))
         self.table_BW = order.reshape(rows, count).astype(np.int32)
@@ -56,16 +56,16 @@ class Paged:
 
         @jax.jit
         def step(leaves, token_T, inputs, pages):
-            model = registry.assemble(graphdef, leaves)
+            model = registry.merge_params(graphdef, leaves)
             hidden_TD, pages = model(token_T, inputs, pages, backend)
-            return model.logits(hidden_TD), pages
+            return model.compute_logits(hidden_TD), pages
 
         self._step = step
 
     @classmethod
     def of(cls, config: Mapping[str, Any], weights: Mapping[str, np.ndarray], **how: Any) -> "Paged":
         """The same from a config.json and the tensors of a checkpoint."""
-        return cls(registry.find(config).spec(config), place(config, weights), **how)
+        return cls(registry.find_architecture(config).spec(config), place(config, weights), **how)
 
     def feed(self, *rows: Sequence[int], columns: int | None = None) -> list[np.ndarray]:
         """One step: each row's next tokens, padded to the longest (or to `columns`). Logits [n, V] of each row."""

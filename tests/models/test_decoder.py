@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from jaxserve.models import registry
-from jaxserve.models.decoder import Decoder, flatten
+from jaxserve.models.decoder import Decoder, flatten_params
 from tests.models.cases import CASES
 from tests.models.paged import Paged
 from tests.models.tiny import random_weights, tiny_config
@@ -14,62 +14,64 @@ from tests.models.tiny import random_weights, tiny_config
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())
 def test_every_leaf_has_an_origin_of_the_right_shape(config):
-    architecture = registry.find(config)
+    architecture = registry.find_architecture(config)
     spec = architecture.spec(config)
-    _, shapes = registry.abstract(spec, jnp.float32)
-    leaves = architecture.leaves(spec)
+    _, shapes = registry.abstract_decoder(spec, jnp.float32)
+    leaves = architecture.params(spec)
     assert leaves.keys() == shapes.keys()
     for path, leaf in leaves.items():
-        assert leaf.place(np.empty(leaf.shape, np.float32)).shape == shapes[path].shape, path
+        assert leaf.transform(np.empty(leaf.shape, np.float32)).shape == shapes[path].shape, path
 
 
 def test_origins_are_distinct_and_none_is_ignored():
-    llama = registry.find(tiny_config("llama"))
+    llama = registry.find_architecture(tiny_config("llama"))
     spec = llama.spec(tiny_config("llama"))
-    names = [leaf.name for leaf in llama.leaves(spec).values()]
+    names = [leaf.tensor_name for leaf in llama.params(spec).values()]
     assert len(set(names)) == len(names)
-    assert not llama.ignored(spec) & set(names)
+    assert not llama.ignored_tensors(spec) & set(names)
 
 
 def test_kernels_are_laid_out_in_out_without_a_copy():
-    llama = registry.find(tiny_config("llama"))
-    leaf = llama.leaves(llama.spec(tiny_config("llama")))["layers", 0, "mlp", "down", "kernel"]
+    llama = registry.find_architecture(tiny_config("llama"))
+    leaf = llama.params(llama.spec(tiny_config("llama")))["layers", 0, "mlp", "down", "kernel"]
     stored = np.arange(64 * 96, dtype=np.float32).reshape(leaf.shape)
-    assert leaf.place(stored).shape == (96, 64)
-    assert np.shares_memory(leaf.place(stored), stored)
+    assert leaf.transform(stored).shape == (96, 64)
+    assert np.shares_memory(leaf.transform(stored), stored)
 
 
 def test_a_tied_head_may_be_stored_and_is_not_read():
-    llama = registry.find(tiny_config("llama"))
+    llama = registry.find_architecture(tiny_config("llama"))
     tied = llama.spec(tiny_config("llama"))
     untied = llama.spec(tiny_config("llama") | {"tie_word_embeddings": False})
-    assert "lm_head.weight" in llama.ignored(tied)
-    assert "lm_head.weight" not in llama.ignored(untied)
+    assert "lm_head.weight" in llama.ignored_tensors(tied)
+    assert "lm_head.weight" not in llama.ignored_tensors(untied)
 
 
 def test_abstract_of_a_large_model_allocates_nothing():
     config = tiny_config("llama") | {"hidden_size": 16384, "vocab_size": 1 << 20, "intermediate_size": 65536}
-    _, shapes = registry.abstract(registry.find(config).spec(config), jnp.bfloat16)
+    _, shapes = registry.abstract_decoder(registry.find_architecture(config).spec(config), jnp.bfloat16)
     assert sum(leaf.size for leaf in shapes.values()) > 10**10
     assert {leaf.dtype for leaf in shapes.values()} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_equal_specs_give_equal_structures():
     config = tiny_config("qwen3")
-    one, other = (registry.abstract(registry.find(config).spec(config), jnp.float32)[0] for _ in range(2))
+    one, other = (
+        registry.abstract_decoder(registry.find_architecture(config).spec(config), jnp.float32)[0] for _ in range(2)
+    )
     assert one == other
     assert hash(one) == hash(other)
 
 
 def test_assembling_what_was_flattened_gives_the_same_model():
-    spec = registry.find(tiny_config("llama")).spec(tiny_config("llama"))
+    spec = registry.find_architecture(tiny_config("llama")).spec(tiny_config("llama"))
     model = Decoder(spec, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    graphdef, shapes = registry.abstract(spec, jnp.float32)
-    weights = flatten(model)
+    graphdef, shapes = registry.abstract_decoder(spec, jnp.float32)
+    weights = flatten_params(model)
     assert {path: (leaf.shape, leaf.dtype) for path, leaf in weights.items()} == {
         path: (leaf.shape, leaf.dtype) for path, leaf in shapes.items()
     }
-    again = flatten(registry.assemble(graphdef, weights))
+    again = flatten_params(registry.merge_params(graphdef, weights))
     assert all((again[path] == weights[path]).all() for path in weights)
 
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxserve.layers.quant import Packed
+from jaxserve.layers.quant import PackedWeight
 from jaxserve.models import registry
 from jaxserve.weights.checkpoint import open_checkpoint
-from jaxserve.weights.load import load
+from jaxserve.weights.load import load_params
 from tests import assets
 from tests.models.paged import Paged
 from tests.models.torch_model import TorchModel
@@ -32,10 +32,10 @@ def checkpoint():
 @pytest.fixture(scope="module")
 def leaves(checkpoint):
     """Every weight, through the loader that the engine uses."""
-    architecture = registry.find(checkpoint.config)
+    architecture = registry.find_architecture(checkpoint.config)
     spec = architecture.spec(checkpoint.config)
-    _, shapes = registry.abstract(spec, jnp.float32)
-    return load(checkpoint, architecture.leaves(spec), shapes, ignored=architecture.ignored(spec))
+    _, shapes = registry.abstract_decoder(spec, jnp.float32)
+    return load_params(checkpoint, architecture.params(spec), shapes, ignored=architecture.ignored_tensors(spec))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,9 @@ def torch_model(checkpoint):
 @pytest.fixture(scope="module")
 def answered(checkpoint, leaves):
     """All goldens' prompts at once, answered greedily: the tokens [20, 64] and the logits after prompt and answer."""
-    paged = Paged(registry.find(checkpoint.config).spec(checkpoint.config), leaves, rows=len(GOLDENS), backend="cpu")
+    paged = Paged(
+        registry.find_architecture(checkpoint.config).spec(checkpoint.config), leaves, rows=len(GOLDENS), backend="cpu"
+    )
     rows = [logits[-1] for logits in paged.feed(*(golden["prompt_ids"] for golden in GOLDENS))]
     after_prompt, answer = rows, []
     for _ in GOLDENS[0]["answer_ids"]:
@@ -72,16 +74,18 @@ def test_goldens_are_no_close_calls():
 
 def test_logits_match_transformers_live(checkpoint, leaves, torch_model):
     sequences = [golden["prompt_ids"] + golden["answer_ids"] for golden in (GOLDENS[0], GOLDENS[8], GOLDENS[15])]
-    paged = Paged(registry.find(checkpoint.config).spec(checkpoint.config), leaves, rows=len(sequences))
+    paged = Paged(registry.find_architecture(checkpoint.config).spec(checkpoint.config), leaves, rows=len(sequences))
     for tokens, logits in zip(sequences, paged.feed(*sequences), strict=True):
         assert np.abs(logits - torch_model.logits(tokens)).max() < TOLERANCE
 
 
 def test_int4_takes_every_block_of_the_file_over_as_it_is(checkpoint):
     """Its projections are Q4_1 and its table Q8_0, so the packed weights are exactly the file's."""
-    architecture = registry.find(checkpoint.config)
-    leaves = architecture.leaves(architecture.spec(checkpoint.config))
-    shapes = registry.leaf_shapes(leaves, jnp.float32, "int4")
-    packed = [(leaves[path].name, shape.kind) for path, shape in shapes.items() if isinstance(shape, Packed)]
+    architecture = registry.find_architecture(checkpoint.config)
+    leaves = architecture.params(architecture.spec(checkpoint.config))
+    shapes = registry.abstract_params(leaves, jnp.float32, "int4")
+    packed = [
+        (leaves[path].tensor_name, shape.kind) for path, shape in shapes.items() if isinstance(shape, PackedWeight)
+    ]
     assert len(packed) == 30 * 7 + 1
-    assert all(checkpoint.blocks(name, kind) is not None for name, kind in packed)
+    assert all(checkpoint.read_blocks(name, kind) is not None for name, kind in packed)

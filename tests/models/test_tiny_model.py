@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jaxserve.models import registry
 from jaxserve.weights.checkpoint import open_checkpoint
-from jaxserve.weights.load import load
+from jaxserve.weights.load import load_params
 from tests.models.paged import Paged
 from tests.models.tiny import random_weights, tiny_config, write
 
@@ -20,9 +20,9 @@ def test_transformers_and_we_read_the_same_model_from_the_directory(architecture
     directory = write(tmp_path / architecture, architecture)
     theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     checkpoint = open_checkpoint(directory)
-    translator = registry.find(checkpoint.config)
+    translator = registry.find_architecture(checkpoint.config)
     spec = translator.spec(checkpoint.config)
-    leaves = load(checkpoint, translator.leaves(spec), registry.abstract(spec, jnp.float32)[1])
+    leaves = load_params(checkpoint, translator.params(spec), registry.abstract_decoder(spec, jnp.float32)[1])
     tokens = list(range(0, 260, 9))
     with torch.inference_mode():
         expected = theirs(torch.tensor([tokens])).logits[0].numpy()

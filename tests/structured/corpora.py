@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from jaxserve.config import cache_dir
-from jaxserve.weights.wheels import pip_command
+from jaxserve.weights.wheels import find_pip_command
 
 SUITE = ("jsonschema==4.26.0", "0c26707e2efad8aa1bfc5b7ce170f3fccc2e4918ff85989ba9ffa9facb2be326")
 LARGE = ("check-jsonschema==0.39.0", "14ce5c94871c551268ea948ffe21e9f1464dc48fb20bf9a4c13deeaaf756cf9b")
@@ -47,7 +47,7 @@ def _archive(requirement: str, sha256: str, kind: str) -> Path:
     for file in sorted(home.glob("*")) if home.exists() else ():
         if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256:
             return file
-    command = [*pip_command(), "download", "--no-deps", kind, ":all:", "--quiet", "--dest", str(home), requirement]
+    command = [*find_pip_command(), "download", "--no-deps", kind, ":all:", "--quiet", "--dest", str(home), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         for file in home.glob("*"):

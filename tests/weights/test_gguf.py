@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from jaxserve.errors import BadCheckpoint, UnknownArchitecture
 from jaxserve.weights.checkpoint import open_checkpoint
-from jaxserve.weights.gguf import dequantise, undo_rotary_permutation
-from jaxserve.weights.gguf_config import LLAMA3_ROPE, llama3_factors
+from jaxserve.weights.gguf import dequantize_tensor, undo_rotary_permutation
+from jaxserve.weights.gguf_config import LLAMA3_ROPE_SCALING, llama3_factors
 from jaxserve.weights.gguf_header import GGUFTensor, read_header
 from tests.weights import tiny
 
@@ -55,10 +55,10 @@ def test_every_end_token_and_sampling_default_is_kept(tmp_path):
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_llama_3_scaling_is_recovered_from_its_table(tmp_path, factor):
-    table = llama3_factors(500000.0, tiny.HEAD_DIM, LLAMA3_ROPE | {"factor": factor})
+    table = llama3_factors(500000.0, tiny.HEAD_DIM, LLAMA3_ROPE_SCALING | {"factor": factor})
     file = tiny.write_gguf(tmp_path / "a.gguf", tiny.weights() | {"rope_freqs.weight": table}, theta=500000.0)
     checkpoint = open_checkpoint(file)
-    assert checkpoint.config["rope_scaling"] == {"rope_type": "llama3", "factor": factor, **LLAMA3_ROPE}
+    assert checkpoint.config["rope_scaling"] == {"rope_type": "llama3", "factor": factor, **LLAMA3_ROPE_SCALING}
     assert "rope_freqs.weight" not in checkpoint.tensors
 
 
@@ -156,7 +156,7 @@ def quantisable() -> list[Kind]:
 def test_packing_and_unpacking_stays_within_the_types_error(tmp_path, kind):
     value = np.random.default_rng(1).standard_normal((6, 512)).astype(np.float32)
     packed = gguf.quantize(value, kind)
-    read = dequantise(packed.view(np.uint8).reshape(6, -1), GGUFTensor("a", value.shape, kind.value, 0))
+    read = dequantize_tensor(packed.view(np.uint8).reshape(6, -1), GGUFTensor("a", value.shape, kind.value, 0))
     assert read.shape == value.shape
     assert np.abs(read.astype(np.float32) - value).max() <= ERROR[kind] * np.abs(value).max()
 
@@ -179,7 +179,7 @@ def test_slabs_give_the_values_of_one_whole_call(kind, monkeypatch):
     block, size = gguf.GGML_QUANT_SIZES[kind]
     monkeypatch.setattr("jaxserve.weights.gguf.SLAB_VALUES", 3 * block)
     raw = np.random.default_rng(2).integers(0, 256, (5, 2 * size), dtype=np.uint8)
-    ours = dequantise(raw, GGUFTensor("a", (5, 2 * block), kind.value, 0))
+    ours = dequantize_tensor(raw, GGUFTensor("a", (5, 2 * block), kind.value, 0))
     np.testing.assert_array_equal(ours.astype(np.float32), gguf.dequantize(raw, kind).reshape(5, 2 * block))
 
 

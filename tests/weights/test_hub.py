@@ -15,13 +15,13 @@ REPO = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, os, sys
 from jaxserve.errors import StartupError
-from jaxserve.weights.fetch import resolve
+from jaxserve.weights.fetch import resolve_model
 for name in sys.argv[1:]:
     model, _, revision = name.partition("@")
     heard = []
     try:
         told = {"revision": revision or None, "token": os.environ.get("TOKEN_BY_HAND")}
-        path = resolve(model, **told, progress=lambda *step: heard.append(step))
+        path = resolve_model(model, **told, progress=lambda *step: heard.append(step))
         files = sorted(p.name for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
         print(json.dumps({"path": str(path), "files": files, "heard": heard[-1:]}))
     except StartupError as error:

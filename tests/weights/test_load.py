@@ -16,15 +16,15 @@ from jaxserve.errors import BadCheckpoint
 from jaxserve.layers import quant
 from jaxserve.weights import orbax
 from jaxserve.weights.checkpoint import open_checkpoint
-from jaxserve.weights.load import _converted, check, load
+from jaxserve.weights.load import _convert, check_checkpoint, load_params
 from tests.weights import tiny
 
 
 @dataclass(frozen=True)
-class Leaf:
-    name: str
+class FakeParam:
+    tensor_name: str
     shape: tuple[int, ...]
-    place: object
+    transform: object
 
 
 def wanted(tensors: dict[str, np.ndarray], dtype=jnp.float32):
@@ -33,7 +33,7 @@ def wanted(tensors: dict[str, np.ndarray], dtype=jnp.float32):
     for name, value in tensors.items():
         turned = "proj" in name and value.ndim == 2
         path = tuple(int(part) if part.isdecimal() else part for part in name.split("."))
-        leaves[path] = Leaf(name, value.shape, np.transpose if turned else lambda array: array)
+        leaves[path] = FakeParam(name, value.shape, np.transpose if turned else lambda array: array)
         abstract[path] = jax.ShapeDtypeStruct(value.shape[::-1] if turned else value.shape, dtype)
     return leaves, abstract
 
@@ -48,8 +48,8 @@ def gguf_in(path, tensors):
 
 
 def orbax_in(path, tensors):
-    loaded = load(safetensors_in(path / "source", tensors), *wanted(tensors))
-    orbax.save(path / "saved", loaded, tiny.config(), {"eos_token_id": 2})
+    loaded = load_params(safetensors_in(path / "source", tensors), *wanted(tensors))
+    orbax.save_checkpoint(path / "saved", loaded, tiny.config(), {"eos_token_id": 2})
     return open_checkpoint(path / "saved")
 
 
@@ -62,10 +62,10 @@ FORMATS = [safetensors_in, gguf_in, orbax_in]
 def test_every_format_gives_the_same_leaves(tmp_path, written_in, dtype):
     tensors = tiny.weights(bias=True)
     leaves, abstract = wanted(tensors, dtype)
-    loaded = load(written_in(tmp_path, tensors), leaves, abstract)
+    loaded = load_params(written_in(tmp_path, tensors), leaves, abstract)
     assert list(loaded) == list(leaves)
     for path, leaf in leaves.items():
-        expected = leaf.place(tensors[leaf.name]).astype(dtype)
+        expected = leaf.transform(tensors[leaf.tensor_name]).astype(dtype)
         assert loaded[path].dtype == dtype
         np.testing.assert_array_equal(np.asarray(loaded[path]), expected)
 
@@ -75,7 +75,7 @@ def test_a_saved_checkpoint_keeps_its_config_and_refuses_to_be_overwritten(tmp_p
     assert checkpoint.config == tiny.config()
     assert checkpoint.generation_config == {"eos_token_id": 2}
     with pytest.raises(ValueError, match="already exists"):
-        orbax.save(tmp_path / "saved", {}, tiny.config(), {})
+        orbax.save_checkpoint(tmp_path / "saved", {}, tiny.config(), {})
 
 
 @pytest.mark.parametrize("written_in", FORMATS)
@@ -83,7 +83,7 @@ def test_a_missing_tensor_is_named(tmp_path, written_in):
     tensors = tiny.weights()
     checkpoint = written_in(tmp_path, {name: value for name, value in tensors.items() if "norm" not in name})
     with pytest.raises(BadCheckpoint, match=r"lacks tensor '.*norm.*' \(and 2 more\) that this architecture needs"):
-        check(checkpoint, *wanted(tensors))
+        check_checkpoint(checkpoint, *wanted(tensors))
 
 
 @pytest.mark.parametrize("written_in", FORMATS)
@@ -92,8 +92,8 @@ def test_a_surplus_tensor_is_named_unless_ignored(tmp_path, written_in):
     checkpoint = written_in(tmp_path, tensors)
     del tensors["lm_head.weight"]
     with pytest.raises(BadCheckpoint, match=r"has tensor 'lm_head\.weight' that this architecture lacks"):
-        check(checkpoint, *wanted(tensors))
-    check(checkpoint, *wanted(tensors), ignored=["lm_head.*"])
+        check_checkpoint(checkpoint, *wanted(tensors))
+    check_checkpoint(checkpoint, *wanted(tensors), ignored=["lm_head.*"])
 
 
 @pytest.mark.parametrize("written_in", FORMATS)
@@ -102,24 +102,24 @@ def test_a_wrong_shape_is_named(tmp_path, written_in):
     checkpoint = written_in(tmp_path, tensors)
     tensors["model.norm.weight"] = np.zeros(tiny.WIDTH + 1)
     with pytest.raises(BadCheckpoint, match=r"'model\.norm\.weight' has shape \(32,\); the config asks for \(33,\)"):
-        check(checkpoint, *wanted(tensors))
+        check_checkpoint(checkpoint, *wanted(tensors))
 
 
 def test_a_tensor_of_integers_is_refused(tmp_path):
     tensors = tiny.weights() | {"model.norm.weight": np.ones(tiny.WIDTH, np.int32)}
     with pytest.raises(BadCheckpoint, match=r"'model\.norm\.weight' is int32"):
-        check(safetensors_in(tmp_path, tensors), *wanted(tensors))
+        check_checkpoint(safetensors_in(tmp_path, tensors), *wanted(tensors))
 
 
 def test_rotary_tables_of_old_checkpoints_are_passed_over(tmp_path):
     tensors = tiny.weights()
     table = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
-    check(safetensors_in(tmp_path, tensors | table), *wanted(tensors))
+    check_checkpoint(safetensors_in(tmp_path, tensors | table), *wanted(tensors))
 
 
 def test_loading_leaves_surplus_tensors_alone(tmp_path):
     checkpoint = safetensors_in(tmp_path, tiny.weights(tied=False))
-    assert ("lm_head", "weight") not in load(checkpoint, *wanted(tiny.weights()))
+    assert ("lm_head", "weight") not in load_params(checkpoint, *wanted(tiny.weights()))
 
 
 def test_a_wrong_checkpoint_is_refused_before_anything_is_read(tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_wrong_checkpoint_is_refused_before_anything_is_read(tmp_path, monkeyp
     checkpoint = safetensors_in(tmp_path, {name: value for name, value in tensors.items() if "norm" not in name})
     monkeypatch.setattr(checkpoint, "read", lambda name: pytest.fail("read too early"))
     with pytest.raises(BadCheckpoint):
-        load(checkpoint, *wanted(tensors))
+        load_params(checkpoint, *wanted(tensors))
 
 
 def test_a_tensor_that_fails_ends_the_load_with_its_own_error(tmp_path, monkeypatch):
@@ -138,12 +138,12 @@ def test_a_tensor_that_fails_ends_the_load_with_its_own_error(tmp_path, monkeypa
 
     monkeypatch.setattr(checkpoint, "read", refuse)
     with pytest.raises(BadCheckpoint, match="went away"):
-        load(checkpoint, *wanted(tiny.weights()))
+        load_params(checkpoint, *wanted(tiny.weights()))
 
 
 def test_progress_counts_every_byte_once(tmp_path):
     tensors, heard = tiny.weights(), []
-    load(safetensors_in(tmp_path, tensors), *wanted(tensors), progress=lambda *step: heard.append(step))
+    load_params(safetensors_in(tmp_path, tensors), *wanted(tensors), progress=lambda *step: heard.append(step))
     total = sum(value.nbytes for value in tensors.values())
     assert heard[-1] == ("load", total, total)
     assert [done for _, done, _ in heard] == sorted({done for _, done, _ in heard})
@@ -157,14 +157,14 @@ def test_a_leaf_goes_where_its_sharding_says(tmp_path):
     abstract = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for path, leaf in abstract.items()
     }
-    loaded = load(safetensors_in(tmp_path, tensors), leaves, abstract)
+    loaded = load_params(safetensors_in(tmp_path, tensors), leaves, abstract)
     assert loaded["model", "norm", "weight"].sharding == sharding
 
 
 def test_loaded_leaves_do_not_change_with_the_file(tmp_path):
     tensors = {"model.norm.weight": np.arange(4096, dtype=np.float32)}
     checkpoint = safetensors_in(tmp_path, tensors)
-    (array,) = load(checkpoint, *wanted(tensors)).values()
+    (array,) = load_params(checkpoint, *wanted(tensors)).values()
     with open(tmp_path / "model.safetensors", "r+b") as file:
         file.seek(-8192, 2)
         file.write(bytes(8192))
@@ -175,7 +175,7 @@ def test_loaded_leaves_do_not_change_with_the_file(tmp_path):
 @pytest.mark.parametrize("target", [np.float32, ml_dtypes.bfloat16])
 def test_conversion_is_the_usual_one(source, target):
     values = np.random.default_rng(0).standard_normal((150, 70)).astype(source).T
-    np.testing.assert_array_equal(_converted(values, np.dtype(target)), values.astype(target))
+    np.testing.assert_array_equal(_convert(values, np.dtype(target)), values.astype(target))
 
 
 MEMORY = """
@@ -183,16 +183,16 @@ import sys, numpy as np, jax
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from jaxserve.weights.checkpoint import open_checkpoint
-from jaxserve.weights.load import load
+from jaxserve.weights.load import load_params
 from tests.weights.test_load import wanted
 def peak_mb():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
 checkpoint = open_checkpoint(Path(sys.argv[1]))
 tensors = {name: np.broadcast_to(np.float32(0), info.shape) for name, info in checkpoint.tensors.items()}
-load(checkpoint, *wanted({"w.0": tensors["w.0"]}))
+load_params(checkpoint, *wanted({"w.0": tensors["w.0"]}))
 before = peak_mb()
-loaded = load(checkpoint, *wanted(tensors))
+loaded = load_params(checkpoint, *wanted(tensors))
 weights_mb = sum(array.nbytes for array in loaded.values()) / 2**20
 print(peak_mb() - before, weights_mb)
 """
@@ -218,7 +218,7 @@ def packed_wish(tensors, kind):
     leaves, abstract = wanted(tensors)
     for path, leaf in leaves.items():
         if len(leaf.shape) == 2:
-            abstract[path] = quant.abstract(kind, leaf.shape[1], leaf.shape[0])
+            abstract[path] = quant.abstract_packed(kind, leaf.shape[1], leaf.shape[0])
     return leaves, abstract
 
 
@@ -228,13 +228,13 @@ def test_every_format_gives_the_same_packed_leaves(tmp_path, written_in, kind, m
     monkeypatch.setattr("jaxserve.weights.load.SLAB_VALUES", 600)
     tensors = tiny.weights(bias=True)
     leaves, abstract = packed_wish(tensors, kind)
-    loaded = load(written_in(tmp_path, tensors), leaves, abstract)
+    loaded = load_params(written_in(tmp_path, tensors), leaves, abstract)
     for path, leaf in leaves.items():
         if len(leaf.shape) < 2:
-            np.testing.assert_array_equal(loaded[path], tensors[leaf.name])
+            np.testing.assert_array_equal(loaded[path], tensors[leaf.tensor_name])
             continue
         expected = np.zeros(abstract[path].data.shape, np.uint8)
-        quant.lay_out(quant.quantise(tensors[leaf.name], kind), expected)
+        quant.pack_blocks(quant.quantize(tensors[leaf.tensor_name], kind), expected)
         np.testing.assert_array_equal(loaded[path].data, expected)
 
 
@@ -244,25 +244,27 @@ def test_blocks_of_the_same_form_are_taken_over_as_they_are(tmp_path, kind, form
     file = tmp_path / "a.gguf"
     checkpoint = open_checkpoint(tiny.write_gguf(file, tiny.weights(), kind=form))
     leaves, abstract = packed_wish(tiny.weights(), kind)
-    loaded = load(checkpoint, leaves, abstract)
+    loaded = load_params(checkpoint, leaves, abstract)
     for path, leaf in leaves.items():
         if len(leaf.shape) < 2:
             continue
-        blocks = checkpoint.blocks(leaf.name, kind)
+        blocks = checkpoint.read_blocks(leaf.tensor_name, kind)
         scale = blocks.scale_OB[..., None].astype(np.float32)
         if kind == "int8":
             value_OBK = (blocks.code_OBK.astype(np.float32) - 128) * scale
         else:
             code_OBK = np.concatenate([blocks.code_OBK & 15, blocks.code_OBK >> 4], axis=-1)
-            value_OBK = code_OBK.astype(np.float32) * scale + blocks.least_OB[..., None].astype(np.float32)
-        np.testing.assert_array_equal(value_OBK.reshape(leaf.shape), checkpoint.read(leaf.name))
-        np.testing.assert_allclose(quant.unpacked(loaded[path]).T, checkpoint.read(leaf.name), rtol=1e-6, atol=1e-6)
+            value_OBK = code_OBK.astype(np.float32) * scale + blocks.minimum_OB[..., None].astype(np.float32)
+        np.testing.assert_array_equal(value_OBK.reshape(leaf.shape), checkpoint.read(leaf.tensor_name))
+        np.testing.assert_allclose(
+            quant.unpack(loaded[path]).T, checkpoint.read(leaf.tensor_name), rtol=1e-6, atol=1e-6
+        )
 
 
 def test_blocks_of_another_form_are_packed_anew(tmp_path):
     checkpoint = open_checkpoint(tiny.write_gguf(tmp_path / "a.gguf", tiny.weights(), kind=Kind.Q4_1))
-    assert checkpoint.blocks("model.embed_tokens.weight", "int8") is None
+    assert checkpoint.read_blocks("model.embed_tokens.weight", "int8") is None
     leaves, abstract = packed_wish(tiny.weights(), "int8")
-    loaded = load(checkpoint, leaves, abstract)
+    loaded = load_params(checkpoint, leaves, abstract)
     read = checkpoint.read("model.embed_tokens.weight")
-    assert np.abs(quant.unpacked(loaded["model", "embed_tokens", "weight"]).T - read).max() < np.abs(read).max() / 250
+    assert np.abs(quant.unpack(loaded["model", "embed_tokens", "weight"]).T - read).max() < np.abs(read).max() / 250

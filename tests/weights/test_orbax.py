@@ -14,7 +14,7 @@ from tests.weights import tiny
 @pytest.fixture
 def saved(tmp_path):
     leaves = {("embed", "table"): jnp.ones((64, 33)), ("layers", 0, "scale"): jnp.arange(7.0, dtype=jnp.bfloat16)}
-    orbax.save(tmp_path / "saved", leaves, tiny.config(), {})
+    orbax.save_checkpoint(tmp_path / "saved", leaves, tiny.config(), {})
     return tmp_path / "saved"
 
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from jaxserve.models import registry
 from jaxserve.weights.checkpoint import open_checkpoint
-from jaxserve.weights.load import check
+from jaxserve.weights.load import check_checkpoint
 from tests import assets
 
 pytestmark = pytest.mark.assets
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.assets
 def checked(name: str):
     """Opens the model and holds its tensors to what its own config asks for."""
     checkpoint = open_checkpoint(assets.model(name))
-    architecture = registry.find(checkpoint.config)
+    architecture = registry.find_architecture(checkpoint.config)
     spec = architecture.spec(checkpoint.config)
-    _, abstract = registry.abstract(spec, np.dtype(np.float32))
-    check(checkpoint, architecture.leaves(spec), abstract, ignored=architecture.ignored(spec))
+    _, abstract = registry.abstract_decoder(spec, np.dtype(np.float32))
+    check_checkpoint(checkpoint, architecture.params(spec), abstract, ignored=architecture.ignored_tensors(spec))
     return checkpoint
 
 

@@ -1,7 +1,7 @@
 """Reads a Hugging Face config.json key by key, and refuses every key that nobody asked for.
 
 A key that changes the arithmetic and is not understood makes a model that is nearly right, which is wrong. So a
-translator takes what it knows, and `finish` accepts of the rest only what is listed here.
+translator takes what it knows, and `reject_unread` accepts of the rest only what is listed here.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxserve.errors import UnknownArchitecture
 
-_INERT_WORDS = """
+_IGNORED_KEYS_TEXT = """
 _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled _name_or_path architectures
 attn_implementation auto_map custom_pipelines dtype finetuning_task id2label is_llama_config label2id model_max_length
 model_type name_or_path problem_type task_specific_params tokenizer_class torch_dtype transformers.js_config
@@ -25,11 +25,11 @@ num_beam_groups num_beams num_return_sequences output_attentions output_hidden_s
 prefix remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
 suppress_tokens temperature tf_legacy_loss top_k top_p torchscript typical_p use_bfloat16
 """
-INERT = frozenset(_INERT_WORDS.split())
+IGNORED_KEYS = frozenset(_IGNORED_KEYS_TEXT.split())
 """Keys that do not change what the network computes: bookkeeping, training, generation defaults and token ids.
 Generation defaults in config.json are a relic; generation_config.json is where they are read from."""
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
     "attention_bias": (False, None),
     "attn_logit_softcapping": (None,),
@@ -58,17 +58,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 REQUIRED: Any = object()
 
 
-class Keys:
-    """A config being read: `take` each key that is understood, then `finish`."""
+class ConfigReader:
+    """A config being read: `get` each key that is understood, then `reject_unread`."""
 
     def __init__(self, config: Mapping[str, Any], where: str = "config.json") -> None:
         self._config = config
         self._where = where
-        self._taken: set[str] = set()
+        self._read: set[str] = set()
 
-    def take(self, name: str, default: Any = REQUIRED) -> Any:
+    def get(self, name: str, default: Any = REQUIRED) -> Any:
         """The key's value; absent or null: the default, and UnknownArchitecture where there is none."""
-        self._taken.add(name)
+        self._read.add(name)
         value = self._config.get(name)
         if value is not None:
             return value
@@ -76,49 +76,51 @@ class Keys:
             raise UnknownArchitecture(f"{self._where}: {name!r} is missing; it has no default.")
         return default
 
-    def count(self, name: str, default: Any = REQUIRED) -> int:
+    def get_positive_int(self, name: str, default: Any = REQUIRED) -> int:
         """A whole number, at least 1."""
-        value = self.take(name, default)
+        value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.refusal(name, value, "a whole number of at least 1")
+            raise self.unsupported(name, value, "a whole number of at least 1")
         return value
 
-    def number(self, name: str, default: Any = REQUIRED) -> float:
+    def get_positive_float(self, name: str, default: Any = REQUIRED) -> float:
         """A number above 0, as a float."""
-        value = self.take(name, default)
+        value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise self.refusal(name, value, "a number above 0")
+            raise self.unsupported(name, value, "a number above 0")
         return float(value)
 
-    def flag(self, name: str, default: Any = REQUIRED) -> bool:
-        value = self.take(name, default)
+    def get_bool(self, name: str, default: Any = REQUIRED) -> bool:
+        value = self.get(name, default)
         if not isinstance(value, bool):
-            raise self.refusal(name, value, "true or false")
+            raise self.unsupported(name, value, "true or false")
         return value
 
     def has(self, name: str) -> bool:
         """Whether the key is there, be it null."""
         return name in self._config
 
-    def must_be(self, name: str, *allowed: Any) -> None:
+    def require(self, name: str, *allowed: Any) -> None:
         """Refuses the key unless it is absent or has one of these values."""
-        self._taken.add(name)
+        self._read.add(name)
         if name in self._config and self._config[name] not in allowed:
-            raise self.refusal(name, self._config[name], " or ".join(repr(value) for value in allowed))
+            raise self.unsupported(name, self._config[name], " or ".join(repr(value) for value in allowed))
 
-    def refusal(self, name: str, value: Any, wanted: str) -> UnknownArchitecture:
-        return UnknownArchitecture(f"{self._where}: {name!r} is {value!r}; this model code needs {wanted}.")
+    def unsupported(self, name: str, value: Any, expected: str) -> UnknownArchitecture:
+        return UnknownArchitecture(f"{self._where}: {name!r} is {value!r}; this model code needs {expected}.")
 
-    def finish(self, inert: frozenset[str] = INERT, neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> None:
+    def reject_unread(
+        self, ignored: frozenset[str] = IGNORED_KEYS, neutral_values: Mapping[str, tuple[Any, ...]] = NEUTRAL_VALUES
+    ) -> None:
         """Refuses, by name, what is left and is neither inert nor at a neutral value."""
         for name, value in self._config.items():
-            if name in self._taken or name in inert:
+            if name in self._read or name in ignored:
                 continue
-            if name not in neutral:
+            if name not in neutral_values:
                 raise UnknownArchitecture(
                     f"{self._where}: the key {name!r} (value {value!r}) is not known for this architecture; "
                     "a model that is nearly right is wrong. Remove it if it changes nothing that is computed."
                 )
-            if value not in neutral[name]:
-                wanted = " or ".join(repr(value) for value in neutral[name])
-                raise self.refusal(name, value, wanted)
+            if value not in neutral_values[name]:
+                expected = " or ".join(repr(value) for value in neutral_values[name])
+                raise self.unsupported(name, value, expected)

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxserve.errors import BadConfig
-from jaxserve.weights.quants import choose, of_file
+from jaxserve.weights.gguf_files import choose_file, quant_of_file
 
 NAMES = {
     "Model-Q4_K_M.gguf": "Q4_K_M",
@@ -20,17 +20,17 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_tells_its_quantization(name):
-    assert of_file(name) == NAMES[name]
+    assert quant_of_file(name) == NAMES[name]
 
 
 @pytest.mark.parametrize("quant", ["Q4_K_M", "q4_k_m", "Q4_K_m"])
 def test_the_file_is_found_in_either_case(quant):
-    assert choose("o/n", quant, ["M-Q4_K_S.gguf", "M-q4_k_m.gguf", "M-Q3_K_M.gguf"]) == "M-q4_k_m.gguf"
+    assert choose_file("o/n", quant, ["M-Q4_K_S.gguf", "M-q4_k_m.gguf", "M-Q3_K_M.gguf"]) == "M-q4_k_m.gguf"
 
 
 @pytest.mark.parametrize("name", [name for name, quant in NAMES.items() if quant and "-of-" not in name])
 def test_every_way_of_writing_it_is_found(name):
-    assert choose("o/n", NAMES[name], [name, "other-Q2_K.gguf"]) == name
+    assert choose_file("o/n", NAMES[name], [name, "other-Q2_K.gguf"]) == name
 
 
 @pytest.mark.parametrize(
@@ -47,5 +47,5 @@ def test_every_way_of_writing_it_is_found(name):
 )
 def test_what_is_not_there_or_not_one_is_answered_with_what_is(quant, names, reason):
     with pytest.raises(BadConfig) as refused:
-        choose("o/n", quant, names)
+        choose_file("o/n", quant, names)
     assert reason in str(refused.value)

@@ -14,47 +14,47 @@ _QUANT = re.compile(r"(?:^|[-._/])((?:UD-)?(?:I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP16
 _MAX_LISTED = 20
 
 
-def of_file(name: str) -> str | None:
+def quant_of_file(name: str) -> str | None:
     """Return the quantization that a file's name tells, in capitals, or None."""
     stem = _PART.sub("", name.removesuffix(".gguf"))
-    found = _QUANT.search(stem) or _QUANT.search(stem.rpartition("/")[0])
-    return found[1].upper() if found else None
+    match = _QUANT.search(stem) or _QUANT.search(stem.rpartition("/")[0])
+    return match[1].upper() if match else None
 
 
-def choose(model: str, quant: str, names: Iterable[str]) -> str:
+def choose_file(model: str, quant: str, names: Iterable[str]) -> str:
     """Return the one file of that quantization. Raises BadConfig if there is none, or not exactly one."""
     names = [name for name in sorted(names) if not name.rpartition("/")[2].lower().startswith("mmproj")]
     if not names:
         raise BadConfig(f"The hub model {model} has no .gguf files, so no {quant}; leave out :{quant}.")
-    chosen = [name for name in names if _is(quant, name)]
-    if not chosen:
-        raise BadConfig(f"The hub model {model} has no .gguf file of {quant}; {advice(model, names)}.")
-    if _PART.search(chosen[0].removesuffix(".gguf")):
+    matching = [name for name in names if _has_quant(quant, name)]
+    if not matching:
+        raise BadConfig(f"The hub model {model} has no .gguf file of {quant}; {describe_choices(model, names)}.")
+    if _PART.search(matching[0].removesuffix(".gguf")):
         raise BadConfig(
-            f"{model}:{quant} is cut into {len(chosen)} files, and such models are not read; "
-            f"join them with llama-gguf-split --merge, or choose another: {advice(model, names)}."
+            f"{model}:{quant} is cut into {len(matching)} files, and such models are not read; "
+            f"join them with llama-gguf-split --merge, or choose another: {describe_choices(model, names)}."
         )
-    if len(chosen) > 1:
+    if len(matching) > 1:
         raise BadConfig(
-            f"The hub model {model} has {len(chosen)} .gguf files of {quant}; name one of them: "
-            + _listed(f"{model}/{name}" for name in chosen)
+            f"The hub model {model} has {len(matching)} .gguf files of {quant}; name one of them: "
+            + _listed(f"{model}/{name}" for name in matching)
             + "."
         )
-    return chosen[0]
+    return matching[0]
 
 
-def advice(model: str, names: Iterable[str]) -> str:
+def describe_choices(model: str, names: Iterable[str]) -> str:
     """Return what can be asked for instead: quantizations where the names tell them, else the files."""
     names = sorted(names)
     whole = [name for name in names if not _PART.search(name.removesuffix(".gguf"))]
-    found = [of_file(name) for name in whole]
-    known = sorted({quant for quant in found if quant})
+    quants = [quant_of_file(name) for name in whole]
+    known = sorted({quant for quant in quants if quant})
     if known and len(known) == len(whole):
         return "choose one of them: " + _listed(f"{model}:{quant}" for quant in known)
     return "name one of them: " + _listed(f"{model}/{name}" for name in names)
 
 
-def _is(quant: str, name: str) -> bool:
+def _has_quant(quant: str, name: str) -> bool:
     stem, wanted = _PART.sub("", name.removesuffix(".gguf")).lower(), quant.lower()
     folder = stem.rpartition("/")[0].rpartition("/")[2]
     return folder == wanted or re.search(rf"(?:^|[-._/]){re.escape(wanted)}$", stem) is not None

@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
-from jaxserve.layers.linear import exact
+from jaxserve.layers.linear import matmul_precision
 
 
 class Embedding(nnx.Module):
@@ -18,30 +18,34 @@ class Embedding(nnx.Module):
     def __call__(self, token_T: Array) -> Array:
         """token_T int32 → x_TD. Ids outside the vocabulary read the nearest row; the doors refuse them before."""
         table = self.table.get_value()
-        if isinstance(table, quant.Packed):
-            return quant.columns(table, token_T)
+        if isinstance(table, quant.PackedWeight):
+            return quant.embedding_rows(table, token_T)
         return jnp.take(table, token_T, axis=0, mode="clip")
 
-    def logits(self, hidden_BD: Array) -> Array:
+    def compute_logits(self, hidden_BD: Array) -> Array:
         """hidden_BD → logits_BV float32, for a model whose head is tied to the embedding."""
-        return logits(hidden_BD, self.table.get_value())
+        return compute_logits(hidden_BD, self.table.get_value())
 
 
-class Head(nnx.Module):
+class LMHead(nnx.Module):
     """The output table of a model that does not tie it to the embedding. Laid out [V, D], as the embedding is."""
 
     def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
 
-    def logits(self, hidden_BD: Array) -> Array:
+    def compute_logits(self, hidden_BD: Array) -> Array:
         """hidden_BD → logits_BV float32."""
-        return logits(hidden_BD, self.table.get_value())
+        return compute_logits(hidden_BD, self.table.get_value())
 
 
-def logits(hidden_BD: Array, table_VD: Array | quant.Packed) -> Array:
+def compute_logits(hidden_BD: Array, table_VD: Array | quant.PackedWeight) -> Array:
     """How well each token's row fits; summed in float32, since half a bfloat16 step can change the best token."""
-    if isinstance(table_VD, quant.Packed):
-        return quant.products(hidden_BD.astype(jnp.float32), table_VD)[0]
+    if isinstance(table_VD, quant.PackedWeight):
+        return quant.packed_matmul(hidden_BD.astype(jnp.float32), table_VD)[0]
     return jnp.einsum(
-        "bd,vd->bv", hidden_BD, table_VD, precision=exact(hidden_BD.dtype), preferred_element_type=jnp.float32
+        "bd,vd->bv",
+        hidden_BD,
+        table_VD,
+        precision=matmul_precision(hidden_BD.dtype),
+        preferred_element_type=jnp.float32,
     )

@@ -7,7 +7,7 @@ import pytest
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from jaxserve.errors import UnknownArchitecture
-from jaxserve.layers.rope import Linear, Llama3, Rope, Yarn
+from jaxserve.layers.rope import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
 from jaxserve.models import registry
 from tests.models.tiny import tiny_config
 
@@ -25,7 +25,7 @@ SIZES = {
 
 
 def read(config: dict):
-    return registry.find(config).spec(config)
+    return registry.find_architecture(config).spec(config)
 
 
 def llama(**changes):
@@ -38,8 +38,8 @@ def test_what_transformers_saves_is_understood(config_class, whole, tmp_path):
     name = config_class.__name__.replace("Config", "ForCausalLM")
     config_class(architectures=[name]).to_json_file(tmp_path / "config.json", use_diff=not whole)
     spec = read(json.loads((tmp_path / "config.json").read_text()))
-    assert (spec.name, spec.num_layers, spec.head_dim) == (name, 32, 128)
-    assert spec.rope == Rope(10_000.0)
+    assert (spec.architecture, spec.num_layers, spec.head_dim) == (name, 32, 128)
+    assert spec.rope == RopeSpec(10_000.0)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -80,12 +80,12 @@ def test_the_original_smollm2_config_is_understood():
         vocab_size=49152,
         **{"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}},
     )
-    assert (spec.head_dim, spec.num_kv_heads, spec.tied, spec.rope) == (64, 3, True, Rope(100_000.0))
+    assert (spec.head_dim, spec.num_kv_heads, spec.tie_embeddings, spec.rope) == (64, 3, True, RopeSpec(100_000.0))
 
 
 def test_what_a_config_leaves_out_has_transformers_defaults():
     spec = llama()
-    assert (spec.num_kv_heads, spec.head_dim, spec.norm_eps, spec.tied) == (4, 16, 1e-6, False)
+    assert (spec.num_kv_heads, spec.head_dim, spec.norm_eps, spec.tie_embeddings) == (4, 16, 1e-6, False)
     assert read({"architectures": ["Qwen3ForCausalLM"]} | SIZES | {"num_attention_heads": 32}).head_dim == 128
     assert read({"architectures": ["MistralForCausalLM"]} | SIZES | {"num_attention_heads": 8}).windows == (4096,) * 3
 
@@ -100,10 +100,10 @@ def test_windows_are_those_of_each_family():
 
 def test_positions_are_read_with_their_scalings():
     llama3 = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
-    assert llama(rope_scaling={"type": "linear", "factor": 2.0}).rope == Rope(1e4, Linear(2.0))
-    assert llama(rope_scaling=llama3, rope_theta=5e5).rope == Rope(5e5, Llama3(8, 1, 4, 2048))
+    assert llama(rope_scaling={"type": "linear", "factor": 2.0}).rope == RopeSpec(1e4, LinearScaling(2.0))
+    assert llama(rope_scaling=llama3, rope_theta=5e5).rope == RopeSpec(5e5, Llama3Scaling(8, 1, 4, 2048))
     yarn = llama(rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}).rope
-    assert yarn == Rope(1e4, Yarn(4.0, 512, 32.0, 1.0, pytest.approx(1.1386294), True))
+    assert yarn == RopeSpec(1e4, YarnScaling(4.0, 512, 32.0, 1.0, pytest.approx(1.1386294), True))
 
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -161,7 +161,7 @@ def test_the_architecture_may_be_named_by_model_type_alone():
 )
 def test_an_unknown_architecture_is_answered_with_the_known_ones(named):
     with pytest.raises(UnknownArchitecture, match=r"known are LlamaForCausalLM, Mistral.*, Qwen2.*, Qwen3ForCausalLM"):
-        registry.find(named | SIZES)
+        registry.find_architecture(named | SIZES)
 
 
 @pytest.mark.parametrize("name", TINY)

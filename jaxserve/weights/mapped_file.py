@@ -46,6 +46,6 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + num_bytes].view(dtype).reshape(shape)
 
 
-def is_adoptable(array: np.ndarray) -> bool:
+def is_zero_copyable(array: np.ndarray) -> bool:
     """Made for the caller (so not a view into a file), contiguous and aligned."""
     return bool(array.flags.writeable and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT_BYTES == 0)
