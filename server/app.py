@@ -9,25 +9,25 @@ from quart import Quart, Response
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
-from server.auth import Gatekeeper
-from server.body import request_class
+from server.auth import ApiKeyAuth
+from server.body import make_request_class
 from server.config import ServerConfig
 from server.cors import Cors
-from server.desk import Desk, fresh_id
-from server.errors import refusal_for
-from server.gate import ROUTE, Gate
-from server.logs import clean
-from server.middleware import wrap
-from server.openapi.document import path_of
+from server.custom_middleware import wrap_app
+from server.errors import to_api_error
+from server.logs import sanitize
+from server.middleware import ROUTE_KEY, OuterMiddleware
+from server.openapi.document import to_openapi_path
 from server.routes import chat, completions, docs, models, operations, page, render, tokens
+from server.state import ServerState, make_request_id
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
-DESK = "jaxserve.desk"
+STATE_KEY = "jaxserve.state"
 
 
-class Anything(BaseConverter):
+class AnyPathConverter(BaseConverter):
     """The rest of a path, slashes, newlines and all: model names have slashes, and wrong ones may have anything."""
 
     regex = "(?s:.+)"
@@ -44,48 +44,48 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
         PROPAGATE_EXCEPTIONS=False,
     )
     app.url_map.merge_slashes = False
-    app.url_map.converters["anything"] = Anything
-    desk = Desk(llm, config)
-    app.extensions[DESK] = desk
-    app.request_class = request_class(desk.bodies)
-    for room in (chat, completions, render, models, tokens, operations, page, docs):
-        app.register_blueprint(room.blueprint(desk))
-    _stand_around(app, desk)
-    app.asgi_app = wrap(Gate(app.asgi_app, config, desk.http), config.middleware)  # type: ignore[method-assign]
+    app.url_map.converters["anything"] = AnyPathConverter
+    state = ServerState(llm, config)
+    app.extensions[STATE_KEY] = state
+    app.request_class = make_request_class(state.body_meter)
+    for module in (chat, completions, render, models, tokens, operations, page, docs):
+        app.register_blueprint(module.make_blueprint(state))
+    _add_hooks(app, state)
+    app.asgi_app = wrap_app(OuterMiddleware(app.asgi_app, config, state.http_metrics), config.middleware)  # type: ignore[method-assign]
     return app
 
 
-def desk_of(app: Quart) -> Desk:
-    return app.extensions[DESK]
+def get_state(app: Quart) -> ServerState:
+    return app.extensions[STATE_KEY]
 
 
-def _stand_around(app: Quart, desk: Desk) -> None:
+def _add_hooks(app: Quart, state: ServerState) -> None:
     """What happens before and after every route. A key is asked for before anything else is said."""
-    gatekeeper, cors = Gatekeeper(desk.config), Cors(desk.config)
+    auth, cors = ApiKeyAuth(state.config), Cors(state.config)
 
     @app.before_request
-    async def enter() -> Response | None:
+    async def before() -> Response | None:
         request = quart.request
         scope: Any = request.scope
-        scope[ROUTE] = "none" if request.url_rule is None else path_of(request.url_rule.rule)
-        refusal = cors.preflight(request) or gatekeeper.refuse(request)
+        scope[ROUTE_KEY] = "none" if request.url_rule is None else to_openapi_path(request.url_rule.rule)
+        refusal = cors.answer_preflight(request) or auth.challenge(request)
         if refusal is None and scope["path"].startswith("//"):
             raise NotFound  # the router would look past the first slash
         return refusal
 
     @app.after_request
-    async def leave(response: Response) -> Response:
-        cors.mark(quart.request, response)
-        if desk.config.enable_request_id_headers:
+    async def after(response: Response) -> Response:
+        cors.add_headers(quart.request, response)
+        if state.config.enable_request_id_headers:
             label = quart.request.headers.get("X-Request-Id")
-            response.headers["X-Request-Id"] = clean(label) if label else fresh_id()
+            response.headers["X-Request-Id"] = sanitize(label) if label else make_request_id()
         return response
 
     @app.teardown_request
-    async def let_go(_: BaseException | None) -> None:
+    async def release_body(_: BaseException | None) -> None:
         """A body is not kept for as long as its answer takes."""
         quart.request.body.clear()
 
     @app.errorhandler(Exception)
-    async def refuse(error: Exception) -> Response:
-        return refusal_for(error).response()
+    async def handle_error(error: Exception) -> Response:
+        return to_api_error(error).to_response()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "page"
-PREFIX = "/assets/"
+PAGE_FOLDER = Path(__file__).parent / "page"
+ASSETS_PREFIX = "/assets/"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -20,7 +20,7 @@ CONTENT_SECURITY_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 REVALIDATE = "no-cache"  # a browser may keep it, and asks whether it is still the same
-FOREVER = "public, max-age=31536000, immutable"  # a name that holds a version never means something else
+IMMUTABLE = "public, max-age=31536000, immutable"  # a name that holds a version never means something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Asset:
     body: bytes
     headers: Mapping[str, str]
 
-    def is_known_as(self, if_none_match: str | None) -> bool:
+    def matches_etag(self, if_none_match: str | None) -> bool:
         """Whether a browser that sends this If-None-Match has the file already."""
         tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
         return self.headers["ETag"] in tags or "*" in tags
@@ -41,7 +41,7 @@ def read_asset(file: Path) -> Asset:
     body = file.read_bytes()
     headers = {
         "Content-Type": CONTENT_TYPES[file.suffix],
-        "Cache-Control": FOREVER if file.parent.name == "vendor" else REVALIDATE,
+        "Cache-Control": IMMUTABLE if file.parent.name == "vendor" else REVALIDATE,
         "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
         "X-Content-Type-Options": "nosniff",
     }
@@ -53,11 +53,11 @@ def read_asset(file: Path) -> Asset:
 
 def _read_all() -> dict[str, Asset]:
     """URL path → file. Empty where the page is not part of the installation."""
-    index, folder = FOLDER / "index.html", FOLDER / "assets"
+    index, folder = PAGE_FOLDER / "index.html", PAGE_FOLDER / "assets"
     assets = {"/": read_asset(index)} if index.is_file() else {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.suffix in CONTENT_TYPES:
-            assets[PREFIX + file.relative_to(folder).as_posix()] = read_asset(file)
+            assets[ASSETS_PREFIX + file.relative_to(folder).as_posix()] = read_asset(file)
     return assets
 
 

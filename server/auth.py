@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from quart import Request, Response
 
 from server.assets import ASSETS
-from server.config import ServerConfig, separated
+from server.config import ServerConfig, split_commas
 from server.errors import json_response
 
 # "/" is the chat page, which asks for a key and holds none; ASSETS are the files that it is made of, each by its path.
-KEYLESS = frozenset({"/", "/health", "/ping", "/live", *ASSETS})
+KEYLESS_PATHS = frozenset({"/", "/health", "/ping", "/live", *ASSETS})
 
 
-class Gatekeeper:
+class ApiKeyAuth:
     """Holds the digests of the configured keys, never the keys.
 
     Without keys everybody may come in. With keys every path needs one but KEYLESS, `open_paths`, and OPTIONS.
@@ -22,21 +22,21 @@ class Gatekeeper:
 
     def __init__(self, config: ServerConfig) -> None:
         self._digests = [_digest(key.encode()) for key in config.api_key]
-        self._open = KEYLESS | separated(config.open_paths)
+        self._open_paths = KEYLESS_PATHS | split_commas(config.open_paths)
 
-    def refuse(self, request: Request) -> Response | None:
+    def challenge(self, request: Request) -> Response | None:
         """The 401 for this request, or None when it may pass."""
-        if self.may_pass(request.method, request.path, request.headers.getlist("Authorization")):
+        if self.is_authorized(request.method, request.path, request.headers.getlist("Authorization")):
             return None
         return json_response({"error": "Unauthorized"}, 401, {"WWW-Authenticate": "Bearer"})
 
-    def may_pass(self, method: str, path: str, authorization: Sequence[str]) -> bool:
+    def is_authorized(self, method: str, path: str, authorization: Sequence[str]) -> bool:
         """authorization: the values of all headers of that name."""
-        if not self._digests or method == "OPTIONS" or path in self._open:
+        if not self._digests or method == "OPTIONS" or path in self._open_paths:
             return True
-        return self._knows(authorization)
+        return self._has_key(authorization)
 
-    def _knows(self, headers: Sequence[str]) -> bool:
+    def _has_key(self, headers: Sequence[str]) -> bool:
         """Does the same work whether a key is right, wrong, of another scheme, or absent."""
         value = headers[0] if len(headers) == 1 else ""
         scheme, _, key = value.partition(" ")

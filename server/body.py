@@ -18,9 +18,9 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUna
 from jaxserve import load_exact_json
 from server.chunk_sizes import ChunkSizes
 from server.config import ServerConfig
-from server.errors import RETRY_AFTER_S, Refusal, phrase
+from server.errors import RETRY_AFTER_S, ApiError, reason_phrase
 
-CHUNK_SIZES = "jaxserve.chunk_sizes"  # where the transport leaves a chunked body's ChunkSizes, in the scope's state
+CHUNK_SIZES_KEY = "jaxserve.chunk_sizes"  # where the transport leaves a chunked body's ChunkSizes, in the scope's state
 MAX_DEPTH = 128
 # Numbers that orjson may change: more digits than a double has, or an exponent of three digits.
 _LONG_NUMBER = re.compile(rb"[0-9.]{16,}|[0-9][eE][+-]?[0-9]{3}")
@@ -29,15 +29,15 @@ _LONG_NUMBER = re.compile(rb"[0-9.]{16,}|[0-9][eE][+-]?[0-9]{3}")
 async def read_json(request: Request, config: ServerConfig) -> dict[str, Any]:
     """The request's JSON object.
 
-    Raises Refusal: 415 for an encoded body, 400 for another content type or anything that is not a JSON object,
+    Raises ApiError: 415 for an encoded body, 400 for another content type or anything that is not a JSON object,
     413 above max_body_bytes, 408 when it is not complete within body_timeout_s.
     """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise Refusal(415, "The body must be sent without Content-Encoding.")
+        raise ApiError(415, "The body must be sent without Content-Encoding.")
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
-        raise invalid(["Unsupported Media Type: Only 'application/json' is allowed"], None)
-    return parse(await _read(request, config))
+        raise make_validation_error(["Unsupported Media Type: Only 'application/json' is allowed"], None)
+    return parse_json(await _read_body(request, config))
 
 
 class BodyMeter:
@@ -48,18 +48,18 @@ class BodyMeter:
         self.held_bytes = 0
 
 
-def request_class(meter: BodyMeter) -> type[Request]:
+def make_request_class(meter: BodyMeter) -> type[Request]:
     """Quart's request, with a body that is counted while it is held, and refused with 503 above the meter's limit.
 
     A chunked body is refused with 413 as soon as its chunks announce more than is allowed.
     """
 
     class MeteredBody(Body):
-        _is_over = False
+        _is_cleared = False
         chunk_sizes: ChunkSizes | None = None
 
         def append(self, data: bytes) -> None:
-            if self._is_over:
+            if self._is_cleared:
                 return
             announced = self.chunk_sizes.total_bytes if self.chunk_sizes is not None else 0
             if announced > (self._max_content_length or announced) and self._must_raise is None:
@@ -74,7 +74,7 @@ def request_class(meter: BodyMeter) -> type[Request]:
 
         def clear(self) -> None:
             """Lets go of the bytes; what still comes is dropped."""
-            self._is_over = True
+            self._is_cleared = True
             meter.held_bytes -= len(self._data)
             super().clear()
 
@@ -83,12 +83,12 @@ def request_class(meter: BodyMeter) -> type[Request]:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            cast(MeteredBody, self.body).chunk_sizes = (self.scope.get("state") or {}).get(CHUNK_SIZES)
+            cast(MeteredBody, self.body).chunk_sizes = (self.scope.get("state") or {}).get(CHUNK_SIZES_KEY)
 
     return MeteredRequest
 
 
-async def _read(request: Request, config: ServerConfig) -> bytes:
+async def _read_body(request: Request, config: ServerConfig) -> bytes:
     close = {"Connection": "close"}
     try:
         async with asyncio.timeout(config.body_timeout_s):
@@ -97,19 +97,21 @@ async def _read(request: Request, config: ServerConfig) -> bytes:
         return data
     except ServiceUnavailable:
         message = "Too many bytes of requests are being received; please try again later."
-        raise Refusal(503, message, headers={**close, "Retry-After": str(RETRY_AFTER_S)}) from None
+        raise ApiError(503, message, headers={**close, "Retry-After": str(RETRY_AFTER_S)}) from None
     except RequestEntityTooLarge:
         message = f"The body is larger than the {config.max_body_bytes} bytes allowed (--max-body-bytes)."
-        raise Refusal(413, message, headers=close) from None
+        raise ApiError(413, message, headers=close) from None
     except TimeoutError:
         message = f"The body was not complete within {config.body_timeout_s:g} s."
-        raise Refusal(408, message, headers=close) from None
+        raise ApiError(408, message, headers=close) from None
     except HTTPException as error:
-        raise Refusal(error.code or 400, "The body could not be read.", type=phrase(error.code or 400)) from None
+        raise ApiError(
+            error.code or 400, "The body could not be read.", type=reason_phrase(error.code or 400)
+        ) from None
 
 
-def parse(data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`; of a repeated key the last value counts. Raises Refusal 400.
+def parse_json(data: bytes) -> dict[str, Any]:
+    """The JSON object in `data`; of a repeated key the last value counts. Raises ApiError 400.
 
     A byte order mark is read over, as RFC 8259, section 8.1 allows: some clients of .NET and PowerShell write one.
     """
@@ -119,23 +121,23 @@ def parse(data: bytes) -> dict[str, Any]:
         if _LONG_NUMBER.search(data):
             value = load_exact_json(data)
     except (ValueError, RecursionError) as error:
-        raise invalid([f"body: JSON decode error: {_reason(error)}"], "body") from None
+        raise make_validation_error([f"body: JSON decode error: {_decode_reason(error)}"], "body") from None
     if not isinstance(value, dict):
-        raise invalid(["body: Input should be a JSON object"], "body")
+        raise make_validation_error(["body: Input should be a JSON object"], "body")
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
-        raise invalid([f"body: JSON is nested more than {MAX_DEPTH} levels deep"], "body")
+        raise make_validation_error([f"body: JSON is nested more than {MAX_DEPTH} levels deep"], "body")
     return value
 
 
-def invalid(reasons: list[str], param: str | None) -> Refusal:
+def make_validation_error(reasons: list[str], param: str | None) -> ApiError:
     """The 400 for a body that is not what the schema says; at most ten reasons are listed."""
     count = len(reasons)
     listed = "".join(f"\n  {reason}" for reason in reasons[:10])
     message = f"{count} validation error{'' if count == 1 else 's'}:{listed}"
-    return Refusal(400, message, type=phrase(400), param=param)
+    return ApiError(400, message, type=reason_phrase(400), param=param)
 
 
-def _reason(error: Exception) -> str:
+def _decode_reason(error: Exception) -> str:
     reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
     return "a number is beyond the range of a double" if "infinity" in reason else reason
 

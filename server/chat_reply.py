@@ -3,132 +3,158 @@
 from typing import Any
 
 from jaxserve import TextDelta
-from server.chat_message import Speech
+from server.chat_message import MessageRenderer
 from server.config import ServerConfig
-from server.logprobs import chat_entries
-from server.replies import Frame, Generated, UsageKeeper, gently, total_usage, whole_prompt_table
-from server.runs import Run
+from server.generation import Generation
+from server.logprobs import render_chat_logprobs
+from server.replies import ReplyMetadata, TokenCounts, UsageTracker, in_slices, render_prompt_logprobs, sum_usage
 from server.schemas.chat import ChatRequest
-from server.schemas.tools import tool_choice
+from server.schemas.tools import resolve_tool_choice
 from server.tool_metrics import ToolMetrics
 
-WHOLE, CHUNK = "chat.completion", "chat.completion.chunk"
+COMPLETION_OBJECT, CHUNK_OBJECT = "chat.completion", "chat.completion.chunk"
 
 
-def speech_of(request: ChatRequest, config: ServerConfig) -> Speech:
+def make_message_renderer(request: ChatRequest, config: ServerConfig) -> MessageRenderer:
     """An echo is the last message's text, if the one who answers is who said it."""
-    role, last = request.response_role(config.response_role), request.messages[-1]
-    return Speech(
+    role, last = request.get_response_role(config.response_role), request.messages[-1]
+    return MessageRenderer(
         role=role,
         echo=(last.text if last.role == role else "") if request.echo else None,
-        tool_choice=tool_choice(request),
-        tells_reasoning=request.tells_reasoning,
-        copies_reasoning=config.legacy_reasoning_content,
+        tool_choice=resolve_tool_choice(request),
+        shows_reasoning=request.shows_reasoning,
+        has_legacy_reasoning=config.legacy_reasoning_content,
     )
 
 
-class _Answers:
+class _ChatReplyBase:
     """What the whole answer and the stream have in common. Tokens that would tell a reasoning which is not to be told
     are not told either."""
 
-    def __init__(self, request: ChatRequest, frame: Frame, run: Run, speech: Speech, tools: ToolMetrics) -> None:
-        self._request, self._frame, self._run, self._speech, self._tools = request, frame, run, speech, tools
-        may_tell = speech.tells_reasoning or not frame.counts_reasoning
-        self._tells_logprobs = bool(request.logprobs) and may_tell
-        self._tells_ids = bool(request.return_token_ids) and may_tell
+    def __init__(
+        self,
+        request: ChatRequest,
+        metadata: ReplyMetadata,
+        generation: Generation,
+        renderer: MessageRenderer,
+        tool_metrics: ToolMetrics,
+    ) -> None:
+        self._request, self._metadata, self._generation, self._renderer, self._tool_metrics = (
+            request,
+            metadata,
+            generation,
+            renderer,
+            tool_metrics,
+        )
+        shows_tokens = renderer.shows_reasoning or not metadata.counts_reasoning
+        self._shows_logprobs = bool(request.logprobs) and shows_tokens
+        self._shows_token_ids = bool(request.return_token_ids) and shows_tokens
 
     @property
     def _prompt_text(self) -> dict[str, str | None]:
         """What the template made of the messages, when it was asked for; whether it was truncated or not."""
-        return {"prompt_text": self._run.jobs[0].prompt_text} if self._request.return_prompt_text else {}
+        return {"prompt_text": self._generation.jobs[0].prompt_text} if self._request.return_prompt_text else {}
 
-    def _count(self, delta: TextDelta, mode: str) -> None:
-        if self._speech.tool_choice != "none":
-            self._tools.count(mode, has_call=bool(delta.tool_calls))
+    def _count_tool_calls(self, delta: TextDelta, mode: str) -> None:
+        if self._renderer.tool_choice != "none":
+            self._tool_metrics.count(mode, has_call=bool(delta.tool_calls))
 
     @property
-    def _k(self) -> int:
-        return self._run.jobs[0].params.logprobs or 0
+    def _num_top_logprobs(self) -> int:
+        return self._generation.jobs[0].params.logprobs or 0
 
 
-class ChatReply(_Answers):
+class ChatReply(_ChatReplyBase):
     """The whole answer at once."""
 
-    async def whole(self) -> dict[str, Any]:
+    async def build(self) -> dict[str, Any]:
         """Waits for all choices. Raises what ended the run."""
-        choices = await self._run.whole()
-        job, news = self._run.jobs[0], self._run.prompts[0]
+        choices = await self._generation.collect()
+        job, prompt_result = self._generation.jobs[0], self._generation.prompt_results[0]
         return {
-            **self._frame.head(WHOLE),
-            "choices": [await self._choice(choice) for choice in choices],
+            **self._metadata.common_fields(COMPLETION_OBJECT),
+            "choices": [await self._render_choice(choice) for choice in choices],
             "service_tier": None,
-            "system_fingerprint": self._frame.fingerprint,
-            "usage": total_usage(self._frame, self._run, Generated.of(choices)),
-            "prompt_logprobs": await whole_prompt_table(news.logprobs, job.params.prompt_logprobs or 0),
+            "system_fingerprint": self._metadata.fingerprint,
+            "usage": sum_usage(self._metadata, self._generation, TokenCounts.from_deltas(choices)),
+            "prompt_logprobs": await render_prompt_logprobs(prompt_result.logprobs, job.params.prompt_logprobs or 0),
             "prompt_token_ids": list(job.prompt_ids) if self._request.return_token_ids else None,
             "kv_transfer_params": None,
             **self._prompt_text,
         }
 
-    async def _choice(self, choice: TextDelta) -> dict[str, Any]:
-        self._count(choice, "non_streaming")
+    async def _render_choice(self, choice: TextDelta) -> dict[str, Any]:
+        self._count_tool_calls(choice, "non_streaming")
         return {
             "index": choice.index,
-            "message": self._speech.message(choice),
-            "logprobs": await self._logprobs(choice) if self._tells_logprobs else None,
+            "message": self._renderer.render_message(choice),
+            "logprobs": await self._render_logprobs(choice) if self._shows_logprobs else None,
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
-            "token_ids": list(choice.token_ids) if self._tells_ids else None,
+            "token_ids": list(choice.token_ids) if self._shows_token_ids else None,
         }
 
-    async def _logprobs(self, choice: TextDelta) -> dict[str, Any]:
-        k, as_ids = self._k, self._frame.tokens_as_ids
-        return {"content": await gently(choice.logprobs or (), lambda entries: chat_entries(entries, k, as_ids))}
+    async def _render_logprobs(self, choice: TextDelta) -> dict[str, Any]:
+        k, as_ids = self._num_top_logprobs, self._metadata.tokens_as_ids
+        return {
+            "content": await in_slices(choice.logprobs or (), lambda entries: render_chat_logprobs(entries, k, as_ids))
+        }
 
 
-class ChatStream(_Answers):
+class ChatStream(_ChatReplyBase):
     """The answer chunk by chunk; every generated token appears in exactly one of them."""
 
-    def __init__(self, request: ChatRequest, frame: Frame, run: Run, speech: Speech, tools: ToolMetrics) -> None:
-        super().__init__(request, frame, run, speech, tools)
-        self._usage = UsageKeeper(request, frame, run)
+    def __init__(
+        self,
+        request: ChatRequest,
+        metadata: ReplyMetadata,
+        generation: Generation,
+        renderer: MessageRenderer,
+        tool_metrics: ToolMetrics,
+    ) -> None:
+        super().__init__(request, metadata, generation, renderer, tool_metrics)
+        self._usage = UsageTracker(request, metadata, generation)
 
     def opening(self) -> list[dict[str, Any]]:
         """A role chunk for each choice, and the echoed text behind them."""
-        indices = range(self._run.num_choices)
-        roles = [self._chunk(index, {"role": self._speech.role, "content": ""}) for index in indices]
+        indices = range(self._generation.num_choices)
+        roles = [self._make_chunk(index, {"role": self._renderer.role, "content": ""}) for index in indices]
         if self._request.return_token_ids:
             for chunk in roles:
-                chunk["prompt_token_ids"] = list(self._run.jobs[0].prompt_ids)
+                chunk["prompt_token_ids"] = list(self._generation.jobs[0].prompt_ids)
         for chunk in roles:
             chunk |= self._prompt_text
-        text = self._speech.echo
-        return roles + [self._chunk(index, {"content": text}) for index in indices if text]
+        text = self._renderer.echo
+        return roles + [self._make_chunk(index, {"content": text}) for index in indices if text]
 
     def chunks(self, delta: TextDelta) -> list[dict[str, Any]]:
         """One chunk; none when nothing can be told yet. A token without news still has one, if tokens are told."""
         is_last = delta.finish_reason is not None
         self._usage.count(delta)
-        self._count(delta, "streaming")
-        told = self._speech.delta(delta)
-        if not told and delta.token_ids and (self._tells_logprobs or self._tells_ids):
-            told = {"content": ""}
-        if not (told or is_last):
+        self._count_tool_calls(delta, "streaming")
+        rendered = self._renderer.render_delta(delta)
+        if not rendered and delta.token_ids and (self._shows_logprobs or self._shows_token_ids):
+            rendered = {"content": ""}
+        if not (rendered or is_last):
             return []
-        chunk = self._chunk(delta.index, told, is_last=is_last)
+        chunk = self._make_chunk(delta.index, rendered, is_last=is_last)
         choice = chunk["choices"][0]
-        if self._tells_logprobs and delta.logprobs:
-            choice["logprobs"] = {"content": chat_entries(delta.logprobs, self._k, self._frame.tokens_as_ids)}
+        if self._shows_logprobs and delta.logprobs:
+            choice["logprobs"] = {
+                "content": render_chat_logprobs(delta.logprobs, self._num_top_logprobs, self._metadata.tokens_as_ids)
+            }
         if is_last:
             choice["finish_reason"] = delta.finish_reason
             choice["stop_reason"] = delta.stop_reason
-        if self._tells_ids:
+        if self._shows_token_ids:
             choice["token_ids"] = list(delta.token_ids)
         return [chunk]
 
     def closing(self) -> list[dict[str, Any]]:
-        return self._usage.closing(CHUNK)
+        return self._usage.closing(CHUNK_OBJECT)
 
-    def _chunk(self, index: int, delta: dict[str, Any], *, is_last: bool = False) -> dict[str, Any]:
+    def _make_chunk(self, index: int, delta: dict[str, Any], *, is_last: bool = False) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-        return self._usage.add({**self._frame.head(CHUNK), "choices": [choice]}, index, is_last=is_last)
+        return self._usage.annotate(
+            {**self._metadata.common_fields(CHUNK_OBJECT), "choices": [choice]}, index, is_last=is_last
+        )

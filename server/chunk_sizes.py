@@ -14,7 +14,7 @@ class ChunkSizes:
         self.total_bytes = 0
         self._to_skip = 0  # of the current chunk, its closing line end included
         self._line = b""
-        self._is_over = False
+        self._is_complete = False
 
     def read(self, data: bytes) -> None:
         """Follow the next bytes of the connection; what comes behind the last chunk is not looked at.
@@ -23,7 +23,7 @@ class ChunkSizes:
             ValueError: A line that should hold a size is longer than MAX_LINE_BYTES.
         """
         place = 0
-        while place < len(data) and not self._is_over:
+        while place < len(data) and not self._is_complete:
             if self._to_skip:
                 step = min(self._to_skip, len(data) - place)
                 self._to_skip -= step
@@ -47,5 +47,5 @@ class ChunkSizes:
             size = 0  # h11 refuses it
         self.total_bytes += size
         self._to_skip = size + 2
-        self._is_over = size <= 0
+        self._is_complete = size <= 0
         return place + len(line) + 2 - begun

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxserve import EngineConfig
     from server.config import ServerConfig
-    from server.flags import Parser
+    from server.flags import CommandParser
 
 EX_USAGE, EX_SOFTWARE, EX_CONFIG, INTERRUPTED = 2, 70, 78, 130
 KEY_VARIABLES = ("JAXSERVE_API_KEY", "VLLM_API_KEY")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(words: Sequence[str]) -> int:
     """Loads the model with the phases in view, then serves until told to stop."""
-    return _start("serve", words, _serve)
+    return _run_with_configs("serve", words, _serve)
 
 
 def warmup(words: Sequence[str]) -> int:
@@ -67,24 +67,26 @@ def warmup(words: Sequence[str]) -> int:
 
     For the build of an image: what is started from it finds everything there.
     """
-    return _start("warmup", words, _warmup)
+    return _run_with_configs("warmup", words, _warmup)
 
 
-def _start(command: str, words: Sequence[str], run: Callable[["EngineConfig", "ServerConfig"], int]) -> int:
+def _run_with_configs(command: str, words: Sequence[str], run: Callable[["EngineConfig", "ServerConfig"], int]) -> int:
     from jaxserve import EngineConfig, EngineStopped, StartupError
     from server import logs
     from server.config import ServerConfig
-    from server.flags import pick, read_arguments
+    from server.flags import read_arguments, select_fields
 
-    said = read_arguments(_serve_parser(command), words, os.environ)
-    logs.setup(said.get("log_level", "info"), said.get("log_format", "text"))
+    values = read_arguments(_make_serve_parser(command), words, os.environ)
+    logs.configure_logging(values.get("log_level", "info"), values.get("log_format", "text"))
     try:
-        return run(EngineConfig(**pick(EngineConfig, said)), ServerConfig(**pick(ServerConfig, said)))
+        return run(
+            EngineConfig(**select_fields(EngineConfig, values)), ServerConfig(**select_fields(ServerConfig, values))
+        )
     except StartupError as error:
-        logs.complain(error)
+        logs.report_startup_error(error)
         return EX_CONFIG
     except EngineStopped as error:
-        logs.complain(error)
+        logs.report_startup_error(error)
         return EX_SOFTWARE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -98,19 +100,27 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     from contextlib import ExitStack
     from importlib import import_module
 
-    from server.startup import KEY_LINE, Phases, address, console, curl_line, reach, ready_table
+    from server.startup import (
+        KEY_LINE,
+        StartupProgress,
+        describe_reach,
+        format_address,
+        make_console,
+        make_curl_command,
+        make_ready_table,
+    )
 
-    screen = console()
-    with ExitStack() as on_failure, Phases(screen) as phases:
+    screen = make_console()
+    with ExitStack() as on_failure, StartupProgress(screen) as phases:
         phases.report("import", 0, 0)
         from jaxserve import check_config
-        from server.listen import give_back, listen
+        from server.listen import close_listeners, listen
         from server.startup_checks import check_server
 
         check_server(server_config)
         check_config(engine_config)
         listeners = listen(server_config)
-        on_failure.callback(give_back, listeners)
+        on_failure.callback(close_listeners, listeners)
         if not server_config.uds:  # port 0 has become a real one
             server_config = dataclasses.replace(server_config, port=listeners[0].getsockname()[1])
         from jaxserve import AsyncLLM
@@ -125,22 +135,22 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
 
         app = create_app(llm, server_config)
         on_failure.pop_all()
-    where = address(server_config)
-    known_to = reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
-    screen.print("", ready_table(llm.description, where, known_to, phases.seconds), "", sep="\n")
+    where = format_address(server_config)
+    known_to = describe_reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
+    screen.print("", make_ready_table(llm.description, where, known_to, phases.seconds), "", sep="\n")
     if server_config.api_key:
         screen.print(KEY_LINE)
-    screen.print(curl_line(where, bool(server_config.api_key), server_config.uds), "", sep="\n", soft_wrap=True)
+    screen.print(make_curl_command(where, bool(server_config.api_key), server_config.uds), "", sep="\n", soft_wrap=True)
     return asyncio.run(lifecycle.serve(app, server_config, listeners))
 
 
 def _warmup(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     import asyncio
 
-    from server.startup import Phases, console
+    from server.startup import StartupProgress, make_console
 
-    screen = console()
-    with Phases(screen) as phases:
+    screen = make_console()
+    with StartupProgress(screen) as phases:
         phases.report("import", 0, 0)
         from jaxserve import AsyncLLM
 
@@ -154,10 +164,10 @@ def chat(words: Sequence[str]) -> int:
     """Talks to a server."""
     from server.chat.command import chat
 
-    return chat(words, next(iter(_keys_from_environment()), None))
+    return chat(words, next(iter(_read_api_keys()), None))
 
 
-def _lazily(module: str, name: str) -> Callable[[Sequence[str]], int]:
+def _make_lazy_command(module: str, name: str) -> Callable[[Sequence[str]], int]:
     """A command of another module, which is imported when it is called, with the errors of a start as exit codes."""
 
     def command(words: Sequence[str]) -> int:
@@ -175,23 +185,23 @@ def _lazily(module: str, name: str) -> Callable[[Sequence[str]], int]:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": _lazily("server.chat.command", "run"),
+    "run": _make_lazy_command("server.chat.command", "run"),
     "serve": serve,
     "chat": chat,
-    "pull": _lazily("server.machine", "pull"),
-    "list": _lazily("server.machine", "list_cached"),
-    "rm": _lazily("server.machine", "remove"),
+    "pull": _make_lazy_command("server.maintenance", "pull"),
+    "list": _make_lazy_command("server.maintenance", "list_cached"),
+    "rm": _make_lazy_command("server.maintenance", "remove"),
     "warmup": warmup,
-    "doctor": _lazily("server.machine", "doctor"),
+    "doctor": _make_lazy_command("server.maintenance", "doctor"),
 }
 
 
-def _serve_parser(command: str = "serve") -> "Parser":
+def _make_serve_parser(command: str = "serve") -> "CommandParser":
     from jaxserve import EngineConfig
     from server.config import ServerConfig
-    from server.flags import Parser, add_flags
+    from server.flags import CommandParser, add_flags
 
-    parser = Parser(f"jaxserve {command}", "[MODEL] [FLAGS]")
+    parser = CommandParser(f"jaxserve {command}", "[MODEL] [FLAGS]")
     parser.add_argument(
         "model",
         nargs="?",
@@ -210,5 +220,5 @@ def _serve_parser(command: str = "serve") -> "Parser":
     return parser
 
 
-def _keys_from_environment() -> tuple[str, ...]:
+def _read_api_keys() -> tuple[str, ...]:
     return tuple(os.environ[name] for name in KEY_VARIABLES if os.environ.get(name))[:1]

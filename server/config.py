@@ -6,10 +6,10 @@ from typing import Any, Literal
 from jaxserve import BadConfig
 
 MIB = 1 << 20
-TLS_EXTRAS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")
-PROBES = ("/health", "/live", "/ping", "/load", "/metrics")  # asked every few seconds, by machines
+TLS_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")
+PROBE_PATHS = ("/health", "/live", "/ping", "/load", "/metrics")  # asked every few seconds, by machines
 # Variables of a chat template that nobody may set: arguments of the call around it, and what every template has.
-RESERVED_KWARGS = frozenset(
+RESERVED_TEMPLATE_KWARGS = frozenset(
     (
         *("tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length", "messages"),
         *("conversation", "range", "namespace", "dict", "cycler", "joiner", "raise_exception", "strftime_now"),
@@ -17,7 +17,7 @@ RESERVED_KWARGS = frozenset(
 )
 
 
-def knob(default: Any, help: str, *, group: str | None = None, is_secret: bool = False) -> Any:
+def option(default: Any, help: str, *, group: str | None = None, is_secret: bool = False) -> Any:
     """A field with its command-line help.
 
     group       the heading under which --help shows this field and those behind it
@@ -31,81 +31,85 @@ def knob(default: Any, help: str, *, group: str | None = None, is_secret: bool =
 class ServerConfig:
     """Server"""
 
-    host: str = knob(
+    host: str = option(
         "127.0.0.1",
         "address to listen on; 0.0.0.0 or :: (IPv6, too) is every network interface",
         group="address and TLS",
     )
-    port: int = knob(8000, "port to listen on; 0 takes a free one")
-    uds: str | None = knob(None, "path of a Unix socket, instead of host and port")
-    ssl_keyfile: str | None = knob(None, "private key in PEM form; with --ssl-certfile the server speaks TLS")
-    ssl_certfile: str | None = knob(None, "certificate in PEM form")
-    ssl_ca_certs: str | None = knob(None, "certificates that may sign a client's, in PEM form")
-    ssl_cert_reqs: int = knob(0, "client certificates: 0 none, 1 optional, 2 required")
-    ssl_ciphers: str | None = knob(None, "OpenSSL cipher list")
-    root_path: str = knob("", "path prefix under which a proxy shows this server")
-    api_key: tuple[str, ...] = knob(
+    port: int = option(8000, "port to listen on; 0 takes a free one")
+    uds: str | None = option(None, "path of a Unix socket, instead of host and port")
+    ssl_keyfile: str | None = option(None, "private key in PEM form; with --ssl-certfile the server speaks TLS")
+    ssl_certfile: str | None = option(None, "certificate in PEM form")
+    ssl_ca_certs: str | None = option(None, "certificates that may sign a client's, in PEM form")
+    ssl_cert_reqs: int = option(0, "client certificates: 0 none, 1 optional, 2 required")
+    ssl_ciphers: str | None = option(None, "OpenSSL cipher list")
+    root_path: str = option("", "path prefix under which a proxy shows this server")
+    api_key: tuple[str, ...] = option(
         (),
         "key that a client must present; several are allowed; none: open to all",
         is_secret=True,
         group="keys and pages of others",
     )
-    open_paths: tuple[str, ...] = knob((), "paths that need no key although keys are set, like /metrics")
-    allowed_origins: tuple[str, ...] = knob(
+    open_paths: tuple[str, ...] = option((), "paths that need no key although keys are set, like /metrics")
+    allowed_origins: tuple[str, ...] = option(
         (), "origins whose pages may call this server, like https://app.example; *: all; none: only its own pages"
     )
-    allowed_methods: tuple[str, ...] = knob(("*",), "methods that pages may use")
-    allowed_headers: tuple[str, ...] = knob(("*",), "headers that pages may send")
-    allow_credentials: bool = knob(False, "let pages send cookies and keys of their own")
-    served_model_name: tuple[str, ...] = knob(
+    allowed_methods: tuple[str, ...] = option(("*",), "methods that pages may use")
+    allowed_headers: tuple[str, ...] = option(("*",), "headers that pages may send")
+    allow_credentials: bool = option(False, "let pages send cookies and keys of their own")
+    served_model_name: tuple[str, ...] = option(
         (), "name of the model for clients; several are aliases of the first", group="answers"
     )
-    response_role: str = knob("assistant", "role of the answers")
-    middleware: tuple[str, ...] = knob(
+    response_role: str = option("assistant", "role of the answers")
+    middleware: tuple[str, ...] = option(
         (), "ASGI classes around the app, by import path like package.module.Class; the first is innermost"
     )
-    disable_fastapi_docs: bool = knob(False, "serve no /docs, /redoc and /openapi.json")
-    trust_request_chat_template: bool = knob(False, "let requests bring a chat template; a helper process renders it")
-    trust_request_mm_kwargs: bool = knob(False, "accept mm_processor_kwargs; models that only read text ignore them")
-    default_chat_template_kwargs: dict[str, Any] | None = knob(
+    disable_fastapi_docs: bool = option(False, "serve no /docs, /redoc and /openapi.json")
+    trust_request_chat_template: bool = option(False, "let requests bring a chat template; a helper process renders it")
+    trust_request_mm_kwargs: bool = option(False, "accept mm_processor_kwargs; models that only read text ignore them")
+    default_chat_template_kwargs: dict[str, Any] | None = option(
         None, "variables of the chat template as JSON, where a request sets none, like enable_thinking"
     )
-    reasoning_effort_map: dict[str, Any] | None = knob(
+    reasoning_effort_map: dict[str, Any] | None = option(
         None, "what the chat template sees for a reasoning_effort, as JSON, where it is another word"
     )
-    legacy_reasoning_content: bool = knob(False, "tell reasoning under its old name reasoning_content, too")
-    exclude_tools_when_tool_choice_none: bool = knob(False, "keep tools out of the prompt when tool_choice is none")
-    enable_tokenizer_info_endpoint: bool = knob(False, "show the tokenizer's configuration at /tokenizer_info")
-    enable_request_id_headers: bool = knob(False, "answer every request with an X-Request-Id header")
-    enable_force_include_usage: bool = knob(False, "send usage in every stream")
-    enable_prompt_tokens_details: bool = knob(False, "say in usage how many prompt tokens were cached")
-    enable_server_load_tracking: bool = knob(False, "count running requests for /load")
-    return_tokens_as_token_ids: bool = knob(False, "show tokens in logprobs as token_id:N")
-    sse_keep_alive_interval: float = knob(15.0, "seconds of silence before a comment line in a stream; 0: never")
-    stream_interval: int = knob(1, "tokens gathered before a stream sends them on")
-    fingerprint_mode: Literal["full", "hash", "custom", "none"] = knob("full", "what system_fingerprint shows")
-    fingerprint_value: str | None = knob(None, "the system_fingerprint of mode custom")
-    max_body_bytes: int = knob(64 * MIB, "largest request body", group="limits of requests")
-    max_inflight_body_bytes: int = knob(256 * MIB, "bytes of all request bodies that are being received")
-    body_timeout_s: float = knob(60.0, "seconds in which a request body must be complete")
-    max_header_bytes: int = knob(32 * 1024, "largest request head")
-    max_headers: int = knob(100, "most headers of a request")
-    head_timeout_s: float = knob(5.0, "seconds in which a request head must be complete once it has begun")
-    max_connections: int = knob(4096, "most open connections")
-    send_stall_timeout_s: float = knob(300.0, "seconds after which a client that reads nothing is cut off")
-    max_n: int = knob(16384, "most choices of one request")
-    max_stop_strings: int = knob(4, "most stop strings of one request")
-    max_completion_prompts: int = knob(1024, "most prompts of one completions request")
-    max_reply_bytes: int = knob(256 * MIB, "largest reply that a request may ask for, by estimate")
-    drain_timeout_s: float = knob(30.0, "seconds that running requests get to finish after SIGTERM", group="end")
-    keep_alive_on_engine_death: bool = knob(False, "stay up, unhealthy, when the engine dies, instead of exit code 70")
-    enable_log_requests: bool = knob(False, "log each request's parameters (never its prompt)", group="logging")
-    log_level: Literal["debug", "info", "warning", "error", "critical"] = knob("info", "least severe lines in the log")
-    disable_access_log: bool = knob(False, "log no line per request")
-    disable_access_log_for_endpoints: tuple[str, ...] = knob(
-        PROBES, 'paths whose requests are not logged; "" logs those of probes and scrapes, too'
+    legacy_reasoning_content: bool = option(False, "tell reasoning under its old name reasoning_content, too")
+    exclude_tools_when_tool_choice_none: bool = option(False, "keep tools out of the prompt when tool_choice is none")
+    enable_tokenizer_info_endpoint: bool = option(False, "show the tokenizer's configuration at /tokenizer_info")
+    enable_request_id_headers: bool = option(False, "answer every request with an X-Request-Id header")
+    enable_force_include_usage: bool = option(False, "send usage in every stream")
+    enable_prompt_tokens_details: bool = option(False, "say in usage how many prompt tokens were cached")
+    enable_server_load_tracking: bool = option(False, "count running requests for /load")
+    return_tokens_as_token_ids: bool = option(False, "show tokens in logprobs as token_id:N")
+    sse_keep_alive_interval: float = option(15.0, "seconds of silence before a comment line in a stream; 0: never")
+    stream_interval: int = option(1, "tokens gathered before a stream sends them on")
+    fingerprint_mode: Literal["full", "hash", "custom", "none"] = option("full", "what system_fingerprint shows")
+    fingerprint_value: str | None = option(None, "the system_fingerprint of mode custom")
+    max_body_bytes: int = option(64 * MIB, "largest request body", group="limits of requests")
+    max_inflight_body_bytes: int = option(256 * MIB, "bytes of all request bodies that are being received")
+    body_timeout_s: float = option(60.0, "seconds in which a request body must be complete")
+    max_header_bytes: int = option(32 * 1024, "largest request head")
+    max_headers: int = option(100, "most headers of a request")
+    head_timeout_s: float = option(5.0, "seconds in which a request head must be complete once it has begun")
+    max_connections: int = option(4096, "most open connections")
+    send_stall_timeout_s: float = option(300.0, "seconds after which a client that reads nothing is cut off")
+    max_n: int = option(16384, "most choices of one request")
+    max_stop_strings: int = option(4, "most stop strings of one request")
+    max_completion_prompts: int = option(1024, "most prompts of one completions request")
+    max_reply_bytes: int = option(256 * MIB, "largest reply that a request may ask for, by estimate")
+    drain_timeout_s: float = option(30.0, "seconds that running requests get to finish after SIGTERM", group="end")
+    keep_alive_on_engine_death: bool = option(
+        False, "stay up, unhealthy, when the engine dies, instead of exit code 70"
     )
-    log_format: Literal["text", "json"] = knob("text", "log lines as text, or each as a JSON object")
+    enable_log_requests: bool = option(False, "log each request's parameters (never its prompt)", group="logging")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = option(
+        "info", "least severe lines in the log"
+    )
+    disable_access_log: bool = option(False, "log no line per request")
+    disable_access_log_for_endpoints: tuple[str, ...] = option(
+        PROBE_PATHS, 'paths whose requests are not logged; "" logs those of probes and scrapes, too'
+    )
+    log_format: Literal["text", "json"] = option("text", "log lines as text, or each as a JSON object")
 
     def __post_init__(self) -> None:
         if any(not key for key in self.api_key):
@@ -118,7 +122,7 @@ class ServerConfig:
             raise BadConfig("fingerprint_mode custom needs a fingerprint_value.")
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             raise BadConfig("ssl_keyfile and ssl_certfile go together; only one of them is set.")
-        if self.ssl_certfile is None and (lone := [name for name in TLS_EXTRAS if getattr(self, name)]):
+        if self.ssl_certfile is None and (lone := [name for name in TLS_OPTIONS if getattr(self, name)]):
             raise BadConfig(f"{lone[0]} needs ssl_certfile and ssl_keyfile; without them the server speaks no TLS.")
         if self.ssl_cert_reqs not in (0, 1, 2):
             raise BadConfig(f"ssl_cert_reqs must be 0 (none), 1 (optional) or 2 (required), got {self.ssl_cert_reqs}.")
@@ -128,12 +132,14 @@ class ServerConfig:
             )
         for name in ("root_path", "open_paths", "disable_access_log_for_endpoints"):
             value = getattr(self, name)
-            wrong = [path for path in separated((value,) if isinstance(value, str) else value) if path[0] != "/"]
+            wrong = [path for path in split_commas((value,) if isinstance(value, str) else value) if path[0] != "/"]
             if wrong:
                 raise BadConfig(f"{name} must be paths that begin with a slash, like /health, got {wrong[0]!r}.")
         if not self.response_role:
             raise BadConfig("response_role must not be empty; assistant is usual.")
-        if clash := sorted((RESERVED_KWARGS | {"chat_template"}) & (self.default_chat_template_kwargs or {}).keys()):
+        if clash := sorted(
+            (RESERVED_TEMPLATE_KWARGS | {"chat_template"}) & (self.default_chat_template_kwargs or {}).keys()
+        ):
             raise BadConfig(f"default_chat_template_kwargs cannot set {', '.join(clash)}.")
         if wrong := [name for name, word in (self.reasoning_effort_map or {}).items() if not isinstance(word, str)]:
             raise BadConfig(f"reasoning_effort_map must map words to words; {wrong[0]!r} is mapped to something else.")
@@ -148,16 +154,16 @@ class ServerConfig:
             "max_completion_prompts",
             "max_reply_bytes",
         ):
-            _at_least(name, getattr(self, name), 1)
+            _check_minimum(name, getattr(self, name), 1)
         for name in ("sse_keep_alive_interval", "drain_timeout_s", "body_timeout_s", "max_stop_strings"):
-            _at_least(name, getattr(self, name), 0)
+            _check_minimum(name, getattr(self, name), 0)
 
 
-def separated(values: tuple[str, ...]) -> frozenset[str]:
+def split_commas(values: tuple[str, ...]) -> frozenset[str]:
     """The members of a list flag whose values may also stand in one word, with commas between."""
     return frozenset(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
-def _at_least(name: str, value: float, least: float) -> None:
+def _check_minimum(name: str, value: float, least: float) -> None:
     if not value >= least:
         raise BadConfig(f"{name} must be at least {least}, got {value}.")

@@ -17,7 +17,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import AppWrapper, ConnectionState
 
-from server.http1 import LINGER_S, ConnectionPolicy, Http1
+from server.http1 import LINGER_S, ConnectionPolicy, Http1Protocol
 
 MAX_READ_BYTES = 64 * 1024
 
@@ -51,18 +51,18 @@ class Connection:
         """
         try:
             async with TaskGroup(asyncio.get_running_loop()) as tasks:
-                protocol = self._protocol(tasks)
+                protocol = self._make_protocol(tasks)
                 try:
                     if is_excess:
-                        await protocol.refuse_connection()
+                        await protocol.reject_connection()
                     else:
-                        self._begin_idle()
+                        self._start_idle_timer()
                     await self._read(protocol)
                 finally:
                     self._close_within(LINGER_S)
                     await protocol.handle(Closed())
         finally:
-            self._end_idle()
+            self._stop_idle_timer()
             self._close_within(LINGER_S)
             with suppress(OSError):
                 await self._writer.wait_closed()
@@ -87,18 +87,18 @@ class Connection:
             self.close()
         elif isinstance(event, Updated):
             if event.idle:
-                self._begin_idle()
+                self._start_idle_timer()
             else:
-                self._end_idle()
+                self._stop_idle_timer()
 
-    async def _read(self, protocol: Http1) -> None:
+    async def _read(self, protocol: Http1Protocol) -> None:
         """Hand on what the client sends, until it ends, is reset, or the transport is closed."""
         with suppress(OSError):
             while data := await self._reader.read(MAX_READ_BYTES):
                 await protocol.handle(RawData(data))
 
-    def _protocol(self, tasks: TaskGroup) -> Http1:
-        return Http1(
+    def _make_protocol(self, tasks: TaskGroup) -> Http1Protocol:
+        return Http1Protocol(
             self._policy,
             self.close,
             self.abort,
@@ -122,11 +122,11 @@ class Connection:
         if self._abort_timer is not None:
             self._abort_timer.cancel()
 
-    def _begin_idle(self) -> None:
-        self._end_idle()
+    def _start_idle_timer(self) -> None:
+        self._stop_idle_timer()
         self._idle_timer = asyncio.get_running_loop().call_later(self._policy.keep_alive_s, self.close)
 
-    def _end_idle(self) -> None:
+    def _stop_idle_timer(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None

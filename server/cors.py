@@ -17,9 +17,9 @@ class Cors:
         self._origins = frozenset(config.allowed_origins)
         self._methods = METHODS if "*" in config.allowed_methods else ", ".join(config.allowed_methods)
         self._headers = None if "*" in config.allowed_headers else ", ".join(config.allowed_headers)
-        self._credentials = config.allow_credentials
+        self._allows_credentials = config.allow_credentials
 
-    def preflight(self, request: Request) -> Response | None:
+    def answer_preflight(self, request: Request) -> Response | None:
         """The answer to a browser that asks before it calls; None when this is not such a question."""
         asked = request.headers.get("Access-Control-Request-Method")
         if request.method != "OPTIONS" or asked is None or "Origin" not in request.headers:
@@ -33,7 +33,7 @@ class Cors:
             response.headers["Access-Control-Allow-Headers"] = headers
         return response
 
-    def mark(self, request: Request, response: Response) -> None:
+    def add_headers(self, request: Request, response: Response) -> None:
         """Lets the page read the answer, if its origin may."""
         origin = self._origin(request)
         if origin is None:
@@ -41,7 +41,7 @@ class Cors:
         response.headers["Access-Control-Allow-Origin"] = origin
         if origin != "*":
             response.headers.add("Vary", "Origin")
-        if self._credentials:
+        if self._allows_credentials:
             response.headers["Access-Control-Allow-Credentials"] = "true"
 
     def _origin(self, request: Request) -> str | None:
@@ -49,5 +49,5 @@ class Cors:
         if origin is None:
             return None
         if "*" in self._origins:
-            return origin if self._credentials else "*"
+            return origin if self._allows_credentials else "*"
         return origin if origin in self._origins else None

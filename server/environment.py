@@ -7,7 +7,7 @@ field is said, with the one that is near. Values are never shown: some are secre
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from server.near_names import near
+from server.suggestions import suggest
 
 PREFIX = "JAXSERVE_"
 VLLM_VARIABLES = {  # vLLM's variable → the field of the same meaning
@@ -25,7 +25,7 @@ SERVICE_LINK = re.compile(r"SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP)\w*")
 SERVICE_ADDRESS = re.compile(r"(tcp|udp)://.*")
 
 
-def settings(environ: Mapping[str, str], fields: Collection[str]) -> Iterator[tuple[str, str, str]]:
+def read_settings(environ: Mapping[str, str], fields: Collection[str]) -> Iterator[tuple[str, str, str]]:
     """The variable, the field and the value of every setting that is there; an empty value counts as none."""
     for variable, field in VLLM_VARIABLES.items():
         if environ.get(variable) and field in fields and not environ.get(PREFIX + field.upper()):
@@ -37,12 +37,12 @@ def settings(environ: Mapping[str, str], fields: Collection[str]) -> Iterator[tu
             yield variable, field, value
 
 
-def unknown(environ: Mapping[str, str], fields: Collection[str]) -> Iterator[str]:
+def find_unknown(environ: Mapping[str, str], fields: Collection[str]) -> Iterator[str]:
     """A sentence for each variable with our prefix that names no field."""
     known = {field.upper().replace("_", "-"): PREFIX + field.upper() for field in fields}
     for variable in sorted(environ):
         name = variable.removeprefix(PREFIX)
         if name == variable or name.lower() in fields or SERVICE_LINK.fullmatch(name):
             continue
-        guess = near(name.replace("_", "-"), known)
+        guess = suggest(name.replace("_", "-"), known)
         yield f"{variable} names no setting" + (f"; did you mean {known[guess]}?" if guess in known else "")

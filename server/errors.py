@@ -1,7 +1,7 @@
 """From an exception to a status and a body. Every error but 401 has the same four keys.
 
-`Refusal` is the server's own way to say no: who you are, what is not here, how the bytes came. What the library
-raises is translated by `refusal_for`. Messages are cut, so that a bad request cannot blow up its reply.
+`ApiError` is the server's own way to say no: who you are, what is not here, how the bytes came. What the library
+raises is translated by `to_api_error`. Messages are cut, so that a bad request cannot blow up its reply.
 """
 
 import http
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_CHARS = 2000
 MAX_VALUE_CHARS = 200
 RETRY_AFTER_S = 1
-NOTHING_HERE = "There is nothing at this path."
+PATH_NOT_FOUND = "There is nothing at this path."
 ENGINE_DEAD = "The server had an error while processing your request."
 _LONG_RUN = re.compile(rf"\S{{{MAX_VALUE_CHARS + 1},}}")
-_TYPES = {
+_ERROR_TYPES = {
     400: "BadRequestError",
     404: "NotFoundError",
     500: "InternalServerError",
@@ -32,7 +32,7 @@ _TYPES = {
 }
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """An answer that is an error: status, type, message, the field at fault, and extra headers."""
 
     def __init__(
@@ -47,17 +47,17 @@ class Refusal(Exception):
         super().__init__(message)
         self.status = status
         self.message = message
-        self.type = type or _TYPES.get(status) or phrase(status)
+        self.type = type or _ERROR_TYPES.get(status) or reason_phrase(status)
         self.param = param
         self.headers = dict(headers or {})
 
     @property
     def body(self) -> dict[str, Any]:
         """The object that a client sees, also as the last event of a stream that broke."""
-        error = {"message": cut(self.message), "type": self.type, "param": self.param, "code": self.status}
+        error = {"message": truncate(self.message), "type": self.type, "param": self.param, "code": self.status}
         return {"error": error}
 
-    def response(self) -> Response:
+    def to_response(self) -> Response:
         return json_response(self.body, self.status, self.headers)
 
 
@@ -68,7 +68,7 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
     return response
 
 
-def phrase(status: int) -> str:
+def reason_phrase(status: int) -> str:
     """The reason phrase as clients of this API know it."""
     if status == 413:
         return "Request Entity Too Large"
@@ -78,7 +78,7 @@ def phrase(status: int) -> str:
         return "Error"
 
 
-def cut(message: str) -> str:
+def truncate(message: str) -> str:
     """No echoed value longer than 200 characters, no message longer than 2000, no half characters."""
     message = _LONG_RUN.sub(lambda run: run[0][: MAX_VALUE_CHARS - 1] + "…", message)
     if len(message) > MAX_MESSAGE_CHARS:
@@ -86,7 +86,7 @@ def cut(message: str) -> str:
     return message.encode("utf-8", "replace").decode("utf-8")
 
 
-def shown(value: object) -> str:
+def preview(value: object) -> str:
     """A client's value for a message: short ones printed, containers by their size."""
     if isinstance(value, list | tuple | dict):
         return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
@@ -94,40 +94,40 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
 
 
-def not_found(name: str, served: tuple[str, ...]) -> Refusal:
+def model_not_found(name: str, served: tuple[str, ...]) -> ApiError:
     """No such model: 404 naming it, and those that exist."""
     names = ", ".join(served[:10])
-    return Refusal(404, f"The model {shown(name)} does not exist; this server has: {names}.", param="model")
+    return ApiError(404, f"The model {preview(name)} does not exist; this server has: {names}.", param="model")
 
 
-def unavailable(message: str, retry_after_s: int = RETRY_AFTER_S) -> Refusal:
-    return Refusal(503, message, headers={"Retry-After": str(retry_after_s)})
+def unavailable(message: str, retry_after_s: int = RETRY_AFTER_S) -> ApiError:
+    return ApiError(503, message, headers={"Retry-After": str(retry_after_s)})
 
 
-def refusal_for(error: BaseException, *, admitted: bool = False) -> Refusal:
+def to_api_error(error: BaseException, *, admitted: bool = False) -> ApiError:
     """What a client is told about `error`. admitted: its generation had begun, so coming back is no cure."""
-    if isinstance(error, Refusal):
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestError):
-        return Refusal(400, str(error), param=error.param)
+        return ApiError(400, str(error), param=error.param)
     if isinstance(error, Overloaded):
         return unavailable(str(error), error.retry_after_s)
     if isinstance(error, EngineStopped):
-        return Refusal(500, ENGINE_DEAD) if admitted else unavailable(str(error))
+        return ApiError(500, ENGINE_DEAD) if admitted else unavailable(str(error))
     if isinstance(error, HTTPException):
-        return _from_framework(error)
+        return _from_http_exception(error)
     if not isinstance(error, GenerationFailed):
         log.error("request failed: %s", type(error).__name__, exc_info=error)
-    return Refusal(500, "Internal server error")
+    return ApiError(500, "Internal server error")
 
 
-def _from_framework(error: HTTPException) -> Refusal:
+def _from_http_exception(error: HTTPException) -> ApiError:
     """Quart's own errors: no route, wrong method, and the like."""
     status = error.code or 500
-    messages = {404: NOTHING_HERE, 405: "This path does not take this method."}
+    messages = {404: PATH_NOT_FOUND, 405: "This path does not take this method."}
     headers = {}
     allowed = getattr(error, "valid_methods", None)
     if allowed:
         headers["Allow"] = ", ".join(sorted(allowed))
-    kind = phrase(status) if status == 400 else None
-    return Refusal(status, messages.get(status, phrase(status) + "."), type=kind, headers=headers)
+    kind = reason_phrase(status) if status == 400 else None
+    return ApiError(status, messages.get(status, reason_phrase(status) + "."), type=kind, headers=headers)

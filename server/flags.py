@@ -14,17 +14,17 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from server.command_words import CommandWords, FlagWords, Translator
-from server.environment import settings, unknown
+from server.environment import find_unknown, read_settings
+from server.flag_translator import FlagTranslator, ParsedCommand, ParsedFlag
 
 UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-USUAL = (  # shown first by --help
+USUAL_FLAGS = (  # shown first by --help
     *("host", "port", "api_key", "served_model_name", "max_model_len", "max_num_seqs"),
     *("dtype", "quantization", "tool_call_parser", "reasoning_parser"),
 )
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """Speaks in one sentence when it does not understand, and exits with code 2.
 
     source   where the words stand that are being read, when not on the command line
@@ -45,76 +45,80 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {where}{message}; {self.prog} --help lists the flags.\n")
 
 
-def add_flags(parser: Parser, *configs: type, skip: Sequence[str] = ()) -> None:
+def add_flags(parser: CommandParser, *configs: type, skip: Sequence[str] = ()) -> None:
     """Adds one flag per field of the dataclasses `configs`: the usual ones first, the rest by their groups."""
-    rows = [(field, hints[field.name], group) for config in configs for field, hints, group in _fields(config)]
+    rows = [(field, hints[field.name], group) for config in configs for field, hints, group in _iterate_fields(config)]
     rows = [row for row in rows if row[0].name not in skip]
     by_name = {field.name: (field, hint) for field, hint, _ in rows}
-    _add_group(parser, "usual", [by_name[name] for name in USUAL if name in by_name])
+    _add_group(parser, "usual", [by_name[name] for name in USUAL_FLAGS if name in by_name])
     for title in dict.fromkeys(group for *_, group in rows):
-        _add_group(parser, title, [(f, hint) for f, hint, group in rows if group == title and f.name not in USUAL])
+        _add_group(
+            parser, title, [(f, hint) for f, hint, group in rows if group == title and f.name not in USUAL_FLAGS]
+        )
 
 
-def read_arguments(parser: Parser, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+def read_arguments(
+    parser: CommandParser, argv: Sequence[str], environ: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What was said, by field name: the file named by --config, over it the environment, over it the command line.
 
     What has no effect, and variables of ours that name no setting, are said on standard error.
     """
-    translator = Translator.for_parser(parser)
+    translator = FlagTranslator.from_parser(parser)
     fields = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
-    words = translator.take_apart(argv)
+    words = translator.parse(argv)
     if any(flag.name == "help" for flag in words.flags):
         parser.parse_args(["--help"])
     environ = {} if environ is None else environ
     path = next((flag.values[0] for flag in reversed(words.flags) if flag.name == "config" and flag.values), None)
     path = path or environ.get("JAXSERVE_CONFIG")
-    below = _file_says(parser, translator, path) if path else {}
-    below |= _environment_says(parser, translator, environ, fields)
-    said = _said(parser, translator, words if "model" in below else translator.find_model(words))
-    said.pop("config", None)
-    for note in [*translator.notes, *unknown(environ, [*fields, "config"])]:
+    defaults = _read_config_file(parser, translator, path) if path else {}
+    defaults |= _read_environment(parser, translator, environ, fields)
+    values = _parse_flags(parser, translator, words if "model" in defaults else translator.infer_model(words))
+    values.pop("config", None)
+    for note in [*translator.notes, *find_unknown(environ, [*fields, "config"])]:
         print(f"{parser.prog.split()[0]}: {note}", file=sys.stderr)
-    return {**below, **said}
+    return {**defaults, **values}
 
 
-def pick(config: type, said: Mapping[str, Any]) -> dict[str, Any]:
+def select_fields(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the said values that are fields of `config`."""
     names = {field.name for field in dataclasses.fields(config)}
-    return {name: value for name, value in said.items() if name in names}
+    return {name: value for name, value in values.items() if name in names}
 
 
-def _said(parser: Parser, translator: Translator, words: CommandWords) -> dict[str, Any]:
+def _parse_flags(parser: CommandParser, translator: FlagTranslator, words: ParsedCommand) -> dict[str, Any]:
     """Values by field name; the dotted ones are laid over the JSON of the same flag."""
     argv, dotted = [], {}
     for flag in words.flags:
-        ours = translator.in_ours(flag)
-        if ours is None:
+        translated = translator.translate(flag)
+        if translated is None:
             continue
-        if ours.path:
-            _lay_over(dotted.setdefault(ours.name.replace("-", "_"), {}), _nested(parser, ours))
+        if translated.path:
+            _merge(dotted.setdefault(translated.name.replace("-", "_"), {}), _make_nested(parser, translated))
         else:
-            argv += [f"--{ours.name}={value}" for value in ours.values] or [f"--{ours.name}"]
+            argv += [f"--{translated.name}={value}" for value in translated.values] or [f"--{translated.name}"]
     if translator.refusals:
         parser.error(f"\n{parser.prog}: ".join(translator.refusals))
-    said = vars(parser.parse_args(argv))
-    models = [*words.models, *([said["model"]] if "model" in said else [])]
+    values = vars(parser.parse_args(argv))
+    models = [*words.positionals, *([values["model"]] if "model" in values else [])]
     if len(models) > 1 and len(set(models)) > 1:
         parser.error(f"one model is served, and {len(models)} are named: {models[0]!r} and {models[1]!r}")
-    said |= {"model": models[0]} if models else {}
-    for name, values in dotted.items():
-        said[name] = _lay_over(dict(said.get(name) or {}), values)
-    return said
+    values |= {"model": models[0]} if models else {}
+    for name, nested in dotted.items():
+        values[name] = _merge(dict(values.get(name) or {}), nested)
+    return values
 
 
-def _nested(parser: Parser, flag: FlagWords) -> dict[str, Any]:
+def _make_nested(parser: CommandParser, flag: ParsedFlag) -> dict[str, Any]:
     """The value of a dotted flag as the dictionary that it stands for."""
     shown = f"--{'.'.join((flag.name, *flag.path))}"
-    reads_json = any(f"--{flag.name}" in a.option_strings and a.type is _json_object for a in parser._actions)
+    reads_json = any(f"--{flag.name}" in a.option_strings and a.type is _parse_json_object for a in parser._actions)
     if not reads_json:
         parser.error(f"{shown}: --{flag.name} has no keys; only flags that take JSON have")
     if not flag.values:
         parser.error(f"{shown} needs a value")
-    value: Any = _json_or_text(flag.values[0])
+    value: Any = _parse_json_or_text(flag.values[0])
     *keys, last = flag.path
     if last.endswith("+"):
         last, value = last[:-1], value if isinstance(value, list) else flag.values[0].split(",")
@@ -123,38 +127,38 @@ def _nested(parser: Parser, flag: FlagWords) -> dict[str, Any]:
     return value
 
 
-def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the keys of `above`, level by level."""
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(below.get(key), dict):
-            value = _lay_over(dict(below[key]), value)
+            value = _merge(dict(below[key]), value)
         elif isinstance(value, list) and isinstance(below.get(key), list):
             value = [*below[key], *value]
         below[key] = value
     return below
 
 
-def _environment_says(
-    parser: Parser, translator: Translator, environ: Mapping[str, str], fields: Sequence[str]
+def _read_environment(
+    parser: CommandParser, translator: FlagTranslator, environ: Mapping[str, str], fields: Sequence[str]
 ) -> dict[str, Any]:
-    said: dict[str, Any] = {}
-    for variable, field, value in settings(environ, fields):
+    values: dict[str, Any] = {}
+    for variable, field, value in read_settings(environ, fields):
         parser.source = variable
-        flag = FlagWords(field.replace("_", "-"), (), (value,))
-        said |= _said(parser, translator, CommandWords((flag,)))
+        flag = ParsedFlag(field.replace("_", "-"), (), (value,))
+        values |= _parse_flags(parser, translator, ParsedCommand((flag,)))
     parser.source = ""
-    return said
+    return values
 
 
-def _file_says(parser: Parser, translator: Translator, path: str) -> dict[str, Any]:
+def _read_config_file(parser: CommandParser, translator: FlagTranslator, path: str) -> dict[str, Any]:
     """The YAML mapping at `path`, read as flags, so that both go through the same checks."""
     parser.source = f"--config {path}"
-    said = _said(parser, translator, translator.take_apart(list(_file_as_argv(parser, path))))
+    values = _parse_flags(parser, translator, translator.parse(list(_config_file_to_argv(parser, path))))
     parser.source = ""
-    return said
+    return values
 
 
-def _file_as_argv(parser: Parser, path: str) -> Iterator[str]:
+def _config_file_to_argv(parser: CommandParser, path: str) -> Iterator[str]:
     import yaml
 
     try:
@@ -173,7 +177,7 @@ def _file_as_argv(parser: Parser, path: str) -> Iterator[str]:
             yield f"{flag}={value}"
 
 
-def _fields(config: type) -> Iterator[tuple[dataclasses.Field[Any], Mapping[str, Any], str]]:
+def _iterate_fields(config: type) -> Iterator[tuple[dataclasses.Field[Any], Mapping[str, Any], str]]:
     """Every field with the type hints of all and the group that it is in: the last that began."""
     hints, group = get_type_hints(config), config.__name__
     for field in dataclasses.fields(config):
@@ -181,15 +185,15 @@ def _fields(config: type) -> Iterator[tuple[dataclasses.Field[Any], Mapping[str,
         yield field, hints, group
 
 
-def _add_group(parser: Parser, title: str, rows: Iterable[tuple[dataclasses.Field[Any], Any]]) -> None:
+def _add_group(parser: CommandParser, title: str, rows: Iterable[tuple[dataclasses.Field[Any], Any]]) -> None:
     group = parser.add_argument_group(title)
     for field, hint in rows:
         flag = "--" + field.name.replace("_", "-")
-        options = {"help": _help(field), "dest": field.name, "default": argparse.SUPPRESS}
-        group.add_argument(flag, **options, **_how_to_read(field.name, hint))
+        options = {"help": _format_help(field), "dest": field.name, "default": argparse.SUPPRESS}
+        group.add_argument(flag, **options, **_get_argparse_options(field.name, hint))
 
 
-def _help(field: dataclasses.Field[Any]) -> str:
+def _format_help(field: dataclasses.Field[Any]) -> str:
     """What the field is, and its default: where the words do not say it, the value."""
     text, default = field.metadata.get("help", ""), field.default
     if "default: " not in text:
@@ -202,7 +206,7 @@ def _help(field: dataclasses.Field[Any]) -> str:
     return text.replace("%", "%%")
 
 
-def _how_to_read(name: str, hint: Any) -> dict[str, Any]:
+def _get_argparse_options(name: str, hint: Any) -> dict[str, Any]:
     """argparse's options for a field of this type."""
     if get_origin(hint) in (Union, UnionType):
         hint = next(part for part in get_args(hint) if part is not NoneType)
@@ -212,38 +216,38 @@ def _how_to_read(name: str, hint: Any) -> dict[str, Any]:
     if origin is bool:
         return {"action": argparse.BooleanOptionalAction}
     if origin in (tuple, list):
-        return {"action": _Several, "nargs": "+", "metavar": "TEXT"}
+        return {"action": _CollectValues, "nargs": "+", "metavar": "TEXT"}
     if origin is dict:
-        return {"type": _json_object, "metavar": "JSON"}
+        return {"type": _parse_json_object, "metavar": "JSON"}
     readers: dict[Any, tuple[Callable[[str], Any], str]] = {
-        int: (_integer, "N"),
-        float: (_number, "X"),
+        int: (_parse_int, "N"),
+        float: (_parse_float, "X"),
         Path: (Path, "PATH"),
     }
     if name == "hf_token":
         return {"nargs": "?", "const": None, "metavar": "TEXT"}
     if name == "max_model_len":
-        return {"type": lambda text: -1 if text == "auto" else _integer(text), "metavar": "N"}
+        return {"type": lambda text: -1 if text == "auto" else _parse_int(text), "metavar": "N"}
     reader, metavar = readers.get(origin, (str, "TEXT"))
     return {"type": reader, "metavar": metavar}
 
 
-class _Several(argparse.Action):
+class _CollectValues(argparse.Action):
     """Gathers the values of every occurrence into one tuple; a value like ["a", "b"] counts as its elements."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
         gathered = list(getattr(namespace, self.dest, ()))
         for value in values:
-            gathered += [str(one) for one in _json_list(value)] if value.startswith("[") else [value]
+            gathered += [str(one) for one in _parse_json_list(value)] if value.startswith("[") else [value]
         setattr(namespace, self.dest, tuple(gathered))
 
 
-def _json_list(text: str) -> list[Any]:
-    value = _json_or_text(text)
+def _parse_json_list(text: str) -> list[Any]:
+    value = _parse_json_or_text(text)
     return value if isinstance(value, list) else [text]
 
 
-def _integer(text: str) -> int:
+def _parse_int(text: str) -> int:
     """'8192', '8k', '-1', '2G': units are powers of 1024, in either case."""
     unit = UNITS.get(text[-1:].lower(), 1)
     try:
@@ -252,14 +256,14 @@ def _integer(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number (8192, 8k and 2M are)") from None
 
 
-def _number(text: str) -> float:
+def _parse_float(text: str) -> float:
     try:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number (0.5 is)") from None
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _parse_json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -269,7 +273,7 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _json_or_text(text: str) -> Any:
+def _parse_json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

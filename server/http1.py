@@ -29,11 +29,11 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ConnectionState
 
-from server.body import CHUNK_SIZES
+from server.body import CHUNK_SIZES_KEY
 from server.chunk_sizes import ChunkSizes
-from server.errors import Refusal, phrase
+from server.errors import ApiError, reason_phrase
 
-MAX_BEHIND_BYTES = 64 * 1024
+MAX_PIPELINED_BYTES = 64 * 1024
 LINGER_S = 1.0
 AcceptsBody = Callable[[str, bytes, list[tuple[bytes, bytes]]], bool]
 
@@ -58,7 +58,7 @@ class ConnectionPolicy:
     accepts_body: AcceptsBody
 
 
-class Http1(H11Protocol):
+class Http1Protocol(H11Protocol):
     """The protocol of one connection; `close` and `abort` end that connection."""
 
     def __init__(
@@ -74,10 +74,10 @@ class Http1(H11Protocol):
         self._accepts_body = True
         self._is_lingering = False
 
-    async def refuse_connection(self) -> None:
+    async def reject_connection(self) -> None:
         """Say that there are too many connections, and read no request."""
         await self._send_error_response(503)
-        self._begin_lingering()
+        self._start_lingering()
 
     async def handle(self, event: Event) -> None:
         """Bytes from the client, or its end."""
@@ -88,11 +88,11 @@ class Http1(H11Protocol):
             return
         if self._is_lingering:
             return
-        if not self._is_paused() and not await self._follow_chunks(event.data):
+        if not self._is_paused() and not await self._track_chunks(event.data):
             return
         self.connection.receive_data(event.data)
         if self._is_paused():
-            if len(self.connection.trailing_data[0]) > MAX_BEHIND_BYTES:
+            if len(self.connection.trailing_data[0]) > MAX_PIPELINED_BYTES:
                 self._close()
             return
         await self._handle_events()
@@ -101,11 +101,11 @@ class Http1(H11Protocol):
         """Reads as far as there is something to read; one at a time, because a recycled connection reads on by
         itself while more bytes may come."""
         async with self._parsing:
-            while not self._is_lingering and not self._is_paused() and await self._handle_one():
+            while not self._is_lingering and not self._is_paused() and await self._handle_next_event():
                 pass
-        self._watch_head()
+        self._start_head_timer()
 
-    async def _handle_one(self) -> bool:
+    async def _handle_next_event(self) -> bool:
         """One event of the parser. False: nothing more for now."""
         if self.connection.they_are_waiting_for_100_continue and self._accepts_body:
             headers = self.config.response_headers("h11")
@@ -113,21 +113,21 @@ class Http1(H11Protocol):
         try:
             event = self.connection.next_event()
         except h11.RemoteProtocolError as error:
-            await self._refuse(400 if self.stream is not None else error.error_status_hint)
+            await self._reject(400 if self.stream is not None else error.error_status_hint)
             return False
         if isinstance(event, h11.Request):
-            await self._begin(event)
+            await self._start_request(event)
         elif event is h11.PAUSED or event is h11.NEED_DATA or isinstance(event, h11.ConnectionClosed):
             return False
         elif self.stream is None:
-            await self._drop(event)
+            await self._discard_body(event)
         elif isinstance(event, h11.Data):
             await self.stream.handle(Body(stream_id=STREAM_ID, data=event.data))
         elif isinstance(event, h11.EndOfMessage):
             await self.stream.handle(EndBody(stream_id=STREAM_ID))
         return True
 
-    async def _begin(self, request: h11.Request) -> None:
+    async def _start_request(self, request: h11.Request) -> None:
         self._stop_timers()
         headers, method = list(request.headers), request.method.decode("ascii").upper()
         self._accepts_body = self._policy.accepts_body(method, request.target.partition(b"?")[0], headers)
@@ -152,14 +152,14 @@ class Http1(H11Protocol):
                 http_version=request.http_version.decode(),
                 method=method,
                 raw_path=request.target,
-                state=ConnectionState({**self.connection_state, CHUNK_SIZES: self._chunk_sizes}),
+                state=ConnectionState({**self.connection_state, CHUNK_SIZES_KEY: self._chunk_sizes}),
             )
         )
         self.keep_alive_requests += 1
         await self.context.mark_request()
-        await self._follow_chunks(self.connection.trailing_data[0])
+        await self._track_chunks(self.connection.trailing_data[0])
 
-    async def _follow_chunks(self, data: bytes) -> bool:
+    async def _track_chunks(self, data: bytes) -> bool:
         """Look for chunks that announce too much. False: the request was refused for its framing."""
         sizes = self._chunk_sizes
         if sizes is None or self.stream is None:
@@ -167,7 +167,7 @@ class Http1(H11Protocol):
         try:
             sizes.read(data)
         except ValueError:
-            await self._refuse(400)
+            await self._reject(400)
             return False
         if sizes.total_bytes > self._policy.max_body_bytes:
             self._chunk_sizes = None
@@ -176,14 +176,14 @@ class Http1(H11Protocol):
             )  # makes the request look at what was announced
         return True
 
-    async def _refuse(self, status: int) -> None:
+    async def _reject(self, status: int) -> None:
         """Answer what is no HTTP, if no answer has begun, and read no further."""
         if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self._close()
             return
         await self._send_error_response(status)
         await self._close_stream()
-        self._begin_lingering()
+        self._start_lingering()
 
     async def stream_send(self, event: StreamEvent) -> None:
         """A client that was not asked for its body may send it or not, so nothing can follow."""
@@ -198,27 +198,27 @@ class Http1(H11Protocol):
         if self.connection.our_state is h11.SEND_BODY:
             self._abort()  # the answer was not finished, and must not look as if it were
         await self._close_stream()
-        if self._is_sending() and not self.context.terminated.is_set():
-            self._begin_lingering(forever=self.connection.our_state is not h11.DONE)
+        if self._has_unread_body() and not self.context.terminated.is_set():
+            self._start_lingering(is_final=self.connection.our_state is not h11.DONE)
             return
         await super()._maybe_recycle()
         if self.connection.their_state is h11.IDLE and self.connection.trailing_data[0]:
             self.task_group.spawn(self._handle_events)
 
-    def _is_sending(self) -> bool:
+    def _has_unread_body(self) -> bool:
         """The answer is complete, its request is not."""
         return self.connection.their_state is h11.SEND_BODY and self.connection.our_state is not h11.SEND_BODY
 
-    async def _drop(self, event: object) -> None:
+    async def _discard_body(self, event: object) -> None:
         """A piece of a body whose request has its answer. After the last one the connection is as good as new."""
         if isinstance(event, h11.EndOfMessage):
             self._stop_timers()
             await super()._maybe_recycle()
 
-    def _begin_lingering(self, forever: bool = True) -> None:
+    def _start_lingering(self, is_final: bool = True) -> None:
         """Reads on for a moment. forever: there is no way back, whatever still comes."""
         self._stop_timers()
-        self._is_lingering = forever
+        self._is_lingering = is_final
         self._linger_timer = asyncio.get_running_loop().call_later(LINGER_S, self._close)
 
     def _is_paused(self) -> bool:
@@ -226,10 +226,10 @@ class Http1(H11Protocol):
         return self.connection.their_state not in {h11.IDLE, h11.SEND_BODY}
 
     async def _send_error_response(self, status_code: int) -> None:
-        kind = phrase(status_code)
+        kind = reason_phrase(status_code)
         messages = {431: "The request head is too large.", 503: "Too many connections; please try again later."}
         message = messages.get(status_code, "The request is not valid HTTP/1.1.")
-        body = orjson.dumps(Refusal(status_code, message, type=kind).body)
+        body = orjson.dumps(ApiError(status_code, message, type=kind).body)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
@@ -241,7 +241,7 @@ class Http1(H11Protocol):
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
 
-    def _watch_head(self) -> None:
+    def _start_head_timer(self) -> None:
         """Starts the clock when part of a head is here and the rest is not."""
         begun = self.stream is None and not self._is_lingering and bool(self.connection.trailing_data[0])
         if begun and self._head_timer is None:

@@ -25,9 +25,11 @@ from server.http1 import LINGER_S, ConnectionPolicy
 
 log = logging.getLogger(__name__)
 
-MAX_REFUSED = 256  # connections that are being told that there are too many; more are closed without a word
-GRACE_S = 3.0  # for answers that are still being written when the server ends
-ACCEPT_AGAIN_S = 0.5
+MAX_REJECTED_CONNECTIONS = (
+    256  # connections that are being told that there are too many; more are closed without a word
+)
+SHUTDOWN_GRACE_S = 3.0  # for answers that are still being written when the server ends
+ACCEPT_RETRY_S = 0.5
 MAX_INPUT_BYTES = 64 * 1024  # that asyncio buffers before it stops reading
 
 
@@ -42,11 +44,11 @@ class HttpServer:
         self._config = config
         self._policy = policy
         self._connections = connections
-        self._num_refused = 0
+        self._num_rejected = 0
         self._wrapped_app = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._context = WorkerContext(None)
         self._tls = config.create_ssl_context() if config.ssl_enabled else None
-        self._open: dict[asyncio.Task[None], Connection | None] = {}
+        self._tasks: dict[asyncio.Task[None], Connection | None] = {}
 
     async def run(self, listeners: Sequence[socket], stop: asyncio.Event) -> None:
         """Serve on these bound sockets, which are closed in the end, until `stop`."""
@@ -81,25 +83,25 @@ class HttpServer:
                 continue  # it left before it was accepted
             except OSError as error:
                 log.error("cannot accept connections: %s; %d are open", error.strerror, len(self._connections))
-                await asyncio.sleep(ACCEPT_AGAIN_S)
+                await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
-            self._begin(client)
+            self._start_connection(client)
             await asyncio.sleep(0)  # a queue full of clients must not keep the loop from the others
 
-    def _begin(self, client: socket) -> None:
-        is_excess = len(self._connections) - self._num_refused >= self._policy.max_connections
-        if is_excess and self._num_refused >= MAX_REFUSED:
+    def _start_connection(self, client: socket) -> None:
+        is_excess = len(self._connections) - self._num_rejected >= self._policy.max_connections
+        if is_excess and self._num_rejected >= MAX_REJECTED_CONNECTIONS:
             client.close()
             return
         self._connections.add(client)
-        self._num_refused += is_excess
+        self._num_rejected += is_excess
         task = asyncio.create_task(self._serve(client, is_excess))
-        self._open[task] = None
+        self._tasks[task] = None
 
         def forget(task: asyncio.Task[None]) -> None:
-            del self._open[task]
+            del self._tasks[task]
             self._connections.discard(client)
-            self._num_refused -= is_excess
+            self._num_rejected -= is_excess
 
         task.add_done_callback(forget)
 
@@ -112,7 +114,7 @@ class HttpServer:
         connection = Connection(self._policy, self._wrapped_app, self._config, self._context, reader, writer)
         task = asyncio.current_task()
         if task is not None:
-            self._open[task] = connection
+            self._tasks[task] = connection
         try:
             await connection.run(is_excess=is_excess)
         except Exception:
@@ -135,14 +137,14 @@ class HttpServer:
     async def _end_connections(self) -> None:
         """Close the idle ones, let answers be written for a moment, and cut off the rest."""
         await self._context.terminated.set()
-        for connection in list(self._open.values()):
+        for connection in list(self._tasks.values()):
             if connection is not None and connection.is_idle:
                 connection.close()
-        if self._open:
-            await asyncio.wait(set(self._open), timeout=GRACE_S)
-        for task, connection in list(self._open.items()):
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=SHUTDOWN_GRACE_S)
+        for task, connection in list(self._tasks.items()):
             if connection is not None:
                 connection.abort()
             task.cancel()
         with suppress(asyncio.CancelledError):
-            await asyncio.gather(*self._open, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -22,26 +22,26 @@ from urllib.parse import unquote
 from hypercorn.config import Config
 from quart import Quart
 
-from server.app import desk_of
-from server.auth import Gatekeeper
+from server.app import get_state
+from server.auth import ApiKeyAuth
 from server.config import ServerConfig
-from server.gate import refuse_head
 from server.http1 import AcceptsBody, ConnectionPolicy
 from server.http_server import HttpServer
-from server.listen import listen, remove_stale
-from server.logs import thread_stacks
+from server.listen import listen, remove_stale_socket
+from server.logs import format_thread_stacks
+from server.middleware import find_head_error
 
 if TYPE_CHECKING:
-    from server.desk import Desk
+    from server.state import ServerState
 
 log = logging.getLogger(__name__)
 
 EX_OK, EX_ENGINE_DEAD = 0, 70
 BACKLOG = 2048
 KEEP_ALIVE_S = 75.0  # client pools reuse connections that have been idle for less than a minute
-PATIENCE_S = 5.0  # past the drain time, before the process ends itself
-OBITUARY_S = 5.0  # how long a dead engine's server still tells clients so
-PULSE_S = 0.25
+EXIT_GRACE_S = 5.0  # past the drain time, before the process ends itself
+DEAD_ENGINE_GRACE_S = 5.0  # how long a dead engine's server still tells clients so
+HEALTH_POLL_S = 0.25
 
 
 async def serve(
@@ -54,119 +54,121 @@ async def serve(
 
     listeners: from `listen`, when the port was taken earlier. Raises StartupError when it cannot be had.
     """
-    desk = desk_of(app)
+    state = get_state(app)
     listeners = listeners or listen(config)
     _raise_file_limit()
-    end = _End(config, stop or asyncio.Event())
+    shutdown_request = _ShutdownRequest(config, stop or asyncio.Event())
     shutdown = asyncio.Event()
-    http = HttpServer(app, _hypercorn(config), _policy(desk), desk.connections)
+    http = HttpServer(app, _make_hypercorn_config(config), _make_connection_policy(state), state.connections)
     server = asyncio.create_task(http.run(listeners, shutdown))
-    watchers = [asyncio.create_task(desk.lag.watch()), asyncio.create_task(end.watch(desk))]
+    watchers = [asyncio.create_task(state.loop_lag.watch()), asyncio.create_task(shutdown_request.watch_engine(state))]
     try:
-        with end.signals():
-            await asyncio.wait([server, end.task()], return_when=asyncio.FIRST_COMPLETED)
+        with shutdown_request.handle_signals():
+            await asyncio.wait([server, shutdown_request.requested()], return_when=asyncio.FIRST_COMPLETED)
             if not server.done():
-                end.begin_countdown()
-                await _finish(desk, end, config)
+                shutdown_request.start_exit_timer()
+                await _drain(state, shutdown_request, config)
                 shutdown.set()
             await server
     finally:
         for task in watchers:
             task.cancel()
-        end.task().cancel()
-        await desk.llm.close()
-        end.stop_countdown()
+        shutdown_request.requested().cancel()
+        await state.llm.close()
+        shutdown_request.stop_exit_timer()
         if config.uds is not None:
-            remove_stale(Path(config.uds))
-    return end.code
+            remove_stale_socket(Path(config.uds))
+    return shutdown_request.exit_code
 
 
-class _End:
+class _ShutdownRequest:
     """Why and how the server ends: asked once it drains, asked twice it leaves at once."""
 
-    def __init__(self, config: ServerConfig, asked: asyncio.Event) -> None:
-        self.code = EX_OK
+    def __init__(self, config: ServerConfig, requested: asyncio.Event) -> None:
+        self.exit_code = EX_OK
         self._stays_up = config.keep_alive_on_engine_death
-        self._deadline_s = config.drain_timeout_s + PATIENCE_S
-        self._asked, self._asked_again = asked, asyncio.Event()
-        self._task = asyncio.create_task(self._asked.wait())
+        self._deadline_s = config.drain_timeout_s + EXIT_GRACE_S
+        self._requested, self._forced = requested, asyncio.Event()
+        self._task = asyncio.create_task(self._requested.wait())
         self._timer: threading.Timer | None = None
 
-    def task(self) -> asyncio.Task[bool]:
+    def requested(self) -> asyncio.Task[bool]:
         """Done when the end was asked for."""
         return self._task
 
-    def ask(self) -> None:
-        if self._asked.is_set():
+    def request(self) -> None:
+        if self._requested.is_set():
             log.warning("asked again to stop: leaving at once")
-            self._asked_again.set()
+            self._forced.set()
         else:
             log.info("asked to stop: finishing what is running")
-            self._asked.set()
+            self._requested.set()
 
-    async def hurry(self) -> None:
-        await self._asked_again.wait()
+    async def wait_force_stop(self) -> None:
+        await self._forced.wait()
 
-    async def watch(self, desk: Desk) -> None:
+    async def watch_engine(self, state: ServerState) -> None:
         """Notices that the engine is dead, tells everybody inside, and ends the server a little later."""
-        while desk.llm.is_healthy:
-            await asyncio.sleep(PULSE_S)
-        log.error("the engine is dead; its threads:\n%s", thread_stacks())
-        self.code = EX_ENGINE_DEAD
-        desk.visits.fail_all()
+        while state.llm.is_healthy:
+            await asyncio.sleep(HEALTH_POLL_S)
+        log.error("the engine is dead; its threads:\n%s", format_thread_stacks())
+        self.exit_code = EX_ENGINE_DEAD
+        state.slots.fail_all()
         if not self._stays_up:
-            await asyncio.sleep(OBITUARY_S)
-            self._asked.set()
+            await asyncio.sleep(DEAD_ENGINE_GRACE_S)
+            self._requested.set()
 
-    def signals(self) -> _Signals:
-        return _Signals(self.ask)
+    def handle_signals(self) -> _SignalHandlers:
+        return _SignalHandlers(self.request)
 
-    def begin_countdown(self) -> None:
-        self._timer = threading.Timer(self._deadline_s, os._exit, args=(self.code,))
+    def start_exit_timer(self) -> None:
+        self._timer = threading.Timer(self._deadline_s, os._exit, args=(self.exit_code,))
         self._timer.daemon = True
         self._timer.start()
 
-    def stop_countdown(self) -> None:
+    def stop_exit_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
 
-class _Signals:
+class _SignalHandlers:
     """Takes SIGTERM and SIGINT for as long as it is entered; gives them back after."""
 
     CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, ask: object) -> None:
-        self._ask = ask
-        self._old: dict[signal.Signals, object] = {}
+    def __init__(self, request_shutdown: object) -> None:
+        self._request_shutdown = request_shutdown
+        self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # signals reach the main thread only; whoever runs us elsewhere stops us otherwise
         loop = asyncio.get_running_loop()
         for number in self.CAUGHT:
-            self._old[number] = signal.getsignal(number)
-            loop.add_signal_handler(number, self._ask)  # type: ignore[arg-type]
+            self._previous[number] = signal.getsignal(number)
+            loop.add_signal_handler(number, self._request_shutdown)  # type: ignore[arg-type]
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
-        for number, handler in self._old.items():
+        for number, handler in self._previous.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler)  # type: ignore[arg-type]
 
 
-async def _finish(desk: Desk, end: _End, config: ServerConfig) -> None:
+async def _drain(state: ServerState, shutdown_request: _ShutdownRequest, config: ServerConfig) -> None:
     """Ends what is running: in the drain time, or at once when asked again."""
-    drain = asyncio.create_task(desk.visits.drain(config.drain_timeout_s if end.code == EX_OK else 0.0))
-    hurry = asyncio.create_task(end.hurry())
-    await asyncio.wait([drain, hurry], return_when=asyncio.FIRST_COMPLETED)
+    drain = asyncio.create_task(
+        state.slots.drain(config.drain_timeout_s if shutdown_request.exit_code == EX_OK else 0.0)
+    )
+    force_stop = asyncio.create_task(shutdown_request.wait_force_stop())
+    await asyncio.wait([drain, force_stop], return_when=asyncio.FIRST_COMPLETED)
     if not drain.done():
         drain.cancel()
-        await desk.visits.drain(0.0)
-    hurry.cancel()
+        await state.slots.drain(0.0)
+    force_stop.cancel()
 
 
-def _hypercorn(config: ServerConfig) -> Config:
+def _make_hypercorn_config(config: ServerConfig) -> Config:
     settings = Config()
     settings.backlog = BACKLOG
     settings.max_app_queue_size = 0  # a bounded queue leaves a task behind when an answer comes before the body's end
@@ -186,30 +188,30 @@ def _hypercorn(config: ServerConfig) -> Config:
     return settings
 
 
-def _policy(desk: Desk) -> ConnectionPolicy:
-    config = desk.config
+def _make_connection_policy(state: ServerState) -> ConnectionPolicy:
+    config = state.config
     return ConnectionPolicy(
         head_timeout_s=config.head_timeout_s,
         keep_alive_s=KEEP_ALIVE_S,
         flush_s=config.send_stall_timeout_s,
         max_connections=config.max_connections,
         max_body_bytes=config.max_body_bytes,
-        accepts_body=_accepts_body(desk),
+        accepts_body=_make_accepts_body(state),
     )
 
 
-def _accepts_body(desk: Desk) -> AcceptsBody:
+def _make_accepts_body(state: ServerState) -> AcceptsBody:
     """Whether a request's body is worth asking for."""
-    gatekeeper = Gatekeeper(desk.config)
+    auth = ApiKeyAuth(state.config)
 
     def accepts(method: str, raw_path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
         path = unquote(raw_path.decode("ascii"))
-        if refuse_head(headers, path, desk.config) is not None:
+        if find_head_error(headers, path, state.config) is not None:
             return False
         keys = [value.decode("latin-1") for name, value in headers if name == b"authorization"]
         lengths = [value for name, value in headers if name == b"content-length"]
-        is_small = not lengths or int(lengths[0]) <= desk.config.max_body_bytes
-        return is_small and gatekeeper.may_pass(method, path, keys)
+        is_small = not lengths or int(lengths[0]) <= state.config.max_body_bytes
+        return is_small and auth.is_authorized(method, path, keys)
 
     return accepts
 

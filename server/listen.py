@@ -12,10 +12,10 @@ from jaxserve import BadConfig, StartupError
 from server.config import ServerConfig
 
 # Parts that are private to them are overridden, Hypercorn's in http1.py and Quart's in body.py. As in pyproject.toml.
-SUPPORTED = {"hypercorn": ((0, 18), (0, 19)), "quart": ((0, 22), (0, 23))}  # from, and before
+SUPPORTED_VERSIONS = {"hypercorn": ((0, 18), (0, 19)), "quart": ((0, 22), (0, 23))}  # from, and before
 ALL_INTERFACES = ("::", "")
 PORT_TRIES = 20
-ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address of a family that this machine does not have
+UNAVAILABLE_ERRNOS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address of a family that this machine does not have
 
 
 def listen(config: ServerConfig) -> tuple[socket.socket, ...]:
@@ -26,37 +26,37 @@ def listen(config: ServerConfig) -> tuple[socket.socket, ...]:
     Raises:
         StartupError: An address cannot be had, or Hypercorn or Quart is of a version that was never tried.
     """
-    for name in SUPPORTED:
+    for name in SUPPORTED_VERSIONS:
         check_version(name, version(name))
     if config.uds is not None:
-        return (_bound(socket.AF_UNIX, config.uds, f"the socket {config.uds}"),)
-    addresses = _addresses(config)
+        return (_bind_or_refuse(socket.AF_UNIX, config.uds, f"the socket {config.uds}"),)
+    addresses = _resolve_addresses(config)
     for _ in range(PORT_TRIES if config.port == 0 else 1):
         try:
             return _bind_all(addresses, config.port)
         except OSError as error:
             last = error
-    raise _no_address(f"{config.host} port {config.port}", last)
+    raise _make_bind_error(f"{config.host} port {config.port}", last)
 
 
 def check_version(name: str, seen: str) -> None:
     """Raise StartupError unless this version of the package is one that the server was written for."""
-    first, end = SUPPORTED[name]
+    first, end = SUPPORTED_VERSIONS[name]
     numbers = tuple(int(part) for part in seen.split(".")[:2] if part.isdigit())
     if not first <= numbers < end:
         raise StartupError(
-            f"{name} {seen} is installed; this version of jaxserve works with {requirement(name)}: "
-            f"pip install '{requirement(name)}'."
+            f"{name} {seen} is installed; this version of jaxserve works with {format_requirement(name)}: "
+            f"pip install '{format_requirement(name)}'."
         )
 
 
-def requirement(name: str) -> str:
+def format_requirement(name: str) -> str:
     """'hypercorn>=0.18,<0.19'"""
-    first, end = (".".join(map(str, numbers)) for numbers in SUPPORTED[name])
+    first, end = (".".join(map(str, numbers)) for numbers in SUPPORTED_VERSIONS[name])
     return f"{name}>={first},<{end}"
 
 
-def _addresses(config: ServerConfig) -> list[tuple[int, str]]:
+def _resolve_addresses(config: ServerConfig) -> list[tuple[int, str]]:
     """Every (family, address) of the host; a name, like localhost, may have several."""
     if config.host in ALL_INTERFACES:
         return [(socket.AF_INET6, "::")] if socket.has_dualstack_ipv6() else [(socket.AF_INET, "0.0.0.0")]
@@ -77,7 +77,7 @@ def _bind_all(addresses: list[tuple[int, str]], port: int) -> tuple[socket.socke
             sockets.append(_bind(family, (address, sockets[0].getsockname()[1] if sockets else port)))
         except OSError as error:
             absent = error
-            if error.errno in ABSENT:
+            if error.errno in UNAVAILABLE_ERRNOS:
                 continue
             for taken in sockets:
                 taken.close()
@@ -87,11 +87,11 @@ def _bind_all(addresses: list[tuple[int, str]], port: int) -> tuple[socket.socke
     return tuple(sockets)
 
 
-def _bound(family: int, address: str, name: str) -> socket.socket:
+def _bind_or_refuse(family: int, address: str, name: str) -> socket.socket:
     try:
         return _bind(family, address)
     except OSError as error:
-        raise _no_address(name, error) from None
+        raise _make_bind_error(name, error) from None
 
 
 def _bind(family: int, address: str | tuple[str, int]) -> socket.socket:
@@ -99,9 +99,9 @@ def _bind(family: int, address: str | tuple[str, int]) -> socket.socket:
     try:
         if family == socket.AF_UNIX:
             path = Path(str(address))
-            if is_served(path):
+            if is_socket_served(path):
                 raise OSError(errno.EADDRINUSE, "a server listens there")
-            remove_stale(path)
+            remove_stale_socket(path)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -113,28 +113,28 @@ def _bind(family: int, address: str | tuple[str, int]) -> socket.socket:
     return sock
 
 
-def give_back(sockets: Iterable[socket.socket]) -> None:
+def close_listeners(sockets: Iterable[socket.socket]) -> None:
     """Close what `listen` has bound, where there will be no server. A Unix socket's file goes, too."""
     for sock in sockets:
         address = sock.getsockname()
         sock.close()
         if isinstance(address, str):
-            remove_stale(Path(address))
+            remove_stale_socket(Path(address))
 
 
-def is_served(path: Path) -> bool:
+def is_socket_served(path: Path) -> bool:
     """Whether a server takes connections at this socket file."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         return path.is_socket() and probe.connect_ex(str(path)) == 0
 
 
-def remove_stale(path: Path) -> None:
+def remove_stale_socket(path: Path) -> None:
     """A socket file that an earlier server left; any other file stays, and binding fails."""
     if path.is_socket():
         path.unlink()
 
 
-def _no_address(name: str, error: OSError) -> StartupError:
+def _make_bind_error(name: str, error: OSError) -> StartupError:
     is_socket = name.startswith("the socket")
     if error.errno == errno.EADDRINUSE:
         other = "--uds" if is_socket else "--port"

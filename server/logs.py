@@ -16,10 +16,10 @@ from typing import TextIO
 
 log = logging.getLogger("server.access")
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-OWN = ("jaxserve", "server")  # the packages whose level --log-level sets; others speak from warning on
+OWN_LOGGERS = ("jaxserve", "server")  # the packages whose level --log-level sets; others speak from warning on
 
 
-def setup(level: str = "info", form: str = "text") -> None:
+def configure_logging(level: str = "info", form: str = "text") -> None:
     """Send log lines to standard error, unless whoever runs the server has set up logging already."""
     if logging.getLogger().handlers:
         return
@@ -27,11 +27,11 @@ def setup(level: str = "info", form: str = "text") -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(FORMAT))
     number = logging.getLevelNamesMapping()[level.upper()]
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING))
-    for name in OWN:
+    for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(number)
     logging.captureWarnings(True)
     if form == "json":
-        sys.stderr = StderrLines(sys.stderr)
+        sys.stderr = StderrToLog(sys.stderr)
         sys.excepthook = _log_uncaught
         threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
@@ -55,7 +55,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class StderrLines(io.TextIOBase):
+class StderrToLog(io.TextIOBase):
     """Stands in for standard error: each line that is printed becomes a record."""
 
     def __init__(self, original: TextIO) -> None:
@@ -99,43 +99,43 @@ def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceb
         logging.getLogger("server").critical("uncaught %s", kind.__name__, exc_info=(kind, error, traceback))
 
 
-def complain(error: Exception) -> None:
+def report_startup_error(error: Exception) -> None:
     """Say why the start failed: a sentence for a person, or a record where lines are JSON."""
-    if isinstance(sys.stderr, StderrLines):
+    if isinstance(sys.stderr, StderrToLog):
         logging.getLogger("server").critical("%s", error)
     else:
         print(f"jaxserve: {error}", file=sys.stderr)
 
 
-def thread_stacks() -> str:
+def format_thread_stacks() -> str:
     """Where every thread is, as text."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     stacks = sys._current_frames().items()
     return "\n".join(f"{names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}" for ident, frame in stacks)
 
 
-def clean(text: str) -> str:
+def sanitize(text: str) -> str:
     """Strangers' text for a line of ours: no control characters, and not too long."""
     return "".join(one if one.isprintable() else "?" for one in text[:200])
 
 
-def access(
-    client: str, method: str, path: str, status: int | None, sent_bytes: int, seconds: float, label: str | None
+def log_access(
+    client: str, method: str, path: str, status: int | None, sent_bytes: int, seconds: float, request_id: str | None
 ) -> None:
     """status None: the client left before there was an answer."""
     shown = "gone" if status is None else str(status)
-    request_id = f" id={clean(label)}" if label else ""
+    suffix = f" id={sanitize(request_id)}" if request_id else ""
     fields = {
         "client": client,
-        "method": clean(method),
-        "path": clean(path),
+        "method": sanitize(method),
+        "path": sanitize(path),
         "status": status,
         "bytes": sent_bytes,
         "seconds": round(seconds, 6),
-        **({"request_id": clean(label)} if label else {}),
+        **({"request_id": sanitize(request_id)} if request_id else {}),
     }
     log.info(
         '%s "%s %s" %s %d bytes %.3f s%s',
-        *(client, fields["method"], fields["path"], shown, sent_bytes, seconds, request_id),
+        *(client, fields["method"], fields["path"], shown, sent_bytes, seconds, suffix),
         extra={"fields": fields},
     )

@@ -21,26 +21,26 @@ from jaxserve import HistogramSnapshot, StatsSnapshot
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
-UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/live", "/version"})
-FINISHED = ("stop", "length", "abort", "error", "repetition")
+UNCOUNTED_PATHS = frozenset({"/metrics", "/health", "/load", "/ping", "/live", "/version"})
+FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 OUTCOMES = {"stop": "ok", "length": "ok", "repetition": "ok", "abort": "aborted", "error": "error"}
-REJECTED = ("max_num_queued_reqs", "max_num_queued_tokens")
+REJECTION_REASONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 
-TO_FIRST_TOKEN = (
+FIRST_TOKEN_BUCKETS_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
 )
-PER_TOKEN = (
+TOKEN_BUCKETS_S = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
 )
-PER_REQUEST = (
+REQUEST_BUCKETS_S = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
-PER_STEP = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-ROUGH_S, FINE_S = (0.1, 0.5, 1.0), (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-UP_TO_CONTEXT = None  # 1, 2, 5, 10 ... up to the longest context
+STEP_TOKEN_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+COARSE_BUCKETS_S, FINE_BUCKETS_S = (0.1, 0.5, 1.0), (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+CONTEXT_BUCKETS = None  # 1, 2, 5, 10 ... up to the longest context
 
 COUNTERS = {
     "prefix_cache_queries": "Tokens looked up in the prefix cache.",
@@ -54,7 +54,7 @@ COUNTERS = {
     "prompt_tokens_cached": "Prompt tokens taken from the prefix cache.",
     "generation_tokens": "Tokens generated.",
 }
-SOURCES = {
+PROMPT_TOKEN_SOURCES = {
     "local_compute": "prompt_tokens_local_compute",
     "local_cache_hit": "prompt_tokens_local_cache_hit",
     "external_kv_transfer": "prompt_tokens_external",
@@ -80,20 +80,20 @@ GAUGES = {
     "open_connections": "Connections that are open.",
 }
 HISTOGRAMS: dict[str, tuple[tuple[float, ...] | None, str]] = {
-    "time_to_first_token_seconds": (TO_FIRST_TOKEN, "Arrival to first token."),
-    "inter_token_latency_seconds": (PER_TOKEN, "Time between two tokens."),
-    "request_time_per_output_token_seconds": (PER_TOKEN, "Decode time by token, one sample a request."),
-    "e2e_request_latency_seconds": (PER_REQUEST, "Arrival to last token."),
-    "request_queue_time_seconds": (PER_REQUEST, "Queued to first scheduled."),
-    "request_inference_time_seconds": (PER_REQUEST, "Scheduled to last token."),
-    "request_prefill_time_seconds": (PER_REQUEST, "Scheduled to first token."),
-    "request_decode_time_seconds": (PER_REQUEST, "First to last token."),
-    "request_prompt_tokens": (UP_TO_CONTEXT, "Prompt tokens of a request."),
-    "request_generation_tokens": (UP_TO_CONTEXT, "Generated tokens of a request."),
-    "request_max_num_generation_tokens": (UP_TO_CONTEXT, "Generated tokens of a request's longest choice."),
-    "request_params_max_tokens": (UP_TO_CONTEXT, "The max_tokens of a request."),
-    "request_prefill_kv_computed_tokens": (UP_TO_CONTEXT, "Prompt tokens computed, cached ones left out."),
-    "iteration_tokens_total": (PER_STEP, "Tokens computed by one step."),
+    "time_to_first_token_seconds": (FIRST_TOKEN_BUCKETS_S, "Arrival to first token."),
+    "inter_token_latency_seconds": (TOKEN_BUCKETS_S, "Time between two tokens."),
+    "request_time_per_output_token_seconds": (TOKEN_BUCKETS_S, "Decode time by token, one sample a request."),
+    "e2e_request_latency_seconds": (REQUEST_BUCKETS_S, "Arrival to last token."),
+    "request_queue_time_seconds": (REQUEST_BUCKETS_S, "Queued to first scheduled."),
+    "request_inference_time_seconds": (REQUEST_BUCKETS_S, "Scheduled to last token."),
+    "request_prefill_time_seconds": (REQUEST_BUCKETS_S, "Scheduled to first token."),
+    "request_decode_time_seconds": (REQUEST_BUCKETS_S, "First to last token."),
+    "request_prompt_tokens": (CONTEXT_BUCKETS, "Prompt tokens of a request."),
+    "request_generation_tokens": (CONTEXT_BUCKETS, "Generated tokens of a request."),
+    "request_max_num_generation_tokens": (CONTEXT_BUCKETS, "Generated tokens of a request's longest choice."),
+    "request_params_max_tokens": (CONTEXT_BUCKETS, "The max_tokens of a request."),
+    "request_prefill_kv_computed_tokens": (CONTEXT_BUCKETS, "Prompt tokens computed, cached ones left out."),
+    "iteration_tokens_total": (STEP_TOKEN_BUCKETS, "Tokens computed by one step."),
     "request_params_n": ((1, 2, 5, 10, 20), "The n of a request."),
     "request_num_preemptions": ((1, 2, 3, 4, 5, 10, 20), "Preemptions of a request."),
 }
@@ -108,9 +108,9 @@ class HttpMetrics(Collector):
         name = "http_requests"
         self._requests = Counter(name, "Requests by status class.", (*labels, "status"), registry=registry)
         name = "http_request_duration_seconds"
-        self._seconds = Histogram(name, "Time to the last byte.", labels, buckets=ROUGH_S, registry=registry)
+        self._seconds = Histogram(name, "Time to the last byte.", labels, buckets=COARSE_BUCKETS_S, registry=registry)
         name = "http_request_duration_highr_seconds"
-        self._fine_seconds = Histogram(name, "Time to the last byte.", buckets=FINE_S, registry=registry)
+        self._fine_seconds = Histogram(name, "Time to the last byte.", buckets=FINE_BUCKETS_S, registry=registry)
         name = "http_request_size_bytes"
         self._request_bytes = Summary(name, "Content-Length of requests.", ("handler",), registry=registry)
         name = "http_response_size_bytes"
@@ -120,7 +120,7 @@ class HttpMetrics(Collector):
         self, handler: str, method: str, status: int, seconds: float, request_bytes: int, response_bytes: int
     ) -> None:
         """handler: the route's pattern, never a raw URL; "none" for paths that lead nowhere."""
-        if handler in UNCOUNTED:
+        if handler in UNCOUNTED_PATHS:
             return
         self._requests.labels(handler, method, f"{status // 100}xx").inc()
         self._seconds.labels(handler, method).observe(seconds)
@@ -132,16 +132,16 @@ class HttpMetrics(Collector):
         yield from self._registry.collect()
 
 
-class LoopLag:
+class EventLoopLag:
     """How late the event loop was at worst, since somebody last asked."""
 
     INTERVAL_S = 0.1
 
     def __init__(self) -> None:
-        self._worst_s = 0.0
+        self._max_lag_s = 0.0
 
     def read(self) -> float:
-        worst, self._worst_s = self._worst_s, 0.0
+        worst, self._max_lag_s = self._max_lag_s, 0.0
         return worst
 
     async def watch(self) -> None:
@@ -150,10 +150,10 @@ class LoopLag:
         while True:
             before = clock()
             await asyncio.sleep(self.INTERVAL_S)
-            self._worst_s = max(self._worst_s, clock() - before - self.INTERVAL_S)
+            self._max_lag_s = max(self._max_lag_s, clock() - before - self.INTERVAL_S)
 
 
-class Exposition:
+class MetricsExposition:
     """Everything that /metrics shows."""
 
     def __init__(
@@ -161,16 +161,16 @@ class Exposition:
         llm: AsyncLLM,
         model_name: str,
         collectors: Iterable[Collector],
-        own: Mapping[str, Callable[[], float]],
+        server_values: Mapping[str, Callable[[], float]],
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(llm, model_name, own))
+        self._registry.register(EngineCollector(llm, model_name, server_values))
         for one in collectors:
             self._registry.register(one)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def text(self) -> tuple[bytes, str]:
+    def render(self) -> tuple[bytes, str]:
         """Return the body and its content type: Prometheus text 0.0.4, whatever the client accepts.
 
         Asked for OpenMetrics, the client library writes vLLM's names with an underscore for the colon, and Prometheus
@@ -185,10 +185,10 @@ class EngineCollector(Collector):
     own: the server's, by name: "rejected", requests refused before they reached the engine, and each of GAUGES.
     """
 
-    def __init__(self, llm: AsyncLLM, model_name: str, own: Mapping[str, Callable[[], float]]) -> None:
+    def __init__(self, llm: AsyncLLM, model_name: str, server_values: Mapping[str, Callable[[], float]]) -> None:
         self._llm = llm
         self._labels = {"model_name": model_name, "engine": "0"}
-        self._server = own
+        self._server_values = server_values
 
     def describe(self) -> list[Metric]:
         """Nothing: asking for a snapshot only to learn names is not needed."""
@@ -196,105 +196,109 @@ class EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._llm.stats()
-        yield from self._gauges(stats)
-        yield from self._counters(stats)
-        yield from self._histograms(stats.histograms)
-        yield from self._own(stats)
+        yield from self._collect_gauges(stats)
+        yield from self._collect_counters(stats)
+        yield from self._collect_histograms(stats.histograms)
+        yield from self._collect_own(stats)
 
-    def _gauges(self, stats: StatsSnapshot) -> Iterator[Metric]:
+    def _collect_gauges(self, stats: StatsSnapshot) -> Iterator[Metric]:
         waiting = stats.num_requests_waiting
         usage = stats.pages_active / stats.pages_total if stats.pages_total else 0.0
-        yield self._gauge("vllm:num_requests_running", "Requests in the running batch.", stats.num_requests_running)
-        yield self._gauge("vllm:num_requests_waiting", "Requests queued.", waiting)
+        yield self._make_gauge(
+            "vllm:num_requests_running", "Requests in the running batch.", stats.num_requests_running
+        )
+        yield self._make_gauge("vllm:num_requests_waiting", "Requests queued.", waiting)
         reasons = {"capacity": waiting, "deferred": 0}
-        yield self._gauge_by("vllm:num_requests_waiting_by_reason", "Requests queued, by reason.", "reason", reasons)
-        yield self._gauge("vllm:kv_cache_usage_perc", "Share of pages held by running requests; 1 is full.", usage)
+        yield self._make_labelled_gauge(
+            "vllm:num_requests_waiting_by_reason", "Requests queued, by reason.", "reason", reasons
+        )
+        yield self._make_gauge("vllm:kv_cache_usage_perc", "Share of pages held by running requests; 1 is full.", usage)
         states = {"awake": 1, "weights_offloaded": 0, "discard_all": 0}
-        yield self._gauge_by("vllm:engine_sleep_state", "Whether the engine sleeps.", "sleep_state", states)
-        info = {**self._labels, **cache_settings(self._llm)}
+        yield self._make_labelled_gauge("vllm:engine_sleep_state", "Whether the engine sleeps.", "sleep_state", states)
+        info = {**self._labels, **get_cache_settings(self._llm)}
         family = GaugeMetricFamily("vllm:cache_config_info", "Settings of the key-value cache.", labels=list(info))
         family.add_metric(list(info.values()), 1)
         yield family
 
-    def _counters(self, stats: StatsSnapshot) -> Iterator[Metric]:
+    def _collect_counters(self, stats: StatsSnapshot) -> Iterator[Metric]:
         for name, help in COUNTERS.items():
-            yield self._counter(f"vllm:{name}", help, stats.counters.get(name, 0))
-        sources = {source: stats.counters.get(name, 0) for source, name in SOURCES.items()}
-        yield self._counter_by(
+            yield self._make_counter(f"vllm:{name}", help, stats.counters.get(name, 0))
+        sources = {source: stats.counters.get(name, 0) for source, name in PROMPT_TOKEN_SOURCES.items()}
+        yield self._make_labelled_counter(
             "vllm:prompt_tokens_by_source", "Prompt tokens, by where they came from.", "source", sources
         )
-        ends = {reason: stats.finished.get(reason, 0) for reason in FINISHED}
-        yield self._counter_by("vllm:request_success", "Requests that ended.", "finished_reason", ends)
+        ends = {reason: stats.finished.get(reason, 0) for reason in FINISH_REASONS}
+        yield self._make_labelled_counter("vllm:request_success", "Requests that ended.", "finished_reason", ends)
         family = CounterMetricFamily("vllm:admission_rejections", "Requests refused.", labels=["model_name", "reason"])
-        for reason, count in self._rejections(stats).items():
+        for reason, count in self._count_rejections(stats).items():
             family.add_metric([self._labels["model_name"], reason], count)
         yield family
 
-    def _histograms(self, snapshots: Mapping[str, HistogramSnapshot]) -> Iterator[Metric]:
+    def _collect_histograms(self, snapshots: Mapping[str, HistogramSnapshot]) -> Iterator[Metric]:
         for name, (bounds, help) in HISTOGRAMS.items():
-            own = one_two_five(self._llm.config.max_model_len or 1) if bounds is None else bounds
+            own = log_buckets(self._llm.config.max_model_len or 1) if bounds is None else bounds
             empty = HistogramSnapshot(own, (0,) * (len(own) + 1), 0.0)
-            yield self._histogram(f"vllm:{name}", help, snapshots.get(name, empty))
+            yield self._make_histogram(f"vllm:{name}", help, snapshots.get(name, empty))
 
-    def _own(self, stats: StatsSnapshot) -> Iterator[Metric]:
+    def _collect_own(self, stats: StatsSnapshot) -> Iterator[Metric]:
         pages = {
             "total": stats.pages_total,
             "free": stats.pages_free,
             "active": stats.pages_active,
             "cached": stats.pages_cached,
         }
-        yield self._gauge_by("jaxserve_kv_pages", "Pages of the key-value cache.", "state", pages)
+        yield self._make_labelled_gauge("jaxserve_kv_pages", "Pages of the key-value cache.", "state", pages)
         states = {
             "running": stats.num_requests_running,
             "waiting": stats.num_requests_waiting,
             "preempted": stats.num_requests_preempted,
         }
-        yield self._gauge_by("jaxserve_requests", "Requests inside the engine.", "state", states)
-        yield self._outcomes(stats)
+        yield self._make_labelled_gauge("jaxserve_requests", "Requests inside the engine.", "state", states)
+        yield self._make_outcomes(stats)
         for name, (own, help) in OWN_COUNTERS.items():
-            yield self._counter(f"jaxserve_{own}", help, stats.counters.get(name, 0))
+            yield self._make_counter(f"jaxserve_{own}", help, stats.counters.get(name, 0))
         took, least = (stats.counters.get(f"step_{name}_seconds", 0) for name in ("device", "roofline"))
         help = "Roofline seconds by device seconds since the start; rates of the two counters tell of now."
-        yield self._gauge("jaxserve_step_utilization", help, least / took if took else 0.0)
+        yield self._make_gauge("jaxserve_step_utilization", help, least / took if took else 0.0)
         for name, help in GAUGES.items():
-            yield self._gauge(f"jaxserve_{name}", help, self._server[name]())
+            yield self._make_gauge(f"jaxserve_{name}", help, self._server_values[name]())
         for name in sorted(stats.histograms.keys() - HISTOGRAMS.keys()):
-            yield self._histogram(f"jaxserve_{name}", name.replace("_", " ") + ".", stats.histograms[name])
+            yield self._make_histogram(f"jaxserve_{name}", name.replace("_", " ") + ".", stats.histograms[name])
 
-    def _outcomes(self, stats: StatsSnapshot) -> Metric:
+    def _make_outcomes(self, stats: StatsSnapshot) -> Metric:
         labels = [*self._labels, "outcome", "reason"]
         family = CounterMetricFamily("jaxserve_requests", "Requests that ended, by outcome.", labels=labels)
         counts = {(OUTCOMES[reason], reason): stats.finished.get(reason, 0) for reason in OUTCOMES}
-        counts |= {("rejected", reason): count for reason, count in self._rejections(stats).items()}
+        counts |= {("rejected", reason): count for reason, count in self._count_rejections(stats).items()}
         for outcome_and_reason, count in counts.items():
             family.add_metric([*self._labels.values(), *outcome_and_reason], count)
         return family
 
-    def _rejections(self, stats: StatsSnapshot) -> dict[str, float]:
-        counts: dict[str, float] = {reason: stats.rejected.get(reason, 0) for reason in REJECTED}
-        counts["max_num_queued_reqs"] += self._server["rejected"]()
+    def _count_rejections(self, stats: StatsSnapshot) -> dict[str, float]:
+        counts: dict[str, float] = {reason: stats.rejected.get(reason, 0) for reason in REJECTION_REASONS}
+        counts["max_num_queued_reqs"] += self._server_values["rejected"]()
         return counts
 
-    def _gauge(self, name: str, help: str, value: float) -> Metric:
-        return self._add(GaugeMetricFamily(name, help, labels=list(self._labels)), {None: value})
+    def _make_gauge(self, name: str, help: str, value: float) -> Metric:
+        return self._fill(GaugeMetricFamily(name, help, labels=list(self._labels)), {None: value})
 
-    def _gauge_by(self, name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
-        return self._add(GaugeMetricFamily(name, help, labels=[*self._labels, label]), values)
+    def _make_labelled_gauge(self, name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
+        return self._fill(GaugeMetricFamily(name, help, labels=[*self._labels, label]), values)
 
-    def _counter(self, name: str, help: str, value: float) -> Metric:
-        return self._add(CounterMetricFamily(name, help, labels=list(self._labels)), {None: value})
+    def _make_counter(self, name: str, help: str, value: float) -> Metric:
+        return self._fill(CounterMetricFamily(name, help, labels=list(self._labels)), {None: value})
 
-    def _counter_by(self, name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
-        return self._add(CounterMetricFamily(name, help, labels=[*self._labels, label]), values)
+    def _make_labelled_counter(self, name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
+        return self._fill(CounterMetricFamily(name, help, labels=[*self._labels, label]), values)
 
-    def _add(
+    def _fill(
         self, family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float] | Mapping[None, float]
     ) -> Metric:
         for label, value in values.items():
             family.add_metric([*self._labels.values(), *([] if label is None else [label])], value)
         return family
 
-    def _histogram(self, name: str, help: str, snapshot: HistogramSnapshot) -> Metric:
+    def _make_histogram(self, name: str, help: str, snapshot: HistogramSnapshot) -> Metric:
         """Prometheus wants running sums: how many were at most each bound."""
         family = HistogramMetricFamily(name, help, labels=list(self._labels))
         bounds = [*(str(float(bound)) for bound in snapshot.bounds), "+Inf"]
@@ -303,7 +307,7 @@ class EngineCollector(Collector):
         return family
 
 
-def cache_settings(llm: AsyncLLM) -> dict[str, str]:
+def get_cache_settings(llm: AsyncLLM) -> dict[str, str]:
     """Return every setting of the key-value cache as text; gateways read block_size and num_gpu_blocks.
 
     kv_cache_size_tokens counts the pages that sequences may hold (page 0 is for padding), and kv_cache_max_concurrency
@@ -324,7 +328,7 @@ def cache_settings(llm: AsyncLLM) -> dict[str, str]:
     }
 
 
-def one_two_five(largest: int) -> tuple[int, ...]:
+def log_buckets(largest: int) -> tuple[int, ...]:
     """1, 2, 5, 10, 20, 50 ... as far as `largest` goes."""
     bounds, decade = [], 1
     while decade <= largest:

@@ -1,31 +1,134 @@
-"""ASGI middleware that the operator names: classes, or functions, that take the app and return one."""
+"""The outermost layer, around Quart: head limits before anything is dispatched, the access line and the HTTP numbers
+after, and an answer in our own shape whatever happens between."""
 
-import inspect
-from collections.abc import Callable, Iterable
-from functools import reduce
-from importlib import import_module
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
-from jaxserve import BadConfig
+import orjson
 
-Middleware = Callable[[Any], Any]
+from server import logs
+from server.config import ServerConfig, split_commas
+from server.errors import PATH_NOT_FOUND, ApiError
+from server.metrics import HttpMetrics
+
+log = logging.getLogger(__name__)
+
+ROUTE_KEY = "jaxserve.route"  # where the route's pattern is left in the scope, for the numbers
+Send = Callable[[Any], Awaitable[None]]
+App = Callable[[Any, Any, Send], Awaitable[None]]
 
 
-def wrap(app: Any, paths: Iterable[str]) -> Any:
-    """Put the middleware of these import paths around an ASGI app, the first innermost. Raises BadConfig."""
-    return reduce(lambda inner, path: load(path)(inner), paths, app)
+class OuterMiddleware:
+    """An ASGI application around an ASGI application."""
+
+    def __init__(self, app: App, config: ServerConfig, http: HttpMetrics) -> None:
+        self._app = app
+        self._config = config
+        self._http = http
+        self._root = config.root_path.rstrip("/")
+        self._unlogged_paths = split_commas(config.disable_access_log_for_endpoints)
+
+    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sender = _CountingSender(send, self._config.send_stall_timeout_s)
+        started_s = time.monotonic()
+        try:
+            error = find_head_error(scope["headers"], scope["path"], self._config)
+            if error is not None:
+                await _send_error(error, sender)
+            else:
+                await self._app(self._strip_root_path(scope), receive, sender)
+        except _SendStalledError:
+            log.warning("a client read nothing for %g s and is cut off", self._config.send_stall_timeout_s)
+        except Exception:
+            log.exception("a request failed outside its route")
+            if sender.status is None:
+                await _send_error(ApiError(500, "Internal server error"), sender)
+        finally:
+            self._record(scope, sender, time.monotonic() - started_s)
+
+    def _strip_root_path(self, scope: Any) -> Any:
+        """The scope with the proxy's path prefix taken off, where it is there."""
+        path = scope["path"]
+        if self._root and (path == self._root or path.startswith(self._root + "/")):
+            scope["path"] = path[len(self._root) :] or "/"
+        return scope
+
+    def _record(self, scope: Any, sender: "_CountingSender", seconds: float) -> None:
+        headers = dict(scope["headers"])
+        path, method = scope["path"], scope["method"]
+        if not self._config.disable_access_log and path not in self._unlogged_paths:
+            client = (scope.get("client") or ("-",))[0]
+            request_id = headers.get(b"x-request-id", b"").decode("latin-1")
+            logs.log_access(client, method, path, sender.status, sender.sent_bytes, seconds, request_id)
+        length = headers.get(b"content-length", b"0")
+        request_bytes = int(length) if length.isdigit() and len(length) < 16 else 0
+        handler = scope.get(ROUTE_KEY, "none")
+        method_label = method if method in _KNOWN_METHODS else "other"
+        self._http.observe(handler, method_label, sender.status or 499, seconds, request_bytes, sender.sent_bytes)
 
 
-def load(path: str) -> Middleware:
-    """Import `package.module.Name`. Raises BadConfig for what is not there, or cannot be called with an app alone."""
-    module, _, name = path.rpartition(".")
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class _SendStalledError(Exception):
+    """The client does not read."""
+
+
+class _CountingSender:
+    """Passes messages on, not longer than stall_s each, and remembers the status and the bytes."""
+
+    def __init__(self, send: Send, stall_s: float) -> None:
+        self._send = send
+        self._stall_s = stall_s
+        self.status: int | None = None
+        self.sent_bytes = 0
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif message["type"] == "http.response.body":
+            self.sent_bytes += len(message.get("body", b""))
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._send(message)
+        except TimeoutError:
+            raise _SendStalledError from None
+
+
+def find_head_error(headers: list[tuple[bytes, bytes]], path: str, config: ServerConfig) -> ApiError | None:
+    """What is wrong with a request's head: too large (431), or two ways to say how long the body is (400)."""
+    close = {"Connection": "close"}
+    size = len(path) + sum(len(name) + len(value) + 4 for name, value in headers)
+    if len(headers) > config.max_headers or size > config.max_header_bytes:
+        message = f"The request head is larger than {config.max_headers} headers or {config.max_header_bytes} bytes."
+        return ApiError(431, message, headers=close)
+    names = {name.lower() for name, _ in headers}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        message = "Content-Length and Transfer-Encoding must not be sent together."
+        return ApiError(400, message, type="Bad Request", headers=close)
+    if not path.startswith("/") and not _is_absolute_url(path):
+        return ApiError(404, PATH_NOT_FOUND, headers=close)
+    return None
+
+
+def _is_absolute_url(target: str) -> bool:
+    """A whole URL, as proxies send it."""
     try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadConfig(f"middleware {path!r} cannot be imported: {error}; name it as package.module.Class.") from error
-    if not callable(found) or inspect.iscoroutinefunction(found):
-        raise BadConfig(
-            f"middleware {path!r} is no ASGI class; functions of a request and a next call are not served, only what"
-            " takes the app and returns one."
-        )
-    return found
+        return urlsplit(target).scheme in ("http", "https") and urlsplit(target).path.startswith("/")
+    except ValueError:
+        return False
+
+
+async def _send_error(error: ApiError, send: Send) -> None:
+    body = orjson.dumps(error.body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

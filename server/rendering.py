@@ -7,31 +7,31 @@ from typing import TYPE_CHECKING
 from jaxserve import RenderedPrompt
 from server.config import ServerConfig
 from server.schemas.chat import ChatRequest
-from server.schemas.template import own_template, template_kwargs, tool_objects
+from server.schemas.template import dump_tools, merge_template_kwargs, request_template
 from server.schemas.tokens import TokenizeRequest
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
 
-async def render(
+async def render_prompt(
     request: ChatRequest | TokenizeRequest, llm: AsyncLLM, config: ServerConfig, *, counting: bool = False
 ) -> RenderedPrompt:
     """What the messages come to. Raises RequestError for what the template, or the model, cannot take.
 
     counting: nothing will run, so more tokens than the model takes are fine.
     """
-    tools = tool_objects(request.tools)
+    tools = dump_tools(request.tools)
     if request.tool_choice == "none" and config.exclude_tools_when_tool_choice_none:
         tools = None
     return await llm.render_chat(
         [message.model_dump(exclude_none=True) for message in request.messages or ()],
         tools=tools,
         documents=request.documents,
-        add_generation_prompt=request.appends_prompt,
-        continue_final_message=request.continues,
+        add_generation_prompt=request.adds_generation_prompt,
+        continue_final_message=request.continues_final_message,
         add_special_tokens=bool(request.add_special_tokens),
-        chat_template=own_template(request),
-        template_kwargs=template_kwargs(request.chat_template_kwargs, request.reasoning_effort, config),
+        chat_template=request_template(request),
+        template_kwargs=merge_template_kwargs(request.chat_template_kwargs, request.reasoning_effort, config),
         counting=counting,
     )

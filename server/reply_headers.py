@@ -5,16 +5,18 @@ from urllib.parse import quote
 
 from quart import Response
 
-from server.runs import Job
+from server.generation import GenerationJob
 
-UNENFORCED = "x-jaxserve-unenforced"
+UNENFORCED_HEADER = "x-jaxserve-unenforced"
 MAX_NAMES, MAX_NAME_CHARS = 20, 64
 
 
-def name_unenforced(response: Response, jobs: Sequence[Job]) -> Response:
+def add_unenforced_header(response: Response, jobs: Sequence[GenerationJob]) -> Response:
     """Name the formats in JSON schemas that are not enforced; what is no token of HTTP is percent-encoded."""
-    names = dict.fromkeys(name for job in jobs if job.prepared is not None for name in job.prepared.unenforced_formats)
+    names = dict.fromkeys(
+        name for job in jobs if job.output_plan is not None for name in job.output_plan.unenforced_formats
+    )
     if names:
         shown = [quote(name[:MAX_NAME_CHARS], safe="!#$&'*+^`|") for name in names][:MAX_NAMES]
-        response.headers[UNENFORCED] = ", ".join(shown)
+        response.headers[UNENFORCED_HEADER] = ", ".join(shown)
     return response

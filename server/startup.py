@@ -23,26 +23,26 @@ from jaxserve import EngineConfig
 from server.config import ServerConfig
 from server.listen import ALL_INTERFACES
 
-BYTES_FROM = 1 << 20  # a total this large counts bytes; smaller ones count things
+MIN_TOTAL_BYTES = 1 << 20  # a total this large counts bytes; smaller ones count things
 # Of 118 questions that were tried on the default model this is among those whose right answer is least in doubt: its
 # best token leads the next by 0.97 nats or more at every step ("capital of France": by 0.08).
 FIRST_QUESTION = "What is the capital of Japan?"
 BETTER_MODEL, BETTER_BYTES = "Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144
 KEY_LINE = "export JAXSERVE_API_KEY='your key'"
-WIDTH_OF_A_FILE = 140  # columns, when the output is not a terminal
+FILE_WIDTH = 140  # columns, when the output is not a terminal
 
 
-def console() -> Console:
+def make_console() -> Console:
     """Standard error, where progress belongs: standard output stays free for whoever pipes it."""
     plain = Console(stderr=True, highlight=False)
-    return plain if plain.is_terminal else Console(stderr=True, highlight=False, width=WIDTH_OF_A_FILE)
+    return plain if plain.is_terminal else Console(stderr=True, highlight=False, width=FILE_WIDTH)
 
 
 @dataclass(slots=True)
-class _Phase:
+class _RunningPhase:
     """One that has begun and is not over."""
 
-    began: float
+    started_s: float
     task: TaskID | None
     amount: str = ""
     total: float = 0
@@ -50,10 +50,10 @@ class _Phase:
 
     @property
     def seconds(self) -> str:
-        return f"{time.perf_counter() - self.began:.1f} s"
+        return f"{time.perf_counter() - self.started_s:.1f} s"
 
 
-class Phases:
+class StartupProgress:
     """Shows the start as it goes on; give `report` to whatever reports its progress.
 
     A phase is named by the first word reported ("compile"), the rest is detail ("8 cached"). Several may go on at a
@@ -63,9 +63,9 @@ class Phases:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._began = time.perf_counter()
+        self._started_s = time.perf_counter()
         self._lock = threading.Lock()
-        self._running: dict[str, _Phase] = {}
+        self._running: dict[str, _RunningPhase] = {}
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<9}"),
@@ -78,7 +78,7 @@ class Phases:
     @property
     def seconds(self) -> float:
         """Since the start."""
-        return time.perf_counter() - self._began
+        return time.perf_counter() - self._started_s
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -99,10 +99,14 @@ class Phases:
         name, _, detail = phase.partition(" ")
         with self._lock:
             if name not in self._running:
-                self._begin(name)
+                self._start(name)
             running = self._running[name]
             running.done, running.total = done, total
-            shown = (amount(done, total), rate(done, total, time.perf_counter() - running.began), detail)
+            shown = (
+                format_amount(done, total),
+                format_rate(done, total, time.perf_counter() - running.started_s),
+                detail,
+            )
             running.amount = "  ".join(filter(None, shown))
             if running.task is not None:
                 self._progress.update(
@@ -111,13 +115,13 @@ class Phases:
             if 0 < total <= done:
                 self._end(name)
 
-    def _begin(self, name: str) -> None:
+    def _start(self, name: str) -> None:
         for other in [other for other, running in self._running.items() if not running.total]:
             self._end(other)
         task = None
         if self._console.is_terminal:
             task = self._progress.add_task(name, total=None, amount="", seconds="")
-        self._running[name] = _Phase(time.perf_counter(), task)
+        self._running[name] = _RunningPhase(time.perf_counter(), task)
 
     def _end(self, name: str) -> None:
         running = self._running.pop(name)
@@ -130,20 +134,20 @@ class Phases:
             self._console.print(f"{name:<9} {running.seconds:>8}  {running.amount}".rstrip())
 
 
-def amount(done: float, total: float) -> str:
+def format_amount(done: float, total: float) -> str:
     """'12.0 of 138.4 MB', '3/14', or nothing where there is no total to speak of."""
-    if total >= BYTES_FROM:
+    if total >= MIN_TOTAL_BYTES:
         whole = f"{total / 1e6:.1f} MB"
         return whole if done >= total else f"{done / 1e6:.1f} of {whole}"
     return f"{done:.0f}/{total:.0f}" if total > 1 else ""
 
 
-def rate(done: float, total: float, seconds: float) -> str:
+def format_rate(done: float, total: float, seconds: float) -> str:
     """'135 MB/s', or nothing where no bytes are counted or too little time has passed to tell."""
-    return f"{done / 1e6 / seconds:.0f} MB/s" if total >= BYTES_FROM and seconds >= 0.05 else ""
+    return f"{done / 1e6 / seconds:.0f} MB/s" if total >= MIN_TOTAL_BYTES and seconds >= 0.05 else ""
 
 
-def address(config: ServerConfig) -> str:
+def format_address(config: ServerConfig) -> str:
     """The URL to type on this machine. It says localhost only where both families are listened on."""
     if config.uds:
         return "http://localhost"
@@ -152,7 +156,7 @@ def address(config: ServerConfig) -> str:
     return f"{'https' if config.ssl_certfile else 'http'}://{shown}:{config.port}{config.root_path}"
 
 
-def reach(config: ServerConfig, addresses: Sequence[str]) -> str:
+def describe_reach(config: ServerConfig, addresses: Sequence[str]) -> str:
     """Who can connect, and whether that needs a key. addresses: those that are listened on."""
     if config.uds:
         return f"this machine only, through the socket {config.uds}"
@@ -168,7 +172,7 @@ def reach(config: ServerConfig, addresses: Sequence[str]) -> str:
     )
 
 
-def ready_table(description: Mapping[str, str], address: str, reach: str, seconds: float) -> Table:
+def make_ready_table(description: Mapping[str, str], address: str, reach: str, seconds: float) -> Table:
     """What is being served, from what, where, and to whom."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title_justify="left", title_style="bold green")
     table.title = f"Ready in {seconds:.1f} s"
@@ -183,7 +187,7 @@ def ready_table(description: Mapping[str, str], address: str, reach: str, second
     return table
 
 
-def curl_line(address: str, has_key: bool, uds: str | None = None) -> str:
+def make_curl_command(address: str, has_key: bool, uds: str | None = None) -> str:
     """One command that gets an answer out of this server, to be pasted into a shell.
 
     has_key: it reads the key from JAXSERVE_API_KEY, which KEY_LINE sets: the key itself is not to be shown.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxserve import BadConfig
 from server.config import ServerConfig
-from server.middleware import load
+from server.custom_middleware import load_middleware
 
 MAX_SOCKET_PATH_BYTES = 107  # of sun_path, without the zero at its end
 ENCRYPTED_KEY = "is encrypted, and nobody is there to type its password; decrypt it with openssl pkey"
@@ -19,7 +19,7 @@ def check_server(config: ServerConfig) -> None:
     """Raise BadConfig for the first setting that cannot work on this machine."""
     _check_tls(config)
     for path in config.middleware:
-        load(path)
+        load_middleware(path)
     if config.uds is not None:
         _check_socket_path(config.uds)
 
@@ -41,12 +41,16 @@ def _check_tls(config: ServerConfig) -> None:
             raise BadConfig(f"ssl_keyfile {key} {ENCRYPTED_KEY}.") from None
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             raise BadConfig(f"ssl_keyfile {key} is not the key of the certificate in {certificate}.") from None
-        raise BadConfig(f"ssl_certfile {certificate} and ssl_keyfile {key} are no PEM pair: {_said(error)}.") from None
+        raise BadConfig(
+            f"ssl_certfile {certificate} and ssl_keyfile {key} are no PEM pair: {_openssl_reason(error)}."
+        ) from None
     if config.ssl_ca_certs is not None:
         try:
             context.load_verify_locations(config.ssl_ca_certs)
         except ssl.SSLError as error:
-            raise BadConfig(f"ssl_ca_certs {config.ssl_ca_certs} holds no certificates: {_said(error)}.") from None
+            raise BadConfig(
+                f"ssl_ca_certs {config.ssl_ca_certs} holds no certificates: {_openssl_reason(error)}."
+            ) from None
     if config.ssl_ciphers is not None:
         try:
             context.set_ciphers(config.ssl_ciphers)
@@ -72,6 +76,6 @@ def _check_socket_path(path: str) -> None:
         raise BadConfig(f"uds {path}: there is no directory {place.parent}.")
 
 
-def _said(error: Exception) -> str:
+def _openssl_reason(error: Exception) -> str:
     """What OpenSSL says, in words: its reason has underscores for spaces."""
     return str(getattr(error, "reason", None) or error).replace("_", " ").lower()

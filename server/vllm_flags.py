@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Takes = Literal["nothing", "value", "values", "optional"]
+Arity = Literal["nothing", "value", "values", "optional"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +26,32 @@ class VllmFlag:
     """
 
     name: str
-    takes: Takes
-    same_as: str | None = None
+    arity: Arity
+    alias_of: str | None = None
     is_refused: bool = False
     reason: str = ""
     neutral: frozenset[str] = frozenset()
 
 
 def _alias(ours: str, **names: str) -> Iterator[VllmFlag]:
-    for name, takes in _each(**names):
-        yield VllmFlag(name, takes, same_as=ours)
+    for name, takes in _expand(**names):
+        yield VllmFlag(name, takes, alias_of=ours)
 
 
 def _no_effect(reason: str, **names: str) -> Iterator[VllmFlag]:
-    for name, takes in _each(**names):
+    for name, takes in _expand(**names):
         yield VllmFlag(name, takes, reason=reason, neutral=frozenset(["false"] if takes == "nothing" else []))
 
 
 def _refused(reason: str, *, unless: str = "", **names: str) -> Iterator[VllmFlag]:
     """unless: values that are accepted, with spaces between; a switch that is off is always accepted."""
-    for name, takes in _each(**names):
+    for name, takes in _expand(**names):
         accepted = frozenset(["false"]) if takes == "nothing" and not unless else frozenset(unless.split())
         yield VllmFlag(name, takes, is_refused=True, reason=reason, neutral=accepted)
 
 
-def _each(*, switch: str = "", value: str = "", values: str = "", optional: str = "") -> Iterator[tuple[str, Takes]]:
-    kinds: tuple[tuple[Takes, str], ...]
+def _expand(*, switch: str = "", value: str = "", values: str = "", optional: str = "") -> Iterator[tuple[str, Arity]]:
+    kinds: tuple[tuple[Arity, str], ...]
     kinds = (("nothing", switch), ("value", value), ("values", values), ("optional", optional))
     for takes, names in kinds:
         for name in names.split():
@@ -59,13 +59,13 @@ def _each(*, switch: str = "", value: str = "", values: str = "", optional: str 
 
 
 # Our flag → the value that vLLM's users give it → ours; None: it has no effect, and the flag is left out.
-VALUES: dict[str, dict[str, str | None]] = {
+VALUE_ALIASES: dict[str, dict[str, str | None]] = {
     "log-level": {"trace": "debug", **{level.upper(): level for level in ("debug", "info", "warning", "error")}},
     "dtype": {"float": "float32"},
     "quantization": {"None": "none", "gguf": None},
 }
 # Our flag → why any value beyond our own is refused.
-OTHER_VALUES = {
+REFUSED_VALUE_REASONS = {
     "dtype": "float16 is not computed here; bfloat16 is as small, float32 exact, and auto chooses between them",
     "quantization": "checkpoints in that form are not read; take the unpacked one or a .gguf file, and int8 or int4 to"
     " pack it here",
@@ -73,7 +73,7 @@ OTHER_VALUES = {
 
 _ONE_DEVICE = "one device computes the whole model"
 _COMPILED = "there are no CUDA graphs and no torch.compile; all programs are compiled before the server is ready"
-KERNELS = "it chooses among kernels that are vLLM's own"
+KERNELS_REASON = "it chooses among kernels that are vLLM's own"
 _LOADING = "weights are read in one way, straight to the device"
 _TEXT_ONLY = "only text is read here, and a request with anything else gets a 400"
 _NO_SUCH_LAYERS = "it is for layers that no model served here has"
@@ -109,7 +109,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         values="cudagraph-capture-sizes cuda-graph-sizes",
     ),
     _no_effect(
-        KERNELS,
+        KERNELS_REASON,
         switch="enable-flashinfer-autotune monokernel disable-cascade-attn use-v2-block-manager enable-hc-sp"
         " enable-flash-late-interaction",
         value="attention-config kernel-config ir-op-priority moe-backend linear-backend sparse-indexer-topk-backend"
@@ -310,7 +310,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
     _refused("it is for a device that is not served", value="override-neuron-config"),
 )
 
-SHORT = {  # one dash, as vLLM has them
+SHORT_FLAGS = {  # one dash, as vLLM has them
     **{"q": "quantization", "n": "nnodes", "r": "node-rank", "O": "optimization-level"},
     **{"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "ep": "enable-expert-parallel"},
     **{"dcp": "decode-context-parallel-size", "pcp": "prefill-context-parallel-size"},
@@ -322,7 +322,7 @@ SHORT = {  # one dash, as vLLM has them
 }
 
 
-def _table() -> dict[str, VllmFlag]:
+def _make_table() -> dict[str, VllmFlag]:
     table: dict[str, VllmFlag] = {}
     for row in _ROWS:
         for flag in row:
@@ -331,4 +331,4 @@ def _table() -> dict[str, VllmFlag]:
     return table
 
 
-FLAGS = _table()
+VLLM_FLAGS = _make_table()

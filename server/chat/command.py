@@ -10,10 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from server.chat.client import MAX_TOKENS, ChatError, Client
-from server.command_words import Translator
+from server.chat.client import MAX_TOKENS, ChatClient, ChatError
 from server.environment import PREFIX
-from server.flags import Parser, add_flags, pick, read_arguments
+from server.flag_translator import FlagTranslator
+from server.flags import CommandParser, add_flags, read_arguments, select_fields
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM, EngineConfig
@@ -27,7 +27,7 @@ A conversation in the terminal with a server that runs; /help lists the commands
 and leaves; what comes through a pipe then stands behind it. Without one, every line of a pipe is a message."""
 
 
-class _Parser(Parser):
+class _IntermixedParser(CommandParser):
     """Takes flags between the words, too."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -36,56 +36,61 @@ class _Parser(Parser):
 
 def chat(words: Sequence[str], api_key: str | None) -> int:
     """Talk to a server; api_key is the environment's."""
-    parser = _Parser("jaxserve chat", '["QUESTION"] [FLAGS]', CHAT_HELP)
+    parser = _IntermixedParser("jaxserve chat", '["QUESTION"] [FLAGS]', CHAT_HELP)
     parser.add_argument("words", nargs="*", metavar="QUESTION", help=argparse.SUPPRESS)
     parser.add_argument("--url", default="http://localhost:8000", help="where the server is (default: %(default)s)")
     parser.add_argument("--api-key", default=api_key, help="the server's key")
     parser.add_argument("--model", help="the name of a served model; default: the server's first")
-    _add_sampling(parser)
-    said = vars(parser.parse_args(words))
-    client = Client(said["url"], said["api_key"], said["model"])
-    return _talk(client, said, " ".join(said["words"]), f"at {client.url}", reads_lines=True)
+    _add_sampling_flags(parser)
+    arguments = vars(parser.parse_args(words))
+    client = ChatClient(arguments["url"], arguments["api_key"], arguments["model"])
+    return _start_conversation(client, arguments, " ".join(arguments["words"]), f"at {client.url}", reads_lines=True)
 
 
 def run(words: Sequence[str]) -> int:
     """Start a model in this process, and talk to it."""
     from jaxserve import EngineConfig
 
-    parser = Parser("jaxserve run", '[MODEL] ["QUESTION"] [FLAGS]', RUN_HELP)
+    parser = CommandParser("jaxserve run", '[MODEL] ["QUESTION"] [FLAGS]', RUN_HELP)
     parser.add_argument("--model", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    _add_sampling(parser)
+    _add_sampling_flags(parser)
     add_flags(parser, EngineConfig, skip=("model", "seed"))
-    apart = Translator.for_parser(parser).take_apart(words)
-    is_named = any(flag.name == "model" for flag in apart.flags)
-    model, question = (None, " ".join(apart.models)) if is_named else split_words(apart.models)
-    flags = [f"--{'.'.join((flag.name, *flag.path))}={value}" for flag in apart.flags for value in flag.values]
-    switches = [f"--{flag.name}" for flag in apart.flags if not flag.values]
+    command = FlagTranslator.from_parser(parser).parse(words)
+    is_named = any(flag.name == "model" for flag in command.flags)
+    model, question = (
+        (None, " ".join(command.positionals)) if is_named else split_model_and_question(command.positionals)
+    )
+    flags = [f"--{'.'.join((flag.name, *flag.path))}={value}" for flag in command.flags for value in flag.values]
+    switches = [f"--{flag.name}" for flag in command.flags if not flag.values]
     known = {PREFIX + field.name.upper() for field in dataclasses.fields(EngineConfig)}
     environ = {name: os.environ[name] for name in known & os.environ.keys()}  # what concerns a server is for servers
-    said = read_arguments(parser, [*flags, *switches], environ)
-    engine: dict[str, Any] = {"max_num_seqs": 1, **pick(EngineConfig, said)}  # one person, one answer at a time
+    arguments = read_arguments(parser, [*flags, *switches], environ)
+    engine: dict[str, Any] = {
+        "max_num_seqs": 1,
+        **select_fields(EngineConfig, arguments),
+    }  # one person, one answer at a time
     engine.pop("seed", None)  # this one is the request's
     if model is not None:
         engine["model"] = model
-    llm = _load(EngineConfig(**engine))
+    llm = _load_model(EngineConfig(**engine))
     from server.local_server import LocalServer
 
     with LocalServer(llm) as server:
-        return _talk(Client(server.url), said, question, "in this process", reads_lines=False)
+        return _start_conversation(ChatClient(server.url), arguments, question, "in this process", reads_lines=False)
 
 
-def split_words(words: Sequence[str]) -> tuple[str | None, str]:
+def split_model_and_question(words: Sequence[str]) -> tuple[str | None, str]:
     """Return the model, or None for the default one, and the question, or "" for a conversation."""
     if words and (len(words[0].split()) < 2 or Path(words[0]).exists()):
         return words[0], " ".join(words[1:])
     return None, " ".join(words)
 
 
-def _load(config: "EngineConfig") -> "AsyncLLM":
+def _load_model(config: "EngineConfig") -> "AsyncLLM":
     """The start in view, as `jaxserve serve` shows it, on standard error."""
-    from server.startup import Phases, console
+    from server.startup import StartupProgress, make_console
 
-    with Phases(console()) as phases:
+    with StartupProgress(make_console()) as phases:
         phases.report("import", 0, 0)
         from jaxserve import AsyncLLM
 
@@ -97,7 +102,7 @@ def _load(config: "EngineConfig") -> "AsyncLLM":
     return llm
 
 
-def _add_sampling(parser: Parser) -> None:
+def _add_sampling_flags(parser: CommandParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     for name, kind in SAMPLING.items():
         default = str(MAX_TOKENS) if name == "max_tokens" else "the model's"
@@ -105,15 +110,17 @@ def _add_sampling(parser: Parser) -> None:
         parser.add_argument("--" + name.replace("_", "-"), **options)
 
 
-def _talk(client: Client, said: dict[str, Any], question: str, where: str, *, reads_lines: bool) -> int:
+def _start_conversation(
+    client: ChatClient, arguments: dict[str, Any], question: str, where: str, *, reads_lines: bool
+) -> int:
     """reads_lines: what comes through a pipe without a question is a message a line, not one in all."""
     from server.chat.conversation import Conversation
     from server.chat.terminal import Terminal
 
-    settings = {name: said[name] for name in SAMPLING if said.get(name) is not None}
-    terminal = Terminal(client, Conversation(said.get("system"), settings=settings))
+    settings = {name: arguments[name] for name in SAMPLING if arguments.get(name) is not None}
+    terminal = Terminal(client, Conversation(arguments.get("system"), settings=settings))
     try:
-        client.find_model()
+        client.fetch_model()
     except ChatError as error:
         print(f"jaxserve: {error}", file=sys.stderr)
         return 1
@@ -126,4 +133,4 @@ def _talk(client: Client, said: dict[str, Any], question: str, where: str, *, re
             return os.EX_USAGE
     if question:
         return terminal.answer_once(question)
-    return terminal.talk(f"Talking to {client.model} {where}; /help lists commands.")
+    return terminal.run(f"Talking to {client.model} {where}; /help lists commands.")

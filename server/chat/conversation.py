@@ -10,7 +10,7 @@ from typing import Any
 from server.chat.client import ChatError
 
 
-def _switch(text: str) -> bool:
+def _parse_switch(text: str) -> bool:
     if text.lower() not in ("true", "on", "yes", "1", "false", "off", "no", "0"):
         raise ValueError("on or off is meant")
     return text.lower() in ("true", "on", "yes", "1")
@@ -28,7 +28,7 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
     "frequency_penalty": float,
     "stop": str,
     "reasoning_effort": str,
-    "enable_thinking": _switch,
+    "enable_thinking": _parse_switch,
 }
 
 
@@ -40,7 +40,7 @@ class Conversation:
     messages: list[dict[str, str]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def with_question(self, text: str) -> list[dict[str, str]]:
+    def make_messages(self, text: str) -> list[dict[str, str]]:
         """Return the messages to send for a new question."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.messages, {"role": "user", "content": text}]
@@ -49,7 +49,7 @@ class Conversation:
         """Keep what was asked and what came."""
         self.messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
-    def take_back(self) -> tuple[str, str]:
+    def pop_last(self) -> tuple[str, str]:
         """Forget the last question and its answer, and return both. Raises ChatError if there is none."""
         if not self.messages:
             raise ChatError("nothing has been asked yet")
@@ -73,7 +73,7 @@ class Conversation:
         except ValueError as error:
             raise ChatError(f"{name} cannot be {text!r}: {error}") from None
 
-    def fields(self) -> dict[str, Any]:
+    def to_request_fields(self) -> dict[str, Any]:
         """Return the settings as fields of a request."""
         fields = dict(self.settings)
         if (thinks := fields.pop("enable_thinking", None)) is not None:

@@ -32,9 +32,9 @@ class Screen:
         self.console.print(Text(text, style="dim"), end=end, soft_wrap=True)
 
     @contextmanager
-    def answer(self) -> Iterator["AnswerView"]:
+    def show_answer(self) -> Iterator["AnswerView"]:
         """Show one answer; what has come is shown whole at the end, also of one that was stopped."""
-        view = LiveView(self.console) if self.is_live else AnswerView(self.console)
+        view = MarkdownView(self.console) if self.is_live else AnswerView(self.console)
         try:
             yield view
         finally:
@@ -46,17 +46,17 @@ class AnswerView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._has_thought = self._has_content = False
+        self._has_reasoning = self._has_content = False
 
-    def reasoning(self, text: str) -> None:
+    def show_reasoning(self, text: str) -> None:
         """Show a piece of reasoning."""
         if self._console.is_terminal:
-            self._has_thought = True
+            self._has_reasoning = True
             self._console.print(Text(text, style="dim"), end="", soft_wrap=True)
 
-    def content(self, text: str) -> None:
+    def show_content(self, text: str) -> None:
         """Show a piece of the answer."""
-        if self._has_thought and not self._has_content:
+        if self._has_reasoning and not self._has_content:
             self._console.out("\n")
         self._has_content = True
         self._write(text)
@@ -70,7 +70,7 @@ class AnswerView:
         self._console.file.flush()
 
 
-class LiveView(AnswerView):
+class MarkdownView(AnswerView):
     """Markdown, drawn again as it grows."""
 
     def __init__(self, console: Console) -> None:
@@ -86,7 +86,7 @@ class LiveView(AnswerView):
         self._live.update(Text(), refresh=True)
         self._live.stop()
         if self._tail.strip():
-            self._console.print(_markdown(self._tail))
+            self._console.print(_make_markdown(self._tail))
 
     def _write(self, text: str) -> None:
         if self._live is None:
@@ -94,9 +94,9 @@ class LiveView(AnswerView):
             self._live = Live(console=self._console, refresh_per_second=1 / REDRAW_S, transient=True)
             self._live.start()
         self._tail += text
-        while (cut := finished_block(self._tail)) > 0:
+        while (cut := find_block_end(self._tail)) > 0:
             self._live.update(Text())
-            self._console.print(_markdown(self._tail[:cut]))
+            self._console.print(_make_markdown(self._tail[:cut]))
             self._console.print()
             self._tail = self._tail[cut:].lstrip("\n")
         self._live.update(_LastLines(self._tail), refresh=not self._has_drawn)
@@ -110,30 +110,30 @@ class _LastLines:
         self._text = text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = console.render_lines(_markdown(self._text), options, pad=False)
+        lines = console.render_lines(_make_markdown(self._text), options, pad=False)
         for line in lines[-max(1, console.size.height - 1) :]:
             yield from line
             yield Segment.line()
 
 
-def finished_block(text: str) -> int:
+def find_block_end(text: str) -> int:
     """Return where the first block ends that nothing can change any more; 0: none does yet.
 
     It ends at an empty line outside a code fence, where what follows begins a block of its own.
     """
-    at, is_code = 0, False
+    position, is_code = 0, False
     lines = text.split("\n")
     for index, line in enumerate(lines):
         if _FENCE.match(line):
             is_code = not is_code
         following = lines[index + 1] if index + 1 < len(lines) else ""
         if not is_code and index and not line.strip() and _NEW_BLOCK.match(following):
-            return at
-        at += len(line) + 1
+            return position
+        position += len(line) + 1
     return 0
 
 
-def _markdown(text: str) -> Markdown:
+def _make_markdown(text: str) -> Markdown:
     """Line breaks stay, as models mean them; in code and tables they do anyway."""
     lines, is_code = [], False
     for line in text.split("\n"):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from server.chat.client import AnswerEnd, ChatError, Client
+from server.chat.client import AnswerSummary, ChatClient, ChatError
 from server.chat.conversation import Conversation
 from server.chat.screen import Screen
 
@@ -30,7 +30,7 @@ PROMPT = "\n› "
 class Terminal:
     """One conversation with one server."""
 
-    def __init__(self, client: Client, conversation: Conversation, screen: Screen | None = None) -> None:
+    def __init__(self, client: ChatClient, conversation: Conversation, screen: Screen | None = None) -> None:
         self._client = client
         self._conversation = conversation
         self._screen = screen or Screen()
@@ -46,22 +46,22 @@ class Terminal:
 
     def answer_once(self, question: str) -> int:
         """Answer one question, and return the exit code."""
-        return self._from_lines([question])
+        return self._answer_all([question])
 
     def answer_lines(self) -> int:
         """Answer every line of standard input, and return the exit code."""
-        return self._from_lines(filter(None, map(str.strip, sys.stdin)))
+        return self._answer_all(filter(None, map(str.strip, sys.stdin)))
 
-    def _from_lines(self, lines: Iterable[str]) -> int:
+    def _answer_all(self, lines: Iterable[str]) -> int:
         for line in lines:
             try:
-                self._say(line)
+                self._ask(line)
             except ChatError as error:
                 print(f"jaxserve: {error}", file=sys.stderr)
                 return 1
         return 0
 
-    def talk(self, greeting: str) -> int:
+    def run(self, greeting: str) -> int:
         """Talk until the person has had enough, and return the exit code."""
         import readline
 
@@ -79,7 +79,7 @@ class Terminal:
             if text in ("/quit", "/exit"):
                 return 0
             try:
-                self._obey_or_answer(text)
+                self._handle_input(text)
             except ChatError as error:
                 self._screen.note("!", end=" ")
                 print(error)
@@ -94,7 +94,7 @@ class Terminal:
             lines.append(input("  "))
         return "\n".join(lines).rstrip().removesuffix(QUOTES).strip()
 
-    def _obey_or_answer(self, text: str) -> None:
+    def _handle_input(self, text: str) -> None:
         command, _, rest = text.partition(" ")
         if command in self._commands:
             self._commands[command](rest.strip())
@@ -105,7 +105,7 @@ class Terminal:
 
     def _answer(self, question: str) -> None:
         """Answers, and says how it went."""
-        end = self._say(question)
+        end = self._ask(question)
         if end is None:
             return
         if end.num_tokens:
@@ -115,34 +115,34 @@ class Terminal:
         elif end.finish_reason == "length":
             self._screen.note("(cut at the longest answer; /set max_tokens N allows more, /reset makes room)")
 
-    def _say(self, question: str) -> AnswerEnd | None:
+    def _ask(self, question: str) -> AnswerSummary | None:
         """Sends one message and shows the answer. Ctrl-C ends the answer, not the program.
 
         What had come by then stays in the conversation; a message that failed does not.
         """
-        said: list[str] = []
+        content: list[str] = []
         end = None
-        self._client.fields = self._conversation.fields()
-        answer = self._client.answer(self._conversation.with_question(question))
+        self._client.fields = self._conversation.to_request_fields()
+        answer = self._client.stream_answer(self._conversation.make_messages(question))
         try:
-            with self._screen.answer() as view:
+            with self._screen.show_answer() as view:
                 for piece in answer:
-                    if isinstance(piece, AnswerEnd):
+                    if isinstance(piece, AnswerSummary):
                         end = piece
                     elif piece[0] == "reasoning":
-                        view.reasoning(piece[1])
+                        view.show_reasoning(piece[1])
                     else:
-                        said.append(piece[1])  # first: what is seen has been said
-                        view.content(piece[1])
+                        content.append(piece[1])  # first: what is seen has been said
+                        view.show_content(piece[1])
         except KeyboardInterrupt:
             self._screen.note("(stopped)")
         finally:
             answer.close()
-        self._conversation.add(question, "".join(said))
+        self._conversation.add(question, "".join(content))
         return end
 
     def _regenerate(self, _: str) -> None:
-        question, answer = self._conversation.take_back()
+        question, answer = self._conversation.pop_last()
         try:
             self._answer(question)
         except ChatError:
@@ -167,17 +167,17 @@ class Terminal:
         self._screen.note("forgotten")
 
     def _save(self, rest: str) -> None:
-        path = _path(rest)
+        path = _parse_path(rest)
         self._conversation.save(path)
         self._screen.note(f"saved in {path}")
 
     def _load(self, rest: str) -> None:
-        path = _path(rest)
+        path = _parse_path(rest)
         self._conversation.load(path)
         self._screen.note(f"{len(self._conversation.messages) // 2} questions and their answers from {path}")
 
 
-def _path(text: str) -> Path:
+def _parse_path(text: str) -> Path:
     if not text:
         raise ChatError("which file? /save FILE, /load FILE")
     return Path(text).expanduser()

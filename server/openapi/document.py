@@ -9,136 +9,147 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import TypeAdapter
 
 import jaxserve
-from server.auth import KEYLESS
-from server.config import ServerConfig, separated
-from server.openapi.fields import Facts, all_facts
-from server.openapi.operations import ERRORS, OPERATIONS, Operation, Parameter
+from server.auth import KEYLESS_PATHS
+from server.config import ServerConfig, split_commas
+from server.openapi.fields import FieldKeywords, make_field_keywords
+from server.openapi.operations import ERROR_DESCRIPTIONS, OPERATIONS, Operation, OperationParameter
 from server.schemas import replies, support
-from server.schemas.support import Fate, Support
+from server.schemas.support import FieldSupport, SupportStatus
 
 if TYPE_CHECKING:
     from quart import Quart
 
     from jaxserve import AsyncLLM
 
-PLACE = "#/components/schemas/"
-JSON = "application/json"
-TABLES = {
+SCHEMA_PREFIX = "#/components/schemas/"
+JSON_TYPE = "application/json"
+SUPPORT_TABLES = {
     "ChatRequest": support.CHAT,
     "CompletionRequest": support.COMPLETIONS,
     "TokenizeRequest": support.TOKENIZE,
     "DetokenizeRequest": support.DETOKENIZE,
 }
-ABOUT = (
+DESCRIPTION = (
     "A server of one language model, with OpenAI's chat-completions API and vLLM's additions to it. Types are read "
     'leniently: a number may stand in a string ("3"), true may be 1 or "yes". For every optional field null means the '
     "same as leaving it out, and keys that are not listed are accepted without effect. HEAD works wherever GET does."
 )
-STREAM_ENDS = "Server-sent events; the last one's data is [DONE]. An error in mid-stream is one event before that."
+STREAM_DESCRIPTION = (
+    "Server-sent events; the last one's data is [DONE]. An error in mid-stream is one event before that."
+)
 
 
-def path_of(rule: str) -> str:
+def to_openapi_path(rule: str) -> str:
     """A route's pattern as others write it: /v1/models/{name}."""
     return rule.replace("<anything:", "{").replace(">", "}")
 
 
-def routes_of(app: Quart) -> set[tuple[str, str]]:
+def list_routes(app: Quart) -> set[tuple[str, str]]:
     """(method, path) of all that the app serves, without what every path has: HEAD beside GET, and OPTIONS."""
     rules = app.url_map.iter_rules()
-    return {(method, path_of(rule.rule)) for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+    return {
+        (method, to_openapi_path(rule.rule))
+        for rule in rules
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
 
 
-def document(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...], served: Set[tuple[str, str]]) -> Any:
+def build_document(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...], served: Set[tuple[str, str]]) -> Any:
     """The document of a server that serves these routes (method, path)."""
     operations = {route: operation for route, operation in OPERATIONS.items() if route in served}
     has_keys = bool(config.api_key)
-    made: dict[str, Any] = {
+    content: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": "jaxserve", "version": jaxserve.__version__, "description": ABOUT},
+        "info": {"title": "jaxserve", "version": jaxserve.__version__, "description": DESCRIPTION},
         "servers": [{"url": config.root_path.rstrip("/") or "/"}],
         "paths": {},
         "components": {
-            "schemas": _schemas(list(operations.values()), all_facts(llm, config, names)),
-            "responses": {str(status): _error(status) for status in ERRORS if has_keys or status != 401},
+            "schemas": _make_schemas(list(operations.values()), make_field_keywords(llm, config, names)),
+            "responses": {
+                str(status): _make_error_response(status) for status in ERROR_DESCRIPTIONS if has_keys or status != 401
+            },
         },
     }
     for (method, path), operation in operations.items():
-        made["paths"].setdefault(path, {})[method.lower()] = _operation(method, path, operation)
+        content["paths"].setdefault(path, {})[method.lower()] = _make_operation(method, path, operation)
     if has_keys:
-        _close(made, KEYLESS | separated(config.open_paths))
-    return made
+        _add_security(content, KEYLESS_PATHS | split_commas(config.open_paths))
+    return content
 
 
-def _close(made: dict[str, Any], open_paths: frozenset[str]) -> None:
+def _add_security(content: dict[str, Any], open_paths: frozenset[str]) -> None:
     """Says which paths need a key."""
     scheme = {"type": "http", "scheme": "bearer", "description": "A key of --api-key."}
-    made["components"]["securitySchemes"] = {"key": scheme}
-    for path, methods in made["paths"].items():
+    content["components"]["securitySchemes"] = {"key": scheme}
+    for path, methods in content["paths"].items():
         for method, operation in methods.items():
-            is_optional = OPERATIONS[method.upper(), path].key == "some"
+            is_optional = OPERATIONS[method.upper(), path].key_scope == "some"
             operation["security"] = [] if path in open_paths else [{}, {"key": []}] if is_optional else [{"key": []}]
             if path not in open_paths:
                 operation["responses"]["401"] = {"$ref": "#/components/responses/401"}
 
 
-def _operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
+def _make_operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
     made: dict[str, Any] = {
         "operationId": f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
         "tags": [operation.tag],
         "summary": operation.summary,
-        "parameters": [_parameter(one) for one in operation.parameters],
+        "parameters": [_make_parameter(one) for one in operation.parameters],
     }
     if operation.request is not None:
-        content = {"application/json": {"schema": _reference(operation.request), "example": operation.example}}
+        content = {"application/json": {"schema": _make_reference(operation.request), "example": operation.example}}
         made["requestBody"] = {"required": True, "content": content}
     made["responses"] = {
-        "200": {"description": operation.summary + ".", "content": _content(operation)},
-        **{str(status): {"$ref": f"#/components/responses/{status}"} for status in operation.errors},
+        "200": {"description": operation.summary + ".", "content": _make_content(operation)},
+        **{str(status): {"$ref": f"#/components/responses/{status}"} for status in operation.error_statuses},
     }
     if operation.is_cached:
-        made["responses"]["304"] = {"description": "The browser has it already; empty.", "content": _content(operation)}
-    if operation.unready:
-        made["responses"]["503"] = {"description": "Not now; empty.", "content": _content(operation)}
+        made["responses"]["304"] = {
+            "description": "The browser has it already; empty.",
+            "content": _make_content(operation),
+        }
+    if operation.has_unready_reply:
+        made["responses"]["503"] = {"description": "Not now; empty.", "content": _make_content(operation)}
     return made
 
 
-def _parameter(one: Parameter) -> dict[str, Any]:
+def _make_parameter(parameter: OperationParameter) -> dict[str, Any]:
     return {
-        "name": one.name,
-        "in": one.place,
-        "required": one.place == "path",
-        "description": one.says,
-        "schema": one.schema,
+        "name": parameter.name,
+        "in": parameter.location,
+        "required": parameter.location == "path",
+        "description": parameter.description,
+        "schema": parameter.schema,
     }
 
 
-def _content(operation: Operation) -> dict[str, Any]:
+def _make_content(operation: Operation) -> dict[str, Any]:
     if isinstance(operation.reply, tuple):
-        return {kind: {"schema": {} if kind == JSON else {"type": "string"}} for kind in operation.reply}
-    schema = {"type": "object"} if operation.reply is dict else _reference(operation.reply)
-    content: dict[str, Any] = {JSON: {"schema": schema}}
+        return {kind: {"schema": {} if kind == JSON_TYPE else {"type": "string"}} for kind in operation.reply}
+    schema = {"type": "object"} if operation.reply is dict else _make_reference(operation.reply)
+    content: dict[str, Any] = {JSON_TYPE: {"schema": schema}}
     if operation.chunk is not None:
-        content["text/event-stream"] = {"schema": _event(operation.chunk)}
+        content["text/event-stream"] = {"schema": _make_event_schema(operation.chunk)}
     return content
 
 
-def _event(chunk: type) -> dict[str, Any]:
+def _make_event_schema(chunk: type) -> dict[str, Any]:
     """One event of a stream, in the way that OpenAPI has for them."""
-    anything = {"anyOf": [_reference(chunk), _reference(replies.ErrorReply)]}
+    anything = {"anyOf": [_make_reference(chunk), _make_reference(replies.ErrorReply)]}
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": anything}
     return {
         "type": "object",
-        "description": STREAM_ENDS,
+        "description": STREAM_DESCRIPTION,
         "required": ["data"],
         "properties": {"data": {"anyOf": [{"const": "[DONE]"}, data]}},
     }
 
 
-def _error(status: int) -> dict[str, Any]:
+def _make_error_response(status: int) -> dict[str, Any]:
     reply = replies.UnauthorizedReply if status == 401 else replies.ErrorReply
     made: dict[str, Any] = {
-        "description": f"{http.HTTPStatus(status).phrase}. {ERRORS[status]}",
-        "content": {"application/json": {"schema": _reference(reply)}},
+        "description": f"{http.HTTPStatus(status).phrase}. {ERROR_DESCRIPTIONS[status]}",
+        "content": {"application/json": {"schema": _make_reference(reply)}},
     }
     if status == 401:
         made["headers"] = {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}
@@ -147,43 +158,50 @@ def _error(status: int) -> dict[str, Any]:
     return made
 
 
-def _reference(kind: Any) -> dict[str, Any]:
+def _make_reference(kind: Any) -> dict[str, Any]:
     """A TypedDict or a schema; or a list of one."""
     if get_origin(kind) is list:
-        return {"type": "array", "items": _reference(*get_args(kind))}
-    return {"$ref": PLACE + kind.__name__}
+        return {"type": "array", "items": _make_reference(*get_args(kind))}
+    return {"$ref": SCHEMA_PREFIX + _component_name(kind.__name__)}
 
 
-def _schemas(operations: list[Operation], facts: dict[str, Facts]) -> dict[str, Any]:
+def _component_name(class_name: str) -> str:
+    """The name of a schema in the document: a class that is called Json beside a class of the library loses that."""
+    return class_name.removesuffix("Json")
+
+
+def _make_schemas(operations: list[Operation], facts: dict[str, FieldKeywords]) -> dict[str, Any]:
     """By name. Requests are open, as the server is; replies have no key that is not listed."""
     requests = {one.request for one in operations if one.request}
     answers = {replies.ErrorReply, replies.UnauthorizedReply}
     answers |= {kind for one in operations for kind in (one.reply, one.chunk) if kind and not isinstance(kind, tuple)}
-    asked = _of_types(requests)
-    answered = _of_types({get_args(kind)[0] if get_origin(kind) is list else kind for kind in answers - {dict}})
+    asked = _generate_schemas(requests)
+    answered = _generate_schemas({get_args(kind)[0] if get_origin(kind) is list else kind for kind in answers - {dict}})
     for kind in requests:
-        _tell(asked[kind.__name__], TABLES[kind.__name__], facts[kind.__name__])
+        _describe_fields(asked[kind.__name__], SUPPORT_TABLES[kind.__name__], facts[kind.__name__])
     for schema in answered.values():
         if "properties" in schema:
             schema["additionalProperties"] = False
     return dict(sorted({**asked, **answered}.items()))
 
 
-def _of_types(kinds: Iterable[type]) -> dict[str, Any]:
+def _generate_schemas(kinds: Iterable[type]) -> dict[str, Any]:
     """What pydantic knows of these types and of all that they are made of."""
     adapters = [(kind.__name__, "validation", TypeAdapter(kind)) for kind in kinds]
-    _, made = TypeAdapter.json_schemas(adapters, ref_template=PLACE + "{model}")  # type: ignore[arg-type]
-    return {name: _tidy(schema) for name, schema in made["$defs"].items()}
+    _, made = TypeAdapter.json_schemas(adapters, ref_template=SCHEMA_PREFIX + "{model}")  # type: ignore[arg-type]
+    return {_component_name(name): _simplify(schema) for name, schema in made["$defs"].items()}
 
 
-def _tidy(schema: Any) -> Any:
+def _simplify(schema: Any) -> Any:
     """Without titles and null defaults, and with null as a type like others where that says the same."""
     if isinstance(schema, list):
-        return [_tidy(one) for one in schema]
+        return [_simplify(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
+    if "$ref" in schema:
+        schema = {**schema, "$ref": _component_name(schema["$ref"])}
     made = {
-        key: {name: _tidy(one) for name, one in value.items()} if key == "properties" else _tidy(value)
+        key: {name: _simplify(one) for name, one in value.items()} if key == "properties" else _simplify(value)
         for key, value in schema.items()
         if key != "title" and (key, value) != ("default", None)
     }
@@ -194,19 +212,19 @@ def _tidy(schema: Any) -> Any:
     return made
 
 
-def _tell(schema: dict[str, Any], table: dict[str, Support], facts: Facts) -> None:
+def _describe_fields(schema: dict[str, Any], table: dict[str, FieldSupport], facts: FieldKeywords) -> None:
     """Adds to each field its range, its default, and what becomes of it. Those without a default are required."""
     schema["required"] = [name for name in schema["properties"] if "default" not in facts[name]]
     for name, field in schema["properties"].items():
         known, support = facts[name], table[name]
         field |= {key: value for key, value in known.items() if (key, value) != ("default", None)}
-        field["description"] = f"{known['description']} {_fate(support)}"
-        field["x-support"] = support.fate.name.lower()
+        field["description"] = f"{known['description']} {_format_support(support)}"
+        field["x-support"] = support.status.name.lower()
 
 
-def _fate(one: Support) -> str:
-    note = f": {one.note}" if one.note else ""
-    if one.fate is Fate.REFUSED:
-        neutral = "".join(f" or {value}" for value in one.neutral)
+def _format_support(support: FieldSupport) -> str:
+    note = f": {support.note}" if support.note else ""
+    if support.status is SupportStatus.REFUSED:
+        neutral = "".join(f" or {value}" for value in support.neutral)
         return f"(Not supported yet{note}; 400 for anything but null{neutral}.)"
-    return f"({'Accepted, without effect' if one.fate is Fate.NO_EFFECT else 'Honoured'}{note}.)"
+    return f"({'Accepted, without effect' if support.status is SupportStatus.NO_EFFECT else 'Honoured'}{note}.)"

@@ -10,9 +10,9 @@ from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
-EVERYWHERE = (400, 431, 500)
-WITH_BODY = (404, 408, 413, 415, 503)
-ERRORS = {  # status → when
+COMMON_STATUSES = (400, 431, 500)
+BODY_STATUSES = (404, 408, 413, 415, 503)
+ERROR_DESCRIPTIONS = {  # status → when
     400: "Something in the request is wrong; param names the field.",
     401: "The key is missing or wrong.",
     404: "There is no such model.",
@@ -26,12 +26,12 @@ ERRORS = {  # status → when
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class OperationParameter:
     """Something outside the body. place: "path" or "header"."""
 
     name: str
-    place: str
-    says: str
+    location: str
+    description: str
     schema: dict[str, Any]
 
 
@@ -50,36 +50,48 @@ class Operation:
     request: type[BaseModel] | None = None
     chunk: Any = None
     example: Any = None
-    parameters: tuple[Parameter, ...] = ()
-    statuses: tuple[int, ...] = ()
-    unready: bool = False
+    parameters: tuple[OperationParameter, ...] = ()
+    extra_statuses: tuple[int, ...] = ()
+    has_unready_reply: bool = False
     is_cached: bool = False
-    key: Literal["all", "some"] = "all"
+    key_scope: Literal["all", "some"] = "all"
 
     @property
-    def errors(self) -> tuple[int, ...]:
-        return tuple(sorted({*EVERYWHERE, *self.statuses, *(WITH_BODY if self.request else ())}))
+    def error_statuses(self) -> tuple[int, ...]:
+        return tuple(sorted({*COMMON_STATUSES, *self.extra_statuses, *(BODY_STATUSES if self.request else ())}))
 
 
-TEXT: dict[str, Any] = {"type": "string"}
-LABEL = {**TEXT, "maxLength": 256}
-HEADERS = (
-    Parameter("X-Request-Id", "header", "Becomes part of the answer's id; wins over request_id.", LABEL),
-    Parameter("X-Session-ID", "header", "Which conversation this belongs to; has no effect here.", LABEL),
-    Parameter("X-Vllm-Priority", "header", "An integer, which wins over priority; else ignored.", TEXT),
-    Parameter("X-data-parallel-rank", "header", "Which replica, an integer, else ignored; there is one, 0.", TEXT),
-    Parameter(
+STRING_SCHEMA: dict[str, Any] = {"type": "string"}
+LABEL_SCHEMA = {**STRING_SCHEMA, "maxLength": 256}
+HEADER_PARAMETERS = (
+    OperationParameter(
+        "X-Request-Id", "header", "Becomes part of the answer's id; wins over request_id.", LABEL_SCHEMA
+    ),
+    OperationParameter(
+        "X-Session-ID", "header", "Which conversation this belongs to; has no effect here.", LABEL_SCHEMA
+    ),
+    OperationParameter(
+        "X-Vllm-Priority", "header", "An integer, which wins over priority; else ignored.", STRING_SCHEMA
+    ),
+    OperationParameter(
+        "X-data-parallel-rank", "header", "Which replica, an integer, else ignored; there is one, 0.", STRING_SCHEMA
+    ),
+    OperationParameter(
         "endpoint-load-metrics-format",
         "header",
         "TEXT or JSON asks for a header endpoint-load-metrics on a whole reply.",
-        TEXT,
+        STRING_SCHEMA,
     ),
 )
-NAME = Parameter("name", "path", "A served name; its slashes as they are, or as %2F.", TEXT)
-FILE = Parameter("name", "path", "One of the files that the page asks for.", TEXT)
+MODEL_NAME_PARAMETER = OperationParameter(
+    "name", "path", "A served name; its slashes as they are, or as %2F.", STRING_SCHEMA
+)
+ASSET_NAME_PARAMETER = OperationParameter("name", "path", "One of the files that the page asks for.", STRING_SCHEMA)
 ASSETS = ("text/css", "text/javascript", "application/json")
 HTML, PLAIN, METRICS = ("text/html",), ("text/plain",), ("text/plain", "application/openmetrics-text")
-_HEALTH = Operation("Operations", "Answers 200, empty, when a request could be served now", PLAIN, unready=True)
+_HEALTH = Operation(
+    "Operations", "Answers 200, empty, when a request could be served now", PLAIN, has_unready_reply=True
+)
 _CHAT = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 40}
 _COMPLETION = {"prompt": "Once upon a time", "max_tokens": 20}
 _DOCS = Operation("Documentation", "This document as a page", HTML)
@@ -92,16 +104,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         ChatRequest,
         replies.ChatChunk,
         _CHAT,
-        HEADERS,
+        HEADER_PARAMETERS,
     ),
     ("POST", "/v1/completions"): Operation(
         "Generation",
         "Goes on from prompts",
-        replies.Completion,
+        replies.CompletionJson,
         CompletionRequest,
         replies.CompletionChunk,
         _COMPLETION,
-        HEADERS,
+        HEADER_PARAMETERS,
     ),
     ("POST", "/v1/chat/completions/render"): Operation(
         "Generation",
@@ -109,7 +121,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         replies.Rendered,
         ChatRequest,
         example=_CHAT,
-        parameters=HEADERS,
+        parameters=HEADER_PARAMETERS,
     ),
     ("POST", "/v1/completions/render"): Operation(
         "Generation",
@@ -117,11 +129,15 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         list[replies.Rendered],
         CompletionRequest,
         example=_COMPLETION,
-        parameters=HEADERS,
+        parameters=HEADER_PARAMETERS,
     ),
     ("GET", "/v1/models"): Operation("Models", "Lists what is served", replies.ModelList),
     ("GET", "/v1/models/{name}"): Operation(
-        "Models", "Tells about one served name", replies.ModelCard, parameters=(NAME,), statuses=(404,)
+        "Models",
+        "Tells about one served name",
+        replies.ModelCard,
+        parameters=(MODEL_NAME_PARAMETER,),
+        extra_statuses=(404,),
     ),
     ("POST", "/tokenize"): Operation(
         "Tokens",
@@ -145,9 +161,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/version"): Operation("Operations", "Tells the server's version", replies.Version),
     ("GET", "/load"): Operation("Operations", "Tells how many requests are being answered", replies.Load),
     ("GET", "/metrics"): Operation("Operations", "Numbers for Prometheus", METRICS),
-    ("GET", "/"): Operation("Documentation", "The page to chat with the model", HTML, statuses=(404,), is_cached=True),
+    ("GET", "/"): Operation(
+        "Documentation", "The page to chat with the model", HTML, extra_statuses=(404,), is_cached=True
+    ),
     ("GET", "/assets/{name}"): Operation(
-        "Documentation", "A file of that page", ASSETS, parameters=(FILE,), statuses=(404,), is_cached=True, key="some"
+        "Documentation",
+        "A file of that page",
+        ASSETS,
+        parameters=(ASSET_NAME_PARAMETER,),
+        extra_statuses=(404,),
+        is_cached=True,
+        key_scope="some",
     ),
     ("GET", "/docs"): _DOCS,
     ("GET", "/redoc"): _DOCS,

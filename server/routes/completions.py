@@ -4,40 +4,42 @@ import quart
 from quart import Blueprint, Response
 
 from server.body import read_json
-from server.completion_reply import CompletionReply, CompletionStream, Echo
-from server.desk import Desk
+from server.completion_reply import CompletionReply, CompletionStream, PromptEcho
 from server.errors import json_response
-from server.reply_headers import name_unenforced
+from server.jobs import make_completion_jobs, parse_prompts
+from server.reply_headers import add_unenforced_header
 from server.schemas.checks import check_completion
-from server.schemas.common import validate
+from server.schemas.common import validate_body
 from server.schemas.completions import CompletionRequest
 from server.sse import stream_response
-from server.translate import completion_jobs, prompts_of
+from server.state import ServerState
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def make_blueprint(state: ServerState) -> Blueprint:
     routes = Blueprint("completions", __name__)
 
     @routes.post("/v1/completions")
     async def complete() -> Response:
-        request = validate(CompletionRequest, await read_json(quart.request, desk.config))
-        desk.check_headers(request)
-        check_completion(request, desk.config)
-        prompts = prompts_of(request, desk.config)
-        desk.check_model(request.model)
-        visit = desk.admit(len(prompts) * (request.n or 1), "prompt" if request.n in (None, 1) else "n")
-        frame = desk.frame("cmpl", request)
-        jobs = await completion_jobs(request, prompts, desk.llm, desk.config)
+        request = validate_body(CompletionRequest, await read_json(quart.request, state.config))
+        state.check_headers(request)
+        check_completion(request, state.config)
+        prompts = parse_prompts(request, state.config)
+        state.check_model(request.model)
+        slot = state.admit(len(prompts) * (request.n or 1), "prompt" if request.n in (None, 1) else "n")
+        metadata = state.make_metadata("cmpl", request)
+        jobs = await make_completion_jobs(request, prompts, state.llm, state.config)
         pairs = zip(prompts, jobs, strict=True) if request.echo else ()
-        echoes = [Echo.of(prompt, job, desk.llm) for prompt, job in pairs]
-        run = desk.begin(visit, frame.id, jobs, request.cache_salt)
+        echoes = [PromptEcho.from_prompt(prompt, job, state.llm) for prompt, job in pairs]
+        generation = state.start(slot, metadata.id, jobs, request.cache_salt)
         if request.stream:
-            keep_alive_s = desk.config.sse_keep_alive_interval
-            stream = CompletionStream(request, frame, run, echoes)
-            response = await stream_response(run, stream, interval=frame.interval, keep_alive_s=keep_alive_s)
+            keep_alive_s = state.config.sse_keep_alive_interval
+            stream = CompletionStream(request, metadata, generation, echoes)
+            response = await stream_response(
+                generation, stream, interval=metadata.stream_interval, keep_alive_s=keep_alive_s
+            )
         else:
-            reply = CompletionReply(request, frame, run, echoes)
-            response = json_response(await reply.whole(), headers=desk.load_headers())
-        return name_unenforced(response, jobs)
+            reply = CompletionReply(request, metadata, generation, echoes)
+            response = json_response(await reply.build(), headers=state.get_load_headers())
+        return add_unenforced_header(response, jobs)
 
     return routes

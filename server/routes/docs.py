@@ -9,28 +9,28 @@ import orjson
 import quart
 from quart import Blueprint, Response
 
-from server.desk import Desk
-from server.openapi.document import document, routes_of
+from server.openapi.document import build_document, list_routes
+from server.state import ServerState
 
-PAGE = Path(__file__).parent.parent / "page" / "docs.html"
+DOCS_PAGE = Path(__file__).parent.parent / "page" / "docs.html"
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def make_blueprint(state: ServerState) -> Blueprint:
     routes = Blueprint("docs", __name__)
-    if desk.config.disable_fastapi_docs:
+    if state.config.disable_fastapi_docs:
         return routes
 
     @functools.cache
-    def described() -> bytes:
-        return orjson.dumps(document(desk.llm, desk.config, desk.names, routes_of(quart.current_app)))
+    def render_document() -> bytes:
+        return orjson.dumps(build_document(state.llm, state.config, state.model_names, list_routes(quart.current_app)))
 
     @routes.get("/openapi.json")
     async def openapi() -> Response:
-        return Response(described(), 200, content_type="application/json")
+        return Response(render_document(), 200, content_type="application/json")
 
     @routes.get("/docs")
     @routes.get("/redoc")
     async def page() -> Response:
-        return Response(PAGE.read_bytes(), 200, content_type="text/html; charset=utf-8")
+        return Response(DOCS_PAGE.read_bytes(), 200, content_type="text/html; charset=utf-8")
 
     return routes

@@ -5,14 +5,14 @@ from typing import Any
 
 from quart import Blueprint, Response
 
-from server.desk import OWNER, Desk
 from server.errors import json_response
-from server.sampling import context_tokens
+from server.sampling import get_max_model_len
+from server.state import OWNED_BY, ServerState
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def make_blueprint(state: ServerState) -> Blueprint:
     routes = Blueprint("models", __name__)
-    cards = {name: card(name, desk) for name in desk.names}
+    cards = {name: make_model_card(name, state) for name in state.model_names}
 
     @routes.get("/v1/models")
     async def models() -> Response:
@@ -20,18 +20,18 @@ def blueprint(desk: Desk) -> Blueprint:
 
     @routes.get("/v1/models/<anything:name>")
     async def model(name: str) -> Response:
-        desk.check_model(name)
+        state.check_model(name)
         return json_response(cards[name])
 
     return routes
 
 
-def card(name: str, desk: Desk) -> dict[str, Any]:
+def make_model_card(name: str, state: ServerState) -> dict[str, Any]:
     """One served name, as clients list it."""
     permission = {
         "id": f"modelperm-{secrets.token_hex(8)}",
         "object": "model_permission",
-        "created": desk.created,
+        "created": state.created,
         "allow_create_engine": False,
         "allow_sampling": True,
         "allow_logprobs": True,
@@ -45,11 +45,11 @@ def card(name: str, desk: Desk) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
-        "created": desk.created,
-        "owned_by": OWNER,
-        "root": desk.llm.config.model,
+        "created": state.created,
+        "owned_by": OWNED_BY,
+        "root": state.llm.config.model,
         "parent": None,
-        "max_model_len": context_tokens(desk.llm),
-        "default_sampling_params": dict(desk.llm.sampling_defaults),
+        "max_model_len": get_max_model_len(state.llm),
+        "default_sampling_params": dict(state.llm.sampling_defaults),
         "permission": [permission],
     }

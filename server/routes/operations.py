@@ -3,24 +3,26 @@
 from quart import Blueprint, Response
 
 import jaxserve
-from server.desk import Desk
 from server.errors import json_response
-from server.metrics import Exposition
+from server.metrics import MetricsExposition
+from server.state import ServerState
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def make_blueprint(state: ServerState) -> Blueprint:
     routes = Blueprint("operations", __name__)
-    own = {
-        "rejected": lambda: desk.visits.num_rejected,
-        "event_loop_lag_seconds": desk.lag.read,
-        "open_connections": lambda: len(desk.connections),
+    server_values = {
+        "rejected": lambda: state.slots.num_rejected,
+        "event_loop_lag_seconds": state.loop_lag.read,
+        "open_connections": lambda: len(state.connections),
     }
-    exposition = Exposition(desk.llm, desk.names[0], (desk.http, desk.tools), own)
+    exposition = MetricsExposition(
+        state.llm, state.model_names[0], (state.http_metrics, state.tool_metrics), server_values
+    )
 
     @routes.get("/health")
     @routes.route("/ping", methods=["GET", "POST"])
     async def health() -> Response:
-        return Response(b"", 200 if desk.is_ready else 503, content_type="text/plain")
+        return Response(b"", 200 if state.is_ready else 503, content_type="text/plain")
 
     @routes.get("/live")
     async def live() -> Response:
@@ -32,11 +34,11 @@ def blueprint(desk: Desk) -> Blueprint:
 
     @routes.get("/load")
     async def load() -> Response:
-        return json_response({"server_load": len(desk.visits) if desk.config.enable_server_load_tracking else 0})
+        return json_response({"server_load": len(state.slots) if state.config.enable_server_load_tracking else 0})
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        body, content_type = exposition.text()
+        body, content_type = exposition.render()
         return Response(body, 200, content_type=content_type)
 
     return routes

@@ -3,29 +3,29 @@
 import quart
 from quart import Blueprint, Response
 
-from server.assets import ASSETS, PREFIX
-from server.desk import Desk
-from server.errors import NOTHING_HERE, Refusal
+from server.assets import ASSETS, ASSETS_PREFIX
+from server.errors import PATH_NOT_FOUND, ApiError
+from server.state import ServerState
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def make_blueprint(state: ServerState) -> Blueprint:
     routes = Blueprint("page", __name__)
 
     @routes.get("/")
     async def page() -> Response:
-        return _serve("/", "The chat page is not part of this installation.")
+        return _serve_asset("/", "The chat page is not part of this installation.")
 
-    @routes.get(PREFIX + "<anything:name>")
+    @routes.get(ASSETS_PREFIX + "<anything:name>")
     async def asset(name: str) -> Response:
-        return _serve(PREFIX + name, NOTHING_HERE)
+        return _serve_asset(ASSETS_PREFIX + name, PATH_NOT_FOUND)
 
     return routes
 
 
-def _serve(path: str, if_absent: str) -> Response:
+def _serve_asset(path: str, if_absent: str) -> Response:
     asset = ASSETS.get(path)
     if asset is None:
-        raise Refusal(404, if_absent)
-    if asset.is_known_as(quart.request.headers.get("If-None-Match")):
+        raise ApiError(404, if_absent)
+    if asset.matches_etag(quart.request.headers.get("If-None-Match")):
         return Response(b"", 304, dict(asset.headers))
     return Response(asset.body, 200, dict(asset.headers))

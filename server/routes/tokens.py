@@ -7,71 +7,71 @@ import quart
 from quart import Blueprint, Response
 
 from jaxserve import InvalidParameter
-from server.body import invalid, read_json
+from server.body import make_validation_error, read_json
 from server.config import ServerConfig
-from server.desk import Desk
 from server.errors import json_response
-from server.rendering import render
-from server.replies import gently
-from server.sampling import context_tokens
-from server.schemas.checks import check_effort
-from server.schemas.common import validate
+from server.jobs import TOKENIZE_LENGTH_FACTOR, check_text_length, check_token_ids
+from server.rendering import render_prompt
+from server.replies import in_slices
+from server.sampling import get_max_model_len
+from server.schemas.checks import check_reasoning_effort
+from server.schemas.common import validate_body
 from server.schemas.template import check_messages, check_template_fields
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
-from server.translate import TOKENIZE_FACTOR, check_ids, check_text
+from server.state import ServerState
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def make_blueprint(state: ServerState) -> Blueprint:
     routes = Blueprint("tokens", __name__)
 
     @routes.post("/tokenize")
     async def tokenize() -> Response:
-        request = validate(TokenizeRequest, await read_json(quart.request, desk.config))
-        _check(request, desk.config)
-        desk.check_model(request.model)
-        ids = await _ids(request, desk)
-        strings = await gently(ids, desk.llm.tokenizer.pieces) if request.return_token_strs else None
-        limit = context_tokens(desk.llm)
+        request = validate_body(TokenizeRequest, await read_json(quart.request, state.config))
+        _check(request, state.config)
+        state.check_model(request.model)
+        ids = await _tokenize(request, state)
+        strings = await in_slices(ids, state.llm.tokenizer.pieces) if request.return_token_strs else None
+        limit = get_max_model_len(state.llm)
         return json_response({"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": strings})
 
     @routes.post("/detokenize")
     async def detokenize() -> Response:
-        request = validate(DetokenizeRequest, await read_json(quart.request, desk.config))
-        desk.check_model(request.model)
-        check_ids(request.tokens, desk.llm, "tokens")
-        return json_response({"prompt": await asyncio.to_thread(desk.llm.decode, request.tokens)})
+        request = validate_body(DetokenizeRequest, await read_json(quart.request, state.config))
+        state.check_model(request.model)
+        check_token_ids(request.tokens, state.llm, "tokens")
+        return json_response({"prompt": await asyncio.to_thread(state.llm.decode, request.tokens)})
 
-    if desk.config.enable_tokenizer_info_endpoint:
+    if state.config.enable_tokenizer_info_endpoint:
 
         @routes.get("/tokenizer_info")
         async def tokenizer_info() -> Response:
-            return json_response(_description(desk.llm.tokenizer))
+            return json_response(_describe_tokenizer(state.llm.tokenizer))
 
     return routes
 
 
 def _check(request: TokenizeRequest, config: ServerConfig) -> None:
     if request.prompt is None and request.messages is None:
-        raise invalid(["body.prompt: Field required, unless there are messages"], "body.prompt")
+        raise make_validation_error(["body.prompt: Field required, unless there are messages"], "body.prompt")
     if request.messages is None:
         return
     if request.prompt is not None:
         raise InvalidParameter("prompt and messages cannot both be given.", "prompt")
     check_messages(request.messages)
     check_template_fields(request, config)
-    check_effort(request.reasoning_effort)
+    check_reasoning_effort(request.reasoning_effort)
 
 
-async def _ids(request: TokenizeRequest, desk: Desk) -> list[int]:
+async def _tokenize(request: TokenizeRequest, state: ServerState) -> list[int]:
     if request.prompt is None:
-        return (await render(request, desk.llm, desk.config, counting=True)).token_ids
-    check_text(request.prompt, desk.llm, "prompt", TOKENIZE_FACTOR)
-    return await desk.llm.encode(
+        return (await render_prompt(request, state.llm, state.config, counting=True)).token_ids
+    check_text_length(request.prompt, state.llm, "prompt", TOKENIZE_LENGTH_FACTOR)
+    return await state.llm.encode(
         request.prompt, add_special_tokens=request.add_special_tokens is not False, counting=True
     )
 
 
-def _description(tokenizer: Any) -> dict[str, Any]:
+def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
     """tokenizer_config.json, with the templates wherever they stood, and without where it once lay."""
     templates = tokenizer.chat_templates
     template = templates.get("default") if len(templates) < 2 else templates

@@ -4,19 +4,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from server.schemas.common import GenerationRequest, Int, Nested, NumberInt
+from server.schemas.common import GenerationRequest, Int, NestedModel, NumberInt
 
 MAX_MESSAGES = 16384
 MAX_TOOLS = 1024
-Part = str | dict[str, Any]
+ContentPart = str | dict[str, Any]
 
 
-class Message(Nested):
+class Message(NestedModel):
     """One turn. Keys that are not listed are ignored; any role is allowed, the template decides. What the parts of a
     content and the calls of an assistant must be is the text room's to say."""
 
     role: str
-    content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     tool_calls: list[Any] | None = None
     tool_call_id: str | None = None
@@ -29,20 +29,20 @@ class Message(Nested):
         """The content's text, its parts one to a line."""
         if self.content is None or isinstance(self.content, str):
             return self.content or ""
-        texts = [part if isinstance(part, str) else _text_of(part) for part in self.content]
+        texts = [part if isinstance(part, str) else _get_part_text(part) for part in self.content]
         return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _text_of(part: dict[str, Any]) -> Any:
+def _get_part_text(part: dict[str, Any]) -> Any:
     return part.get(part["type"] if part.get("type") in ("refusal", "thinking") else "text")
 
 
-def template_flag(name: str, given: bool | None, kwargs: dict[str, Any] | None, default: bool) -> bool:
+def resolve_template_flag(name: str, given: bool | None, kwargs: dict[str, Any] | None, default: bool) -> bool:
     """The field, where it is given; else what chat_template_kwargs says under its name."""
     return given if given is not None else bool((kwargs or {}).get(name, default))
 
 
-class Function(Nested):
+class FunctionJson(NestedModel):
     """What it does not know is kept: the template shows a tool as it was sent."""
 
     model_config = ConfigDict(extra="allow")
@@ -53,11 +53,11 @@ class Function(Nested):
     strict: bool | None = None
 
 
-class Tool(Nested):
+class Tool(NestedModel):
     model_config = ConfigDict(extra="allow")
 
     type: Literal["function"]
-    function: Function
+    function: FunctionJson
 
 
 class ChatRequest(GenerationRequest):
@@ -79,26 +79,30 @@ class ChatRequest(GenerationRequest):
     return_prompt_text: bool | None = None
 
     @property
-    def wanted_tokens(self) -> int | None:
+    def requested_max_tokens(self) -> int | None:
         """How many tokens the client asked for, if it did: the newer name wins."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
-    def length_param(self) -> str:
+    def max_tokens_field(self) -> str:
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
-    def tells_reasoning(self) -> bool:
+    def shows_reasoning(self) -> bool:
         return self.include_reasoning is not False
 
     @property
-    def appends_prompt(self) -> bool:
-        return template_flag("add_generation_prompt", self.add_generation_prompt, self.chat_template_kwargs, True)
+    def adds_generation_prompt(self) -> bool:
+        return resolve_template_flag(
+            "add_generation_prompt", self.add_generation_prompt, self.chat_template_kwargs, True
+        )
 
     @property
-    def continues(self) -> bool:
-        return template_flag("continue_final_message", self.continue_final_message, self.chat_template_kwargs, False)
+    def continues_final_message(self) -> bool:
+        return resolve_template_flag(
+            "continue_final_message", self.continue_final_message, self.chat_template_kwargs, False
+        )
 
-    def response_role(self, default: str) -> str:
+    def get_response_role(self, default: str) -> str:
         """Who speaks: the server's role for a new turn, the last message's when that one is continued."""
-        return default if self.appends_prompt else self.messages[-1].role
+        return default if self.adds_generation_prompt else self.messages[-1].role

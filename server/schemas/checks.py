@@ -1,19 +1,19 @@
 """What the types cannot say about a request: fields that go together, sizes, and what this version does not do.
 
 Everything here is known from the body and the configuration alone. Ranges of the sampler's own parameters are checked
-by SamplingParams, ids and lengths against the model in translate.py.
+by SamplingParams, ids and lengths against the model in jobs.py.
 """
 
 from typing import Any
 
 from jaxserve import InvalidParameter
 from server.config import ServerConfig
-from server.errors import shown
+from server.errors import preview
 from server.schemas import support
 from server.schemas.chat import ChatRequest
 from server.schemas.common import GenerationRequest
 from server.schemas.completions import CompletionRequest
-from server.schemas.constraints import constraint
+from server.schemas.constraints import resolve_constraint
 from server.schemas.template import check_messages, check_template_fields
 from server.schemas.tools import check_tools
 
@@ -21,7 +21,7 @@ MAX_LABEL_CHARS = 256
 MAX_SALT_CHARS = 128
 MAX_STOP_CHARS = 4096
 MAX_XARGS_INTEGER = 2**64
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 def check_chat(request: ChatRequest, config: ServerConfig) -> None:
@@ -31,7 +31,7 @@ def check_chat(request: ChatRequest, config: ServerConfig) -> None:
     _check_logprobs(request)
     check_template_fields(request, config)
     check_tools(request)
-    check_effort(request.reasoning_effort)
+    check_reasoning_effort(request.reasoning_effort)
     support.refuse_unsupported(request, support.CHAT)
 
 
@@ -39,7 +39,7 @@ def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
     """Raises a RequestError naming the field."""
     _check_shared(request, config)
     if request.logprobs is not None and request.logprobs < -1:
-        raise _bad("logprobs", "at least -1", request.logprobs)
+        raise _range_error("logprobs", "at least -1", request.logprobs)
     if request.prompt_embeds is not None:
         raise InvalidParameter("prompt_embeds is not supported; send text or token ids as prompt.", "prompt_embeds")
     if request.suffix is not None:
@@ -50,7 +50,7 @@ def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
         raise InvalidParameter("use_beam_search is not available with echo and logprobs together.", "use_beam_search")
     if request.max_tokens == 0 and not request.echo:
         raise InvalidParameter("max_tokens must be at least 1, got 0; 0 is only allowed with echo.", "max_tokens")
-    constraint(request)
+    resolve_constraint(request)
     support.refuse_unsupported(request, support.COMPLETIONS)
 
 
@@ -62,17 +62,17 @@ def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:
         check_label(name, getattr(request, name))
     if request.prompt_logprobs is not None:
         if request.prompt_logprobs < -1:
-            raise _bad("prompt_logprobs", "at least -1", request.prompt_logprobs)
+            raise _range_error("prompt_logprobs", "at least -1", request.prompt_logprobs)
         if request.stream and request.prompt_logprobs != 0:
             raise InvalidParameter("prompt_logprobs is not available with stream: true.", "prompt_logprobs")
     if request.use_beam_search and request.prompt_logprobs is not None:
         raise InvalidParameter("prompt_logprobs is not available with use_beam_search.", "prompt_logprobs")
     if request.stream_interval is not None and request.stream_interval < 1:
-        raise _bad("stream_interval", "at least 1", request.stream_interval)
+        raise _range_error("stream_interval", "at least 1", request.stream_interval)
     if request.n is not None and not 1 <= request.n <= config.max_n:
-        raise _bad("n", f"in [1, {config.max_n}]", request.n)
-    _check_stops(request, config)
-    _check_salt(request.cache_salt)
+        raise _range_error("n", f"in [1, {config.max_n}]", request.n)
+    _check_stop_strings(request, config)
+    _check_cache_salt(request.cache_salt)
     _check_extensions(request)
 
 
@@ -82,8 +82,8 @@ def check_label(name: str, value: str | None) -> None:
         raise InvalidParameter(f"{name} has {len(value)} characters; at most {MAX_LABEL_CHARS} are allowed.", name)
 
 
-def _check_stops(request: GenerationRequest, config: ServerConfig) -> None:
-    stops = request.stops
+def _check_stop_strings(request: GenerationRequest, config: ServerConfig) -> None:
+    stops = request.stop_strings
     if len(stops) > config.max_stop_strings:
         message = f"stop has {len(stops)} strings; at most {config.max_stop_strings} are allowed."
         raise InvalidParameter(message, "stop")
@@ -93,7 +93,7 @@ def _check_stops(request: GenerationRequest, config: ServerConfig) -> None:
         raise InvalidParameter(f"stop has a string of more than {MAX_STOP_CHARS} characters.", "stop")
 
 
-def _check_salt(salt: str | None) -> None:
+def _check_cache_salt(salt: str | None) -> None:
     if salt is not None and (not 1 <= len(salt) <= MAX_SALT_CHARS or set(salt) & set("@/\\\0")):
         message = f"cache_salt must have 1 to {MAX_SALT_CHARS} characters, none of them @, /, \\ or NUL."
         raise InvalidParameter(message, "cache_salt")
@@ -103,7 +103,7 @@ def _check_extensions(request: GenerationRequest) -> None:
     for name, value in (request.vllm_xargs or {}).items():
         values = value if isinstance(value, list) else [value]
         if not all(_is_plain(one) for one in values):
-            message = f"vllm_xargs {shown(name)} must be a string, a number of 64 bits, or an array of those."
+            message = f"vllm_xargs {preview(name)} must be a string, a number of 64 bits, or an array of those."
             raise InvalidParameter(message, "vllm_xargs")
 
 
@@ -118,15 +118,15 @@ def _check_logprobs(request: ChatRequest) -> None:
     if top is None:
         return
     if top < -1:
-        raise _bad("top_logprobs", "at least -1", top)
+        raise _range_error("top_logprobs", "at least -1", top)
     if top != 0 and not request.logprobs:
         raise InvalidParameter("top_logprobs needs logprobs: true.", "top_logprobs")
 
 
-def check_effort(effort: str | None) -> None:
-    if effort is not None and effort not in EFFORTS:
-        raise _bad("reasoning_effort", f"one of {', '.join(EFFORTS)}", effort)
+def check_reasoning_effort(effort: str | None) -> None:
+    if effort is not None and effort not in REASONING_EFFORTS:
+        raise _range_error("reasoning_effort", f"one of {', '.join(REASONING_EFFORTS)}", effort)
 
 
-def _bad(name: str, allowed: str, value: object) -> InvalidParameter:
-    return InvalidParameter(f"{name} must be {allowed}, got {shown(value)}.", name)
+def _range_error(name: str, allowed: str, value: object) -> InvalidParameter:
+    return InvalidParameter(f"{name} must be {allowed}, got {preview(value)}.", name)

@@ -1,7 +1,7 @@
 """What the request schemas share: lax types with their exceptions, the fields of both generation routes, and the 400.
 
 Null and absent mean the same for every optional field, so an unset field is always None here; what None comes to is
-decided in translate.py. Unknown keys are accepted.
+decided in jobs.py. Unknown keys are accepted.
 """
 
 import logging
@@ -9,64 +9,64 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from server.body import invalid
+from server.body import make_validation_error
 from server.errors import MAX_VALUE_CHARS
 
 log = logging.getLogger(__name__)
 
 MAX_CODE_POINTS_SHOWN = MAX_VALUE_CHARS
-LEGACY = frozenset({"guided_json", "guided_regex", "guided_choice", "guided_grammar", "best_of"})
-_warned: set[str] = set()
+LEGACY_FIELDS = frozenset({"guided_json", "guided_regex", "guided_choice", "guided_grammar", "best_of"})
+_warned_fields: set[str] = set()
 
 T = TypeVar("T", bound=BaseModel)
 TOO_LONG = "Input should be an integer of at most 64 bits"
-WORDS = {"int_parsing_size": TOO_LONG}  # of a text or a float; pydantic would speak of strings
+ERROR_MESSAGES = {"int_parsing_size": TOO_LONG}  # of a text or a float; pydantic would speak of strings
 
 
-def _machine_word(value: int) -> int:
+def _check_64_bits(value: int) -> int:
     if not -(2**63) <= value < 2**63:
         raise ValueError(TOO_LONG)
     return value
 
 
-Int = Annotated[int, AfterValidator(_machine_word)]
+Int = Annotated[int, AfterValidator(_check_64_bits)]
 """An integer of at most 64 bits: the JSON reader keeps all digits, and nothing behind a request needs more."""
 Int64 = Annotated[Int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
-def _number(value: Any) -> Any:
+def _require_number(value: Any) -> Any:
     if isinstance(value, str | bool):
         raise ValueError("Input should be a JSON number")
     return value
 
 
-NumberInt = Annotated[Int, BeforeValidator(_number)]
+NumberInt = Annotated[Int, BeforeValidator(_require_number)]
 """An integer that must stand as a number in the JSON: neither "3" nor true."""
 
 
-def _no_text(value: Any) -> Any:
+def _reject_string(value: Any) -> Any:
     if isinstance(value, str):
         raise ValueError("Input should be a JSON number")
     return value
 
 
-TextlessInt = Annotated[Int, BeforeValidator(_no_text)]
+NonStringInt = Annotated[Int, BeforeValidator(_reject_string)]
 """An integer that "3" is not."""
 
-FORMATS = ("text", "json_object", "json_schema", "structural_tag")
-BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")  # hints; there is one engine
+RESPONSE_FORMAT_TYPES = ("text", "json_object", "json_schema", "structural_tag")
+GRAMMAR_BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")  # hints; there is one engine
 
 Strings = Annotated[list[str], Field(fail_fast=True)]
 Ints = Annotated[list[Int], Field(fail_fast=True)]
 
 
-class Nested(BaseModel):
+class NestedModel(BaseModel):
     """An object inside the body; keys it does not know are dropped."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
 
-class StreamOptions(Nested):
+class StreamOptions(NestedModel):
     model_config = ConfigDict(extra="allow")
 
     include_usage: bool | None = None
@@ -78,16 +78,16 @@ class StreamOptions(Nested):
         return not self.model_dump(exclude_none=True)
 
 
-class ResponseFormat(Nested):
+class ResponseFormat(NestedModel):
     """json_schema has name and schema; a structural_tag has format, or structures and triggers."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: Annotated[str, Field(json_schema_extra={"enum": [*FORMATS]})]
+    type: Annotated[str, Field(json_schema_extra={"enum": [*RESPONSE_FORMAT_TYPES]})]
     json_schema: dict[str, Any] | None = None
 
 
-class StructuredOutputs(Nested):
+class StructuredOutputsJson(NestedModel):
     """Exactly one of json, regex, choice, grammar, json_object and structural_tag; the switches are for JSON."""
 
     json_: dict[str, Any] | str | None = Field(default=None, alias="json")
@@ -100,10 +100,10 @@ class StructuredOutputs(Nested):
     disable_additional_properties: bool | None = None
     whitespace_pattern: str | None = None
     disable_fallback: bool | None = None
-    backend: str | None = Field(default=None, alias="_backend", json_schema_extra={"enum": [*BACKENDS, None]})
+    backend: str | None = Field(default=None, alias="_backend", json_schema_extra={"enum": [*GRAMMAR_BACKENDS, None]})
 
 
-class RepetitionDetection(Nested):
+class RepetitionDetectionJson(NestedModel):
     max_pattern_size: Int | None = None
     min_pattern_size: Int | None = None
     min_count: Int | None = None
@@ -146,7 +146,7 @@ class GenerationRequest(BaseModel):
     echo: bool | None = None
     add_special_tokens: bool | None = None
     response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
+    structured_outputs: StructuredOutputsJson | None = None
     priority: Int64 | None = None
     request_id: str | None = None
     return_tokens_as_token_ids: bool | None = None
@@ -154,46 +154,46 @@ class GenerationRequest(BaseModel):
     cache_salt: str | None = None
     kv_transfer_params: dict[str, Any] | None = None
     vllm_xargs: dict[str, Any] | None = None
-    repetition_detection: RepetitionDetection | None = None
+    repetition_detection: RepetitionDetectionJson | None = None
     stream_interval: Int | None = None
     session_id: str | None = None
     logprob_token_ids: Ints | None = None
     thinking_token_budget: Int | None = None
 
     @property
-    def stops(self) -> tuple[str, ...]:
+    def stop_strings(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
-    def wants_usage(self) -> bool:
+    def includes_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-def validate(schema: type[T], body: dict[str, Any]) -> T:
-    """`body` as the schema understands it. Raises Refusal 400 with one line for each field at fault, at most ten."""
+def validate_body(schema: type[T], body: dict[str, Any]) -> T:
+    """`body` as the schema understands it. Raises ApiError 400 with one line for each field at fault, at most ten."""
     try:
         request = schema.model_validate(body)
     except ValidationError as error:
-        raise _refusal(error, body) from None
+        raise _to_api_error(error, body) from None
     _note_unknown(request.model_extra or {})
     return request
 
 
-def _refusal(error: ValidationError, body: dict[str, Any]) -> Exception:
+def _to_api_error(error: ValidationError, body: dict[str, Any]) -> Exception:
     """One reason for each path: the branches of a union are the schema's affair, not the client's. Of a path and one
     that leads on from it, the longer says where it is wrong."""
     reasons: dict[str, list[str]] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        path = _path(item["loc"], body, item["type"] == "missing")
-        message = WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
+        path = _format_path(item["loc"], body, item["type"] == "missing")
+        message = ERROR_MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
         if message not in reasons.setdefault(path, []):
             reasons[path].append(message)
     deepest = [path for path in reasons if not any(other.startswith(path + ".") for other in reasons)]
     lines = [f"{path}: {', or: '.join(reasons[path])}" for path in deepest]
-    return invalid(lines, deepest[0])
+    return make_validation_error(lines, deepest[0])
 
 
-def _path(location: tuple[int | str, ...], body: Any, is_missing: bool) -> str:
+def _format_path(location: tuple[int | str, ...], body: Any, is_missing: bool) -> str:
     """The dotted path of `location`, as far as it exists in the body, and the key that is missing there."""
     parts, here = ["body"], body
     for step in location:
@@ -212,6 +212,6 @@ def _note_unknown(extra: dict[str, Any]) -> None:
     if not extra:
         return
     log.debug("unknown request fields: %s", ", ".join(sorted(extra))[:MAX_VALUE_CHARS])
-    for name in LEGACY & extra.keys() - _warned:
-        _warned.add(name)
+    for name in LEGACY_FIELDS & extra.keys() - _warned_fields:
+        _warned_fields.add(name)
         log.warning("the request field %s is no longer known and is ignored; use structured_outputs or n", name)

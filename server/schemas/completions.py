@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from server.schemas.common import GenerationRequest, TextlessInt
+from server.schemas.common import GenerationRequest, NonStringInt
 
 
 class CompletionRequest(GenerationRequest):
     prompt: str | list[Any] | None = None
     prompt_embeds: Any = None
     suffix: str | None = None
-    logprobs: TextlessInt | None = None
+    logprobs: NonStringInt | None = None
 
     @property
-    def wanted_tokens(self) -> int | None:
+    def requested_max_tokens(self) -> int | None:
         return self.max_tokens
 
     @property
-    def length_param(self) -> str:
+    def max_tokens_field(self) -> str:
         return "max_tokens"

@@ -4,27 +4,27 @@ from dataclasses import replace
 from typing import Any
 
 from jaxserve import InvalidParameter, RequestError, StructuredOutputs, dump_exact_json
-from server.errors import shown
-from server.schemas.common import BACKENDS, FORMATS, GenerationRequest, ResponseFormat
-from server.schemas.common import StructuredOutputs as Asked
+from server.errors import preview
+from server.schemas.common import GRAMMAR_BACKENDS, RESPONSE_FORMAT_TYPES, GenerationRequest, ResponseFormat
+from server.schemas.common import StructuredOutputsJson as Asked
 
-CONSTRAINT = "structured_outputs"  # as the library calls what may stand in two fields here
-AS_THEY_COME = (
+LIBRARY_FIELD = "structured_outputs"  # as the library calls what may stand in two fields here
+PASSTHROUGH = (
     *("regex", "grammar", "json_object", "structural_tag"),
     *("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"),
 )
 
 
-def constraint(request: GenerationRequest) -> StructuredOutputs | None:
+def resolve_constraint(request: GenerationRequest) -> StructuredOutputs | None:
     """None: the answer may be anything. Whether the schema or the grammar itself is sound is the library's to say.
 
     Both fields may set the same key; response_format wins, and the other field's switches hold. Raises
     InvalidParameter naming the field at fault.
     """
-    formatted = _formatted(request.response_format)
+    formatted = _from_response_format(request.response_format)
     if request.structured_outputs is None:
         return StructuredOutputs(**formatted) if formatted else None
-    asked = _asked(request.structured_outputs)
+    asked = _from_structured_outputs(request.structured_outputs)
     if any(getattr(asked, key) is None for key in formatted):
         raise InvalidParameter(
             "response_format and structured_outputs are two constraints on one answer; leave one of them out.",
@@ -33,61 +33,63 @@ def constraint(request: GenerationRequest) -> StructuredOutputs | None:
     return replace(asked, **formatted)
 
 
-def constraint_param(request: GenerationRequest) -> str:
+def find_constraint_field(request: GenerationRequest) -> str:
     """The field that the client used for its constraint."""
-    return "response_format" if _formatted(request.response_format) else "structured_outputs"
+    return "response_format" if _from_response_format(request.response_format) else "structured_outputs"
 
 
-def named_as_sent(error: BaseException, field: str) -> BaseException:
+def rename_error_field(error: BaseException, field: str) -> BaseException:
     """The library's error about a constraint, in the name of the field that the client used for it."""
-    if not isinstance(error, RequestError) or error.param != CONSTRAINT:
+    if not isinstance(error, RequestError) or error.param != LIBRARY_FIELD:
         return error
     reason = str(error)
-    return type(error)(field + reason.removeprefix(CONSTRAINT) if reason.startswith(CONSTRAINT) else reason, field)
+    return type(error)(
+        field + reason.removeprefix(LIBRARY_FIELD) if reason.startswith(LIBRARY_FIELD) else reason, field
+    )
 
 
-def _asked(fields: Asked) -> StructuredOutputs:
-    if fields.backend is not None and fields.backend not in BACKENDS:
+def _from_structured_outputs(fields: Asked) -> StructuredOutputs:
+    if fields.backend is not None and fields.backend not in GRAMMAR_BACKENDS:
         raise InvalidParameter(
-            f"structured_outputs._backend must be one of {', '.join(BACKENDS)}, got {shown(fields.backend)}; it is only"
-            " a hint, so leave it out.",
+            f"structured_outputs._backend must be one of {', '.join(GRAMMAR_BACKENDS)}, got {preview(fields.backend)}; "
+            "it is only a hint, so leave it out.",
             "structured_outputs",
         )
-    given: dict[str, Any] = {name: getattr(fields, name) for name in AS_THEY_COME}
-    given |= {"json": _text(fields.json_), "choice": None if fields.choice is None else tuple(fields.choice)}
+    given: dict[str, Any] = {name: getattr(fields, name) for name in PASSTHROUGH}
+    given |= {"json": _to_json_text(fields.json_), "choice": None if fields.choice is None else tuple(fields.choice)}
     return StructuredOutputs(**{name: value for name, value in given.items() if value is not None})
 
 
-def _formatted(form: ResponseFormat | None) -> dict[str, Any]:
+def _from_response_format(form: ResponseFormat | None) -> dict[str, Any]:
     """The one key that a response_format sets; none for text, whatever stands beside it."""
     if form is None or form.type == "text":
         return {}
     if form.type == "json_object":
         return {"json_object": True}
     if form.type == "json_schema":
-        return {"json": _text(_schema(form.json_schema))}
+        return {"json": _to_json_text(_unwrap_schema(form.json_schema))}
     if form.type == "structural_tag":
         extra = form.model_extra or {}
         if extra.get("format") is None and (extra.get("structures") is None or extra.get("triggers") is None):
-            raise _bad("of type structural_tag needs format, or structures and triggers")
-        return {"structural_tag": _text({"type": form.type, **extra})}
-    raise _bad(f"has the type {shown(form.type)}; there are {', '.join(FORMATS)}")
+            raise _format_error("of type structural_tag needs format, or structures and triggers")
+        return {"structural_tag": _to_json_text({"type": form.type, **extra})}
+    raise _format_error(f"has the type {preview(form.type)}; there are {', '.join(RESPONSE_FORMAT_TYPES)}")
 
 
-def _schema(wrapped: dict[str, Any] | None) -> dict[str, Any]:
+def _unwrap_schema(wrapped: dict[str, Any] | None) -> dict[str, Any]:
     if wrapped is None:
-        raise _bad("of type json_schema needs json_schema, an object with name and schema")
+        raise _format_error("of type json_schema needs json_schema, an object with name and schema")
     if not isinstance(wrapped.get("name"), str):
-        raise _bad("needs a string as json_schema.name")
+        raise _format_error("needs a string as json_schema.name")
     if not isinstance(wrapped.get("schema"), dict):
-        raise _bad("needs an object as json_schema.schema")
+        raise _format_error("needs an object as json_schema.schema")
     return wrapped["schema"]
 
 
-def _text(value: dict[str, Any] | str | None) -> str | None:
+def _to_json_text(value: dict[str, Any] | str | None) -> str | None:
     """As JSON text; keys keep their order, because an answer has them in it."""
     return value if value is None or isinstance(value, str) else dump_exact_json(value)
 
 
-def _bad(reason: str) -> InvalidParameter:
+def _format_error(reason: str) -> InvalidParameter:
     return InvalidParameter(f"response_format {reason}.", "response_format")

@@ -13,19 +13,19 @@ from typing_extensions import TypedDict  # pydantic reads typing's own only from
 from jaxserve import FinishReason
 
 
-def _says(text: str) -> object:
+def _describe(text: str) -> object:
     return Field(description=text)
 
 
 class PromptTokensDetails(TypedDict):
-    cached_tokens: Annotated[int, _says("Prompt tokens that were found in the prefix cache.")]
+    cached_tokens: Annotated[int, _describe("Prompt tokens that were found in the prefix cache.")]
 
 
 class CompletionTokensDetails(TypedDict):
-    reasoning_tokens: Annotated[int, _says("Tokens of reasoning, its end mark not counted.")]
+    reasoning_tokens: Annotated[int, _describe("Tokens of reasoning, its end mark not counted.")]
 
 
-class Usage(TypedDict):
+class UsageJson(TypedDict):
     """Tokens of one request: its prompt once, and those of all choices. The last key is there if the model reasons."""
 
     prompt_tokens: int
@@ -37,8 +37,8 @@ class Usage(TypedDict):
 
 class TopToken(TypedDict):
     token: str
-    logprob: Annotated[float, _says("Natural logarithm; -9999 stands for minus infinity.")]
-    bytes: Annotated[list[int], _says("The token's text in UTF-8.")]
+    logprob: Annotated[float, _describe("Natural logarithm; -9999 stands for minus infinity.")]
+    bytes: Annotated[list[int], _describe("The token's text in UTF-8.")]
 
 
 class TokenScore(TopToken):
@@ -53,48 +53,48 @@ class ChatLogprobs(TypedDict):
 
 class PromptScore(TypedDict):
     logprob: float
-    rank: Annotated[int | None, _says("1 is the most likely token of the vocabulary.")]
+    rank: Annotated[int | None, _describe("1 is the most likely token of the vocabulary.")]
     decoded_token: str
 
 
 PromptLogprobs = Annotated[
     list[dict[str, PromptScore] | None] | None,
-    _says("For each prompt token an object from token id to score; null for the first token."),
+    _describe("For each prompt token an object from token id to score; null for the first token."),
 ]
-PromptIds = Annotated[list[int] | None, _says("The token ids that the model read, with return_token_ids.")]
-OutputIds = Annotated[list[int] | None, _says("All generated token ids, with return_token_ids.")]
-StopReason = Annotated[int | str | None, _says("The stop string or stop token id that ended the answer.")]
-Fingerprint = Annotated[str | None, _says("Of the server and its configuration; see --fingerprint-mode.")]
+PromptTokenIds = Annotated[list[int] | None, _describe("The token ids that the model read, with return_token_ids.")]
+OutputTokenIds = Annotated[list[int] | None, _describe("All generated token ids, with return_token_ids.")]
+StopReason = Annotated[int | str | None, _describe("The stop string or stop token id that ended the answer.")]
+Fingerprint = Annotated[str | None, _describe("Of the server and its configuration; see --fingerprint-mode.")]
 
 
-PromptText = Annotated[str | None, _says("What the chat template wrote, with return_prompt_text.")]
+PromptText = Annotated[str | None, _describe("What the chat template wrote, with return_prompt_text.")]
 
 
 class CalledFunction(TypedDict):
     name: str
-    arguments: Annotated[str, _says("JSON, as the model wrote it.")]
+    arguments: Annotated[str, _describe("JSON, as the model wrote it.")]
 
 
-class ToolCall(TypedDict):
+class ToolCallJson(TypedDict):
     id: str
     type: Literal["function"]
     function: CalledFunction
 
 
-Reasoning = Annotated[str | None, _says("What was thought before the answer.")]
-OldReasoning = Annotated[str | None, _says("The same as reasoning, with --legacy-reasoning-content.")]
+Reasoning = Annotated[str | None, _describe("What was thought before the answer.")]
+LegacyReasoning = Annotated[str | None, _describe("The same as reasoning, with --legacy-reasoning-content.")]
 
 
 class AssistantMessage(TypedDict):
     role: str
-    content: Annotated[str | None, _says("Null where nothing stands before a tool call, or after the reasoning.")]
+    content: Annotated[str | None, _describe("Null where nothing stands before a tool call, or after the reasoning.")]
     refusal: None
     annotations: None
     audio: None
     function_call: None
-    tool_calls: NotRequired[Annotated[list[ToolCall], Field(min_length=1)]]
+    tool_calls: NotRequired[Annotated[list[ToolCallJson], Field(min_length=1)]]
     reasoning: Reasoning
-    reasoning_content: NotRequired[OldReasoning]
+    reasoning_content: NotRequired[LegacyReasoning]
 
 
 class ChatChoice(TypedDict):
@@ -103,7 +103,7 @@ class ChatChoice(TypedDict):
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
     stop_reason: StopReason
-    token_ids: OutputIds
+    token_ids: OutputTokenIds
 
 
 class ChatCompletion(TypedDict):
@@ -116,19 +116,19 @@ class ChatCompletion(TypedDict):
     choices: list[ChatChoice]
     service_tier: None
     system_fingerprint: Fingerprint
-    usage: Usage
+    usage: UsageJson
     prompt_logprobs: PromptLogprobs
-    prompt_token_ids: PromptIds
+    prompt_token_ids: PromptTokenIds
     kv_transfer_params: None
     prompt_text: NotRequired[PromptText]
 
 
 class FunctionDelta(TypedDict):
     name: NotRequired[str]
-    arguments: Annotated[str, _says("The next piece of the JSON.")]
+    arguments: Annotated[str, _describe("The next piece of the JSON.")]
 
 
-class ToolCallDelta(TypedDict):
+class ToolCallDeltaJson(TypedDict):
     """News of one tool call; the first has its id, type and name."""
 
     index: int
@@ -143,8 +143,8 @@ class Delta(TypedDict):
     role: NotRequired[str]
     content: NotRequired[str]
     reasoning: NotRequired[str]
-    reasoning_content: NotRequired[Annotated[str, _says("The same as reasoning, with --legacy-reasoning-content.")]]
-    tool_calls: NotRequired[Annotated[list[ToolCallDelta], Field(min_length=1)]]
+    reasoning_content: NotRequired[Annotated[str, _describe("The same as reasoning, with --legacy-reasoning-content.")]]
+    tool_calls: NotRequired[Annotated[list[ToolCallDeltaJson], Field(min_length=1)]]
 
 
 class ChatChunkChoice(TypedDict):
@@ -164,13 +164,13 @@ class ChatChunk(TypedDict):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: NotRequired[Usage]
+    usage: NotRequired[UsageJson]
     system_fingerprint: NotRequired[Fingerprint]
     prompt_token_ids: NotRequired[list[int]]
     prompt_text: NotRequired[PromptText]
 
 
-class CompletionLogprobs(TypedDict):
+class CompletionLogprobsJson(TypedDict):
     """Parallel arrays, one element per token. An echoed prompt's first token has no value: null."""
 
     text_offset: list[int]
@@ -180,17 +180,17 @@ class CompletionLogprobs(TypedDict):
 
 
 class CompletionChoice(TypedDict):
-    index: Annotated[int, _says("prompt * n + choice")]
+    index: Annotated[int, _describe("prompt * n + choice")]
     text: str
-    logprobs: CompletionLogprobs | None
+    logprobs: CompletionLogprobsJson | None
     finish_reason: FinishReason
     stop_reason: StopReason
-    token_ids: OutputIds
+    token_ids: OutputTokenIds
     prompt_logprobs: PromptLogprobs
-    prompt_token_ids: PromptIds
+    prompt_token_ids: PromptTokenIds
 
 
-class Completion(TypedDict):
+class CompletionJson(TypedDict):
     """All choices of all prompts. Every key is always there; null where nothing applies."""
 
     id: str
@@ -200,18 +200,18 @@ class Completion(TypedDict):
     choices: list[CompletionChoice]
     service_tier: None
     system_fingerprint: Fingerprint
-    usage: Usage
+    usage: UsageJson
     kv_transfer_params: None
 
 
 class CompletionChunkChoice(TypedDict):
     index: int
     text: str
-    logprobs: CompletionLogprobs | None
+    logprobs: CompletionLogprobsJson | None
     finish_reason: FinishReason | None
     stop_reason: StopReason
     token_ids: NotRequired[list[int]]
-    prompt_token_ids: NotRequired[PromptIds]
+    prompt_token_ids: NotRequired[PromptTokenIds]
 
 
 class CompletionChunk(TypedDict):
@@ -222,7 +222,7 @@ class CompletionChunk(TypedDict):
     created: int
     model: str
     choices: list[CompletionChunkChoice]
-    usage: NotRequired[Usage]
+    usage: NotRequired[UsageJson]
     system_fingerprint: NotRequired[Fingerprint]
 
 
@@ -257,12 +257,12 @@ class ModelCard(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
-    root: Annotated[str, _says("Where the weights came from: a directory, a file, or a hub id.")]
+    root: Annotated[str, _describe("Where the weights came from: a directory, a file, or a hub id.")]
     parent: None
-    max_model_len: Annotated[int, _says("Most tokens of a prompt and its answer together.")]
+    max_model_len: Annotated[int, _describe("Most tokens of a prompt and its answer together.")]
     default_sampling_params: Annotated[
         dict[str, Any],
-        _says("What holds where a request says nothing, by generation_config.json's names; {}: nothing."),
+        _describe("What holds where a request says nothing, by generation_config.json's names; {}: nothing."),
     ]
     permission: list[Permission]
 
@@ -276,7 +276,7 @@ class Tokens(TypedDict):
     count: int
     max_model_len: int
     tokens: list[int]
-    token_strs: Annotated[list[str] | None, _says("The tokenizer's own pieces, with return_token_strs.")]
+    token_strs: Annotated[list[str] | None, _describe("The tokenizer's own pieces, with return_token_strs.")]
 
 
 class DetokenizedText(TypedDict):
@@ -288,14 +288,14 @@ class Version(TypedDict):
 
 
 class Load(TypedDict):
-    server_load: Annotated[int, _says("Requests being answered; 0 without --enable-server-load-tracking.")]
+    server_load: Annotated[int, _describe("Requests being answered; 0 without --enable-server-load-tracking.")]
 
 
 class ErrorObject(TypedDict):
     message: str
     type: str
-    param: Annotated[str | None, _says("The field at fault.")]
-    code: Annotated[int, _says("The HTTP status.")]
+    param: Annotated[str | None, _describe("The field at fault.")]
+    code: Annotated[int, _describe("The HTTP status.")]
 
 
 class ErrorReply(TypedDict):

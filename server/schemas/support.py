@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from jaxserve import Unsupported
-from server.errors import shown
+from server.errors import preview
 
-CHANGES = "test_chat_fields.py::test_a_field_becomes_a_sampling_parameter"
-CHANGES_NOTHING = "test_chat_fields.py::test_neutral_values_and_unknown_keys_change_nothing"
+BECOMES_PARAMETER = "test_chat_fields.py::test_a_field_becomes_a_sampling_parameter"
+HAS_NO_EFFECT = "test_chat_fields.py::test_neutral_values_and_unknown_keys_change_nothing"
 IS_REFUSED = "test_chat_fields.py::test_what_is_not_built_yet_is_refused_by_name"
 IS_WRONG = "test_chat_fields.py::test_a_wrong_value_is_a_400_naming_the_field"
 IS_WRONG_COMPLETION = "test_completions.py::test_a_wrong_value_is_a_400_naming_the_field"
@@ -27,21 +27,21 @@ READS_ANSWER = "test_tools.py::test_the_fields_reach_the_reader_of_the_answer"
 TOKENIZES_ALIKE = "test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
 
 
-class Fate(StrEnum):
+class SupportStatus(StrEnum):
     HONOURED = "honoured"
     REFUSED = "not supported yet"
     NO_EFFECT = "no effect"
 
 
 @dataclass(frozen=True, slots=True)
-class Support:
+class FieldSupport:
     """fate, what to know about it, and the values beside null that a REFUSED field may have.
 
     test: the one that shows it, in whose source the field's name stands: a pytest node id without parameters, below
     tests/server unless it says where.
     """
 
-    fate: Fate
+    status: SupportStatus
     note: str
     test: str
     neutral: tuple[Any, ...] = ()
@@ -51,19 +51,19 @@ class Support:
         return self.test if self.test.startswith("tests/") else f"tests/server/{self.test}"
 
 
-def _honoured(note: str = "", test: str = CHANGES) -> Support:
-    return Support(Fate.HONOURED, note, test)
+def _honoured(note: str = "", test: str = BECOMES_PARAMETER) -> FieldSupport:
+    return FieldSupport(SupportStatus.HONOURED, note, test)
 
 
-def _refused(*neutral: Any, note: str = "", test: str = IS_REFUSED) -> Support:
-    return Support(Fate.REFUSED, note, test, neutral)
+def _refused(*neutral: Any, note: str = "", test: str = IS_REFUSED) -> FieldSupport:
+    return FieldSupport(SupportStatus.REFUSED, note, test, neutral)
 
 
-def _no_effect(note: str, test: str = CHANGES_NOTHING) -> Support:
-    return Support(Fate.NO_EFFECT, note, test)
+def _no_effect(note: str, test: str = HAS_NO_EFFECT) -> FieldSupport:
+    return FieldSupport(SupportStatus.NO_EFFECT, note, test)
 
 
-SHARED: dict[str, Support] = {
+SHARED: dict[str, FieldSupport] = {
     "model": _honoured(
         "a served name; null or empty: the default",
         "test_chat_fields.py::test_null_and_empty_models_mean_the_default_and_aliases_are_answered_with_the_first",
@@ -138,7 +138,7 @@ SHARED: dict[str, Support] = {
         "test_constraints.py::TestStructuredOutputs::test_each_key_becomes_the_constraint",
     ),
 }
-CHAT: dict[str, Support] = SHARED | {
+CHAT: dict[str, FieldSupport] = SHARED | {
     "messages": _honoured("text only", MESSAGES),
     "max_completion_tokens": _honoured("wins over max_tokens"),
     "logprobs": _honoured(test="test_chat_stream.py::test_every_token_appears_once"),
@@ -172,13 +172,13 @@ CHAT: dict[str, Support] = SHARED | {
         "adds prompt_text", "test_rendering.py::TestPromptText::test_it_is_there_on_demand_alone"
     ),
 }
-COMPLETIONS: dict[str, Support] = SHARED | {
+COMPLETIONS: dict[str, FieldSupport] = SHARED | {
     "prompt": _honoured("text, token ids, or a list of either", "test_completions.py::test_the_four_forms_of_a_prompt"),
     "logprobs": _honoured("up to --max-logprobs", "test_completions.py::TestLogprobs::test_four_parallel_arrays"),
     "suffix": _refused(note="needs a fill-in-the-middle model", test=IS_WRONG_COMPLETION),
     "prompt_embeds": _refused(test=IS_WRONG_COMPLETION),
 }
-TOKENIZE: dict[str, Support] = {
+TOKENIZE: dict[str, FieldSupport] = {
     "model": _honoured("checked", "test_routes.py::TestTokenize::test_the_model_is_checked"),
     "prompt": _honoured("or messages", "test_routes.py::TestTokenize::test_a_prompt"),
     "messages": _honoured("or a prompt", TOKENIZES_ALIKE),
@@ -194,11 +194,11 @@ TOKENIZE: dict[str, Support] = {
     "chat_template": CHAT["chat_template"],
     "mm_processor_kwargs": CHAT["mm_processor_kwargs"],
 }
-DETOKENIZE: dict[str, Support] = {
+DETOKENIZE: dict[str, FieldSupport] = {
     "model": _honoured("checked", "test_routes.py::TestDetokenize::test_the_model_is_checked"),
     "tokens": _honoured(test="test_routes.py::TestDetokenize::test_ids_become_text_special_ones_too"),
 }
-MESSAGE: dict[str, Support] = {
+MESSAGE: dict[str, FieldSupport] = {
     name: _honoured("if the template uses it", MESSAGES)
     for name in ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content")
 } | {
@@ -208,7 +208,7 @@ MESSAGE: dict[str, Support] = {
 }
 _CONSTRAINTS = "test_constraints.py::TestStructuredOutputs::test_each_key_becomes_the_constraint"
 _HINTS = "test_constraints.py::TestStructuredOutputs::test_hints_about_engines_change_nothing"
-STRUCTURED_OUTPUTS: dict[str, Support] = {
+STRUCTURED_OUTPUTS: dict[str, FieldSupport] = {
     "json": _honoured("a schema, or its text; a keyword that cannot be enforced is a 400", _CONSTRAINTS),
     "regex": _honoured("matched by the whole answer", _CONSTRAINTS),
     "choice": _honoured("one of these texts", _CONSTRAINTS),
@@ -221,14 +221,14 @@ STRUCTURED_OUTPUTS: dict[str, Support] = {
     "disable_fallback": _no_effect("there is one engine", _HINTS),
     "_backend": _no_effect("a known name, or 400", _HINTS),
 }
-RESPONSE_FORMAT: dict[str, Support] = {
+RESPONSE_FORMAT: dict[str, FieldSupport] = {
     name: _honoured(note, "test_constraints.py::TestResponseFormat::test_each_type_becomes_its_constraint")
     for name, note in {
         "type": "text, json_object, json_schema, structural_tag",
         "json_schema": "name and schema; always strict",
     }.items()
 }
-STREAM_OPTIONS: dict[str, Support] = {
+STREAM_OPTIONS: dict[str, FieldSupport] = {
     "include_usage": _honoured(test="test_chat_stream.py::test_include_usage_adds_one_last_chunk"),
     "continuous_usage_stats": _honoured(
         "with include_usage", "test_chat_stream.py::test_continuous_usage_counts_each_choice"
@@ -236,13 +236,13 @@ STREAM_OPTIONS: dict[str, Support] = {
 }
 
 
-def refuse_unsupported(request: BaseModel, table: Mapping[str, Support]) -> None:
+def refuse_unsupported(request: BaseModel, table: Mapping[str, FieldSupport]) -> None:
     """Raises Unsupported for the first field that asks for something this version does not do."""
     for name in sorted(request.model_fields_set & table.keys()):
         value = getattr(request, name)
         if isinstance(value, BaseModel):
             value = value.model_dump(exclude_none=True)
         support = table[name]
-        if support.fate is Fate.REFUSED and value is not None and value not in support.neutral:
+        if support.status is SupportStatus.REFUSED and value is not None and value not in support.neutral:
             reason = f": {support.note}" if support.note else ""
-            raise Unsupported(f"{name} is not supported yet{reason} (got {shown(value)}); leave it out.", name)
+            raise Unsupported(f"{name} is not supported yet{reason} (got {preview(value)}); leave it out.", name)

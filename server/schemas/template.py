@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from jaxserve import InvalidParameter, dump_exact_json
-from server.config import RESERVED_KWARGS, ServerConfig
+from server.config import RESERVED_TEMPLATE_KWARGS, ServerConfig
 from server.schemas.chat import Message, Tool
 
 MAX_PARTS = 65536
@@ -24,9 +24,9 @@ class TemplateFields(Protocol):
     @property
     def mm_processor_kwargs(self) -> dict[str, Any] | None: ...
     @property
-    def appends_prompt(self) -> bool: ...
+    def adds_generation_prompt(self) -> bool: ...
     @property
-    def continues(self) -> bool: ...
+    def continues_final_message(self) -> bool: ...
 
 
 def check_messages(messages: list[Message]) -> None:
@@ -36,58 +36,58 @@ def check_messages(messages: list[Message]) -> None:
 
 def check_template_fields(request: TemplateFields, config: ServerConfig) -> None:
     """Raises InvalidParameter naming the field."""
-    if request.continues and request.appends_prompt:
+    if request.continues_final_message and request.adds_generation_prompt:
         raise InvalidParameter(
             "continue_final_message and add_generation_prompt cannot both be true; add_generation_prompt defaults to "
             "true, so send it as false.",
             "continue_final_message",
         )
     kwargs = request.chat_template_kwargs or {}
-    if own_template(request) is not None and not config.trust_request_chat_template:
+    if request_template(request) is not None and not config.trust_request_chat_template:
         param = "chat_template" if request.chat_template is not None else "chat_template_kwargs"
-        raise InvalidParameter(_needs("chat_template", "--trust-request-chat-template"), param)
+        raise InvalidParameter(_needs_flag("chat_template", "--trust-request-chat-template"), param)
     if not isinstance(kwargs.get("chat_template"), str | None):
         raise InvalidParameter("chat_template_kwargs.chat_template must be a string.", "chat_template_kwargs")
-    for name in sorted(RESERVED_KWARGS & kwargs.keys()):
+    for name in sorted(RESERVED_TEMPLATE_KWARGS & kwargs.keys()):
         raise InvalidParameter(f"chat_template_kwargs may not contain {name}.", "chat_template_kwargs")
     if request.mm_processor_kwargs and not config.trust_request_mm_kwargs:
-        raise InvalidParameter(_needs("mm_processor_kwargs", "--trust-request-mm-kwargs"), "mm_processor_kwargs")
+        raise InvalidParameter(_needs_flag("mm_processor_kwargs", "--trust-request-mm-kwargs"), "mm_processor_kwargs")
     bare = {name: value for name, value in kwargs.items() if name != "chat_template"}
     _check_size("chat_template_kwargs", bare, MAX_TEMPLATE_KWARGS_BYTES)
-    _check_size("tools", tool_objects(request.tools), MAX_TOOLS_BYTES)
+    _check_size("tools", dump_tools(request.tools), MAX_TOOLS_BYTES)
 
 
-def own_template(request: TemplateFields) -> str | None:
+def request_template(request: TemplateFields) -> str | None:
     """The template that came with the request: the field, or what stands in chat_template_kwargs."""
     inner = (request.chat_template_kwargs or {}).get("chat_template")
     return inner if request.chat_template is None else request.chat_template
 
 
-def tool_objects(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
+def dump_tools(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
     """Tools as templates print them: what was sent, type before function, and name, description, parameters first."""
     return None if tools is None else [tool.model_dump(exclude_unset=True) for tool in tools]
 
 
-def template_kwargs(kwargs: Mapping[str, Any] | None, effort: str | None, config: ServerConfig) -> dict[str, Any]:
+def merge_template_kwargs(kwargs: Mapping[str, Any] | None, effort: str | None, config: ServerConfig) -> dict[str, Any]:
     """The template's further variables: the server's defaults, over them the request's.
 
     An effort sets enable_thinking, unless the request does that itself.
     """
-    asked = {name: value for name, value in (kwargs or {}).items() if name != "chat_template"}
+    merged = {name: value for name, value in (kwargs or {}).items() if name != "chat_template"}
     thinking = {}
-    effort = mapped_effort(effort, config)
+    effort = map_reasoning_effort(effort, config)
     if effort is not None:
         thinking = {"enable_thinking": effort != "none"}
-        asked["reasoning_effort"] = effort
-    return {**(config.default_chat_template_kwargs or {}), **thinking, **asked}
+        merged["reasoning_effort"] = effort
+    return {**(config.default_chat_template_kwargs or {}), **thinking, **merged}
 
 
-def mapped_effort(effort: str | None, config: ServerConfig) -> Any:
+def map_reasoning_effort(effort: str | None, config: ServerConfig) -> Any:
     """What the template sees for a reasoning_effort."""
     return None if effort is None else (config.reasoning_effort_map or {}).get(effort, effort)
 
 
-def _needs(field: str, flag: str) -> str:
+def _needs_flag(field: str, flag: str) -> str:
     return f"{field} of a request is only used with {flag}, which this server does not have."
 
 

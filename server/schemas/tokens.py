@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.schemas.chat import MAX_MESSAGES, MAX_TOOLS, Message, Tool, template_flag
+from server.schemas.chat import MAX_MESSAGES, MAX_TOOLS, Message, Tool, resolve_template_flag
 
 
 class TokenizeRequest(BaseModel):
@@ -28,12 +28,16 @@ class TokenizeRequest(BaseModel):
     mm_processor_kwargs: dict[str, Any] | None = None
 
     @property
-    def appends_prompt(self) -> bool:
-        return template_flag("add_generation_prompt", self.add_generation_prompt, self.chat_template_kwargs, True)
+    def adds_generation_prompt(self) -> bool:
+        return resolve_template_flag(
+            "add_generation_prompt", self.add_generation_prompt, self.chat_template_kwargs, True
+        )
 
     @property
-    def continues(self) -> bool:
-        return template_flag("continue_final_message", self.continue_final_message, self.chat_template_kwargs, False)
+    def continues_final_message(self) -> bool:
+        return resolve_template_flag(
+            "continue_final_message", self.continue_final_message, self.chat_template_kwargs, False
+        )
 
 
 class DetokenizeRequest(BaseModel):

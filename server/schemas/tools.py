@@ -3,11 +3,11 @@
 from typing import Any
 
 from jaxserve import InvalidParameter, NamedTool, StructuredOutputs, ToolChoice
-from server.errors import shown
+from server.errors import preview
 from server.schemas.chat import ChatRequest, Tool
-from server.schemas.constraints import constraint
+from server.schemas.constraints import resolve_constraint
 
-CHOICES = ("none", "auto", "required")
+TOOL_CHOICES = ("none", "auto", "required")
 
 
 def check_tools(request: ChatRequest) -> None:
@@ -15,40 +15,40 @@ def check_tools(request: ChatRequest) -> None:
     if request.tools == []:
         raise InvalidParameter("tools must not be empty; leave it out when there are none.", "tools")
     choice = request.tool_choice
-    if isinstance(choice, str) and choice not in CHOICES:
+    if isinstance(choice, str) and choice not in TOOL_CHOICES:
         allowed = "none, auto, required or an object naming a function"
-        raise InvalidParameter(f"tool_choice must be {allowed}, got {shown(choice)}.", "tool_choice")
+        raise InvalidParameter(f"tool_choice must be {allowed}, got {preview(choice)}.", "tool_choice")
     if isinstance(choice, dict):
-        _check_named(choice)
+        _check_named_choice(choice)
     if choice not in (None, "none") and not request.tools:
         raise InvalidParameter("tool_choice is only allowed together with tools.", "tool_choice")
     if isinstance(choice, dict) and choice["function"]["name"] not in [
         tool.function.name for tool in request.tools or ()
     ]:
-        name = shown(choice["function"]["name"])
+        name = preview(choice["function"]["name"])
         raise InvalidParameter(f"tool_choice names {name}, which is not among the tools.", "tool_choice")
     if choice == "required":
         _check_definitions(request.tools or [])
-    wanted = constraint(request)
-    if wanted is not None and request.structured_outputs is not None and is_forced(request):
+    constraint = resolve_constraint(request)
+    if constraint is not None and request.structured_outputs is not None and is_call_forced(request):
         raise InvalidParameter(
             "An answer that must be a tool call cannot follow structured_outputs as well; use only one of them.",
             "tool_choice",
         )
 
 
-def is_forced(request: ChatRequest) -> bool:
+def is_call_forced(request: ChatRequest) -> bool:
     """Whether the answer must be a tool call."""
     return request.tool_choice == "required" or isinstance(request.tool_choice, dict)
 
 
-def content_constraint(request: ChatRequest) -> StructuredOutputs | None:
+def resolve_content_constraint(request: ChatRequest) -> StructuredOutputs | None:
     """Return what the content is held to, of a request that was checked. A forced call has no content: a
     response_format beside it has nothing to hold."""
-    return None if is_forced(request) else constraint(request)
+    return None if is_call_forced(request) else resolve_constraint(request)
 
 
-def tool_choice(request: ChatRequest) -> ToolChoice:
+def resolve_tool_choice(request: ChatRequest) -> ToolChoice:
     """Of a request that was checked. Null is the same as absent: auto if there are tools."""
     choice = request.tool_choice
     if isinstance(choice, dict):
@@ -66,11 +66,11 @@ def _check_definitions(tools: list[Tool]) -> None:
         for name, body in defined.items() if isinstance(defined, dict) else ():
             if known.setdefault(name, body) != body:
                 raise InvalidParameter(
-                    f"tools have two different $defs under the name {shown(name)}; rename one of them.", "tools"
+                    f"tools have two different $defs under the name {preview(name)}; rename one of them.", "tools"
                 )
 
 
-def _check_named(choice: dict[str, Any]) -> None:
+def _check_named_choice(choice: dict[str, Any]) -> None:
     if choice.get("type") != "function":
         raise InvalidParameter('tool_choice must have type "function".', "tool_choice")
     function = choice.get("function")

@@ -15,7 +15,7 @@ import pytest
 from jaxserve import llm_inputs
 from server.assets import ASSETS
 from server.chat import client as client_of_the_terminal
-from server.startup import curl_line
+from server.startup import make_curl_command
 from tests import assets
 from tests.end_to_end.running import RunningServer
 
@@ -59,7 +59,7 @@ def test_it_answers_in_sensible_english(client):
 
 def test_the_line_that_is_printed_has_one_right_answer_without_doubt(smollm2):
     """At every token the best leads the next by so much that another machine's rounding changes nothing."""
-    words = shlex.split(curl_line(smollm2.url, has_key=False))
+    words = shlex.split(make_curl_command(smollm2.url, has_key=False))
     body = json.loads(words[words.index("-d") + 1])
     assert certain_answer(smollm2, body, least_margin=0.5) == "The capital of Japan is Tokyo."
 

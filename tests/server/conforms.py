@@ -9,8 +9,8 @@ from jsonschema import Draft202012Validator
 from quart import Quart
 from quart.datastructures import Headers
 
-from server.app import desk_of
-from server.openapi.document import document, routes_of
+from server.app import get_state
+from server.openapi.document import build_document, list_routes
 
 ELSEWHERE = (404, 405)  # what a path or a method that is not in the document is answered with
 
@@ -28,11 +28,11 @@ class Document:
     @staticmethod
     def of(app: Quart) -> "Document":
         """Apps of the same settings share one."""
-        desk = desk_of(app)
-        settings = repr((desk.config, bool(desk.config.api_key), desk.llm.config, desk.llm.sampling_defaults))
+        state = get_state(app)
+        settings = repr((state.config, bool(state.config.api_key), state.llm.config, state.llm.sampling_defaults))
         if settings not in _made:
-            content = document(desk.llm, desk.config, desk.names, routes_of(app))
-            _made[settings] = Document(content, desk.config.root_path.rstrip("/"))
+            content = build_document(state.llm, state.config, state.model_names, list_routes(app))
+            _made[settings] = Document(content, state.config.root_path.rstrip("/"))
         return _made[settings]
 
     def operation(self, method: str, path: str) -> dict[str, Any] | None:

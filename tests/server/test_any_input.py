@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from server.app import get_state
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from tests.fake_llm import FakeLLM
@@ -53,7 +54,7 @@ slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChe
 
 async def probe(api: Api) -> None:
     assert (await api.chat()).json["choices"][0]["message"]["content"] == "Hello world"
-    assert len(api.app.extensions["jaxserve.desk"].visits) == 0
+    assert len(get_state(api.app).slots) == 0
 
 
 def check(answer) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from server.assets import ASSETS, CONTENT_TYPES, FOLDER, PREFIX
+from server.assets import ASSETS, ASSETS_PREFIX, CONTENT_TYPES, PAGE_FOLDER
 
-VENDOR = FOLDER / "assets" / "vendor"
-OURS = [file for file in sorted((FOLDER / "assets").iterdir()) if file.is_file()]
+VENDOR = PAGE_FOLDER / "assets" / "vendor"
+OURS = [file for file in sorted((PAGE_FOLDER / "assets").iterdir()) if file.is_file()]
 KEYS = {"api_key": ("sesame",)}
 ELSEWHERE = [
     *("/assets", "/assets/", "/assets/docs.html", "/assets/nothing.js", "/assets//main.js", "/assets/vendor/"),
@@ -65,7 +65,7 @@ async def test_all_that_the_page_names_is_there(api) -> None:
 
 
 def test_nothing_names_another_host() -> None:
-    for file in [FOLDER / "index.html", *OURS]:
+    for file in [PAGE_FOLDER / "index.html", *OURS]:
         urls = set(re.findall(r"https?://[^\s\"'`)]+", file.read_text(encoding="utf-8")))
         assert urls <= {"http://www.w3.org/2000/svg"}, file.name
 
@@ -83,5 +83,5 @@ def test_html_is_parsed_in_one_file_alone() -> None:
 
 
 def test_every_file_is_of_a_length_that_is_read_at_a_sitting() -> None:
-    assert all(len(file.read_text(encoding="utf-8").splitlines()) < 300 for file in [FOLDER / "index.html", *OURS])
-    assert all(PREFIX + file.name in ASSETS for file in OURS)
+    assert all(len(file.read_text(encoding="utf-8").splitlines()) < 300 for file in [PAGE_FOLDER / "index.html", *OURS])
+    assert all(ASSETS_PREFIX + file.name in ASSETS for file in OURS)

@@ -8,7 +8,8 @@ import pytest
 
 from jaxserve import dump_exact_json
 from jaxserve.text.call_formats.format import functions
-from server.body import parse
+from server.app import get_state
+from server.body import parse_json
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 
@@ -112,14 +113,14 @@ async def test_bodies_together_above_the_limit_are_503(make_api):
     headers = {"Content-Type": "application/json"}
     async with api.client.request(PATH, method="POST", headers=headers) as slow:
         await slow.send(b" " * 900)
-        while not api.app.extensions["jaxserve.desk"].bodies.held_bytes:
+        while not get_state(api.app).body_meter.held_bytes:
             await asyncio.sleep(0)
         refused = await api.chat(user="x" * 200)
         assert (refused.status, "Retry-After" in refused.headers) == (503, True)
         await slow.send(json.dumps(CHAT).encode())
         await slow.send_complete()
     assert slow.status_code == 200
-    assert api.app.extensions["jaxserve.desk"].bodies.held_bytes == 0
+    assert get_state(api.app).body_meter.held_bytes == 0
 
 
 async def test_a_byte_order_mark_is_read_over(api):
@@ -133,7 +134,7 @@ NUMBERS = (
 
 
 def test_the_digits_of_numbers_are_not_lost():
-    assert dump_exact_json(parse(f'{{"a":{NUMBERS}}}'.encode())["a"]) == NUMBERS
+    assert dump_exact_json(parse_json(f'{{"a":{NUMBERS}}}'.encode())["a"]) == NUMBERS
 
 
 @pytest.mark.parametrize("where", ["response_format", "structured_outputs"])

@@ -3,16 +3,16 @@
 import pytest
 
 from jaxserve import NamedTool, TextDelta, ToolCallDelta
-from server.chat_message import Speech, joined
+from server.chat_message import MessageRenderer, merge_tool_calls
 
 
 def speech(**changes):
-    plain = {"role": "assistant", "echo": None, "tool_choice": "auto", "tells_reasoning": True}
-    return Speech(**{**plain, "copies_reasoning": False, **changes})
+    plain = {"role": "assistant", "echo": None, "tool_choice": "auto", "shows_reasoning": True}
+    return MessageRenderer(**{**plain, "has_legacy_reasoning": False, **changes})
 
 
 def told(*deltas, **changes):
-    return [speech(**changes).delta(TextDelta(0, **delta)) for delta in deltas]
+    return [speech(**changes).render_delta(TextDelta(0, **delta)) for delta in deltas]
 
 
 THOUGHTS = ({"reasoning": "Hm", "text": ""}, {"reasoning": ", so", "text": "It is"}, {"text": " blue."}, {"text": ""})
@@ -35,11 +35,11 @@ def test_reasoning_comes_first_and_the_border_has_both():
 
 
 def test_reasoning_has_its_old_name_too():
-    assert told(*THOUGHTS, copies_reasoning=True)[0] == {"reasoning": "Hm", "reasoning_content": "Hm"}
+    assert told(*THOUGHTS, has_legacy_reasoning=True)[0] == {"reasoning": "Hm", "reasoning_content": "Hm"}
 
 
 def test_reasoning_may_be_kept_back():
-    assert told(*THOUGHTS, tells_reasoning=False, copies_reasoning=True) == [
+    assert told(*THOUGHTS, shows_reasoning=False, has_legacy_reasoning=True) == [
         {},
         {"content": "It is"},
         {"content": " blue."},
@@ -68,5 +68,5 @@ def test_what_must_be_a_call_has_no_content(choice):
 
 def test_pieces_of_a_call_become_one():
     pieces = [FIRST, ToolCallDelta(0, "{"), LAST, ToolCallDelta(0, "}")]
-    assert joined(pieces) == [ToolCallDelta(0, "{}", "id0", "f"), LAST]
-    assert joined([]) == []
+    assert merge_tool_calls(pieces) == [ToolCallDelta(0, "{}", "id0", "f"), LAST]
+    assert merge_tool_calls([]) == []

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.replies import events
-from server.sse import Silence
+from server.app import get_state
+from server.replies import encode_events
+from server.sse import KeepAliveTimer
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 
@@ -182,7 +183,7 @@ async def test_silence_is_filled_with_comments(make_api):
 
 async def test_a_reader_that_is_gone_is_woken_once():
     woken = asyncio.Queue()
-    silence = Silence(SimpleNamespace(wake=lambda: woken.put_nowait(None)), 0.001)
+    silence = KeepAliveTimer(SimpleNamespace(wake=lambda: woken.put_nowait(None)), 0.001)
     await woken.get()
     assert silence.is_due
     silence.restart()
@@ -192,13 +193,13 @@ async def test_a_reader_that_is_gone_is_woken_once():
 
 
 async def test_no_timer_runs_where_comments_are_switched_off():
-    assert Silence(SimpleNamespace(), 0)._timer is None
+    assert KeepAliveTimer(SimpleNamespace(), 0)._timer is None
 
 
 @given(st.dictionaries(st.text(), st.text()))
 def test_an_event_is_one_line_for_every_reader(chunk):
     chunk["all"] = "".join(map(chr, [*range(32), 0x7F, 0x85, 0x2028, 0x2029]))
-    line, blank = events([chunk, chunk]).decode().splitlines()[:2]
+    line, blank = encode_events([chunk, chunk]).decode().splitlines()[:2]
     assert (json.loads(line.removeprefix("data: ")), blank) == (chunk, "")
 
 
@@ -230,7 +231,7 @@ async def test_a_client_that_leaves_is_aborted(make_api, stream, hold_at):
         await llm.wait_until(lambda llm: llm.calls)
         await connection.disconnect()
         await llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
-    assert len(api.app.extensions["jaxserve.desk"].visits) == 0
+    assert len(get_state(api.app).slots) == 0
 
 
 async def test_a_client_that_leaves_before_the_head_is_aborted(make_api):
@@ -276,7 +277,7 @@ async def test_a_client_that_leaves_while_its_prompt_is_rendered_holds_no_place(
     async with Live(api) as connection:
         await is_rendering.wait()
         await connection.disconnect()
-    assert len(api.app.extensions["jaxserve.desk"].visits) == 0
+    assert len(get_state(api.app).slots) == 0
     assert not llm.calls
 
 

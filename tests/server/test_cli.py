@@ -11,13 +11,13 @@ import pytest
 from jaxserve import EngineConfig
 from server import cli
 from server.config import ServerConfig
-from server.flags import pick, read_arguments
+from server.flags import read_arguments, select_fields
 
 HEAVY = ("jax", "transformers", "quart", "hypercorn", "pydantic", "numpy", "torch", "rich")
 
 
 def said(*words: str) -> dict[str, object]:
-    return read_arguments(cli._serve_parser(), words)
+    return read_arguments(cli._make_serve_parser(), words)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -125,8 +125,8 @@ def test_a_file_says_the_same_and_the_command_line_wins(tmp_path) -> None:
 
 def test_the_words_reach_the_two_configs() -> None:
     words = said("m", "--port", "1", "--seed", "7")
-    assert EngineConfig(**pick(EngineConfig, words)).seed == 7
-    assert ServerConfig(**pick(ServerConfig, words)).port == 1
+    assert EngineConfig(**select_fields(EngineConfig, words)).seed == 7
+    assert ServerConfig(**select_fields(ServerConfig, words)).port == 1
 
 
 @pytest.mark.parametrize("words", [["serv"], ["chta"]])
@@ -159,11 +159,11 @@ def test_the_environment_reaches_the_configs(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_line_to_try_is_a_command_a_shell_takes() -> None:
     import shlex
 
-    from server.startup import curl_line
+    from server.startup import make_curl_command
 
-    words = shlex.split(curl_line("http://localhost", has_key=True, uds="/run/a b/socket"))
+    words = shlex.split(make_curl_command("http://localhost", has_key=True, uds="/run/a b/socket"))
     assert words[1:4] == ["--unix-socket", "/run/a b/socket", "http://localhost/v1/chat/completions"]
-    words = shlex.split(curl_line("http://localhost:8000", has_key=True))
+    words = shlex.split(make_curl_command("http://localhost:8000", has_key=True))
     assert "--unix-socket" not in words
     assert json.loads(words[words.index("-d") + 1])["messages"][0]["role"] == "user"
     assert "Authorization: Bearer $JAXSERVE_API_KEY" in words

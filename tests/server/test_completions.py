@@ -2,6 +2,7 @@
 
 import pytest
 
+from server.app import get_state
 from tests.fake_llm import BOS, FakeLLM
 
 KEYS = """
@@ -229,7 +230,7 @@ async def test_cached_tokens_sum_over_prompts(make_api):
 async def test_one_failing_prompt_fails_all(api):
     api.llm.fail_at, api.llm.generate_error = 0, ValueError()
     assert (await api.complete(prompt=["a", "b"])).status == 500
-    assert len(api.app.extensions["jaxserve.desk"].visits) == 0
+    assert len(get_state(api.app).slots) == 0
 
 
 class TestStream:

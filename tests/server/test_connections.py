@@ -88,7 +88,7 @@ async def test_clients_that_leave_leave_nothing_behind(over, state, tmp_path, mo
                 peer.writer.close()
             await wire.until_closed()
         await until(lambda: psutil.Process().num_fds() <= before and len(asyncio.all_tasks()) <= tasks)
-        assert len(wire.visits) == 0
+        assert len(wire.slots) == 0
 
 
 async def until(is_so):

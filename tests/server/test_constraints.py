@@ -226,7 +226,7 @@ class TestImpossible:
 
 
 async def test_the_old_guided_fields_are_unknown_and_warned_of_once(ask, caplog, monkeypatch):
-    monkeypatch.setattr(common, "_warned", set())
+    monkeypatch.setattr(common, "_warned_fields", set())
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert await ask(guided_regex="a", guided_json={}) is None

@@ -9,7 +9,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from server.openapi.operations import OPERATIONS
-from server.routes.docs import PAGE
+from server.routes.docs import DOCS_PAGE
 from tests.browser import PHONE, Page, open_page
 from tests.fake_llm import FakeLLM
 from tests.server.wire import serving
@@ -104,5 +104,5 @@ async def test_a_phone_shows_it_without_scrolling_sideways(browser: Page) -> Non
 
 
 def test_the_page_is_one_file_that_names_no_other() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    text = DOCS_PAGE.read_text(encoding="utf-8")
     assert "src=" not in text and "@import" not in text and "innerHTML" not in text

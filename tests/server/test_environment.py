@@ -15,7 +15,7 @@ FIELDS = [field.name for config in (EngineConfig, ServerConfig) for field in dat
 
 
 def said(*words: str, **environ: str) -> dict[str, object]:
-    return read_arguments(cli._serve_parser(), words, environ)
+    return read_arguments(cli._make_serve_parser(), words, environ)
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
@@ -29,7 +29,9 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_field_has_a_variable(field: str) -> None:
-    action = next(action for action in cli._serve_parser()._actions if action.dest == field and action.option_strings)
+    action = next(
+        action for action in cli._make_serve_parser()._actions if action.dest == field and action.option_strings
+    )
     value = {"JSON": '{"backend": "x"}', "N": "1", "X": "0.5"}.get(str(action.metavar), "true")
     value = str(action.choices[-1]) if isinstance(action.choices, tuple) else value
     assert list(said(**{PREFIX + field.upper(): value})) == [field]
@@ -92,5 +94,5 @@ def test_help_shows_the_usual_flags_first_and_every_default(capsys: pytest.Captu
     shown = capsys.readouterr().out
     usual = shown[shown.index("usual:") : shown.index("model:")]
     assert usual.count("\n  --") == 10 and "--max-model-len" in usual
-    for action in cli._serve_parser()._actions:
+    for action in cli._make_serve_parser()._actions:
         assert action.dest in ("help", "model", "config") or "default: " in str(action.help), action.dest

@@ -3,7 +3,8 @@
 import pytest
 
 from jaxserve import EngineStopped, GenerationFailed, InvalidParameter, Overloaded
-from server.errors import cut
+from server.app import get_state
+from server.errors import truncate
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 
@@ -35,7 +36,7 @@ async def test_an_unknown_model_is_404_and_told_the_names(make_api):
 async def test_the_checks_come_in_the_order_of_the_contract(make_api):
     """Each request has its own fault and all later ones, so only the order decides which is told."""
     api = make_api(api_key=("key",))
-    api.app.extensions["jaxserve.desk"].visits.is_draining = True
+    get_state(api.app).slots.is_draining = True
     key, json_type = {"Authorization": "Bearer key"}, {"Content-Type": "application/json"}
     sampling = {"temperature": 9}
     steps = [
@@ -50,7 +51,7 @@ async def test_the_checks_come_in_the_order_of_the_contract(make_api):
     ]
     for method, path, headers, body, status in steps:
         assert (await api.call(method, path, body, headers=headers)).status == status, (body, status)
-    api.app.extensions["jaxserve.desk"].visits.is_draining = False
+    get_state(api.app).slots.is_draining = False
     assert (await api.post(PATH, {**CHAT, **sampling}, headers=key)).status == 400
 
 
@@ -130,8 +131,8 @@ async def test_long_values_are_cut_in_messages(api):
 
 
 def test_messages_end_at_2000_characters():
-    assert len(cut("word " * 1000)) == 2000
-    assert cut("x" * 5000) == "x" * 199 + "…"
+    assert len(truncate("word " * 1000)) == 2000
+    assert truncate("x" * 5000) == "x" * 199 + "…"
 
 
 async def test_at_most_ten_reasons_are_listed(api):

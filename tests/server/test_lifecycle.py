@@ -131,7 +131,7 @@ async def test_what_finishes_in_time_is_whole():
         await peer.send(post(PATH, STREAM))
         await peer.until(b'"content":"a"')
         os.kill(os.getpid(), signal.SIGTERM)
-        while not wire.visits.is_draining:
+        while not wire.slots.is_draining:
             await asyncio.sleep(0)
         llm.release.set()
         assert b'"finish_reason":"stop"' in await peer.until(b"[DONE]\n\n")
@@ -141,8 +141,8 @@ async def test_what_finishes_in_time_is_whole():
 class TestEngineDeath:
     @pytest.fixture(autouse=True)
     def be_quick(self, monkeypatch):
-        monkeypatch.setattr(lifecycle, "PULSE_S", 0.01)
-        monkeypatch.setattr(lifecycle, "OBITUARY_S", 0.05)
+        monkeypatch.setattr(lifecycle, "HEALTH_POLL_S", 0.01)
+        monkeypatch.setattr(lifecycle, "DEAD_ENGINE_GRACE_S", 0.05)
 
     async def dying(self, wire: Wire, peer: Peer) -> bytes:
         await peer.send(post(PATH, STREAM))

@@ -10,8 +10,8 @@ import pytest
 
 from jaxserve import StartupError
 from server.config import ServerConfig
-from server.listen import SUPPORTED, check_version, listen, requirement
-from server.startup import address, reach
+from server.listen import SUPPORTED_VERSIONS, check_version, format_requirement, listen
+from server.startup import describe_reach, format_address
 
 ROOT = Path(__file__).parents[2]
 BOTH_FAMILIES = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
@@ -57,12 +57,12 @@ def test_localhost_is_every_address_that_it_has():
 
 @pytest.mark.parametrize("host", ["", "::", "localhost"])
 def test_localhost_is_printed_where_all_of_it_is_listened_on(host):
-    assert address(ServerConfig(host=host)) == "http://localhost:8000"
+    assert format_address(ServerConfig(host=host)) == "http://localhost:8000"
 
 
 @pytest.mark.parametrize("host", [ServerConfig().host, "0.0.0.0", "127.0.0.1"])
 def test_one_family_is_printed_as_its_address(host):
-    assert address(ServerConfig(host=host)) == "http://127.0.0.1:8000"
+    assert format_address(ServerConfig(host=host)) == "http://127.0.0.1:8000"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_one_family_is_printed_as_its_address(host):
     ],
 )
 def test_the_table_says_who_can_reach_the_server(host, key, words):
-    shown = reach(ServerConfig(host=host, api_key=key), [host])
+    shown = describe_reach(ServerConfig(host=host, api_key=key), [host])
     assert shown.startswith(words)
     assert ("WARNING" in shown) == ("WARNING" in words)
 
@@ -108,15 +108,15 @@ def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path):
     assert file.read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", SUPPORTED_VERSIONS)
 @pytest.mark.parametrize("seen", ["0.17.3", "0.30.0", "1.0", "0.30.0rc1", "0"])
 def test_a_version_that_was_never_tried_is_named_with_what_would_do(name, seen):
     with pytest.raises(StartupError, match=rf"{name} {re.escape(seen)} is installed; .* {name}>=0\.\d+,<0\.\d+"):
         check_version(name, seen)
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", SUPPORTED_VERSIONS)
 def test_the_versions_at_the_start_are_those_that_are_declared(name):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert requirement(name) in project["dependencies"]
+    assert format_requirement(name) in project["dependencies"]
     check_version(name, version(name))

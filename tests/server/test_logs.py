@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from server import logs
-from server.config import PROBES
+from server.config import PROBE_PATHS
 
 PATH = "/v1/chat/completions"
 SECRET = {"messages": [{"role": "user", "content": "whisper"}]}
@@ -54,7 +54,7 @@ async def test_lines_can_be_switched_off(make_api, lines):
 async def test_unknown_fields_are_told_at_debug_level_and_legacy_ones_once(api, lines):
     from server.schemas import common
 
-    common._warned.clear()
+    common._warned_fields.clear()
     for _ in range(2):
         await api.post(PATH, {**SECRET, "guided_regex": "a", "novel": 1})
     told = [line for line in lines() if "server" not in line and "POST" not in line]
@@ -62,7 +62,7 @@ async def test_unknown_fields_are_told_at_debug_level_and_legacy_ones_once(api, 
     assert sum("guided_regex is no longer known" in line for line in told) == 1
 
 
-@pytest.mark.parametrize("path", PROBES)
+@pytest.mark.parametrize("path", PROBE_PATHS)
 async def test_probes_and_scrapes_are_logged_on_demand_only(api, make_api, lines, path):
     await api.get(path)
     assert lines() == []
@@ -87,7 +87,7 @@ async def test_an_access_line_as_json_has_its_parts_apart(api, caplog):
 NOISE = """
 import logging, sys, threading, warnings
 from server import logs
-logs.setup("LEVEL", "json")
+logs.configure_logging("LEVEL", "json")
 log = logging.getLogger("server.some")
 log.debug("debug"); log.info("info \\u2028 two\\nlines"); log.error("error"); logging.getLogger("other").info("theirs")
 log.info("%d", "a mistake in a call")

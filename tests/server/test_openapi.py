@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from server.openapi.document import TABLES, routes_of
+from server.openapi.document import SUPPORT_TABLES, list_routes
 from server.openapi.operations import OPERATIONS
-from server.schemas.support import Fate
+from server.schemas.support import SupportStatus
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT, Api
 
@@ -16,7 +16,7 @@ ROUTES |= {"TokenizeRequest": "/tokenize", "DetokenizeRequest": "/detokenize"}
 BODIES: dict[str, dict[str, Any]] = {"ChatRequest": CHAT, "CompletionRequest": {"prompt": "ab"}}
 BODIES |= {"TokenizeRequest": {"prompt": "ab"}, "DetokenizeRequest": {"tokens": [104]}}
 BESIDE = {"top_logprobs": {"logprobs": True}, "logprob_token_ids": {"logprobs": True}, "max_tokens": {"echo": True}}
-FIELDS = [(name, field) for name in ROUTES for field in TABLES[name]]
+FIELDS = [(name, field) for name in ROUTES for field in SUPPORT_TABLES[name]]
 
 
 def fields_of(api: Api, schema: str) -> dict[str, dict[str, Any]]:
@@ -79,7 +79,7 @@ async def test_every_range_is_the_one_that_is_checked(api: Api, schema: str, fie
         answer = await api.post(ROUTES[schema], {**body, field: value})
         assert answer.status == (404 if field == "model" else 400), (value, answer.text)
         assert answer.error["param"].startswith((field, f"body.{field}"))
-        assert TABLES[schema][field].fate is Fate.REFUSED or not is_refused_whole(answer, field)
+        assert SUPPORT_TABLES[schema][field].status is SupportStatus.REFUSED or not is_refused_whole(answer, field)
 
 
 @pytest.mark.parametrize(("schema", "field"), FIELDS)
@@ -96,7 +96,7 @@ async def test_every_default_is_what_absence_means(api: Api, schema: str, field:
 
 
 async def test_the_routes_are_those_of_the_app(make_api) -> None:
-    assert routes_of(make_api(enable_tokenizer_info_endpoint=True).app) == set(OPERATIONS)
+    assert list_routes(make_api(enable_tokenizer_info_endpoint=True).app) == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("schema", ROUTES)
@@ -114,10 +114,10 @@ async def test_it_is_served_as_it_is(api: Api) -> None:
 
 @pytest.mark.parametrize(("schema", "field"), FIELDS)
 def test_every_field_says_what_becomes_of_it(api: Api, schema: str, field: str) -> None:
-    said, support = fields_of(api, schema)[field], TABLES[schema][field]
-    assert said["x-support"] == support.fate.name.lower()
+    said, support = fields_of(api, schema)[field], SUPPORT_TABLES[schema][field]
+    assert said["x-support"] == support.status.name.lower()
     assert support.note in said["description"]
-    assert ("Not supported yet" in said["description"]) == (support.fate is Fate.REFUSED)
+    assert ("Not supported yet" in said["description"]) == (support.status is SupportStatus.REFUSED)
 
 
 async def test_a_server_without_keys_speaks_of_none(api: Api) -> None:

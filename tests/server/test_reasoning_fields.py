@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.schemas.checks import EFFORTS
+from server.schemas.checks import REASONING_EFFORTS
 from tests.fake_llm import FakeLLM
 
 
@@ -69,7 +69,7 @@ async def test_completions_have_a_budget_too_under_the_same_checks(make_api, bud
     assert error["param"] == "thinking_token_budget" and "--reasoning-parser" in error["message"]
 
 
-@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("effort", REASONING_EFFORTS)
 async def test_a_reasoning_effort_of_gpt_oss_is_low_medium_or_high(make_api, effort):
     assert (await make_api(llm=thinker()).chat(reasoning_effort=effort)).status == 200
     answer = await make_api(llm=thinker("openai_gptoss")).chat(reasoning_effort=effort)

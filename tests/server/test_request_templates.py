@@ -4,8 +4,8 @@ import pytest
 
 from jaxserve import BadConfig
 from jaxserve.text import chat_template
-from server.cli import _serve_parser
-from server.config import RESERVED_KWARGS, ServerConfig
+from server.cli import _make_serve_parser
+from server.config import RESERVED_TEMPLATE_KWARGS, ServerConfig
 from server.flags import read_arguments
 from tests.server.reading import OPEN, TOOL, USER, prompt, refused
 
@@ -74,7 +74,7 @@ class TestTrust:
         assert "<|im_start|>" in await prompt(api)
 
     def test_both_sides_reserve_the_same_names(self):
-        assert RESERVED_KWARGS | {"chat_template"} == chat_template.RESERVED_KWARGS
+        assert RESERVED_TEMPLATE_KWARGS | {"chat_template"} == chat_template.RESERVED_KWARGS
 
     @pytest.mark.parametrize("name", ["tokenize", "messages", "padding", "range", "raise_exception"])
     async def test_reserved_names_stay_reserved(self, reading, name):
@@ -106,7 +106,7 @@ def test_settings_that_cannot_work_end_the_start(settings, name):
 def test_the_flags_are_read():
     words = ["--trust-request-chat-template", "--default-chat-template-kwargs.enable_thinking", "false"]
     words += ["--reasoning-effort-map", '{"max": "high"}', "--request-template-timeout-s", "3"]
-    said = read_arguments(_serve_parser(), words)
+    said = read_arguments(_make_serve_parser(), words)
     assert said == {
         "trust_request_chat_template": True,
         "default_chat_template_kwargs": {"enable_thinking": False},

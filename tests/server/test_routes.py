@@ -2,6 +2,7 @@
 
 import pytest
 
+from server.app import get_state
 from server.openapi.operations import OPERATIONS
 from tests.fake_llm import BOS, FakeLLM
 from tests.server.api import CHAT
@@ -121,7 +122,7 @@ class TestHealth:
         assert (answer.status, answer.text) == (200, "")
 
     async def test_draining_is_503_but_alive(self, api):
-        api.app.extensions["jaxserve.desk"].visits.is_draining = True
+        get_state(api.app).slots.is_draining = True
         assert [(await api.get(path)).status for path in ("/health", "/ping", "/live")] == [503, 503, 200]
         refused = await api.chat()
         assert (refused.status, refused.error["type"]) == (503, "Service Unavailable")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi import checks
 
-from server.app import create_app, desk_of
+from server.app import create_app, get_state
 from server.config import ServerConfig
 from tests.fake_llm import FakeLLM
 
@@ -35,7 +35,7 @@ def test_it_is_an_openapi_document() -> None:
 @some
 def test_whatever_is_sent_the_answer_is_one_of_those_described(case: schemathesis.Case) -> None:
     case.call_and_validate(excluded_checks=UNTRUE)
-    assert not desk_of(app).visits
+    assert not get_state(app).slots
 
 
 @closed_schema.parametrize()

@@ -7,12 +7,12 @@ from rich.console import Console
 
 from jaxserve.config import DEFAULT_MODEL
 from server.config import ServerConfig
-from server.startup import BETTER_MODEL, Phases, address, amount, rate, ready_table
+from server.startup import BETTER_MODEL, StartupProgress, format_address, format_amount, format_rate, make_ready_table
 
 
 def lines(*reports: tuple[str, float, float], terminal: bool = False) -> list[str]:
     shown = io.StringIO()
-    with Phases(Console(file=shown, force_terminal=terminal, width=100)) as phases:
+    with StartupProgress(Console(file=shown, force_terminal=terminal, width=100)) as phases:
         for report in reports:
             phases.report(*report)
     return shown.getvalue().splitlines()
@@ -35,7 +35,7 @@ def test_phases_may_overlap_and_each_is_one_line() -> None:
     [(90e6, 100e6, 0.5, "180 MB/s"), (2, 4, 0.5, ""), (2e6, 2e6, 0.001, "")],
 )
 def test_bytes_have_a_rate_once_there_is_time_to_tell(done: float, total: float, seconds: float, text: str) -> None:
-    assert rate(done, total, seconds) == text
+    assert format_rate(done, total, seconds) == text
 
 
 def test_a_terminal_keeps_every_phase_in_view() -> None:
@@ -45,7 +45,7 @@ def test_a_terminal_keeps_every_phase_in_view() -> None:
 
 def test_a_start_that_fails_does_not_claim_that_its_phase_is_over() -> None:
     shown = io.StringIO()
-    with pytest.raises(ValueError), Phases(Console(file=shown)) as phases:
+    with pytest.raises(ValueError), StartupProgress(Console(file=shown)) as phases:
         phases.report("load", 0, 2e6)
         raise ValueError
     assert shown.getvalue() == ""
@@ -55,13 +55,13 @@ def test_a_start_that_fails_does_not_claim_that_its_phase_is_over() -> None:
     ("done", "total", "text"), [(12e6, 138.4e6, "12.0 of 138.4 MB"), (2e6, 2e6, "2.0 MB"), (3, 14, "3/14"), (0, 0, "")]
 )
 def test_amounts_read_as_bytes_or_as_things(done: float, total: float, text: str) -> None:
-    assert amount(done, total) == text
+    assert format_amount(done, total) == text
 
 
 def test_the_table_says_where_to_go() -> None:
     shown = io.StringIO()
     Console(file=shown, width=120).print(
-        ready_table({"model": "[m]", "max_len": "1"}, "http://localhost:1", "[here] only", 2.5)
+        make_ready_table({"model": "[m]", "max_len": "1"}, "http://localhost:1", "[here] only", 2.5)
     )
     assert "Ready in 2.5 s" in shown.getvalue()
     rows = [line.split() for line in shown.getvalue().splitlines()]
@@ -73,7 +73,7 @@ def test_the_table_says_where_to_go() -> None:
 def test_the_small_default_model_names_a_better_one_and_its_size() -> None:
     def shown(model: str) -> str:
         page = io.StringIO()
-        Console(file=page, width=120).print(ready_table({"model": model}, "http://localhost:1", "here", 2.5))
+        Console(file=page, width=120).print(make_ready_table({"model": model}, "http://localhost:1", "here", 2.5))
         return page.getvalue()
 
     assert f"jaxserve serve {BETTER_MODEL} (3.1 GB to fetch)" in shown(DEFAULT_MODEL)
@@ -81,5 +81,5 @@ def test_the_small_default_model_names_a_better_one_and_its_size() -> None:
 
 
 def test_the_address_is_one_to_type() -> None:
-    assert address(ServerConfig(host="example.org")) == "http://example.org:8000"
-    assert address(ServerConfig(host="::1", root_path="/llm")) == "http://[::1]:8000/llm"
+    assert format_address(ServerConfig(host="example.org")) == "http://example.org:8000"
+    assert format_address(ServerConfig(host="::1", root_path="/llm")) == "http://[::1]:8000/llm"

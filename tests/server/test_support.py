@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from server.schemas import support
 from server.schemas.chat import ChatRequest, Message
-from server.schemas.common import ResponseFormat, StreamOptions, StructuredOutputs
+from server.schemas.common import ResponseFormat, StreamOptions, StructuredOutputsJson
 from server.schemas.completions import CompletionRequest
-from server.schemas.support import CHAT, Fate
+from server.schemas.support import CHAT, SupportStatus
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 REPO = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ TABLES = {
     DetokenizeRequest: support.DETOKENIZE,
     Message: support.MESSAGE,
     StreamOptions: support.STREAM_OPTIONS,
-    StructuredOutputs: support.STRUCTURED_OUTPUTS,
+    StructuredOutputsJson: support.STRUCTURED_OUTPUTS,
     ResponseFormat: support.RESPONSE_FORMAT,
 }
 CONTRACT = """
@@ -80,4 +80,4 @@ def test_the_chat_schema_has_every_field_of_the_contract():
 
 
 def test_what_does_nothing_says_why():
-    assert all(one.note or name == "user" for name, one in CHAT.items() if one.fate is Fate.NO_EFFECT)
+    assert all(one.note or name == "user" for name, one in CHAT.items() if one.status is SupportStatus.NO_EFFECT)

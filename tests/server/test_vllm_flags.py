@@ -9,22 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server import cli
-from server.command_words import Translator
+from server.flag_translator import FlagTranslator
 from server.flags import read_arguments
-from server.near_names import near
-from server.vllm_flags import FLAGS, SHORT
+from server.suggestions import suggest
+from server.vllm_flags import SHORT_FLAGS, VLLM_FLAGS
 
 DATA = Path(__file__).parents[1] / "data" / "vllm"
 VLLM = DATA.joinpath("flags.txt").read_text().split()  # the option strings of `vllm serve` 0.33
 LONG = [name[2:] for name in VLLM if name.startswith("--")]
 LINES = [json.loads(line) for line in DATA.joinpath("serve_lines.jsonl").read_text().splitlines()]
-OURS = {action.option_strings[0][2:]: action for action in cli._serve_parser()._actions[1:] if action.option_strings}
+OURS = {
+    action.option_strings[0][2:]: action for action in cli._make_serve_parser()._actions[1:] if action.option_strings
+}
 MISTYPED = ("flag --tensor-parallel;", "flag --tool-call-parser-plugin;")  # on the pages that they come from, too
 VALUE = {"nothing": [], "value": ["x"], "values": ["x", "y"], "optional": ["x"]}
 
 
 def said(*words: str) -> dict[str, object]:
-    return read_arguments(cli._serve_parser(), words)
+    return read_arguments(cli._make_serve_parser(), words)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -36,39 +38,41 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_every_flag_of_vllm_is_in_the_table_or_ours_and_none_is_in_both() -> None:
     assert len(LONG) > 300
-    assert [name for name in LONG if name not in FLAGS and name not in OURS] == []
-    assert FLAGS.keys() & OURS.keys() == set()
+    assert [name for name in LONG if name not in VLLM_FLAGS and name not in OURS] == []
+    assert VLLM_FLAGS.keys() & OURS.keys() == set()
 
 
 def test_every_short_form_of_vllm_stands_for_a_known_flag() -> None:
-    assert {name[1:] for name in VLLM if not name.startswith("--")} == SHORT.keys()
-    assert set(SHORT.values()) <= FLAGS.keys() | OURS.keys()
+    assert {name[1:] for name in VLLM if not name.startswith("--")} == SHORT_FLAGS.keys()
+    assert set(SHORT_FLAGS.values()) <= VLLM_FLAGS.keys() | OURS.keys()
 
 
 def test_every_row_says_one_thing() -> None:
-    for flag in FLAGS.values():
-        assert (flag.same_as is None) == bool(flag.reason), flag.name
-        if flag.same_as is not None:
-            ours = OURS[flag.same_as.removeprefix("no-")]
-            assert isinstance(ours, argparse.BooleanOptionalAction) == (flag.takes == "nothing"), flag.name
+    for flag in VLLM_FLAGS.values():
+        assert (flag.alias_of is None) == bool(flag.reason), flag.name
+        if flag.alias_of is not None:
+            ours = OURS[flag.alias_of.removeprefix("no-")]
+            assert isinstance(ours, argparse.BooleanOptionalAction) == (flag.arity == "nothing"), flag.name
 
 
-@pytest.mark.parametrize("name", [name for name, flag in FLAGS.items() if not flag.is_refused and not flag.same_as])
+@pytest.mark.parametrize(
+    "name", [name for name, flag in VLLM_FLAGS.items() if not flag.is_refused and not flag.alias_of]
+)
 def test_what_has_no_effect_is_left_out_with_its_words_and_said_once(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    words = [f"--{name}", *VALUE[FLAGS[name].takes]]
+    words = [f"--{name}", *VALUE[VLLM_FLAGS[name].arity]]
     assert said(*words, "--port", "1", *words) == {"port": 1}
-    assert capsys.readouterr().err == f"jaxserve: --{name} has no effect: {FLAGS[name].reason}\n"
+    assert capsys.readouterr().err == f"jaxserve: --{name} has no effect: {VLLM_FLAGS[name].reason}\n"
 
 
-@pytest.mark.parametrize("name", [name for name, flag in FLAGS.items() if flag.is_refused])
+@pytest.mark.parametrize("name", [name for name, flag in VLLM_FLAGS.items() if flag.is_refused])
 def test_what_is_refused_is_named_with_the_reason_unless_it_asks_for_what_is_done(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    row = FLAGS[name]
+    row = VLLM_FLAGS[name]
     on = "false" not in row.neutral
-    shown = refusal(capsys, *([f"--{name}={str(not on).lower()}"] if row.takes == "nothing" else [f"--{name}", "x"]))
+    shown = refusal(capsys, *([f"--{name}={str(not on).lower()}"] if row.arity == "nothing" else [f"--{name}", "x"]))
     assert f"--{name}" in shown and "is not served: " + row.reason in shown
     for value in row.neutral:
         assert said(f"--{name}={value}", "--port", "1") == {"port": 1}
@@ -158,7 +162,7 @@ def test_a_model_that_could_be_one_of_two_words_is_asked_for(capsys: pytest.Capt
 
 
 NAMES = st.sampled_from(
-    [*(f"--{name}" for name in [*OURS, *FLAGS] if name != "config"), *(f"-{name}" for name in SHORT)]
+    [*(f"--{name}" for name in [*OURS, *VLLM_FLAGS] if name != "config"), *(f"-{name}" for name in SHORT_FLAGS)]
 )
 ODD = st.sampled_from(
     ["", "-", "--", "-1", "x", "{", '{"a": 1}', "[1]", "org/m", "--.a", "--=", "-.", "--no-", "-O.x=1", "true"]
@@ -180,7 +184,7 @@ def test_any_words_are_read_or_refused(words: list[str]) -> None:
 def test_a_slip_of_the_finger_is_guessed(name: str, data: st.DataObject) -> None:
     place = data.draw(st.integers(1, len(name) - 1))
     typed = data.draw(st.sampled_from([name[:place] + name[place + 1 :], name[:place] + "x" + name[place:]]))
-    assert near(typed, OURS) == name or typed in OURS or len(name) < 5
+    assert suggest(typed, OURS) == name or typed in OURS or len(name) < 5
 
 
 @pytest.mark.parametrize(
@@ -193,18 +197,18 @@ def test_a_slip_of_the_finger_is_guessed(name: str, data: st.DataObject) -> None
     ],
 )
 def test_a_guess_is_near_or_not_made(typed: str, guess: str | None) -> None:
-    assert near(typed, OURS) == guess
+    assert suggest(typed, OURS) == guess
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if name.startswith(("enable-", "disable-"))])
 def test_no_guess_is_the_contrary_of_what_was_typed(name: str) -> None:
     sense, _, rest = name.partition("-")
     contrary = f"{'disable' if sense == 'enable' else 'enable'}-{rest}"
-    assert near(contrary, OURS) in (None, f"no-{name}")
+    assert suggest(contrary, OURS) in (None, f"no-{name}")
 
 
 def test_the_table_is_asked_for_the_words_that_a_flag_takes() -> None:
-    translator = Translator.for_parser(cli._serve_parser())
-    taken = translator.take_apart(["--api-key", "a", "b", "--swap-space", "4", "m", "--enforce-eager", "n"])
+    translator = FlagTranslator.from_parser(cli._make_serve_parser())
+    taken = translator.parse(["--api-key", "a", "b", "--swap-space", "4", "m", "--enforce-eager", "n"])
     assert [flag.values for flag in taken.flags] == [("a", "b"), ("4",), ()]
-    assert taken.models == ("m", "n")
+    assert taken.positionals == ("m", "n")

@@ -274,7 +274,7 @@ async def test_every_event_comes_as_it_is_made(wire):
 
 async def test_many_streams_at_once_lose_nothing(wire):
     wire.llm.config = FakeLLM(max_num_queued_reqs=1000).config
-    wire.visits._limit = 1000
+    wire.slots._limit = 1000
 
     async def one():
         async with wire.connection() as peer:
@@ -283,7 +283,7 @@ async def test_many_streams_at_once_lose_nothing(wire):
 
     answers = await asyncio.gather(*(one() for _ in range(200)))
     assert all(b"[DONE]" in answer and b"Hello world" in answer for answer in answers)
-    assert len(wire.visits) == 0
+    assert len(wire.slots) == 0
 
 
 async def test_a_client_that_reads_nothing_is_cut_off():
@@ -296,7 +296,7 @@ async def test_a_client_that_reads_nothing_is_cut_off():
         for _ in range(2):
             await peer.send(post(PATH, much))
         async with asyncio.timeout(10):
-            while len(wire.visits) or not llm.calls:
+            while len(wire.slots) or not llm.calls:
                 await asyncio.sleep(0.01)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.app import create_app, desk_of
+from server.app import create_app, get_state
 from server.config import ServerConfig
 from server.lifecycle import listen, serve
 from tests.fake_llm import FakeLLM
@@ -31,13 +31,13 @@ class Wire:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def visits(self) -> Any:
-        return desk_of(self.app).visits
+    def slots(self) -> Any:
+        return get_state(self.app).slots
 
     @property
     def connections(self) -> Any:
         """The sockets that the server has open."""
-        return desk_of(self.app).connections
+        return get_state(self.app).connections
 
     async def until_closed(self) -> None:
         """Waits until the server has no socket open."""

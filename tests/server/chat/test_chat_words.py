@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.chat.command import split_words
+from server.chat.command import split_model_and_question
 
 
 @pytest.mark.parametrize(
@@ -17,10 +17,10 @@ from server.chat.command import split_words
     ],
 )
 def test_a_single_word_is_a_model_and_several_are_a_question(words, model, question):
-    assert split_words(words) == (model, question)
+    assert split_model_and_question(words) == (model, question)
 
 
 def test_a_model_s_path_may_hold_spaces(tmp_path):
     path = tmp_path / "my model"
     path.mkdir()
-    assert split_words([str(path), "Hi"]) == (str(path), "Hi")
+    assert split_model_and_question([str(path), "Hi"]) == (str(path), "Hi")

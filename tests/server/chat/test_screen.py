@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from server.chat.screen import Screen, finished_block
+from server.chat.screen import Screen, find_block_end
 
 ANSWER = """\
 # Title
@@ -37,16 +37,16 @@ def shown(pieces: list[str], **options) -> str:
     """The screen's last state, plain: what a person sees who scrolls up."""
     out = io.StringIO()
     console = Console(file=out, width=60, height=10, **options)
-    with Screen(console).answer() as view:
+    with Screen(console).show_answer() as view:
         for piece in pieces:
-            view.content(piece)
+            view.show_content(piece)
     return out.getvalue()
 
 
 def blocks(text: str) -> list[str]:
     """The blocks that are printed for good, in their order."""
     found = []
-    while cut := finished_block(text):
+    while cut := find_block_end(text):
         found.append(text[:cut])
         text = text[cut:].lstrip("\n")
     return [*found, text]
@@ -85,8 +85,8 @@ def test_elsewhere_it_is_the_text_itself(options):
 def test_a_long_block_shows_its_end_while_it_grows():
     out = io.StringIO()
     console = Console(file=out, width=60, height=10, force_terminal=True, color_system=None)
-    with Screen(console).answer() as view:
-        view.content("```\n" + "".join(f"line {number}\n" for number in range(100)))
+    with Screen(console).show_answer() as view:
+        view.show_content("```\n" + "".join(f"line {number}\n" for number in range(100)))
         seen = out.getvalue()
         assert "line 99" in seen and "line 80" not in seen
     assert "line 80" in out.getvalue()
@@ -95,7 +95,7 @@ def test_a_long_block_shows_its_end_while_it_grows():
 def test_reasoning_is_for_terminals_alone():
     for is_terminal in (True, False):
         out = io.StringIO()
-        with Screen(Console(file=out, force_terminal=is_terminal, color_system=None)).answer() as view:
-            view.reasoning("Let me see.")
-            view.content("Yes.")
+        with Screen(Console(file=out, force_terminal=is_terminal, color_system=None)).show_answer() as view:
+            view.show_reasoning("Let me see.")
+            view.show_content("Yes.")
         assert ("Let me see." in out.getvalue()) == is_terminal

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from selenium.webdriver.common.keys import Keys
 
-from server.assets import FOLDER
+from server.assets import PAGE_FOLDER
 from tests.browser import PHONE, Page
 from tests.fake_openai import FakeOpenAI
 
-STORE = (FOLDER / "assets" / "store.js").read_text(encoding="utf-8")
+STORE = (PAGE_FOLDER / "assets" / "store.js").read_text(encoding="utf-8")
 
 
 def talk(page: Page, *questions: str) -> None:

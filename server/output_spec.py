@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from jaxserve import ChatOutputSpec, InvalidParameter
 from server.config import ServerConfig
-from server.errors import shown
+from server.errors import preview
 from server.schemas.chat import ChatRequest
-from server.schemas.template import mapped_effort, template_kwargs, tool_objects
-from server.schemas.tools import tool_choice
+from server.schemas.template import dump_tools, map_reasoning_effort, merge_template_kwargs
+from server.schemas.tools import resolve_tool_choice
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 HARMONY, HARMONY_EFFORTS = "openai_gptoss", ("low", "medium", "high")
 
 
-def check_answer(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> None:
+def check_output_spec(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> None:
     """Raises InvalidParameter for what this model's parsers cannot read or count."""
-    if tool_choice(request) == "auto":
-        _check_auto(llm, "tools" if request.tool_choice is None else "tool_choice")
+    if resolve_tool_choice(request) == "auto":
+        _check_auto_tool_choice(llm, "tools" if request.tool_choice is None else "tool_choice")
     check_thinking_budget(request.thinking_token_budget, llm)
-    effort = mapped_effort(request.reasoning_effort, config)
+    effort = map_reasoning_effort(request.reasoning_effort, config)
     if llm.reasoning_parser == HARMONY and effort is not None and effort not in HARMONY_EFFORTS:
         allowed = ", ".join(HARMONY_EFFORTS)
         raise InvalidParameter(
-            f"reasoning_effort must be one of {allowed} for this model, got {shown(effort)}.", "reasoning_effort"
+            f"reasoning_effort must be one of {allowed} for this model, got {preview(effort)}.", "reasoning_effort"
         )
 
 
@@ -43,20 +43,20 @@ def check_thinking_budget(budget: int | None, llm: AsyncLLM) -> None:
         )
 
 
-def answer_format(request: ChatRequest, config: ServerConfig, prompt_text: str) -> ChatOutputSpec:
+def make_output_spec(request: ChatRequest, config: ServerConfig, prompt_text: str) -> ChatOutputSpec:
     """prompt_text: what the template wrote."""
     return ChatOutputSpec(
-        tools=tuple(tool_objects(request.tools) or ()),
-        tool_choice=tool_choice(request),
+        tools=tuple(dump_tools(request.tools) or ()),
+        tool_choice=resolve_tool_choice(request),
         parallel_tool_calls=request.parallel_tool_calls is not False,
-        include_reasoning=request.tells_reasoning,
-        enable_thinking=_thinking(request, config),
+        include_reasoning=request.shows_reasoning,
+        enable_thinking=_is_thinking(request, config),
         prompt_text=prompt_text,
         num_past_tool_calls=sum(len(message.tool_calls or ()) for message in request.messages),
     )
 
 
-def _check_auto(llm: AsyncLLM, param: str) -> None:
+def _check_auto_tool_choice(llm: AsyncLLM, param: str) -> None:
     if llm.config.enable_auto_tool_choice and llm.tool_parser is not None:
         return
     reason = "the first is off" if llm.tool_parser is not None else "no parser is known for this model's tool calls"
@@ -67,8 +67,8 @@ def _check_auto(llm: AsyncLLM, param: str) -> None:
     )
 
 
-def _thinking(request: ChatRequest, config: ServerConfig) -> bool | None:
+def _is_thinking(request: ChatRequest, config: ServerConfig) -> bool | None:
     """What the template was told by either of the names that templates have for it."""
-    known = template_kwargs(request.chat_template_kwargs, request.reasoning_effort, config)
+    known = merge_template_kwargs(request.chat_template_kwargs, request.reasoning_effort, config)
     told = [known[name] for name in ("enable_thinking", "thinking") if known.get(name) is not None]
     return any(told) if told else None

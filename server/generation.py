@@ -16,8 +16,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jaxserve import EngineStopped, GenerationFailed, SamplingParams, TextDelta, TokenLogprob
-from server.errors import Refusal, refusal_for, unavailable
-from server.schemas.constraints import CONSTRAINT, named_as_sent
+from server.errors import ApiError, to_api_error, unavailable
+from server.schemas.constraints import LIBRARY_FIELD, rename_error_field
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -26,13 +26,13 @@ MIN_QUEUE = 1024
 STEPS_AHEAD = 8
 SHUTTING_DOWN = "The server is shutting down."
 DRAIN_RETRY_AFTER_S = 5
-LAST_WORDS_S = 1.0  # for the error of a request that did not finish in time to reach its client
+ERROR_FLUSH_S = 1.0  # for the error of a request that did not finish in time to reach its client
 
 
 _Deltas = AsyncGenerator[TextDelta, None]
 
 
-class Generates(Protocol):
+class Generator(Protocol):
     """What a Run needs of the model."""
 
     def generate(
@@ -46,25 +46,25 @@ class Generates(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class GenerationJob:
     """One prompt and what is wanted for it.
 
     is_cut        a part of it is not read, as truncate_prompt_tokens asked
     prompt_text   what the chat template wrote
-    prepared      what the library has made ready for the answer: its constraint, its reader
+    output_plan      what the library has made ready for the answer: its constraint, its reader
     constraint    the request's field that has a constraint, if any has
     """
 
     prompt_ids: Sequence[int]
     params: SamplingParams
-    is_cut: bool = False
+    is_truncated: bool = False
     prompt_text: str | None = None
-    prepared: Any = None
-    constraint: str = CONSTRAINT
+    output_plan: Any = None
+    constraint_field: str = LIBRARY_FIELD
 
 
 @dataclass(slots=True)
-class PromptNews:
+class PromptResult:
     """What became known about a prompt itself, with its first result."""
 
     is_known: bool = False
@@ -72,43 +72,45 @@ class PromptNews:
     cached_tokens: int = 0
 
 
-class Run:
+class Generation:
     """The generations of one request: several prompts, each with n choices, numbered prompt * n + choice."""
 
-    def __init__(self, llm: Generates, jobs: Sequence[Job], cache_salt: str | None = None) -> None:
+    def __init__(self, llm: Generator, jobs: Sequence[GenerationJob], cache_salt: str | None = None) -> None:
         self.jobs = jobs
-        self.prompts = [PromptNews() for _ in jobs]
-        self.error: Refusal | None = None
+        self.prompt_results = [PromptResult() for _ in jobs]
+        self.error: ApiError | None = None
         self._n = jobs[0].params.n
         self._pending: dict[int, list[TextDelta]] = {}
-        self._begun: set[int] = set()
-        self._news = asyncio.Event()
+        self._started: set[int] = set()
+        self._has_pending = asyncio.Event()
         self._unfinished = len(jobs) * self._n
-        self._tasks = [asyncio.create_task(self._pump(llm, number, job, cache_salt)) for number, job in enumerate(jobs)]
+        self._tasks = [
+            asyncio.create_task(self._receive(llm, number, job, cache_salt)) for number, job in enumerate(jobs)
+        ]
 
     @property
     def num_choices(self) -> int:
         return len(self.jobs) * self._n
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Nothing will come any more; what is pending may still be taken."""
         return self.error is not None or self._unfinished == 0
 
-    def prompt_of(self, index: int) -> int:
+    def prompt_index(self, index: int) -> int:
         return index // self._n
 
-    async def news(self, timeout_s: float | None = None) -> bool:
+    async def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until there is something to take or the run is over. False: the time was up first."""
-        if not self._news.is_set():
+        if not self._has_pending.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._news.wait()
-        return self._news.is_set()
+                    await self._has_pending.wait()
+        return self._has_pending.is_set()
 
     def wake(self) -> None:
         """Lets whoever waits for news look, though there may be none."""
-        self._news.set()
+        self._has_pending.set()
 
     def take(self, interval: int = 1) -> list[TextDelta]:
         """All that is pending, merged to one delta per choice.
@@ -116,73 +118,76 @@ class Run:
         Fewer than `interval` tokens of a choice stay, unless they are its first or its last. A choice also waits
         for the logprobs of its prompt, when they were asked for.
         """
-        if not self.is_over:
-            self._news.clear()
-        return [self._merged(index) for index in list(self._pending) if self._is_due(index, interval)]
+        if not self.is_finished:
+            self._has_pending.clear()
+        return [self._take_choice(index) for index in list(self._pending) if self._is_due(index, interval)]
 
-    async def whole(self) -> list[TextDelta]:
-        """Every choice as one delta, in order. Raises the Refusal of a run that failed."""
-        while not self.is_over:
-            self._news.clear()
-            await self._news.wait()
+    async def collect(self) -> list[TextDelta]:
+        """Every choice as one delta, in order. Raises the ApiError of a run that failed."""
+        while not self.is_finished:
+            self._has_pending.clear()
+            await self._has_pending.wait()
         if self.error is not None:
             raise self.error
         return sorted(self.take(), key=lambda delta: delta.index)
 
     def fail(self, error: BaseException) -> None:
         """Ends the run with this error, unless it is over. What is kept is what the client will be told."""
-        if not self.is_over:
-            self.error = refusal_for(error, admitted=True)
+        if not self.is_finished:
+            self.error = to_api_error(error, admitted=True)
             self.cancel()
-            self._news.set()
+            self._has_pending.set()
 
     def cancel(self) -> None:
         """Aborts what still generates. Idempotent."""
         for task in self._tasks:
             task.cancel()
 
-    async def _pump(self, llm: Generates, number: int, job: Job, cache_salt: str | None) -> None:
+    async def _receive(self, llm: Generator, prompt_index: int, job: GenerationJob, cache_salt: str | None) -> None:
         """Carries one prompt's deltas into the mailbox; closing the iterator aborts in the engine."""
-        news, unfinished = self.prompts[number], self._n
+        result, unfinished = self.prompt_results[prompt_index], self._n
         try:
-            told = llm.generate(job.prompt_ids, job.params, cache_salt=cache_salt, output_plan=job.prepared)
-            deltas = cast(_Deltas, told)
+            iterator = llm.generate(job.prompt_ids, job.params, cache_salt=cache_salt, output_plan=job.output_plan)
+            deltas = cast(_Deltas, iterator)
             async with aclosing(deltas):
                 async for delta in deltas:
-                    self._put(number, news, delta)
+                    self._put(prompt_index, result, delta)
                     unfinished -= delta.finish_reason is not None
             if unfinished:
                 raise GenerationFailed("the generation ended before all its choices had")
         except Exception as error:
-            self.fail(named_as_sent(error, job.constraint))
+            self.fail(rename_error_field(error, job.constraint_field))
 
-    def _put(self, number: int, news: PromptNews, delta: TextDelta) -> None:
+    def _put(self, prompt_index: int, result: PromptResult, delta: TextDelta) -> None:
         if delta.prompt_logprobs is not None:
-            news.logprobs = delta.prompt_logprobs
-        news.cached_tokens = max(news.cached_tokens, delta.num_cached_tokens)
-        news.is_known |= delta.index == 0
-        if number:
-            delta = replace(delta, index=number * self._n + delta.index)
+            result.logprobs = delta.prompt_logprobs
+        result.cached_tokens = max(result.cached_tokens, delta.num_cached_tokens)
+        result.is_known |= delta.index == 0
+        if prompt_index:
+            delta = replace(delta, index=prompt_index * self._n + delta.index)
         self._pending.setdefault(delta.index, []).append(delta)
         self._unfinished -= delta.finish_reason is not None
-        self._news.set()
+        self._has_pending.set()
 
     def _is_due(self, index: int, interval: int) -> bool:
-        if self.is_over:
+        if self.is_finished:
             return True
-        number, waiting = self.prompt_of(index), self._pending[index]
-        if self.jobs[number].params.prompt_logprobs is not None and not self.prompts[number].is_known:
+        prompt_index, pending = self.prompt_index(index), self._pending[index]
+        if (
+            self.jobs[prompt_index].params.prompt_logprobs is not None
+            and not self.prompt_results[prompt_index].is_known
+        ):
             return False
-        if interval == 1 or index not in self._begun or waiting[-1].finish_reason is not None:
+        if interval == 1 or index not in self._started or pending[-1].finish_reason is not None:
             return True
-        return sum(len(delta.token_ids) for delta in waiting) >= interval
+        return sum(len(delta.token_ids) for delta in pending) >= interval
 
-    def _merged(self, index: int) -> TextDelta:
-        self._begun.add(index)
-        return merge(self._pending.pop(index))
+    def _take_choice(self, index: int) -> TextDelta:
+        self._started.add(index)
+        return merge_deltas(self._pending.pop(index))
 
 
-def merge(deltas: Sequence[TextDelta]) -> TextDelta:
+def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
     """Successive deltas of one choice as one."""
     if len(deltas) == 1:
         return deltas[0]
@@ -199,91 +204,95 @@ def merge(deltas: Sequence[TextDelta]) -> TextDelta:
     )
 
 
-class Visit:
+class RequestSlot:
     """One admitted request: its slots, and its run once there is one."""
 
     def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self._run: Run | None = None
+        self.num_generations = slots
+        self._generation: Generation | None = None
         self._error: BaseException | None = None
 
-    def begin(self, llm: Generates, jobs: Sequence[Job], cache_salt: str | None = None) -> Run:
+    def start(self, llm: Generator, jobs: Sequence[GenerationJob], cache_salt: str | None = None) -> Generation:
         if self._error is not None:
             raise self._error
-        self._run = Run(llm, jobs, cache_salt)
-        return self._run
+        self._generation = Generation(llm, jobs, cache_salt)
+        return self._generation
 
     def fail(self, error: BaseException) -> None:
         self._error = error
-        if self._run is not None:
-            self._run.fail(error)
+        if self._generation is not None:
+            self._generation.fail(error)
 
-    def end(self) -> None:
-        if self._run is not None:
-            self._run.cancel()
+    def release(self) -> None:
+        if self._generation is not None:
+            self._generation.cancel()
 
 
-class Visits:
+class RequestSlots:
     """Who is in. Knows how many may be, and lets nobody in any more once it drains."""
 
     def __init__(self, llm: AsyncLLM) -> None:
         config = llm.config
         self._limit = config.max_num_queued_reqs or max(MIN_QUEUE, STEPS_AHEAD * (config.max_num_seqs or 1))
-        self._visits: set[Visit] = set()
+        self._requests: set[RequestSlot] = set()
         self._empty = asyncio.Event()
-        self._slots = 0
+        self._num_generations = 0
         self.is_draining = False
         self.num_rejected = 0
 
     def __len__(self) -> int:
-        return len(self._visits)
+        return len(self._requests)
 
-    def admit(self, slots: int, param: str = "n") -> Visit:
+    def admit(self, num_generations: int, param: str = "n") -> RequestSlot:
         """Lets the current task's request in with `slots` generations, until that task is done.
 
-        Raises Refusal: 503 when the house is full or closing, 400 when it could never fit.
+        Raises ApiError: 503 when the house is full or closing, 400 when it could never fit.
         """
         if self.is_draining:
             raise unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S)
-        if slots > self._limit:
-            message = f"The request asks for {slots} generations; at most {self._limit} may be queued at once."
-            raise Refusal(400, message, param=param)
-        if self._slots + slots > self._limit:
+        if num_generations > self._limit:
+            message = (
+                f"The request asks for {num_generations} generations; at most {self._limit} may be queued at once."
+            )
+            raise ApiError(400, message, param=param)
+        if self._num_generations + num_generations > self._limit:
             self.num_rejected += 1
-            raise unavailable(f"The queue is full: {self._slots} of {self._limit} places are taken. Try again later.")
-        visit = Visit(slots)
-        self._visits.add(visit)
-        self._slots += slots
+            raise unavailable(
+                f"The queue is full: {self._num_generations} of {self._limit} places are taken. Try again later."
+            )
+        slot = RequestSlot(num_generations)
+        self._requests.add(slot)
+        self._num_generations += num_generations
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("admit belongs to the task that serves the request")
-        task.add_done_callback(lambda _: self._leave(visit))
-        return visit
+        task.add_done_callback(lambda _: self._release(slot))
+        return slot
 
-    def _leave(self, visit: Visit) -> None:
-        visit.end()
-        self._visits.discard(visit)
-        self._slots -= visit.slots
-        if not self._visits:
+    def _release(self, slot: RequestSlot) -> None:
+        slot.release()
+        self._requests.discard(slot)
+        self._num_generations -= slot.num_generations
+        if not self._requests:
             self._empty.set()
 
     async def drain(self, timeout_s: float) -> None:
         """Lets nobody in, waits for those inside, and after timeout_s ends the rest with an error."""
         self.is_draining = True
-        if not await self._until_empty(timeout_s):
-            for visit in list(self._visits):
-                visit.fail(unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S))
-            await self._until_empty(LAST_WORDS_S)
+        if not await self._wait_until_empty(timeout_s):
+            for slot in list(self._requests):
+                slot.fail(unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S))
+            await self._wait_until_empty(ERROR_FLUSH_S)
 
     def fail_all(self, error: BaseException | None = None) -> None:
         """The engine is dead: everybody inside hears it now."""
-        for visit in list(self._visits):
-            visit.fail(error or EngineStopped("The engine has stopped."))
+        for slot in list(self._requests):
+            slot.fail(error or EngineStopped("The engine has stopped."))
 
-    async def _until_empty(self, timeout_s: float) -> bool:
+    async def _wait_until_empty(self, timeout_s: float) -> bool:
         self._empty.clear()
-        if self._visits:
+        if self._requests:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._empty.wait()
-        return not self._visits
+        return not self._requests

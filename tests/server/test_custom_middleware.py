@@ -4,7 +4,7 @@ from typing import Any
 
 from server import cli
 from server.config import ServerConfig
-from server.flags import pick, read_arguments
+from server.flags import read_arguments, select_fields
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT, Api
 
@@ -32,7 +32,7 @@ class Outer(Marking):
 
 async def test_middleware_wraps_the_app_the_first_innermost() -> None:
     words = ["--middleware", f"{__name__}.Marking", "--middleware", f"{__name__}.Outer"]
-    settings = pick(ServerConfig, read_arguments(cli._serve_parser(), words))
+    settings = select_fields(ServerConfig, read_arguments(cli._make_serve_parser(), words))
     for path in ("/v1/chat/completions", "/nowhere"):
         response = await Api(FakeLLM("Hi"), **settings).client.post(path, json=CHAT)
         assert response.headers.getlist("x-seen") == ["inner", "outer"]

@@ -11,7 +11,7 @@ import pytest
 from jaxserve import Finding, doctor
 from jaxserve.config import DEFAULT_MODEL
 from jaxserve.weights.fetch import SMOLLM2
-from server import machine
+from server import maintenance
 from tests.weights import hub_stand_in
 
 REPOSITORY = "org/quants-GGUF"
@@ -108,7 +108,7 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch, capsys):
 
     monkeypatch.setattr(doctor, "check_device", breaks)
     monkeypatch.setattr(doctor, "check_hub", lambda: Finding("hub", "ok", "fine"))
-    assert machine.doctor(["--port", "0"]) == 1
+    assert maintenance.doctor(["--port", "0"]) == 1
     assert "device      wrong    no device" in capsys.readouterr().out
 
 

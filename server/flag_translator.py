@@ -15,18 +15,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from server.near_names import near
-from server.vllm_flags import FLAGS, KERNELS, OTHER_VALUES, SHORT, VALUES, Takes, VllmFlag
+from server.suggestions import suggest
+from server.vllm_flags import (
+    KERNELS_REASON,
+    REFUSED_VALUE_REASONS,
+    SHORT_FLAGS,
+    VALUE_ALIASES,
+    VLLM_FLAGS,
+    Arity,
+    VllmFlag,
+)
 
-TRUTHS = {"true": "true", "yes": "true", "on": "true", "1": "true"}
-TRUTHS |= {"false": "false", "no": "false", "off": "false", "0": "false"}
+BOOLEAN_WORDS = {"true": "true", "yes": "true", "on": "true", "1": "true"}
+BOOLEAN_WORDS |= {"false": "false", "no": "false", "off": "false", "0": "false"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/\S+\.gguf|:[\w.-]+)?")
 KERNEL_NAME = re.compile(r"[A-Z][A-Z0-9_]+")
 NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgG]?")
 
 
 @dataclass(frozen=True, slots=True)
-class FlagWords:
+class ParsedFlag:
     """One flag and the words that belong to it.
 
     name    without dashes in front, underscores as dashes, short forms written out
@@ -40,15 +48,15 @@ class FlagWords:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandWords:
+class ParsedCommand:
     """A command line, taken apart. flags in their order; models: the words that belong to no flag."""
 
-    flags: tuple[FlagWords, ...]
-    models: tuple[str, ...] = ()
+    flags: tuple[ParsedFlag, ...]
+    positionals: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
-class Translator:
+class FlagTranslator:
     """Turns vLLM's flags into ours. Remembers what has no effect, so that it is said once, whatever the source.
 
     kinds     every flag of ours → how many words it takes
@@ -57,18 +65,18 @@ class Translator:
     refusals  what is refused and why, a sentence for each flag: gathered, so that a user hears of all at once
     """
 
-    kinds: Mapping[str, Takes]
+    arities: Mapping[str, Arity]
     choices: Mapping[str, Sequence[str]]
     error: Callable[[str], NoReturn]
     refusals: list[str] = field(default_factory=list)
-    _without_effect: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _ignored_flags: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
-    def for_parser(cls, parser: argparse.ArgumentParser) -> "Translator":
+    def from_parser(cls, parser: argparse.ArgumentParser) -> "FlagTranslator":
         actions = {action.option_strings[0][2:]: action for action in parser._actions if action.option_strings}
         actions["help"] = actions.pop("", None) or actions["help"]
         return cls(
-            {name: _takes(action) for name, action in actions.items()},
+            {name: _action_arity(action) for name, action in actions.items()},
             {name: tuple(map(str, action.choices)) for name, action in actions.items() if action.choices},
             parser.error,
         )
@@ -77,11 +85,11 @@ class Translator:
     def notes(self) -> list[str]:
         """What has no effect and why, a line for each reason."""
         return [
-            f"{_listed(names)} {'has' if len(names) == 1 else 'have'} no effect: {reason}"
-            for reason, names in self._without_effect.items()
+            f"{_join_names(names)} {'has' if len(names) == 1 else 'have'} no effect: {reason}"
+            for reason, names in self._ignored_flags.items()
         ]
 
-    def take_apart(self, argv: Sequence[str]) -> CommandWords:
+    def parse(self, argv: Sequence[str]) -> ParsedCommand:
         """argv as flags with their words, and the words that belong to none."""
         words, flags, models = list(argv), [], []
         while words:
@@ -89,21 +97,21 @@ class Translator:
             if word == "--":
                 models += words
                 break
-            if (read := self._flag(word)) is None:
+            if (read := self._parse_flag(word)) is None:
                 models.append(word)
                 continue
             name, path, value = read
-            taken = (value,) if value is not None else self._values(name, bool(path), words)
-            flags.append(FlagWords(name, path, taken))
-        return CommandWords(tuple(flags), tuple(models))
+            taken = (value,) if value is not None else self._take_values(name, bool(path), words)
+            flags.append(ParsedFlag(name, path, taken))
+        return ParsedCommand(tuple(flags), tuple(models))
 
-    def find_model(self, command: CommandWords) -> CommandWords:
+    def infer_model(self, command: ParsedCommand) -> ParsedCommand:
         """The same, where no model is named, with the one that a flag of several words has taken for its own."""
-        named = command.models or any(flag.name == "model" for flag in command.flags)
+        named = command.positionals or any(flag.name == "model" for flag in command.flags)
         places = [
             place
             for place, flag in enumerate(command.flags)
-            if len(flag.values) >= self._least_left(flag) and looks_like_model(flag.values[-1])
+            if len(flag.values) >= self._min_values(flag) and looks_like_model(flag.values[-1])
         ]
         if named or not places:
             return command
@@ -113,55 +121,55 @@ class Translator:
         flags = list(command.flags)
         flag = flags[places[0]]
         flags[places[0]] = replace(flag, values=flag.values[:-1])
-        return CommandWords(tuple(flags), (flag.values[-1],))
+        return ParsedCommand(tuple(flags), (flag.values[-1],))
 
-    def in_ours(self, flag: FlagWords) -> FlagWords | None:
+    def translate(self, flag: ParsedFlag) -> ParsedFlag | None:
         """The flag as ours, or None where it has no effect, is refused or unknown."""
         shown = "--" + ".".join((flag.name, *flag.path))
-        if flag.name in self.kinds or self.kinds.get(flag.name.removeprefix("no-")) == "nothing":
-            return self._with_our_value(flag)
-        is_negated = flag.name not in FLAGS and flag.name.startswith("no-")
-        row = FLAGS.get(flag.name.removeprefix("no-") if is_negated else flag.name)
-        if row is None or (is_negated and row.takes != "nothing"):
-            self.refusals.append(f"unknown flag {shown}" + self._suggestion(flag.name))
+        if flag.name in self.arities or self.arities.get(flag.name.removeprefix("no-")) == "nothing":
+            return self._translate_value(flag)
+        is_negated = flag.name not in VLLM_FLAGS and flag.name.startswith("no-")
+        row = VLLM_FLAGS.get(flag.name.removeprefix("no-") if is_negated else flag.name)
+        if row is None or (is_negated and row.arity != "nothing"):
+            self.refusals.append(f"unknown flag {shown}" + self._format_suggestion(flag.name))
             return None
-        if row.takes == "nothing":
-            flag = replace(flag, values=(self._truth(shown, flag.values, is_negated),))
-        if row.same_as is not None:
-            return self._as_alias(row, flag)
+        if row.arity == "nothing":
+            flag = replace(flag, values=(self._parse_switch(shown, flag.values, is_negated),))
+        if row.alias_of is not None:
+            return self._translate_alias(row, flag)
         if not flag.path and set(flag.values) & row.neutral:
             return None
         if row.is_refused:
-            value = "" if row.takes == "nothing" or flag.path else "".join(f" {value}" for value in flag.values[:1])
-            self.refusals.append(f"{shown}{_short(value)} is not served: {row.reason}")
+            value = "" if row.arity == "nothing" or flag.path else "".join(f" {value}" for value in flag.values[:1])
+            self.refusals.append(f"{shown}{_abbreviate(value)} is not served: {row.reason}")
         else:
-            self._say(shown, row.reason)
+            self._note_ignored(shown, row.reason)
         return None
 
-    def _flag(self, word: str) -> tuple[str, tuple[str, ...], str | None] | None:
+    def _parse_flag(self, word: str) -> tuple[str, tuple[str, ...], str | None] | None:
         """Name, dotted path and the value behind an equals sign; None: it is not a flag."""
         if not word.startswith("-") or word == "-" or NUMBER.fullmatch(word):
             return None
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
-            return self._short_flag(name[1:], value if equals else None)
+            return self._parse_short_flag(name[1:], value if equals else None)
         name, *path = name[2:].split(".")
         keys = tuple(key.replace("-", "_") for key in path)
         return name.replace("_", "-"), keys, value if equals else None
 
-    def _short_flag(self, name: str, value: str | None) -> tuple[str, tuple[str, ...], str | None]:
+    def _parse_short_flag(self, name: str, value: str | None) -> tuple[str, tuple[str, ...], str | None]:
         name, *path = name.split(".")
         if name == "h":
             return "help", (), value
-        if name not in SHORT and name[:1] == "O" and value is None:  # -O3
+        if name not in SHORT_FLAGS and name[:1] == "O" and value is None:  # -O3
             name, value = "O", name[1:]
-        if name not in SHORT:
-            self.error(f"unknown flag -{name}" + self._suggestion(name))
-        return SHORT[name], tuple(path), value
+        if name not in SHORT_FLAGS:
+            self.error(f"unknown flag -{name}" + self._format_suggestion(name))
+        return SHORT_FLAGS[name], tuple(path), value
 
-    def _values(self, name: str, is_dotted: bool, words: list[str]) -> tuple[str, ...]:
+    def _take_values(self, name: str, is_dotted: bool, words: list[str]) -> tuple[str, ...]:
         """Takes a flag's words from those that follow it."""
-        takes = "value" if is_dotted else self._takes(name)
+        takes = "value" if is_dotted else self._get_arity(name)
         if takes == "values":
             most = len(words)
         elif takes == "nothing":
@@ -169,73 +177,75 @@ class Translator:
         else:
             most = 1
         taken = []
-        while words and len(taken) < most and self._flag_like(words[0]) is False:
+        while words and len(taken) < most and self._is_flag(words[0]) is False:
             taken.append(words.pop(0))
         return tuple(taken)
 
-    def _flag_like(self, word: str) -> bool:
+    def _is_flag(self, word: str) -> bool:
         return word.startswith("-") and word != "-" and not NUMBER.fullmatch(word) and " " not in word
 
-    def _takes(self, name: str) -> Takes:
+    def _get_arity(self, name: str) -> Arity:
         for known in (name, name.removeprefix("no-")):
-            if known in self.kinds:
-                return self.kinds[known]
-            if known in FLAGS:
-                row = FLAGS[known]
-                return row.takes
+            if known in self.arities:
+                return self.arities[known]
+            if known in VLLM_FLAGS:
+                row = VLLM_FLAGS[known]
+                return row.arity
         return "nothing"
 
-    def _least_left(self, flag: FlagWords) -> int:
+    def _min_values(self, flag: ParsedFlag) -> int:
         """Words that a flag must have for its last to be free for the model."""
-        takes = "value" if flag.path else self._takes(flag.name)
+        takes = "value" if flag.path else self._get_arity(flag.name)
         return {"values": 2, "optional": 1}.get(takes, 1 << 30)
 
-    def _with_our_value(self, flag: FlagWords) -> FlagWords | None:
+    def _translate_value(self, flag: ParsedFlag) -> ParsedFlag | None:
         """A flag of ours, with vLLM's values for it made ours."""
-        if self._takes(flag.name) == "nothing":
-            is_negated = flag.name not in self.kinds
+        if self._get_arity(flag.name) == "nothing":
+            is_negated = flag.name not in self.arities
             name = flag.name.removeprefix("no-") if is_negated else flag.name
-            is_on = self._truth(f"--{flag.name}", flag.values, is_negated) == "true"
-            return FlagWords(name if is_on else f"no-{name}")
+            is_on = self._parse_switch(f"--{flag.name}", flag.values, is_negated) == "true"
+            return ParsedFlag(name if is_on else f"no-{name}")
         if len(flag.values) != 1:
             return flag
         name, value = flag.name, flag.values[0]
-        if value in VALUES.get(name, {}):
-            ours = VALUES[name][value]
+        if value in VALUE_ALIASES.get(name, {}):
+            ours = VALUE_ALIASES[name][value]
             if ours is None:
-                self._say(f"--{name} {value}", "it is found in the model's files")
+                self._note_ignored(f"--{name} {value}", "it is found in the model's files")
                 return None
             return replace(flag, values=(ours,))
         if name == "attention-backend" and KERNEL_NAME.fullmatch(value):
-            self._say(f"--{name} {value}", KERNELS)
+            self._note_ignored(f"--{name} {value}", KERNELS_REASON)
             return None
-        if name in OTHER_VALUES and value not in self.choices[name]:
+        if name in REFUSED_VALUE_REASONS and value not in self.choices[name]:
             known = ", ".join(self.choices[name])
-            self.refusals.append(f"--{name} {_short(value)} is not served, only {known}: {OTHER_VALUES[name]}")
+            self.refusals.append(
+                f"--{name} {_abbreviate(value)} is not served, only {known}: {REFUSED_VALUE_REASONS[name]}"
+            )
             return None
         return flag
 
-    def _as_alias(self, row: VllmFlag, flag: FlagWords) -> FlagWords | None:
-        assert row.same_as is not None
-        if row.takes != "nothing":
-            return self._with_our_value(replace(flag, name=row.same_as))
-        is_on = (flag.values[0] == "true") != row.same_as.startswith("no-")
-        name = row.same_as.removeprefix("no-")
-        return FlagWords(name if is_on else f"no-{name}")
+    def _translate_alias(self, row: VllmFlag, flag: ParsedFlag) -> ParsedFlag | None:
+        assert row.alias_of is not None
+        if row.arity != "nothing":
+            return self._translate_value(replace(flag, name=row.alias_of))
+        is_on = (flag.values[0] == "true") != row.alias_of.startswith("no-")
+        name = row.alias_of.removeprefix("no-")
+        return ParsedFlag(name if is_on else f"no-{name}")
 
-    def _truth(self, shown: str, values: Sequence[str], is_negated: bool) -> str:
+    def _parse_switch(self, shown: str, values: Sequence[str], is_negated: bool) -> str:
         """Whether a switch is on: "true" or "false"."""
-        said = TRUTHS.get(values[0].lower()) if values else "true"
+        said = BOOLEAN_WORDS.get(values[0].lower()) if values else "true"
         if said is None:
             self.error(f"{shown} is a switch: it takes true or false behind an equals sign, or nothing")
         return {"true": "false", "false": "true"}[said] if is_negated else said
 
-    def _say(self, shown: str, reason: str) -> None:
-        if shown not in self._without_effect[reason]:
-            self._without_effect[reason].append(shown)
+    def _note_ignored(self, shown: str, reason: str) -> None:
+        if shown not in self._ignored_flags[reason]:
+            self._ignored_flags[reason].append(shown)
 
-    def _suggestion(self, name: str) -> str:
-        guess = near(name, [*self.kinds, *FLAGS])
+    def _format_suggestion(self, name: str) -> str:
+        guess = suggest(name, [*self.arities, *VLLM_FLAGS])
         return f"; did you mean --{guess}?" if guess else ""
 
 
@@ -245,15 +255,15 @@ def looks_like_model(word: str) -> bool:
     return is_there or word.endswith(".gguf") or HUB_ID.fullmatch(word) is not None or Path(word).is_dir()
 
 
-def _takes(action: argparse.Action) -> Takes:
+def _action_arity(action: argparse.Action) -> Arity:
     if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
         return "nothing"
     return "values" if action.nargs == "+" else "optional" if action.nargs == "?" else "value"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _short(value: str) -> str:
+def _abbreviate(value: str) -> str:
     return value if len(value) <= 60 else value[:59] + "…"

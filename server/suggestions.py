@@ -2,35 +2,41 @@
 
 from collections.abc import Iterable
 
-SENSES = ("enable", "disable", "allow", "trust", "exclude", "skip")  # words that turn a name around
+POLARITY_PREFIXES = ("enable", "disable", "allow", "trust", "exclude", "skip")  # words that turn a name around
 
 
-def near(typed: str, known: Iterable[str]) -> str | None:
+def suggest(typed: str, known: Iterable[str]) -> str | None:
     """The known name that `typed` most likely stands for, or None. One edit for every five letters, at most three."""
     names = dict.fromkeys(known)
     if typed.startswith("no-"):
-        positive = near(typed.removeprefix("no-"), names)
+        positive = suggest(typed.removeprefix("no-"), names)
         return f"no-{positive}".replace("no-no-", "") if positive else None
     if typed.startswith("disable-") and (positive := f"enable-{typed.removeprefix('disable-')}") in names:
         return f"no-{positive}"
     most = min(3, 1 + len(typed) // 8)
-    scored = [(distance, name) for name in names if (distance := _distance(typed, name, most)) <= most]
-    scored = [(distance, name) for distance, name in scored if _sense(typed) == _sense(name) or distance <= 1]
+    scored = [(distance, name) for name in names if (distance := _edit_distance(typed, name, most)) <= most]
+    scored = [
+        (distance, name)
+        for distance, name in scored
+        if _polarity_prefix(typed) == _polarity_prefix(name) or distance <= 1
+    ]
     if scored:
         return min(scored)[1]
-    longer = [name for name in names if name.startswith(typed + "-") and _sense(typed) == _sense(name)]
+    longer = [
+        name for name in names if name.startswith(typed + "-") and _polarity_prefix(typed) == _polarity_prefix(name)
+    ]
     return longer[0] if len(longer) == 1 else None
 
 
-def _sense(name: str) -> str:
+def _polarity_prefix(name: str) -> str:
     first = name.split("-")[0]
-    return first if first in SENSES else ""
+    return first if first in POLARITY_PREFIXES else ""
 
 
-def _distance(left: str, right: str, most: int) -> int:
+def _edit_distance(left: str, right: str, limit: int) -> int:
     """Letters to add, drop, change or swap with the next (restricted Damerau-Levenshtein); most + 1 if more."""
-    if abs(len(left) - len(right)) > most:
-        return most + 1
+    if abs(len(left) - len(right)) > limit:
+        return limit + 1
     before: list[int] = []
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
