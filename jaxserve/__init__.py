@@ -1,7 +1,7 @@
-"""The public names. Nothing inside the library imports through here.
+"""The public names of the library. No module of the library imports through here.
 
-The two doors are imported when first asked for: they bring JAX, and a command line that only wants to print its
-help, or a process that only wants the error classes, should not wait for it.
+LLM, AsyncLLM and other names that need JAX are imported on first use: a command line that prints its help, or a process
+that only needs the error classes, does not wait for JAX.
 """
 
 from importlib import import_module
@@ -69,7 +69,7 @@ _LAZY_EXPORTS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Opens a door: `jaxserve.LLM`, `jaxserve.AsyncLLM`."""
+    """Import a name of _LAZY_EXPORTS on first use. Raises AttributeError for other names."""
     if name in _LAZY_EXPORTS:
         return getattr(import_module(_LAZY_EXPORTS[name]), name)
     raise AttributeError(f"module 'jaxserve' has no attribute {name!r}")

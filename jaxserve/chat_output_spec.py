@@ -1,4 +1,4 @@
-"""How a chat answer is to be read: its reasoning, its content, its tool calls. Plain values; text/ does the reading."""
+"""ChatOutputSpec: what a parser must know to split a chat output into reasoning, content and tool calls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class NamedTool:
-    """The tool choice that calls one function, whatever the model would rather do."""
+    """The tool choice that forces a call of one function."""
 
     name: str
 
@@ -17,15 +17,15 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChatOutputSpec:
-    """What the reader of one chat answer has to know of its request.
+    """What the parser of a chat output must know of the request.
 
-    tools                 the declared tools as they were sent: {"type": "function", "function": {...}}
-    tool_choice           none: nothing is looked for; required and NamedTool are enforced by a grammar
-    parallel_tool_calls   False: only the first call counts
-    include_reasoning     False: it is thought but not told, and a constraint holds from the first token
-    enable_thinking       what the template was told by enable_thinking or thinking; None: nothing
-    prompt_text           as the template wrote it: whether its end opens, or has closed, a reasoning section
-    num_past_tool_calls   tool calls in the conversation so far, for families that count them
+    tools                 The declared tools as they were sent: {"type": "function", "function": {...}}.
+    tool_choice           "none": no calls are parsed. "required" and NamedTool are enforced by a grammar.
+    parallel_tool_calls   False: only the first call counts.
+    include_reasoning     False: reasoning is generated but left out, and a constraint holds from the first token.
+    enable_thinking       What the template was given as enable_thinking or thinking; None for nothing.
+    prompt_text           The rendered prompt: its end may open a reasoning section, or have closed one.
+    num_past_tool_calls   Tool calls in the conversation so far, for models that number them.
     """
 
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -38,9 +38,10 @@ class ChatOutputSpec:
 
     @property
     def tool_names(self) -> tuple[str, ...]:
-        """Of the declared functions, in order."""
+        """The names of the declared functions, in order."""
         return tuple(tool["function"]["name"] for tool in self.tools)
 
     @property
     def requires_tool_call(self) -> bool:
+        """Whether the output must be a tool call."""
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)

@@ -1,4 +1,4 @@
-"""Every knob of the library, frozen, units in the names. `resolve` turns "auto" into values.
+"""EngineConfig: all settings of the library, with units in their names.
 
 The command line is made from this dataclass: a field's name is the flag, its metadata the help.
 """
@@ -14,12 +14,12 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 # Its file carries no generation config; these are the values its authors use in their model card.
 DEFAULT_MODEL_GENERATION = {"temperature": 0.2, "top_p": 0.9}
 
-ATTENTION_BACKENDS = ("auto", "reference", "cpu", "native", "gpu", "tpu")  # a test holds them against those there are
+ATTENTION_BACKENDS = ("auto", "reference", "cpu", "native", "gpu", "tpu")  # a test compares them with attention/
 POSITIVE_FIELDS = (
     *("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "num_gpu_blocks_override"),
     *("max_num_queued_reqs", "max_num_queued_tokens"),
 )
-# The keys of structured_outputs_config. The first two are hints to vLLM's choice among backends.
+# The keys of structured_outputs_config and their types. In vLLM the first two choose among backends.
 STRUCTURED_OUTPUTS_KEYS = {
     **{"backend": str, "disable_fallback": bool, "enable_in_reasoning": bool, "reasoning_parser": str},
     **{"disable_any_whitespace": bool, "disable_additional_properties": bool},
@@ -29,10 +29,10 @@ Quantization = Literal["none", "int8", "int4"]
 
 
 def option(default: Any, help: str, *, group: str | None = None, is_secret: bool = False) -> Any:
-    """A field with its command-line help.
+    """Return a dataclass field with its command-line help.
 
-    group       the heading under which --help shows this field and those behind it
-    is_secret   the value is in no repr, so that no log can show it
+    group       heading under which --help shows this field and those behind it
+    is_secret   leave the value out of repr, so that no log can show it
     """
     metadata = {"help": help} if group is None else {"help": help, "group": group}
     return field(default=default, metadata=metadata, repr=not is_secret)
@@ -40,98 +40,151 @@ def option(default: Any, help: str, *, group: str | None = None, is_secret: bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
+    """Configuration of one engine. Every field is a parameter of LLM and a flag of `jaxserve serve`, with this help.
+
+    Fields whose default depends on the device or on the model are None here and numbers in the `config` of a loaded
+    LLM or AsyncLLM.
+
+    Raises BadConfig if a value is out of its range, or if two values contradict each other.
+    """
+
     model: str = option(
         DEFAULT_MODEL,
-        "a directory in Hugging Face layout, a .gguf file, a hub id, or nothing for SmolLM2",
+        "The model is a directory in Hugging Face layout, a .gguf file, or a hub id.",
         group="model",
     )
-    tokenizer: str | None = option(None, "directory with tokenizer files, when not the model's own")
-    revision: str | None = option(None, "branch, tag or commit of a hub model")
-    download_dir: str | None = option(None, "where fetched models are kept; default: the user's cache directory")
-    hf_token: str | None = option(
-        None, "token for the hub; default: HF_TOKEN, or what its own login has stored", is_secret=True
+    tokenizer: str | None = option(
+        None, "The tokenizer's files are in this directory or .gguf file (default: those of the model)."
     )
-    hf_overrides: dict[str, Any] | None = option(None, "keys as JSON, over those of the model's config.json")
+    revision: str | None = option(None, "A hub model is fetched at this branch, tag or commit (default: main).")
+    download_dir: str | None = option(
+        None, "Fetched models are kept in this directory (default: the user's cache directory)."
+    )
+    hf_token: str | None = option(
+        None,
+        "The hub is asked with this token (default: HF_TOKEN, or the token that its login has stored).",
+        is_secret=True,
+    )
+    hf_overrides: dict[str, Any] | None = option(
+        None, "These keys, as JSON, override those of the model's config.json."
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "type of weights and activations; auto: float32 on CPU, bfloat16 on GPU and TPU"
+        "auto", "Weights and activations have this type; auto is float32 on CPU and bfloat16 on GPU and TPU."
     )
     quantization: Quantization = option(
         "none",
-        "how weights are packed: int8, or int4 with the token tables in int8; on CPU and in float32 only, where"
-        " activations become int8 inside every product",
+        "Weights are packed as int8, or as int4 with the token embeddings in int8. This works on CPU and in float32"
+        " only; activations are rounded to int8 inside every product.",
     )
     max_model_len: int | None = option(
-        None, "longest prompt plus answer in tokens; -1: what fits; default: the model's own", group="cache and batches"
+        None,
+        "A prompt and its output have at most this many tokens together; -1 is as many as the cache holds (default: the"
+        " model's own length).",
+        group="cache and batches",
     )
-    max_num_seqs: int | None = option(None, "most requests in one decode batch; default: by device")
-    max_num_batched_tokens: int | None = option(None, "tokens one step may compute; default: by device")
-    block_size: int = option(16, "tokens in a page of the key-value cache")
-    gpu_memory_utilization: float = option(0.92, "share of device memory for weights, pages and scratch")
-    kv_cache_memory_bytes: int | None = option(None, "size of the key-value cache, instead of the share above")
-    num_gpu_blocks_override: int | None = option(None, "number of key-value pages, instead of a size")
-    enable_prefix_caching: bool = option(True, "find full pages of known prefixes again")
+    max_num_seqs: int | None = option(
+        None, "One decode batch has at most this many sequences (default: depends on the device)."
+    )
+    max_num_batched_tokens: int | None = option(
+        None, "One step computes at most this many tokens (default: depends on the device)."
+    )
+    block_size: int = option(16, "A page of the key-value cache holds this many tokens, a power of two.")
+    gpu_memory_utilization: float = option(
+        0.92, "Weights, pages and temporary arrays may use this share of the device memory, above 0 and at most 1."
+    )
+    kv_cache_memory_bytes: int | None = option(
+        None, "The key-value cache has this many bytes (default: what gpu_memory_utilization leaves)."
+    )
+    num_gpu_blocks_override: int | None = option(
+        None, "The key-value cache has this many pages (default: as many as fit its memory)."
+    )
+    enable_prefix_caching: bool = option(True, "Full pages are reused by later prompts that begin alike.")
     attention_backend: str = option(
-        "auto", f"how attention is computed: {', '.join(ATTENTION_BACKENDS)}", group="computing"
+        "auto", f"Attention is computed by this backend: {', '.join(ATTENTION_BACKENDS)}.", group="computing"
     )
     seed: int | None = option(
-        None, "makes the seeds of requests without one repeatable, in order of arrival; default: fresh"
+        None,
+        "Requests without a seed get one from a generator with this seed, in the order of their arrival (default: seeds"
+        " from the system).",
     )
     max_logprobs: int = option(
-        20, "most alternatives a request may ask for at one position; -1: any number", group="sampling"
+        20, "A request may ask for at most this many log-probabilities a token; -1 is any number.", group="sampling"
     )
     logprobs_mode: Literal["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"] = option(
-        "raw_logprobs", "which numbers log-probabilities are: raw or after all of the sampling, normalised or not"
+        "raw_logprobs",
+        "Log-probabilities are computed before (raw) or after (processed) the sampling parameters are applied,"
+        " normalized (logprobs) or not (logits).",
     )
     chat_template: str | None = option(
-        None, "a Jinja file or text, instead of the checkpoint's template", group="text, tools and reasoning"
+        None,
+        "This Jinja template, a file or the text itself, replaces the model's own.",
+        group="text, tools and reasoning",
     )
     chat_template_content_format: Literal["auto", "string", "openai"] = option(
-        "auto", "how message content reaches the template"
+        "auto",
+        "The template sees message content as one string or as OpenAI's list of parts; auto looks at the template.",
     )
     tool_call_parser: str = option(
-        "auto", "how tool calls are written: auto (found in the checkpoint), none, or a parser's name"
+        "auto", "Tool calls are parsed by this dialect; auto finds it in the model's files, none parses no calls."
     )
-    reasoning_parser: str = option("auto", "how reasoning is told from content: auto, none, or a parser's name")
-    enable_auto_tool_choice: bool = option(True, "let the model choose whether to call a tool")
+    reasoning_parser: str = option(
+        "auto", "Reasoning is separated from content by this dialect; auto finds it in the model's files."
+    )
+    enable_auto_tool_choice: bool = option(
+        True, "With tools and no tool_choice, the model chooses whether to call one."
+    )
     tool_strict_level: Literal["auto", "function", "parameter"] = option(
         "auto",
-        "what is enforced of calls that the model chooses to make: auto: the schemas of strict tools; function: also"
-        " the names; parameter: all schemas, as if every tool were strict",
+        "Of calls that the model chooses to make, these parts are enforced: the schemas of strict tools (auto), the"
+        " names as well (function), or all schemas, as if every tool were strict (parameter).",
     )
     structured_outputs_config: dict[str, Any] | None = option(
         None,
-        "defaults of structured answers as JSON: disable_any_whitespace, disable_additional_properties; also"
-        " reasoning_parser, where the flag is auto; backend is a hint, llguidance enforces all",
+        "Structured outputs have these defaults, as JSON: disable_any_whitespace, disable_additional_properties, and"
+        " reasoning_parser, which applies if that flag is auto; backend is accepted, llguidance enforces all.",
     )
-    template_timeout_s: float = option(30.0, "seconds in which the chat template must have written a prompt")
-    request_template_timeout_s: float = option(5.0, "the same for a template that came with a request")
+    template_timeout_s: float = option(
+        30.0, "The model's chat template must have rendered a prompt within this many seconds."
+    )
+    request_template_timeout_s: float = option(
+        5.0, "A chat template that came with a request must have rendered its prompt within this many seconds."
+    )
     generation_config: str = option(
         "auto",
-        "sampling defaults: auto (the model's file), vllm (none), or a directory holding the file",
+        "Sampling defaults come from the model's generation_config.json (auto), from nowhere (vllm), or from that file"
+        " in the given directory.",
         group="generation defaults",
     )
     override_generation_config: dict[str, Any] | None = option(
-        None, "sampling defaults as JSON, over those of the file"
+        None, "These sampling defaults, as JSON, override those of the file."
     )
     max_num_queued_reqs: int | None = option(
-        None, "most unfinished requests before 503; default: 8 x max-num-seqs, at least 1024", group="queue"
+        None,
+        "With this many unfinished requests a further one is refused with 503 (default: 8 x max-num-seqs, at least"
+        " 1024).",
+        group="queue",
     )
     max_num_queued_tokens: int | None = option(
-        None, "most prompt tokens waiting before 503; default: 8 x the cache's tokens"
+        None,
+        "With this many prompt tokens waiting a further request is refused with 503 (default: 8 x the cache's tokens).",
     )
     compilation_cache_dir: str | None = option(
         None,
-        "where compiled programs are kept; default: the user's cache directory; 'none' switches it off",
+        "Compiled programs are kept in this directory; none keeps no programs (default: the user's cache directory).",
         group="programs",
     )
     batch_invariant: bool = option(
-        False, "the same bits for a request alone, in a crowd, cached, preempted; every step is one large batch"
+        False,
+        "A request gets the same bits whatever runs beside it, from the cache or after a preemption; every step then"
+        " costs as much as the largest batch.",
     )
-    roofline: bool = option(True, "measure the machine at the start; /metrics then says how near to its limits it runs")
+    roofline: bool = option(
+        True, "The machine's speed is measured at the start; /metrics then shows how near to it the engine runs."
+    )
     scheduling_policy: Literal["fcfs", "priority"] = option(
-        "fcfs", "who goes first: fcfs, or priority: by the requests' priority, lower first"
+        "fcfs", "Requests start in the order of arrival (fcfs) or of their priority, lowest first (priority)."
     )
-    overlap: bool = option(True, "plan the next step while the device still runs this one")
+    overlap: bool = option(True, "The next step is planned while the device still computes this one.")
 
     def __post_init__(self) -> None:
         self._check_structured_outputs()
@@ -157,19 +210,19 @@ class EngineConfig:
 
     @property
     def requested_reasoning_parser(self) -> str:
-        """`reasoning_parser`, or what structured_outputs_config says where that is auto."""
-        inner = (self.structured_outputs_config or {}).get("reasoning_parser")
-        return inner if inner and self.reasoning_parser == "auto" else self.reasoning_parser
+        """The `reasoning_parser`, or that of structured_outputs_config if it is auto."""
+        nested = (self.structured_outputs_config or {}).get("reasoning_parser")
+        return nested if nested and self.reasoning_parser == "auto" else self.reasoning_parser
 
     def _check_structured_outputs(self) -> None:
         options = self.structured_outputs_config or {}
         for name, value in options.items():
-            kind = STRUCTURED_OUTPUTS_KEYS.get(name)
-            if kind is None:
+            expected = STRUCTURED_OUTPUTS_KEYS.get(name)
+            if expected is None:
                 known = ", ".join(STRUCTURED_OUTPUTS_KEYS)
                 raise BadConfig(f"structured_outputs_config has {name!r}, which is not known; known are {known}.")
-            if not isinstance(value, kind):
-                raise BadConfig(f"structured_outputs_config: {name} must be a {kind.__name__}, got {value!r}.")
+            if not isinstance(value, expected):
+                raise BadConfig(f"structured_outputs_config: {name} must be a {expected.__name__}, got {value!r}.")
         if options.get("enable_in_reasoning"):
             raise BadConfig(
                 "structured_outputs_config: enable_in_reasoning is not served, a constraint holds for what follows the"
@@ -178,7 +231,7 @@ class EngineConfig:
 
 
 def cache_dir(name: str) -> Path:
-    """The user's cache directory for `name`: XDG_CACHE_HOME or ~/.cache, then jaxserve/name."""
+    """Return the user's cache directory for `name`: jaxserve/name under XDG_CACHE_HOME or ~/.cache."""
     import os
 
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

@@ -1,4 +1,4 @@
-"""Look at this machine as a server would use it, and say of each thing whether it is well and what would help."""
+"""Checks of this machine for `jaxserve doctor`: what a server needs, whether it works, and what to do if not."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ VERSIONS = ("jaxserve", "jax", "jaxlib", "flax", "transformers", "tokenizers", "
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. advice: what to do about it, where it is not ok."""
+    """The result of one check. `advice` says what to do if the status is not ok."""
 
     name: str
     status: Literal["ok", "warning", "wrong"]
@@ -32,7 +32,7 @@ class Finding:
 
 
 def diagnose() -> Iterator[Finding]:
-    """Yield what is found, one thing after the other; a check that fails is a finding, too."""
+    """Run all checks and yield their findings; a check that fails with an exception is a finding, too."""
     checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("versions", check_versions),
         ("device", check_device),
@@ -49,18 +49,18 @@ def diagnose() -> Iterator[Finding]:
 
 
 def check_versions() -> Finding:
-    """Which packages are installed."""
-    found = []
+    """Check that the packages are installed, and list their versions."""
+    installed = []
     for name in VERSIONS:
         try:
-            found.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             return Finding("versions", "wrong", f"{name} is not installed", "install jaxserve again: pip install -e .")
-    return Finding("versions", "ok", f"Python {platform.python_version()}, " + ", ".join(found))
+    return Finding("versions", "ok", f"Python {platform.python_version()}, " + ", ".join(installed))
 
 
 def check_device() -> Finding:
-    """Which device JAX computes on, and how fast it was just now."""
+    """Check which device JAX computes on, and measure its speed."""
     import jax
     import numpy as np
 
@@ -76,14 +76,14 @@ def check_device() -> Finding:
 
 
 def _idle_accelerator() -> str | None:
-    """What Linux shows of an accelerator that JAX was not installed for."""
+    """Name an accelerator that Linux shows and JAX was not installed for."""
     if Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
         return "NVIDIA GPU"
     return "accelerator of the TPU kind" if any(Path("/dev").glob("accel[0-9]*")) else None
 
 
 def check_memory() -> Finding:
-    """How much memory is there, and free."""
+    """Check how much memory is free."""
     memory = psutil.virtual_memory()
     text = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available, {os.cpu_count()} CPU cores"
     if memory.available < MIN_MEMORY_BYTES:
@@ -94,7 +94,7 @@ def check_memory() -> Finding:
 
 
 def check_cache() -> Finding:
-    """Whether models and programs can be kept, how much is, and how much room there is."""
+    """Check that the cache directory is writable, and how much of the disk is free."""
     directory = cache_dir("")
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def check_cache() -> Finding:
 
 
 def check_compiler() -> Finding:
-    """Whether the kernels in C can be used on this machine."""
+    """Check that the native kernels can be compiled on this machine."""
     from jaxserve.native import library
 
     if library.usable():
@@ -123,7 +123,7 @@ def check_compiler() -> Finding:
 
 
 def check_hub() -> Finding:
-    """Whether the hub answers, within a few seconds."""
+    """Check that the hub answers within a few seconds."""
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
@@ -132,7 +132,7 @@ def check_hub() -> Finding:
         with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S):
             pass
     except urllib.error.HTTPError:
-        pass  # an answer
+        pass  # an HTTP error is an answer, too
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         advice = "only models on this machine can be served; check the network, HTTPS_PROXY or HF_ENDPOINT"

@@ -1,33 +1,36 @@
-"""Every exception the library raises on purpose, in one tree.
+"""The exceptions that the library raises on purpose, in one tree.
 
     JaxServeError
-    ├── RequestError       the caller can change the request     400
+    ├── RequestError       the request cannot be served as it is   400
     │   ├── InvalidParameter   a field has a value that cannot be served
-    │   ├── PromptTooLong      the prompt leaves no room for an answer
-    │   └── Unsupported        a feature this build or this model does not have
-    ├── Overloaded         the caller can come back later        503, Retry-After
-    ├── EngineStopped      nobody can be served now              503
-    ├── GenerationFailed   this one answer broke; not the caller's doing   500
-    └── StartupError       happens before there is a server      exit code 78
-        ├── BadConfig          a setting that cannot work, or two that contradict
-        ├── UnknownArchitecture   a model, or a key of its config, we do not know
+    │   ├── PromptTooLong      the prompt leaves no room for an output
+    │   └── Unsupported        a feature that this build or this model does not have
+    ├── Overloaded         the queue is full: try again later      503, Retry-After
+    ├── EngineStopped      no request can be served                503
+    ├── GenerationFailed   one request failed, not by its fault    500
+    └── StartupError       the model cannot be served              exit code 78
+        ├── BadConfig          a setting that cannot work, or two that contradict each other
+        ├── UnknownArchitecture   a model, or a key of its config, that is not known
         ├── BadCheckpoint      a missing, surplus, misshapen or unreadable tensor or file
         └── OutOfMemory        the model or its cache does not fit
 
-Each message names the field, the value, and what would do.
+Each message names the field, the value, and what would be accepted.
 """
 
 
 class JaxServeError(Exception):
-    """The root: catching it catches every error the library raises on purpose."""
+    """Base class of all exceptions that the library raises on purpose."""
 
     def _render_traceback_(self) -> list[str]:
-        """Return what IPython shows in place of a traceback: the message says what to do; our frames would not."""
+        """Return what IPython shows in place of a traceback: the message alone, which says what to change."""
         return [f"{type(self).__name__}: {self}"]
 
 
 class RequestError(JaxServeError):
-    """The caller can change the request. `param` is the field at fault, when there is one."""
+    """A request that cannot be served as it is (HTTP 400).
+
+    param   the field at fault, None if there is none
+    """
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -35,19 +38,22 @@ class RequestError(JaxServeError):
 
 
 class InvalidParameter(RequestError):
-    """A field has a value that cannot be served."""
+    """A request whose field has a value that cannot be served."""
 
 
 class PromptTooLong(RequestError):
-    """The prompt leaves no room for an answer."""
+    """A prompt that leaves no room for an output in the model's context length."""
 
 
 class Unsupported(RequestError):
-    """A feature that this build or this model does not have."""
+    """A request for a feature that this build or this model does not have."""
 
 
 class Overloaded(JaxServeError):
-    """The caller can come back later; `retry_after_s` says when to try."""
+    """A request that the queue has no room for (HTTP 503).
+
+    retry_after_s   seconds after which to try again
+    """
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
@@ -55,15 +61,15 @@ class Overloaded(JaxServeError):
 
 
 class EngineStopped(JaxServeError):
-    """Nobody can be served: the engine has ended, or is ending."""
+    """The state in which no request can be served: the engine has stopped or is stopping (HTTP 503)."""
 
 
 class GenerationFailed(JaxServeError):
-    """This one answer broke while it was made; its neighbours are unharmed."""
+    """A request that failed while it ran, by no fault of its own (HTTP 500). Other requests are unaffected."""
 
 
 class StartupError(JaxServeError):
-    """Happens before there is anything to serve; the command line turns it into exit code 78."""
+    """A model that cannot be served, found while it starts. The command line exits with code 78."""
 
 
 class BadConfig(StartupError):
@@ -71,7 +77,7 @@ class BadConfig(StartupError):
 
 
 class UnknownArchitecture(StartupError):
-    """A model, or a key in its config, that we do not know."""
+    """A model, or a key in its config, that is not known."""
 
 
 class BadCheckpoint(StartupError):
@@ -79,4 +85,4 @@ class BadCheckpoint(StartupError):
 
 
 class OutOfMemory(StartupError):
-    """The model or its key-value cache does not fit."""
+    """A model or a key-value cache that does not fit the device's memory."""

@@ -1,8 +1,7 @@
-"""What generation configs say: defaults of the sampler, the longest answer, and the ids that end one.
+"""GenerationDefaults: sampling defaults, the longest output and the end tokens from a generation_config.json.
 
-A generation config is the dictionary of a generation_config.json: the model's own, or that of a directory which the
-operator names. --generation-config says whether its preferences are read; its end tokens always are, because they
-describe the model.
+The file is the model's own or that of the directory in EngineConfig.generation_config. That field may also switch its
+sampling defaults off; the end tokens are always read, because they describe the model.
 """
 
 import json
@@ -26,17 +25,17 @@ SAMPLING_DEFAULT_KEYS = (
     "max_new_tokens",
     "skip_special_tokens",
 )
-KEY_TYPES: Mapping[str, Any] = {"top_k": int, "max_new_tokens": int, "skip_special_tokens": bool}  # others: numbers
+KEY_TYPES: Mapping[str, Any] = {"top_k": int, "max_new_tokens": int, "skip_special_tokens": bool}  # others are numbers
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """What holds where a request says nothing, and what holds whatever it says.
+    """Values for what a request does not set, and limits for every request.
 
-    values            by the config's names (DEFAULTS_READ), only what is set
-    params            the same as SamplingParams, without a length
-    hard_max_tokens   the operator's ceiling on answers, None: there is none
-    eos_ids           every id that the files call an end
+    values            Defaults under the names of the file (SAMPLING_DEFAULT_KEYS); only those that are set.
+    params            The same as SamplingParams, without max_tokens.
+    hard_max_tokens   No output has more tokens than this; None sets no limit.
+    eos_ids           All end-of-sequence tokens that the files name.
     """
 
     values: Mapping[str, Any]
@@ -48,18 +47,21 @@ class GenerationDefaults:
     def from_configs(
         cls, config: EngineConfig, generation_config: Mapping[str, Any], model_config: Mapping[str, Any]
     ) -> "GenerationDefaults":
-        """From the two configs of the model's own. Raises BadConfig for values that no request could ask for."""
-        given = (
-            None if config.generation_config in ("auto", "vllm") else _read_generation_config(config.generation_config)
-        )
-        override = {name: one for name, one in (config.override_generation_config or {}).items() if one is not None}
-        read = {} if config.generation_config == "vllm" else generation_config if given is None else given
-        layers = {**read, **override}
-        values = {name: layers[name] for name in SAMPLING_DEFAULT_KEYS if layers.get(name) is not None}
+        """Read the defaults from the model's generation_config.json and config.json, both as dictionaries.
+
+        Raises BadConfig for values that no request could have, or if the given directory has no readable file.
+        """
+        is_directory = config.generation_config not in ("auto", "vllm")
+        given = _read_generation_config(config.generation_config) if is_directory else None
+        overrides = config.override_generation_config or {}
+        overrides = {name: value for name, value in overrides.items() if value is not None}
+        file = {} if config.generation_config == "vllm" else generation_config if given is None else given
+        merged = {**file, **overrides}
+        values = {name: merged[name] for name in SAMPLING_DEFAULT_KEYS if merged.get(name) is not None}
         return cls(
             values,
             _params(values),
-            hard_max_tokens=override.get("max_new_tokens", (given or {}).get("max_new_tokens")),
+            hard_max_tokens=overrides.get("max_new_tokens", (given or {}).get("max_new_tokens")),
             eos_ids=_eos_ids(generation_config if given is None else given, model_config),
         )
 
@@ -69,11 +71,11 @@ class GenerationDefaults:
 
 def _params(values: Mapping[str, Any]) -> SamplingParams:
     for name, value in values.items():
-        kind = KEY_TYPES.get(name, (int, float))
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
+        key_type = KEY_TYPES.get(name, (int, float))
+        if not isinstance(value, key_type) or (isinstance(value, bool) and key_type is not bool):
+            expected = {bool: "true or false", int: "a whole number"}.get(key_type, "a number")
             raise BadConfig(
-                f"the generation config's sampling defaults cannot be used: {name} must be {wanted}, got {value!r}."
+                f"the generation config's sampling defaults cannot be used: {name} must be {expected}, got {value!r}."
             )
     try:
         params = SamplingParams(
@@ -85,9 +87,9 @@ def _params(values: Mapping[str, Any]) -> SamplingParams:
 
 
 def _eos_ids(generation_config: Mapping[str, Any], model_config: Mapping[str, Any]) -> frozenset[int]:
-    """The generation config's, the model config's where that says nothing."""
-    found = generation_config.get("eos_token_id", model_config.get("eos_token_id"))
-    return frozenset(found if isinstance(found, list) else () if found is None else (found,))
+    """Return the ids of the generation config, or those of the model config if it names none."""
+    ids = generation_config.get("eos_token_id", model_config.get("eos_token_id"))
+    return frozenset(ids if isinstance(ids, list) else () if ids is None else (ids,))
 
 
 def _read_generation_config(directory: str) -> dict[str, Any]:

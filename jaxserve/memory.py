@@ -1,4 +1,4 @@
-"""Memory that nobody uses any more goes back to the system."""
+"""Return freed memory to the operating system."""
 
 import ctypes
 import gc
@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 def return_freed_memory() -> None:
-    """Collect reference cycles and tell the C allocator (glibc's) to give its free pages back, where there is one."""
+    """Collect reference cycles and make glibc's allocator return its free pages; other allocators are left alone."""
     gc.collect()
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What is kept on this machine: fetched models, and compiled programs. Lists it, adds to it, takes away from it."""
+"""The cache of fetched models and compiled programs on this machine: list, fetch and delete."""
 
 import os
 import shutil
@@ -16,10 +16,14 @@ PROGRAMS = "programs"
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One thing that is kept.
+    """A fetched model, or the compiled programs of one machine and version.
 
-    name is what `jaxserve serve` takes for a model, and "programs" for those compiled for one machine and version.
-    modified_s counts seconds since 1970. files are the names of a hub model's GGUF files, where it has any.
+    name         What `jaxserve serve` takes for the model; "programs" for compiled programs.
+    kind         What it is.
+    path         Where it lies.
+    num_bytes    Its size on disk.
+    modified_s   When it was last changed, in seconds since 1970.
+    files        The names of a hub model's GGUF files.
     """
 
     name: str
@@ -38,24 +42,36 @@ def pull_model(
     token: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Fetch a model, if it is not on this machine, and return where it lies. Raises StartupError if that fails."""
+    """Fetch a model if it is not on this machine, and return its path.
+
+    model          a hub id, a path, or the default model's name
+    revision       branch, tag or commit of a hub model
+    download_dir   directory for fetched models; None is the user's cache directory
+    token          token for the hub
+    progress       called with (phase, done, total)
+
+    Raises StartupError if it cannot be fetched.
+    """
     return resolve_model(model, revision=revision, download_dir=download_dir, token=token, progress=progress)
 
 
 def list_cache(download_dir: str | None = None) -> list[CacheEntry]:
-    """Return what is kept, models first, each kind by name."""
-    found = [*_own_models(download_dir), *_hub_models(download_dir), *_programs()]
-    return sorted(found, key=lambda entry: (entry.kind, entry.name.lower()))
+    """List what is in the cache: models first, each kind sorted by name."""
+    entries = [*_own_models(download_dir), *_hub_models(download_dir), *_programs()]
+    return sorted(entries, key=lambda entry: (entry.kind, entry.name.lower()))
 
 
 def remove_from_cache(name: str, download_dir: str | None = None) -> None:
-    """Delete a model by its name, or all compiled programs. Raises BadConfig if nothing has that name."""
+    """Delete a model by its name, or all compiled programs.
+
+    Raises BadConfig if nothing has that name, StartupError if a file cannot be deleted.
+    """
     entries = list_cache(download_dir)
-    chosen = [entry for entry in entries if entry.name == name]
-    if not chosen:
+    matching = [entry for entry in entries if entry.name == name]
+    if not matching:
         known = ", ".join(dict.fromkeys(entry.name for entry in entries)) or "nothing"
         raise BadConfig(f"{name!r} is not in the cache; there is {known}.")
-    for entry in chosen:
+    for entry in matching:
         try:
             shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
         except OSError as error:
@@ -69,13 +85,13 @@ def _own_models(download_dir: str | None) -> Iterator[CacheEntry]:
 
 
 def _hub_models(download_dir: str | None) -> Iterator[CacheEntry]:
-    """Those in the hub's cache that have weights we read."""
+    """Yield the models of the hub's cache that have weights in a format that can be read."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
         cache = scan_cache_dir(download_dir)
-    except (CacheNotFound, ValueError, OSError):  # no such folder, or none of the hub's
+    except (CacheNotFound, ValueError, OSError):  # no such directory, or none of the hub's
         return
     for repo in cache.repos:
         files = {file.file_name for revision in repo.revisions for file in revision.files}

@@ -1,4 +1,4 @@
-"""What comes back: numbers from the engine (TokenOutput), text from the doors (TextDelta)."""
+"""What a request returns: token ids from the engine (TokenOutput), and text (TextDelta, Completion)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,23 +7,28 @@ from typing import NamedTuple, Never
 
 
 class FinishReason(StrEnum):
-    STOP = "stop"
-    LENGTH = "length"
-    ABORT = "abort"
-    ERROR = "error"
-    REPETITION = "repetition"
-    TOOL_CALLS = "tool_calls"  # never the engine's: the text that ended with stop was a call
+    """The reason why an output ended."""
+
+    STOP = "stop"  # a stop token, a stop string or the end of a grammar
+    LENGTH = "length"  # max_tokens or the model's length
+    ABORT = "abort"  # the caller
+    ERROR = "error"  # a failure of this request
+    REPETITION = "repetition"  # repetition_detection
+    TOOL_CALLS = "tool_calls"  # of chat outputs that ended with STOP and made tool calls; the engine never gives it
 
 
-REPETITION_STOP_REASON = "repetition_detected"  # the stop_reason of an answer that repeated itself
+REPETITION_STOP_REASON = "repetition_detected"  # the stop_reason of an output that repeated itself
 
 
 @dataclass(frozen=True, slots=True)
 class PositionLogprobs:
-    """Raw log-probabilities at one position: the token that stands there, and the best ones.
+    """Log-probabilities at one position, in token ids: of the token that stands there, and of alternatives.
 
-    rank is 1-based over the whole vocabulary; None: not among the best. top holds (token id, logprob), best first;
-    wanted the same for ids that were asked for.
+    token_id   The token that stands there.
+    logprob    Its log-probability.
+    rank       Its rank in the whole vocabulary, from 1; None if it is not known.
+    top        Pairs (token id, log-probability) of the most likely tokens, best first.
+    wanted     The same of the ids that the request asked for (logprob_token_ids), in its order.
     """
 
     token_id: int
@@ -34,18 +39,20 @@ class PositionLogprobs:
 
 
 class TokenOutput(NamedTuple):
-    """One request's news after one step, in token ids. The engine knows nothing else.
+    """What one engine step added to one request, in token ids.
 
-    One is made for every row of every step, and a frozen dataclass takes six times as long to make: 2.2 µs.
+    A NamedTuple, because one is made for every row of every step, and a frozen dataclass takes six times as long to
+    make: 2.2 µs.
 
-    token_ids            new since the last output; the ending token is included
-    logprobs             one entry per new token, when asked for
-    prompt_logprobs      once, with the first output: one entry per prompt token, the first is None
-    num_cached_tokens    prompt tokens found in the prefix cache
-    stop_reason          the stop token id when one other than the primary EOS ended the request, or
-                         REPETITION_STOP_REASON; of a
-                         beam search also the primary EOS, or what its cursor said
-    error                set when finish_reason is ERROR
+    request_id           The request, or the choice of a beam search.
+    token_ids            The new tokens; a token that ended the output is included.
+    logprobs             One entry for each new token if the request asked for them.
+    prompt_logprobs      With the first output only: one entry for each prompt token, None for the first token.
+    num_cached_tokens    The number of prompt tokens found in the prefix cache.
+    finish_reason        Set with the last output.
+    stop_reason          The id of the stop token that ended the output unless it is the primary end-of-sequence token,
+                         or REPETITION_STOP_REASON; of a beam search also the primary token or the stop string.
+    error                Set if finish_reason is ERROR.
     """
 
     request_id: int
@@ -60,9 +67,13 @@ class TokenOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """One token with its log-probability, spelled out.
+    """A token with its log-probability.
 
-    token is the token's text where it stands ("" for a part of a character), bytes that text in UTF-8.
+    token_id   The token's id.
+    token      Its text at this place; "" for a part of a character.
+    bytes      Its bytes, of which `token` is the text.
+    logprob    The log-probability (or logit, as EngineConfig.logprobs_mode says).
+    rank       Its rank in the whole vocabulary, from 1; None if it is not known.
     """
 
     token_id: int
@@ -74,10 +85,10 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob(Logprob):
-    """A token that stands in the text, with the best alternatives at its place.
+    """A token of the output or prompt, with alternatives at its place.
 
-    top starts with the standing token itself, then the best others, best first, without duplicates. wanted are those
-    of logprob_token_ids, in their order, whether they stand in top or not.
+    top      The token itself, then the most likely others, best first, without duplicates.
+    wanted   The tokens of logprob_token_ids, in their order, whether they are in `top` or not.
     """
 
     top: tuple[Logprob, ...] = ()
@@ -86,7 +97,12 @@ class TokenLogprob(Logprob):
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """News of one tool call: the first has its id and name, all have the next piece of its arguments (JSON text)."""
+    """The next piece of one tool call.
+
+    index       The number of the call in this output, from 0.
+    arguments   The next piece of its arguments, which are JSON text.
+    id, name    Set in the first piece of a call only.
+    """
 
     index: int
     arguments: str
@@ -96,7 +112,12 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call, whole. arguments is JSON text, as the model wrote it where its format is JSON."""
+    """A whole tool call.
+
+    id          The call's id, to which the tool's result refers.
+    name        The function to call.
+    arguments   Its arguments as JSON text, exactly as the model wrote them if its format is JSON.
+    """
 
     id: str
     name: str
@@ -105,14 +126,21 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """One choice's news: text that is certain by now, and the tokens behind it.
+    """The next piece of one choice: text that cannot change any more, and the tokens behind it.
 
-    text may be empty while half a character, the beginning of a stop string or of a marker waits.
-    reasoning and tool_calls are what a reader of chat answers has taken out of it; text is then what is left, the
-    content. num_reasoning_tokens counts those of token_ids that stand in the reasoning section.
-    After a delta with a finish_reason nothing follows for that index.
-    stop_reason is the stop string, or the stop token id, or REPETITION_STOP_REASON, or None for EOS and length.
-    prompt_logprobs come once, with the first delta of index 0.
+    index                  The number of the choice, from 0.
+    text                   The next text, of chat outputs the next content. Empty while a part of a character or of a
+                           possible stop string or marker waits for its end.
+    token_ids              The tokens since the last delta.
+    logprobs               One entry for each of these tokens if the request asked for them.
+    prompt_logprobs        With the first delta of choice 0 only: one entry for each prompt token, None for the first.
+    finish_reason          Set with the last delta of a choice.
+    stop_reason            The stop string or stop token id that ended the output, or REPETITION_STOP_REASON; None for
+                           the end-of-sequence token and the length.
+    num_cached_tokens      The number of prompt tokens found in the prefix cache.
+    reasoning              The next reasoning of a chat output.
+    tool_calls             The next pieces of its tool calls.
+    num_reasoning_tokens   How many of token_ids are reasoning.
     """
 
     index: int
@@ -130,7 +158,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """What a chat template made of messages, and its tokens."""
+    """A chat prompt as the template rendered it: its text and its token ids."""
 
     text: str
     token_ids: list[int]
@@ -138,7 +166,12 @@ class RenderedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens paid for: the prompt once, every choice's tokens, and how much of the prompt was cached."""
+    """Token counts of one request.
+
+    prompt_tokens       Tokens of the prompt, counted once for all choices.
+    completion_tokens   Tokens of all choices.
+    cached_tokens       Tokens of the prompt that were found in the prefix cache.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -147,7 +180,19 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One finished answer, whole: its content, and what else its reader found."""
+    """One whole output of a request.
+
+    index                  The number of the choice, from 0.
+    text                   The text, of chat outputs the content.
+    token_ids              All its tokens, those of reasoning and tool calls included.
+    finish_reason          Why it ended.
+    stop_reason            The stop string or stop token id that ended it, or REPETITION_STOP_REASON; None for the
+                           end-of-sequence token and the length.
+    logprobs               One entry for each token if the request asked for them.
+    reasoning              The reasoning of a chat output.
+    tool_calls             Its tool calls.
+    num_reasoning_tokens   How many of token_ids are reasoning.
+    """
 
     index: int
     text: str
@@ -160,7 +205,7 @@ class Choice:
     num_reasoning_tokens: int = 0
 
     def _repr_markdown_(self) -> str:
-        """Return what a notebook shows: reasoning as a quotation, the content, the calls, and why it ended."""
+        """Return what a notebook shows: reasoning as a quotation, the content, the tool calls, and why it ended."""
         parts = ["> " + self.reasoning.strip().replace("\n", "\n> ")] if self.reasoning.strip() else []
         parts += [self.text] if self.text else []
         parts += [f"```json\n{call.name}({call.arguments})\n```" for call in self.tool_calls]
@@ -179,9 +224,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """All that one prompt got back. `text` is the first choice's, which is usually the only one.
+    """Everything that a request returned.
 
-    `outputs` is vLLM's name for the choices.
+    prompt_token_ids   The tokens of the prompt as they were read.
+    choices            The outputs, in order; best first for a beam search.
+    usage              Token counts.
+    prompt_logprobs    One entry for each prompt token, None for the first, if the request asked for them.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -191,20 +239,25 @@ class Completion:
 
     @property
     def text(self) -> str:
+        """The text of the first choice, which is usually the only one."""
         return self.choices[0].text
 
     @property
     def outputs(self) -> tuple[Choice, ...]:
+        """The choices, under vLLM's name."""
         return self.choices
 
     def __getitem__(self, index: object) -> Never:
-        """Raises TypeError, which says what to write: vLLM gives a list even for one conversation."""
+        """Refuse an index with a helpful message: vLLM's chat returns a list even for one conversation.
+
+        Raises TypeError always.
+        """
         raise TypeError(
             "this is the Completion of one conversation: write .text or .choices; chat([conversation]) gives a list"
         )
 
     def _repr_markdown_(self) -> str:
-        """Return what a notebook shows: the answer, or all of several with their numbers."""
+        """Return what a notebook shows: the only choice, or several with their numbers."""
         if len(self.choices) == 1:
             return self.choices[0]._repr_markdown_()
         return "\n\n".join(f"**{choice.index}**\n\n{choice._repr_markdown_()}" for choice in self.choices)
@@ -212,7 +265,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class HistogramSnapshot:
-    """Observations by bucket: counts[i] fell in (bounds[i-1], bounds[i]], the last one above every bound."""
+    """A histogram's observations so far.
+
+    bounds   Upper bounds of the buckets, ascending.
+    counts   Observations in (bounds[i-1], bounds[i]]; one more entry than bounds, the last for those above all.
+    sum      The sum of all observations.
+    """
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -221,10 +279,16 @@ class HistogramSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class StatsSnapshot:
-    """The engine's numbers at one moment. Names are those of vLLM's metrics without their prefix.
+    """The engine's metrics at one moment. Names are those of vLLM's metrics without their prefix.
 
-    counters     only ever grow; keys listed in engine/stats.py
-    finished     requests that ended, by finish reason
+    num_requests_running     Sequences with a row in the batch.
+    num_requests_waiting     Sequences that wait for their first row.
+    num_requests_preempted   Sequences that wait because they were preempted.
+    pages_total              Pages of the key-value cache; free, active (in use) and cached ones add up to it.
+    counters                 Counters that only grow; engine/stats.py lists the keys.
+    finished                 The number of requests that ended, by finish reason.
+    rejected                 The number of requests that were refused, by the limit that refused them.
+    histograms               Distributions of times and sizes.
     """
 
     num_requests_running: int

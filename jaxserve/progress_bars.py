@@ -1,13 +1,13 @@
-"""Progress bars for people at a terminal or in a notebook: one a phase, however phases overlap."""
+"""Progress bars for a terminal or a notebook: one for each phase of the start; phases may overlap."""
 
 from tqdm.auto import tqdm
 
 
 class ProgressBars:
-    """Shows (phase, done, total) as the start reports it; a phase's first word is its name, the rest a remark.
+    """A callable that shows progress reports (phase, done, total).
 
-    A bar that is still short of its end when all is over is filled: what was announced and not needed is done as well,
-    and a notebook would show it as failed.
+    The first word of a phase is its name, the rest a remark behind its bar. A bar that is short of its total when all
+    is over is filled: work that was announced and turned out unnecessary is done, and a notebook would show a failure.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class ProgressBars:
         bar.update(done - bar.n)
 
     def close(self) -> None:
-        """Ends every bar as done."""
+        """Fill and close every bar."""
         for bar in self._bars.values():
             if bar.total and bar.n < bar.total:
                 bar.update(bar.total - bar.n)

@@ -1,4 +1,4 @@
-"""What a caller may ask of the sampler and of the stopping rules. Checks itself when built."""
+"""SamplingParams: how the tokens of a request are sampled and when its output ends. Checked when it is built."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +24,13 @@ MAX_LOGPROB_TOKEN_IDS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepetitionDetection:
-    """Ends an answer whose last tokens are at least min_count copies of a pattern of some tokens.
+    """End an output whose last tokens repeat: at least min_count copies of one pattern.
 
-    max_pattern_size    tokens in the longest pattern looked for; 0: nothing is
-    min_pattern_size    tokens in the shortest; 0 means 1
+    max_pattern_size   The longest pattern has this many tokens; 0 switches the detection off.
+    min_pattern_size   The shortest pattern has this many tokens; 0 counts as 1.
+    min_count          So many copies end the output; at least 2.
+
+    Raises InvalidParameter if a value is out of its range.
     """
 
     max_pattern_size: int = 0
@@ -50,37 +53,50 @@ class RepetitionDetection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """One request's wishes, in vLLM's names and ranges.
+    """Sampling parameters of one request, with vLLM's names and ranges.
 
-    Lists stand for tuples, a text for a tuple of one, a dict for logit_bias's pairs and for the nested values. `given`
-    are the fields that were set: through LLM the others take the model's own defaults, as they do over HTTP.
+    Lists may be given where a field holds a tuple, a single text for a tuple of one, a dict for the pairs of logit_bias
+    and for the nested dataclasses. Token ids are those of the model's vocabulary. Through LLM, fields that are not set
+    take the model's own defaults, as they do over HTTP.
 
-    max_tokens      most tokens to generate, None: as many as fit
-    min_tokens      no end token and no stop string before this many
-    temperature     0 (below 1e-5) is greedy; (1e-5, 0.01) is raised to 0.01
-    top_k           0 or -1: off; ties at the border are kept
-    seed            the draw depends on (seed + choice index, position, token id) alone; None: fresh
-    n               number of choices; choice j draws with seed + j
-    repetition_penalty  divides (or multiplies, below zero) the logits of tokens in prompt or answer; 1: off
-    frequency_penalty   taken from a logit for each time that its token stands in the answer
-    presence_penalty    taken once from the logits of tokens that stand in the answer
-    logit_bias      (token id, number added to its logit), kept by id; clamped to [-100, 100] when applied
-    allowed_token_ids   nothing else may be drawn, kept by id; None: everything may
-    bad_words       texts whose tokens may not stand in the answer
-    stop            strings that end the text; cut off unless include_stop_str_in_output
-    logprobs        None: none; k: the chosen token and the k best others
-    logprob_token_ids   these ids' log-probabilities beside the best, at every token; needs logprobs
-    prompt_logprobs None: none; k: the same for every prompt token (no prefix-cache reads)
-    truncate_prompt_tokens   most tokens of the prompt that are read; -1: all but one of the model's length
-    truncation_side  left: the prompt's last tokens are kept; right: its first
-    repetition_detection   ends an answer that repeats itself, once it has min_tokens
-    structured_outputs   what the text must be, once it is no longer reasoning; None: anything
-    thinking_token_budget   most tokens of reasoning, whose end is then forced; None or -1: no limit
-    priority        lower is served earlier; anything but 0 needs scheduling_policy="priority"
-    use_beam_search the n best answers are searched for, and nothing is drawn: temperature, top_p, top_k, min_p and seed
-                    are not looked at. Ends with fewer tokens than max_tokens if n beams of so many cannot be kept
-    length_penalty  answers found are ranked by log-probability / tokens ** length_penalty
-    echo_only       score the prompt and generate nothing (completions with max_tokens 0)
+    max_tokens          At most this many tokens are generated, at least 1; None is as many as fit.
+    min_tokens          No stop token and no stop string ends the output before this many tokens.
+    temperature         Logits are divided by it, in [0, 2]. Below 1e-5 the most likely token is taken (greedy); values
+                        from there to 0.01 are raised to 0.01.
+    top_p               Only the most likely tokens with this total probability are kept, in (0, 1].
+    top_k               Only this many most likely tokens are kept, and those equal to the last; 0 and -1 keep all.
+    min_p               Only tokens with at least this share of the highest probability are kept, in [0, 1].
+    seed                A token depends on (seed + choice index, position, token id) alone; None and -1 take a new seed.
+    n                   The number of choices. Choice j has seed + j. Greedy requests have one.
+    repetition_penalty  Positive logits of tokens in the prompt or output are divided by it, negative ones multiplied;
+                        above 0, and 1 changes nothing.
+    frequency_penalty   It is subtracted from a token's logit once for each occurrence in the output, in [-2, 2].
+    presence_penalty    It is subtracted once from the logit of each token that occurs in the output, in [-2, 2].
+    logit_bias          Pairs (token id, number added to its logit), kept in the order of ids; clamped to [-100, 100].
+    allowed_token_ids   No other token can be sampled; None allows all.
+    bad_words           The token sequences of these texts cannot occur in the output.
+    stop                The text ends before the first of these strings.
+    stop_token_ids      The output ends with the first of these tokens; at most 1,024 ids.
+    ignore_eos          The end-of-sequence tokens do not end the output.
+    include_stop_str_in_output   The stop string is kept in the text.
+    skip_special_tokens   Special tokens are left out of the text.
+    logprobs            Each token has its log-probability and those of this many most likely tokens; None is none.
+    logprob_token_ids   Log-probabilities of these ids are returned at every position, too; at most 128, needs logprobs.
+    prompt_logprobs     As logprobs, for the prompt's tokens; the prefix cache is not read then.
+    truncate_prompt_tokens   At most this many tokens of the prompt are read; -1 is the model's length minus one.
+    truncation_side     Of a truncated prompt the last tokens are kept ("left") or the first ("right").
+    repetition_detection   An output that repeats itself ends, once it has min_tokens; None never.
+    structured_outputs  The text behind the reasoning is constrained to this form; None is any text.
+    thinking_token_budget   Reasoning has at most this many tokens, then its end is forced; None and -1 set no limit.
+    priority            Requests with lower numbers are scheduled first; not 0 only with scheduling_policy="priority".
+    use_beam_search     The n most likely outputs are searched for, and nothing is sampled: temperature, top_p, top_k,
+                        min_p and seed have no effect. Outputs may end before max_tokens if n longer beams would not fit
+                        the cache.
+    length_penalty      Beams are ranked by log-probability / num_tokens ** length_penalty.
+    echo_only           Nothing is generated; only the prompt's log-probabilities are computed (max_tokens may be 0).
+    given               The names of the fields that were set.
+
+    Raises InvalidParameter, which names the field, if a value has the wrong type or is out of its range.
     """
 
     max_tokens: int | None = None
@@ -132,16 +148,19 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether chance plays no part."""
+        """Whether the output is deterministic: greedy sampling or a beam search."""
         return self.use_beam_search or self.temperature < MAX_GREEDY_TEMPERATURE
 
     @property
     def has_thinking_budget(self) -> bool:
-        """Whether the reasoning of an answer is limited."""
+        """Whether the number of reasoning tokens is limited."""
         return self.thinking_token_budget not in (None, -1)
 
     def truncate(self, prompt_ids: Sequence[int], max_model_len: int) -> Sequence[int]:
-        """The part of a prompt that is read. Raises InvalidParameter when more is asked for than the model can read."""
+        """Return the part of a prompt that is read.
+
+        Raises InvalidParameter if truncate_prompt_tokens is more than the model's length.
+        """
         kept = max_model_len - 1 if self.truncate_prompt_tokens == -1 else self.truncate_prompt_tokens
         if kept is None:
             return prompt_ids
@@ -155,24 +174,30 @@ class SamplingParams:
         return prompt_ids[-kept:] if self.truncation_side == "left" else prompt_ids[:kept]
 
     def check_priority(self, scheduling_policy: str) -> None:
-        """Raises InvalidParameter for a priority that nobody would look at."""
+        """Check that a priority has an effect.
+
+        Raises InvalidParameter if it is set and the scheduling policy ignores it.
+        """
         if self.priority and scheduling_policy != "priority":
             raise InvalidParameter(f"Got priority {self.priority} but priority scheduling is not enabled.", "priority")
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raises InvalidParameter unless the model has a logit for every id that is named here."""
+        """Check every token id against the vocabulary.
+
+        Raises InvalidParameter for ids that the model has no logit for.
+        """
         _require_known("stop_token_ids", sorted(self.stop_token_ids), vocab_size)
         _require_known("allowed_token_ids", self.allowed_token_ids or (), vocab_size)
         _require_known("logit_bias", [token_id for token_id, _ in self.logit_bias], vocab_size)
         _require_known("logprob_token_ids", sorted(self.logprob_token_ids), vocab_size)
 
     def _normalize(self) -> None:
-        """Gives every field its own type. Raises InvalidParameter for a value that has none."""
-        for name, (kind, may_be_none) in _NUMBER_TYPES.items():
+        """Convert every field to its declared type."""
+        for name, (number_type, is_optional) in _NUMBER_TYPES.items():
             value = getattr(self, name)
-            if (value is None and may_be_none) or type(value) is kind:
+            if (value is None and is_optional) or type(value) is number_type:
                 continue
-            object.__setattr__(self, name, _as_number(name, kind, value))
+            object.__setattr__(self, name, _as_number(name, number_type, value))
         for name in ("stop", "bad_words"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else _as_tuple(name, value))
@@ -183,12 +208,12 @@ class SamplingParams:
             object.__setattr__(self, "allowed_token_ids", _as_token_ids("allowed_token_ids", self.allowed_token_ids))
         if not isinstance(self.logit_bias, tuple):
             object.__setattr__(self, "logit_bias", _as_logit_bias(self.logit_bias))
-        for name, kind in (("structured_outputs", StructuredOutputs), ("repetition_detection", RepetitionDetection)):
+        for name, cls in (("structured_outputs", StructuredOutputs), ("repetition_detection", RepetitionDetection)):
             value = getattr(self, name)
             if isinstance(value, Mapping):
-                object.__setattr__(self, name, _as_dataclass(name, kind, value))
-            elif value is not None and not isinstance(value, kind):
-                raise InvalidParameter(f"{name} must be {kind.__name__}(…), got {value!r}.", name)
+                object.__setattr__(self, name, _as_dataclass(name, cls, value))
+            elif value is not None and not isinstance(value, cls):
+                raise InvalidParameter(f"{name} must be {cls.__name__}(…), got {value!r}.", name)
 
     def _check_ranges(self) -> None:
         _require(0 <= self.temperature <= 2, "temperature", "in [0, 2]", self.temperature)
@@ -214,8 +239,8 @@ class SamplingParams:
             _require(value is None or value >= 0, name, "at least 0", value)
         if self.truncate_prompt_tokens is not None:
             allowed = "-1 or at least 1 (0 would leave an empty prompt)"
-            holds = self.truncate_prompt_tokens == -1 or self.truncate_prompt_tokens >= 1
-            _require(holds, "truncate_prompt_tokens", allowed, self.truncate_prompt_tokens)
+            is_valid = self.truncate_prompt_tokens == -1 or self.truncate_prompt_tokens >= 1
+            _require(is_valid, "truncate_prompt_tokens", allowed, self.truncate_prompt_tokens)
         _require(self.truncation_side in ("left", "right"), "truncation_side", "left or right", self.truncation_side)
         budget = self.thinking_token_budget
         _require(budget is None or budget >= -1, "thinking_token_budget", "at least 0, or -1 for no limit", budget)
@@ -247,10 +272,10 @@ class SamplingParams:
             raise InvalidParameter("bad_words cannot contain an empty string.", "bad_words")
         if self.logprob_token_ids and self.logprobs is None:
             raise InvalidParameter("logprob_token_ids needs logprobs.", "logprob_token_ids")
-        num_asked = len(self.logprob_token_ids)
-        if num_asked > MAX_LOGPROB_TOKEN_IDS:
+        num_requested = len(self.logprob_token_ids)
+        if num_requested > MAX_LOGPROB_TOKEN_IDS:
             raise InvalidParameter(
-                f"logprob_token_ids has {num_asked} ids; at most {MAX_LOGPROB_TOKEN_IDS} are allowed.",
+                f"logprob_token_ids has {num_requested} ids; at most {MAX_LOGPROB_TOKEN_IDS} are allowed.",
                 "logprob_token_ids",
             )
 
@@ -265,7 +290,7 @@ class SamplingParams:
                 raise InvalidParameter(f"{name} is not available with use_beam_search; leave it out.", name)
 
 
-_NUMBER_TYPES: dict[str, tuple[type, bool]] = {  # field → its type, and whether it may be None
+_NUMBER_TYPES: dict[str, tuple[type, bool]] = {  # field → (type, whether it may be None)
     **dict.fromkeys(("min_tokens", "top_k", "n", "priority"), (int, False)),
     **dict.fromkeys(("max_tokens", "seed", "logprobs", "prompt_logprobs", "truncate_prompt_tokens"), (int, True)),
     "thinking_token_budget": (int, True),
@@ -285,17 +310,17 @@ def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
 
 
 def _as_token_ids(name: str, value: Any) -> tuple[int, ...]:
-    """A tuple is taken as it is: it was checked when it was made."""
+    """Convert to a tuple of ids. A tuple is not checked again: another SamplingParams has done that."""
     if isinstance(value, tuple):
         return value
     try:
-        return tuple(index(one) for one in _as_tuple(name, value))
+        return tuple(index(token_id) for token_id in _as_tuple(name, value))
     except TypeError:
         raise InvalidParameter(f"{name} must be token ids, got {value!r}.", name) from None
 
 
 def _as_logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
-    """Pairs, or a mapping whose keys are ids, also as text: JSON has no other keys."""
+    """Convert pairs, or a mapping whose keys are ids. Keys may be texts: JSON has no others."""
     try:
         pairs = value.items() if isinstance(value, Mapping) else _as_tuple("logit_bias", value)
         return tuple((int(token_id), float(bias)) for token_id, bias in pairs)
@@ -305,24 +330,24 @@ def _as_logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
         ) from None
 
 
-def _as_number(name: str, kind: type, value: Any) -> Any:
-    """numpy's numbers count as numbers. Raises InvalidParameter for what is none."""
+def _as_number(name: str, number_type: type, value: Any) -> Any:
+    """Convert a number, which may be numpy's."""
     try:
-        if kind is bool and value in (0, 1):
+        if number_type is bool and value in (0, 1):
             return bool(value)
-        if kind is int:
+        if number_type is int:
             return index(value)
-        if kind is float and not isinstance(value, str | bytes | bool):
+        if number_type is float and not isinstance(value, str | bytes | bool):
             return float(value)
     except (TypeError, ValueError):
         pass
-    wanted = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
-    raise InvalidParameter(f"{name} must be {wanted}, got {value!r}.", name)
+    expected = {int: "a whole number", float: "a number", bool: "True or False"}[number_type]
+    raise InvalidParameter(f"{name} must be {expected}, got {value!r}.", name)
 
 
-def _as_dataclass(name: str, kind: type[T], fields: Mapping[str, Any]) -> T:
+def _as_dataclass(name: str, cls: type[T], fields: Mapping[str, Any]) -> T:
     try:
-        return kind(**fields)
+        return cls(**fields)
     except TypeError as error:
         raise InvalidParameter(f"{name}: {str(error).partition('() ')[2]}.", name) from None
 
@@ -331,17 +356,17 @@ def _invalid_repetition(reason: str) -> InvalidParameter:
     return InvalidParameter(f"repetition_detection.{reason}.", "repetition_detection")
 
 
-def _require(holds: bool, name: str, allowed: str, value: object) -> None:
-    if not holds or (isinstance(value, float) and math.isnan(value)):
+def _require(is_valid: bool, name: str, allowed: str, value: object) -> None:
+    if not is_valid or (isinstance(value, float) and math.isnan(value)):
         raise InvalidParameter(f"{name} must be {allowed}, got {value}.", name)
 
 
 def _require_known(name: str, ids: Sequence[int], vocab_size: int) -> None:
-    """ids are in order, so that two looks are enough when all is well."""
+    """Check sorted ids: if the first and the last are in the vocabulary, all are."""
     if ids and not 0 <= ids[0] <= ids[-1] < vocab_size:
-        wrong = [str(one) for one in ids if not 0 <= one < vocab_size]
-        listed = ", ".join(wrong[:MAX_LISTED_IDS]) + (
-            f" and {len(wrong) - MAX_LISTED_IDS} more" if len(wrong) > MAX_LISTED_IDS else ""
+        unknown = [str(token_id) for token_id in ids if not 0 <= token_id < vocab_size]
+        listed = ", ".join(unknown[:MAX_LISTED_IDS]) + (
+            f" and {len(unknown) - MAX_LISTED_IDS} more" if len(unknown) > MAX_LISTED_IDS else ""
         )
         raise InvalidParameter(
             f"{name} has token ids that are out of vocabulary: {listed}; the vocabulary has {vocab_size} tokens, so"

@@ -1,4 +1,4 @@
-"""What the text of an answer must be, as a caller says it. Plain values; structured/ makes grammars of them."""
+"""StructuredOutputs: a constraint on the text of an output. Plain values; structured/ compiles grammars from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,17 +12,21 @@ CONSTRAINT_FIELDS = ("json", "regex", "choice", "grammar", "json_object", "struc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuredOutputs:
-    """One constraint on an answer, in vLLM's names: exactly one of the first six is given.
+    """A constraint on the text of an output, with vLLM's names: exactly one of the first six fields is set.
 
-    json             a JSON schema: as JSON text, as a dict, or as a pydantic model; kept as text
-    regex            matched by the whole answer
-    choice           the answer is one of these; one of them may be empty
-    grammar          a context-free grammar: GBNF where a line has `::=`, else Lark
-    json_object      True: any JSON object
-    structural_tag   a structural tag, as JSON text or a dict: free text in which regions follow schemas
-    disable_any_whitespace          JSON in its compact form
-    disable_additional_properties   no keys but declared ones, in objects that say nothing of others
-    whitespace_pattern              a regex for what stands between JSON tokens; nothing with disable_any_whitespace
+    json             The text is JSON that is valid under this schema: JSON text, a dict, or a pydantic model; kept as
+                     text.
+    regex            This regular expression matches the whole text.
+    choice           The text is one of these; one of them may be empty.
+    grammar          The text is derived from this context-free grammar: GBNF if a line has `::=`, else Lark.
+    json_object      True: the text is any JSON object.
+    structural_tag   The text is free, and regions of it follow schemas: vLLM's structural tag as JSON text or a dict.
+    disable_any_whitespace          JSON has no whitespace between its tokens.
+    disable_additional_properties   Objects have no keys but the declared ones if their schema does not mention others.
+    whitespace_pattern              A regular expression for the whitespace between JSON tokens; disable_any_whitespace
+                                    overrides it.
+
+    Raises InvalidParameter if not exactly one constraint is set, or if it is blank or of the wrong type.
     """
 
     json: str | None = None
@@ -43,9 +47,9 @@ class StructuredOutputs:
         given = [name for name in CONSTRAINT_FIELDS if getattr(self, name) is not None]
         if len(given) != 1:
             listed = ", ".join(CONSTRAINT_FIELDS)
-            said = f"{', '.join(given)} are" if given else "none is"
+            actual = f"{', '.join(given)} are" if given else "none is"
             raise InvalidParameter(
-                f"structured_outputs must have exactly one of {listed}; {said} given.", "structured_outputs"
+                f"structured_outputs must have exactly one of {listed}; {actual} given.", "structured_outputs"
             )
         if self.json_object is False:
             raise InvalidParameter(
@@ -59,7 +63,7 @@ class StructuredOutputs:
 
 
 def _as_text(name: str, value: Any) -> str | None:
-    """JSON text of a schema in any of its forms; keys keep their order, because an answer has them in it."""
+    """Convert a schema to JSON text. Keys keep their order, because outputs have them in that order."""
     if value is None or isinstance(value, str):
         return value
     if hasattr(value, "model_json_schema"):
