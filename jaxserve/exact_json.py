@@ -1,15 +1,18 @@
-"""JSON whose numbers keep all their digits: integers of any size are int, and what no double holds is a LongFloat."""
+"""JSON whose numbers keep all their digits: integers are int, and a number that no double equals is a LongFloat."""
 
 import json
 from decimal import Decimal
 from typing import Any, NoReturn
 
-MAX_JSON_DIGITS = 308  # as many as the largest double has
+MAX_JSON_DIGITS = 308  # about the number of digits of the largest double
 _NUM_SAFE_CHARS = 16  # a number of 15 digits and a point is read back as it was written
 
 
 class LongFloat(float):
-    """The double nearest to a JSON number that no double holds; `text` is the number as it was written."""
+    """The double nearest to a JSON number that no double equals.
+
+    text   the number as it was written
+    """
 
     __slots__ = ("text",)
     text: str
@@ -24,12 +27,21 @@ class LongFloat(float):
 
 
 def load_exact_json(text: str | bytes) -> Any:
-    """Read JSON. Raises ValueError for what is no JSON, for NaN and infinities, and above MAX_JSON_DIGITS digits."""
-    return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_refuse_constant)
+    """Parse JSON text without changing the value of any number.
+
+    Raises ValueError if the text is not JSON, holds NaN or an infinity, or has a number of more than MAX_JSON_DIGITS
+    digits; RecursionError if it is nested too deeply.
+    """
+    return json.loads(text, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_refuse_constant)
 
 
 def dump_exact_json(value: Any, comma: str = ",", colon: str = ":") -> str:
-    """Write JSON that `load_exact_json` reads as the same value; strings as they are, keys in their order."""
+    """Write JSON text that `load_exact_json` parses to the same value.
+
+    Keys keep their order, and non-ASCII characters are not escaped.
+
+    comma, colon   separators, as in `json.dumps(separators=…)`
+    """
     if isinstance(value, dict):
         keys = (json.dumps(key, ensure_ascii=False) for key in value)
         values = (dump_exact_json(item, comma, colon) for item in value.values())
@@ -39,12 +51,12 @@ def dump_exact_json(value: Any, comma: str = ",", colon: str = ":") -> str:
     return value.text if isinstance(value, LongFloat) else json.dumps(value, ensure_ascii=False)
 
 
-def _integer(text: str) -> int:
+def _parse_integer(text: str) -> int:
     _check_digits(text)
     return int(text)
 
 
-def _float(text: str) -> float:
+def _parse_float(text: str) -> float:
     _check_digits(text)
     number = float(text)
     if len(text) <= _NUM_SAFE_CHARS and "e" not in text and "E" not in text:

@@ -1,5 +1,5 @@
-"""Small processes that may be killed: where strangers' templates and grammars are compiled.
+"""Killable worker processes, in which chat templates and grammars that came with a request are compiled.
 
-A helper is a fresh interpreter, never a fork: it holds no model, no key and no environment of ours. What goes in and
-out is JSON. It imports neither JAX nor the engine, and it is only started when there is work for it.
+A worker is a fresh interpreter, never a fork: it holds no model, no API key and no environment of the server. Its input
+and output are JSON. It imports neither JAX nor the engine, and is started when the first task needs it.
 """

@@ -1,4 +1,4 @@
-"""A few helpers, and who uses which. Everything here blocks: call it from threads that may wait."""
+"""A small pool of worker processes. Everything here blocks: call it from threads that may wait."""
 
 import json
 import queue
@@ -14,93 +14,101 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TaskLimits:
-    """What one task may use. A helper that still holds more than half of memory_bytes afterwards is not used again."""
+    """Limits of one task.
+
+    wall_s         wall-clock seconds until the worker is killed; it may use one more second of processor time
+    memory_bytes   address space of the worker while it runs the task. A worker whose resident memory is above half of
+                   this afterwards is replaced.
+    """
 
     wall_s: float
     memory_bytes: int = 512 * MIB
 
 
 class TaskKilled(Exception):
-    """The task used more than it may, and its helper was killed. The text says what of."""
+    """The task exceeded a limit, and its worker was killed. The message names the limit."""
 
 
 class WorkerPool:
-    """`size` places for helpers, which are started when first needed and replaced when a task breaks them.
+    """Up to `num_workers` worker processes, started when first needed and replaced when a task breaks them.
 
-    modules    imported by each helper before its first task, so that no task's time is spent on it
-    restarts   helpers that were killed, or broke, and were replaced
+    modules        imported by each worker before its first task, so that no task's time is spent on it
+    num_restarts   workers that were killed or exited during a task, and were replaced
     """
 
     def __init__(self, modules: tuple[str, ...] = (), num_workers: int = 2) -> None:
-        self.size = num_workers
         self.num_restarts = 0
         self._modules = modules
         self._lock = threading.Lock()
         self._alive: set[WorkerProcess] = set()
         self._is_closed = False
-        self._places: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()  # None: nobody was needed here yet
+        # None: a worker that has not been started yet. Last in, first out: few tasks start few workers.
+        self._idle: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()
         for _ in range(num_workers):
-            self._places.put(None)
+            self._idle.put(None)
 
-    def run(self, call: str, data: Any, limits: TaskLimits) -> Any:
-        """What `call` ("module:function") returns for `data`, both of them JSON. Waits until a helper is free.
+    def run(self, function: str, data: Any, limits: TaskLimits) -> Any:
+        """Run a function in a worker and return its result. Waits until a worker is idle.
 
-        Raises TaskKilled, InvalidParameter when the function raised a RequestError, GenerationFailed when it raised
-        anything else, and EngineStopped after `close`.
+        function   "module:name"; called with `data`. Both `data` and the result are JSON.
+
+        Raises TaskKilled if the task exceeded its limits, InvalidParameter if the function raised a RequestError,
+        GenerationFailed if it raised anything else, and EngineStopped after `close`.
         """
-        task = {"call": call, "data": data, "cpu_s": limits.wall_s + 1, "memory_bytes": limits.memory_bytes}
+        task = {"function": function, "data": data, "cpu_s": limits.wall_s + 1, "memory_bytes": limits.memory_bytes}
         message = json.dumps(task).encode()
-        helper = self._places.get()
+        worker = self._idle.get()
         try:
-            if helper is not None and not helper.is_alive:  # the system ended it while it had nothing to do
-                helper = self._exchange(helper)
-            helper = helper or self._start()
-            answer = helper.run(message, limits.wall_s)
-            if helper.rss_bytes > limits.memory_bytes // 2:
-                helper = self._exchange(helper)
-        except WorkerExited as ended:
-            helper = self._exchange(helper)
+            if worker is not None and not worker.is_alive:  # the system ended it while it was idle
+                worker = self._replace(worker)
+            worker = worker or self._start()
+            reply = worker.run(message, limits.wall_s)
+            if worker.rss_bytes > limits.memory_bytes // 2:
+                worker = self._replace(worker)
+        except WorkerExited as error:
+            worker = self._replace(worker)
             with self._lock:
                 if self._is_closed:
-                    raise EngineStopped("The helper processes were closed.") from None
+                    raise EngineStopped("The worker processes were closed.") from None
                 self.num_restarts += 1
-            raise TaskKilled(str(ended)) from None
+            raise TaskKilled(str(error)) from None
         finally:
-            self._places.put(helper)
-        return _value(call, answer)
+            self._idle.put(worker)
+        return _unpack(function, reply)
 
     def close(self) -> None:
-        """Kills all helpers, and whatever they do. Idempotent."""
+        """Kill all workers, whatever they are running. Idempotent."""
         with self._lock:
             self._is_closed = True
-            helpers, self._alive = self._alive, set()
-        for helper in helpers:
-            helper.kill()
+            workers, self._alive = self._alive, set()
+        for worker in workers:
+            worker.kill()
 
     def _start(self) -> WorkerProcess:
         with self._lock:
             if self._is_closed:
-                raise EngineStopped("The helper processes are closed.")
-            helper = WorkerProcess(self._modules)
-            self._alive.add(helper)
-        return helper
+                raise EngineStopped("The worker processes are closed.")
+            worker = WorkerProcess(self._modules)
+            self._alive.add(worker)
+        return worker
 
-    def _exchange(self, helper: WorkerProcess | None) -> WorkerProcess | None:
-        """A fresh helper for a spent one, which starts while nobody waits for it; none when all is over."""
-        if helper is not None:
-            helper.kill()
+    def _replace(self, worker: WorkerProcess | None) -> WorkerProcess | None:
+        """Kill a worker and start another, so that no later task waits for the start; None after `close`."""
+        if worker is not None:
+            worker.kill()
         with self._lock:
-            if helper is not None:
-                self._alive.discard(helper)
+            if worker is not None:
+                self._alive.discard(worker)
             if self._is_closed:
                 return None
         return self._start()
 
 
-def _value(call: str, answer: dict[str, Any]) -> Any:
-    if "refused" in answer:
-        message, param = answer["refused"]
+def _unpack(function: str, reply: dict[str, Any]) -> Any:
+    """Return the value in a worker's reply, or raise the error in it."""
+    if "refused" in reply:
+        message, param = reply["refused"]
         raise InvalidParameter(message, param)
-    if "failed" in answer:
-        raise GenerationFailed(f"{call} raised {answer['failed']} in its helper.")
-    return answer["value"]
+    if "failed" in reply:
+        raise GenerationFailed(f"{function} raised {reply['failed']} in its worker process.")
+    return reply["value"]

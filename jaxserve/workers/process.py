@@ -1,4 +1,4 @@
-"""One helper as its owner sees it: a process behind a socket."""
+"""The parent's side of one worker process, which it talks to through a socket pair."""
 
 import json
 import os
@@ -14,16 +14,19 @@ from typing import Any
 import psutil
 
 STARTUP_S = 60.0
-MAX_ANSWER_BYTES = 1 << 30
-KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT")
+MAX_REPLY_BYTES = 1 << 30
+PASSED_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 class WorkerExited(Exception):
-    """The process is gone; the text says why."""
+    """The worker process ended or was killed. The message says why."""
 
 
 class WorkerProcess:
-    """A process that answers one task at a time. It starts at once, and is waited for by the first task."""
+    """A process that runs one task at a time. It starts at once; the first task waits until it is ready.
+
+    modules   imported by the process before its first task
+    """
 
     def __init__(self, modules: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
@@ -36,70 +39,75 @@ class WorkerProcess:
                 env=_environment(),
                 start_new_session=True,  # the terminal's Ctrl-C is for the server, which then drains
             )
-        self._channel = Connection(ours.detach())
+        self._connection = Connection(ours.detach())
         self._is_ready = False
 
     @property
     def pid(self) -> int:
+        """Process id."""
         return self._process.pid
 
     @property
     def is_alive(self) -> bool:
+        """Whether the process has not ended."""
         return self._process.poll() is None
 
     @property
     def rss_bytes(self) -> int:
-        """What it holds in memory now; 0 when it has ended."""
+        """Resident memory now; 0 when the process has ended."""
         try:
-            # Not its own ru_maxrss: across vfork and exec that begins with what the server holds.
+            # Not its own ru_maxrss: across vfork and exec that starts at the resident memory of the server.
             return psutil.Process(self.pid).memory_info().rss
         except psutil.Error:
             return 0
 
     def run(self, task: bytes, wall_s: float) -> dict[str, Any]:
-        """The answer to a task. Raises WorkerExited when it took longer than wall_s, or the process ended."""
+        """Send a task, JSON text, and return the worker's reply.
+
+        Raises WorkerExited if it took longer than `wall_s`, or if the process ended.
+        """
         if not self._is_ready:
-            self._talk(None, STARTUP_S)
+            self._exchange(None, STARTUP_S)
             self._is_ready = True
-        return json.loads(self._talk(task, wall_s))
+        return json.loads(self._exchange(task, wall_s))
 
     def kill(self) -> None:
-        """Kills the process, which has nothing to save, and waits for it. Idempotent, and safe beside `ask`."""
+        """Kill the process and wait for its end. Idempotent; another thread may be in `run`, which then raises."""
         self._process.kill()
-        self._process.wait()  # the channel stays: another thread may be reading from it, and hears of the end there
+        self._process.wait()  # the connection stays open: a thread that reads from it gets EOFError
 
-    def _talk(self, message: bytes | None, wall_s: float) -> bytes:
-        """Sends, unless there is nothing to, and receives. A clock kills the process, which ends the waiting."""
-        first = threading.Lock()  # taken by whoever is first, the answer or the clock; so it is never both
+    def _exchange(self, message: bytes | None, wall_s: float) -> bytes:
+        """Send a message, if there is one, and receive a reply. A timer kills the process after `wall_s`."""
+        decided = threading.Lock()  # taken by the reply or by the timer, whichever comes first; so it is never both
 
         def kill() -> None:
-            if first.acquire(blocking=False):
+            if decided.acquire(blocking=False):
                 self._process.kill()
 
-        clock = threading.Timer(wall_s, kill)
-        clock.daemon = True
-        clock.start()
+        timer = threading.Timer(wall_s, kill)
+        timer.daemon = True
+        timer.start()
         try:
             if message is not None:
-                self._channel.send_bytes(message)
-            answer = self._channel.recv_bytes(MAX_ANSWER_BYTES)
+                self._connection.send_bytes(message)
+            reply = self._connection.recv_bytes(MAX_REPLY_BYTES)
         except (EOFError, OSError):
-            answer = None
-        in_time = first.acquire(blocking=False)
-        clock.cancel()
-        if answer is not None and in_time:
-            return answer
+            reply = None
+        is_in_time = decided.acquire(blocking=False)
+        timer.cancel()
+        if reply is not None and is_in_time:
+            return reply
         self.kill()
-        raise WorkerExited(f"it took longer than {wall_s:g} s" if not in_time else self._why())
+        raise WorkerExited(self._exit_reason() if is_in_time else f"it took longer than {wall_s:g} s")
 
-    def _why(self) -> str:
+    def _exit_reason(self) -> str:
         if self._process.returncode == -signal.SIGXCPU:
             return "it needed too much processor time"
         return "it needed too much memory, or ended the process it ran in"
 
 
 def _environment() -> dict[str, str]:
-    """What an interpreter needs to start. Keys and tokens in the server's environment are not passed on."""
-    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    """The variables that an interpreter needs to start. Keys and tokens of the server are not passed on."""
+    passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "1"}
+    return passed | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "1"}

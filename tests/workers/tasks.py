@@ -1,4 +1,4 @@
-"""What helpers are asked to do in tests: the good, and the bad."""
+"""Tasks that worker processes run in tests: harmless ones, and ones that break a limit."""
 
 import os
 import resource

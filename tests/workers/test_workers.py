@@ -1,4 +1,4 @@
-"""Helpers do what they are told, within limits; what breaks one leaves the others, and the next task, unharmed."""
+"""Workers run functions within limits; a task that breaks one harms neither the other workers nor the next task."""
 
 import os
 import signal
@@ -29,14 +29,14 @@ def test_a_task_is_a_function_of_json(pool, data):
     assert run(pool, "double", data) == data * 2
 
 
-def test_helpers_are_other_processes_that_start_when_needed(pool):
+def test_workers_are_other_processes_that_start_when_needed(pool):
     assert WorkerPool()._alive == set()
     first = run(pool, "pid")
     assert first not in (os.getpid(), os.getppid())
     assert run(pool, "pid") == first
 
 
-def test_a_helper_knows_no_array_no_model_and_no_secret(pool, monkeypatch):
+def test_a_worker_has_no_array_library_no_model_and_no_secret(pool, monkeypatch):
     monkeypatch.setenv("JAXSERVE_API_KEY", "secret")
     fresh = WorkerPool(("jaxserve.text.client_template",))
     try:
@@ -55,13 +55,13 @@ def test_each_task_has_its_own_limits(pool):
         assert (memory, 3 <= cpu_s < 30) == (megabytes * MIB, True)
 
 
-def test_a_refusal_comes_back_as_one(pool):
+def test_a_request_error_comes_back_as_invalid_parameter(pool):
     with pytest.raises(InvalidParameter, match="no good") as caught:
         run(pool, "refuse", {"message": "no good", "param": "field"})
     assert caught.value.param == "field"
 
 
-def test_another_failure_says_no_more_than_its_kind(pool):
+def test_another_failure_reports_only_the_name_of_the_exception(pool):
     with pytest.raises(GenerationFailed, match="ZeroDivisionError"):
         run(pool, "fail")
 
@@ -69,7 +69,7 @@ def test_another_failure_says_no_more_than_its_kind(pool):
 @pytest.mark.parametrize(
     ("task", "why"), [("burn", "longer than 0.5 s"), ("loop", "longer than 0.5 s"), ("leave", "ended the process")]
 )
-def test_what_breaks_a_helper_ends_with_it(pool, task, why):
+def test_a_task_that_breaks_its_worker_is_killed_and_the_worker_replaced(pool, task, why):
     before, old = pool.num_restarts, run(pool, "pid")
     with pytest.raises(TaskKilled, match=why):
         run(pool, task, limits=SHORT)
@@ -85,7 +85,7 @@ def test_more_memory_than_allowed_is_not_given(pool):
     assert run(pool, "allocate", 100 * MIB) == 100 * MIB
 
 
-def test_a_helper_that_has_grown_is_exchanged(pool):
+def test_a_worker_that_has_grown_is_replaced(pool):
     before, old = pool.num_restarts, run(pool, "pid")
     assert run(pool, "allocate", 300 * MIB) == 300 * MIB  # given back at its end
     assert run(pool, "pid") == old
@@ -93,7 +93,7 @@ def test_a_helper_that_has_grown_is_exchanged(pool):
     assert (run(pool, "pid") != old, pool.num_restarts) == (True, before)
 
 
-def test_what_the_server_holds_does_not_count(pool):
+def test_the_memory_of_the_parent_does_not_count(pool):
     ballast = b"x" * (600 * MIB)
     fresh = WorkerPool()
     try:
@@ -103,16 +103,16 @@ def test_what_the_server_holds_does_not_count(pool):
     assert len(ballast) == 600 * MIB
 
 
-def test_a_helper_that_ended_by_itself_is_not_asked(pool):
+def test_a_worker_that_ended_while_idle_is_replaced(pool):
     old = run(pool, "pid")
     os.kill(old, signal.SIGKILL)
-    for helper in pool._alive:
-        if helper.pid == old:
-            helper._process.wait()
+    for worker in pool._alive:
+        if worker.pid == old:
+            worker._process.wait()
     assert run(pool, "pid") != old
 
 
-def test_a_busy_helper_leaves_the_other_free():
+def test_a_busy_worker_leaves_the_other_free():
     pool, ended = WorkerPool(), threading.Event()
     try:
 
