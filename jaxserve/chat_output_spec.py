@@ -17,7 +17,7 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChatOutputSpec:
-    """What the parser of a chat output must know of the request.
+    """The request as the parser of its chat output needs to know it.
 
     tools                 The declared tools as they were sent: {"type": "function", "function": {...}}.
     tool_choice           "none": no calls are parsed. "required" and NamedTool are enforced by a grammar.

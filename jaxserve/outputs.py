@@ -39,7 +39,7 @@ class PositionLogprobs:
 
 
 class TokenOutput(NamedTuple):
-    """What one engine step added to one request, in token ids.
+    """Tokens that one engine step added to one request.
 
     A NamedTuple, because one is made for every row of every step, and a frozen dataclass takes six times as long to
     make: 2.2 µs.
@@ -224,7 +224,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Everything that a request returned.
+    """The outputs of a request, with its prompt and usage.
 
     prompt_token_ids   The tokens of the prompt as they were read.
     choices            The outputs, in order; best first for a beam search.

@@ -1,0 +1,414 @@
+"""The structure of the sources: which package imports which, unique class names, and documentation of public names.
+
+Every import counts: inside functions, under TYPE_CHECKING, relative ones, and `import_module("...")` with a literal.
+Only `jaxserve/__init__.py` is exempt: it lists the public names and stands between the library and the server.
+"""
+
+import ast
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+# Packages and top-level modules of jaxserve by level. Imports run downwards only, never to the same level.
+LEVELS = (
+    (
+        *("config", "errors", "exact_json", "sampling_params", "structured_outputs", "chat_output_spec", "outputs"),
+        *("progress_bars", "memory"),
+    ),
+    ("parallel", "native", "generation_defaults", "workers"),
+    ("layers", "kvcache"),
+    ("attention",),
+    ("models", "sampling", "structured", "weights"),
+    ("engine", "text"),
+    ("output_plan", "llm_options"),
+    ("output_stream", "config_check", "text_components", "llm_inputs"),
+    ("engine_client", "completion", "model_store", "doctor"),
+    ("blocking_client",),
+    ("llm", "async_llm"),
+)
+LEVEL_OF = {package: level for level, packages in enumerate(LEVELS) for package in packages}
+LEVEL_OF |= {"jaxserve": len(LEVELS) - 1, "server": len(LEVELS)}
+SHARED = {"errors", "structured_outputs"}  # may be imported from the same level, too
+ARRAY_LIBRARIES = {"jax", "jaxlib", "flax"}
+EXPECTED_ROOTS = {"README.md", "jaxserve", "pyproject.toml", "scripts", "server", "tests"}
+GENERATED = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".cache", "node_modules"}
+GENERATED |= {"dist", "build"}
+# Packages whose docstrings are not checked yet. The set only shrinks.
+NOT_YET = {"attention", "engine", "exact_json", "kvcache", "layers", "models", "native", "parallel", "sampling"}
+NOT_YET |= {"config_check", "engine_client", "output_plan", "output_stream", "server", "structured", "text"}
+NOT_YET |= {"text_components", "weights", "workers"}
+DUPLICATES_NOT_YET = {"Spelling", "Work"}
+# First words of docstrings that are verbs in the third person; other words with an s are if a determiner follows.
+_VERBS = """aborts accepts adds advances allows appends applies asks assigns binds brings bundles cancels chooses cleans
+    clears collects combines compares compiles computes contains converts copies creates decides decodes defines deletes
+    describes determines does drops emits encodes enqueues ensures evaluates executes fetches fills finds forgets frees
+    generates gets gives goes handles has holds is iterates joins keeps kills knows leaves lets maintains makes merges
+    notices opens owns parses passes performs picks provides puts raises receives refuses registers rejects removes
+    replaces represents resolves returns says sees selects sends serves speaks strips submits takes talks tells
+    truncates validates verifies wakes yields"""
+THIRD_PERSON = frozenset(_VERBS.split())
+DETERMINERS = {"a", "all", "an", "any", "each", "every", "its", "no", "one", "the", "these", "this", "what", "whether"}
+# First words of questions and fragments: neither an imperative sentence nor a noun phrase.
+_FRAGMENTS = """as at by can everything for from he how if in is it nobody of on she they this to what when where which
+    who whose why with without"""
+FRAGMENTS = frozenset(_FRAGMENTS.split())
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement. `target` is a module of this repository if there is one, else the name as written."""
+
+    source: str
+    target: str
+    line: int
+    path: str
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Map the dotted name of every module of the library and the server to its file."""
+    files = [file for top in ("jaxserve", "server") for file in sorted((root / top).rglob("*.py"))]
+    return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def imports(root: Path) -> list[Import]:
+    """List every import of every module, each name resolved to the module that it comes from."""
+    own = modules(root)
+    packages = {parent for name in own for parent in _parents(name)}
+    links = []
+    for name, file in own.items():
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+            for target in _targets(node, package, own.keys() | packages):
+                links.append(Import(name, target, getattr(node, "lineno", 0), str(file.relative_to(root))))
+    return links
+
+
+def _parents(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _targets(node: ast.AST, package: str, known: set[str]) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*parts, *([node.module] if node.module else [])])
+        for alias in node.names:
+            yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base
+    elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__") and node.args:
+        first = node.args[0]
+        if isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith("."):
+            yield first.value
+
+
+def _name(function: ast.expr) -> str | None:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
+
+
+def package_of(module: str) -> str:
+    """Return the package: jaxserve.engine.plan → engine, jaxserve.llm → llm, anything of the server → server."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "jaxserve" and len(parts) > 1 else parts[0]
+
+
+def find_fault(link: Import) -> str | None:
+    """Explain what is wrong with one import; None if nothing is."""
+    source, target, top = package_of(link.source), package_of(link.target), link.target.split(".")[0]
+    if source not in LEVEL_OF:
+        return f"the package {source!r} has no level; give it one in LEVELS"
+    if top not in ("jaxserve", "server"):
+        return _find_foreign_fault(link.source, top)
+    if link.source == "jaxserve" and top == "jaxserve":
+        return None
+    if source == "server":
+        return None if top == "server" or link.target == "jaxserve" else "the server sees only jaxserve's public names"
+    if top == "server":
+        return "the library never imports the server"
+    if link.target == "jaxserve":
+        return "nothing inside jaxserve imports through its __init__.py"
+    if target not in LEVEL_OF:
+        return f"the package {target!r} has no level; give it one in LEVELS"
+    rise = LEVEL_OF[target] - LEVEL_OF[source]
+    if source == target or rise < 0 or (rise == 0 and target in SHARED):
+        return None
+    direction = "upward" if rise else "into another package of the same level"
+    return f"{direction}: {source} has level {LEVEL_OF[source]}, {target} level {LEVEL_OF[target]}"
+
+
+def _find_foreign_fault(source: str, top: str) -> str | None:
+    """Explain why a module from outside may not be imported here; None if it may."""
+    package = package_of(source)
+    if top in ARRAY_LIBRARIES and (LEVEL_OF[package] == 0 or package == "text"):
+        return f"{package} must not use arrays"
+    if top == "numpy" and package == "text":
+        return "text must not use arrays"
+    if top == "asyncio" and package not in ("async_llm", "server"):
+        return "inside jaxserve, only async_llm.py may use asyncio"
+    return None
+
+
+def cycles(links: list[Import]) -> list[str]:
+    """List the cycles of modules that import each other."""
+    graph: dict[str, set[str]] = {}
+    for link in links:
+        if link.source != link.target:
+            graph.setdefault(link.source, set()).add(link.target)
+    circles, done = [], set()
+
+    def walk(module: str, path: list[str]) -> None:
+        if module in path:
+            circles.append(" → ".join([*path[path.index(module) :], module]))
+        elif module not in done:
+            for target in sorted(graph.get(module, ())):
+                walk(target, [*path, module])
+            done.add(module)
+
+    for module in sorted(graph):
+        walk(module, [])
+    return circles
+
+
+def import_faults(root: Path) -> list[str]:
+    """List all imports that LEVELS does not allow, a line each."""
+    links = imports(root)
+    wrong = [
+        f"{link.path}:{link.line} imports {link.target}: {reason}" for link in links if (reason := find_fault(link))
+    ]
+    return wrong + [f"a cycle of imports: {circle}" for circle in cycles(links)]
+
+
+def source_files(root: Path) -> Iterator[Path]:
+    """Yield every file of the repository but generated ones."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in GENERATED and not name.endswith(".egg-info")]
+        yield from (Path(folder, name) for name in files)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A public class, function or method. `name` has the class in front for a method."""
+
+    path: str
+    name: str
+    node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.node.lineno} {self.name}"
+
+
+def public_definitions(root: Path, skipped: set[str] = frozenset()) -> Iterator[Definition]:
+    """Yield the public classes, functions and methods of modules, except those of the skipped packages."""
+    for module, file in modules(root).items():
+        if package_of(module) not in skipped:
+            tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+            yield from _definitions(tree, str(file.relative_to(root)), "")
+
+
+def _definitions(parent: ast.Module | ast.ClassDef, path: str, prefix: str) -> Iterator[Definition]:
+    for node in parent.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        if any(_name(one) in ("overload", "setter") for one in node.decorator_list):
+            continue
+        yield Definition(path, prefix + node.name, node)
+        if isinstance(node, ast.ClassDef):
+            yield from _definitions(node, path, f"{node.name}.")
+
+
+def docstring_fault(definition: Definition) -> str | None:
+    """Explain what is wrong with a docstring; None if nothing is."""
+    text = ast.get_docstring(definition.node)
+    if not text:
+        return "has no docstring"
+    first_line = text.splitlines()[0]
+    fault = first_line_fault(first_line)
+    if fault is not None:
+        return f"{fault}: {first_line!r}"
+    if not isinstance(definition.node, ast.ClassDef):
+        missing = sorted(name for name in raised(definition.node) if not re.search(rf"\b{name}\b", text))
+        if missing:
+            return f"raises {', '.join(missing)}, which its docstring does not name"
+    return None
+
+
+def first_line_fault(line: str) -> str | None:
+    """Explain why a line is neither an imperative sentence nor a noun phrase; None if it may be."""
+    words = [word.strip(".,:;()").lower() for word in line.split()] + [""]
+    if line.rstrip().endswith("?"):
+        return "begins with a question"
+    if words[0] in FRAGMENTS:
+        return "begins with a fragment or a question"
+    is_plural_or_verb = words[0].endswith("s") and not words[0].endswith("ss") and "'" not in words[0]
+    if words[0] in THIRD_PERSON or (is_plural_or_verb and words[1] in DETERMINERS):
+        return "begins with a verb in the third person"
+    return None
+
+
+def raised(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """Return the names of the exceptions that a function raises in its own body, not in functions inside it."""
+    names, pending = set(), list(function.body)
+    while pending:
+        node: ast.AST = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            name = _name(node.exc.func) or ""
+            names |= {name} if name[:1].isupper() else set()
+        pending.extend(ast.iter_child_nodes(node))
+    return names
+
+
+def duplicate_classes(root: Path) -> set[str]:
+    """Return the names that more than one class of the library and the server has."""
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in modules(root).values()]
+    names = Counter(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+    return {name for name, count in names.items() if count > 1}
+
+
+def test_no_class_name_occurs_twice():
+    assert duplicate_classes(REPO) == DUPLICATES_NOT_YET
+
+
+def test_public_names_are_documented():
+    faults = [
+        f"{one} {fault}" for one in public_definitions(REPO, NOT_YET) if (fault := docstring_fault(one)) is not None
+    ]
+    assert not faults, f"{len(faults)} docstrings:\n  " + "\n  ".join(faults)
+
+
+def test_imports_run_downwards_only():
+    faults = import_faults(REPO)
+    assert not faults, "imports that LEVELS does not allow:\n  " + "\n  ".join(faults)
+
+
+def test_nothing_is_called_utils():
+    assert not [str(file) for file in source_files(REPO) if file.name == "utils.py"]
+
+
+def test_nothing_points_out_of_the_repository():
+    outside = b"../" + b"shared"
+    assert not [str(file) for file in source_files(REPO) if file.is_file() and outside in file.read_bytes()]
+
+
+def test_the_root_holds_six_things():
+    roots = {name for name in os.listdir(REPO) if not name.startswith(".")}
+    assert roots - GENERATED - EXPECTED_ROOTS == set()
+
+
+def write(root: Path, sources: dict[str, str]) -> Path:
+    for path, source in sources.items():
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source, encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "reason"),
+    [
+        ("jaxserve/kvcache/pool.py", "import jaxserve.engine.plan", "upward"),
+        ("jaxserve/models/llama.py", "from jaxserve.weights.load import load", "same level"),
+        ("jaxserve/engine/plan.py", "from jaxserve import text", "same level"),
+        ("jaxserve/engine/plan.py", "def f():\n    from ..text import stream", "same level"),
+        ("jaxserve/llm.py", "from jaxserve.async_llm import AsyncLLM", "same level"),
+        ("jaxserve/engine_client.py", "from jaxserve.llm import LLM", "upward"),
+        ("jaxserve/engine/a.py", "from jaxserve.engine_client import EngineClient", "upward"),
+        ("jaxserve/outputs.py", "from jaxserve.config import GIB", "same level"),
+        ("jaxserve/layers/a.py", "if TYPE_CHECKING:\n    from jaxserve.engine.plan import Plan", "upward"),
+        ("jaxserve/engine/a.py", 'import_module("jaxserve.text.stream")', "same level"),
+        ("jaxserve/engine/a.py", "import server.app", "never imports the server"),
+        ("jaxserve/__init__.py", "import server", "never imports the server"),
+        ("server/app.py", "from jaxserve.config import EngineConfig", "only jaxserve's public names"),
+        ("server/app.py", "from jaxserve import config", "only jaxserve's public names"),
+        ("jaxserve/engine/a.py", "from jaxserve import LLM", "through its __init__.py"),
+        ("jaxserve/engine/a.py", "from .. import LLM", "through its __init__.py"),
+        ("jaxserve/config.py", "import jax.numpy as jnp", "must not use arrays"),
+        ("jaxserve/text/stream.py", "import numpy", "must not use arrays"),
+        ("jaxserve/engine/a.py", "from asyncio import Queue", "only async_llm.py"),
+        ("jaxserve/unlisted/a.py", "import os", "has no level"),
+        ("jaxserve/engine/a.py", "from jaxserve.unlisted import b", "has no level"),
+    ],
+)
+def test_a_wrong_import_is_shown_with_its_place(tmp_path, path, source, reason):
+    others = {f"jaxserve/{name}/__init__.py": "" for name in ("text", "engine")} | {"jaxserve/config.py": "GIB = 1"}
+    [fault] = import_faults(write(tmp_path, others | {path: source}))
+    assert fault.startswith(f"{path}:{source.count(chr(10)) + 1} ")
+    assert reason in fault
+
+
+def test_a_cycle_is_shown_even_inside_one_package(tmp_path):
+    sources = {
+        "jaxserve/engine/a.py": "from jaxserve.engine import b",
+        "jaxserve/engine/b.py": "from .c import f",
+        "jaxserve/engine/c.py": "def f():\n    import jaxserve.engine.a",
+    }
+    [fault] = import_faults(write(tmp_path, sources))
+    assert fault.endswith("jaxserve.engine.a → jaxserve.engine.b → jaxserve.engine.c → jaxserve.engine.a")
+
+
+def test_allowed_imports_are_not_faults(tmp_path):
+    sources = {
+        "jaxserve/__init__.py": "from jaxserve.llm import LLM\nfrom jaxserve.errors import JaxServeError",
+        "jaxserve/errors.py": "",
+        "jaxserve/config.py": "from jaxserve.errors import JaxServeError",
+        "jaxserve/llm.py": "from jaxserve.engine.plan import Plan\nfrom jaxserve.engine_client import EngineClient",
+        "jaxserve/engine_client.py": "from jaxserve.text import stream",
+        "jaxserve/async_llm.py": "import asyncio",
+        "jaxserve/engine/plan.py": "import jax\nfrom . import batch\nfrom jaxserve import kvcache",
+        "jaxserve/engine/batch.py": "import numpy",
+        "jaxserve/kvcache/pool.py": "from jaxserve.errors import JaxServeError",
+        "jaxserve/text/stream.py": "import json",
+        "server/app.py": "import asyncio\nfrom jaxserve import LLM\nfrom . import routes",
+        "server/routes/chat.py": "from jaxserve import errors_like_this",
+    }
+    assert import_faults(write(tmp_path, sources)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "is_fine"),
+    [
+        ("Return the rows.", True),
+        ("Rows of the batch.", True),
+        ("Whether the queue is full.", True),
+        ("Process the queue.", True),
+        ("Limits of one request.", True),
+        ("Returns the rows.", False),
+        ("Makes rows.", False),
+        ("Rows the boat.", False),
+        ("What is in a row.", False),
+        ("Is it full?", False),
+        ("Of the rows, in order.", False),
+    ],
+)
+def test_a_first_line_is_an_imperative_sentence_or_a_noun_phrase(line, is_fine):
+    assert (first_line_fault(line) is None) == is_fine
+
+
+def test_a_missing_docstring_and_an_unnamed_exception_are_found(tmp_path):
+    source = (
+        "class A:\n    def f(self):\n        raise KeyError(1)\n"
+        "    def g(self):\n        '''Find x. Raises KeyError if there is none.'''\n        raise KeyError(1)\n"
+        "def h():\n    '''Find y.'''\n    raise KeyError(1)\n"
+        "def _i():\n    raise KeyError(1)\n"
+    )
+    definitions = public_definitions(write(tmp_path, {"jaxserve/a.py": source}))
+    faults = {one.name: docstring_fault(one) for one in definitions}
+    assert faults == {
+        "A": "has no docstring",
+        "A.f": "has no docstring",
+        "A.g": None,
+        "h": "raises KeyError, which its docstring does not name",
+    }
+
+
+def test_a_class_name_that_occurs_twice_is_found(tmp_path):
+    sources = {"jaxserve/a.py": "class A: ...\nclass B: ...", "server/b.py": "class A: ..."}
+    assert duplicate_classes(write(tmp_path, sources)) == {"A"}
