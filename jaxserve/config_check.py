@@ -11,15 +11,15 @@ from jaxserve.config import ATTENTION_BACKENDS, EngineConfig
 from jaxserve.errors import BadConfig
 from jaxserve.generation_defaults import GenerationDefaults
 from jaxserve.text.chat_template import read_template
-from jaxserve.text.detection import check_parser
+from jaxserve.text.detection import check_parser_name
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
 from jaxserve.text.sandbox import compile_template
 
 
 def check_config(config: EngineConfig) -> None:
     """Raise BadConfig for the first setting that can work with no model. Small files are read, nothing is fetched."""
-    check_parser(config.tool_call_parser, TOOL_PARSERS, "tool_call_parser")
-    check_parser(config.requested_reasoning_parser, REASONING_PARSERS, "reasoning_parser")
+    check_parser_name(config.tool_call_parser, TOOL_PARSERS, "tool_call_parser")
+    check_parser_name(config.requested_reasoning_parser, REASONING_PARSERS, "reasoning_parser")
     if config.attention_backend not in ATTENTION_BACKENDS:
         known = ", ".join(ATTENTION_BACKENDS)
         raise BadConfig(f"attention_backend {config.attention_backend!r} is unknown; known: {known}.")

@@ -25,8 +25,8 @@ from jaxserve.output_plan import PLAIN_TEXT, OutputPlan
 from jaxserve.output_stream import OutputStream
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.bad_words import bad_sequences
-from jaxserve.text.cursor import StopCursor
+from jaxserve.text.bad_words import encode_bad_words
+from jaxserve.text.stop_cursor import StopCursor
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text_components import TextComponents
 
@@ -159,7 +159,7 @@ class EngineClient:
                 f"Token id {wrong} is out of vocabulary: ids are 0 to {self.vocab_size - 1}.", "prompt"
             )
         params.check_vocabulary(self.vocab_size)
-        bad_sequences(params.bad_words, self.tokenizer)
+        encode_bad_words(params.bad_words, self.tokenizer)
         params.check_priority(self.config.scheduling_policy)
         for name in ("logprobs", "prompt_logprobs"):
             wanted = getattr(params, name)
@@ -185,7 +185,7 @@ class EngineClient:
         ends: frozenset[int] = frozenset() if params.ignore_eos else self.further_eos_ids
         primary = frozenset() if self.eos_id is None else frozenset([self.eos_id])
         all_ends = self.further_eos_ids | primary | frozenset(params.stop_token_ids)
-        bad = bad_sequences(params.bad_words, self.tokenizer)
+        bad = encode_bad_words(params.bad_words, self.tokenizer)
         ids = [next(self._request_ids) for _ in range(params.n)]
         is_beam_search = params.use_beam_search and not params.echo_only
         followers = replace(params, prompt_logprobs=None)  # the prompt is scored once
@@ -203,7 +203,7 @@ class EngineClient:
                 leader_id=ids[0] if choice else None,
                 num_followers=0 if choice or is_beam_search else params.n - 1,
                 choice_ids=tuple(ids) if is_beam_search else (),
-                cursor=StopCursor.start(self.tokenizer, params, prompt) if is_beam_search else None,
+                cursor=StopCursor.from_params(self.tokenizer, params, prompt) if is_beam_search else None,
                 grammar=output_plan.grammar,
                 thinking=output_plan.reasoning_state,
                 end_of_thinking=output_plan.reasoning_end_ids,

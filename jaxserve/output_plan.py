@@ -18,13 +18,13 @@ from jaxserve.structured.grammar_expr import GrammarExpr, OrExpr
 from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
 from jaxserve.structured.guide import ReasoningTracker
 from jaxserve.structured_outputs import StructuredOutputs
-from jaxserve.text.answer_dialect import AnswerDialect
-from jaxserve.text.detection import chosen, detect_reasoning_parser, detect_tool_parser, facts_of
+from jaxserve.text.detection import collect_facts, detect_reasoning_parser, detect_tool_parser, resolve_parser
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
 from jaxserve.text.dialects.harmony import HarmonyDialect
-from jaxserve.text.prompts import Prompts
-from jaxserve.text.reader import Reader
-from jaxserve.text.thinking import end_tokens
+from jaxserve.text.output_dialect import OutputDialect
+from jaxserve.text.output_parser import OutputParser
+from jaxserve.text.prompts import PromptRenderer
+from jaxserve.text.reasoning import encode_reasoning_end
 from jaxserve.text.tokenizer import Tokenizer
 
 CONSTRAINT_PARAM = "structured_outputs"
@@ -39,13 +39,13 @@ class OutputPlan:
     reasoning_state   where its reasoning begins, if a grammar or a budget must know where it ends
     reasoning_end_ids  the tokens by which it ends when its budget is used up
     make_parser       makes the reader of one choice; None: its text is its content
-    control_tokens    special tokens that the readers must see, as AnswerDialect has them
+    control_tokens    special tokens that the readers must see, as OutputDialect has them
     """
 
     grammar: CompiledGrammar | None = None
     reasoning_state: ReasoningTracker | None = None
     reasoning_end_ids: tuple[int, ...] = ()
-    make_parser: Callable[[], Reader] | None = None
+    make_parser: Callable[[], OutputParser] | None = None
     control_tokens: Mapping[int, str] | None = None
 
     @property
@@ -67,17 +67,17 @@ class OutputPlanner:
         self,
         config: EngineConfig,
         tokenizer: Tokenizer,
-        prompts: Prompts,
+        prompts: PromptRenderer,
         model_config: Mapping[str, Any],
         *,
         vocab_size: int,
         eos_ids: tuple[int, ...],
     ) -> None:
         """eos_ids: the primary one first. Raises BadConfig for a parser that is not known."""
-        facts = facts_of(tokenizer, prompts.templates, model_config)
+        facts = collect_facts(tokenizer, prompts.templates, model_config)
         found = detect_tool_parser(facts), detect_reasoning_parser(facts)
-        self.tool_parser = chosen(config.tool_call_parser, found[0], TOOL_PARSERS, "tool_call_parser")
-        self.reasoning_parser = chosen(
+        self.tool_parser = resolve_parser(config.tool_call_parser, found[0], TOOL_PARSERS, "tool_call_parser")
+        self.reasoning_parser = resolve_parser(
             config.requested_reasoning_parser, found[1], REASONING_PARSERS, "reasoning_parser"
         )
         self._check_markers(tokenizer)
@@ -86,7 +86,7 @@ class OutputPlanner:
         options = config.structured_outputs_config or {}
         self._json_switches = {name: True for name in JSON_SWITCHES if options.get(name)}
         self._vocab_size, self._eos_ids = vocab_size, eos_ids
-        self._dialect = AnswerDialect.named(
+        self._dialect = OutputDialect.from_parser_names(
             self.tool_parser.name,
             self.reasoning_parser.name,
             special_token_ids(tokenizer),
@@ -128,11 +128,11 @@ class OutputPlanner:
             if budget is not None:
                 return self._plan_budget_only(prompt_ids)
             return PLAIN_TEXT if wanted is None else OutputPlan(self._compile(wanted))
-        self._dialect.check_names(spec, self.tool_parser.name)
+        self._dialect.check_function_names(spec, self.tool_parser.name)
         if self._strict_level == "parameter":
             spec = replace(spec, tools=tuple(map(_as_strict, spec.tools)))
         is_constrained = wanted is not None or spec.requires_tool_call
-        inside = self._dialect.starts_inside(spec, is_constrained)
+        inside = self._dialect.starts_in_reasoning(spec, is_constrained)
         grammar = self._compile_grammar(wanted, spec, inside)
         if budget is not None and grammar and inside is False:
             raise InvalidParameter(
@@ -142,18 +142,20 @@ class OutputPlanner:
             )
         reasoning, place, end = self._dialect.reasoning, None, ()
         if reasoning is not None and inside is not None and (budget is not None or (grammar and inside)):
-            place = self._dialect.thinking(self._tokenizer, inside=inside, is_constrained=grammar is not None)
-            end = end_tokens(reasoning, self._tokenizer)
+            place = self._dialect.start_reasoning(self._tokenizer, inside=inside, is_constrained=grammar is not None)
+            end = encode_reasoning_end(reasoning, self._tokenizer)
         return OutputPlan(
-            grammar, place, end, self._parser_factory(params, spec, is_constrained), self._dialect.controls
+            grammar, place, end, self._parser_factory(params, spec, is_constrained), self._dialect.control_tokens
         )
 
     def _plan_budget_only(self, prompt_ids: Sequence[int]) -> OutputPlan:
         """Of text that goes on from a prompt: its reasoning is what the prompt has opened, or what it begins with."""
         assert self._dialect.reasoning is not None
-        inside = self._dialect.is_open(self._tokenizer.decode(prompt_ids))
-        place = self._dialect.thinking(self._tokenizer, inside=inside, is_constrained=False)
-        return OutputPlan(reasoning_state=place, reasoning_end_ids=end_tokens(self._dialect.reasoning, self._tokenizer))
+        inside = self._dialect.ends_in_reasoning(self._tokenizer.decode(prompt_ids))
+        place = self._dialect.start_reasoning(self._tokenizer, inside=inside, is_constrained=False)
+        return OutputPlan(
+            reasoning_state=place, reasoning_end_ids=encode_reasoning_end(self._dialect.reasoning, self._tokenizer)
+        )
 
     def _apply_json_switches(self, wanted: StructuredOutputs | None) -> StructuredOutputs | None:
         """With those that the server's structured_outputs_config sets for every answer."""
@@ -204,12 +206,12 @@ class OutputPlanner:
 
     def _parser_factory(
         self, params: SamplingParams, spec: ChatOutputSpec, is_constrained: bool
-    ) -> Callable[[], Reader] | None:
-        if not self._dialect.reads_reasoning and (not spec.tools or spec.tool_choice == "none"):
+    ) -> Callable[[], OutputParser] | None:
+        if not self._dialect.has_reasoning and (not spec.tools or spec.tool_choice == "none"):
             return None
-        self._dialect.read_schemas(spec)
+        self._dialect.load_schemas(spec)
         skips = params.skip_special_tokens
-        return partial(self._dialect.reader, spec, is_constrained=is_constrained, skip_special_tokens=skips)
+        return partial(self._dialect.create_parser, spec, is_constrained=is_constrained, skip_special_tokens=skips)
 
     def _compile_grammar(
         self, wanted: StructuredOutputs | None, spec: ChatOutputSpec, inside: bool | None
@@ -219,7 +221,7 @@ class OutputPlanner:
         Where it may call a tool, and its content has a shape, the answer is one of the two.
         """
         offered = spec if wanted is None or spec.tool_choice == "none" else replace(spec, tool_choice="required")
-        calls = self._dialect.shape(offered, holds_calls=self._strict_level != "auto")
+        calls = self._dialect.build_shape(offered, is_constrained=self._strict_level != "auto")
         if calls is None and self._must_enforce_calls(wanted, spec):
             raise InvalidParameter(
                 "Calls in this model's own format cannot be enforced: leave strict and structured_outputs out, or"
@@ -228,12 +230,14 @@ class OutputPlanner:
             )
         if wanted is not None and calls is None and inside is not False:
             return self._compile(wanted)
-        content = None if wanted is None else self._dialect.content(wanted)
+        content = None if wanted is None else self._dialect.wrap_content(wanted)
         options = tuple(shape for shape in (content, calls) if shape is not None)
         if not options:
             return None
         shape = options[0] if len(options) == 1 else OrExpr(options)
-        return self._compile(self._dialect.behind_reasoning(shape) if inside is False else shape, _blamed_param(wanted))
+        return self._compile(
+            self._dialect.add_optional_reasoning(shape) if inside is False else shape, _blamed_param(wanted)
+        )
 
     def _must_enforce_calls(self, wanted: StructuredOutputs | None, spec: ChatOutputSpec) -> bool:
         """Whether something is asked of calls that the model may choose to make."""
@@ -260,7 +264,7 @@ def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
 def build_vocabulary(tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> GrammarTokenizer:
     """The tokenizer's tokens as grammars see them. size: of the model's logits."""
     tokens = None
-    if tokenizer.spelling is not None:
+    if tokenizer.piece_decoder is not None:
         tokens = [tokenizer.token_bytes(token_id) or b"" for token_id in range(min(tokenizer.vocab_size, vocab_size))]
     return GrammarTokenizer(tokens, special_token_ids(tokenizer), eos_ids, vocab_size)
 

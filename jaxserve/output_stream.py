@@ -8,7 +8,7 @@ from jaxserve.errors import GenerationFailed
 from jaxserve.output_plan import OutputPlan
 from jaxserve.outputs import FinishReason, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.stream import TextStream
+from jaxserve.text.text_stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxserve.engine.build import CheckedModel
 from jaxserve.generation_defaults import SAMPLING_DEFAULT_KEYS, GenerationDefaults
 from jaxserve.output_plan import OutputPlanner
-from jaxserve.text.prompts import Prompts
+from jaxserve.text.prompts import PromptRenderer
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text.turn_ends import find_turn_end
 
@@ -24,7 +24,7 @@ class TextComponents:
     tokenizer: Tokenizer
     defaults: GenerationDefaults
     further_eos_ids: frozenset[int]
-    prompts: Prompts
+    prompts: PromptRenderer
     output_planner: OutputPlanner
     description: dict[str, str]
 
@@ -39,7 +39,7 @@ class TextComponents:
         eos_id = tokenizer.eos_token_id
         primary = () if eos_id is None else (eos_id,)
         further = defaults.eos_ids - {eos_id}
-        prompts = Prompts(model.config, tokenizer)
+        prompts = PromptRenderer(model.config, tokenizer)
         try:
             turn_end = find_turn_end(tokenizer, prompts.templates, {*primary, *further})
             further |= {turn_end.token_id} if turn_end else set()

@@ -14,9 +14,9 @@ from kinds_client import Outcome
 
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.models import registry
-from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.chat_template import ChatTemplates
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
+from jaxserve.text.output_dialect import OutputDialect
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text.turn_ends import find_turn_end
 from jaxserve.weights.checkpoint import open_checkpoint
@@ -98,8 +98,8 @@ def turn_end(directory: Path) -> Outcome:
 def call_in_reasoning(_: Path) -> Outcome:
     thought = "I may write <tool_call> later. "
     call = '<tool_call>\n{"name": "water", "arguments": {"bed": "roses"}}\n</tool_call>'
-    dialect = AnswerDialect.bind(TOOL_PARSERS["hermes"], REASONING_PARSERS["qwen3"], {})
-    reader = dialect.reader(ChatOutputSpec(tools=(WATER,), tool_choice="auto"))
+    dialect = OutputDialect.from_dialects(TOOL_PARSERS["hermes"], REASONING_PARSERS["qwen3"], {})
+    reader = dialect.create_parser(ChatOutputSpec(tools=(WATER,), tool_choice="auto"))
     deltas = [*map(reader.feed, f"<think>{thought}</think>{call}"), reader.close(is_cut=False)]
     reasoning, content = ("".join(getattr(delta, part) for delta in deltas) for part in ("reasoning", "content"))
     arguments = "".join(piece.arguments for delta in deltas for piece in delta.tool_calls)

@@ -15,26 +15,26 @@ import tokenizers
 from tokenizers import AddedToken
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.parts import read_json
+from jaxserve.text.tokenizer_parts import read_json
 
-NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _OBJECTS = ("extra_special_tokens", "model_specific_special_tokens")
 _LISTS = ("extra_special_tokens", "additional_special_tokens")
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
-Token: TypeAlias = dict[str, Any]  # "content", and those of _FLAGS that a file sets
+TokenFields: TypeAlias = dict[str, Any]  # "content", and those of _FLAGS that a file sets
 
 
 @dataclass(slots=True)
 class AddedTokens:
     """named: name → token, as templates see them. by_id: what has an id. listed: further ones, in their order."""
 
-    named: dict[str, Token] = field(default_factory=dict)
-    by_id: dict[int, Token] = field(default_factory=dict)
-    listed: list[Token] = field(default_factory=list)
+    named: dict[str, TokenFields] = field(default_factory=dict)
+    by_id: dict[int, TokenFields] = field(default_factory=dict)
+    listed: list[TokenFields] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: Path, config: Mapping[str, Any]) -> "AddedTokens":
+    def from_directory(cls, path: Path, config: Mapping[str, Any]) -> "AddedTokens":
         """Read what the files say; config is tokenizer_config.json. Raises BadCheckpoint if one is wrong."""
         decoder = config.get("added_tokens_decoder")
         sources = [("tokenizer_config.json", config)]
@@ -67,8 +67,13 @@ class AddedTokens:
         """Add to the vocabulary what it lacks, and make special what should be."""
         known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
         special = {token["content"] for token in self.named.values()}
-        names = sorted(self.named, key=lambda name: NAMES.index(name) if name in NAMES else len(NAMES))
-        wanted: dict[str, Token] = {}
+        names = sorted(
+            self.named,
+            key=lambda name: (
+                SPECIAL_TOKEN_NAMES.index(name) if name in SPECIAL_TOKEN_NAMES else len(SPECIAL_TOKEN_NAMES)
+            ),
+        )
+        wanted: dict[str, TokenFields] = {}
         for token in [token for _, token in sorted(self.by_id.items())]:
             wanted[token["content"]] = token
         for token in [*(self.named[name] for name in names), *(t for t in self.listed if t["content"] not in known)]:
@@ -77,10 +82,10 @@ class AddedTokens:
             flags = {flag: token[flag] for flag in _FLAGS if flag in token}
             flags["special"] = content in special or bool(flags.get("special"))
             if content not in known or (flags["special"] and not known[content]):
-                add(backend, [AddedToken(content, **flags)])
+                add_tokens(backend, [AddedToken(content, **flags)])
 
 
-def add(backend: tokenizers.Tokenizer, tokens: Iterable[AddedToken]) -> None:
+def add_tokens(backend: tokenizers.Tokenizer, tokens: Iterable[AddedToken]) -> None:
     """Add tokens, the special ones so that skip_special_tokens hides them."""
     for token in tokens:
         if token.special:
@@ -89,7 +94,7 @@ def add(backend: tokenizers.Tokenizer, tokens: Iterable[AddedToken]) -> None:
             backend.add_tokens([token])
 
 
-def _by_id(path: Path, decoder: Any, special: set[str]) -> dict[int, Token]:
+def _by_id(path: Path, decoder: Any, special: set[str]) -> dict[int, TokenFields]:
     """The tokens of added_tokens_decoder, or of the older added_tokens.json, by id."""
     try:
         if decoder is not None:
@@ -103,7 +108,7 @@ def _by_id(path: Path, decoder: Any, special: set[str]) -> dict[int, Token]:
         raise BadCheckpoint(f"The added tokens of {path} are not readable: {error}.") from None
 
 
-def _token(value: Any) -> Token:
+def _token(value: Any) -> TokenFields:
     """A token given as text or as an object, as an object."""
     token = {"content": value} if isinstance(value, str) else value
     if not isinstance(token, dict) or not isinstance(token.get("content"), str):

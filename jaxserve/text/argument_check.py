@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxserve.text.call_formats.format import Function
-from jaxserve.text.json_tape import parsed
+from jaxserve.text.call_formats.format import FunctionSpec
+from jaxserve.text.incremental_json import parse_json
 
 _IGNORED = {"title", "description", "default", "examples", "$defs", "definitions", "$schema", "$comment", "deprecated"}
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
@@ -19,18 +19,18 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 _MAX_DEPTH = 64
 
 
-def may_be_arguments(text: str, function: Function) -> bool:
+def may_be_arguments(text: str, function: FunctionSpec) -> bool:
     """Tell whether this object is meant as arguments; of a strict function, whether they are certainly valid.
 
     A model that is asked for its tools may show a function's schema, which is no call. A strict function's schema that
     says more than is understood here makes no arguments valid: such calls are held only by a grammar.
     """
-    value = parsed(text)
+    value = parse_json(text)
     properties = function.parameters.get("properties")
     declared = properties if isinstance(properties, Mapping) else {}
     if value.get("type") == "object" and isinstance(value.get("properties"), dict) and "properties" not in declared:
         return False
-    return not function.strict or _is_valid(value, function.parameters, function.parameters, 0)
+    return not function.is_strict or _is_valid(value, function.parameters, function.parameters, 0)
 
 
 def _is_valid(value: Any, schema: Any, root: Mapping[str, Any], depth: int) -> bool:

@@ -9,7 +9,7 @@ MAX_SEQUENCES = 128
 MAX_TOKENS = 1024  # of all sequences together
 
 
-def bad_sequences(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+def encode_bad_words(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
     """Each word as it is tokenized at the beginning of a text and, where that is another first token, after a space.
 
     Other tokenizations of the same text are not found (vLLM's rule). Raises InvalidParameter for a word without

@@ -24,25 +24,25 @@ class CallDeltas:
         self._arguments: list[str] = []
         self._deltas: list[ToolCallDelta] = []
 
-    def begin(self, name: str) -> None:
+    def begin_call(self, name: str) -> None:
         self._flush()
         self._name, self.has_begun = name, False
 
-    def write(self, arguments: str) -> None:
+    def add_arguments(self, arguments: str) -> None:
         if not self.has_begun:
             self.has_begun = True
             self.num_calls += 1
-            if self._tells:
+            if self._is_reported:
                 self.num_unfinished += 1
                 id = self._new_id(self._name, self._num_past_calls + self.num_calls - 1)
                 self._deltas.append(ToolCallDelta(self.num_calls - 1, "", id, self._name))
         self._arguments.append(arguments)
 
-    def end(self) -> None:
-        if self._tells:
+    def end_call(self) -> None:
+        if self._is_reported:
             self.num_unfinished -= 1
 
-    def take(self) -> tuple[ToolCallDelta, ...]:
+    def take_deltas(self) -> tuple[ToolCallDelta, ...]:
         """What is new since the last time."""
         if not self.num_calls:
             return ()
@@ -52,11 +52,11 @@ class CallDeltas:
         return deltas
 
     @property
-    def _tells(self) -> bool:
+    def _is_reported(self) -> bool:
         """Whether the newest call is told: only the first is, where only one is allowed."""
         return self.num_calls == 1 or self._parallel
 
     def _flush(self) -> None:
-        if self._arguments and self._tells:
+        if self._arguments and self._is_reported:
             self._deltas.append(ToolCallDelta(self.num_calls - 1, "".join(self._arguments)))
         self._arguments.clear()

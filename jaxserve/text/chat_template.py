@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxserve.errors import BadConfig, InvalidParameter
-from jaxserve.text.content_format import ContentUse, content_use
+from jaxserve.text.content_format import ContentUsage, analyze_content
 from jaxserve.text.messages import ContentFormat, prepare_messages
-from jaxserve.text.sandbox import MAX_CHARS, reason, render_template
+from jaxserve.text.sandbox import MAX_CHARS, describe_error, render_template
 
 # Names that chat_template_kwargs may not set: arguments of the call around the template, and the sandbox's globals.
 _CALL_ARGUMENTS = (
@@ -20,7 +20,7 @@ _CALL_ARGUMENTS = (
 _GLOBALS = "range namespace dict cycler joiner raise_exception strftime_now"
 # How tool calls may be shown, the usual first: DeepSeek's templates join the arguments as text, gpt-oss's refuses a
 # thinking beside a content and calls.
-READINGS: tuple[dict[str, bool], ...] = ({}, {"arguments_as_text": True}, {"thinking_beside_calls": False})
+RENDER_VARIANTS: tuple[dict[str, bool], ...] = ({}, {"arguments_as_text": True}, {"keep_thinking_with_calls": False})
 RESERVED_KWARGS = frozenset(_CALL_ARGUMENTS.split() + _GLOBALS.split())
 
 
@@ -50,13 +50,13 @@ class ChatTemplate:
 
     @property
     def content_format(self) -> ContentFormat:
-        return self._use().format if self._wanted_format == "auto" else self._wanted_format
+        return self._usage().format if self._wanted_format == "auto" else self._wanted_format
 
-    def _use(self) -> ContentUse:
+    def _usage(self) -> ContentUsage:
         try:
-            return content_use(self.source)
+            return analyze_content(self.source)
         except Exception as error:
-            raise _refused(error) from error
+            raise _template_error(error) from error
 
     def render(
         self,
@@ -88,21 +88,21 @@ class ChatTemplate:
             "continue_final_message": continue_final_message,
         }
         has_calls = any(isinstance(m, Mapping) and m.get("tool_calls") for m in messages)
-        readings = self._readings() if has_calls else READINGS[:1]
+        readings = self._variants() if has_calls else RENDER_VARIANTS[:1]
         try:
             return self._first_success(messages, variables, readings)
         except InvalidParameter:
-            described = _described(tools or ())
+            described = _with_descriptions(tools or ())
             if described != list(tools or ()):
                 with suppress(InvalidParameter):
                     return self._first_success(messages, variables | {"tools": described}, readings)
             raise
 
-    def _readings(self) -> Sequence[dict[str, bool]]:
+    def _variants(self) -> Sequence[dict[str, bool]]:
         """The usual ones, where the template asks for it first with no content beside calls instead of an empty one."""
-        if not self._use().asks_for_none or "tool_calls" not in self.source:
-            return READINGS
-        return [*({**reading, "nothing_is_none": True} for reading in READINGS), *READINGS]
+        if not self._usage().tests_for_none or "tool_calls" not in self.source:
+            return RENDER_VARIANTS
+        return [*({**reading, "empty_content_is_none": True} for reading in RENDER_VARIANTS), *RENDER_VARIANTS]
 
     def _first_success(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], readings: Sequence[dict[str, bool]]
@@ -125,9 +125,9 @@ class ChatTemplate:
         prepared = prepare_messages(
             messages,
             self.content_format,
-            knows_developer="developer" in self.source,
+            has_developer_role="developer" in self.source,
             **reading,
-            lone_text_is_string=self._wanted_format == "auto" and self._use().asks_for_string,
+            lone_text_is_string=self._wanted_format == "auto" and self._usage().tests_for_string,
         )
         if not variables["continue_final_message"]:
             return self._run(prepared, variables)
@@ -137,7 +137,7 @@ class ChatTemplate:
         try:
             return render_template(self.source, {**variables, "messages": messages}, self._max_chars, self._timeout_s)
         except Exception as error:  # whatever a template can raise is about the request
-            raise _refused(error) from error
+            raise _template_error(error) from error
 
     def _run_open_ended(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
         """The prompt up to the end of the last message's content, found again by a mark that is appended to it."""
@@ -172,7 +172,7 @@ class ChatTemplates:
             for name, source in templates.items()
         }
 
-    def choose(self, *, has_tools: bool) -> ChatTemplate:
+    def select(self, *, has_tools: bool) -> ChatTemplate:
         """The tool_use variant if there are tools and it exists, else the default, else the only one."""
         if has_tools and "tool_use" in self._templates:
             return self._templates["tool_use"]
@@ -197,7 +197,7 @@ def read_template(given: str) -> str:
         ) from error
 
 
-def _described(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _with_descriptions(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
     """The tools, with an empty description and empty parameters where they have none."""
     usual = {"description": "", "parameters": {"type": "object", "properties": {}}}
     return [
@@ -206,8 +206,8 @@ def _described(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
     ]
 
 
-def _refused(error: Exception) -> InvalidParameter:
-    return InvalidParameter(f"The chat template failed: {reason(error)}", "messages")
+def _template_error(error: Exception) -> InvalidParameter:
+    return InvalidParameter(f"The chat template failed: {describe_error(error)}", "messages")
 
 
 def _final_text(message: Mapping[str, Any]) -> str:

@@ -11,20 +11,20 @@ from jaxserve.text.sandbox import parse_template
 
 
 @dataclass(frozen=True, slots=True)
-class ContentUse:
+class ContentUsage:
     """How a template uses content: loops over its parts, asks whether it is a string, asks whether it is none."""
 
-    loops: bool
-    asks_for_string: bool
-    asks_for_none: bool
+    loops_over_parts: bool
+    tests_for_string: bool
+    tests_for_none: bool
 
     @property
     def format(self) -> ContentFormat:
-        return "openai" if self.loops else "string"
+        return "openai" if self.loops_over_parts else "string"
 
 
 @lru_cache(maxsize=64)
-def content_use(source: str) -> ContentUse:
+def analyze_content(source: str) -> ContentUsage:
     """What the template does with a message's content. Raises Jinja's TemplateSyntaxError. Cached by source.
 
     A message is what a loop over `messages` yields (also over a slice, a filtered form or a renamed copy), or an item
@@ -47,10 +47,10 @@ def content_use(source: str) -> ContentUse:
         return _is_content(node, items, lists, contents)
 
     tests = {test.name for test in tree.find_all(nodes.Test) if is_content(test.node)}
-    return ContentUse(
-        loops=any(is_content(loop.iter) for loop in tree.find_all(nodes.For)),
-        asks_for_string="string" in tests,
-        asks_for_none="none" in tests,
+    return ContentUsage(
+        loops_over_parts=any(is_content(loop.iter) for loop in tree.find_all(nodes.For)),
+        tests_for_string="string" in tests,
+        tests_for_none="none" in tests,
     )
 
 

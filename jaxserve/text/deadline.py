@@ -11,12 +11,12 @@ from jinja2.exceptions import TemplateError
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 
 
-class TooSlow(TemplateError):
+class TemplateTimeout(TemplateError):
     """The rendering takes longer than it may."""
 
 
 @contextmanager
-def deadline(timeout_s: float) -> Iterator[None]:
+def limit_time(timeout_s: float) -> Iterator[None]:
     """What happens inside may take so long."""
     before = _deadline.set(time.monotonic() + timeout_s)
     try:
@@ -25,13 +25,13 @@ def deadline(timeout_s: float) -> Iterator[None]:
         _deadline.reset(before)
 
 
-def check_time() -> None:
+def check_deadline() -> None:
     """Raises TooSlow past the deadline."""
     if time.monotonic() > _deadline.get():
-        raise TooSlow("the template takes too long")
+        raise TemplateTimeout("the template takes too long")
 
 
-class Watched:
+class TimedIterator:
     """What a loop goes through, with a look at the clock at each turn."""
 
     __slots__ = ("_items",)
@@ -41,7 +41,7 @@ class Watched:
 
     def __iter__(self) -> Iterator[Any]:
         for item in self._items:
-            check_time()
+            check_deadline()
             yield item
 
     def __len__(self) -> int:

@@ -37,10 +37,10 @@ class Detokenizer(Protocol):
         ...
 
 
-def detokenizer(tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool) -> Detokenizer:
+def create_detokenizer(tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool) -> Detokenizer:
     """The incremental decoder of one answer to `prompt_ids`. Incomplete bytes at its end are never shown."""
     hidden = tokenizer.special_ids if skip_special_tokens else frozenset()
-    if tokenizer.spelling is None:
+    if tokenizer.piece_decoder is None:
         return _StreamDetokenizer(tokenizer, prompt_ids, hidden)
     return _ByteDetokenizer(tokenizer, prompt_ids, hidden)
 
@@ -56,7 +56,7 @@ class _ByteDetokenizer:
         before = b"".join(self._bytes(id) for id in prompt_ids[-_PRIMING_IDS:])
         self._waiting = _incomplete_end(before)
         at_start = not before and not any(self._bytes(id) for id in prompt_ids)
-        self._strip = tokenizer.spelling.leading_strip if at_start and tokenizer.spelling else 0
+        self._strip = tokenizer.piece_decoder.num_stripped_spaces if at_start and tokenizer.piece_decoder else 0
 
     def _bytes(self, token_id: int) -> bytes:
         return b"" if token_id in self._hidden else self._tokenizer.token_bytes(token_id) or b""
@@ -131,13 +131,13 @@ class _StreamDetokenizer:
         try:
             text = self._stream.step(self._tokenizer.backend, token_id)
         except Exception:  # the library's, when a token changes the text before it
-            return self._go_on_after_waiting()
+            return self._restart()
         if text is not None:
             self._waiting.clear()
             return text
-        return self._go_on_after_waiting() if len(self._waiting) == _MAX_WAITING else ""
+        return self._restart() if len(self._waiting) == _MAX_WAITING else ""
 
-    def _go_on_after_waiting(self) -> str:
+    def _restart(self) -> str:
         """What the waiting ids make alone (nothing, or something broken), and a new beginning behind them."""
         text = self._decode(self._waiting)
         self._stream = DecodeStream(ids=[] if text.endswith("�") else self._waiting)
@@ -158,29 +158,29 @@ class _StreamDetokenizer:
         return other
 
 
-class ControlDetokenizer:
+class EscapingDetokenizer:
     """Another one's text, in which some tokens are single characters that no other token can bring.
 
     controls   token id → its character, of a private-use plane
     """
 
-    __slots__ = ("_controls", "_forged", "_inner")
+    __slots__ = ("_control_tokens", "_inner", "_reserved")
 
-    def __init__(self, inner: Detokenizer, controls: Mapping[int, str]) -> None:
+    def __init__(self, inner: Detokenizer, control_tokens: Mapping[int, str]) -> None:
         self._inner = inner
-        self._controls = controls
-        self._forged = {ord(char): "�" for char in controls.values()}
+        self._control_tokens = control_tokens
+        self._reserved = {ord(char): "�" for char in control_tokens.values()}
 
     def push(self, token_id: int) -> str:
-        return self._controls.get(token_id) or self._honest(self._inner.push(token_id))
+        return self._control_tokens.get(token_id) or self._replace_reserved(self._inner.push(token_id))
 
     def peek(self, token_id: int) -> str:
-        return self._controls.get(token_id) or self._honest(self._inner.peek(token_id))
+        return self._control_tokens.get(token_id) or self._replace_reserved(self._inner.peek(token_id))
 
-    def copy(self) -> "ControlDetokenizer":
+    def copy(self) -> "EscapingDetokenizer":
         other = copy.copy(self)
         other._inner = self._inner.copy()
         return other
 
-    def _honest(self, text: str) -> str:
-        return text if text.isascii() else text.translate(self._forged)
+    def _replace_reserved(self, text: str) -> str:
+        return text if text.isascii() else text.translate(self._reserved)

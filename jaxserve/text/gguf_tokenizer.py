@@ -13,7 +13,6 @@ from tokenizers import AddedToken, decoders, normalizers
 from tokenizers.models import BPE
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.parts import TokenizerParts, frame
 from jaxserve.text.pretokenizers import PRE_TOKENIZATIONS, PreTokenization
 from jaxserve.text.sentencepiece_model import (
     CONTROL,
@@ -22,9 +21,10 @@ from jaxserve.text.sentencepiece_model import (
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
-    decoder,
-    merges_by_score,
+    create_decoder,
+    rank_merges,
 )
+from jaxserve.text.tokenizer_parts import TokenizerParts, set_post_processor
 from jaxserve.weights.gguf_header import read_header
 
 _NAMED_IDS = {
@@ -37,7 +37,7 @@ _NAMED_IDS = {
 }
 
 
-class Vocabulary:
+class GgufVocabulary:
     """tokenizer.ggml.*, checked. Tokens that only pad the table to the network's width are left out."""
 
     def __init__(self, metadata: dict[str, Any], path: Path) -> None:
@@ -46,12 +46,12 @@ class Vocabulary:
         tokens = self.array("tokens", str)
         types = self.array("token_type", int) if self.get("token_type") is not None else [NORMAL] * len(tokens)
         if len(types) != len(tokens):
-            raise self.bad(f"token_type has {len(types)} entries for {len(tokens)} tokens")
+            raise self.error(f"token_type has {len(types)} entries for {len(tokens)} tokens")
         self.tokens: list[str] = tokens
         self.types: list[int] = [UNUSED if tokens[i] == f"[PAD{i}]" else kind for i, kind in enumerate(types)]
         self.ids = {piece: i for i, piece in enumerate(tokens) if self.types[i] != UNUSED}
 
-    def bad(self, what: str) -> BadCheckpoint:
+    def error(self, what: str) -> BadCheckpoint:
         return BadCheckpoint(f"The tokenizer in {self._path.name}: {what}.")
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -60,7 +60,7 @@ class Vocabulary:
     def array(self, key: str, kind: type) -> list[Any]:
         value = self.get(key)
         if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-            raise self.bad(f"tokenizer.ggml.{key} is missing or not a list of {kind.__name__}")
+            raise self.error(f"tokenizer.ggml.{key} is missing or not a list of {kind.__name__}")
         return value
 
     def token_named(self, name: str) -> tuple[str, int] | None:
@@ -70,30 +70,30 @@ class Vocabulary:
             return None
         return self.tokens[id], id
 
-    def of_type(self, *kinds: int) -> list[str]:
+    def pieces_of_type(self, *kinds: int) -> list[str]:
         return [self.tokens[i] for i, kind in enumerate(self.types) if kind in kinds]
 
 
 def read_gguf(path: Path) -> TokenizerParts:
     """The tokenizer and templates in the file's metadata. BadCheckpoint names what is missing or unknown."""
-    return build(read_header(path).metadata, path)
+    return build_tokenizer(read_header(path).metadata, path)
 
 
-def build(metadata: dict[str, Any], path: Path) -> TokenizerParts:
+def build_tokenizer(metadata: dict[str, Any], path: Path) -> TokenizerParts:
     model = metadata.get("tokenizer.ggml.model")
     if model not in ("gpt2", "llama"):
         raise BadCheckpoint(
             f"{path.name} has a tokenizer of the kind {model!r}; known are 'gpt2' and 'llama'. Use a directory with "
             "tokenizer.json, named by --tokenizer."
         )
-    vocabulary = Vocabulary(metadata, path)
+    vocabulary = GgufVocabulary(metadata, path)
     backend, adds_bos = _byte_level(vocabulary) if model == "gpt2" else (_sentencepiece(vocabulary), True)
     _add_tokens(backend, vocabulary)
     named = {name: found for name, key in _NAMED_IDS.items() if (found := vocabulary.token_named(key))}
     bos, eos = named.get("bos_token"), named.get("eos_token")
     with_bos = bos and vocabulary.get("add_bos_token", adds_bos)
     with_eos = eos and vocabulary.get("add_eos_token", False)
-    frame(backend, bos[0] if bos and with_bos else None, eos[0] if eos and with_eos else None)
+    set_post_processor(backend, bos[0] if bos and with_bos else None, eos[0] if eos and with_eos else None)
     return TokenizerParts(
         backend=backend,
         special_tokens={name: piece for name, (piece, _) in named.items()},
@@ -103,58 +103,56 @@ def build(metadata: dict[str, Any], path: Path) -> TokenizerParts:
     )
 
 
-def _byte_level(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
+def _byte_level(vocabulary: GgufVocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     rule = _pre_tokenization(vocabulary)
     merges = [tuple(merge.split(" ", 1)) for merge in vocabulary.array("merges", str)]
     backend = tokenizers.Tokenizer(_bpe(vocabulary, merges, ignore_merges=rule.ignore_merges))
-    if rule.normalizer is not None:
-        backend.normalizer = rule.normalizer()
-    backend.pre_tokenizer = rule.cut()
+    if rule.create_normalizer is not None:
+        backend.normalizer = rule.create_normalizer()
+    backend.pre_tokenizer = rule.create_pre_tokenizer()
     backend.decoder = decoders.ByteLevel()
     return backend, rule.adds_bos
 
 
-def _pre_tokenization(vocabulary: Vocabulary) -> PreTokenization:
+def _pre_tokenization(vocabulary: GgufVocabulary) -> PreTokenization:
     name = vocabulary.get("pre", "default")
     if name not in PRE_TOKENIZATIONS:
-        raise vocabulary.bad(
+        raise vocabulary.error(
             f"tokenizer.ggml.pre is {name!r}; known are {', '.join(sorted(PRE_TOKENIZATIONS))}. Use a directory with "
             "tokenizer.json, named by --tokenizer"
         )
     return PRE_TOKENIZATIONS[name]
 
 
-def _bpe(vocabulary: Vocabulary, merges: list[Any], **options: Any) -> BPE:
+def _bpe(vocabulary: GgufVocabulary, merges: list[Any], **options: Any) -> BPE:
     try:
         return BPE(vocab=vocabulary.ids, merges=merges, **options)
     except Exception as error:  # the library raises plain Exception
-        raise vocabulary.bad(f"vocabulary and merges do not fit together ({str(error)[:200]})") from error
+        raise vocabulary.error(f"vocabulary and merges do not fit together ({str(error)[:200]})") from error
 
 
-def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
-    unknown = vocabulary.token_named("unknown_token_id") or (vocabulary.of_type(UNKNOWN) or [None])
+def _sentencepiece(vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
+    unknown = vocabulary.token_named("unknown_token_id") or (vocabulary.pieces_of_type(UNKNOWN) or [None])
     bpe = _bpe(vocabulary, _merges_by_score(vocabulary), unk_token=unknown[0], fuse_unk=True, byte_fallback=True)
     backend = tokenizers.Tokenizer(bpe)
     with_prefix = vocabulary.get("add_space_prefix", True)
     spaces = normalizers.Replace(" ", SPACE)
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spaces]) if with_prefix else spaces
-    backend.decoder = decoder(strips=with_prefix)
+    backend.decoder = create_decoder(strips_prefix=with_prefix)
     return backend
 
 
-def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+def _merges_by_score(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
     scores = vocabulary.array("scores", float)
     if len(scores) != len(vocabulary.tokens):
-        raise vocabulary.bad(f"scores has {len(scores)} entries for {len(vocabulary.tokens)} tokens")
-    return merges_by_score(
-        {piece: id for piece, id in vocabulary.ids.items() if vocabulary.types[id] == NORMAL}, scores
-    )
+        raise vocabulary.error(f"scores has {len(scores)} entries for {len(vocabulary.tokens)} tokens")
+    return rank_merges({piece: id for piece, id in vocabulary.ids.items() if vocabulary.types[id] == NORMAL}, scores)
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary) -> None:
+def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary) -> None:
     """Control tokens are special; user-defined ones are found whole in a text, but are ordinary words."""
-    backend.add_special_tokens([_added(piece, special=True) for piece in vocabulary.of_type(CONTROL, UNKNOWN)])
-    backend.add_tokens([_added(piece, special=False) for piece in vocabulary.of_type(USER_DEFINED)])
+    backend.add_special_tokens([_added(piece, special=True) for piece in vocabulary.pieces_of_type(CONTROL, UNKNOWN)])
+    backend.add_tokens([_added(piece, special=False) for piece in vocabulary.pieces_of_type(USER_DEFINED)])
 
 
 def _added(piece: str, *, special: bool) -> AddedToken:

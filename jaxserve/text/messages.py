@@ -17,7 +17,7 @@ Part = str | dict[str, str]  # a text, or a reference
 
 _log = logging.getLogger(__name__)
 
-REFERENCE = "tool_reference"  # names a tool that was found; templates that know it want it as it is
+TOOL_REFERENCE = "tool_reference"  # names a tool that was found; templates that know it want it as it is
 # Content part type → the key that holds its text.
 TEXT_PARTS = {
     "text": "text",
@@ -25,7 +25,7 @@ TEXT_PARTS = {
     "output_text": "text",
     "refusal": "refusal",
     "thinking": "thinking",
-    REFERENCE: "name",
+    TOOL_REFERENCE: "name",
 }
 MEDIA_PARTS = {
     "image_url": "image",
@@ -45,34 +45,34 @@ def prepare_messages(
     messages: Sequence[Mapping[str, Any]],
     content_format: ContentFormat,
     *,
-    knows_developer: bool = True,
+    has_developer_role: bool = True,
     arguments_as_text: bool = False,
-    thinking_beside_calls: bool = True,
+    keep_thinking_with_calls: bool = True,
     lone_text_is_string: bool = False,
-    nothing_is_none: bool = False,
+    empty_content_is_none: bool = False,
 ) -> list[dict[str, Any]]:
     """New messages for the template. InvalidParameter names the field that cannot be served.
 
     content_format         "string": texts joined by newlines; "openai": a list of text parts
-    knows_developer        False: developer and system messages become one system message at the start
+    has_developer_role     False: developer and system messages become one system message at the start
     arguments_as_text      tool-call arguments as JSON text instead of objects
-    thinking_beside_calls  False: no `thinking` in messages that have both a content and tool calls
+    keep_thinking_with_calls  False: no `thinking` in messages that have both a content and tool calls
     lone_text_is_string    in the "openai" format, a content of at most one text stays a string
-    nothing_is_none        beside tool calls an empty content is None: DeepSeek's templates show the calls only then
+    empty_content_is_none  beside tool calls an empty content is None: DeepSeek's templates show the calls only then
     """
     if not messages:
         raise InvalidParameter("messages must hold at least one message.", "messages")
     prepared = [_prepare(message, arguments_as_text) for message in messages]
     for message in prepared:
-        if not thinking_beside_calls and message.get("tool_calls") and any(message["content"]):
+        if not keep_thinking_with_calls and message.get("tool_calls") and any(message["content"]):
             message.pop("thinking", None)
-    if not knows_developer and any(message["role"] == "developer" for message in prepared):
+    if not has_developer_role and any(message["role"] == "developer" for message in prepared):
         prepared = _merge_into_system(prepared)
     for message in prepared:
         is_lone_text = len(message["content"]) < 2 and all(isinstance(part, str) for part in message["content"])
         as_string = content_format == "string" or (lone_text_is_string and is_lone_text)
         message["content"] = _in_format(message, as_string)
-        if nothing_is_none and message.get("tool_calls") and not message["content"]:
+        if empty_content_is_none and message.get("tool_calls") and not message["content"]:
             message["content"] = None
     return prepared
 
@@ -136,7 +136,7 @@ def _part(part: Any) -> Part | None:
         raise InvalidParameter(
             f"'{TEXT_PARTS[kind]}' of a content part must be a string, got {type(text).__name__}.", "messages"
         )
-    return {"type": REFERENCE, "name": text} if kind == REFERENCE else text
+    return {"type": TOOL_REFERENCE, "name": text} if kind == TOOL_REFERENCE else text
 
 
 def _in_format(message: Mapping[str, Any], as_string: bool) -> str | list[dict[str, str]]:

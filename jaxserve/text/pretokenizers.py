@@ -37,9 +37,9 @@ _CJK = "[一-龥ࠀ-一가-퟿]+"
 class PreTokenization:
     """cut: the pre-tokenizer; ignore_merges: a piece that is a token is taken whole; normalizer: before all that."""
 
-    cut: Callable[[], PreTokenizer]
+    create_pre_tokenizer: Callable[[], PreTokenizer]
     ignore_merges: bool = False
-    normalizer: Callable[[], Normalizer] | None = None
+    create_normalizer: Callable[[], Normalizer] | None = None
     adds_bos: bool = False  # when the file does not say
 
 
@@ -79,7 +79,7 @@ def _cased(tail: str, digits: str) -> Callable[[], PreTokenizer]:
 
 _GPT2 = PreTokenization(_words)
 _STARCODER = PreTokenization(_digits_then_words)
-_QWEN2 = PreTokenization(_gpt4(""), normalizer=NFC)
+_QWEN2 = PreTokenization(_gpt4(""), create_normalizer=NFC)
 _LLAMA3 = PreTokenization(_gpt4("{1,3}"), ignore_merges=True, adds_bos=True)
 _DBRX = PreTokenization(_gpt4("{1,3}"))
 
@@ -94,7 +94,7 @@ PRE_TOKENIZATIONS: dict[str, PreTokenization] = {
     "command-r": _STARCODER,
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
-    "qwen35": PreTokenization(_split(_QWEN35), normalizer=NFC),
+    "qwen35": PreTokenization(_split(_QWEN35), create_normalizer=NFC),
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,

@@ -7,15 +7,15 @@ from jaxserve.config import EngineConfig
 from jaxserve.errors import InvalidParameter, PromptTooLong
 from jaxserve.outputs import RenderedPrompt
 from jaxserve.text.chat_template import ChatTemplates, read_template
-from jaxserve.text.client_template import new_pool, render_in_helper
+from jaxserve.text.request_template import create_pool, render_in_worker
 from jaxserve.text.tokenizer import Tokenizer
-from jaxserve.text.tool_schemas import without_null_keywords
+from jaxserve.text.tool_schemas import drop_null_keywords
 
 COUNTING_FACTOR = 16  # how much longer than the model's length a text to be counted may be
 CLIENT_OUTPUT_FACTOR = 4  # how much longer than a prompt what a client's template writes may be
 
 
-class Prompts:
+class PromptRenderer:
     """Owns the templates, and the helpers for those that clients send. Several threads may use it.
 
     templates      the model's own, or the one that was given instead
@@ -35,11 +35,11 @@ class Prompts:
             content_format=config.chat_template_content_format,
             timeout_s=config.template_timeout_s,
         )
-        self._helpers = new_pool()
+        self._workers = create_pool()
 
     @property
     def num_restarts(self) -> int:
-        return self._helpers.num_restarts
+        return self._workers.num_restarts
 
     def render_chat(
         self,
@@ -63,7 +63,7 @@ class Prompts:
         Raises a RequestError for what cannot be rendered, with the template's own reason.
         """
         how = {
-            "tools": None if tools is None else without_null_keywords(tools),
+            "tools": None if tools is None else drop_null_keywords(tools),
             "documents": documents,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
@@ -71,10 +71,10 @@ class Prompts:
         }
         if chat_template is None:
             has_tools = bool(tools or how["kwargs"].get("tools"))
-            text = self.templates.choose(has_tools=has_tools).render(messages, **how)
+            text = self.templates.select(has_tools=has_tools).render(messages, **how)
         else:
-            text = render_in_helper(
-                self._helpers,
+            text = render_in_worker(
+                self._workers,
                 chat_template,
                 self._tokenizer.special_tokens,
                 messages,
@@ -104,7 +104,7 @@ class Prompts:
 
     def close(self) -> None:
         """Ends the helpers. Idempotent."""
-        self._helpers.close()
+        self._workers.close()
 
     def _max_chars(self, counting: bool) -> int:
         """Characters that the longest prompt can have, if all its tokens are the longest."""

@@ -23,16 +23,23 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace, pass_context
 
-from jaxserve.text.bounds import TooLarge, check_format, check_method, check_operator, require, text_size
-from jaxserve.text.deadline import Watched, check_time, deadline
-from jaxserve.text.filters import bounded_filters
+from jaxserve.text.bounded_filters import bounded_filters
+from jaxserve.text.deadline import TimedIterator, check_deadline, limit_time
+from jaxserve.text.size_limits import (
+    TooLarge,
+    check_format,
+    check_method,
+    check_operator,
+    check_size,
+    estimate_text_size,
+)
 
 MAX_CHARS = 16 << 20  # of one rendered prompt and of every value on the way to it
 MAX_REASON_CHARS = 1000
 _ADDRESS = re.compile(r"( at)? 0x[0-9a-fA-F]+")
 
 
-class Buffer(list[str]):
+class BoundedBuffer(list[str]):
     """The pieces of a macro or a `set` block, counted as they come."""
 
     __slots__ = ("left",)
@@ -56,7 +63,7 @@ class BoundedCodeGenerator(CodeGenerator):
     """Jinja's compiler, with counted buffers, a counted `~`, and loops that look at the clock."""
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
-        node.iter = nodes.Call(nodes.EnvironmentAttribute("watched"), [node.iter], [], None, None)
+        node.iter = nodes.Call(nodes.EnvironmentAttribute("timed_iterator"), [node.iter], [], None, None)
         super().visit_For(node, frame)
 
     def buffer(self, frame: Frame) -> None:
@@ -85,12 +92,12 @@ class GenerationTag(Extension):
         return caller()
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
+class TemplateSandbox(ImmutableSandboxedEnvironment):
     """One environment for all templates; it keeps nothing of a rendering."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
     code_generator_class = BoundedCodeGenerator
-    watched = Watched
+    timed_iterator = TimedIterator
 
     def __init__(self, max_chars: int = MAX_CHARS) -> None:
         super().__init__(
@@ -113,12 +120,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "strftime_now": _strftime_now,
         }
 
-    def new_buffer(self) -> Buffer:
-        return Buffer(self.max_chars)
+    def new_buffer(self) -> BoundedBuffer:
+        return BoundedBuffer(self.max_chars)
 
     def concat_values(self, values: tuple[Any, ...]) -> str:
         """What `~` does: the values' texts, one after the other."""
-        require(sum(text_size(value, self.max_chars) for value in values), self.max_chars, "The joined text")
+        check_size(
+            sum(estimate_text_size(value, self.max_chars) for value in values), self.max_chars, "The joined text"
+        )
         return "".join(map(str, values))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -126,13 +135,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore
-        check_time()
+        check_deadline()
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, (str, bytes, int)):
             check_method(owner, obj.__name__, args, kwargs, self.max_chars)
         result = super().call(context, obj, *args, **kwargs)
         if isinstance(result, (str, bytes, list)):
-            require(len(result), self.max_chars, "The result of a call")
+            check_size(len(result), self.max_chars, "The result of a call")
         return result
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -153,7 +162,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 def _finalize(context: Context, value: Any) -> Any:
     """Every printed value passes here: text as it is, other values if they have a text."""
     if type(value) is not str:
-        text_size(value, context.environment.max_chars)  # pyright: ignore[reportAttributeAccessIssue]
+        estimate_text_size(value, context.environment.max_chars)  # pyright: ignore[reportAttributeAccessIssue]
     return value
 
 
@@ -192,8 +201,8 @@ def _strftime_now(format: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _environment(max_chars: int) -> Sandbox:
-    return Sandbox(max_chars)
+def _environment(max_chars: int) -> TemplateSandbox:
+    return TemplateSandbox(max_chars)
 
 
 @lru_cache(maxsize=64)
@@ -212,16 +221,16 @@ def render_template(
     source: str, variables: dict[str, Any], max_chars: int = MAX_CHARS, timeout_s: float = float("inf")
 ) -> str:
     """The template's text, at most `max_chars` long. Raises whatever the template raises; see `reason`."""
-    buffer = Buffer(max_chars)
+    buffer = BoundedBuffer(max_chars)
     template = compile_template(source, max_chars)
-    with deadline(timeout_s):
+    with limit_time(timeout_s):
         buffer.extend(template.generate(variables))
     text = "".join(buffer)
     text.encode()  # half a surrogate pair has no tokens
     return text
 
 
-def reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """A short sentence on why a template failed, without addresses and without the name of a file."""
     if isinstance(error, RecursionError):
         return "the template nests or calls itself too deeply"

@@ -44,16 +44,16 @@ class SentencePieceModel:
     has_dummy_prefix: bool = True
     removes_extra_spaces: bool = True
 
-    def named(self) -> dict[str, str]:
+    def token_roles(self) -> dict[str, str]:
         """Return role → piece."""
         return {name: self.pieces[id] for name, id in self.named_ids.items() if 0 <= id < len(self.pieces)}
 
-    def of_type(self, *kinds: int) -> list[str]:
+    def pieces_of_type(self, *kinds: int) -> list[str]:
         """Return the pieces of these types."""
         return [piece for piece, kind in zip(self.pieces, self.types, strict=True) if kind in kinds]
 
 
-def parse(data: bytes) -> SentencePieceModel:
+def parse_model(data: bytes) -> SentencePieceModel:
     """Parse the bytes of a SentencePiece model. Raises ValueError where they are none, or do what is not supported."""
     model = SentencePieceModel()
     trainer: dict[int, Any] = {}
@@ -92,7 +92,7 @@ def read_sentencepiece(
     Raises BadCheckpoint if the file is no SentencePiece model, or one of a kind that is not supported.
     """
     try:
-        model = parse(path.read_bytes())
+        model = parse_model(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{path.name} in {path.parent} is no SentencePiece model: {error}.") from error
     known = set(model.pieces)
@@ -101,13 +101,13 @@ def read_sentencepiece(
             model.pieces[id] = name
             model.types[id] = CONTROL
     try:
-        backend = build(model, legacy=legacy)
+        backend = build_backend(model, legacy=legacy)
     except Exception as error:  # the library raises plain Exception
         raise BadCheckpoint(f"{path.name} in {path.parent} cannot be used: {str(error)[:200]}.") from error
-    return backend, model.named()
+    return backend, model.token_roles()
 
 
-def build(model: SentencePieceModel, *, legacy: bool = True) -> tokenizers.Tokenizer:
+def build_backend(model: SentencePieceModel, *, legacy: bool = True) -> tokenizers.Tokenizer:
     """Return the backend of a parsed model; control pieces are special tokens, user-defined ones are found whole."""
     has_bytes = BYTE in model.types
     if model.model_type == UNIGRAM:
@@ -119,8 +119,8 @@ def build(model: SentencePieceModel, *, legacy: bool = True) -> tokenizers.Token
         backend = tokenizers.Tokenizer(
             BPE(
                 vocab={piece: id for id, piece in enumerate(model.pieces) if model.types[id] != UNUSED},
-                merges=merges_by_score(usable, model.scores),
-                unk_token=model.named().get("unk_token"),
+                merges=rank_merges(usable, model.scores),
+                unk_token=model.token_roles().get("unk_token"),
                 fuse_unk=True,
                 byte_fallback=has_bytes,
                 ignore_merges=USER_DEFINED in model.types,
@@ -130,8 +130,8 @@ def build(model: SentencePieceModel, *, legacy: bool = True) -> tokenizers.Token
     cuts = _cuts(model, legacy)
     if cuts:
         backend.pre_tokenizer = pre_tokenizers.Sequence(cuts)
-    backend.decoder = decoder(strips=model.has_dummy_prefix, has_bytes=has_bytes)
-    specials = model.of_type(CONTROL, UNKNOWN)
+    backend.decoder = create_decoder(strips_prefix=model.has_dummy_prefix, has_bytes=has_bytes)
+    specials = model.pieces_of_type(CONTROL, UNKNOWN)
     backend.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in specials])
     return backend
 
@@ -153,22 +153,22 @@ def _cuts(model: SentencePieceModel, legacy: bool) -> list[pre_tokenizers.PreTok
     cuts: list[pre_tokenizers.PreTokenizer] = []
     if model.has_dummy_prefix and not legacy:
         cuts.append(pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False))
-    if whole := model.of_type(USER_DEFINED):
+    if whole := model.pieces_of_type(USER_DEFINED):
         pattern = "|".join(re.escape(piece) for piece in sorted(whole, key=len, reverse=True))
         cuts.append(pre_tokenizers.Split(Regex(pattern), behavior="isolated"))
     return cuts
 
 
-def decoder(*, strips: bool, has_bytes: bool = True) -> decoders.Decoder:
+def create_decoder(*, strips_prefix: bool, has_bytes: bool = True) -> decoders.Decoder:
     """Return what turns SentencePiece pieces back into text; strips: the space that was put before it goes again."""
     steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " ")]
     steps += [decoders.ByteFallback()] if has_bytes else []
     steps += [decoders.Fuse()]
-    steps += [decoders.Strip(" ", 1, 0)] if strips else []
+    steps += [decoders.Strip(" ", 1, 0)] if strips_prefix else []
     return decoders.Sequence(steps)
 
 
-def merges_by_score(ids: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
+def rank_merges(ids: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
     """Return BPE merges for SentencePiece's rule, the two neighbours whose joint piece scores best are joined.
 
     As merges that is: every split of every piece into two pieces, best piece first. ids: the pieces of ordinary text.

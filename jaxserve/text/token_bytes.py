@@ -23,7 +23,7 @@ CHAR_OF_BYTE = {byte: char for char, byte in _BYTE_OF_CHAR.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
+class PieceDecoder:
     """How pieces become bytes.
 
     byte_level      pieces are written in GPT-2's alphabet
@@ -32,18 +32,18 @@ class Spelling:
     leading_strip   spaces that vanish at the very start of a text
     """
 
-    byte_level: bool = False
-    byte_fallback: bool = False
+    is_byte_level: bool = False
+    has_byte_fallback: bool = False
     replacements: tuple[tuple[str, str], ...] = ()
-    leading_strip: int = 0
+    num_stripped_spaces: int = 0
 
-    def bytes_of(self, piece: str) -> bytes:
-        if self.byte_level:
+    def decode(self, piece: str) -> bytes:
+        if self.is_byte_level:
             try:
                 return bytes([_BYTE_OF_CHAR[char] for char in piece])
             except KeyError:  # an added token outside the alphabet is plain text
                 return piece.encode()
-        if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        if self.has_byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
             try:
                 return bytes([int(piece[3:5], 16)])
             except ValueError:
@@ -53,20 +53,20 @@ class Spelling:
         return piece.encode()
 
 
-def spelling_of(backend: tokenizers.Tokenizer) -> Spelling | None:
+def find_piece_decoder(backend: tokenizers.Tokenizer) -> PieceDecoder | None:
     """The spelling that `backend`'s decoder implies; None where tokens have no bytes of their own."""
     decoder = backend.decoder
     if decoder is None:
         return None
-    return _spelling(json.loads(decoder.__getstate__()))
+    return _parse_decoder(json.loads(decoder.__getstate__()))
 
 
-def _spelling(decoder: dict[str, Any]) -> Spelling | None:
+def _parse_decoder(decoder: dict[str, Any]) -> PieceDecoder | None:
     if decoder["type"] == "ByteLevel":
-        return Spelling(byte_level=True)
+        return PieceDecoder(is_byte_level=True)
     steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
     if [step["type"] for step in steps] == ["ByteLevel"]:
-        return Spelling(byte_level=True)
+        return PieceDecoder(is_byte_level=True)
     replacements: list[tuple[str, str]] = []
     byte_fallback, strip = False, 0
     for step in steps:
@@ -78,4 +78,4 @@ def _spelling(decoder: dict[str, Any]) -> Spelling | None:
             strip = step["start"]
         elif step["type"] != "Fuse":
             return None
-    return Spelling(False, byte_fallback, tuple(replacements), strip) if byte_fallback else None
+    return PieceDecoder(False, byte_fallback, tuple(replacements), strip) if byte_fallback else None

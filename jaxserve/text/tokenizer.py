@@ -6,9 +6,9 @@ from typing import Any
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.text.gguf_tokenizer import read_gguf
-from jaxserve.text.parts import TokenizerParts
-from jaxserve.text.token_bytes import spelling_of
+from jaxserve.text.token_bytes import find_piece_decoder
 from jaxserve.text.tokenizer_files import read_directory
+from jaxserve.text.tokenizer_parts import TokenizerParts
 
 
 class Tokenizer:
@@ -35,7 +35,7 @@ class Tokenizer:
         pieces = self.backend.get_vocab()
         self.vocab_size = 1 + max(pieces.values(), default=-1)
         self.max_token_chars = max(map(len, pieces), default=1)
-        self.spelling = spelling_of(self.backend)
+        self.piece_decoder = find_piece_decoder(self.backend)
         self._bytes: dict[int, bytes | None] = {}
 
     @classmethod
@@ -71,7 +71,7 @@ class Tokenizer:
         """The bytes a token adds to a text (b" the"); None if this tokenizer's tokens have no bytes of their own."""
         if token_id in self._bytes:
             return self._bytes[token_id]
-        spelled = None if self.spelling is None else self.spelling.bytes_of(self.piece(token_id))
+        spelled = None if self.piece_decoder is None else self.piece_decoder.decode(self.piece(token_id))
         self._bytes[token_id] = spelled
         return spelled
 

@@ -12,10 +12,10 @@ import tokenizers
 from tokenizers import AddedToken
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.added_tokens import NAMES, AddedTokens
-from jaxserve.text.parts import frame, read_json
-from jaxserve.text.ranked_bytes import looks_like_tiktoken, read_tekken, read_tiktoken
+from jaxserve.text.added_tokens import SPECIAL_TOKEN_NAMES, AddedTokens
 from jaxserve.text.sentencepiece_model import read_sentencepiece
+from jaxserve.text.tiktoken_files import is_tiktoken_file, read_tekken, read_tiktoken
+from jaxserve.text.tokenizer_parts import read_json, set_post_processor
 
 READ = (
     "tokenizer.json, tekken.json, tokenizer.model (SentencePiece or tiktoken), *.tiktoken, vocab.json with merges.txt"
@@ -47,7 +47,7 @@ def convert(path: Path, config: Mapping[str, Any], added: AddedTokens) -> tokeni
     _append(backend, names, path)
     added.named = {name: {"content": token} for name, token in roles.items()} | added.named
     bos, eos = added.named.get("bos_token"), added.named.get("eos_token")
-    frame(
+    set_post_processor(
         backend,
         bos["content"] if bos and config.get("add_bos_token") is not False else None,
         eos["content"] if eos and config.get("add_eos_token") is True else None,
@@ -57,7 +57,7 @@ def convert(path: Path, config: Mapping[str, Any], added: AddedTokens) -> tokeni
 
 def _ranked_file(path: Path) -> Path | None:
     candidates = [path / "tokenizer.model", path / "tiktoken.model", *sorted(path.glob("*.tiktoken"))]
-    return next((file for file in candidates if file.is_file() and looks_like_tiktoken(file)), None)
+    return next((file for file in candidates if file.is_file() and is_tiktoken_file(file)), None)
 
 
 def _sentencepiece_file(path: Path) -> Path | None:
@@ -101,4 +101,4 @@ def _through_transformers(path: Path, model_config: Mapping[str, Any]) -> tuple[
             f"{path} has no tokenizer.json, and the tokenizer made without it knows {size} tokens where config.json "
             f"says {expected}. Add the model's tokenizer.json."
         )
-    return backend, {name: str(token) for name in NAMES if (token := getattr(tokenizer, name, None))}
+    return backend, {name: str(token) for name in SPECIAL_TOKEN_NAMES if (token := getattr(tokenizer, name, None))}

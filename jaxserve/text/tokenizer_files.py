@@ -13,14 +13,14 @@ import tokenizers
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.text.added_tokens import AddedTokens
-from jaxserve.text.parts import TokenizerParts, read_json
 from jaxserve.text.tokenizer_conversion import convert
+from jaxserve.text.tokenizer_parts import TokenizerParts, read_json
 
 
 def read_directory(path: Path) -> TokenizerParts:
     """The tokenizer in `path`. BadCheckpoint says which file is missing or broken."""
     config = read_json(path / "tokenizer_config.json")
-    added = AddedTokens.read(path, config)
+    added = AddedTokens.from_directory(path, config)
     file = path / "tokenizer.json"
     backend = _open(file) if file.is_file() else convert(path, config, added)
     added.apply(backend)

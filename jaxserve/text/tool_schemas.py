@@ -8,7 +8,7 @@ _NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "de
 _VALUES = ("enum", "const", "default", "example", "examples")
 
 
-def without_null_keywords(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def drop_null_keywords(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the tools with `required: null` and `properties: null` left out of their schemas, at every level."""
     return [_tool(tool) for tool in tools]
 

@@ -49,7 +49,7 @@ def find_turn_end(tokenizer: Tokenizer, templates: ChatTemplates, known: Collect
 def _ends(tokenizer: Tokenizer, templates: ChatTemplates, messages: list[dict[str, str]]) -> list[int]:
     """The added tokens behind the answer, up to the first ordinary word and the first token that begins a turn."""
     try:
-        text = templates.choose(has_tools=False).render(messages, add_generation_prompt=False)
+        text = templates.select(has_tools=False).render(messages, add_generation_prompt=False)
     except InvalidParameter:
         return []
     before, _, after = text.partition(_ANSWER)

@@ -8,10 +8,10 @@ that of a declared function. Until that is known the text waits, at most one obj
 import re
 
 from jaxserve.text.argument_check import may_be_arguments
-from jaxserve.text.call_formats.format import Calls, Functions
-from jaxserve.text.call_formats.json_calls import arguments
-from jaxserve.text.json_tape import json_string, json_text
-from jaxserve.text.markers import Emit, Malformed, Reading, Tape, ignore
+from jaxserve.text.call_formats.format import Functions, ToolCallSink
+from jaxserve.text.call_formats.json_calls import stream_arguments
+from jaxserve.text.incremental_json import read_json_string, stream_json_value
+from jaxserve.text.text_buffer import Emit, Malformed, Parser, TextBuffer, discard
 
 _FENCE = "```"
 _NAMES = ("tools", "tool", "tool_calls", "tool_call", "function_calls", "function_call", "function", "json", "xml")
@@ -27,107 +27,107 @@ _DOCUMENT = re.compile(r'(?:\[\s*)?\{\s*"')
 _Call = tuple[str, str]  # name, arguments
 
 
-class UnmarkedCalls:
+class UnmarkedCallParser:
     """Takes such calls out of content that comes in pieces."""
 
-    def __init__(self, functions: Functions, calls: Calls, content: Emit) -> None:
+    def __init__(self, functions: Functions, calls: ToolCallSink, content: Emit) -> None:
         """calls, content: where they go."""
         self._functions, self._calls, self._content = functions, calls, content
         self._start()
 
     def feed(self, text: str) -> None:
-        self._tape.feed(text)
+        self._buffer.feed(text)
         next(self._reading)
 
-    def settle(self, *, is_marked: bool = False) -> None:
+    def flush(self, *, is_marked: bool = False) -> None:
         """Give out as content what waits.
 
         is_marked: a call in the dialect's own form comes, so what waits around its beginning is dropped.
         """
-        waiting = self._tape.unsettled()
+        waiting = self._buffer.pending_text()
         self._start()
         if waiting and not (is_marked and _WRAPPERS.fullmatch(waiting)):
             self._content(waiting)
 
     def close(self) -> None:
-        self._tape.ended = True
+        self._buffer.is_ended = True
         next(self._reading, None)
 
     def _start(self) -> None:
-        self._tape = Tape()
-        self._reading = _read(self._tape, self._functions, self._calls, self._content)
+        self._buffer = TextBuffer()
+        self._reading = _parse(self._buffer, self._functions, self._calls, self._content)
         next(self._reading)
 
 
-def _read(tape: Tape, functions: Functions, calls: Calls, content: Emit) -> Reading[None]:
-    while (found := (yield from tape.until(_STARTS, content))) is not None:
-        tape.back(found)
-        tape.keep()
+def _parse(buffer: TextBuffer, functions: Functions, calls: ToolCallSink, content: Emit) -> Parser[None]:
+    while (found := (yield from buffer.read_until(_STARTS, content))) is not None:
+        buffer.unread(found)
+        buffer.start_recording()
         try:
-            found_calls = yield from _wrapped(tape, functions)
+            found_calls = yield from _parse_wrapped(buffer, functions)
         except Malformed:
-            yield from _pass_by(tape, content)
+            yield from _emit_as_content(buffer, content)
             continue
-        tape.kept()
+        buffer.stop_recording()
         for name, given in found_calls:
-            calls.begin(name)
-            calls.write(given)
-            calls.end()
+            calls.begin_call(name)
+            calls.add_arguments(given)
+            calls.end_call()
 
 
-def _pass_by(tape: Tape, content: Emit) -> Reading[None]:
+def _emit_as_content(buffer: TextBuffer, content: Emit) -> Parser[None]:
     """Emit what was read, which is no call. Of a JSON document also the rest, as what is in it is no call either."""
-    text = tape.kept()
+    text = buffer.stop_recording()
     start = min((place for place in map(text.find, "{[") if place >= 0), default=len(text))
     if not _DOCUMENT.match(text, start):
         content(text)
         return
     if start:
         content(text[:start])
-    tape.restore(text[start:])
+    buffer.push_back(text[start:])
     try:
-        yield from json_text(tape, content)
+        yield from stream_json_value(buffer, content)
     except Malformed:
         return
 
 
-def _wrapped(tape: Tape, functions: Functions) -> Reading[list[_Call]]:
+def _parse_wrapped(buffer: TextBuffer, functions: Functions) -> Parser[list[_Call]]:
     for _ in range(_MAX_WRAPPERS):
-        found = yield from tape.accept(_FENCE, *_TAGS)
+        found = yield from buffer.accept(_FENCE, *_TAGS)
         if found is None:
             break
-        if found == _FENCE and (yield from tape.peek()).isalnum():
-            yield from tape.name(_LANGUAGE)
-    if (yield from tape.accept("[")) is None:
-        return [(yield from _object(tape, functions))]
-    found_calls = [(yield from _object(tape, functions))]
-    while (yield from tape.expect(",", "]")) == ",":
-        found_calls.append((yield from _object(tape, functions)))
+        if found == _FENCE and (yield from buffer.peek()).isalnum():
+            yield from buffer.read_name(_LANGUAGE)
+    if (yield from buffer.accept("[")) is None:
+        return [(yield from _parse_object(buffer, functions))]
+    found_calls = [(yield from _parse_object(buffer, functions))]
+    while (yield from buffer.expect(",", "]")) == ",":
+        found_calls.append((yield from _parse_object(buffer, functions)))
     return found_calls
 
 
-def _object(tape: Tape, functions: Functions) -> Reading[_Call]:
+def _parse_object(buffer: TextBuffer, functions: Functions) -> Parser[_Call]:
     """A call, also as the API writes it in a conversation: {"type": "function", "function": {...}}. No other keys."""
     name, given = "", ""
-    more = yield from tape.expect("{")
+    more = yield from buffer.expect("{")
     while more != "}":
-        key = yield from json_string(tape)
-        yield from tape.expect(":")
+        key = yield from read_json_string(buffer)
+        yield from buffer.expect(":")
         if key == "name" and not name:
-            name = yield from json_string(tape)
+            name = yield from read_json_string(buffer)
             if name not in functions:
                 raise Malformed
         elif key in ("arguments", "parameters") and not given:
             pieces: list[str] = []
-            yield from arguments(tape, pieces.append)
+            yield from stream_arguments(buffer, pieces.append)
             given = "".join(pieces)
         elif key == "function" and not name and not given:
-            name, given = yield from _object(tape, functions)
+            name, given = yield from _parse_object(buffer, functions)
         elif key in ("type", "id"):
-            yield from json_text(tape, ignore)
+            yield from stream_json_value(buffer, discard)
         else:
             raise Malformed
-        more = yield from tape.expect(",", "}")
+        more = yield from buffer.expect(",", "}")
     if not name or not given or not may_be_arguments(given, functions[name]):
         raise Malformed
     return name, given

@@ -8,8 +8,8 @@ import pytest
 from jaxserve import BadConfig, ChatOutputSpec, EngineConfig, InvalidParameter, NamedTool, SamplingParams
 from jaxserve import StructuredOutputs as Wanted
 from jaxserve.output_plan import OutputPlanner
-from jaxserve.text.answer_dialect import AnswerDialect
-from jaxserve.text.prompts import Prompts
+from jaxserve.text.output_dialect import OutputDialect
+from jaxserve.text.prompts import PromptRenderer
 from tests.text.tiny_tokenizers import TEMPLATE, byte_level_backend, make
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -29,7 +29,7 @@ def make_planner():
         tokenizer = make(byte_level_backend(), "<|im_end|>")
         settings = {"tool_call_parser": "hermes", "max_model_len": 512, "chat_template": TEMPLATE} | settings
         config = EngineConfig(**settings)
-        prompts = Prompts(config, tokenizer)
+        prompts = PromptRenderer(config, tokenizer)
         created.append(
             (OutputPlanner(config, tokenizer, prompts, {}, vocab_size=400, eos_ids=(2,)), prompts, tokenizer)
         )
@@ -97,7 +97,7 @@ def test_forced_calls_are_written_as_the_model_writes_them_or_plainly_where_that
 
 def test_calls_that_no_grammar_can_be_made_for_are_not_held_in_silence(make_planner, monkeypatch):
     planner, _ = make_planner()
-    monkeypatch.setattr(AnswerDialect, "shape", lambda *_, **__: None)  # as of a response_template with patterns
+    monkeypatch.setattr(OutputDialect, "build_shape", lambda *_, **__: None)  # as of a response_template with patterns
     wanted = replace(FREE, structured_outputs=Wanted(regex="a"))
     for params, tool in ((FREE, STRICT), (wanted, PLAIN)):
         with pytest.raises(InvalidParameter, match="cannot be enforced"):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from jaxserve import RenderedPrompt
-from jaxserve.text.prompts import Prompts
+from jaxserve.text.prompts import PromptRenderer
 from tests.fake_llm import FakeLLM
 from tests.server.api import Api
 from tests.text.tiny_tokenizers import TEMPLATE, byte_level_backend, make
@@ -36,7 +36,7 @@ class ReadingLLM(FakeLLM):
         self.tokenizer = make(byte_level_backend(), "<|im_end|>")
         self.tokenizer.chat_templates = {"default": TEMPLATE} if templates is None else templates
         self.vocab_size = self.tokenizer.vocab_size
-        self.prompts = Prompts(self.config, self.tokenizer)
+        self.prompts = PromptRenderer(self.config, self.tokenizer)
 
     async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> RenderedPrompt:
         return await asyncio.to_thread(partial(self.prompts.render_chat, messages, **how))

@@ -7,7 +7,7 @@ from codecs import BOM_UTF8
 import pytest
 
 from jaxserve import dump_exact_json
-from jaxserve.text.call_formats.format import functions
+from jaxserve.text.call_formats.format import collect_functions
 from server.app import get_state
 from server.body import parse_json
 from tests.fake_llm import FakeLLM
@@ -156,8 +156,8 @@ async def test_the_digits_of_a_tool_reach_the_library(make_api):
     )
     answer = await api.post(PATH, (json.dumps(CHAT)[:-1] + f',"tools":[{tool}]}}').encode())
     assert answer.status == 200
-    [function] = functions(api.llm.calls[-1].spec.tools).values()
-    assert NUMBERS in function.arguments.schema
+    [function] = collect_functions(api.llm.calls[-1].spec.tools).values()
+    assert NUMBERS in function.arguments_shape.schema
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000, "1" * 309])

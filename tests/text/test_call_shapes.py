@@ -8,12 +8,12 @@ import pytest
 
 from jaxserve.chat_output_spec import NamedTool
 from jaxserve.structured.compiler import GrammarCompiler
-from jaxserve.text.call_formats.format import functions
+from jaxserve.text.call_formats.format import collect_functions
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.structured.byte_tokenizer import accepts, byte_tokenizer
 from tests.text.call_writers import WRITERS
 from tests.text.grammar_walks import walk
-from tests.text.reading import answer_format, dialect, read, tool
+from tests.text.parsing import answer_format, dialect, read, tool
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 STRICT = (
@@ -43,7 +43,7 @@ def bound(name):
 
 
 def compiled(compiler, name, **fields):
-    shape = bound(name).shape(answer_format(tools=STRICT, **fields))
+    shape = bound(name).build_shape(answer_format(tools=STRICT, **fields))
     assert shape is not None
     return compiler.compile(shape)
 
@@ -108,7 +108,7 @@ SAME_SPELLING = {
 
 def test_other_functions_keep_free_arguments_beside_strict_ones(compiler):
     tools = (STRICT[0], tool("search", query={"type": "string"}))
-    grammar = compiler.compile(dialect("hermes").shape(answer_format(tools=tools)))
+    grammar = compiler.compile(dialect("hermes").build_shape(answer_format(tools=tools)))
     call = '<tool_call>\n{{"name": "{}", "arguments": {}}}\n</tool_call>'
     assert accepts(grammar.new_matcher(), call.format("search", '{"anything": [1]}'))
     assert accepts(grammar.new_matcher(), call.format("now", "{}"))
@@ -119,15 +119,15 @@ def test_other_functions_keep_free_arguments_beside_strict_ones(compiler):
 def test_a_free_answer_has_no_shape():
     loose = (tool("now"),)
     for fields in ({"tools": loose}, {"tools": ()}, {"tools": STRICT, "tool_choice": "none"}):
-        assert dialect("hermes").shape(answer_format(**fields)) is None
-    assert dialect(None).shape(answer_format(tools=STRICT)) is None
+        assert dialect("hermes").build_shape(answer_format(**fields)) is None
+    assert dialect(None).build_shape(answer_format(tools=STRICT)) is None
 
 
 @pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "glm47", "pythonic", "gemma4", "deepseek_v32"])
 def test_a_string_is_free_up_to_its_end(compiler, name):
     tools = (tool("write", text={"type": "string"}),)
     choice = NamedTool("write")
-    grammar = compiler.compile(dialect(name).shape(answer_format(tools=tools, tool_choice=choice)))
+    grammar = compiler.compile(dialect(name).build_shape(answer_format(tools=tools, tool_choice=choice)))
     text = "It's 3 < 4, {a: [b]}\n</parm> & more"
     answer = WRITERS[name]([("write", {"text": text})]).rstrip()
     if name == "pythonic":
@@ -138,8 +138,8 @@ def test_a_string_is_free_up_to_its_end(compiler, name):
 
 
 def test_names_are_those_that_were_declared():
-    [function] = functions((tool("now"),)).values()
-    assert (function.name, function.strict, function.enforced) == ("now", False, True)
+    [function] = collect_functions((tool("now"),)).values()
+    assert (function.name, function.is_strict, function.is_enforced) == ("now", False, True)
 
 
 @pytest.mark.parametrize("name", ["llama4_pythonic", "xlam"])

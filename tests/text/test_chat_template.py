@@ -242,11 +242,11 @@ def test_every_failure_is_the_request_s(source):
 
 def test_the_tool_variant_is_chosen_when_there_are_tools():
     templates = ChatTemplates({"default": "a", "tool_use": "b"}, {})
-    assert [templates.choose(has_tools=tools).source for tools in (False, True)] == ["a", "b"]
-    assert ChatTemplates({"only": "c"}, {}).choose(has_tools=True).source == "c"
+    assert [templates.select(has_tools=tools).source for tools in (False, True)] == ["a", "b"]
+    assert ChatTemplates({"only": "c"}, {}).select(has_tools=True).source == "c"
     for none in ({}, {"rag": "x", "other": "y"}):
         with pytest.raises(InvalidParameter, match="no chat template"):
-            ChatTemplates(none, {}).choose(has_tools=False)
+            ChatTemplates(none, {}).select(has_tools=False)
 
 
 def test_a_template_is_given_as_text_or_as_a_file(tmp_path):

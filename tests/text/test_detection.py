@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from jaxserve.errors import BadConfig
-from jaxserve.text import signatures
+from jaxserve.text import detection_patterns
 from jaxserve.text.chat_template import ChatTemplates
 from jaxserve.text.detection import (
-    Detected,
+    Detection,
     DetectionFacts,
-    chosen,
+    collect_facts,
     detect_reasoning_parser,
     detect_tool_parser,
-    facts_of,
+    resolve_parser,
 )
 from jaxserve.text.dialects import REASONING_PARSERS, RESPONSE_TEMPLATE, TOOL_PARSERS
-from tests.text.reading import dialect, read
+from tests.text.parsing import dialect, read
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
 HERMES = (
@@ -37,7 +37,7 @@ def facts(template: str | None, tokens: Mapping[str, bool] = TOKENS, **more: Any
     tokenizer = make(byte_level_backend())
     tokenizer.config = {"response_template": more.get("response_template")}
     templates = ChatTemplates({} if template is None else {"default": template}, {})
-    found = facts_of(tokenizer, templates, {"model_type": more.get("model_type", "")})
+    found = collect_facts(tokenizer, templates, {"model_type": more.get("model_type", "")})
     return DetectionFacts(
         tool_template=found.tool_template,
         template=found.template,
@@ -132,12 +132,12 @@ def test_a_section_that_is_only_ever_closed_at_once_needs_its_token():
 def test_a_broken_template_has_no_parsers():
     found = facts("{% if tools %}")
     assert detect_tool_parser(found) == detect_reasoning_parser(found)
-    assert detect_tool_parser(found) == Detected(None, "the template has a syntax error")
+    assert detect_tool_parser(found) == Detection(None, "the template has a syntax error")
 
 
 def test_of_named_templates_the_one_for_tools_is_asked_about_tools():
     tokenizer = make(byte_level_backend())
-    found = facts_of(tokenizer, ChatTemplates({"default": FILLED, "tool_use": HERMES}, {}), {})
+    found = collect_facts(tokenizer, ChatTemplates({"default": FILLED, "tool_use": HERMES}, {}), {})
     assert (detect_tool_parser(found).name, detect_reasoning_parser(found).name) == ("hermes", "deepseek_r1")
     assert found.tokens["<tool_call>"] is False and found.tokens["<|im_end|>"] is True
 
@@ -197,23 +197,30 @@ def test_every_form_is_known_by_what_it_writes(name, words):
 
 
 def test_no_signature_is_left_out_here():
-    assert {one.name for one in signatures.TOOL_CALLS} == {name for name, _ in WRITTEN}
+    assert {one.name for one in detection_patterns.TOOL_CALL_PATTERNS} == {name for name, _ in WRITTEN}
 
 
 def test_every_name_that_can_be_found_is_known():
-    tools = {one.name for one in signatures.TOOL_CALLS} | {*signatures.TOOL_TOKENS.values()}
-    reasoning = {one.name for one in signatures.REASONING} | {"deepseek_r1", "deepseek_v3", "qwen3"}
-    assert tools | {*signatures.TOOL_MODEL_TYPES.values(), RESPONSE_TEMPLATE} <= TOOL_PARSERS.keys()
-    assert reasoning | {*signatures.REASONING_MODEL_TYPES.values(), RESPONSE_TEMPLATE} <= REASONING_PARSERS.keys()
+    tools = {one.name for one in detection_patterns.TOOL_CALL_PATTERNS} | {
+        *detection_patterns.TOOL_PARSER_BY_TOKEN.values()
+    }
+    reasoning = {one.name for one in detection_patterns.REASONING_PATTERNS} | {"deepseek_r1", "deepseek_v3", "qwen3"}
+    assert tools | {*detection_patterns.TOOL_PARSER_BY_MODEL_TYPE.values(), RESPONSE_TEMPLATE} <= TOOL_PARSERS.keys()
+    assert (
+        reasoning | {*detection_patterns.REASONING_PARSER_BY_MODEL_TYPE.values(), RESPONSE_TEMPLATE}
+        <= REASONING_PARSERS.keys()
+    )
 
 
 def test_who_is_asked_for_by_name_holds():
-    found, known = Detected("hermes", "the template writes <tool_call>"), ("hermes", "mistral")
-    assert chosen("auto", found, known, "tool_call_parser") == found
-    assert chosen("none", found, known, "tool_call_parser") == Detected(None, "tool_call_parser is none")
-    assert chosen("mistral", found, known, "tool_call_parser") == Detected("mistral", "tool_call_parser names it")
+    found, known = Detection("hermes", "the template writes <tool_call>"), ("hermes", "mistral")
+    assert resolve_parser("auto", found, known, "tool_call_parser") == found
+    assert resolve_parser("none", found, known, "tool_call_parser") == Detection(None, "tool_call_parser is none")
+    assert resolve_parser("mistral", found, known, "tool_call_parser") == Detection(
+        "mistral", "tool_call_parser names it"
+    )
     with pytest.raises(BadConfig, match=r"tool_call_parser .hermse. is not known; .* hermes, mistral"):
-        chosen("hermse", found, known, "tool_call_parser")
+        resolve_parser("hermse", found, known, "tool_call_parser")
 
 
 def test_granite_thinks_in_words_or_in_tags():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxserve.text.detokenizer import detokenizer
+from jaxserve.text.detokenizer import create_detokenizer
 from jaxserve.text.tokenizer import Tokenizer
 from tests.text.tiny_tokenizers import byte_fallback_backend, byte_level_backend, make
 
@@ -15,7 +15,7 @@ EURO = "€".encode()
 
 
 def pushed(tokenizer: Tokenizer, ids, prompt_ids=(), skip=True) -> list[str]:
-    stream = detokenizer(tokenizer, prompt_ids, skip)
+    stream = create_detokenizer(tokenizer, prompt_ids, skip)
     return [stream.push(id) for id in ids]
 
 
@@ -100,13 +100,13 @@ def test_words_without_bytes_go_through_the_library(words_tokenizer):
 @pytest.mark.parametrize("name", ["tokenizer", "fallback_tokenizer", "words_tokenizer"])
 def test_peek_says_what_push_will(name, request):
     tokenizer: Tokenizer = request.getfixturevalue(name)
-    stream = detokenizer(tokenizer, [1], False)
+    stream = create_detokenizer(tokenizer, [1], False)
     for id in [3, 4, 290, 77, 200, 3, 1, 0, 260, 130]:
         assert stream.peek(id) == stream.push(id)
 
 
 def test_long_runs_of_hidden_and_broken_ids_cost_no_more_than_others(tokenizer):
-    stream = detokenizer(tokenizer, [], True)
+    stream = create_detokenizer(tokenizer, [], True)
     broken = byte_ids(BYTE_LEVEL, b"\x80")
     begin = time.perf_counter()
     for id in [tokenizer.eos_token_id, *broken] * 20_000:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jaxserve.outputs import FinishReason
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.text.call_writers import WRITERS, dumps
-from tests.text.reading import answer_format, collect, cuts, dialect, random_pieces, read
+from tests.text.parsing import answer_format, collect, cuts, dialect, random_pieces, read
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 SCENES = {
@@ -92,7 +92,7 @@ def test_a_call_that_is_cut_off_is_told_as_far_as_it_went_or_shown_as_it_stands(
 def test_only_calls_that_are_whole_are_a_reason_to_end(name):
     text = WRITERS[name](SCENES["several"])
     for end in range(len(text)):
-        reader = dialect(name).reader(answer_format())
+        reader = dialect(name).create_parser(answer_format())
         told = collect(reader, list(text[:end]), is_cut=True)
         is_whole = all(is_object(arguments) for _, arguments in told.calls)
         assert all(arguments.startswith("{") for _, arguments in told.calls)

@@ -10,7 +10,7 @@ from jaxserve.text.call_formats.tagged import TaggedCalls
 from jaxserve.text.dialect import ToolDialect
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.text.call_writers import WRITERS
-from tests.text.reading import answer_format, collect, cuts, dialect, read, tool
+from tests.text.parsing import answer_format, collect, cuts, dialect, read, tool
 
 TOOLS = (
     tool("forecast", city={"type": "string"}, days={"type": "integer"}, note={"type": "string"}),
@@ -67,7 +67,7 @@ def test_a_call_with_a_mark_left_out_is_cut_anywhere_and_told_alike(name):
     for broken in without_one(name, text):
         whole = read(bound, broken, tools=TOOLS)
         for end in range(0, len(broken), 3):
-            reader = bound.reader(answer_format(tools=TOOLS))
+            reader = bound.create_parser(answer_format(tools=TOOLS))
             told = collect(reader, list(broken[:end]), is_cut=True)
             assert told == read(bound, broken[:end], tools=TOOLS, is_cut=True)
             assert [call[0] for call in told.calls] == [call[0] for call in whole.calls[: len(told.calls)]]

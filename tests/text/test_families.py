@@ -3,7 +3,7 @@
 import pytest
 
 from jaxserve.text.chat_template import ChatTemplates
-from jaxserve.text.detection import detect_reasoning_parser, detect_tool_parser, facts_of
+from jaxserve.text.detection import collect_facts, detect_reasoning_parser, detect_tool_parser
 from tests.text.families import FAMILIES, templates_of, tokenizer_of
 from tests.text.template_corpus import templates
 from tests.text.tiny_tokenizers import byte_level_backend, make
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.assets
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_their_dialects_are_found(family):
-    facts = facts_of(tokenizer_of(family), templates_of(family), {"model_type": family.model_type})
+    facts = collect_facts(tokenizer_of(family), templates_of(family), {"model_type": family.model_type})
     found = detect_tool_parser(facts), detect_reasoning_parser(facts)
     assert [one.name for one in found] == [family.tool_parser, family.reasoning_parser], found
 
@@ -81,7 +81,7 @@ SHOWN = {
 def test_seventy_templates_show_what_they_speak_without_any_vocabulary():
     tokenizer, found = make(byte_level_backend()), {}
     for template in templates("llama-cpp"):
-        facts = facts_of(tokenizer, ChatTemplates({"default": template.source}, template.special_tokens), {})
+        facts = collect_facts(tokenizer, ChatTemplates({"default": template.source}, template.special_tokens), {})
         found[template.name] = (detect_tool_parser(facts).name, detect_reasoning_parser(facts).name)
     assert {name: parsers for name, parsers in found.items() if parsers != (None, None)} == SHOWN
     assert len(found) == 70

@@ -15,9 +15,9 @@ from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import FinishReason, TokenOutput, ToolCallDelta
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
-from jaxserve.text.stream import TextStream
+from jaxserve.text.output_dialect import OutputDialect
+from jaxserve.text.text_stream import TextStream
 from tests.text.families import FAMILIES, Family, templates_of, tokenizer_of
 from tests.text.test_template_corpus import SAID, TOOL, USER, WHY, calling, with_text_arguments
 
@@ -47,7 +47,7 @@ def said(family: Family, turn: Mapping[str, Any], thinking: bool | None) -> tupl
 
     thinking   what it is told of thinking; None: nothing
     """
-    template = templates_of(family).choose(has_tools=True)
+    template = templates_of(family).select(has_tools=True)
     switch = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
     how = {"tools": [TOOL], "kwargs": switch}
     try:
@@ -59,10 +59,10 @@ def said(family: Family, turn: Mapping[str, Any], thinking: bool | None) -> tupl
     return (prompt, answer) if whole.startswith(prompt) else None
 
 
-def bound(family: Family) -> AnswerDialect:
+def bound(family: Family) -> OutputDialect:
     tokenizer = tokenizer_of(family)
     tools = family.tool_parser or family.written
-    return AnswerDialect.bind(
+    return OutputDialect.from_dialects(
         TOOL_PARSERS[tools] if tools else None,
         REASONING_PARSERS[family.reasoning_parser] if family.reasoning_parser else None,
         {tokenizer.piece(id): id for id in tokenizer.special_ids},
@@ -73,8 +73,10 @@ def read(family: Family, format: ChatOutputSpec, answer: str) -> tuple[str, str,
     """Reasoning, content and calls: the answer's tokens, one by one, through the detokenizer and the reader."""
     tokenizer, dialect = tokenizer_of(family), bound(family)
     prompt_ids = tokenizer.encode(format.prompt_text, add_special_tokens=False)
-    stream = TextStream(tokenizer, SamplingParams(), prompt_ids, 0, dialect.reader(format), dialect.controls)
-    is_end = (tokenizer.special_ids - dialect.controls.keys()).__contains__
+    stream = TextStream(
+        tokenizer, SamplingParams(), prompt_ids, 0, dialect.create_parser(format), dialect.control_tokens
+    )
+    is_end = (tokenizer.special_ids - dialect.control_tokens.keys()).__contains__
     ids = list(takewhile(lambda id: not is_end(id), tokenizer.encode(answer, add_special_tokens=False)))
     outputs = [TokenOutput(1, (id,)) for id in ids] + [TokenOutput(1, (END,), finish_reason=FinishReason.STOP)]
     deltas = [delta for output in outputs if (delta := stream.push(output)) is not None]
@@ -103,7 +105,7 @@ def cases(family: Family) -> Iterator[Case]:
             seen.add(written)
             prompt, answer = written
             format = ChatOutputSpec(tools=(TOOL,), tool_choice="auto", prompt_text=prompt, enable_thinking=thinking)
-            if dialect.starts_inside(format) and dialect.reasoning.close[0] not in answer:
+            if dialect.starts_in_reasoning(format) and dialect.reasoning.close[0] not in answer:
                 continue  # the history leaves the reasoning out
             num_calls = min(len(turn.get("tool_calls", ())), answer.count("get_weather") if dialect.tools else 0)
             reasoning = turn.get("reasoning", "") if REASONS in answer else ""
@@ -145,7 +147,7 @@ OWN = {  # what models write that their templates do not show
 
 
 def own_cases(family: Family) -> Iterator[Case]:
-    template = templates_of(family).choose(has_tools=True)
+    template = templates_of(family).select(has_tools=True)
     prompt = template.render([USER], kwargs={"thinking": True, "enable_thinking": True})
     format = ChatOutputSpec(tools=(TOOL,), tool_choice="auto", prompt_text=prompt, enable_thinking=True)
     for answer, expected in OWN.get(family.name, ()):
@@ -169,9 +171,9 @@ def test_its_reasoning_ends_at_the_token_at_which_the_reader_ends_it(family):
     tokenizer, dialect = tokenizer_of(family), bound(family)
     thoughts = [case for case in (*cases(family), *own_cases(family)) if case[2] == THOUGHT]
     for format, answer, _ in thoughts:
-        inside = dialect.starts_inside(format)
+        inside = dialect.starts_in_reasoning(format)
         assert inside is not None
-        place, ids = dialect.thinking(tokenizer, inside=inside, is_constrained=True), []
+        place, ids = dialect.start_reasoning(tokenizer, inside=inside, is_constrained=True), []
         for token_id in tokenizer.encode(answer, add_special_tokens=False):
             ids.append(token_id)
             place = place.advance(token_id)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.gguf_tokenizer import build
+from jaxserve.text.gguf_tokenizer import build_tokenizer
 from jaxserve.text.pretokenizers import PRE_TOKENIZATIONS
 from jaxserve.text.tokenizer import Tokenizer
 from tests import assets
@@ -44,7 +44,10 @@ def metadata(backend, model: str, **extra) -> dict:
 BYTE_LEVEL, FALLBACK = byte_level_backend(), byte_fallback_backend()
 OF_BYTE_LEVEL = metadata(BYTE_LEVEL, "gpt2", pre="default", eos_token_id=2, padding_token_id=0)
 OF_FALLBACK = metadata(FALLBACK, "llama", bos_token_id=1, eos_token_id=2, unknown_token_id=0)
-REBUILT = {"gpt2": Tokenizer(build(OF_BYTE_LEVEL, FILE)), "llama": Tokenizer(build(OF_FALLBACK, FILE))}
+REBUILT = {
+    "gpt2": Tokenizer(build_tokenizer(OF_BYTE_LEVEL, FILE)),
+    "llama": Tokenizer(build_tokenizer(OF_FALLBACK, FILE)),
+}
 
 
 @given(st.text() | st.text("the <|im_end|><tool_call>\n "))
@@ -78,14 +81,14 @@ def test_tokens_that_only_pad_the_table_do_not_exist():
 )
 def test_the_flags_say_what_frames_a_text(flags, before, after):
     fields = OF_FALLBACK | {f"tokenizer.ggml.{name}": value for name, value in flags.items()}
-    tokenizer = Tokenizer(build(fields, FILE))
+    tokenizer = Tokenizer(build_tokenizer(fields, FILE))
     assert tokenizer.encode("x") == before + tokenizer.encode("x", add_special_tokens=False) + after
 
 
 def test_templates_have_names():
     fields = OF_BYTE_LEVEL | {"tokenizer.chat_template": "a", "tokenizer.chat_template.tool_use": "b"}
     fields["tokenizer.chat_templates"] = ["tool_use"]
-    assert build(fields, FILE).chat_templates == {"default": "a", "tool_use": "b"}
+    assert build_tokenizer(fields, FILE).chat_templates == {"default": "a", "tool_use": "b"}
 
 
 def pretokenized() -> list:
@@ -98,9 +101,9 @@ def pretokenized() -> list:
 )
 def test_texts_are_cut_as_by_the_models_that_carry_the_rule(name, texts, cuts):
     rule = PRE_TOKENIZATIONS[name]
-    if rule.normalizer is not None:
-        texts = [rule.normalizer().normalize_str(text) for text in texts]
-    assert [[piece for piece, _ in rule.cut().pre_tokenize_str(text)] for text in texts] == cuts
+    if rule.create_normalizer is not None:
+        texts = [rule.create_normalizer().normalize_str(text) for text in texts]
+    assert [[piece for piece, _ in rule.create_pre_tokenizer().pre_tokenize_str(text)] for text in texts] == cuts
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_texts_are_cut_as_by_the_models_that_carry_the_rule(name, texts, cuts):
 def test_what_is_missing_or_unknown_is_named(change, word):
     fields = OF_BYTE_LEVEL | {f"tokenizer.ggml.{name}": value for name, value in change.items()}
     with pytest.raises(BadCheckpoint, match=word):
-        build(fields, FILE)
+        build_tokenizer(fields, FILE)
 
 
 def llama_cpp_vectors(name: str) -> list[tuple[str, list[int]]]:

@@ -118,7 +118,7 @@ def test_reasoning_is_seen_under_every_name(given):
 def test_thinking_can_be_left_out_beside_a_content_and_calls():
     for content, is_there in [("x", False), ("", True), (None, True)]:
         message = {"content": content, "reasoning": "r", **call("{}")}
-        assert ("thinking" in one(message, thinking_beside_calls=False)) == is_there
+        assert ("thinking" in one(message, keep_thinking_with_calls=False)) == is_there
         assert "thinking" in one(message)
 
 
@@ -141,10 +141,10 @@ def test_unknown_keys_are_not_seen_and_custom_roles_are():
 def test_a_developer_is_the_system_where_the_template_knows_none():
     texts = [("system", "a"), ("user", "q"), ("developer", ["b", "c"]), ("system", "d")]
     messages = [{"role": role, "content": content} for role, content in texts]
-    merged = prepare_messages(messages, "string", knows_developer=False)
+    merged = prepare_messages(messages, "string", has_developer_role=False)
     assert [(m["role"], m["content"]) for m in merged] == [("system", "a\n\nb\nc\n\nd"), ("user", "q")]
     assert [m["role"] for m in prepare_messages(messages, "string")] == ["system", "user", "developer", "system"]
-    assert len(prepare_messages(messages[:2] + messages[3:], "string", knows_developer=False)) == 3
+    assert len(prepare_messages(messages[:2] + messages[3:], "string", has_developer_role=False)) == 3
 
 
 def test_the_caller_s_messages_are_not_changed():

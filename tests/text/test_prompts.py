@@ -4,7 +4,7 @@ import pytest
 
 from jaxserve.config import EngineConfig
 from jaxserve.errors import BadConfig, EngineStopped, InvalidParameter, PromptTooLong
-from jaxserve.text.prompts import CLIENT_OUTPUT_FACTOR, COUNTING_FACTOR, Prompts
+from jaxserve.text.prompts import CLIENT_OUTPUT_FACTOR, COUNTING_FACTOR, PromptRenderer
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -16,7 +16,7 @@ def prompts():
     config = EngineConfig(
         max_model_len=LENGTH, chat_template="{{ messages[0].content }}!", request_template_timeout_s=9
     )
-    prompts = Prompts(config, make(byte_level_backend(), "<|im_end|>"))
+    prompts = PromptRenderer(config, make(byte_level_backend(), "<|im_end|>"))
     yield prompts
     prompts.close()
 
@@ -48,7 +48,7 @@ def test_a_client_s_template_may_write_a_little_more_than_that(prompts, max_char
 
 
 def test_a_client_s_template_gets_no_more_memory_than_a_helper_has():
-    prompts = Prompts(EngineConfig(max_model_len=1_000_000), make(byte_level_backend()))
+    prompts = PromptRenderer(EngineConfig(max_model_len=1_000_000), make(byte_level_backend()))
     grows = "{% set n = namespace(x=[]) %}{% for i in range(99) %}{% set n.x = n.x + ['x' * 9000000] %}{% endfor %}"
     try:
         with pytest.raises(InvalidParameter, match="memory"):
@@ -74,7 +74,7 @@ def test_the_last_of_several_parts_is_continued(prompts):
 
 
 def test_closed_it_still_reads_with_its_own_template():
-    prompts = Prompts(EngineConfig(max_model_len=LENGTH, chat_template="{{ 'x' }}"), make(byte_level_backend()))
+    prompts = PromptRenderer(EngineConfig(max_model_len=LENGTH, chat_template="{{ 'x' }}"), make(byte_level_backend()))
     prompts.close()
     assert prompts.render_chat(MESSAGES).text == "x"
     with pytest.raises(EngineStopped):

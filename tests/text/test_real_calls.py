@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.text.reading import cuts, dialect, read, tool
+from tests.text.parsing import cuts, dialect, read, tool
 
 TOOLS = (
     tool("get_weather", city={"type": "string"}, days={"type": "integer"}),

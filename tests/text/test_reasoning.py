@@ -1,339 +1,207 @@
-"""Reasoning is told from content by every dialect, whatever the prompt has begun, and its tokens are counted."""
+"""The end of the reasoning is found at the token that completes it, whichever way the marker is cut into tokens."""
 
-import random
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
-from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
-from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.answer_dialect import AnswerDialect
-from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
-from jaxserve.text.stream import TextStream
-from tests.text.call_writers import WRITERS
-from tests.text.reading import answer_format, cuts, dialect, random_pieces, read
-from tests.text.tiny_tokenizers import byte_level_backend, make
+from jaxserve.text.detokenizer import create_detokenizer
+from jaxserve.text.dialect import ReasoningDialect
+from jaxserve.text.dialects.harmony import HARMONY, HarmonyDialect
+from jaxserve.text.dialects.reasoning import GEMMA4, MISTRAL, QWEN3
+from jaxserve.text.output_dialect import OutputDialect
+from jaxserve.text.reasoning import InsideReasoning, ReasoningState, encode_reasoning_end
+from jaxserve.text.tokenizer import Tokenizer
+from tests.text.tiny_tokenizers import byte_fallback_backend, byte_level_backend, make, words_backend
 
-PARSERS = sorted(name for name, found in REASONING_PARSERS.items() if found is not None)
-MARKS = {
-    "cohere_command3": ("<|START_THINKING|>", "<|END_THINKING|>"),
-    "seed_oss": ("<seed:think>", "</seed:think>"),
-    "mistral": ("[THINK]", "[/THINK]"),
-    "gemma4": ("<|channel>thought\n", "<channel|>"),
-    "granite": ("Here is my thought process:", "Here is my response:"),
-    "openai_gptoss": ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+TOKENIZERS = {
+    "byte level": make(byte_level_backend(), "<|im_end|>"),
+    "byte fallback": make(byte_fallback_backend(), "</s>"),
 }
-THOUGHTS = "\nHm: a </thin b, {x} [y] <tool 😀\n\n"
-ANSWER = "\n\nIt is 4 < 5. 😀 </th"
-TOLD = {name: name in ("deepseek_v3", "deepseek_v4") or None for name in PARSERS}  # to think, where it must be told
-OPENED_BY_THE_MODEL = (
-    "cohere_command3",
-    "mistral",
-    "gemma4",
-    "granite",
-    "granite_thinking_parser",
-    "hunyuan_a13b",
-    "mimo",
-    "openai_gptoss",
+BYTES = TOKENIZERS["byte level"]
+THINK = ReasoningDialect()
+
+
+def inside(dialect: ReasoningDialect, tokenizer: Tokenizer, *, is_constrained: bool = False) -> ReasoningState:
+    return bound(dialect, tokenizer).start_reasoning(tokenizer, inside=True, is_constrained=is_constrained)
+
+
+def before(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> ReasoningState:
+    return bound(dialect, tokenizer).start_reasoning(tokenizer, inside=False, is_constrained=False)
+
+
+def bound(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> OutputDialect:
+    return OutputDialect.from_dialects(None, dialect, {tokenizer.piece(id): id for id in tokenizer.special_ids})
+
+
+def num_thought(place: ReasoningState, token_ids: list[int]) -> int | None:
+    """How many tokens it takes until the reasoning has ended; None: it has not."""
+    for num, token_id in enumerate(token_ids, 1):
+        after = place.advance(token_id)
+        if after is None:
+            return num
+        place = after
+    return None
+
+
+def ends(place: ReasoningState, tokenizer: Tokenizer, text: str) -> bool:
+    """Whether it ends with the text's last token, and no sooner; else it must not end at all."""
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
+    found = num_thought(place, token_ids)
+    assert found in (None, len(token_ids)), f"{found} of {len(token_ids)} tokens"
+    return found is not None
+
+
+def with_specials(*texts: str) -> Tokenizer:
+    backend = byte_level_backend()
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in texts])
+    return make(backend)
+
+
+def pieces(tokenizer: Tokenizer, text: str, cuts: list[int]) -> list[int]:
+    """The tokens of the text cut in places, so that a marker comes in many forms."""
+    edges = [0, *sorted({cut % (len(text) + 1) for cut in cuts}), len(text)]
+    parts = [text[start:end] for start, end in pairwise(edges)]
+    return [id for part in parts for id in tokenizer.encode(part, add_special_tokens=False)]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(
+    thought=st.text("th<>/ink \né", max_size=12),
+    after=st.text("a>k ", max_size=5),
+    cuts=st.lists(st.integers(0, 40), max_size=8),
 )
+def test_a_text_ends_it_however_it_is_cut(name, thought, after, cuts):
+    tokenizer, marker = TOKENIZERS[name], "</think>"
+    token_ids = pieces(tokenizer, thought + marker + after, cuts)
+    found = num_thought(inside(THINK, tokenizer), token_ids)
+    text, shown = create_detokenizer(tokenizer, (0,), True), ""
+    for num, token_id in enumerate(token_ids, 1):
+        shown += text.push(token_id)
+        assert (marker in shown) == (found is not None and num >= found)
 
 
-def marks(name: str) -> tuple[str, str]:
-    return MARKS.get(name, ("<think>", "</think>"))
+def test_advancing_leaves_a_place_as_it_was():
+    first, *rest = pieces(BYTES, "</think>", [3])
+    place = inside(THINK, BYTES)
+    after = place.advance(first)
+    assert isinstance(place, InsideReasoning) and after is not None
+    assert num_thought(after, rest) == num_thought(after, rest) == len(rest)
+    assert num_thought(place, rest) is None and place.tail == b""
 
 
-@pytest.mark.parametrize("name", PARSERS)
-def test_a_section_that_the_model_opens_is_reasoning(name):
-    opening, closing = marks(name)
-    text = opening + THOUGHTS + closing + ANSWER
-    for pieces in cuts(text):
-        told = read(dialect(None, name), pieces, enable_thinking=TOLD[name])
-        assert (told.reasoning, told.content) == (THOUGHTS, ANSWER)
+def test_a_call_ends_it_only_where_no_grammar_waits():
+    for text, is_end in [("so<tool_call>", True), ("so</think>", True)]:
+        assert ends(inside(QWEN3, BYTES), BYTES, text) is is_end
+    constrained = inside(QWEN3, BYTES, is_constrained=True)
+    assert not ends(constrained, BYTES, "so<tool_call>")
+    assert ends(constrained, BYTES, "so<tool_call></think>")
 
 
-@pytest.mark.parametrize("name", sorted(set(PARSERS) - {"openai_gptoss"}))
-def test_a_section_that_the_prompt_opened_goes_on_in_the_answer(name):
-    opening, closing = marks(name)
-    for prompt in (
-        f"<|im_start|>assistant\n{opening}",
-        f"<|im_start|>assistant\n{opening}\nWell, ".replace("\n\n", "\n"),
-    ):
-        bound = AnswerDialect.bind(None, REASONING_PARSERS[name], {"<|im_start|>": 1})
-        for text in (THOUGHTS + closing + ANSWER, opening + THOUGHTS + closing + ANSWER):
-            told = read(bound, text, enable_thinking=TOLD[name], prompt_text=prompt)
-            assert (told.reasoning, told.content) == (THOUGHTS, ANSWER)
+def test_a_special_token_ends_it_and_a_text_like_it_does_not():
+    tokenizer = with_specials("[THINK]", "[/THINK]")
+    place = inside(MISTRAL, tokenizer)
+    spelled = [id for char in "[/THINK]" for id in tokenizer.encode(char)]
+    assert num_thought(place, [*spelled, *tokenizer.encode("[/THINK]")]) == len(spelled) + 1
 
 
-@pytest.mark.parametrize("name", sorted(set(PARSERS) - {"openai_gptoss"}))
-def test_a_section_that_the_prompt_closed_is_over(name):
-    opening, closing = marks(name)
-    prompt = f"<|im_start|>user\n{opening}<|im_start|>assistant\n{opening}\n\n{closing}\n\n"
-    bound = AnswerDialect.bind(None, REASONING_PARSERS[name], {"<|im_start|>": 1})
-    for text in (ANSWER, "x" + closing + ANSWER):
-        told = read(bound, text, enable_thinking=TOLD[name], prompt_text=prompt)
-        assert (told.reasoning, told.content) == ("", text)
+def test_what_stays_the_same_is_kept_short():
+    place = inside(THINK, BYTES)
+    for token_id in BYTES.encode("<" * 500 + "</thin" * 100):
+        place = place.advance(token_id)
+        assert isinstance(place, InsideReasoning) and len(place.tail) < len("</think>")
 
 
-@pytest.mark.parametrize("name", sorted(set(PARSERS) - set(OPENED_BY_THE_MODEL)))
-def test_without_an_opening_mark_all_is_reasoning_up_to_the_closing_one(name):
-    closing = marks(name)[1]
-    told = read(dialect(None, name), list(THOUGHTS + closing), enable_thinking=TOLD[name])
-    assert (told.reasoning, told.content) == (THOUGHTS, "")
-    told = read(dialect(None, name), "No end", enable_thinking=TOLD[name])
-    assert (told.reasoning, told.content) == ("No end", "")
+def test_tokens_without_bytes_of_their_own_are_read_by_their_text():
+    tokenizer = make(words_backend())
+    assert num_thought(inside(replace(THINK, close=("fox",)), tokenizer), tokenizer.encode("the quick fox jumps")) == 3
 
 
-@pytest.mark.parametrize("name", OPENED_BY_THE_MODEL)
-def test_a_model_that_opens_its_sections_may_answer_at_once(name):
-    for pieces in cuts("\n" + ANSWER):
-        told = read(dialect(None, name), pieces)
-        assert (told.reasoning, told.content) == ("", "\n" + ANSWER)
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        ("[THINK]Hm.[/THINK]", True),
+        (" \n[THINK]Hm.", False),
+        ("[THINK", False),
+        ("Y", True),
+        ("  \n", False),
+        ("[/", True),
+    ],
+)
+def test_a_model_may_open_a_section_or_not(text, ended):
+    for tokenizer in (BYTES, TOKENIZERS["byte fallback"]):
+        assert ends(before(MISTRAL, tokenizer), tokenizer, text) is ended
 
 
-@pytest.mark.parametrize("name", ["qwen3", "glm45", "deepseek_v3", "seed_oss", "kimi_k2", "nemotron_v3", "ernie45"])
-def test_a_model_that_was_told_not_to_think_has_no_section(name):
-    told = read(dialect(None, name), "a" + marks(name)[1] + "b", enable_thinking=False)
-    assert (told.reasoning, told.content) == ("", "a" + marks(name)[1] + "b")
+def test_an_opener_that_is_a_special_token_cannot_be_spelled():
+    tokenizer = with_specials("[THINK]", "[/THINK]")
+    assert not ends(before(MISTRAL, tokenizer), tokenizer, "[THINK]Hm.")
+    assert num_thought(before(MISTRAL, tokenizer), [id for char in "[THINK]" for id in tokenizer.encode(char)]) == 1
 
 
-def test_deepseek_thinks_only_if_it_is_told_to_and_r1_always():
-    text = "a</think>b"
-    assert read(dialect(None, "deepseek_v3"), text).content == text
-    assert read(dialect(None, "deepseek_v3"), text, enable_thinking=True).reasoning == "a"
-    assert read(dialect(None, "deepseek_r1"), text, enable_thinking=False).reasoning == "a"
+def test_white_space_around_markers_is_free():
+    tokenizer = with_specials("<|channel>", "<channel|>")
+    assert ends(before(GEMMA4, tokenizer), tokenizer, "<|channel>thought\nHm.<channel|>")
 
 
-def test_identity_takes_nothing_for_reasoning():
-    assert read(dialect(None, "identity"), "<think>a</think>b").content == "<think>a</think>b"
+ANALYSIS = "<|channel|>analysis<|message|>So final it is."
 
 
-@pytest.mark.parametrize("name", ["ernie45", "hunyuan_a13b"])
-def test_tags_around_the_content_are_not_shown(name):
-    tag = {"ernie45": "response", "hunyuan_a13b": "answer"}[name]
-    for pieces in cuts(f"<think>\nhm\n</think>\n\n<{tag}>\nIt is 4.\n</{tag}>\n"):
-        told = read(dialect(None, name), pieces)
-        assert (told.reasoning, told.content) == ("\nhm\n", "It is 4.")
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        (ANALYSIS, False),
+        (ANALYSIS + "<|end|>", False),
+        (ANALYSIS + "<|end|><|start|>assistant" + ANALYSIS, False),
+        (ANALYSIS + "<|end|><|start|>assistant<|channel|>final<|message|>", True),
+        ("<|channel|>final<|message|>", True),
+        ("<|channel|>commentary to=functions.f json<|message|>", True),
+        ("<|channel|>final", False),
+        ("<|message|>", True),
+    ],
+)
+def test_in_harmony_the_message_decides(text, ended):
+    tokenizer = with_specials("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+    assert ends(before(HARMONY, tokenizer), tokenizer, text) is ended
+    place = before(HARMONY, tokenizer)
+    forced = [*tokenizer.encode(ANALYSIS), *encode_reasoning_end(HARMONY, tokenizer)]
+    assert num_thought(place, forced) == len(forced)
 
 
-PAIRS = [
-    ("qwen3", "hermes"),
-    ("qwen3", "qwen3_coder"),
-    ("glm45", "glm45"),
-    ("kimi_k2", "kimi_k2"),
-    ("minimax_m2", "minimax_m2"),
-    ("seed_oss", "seed_oss"),
-    ("mistral", "mistral"),
-    ("gemma4", "gemma4"),
-    ("deepseek_r1", "deepseek_v3"),
-    ("deepseek_v3", "deepseek_v32"),
-    ("granite", "granite"),
-    ("openai_gptoss", "openai"),
-]
-CALLS = [("get_weather", {"city": "Oslo", "days": 2}), ("now", {})]
-
-
-@pytest.mark.parametrize(("reasoning", "tools"), PAIRS)
-def test_calls_are_looked_for_only_behind_the_reasoning(reasoning, tools):
-    opening, closing = marks(reasoning)
-    calls = WRITERS[tools](CALLS)
-    if tools == "openai":
-        calls, closing = "<|end|><|start|>assistant" + calls, ""
-    text = opening + "I might call f(): {[< " + closing + calls
-    for pieces in cuts(text):
-        told = read(dialect(tools, reasoning), pieces, enable_thinking=True)
-        assert (told.reasoning, told.content, told.parsed) == ("I might call f(): {[< ", "", CALLS)
-
-
-ENDED_BY_CALLS = [
-    pair for pair in PAIRS if getattr(REASONING_PARSERS[pair[0]], "ends_before", ()) and pair[1] in WRITERS
-]
-
-
-@pytest.mark.parametrize(("reasoning", "tools"), ENDED_BY_CALLS)
-def test_a_call_ends_reasoning_that_was_not_closed(reasoning, tools):
-    text = marks(reasoning)[0] + "I must look." + WRITERS[tools](CALLS)
-    for pieces in cuts(text):
-        told = read(dialect(tools, reasoning), pieces)
-        assert (told.reasoning, told.content, told.parsed) == ("I must look.", "", CALLS)
-    told = read(dialect(tools, reasoning), text, tool_choice="none")
-    assert told.reasoning == text.removeprefix(marks(reasoning)[0]) and not told.calls
-
-
-@pytest.mark.parametrize(("reasoning", "tools"), ENDED_BY_CALLS)
-def test_calls_of_which_reasoning_only_speaks_do_not_end_it(reasoning, tools):
-    opening, closing = marks(reasoning)
-    calls, marker = WRITERS[tools](CALLS), REASONING_PARSERS[reasoning].ends_before[0]
-    for thoughts in (f"I could write {marker} here.", f"Like {calls}, but no. ", f"{marker}{marker} {calls} {marker}"):
-        text = opening + thoughts + closing + calls
-        for pieces in cuts(text):
-            told = read(dialect(tools, reasoning), pieces)
-            assert (told.reasoning, told.content, told.parsed) == (thoughts, "", CALLS)
-    told = read(dialect(tools, reasoning), list(f"{opening}Is it {marker}? {calls}"))
-    assert (told.reasoning, told.content, told.parsed) == (f"Is it {marker}? ", "", CALLS)
-    told = read(dialect(tools, reasoning), list(f"{opening}Is it {marker}?"))
-    assert (told.reasoning, told.content, told.calls) == (f"Is it {marker}?", "", ())
-
-
-def test_what_closes_reasoning_may_stand_in_a_call_that_ends_it():
-    calls = [("write", {"text": "<think>hm</think>"})]
-    told = read(dialect("hermes", "qwen3"), list("I write." + WRITERS["hermes"](calls)))
-    assert (told.reasoning, told.parsed) == ("I write.", calls)
-
-
-def test_tokens_of_reasoning_that_had_to_wait_are_counted():
-    text = " a <tool_call> b"
-    ids = [*TOKENIZER.encode("<think>" + text), *TOKENIZER.encode("</think>"), *TOKENIZER.encode("4")]
-    for cut in range(len(ids) + 1):
-        deltas = streamed([*ids, TOKENIZER.eos_token_id], cut, dialect("hermes", "qwen3"))
-        num = len(TOKENIZER.encode("<think>" + text)) - len(TOKENIZER.encode("<think>"))
-        assert sum(delta.num_reasoning_tokens for delta in deltas) == num
-        assert "".join(delta.reasoning for delta in deltas) == text
-        assert "".join(delta.text for delta in deltas) == "4"
-
-
-@pytest.mark.parametrize(("reasoning", "tools"), [("mistral", "mistral"), ("gemma4", "gemma4")])
-def test_thinking_may_come_again_between_calls(reasoning, tools):
-    opening, closing = marks(reasoning)
-    first, second = (WRITERS[tools]([call]) for call in CALLS)
-    text = f"{opening}one {closing}Hi{first}{opening}two{closing}{second}"
-    for pieces in cuts(text):
-        told = read(dialect(tools, reasoning), pieces)
-        assert (told.reasoning, told.content, told.parsed) == ("one two", "Hi", CALLS)
-
-
-def test_gpt_oss_thinks_between_calls_and_says_something_first():
-    first, second = (WRITERS["openai"]([call]) for call in CALLS)
-    text = (
-        "<|channel|>analysis<|message|>one<|end|><|start|>assistant<|channel|>commentary<|message|>Hi<|end|>"
-        f"<|start|>assistant{first}<|start|>assistant<|channel|>analysis<|message|>two<|end|><|start|>assistant{second}"
+def test_the_tokens_of_a_marker_make_it():
+    special = with_specials("[THINK]", "[/THINK]")
+    assert (
+        encode_reasoning_end(MISTRAL, special) == tuple(special.encode("[/THINK]"))
+        and len(encode_reasoning_end(MISTRAL, special)) == 1
     )
-    for pieces in cuts(text):
-        told = read(dialect("openai", "openai_gptoss"), pieces)
-        assert (told.reasoning, told.content, told.parsed) == ("one\ntwo", "Hi", CALLS)
+    for tokenizer in TOKENIZERS.values():
+        found = encode_reasoning_end(THINK, tokenizer)
+        assert num_thought(inside(THINK, tokenizer), list(found)) == len(found)
 
 
-def test_gpt_oss_shows_its_final_channel():
-    text = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{}"
-    for end in ("", "<|return|>"):
-        told = read(dialect("openai", "openai_gptoss"), list(text + end))
-        assert (told.reasoning, told.content) == ("hm", "{}")
+def counted(place: ReasoningState, tokenizer: Tokenizer, text: str) -> list[int]:
+    """Places of the tokens that a budget counts."""
+    found = []
+    for at, token_id in enumerate(tokenizer.encode(text, add_special_tokens=False)):
+        if place.is_inside:
+            found.append(at)
+        place = place.advance(token_id)
+    return found
 
 
-def test_reasoning_that_is_not_wanted_is_read_but_not_told():
-    bound = dialect("hermes", "qwen3").reader(answer_format(include_reasoning=False))
-    for place in range(2):
-        bound.mark(place)
-    told = bound.feed("hm</think>Hi")
-    assert (told.reasoning, told.content, told.num_reasoning_tokens) == ("", "Hi", 2)
-
-
-def test_under_a_constraint_reasoning_that_is_not_wanted_does_not_happen():
-    bound = dialect(None, "qwen3")
-    for fields, inside in (({}, True), ({"include_reasoning": False}, None), ({"enable_thinking": False}, None)):
-        format = answer_format(**fields)
-        assert bound.starts_inside(format, is_constrained=True) is inside
-        read = bound.reader(format, is_constrained=True).feed("{}")
-        assert read.reasoning == ("{}" if inside else "")
-
-
-TOKENIZER = make(byte_level_backend(), "<|im_end|>")
-
-
-def streamed(ids, cut, bound, params=None, finish=FinishReason.STOP, **fields):
-    """The deltas of one choice whose tokens come in two outputs."""
-    params = params or SamplingParams(skip_special_tokens=False)
-    reader = bound.reader(answer_format(**fields))
-    stream = TextStream(TOKENIZER, params, [], 0, reader, bound.controls)
-    outputs = [TokenOutput(1, tuple(ids[:cut])), TokenOutput(1, tuple(ids[cut:]), finish_reason=finish)]
-    return [delta for output in outputs if (delta := stream.push(output)) is not None]
-
-
-def test_tokens_of_the_reasoning_are_counted_without_those_of_its_marks():
-    opening, thoughts, closing, answer = (TOKENIZER.encode(part) for part in ("<think>", " hm 😀 the", "</think>", "4"))
-    ids = [*opening, *thoughts, *closing, *answer, TOKENIZER.eos_token_id]
-    for cut in range(len(ids) + 1):
-        for stop in ((), ("never",)):
-            deltas = streamed(ids, cut, dialect(None, "qwen3"), SamplingParams(stop=stop))
-            assert sum(delta.num_reasoning_tokens for delta in deltas) == len(thoughts)
-            assert "".join(delta.reasoning for delta in deltas) == " hm 😀 the"
-            assert "".join(delta.text for delta in deltas) == "4"
-
-
-def test_an_answer_that_never_ends_its_reasoning_is_counted_to_its_last_token():
-    ids = TOKENIZER.encode("<think> hm 😀")
-    for end in range(len(TOKENIZER.encode("<think>")), len(ids) + 1):
-        deltas = streamed(ids[:end], end, dialect(None, "qwen3"), finish=FinishReason.LENGTH)
-        assert sum(delta.num_reasoning_tokens for delta in deltas) == end - len(TOKENIZER.encode("<think>"))
-
-
-def test_a_stop_string_within_a_call_leaves_what_of_it_had_begun_and_is_no_call_for_the_finish_reason():
-    text = '<tool_call>{"name": "now", "arguments": {"a": "STOP"}}</tool_call>'
-    ids, bound = TOKENIZER.encode(text), dialect("hermes", None)
-    for stop, arguments in (
-        ("ST", '{"a": "'),
-        ('"a', ""),
-        ('{"a', ""),
-        ("arg", ""),
-        ("ow", ""),
-        ('"}}', '{"a": "STOP'),
-    ):
-        for cut in range(len(ids) + 1):
-            deltas = streamed(ids, cut, bound, SamplingParams(stop=(stop,)))
-            told = [call for delta in deltas for call in delta.tool_calls]
-            assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", stop)
-            assert "".join(call.arguments for call in told) == arguments
-            assert "".join(delta.text for delta in deltas) == ("" if arguments else text.partition(stop)[0])
-    for stop in ("</tool_call>", "}</"):
-        assert streamed(ids, len(ids), bound, SamplingParams(stop=(stop,)))[-1].finish_reason == "tool_calls"
-
-
-def test_special_tokens_that_are_marks_are_seen_although_they_are_hidden():
-    ids = [TOKENIZER.backend.token_to_id("<|im_start|>"), *TOKENIZER.encode("hm<|im_start|>4")]
-    backend = {"<|im_start|>": TOKENIZER.backend.token_to_id("<|im_start|>")}
-    reasoning = REASONING_PARSERS["granite_thinking_parser"]
-    odd = type(reasoning)(open=("<|im_start|>",), close=("<|im_start|>",), inside=False)
-    bound = AnswerDialect.bind(None, odd, backend)
-    for cut in range(len(ids) + 1):
-        deltas = streamed(ids, cut, bound, SamplingParams(), FinishReason.LENGTH)
-        assert "".join(delta.reasoning for delta in deltas) == "hm"
-        assert "".join(delta.text for delta in deltas) == "4"
-
-
-def test_a_reader_changes_neither_tokens_nor_logprobs():
-    ids = TOKENIZER.encode("hm</think>4")
-    entries = tuple(PositionLogprobs(id, -1.0, 1) for id in ids)
-    output = TokenOutput(1, tuple(ids), entries, finish_reason=FinishReason.LENGTH)
-    params = SamplingParams(logprobs=0)
-    plain = TextStream(TOKENIZER, params, [], 0).push(output)
-    reader = dialect(None, "qwen3").reader(answer_format())
-    taken = TextStream(TOKENIZER, params, [], 0, reader, {}).push(output)
-    assert (taken.token_ids, taken.logprobs) == (plain.token_ids, plain.logprobs)
-    assert plain.text == "hm</think>4" and (taken.reasoning, taken.text) == ("hm", "4")
-
-
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_no_cut_changes_what_is_told_of_thoughts(data):
-    name = data.draw(st.sampled_from(PARSERS))
-    parts = [
-        *marks(name),
-        *marks(name),
-        "<tool_call>",
-        "<",
-        "</",
-        "x",
-        " ",
-        "\n",
-        "<|end|>",
-        "[",
-        "H",
-        "Here is my",
-        "é",
-    ]
-    text = "".join(data.draw(st.lists(st.sampled_from(parts), max_size=20)))
-    bound = dialect(data.draw(st.sampled_from([None, *sorted(TOOL_PARSERS)])), name)
-    whole = read(bound, text, enable_thinking=TOLD[name])
-    pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
-    assert read(bound, pieces, enable_thinking=TOLD[name]) == whole
-    assert read(bound, list(text), enable_thinking=TOLD[name]) == whole
+def test_a_budget_counts_from_where_the_section_has_begun():
+    tokenizer = with_specials("<think>", "</think>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+    text = "\n<think>I see."
+    num = len(tokenizer.encode(text, add_special_tokens=False))
+    assert counted(before(THINK, tokenizer), tokenizer, text) == list(range(2, num))
+    assert counted(inside(THINK, tokenizer), tokenizer, "I see.") == list(range(num - 2))
+    again = ANALYSIS + "<|end|><|start|>assistant" + ANALYSIS
+    header, whole = (
+        tokenizer.encode(one, add_special_tokens=False) for one in ("<|channel|>analysis<|message|>", again)
+    )
+    messages = [*range(len(header), whole.index(tokenizer.encode("<|end|>")[0]) + 1)]
+    assert counted(before(HARMONY, tokenizer), tokenizer, again)[: len(messages)] == messages
+    assert messages[-1] + 1 not in counted(before(HARMONY, tokenizer), tokenizer, again)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from transformers.utils.chat_parsing import parse_response
 
 from jaxserve.errors import BadCheckpoint, BadConfig
-from jaxserve.text.answer_dialect import AnswerDialect
-from tests.text.reading import TOOLS, answer_format, collect, cuts, random_pieces, read
+from jaxserve.text.output_dialect import OutputDialect
+from tests.text.parsing import TOOLS, answer_format, collect, cuts, random_pieces, read
 
 FUNCTION = {"type": "function", "function": "{content}"}
 THINK = {"open": "<think>", "close": "</think>"}
@@ -101,7 +101,7 @@ NAMES = sorted(TEMPLATES)
 
 
 def bound(spec, tools="hf", reasoning="hf", special_tokens=()):
-    return AnswerDialect.named(tools, reasoning, dict.fromkeys(special_tokens, 0), spec)
+    return OutputDialect.from_parser_names(tools, reasoning, dict.fromkeys(special_tokens, 0), spec)
 
 
 def oracle(spec, text, prompt=""):
@@ -148,13 +148,13 @@ def test_what_the_prompt_has_begun_goes_on_in_the_answer(name):
 
 
 def test_arguments_in_json_stream_as_they_are_written():
-    reader = bound(TEMPLATES["json"][0]).reader(answer_format())
+    reader = bound(TEMPLATES["json"][0]).create_parser(answer_format())
     told = reader.feed('<tool_call>{"name": "now", "arguments": {"a" :')
     assert [delta.arguments for delta in told.tool_calls] == ["", '{"a" :']
 
 
 def test_the_text_goes_on_as_it_comes_without_white_space_at_its_ends():
-    reader = bound(TEMPLATES["json"][0]).reader(answer_format())
+    reader = bound(TEMPLATES["json"][0]).create_parser(answer_format())
     told = [reader.feed(piece).content for piece in (" \n", " a \n", "b ", "<too", "k>")]
     assert told == ["", "a", " \nb", "", " <took>"]
 
@@ -191,7 +191,7 @@ def test_one_of_the_two_may_be_left_out():
 
 def test_it_gives_grammars_what_they_need_where_calls_are_json_between_literals():
     found = bound(TEMPLATES["json"][0])
-    assert found.shape(answer_format(tool_choice="required")) is not None
+    assert found.build_shape(answer_format(tool_choice="required")) is not None
     assert found.reasoning is not None and found.reasoning.close == ("</think>",)
     told = read(bound(TEMPLATES["xml"][0]), '[{"name": "now", "parameters": {}}]', tool_choice="required")
     assert told.calls == (("now", "{}"),)
@@ -200,15 +200,15 @@ def test_it_gives_grammars_what_they_need_where_calls_are_json_between_literals(
 def test_special_tokens_are_known_in_literals_and_in_regexes():
     spec, calls = TEMPLATES["gemma"]
     special = {"<|tool_call>": 1, "<tool_call|>": 2, '<|"|>': 3, "<|channel>": 4, "<other>": 5}
-    found = AnswerDialect.named("hf", "hf", special, spec)
-    assert set(found.controls) == {1, 2, 3, 4}
+    found = OutputDialect.from_parser_names("hf", "hf", special, spec)
+    assert set(found.control_tokens) == {1, 2, 3, 4}
     text = calls
     for token, id in special.items():
-        text = text.replace(token, found.controls.get(id, token))
-    told = collect(found.reader(answer_format()), list(text))
+        text = text.replace(token, found.control_tokens.get(id, token))
+    told = collect(found.create_parser(answer_format()), list(text))
     assert [name for name, _ in told.calls] == ["get_weather", "now"]
     assert json.loads(told.calls[0][1]) == {"city": "Oslo, {x}", "days": 3}
-    assert collect(found.reader(answer_format()), [calls]).calls == ()
+    assert collect(found.create_parser(answer_format()), [calls]).calls == ()
 
 
 def test_a_template_that_is_none_is_refused_with_the_reason():

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from jaxserve.text.sandbox import reason, render_template
+from jaxserve.text.sandbox import describe_error, render_template
 
 HOSTILE = [
     "{{ 9**9999999 }}",
@@ -52,7 +52,7 @@ def test_nothing_grows_without_bound(source):
     begin = time.perf_counter()
     with pytest.raises(Exception) as caught:
         render_template(source, {})
-    assert reason(caught.value)
+    assert describe_error(caught.value)
     assert time.perf_counter() - begin < 10
 
 
@@ -61,7 +61,7 @@ def test_no_address_no_path_and_no_python_comes_out(source):
     try:
         shown = render_template(source, {})
     except Exception as error:
-        shown = reason(error)
+        shown = describe_error(error)
     assert "0x" not in shown and "/" not in shown and "class" not in shown.replace("__class__", "")
 
 
@@ -127,11 +127,11 @@ def test_loops_still_know_where_they_are(items, text):
 def test_half_a_character_is_refused():
     with pytest.raises(UnicodeEncodeError) as caught:
         render_template(r"{{ '\ud800' }}", {})
-    assert "lone surrogate" in reason(caught.value)
+    assert "lone surrogate" in describe_error(caught.value)
 
 
 def test_the_reason_is_the_template_s_own_and_short():
     for message, shown in [("roles must alternate", "roles must alternate"), ("x" * 5000, "x" * 1000 + "…")]:
         with pytest.raises(Exception, match=r"roles|x") as caught:
             render_template("{{ raise_exception(message) }}", {"message": message})
-        assert reason(caught.value) == shown
+        assert describe_error(caught.value) == shown

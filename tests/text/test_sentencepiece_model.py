@@ -8,7 +8,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxserve.text.sentencepiece_model import build, parse
+from jaxserve.text.sentencepiece_model import build_backend, parse_model
 from tests.text.tokenizer_forms import trained
 
 CHARACTERS = "the quickbrown.,\n\t  ﬁ①é"
@@ -22,7 +22,7 @@ MODEL_TYPES = ["bpe", "unigram"]
 def both(model_type: str, **options):
     size = 340 if model_type == "bpe" else 320
     data = trained(model_type=model_type, vocab_size=size, user_defined_symbols=["<tool>"], **options)
-    return sentencepiece.SentencePieceProcessor(model_proto=data), build(parse(data))
+    return sentencepiece.SentencePieceProcessor(model_proto=data), build_backend(parse_model(data))
 
 
 @given(
@@ -53,7 +53,10 @@ def test_decoding_is_sentencepieces_own(text, model_type):
 
 def test_without_legacy_only_the_beginning_of_a_text_gets_a_space():
     data = trained(control_symbols=["<turn>"])
-    pieces = {legacy: build(parse(data), legacy=legacy).encode("fox<turn>fox").tokens for legacy in (True, False)}
+    pieces = {
+        legacy: build_backend(parse_model(data), legacy=legacy).encode("fox<turn>fox").tokens
+        for legacy in (True, False)
+    }
     for legacy, tokens in pieces.items():
         at = tokens.index("<turn>")
         assert tokens[0].startswith("▁")
@@ -64,10 +67,10 @@ def test_without_legacy_only_the_beginning_of_a_text_gets_a_space():
 def test_models_of_words_or_characters_are_refused(model_type):
     data = trained(model_type=model_type, byte_fallback=False, vocab_size=30)
     with pytest.raises(ValueError, match="whole words or single characters"):
-        parse(data)
+        parse_model(data)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_model_or_a_value_error(data):
     with contextlib.suppress(ValueError):
-        parse(data)
+        parse_model(data)

@@ -271,4 +271,4 @@ def test_of_several_templates_the_one_for_tools_is_chosen():
     by_name = {one.name: one.source for one in templates("command-r-plus")}
     assert set(by_name) == {"default", "tool_use", "rag"}
     chosen = ChatTemplates(by_name, {})
-    assert [chosen.choose(has_tools=has).source for has in (True, False)] == [by_name["tool_use"], by_name["default"]]
+    assert [chosen.select(has_tools=has).source for has in (True, False)] == [by_name["tool_use"], by_name["default"]]

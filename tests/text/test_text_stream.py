@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.stream import TextStream, spell_prompt
+from jaxserve.text.text_stream import TextStream, decode_prompt_logprobs
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
 TOKENIZER = make(byte_level_backend(), "<|im_end|>")
@@ -160,7 +160,7 @@ def test_what_is_asked_for_by_id_is_spelled_in_its_place_and_none_of_it_twice():
 def test_prompt_logprobs_keep_all_k_besides_the_prompt_s_own_token():
     prompt = TOKENIZER.encode("the fox")
     entries = [None, *(PositionLogprobs(id, -3.0, 7, ((5, -0.1), (6, -0.2))) for id in prompt[1:])]
-    spelled = spell_prompt(TOKENIZER, prompt, entries, 2)
+    spelled = decode_prompt_logprobs(TOKENIZER, prompt, entries, 2)
     assert spelled[0] is None
     assert [item.token_id for item in spelled[1].top] == [prompt[1], 5, 6]
     assert "".join(entry.token for entry in spelled[1:]) == TOKENIZER.decode(prompt[1:])

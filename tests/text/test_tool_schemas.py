@@ -6,9 +6,9 @@ import pytest
 
 from jaxserve.config import EngineConfig
 from jaxserve.structured.grammar_expr import JsonSchema
-from jaxserve.text.call_formats.format import functions
-from jaxserve.text.prompts import Prompts
-from jaxserve.text.tool_schemas import without_null_keywords
+from jaxserve.text.call_formats.format import collect_functions
+from jaxserve.text.prompts import PromptRenderer
+from jaxserve.text.tool_schemas import drop_null_keywords
 from tests.structured.byte_tokenizer import accepts, matcher_of
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
@@ -31,21 +31,21 @@ def tools(parameters):
     ],
 )
 def test_null_required_and_null_properties_count_as_absent_at_every_level(parameters, same):
-    assert without_null_keywords(tools(parameters)) == tools(same)
-    assert functions(tools(parameters))["f"].parameters == same
+    assert drop_null_keywords(tools(parameters)) == tools(same)
+    assert collect_functions(tools(parameters))["f"].parameters == same
 
 
 def test_what_is_no_tool_is_left_alone():
     odd = [{"type": "function", "function": {"name": "f"}}, {"type": "x", "function": 3}, {}]
-    assert without_null_keywords(odd) == odd
+    assert drop_null_keywords(odd) == odd
 
 
 def test_a_grammar_and_a_template_see_the_schema_without_them():
-    [function] = functions(tools({"type": "object", "properties": {"a": {"type": "object", **NULLS}}})).values()
-    assert isinstance(function.arguments, JsonSchema)
-    assert accepts(matcher_of(function.arguments), '{"a": {"b": 1}}')
+    [function] = collect_functions(tools({"type": "object", "properties": {"a": {"type": "object", **NULLS}}})).values()
+    assert isinstance(function.arguments_shape, JsonSchema)
+    assert accepts(matcher_of(function.arguments_shape), '{"a": {"b": 1}}')
     template = "{{ tools[0].function.parameters | tojson }}"
-    prompts = Prompts(EngineConfig(max_model_len=500, chat_template=template), make(byte_level_backend()))
+    prompts = PromptRenderer(EngineConfig(max_model_len=500, chat_template=template), make(byte_level_backend()))
     rendered = prompts.render_chat([{"role": "user", "content": "x"}], tools=tools({"type": "object", **NULLS}))
     assert json.loads(rendered.text) == {"type": "object"}
     prompts.close()

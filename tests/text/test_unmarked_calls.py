@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from jaxserve.outputs import FinishReason
 from jaxserve.text.argument_check import may_be_arguments
-from jaxserve.text.call_formats.format import Function
+from jaxserve.text.call_formats.format import FunctionSpec
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.text.call_writers import WRITERS
-from tests.text.reading import answer_format, collect, cuts, dialect, random_pieces, read, tool
+from tests.text.parsing import answer_format, collect, cuts, dialect, random_pieces, read, tool
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 OSLO, NOW = ("get_weather", {"city": "Oslo"}), ("now", {})
@@ -67,16 +67,16 @@ def test_several_are_read_one_after_the_other_or_as_a_list(name):
 def test_what_only_begins_like_a_call_is_content(text):
     for name in ("hermes", "qwen3_coder", "kimi_k2"):
         for pieces in cuts(text):
-            reader = dialect(name).reader(answer_format())
+            reader = dialect(name).create_parser(answer_format())
             assert (told := collect(reader, pieces)).content == text and not told.calls
             assert reader.finish_reason(FinishReason.STOP) == "stop"
 
 
 def test_text_is_held_back_only_while_it_may_be_a_call():
-    reader = dialect("hermes").reader(answer_format())
+    reader = dialect("hermes").create_parser(answer_format())
     pieces = ["```", "json\n{", '"na', 'me": "get_wea', 'ther", "arg', "uments", '": {"a": [1', "]}", "}", "\n```"]
     assert [reader.feed(piece).content for piece in pieces] == [""] * 10
-    reader = dialect("hermes").reader(answer_format())
+    reader = dialect("hermes").create_parser(answer_format())
     told = [reader.feed(piece).content for piece in ("```", "json\n{", '"a', '": "b', "c", '": [', "1")]
     assert told == ["", "", "", '```json\n{"a": "b', "c", '": [', "1"]
 
@@ -84,7 +84,7 @@ def test_text_is_held_back_only_while_it_may_be_a_call():
 def test_they_are_read_only_where_the_model_may_choose_and_its_answer_is_free():
     assert read(dialect("hermes"), CALL, tool_choice="none").content == CALL
     assert read(dialect("hermes"), CALL, tools=()).content == CALL
-    told = collect(dialect("hermes").reader(answer_format(), is_constrained=True), [CALL])
+    told = collect(dialect("hermes").create_parser(answer_format(), is_constrained=True), [CALL])
     assert (told.content, told.calls) == (CALL, ())
 
 
@@ -118,7 +118,7 @@ STRICT["function"]["parameters"] |= {"additionalProperties": False, "$defs": {"b
 def test_a_strict_function_is_called_only_with_valid_arguments(given, is_valid):
     told = read(dialect("hermes"), f'{{"name": "f", "arguments": {given}}}', tools=(STRICT,))
     assert bool(told.calls) is is_valid
-    odd = Function("f", {"type": "object", "propertyNames": {"pattern": "a"}}, strict=True)
+    odd = FunctionSpec("f", {"type": "object", "propertyNames": {"pattern": "a"}}, is_strict=True)
     assert not may_be_arguments(given, odd)
 
 

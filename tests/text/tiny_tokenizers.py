@@ -7,8 +7,8 @@ from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, traine
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, WordLevel
 
-from jaxserve.text.parts import TokenizerParts
 from jaxserve.text.tokenizer import Tokenizer
+from jaxserve.text.tokenizer_parts import TokenizerParts
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. Once upon a time there was a little girl, and she was happy."

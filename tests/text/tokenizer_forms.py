@@ -8,7 +8,7 @@ from pathlib import Path
 import gguf
 import sentencepiece
 
-from jaxserve.text.ranked_bytes import TEKKEN_SPECIALS
+from jaxserve.text.tiktoken_files import TEKKEN_SPECIALS
 from tests.text.tiny_tokenizers import CORPUS, byte_level_backend, write_json
 
 MERGED = [b"th", b"the", b" the", b"qu", b"ick", b"ck", b" qu", b"\xf0\x9f", b"\xe2\x82\xac"]

@@ -38,12 +38,12 @@ def test_workers_are_other_processes_that_start_when_needed(pool):
 
 def test_a_worker_has_no_array_library_no_model_and_no_secret(pool, monkeypatch):
     monkeypatch.setenv("JAXSERVE_API_KEY", "secret")
-    fresh = WorkerPool(("jaxserve.text.client_template",))
+    fresh = WorkerPool(("jaxserve.text.request_template",))
     try:
         rooms = {name.split(".")[0] for name in run(fresh, "loaded")} | set(run(fresh, "loaded"))
         assert rooms.isdisjoint({"jax", "jaxlib", "flax", "numpy", "torch", "transformers", "tokenizers", "server"})
         assert rooms.isdisjoint({"jaxserve.engine", "jaxserve.engine_client", "jaxserve.models"})
-        assert "jaxserve.text.client_template" in rooms
+        assert "jaxserve.text.request_template" in rooms
         assert "secret" not in run(fresh, "environment").values()
     finally:
         fresh.close()

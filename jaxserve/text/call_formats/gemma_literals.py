@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from jaxserve.text.json_tape import parsed, written
+from jaxserve.text.incremental_json import dump_json, parse_json
 
 _MAX_DEPTH = 8
 _BARE = re.compile(r"[^{}\[\],:]+")
@@ -16,18 +16,18 @@ class GemmaLiterals:
     """quotes: the one marker before and after a string; a JSON string is understood as well."""
 
     quotes: tuple[str, ...]
-    escapes: bool = False
-    is_json: bool = False
+    has_escapes: bool = False
+    accepts_json: bool = False
 
-    def json(self, text: str) -> Any:
+    def parse(self, text: str) -> Any:
         tokens: list[str] = []
         pieces = text.split(self.quotes[0])
         for index, piece in enumerate(pieces):
             if index % 2:
-                tokens.append(written(piece))
+                tokens.append(dump_json(piece))
             else:
                 tokens.append(_BARE.sub(_quoted, piece))
-        return parsed("".join(tokens))
+        return parse_json("".join(tokens))
 
 
 def _quoted(found: re.Match[str]) -> str:
@@ -36,4 +36,4 @@ def _quoted(found: re.Match[str]) -> str:
         return text
     if text.startswith('"') and text.endswith('"') and len(text) > 1:
         return text
-    return written(text)
+    return dump_json(text)

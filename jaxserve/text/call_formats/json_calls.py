@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 
 from jaxserve.structured.grammar_expr import GrammarExpr
-from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order
-from jaxserve.text.json_tape import encodable, json_string, json_text, parsed
-from jaxserve.text.markers import Emit, Malformed, Reading, Tape, ignore
+from jaxserve.text.call_formats.format import Functions, FunctionSpec, ToolCallSink, concat
+from jaxserve.text.incremental_json import parse_json, read_json_string, replace_lone_surrogates, stream_json_value
+from jaxserve.text.text_buffer import Emit, Malformed, Parser, TextBuffer, discard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,60 +17,60 @@ class JsonCalls:
     unmarked          no marker says that this is a call: it is one only if both keys are there, one of them first
     """
 
-    name: tuple[str, ...] = ("name",)
-    arguments: tuple[str, ...] = ("arguments", "parameters")
-    unmarked: bool = False
+    name_keys: tuple[str, ...] = ("name",)
+    arguments_keys: tuple[str, ...] = ("arguments", "parameters")
+    is_unmarked: bool = False
     begin: str = ""
 
-    def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
-        if (yield from tape.peek()) != "[":
-            yield from self._object(tape, calls)
+    def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        if (yield from buffer.peek()) != "[":
+            yield from self._parse_object(buffer, calls)
             return
-        yield from tape.expect("[")
-        yield from self._object(tape, calls)
-        while (yield from tape.expect(",", "]")) == ",":
-            yield from self._object(tape, calls)
+        yield from buffer.expect("[")
+        yield from self._parse_object(buffer, calls)
+        while (yield from buffer.expect(",", "]")) == ",":
+            yield from self._parse_object(buffer, calls)
 
-    def _object(self, tape: Tape, calls: Calls) -> Reading[None]:
+    def _parse_object(self, buffer: TextBuffer, calls: ToolCallSink) -> Parser[None]:
         call = _Call(calls)
-        yield from tape.expect("{")
+        yield from buffer.expect("{")
         try:
-            closed = (yield from tape.accept("}")) is not None
+            closed = (yield from buffer.accept("}")) is not None
             while not closed:
-                yield from self._member(tape, call)
-                closed = (yield from tape.expect(",", "}")) == "}"
+                yield from self._parse_member(buffer, call)
+                closed = (yield from buffer.expect(",", "}")) == "}"
         except Malformed:
             if not call.is_whole:  # what may be wrong behind the arguments, like a brace left out, does not matter
                 raise
-        call.end(self.unmarked)
+        call.end(self.is_unmarked)
 
-    def _member(self, tape: Tape, call: "_Call") -> Reading[None]:
-        key = yield from json_string(tape)
-        yield from tape.expect(":")
-        if key in self.name and call.name is None:
-            call.name = yield from json_string(tape)
+    def _parse_member(self, buffer: TextBuffer, call: "_Call") -> Parser[None]:
+        key = yield from read_json_string(buffer)
+        yield from buffer.expect(":")
+        if key in self.name_keys and call.name is None:
+            call.name = yield from read_json_string(buffer)
             if not call.name:
                 raise Malformed
-            if call.has_arguments or not self.unmarked:
+            if call.has_arguments or not self.is_unmarked:
                 call.begin()
             call.is_whole = call.has_arguments
-        elif key in self.arguments and not call.has_arguments:
+        elif key in self.arguments_keys and not call.has_arguments:
             call.has_arguments = True
             if call.name is not None:
                 call.begin()
-            yield from arguments(tape, call.write)
+            yield from stream_arguments(buffer, call.write)
             call.is_whole = call.name is not None
-        elif self.unmarked and call.name is None and not call.has_arguments and key != "type":
+        elif self.is_unmarked and call.name is None and not call.has_arguments and key != "type":
             raise Malformed
         else:
-            yield from json_text(tape, ignore)
+            yield from stream_json_value(buffer, discard)
 
-    def reads_name(self, name: str) -> bool:
+    def is_readable_name(self, name: str) -> bool:
         return name != ""
 
-    def shape(self, function: Function) -> GrammarExpr:
+    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
         name = json.dumps(function.name, ensure_ascii=False)
-        return in_order(f'{{"{self.name[0]}": {name}, "{self.arguments[0]}": ', function.arguments, "}")
+        return concat(f'{{"{self.name_keys[0]}": {name}, "{self.arguments_keys[0]}": ', function.arguments_shape, "}")
 
 
 class _Call:
@@ -79,7 +79,7 @@ class _Call:
     has_arguments, is_whole   whether its arguments have begun, and have ended when its name was known
     """
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: ToolCallSink) -> None:
         self.name: str | None = None
         self.has_arguments = False
         self.is_whole = False
@@ -90,24 +90,24 @@ class _Call:
     def begin(self) -> None:
         if not self._begun:
             self._begun = True
-            self._calls.begin(self.name or "")
+            self._calls.begin_call(self.name or "")
             if self._held:
-                self._calls.write("".join(self._held))
+                self._calls.add_arguments("".join(self._held))
 
     def write(self, piece: str) -> None:
-        self._calls.write(piece) if self._begun else self._held.append(piece)
+        self._calls.add_arguments(piece) if self._begun else self._held.append(piece)
 
     def end(self, needs_arguments: bool) -> None:
         if self.name is None or (needs_arguments and not self.has_arguments):
             raise Malformed
         if not self.has_arguments:
-            self._calls.write("{}")
-        self._calls.end()
+            self._calls.add_arguments("{}")
+        self._calls.end_call()
 
 
-def arguments(tape: Tape, write: Emit) -> Reading[None]:
+def stream_arguments(buffer: TextBuffer, write: Emit) -> Parser[None]:
     """Takes the arguments and writes them as they come: an object, null for none, or a string that holds an object."""
-    first = yield from tape.peek()
+    first = yield from buffer.peek()
     pieces: list[str] = []
     if first == "{":
         held: str | None = ""  # until it is certain that an object begins
@@ -125,14 +125,14 @@ def arguments(tape: Tape, write: Emit) -> Reading[None]:
                 piece, held = held, None
             write(piece)
 
-        yield from json_text(tape, emit)
-        parsed("".join(pieces))
+        yield from stream_json_value(buffer, emit)
+        parse_json("".join(pieces))
         return
-    yield from json_text(tape, pieces.append)
-    value = parsed("".join(pieces))
+    yield from stream_json_value(buffer, pieces.append)
+    value = parse_json("".join(pieces))
     if isinstance(value, str):
-        text = encodable(value) or "{}"
-        value = parsed(text)
+        text = replace_lone_surrogates(value) or "{}"
+        value = parse_json(text)
     else:
         value, text = {} if value is None else value, "{}"
     if not isinstance(value, dict):

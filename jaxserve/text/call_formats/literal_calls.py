@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jaxserve.structured.grammar_expr import GrammarExpr, KeywordArguments
-from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
-from jaxserve.text.json_tape import written
-from jaxserve.text.markers import KEY, Emit, Malformed, Reading, Tape
+from jaxserve.text.call_formats.format import Functions, FunctionSpec, ToolCallSink, concat, is_plain_name
+from jaxserve.text.incremental_json import dump_json
+from jaxserve.text.text_buffer import PARAMETER_NAME, Emit, Malformed, Parser, TextBuffer
 
 _MAX_DEPTH = 100
 _NAMES = r"[\w.$@-]{1,256}"
@@ -25,12 +25,12 @@ class Literals(Protocol):
     def quotes(self) -> tuple[str, ...]: ...
 
     @property
-    def escapes(self) -> bool: ...
+    def has_escapes(self) -> bool: ...
 
     @property
-    def is_json(self) -> bool: ...
+    def accepts_json(self) -> bool: ...
 
-    def json(self, text: str) -> Any:
+    def parse(self, text: str) -> Any:
         """The value of a literal; Malformed when it is none."""
         ...
 
@@ -51,76 +51,76 @@ class LiteralCalls:
     close: str
     ends: tuple[str, ...] = ()
     literals: Literals
-    listed: bool = False
-    in_lines: bool = False
+    is_list: bool = False
+    is_one_per_line: bool = False
 
-    def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
-        if not self.listed or (yield from tape.accept("[")) is None:
-            yield from self._call(tape, calls)
-            while self.in_lines and (yield from tape.peek()).isidentifier():
-                yield from self._call(tape, calls)
+    def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        if not self.is_list or (yield from buffer.accept("[")) is None:
+            yield from self._parse_call(buffer, calls)
+            while self.is_one_per_line and (yield from buffer.peek()).isidentifier():
+                yield from self._parse_call(buffer, calls)
             return
         more = ","
         while more == ",":
-            yield from self._call(tape, calls)
-            more = yield from tape.expect(",", "]")
+            yield from self._parse_call(buffer, calls)
+            more = yield from buffer.expect(",", "]")
 
-    def _call(self, tape: Tape, calls: Calls) -> Reading[None]:
+    def _parse_call(self, buffer: TextBuffer, calls: ToolCallSink) -> Parser[None]:
         """A call is told when it is whole, as it can be content until then."""
-        name = yield from tape.name()
-        yield from tape.expect(self.open)
+        name = yield from buffer.read_name()
+        yield from buffer.expect(self.open)
         members: list[str] = []
-        while not (yield from self._closes(tape)):
-            key = yield from tape.name(KEY)
-            yield from tape.expect(self.equals)
+        while not (yield from self._parse_end(buffer)):
+            key = yield from buffer.read_name(PARAMETER_NAME)
+            yield from buffer.expect(self.equals)
             pieces: list[str] = []
-            yield from self._value(tape, pieces.append)
-            members.append(f"{written(key)}: {written(self.literals.json(''.join(pieces)))}")
-            if (yield from tape.accept(",")) is None:
-                if not (yield from self._closes(tape)):
-                    tape.fail()
+            yield from self._stream_value(buffer, pieces.append)
+            members.append(f"{dump_json(key)}: {dump_json(self.literals.parse(''.join(pieces)))}")
+            if (yield from buffer.accept(",")) is None:
+                if not (yield from self._parse_end(buffer)):
+                    buffer.fail()
                 break
-        calls.begin(name)
-        calls.write("{" + ", ".join(members) + "}")
-        calls.end()
+        calls.begin_call(name)
+        calls.add_arguments("{" + ", ".join(members) + "}")
+        calls.end_call()
 
-    def _closes(self, tape: Tape) -> Reading[bool]:
+    def _parse_end(self, buffer: TextBuffer) -> Parser[bool]:
         """Whether the call ends here; takes what closes it."""
-        return (yield from tape.accept(self.close)) is not None or (yield from tape.followed_by(self.ends))
+        return (yield from buffer.accept(self.close)) is not None or (yield from buffer.is_followed_by(self.ends))
 
-    def _value(self, tape: Tape, emit: Emit) -> Reading[None]:
+    def _stream_value(self, buffer: TextBuffer, emit: Emit) -> Parser[None]:
         """The text of a value, up to the comma behind it or the end of the call."""
         depth = 0
         stops = tuple(dict.fromkeys((*self.literals.quotes, *_OPENING, *_CLOSING, ",", *self.ends)))
         while True:
-            found = yield from tape.through(stops, emit)
+            found = yield from buffer.read_through(stops, emit)
             if not depth and found in (",", self.close, *self.ends):
-                tape.back(found)
+                buffer.unread(found)
                 return
             emit(found)
             if found in self.literals.quotes:
-                yield from self._string(tape, found, emit)
+                yield from self._stream_string(buffer, found, emit)
             depth += (found in _OPENING) - (found in _CLOSING)
             if not 0 <= depth <= _MAX_DEPTH:
                 raise Malformed
 
-    def _string(self, tape: Tape, quote: str, emit: Emit) -> Reading[None]:
-        stops = (quote, "\\") if self.literals.escapes else (quote,)
+    def _stream_string(self, buffer: TextBuffer, quote: str, emit: Emit) -> Parser[None]:
+        stops = (quote, "\\") if self.literals.has_escapes else (quote,)
         while True:
-            found = yield from tape.through(stops, emit)
+            found = yield from buffer.read_through(stops, emit)
             emit(found)
             if found == quote:
                 return
-            while tape.pos == len(tape.text):
-                yield from tape.wait()
-            emit(tape.text[tape.pos])
-            tape.pos += 1
+            while buffer.pos == len(buffer.text):
+                yield from buffer.wait_for_text()
+            emit(buffer.text[buffer.pos])
+            buffer.pos += 1
 
-    def reads_name(self, name: str) -> bool:
-        return is_plain_name(name) and (name[0].isidentifier() or not self.in_lines)
+    def is_readable_name(self, name: str) -> bool:
+        return is_plain_name(name) and (name[0].isidentifier() or not self.is_one_per_line)
 
-    def shape(self, function: Function) -> GrammarExpr:
+    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
         literals = self.literals
-        quote = None if literals.is_json else literals.quotes[0]
+        quote = None if literals.accepts_json else literals.quotes[0]
         arguments = KeywordArguments(function.schema, self.equals, self.comma, quote, _NAMES)
-        return in_order(self.begin + function.name + self.open, arguments, self.close)
+        return concat(self.begin + function.name + self.open, arguments, self.close)

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 
 from jaxserve.structured.grammar_expr import GrammarExpr, Regex
-from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
-from jaxserve.text.call_formats.json_calls import arguments
-from jaxserve.text.markers import Reading, Tape
+from jaxserve.text.call_formats.format import Functions, FunctionSpec, ToolCallSink, concat, is_plain_name
+from jaxserve.text.call_formats.json_calls import stream_arguments
+from jaxserve.text.text_buffer import Parser, TextBuffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,28 +21,28 @@ class NamedJson:
     name_end: str
     end: str = ""
     prefix: str = ""
-    numbered: bool = False
+    is_numbered: bool = False
 
-    def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
-        name = yield from tape.name()
-        if (yield from tape.accept(self.name_end.strip())) is None and (yield from tape.peek()) != "{":
-            tape.fail()
-        calls.begin(self._bare(name))
+    def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        name = yield from buffer.read_name()
+        if (yield from buffer.accept(self.name_end.strip())) is None and (yield from buffer.peek()) != "{":
+            buffer.fail()
+        calls.begin_call(self._bare(name))
         end = self.end.strip()
-        if end and (yield from tape.accept(end)):
-            calls.write("{}")
+        if end and (yield from buffer.accept(end)):
+            calls.add_arguments("{}")
         else:
-            yield from arguments(tape, calls.write)
-        calls.end()
+            yield from stream_arguments(buffer, calls.add_arguments)
+        calls.end_call()
 
     def _bare(self, name: str) -> str:
         name = name.removeprefix(self.prefix)
-        return re.sub(r":\d+$", "", name) if self.numbered else name
+        return re.sub(r":\d+$", "", name) if self.is_numbered else name
 
-    def reads_name(self, name: str) -> bool:
+    def is_readable_name(self, name: str) -> bool:
         return is_plain_name(name)
 
-    def shape(self, function: Function) -> GrammarExpr:
-        number = [":", Regex("[0-9]{1,4}")] if self.numbered else []
+    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
+        number = [":", Regex("[0-9]{1,4}")] if self.is_numbered else []
         name = self.begin + self.prefix + function.name
-        return in_order(name, *number, self.name_end, function.arguments, self.end)
+        return concat(name, *number, self.name_end, function.arguments_shape, self.end)

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from jaxserve.text.json_tape import parsed, written
-from jaxserve.text.markers import Malformed
+from jaxserve.text.incremental_json import dump_json, parse_json
+from jaxserve.text.text_buffer import Malformed
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<number>-?\d[\w.]*(?:(?<=[eE])[+-]\d+)?)"""
@@ -20,10 +20,10 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
 @dataclass(frozen=True, slots=True)
 class PythonLiterals:
     quotes: tuple[str, ...] = ('"', "'")
-    escapes: bool = True
-    is_json: bool = True
+    has_escapes: bool = True
+    accepts_json: bool = True
 
-    def json(self, text: str) -> Any:
+    def parse(self, text: str) -> Any:
         tokens: list[str] = []
         place = 0
         while place < len(text):
@@ -32,14 +32,14 @@ class PythonLiterals:
                 raise Malformed
             place = found.end()
             _take(found, tokens)
-        return parsed(" ".join(tokens))
+        return parse_json(" ".join(tokens))
 
 
 def _take(found: re.Match[str], tokens: list[str]) -> None:
     """Adds one token of the literal, as JSON has it."""
     kind, token = found.lastgroup, found.group().strip()
     if kind == "string":
-        token = written(_ESCAPE.sub(_unescaped, found["string"][1:-1]))
+        token = dump_json(_ESCAPE.sub(_unescaped, found["string"][1:-1]))
     elif kind == "word":
         if token not in _CONSTANTS:
             raise Malformed

@@ -14,7 +14,7 @@ V3 = ToolDialect(
     ),
     open=(_OPEN,),
     close=_CLOSE,
-    separator="\n",
+    call_separator="\n",
 )
 V31 = ToolDialect(
     format=NamedJson(begin="<｜tool▁call▁begin｜>", name_end="<｜tool▁sep｜>", end="<｜tool▁call▁end｜>"),
@@ -32,8 +32,8 @@ def _dsml(section: str) -> ToolDialect:
             key_end=('" string="', '">'),
             value_end="</｜DSML｜parameter>\n",
             end="</｜DSML｜invoke>\n",
-            ends=(f"</｜DSML｜{section}>",),
-            typed=True,
+            other_ends=(f"</｜DSML｜{section}>",),
+            has_types=True,
         ),
         open=(f"<｜DSML｜{section}>\n",),
         close=f"</｜DSML｜{section}>",

@@ -8,7 +8,7 @@ from jaxserve.text.dialect import ToolDialect
 def _gemma(open: str, close: str, quote: str) -> ToolDialect:
     literals = GemmaLiterals((quote,))
     format = LiteralCalls(open="{", equals=":", comma=",", close="}", ends=(close,), literals=literals)
-    return ToolDialect(format=format, open=(open + "call:",), close=close, between="")
+    return ToolDialect(format=format, open=(open + "call:",), close=close, section_separator="")
 
 
 GEMMA4 = _gemma("<|tool_call>", "<tool_call|>", '<|"|>')

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from jaxserve.structured.grammar_expr import GrammarExpr
-from jaxserve.text.call_formats.format import Calls, Function, Functions
-from jaxserve.text.call_formats.json_calls import JsonCalls, arguments
+from jaxserve.text.call_formats.format import Functions, FunctionSpec, ToolCallSink
+from jaxserve.text.call_formats.json_calls import JsonCalls, stream_arguments
 from jaxserve.text.dialect import ToolDialect
-from jaxserve.text.markers import Reading, Tape
+from jaxserve.text.text_buffer import Parser, TextBuffer
 
-ARRAY = ToolDialect(format=JsonCalls(arguments=("parameters", "arguments")), unmarked="[", listed=True)
+JSON_ARRAY = ToolDialect(format=JsonCalls(arguments_keys=("parameters", "arguments")), unmarked_start="[", is_list=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +18,17 @@ class _BareArguments:
     name: str
     begin: str = ""
 
-    def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
-        calls.begin(self.name)
-        yield from arguments(tape, calls.write)
-        calls.end()
+    def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        calls.begin_call(self.name)
+        yield from stream_arguments(buffer, calls.add_arguments)
+        calls.end_call()
 
-    def reads_name(self, name: str) -> bool:
+    def is_readable_name(self, name: str) -> bool:
         return name != ""
 
-    def shape(self, function: Function) -> GrammarExpr:
-        return function.arguments
+    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
+        return function.arguments_shape
 
 
 def bare_arguments(name: str) -> ToolDialect:
-    return ToolDialect(format=_BareArguments(name), unmarked="{")
+    return ToolDialect(format=_BareArguments(name), unmarked_start="{")

@@ -13,10 +13,10 @@ def _glm(newline: str) -> ToolDialect:
             key_end=("</arg_key>" + newline, "<arg_value>"),
             value_end="</arg_value>" + newline,
             end="</tool_call>",
-            opens=("<tool_call>",),
+            outer_openers=("<tool_call>",),
         ),
         open=("<tool_call>",),
-        between=newline,
+        section_separator=newline,
     )
 
 

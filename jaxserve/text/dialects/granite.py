@@ -3,5 +3,5 @@
 from jaxserve.text.call_formats.json_calls import JsonCalls
 from jaxserve.text.dialect import ToolDialect
 
-GRANITE = ToolDialect(format=JsonCalls(), open=("<|tool_call|>", "<tool_call>"), listed=True)
-GRANITE_20B = ToolDialect(format=JsonCalls(), open=("<function_call> ",), between="\n")
+GRANITE = ToolDialect(format=JsonCalls(), open=("<|tool_call|>", "<tool_call>"), is_list=True)
+GRANITE_20B = ToolDialect(format=JsonCalls(), open=("<function_call> ",), section_separator="\n")

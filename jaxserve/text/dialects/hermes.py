@@ -3,6 +3,8 @@
 from jaxserve.text.call_formats.json_calls import JsonCalls
 from jaxserve.text.dialect import ToolDialect
 
-HERMES = ToolDialect(format=JsonCalls(), open=("<tool_call>\n",), close="\n</tool_call>", between="\n")
-LONGCAT = ToolDialect(format=JsonCalls(), open=("<longcat_tool_call>\n",), close="\n</longcat_tool_call>", between="\n")
-TOOL_CALLS_LIST = ToolDialect(format=JsonCalls(), open=("<tool_calls>",), close="</tool_calls>", listed=True)
+HERMES = ToolDialect(format=JsonCalls(), open=("<tool_call>\n",), close="\n</tool_call>", section_separator="\n")
+LONGCAT = ToolDialect(
+    format=JsonCalls(), open=("<longcat_tool_call>\n",), close="\n</longcat_tool_call>", section_separator="\n"
+)
+TOOL_CALLS_LIST = ToolDialect(format=JsonCalls(), open=("<tool_calls>",), close="</tool_calls>", is_list=True)

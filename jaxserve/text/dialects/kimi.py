@@ -7,7 +7,7 @@ KIMI_K2 = ToolDialect(
     format=NamedJson(
         begin="<|tool_call_begin|>",
         prefix="functions.",
-        numbered=True,
+        is_numbered=True,
         name_end="<|tool_call_argument_begin|>",
         end="<|tool_call_end|>",
     ),

@@ -6,21 +6,21 @@ from jaxserve.text.call_formats.python_literals import PythonLiterals
 from jaxserve.text.dialect import ToolDialect
 
 JSON = ToolDialect(
-    format=JsonCalls(arguments=("parameters", "arguments"), unmarked=True),
+    format=JsonCalls(arguments_keys=("parameters", "arguments"), is_unmarked=True),
     open=("", "<|python_tag|>"),
-    separator="; ",
-    unmarked="{",
-    anywhere='{"name"',
+    call_separator="; ",
+    unmarked_start="{",
+    unmarked_inner_start='{"name"',
 )
 
-_PYTHON = LiteralCalls(open="(", equals="=", close=")", ends=("]",), literals=PythonLiterals(), listed=True)
+_PYTHON = LiteralCalls(open="(", equals="=", close=")", ends=("]",), literals=PythonLiterals(), is_list=True)
 _LINES = LiteralCalls(
-    open="(", equals="=", close=")", ends=("</function_calls>",), literals=PythonLiterals(), in_lines=True
+    open="(", equals="=", close=")", ends=("</function_calls>",), literals=PythonLiterals(), is_one_per_line=True
 )
 
-PYTHONIC = ToolDialect(format=_PYTHON, unmarked="[", listed=True)
+PYTHONIC = ToolDialect(format=_PYTHON, unmarked_start="[", is_list=True)
 LLAMA4_PYTHONIC = ToolDialect(
-    format=_PYTHON, open=("", "<|python_start|>"), close="<|python_end|>", unmarked="[", listed=True
+    format=_PYTHON, open=("", "<|python_start|>"), close="<|python_end|>", unmarked_start="[", is_list=True
 )
-LFM2 = ToolDialect(format=_PYTHON, open=("<|tool_call_start|>",), close="<|tool_call_end|>", listed=True)
-OLMO3 = ToolDialect(format=_LINES, open=("<function_calls>",), close="</function_calls>", separator="\n")
+LFM2 = ToolDialect(format=_PYTHON, open=("<|tool_call_start|>",), close="<|tool_call_end|>", is_list=True)
+OLMO3 = ToolDialect(format=_LINES, open=("<function_calls>",), close="</function_calls>", call_separator="\n")

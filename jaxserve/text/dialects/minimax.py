@@ -13,7 +13,7 @@ def _invocations(open: str, close: str) -> ToolDialect:
             key_end=('">',),
             value_end="</parameter>\n",
             end="</invoke>\n",
-            ends=(close,),
+            other_ends=(close,),
         ),
         open=(open + "\n",),
         close=close,

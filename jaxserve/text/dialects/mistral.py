@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from jaxserve.structured.grammar_expr import GrammarExpr
-from jaxserve.text.call_formats.format import Calls, Function, Functions, in_order, is_plain_name
-from jaxserve.text.call_formats.json_calls import JsonCalls, arguments
+from jaxserve.text.call_formats.format import Functions, FunctionSpec, ToolCallSink, concat, is_plain_name
+from jaxserve.text.call_formats.json_calls import JsonCalls, stream_arguments
 from jaxserve.text.dialect import ToolDialect, short_id
-from jaxserve.text.markers import Reading, Tape
+from jaxserve.text.text_buffer import Parser, TextBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,34 +19,34 @@ class _MistralCalls:
     json: JsonCalls = JsonCalls()
     begin: str = ""
 
-    def read(self, tape: Tape, calls: Calls, functions: Functions) -> Reading[None]:
-        if (yield from tape.peek()) in ("[", "{"):
-            yield from self.json.read(tape, calls, functions)
+    def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        if (yield from buffer.peek()) in ("[", "{"):
+            yield from self.json.parse(buffer, calls, functions)
             return
-        name = yield from tape.name()
-        if (yield from tape.accept(self.call_id)):
-            yield from tape.name()
-        yield from tape.accept(self.args)
-        if (yield from tape.peek()) != "{":
-            tape.fail()
-        calls.begin(name)
-        yield from arguments(tape, calls.write)
-        calls.end()
+        name = yield from buffer.read_name()
+        if (yield from buffer.accept(self.call_id)):
+            yield from buffer.read_name()
+        yield from buffer.accept(self.args)
+        if (yield from buffer.peek()) != "{":
+            buffer.fail()
+        calls.begin_call(name)
+        yield from stream_arguments(buffer, calls.add_arguments)
+        calls.end_call()
 
-    def reads_name(self, name: str) -> bool:
-        return is_plain_name(name) if self.is_named else self.json.reads_name(name)
+    def is_readable_name(self, name: str) -> bool:
+        return is_plain_name(name) if self.is_named else self.json.is_readable_name(name)
 
-    def shape(self, function: Function) -> GrammarExpr:
+    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
         if self.is_named:
-            return in_order(function.name + self.args, function.arguments)
-        return self.json.shape(function)
+            return concat(function.name + self.args, function.arguments_shape)
+        return self.json.build_shape(function)
 
 
-_LISTED = ToolDialect(format=_MistralCalls(is_named=False), open=("[TOOL_CALLS]",), listed=True, new_id=short_id)
+_LISTED = ToolDialect(format=_MistralCalls(is_named=False), open=("[TOOL_CALLS]",), is_list=True, new_id=short_id)
 MISTRAL = ToolDialect(
     format=_MistralCalls(is_named=True),
     open=("[TOOL_CALLS]",),
-    between="",
+    section_separator="",
     new_id=short_id,
-    without=("[ARGS]", _LISTED),
+    fallback_without=("[ARGS]", _LISTED),
 )

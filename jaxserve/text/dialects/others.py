@@ -5,17 +5,17 @@ from jaxserve.text.call_formats.tagged import TaggedCalls
 from jaxserve.text.dialect import ToolDialect
 
 INTERNLM = ToolDialect(
-    format=JsonCalls(arguments=("parameters", "arguments")),
+    format=JsonCalls(arguments_keys=("parameters", "arguments")),
     open=("<|action_start|><|plugin|>",),
     close="<|action_end|>",
-    between="\n",
+    section_separator="\n",
 )
-PHI4_MINI = ToolDialect(format=JsonCalls(), open=("functools",), listed=True)
+PHI4_MINI = ToolDialect(format=JsonCalls(), open=("functools",), is_list=True)
 XLAM = ToolDialect(
-    format=JsonCalls(unmarked=True),
+    format=JsonCalls(is_unmarked=True),
     open=("", "```json", "[TOOL_CALLS]", "<tool_call>"),
-    unmarked="[",
-    listed=True,
+    unmarked_start="[",
+    is_list=True,
 )
 STEP3 = ToolDialect(
     format=TaggedCalls(
@@ -25,19 +25,21 @@ STEP3 = ToolDialect(
         key_end=('">',),
         value_end="</steptml:parameter>",
         end="</steptml:invoke><｜tool_call_end｜>",
-        ends=("</steptml:invoke>", "<｜tool_call_end｜>", "<｜tool_calls_end｜>"),
-        opens=("<｜tool_call_begin｜>", "function<｜tool_sep｜>"),
+        other_ends=("</steptml:invoke>", "<｜tool_call_end｜>", "<｜tool_calls_end｜>"),
+        outer_openers=("<｜tool_call_begin｜>", "function<｜tool_sep｜>"),
     ),
     open=("<｜tool_calls_begin｜>", "<｜tool_call_begin｜>", "function<｜tool_sep｜>"),
     close="<｜tool_calls_end｜>",
 )
 COHERE = ToolDialect(
-    format=JsonCalls(name=("tool_name",), arguments=("parameters",)),
+    format=JsonCalls(name_keys=("tool_name",), arguments_keys=("parameters",)),
     open=("<|START_ACTION|>",),
     close="<|END_ACTION|>",
-    listed=True,
+    is_list=True,
 )
-GIGACHAT3 = ToolDialect(format=JsonCalls(), open=("<|function_call|>", "function call<|role_sep|>\n"), between="\n")
+GIGACHAT3 = ToolDialect(
+    format=JsonCalls(), open=("<|function_call|>", "function call<|role_sep|>\n"), section_separator="\n"
+)
 HUNYUAN_V3 = ToolDialect(
     format=TaggedCalls(
         begin="<tool_call>",
@@ -46,7 +48,7 @@ HUNYUAN_V3 = ToolDialect(
         key_end=("</arg_key>\n", "<arg_value>"),
         value_end="</arg_value>\n",
         end="</tool_call>\n",
-        ends=("</tool_calls>",),
+        other_ends=("</tool_calls>",),
     ),
     open=("<tool_calls>\n",),
     close="</tool_calls>",
@@ -60,5 +62,5 @@ MINICPM5 = ToolDialect(
         value_end="</param>",
         end="</function>",
     ),
-    separator="\n",
+    call_separator="\n",
 )

@@ -13,12 +13,12 @@ def _functions(open: str, close: str, newline: str = "\n") -> ToolDialect:
             key_end=(">" + newline,),
             value_end=newline + "</parameter>" + newline,
             end="</function>",
-            ends=(close,),
-            opens=(open,),
+            other_ends=(close,),
+            outer_openers=(open,),
         ),
         open=(open + newline,),
         close=newline + close,
-        between="\n",
+        section_separator="\n",
     )
 
 

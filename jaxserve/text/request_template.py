@@ -9,20 +9,20 @@ from jaxserve.workers.pool import TaskKilled, TaskLimits, WorkerPool
 
 KIB = 1 << 10
 MAX_SOURCE_BYTES = 256 * KIB
-MODULE = "jaxserve.text.client_template"
+MODULE = "jaxserve.text.request_template"
 
 
-def new_pool() -> WorkerPool:
+def create_pool() -> WorkerPool:
     """Helpers that are ready to render."""
     return WorkerPool((MODULE,))
 
 
-def render_in_helper(
+def render_in_worker(
     pool: WorkerPool,
     source: str,
     special_tokens: Mapping[str, str],
     messages: Sequence[Mapping[str, Any]],
-    how: Mapping[str, Any],
+    options: Mapping[str, Any],
     *,
     content_format: str,
     max_chars: int,
@@ -32,7 +32,7 @@ def render_in_helper(
     if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
         raise InvalidParameter(f"chat_template is larger than {MAX_SOURCE_BYTES} bytes.", "chat_template")
     settings = {"content_format": content_format, "max_chars": max_chars}
-    data = {"arguments": [source, special_tokens], "settings": settings, "messages": messages, "how": how}
+    data = {"arguments": [source, special_tokens], "settings": settings, "messages": messages, "options": options}
     try:
         return pool.run(f"{MODULE}:render", data, TaskLimits(timeout_s))
     except TaskKilled as killed:
@@ -43,4 +43,4 @@ def render_in_helper(
 
 def render(data: dict[str, Any]) -> str:
     """The helper's side."""
-    return ChatTemplate(*data["arguments"], **data["settings"]).render(data["messages"], **data["how"])
+    return ChatTemplate(*data["arguments"], **data["settings"]).render(data["messages"], **data["options"])

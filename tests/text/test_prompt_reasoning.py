@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxserve.text.prompt_section import section_at_end
+from jaxserve.text.prompt_reasoning import find_reasoning_section
 
 MARKS = ("<|im_start|>", "<|im_end|>", "[THINK]")
 
@@ -23,10 +23,10 @@ MARKS = ("<|im_start|>", "<|im_end|>", "[THINK]")
     ],
 )
 def test_what_a_prompt_has_opened_or_closed(prompt, state):
-    assert section_at_end(prompt, ["<think>", "[THINK]"], ["</think>", "[/THINK]"], MARKS) == state
+    assert find_reasoning_section(prompt, ["<think>", "[THINK]"], ["</think>", "[/THINK]"], MARKS) == state
 
 
 def test_without_marks_only_the_very_end_counts():
-    assert section_at_end("Q: <think>? A: ", ["<think>"], ["</think>"]) is None
-    assert section_at_end("Q: hm? A: <think> \n", ["<think>"], ["</think>"]) == "open"
-    assert section_at_end("Q: hm? A: <think></think>\n", ["<think>"], ["</think>"]) == "closed"
+    assert find_reasoning_section("Q: <think>? A: ", ["<think>"], ["</think>"]) is None
+    assert find_reasoning_section("Q: hm? A: <think> \n", ["<think>"], ["</think>"]) == "open"
+    assert find_reasoning_section("Q: hm? A: <think></think>\n", ["<think>"], ["</think>"]) == "closed"

@@ -10,7 +10,14 @@ from jinja2.environment import Environment
 from jinja2.nodes import EvalContext
 from jinja2.utils import pass_environment, pass_eval_context
 
-from jaxserve.text.bounds import TooLarge, check_operator, check_percent, replaced_size, require, text_size
+from jaxserve.text.size_limits import (
+    TooLarge,
+    check_operator,
+    check_percent,
+    check_size,
+    estimate_replaced_size,
+    estimate_text_size,
+)
 
 MAX_ITEMS = 100_000  # of one batch, and slices of one list
 MAX_INDENT = 64  # of tojson, in characters
@@ -41,12 +48,12 @@ def _bounded(
     def run(*args: Any, **kwargs: Any) -> Any:
         own = args[skip:]
         if name in _TEXT_FILTERS and own:
-            text_size(own[0], limit)
+            estimate_text_size(own[0], limit)
         if check is not None:
             check(*own, **kwargs)
         result = filter(*args, **kwargs)
         if isinstance(result, (str, list)):
-            require(len(result), limit, f"The result of {name}")
+            check_size(len(result), limit, f"The result of {name}")
         return result
 
     return run
@@ -56,29 +63,29 @@ def _checks(limit: int) -> dict[str, Callable[..., None]]:
     """What a filter's own arguments may ask for, by filter; the signatures are the filters'."""
 
     def center(value: Any, width: int = 80) -> None:
-        require(int(width), limit, "The width")
+        check_size(int(width), limit, "The width")
 
     def indent(s: Any, width: Any = 4, *_: Any, **__: Any) -> None:
         added = len(width) if isinstance(width, str) else int(width)
-        require((str(s).count("\n") + 1) * max(added, 0), limit, "The indentation")
+        check_size((str(s).count("\n") + 1) * max(added, 0), limit, "The indentation")
 
     def format(value: Any, *args: Any, **kwargs: Any) -> None:
         check_percent(str(value), kwargs or args, limit)
 
     def replace(s: Any, old: Any, new: Any, *_: Any, **__: Any) -> None:
-        require(replaced_size(str(s), str(old), str(new)), limit, "The result of replace")
+        check_size(estimate_replaced_size(str(s), str(old), str(new)), limit, "The result of replace")
 
     def wordwrap(s: Any, width: int = 79, _: bool = True, wrapstring: str | None = None, *__: Any, **___: Any) -> None:
-        require(len(str(s)) * (1 + len(wrapstring or "\n")), limit, "The result of wordwrap")
+        check_size(len(str(s)) * (1 + len(wrapstring or "\n")), limit, "The result of wordwrap")
 
     def batch(value: Any, linecount: int, *_: Any, **__: Any) -> None:
-        require(linecount, MAX_ITEMS, "The batch")
+        check_size(linecount, MAX_ITEMS, "The batch")
 
     def slice(value: Any, slices: int, *_: Any, **__: Any) -> None:
-        require(slices, MAX_ITEMS, "The number of slices")
+        check_size(slices, MAX_ITEMS, "The number of slices")
 
     def round(value: Any, precision: int = 0, *_: Any, **__: Any) -> None:
-        require(abs(precision), MAX_PRECISION, "The precision")
+        check_size(abs(precision), MAX_PRECISION, "The precision")
 
     checks = (center, indent, format, replace, wordwrap, batch, slice, round)
     return {check.__name__: check for check in checks}
@@ -88,10 +95,10 @@ def _join(limit: int) -> Callable[..., Any]:
     @pass_eval_context
     def join(eval_ctx: EvalContext, value: Any, d: Any = "", attribute: Any = None) -> Any:
         items = list(value)
-        total = sum(text_size(item, limit) for item in items) if attribute is None else 0
-        require(total + text_size(d, limit) * len(items), limit, "The result of join")
+        total = sum(estimate_text_size(item, limit) for item in items) if attribute is None else 0
+        check_size(total + estimate_text_size(d, limit) * len(items), limit, "The result of join")
         result = jinja.sync_do_join(eval_ctx, items, d, attribute)
-        require(len(result), limit, "The result of join")
+        check_size(len(result), limit, "The result of join")
         return result
 
     return join
@@ -125,15 +132,15 @@ def _tojson(limit: int) -> Callable[..., str]:
     ) -> str:
         """json.dumps as Hugging Face templates expect it: no HTML escapes, non-ASCII as it is."""
         if indent is not None:
-            require(len(indent) if isinstance(indent, str) else int(indent), MAX_INDENT, "The indent")
+            check_size(len(indent) if isinstance(indent, str) else int(indent), MAX_INDENT, "The indent")
         if indent is None and separators is None:
-            text_size(x, limit)
+            estimate_text_size(x, limit)
             return json.dumps(x, ensure_ascii=ensure_ascii, sort_keys=sort_keys)
         encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
         pieces, total = [], 0
         for piece in encoder.iterencode(x):  # piece by piece: depth times indent may be much
             total += len(piece)
-            require(total, limit, "The JSON text")
+            check_size(total, limit, "The JSON text")
             pieces.append(piece)
         return "".join(pieces)
 

@@ -26,15 +26,15 @@ class TooLarge(TemplateRuntimeError):
     """An expression would make more text, a longer list or a bigger number than a template may."""
 
 
-def require(size: int, limit: int, what: str) -> None:
+def check_size(size: int, limit: int, what: str) -> None:
     if size > limit:
         raise TooLarge(f"{what} would be too large (more than {limit}).")
 
 
-def text_size(value: Any, limit: int) -> int:
+def estimate_text_size(value: Any, limit: int) -> int:
     """About how many characters str(value) has; TooLarge past `limit`, and for values that have no text."""
     if isinstance(value, str):
-        require(len(value), limit, "The text")
+        check_size(len(value), limit, "The text")
         return len(value)
     total, visits, pending = 0, 0, [value]
     while pending:
@@ -77,7 +77,7 @@ def check_operator(operator: str, left: Any, right: Any, limit: int) -> None:
     elif operator == "**":
         _check_power(left, right)
     elif operator == "+" and _is_sequence(left) and _is_sequence(right):
-        require(len(left) + len(right), limit, "The sum")
+        check_size(len(left) + len(right), limit, "The sum")
     elif operator == "%" and isinstance(left, (str, bytes)):
         check_percent(left if isinstance(left, str) else left.decode("latin-1"), right, limit)
 
@@ -88,16 +88,16 @@ def _is_sequence(value: Any) -> TypeGuard[str | bytes | list[Any] | tuple[Any, .
 
 def _check_product(left: Any, right: Any, limit: int) -> None:
     if isinstance(left, int) and isinstance(right, int):
-        require(left.bit_length() + right.bit_length(), MAX_INT_BITS, "The product in bits")
+        check_size(left.bit_length() + right.bit_length(), MAX_INT_BITS, "The product in bits")
     elif _is_sequence(left) and isinstance(right, int):
-        require(len(left) * max(right, 0), limit, "The repetition")
+        check_size(len(left) * max(right, 0), limit, "The repetition")
     elif _is_sequence(right) and isinstance(left, int):
-        require(len(right) * max(left, 0), limit, "The repetition")
+        check_size(len(right) * max(left, 0), limit, "The repetition")
 
 
 def _check_power(left: Any, right: Any) -> None:
     if isinstance(left, int) and isinstance(right, int) and right > 0 and abs(left) > 1:
-        require(left.bit_length() * right, MAX_INT_BITS, "The power in bits")
+        check_size(left.bit_length() * right, MAX_INT_BITS, "The power in bits")
 
 
 def check_percent(pattern: str, values: Any, limit: int) -> None:
@@ -107,11 +107,11 @@ def check_percent(pattern: str, values: Any, limit: int) -> None:
         if "*" in (width, precision):
             raise TooLarge("A width from an argument (*) is not allowed in a format.")
         for digits in (width, precision):
-            require(int(digits[:6] or 0), MAX_WIDTH, "The width in a format")
+            check_size(int(digits[:6] or 0), MAX_WIDTH, "The width in a format")
             total += int(digits or 0)
         fields += kind != "%"
     total += fields * _largest(values, limit)
-    require(total, limit, "The formatted text")
+    check_size(total, limit, "The formatted text")
 
 
 def check_format(pattern: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> None:
@@ -122,14 +122,14 @@ def check_format(pattern: str, args: tuple[Any, ...], kwargs: Mapping[str, Any],
         if "{" in (spec or ""):
             raise TooLarge("A format inside a format field is not allowed.")
         for digits in _DIGITS.findall(spec or ""):
-            require(int(digits[:6]), MAX_WIDTH, "The width in a format")
+            check_size(int(digits[:6]), MAX_WIDTH, "The width in a format")
     values = [*args, *kwargs.values()]
-    require(len(pattern) + fields * (MAX_WIDTH + _largest(tuple(values), limit)), limit, "The formatted text")
+    check_size(len(pattern) + fields * (MAX_WIDTH + _largest(tuple(values), limit)), limit, "The formatted text")
 
 
 def _largest(values: Any, limit: int) -> int:
     items = values if isinstance(values, tuple) else values.values() if isinstance(values, Mapping) else (values,)
-    return max((text_size(item, limit) for item in items), default=0)
+    return max((estimate_text_size(item, limit) for item in items), default=0)
 
 
 # --- methods of text and numbers -------------------------------------------------------------------------------------
@@ -138,9 +138,9 @@ def _largest(values: Any, limit: int) -> int:
 def check_method(owner: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> None:
     """Refuses a call like `text.center(10**9)`; methods that do not multiply pass."""
     if isinstance(owner, (str, bytes)) and name in _TEXT_METHODS:
-        require(_TEXT_METHODS[name](owner, args, kwargs, limit), limit, f"The result of {name}")
+        check_size(_TEXT_METHODS[name](owner, args, kwargs, limit), limit, f"The result of {name}")
     elif isinstance(owner, int) and name == "to_bytes":
-        require(int(_argument(args, kwargs, 0, "length", 1)), MAX_WIDTH, "The result of to_bytes")
+        check_size(int(_argument(args, kwargs, 0, "length", 1)), MAX_WIDTH, "The result of to_bytes")
 
 
 def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, name: str, default: Any) -> Any:
@@ -160,10 +160,10 @@ def _expanded(text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit
 def _replaced(text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> int:
     if len(args) < 2 or not all(isinstance(part, (type(text), str)) for part in args[:2]):
         return 0  # not a call that succeeds
-    return replaced_size(text, args[0], args[1])
+    return estimate_replaced_size(text, args[0], args[1])
 
 
-def replaced_size(text: Any, old: Any, new: Any) -> int:
+def estimate_replaced_size(text: Any, old: Any, new: Any) -> int:
     """An upper bound on len(text.replace(old, new))."""
     count = len(text) + 1 if not old else text.count(old)
     return len(text) + count * len(new)

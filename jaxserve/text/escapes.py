@@ -9,21 +9,21 @@ _FIRST = 0xF0000  # of a private-use plane
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
-    """chars: special token → the character that stands for it; controls: the same by the token's id."""
+class Escapes:
+    """chars: special token → the character that stands for it; control_tokens: the same by the token's id."""
 
     chars: Mapping[str, str]
-    controls: Mapping[int, str]
+    control_tokens: Mapping[int, str]
 
     @classmethod
-    def of(cls, special_tokens: Mapping[str, int], *dialects: Any) -> "Spelling":
+    def from_dialects(cls, special_tokens: Mapping[str, int], *dialects: Any) -> "Escapes":
         """For those special tokens (text → id) that stand in the dialects' literals or, escaped, in their regexes."""
         literals = "\n".join(_strings(dialects)).replace("\\", "")
         used = sorted((text for text in special_tokens if text and text in literals), key=len, reverse=True)
         chars = {text: chr(_FIRST + index) for index, text in enumerate(used)}
         return cls(chars, {special_tokens[text]: char for text, char in chars.items()})
 
-    def spelled(self, value: Any) -> Any:
+    def escape(self, value: Any) -> Any:
         """The same dialect with other texts in it. Dataclasses, tuples, lists and mappings are gone through."""
         if not self.chars:
             return value
@@ -33,11 +33,11 @@ class Spelling:
                     value = value.replace(form, char)
             return value
         if isinstance(value, tuple | list):
-            return type(value)(map(self.spelled, value))
+            return type(value)(map(self.escape, value))
         if isinstance(value, Mapping):
-            return {key: self.spelled(item) for key, item in value.items()}
+            return {key: self.escape(item) for key, item in value.items()}
         if is_dataclass(value) and not isinstance(value, type):
-            return replace(value, **{each.name: self.spelled(getattr(value, each.name)) for each in fields(value)})
+            return replace(value, **{each.name: self.escape(getattr(value, each.name)) for each in fields(value)})
         return value
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.text.ranked_bytes import LLAMA3_SPECIALS, TEKKEN_SPECIALS, read_tekken, read_tiktoken
+from jaxserve.text.tiktoken_files import LLAMA3_SPECIALS, TEKKEN_SPECIALS, read_tekken, read_tiktoken
 from tests.text.tiny_tokenizers import write_json
 from tests.text.tokenizer_forms import WORDS, ranks, write_tekken, write_tiktoken
 
@@ -62,7 +62,7 @@ def test_tekken_takes_the_special_tokens_that_a_file_lists(tmp_path):
 
 
 def test_llama_3_s_own_file_gets_llama_3_s_special_tokens(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxserve.text.ranked_bytes.LLAMA3_RANKS", len(ranks()))
+    monkeypatch.setattr("jaxserve.text.tiktoken_files.LLAMA3_RANKS", len(ranks()))
     write_tiktoken(tmp_path)
     backend, roles = read_tiktoken(tmp_path / "tokenizer.model", "llama", {})
     assert roles == {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}

@@ -1,8 +1,9 @@
 """Text that arrives in pieces, read by generators that wait wherever it has not arrived yet.
 
-A Tape is the text so far; what reads it is a generator that takes from it and yields to wait for more. So a format is
-written down as if its text were whole, and reads the same however the text is cut: nothing is decided on a beginning
-that more text could change, and what might begin a marker is held back until that is settled. Linear in the text.
+A TextBuffer is the text so far; what reads it is a generator that takes from it and yields to wait for more. So a
+format is written down as if its text were whole, and reads the same however the text is cut: nothing is decided on a
+beginning that more text could change, and what might begin a marker is held back until that is settled. Linear in the
+text.
 """
 
 import re
@@ -11,14 +12,14 @@ from functools import lru_cache
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
-Reading = Generator[None, None, T]  # yields to wait for more text
+Parser = Generator[None, None, T]  # yields to wait for more text
 Emit = Callable[[str], None]
 
 MAX_NAME_CHARS = 256
-MAX_BLANK_CHARS = 256  # of white space that may wait for what comes behind it
+MAX_WHITESPACE_CHARS = 256  # of white space that may wait for what comes behind it
 _SPACE = re.compile(r"\s*")
-NAME = re.compile(rf"[\w.:/$@-]{{0,{MAX_NAME_CHARS}}}")
-KEY = re.compile(rf"[\w.$@-]{{0,{MAX_NAME_CHARS}}}")
+FUNCTION_NAME = re.compile(rf"[\w.:/$@-]{{0,{MAX_NAME_CHARS}}}")
+PARAMETER_NAME = re.compile(rf"[\w.$@-]{{0,{MAX_NAME_CHARS}}}")
 
 
 class Malformed(Exception):
@@ -29,81 +30,81 @@ class Unfinished(Malformed):
     """The text ended too soon."""
 
 
-class Tape:
+class TextBuffer:
     """The text so far, and how far it has been read.
 
     text, pos   what is there, and how much of it has been read; both change with every feed
-    place       how many characters have been read in all
-    ended       no more will come
+    position    how many characters have been read in all
+    is_ended    no more will come
     is_cut      it was ended from outside, wherever it was: nothing may be concluded from where it ends
     """
 
-    __slots__ = ("_kept", "_passed", "ended", "is_cut", "pos", "text")
+    __slots__ = ("_num_discarded", "_recorded", "is_cut", "is_ended", "pos", "text")
 
     def __init__(self) -> None:
         self.text = ""
         self.pos = 0
-        self._passed = 0
-        self.ended = False
+        self._num_discarded = 0
+        self.is_ended = False
         self.is_cut = False
-        self._kept: list[str] | None = None
+        self._recorded: list[str] | None = None
 
     def feed(self, piece: str) -> None:
-        if self._kept is not None:
-            self._kept.append(self.text[: self.pos])
-        self._passed += self.pos
+        if self._recorded is not None:
+            self._recorded.append(self.text[: self.pos])
+        self._num_discarded += self.pos
         self.text = self.text[self.pos :] + piece
         self.pos = 0
 
     @property
-    def place(self) -> int:
-        return self._passed + self.pos
+    def position(self) -> int:
+        return self._num_discarded + self.pos
 
-    def back(self, literal: str) -> None:
+    def unread(self, literal: str) -> None:
         """Gives back the literal that was taken last."""
         self.pos -= len(literal)
 
-    def keep(self) -> None:
+    def start_recording(self) -> None:
         """From here on, what is read is kept for `kept`."""
-        self._kept = None
+        self._recorded = None
         self.feed("")
-        self._kept = []
+        self._recorded = []
 
-    def kept(self) -> str:
+    def stop_recording(self) -> str:
         """All that was read since `keep`, which ends it."""
-        text = "".join(self._kept or ()) + self.text[: self.pos]
-        self._kept = None
+        text = "".join(self._recorded or ()) + self.text[: self.pos]
+        self._recorded = None
         return text
 
-    def restore(self, text: str) -> None:
+    def push_back(self, text: str) -> None:
         """Give back a text that was read last."""
-        if self._kept is not None:
-            self._kept = ["".join((*self._kept, self.text[: self.pos])).removesuffix(text)]
-        self._passed += self.pos - len(text)
+        if self._recorded is not None:
+            self._recorded = ["".join((*self._recorded, self.text[: self.pos])).removesuffix(text)]
+        self._num_discarded += self.pos - len(text)
         self.text = text + self.text[self.pos :]
         self.pos = 0
 
-    def unsettled(self) -> str:
+    def pending_text(self) -> str:
         """All text since `keep`, read or not; else what has not been read."""
-        return "".join((*self._kept, self.text)) if self._kept is not None else self.text[self.pos :]
+        return "".join((*self._recorded, self.text)) if self._recorded is not None else self.text[self.pos :]
 
-    def wait(self) -> Reading[None]:
+    def wait_for_text(self) -> Parser[None]:
         """For more text; Unfinished when there is none."""
-        if self.ended:
+        if self.is_ended:
             raise Unfinished
         yield
 
-    def peek(self) -> Reading[str]:
+    def peek(self) -> Parser[str]:
         """The next character that is no whitespace, which is skipped; "" at the end of the text."""
         while True:
             self.pos = _SPACE.match(self.text, self.pos).end()  # pyright: ignore[reportOptionalMemberAccess]
             if self.pos < len(self.text):
                 return self.text[self.pos]
-            if self.ended:
+            if self.is_ended:
                 return ""
             yield
 
-    def accept(self, *literals: str) -> Reading[str | None]:
+    def accept(self, *literals: str) -> Parser[str | None]:
         """The one of `literals` that comes next, taken, or None. Whitespace before it is skipped in either case."""
         yield from self.peek()
         while True:
@@ -111,19 +112,19 @@ class Tape:
                 if self.text.startswith(literal, self.pos):
                     self.pos += len(literal)
                     return literal
-            if self.ended or not self._may_begin(self.pos, literals):
+            if self.is_ended or not self._may_begin(self.pos, literals):
                 return None
             yield
 
-    def expect(self, *literals: str) -> Reading[str]:
+    def expect(self, *literals: str) -> Parser[str]:
         """The one of `literals` that comes next, taken; Malformed if none does."""
         found = yield from self.accept(*literals)
         return found or self.fail()
 
     def fail(self) -> NoReturn:
-        raise Unfinished if self.ended and self.pos == len(self.text) else Malformed
+        raise Unfinished if self.is_ended and self.pos == len(self.text) else Malformed
 
-    def followed_by(self, literals: tuple[str, ...], or_end: bool = False) -> Reading[bool]:
+    def is_followed_by(self, literals: tuple[str, ...], or_end: bool = False) -> Parser[bool]:
         """Whether one of `literals` comes next, after whitespace. Takes nothing.
 
         or_end: or the text ends there, perhaps in the midst of one.
@@ -132,20 +133,20 @@ class Tape:
             start = _SPACE.match(self.text, self.pos).end()  # pyright: ignore[reportOptionalMemberAccess]
             if self.text.startswith(literals, start):
                 return True
-            if self.ended or start - self.pos > MAX_BLANK_CHARS or not self._may_begin(start, literals):
-                return or_end and self.ended and self._may_begin(start, literals)
+            if self.is_ended or start - self.pos > MAX_WHITESPACE_CHARS or not self._may_begin(start, literals):
+                return or_end and self.is_ended and self._may_begin(start, literals)
             yield
 
     def _may_begin(self, start: int, literals: tuple[str, ...]) -> bool:
         rest = self.text[start : start + max(map(len, literals), default=0)]
         return any(literal.startswith(rest) for literal in literals)
 
-    def name(self, pattern: re.Pattern[str] = NAME) -> Reading[str]:
-        """A function's name (or, with KEY, a parameter's), after whitespace; Malformed if there is none."""
+    def read_name(self, pattern: re.Pattern[str] = FUNCTION_NAME) -> Parser[str]:
+        """A function's name (or, with PARAMETER_NAME, a parameter's), after whitespace; Malformed if there is none."""
         yield from self.peek()
         while True:
             end = pattern.match(self.text, self.pos).end()  # pyright: ignore[reportOptionalMemberAccess]
-            if end < len(self.text) or self.ended or end - self.pos == MAX_NAME_CHARS:
+            if end < len(self.text) or self.is_ended or end - self.pos == MAX_NAME_CHARS:
                 break
             yield
         if end == self.pos:
@@ -154,17 +155,17 @@ class Tape:
         self.pos = end
         return name
 
-    def until(self, literals: tuple[str, ...], emit: Emit) -> Reading[str | None]:
+    def read_until(self, literals: tuple[str, ...], emit: Emit) -> Parser[str | None]:
         """Emits the text before the first of `literals` and takes that; None if the text ends before one comes."""
         try:
-            return (yield from self.through(literals, emit))
+            return (yield from self.read_through(literals, emit))
         except Unfinished:
             if self.pos < len(self.text):
                 emit(self.text[self.pos :])
                 self.pos = len(self.text)
             return None
 
-    def through(self, literals: tuple[str, ...], emit: Emit) -> Reading[str]:
+    def read_through(self, literals: tuple[str, ...], emit: Emit) -> Parser[str]:
         """Emits the text before the first of `literals`, which must come, and takes that.
 
         If the text ends before, what may have been a literal's beginning is not emitted.
@@ -179,7 +180,7 @@ class Tape:
             if found:
                 self.pos = found.end()
                 return found.group()
-            yield from self.wait()
+            yield from self.wait_for_text()
 
 
 class MarkerSet:
@@ -211,5 +212,5 @@ def marker_set(literals: tuple[str, ...]) -> MarkerSet:
     return MarkerSet(literals)
 
 
-def ignore(text: str) -> None:
+def discard(text: str) -> None:
     """An Emit for text that nobody needs."""

@@ -28,7 +28,7 @@ class TokenizerParts:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-def frame(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+def set_post_processor(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
     """Make `backend` put these tokens before and after a text; None puts nothing."""
     around = dict.fromkeys(token for token in (bos, eos) if token is not None)
     template = [token for token in (bos, "$A", eos) if token is not None]

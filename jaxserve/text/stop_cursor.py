@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.detokenizer import Detokenizer, detokenizer
+from jaxserve.text.detokenizer import Detokenizer, create_detokenizer
 from jaxserve.text.stop import StopMatcher
 from jaxserve.text.tokenizer import Tokenizer
 
@@ -23,11 +23,13 @@ class StopCursor:
     num_tokens: int = 0
 
     @classmethod
-    def start(cls, tokenizer: Tokenizer, params: SamplingParams, prompt_ids: Sequence[int]) -> "StopCursor | None":
+    def from_params(
+        cls, tokenizer: Tokenizer, params: SamplingParams, prompt_ids: Sequence[int]
+    ) -> "StopCursor | None":
         """At the beginning of every answer to the prompt; None when there are no stop strings."""
         if not params.stop:
             return None
-        text = detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
+        text = create_detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
         return cls(text, StopMatcher(params.stop, params.include_stop_str_in_output), params.min_tokens)
 
     def advance(self, token_id: int) -> "tuple[StopCursor, str | None]":

@@ -39,7 +39,7 @@ LLAMA3_SPECIALS = (
 )
 
 
-def looks_like_tiktoken(file: Path) -> bool:
+def is_tiktoken_file(file: Path) -> bool:
     """Whether the file begins with a line of base64 and a rank, as tiktoken files do whatever their name is."""
     try:
         with open(file, "rb") as opened:
@@ -123,16 +123,16 @@ def _backend(
     ranks: Mapping[bytes, int], names: Mapping[int, str], rule: PreTokenization, file: Path
 ) -> tokenizers.Tokenizer:
     """Byte-level BPE with these ids, and special tokens at theirs."""
-    vocab = {_spell(token): id for token, id in ranks.items()}
+    vocab = {_to_alphabet(token): id for token, id in ranks.items()}
     taken = set(ranks.values())
     specials = {name: id for id, name in names.items() if id not in taken}
     if clash := specials.keys() & vocab.keys():
         raise BadCheckpoint(f"{file.name} in {file.parent} has the special token {min(clash)!r} among its others.")
     bpe = BPE(vocab=vocab | specials, merges=_merges(ranks), ignore_merges=True)  # tiktoken looks a piece up first
     backend = tokenizers.Tokenizer(bpe)
-    if rule.normalizer is not None:
-        backend.normalizer = rule.normalizer()
-    backend.pre_tokenizer = rule.cut()
+    if rule.create_normalizer is not None:
+        backend.normalizer = rule.create_normalizer()
+    backend.pre_tokenizer = rule.create_pre_tokenizer()
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
     return backend
@@ -140,7 +140,7 @@ def _backend(
 
 def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
     """Every split of every token into two tokens, the lowest rank of the whole first."""
-    spelled = {token: _spell(token) for token in ranks}
+    spelled = {token: _to_alphabet(token) for token in ranks}
     ranked = []
     for token, rank in ranks.items():
         for cut in range(1, len(token)):
@@ -151,6 +151,6 @@ def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
     return [(spelled[left], spelled[right]) for *_, left, right in ranked]
 
 
-def _spell(token: bytes) -> str:
+def _to_alphabet(token: bytes) -> str:
     """The token in GPT-2's alphabet, as byte-level vocabularies are written."""
     return "".join(CHAR_OF_BYTE[byte] for byte in token)

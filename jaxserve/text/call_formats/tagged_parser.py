@@ -1,4 +1,4 @@
-"""Reads calls in tags from a Tape, also where a model has left out a closing mark.
+"""Reads calls in tags from a TextBuffer, also where a model has left out a closing mark.
 
 Models are known to drop `</parameter>` and the like in long contexts. A value ends at its own mark if a parameter, the
 end of the call, another call or nothing follows; at the opening mark of a declared parameter that has not come yet; and
@@ -9,13 +9,13 @@ mark. A value may hold any of these marks otherwise: from one that ends calls on
 from dataclasses import dataclass
 
 from jaxserve.structured.unquoted_values import NON_STRING_VALUE, STRING_VALUE
-from jaxserve.text.call_formats.format import Calls, Function, Functions
-from jaxserve.text.json_tape import encodable, json_text, written
-from jaxserve.text.markers import Emit, Malformed, Reading, Tape, Unfinished
+from jaxserve.text.call_formats.format import Functions, FunctionSpec, ToolCallSink
+from jaxserve.text.incremental_json import dump_json, replace_lone_surrogates, stream_json_value
+from jaxserve.text.text_buffer import Emit, Malformed, Parser, TextBuffer, Unfinished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marks:
+class TagMarkers:
     """The literals of a format without the white space around them, in the words of TaggedCalls.
 
     ends       what ends a call, the first as the format has it
@@ -29,7 +29,7 @@ class Marks:
     value_end: str
     ends: tuple[str, ...]
     starts: tuple[str, ...]
-    typed: bool
+    has_types: bool
 
     @property
     def in_value(self) -> tuple[str, ...]:
@@ -52,62 +52,64 @@ class Marks:
         return True
 
 
-class TaggedReader:
+class TaggedCallParser:
     """Reads one call. given: the parameters that have come."""
 
-    def __init__(self, marks: Marks, tape: Tape, calls: Calls, functions: Functions) -> None:
-        self._marks, self._tape, self._calls, self._functions = marks, tape, calls, functions
+    def __init__(self, marks: TagMarkers, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> None:
+        self._marks, self._buffer, self._calls, self._functions = marks, buffer, calls, functions
         self._in_value = marks.in_value
-        self._function = Function("", {})
+        self._function = FunctionSpec("", {})
         self._given: set[str] = set()
 
-    def read(self) -> Reading[None]:
-        tape, marks = self._tape, self._marks
-        name = yield from tape.name()
+    def parse(self) -> Parser[None]:
+        buffer, marks = self._buffer, self._marks
+        name = yield from buffer.read_name()
         end, first = marks.name_end, (marks.key, *marks.ends)
-        if end and (yield from tape.accept(end)) is None and not (yield from tape.followed_by(first)):
-            tape.fail()
-        found = yield from (self._next_mark() if name in self._functions else tape.expect(*first))
-        self._calls.begin(name)
-        self._function = self._functions.get(name, Function(name, {}))
+        if end and (yield from buffer.accept(end)) is None and not (yield from buffer.is_followed_by(first)):
+            buffer.fail()
+        found = yield from (self._next_mark() if name in self._functions else buffer.expect(*first))
+        self._calls.begin_call(name)
+        self._function = self._functions.get(name, FunctionSpec(name, {}))
         before = "{"
         while found == marks.key:
             yield from self._parameter(before)
             before = ", "
             found = yield from self._next_mark()
-        self._calls.write("{}" if before == "{" else "}")
-        self._calls.end()
+        self._calls.add_arguments("{}" if before == "{" else "}")
+        self._calls.end_call()
 
-    def _next_mark(self) -> Reading[str]:
+    def _next_mark(self) -> Parser[str]:
         """The mark of the next parameter, or another where the call ends, perhaps without its mark."""
-        tape, marks = self._tape, self._marks
-        found = yield from tape.accept(marks.key, *marks.ends)
-        is_left_out = tape.ended and not tape.is_cut
-        if found is None and not is_left_out and not (yield from tape.followed_by(marks.starts)):
-            tape.fail()
+        buffer, marks = self._buffer, self._marks
+        found = yield from buffer.accept(marks.key, *marks.ends)
+        is_left_out = buffer.is_ended and not buffer.is_cut
+        if found is None and not is_left_out and not (yield from buffer.is_followed_by(marks.starts)):
+            buffer.fail()
         return found or marks.ends[0]
 
-    def _parameter(self, before: str) -> Reading[None]:
+    def _parameter(self, before: str) -> Parser[None]:
         key, said = yield from self._key()
         self._given.add(key)
-        value = STRING_VALUE if said == "true" else NON_STRING_VALUE if said else self._function.value(key)
-        self._calls.write(f"{before}{written(key)}: ")
+        value = STRING_VALUE if said == "true" else NON_STRING_VALUE if said else self._function.parameter_type(key)
+        self._calls.add_arguments(f"{before}{dump_json(key)}: ")
         if value.is_always_string:
             string = _String(self._calls)
             yield from self._value(string.emit)
             string.end()
         else:
             pieces: list[str] = []
-            may_be_json = self._function.enforced and not value.types.isdisjoint(("object", "array"))
-            if may_be_json and (yield from self._tape.peek()) in ("[", "{"):
-                yield from json_text(self._tape, pieces.append)  # as a grammar has written it: to its last bracket
-                yield from self._tape.expect(self._marks.value_end)
+            may_be_json = self._function.is_enforced and not value.types.isdisjoint(("object", "array"))
+            if may_be_json and (yield from self._buffer.peek()) in ("[", "{"):
+                yield from stream_json_value(
+                    self._buffer, pieces.append
+                )  # as a grammar has written it: to its last bracket
+                yield from self._buffer.expect(self._marks.value_end)
             else:
                 yield from self._value(pieces.append)
             text = "".join(pieces).removeprefix("\n").removesuffix("\n")
-            self._calls.write(encodable(value.parse(text)))
+            self._calls.add_arguments(replace_lone_surrogates(value.parse(text)))
 
-    def _key(self) -> Reading[tuple[str, str]]:
+    def _key(self) -> Parser[tuple[str, str]]:
         """A parameter's name, and what is said of its type. What ends the name may be missing behind a declared one."""
         ends = (*self._marks.key_ends, *(() if len(self._marks.key_ends) > 1 else ("\n",)))
         key, found = yield from self._text(ends)
@@ -116,24 +118,24 @@ class TaggedReader:
         if len(self._marks.key_ends) == 1 or found != ends[0]:
             return key if found == ends[0] else key.strip(), ""
         said, _ = yield from self._text(ends[1:])
-        if said.strip() and not self._marks.typed:
+        if said.strip() and not self._marks.has_types:
             raise Malformed
         return key, said.strip()
 
-    def _text(self, ends: tuple[str, ...]) -> Reading[tuple[str, str]]:
+    def _text(self, ends: tuple[str, ...]) -> Parser[tuple[str, str]]:
         pieces: list[str] = []
-        found = yield from self._tape.through(ends, pieces.append)
+        found = yield from self._buffer.read_through(ends, pieces.append)
         return "".join(pieces), found
 
     def _declared(self) -> list[str]:
         """The function's parameters that have not come yet."""
-        return [key for key in self._function.declared if key not in self._given]
+        return [key for key in self._function.parameter_names if key not in self._given]
 
-    def _value(self, emit: Emit) -> Reading[None]:
+    def _value(self, emit: Emit) -> Parser[None]:
         """The text of a value, and its end if it has one."""
-        tape, marks = self._tape, self._marks
+        buffer, marks = self._buffer, self._marks
         while True:
-            found = yield from tape.through(self._in_value, emit)
+            found = yield from buffer.read_through(self._in_value, emit)
             if (yield from self._ends_value(found)):
                 return
             if found in marks.ends:
@@ -141,39 +143,39 @@ class TaggedReader:
                 return
             emit(found)
 
-    def _ends_value(self, found: str) -> Reading[bool]:
+    def _ends_value(self, found: str) -> Parser[bool]:
         """Whether a mark in a value ends it. Its own is then taken, others are not."""
-        tape, marks = self._tape, self._marks
+        buffer, marks = self._buffer, self._marks
         if found == marks.value_end:
-            return (yield from tape.followed_by(marks.behind_value, or_end=True))
+            return (yield from buffer.is_followed_by(marks.behind_value, or_end=True))
         if found != marks.key:
             return False
         end = marks.key_ends[0]
-        ends = yield from tape.followed_by(tuple(key + end for key in self._declared()))
+        ends = yield from buffer.is_followed_by(tuple(key + end for key in self._declared()))
         if ends:
-            tape.restore(found)
+            buffer.push_back(found)
         return ends
 
-    def _waiting(self, end: str, emit: Emit) -> Reading[None]:
+    def _waiting(self, end: str, emit: Emit) -> Parser[None]:
         """The rest of a value from a mark on that ends calls, or nothing if the value ended before that mark."""
-        tape, marks = self._tape, self._marks
+        buffer, marks = self._buffer, self._marks
         held = [end]
         try:
             while True:
-                found = yield from tape.through(self._in_value, held.append)
+                found = yield from buffer.read_through(self._in_value, held.append)
                 if (yield from self._ends_value(found)):
                     emit("".join(held))
                     return
                 held.append(found)
-                if found in marks.starts and (yield from tape.followed_by(self._names())):
+                if found in marks.starts and (yield from buffer.is_followed_by(self._names())):
                     break
         except Unfinished:
-            rest = tape.text[tape.pos :]
-            if tape.is_cut and not marks.are_all_of("".join(held) + rest):
+            rest = buffer.text[buffer.pos :]
+            if buffer.is_cut and not marks.are_all_of("".join(held) + rest):
                 emit("".join(held) + rest)
-                tape.pos = len(tape.text)
+                buffer.pos = len(buffer.text)
                 raise
-        tape.restore("".join(held))
+        buffer.push_back("".join(held))
 
     def _names(self) -> tuple[str, ...]:
         """How calls of declared functions go on behind what begins them."""
@@ -183,11 +185,11 @@ class TaggedReader:
 class _String:
     """A string value on its way out as JSON, without one newline at either end."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: ToolCallSink) -> None:
         self._calls = calls
         self._started = False
         self._held = ""
-        calls.write('"')
+        calls.add_arguments('"')
 
     def emit(self, text: str) -> None:
         if not self._started:
@@ -197,7 +199,7 @@ class _String:
         self._held = "\n" if text.endswith("\n") else ""
         text = text[: len(text) - len(self._held)]
         if text:
-            self._calls.write(written(text)[1:-1])
+            self._calls.add_arguments(dump_json(text)[1:-1])
 
     def end(self) -> None:
-        self._calls.write('"')
+        self._calls.add_arguments('"')

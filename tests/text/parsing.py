@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxserve.chat_output_spec import ChatOutputSpec
-from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
-from jaxserve.text.reader import Reader
+from jaxserve.text.output_dialect import OutputDialect
+from jaxserve.text.output_parser import OutputParser
 
 
 def tool(name: str, strict: bool | None = None, **properties: Any) -> Mapping[str, Any]:
@@ -48,9 +48,9 @@ class Read:
         return [(name, json.loads(arguments)) for name, arguments in self.calls]
 
 
-def dialect(tools: str | None, reasoning: str | None = None) -> AnswerDialect:
+def dialect(tools: str | None, reasoning: str | None = None) -> OutputDialect:
     """By the parsers' names, for a tokenizer without special tokens."""
-    return AnswerDialect.bind(
+    return OutputDialect.from_dialects(
         None if tools is None else TOOL_PARSERS[tools], None if reasoning is None else REASONING_PARSERS[reasoning], {}
     )
 
@@ -59,7 +59,7 @@ def answer_format(**fields: Any) -> ChatOutputSpec:
     return ChatOutputSpec(**{"tools": TOOLS, "tool_choice": "auto", **fields})
 
 
-def collect(reader: Reader, pieces: Iterable[str], *, is_cut: bool = False) -> Read:
+def collect(reader: OutputParser, pieces: Iterable[str], *, is_cut: bool = False) -> Read:
     """All that the reader tells, its deltas checked for their order."""
     told = [*map(reader.feed, pieces), reader.close(is_cut=is_cut)]
     calls: list[list[str]] = []
@@ -76,10 +76,10 @@ def collect(reader: Reader, pieces: Iterable[str], *, is_cut: bool = False) -> R
     return Read(reasoning, content, tuple((name, arguments) for name, arguments in calls))
 
 
-def read(bound: AnswerDialect, text: str | Iterable[str], *, is_cut: bool = False, **fields: Any) -> Read:
+def read(bound: OutputDialect, text: str | Iterable[str], *, is_cut: bool = False, **fields: Any) -> Read:
     """An answer as it is told."""
     pieces = [text] if isinstance(text, str) else text
-    return collect(bound.reader(answer_format(**fields)), pieces, is_cut=is_cut)
+    return collect(bound.create_parser(answer_format(**fields)), pieces, is_cut=is_cut)
 
 
 def cuts(text: str, seed: int = 0) -> Iterator[list[str]]:

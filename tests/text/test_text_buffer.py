@@ -9,27 +9,27 @@ from hypothesis import strategies as st
 
 from jaxserve.text.call_formats.gemma_literals import GemmaLiterals
 from jaxserve.text.call_formats.python_literals import PythonLiterals
-from jaxserve.text.json_tape import encodable, json_string, json_text, written
-from jaxserve.text.markers import MAX_NAME_CHARS, Malformed, Tape, Unfinished
-from tests.text.reading import random_pieces
+from jaxserve.text.incremental_json import dump_json, read_json_string, replace_lone_surrogates, stream_json_value
+from jaxserve.text.text_buffer import MAX_NAME_CHARS, Malformed, TextBuffer, Unfinished
+from tests.text.parsing import random_pieces
 
 MARKERS = ("<tool>", "</tool>", "<<", "ab", "[X]")
 
 
 def run(make, pieces):
     """What a reading makes of all the pieces, and the text that it leaves."""
-    tape = Tape()
-    reading = make(tape)
+    buffer = TextBuffer()
+    reading = make(buffer)
     left = list(pieces)
     while True:
         try:
             next(reading)
         except StopIteration as end:
-            return end.value, tape.text[tape.pos :] + "".join(left)
+            return end.value, buffer.text[buffer.pos :] + "".join(left)
         if left:
-            tape.feed(left.pop(0))
+            buffer.feed(left.pop(0))
         else:
-            tape.ended = True
+            buffer.is_ended = True
 
 
 TEXTS = st.lists(st.sampled_from([*MARKERS, "<", "t", "tool", ">", "a", "b", "[", "X", "é"]), max_size=12).map("".join)
@@ -37,9 +37,9 @@ TEXTS = st.lists(st.sampled_from([*MARKERS, "<", "t", "tool", ">", "a", "b", "["
 
 @given(TEXTS, st.integers(0, 99))
 def test_the_first_marker_ends_a_text_and_nothing_before_it_is_lost(text, seed):
-    def until(tape):
+    def until(buffer):
         emitted = []
-        found = yield from tape.until(MARKERS, emitted.append)
+        found = yield from buffer.read_until(MARKERS, emitted.append)
         return "".join(emitted), found
 
     places = {marker: text.find(marker) for marker in MARKERS if marker in text}
@@ -50,11 +50,11 @@ def test_the_first_marker_ends_a_text_and_nothing_before_it_is_lost(text, seed):
 
 @given(TEXTS)
 def test_all_that_no_marker_can_begin_with_is_emitted_at_once(text):
-    tape, emitted = Tape(), []
-    reading = tape.until(MARKERS, emitted.append)
+    buffer, emitted = TextBuffer(), []
+    reading = buffer.read_until(MARKERS, emitted.append)
     next(reading)
     for place, char in enumerate(text):
-        tape.feed(char)
+        buffer.feed(char)
         try:
             next(reading)
         except StopIteration:
@@ -74,9 +74,9 @@ JSON = st.recursive(
 def test_json_is_taken_to_its_last_character_and_given_out_unchanged(value, ascii, indent, seed):
     text = json.dumps(value, ensure_ascii=ascii, indent=indent)
 
-    def take(tape):
+    def take(buffer):
         emitted = []
-        yield from json_text(tape, emitted.append)
+        yield from stream_json_value(buffer, emitted.append)
         return "".join(emitted)
 
     for behind in ("", ",", "}", ' "'):
@@ -86,50 +86,50 @@ def test_json_is_taken_to_its_last_character_and_given_out_unchanged(value, asci
 
 @given(st.text(), st.booleans())
 def test_a_string_says_what_was_written(text, ascii):
-    assert run(json_string, list(json.dumps(text, ensure_ascii=ascii)))[0] == text
+    assert run(read_json_string, list(json.dumps(text, ensure_ascii=ascii)))[0] == text
 
 
 @pytest.mark.parametrize("text", ['{"a": 1]', "[}", "]", "[" * 300 + "]" * 300, "", ","])
 def test_what_is_no_json_is_malformed(text):
     with pytest.raises(Malformed):
-        run(lambda tape: json_text(tape, lambda piece: None), [text])
+        run(lambda buffer: stream_json_value(buffer, lambda piece: None), [text])
 
 
 @pytest.mark.parametrize("text", ['{"a": ', '["x', '"x\\', "{", '{"a": [1, 2'])
 def test_what_breaks_off_is_unfinished(text):
     for pieces in ([text], list(text)):
         with pytest.raises(Unfinished):
-            run(lambda tape: json_text(tape, lambda piece: None), pieces)
+            run(lambda buffer: stream_json_value(buffer, lambda piece: None), pieces)
 
 
 def test_a_name_ends_where_no_name_can_go_on():
-    assert run(Tape.name, list(" \nget-weather.v2:0(x"))[0] == "get-weather.v2:0"
+    assert run(TextBuffer.read_name, list(" \nget-weather.v2:0(x"))[0] == "get-weather.v2:0"
     with pytest.raises(Malformed):
-        run(Tape.name, ["(x"])
-    assert len(run(Tape.name, ["x" * 1000])[0]) == MAX_NAME_CHARS
+        run(TextBuffer.read_name, ["(x"])
+    assert len(run(TextBuffer.read_name, ["x" * 1000])[0]) == MAX_NAME_CHARS
 
 
 def test_what_was_read_can_be_kept():
-    tape = Tape()
-    tape.feed("abcdef")
-    tape.pos = 2
-    tape.keep()
-    tape.pos += 1
-    tape.feed("gh")
-    tape.pos += 4
-    assert (tape.place, tape.kept()) == (7, "cdefg")
+    buffer = TextBuffer()
+    buffer.feed("abcdef")
+    buffer.pos = 2
+    buffer.start_recording()
+    buffer.pos += 1
+    buffer.feed("gh")
+    buffer.pos += 4
+    assert (buffer.position, buffer.stop_recording()) == (7, "cdefg")
 
 
 def test_halves_of_characters_never_leave():
-    assert encodable("a\ud83d\ude00b") == "a😀b"
-    assert encodable("\ud83d!") == "\ufffd!"
-    assert written({"a": "\ud83d\ude00"}) == '{"a": "😀"}'
-    assert run(json_string, ['"\\ud83d!"'])[0] == "\ufffd!"
+    assert replace_lone_surrogates("a\ud83d\ude00b") == "a😀b"
+    assert replace_lone_surrogates("\ud83d!") == "\ufffd!"
+    assert dump_json({"a": "\ud83d\ude00"}) == '{"a": "😀"}'
+    assert run(read_json_string, ['"\\ud83d!"'])[0] == "\ufffd!"
 
 
 @given(JSON)
 def test_python_s_own_spelling_of_a_value_is_read(value):
-    assert PythonLiterals().json(repr(value)) == value
+    assert PythonLiterals().parse(repr(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_python_s_own_spelling_of_a_value_is_read(value):
     ],
 )
 def test_python_s_literals_are_read_as_models_write_them(text, value):
-    assert PythonLiterals().json(text) == value
+    assert PythonLiterals().parse(text) == value
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_python_s_literals_are_read_as_models_write_them(text, value):
 )
 def test_other_expressions_are_no_literals(text):
     with pytest.raises(Malformed):
-        PythonLiterals().json(text)
+        PythonLiterals().parse(text)
 
 
 def test_gemma_s_literals_are_read():
     literals = GemmaLiterals(("<q>",))
-    assert literals.json('{a:<q>x, {"}<q>,b:[1,-2.5e3,true,null],c:{d:<q><q>},e:plain words}') == {
+    assert literals.parse('{a:<q>x, {"}<q>,b:[1,-2.5e3,true,null],c:{d:<q><q>},e:plain words}') == {
         "a": 'x, {"}',
         "b": [1, -2500.0, True, None],
         "c": {"d": ""},

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from jaxserve.outputs import FinishReason, TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.cursor import StopCursor
-from jaxserve.text.stream import TextStream
+from jaxserve.text.stop_cursor import StopCursor
+from jaxserve.text.text_stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
 from tests.text.tiny_tokenizers import byte_fallback_backend, byte_level_backend, make, words_backend
 
@@ -28,7 +28,7 @@ def end_of(cursor: StopCursor, tokens: list[int]) -> tuple[int, str | None]:
 
 
 def start(tokenizer: Tokenizer, params: SamplingParams, prompt: list[int]) -> StopCursor:
-    cursor = StopCursor.start(tokenizer, params, prompt)
+    cursor = StopCursor.from_params(tokenizer, params, prompt)
     assert cursor is not None
     return cursor
 
@@ -83,4 +83,4 @@ def test_branches_do_not_feel_each_other(name, data):
 
 
 def test_without_stop_strings_there_is_nothing_to_follow():
-    assert StopCursor.start(TOKENIZERS["words"], SamplingParams(), []) is None
+    assert StopCursor.from_params(TOKENIZERS["words"], SamplingParams(), []) is None

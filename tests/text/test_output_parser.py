@@ -6,11 +6,11 @@ import pytest
 
 from jaxserve.chat_output_spec import NamedTool
 from jaxserve.outputs import FinishReason, ToolCallDelta
-from jaxserve.text.answer_dialect import AnswerDialect
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
-from jaxserve.text.reader import Pieces
+from jaxserve.text.output_dialect import OutputDialect
+from jaxserve.text.output_parser import ParsedDelta
 from tests.text.call_writers import WRITERS
-from tests.text.reading import answer_format, collect, cuts, dialect, read
+from tests.text.parsing import answer_format, collect, cuts, dialect, read
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 ONLY_AT_THE_BEGINNING = ("pythonic", "xlam", "openai")
@@ -18,19 +18,19 @@ OSLO = ("get_weather", '{"city": "Oslo"}')
 
 
 def reader(tools="hermes", reasoning=None, **fields):
-    return dialect(tools, reasoning).reader(answer_format(**fields))
+    return dialect(tools, reasoning).create_parser(answer_format(**fields))
 
 
 def test_a_stream_tells_the_name_once_it_is_whole_then_the_arguments_as_they_come():
     told_early = reader()
     news = ["Hi <tool_", 'call>{"name": "get_wea', 'ther", "arguments": {"ci', 'ty": "Os', 'lo"}', "}</tool_call>"]
     told = [told_early.feed(piece) for piece in news]
-    assert told[:2] == [Pieces(content="Hi "), Pieces()]
+    assert told[:2] == [ParsedDelta(content="Hi "), ParsedDelta()]
     (begun, some), (more,) = told[2].tool_calls, told[3].tool_calls
     assert (begun.index, begun.name, begun.arguments) == (0, "get_weather", "")
     assert (some, more) == (ToolCallDelta(0, '{"ci'), ToolCallDelta(0, 'ty": "Os'))
-    assert told[4:] == [Pieces(tool_calls=(ToolCallDelta(0, 'lo"}'),)), Pieces()]
-    assert told_early.close() == Pieces()
+    assert told[4:] == [ParsedDelta(tool_calls=(ToolCallDelta(0, 'lo"}'),)), ParsedDelta()]
+    assert told_early.close() == ParsedDelta()
 
 
 def test_a_string_in_tags_is_told_as_it_comes():
@@ -147,16 +147,16 @@ SPECIAL = {"<|tool_call_begin|>": 5, "<|tool_calls_section_begin|>": 6, "<|im_en
 
 
 def test_special_tokens_are_known_by_characters_that_no_text_can_bring():
-    bound = AnswerDialect.bind(TOOL_PARSERS["kimi_k2"], REASONING_PARSERS["kimi_k2"], SPECIAL)
-    assert set(bound.controls) == {5, 6, 8}
-    section, begin, end = (bound.controls[id] for id in (6, 5, 8))
+    bound = OutputDialect.from_dialects(TOOL_PARSERS["kimi_k2"], REASONING_PARSERS["kimi_k2"], SPECIAL)
+    assert set(bound.control_tokens) == {5, 6, 8}
+    section, begin, end = (bound.control_tokens[id] for id in (6, 5, 8))
     written = "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}"
     token = section + begin + "functions.now:0<|tool_call_argument_begin|>{}" + end
     format = answer_format(enable_thinking=False)
-    assert collect(bound.reader(format), [written]).content == written
-    assert collect(bound.reader(format), [token]).calls == (("now", "{}"),)
-    assert collect(bound.reader(format), [f"a{begin}b"]).content == "ab"
-    shown = bound.reader(format, skip_special_tokens=False)
+    assert collect(bound.create_parser(format), [written]).content == written
+    assert collect(bound.create_parser(format), [token]).calls == (("now", "{}"),)
+    assert collect(bound.create_parser(format), [f"a{begin}b"]).content == "ab"
+    shown = bound.create_parser(format, skip_special_tokens=False)
     assert collect(shown, [f"a{begin}b"]).content == "a<|tool_call_begin|>b"
 
 
@@ -165,12 +165,12 @@ def test_calls_are_read_in_special_tokens_as_they_are_in_text(name):
     text = "Hi" * (name not in ONLY_AT_THE_BEGINNING) + WRITERS[name]([("get_weather", {"city": "Oslo"}), ("now", {})])
     marks = re.findall(r"<[^<>\s=]*>|\[[A-Z_]+\]", text)
     special = {mark: id for id, mark in enumerate(dict.fromkeys(marks))}
-    bound = AnswerDialect.named(name, None, special)
-    assert set(bound.controls) <= set(special.values())
+    bound = OutputDialect.from_parser_names(name, None, special)
+    assert set(bound.control_tokens) <= set(special.values())
     for mark, id in special.items():
-        text = text.replace(mark, bound.controls.get(id, ""))  # other special tokens are hidden
+        text = text.replace(mark, bound.control_tokens.get(id, ""))  # other special tokens are hidden
     for pieces in cuts(text):
-        told = collect(bound.reader(answer_format()), pieces)
+        told = collect(bound.create_parser(answer_format()), pieces)
         assert told.content == "Hi" * (name not in ONLY_AT_THE_BEGINNING)
         assert told.parsed == [("get_weather", {"city": "Oslo"}), ("now", {})]
 
@@ -188,8 +188,8 @@ def test_white_space_before_a_call_that_breaks_off_is_shown_with_it():
 
 
 def test_a_mistral_model_is_asked_for_the_form_that_its_tokenizer_knows():
-    old, new = (AnswerDialect.bind(TOOL_PARSERS["mistral"], None, tokens) for tokens in ({}, {"[ARGS]": 1}))
-    assert old.tools.listed and not new.tools.listed
+    old, new = (OutputDialect.from_dialects(TOOL_PARSERS["mistral"], None, tokens) for tokens in ({}, {"[ARGS]": 1}))
+    assert old.tools.is_list and not new.tools.is_list
     for text in (
         '[TOOL_CALLS][{"name": "now", "arguments": {}}, {"name": "get_weather", "arguments": {"city": "Oslo"}}]',
         '[TOOL_CALLS]now{}[TOOL_CALLS]get_weather{"city": "Oslo"}',

@@ -4,15 +4,15 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 
-def section_at_end(
-    prompt: str, opening: Sequence[str], closing: Sequence[str], turn_marks: Collection[str] = ()
+def find_reasoning_section(
+    prompt: str, opening: Sequence[str], closing: Sequence[str], turn_markers: Collection[str] = ()
 ) -> Literal["open", "closed"] | None:
     """Whether the prompt's last turn has opened a reasoning section, or closed it; None: neither.
 
     turn_marks   special tokens; the last that is no marker of the section begins the turn, so that what users write of
                  <think> does not count. Without any, only the very end of the prompt is looked at.
     """
-    turn = _last_turn(prompt, [mark for mark in turn_marks if mark and mark not in (*opening, *closing)])
+    turn = _last_turn(prompt, [mark for mark in turn_markers if mark and mark not in (*opening, *closing)])
     if turn is None:
         end = prompt.rstrip()
         return "open" if end.endswith(tuple(opening)) else "closed" if end.endswith(tuple(closing)) else None

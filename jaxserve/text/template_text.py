@@ -8,25 +8,25 @@ from jinja2 import meta, nodes
 
 from jaxserve.text.sandbox import parse_template
 
-VALUE = "…"  # stands where a value goes
+PLACEHOLDER = "…"  # stands where a value goes
 
 
 @dataclass(frozen=True, slots=True)
-class TemplateWords:
+class TemplateText:
     """written: the template's own words in the order of its source, VALUE where others go. What it only looks for in
     messages, to split at it or to compare, is not written.
     asks_for: the variables that it reads without setting them first.
     """
 
-    written: str
-    asks_for: frozenset[str]
+    text: str
+    variables: frozenset[str]
 
 
 @lru_cache(maxsize=64)
-def template_words(source: str) -> TemplateWords:
+def extract_template_text(source: str) -> TemplateText:
     """Of every branch, whatever its condition. Raises Jinja's TemplateSyntaxError. Cached by source."""
     tree = parse_template(source)
-    return TemplateWords("".join(_statement(tree, _constants(tree))), frozenset(meta.find_undeclared_variables(tree)))
+    return TemplateText("".join(_statement(tree, _constants(tree))), frozenset(meta.find_undeclared_variables(tree)))
 
 
 def _constants(tree: nodes.Template) -> dict[str, str]:
@@ -62,7 +62,7 @@ def _words(node: nodes.Node, known: dict[str, str]) -> Iterator[str]:
     elif isinstance(node, nodes.Const):
         yield node.value if isinstance(node.value, str) else ""
     elif isinstance(node, nodes.Name):
-        yield known.get(node.name, VALUE)
+        yield known.get(node.name, PLACEHOLDER)
     elif isinstance(node, nodes.Add):
         yield from _words(node.left, known)
         yield from _words(node.right, known)
@@ -77,7 +77,7 @@ def _words(node: nodes.Node, known: dict[str, str]) -> Iterator[str]:
     elif isinstance(node, nodes.Call):
         yield from _call(node, known)
     else:
-        yield VALUE
+        yield PLACEHOLDER
 
 
 def _call(node: nodes.Call, known: dict[str, str]) -> Iterator[str]:

@@ -16,15 +16,15 @@ _MAX_HEADER_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Spelled:
+class EscapedVocabulary:
     """What tokens add to the text that a reader reads, in bytes. controls: as AnswerDialect has them."""
 
     tokenizer: Tokenizer
-    controls: Mapping[int, str]
+    control_tokens: Mapping[int, str]
 
-    def bytes_of(self, token_id: int) -> bytes:
-        if token_id in self.controls:
-            return self.controls[token_id].encode()
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id in self.control_tokens:
+            return self.control_tokens[token_id].encode()
         if token_id in self.tokenizer.special_ids:
             return b""
         own = self.tokenizer.token_bytes(token_id)
@@ -32,13 +32,13 @@ class Spelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class InsideReasoning:
     """In a section that ends with the first of these markers, however it is cut into tokens.
 
     tail   the bytes before this place that a marker may begin in
     """
 
-    spelled: Spelled
+    vocabulary: EscapedVocabulary
     markers: tuple[bytes, ...]
     tail: bytes = b""
 
@@ -46,8 +46,8 @@ class Inside:
     def is_inside(self) -> bool:
         return True
 
-    def advance(self, token_id: int) -> "Inside | None":
-        text = self.tail + self.spelled.bytes_of(token_id)
+    def advance(self, token_id: int) -> "InsideReasoning | None":
+        text = self.tail + self.vocabulary.token_bytes(token_id)
         if any(marker in text for marker in self.markers):
             return None
         reach = max(map(len, self.markers)) - 1
@@ -55,13 +55,13 @@ class Inside:
 
 
 @dataclass(frozen=True, slots=True)
-class AtBeginning:
+class BeforeReasoning:
     """At the beginning of an answer that may open a section or not; its first words that are no white space decide.
 
     text   the bytes so far, a beginning of one of the openers
     """
 
-    inside: Inside
+    inside: InsideReasoning
     openers: tuple[bytes, ...]
     text: bytes = b""
 
@@ -69,21 +69,21 @@ class AtBeginning:
     def is_inside(self) -> bool:
         return False
 
-    def advance(self, token_id: int) -> "AtBeginning | Inside | None":
-        text = (self.text + self.inside.spelled.bytes_of(token_id)).lstrip()
+    def advance(self, token_id: int) -> "BeforeReasoning | InsideReasoning | None":
+        text = (self.text + self.inside.vocabulary.token_bytes(token_id)).lstrip()
         if text.startswith(self.openers):
             return self.inside
         return replace(self, text=text) if any(opener.startswith(text) for opener in self.openers) else None
 
 
 @dataclass(frozen=True, slots=True)
-class InHarmony:
+class HarmonyReasoning:
     """In harmony's messages: the reasoning ends where a message begins that is not on the analysis channel.
 
     header   what has been read of a message's header; None: inside a message
     """
 
-    spelled: Spelled
+    vocabulary: EscapedVocabulary
     dialect: HarmonyDialect
     header: bytes | None = b""
 
@@ -91,8 +91,8 @@ class InHarmony:
     def is_inside(self) -> bool:
         return self.header is None
 
-    def advance(self, token_id: int) -> "InHarmony | None":
-        text, dialect = self.spelled.bytes_of(token_id), self.dialect
+    def advance(self, token_id: int) -> "HarmonyReasoning | None":
+        text, dialect = self.vocabulary.token_bytes(token_id), self.dialect
         if self.header is None:
             return replace(self, header=b"") if text.decode("utf-8", "replace") in dialect.ends else self
         if text == dialect.message.encode():
@@ -101,12 +101,12 @@ class InHarmony:
         return replace(self, header=(self.header + text)[-_MAX_HEADER_BYTES:])
 
 
-Place = Inside | AtBeginning | InHarmony
+ReasoningState = InsideReasoning | BeforeReasoning | HarmonyReasoning
 
 
-def beginning(
-    dialect: ReasoningDialect | HarmonyDialect, spelled: Spelled, *, inside: bool, is_constrained: bool
-) -> Place:
+def create_initial_state(
+    dialect: ReasoningDialect | HarmonyDialect, vocabulary: EscapedVocabulary, *, inside: bool, is_constrained: bool
+) -> ReasoningState:
     """The place before the first token of an answer.
 
     dialect          with the characters of `spelled` for its special tokens
@@ -115,13 +115,13 @@ def beginning(
                      their first marker would be missing where the grammar begins.
     """
     if isinstance(dialect, HarmonyDialect):
-        return InHarmony(spelled, dialect)
-    closing = dialect.close if is_constrained else (*dialect.close, *dialect.ends_before)
-    section = Inside(spelled, _bare(closing))
-    return section if inside else AtBeginning(section, _bare(dialect.open))
+        return HarmonyReasoning(vocabulary, dialect)
+    closing = dialect.close if is_constrained else (*dialect.close, *dialect.call_starts)
+    section = InsideReasoning(vocabulary, _bare(closing))
+    return section if inside else BeforeReasoning(section, _bare(dialect.open))
 
 
-def end_tokens(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> tuple[int, ...]:
+def encode_reasoning_end(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The tokens that end a section, as they are forced when a budget is used up. The dialect is as it is written."""
     if isinstance(dialect, HarmonyDialect):
         marker = f"{dialect.ends[0]}{dialect.start}assistant{dialect.channel}final{dialect.message}"

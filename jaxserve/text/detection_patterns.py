@@ -13,35 +13,35 @@ _LLAMA, _LLAMA4 = r'\{"name": "…", "parameters": …\}', r"<\|header_start\|>"
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class DialectPattern:
     """A dialect's name, what people are told was seen of it, and the patterns that a template fits.
 
     model_types: where the template alone does not tell relatives apart, those that are meant; empty: any.
     """
 
     name: str
-    mark: str
+    description: str
     patterns: tuple[str, ...]
     model_types: tuple[str, ...] = ()
 
-    def fits(self, written: str, model_type: str) -> bool:
+    def matches(self, written: str, model_type: str) -> bool:
         if self.model_types and model_type not in self.model_types:
             return False
         return all(re.search(pattern, written) for pattern in self.patterns)
 
 
-def _literal(name: str, mark: str, *model_types: str) -> Signature:
+def _literal(name: str, mark: str, *model_types: str) -> DialectPattern:
     """Known by the mark itself."""
-    return Signature(name, mark, (re.escape(mark),), model_types)
+    return DialectPattern(name, mark, (re.escape(mark),), model_types)
 
 
-TOOL_CALLS = (
+TOOL_CALL_PATTERNS = (
     _literal("openai", "<|channel|>commentary"),
     _literal("mistral", "[TOOL_CALLS]"),
     _literal("kimi_k2", "<|tool_calls_section_begin|>"),
     _literal("deepseek_v4", "<｜DSML｜tool_calls>"),
     _literal("deepseek_v32", "<｜DSML｜function_calls>"),
-    Signature("deepseek_v3", "<｜tool▁sep｜> and a fenced block", (r"<｜tool▁sep｜>…?\n```json",)),
+    DialectPattern("deepseek_v3", "<｜tool▁sep｜> and a fenced block", (r"<｜tool▁sep｜>…?\n```json",)),
     _literal("deepseek_v31", "<｜tool▁call▁begin｜>"),
     _literal("minimax_m2", "<minimax:tool_call>"),
     _literal("seed_oss", "<seed:tool_call>"),
@@ -49,33 +49,33 @@ TOOL_CALLS = (
     _literal("dots", "<dots_function_call>"),
     _literal("cohere_command3", "<|START_ACTION|>"),
     _literal("step3", "<｜tool_calls_begin｜>"),
-    Signature("glm47", "<tool_call> and <arg_key> on one line", (rf"<tool_call>{_SAME_LINE}<arg_key>",)),
-    Signature("glm45", "<tool_call> and <arg_key>", ("<tool_call>", "<arg_key>")),
-    Signature("qwen3_coder", "<tool_call> and <function=", (r"<tool_call>\s*<function=",)),
-    Signature("granite", "<tool_call> and a list", (r"<tool_call>\s*\[",)),
+    DialectPattern("glm47", "<tool_call> and <arg_key> on one line", (rf"<tool_call>{_SAME_LINE}<arg_key>",)),
+    DialectPattern("glm45", "<tool_call> and <arg_key>", ("<tool_call>", "<arg_key>")),
+    DialectPattern("qwen3_coder", "<tool_call> and <function=", (r"<tool_call>\s*<function=",)),
+    DialectPattern("granite", "<tool_call> and a list", (r"<tool_call>\s*\[",)),
     _literal("granite", "<|tool_call|>"),
-    Signature("granite-20b-fc", "<function_call> and JSON", (r"<function_call> \\?\{",)),
+    DialectPattern("granite-20b-fc", "<function_call> and JSON", (r"<function_call> \\?\{",)),
     _literal("functiongemma", "<start_function_call>"),
     _literal("gemma4", "<|tool_call>call:"),
     _literal("phi4_mini_json", "functools["),
     _literal("internlm", "<|action_start|>"),
     _literal("lfm2", "<|tool_call_start|>"),
     _literal("olmo3", "<function_calls>"),
-    Signature("hunyuan_a13b", "<tool_calls> and a list", (r"<tool_calls>\s*\[", re.escape("<|extra_0|>"))),
-    Signature("jamba", "<tool_calls> and a list", (r"<tool_calls>\s*\[",)),
-    Signature("ernie45", "<tool_call> and <tool_output>", (_JSON_CALL, "<tool_output>")),
-    Signature("granite4", "<tool_call> and JSON", (_JSON_CALL, re.escape("<|start_of_role|>"))),
-    Signature("hermes", "<tool_call> and JSON", (_JSON_CALL,)),
+    DialectPattern("hunyuan_a13b", "<tool_calls> and a list", (r"<tool_calls>\s*\[", re.escape("<|extra_0|>"))),
+    DialectPattern("jamba", "<tool_calls> and a list", (r"<tool_calls>\s*\[",)),
+    DialectPattern("ernie45", "<tool_call> and <tool_output>", (_JSON_CALL, "<tool_output>")),
+    DialectPattern("granite4", "<tool_call> and JSON", (_JSON_CALL, re.escape("<|start_of_role|>"))),
+    DialectPattern("hermes", "<tool_call> and JSON", (_JSON_CALL,)),
     _literal("minicpm5", '<function name="'),
     _literal("gigachat3", "`function call` role"),
-    Signature("xlam", "a list of calls in JSON", (re.escape('[{"name": "tool_call_name", "arguments"'),)),
-    Signature("llama4_json", '{"name": …, "parameters": …}', (_LLAMA, _LLAMA4)),
-    Signature("llama3_json", '{"name": …, "parameters": …}', (_LLAMA,)),
-    Signature("llama4_pythonic", "[name(key=value)]", (r"\[func_name1\(", _LLAMA4)),
-    Signature("pythonic", "[name(key=value)]", (r"\[func_name1\(",)),
+    DialectPattern("xlam", "a list of calls in JSON", (re.escape('[{"name": "tool_call_name", "arguments"'),)),
+    DialectPattern("llama4_json", '{"name": …, "parameters": …}', (_LLAMA, _LLAMA4)),
+    DialectPattern("llama3_json", '{"name": …, "parameters": …}', (_LLAMA,)),
+    DialectPattern("llama4_pythonic", "[name(key=value)]", (r"\[func_name1\(", _LLAMA4)),
+    DialectPattern("pythonic", "[name(key=value)]", (r"\[func_name1\(",)),
 )
 # Only in the vocabulary, where the template leaves it to the model how a call is written.
-TOOL_TOKENS = {
+TOOL_PARSER_BY_TOKEN = {
     "[TOOL_CALLS]": "mistral",
     "<|tool_calls_section_begin|>": "kimi_k2",
     "<minimax:tool_call>": "minimax_m2",
@@ -88,7 +88,7 @@ TOOL_TOKENS = {
     "<|python_start|>": "llama4_pythonic",
     "<|python_tag|>": "llama3_json",
 }
-TOOL_MODEL_TYPES = {
+TOOL_PARSER_BY_MODEL_TYPE = {
     "gpt_oss": "openai",
     "kimi_k2": "kimi_k2",
     "minimax_m2": "minimax_m2",
@@ -101,24 +101,24 @@ TOOL_MODEL_TYPES = {
     "step3_text": "step3",
 }
 
-REASONING = (
+REASONING_PATTERNS = (
     _literal("openai_gptoss", "<|channel|>analysis"),
     _literal("mistral", "[THINK]"),
     _literal("gemma4", "<|channel>thought"),
     _literal("seed_oss", "<seed:think>"),
     _literal("cohere_command3", "<|START_THINKING|>"),
     _literal("granite", "Here is my thought process:"),
-    Signature("granite", "<think> and <response>", ("<think></think>", "<response></response>")),
-    Signature("kimi_k2", "<think> and <|im_middle|>", ("<think>", re.escape("<|im_middle|>"))),
-    Signature("minimax_m2", "<think> and ]~b]", ("<think>", re.escape("]~b]"))),
-    Signature("glm45", "<think> and <arg_key>", ("<think>", "<arg_key>", re.escape("[gMASK]"))),
-    Signature("ernie45", "<think> and <response>", ("<think>", "<response>", "<tool_output>")),
-    Signature("hunyuan_a13b", "<think> and <|extra_0|>", ("<think>", re.escape("<|extra_0|>"))),
+    DialectPattern("granite", "<think> and <response>", ("<think></think>", "<response></response>")),
+    DialectPattern("kimi_k2", "<think> and <|im_middle|>", ("<think>", re.escape("<|im_middle|>"))),
+    DialectPattern("minimax_m2", "<think> and ]~b]", ("<think>", re.escape("]~b]"))),
+    DialectPattern("glm45", "<think> and <arg_key>", ("<think>", "<arg_key>", re.escape("[gMASK]"))),
+    DialectPattern("ernie45", "<think> and <response>", ("<think>", "<response>", "<tool_output>")),
+    DialectPattern("hunyuan_a13b", "<think> and <|extra_0|>", ("<think>", re.escape("<|extra_0|>"))),
     _literal("nemotron_v3", "<think>", "nemotron_h"),
     _literal("olmo3", "<think>", "olmo3"),
     _literal("step3", "<think>", "step3_text", "step3_vl"),
 )
-REASONING_MODEL_TYPES = {
+REASONING_PARSER_BY_MODEL_TYPE = {
     "gpt_oss": "openai_gptoss",
     "seed_oss": "seed_oss",
     "gemma4": "gemma4",
@@ -126,6 +126,6 @@ REASONING_MODEL_TYPES = {
 }
 
 
-def is_filled(written: str) -> bool:
+def writes_reasoning(written: str) -> bool:
     """Whether a <think> is written that is not closed at once."""
     return re.search(r"<think>(?!\s*</think>)", written) is not None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxserve.text.template_words import template_words
+from jaxserve.text.template_text import extract_template_text
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,11 @@ from jaxserve.text.template_words import template_words
     ],
 )
 def test_its_own_words_in_their_order(source, written):
-    assert template_words(source).written == written
+    assert extract_template_text(source).text == written
 
 
 def test_what_it_asks_for():
-    words = template_words("{% set mine = tools %}{{ mine }}{{ enable_thinking }}{% for m in messages %}{% endfor %}")
-    assert words.asks_for == {"tools", "enable_thinking", "messages"}
+    words = extract_template_text(
+        "{% set mine = tools %}{{ mine }}{{ enable_thinking }}{% for m in messages %}{% endfor %}"
+    )
+    assert words.variables == {"tools", "enable_thinking", "messages"}

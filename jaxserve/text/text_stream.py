@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from jaxserve.outputs import FinishReason, Logprob, PositionLogprobs, TextDelta, TokenLogprob, TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.detokenizer import ControlDetokenizer, Detokenizer, detokenizer
-from jaxserve.text.reader import Pieces, Reader
+from jaxserve.text.detokenizer import Detokenizer, EscapingDetokenizer, create_detokenizer
+from jaxserve.text.output_parser import OutputParser, ParsedDelta
 from jaxserve.text.stop import StopMatcher
 from jaxserve.text.tokenizer import Tokenizer
 
-NOTHING_READ = Pieces()
+EMPTY_DELTA = ParsedDelta()
 
 
 class TextStream:
@@ -31,8 +31,8 @@ class TextStream:
         params: SamplingParams,
         prompt_ids: Sequence[int],
         index: int = 0,
-        reader: Reader | None = None,
-        controls: Mapping[int, str] | None = None,
+        parser: OutputParser | None = None,
+        control_tokens: Mapping[int, str] | None = None,
     ) -> None:
         self.index = index
         self.finished = False
@@ -40,13 +40,15 @@ class TextStream:
         self._tokenizer = tokenizer
         self._params = params
         self._prompt_ids = prompt_ids
-        self._text = detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
-        if reader is not None and controls:
-            self._text = ControlDetokenizer(self._text, controls)
-        self._reader = reader
+        self._detokenizer = create_detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
+        if parser is not None and control_tokens:
+            self._detokenizer = EscapingDetokenizer(self._detokenizer, control_tokens)
+        self._parser = parser
         self._num_chars = 0  # of the answer's text, before stop strings
         self._stops = StopMatcher(params.stop, params.include_stop_str_in_output)
-        self._spelled = None if params.logprobs is None else detokenizer(tokenizer, prompt_ids, False)
+        self._logprob_detokenizer = (
+            None if params.logprobs is None else create_detokenizer(tokenizer, prompt_ids, False)
+        )
 
     def push(self, output: TokenOutput) -> TextDelta | None:
         """The news for the reader; None when this output brings none, or comes after the end."""
@@ -69,10 +71,10 @@ class TextStream:
         prompt_logprobs = self._prompt_logprobs(output)
         if not taken and finish_reason is None and prompt_logprobs is None:
             return None
-        text, read = "".join(pieces), NOTHING_READ
-        if self._reader is not None:
+        text, read = "".join(pieces), EMPTY_DELTA
+        if self._parser is not None:
             is_cut = finish_reason is not FinishReason.STOP or isinstance(stop_reason, str)
-            read, finish_reason = _read(self._reader, text, finish_reason, is_cut)
+            read, finish_reason = _read(self._parser, text, finish_reason, is_cut)
             text = read.content
         return TextDelta(
             index=self.index,
@@ -102,30 +104,30 @@ class TextStream:
         self.num_tokens += 1
         if is_ending and not self._params.include_stop_str_in_output:
             return "", None
-        piece = self._text.push(token_id)
-        if self._reader is not None:
-            self._reader.mark(self._num_chars)
+        piece = self._detokenizer.push(token_id)
+        if self._parser is not None:
+            self._parser.mark_token_start(self._num_chars)
             self._num_chars += len(piece)
         text, match = self._stops.feed(piece, matches_count=self.num_tokens > self._params.min_tokens)
         return text, None if match is None else match.stop
 
     def _logprobs(self, output: TokenOutput, taken: int) -> tuple[TokenLogprob, ...] | None:
-        if self._spelled is None or output.logprobs is None:
+        if self._logprob_detokenizer is None or output.logprobs is None:
             return None
         num_top = self._params.logprobs or 0
-        return tuple(spell(self._spelled, entry, num_top) for entry in output.logprobs[:taken])
+        return tuple(decode_logprobs(self._logprob_detokenizer, entry, num_top) for entry in output.logprobs[:taken])
 
     def _prompt_logprobs(self, output: TokenOutput) -> tuple[TokenLogprob | None, ...] | None:
         if output.prompt_logprobs is None or self.index != 0:
             return None
-        return spell_prompt(
+        return decode_prompt_logprobs(
             self._tokenizer, self._prompt_ids, output.prompt_logprobs, self._params.prompt_logprobs or 0
         )
 
 
 def _read(
-    reader: Reader, text: str, finish_reason: FinishReason | None, is_cut: bool
-) -> tuple[Pieces, FinishReason | None]:
+    reader: OutputParser, text: str, finish_reason: FinishReason | None, is_cut: bool
+) -> tuple[ParsedDelta, FinishReason | None]:
     """What the reader makes of new text, and why the choice ended if it has. is_cut: not because the model ended it."""
     read = reader.feed(text)
     if finish_reason is not None:
@@ -133,30 +135,32 @@ def _read(
     return read, reader.finish_reason(finish_reason)
 
 
-def spell(spelled: Detokenizer, entry: PositionLogprobs, num_top: int) -> TokenLogprob:
+def decode_logprobs(detokenizer: Detokenizer, entry: PositionLogprobs, num_top: int) -> TokenLogprob:
     """One position's logprobs with texts, and `spelled` moved past its token.
 
     top: the standing token, then the best `num_top` without it: num_top in all, or one more if it is not among them.
     Empty when num_top is 0. Chat replies show the first num_top of these, completions all.
     wanted: what was asked for by id, none of it twice.
     """
-    others = [_logprob(id, spelled.peek(id), logprob) for id, logprob in entry.top[:num_top] if id != entry.token_id]
-    wanted = tuple(_logprob(id, spelled.peek(id), logprob) for id, logprob in dict(entry.wanted).items())
-    own = _logprob(entry.token_id, spelled.push(entry.token_id), entry.logprob, entry.rank)
+    others = [
+        _logprob(id, detokenizer.peek(id), logprob) for id, logprob in entry.top[:num_top] if id != entry.token_id
+    ]
+    wanted = tuple(_logprob(id, detokenizer.peek(id), logprob) for id, logprob in dict(entry.wanted).items())
+    own = _logprob(entry.token_id, detokenizer.push(entry.token_id), entry.logprob, entry.rank)
     top = (own, *others) if num_top else ()
     return TokenLogprob(own.token_id, own.token, own.bytes, own.logprob, own.rank, top, wanted)
 
 
-def spell_prompt(
+def decode_prompt_logprobs(
     tokenizer: Tokenizer, prompt_ids: Sequence[int], entries: Sequence[PositionLogprobs | None], num_top: int
 ) -> tuple[TokenLogprob | None, ...]:
     """A prompt's logprobs with texts, one per token; the first, which nothing predicted, is None. See `spell`."""
-    spelled = detokenizer(tokenizer, (), False)
+    spelled = create_detokenizer(tokenizer, (), False)
     result: list[TokenLogprob | None] = []
     for token_id, entry in zip(prompt_ids, entries, strict=True):
         if entry is None:
             spelled.push(token_id)
-        result.append(None if entry is None else spell(spelled, entry, num_top))
+        result.append(None if entry is None else decode_logprobs(spelled, entry, num_top))
     return tuple(result)
 
 
