@@ -195,7 +195,7 @@ def test_a_kind_that_is_wrong_is_told_with_what_came(capsys: pytest.CaptureFixtu
 def test_the_readmes_table_of_fields_is_current() -> None:
     """Mended by `scripts/field_table --write`."""
     table = subprocess.run([sys.executable, str(SCRIPTS / "field_table")], capture_output=True, text=True, timeout=120)
-    assert table.stdout.count("\n") == 5
+    assert table.stdout.startswith("| purpose | fields |\n")
     assert table.stdout in (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
 
 
