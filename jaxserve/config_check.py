@@ -1,6 +1,6 @@
-"""What of an EngineConfig can be found wrong before any model is known: names, files, directories, values.
+"""check_config: faults in an EngineConfig that can be found before the model is known.
 
-Needs no JAX, so a command line can ask before it pays for that.
+Needs no JAX, so that a command line can report them without waiting for its import.
 """
 
 from pathlib import Path
@@ -17,7 +17,10 @@ from jaxserve.text.sandbox import compile_template
 
 
 def check_config(config: EngineConfig) -> None:
-    """Raise BadConfig for the first setting that can work with no model. Small files are read, nothing is fetched."""
+    """Check names, files, directories and values of a configuration. Small files are read, nothing is fetched.
+
+    Raises BadConfig for the first setting that cannot work with any model.
+    """
     check_parser_name(config.tool_call_parser, TOOL_PARSERS, "tool_call_parser")
     check_parser_name(config.requested_reasoning_parser, REASONING_PARSERS, "reasoning_parser")
     if config.attention_backend not in ATTENTION_BACKENDS:
@@ -45,10 +48,10 @@ def _check_template(given: str) -> None:
 
 
 def _check_directory(name: str, given: str | None) -> None:
-    """A directory that is there, or can be made: a file in its place, or above it, is neither."""
+    """Check that a directory exists or can be created: no file has its path, or that of a parent."""
     if not given or given == "none":
         return
     path = Path(given)
-    there = next((part for part in (path, *path.parents) if part.exists()), None)
-    if there is not None and not there.is_dir():
-        raise BadConfig(f"{name} {given!r} cannot be a directory: {there} is a file; name another.")
+    existing = next((part for part in (path, *path.parents) if part.exists()), None)
+    if existing is not None and not existing.is_dir():
+        raise BadConfig(f"{name} {given!r} cannot be a directory: {existing} is a file; name another.")

@@ -1,6 +1,6 @@
-"""What a request wants of its answer, made ready before it runs: a grammar, a reader, the reasoning before both.
+"""OutputPlanner: prepares the grammar and the parser of an output before the request runs.
 
-Planning blocks for as long as a grammar takes to compile: LLM and AsyncLLM call it from threads that may wait.
+Planning blocks while a grammar compiles; LLM and AsyncLLM call it from threads that may wait.
 """
 
 import threading
@@ -33,13 +33,13 @@ JSON_SWITCHES = ("disable_any_whitespace", "disable_additional_properties")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputPlan:
-    """What an answer is held to, and how it is read. Serves every choice of a request.
+    """The constraints of an output and the way to parse it. One plan serves all choices of a request.
 
-    grammar           what the answer must be, once its reasoning has ended
-    reasoning_state   where its reasoning begins, if a grammar or a budget must know where it ends
-    reasoning_end_ids  the tokens by which it ends when its budget is used up
-    make_parser       makes the reader of one choice; None: its text is its content
-    control_tokens    special tokens that the readers must see, as OutputDialect has them
+    grammar             The grammar of the text behind the reasoning; None for free text.
+    reasoning_state     The state in which the reasoning starts, if a grammar or a budget must know where it ends.
+    reasoning_end_ids   The tokens that end the reasoning when its budget is used up.
+    make_parser         Creates the parser of one choice; None: the whole text is content.
+    control_tokens      The special tokens that parsers must see, as in OutputDialect.
     """
 
     grammar: CompiledGrammar | None = None
@@ -50,7 +50,7 @@ class OutputPlan:
 
     @property
     def unenforced_formats(self) -> tuple[str, ...]:
-        """The formats in schemas of the request that are annotations: the answer is not held to them."""
+        """The `format` values in the request's schemas that are not enforced."""
         return () if self.grammar is None else self.grammar.unenforced_formats
 
 
@@ -58,9 +58,10 @@ PLAIN_TEXT = OutputPlan()
 
 
 class OutputPlanner:
-    """Knows the model's dialects, and owns what compiles grammars for its tokens. Several threads may use it.
+    """Plans outputs with the dialects of one model, and owns the grammar compiler. Several threads may use it.
 
-    tool_parser, reasoning_parser   which are in force, and why
+    tool_parser        The dialect of tool calls, and why it was chosen.
+    reasoning_parser   The dialect of reasoning, and why it was chosen.
     """
 
     def __init__(
@@ -73,12 +74,19 @@ class OutputPlanner:
         vocab_size: int,
         eos_ids: tuple[int, ...],
     ) -> None:
-        """eos_ids: the primary one first. Raises BadConfig for a parser that is not known."""
+        """Choose the dialects by the configuration and the model's files.
+
+        vocab_size   the number of logits
+        eos_ids      the end-of-sequence tokens, the primary one first
+
+        Raises BadConfig for a parser that is not known or does not fit the model.
+        """
         facts = collect_facts(tokenizer, prompts.templates, model_config)
-        found = detect_tool_parser(facts), detect_reasoning_parser(facts)
-        self.tool_parser = resolve_parser(config.tool_call_parser, found[0], TOOL_PARSERS, "tool_call_parser")
+        self.tool_parser = resolve_parser(
+            config.tool_call_parser, detect_tool_parser(facts), TOOL_PARSERS, "tool_call_parser"
+        )
         self.reasoning_parser = resolve_parser(
-            config.requested_reasoning_parser, found[1], REASONING_PARSERS, "reasoning_parser"
+            config.requested_reasoning_parser, detect_reasoning_parser(facts), REASONING_PARSERS, "reasoning_parser"
         )
         self._check_markers(tokenizer)
         self._tokenizer = tokenizer
@@ -97,7 +105,7 @@ class OutputPlanner:
         self._is_closed = False
 
     def _check_markers(self, tokenizer: Tokenizer) -> None:
-        """Refuse a parser that reads whole answers by special tokens which the model does not have."""
+        """Refuse a parser that splits whole outputs by special tokens which the model does not have."""
         for field, name, known in (
             ("tool_call_parser", self.tool_parser.name, TOOL_PARSERS),
             ("reasoning_parser", self.reasoning_parser.name, REASONING_PARSERS),
@@ -105,66 +113,71 @@ class OutputPlanner:
             dialect = known.get(name or "")
             if not isinstance(dialect, HarmonyDialect):
                 continue
-            lacking = [m for m in (dialect.channel, dialect.message) if tokenizer.backend.token_to_id(m) is None]
-            if lacking:
+            markers = (dialect.channel, dialect.message)
+            missing = [marker for marker in markers if tokenizer.backend.token_to_id(marker) is None]
+            if missing:
                 raise BadConfig(
-                    f"{field} {name!r} reads answers by the token {lacking[0]}, which this model's vocabulary lacks;"
+                    f"{field} {name!r} reads answers by the token {missing[0]}, which this model's vocabulary lacks;"
                     " try auto."
                 )
 
     def plan(
         self, params: SamplingParams, spec: ChatOutputSpec | None = None, prompt_ids: Sequence[int] = ()
     ) -> OutputPlan:
-        """Make ready what an answer of these params needs.
+        """Prepare the output of a request.
 
-        format       None: the answer is plain text that goes on from the prompt, as completions are
-        prompt_ids   that prompt, where a thinking budget must know whether it has opened a section; else unused
+        spec         how a chat output is parsed; None for text that continues the prompt, as in completions
+        prompt_ids   the prompt of such a text if it has a thinking budget: it may have opened a reasoning section
 
-        Raises a RequestError that names the field.
+        Raises InvalidParameter, which names the field, for a constraint that cannot be enforced, EngineStopped after
+        `close`.
         """
-        wanted, budget = self._apply_json_switches(params.structured_outputs), _thinking_budget(params)
-        self._check_combination(wanted, budget, spec)
+        constraint, budget = self._apply_json_switches(params.structured_outputs), _thinking_budget(params)
+        self._check_combination(constraint, budget, spec)
         if spec is None:
             if budget is not None:
                 return self._plan_budget_only(prompt_ids)
-            return PLAIN_TEXT if wanted is None else OutputPlan(self._compile(wanted))
+            return PLAIN_TEXT if constraint is None else OutputPlan(self._compile(constraint))
         self._dialect.check_function_names(spec, self.tool_parser.name)
         if self._strict_level == "parameter":
             spec = replace(spec, tools=tuple(map(_as_strict, spec.tools)))
-        is_constrained = wanted is not None or spec.requires_tool_call
+        is_constrained = constraint is not None or spec.requires_tool_call
         inside = self._dialect.starts_in_reasoning(spec, is_constrained)
-        grammar = self._compile_grammar(wanted, spec, inside)
+        grammar = self._compile_grammar(constraint, spec, inside)
         if budget is not None and grammar and inside is False:
             raise InvalidParameter(
                 "thinking_token_budget cannot be combined with a constraint on this model, which need not think before"
                 " it answers; leave one of them out.",
                 "thinking_token_budget",
             )
-        reasoning, place, end = self._dialect.reasoning, None, ()
+        reasoning, state, end_ids = self._dialect.reasoning, None, ()
         if reasoning is not None and inside is not None and (budget is not None or (grammar and inside)):
-            place = self._dialect.start_reasoning(self._tokenizer, inside=inside, is_constrained=grammar is not None)
-            end = encode_reasoning_end(reasoning, self._tokenizer)
-        return OutputPlan(
-            grammar, place, end, self._parser_factory(params, spec, is_constrained), self._dialect.control_tokens
-        )
+            state = self._dialect.start_reasoning(self._tokenizer, inside=inside, is_constrained=grammar is not None)
+            end_ids = encode_reasoning_end(reasoning, self._tokenizer)
+        make_parser = self._parser_factory(params, spec, is_constrained)
+        return OutputPlan(grammar, state, end_ids, make_parser, self._dialect.control_tokens)
 
     def _plan_budget_only(self, prompt_ids: Sequence[int]) -> OutputPlan:
-        """Of text that goes on from a prompt: its reasoning is what the prompt has opened, or what it begins with."""
+        """Plan a continued text with a thinking budget.
+
+        Its reasoning is the section that the prompt has opened, else one that the text begins with.
+        """
         assert self._dialect.reasoning is not None
         inside = self._dialect.ends_in_reasoning(self._tokenizer.decode(prompt_ids))
-        place = self._dialect.start_reasoning(self._tokenizer, inside=inside, is_constrained=False)
-        return OutputPlan(
-            reasoning_state=place, reasoning_end_ids=encode_reasoning_end(self._dialect.reasoning, self._tokenizer)
-        )
+        state = self._dialect.start_reasoning(self._tokenizer, inside=inside, is_constrained=False)
+        end_ids = encode_reasoning_end(self._dialect.reasoning, self._tokenizer)
+        return OutputPlan(reasoning_state=state, reasoning_end_ids=end_ids)
 
-    def _apply_json_switches(self, wanted: StructuredOutputs | None) -> StructuredOutputs | None:
-        """With those that the server's structured_outputs_config sets for every answer."""
-        return replace(wanted, **self._json_switches) if wanted is not None and self._json_switches else wanted
+    def _apply_json_switches(self, constraint: StructuredOutputs | None) -> StructuredOutputs | None:
+        """Add the switches that structured_outputs_config sets for every output."""
+        if constraint is None or not self._json_switches:
+            return constraint
+        return replace(constraint, **self._json_switches)
 
     def _check_combination(
-        self, wanted: StructuredOutputs | None, budget: int | None, spec: ChatOutputSpec | None
+        self, constraint: StructuredOutputs | None, budget: int | None, spec: ChatOutputSpec | None
     ) -> None:
-        """What cannot be had together, or not on this model."""
+        """Refuse combinations that exclude each other, or that this model cannot serve."""
         if budget is not None and self._dialect.reasoning is None:
             raise InvalidParameter(
                 "thinking_token_budget needs a model whose reasoning stands between known markers, and a reasoning"
@@ -172,7 +185,7 @@ class OutputPlanner:
                 "thinking_token_budget",
             )
         if spec is None:
-            if budget is not None and wanted is not None:
+            if budget is not None and constraint is not None:
                 raise InvalidParameter(
                     "thinking_token_budget cannot be combined with a constraint on text that goes on from a prompt,"
                     " which holds from the first token; leave one of them out.",
@@ -185,7 +198,7 @@ class OutputPlanner:
                 "it with --tool-call-parser, or choose required, none or a function.",
                 "tool_choice",
             )
-        if wanted is not None and spec.requires_tool_call:
+        if constraint is not None and spec.requires_tool_call:
             raise InvalidParameter(
                 "tool_choice demands a call, and structured_outputs another answer; only one of them can hold.",
                 "tool_choice",
@@ -193,11 +206,11 @@ class OutputPlanner:
 
     @property
     def num_restarts(self) -> int:
-        """Helpers that were replaced because a grammar broke them."""
+        """The number of worker processes that were replaced because a grammar broke them."""
         return 0 if self._compiler is None else self._compiler.num_restarts
 
     def close(self) -> None:
-        """Ends the helpers. Idempotent."""
+        """End the worker processes. Idempotent."""
         with self._lock:
             self._is_closed = True
             compiler = self._compiler
@@ -210,59 +223,70 @@ class OutputPlanner:
         if not self._dialect.has_reasoning and (not spec.tools or spec.tool_choice == "none"):
             return None
         self._dialect.load_schemas(spec)
-        skips = params.skip_special_tokens
-        return partial(self._dialect.create_parser, spec, is_constrained=is_constrained, skip_special_tokens=skips)
+        return partial(
+            self._dialect.create_parser,
+            spec,
+            is_constrained=is_constrained,
+            skip_special_tokens=params.skip_special_tokens,
+        )
 
     def _compile_grammar(
-        self, wanted: StructuredOutputs | None, spec: ChatOutputSpec, inside: bool | None
+        self, constraint: StructuredOutputs | None, spec: ChatOutputSpec, inside: bool | None
     ) -> CompiledGrammar | None:
-        """Of the answer behind its reasoning; where the model may open a section or not, of both.
+        """Compile the grammar of the text behind the reasoning, if anything constrains it.
 
-        Where it may call a tool, and its content has a shape, the answer is one of the two.
+        If the model may open a reasoning section or not (inside is False), the section is a part of the grammar. If it
+        may call a tool and its content is constrained as well, the grammar accepts either.
         """
-        offered = spec if wanted is None or spec.tool_choice == "none" else replace(spec, tool_choice="required")
+        offered = spec if constraint is None or spec.tool_choice == "none" else replace(spec, tool_choice="required")
         calls = self._dialect.build_shape(offered, is_constrained=self._strict_level != "auto")
-        if calls is None and self._must_enforce_calls(wanted, spec):
+        if calls is None and self._must_enforce_calls(constraint, spec):
             raise InvalidParameter(
                 "Calls in this model's own format cannot be enforced: leave strict and structured_outputs out, or"
                 " choose required or a function; --tool-strict-level has to be auto.",
                 "tools",
             )
-        if wanted is not None and calls is None and inside is not False:
-            return self._compile(wanted)
-        content = None if wanted is None else self._dialect.wrap_content(wanted)
+        if constraint is not None and calls is None and inside is not False:
+            return self._compile(constraint)
+        content = None if constraint is None else self._dialect.wrap_content(constraint)
         options = tuple(shape for shape in (content, calls) if shape is not None)
         if not options:
             return None
         shape = options[0] if len(options) == 1 else OrExpr(options)
         return self._compile(
-            self._dialect.add_optional_reasoning(shape) if inside is False else shape, _blamed_param(wanted)
+            self._dialect.add_optional_reasoning(shape) if inside is False else shape, _blamed_param(constraint)
         )
 
-    def _must_enforce_calls(self, wanted: StructuredOutputs | None, spec: ChatOutputSpec) -> bool:
-        """Whether something is asked of calls that the model may choose to make."""
+    def _must_enforce_calls(self, constraint: StructuredOutputs | None, spec: ChatOutputSpec) -> bool:
+        """Whether calls that the model may choose to make are constrained."""
         if spec.tool_choice != "auto" or not spec.tools:
             return False
         is_strict = any(tool["function"].get("strict") for tool in spec.tools)
-        return is_strict or wanted is not None or self._strict_level != "auto"
+        return is_strict or constraint is not None or self._strict_level != "auto"
 
-    def _compile(self, what: GrammarExpr, param: str = CONSTRAINT_PARAM) -> CompiledGrammar:
+    def _compile(self, expression: GrammarExpr, param: str = CONSTRAINT_PARAM) -> CompiledGrammar:
         with self._lock:
             if self._is_closed:
                 raise EngineStopped("The engine is not running; no request can be served.")
             if self._compiler is None:
-                self._compiler = GrammarCompiler(build_vocabulary(self._tokenizer, self._eos_ids, self._vocab_size))
+                self._compiler = GrammarCompiler(
+                    build_grammar_tokenizer(self._tokenizer, self._eos_ids, self._vocab_size)
+                )
             compiler = self._compiler
-        return compiler.compile(what, param)
+        return compiler.compile(expression, param)
 
 
 def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Those that skip_special_tokens hides, text → id."""
+    """Return the special tokens of a tokenizer, text → id."""
     return {tokenizer.piece(token_id): token_id for token_id in sorted(tokenizer.special_ids)}
 
 
-def build_vocabulary(tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> GrammarTokenizer:
-    """The tokenizer's tokens as grammars see them. size: of the model's logits."""
+def build_grammar_tokenizer(tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> GrammarTokenizer:
+    """Build the vocabulary on which grammars run.
+
+    eos_ids      the end-of-sequence tokens, the primary one first
+    vocab_size   the number of logits; ids beyond the tokenizer's tokens cannot be generated
+    """
     tokens = None
     if tokenizer.piece_decoder is not None:
         tokens = [tokenizer.token_bytes(token_id) or b"" for token_id in range(min(tokenizer.vocab_size, vocab_size))]
@@ -277,5 +301,5 @@ def _thinking_budget(params: SamplingParams) -> int | None:
     return params.thinking_token_budget if params.has_thinking_budget else None
 
 
-def _blamed_param(wanted: StructuredOutputs | None) -> str:
-    return "tools" if wanted is None else CONSTRAINT_PARAM
+def _blamed_param(constraint: StructuredOutputs | None) -> str:
+    return "tools" if constraint is None else CONSTRAINT_PARAM

@@ -1,4 +1,4 @@
-"""What the texts of a model need: its tokenizer, templates, dialects and generation defaults."""
+"""TextComponents: the tokenizer, templates, dialects and generation defaults of one model."""
 
 import logging
 from dataclasses import dataclass
@@ -15,10 +15,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TextComponents:
-    """Made from a model's small files alone, before any weight is read: what is wrong in them costs nothing.
+    """The text side of a model: from a request to token ids and from token ids to an output.
 
-    further_eos_ids   ends of an answer beside the tokenizer's own
-    description       facts for people, in the order to print them
+    Built from the small files of a model before any weight is read, so that a mistake in them is found at once.
+
+    tokenizer         The tokenizer.
+    defaults          Sampling defaults and end tokens from the generation config.
+    further_eos_ids   End tokens beside the tokenizer's primary one.
+    prompts           Renders and tokenizes prompts.
+    output_planner    Prepares grammars and parsers.
+    description       Facts for people, in the order to print them.
     """
 
     tokenizer: Tokenizer
@@ -30,7 +36,10 @@ class TextComponents:
 
     @classmethod
     def from_model(cls, model: CheckedModel, tokenizer: Tokenizer) -> "TextComponents":
-        """Raises StartupError for a template, a parser or a generation config that cannot serve this model."""
+        """Build the components of a model.
+
+        Raises StartupError for a template, a parser or a generation config that cannot be used with this model.
+        """
         for name in sorted((model.config.override_generation_config or {}).keys() - set(SAMPLING_DEFAULT_KEYS)):
             log.warning(
                 "override_generation_config has %s, which is not read; %s are", name, ", ".join(SAMPLING_DEFAULT_KEYS)
@@ -43,7 +52,7 @@ class TextComponents:
         try:
             turn_end = find_turn_end(tokenizer, prompts.templates, {*primary, *further})
             further |= {turn_end.token_id} if turn_end else set()
-            preparer = OutputPlanner(
+            planner = OutputPlanner(
                 model.config,
                 tokenizer,
                 prompts,
@@ -56,14 +65,14 @@ class TextComponents:
             raise
         description = {
             "sampling defaults": str(defaults),
-            "tool calls": str(preparer.tool_parser),
-            "reasoning": str(preparer.reasoning_parser),
+            "tool calls": str(planner.tool_parser),
+            "reasoning": str(planner.reasoning_parser),
         }
         if turn_end is not None:
             description["answers end at"] = str(turn_end)
-        return cls(tokenizer, defaults, further, prompts, preparer, description)
+        return cls(tokenizer, defaults, further, prompts, planner, description)
 
     def close(self) -> None:
-        """Ends the helpers. Idempotent."""
+        """End the worker processes. Idempotent."""
         self.prompts.close()
         self.output_planner.close()

@@ -41,8 +41,7 @@ GENERATED = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".h
 GENERATED |= {"dist", "build"}
 # Packages whose docstrings are not checked yet. The set only shrinks.
 NOT_YET = {"attention", "engine", "exact_json", "kvcache", "layers", "models", "native", "parallel", "sampling"}
-NOT_YET |= {"config_check", "engine_client", "output_plan", "output_stream", "server", "structured", "text"}
-NOT_YET |= {"text_components", "weights", "workers"}
+NOT_YET |= {"engine_client", "output_stream", "server", "structured", "text", "weights", "workers"}
 DUPLICATES_NOT_YET = {"Work"}
 # First words of docstrings that are verbs in the third person; other words with an s are if a determiner follows.
 _VERBS = """aborts accepts adds advances allows appends applies asks assigns binds brings bundles cancels chooses cleans
@@ -274,7 +273,7 @@ def duplicate_classes(root: Path) -> set[str]:
 
 
 def test_no_class_name_occurs_twice():
-    assert duplicate_classes(REPO) == DUPLICATES_NOT_YET
+    assert duplicate_classes(REPO) <= DUPLICATES_NOT_YET
 
 
 def test_public_names_are_documented():

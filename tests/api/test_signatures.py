@@ -10,7 +10,7 @@ import pytest
 from jaxserve import LLM, AsyncLLM, EngineConfig, RepetitionDetection, SamplingParams, StructuredOutputs
 from jaxserve.llm_options import SAMPLING_OPTIONS, UNSET, ChatOptions
 from jaxserve.sampling_params import LogitBias, Texts, TokenIds
-from jaxserve.text.prompts import Prompts
+from jaxserve.text.prompts import PromptRenderer
 
 INPUT_TYPES = {  # where a caller may write more forms than the field of SamplingParams holds
     **dict.fromkeys(("stop", "bad_words"), Texts),
@@ -70,7 +70,7 @@ def test_all_but_echo_only_may_be_set_by_a_keyword():
 
 
 @pytest.mark.parametrize("name", ["render_chat", "encode"])
-def test_async_llm_takes_what_prompts_take(name):
-    own, expected = (inspect.signature(getattr(owner, name)).parameters for owner in (AsyncLLM, Prompts))
+def test_async_llm_takes_what_prompt_renderer_takes(name):
+    own, expected = (inspect.signature(getattr(owner, name)).parameters for owner in (AsyncLLM, PromptRenderer))
     assert {one: own[one].default for one in own} == {one: expected[one].default for one in expected}
     assert not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in own.values())
