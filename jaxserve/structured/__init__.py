@@ -1,4 +1,4 @@
-"""Answers with a shape: what was asked for becomes a grammar of llguidance, and a grammar a mask over tokens.
+"""Structured outputs: a request's constraint becomes a grammar of llguidance, and the grammar a mask over tokens.
 
-Host only. This room knows neither strings of a conversation nor arrays of a device.
+Host only: this package knows neither the text of a conversation nor arrays of a device.
 """

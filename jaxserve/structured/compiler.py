@@ -1,4 +1,4 @@
-"""What was asked for → a compiled grammar: checked where it can do no harm, compiled once, and kept."""
+"""Grammar expressions → compiled grammars: checked in a worker process, compiled once, and cached."""
 
 import logging
 import threading
@@ -19,19 +19,20 @@ from jaxserve.structured_outputs import StructuredOutputs
 from jaxserve.workers.pool import MIB, TaskKilled, TaskLimits, WorkerPool
 
 KIB = 1 << 10
-MODULE = "jaxserve.structured.sandboxed_compile"
+WORKER_MODULE = "jaxserve.structured.sandboxed_compile"
 MAX_CHARS_UNCHECKED = 4 * KIB
 MAX_LOGGED_FORMATS, MAX_NAME_CHARS = 1000, 100
 log = logging.getLogger(__name__)
 
 
 class CompiledGrammar:
-    """A grammar that fits the model's tokens. Any number of answers may follow it at once.
+    """A grammar compiled for the tokens of one model. Any number of sequences may use it at once.
 
-    param        the request's field that asked for it
-    make         a matcher at the beginning of the grammar, with a lexer of its own
-    num_bytes    of memory that it takes
-    unenforced   formats of its schemas that are annotations
+    param                the request's field that the grammar comes from
+    create_matcher       compiles the grammar: a matcher at its beginning, with a lexer of its own
+    matcher              the first such matcher
+    num_bytes            memory that the grammar takes
+    unenforced_formats   JSON Schema formats in it that are annotations
     """
 
     def __init__(
@@ -45,74 +46,79 @@ class CompiledGrammar:
         self.param = param
         self.num_bytes = num_bytes
         self.unenforced_formats = unenforced_formats
-        self._make = create_matcher
+        self._create_matcher = create_matcher
         self._matcher = matcher
         self._lock = threading.Lock()
 
     def new_matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
-        """A fresh place at the beginning of the grammar, for one answer.
+        """Return a matcher at the beginning of the grammar, for one sequence.
 
-        Copies of a matcher share its lexer, which keeps every state that any of them has reached: some day it is full.
-        With a new one, the grammar is compiled once more, and answers that begin from now on share that.
+        Copies of a matcher share its lexer, which keeps every state that any of them has reached, up to a limit. With
+        `with_new_lexer` the grammar is compiled once more, and sequences that begin from now on share the new lexer.
         """
         with self._lock:
             if with_new_lexer:
-                self._matcher = self._make()
+                self._matcher = self._create_matcher()
             return self._matcher.deep_copy()
 
 
 class GrammarCompiler:
-    """Compiles for one model. Everything here blocks: call it from threads that may wait.
+    """Compiles grammars for one model. Everything here blocks: call it from threads that may wait.
 
-    timeout_s, memory_bytes      what the check of one grammar may use
-    cache_entries, cache_bytes   what is kept, oldest use out first; refusals are kept as well
+    tokenizer                    the model's tokens
+    timeout_s, memory_bytes      limits of the check of one grammar, which runs in a worker process
+    cache_entries, cache_bytes   limits of the cache, least recently used out first; refusals are cached as well
     """
 
     def __init__(
         self,
-        vocabulary: GrammarTokenizer,
+        tokenizer: GrammarTokenizer,
         *,
         timeout_s: float = 5.0,
         memory_bytes: int = 1024 * MIB,
         cache_entries: int = 256,
         cache_bytes: int = 512 * MIB,
     ) -> None:
-        self._vocabulary = vocabulary
+        self._tokenizer = tokenizer
         self._limits = TaskLimits(timeout_s, memory_bytes)
-        self._pool = WorkerPool((MODULE,))
-        self._cache = _Cache(cache_entries, cache_bytes)
+        self._pool = WorkerPool((WORKER_MODULE,))
+        self._cache = _GrammarCache(cache_entries, cache_bytes)
         self._lock = threading.Lock()
         self._logged_formats: set[str] = set()
 
     def compile(self, expr: GrammarExpr, param: str = "structured_outputs") -> CompiledGrammar:
-        """The grammar of what was asked. Raises InvalidParameter, which names `param`; Unsupported on this model."""
+        """Compile an expression, or return the cached grammar of an equal one.
+
+        Raises InvalidParameter, which names `param`, if the expression is invalid, too complex, or matches no text;
+        Unsupported if the model's tokenizer has no bytes for its tokens or no end token; EngineStopped after `close`.
+        """
         return self._cache.get((expr, param), lambda: self._compile(expr, param))
 
     @property
     def num_restarts(self) -> int:
-        """Helpers that were replaced because a grammar broke them."""
+        """Number of worker processes that were replaced because a grammar exceeded their limits."""
         return self._pool.num_restarts
 
     def close(self) -> None:
-        """Kills the helpers. Idempotent."""
+        """Kill the worker processes. Idempotent; cached grammars stay available."""
         self._pool.close()
 
-    def _compile(self, what: GrammarExpr, param: str) -> CompiledGrammar:
-        tokenizer = self._vocabulary.get_ll_tokenizer()
-        text, num_bytes, unenforced = self._check(what, param)
-        self._log_once(unenforced)
-        make = partial(LLMatcher, tokenizer, text, log_level=0, limits=PARSER_LIMITS)
-        matcher = make()
+    def _compile(self, expr: GrammarExpr, param: str) -> CompiledGrammar:
+        ll_tokenizer = self._tokenizer.get_ll_tokenizer()
+        text, num_bytes, unenforced = self._write_grammar(expr, param)
+        self._log_unenforced(unenforced)
+        create_matcher = partial(LLMatcher, ll_tokenizer, text, log_level=0, limits=PARSER_LIMITS)
+        matcher = create_matcher()
         if matcher.is_error():
             raise grammar_error(matcher.get_error(), param)
-        if matches_nothing(matcher):  # and the first mask is there for all copies
+        if matches_nothing(matcher):  # this computes the first mask, which all copies then share
             raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
         if matcher.is_error():
             raise grammar_error(matcher.get_error(), param)
-        return CompiledGrammar(param, make, matcher, num_bytes, tuple(unenforced))
+        return CompiledGrammar(param, create_matcher, matcher, num_bytes, tuple(unenforced))
 
-    def _log_once(self, formats: Sequence[str]) -> None:
-        """Names formats that are not enforced, each the first time that it is met."""
+    def _log_unenforced(self, formats: Sequence[str]) -> None:
+        """Log formats that are not enforced, each of them once."""
         with self._lock:
             new = [name for name in formats if name not in self._logged_formats]
             self._logged_formats |= set(new[: MAX_LOGGED_FORMATS - len(self._logged_formats)])
@@ -120,66 +126,71 @@ class GrammarCompiler:
             names = ", ".join(repr(name[:MAX_NAME_CHARS]) for name in new)
             log.warning("JSON Schema formats that are not enforced, as they are not known here: %s", names)
 
-    def _check(self, what: GrammarExpr, param: str) -> tuple[str, int, Sequence[str]]:
-        special_tokens = self._vocabulary.special_tokens
-        if _is_harmless(what):
-            text = write_valid_grammar(what, special_tokens, param)
+    def _write_grammar(self, expr: GrammarExpr, param: str) -> tuple[str, int, Sequence[str]]:
+        """Return the grammar's text, its size in bytes of memory, and the formats that it does not enforce."""
+        special_tokens = self._tokenizer.special_tokens
+        if _is_cheap(expr):
+            text = write_valid_grammar(expr, special_tokens, param)
             return text, estimate_min_bytes(text), ()
-        data = {"shape": to_json(what), "special_tokens": special_tokens, "param": param}
+        data = {"expr": to_json(expr), "special_tokens": special_tokens, "param": param}
         try:
-            return self._pool.run(f"{MODULE}:sandboxed_compile", data, self._limits)
-        except TaskKilled as killed:
-            raise InvalidParameter(f"{param} is too complex a grammar: {killed}.", param) from None
-        except GenerationFailed as failed:
-            why = "it needs too much memory" if "MemoryError" in str(failed) else "its check broke off"
+            return self._pool.run(f"{WORKER_MODULE}:sandboxed_compile", data, self._limits)
+        except TaskKilled as error:
+            raise InvalidParameter(f"{param} is too complex a grammar: {error}.", param) from None
+        except GenerationFailed as error:
+            why = "it needs too much memory" if "MemoryError" in str(error) else "its check broke off"
             raise InvalidParameter(f"{param} is too complex a grammar: {why}.", param) from None
 
 
-def _is_harmless(what: GrammarExpr) -> bool:
-    """Whether its check is sure to be quick, so that no helper needs to be started for it."""
-    if not isinstance(what, StructuredOutputs) or what.whitespace_pattern is not None:
+def _is_cheap(expr: GrammarExpr) -> bool:
+    """Whether its check is sure to be quick, so that no worker process needs to be started for it."""
+    if not isinstance(expr, StructuredOutputs) or expr.whitespace_pattern is not None:
         return False
-    return bool(what.json_object) or (what.choice is not None and sum(map(len, what.choice)) < MAX_CHARS_UNCHECKED)
+    return bool(expr.json_object) or (expr.choice is not None and sum(map(len, expr.choice)) < MAX_CHARS_UNCHECKED)
 
 
-class _Cache:
-    """Grammars and refusals by what was asked. Whoever asks for what is being made waits for it."""
+class _GrammarCache:
+    """Compiled grammars and refusals by expression. Several threads that ask for one key wait for one compilation.
+
+    max_entries, max_bytes   beyond these the least recently used entries are dropped
+    """
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self._max_entries, self._max_bytes = max_entries, max_bytes
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Any, Future[CompiledGrammar]] = OrderedDict()
+        self._futures: OrderedDict[Any, Future[CompiledGrammar]] = OrderedDict()
         self._sizes: dict[Any, int] = {}
 
-    def get(self, key: Any, make: Callable[[], CompiledGrammar]) -> CompiledGrammar:
+    def get(self, key: Any, compile: Callable[[], CompiledGrammar]) -> CompiledGrammar:
         with self._lock:
-            found = self._kept.get(key)
-            future: Future[CompiledGrammar] = found or Future()
-            self._kept[key] = future
-            self._kept.move_to_end(key)
-        if found is None:
-            self._fill(key, future, make)
+            cached = self._futures.get(key)
+            future: Future[CompiledGrammar] = cached or Future()
+            self._futures[key] = future
+            self._futures.move_to_end(key)
+        if cached is None:
+            self._fill(key, future, compile)
         try:
             return future.result()
         except RequestError as error:
-            raise type(error)(str(error), error.param) from None  # never one exception in two threads
+            # A new exception, because one object must not be raised in two threads.
+            raise type(error)(str(error), error.param) from None
 
-    def _fill(self, key: Any, future: Future[CompiledGrammar], make: Callable[[], CompiledGrammar]) -> None:
+    def _fill(self, key: Any, future: Future[CompiledGrammar], compile: Callable[[], CompiledGrammar]) -> None:
         try:
-            grammar = make()
+            grammar = compile()
             size = grammar.num_bytes
         except InvalidParameter as error:
             future.set_exception(error)
-            size = 2 * len(repr(key))  # of a refusal, only the question takes room
-        except BaseException as error:  # the next one who asks may have better luck
+            size = 2 * len(repr(key))  # a refusal keeps only its key in memory
+        except BaseException as error:  # not cached: the next request tries again
             with self._lock:
-                self._kept.pop(key, None)
+                self._futures.pop(key, None)
             future.set_exception(error)
             return
         else:
             future.set_result(grammar)
         with self._lock:
             self._sizes[key] = size
-            while len(self._kept) > self._max_entries or sum(self._sizes.values()) > self._max_bytes:
-                oldest, _ = self._kept.popitem(last=False)
+            while len(self._futures) > self._max_entries or sum(self._sizes.values()) > self._max_bytes:
+                oldest, _ = self._futures.popitem(last=False)
                 self._sizes.pop(oldest, None)

@@ -1,4 +1,8 @@
-"""What may follow free text: where a shape can begin, and what is left of it once its beginning has been read."""
+"""What may follow free text: the fixed texts that an expression begins with, and its derivative by one of them.
+
+The derivative of an expression by a text is what is left of it once the text has been read. Source: Brzozowski,
+"Derivatives of Regular Expressions", 1964.
+"""
 
 from jaxserve.structured.grammar_expr import (
     FreeText,
@@ -13,8 +17,9 @@ from jaxserve.structured.grammar_expr import (
 )
 
 
-def matches_empty(shape: GrammarExpr) -> bool:
-    match shape:
+def matches_empty(expr: GrammarExpr) -> bool:
+    """Whether the form of the expression lets the empty text match; regexes and schemas are not examined."""
+    match expr:
         case TextLiteral(text):
             return not text
         case TextChoice(texts):
@@ -25,12 +30,12 @@ def matches_empty(shape: GrammarExpr) -> bool:
             return any(map(matches_empty, options))
         case RepeatExpr(item, least):
             return least == 0 or matches_empty(item)
-    return isinstance(shape, OptionalExpr | FreeText)
+    return isinstance(expr, OptionalExpr | FreeText)
 
 
-def starts_with_token(shape: GrammarExpr) -> bool:
-    """Whether it is a token, and no text, by which it begins."""
-    match shape:
+def starts_with_token(expr: GrammarExpr) -> bool:
+    """Whether the expression begins with a token that is given by its id."""
+    match expr:
         case TokenLiteral():
             return True
         case SequenceExpr(items):
@@ -40,20 +45,20 @@ def starts_with_token(shape: GrammarExpr) -> bool:
     return False
 
 
-def first_set(shape: GrammarExpr) -> tuple[str, ...]:
-    """The fixed texts that this shape begins with, where it begins with any."""
-    match shape:
+def first_set(expr: GrammarExpr) -> tuple[str, ...]:
+    """Return the fixed texts that the expression can begin with, in order and without duplicates."""
+    match expr:
         case TextLiteral(text):
             return (text,) if text else ()
         case TextChoice(texts):
             return tuple(text for text in texts if text)
         case SequenceExpr(items):
-            found: tuple[str, ...] = ()
+            texts: tuple[str, ...] = ()
             for item in items:
-                found += first_set(item)
+                texts += first_set(item)
                 if not matches_empty(item):
                     break
-            return tuple(dict.fromkeys(found))
+            return tuple(dict.fromkeys(texts))
         case OrExpr(options):
             return tuple(dict.fromkeys(text for option in options for text in first_set(option)))
         case RepeatExpr(item) | OptionalExpr(item):
@@ -61,18 +66,18 @@ def first_set(shape: GrammarExpr) -> tuple[str, ...]:
     return ()
 
 
-def derivative(shape: GrammarExpr, marker: str) -> GrammarExpr | None:
-    """What is left of the shape behind `marker`, or None if it cannot begin with it."""
-    match shape:
+def derivative(expr: GrammarExpr, marker: str) -> GrammarExpr | None:
+    """Return what may follow `marker` at the beginning of the expression; None if it cannot begin with it."""
+    match expr:
         case TextLiteral(text):
             return TextLiteral(text[len(marker) :]) if text.startswith(marker) else None
         case TextChoice(texts):
             rests = tuple(text[len(marker) :] for text in texts if text.startswith(marker))
             return TextChoice(rests) if rests else None
         case SequenceExpr(items):
-            return _either(_after_items(flatten(items), marker))
+            return _union(_item_derivatives(flatten(items), marker))
         case OrExpr(options):
-            return _either([derivative(option, marker) for option in options])
+            return _union([derivative(option, marker) for option in options])
         case OptionalExpr(item):
             return derivative(item, marker)
         case RepeatExpr(item, least, most, separator):
@@ -84,26 +89,28 @@ def derivative(shape: GrammarExpr, marker: str) -> GrammarExpr | None:
     return None
 
 
-def _after_items(items: tuple[GrammarExpr, ...], marker: str) -> list[GrammarExpr | None]:
-    found: list[GrammarExpr | None] = []
+def _item_derivatives(items: tuple[GrammarExpr, ...], marker: str) -> list[GrammarExpr | None]:
+    """One derivative for each item that may come first, because all items before it may be empty."""
+    options: list[GrammarExpr | None] = []
     for index, item in enumerate(items):
         rest = derivative(item, marker)
         if rest is not None:
-            found.append(SequenceExpr((rest, *items[index + 1 :])))
+            options.append(SequenceExpr((rest, *items[index + 1 :])))
         if not matches_empty(item):
             break
-    return found
+    return options
 
 
-def _either(shapes: list[GrammarExpr | None]) -> GrammarExpr | None:
-    possible = tuple(shape for shape in shapes if shape is not None)
+def _union(exprs: list[GrammarExpr | None]) -> GrammarExpr | None:
+    possible = tuple(expr for expr in exprs if expr is not None)
     return possible[0] if len(possible) == 1 else OrExpr(possible) if possible else None
 
 
 def flatten(items: tuple[GrammarExpr, ...]) -> tuple[GrammarExpr, ...]:
-    """The same sequence without sequences in it, literals joined, and no free text hidden before a sequel.
+    """Return an equivalent sequence without sequences in it, with adjacent literals joined.
 
-    Where an option may end in free text, the sequel is written behind each option, so that the text can see it.
+    Where an option may end in free text, what follows is copied behind each option, because a FreeText needs to know
+    the texts that may follow it. Then an OrExpr is the last item.
     """
     flat: list[GrammarExpr] = []
     for item in items:
@@ -115,13 +122,14 @@ def flatten(items: tuple[GrammarExpr, ...]) -> tuple[GrammarExpr, ...]:
     for index, part in enumerate(flat[:-1]):
         if isinstance(part, OrExpr | OptionalExpr) and _ends_in_text(part):
             options = part.options if isinstance(part, OrExpr) else (part.item, SequenceExpr(()))
-            sequel = tuple(flat[index + 1 :])
-            return (*flat[:index], OrExpr(tuple(SequenceExpr(flatten((option, *sequel))) for option in options)))
+            following = tuple(flat[index + 1 :])
+            return (*flat[:index], OrExpr(tuple(SequenceExpr(flatten((option, *following))) for option in options)))
     return tuple(flat)
 
 
-def _ends_in_text(shape: GrammarExpr) -> bool:
-    match shape:
+def _ends_in_text(expr: GrammarExpr) -> bool:
+    """Whether free text may be the last item."""
+    match expr:
         case FreeText():
             return True
         case SequenceExpr(items):

@@ -1,4 +1,4 @@
-"""GBNF, llama.cpp's notation for grammars, which xgrammar's EBNF resembles → productions.
+"""Grammars in GBNF, llama.cpp's notation, which xgrammar's EBNF resembles → productions.
 
 A rule ends where the next one begins (`name ::=`), so line breaks may stand anywhere, as in xgrammar's notation.
 """
@@ -22,7 +22,7 @@ from jaxserve.structured.productions import (
 ROOT = "root"
 MAX_DEPTH = 100
 MAX_REPETITIONS = 10_000
-LAST_CODE = 0x10FFFF
+MAX_CODE_POINT = 0x10FFFF
 _TOKEN = re.compile(
     r"""(?P<blank>(?:\s|\#[^\n]*)+)
       | (?P<definition>[\w-]+)\s*::=
@@ -37,31 +37,33 @@ _CHAR = re.compile(
     r"\\(?:x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(?P<short>.))|(?P<plain>.)",
     re.S,
 )
-_SHORT = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "b": "\b", "e": "\x1b", "0": "\0"}
-_SHORT |= {char: char for char in "\"'\\[]/-^?"}
-_COUNTS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "b": "\b", "e": "\x1b", "0": "\0"}
+_ESCAPES |= {char: char for char in "\"'\\[]/-^?"}
+_QUANTIFIERS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
 def is_gbnf(text: str) -> bool:
-    """Whether the grammar has a rule of GBNF's form."""
+    """Whether a grammar has a rule in the form of GBNF, `name ::=`."""
     return re.search(r"(?m)^\s*[\w-]+\s*::=", text) is not None
 
 
 def parse_gbnf(text: str) -> dict[str, Production]:
-    """The rules that the rule `root` needs, without what derives no finite text.
+    """Parse a grammar into its rules by name, without useless ones.
 
-    Raises InvalidParameter, which says where the grammar is wrong and names no field.
+    Useless are rules that `root` does not reach, and rules and options that derive no finite text.
+
+    Raises InvalidParameter, without the name of a field, if the grammar is not GBNF or derives no finite text.
     """
-    rules = _GbnfParser(text).rules()
+    rules = _GbnfParser(text).parse()
     if ROOT not in rules:
         raise InvalidParameter("the grammar is not GBNF: No 'root' rule found.")
     for node in (node for production in rules.values() for node in walk(production)):
         if isinstance(node, RuleRef) and node.name not in rules:
             raise InvalidParameter(f"the grammar is not GBNF: Rule {node.name[:100]!r} not found.")
-    kept = remove_useless_rules(rules, ROOT)
-    if not kept:
+    useful = remove_useless_rules(rules, ROOT)
+    if not useful:
         raise InvalidParameter("the grammar derives no finite text: its 'root' never comes to an end.")
-    return kept
+    return useful
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +74,25 @@ class _Token:
 
 
 class _GbnfParser:
-    """One reading of a grammar from left to right."""
+    """A recursive-descent parser of one grammar."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._tokens = self._split()
+        self._tokens = self._tokenize()
         self._next = next(self._tokens)
 
-    def rules(self) -> dict[str, Production]:
-        """All rules by name."""
-        found: dict[str, Production] = {}
+    def parse(self) -> dict[str, Production]:
+        rules: dict[str, Production] = {}
         while self._next.kind != "end":
             token = self._take()
             if token.kind != "definition":
-                raise self._wrong(token, "Expected a rule, name ::= …")
-            if token.text in found:
-                raise self._wrong(token, f"Rule {token.text[:100]!r} is defined twice")
-            found[token.text] = self._alternation(0)
+                raise self._error(token, "Expected a rule, name ::= …")
+            if token.text in rules:
+                raise self._error(token, f"Rule {token.text[:100]!r} is defined twice")
+            rules[token.text] = self._alternation(0)
             if self._next.text == ")":
-                raise self._wrong(self._next, "')' without '('")
-        return found
+                raise self._error(self._next, "')' without '('")
+        return rules
 
     def _alternation(self, depth: int) -> Production:
         options = [self._concatenation(depth)]
@@ -120,32 +121,32 @@ class _GbnfParser:
             case "set", _:
                 return self._set(token)
             case "mark", ".":
-                return CharClass(((0, LAST_CODE),))
+                return CharClass(((0, MAX_CODE_POINT),))
             case "mark", "(":
                 if depth == MAX_DEPTH:
-                    raise self._wrong(token, f"nested too deeply, in more than {MAX_DEPTH} parentheses")
+                    raise self._error(token, f"nested too deeply, in more than {MAX_DEPTH} parentheses")
                 inner = self._alternation(depth + 1)
                 if self._next.text != ")":
-                    raise self._wrong(self._next, "Expected ')'")
+                    raise self._error(self._next, "Expected ')'")
                 self._take()
                 return inner
-        raise self._wrong(token, f"{token.text!r} has nothing before it that it could repeat")
+        raise self._error(token, f"{token.text!r} has nothing before it that it could repeat")
 
     def _counts(self) -> tuple[int, int | None] | None:
-        """What stands behind an item to say how often, if anything does."""
+        """Parse the (least, most) of a repetition behind an item, if there is one."""
         token = self._next
-        if token.kind == "mark" and token.text in _COUNTS:
-            return _COUNTS[self._take().text]
+        if token.kind == "mark" and token.text in _QUANTIFIERS:
+            return _QUANTIFIERS[self._take().text]
         if token.kind != "times":
             return None
         digits, comma, more_digits = (part.strip() for part in self._take().text.strip("{}").partition(","))
-        # Python reads no number of more than 4300 digits.
+        # Nine digits suffice, and Python does not parse numbers of more than 4300.
         least, most = (int(part.lstrip("0")[:9] or 0) for part in (digits, more_digits))
         if max(least, most) > MAX_REPETITIONS:
-            raise self._wrong(token, f"more than {MAX_REPETITIONS} repetitions")
+            raise self._error(token, f"more than {MAX_REPETITIONS} repetitions")
         counts = least, most if more_digits else None if comma else least
         if counts[1] is not None and counts[0] > counts[1]:
-            raise self._wrong(token, "the least number of repetitions is larger than the largest")
+            raise self._error(token, "the least number of repetitions is larger than the largest")
         return counts
 
     def _set(self, token: _Token) -> CharClass:
@@ -157,32 +158,32 @@ class _GbnfParser:
             if inner[index + 1 : index + 2] == [(ord("-"), False)] and index + 2 < len(inner):
                 high, index = inner[index + 2][0], index + 2
             if low > high:
-                raise self._wrong(token, f"the range from {chr(low)!r} to {chr(high)!r} is empty")
+                raise self._error(token, f"the range from {chr(low)!r} to {chr(high)!r} is empty")
             ranges.append((low, high))
             index += 1
         if not ranges and not is_negated:
-            raise self._wrong(token, "a set must not be empty")
-        return CharClass(_complement(_merged(ranges)) if is_negated else _merged(ranges))
+            raise self._error(token, "a set must not be empty")
+        return CharClass(_complement(_merge(ranges)) if is_negated else _merge(ranges))
 
     def _chars(self, token: _Token) -> list[tuple[int, bool]]:
         """(code point, whether it was escaped) of each character between the token's delimiters."""
-        found = []
+        chars = []
         for match in _CHAR.finditer(token.text, 1, len(token.text) - 1):
             plain, short = match["plain"], match["short"]
             if plain is not None:
                 code = ord(plain)
             elif short is not None:
-                if short not in _SHORT:
-                    raise self._wrong(token, f"unknown escape \\{short}")
-                code = ord(_SHORT[short])
+                if short not in _ESCAPES:
+                    raise self._error(token, f"unknown escape \\{short}")
+                code = ord(_ESCAPES[short])
             else:
                 code = int(next(filter(None, match.groups())), 16)
-            if code > LAST_CODE or 0xD800 <= code < 0xE000:
-                raise self._wrong(token, f"{match.group()} is no character")
-            found.append((code, plain is None))
-        return found
+            if code > MAX_CODE_POINT or 0xD800 <= code < 0xE000:
+                raise self._error(token, f"{match.group()} is no character")
+            chars.append((code, plain is None))
+        return chars
 
-    def _split(self) -> Iterator[_Token]:
+    def _tokenize(self) -> Iterator[_Token]:
         start = 0
         while start < len(self._text):
             match = _TOKEN.match(self._text, start)
@@ -203,32 +204,32 @@ class _GbnfParser:
         char = self._text[start]
         token = _Token("unreadable", char, start)
         if char in '"[':
-            return self._wrong(token, f"unexpected end of input behind {char}")
+            return self._error(token, f"unexpected end of input behind {char}")
         if char in "<!":
-            return self._wrong(token, "tokens (<…>) cannot be named in GBNF here, but in a Lark grammar")
-        return self._wrong(token, f"unexpected {char!r}")
+            return self._error(token, "tokens (<…>) cannot be named in GBNF here, but in a Lark grammar")
+        return self._error(token, f"unexpected {char!r}")
 
-    def _wrong(self, token: _Token, reason: str) -> InvalidParameter:
+    def _error(self, token: _Token, reason: str) -> InvalidParameter:
         line = self._text.count("\n", 0, token.start) + 1
         return InvalidParameter(f"the grammar is not GBNF: line {line}: {reason}.")
 
 
-def _merged(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Sorted, and none that touches another."""
-    found: list[tuple[int, int]] = []
+def _merge(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Sort ranges, and join those that overlap or touch."""
+    merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
-        if found and low <= found[-1][1] + 1:
-            found[-1] = found[-1][0], max(found[-1][1], high)
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(merged[-1][1], high)
         else:
-            found.append((low, high))
-    return tuple(found)
+            merged.append((low, high))
+    return tuple(merged)
 
 
 def _complement(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    """All characters that are in none of the sorted ranges."""
-    found, start = [], 0
+    """Return the ranges of all characters that are in none of the sorted ranges."""
+    gaps, start = [], 0
     for low, high in ranges:
         if low > start:
-            found.append((start, low - 1))
+            gaps.append((start, low - 1))
         start = high + 1
-    return (*found, (start, LAST_CODE)) if start <= LAST_CODE else tuple(found)
+    return (*gaps, (start, MAX_CODE_POINT)) if start <= MAX_CODE_POINT else tuple(gaps)

@@ -1,7 +1,7 @@
-"""A small algebra for what an answer may look like. Frozen values; lark_writer.py writes them down as a grammar.
+"""Grammar expressions: the syntax tree that describes what an output may be. lark_writer.py writes them as a grammar.
 
-Texts are compared byte for byte. Special tokens of the model never match ordinary text: only a Literal (and the markers
-of a Text) may name them by their text, and a Token by its id.
+Text is compared byte for byte. A special token of the model never matches ordinary text: only a TextLiteral (and the
+markers of a FreeText) may name one by its text, and a TokenLiteral by its id.
 """
 
 from dataclasses import dataclass, fields
@@ -12,7 +12,7 @@ from jaxserve.structured_outputs import StructuredOutputs
 
 @dataclass(frozen=True, slots=True)
 class TextLiteral:
-    """This text. Where it holds the text of one of the model's special tokens it means that token."""
+    """This text. Where it contains the text of one of the model's special tokens it means that token."""
 
     text: str
 
@@ -33,10 +33,11 @@ class TextChoice:
 
 @dataclass(frozen=True, slots=True)
 class JsonWhitespace:
-    """What may stand between the tokens of JSON text.
+    """Whitespace that is allowed between the tokens of JSON text.
 
-    compact   nothing at all
-    pattern   this regex, where it is not compact; None: a few blanks, or a line break and its indentation
+    is_compact   none at all
+    pattern      a regular expression that the whitespace matches, unless is_compact; None: one or two blanks, or a line
+                 break and its indentation
     """
 
     is_compact: bool = False
@@ -47,10 +48,11 @@ class JsonWhitespace:
 class JsonSchema:
     """JSON text that is valid under a JSON schema.
 
-    schema          the schema, as JSON text
-    closed          no undeclared keys even in objects that declare none; those that declare some are always closed
-    is_object       only an object will do, whatever the schema says
-    param           the field of the request that it came in, named where it is refused; "": the caller knows
+    schema       the schema, as JSON text
+    whitespace   what may stand between JSON tokens
+    is_closed    objects that declare no properties have none; those that declare some have no others in any case
+    is_object    only an object is valid, whatever the schema says
+    param        the field of the request that the schema came in, which errors name; "": the caller adds it
     """
 
     schema: str
@@ -62,16 +64,21 @@ class JsonSchema:
 
 @dataclass(frozen=True, slots=True)
 class TaggedArguments:
-    """The members of an object that a schema describes, as families write arguments that do not write JSON.
+    """Arguments of a call as tags, as model families write them that do not use JSON (Qwen3-Coder, GLM, MiniMax …).
 
-    Each is: before_name, its name, after_name, its value, after_value. Strings stand there as they are; all else is
-    JSON. A text that begins or ends with a newline is read without it, unless after_name or after_value has it.
+    Each argument is before_name, its name, after_name, its value, after_value. Strings are written without quotes, all
+    other values as JSON. A newline at either end of a string is dropped when it is parsed, unless after_name or
+    after_value contains it.
 
-    after_name_json   instead of after_name before a value that is JSON; None: the same
-    has_blanks        blanks may stand around JSON values and between parameters
-    stops             no string may hold any of these, as a reader would end it there
-    name_end          what ends a name, which cannot hold it; "": after_name without the white space around it
-    names             a regex of names that are declared nowhere
+    schema            the JSON schema of the object that the arguments make up
+    before_name       fixed text before the name
+    after_name        fixed text between name and value
+    after_value       fixed text after the value
+    after_name_json   replaces after_name before a value that is JSON; None: after_name
+    has_blanks        whitespace may surround JSON values and arguments
+    stops             no string may contain any of these, because a parser would end it there
+    name_end          ends a name, which cannot contain it; "": after_name without the whitespace around it
+    name_pattern      a regular expression for names that the schema does not declare
     """
 
     schema: JsonSchema
@@ -87,10 +94,14 @@ class TaggedArguments:
 
 @dataclass(frozen=True, slots=True)
 class KeywordArguments:
-    """The members of an object that a schema describes: name, equals, value, with commas between them.
+    """Arguments of a call as keywords: name, equals, value, with commas between them, as in Python.
 
-    quote   stands before and after every string, which cannot hold it, and keys have no quotes; None: values are JSON
-    names   a regex that every name matches
+    schema         the JSON schema of the object that the arguments make up
+    equals         fixed text between name and value
+    comma          fixed text between two arguments
+    quote          fixed text around every string, which cannot contain it; keys of objects then have no quotes. None:
+                   values are JSON
+    name_pattern   a regular expression that every name matches
     """
 
     schema: JsonSchema
@@ -102,18 +113,19 @@ class KeywordArguments:
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """Text that matches from its first to its last character."""
+    """Text that a regular expression matches from its first to its last character."""
 
     pattern: str
 
 
 @dataclass(frozen=True, slots=True)
 class FreeText:
-    """Free text that ends before the first of these markers, which then begins what follows.
+    """Any text up to the first of some markers, with which the next expression then begins.
 
-    In a Sequence, what follows a Text begins with one of its markers, and may be missing where it may be empty.
+    In a SequenceExpr, what follows a FreeText begins with one of its markers, and may be missing if it may be empty.
 
-    pattern   a regex that the whole text matches; None: any text
+    until     the markers
+    pattern   a regular expression that the whole text matches; None: any text
     """
 
     until: tuple[str, ...] = ()
@@ -122,9 +134,11 @@ class FreeText:
 
 @dataclass(frozen=True, slots=True)
 class LarkGrammar:
-    """Text of a grammar in llguidance's Lark dialect, whose rule `start` is the whole.
+    """A grammar in llguidance's dialect of Lark.
 
-    continues_with   bytes with which a whole text of it may go on, as far as is known: bit b is byte b
+    grammar              its text; the rule `start` derives the whole
+    continuation_bytes   bytes that may follow a complete text of the grammar within a longer one, as a bit set: bit b
+                         is byte b; 0 also where they are not known
     """
 
     grammar: str
@@ -133,16 +147,16 @@ class LarkGrammar:
 
 @dataclass(frozen=True, slots=True)
 class SequenceExpr:
-    """One after the other; nothing when there are none."""
+    """The items one after the other; the empty text if there are none."""
 
     items: tuple["GrammarExpr", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class OrExpr:
-    """One of these.
+    """One of the options.
 
-    An option that begins with free Text takes all that it can: beside it, no other option should begin with less.
+    An option that begins with FreeText is taken as far as it goes: no other option should begin with less.
     """
 
     options: tuple["GrammarExpr", ...]
@@ -150,7 +164,7 @@ class OrExpr:
 
 @dataclass(frozen=True, slots=True)
 class RepeatExpr:
-    """From `min` to `max` times the same shape (max None: any number), `separator` between two of them."""
+    """The item from `min` to `max` times (max None: any number), with the separator between two of them."""
 
     item: "GrammarExpr"
     min: int = 0
@@ -160,12 +174,12 @@ class RepeatExpr:
 
 @dataclass(frozen=True, slots=True)
 class OptionalExpr:
-    """The shape, or nothing."""
+    """The item, or the empty text."""
 
     item: "GrammarExpr"
 
 
-# What a caller asked for is a shape as well, which is only read where reading it can do no harm.
+# A request's StructuredOutputs are an expression too: they are parsed in the worker process, which may be killed.
 GrammarExpr = (
     StructuredOutputs
     | TextLiteral
@@ -187,7 +201,7 @@ _KINDS = {kind.__name__: kind for kind in (*GrammarExpr.__args__, JsonWhitespace
 
 
 def to_json(value: Any) -> Any:
-    """A shape as plain JSON, for the way into another process."""
+    """Convert an expression to JSON values, to send it to another process."""
     if isinstance(value, tuple):
         return [to_json(item) for item in value]
     name = type(value).__name__
@@ -197,7 +211,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The shape that `to_json` wrote."""
+    """Convert the JSON values that `to_json` made back to an expression."""
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A model's tokens as llguidance sees them: bytes for ordinary tokens, and special tokens that match no text."""
+"""A model's tokens for llguidance: bytes for ordinary tokens, and special tokens, which match no text."""
 
 import threading
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from jaxserve.errors import Unsupported
 
 
 class GrammarTokenizer:
-    """Plain values of a tokenizer, and the LLTokenizer made of them when it is first needed.
+    """The tokens of one model, and the LLTokenizer made of them when it is first needed.
 
-    tokens          the bytes each token adds to a text, by id; None: this tokenizer's tokens have no bytes of their own
-    special_tokens  text → id of the tokens that stand for no text
-    eos_ids         tokens that end an answer, the primary one first
-    size            of the logits; ids without a token are never allowed
+    token_bytes      the bytes that each token adds to a text, by id; None: the tokens of this tokenizer have none
+    special_tokens   text → id of the tokens that stand for no text
+    eos_ids          tokens that end the output, the primary one first
+    vocab_size       width of the logits; ids without a token are never allowed
     """
 
     def __init__(
@@ -26,36 +26,39 @@ class GrammarTokenizer:
     ) -> None:
         self.special_tokens = special_tokens
         self.vocab_size = vocab_size
-        self._tokens = token_bytes
+        self._token_bytes = token_bytes
         self._eos_ids = list(eos_ids)
         self._lock = threading.Lock()
-        self._made: LLTokenizer | None = None
+        self._ll_tokenizer: LLTokenizer | None = None
 
     def get_ll_tokenizer(self) -> LLTokenizer:
-        """Made once, by whoever asks first; takes tenths of a second. Raises Unsupported without bytes."""
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+        """Return llguidance's tokenizer; the first call makes it, which takes tenths of a second.
 
-    def _make(self) -> LLTokenizer:
-        if self._tokens is None:
+        Raises Unsupported if the tokens have no bytes of their own, or if there is no end token.
+        """
+        with self._lock:
+            if self._ll_tokenizer is None:
+                self._ll_tokenizer = self._create()
+            return self._ll_tokenizer
+
+    def _create(self) -> LLTokenizer:
+        if self._token_bytes is None:
             raise Unsupported(
-                "Answers of a given shape need a tokenizer whose tokens have bytes of their own (byte-level BPE, or "
+                "Structured outputs need a tokenizer whose tokens have bytes of their own (byte-level BPE, or "
                 "SentencePiece with byte fallback); this model's tokenizer is of another kind."
             )
         if not self._eos_ids:
-            raise Unsupported("Answers of a given shape need an end token, and this model's tokenizer names none.")
-        special = set(self.special_tokens.values()) | set(self._eos_ids)
-        tokens = [*self._tokens[: self.vocab_size], *[b""] * (self.vocab_size - len(self._tokens))]
-        source = _Source(tokens, sorted(special), self._eos_ids[0])
-        made = LLTokenizer(TokenizerWrapper(source), eos_token=self._eos_ids)
-        source.made = made
-        return made
+            raise Unsupported("Structured outputs need an end token, and this model's tokenizer names none.")
+        special_ids = set(self.special_tokens.values()) | set(self._eos_ids)
+        num_missing = self.vocab_size - len(self._token_bytes)
+        tokens = [*self._token_bytes[: self.vocab_size], *[b""] * num_missing]
+        source = _TokenizerSource(tokens, sorted(special_ids), self._eos_ids[0])
+        source.ll_tokenizer = LLTokenizer(TokenizerWrapper(source), eos_token=self._eos_ids)
+        return source.ll_tokenizer
 
 
-class _Source:
-    """What TokenizerWrapper asks for."""
+class _TokenizerSource:
+    """The attributes and the call that llguidance's TokenizerWrapper expects of a tokenizer."""
 
     bos_token_id = None
 
@@ -63,8 +66,8 @@ class _Source:
         self.tokens = tokens
         self.special_token_ids = special_token_ids
         self.eos_token_id = eos_token_id
-        self.made: LLTokenizer | None = None
+        self.ll_tokenizer: LLTokenizer | None = None
 
     def __call__(self, text: bytes) -> list[int]:
-        """Only asked for grammars that force tokens, as theirs may say that bring their own options."""
-        return [] if self.made is None else self.made.greedy_tokenize(text.decode())
+        """Tokenize a text. Called only for grammars that force tokens: a client's Lark grammar may set that option."""
+        return [] if self.ll_tokenizer is None else self.ll_tokenizer.greedy_tokenize(text.decode())

@@ -1,9 +1,9 @@
-"""One answer's place among what it may say: first thinking, then a grammar, then whatever it likes.
+"""The token masks of one sequence: first reasoning, then a grammar, then no constraint.
 
-While it thinks, all tokens are allowed but those that would end the answer before its grammar has begun, until a budget
-is used up and the end of the thinking is forced. From there on the grammar decides, of which the tokens that end an
-answer are no part: they are allowed where the grammar may end, and nowhere else. A guide knows tokens and bitmaps, no
-text and no requests.
+During the reasoning all tokens are allowed except those that would end the output before its grammar has begun, until
+the thinking budget is used up and the tokens that end the reasoning are forced. From there on the grammar decides. The
+tokens that end an output are no part of it: they are allowed where the grammar may end, and nowhere else. A guide knows
+tokens and bitmaps, no text and no requests. The name is that of outlines' class for guided decoding.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,9 @@ from typing import Protocol
 import numpy as np
 from llguidance import LLMatcher
 
-# llguidance's words, and ours. A lexer that has met its limits stays so for all matchers that share it.
+# A lexer that has exceeded its limits stays in error, for all matchers that share it.
 LEXER_ERROR = "lexer error"
+# A part of llguidance's message → the reason that clients read.
 REASONS = (
     ("too many states", "its texts have more states than can be kept"),
     ("too many expressions", "its texts take too long to be told apart"),
@@ -23,48 +24,52 @@ REASONS = (
 
 
 class ReasoningTracker(Protocol):
-    """A place in the reasoning section of an answer, or before it. Advancing one leaves it as it was."""
+    """A state within the reasoning section of an output, or before it. Immutable: `advance` returns another."""
 
     @property
     def is_inside(self) -> bool:
-        """Whether the section has begun: the next token is counted by a budget."""
+        """Whether the section has begun, so that the thinking budget counts the next token."""
         ...
 
     def advance(self, token_id: int) -> "ReasoningTracker | None":
-        """The place after this token; None: the reasoning has ended with it."""
+        """Return the state after a token; None: the token ends the reasoning."""
         ...
 
 
 class Grammar(Protocol):
-    """Compiled for the tokens of the model that is served. param: the request's field that asked for it."""
+    """A grammar compiled for the tokens of the served model (compiler.CompiledGrammar)."""
 
     @property
-    def param(self) -> str: ...
+    def param(self) -> str:
+        """The request's field that the grammar comes from."""
+        ...
 
     def new_matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
-        """A fresh place at the beginning of the grammar, with the lexer of all that came before it or with a new one.
+        """Return a matcher at the beginning of the grammar, with the lexer of earlier sequences or with a new one.
 
-        A lexer keeps every state that some answer has reached, and may have only so many.
+        A lexer keeps every state that some sequence has reached, up to a limit.
         """
         ...
 
 
 class Guide:
-    """Follows one answer, token by token.
+    """Computes the token masks of one sequence, token by token.
 
-    ends_M           bitmap of the tokens that end an answer: uint32 [ceil(V / 32)], bit t % 32 of word t // 32 is
-                     token t; those that the grammar's vocabulary ends with are among them
-    thinking         where the reasoning begins; None: there is none
-    budget           tokens that the reasoning may have; None: any number
-    end_of_thinking  tokens that are forced one after another when the budget is used up
-    goes_on          what comes after the grammar's end is free; else the answer ends there
+    grammar                   constrains what follows the reasoning; None: nothing does
+    stop_mask_M               bitmap of the tokens that end an output: uint32 [ceil(V / 32)], bit t % 32 of word t // 32
+                              is token t. The end tokens of the grammar's tokenizer are among them.
+    reasoning_state           the state in which the output begins; None: there is no reasoning
+    thinking_budget           tokens that the reasoning may have; None: any number
+    reasoning_end_ids         tokens that are forced one after another when the budget is used up
+    continues_after_grammar   anything may follow the complete grammar; else the output ends there
 
-    error            why the grammar cannot be followed any further: from then on nothing is allowed
+    error                     why the grammar cannot be followed any further: from then on no token is allowed
+    is_over                   nothing is constrained any more
     """
 
     __slots__ = (
-        *("_budget", "_end_of_thinking", "_ends_M", "_goes_on", "_grammar", "_matcher", "_num_forced", "_thinking"),
-        "_token_ids",
+        *("_continues_after_grammar", "_grammar", "_matcher", "_num_forced", "_reasoning_end_ids", "_reasoning_state"),
+        *("_stop_mask_M", "_thinking_budget", "_token_ids"),
         *("error", "is_over"),
     )
 
@@ -78,16 +83,17 @@ class Guide:
         reasoning_end_ids: Sequence[int] = (),
         continues_after_grammar: bool = False,
     ) -> None:
-        self._grammar, self._ends_M, self._goes_on = grammar, stop_mask_M, continues_after_grammar
+        self._grammar, self._stop_mask_M = grammar, stop_mask_M
+        self._continues_after_grammar = continues_after_grammar
         self._matcher: LLMatcher | None = None
-        self._token_ids: list[int] = []  # of the answer, since the grammar began
-        self._thinking, self._budget = reasoning_state, thinking_budget
-        self._end_of_thinking, self._num_forced = tuple(reasoning_end_ids), 0
+        self._token_ids: list[int] = []  # since the grammar began
+        self._reasoning_state, self._thinking_budget = reasoning_state, thinking_budget
+        self._reasoning_end_ids, self._num_forced = tuple(reasoning_end_ids), 0
         self.error: str | None = None
-        self.is_over = reasoning_state is None and grammar is None  # nothing is forbidden any more
+        self.is_over = reasoning_state is None and grammar is None
 
     def copy(self) -> "Guide":
-        """Another one at the same place."""
+        """Return an independent guide in the same state, for a beam or a fork of the sequence."""
         other = copy(self)
         other._token_ids = self._token_ids.copy()
         if self._matcher is not None:
@@ -95,85 +101,90 @@ class Guide:
         return other
 
     def mask(self) -> np.ndarray | None:
-        """What the next token may be: a bitmap like ends_M, bit set = allowed, new each time; None: everything."""
+        """Compute the mask of the next token.
+
+        Returns a new bitmap in the form of stop_mask_M, bit set = allowed; None: every token is.
+        """
         if self.is_over:
             return None
-        if self._thinking is None:
-            return self._allowed()
+        if self._reasoning_state is None:
+            return self._grammar_mask()
         if self._is_forcing:
-            return self._forced()
-        return None if self._grammar is None else ~self._ends_M  # an answer that ended here would not obey the grammar
+            return self._forced_mask()
+        # An output that ended here would not match the grammar.
+        return None if self._grammar is None else ~self._stop_mask_M
 
     @property
     def is_complete(self) -> bool:
-        """Whether the grammar has come to its end and only the tokens that end the answer are left."""
+        """Whether the grammar is complete, so that only the tokens that end the output are allowed."""
         return self._matcher is not None and not self.is_over and self.error is None and self._matcher.is_stopped()
 
     def accept(self, token_id: int) -> None:
-        """Goes on by a token, which the mask allows."""
-        if self._thinking is not None:
-            self._think(token_id)
+        """Advance by a token, which the mask must allow."""
+        if self._reasoning_state is not None:
+            self._accept_in_reasoning(token_id)
         elif not self.is_over and self.error is None:
-            self._follow(token_id)
+            self._accept_in_grammar(token_id)
 
     @property
     def _is_forcing(self) -> bool:
-        """Only inside: a model that opens no section has no budget to keep to."""
-        is_used_up = self._budget == 0 and self._thinking is not None and self._thinking.is_inside
-        return is_used_up and bool(self._end_of_thinking)
+        """Whether the end of the reasoning is forced. Outside of the section, which need not begin, it never is."""
+        state = self._reasoning_state
+        is_used_up = self._thinking_budget == 0 and state is not None and state.is_inside
+        return is_used_up and bool(self._reasoning_end_ids)
 
-    def _forced(self) -> np.ndarray:
-        token_id, mask_M = self._end_of_thinking[self._num_forced], np.zeros_like(self._ends_M)
+    def _forced_mask(self) -> np.ndarray:
+        token_id, mask_M = self._reasoning_end_ids[self._num_forced], np.zeros_like(self._stop_mask_M)
         mask_M[token_id >> 5] = 1 << (token_id & 31)
         return mask_M
 
-    def _think(self, token_id: int) -> None:
-        assert self._thinking is not None
-        thinking = self._thinking.advance(token_id)
-        if self._is_forcing:  # to the last of its tokens, even if the reasoning has ended before that
+    def _accept_in_reasoning(self, token_id: int) -> None:
+        assert self._reasoning_state is not None
+        next_state = self._reasoning_state.advance(token_id)
+        if self._is_forcing:  # all of the forced tokens, even if the reasoning ends before the last of them
             self._num_forced += 1
-            if self._num_forced == len(self._end_of_thinking):
-                self._thinking = None
+            if self._num_forced == len(self._reasoning_end_ids):
+                self._reasoning_state = None
         else:
-            if self._budget and self._thinking.is_inside:
-                self._budget -= 1
-            self._thinking = thinking
-        self.is_over = self._thinking is None and self._grammar is None
+            if self._thinking_budget and self._reasoning_state.is_inside:
+                self._thinking_budget -= 1
+            self._reasoning_state = next_state
+        self.is_over = self._reasoning_state is None and self._grammar is None
 
-    def _allowed(self) -> np.ndarray | None:
-        mask_M = np.empty_like(self._ends_M)
-        matcher = self._step(lambda place: place.unsafe_compute_mask_ptr(mask_M.ctypes.data, mask_M.nbytes))
+    def _grammar_mask(self) -> np.ndarray | None:
+        mask_M = np.empty_like(self._stop_mask_M)
+        matcher = self._step(lambda matcher: matcher.unsafe_compute_mask_ptr(mask_M.ctypes.data, mask_M.nbytes))
         if self.error is not None:
             return np.zeros_like(mask_M)
-        mask_M &= ~self._ends_M
+        mask_M &= ~self._stop_mask_M
         if matcher.is_accepting():
-            if self._goes_on and not mask_M.any():
+            if self._continues_after_grammar and not mask_M.any():
                 self.is_over = True
                 return None
-            mask_M |= self._ends_M
+            mask_M |= self._stop_mask_M
         return mask_M
 
-    def _follow(self, token_id: int) -> None:
-        if self._ends_M[token_id >> 5] >> (token_id & 31) & 1:
+    def _accept_in_grammar(self, token_id: int) -> None:
+        if self._stop_mask_M[token_id >> 5] >> (token_id & 31) & 1:
             self.is_over = True
             return
-        self._step(lambda place: place.consume_token(token_id))
+        self._step(lambda matcher: matcher.consume_token(token_id))
         self._token_ids.append(token_id)
 
     def _step(self, step: Callable[[LLMatcher], object]) -> LLMatcher:
-        """The matcher behind this step. Where the lexer is full, another one follows the answer and makes the step."""
-        matcher = self._place()
+        """Apply a step to the matcher and return it. If the lexer is full, apply it to another matcher instead."""
+        matcher = self._get_matcher()
         if self.error is not None:
             return matcher
         step(matcher)
         if matcher.is_error() and LEXER_ERROR in matcher.get_error():
-            matcher = self._matcher = self._replayed(step)
+            matcher = self._matcher = self._replay(step)
         if matcher.is_error():
-            self.error = _reason(matcher.get_error() or matcher.stop_reason())
+            self.error = _to_reason(matcher.get_error() or matcher.stop_reason())
         return matcher
 
-    def _replayed(self, step: Callable[[LLMatcher], object]) -> LLMatcher:
-        """Another matcher behind all steps and this one, with the lexer of answers that begin now or a new one."""
+    def _replay(self, step: Callable[[LLMatcher], object]) -> LLMatcher:
+        """Make a matcher after all tokens and this step, with the lexer that is shared now or else with a new one."""
         assert self._grammar is not None
         for with_new_lexer in (False, True):
             matcher = self._grammar.new_matcher(with_new_lexer=with_new_lexer)
@@ -183,13 +194,14 @@ class Guide:
                 break
         return matcher
 
-    def _place(self) -> LLMatcher:
-        """In the grammar. It is made when it is first needed, which for most of the queue is not yet."""
+    def _get_matcher(self) -> LLMatcher:
+        """Return the matcher, which is made when it is first needed: queued requests do not need one yet."""
         if self._matcher is None:
             assert self._grammar is not None
             self._matcher = self._grammar.new_matcher()
         return self._matcher
 
 
-def _reason(error: str) -> str:
-    return next((ours for theirs, ours in REASONS if theirs in error), error.partition("\n")[0])
+def _to_reason(error: str) -> str:
+    """Turn llguidance's message into the reason that clients read."""
+    return next((reason for part, reason in REASONS if part in error), error.partition("\n")[0])

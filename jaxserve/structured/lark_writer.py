@@ -1,8 +1,8 @@
-"""Shapes → one grammar for llguidance, in its dialect of Lark.
+"""Grammar expressions → one grammar for llguidance, in its dialect of Lark.
 
-llguidance reads an answer in two steps: a lexer finds the longest terminal that fits, a parser joins terminals. Free
+llguidance reads an output in two steps: a lexer finds the longest terminal that fits, a parser joins terminals. Free
 text up to a marker is therefore one terminal that ends lazily with the marker itself, and what follows the text is
-written down without it; derivatives.py takes it away.
+written without that marker: as its derivative (derivatives.py).
 """
 
 import json
@@ -34,31 +34,36 @@ from jaxserve.structured.patterns import translate_pattern
 from jaxserve.structured.schema_merge import to_json_grammar
 from jaxserve.structured_outputs import StructuredOutputs
 
-# Otherwise, where only one text is possible, only one way to spell it in tokens would be allowed.
+# Otherwise, where only one text is possible, only its canonical tokenization would be allowed.
 OPTIONS = '%llguidance {"no_forcing": true}'
 
 
-def write_grammar(shape: GrammarExpr, special_tokens: Mapping[str, int]) -> str:
-    """The grammar of a resolved shape, as LLMatcher takes it. special_tokens: text → id. Raises InvalidParameter."""
-    return _LarkWriter(special_tokens).write(shape)
+def write_grammar(expr: GrammarExpr, special_tokens: Mapping[str, int]) -> str:
+    """Write an expression that `resolve` returned as a grammar for LLMatcher.
+
+    special_tokens   text → id
+
+    Raises InvalidParameter if a schema or regex in it cannot be enforced, or free text has no end.
+    """
+    return _LarkWriter(special_tokens).write(expr)
 
 
 class _LarkWriter:
-    """Collects the terminals, rules and grammars that one shape needs."""
+    """Writes one expression."""
 
     def __init__(self, special_tokens: Mapping[str, int]) -> None:
         self._lark = LarkBuilder(special_tokens)
 
-    def write(self, shape: GrammarExpr) -> str:
-        if isinstance(shape, LarkGrammar):
-            return _dumped([{"lark_grammar": f"{shape.grammar}\n{OPTIONS}"}])
-        start = self._expression(shape)
+    def write(self, expr: GrammarExpr) -> str:
+        if isinstance(expr, LarkGrammar):
+            return _dump_grammars([{"lark_grammar": f"{expr.grammar}\n{OPTIONS}"}])
+        start = self._expression(expr)
         lines = [OPTIONS, f"start: {start}", *self._lark.definitions()]
-        return _dumped([{"lark_grammar": "\n".join(lines)}, *self._lark.grammars])
+        return _dump_grammars([{"lark_grammar": "\n".join(lines)}, *self._lark.grammars])
 
-    def _expression(self, shape: GrammarExpr) -> str:
-        assert not isinstance(shape, StructuredOutputs)  # it is resolved before
-        match shape:
+    def _expression(self, expr: GrammarExpr) -> str:
+        assert not isinstance(expr, StructuredOutputs)  # `resolve` has replaced it
+        match expr:
             case TextLiteral(text):
                 return self._lark.literal(text)
             case TokenLiteral(token_id):
@@ -66,7 +71,7 @@ class _LarkWriter:
             case TextChoice(texts):
                 return self._lark.choice(texts)
             case JsonSchema() | TaggedArguments() | KeywordArguments():
-                return self._schema(shape)
+                return self._schema(expr)
             case Regex(pattern):
                 return self._regex(pattern)
             case LarkGrammar(grammar):
@@ -76,21 +81,21 @@ class _LarkWriter:
             case OptionalExpr(item):
                 return f"{self._lark.rule(self._expression(item))}?"
             case RepeatExpr():
-                return self._repeat(shape)
+                return self._repeat(expr)
             case FreeText():
-                return self._text(shape, SequenceExpr(()))
+                return self._text(expr, SequenceExpr(()))
             case SequenceExpr(items):
                 return self._sequence(flatten(items))
 
-    def _schema(self, shape: JsonSchema | TaggedArguments | KeywordArguments) -> str:
-        """What a schema describes; what is wrong with it is said of the field that it came in."""
-        schema = shape if isinstance(shape, JsonSchema) else shape.schema
+    def _schema(self, expr: JsonSchema | TaggedArguments | KeywordArguments) -> str:
+        """Write what a schema describes. Errors name the field of the request that the schema came in."""
+        schema = expr if isinstance(expr, JsonSchema) else expr.schema
         try:
-            match shape:
+            match expr:
                 case TaggedArguments():
-                    return write_tagged_arguments(shape, self._lark)
+                    return write_tagged_arguments(expr, self._lark)
                 case KeywordArguments():
-                    return write_keyword_arguments(shape, self._lark)
+                    return write_keyword_arguments(expr, self._lark)
                 case _:
                     return self._lark.json(to_json_grammar(schema))
         except InvalidParameter as error:
@@ -120,26 +125,26 @@ class _LarkWriter:
             written.append(self._expression(item))
         return " ".join(written) or EMPTY
 
-    def _text(self, text: FreeText, sequel: GrammarExpr) -> str:
-        """Free text and all that comes after it."""
+    def _text(self, text: FreeText, following: GrammarExpr) -> str:
+        """Write free text and all that follows it."""
         markers = [*text.until]
-        markers += [opening for opening in first_set(sequel) if not opening.startswith(text.until)]
+        markers += [opening for opening in first_set(following) if not opening.startswith(text.until)]
         any_text = ANY_TEXT if text.pattern is None else f"/{regex_to_lark(translate_pattern(text.pattern))}/"
         branches = []
         for marker in dict.fromkeys(markers):
-            rest = derivative(sequel, marker)
+            rest = derivative(following, marker)
             if rest is not None:
                 branches.append(f"{self._lark.text_until(marker, markers, any_text)} {self._expression(rest)}")
-        if matches_empty(sequel):
+        if matches_empty(following):
             branches.append(self._lark.terminal(any_text + self._lark.excluding(markers)))
-        elif starts_with_token(sequel):
+        elif starts_with_token(following):
             branches.append(
-                f"{self._lark.terminal(any_text + self._lark.excluding(markers))} {self._expression(sequel)}"
+                f"{self._lark.terminal(any_text + self._lark.excluding(markers))} {self._expression(following)}"
             )
         elif not branches:
             raise InvalidParameter("free text must end in fixed text: there is nothing by which to know where it ends.")
         return self._lark.rule(" | ".join(branches))
 
 
-def _dumped(grammars: list[dict[str, str]]) -> str:
+def _dump_grammars(grammars: list[dict[str, str]]) -> str:
     return json.dumps({"grammars": grammars}, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Context-free grammars over characters: right-hand sides as trees, and the facts that follow from them.
+"""Context-free grammars over characters: the right-hand sides of rules as trees, and properties computed on them.
 
 Nodes are compared by identity: every occurrence of a character in a grammar is a node of its own.
 """
@@ -12,23 +12,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CharClass:
-    """One character out of sorted, disjoint ranges of code points; both ends of a range belong to it."""
+    """One character out of sorted, disjoint ranges of code points, both ends included."""
 
     ranges: tuple[tuple[int, int], ...]
 
     @property
     def first_bytes(self) -> int:
-        """The first bytes of its characters in UTF-8, as a set: bit b is byte b."""
-        found = 0
+        """The first bytes of its characters in UTF-8, as a bit set: bit b is byte b."""
+        byte_set = 0
         for low, high in self.ranges:
-            least, most = _first_byte(low), _first_byte(high)
-            found |= (1 << most + 1) - (1 << least)
-        return found
+            least, most = _first_utf8_byte(low), _first_utf8_byte(high)
+            byte_set |= (1 << most + 1) - (1 << least)
+        return byte_set
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Concatenation:
-    """All of the items in order; the empty text if there are none."""
+    """The items in order; the empty text if there are none."""
 
     items: tuple["Production", ...]
 
@@ -42,7 +42,7 @@ class Alternation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Repetition:
-    """From `min` to `max` times the item (max None: any number)."""
+    """The item from `min` to `max` times (max None: any number)."""
 
     item: "Production"
     min: int
@@ -51,7 +51,7 @@ class Repetition:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RuleRef:
-    """What the rule of this name derives."""
+    """A reference to the rule of this name."""
 
     name: str
 
@@ -61,7 +61,7 @@ Rules = Mapping[str, Production]
 
 
 def children(node: Production) -> tuple[Production, ...]:
-    """The nodes right below this one."""
+    """Return the nodes directly below a node."""
     match node:
         case Concatenation(items):
             return items
@@ -73,16 +73,21 @@ def children(node: Production) -> tuple[Production, ...]:
 
 
 def walk(node: Production) -> Iterator[Production]:
-    """The node and all below it, children before their parents."""
+    """Yield a node and all nodes below it, children before their parents."""
     for child in children(node):
         yield from walk(child)
     yield node
 
 
 def solve_fixpoint(rules: Rules, least: T, evaluate: Callable[[Production, dict[str, T]], T]) -> dict[str, T]:
-    """The least solution of one equation a rule: value = evaluate(right-hand side, values of all rules)."""
+    """Compute the least fixed point of one equation a rule: value = evaluate(right-hand side, values of all rules).
+
+    rules      name → right-hand side
+    least      the value that all rules begin with
+    evaluate   must be monotonic, or the iteration may not end
+    """
     values = dict.fromkeys(rules, least)
-    order, is_changed = _callees_first(rules), True
+    order, is_changed = _order_callees_first(rules), True
     while is_changed:
         is_changed = False
         for name in order:
@@ -93,7 +98,7 @@ def solve_fixpoint(rules: Rules, least: T, evaluate: Callable[[Production, dict[
 
 
 def is_nullable(node: Production, nullable_rules: Mapping[str, bool]) -> bool:
-    """Whether the node derives the empty text."""
+    """Whether a node derives the empty text, given whether each rule does."""
     match node:
         case Concatenation(items):
             return all(is_nullable(item, nullable_rules) for item in items)
@@ -107,12 +112,12 @@ def is_nullable(node: Production, nullable_rules: Mapping[str, bool]) -> bool:
 
 
 def remove_useless_rules(rules: Rules, root: str) -> dict[str, Production]:
-    """The same grammar without what derives no finite text, and without rules that the root does not need.
+    """Return an equivalent grammar without unproductive parts, which derive no finite text, and unreachable rules.
 
     It is empty if the root itself derives no finite text.
     """
-    productive = solve_fixpoint(rules, False, lambda node, values: _pruned(node, values) is not None)
-    pruned = {name: _pruned(node, productive) for name, node in rules.items() if productive[name]}
+    productive = solve_fixpoint(rules, False, lambda node, values: _prune(node, values) is not None)
+    pruned = {name: _prune(node, productive) for name, node in rules.items() if productive[name]}
     kept: dict[str, Production] = {}
     waiting = [root] if productive[root] else []
     while waiting:
@@ -124,30 +129,30 @@ def remove_useless_rules(rules: Rules, root: str) -> dict[str, Production]:
     return kept
 
 
-def _pruned(node: Production, productive: Mapping[str, bool]) -> Production | None:
-    """The node without options that derive no finite text; None if it derives none itself."""
+def _prune(node: Production, productive: Mapping[str, bool]) -> Production | None:
+    """Return the node without options that derive no finite text; None if it derives none itself."""
     match node:
         case CharClass(ranges):
             return node if ranges else None
         case RuleRef(name):
             return node if productive[name] else None
         case Repetition(item, least, most):
-            kept = _pruned(item, productive)
+            kept = _prune(item, productive)
             if kept is None:
                 return None if least else Concatenation(())
             return node if kept is item else Repetition(kept, least, most)
         case Concatenation(items):
-            parts = [_pruned(item, productive) for item in items]
+            parts = [_prune(item, productive) for item in items]
             possible = tuple(part for part in parts if part is not None)
             return Concatenation(possible) if len(possible) == len(items) else None
         case Alternation(options):
-            parts = [_pruned(option, productive) for option in options]
+            parts = [_prune(option, productive) for option in options]
             possible = tuple(part for part in parts if part is not None)
             return Alternation(possible) if possible else None
 
 
-def _callees_first(rules: Rules) -> list[str]:
-    """The names, each behind the rules that it refers to where there is no recursion."""
+def _order_callees_first(rules: Rules) -> list[str]:
+    """Return the names, each after the rules that it refers to, except where rules are recursive."""
     order: list[str] = []
     seen: set[str] = set()
     for start in rules:
@@ -166,8 +171,7 @@ def _callees_first(rules: Rules) -> list[str]:
     return order
 
 
-def _first_byte(code: int) -> int:
-    """Of the character in UTF-8."""
+def _first_utf8_byte(code: int) -> int:
     if code < 0x80:
         return code
     if code < 0x800:

@@ -1,4 +1,4 @@
-"""Productions → a grammar in llguidance's Lark dialect that derives the same texts, wherever its lexer cuts them."""
+"""Productions → a grammar in llguidance's Lark dialect that derives the same texts in spite of longest-match lexing."""
 
 import json
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ NOT_EMPTY = "/(?s:.)+/"
 
 
 def productions_to_lark(rules: Rules, root: str) -> str:
-    """The grammar, whose rule `start` is the root."""
+    """Write a grammar in Lark whose rule `start` is the root."""
     return _ProductionsWriter(rules, root).write(root)
 
 
 class _ProductionsWriter:
-    """Collects rules (lower case), lexemes (T…) and parts of lexemes (P… and, for whole rules, R…)."""
+    """Writes one grammar, made of rules (lower case), lexemes (T…) and parts of lexemes (P… and, for rules, R…)."""
 
     def __init__(self, rules: Rules, root: str) -> None:
         self._rules = rules
@@ -33,7 +33,7 @@ class _ProductionsWriter:
         self._number_of = {name: number for number, name in enumerate(rules)}
         self._names: dict[tuple[str, str], str] = {}  # (kind, definition) → name
         self._waiting: list[tuple[str, str]] = []  # (name in the grammar, rule)
-        self._asked: set[str] = set()
+        self._queued: set[str] = set()
 
     def write(self, root: str) -> str:
         lines = [f"start: {self._expression(RuleRef(root)) if self._is_flat(root) else self._reference(root)}"]
@@ -47,15 +47,15 @@ class _ProductionsWriter:
         return self._split.is_lexeme(self._rules[rule])
 
     def _reference(self, rule: str) -> str:
-        """The name of a rule, which is part of a lexeme or a rule there, too."""
+        """Return the name under which a rule is written: as a part of lexemes, or as a rule."""
         name = f"{'R' if self._is_flat(rule) else 'rule_'}{self._number_of[rule]}"
-        if name not in self._asked:
-            self._asked.add(name)
+        if name not in self._queued:
+            self._queued.add(name)
             self._waiting.append((name, rule))
         return name
 
     def _expression(self, node: Production) -> str:
-        """As the right-hand side of a rule."""
+        """Write a node as the right-hand side of a rule."""
         if self._split.is_lexeme(node):
             return self._lexeme((node,))
         match node:
@@ -68,13 +68,13 @@ class _ProductionsWriter:
             case Alternation(options):
                 return self._named("r", " | ".join(map(self._expression, options)))
             case Repetition(item, least, most):
-                return self._named("r", self._expression(item)) + _times(least, most)
+                return self._named("r", self._expression(item)) + _quantifier(least, most)
             case RuleRef(name):
                 return self._reference(name)
         raise AssertionError("a character is a lexeme")
 
     def _lexeme(self, nodes: Sequence[Production]) -> str:
-        """One lexeme for all of the nodes, or nothing where they may be empty: no lexeme is."""
+        """Write one lexeme for adjacent nodes; an optional one if they may be empty, since a lexeme must not be."""
         pattern = self._pattern(Concatenation(tuple(nodes)))
         if pattern == EMPTY:
             return EMPTY
@@ -83,7 +83,7 @@ class _ProductionsWriter:
         return self._named("T", f"{self._named('P', pattern)} & {NOT_EMPTY}") + "?"
 
     def _pattern(self, node: Production) -> str:
-        """As a part of a lexeme's definition."""
+        """Write a node as a part of a lexeme's definition."""
         match node:
             case CharClass():
                 return _class(node)
@@ -92,51 +92,51 @@ class _ProductionsWriter:
             case Alternation(options):
                 return self._named("P", " | ".join(map(self._pattern, options)))
             case Repetition(item, least, most):
-                return EMPTY if most == 0 else self._named("P", self._pattern(item)) + _times(least, most)
+                return EMPTY if most == 0 else self._named("P", self._pattern(item)) + _quantifier(least, most)
             case RuleRef(name):
                 return self._reference(name)
 
     def _patterns(self, items: Sequence[Production]) -> list[str]:
-        """Of each of the items, runs of fixed characters in one; none of an empty one."""
-        found: list[str] = []
+        """Write items as parts of a lexeme: runs of single characters as one string, and nothing for empty items."""
+        patterns: list[str] = []
         run = ""
         for item in [*items, None]:
-            if isinstance(item, CharClass) and (char := _single(item)) is not None:
+            if isinstance(item, CharClass) and (char := _single_char(item)) is not None:
                 run += char
                 continue
             if run:
-                found.append(_quoted(run))
+                patterns.append(_quote(run))
                 run = ""
             pattern = EMPTY if item is None else self._pattern(item)
             if pattern != EMPTY:
-                found.append(pattern)
-        return found
+                patterns.append(pattern)
+        return patterns
 
     def _named(self, kind: str, definition: str) -> str:
-        """A name for it, since llguidance reads only so many parentheses inside each other."""
+        """Return the name of a definition; names rather than groups, as llguidance limits nested parentheses."""
         return self._names.setdefault((kind, definition), f"{kind}{len(self._names)}")
 
 
-def _single(node: CharClass) -> str | None:
-    """The character, if there is only one."""
+def _single_char(node: CharClass) -> str | None:
+    """The only character of a class, if it has no other."""
     [(low, high), *others] = node.ranges
     return chr(low) if low == high and not others else None
 
 
 def _class(node: CharClass) -> str:
-    char = _single(node)
+    char = _single_char(node)
     if char is not None:
-        return _quoted(char)
+        return _quote(char)
     members = (f"\\x{{{low:x}}}" + (f"-\\x{{{high:x}}}" if high > low else "") for low, high in node.ranges)
     return f"/[{''.join(members)}]/"
 
 
-def _quoted(text: str) -> str:
-    """As Lark's strings are JSON's, but for the control character that JSON allows."""
+def _quote(text: str) -> str:
+    """Write a text as a string of Lark: those are JSON's, except that DEL is a control character to llguidance."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _times(least: int, most: int | None) -> str:
+def _quantifier(least: int, most: int | None) -> str:
     return {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}.get(
         (least, most), f"{{{least},{'' if most is None else most}}}"
     )

@@ -1,7 +1,7 @@
-"""Where the content of a region may hold what ends it.
+"""The ends of regions: a regex or a grammar must not match the fixed text that follows it.
 
-llguidance's lexer takes the longest text that fits, so that a regex would swallow its own end marker and never end. It
-ends at the first marker instead, as free text does; a grammar that could do so is refused.
+llguidance's lexer takes the longest text that fits, so that a regex would consume its own end marker and never end.
+Such a regex ends at the first marker instead, as free text does. A grammar that could do so is refused.
 """
 
 from jaxserve.errors import InvalidParameter
@@ -20,20 +20,20 @@ from jaxserve.structured.patterns import can_continue_with
 
 
 def bound_regions(items: tuple[GrammarExpr, ...]) -> tuple[GrammarExpr, ...]:
-    """The items of a sequence, in which each regex ends before what follows it.
+    """Return the items of a sequence, in which each regex ends before what follows it.
 
-    Raises InvalidParameter for a grammar of which that is not sure.
+    Raises InvalidParameter if a grammar may continue with the first byte of what follows it.
     """
-    return tuple(_with_end(item, SequenceExpr(items[index + 1 :])) for index, item in enumerate(items))
+    return tuple(_bound(item, SequenceExpr(items[index + 1 :])) for index, item in enumerate(items))
 
 
-def _with_end(item: GrammarExpr, sequel: GrammarExpr) -> GrammarExpr:
-    if not isinstance(item, Regex | LarkGrammar) or not _begins_with_text(sequel):
+def _bound(item: GrammarExpr, following: GrammarExpr) -> GrammarExpr:
+    if not isinstance(item, Regex | LarkGrammar) or not _begins_with_text(following):
         return item
-    markers = first_set(sequel)
+    markers = first_set(following)
     if isinstance(item, Regex):
-        is_unsure = any(can_continue_with(item.pattern, marker[0]) for marker in markers)
-        return FreeText(markers, item.pattern) if is_unsure else item
+        is_ambiguous = any(can_continue_with(item.pattern, marker[0]) for marker in markers)
+        return FreeText(markers, item.pattern) if is_ambiguous else item
     marker = next((marker for marker in markers if item.continuation_bytes >> marker.encode()[0] & 1), None)
     if marker is not None:
         raise InvalidParameter(
@@ -43,9 +43,9 @@ def _with_end(item: GrammarExpr, sequel: GrammarExpr) -> GrammarExpr:
     return item
 
 
-def _begins_with_text(shape: GrammarExpr) -> bool:
-    """Whether it begins with fixed text, whatever it is."""
-    match shape:
+def _begins_with_text(expr: GrammarExpr) -> bool:
+    """Whether it begins with fixed text, whichever of the possible ones."""
+    match expr:
         case TextLiteral(text):
             return bool(text)
         case TextChoice(texts):

@@ -1,4 +1,4 @@
-"""The part of compiling that strangers could make expensive. It runs in a helper, which may be killed."""
+"""The part of compiling that a request can make expensive. It runs in a worker process, which may be killed."""
 
 import re
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from jaxserve.structured.patterns import byte_tokenizer
 from jaxserve.structured.resolve import resolve
 from jaxserve.structured.unenforced_formats import find_unenforced_formats
 
-# A state of the lexer is 1 to 2 KB; 250 000 of them, which is llguidance's limit, would be half a gigabyte an answer.
-# An ambiguous grammar costs the square of the items of a row: 90 ms a token at llguidance's 2000, 40 at 1000.
+# A lexer state is 1 to 2 KB; 250,000 of them, llguidance's default, would be half a gigabyte a sequence. An ambiguous
+# grammar costs the square of the items of an Earley row: 90 ms a token at llguidance's default of 2000, 40 ms at 1000.
 PARSER_LIMITS = LLParserLimits(max_lexer_states=50_000, max_items_in_row=1000, verbose_errors=False)
 MAX_MESSAGE_CHARS = 500
 KIB = 1 << 10
@@ -26,24 +26,28 @@ _PROCESS = psutil.Process()
 
 
 def sandboxed_compile(data: dict[str, Any]) -> tuple[str, int, tuple[str, ...]]:
-    """Compile in the helper: (the grammar of what was asked, bytes of memory that it takes, formats not enforced).
+    """Compile a grammar expression in a worker process.
 
-    Raises InvalidParameter.
+    data   "expr": the expression as JSON values (grammar_expr.to_json), "special_tokens": text → id, "param": the
+           request's field, which errors name
+
+    Returns the text of the grammar, the bytes of memory that it takes, and the JSON Schema formats in it that are not
+    enforced. Raises InvalidParameter if the expression is invalid, or too complex to compile or to follow.
     """
     special_tokens, param = data["special_tokens"], data["param"]
-    with _errors_of(param):
-        shape = resolve(from_json(data["shape"]), special_tokens)
-        unenforced = find_unenforced_formats(shape)
-    text = write_valid_grammar(shape, special_tokens, param)
-    before = _PROCESS.memory_info().rss
+    with _errors_naming(param):
+        expr = resolve(from_json(data["expr"]), special_tokens)
+        unenforced = find_unenforced_formats(expr)
+    text = write_valid_grammar(expr, special_tokens, param)
+    rss_before = _PROCESS.memory_info().rss
     matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
-    if not matcher.is_error():  # which it is where it needs tokens that only the model has
-        _try(matcher, param)
-    return text, max(_PROCESS.memory_info().rss - before, estimate_min_bytes(text)), unenforced
+    if not matcher.is_error():  # it is one where the grammar names tokens by id, which only the model has
+        _try_steps(matcher, param)
+    return text, max(_PROCESS.memory_info().rss - rss_before, estimate_min_bytes(text)), unenforced
 
 
-def _try(matcher: LLMatcher, param: str) -> None:
-    """Some steps of an answer, so that a grammar that is too complex to follow is refused before anything is said."""
+def _try_steps(matcher: LLMatcher, param: str) -> None:
+    """Consume some bytes, so that a grammar that is too complex to follow is refused before the request starts."""
     for _ in range(NUM_TRIAL_STEPS):
         mask = int.from_bytes(matcher.compute_bitmask(), "little")
         likely = (byte for byte in LIKELY_FIRST_BYTES if mask >> byte & 1)
@@ -56,25 +60,30 @@ def _try(matcher: LLMatcher, param: str) -> None:
 
 
 def estimate_min_bytes(text: str) -> int:
-    """What a grammar of this text takes at least; measured on large schemas and choices."""
+    """Estimate the least memory that a grammar of this text takes. Measured on large schemas and choices."""
     return 64 * KIB + 10 * len(text)
 
 
-def write_valid_grammar(shape: GrammarExpr, special_tokens: dict[str, int], param: str) -> str:
-    """The grammar, of which llguidance has nothing to complain. Raises InvalidParameter that names `param`."""
-    with _errors_of(param):
-        text = write_grammar(resolve(shape, special_tokens), special_tokens)
+def write_valid_grammar(expr: GrammarExpr, special_tokens: dict[str, int], param: str) -> str:
+    """Write an expression as a grammar and let llguidance validate it.
+
+    special_tokens   text → id
+
+    Raises InvalidParameter, which names `param`, if the expression is invalid or llguidance refuses the grammar.
+    """
+    with _errors_naming(param):
+        text = write_grammar(resolve(expr, special_tokens), special_tokens)
         text.encode()
-    _, complaints = LLMatcher.validate_grammar_with_warnings(text, None, limits=PARSER_LIMITS)
-    complaints = [complaint for complaint in complaints if not complaint.startswith("no tokenizer - can't validate")]
-    if complaints:
-        raise grammar_error(complaints[0], param)
+    _, messages = LLMatcher.validate_grammar_with_warnings(text, None, limits=PARSER_LIMITS)
+    messages = [message for message in messages if not message.startswith("no tokenizer - can't validate")]
+    if messages:
+        raise grammar_error(messages[0], param)
     return text
 
 
 @contextmanager
-def _errors_of(param: str) -> Iterator[None]:
-    """Raises InvalidParameter that names `param` for what is wrong with its value."""
+def _errors_naming(param: str) -> Iterator[None]:
+    """Turn errors about the value of `param` into InvalidParameter that names it."""
     try:
         yield
     except InvalidParameter as error:
@@ -86,11 +95,15 @@ def _errors_of(param: str) -> Iterator[None]:
         raise InvalidParameter(f"{param} is too complex a grammar: its parts lead too deep.", param) from None
 
 
-def grammar_error(complaint: str, param: str) -> InvalidParameter:
-    """llguidance's complaint without the excerpts of a grammar that the client may not have written."""
-    lines = complaint.strip().splitlines() or ["no reason is given"]
-    said = [lines[0], *(line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: "))]
-    message = re.sub(r"^at \d+\(\d+\): failed to compile JSON schema: ", "", " ".join(said)).partition("; following")[0]
-    if message.startswith("patternProperty"):
-        message = f"the JSON schema keyword 'patternProperties': {message}"
-    return InvalidParameter(f"{param} cannot be enforced: {message[:MAX_MESSAGE_CHARS].rstrip('.: ')}.", param)
+def grammar_error(message: str, param: str) -> InvalidParameter:
+    """Make the error for a grammar that llguidance refuses.
+
+    Excerpts of the grammar are left out of llguidance's message, since the client may not have written it.
+    """
+    lines = message.strip().splitlines() or ["no reason is given"]
+    errors = [lines[0], *(line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: "))]
+    reason = re.sub(r"^at \d+\(\d+\): failed to compile JSON schema: ", "", " ".join(errors))
+    reason = reason.partition("; following")[0]
+    if reason.startswith("patternProperty"):
+        reason = f"the JSON schema keyword 'patternProperties': {reason}"
+    return InvalidParameter(f"{param} cannot be enforced: {reason[:MAX_MESSAGE_CHARS].rstrip('.: ')}.", param)
