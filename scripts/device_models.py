@@ -22,30 +22,25 @@ from jaxserve.engine.step import Network
 from jaxserve.kvcache.pages import bytes_per_page, make_pages
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
+from jaxserve.models.cost import Cost
 from jaxserve.models.registry import abstract_decoder, find_architecture
-from jaxserve.models.spec import DecoderSpec, attention_projections, mlp_projections
+from jaxserve.models.spec import DecoderSpec
 from jaxserve.sampling.rows import neutral
 from jaxserve.sampling.sampler import SampleMode, Score
 
 PAGE, MAX_LOGPROBS = 16, 5
 
 
-def body_weights(spec: DecoderSpec) -> int:
-    """Numbers in the matrices of all layers."""
-    return spec.num_layers * sum(a * b for _, a, b, _ in (*attention_projections(spec), *mlp_projections(spec)))
-
-
-def decode_work(spec: DecoderSpec, itemsize: int, rows: int, context: int) -> Work:
-    weights = body_weights(spec) + spec.vocab_size * spec.width
-    per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * itemsize
+def decode_work(cost: Cost, itemsize: int, rows: int, context: int) -> Work:
+    weights = cost.body + cost.head
+    per_token = sum(layers.num_layers * layers.cached_numbers for layers in cost.attention) * itemsize
     return Work(weights * itemsize, 2.0 * weights * rows, float(rows * context * per_token))
 
 
-def prefill_work(spec: DecoderSpec, itemsize: int, tokens: int) -> Work:
+def prefill_work(cost: Cost, itemsize: int, tokens: int) -> Work:
     """One prompt from nothing: every token through the body, one through the head, half a square of attention."""
-    body, head = body_weights(spec), spec.vocab_size * spec.width
-    attention = 4 * spec.num_layers * spec.num_heads * spec.head_dim * tokens * tokens / 2
-    return Work((body + head) * itemsize, 2.0 * body * tokens + 2.0 * head + attention)
+    attention = sum(layers.num_layers * layers.flops for layers in cost.attention) * tokens * tokens / 2
+    return Work((cost.body + cost.head) * itemsize, 2.0 * cost.body * tokens + 2.0 * cost.head + attention)
 
 
 @dataclass(frozen=True)
@@ -64,31 +59,18 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     """Weights made on the device leaf by leaf, as many pages as wanted and as fit, every shape compiled and run."""
     device = jax.devices()[0]
     config = config_of(model, tiny=tiny)
-    spec = find_architecture(config).spec(config)
+    architecture = find_architecture(config)
+    spec = architecture.spec(config)
     dtype = np.dtype(jnp.dtype("float32" if device.platform == "cpu" else "bfloat16"))
     _, shapes = abstract_decoder(spec, dtype)
     weights = [random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, leaf in enumerate(shapes.values())]
     backend = choose_backend(attention, device.platform, dtype)
-    page_bytes = bytes_per_page(
-        backend,
-        num_layers=spec.num_layers,
-        page_size=PAGE,
-        kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=dtype,
-    )
+    layer_caches = architecture.cache(spec)
+    page_bytes = bytes_per_page(backend, layer_caches, page_size=PAGE, dtype=dtype)
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     free = stats.get("bytes_limit", 2**40) - stats.get("bytes_in_use", 0)
     num_pages = 1 + min(pages_wanted, int(0.85 * free) // page_bytes)
-    pages = make_pages(
-        backend,
-        num_layers=spec.num_layers,
-        num_pages=num_pages,
-        page_size=PAGE,
-        kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=dtype,
-    )
+    pages = make_pages(backend, layer_caches, num_pages=num_pages, page_size=PAGE, dtype=dtype)
     width = -(-max_len // PAGE)
     runner = Runner(
         Network(spec, dtype, tuple(shapes), backend, PAGE),

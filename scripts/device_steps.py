@@ -14,6 +14,7 @@ from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.plan import StepPlan
 from jaxserve.engine.request import Request
 from jaxserve.engine.runner import Runner
+from jaxserve.models.cost import decoder_cost
 from jaxserve.sampling_params import SamplingParams
 
 
@@ -48,17 +49,25 @@ def _steps(
     *,
     tiny: bool,
 ) -> Iterator[Record]:
+    cost = decoder_cost(made.spec)
     order = sorted(decode, key=lambda rows: rows not in (1, 32, 128, 256))
     cases = [("decode", rows, context) for context in contexts for rows in order]
     prefill = [("prefill", 1, tokens) for tokens in prompts]
     for kind, rows, tokens in (*cases[: len(order)], *prefill, *cases[len(order) :]):
         if kind == "decode":
             plans = device_models.decode_plans(made, rows, tokens, 3 if tiny else 12)
-            work, per_round = device_models.decode_work(made.spec, made.itemsize, rows, tokens), len(plans)
+            work, per_round = (
+                device_models.decode_work(cost, made.itemsize, rows, tokens),
+                len(plans),
+            )
             shared = rows * (-(-tokens // device_models.PAGE)) >= made.num_pages
         else:
             plans = device_models.prefill_plans(made, tokens, min(chunks[-1], tokens))
-            work, per_round, shared = device_models.prefill_work(made.spec, made.itemsize, tokens), 1, False
+            work, per_round, shared = (
+                device_models.prefill_work(cost, made.itemsize, tokens),
+                1,
+                False,
+            )
         case = about | {"kind": kind, "rows": rows, "tokens": tokens}
         try:
             seconds, host_s = time_plans(made.runner, plans)

@@ -69,7 +69,8 @@ def two_rope_spellings(directory: Path) -> Outcome:
     config = json.loads((tiny_model(directory) / "config.json").read_text())
     rope = config["rope_parameters"]
     both = config | {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": rope["rope_type"], **rope}}
-    ropes = [registry.find_architecture(one).spec(one).rope for one in (config, both)]
+    specs = [registry.find_architecture(each).spec(each) for each in (config, both)]
+    ropes = [spec.layers[0].attention.rope for spec in specs]
     return ropes[0] == ropes[1], ropes
 
 

@@ -109,21 +109,18 @@ def build(
     leaves = architecture.params(spec)
     _check_quantization(config, device.platform, dtype)
     shapes = abstract_params(leaves, dtype, config.quantization)
-    check_checkpoint(checkpoint, leaves, shapes, ignored=architecture.ignored_tensors(spec))
+    check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
 
     backend = choose_backend(config.attention_backend, device.platform, dtype)
-    page_bytes = bytes_per_page(
-        backend,
-        num_layers=spec.num_layers,
-        page_size=config.block_size,
-        kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=dtype,
-    )
+    layer_caches = architecture.cache(spec)
+    page_bytes = bytes_per_page(backend, layer_caches, page_size=config.block_size, dtype=dtype)
     weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     size = _cache_size(config, spec, device, page_bytes, weight_bytes)
     config, chunk_tokens = _resolved(config, size, device.platform)
-    make = _page_maker(config, backend, spec, size.num_pages, dtype)
+    spec = spec.for_length(size.max_model_len)
+    make = partial(
+        make_pages, backend, layer_caches, num_pages=size.num_pages, page_size=config.block_size, dtype=dtype
+    )
     jax.eval_shape(make)  # what the backend cannot hold is refused here
     by_default = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
     checked = CheckedModel(config, spec, path, model_config, by_default | checkpoint.generation_config)
@@ -146,7 +143,7 @@ def build(
     runner.warm_up()
     if progress:
         progress("warm-up", 1, 1)
-    roofline = Roofline(spec, dtype.itemsize, limits, config.quantization) if limits else None
+    roofline = Roofline(architecture.cost(spec), dtype.itemsize, limits, config.quantization) if limits else None
     engine = _engine(config, runner, size, buckets, spec.vocab_size, roofline)
     return Built(
         engine=engine,
@@ -259,22 +256,6 @@ def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
         platform=platform,
         page_size=config.block_size,
         batch_invariant=config.batch_invariant,
-    )
-
-
-def _page_maker(
-    config: EngineConfig, backend: AttentionBackend, spec: DecoderSpec, num_pages: int, dtype: np.dtype
-) -> Callable[[], Any]:
-    """What makes the pages of every layer."""
-    return partial(
-        make_pages,
-        backend,
-        num_layers=spec.num_layers,
-        num_pages=num_pages,
-        page_size=config.block_size,
-        kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=dtype,
     )
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from jaxserve.engine.compile import machine_key
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.layers import quant
 from jaxserve.layers.quant import bytes_per_weight
-from jaxserve.models.spec import DecoderSpec, attention_projections, mlp_projections
+from jaxserve.models.cost import Cost
 
 PROBE_S = 0.25  # for both limits together
 MIB = 1 << 20
@@ -55,19 +54,12 @@ class Work:
 class Roofline:
     """Counts the work of plans for one network on one machine."""
 
-    def __init__(self, spec: DecoderSpec, itemsize: int, limits: Limits, quantization: Quantization = "none") -> None:
+    def __init__(self, cost: Cost, itemsize: int, limits: Limits, quantization: Quantization = "none") -> None:
         self.limits = limits
-        self._body = spec.num_layers * sum(
-            a * b for _, a, b, _ in (*attention_projections(spec), *mlp_projections(spec))
-        )
-        self._head = spec.vocab_size * spec.width
-        if quantization == "none":
-            self._weight_bytes = float(itemsize * (self._body + self._head))
-        else:
-            self._weight_bytes = bytes_per_weight(quantization) * self._body + bytes_per_weight("int8") * self._head
-        self._layers_by_window = tuple(Counter(spec.windows).items())
-        self._bytes_a_position = 2 * spec.num_kv_heads * spec.head_dim * itemsize  # in one layer
-        self._flops_a_position = 4 * spec.num_heads * spec.head_dim  # for one query in one layer
+        self._cost, self._itemsize = cost, itemsize
+        self._bytes_per_weight = itemsize if quantization == "none" else bytes_per_weight(quantization)
+        head_bytes = cost.head * (itemsize if quantization == "none" else bytes_per_weight("int8"))
+        self._weight_bytes = float(self._bytes_per_weight * cost.body + head_bytes)
 
     def work(self, plan: StepPlan) -> Work:
         """All calls of a step together."""
@@ -83,24 +75,30 @@ class Roofline:
 
     def _decode(self, batch: DecodeBatch) -> tuple[float, float]:
         live_B = batch.position_B + 1
-        seen = 0.0
-        for window, layers in self._layers_by_window:
-            seen += layers * float((live_B if window is None else np.minimum(live_B, window)).sum())
-        return self._call(tokens=len(batch), drawn=len(batch), read=seen, seen=seen)
+        num_bytes = flops = 0.0
+        for layers in self._cost.attention:
+            seen = float((live_B if layers.window is None else np.minimum(live_B, layers.window)).sum())
+            num_bytes += layers.num_layers * seen * layers.cached_numbers * self._itemsize
+            flops += layers.num_layers * seen * layers.flops
+        return self._call(tokens=len(batch), drawn=len(batch), attention_bytes=num_bytes, attention_flops=flops)
 
     def _chunk(self, chunk: Chunk) -> tuple[float, float]:
         start, end = chunk.start, chunk.end
-        read = seen = 0.0
-        for window, layers in self._layers_by_window:
-            reach = end if window is None else window
-            read += layers * (end - max(0, start + 1 - reach))
-            seen += layers * (_ramp(end, reach) - _ramp(start, reach))
-        return self._call(tokens=end - start, drawn=1, read=read, seen=seen)
+        num_bytes = flops = 0.0
+        for layers in self._cost.attention:
+            reach = end if layers.window is None else layers.window
+            read = end - max(0, start + 1 - reach)
+            num_bytes += layers.num_layers * read * layers.cached_numbers * self._itemsize
+            flops += layers.num_layers * (_ramp(end, reach) - _ramp(start, reach)) * layers.flops
+        return self._call(tokens=end - start, drawn=1, attention_bytes=num_bytes, attention_flops=flops)
 
-    def _call(self, *, tokens: int, drawn: int, read: float, seen: float) -> tuple[float, float]:
-        """read: positions read, by layer; seen: pairs of a query and a position it attends to, by layer."""
-        num_bytes = self._weight_bytes + read * self._bytes_a_position
-        flops = 2 * (self._body * tokens + self._head * drawn) + seen * self._flops_a_position
+    def _call(self, *, tokens: int, drawn: int, attention_bytes: float, attention_flops: float) -> tuple[float, float]:
+        """Bytes and operations of one call of a program: its weights, its tokens, and their attention."""
+        flops = 2 * (self._cost.body * tokens + self._cost.head * drawn) + attention_flops
+        num_bytes = self._weight_bytes + attention_bytes
+        for layers in self._cost.experts:
+            flops += 2 * layers.num_layers * layers.top_k * layers.weights * tokens
+            num_bytes += layers.num_layers * layers.num_read(tokens) * layers.weights * self._bytes_per_weight
         return num_bytes, flops
 
 

@@ -16,9 +16,10 @@ from jax import Array
 
 from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
 from jaxserve.engine.batch import COUNT, HEAD, NEWEST, POSITION, ROW, SAMPLING, Layout
+from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.models.registry import abstract_decoder, merge_params
-from jaxserve.models.spec import DecoderSpec, ParamPath
+from jaxserve.models.spec import DecoderSpec
 from jaxserve.sampling.lines import Lines, counted
 from jaxserve.sampling.logprobs import Spread, score
 from jaxserve.sampling.rows import unpack

@@ -3,11 +3,14 @@
 Who holds which page is pool.py's affair; how a token gets into its slot is the backend's (`write`).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from typing import Any, Protocol
 
 import jax
+
+from jaxserve.kvcache.layer_cache import LayerCache, PagedKeysValues
 
 
 class MakesPages(Protocol):
@@ -17,21 +20,31 @@ class MakesPages(Protocol):
 
 
 def make_pages(
-    backend: MakesPages, *, num_layers: int, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any
+    backend: MakesPages, layers: Sequence[LayerCache], *, num_pages: int, page_size: int, dtype: Any
 ) -> tuple[Any, ...]:
-    """One pytree of zeroed pages a layer: keys and values for num_pages * page_size tokens each.
+    """Return one pytree of zeroed pages a layer: keys and values for num_pages * page_size tokens each.
 
     Zeros, because masked attention multiplies what it does not want by zero, and NaN survives that.
     """
-    return tuple(backend.make_pages(num_pages, page_size, kv_heads, head_dim, dtype) for _ in range(num_layers))
+    return tuple(_make_layer_pages(backend, layer, num_pages, page_size, dtype) for layer in layers)
 
 
-def bytes_per_page(
-    backend: MakesPages, *, num_layers: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any
-) -> int:
-    """What one page costs in all layers, as the backend stores it: some hold a head in more room than it has numbers.
+def bytes_per_page(backend: MakesPages, layers: Sequence[LayerCache], *, page_size: int, dtype: Any) -> int:
+    """Return what one page costs in all layers, as the backend stores it: some hold a head in more room than it needs.
 
     Makes nothing. Raises what the backend raises for a network that it cannot hold.
     """
-    layer = jax.eval_shape(partial(backend.make_pages, 1, page_size, kv_heads, head_dim, dtype))
-    return num_layers * sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(layer))
+    bytes_of = {
+        layer: _num_bytes(jax.eval_shape(partial(_make_layer_pages, backend, layer, 1, page_size, dtype)))
+        for layer in set(layers)
+    }
+    return sum(bytes_of[layer] for layer in layers)
+
+
+def _make_layer_pages(backend: MakesPages, layer: LayerCache, num_pages: int, page_size: int, dtype: Any) -> Any:
+    assert isinstance(layer, PagedKeysValues), layer
+    return backend.make_pages(num_pages, page_size, layer.num_kv_heads, layer.head_dim, dtype)
+
+
+def _num_bytes(arrays: Any) -> int:
+    return sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))

@@ -1,20 +1,58 @@
-"""The gated feed-forward block."""
+"""The dense feed-forward block, gated or not."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeAlias
+
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array, nn
 from jax.typing import DTypeLike
 
 from jaxserve.layers.linear import Linear, apply_linears
 
+Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
-class GatedMLP(nnx.Module):
-    """down(silu(gate(x)) * up(x)). Gate and up stay apart: fusing them gains nothing and costs a copy at load."""
 
-    def __init__(self, width: int, hidden: int, *, bias: bool, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.gate = Linear(width, hidden, bias=bias, dtype=dtype, rngs=rngs)
+def _relu2(x: Array) -> Array:
+    return jnp.square(nn.relu(x))
+
+
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "silu": nn.silu,
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+    "relu2": _relu2,
+}
+
+
+class MLP(nnx.Module):
+    """down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate.
+
+    Gate and up stay apart: fusing them gains nothing and costs a copy at load.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: Activation,
+        is_gated: bool,
+        bias: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.activation: Activation = activation
+        self.gate = Linear(width, hidden, bias=bias, dtype=dtype, rngs=rngs) if is_gated else None
         self.up = Linear(width, hidden, bias=bias, dtype=dtype, rngs=rngs)
         self.down = Linear(hidden, width, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_TD: Array) -> Array:
+        """Return the block's output [T, D] for x_TD, in x's type."""
+        activate = ACTIVATIONS[self.activation]
+        if self.gate is None:
+            return self.down(activate(self.up(x_TD)))
         gate_TF, up_TF = apply_linears(x_TD, self.gate, self.up)
-        return self.down(nn.silu(gate_TF) * up_TF)
+        return self.down(activate(gate_TF) * up_TF)

@@ -1,23 +1,53 @@
-"""Root-mean-square norm."""
+"""Norms over the last axis, computed in float32 whatever the type of the input."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+NormKind: TypeAlias = Literal["rms", "rms_wide", "rms_plus_one", "layer"]
 
-class RMSNorm(nnx.Module):
-    """x / rms(x) * scale over the last axis, computed in float32 whatever the type of x.
 
-    The product with the scale happens after the cast back, as the checkpoints of the Llama family were trained.
+@dataclass(frozen=True, slots=True)
+class NormSpec:
+    """The kind of a norm and its epsilon.
+
+    rms            x / rms(x), cast to x's type, times the scale, as the Llama family was trained
+    rms_wide       the same, cast after the scale (OLMo 2)
+    rms_plus_one   x / rms(x) times 1 + scale, cast after that (Gemma)
+    layer          (x - mean) / deviation times the scale, plus the bias where there is one
+    has_scale      False: no learned numbers (OLMo 1)
     """
 
-    def __init__(self, width: int, *, eps: float, dtype: DTypeLike) -> None:
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones((width,), dtype))
+    eps: float
+    kind: NormKind = "rms"
+    has_bias: bool = False
+    has_scale: bool = True
+
+
+class Norm(nnx.Module):
+    """A norm over the last axis."""
+
+    def __init__(self, width: int, spec: NormSpec, *, dtype: DTypeLike) -> None:
+        self.spec = spec
+        self.scale = nnx.Param(jnp.ones((width,), dtype)) if spec.has_scale else None
+        self.bias = nnx.Param(jnp.zeros((width,), dtype)) if spec.has_bias else None
 
     def __call__(self, x: Array) -> Array:
-        """x [..., width] → the same shape and type."""
+        """Return the normed x [..., width], in its shape and type."""
         wide = x.astype(jnp.float32)
+        if self.spec.kind == "layer":
+            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
-        return (wide * lax.rsqrt(variance + self.eps)).astype(x.dtype) * self.scale[...]
+        normed = wide * lax.rsqrt(variance + self.spec.eps)
+        if self.spec.kind == "rms":
+            return normed.astype(x.dtype) if self.scale is None else normed.astype(x.dtype) * self.scale[...]
+        if self.scale is not None:
+            scale = self.scale[...].astype(jnp.float32)
+            normed = normed * (1 + scale if self.spec.kind == "rms_plus_one" else scale)
+        if self.bias is not None:
+            normed = normed + self.bias[...].astype(jnp.float32)
+        return normed.astype(x.dtype)

@@ -34,6 +34,7 @@ BLOCK_BYTES: dict[PackedKind, int] = {"int8": GROUP_SIZE * (BLOCK_SIZE + 2), "in
 class PackedWeight:
     """A weight [in, out]: data uint8 [groups of 16 outputs, blocks of 32 inputs, BLOCK_BYTES], ends padded.
 
+    Experts are stacked along an axis before these; one is taken before it is multiplied with.
     native   the kernel computes its products; else plain jnp does. Chosen once, when the weight is announced
     """
 
@@ -44,12 +45,16 @@ class PackedWeight:
     native: bool
 
 
-def abstract_packed(kind: PackedKind, width_in: int, width_out: int, native: bool | None = None) -> PackedWeight:
+def abstract_packed(
+    kind: PackedKind, width_in: int, width_out: int, native: bool | None = None, num_experts: int | None = None
+) -> PackedWeight:
     """Shape and type of a packed weight. Allocates nothing.
 
+    num_experts: so many weights, stacked.
     native None: where the kernels can be compiled. True raises BadConfig where they cannot.
     """
     shape = (-(-width_out // GROUP_SIZE), -(-width_in // BLOCK_SIZE), BLOCK_BYTES[kind])
+    shape = shape if num_experts is None else (num_experts, *shape)
     if native is None:
         native = library.usable()
     elif native:
@@ -140,6 +145,11 @@ class QuantizedBlocks:
     code_OBK: np.ndarray
     scale_OB: np.ndarray
     minimum_OB: np.ndarray | None
+
+    def take_rows(self, rows: slice) -> "QuantizedBlocks":
+        """Return the blocks of some outputs."""
+        minimum_OB = None if self.minimum_OB is None else self.minimum_OB[rows]
+        return QuantizedBlocks(self.code_OBK[rows], self.scale_OB[rows], minimum_OB)
 
 
 def quantize(weight_OI: np.ndarray, kind: PackedKind) -> QuantizedBlocks:

@@ -7,7 +7,8 @@ at position 100 000 one unit in the last place of a frequency is already 0.006 r
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,16 +52,55 @@ class YarnScaling:
 
 
 @dataclass(frozen=True, slots=True)
+class LongRopeScaling:
+    """LongRoPE (arXiv 2402.13753): each frequency divided by a factor of its own, from one of two lists.
+
+    The long list holds where requests may be longer than original_positions. transformers chooses anew for every
+    sequence; keys that lie in a cache cannot be turned again, so here max_positions, the longest request that is
+    served, decides once for all (as in vLLM). attention_factor multiplies sine and cosine.
+    """
+
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    original_positions: int
+    attention_factor: float
+    max_positions: int
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """The list that holds for requests of up to max_positions tokens."""
+        return self.long_factors if self.max_positions > self.original_positions else self.short_factors
+
+
+Scaling: TypeAlias = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+
+
+@dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """theta is the base of the geometric row of frequencies; scaling None means: as trained."""
+    """Which numbers of a head turn, and how fast.
+
+    theta           base of the geometric row of frequencies
+    scaling         None: as trained
+    rotary_dim      the first so many numbers of a head turn; None: all
+    is_interleaved  neighbours (2i, 2i + 1) are turned together instead of (i, i + rotary_dim / 2)
+    """
 
     theta: float
-    scaling: LinearScaling | Llama3Scaling | YarnScaling | None = None
+    scaling: Scaling | None = None
+    rotary_dim: int | None = None
+    is_interleaved: bool = False
+
+    def for_length(self, max_model_len: int) -> "RopeSpec":
+        """Return what holds for requests of at most so many tokens."""
+        if not isinstance(self.scaling, LongRopeScaling):
+            return self
+        return replace(self, scaling=replace(self.scaling, max_positions=max_model_len))
 
 
 def inverse_frequencies(rope: RopeSpec, head_dim: int) -> np.ndarray:
-    """Radians per position, float32 [head_dim / 2], fastest first."""
-    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    """Return radians per position, float32 [rotary_dim / 2], fastest first."""
+    dim = rope.rotary_dim or head_dim
+    exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     plain = np.float32(1) / np.float32(rope.theta) ** exponent
     match rope.scaling:
         case None:
@@ -70,7 +110,10 @@ def inverse_frequencies(rope: RopeSpec, head_dim: int) -> np.ndarray:
         case Llama3Scaling() as scaling:
             return _llama3(plain, scaling)
         case YarnScaling() as scaling:
-            return _yarn(plain, scaling, rope.theta, head_dim)
+            return _yarn(plain, scaling, rope.theta, dim)
+        case LongRopeScaling() as scaling:
+            factors = np.array(scaling.factors, np.float32)
+            return np.float32(1) / (factors * np.float32(rope.theta) ** exponent)
 
 
 def _llama3(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
@@ -101,28 +144,44 @@ def _yarn(plain: np.ndarray, scaling: YarnScaling, theta: float, head_dim: int) 
 
 
 def compute_cos_sin(position_T: Array, rope: RopeSpec, head_dim: int) -> tuple[Array, Array]:
-    """position_T int32 → cosine and sine, float32 [T, head_dim], as `apply_rope` wants them.
+    """Return cosine and sine of position_T int32, float32 [T, rotary_dim] each, for `apply_rope`.
 
-    Computed once a step for all layers.
-
-    Products with ones spread the angles over both halves of a head. They are exact, and they keep XLA for CPU from
-    computing sines anew in every layer: that costs 5 % of a prompt chunk's time.
+    Computed once a step for all layers that rotate alike.
+    Products with ones spread the angles over the numbers that they turn. They are exact, and they keep XLA for CPU
+    from computing sines anew in every layer: that costs 5 % of a prompt chunk's time.
     """
     angle = position_T.astype(jnp.float32)[:, None] * inverse_frequencies(rope, head_dim)
-    attention_factor = rope.scaling.attention_factor if isinstance(rope.scaling, YarnScaling) else 1.0
-    identity = np.eye(head_dim // 2, dtype=np.float32) * np.float32(attention_factor)
-    cos = jnp.dot(jnp.cos(angle), np.concatenate([identity, identity], axis=1), precision=lax.Precision.HIGHEST)
-    sin = jnp.dot(jnp.sin(angle), np.concatenate([-identity, identity], axis=1), precision=lax.Precision.HIGHEST)
+    attention_factor = rope.scaling.attention_factor if isinstance(rope.scaling, YarnScaling | LongRopeScaling) else 1.0
+    identity = np.eye(angle.shape[1], dtype=np.float32) * np.float32(attention_factor)
+    cos_spread, sin_spread = np.concatenate([identity] * 2, axis=1), np.concatenate([-identity, identity], axis=1)
+    if rope.is_interleaved:
+        cos_spread, sin_spread = (_interleave(spread) for spread in (cos_spread, sin_spread))
+    cos = jnp.dot(jnp.cos(angle), cos_spread, precision=lax.Precision.HIGHEST)
+    sin = jnp.dot(jnp.sin(angle), sin_spread, precision=lax.Precision.HIGHEST)
     return cos, sin
 
 
-def apply_rope(x_TNH: Array, cos_TH: Array, sin_TH: Array) -> Array:
-    """Turns every head of every token by its angles, in float32; returns x's shape and type.
+def _interleave(spread: np.ndarray) -> np.ndarray:
+    """Columns of two halves → columns of neighbours."""
+    return spread.reshape(len(spread), 2, -1).swapaxes(1, 2).reshape(len(spread), -1)
 
-    First half against second half, the layout of Hugging Face checkpoints (not interleaved pairs, as in Meta's); the
-    sine of the first half is negative.
+
+def apply_rope(x_TNH: Array, cos_TR: Array, sin_TR: Array, *, is_interleaved: bool = False) -> Array:
+    """Turn the first R numbers of every head of every token by its angles, in float32; return x's shape and type.
+
+    By default the first half is turned against the second, the layout of most Hugging Face checkpoints; the sine of
+    the first of two numbers is negative.
     """
-    wide = x_TNH.astype(jnp.float32)
-    first, second = jnp.split(wide, 2, axis=-1)
-    turned = wide * cos_TH[:, None, :] + jnp.concatenate([second, first], axis=-1) * sin_TH[:, None, :]
-    return turned.astype(x_TNH.dtype)
+    rotary_dim = cos_TR.shape[-1]
+    rotated = x_TNH if rotary_dim == x_TNH.shape[-1] else x_TNH[..., :rotary_dim]
+    wide = rotated.astype(jnp.float32)
+    if is_interleaved:
+        pairs = wide.reshape(*wide.shape[:-1], -1, 2)
+        swapped = pairs[..., ::-1].reshape(wide.shape)
+    else:
+        first, second = jnp.split(wide, 2, axis=-1)
+        swapped = jnp.concatenate([second, first], axis=-1)
+    turned = (wide * cos_TR[:, None, :] + swapped * sin_TR[:, None, :]).astype(x_TNH.dtype)
+    if rotated is x_TNH:
+        return turned
+    return jnp.concatenate([turned, x_TNH[..., rotary_dim:]], axis=-1)

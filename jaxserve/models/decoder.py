@@ -1,4 +1,4 @@
-"""The Llama-shaped decoder, written once, as NNX modules.
+"""The decoder, written once for all families, as NNX modules; what differs by value is in its DecoderSpec.
 
 NNX while tracing, trees at rest: `abstract_decoder` gives the shapes without allocating, weights are loaded into a flat
 dict, and `merge_params` makes a Decoder of them inside the jitted step. Layers are unrolled; a scan would copy each
@@ -8,7 +8,7 @@ layer's weights and pages. How attention is computed and how pages look is the b
 import threading
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,65 +20,161 @@ from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.layers.embedding import Embedding, LMHead
 from jaxserve.layers.linear import Linear, apply_linears
-from jaxserve.layers.mlp import GatedMLP
-from jaxserve.layers.norms import RMSNorm
-from jaxserve.layers.rope import apply_rope, compute_cos_sin
-from jaxserve.models.spec import DecoderSpec, ParamPath, attention_projections
+from jaxserve.layers.mlp import MLP
+from jaxserve.layers.moe import MoE
+from jaxserve.layers.norms import Norm
+from jaxserve.layers.param_spec import ParamPath
+from jaxserve.layers.rope import RopeSpec, apply_rope, compute_cos_sin
+from jaxserve.models.spec import (
+    AttentionSpec,
+    DecoderSpec,
+    LayerSpec,
+    MLPSpec,
+    MoESpec,
+    QueryTemperature,
+    attention_projections,
+    layer_norms,
+)
+
+Rotation: TypeAlias = tuple[Array, Array] | None
+"""Cosine and sine of the tokens' angles, [T, rotary_dim] each; None: this layer does not rotate."""
 
 
 class AttentionLayer(nnx.Module):
     """Projects, rotates, leaves keys and values in the pages, and asks the backend for the answer."""
 
-    def __init__(self, spec: DecoderSpec, window: int | None, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.head_dim, self.scale, self.window = spec.head_dim, spec.attention_scale, window
+    def __init__(self, spec: DecoderSpec, attention: AttentionSpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.spec = attention
         projections = {
-            name: Linear(width_in, width_out, bias=bias, dtype=dtype, rngs=rngs)
-            for name, width_in, width_out, bias in attention_projections(spec)
+            each.name: Linear(each.width_in, each.width_out, bias=each.bias, dtype=dtype, rngs=rngs)
+            for each in attention_projections(spec.width, attention)
         }
         self.query, self.key, self.value = projections["query"], projections["key"], projections["value"]
         self.output = projections["output"]
-        norms = [RMSNorm(spec.head_dim, eps=spec.norm_eps, dtype=dtype) if spec.qk_norm else None for _ in range(2)]
-        self.query_norm, self.key_norm = norms
+        self.output_gate = projections.get("output_gate")
+        self.query_norm, self.key_norm = (
+            None if width is None else Norm(width, spec.norm, dtype=dtype) for width in attention.qk_norm_widths
+        )
+        self.sinks = nnx.Param(jnp.zeros((attention.num_heads,), dtype)) if attention.has_sinks else None
 
     def __call__(
         self,
         x_TD: Array,
-        rotation: tuple[Array, Array],
+        rotation: Rotation,
         inputs: AttentionInputs,
         pages: LayerPages,
         backend: AttentionBackend,
     ) -> tuple[Array, LayerPages]:
-        tokens = x_TD.shape[0]
-        projected = apply_linears(x_TD, self.query, self.key, self.value)
-        query_TNH, key_TKH, value_TKH = (each.reshape(tokens, -1, self.head_dim) for each in projected)
-        if self.query_norm is not None and self.key_norm is not None:
-            query_TNH, key_TKH = self.query_norm(query_TNH), self.key_norm(key_TKH)
-        query_TNH, key_TKH = apply_rope(query_TNH, *rotation), apply_rope(key_TKH, *rotation)
+        """Return the block's output [T, D] and the pages with the tokens' keys and values in them."""
+        spec, tokens = self.spec, x_TD.shape[0]
+        query_TX, key_TX, value_TX = apply_linears(x_TD, self.query, self.key, self.value)
+        if spec.qk_norm == "full":
+            query_TX, key_TX = self._norm(query_TX, key_TX)
+        query_TNH, key_TKH, value_TKH = (
+            each.reshape(tokens, -1, spec.head_dim) for each in (query_TX, key_TX, value_TX)
+        )
+        if spec.qk_norm == "head" and not spec.norms_after_rope:
+            query_TNH, key_TKH = self._norm(query_TNH, key_TKH)
+        query_TNH, key_TKH = self._rotate(query_TNH, rotation), self._rotate(key_TKH, rotation)
+        if spec.qk_norm == "head" and spec.norms_after_rope:
+            query_TNH, key_TKH = self._norm(query_TNH, key_TKH)
+        if spec.temperature is not None:
+            query_TNH = query_TNH * _temperature(spec.temperature, inputs.position_T, query_TNH.dtype)
         pages = backend.write(pages, key_TKH, value_TKH, inputs.slot_T)
-        mixed_TNH = backend.attend(query_TNH, pages, inputs, scale=self.scale, window=self.window, softcap=None)
-        return self.output(mixed_TNH.reshape(tokens, -1)), pages
+        mixed_TNH = backend.attend(
+            query_TNH,
+            pages,
+            inputs,
+            scale=spec.scale,
+            window=spec.window,
+            softcap=spec.softcap,
+            sinks=None if self.sinks is None else self.sinks[...],
+        )
+        mixed_TX = mixed_TNH.reshape(tokens, -1)
+        if self.output_gate is not None:
+            mixed_TX = mixed_TX * nnx.sigmoid(self.output_gate(x_TD))
+        return self.output(mixed_TX), pages
+
+    def _norm(self, query: Array, key: Array) -> tuple[Array, Array]:
+        assert self.query_norm is not None and self.key_norm is not None
+        return self.query_norm(query), self.key_norm(key)
+
+    def _rotate(self, x_TNH: Array, rotation: Rotation) -> Array:
+        if self.spec.rope is None:
+            return x_TNH
+        assert rotation is not None
+        return apply_rope(x_TNH, *rotation, is_interleaved=self.spec.rope.is_interleaved)
+
+
+def _temperature(temperature: QueryTemperature, position_T: Array, dtype: DTypeLike) -> Array:
+    """Each query's factor, [T, 1, 1]."""
+    steps_T = jnp.floor((position_T + temperature.offset).astype(jnp.float32) / temperature.interval)
+    return (1 + temperature.scale * jnp.log1p(steps_T)).astype(dtype)[:, None, None]
 
 
 class DecoderLayer(nnx.Module):
-    """One layer: attention, then the feed-forward block, each normed before and added to the stream after."""
+    """One layer: attention, then the feed-forward block, each with its norms and added to the residual stream."""
 
-    def __init__(self, spec: DecoderSpec, window: int | None, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.attention_norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
-        self.attention = AttentionLayer(spec, window, dtype=dtype, rngs=rngs)
-        self.mlp_norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
-        self.mlp = GatedMLP(spec.width, spec.mlp_width, bias=spec.mlp_bias, dtype=dtype, rngs=rngs)
+    def __init__(self, spec: DecoderSpec, layer: LayerSpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.spec = layer
+        norms = {name: Norm(spec.width, spec.norm, dtype=dtype) for name in layer_norms(layer)}
+        self.attention_norm, self.attention_post_norm = norms.get("attention_norm"), norms.get("attention_post_norm")
+        self.attention = AttentionLayer(spec, layer.attention, dtype=dtype, rngs=rngs)
+        self.mlp_norm, self.mlp_post_norm = norms.get("mlp_norm"), norms.get("mlp_post_norm")
+        self.mlp = _make_mlp(spec.width, layer.mlp, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
         x_TD: Array,
-        rotation: tuple[Array, Array],
+        rotation: Rotation,
         inputs: AttentionInputs,
         pages: LayerPages,
         backend: AttentionBackend,
     ) -> tuple[Array, LayerPages]:
-        mixed_TD, pages = self.attention(self.attention_norm(x_TD), rotation, inputs, pages, backend)
-        x_TD = x_TD + mixed_TD
-        return x_TD + self.mlp(self.mlp_norm(x_TD)), pages
+        """Return the residual stream [T, D] behind this layer, and its pages as written."""
+        normed_TD = _apply(self.attention_norm, x_TD)
+        with jax.named_scope("attention"):
+            mixed_TD, pages = self.attention(normed_TD, rotation, inputs, pages, backend)
+        if self.spec.is_parallel:
+            return x_TD + self._scaled(mixed_TD) + self._scaled(self.mlp(normed_TD)), pages
+        x_TD = x_TD + self._scaled(_apply(self.attention_post_norm, mixed_TD))
+        with jax.named_scope("mlp"):
+            mixed_TD = self.mlp(_apply(self.mlp_norm, x_TD))
+        return x_TD + self._scaled(_apply(self.mlp_post_norm, mixed_TD)), pages
+
+    def _scaled(self, x_TD: Array) -> Array:
+        multiplier = self.spec.residual_multiplier
+        return x_TD if multiplier == 1.0 else x_TD * multiplier
+
+
+def _make_mlp(width: int, mlp: MLPSpec | MoESpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> MLP | MoE:
+    if isinstance(mlp, MLPSpec):
+        return MLP(
+            width,
+            mlp.hidden,
+            activation=mlp.activation,
+            is_gated=mlp.is_gated,
+            bias=mlp.bias,
+            dtype=dtype,
+            rngs=rngs,
+        )
+    shared = None if mlp.shared is None else _make_mlp(width, mlp.shared, dtype=dtype, rngs=rngs)
+    assert not isinstance(shared, MoE)
+    return MoE(
+        width,
+        num_experts=mlp.num_experts,
+        hidden=mlp.hidden,
+        router=mlp.router,
+        activation=mlp.activation,
+        shared=shared,
+        has_shared_gate=mlp.has_shared_gate,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _apply(norm: Norm | None, x_TD: Array) -> Array:
+    return x_TD if norm is None else norm(x_TD)
 
 
 @partial(jax.jit, static_argnums=(0, 6))
@@ -86,12 +182,12 @@ def _run_layer(
     graphdef: nnx.GraphDef,
     state: nnx.State,
     x_TD: Array,
-    rotation: tuple[Array, Array],
+    rotation: Rotation,
     inputs: AttentionInputs,
     pages: LayerPages,
     backend: AttentionBackend,
 ) -> tuple[Array, LayerPages]:
-    """One layer, as a function of its own: equal layers are traced and lowered once, then called by each.
+    """Run one layer as a function of its own: equal layers are traced and lowered once, then called by each.
 
     XLA puts the calls back in line, so the compiled program is the same; for 30 layers tracing and lowering took
     0.5 s instead of 2.0 a shape.
@@ -105,26 +201,49 @@ class Decoder(nnx.Module):
     def __init__(self, spec: DecoderSpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.spec = spec
         self.embed = Embedding(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
-        self.layers = nnx.List([DecoderLayer(spec, window, dtype=dtype, rngs=rngs) for window in spec.windows])
-        self.final_norm = RMSNorm(spec.width, eps=spec.norm_eps, dtype=dtype)
+        self.layers = nnx.List([DecoderLayer(spec, layer, dtype=dtype, rngs=rngs) for layer in spec.layers])
+        self.final_norm = Norm(spec.width, spec.norm, dtype=dtype)
         self.head = None if spec.tie_embeddings else LMHead(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, token_T: Array, inputs: AttentionInputs, pages: tuple[LayerPages, ...], backend: AttentionBackend
     ) -> tuple[Array, tuple[LayerPages, ...]]:
-        """token_T int32 [T], one entry of pages a layer → hidden_TD after the final norm, and the pages written."""
+        """Return hidden_TD after the final norm, and the pages written.
+
+        token_T is int32 [T], pages holds one entry a layer.
+        """
+        spec = self.spec
         x_TD = self.embed(token_T)
-        rotation = compute_cos_sin(inputs.position_T, self.spec.rope, self.spec.head_dim)
+        if spec.embedding_multiplier != 1.0:
+            x_TD = x_TD * jnp.asarray(spec.embedding_multiplier, x_TD.dtype)
+        rotations = {
+            key: compute_cos_sin(inputs.position_T, *key)
+            for key in dict.fromkeys(rope_key(layer.attention) for layer in spec.layers)
+            if key is not None
+        }
         written = []
-        for block, layer_pages in zip(self.layers, pages, strict=True):
-            graphdef, state = nnx.split(block)
-            x_TD, layer_pages = _run_layer(graphdef, state, x_TD, rotation, inputs, layer_pages, backend)
+        for module, layer, layer_pages in zip(self.layers, spec.layers, pages, strict=True):
+            key = rope_key(layer.attention)
+            graphdef, state = nnx.split(module)
+            x_TD, layer_pages = _run_layer(
+                graphdef, state, x_TD, None if key is None else rotations[key], inputs, layer_pages, backend
+            )
             written.append(layer_pages)
         return self.final_norm(x_TD), tuple(written)
 
     def compute_logits(self, hidden_BD: Array) -> Array:
-        """hidden_BD, some rows of hidden_TD → logits_BV float32."""
-        return (self.embed if self.head is None else self.head).compute_logits(hidden_BD)
+        """Return logits_BV float32 of hidden_BD, some rows of hidden_TD."""
+        logits_BV = (self.embed if self.head is None else self.head).compute_logits(hidden_BD)
+        if self.spec.logits_multiplier != 1.0:
+            logits_BV = logits_BV * self.spec.logits_multiplier
+        if self.spec.logits_softcap is not None:
+            logits_BV = jnp.tanh(logits_BV / self.spec.logits_softcap) * self.spec.logits_softcap
+        return logits_BV
+
+
+def rope_key(attention: AttentionSpec) -> tuple[RopeSpec, int] | None:
+    """Return what a layer's angles depend on, or None where it does not rotate."""
+    return None if attention.rope is None else (attention.rope, attention.head_dim)
 
 
 class ZeroRngs:

@@ -1,21 +1,29 @@
-"""What the relatives of Llama share in Hugging Face's words: sizes, positions, windows, and the tensors' names.
+"""DecoderFamily: an architecture whose network is the one decoder, and how its checkpoints name the weights."""
 
-Defaults are those of transformers' config classes, because a config.json may leave out what equals its default.
-Both spellings are read, also beside each other where they agree: `rope_theta` with `rope_scaling` (transformers 4) and
-`rope_parameters` (transformers 5).
-"""
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-
-from jaxserve.layers.rope import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
+from jaxserve.kvcache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, Source
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.spec import DecoderSpec, ParamPath, ParamSpec, attention_projections, mlp_projections
+from jaxserve.models.cost import Cost, decoder_cost
+from jaxserve.models.spec import (
+    DecoderSpec,
+    LayerSpec,
+    MLPSpec,
+    MoESpec,
+    Projection,
+    attention_projections,
+    layer_norms,
+    mlp_projections,
+)
 
-HF_MODULE_NAMES = {
+Layout: TypeAlias = Mapping[str, str]
+"""Module of a layer → its stem in the checkpoint. Projections that follow each other and share a stem are rows of one
+fused tensor, in this order."""
+
+LLAMA_LAYOUT: Layout = {
     "query": "self_attn.q_proj",
     "key": "self_attn.k_proj",
     "value": "self_attn.v_proj",
@@ -28,202 +36,215 @@ HF_MODULE_NAMES = {
     "attention_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
 }
-DEFAULT_ROPE_THETA = 10_000.0
-EMBEDDING_NAME, HEAD_NAME, FINAL_NORM_NAME = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+SANDWICH: Layout = {
+    "attention_norm": "input_layernorm",
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+EXPERTS: Layout = {
+    "router": "mlp.gate",
+    "expert_gate": "mlp.experts.{}.gate_proj.weight",
+    "expert_up": "mlp.experts.{}.up_proj.weight",
+    "expert_down": "mlp.experts.{}.down_proj.weight",
+}
+STACKED_EXPERTS: Layout = {  # also how GGUF keeps them
+    "router": "mlp.gate",
+    "expert_gate": "mlp.experts.gate_proj.weight",
+    "expert_up": "mlp.experts.up_proj.weight",
+    "expert_down": "mlp.experts.down_proj.weight",
+}
+FUSED_EXPERTS: Layout = {  # transformers 5 in memory
+    "router": "mlp.gate",
+    "expert_gate": "mlp.experts.gate_up_proj",
+    "expert_up": "mlp.experts.gate_up_proj",
+    "expert_down": "mlp.experts.down_proj",
+}
+FUSED: Layout = {"query": "self_attn.qkv_proj", "key": "self_attn.qkv_proj", "value": "self_attn.qkv_proj"} | {
+    "gate": "mlp.gate_up_proj",
+    "up": "mlp.gate_up_proj",
+}
 
 
-def read_decoder_spec(
-    config: ConfigReader,
-    *,
-    architecture: str,
-    model_type: str,
-    windows: tuple[int | None, ...],
-    num_kv_heads: int | None = None,
-    head_dim: int | None = None,
-    **arithmetic: bool,
-) -> DecoderSpec:
-    """The spec of a relative: common keys read here, what is its own handed in.
+@dataclass(frozen=True, slots=True)
+class TensorNames:
+    """Names of an architecture's tensors in its checkpoints.
 
-    num_kv_heads and head_dim are the values that hold where the config says nothing; None: as many as query heads,
-    and width / heads. Ends by refusing every key left over.
+    layouts   ways in which layers are named, the usual one first
     """
-    config.require("model_type", model_type)
-    config.require("hidden_act", "silu")
-    width, num_heads = config.get_positive_int("hidden_size"), config.get_positive_int("num_attention_heads")
-    kv_heads = config.get_positive_int("num_key_value_heads", num_kv_heads or num_heads)
-    if num_heads % kv_heads:
-        raise config.unsupported("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {num_heads}")
-    if not (head_dim or config.get("head_dim", None)) and width % num_heads:
-        raise config.unsupported("hidden_size", width, f"a multiple of num_attention_heads, {num_heads}, or a head_dim")
-    head_dim = config.get_positive_int("head_dim", head_dim or width // num_heads)
-    if head_dim % 2:
-        raise config.unsupported("head_dim", head_dim, "an even number, since positions turn pairs")
-    max_positions = config.get_positive_int("max_position_embeddings")
-    spec = DecoderSpec(
-        architecture=architecture,
-        vocab_size=config.get_positive_int("vocab_size"),
-        width=width,
-        mlp_width=config.get_positive_int("intermediate_size"),
-        num_heads=num_heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        max_position_embeddings=max_positions,
-        norm_eps=config.get_positive_float("rms_norm_eps", 1e-6),
-        rope=read_rope(config, max_positions),
-        windows=windows,
-        tie_embeddings=config.get_bool("tie_word_embeddings", False),
-        **arithmetic,
-    )
-    config.reject_unread()
-    return spec
+
+    layouts: tuple[Layout, ...] = (LLAMA_LAYOUT, {**LLAMA_LAYOUT, **FUSED})
+    layer: str = "model.layers.{}."
+    embedding: str = "model.embed_tokens"
+    final_norm: str = "model.norm"
+    head: str = "lm_head"
 
 
-def read_rope(config: ConfigReader, max_positions: int) -> RopeSpec:
-    """Return the rotary frequencies, from either spelling, or from both where they mean the same.
+def named(usual: Layout, *others: Layout) -> TensorNames:
+    """Return Llama's names with these differences: those of the usual layout, then those of further ones."""
+    layouts = [{**LLAMA_LAYOUT, **usual}, *({**LLAMA_LAYOUT, **usual, **other} for other in others)]
+    return TensorNames(layouts=tuple(layouts))
 
-    Raises UnknownArchitecture for unknown scalings, unknown keys of known ones, and spellings that disagree.
+
+@dataclass(frozen=True, slots=True)
+class DecoderFamily:
+    """An architecture that is a DecoderSpec and names for its weights.
+
+    read        config.json → values; takes every key that it understands
+    unread      further patterns of tensors that checkpoints may hold and nobody reads
     """
-    theta = config.get_positive_float("rope_theta") if config.get("rope_theta", None) is not None else None
-    rope_by_key: dict[str, RopeSpec] = {}
-    for name in ("rope_parameters", "rope_scaling"):
-        value = config.get(name, None)
-        if value is not None and not isinstance(value, Mapping):
-            raise config.unsupported(name, value, "an object or null")
-        if value:
-            rope_by_key[name] = _read_rope_object(config, name, value, theta, max_positions)
-            theta = theta or rope_by_key[name].theta  # rope_scaling brings none of its own
-    if len(set(rope_by_key.values())) > 1:
-        expected = f"what rope_parameters says, {config.get('rope_parameters')!r}"
-        raise config.unsupported("rope_scaling", config.get("rope_scaling"), expected)
-    return next(iter(rope_by_key.values()), RopeSpec(theta or DEFAULT_ROPE_THETA))
 
+    read: Callable[[ConfigReader], DecoderSpec]
+    names: TensorNames = field(default_factory=TensorNames)
+    unread: tuple[str, ...] = ()
 
-def _read_rope_object(
-    config: ConfigReader, name: str, value: Mapping[str, Any], theta: float | None, max_positions: int
-) -> RopeSpec:
-    """What one of the two objects means; theta is what stands beside it."""
-    rope_config = ConfigReader(value, where=f"config.json, {name}")
-    own_theta = rope_config.get_positive_float("rope_theta", theta or DEFAULT_ROPE_THETA)
-    if theta is not None and own_theta != theta:
-        raise rope_config.unsupported("rope_theta", own_theta, f"the {theta!r} that rope_theta says outside of it")
-    rope_config.require("partial_rotary_factor", 1.0, None)
-    kind = rope_config.get("rope_type", None) or rope_config.get("type", "default")
-    rope_config.require("type", kind, None)
-    scaling = _read_scaling(rope_config, kind, max_positions)
-    rope_config.reject_unread(ignored=frozenset(), neutral_values={})
-    return RopeSpec(own_theta, scaling)
+    def spec(self, hf_config: Mapping[str, Any]) -> DecoderSpec:
+        """Return the values of a config.json. Raises UnknownArchitecture, naming the key that is not understood."""
+        config = ConfigReader(hf_config)
+        spec = self.read(config)
+        config.reject_unread()
+        return spec
 
+    def params(self, spec: DecoderSpec) -> dict[ParamPath, ParamSpec]:
+        """Return every weight of the decoder by its path in the module tree, with its origins in checkpoints."""
+        names, table = self.names, (spec.vocab_size, spec.width)
+        params: dict[ParamPath, ParamSpec] = {
+            ("embed", "table"): _whole(f"{names.embedding}.weight", table, ("vocab", "width"), is_packable=True),
+            **_norm_params(spec, ("final_norm",), (names.final_norm,), spec.width),
+        }
+        if not spec.tie_embeddings:
+            params["head", "table"] = _whole(f"{names.head}.weight", table, ("vocab", "width"), is_packable=True)
+        for index, layer in enumerate(spec.layers):
+            prefix = names.layer.format(index)
+            layouts = tuple({module: prefix + stem for module, stem in layout.items()} for layout in names.layouts)
+            for path, param in _layer_params(spec, layer, layouts).items():
+                params["layers", index, *path] = param
+        return params
 
-def _read_scaling(
-    config: ConfigReader, kind: str, max_positions: int
-) -> LinearScaling | Llama3Scaling | YarnScaling | None:
-    match kind:
-        case "default":
-            return None
-        case "linear":
-            return LinearScaling(config.get_positive_float("factor"))
-        case "llama3":
-            return Llama3Scaling(
-                factor=config.get_positive_float("factor"),
-                low_freq_factor=config.get_positive_float("low_freq_factor"),
-                high_freq_factor=config.get_positive_float("high_freq_factor"),
-                original_positions=config.get_positive_int("original_max_position_embeddings", max_positions),
+    def ignored_tensors(self, spec: DecoderSpec) -> frozenset[str]:
+        """Return patterns of tensors that may be there and are not read: rotary tables, the head of a tied model."""
+        head = {f"{self.names.head}.weight"} if spec.tie_embeddings else set()
+        return frozenset({"*.rotary_emb.inv_freq", *self.unread} | head)
+
+    def cache(self, spec: DecoderSpec) -> tuple[LayerCache, ...]:
+        """Return what each layer keeps between steps."""
+        return tuple(
+            PagedKeysValues(
+                num_kv_heads=layer.attention.num_kv_heads,
+                head_dim=layer.attention.head_dim,
+                window=layer.attention.window,
             )
-        case "yarn":
-            return _read_yarn(config, max_positions)
-    raise config.unsupported("rope_type", kind, "'default', 'linear', 'llama3' or 'yarn'")
+            for layer in spec.layers
+        )
+
+    def cost(self, spec: DecoderSpec) -> Cost:
+        """Return the work of a token, for the roofline."""
+        return decoder_cost(spec)
 
 
-def _read_yarn(config: ConfigReader, max_positions: int) -> YarnScaling:
-    factor = config.get_positive_float("factor")
-    attention_factor = config.get("attention_factor", None)
-    mscale, mscale_all = config.get("mscale", None), config.get("mscale_all_dim", None)
-    if attention_factor is not None:
-        attention_factor = config.get_positive_float("attention_factor")
-    elif mscale and mscale_all:
-        attention_factor = _yarn_attention_factor(factor, mscale) / _yarn_attention_factor(factor, mscale_all)
+def _layer_params(spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ...]) -> dict[ParamPath, ParamSpec]:
+    attention, params = layer.attention, dict[ParamPath, ParamSpec]()
+    for name, leaf, param in _projection_params(tuple(attention_projections(spec.width, attention)), layouts):
+        params["attention", name, leaf] = param
+    if isinstance(layer.mlp, MoESpec):
+        params |= _moe_params(spec.width, layer.mlp, layouts)
     else:
-        attention_factor = _yarn_attention_factor(factor, 1.0)
-    return YarnScaling(
-        factor=factor,
-        original_positions=config.get_positive_int("original_max_position_embeddings", max_positions),
-        beta_fast=config.get_positive_float("beta_fast", 32.0),
-        beta_slow=config.get_positive_float("beta_slow", 1.0),
-        attention_factor=attention_factor,
-        truncate=config.get_bool("truncate", True),
-    )
+        for name, leaf, param in _projection_params(tuple(mlp_projections(spec.width, layer.mlp)), layouts):
+            params["mlp", name, leaf] = param
+    for name, width in zip(("query_norm", "key_norm"), attention.qk_norm_widths, strict=True):
+        if width is not None:
+            stems = tuple(layout[name] for layout in layouts)
+            params |= _norm_params(spec, ("attention", name), stems, width)
+    if attention.has_sinks:
+        stems = tuple(layout["sinks"] for layout in layouts)
+        params["attention", "sinks"] = _alternatives(stems, (attention.num_heads,), ("heads",))
+    for name in layer_norms(layer):
+        params |= _norm_params(spec, (name,), tuple(layout[name] for layout in layouts), spec.width)
+    return params
 
 
-def _yarn_attention_factor(factor: float, mscale: float) -> float:
-    """YaRN's advice for the sharpness of attention at this factor (arXiv 2309.00071, section 3.4)."""
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+def _moe_params(width: int, moe: MoESpec, layouts: tuple[Layout, ...]) -> dict[ParamPath, ParamSpec]:
+    """A router, its experts, stacked, and what stands beside them."""
+    router = Projection("router", width, moe.num_experts, False, "width", None)
+    singles = [router] + ([Projection("shared_gate", width, 1, False, "width", None)] if moe.has_shared_gate else [])
+    params: dict[ParamPath, ParamSpec] = {}
+    for projection in singles:
+        for name, leaf, param in _projection_params((projection,), layouts):
+            params["mlp", name, leaf] = param
+    if moe.router.has_correction_bias:
+        stems = tuple(layout["correction_bias"] for layout in layouts)
+        params["mlp", "correction_bias"] = _alternatives(stems, (moe.num_experts,), (None,))
+    experts = tuple(mlp_projections(width, MLPSpec(hidden=moe.hidden)))
+    for projection in experts:
+        origins = tuple(_expert_origin(experts, projection, moe.num_experts, layout) for layout in layouts)
+        params["mlp", "experts", projection.name] = ParamSpec(
+            (moe.num_experts, projection.width_in, projection.width_out),
+            ("experts", projection.axis_in, projection.axis_out),
+            tuple(dict.fromkeys(origins)),
+            is_packable=True,
+        )
+    if moe.shared is not None:
+        shared = tuple({name: layout[f"shared_{name}"] for name in ("gate", "up", "down")} for layout in layouts)
+        for name, leaf, param in _projection_params(tuple(mlp_projections(width, moe.shared)), shared):
+            params["mlp", "shared", name, leaf] = param
+    return params
 
 
-def read_layer_windows(
-    config: ConfigReader, *, default_start: int = 28, default_window: int = 4096
-) -> tuple[int | None, ...]:
-    """Qwen's windows: the layers named in `layer_types`, or those from `max_window_layers` on, if windows are used."""
-    num_layers = config.get_positive_int("num_hidden_layers")
-    used = config.get_bool("use_sliding_window", False)
-    window, start = config.get("sliding_window", default_window), config.get("max_window_layers", default_start)
-    if used:
-        window = config.get_positive_int("sliding_window", default_window)
-    types = config.get("layer_types", None)
-    if types is None:
-        types = ["sliding_attention" if used and i >= start else "full_attention" for i in range(num_layers)]
-    allowed = {"full_attention": None} | ({"sliding_attention": window} if used else {})
-    if len(types) != num_layers or any(kind not in allowed for kind in types):
-        expected = f"{num_layers} entries, each {' or '.join(repr(kind) for kind in allowed)}"
-        raise config.unsupported("layer_types", types, expected)
-    return tuple(allowed[kind] for kind in types)
+def _expert_origin(experts: tuple[Projection, ...], projection: Projection, num_experts: int, layout: Layout) -> Origin:
+    """A tensor for each expert where the stem has a place for its number, else one stack of all."""
+    stem = layout[f"expert_{projection.name}"]
+    fused = [each for each in experts if layout[f"expert_{each.name}"] == stem]
+    start = sum(each.width_out for each in fused[: fused.index(projection)])
+    rows = None if len(fused) == 1 else (start, start + projection.width_out, 1)
+    shape = (sum(each.width_out for each in fused), projection.width_in)
+    if "{}" not in stem:
+        return Origin((Source(stem, (num_experts, *shape), rows, is_transposed=True),))
+    names = (stem.format(expert) for expert in range(num_experts))
+    return Origin(tuple(Source(name, shape, rows, is_transposed=True) for name in names), "stack")
 
 
-def uniform_windows(config: ConfigReader, window: int | None) -> tuple[int | None, ...]:
-    """The same window, or none, in every layer."""
-    num_layers = config.get_positive_int("num_hidden_layers")
-    kind = "full_attention" if window is None else "sliding_attention"
-    config.require("layer_types", [kind] * num_layers, None)
-    return (window,) * num_layers
-
-
-def params(spec: DecoderSpec) -> dict[ParamPath, ParamSpec]:
-    """Every weight of the decoder, by its path in the module tree, with its origin in the checkpoint."""
-    param_specs: dict[ParamPath, ParamSpec] = {
-        ("embed", "table"): ParamSpec(EMBEDDING_NAME, (spec.vocab_size, spec.width), _identity, is_matrix=True),
-        ("final_norm", "scale"): ParamSpec(FINAL_NORM_NAME, (spec.width,), _identity),
-    }
-    if not spec.tie_embeddings:
-        param_specs["head", "table"] = ParamSpec(HEAD_NAME, (spec.vocab_size, spec.width), _identity, is_matrix=True)
-    for layer in range(spec.num_layers):
-        for path, param in _layer_params(spec, f"model.layers.{layer}").items():
-            param_specs["layers", layer, *path] = param
-    return param_specs
-
-
-def _layer_params(spec: DecoderSpec, prefix: str) -> dict[ParamPath, ParamSpec]:
-    param_specs: dict[ParamPath, ParamSpec] = {}
-    for part, projections in (("attention", attention_projections(spec)), ("mlp", mlp_projections(spec))):
-        for name, width_in, width_out, bias in projections:
-            stem = f"{prefix}.{HF_MODULE_NAMES[name]}"
-            param_specs[part, name, "kernel"] = ParamSpec(
-                f"{stem}.weight", (width_out, width_in), np.transpose, is_matrix=True
+def _projection_params(
+    projections: tuple[Projection, ...], layouts: tuple[Layout, ...]
+) -> Iterator[tuple[str, str, ParamSpec]]:
+    """Yield (projection, leaf, its spec) for kernels and biases."""
+    for projection in projections:
+        kernels = tuple(_kernel_source(projections, projection, layout) for layout in layouts)
+        shape = (projection.width_in, projection.width_out)
+        axes: tuple[Axis | None, Axis | None] = (projection.axis_in, projection.axis_out)
+        yield projection.name, "kernel", ParamSpec(shape, axes, _distinct(kernels), is_packable=True)
+        if projection.bias:
+            biases = tuple(
+                Source(source.name.removesuffix("weight") + "bias", source.shape[:1], source.rows) for source in kernels
             )
-            if bias:
-                param_specs[part, name, "bias"] = ParamSpec(f"{stem}.bias", (width_out,), _identity)
-    norms: dict[ParamPath, int] = {("attention_norm",): spec.width, ("mlp_norm",): spec.width}
-    if spec.qk_norm:
-        norms |= {("attention", "query_norm"): spec.head_dim, ("attention", "key_norm"): spec.head_dim}
-    for path, width in norms.items():
-        name = HF_MODULE_NAMES[str(path[-1])]
-        param_specs[*path, "scale"] = ParamSpec(f"{prefix}.{name}.weight", (width,), _identity)
-    return param_specs
+            yield projection.name, "bias", ParamSpec(shape[1:], axes[1:], _distinct(biases))
 
 
-def ignored_tensors(spec: DecoderSpec) -> frozenset[str]:
-    """Tensors that a checkpoint may carry and nobody reads: rotary tables, and the head of a tied model."""
-    names = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in range(spec.num_layers)}
-    return frozenset(names | {"model.rotary_emb.inv_freq"} | ({HEAD_NAME} if spec.tie_embeddings else set()))
+def _kernel_source(projections: tuple[Projection, ...], projection: Projection, layout: Layout) -> Source:
+    """A tensor of its own, or its rows of a fused one, which holds all projections of the same stem in order."""
+    stem = layout[projection.name]
+    fused = [each for each in projections if layout[each.name] == stem]
+    start = sum(each.width_out for each in fused[: fused.index(projection)])
+    total = sum(each.width_out for each in fused)
+    rows = None if len(fused) == 1 else (start, start + projection.width_out, 1)
+    return Source(f"{stem}.weight", (total, projection.width_in), rows, is_transposed=True)
 
 
-def _identity(array: np.ndarray) -> np.ndarray:
-    return array
+def _norm_params(spec: DecoderSpec, path: ParamPath, stems: tuple[str, ...], width: int) -> dict[ParamPath, ParamSpec]:
+    leaves = (("scale", "weight", spec.norm.has_scale), ("bias", "bias", spec.norm.has_bias))
+    return {
+        (*path, leaf): _alternatives(tuple(f"{stem}.{suffix}" for stem in stems), (width,), (None,))
+        for leaf, suffix, is_there in leaves
+        if is_there
+    }
+
+
+def _whole(name: str, shape: tuple[int, ...], axes: tuple[Axis | None, ...], *, is_packable: bool = False) -> ParamSpec:
+    return ParamSpec(shape, axes, (Origin((Source(name, shape),)),), is_packable)
+
+
+def _alternatives(names: tuple[str, ...], shape: tuple[int, ...], axes: tuple[Axis | None, ...]) -> ParamSpec:
+    return ParamSpec(shape, axes, _distinct(tuple(Source(name, shape) for name in names)))
+
+
+def _distinct(sources: tuple[Source, ...]) -> tuple[Origin, ...]:
+    return tuple(Origin((source,)) for source in dict.fromkeys(sources))

@@ -1,24 +1,21 @@
-"""Llama 2 and 3.x, and all that call themselves LlamaForCausalLM: SmolLM2, TinyLlama, Yi, MiniMind, ..."""
+"""Llama 2 and 3.x, and all that call themselves LlamaForCausalLM: SmolLM2, TinyLlama, Yi, MiniMind, …"""
 
-from collections.abc import Mapping
-from typing import Any
-
-from jaxserve.models import family
 from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import read_decoder_spec, uniform_windows
+from jaxserve.models.family import DecoderFamily
 from jaxserve.models.spec import DecoderSpec
 
-params, ignored_tensors = family.params, family.ignored_tensors
 
-
-def spec(hf_config: Mapping[str, Any]) -> DecoderSpec:
-    config = ConfigReader(hf_config)
+def _read(config: ConfigReader) -> DecoderSpec:
     bias = config.get_bool("attention_bias", False)
-    return family.read_decoder_spec(
+    return read_decoder_spec(
         config,
         architecture="LlamaForCausalLM",
         model_type="llama",
-        windows=family.uniform_windows(config, None),
-        qkv_bias=bias,
-        output_bias=bias,
-        mlp_bias=config.get_bool("mlp_bias", False),
+        windows=uniform_windows(config, None),
+        attention={"qkv_bias": bias, "output_bias": bias},
+        mlp={"bias": config.get_bool("mlp_bias", False)},
     )
+
+
+ARCHITECTURE = DecoderFamily(_read)

@@ -7,14 +7,29 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
-import numpy as np
 from jax.typing import DTypeLike
 
 from jaxserve.config import Quantization
 from jaxserve.errors import UnknownArchitecture
+from jaxserve.kvcache.layer_cache import LayerCache
 from jaxserve.layers import quant
-from jaxserve.models import llama, mistral, qwen2, qwen3
-from jaxserve.models.spec import DecoderSpec, ParamPath, ParamSpec
+from jaxserve.layers.param_spec import ParamPath, ParamSpec
+from jaxserve.models import (
+    gemma2,
+    gemma3,
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
+from jaxserve.models.cost import Cost
+from jaxserve.models.spec import DecoderSpec
 
 if TYPE_CHECKING:
     from flax.nnx import GraphDef
@@ -23,28 +38,57 @@ if TYPE_CHECKING:
 
 
 class Architecture(Protocol):
-    """What a translator's module offers."""
+    """A network, its weights, and what it keeps between steps. `abstract_decoder` builds the network of a spec."""
 
     def spec(self, hf_config: Mapping[str, Any]) -> DecoderSpec:
-        """config.json as a dict → values. Raises UnknownArchitecture, naming the key it does not know."""
+        """Return the values of a config.json. Raises UnknownArchitecture, naming the key that is not understood."""
         ...
 
     def params(self, spec: DecoderSpec) -> dict[ParamPath, ParamSpec]:
-        """Every leaf of `abstract_decoder(spec, dtype)`, with its origin in the checkpoint."""
+        """Return every leaf of `abstract_decoder(spec, dtype)`, with its origins in checkpoints."""
         ...
 
     def ignored_tensors(self, spec: DecoderSpec) -> frozenset[str]:
-        """Checkpoint tensors that may be there and are not read."""
+        """Return patterns of checkpoint tensors that may be there and are not read."""
+        ...
+
+    def cache(self, spec: DecoderSpec) -> tuple[LayerCache, ...]:
+        """Return what each layer keeps between steps."""
+        ...
+
+    def cost(self, spec: DecoderSpec) -> Cost:
+        """Return the work of a token, for the roofline."""
         ...
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "LlamaForCausalLM": llama,
-    "MistralForCausalLM": mistral,
-    "Qwen2ForCausalLM": qwen2,
-    "Qwen3ForCausalLM": qwen3,
+    "Gemma2ForCausalLM": gemma2.ARCHITECTURE,
+    "Gemma3ForCausalLM": gemma3.ARCHITECTURE,
+    "GraniteForCausalLM": granite.ARCHITECTURE,
+    "LlamaForCausalLM": llama.ARCHITECTURE,
+    "MistralForCausalLM": mistral.ARCHITECTURE,
+    "MixtralForCausalLM": mixtral.ARCHITECTURE,
+    "Olmo2ForCausalLM": olmo2.ARCHITECTURE,
+    "Phi3ForCausalLM": phi3.ARCHITECTURE,
+    "Qwen2ForCausalLM": qwen2.ARCHITECTURE,
+    "Qwen3ForCausalLM": qwen3.ARCHITECTURE,
+    "Qwen3MoeForCausalLM": qwen3_moe.ARCHITECTURE,
+    "SmolLM3ForCausalLM": smollm3.ARCHITECTURE,
 }
-MODEL_TYPES: dict[str, Architecture] = {"llama": llama, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3}
+MODEL_TYPES: dict[str, Architecture] = {
+    "gemma2": gemma2.ARCHITECTURE,
+    "gemma3_text": gemma3.ARCHITECTURE,
+    "granite": granite.ARCHITECTURE,
+    "llama": llama.ARCHITECTURE,
+    "mistral": mistral.ARCHITECTURE,
+    "mixtral": mixtral.ARCHITECTURE,
+    "olmo2": olmo2.ARCHITECTURE,
+    "phi3": phi3.ARCHITECTURE,
+    "qwen2": qwen2.ARCHITECTURE,
+    "qwen3": qwen3.ARCHITECTURE,
+    "qwen3_moe": qwen3_moe.ARCHITECTURE,
+    "smollm3": smollm3.ARCHITECTURE,
+}
 
 
 def find_architecture(hf_config: Mapping[str, Any]) -> Architecture:
@@ -62,20 +106,21 @@ def find_architecture(hf_config: Mapping[str, Any]) -> Architecture:
 def abstract_params(
     params: Mapping[ParamPath, ParamSpec], dtype: DTypeLike, quantization: Quantization = "none"
 ) -> dict[ParamPath, jax.ShapeDtypeStruct | quant.PackedWeight]:
-    """What `abstract_decoder` says of the leaves, worked out from their origins.
+    """Return shape and type of every leaf, without tracing and without memory.
 
-    No tracing, no memory, microseconds each.
-
-    With a quantization every matrix is packed. Tables stay int8 under int4: a token is chosen among their rows.
+    With a quantization every packable weight is packed. Tables stay int8 under int4: a token is chosen among their
+    rows.
     """
 
     def abstract_param(path: ParamPath, param: ParamSpec) -> jax.ShapeDtypeStruct | quant.PackedWeight:
-        if quantization != "none" and param.is_matrix:
-            width_out, width_in = param.shape
-            return quant.abstract_packed("int8" if path[-1] == "table" else quantization, width_in, width_out)
-        return jax.ShapeDtypeStruct(param.transform(np.broadcast_to(np.float32(0), param.shape)).shape, dtype)
+        if quantization == "none" or not param.is_packable:
+            return jax.ShapeDtypeStruct(param.shape, dtype)
+        if path[-1] == "table":
+            return quant.abstract_packed("int8", width_in=param.shape[1], width_out=param.shape[0])
+        *experts, width_in, width_out = param.shape
+        return quant.abstract_packed(quantization, width_in, width_out, num_experts=experts[0] if experts else None)
 
-    return {path: abstract_param(path, leaf) for path, leaf in params.items()}
+    return {path: abstract_param(path, param) for path, param in params.items()}
 
 
 def abstract_decoder(spec: DecoderSpec, dtype: DTypeLike) -> tuple["GraphDef", dict[ParamPath, jax.ShapeDtypeStruct]]:

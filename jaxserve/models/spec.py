@@ -1,78 +1,201 @@
-"""DecoderSpec: whatever may differ between relatives of Llama, as a value. ParamSpec: where a weight comes from.
+"""DecoderSpec: everything in which decoders differ by value, layer by layer.
 
-Fields name arithmetic, never architectures. Nothing here knows Hugging Face's words; the translators do.
+Fields name arithmetic, never architectures, and each is static: a switch that is off leaves no trace in a compiled
+program. Nothing here knows Hugging Face's words; the families translate.
 """
 
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-import numpy as np
-
+from jaxserve.layers.mlp import Activation
+from jaxserve.layers.moe import RouterSpec
+from jaxserve.layers.norms import NormSpec
+from jaxserve.layers.param_spec import Axis
 from jaxserve.layers.rope import RopeSpec
 
-ParamPath: TypeAlias = tuple[Hashable, ...]
-"""A leaf's place in the module tree, e.g. ("layers", 3, "attention", "query", "kernel")."""
+NormPlace: TypeAlias = Literal["pre", "post", "sandwich"]
+"""pre: x + f(norm(x)); post: x + norm(f(x)); sandwich: x + norm(f(norm(x)))."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryTemperature:
+    """Queries are multiplied by 1 + scale * log(1 + floor((position + offset) / interval)) (Llama 4, Ministral 3)."""
+
+    scale: float
+    interval: float
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """Softmax attention over paged keys and values.
+
+    scale          factor of query · key before the softmax
+    rope           None: queries and keys are not rotated
+    window         a token sees itself and the window - 1 tokens before it; None: all before it
+    softcap        scores s become softcap * tanh(s / softcap)
+    qk_norm        a norm over each query and key head, or over all heads of a token together
+    norms_after_rope   these norms follow the rotation instead of preceding it
+    has_sinks      one learned score a head takes part in the softmax and carries no value
+    has_output_gate    heads are multiplied by the sigmoid of a projection of the layer's input
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    rope: RopeSpec | None
+    window: int | None = None
+    softcap: float | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: Literal["none", "head", "full"] = "none"
+    norms_after_rope: bool = False
+    temperature: QueryTemperature | None = None
+    has_sinks: bool = False
+    has_output_gate: bool = False
+
+    @property
+    def qk_norm_widths(self) -> tuple[int, int] | tuple[None, None]:
+        """Widths of the norms over queries and over keys, where there are any."""
+        match self.qk_norm:
+            case "none":
+                return None, None
+            case "head":
+                return self.head_dim, self.head_dim
+            case "full":
+                return self.query_width, self.key_width
+
+    @property
+    def query_width(self) -> int:
+        """Numbers of all query heads of a token."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def key_width(self) -> int:
+        """Numbers of all key heads of a token, and of all value heads."""
+        return self.num_kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MLPSpec:
+    """down(activation(gate(x)) * up(x)), or down(activation(up(x))) where there is no gate."""
+
+    hidden: int
+    activation: Activation = "silu"
+    is_gated: bool = True
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoESpec:
+    """A mixture of experts, each a gated block of its own.
+
+    hidden            width of each expert
+    shared            a block that every token passes through beside its experts
+    has_shared_gate   that block's output is multiplied by the sigmoid of a projection of its input
+    """
+
+    num_experts: int
+    hidden: int
+    router: RouterSpec
+    activation: Activation = "silu"
+    shared: MLPSpec | None = None
+    has_shared_gate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """One layer: attention, then the feed-forward block.
+
+    is_parallel           both read the same normed input and are added together
+    residual_multiplier   factor of each block's output before it is added
+    """
+
+    attention: AttentionSpec
+    mlp: MLPSpec | MoESpec
+    norm_place: NormPlace = "pre"
+    is_parallel: bool = False
+    residual_multiplier: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderSpec:
-    """A pre-norm decoder: embed, then per layer attention and gated MLP with residuals, then norm and logits."""
+    """A decoder: embedding, layers, final norm, logits.
+
+    architecture           for people: "LlamaForCausalLM"
+    vocab_size             rows of the embedding, which is the width of the logits; may exceed the tokenizer's
+    width                  of the residual stream
+    norm                   of every norm but the per-head ones' width
+    tie_embeddings         the logits read the embedding table; there is no other head
+    embedding_multiplier   factor of the embedded tokens
+    logits_multiplier      factor of the logits
+    logits_softcap         logits z become softcap * tanh(z / softcap)
+    """
 
     architecture: str
-    """The architecture, for people: "LlamaForCausalLM"."""
     vocab_size: int
-    """Rows of the embedding, which is the width of the logits; may be more than the tokenizer knows."""
     width: int
-    mlp_width: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
     max_position_embeddings: int
-    norm_eps: float
-    rope: RopeSpec
-    windows: tuple[int | None, ...]
-    """One entry a layer: a token sees itself and the window - 1 tokens before it; None sees all."""
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    """An RMS norm over each query and key head before the rotation."""
+    norm: NormSpec
+    layers: tuple[LayerSpec, ...]
     tie_embeddings: bool = False
-    """The logits read the embedding table; there is no other head."""
+    embedding_multiplier: float = 1.0
+    logits_multiplier: float = 1.0
+    logits_softcap: float | None = None
 
     @property
     def num_layers(self) -> int:
-        return len(self.windows)
+        """Layers of the decoder."""
+        return len(self.layers)
 
-    @property
-    def attention_scale(self) -> float:
-        return self.head_dim**-0.5
+    def for_length(self, max_model_len: int) -> "DecoderSpec":
+        """Return the spec as it holds for requests of at most so many tokens (see LongRopeScaling)."""
+        layers = tuple(
+            replace(layer, attention=replace(layer.attention, rope=layer.attention.rope.for_length(max_model_len)))
+            if layer.attention.rope is not None
+            else layer
+            for layer in self.layers
+        )
+        return replace(self, layers=layers)
 
 
 @dataclass(frozen=True, slots=True)
-class ParamSpec:
-    """One weight's origin: the checkpoint's name for it, its shape there, and how it is laid out here."""
+class Projection:
+    """One matrix product of a layer: kernel [width_in, width_out], with its logical axes."""
 
-    tensor_name: str
-    shape: tuple[int, ...]
-    transform: Callable[[np.ndarray], np.ndarray]
-    """Checkpoint layout → leaf layout; a view where numpy can make one."""
-    is_matrix: bool = False
-    """Multiplied with activations, so it may be packed. Lies [out, in] in the checkpoint; place undoes itself."""
-
-
-def attention_projections(spec: DecoderSpec) -> Iterator[tuple[str, int, int, bool]]:
-    """(projection, in, out, bias) of the four projections, in the order they are computed."""
-    query, key = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    yield "query", spec.width, query, spec.qkv_bias
-    yield "key", spec.width, key, spec.qkv_bias
-    yield "value", spec.width, key, spec.qkv_bias
-    yield "output", query, spec.width, spec.output_bias
+    name: str
+    width_in: int
+    width_out: int
+    bias: bool
+    axis_in: Axis
+    axis_out: Axis | None
 
 
-def mlp_projections(spec: DecoderSpec) -> Iterator[tuple[str, int, int, bool]]:
-    """(projection, in, out, bias) of the feed-forward block."""
-    yield "gate", spec.width, spec.mlp_width, spec.mlp_bias
-    yield "up", spec.width, spec.mlp_width, spec.mlp_bias
-    yield "down", spec.mlp_width, spec.width, spec.mlp_bias
+def attention_projections(width: int, attention: AttentionSpec) -> Iterator[Projection]:
+    """Yield the projections of an attention block, in the order in which they are computed."""
+    query, key = attention.query_width, attention.key_width
+    yield Projection("query", width, query, attention.qkv_bias, "width", "heads")
+    yield Projection("key", width, key, attention.qkv_bias, "width", "kv_heads")
+    yield Projection("value", width, key, attention.qkv_bias, "width", "kv_heads")
+    if attention.has_output_gate:
+        yield Projection("output_gate", width, query, attention.qkv_bias, "width", "heads")
+    yield Projection("output", query, width, attention.output_bias, "heads", "width")
+
+
+def mlp_projections(width: int, mlp: MLPSpec) -> Iterator[Projection]:
+    """Yield the projections of a feed-forward block, in the order in which they are computed."""
+    if mlp.is_gated:
+        yield Projection("gate", width, mlp.hidden, mlp.bias, "width", "mlp")
+    yield Projection("up", width, mlp.hidden, mlp.bias, "width", "mlp")
+    yield Projection("down", mlp.hidden, width, mlp.bias, "mlp", "width")
+
+
+def layer_norms(layer: LayerSpec) -> tuple[str, ...]:
+    """Return the names of a layer's norms over the residual stream, in the order in which they are applied."""
+    if layer.is_parallel:
+        return ("attention_norm",)
+    before, after = layer.norm_place in ("pre", "sandwich"), layer.norm_place in ("post", "sandwich")
+    names = (("attention_norm", before), ("attention_post_norm", after), ("mlp_norm", before), ("mlp_post_norm", after))
+    return tuple(name for name, is_there in names if is_there)

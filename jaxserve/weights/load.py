@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, Protocol, TypeAlias
+from math import prod
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Source
 from jaxserve.layers.quant import GROUP_SIZE, PackedWeight, pack_blocks, quantize
 from jaxserve.weights.mapped_file import aligned_empty, is_zero_copyable
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
 
-ParamPath: TypeAlias = tuple[Any, ...]
 ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 
 MAX_THREADS = 8
@@ -31,24 +32,12 @@ SLAB_VALUES = 1 << 16  # packed at a time: a slab and its scratch stay in cache
 ALWAYS_IGNORED = ("*.rotary_emb.inv_freq",)
 
 
-class LoadableParam(Protocol):
-    """Where one parameter comes from (jaxserve.models.spec.ParamSpec is one)."""
-
-    @property
-    def tensor_name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def transform(self) -> Callable[[np.ndarray], np.ndarray]: ...
-
-
 Weight: TypeAlias = jax.Array | PackedWeight
 
 
 def check_checkpoint(
     checkpoint: Checkpoint,
-    params: Mapping[ParamPath, LoadableParam],
-    targets: Mapping[ParamPath, Any],
+    params: Mapping[ParamPath, ParamSpec],
     *,
     ignored: Iterable[str] = (),
 ) -> None:
@@ -56,7 +45,7 @@ def check_checkpoint(
 
     ignored: patterns (as in fnmatch) of tensors that may be there and are not wanted.
     """
-    expected = _expected_shapes(checkpoint, params, targets)
+    expected = _expected_shapes(checkpoint, params)
     names = set(checkpoint.tensors)
     patterns = (*ignored, *ALWAYS_IGNORED)
     surplus = [n for n in names - set(expected) if not any(fnmatchcase(n, pattern) for pattern in patterns)]
@@ -70,7 +59,7 @@ def check_checkpoint(
 
 def load_params(
     checkpoint: Checkpoint,
-    params: Mapping[ParamPath, LoadableParam],
+    params: Mapping[ParamPath, ParamSpec],
     targets: Mapping[ParamPath, Any],
     *,
     ignored: Iterable[str] = ("*",),
@@ -85,8 +74,8 @@ def load_params(
     is given here too.
     progress hears ("load", bytes read, bytes in all). Largest tensors first: scratch is taken while little else is.
     """
-    check_checkpoint(checkpoint, params, targets, ignored=ignored)
-    sizes = {path: checkpoint.tensors[_stored_name(checkpoint, path, leaf)].nbytes for path, leaf in params.items()}
+    check_checkpoint(checkpoint, params, ignored=ignored)
+    sizes = {path: _num_bytes(checkpoint, path, param) for path, param in params.items()}
     order = sorted(params, key=lambda path: -sizes[path])
     total, done = max(sum(sizes.values()), 1), 0
     loaded: dict[ParamPath, Weight] = {}
@@ -99,44 +88,70 @@ def load_params(
             done += sizes[path]
             if progress:
                 progress("load", done, total)
-        for name in {_stored_name(checkpoint, path, leaf) for path, leaf in params.items()}:
+        for name in _expected_shapes(checkpoint, params):
             checkpoint.release(name)  # again: a page of the file may be huge, and reading a neighbour brought it back
     finally:
         pool.shutdown(cancel_futures=True)
     return {path: loaded[path] for path in params}
 
 
-def _load_param(checkpoint: Checkpoint, path: ParamPath, param: LoadableParam, target: Any) -> Weight:
-    name = _stored_name(checkpoint, path, param)
+def _load_param(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec, target: Any) -> Weight:
+    origin = _origin(checkpoint, path, param)
     if isinstance(target, PackedWeight):
-        host = _pack_tensor(checkpoint, name, param, target)
-        checkpoint.release(name)
+        host = _pack_param(checkpoint, path, origin, target)
+        _release(checkpoint, origin)
         return replace(target, data=_put_on_device(host, getattr(target.data, "sharding", None)))
-    values = checkpoint.read(name)
-    values = values if checkpoint.has_param_layout else param.transform(values)
-    assert values.shape == target.shape, f"{name}: the layout function made {values.shape}, not {target.shape}"
+    values = origin.combine_parts([source.read(checkpoint.read) for source in origin.sources])
+    assert values.shape == target.shape, f"{path}: the checkpoint's parts make {values.shape}, not {target.shape}"
     host = _convert(values, np.dtype(target.dtype))
     del values
-    checkpoint.release(name)
+    _release(checkpoint, origin)
     return _put_on_device(host, getattr(target, "sharding", None))
 
 
-def _pack_tensor(checkpoint: Checkpoint, name: str, param: LoadableParam, target: PackedWeight) -> np.ndarray:
-    """The weight in the layout of its kernel."""
+def _release(checkpoint: Checkpoint, origin: Origin) -> None:
+    for source in origin.sources:
+        checkpoint.release(source.name)
+
+
+def _pack_param(checkpoint: Checkpoint, path: ParamPath, origin: Origin, target: PackedWeight) -> np.ndarray:
+    """Return the weight in the layout of its kernel: blocks of the file as they are, anything else packed anew."""
     data = aligned_empty(target.data.shape, np.dtype(np.uint8))
-    blocks = checkpoint.read_blocks(name, target.kind)
-    if blocks is not None:
-        pack_blocks(blocks, data)
+    if data.ndim == 3:
+        _pack_matrix(checkpoint, path, origin.sources[0], None, target, data)
         return data
-    values_OI = checkpoint.read(name)
-    if checkpoint.has_param_layout:
-        values_OI = param.transform(values_OI)
-    assert values_OI.shape == (target.width_out, target.width_in), f"{name} is {values_OI.shape}, not {target}"
-    slab_groups = max(SLAB_VALUES // target.width_in // GROUP_SIZE, 1)
-    for first in range(0, len(data), slab_groups):
-        rows_OI = values_OI[first * GROUP_SIZE : (first + slab_groups) * GROUP_SIZE]
-        pack_blocks(quantize(rows_OI, target.kind), data[first : first + slab_groups])
+    for expert, expert_data in enumerate(data):
+        if origin.combine == "stack":
+            _pack_matrix(checkpoint, path, origin.sources[expert], None, target, expert_data)
+        else:
+            _pack_matrix(checkpoint, path, origin.sources[0], expert, target, expert_data)
     return data
+
+
+def _pack_matrix(
+    checkpoint: Checkpoint,
+    path: ParamPath,
+    source: Source,
+    expert: int | None,
+    target: PackedWeight,
+    data_GBX: np.ndarray,
+) -> None:
+    """Pack one matrix; expert: its number in a source that holds a stack of them."""
+    blocks = checkpoint.read_blocks(source.name, target.kind)
+    if blocks is not None:
+        if expert is not None:  # the file's blocks know rows only: those of all experts, one after the other
+            num_rows = source.shape[1]
+            blocks = blocks.take_rows(slice(expert * num_rows, (expert + 1) * num_rows))
+        pack_blocks(blocks if source.rows is None else blocks.take_rows(slice(*source.rows)), data_GBX)
+        return
+    values = source.read(checkpoint.read)
+    values = values if expert is None else values[expert]
+    values_OI = values if path[-1] == "table" else values.T
+    assert values_OI.shape == (target.width_out, target.width_in), f"{path} is {values_OI.shape}, not {target}"
+    slab_groups = max(SLAB_VALUES // target.width_in // GROUP_SIZE, 1)
+    for first in range(0, len(data_GBX), slab_groups):
+        rows_OI = values_OI[first * GROUP_SIZE : (first + slab_groups) * GROUP_SIZE]
+        pack_blocks(quantize(rows_OI, target.kind), data_GBX[first : first + slab_groups])
 
 
 def _put_on_device(host: np.ndarray, sharding: Any) -> jax.Array:
@@ -161,28 +176,33 @@ def _convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return out
 
 
-def _stored_name(checkpoint: Checkpoint, path: ParamPath, param: LoadableParam) -> str:
-    return param_name(path) if checkpoint.has_param_layout else param.tensor_name
+def _origin(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec) -> Origin:
+    """Where this checkpoint has the weight: a tensor in the leaf's own layout, or what the architecture says."""
+    if checkpoint.has_param_layout:
+        return Origin((Source(param_name(path), param.shape),))
+    return param.choose_origin(checkpoint.tensors)
+
+
+def _num_bytes(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec) -> int:
+    """Bytes of the file that the weight is read from."""
+    return sum(
+        checkpoint.tensors[source.name].nbytes * prod(source.part_shape) // max(prod(source.shape), 1)
+        for source in _origin(checkpoint, path, param).sources
+    )
 
 
 def param_name(path: ParamPath) -> str:
-    """The name of a leaf in a checkpoint of placed leaves."""
+    """Return the name of a leaf in a checkpoint that has the leaves' layout."""
     return ".".join(map(str, path))
 
 
-def _expected_shapes(
-    checkpoint: Checkpoint, params: Mapping[ParamPath, LoadableParam], targets: Mapping[ParamPath, Any]
-) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec]) -> dict[str, tuple[int, ...]]:
     """Tensor name → the shape it must have in this checkpoint."""
-    if checkpoint.has_param_layout:
-        return {param_name(path): _param_shape(leaf, targets[path]) for path, leaf in params.items()}
-    return {leaf.tensor_name: tuple(leaf.shape) for leaf in params.values()}
-
-
-def _param_shape(param: LoadableParam, target: Any) -> tuple[int, ...]:
-    if isinstance(target, PackedWeight):
-        return param.transform(np.broadcast_to(np.float32(0), param.shape)).shape
-    return tuple(target.shape)
+    return {
+        source.name: source.shape
+        for path, param in params.items()
+        for source in _origin(checkpoint, path, param).sources
+    }
 
 
 def _check_tensor(checkpoint: Checkpoint, name: str, info: TensorInfo, shape: tuple[int, ...]) -> None:

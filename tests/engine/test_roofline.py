@@ -1,5 +1,7 @@
 """The work of a step is counted as by hand, the limits are measured once, and without a roofline nothing is counted."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ from jaxserve.engine import roofline as module
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.engine.roofline import Limits, Roofline, Work, limits_of, measure
+from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.rope import RopeSpec
-from jaxserve.models.spec import DecoderSpec
+from jaxserve.models.cost import decoder_cost
+from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec
 from jaxserve.sampling.rows import neutral
 from jaxserve.sampling.sampler import SampleMode
 
@@ -18,20 +22,18 @@ HEAD = 50 * 8
 ONE = Limits(1.0, 1.0)
 
 
-def spec(windows=(None, None, None)):
-    return DecoderSpec(
+def cost(windows=(None, None, None)):
+    attention = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=2, scale=1.0, rope=RopeSpec(theta=10_000.0))
+    layers = (LayerSpec(attention=replace(attention, window=window), mlp=MLPSpec(hidden=20)) for window in windows)
+    spec = DecoderSpec(
         architecture="Hand",
         vocab_size=50,
         width=8,
-        mlp_width=20,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=2,
         max_position_embeddings=100,
-        norm_eps=1e-5,
-        rope=RopeSpec(theta=10_000.0),
-        windows=windows,
+        norm=NormSpec(1e-5),
+        layers=tuple(layers),
     )
+    return decoder_cost(spec)
 
 
 def decode(*positions):
@@ -49,7 +51,7 @@ def chunk(start, end):
 
 
 def test_a_decode_step_reads_the_weights_once_and_each_rows_positions():
-    work = Roofline(spec(), 4, ONE).work(decode(9, 19))
+    work = Roofline(cost(), 4, ONE).work(decode(9, 19))
     assert work.num_bytes == 4 * (WEIGHTS + HEAD + 3 * 30 * 2 * 2 * 2)
     assert work.flops == 2 * 2 * (WEIGHTS + HEAD) + 3 * 30 * 4 * 4 * 2
     assert work.floor_s == max(work.num_bytes, work.flops)
@@ -57,7 +59,7 @@ def test_a_decode_step_reads_the_weights_once_and_each_rows_positions():
 
 @pytest.mark.parametrize("windows", [(None,) * 3, (5, None, 3), (40, 40, 40)])
 def test_a_chunk_attends_as_its_tokens_one_by_one(windows):
-    counted = Roofline(spec(windows), 4, ONE)
+    counted = Roofline(cost(windows), 4, ONE)
     singles = [counted.work(decode(at)).flops for at in range(7, 23)]
     assert counted.work(chunk(7, 23)).flops == sum(singles) - 15 * 2 * HEAD
     assert counted.work(chunk(22, 23)) == counted.work(decode(22))
@@ -65,7 +67,7 @@ def test_a_chunk_attends_as_its_tokens_one_by_one(windows):
 
 def test_every_call_has_its_own_floor():
     both = StepPlan(decode(9).decode, chunk(0, 16).chunks)
-    counted = Roofline(spec(), 2, Limits(1000.0, 10.0))
+    counted = Roofline(cost(), 2, Limits(1000.0, 10.0))
     apart = [counted.work(plan) for plan in (decode(9), chunk(0, 16))]
     assert counted.work(both).floor_s == pytest.approx(sum(one.floor_s for one in apart))
 

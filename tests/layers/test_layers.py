@@ -8,8 +8,8 @@ from flax import nnx
 
 from jaxserve.layers.embedding import Embedding, LMHead
 from jaxserve.layers.linear import Linear, matmul_precision
-from jaxserve.layers.mlp import GatedMLP
-from jaxserve.layers.norms import RMSNorm
+from jaxserve.layers.mlp import MLP
+from jaxserve.layers.norms import Norm, NormSpec
 
 
 @pytest.fixture
@@ -22,16 +22,39 @@ def draw(*shape: int) -> np.ndarray:
 
 
 def test_rms_norm_is_its_formula():
-    norm, x = RMSNorm(16, eps=1e-5, dtype=jnp.float32), draw(5, 16)
+    norm, x = Norm(16, NormSpec(1e-5), dtype=jnp.float32), draw(5, 16)
     norm.scale[...] = jnp.asarray(draw(16))
     expected = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * draw(16)
     np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-5)
 
 
+def test_rms_norm_plus_one_multiplies_with_one_more_than_its_scale():
+    norm, x = Norm(16, NormSpec(1e-5, "rms_plus_one"), dtype=jnp.float32), draw(5, 16)
+    norm.scale[...] = jnp.asarray(draw(16))
+    expected = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * (1 + draw(16))
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_layer_norm_is_its_formula(has_bias):
+    norm, x = Norm(16, NormSpec(1e-5, "layer", has_bias), dtype=jnp.float32), draw(5, 16)
+    norm.scale[...] = jnp.asarray(draw(16))
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * draw(16)
+    if has_bias:
+        norm.bias[...] = jnp.asarray(draw(16)[::-1])
+        expected = expected + draw(16)[::-1]
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_norm_without_scale_has_no_leaf():
+    norm = Norm(16, NormSpec(1e-5, "layer", has_scale=False), dtype=jnp.float32)
+    assert not jax.tree.leaves(nnx.state(norm))
+
+
 def test_rms_norm_of_bfloat16_is_summed_in_float32():
-    norm = RMSNorm(4096, eps=1e-5, dtype=jnp.bfloat16)
+    norm = Norm(4096, NormSpec(1e-5), dtype=jnp.bfloat16)
     x = jnp.asarray(draw(4096)[None], jnp.bfloat16)
-    wide = RMSNorm(4096, eps=1e-5, dtype=jnp.float32)(x.astype(jnp.float32))
+    wide = Norm(4096, NormSpec(1e-5), dtype=jnp.float32)(x.astype(jnp.float32))
     assert norm(x).dtype == jnp.bfloat16
     assert (norm(x) == wide.astype(jnp.bfloat16)).all()
 
@@ -67,8 +90,16 @@ def test_logits_are_float32_sums_even_of_bfloat16(rngs, kind):
 
 
 def test_gated_mlp_is_its_formula(rngs):
-    mlp, x = GatedMLP(6, 9, bias=False, dtype=jnp.float32, rngs=rngs), draw(4, 6)
+    mlp, x = MLP(6, 9, activation="silu", is_gated=True, bias=False, dtype=jnp.float32, rngs=rngs), draw(4, 6)
     gate, up, down = (np.asarray(layer.kernel[...]) for layer in (mlp.gate, mlp.up, mlp.down))
     gated = x @ gate
     expected = (gated / (1 + np.exp(-gated)) * (x @ up)) @ down
+    np.testing.assert_allclose(mlp(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-8)
+
+
+def test_an_mlp_without_gate_is_its_formula(rngs):
+    mlp = MLP(6, 9, activation="relu2", is_gated=False, bias=True, dtype=jnp.float32, rngs=rngs)
+    mlp.up.bias[...] = jnp.asarray(draw(9))
+    x, up, down = draw(4, 6), np.asarray(mlp.up.kernel[...]), np.asarray(mlp.down.kernel[...])
+    expected = np.square(np.maximum(x @ up + draw(9), 0)) @ down
     np.testing.assert_allclose(mlp(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-8)

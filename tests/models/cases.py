@@ -13,6 +13,24 @@ YARN_ROPE = {
 }
 OLD_LLAMA = {key: value for key, value in tiny_config("llama").items() if key not in ("rope_parameters", "dtype")}
 
+# Half a head of 16 numbers turns, so four frequencies; requests of up to 512 tokens are more than the 64 of training.
+LONGROPE: dict[str, Any] = {
+    "num_key_value_heads": 2,
+    "original_max_position_embeddings": 64,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "partial_rotary_factor": 0.5,
+        "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [1.5, 2.5, 4.0, 8.0],
+    },
+}
+WHOLE_LONGROPE = LONGROPE["rope_parameters"] | {
+    "partial_rotary_factor": 1.0,
+    "short_factor": [1.0 + 0.1 * i for i in range(8)],
+    "long_factor": [2.0 + i for i in range(8)],
+}
+
 CASES: dict[str, dict[str, Any]] = {
     "llama 2: every head its own key": tiny_config("llama")
     | {"rope_parameters": PLAIN_ROPE, "num_key_value_heads": 4, "tie_word_embeddings": False},
@@ -29,4 +47,41 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen2 with yarn": tiny_config("qwen2") | {"use_sliding_window": False, "rope_parameters": YARN_ROPE},
     "qwen3: normed heads of a free size": tiny_config("qwen3"),
     "qwen3 with biases, tied": tiny_config("qwen3") | {"attention_bias": True, "tie_word_embeddings": True},
+    "gemma2: windows in every other layer, soft caps": tiny_config("gemma2"),
+    "gemma2 with biases, another scale, no soft caps, untied": tiny_config("gemma2")
+    | {
+        "attention_bias": True,
+        "query_pre_attn_scalar": 100,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "tie_word_embeddings": False,
+    },
+    "gemma3: two rotations": tiny_config("gemma3"),
+    "gemma3 with scaled global positions, full layers first": tiny_config("gemma3")
+    | {
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
+            "sliding_attention": PLAIN_ROPE,
+        },
+    },
+    "olmo2: norms behind the blocks": tiny_config("olmo2"),
+    "olmo2 with shared keys, biases": tiny_config("olmo2") | {"num_key_value_heads": 2, "attention_bias": True},
+    "granite: multipliers": tiny_config("granite"),
+    "granite with biases, untied": tiny_config("granite")
+    | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
+    "smollm3: a layer without rotation": tiny_config("smollm3"),
+    "smollm3 with windows where nothing rotates": tiny_config("smollm3")
+    | {"no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 20},
+    "phi3: fused tensors": tiny_config("phi3"),
+    "phi3 with a window and shared keys": tiny_config("phi3") | {"sliding_window": 24, "num_key_value_heads": 2},
+    "phi4-mini: longrope over the trained length, part of a head": tiny_config("phi3") | LONGROPE,
+    "phi3.5: longrope within the trained length": tiny_config("phi3")
+    | {"original_max_position_embeddings": 512, "rope_parameters": WHOLE_LONGROPE},
+    "mixtral: experts in every layer": tiny_config("mixtral"),
+    "mixtral with a window, three of five experts": tiny_config("mixtral")
+    | {"sliding_window": 24, "num_local_experts": 5, "num_experts_per_tok": 3},
+    "qwen3 moe: a dense layer before experts": tiny_config("qwen3_moe"),
+    "qwen3 moe without renormalisation, a window": tiny_config("qwen3_moe")
+    | {"norm_topk_prob": False, "use_sliding_window": True, "sliding_window": 24, "mlp_only_layers": []},
 }

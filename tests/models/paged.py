@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.layers.param_spec import ParamPath
 from jaxserve.models import registry
-from jaxserve.models.spec import DecoderSpec, ParamPath
+from jaxserve.models.spec import DecoderSpec
 
 PAGE = 16
 
@@ -19,13 +20,17 @@ def place(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[
     architecture = registry.find_architecture(config)
     spec = architecture.spec(config)
     _, shapes = registry.abstract_decoder(spec, jnp.float32)
-    leaves = architecture.params(spec)
-    assert leaves.keys() == shapes.keys()
+    params = architecture.params(spec)
+    assert params.keys() == shapes.keys()
     placed = {}
-    for path, leaf in leaves.items():
-        assert weights[leaf.tensor_name].shape == leaf.shape, leaf.tensor_name
-        placed[path] = jnp.asarray(leaf.transform(weights[leaf.tensor_name]))
-        assert placed[path].shape == shapes[path].shape, path
+    for path, param in params.items():
+        origin = param.choose_origin(weights)
+        for source in origin.sources:
+            assert weights[source.name].shape == source.shape, source.name
+        placed[path] = jnp.asarray(
+            origin.combine_parts([source.read(weights.__getitem__) for source in origin.sources])
+        )
+        assert placed[path].shape == shapes[path].shape == param.shape, path
     return placed
 
 
@@ -50,7 +55,8 @@ class Paged:
         order = np.random.default_rng(0).permutation(np.arange(1, rows * count + 1))
         self.table_BW = order.reshape(rows, count).astype(np.int32)
         self.pages = tuple(
-            backend.make_pages(rows * count + 1, PAGE, spec.num_kv_heads, spec.head_dim, dtype) for _ in spec.windows
+            backend.make_pages(rows * count + 1, PAGE, layer.attention.num_kv_heads, layer.attention.head_dim, dtype)
+            for layer in spec.layers
         )
         self.length_B = np.zeros(rows, np.int32)
 

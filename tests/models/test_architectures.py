@@ -9,6 +9,7 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from jaxserve.errors import UnknownArchitecture
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
 from jaxserve.models import registry
+from jaxserve.models.spec import AttentionSpec, DecoderSpec
 from tests.models.tiny import tiny_config
 
 CLASSES = [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config]
@@ -32,14 +33,22 @@ def llama(**changes):
     return read({"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | SIZES | changes)
 
 
+def first(spec: DecoderSpec) -> AttentionSpec:
+    return spec.layers[0].attention
+
+
+def windows(spec: DecoderSpec) -> tuple[int | None, ...]:
+    return tuple(layer.attention.window for layer in spec.layers)
+
+
 @pytest.mark.parametrize("config_class", CLASSES)
 @pytest.mark.parametrize("whole", [False, True])
 def test_what_transformers_saves_is_understood(config_class, whole, tmp_path):
     name = config_class.__name__.replace("Config", "ForCausalLM")
     config_class(architectures=[name]).to_json_file(tmp_path / "config.json", use_diff=not whole)
     spec = read(json.loads((tmp_path / "config.json").read_text()))
-    assert (spec.architecture, spec.num_layers, spec.head_dim) == (name, 32, 128)
-    assert spec.rope == RopeSpec(10_000.0)
+    assert (spec.architecture, spec.num_layers, first(spec).head_dim) == (name, 32, 128)
+    assert first(spec).rope == RopeSpec(10_000.0)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -80,29 +89,36 @@ def test_the_original_smollm2_config_is_understood():
         vocab_size=49152,
         **{"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}},
     )
-    assert (spec.head_dim, spec.num_kv_heads, spec.tie_embeddings, spec.rope) == (64, 3, True, RopeSpec(100_000.0))
+    assert (first(spec).head_dim, first(spec).num_kv_heads, spec.tie_embeddings, first(spec).rope) == (
+        64,
+        3,
+        True,
+        RopeSpec(100_000.0),
+    )
 
 
 def test_what_a_config_leaves_out_has_transformers_defaults():
     spec = llama()
-    assert (spec.num_kv_heads, spec.head_dim, spec.norm_eps, spec.tie_embeddings) == (4, 16, 1e-6, False)
-    assert read({"architectures": ["Qwen3ForCausalLM"]} | SIZES | {"num_attention_heads": 32}).head_dim == 128
-    assert read({"architectures": ["MistralForCausalLM"]} | SIZES | {"num_attention_heads": 8}).windows == (4096,) * 3
+    assert (first(spec).num_kv_heads, first(spec).head_dim, spec.norm.eps, spec.tie_embeddings) == (4, 16, 1e-6, False)
+    assert first(read({"architectures": ["Qwen3ForCausalLM"]} | SIZES | {"num_attention_heads": 32})).head_dim == 128
+    assert windows(read({"architectures": ["MistralForCausalLM"]} | SIZES | {"num_attention_heads": 8})) == (4096,) * 3
 
 
 def test_windows_are_those_of_each_family():
-    assert llama().windows == (None, None, None)
-    assert read(tiny_config("mistral")).windows == (24, 24, 24)
-    assert read(tiny_config("mistral") | {"sliding_window": None}).windows == (None, None, None)
-    assert read(tiny_config("qwen2")).windows == (None, 20, 20)
-    assert read(tiny_config("qwen2") | {"use_sliding_window": False}).windows == (None, None, None)
+    assert windows(llama()) == (None, None, None)
+    assert windows(read(tiny_config("mistral"))) == (24, 24, 24)
+    assert windows(read(tiny_config("mistral") | {"sliding_window": None})) == (None, None, None)
+    assert windows(read(tiny_config("qwen2"))) == (None, 20, 20)
+    assert windows(read(tiny_config("qwen2") | {"use_sliding_window": False})) == (None, None, None)
 
 
 def test_positions_are_read_with_their_scalings():
     llama3 = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
-    assert llama(rope_scaling={"type": "linear", "factor": 2.0}).rope == RopeSpec(1e4, LinearScaling(2.0))
-    assert llama(rope_scaling=llama3, rope_theta=5e5).rope == RopeSpec(5e5, Llama3Scaling(8, 1, 4, 2048))
-    yarn = llama(rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}).rope
+    assert first(llama(rope_scaling={"type": "linear", "factor": 2.0})).rope == RopeSpec(1e4, LinearScaling(2.0))
+    assert first(llama(rope_scaling=llama3, rope_theta=5e5)).rope == RopeSpec(5e5, Llama3Scaling(8, 1, 4, 2048))
+    yarn = first(
+        llama(rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512})
+    ).rope
     assert yarn == RopeSpec(1e4, YarnScaling(4.0, 512, 32.0, 1.0, pytest.approx(1.1386294), True))
 
 
@@ -119,7 +135,7 @@ SCALINGS = [
 def test_both_spellings_of_positions_may_stand_together_if_they_agree(scaling):
     new = {"rope_theta": 5e5, **scaling}
     old = {("type" if key == "rope_type" else key): value for key, value in scaling.items()}
-    expected = llama(rope_parameters=new).rope
+    expected = first(llama(rope_parameters=new)).rope
     for both in (
         {"rope_parameters": new, "rope_theta": 5e5},
         {"rope_parameters": new, "rope_scaling": scaling},
@@ -127,7 +143,7 @@ def test_both_spellings_of_positions_may_stand_together_if_they_agree(scaling):
         {"rope_parameters": scaling, "rope_scaling": {}, "rope_theta": 5e5},
         {"rope_scaling": {**scaling, **old}, "rope_theta": 5e5},
     ):
-        assert llama(**both).rope == expected
+        assert first(llama(**both)).rope == expected
 
 
 @pytest.mark.parametrize(
@@ -160,7 +176,7 @@ def test_the_architecture_may_be_named_by_model_type_alone():
     [{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}, {"architectures": ["LlamaModel"]}, {}],
 )
 def test_an_unknown_architecture_is_answered_with_the_known_ones(named):
-    with pytest.raises(UnknownArchitecture, match=r"known are LlamaForCausalLM, Mistral.*, Qwen2.*, Qwen3ForCausalLM"):
+    with pytest.raises(UnknownArchitecture, match=r"known are Gemma2ForCausalLM, .*LlamaFor.*, Qwen3For"):
         registry.find_architecture(named | SIZES)
 
 
@@ -172,7 +188,7 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones(named):
         ("embedding_multiplier", 12.0),
         ("partial_rotary_factor", 0.5),
         ("use_mrope", True),
-        ("hidden_act", "gelu"),
+        ("hidden_act", "tanh"),
         ("rope_scaling", {"rope_type": "dynamic", "factor": 2.0}),
         ("some_future_key", None),
     ],
@@ -197,7 +213,7 @@ def test_a_key_that_would_change_the_arithmetic_is_refused_by_name(name, key, va
         ({"model_type": "cohere"}, "'model_type' is 'cohere'"),
         ({"sliding_window": 128}, "'sliding_window' is 128"),
         ({"layer_types": ["linear_attention"] * 3}, "'layer_types'"),
-        ({"rope_parameters": {"rope_type": "longrope"}}, "'rope_type' is 'longrope'"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "'rope_type' is 'dynamic'"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters: 'factor' is missing"),
         ({"rope_parameters": {"rope_theta": 1e4, "mrope_section": [4, 2, 2]}}, "'mrope_section'"),
         ({"rope_parameters": 7}, "'rope_parameters' is 7"),
@@ -227,4 +243,4 @@ def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):
 def test_a_spec_is_a_value():
     assert read(tiny_config("llama")) == read(tiny_config("llama"))
     assert hash(read(tiny_config("llama"))) == hash(read(tiny_config("llama")))
-    assert replace(llama(), qk_norm=True) != llama()
+    assert replace(llama(), logits_multiplier=2.0) != llama()

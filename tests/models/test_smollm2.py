@@ -85,7 +85,9 @@ def test_int4_takes_every_block_of_the_file_over_as_it_is(checkpoint):
     leaves = architecture.params(architecture.spec(checkpoint.config))
     shapes = registry.abstract_params(leaves, jnp.float32, "int4")
     packed = [
-        (leaves[path].tensor_name, shape.kind) for path, shape in shapes.items() if isinstance(shape, PackedWeight)
+        (leaves[path].origins[0].sources[0].name, shape.kind)
+        for path, shape in shapes.items()
+        if isinstance(shape, PackedWeight)
     ]
     assert len(packed) == 30 * 7 + 1
     assert all(checkpoint.read_blocks(name, kind) is not None for name, kind in packed)

@@ -5,37 +5,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedConfig,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
-
-CLASSES: dict[str, tuple[type[PreTrainedConfig], type]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
+from transformers import AutoConfig, AutoModelForCausalLM
 
 
 class TorchModel:
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
-        config_class, model_class = CLASSES[config["model_type"]]
-        with torch.device("meta"):
-            self.model = model_class(config_class(**config))
+        hf_config = AutoConfig.for_model(config["model_type"], **{k: v for k, v in config.items() if k != "model_type"})
         state = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in weights.items()}
-        if config.get("tie_word_embeddings"):
-            state["lm_head.weight"] = state["model.embed_tokens.weight"]
-        self.model.load_state_dict(state, strict=True, assign=True)
-        rotary = self.model.model.rotary_emb  # not in any checkpoint, so the meta device left it empty
-        self.model.model.rotary_emb = type(rotary)(config=self.model.config)
+        # Not load_state_dict: a checkpoint's names and layouts are not always those of the modules.
+        model_class = AutoModelForCausalLM._model_mapping[type(hf_config)]
+        self.model, report = model_class.from_pretrained(
+            None,
+            config=hf_config,
+            state_dict=state,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+        assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
         self.model.eval()
 
     @torch.inference_mode()

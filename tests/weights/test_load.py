@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -14,28 +13,29 @@ from gguf import GGMLQuantizationType as Kind
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers import quant
+from jaxserve.layers.param_spec import Origin, ParamSpec, Source
 from jaxserve.weights import orbax
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.load import _convert, check_checkpoint, load_params
 from tests.weights import tiny
 
 
-@dataclass(frozen=True)
-class FakeParam:
-    tensor_name: str
-    shape: tuple[int, ...]
-    transform: object
-
-
 def wanted(tensors: dict[str, np.ndarray], dtype=jnp.float32):
     """Leaves and their shapes: matrices of projections are transposed, as models do, everything else is kept."""
-    leaves, abstract = {}, {}
+    params, abstract = {}, {}
     for name, value in tensors.items():
-        turned = "proj" in name and value.ndim == 2
+        is_transposed = "proj" in name and value.ndim == 2
         path = tuple(int(part) if part.isdecimal() else part for part in name.split("."))
-        leaves[path] = FakeParam(name, value.shape, np.transpose if turned else lambda array: array)
-        abstract[path] = jax.ShapeDtypeStruct(value.shape[::-1] if turned else value.shape, dtype)
-    return leaves, abstract
+        path = (*path, "table") if value.ndim == 2 and not is_transposed else path
+        shape = value.shape[::-1] if is_transposed else value.shape
+        origin = Origin((Source(name, value.shape, is_transposed=is_transposed),))
+        params[path] = ParamSpec(shape, (None,) * value.ndim, (origin,), is_packable=value.ndim == 2)
+        abstract[path] = jax.ShapeDtypeStruct(shape, dtype)
+    return params, abstract
+
+
+def tensor_of(param: ParamSpec) -> str:
+    return param.origins[0].sources[0].name
 
 
 def safetensors_in(path, tensors):
@@ -65,7 +65,7 @@ def test_every_format_gives_the_same_leaves(tmp_path, written_in, dtype):
     loaded = load_params(written_in(tmp_path, tensors), leaves, abstract)
     assert list(loaded) == list(leaves)
     for path, leaf in leaves.items():
-        expected = leaf.transform(tensors[leaf.tensor_name]).astype(dtype)
+        expected = leaf.origins[0].sources[0].read(tensors.__getitem__).astype(dtype)
         assert loaded[path].dtype == dtype
         np.testing.assert_array_equal(np.asarray(loaded[path]), expected)
 
@@ -83,7 +83,7 @@ def test_a_missing_tensor_is_named(tmp_path, written_in):
     tensors = tiny.weights()
     checkpoint = written_in(tmp_path, {name: value for name, value in tensors.items() if "norm" not in name})
     with pytest.raises(BadCheckpoint, match=r"lacks tensor '.*norm.*' \(and 2 more\) that this architecture needs"):
-        check_checkpoint(checkpoint, *wanted(tensors))
+        check_checkpoint(checkpoint, wanted(tensors)[0])
 
 
 @pytest.mark.parametrize("written_in", FORMATS)
@@ -91,9 +91,9 @@ def test_a_surplus_tensor_is_named_unless_ignored(tmp_path, written_in):
     tensors = tiny.weights(tied=False)
     checkpoint = written_in(tmp_path, tensors)
     del tensors["lm_head.weight"]
-    with pytest.raises(BadCheckpoint, match=r"has tensor 'lm_head\.weight' that this architecture lacks"):
-        check_checkpoint(checkpoint, *wanted(tensors))
-    check_checkpoint(checkpoint, *wanted(tensors), ignored=["lm_head.*"])
+    with pytest.raises(BadCheckpoint, match=r"has tensor 'lm_head\.weight.*' that this architecture lacks"):
+        check_checkpoint(checkpoint, wanted(tensors)[0])
+    check_checkpoint(checkpoint, wanted(tensors)[0], ignored=["lm_head.*"])
 
 
 @pytest.mark.parametrize("written_in", FORMATS)
@@ -102,24 +102,24 @@ def test_a_wrong_shape_is_named(tmp_path, written_in):
     checkpoint = written_in(tmp_path, tensors)
     tensors["model.norm.weight"] = np.zeros(tiny.WIDTH + 1)
     with pytest.raises(BadCheckpoint, match=r"'model\.norm\.weight' has shape \(32,\); the config asks for \(33,\)"):
-        check_checkpoint(checkpoint, *wanted(tensors))
+        check_checkpoint(checkpoint, wanted(tensors)[0])
 
 
 def test_a_tensor_of_integers_is_refused(tmp_path):
     tensors = tiny.weights() | {"model.norm.weight": np.ones(tiny.WIDTH, np.int32)}
     with pytest.raises(BadCheckpoint, match=r"'model\.norm\.weight' is int32"):
-        check_checkpoint(safetensors_in(tmp_path, tensors), *wanted(tensors))
+        check_checkpoint(safetensors_in(tmp_path, tensors), wanted(tensors)[0])
 
 
 def test_rotary_tables_of_old_checkpoints_are_passed_over(tmp_path):
     tensors = tiny.weights()
     table = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
-    check_checkpoint(safetensors_in(tmp_path, tensors | table), *wanted(tensors))
+    check_checkpoint(safetensors_in(tmp_path, tensors | table), wanted(tensors)[0])
 
 
 def test_loading_leaves_surplus_tensors_alone(tmp_path):
     checkpoint = safetensors_in(tmp_path, tiny.weights(tied=False))
-    assert ("lm_head", "weight") not in load_params(checkpoint, *wanted(tiny.weights()))
+    assert ("lm_head", "weight", "table") not in load_params(checkpoint, *wanted(tiny.weights()))
 
 
 def test_a_wrong_checkpoint_is_refused_before_anything_is_read(tmp_path, monkeypatch):
@@ -217,8 +217,9 @@ def test_loading_needs_little_more_memory_than_the_weights(tmp_path):
 def packed_wish(tensors, kind):
     leaves, abstract = wanted(tensors)
     for path, leaf in leaves.items():
-        if len(leaf.shape) == 2:
-            abstract[path] = quant.abstract_packed(kind, leaf.shape[1], leaf.shape[0])
+        if leaf.is_packable:
+            width_out, width_in = leaf.origins[0].sources[0].shape
+            abstract[path] = quant.abstract_packed(kind, width_in, width_out)
     return leaves, abstract
 
 
@@ -231,10 +232,10 @@ def test_every_format_gives_the_same_packed_leaves(tmp_path, written_in, kind, m
     loaded = load_params(written_in(tmp_path, tensors), leaves, abstract)
     for path, leaf in leaves.items():
         if len(leaf.shape) < 2:
-            np.testing.assert_array_equal(loaded[path], tensors[leaf.tensor_name])
+            np.testing.assert_array_equal(loaded[path], tensors[tensor_of(leaf)])
             continue
         expected = np.zeros(abstract[path].data.shape, np.uint8)
-        quant.pack_blocks(quant.quantize(tensors[leaf.tensor_name], kind), expected)
+        quant.pack_blocks(quant.quantize(tensors[tensor_of(leaf)], kind), expected)
         np.testing.assert_array_equal(loaded[path].data, expected)
 
 
@@ -248,17 +249,17 @@ def test_blocks_of_the_same_form_are_taken_over_as_they_are(tmp_path, kind, form
     for path, leaf in leaves.items():
         if len(leaf.shape) < 2:
             continue
-        blocks = checkpoint.read_blocks(leaf.tensor_name, kind)
+        blocks = checkpoint.read_blocks(tensor_of(leaf), kind)
         scale = blocks.scale_OB[..., None].astype(np.float32)
         if kind == "int8":
             value_OBK = (blocks.code_OBK.astype(np.float32) - 128) * scale
         else:
             code_OBK = np.concatenate([blocks.code_OBK & 15, blocks.code_OBK >> 4], axis=-1)
             value_OBK = code_OBK.astype(np.float32) * scale + blocks.minimum_OB[..., None].astype(np.float32)
-        np.testing.assert_array_equal(value_OBK.reshape(leaf.shape), checkpoint.read(leaf.tensor_name))
-        np.testing.assert_allclose(
-            quant.unpack(loaded[path]).T, checkpoint.read(leaf.tensor_name), rtol=1e-6, atol=1e-6
+        np.testing.assert_array_equal(
+            value_OBK.reshape(leaf.origins[0].sources[0].shape), checkpoint.read(tensor_of(leaf))
         )
+        np.testing.assert_allclose(quant.unpack(loaded[path]).T, checkpoint.read(tensor_of(leaf)), rtol=1e-6, atol=1e-6)
 
 
 def test_blocks_of_another_form_are_packed_anew(tmp_path):
@@ -267,4 +268,7 @@ def test_blocks_of_another_form_are_packed_anew(tmp_path):
     leaves, abstract = packed_wish(tiny.weights(), "int8")
     loaded = load_params(checkpoint, leaves, abstract)
     read = checkpoint.read("model.embed_tokens.weight")
-    assert np.abs(quant.unpack(loaded["model", "embed_tokens", "weight"]).T - read).max() < np.abs(read).max() / 250
+    assert (
+        np.abs(quant.unpack(loaded["model", "embed_tokens", "weight", "table"]).T - read).max()
+        < np.abs(read).max() / 250
+    )

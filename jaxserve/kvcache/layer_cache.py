@@ -1,0 +1,34 @@
+"""What a layer keeps between steps, as values: the architecture states them, the cache is laid out by them."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagedKeysValues:
+    """Keys and values of every token, in pages.
+
+    window   no query sees a key that is window or more positions before it; None: all keys stay visible
+    """
+
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagedLatent:
+    """One compressed vector a token in place of keys and values, and the rotated part of its key (DeepSeek-V2)."""
+
+    latent_dim: int
+    rotary_dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentState:
+    """State of fixed size a sequence, replaced by every step: shapes of its arrays, without the sequence's axis."""
+
+    shapes: tuple[tuple[int, ...], ...]
+
+
+LayerCache: TypeAlias = PagedKeysValues | PagedLatent | RecurrentState

@@ -1,0 +1,205 @@
+"""Mixture of experts: a router chooses a few feed-forward blocks for every token, and sums them by weight.
+
+Tokens are sorted by expert and padded to blocks of a few rows each, so that all shapes are static. On CPUs a loop runs
+over the blocks that are filled and reads only the experts that somebody chose; elsewhere `jax.lax.ragged_dot` does the
+same in one kernel.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from jaxserve.layers import quant
+from jaxserve.layers.linear import Linear, matmul_precision
+from jaxserve.layers.mlp import ACTIVATIONS, MLP, Activation
+
+# Rows of a block: with few tokens an expert rarely has more than a handful, with many the product pays for itself.
+FEW_TOKENS, ROWS_OF_FEW, ROWS_OF_MANY = 64, 8, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSpec:
+    """How experts are chosen and weighed.
+
+    score                each expert's score: softmax over all experts, or the sigmoid of its own logit
+    top_k                experts a token
+    renormalize          the chosen experts' weights are divided by their sum
+    scale                factor of the weights
+    has_correction_bias  a learned bias is added to the scores for the choice, and not to the weights (DeepSeek-V3)
+    num_groups           experts are divided into so many groups, of which the best top_groups by the sum of their two
+                         best scores are looked at (DeepSeek-V3); 1: no groups
+    """
+
+    top_k: int
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    renormalize: bool = True
+    scale: float = 1.0
+    has_correction_bias: bool = False
+    num_groups: int = 1
+    top_groups: int = 1
+
+
+def route(logits_TE: Array, router: RouterSpec, bias_E: Array | None = None) -> tuple[Array, Array]:
+    """Return weights float32 [T, top_k] and indices int32 [T, top_k] of the experts of each token."""
+    logits_TE = logits_TE.astype(jnp.float32)
+    score_TE = jax.nn.softmax(logits_TE) if router.score == "softmax" else jax.nn.sigmoid(logits_TE)
+    choice_TE = score_TE if bias_E is None else score_TE + bias_E.astype(jnp.float32)
+    if router.num_groups > 1:
+        choice_TE = _within_best_groups(choice_TE, router)
+    _, index_TK = lax.top_k(choice_TE, router.top_k)
+    weight_TK = jnp.take_along_axis(score_TE, index_TK, axis=1)
+    if router.renormalize:
+        weight_TK = weight_TK / weight_TK.sum(axis=1, keepdims=True)
+    return weight_TK if router.scale == 1.0 else weight_TK * router.scale, index_TK
+
+
+def _within_best_groups(choice_TE: Array, router: RouterSpec) -> Array:
+    tokens, num_experts = choice_TE.shape
+    choice_TGX = choice_TE.reshape(tokens, router.num_groups, -1)
+    group_TG = lax.top_k(choice_TGX, 2)[0].sum(axis=-1)
+    _, best_TG = lax.top_k(group_TG, router.top_groups)
+    is_best_TG = jax.nn.one_hot(best_TG, router.num_groups, dtype=jnp.bool_).any(axis=1)
+    return jnp.where(is_best_TG[..., None], choice_TGX, -jnp.inf).reshape(tokens, num_experts)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertBlocks:
+    """Tokens sorted by expert in blocks of `rows` rows; A = tokens times experts a token.
+
+    token_S      int32 [blocks * rows]: which token a row holds; rows that hold none repeat token 0
+    expert_X     int32 [blocks]: each block's expert
+    num_blocks   int32 []: how many blocks are filled; those behind them are not looked at
+    row_A        int32 [A]: the row of each token's each expert, tokens first
+    count_E      int32 [experts]: rows of each expert, whole blocks
+    """
+
+    token_S: Array
+    expert_X: Array
+    num_blocks: Array
+    row_A: Array
+    count_E: Array
+    rows: int
+
+
+def group_by_expert(index_TK: Array, num_experts: int) -> ExpertBlocks:
+    """Return where each token's row lies for each of its experts index_TK."""
+    tokens, top_k = index_TK.shape
+    rows = min(ROWS_OF_FEW if tokens <= FEW_TOKENS else ROWS_OF_MANY, tokens)
+    expert_A = index_TK.reshape(-1)
+    one_hot_AE = jax.nn.one_hot(expert_A, num_experts, dtype=jnp.int32)
+    rank_A = jnp.take_along_axis(jnp.cumsum(one_hot_AE, axis=0), expert_A[:, None], axis=1)[:, 0] - 1
+    blocks_E = -(-one_hot_AE.sum(axis=0) // rows)
+    last_E = jnp.cumsum(blocks_E)
+    row_A = (last_E - blocks_E)[expert_A] * rows + rank_A
+    most_blocks = min(num_experts, tokens * top_k) + tokens * top_k // rows
+    token_S = jnp.zeros(most_blocks * rows, jnp.int32).at[row_A].set(jnp.arange(tokens * top_k) // top_k)
+    expert_X = jnp.searchsorted(last_E, jnp.arange(most_blocks), side="right").astype(jnp.int32)
+    return ExpertBlocks(token_S, jnp.minimum(expert_X, num_experts - 1), last_E[-1], row_A, blocks_E * rows, rows)
+
+
+class Experts(nnx.Module):
+    """Kernels of all experts, [experts, in, out] each: down(activation(gate(x)) * up(x)) for each of them."""
+
+    def __init__(
+        self,
+        num_experts: int,
+        width: int,
+        hidden: int,
+        *,
+        activation: Activation,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.activation: Activation = activation
+        self.gate = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype))
+        self.up = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype))
+        self.down = nnx.Param(0.02 * rngs.params.normal((num_experts, hidden, width), dtype))
+
+    def __call__(self, x_TD: Array, blocks: ExpertBlocks) -> Array:
+        """Return each row's expert of its token, [blocks * rows, D]; rows behind the filled blocks hold anything."""
+        x_SD = x_TD[blocks.token_S]
+        kernels = (self.gate.get_value(), self.up.get_value(), self.down.get_value())
+        if any(isinstance(kernel, quant.PackedWeight) for kernel in kernels):
+            return self._loop(x_SD, blocks, kernels)
+        return lax.platform_dependent(
+            x_SD,
+            cpu=lambda x_SD: self._loop(x_SD, blocks, kernels),
+            default=lambda x_SD: self._ragged(x_SD, blocks, kernels),
+        )
+
+    def _loop(self, x_SD: Array, blocks: ExpertBlocks, kernels: tuple) -> Array:
+        activate = ACTIVATIONS[self.activation]
+
+        def run_block(block: Array, out_SD: Array) -> Array:
+            start, expert = block * blocks.rows, blocks.expert_X[block]
+            gate, up, down = (_kernel_of(kernel, expert) for kernel in kernels)
+            x_RD = lax.dynamic_slice_in_dim(x_SD, start, blocks.rows)
+            gate_RF, up_RF = _products(x_RD, gate, up)
+            (y_RD,) = _products(activate(gate_RF) * up_RF, down)
+            return lax.dynamic_update_slice_in_dim(out_SD, y_RD, start, axis=0)
+
+        return lax.fori_loop(0, blocks.num_blocks, run_block, jnp.zeros_like(x_SD))
+
+    def _ragged(self, x_SD: Array, blocks: ExpertBlocks, kernels: tuple) -> Array:
+        def product(x: Array, kernel_EIO: Array) -> Array:
+            return lax.ragged_dot(x, kernel_EIO, blocks.count_E, precision=matmul_precision(x.dtype)).astype(x.dtype)
+
+        gate, up, down = kernels
+        return product(ACTIVATIONS[self.activation](product(x_SD, gate)) * product(x_SD, up), down)
+
+
+def _kernel_of(kernel_EIO: Array | quant.PackedWeight, expert: Array) -> Array | quant.PackedWeight:
+    if isinstance(kernel_EIO, quant.PackedWeight):
+        return replace(kernel_EIO, data=lax.dynamic_index_in_dim(kernel_EIO.data, expert, keepdims=False))
+    return lax.dynamic_index_in_dim(kernel_EIO, expert, keepdims=False)
+
+
+def _products(x_RI: Array, *kernels: Array | quant.PackedWeight) -> tuple[Array, ...]:
+    packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
+    if len(packed) == len(kernels):
+        return quant.packed_matmul(x_RI, *packed)
+    return tuple(jnp.einsum("ri,io->ro", x_RI, kernel, precision=matmul_precision(x_RI.dtype)) for kernel in kernels)
+
+
+class MoE(nnx.Module):
+    """A router and its experts, and where there is one a block that every token passes through beside them."""
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        num_experts: int,
+        hidden: int,
+        router: RouterSpec,
+        activation: Activation,
+        shared: MLP | None,
+        has_shared_gate: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.num_experts, self.router_spec = num_experts, router
+        self.router = Linear(width, num_experts, bias=False, dtype=dtype, rngs=rngs)
+        self.correction_bias = nnx.Param(jnp.zeros((num_experts,), dtype)) if router.has_correction_bias else None
+        self.experts = Experts(num_experts, width, hidden, activation=activation, dtype=dtype, rngs=rngs)
+        self.shared = shared
+        self.shared_gate = Linear(width, 1, bias=False, dtype=dtype, rngs=rngs) if has_shared_gate else None
+
+    def __call__(self, x_TD: Array) -> Array:
+        """Return the block's output [T, D] for x_TD, in x's type."""
+        bias_E = None if self.correction_bias is None else self.correction_bias[...]
+        weight_TK, index_TK = route(self.router(x_TD), self.router_spec, bias_E)
+        blocks = group_by_expert(index_TK, self.num_experts)
+        y_AD = self.experts(x_TD, blocks)[blocks.row_A]
+        y_TKD = y_AD.reshape(*index_TK.shape, -1)
+        y_TD = jnp.einsum("tkd,tk->td", y_TKD, weight_TK.astype(y_TKD.dtype), precision=matmul_precision(x_TD.dtype))
+        if self.shared is None:
+            return y_TD
+        shared_TD = self.shared(x_TD)
+        if self.shared_gate is not None:
+            shared_TD = shared_TD * jax.nn.sigmoid(self.shared_gate(x_TD))
+        return y_TD + shared_TD

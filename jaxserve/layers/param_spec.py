@@ -1,0 +1,90 @@
+"""ParamSpec: a weight described once, for loading, packing, saving and sharding.
+
+A weight's shape is that of the leaf, as the network uses it. Its origins say how checkpoints hold it: in a tensor of
+its own, as rows of a fused tensor, as a part of a stack of experts, or as one tensor for each expert.
+"""
+
+from collections.abc import Callable, Container, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+ParamPath: TypeAlias = tuple[Hashable, ...]
+"""A leaf's place in the module tree, e.g. ("layers", 3, "attention", "query", "kernel")."""
+Axis: TypeAlias = Literal["vocab", "width", "heads", "kv_heads", "mlp", "experts"]
+"""Logical axes, which a sharding table maps to axes of a mesh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One checkpoint tensor, or some of its rows.
+
+    shape         of the whole tensor, as the checkpoint must have it
+    rows          (start, stop, step) along the first axis of a matrix or vector, or along the second of a stack of
+                  experts; None: all of them
+    is_transposed the last two axes are swapped on the way to the leaf: checkpoints hold matrices [out, in]
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: tuple[int, int, int] | None = None
+    is_transposed: bool = False
+
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """Shape of the part that is read, in the checkpoint's layout."""
+        if self.rows is None:
+            return self.shape
+        shape = list(self.shape)
+        shape[self.row_axis] = len(range(*self.rows))
+        return tuple(shape)
+
+    @property
+    def row_axis(self) -> int:
+        """The axis that `rows` counts along."""
+        return 1 if len(self.shape) == 3 else 0
+
+    def read(self, read_tensor: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Return the part in the leaf's layout, a view where the tensor's reader gives one."""
+        values = read_tensor(self.name)
+        if self.rows is not None:
+            part = slice(*self.rows)
+            values = values[:, part] if self.row_axis else values[part]
+        return np.swapaxes(values, -1, -2) if self.is_transposed else values
+
+
+Combine: TypeAlias = Literal["take", "stack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One way in which checkpoints hold a weight: the only source is taken, or several are stacked (experts)."""
+
+    sources: tuple[Source, ...]
+    combine: Combine = "take"
+
+    def combine_parts(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the leaf made of its sources' parts, each in the leaf's layout."""
+        return parts[0] if self.combine == "take" else np.stack(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class ParamSpec:
+    """One weight of a network.
+
+    shape        of the leaf: kernels [in, out], tables [vocabulary, width], experts' kernels [experts, in, out]
+    axes         one logical axis for each of the shape's, None: never sharded
+    origins      ways in which checkpoints hold it, the usual one first
+    is_packable  it is multiplied with activations, so a quantization may pack it
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[Axis | None, ...]
+    origins: tuple[Origin, ...]
+    is_packable: bool = False
+
+    def choose_origin(self, names: Container[str]) -> Origin:
+        """Return the first origin of which all tensors are among the names, else the usual one."""
+        complete = (origin for origin in self.origins if all(source.name in names for source in origin.sources))
+        return next(complete, self.origins[0])

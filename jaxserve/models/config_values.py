@@ -1,0 +1,187 @@
+"""Hugging Face's words for sizes, windows and activations → DecoderSpec, as far as the families share them.
+
+Defaults are those of transformers' config classes, because a config.json may leave out what equals its default.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from jaxserve.layers.mlp import Activation
+from jaxserve.layers.norms import NormKind, NormSpec
+from jaxserve.layers.rope import RopeSpec
+from jaxserve.models.config_reader import REQUIRED, ConfigReader
+from jaxserve.models.rope_config import DEFAULT_ROPE_THETA, read_rope
+from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
+
+ACTIVATION_NAMES: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+def read_decoder_spec(
+    config: ConfigReader,
+    *,
+    architecture: str,
+    model_type: str,
+    windows: tuple[int | None, ...],
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    activation_key: str = "hidden_act",
+    default_activation: str = "silu",
+    norm_kind: NormKind = "rms",
+    norm_eps: float | None = None,
+    rope: RopeSpec | None = None,
+    default_theta: float = DEFAULT_ROPE_THETA,
+    rope_fraction: float | None = None,
+    default_max_positions: int | None = None,
+    default_vocab_size: int | None = None,
+    tie_embeddings: bool = False,
+    attention: Mapping[str, Any] | None = None,
+    mlp: Mapping[str, Any] | None = None,
+    layer: Mapping[str, Any] | None = None,
+    decoder: Mapping[str, Any] | None = None,
+) -> DecoderSpec:
+    """Return the spec of a decoder whose layers differ in their windows alone; `replace` what else differs.
+
+    num_kv_heads, head_dim, default_…, rope_fraction and tie_embeddings hold where the config says nothing; None: as
+    many key as query heads, width / heads, and whole heads that rotate. norm_eps is given where the config has no
+    rms_norm_eps, rope where it is spelled in a way of its own. attention, mlp, layer and decoder are fields of the
+    specs of these names that differ from their defaults.
+
+    Raises UnknownArchitecture, naming the key whose value is not understood.
+    """
+    config.require("model_type", model_type)
+    width, num_heads = config.get_positive_int("hidden_size"), config.get_positive_int("num_attention_heads")
+    kv_heads = config.get_positive_int("num_key_value_heads", num_kv_heads or num_heads)
+    if num_heads % kv_heads:
+        raise config.unsupported("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {num_heads}")
+    if not (head_dim or config.get("head_dim", None)) and width % num_heads:
+        raise config.unsupported("hidden_size", width, f"a multiple of num_attention_heads, {num_heads}, or a head_dim")
+    head_dim = config.get_positive_int("head_dim", head_dim or width // num_heads)
+    if head_dim % 2:
+        raise config.unsupported("head_dim", head_dim, "an even number, since positions turn pairs")
+    max_positions = config.get_positive_int("max_position_embeddings", default_max_positions or REQUIRED)
+    rope = rope or read_rope(
+        config, max_positions, head_dim=head_dim, default_theta=default_theta, default_fraction=rope_fraction
+    )
+    attention_spec = AttentionSpec(
+        **{"num_heads": num_heads, "num_kv_heads": kv_heads, "head_dim": head_dim, "rope": rope}
+        | {"scale": head_dim**-0.5}
+        | dict(attention or {})
+    )
+    mlp_spec = MLPSpec(
+        **{
+            "hidden": config.get_positive_int("intermediate_size"),
+            "activation": read_activation(config, activation_key, default_activation),
+        }
+        | dict(mlp or {})
+    )
+    eps = config.get_positive_float("rms_norm_eps", 1e-6) if norm_eps is None else norm_eps
+    layers = [
+        LayerSpec(attention=replace(attention_spec, window=window), mlp=mlp_spec, **dict(layer or {}))
+        for window in windows
+    ]
+    return DecoderSpec(
+        architecture=architecture,
+        vocab_size=config.get_positive_int("vocab_size", default_vocab_size or REQUIRED),
+        width=width,
+        max_position_embeddings=max_positions,
+        norm=NormSpec(eps, norm_kind),
+        layers=tuple(layers),
+        tie_embeddings=config.get_bool("tie_word_embeddings", tie_embeddings),
+        **dict(decoder or {}),
+    )
+
+
+def read_activation(config: ConfigReader, key: str = "hidden_act", default: str = "silu") -> Activation:
+    """Return the activation of feed-forward blocks. Raises UnknownArchitecture for one that is not known."""
+    name = config.get(key, default)
+    if name not in ACTIVATION_NAMES:
+        raise config.unsupported(key, name, " or ".join(map(repr, ACTIVATION_NAMES)))
+    if key != "hidden_act":
+        config.require("hidden_act", name, None)
+    return ACTIVATION_NAMES[name]
+
+
+def with_mlps(spec: DecoderSpec, mlps: tuple[MLPSpec | MoESpec, ...]) -> DecoderSpec:
+    """Return the spec with these feed-forward blocks, one a layer."""
+    return replace(spec, layers=tuple(replace(layer, mlp=mlp) for layer, mlp in zip(spec.layers, mlps, strict=True)))
+
+
+def with_ropes(spec: DecoderSpec, ropes: tuple[RopeSpec | None, ...]) -> DecoderSpec:
+    """Return the spec with these rotations, one a layer."""
+    layers = zip(spec.layers, ropes, strict=True)
+    return replace(
+        spec, layers=tuple(replace(layer, attention=replace(layer.attention, rope=rope)) for layer, rope in layers)
+    )
+
+
+def read_layer_windows(
+    config: ConfigReader, *, default_start: int = 28, default_window: int = 4096
+) -> tuple[int | None, ...]:
+    """Return Qwen's windows: the layers named in `layer_types`, or those from `max_window_layers` on, if used at all.
+
+    Raises UnknownArchitecture for other types, and for more or fewer entries than layers.
+    """
+    num_layers = config.get_positive_int("num_hidden_layers")
+    used = config.get_bool("use_sliding_window", False)
+    window, start = config.get("sliding_window", default_window), config.get("max_window_layers", default_start)
+    if used:
+        window = config.get_positive_int("sliding_window", default_window)
+    types = config.get("layer_types", None)
+    if types is None:
+        types = ["sliding_attention" if used and i >= start else "full_attention" for i in range(num_layers)]
+    allowed = {"full_attention": None} | ({"sliding_attention": window} if used else {})
+    if len(types) != num_layers or any(kind not in allowed for kind in types):
+        expected = f"{num_layers} entries, each {' or '.join(repr(kind) for kind in allowed)}"
+        raise config.unsupported("layer_types", types, expected)
+    return tuple(allowed[kind] for kind in types)
+
+
+def uniform_windows(config: ConfigReader, window: int | None) -> tuple[int | None, ...]:
+    """Return the same window, or none, for every layer; other layer types are refused."""
+    num_layers = config.get_positive_int("num_hidden_layers")
+    kind = "full_attention" if window is None else "sliding_attention"
+    config.require("layer_types", [kind] * num_layers, None)
+    return (window,) * num_layers
+
+
+def read_typed_windows(
+    config: ConfigReader,
+    window: int | None,
+    *,
+    full_every: int | None = None,
+    default_types: list[str] | None = None,
+) -> tuple[int | None, ...]:
+    """Return each layer's window by `layer_types`: `window` where that says sliding_attention, else None.
+
+    Without layer_types every full_every-th layer is full, or they are default_types. window None: no layer may slide.
+    Raises UnknownArchitecture for other types, and for more or fewer entries than layers.
+    """
+    num_layers = config.get_positive_int("num_hidden_layers")
+    if default_types is None:
+        every = full_every or 1
+        default_types = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(num_layers)]
+    types = config.get("layer_types", default_types)
+    allowed = {"full_attention": None} | ({} if window is None else {"sliding_attention": window})
+    if not isinstance(types, list) or len(types) != num_layers or any(kind not in allowed for kind in types):
+        expected = f"{num_layers} entries, each {' or '.join(map(repr, allowed))}"
+        raise config.unsupported("layer_types", types, expected)
+    return tuple(allowed[kind] for kind in types)
+
+
+def read_softcap(config: ConfigReader, name: str, default: float | None) -> float | None:
+    """Return a soft cap; where the key is absent the default, where it is null none.
+
+    Raises UnknownArchitecture unless the value is a number above 0.
+    """
+    if not config.has(name):
+        return default
+    return None if config.get(name, None) is None else config.get_positive_float(name)

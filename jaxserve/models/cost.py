@@ -1,0 +1,84 @@
+"""Cost: how much work a token is, for the roofline and for tables of measurements."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec, attention_projections, mlp_projections
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCost:
+    """The attention of layers that are alike.
+
+    window           as in AttentionSpec
+    num_layers       how many layers
+    cached_numbers   numbers of a cached position that a query reads, in one layer
+    flops            floating-point operations of a query for each position it sees, in one layer
+    """
+
+    window: int | None
+    num_layers: int
+    cached_numbers: int
+    flops: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsCost:
+    """The experts of layers that are alike.
+
+    num_layers    how many layers
+    num_experts   experts of a layer, of which every token is multiplied with top_k
+    weights       numbers in one expert's matrices
+    """
+
+    num_layers: int
+    num_experts: int
+    top_k: int
+    weights: int
+
+    def num_read(self, tokens: int) -> float:
+        """Return how many experts of a layer so many tokens choose, if each chooses at random."""
+        return self.num_experts * (1 - (1 - self.top_k / self.num_experts) ** tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Numbers in a network's matrices, and the work of its attention.
+
+    body        weights that every token is multiplied with, in all layers
+    head        weights of the logits' product
+    attention   one entry for each kind of layer
+    experts     one entry for each kind of layer that has experts
+    """
+
+    body: int
+    head: int
+    attention: tuple[AttentionCost, ...]
+    experts: tuple[ExpertsCost, ...] = ()
+
+
+def decoder_cost(spec: DecoderSpec) -> Cost:
+    """Return the cost of a decoder."""
+    attentions = (layer.attention for layer in spec.layers)
+    kinds = Counter((each.window, each.key_width, each.query_width) for each in attentions)
+    attention = tuple(
+        AttentionCost(window, count, cached_numbers=2 * key_width, flops=4 * query_width)
+        for (window, key_width, query_width), count in kinds.items()
+    )
+    mixtures = Counter(layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec))
+    experts = tuple(
+        ExpertsCost(count, moe.num_experts, moe.router.top_k, weights=3 * spec.width * moe.hidden)
+        for moe, count in mixtures.items()
+    )
+    body = sum(_dense_weights(spec.width, layer) for layer in spec.layers)
+    return Cost(body, spec.vocab_size * spec.width, attention, experts)
+
+
+def _dense_weights(width: int, layer: LayerSpec) -> int:
+    """Numbers in the matrices of a layer that every token is multiplied with."""
+    mlp, router = layer.mlp, 0
+    if isinstance(mlp, MoESpec):
+        router = width * (mlp.num_experts + int(mlp.has_shared_gate))
+        mlp = mlp.shared
+    projections = [*attention_projections(width, layer.attention), *(mlp_projections(width, mlp) if mlp else ())]
+    return router + sum(projection.width_in * projection.width_out for projection in projections)

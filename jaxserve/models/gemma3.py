@@ -1,0 +1,79 @@
+"""Gemma 3, text: Gemma 2 with normed query and key heads, a rotation for each kind of layer, and no soft caps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxserve.layers.rope import RopeSpec
+from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import read_decoder_spec, read_softcap, read_typed_windows, with_ropes
+from jaxserve.models.family import SANDWICH, DecoderFamily, named
+from jaxserve.models.rope_config import read_rope_object
+from jaxserve.models.spec import DecoderSpec
+
+THETAS = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
+
+
+def _read(config: ConfigReader) -> DecoderSpec:
+    bias = config.get_bool("attention_bias", False)
+    config.require("use_bidirectional_attention", False, None)
+    pattern = config.get_positive_int("sliding_window_pattern", 6)
+    windows = read_typed_windows(config, config.get_positive_int("sliding_window", 4096), full_every=pattern)
+    ropes = _read_ropes(config)
+    spec = read_decoder_spec(
+        config,
+        architecture="Gemma3ForCausalLM",
+        model_type="gemma3_text",
+        windows=windows,
+        num_kv_heads=4,
+        head_dim=256,
+        activation_key="hidden_activation",
+        default_activation="gelu_pytorch_tanh",
+        norm_kind="rms_plus_one",
+        tie_embeddings=True,
+        rope=ropes["full_attention"],
+        attention={
+            "scale": config.get_positive_float("query_pre_attn_scalar", 256) ** -0.5,
+            "softcap": read_softcap(config, "attn_logit_softcapping", None),
+            "qkv_bias": bias,
+            "output_bias": bias,
+            "qk_norm": "head",
+        },
+        layer={"norm_place": "sandwich"},
+        decoder={
+            "embedding_multiplier": config.get_positive_int("hidden_size") ** 0.5,
+            "logits_softcap": read_softcap(config, "final_logit_softcapping", None),
+        },
+        default_max_positions=131_072,
+        default_vocab_size=262_208,
+    )
+    return with_ropes(
+        spec, tuple(ropes["full_attention" if window is None else "sliding_attention"] for window in windows)
+    )
+
+
+def _read_ropes(config: ConfigReader) -> dict[str, RopeSpec]:
+    """One rotation a kind of layer: nested in rope_parameters, or spread over three keys as in transformers 4."""
+    thetas = dict(THETAS)
+    for kind, key in (("full_attention", "rope_theta"), ("sliding_attention", "rope_local_base_freq")):
+        thetas[kind] = config.get_positive_float(key, thetas[kind])
+    nested: Mapping[str, Any] = config.get("rope_parameters", {})
+    scaling: Mapping[str, Any] = config.get("rope_scaling", {})
+    for name, value in (("rope_parameters", nested), ("rope_scaling", scaling)):
+        if not isinstance(value, Mapping):
+            raise config.unsupported(name, value, "an object or null")
+    if unknown := nested.keys() - thetas.keys():
+        raise config.unsupported("rope_parameters", sorted(unknown), f"nothing but {' and '.join(thetas)}")
+    ropes = {}
+    for kind, theta in thetas.items():
+        values = {**(nested.get(kind) or {}), **(scaling if kind == "full_attention" else {})}
+        reader = ConfigReader(values, where=f"config.json, rope_parameters, {kind}")
+        ropes[kind] = read_rope_object(
+            reader,
+            config.get_positive_int("max_position_embeddings", 131_072),
+            head_dim=config.get_positive_int("head_dim", 256),
+            default_theta=theta,
+        )
+    return ropes
+
+
+ARCHITECTURE = DecoderFamily(_read, named(SANDWICH))

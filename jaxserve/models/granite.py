@@ -1,0 +1,30 @@
+"""Granite 3, dense: Llama with multipliers for embeddings, scores, residuals and logits."""
+
+from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import read_decoder_spec, uniform_windows
+from jaxserve.models.family import DecoderFamily
+from jaxserve.models.spec import DecoderSpec
+
+
+def _read(config: ConfigReader) -> DecoderSpec:
+    bias = config.get_bool("attention_bias", False)
+    return read_decoder_spec(
+        config,
+        architecture="GraniteForCausalLM",
+        model_type="granite",
+        windows=uniform_windows(config, None),
+        attention={
+            "scale": config.get_positive_float("attention_multiplier", 1.0),
+            "qkv_bias": bias,
+            "output_bias": bias,
+        },
+        mlp={"bias": config.get_bool("mlp_bias", False)},
+        layer={"residual_multiplier": config.get_positive_float("residual_multiplier", 1.0)},
+        decoder={
+            "embedding_multiplier": config.get_positive_float("embedding_multiplier", 1.0),
+            "logits_multiplier": 1 / config.get_positive_float("logits_scaling", 1.0),
+        },
+    )
+
+
+ARCHITECTURE = DecoderFamily(_read)

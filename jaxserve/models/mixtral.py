@@ -1,0 +1,37 @@
+"""Mixtral: Mistral with a mixture of experts in every layer."""
+
+from jaxserve.layers.moe import RouterSpec
+from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import read_activation, read_decoder_spec, uniform_windows, with_mlps
+from jaxserve.models.family import FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
+from jaxserve.models.spec import DecoderSpec, MoESpec
+
+EXPERTS = {
+    "router": "block_sparse_moe.gate",
+    "expert_gate": "block_sparse_moe.experts.{}.w1.weight",
+    "expert_up": "block_sparse_moe.experts.{}.w3.weight",
+    "expert_down": "block_sparse_moe.experts.{}.w2.weight",
+}
+
+
+def _read(config: ConfigReader) -> DecoderSpec:
+    window = config.get_positive_int("sliding_window") if config.get("sliding_window", None) is not None else None
+    spec = read_decoder_spec(
+        config,
+        architecture="MixtralForCausalLM",
+        model_type="mixtral",
+        windows=uniform_windows(config, window),
+        num_kv_heads=8,
+        norm_eps=config.get_positive_float("rms_norm_eps", 1e-5),
+        default_theta=1_000_000.0,
+    )
+    moe = MoESpec(
+        num_experts=config.get_positive_int("num_local_experts", 8),
+        hidden=config.get_positive_int("intermediate_size"),
+        router=RouterSpec(top_k=config.get_positive_int("num_experts_per_tok", 2)),
+        activation=read_activation(config),
+    )
+    return with_mlps(spec, (moe,) * spec.num_layers)
+
+
+ARCHITECTURE = DecoderFamily(_read, named(EXPERTS, STACKED_EXPERTS, FUSED_EXPERTS))

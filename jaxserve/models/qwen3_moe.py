@@ -1,0 +1,43 @@
+"""Qwen 3 with experts: Qwen 3's attention, and a mixture of experts in all layers but those that the config names."""
+
+from jaxserve.layers.moe import RouterSpec
+from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import read_activation, read_decoder_spec, uniform_windows, with_mlps
+from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
+from jaxserve.models.spec import DecoderSpec, MoESpec
+
+
+def _read(config: ConfigReader) -> DecoderSpec:
+    bias = config.get_bool("attention_bias", False)
+    size = config.get_positive_int("sliding_window", 4096) if config.get("sliding_window", 4096) else None
+    window = size if config.get_bool("use_sliding_window", False) else None
+    spec = read_decoder_spec(
+        config,
+        architecture="Qwen3MoeForCausalLM",
+        model_type="qwen3_moe",
+        windows=uniform_windows(config, window),
+        num_kv_heads=4,
+        attention={"qkv_bias": bias, "output_bias": bias, "qk_norm": "head"},
+    )
+    config.require("max_window_layers", config.get("max_window_layers", None))  # windows hold in all layers or in none
+    names = ("num_experts", "num_local_experts")
+    counts = {name: config.get_positive_int(name) for name in names if config.get(name, None) is not None}
+    if len(set(counts.values())) > 1:
+        raise config.unsupported("num_experts", counts["num_experts"], f"{counts['num_local_experts']}, as beside it")
+    moe = MoESpec(
+        num_experts=next(iter(counts.values()), 128),
+        hidden=config.get_positive_int("moe_intermediate_size", 768),
+        router=RouterSpec(
+            top_k=config.get_positive_int("num_experts_per_tok", 8),
+            renormalize=config.get_bool("norm_topk_prob", False),
+        ),
+        activation=read_activation(config),
+    )
+    dense, step = config.get("mlp_only_layers", []), config.get_positive_int("decoder_sparse_step", 1)
+    is_sparse = [layer not in dense and (layer + 1) % step == 0 for layer in range(spec.num_layers)]
+    return with_mlps(
+        spec, tuple(moe if sparse else layer.mlp for sparse, layer in zip(is_sparse, spec.layers, strict=True))
+    )
+
+
+ARCHITECTURE = DecoderFamily(_read, named(EXPERTS, STACKED_EXPERTS, FUSED_EXPERTS))

@@ -1,0 +1,178 @@
+"""Rotary positions in Hugging Face's words → RopeSpec.
+
+Both spellings are read, also beside each other where they agree: `rope_theta` with `rope_scaling` (transformers 4) and
+`rope_parameters` (transformers 5). Defaults are those of transformers' config classes.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, Scaling, YarnScaling
+from jaxserve.models.config_reader import ConfigReader
+
+DEFAULT_ROPE_THETA = 10_000.0
+
+
+def read_rope(
+    config: ConfigReader,
+    max_positions: int,
+    *,
+    head_dim: int,
+    default_theta: float = DEFAULT_ROPE_THETA,
+    default_fraction: float | None = None,
+) -> RopeSpec:
+    """Return the rotary frequencies, from either spelling, or from both where they mean the same.
+
+    default_fraction is the part of a head that turns where the config does not say; None: this architecture turns
+    whole heads, and a config that says otherwise is refused.
+
+    Raises UnknownArchitecture for unknown scalings, unknown keys of known ones, and spellings that disagree.
+    """
+    theta = config.get_positive_float("rope_theta") if config.get("rope_theta", None) is not None else None
+    fraction = _read_fraction(config, default_fraction)
+    original_positions = None
+    if config.get("original_max_position_embeddings", None) is not None:
+        original_positions = config.get_positive_int("original_max_position_embeddings")
+    rope_by_key: dict[str, RopeSpec] = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        value = config.get(name, None)
+        if value is not None and not isinstance(value, Mapping):
+            raise config.unsupported(name, value, "an object or null")
+        if value:
+            rope_by_key[name] = read_rope_object(
+                ConfigReader(value, where=f"config.json, {name}"),
+                max_positions,
+                head_dim=head_dim,
+                theta=theta,
+                default_theta=default_theta,
+                fraction=fraction,
+                original_positions=original_positions,
+            )
+            theta = theta or rope_by_key[name].theta  # rope_scaling brings none of its own
+    if len(set(rope_by_key.values())) > 1:
+        expected = f"what rope_parameters says, {config.get('rope_parameters')!r}"
+        raise config.unsupported("rope_scaling", config.get("rope_scaling"), expected)
+    rotary_dim = _rotary_dim(config, head_dim, fraction)
+    return next(iter(rope_by_key.values()), RopeSpec(theta or default_theta, rotary_dim=rotary_dim))
+
+
+def read_rope_object(
+    rope_config: ConfigReader,
+    max_positions: int,
+    *,
+    head_dim: int,
+    theta: float | None = None,
+    default_theta: float = DEFAULT_ROPE_THETA,
+    fraction: float | None = None,
+    original_positions: int | None = None,
+) -> RopeSpec:
+    """Return what one rope object means; theta, fraction and original_positions are what stands beside it.
+
+    Raises UnknownArchitecture for unknown keys and scalings, and for a theta that contradicts the one outside.
+    """
+    own_theta = rope_config.get_positive_float("rope_theta", theta or default_theta)
+    if theta is not None and own_theta != theta:
+        raise rope_config.unsupported("rope_theta", own_theta, f"the {theta!r} that rope_theta says outside of it")
+    fraction = _read_fraction(rope_config, fraction)
+    kind = rope_config.get("rope_type", None) or rope_config.get("type", "default")
+    rope_config.require("type", kind, None)
+    rotary_dim = _rotary_dim(rope_config, head_dim, fraction)
+    scaling = _read_scaling(rope_config, kind, max_positions, rotary_dim or head_dim, original_positions)
+    rope_config.reject_unread(ignored=frozenset(), neutral_values={})
+    return RopeSpec(own_theta, scaling, rotary_dim)
+
+
+def _read_fraction(config: ConfigReader, default: float | None) -> float | None:
+    if default is None:
+        config.require("partial_rotary_factor", 1.0, None)
+        return None
+    return config.get_positive_float("partial_rotary_factor", default)
+
+
+def _rotary_dim(config: ConfigReader, head_dim: int, fraction: float | None) -> int | None:
+    """How many numbers of a head turn; None: all."""
+    if fraction is None:
+        return None
+    rotary_dim = int(head_dim * fraction)
+    if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
+        expected = f"a fraction of which head_dim={head_dim} makes an even number of at most {head_dim}"
+        raise config.unsupported("partial_rotary_factor", fraction, expected)
+    return rotary_dim if rotary_dim < head_dim else None
+
+
+def _read_scaling(
+    config: ConfigReader, kind: str, max_positions: int, rotary_dim: int, outer_original_positions: int | None
+) -> Scaling | None:
+    match kind:
+        case "default":
+            return None
+        case "linear":
+            return LinearScaling(config.get_positive_float("factor"))
+        case "llama3":
+            return Llama3Scaling(
+                factor=config.get_positive_float("factor"),
+                low_freq_factor=config.get_positive_float("low_freq_factor"),
+                high_freq_factor=config.get_positive_float("high_freq_factor"),
+                original_positions=config.get_positive_int("original_max_position_embeddings", max_positions),
+            )
+        case "yarn":
+            return _read_yarn(config, max_positions)
+        case "longrope" | "su":
+            return _read_longrope(config, max_positions, rotary_dim, outer_original_positions)
+    raise config.unsupported("rope_type", kind, "'default', 'linear', 'llama3', 'yarn' or 'longrope'")
+
+
+def _read_longrope(
+    config: ConfigReader, max_positions: int, rotary_dim: int, outer_original_positions: int | None
+) -> LongRopeScaling:
+    inner = config.get_positive_int("original_max_position_embeddings", max_positions)
+    original_positions = outer_original_positions or inner  # transformers, too, prefers the one outside
+    factor = config.get_positive_float("factor", max_positions / original_positions)
+    if config.get("attention_factor", None) is not None:
+        attention_factor = config.get_positive_float("attention_factor")
+    else:
+        attention_factor = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_positions))
+    return LongRopeScaling(
+        short_factors=_read_factors(config, "short_factor", rotary_dim // 2),
+        long_factors=_read_factors(config, "long_factor", rotary_dim // 2),
+        original_positions=original_positions,
+        attention_factor=attention_factor,
+        max_positions=max_positions,
+    )
+
+
+def _read_factors(config: ConfigReader, name: str, count: int) -> tuple[float, ...]:
+    factors = config.get(name)
+    if not isinstance(factors, list) or len(factors) != count or not all(_is_positive(value) for value in factors):
+        raise config.unsupported(name, factors, f"{count} numbers above 0, one for each frequency")
+    return tuple(float(value) for value in factors)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _read_yarn(config: ConfigReader, max_positions: int) -> YarnScaling:
+    factor = config.get_positive_float("factor")
+    attention_factor = config.get("attention_factor", None)
+    mscale, mscale_all = config.get("mscale", None), config.get("mscale_all_dim", None)
+    if attention_factor is not None:
+        attention_factor = config.get_positive_float("attention_factor")
+    elif mscale and mscale_all:
+        attention_factor = _yarn_attention_factor(factor, mscale) / _yarn_attention_factor(factor, mscale_all)
+    else:
+        attention_factor = _yarn_attention_factor(factor, 1.0)
+    return YarnScaling(
+        factor=factor,
+        original_positions=config.get_positive_int("original_max_position_embeddings", max_positions),
+        beta_fast=config.get_positive_float("beta_fast", 32.0),
+        beta_slow=config.get_positive_float("beta_slow", 1.0),
+        attention_factor=attention_factor,
+        truncate=config.get_bool("truncate", True),
+    )
+
+
+def _yarn_attention_factor(factor: float, mscale: float) -> float:
+    """YaRN's advice for the sharpness of attention at this factor (arXiv 2309.00071, section 3.4)."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0

@@ -1,0 +1,36 @@
+"""SmolLM3: Llama in which every fourth layer does not rotate."""
+
+from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import read_decoder_spec, read_typed_windows, with_ropes
+from jaxserve.models.family import DecoderFamily
+from jaxserve.models.spec import DecoderSpec
+
+
+def _read(config: ConfigReader) -> DecoderSpec:
+    bias, layers = config.get_bool("attention_bias", False), config.get_positive_int("num_hidden_layers")
+    interval = config.get_positive_int("no_rope_layer_interval", 4)
+    rotates = config.get("no_rope_layers", [int((layer + 1) % interval != 0) for layer in range(layers)])
+    if not isinstance(rotates, list) or len(rotates) != layers or any(value not in (0, 1) for value in rotates):
+        raise config.unsupported("no_rope_layers", rotates, f"{layers} entries, 1 where a layer rotates, else 0")
+    window = None
+    if config.get_bool("use_sliding_window", False) and config.get("sliding_window", None) is not None:
+        window = config.get_positive_int("sliding_window")
+    types = ["full_attention" if window is None or does else "sliding_attention" for does in rotates]
+    spec = read_decoder_spec(
+        config,
+        architecture="SmolLM3ForCausalLM",
+        model_type="smollm3",
+        windows=read_typed_windows(config, window, default_types=types),
+        num_kv_heads=4,
+        default_theta=2_000_000.0,
+        tie_embeddings=True,
+        attention={"qkv_bias": bias, "output_bias": bias},
+        mlp={"bias": config.get_bool("mlp_bias", False)},
+    )
+    return with_ropes(
+        spec,
+        tuple(layer.attention.rope if does else None for layer, does in zip(spec.layers, rotates, strict=True)),
+    )
+
+
+ARCHITECTURE = DecoderFamily(_read)
