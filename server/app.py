@@ -1,4 +1,4 @@
-"""The HTTP app: routes, what stands before and after them, and errors in our own shape."""
+"""The Quart application: its routes, the hooks before and after each of them, and the error handler."""
 
 from __future__ import annotations
 
@@ -28,14 +28,21 @@ STATE_KEY = "jaxserve.state"
 
 
 class AnyPathConverter(BaseConverter):
-    """The rest of a path, slashes, newlines and all: model names have slashes, and wrong ones may have anything."""
+    """URL converter for the rest of a path.
+
+    It takes slashes and newlines, too: model names have slashes, and the names of models that do not exist may hold
+    anything.
+    """
 
     regex = "(?s:.+)"
     part_isolating = False
 
 
 def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
-    """The app that serves `llm`, which must be ready and stays the caller's to close."""
+    """Create the application that serves `llm`, which must be ready and stays the caller's to close.
+
+    Raises BadConfig if a middleware of `config` cannot be imported.
+    """
     app = Quart("server", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=config.max_body_bytes,
@@ -56,36 +63,43 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
 
 
 def get_state(app: Quart) -> ServerState:
+    """Return the state that `create_app` made for this application."""
     return app.extensions[STATE_KEY]
 
 
 def _add_hooks(app: Quart, state: ServerState) -> None:
-    """What happens before and after every route. A key is asked for before anything else is said."""
+    """Register what runs before and after every route. The API key is checked before anything else is answered."""
     auth, cors = ApiKeyAuth(state.config), Cors(state.config)
 
     @app.before_request
     async def before() -> Response | None:
+        """Return the reply to a CORS preflight or to a request without a key; None lets the route answer.
+
+        Raises NotFound if the path begins with two slashes.
+        """
         request = quart.request
         scope: Any = request.scope
         scope[ROUTE_KEY] = "none" if request.url_rule is None else to_openapi_path(request.url_rule.rule)
-        refusal = cors.answer_preflight(request) or auth.challenge(request)
-        if refusal is None and scope["path"].startswith("//"):
-            raise NotFound  # the router would look past the first slash
-        return refusal
+        response = cors.answer_preflight(request) or auth.challenge(request)
+        if response is None and scope["path"].startswith("//"):
+            raise NotFound  # the router would ignore the first slash
+        return response
 
     @app.after_request
     async def after(response: Response) -> Response:
+        """Add the CORS headers, and X-Request-Id where it is switched on."""
         cors.add_headers(quart.request, response)
         if state.config.enable_request_id_headers:
-            label = quart.request.headers.get("X-Request-Id")
-            response.headers["X-Request-Id"] = sanitize(label) if label else make_request_id()
+            request_id = quart.request.headers.get("X-Request-Id")
+            response.headers["X-Request-Id"] = sanitize(request_id) if request_id else make_request_id()
         return response
 
     @app.teardown_request
     async def release_body(_: BaseException | None) -> None:
-        """A body is not kept for as long as its answer takes."""
+        """Free the request body, which would otherwise be kept for as long as the reply takes."""
         quart.request.body.clear()
 
     @app.errorhandler(Exception)
     async def handle_error(error: Exception) -> Response:
+        """Turn any exception of a route into an error object."""
         return to_api_error(error).to_response()

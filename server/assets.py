@@ -1,4 +1,4 @@
-"""The files of the chat page, read once from the package. Nothing else of it is served; these need no key."""
+"""The files of the chat page, read once from the package. No other file is served; these need no API key."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
-REVALIDATE = "no-cache"  # a browser may keep it, and asks whether it is still the same
-IMMUTABLE = "public, max-age=31536000, immutable"  # a name that holds a version never means something else
+REVALIDATE = "no-cache"  # a browser may cache it, and asks each time whether it is still the same
+IMMUTABLE = "public, max-age=31536000, immutable"  # for files with a version in their name
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,16 @@ class Asset:
     headers: Mapping[str, str]
 
     def matches_etag(self, if_none_match: str | None) -> bool:
-        """Whether a browser that sends this If-None-Match has the file already."""
+        """Tell whether a browser that sends this If-None-Match has the file already."""
         tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
         return self.headers["ETag"] in tags or "*" in tags
 
 
 def read_asset(file: Path) -> Asset:
-    """Raise FileNotFoundError if the installation lacks the file, KeyError for a kind that is not served."""
+    """Read a file of the page, and make its headers.
+
+    Raises FileNotFoundError if the installation lacks the file, KeyError if files of its type are not served.
+    """
     body = file.read_bytes()
     headers = {
         "Content-Type": CONTENT_TYPES[file.suffix],
@@ -52,7 +55,7 @@ def read_asset(file: Path) -> Asset:
 
 
 def _read_all() -> dict[str, Asset]:
-    """URL path → file. Empty where the page is not part of the installation."""
+    """Read all files by their URL paths; there are none if the page is not part of the installation."""
     index, folder = PAGE_FOLDER / "index.html", PAGE_FOLDER / "assets"
     assets = {"/": read_asset(index)} if index.is_file() else {}
     for file in sorted(folder.rglob("*")):

@@ -1,4 +1,4 @@
-"""Who may come in: a bearer key, compared in constant time. Everything is closed unless it is listed as open."""
+"""Authentication by a bearer key, compared in constant time. Every path needs one unless it is listed as open."""
 
 import hashlib
 import hmac
@@ -10,14 +10,15 @@ from server.assets import ASSETS
 from server.config import ServerConfig, split_commas
 from server.errors import json_response
 
-# "/" is the chat page, which asks for a key and holds none; ASSETS are the files that it is made of, each by its path.
+# "/" is the chat page, which asks its user for a key and contains none; ASSETS are its files, each by its path.
 KEYLESS_PATHS = frozenset({"/", "/health", "/ping", "/live", *ASSETS})
 
 
 class ApiKeyAuth:
-    """Holds the digests of the configured keys, never the keys.
+    """The check of a request's API key. Only digests of the configured keys are kept.
 
-    Without keys everybody may come in. With keys every path needs one but KEYLESS, `open_paths`, and OPTIONS.
+    Without configured keys every request is authorized. With keys every path needs one but KEYLESS_PATHS, those of
+    --open-paths, and OPTIONS requests.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -25,26 +26,26 @@ class ApiKeyAuth:
         self._open_paths = KEYLESS_PATHS | split_commas(config.open_paths)
 
     def challenge(self, request: Request) -> Response | None:
-        """The 401 for this request, or None when it may pass."""
+        """Return the 401 reply for this request, or None if it is authorized."""
         if self.is_authorized(request.method, request.path, request.headers.getlist("Authorization")):
             return None
         return json_response({"error": "Unauthorized"}, 401, {"WWW-Authenticate": "Bearer"})
 
     def is_authorized(self, method: str, path: str, authorization: Sequence[str]) -> bool:
-        """authorization: the values of all headers of that name."""
+        """Tell whether a request may be served. authorization: the values of all its Authorization headers."""
         if not self._digests or method == "OPTIONS" or path in self._open_paths:
             return True
         return self._has_key(authorization)
 
     def _has_key(self, headers: Sequence[str]) -> bool:
-        """Does the same work whether a key is right, wrong, of another scheme, or absent."""
+        """Compare with every key: the time is the same whether a key is right, wrong, of another scheme, or absent."""
         value = headers[0] if len(headers) == 1 else ""
         scheme, _, key = value.partition(" ")
-        presented = _digest(key.strip().encode("latin-1", "replace"))  # header text is bytes in latin-1's clothes
-        known = False
+        presented = _digest(key.strip().encode("latin-1", "replace"))  # headers are bytes, decoded as latin-1
+        is_known = False
         for digest in self._digests:
-            known |= hmac.compare_digest(presented, digest)
-        return known and scheme.lower() == "bearer"
+            is_known |= hmac.compare_digest(presented, digest)
+        return is_known and scheme.lower() == "bearer"
 
 
 def _digest(key: bytes) -> bytes:

@@ -1,8 +1,8 @@
-"""A request's bytes, turned into a JSON object under limits, or refused.
+"""Reads a request body as a JSON object, within limits of size, time and depth.
 
 Quart's own get_json answers 500 to broken UTF-8 and deep nesting and lets NaN through, so it is not used.
-orjson refuses NaN, infinite numbers, broken UTF-8 and lone surrogates; depth and digits are ours to limit. Numbers with
-more digits than it keeps are read once more, since a schema may hold some.
+orjson refuses NaN, infinite numbers, broken UTF-8 and lone surrogates; depth is limited here. Numbers with more digits
+than it keeps are parsed once more by `load_exact_json`, since a JSON schema may hold some.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ _LONG_NUMBER = re.compile(rb"[0-9.]{16,}|[0-9][eE][+-]?[0-9]{3}")
 
 
 async def read_json(request: Request, config: ServerConfig) -> dict[str, Any]:
-    """The request's JSON object.
+    """Read the JSON object of a request.
 
-    Raises ApiError: 415 for an encoded body, 400 for another content type or anything that is not a JSON object,
-    413 above max_body_bytes, 408 when it is not complete within body_timeout_s.
+    Raises ApiError if the body is encoded (415), has another content type or is no JSON object (400), is larger than
+    max_body_bytes (413), is not complete within body_timeout_s (408), or all bodies together are too large (503).
     """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
@@ -41,7 +41,7 @@ async def read_json(request: Request, config: ServerConfig) -> dict[str, Any]:
 
 
 class BodyMeter:
-    """Bytes of all bodies that are in memory, of all connections together."""
+    """Count of the bytes of all request bodies in memory, of all connections together, and their limit."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -49,16 +49,20 @@ class BodyMeter:
 
 
 def make_request_class(meter: BodyMeter) -> type[Request]:
-    """Quart's request, with a body that is counted while it is held, and refused with 503 above the meter's limit.
+    """Make a subclass of Quart's Request whose bodies are counted by `meter` while they are in memory.
 
-    A chunked body is refused with 413 as soon as its chunks announce more than is allowed.
+    Above the meter's limit a body is refused with 503. A chunked one is refused with 413 as soon as its chunks announce
+    more than is allowed.
     """
 
     class MeteredBody(Body):
+        """Quart's body, counted."""
+
         _is_cleared = False
         chunk_sizes: ChunkSizes | None = None
 
         def append(self, data: bytes) -> None:
+            """Take bytes from the connection; a limit that is exceeded is raised by whoever awaits the body."""
             if self._is_cleared:
                 return
             announced = self.chunk_sizes.total_bytes if self.chunk_sizes is not None else 0
@@ -73,12 +77,14 @@ def make_request_class(meter: BodyMeter) -> type[Request]:
                 self.set_complete()
 
         def clear(self) -> None:
-            """Lets go of the bytes; what still comes is dropped."""
+            """Free the bytes; those that still come are discarded."""
             self._is_cleared = True
             meter.held_bytes -= len(self._data)
             super().clear()
 
     class MeteredRequest(Request):
+        """Quart's request, with a counted body."""
+
         body_class = MeteredBody
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -111,9 +117,11 @@ async def _read_body(request: Request, config: ServerConfig) -> bytes:
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`; of a repeated key the last value counts. Raises ApiError 400.
+    """Parse the JSON object in `data`; of a repeated key the last value counts.
 
-    A byte order mark is read over, as RFC 8259, section 8.1 allows: some clients of .NET and PowerShell write one.
+    A byte order mark is ignored, as RFC 8259, section 8.1 allows: some clients of .NET and PowerShell write one.
+
+    Raises ApiError (400) if it is no JSON object, or nested deeper than MAX_DEPTH.
     """
     data = data.removeprefix(BOM_UTF8)
     try:
@@ -130,10 +138,10 @@ def parse_json(data: bytes) -> dict[str, Any]:
 
 
 def make_validation_error(reasons: list[str], param: str | None) -> ApiError:
-    """The 400 for a body that is not what the schema says; at most ten reasons are listed."""
+    """Make the 400 for a body that does not match its schema. At most ten of the reasons are listed."""
     count = len(reasons)
-    listed = "".join(f"\n  {reason}" for reason in reasons[:10])
-    message = f"{count} validation error{'' if count == 1 else 's'}:{listed}"
+    lines = "".join(f"\n  {reason}" for reason in reasons[:10])
+    message = f"{count} validation error{'' if count == 1 else 's'}:{lines}"
     return ApiError(400, message, type=reason_phrase(400), param=param)
 
 
@@ -143,11 +151,11 @@ def _decode_reason(error: Exception) -> str:
 
 
 def _is_deeper(value: Any, limit: int) -> bool:
-    """Level by level, so that our own stack is in no danger."""
+    """Tell whether JSON is nested deeper than `limit`, level by level: recursion could overflow the stack."""
     level = [value]
     for _ in range(limit):
-        inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
-        level = [item for item in inner if isinstance(item, dict | list)]
+        children = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
+        level = [child for child in children if isinstance(child, dict | list)]
         if not level:
             return False
     return True

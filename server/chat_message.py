@@ -1,5 +1,7 @@
-"""One chat answer in the contract's words: a whole message, or what is new of it. Which of the parts that a reader
-found are told, and what an empty one is, is decided here alone."""
+"""Renders one chat answer as a message, or as the delta of one.
+
+This module alone decides which of the parts that the output parser found are shown, and what stands for an empty one.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,11 +12,13 @@ from jaxserve import NamedTool, TextDelta, ToolCallDelta, ToolChoice
 
 @dataclass(frozen=True, slots=True)
 class MessageRenderer:
-    """How the answers of one request are told.
+    """How the answers of one request are rendered.
 
-    echo              text in front of each answer; None: nothing is echoed, and content may be null
-    tells_reasoning   False: it is kept back, although it was thought
-    copies_reasoning  it stands under its old name, too
+    role                   role of the messages
+    echo                   text in front of each answer; None: nothing is echoed, and content may be null
+    tool_choice            as the request has it
+    shows_reasoning        False: reasoning is left out
+    has_legacy_reasoning   reasoning is also given under its old name, reasoning_content
     """
 
     role: str
@@ -25,10 +29,11 @@ class MessageRenderer:
 
     @property
     def is_call_forced(self) -> bool:
+        """Whether the answer must be a tool call."""
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
     def render_message(self, choice: TextDelta) -> dict[str, Any]:
-        """The whole answer. There is no key tool_calls without a call."""
+        """Render a whole answer. There is no key tool_calls without a call."""
         calls = merge_tool_calls(choice.tool_calls)
         reasoning = (choice.reasoning or None) if self.shows_reasoning else None
         return {
@@ -44,7 +49,7 @@ class MessageRenderer:
         }
 
     def render_delta(self, delta: TextDelta) -> dict[str, Any]:
-        """What is new; empty when that is nothing which may be told."""
+        """Render what is new; empty if nothing of it is shown."""
         rendered: dict[str, Any] = {}
         if delta.reasoning and self.shows_reasoning:
             rendered["reasoning"] = delta.reasoning
@@ -57,8 +62,10 @@ class MessageRenderer:
         return rendered
 
     def _render_content(self, choice: TextDelta, *, has_calls: bool) -> str | None:
-        """Null: nothing stands before a call, or nothing came after the reasoning. An answer that must be a call has
-        the empty string, also when it was cut off."""
+        """Render the content: null if there is nothing before a call, or nothing after the reasoning.
+
+        An answer that must be a call has the empty string, also if it was cut off.
+        """
         if self.is_call_forced:
             return self.echo or ""
         text = choice.text
@@ -69,11 +76,11 @@ class MessageRenderer:
 
 
 def merge_tool_calls(deltas: Iterable[ToolCallDelta]) -> list[ToolCallDelta]:
-    """The same news with one delta for each call, in their order."""
+    """Merge the deltas of each call into one, in the order of the calls."""
     by_index: dict[int, list[ToolCallDelta]] = {}
     for delta in deltas:
         by_index.setdefault(delta.index, []).append(delta)
-    return [replace(pieces[0], arguments="".join(piece.arguments for piece in pieces)) for pieces in by_index.values()]
+    return [replace(parts[0], arguments="".join(part.arguments for part in parts)) for parts in by_index.values()]
 
 
 def _render_call(call: ToolCallDelta) -> dict[str, Any]:
@@ -81,7 +88,7 @@ def _render_call(call: ToolCallDelta) -> dict[str, Any]:
 
 
 def _render_call_delta(call: ToolCallDelta) -> dict[str, Any]:
-    """The first one of a call has all its keys, later ones only more of its arguments."""
+    """Render a delta of a call: the first one has all its keys, later ones only more of its arguments."""
     if call.id is None:
         return {"index": call.index, "function": {"arguments": call.arguments}}
     return {"index": call.index, **_render_call(call)}

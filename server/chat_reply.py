@@ -1,4 +1,4 @@
-"""The answer of POST /v1/chat/completions: one object, or role, echo, delta, finish and usage chunks."""
+"""The reply of POST /v1/chat/completions: one object, or a stream of role, echo, delta, finish and usage chunks."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ COMPLETION_OBJECT, CHUNK_OBJECT = "chat.completion", "chat.completion.chunk"
 
 
 def make_message_renderer(request: ChatRequest, config: ServerConfig) -> MessageRenderer:
-    """An echo is the last message's text, if the one who answers is who said it."""
+    """Make the renderer of a request's answers. With echo, they begin with the last message if it has the same role."""
     role, last = request.get_response_role(config.response_role), request.messages[-1]
     return MessageRenderer(
         role=role,
@@ -28,8 +28,10 @@ def make_message_renderer(request: ChatRequest, config: ServerConfig) -> Message
 
 
 class _ChatReplyBase:
-    """What the whole answer and the stream have in common. Tokens that would tell a reasoning which is not to be told
-    are not told either."""
+    """What the whole reply and the stream have in common.
+
+    Where reasoning is left out, token ids and logprobs are, too, since they would show it.
+    """
 
     def __init__(
         self,
@@ -39,20 +41,18 @@ class _ChatReplyBase:
         renderer: MessageRenderer,
         tool_metrics: ToolMetrics,
     ) -> None:
-        self._request, self._metadata, self._generation, self._renderer, self._tool_metrics = (
-            request,
-            metadata,
-            generation,
-            renderer,
-            tool_metrics,
-        )
+        self._request = request
+        self._metadata = metadata
+        self._generation = generation
+        self._renderer = renderer
+        self._tool_metrics = tool_metrics
         shows_tokens = renderer.shows_reasoning or not metadata.counts_reasoning
         self._shows_logprobs = bool(request.logprobs) and shows_tokens
         self._shows_token_ids = bool(request.return_token_ids) and shows_tokens
 
     @property
     def _prompt_text(self) -> dict[str, str | None]:
-        """What the template made of the messages, when it was asked for; whether it was truncated or not."""
+        """The field prompt_text, if it was asked for: what the chat template rendered, before any truncation."""
         return {"prompt_text": self._generation.jobs[0].prompt_text} if self._request.return_prompt_text else {}
 
     def _count_tool_calls(self, delta: TextDelta, mode: str) -> None:
@@ -65,10 +65,10 @@ class _ChatReplyBase:
 
 
 class ChatReply(_ChatReplyBase):
-    """The whole answer at once."""
+    """The reply in one object."""
 
     async def build(self) -> dict[str, Any]:
-        """Waits for all choices. Raises what ended the run."""
+        """Wait for all choices, and make the reply. Raises ApiError if the generation failed."""
         choices = await self._generation.collect()
         job, prompt_result = self._generation.jobs[0], self._generation.prompt_results[0]
         return {
@@ -102,7 +102,7 @@ class ChatReply(_ChatReplyBase):
 
 
 class ChatStream(_ChatReplyBase):
-    """The answer chunk by chunk; every generated token appears in exactly one of them."""
+    """The reply in chunks; every generated token appears in exactly one of them."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class ChatStream(_ChatReplyBase):
         self._usage = UsageTracker(request, metadata, generation)
 
     def opening(self) -> list[dict[str, Any]]:
-        """A role chunk for each choice, and the echoed text behind them."""
+        """Make a role chunk for each choice, and behind them the chunks of the echoed text."""
         indices = range(self._generation.num_choices)
         roles = [self._make_chunk(index, {"role": self._renderer.role, "content": ""}) for index in indices]
         if self._request.return_token_ids:
@@ -128,7 +128,10 @@ class ChatStream(_ChatReplyBase):
         return roles + [self._make_chunk(index, {"content": text}) for index in indices if text]
 
     def chunks(self, delta: TextDelta) -> list[dict[str, Any]]:
-        """One chunk; none when nothing can be told yet. A token without news still has one, if tokens are told."""
+        """Make one chunk, or none if there is nothing to show.
+
+        Where token ids or logprobs are shown, every delta with tokens has a chunk.
+        """
         is_last = delta.finish_reason is not None
         self._usage.count(delta)
         self._count_tool_calls(delta, "streaming")
@@ -151,6 +154,7 @@ class ChatStream(_ChatReplyBase):
         return [chunk]
 
     def closing(self) -> list[dict[str, Any]]:
+        """Make the usage chunk, if the stream has one."""
         return self._usage.closing(CHUNK_OBJECT)
 
     def _make_chunk(self, index: int, delta: dict[str, Any], *, is_last: bool = False) -> dict[str, Any]:

@@ -1,40 +1,42 @@
-"""The sizes that the chunks of one HTTP/1.1 body announce, known as soon as each chunk begins.
+"""The announced sizes of the chunks of one HTTP/1.1 body, known as soon as each chunk begins.
 
-h11 hands out a chunk's bytes as they come and keeps its announced size to itself, so a client that announces more than
-the server takes and then waits would be waited for. The framing itself (RFC 9112, section 7.1) is h11's to check.
+h11 passes on a chunk's bytes as they come and does not tell its announced size, so the server would wait for a client
+that announces more than is allowed and then sends nothing. h11 checks the framing itself (RFC 9112, section 7.1).
 """
 
-MAX_LINE_BYTES = 4096  # of a size with its extensions
+MAX_LINE_BYTES = 4096  # of a chunk size with its extensions
 
 
 class ChunkSizes:
-    """Adds up what is announced; follows the bytes of one body, in pieces as they come."""
+    """The sum of the announced chunk sizes of one body, whose bytes are read in pieces as they come.
+
+    total_bytes: announced so far.
+    """
 
     def __init__(self) -> None:
         self.total_bytes = 0
-        self._to_skip = 0  # of the current chunk, its closing line end included
+        self._to_skip = 0  # rest of the current chunk, the line end behind it included
         self._line = b""
         self._is_complete = False
 
     def read(self, data: bytes) -> None:
-        """Follow the next bytes of the connection; what comes behind the last chunk is not looked at.
+        """Read the next bytes of the connection; those behind the last chunk are ignored.
 
-        Raises:
-            ValueError: A line that should hold a size is longer than MAX_LINE_BYTES.
+        Raises ValueError if a line that should hold a size is longer than MAX_LINE_BYTES.
         """
-        place = 0
-        while place < len(data) and not self._is_complete:
+        position = 0
+        while position < len(data) and not self._is_complete:
             if self._to_skip:
-                step = min(self._to_skip, len(data) - place)
+                step = min(self._to_skip, len(data) - position)
                 self._to_skip -= step
-                place += step
+                position += step
             else:
-                place = self._read_line(data, place)
+                position = self._read_line(data, position)
 
-    def _read_line(self, data: bytes, place: int) -> int:
-        """Take one size line, or as much of it as is there; return the place behind it."""
-        begun = len(self._line)
-        self._line += data[place : place + MAX_LINE_BYTES + 2 - begun]
+    def _read_line(self, data: bytes, position: int) -> int:
+        """Read one size line, or as much of it as is there; return the position behind it."""
+        num_buffered = len(self._line)
+        self._line += data[position : position + MAX_LINE_BYTES + 2 - num_buffered]
         line, end, _ = self._line.partition(b"\r\n")
         if not end:
             if len(self._line) >= MAX_LINE_BYTES + 2:
@@ -44,8 +46,8 @@ class ChunkSizes:
         try:
             size = int(line.partition(b";")[0], 16)
         except ValueError:
-            size = 0  # h11 refuses it
+            size = 0  # h11 rejects it
         self.total_bytes += size
         self._to_skip = size + 2
         self._is_complete = size <= 0
-        return place + len(line) + 2 - begun
+        return position + len(line) + 2 - num_buffered

@@ -1,4 +1,4 @@
-"""The answer of POST /v1/completions: choices of all prompts, numbered prompt * n + choice."""
+"""The reply of POST /v1/completions: choices of all prompts, numbered prompt * n + choice."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LogprobEntry = TokenLogprob | Logprob | None
 
 @dataclass(frozen=True, slots=True)
 class PromptEcho:
-    """A prompt repeated in front of its answers: its text, and its first token, which has no logprob."""
+    """A prompt that is repeated in front of its answers: its text, and its first token, which has no logprob."""
 
     text: str
     first_token: Logprob
 
     @classmethod
     def from_prompt(cls, prompt: Prompt, job: GenerationJob, llm: AsyncLLM) -> PromptEcho:
-        """A text that was read as a whole comes back as it was sent; else ids are decoded, special tokens shown."""
+        """Make the echo of a prompt: a text that was read whole as it was sent, else the decoded token ids."""
         ids = job.prompt_ids
         first = llm.decode([ids[0]]).rstrip("\N{REPLACEMENT CHARACTER}")  # the next token completes the character
         text = prompt if isinstance(prompt, str) and not job.is_truncated else llm.decode(ids)
@@ -37,22 +37,25 @@ class PromptEcho:
 
 
 class _CompletionReplyBase:
-    """What the whole answer and the stream have in common."""
+    """What the whole reply and the stream have in common."""
 
     def __init__(
         self, request: CompletionRequest, metadata: ReplyMetadata, generation: Generation, echoes: Sequence[PromptEcho]
     ) -> None:
         """echoes: one for each prompt, or none at all."""
-        self._request, self._metadata, self._generation, self._echoes = request, metadata, generation, echoes
+        self._request = request
+        self._metadata = metadata
+        self._generation = generation
+        self._echoes = echoes
         self._logprob_builders: dict[int, CompletionLogprobsBuilder] = {}
 
     def render_text(self, delta: TextDelta, is_first: bool) -> str:
         return self._get_echo(delta.index).text + delta.text if is_first and self._echoes else delta.text
 
     def select_logprobs(self, delta: TextDelta, is_first: bool) -> Sequence[LogprobEntry]:
-        """What this delta's logprobs are about: its tokens, and before the first ones those of an echoed prompt."""
-        own = delta.logprobs or ()
-        return [*self._get_prompt_logprobs(delta.index), *own] if is_first and self._echoes else own
+        """Select the logprobs of this delta: its tokens', and before its choice's first those of an echoed prompt."""
+        entries = delta.logprobs or ()
+        return [*self._get_prompt_logprobs(delta.index), *entries] if is_first and self._echoes else entries
 
     def get_logprobs_builder(self, index: int) -> CompletionLogprobsBuilder:
         k = self._generation.jobs[0].params.logprobs or 0
@@ -61,21 +64,21 @@ class _CompletionReplyBase:
     def get_prompt_token_ids(self, index: int) -> list[int] | None:
         if not self._request.return_token_ids:
             return None
-        return list(self._generation.jobs[self._generation.prompt_index(index)].prompt_ids)
+        return list(self._generation.jobs[self._generation.get_prompt_index(index)].prompt_ids)
 
     def _get_echo(self, index: int) -> PromptEcho:
-        return self._echoes[self._generation.prompt_index(index)]
+        return self._echoes[self._generation.get_prompt_index(index)]
 
     def _get_prompt_logprobs(self, index: int) -> list[LogprobEntry]:
-        known = self._generation.prompt_results[self._generation.prompt_index(index)].logprobs or (None,)
-        return [self._get_echo(index).first_token, *known[1:]]
+        entries = self._generation.prompt_results[self._generation.get_prompt_index(index)].logprobs or (None,)
+        return [self._get_echo(index).first_token, *entries[1:]]
 
 
 class CompletionReply(_CompletionReplyBase):
-    """The whole answer at once."""
+    """The reply in one object."""
 
     async def build(self) -> dict[str, Any]:
-        """Waits for all choices. Raises what ended the run."""
+        """Wait for all choices, and make the reply. Raises ApiError if the generation failed."""
         choices = await self._generation.collect()
         return {
             **self._metadata.common_fields(COMPLETION_OBJECT),
@@ -88,6 +91,9 @@ class CompletionReply(_CompletionReplyBase):
 
     async def _render_choice(self, choice: TextDelta) -> dict[str, Any]:
         num_prompt_logprobs = self._request.prompt_logprobs
+        prompt_logprobs = None
+        if num_prompt_logprobs is not None:
+            prompt_logprobs = await self._render_prompt_logprobs(choice.index, num_prompt_logprobs)
         return {
             "index": choice.index,
             "text": self.render_text(choice, is_first=True),
@@ -95,19 +101,17 @@ class CompletionReply(_CompletionReplyBase):
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
             "token_ids": list(choice.token_ids) if self._request.return_token_ids else None,
-            "prompt_logprobs": None
-            if num_prompt_logprobs is None
-            else await self._render_prompt_logprobs(choice.index, num_prompt_logprobs),
+            "prompt_logprobs": prompt_logprobs,
             "prompt_token_ids": self.get_prompt_token_ids(choice.index),
         }
 
     async def _render_logprobs(self, choice: TextDelta) -> dict[str, list[Any]]:
         builder = self.get_logprobs_builder(choice.index)
         tables = await in_slices(self.select_logprobs(choice, is_first=True), lambda part: [builder.build(part)])
-        return {key: [one for table in tables for one in table[key]] for key in builder.build(())}
+        return {key: [value for table in tables for value in table[key]] for key in builder.build(())}
 
     async def _render_prompt_logprobs(self, index: int, num_prompt_logprobs: int) -> list[dict[str, Any] | None] | None:
-        prompt_index = self._generation.prompt_index(index)
+        prompt_index = self._generation.get_prompt_index(index)
         computed = self._generation.jobs[prompt_index].params.prompt_logprobs or 0
         return await render_prompt_logprobs(
             self._generation.prompt_results[prompt_index].logprobs,
@@ -116,7 +120,7 @@ class CompletionReply(_CompletionReplyBase):
 
 
 class CompletionStream(_CompletionReplyBase):
-    """The answer chunk by chunk."""
+    """The reply in chunks."""
 
     def __init__(
         self, request: CompletionRequest, metadata: ReplyMetadata, generation: Generation, echoes: Sequence[PromptEcho]
@@ -127,14 +131,15 @@ class CompletionStream(_CompletionReplyBase):
         self._shows_tokens = request.logprobs is not None or bool(request.return_token_ids)
 
     def opening(self) -> list[dict[str, Any]]:
+        """Return no chunks: an echo stands in the first chunk of each choice."""
         return []
 
     def chunks(self, delta: TextDelta) -> list[dict[str, Any]]:
-        """One chunk; none when nothing can be told yet. The first of a choice carries the echo."""
+        """Make one chunk, or none if there is nothing to show. The first of a choice has the echo."""
         is_first, is_last = delta.index not in self._started, delta.finish_reason is not None
         self._usage.count(delta)
-        has_news = delta.text or (self._shows_tokens and delta.token_ids) or (is_first and self._echoes)
-        if not (has_news or is_last):
+        has_content = delta.text or (self._shows_tokens and delta.token_ids) or (is_first and self._echoes)
+        if not (has_content or is_last):
             return []
         self._started.add(delta.index)
         choice: dict[str, Any] = {
@@ -160,4 +165,5 @@ class CompletionStream(_CompletionReplyBase):
         return self.get_logprobs_builder(delta.index).build(self.select_logprobs(delta, is_first))
 
     def closing(self) -> list[dict[str, Any]]:
+        """Make the usage chunk, if the stream has one."""
         return self._usage.closing(COMPLETION_OBJECT)

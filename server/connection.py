@@ -1,8 +1,8 @@
-"""One accepted socket: read until its client ends, whatever is going on then, and closed.
+"""One accepted connection, which is closed as soon as its client disconnects, whatever is being served.
 
-Hypercorn's own loop (hypercorn/asyncio/tcp_server.py, 0.18) keeps a socket whose client has left until the idle time
-is over, because its idle task belongs to the task group that it waits for. Here the idle time is a timer, the end of
-input ends the connection, and whoever else wants it ended closes the transport, which ends the input.
+Hypercorn's own loop (hypercorn/asyncio/tcp_server.py, 0.18) keeps a socket whose client has disconnected until the idle
+timeout, because its idle task belongs to the task group that it waits for. Here the idle timeout is a timer and the end
+of input ends the connection; what else ends it closes the transport, which ends the input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_READ_BYTES = 64 * 1024
 
 
 class Connection:
-    """Owns the transport, the protocol and the idle timer of one client."""
+    """The transport, the protocol and the idle timer of one client."""
 
     def __init__(
         self,
@@ -41,13 +41,13 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """No request has begun, or the last one has its answer."""
+        """Whether no request has begun, or the last one has its reply."""
         return self._idle_timer is not None
 
     async def run(self, *, is_excess: bool = False) -> None:
         """Serve until the client or the server ends the connection, and the socket is closed.
 
-        is_excess: there are too many connections already; this one is told so.
+        is_excess: there are too many connections already, and this one only gets a 503.
         """
         try:
             async with TaskGroup(asyncio.get_running_loop()) as tasks:
@@ -69,17 +69,17 @@ class Connection:
             self._stop_abort_timer()
 
     def close(self) -> None:
-        """End the connection; what was written still goes out, if the client takes it in time."""
+        """End the connection; what has been written is still sent, if the client takes it within flush_s."""
         self._close_within(self._policy.flush_s)
 
     def abort(self) -> None:
-        """End the connection with all that was not sent."""
+        """End the connection at once; what has not been sent is discarded."""
         self._writer.transport.abort()
 
     async def send(self, event: Event) -> None:
-        """What the protocol has for the client, or for this object."""
+        """Handle an event of the protocol: bytes for the client, the end, or a change of the idle state."""
         if isinstance(event, RawData):
-            with suppress(OSError, RuntimeError):  # the client has left, which the reading side notices
+            with suppress(OSError, RuntimeError):  # the client has disconnected, which `_read` notices
                 if not self._writer.is_closing():
                     self._writer.write(event.data)
                     await self._writer.drain()
@@ -92,7 +92,7 @@ class Connection:
                 self._stop_idle_timer()
 
     async def _read(self, protocol: Http1Protocol) -> None:
-        """Hand on what the client sends, until it ends, is reset, or the transport is closed."""
+        """Pass on what the client sends, until its input ends, it resets the connection, or the transport is closed."""
         with suppress(OSError):
             while data := await self._reader.read(MAX_READ_BYTES):
                 await protocol.handle(RawData(data))
@@ -133,5 +133,8 @@ class Connection:
 
 
 def _host_and_port(address: Any) -> tuple[str, int] | None:
-    """Shorten a socket's address, an IPv4 one on an IPv6 socket too; None for a Unix socket, or a client that left."""
+    """Shorten a socket's address; None for a Unix socket, or a client that has disconnected.
+
+    An IPv4 address on an IPv6 socket is written as IPv4.
+    """
     return (address[0].removeprefix("::ffff:"), address[1]) if isinstance(address, tuple) else None

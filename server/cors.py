@@ -1,4 +1,7 @@
-"""Pages of other origins: who may call, with what. The rules of the Fetch standard, as far as a JSON API needs them.
+"""Cross-origin resource sharing: which pages of other origins may call the server, and with what.
+
+The rules are those of the Fetch standard (https://fetch.spec.whatwg.org/#http-cors-protocol), as far as a JSON API
+needs them.
 
 By default none may: a server on this machine needs no key, and any page that its user visits could use it.
 """
@@ -13,6 +16,8 @@ DISALLOWED = "Disallowed CORS origin; --allowed-origins names the origins whose 
 
 
 class Cors:
+    """The answers to preflight requests, and the CORS headers of all replies, as configured."""
+
     def __init__(self, config: ServerConfig) -> None:
         self._origins = frozenset(config.allowed_origins)
         self._methods = METHODS if "*" in config.allowed_methods else ", ".join(config.allowed_methods)
@@ -20,9 +25,9 @@ class Cors:
         self._allows_credentials = config.allow_credentials
 
     def answer_preflight(self, request: Request) -> Response | None:
-        """The answer to a browser that asks before it calls; None when this is not such a question."""
-        asked = request.headers.get("Access-Control-Request-Method")
-        if request.method != "OPTIONS" or asked is None or "Origin" not in request.headers:
+        """Return the reply to a preflight request, or None if this is none."""
+        requested_method = request.headers.get("Access-Control-Request-Method")
+        if request.method != "OPTIONS" or requested_method is None or "Origin" not in request.headers:
             return None
         allowed = self._origin(request) is not None
         response = Response("OK" if allowed else DISALLOWED, 200 if allowed else 400)
@@ -34,7 +39,7 @@ class Cors:
         return response
 
     def add_headers(self, request: Request, response: Response) -> None:
-        """Lets the page read the answer, if its origin may."""
+        """Allow the page to read the reply, if its origin may."""
         origin = self._origin(request)
         if origin is None:
             return

@@ -1,4 +1,4 @@
-"""ASGI middleware that the operator names: classes, or functions, that take the app and return one."""
+"""ASGI middleware that the operator names with --middleware: classes, or functions, that take an app and return one."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -12,12 +12,18 @@ Middleware = Callable[[Any], Any]
 
 
 def wrap_app(app: Any, paths: Iterable[str]) -> Any:
-    """Put the middleware of these import paths around an ASGI app, the first innermost. Raises BadConfig."""
+    """Wrap an ASGI app in the middleware of these import paths, the first innermost.
+
+    Raises BadConfig if one of them cannot be loaded.
+    """
     return reduce(lambda inner, path: load_middleware(path)(inner), paths, app)
 
 
 def load_middleware(path: str) -> Middleware:
-    """Import `package.module.Name`. Raises BadConfig for what is not there, or cannot be called with an app alone."""
+    """Import `package.module.Name`.
+
+    Raises BadConfig if it is not there, or cannot be called with an app alone.
+    """
     module, _, name = path.rpartition(".")
     try:
         middleware = getattr(import_module(module), name)

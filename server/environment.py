@@ -1,7 +1,7 @@
 """Settings from the environment: JAXSERVE_ and a field's name in capitals, for every field of the two configs.
 
-A few of vLLM's own variables mean the same as a field and are read, too; ours win. A variable of ours that names no
-field is said, with the one that is near. Values are never shown: some are secrets.
+A few of vLLM's variables mean the same as a field and are read, too; those with our prefix win. A variable with our
+prefix that names no field is reported, with a similar name. Values are never shown: some are secrets.
 """
 
 import re
@@ -26,7 +26,7 @@ SERVICE_ADDRESS = re.compile(r"(tcp|udp)://.*")
 
 
 def read_settings(environ: Mapping[str, str], fields: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """The variable, the field and the value of every setting that is there; an empty value counts as none."""
+    """Yield the variable, the field and the value of every setting; an empty value counts as none."""
     for variable, field in VLLM_VARIABLES.items():
         if environ.get(variable) and field in fields and not environ.get(PREFIX + field.upper()):
             value = environ[variable]
@@ -38,11 +38,11 @@ def read_settings(environ: Mapping[str, str], fields: Collection[str]) -> Iterat
 
 
 def find_unknown(environ: Mapping[str, str], fields: Collection[str]) -> Iterator[str]:
-    """A sentence for each variable with our prefix that names no field."""
-    known = {field.upper().replace("_", "-"): PREFIX + field.upper() for field in fields}
+    """Yield a sentence for each variable with our prefix that names no field."""
+    by_flag = {field.upper().replace("_", "-"): PREFIX + field.upper() for field in fields}
     for variable in sorted(environ):
         name = variable.removeprefix(PREFIX)
         if name == variable or name.lower() in fields or SERVICE_LINK.fullmatch(name):
             continue
-        guess = suggest(name.replace("_", "-"), known)
-        yield f"{variable} names no setting" + (f"; did you mean {known[guess]}?" if guess in known else "")
+        guess = suggest(name.replace("_", "-"), by_flag)
+        yield f"{variable} names no setting" + (f"; did you mean {by_flag[guess]}?" if guess in by_flag else "")

@@ -1,7 +1,7 @@
 """From an exception to a status and a body. Every error but 401 has the same four keys.
 
-`ApiError` is the server's own way to say no: who you are, what is not here, how the bytes came. What the library
-raises is translated by `to_api_error`. Messages are cut, so that a bad request cannot blow up its reply.
+`ApiError` is for what the HTTP side itself refuses: paths, models, bodies, a full queue. What the library raises is
+translated by `to_api_error`. Messages are truncated, so that a bad request cannot make its reply large.
 """
 
 import http
@@ -33,7 +33,14 @@ _ERROR_TYPES = {
 
 
 class ApiError(Exception):
-    """An answer that is an error: status, type, message, the field at fault, and extra headers."""
+    """An error that becomes an HTTP reply.
+
+    status    HTTP status
+    message   text for the client; truncated when the reply is made
+    type      name of the kind of error, by default derived from the status as vLLM does
+    param     the request field at fault
+    headers   further headers of the reply
+    """
 
     def __init__(
         self,
@@ -58,10 +65,12 @@ class ApiError(Exception):
         return {"error": error}
 
     def to_response(self) -> Response:
+        """Make the HTTP reply."""
         return json_response(self.body, self.status, self.headers)
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Make a JSON reply, without Quart's time limit for sending it."""
     response = Response(orjson.dumps(body), status, content_type="application/json")
     response.headers.update(headers or {})
     response.timeout = None
@@ -69,7 +78,7 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def reason_phrase(status: int) -> str:
-    """The reason phrase as clients of this API know it."""
+    """Return the reason phrase of a status as vLLM's clients know it."""
     if status == 413:
         return "Request Entity Too Large"
     try:
@@ -79,7 +88,7 @@ def reason_phrase(status: int) -> str:
 
 
 def truncate(message: str) -> str:
-    """No echoed value longer than 200 characters, no message longer than 2000, no half characters."""
+    """Shorten a message to MAX_MESSAGE_CHARS, and each word of it to MAX_VALUE_CHARS; lone surrogates are replaced."""
     message = _LONG_RUN.sub(lambda run: run[0][: MAX_VALUE_CHARS - 1] + "…", message)
     if len(message) > MAX_MESSAGE_CHARS:
         message = message[: MAX_MESSAGE_CHARS - 1] + "…"
@@ -87,7 +96,7 @@ def truncate(message: str) -> str:
 
 
 def preview(value: object) -> str:
-    """A client's value for a message: short ones printed, containers by their size."""
+    """Format a client's value for an error message: containers by their size, anything else truncated."""
     if isinstance(value, list | tuple | dict):
         return f"{'an object' if isinstance(value, dict) else 'an array'} of {len(value)}"
     text = repr(value)
@@ -95,17 +104,21 @@ def preview(value: object) -> str:
 
 
 def model_not_found(name: str, served: tuple[str, ...]) -> ApiError:
-    """No such model: 404 naming it, and those that exist."""
+    """Make the 404 for a model that is not served, with the names of those that are."""
     names = ", ".join(served[:10])
     return ApiError(404, f"The model {preview(name)} does not exist; this server has: {names}.", param="model")
 
 
 def unavailable(message: str, retry_after_s: int = RETRY_AFTER_S) -> ApiError:
+    """Make a 503 that asks the client to come back after `retry_after_s` seconds."""
     return ApiError(503, message, headers={"Retry-After": str(retry_after_s)})
 
 
 def to_api_error(error: BaseException, *, admitted: bool = False) -> ApiError:
-    """What a client is told about `error`. admitted: its generation had begun, so coming back is no cure."""
+    """Translate any exception into what the client is told.
+
+    admitted: the generation had begun, so a stopped engine is a 500 and not a 503 that invites to try again.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestError):
@@ -122,7 +135,7 @@ def to_api_error(error: BaseException, *, admitted: bool = False) -> ApiError:
 
 
 def _from_http_exception(error: HTTPException) -> ApiError:
-    """Quart's own errors: no route, wrong method, and the like."""
+    """Translate Quart's own errors: no route, wrong method, and the like."""
     status = error.code or 500
     messages = {404: PATH_NOT_FOUND, 405: "This path does not take this method."}
     headers = {}

@@ -1,9 +1,9 @@
-"""Requests that were let in, and their generations.
+"""Admitted requests, and the generations that answer them.
 
-A Visit lasts from admission to the last byte of the reply. It is bound to the task that serves the request, so that
-whatever ends that task (an answer, an error, a client that left, at any moment) ends the generation too: a response
-that was never started has no `finally` to do it. A Run gathers what the model says until somebody takes it; what piles
-up for a slow reader is merged, choice by choice.
+A RequestSlot lasts from admission to the last byte of the reply. It is bound to the task that serves the request, so
+that whatever ends that task (a complete reply, an error, a client that disconnects) ends the generation, too: a
+response that was never started has no `finally` to do it. A Generation buffers the engine's deltas until the reply
+takes them; those that accumulate for a slow client are merged, choice by choice.
 """
 
 from __future__ import annotations
@@ -22,18 +22,16 @@ from server.schemas.constraints import LIBRARY_FIELD, rename_error_field
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
-MIN_QUEUE = 1024
-STEPS_AHEAD = 8
+MIN_QUEUE_LIMIT = 1024  # generations, where --max-num-queued-reqs is not given
+QUEUED_PER_SEQUENCE = 8  # generations that may be queued for each of --max-num-seqs, if that is more
 SHUTTING_DOWN = "The server is shutting down."
 DRAIN_RETRY_AFTER_S = 5
-ERROR_FLUSH_S = 1.0  # for the error of a request that did not finish in time to reach its client
-
-
+ERROR_FLUSH_S = 1.0  # time for the error of a request that did not finish while draining to reach its client
 _Deltas = AsyncGenerator[TextDelta, None]
 
 
 class Generator(Protocol):
-    """What a Run needs of the model."""
+    """The part of AsyncLLM that a Generation uses."""
 
     def generate(
         self,
@@ -42,17 +40,21 @@ class Generator(Protocol):
         *,
         cache_salt: str | None = None,
         output_plan: Any = None,
-    ) -> AsyncIterator[TextDelta]: ...
+    ) -> AsyncIterator[TextDelta]:
+        """Generate the choices of one prompt, as AsyncLLM.generate does."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationJob:
-    """One prompt and what is wanted for it.
+    """One prompt, and how to answer it.
 
-    is_cut        a part of it is not read, as truncate_prompt_tokens asked
-    prompt_text   what the chat template wrote
-    output_plan      what the library has made ready for the answer: its constraint, its reader
-    constraint    the request's field that has a constraint, if any has
+    prompt_ids         token ids of the prompt, truncated already
+    params             its sampling parameters, checked by the library
+    is_truncated       truncate_prompt_tokens has removed a part of the prompt
+    prompt_text        what the chat template rendered
+    output_plan        the library's plan for the output: its constraint, its parser
+    constraint_field   the request field that holds the constraint, if there is one; errors about it name this field
     """
 
     prompt_ids: Sequence[int]
@@ -65,7 +67,12 @@ class GenerationJob:
 
 @dataclass(slots=True)
 class PromptResult:
-    """What became known about a prompt itself, with its first result."""
+    """What the first result of a prompt says about the prompt itself.
+
+    is_known        the first result is there
+    logprobs        one entry for each prompt token, the first None; None: they were not asked for
+    cached_tokens   prompt tokens that were found in the prefix cache
+    """
 
     is_known: bool = False
     logprobs: tuple[TokenLogprob | None, ...] | None = None
@@ -73,7 +80,12 @@ class PromptResult:
 
 
 class Generation:
-    """The generations of one request: several prompts, each with n choices, numbered prompt * n + choice."""
+    """The generations of one request: one or more prompts, each with n choices, numbered prompt * n + choice.
+
+    jobs             one for each prompt
+    prompt_results   one for each prompt, filled in by its first result
+    error            what ended all of it early, as the client is told; None as long as nothing has
+    """
 
     def __init__(self, llm: Generator, jobs: Sequence[GenerationJob], cache_salt: str | None = None) -> None:
         self.jobs = jobs
@@ -90,18 +102,20 @@ class Generation:
 
     @property
     def num_choices(self) -> int:
+        """How many choices all prompts have together."""
         return len(self.jobs) * self._n
 
     @property
     def is_finished(self) -> bool:
-        """Nothing will come any more; what is pending may still be taken."""
+        """Whether no more deltas will come; pending ones may still be taken."""
         return self.error is not None or self._unfinished == 0
 
-    def prompt_index(self, index: int) -> int:
+    def get_prompt_index(self, index: int) -> int:
+        """Return the index of the prompt to which choice `index` belongs."""
         return index // self._n
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits until there is something to take or the run is over. False: the time was up first."""
+        """Wait until deltas are pending or the generation is finished; return False if the time is up first."""
         if not self._has_pending.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
@@ -109,21 +123,24 @@ class Generation:
         return self._has_pending.is_set()
 
     def wake(self) -> None:
-        """Lets whoever waits for news look, though there may be none."""
+        """Let `wait` return, although nothing may be pending."""
         self._has_pending.set()
 
     def take(self, interval: int = 1) -> list[TextDelta]:
-        """All that is pending, merged to one delta per choice.
+        """Take what is pending, merged into one delta for each choice.
 
-        Fewer than `interval` tokens of a choice stay, unless they are its first or its last. A choice also waits
-        for the logprobs of its prompt, when they were asked for.
+        Fewer than `interval` tokens of a choice are left, unless they are its first or its last. A choice is also left
+        until the logprobs of its prompt are there, if they were asked for.
         """
         if not self.is_finished:
             self._has_pending.clear()
         return [self._take_choice(index) for index in list(self._pending) if self._is_due(index, interval)]
 
     async def collect(self) -> list[TextDelta]:
-        """Every choice as one delta, in order. Raises the ApiError of a run that failed."""
+        """Wait for the end, and return each choice as one delta, in order.
+
+        Raises ApiError if the generation failed.
+        """
         while not self.is_finished:
             self._has_pending.clear()
             await self._has_pending.wait()
@@ -132,19 +149,19 @@ class Generation:
         return sorted(self.take(), key=lambda delta: delta.index)
 
     def fail(self, error: BaseException) -> None:
-        """Ends the run with this error, unless it is over. What is kept is what the client will be told."""
+        """End the generation with this error, unless it is finished already. Kept is what the client will be told."""
         if not self.is_finished:
             self.error = to_api_error(error, admitted=True)
             self.cancel()
             self._has_pending.set()
 
     def cancel(self) -> None:
-        """Aborts what still generates. Idempotent."""
+        """Abort what is still being generated. Idempotent."""
         for task in self._tasks:
             task.cancel()
 
     async def _receive(self, llm: Generator, prompt_index: int, job: GenerationJob, cache_salt: str | None) -> None:
-        """Carries one prompt's deltas into the mailbox; closing the iterator aborts in the engine."""
+        """Buffer one prompt's deltas. Closing the iterator aborts the request in the engine."""
         result, unfinished = self.prompt_results[prompt_index], self._n
         try:
             iterator = llm.generate(job.prompt_ids, job.params, cache_salt=cache_salt, output_plan=job.output_plan)
@@ -172,7 +189,7 @@ class Generation:
     def _is_due(self, index: int, interval: int) -> bool:
         if self.is_finished:
             return True
-        prompt_index, pending = self.prompt_index(index), self._pending[index]
+        prompt_index, pending = self.get_prompt_index(index), self._pending[index]
         if (
             self.jobs[prompt_index].params.prompt_logprobs is not None
             and not self.prompt_results[prompt_index].is_known
@@ -188,7 +205,7 @@ class Generation:
 
 
 def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
-    """Successive deltas of one choice as one."""
+    """Merge successive deltas of one choice into one."""
     if len(deltas) == 1:
         return deltas[0]
     last = deltas[-1]
@@ -205,35 +222,44 @@ def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
 
 
 class RequestSlot:
-    """One admitted request: its slots, and its run once there is one."""
+    """One admitted request: how many generations it may have, and those generations once they are started."""
 
-    def __init__(self, slots: int) -> None:
-        self.num_generations = slots
+    def __init__(self, num_generations: int) -> None:
+        self.num_generations = num_generations
         self._generation: Generation | None = None
         self._error: BaseException | None = None
 
     def start(self, llm: Generator, jobs: Sequence[GenerationJob], cache_salt: str | None = None) -> Generation:
+        """Start the generations. Raises the error that `fail` was given, if it has been called already."""
         if self._error is not None:
             raise self._error
         self._generation = Generation(llm, jobs, cache_salt)
         return self._generation
 
     def fail(self, error: BaseException) -> None:
+        """End the request with this error, whether its generations have been started or not."""
         self._error = error
         if self._generation is not None:
             self._generation.fail(error)
 
     def release(self) -> None:
+        """Abort what is still being generated, when the task of the request is done."""
         if self._generation is not None:
             self._generation.cancel()
 
 
 class RequestSlots:
-    """Who is in. Knows how many may be, and lets nobody in any more once it drains."""
+    """The admitted requests of a server, limited by the sum of their generations.
+
+    is_draining    no more requests are admitted
+    num_rejected   requests that were refused because the queue was full
+    """
 
     def __init__(self, llm: AsyncLLM) -> None:
         config = llm.config
-        self._limit = config.max_num_queued_reqs or max(MIN_QUEUE, STEPS_AHEAD * (config.max_num_seqs or 1))
+        self._limit = config.max_num_queued_reqs or max(
+            MIN_QUEUE_LIMIT, QUEUED_PER_SEQUENCE * (config.max_num_seqs or 1)
+        )
         self._requests: set[RequestSlot] = set()
         self._empty = asyncio.Event()
         self._num_generations = 0
@@ -244,9 +270,10 @@ class RequestSlots:
         return len(self._requests)
 
     def admit(self, num_generations: int, param: str = "n") -> RequestSlot:
-        """Lets the current task's request in with `slots` generations, until that task is done.
+        """Admit the request of the current task with `num_generations` generations, until that task is done.
 
-        Raises ApiError: 503 when the house is full or closing, 400 when it could never fit.
+        Raises ApiError if the queue is full or the server is shutting down (503), or the request has more generations
+        than the queue could ever hold (400, about `param`); RuntimeError if it is not called in a task.
         """
         if self.is_draining:
             raise unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S)
@@ -277,7 +304,7 @@ class RequestSlots:
             self._empty.set()
 
     async def drain(self, timeout_s: float) -> None:
-        """Lets nobody in, waits for those inside, and after timeout_s ends the rest with an error."""
+        """Admit no more requests, wait for the admitted ones, and after `timeout_s` end the rest with an error."""
         self.is_draining = True
         if not await self._wait_until_empty(timeout_s):
             for slot in list(self._requests):
@@ -285,7 +312,7 @@ class RequestSlots:
             await self._wait_until_empty(ERROR_FLUSH_S)
 
     def fail_all(self, error: BaseException | None = None) -> None:
-        """The engine is dead: everybody inside hears it now."""
+        """End all admitted requests with an error, by default EngineStopped."""
         for slot in list(self._requests):
             slot.fail(error or EngineStopped("The engine has stopped."))
 

@@ -1,15 +1,17 @@
-"""HTTP/1 on top of Hypercorn, with some of its habits changed. Facts: Hypercorn 0.18, hypercorn/protocol/h11.py.
+"""The HTTP/1.1 protocol of one connection: Hypercorn's, with some of its behaviour changed.
 
-* It stops reading when a client has sent even one byte behind its request, and then does not see it leave. Here bytes
-  behind a request wait in the parser's buffer (64 KiB of them, then the connection is closed) and are read on after
-  the answer.
-* It answers a broken request head without a body. Here it is our error object.
+What Hypercorn 0.18 does (hypercorn/protocol/h11.py), and what is done here instead:
+
+* It stops reading when a client has sent even one byte behind its request, and then does not notice that the client
+  disconnects. Here pipelined bytes wait in the parser's buffer (at most 64 KiB, else the connection is closed) and are
+  parsed after the reply.
+* It answers a malformed request head without a body. Here the body is an error object.
 * It switches to HTTP/2 or WebSocket when asked, also without TLS. Here it answers in HTTP/1.1.
-* It gives an unfinished head as long as an idle connection. Here a head that has begun must be complete soon.
-* It asks for the body of a request that is going to be refused ("100 Continue"). Here the head is looked at first.
-* It closes on a client that is still sending, and the reset that follows can destroy the answer, or the client's next
-  request. Here the rest of the body is read and dropped for a moment, and if it ends in that time, the connection goes
-  on.
+* It gives an unfinished head as long as an idle connection. Here a head that has begun has a timeout of its own.
+* It asks for the body of a request that is going to be refused ("100 Continue"). Here the head is checked first.
+* It closes on a client that is still sending, and the TCP reset that follows can destroy the reply, or the client's
+  next request. Here the rest of the body is read and discarded for LINGER_S, and if it ends in that time, the
+  connection is used further.
 * It waits for a chunk of any announced size. Here the request's body knows what was announced (chunk_sizes.py).
 """
 
@@ -33,21 +35,21 @@ from server.body import CHUNK_SIZES_KEY
 from server.chunk_sizes import ChunkSizes
 from server.errors import ApiError, reason_phrase
 
-MAX_PIPELINED_BYTES = 64 * 1024
-LINGER_S = 1.0
+MAX_PIPELINED_BYTES = 64 * 1024  # sent behind a request whose reply is not complete
+LINGER_S = 1.0  # for which input is still read after a reply that ends the connection
 AcceptsBody = Callable[[str, bytes, list[tuple[bytes, bytes]]], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionPolicy:
-    """What holds for all connections of one server.
+    """The limits of all connections of one server.
 
-    head_timeout_s   A head that has begun must be complete in this time.
-    keep_alive_s     A connection without a request is closed after this time.
-    flush_s          After the last answer, what a client has not taken in this time is dropped.
-    max_connections  Above it, a connection gets a 503 and is closed.
-    max_body_bytes   A chunked body that announces more is not waited for.
-    accepts_body     Whether a request with this method, path and headers may send its body.
+    head_timeout_s   Time in which a request head must be complete once it has begun.
+    keep_alive_s     Time after which a connection without a request is closed.
+    flush_s          Time after the last reply in which a client may still take it; the rest is discarded.
+    max_connections  Number of connections above which a new one gets a 503 and is closed.
+    max_body_bytes   Size of a chunked body above which its chunks are not waited for.
+    accepts_body     Function of method, path and headers that tells whether the request may send its body.
     """
 
     head_timeout_s: float
@@ -59,7 +61,7 @@ class ConnectionPolicy:
 
 
 class Http1Protocol(H11Protocol):
-    """The protocol of one connection; `close` and `abort` end that connection."""
+    """The protocol of one connection; the functions `close` and `abort` end that connection."""
 
     def __init__(
         self, policy: ConnectionPolicy, close: Callable[[], None], abort: Callable[[], None], *hypercorn: Any
@@ -75,12 +77,12 @@ class Http1Protocol(H11Protocol):
         self._is_lingering = False
 
     async def reject_connection(self) -> None:
-        """Say that there are too many connections, and read no request."""
+        """Send a 503 that tells of too many connections, and read no request."""
         await self._send_error_response(503)
         self._start_lingering()
 
     async def handle(self, event: Event) -> None:
-        """Bytes from the client, or its end."""
+        """Take bytes from the client, or the end of its input."""
         if isinstance(event, Closed):
             self._stop_timers()
         if not isinstance(event, RawData):
@@ -98,15 +100,18 @@ class Http1Protocol(H11Protocol):
         await self._handle_events()
 
     async def _handle_events(self) -> None:
-        """Reads as far as there is something to read; one at a time, because a recycled connection reads on by
-        itself while more bytes may come."""
+        """Handle all events that the parser has.
+
+        Under a lock, because a connection that is used for another request handles events of its own accord while more
+        bytes may come.
+        """
         async with self._parsing:
             while not self._is_lingering and not self._is_paused() and await self._handle_next_event():
                 pass
         self._start_head_timer()
 
     async def _handle_next_event(self) -> bool:
-        """One event of the parser. False: nothing more for now."""
+        """Handle the parser's next event; return False if it has none at the moment."""
         if self.connection.they_are_waiting_for_100_continue and self._accepts_body:
             headers = self.config.response_headers("h11")
             await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=headers))
@@ -160,7 +165,7 @@ class Http1Protocol(H11Protocol):
         await self._track_chunks(self.connection.trailing_data[0])
 
     async def _track_chunks(self, data: bytes) -> bool:
-        """Look for chunks that announce too much. False: the request was refused for its framing."""
+        """Add up the announced sizes of chunks; return False if the request was rejected for its framing."""
         sizes = self._chunk_sizes
         if sizes is None or self.stream is None:
             return True
@@ -171,13 +176,12 @@ class Http1Protocol(H11Protocol):
             return False
         if sizes.total_bytes > self._policy.max_body_bytes:
             self._chunk_sizes = None
-            await self.stream.handle(
-                Body(stream_id=STREAM_ID, data=b"")
-            )  # makes the request look at what was announced
+            # An empty piece makes the request's body compare what was announced with its limit.
+            await self.stream.handle(Body(stream_id=STREAM_ID, data=b""))
         return True
 
     async def _reject(self, status: int) -> None:
-        """Answer what is no HTTP, if no answer has begun, and read no further."""
+        """Answer input that is not HTTP, if no reply has begun, and parse no more of it."""
         if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self._close()
             return
@@ -186,17 +190,20 @@ class Http1Protocol(H11Protocol):
         self._start_lingering()
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """A client that was not asked for its body may send it or not, so nothing can follow."""
+        """Send a part of the reply.
+
+        A client that was not asked for its body may send it or not, so such a reply ends the connection.
+        """
         if self._is_lingering:
-            return  # the request was refused while its route worked
+            return  # the request was rejected while its route worked
         if isinstance(event, Response) and self.connection.they_are_waiting_for_100_continue:
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
 
     async def _maybe_recycle(self) -> None:
-        """After an answer: what came behind the request is the next one."""
+        """Use the connection for another request after a reply; pipelined bytes are its beginning."""
         if self.connection.our_state is h11.SEND_BODY:
-            self._abort()  # the answer was not finished, and must not look as if it were
+            self._abort()  # an unfinished reply must not look like a complete one
         await self._close_stream()
         if self._has_unread_body() and not self.context.terminated.is_set():
             self._start_lingering(is_final=self.connection.our_state is not h11.DONE)
@@ -206,23 +213,23 @@ class Http1Protocol(H11Protocol):
             self.task_group.spawn(self._handle_events)
 
     def _has_unread_body(self) -> bool:
-        """The answer is complete, its request is not."""
+        """Tell whether the reply is complete and its request is not."""
         return self.connection.their_state is h11.SEND_BODY and self.connection.our_state is not h11.SEND_BODY
 
     async def _discard_body(self, event: object) -> None:
-        """A piece of a body whose request has its answer. After the last one the connection is as good as new."""
+        """Discard a piece of a body whose request has its reply; after the last one the connection is used further."""
         if isinstance(event, h11.EndOfMessage):
             self._stop_timers()
             await super()._maybe_recycle()
 
     def _start_lingering(self, is_final: bool = True) -> None:
-        """Reads on for a moment. forever: there is no way back, whatever still comes."""
+        """Close after LINGER_S. is_final: no request can follow, whatever is still sent."""
         self._stop_timers()
         self._is_lingering = is_final
         self._linger_timer = asyncio.get_running_loop().call_later(LINGER_S, self._close)
 
     def _is_paused(self) -> bool:
-        """The request was read to its end and its answer is still being written."""
+        """Tell whether the request has been read to its end and its reply is still being written."""
         return self.connection.their_state not in {h11.IDLE, h11.SEND_BODY}
 
     async def _send_error_response(self, status_code: int) -> None:
@@ -242,9 +249,9 @@ class Http1Protocol(H11Protocol):
         await self._send_h11_event(h11.EndOfMessage())
 
     def _start_head_timer(self) -> None:
-        """Starts the clock when part of a head is here and the rest is not."""
-        begun = self.stream is None and not self._is_lingering and bool(self.connection.trailing_data[0])
-        if begun and self._head_timer is None:
+        """Start the timeout of a head of which a part is there and the rest is not."""
+        has_begun = self.stream is None and not self._is_lingering and bool(self.connection.trailing_data[0])
+        if has_begun and self._head_timer is None:
             self._head_timer = asyncio.get_running_loop().call_later(self._policy.head_timeout_s, self._close)
 
     def _stop_timers(self) -> None:

@@ -1,8 +1,8 @@
-"""Accepts connections on listening sockets until told to stop, and ends those that are open then.
+"""Accepts connections on listening sockets until told to stop, and then ends those that are open.
 
-Hypercorn's own (hypercorn/asyncio/run.py, 0.18) makes the protocol of a connection from a name of its module, so a
-second server of the process would get the first one's; and from Python 3.12 on it waits for open connections without
-limit. Counted here is every socket from its accept to its close, a TLS handshake included.
+Hypercorn's own server (hypercorn/asyncio/run.py, 0.18) takes the protocol class from a name of its module, so a second
+server of the process would get the first one's; and from Python 3.12 on it waits for open connections without limit.
+Here every socket is counted from its accept to its close, a TLS handshake included.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from server.http1 import LINGER_S, ConnectionPolicy
 
 log = logging.getLogger(__name__)
 
-MAX_REJECTED_CONNECTIONS = (
-    256  # connections that are being told that there are too many; more are closed without a word
-)
-SHUTDOWN_GRACE_S = 3.0  # for answers that are still being written when the server ends
-ACCEPT_RETRY_S = 0.5
-MAX_INPUT_BYTES = 64 * 1024  # that asyncio buffers before it stops reading
+MAX_REJECTED_CONNECTIONS = 256  # that are being sent a 503 at one time; more are closed at once
+SHUTDOWN_GRACE_S = 3.0  # for replies that are still being written when the server ends
+ACCEPT_RETRY_S = 0.5  # after an error of accept, such as too many open files
+MAX_INPUT_BYTES = 64 * 1024  # that asyncio buffers for a connection before it stops reading
 
 
 class HttpServer:
-    """Owns the connections of one server; its policy holds for no other.
+    """The accept loops and the open connections of one server.
 
-    connections: every socket that is open. The caller may count them, nobody else may change them.
+    app           the application
+    config        Hypercorn's settings
+    policy        limits of the connections of this server
+    connections   every socket that is open; the caller may count them, only this object changes them
     """
 
     def __init__(self, app: Quart, config: Config, policy: ConnectionPolicy, connections: set[socket]) -> None:
@@ -51,7 +52,7 @@ class HttpServer:
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
 
     async def run(self, listeners: Sequence[socket], stop: asyncio.Event) -> None:
-        """Serve on these bound sockets, which are closed in the end, until `stop`."""
+        """Serve on these bound sockets until `stop` is set, then close them and all connections."""
         await self._app.startup()
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
         for listener in listeners:
@@ -74,19 +75,19 @@ class HttpServer:
             await self._app.shutdown()
 
     async def _accept(self, listener: socket) -> None:
-        """Take connections as they come; running out of descriptors is a pause, not an end."""
+        """Accept connections as they come; after an error such as too many open files, go on after a pause."""
         loop = asyncio.get_running_loop()
         while True:
             try:
                 client, _ = await loop.sock_accept(listener)
             except ConnectionError:
-                continue  # it left before it was accepted
+                continue  # the client disconnected before it was accepted
             except OSError as error:
                 log.error("cannot accept connections: %s; %d are open", error.strerror, len(self._connections))
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
             self._start_connection(client)
-            await asyncio.sleep(0)  # a queue full of clients must not keep the loop from the others
+            await asyncio.sleep(0)  # a long accept queue must not block the event loop
 
     def _start_connection(self, client: socket) -> None:
         is_excess = len(self._connections) - self._num_rejected >= self._policy.max_connections
@@ -99,6 +100,7 @@ class HttpServer:
         self._tasks[task] = None
 
         def forget(task: asyncio.Task[None]) -> None:
+            """Remove a connection that is closed."""
             del self._tasks[task]
             self._connections.discard(client)
             self._num_rejected -= is_excess
@@ -108,7 +110,7 @@ class HttpServer:
     async def _serve(self, client: socket, is_excess: bool) -> None:
         try:
             reader, writer = await self._open_streams(client)
-        except (OSError, ssl.SSLError):  # left, or failed the handshake
+        except (OSError, ssl.SSLError):  # the client disconnected, or failed the TLS handshake
             client.close()
             return
         connection = Connection(self._policy, self._wrapped_app, self._config, self._context, reader, writer)
@@ -121,7 +123,7 @@ class HttpServer:
             log.exception("a connection failed")
 
     async def _open_streams(self, client: socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if client.family != AF_UNIX:  # asyncio does it only for sockets that were made with a protocol's number
+        if client.family != AF_UNIX:  # asyncio sets it only for sockets that were created with IPPROTO_TCP
             client.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(MAX_INPUT_BYTES, loop)
@@ -135,7 +137,7 @@ class HttpServer:
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _end_connections(self) -> None:
-        """Close the idle ones, let answers be written for a moment, and cut off the rest."""
+        """Close idle connections, give replies SHUTDOWN_GRACE_S to be written, and abort the rest."""
         await self._context.terminated.set()
         for connection in list(self._tasks.values()):
             if connection is not None and connection.is_idle:

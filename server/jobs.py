@@ -1,6 +1,6 @@
-"""From a request to jobs for the library: prompt ids, and the SamplingParams for them.
+"""Makes generation jobs of requests: token ids of the prompt, sampling parameters, and the plan of the output.
 
-Everything that can be known without running the model is checked here, before the first byte of a reply: constraints
+Everything that can be known without running the model is checked here, before the first byte of a reply. Constraints
 are compiled, too.
 """
 
@@ -26,13 +26,16 @@ from server.schemas.tools import resolve_content_constraint
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
-DEFAULT_MAX_TOKENS = 16
+DEFAULT_MAX_TOKENS = 16  # of /v1/completions
 TOKENIZE_LENGTH_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 BYTES_PER_TOKEN, BYTES_PER_LOGPROB = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
 
 
 async def make_chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> GenerationJob:
-    """Raises a RequestError for what cannot be served, Overloaded or EngineStopped when nothing can be now."""
+    """Make the job of a chat request.
+
+    Raises RequestError if the request cannot be served, Overloaded or EngineStopped if no request can be at the moment.
+    """
     check_output_spec(request, llm, config)
     max_tokens = resolve_max_tokens(request, llm, minimum=1)
     logprobs = resolve_num_logprobs("top_logprobs", request.top_logprobs or 0, llm) if request.logprobs else None
@@ -63,24 +66,27 @@ Prompt = str | list[int]
 
 
 def parse_prompts(request: CompletionRequest, config: ServerConfig) -> list[Prompt]:
-    """The prompts, each a text or token ids. Raises InvalidParameter for anything that is neither, or empty."""
+    """Return the prompts of a completion request, each a text or token ids.
+
+    Raises InvalidParameter if one is neither, or empty, or there are more than --max-completion-prompts.
+    """
     prompt = request.prompt
     if prompt is None or len(prompt) == 0:
         raise _prompt_error("prompt must not be empty")
     if isinstance(prompt, str):
         return [prompt]
-    if all(_is_token_id(one) for one in prompt):
-        return [[int(one) for one in prompt]]
+    if all(_is_token_id(item) for item in prompt):
+        return [[int(token_id) for token_id in prompt]]
     if len(prompt) > config.max_completion_prompts:
         raise _prompt_error(f"prompt has {len(prompt)} prompts; at most {config.max_completion_prompts} are allowed")
-    if all(isinstance(one, str) for one in prompt):
+    if all(isinstance(item, str) for item in prompt):
         if "" in prompt:
             raise _prompt_error("prompt must not contain an empty string")
         return prompt
-    if all(isinstance(one, list) and all(_is_token_id(number) for number in one) for one in prompt):
+    if all(isinstance(item, list) and all(map(_is_token_id, item)) for item in prompt):
         if [] in prompt:
             raise _prompt_error("prompt must not contain an empty array")
-        return [[int(number) for number in one] for one in prompt]
+        return [[int(token_id) for token_id in item] for item in prompt]
     raise _prompt_error(
         "prompt must be a string, an array of strings, an array of token ids, or an array of such arrays"
     )
@@ -89,7 +95,10 @@ def parse_prompts(request: CompletionRequest, config: ServerConfig) -> list[Prom
 async def make_completion_jobs(
     request: CompletionRequest, prompts: Sequence[Prompt], llm: AsyncLLM, config: ServerConfig
 ) -> list[GenerationJob]:
-    """One job for each prompt; all of them are checked before any runs."""
+    """Make one job for each prompt; all of them are checked before any runs.
+
+    Raises RequestError if the request cannot be served, Overloaded or EngineStopped if no request can be at the moment.
+    """
     check_thinking_budget(request.thinking_token_budget, llm)
     max_tokens = resolve_max_tokens(request, llm, minimum=0 if request.echo else 1)
     logprobs = resolve_num_logprobs("logprobs", request.logprobs, llm)
@@ -113,13 +122,13 @@ async def make_completion_jobs(
     for prompt in prompts:
         _check_prompt(prompt, llm, truncates)
     options = {"add_special_tokens": request.add_special_tokens is not False, "counting": truncates}
-    ids = await asyncio.gather(*(_encode(prompt, llm, options) for prompt in prompts))
+    encoded_prompts = await asyncio.gather(*(_encode(prompt, llm, options) for prompt in prompts))
     jobs = []
-    for one in ids:
-        job = _make_job(one, params, llm, config, "prompt", len(prompts))
+    for token_ids in encoded_prompts:
+        job = _make_job(token_ids, params, llm, config, "prompt", len(prompts))
         jobs.append(replace(job, constraint_field=find_constraint_field(request)))
-        await asyncio.sleep(0)  # with many ids in the parameters each of these takes a moment
-    if params.has_thinking_budget:  # each prompt may have opened its reasoning, or not
+        await asyncio.sleep(0)  # checking a job with many ids in its parameters takes a moment
+    if params.has_thinking_budget:  # whether reasoning has begun depends on the prompt
         return [
             replace(job, output_plan=await _plan_output(request, llm, job.params, None, job.prompt_ids)) for job in jobs
         ]
@@ -128,7 +137,12 @@ async def make_completion_jobs(
 
 
 def check_text_length(text: str, llm: AsyncLLM, param: str, factor: int = 1) -> None:
-    """Refuses a text that cannot fit, whatever its tokens are, before it is tokenized."""
+    """Check, before a text is tokenized, that it could fit whatever its tokens are.
+
+    param: the field that is blamed. factor: how many times longer than the context it may be.
+
+    Raises PromptTooLong if it could not.
+    """
     limit = factor * get_max_model_len(llm) * llm.tokenizer.max_token_chars
     if len(text) > limit:
         raise PromptTooLong(
@@ -139,12 +153,12 @@ def check_text_length(text: str, llm: AsyncLLM, param: str, factor: int = 1) -> 
 
 
 def check_token_ids(ids: Sequence[int], llm: AsyncLLM, param: str) -> None:
-    """Every id must be one that the model has a logit for."""
-    wrong = [one for one in ids if not 0 <= one < llm.vocab_size]
-    if wrong:
-        listed = ", ".join(str(one) for one in wrong[:10])
+    """Check that the model has a logit for every id. Raises InvalidParameter about `param` if not."""
+    unknown_ids = [token_id for token_id in ids if not 0 <= token_id < llm.vocab_size]
+    if unknown_ids:
+        examples = ", ".join(map(str, unknown_ids[:10]))
         raise InvalidParameter(
-            f"{param} has token ids out of vocabulary: {listed}; ids are from 0 to {llm.vocab_size - 1}.", param
+            f"{param} has token ids out of vocabulary: {examples}; ids are from 0 to {llm.vocab_size - 1}.", param
         )
 
 
@@ -155,8 +169,10 @@ async def _plan_output(
     spec: ChatOutputSpec | None = None,
     prompt_ids: Sequence[int] = (),
 ) -> Any:
-    """What the library makes of a constraint, and of tools that must be called; it refuses grammars that it cannot
-    hold an answer to."""
+    """Let the library plan the output: compile its constraint, and choose its parser.
+
+    Errors about the constraint name the field that the client used for it.
+    """
     try:
         return await llm.plan_output(params, spec, prompt_ids)
     except RequestError as error:
@@ -166,7 +182,7 @@ async def _plan_output(
 def _make_job(
     token_ids: list[int], params: SamplingParams, llm: AsyncLLM, config: ServerConfig, param: str, num_prompts: int = 1
 ) -> GenerationJob:
-    """The job, with the tokens that will be read and the number of those that may really be generated."""
+    """Make a job with the token ids that will be read, and max_tokens lowered to what fits behind them."""
     prompt_ids = params.truncate(token_ids, get_max_model_len(llm))
     if not prompt_ids:
         raise InvalidParameter("The prompt is empty: it has no tokens.", param)

@@ -1,7 +1,7 @@
-"""From a bound port to the exit code: serve, notice the signal or the engine's end, drain, close.
+"""The life of a server from the bound port to the exit code: serve, handle signals and a dead engine, drain, close.
 
 The HTTP server runs inside this process, because this process owns the accelerator. A timer on a daemon thread ends
-the process when even an orderly end takes too long.
+the process if an orderly shutdown takes too long.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EX_OK, EX_ENGINE_DEAD = 0, 70
-BACKLOG = 2048
+BACKLOG = 2048  # connections that the system queues before they are accepted
 KEEP_ALIVE_S = 75.0  # client pools reuse connections that have been idle for less than a minute
-EXIT_GRACE_S = 5.0  # past the drain time, before the process ends itself
-DEAD_ENGINE_GRACE_S = 5.0  # how long a dead engine's server still tells clients so
-HEALTH_POLL_S = 0.25
+EXIT_GRACE_S = 5.0  # after the drain time, before the process is ended
+DEAD_ENGINE_GRACE_S = 5.0  # in which a server whose engine is dead still answers its clients with errors
+HEALTH_POLL_S = 0.25  # between two checks whether the engine is alive
 
 
 async def serve(
@@ -50,9 +50,11 @@ async def serve(
     listeners: Sequence[socket.socket] | None = None,
     stop: asyncio.Event | None = None,
 ) -> int:
-    """Serves until SIGTERM, SIGINT, `stop` or the engine's end, and returns the exit code. Closes the model.
+    """Serve until SIGTERM, SIGINT, `stop` or the death of the engine, close the model, and return the exit code.
 
-    listeners: from `listen`, when the port was taken earlier. Raises StartupError when it cannot be had.
+    listeners: bound sockets, if `listen` has been called already.
+
+    Raises StartupError if the address cannot be bound.
     """
     state = get_state(app)
     listeners = listeners or listen(config)
@@ -82,7 +84,10 @@ async def serve(
 
 
 class _ShutdownRequest:
-    """Why and how the server ends: asked once it drains, asked twice it leaves at once."""
+    """The request to end the server: the first makes it drain, a second one makes it stop at once.
+
+    exit_code: of the process, as far as the reason to end is known.
+    """
 
     def __init__(self, config: ServerConfig, requested: asyncio.Event) -> None:
         self.exit_code = EX_OK
@@ -93,10 +98,11 @@ class _ShutdownRequest:
         self._timer: threading.Timer | None = None
 
     def requested(self) -> asyncio.Task[bool]:
-        """Done when the end was asked for."""
+        """Return the task that is done when the end has been requested."""
         return self._task
 
     def request(self) -> None:
+        """Request the end, or, the second time, that it comes at once."""
         if self._requested.is_set():
             log.warning("asked again to stop: leaving at once")
             self._forced.set()
@@ -108,7 +114,7 @@ class _ShutdownRequest:
         await self._forced.wait()
 
     async def watch_engine(self, state: ServerState) -> None:
-        """Notices that the engine is dead, tells everybody inside, and ends the server a little later."""
+        """Wait for the death of the engine, fail all requests, and end the server DEAD_ENGINE_GRACE_S later."""
         while state.llm.is_healthy:
             await asyncio.sleep(HEALTH_POLL_S)
         log.error("the engine is dead; its threads:\n%s", format_thread_stacks())
@@ -132,7 +138,7 @@ class _ShutdownRequest:
 
 
 class _SignalHandlers:
-    """Takes SIGTERM and SIGINT for as long as it is entered; gives them back after."""
+    """A context in which SIGTERM and SIGINT request the end; afterwards their earlier handlers are restored."""
 
     CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
@@ -142,7 +148,7 @@ class _SignalHandlers:
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # signals reach the main thread only; whoever runs us elsewhere stops us otherwise
+            return  # only the main thread can handle signals; elsewhere `stop` ends the server
         loop = asyncio.get_running_loop()
         for number in self.CAUGHT:
             self._previous[number] = signal.getsignal(number)
@@ -156,7 +162,7 @@ class _SignalHandlers:
 
 
 async def _drain(state: ServerState, shutdown_request: _ShutdownRequest, config: ServerConfig) -> None:
-    """Ends what is running: in the drain time, or at once when asked again."""
+    """End the running requests: within the drain time, or at once if the end is requested again."""
     drain = asyncio.create_task(
         state.slots.drain(config.drain_timeout_s if shutdown_request.exit_code == EX_OK else 0.0)
     )
@@ -171,7 +177,7 @@ async def _drain(state: ServerState, shutdown_request: _ShutdownRequest, config:
 def _make_hypercorn_config(config: ServerConfig) -> Config:
     settings = Config()
     settings.backlog = BACKLOG
-    settings.max_app_queue_size = 0  # a bounded queue leaves a task behind when an answer comes before the body's end
+    settings.max_app_queue_size = 0  # a bounded queue leaves a task behind if a reply comes before the end of the body
     settings.h11_max_incomplete_size = max(config.max_header_bytes, 64 * 1024)
     settings.alpn_protocols = ["http/1.1"]
     settings.include_server_header = False
@@ -201,10 +207,11 @@ def _make_connection_policy(state: ServerState) -> ConnectionPolicy:
 
 
 def _make_accepts_body(state: ServerState) -> AcceptsBody:
-    """Whether a request's body is worth asking for."""
+    """Make the function that tells whether a request's body is wanted: its head is sound, and it has a key."""
     auth = ApiKeyAuth(state.config)
 
     def accepts(method: str, raw_path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Tell whether this request may send its body."""
         path = unquote(raw_path.decode("ascii"))
         if find_head_error(headers, path, state.config) is not None:
             return False
@@ -217,7 +224,7 @@ def _make_accepts_body(state: ServerState) -> AcceptsBody:
 
 
 def _raise_file_limit() -> None:
-    """Each connection is a file: take as many as the system gives."""
+    """Raise the limit of open files as far as the system allows: each connection is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):

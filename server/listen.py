@@ -1,4 +1,4 @@
-"""Takes the port, or the socket file, before anything slow begins: needs no web framework."""
+"""Binds the port, or the Unix socket, before anything slow begins; imports no web framework."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from pathlib import Path
 from jaxserve import BadConfig, StartupError
 from server.config import ServerConfig
 
-# Parts that are private to them are overridden, Hypercorn's in http1.py and Quart's in body.py. As in pyproject.toml.
+# Private parts of both are overridden (Hypercorn's in http1.py, Quart's in body.py). The same as in pyproject.toml.
 SUPPORTED_VERSIONS = {"hypercorn": ((0, 18), (0, 19)), "quart": ((0, 22), (0, 23))}  # from, and before
 ALL_INTERFACES = ("::", "")
-PORT_TRIES = 20
+PORT_TRIES = 20  # for a port that is free on every address of the host
 UNAVAILABLE_ERRNOS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address of a family that this machine does not have
 
 
 def listen(config: ServerConfig) -> tuple[socket.socket, ...]:
-    """Bind what `config` names: one socket for each address that its host has, or the Unix socket.
+    """Bind what `config` names: one socket for each address of its host, or the Unix socket.
 
-    Nobody can connect before `serve` listens. `::` takes IPv4, too. Port 0 is the same free port on every address.
+    Clients cannot connect before `serve` listens. `::` accepts IPv4, too. Port 0 means one free port on all addresses.
 
-    Raises:
-        StartupError: An address cannot be had, or Hypercorn or Quart is of a version that was never tried.
+    Raises StartupError if an address cannot be bound, or this version of Hypercorn or Quart is not supported.
     """
     for name in SUPPORTED_VERSIONS:
         check_version(name, version(name))
@@ -39,25 +38,25 @@ def listen(config: ServerConfig) -> tuple[socket.socket, ...]:
     raise _make_bind_error(f"{config.host} port {config.port}", last)
 
 
-def check_version(name: str, seen: str) -> None:
-    """Raise StartupError unless this version of the package is one that the server was written for."""
+def check_version(name: str, installed: str) -> None:
+    """Check that the server was written for the installed version of a package. Raises StartupError if not."""
     first, end = SUPPORTED_VERSIONS[name]
-    numbers = tuple(int(part) for part in seen.split(".")[:2] if part.isdigit())
+    numbers = tuple(int(part) for part in installed.split(".")[:2] if part.isdigit())
     if not first <= numbers < end:
         raise StartupError(
-            f"{name} {seen} is installed; this version of jaxserve works with {format_requirement(name)}: "
+            f"{name} {installed} is installed; this version of jaxserve works with {format_requirement(name)}: "
             f"pip install '{format_requirement(name)}'."
         )
 
 
 def format_requirement(name: str) -> str:
-    """'hypercorn>=0.18,<0.19'"""
+    """Write the supported versions of a package as pip takes them: `hypercorn>=0.18,<0.19`."""
     first, end = (".".join(map(str, numbers)) for numbers in SUPPORTED_VERSIONS[name])
     return f"{name}>={first},<{end}"
 
 
 def _resolve_addresses(config: ServerConfig) -> list[tuple[int, str]]:
-    """Every (family, address) of the host; a name, like localhost, may have several."""
+    """Return every (family, address) of the host; a name, like localhost, may have several."""
     if config.host in ALL_INTERFACES:
         return [(socket.AF_INET6, "::")] if socket.has_dualstack_ipv6() else [(socket.AF_INET, "0.0.0.0")]
     try:
@@ -69,21 +68,21 @@ def _resolve_addresses(config: ServerConfig) -> list[tuple[int, str]]:
 
 
 def _bind_all(addresses: list[tuple[int, str]], port: int) -> tuple[socket.socket, ...]:
-    """Raises OSError when none of them can be had, or one is taken."""
+    """Bind all addresses that this machine has. Raises OSError if it has none of them, or one is in use."""
     sockets: list[socket.socket] = []
-    absent: OSError | None = None
+    last_error: OSError | None = None
     for family, address in addresses:
         try:
             sockets.append(_bind(family, (address, sockets[0].getsockname()[1] if sockets else port)))
         except OSError as error:
-            absent = error
+            last_error = error
             if error.errno in UNAVAILABLE_ERRNOS:
                 continue
-            for taken in sockets:
-                taken.close()
+            for sock in sockets:
+                sock.close()
             raise
     if not sockets:
-        raise absent or OSError(errno.EADDRNOTAVAIL, "the host has no address")
+        raise last_error or OSError(errno.EADDRNOTAVAIL, "the host has no address")
     return tuple(sockets)
 
 
@@ -114,7 +113,7 @@ def _bind(family: int, address: str | tuple[str, int]) -> socket.socket:
 
 
 def close_listeners(sockets: Iterable[socket.socket]) -> None:
-    """Close what `listen` has bound, where there will be no server. A Unix socket's file goes, too."""
+    """Close what `listen` has bound, when the start has failed. The file of a Unix socket is removed, too."""
     for sock in sockets:
         address = sock.getsockname()
         sock.close()
@@ -123,13 +122,13 @@ def close_listeners(sockets: Iterable[socket.socket]) -> None:
 
 
 def is_socket_served(path: Path) -> bool:
-    """Whether a server takes connections at this socket file."""
+    """Tell whether a server accepts connections at this socket file."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         return path.is_socket() and probe.connect_ex(str(path)) == 0
 
 
 def remove_stale_socket(path: Path) -> None:
-    """A socket file that an earlier server left; any other file stays, and binding fails."""
+    """Remove the socket file of an earlier server; any other file stays, and binding will fail."""
     if path.is_socket():
         path.unlink()
 

@@ -1,6 +1,6 @@
-"""A server inside this process, for nobody but this process: on a socket file in a folder that only its user can enter.
+"""A server for this process alone, on a Unix socket in a directory that only its user can enter.
 
-So `jaxserve run` is served by what serves everybody: the same template, defaults, checks and refusals.
+`jaxserve run` uses it, so that the same templates, defaults, checks and errors hold as for any client.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ START_TIMEOUT_S = 30.0
 
 
 class LocalServer:
-    """Serves `llm` from a thread of its own for as long as it is entered, and closes it then."""
+    """A context in which `llm` is served from a thread of its own; at its end the model is closed."""
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
@@ -33,7 +33,7 @@ class LocalServer:
 
     @property
     def url(self) -> str:
-        """What a chat client is given."""
+        """The URL for a chat client."""
         return f"unix:{self._socket}"
 
     def __enter__(self) -> Self:
@@ -54,6 +54,6 @@ class LocalServer:
         config = ServerConfig(uds=str(self._socket), drain_timeout_s=0, disable_access_log=True)
         listeners = listen(config)
         for listener in listeners:
-            listener.listen()  # whoever connects from now on waits for the server, and is not refused
+            listener.listen()  # from now on connections wait for the server, and are not refused
         self._started.set()
         await lifecycle.serve(create_app(self._llm, config), config, listeners, self._stop)

@@ -1,4 +1,4 @@
-"""`jaxserve pull`, `list`, `rm` and `doctor`: what is kept on this machine, and how the machine is."""
+"""The commands `jaxserve pull`, `list`, `rm` and `doctor`: models in the cache, and the state of this machine."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "wrong": "[red]w
 
 
 def pull(words: Sequence[str]) -> int:
-    """Fetch a model."""
+    """Run `jaxserve pull`: download a model into the cache, print its path, and return the exit code."""
     parser = CommandParser("jaxserve pull", "MODEL [FLAGS]", "Fetches a model, so that a start needs no network.")
     parser.add_argument("model", metavar="MODEL", help="org/name, org/name-GGUF:Q4_K_M, or org/name/file.gguf")
     parser.add_argument("--revision", metavar="TEXT", help="branch, tag or commit")
@@ -39,7 +39,7 @@ def pull(words: Sequence[str]) -> int:
 
 
 def list_cached(words: Sequence[str]) -> int:
-    """Show what is kept: names, sizes, dates."""
+    """Run `jaxserve list`: print names, sizes and dates of what is cached, and return the exit code."""
     parser = CommandParser("jaxserve list", "[FLAGS]", "Models and compiled programs that are kept on this machine.")
     _add_download_dir(parser)
     arguments = parser.parse_args(words)
@@ -63,7 +63,7 @@ def list_cached(words: Sequence[str]) -> int:
 
 
 def remove(words: Sequence[str]) -> int:
-    """Delete one thing of those that `list` shows."""
+    """Run `jaxserve rm`: delete one entry of those that `list` shows; return the exit code, 1 if it was kept."""
     parser = CommandParser(
         "jaxserve rm", "NAME [FLAGS]", "Deletes a model, or the compiled programs, by the name in list."
     )
@@ -86,7 +86,7 @@ def remove(words: Sequence[str]) -> int:
 
 
 def doctor(words: Sequence[str]) -> int:
-    """Look at the machine. Exit code 1 if something is wrong, 0 if not."""
+    """Run `jaxserve doctor`: check this machine, and return the exit code, 1 if something is wrong."""
     parser = CommandParser(
         "jaxserve doctor", "[FLAGS]", "Looks at this machine as a server would use it; changes nothing."
     )
@@ -111,7 +111,7 @@ def doctor(words: Sequence[str]) -> int:
 
 
 def _check_port(host: str, port: int) -> "Finding":
-    """Whether a server could listen there."""
+    """Check whether a server could listen there."""
     from jaxserve import Finding, StartupError
     from server.config import ServerConfig
     from server.listen import listen

@@ -1,5 +1,9 @@
-"""The outermost layer, around Quart: head limits before anything is dispatched, the access line and the HTTP numbers
-after, and an answer in our own shape whatever happens between."""
+"""The ASGI middleware directly around Quart.
+
+It checks the size and framing of the request head before anything is dispatched, writes the access log line and the
+HTTP metrics afterwards, and answers with an error object whatever happens between. The operator's own middleware
+(custom_middleware.py) wraps it.
+"""
 
 import asyncio
 import logging
@@ -17,13 +21,16 @@ from server.metrics import HttpMetrics
 
 log = logging.getLogger(__name__)
 
-ROUTE_KEY = "jaxserve.route"  # where the route's pattern is left in the scope, for the numbers
+ROUTE_KEY = "jaxserve.route"  # key of the ASGI scope under which the route's pattern is left for the metrics
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Any, Any, Send], Awaitable[None]]
 
 
 class OuterMiddleware:
-    """An ASGI application around an ASGI application."""
+    """An ASGI application that wraps the Quart application.
+
+    app: the wrapped application. http: the metrics to which every request is added.
+    """
 
     def __init__(self, app: App, config: ServerConfig, http: HttpMetrics) -> None:
         self._app = app
@@ -54,13 +61,14 @@ class OuterMiddleware:
             self._record(scope, sender, time.monotonic() - started_s)
 
     def _strip_root_path(self, scope: Any) -> Any:
-        """The scope with the proxy's path prefix taken off, where it is there."""
+        """Remove the proxy's path prefix from the scope's path, if it is there."""
         path = scope["path"]
         if self._root and (path == self._root or path.startswith(self._root + "/")):
             scope["path"] = path[len(self._root) :] or "/"
         return scope
 
     def _record(self, scope: Any, sender: "_CountingSender", seconds: float) -> None:
+        """Log the request and add it to the metrics; 499 stands for a client that left before there was a reply."""
         headers = dict(scope["headers"])
         path, method = scope["path"], scope["method"]
         if not self._config.disable_access_log and path not in self._unlogged_paths:
@@ -78,11 +86,14 @@ _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 
 class _SendStalledError(Exception):
-    """The client does not read."""
+    """A client that took no bytes for longer than the limit."""
 
 
 class _CountingSender:
-    """Passes messages on, not longer than stall_s each, and remembers the status and the bytes."""
+    """An ASGI `send` that counts, and gives each message at most `stall_s` seconds.
+
+    status: of the reply, None before it has begun. sent_bytes: of its body.
+    """
 
     def __init__(self, send: Send, stall_s: float) -> None:
         self._send = send
@@ -103,7 +114,10 @@ class _CountingSender:
 
 
 def find_head_error(headers: list[tuple[bytes, bytes]], path: str, config: ServerConfig) -> ApiError | None:
-    """What is wrong with a request's head: too large (431), or two ways to say how long the body is (400)."""
+    """Return what is wrong with a request's head, or None.
+
+    It may be too large (431), give the length of the body in two ways (400), or have a target that is no path (404).
+    """
     close = {"Connection": "close"}
     size = len(path) + sum(len(name) + len(value) + 4 for name, value in headers)
     if len(headers) > config.max_headers or size > config.max_header_bytes:
@@ -119,7 +133,7 @@ def find_head_error(headers: list[tuple[bytes, bytes]], path: str, config: Serve
 
 
 def _is_absolute_url(target: str) -> bool:
-    """A whole URL, as proxies send it."""
+    """Tell whether the request target is a whole URL, as clients send it to proxies."""
     try:
         return urlsplit(target).scheme in ("http", "https") and urlsplit(target).path.startswith("/")
     except ValueError:

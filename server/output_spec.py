@@ -1,6 +1,6 @@
-"""How a chat answer is to be read, as far as its request and the model say: tools, reasoning, and who may ask for what.
+"""How the output of a chat request is to be parsed: tools, tool choice and reasoning.
 
-What only the body says is checked in schemas/; here stands what depends on the parsers that this model has.
+The checks here depend on the parsers that this model has; those that need only the body are in schemas/.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ HARMONY, HARMONY_EFFORTS = "openai_gptoss", ("low", "medium", "high")
 
 
 def check_output_spec(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> None:
-    """Raises InvalidParameter for what this model's parsers cannot read or count."""
+    """Check that this model's parsers can do what the request asks of them.
+
+    Raises InvalidParameter if the tool choice is auto and no tool parser is set, a thinking budget is given and no
+    reasoning parser is set, or gpt-oss does not have the reasoning effort.
+    """
     if resolve_tool_choice(request) == "auto":
         _check_auto_tool_choice(llm, "tools" if request.tool_choice is None else "tool_choice")
     check_thinking_budget(request.thinking_token_budget, llm)
@@ -34,7 +38,10 @@ def check_output_spec(request: ChatRequest, llm: AsyncLLM, config: ServerConfig)
 
 
 def check_thinking_budget(budget: int | None, llm: AsyncLLM) -> None:
-    """Raises InvalidParameter where nobody can tell the model's reasoning from the rest."""
+    """Check that reasoning can be counted, if it has a budget.
+
+    Raises InvalidParameter if a budget is given and no reasoning parser is set.
+    """
     if budget is not None and llm.reasoning_parser is None:
         raise InvalidParameter(
             "thinking_token_budget needs a reasoning parser; none is known for this model. --reasoning-parser names "
@@ -44,7 +51,7 @@ def check_thinking_budget(budget: int | None, llm: AsyncLLM) -> None:
 
 
 def make_output_spec(request: ChatRequest, config: ServerConfig, prompt_text: str) -> ChatOutputSpec:
-    """prompt_text: what the template wrote."""
+    """Make the description of the output for the library. prompt_text: what the chat template rendered."""
     return ChatOutputSpec(
         tools=tuple(dump_tools(request.tools) or ()),
         tool_choice=resolve_tool_choice(request),
@@ -68,7 +75,7 @@ def _check_auto_tool_choice(llm: AsyncLLM, param: str) -> None:
 
 
 def _is_thinking(request: ChatRequest, config: ServerConfig) -> bool | None:
-    """What the template was told by either of the names that templates have for it."""
-    known = merge_template_kwargs(request.chat_template_kwargs, request.reasoning_effort, config)
-    told = [known[name] for name in ("enable_thinking", "thinking") if known.get(name) is not None]
-    return any(told) if told else None
+    """Tell whether thinking is switched on for the template, by either of the names that templates have for it."""
+    kwargs = merge_template_kwargs(request.chat_template_kwargs, request.reasoning_effort, config)
+    switches = [kwargs[name] for name in ("enable_thinking", "thinking") if kwargs.get(name) is not None]
+    return any(switches) if switches else None

@@ -1,4 +1,4 @@
-"""From the messages of a request to its prompt; the same for every endpoint that reads messages."""
+"""Renders the messages of a request as a prompt, in the same way for every endpoint that reads messages."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 async def render_prompt(
     request: ChatRequest | TokenizeRequest, llm: AsyncLLM, config: ServerConfig, *, counting: bool = False
 ) -> RenderedPrompt:
-    """What the messages come to. Raises RequestError for what the template, or the model, cannot take.
+    """Render messages with the chat template, and tokenize them.
 
-    counting: nothing will run, so more tokens than the model takes are fine.
+    counting: nothing will be generated, so more tokens than the model takes are allowed.
+
+    Raises RequestError if the template or the model cannot take the messages.
     """
     tools = dump_tools(request.tools)
     if request.tool_choice == "none" and config.exclude_tools_when_tool_choice_none:

@@ -1,4 +1,4 @@
-"""What both generation routes put around their choices: the head of an object, usage, and the bytes of events."""
+"""What the replies of both generation endpoints share: common fields, usage, and the encoding of server-sent events."""
 
 import asyncio
 import secrets
@@ -14,7 +14,7 @@ from server.generation import Generation
 from server.logprobs import render_prompt_table
 from server.schemas.common import GenerationRequest
 
-SLICE_TOKENS = 256  # tokens; with 20 alternatives each some 10 ms of work
+SLICE_TOKENS = 256  # tokens converted at once; with 20 alternatives each that takes some 10 ms
 T = TypeVar("T")
 R = TypeVar("R")
 DONE = b"data: [DONE]\n\n"
@@ -23,9 +23,17 @@ ESCAPED_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\u00
 
 @dataclass(frozen=True, slots=True)
 class ReplyMetadata:
-    """What is the same in a reply and in all chunks of a stream.
+    """What a reply has in common with all chunks of its stream, and how it shows tokens and usage.
 
-    counts_reasoning   usage says how many of the completion tokens were reasoning
+    id                    id of the reply
+    created               Unix time in seconds
+    model                 first served model name
+    fingerprint           system_fingerprint, None: null
+    shows_cached_tokens   usage tells how many prompt tokens were found in the prefix cache
+    tokens_as_ids         tokens in logprobs are written as token_id:N
+    forces_stream_usage   every chunk of a stream has usage, whatever the request says
+    stream_interval       tokens of a choice that a chunk waits for
+    counts_reasoning      usage tells how many of the completion tokens were reasoning
     """
 
     id: str
@@ -39,9 +47,11 @@ class ReplyMetadata:
     counts_reasoning: bool
 
     def common_fields(self, kind: str) -> dict[str, Any]:
+        """Return the fields with which every object of this reply begins. kind: the value of its field "object"."""
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
     def make_usage(self, prompt_tokens: int, completion: "TokenCounts", cached_tokens: int) -> dict[str, Any]:
+        """Make the usage object of a whole reply."""
         details = {"completion_tokens_details": {"reasoning_tokens": completion.num_reasoning_tokens}}
         return {
             **count_usage(prompt_tokens, completion.num_tokens),
@@ -52,24 +62,27 @@ class ReplyMetadata:
 
 @dataclass(slots=True)
 class TokenCounts:
-    """Tokens of answers, and how many of them are reasoning."""
+    """Number of generated tokens, and how many of them are reasoning."""
 
     num_tokens: int = 0
     num_reasoning_tokens: int = 0
 
     @classmethod
     def from_deltas(cls, deltas: Iterable[TextDelta]) -> "TokenCounts":
+        """Count the tokens of several deltas."""
         total = cls()
         for delta in deltas:
             total.add(delta)
         return total
 
     def add(self, delta: TextDelta) -> None:
+        """Add the tokens of one delta."""
         self.num_tokens += len(delta.token_ids)
         self.num_reasoning_tokens += delta.num_reasoning_tokens
 
 
 def count_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    """Make the part of a usage object that every one has."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -78,21 +91,33 @@ def count_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
 
 
 def sum_usage(metadata: ReplyMetadata, generation: Generation, completion: TokenCounts) -> dict[str, Any]:
-    """Each prompt once, every choice's tokens, and what the prefix cache had of the prompts."""
+    """Make the usage of a whole request: each prompt counts once, and every choice's tokens count."""
     prompt_tokens = sum(len(job.prompt_ids) for job in generation.jobs)
-    return metadata.make_usage(prompt_tokens, completion, sum(news.cached_tokens for news in generation.prompt_results))
+    cached_tokens = sum(result.cached_tokens for result in generation.prompt_results)
+    return metadata.make_usage(prompt_tokens, completion, cached_tokens)
 
 
 class ChunkWriter(Protocol):
-    """One stream's chunks, as JSON objects."""
+    """The interface of what makes the chunks of one stream, as JSON objects."""
 
-    def opening(self) -> list[dict[str, Any]]: ...
-    def chunks(self, delta: TextDelta) -> list[dict[str, Any]]: ...
-    def closing(self) -> list[dict[str, Any]]: ...
+    def opening(self) -> list[dict[str, Any]]:
+        """Make the chunks before the first delta."""
+        ...
+
+    def chunks(self, delta: TextDelta) -> list[dict[str, Any]]:
+        """Make the chunks that tell a delta."""
+        ...
+
+    def closing(self) -> list[dict[str, Any]]:
+        """Make the chunks after the last delta of a generation without an error."""
+        ...
 
 
 class UsageTracker:
-    """Which chunks of a stream show usage, and which the fingerprint."""
+    """The token counts of a stream, and which of its chunks show usage and the fingerprint.
+
+    has_usage_chunk: a chunk without choices ends the stream, and has the usage of the whole request.
+    """
 
     def __init__(self, request: GenerationRequest, metadata: ReplyMetadata, generation: Generation) -> None:
         options = request.stream_options
@@ -104,20 +129,21 @@ class UsageTracker:
         self._total = TokenCounts()
 
     def count(self, delta: TextDelta) -> None:
+        """Count the tokens of a delta."""
         self._tokens[delta.index] += len(delta.token_ids)
         self._total.add(delta)
 
     def annotate(self, chunk: dict[str, Any], index: int, *, is_last: bool = False) -> dict[str, Any]:
-        """The chunk of choice `index`, with that choice's usage so far where it was asked for."""
+        """Add to a chunk of choice `index` that choice's usage so far, if it was asked for, and return the chunk."""
         if self._is_continuous:
-            prompt = self._generation.jobs[self._generation.prompt_index(index)].prompt_ids
+            prompt = self._generation.jobs[self._generation.get_prompt_index(index)].prompt_ids
             chunk["usage"] = count_usage(len(prompt), self._tokens[index])
         if is_last and not self.has_usage_chunk:
             chunk["system_fingerprint"] = self._metadata.fingerprint
         return chunk
 
     def closing(self, kind: str) -> list[dict[str, Any]]:
-        """The usage chunk, when there is one."""
+        """Make the usage chunk, if the stream has one. kind: the value of its field "object"."""
         if not self.has_usage_chunk:
             return []
         usage = sum_usage(self._metadata, self._generation, self._total)
@@ -126,11 +152,12 @@ class UsageTracker:
 
 
 def encode_events(chunks: Sequence[dict[str, Any]]) -> bytes:
+    """Encode chunks as server-sent events."""
     return b"".join(b"data: " + encode_chunk(chunk) + b"\n\n" for chunk in chunks)
 
 
 def encode_chunk(chunk: dict[str, Any]) -> bytes:
-    """The chunk as JSON that is one line for every reader.
+    """Encode a chunk as JSON that every reader takes for one line.
 
     U+0085, U+2028 and U+2029 are escaped: legal in JSON and in events, but str.splitlines, and with it httpx, ends a
     line there.
@@ -143,7 +170,7 @@ def encode_chunk(chunk: dict[str, Any]) -> bytes:
 
 
 async def in_slices(items: Sequence[T], convert: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
-    """All that `convert` makes of the items, slice by slice, so that a long list does not keep the loop from others."""
+    """Convert items slice by slice, and let the event loop serve others between the slices."""
     converted: list[R] = []
     for start in range(0, len(items), SLICE_TOKENS):
         converted += convert(items[start : start + SLICE_TOKENS])
@@ -154,13 +181,15 @@ async def in_slices(items: Sequence[T], convert: Callable[[Sequence[T]], Sequenc
 async def render_prompt_logprobs(
     entries: Sequence[TokenLogprob | None] | None, k: int
 ) -> list[dict[str, Any] | None] | None:
-    """prompt_logprobs, or null when they were not asked for."""
+    """Make the field prompt_logprobs, with the `k` best tokens at each position; None if it was not asked for."""
     return None if entries is None else await in_slices(entries, lambda part: render_prompt_table(part, k))
 
 
 def now_s() -> int:
+    """Return the Unix time in whole seconds."""
     return int(time.time())
 
 
 def make_random_id() -> str:
+    """Make a random part of an id: 16 hexadecimal digits."""
     return secrets.token_hex(8)

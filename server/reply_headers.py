@@ -1,4 +1,4 @@
-"""What the head of a reply says about the answer."""
+"""HTTP headers of a reply that say something about the answer."""
 
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -12,11 +12,14 @@ MAX_NAMES, MAX_NAME_CHARS = 20, 64
 
 
 def add_unenforced_header(response: Response, jobs: Sequence[GenerationJob]) -> Response:
-    """Name the formats in JSON schemas that are not enforced; what is no token of HTTP is percent-encoded."""
+    """Name in a header the `format`s of JSON schemas that are not enforced, and return the response.
+
+    At most MAX_NAMES are named. What cannot stand in an HTTP token (RFC 9110, section 5.6.2) is percent-encoded.
+    """
     names = dict.fromkeys(
         name for job in jobs if job.output_plan is not None for name in job.output_plan.unenforced_formats
     )
     if names:
-        shown = [quote(name[:MAX_NAME_CHARS], safe="!#$&'*+^`|") for name in names][:MAX_NAMES]
-        response.headers[UNENFORCED_HEADER] = ", ".join(shown)
+        tokens = [quote(name[:MAX_NAME_CHARS], safe="!#$&'*+^`|") for name in names][:MAX_NAMES]
+        response.headers[UNENFORCED_HEADER] = ", ".join(tokens)
     return response

@@ -1,6 +1,7 @@
-"""The SamplingParams that a client's words come to.
+"""Makes the SamplingParams of a request.
 
-Precedence of a field: the request's value, unless null; the server's default for this model; neutral.
+Precedence of a field: the request's value, unless null; the model's own default (generation_config.json); the neutral
+value of SamplingParams.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from server.schemas.common import GenerationRequest
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
-PASSTHROUGH = (
+PASSTHROUGH = (  # fields that SamplingParams has under the same name
     *("temperature", "top_p", "top_k", "min_p", "seed", "n", "min_tokens", "ignore_eos", "stop_token_ids"),
     *("include_stop_str_in_output", "skip_special_tokens", "repetition_penalty", "frequency_penalty"),
     *("presence_penalty", "allowed_token_ids", "bad_words", "priority", "truncate_prompt_tokens", "truncation_side"),
@@ -24,14 +25,24 @@ PASSTHROUGH = (
 
 
 class HasMaxTokens(Protocol):
+    """A request that may limit the length of its answers."""
+
     @property
-    def requested_max_tokens(self) -> int | None: ...
+    def requested_max_tokens(self) -> int | None:
+        """The limit in tokens, None: not given."""
+        ...
+
     @property
-    def max_tokens_field(self) -> str: ...
+    def max_tokens_field(self) -> str:
+        """Name of the field that the limit was read from."""
+        ...
 
 
 def make_sampling_params(request: GenerationRequest, llm: AsyncLLM, **overrides: Any) -> SamplingParams:
-    """Fields that the request, or the model's own defaults, say nothing about keep SamplingParams' neutral values."""
+    """Make the sampling parameters of a request; `overrides` are the fields that need more than a look at the request.
+
+    Raises InvalidParameter if a value is out of range, or allowed_token_ids or logit_bias do not fit the vocabulary.
+    """
     values: dict[str, Any] = {name: value for name, value in llm.sampling_defaults.items() if name != "max_new_tokens"}
     for name in PASSTHROUGH:
         value = getattr(request, name)
@@ -61,21 +72,24 @@ def make_sampling_params(request: GenerationRequest, llm: AsyncLLM, **overrides:
 
 
 def _parse_logit_bias(by_key: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
-    """Keys as token ids; those that are none are all told at once, as far as a message may be long."""
+    """Parse the keys of logit_bias as token ids. The error names all that are none, as far as a message may be long."""
     bias: dict[int, float] = {}
-    wrong: list[str] = []
+    invalid_keys: list[str] = []
     for key, value in by_key.items():
         try:
             bias[int(key)] = value
         except ValueError:
-            wrong.append(preview(key))
-    if wrong:
-        raise InvalidParameter(f"logit_bias keys must be token ids, got {', '.join(wrong)}.", "logit_bias")
+            invalid_keys.append(preview(key))
+    if invalid_keys:
+        raise InvalidParameter(f"logit_bias keys must be token ids, got {', '.join(invalid_keys)}.", "logit_bias")
     return tuple(bias.items())
 
 
 def get_max_model_len(llm: AsyncLLM) -> int:
-    """Longest prompt plus answer; settled before there is anything to serve."""
+    """Return the most tokens of a prompt and its answer together.
+
+    Raises RuntimeError if the engine's configuration was not resolved, which happens before a server starts.
+    """
     limit = llm.config.max_model_len
     if limit is None:
         raise RuntimeError("the engine's configuration was not resolved")
@@ -83,7 +97,10 @@ def get_max_model_len(llm: AsyncLLM) -> int:
 
 
 def resolve_max_tokens(request: HasMaxTokens, llm: AsyncLLM, minimum: int) -> int | None:
-    """How many tokens the client asked for, at least `least` and no more than the model can hold."""
+    """Return the most tokens that the client wants generated; None: it gives no limit.
+
+    Raises InvalidParameter if there are fewer than `minimum`, or more than fit into the model's context.
+    """
     max_tokens, param, limit = request.requested_max_tokens, request.max_tokens_field, get_max_model_len(llm)
     if max_tokens is None:
         return None
@@ -97,8 +114,12 @@ def resolve_max_tokens(request: HasMaxTokens, llm: AsyncLLM, minimum: int) -> in
 
 
 def resolve_num_logprobs(name: str, requested: int | None, llm: AsyncLLM) -> int | None:
-    """How many alternatives: -1 stands for the whole vocabulary, and --max-logprobs is the limit for both. Where that
-    is -1, more than there are is as many as there are."""
+    """Return how many alternatives the field `name` asks for; -1 stands for the whole vocabulary.
+
+    With --max-logprobs -1 there is no limit, and more than the vocabulary has is all of it.
+
+    Raises InvalidParameter if there are more than --max-logprobs.
+    """
     if requested is None:
         return None
     cap = llm.config.max_logprobs

@@ -1,4 +1,4 @@
-"""Server-sent events: takes what a run has, writes it as frames, keeps a silent line alive, ends with [DONE]."""
+"""Sends the deltas of a generation as server-sent events, with keep-alive comments, until [DONE]."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,15 +9,17 @@ from server.generation import Generation
 from server.replies import DONE, ChunkWriter, encode_events
 
 KEEP_ALIVE = b": keep-alive\n\n"
-FIRST_RESULT_TIMEOUT_S = 0.25  # an error that comes this soon still gets a status of its own
+FIRST_RESULT_TIMEOUT_S = 0.25  # an error that comes this soon still gets an HTTP status of its own
 
 
 async def stream_response(
     generation: Generation, writer: ChunkWriter, *, interval: int, keep_alive_s: float
 ) -> Response:
-    """The response of a stream. Raises what ended the run, when that happened before its first result.
+    """Make the HTTP response of a stream, when its first result is there or FIRST_RESULT_TIMEOUT_S have passed.
 
-    A result that takes longer does not keep the head of the response waiting.
+    interval: tokens of a choice that a chunk waits for. keep_alive_s: see KeepAliveTimer.
+
+    Raises ApiError if the generation failed by then.
     """
     await generation.wait(FIRST_RESULT_TIMEOUT_S)
     if generation.error is not None:
@@ -27,23 +29,23 @@ async def stream_response(
     )
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
-    response.timeout = None  # Quart would cut a stream after 60 s, without a word
+    response.timeout = None  # Quart would end a stream after 60 s
     return response
 
 
 async def stream_events(
     generation: Generation, writer: ChunkWriter, interval: int, keep_alive_s: float
 ) -> AsyncIterator[bytes]:
-    """The stream's bytes. All that is pending goes out in one piece.
+    """Yield the bytes of the stream; all deltas that are pending go into one piece.
 
-    Yields to the loop after each piece: sends to a connection that was reset return at once, and a stream that never
-    waits would starve everybody else.
+    It yields to the event loop after each piece: sends to a connection that was reset return at once, and a stream that
+    never waits would block all others.
     """
     has_opened = False
     keep_alive = KeepAliveTimer(generation, keep_alive_s)
     while True:
         await generation.wait()
-        is_over = generation.is_finished
+        is_finished = generation.is_finished
         deltas = generation.take(interval)
         chunks = []
         if deltas and not has_opened:
@@ -51,7 +53,7 @@ async def stream_events(
             chunks += writer.opening()
         for delta in deltas:
             chunks += writer.chunks(delta)
-        if is_over:
+        if is_finished:
             break
         if chunks:
             yield encode_events(chunks)
@@ -69,10 +71,12 @@ async def stream_events(
 
 
 class KeepAliveTimer:
-    """Wakes the reader of a run when nothing was sent for `period_s`; 0: never.
+    """A timer that wakes the reader of a generation when nothing has been sent for `period_s` seconds; 0: never.
 
-    One timer for the stream, moved on when it rings: a chunk costs a look at the clock. A reader that is gone and
-    does not restart it is woken once more, and never again.
+    There is one timer for the stream, which is moved on when it fires: a chunk costs only a look at the clock. A reader
+    that is gone and does not restart it is woken once more, and never again.
+
+    is_due: a keep-alive comment should be sent.
     """
 
     def __init__(self, generation: Generation, period_s: float) -> None:
@@ -83,13 +87,14 @@ class KeepAliveTimer:
         self._timer = self._loop.call_later(period_s, self._on_timer) if period_s else None
 
     def restart(self) -> None:
-        """Something was sent."""
+        """Start the period again, because something was sent."""
         self._last_s = self._loop.time()
         if self.is_due:
             self.is_due = False
             self._timer = self._loop.call_later(self._period_s, self._on_timer)
 
     def cancel(self) -> None:
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
 

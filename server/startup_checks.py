@@ -1,7 +1,6 @@
-"""What of a ServerConfig can be found wrong before anything is loaded: files of TLS, the place of a Unix socket,
-middleware.
+"""Checks of a ServerConfig against this machine, before anything is loaded: TLS files, socket path, middleware.
 
-Values that are wrong by themselves are refused by ServerConfig, a port that is taken by `listen`.
+Values that are wrong by themselves are refused by ServerConfig; a port that is in use is refused by `listen`.
 """
 
 import ssl
@@ -11,12 +10,12 @@ from jaxserve import BadConfig
 from server.config import ServerConfig
 from server.custom_middleware import load_middleware
 
-MAX_SOCKET_PATH_BYTES = 107  # of sun_path, without the zero at its end
+MAX_SOCKET_PATH_BYTES = 107  # of sun_path (unix(7)), without the null byte at its end
 ENCRYPTED_KEY = "is encrypted, and nobody is there to type its password; decrypt it with openssl pkey"
 
 
 def check_server(config: ServerConfig) -> None:
-    """Raise BadConfig for the first setting that cannot work on this machine."""
+    """Check that the settings can work on this machine. Raises BadConfig about the first one that cannot."""
     _check_tls(config)
     for path in config.middleware:
         load_middleware(path)
@@ -25,7 +24,7 @@ def check_server(config: ServerConfig) -> None:
 
 
 def _check_tls(config: ServerConfig) -> None:
-    """Certificate, key and authorities as Hypercorn will load them."""
+    """Check certificate, key and authorities by loading them as Hypercorn will."""
     certificate, key = config.ssl_certfile, config.ssl_keyfile
     if certificate is None or key is None:
         return
@@ -33,11 +32,11 @@ def _check_tls(config: ServerConfig) -> None:
         if (path := getattr(config, name)) is not None:
             _check_readable(name, path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    asked: list[bool] = []
+    password_requests: list[bool] = []
     try:
-        context.load_cert_chain(certificate, key, password=lambda: asked.append(True) or "")
+        context.load_cert_chain(certificate, key, password=lambda: password_requests.append(True) or "")
     except (ssl.SSLError, ValueError) as error:
-        if asked:
+        if password_requests:
             raise BadConfig(f"ssl_keyfile {key} {ENCRYPTED_KEY}.") from None
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             raise BadConfig(f"ssl_keyfile {key} is not the key of the certificate in {certificate}.") from None
@@ -67,15 +66,15 @@ def _check_readable(name: str, path: str) -> None:
 
 
 def _check_socket_path(path: str) -> None:
-    place = Path(path)
-    if len(str(place).encode()) > MAX_SOCKET_PATH_BYTES:
+    socket_path = Path(path)
+    if len(str(socket_path).encode()) > MAX_SOCKET_PATH_BYTES:
         raise BadConfig(f"uds {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes, the most for a socket's path.")
-    if place.is_dir():
+    if socket_path.is_dir():
         raise BadConfig(f"uds {path} is a directory; name a socket in it.")
-    if not place.parent.is_dir():
-        raise BadConfig(f"uds {path}: there is no directory {place.parent}.")
+    if not socket_path.parent.is_dir():
+        raise BadConfig(f"uds {path}: there is no directory {socket_path.parent}.")
 
 
 def _openssl_reason(error: Exception) -> str:
-    """What OpenSSL says, in words: its reason has underscores for spaces."""
+    """Write OpenSSL's reason as words: it has underscores for spaces."""
     return str(getattr(error, "reason", None) or error).replace("_", " ").lower()

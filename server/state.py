@@ -1,4 +1,4 @@
-"""What every route is handed: the model, the settings, who is in, and the words that all replies share."""
+"""The state that every route is given: the model, the settings, the admitted requests and the metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,22 @@ OWNED_BY = "jaxserve"
 
 
 class ServerState:
-    """One per server. Owns Visits and the HTTP numbers; everything else in it is settled at the start."""
+    """State of one server, shared by its routes.
+
+    Everything is fixed at the start but `slots` (the admitted requests), `body_meter`, the metrics and `connections`.
+
+    llm              the model that is served
+    config           settings of the HTTP side
+    slots            the admitted requests, and how many generations they may have in all
+    model_names      names under which the model is served; replies carry the first
+    created          Unix time of the start, in seconds, as /v1/models tells it
+    fingerprint      the system_fingerprint of replies
+    body_meter       bytes of request bodies in memory
+    http_metrics     counts of requests and replies
+    tool_metrics     counts of parses for tool calls
+    loop_lag         delay of the event loop
+    connections      open sockets; only HttpServer changes them
+    """
 
     def __init__(self, llm: AsyncLLM, config: ServerConfig) -> None:
         self.llm = llm
@@ -48,22 +63,28 @@ class ServerState:
         self.http_metrics = HttpMetrics()
         self.tool_metrics = ToolMetrics(self.model_names[0])
         self.loop_lag = EventLoopLag()
-        self.connections: set[socket] = set()  # those that are open; HttpServer's to change
+        self.connections: set[socket] = set()
 
     @property
     def is_ready(self) -> bool:
-        """A new request could be served."""
+        """Whether a new request could be served."""
         return self.llm.is_healthy and not self.slots.is_draining
 
     def check_model(self, name: str | None) -> None:
-        """Raises a 404 that names the model, and those that are served."""
+        """Check that `name` is served; None and the empty string stand for the default model.
+
+        Raises ApiError (404) if it is not, naming those that are.
+        """
         if name and name not in self.model_names:
             raise model_not_found(name, self.model_names)
 
     def admit(self, num_generations: int, param: str = "n") -> RequestSlot:
-        """Lets the current task's request in with `slots` generations, before its prompt is looked at.
+        """Admit the request of the current task with `num_generations` generations, before its prompt is read.
 
-        Raises ApiError, Overloaded or EngineStopped.
+        param: the field that is blamed if there are more generations than the queue could ever hold.
+
+        Raises ApiError if the queue is full (503), the server is shutting down (503), or the request could never fit
+        (400); Overloaded if the engine takes no more; EngineStopped if the engine is not running.
         """
         slot = self.slots.admit(num_generations, param)
         self.llm.admit(num_generations)
@@ -72,16 +93,19 @@ class ServerState:
     def start(
         self, slot: RequestSlot, request_id: str, jobs: Sequence[GenerationJob], cache_salt: str | None
     ) -> Generation:
-        """Starts the generations. Their parameters may be logged, their prompts are not."""
+        """Start the generations of an admitted request. Their parameters may be logged, their prompts never are.
+
+        Raises ApiError if the request was ended while its prompt was prepared.
+        """
         if self.config.enable_log_requests:
             sizes = [len(job.prompt_ids) for job in jobs]
             log.info("request %s: prompt tokens %s, %.2000s", sanitize(request_id), sizes[:10], jobs[0].params)
         return slot.start(self.llm, jobs, cache_salt)
 
     def check_headers(self, request: GenerationRequest) -> None:
-        """The request headers that ask for something; where they win over a field, they take its place.
+        """Check the request headers that stand for fields; X-Vllm-Priority replaces `request.priority`.
 
-        Raises InvalidParameter.
+        Raises InvalidParameter if an id is too long, or X-data-parallel-rank names a second replica.
         """
         headers = quart.request.headers
         for name in ("X-Request-Id", "X-Session-ID"):
@@ -96,7 +120,11 @@ class ServerState:
     def make_metadata(
         self, prefix: str, request: GenerationRequest, *, parses_reasoning: bool = False
     ) -> ReplyMetadata:
-        """Taken when the request is accepted. reads_reasoning: where the model reasons, it is told from content."""
+        """Make the fields that the reply has in common with all its chunks, when the request is accepted.
+
+        prefix: beginning of the reply's id, such as "chatcmpl". parses_reasoning: the endpoint separates reasoning from
+        content, for models that reason.
+        """
         config = self.config
         as_ids = request.return_tokens_as_token_ids
         return ReplyMetadata(
@@ -112,20 +140,23 @@ class ServerState:
         )
 
     def get_load_headers(self) -> dict[str, str]:
-        """The endpoint-load-metrics header of a whole reply, for balancers that ask for it."""
+        """Return the endpoint-load-metrics header (ORCA) of a whole reply, if the load balancer asked for it."""
         form = quart.request.headers.get("endpoint-load-metrics-format", "").upper()
         if form not in ("TEXT", "JSON"):
             return {}
         stats = self.llm.stats()
         usage = stats.pages_active / stats.pages_total if stats.pages_total else 0.0
-        named = {"kv_cache_usage_perc": usage, "num_requests_waiting": stats.num_requests_waiting}
+        values = {"kv_cache_usage_perc": usage, "num_requests_waiting": stats.num_requests_waiting}
         if form == "JSON":
-            return {"endpoint-load-metrics": "JSON " + orjson.dumps({"named_metrics": named}).decode()}
-        return {"endpoint-load-metrics": "TEXT " + ", ".join(f"named_metrics.{key}={named[key]}" for key in named)}
+            return {"endpoint-load-metrics": "JSON " + orjson.dumps({"named_metrics": values}).decode()}
+        return {"endpoint-load-metrics": "TEXT " + ", ".join(f"named_metrics.{key}={values[key]}" for key in values)}
 
 
 def compute_fingerprint(llm: AsyncLLM, config: ServerConfig) -> str | None:
-    """Constant while the server lives. There is one replica on one device, so full and hash are the same."""
+    """Compute the system_fingerprint, which is constant while the server runs; None: replies have none.
+
+    There is one replica on one device, so the modes "full" and "hash" give the same.
+    """
     if config.fingerprint_mode == "none":
         return None
     if config.fingerprint_mode == "custom":
@@ -135,11 +166,12 @@ def compute_fingerprint(llm: AsyncLLM, config: ServerConfig) -> str | None:
 
 
 def make_request_id() -> str:
+    """Make a random id for an X-Request-Id header: 32 hexadecimal digits."""
     return uuid.uuid4().hex
 
 
 def _parse_int(text: str | None) -> int | None:
-    """A header's integer; None for anything else, which means the same as no header."""
+    """Parse a header's integer; None for anything else, which means the same as no header."""
     try:
         return None if text is None else int(text)
     except ValueError:

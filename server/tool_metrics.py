@@ -1,4 +1,4 @@
-"""How often answers were searched for tool calls, under vLLM's name and labels."""
+"""Counts how often answers were parsed for tool calls, under vLLM's metric name and labels."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -8,21 +8,25 @@ from prometheus_client.registry import Collector
 
 MODES = ("streaming", "non_streaming")
 OUTCOMES = ("tool_call", "no_tool_call")
-CHAT, ROUTES = "chat_completions", ("chat_completions", "responses", "other")
+CHAT, REQUEST_TYPES = "chat_completions", ("chat_completions", "responses", "other")
 
 
 class ToolMetrics(Collector):
-    """Counts one for each choice of a whole answer, and one for each delta of a stream. Every series exists at 0."""
+    """A counter of parses: one for each choice of a whole reply, one for each delta of a stream.
+
+    Every series exists from the start, with the value 0.
+    """
 
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
-        self._counts: dict[tuple[str, str, str], int] = dict.fromkeys(product(MODES, OUTCOMES, ROUTES), 0)
+        self._counts: dict[tuple[str, str, str], int] = dict.fromkeys(product(MODES, OUTCOMES, REQUEST_TYPES), 0)
 
     def count(self, mode: str, *, has_call: bool) -> None:
-        """mode: one of MODES."""
+        """Count one parse. mode: one of MODES. has_call: it found a tool call."""
         self._counts[mode, OUTCOMES[not has_call], CHAT] += 1
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metric, as prometheus_client asks for it at each scrape."""
         name, help = "vllm:tool_call_parser_invocations", "Pieces of answers searched for tool calls."
         family = CounterMetricFamily(name, help, labels=("model_name", "mode", "outcome", "request_type"))
         for labels, count in self._counts.items():

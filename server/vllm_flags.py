@@ -177,7 +177,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
     _no_effect(_LOGGED, switch="enable-log-deltas", value="max-log-len"),
     _no_effect("the documentation's pages need nothing from outside", switch="enable-offline-docs"),
     _no_effect("metrics are never hidden here", value="show-hidden-metrics-for-version"),
-    _no_effect("jaxserve:step_floor_seconds at /metrics says the same", switch="enable-mfu-metrics"),
+    _no_effect("jaxserve_step_roofline_seconds at /metrics says the same", switch="enable-mfu-metrics"),
     _no_effect("pages of the cache are found by the hash that is built in", value="prefix-caching-hash-algo"),
     _no_effect(
         "grammars run on llguidance", switch="guided-decoding-disable-fallback", value="guided-decoding-backend"
