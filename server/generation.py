@@ -102,7 +102,7 @@ class Generation:
 
     @property
     def num_choices(self) -> int:
-        """How many choices all prompts have together."""
+        """Number of choices of all prompts together."""
         return len(self.jobs) * self._n
 
     @property
