@@ -20,9 +20,9 @@ air teacher force education"""
 MAX_TRIES = 100
 
 
-async def prompt_of(server: Server, num_tokens: int, dice: random.Random) -> Messages:
+async def prompt_of(server: Server, num_tokens: int, rng: random.Random) -> Messages:
     """Messages that the server counts as exactly `num_tokens`, template included."""
-    words: list[str] = dice.choices(COMMON_WORDS.split(), k=num_tokens)
+    words: list[str] = rng.choices(COMMON_WORDS.split(), k=num_tokens)
     for _ in range(MAX_TRIES):
         messages = [{"role": "user", "content": " ".join(words)}]
         length = await server.count(messages)
@@ -32,9 +32,9 @@ async def prompt_of(server: Server, num_tokens: int, dice: random.Random) -> Mes
         if surplus > 0:
             del words[-max(1, int(surplus / per_word)) :]
         elif -surplus >= per_word:
-            words += dice.choices(COMMON_WORDS.split(), k=int(-surplus / per_word))
+            words += rng.choices(COMMON_WORDS.split(), k=int(-surplus / per_word))
         else:  # less than a word is missing: a letter more, which may be a token more
-            words[-1] += dice.choice("aeiou")
+            words[-1] += rng.choice("aeiou")
         if not words:
             raise Failed(f"the chat template alone takes {num_tokens} tokens; ask for longer prompts")
     raise Failed(f"no prompt of exactly {num_tokens} tokens found in {MAX_TRIES} tries")

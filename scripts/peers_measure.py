@@ -61,10 +61,10 @@ class Prompts:
     async def made_with(self, server: Server) -> None:
         if self.serving:
             return
-        loads, dice = self.loads, random.Random(self.loads.seed)
+        loads, rng = self.loads, random.Random(self.loads.seed)
 
         async def some(number: int, num_tokens: int) -> list[Messages]:
-            return [await prompt_of(server, num_tokens, dice) for _ in range(number)]
+            return [await prompt_of(server, num_tokens, rng) for _ in range(number)]
 
         self.prefill = await some(loads.num_prefills, loads.prefill_len)
         self.streams = await some(loads.streams, loads.input_len)

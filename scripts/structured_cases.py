@@ -138,8 +138,8 @@ LEAVES: tuple[Schema, ...] = (
 
 def composed_case(seed: int) -> Case:
     """An object of three or four levels, drawn by this seed."""
-    dice = random.Random(seed)
-    schema = _object(dice, depth=2)
+    rng = random.Random(seed)
+    schema = _object(rng, depth=2)
     if seed % 5 == 0:
         schema["$defs"] = {"node": _tree()}
         schema["properties"]["tree"] = {"$ref": "#/$defs/node"}
@@ -147,29 +147,29 @@ def composed_case(seed: int) -> Case:
     return Case(f"composed-{seed}", schema, f"Invent record number {seed} of a shop's database.")
 
 
-def _object(dice: random.Random, depth: int) -> Schema:
-    names = dice.sample(NAMES, dice.randint(2, 4))
-    properties = {name: _value(dice, depth - 1) for name in names}
-    schema: Schema = {"type": "object", "properties": properties, "required": dice.sample(names, dice.randint(1, 2))}
-    if dice.random() < 0.5:
+def _object(rng: random.Random, depth: int) -> Schema:
+    names = rng.sample(NAMES, rng.randint(2, 4))
+    properties = {name: _value(rng, depth - 1) for name in names}
+    schema: Schema = {"type": "object", "properties": properties, "required": rng.sample(names, rng.randint(1, 2))}
+    if rng.random() < 0.5:
         schema["additionalProperties"] = False
     return schema
 
 
-def _value(dice: random.Random, depth: int) -> Schema:
-    kind = dice.random() if depth > 0 else 1.0
+def _value(rng: random.Random, depth: int) -> Schema:
+    kind = rng.random() if depth > 0 else 1.0
     if kind < 0.3:
-        return _object(dice, depth)
+        return _object(rng, depth)
     if kind < 0.5:
-        return {"type": "array", "items": _value(dice, depth - 1), "minItems": dice.randint(0, 1), "maxItems": 3}
+        return {"type": "array", "items": _value(rng, depth - 1), "minItems": rng.randint(0, 1), "maxItems": 3}
     if kind < 0.6:
-        pair = [dice.choice(LEAVES), dice.choice(LEAVES)]
+        pair = [rng.choice(LEAVES), rng.choice(LEAVES)]
         return {"type": "array", "prefixItems": pair, "items": False, "minItems": 2}
     if kind < 0.7:
-        return {"type": "object", "additionalProperties": dice.choice(LEAVES), "minProperties": 1, "maxProperties": 2}
+        return {"type": "object", "additionalProperties": rng.choice(LEAVES), "minProperties": 1, "maxProperties": 2}
     if kind < 0.8:
-        return {"allOf": [_object(dice, 1)]}
-    return dice.choice(LEAVES)
+        return {"allOf": [_object(rng, 1)]}
+    return rng.choice(LEAVES)
 
 
 def _tree() -> Schema:

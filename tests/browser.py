@@ -1,4 +1,4 @@
-"""Headless Chromium for the tests of the page: Debian's chromium and chromedriver, led by selenium."""
+"""Headless Chromium for the tests of the page: Debian's chromium and chromedriver, driven by selenium."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 PHONE = (390, 844)
-PATIENCE_S = 120  # a loaded machine; nothing waits this long unless something is wrong
+TIMEOUT_S = 120  # a loaded machine; nothing waits this long unless something is wrong
 
 
 class Page(webdriver.Chrome):
@@ -91,7 +91,7 @@ class Page(webdriver.Chrome):
         return self.execute_script(script, selector)
 
     def until(self, holds) -> None:
-        WebDriverWait(self, PATIENCE_S, poll_frequency=0.02).until(lambda _: holds())
+        WebDriverWait(self, TIMEOUT_S, poll_frequency=0.02).until(lambda _: holds())
 
     def until_answered(self, times: int) -> None:
         """Until the last of so many answers is complete."""

@@ -1,6 +1,6 @@
-"""A FakeLLM with AsyncLLM's surface: it says what it was told, when it was told, and remembers what became of it.
+"""FakeLLM: the interface of AsyncLLM without a model. It generates given texts and records the calls.
 
-One token is one character, its id the character's code point. The model's width is 1000.
+One token is one character, its id the character's code point. The vocabulary has 1000 ids.
 """
 
 import asyncio
@@ -48,8 +48,7 @@ class FakeTokenizer:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of an answer that is more than content. A token is a character of its reasoning, its text, its calls'
-    arguments."""
+    """A piece of an output with reasoning or tool calls. Each character of reasoning, text and arguments is a token."""
 
     text: str = ""
     reasoning: str = ""
@@ -59,16 +58,16 @@ class Piece:
     def all_text(self) -> str:
         return self.reasoning + self.text + "".join(call.arguments for call in self.calls)
 
-    def truncate(self, room: int) -> "Piece":
-        """Its first `room` tokens."""
-        reasoning = self.reasoning[:room]
-        text = self.text[: room - len(reasoning)]
-        room -= len(reasoning) + len(text)
+    def truncate(self, num_tokens: int) -> "Piece":
+        """Return the first tokens."""
+        reasoning = self.reasoning[:num_tokens]
+        text = self.text[: num_tokens - len(reasoning)]
+        num_tokens -= len(reasoning) + len(text)
         calls = []
         for call in self.calls:
-            if room > 0:
-                calls.append(replace(call, arguments=call.arguments[:room]))
-                room -= len(call.arguments)
+            if num_tokens > 0:
+                calls.append(replace(call, arguments=call.arguments[:num_tokens]))
+                num_tokens -= len(call.arguments)
         return Piece(text, reasoning, tuple(calls))
 
 
@@ -93,13 +92,13 @@ class GenerateCall:
 
 
 class FakeLLM:
-    """Choice j of every prompt says `pieces[j]`, one delta for each piece, and then stops.
+    """Generates `pieces[j]` for choice j of every prompt, one delta for each piece.
 
-    hold_at     no delta from this number on comes before `release` is set
-    fail_at     the delta of this number is `generate_error` instead
-    validate_error  raised by validate
-    plan_error  raised by plan_output
-    unenforced_formats  formats of schemas that what was prepared names
+    hold_at            deltas from this number on wait until `release` is set
+    fail_at            instead of the delta of this number `generate_error` is raised
+    validate_error     raised by validate
+    plan_error         raised by plan_output
+    unenforced_formats formats that output plans name as not enforced
     """
 
     def __init__(
@@ -136,7 +135,7 @@ class FakeLLM:
         self._changed = asyncio.Event()
 
     async def wait_until(self, holds: Callable[["FakeLLM"], bool]) -> None:
-        """Waits until `holds` is true of this fake."""
+        """Wait until `holds` is true of this fake."""
         while not holds(self):
             self._changed.clear()
             await self._changed.wait()
@@ -210,7 +209,7 @@ class FakeLLM:
         self._changed.set()
 
     def _deltas(self, call: GenerateCall) -> list[TextDelta]:
-        """All choices' deltas, by turns."""
+        """Return the deltas of all choices, interleaved."""
         by_choice = [self._choice(index, call) for index in range(call.params.n)]
         longest = max(len(deltas) for deltas in by_choice)
         return [deltas[step] for step in range(longest) for deltas in by_choice if step < len(deltas)]

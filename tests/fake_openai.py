@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server that says what it was told, for the clients: the page, the terminal, the benchmark."""
+"""FakeOpenAI: an OpenAI-compatible server that sends given words, to test the page, the terminal and benchmarks."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from server.assets import ASSETS
 class FakeOpenAI:
     """Answers every chat with `words`, one chunk each, behind `thoughts`, one reasoning chunk each.
 
-    hold_after     after that many words the answer waits for `gate`
+    hold_after     after that many words the answer waits for `resume`
     refusal        (status, message) for every chat instead of an answer
     unknown_field  a field that is refused by name
     breaks_off     the answer ends with an error event
@@ -39,7 +39,7 @@ class FakeOpenAI:
         self.finish_reason: str | None = None
         self.card: dict[str, Any] = {"id": "fake-model", "max_model_len": 4096}
         self.unseen_tokens = 0
-        self.gate = threading.Event()
+        self.resume = threading.Event()
         self.hung_up = threading.Event()
         self.chats: list[dict[str, Any]] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
@@ -47,7 +47,7 @@ class FakeOpenAI:
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def words_for(self, chat: dict[str, Any]) -> Iterable[str]:
-        """What this chat is answered with; to be overridden."""
+        """Return the words that answer this chat; subclasses override it."""
         return self.words
 
     def __enter__(self) -> Self:
@@ -57,7 +57,7 @@ class FakeOpenAI:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.gate.set()
+        self.resume.set()
         self._http.shutdown()
         self._http.server_close()
         self.thread.join()
@@ -117,7 +117,7 @@ def _handler(fake: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
             sent = 0
             for sent, word in enumerate(fake.words_for(body), 1):
                 if sent - 1 == fake.hold_after:
-                    fake.gate.wait(30)
+                    fake.resume.wait(30)
                 self._event(choice({"content": word}), usage(prompt_tokens, sent))
             for index, (name, pieces) in enumerate(fake.calls):
                 self._event(

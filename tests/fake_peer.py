@@ -15,22 +15,22 @@ from typing import Any
 
 from tests.fake_openai import FakeOpenAI
 
-LONG_PROMPT, ENDLESS, BEFORE_THE_GATE = 60, 500, 40  # words
+LONG_PROMPT, ENDLESS, WORDS_BEFORE_PAUSE = 60, 500, 40  # words
 WORD_S = 0.01  # between words of an endless answer, so that it is still going when the long prompt was answered
 
 
 class FakePeer(FakeOpenAI):
-    """An answer that would be endless waits in its middle until a long prompt was answered."""
+    """A server whose endless outputs pause in the middle until a long prompt was answered."""
 
     def words_for(self, chat: dict[str, Any]) -> Iterator[str]:
         length = len(chat["messages"][0]["content"].split())
         for number in range(chat["max_tokens"]):
-            if number >= BEFORE_THE_GATE and chat["max_tokens"] > ENDLESS:
-                self.gate.wait(30)
+            if number >= WORDS_BEFORE_PAUSE and chat["max_tokens"] > ENDLESS:
+                self.resume.wait(30)
                 self.hung_up.wait(WORD_S)
             yield "word "
         if length >= LONG_PROMPT and self.streams_wait():
-            self.gate.set()
+            self.resume.set()
 
     def streams_wait(self) -> bool:
         return any(chat["max_tokens"] > ENDLESS for chat in self.chats)

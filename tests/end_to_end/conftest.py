@@ -1,4 +1,4 @@
-"""One real server over the tiny model, for all tests of this room that do not stop it."""
+"""One real server over the tiny model, for all tests of this folder that do not stop it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxserve import AsyncLLM, EngineConfig
-from tests.end_to_end.running import SMALL, RunningServer
+from tests.end_to_end.running_server import SMALL_SERVER_FLAGS, RunningServer
 from tests.models.tiny import write
 from tests.server.api import Api
 
@@ -20,7 +20,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tiny_model: Path) -> Iterator[RunningServer]:
-    with RunningServer(tiny_model, *SMALL) as server:
+    with RunningServer(tiny_model, *SMALL_SERVER_FLAGS) as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""The page in Chromium, before a real server and engine. What the tiny model says is noise; that it is said counts."""
+"""The chat page in Chromium with a real server and engine. The tiny model writes noise; only that it writes matters."""
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.browser import Page, open_page
-from tests.end_to_end.running import RunningServer
+from tests.end_to_end.running_server import RunningServer
 
 STOP_WHEN_SPEAKING = """
 const watcher = new MutationObserver(() => {
@@ -22,9 +22,9 @@ def page(server: RunningServer) -> Iterator[Page]:
         yield page
 
 
-def settings(page: Page, **wishes: object) -> None:
+def settings(page: Page, **values: object) -> None:
     page.one("#open-settings").click()
-    for name, value in wishes.items():
+    for name, value in values.items():
         page.one(f"[name={name}]").clear()
         page.one(f"[name={name}]").send_keys(str(value))
     page.one("#close-settings").click()

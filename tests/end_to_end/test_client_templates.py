@@ -1,4 +1,4 @@
-"""A real server that lets requests bring their templates: while one burns its helper, everybody else is served."""
+"""A real server with chat templates from requests: a hostile one costs its worker process and no other request."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.end_to_end.running import SMALL, RunningServer
+from tests.end_to_end.running_server import SMALL_SERVER_FLAGS, RunningServer
 
 FLAGS = ("--trust-request-chat-template", "--request-template-timeout-s", "2", "--disable-access-log")
 HOSTILE = (
@@ -22,7 +22,7 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 @pytest.fixture(scope="module")
 def trusting(tiny_model) -> Iterator[RunningServer]:
-    with RunningServer(tiny_model, *SMALL, *FLAGS) as server:
+    with RunningServer(tiny_model, *SMALL_SERVER_FLAGS, *FLAGS) as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""Clients that people use, each in an environment of its own, get what they ask the default model for."""
+"""Popular clients, each in an environment of its own, get correct replies from the default model."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The commands as a person types them, with a real engine behind: serve, chat, the benchmark, and the end."""
+"""The commands on a real engine: serve, chat, run, the benchmark, and their exit codes."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from tests.end_to_end.running import SMALL, RunningServer
+from tests.end_to_end.running_server import SMALL_SERVER_FLAGS, RunningServer
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -42,7 +42,7 @@ def test_the_benchmark_measures_it(server: RunningServer) -> None:
 
 
 def test_asked_to_stop_it_leaves_with_zero(tiny_model: Path) -> None:
-    with RunningServer(tiny_model, *SMALL, "--served-model-name", "tiny") as server:
+    with RunningServer(tiny_model, *SMALL_SERVER_FLAGS, "--served-model-name", "tiny") as server:
         with urllib.request.urlopen(server.url + "/v1/models", timeout=60) as response:
             assert json.load(response)["data"][0]["id"] == "tiny"
         code, rest = server.stop()
@@ -51,7 +51,7 @@ def test_asked_to_stop_it_leaves_with_zero(tiny_model: Path) -> None:
 
 
 def test_json_lines_are_all_that_a_server_writes(tiny_model: Path) -> None:
-    with RunningServer(tiny_model, *SMALL, "--log-format", "json") as server:
+    with RunningServer(tiny_model, *SMALL_SERVER_FLAGS, "--log-format", "json") as server:
         address = next(line for line in server.started if "(chat page)" in line)
         with urllib.request.urlopen(json.loads(address)["message"].split()[1] + "/version", timeout=60) as response:
             response.read()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.end_to_end.running import RunningServer
+from tests.end_to_end.running_server import RunningServer
 
 DOWNLOADED = Path(__file__).parents[2] / ".venv" / "prometheus" / "usr" / "bin" / "prometheus"
 PROGRAM = shutil.which("prometheus") or (str(DOWNLOADED) if DOWNLOADED.is_file() else None)

@@ -1,4 +1,4 @@
-"""Other people's weights load and speak; each greedy answer is the one transformers gives on the same weights."""
+"""Published weights load, and each greedy output equals that of transformers on the same weights."""
 
 import gc
 

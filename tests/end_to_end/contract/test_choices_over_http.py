@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import (
+from tests.end_to_end.contract.api_client import (
     CHAT,
     COMMA,
     COMPLETIONS,
@@ -11,8 +11,8 @@ from tests.end_to_end.contract.asking import (
     FOX,
     OTHER,
     PROMPT,
-    content,
-    refusal,
+    check_error,
+    merge_content,
 )
 
 pytestmark = pytest.mark.assets
@@ -51,7 +51,7 @@ def test_n_choices_are_numbered_and_their_prompt_counts_once(ask):
     ],
 )
 def test_an_n_that_cannot_be(ask, fields, words):
-    error = refusal(ask.ask(**fields))
+    error = check_error(ask.ask(**fields))
     assert error["param"] == "n" and words in error["message"]
     assert len(ask.chat(n=2, temperature=0.001)["choices"]) == 2
 
@@ -108,7 +108,7 @@ def test_a_searched_choice_is_streamed_in_one_piece(ask):
     whole = ask.chat(FOX, **SEARCH, max_tokens=4)["choices"]
     chunks = ask.stream(FOX, **SEARCH, max_tokens=4)
     assert len(chunks) == 4
-    assert [content(chunks, index) for index in (0, 1)] == [choice["message"]["content"] for choice in whole]
+    assert [merge_content(chunks, index) for index in (0, 1)] == [choice["message"]["content"] for choice in whole]
 
 
 @pytest.mark.parametrize(
@@ -124,4 +124,4 @@ def test_a_searched_choice_is_streamed_in_one_piece(ask):
 )
 def test_what_cannot_be_searched_for(ask, path, fields):
     body = {"messages": FOX} if path == CHAT else {"prompt": PROMPT}
-    assert refusal(ask.post(path, body | DEFAULTS | SEARCH | fields))["type"] == "BadRequestError"
+    assert check_error(ask.post(path, body | DEFAULTS | SEARCH | fields))["type"] == "BadRequestError"

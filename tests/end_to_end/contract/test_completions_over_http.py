@@ -2,17 +2,17 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import COMPLETIONS, DEFAULTS, PROMPT, VOCABULARY, events, refusal
+from tests.end_to_end.contract.api_client import COMPLETIONS, DEFAULTS, PROMPT, VOCABULARY, check_error, parse_stream
 
 pytestmark = pytest.mark.assets
 
 
 def refused(ask, **fields):
-    return refusal(ask.post(COMPLETIONS, {"prompt": PROMPT} | DEFAULTS | fields))
+    return check_error(ask.post(COMPLETIONS, {"prompt": PROMPT} | DEFAULTS | fields))
 
 
 def streamed(ask, **fields):
-    return events(ask.post(COMPLETIONS, {"prompt": PROMPT, "stream": True} | DEFAULTS | fields))
+    return parse_stream(ask.post(COMPLETIONS, {"prompt": PROMPT, "stream": True} | DEFAULTS | fields))
 
 
 def test_the_keys_of_an_answer(ask):

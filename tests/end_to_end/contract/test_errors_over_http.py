@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import CHAT, HELLO, KEY, VOCABULARY, refusal
+from tests.end_to_end.contract.api_client import CHAT, HELLO, KEY, VOCABULARY, check_error
 
 pytestmark = pytest.mark.assets
 BODY = {"messages": HELLO, "max_tokens": 1}
@@ -10,7 +10,7 @@ JSON = {"content-type": "application/json"}
 
 
 def kinds(reply, status):
-    return refusal(reply, status)["type"]
+    return check_error(reply, status)["type"]
 
 
 @pytest.mark.parametrize("value", [f"Bearer {KEY}", f"bearer {KEY}", "BEARER second"])
@@ -72,7 +72,7 @@ def test_head_is_get_without_the_body(http, path):
     ids=["another type", "no type", "encoded", "too large", "long head"],
 )
 def test_how_a_body_comes(http, headers, body, status, kind, words):
-    error = refusal(http.post(CHAT, content=body, headers=headers), status)
+    error = check_error(http.post(CHAT, content=body, headers=headers), status)
     assert error["type"] == kind and words in error["message"]
     capitals = {"content-type": "Application/JSON; charset=utf-8", "content-encoding": "identity"}
     good = b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}'
@@ -94,7 +94,7 @@ LONG = [{"role": "user", "content": "word " * 3000}]
     ids=str,
 )
 def test_fields_then_the_model_then_the_prompt(ask, fields, status):
-    refusal(ask.post(CHAT, BODY | fields), status)
+    check_error(ask.post(CHAT, BODY | fields), status)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_what_can_be_known_is_said_before_a_stream_begins(ask, fields):
 
 
 def test_messages_must_not_be_empty(ask):
-    assert refusal(ask.post(CHAT, BODY | {"messages": []}))["param"] == "body.messages"
+    assert check_error(ask.post(CHAT, BODY | {"messages": []}))["param"] == "body.messages"
 
 
 def test_a_card_of_its_own_for_each_model(ask):
     for name in ("smol", "other/name", "other%2Fname"):
         assert ask.http.get(f"/v1/models/{name}").json()["id"] == name.replace("%2F", "/")
-    error = refusal(ask.http.get("/v1/models/none"), 404)
+    error = check_error(ask.http.get("/v1/models/none"), 404)
     assert (error["type"], error["param"]) == ("NotFoundError", "model")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.end_to_end.contract.asking import CHAT, FOX
+from tests.end_to_end.contract.api_client import CHAT, FOX
 
 pytestmark = pytest.mark.assets
 

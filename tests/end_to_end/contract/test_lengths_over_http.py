@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import CHAT, COMPLETIONS, FOX, HELLO, LENGTH, refusal
+from tests.end_to_end.contract.api_client import CHAT, COMPLETIONS, FOX, HELLO, LENGTH, check_error
 
 pytestmark = pytest.mark.assets
 LONG = [{"role": "user", "content": "word " * 3000}]
@@ -24,7 +24,7 @@ def test_max_completion_tokens_wins_over_max_tokens(ask):
     [(0, "must be at least 1"), (-1, "must be at least 1"), (LENGTH + 1, "cannot be greater than max_model_len")],
 )
 def test_a_length_that_cannot_be(ask, field, value, words):
-    error = refusal(ask.ask(**{field: value}))
+    error = check_error(ask.ask(**{field: value}))
     assert (error["type"], error["param"]) == ("BadRequestError", field) and words in error["message"]
 
 
@@ -32,20 +32,20 @@ def test_an_answer_that_would_not_fit_is_shortened(ask):
     reply = ask.complete(prompt=[5] * (LENGTH - 4), max_tokens=LENGTH, ignore_eos=True)
     assert (reply["usage"]["completion_tokens"], reply["choices"][0]["finish_reason"]) == (4, "length")
     tight = {"prompt": [5] * (LENGTH - 4), "max_tokens": 10, "min_tokens": 5}
-    assert refusal(ask.post(COMPLETIONS, tight))["param"] == "min_tokens"
+    assert check_error(ask.post(COMPLETIONS, tight))["param"] == "min_tokens"
 
 
 @pytest.mark.parametrize("body", [{"prompt": [5] * LENGTH}, {"prompt": [5] * (LENGTH + 1)}, {"prompt": "word " * 3000}])
 def test_a_prompt_without_room_for_an_answer(ask, body):
-    error = refusal(ask.post(COMPLETIONS, body))
+    error = check_error(ask.post(COMPLETIONS, body))
     assert error["param"] == "prompt" and str(LENGTH) in error["message"]
-    assert str(LENGTH) in refusal(ask.post(CHAT, {"messages": LONG}))["message"]
+    assert str(LENGTH) in check_error(ask.post(CHAT, {"messages": LONG}))["message"]
 
 
 def test_min_tokens_is_at_most_the_number_of_tokens(ask):
     assert len(ask.ids(logit_bias={"2": 100}, min_tokens=3, max_tokens=3)) == 3
     for least in (-1, 4, 10**30):
-        assert "min_tokens" in refusal(ask.ask(min_tokens=least, max_tokens=3))["param"]
+        assert "min_tokens" in check_error(ask.ask(min_tokens=least, max_tokens=3))["param"]
 
 
 def test_truncate_prompt_tokens_keeps_the_end_and_truncation_side_the_beginning(ask):
@@ -73,4 +73,4 @@ def test_a_cut_to_minus_one_leaves_room_for_one_token(ask):
     ],
 )
 def test_a_cut_that_cannot_be(ask, messages, fields):
-    assert refusal(ask.ask(messages, **fields))["type"] == "BadRequestError"
+    assert check_error(ask.ask(messages, **fields))["type"] == "BadRequestError"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import COMMA, FOX, content, refusal
+from tests.end_to_end.contract.api_client import COMMA, FOX, check_error, merge_content
 
 pytestmark = pytest.mark.assets
 KEYS = ["token", "logprob", "bytes", "top_logprobs"]
@@ -52,7 +52,7 @@ def test_ids_that_are_asked_for_stand_behind_the_best(ask):
     ids=str,
 )
 def test_top_logprobs_that_cannot_be(ask, fields):
-    error = refusal(ask.ask(**fields))
+    error = check_error(ask.ask(**fields))
     assert error["param"] == "top_logprobs"
     if fields["top_logprobs"] == 21:
         assert "21" in error["message"] and "20" in error["message"]
@@ -106,12 +106,12 @@ def test_prompt_logprobs_are_tables_by_token_id(ask, k):
     "fields", [{"prompt_logprobs": 21}, {"prompt_logprobs": -1}, {"prompt_logprobs": 1, "stream": True}], ids=str
 )
 def test_prompt_logprobs_that_cannot_be(ask, fields):
-    assert refusal(ask.ask(**fields))["param"] == "prompt_logprobs"
+    assert check_error(ask.ask(**fields))["param"] == "prompt_logprobs"
 
 
 def test_prompt_logprobs_of_nothing_may_be_streamed(ask):
     chunks = ask.stream(prompt_logprobs=0)
-    assert content(chunks) == ask.text() and not any("prompt_logprobs" in chunk for chunk in chunks)
+    assert merge_content(chunks) == ask.text() and not any("prompt_logprobs" in chunk for chunk in chunks)
 
 
 def test_an_echo_with_logprobs_scores_the_prompt(ask):

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from scripts.structured_cases import Case, cases, judged
-from tests.end_to_end.contract.asking import CHAT
+from tests.end_to_end.contract.api_client import CHAT
 
 pytestmark = pytest.mark.assets
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import HELLO, refusal
+from tests.end_to_end.contract.api_client import HELLO, check_error
 
 pytestmark = pytest.mark.assets
 MEDIA = (
@@ -42,13 +42,13 @@ def test_parts_are_the_text_they_hold(ask, content, same):
 @pytest.mark.parametrize("kind", MEDIA)
 def test_a_model_of_text_takes_no_media(ask, kind):
     for part in ({"type": kind, kind: {"url": "data:,"}}, {kind: {"url": "data:,"}}):
-        error = refusal(ask.ask(user([part])))
+        error = check_error(ask.ask(user([part])))
         assert error["type"] == "BadRequestError" and " 0 " in error["message"]
 
 
 @pytest.mark.parametrize("part", [{"type": "hologram"}, {"text": "x"}, {"type": 5, "text": "x"}])
 def test_a_part_of_no_known_type(ask, part):
-    error = refusal(ask.ask(user([part])))
+    error = check_error(ask.ask(user([part])))
     assert error["param"] == "type" and "input_text" in error["message"]
 
 
@@ -74,7 +74,7 @@ def test_calls_in_the_history_are_taken_however_broken(ask, arguments):
 
 @pytest.mark.parametrize("call", ["x", {"id": "1"}, {"type": "x", "function": {"name": "f"}}, {"function": "f"}])
 def test_a_call_in_the_history_is_a_function_s(ask, call):
-    assert refusal(ask.ask([{"role": "assistant", "tool_calls": [call]}, *HELLO]))["param"] == "tool_calls"
+    assert check_error(ask.ask([{"role": "assistant", "tool_calls": [call]}, *HELLO]))["param"] == "tool_calls"
 
 
 def test_special_tokens_in_a_text_are_special(ask):
@@ -94,7 +94,7 @@ def test_continue_final_message_ends_where_the_message_does(ask, end):
     ids = ask.prompt_ids([*HELLO, {"role": "assistant", "content": end}], **CONTINUED)
     assert ask.decode(ids).endswith("<|im_start|>assistant\n" + end)
     for both in ({"add_generation_prompt": True}, {}):
-        assert "continue_final_message" in refusal(ask.ask(BEGUN, continue_final_message=True, **both))["message"]
+        assert "continue_final_message" in check_error(ask.ask(BEGUN, continue_final_message=True, **both))["message"]
 
 
 def test_echo_puts_the_last_message_in_front_if_its_role_speaks(ask):
@@ -110,7 +110,7 @@ def test_echo_puts_the_last_message_in_front_if_its_role_speaks(ask):
 
 
 def test_add_special_tokens_adds_those_of_the_tokenizer(ask):
-    """This tokenizer has none to add, so the prompt stays; what one with a BOS does is shown by the text room."""
+    """This tokenizer has none to add, so the prompt stays; what one with a BOS does is shown in tests/text."""
     assert ask.prompt_ids(add_special_tokens=True) == ask.prompt_ids() == ask.prompt_ids(add_special_tokens=False)
 
 
@@ -161,7 +161,7 @@ def test_what_the_template_does_not_use_changes_nothing(ask, fields):
     ids=str,
 )
 def test_what_a_prompt_or_its_answer_cannot_be(ask, fields, param, words):
-    error = refusal(ask.ask(**fields))
+    error = check_error(ask.ask(**fields))
     assert error["param"] == param and words in error["message"]
 
 
@@ -187,4 +187,4 @@ def test_tokenize_counts_what_would_be_read(ask):
     assert ask.decode(pieces["tokens"]) == "Hello world"
     assert ask.post("/tokenize", {"prompt": ""}).json()["count"] == 0
     for wrong in ([-1], ["a"], [10**6], None, 5):
-        refusal(ask.post("/detokenize", {"tokens": wrong}))
+        check_error(ask.post("/detokenize", {"tokens": wrong}))

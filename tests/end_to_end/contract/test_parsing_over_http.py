@@ -5,7 +5,7 @@ import re
 import pytest
 
 from server.schemas.chat import ChatRequest
-from tests.end_to_end.contract.asking import CHAT, FOX, HELLO, refusal
+from tests.end_to_end.contract.api_client import CHAT, FOX, HELLO, check_error
 
 pytestmark = pytest.mark.assets
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.assets
     ],
 )
 def test_a_body_of_another_shape(ask, body):
-    error = refusal(ask.post(CHAT, body))
+    error = check_error(ask.post(CHAT, body))
     assert re.match(r"\d+ validation errors?:", error["message"])
     assert error["type"] == "Bad Request" and error["param"].split(".")[0] == "body"
 
@@ -54,7 +54,7 @@ def test_a_body_of_another_shape(ask, body):
     ids=str,
 )
 def test_a_value_of_another_type(ask, fields):
-    error = refusal(ask.ask(**fields))
+    error = check_error(ask.ask(**fields))
     assert (error["type"], error["param"]) == ("Bad Request", f"body.{list(fields)[-1]}")
 
 
@@ -76,7 +76,7 @@ def test_the_ways_to_write_an_integer(ask, value):
 @pytest.mark.parametrize("value", ["nan", "inf"])
 @pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty"])
 def test_no_number_is_nan_or_infinite(ask, field, value):
-    assert refusal(ask.ask(**{field: value}))["param"] == field
+    assert check_error(ask.ask(**{field: value}))["param"] == field
 
 
 def test_null_is_absent_everywhere(ask):
@@ -91,7 +91,7 @@ def test_unknown_keys_are_ignored(ask):
 
 
 def test_every_error_is_counted_and_few_are_told(ask):
-    message = refusal(ask.ask(temperature="hot", n="many"))["message"]
+    message = check_error(ask.ask(temperature="hot", n="many"))["message"]
     assert message.startswith("2 validation errors:")
-    assert len(refusal(ask.ask(stop_token_ids=["x"] * 5000))["message"]) < 3000
-    assert "m" * 201 not in refusal(ask.ask(model="m" * 5000), 404)["message"]
+    assert len(check_error(ask.ask(stop_token_ids=["x"] * 5000))["message"]) < 3000
+    assert "m" * 201 not in check_error(ask.ask(model="m" * 5000), 404)["message"]

@@ -2,8 +2,16 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import refusal
-from tests.end_to_end.contract.shaped import COLOURS, NAMED, TIME, WEATHER, check_calls, choice, refused
+from tests.end_to_end.contract.api_client import check_error
+from tests.end_to_end.contract.checked_replies import (
+    COLOURS,
+    NAMED,
+    TIME,
+    WEATHER,
+    check_calls,
+    checked_choice,
+    checked_error,
+)
 
 pytestmark = pytest.mark.assets
 
@@ -20,7 +28,7 @@ class TestWhereItIsRead:
     """The parser is found in the template: no flag names one."""
 
     def test_reasoning_stands_beside_the_content_and_the_constraint_behind_it(self, mind):
-        message = choice(mind, **BRIEF)["message"]
+        message = checked_choice(mind, **BRIEF)["message"]
         assert message["reasoning"] and message["content"] in COLOURS
         assert "reasoning_content" not in message
         assert not any(tag in message["reasoning"] + message["content"] for tag in ("<think>", "</think>"))
@@ -34,20 +42,20 @@ class TestWhereItIsRead:
         }
 
     def test_an_answer_that_ends_in_it_has_no_content(self, mind):
-        said = choice(mind, max_tokens=4)
+        said = checked_choice(mind, max_tokens=4)
         assert said["message"]["reasoning"] and said["message"]["content"] is None
         assert said["finish_reason"] == "length"
         assert reasoned(mind.chat(max_tokens=4)) == 4
 
     def test_a_budget_of_nothing_is_no_reasoning(self, mind):
-        message = choice(mind, **COLOUR, thinking_token_budget=0)["message"]
+        message = checked_choice(mind, **COLOUR, thinking_token_budget=0)["message"]
         assert message["reasoning"] is None and message["content"] in COLOURS
 
     @pytest.mark.parametrize("fields", [QUIET, {"reasoning_effort": "none"}], ids=str)
     def test_where_thinking_is_switched_off_all_is_content(self, mind, fields):
-        said = choice(mind, **COLOUR, **fields)
+        said = checked_choice(mind, **COLOUR, **fields)
         assert said["message"]["reasoning"] is None and said["message"]["content"] in COLOURS
-        free = choice(mind, max_tokens=6, **fields)["message"]
+        free = checked_choice(mind, max_tokens=6, **fields)["message"]
         assert free["reasoning"] is None and free["content"]
 
     def test_a_section_that_the_prompt_has_closed_is_closed(self, mind):
@@ -56,13 +64,13 @@ class TestWhereItIsRead:
             {"role": "assistant", "content": "<think>\nHm\n</think>\n\nA colour: "},
         ]
         fields = {"add_generation_prompt": False, "continue_final_message": True}
-        message = choice(mind, turns, **fields, **COLOUR)["message"]
+        message = checked_choice(mind, turns, **fields, **COLOUR)["message"]
         assert message["reasoning"] is None and message["content"] in COLOURS
 
     def test_what_is_not_to_be_told_is_not(self, mind):
         """With a constraint nothing is thought then; without one it is, and nothing shows it."""
         asked = {"include_reasoning": False, "logprobs": True, "return_token_ids": True}
-        held = choice(mind, **COLOUR, include_reasoning=False)
+        held = checked_choice(mind, **COLOUR, include_reasoning=False)
         assert held["message"]["content"] in COLOURS and held["message"]["reasoning"] is None
         reply = mind.chat(**asked, max_tokens=6)
         said = reply["choices"][0]
@@ -88,7 +96,7 @@ class TestWhereItIsRead:
     @pytest.mark.parametrize(("tool_choice", "reason"), [("required", "tool_calls"), (NAMED, "stop")])
     def test_calls_come_after_it(self, mind, tool_choice, reason):
         fields = {"tools": [WEATHER, TIME], "tool_choice": tool_choice, "parallel_tool_calls": False}
-        said = choice(mind, **fields, thinking_token_budget=4)
+        said = checked_choice(mind, **fields, thinking_token_budget=4)
         assert said["message"]["reasoning"] and said["message"]["content"] == ""
         assert check_calls(said) and said["finish_reason"] == reason
 
@@ -126,7 +134,7 @@ class TestCompletions:
 
 class TestWhereItIsNot:
     def test_tags_are_content(self, ask):
-        said = choice(ask, structured_outputs={"choice": ["<think>a</think>b"]})
+        said = checked_choice(ask, structured_outputs={"choice": ["<think>a</think>b"]})
         assert (said["message"]["content"], said["message"]["reasoning"]) == ("<think>a</think>b", None)
         assert "completion_tokens_details" not in ask.chat()["usage"]
 
@@ -136,7 +144,7 @@ class TestWhereItIsNot:
 
     @pytest.mark.parametrize("budget", [0, 5, -1])
     def test_a_thinking_token_budget_needs_a_parser(self, ask, budget):
-        error = refused(ask, thinking_token_budget=budget)
+        error = checked_error(ask, thinking_token_budget=budget)
         assert error["param"] == "thinking_token_budget" and "--reasoning-parser" in error["message"]
 
 
@@ -147,9 +155,9 @@ def test_an_effort_that_the_model_does_not_know_is_fine(mind, effort):
 
 @pytest.mark.parametrize("effort", ["", "extreme", "LOW"])
 def test_an_effort_that_nobody_knows_is_not(mind, effort):
-    assert refusal(mind.ask(reasoning_effort=effort))["param"] == "reasoning_effort"
+    assert check_error(mind.ask(reasoning_effort=effort))["param"] == "reasoning_effort"
 
 
 @pytest.mark.parametrize("budget", [-2, -(2**63)])
 def test_a_budget_has_a_least_value(mind, budget):
-    assert refusal(mind.ask(thinking_token_budget=budget))["param"] == "thinking_token_budget"
+    assert check_error(mind.ask(thinking_token_budget=budget))["param"] == "thinking_token_budget"

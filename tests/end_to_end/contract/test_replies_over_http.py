@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.contract.asking import FOX, LENGTH, refusal
+from tests.end_to_end.contract.api_client import FOX, LENGTH, check_error
 
 pytestmark = pytest.mark.assets
 
@@ -48,7 +48,7 @@ def test_request_id_is_the_id_and_the_header_is_stronger(ask):
     assert ask.chat(headers={"X-Request-Id": "mine"}, request_id="other")["id"] == "chatcmpl-mine"
     assert {chunk["id"] for chunk in ask.stream(request_id="one")} == {"chatcmpl-one"}
     assert ask.complete(request_id="one")["id"] == "cmpl-one"
-    assert refusal(ask.ask(request_id="r" * 257))["param"] == "request_id"
+    assert check_error(ask.ask(request_id="r" * 257))["param"] == "request_id"
 
 
 @pytest.mark.parametrize("model", [None, "", "smol", "other/name"])
@@ -58,7 +58,7 @@ def test_model_may_be_any_name_and_the_first_answers(ask, model):
 
 def test_a_model_that_is_not_here(ask):
     for reply in (ask.ask(model="gpt-17"), ask.ask(model="gpt-17", stream=True)):
-        error = refusal(reply, 404)
+        error = check_error(reply, 404)
         assert (error["type"], error["param"]) == ("NotFoundError", "model")
         assert all(name in error["message"] for name in ("gpt-17", "smol", "other/name"))
 

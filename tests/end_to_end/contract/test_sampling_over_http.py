@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import COMMA, FORCED, FOX, OTHER, VOCABULARY, refusal
+from tests.end_to_end.contract.api_client import COMMA, FORCED, FOX, OTHER, VOCABULARY, check_error
 
 pytestmark = pytest.mark.assets
 FREE = {"max_tokens": 5, "temperature": 1.0, "top_p": 1.0, "ignore_eos": True}
@@ -107,7 +107,7 @@ def test_a_frequency_penalty_grows_and_a_presence_penalty_does_not(ask):
 @pytest.mark.parametrize("stream", [False, True])
 def test_constraints_that_leave_nothing_end_that_request_alone(ask, extra, stream):
     fields = {"allowed_token_ids": [COMMA], "stream": stream} | extra
-    assert refusal(ask.ask(FOX, **fields))["type"] == "BadRequestError"
+    assert check_error(ask.ask(FOX, **fields))["type"] == "BadRequestError"
     assert ask.ids(FOX, **FORCED) == [COMMA] * 3
 
 
@@ -150,7 +150,7 @@ def test_a_value_at_the_border_is_taken(ask, field, values):
 )
 def test_a_value_past_the_border_is_refused_by_name(ask, field, values, words):
     for value in values:
-        error = refusal(ask.ask(**{field: value}))
+        error = check_error(ask.ask(**{field: value}))
         assert (error["type"], error["param"]) == ("BadRequestError", field)
         assert all(word in error["message"] for word in words), error["message"]
 
@@ -158,4 +158,4 @@ def test_a_value_past_the_border_is_refused_by_name(ask, field, values, words):
 @pytest.mark.parametrize("num", [2000, VOCABULARY])
 def test_any_number_of_ids_may_be_named(ask, num):
     assert ask.ids(FOX, allowed_token_ids=list(range(num)), logit_bias={str(n): 1 for n in range(num)})
-    assert refusal(ask.ask(allowed_token_ids=[0] * (VOCABULARY + 1)))["param"] == "allowed_token_ids"
+    assert check_error(ask.ask(allowed_token_ids=[0] * (VOCABULARY + 1)))["param"] == "allowed_token_ids"

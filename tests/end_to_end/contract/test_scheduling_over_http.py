@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.contract.asking import DEFAULTS, FOX, refusal
+from tests.end_to_end.contract.api_client import DEFAULTS, FOX, check_error
 
 pytestmark = pytest.mark.assets
 
@@ -35,7 +35,7 @@ def test_cache_salt_divides_what_is_shared(ask, fresh):
 
 @pytest.mark.parametrize("salt", ["", "a" * 129, "a@", "a/", "a\\", "a\0"])
 def test_a_cache_salt_that_cannot_be(ask, salt):
-    assert refusal(ask.ask(cache_salt=salt))["param"] == "cache_salt"
+    assert check_error(ask.ask(cache_salt=salt))["param"] == "cache_salt"
 
 
 def test_answers_are_found_again_in_the_next_turn(ask, fresh):
@@ -52,7 +52,7 @@ def test_a_hit_changes_nothing(ask, fresh):
 def test_priority_needs_its_scheduling(ask, value):
     words = f"Got priority {value} but priority scheduling is not enabled"
     for reply in (ask.ask(priority=value), ask.ask(headers={"X-Vllm-Priority": str(value)})):
-        error = refusal(reply)
+        error = check_error(reply)
         assert error["param"] == "priority" and words in error["message"]
     assert ask.text(priority=value, headers={"X-Vllm-Priority": "0"}) == ask.text(priority=0)
     assert ask.text(headers={"X-Vllm-Priority": "high"}) == ask.text()
@@ -73,12 +73,12 @@ def test_there_is_one_replica(ask, rank, status):
 )
 def test_vllm_xargs_are_looked_at_and_left(ask, good, bad):
     assert ask.text(vllm_xargs=good) == ask.text()
-    assert refusal(ask.ask(vllm_xargs=bad))["param"] == "vllm_xargs"
+    assert check_error(ask.ask(vllm_xargs=bad))["param"] == "vllm_xargs"
 
 
 @pytest.mark.parametrize("value", [{}, {"a": 1}, {"prompt_token_ids": [1]}])
 def test_kv_transfer_params_need_a_connector(ask, value):
-    error = refusal(ask.ask(kv_transfer_params=value))
+    error = check_error(ask.ask(kv_transfer_params=value))
     assert error["param"] == "kv_transfer_params" and "transfer connector" in error["message"]
     assert ask.chat(kv_transfer_params=None)["kv_transfer_params"] is None
 

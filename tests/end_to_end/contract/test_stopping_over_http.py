@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import COMMA, EOS, FORCED, FOX, VOCABULARY, content, refusal
+from tests.end_to_end.contract.api_client import COMMA, EOS, FORCED, FOX, VOCABULARY, check_error, merge_content
 
 pytestmark = pytest.mark.assets
 ENDS = {"logit_bias": {str(EOS): 100}, "max_tokens": 4}
@@ -56,7 +56,7 @@ def test_stop_token_ids_are_told_as_integers(ask):
         choice = ask.choice(**COMMAS, stop_token_ids=[COMMA], include_stop_str_in_output=included)
         assert (choice["stop_reason"], choice["message"]["content"]) == (COMMA, shown)
     for wrong in ([VOCABULARY], [-1], [10**30]):
-        refusal(ask.ask(stop_token_ids=wrong))
+        check_error(ask.ask(stop_token_ids=wrong))
 
 
 @pytest.mark.parametrize(
@@ -106,19 +106,19 @@ def test_a_stop_string_within_min_tokens_stays_in_the_text(ask, free):
 def test_a_stream_holds_back_what_may_be_a_stop_string(ask, free):
     stop = free[0][20:26]
     chunks = ask.stream(FOX, max_tokens=24, stop=stop)
-    assert content(chunks) == free[0][: free[0].index(stop)]
+    assert merge_content(chunks) == free[0][: free[0].index(stop)]
     assert chunks[-1]["choices"][0]["stop_reason"] == stop
 
 
 @pytest.mark.parametrize(("stop", "is_taken"), [(["a1", "b1", "c1", "d1"], True), ([], True), (list("abcde"), False)])
 def test_there_are_at_most_four_stop_strings(ask, stop, is_taken):
     reply = ask.ask(stop=stop)
-    assert reply.status_code == 200 if is_taken else refusal(reply)["param"] == "stop"
+    assert reply.status_code == 200 if is_taken else check_error(reply)["param"] == "stop"
 
 
 @pytest.mark.parametrize("stop", ["", ["a", ""]])
 def test_no_stop_string_is_empty(ask, stop):
-    assert refusal(ask.ask(stop=stop))["param"] == "stop"
+    assert check_error(ask.ask(stop=stop))["param"] == "stop"
 
 
 @pytest.mark.parametrize(("least", "num"), [(0, 4), (8, 8)])
@@ -146,4 +146,4 @@ def test_repetition_detection_may_be_off(ask, off):
     ],
 )
 def test_repetition_detection_that_cannot_be(ask, wrong):
-    assert refusal(ask.ask(repetition_detection=wrong))["param"] == "repetition_detection"
+    assert check_error(ask.ask(repetition_detection=wrong))["param"] == "repetition_detection"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.end_to_end.contract.asking import FOX, HELLO, content, refusal
+from tests.end_to_end.contract.api_client import FOX, HELLO, check_error, merge_content
 
 pytestmark = pytest.mark.assets
 USAGE = {"include_usage": True}
@@ -31,7 +31,7 @@ def test_role_then_deltas_then_end(ask):
 def test_a_stream_is_the_whole_answer(ask):
     fields = {"max_tokens": 20, "temperature": 1, "seed": 11, "logprobs": True, "top_logprobs": 2}
     whole, chunks = ask.choice(FOX, **fields, return_token_ids=True), ask.stream(FOX, **fields, return_token_ids=True)
-    assert content(chunks) == whole["message"]["content"]
+    assert merge_content(chunks) == whole["message"]["content"]
     choices = [chunk["choices"][0] for chunk in chunks]
     assert [one for choice in choices for one in choice.get("token_ids") or []] == whole["token_ids"]
     told = [one["token"] for choice in choices for one in (choice["logprobs"] or {"content": []})["content"]]
@@ -62,7 +62,7 @@ def test_continuous_usage_stats_count_as_they_go_beside_include_usage_alone(ask)
 
 @pytest.mark.parametrize("options", [{"include_usage": True}, {"include_usage": False}, {"other": 1}])
 def test_stream_options_without_a_stream(ask, options):
-    assert refusal(ask.ask(stream_options=options))["param"] == "stream_options"
+    assert check_error(ask.ask(stream_options=options))["param"] == "stream_options"
     ask.chat(stream_options={})
 
 
@@ -70,7 +70,7 @@ def test_stream_interval_gathers_tokens(ask):
     chunks = ask.stream(FOX, max_tokens=12, stream_interval=4, return_token_ids=True, ignore_eos=True)
     sizes = [len(chunk["choices"][0].get("token_ids") or []) for chunk in chunks]
     assert sum(sizes) == 12 and all(size >= 4 for size in sizes[2:-1])
-    assert refusal(ask.ask(stream_interval=0))["param"] == "stream_interval"
+    assert check_error(ask.ask(stream_interval=0))["param"] == "stream_interval"
 
 
 def test_an_echo_is_a_chunk_for_each_choice_behind_all_roles(ask):

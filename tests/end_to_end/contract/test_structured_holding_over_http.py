@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.end_to_end.contract.asking import COMMA, EOS, FOX, refusal
-from tests.end_to_end.contract.shaped import BOLD, COLOURS, choice, text
+from tests.end_to_end.contract.api_client import COMMA, EOS, FOX, check_error
+from tests.end_to_end.contract.checked_replies import BOLD, COLOURS, checked_choice, checked_text
 
 pytestmark = pytest.mark.assets
 
@@ -29,7 +29,7 @@ def test_the_same_seed_draws_the_same(ask):
 
 def test_it_holds_beside_penalties_biases_and_minimal_probability(ask):
     asked = {"structured_outputs": {"regex": "(ab){4}"}, "frequency_penalty": 2, "presence_penalty": 2, "min_p": 0.5}
-    assert text(ask, **asked, repetition_penalty=1.8, logit_bias={str(COMMA): 100}) == "abababab"
+    assert checked_text(ask, **asked, repetition_penalty=1.8, logit_bias={str(COMMA): 100}) == "abababab"
 
 
 def test_it_holds_for_every_beam(ask):
@@ -77,7 +77,7 @@ def test_min_tokens_waits_but_never_breaks_the_answer(ask):
         structured_outputs={"regex": "a{0,200}"}, min_tokens=10, max_tokens=100, logit_bias={str(EOS): 100}
     )
     assert reply["usage"]["completion_tokens"] == 11
-    assert text(ask, **RED, min_tokens=10) == "red"
+    assert checked_text(ask, **RED, min_tokens=10) == "red"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_min_tokens_waits_but_never_breaks_the_answer(ask):
     ids=str,
 )
 def test_stop_strings_and_lengths_cut_it_short(ask, fields, content, ended):
-    said = choice(ask, structured_outputs={"choice": ["abcdef" * 3]}, **fields)
+    said = checked_choice(ask, structured_outputs={"choice": ["abcdef" * 3]}, **fields)
     assert (said["finish_reason"], said["stop_reason"]) == ended
     assert said["message"]["content"] == content or (
         content is None and "abcdef".startswith(said["message"]["content"][:1])
@@ -101,7 +101,7 @@ def test_stop_strings_and_lengths_cut_it_short(ask, fields, content, ended):
     "fields", [{"allowed_token_ids": [COMMA]}, {"bad_words": ["a", "b"]}], ids=lambda fields: next(iter(fields))
 )
 def test_when_nothing_is_left_the_request_fails_and_says_so(ask, fields):
-    assert refusal(ask.ask(structured_outputs={"regex": "[ab]"}, **fields))["type"] == "BadRequestError"
+    assert check_error(ask.ask(structured_outputs={"regex": "[ab]"}, **fields))["type"] == "BadRequestError"
     assert ask.text() == ask.text()
 
 
@@ -109,7 +109,7 @@ def test_runs_of_whitespace_are_bounded(ask):
     """A model that wants nothing but spaces gets to the end all the same."""
     spaces = {"logit_bias": {str(one): 100 for one in ask.post("/tokenize", {"prompt": " "}).json()["tokens"]}}
     schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
-    said = choice(ask, structured_outputs={"json": schema}, max_tokens=150, **spaces)
+    said = checked_choice(ask, structured_outputs={"json": schema}, max_tokens=150, **spaces)
     assert said["finish_reason"] == "stop" and re.sub(r"\s", "", said["message"]["content"]) == '{"a":1}'
 
 

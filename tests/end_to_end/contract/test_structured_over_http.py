@@ -5,8 +5,15 @@ import re
 
 import pytest
 
-from tests.end_to_end.contract.asking import refusal
-from tests.end_to_end.contract.shaped import BOLD, COLOURS, completion, document, refused, text
+from tests.end_to_end.contract.api_client import check_error
+from tests.end_to_end.contract.checked_replies import (
+    BOLD,
+    COLOURS,
+    checked_document,
+    checked_error,
+    checked_text,
+    completion,
+)
 
 pytestmark = pytest.mark.assets
 
@@ -41,7 +48,7 @@ DEEP = '{"items":' * 65 + "{}" + "}" * 65
 class TestSources:
     @pytest.mark.parametrize("schema", [PERSON, json.dumps(PERSON)], ids=["object", "text"])
     def test_json_is_a_schema(self, ask, schema):
-        value = json.loads(text(ask, structured_outputs={"json": schema}, **BOLD))
+        value = json.loads(checked_text(ask, structured_outputs={"json": schema}, **BOLD))
         assert list(value) == ["name", "age"] and 0 <= value["age"] <= 99 and len(value["name"]) <= 12
 
     @pytest.mark.parametrize("schema", [{}, "{}", "true"], ids=str)
@@ -54,7 +61,7 @@ class TestSources:
     def test_regex_is_matched_by_the_whole_answer(self, ask):
         for seed in range(3):
             assert re.fullmatch(
-                r"[ab]{2,4}-\d\d", text(ask, structured_outputs={"regex": r"[ab]{2,4}-\d\d"}, seed=seed)
+                r"[ab]{2,4}-\d\d", checked_text(ask, structured_outputs={"regex": r"[ab]{2,4}-\d\d"}, seed=seed)
             )
 
     def test_the_empty_regex_is_an_empty_answer(self, ask):
@@ -66,11 +73,11 @@ class TestSources:
     @pytest.mark.parametrize("options", [COLOURS, ["one option"], ["", " "], ["a\nb\u00e9 \U0001f600\"'"]], ids=str)
     def test_choice_is_one_of_them_byte_for_byte(self, ask, options):
         for seed in range(2):
-            assert text(ask, structured_outputs={"choice": options}, seed=seed, **BOLD) in options
+            assert checked_text(ask, structured_outputs={"choice": options}, seed=seed, **BOLD) in options
 
     @pytest.mark.parametrize("grammar", [EBNF, LARK], ids=["ebnf", "lark"])
     def test_grammar_comes_in_two_forms(self, ask, grammar):
-        assert re.fullmatch("x[0-9]y", text(ask, structured_outputs={"grammar": grammar}, **BOLD))
+        assert re.fullmatch("x[0-9]y", checked_text(ask, structured_outputs={"grammar": grammar}, **BOLD))
 
     @pytest.mark.parametrize(
         "fields",
@@ -86,23 +93,23 @@ class TestSources:
     def test_a_structural_tag_holds_what_its_regions_say(self, ask):
         tag = {"type": "structural_tag", "format": TAG}
         for fields in ({"response_format": tag}, {"structured_outputs": {"structural_tag": json.dumps(tag)}}):
-            said = text(ask, **fields, **BOLD)
+            said = checked_text(ask, **fields, **BOLD)
             assert json.loads(re.fullmatch("<a>(.*)</a>", said, re.DOTALL)[1]) in ({"a": 1}, {"a": 2})
 
     def test_the_older_form_of_a_structural_tag_is_taken(self, ask):
-        said = text(ask, response_format={"type": "structural_tag", **LEGACY}, max_tokens=40)
+        said = checked_text(ask, response_format={"type": "structural_tag", **LEGACY}, max_tokens=40)
         for region in re.findall("<a>(.*?)</a>", said, re.DOTALL):
             assert json.loads(region) in ({"a": 1}, {"a": 2})
 
     @pytest.mark.parametrize("strict", [None, False, True])
     def test_response_format_of_json_schema_is_always_strict(self, ask, strict):
-        said = text(ask, response_format=wrapped(TINY, strict=strict, description="d"), **BOLD)
+        said = checked_text(ask, response_format=wrapped(TINY, strict=strict, description="d"), **BOLD)
         assert json.loads(said) in ({"a": 1}, {"a": 2})
 
     @pytest.mark.parametrize("hint", [None, "auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer"])
     def test_hints_about_engines_change_nothing(self, ask, hint):
         asked = {"choice": COLOURS, "_backend": hint, "disable_fallback": True, "_backend_was_auto": False}
-        assert text(ask, structured_outputs=asked) == text(ask, structured_outputs={"choice": COLOURS})
+        assert checked_text(ask, structured_outputs=asked) == checked_text(ask, structured_outputs={"choice": COLOURS})
 
     def test_the_old_guided_fields_are_unknown(self, ask):
         assert ask.text(guided_regex="x+", guided_choice=["a"], guided_json={}, guided_grammar="x") == ask.text()
@@ -112,25 +119,25 @@ class TestWhitespace:
     """Each request says itself what stands between tokens of JSON."""
 
     def test_disable_any_whitespace_is_the_compact_form(self, ask):
-        said = text(ask, structured_outputs={"json": PERSON, "disable_any_whitespace": True}, **BOLD)
+        said = checked_text(ask, structured_outputs={"json": PERSON, "disable_any_whitespace": True}, **BOLD)
         assert said == json.dumps(json.loads(said), separators=(",", ":"), ensure_ascii=False) or "\\" in said
 
     def test_a_whitespace_pattern_is_followed_unless_all_is_disabled(self, ask):
         pattern, compact = {"json": TINY, "whitespace_pattern": "\t\t\t"}, ('{"a":1}', '{"a":2}')
         spaces = {str(one): 100 for one in ask.post("/tokenize", {"prompt": "\t\t\t"}).json()["tokens"]}
-        said = text(ask, structured_outputs=pattern, logit_bias=spaces)
+        said = checked_text(ask, structured_outputs=pattern, logit_bias=spaces)
         assert "\t\t\t" in said and said.replace("\t\t\t", "") in compact
-        assert text(ask, structured_outputs={**pattern, "disable_any_whitespace": True}) in compact
+        assert checked_text(ask, structured_outputs={**pattern, "disable_any_whitespace": True}) in compact
 
     def test_the_switches_hold_for_a_response_format_of_the_same_key(self, ask):
         asked = {"json": {}, "disable_any_whitespace": True}
-        assert text(ask, response_format=wrapped(TINY), structured_outputs=asked) in ('{"a":1}', '{"a":2}')
+        assert checked_text(ask, response_format=wrapped(TINY), structured_outputs=asked) in ('{"a":1}', '{"a":2}')
 
     def test_disable_additional_properties_leaves_declared_keys_alone(self, ask):
         schema = {"type": "object", "properties": {"a": TINY, "b": {"type": "object", "properties": {}}}}
         schema["required"] = ["a", "b"]
         asked = {"json": schema, "disable_additional_properties": True}
-        value = json.loads(text(ask, structured_outputs=asked, **BOLD))
+        value = json.loads(checked_text(ask, structured_outputs=asked, **BOLD))
         assert value["b"] == {} and list(value["a"]) == ["a"]
 
 
@@ -170,7 +177,7 @@ class TestRefusals:
         ids=lambda asked: str(asked)[:60],
     )
     def test_structured_outputs_that_cannot_be(self, ask, asked):
-        assert refused(ask, structured_outputs=asked)["param"] == "structured_outputs"
+        assert checked_error(ask, structured_outputs=asked)["param"] == "structured_outputs"
 
     @pytest.mark.parametrize(
         ("asked", "path"),
@@ -183,7 +190,7 @@ class TestRefusals:
         ids=str,
     )
     def test_structured_outputs_of_another_type(self, ask, asked, path):
-        error = refusal(ask.ask(structured_outputs=asked))
+        error = check_error(ask.ask(structured_outputs=asked))
         assert (error["type"], error["param"]) == ("Bad Request", f"body.structured_outputs.{path}")
 
     @pytest.mark.parametrize(
@@ -201,7 +208,7 @@ class TestRefusals:
         ids=str,
     )
     def test_a_response_format_that_cannot_be_is_named_as_such(self, ask, form):
-        assert refused(ask, response_format=form)["param"] == "response_format"
+        assert checked_error(ask, response_format=form)["param"] == "response_format"
 
     @pytest.mark.parametrize(
         "fields",
@@ -212,11 +219,11 @@ class TestRefusals:
         ids=str,
     )
     def test_two_constraints_are_one_too_many(self, ask, fields):
-        assert "two constraints" in refused(ask, **fields)["message"]
+        assert "two constraints" in checked_error(ask, **fields)["message"]
 
     def test_a_format_of_text_leaves_the_other_field_alone(self, ask):
         asked = {"response_format": {"type": "text", "json_schema": {}}, "structured_outputs": {"choice": COLOURS}}
-        assert text(ask, **asked) in COLOURS
+        assert checked_text(ask, **asked) in COLOURS
 
 
 class TestCompletions:
@@ -233,8 +240,8 @@ class TestCompletions:
     @pytest.mark.parametrize("stream", [False, True])
     def test_what_cannot_be_is_said_before_the_stream(self, ask, stream):
         for field, value in (("structured_outputs", {"regex": "("}), ("response_format", wrapped({"not": {}}))):
-            assert refusal(completion(ask, **{field: value}, stream=stream))["param"] == field
+            assert check_error(completion(ask, **{field: value}, stream=stream))["param"] == field
 
 
 def test_a_document_is_found_in_every_choice_of_a_search(ask):
-    document(ask, TINY, use_beam_search=True)
+    checked_document(ask, TINY, use_beam_search=True)

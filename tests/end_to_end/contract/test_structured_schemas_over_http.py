@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.end_to_end.contract.shaped import BOLD, document, refused, text
+from tests.end_to_end.contract.checked_replies import BOLD, checked_document, checked_error, checked_text
 
 pytestmark = pytest.mark.assets
 
@@ -78,7 +78,7 @@ ENFORCED = {
 @pytest.mark.parametrize("keyword", ENFORCED)
 def test_what_is_enforced(ask, keyword):
     for seed in range(2):
-        document(ask, ENFORCED[keyword], seed=seed, max_tokens=150, **BOLD)
+        checked_document(ask, ENFORCED[keyword], seed=seed, max_tokens=150, **BOLD)
 
 
 def test_a_schema_may_call_itself(ask):
@@ -93,7 +93,7 @@ def test_a_known_format_is_enforced(ask, form):
     if said["finish_reason"] == "stop":
         assert isinstance(json.loads(said["message"]["content"]), str)
     if form in ("date", "ipv4", "uuid"):
-        document(ask, {"type": "string", "format": form}, max_tokens=150, **BOLD)
+        checked_document(ask, {"type": "string", "format": form}, max_tokens=150, **BOLD)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_a_known_format_is_enforced(ask, form):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_enforced_is_named(ask, schema, keyword):
-    error = refused(ask, structured_outputs={"json": schema})
+    error = checked_error(ask, structured_outputs={"json": schema})
     assert error["param"] == "structured_outputs" and keyword in error["message"]
     wrapped = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
-    error = refused(ask, response_format=wrapped)
+    error = checked_error(ask, response_format=wrapped)
     assert error["param"] == "response_format" and keyword in error["message"]
 
 
@@ -128,15 +128,17 @@ def test_a_format_that_nobody_knows_is_an_annotation_and_named(ask):
 
 def test_keys_come_in_declared_order(ask):
     schema = properties(z=DIGIT, a={"type": "boolean"}, m=DIGIT)
-    assert list(document(ask, schema, **BOLD)) == ["z", "a", "m"]
+    assert list(checked_document(ask, schema, **BOLD)) == ["z", "a", "m"]
 
 
 def test_other_keys_come_only_where_the_schema_speaks_of_them(ask):
     silent = properties(required=[], a=DIGIT)
     for seed in range(4):
-        assert set(document(ask, silent, seed=seed, **BOLD)) <= {"a"}
+        assert set(checked_document(ask, silent, seed=seed, **BOLD)) <= {"a"}
 
 
 def test_letters_of_the_world_stand_as_they_are(ask):
     schema = {"const": "na\u00efve \u4f60\u597d \U0001f98a"}
-    assert text(ask, structured_outputs={"json": schema}).strip() == json.dumps(schema["const"], ensure_ascii=False)
+    assert checked_text(ask, structured_outputs={"json": schema}).strip() == json.dumps(
+        schema["const"], ensure_ascii=False
+    )

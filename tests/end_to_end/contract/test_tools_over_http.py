@@ -4,8 +4,16 @@ import re
 
 import pytest
 
-from tests.end_to_end.contract.asking import refusal
-from tests.end_to_end.contract.shaped import CALL, NAMED, TIME, WEATHER, check_calls, choice, refused
+from tests.end_to_end.contract.api_client import check_error
+from tests.end_to_end.contract.checked_replies import (
+    CALL,
+    NAMED,
+    TIME,
+    WEATHER,
+    check_calls,
+    checked_choice,
+    checked_error,
+)
 
 pytestmark = pytest.mark.assets
 
@@ -23,7 +31,7 @@ def either(request):
 class TestChoices:
     @pytest.mark.parametrize("seed", range(3))
     def test_required_is_at_least_one_valid_call(self, either, seed):
-        said = choice(either, RAIN, tools=TOOLS, tool_choice="required", temperature=1, seed=seed, **QUIET)
+        said = checked_choice(either, RAIN, tools=TOOLS, tool_choice="required", temperature=1, seed=seed, **QUIET)
         assert said["message"]["content"] == ""
         if said["finish_reason"] != "length":
             assert said["finish_reason"] == "tool_calls" and check_calls(said)
@@ -31,11 +39,11 @@ class TestChoices:
     @pytest.mark.parametrize("seed", range(2))
     def test_parallel_tool_calls_false_is_one_call(self, either, seed):
         fields = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "temperature": 1.5}
-        said = choice(either, RAIN, **fields, seed=seed, **QUIET)
+        said = checked_choice(either, RAIN, **fields, seed=seed, **QUIET)
         assert (said["finish_reason"], len(check_calls(said))) == ("tool_calls", 1)
 
     def test_a_named_function_is_called_once_and_ends_with_stop(self, either):
-        said = choice(either, RAIN, tools=TOOLS, tool_choice=NAMED, temperature=1, **QUIET)
+        said = checked_choice(either, RAIN, tools=TOOLS, tool_choice=NAMED, temperature=1, **QUIET)
         assert (said["message"]["content"], said["finish_reason"]) == ("", "stop")
         assert [name for name, _ in check_calls(said)] == ["get_time"]
 
@@ -53,7 +61,7 @@ class TestChoices:
 
     def test_none_shows_the_tools_and_reads_nothing(self, mind):
         fields = {"structured_outputs": {"choice": [CALL]}, "tools": TOOLS, "tool_choice": "none", **QUIET}
-        said = choice(mind, RAIN, **fields)
+        said = checked_choice(mind, RAIN, **fields)
         assert (said["message"]["content"], said["finish_reason"]) == (CALL, "stop")
         assert "tool_calls" not in said["message"]
         assert len(mind.prompt_ids(tools=TOOLS, tool_choice="none")) > len(mind.prompt_ids())
@@ -72,19 +80,19 @@ class TestAuto:
         absence are the same."""
         fields = {} if tool_choice == "absent" else {"tool_choice": tool_choice}
         fields |= {"structured_outputs": {"choice": [CALL]}, "parallel_tool_calls": False, **QUIET}
-        said = choice(mind, RAIN, tools=[WEATHER], **fields)
+        said = checked_choice(mind, RAIN, tools=[WEATHER], **fields)
         assert (said["message"]["content"], said["finish_reason"]) == (None, "tool_calls")
         assert [name for name, _ in check_calls(said)] == ["get_weather"]
 
     def test_without_one_the_answer_is_content(self, mind):
-        said = choice(mind, [{"role": "user", "content": "Hi"}], tools=TOOLS, max_tokens=12, **QUIET)
+        said = checked_choice(mind, [{"role": "user", "content": "Hi"}], tools=TOOLS, max_tokens=12, **QUIET)
         if "tool_calls" not in said["message"]:
             assert said["message"]["content"] and said["finish_reason"] in ("stop", "length")
 
     def test_with_a_constraint_it_is_a_call_or_content_of_that_form(self, mind):
         fields = {"structured_outputs": {"regex": "(yes|no)"}, "parallel_tool_calls": False, **QUIET}
         for seed in range(4):
-            said = choice(mind, RAIN, tools=[WEATHER], **fields, temperature=1.5, seed=seed)
+            said = checked_choice(mind, RAIN, tools=[WEATHER], **fields, temperature=1.5, seed=seed)
             if "tool_calls" in said["message"]:
                 assert check_calls(said) and said["finish_reason"] == "tool_calls"
             else:
@@ -92,7 +100,7 @@ class TestAuto:
 
     @pytest.mark.parametrize("fields", [{}, {"tool_choice": None}, {"tool_choice": "auto"}], ids=str)
     def test_where_no_dialect_is_known_the_flags_are_named(self, ask, fields):
-        error = refused(ask, tools=TOOLS, **fields)
+        error = checked_error(ask, tools=TOOLS, **fields)
         assert error["param"] in ("tools", "tool_choice")
         assert all(flag in error["message"] for flag in ("--enable-auto-tool-choice", "--tool-call-parser"))
 
@@ -105,7 +113,7 @@ class TestReading:
     def read(self, mind, text, **fields):
         first = mind.post("/tokenize", {"prompt": self.BEGIN}).json()["tokens"][0]
         fields = {"structured_outputs": {"choice": [self.BEGIN + text]}, "logit_bias": {str(first): 100}} | fields
-        return choice(mind, RAIN, **{"tools": TOOLS, **fields, **QUIET})
+        return checked_choice(mind, RAIN, **{"tools": TOOLS, **fields, **QUIET})
 
     @pytest.mark.parametrize("gap", ["", "\n", " and "])
     def test_text_before_calls_is_content_and_between_them_it_is_dropped(self, mind, gap):
@@ -162,20 +170,20 @@ class TestRefusals:
         ids=str,
     )
     def test_tools_and_choices_that_cannot_be(self, ask, fields, param):
-        assert refusal(ask.ask(**fields))["param"] == param
+        assert check_error(ask.ask(**fields))["param"] == param
 
     @pytest.mark.parametrize("key", ["json", "regex", "choice"])
     @pytest.mark.parametrize("tool_choice", ["required", NAMED], ids=["required", "named"])
     def test_a_call_and_a_constraint_exclude_each_other(self, ask, key, tool_choice):
         asked = {"structured_outputs": {key: ["a"] if key == "choice" else "{}"}}
-        assert refused(ask, tools=TOOLS, tool_choice=tool_choice, **asked)["param"] == "tool_choice"
+        assert checked_error(ask, tools=TOOLS, tool_choice=tool_choice, **asked)["param"] == "tool_choice"
 
     def test_schemas_that_are_enforced_must_be_enforceable(self, either):
         odd = {
             "type": "function",
             "function": {"name": "f", "parameters": {"properties": {"a": {"uniqueItems": True}}}},
         }
-        assert "uniqueItems" in refused(either, tools=[odd], tool_choice="required")["message"]
+        assert "uniqueItems" in checked_error(either, tools=[odd], tool_choice="required")["message"]
 
     def test_definitions_of_several_tools_must_agree(self, either):
         def tool(name, body):
@@ -183,14 +191,14 @@ class TestRefusals:
             return {"type": "function", "function": {"name": name, "parameters": schema}}
 
         clash = [tool("f", {"type": "integer"}), tool("g", {"type": "string"})]
-        assert "$defs" in refused(either, tools=clash, tool_choice="required")["message"]
+        assert "$defs" in checked_error(either, tools=clash, tool_choice="required")["message"]
         same = [tool("f", {"enum": [1]}), tool("g", {"enum": [1]})]
         fields = {"tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 60, **QUIET}
         assert either.choice(RAIN, tools=same, **fields)["finish_reason"] == "tool_calls"
 
 
 def test_the_next_turn_has_the_call_and_its_result(mind):
-    said = choice(mind, RAIN, tools=TOOLS, tool_choice=NAMED, **QUIET)
+    said = checked_choice(mind, RAIN, tools=TOOLS, tool_choice=NAMED, **QUIET)
     (call,) = said["message"]["tool_calls"]
     turns = [*RAIN, {"role": "assistant", "content": None, "tool_calls": [call]}]
     turns += [{"role": "tool", "tool_call_id": call["id"], "content": "It is noon."}]

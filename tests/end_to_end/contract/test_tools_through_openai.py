@@ -5,8 +5,8 @@ import json
 import openai
 import pytest
 
-from tests.end_to_end.contract.asking import HELLO
-from tests.end_to_end.contract.shaped import CALL, NAMED, TIME, WEATHER
+from tests.end_to_end.contract.api_client import HELLO
+from tests.end_to_end.contract.checked_replies import CALL, NAMED, TIME, WEATHER
 
 pytestmark = pytest.mark.assets
 

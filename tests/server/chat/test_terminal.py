@@ -169,7 +169,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(server: FakeOpenAI) -> None
     terminal.until("Once upon")
     terminal.process.send_signal(signal.SIGINT)
     terminal.until("(stopped)")
-    server.gate.set()
+    server.resume.set()
     assert server.hung_up.wait(PATIENCE_S)
     server.words, server.hold_after = ("Fine.",), None
     terminal.type("Go on")

@@ -70,7 +70,7 @@ def test_a_talk_with_the_keyboard_alone(page: Page, server: FakeOpenAI) -> None:
     page.until(lambda: page.texts(".busy .text") == ["The sky"])
     page.press(Keys.ESCAPE)
     page.until_answered(1)
-    server.gate.set()
+    server.resume.set()
     server.hold_after = None
     focused = []
     while "Retry" not in focused:

@@ -24,7 +24,7 @@ def test_text_is_seen_while_it_comes_and_then_its_speed(page: Page, server: Fake
     server.hold_after = 1
     page.say("Why?")
     page.until(lambda: page.texts(".busy .text") == ["The sky"])
-    server.gate.set()
+    server.resume.set()
     page.until_answered(1)
     stats = page.one(".stats").text
     assert stats.startswith("3 tokens · ") and "tokens/s · first after " in stats
@@ -36,7 +36,7 @@ def test_reasoning_is_folded_above_the_answer_and_no_part_of_the_talk(page: Page
     page.until(lambda: page.texts(".busy .text") == ["The sky"])
     assert page.texts(".assistant .thinking summary") == ["Reasoning"]
     assert not page.one(".thinking div").is_displayed()
-    server.gate.set()
+    server.resume.set()
     page.until_answered(1)
     page.one(".thinking summary").click()
     assert page.texts(".thinking div") == ["Blue, I think."]
@@ -54,7 +54,7 @@ def test_stop_ends_the_answer_and_the_talk_goes_on(page: Page, server: FakeOpenA
     assert page.one("#send").get_attribute("aria-label") == "Stop"
     page.one("#send").click()
     page.until_answered(1)
-    server.gate.set()
+    server.resume.set()
     assert server.hung_up.wait(20)
     assert "2 tokens" in page.one(".stats").text and page.texts(".note") == ["You stopped this answer."]
     server.words, server.hold_after = ("And then?",), None

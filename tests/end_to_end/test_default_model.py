@@ -1,4 +1,4 @@
-"""The default model behind a real server, as a stranger meets it: through the openai SDK and plain HTTP."""
+"""The default model on a real server, through the openai SDK and plain HTTP."""
 
 import asyncio
 import json
@@ -17,21 +17,21 @@ from server.assets import ASSETS
 from server.chat import client as client_of_the_terminal
 from server.startup import make_curl_command
 from tests import assets
-from tests.end_to_end.running import RunningServer
+from tests.end_to_end.running_server import RunningServer
 
 pytestmark = pytest.mark.assets
 
-FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL_QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = [{"role": "user", "content": "Tell me a short story about a fox."}]
 # Fewer shapes than the defaults, so that a clean machine compiles them in a minute.
 SHAPES = ("--max-model-len", "1024", "--max-num-seqs", "8", "--max-num-batched-tokens", "64")
-SETTINGS = (*SHAPES, "--disable-access-log", "--enable-prompt-tokens-details")
+SERVER_FLAGS = (*SHAPES, "--disable-access-log", "--enable-prompt-tokens-details")
 
 
 @pytest.fixture(scope="module")
 def smollm2() -> Iterator[RunningServer]:
     assets.model()
-    with RunningServer("smollm2-135m-instruct", *SETTINGS) as server:
+    with RunningServer("smollm2-135m-instruct", *SERVER_FLAGS) as server:
         yield server
 
 
@@ -41,7 +41,7 @@ def client(smollm2: RunningServer) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def ask(client, messages=FRANCE, **how):
+def ask(client, messages=CAPITAL_QUESTION, **how):
     return client.chat.completions.create(model="", messages=messages, **({"temperature": 0} | how))
 
 
@@ -192,7 +192,7 @@ def ask_until(holds) -> None:
     ],
 )
 def test_bad_input_is_named_and_the_server_goes_on(smollm2, client, change, status, words):
-    reply = httpx.post(smollm2.url + "/v1/chat/completions", json={"messages": FRANCE} | change, timeout=60)
+    reply = httpx.post(smollm2.url + "/v1/chat/completions", json={"messages": CAPITAL_QUESTION} | change, timeout=60)
     error = reply.json()["error"]
     assert (reply.status_code, error["code"]) == (status, status)
     assert words in error["message"]
@@ -208,19 +208,19 @@ def test_malformed_json_is_a_400(smollm2):
 
 
 async def test_two_hundred_mixed_requests_compile_nothing_and_leave_no_page(smollm2):
-    before, dice = metric(smollm2, "jaxserve_compilations_total"), random.Random(1)
+    before, rng = metric(smollm2, "jaxserve_compilations_total"), random.Random(1)
     assert before > 0 or metric(smollm2, "jaxserve_compilation_cache_hits_total") > 0
 
     def body() -> dict:
         return {
-            "messages": [{"role": "user", "content": "word " * dice.randint(1, 150)}],
-            "max_tokens": dice.randint(1, 12),
-            "temperature": dice.choice([0, 0.7, 1.3]),
-            "top_p": dice.choice([1, 0.9]),
-            "top_k": dice.choice([0, 40]),
-            "min_tokens": dice.choice([0, 1]),
-            "stream": dice.random() < 0.5,
-            **({"logprobs": True, "top_logprobs": 2} if dice.random() < 0.3 else {}),
+            "messages": [{"role": "user", "content": "word " * rng.randint(1, 150)}],
+            "max_tokens": rng.randint(1, 12),
+            "temperature": rng.choice([0, 0.7, 1.3]),
+            "top_p": rng.choice([1, 0.9]),
+            "top_k": rng.choice([0, 40]),
+            "min_tokens": rng.choice([0, 1]),
+            "stream": rng.random() < 0.5,
+            **({"logprobs": True, "top_logprobs": 2} if rng.random() < 0.3 else {}),
         }
 
     limits = httpx.Limits(max_connections=24)

@@ -1,4 +1,4 @@
-"""A stranger with a key: asks over plain HTTP, and reads what comes back."""
+"""A client with a key that sends requests over plain HTTP and checks the replies."""
 
 import json
 from typing import Any
@@ -17,16 +17,18 @@ OTHER = 20001  # a token that no prompt here has
 FORCED = {"logit_bias": {str(COMMA): 100}, "ignore_eos": True}  # nothing but commas
 
 
-class Stranger:
+class ApiClient:
+    """Sends chat and completion requests with short defaults."""
+
     def __init__(self, http: httpx.Client) -> None:
         self.http = http
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
-        """body: an object, or the bytes themselves."""
-        how = {"content": body, "headers": {"content-type": "application/json"} | headers}
+        """Send a body: an object, or the bytes themselves."""
+        options = {"content": body, "headers": {"content-type": "application/json"} | headers}
         if not isinstance(body, bytes):
-            how = {"json": body, "headers": headers}
-        return self.http.post(path, **how)
+            options = {"json": body, "headers": headers}
+        return self.http.post(path, **options)
 
     def ask(self, messages: Any = None, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
         return self.post(CHAT, {"messages": messages or HELLO} | DEFAULTS | fields, **(headers or {}))
@@ -43,16 +45,16 @@ class Stranger:
         return self.choice(messages, **fields)["message"]["content"]
 
     def ids(self, messages: Any = None, **fields: Any) -> list[int]:
-        """What was generated."""
+        """Return the generated token ids."""
         return self.choice(messages, return_token_ids=True, **fields)["token_ids"]
 
     def prompt_ids(self, messages: Any = None, **fields: Any) -> list[int]:
-        """What the model read."""
+        """Return the token ids of the prompt."""
         fields = {"max_tokens": 1} | fields
         return self.chat(messages, None, return_token_ids=True, **fields)["prompt_token_ids"]
 
     def stream(self, messages: Any = None, **fields: Any) -> list[dict[str, Any]]:
-        return events(self.ask(messages, stream=True, **fields))
+        return parse_stream(self.ask(messages, stream=True, **fields))
 
     def complete(self, **fields: Any) -> dict[str, Any]:
         reply = self.post(COMPLETIONS, {"prompt": PROMPT} | DEFAULTS | fields)
@@ -63,8 +65,8 @@ class Stranger:
         return self.post("/detokenize", {"tokens": ids}).json()["prompt"]
 
 
-def events(reply: httpx.Response) -> list[dict[str, Any]]:
-    """A stream's chunks; its [DONE] is looked for and taken off."""
+def parse_stream(reply: httpx.Response) -> list[dict[str, Any]]:
+    """Return the chunks of a stream, without its final [DONE]."""
     assert reply.status_code == 200, reply.text
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     frames = reply.text.split("\n\n")
@@ -73,15 +75,15 @@ def events(reply: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(frame.removeprefix("data: ")) for frame in frames[:-2]]
 
 
-def refusal(reply: httpx.Response, status: int = 400) -> dict[str, Any]:
-    """The error object of a reply that has this status."""
+def check_error(reply: httpx.Response, status: int = 400) -> dict[str, Any]:
+    """Check the status of an error reply and return its error object."""
     assert (reply.status_code, reply.headers["content-type"]) == (status, "application/json"), reply.text
     error = reply.json()["error"]
     assert list(error) == ["message", "type", "param", "code"] and error["code"] == status
     return error
 
 
-def content(chunks: list[dict[str, Any]], index: int = 0) -> str:
-    """The text of one choice of a stream."""
+def merge_content(chunks: list[dict[str, Any]], index: int = 0) -> str:
+    """Return the text of one choice of a stream."""
     own = [one for chunk in chunks for one in chunk["choices"] if one["index"] == index]
     return "".join(one["delta"].get("content", "") for one in own)

@@ -1,4 +1,4 @@
-"""`jaxserve serve` as a process of its own, as a person starts it."""
+"""`jaxserve serve` as a separate process, started by its command line."""
 
 import re
 import signal
@@ -8,15 +8,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-SMALL = ("--max-model-len", "512", "--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--block-size", "16")
-PATIENCE_S = 300
+SMALL_SERVER_FLAGS = (
+    "--max-model-len",
+    "512",
+    "--max-num-seqs",
+    "4",
+    "--max-num-batched-tokens",
+    "64",
+    "--block-size",
+    "16",
+)
+TIMEOUT_S = 300
 
 
 class RunningServer:
-    """Started and ready inside the `with`; asked to stop at its end, unless it has been already.
+    """A server that is ready inside the `with` block and stopped at its end.
 
-    url       where it says that it is
-    started   what it wrote before it was ready, line by line
+    url       the address that it printed
+    started   the lines that it printed before it was ready
     """
 
     def __init__(self, model: Path | str, *words: str) -> None:
@@ -29,8 +38,8 @@ class RunningServer:
         assert self._process.stderr
         for line in self._process.stderr:
             self.started.append(line.rstrip())
-            if found := re.match(r"address +(http://\S+)", line):
-                self.url = found[1]
+            if match := re.match(r"address +(http://\S+)", line):
+                self.url = match[1]
             if "Running on" in line:
                 return self
         raise AssertionError(f"the server ended with {self._process.wait()}:\n" + "\n".join(self.started))
@@ -42,7 +51,7 @@ class RunningServer:
             self.stop()
 
     def stop(self) -> tuple[int, str]:
-        """SIGTERM: the exit code, and what was written since the start."""
+        """Send SIGTERM and return the exit code and what was printed since the start."""
         self._process.send_signal(signal.SIGTERM)
-        rest = self._process.communicate(timeout=PATIENCE_S)[1]
+        rest = self._process.communicate(timeout=TIMEOUT_S)[1]
         return self._process.returncode, rest

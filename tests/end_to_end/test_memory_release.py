@@ -1,4 +1,4 @@
-"""`LLM.close` gives the process's memory back: measured in a process of its own, on the default model."""
+"""`LLM.close` returns the memory: measured in a process of its own, on the default model."""
 
 import subprocess
 import sys

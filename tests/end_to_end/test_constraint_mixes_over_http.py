@@ -32,16 +32,16 @@ SHAPES: tuple[dict[str, Any], ...] = (
 
 
 def request(number: int) -> dict[str, Any]:
-    dice = random.Random(number)
-    shape = dice.choice(SHAPES)
-    greedy = "n" not in shape and dice.random() < 0.2
-    words = " ".join(dice.choice(["the", "quick", "brown", "fox", "jumps"]) for _ in range(dice.randint(1, 20)))
+    rng = random.Random(number)
+    shape = rng.choice(SHAPES)
+    greedy = "n" not in shape and rng.random() < 0.2
+    words = " ".join(rng.choice(["the", "quick", "brown", "fox", "jumps"]) for _ in range(rng.randint(1, 20)))
     return {
         "messages": [{"role": "user", "content": words}],
-        "max_tokens": dice.randint(8, 60),
+        "max_tokens": rng.randint(8, 60),
         "temperature": 0 if greedy else 1.0,
         "seed": number,
-        "stream": dice.random() < 0.5,
+        "stream": rng.random() < 0.5,
         **shape,
     }
 
@@ -72,7 +72,7 @@ def _whole(choice: dict[str, Any]) -> tuple[str, str, Any]:
 async def test_each_is_answered_as_alone(api, first):
     requests = [request(number) for number in range(first, first + 32)]
     alone = [await answered(api, fields) for fields in requests]
-    dice = random.Random(first)
-    together = await asyncio.gather(*(answered(api, fields, dice.randint(0, 400)) for fields in requests))
+    rng = random.Random(first)
+    together = await asyncio.gather(*(answered(api, fields, rng.randint(0, 400)) for fields in requests))
     for fields, own, expected in zip(requests, together, alone, strict=True):
         assert own == expected, json.dumps(fields)

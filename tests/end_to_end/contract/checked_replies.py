@@ -1,4 +1,4 @@
-"""Answers with a shape, asked for whole and as a stream, which must say the same."""
+"""Constrained outputs, requested whole and as a stream, which must agree."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from jsonschema import Draft202012Validator
 
-from tests.end_to_end.contract.asking import Stranger, refusal
+from tests.end_to_end.contract.api_client import ApiClient, check_error
 
 COLOURS = ["red", "green", "blue"]
 CITIES = ["Paris", "Rome", "K\u00f6ln"]
@@ -38,7 +38,7 @@ SCHEMAS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in 
 BOLD = {"temperature": 2.0, "top_p": 1.0, "top_k": 0}  # whatever the model would say, it is only held by its shape
 
 
-def choice(ask: Stranger, messages: Any = None, **fields: Any) -> dict[str, Any]:
+def checked_choice(ask: ApiClient, messages: Any = None, **fields: Any) -> dict[str, Any]:
     """One answer, which a stream tells just as well; of a call that is cut off it has sent the beginning."""
     fields = {"max_tokens": 120, "seed": 3} | fields
     whole = ask.choice(messages, **fields)
@@ -70,13 +70,13 @@ def streamed_calls(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return calls
 
 
-def text(ask: Stranger, messages: Any = None, **fields: Any) -> str:
-    return choice(ask, messages, **fields)["message"]["content"]
+def checked_text(ask: ApiClient, messages: Any = None, **fields: Any) -> str:
+    return checked_choice(ask, messages, **fields)["message"]["content"]
 
 
-def document(ask: Stranger, schema: Any, **fields: Any) -> Any:
+def checked_document(ask: ApiClient, schema: Any, **fields: Any) -> Any:
     """The JSON of an answer that came to its end, valid under the schema."""
-    answer = choice(ask, **{"structured_outputs": {"json": schema}} | fields)
+    answer = checked_choice(ask, **{"structured_outputs": {"json": schema}} | fields)
     assert answer["finish_reason"] == "stop", answer
     value = json.loads(answer["message"]["content"])
     Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
@@ -97,12 +97,12 @@ def check_calls(answer: dict[str, Any]) -> list[tuple[str, Any]]:
     return read
 
 
-def refused(ask: Stranger, **fields: Any) -> dict[str, Any]:
+def checked_error(ask: ApiClient, **fields: Any) -> dict[str, Any]:
     """The error of a request that is refused alike whole and streamed, before any event."""
-    errors = [refusal(ask.ask(**fields, stream=stream)) for stream in (False, True)]
+    errors = [check_error(ask.ask(**fields, stream=stream)) for stream in (False, True)]
     assert errors[0] == errors[1]
     return errors[0]
 
 
-def completion(ask: Stranger, **fields: Any) -> httpx.Response:
+def completion(ask: ApiClient, **fields: Any) -> httpx.Response:
     return ask.post("/v1/completions", {"prompt": "A colour:", "max_tokens": 40, "temperature": 0} | fields)

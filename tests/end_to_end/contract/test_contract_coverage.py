@@ -1,4 +1,4 @@
-"""No field of a chat request, and nothing that is done on purpose unlike elsewhere, is without a test in this room."""
+"""Every field of a chat request, and every deliberate difference from vLLM, has a test in this folder."""
 
 import re
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.test_fields import pieces_of
+from tests.end_to_end.test_request_fields import pieces_of
 
 SEARCH = {"use_beam_search": True, "max_tokens": 16, "return_token_ids": True, "temperature": 0}
 
