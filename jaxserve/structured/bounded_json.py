@@ -1,4 +1,4 @@
-"""JSON that came with a request, read within limits of size and depth."""
+"""JSON text that came with a request, parsed within limits of size and depth."""
 
 import json
 from typing import Any
@@ -10,7 +10,13 @@ MAX_BYTES = 1 << 20
 
 
 def parse_bounded_json(text: str, what: str, max_depth: int) -> Any:
-    """The value that `text` is. Raises InvalidParameter that says what is wrong with `what`."""
+    """Parse JSON text without changing the value of any number.
+
+    what   names the text in errors
+
+    Raises InvalidParameter if the text is not JSON, is larger than MAX_BYTES, holds half a surrogate pair, or is nested
+    deeper than `max_depth` objects and arrays.
+    """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InvalidParameter(f"{what} is larger than {MAX_BYTES} bytes.")
     too_deep = InvalidParameter(f"{what} is nested deeper than {max_depth} levels.")
@@ -29,7 +35,7 @@ def parse_bounded_json(text: str, what: str, max_depth: int) -> Any:
 
 
 def _depth(value: Any) -> int:
-    """Levels of objects and arrays."""
+    """The number of nested objects and arrays."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1

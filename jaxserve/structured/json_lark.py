@@ -1,7 +1,7 @@
-"""JSON with numbers that llguidance would change → a Lark grammar in which they are written out.
+"""Merged schemas with numbers that llguidance would change → a Lark grammar in which they are written out.
 
-Only the way to such numbers is written as rules: objects, arrays and options that hold one. Everything else in them is
-a `%json` of its own, with the same whitespace.
+Only the objects, arrays and options that contain such a number are written as rules. Everything else in them is a
+`%json` of its own, with the same whitespace.
 """
 
 import json
@@ -17,10 +17,10 @@ from jaxserve.structured.patterns import escape_pattern
 from jaxserve.structured.schema_keywords import unenforceable_error
 
 MAX_NAME_CHARS = 100
-_NOTHING = '""'
+_EMPTY = '""'
 _RANGE = ("minimum", "maximum")
-_KINDS = (("string", str), ("array", list), ("object", dict))
-_KEYWORDS_OF = {
+_PYTHON_TYPES = (("string", str), ("array", list), ("object", dict))
+_KEYWORDS_OF_TYPE = {
     "null": (),
     "boolean": (),
     "number": _RANGE,
@@ -32,17 +32,17 @@ _KEYWORDS_OF = {
 
 
 def find_inexact_definitions(definitions: Mapping[str, Any]) -> set[str]:
-    """The definitions that hold a number which llguidance would change, or lead to one."""
-    found = {name for name, schema in definitions.items() if has_decimal(schema)}
+    """Return the definitions that contain a number which llguidance would change, or refer to such a definition."""
+    inexact = {name for name, schema in definitions.items() if has_decimal(schema)}
     while True:
-        more = {name for name, schema in definitions.items() if name not in found and collect_refs(schema) & found}
+        more = {name for name, schema in definitions.items() if name not in inexact and collect_refs(schema) & inexact}
         if not more:
-            return found
-        found |= more
+            return inexact
+        inexact |= more
 
 
 def collect_refs(schema: Any) -> set[str]:
-    """The names of the definitions that a merged schema points at, data and names of properties left out."""
+    """Return the names of the definitions that a merged schema refers to. Listed values are not searched."""
     if isinstance(schema, list):
         return set().union(*map(collect_refs, schema))
     if not isinstance(schema, dict):
@@ -55,97 +55,100 @@ def collect_refs(schema: Any) -> set[str]:
 
 
 def ref_name(schema: Mapping[str, Any]) -> str:
-    """The name of the definition that a `$ref` of ours points at."""
+    """Return the name of the definition that the `$ref` of a merged schema points at."""
     return schema["$ref"].removeprefix("#/$defs/")
 
 
 class JsonLarkWriter:
     """Writes one grammar.
 
-    definitions   what `$ref`s point at, merged schemas like the one that is written
-    options       llguidance's for JSON
+    definitions   the targets of `$ref`s by name, merged schemas like the one that is written
+    options       llguidance's options for JSON
     """
 
     def __init__(self, definitions: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         self._definitions = definitions
         self._options = options
         self._inexact = find_inexact_definitions(definitions)
-        self._rules: dict[str, str] = {}  # definition → name
-        self._named: dict[str, str] = {}  # of definitions: name there → name here
-        self._lines: list[str] = []
+        self._rules: dict[str, str] = {}  # definition → name of a rule or terminal
+        self._rule_names: dict[str, str] = {}  # name of a schema definition → name of its rule
+        self._definition_lines: list[str] = []
 
     def write(self, schema: Any) -> str:
-        """The text of a Lark grammar."""
+        """Return the text of a Lark grammar for a merged schema.
+
+        Raises InvalidParameter if no value is valid, or numbers cannot be enforced beside other keywords.
+        """
         start = self._value(schema)
         lines = ['%llguidance {"no_forcing": true, "ignore_once": true}', f"start: {start}"]
         if "whitespace_pattern" in self._options:
             lines.append(f"%ignore /{regex_to_lark(self._options['whitespace_pattern'])}/")
         lines += [f"{name}: {definition}" for definition, name in self._rules.items()]
-        return "\n".join([*lines, *self._lines])
+        return "\n".join([*lines, *self._definition_lines])
 
     def _value(self, schema: Any) -> str:
-        """An expression for what is valid under a merged schema."""
+        """Return an expression for what is valid under a merged schema."""
         if self._is_exact(schema):
             return self._json(schema)
         if "$ref" in schema:
             return self._definition(ref_name(schema))
         if "anyOf" in schema:
-            plain = [option for option in schema["anyOf"] if self._is_exact(option)]
+            exact = [option for option in schema["anyOf"] if self._is_exact(option)]
             others = [self._value(option) for option in schema["anyOf"] if not self._is_exact(option)]
-            return self._either([*others, *([self._json({"anyOf": plain})] if plain else [])])
+            return self._either([*others, *([self._json({"anyOf": exact})] if exact else [])])
         if "enum" in schema:
-            return self._listed(schema)
+            return self._enum(schema)
         return self._types(schema)
 
     def _types(self, schema: Mapping[str, Any]) -> str:
-        """One option a type; those that llguidance takes as they are stay together."""
-        types = schema.get("type", [name for name in _KEYWORDS_OF if name != "integer"])
-        found: list[str] = []
-        plain: dict[str, Any] = {"type": []}
+        """Return one option a type; the types that llguidance enforces exactly are one option."""
+        types = schema.get("type", [name for name in _KEYWORDS_OF_TYPE if name != "integer"])
+        options: list[str] = []
+        exact: dict[str, Any] = {"type": []}
         for name in [types] if isinstance(types, str) else types:
-            keywords = {key: schema[key] for key in _KEYWORDS_OF[name] if key in schema}
+            keywords = {key: schema[key] for key in _KEYWORDS_OF_TYPE[name] if key in schema}
             if self._is_exact(keywords):
-                plain["type"].append(name)
-                plain |= keywords
+                exact["type"].append(name)
+                exact |= keywords
             elif name == "object":
-                found.append(self._object(keywords))
+                options.append(self._object(keywords))
             else:
-                found.append(self._array(keywords) if name == "array" else self._number(keywords, name))
-        return self._either([*found, *([self._json(plain)] if plain["type"] else [])])
+                options.append(self._array(keywords) if name == "array" else self._number(keywords, name))
+        return self._either([*options, *([self._json(exact)] if exact["type"] else [])])
 
     def _is_exact(self, schema: Any) -> bool:
-        """Whether llguidance takes all numbers in it as they are."""
+        """Whether llguidance keeps all numbers in a schema exactly."""
         return not has_decimal(schema) and collect_refs(schema).isdisjoint(self._inexact)
 
     def _definition(self, name: str) -> str:
-        if name not in self._named:
-            self._named[name] = f"d{len(self._named)}"
-            self._lines.append(f"{self._named[name]}: {self._value(self._definitions[name])}")
-        return self._named[name]
+        if name not in self._rule_names:
+            self._rule_names[name] = f"d{len(self._rule_names)}"
+            self._definition_lines.append(f"{self._rule_names[name]}: {self._value(self._definitions[name])}")
+        return self._rule_names[name]
 
     def _json(self, schema: Any) -> str:
-        """What llguidance takes as it is."""
+        """Return an expression for a schema that llguidance enforces exactly."""
         needed, new = set(), collect_refs(schema)
         while new:
             needed |= new
             new = set().union(*(collect_refs(self._definitions[name]) for name in new)) - needed
         definitions = {name: self._definitions[name] for name in sorted(needed)}
-        whole = schema | {"x-guidance": self._options} | ({"$defs": definitions} if definitions else {})
-        return self._rule(f"%json {json.dumps(whole)}")
+        complete = schema | {"x-guidance": self._options} | ({"$defs": definitions} if definitions else {})
+        return self._rule(f"%json {json.dumps(complete)}")
 
-    def _listed(self, schema: Mapping[str, Any]) -> str:
+    def _enum(self, schema: Mapping[str, Any]) -> str:
         numbers = [value for value in schema["enum"] if has_decimal(value)]
         others = [value for value in schema["enum"] if not has_decimal(value)]
         texts = " | ".join(f'"{format_number(number)}"' for number in numbers)
-        found = [self._terminal(texts)] if numbers else []
+        options = [self._terminal(texts)] if numbers else []
         if not others:
-            return self._either(found)
-        types = [name for name, kind in _KINDS if any(isinstance(value, kind) for value in others)]
-        kept = {key: schema[key] for name in types for key in _KEYWORDS_OF[name] if key in schema}
-        if not self._is_exact(kept):
+            return self._either(options)
+        types = [name for name, kind in _PYTHON_TYPES if any(isinstance(value, kind) for value in others)]
+        keywords = {key: schema[key] for name in types for key in _KEYWORDS_OF_TYPE[name] if key in schema}
+        if not self._is_exact(keywords):
             raise unenforceable_error("enum", "#", "numbers with a fraction bound what is inside a listed value")
-        said = {"type": schema["type"]} if "type" in schema else {}
-        return self._either([*found, self._json({**said, **kept, "enum": others})])
+        type_keyword = {"type": schema["type"]} if "type" in schema else {}
+        return self._either([*options, self._json({**type_keyword, **keywords, "enum": others})])
 
     def _number(self, schema: Mapping[str, Any], name: str) -> str:
         low, high = (to_decimal(schema[keyword]) if keyword in schema else None for keyword in ("minimum", "maximum"))
@@ -157,13 +160,13 @@ class JsonLarkWriter:
     def _array(self, schema: Mapping[str, Any]) -> str:
         first, rest = schema.get("prefixItems", []), schema.get("items", {})
         least, most = schema.get("minItems", 0), schema.get("maxItems")
-        if False in first:  # what nothing is valid for cannot be there
+        if False in first:  # nothing is valid there, so the array ends before it
             first, rest = first[: first.index(False)], False
         if most is not None and most <= len(first):
             first, rest = first[:most], False
         items = [self._value(item) for item in first]
         if rest is False:
-            after, most = _NOTHING, len(first)
+            after, most = _EMPTY, len(first)
         else:
             items.append(self._value(rest))
             after = self._repeated(items[-1], max(least - len(items), 0), None if most is None else most - len(items))
@@ -177,7 +180,7 @@ class JsonLarkWriter:
     def _object(self, schema: Mapping[str, Any]) -> str:
         required = schema.get("required", ())
         members = [
-            (self._rule(f'{_quoted(name)} ":" {self._value(value)}'), name in required)
+            (self._rule(f'{_quote(name)} ":" {self._value(value)}'), name in required)
             for name, value in schema.get("properties", {}).items()
             if value is not False
         ]
@@ -185,21 +188,21 @@ class JsonLarkWriter:
         least = max(schema.get("minProperties", 0) - len(required), 0)
         most = schema["maxProperties"] - len(required) if "maxProperties" in schema else None
         if other is None or most == 0:
-            after = first = _NOTHING
+            after = first = _EMPTY
         else:
             after = self._repeated(other, least, most)
             first = self._rule(
                 f"{other} {self._repeated(other, max(least - 1, 0), None if most is None else most - 1)}"
             )
             first += "" if least else "?"
-        for member, is_required in reversed(members):  # after: behind another member; first: behind none
+        for member, is_required in reversed(members):  # after: what may follow a member; first: what may come first
             comma = self._rule(f'"," {member}')
             first = self._rule(f"{member} {after}" if is_required else f"{member} {after} | {first}")
             after = self._rule(f"{comma} {after}" if is_required else f"{comma}? {after}")
         return self._rule(f'"{{" {first} "}}"')
 
     def _other_member(self, schema: Mapping[str, Any]) -> str | None:
-        """A member whose name is not declared; None: there is none."""
+        """Return an expression for a member whose name is not declared; None: there is none."""
         others, patterns = schema.get("additionalProperties", {}), schema.get("patternProperties", {})
         if patterns and (len(patterns) > 1 or others is not False or schema.get("properties")):
             raise unenforceable_error(
@@ -207,14 +210,14 @@ class JsonLarkWriter:
             )
         if not patterns and others is False:
             return None
-        [(pattern, value)] = patterns.items() if patterns else [(_other_than(schema.get("properties", ())), others)]
+        [(pattern, value)] = patterns.items() if patterns else [(_pattern_except(schema.get("properties", ())), others)]
         name = {"type": "string"} | ({"pattern": pattern} if pattern else {})
         return None if value is False else self._rule(f'{self._json(name)} ":" {self._value(value)}')
 
     def _repeated(self, item: str, least: int, most: int | None) -> str:
-        """The item, with a comma before each, so many times."""
+        """Return an expression for `least` to `most` items, each after a comma."""
         if most == 0:
-            return _NOTHING
+            return _EMPTY
         return self._rule(f'"," {item}') + f"{{{least},{'' if most is None else most}}}"
 
     def _either(self, options: list[str]) -> str:
@@ -227,23 +230,23 @@ class JsonLarkWriter:
         return self._rules.setdefault(definition, f"T{len(self._rules)}")
 
 
-def _quoted(name: str) -> str:
-    """A JSON string as a text of the grammar."""
+def _quote(name: str) -> str:
+    """Write a name as a JSON string, within a string of Lark."""
     return json.dumps(json.dumps(name, ensure_ascii=False), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _other_than(names: Collection[str]) -> str:
-    """A pattern for all texts but these; "" where there are none."""
+def _pattern_except(names: Collection[str]) -> str:
+    """Return a pattern that matches all texts except these; "" where there are none."""
     if any(len(name) > MAX_NAME_CHARS for name in names):
         raise unenforceable_error(
             "additionalProperties", "#", f"beside a name of more than {MAX_NAME_CHARS} characters"
         )
-    return f"^{_rest_other_than(names)}$" if names else ""
+    return f"^{_rest_except(names)}$" if names else ""
 
 
-def _rest_other_than(ends: Collection[str]) -> str:
-    """How a text may go on that must not end in one of these ways."""
+def _rest_except(ends: Collection[str]) -> str:
+    """Return a pattern for the rest of a text that must not be one of `ends`."""
     heads = dict.fromkeys(end[0] for end in ends if end)
     others = rf"[^{escape_pattern(''.join(heads))}\x{{0}}](?s:.)*" if heads else "(?s:.)+"
-    longer = [escape_pattern(head) + _rest_other_than([end[1:] for end in ends if end[:1] == head]) for head in heads]
+    longer = [escape_pattern(head) + _rest_except([end[1:] for end in ends if end[:1] == head]) for head in heads]
     return f"(?:{'|'.join([*([] if '' in ends else ['']), others, *longer])})"

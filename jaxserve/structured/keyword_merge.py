@@ -1,4 +1,4 @@
-"""Plain keywords of several schemas, merged: values, types, strings, arrays."""
+"""Plain keywords of several schemas that must all be valid, merged: types, enums, strings and arrays."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,19 +13,19 @@ from jaxserve.structured.schema_keywords import unenforceable_error
 
 
 def merge_types(parts: Iterable[LocatedSchema]) -> list[str] | None:
-    """The types that all parts allow; None: any."""
+    """Return the types that all schemas allow; None: any type."""
     allowed: list[str] | None = None
     for part in parts:
         if "type" in part.schema:
-            said = part.schema["type"]
-            new = list(dict.fromkeys([said] if isinstance(said, str) else said))
-            allowed = new if allowed is None else _common_types(allowed, new)
+            value = part.schema["type"]
+            types = list(dict.fromkeys([value] if isinstance(value, str) else value))
+            allowed = types if allowed is None else _intersect_types(allowed, types)
     if allowed is not None and "number" in allowed and "integer" in allowed:
         allowed.remove("integer")
     return allowed
 
 
-def _common_types(first: list[str], second: list[str]) -> list[str]:
+def _intersect_types(first: list[str], second: list[str]) -> list[str]:
     both = [name for name in first if name in second]
     if "number" not in both and {"number", "integer"} <= {*first, *second}:
         return both if "integer" in both else [*both, "integer"]
@@ -33,37 +33,41 @@ def _common_types(first: list[str], second: list[str]) -> list[str]:
 
 
 def merge_enums(parts: Iterable[LocatedSchema]) -> list[Any] | None:
-    """The values that `enum` and `const` of all parts allow, numbers as `to_listed_number` has them; None: any."""
+    """Return the values that `enum` and `const` of all schemas allow; None: any value.
+
+    Numbers are as `to_listed_number` returns them. Raises InvalidParameter if one of them cannot be kept exactly.
+    """
     allowed: dict[Any, Any] | None = None
     for part in parts:
         for keyword in ("const", "enum"):
             if keyword in part.schema:
-                said = part.schema["enum"] if keyword == "enum" else [part.schema["const"]]
-                values = [_listed(value, keyword, part.path) for value in said]
-                new = {_key(value): value for value in values}
-                allowed = new if allowed is None else {key: allowed[key] for key in allowed if key in new}
+                listed = part.schema["enum"] if keyword == "enum" else [part.schema["const"]]
+                values = [_convert_numbers(value, keyword, part.path) for value in listed]
+                by_key = {_equality_key(value): value for value in values}
+                allowed = by_key if allowed is None else {key: allowed[key] for key in allowed if key in by_key}
     return None if allowed is None else list(allowed.values())
 
 
-def _listed(value: Any, keyword: str, path: str) -> Any:
+def _convert_numbers(value: Any, keyword: str, path: str) -> Any:
+    """Return a listed value with all its numbers converted by `to_listed_number`."""
     if isinstance(value, dict):
-        return {key: _listed(item, keyword, path) for key, item in value.items()}
+        return {key: _convert_numbers(item, keyword, path) for key, item in value.items()}
     if isinstance(value, list):
-        return [_listed(item, keyword, path) for item in value]
+        return [_convert_numbers(item, keyword, path) for item in value]
     return to_listed_number(value, keyword, path) if is_number(value) else value
 
 
-def _key(value: Any) -> Any:
-    """Equal for equal values: numbers by what they count, whether they are written with a point or without."""
+def _equality_key(value: Any) -> Any:
+    """Return a key that is equal for equal JSON values, such as 1 and 1.0."""
     if isinstance(value, dict):
-        return "object", frozenset((key, _key(item)) for key, item in value.items())
+        return "object", frozenset((key, _equality_key(item)) for key, item in value.items())
     if isinstance(value, list):
-        return "array", *map(_key, value)
+        return "array", *map(_equality_key, value)
     return ("number", to_decimal(value)) if is_number(value) else (type(value).__name__, value)
 
 
 def expand_const(value: Any) -> dict[str, Any]:
-    """A schema under which only this array or object is valid, in which its members are listed one by one."""
+    """Return a schema under which only this array or object is valid, with a schema of its own for each member."""
     if isinstance(value, list):
         items = [{"const": item} for item in value]
         return {"type": "array", **({"prefixItems": items} if items else {}), "items": False, "minItems": len(items)}
@@ -72,34 +76,41 @@ def expand_const(value: Any) -> dict[str, Any]:
 
 
 def merge_string_keywords(parts: Iterable[LocatedSchema], unenforced: dict[str, None]) -> dict[str, Any]:
-    """Lengths, patterns and formats; what can be said only once in a schema is said again in `allOf`.
+    """Merge lengths, patterns and formats. Several patterns become an `allOf`.
 
-    A format is an annotation if nothing that the patterns beside it match is of it: it is added to `unenforced`.
+    unenforced   gets the formats added that no text has which the patterns match: such a format is an annotation
+
+    Raises InvalidParameter if a pattern cannot be enforced.
     """
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     patterns: list[str] = []
     formats: dict[str, dict[str, Any]] = {}
     for part in parts:
-        _tighten(found, part.schema, "minLength", "maxLength")
+        _tighten(merged, part.schema, "minLength", "maxLength")
         if "pattern" in part.schema:
-            said = remove_lookahead(part.schema["pattern"])
-            patterns += [translate_keyword_pattern(pattern, "pattern", part.path) for pattern in said]
+            part_patterns = remove_lookahead(part.schema["pattern"])
+            patterns += [translate_keyword_pattern(pattern, "pattern", part.path) for pattern in part_patterns]
         if keywords := format_keywords(part.schema):
             formats[part.schema["format"]] = keywords
     for name, keywords in formats.items():
         if patterns and not is_satisfiable((*patterns, keywords["pattern"])):
             unenforced[name] = None
             continue
-        _tighten(found, keywords, "minLength", "maxLength")
+        _tighten(merged, keywords, "minLength", "maxLength")
         patterns.append(keywords["pattern"])
-    again = [{"pattern": pattern} for pattern in dict.fromkeys(patterns)]
-    if len(again) == 1:
-        return found | again[0]
-    return found | ({"allOf": again} if again else {})
+    rules = [{"pattern": pattern} for pattern in dict.fromkeys(patterns)]
+    if len(rules) == 1:
+        return merged | rules[0]
+    return merged | ({"allOf": rules} if rules else {})
 
 
 def translate_keyword_pattern(pattern: str, keyword: str, path: str) -> str:
-    """The pattern for llguidance; what is wrong with it is said of the keyword."""
+    """Translate a pattern of a schema for llguidance.
+
+    keyword, path   where it stands
+
+    Raises InvalidParameter, which names them, if the pattern cannot be enforced.
+    """
     parts = remove_lookahead(pattern)
     try:
         return translate_pattern(parts[0] if len(parts) == 1 else pattern)
@@ -107,37 +118,41 @@ def translate_keyword_pattern(pattern: str, keyword: str, path: str) -> str:
         raise unenforceable_error(keyword, path, str(error).removesuffix(".")) from None
 
 
-def _tighten(found: dict[str, Any], rule: dict[str, Any], least: str, most: str) -> None:
-    if least in rule:
-        found[least] = max(int(rule[least]), found.get(least, 0))
-    if most in rule:
-        found[most] = min(int(rule[most]), found.get(most, int(rule[most])))
+def _tighten(merged: dict[str, Any], schema: dict[str, Any], least: str, most: str) -> None:
+    """Raise the lower limit and lower the upper one in `merged` to those of a schema. least, most: their keywords."""
+    if least in schema:
+        merged[least] = max(int(schema[least]), merged.get(least, 0))
+    if most in schema:
+        merged[most] = min(int(schema[most]), merged.get(most, int(schema[most])))
 
 
 def merge_array_keywords(merge: MergeFunction, parts: Sequence[LocatedSchema]) -> dict[str, Any] | None:
-    """Counts, and for each place the schema of what may stand there; None: there is no such array."""
-    found: dict[str, Any] = {}
-    split = [_split_items(part) for part in parts]
+    """Merge the numbers of items, and for each index the schemas of the item there. None: no array is valid.
+
+    Raises InvalidParameter like `merge`.
+    """
+    merged: dict[str, Any] = {}
+    item_schemas = [_split_items(part) for part in parts]
     for part in parts:
-        _tighten(found, part.schema, "minItems", "maxItems")
-    num_first = max((len(first) for first, _ in split), default=0)
+        _tighten(merged, part.schema, "minItems", "maxItems")
+    num_first = max((len(first) for first, _ in item_schemas), default=0)
     if num_first:
-        found["prefixItems"] = [
-            merge(*(source for first, rest in split for source in first[index : index + 1] or rest))
+        merged["prefixItems"] = [
+            merge(*(source for first, rest in item_schemas for source in first[index : index + 1] or rest))
             for index in range(num_first)
         ]
-    rest = [source for _, sources in split for source in sources]
+    rest = [source for _, sources in item_schemas for source in sources]
     if rest:
-        found["items"] = merge(*rest)
-    places = [*found.get("prefixItems", ()), found.get("items", {})]
-    least = found.get("minItems", 0)
-    if least > found.get("maxItems", least) or (False in places and places.index(False) < least):
+        merged["items"] = merge(*rest)
+    items = [*merged.get("prefixItems", ()), merged.get("items", {})]
+    least = merged.get("minItems", 0)
+    if least > merged.get("maxItems", least) or (False in items and items.index(False) < least):
         return None
-    return found
+    return merged
 
 
 def _split_items(part: LocatedSchema) -> tuple[list[LocatedSchema], list[LocatedSchema]]:
-    """(the first items' schemas, that of all others if there is one)"""
+    """Return (the schemas of the first items, the schema of all others if there is one)."""
     schema = part.schema
     if isinstance(schema.get("items"), list):
         first = [part.subschema("items", index) for index in range(len(schema["items"]))]

@@ -1,10 +1,10 @@
-"""Object keywords of several schemas, merged into closed objects whose properties are all declared.
+"""Object keywords of several schemas that must all be valid, merged into closed objects.
 
-llguidance can count properties only where all declared ones are required. Where some are optional, the sets of
-properties that there may be are written down one by one, if they are few.
+llguidance can count properties only where all declared ones are required. Where some are optional, each set of
+properties that is valid becomes a schema of its own, if there are few.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -16,13 +16,19 @@ from jaxserve.structured.patterns import escape_pattern, implies, is_found
 from jaxserve.structured.schema_keywords import unenforceable_error
 
 MAX_SETS = 64
-MAX_OPTIONAL = 240  # llguidance follows 4 items for each that may come next, and PARSER_LIMITS has 1000
+MAX_OPTIONAL = 240  # llguidance follows 4 Earley items for each property that may come next; PARSER_LIMITS has 1000
 _STRING = {"type": "string"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """What keys an object may have. properties: merged; patterns: pattern → merged; others: for all other keys."""
+    """The keys that an object may have.
+
+    properties   name → merged schema; False: the key is not allowed
+    required     names of properties
+    patterns     pattern of keys → merged schema
+    others       merged schema of all other keys
+    """
 
     properties: dict[str, Any]
     required: tuple[str, ...]
@@ -31,33 +37,34 @@ class _Keys:
 
     @property
     def is_open(self) -> bool:
+        """Whether undeclared keys are allowed."""
         return self.others is not False or any(schema is not False for schema in self.patterns.values())
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Declared names that there may be, and need not."""
+        """The properties that are allowed and not required."""
         possible = (name for name, schema in self.properties.items() if schema is not False)
         return tuple(name for name in possible if name not in self.required)
 
     def keywords(self, least: int = 0, most: int | None = None) -> dict[str, Any]:
-        """Written as a schema."""
-        found: dict[str, Any] = {}
+        """Return the keys as keywords of a schema, with limits on the number of properties."""
+        keywords: dict[str, Any] = {}
         if self.properties:
-            found["properties"] = self.properties
+            keywords["properties"] = self.properties
         if self.required:
-            found["required"] = list(self.required)
+            keywords["required"] = list(self.required)
         if self.patterns:
-            found["patternProperties"] = self.patterns
+            keywords["patternProperties"] = self.patterns
         if self.others != {}:
-            found["additionalProperties"] = self.others
+            keywords["additionalProperties"] = self.others
         if least:
-            found["minProperties"] = least
+            keywords["minProperties"] = least
         if most is not None:
-            found["maxProperties"] = most
-        return found
+            keywords["maxProperties"] = most
+        return keywords
 
     def having(self, names: Sequence[str]) -> "_Keys":
-        """With these optional names, required from now on."""
+        """Return the same keys with some optional ones required."""
         return replace(self, required=(*self.required, *names))
 
     def without(self, names: Sequence[str]) -> "_Keys":
@@ -65,12 +72,14 @@ class _Keys:
 
 
 def merge_objects(
-    merge: MergeFunction, parts: Sequence[LocatedSchema], closed: bool | None, *, is_limited: bool = True
+    merge: MergeFunction, parts: Sequence[LocatedSchema], is_closed: bool | None, *, is_limited: bool = True
 ) -> list[dict[str, Any]]:
-    """Keywords for objects, one set of which must hold; none: there is no such object.
+    """Merge the keywords for objects. One of the returned sets of keywords must hold; none: no object is valid.
 
-    closed: objects that declare nothing accept no keys either; None: undeclared keys are never closed out.
-    is_limited: as many properties may be optional as llguidance can follow.
+    is_closed    whether objects that declare nothing have no keys; None: undeclared keys are always allowed
+    is_limited   refuse more optional properties than llguidance can follow
+
+    Raises InvalidParameter if keywords cannot be enforced together.
     """
     names = list(dict.fromkeys(name for part in parts for name in part.schema.get("properties", ())))
     required = tuple(dict.fromkeys(name for part in parts for name in part.schema.get("required", ())))
@@ -82,88 +91,91 @@ def merge_objects(
             translate_keyword_pattern(pattern, "patternProperties", path): merge(*_schemas_for_pattern(pattern, parts))
             for pattern, path in _patterns(parts).items()
         },
-        _schema_for_others(merge, parts, closed),
+        _schema_for_others(merge, parts, is_closed),
     )
-    keys = _with_names(merge, keys, parts)
+    keys = _apply_property_names(merge, keys, parts)
     if any(keys.properties[name] is False for name in required):
         return []
     if is_limited and len(keys.optional) > MAX_OPTIONAL:
         path = next(part.path for part in parts if "properties" in part.schema)
         raise unenforceable_error("properties", path, f"more than {MAX_OPTIONAL} of them are optional")
-    return _counted(keys, parts)
+    return _apply_counts(keys, parts)
 
 
 def has_mixed_keys(schema: dict[str, Any]) -> bool:
-    """Whether different things are said of different keys, so that a key must be known by its spelling."""
+    """Whether a merged schema has different schemas for different keys.
+
+    Then a key must be recognised by its characters, and must not be written with escapes.
+    """
     others = schema.get("additionalProperties", {}) is not False
     return bool(schema.get("properties")) + bool(schema.get("patternProperties")) + others > 1
 
 
 def _schemas_for(name: str, parts: Sequence[LocatedSchema]) -> list[LocatedSchema]:
-    """All that is said of the value under this name."""
-    found = []
+    """Return all schemas that apply to the value under a name."""
+    schemas = []
     for part in parts:
-        said = [part.subschema("properties", name)] if name in part.schema.get("properties", ()) else []
+        declared = [part.subschema("properties", name)] if name in part.schema.get("properties", ()) else []
         for pattern in part.schema.get("patternProperties", ()):
             if is_found(translate_keyword_pattern(pattern, "patternProperties", part.path), name):
-                said.append(part.subschema("patternProperties", pattern))
-        found += said or _said_of_others(part)
-    return found
+                declared.append(part.subschema("patternProperties", pattern))
+        schemas += declared or _additional_schema(part)
+    return schemas
 
 
 def _patterns(parts: Sequence[LocatedSchema]) -> dict[str, str]:
-    """Each pattern, and where it is said."""
+    """Return each pattern of keys with the path of a schema that has it."""
     return {pattern: part.path for part in parts for pattern in part.schema.get("patternProperties", ())}
 
 
 def _schemas_for_pattern(pattern: str, parts: Sequence[LocatedSchema]) -> list[LocatedSchema]:
-    found = []
+    schemas = []
     for part in parts:
-        has = pattern in part.schema.get("patternProperties", ())
-        found += [part.subschema("patternProperties", pattern)] if has else _said_of_others(part)
-    return found
+        has_pattern = pattern in part.schema.get("patternProperties", ())
+        schemas += [part.subschema("patternProperties", pattern)] if has_pattern else _additional_schema(part)
+    return schemas
 
 
-def _said_of_others(part: LocatedSchema) -> list[LocatedSchema]:
+def _additional_schema(part: LocatedSchema) -> list[LocatedSchema]:
+    """Return the schema of `additionalProperties`, if there is one."""
     return [part.subschema("additionalProperties")] if "additionalProperties" in part.schema else []
 
 
-def _schema_for_others(merge: MergeFunction, parts: Sequence[LocatedSchema], closed: bool | None) -> Any:
-    """Of keys that are declared nowhere. Where nothing is said of them they are closed out of what declares some."""
-    said = [source for part in parts for source in _said_of_others(part)]
-    if said:
-        return merge(*said)
-    declares = closed is not None and any(
+def _schema_for_others(merge: MergeFunction, parts: Sequence[LocatedSchema], is_closed: bool | None) -> Any:
+    """Return the merged schema of undeclared keys. By default objects that declare some keys do not allow others."""
+    schemas = [schema for part in parts for schema in _additional_schema(part)]
+    if schemas:
+        return merge(*schemas)
+    has_declared = is_closed is not None and any(
         "properties" in part.schema or "patternProperties" in part.schema for part in parts
     )
-    return False if closed or declares else {}
+    return False if is_closed or has_declared else {}
 
 
-def _with_names(merge: MergeFunction, keys: _Keys, parts: Sequence[LocatedSchema]) -> _Keys:
-    """The keys that `propertyNames` leaves."""
-    said = [part for part in parts if "propertyNames" in part.schema]
-    if not said:
+def _apply_property_names(merge: MergeFunction, keys: _Keys, parts: Sequence[LocatedSchema]) -> _Keys:
+    """Return the keys that `propertyNames` allows."""
+    limiting = [part for part in parts if "propertyNames" in part.schema]
+    if not limiting:
         return keys
-    names = merge(*(part.subschema("propertyNames") for part in said), LocatedSchema(_STRING))
+    names = merge(*(part.subschema("propertyNames") for part in limiting), LocatedSchema(_STRING))
     if names is False:
         return _Keys(dict.fromkeys(keys.properties, False), keys.required, {}, False)
     names = {key: names[key] for key in names if key != "type"}
     if not names:
         return keys
-    pattern = _pattern_of(names)
+    pattern = _to_one_pattern(names)
     if pattern is None or keys.patterns:
         raise unenforceable_error(
-            "propertyNames", said[0].path, "only an enum, or one of a pattern, a format and lengths, can"
+            "propertyNames", limiting[0].path, "only an enum, or one of a pattern, a format and lengths, can"
         )
-    bad = [name for name in keys.properties if not is_found(pattern, name)]
-    keys = keys.without(bad)
+    keys = keys.without([name for name in keys.properties if not is_found(pattern, name)])
     return keys if keys.others is False else replace(keys, patterns={pattern: keys.others}, others=False)
 
 
-def _pattern_of(names: dict[str, Any]) -> str | None:
-    """One pattern for all that is said of names, if there is one: llguidance takes no more for a key.
+def _to_one_pattern(names: dict[str, Any]) -> str | None:
+    """Return one pattern for a merged schema of names, if there is one: llguidance takes no more for a key.
 
-    Of several conditions that is the one that implies the others, or a pattern in NARROW_PATTERNS that implies all.
+    Of several conditions it is the one that implies the others, or a pattern of NARROW_PATTERNS that implies all.
     """
     if names.keys() == {"enum"}:
         return f"^(?:{'|'.join(map(escape_pattern, names['enum']))})$"
@@ -184,8 +196,8 @@ def _pattern_of(names: dict[str, Any]) -> str | None:
     return None
 
 
-def _counted(keys: _Keys, parts: Sequence[LocatedSchema]) -> list[dict[str, Any]]:
-    """The same keys, as many as `minProperties` and `maxProperties` say."""
+def _apply_counts(keys: _Keys, parts: Sequence[LocatedSchema]) -> list[dict[str, Any]]:
+    """Return the keywords of the keys, with as many properties as `minProperties` and `maxProperties` allow."""
     least = max((int(part.schema.get("minProperties", 0)) for part in parts), default=0)
     limits = [int(part.schema["maxProperties"]) for part in parts if "maxProperties" in part.schema]
     num_required, num_possible = len(keys.required), len(keys.required) + len(keys.optional)
@@ -204,21 +216,22 @@ def _counted(keys: _Keys, parts: Sequence[LocatedSchema]) -> list[dict[str, Any]
         sets = [(names, False) for names in _subsets(keys.optional, least - num_required, least - num_required)]
     else:
         sets = [(names, True) for names in _subsets(keys.optional, max(least - num_required, 0), most - num_required)]
-    found = []
-    for names, is_exact in sets:
-        if len(found) >= MAX_SETS:
+    options = []
+    for names, is_exact in sets:  # is_exact: no other optional properties than these
+        if len(options) >= MAX_SETS:
             raise unenforceable_error(keyword, path, f"more than {MAX_SETS} sets of optional properties would do")
         others = [name for name in keys.optional if name not in names]
         chosen = keys.having(names).without(others) if is_exact else keys.having(names)
         if not keys.is_open:
-            found.append(chosen.keywords())
+            options.append(chosen.keywords())
         elif least - len(chosen.required) > 1:
             raise unenforceable_error(keyword, path, "among several undeclared keys, one could be there twice")
         else:
-            found.append(chosen.keywords(least, most))
-    return found
+            options.append(chosen.keywords(least, most))
+    return options
 
 
-def _subsets(names: Sequence[str], least: int, most: int | None):
+def _subsets(names: Sequence[str], least: int, most: int | None) -> Iterator[tuple[str, ...]]:
+    """Yield the subsets of `least` to `most` names, the smallest first."""
     for size in range(least, (len(names) if most is None else min(most, len(names))) + 1):
         yield from combinations(names, size)

@@ -1,7 +1,7 @@
-"""The keywords of JSON Schema: what each must hold, which are annotations, and which cannot be enforced.
+"""The keywords of JSON Schema: the values that each may have, and which of them cannot be enforced.
 
-Drafts 4 to 2020-12 are read alike: `items` may be a list with `additionalItems`, `exclusiveMinimum` a boolean. Keys
-that are no keywords of any draft are annotations too, as the specification has it.
+Drafts 4 to 2020-12 are read alike: `items` may be a list with `additionalItems`, `exclusiveMinimum` a boolean. All
+other keys are annotations, as in JSON Schema 2020-12, and are ignored.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,11 +51,9 @@ def _is_strings(value: Any) -> bool:
 
 
 def _is_types(value: Any) -> bool:
-    return (
-        value in JSON_TYPES
-        if isinstance(value, str)
-        else _is_strings(value) and bool(value) and set(value) <= set(JSON_TYPES)
-    )
+    if isinstance(value, str):
+        return value in JSON_TYPES
+    return _is_strings(value) and bool(value) and set(value) <= set(JSON_TYPES)
 
 
 def _is_filled_list(value: Any) -> bool:
@@ -66,6 +64,7 @@ def _is_anything(value: Any) -> bool:
     return True
 
 
+# keyword → (whether a value is allowed, the allowed values in words)
 ENFORCED_KEYWORDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "$ref": (_is_string, "a string"),
     "$defs": (_is_named_schemas, "an object of schemas"),
@@ -98,13 +97,14 @@ ENFORCED_KEYWORDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "exclusiveMaximum": (_is_number_or_bool, "a number"),
 }
 
-# Far above what an answer can hold, and far below what would take long to look at.
+# Far above what an output can hold, and far below what would take long to compile.
 MAX_COUNTS = {
     **dict.fromkeys(("minLength", "maxLength"), 1_000_000),
     **dict.fromkeys(("minItems", "maxItems", "minProperties", "maxProperties"), 100_000),
 }
 
-# What cannot be enforced may stand where its value makes it say nothing, such as `uniqueItems: false`.
+# A keyword that cannot be enforced is accepted where its value makes it void, such as `uniqueItems: false`:
+# keyword → whether its (value, schema) are of that kind.
 HAS_NO_EFFECT: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "not": lambda value, schema: isinstance(value, bool) or value == {},  # false allows all, true and {} nothing
     "if": lambda value, schema: "then" not in schema and "else" not in schema,
@@ -128,22 +128,22 @@ HAS_NO_EFFECT: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
 }
 
 
-_ABOUT_TYPES = ("$ref", "allOf", "anyOf", "oneOf", "enum", "const", "properties", "additionalProperties")
+_TYPE_KEYWORDS = ("$ref", "allOf", "anyOf", "oneOf", "enum", "const", "properties", "additionalProperties")
 
 
 def keep_type_keywords(schema: dict[str, Any]) -> dict[str, Any]:
-    """The keywords that say of which type a value is, those left out that do not hold what they must."""
-    kept = {key: schema[key] for key in _ABOUT_TYPES if key in schema and ENFORCED_KEYWORDS[key][0](schema[key])}
+    """Return the keywords that determine the types of values, without those that have a value which is not allowed."""
+    keywords = {key: schema[key] for key in _TYPE_KEYWORDS if key in schema and ENFORCED_KEYWORDS[key][0](schema[key])}
     if isinstance(schema.get("properties"), dict):
-        kept["properties"] = {name: each for name, each in schema["properties"].items() if _is_schema(each)}
-    said = schema.get("type")
-    types = [name for name in (said if isinstance(said, list) else [said]) if name in JSON_TYPES]
-    if not types and not kept.keys() - {"properties", "additionalProperties"} and (hint := infer_type(schema)):
-        types = [hint]
-    return kept | ({"type": types} if types else {})
+        keywords["properties"] = {name: value for name, value in schema["properties"].items() if _is_schema(value)}
+    value = schema.get("type")
+    types = [name for name in (value if isinstance(value, list) else [value]) if name in JSON_TYPES]
+    if not types and not keywords.keys() - {"properties", "additionalProperties"} and (inferred := infer_type(schema)):
+        types = [inferred]
+    return keywords | ({"type": types} if types else {})
 
 
-_HINTS = {
+_KEYWORDS_OF_TYPE = {
     "string": ("minLength", "maxLength", "pattern", "format", "allOf"),
     "object": ("properties", "patternProperties", "additionalProperties", "required", "minProperties"),
     "array": ("items", "prefixItems", "minItems", "maxItems"),
@@ -152,16 +152,21 @@ _HINTS = {
 
 
 def infer_type(schema: Mapping[str, Any]) -> str | None:
-    """The type that the keywords of a schema are about which says none itself."""
-    return next((name for name, keys in _HINTS.items() if any(key in schema for key in keys)), None)
+    """Return the type that the keywords of a schema without `type` apply to, if they apply to one."""
+    return next((name for name, keys in _KEYWORDS_OF_TYPE.items() if any(key in schema for key in keys)), None)
 
 
 def check_keywords(schema: dict[str, Any], path: str) -> None:
-    """Raises InvalidParameter for a keyword that cannot be enforced, or does not hold what it must."""
+    """Check all keywords of a schema, but not those of the schemas inside it.
+
+    path   where it stands in its document
+
+    Raises InvalidParameter if a keyword has a value that is not allowed, or cannot be enforced.
+    """
     for keyword, value in schema.items():
         if keyword in ENFORCED_KEYWORDS:
-            holds, expected = ENFORCED_KEYWORDS[keyword]
-            if not holds(value):
+            is_allowed, expected = ENFORCED_KEYWORDS[keyword]
+            if not is_allowed(value):
                 raise InvalidParameter(f"{keyword!r} at {path} must be {expected}.")
             if keyword in MAX_COUNTS and value > MAX_COUNTS[keyword]:
                 raise unenforceable_error(keyword, path, f"{str(value)[:30]} is more than {MAX_COUNTS[keyword]}")
@@ -170,4 +175,5 @@ def check_keywords(schema: dict[str, Any], path: str) -> None:
 
 
 def unenforceable_error(keyword: str, path: str, why: str = "") -> InvalidParameter:
+    """Make the error for a keyword that cannot be enforced, with the path of its schema and the reason."""
     return InvalidParameter(f"the JSON schema keyword {keyword!r} at {path} cannot be enforced{why and f': {why}'}.")
