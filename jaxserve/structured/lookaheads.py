@@ -1,14 +1,14 @@
-"""Patterns with look-ahead → patterns without, which together say the same; llguidance has none.
+"""Patterns with look-ahead → equivalent sets of patterns without it, since llguidance has none.
 
-A look-ahead right behind `^` is a condition of its own on the same text, so it becomes a pattern of its own. Those that
-forbid something have no such form; the ones that well-known libraries write are recognised as they stand.
+A positive look-ahead directly behind `^` is another condition on the same text, so it becomes a pattern of its own.
+Negative ones have no such form; the patterns that well-known libraries write are recognised literally.
 """
 
 import re
 
 from jaxserve.structured.patterns import has_alternatives, iter_operators
 
-# Written by zod 3 (through zod-to-json-schema) and by zod 4, each spelled in its own way.
+# Of zod 3 (through zod-to-json-schema) and zod 4, which write the character classes of e-mail addresses differently.
 _EMAIL_NAMES = {"a-zA-Z": "[a-zA-Z0-9_'+-]", "A-Za-z": "[A-Za-z0-9_'+-]", "A-Z": "[A-Z0-9_'+-]"}
 _DURATION_DATE = r"(?:\d+Y(?:\d+M)?(?:\d+D)?|\d+M(?:\d+D)?|\d+D)"
 _SECONDS = r"\d+(?:[.,]\d+)?S"
@@ -23,7 +23,7 @@ _KNOWN = {
         rf"^P(?:\d+W|{_DURATION_DATE}(?:{_DURATION_TIME})?|{_DURATION_TIME})$",
     )
 }
-# pydantic begins its patterns of decimal numbers so: there must be more than signs and points.
+# The beginning of pydantic's patterns of decimal numbers: there must be more than signs and points.
 _DECIMAL = "^(?!^[-+.]*$)"
 _DIGITS_AND_PLACES = re.compile(
     r"\[\+-\]\?0\*\(\?:\\d\{0,(\d{1,3})\}\|\(\?=\[\\d\.\]\{1,(\d{1,3})\}0\*\$\)"
@@ -32,9 +32,10 @@ _DIGITS_AND_PLACES = re.compile(
 
 
 def remove_lookahead(pattern: str) -> tuple[str, ...]:
-    """Patterns that are found in a text, all of them, where this one is; itself if there is nothing to replace.
+    """Return patterns without look-ahead, all of which are found in a text if and only if this one is.
 
-    pydantic's pattern of decimals with a number of digits is found in what begins like one; here the whole text is one.
+    Returns the pattern itself if it has no look-ahead, or one that cannot be removed. pydantic's pattern of decimals
+    with a number of digits is found in any text that begins like one; the result matches only complete numbers.
     """
     if "(?=" not in pattern and "(?!" not in pattern:
         return (pattern,)
@@ -48,7 +49,10 @@ def remove_lookahead(pattern: str) -> tuple[str, ...]:
 
 
 def _decimal(num_whole: str, num_chars: str, num_places: str | None) -> str:
-    """Of so many digits, and so many before and behind the point, zeros at both ends left out."""
+    """A pattern for decimals with at most so many digits before the point, in all, and after it.
+
+    num_chars   digits in all and the point. Zeros at both ends do not count.
+    """
     whole, digits = int(num_whole), int(num_chars) - 1
     places = digits if num_places is None else int(num_places)
     options = [rf"\d{{{before}}}\.\d{{0,{min(places, digits - before)}}}0*" for before in range(min(whole, digits) + 1)]
@@ -56,17 +60,17 @@ def _decimal(num_whole: str, num_chars: str, num_places: str | None) -> str:
 
 
 def _split(pattern: str) -> tuple[str, ...]:
-    """Conditions at the beginning as patterns of their own."""
-    found: list[str] = []
+    """Split the look-aheads at the beginning off, as patterns of their own."""
+    conditions: list[str] = []
     rest = pattern
-    while (end := _end_of_condition(rest)) is not None:
-        found.append(f"^(?:{rest[len('^(?=') : end]})")
+    while (end := _find_lookahead_end(rest)) is not None:
+        conditions.append(f"^(?:{rest[len('^(?=') : end]})")
         rest = "^" + rest[end + 1 :]
-    return (*found, rest) if found and not has_alternatives(rest) else (pattern,)
+    return (*conditions, rest) if conditions and not has_alternatives(rest) else (pattern,)
 
 
-def _end_of_condition(pattern: str) -> int | None:
-    """Where the look-ahead ends that the pattern begins with."""
+def _find_lookahead_end(pattern: str) -> int | None:
+    """Return the index of the parenthesis that closes the look-ahead at the beginning, if there is one."""
     if not pattern.startswith("^(?="):
         return None
     depth = 0

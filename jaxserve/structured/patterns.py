@@ -1,7 +1,7 @@
-"""Regular expressions as clients write them, ECMA-262's way or Python's, → the dialect of Rust's regex crate.
+"""Regular expressions of clients, in the syntax of ECMA-262 or Python, → the dialect of Rust's regex crate.
 
-Where the three differ, the result matches what all of them match, except that \\w, \\d, \\W and \\D are
-ASCII's, as in ECMA-262. Lookaround, backreferences and word boundaries are in no regular language and are refused.
+Where the three differ, the result matches what all of them match, except that \\w, \\d, \\W and \\D are ASCII,
+as in ECMA-262. Lookaround, backreferences and word boundaries are refused, because llguidance has none of them.
 """
 
 import json
@@ -29,7 +29,7 @@ _CLASSES = {
 _CONTROLS = {"n": r"\n", "r": r"\r", "t": r"\t", "f": r"\f", "v": r"\v", "0": r"\x{0}"}
 _ANCHORS = {"A": "^", "Z": "$", "z": "$"}
 _QUANTIFIER = re.compile(r"\{[0-9]+(?:,[0-9]*)?\}")
-_CODE = re.compile(
+_CODE = re.compile(  # of a character, behind the backslash
     r"x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]{1,6})\}|u(d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|u([0-9a-fA-F]{4})", re.I
 )
 _IN_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.S)
@@ -38,9 +38,11 @@ _PROPERTY = re.compile(r"[pP](?:\{[^}]*\}|[A-Z])")
 
 @lru_cache(4096)
 def translate_pattern(pattern: str, blanks: str = _BLANKS) -> str:
-    """The pattern for llguidance. Raises InvalidParameter, which says what is wrong and names no field.
+    """Translate a regular expression for llguidance.
 
-    blanks: what \\s means, as members of a class.
+    blanks   the characters that \\s matches, as members of a class
+
+    Raises InvalidParameter, without the name of a field, if it is invalid, too long, or cannot be enforced.
     """
     if len(pattern.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InvalidParameter(f"the regular expression is longer than {MAX_BYTES} bytes.")
@@ -48,32 +50,33 @@ def translate_pattern(pattern: str, blanks: str = _BLANKS) -> str:
         raise InvalidParameter("the regular expression holds a NUL byte.")
     translated = _Translation(pattern, blanks).pattern()
     grammar = LLMatcher.grammar_from_regex(regex_to_lark(translated)) if translated else ""
-    complaint = LLMatcher.validate_grammar(grammar, None, limits=_LIMITS) if grammar else ""
-    if complaint:
-        reason = re.search(r"^error: (.*)|(lookarounds not supported)", complaint, re.M)
-        said = next(filter(None, reason.groups())) if reason else complaint.strip().splitlines()[0]
-        raise InvalidParameter(f"the regular expression {pattern[:200]!r} is refused: {said[:200]}.")
+    message = LLMatcher.validate_grammar(grammar, None, limits=_LIMITS) if grammar else ""
+    if message:
+        match = re.search(r"^error: (.*)|(lookarounds not supported)", message, re.M)
+        reason = next(filter(None, match.groups())) if match else message.strip().splitlines()[0]
+        raise InvalidParameter(f"the regular expression {pattern[:200]!r} is refused: {reason[:200]}.")
     return translated
 
 
 @lru_cache(4096)
 def is_found(pattern: str, text: str) -> bool:
-    """Whether the pattern, as `translate_pattern` gave it, is found in a text."""
+    """Whether a translated pattern is found in a text."""
     grammar = LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern})
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
-    quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # which llguidance counts as a control
+    # To llguidance DEL is a control character too, which JSON strings must escape.
+    quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
     ids = list(quoted.encode())
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
 @cache
 def byte_tokenizer() -> LLTokenizer:
-    """Where every byte is a token, and nothing else is."""
+    """Return a tokenizer whose tokens are the 256 bytes."""
     return LLTokenizer("byte")
 
 
 def is_valid_json(schema: dict[str, Any], value: Any) -> bool:
-    """Whether llguidance takes a value for valid under a merged schema."""
+    """Whether llguidance accepts a value under a merged schema."""
     grammar = LLMatcher.grammar_from_json_schema(schema | {"x-guidance": {"whitespace_flexible": False}})
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
     ids = list(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
@@ -82,13 +85,13 @@ def is_valid_json(schema: dict[str, Any], value: Any) -> bool:
 
 @lru_cache(4096)
 def can_match(terminal: str) -> bool:
-    """Whether a terminal, an expression in Lark, matches any text; False also where that is too hard to find out."""
+    """Whether a terminal, an expression in Lark, matches any text; False also if that takes too long to find out."""
     matcher = LLMatcher(byte_tokenizer(), f"start: T\nT: {terminal}", log_level=0, limits=_LIMITS)
     return not matcher.is_error() and not matches_nothing(matcher) and not matcher.is_error()
 
 
 def is_within(pattern: str, other: str) -> bool:
-    """Whether all that the pattern matches from end to end is matched by the other, both from `translate_pattern`."""
+    """Whether the other pattern fully matches every text that the pattern fully matches. Both are translated."""
     grammar = f"start: T\nT: /{regex_to_lark(pattern)}/ & ~/{regex_to_lark(other)}/"
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS)
     return matches_nothing(matcher)
@@ -96,20 +99,23 @@ def is_within(pattern: str, other: str) -> bool:
 
 @lru_cache(4096)
 def is_satisfiable(patterns: tuple[str, ...]) -> bool:
-    """Whether some text holds all of the patterns, as `translate_pattern` gave them."""
+    """Whether all of some translated patterns are found in some text."""
     schema = {"type": "string", "allOf": [{"pattern": pattern} for pattern in patterns]}
     matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_json_schema(schema), log_level=0, limits=_LIMITS)
     return "Unsatisfiable" not in matcher.get_error()
 
 
 def implies(pattern: str, other: str) -> bool:
-    """Whether each text that holds the pattern holds the other; False if that cannot be told of such patterns."""
-    bodies = [_body(each) for each in (pattern, other)]
+    """Whether the other pattern is found in every text in which the pattern is found.
+
+    Both are translated. Only patterns with `^` and `$` around them are compared; for others the result is False.
+    """
+    bodies = [_strip_anchors(pattern), _strip_anchors(other)]
     return pattern == other or (None not in bodies and is_within(*filter(None, bodies)))
 
 
-def _body(pattern: str) -> str | None:
-    """What the whole text matches, for a pattern that says so at both its ends."""
+def _strip_anchors(pattern: str) -> str | None:
+    """Return a pattern of the form ^…$ without the anchors, as one that the whole text matches; else None."""
     inner = pattern[1:-1]
     if not pattern.startswith("^") or not pattern.endswith("$") or has_alternatives(pattern):
         return None
@@ -117,7 +123,7 @@ def _body(pattern: str) -> str | None:
 
 
 def iter_operators(pattern: str) -> Iterator[tuple[int, str]]:
-    """(index, character) of all in a pattern that is neither escaped nor in a class."""
+    """Yield (index, character) for all characters of a pattern that are neither escaped nor in a class."""
     index = 0
     while index < len(pattern):
         in_class = _IN_CLASS.match(pattern, index)
@@ -131,7 +137,7 @@ def iter_operators(pattern: str) -> Iterator[tuple[int, str]]:
 
 
 def has_alternatives(pattern: str) -> bool:
-    """Whether the pattern is several, parted by `|` outside of all parentheses."""
+    """Whether a pattern has a `|` outside of all parentheses."""
     depth = 0
     for _, char in iter_operators(pattern):
         depth += (char == "(") - (char == ")")
@@ -142,20 +148,23 @@ def has_alternatives(pattern: str) -> bool:
 
 @lru_cache(4096)
 def can_continue_with(pattern: str, char: str) -> bool:
-    """Whether a text that the whole regular expression matches is the beginning of another with this character next.
+    """Whether some text that a regular expression fully matches is a prefix of another, with this character next.
 
-    Raises InvalidParameter for what is no regular expression.
+    Raises InvalidParameter if the regular expression is invalid.
     """
     translated = translate_pattern(pattern)
     if not translated:
         return False
     body = f"/{regex_to_lark(translated)}/"
-    grammar = f"start: T\nT: ({body} /{regex_to_lark(_literal(char))}(?s:.*)/) & {body}"
+    grammar = f"start: T\nT: ({body} /{regex_to_lark(_escape_char(char))}(?s:.*)/) & {body}"
     return not matches_nothing(LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=_LIMITS))
 
 
 def translate_whitespace_pattern(pattern: str) -> str:
-    """A pattern for what may stand between the tokens of JSON text. Raises InvalidParameter for one of more."""
+    """Translate a regular expression for what may stand between the tokens of JSON text.
+
+    Raises InvalidParameter if it is invalid, or matches other characters than JSON's whitespace.
+    """
     translated = translate_pattern(pattern, _JSON_BLANKS)
     if not is_within(translated, f"[{_JSON_BLANKS}]*"):
         raise InvalidParameter(f"whitespace_pattern {pattern[:200]!r} matches what is no whitespace in JSON.")
@@ -163,27 +172,27 @@ def translate_whitespace_pattern(pattern: str) -> str:
 
 
 def matches_nothing(matcher: LLMatcher) -> bool:
-    """Whether not even the empty text is an answer from here on. Computes a mask."""
+    """Whether no text, not even the empty one, is valid from the matcher's state on. Computes a mask."""
     matcher.compute_bitmask()
     return matcher.get_error().startswith("NoExtension")
 
 
 def escape_pattern(text: str) -> str:
-    """A pattern for this text."""
-    return "".join(map(_literal, text))
+    """Return a pattern that matches this text."""
+    return "".join(map(_escape_char, text))
 
 
 class _Translation:
-    """One reading of a pattern, from left to right."""
+    """Translates one pattern, from left to right."""
 
     def __init__(self, pattern: str, blanks: str) -> None:
         self._text = pattern
         self._classes = _CLASSES | {"s": f"[{blanks}]"}
-        self._at = 0
+        self._index = 0
 
     def pattern(self) -> str:
         written = []
-        while self._at < len(self._text):
+        while self._index < len(self._text):
             written.append(self._next())
         return "".join(written)
 
@@ -194,30 +203,30 @@ class _Translation:
         if char == "[":
             return self._class()
         if char == "{":
-            quantifier = _QUANTIFIER.match(self._text, self._at - 1)
+            quantifier = _QUANTIFIER.match(self._text, self._index - 1)
             if quantifier is None:
                 return r"\{"
             for count in re.findall("[0-9]+", quantifier.group()):
                 if int(count.lstrip("0")[:9] or 0) > MAX_REPETITIONS:
                     why = f"repeats {count[:20]} times, which is more than {MAX_REPETITIONS}"
                     raise InvalidParameter(f"the regular expression {self._text[:200]!r} {why}.")
-            self._at = quantifier.end()
+            self._index = quantifier.end()
             return quantifier.group()
         return "\\" + char if char in "]}" else char
 
     def _take(self) -> str:
-        if self._at >= len(self._text):
+        if self._index >= len(self._text):
             raise InvalidParameter(f"the regular expression {self._text[:200]!r} ends too early.")
-        self._at += 1
-        return self._text[self._at - 1]
+        self._index += 1
+        return self._text[self._index - 1]
 
     def _escape(self, in_class: bool) -> str:
-        """What stands behind a backslash."""
+        """Translate what follows a backslash."""
         for kind in (_CODE, _PROPERTY):
-            found = kind.match(self._text, self._at)
-            if found:
-                self._at = found.end()
-                return rf"\x{{{_code(found.groups()):x}}}" if kind is _CODE else "\\" + found.group()
+            match = kind.match(self._text, self._index)
+            if match:
+                self._index = match.end()
+                return rf"\x{{{_to_code_point(match.groups()):x}}}" if kind is _CODE else "\\" + match.group()
         char = self._take()
         if char in self._classes:
             return self._classes[char]
@@ -227,41 +236,41 @@ class _Translation:
             return r"\x{8}"
         if char in _ANCHORS and not in_class:
             return _ANCHORS[char]
-        return "\\" + char if char.isalnum() and char.isascii() else _literal(char)
+        return "\\" + char if char.isalnum() and char.isascii() else _escape_char(char)
 
     def _class(self) -> str:
-        """A character class; Rust's has operators inside that the others do not know."""
-        for everything in (r"\s\S]", r"\S\s]", r"\d\D]", r"\D\d]", r"\w\W]", r"\W\w]"):
-            if self._text.startswith(everything, self._at):
-                self._at += len(everything)
+        """Translate a character class. In Rust's dialect it has operators (&&, --, ~~) that the others do not have."""
+        for any_char in (r"\s\S]", r"\S\s]", r"\d\D]", r"\D\d]", r"\w\W]", r"\W\w]"):
+            if self._text.startswith(any_char, self._index):
+                self._index += len(any_char)
                 return "(?s:.)"
-        written = ["[^" if self._text[self._at : self._at + 1] == "^" else "["]
-        self._at += len(written[0]) - 1
-        if self._text[self._at : self._at + 1] == "]":
+        written = ["[^" if self._text[self._index : self._index + 1] == "^" else "["]
+        self._index += len(written[0]) - 1
+        if self._text[self._index : self._index + 1] == "]":
             raise InvalidParameter(f"the regular expression {self._text[:200]!r} has an empty class, or one with ']'.")
         while (char := self._take()) != "]":
             low = self._member(char)
-            follows = self._text[self._at : self._at + 2]
+            follows = self._text[self._index : self._index + 2]
             if follows[:1] == "-" and follows[1:] not in ("]", "") and not low.startswith("["):
-                self._at += 1
+                self._index += 1
                 high = self._member(self._take())
                 low += rf"\-{high}" if high.startswith("[") else f"-{high}"
             written.append(low)
-        # In JSON, llguidance 1.9 lets a set that holds all control characters hold the quote and the backslash, too.
+        # In JSON, llguidance 1.9 adds the quote and the backslash to a class with all control characters: exclude NUL.
         nul = r"\x{0}" if written[0] == "[^" else ""
         return "".join([*written, nul, "]"])
 
     def _member(self, char: str) -> str:
-        return self._escape(in_class=True) if char == "\\" else _literal(char)
+        return self._escape(in_class=True) if char == "\\" else _escape_char(char)
 
 
-def _literal(char: str) -> str:
+def _escape_char(char: str) -> str:
     return "\\" + char if char in r"\.+*?()|[]{}^$#&-~" else char
 
 
-def _code(groups: tuple[str | None, ...]) -> int:
-    found = next(filter(None, groups))
-    if "\\" in found:
-        high, low = (int(half, 16) for half in found.lower().split("\\u"))
+def _to_code_point(groups: tuple[str | None, ...]) -> int:
+    digits = next(filter(None, groups))
+    if "\\" in digits:  # a surrogate pair
+        high, low = (int(half, 16) for half in digits.lower().split("\\u"))
         return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00)
-    return int(found, 16)
+    return int(digits, 16)

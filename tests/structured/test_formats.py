@@ -140,6 +140,5 @@ def test_what_a_formats_pattern_generates_is_of_the_format(data, name):
     pattern = format_keywords({"format": name})["pattern"]
     text = data.draw(st.from_regex(re.compile(pattern, re.ASCII), fullmatch=True))
     most = format_keywords({"format": name}).get("maxLength", len(text))
-    assert accepts(matcher_for({"type": "string", "format": name}), quoted(text).replace("\x7f", "\\u007f")) == (
-        len(text) <= most and "\0" not in text
-    )
+    is_accepted = accepts(matcher_for({"type": "string", "format": name}), quoted(text).replace("\x7f", "\\u007f"))
+    assert is_accepted == (len(text) <= most)
