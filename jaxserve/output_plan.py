@@ -239,7 +239,7 @@ class OutputPlanner:
         may call a tool and its content is constrained as well, the grammar accepts either.
         """
         offered = spec if constraint is None or spec.tool_choice == "none" else replace(spec, tool_choice="required")
-        calls = self._dialect.build_shape(offered, is_constrained=self._strict_level != "auto")
+        calls = self._dialect.build_expr(offered, is_constrained=self._strict_level != "auto")
         if calls is None and self._must_enforce_calls(constraint, spec):
             raise InvalidParameter(
                 "Calls in this model's own format cannot be enforced: leave strict and structured_outputs out, or"

@@ -1,4 +1,4 @@
-"""What a family of models writes around its thoughts and its tool calls. dialects/ has the families."""
+"""Dialects: what a family of models writes around its reasoning and its tool calls. The families are in dialects/."""
 
 import secrets
 import string
@@ -12,34 +12,36 @@ from jaxserve.text.text_buffer import Parser, TextBuffer
 
 
 def random_id(name: str, number: int) -> str:
+    """Return a random id for a call, as vLLM forms it."""
     return f"chatcmpl-tool-{secrets.token_hex(8)}"
 
 
 def short_id(name: str, number: int) -> str:
-    """Nine letters and digits, which is all that Mistral's templates accept."""
+    """Return nine random letters and digits: Mistral's templates accept no other ids."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
 
 
 def numbered_id(name: str, number: int) -> str:
+    """Return the id that Kimi K2 expects: the function's name and the number of the call in the conversation."""
     return f"functions.{name}:{number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolDialect:
-    """Where calls stand in an answer, and how they are written there.
+    """The places of tool calls in an output, and their form.
 
-    Literals are as a template writes them; white space at their ends is free when an answer is read.
+    Literals are as a template writes them; whitespace at their ends is free when an output is parsed.
 
-    format                of one call, or of a list
-    open                  any of these literals begins calls; a grammar writes the first, which may be empty
-    close                 what ends them, in a grammar; a parser discards anything behind a complete call
-    section_separator     between two calls, each opened and closed on its own; None: one pair holds them all
-    call_separator        stands between two calls within one pair
-    is_list               the calls are a list in brackets, of JSON or of Python
-    unmarked_start        "{" or "[": an answer that begins so may be a call without any marker
-    unmarked_inner_start  unmarked calls may also come later in an answer: where they do, they begin so
-    new_id                a call's id, from its name and its number in the conversation
-    fallback_without      a special token, and how models are asked for calls whose tokenizer lacks it
+    format                The form of one call, or of a list.
+    open                  Each of these literals begins calls. A grammar writes the first, which may be empty.
+    close                 What ends calls in a grammar. A parser ignores whatever follows a complete call.
+    section_separator     Stands between two calls that each have an opener and an end; None: one pair holds them all.
+    call_separator        Stands between two calls within one pair.
+    is_list               The calls are a list in brackets, of JSON or of Python.
+    unmarked_start        "{" or "[": an output that begins so may be a call without any marker.
+    unmarked_inner_start  Unmarked calls may also come later in an output; there they begin so.
+    new_id                Makes the id of a call from its name and its number in the conversation.
+    fallback_without      A special token, and the dialect of models whose tokenizer lacks it.
     """
 
     format: CallFormat
@@ -55,20 +57,18 @@ class ToolDialect:
 
     @property
     def openers(self) -> tuple[str, ...]:
-        """The literals with which calls may begin in the midst of an answer."""
-        found = [*self.open, self.format.begin, self.unmarked_start if self.unmarked_inner_start else ""]
-        return tuple(dict.fromkeys(filter(None, map(str.strip, found))))
+        """The literals with which calls may begin in the middle of an output."""
+        literals = [*self.open, self.format.begin, self.unmarked_start if self.unmarked_inner_start else ""]
+        return tuple(dict.fromkeys(filter(None, map(str.strip, literals))))
 
     def adapt_to(self, special_tokens: Collection[str]) -> "ToolDialect":
-        """The dialect of a model whose tokenizer has these special tokens."""
-        return (
-            self.fallback_without[1]
-            if self.fallback_without and self.fallback_without[0] not in special_tokens
-            else self
-        )
+        """Return the dialect of a model whose tokenizer has these special tokens."""
+        if self.fallback_without and self.fallback_without[0] not in special_tokens:
+            return self.fallback_without[1]
+        return self
 
     def parse_calls(self, buffer: TextBuffer, opener: str, calls: ToolCallSink, functions: Functions) -> Parser[None]:
-        """Takes the calls after an opener, at least one. Malformed when there is none."""
+        """Parse the calls after an opener, at least one. Raises Malformed if there is none."""
         if opener == self.unmarked_start:
             buffer.unread(opener)
         begin = self.format.begin.strip()
@@ -77,62 +77,58 @@ class ToolDialect:
         yield from self.format.parse(buffer, calls, functions)
 
     def is_readable_name(self, name: str) -> bool:
-        """Tell whether a call of a function of this name is read as one."""
+        """Whether a call of a function with this name is parsed as one."""
         return self.format.is_readable_name(name)
 
-    def build_shape(self, functions: Functions, choice: ToolChoice, parallel: bool) -> GrammarExpr:
-        """The shape of an answer: nothing but calls, of the one function or of any, with valid arguments.
+    def build_expr(self, functions: Functions, choice: ToolChoice, is_parallel: bool) -> GrammarExpr:
+        """Return a grammar for an output: nothing but calls, of the named or any function, with valid arguments.
 
-        With `auto`: any text, in which calls are of declared functions, and of strict ones with valid arguments.
+        With the choice "auto": any text in which calls are of declared functions, and of strict ones with valid
+        arguments.
         """
         if isinstance(choice, NamedTool):
-            return self._section_shape([functions[choice.name]], 1)
+            return self._section_expr([functions[choice.name]], 1)
+        max_calls = None if is_parallel else 1
         if choice == "required":
-            return self._section_shape(functions.values(), None if parallel else 1)
-        loose = [replace(each, is_enforced=each.is_strict) for each in functions.values()]
+            return self._section_expr(functions.values(), max_calls)
+        functions_as_declared = [replace(function, is_enforced=function.is_strict) for function in functions.values()]
         if self.unmarked_start and not self.unmarked_inner_start:
             no_call = FreeText(self.openers, rf"\s*[^\s\{self.unmarked_start}](?s:.*)")
-            return OrExpr((self._section_shape(loose, None if parallel else 1), OptionalExpr(no_call)))
+            return OrExpr((self._section_expr(functions_as_declared, max_calls), OptionalExpr(no_call)))
         text = FreeText(
             tuple(self.unmarked_inner_start if opener == self.unmarked_start else opener for opener in self.openers)
         )
         if self.section_separator is None:
-            return concat(text, OptionalExpr(concat(self._section_shape(loose, None if parallel else 1), text)))
-        return concat(RepeatExpr(concat(text, self._section_shape(loose, 1)), 0, None if parallel else 1), text)
+            return concat(text, OptionalExpr(concat(self._section_expr(functions_as_declared, max_calls), text)))
+        return concat(RepeatExpr(concat(text, self._section_expr(functions_as_declared, 1)), 0, max_calls), text)
 
-    def _section_shape(self, functions: Iterable[FunctionSpec], most: int | None) -> GrammarExpr:
-        shapes = tuple(self.format.build_shape(function) for function in functions)
-        call = shapes[0] if len(shapes) == 1 else OrExpr(shapes)
-        separator = (
-            self.section_separator
-            if self.section_separator is not None
-            else ", "
-            if self.is_list
-            else self.call_separator
-        )
+    def _section_expr(self, functions: Iterable[FunctionSpec], max_calls: int | None) -> GrammarExpr:
+        options = tuple(self.format.build_expr(function) for function in functions)
+        call = options[0] if len(options) == 1 else OrExpr(options)
         open = self.open[0] if self.open else ""
         if self.section_separator is not None:
-            return _several(concat(open, call, self.close), most, separator)
-        brackets = ("[", "]") if self.is_list else ("", "")
-        return concat(open + brackets[0], _several(call, most, separator), brackets[1] + self.close)
+            return _repeat(concat(open, call, self.close), max_calls, self.section_separator)
+        brackets, separator = (("[", "]"), ", ") if self.is_list else (("", ""), self.call_separator)
+        return concat(open + brackets[0], _repeat(call, max_calls, separator), brackets[1] + self.close)
 
 
-def _several(item: GrammarExpr, most: int | None, separator: str) -> GrammarExpr:
-    """At least one."""
-    return item if most == 1 else RepeatExpr(item, 1, most, concat(separator) if separator else None)
+def _repeat(item: GrammarExpr, max_items: int | None, separator: str) -> GrammarExpr:
+    """Return one or more items; max_items None: any number."""
+    return item if max_items == 1 else RepeatExpr(item, 1, max_items, concat(separator) if separator else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningDialect:
-    """How a model marks its reasoning.
+    """The markers of reasoning sections, and when an output has them.
 
-    open, close   any of these literals begins and ends a section; a model may leave the first one out if it begins so
-    starts_inside      an answer begins inside the section unless its prompt says otherwise; else the model opens it
-    is_switchable      told not to think, it has no section
-    is_off_by_default  it has a section only if told to think
-    call_starts        literals of tool calls that end a section as well, unless a mark that closes it follows
-    may_repeat         sections may come later in an answer, too
-    hidden_markers     literals around the content that nobody should see
+    open, close         Each of these literals begins or ends a section. Where an output begins inside one, the model
+                        may leave the opener out.
+    starts_inside       An output begins inside the section unless its prompt says otherwise; else the model opens it.
+    is_switchable       There is no section if the template was told to disable thinking.
+    is_off_by_default   There is a section only if the template was told to enable thinking.
+    call_starts         Literals of tool calls that end a section as well, unless a closing marker follows.
+    may_repeat          Sections may come later in an output, too.
+    hidden_markers      Literals around the content that are not shown.
     """
 
     open: tuple[str, ...] = ("<think>",)
@@ -144,12 +140,12 @@ class ReasoningDialect:
     may_repeat: bool = False
     hidden_markers: tuple[str, ...] = ()
 
-    def is_enabled(self, format: ChatOutputSpec) -> bool:
-        """Whether an answer may have a section at all, by what the template was told."""
+    def is_enabled(self, spec: ChatOutputSpec) -> bool:
+        """Whether an output may have a section at all, by what the template was told."""
         if self.is_off_by_default:
-            return format.enable_thinking is True
-        return not (self.is_switchable and format.enable_thinking is False)
+            return spec.enable_thinking is True
+        return not (self.is_switchable and spec.enable_thinking is False)
 
-    def section_shape(self) -> GrammarExpr:
-        """The shape of one section, or of none."""
+    def section_expr(self) -> GrammarExpr:
+        """Return a grammar for one section or none."""
         return OptionalExpr(concat(self.open[0], FreeText(self.close), OrExpr(tuple(map(TextLiteral, self.close)))))

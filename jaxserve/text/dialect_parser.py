@@ -1,4 +1,4 @@
-"""One answer, from its first character: reasoning, then content and tool calls, as the dialects mark them."""
+"""Parse one output from its first character: reasoning, then content and tool calls, as the dialects mark them."""
 
 from contextlib import suppress
 from typing import Protocol
@@ -9,108 +9,117 @@ from jaxserve.text.text_buffer import Emit, Malformed, Parser, TextBuffer, disca
 
 
 class OutputSink(ToolCallSink, Protocol):
-    """Where the parts of an answer go. num_calls: how many have begun."""
+    """Receiver of the parts of an output, in their order."""
 
     @property
-    def num_calls(self) -> int: ...
+    def num_calls(self) -> int:
+        """The number of calls that have begun."""
+        ...
 
-    def add_reasoning(self, text: str) -> None: ...
+    def add_reasoning(self, text: str) -> None:
+        """Receive a piece of the reasoning."""
+        ...
 
-    def add_content(self, text: str) -> None: ...
+    def add_content(self, text: str) -> None:
+        """Receive a piece of the content."""
+        ...
 
     def trim_whitespace(self) -> None:
-        """White space around this place is no content."""
+        """Leave out the whitespace around this place: it is not content."""
         ...
 
 
 def parse_output(
     buffer: TextBuffer,
-    answer: OutputSink,
+    sink: OutputSink,
     tools: ToolDialect | None,
     reasoning: ReasoningDialect | None,
     functions: Functions,
-    inside: bool | None,
+    starts_inside: bool | None,
 ) -> Parser[None]:
-    """Takes the whole answer. inside: it begins within a reasoning section; None: it has no such section."""
-    if reasoning and inside is not None:
-        opener = (
-            (yield from buffer.accept(*reasoning.open)) if (yield from buffer.is_followed_by(reasoning.open)) else None
-        )
-        if inside or opener is not None:
-            yield from _parse_section(buffer, answer, tools, reasoning, functions)
+    """Parse a whole output.
+
+    starts_inside: it begins within a reasoning section; None: it has no such section.
+    """
+    if reasoning and starts_inside is not None:
+        opener = None
+        if (yield from buffer.is_followed_by(reasoning.open)):
+            opener = yield from buffer.accept(*reasoning.open)
+        if starts_inside or opener is not None:
+            yield from _parse_section(buffer, sink, tools, reasoning, functions)
     unmarked = tools.unmarked_start if tools else ""
     if tools and unmarked and (yield from buffer.is_followed_by((unmarked,))):
-        yield from _parse_calls(buffer, answer, tools, unmarked, functions)
+        yield from _parse_calls(buffer, sink, tools, unmarked, functions)
     hidden = reasoning.hidden_markers if reasoning else ()
-    again = reasoning.open if reasoning and reasoning.may_repeat and inside is not None else ()
-    openers = (*(tools.openers if tools else ()), *hidden, *again)
+    reopeners = reasoning.open if reasoning and reasoning.may_repeat and starts_inside is not None else ()
+    markers = (*(tools.openers if tools else ()), *hidden, *reopeners)
     while True:
-        found = yield from buffer.read_until(openers, content_emitter(answer))
-        if found is None:
+        marker = yield from buffer.read_until(markers, content_emitter(sink))
+        if marker is None:
             return
-        if found in hidden:
-            answer.trim_whitespace()
-        elif reasoning and found in again:
-            yield from _parse_section(buffer, answer, tools, reasoning, functions)
+        if marker in hidden:
+            sink.trim_whitespace()
+        elif reasoning and marker in reopeners:
+            yield from _parse_section(buffer, sink, tools, reasoning, functions)
         elif tools:
-            buffer.unread(found)
-            yield from _parse_calls(buffer, answer, tools, found, functions)
+            buffer.unread(marker)
+            yield from _parse_calls(buffer, sink, tools, marker, functions)
 
 
 def _parse_section(
-    buffer: TextBuffer, answer: OutputSink, tools: ToolDialect | None, reasoning: ReasoningDialect, functions: Functions
+    buffer: TextBuffer, sink: OutputSink, tools: ToolDialect | None, reasoning: ReasoningDialect, functions: Functions
 ) -> Parser[None]:
-    """The rest of a section of reasoning, and the mark that closes it.
+    """Parse the rest of a reasoning section and the marker that closes it.
 
-    Calls end it as well where its model is known to leave the mark out. But a model may also only speak of calls: from
-    their first literal on, the text waits for the mark that closes the section, and so for the end of the answer.
+    Calls end it as well where its model is known to leave the marker out. But a model may also only write about calls:
+    from their first literal on, the text waits for the closing marker, and so for the end of the output.
     """
-    ends_before = reasoning.call_starts if tools else ()
-    found = yield from buffer.read_until((*reasoning.close, *ends_before), answer.add_reasoning)
-    if tools is None or found is None or found not in ends_before:
+    call_starts = reasoning.call_starts if tools else ()
+    marker = yield from buffer.read_until((*reasoning.close, *call_starts), sink.add_reasoning)
+    if tools is None or marker is None or marker not in call_starts:
         return
-    buffer.unread(found)
+    buffer.unread(marker)
     buffer.start_recording()
-    num_reasoned = yield from _measure_reasoning(buffer, tools, reasoning, functions)
+    num_chars = yield from _measure_reasoning(buffer, tools, reasoning, functions)
     text = buffer.stop_recording()
     buffer.push_back(text)
-    if num_reasoned:
-        answer.add_reasoning(text[:num_reasoned])
-    buffer.pos += num_reasoned
+    if num_chars:
+        sink.add_reasoning(text[:num_chars])
+    buffer.pos += num_chars
     yield from buffer.accept(*reasoning.close)
 
 
 def _measure_reasoning(
     buffer: TextBuffer, tools: ToolDialect, reasoning: ReasoningDialect, functions: Functions
 ) -> Parser[int]:
-    """How many characters, from a literal of calls on, are reasoning.
+    """Return how many characters, from the first literal of a call on, are reasoning.
 
-    All before the mark that closes the section; if it never comes, all before the first call of a declared function. A
-    mark within a call closes nothing.
+    These are all before the closing marker; if it never comes, all before the first call of a declared function. A
+    marker within a call closes nothing.
     """
     start, first_call = buffer.position, None
-    again = reasoning.open if reasoning.may_repeat else ()
+    reopeners = reasoning.open if reasoning.may_repeat else ()
     while True:
-        found = yield from buffer.read_until((*reasoning.close, *reasoning.call_starts, *again), discard)
-        if found is None or (found in again and first_call is not None):
+        marker = yield from buffer.read_until((*reasoning.close, *reasoning.call_starts, *reopeners), discard)
+        if marker is None or (marker in reopeners and first_call is not None):
             return (buffer.position if first_call is None else first_call) - start
-        if found in reasoning.close:
-            return buffer.position - len(found) - start
-        buffer.unread(found)
-        place, probe = buffer.position, _Probe(functions)
+        if marker in reasoning.close:
+            return buffer.position - len(marker) - start
+        buffer.unread(marker)
+        call_start, probe = buffer.position, _CallProbe(functions)
         opener = yield from buffer.accept(*tools.openers)
         if opener is not None:
             with suppress(Malformed):
                 yield from tools.parse_calls(buffer, opener, probe, functions)
         if not probe.has_call:
-            buffer.push_back(buffer.pending_text()[place - start : buffer.position - start])
-            yield from buffer.accept(found)
+            buffer.push_back(buffer.pending_text()[call_start - start : buffer.position - start])
+            yield from buffer.accept(marker)
         elif first_call is None:
-            first_call = place
+            first_call = call_start
 
 
-class _Probe:
-    """Learns whether a call of a declared function begins."""
+class _CallProbe:
+    """A ToolCallSink that only records whether a call of a declared function has begun."""
 
     def __init__(self, functions: Functions) -> None:
         self.has_call = False
@@ -127,36 +136,34 @@ class _Probe:
 
 
 def _parse_calls(
-    buffer: TextBuffer, answer: OutputSink, tools: ToolDialect, opener: str, functions: Functions
+    buffer: TextBuffer, sink: OutputSink, tools: ToolDialect, opener: str, functions: Functions
 ) -> Parser[None]:
-    """Calls from an opener on, or content."""
+    """Parse calls from an opener on; text that turns out to be none is content."""
 
-    def reading() -> Parser[None]:
+    def calls() -> Parser[None]:
         yield from buffer.accept(opener)
-        yield from tools.parse_calls(buffer, opener, answer, functions)
+        yield from tools.parse_calls(buffer, opener, sink, functions)
 
-    yield from parse_calls_or_content(buffer, answer, reading())
-
-
-def content_emitter(answer: OutputSink) -> Emit:
-    """Where text goes that is in no call: nowhere behind one."""
-    return discard if answer.num_calls else answer.add_content
+    yield from parse_calls_or_content(buffer, sink, calls())
 
 
-def parse_calls_or_content(
-    buffer: TextBuffer, answer: OutputSink, reading: Parser[None], before: str = ""
-) -> Parser[None]:
-    """Takes calls; what turns out to be none is content, with what was read `before`.
+def content_emitter(sink: OutputSink) -> Emit:
+    """Return what receives text outside of calls: the content, or nothing once a call has begun."""
+    return discard if sink.num_calls else sink.add_content
 
-    A call that breaks off after its arguments have begun stays as it is; the text goes on behind the break.
+
+def parse_calls_or_content(buffer: TextBuffer, sink: OutputSink, calls: Parser[None], before: str = "") -> Parser[None]:
+    """Run a parser of calls; if the text turns out to be none, it is content, after the text `before`.
+
+    A call that breaks off after its arguments have begun stays as it is, and parsing goes on behind the break.
     """
-    num_calls, content = answer.num_calls, content_emitter(answer)
+    num_calls, emit = sink.num_calls, content_emitter(sink)
     buffer.start_recording()
     try:
-        yield from reading
+        yield from calls
     except Malformed:
         text = before + buffer.stop_recording()
-        if answer.num_calls == num_calls:
-            content(text)
+        if sink.num_calls == num_calls:
+            emit(text)
     else:
         buffer.stop_recording()

@@ -1,4 +1,4 @@
-"""JSON from a TextBuffer, its text given out as it comes: strings, escapes and brackets followed, nothing rewritten."""
+"""JSON in a TextBuffer: its text is emitted unchanged as it arrives; strings, escapes and brackets are followed."""
 
 import re
 from typing import Any
@@ -10,31 +10,34 @@ _MAX_DEPTH = 200
 _BRACKET_OR_QUOTE = re.compile(r'["{}\[\]]')
 _QUOTE_OR_ESCAPE = re.compile(r'["\\]')
 _SCALAR = re.compile(r"[\w+.-]*")
-_CLOSES = {"{": "}", "[": "]"}
+_CLOSING = {"{": "}", "[": "]"}
 
 
 def stream_json_value(buffer: TextBuffer, emit: Emit) -> Parser[None]:
-    """Takes one value, after whitespace, and emits its text in pieces. Malformed when its brackets do not match."""
+    """Read one value, after whitespace, and emit its text in pieces.
+
+    Raises Malformed if its brackets do not match.
+    """
     first = yield from buffer.peek()
-    if first in _CLOSES:
-        yield from _container(buffer, emit)
+    if first in _CLOSING:
+        yield from _stream_container(buffer, emit)
     elif first == '"':
-        yield from _string(buffer, emit)
+        yield from _stream_string(buffer, emit)
     else:
-        yield from _scalar(buffer, emit)
+        yield from _stream_scalar(buffer, emit)
 
 
 def read_json_string(buffer: TextBuffer) -> Parser[str]:
-    """Takes one string and returns what it says; Malformed when something else comes."""
+    """Read one string and return its value. Raises Malformed if something else comes."""
     if (yield from buffer.peek()) != '"':
         buffer.fail()
     pieces: list[str] = []
-    yield from _string(buffer, pieces.append)
+    yield from _stream_string(buffer, pieces.append)
     return replace_lone_surrogates(parse_json("".join(pieces)))
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text as the standard has it; Malformed if it is none."""
+    """Return the value of a JSON text with all digits of its numbers. Raises Malformed if the text is not JSON."""
     try:
         return load_exact_json(text)
     except (ValueError, RecursionError) as error:
@@ -42,12 +45,12 @@ def parse_json(text: str) -> Any:
 
 
 def dump_json(value: Any) -> str:
-    """The JSON text of a value, other letters than ASCII as they are, and all digits of its numbers."""
+    """Return the JSON text of a value, with non-ASCII letters as they are and all digits of its numbers."""
     return replace_lone_surrogates(dump_exact_json(value, ", ", ": "))
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """The text, halves of surrogate pairs joined where they can be and replaced where not."""
+    """Join surrogate pairs, and replace surrogates that have no partner by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -55,65 +58,65 @@ def replace_lone_surrogates(text: str) -> str:
     return text
 
 
-def _scalar(buffer: TextBuffer, emit: Emit) -> Parser[None]:
-    taken = 0
+def _stream_scalar(buffer: TextBuffer, emit: Emit) -> Parser[None]:
+    num_read = 0
     while True:
         end = _SCALAR.match(buffer.text, buffer.pos).end()  # pyright: ignore[reportOptionalMemberAccess]
         if end > buffer.pos:
             emit(buffer.text[buffer.pos : end])
-        taken += end - buffer.pos
+        num_read += end - buffer.pos
         buffer.pos = end
         if end < len(buffer.text) or buffer.is_ended:
             break
         yield
-    if not taken:
+    if not num_read:
         buffer.fail()
 
 
-def _string(buffer: TextBuffer, emit: Emit) -> Parser[None]:
-    """From its quote to its quote."""
-    place = buffer.pos + 1
+def _stream_string(buffer: TextBuffer, emit: Emit) -> Parser[None]:
+    """Stream a string from its opening to its closing quote."""
+    search_start = buffer.pos + 1
     while True:
-        found = _QUOTE_OR_ESCAPE.search(buffer.text, place)
-        if found is None or (found.group() == "\\" and found.end() == len(buffer.text)):
+        match = _QUOTE_OR_ESCAPE.search(buffer.text, search_start)
+        if match is None or (match.group() == "\\" and match.end() == len(buffer.text)):
             emit(buffer.text[buffer.pos :])
             buffer.pos = len(buffer.text)
             yield from buffer.wait_for_text()
-            place = buffer.pos + (found is not None)  # what the backslash escapes
-        elif found.group() == "\\":
-            place = found.end() + 1
+            search_start = buffer.pos + (match is not None)  # skips what the backslash escapes
+        elif match.group() == "\\":
+            search_start = match.end() + 1
         else:
-            emit(buffer.text[buffer.pos : found.end()])
-            buffer.pos = found.end()
+            emit(buffer.text[buffer.pos : match.end()])
+            buffer.pos = match.end()
             return
 
 
-def _container(buffer: TextBuffer, emit: Emit) -> Parser[None]:
-    closes: list[str] = []
+def _stream_container(buffer: TextBuffer, emit: Emit) -> Parser[None]:
+    pending: list[str] = []
     while True:
-        found = _BRACKET_OR_QUOTE.search(buffer.text, buffer.pos)
-        end = found.start() if found else len(buffer.text)
+        match = _BRACKET_OR_QUOTE.search(buffer.text, buffer.pos)
+        end = match.start() if match else len(buffer.text)
         if end > buffer.pos:
             emit(buffer.text[buffer.pos : end])
             buffer.pos = end
-        if found is None:
+        if match is None:
             yield from buffer.wait_for_text()
             continue
-        if found.group() == '"':
-            yield from _string(buffer, emit)
+        if match.group() == '"':
+            yield from _stream_string(buffer, emit)
             continue
-        _follow(closes, found.group())
-        emit(found.group())
-        buffer.pos = found.end()
-        if not closes:
+        _track_bracket(pending, match.group())
+        emit(match.group())
+        buffer.pos = match.end()
+        if not pending:
             return
 
 
-def _follow(closes: list[str], bracket: str) -> None:
-    """The closing brackets that are still due, innermost last, after one more bracket."""
-    if bracket in _CLOSES:
-        if len(closes) == _MAX_DEPTH:
+def _track_bracket(pending: list[str], bracket: str) -> None:
+    """Update the closing brackets that are still to come, innermost last. Raises Malformed if this one does not fit."""
+    if bracket in _CLOSING:
+        if len(pending) == _MAX_DEPTH:
             raise Malformed
-        closes.append(_CLOSES[bracket])
-    elif closes.pop() != bracket:
+        pending.append(_CLOSING[bracket])
+    elif pending.pop() != bracket:
         raise Malformed

@@ -1,4 +1,4 @@
-"""One choice's text on its way to the client: told apart into reasoning, content and tool calls."""
+"""OutputParser: split the text of one choice into reasoning, content and tool calls as it arrives."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,7 +16,13 @@ from jaxserve.text.unmarked_calls import UnmarkedCallParser
 
 @dataclass(frozen=True, slots=True)
 class ParsedDelta:
-    """What one feed brought. num_reasoning_tokens: of the tokens marked so far, those that now are known as such."""
+    """The parts that one piece of text has added to a choice.
+
+    reasoning              Reasoning text.
+    content                Content text.
+    tool_calls             Deltas of tool calls.
+    num_reasoning_tokens   Tokens whose start was marked and which are now known to be reasoning.
+    """
 
     reasoning: str = ""
     content: str = ""
@@ -33,31 +39,34 @@ class ParsedDelta:
 
 
 class OutputParser:
-    """Reads one choice: feed it the text in any pieces, then close it. A stream and a whole answer are read alike.
+    """Parser of one choice: feed it the text in any pieces, then close it. Pieces and a whole text are parsed alike.
 
-    A call is told from the first character of its arguments on, so that nothing has to be taken back: what turns out
-    before to be no call is content, and a call that breaks off later keeps the arguments that have come.
+    A call is reported from the first character of its arguments on, so that nothing has to be taken back: what turns
+    out before to be no call is content, and a call that breaks off later keeps the arguments that have come.
 
-    parse     what takes the text from the buffer and gives its parts to this reader
-    new_id    a call's id, from its name and its number in the conversation
-    unescaped how the private-use characters that stand for special tokens are shown: character → text
-    unmarked  functions of which calls in a form of no dialect are taken, too; None: none are
-
-    num_calls   that are in the dialect's form and have begun
+    num_calls   The number of calls in the dialect's own form that have begun.
     """
 
     def __init__(
         self,
-        format: ChatOutputSpec,
+        spec: ChatOutputSpec,
         parse: "Callable[[TextBuffer, OutputParser], Parser[None]]",
         new_id: Callable[[str, int], str] = random_id,
         unescaped: Mapping[str, str] = MappingProxyType({}),
         unmarked: Functions | None = None,
     ) -> None:
+        """Start parsing.
+
+        spec        What the request says about its output.
+        parse       The function that reads the text from the buffer and gives its parts to this parser.
+        new_id      Makes the id of a call from its name and its number in the conversation.
+        unescaped   The texts of the private-use characters that stand for special tokens, by character.
+        unmarked    The functions whose calls are also parsed in a form of no dialect; None: no such calls are.
+        """
         self.num_calls = 0
-        self._format = format
+        self._spec = spec
         self._unescape_table = str.maketrans(dict(unescaped))
-        self._calls = CallDeltas(format, new_id)
+        self._calls = CallDeltas(spec, new_id)
         self._unmarked = None if unmarked is None else UnmarkedCallParser(unmarked, self._calls, self._emit_content)
         self._reasoning: list[str] = []
         self._content: list[str] = []
@@ -65,23 +74,30 @@ class OutputParser:
         self._keeps_leading_whitespace = True
         self._token_starts: deque[int] = deque()
         self._num_reasoning_tokens = 0
-        self._reasoning_end = -1  # where the last reasoning ended, as far as it has been read
+        self._reasoning_end = -1  # position of the end of the last reasoning so far, or -1
         self._buffer = TextBuffer()
         self._parsing: Parser[None] | None = parse(self._buffer, self)
         next(self._parsing, None)
 
     def mark_token_start(self, position: int) -> None:
-        """A token's text begins at this character of the answer. Marks come in order, none after its own text."""
+        """Note that the text of a token begins at this character of the output.
+
+        Tokens are marked in order, each before its text is fed.
+        """
         self._token_starts.append(position)
 
     def feed(self, piece: str) -> ParsedDelta:
+        """Parse more text and return what it adds."""
         if piece:
             self._buffer.feed(piece)
             self._advance()
         return self._take_delta()
 
     def close(self, *, is_cut: bool = False) -> ParsedDelta:
-        """The rest, when no more text comes. is_cut: not the model has ended it, but a limit or a stop string."""
+        """Return the rest, when no more text comes.
+
+        is_cut: the text was not ended by the model, but by a limit or a stop string.
+        """
         self._buffer.is_ended, self._buffer.is_cut = True, is_cut
         self._advance()
         if self._unmarked is not None:
@@ -93,23 +109,27 @@ class OutputParser:
         return self._take_delta()
 
     def finish_reason(self, reason: FinishReason | None) -> FinishReason | None:
-        """Why the choice ended, for the client: calls that the model chose to make, each of them whole, are a reason
-        of their own."""
+        """Return the finish reason to show to the client.
+
+        STOP becomes TOOL_CALLS if the model chose to make calls and all of them are complete.
+        """
         is_call = self._calls.num_calls and not self._calls.num_unfinished
-        if is_call and reason is FinishReason.STOP and not isinstance(self._format.tool_choice, NamedTool):
+        if is_call and reason is FinishReason.STOP and not isinstance(self._spec.tool_choice, NamedTool):
             return FinishReason.TOOL_CALLS
         return reason
 
     def add_reasoning(self, text: str) -> None:
+        """Receive a piece of the reasoning and count its tokens."""
         start = self._buffer.position
         self._reasoning_end = start + len(text)
         self._take_token_starts(start)
         self._num_reasoning_tokens += self._take_token_starts(self._reasoning_end)
-        if self._format.include_reasoning:
+        if self._spec.include_reasoning:
             self._reasoning.append(self._unescape(text))
 
     def add_content(self, text: str) -> None:
-        if self._format.requires_tool_call:
+        """Receive a piece of the content, which may hold unmarked calls."""
+        if self._spec.requires_tool_call:
             return
         self._take_token_starts(self._buffer.position)
         text = self._unescape(text)
@@ -119,28 +139,32 @@ class OutputParser:
             self._emit_content(text)
 
     def trim_whitespace(self) -> None:
+        """Leave out the whitespace at the beginning of the content."""
         if self._unmarked is not None:
             self._unmarked.flush()
         self._leading_whitespace, self._keeps_leading_whitespace = "", False
 
     def begin_call(self, name: str) -> None:
+        """Receive the function name of the next call."""
         self._calls.begin_call(self._unescape(name))
 
     def add_arguments(self, arguments: str) -> None:
+        """Receive a piece of the call's arguments, which is JSON text."""
         if not arguments:
             return
         if not self._calls.has_begun:
             self.num_calls += 1
             if self._unmarked is not None:
                 self._unmarked.flush(is_marked=True)
-                self._unmarked = None  # a model that knows its form writes no calls in another
+                self._unmarked = None  # a model that uses its dialect writes no calls in another form
         self._calls.add_arguments(self._unescape(arguments))
 
     def end_call(self) -> None:
+        """Mark the call as complete."""
         self._calls.end_call()
 
     def _emit_content(self, text: str) -> None:
-        """Content, which has no call in it."""
+        """Add content that holds no unmarked call."""
         if self._calls.num_calls:
             return
         if self._leading_whitespace is not None:
@@ -159,19 +183,19 @@ class OutputParser:
 
     def _take_delta(self) -> ParsedDelta:
         content, reasoning = "".join(self._content), "".join(self._reasoning)
-        pieces = ParsedDelta(reasoning, content, self._calls.take_deltas(), self._num_reasoning_tokens)
+        delta = ParsedDelta(reasoning, content, self._calls.take_deltas(), self._num_reasoning_tokens)
         self._reasoning.clear()
         self._content.clear()
         self._num_reasoning_tokens = 0
-        return pieces
+        return delta
 
-    def _take_token_starts(self, place: int) -> int:
-        """Takes away the marks before a place, and counts them."""
-        num = 0
-        while self._token_starts and self._token_starts[0] < place:
+    def _take_token_starts(self, position: int) -> int:
+        """Remove the token starts before a position and return their number."""
+        num_tokens = 0
+        while self._token_starts and self._token_starts[0] < position:
             self._token_starts.popleft()
-            num += 1
-        return num
+            num_tokens += 1
+        return num_tokens
 
     def _unescape(self, text: str) -> str:
         return text.translate(self._unescape_table) if self._unescape_table and not text.isascii() else text

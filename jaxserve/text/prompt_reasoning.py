@@ -1,4 +1,4 @@
-"""Whether a prompt has opened or closed a reasoning section for the answer that is to come."""
+"""Find out whether a prompt has opened or closed a reasoning section for the output that follows it."""
 
 from collections.abc import Collection, Sequence
 from typing import Literal
@@ -7,27 +7,27 @@ from typing import Literal
 def find_reasoning_section(
     prompt: str, opening: Sequence[str], closing: Sequence[str], turn_markers: Collection[str] = ()
 ) -> Literal["open", "closed"] | None:
-    """Whether the prompt's last turn has opened a reasoning section, or closed it; None: neither.
+    """Return whether the last turn of the prompt has opened a reasoning section, or closed one; None: neither.
 
-    turn_marks   special tokens; the last that is no marker of the section begins the turn, so that what users write of
-                 <think> does not count. Without any, only the very end of the prompt is looked at.
+    turn_markers   The special tokens. The last one that is not a marker of the section begins the turn, so that a
+                   <think> in a user's message does not count. Without any, only the very end of the prompt counts.
     """
-    turn = _last_turn(prompt, [mark for mark in turn_markers if mark and mark not in (*opening, *closing)])
+    turn = _last_turn(prompt, [marker for marker in turn_markers if marker and marker not in (*opening, *closing)])
     if turn is None:
         end = prompt.rstrip()
         return "open" if end.endswith(tuple(opening)) else "closed" if end.endswith(tuple(closing)) else None
-    opened = max((turn.rfind(marker) for marker in opening), default=-1)
-    closed = max((turn.rfind(marker) for marker in closing), default=-1)
-    if opened < 0 and closed < 0:
+    last_opening = max((turn.rfind(marker) for marker in opening), default=-1)
+    last_closing = max((turn.rfind(marker) for marker in closing), default=-1)
+    if last_opening < 0 and last_closing < 0:
         return None
-    return "open" if opened > closed else "closed"
+    return "open" if last_opening > last_closing else "closed"
 
 
-def _last_turn(prompt: str, marks: Sequence[str]) -> str | None:
-    """What stands behind the last of the marks; it is usually short, so long prompts are seldom looked through."""
-    for size in (256, 4096, len(prompt)):
-        end = prompt[-size:] if size else ""
-        places = [place + len(mark) for mark in marks if (place := end.rfind(mark)) >= 0]
-        if places:
-            return end[max(places) :]
+def _last_turn(prompt: str, markers: Sequence[str]) -> str | None:
+    """Return the text behind the last marker. It is usually short, so ever longer ends of the prompt are searched."""
+    for num_chars in (256, 4096, len(prompt)):
+        end = prompt[-num_chars:] if num_chars else ""
+        starts = [index + len(marker) for marker in markers if (index := end.rfind(marker)) >= 0]
+        if starts:
+            return end[max(starts) :]
     return None

@@ -1,8 +1,8 @@
-"""Where the reasoning section of an answer stands, token by token.
+"""ReasoningState: follow the reasoning section of an output token by token.
 
-A grammar and a budget need to know at which token the reasoning ends, before any text is read. A place never changes:
-advancing makes another one, and costs the same for every token. Special tokens that are markers are seen as a reader
-sees them, as private-use characters; others are not seen.
+A grammar and a thinking budget must know at which token the reasoning ends, before any text is parsed. A state never
+changes: `advance` returns another one, at the same cost for every token. Special tokens that are markers are seen as
+the output parser sees them, as private-use characters; other special tokens have no bytes.
 """
 
 from collections.abc import Mapping
@@ -17,25 +17,32 @@ _MAX_HEADER_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class EscapedVocabulary:
-    """What tokens add to the text that a reader reads, in bytes. controls: as AnswerDialect has them."""
+    """The tokens' bytes in the text that the output parser reads.
+
+    tokenizer        The tokenizer of the model.
+    control_tokens   Special tokens that are markers, by id, as OutputDialect has them.
+    """
 
     tokenizer: Tokenizer
     control_tokens: Mapping[int, str]
 
     def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that a token adds to the text."""
         if token_id in self.control_tokens:
             return self.control_tokens[token_id].encode()
         if token_id in self.tokenizer.special_ids:
             return b""
-        own = self.tokenizer.token_bytes(token_id)
-        return self.tokenizer.decode([token_id]).encode() if own is None else own
+        own_bytes = self.tokenizer.token_bytes(token_id)
+        return self.tokenizer.decode([token_id]).encode() if own_bytes is None else own_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class InsideReasoning:
-    """In a section that ends with the first of these markers, however it is cut into tokens.
+    """The state inside a section, which the first of some markers ends, however the marker is tokenized.
 
-    tail   the bytes before this place that a marker may begin in
+    vocabulary   The tokens' bytes.
+    markers      The markers that end the section.
+    tail         The last bytes so far, in which a marker may have begun.
     """
 
     vocabulary: EscapedVocabulary
@@ -44,21 +51,25 @@ class InsideReasoning:
 
     @property
     def is_inside(self) -> bool:
+        """Whether the section has begun."""
         return True
 
     def advance(self, token_id: int) -> "InsideReasoning | None":
+        """Return the state after this token; None: the reasoning has ended."""
         text = self.tail + self.vocabulary.token_bytes(token_id)
         if any(marker in text for marker in self.markers):
             return None
-        reach = max(map(len, self.markers)) - 1
-        return replace(self, tail=text[max(0, len(text) - reach) :])
+        max_tail_bytes = max(map(len, self.markers)) - 1
+        return replace(self, tail=text[max(0, len(text) - max_tail_bytes) :])
 
 
 @dataclass(frozen=True, slots=True)
 class BeforeReasoning:
-    """At the beginning of an answer that may open a section or not; its first words that are no white space decide.
+    """The state at the beginning of an output that may open a section: its first text after whitespace decides.
 
-    text   the bytes so far, a beginning of one of the openers
+    inside    The state after an opener.
+    openers   The markers that open a section.
+    text      The bytes so far, a beginning of an opener.
     """
 
     inside: InsideReasoning
@@ -67,9 +78,11 @@ class BeforeReasoning:
 
     @property
     def is_inside(self) -> bool:
+        """Whether the section has begun."""
         return False
 
     def advance(self, token_id: int) -> "BeforeReasoning | InsideReasoning | None":
+        """Return the state after this token; None: there is no reasoning."""
         text = (self.text + self.inside.vocabulary.token_bytes(token_id)).lstrip()
         if text.startswith(self.openers):
             return self.inside
@@ -78,9 +91,11 @@ class BeforeReasoning:
 
 @dataclass(frozen=True, slots=True)
 class HarmonyReasoning:
-    """In harmony's messages: the reasoning ends where a message begins that is not on the analysis channel.
+    """The state in harmony messages: the reasoning ends where a message begins that is not on the analysis channel.
 
-    header   what has been read of a message's header; None: inside a message
+    vocabulary   The tokens' bytes.
+    dialect      The markers of the messages.
+    header       The bytes so far of a message's header; None: inside a message.
     """
 
     vocabulary: EscapedVocabulary
@@ -89,9 +104,11 @@ class HarmonyReasoning:
 
     @property
     def is_inside(self) -> bool:
+        """Whether the next token is part of a reasoning message."""
         return self.header is None
 
     def advance(self, token_id: int) -> "HarmonyReasoning | None":
+        """Return the state after this token; None: the reasoning has ended."""
         text, dialect = self.vocabulary.token_bytes(token_id), self.dialect
         if self.header is None:
             return replace(self, header=b"") if text.decode("utf-8", "replace") in dialect.ends else self
@@ -107,22 +124,26 @@ ReasoningState = InsideReasoning | BeforeReasoning | HarmonyReasoning
 def create_initial_state(
     dialect: ReasoningDialect | HarmonyDialect, vocabulary: EscapedVocabulary, *, inside: bool, is_constrained: bool
 ) -> ReasoningState:
-    """The place before the first token of an answer.
+    """Return the state before the first token of an output.
 
-    dialect          with the characters of `spelled` for its special tokens
-    inside           the answer begins in a section, which the prompt has opened or the model need not open
-    is_constrained   a grammar holds for what follows. Calls that the model begins while it thinks then end no section:
-                     their first marker would be missing where the grammar begins.
+    dialect          The dialect with the characters of `vocabulary` for its special tokens.
+    vocabulary       The tokens' bytes.
+    inside           The output begins in a section, which the prompt has opened or the model need not open.
+    is_constrained   A grammar holds after the reasoning. Calls that the model begins inside a section do not end it
+                     then, since their first marker would be missing where the grammar begins.
     """
     if isinstance(dialect, HarmonyDialect):
         return HarmonyReasoning(vocabulary, dialect)
     closing = dialect.close if is_constrained else (*dialect.close, *dialect.call_starts)
-    section = InsideReasoning(vocabulary, _bare(closing))
-    return section if inside else BeforeReasoning(section, _bare(dialect.open))
+    section = InsideReasoning(vocabulary, _strip_and_encode(closing))
+    return section if inside else BeforeReasoning(section, _strip_and_encode(dialect.open))
 
 
 def encode_reasoning_end(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The tokens that end a section, as they are forced when a budget is used up. The dialect is as it is written."""
+    """Return the tokens that end a section, which are forced when a thinking budget is used up.
+
+    dialect: with its special tokens as texts, not as private-use characters.
+    """
     if isinstance(dialect, HarmonyDialect):
         marker = f"{dialect.ends[0]}{dialect.start}assistant{dialect.channel}final{dialect.message}"
     else:
@@ -130,6 +151,6 @@ def encode_reasoning_end(dialect: ReasoningDialect | HarmonyDialect, tokenizer: 
     return tuple(tokenizer.encode(marker, add_special_tokens=False))
 
 
-def _bare(markers: tuple[str, ...]) -> tuple[bytes, ...]:
-    """White space around markers is free."""
+def _strip_and_encode(markers: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Encode markers without the whitespace at their ends, which is free."""
     return tuple(marker.strip().encode() for marker in markers)

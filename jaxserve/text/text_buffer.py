@@ -1,9 +1,8 @@
-"""Text that arrives in pieces, read by generators that wait wherever it has not arrived yet.
+"""TextBuffer: text that arrives in pieces, for parsers that wait wherever it has not arrived yet.
 
-A TextBuffer is the text so far; what reads it is a generator that takes from it and yields to wait for more. So a
-format is written down as if its text were whole, and reads the same however the text is cut: nothing is decided on a
-beginning that more text could change, and what might begin a marker is held back until that is settled. Linear in the
-text.
+A parser is a generator that takes text from a TextBuffer and yields to wait for more. So a format is written down as if
+its text were whole, and is parsed alike however the text is cut: nothing is decided on a beginning that more text could
+change, and what might begin a marker is held back until that is settled. The cost is linear in the text.
 """
 
 import re
@@ -12,11 +11,11 @@ from functools import lru_cache
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
-Parser = Generator[None, None, T]  # yields to wait for more text
+Parser = Generator[None, None, T]  # yields to wait for more text, returns a result
 Emit = Callable[[str], None]
 
 MAX_NAME_CHARS = 256
-MAX_WHITESPACE_CHARS = 256  # of white space that may wait for what comes behind it
+MAX_WHITESPACE_CHARS = 256  # that may be held back until the text after it has come
 _SPACE = re.compile(r"\s*")
 FUNCTION_NAME = re.compile(rf"[\w.:/$@-]{{0,{MAX_NAME_CHARS}}}")
 PARAMETER_NAME = re.compile(rf"[\w.$@-]{{0,{MAX_NAME_CHARS}}}")
@@ -31,12 +30,12 @@ class Unfinished(Malformed):
 
 
 class TextBuffer:
-    """The text so far, and how far it has been read.
+    """The text so far, and how much of it has been read.
 
-    text, pos   what is there, and how much of it has been read; both change with every feed
-    position    how many characters have been read in all
-    is_ended    no more will come
-    is_cut      it was ended from outside, wherever it was: nothing may be concluded from where it ends
+    text       The text that is kept; it changes with every feed.
+    pos        The number of characters of `text` that have been read; it changes with every feed.
+    is_ended   No more text will come.
+    is_cut     The text was ended from outside, at any place: nothing may be concluded from where it ends.
     """
 
     __slots__ = ("_num_discarded", "_recorded", "is_cut", "is_ended", "pos", "text")
@@ -50,6 +49,7 @@ class TextBuffer:
         self._recorded: list[str] | None = None
 
     def feed(self, piece: str) -> None:
+        """Append text, and drop what has been read."""
         if self._recorded is not None:
             self._recorded.append(self.text[: self.pos])
         self._num_discarded += self.pos
@@ -58,26 +58,27 @@ class TextBuffer:
 
     @property
     def position(self) -> int:
+        """The number of characters that have been read since the beginning."""
         return self._num_discarded + self.pos
 
     def unread(self, literal: str) -> None:
-        """Gives back the literal that was taken last."""
+        """Move back by the literal that was read last."""
         self.pos -= len(literal)
 
     def start_recording(self) -> None:
-        """From here on, what is read is kept for `kept`."""
+        """Keep all that is read from here on for `stop_recording`."""
         self._recorded = None
         self.feed("")
         self._recorded = []
 
     def stop_recording(self) -> str:
-        """All that was read since `keep`, which ends it."""
+        """Return all that was read since `start_recording`."""
         text = "".join(self._recorded or ()) + self.text[: self.pos]
         self._recorded = None
         return text
 
     def push_back(self, text: str) -> None:
-        """Give back a text that was read last."""
+        """Make the text that was read last unread again, also where it is no longer kept."""
         if self._recorded is not None:
             self._recorded = ["".join((*self._recorded, self.text[: self.pos])).removesuffix(text)]
         self._num_discarded += self.pos - len(text)
@@ -85,17 +86,17 @@ class TextBuffer:
         self.pos = 0
 
     def pending_text(self) -> str:
-        """All text since `keep`, read or not; else what has not been read."""
+        """Return all text since `start_recording`, read or not; without a recording, what has not been read."""
         return "".join((*self._recorded, self.text)) if self._recorded is not None else self.text[self.pos :]
 
     def wait_for_text(self) -> Parser[None]:
-        """For more text; Unfinished when there is none."""
+        """Wait for more text. Raises Unfinished if none will come."""
         if self.is_ended:
             raise Unfinished
         yield
 
     def peek(self) -> Parser[str]:
-        """The next character that is no whitespace, which is skipped; "" at the end of the text."""
+        """Skip whitespace and return the next character without reading it; "" at the end of the text."""
         while True:
             self.pos = _SPACE.match(self.text, self.pos).end()  # pyright: ignore[reportOptionalMemberAccess]
             if self.pos < len(self.text):
@@ -105,7 +106,7 @@ class TextBuffer:
             yield
 
     def accept(self, *literals: str) -> Parser[str | None]:
-        """The one of `literals` that comes next, taken, or None. Whitespace before it is skipped in either case."""
+        """Read the one of `literals` that comes next and return it, or None. Skips whitespace in either case."""
         yield from self.peek()
         while True:
             for literal in literals:
@@ -117,17 +118,18 @@ class TextBuffer:
             yield
 
     def expect(self, *literals: str) -> Parser[str]:
-        """The one of `literals` that comes next, taken; Malformed if none does."""
-        found = yield from self.accept(*literals)
-        return found or self.fail()
+        """Read the one of `literals` that comes next and return it. Raises Malformed if none does."""
+        literal = yield from self.accept(*literals)
+        return literal or self.fail()
 
     def fail(self) -> NoReturn:
+        """Raise Unfinished if the text has been read to its end, and Malformed otherwise."""
         raise Unfinished if self.is_ended and self.pos == len(self.text) else Malformed
 
     def is_followed_by(self, literals: tuple[str, ...], or_end: bool = False) -> Parser[bool]:
-        """Whether one of `literals` comes next, after whitespace. Takes nothing.
+        """Whether one of `literals` comes next, after whitespace. Nothing is read.
 
-        or_end: or the text ends there, perhaps in the midst of one.
+        or_end: also True if the text ends there, perhaps in the middle of a literal.
         """
         while True:
             start = _SPACE.match(self.text, self.pos).end()  # pyright: ignore[reportOptionalMemberAccess]
@@ -142,7 +144,10 @@ class TextBuffer:
         return any(literal.startswith(rest) for literal in literals)
 
     def read_name(self, pattern: re.Pattern[str] = FUNCTION_NAME) -> Parser[str]:
-        """A function's name (or, with PARAMETER_NAME, a parameter's), after whitespace; Malformed if there is none."""
+        """Read the name of a function, or with PARAMETER_NAME of a parameter, after whitespace.
+
+        Raises Malformed if there is none.
+        """
         yield from self.peek()
         while True:
             end = pattern.match(self.text, self.pos).end()  # pyright: ignore[reportOptionalMemberAccess]
@@ -156,7 +161,7 @@ class TextBuffer:
         return name
 
     def read_until(self, literals: tuple[str, ...], emit: Emit) -> Parser[str | None]:
-        """Emits the text before the first of `literals` and takes that; None if the text ends before one comes."""
+        """Emit the text before the first of `literals`, read that and return it; None if the text ends before."""
         try:
             return (yield from self.read_through(literals, emit))
         except Unfinished:
@@ -166,51 +171,55 @@ class TextBuffer:
             return None
 
     def read_through(self, literals: tuple[str, ...], emit: Emit) -> Parser[str]:
-        """Emits the text before the first of `literals`, which must come, and takes that.
+        """Emit the text before the first of `literals`, read that and return it.
 
-        If the text ends before, what may have been a literal's beginning is not emitted.
+        Raises Unfinished if the text ends before; what may have been the beginning of a literal is not emitted then.
         """
         markers = marker_set(literals)
         while True:
-            found = markers.search(self.text, self.pos)
-            end = found.start() if found else markers.safe_end(self.text, self.pos)
+            match = markers.search(self.text, self.pos)
+            end = match.start() if match else markers.safe_end(self.text, self.pos)
             if end > self.pos:
                 emit(self.text[self.pos : end])
                 self.pos = end
-            if found:
-                self.pos = found.end()
-                return found.group()
+            if match:
+                self.pos = match.end()
+                return match.group()
             yield from self.wait_for_text()
 
 
 class MarkerSet:
-    """Literals that are looked for together. None may begin another: the shorter would always be found first."""
+    """Literals that are searched for together.
+
+    None may begin with another one: the shorter would always match first.
+    """
 
     def __init__(self, literals: tuple[str, ...]) -> None:
-        clash = [(a, b) for a in literals for b in literals if a != b and b.startswith(a)]
-        assert not clash and "" not in literals, f"of these markers one begins the other: {clash}"
+        clashes = [(a, b) for a in literals for b in literals if a != b and b.startswith(a)]
+        assert not clashes and "" not in literals, f"of these markers one begins with the other: {clashes}"
         self.search = re.compile("|".join(map(re.escape, literals)) or r"(?!)").search
-        self._beginnings = frozenset(literal[:end] for literal in literals for end in range(1, len(literal)))
-        self._firsts = tuple({literal[0] for literal in literals if len(literal) > 1})
-        self._reach = max(map(len, literals), default=1) - 1
+        self._prefixes = frozenset(literal[:end] for literal in literals for end in range(1, len(literal)))
+        self._first_chars = tuple({literal[0] for literal in literals if len(literal) > 1})
+        self._max_prefix_chars = max(map(len, literals), default=1) - 1
 
     def safe_end(self, text: str, start: int) -> int:
-        """Where in `text`, which holds none of the literals, a suffix that may begin one starts."""
-        window = max(start, len(text) - self._reach)
-        best = len(text)
-        for first in self._firsts:
-            place = text.find(first, window)
-            while 0 <= place < best:
-                if text[place:] in self._beginnings:
-                    best = place
-                place = text.find(first, place + 1)
-        return best
+        """Return where the longest suffix of `text` starts that may begin a literal; `text` holds no whole one."""
+        window = max(start, len(text) - self._max_prefix_chars)
+        end = len(text)
+        for char in self._first_chars:
+            index = text.find(char, window)
+            while 0 <= index < end:
+                if text[index:] in self._prefixes:
+                    end = index
+                index = text.find(char, index + 1)
+        return end
 
 
 @lru_cache(maxsize=1024)
 def marker_set(literals: tuple[str, ...]) -> MarkerSet:
+    """Return the MarkerSet of these literals; the last 1024 are cached."""
     return MarkerSet(literals)
 
 
 def discard(text: str) -> None:
-    """An Emit for text that nobody needs."""
+    """Do nothing: an Emit for text that is not needed."""

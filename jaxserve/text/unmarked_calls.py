@@ -1,13 +1,14 @@
-"""Calls in a form of no dialect: JSON with a declared function's name and its arguments, bare, fenced or in tags.
+"""UnmarkedCallParser: calls in a form of no dialect: JSON with the name and arguments of a declared function.
 
 Models that do not keep to their template's form write such calls, Qwen2.5-Coder above all: one object or a list, on its
-own, in a Markdown fence, or in tags of another family. It is a call only if the JSON is whole and every name in it is
-that of a declared function. Until that is known the text waits, at most one object or list; other text goes on at once.
+own, in a Markdown fence, or in tags of another family. They are calls only if the JSON is complete and every name in it
+is that of a declared function. Until that is known the text is held back, at most one object or list; other text is
+emitted at once.
 """
 
 import re
 
-from jaxserve.text.argument_check import may_be_arguments
+from jaxserve.text.argument_check import accepts_arguments
 from jaxserve.text.call_formats.format import Functions, ToolCallSink
 from jaxserve.text.call_formats.json_calls import stream_arguments
 from jaxserve.text.incremental_json import read_json_string, stream_json_value
@@ -28,57 +29,59 @@ _Call = tuple[str, str]  # name, arguments
 
 
 class UnmarkedCallParser:
-    """Takes such calls out of content that comes in pieces."""
+    """Parser that takes unmarked calls out of content."""
 
     def __init__(self, functions: Functions, calls: ToolCallSink, content: Emit) -> None:
-        """calls, content: where they go."""
+        """Start parsing; `calls` and `content` receive the results."""
         self._functions, self._calls, self._content = functions, calls, content
         self._start()
 
     def feed(self, text: str) -> None:
+        """Parse more content."""
         self._buffer.feed(text)
-        next(self._reading)
+        next(self._parsing)
 
     def flush(self, *, is_marked: bool = False) -> None:
-        """Give out as content what waits.
+        """Emit as content what is held back.
 
-        is_marked: a call in the dialect's own form comes, so what waits around its beginning is dropped.
+        is_marked: a call in the dialect's own form follows, so a wrapper around its beginning is dropped.
         """
-        waiting = self._buffer.pending_text()
+        held = self._buffer.pending_text()
         self._start()
-        if waiting and not (is_marked and _WRAPPERS.fullmatch(waiting)):
-            self._content(waiting)
+        if held and not (is_marked and _WRAPPERS.fullmatch(held)):
+            self._content(held)
 
     def close(self) -> None:
+        """Parse the rest, when no more content comes."""
         self._buffer.is_ended = True
-        next(self._reading, None)
+        next(self._parsing, None)
 
     def _start(self) -> None:
         self._buffer = TextBuffer()
-        self._reading = _parse(self._buffer, self._functions, self._calls, self._content)
-        next(self._reading)
+        self._parsing = _parse(self._buffer, self._functions, self._calls, self._content)
+        next(self._parsing)
 
 
 def _parse(buffer: TextBuffer, functions: Functions, calls: ToolCallSink, content: Emit) -> Parser[None]:
-    while (found := (yield from buffer.read_until(_STARTS, content))) is not None:
-        buffer.unread(found)
+    while (start := (yield from buffer.read_until(_STARTS, content))) is not None:
+        buffer.unread(start)
         buffer.start_recording()
         try:
-            found_calls = yield from _parse_wrapped(buffer, functions)
+            parsed_calls = yield from _parse_wrapped(buffer, functions)
         except Malformed:
             yield from _emit_as_content(buffer, content)
             continue
         buffer.stop_recording()
-        for name, given in found_calls:
+        for name, arguments in parsed_calls:
             calls.begin_call(name)
-            calls.add_arguments(given)
+            calls.add_arguments(arguments)
             calls.end_call()
 
 
 def _emit_as_content(buffer: TextBuffer, content: Emit) -> Parser[None]:
-    """Emit what was read, which is no call. Of a JSON document also the rest, as what is in it is no call either."""
+    """Emit the recorded text, which is no call. Emit all of a JSON document: what is inside it is no call either."""
     text = buffer.stop_recording()
-    start = min((place for place in map(text.find, "{[") if place >= 0), default=len(text))
+    start = min((index for index in map(text.find, "{[") if index >= 0), default=len(text))
     if not _DOCUMENT.match(text, start):
         content(text)
         return
@@ -93,41 +96,44 @@ def _emit_as_content(buffer: TextBuffer, content: Emit) -> Parser[None]:
 
 def _parse_wrapped(buffer: TextBuffer, functions: Functions) -> Parser[list[_Call]]:
     for _ in range(_MAX_WRAPPERS):
-        found = yield from buffer.accept(_FENCE, *_TAGS)
-        if found is None:
+        wrapper = yield from buffer.accept(_FENCE, *_TAGS)
+        if wrapper is None:
             break
-        if found == _FENCE and (yield from buffer.peek()).isalnum():
+        if wrapper == _FENCE and (yield from buffer.peek()).isalnum():
             yield from buffer.read_name(_LANGUAGE)
     if (yield from buffer.accept("[")) is None:
         return [(yield from _parse_object(buffer, functions))]
-    found_calls = [(yield from _parse_object(buffer, functions))]
+    parsed_calls = [(yield from _parse_object(buffer, functions))]
     while (yield from buffer.expect(",", "]")) == ",":
-        found_calls.append((yield from _parse_object(buffer, functions)))
-    return found_calls
+        parsed_calls.append((yield from _parse_object(buffer, functions)))
+    return parsed_calls
 
 
 def _parse_object(buffer: TextBuffer, functions: Functions) -> Parser[_Call]:
-    """A call, also as the API writes it in a conversation: {"type": "function", "function": {...}}. No other keys."""
-    name, given = "", ""
-    more = yield from buffer.expect("{")
-    while more != "}":
+    """Parse a call, also as the API writes it: {"type": "function", "function": {...}}, without other keys.
+
+    Raises Malformed if it is none.
+    """
+    name, arguments = "", ""
+    separator = yield from buffer.expect("{")
+    while separator != "}":
         key = yield from read_json_string(buffer)
         yield from buffer.expect(":")
         if key == "name" and not name:
             name = yield from read_json_string(buffer)
             if name not in functions:
                 raise Malformed
-        elif key in ("arguments", "parameters") and not given:
+        elif key in ("arguments", "parameters") and not arguments:
             pieces: list[str] = []
             yield from stream_arguments(buffer, pieces.append)
-            given = "".join(pieces)
-        elif key == "function" and not name and not given:
-            name, given = yield from _parse_object(buffer, functions)
+            arguments = "".join(pieces)
+        elif key == "function" and not name and not arguments:
+            name, arguments = yield from _parse_object(buffer, functions)
         elif key in ("type", "id"):
             yield from stream_json_value(buffer, discard)
         else:
             raise Malformed
-        more = yield from buffer.expect(",", "}")
-    if not name or not given or not may_be_arguments(given, functions[name]):
+        separator = yield from buffer.expect(",", "}")
+    if not name or not arguments or not accepts_arguments(arguments, functions[name]):
         raise Malformed
-    return name, given
+    return name, arguments

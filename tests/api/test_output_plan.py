@@ -97,7 +97,7 @@ def test_forced_calls_are_written_as_the_model_writes_them_or_plainly_where_that
 
 def test_calls_that_no_grammar_can_be_made_for_are_not_held_in_silence(make_planner, monkeypatch):
     planner, _ = make_planner()
-    monkeypatch.setattr(OutputDialect, "build_shape", lambda *_, **__: None)  # as of a response_template with patterns
+    monkeypatch.setattr(OutputDialect, "build_expr", lambda *_, **__: None)  # as of a response_template with patterns
     wanted = replace(FREE, structured_outputs=Wanted(regex="a"))
     for params, tool in ((FREE, STRICT), (wanted, PLAIN)):
         with pytest.raises(InvalidParameter, match="cannot be enforced"):

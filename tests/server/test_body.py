@@ -157,7 +157,7 @@ async def test_the_digits_of_a_tool_reach_the_library(make_api):
     answer = await api.post(PATH, (json.dumps(CHAT)[:-1] + f',"tools":[{tool}]}}').encode())
     assert answer.status == 200
     [function] = collect_functions(api.llm.calls[-1].spec.tools).values()
-    assert NUMBERS in function.arguments_shape.schema
+    assert NUMBERS in function.arguments_expr.schema
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000, "1" * 309])

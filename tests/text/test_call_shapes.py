@@ -43,7 +43,7 @@ def bound(name):
 
 
 def compiled(compiler, name, **fields):
-    shape = bound(name).build_shape(answer_format(tools=STRICT, **fields))
+    shape = bound(name).build_expr(answer_format(tools=STRICT, **fields))
     assert shape is not None
     return compiler.compile(shape)
 
@@ -108,7 +108,7 @@ SAME_SPELLING = {
 
 def test_other_functions_keep_free_arguments_beside_strict_ones(compiler):
     tools = (STRICT[0], tool("search", query={"type": "string"}))
-    grammar = compiler.compile(dialect("hermes").build_shape(answer_format(tools=tools)))
+    grammar = compiler.compile(dialect("hermes").build_expr(answer_format(tools=tools)))
     call = '<tool_call>\n{{"name": "{}", "arguments": {}}}\n</tool_call>'
     assert accepts(grammar.new_matcher(), call.format("search", '{"anything": [1]}'))
     assert accepts(grammar.new_matcher(), call.format("now", "{}"))
@@ -119,15 +119,15 @@ def test_other_functions_keep_free_arguments_beside_strict_ones(compiler):
 def test_a_free_answer_has_no_shape():
     loose = (tool("now"),)
     for fields in ({"tools": loose}, {"tools": ()}, {"tools": STRICT, "tool_choice": "none"}):
-        assert dialect("hermes").build_shape(answer_format(**fields)) is None
-    assert dialect(None).build_shape(answer_format(tools=STRICT)) is None
+        assert dialect("hermes").build_expr(answer_format(**fields)) is None
+    assert dialect(None).build_expr(answer_format(tools=STRICT)) is None
 
 
 @pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "glm47", "pythonic", "gemma4", "deepseek_v32"])
 def test_a_string_is_free_up_to_its_end(compiler, name):
     tools = (tool("write", text={"type": "string"}),)
     choice = NamedTool("write")
-    grammar = compiler.compile(dialect(name).build_shape(answer_format(tools=tools, tool_choice=choice)))
+    grammar = compiler.compile(dialect(name).build_expr(answer_format(tools=tools, tool_choice=choice)))
     text = "It's 3 < 4, {a: [b]}\n</parm> & more"
     answer = WRITERS[name]([("write", {"text": text})]).rstrip()
     if name == "pythonic":

@@ -51,7 +51,7 @@ def test_a_name_is_read_back_from_its_grammar_or_refused(name, function, is_name
     except InvalidParameter as refused:
         assert refused.param == "tools.0.function.name" and name in str(refused)
         return
-    answer = walk(matcher_of(dialect(name).build_shape(format)), random.Random(0))
+    answer = walk(matcher_of(dialect(name).build_expr(format)), random.Random(0))
     assert called(name, function, choice, answer) == [function]
 
 

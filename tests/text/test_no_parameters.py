@@ -37,7 +37,7 @@ def compiler():
 def test_a_forced_call_has_exactly_an_empty_object_and_ends_there(compiler, name, choice):
     for said in NONE_SAID:
         fields = {"tools": tools(said), "tool_choice": choice, "parallel_tool_calls": False}
-        grammar = compiler.compile(bound(name).build_shape(answer_format(**fields)))
+        grammar = compiler.compile(bound(name).build_expr(answer_format(**fields)))
         for seed in range(3):
             answer = walk(grammar.new_matcher(), random.Random(seed), 200)
             assert answer is not None
@@ -46,7 +46,7 @@ def test_a_forced_call_has_exactly_an_empty_object_and_ends_there(compiler, name
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_a_strict_function_without_parameters_takes_none_where_the_model_may_choose(compiler, name):
-    grammar = compiler.compile(bound(name).build_shape(answer_format(tools=tools({}, strict=True))))
+    grammar = compiler.compile(bound(name).build_expr(answer_format(tools=tools({}, strict=True))))
     calls = [walk(grammar.new_matcher(), random.Random(seed), 300) for seed in range(10)]
     for told in (read(bound(name), answer, tools=tools({})).calls for answer in calls if answer):
         assert all(arguments == "{}" for _, arguments in told)
@@ -56,7 +56,7 @@ def test_a_strict_function_without_parameters_takes_none_where_the_model_may_cho
 @pytest.mark.parametrize("name", ["hermes", "deepseek_v31", "openai", GENERIC])
 def test_an_object_that_declares_nothing_stays_any_object(compiler, name):
     fields = {"tools": tools({"parameters": {"type": "object"}}), "tool_choice": NamedTool("now")}
-    grammar = compiler.compile(bound(name).build_shape(answer_format(**fields)))
+    grammar = compiler.compile(bound(name).build_expr(answer_format(**fields)))
     answers = [walk(grammar.new_matcher(), random.Random(seed)) for seed in range(20)]
     found = {arguments for answer in answers if answer for _, arguments in read(bound(name), answer, **fields).calls}
     assert len(found) > 1

@@ -191,7 +191,7 @@ def test_one_of_the_two_may_be_left_out():
 
 def test_it_gives_grammars_what_they_need_where_calls_are_json_between_literals():
     found = bound(TEMPLATES["json"][0])
-    assert found.build_shape(answer_format(tool_choice="required")) is not None
+    assert found.build_expr(answer_format(tool_choice="required")) is not None
     assert found.reasoning is not None and found.reasoning.close == ("</think>",)
     told = read(bound(TEMPLATES["xml"][0]), '[{"name": "now", "parameters": {}}]', tool_choice="required")
     assert told.calls == (("now", "{}"),)

@@ -42,8 +42,8 @@ def test_what_is_no_tool_is_left_alone():
 
 def test_a_grammar_and_a_template_see_the_schema_without_them():
     [function] = collect_functions(tools({"type": "object", "properties": {"a": {"type": "object", **NULLS}}})).values()
-    assert isinstance(function.arguments_shape, JsonSchema)
-    assert accepts(matcher_of(function.arguments_shape), '{"a": {"b": 1}}')
+    assert isinstance(function.arguments_expr, JsonSchema)
+    assert accepts(matcher_of(function.arguments_expr), '{"a": {"b": 1}}')
     template = "{{ tools[0].function.parameters | tojson }}"
     prompts = PromptRenderer(EngineConfig(max_model_len=500, chat_template=template), make(byte_level_backend()))
     rendered = prompts.render_chat([{"role": "user", "content": "x"}], tools=tools({"type": "object", **NULLS}))

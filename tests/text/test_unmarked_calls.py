@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.outputs import FinishReason
-from jaxserve.text.argument_check import may_be_arguments
+from jaxserve.text.argument_check import accepts_arguments
 from jaxserve.text.call_formats.format import FunctionSpec
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.text.call_writers import WRITERS
@@ -119,7 +119,7 @@ def test_a_strict_function_is_called_only_with_valid_arguments(given, is_valid):
     told = read(dialect("hermes"), f'{{"name": "f", "arguments": {given}}}', tools=(STRICT,))
     assert bool(told.calls) is is_valid
     odd = FunctionSpec("f", {"type": "object", "propertyNames": {"pattern": "a"}}, is_strict=True)
-    assert not may_be_arguments(given, odd)
+    assert not accepts_arguments(given, odd)
 
 
 @settings(max_examples=200, deadline=None)

@@ -55,7 +55,7 @@ def answers(name, parameters, choice, num=3):
     """Calls of random answers; None where the schema is refused."""
     fields = {"tools": tools(parameters), "tool_choice": choice, "parallel_tool_calls": False}
     try:
-        text = write_valid_grammar(dialect(name).build_shape(answer_format(**fields)), SPECIAL_TOKENS, "tools")
+        text = write_valid_grammar(dialect(name).build_expr(answer_format(**fields)), SPECIAL_TOKENS, "tools")
     except InvalidParameter:
         return
     matcher = LLMatcher(byte_tokenizer().get_ll_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
@@ -111,5 +111,5 @@ def test_what_stands_behind_the_root_or_a_reference_is_enforced(name, root):
 def test_what_cannot_be_enforced_is_refused_by_name(name):
     parameters = {"properties": {"a": {"type": "string", "not": {"const": "x"}}}}
     with pytest.raises(InvalidParameter, match="'not' at #/properties/a") as caught:
-        write_valid_grammar(dialect(name).build_shape(answer_format(tools=tools(parameters))), SPECIAL_TOKENS, "tools")
+        write_valid_grammar(dialect(name).build_expr(answer_format(tools=tools(parameters))), SPECIAL_TOKENS, "tools")
     assert caught.value.param == "tools.0.function.parameters"

@@ -1,4 +1,4 @@
-"""What every call format offers, and what it is given."""
+"""CallFormat: the interface of the forms of calls, with the declared functions and the receiver of parsed calls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,23 +18,30 @@ NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additio
 
 
 class ToolCallSink(Protocol):
-    """Where the calls go as they are read: begin, any number of writes, end; then the next."""
+    """Receiver of parsed calls: for each call `begin_call`, any number of `add_arguments`, `end_call`."""
 
-    def begin_call(self, name: str) -> None: ...
-
-    def add_arguments(self, arguments: str) -> None:
-        """A piece of the call's arguments, JSON text."""
+    def begin_call(self, name: str) -> None:
+        """Receive the function name of the next call."""
         ...
 
-    def end_call(self) -> None: ...
+    def add_arguments(self, arguments: str) -> None:
+        """Receive a piece of the call's arguments, which is JSON text."""
+        ...
+
+    def end_call(self) -> None:
+        """Mark the call as complete."""
+        ...
 
 
 @dataclass(frozen=True)
 class FunctionSpec:
     """One declared function.
 
-    enforced   a grammar lets only arguments through that its schema allows
-    param      the field of the request that its schema stands in
+    name          Its name.
+    parameters    The JSON schema of its arguments.
+    is_strict     The request asks for arguments that are valid under the schema.
+    is_enforced   A grammar allows only arguments that are valid under the schema.
+    param         The field of the request that holds the schema, for error texts.
     """
 
     name: str
@@ -44,23 +51,23 @@ class FunctionSpec:
     param: str = "tools"
 
     @property
-    def arguments_shape(self) -> GrammarExpr:
-        """The JSON object of its arguments."""
+    def arguments_expr(self) -> GrammarExpr:
+        """A grammar for the JSON object of the arguments."""
         return TextLiteral("{}") if self.is_enforced and self.parameters == NO_PARAMETERS else self.schema
 
     @property
     def schema(self) -> JsonSchema:
-        """What its arguments must be valid under."""
+        """A grammar for JSON under the schema, or any JSON object if the schema is not enforced."""
         return JsonSchema(ANY_OBJECT if not self.is_enforced else self._json, is_object=True, param=self.param)
 
     def parameter_type(self, parameter: str) -> UnquotedValue:
-        """How the text of a parameter is read; a string where its schema says nothing of it."""
+        """Return the type of a parameter, by which its text is parsed; a string if the schema does not say."""
         arguments = parse_parameters_leniently(self._json)
         return STRING_VALUE if arguments is None else arguments.value(parameter)
 
     @property
     def parameter_names(self) -> list[str]:
-        """The names of its parameters."""
+        """The names of the parameters."""
         arguments = parse_parameters_leniently(self._json)
         return [] if arguments is None else arguments.declared_names
 
@@ -73,47 +80,47 @@ Functions = Mapping[str, FunctionSpec]
 
 
 def collect_functions(tools: Sequence[Mapping[str, Any]]) -> Functions:
-    """Map names to the declared functions, from tools as the API has them.
+    """Return the declared functions by name, from tools as the API has them.
 
     A function without parameters (absent, null or {}) takes an empty object, as OpenAI documents it.
     """
-    found = {}
+    by_name = {}
     for index, tool in enumerate(drop_null_keywords(tools)):
-        name, said = tool["function"]["name"], tool["function"]
+        function = tool["function"]
+        name = function["name"]
         param = f"tools.{index}.function.parameters"
-        found[name] = FunctionSpec(
-            name, said.get("parameters") or NO_PARAMETERS, said.get("strict") is True, param=param
+        by_name[name] = FunctionSpec(
+            name, function.get("parameters") or NO_PARAMETERS, function.get("strict") is True, param=param
         )
-    return found
+    return by_name
 
 
 class CallFormat(Protocol):
-    """One way of writing calls.
-
-    begin    the literal every call begins with; "" where a call begins right after what opens the section
-    """
+    """One form of calls."""
 
     @property
-    def begin(self) -> str: ...
-
-    def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
-        """Takes what comes after `begin`: one call, or a list of them. Malformed when it is none."""
+    def begin(self) -> str:
+        """The literal that begins every call; "" where a call begins right after the opener of the section."""
         ...
 
-    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
-        """A call of this function, `begin` included."""
+    def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        """Parse what comes after `begin`: one call, or a list of them. Raises Malformed if it is none."""
+        ...
+
+    def build_expr(self, function: FunctionSpec) -> GrammarExpr:
+        """Return a grammar for a call of this function, `begin` included."""
         ...
 
     def is_readable_name(self, name: str) -> bool:
-        """Tell whether `read` gives this function's name back as it was written."""
+        """Whether `parse` gives this function name back as it was written."""
         ...
 
 
 def is_plain_name(name: str) -> bool:
-    """Tell whether a name that stands in no quotes is read to its end: letters, digits and _ . : / $ @ -."""
+    """Whether a name without quotes is parsed to its end: it has letters, digits and _ . : / $ @ - only."""
     return FUNCTION_NAME.fullmatch(name) is not None and name != ""
 
 
 def concat(*items: GrammarExpr | str) -> GrammarExpr:
-    """Shapes and plain texts, one after the other."""
+    """Return the sequence of these grammars and plain texts."""
     return InOrder(tuple(TextLiteral(item) if isinstance(item, str) else item for item in items if item != ""))

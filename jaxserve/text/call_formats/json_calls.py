@@ -1,4 +1,4 @@
-"""Calls as JSON objects with a name and arguments, one or a list of them."""
+"""JsonCalls: calls as JSON objects with a name and arguments, one or a list of them."""
 
 import json
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from jaxserve.text.text_buffer import Emit, Malformed, Parser, TextBuffer, disca
 class JsonCalls:
     """{"name": ..., "arguments": {...}}, keys in any order, other keys skipped.
 
-    name, arguments   the keys; the first of each is the one that a grammar writes
-    unmarked          no marker says that this is a call: it is one only if both keys are there, one of them first
+    name_keys, arguments_keys   The keys; a grammar writes the first of each.
+    is_unmarked                 No marker says that this is a call: it is one only if both keys are there, one of them
+                                first.
     """
 
     name_keys: tuple[str, ...] = ("name",)
@@ -23,6 +24,7 @@ class JsonCalls:
     begin: str = ""
 
     def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        """Parse one call or a list of calls. Raises Malformed if there is none."""
         if (yield from buffer.peek()) != "[":
             yield from self._parse_object(buffer, calls)
             return
@@ -40,7 +42,7 @@ class JsonCalls:
                 yield from self._parse_member(buffer, call)
                 closed = (yield from buffer.expect(",", "}")) == "}"
         except Malformed:
-            if not call.is_whole:  # what may be wrong behind the arguments, like a brace left out, does not matter
+            if not call.is_whole:  # an error after the arguments, like a missing brace, does not matter
                 raise
         call.end(self.is_unmarked)
 
@@ -66,17 +68,20 @@ class JsonCalls:
             yield from stream_json_value(buffer, discard)
 
     def is_readable_name(self, name: str) -> bool:
+        """Whether `parse` gives this function name back as it was written."""
         return name != ""
 
-    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
+    def build_expr(self, function: FunctionSpec) -> GrammarExpr:
+        """Return a grammar for a call of this function."""
         name = json.dumps(function.name, ensure_ascii=False)
-        return concat(f'{{"{self.name_keys[0]}": {name}, "{self.arguments_keys[0]}": ', function.arguments_shape, "}")
+        return concat(f'{{"{self.name_keys[0]}": {name}, "{self.arguments_keys[0]}": ', function.arguments_expr, "}")
 
 
 class _Call:
-    """A call whose arguments may come before its name: they are held until it is known.
+    """A call whose arguments may come before its name: they are held until the name is known.
 
-    has_arguments, is_whole   whether its arguments have begun, and have ended when its name was known
+    has_arguments   The arguments have begun.
+    is_whole        The arguments have ended and the name is known.
     """
 
     def __init__(self, calls: ToolCallSink) -> None:
@@ -105,14 +110,17 @@ class _Call:
         self._calls.end_call()
 
 
-def stream_arguments(buffer: TextBuffer, write: Emit) -> Parser[None]:
-    """Takes the arguments and writes them as they come: an object, null for none, or a string that holds an object."""
+def stream_arguments(buffer: TextBuffer, emit: Emit) -> Parser[None]:
+    """Read arguments and emit them as they come: an object, null for none, or a string that holds an object.
+
+    Raises Malformed if they are anything else.
+    """
     first = yield from buffer.peek()
     pieces: list[str] = []
     if first == "{":
         held: str | None = ""  # until it is certain that an object begins
 
-        def emit(piece: str) -> None:
+        def hold_or_emit(piece: str) -> None:
             nonlocal held
             pieces.append(piece)
             if held is not None:
@@ -123,9 +131,9 @@ def stream_arguments(buffer: TextBuffer, write: Emit) -> Parser[None]:
                 if inner[0] not in '"}':
                     raise Malformed
                 piece, held = held, None
-            write(piece)
+            emit(piece)
 
-        yield from stream_json_value(buffer, emit)
+        yield from stream_json_value(buffer, hold_or_emit)
         parse_json("".join(pieces))
         return
     yield from stream_json_value(buffer, pieces.append)
@@ -137,4 +145,4 @@ def stream_arguments(buffer: TextBuffer, write: Emit) -> Parser[None]:
         value, text = {} if value is None else value, "{}"
     if not isinstance(value, dict):
         raise Malformed
-    write(text)
+    emit(text)

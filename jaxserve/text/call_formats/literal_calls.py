@@ -1,4 +1,4 @@
-"""Calls in the manner of a programming language: NAME(KEY=VALUE, ...), values as literals of that language."""
+"""LiteralCalls: calls like NAME(KEY=VALUE, ...), as in a programming language, with values as its literals."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,34 +14,40 @@ _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
 
 
 class Literals(Protocol):
-    """How a language writes its values.
-
-    quotes    the literals that begin and end strings, within which only the same literal counts
-    escapes   whether a backslash takes the next character's meaning away
-    is_json   whether JSON is such a literal as well
-    """
+    """The literals of a language: the form of its values."""
 
     @property
-    def quotes(self) -> tuple[str, ...]: ...
+    def quotes(self) -> tuple[str, ...]:
+        """The markers of strings; each string ends with the marker that began it."""
+        ...
 
     @property
-    def has_escapes(self) -> bool: ...
+    def has_escapes(self) -> bool:
+        """Whether a backslash escapes the next character."""
+        ...
 
     @property
-    def accepts_json(self) -> bool: ...
+    def accepts_json(self) -> bool:
+        """Whether JSON is such a literal, too."""
+        ...
 
     def parse(self, text: str) -> Any:
-        """The value of a literal; Malformed when it is none."""
+        """Return the value of a literal. Raises Malformed if it is none."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiteralCalls:
-    """begin NAME open KEY equals VALUE, ... close.
+    """Calls of the form: begin NAME open KEY equals VALUE, ... close.
 
-    comma    as a grammar writes it
-    ends     what may end a call as well, for models that forget `close`
-    listed   several calls stand between brackets, separated by commas; in_lines: one after the other
+    begin             The literal that begins a call.
+    open, close       The literals around the arguments.
+    equals            The literal between a parameter's name and its value.
+    comma             The separator of arguments, as a grammar writes it.
+    ends              Literals that may end a call as well, for models that leave `close` out.
+    literals          The form of the values.
+    is_list           Several calls stand in brackets, separated by commas.
+    is_one_per_line   Several calls follow one another without brackets.
     """
 
     begin: str = ""
@@ -55,18 +61,19 @@ class LiteralCalls:
     is_one_per_line: bool = False
 
     def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        """Parse one call, or several. Raises Malformed if there is none."""
         if not self.is_list or (yield from buffer.accept("[")) is None:
             yield from self._parse_call(buffer, calls)
             while self.is_one_per_line and (yield from buffer.peek()).isidentifier():
                 yield from self._parse_call(buffer, calls)
             return
-        more = ","
-        while more == ",":
+        separator = ","
+        while separator == ",":
             yield from self._parse_call(buffer, calls)
-            more = yield from buffer.expect(",", "]")
+            separator = yield from buffer.expect(",", "]")
 
     def _parse_call(self, buffer: TextBuffer, calls: ToolCallSink) -> Parser[None]:
-        """A call is told when it is whole, as it can be content until then."""
+        """Parse one call, and report it when it is complete: until then it may be content."""
         name = yield from buffer.read_name()
         yield from buffer.expect(self.open)
         members: list[str] = []
@@ -85,31 +92,31 @@ class LiteralCalls:
         calls.end_call()
 
     def _parse_end(self, buffer: TextBuffer) -> Parser[bool]:
-        """Whether the call ends here; takes what closes it."""
+        """Read the end of the call; return whether there is one."""
         return (yield from buffer.accept(self.close)) is not None or (yield from buffer.is_followed_by(self.ends))
 
     def _stream_value(self, buffer: TextBuffer, emit: Emit) -> Parser[None]:
-        """The text of a value, up to the comma behind it or the end of the call."""
+        """Emit the text of a value, up to the comma after it or the end of the call."""
         depth = 0
         stops = tuple(dict.fromkeys((*self.literals.quotes, *_OPENING, *_CLOSING, ",", *self.ends)))
         while True:
-            found = yield from buffer.read_through(stops, emit)
-            if not depth and found in (",", self.close, *self.ends):
-                buffer.unread(found)
+            stop = yield from buffer.read_through(stops, emit)
+            if not depth and stop in (",", self.close, *self.ends):
+                buffer.unread(stop)
                 return
-            emit(found)
-            if found in self.literals.quotes:
-                yield from self._stream_string(buffer, found, emit)
-            depth += (found in _OPENING) - (found in _CLOSING)
+            emit(stop)
+            if stop in self.literals.quotes:
+                yield from self._stream_string(buffer, stop, emit)
+            depth += (stop in _OPENING) - (stop in _CLOSING)
             if not 0 <= depth <= _MAX_DEPTH:
                 raise Malformed
 
     def _stream_string(self, buffer: TextBuffer, quote: str, emit: Emit) -> Parser[None]:
         stops = (quote, "\\") if self.literals.has_escapes else (quote,)
         while True:
-            found = yield from buffer.read_through(stops, emit)
-            emit(found)
-            if found == quote:
+            stop = yield from buffer.read_through(stops, emit)
+            emit(stop)
+            if stop == quote:
                 return
             while buffer.pos == len(buffer.text):
                 yield from buffer.wait_for_text()
@@ -117,9 +124,11 @@ class LiteralCalls:
             buffer.pos += 1
 
     def is_readable_name(self, name: str) -> bool:
+        """Whether `parse` gives this function name back as it was written."""
         return is_plain_name(name) and (name[0].isidentifier() or not self.is_one_per_line)
 
-    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
+    def build_expr(self, function: FunctionSpec) -> GrammarExpr:
+        """Return a grammar for a call of this function."""
         literals = self.literals
         quote = None if literals.accepts_json else literals.quotes[0]
         arguments = KeywordArguments(function.schema, self.equals, self.comma, quote, _NAMES)

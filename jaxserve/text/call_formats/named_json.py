@@ -1,4 +1,4 @@
-"""Calls as a name between markers, then the arguments as a JSON object."""
+"""NamedJson: calls as a name between markers, then the arguments as a JSON object."""
 
 import re
 from dataclasses import dataclass
@@ -11,10 +11,13 @@ from jaxserve.text.text_buffer import Parser, TextBuffer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedJson:
-    """begin NAME name_end {...} end. White space around the parts is free; a grammar writes it as it stands here.
+    """Calls of the form: begin NAME name_end {...} end. Whitespace around the parts is free for the parser.
 
-    prefix     stands before every name and is no part of it
-    numbered   the name is followed by a colon and the number of the call
+    begin         The literal that begins a call.
+    name_end      The literal after the name.
+    end           The literal that ends a call.
+    prefix        Stands before every name and is not part of it.
+    is_numbered   The name is followed by a colon and the number of the call.
     """
 
     begin: str
@@ -24,6 +27,7 @@ class NamedJson:
     is_numbered: bool = False
 
     def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        """Parse one call. Raises Malformed if it is none."""
         name = yield from buffer.read_name()
         if (yield from buffer.accept(self.name_end.strip())) is None and (yield from buffer.peek()) != "{":
             buffer.fail()
@@ -40,9 +44,11 @@ class NamedJson:
         return re.sub(r":\d+$", "", name) if self.is_numbered else name
 
     def is_readable_name(self, name: str) -> bool:
+        """Whether `parse` gives this function name back as it was written."""
         return is_plain_name(name)
 
-    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
+    def build_expr(self, function: FunctionSpec) -> GrammarExpr:
+        """Return a grammar for a call of this function."""
         number = [":", Regex("[0-9]{1,4}")] if self.is_numbered else []
         name = self.begin + self.prefix + function.name
-        return concat(name, *number, self.name_end, function.arguments_shape, self.end)
+        return concat(name, *number, self.name_end, function.arguments_expr, self.end)

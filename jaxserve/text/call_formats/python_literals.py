@@ -19,27 +19,35 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
 
 @dataclass(frozen=True, slots=True)
 class PythonLiterals:
+    """The literals of Python, and JSON's constants.
+
+    quotes         The markers before and after a string.
+    has_escapes    A backslash escapes the next character.
+    accepts_json   JSON is such a literal, too.
+    """
+
     quotes: tuple[str, ...] = ('"', "'")
     has_escapes: bool = True
     accepts_json: bool = True
 
     def parse(self, text: str) -> Any:
+        """Return the value of a literal. Raises Malformed if it is none."""
         tokens: list[str] = []
-        place = 0
-        while place < len(text):
-            found = _TOKEN.match(text, place)
-            if found is None:
+        pos = 0
+        while pos < len(text):
+            match = _TOKEN.match(text, pos)
+            if match is None:
                 raise Malformed
-            place = found.end()
-            _take(found, tokens)
+            pos = match.end()
+            _append_json_token(match, tokens)
         return parse_json(" ".join(tokens))
 
 
-def _take(found: re.Match[str], tokens: list[str]) -> None:
-    """Adds one token of the literal, as JSON has it."""
-    kind, token = found.lastgroup, found.group().strip()
+def _append_json_token(match: re.Match[str], tokens: list[str]) -> None:
+    """Append one token of the literal, as JSON has it. Raises Malformed for an unknown word."""
+    kind, token = match.lastgroup, match.group().strip()
     if kind == "string":
-        token = dump_json(_ESCAPE.sub(_unescaped, found["string"][1:-1]))
+        token = dump_json(_ESCAPE.sub(_unescape, match["string"][1:-1]))
     elif kind == "word":
         if token not in _CONSTANTS:
             raise Malformed
@@ -51,8 +59,8 @@ def _take(found: re.Match[str], tokens: list[str]) -> None:
     tokens.append(token)
 
 
-def _unescaped(found: re.Match[str]) -> str:
-    code = found[1] or found[2] or found[3]
+def _unescape(match: re.Match[str]) -> str:
+    code = match[1] or match[2] or match[3]
     if code:
         return chr(int(code, 16))
-    return _ESCAPED.get(found[4], found[4] if found[4] in "\\'\"/" else found[0])
+    return _ESCAPED.get(match[4], match[4] if match[4] in "\\'\"/" else match[0])

@@ -1,4 +1,4 @@
-"""Calls as tags: a name, then parameters whose values are plain text. Their types come from the function's schema.
+"""TaggedCalls: a name in tags, then parameters whose values are plain text, with types from the function's schema.
 
 In a grammar, parameters come in the order of the schema, which structured/parameter_schema.py reads for both sides.
 """
@@ -13,11 +13,18 @@ from jaxserve.text.text_buffer import Parser, TextBuffer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaggedCalls:
-    """begin NAME name_end (key KEY key_end VALUE value_end)* end. White space between the parts is free.
+    """Calls of the form: begin NAME name_end (key KEY key_end VALUE value_end)* end. Whitespace between parts is free.
 
-    key_end     one literal, or two: between them stands white space or, if `typed`, whether the value is a string
-    other_ends     what may end a call as well, for models that forget `end`
-    outer_openers  what may stand before `begin`, too: where that follows a value, another call begins
+    begin           The literal that begins a call.
+    name_end        The literal after the function's name.
+    end             The literal that ends a call.
+    key             The literal before a parameter's name.
+    key_end         One literal after the name, or two: between these stands whitespace or, with `has_types`, "true" or
+                    "false" for whether the value is a string.
+    value_end       The literal that ends a value.
+    other_ends      Literals that may end a call as well, for models that leave `end` out.
+    outer_openers   Literals that may stand before `begin`: where one follows a value, another call begins.
+    has_types       Every parameter says whether its value is a string.
     """
 
     begin: str
@@ -31,6 +38,7 @@ class TaggedCalls:
     has_types: bool = False
 
     def parse(self, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> Parser[None]:
+        """Parse one call. Raises Malformed if it is none."""
         yield from TaggedCallParser(self._markers, buffer, calls, functions).parse()
 
     @property
@@ -47,21 +55,24 @@ class TaggedCalls:
         )
 
     def is_readable_name(self, name: str) -> bool:
+        """Whether `parse` gives this function name back as it was written."""
         return is_plain_name(name)
 
-    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
+    def build_expr(self, function: FunctionSpec) -> GrammarExpr:
+        """Return a grammar for a call of this function."""
         begin = self.begin + function.name + self.name_end
         return concat(begin, self._parameters(function), self.end)
 
     def _parameters(self, function: FunctionSpec) -> TaggedArguments:
-        said = ("true", "false") if self.has_types else ("", "")
-        after_name, after_name_json = (each.join(self.key_end) for each in said)
+        type_texts = ("true", "false") if self.has_types else ("", "")
+        after_name, after_name_json = (text.join(self.key_end) for text in type_texts)
+        stops = (self.value_end, self.key, self.end, *self.other_ends)
         return TaggedArguments(
             function.schema,
             self.key,
             after_name,
             self.value_end,
             after_name_json if self.has_types else None,
-            stops=tuple(dict.fromkeys(each.strip() for each in (self.value_end, self.key, self.end, *self.other_ends))),
+            stops=tuple(dict.fromkeys(map(str.strip, stops))),
             name_end=self.key_end[0].strip(),
         )

@@ -1,9 +1,10 @@
-"""Reads calls in tags from a TextBuffer, also where a model has left out a closing mark.
+"""TaggedCallParser: parse a call in tags, also where the model has left out a closing marker.
 
-Models are known to drop `</parameter>` and the like in long contexts. A value ends at its own mark if a parameter, the
-end of the call, another call or nothing follows; at the opening mark of a declared parameter that has not come yet; and
-at a mark that ends calls, if then a call of a declared function or the end of the text comes before the value's own
-mark. A value may hold any of these marks otherwise: from one that ends calls on, the text waits until that is decided.
+Models are known to drop `</parameter>` and the like in long contexts. A value ends at its own closing marker if a
+parameter, the end of the call, another call or nothing follows; at the opening marker of a declared parameter that has
+not come yet; and at a marker that ends calls, if then a call of a declared function or the end of the text comes before
+the value's own marker. Otherwise a value may contain any of these markers: from one that ends calls on, the text waits
+until that is decided.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from jaxserve.text.text_buffer import Emit, Malformed, Parser, TextBuffer, Unfin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagMarkers:
-    """The literals of a format without the white space around them, in the words of TaggedCalls.
+    """The literals of TaggedCalls without the whitespace around them.
 
-    ends       what ends a call, the first as the format has it
-    starts     what begins another call
-    typed      a parameter says whether its value is a string
+    name_end    Ends the function's name.
+    key         Begins a parameter.
+    key_ends    One literal after the parameter's name, or two around its type.
+    value_end   Ends a value.
+    ends        End a call, the first in the usual form.
+    starts      Begin another call.
+    has_types   Every parameter says whether its value is a string.
     """
 
     name_end: str
@@ -33,167 +38,179 @@ class TagMarkers:
 
     @property
     def in_value(self) -> tuple[str, ...]:
-        """All that may end a value, but none that another begins."""
-        found = tuple(dict.fromkeys((self.value_end, *self.behind_value)))
-        return tuple(one for one in found if not any(one != other and one.startswith(other) for other in found))
+        """The markers that may end a value, without those that begin with another one."""
+        markers = tuple(dict.fromkeys((self.value_end, *self.after_value)))
+        return tuple(
+            marker for marker in markers if not any(marker != other and marker.startswith(other) for other in markers)
+        )
 
     @property
-    def behind_value(self) -> tuple[str, ...]:
+    def after_value(self) -> tuple[str, ...]:
+        """The markers that may follow a value."""
         return (self.key, *self.ends, *self.starts)
 
-    def are_all_of(self, text: str) -> bool:
-        """Whether a text is nothing but marks that end calls, the last perhaps in its midst."""
+    def are_only_ends(self, text: str) -> bool:
+        """Whether a text is nothing but markers that end calls, the last perhaps incomplete."""
         text = text.lstrip()
         while text:
-            end = next((each for each in self.ends if text.startswith(each)), None)
+            end = next((marker for marker in self.ends if text.startswith(marker)), None)
             if end is None:
-                return any(each.startswith(text) for each in self.ends)
+                return any(marker.startswith(text) for marker in self.ends)
             text = text[len(end) :].lstrip()
         return True
 
 
 class TaggedCallParser:
-    """Reads one call. given: the parameters that have come."""
+    """Parser of one call."""
 
-    def __init__(self, marks: TagMarkers, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> None:
-        self._marks, self._buffer, self._calls, self._functions = marks, buffer, calls, functions
-        self._in_value = marks.in_value
+    def __init__(self, markers: TagMarkers, buffer: TextBuffer, calls: ToolCallSink, functions: Functions) -> None:
+        self._markers, self._buffer, self._calls, self._functions = markers, buffer, calls, functions
+        self._in_value = markers.in_value
         self._function = FunctionSpec("", {})
         self._given: set[str] = set()
 
     def parse(self) -> Parser[None]:
-        buffer, marks = self._buffer, self._marks
+        """Parse the call after what begins it. Raises Malformed if it is none."""
+        buffer, markers = self._buffer, self._markers
         name = yield from buffer.read_name()
-        end, first = marks.name_end, (marks.key, *marks.ends)
+        end, first = markers.name_end, (markers.key, *markers.ends)
         if end and (yield from buffer.accept(end)) is None and not (yield from buffer.is_followed_by(first)):
             buffer.fail()
-        found = yield from (self._next_mark() if name in self._functions else buffer.expect(*first))
+        marker = yield from (self._next_marker() if name in self._functions else buffer.expect(*first))
         self._calls.begin_call(name)
         self._function = self._functions.get(name, FunctionSpec(name, {}))
         before = "{"
-        while found == marks.key:
-            yield from self._parameter(before)
+        while marker == markers.key:
+            yield from self._parse_parameter(before)
             before = ", "
-            found = yield from self._next_mark()
+            marker = yield from self._next_marker()
         self._calls.add_arguments("{}" if before == "{" else "}")
         self._calls.end_call()
 
-    def _next_mark(self) -> Parser[str]:
-        """The mark of the next parameter, or another where the call ends, perhaps without its mark."""
-        buffer, marks = self._buffer, self._marks
-        found = yield from buffer.accept(marks.key, *marks.ends)
-        is_left_out = buffer.is_ended and not buffer.is_cut
-        if found is None and not is_left_out and not (yield from buffer.is_followed_by(marks.starts)):
+    def _next_marker(self) -> Parser[str]:
+        """Read the marker of the next parameter, or the end of the call, whose marker may be missing."""
+        buffer, markers = self._buffer, self._markers
+        marker = yield from buffer.accept(markers.key, *markers.ends)
+        is_end_missing = buffer.is_ended and not buffer.is_cut
+        if marker is None and not is_end_missing and not (yield from buffer.is_followed_by(markers.starts)):
             buffer.fail()
-        return found or marks.ends[0]
+        return marker or markers.ends[0]
 
-    def _parameter(self, before: str) -> Parser[None]:
-        key, said = yield from self._key()
+    def _parse_parameter(self, before: str) -> Parser[None]:
+        key, is_string = yield from self._read_key()
         self._given.add(key)
-        value = STRING_VALUE if said == "true" else NON_STRING_VALUE if said else self._function.parameter_type(key)
+        value = (
+            STRING_VALUE
+            if is_string == "true"
+            else NON_STRING_VALUE
+            if is_string
+            else self._function.parameter_type(key)
+        )
         self._calls.add_arguments(f"{before}{dump_json(key)}: ")
         if value.is_always_string:
-            string = _String(self._calls)
-            yield from self._value(string.emit)
+            string = _StringEmitter(self._calls)
+            yield from self._stream_value(string.emit)
             string.end()
         else:
             pieces: list[str] = []
             may_be_json = self._function.is_enforced and not value.types.isdisjoint(("object", "array"))
             if may_be_json and (yield from self._buffer.peek()) in ("[", "{"):
-                yield from stream_json_value(
-                    self._buffer, pieces.append
-                )  # as a grammar has written it: to its last bracket
-                yield from self._buffer.expect(self._marks.value_end)
+                # A grammar has written it, so it goes to its last bracket whatever markers it contains.
+                yield from stream_json_value(self._buffer, pieces.append)
+                yield from self._buffer.expect(self._markers.value_end)
             else:
-                yield from self._value(pieces.append)
+                yield from self._stream_value(pieces.append)
             text = "".join(pieces).removeprefix("\n").removesuffix("\n")
             self._calls.add_arguments(replace_lone_surrogates(value.parse(text)))
 
-    def _key(self) -> Parser[tuple[str, str]]:
-        """A parameter's name, and what is said of its type. What ends the name may be missing behind a declared one."""
-        ends = (*self._marks.key_ends, *(() if len(self._marks.key_ends) > 1 else ("\n",)))
-        key, found = yield from self._text(ends)
-        if found == "\n" and key.strip() not in self._declared():
-            raise Malformed
-        if len(self._marks.key_ends) == 1 or found != ends[0]:
-            return key if found == ends[0] else key.strip(), ""
-        said, _ = yield from self._text(ends[1:])
-        if said.strip() and not self._marks.has_types:
-            raise Malformed
-        return key, said.strip()
+    def _read_key(self) -> Parser[tuple[str, str]]:
+        """Read a parameter's name, and whether it says to be a string: "true", "false" or "".
 
-    def _text(self, ends: tuple[str, ...]) -> Parser[tuple[str, str]]:
+        The end of the name may be missing if the name is declared.
+        """
+        ends = (*self._markers.key_ends, *(() if len(self._markers.key_ends) > 1 else ("\n",)))
+        key, end = yield from self._read_through(ends)
+        if end == "\n" and key.strip() not in self._missing_parameters():
+            raise Malformed
+        if len(self._markers.key_ends) == 1 or end != ends[0]:
+            return key if end == ends[0] else key.strip(), ""
+        is_string, _ = yield from self._read_through(ends[1:])
+        if is_string.strip() and not self._markers.has_types:
+            raise Malformed
+        return key, is_string.strip()
+
+    def _read_through(self, ends: tuple[str, ...]) -> Parser[tuple[str, str]]:
         pieces: list[str] = []
-        found = yield from self._buffer.read_through(ends, pieces.append)
-        return "".join(pieces), found
+        end = yield from self._buffer.read_through(ends, pieces.append)
+        return "".join(pieces), end
 
-    def _declared(self) -> list[str]:
-        """The function's parameters that have not come yet."""
+    def _missing_parameters(self) -> list[str]:
+        """Return the function's parameters that have not come yet."""
         return [key for key in self._function.parameter_names if key not in self._given]
 
-    def _value(self, emit: Emit) -> Parser[None]:
-        """The text of a value, and its end if it has one."""
-        buffer, marks = self._buffer, self._marks
+    def _stream_value(self, emit: Emit) -> Parser[None]:
+        """Emit the text of a value, and read its closing marker if it has one."""
+        buffer, markers = self._buffer, self._markers
         while True:
-            found = yield from buffer.read_through(self._in_value, emit)
-            if (yield from self._ends_value(found)):
+            marker = yield from buffer.read_through(self._in_value, emit)
+            if (yield from self._ends_value(marker)):
                 return
-            if found in marks.ends:
-                yield from self._waiting(found, emit)
+            if marker in markers.ends:
+                yield from self._stream_rest_of_value(marker, emit)
                 return
-            emit(found)
+            emit(marker)
 
-    def _ends_value(self, found: str) -> Parser[bool]:
-        """Whether a mark in a value ends it. Its own is then taken, others are not."""
-        buffer, marks = self._buffer, self._marks
-        if found == marks.value_end:
-            return (yield from buffer.is_followed_by(marks.behind_value, or_end=True))
-        if found != marks.key:
+    def _ends_value(self, marker: str) -> Parser[bool]:
+        """Return whether the marker that was read ends the value. Unless it is the value's own it is unread then."""
+        buffer, markers = self._buffer, self._markers
+        if marker == markers.value_end:
+            return (yield from buffer.is_followed_by(markers.after_value, or_end=True))
+        if marker != markers.key:
             return False
-        end = marks.key_ends[0]
-        ends = yield from buffer.is_followed_by(tuple(key + end for key in self._declared()))
+        end = markers.key_ends[0]
+        ends = yield from buffer.is_followed_by(tuple(key + end for key in self._missing_parameters()))
         if ends:
-            buffer.push_back(found)
+            buffer.push_back(marker)
         return ends
 
-    def _waiting(self, end: str, emit: Emit) -> Parser[None]:
-        """The rest of a value from a mark on that ends calls, or nothing if the value ended before that mark."""
-        buffer, marks = self._buffer, self._marks
+    def _stream_rest_of_value(self, end: str, emit: Emit) -> Parser[None]:
+        """Emit the rest of a value from a marker on that ends calls, or nothing if the value ended before it."""
+        buffer, markers = self._buffer, self._markers
         held = [end]
         try:
             while True:
-                found = yield from buffer.read_through(self._in_value, held.append)
-                if (yield from self._ends_value(found)):
+                marker = yield from buffer.read_through(self._in_value, held.append)
+                if (yield from self._ends_value(marker)):
                     emit("".join(held))
                     return
-                held.append(found)
-                if found in marks.starts and (yield from buffer.is_followed_by(self._names())):
+                held.append(marker)
+                if marker in markers.starts and (yield from buffer.is_followed_by(self._call_names())):
                     break
         except Unfinished:
             rest = buffer.text[buffer.pos :]
-            if buffer.is_cut and not marks.are_all_of("".join(held) + rest):
+            if buffer.is_cut and not markers.are_only_ends("".join(held) + rest):
                 emit("".join(held) + rest)
                 buffer.pos = len(buffer.text)
                 raise
         buffer.push_back("".join(held))
 
-    def _names(self) -> tuple[str, ...]:
-        """How calls of declared functions go on behind what begins them."""
-        return tuple(name + self._marks.name_end for name in self._functions)
+    def _call_names(self) -> tuple[str, ...]:
+        """Return the texts that follow the start of a call of a declared function."""
+        return tuple(name + self._markers.name_end for name in self._functions)
 
 
-class _String:
-    """A string value on its way out as JSON, without one newline at either end."""
+class _StringEmitter:
+    """Emit a string value as JSON text, without one newline at either end."""
 
     def __init__(self, calls: ToolCallSink) -> None:
         self._calls = calls
-        self._started = False
+        self._has_started = False
         self._held = ""
         calls.add_arguments('"')
 
     def emit(self, text: str) -> None:
-        if not self._started:
-            self._started = True
+        if not self._has_started:
+            self._has_started = True
             text = text.removeprefix("\n")
         text = self._held + text
         self._held = "\n" if text.endswith("\n") else ""

@@ -1,4 +1,4 @@
-"""The families' dialects by the names of vLLM's --tool-call-parser and --reasoning-parser."""
+"""The dialects of the families by parser name, which are those of vLLM's --tool-call-parser and --reasoning-parser."""
 
 from collections.abc import Mapping
 
@@ -20,8 +20,8 @@ from jaxserve.text.dialects import (
 )
 from jaxserve.text.dialects.harmony import HarmonyDialect
 
-RESPONSE_TEMPLATE = "hf"  # what the checkpoint itself says of its answers, so there is nothing to say of it here
-IDENTITY = "identity"  # takes nothing for reasoning
+RESPONSE_TEMPLATE = "hf"  # outputs are parsed by the checkpoint's own response_template, so it has no dialect here
+IDENTITY = "identity"  # no reasoning is parsed
 
 TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect | None] = {
     "cohere_command3": others.COHERE,

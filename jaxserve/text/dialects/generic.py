@@ -1,4 +1,4 @@
-"""Calls without a family's dialect: what is asked of a model where a call must be and nothing better is known."""
+"""Dialects for required calls of a model whose own dialect is not known."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ JSON_ARRAY = ToolDialect(format=JsonCalls(arguments_keys=("parameters", "argumen
 
 @dataclass(frozen=True, slots=True)
 class _BareArguments:
-    """Nothing but the arguments of the one function that must be called."""
+    """A CallFormat of nothing but the arguments of the one function that must be called."""
 
     name: str
     begin: str = ""
@@ -26,9 +26,10 @@ class _BareArguments:
     def is_readable_name(self, name: str) -> bool:
         return name != ""
 
-    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
-        return function.arguments_shape
+    def build_expr(self, function: FunctionSpec) -> GrammarExpr:
+        return function.arguments_expr
 
 
 def bare_arguments(name: str) -> ToolDialect:
+    """Return the dialect in which an output is the arguments of this function."""
     return ToolDialect(format=_BareArguments(name), unmarked_start="{")

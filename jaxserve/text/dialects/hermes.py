@@ -1,4 +1,4 @@
-"""One JSON object between tags, as Hermes 2 and Qwen 2.5 began it, and its relatives with other tags."""
+"""One JSON object between tags, as in Hermes 2 and Qwen 2.5, and the same with other tags."""
 
 from jaxserve.text.call_formats.json_calls import JsonCalls
 from jaxserve.text.dialect import ToolDialect

@@ -11,7 +11,10 @@ from jaxserve.text.text_buffer import Parser, TextBuffer
 
 @dataclass(frozen=True, slots=True)
 class _MistralCalls:
-    """Reads every form. is_named: a grammar writes NAME[ARGS]{...}, otherwise JSON objects for a list."""
+    """A CallFormat that parses every form of Mistral's calls.
+
+    is_named: a grammar writes NAME[ARGS]{...}; otherwise it writes JSON objects for a list.
+    """
 
     is_named: bool
     args: str = "[ARGS]"
@@ -36,10 +39,10 @@ class _MistralCalls:
     def is_readable_name(self, name: str) -> bool:
         return is_plain_name(name) if self.is_named else self.json.is_readable_name(name)
 
-    def build_shape(self, function: FunctionSpec) -> GrammarExpr:
+    def build_expr(self, function: FunctionSpec) -> GrammarExpr:
         if self.is_named:
-            return concat(function.name + self.args, function.arguments_shape)
-        return self.json.build_shape(function)
+            return concat(function.name + self.args, function.arguments_expr)
+        return self.json.build_expr(function)
 
 
 _LISTED = ToolDialect(format=_MistralCalls(is_named=False), open=("[TOOL_CALLS]",), is_list=True, new_id=short_id)

@@ -1,4 +1,4 @@
-"""Functions and parameters in tags, as Qwen3-Coder began it; Seed-OSS and MiMo write the same in other wrappers."""
+"""Functions and parameters in tags, as in Qwen3-Coder; Seed-OSS and MiMo write the same in other wrappers."""
 
 from jaxserve.text.call_formats.tagged import TaggedCalls
 from jaxserve.text.dialect import ToolDialect

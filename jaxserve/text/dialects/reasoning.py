@@ -1,4 +1,4 @@
-"""How families mark their reasoning."""
+"""Families' markers of reasoning."""
 
 from dataclasses import replace
 
