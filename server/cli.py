@@ -1,7 +1,7 @@
-"""The command line: reads the words, then calls for what is needed and nothing before that.
+"""The command line `jaxserve COMMAND`. Every command imports only what it needs.
 
-Printing the help imports no JAX, no transformers, no web framework: those come when a server really starts.
-Exit codes: 0 after a drain, 2 for words we do not understand, 70 when the engine died, 78 when the start failed.
+Printing the help imports no JAX, no transformers and no web framework: they are imported when a server starts.
+Exit codes: 0 after a drain, 2 for a command line that is not understood, 70 if the engine died, 78 if the start failed.
 """
 
 import argparse
@@ -38,7 +38,7 @@ org/name-GGUF:Q4_K_M; without one it is SmolLM2-135M-Instruct, fetched once."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code."""
+    """Run one command, and return the exit code. argv: the words behind `jaxserve`, by default those of the process."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     if command in ("--version", "-V", "version"):
@@ -58,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(words: Sequence[str]) -> int:
-    """Loads the model with the phases in view, then serves until told to stop."""
+    """Run `jaxserve serve`: load the model with progress shown, serve until told to stop, and return the exit code."""
     return _run_with_configs("serve", words, _serve)
 
 
 def warmup(words: Sequence[str]) -> int:
-    """Fills the caches, of models and of compiled programs, as a start of `serve` with the same flags would.
+    """Run `jaxserve warmup`: fill the caches of models and compiled programs as `serve` with the same flags would.
 
-    For the build of an image: what is started from it finds everything there.
+    It is meant for the build of a container image, whose servers then find everything cached.
     """
     return _run_with_configs("warmup", words, _warmup)
 
@@ -93,7 +93,7 @@ def _run_with_configs(command: str, words: Sequence[str], run: Callable[["Engine
 
 
 def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
-    """The start in full view. The port is taken at once, but nobody can connect until all is ready."""
+    """Start and serve. The port is bound at once, but clients cannot connect until everything is ready."""
     import asyncio
     import dataclasses
     import threading
@@ -110,8 +110,8 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
         make_ready_table,
     )
 
-    screen = make_console()
-    with ExitStack() as on_failure, StartupProgress(screen) as phases:
+    console = make_console()
+    with ExitStack() as on_failure, StartupProgress(console) as phases:
         phases.report("import", 0, 0)
         from jaxserve import check_config
         from server.listen import close_listeners, listen
@@ -125,7 +125,7 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
             server_config = dataclasses.replace(server_config, port=listeners[0].getsockname()[1])
         from jaxserve import AsyncLLM
 
-        # The web framework comes while the engine loads, which is little Python.
+        # The web framework is imported while the engine loads, which runs little Python code.
         web = threading.Thread(target=import_module, args=("server.lifecycle",), daemon=True)
         web.start()
         llm = AsyncLLM.load(engine_config, progress=phases.report)
@@ -135,12 +135,13 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
 
         app = create_app(llm, server_config)
         on_failure.pop_all()
-    where = format_address(server_config)
-    known_to = describe_reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
-    screen.print("", make_ready_table(llm.description, where, known_to, phases.seconds), "", sep="\n")
+    address = format_address(server_config)
+    reach = describe_reach(server_config, [str(listener.getsockname()[0]) for listener in listeners])
+    console.print("", make_ready_table(llm.description, address, reach, phases.seconds), "", sep="\n")
     if server_config.api_key:
-        screen.print(KEY_LINE)
-    screen.print(make_curl_command(where, bool(server_config.api_key), server_config.uds), "", sep="\n", soft_wrap=True)
+        console.print(KEY_LINE)
+    curl_command = make_curl_command(address, bool(server_config.api_key), server_config.uds)
+    console.print(curl_command, "", sep="\n", soft_wrap=True)
     return asyncio.run(lifecycle.serve(app, server_config, listeners))
 
 
@@ -149,28 +150,29 @@ def _warmup(engine_config: "EngineConfig", server_config: "ServerConfig") -> int
 
     from server.startup import StartupProgress, make_console
 
-    screen = make_console()
-    with StartupProgress(screen) as phases:
+    console = make_console()
+    with StartupProgress(console) as phases:
         phases.report("import", 0, 0)
         from jaxserve import AsyncLLM
 
         llm = AsyncLLM.load(engine_config, progress=phases.report)
         asyncio.run(llm.close())
-    screen.print(f"Warm in {phases.seconds:.1f} s: {llm.description['programs']}", soft_wrap=True)
+    console.print(f"Warm in {phases.seconds:.1f} s: {llm.description['programs']}", soft_wrap=True)
     return 0
 
 
 def chat(words: Sequence[str]) -> int:
-    """Talks to a server."""
+    """Run `jaxserve chat`: talk to a running server, and return the exit code."""
     from server.chat.command import chat
 
     return chat(words, next(iter(_read_api_keys()), None))
 
 
 def _make_lazy_command(module: str, name: str) -> Callable[[Sequence[str]], int]:
-    """A command of another module, which is imported when it is called, with the errors of a start as exit codes."""
+    """Make a command of another module, which is imported when it is called. Errors of the start become exit codes."""
 
     def command(words: Sequence[str]) -> int:
+        """Import the command and run it."""
         from jaxserve import EngineStopped, StartupError
 
         try:

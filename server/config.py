@@ -1,4 +1,4 @@
-"""Every knob of the HTTP side, frozen, units in the names. The command line is made from this dataclass."""
+"""All settings of the HTTP side, frozen, with units in their names. The command line is made from this dataclass."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,8 +7,14 @@ from jaxserve import BadConfig
 
 MIB = 1 << 20
 TLS_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")
-PROBE_PATHS = ("/health", "/live", "/ping", "/load", "/metrics")  # asked every few seconds, by machines
-# Variables of a chat template that nobody may set: arguments of the call around it, and what every template has.
+PROBE_PATHS = (
+    "/health",
+    "/live",
+    "/ping",
+    "/load",
+    "/metrics",
+)  # polled every few seconds by load balancers and Prometheus
+# Variables of a chat template that cannot be set: arguments of the function that renders it, and built-in names.
 RESERVED_TEMPLATE_KWARGS = frozenset(
     (
         *("tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length", "messages"),
@@ -18,10 +24,10 @@ RESERVED_TEMPLATE_KWARGS = frozenset(
 
 
 def option(default: Any, help: str, *, group: str | None = None, is_secret: bool = False) -> Any:
-    """A field with its command-line help.
+    """Define a field with its command-line help.
 
-    group       the heading under which --help shows this field and those behind it
-    is_secret   the value is in no repr, so that no log can show it
+    group       heading under which --help shows this field and those behind it
+    is_secret   the value is left out of the repr, so that no log can show it
     """
     metadata = {"help": help} if group is None else {"help": help, "group": group}
     return field(default=default, metadata=metadata, repr=not is_secret)
@@ -29,7 +35,14 @@ def option(default: Any, help: str, *, group: str | None = None, is_secret: bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Server"""
+    """Settings of the HTTP side of a server.
+
+    Each field is a flag of `jaxserve serve` (`max_body_bytes`: --max-body-bytes), an environment variable
+    (JAXSERVE_MAX_BODY_BYTES) and a key of the YAML file that --config names. Times are in seconds, sizes in bytes. The
+    text of each field says what it does.
+
+    Raises BadConfig if a value is out of range, or values contradict each other.
+    """
 
     host: str = option(
         "127.0.0.1",
@@ -132,17 +145,19 @@ class ServerConfig:
             )
         for name in ("root_path", "open_paths", "disable_access_log_for_endpoints"):
             value = getattr(self, name)
-            wrong = [path for path in split_commas((value,) if isinstance(value, str) else value) if path[0] != "/"]
-            if wrong:
-                raise BadConfig(f"{name} must be paths that begin with a slash, like /health, got {wrong[0]!r}.")
+            paths = split_commas((value,) if isinstance(value, str) else value)
+            if invalid := [path for path in paths if path[0] != "/"]:
+                raise BadConfig(f"{name} must be paths that begin with a slash, like /health, got {invalid[0]!r}.")
         if not self.response_role:
             raise BadConfig("response_role must not be empty; assistant is usual.")
         if clash := sorted(
             (RESERVED_TEMPLATE_KWARGS | {"chat_template"}) & (self.default_chat_template_kwargs or {}).keys()
         ):
             raise BadConfig(f"default_chat_template_kwargs cannot set {', '.join(clash)}.")
-        if wrong := [name for name, word in (self.reasoning_effort_map or {}).items() if not isinstance(word, str)]:
-            raise BadConfig(f"reasoning_effort_map must map words to words; {wrong[0]!r} is mapped to something else.")
+        if invalid := [name for name, word in (self.reasoning_effort_map or {}).items() if not isinstance(word, str)]:
+            raise BadConfig(
+                f"reasoning_effort_map must map words to words; {invalid[0]!r} is mapped to something else."
+            )
         for name in (
             "stream_interval",
             "max_n",
@@ -160,10 +175,10 @@ class ServerConfig:
 
 
 def split_commas(values: tuple[str, ...]) -> frozenset[str]:
-    """The members of a list flag whose values may also stand in one word, with commas between."""
+    """Return the items of a list flag whose values may also be written as one word, separated by commas."""
     return frozenset(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
-def _check_minimum(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise BadConfig(f"{name} must be at least {least}, got {value}.")
+def _check_minimum(name: str, value: float, minimum: float) -> None:
+    if not value >= minimum:
+        raise BadConfig(f"{name} must be at least {minimum}, got {value}.")

@@ -1,10 +1,10 @@
-"""A command line in vLLM's words or ours → the same in ours: one flag with its words at a time, names and values.
+"""Translates a command line with vLLM's flags into one with flags of jaxserve only, flag by flag.
 
-What argparse cannot do is done here: how many words belong to a flag of vLLM, its short and dotted forms, which word
-is the model, and what becomes of each flag by the table in vllm_flags.py.
+It does what argparse cannot: it knows how many words belong to a flag of vLLM, its short and dotted forms, which word
+is the model, and what each flag becomes by the table in vllm_flags.py.
 
-A flag that takes several words (`--api-key a b`) takes all up to the next flag, as in vLLM. Only where no model is
-named anywhere, the last of them is the model if it looks like one (`--api-key secret org/model`): vLLM refuses that.
+A flag that takes several words (`--api-key a b`) takes all up to the next flag, as in vLLM. Only if no model is named
+anywhere, the last of them is the model if it looks like one (`--api-key secret org/model`): vLLM refuses that.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class ParsedFlag:
 
 @dataclass(frozen=True, slots=True)
 class ParsedCommand:
-    """A command line, taken apart. flags in their order; models: the words that belong to no flag."""
+    """A command line split into flags, in their order, and positionals, the words that belong to no flag."""
 
     flags: tuple[ParsedFlag, ...]
     positionals: tuple[str, ...] = ()
@@ -57,12 +57,14 @@ class ParsedCommand:
 
 @dataclass(slots=True)
 class FlagTranslator:
-    """Turns vLLM's flags into ours. Remembers what has no effect, so that it is said once, whatever the source.
+    """The translation of flags from all sources: command line, environment and file.
 
-    kinds     every flag of ours → how many words it takes
-    choices   those of ours that take one of some values → these
-    error     ends the program with a message
-    refusals  what is refused and why, a sentence for each flag: gathered, so that a user hears of all at once
+    It collects the flags without effect, so that each is reported once, whatever its source.
+
+    arities    how many words each flag of jaxserve takes
+    choices    the values of those flags that take one of several
+    error      ends the program with a message
+    refusals   a sentence for each flag that is refused, so that all are reported at once
     """
 
     arities: Mapping[str, Arity]
@@ -73,6 +75,7 @@ class FlagTranslator:
 
     @classmethod
     def from_parser(cls, parser: argparse.ArgumentParser) -> "FlagTranslator":
+        """Make a translator whose target are the flags of this parser."""
         actions = {action.option_strings[0][2:]: action for action in parser._actions if action.option_strings}
         actions["help"] = actions.pop("", None) or actions["help"]
         return cls(
@@ -83,71 +86,71 @@ class FlagTranslator:
 
     @property
     def notes(self) -> list[str]:
-        """What has no effect and why, a line for each reason."""
+        """A line for each reason why flags have no effect, with these flags."""
         return [
             f"{_join_names(names)} {'has' if len(names) == 1 else 'have'} no effect: {reason}"
             for reason, names in self._ignored_flags.items()
         ]
 
     def parse(self, argv: Sequence[str]) -> ParsedCommand:
-        """argv as flags with their words, and the words that belong to none."""
-        words, flags, models = list(argv), [], []
+        """Split a command line into flags with their words, and words that belong to no flag."""
+        words, flags, positionals = list(argv), [], []
         while words:
             word = words.pop(0)
             if word == "--":
-                models += words
+                positionals += words
                 break
-            if (read := self._parse_flag(word)) is None:
-                models.append(word)
+            if (parsed := self._parse_flag(word)) is None:
+                positionals.append(word)
                 continue
-            name, path, value = read
-            taken = (value,) if value is not None else self._take_values(name, bool(path), words)
-            flags.append(ParsedFlag(name, path, taken))
-        return ParsedCommand(tuple(flags), tuple(models))
+            name, path, value = parsed
+            values = (value,) if value is not None else self._take_values(name, bool(path), words)
+            flags.append(ParsedFlag(name, path, values))
+        return ParsedCommand(tuple(flags), tuple(positionals))
 
     def infer_model(self, command: ParsedCommand) -> ParsedCommand:
-        """The same, where no model is named, with the one that a flag of several words has taken for its own."""
-        named = command.positionals or any(flag.name == "model" for flag in command.flags)
-        places = [
-            place
-            for place, flag in enumerate(command.flags)
+        """Return the command with a model, if none is named and a flag of several values has taken it as its last."""
+        is_named = command.positionals or any(flag.name == "model" for flag in command.flags)
+        candidates = [
+            index
+            for index, flag in enumerate(command.flags)
             if len(flag.values) >= self._min_values(flag) and looks_like_model(flag.values[-1])
         ]
-        if named or not places:
+        if is_named or not candidates:
             return command
-        if len(places) > 1:
-            flags = " or ".join("--" + command.flags[place].name for place in places)
+        if len(candidates) > 1:
+            flags = " or ".join("--" + command.flags[index].name for index in candidates)
             self.error(f"no model is named, and it could be the last word of {flags}; put MODEL first")
         flags = list(command.flags)
-        flag = flags[places[0]]
-        flags[places[0]] = replace(flag, values=flag.values[:-1])
+        flag = flags[candidates[0]]
+        flags[candidates[0]] = replace(flag, values=flag.values[:-1])
         return ParsedCommand(tuple(flags), (flag.values[-1],))
 
     def translate(self, flag: ParsedFlag) -> ParsedFlag | None:
-        """The flag as ours, or None where it has no effect, is refused or unknown."""
-        shown = "--" + ".".join((flag.name, *flag.path))
+        """Translate a flag into one of jaxserve; None if it has no effect, is refused or unknown."""
+        written = "--" + ".".join((flag.name, *flag.path))
         if flag.name in self.arities or self.arities.get(flag.name.removeprefix("no-")) == "nothing":
             return self._translate_value(flag)
         is_negated = flag.name not in VLLM_FLAGS and flag.name.startswith("no-")
         row = VLLM_FLAGS.get(flag.name.removeprefix("no-") if is_negated else flag.name)
         if row is None or (is_negated and row.arity != "nothing"):
-            self.refusals.append(f"unknown flag {shown}" + self._format_suggestion(flag.name))
+            self.refusals.append(f"unknown flag {written}" + self._format_suggestion(flag.name))
             return None
         if row.arity == "nothing":
-            flag = replace(flag, values=(self._parse_switch(shown, flag.values, is_negated),))
+            flag = replace(flag, values=(self._parse_switch(written, flag.values, is_negated),))
         if row.alias_of is not None:
             return self._translate_alias(row, flag)
         if not flag.path and set(flag.values) & row.neutral:
             return None
         if row.is_refused:
             value = "" if row.arity == "nothing" or flag.path else "".join(f" {value}" for value in flag.values[:1])
-            self.refusals.append(f"{shown}{_abbreviate(value)} is not served: {row.reason}")
+            self.refusals.append(f"{written}{_abbreviate(value)} is not served: {row.reason}")
         else:
-            self._note_ignored(shown, row.reason)
+            self._note_ignored(written, row.reason)
         return None
 
     def _parse_flag(self, word: str) -> tuple[str, tuple[str, ...], str | None] | None:
-        """Name, dotted path and the value behind an equals sign; None: it is not a flag."""
+        """Split a word into name, dotted path and the value behind an equals sign; None if it is not a flag."""
         if not word.startswith("-") or word == "-" or NUMBER.fullmatch(word):
             return None
         name, equals, value = word.partition("=")
@@ -168,38 +171,37 @@ class FlagTranslator:
         return SHORT_FLAGS[name], tuple(path), value
 
     def _take_values(self, name: str, is_dotted: bool, words: list[str]) -> tuple[str, ...]:
-        """Takes a flag's words from those that follow it."""
-        takes = "value" if is_dotted else self._get_arity(name)
-        if takes == "values":
-            most = len(words)
-        elif takes == "nothing":
-            most = int(bool(words) and words[0].lower() in ("true", "false"))
+        """Remove a flag's values from the words that follow it, and return them."""
+        arity = "value" if is_dotted else self._get_arity(name)
+        if arity == "values":
+            max_values = len(words)
+        elif arity == "nothing":
+            max_values = int(bool(words) and words[0].lower() in ("true", "false"))
         else:
-            most = 1
-        taken = []
-        while words and len(taken) < most and self._is_flag(words[0]) is False:
-            taken.append(words.pop(0))
-        return tuple(taken)
+            max_values = 1
+        values = []
+        while words and len(values) < max_values and not self._is_flag(words[0]):
+            values.append(words.pop(0))
+        return tuple(values)
 
     def _is_flag(self, word: str) -> bool:
         return word.startswith("-") and word != "-" and not NUMBER.fullmatch(word) and " " not in word
 
     def _get_arity(self, name: str) -> Arity:
-        for known in (name, name.removeprefix("no-")):
-            if known in self.arities:
-                return self.arities[known]
-            if known in VLLM_FLAGS:
-                row = VLLM_FLAGS[known]
-                return row.arity
+        for candidate in (name, name.removeprefix("no-")):
+            if candidate in self.arities:
+                return self.arities[candidate]
+            if candidate in VLLM_FLAGS:
+                return VLLM_FLAGS[candidate].arity
         return "nothing"
 
     def _min_values(self, flag: ParsedFlag) -> int:
-        """Words that a flag must have for its last to be free for the model."""
-        takes = "value" if flag.path else self._get_arity(flag.name)
-        return {"values": 2, "optional": 1}.get(takes, 1 << 30)
+        """Return how many values a flag must have for its last one to be possibly the model."""
+        arity = "value" if flag.path else self._get_arity(flag.name)
+        return {"values": 2, "optional": 1}.get(arity, 1 << 30)
 
     def _translate_value(self, flag: ParsedFlag) -> ParsedFlag | None:
-        """A flag of ours, with vLLM's values for it made ours."""
+        """Translate the value of a flag that jaxserve has, too; None if the value has no effect or is refused."""
         if self._get_arity(flag.name) == "nothing":
             is_negated = flag.name not in self.arities
             name = flag.name.removeprefix("no-") if is_negated else flag.name
@@ -209,18 +211,18 @@ class FlagTranslator:
             return flag
         name, value = flag.name, flag.values[0]
         if value in VALUE_ALIASES.get(name, {}):
-            ours = VALUE_ALIASES[name][value]
-            if ours is None:
+            alias = VALUE_ALIASES[name][value]
+            if alias is None:
                 self._note_ignored(f"--{name} {value}", "it is found in the model's files")
                 return None
-            return replace(flag, values=(ours,))
+            return replace(flag, values=(alias,))
         if name == "attention-backend" and KERNEL_NAME.fullmatch(value):
             self._note_ignored(f"--{name} {value}", KERNELS_REASON)
             return None
         if name in REFUSED_VALUE_REASONS and value not in self.choices[name]:
-            known = ", ".join(self.choices[name])
+            choices = ", ".join(self.choices[name])
             self.refusals.append(
-                f"--{name} {_abbreviate(value)} is not served, only {known}: {REFUSED_VALUE_REASONS[name]}"
+                f"--{name} {_abbreviate(value)} is not served, only {choices}: {REFUSED_VALUE_REASONS[name]}"
             )
             return None
         return flag
@@ -233,16 +235,16 @@ class FlagTranslator:
         name = row.alias_of.removeprefix("no-")
         return ParsedFlag(name if is_on else f"no-{name}")
 
-    def _parse_switch(self, shown: str, values: Sequence[str], is_negated: bool) -> str:
-        """Whether a switch is on: "true" or "false"."""
-        said = BOOLEAN_WORDS.get(values[0].lower()) if values else "true"
-        if said is None:
-            self.error(f"{shown} is a switch: it takes true or false behind an equals sign, or nothing")
-        return {"true": "false", "false": "true"}[said] if is_negated else said
+    def _parse_switch(self, written: str, values: Sequence[str], is_negated: bool) -> str:
+        """Return "true" or "false". written: the flag as the user has written it, for the error."""
+        value = BOOLEAN_WORDS.get(values[0].lower()) if values else "true"
+        if value is None:
+            self.error(f"{written} is a switch: it takes true or false behind an equals sign, or nothing")
+        return {"true": "false", "false": "true"}[value] if is_negated else value
 
-    def _note_ignored(self, shown: str, reason: str) -> None:
-        if shown not in self._ignored_flags[reason]:
-            self._ignored_flags[reason].append(shown)
+    def _note_ignored(self, written: str, reason: str) -> None:
+        if written not in self._ignored_flags[reason]:
+            self._ignored_flags[reason].append(written)
 
     def _format_suggestion(self, name: str) -> str:
         guess = suggest(name, [*self.arities, *VLLM_FLAGS])
@@ -250,9 +252,9 @@ class FlagTranslator:
 
 
 def looks_like_model(word: str) -> bool:
-    """Whether a word could only be a model: a directory or file that is there, a .gguf file, a hub id."""
-    is_there = "/" in word and Path(word).expanduser().exists()
-    return is_there or word.endswith(".gguf") or HUB_ID.fullmatch(word) is not None or Path(word).is_dir()
+    """Tell whether a word could only be a model: a directory or file that exists, a .gguf file, a hub id."""
+    exists = "/" in word and Path(word).expanduser().exists()
+    return exists or word.endswith(".gguf") or HUB_ID.fullmatch(word) is not None or Path(word).is_dir()
 
 
 def _action_arity(action: argparse.Action) -> Arity:

@@ -1,8 +1,8 @@
-"""Command-line flags made from the configuration dataclasses; the environment and a YAML file that say the same.
+"""Command-line flags made from the configuration dataclasses; the same settings from the environment and a YAML file.
 
-A field `max_num_seqs` with `metadata["help"]` becomes `--max-num-seqs N`; underscores do as well as dashes. Booleans
+A field `max_num_seqs` with `metadata["help"]` becomes `--max-num-seqs N`; underscores may stand for dashes. Booleans
 are `--x` and `--no-x`, tuples take several values or a JSON list, dictionaries take JSON or `--flag.key value`, and
-integers understand 8k, 2M and 1G in powers of 1024. What becomes of vLLM's flags stands in vllm_flags.py.
+integers may end in k, M or G, in powers of 1024. vLLM's flags are translated by flag_translator.py.
 """
 
 import argparse
@@ -25,9 +25,9 @@ USUAL_FLAGS = (  # shown first by --help
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Speaks in one sentence when it does not understand, and exits with code 2.
+    """An argparse parser whose errors are one sentence and exit code 2.
 
-    source   where the words stand that are being read, when not on the command line
+    source: where the words being parsed come from, if not from the command line; errors begin with it.
     """
 
     def __init__(self, prog: str, arguments: str, description: str | None = None) -> None:
@@ -41,12 +41,13 @@ class CommandParser(argparse.ArgumentParser):
         self.source = ""
 
     def error(self, message: str) -> NoReturn:
+        """Print the message and exit with code 2. Raises SystemExit always."""
         where = f"{self.source}: " if self.source else ""
         self.exit(2, f"{self.prog}: {where}{message}; {self.prog} --help lists the flags.\n")
 
 
 def add_flags(parser: CommandParser, *configs: type, skip: Sequence[str] = ()) -> None:
-    """Adds one flag per field of the dataclasses `configs`: the usual ones first, the rest by their groups."""
+    """Add a flag for each field of the dataclasses `configs`, but for `skip`: USUAL_FLAGS first, the rest by group."""
     rows = [(field, hints[field.name], group) for config in configs for field, hints, group in _iterate_fields(config)]
     rows = [row for row in rows if row[0].name not in skip]
     by_name = {field.name: (field, hint) for field, hint, _ in rows}
@@ -60,21 +61,22 @@ def add_flags(parser: CommandParser, *configs: type, skip: Sequence[str] = ()) -
 def read_arguments(
     parser: CommandParser, argv: Sequence[str], environ: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What was said, by field name: the file named by --config, over it the environment, over it the command line.
+    """Return the values that were set, by field name.
 
-    What has no effect, and variables of ours that name no setting, are said on standard error.
+    The command line wins over the environment, and that over the file named by --config. Flags without effect, and
+    variables with our prefix that name no setting, are reported on standard error.
     """
     translator = FlagTranslator.from_parser(parser)
     fields = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
-    words = translator.parse(argv)
-    if any(flag.name == "help" for flag in words.flags):
+    command = translator.parse(argv)
+    if any(flag.name == "help" for flag in command.flags):
         parser.parse_args(["--help"])
     environ = {} if environ is None else environ
-    path = next((flag.values[0] for flag in reversed(words.flags) if flag.name == "config" and flag.values), None)
+    path = next((flag.values[0] for flag in reversed(command.flags) if flag.name == "config" and flag.values), None)
     path = path or environ.get("JAXSERVE_CONFIG")
     defaults = _read_config_file(parser, translator, path) if path else {}
     defaults |= _read_environment(parser, translator, environ, fields)
-    values = _parse_flags(parser, translator, words if "model" in defaults else translator.infer_model(words))
+    values = _parse_flags(parser, translator, command if "model" in defaults else translator.infer_model(command))
     values.pop("config", None)
     for note in [*translator.notes, *find_unknown(environ, [*fields, "config"])]:
         print(f"{parser.prog.split()[0]}: {note}", file=sys.stderr)
@@ -82,15 +84,15 @@ def read_arguments(
 
 
 def select_fields(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the said values that are fields of `config`."""
+    """Return those of the values that are fields of the dataclass `config`."""
     names = {field.name for field in dataclasses.fields(config)}
     return {name: value for name, value in values.items() if name in names}
 
 
-def _parse_flags(parser: CommandParser, translator: FlagTranslator, words: ParsedCommand) -> dict[str, Any]:
-    """Values by field name; the dotted ones are laid over the JSON of the same flag."""
+def _parse_flags(parser: CommandParser, translator: FlagTranslator, command: ParsedCommand) -> dict[str, Any]:
+    """Return values by field name; dotted flags are merged into the JSON of the same flag."""
     argv, dotted = [], {}
-    for flag in words.flags:
+    for flag in command.flags:
         translated = translator.translate(flag)
         if translated is None:
             continue
@@ -101,7 +103,7 @@ def _parse_flags(parser: CommandParser, translator: FlagTranslator, words: Parse
     if translator.refusals:
         parser.error(f"\n{parser.prog}: ".join(translator.refusals))
     values = vars(parser.parse_args(argv))
-    models = [*words.positionals, *([values["model"]] if "model" in values else [])]
+    models = [*command.positionals, *([values["model"]] if "model" in values else [])]
     if len(models) > 1 and len(set(models)) > 1:
         parser.error(f"one model is served, and {len(models)} are named: {models[0]!r} and {models[1]!r}")
     values |= {"model": models[0]} if models else {}
@@ -111,13 +113,13 @@ def _parse_flags(parser: CommandParser, translator: FlagTranslator, words: Parse
 
 
 def _make_nested(parser: CommandParser, flag: ParsedFlag) -> dict[str, Any]:
-    """The value of a dotted flag as the dictionary that it stands for."""
-    shown = f"--{'.'.join((flag.name, *flag.path))}"
+    """Make the dictionary that a dotted flag stands for."""
+    written = f"--{'.'.join((flag.name, *flag.path))}"
     reads_json = any(f"--{flag.name}" in a.option_strings and a.type is _parse_json_object for a in parser._actions)
     if not reads_json:
-        parser.error(f"{shown}: --{flag.name} has no keys; only flags that take JSON have")
+        parser.error(f"{written}: --{flag.name} has no keys; only flags that take JSON have")
     if not flag.values:
-        parser.error(f"{shown} needs a value")
+        parser.error(f"{written} needs a value")
     value: Any = _parse_json_or_text(flag.values[0])
     *keys, last = flag.path
     if last.endswith("+"):
@@ -128,7 +130,7 @@ def _make_nested(parser: CommandParser, flag: ParsedFlag) -> dict[str, Any]:
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with the keys of `above`, level by level."""
+    """Merge the keys of `above` into `below`, level by level, and return it."""
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(below.get(key), dict):
             value = _merge(dict(below[key]), value)
@@ -151,7 +153,7 @@ def _read_environment(
 
 
 def _read_config_file(parser: CommandParser, translator: FlagTranslator, path: str) -> dict[str, Any]:
-    """The YAML mapping at `path`, read as flags, so that both go through the same checks."""
+    """Read the YAML mapping at `path` as flags, so that both go through the same checks."""
     parser.source = f"--config {path}"
     values = _parse_flags(parser, translator, translator.parse(list(_config_file_to_argv(parser, path))))
     parser.source = ""
@@ -178,7 +180,7 @@ def _config_file_to_argv(parser: CommandParser, path: str) -> Iterator[str]:
 
 
 def _iterate_fields(config: type) -> Iterator[tuple[dataclasses.Field[Any], Mapping[str, Any], str]]:
-    """Every field with the type hints of all and the group that it is in: the last that began."""
+    """Yield every field with the type hints of all fields and its group, which begins at a field that names it."""
     hints, group = get_type_hints(config), config.__name__
     for field in dataclasses.fields(config):
         group = field.metadata.get("group", group)
@@ -194,20 +196,19 @@ def _add_group(parser: CommandParser, title: str, rows: Iterable[tuple[dataclass
 
 
 def _format_help(field: dataclasses.Field[Any]) -> str:
-    """What the field is, and its default: where the words do not say it, the value."""
+    """Make the help text of a field: its description, and its default unless the description says it."""
     text, default = field.metadata.get("help", ""), field.default
     if "default: " not in text:
-        shown = default
         if isinstance(default, bool):
-            shown = "yes" if default else "no"
+            default = "yes" if default else "no"
         elif isinstance(default, tuple):
-            shown = ", ".join(default)
-        text += f" (default: {'none' if shown in (None, '') else shown})"
+            default = ", ".join(default)
+        text += f" (default: {'none' if default in (None, '') else default})"
     return text.replace("%", "%%")
 
 
 def _get_argparse_options(name: str, hint: Any) -> dict[str, Any]:
-    """argparse's options for a field of this type."""
+    """Return the options of argparse's add_argument for a field of this type."""
     if get_origin(hint) in (Union, UnionType):
         hint = next(part for part in get_args(hint) if part is not NoneType)
     origin = get_origin(hint) or hint
@@ -233,13 +234,13 @@ def _get_argparse_options(name: str, hint: Any) -> dict[str, Any]:
 
 
 class _CollectValues(argparse.Action):
-    """Gathers the values of every occurrence into one tuple; a value like ["a", "b"] counts as its elements."""
+    """An action that collects the values of all occurrences in one tuple; a value like ["a", "b"] is its elements."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
-        gathered = list(getattr(namespace, self.dest, ()))
+        collected = list(getattr(namespace, self.dest, ()))
         for value in values:
-            gathered += [str(one) for one in _parse_json_list(value)] if value.startswith("[") else [value]
-        setattr(namespace, self.dest, tuple(gathered))
+            collected += [str(item) for item in _parse_json_list(value)] if value.startswith("[") else [value]
+        setattr(namespace, self.dest, tuple(collected))
 
 
 def _parse_json_list(text: str) -> list[Any]:
@@ -248,7 +249,7 @@ def _parse_json_list(text: str) -> list[Any]:
 
 
 def _parse_int(text: str) -> int:
-    """'8192', '8k', '-1', '2G': units are powers of 1024, in either case."""
+    """Parse '8192', '8k', '-1' or '2G': units are powers of 1024, in either case."""
     unit = UNITS.get(text[-1:].lower(), 1)
     try:
         return round(float(text[:-1]) * unit) if unit > 1 else int(text)

@@ -1,7 +1,7 @@
-"""/metrics: the engine's snapshot under vLLM's names, our own numbers under jaxserve_, and the HTTP side's.
+"""The metrics of /metrics: the engine's under vLLM's names, further ones under jaxserve_, and those of HTTP requests.
 
-Nothing is counted twice: engine numbers are read from one StatsSnapshot at each scrape, and every series exists from
-the start with the value 0.
+Nothing is counted twice: engine numbers are read from one StatsSnapshot at each scrape. Every series exists from the
+start, with the value 0.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REQUEST_BUCKETS_S = (
 )
 STEP_TOKEN_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 COARSE_BUCKETS_S, FINE_BUCKETS_S = (0.1, 0.5, 1.0), (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-CONTEXT_BUCKETS = None  # 1, 2, 5, 10 ... up to the longest context
+CONTEXT_BUCKETS = None  # stands for 1, 2, 5, 10 ... up to max_model_len
 
 COUNTERS = {
     "prefix_cache_queries": "Tokens looked up in the prefix cache.",
@@ -100,7 +100,7 @@ HISTOGRAMS: dict[str, tuple[tuple[float, ...] | None, str]] = {
 
 
 class HttpMetrics(Collector):
-    """What the HTTP side counts itself: one observation for each response, labelled by route pattern."""
+    """Metrics of HTTP requests: one observation for each response, labelled by route pattern."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -119,7 +119,7 @@ class HttpMetrics(Collector):
     def observe(
         self, handler: str, method: str, status: int, seconds: float, request_bytes: int, response_bytes: int
     ) -> None:
-        """handler: the route's pattern, never a raw URL; "none" for paths that lead nowhere."""
+        """Add one response. handler: the route's pattern, never a raw URL; "none" if no route matched."""
         if handler in UNCOUNTED_PATHS:
             return
         self._requests.labels(handler, method, f"{status // 100}xx").inc()
@@ -129,11 +129,12 @@ class HttpMetrics(Collector):
         self._response_bytes.labels(handler).observe(response_bytes)
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, as prometheus_client asks for them at each scrape."""
         yield from self._registry.collect()
 
 
 class EventLoopLag:
-    """How late the event loop was at worst, since somebody last asked."""
+    """The largest delay of the event loop since it was last read."""
 
     INTERVAL_S = 0.1
 
@@ -141,11 +142,12 @@ class EventLoopLag:
         self._max_lag_s = 0.0
 
     def read(self) -> float:
-        worst, self._max_lag_s = self._max_lag_s, 0.0
-        return worst
+        """Return the largest delay in seconds, and start again from 0."""
+        max_lag_s, self._max_lag_s = self._max_lag_s, 0.0
+        return max_lag_s
 
     async def watch(self) -> None:
-        """Runs as long as the server does."""
+        """Measure the delay every INTERVAL_S, until the task is cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
             before = clock()
@@ -154,7 +156,10 @@ class EventLoopLag:
 
 
 class MetricsExposition:
-    """Everything that /metrics shows."""
+    """All metrics of a server.
+
+    collectors: further ones. server_values: see EngineCollector.
+    """
 
     def __init__(
         self,
@@ -165,24 +170,25 @@ class MetricsExposition:
     ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(EngineCollector(llm, model_name, server_values))
-        for one in collectors:
-            self._registry.register(one)
+        for collector in collectors:
+            self._registry.register(collector)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
     def render(self) -> tuple[bytes, str]:
         """Return the body and its content type: Prometheus text 0.0.4, whatever the client accepts.
 
-        Asked for OpenMetrics, the client library writes vLLM's names with an underscore for the colon, and Prometheus
-        2 does ask: no dashboard would find a series. Every Prometheus reads the text format, in which names are kept.
+        In OpenMetrics prometheus_client replaces the colon of vLLM's names by an underscore, and Prometheus 2 asks for
+        that format: dashboards for vLLM would find no series. Every Prometheus reads the text format, which keeps them.
         """
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class EngineCollector(Collector):
-    """The engine's numbers at the moment of the scrape.
+    """The collector of the engine's metrics at the moment of the scrape.
 
-    own: the server's, by name: "rejected", requests refused before they reached the engine, and each of GAUGES.
+    server_values: functions that return values of the server, by name: "rejected", the requests that were refused
+    before they reached the engine, and each of GAUGES.
     """
 
     def __init__(self, llm: AsyncLLM, model_name: str, server_values: Mapping[str, Callable[[], float]]) -> None:
@@ -191,10 +197,11 @@ class EngineCollector(Collector):
         self._server_values = server_values
 
     def describe(self) -> list[Metric]:
-        """Nothing: asking for a snapshot only to learn names is not needed."""
+        """Return no metrics, so that registering takes no snapshot of the engine."""
         return []
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, all of one snapshot of the engine."""
         stats = self._llm.stats()
         yield from self._collect_gauges(stats)
         yield from self._collect_counters(stats)
@@ -236,8 +243,9 @@ class EngineCollector(Collector):
 
     def _collect_histograms(self, snapshots: Mapping[str, HistogramSnapshot]) -> Iterator[Metric]:
         for name, (bounds, help) in HISTOGRAMS.items():
-            own = log_buckets(self._llm.config.max_model_len or 1) if bounds is None else bounds
-            empty = HistogramSnapshot(own, (0,) * (len(own) + 1), 0.0)
+            if bounds is None:
+                bounds = log_buckets(self._llm.config.max_model_len or 1)
+            empty = HistogramSnapshot(bounds, (0,) * (len(bounds) + 1), 0.0)
             yield self._make_histogram(f"vllm:{name}", help, snapshots.get(name, empty))
 
     def _collect_own(self, stats: StatsSnapshot) -> Iterator[Metric]:
@@ -255,11 +263,11 @@ class EngineCollector(Collector):
         }
         yield self._make_labelled_gauge("jaxserve_requests", "Requests inside the engine.", "state", states)
         yield self._make_outcomes(stats)
-        for name, (own, help) in OWN_COUNTERS.items():
-            yield self._make_counter(f"jaxserve_{own}", help, stats.counters.get(name, 0))
-        took, least = (stats.counters.get(f"step_{name}_seconds", 0) for name in ("device", "roofline"))
+        for name, (metric, help) in OWN_COUNTERS.items():
+            yield self._make_counter(f"jaxserve_{metric}", help, stats.counters.get(name, 0))
+        device_s, roofline_s = (stats.counters.get(f"step_{name}_seconds", 0) for name in ("device", "roofline"))
         help = "Roofline seconds by device seconds since the start; rates of the two counters tell of now."
-        yield self._make_gauge("jaxserve_step_utilization", help, least / took if took else 0.0)
+        yield self._make_gauge("jaxserve_step_utilization", help, roofline_s / device_s if device_s else 0.0)
         for name, help in GAUGES.items():
             yield self._make_gauge(f"jaxserve_{name}", help, self._server_values[name]())
         for name in sorted(stats.histograms.keys() - HISTOGRAMS.keys()):
@@ -299,7 +307,7 @@ class EngineCollector(Collector):
         return family
 
     def _make_histogram(self, name: str, help: str, snapshot: HistogramSnapshot) -> Metric:
-        """Prometheus wants running sums: how many were at most each bound."""
+        """Make a histogram; its buckets are cumulative, as Prometheus has them."""
         family = HistogramMetricFamily(name, help, labels=list(self._labels))
         bounds = [*(str(float(bound)) for bound in snapshot.bounds), "+Inf"]
         buckets = list(zip(bounds, accumulate(snapshot.counts), strict=True))
@@ -308,7 +316,7 @@ class EngineCollector(Collector):
 
 
 def get_cache_settings(llm: AsyncLLM) -> dict[str, str]:
-    """Return every setting of the key-value cache as text; gateways read block_size and num_gpu_blocks.
+    """Return the settings of the key-value cache as text; gateways read block_size and num_gpu_blocks.
 
     kv_cache_size_tokens counts the pages that sequences may hold (page 0 is for padding), and kv_cache_max_concurrency
     how many sequences of the longest length these are.
@@ -329,7 +337,7 @@ def get_cache_settings(llm: AsyncLLM) -> dict[str, str]:
 
 
 def log_buckets(largest: int) -> tuple[int, ...]:
-    """1, 2, 5, 10, 20, 50 ... as far as `largest` goes."""
+    """Return 1, 2, 5, 10, 20, 50 ... up to `largest`, the bounds of a histogram."""
     bounds, decade = [], 1
     while decade <= largest:
         bounds += [step * decade for step in (1, 2, 5) if step * decade <= largest]

@@ -1,6 +1,6 @@
-"""What a person sees while the server starts: phases with their seconds, and at the end a table and a line to try.
+"""The output of a start: phases with their seconds, and at the end a table of what is served and a command to try.
 
-On a terminal each phase has a bar that moves; elsewhere each phase is one line, printed when it is over.
+On a terminal each phase has a progress bar; elsewhere each phase is one line, printed when it is finished.
 """
 
 import json
@@ -23,9 +23,9 @@ from jaxserve import EngineConfig
 from server.config import ServerConfig
 from server.listen import ALL_INTERFACES
 
-MIN_TOTAL_BYTES = 1 << 20  # a total this large counts bytes; smaller ones count things
-# Of 118 questions that were tried on the default model this is among those whose right answer is least in doubt: its
-# best token leads the next by 0.97 nats or more at every step ("capital of France": by 0.08).
+MIN_TOTAL_BYTES = 1 << 20  # a total this large is in bytes; smaller ones are numbers of items
+# Of 118 questions that were tried on the default model, this is among those whose right answer has the largest margin:
+# its best token leads the next by 0.97 nats or more at every step ("capital of France": by 0.08).
 FIRST_QUESTION = "What is the capital of Japan?"
 BETTER_MODEL, BETTER_BYTES = "Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144
 KEY_LINE = "export JAXSERVE_API_KEY='your key'"
@@ -33,14 +33,14 @@ FILE_WIDTH = 140  # columns, when the output is not a terminal
 
 
 def make_console() -> Console:
-    """Standard error, where progress belongs: standard output stays free for whoever pipes it."""
+    """Make a console on standard error, so that standard output can be piped."""
     plain = Console(stderr=True, highlight=False)
     return plain if plain.is_terminal else Console(stderr=True, highlight=False, width=FILE_WIDTH)
 
 
 @dataclass(slots=True)
 class _RunningPhase:
-    """One that has begun and is not over."""
+    """A phase that has begun and is not finished. total: 0 if it is not known."""
 
     started_s: float
     task: TaskID | None
@@ -54,11 +54,11 @@ class _RunningPhase:
 
 
 class StartupProgress:
-    """Shows the start as it goes on; give `report` to whatever reports its progress.
+    """A context that shows the progress of a start; `report` is given to whatever reports progress.
 
-    A phase is named by the first word reported ("compile"), the rest is detail ("8 cached"). Several may go on at a
-    time. One with a total is over when that is reached, one without when another begins; and at the end of the
-    `with` all are.
+    A phase is named by the first word reported ("compile"), the rest is detail ("8 cached"). Several may be running at
+    a time. One with a total is finished when that is reached, one without when another begins; at the end of the
+    context all are.
     """
 
     def __init__(self, console: Console) -> None:
@@ -77,7 +77,7 @@ class StartupProgress:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since this object was made."""
         return time.perf_counter() - self._started_s
 
     def __enter__(self) -> Self:
@@ -95,19 +95,19 @@ class StartupProgress:
             self._progress.stop()
 
     def report(self, phase: str, done: float, total: float) -> None:
-        """`done` of `total` is finished, in bytes or in things. May be called from any thread."""
+        """Report that `done` of `total` is finished, in bytes or items; total 0: not known. Any thread may call it."""
         name, _, detail = phase.partition(" ")
         with self._lock:
             if name not in self._running:
                 self._start(name)
             running = self._running[name]
             running.done, running.total = done, total
-            shown = (
+            parts = (
                 format_amount(done, total),
                 format_rate(done, total, time.perf_counter() - running.started_s),
                 detail,
             )
-            running.amount = "  ".join(filter(None, shown))
+            running.amount = "  ".join(filter(None, parts))
             if running.task is not None:
                 self._progress.update(
                     running.task, completed=done, total=total or None, amount=running.amount, seconds=running.seconds
@@ -126,38 +126,38 @@ class StartupProgress:
     def _end(self, name: str) -> None:
         running = self._running.pop(name)
         if running.task is not None:
-            whole = running.total or 1
+            total = running.total or 1
             self._progress.update(
-                running.task, completed=whole, total=whole, amount=running.amount, seconds=running.seconds
+                running.task, completed=total, total=total, amount=running.amount, seconds=running.seconds
             )
         else:
             self._console.print(f"{name:<9} {running.seconds:>8}  {running.amount}".rstrip())
 
 
 def format_amount(done: float, total: float) -> str:
-    """'12.0 of 138.4 MB', '3/14', or nothing where there is no total to speak of."""
+    """Write progress as '12.0 of 138.4 MB' or '3/14'; empty if there is no total or it is 1."""
     if total >= MIN_TOTAL_BYTES:
-        whole = f"{total / 1e6:.1f} MB"
-        return whole if done >= total else f"{done / 1e6:.1f} of {whole}"
+        total_text = f"{total / 1e6:.1f} MB"
+        return total_text if done >= total else f"{done / 1e6:.1f} of {total_text}"
     return f"{done:.0f}/{total:.0f}" if total > 1 else ""
 
 
 def format_rate(done: float, total: float, seconds: float) -> str:
-    """'135 MB/s', or nothing where no bytes are counted or too little time has passed to tell."""
+    """Write speed as '135 MB/s'; empty if no bytes are counted or less than 50 ms have passed."""
     return f"{done / 1e6 / seconds:.0f} MB/s" if total >= MIN_TOTAL_BYTES and seconds >= 0.05 else ""
 
 
 def format_address(config: ServerConfig) -> str:
-    """The URL to type on this machine. It says localhost only where both families are listened on."""
+    """Make the URL of the server for this machine. It has localhost only if IPv4 and IPv6 are both bound."""
     if config.uds:
         return "http://localhost"
     host = {"0.0.0.0": "127.0.0.1", **dict.fromkeys(ALL_INTERFACES, "localhost")}.get(config.host, config.host)
-    shown = f"[{host}]" if ":" in host else host
-    return f"{'https' if config.ssl_certfile else 'http'}://{shown}:{config.port}{config.root_path}"
+    host = f"[{host}]" if ":" in host else host
+    return f"{'https' if config.ssl_certfile else 'http'}://{host}:{config.port}{config.root_path}"
 
 
 def describe_reach(config: ServerConfig, addresses: Sequence[str]) -> str:
-    """Who can connect, and whether that needs a key. addresses: those that are listened on."""
+    """Describe who can connect, and whether a key is needed. addresses: those that are bound."""
     if config.uds:
         return f"this machine only, through the socket {config.uds}"
     if all(ip_address(host.partition("%")[0]).is_loopback for host in addresses):
@@ -173,7 +173,7 @@ def describe_reach(config: ServerConfig, addresses: Sequence[str]) -> str:
 
 
 def make_ready_table(description: Mapping[str, str], address: str, reach: str, seconds: float) -> Table:
-    """What is being served, from what, where, and to whom."""
+    """Make the table of what is served, at which address, and who can reach it. seconds: duration of the start."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title_justify="left", title_style="bold green")
     table.title = f"Ready in {seconds:.1f} s"
     table.add_column(style="dim", no_wrap=True)
@@ -188,10 +188,10 @@ def make_ready_table(description: Mapping[str, str], address: str, reach: str, s
 
 
 def make_curl_command(address: str, has_key: bool, uds: str | None = None) -> str:
-    """One command that gets an answer out of this server, to be pasted into a shell.
+    """Make a shell command that asks this server a question.
 
-    has_key: it reads the key from JAXSERVE_API_KEY, which KEY_LINE sets: the key itself is not to be shown.
-    uds: the Unix socket that it listens on instead of a port.
+    has_key: the command reads the key from JAXSERVE_API_KEY, which KEY_LINE sets; the key itself is not printed.
+    uds: the Unix socket that is bound instead of a port.
     """
     question = {"role": "user", "content": FIRST_QUESTION}
     body = json.dumps({"messages": [question], "temperature": 0, "max_tokens": 100})

@@ -1,9 +1,9 @@
-"""What becomes of each flag of `vllm serve`: one table, of vLLM 0.33 and of what it has dropped since 0.6.
+"""The table of all flags of `vllm serve`: those of vLLM 0.33, and those that it has removed since 0.6.
 
-A flag that is not in the table is one of ours (with vLLM's meaning) or unknown. The rule: what only says how vLLM
-computes (graphs, kernels, loading, placement on several devices) has no effect, which is said once at the start; what
-would change answers, formats, protection, endpoints or metrics is honoured under our name for it, or refused with the
-reason and with what to use instead.
+A flag that is not in the table is one that jaxserve has, too (with the same meaning), or unknown. The rule: a flag that
+only says how vLLM computes (graphs, kernels, loading, placement on several devices) has no effect, which is reported
+once at the start; a flag that would change answers, formats, security, endpoints or metrics is an alias of one of
+jaxserve's, or refused with the reason and with what to use instead.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ Arity = Literal["nothing", "value", "values", "optional"]
 
 @dataclass(frozen=True, slots=True)
 class VllmFlag:
-    """A flag of vLLM that is none of ours.
+    """A flag of vLLM that jaxserve does not have under this name.
 
     name         without the dashes in front
-    takes        how many words follow it
-    same_as      our flag of the same meaning, `no-…` where it is the contrary; None: there is none
+    arity        how many words follow it
+    alias_of     the flag of jaxserve with the same meaning, `no-…` if with the opposite one; None: there is none
     is_refused   it stops the start, unless its value is one of `neutral`
-    reason       why it is refused or has no effect, as said to the user
-    neutral      values that ask for what is done anyway, accepted in silence; of a switch: true or false
+    reason       why it is refused or has no effect, as the user is told
+    neutral      values that ask for what is done anyway, accepted without a note; of a switch: true or false
     """
 
     name: str
@@ -33,38 +33,39 @@ class VllmFlag:
     neutral: frozenset[str] = frozenset()
 
 
-def _alias(ours: str, **names: str) -> Iterator[VllmFlag]:
-    for name, takes in _expand(**names):
-        yield VllmFlag(name, takes, alias_of=ours)
+def _alias(target: str, **names: str) -> Iterator[VllmFlag]:
+    for name, arity in _expand(**names):
+        yield VllmFlag(name, arity, alias_of=target)
 
 
 def _no_effect(reason: str, **names: str) -> Iterator[VllmFlag]:
-    for name, takes in _expand(**names):
-        yield VllmFlag(name, takes, reason=reason, neutral=frozenset(["false"] if takes == "nothing" else []))
+    for name, arity in _expand(**names):
+        yield VllmFlag(name, arity, reason=reason, neutral=frozenset(["false"] if arity == "nothing" else []))
 
 
 def _refused(reason: str, *, unless: str = "", **names: str) -> Iterator[VllmFlag]:
-    """unless: values that are accepted, with spaces between; a switch that is off is always accepted."""
-    for name, takes in _expand(**names):
-        accepted = frozenset(["false"]) if takes == "nothing" and not unless else frozenset(unless.split())
-        yield VllmFlag(name, takes, is_refused=True, reason=reason, neutral=accepted)
+    """Make refused flags. unless: values that are accepted, separated by spaces; a switch that is off always is."""
+    for name, arity in _expand(**names):
+        accepted = frozenset(["false"]) if arity == "nothing" and not unless else frozenset(unless.split())
+        yield VllmFlag(name, arity, is_refused=True, reason=reason, neutral=accepted)
 
 
 def _expand(*, switch: str = "", value: str = "", values: str = "", optional: str = "") -> Iterator[tuple[str, Arity]]:
-    kinds: tuple[tuple[Arity, str], ...]
-    kinds = (("nothing", switch), ("value", value), ("values", values), ("optional", optional))
-    for takes, names in kinds:
+    """Yield each name with its arity. The arguments are names, separated by spaces, of flags of one arity."""
+    by_arity: tuple[tuple[Arity, str], ...]
+    by_arity = (("nothing", switch), ("value", value), ("values", values), ("optional", optional))
+    for arity, names in by_arity:
         for name in names.split():
-            yield name, takes
+            yield name, arity
 
 
-# Our flag → the value that vLLM's users give it → ours; None: it has no effect, and the flag is left out.
+# Flag of jaxserve → value that vLLM has for it → value of jaxserve; None: it has no effect, and the flag is left out.
 VALUE_ALIASES: dict[str, dict[str, str | None]] = {
     "log-level": {"trace": "debug", **{level.upper(): level for level in ("debug", "info", "warning", "error")}},
     "dtype": {"float": "float32"},
     "quantization": {"None": "none", "gguf": None},
 }
-# Our flag → why any value beyond our own is refused.
+# Flag of jaxserve → why any value but its own choices is refused.
 REFUSED_VALUE_REASONS = {
     "dtype": "float16 is not computed here; bfloat16 is as small, float32 exact, and auto chooses between them",
     "quantization": "checkpoints in that form are not read; take the unpacked one or a .gguf file, and int8 or int4 to"
@@ -90,7 +91,7 @@ _NO_ROUTES = "the server has no routes of that kind"
 _NOT_MEASURED = "it is not measured; /metrics shows what is"
 
 _ROWS: tuple[Iterator[VllmFlag], ...] = (
-    # Ours under another name
+    # Aliases
     _alias("log-level", value="uvicorn-log-level"),
     _alias("drain-timeout-s", value="shutdown-timeout"),
     _alias("max-header-bytes", value="h11-max-incomplete-event-size"),
@@ -170,7 +171,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         " mm-ipc-gpu-memory-gb allowed-local-media-path ec-manager-config",
         values="allowed-media-domains",
     ),
-    # What is so here anyway
+    # What holds here anyway
     _no_effect("code from a checkpoint is never executed here", switch="trust-remote-code", value="code-revision"),
     _no_effect("statistics are at /metrics, which stays, and never in the log", switch="disable-log-stats"),
     _no_effect("an unexpected error is always logged with its stack", switch="log-error-stack"),

@@ -1,1 +1,1 @@
-"""A conversation in the terminal: what `jaxserve chat` and `jaxserve run` share."""
+"""Conversations in the terminal, for `jaxserve chat` and `jaxserve run`."""

@@ -1,4 +1,4 @@
-"""Ask an OpenAI-compatible server for an answer, streamed. Standard library only."""
+"""A client of OpenAI-compatible servers that streams answers. It uses the standard library only."""
 
 import http.client
 import json
@@ -10,26 +10,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# What the chat page sends, too, where the person says nothing.
+# Request fields that the chat page sends, too, unless the user sets them.
 PAGE_DEFAULTS = json.loads(
     (Path(__file__).parents[1] / "page" / "assets" / "defaults.json").read_text(encoding="utf-8")
 )
-MAX_TOKENS: int = PAGE_DEFAULTS["max_tokens"]  # of an answer
+MAX_TOKENS: int = PAGE_DEFAULTS["max_tokens"]  # default of an answer
 REPETITION_DETECTION: dict[str, int] = PAGE_DEFAULTS["repetition_detection"]
 SOCKET_SCHEME = "unix:"  # unix:/path/of/a/socket
 CONNECT_TIMEOUT_S = 10
 
 
 class ChatError(Exception):
-    """Something went wrong that one sentence explains; the conversation may go on."""
+    """An error that one sentence explains, and after which the conversation may continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerSummary:
-    """How an answer ended, and how fast it came.
+    """The end of an answer, and its speed.
 
-    finish_reason is the server's. Seconds count to the first token, tokens per second from there on; both are 0 where
-    nothing was written.
+    finish_reason   as the server gives it
+    first_token_s   seconds from the request to the first token; 0: there was none
+    num_tokens      tokens of the answer
+    tokens_per_s    tokens a second after the first one; 0: there were fewer than two
     """
 
     finish_reason: str | None
@@ -44,10 +46,15 @@ class AnswerSummary:
 
 @dataclass(slots=True)
 class ChatClient:
-    """One server, and how to ask it.
+    """A connection to one server, and the fields of the requests to it.
 
-    fields: request fields of every question, over the defaults. max_model_len and model_sampling, the model's own
-    defaults: what the server says, once it was asked; None: it does not say.
+    url                  http://, https:// or unix:/path/of/a/socket
+    api_key              sent as a bearer token
+    model                name of the model; None: the server's first
+    fields               request fields of every question; they win over the defaults
+    max_model_len        as `fetch_model` has learnt it; None: the server does not tell
+    model_sampling       the model's default sampling parameters, as `fetch_model` has learnt them
+    detects_repetition   the field repetition_detection is sent
     """
 
     url: str
@@ -59,7 +66,7 @@ class ChatClient:
     detects_repetition: bool = True
 
     def fetch_model(self) -> None:
-        """Learn the server's first model, unless one was named. Raises ChatError where there is no server."""
+        """Ask the server for its first model and its limits. Raises ChatError if no server answers."""
         connection, response = self._request("GET", "/v1/models", None)
         with _ClosingResponse(connection, response):
             first = json.loads(response.read())["data"][0]
@@ -68,12 +75,12 @@ class ChatClient:
         self.model_sampling = first.get("default_sampling_params")
 
     def make_body(self, messages: list[dict[str, str]]) -> dict[str, Any]:
-        """Return the request: the defaults, and over them what was set."""
-        longest = MAX_TOKENS if self.max_model_len is None else min(MAX_TOKENS, self.max_model_len)
-        defaults: dict[str, Any] = {"max_tokens": longest}
-        usual = PAGE_DEFAULTS["sampling_without_metadata"]
-        if self.model_sampling is not None and not usual.keys() & self.model_sampling.keys():
-            defaults |= usual
+        """Make the body of a request: the defaults, with the fields that were set."""
+        max_tokens = MAX_TOKENS if self.max_model_len is None else min(MAX_TOKENS, self.max_model_len)
+        defaults: dict[str, Any] = {"max_tokens": max_tokens}
+        fallback = PAGE_DEFAULTS["sampling_without_metadata"]
+        if self.model_sampling is not None and not fallback.keys() & self.model_sampling.keys():
+            defaults |= fallback
         for name, value in PAGE_DEFAULTS["sampling_by_model"].get(self.model, {}).items():
             if name not in (self.model_sampling or {}):
                 defaults[name] = value
@@ -83,33 +90,33 @@ class ChatClient:
         return {"model": self.model, "messages": messages, **stream, **defaults, **self.fields}
 
     def stream_answer(self, messages: list[dict[str, str]]) -> Generator[tuple[str, str] | AnswerSummary]:
-        """Yield ("content" | "reasoning", text) as it comes, and an AnswerEnd. Closing it stops the server.
+        """Yield ("content" or "reasoning", text) as it comes, then an AnswerSummary. Closing it aborts the answer.
 
-        Raises ChatError for a refusal, and where the server goes away.
+        Raises ChatError if the server refuses the request, or the connection breaks.
         """
-        asked = time.perf_counter()
+        started_s = time.perf_counter()
         connection, response = self._request_answer(messages)
         with _ClosingResponse(connection, response):
-            first = last = 0.0
+            first_s = last_s = 0.0
             num_tokens, reason = 0, None
             for event in parse_events(response):
                 for choice in event.get("choices", ()):
                     reason = choice.get("finish_reason") or reason
                     for kind in ("reasoning", "content"):
                         if text := choice.get("delta", {}).get(kind):
-                            last = time.perf_counter()
-                            first = first or last
+                            last_s = time.perf_counter()
+                            first_s = first_s or last_s
                             num_tokens += 1
                             yield kind, text
                 if usage := event.get("usage"):
                     num_tokens = usage["completion_tokens"]
-            speed = (num_tokens - 1) / (last - first) if last > first else 0.0
-            yield AnswerSummary(reason, first - asked if first else 0.0, num_tokens, speed)
+            speed = (num_tokens - 1) / (last_s - first_s) if last_s > first_s else 0.0
+            yield AnswerSummary(reason, first_s - started_s if first_s else 0.0, num_tokens, speed)
 
     def _request_answer(
         self, messages: list[dict[str, str]]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """Other servers may not know repetition_detection: one that refuses it by name is not told of it again."""
+        """Send a question. A server that refuses the field repetition_detection is not sent it again."""
         try:
             return self._request("POST", "/v1/chat/completions", self.make_body(messages))
         except ChatError as error:
@@ -127,7 +134,7 @@ class ChatClient:
             headers["Authorization"] = f"Bearer {self.api_key}"
         try:
             connection.connect()
-            connection.sock.settimeout(None)  # an answer may take as long as it likes
+            connection.sock.settimeout(None)  # there is no limit for the time of an answer
             connection.request(method, base + path, json.dumps(body) if body else None, headers)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
@@ -141,7 +148,7 @@ class ChatClient:
         return connection, response
 
     def _make_connection(self) -> tuple[http.client.HTTPConnection, str]:
-        """A connection that is not open yet, and what stands before every path."""
+        """Make a connection, which is not open yet, and the prefix of all paths."""
         if self.url.startswith(SOCKET_SCHEME):
             return _UnixHTTPConnection(self.url.removeprefix(SOCKET_SCHEME)), ""
         parts = urlsplit(self.url if "://" in self.url else f"http://{self.url}")
@@ -164,22 +171,23 @@ class _UnixHTTPConnection(http.client.HTTPConnection):
 
 
 class _ClosingResponse:
-    """Closes both at the end, and makes one sentence of a server that went away in the middle."""
+    """A context that closes both at its end, and turns a connection that broke into a ChatError."""
 
     def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        self._both = (response, connection)  # a response that is read to the end of its connection owns the socket
+        # Both: a response that lasts to the end of its connection owns the socket.
+        self._closeables = (response, connection)
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        for one in self._both:
-            one.close()
+        for closeable in self._closeables:
+            closeable.close()
         if isinstance(error, OSError | http.client.HTTPException | ValueError | KeyError | IndexError):
             raise ChatError(f"the server broke off, or is not an OpenAI-compatible one ({error!r})") from None
 
 
 def parse_events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The JSON of each server-sent event, until [DONE]. An error event ends the answer."""
+    """Yield the JSON of each server-sent event, until [DONE]. Raises ChatError if one is an error."""
     for line in response:
         if not line.startswith(b"data:"):
             continue
@@ -193,7 +201,7 @@ def parse_events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]
 
 
 def parse_error(status: int, body: bytes) -> str:
-    """The server's own words about a request it did not serve."""
+    """Return the server's message about a request that it refused."""
     if status == http.client.UNAUTHORIZED:
         return "the server wants a key: --api-key KEY, or the environment variable JAXSERVE_API_KEY"
     try:

@@ -1,4 +1,4 @@
-"""`jaxserve chat` talks to a server that runs, `jaxserve run` to a model of its own: everything else is the same."""
+"""The commands `jaxserve chat`, which talks to a running server, and `jaxserve run`, which starts a model itself."""
 
 import argparse
 import dataclasses
@@ -28,14 +28,15 @@ and leaves; what comes through a pipe then stands behind it. Without one, every 
 
 
 class _IntermixedParser(CommandParser):
-    """Takes flags between the words, too."""
+    """A parser that accepts flags between the positional words, too."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse flags and positional words in any order."""
         return self.parse_intermixed_args(args, namespace)
 
 
 def chat(words: Sequence[str], api_key: str | None) -> int:
-    """Talk to a server; api_key is the environment's."""
+    """Run `jaxserve chat`, and return the exit code. api_key: the one of the environment."""
     parser = _IntermixedParser("jaxserve chat", '["QUESTION"] [FLAGS]', CHAT_HELP)
     parser.add_argument("words", nargs="*", metavar="QUESTION", help=argparse.SUPPRESS)
     parser.add_argument("--url", default="http://localhost:8000", help="where the server is (default: %(default)s)")
@@ -48,7 +49,7 @@ def chat(words: Sequence[str], api_key: str | None) -> int:
 
 
 def run(words: Sequence[str]) -> int:
-    """Start a model in this process, and talk to it."""
+    """Run `jaxserve run`: start a model in this process, talk to it, and return the exit code."""
     from jaxserve import EngineConfig
 
     parser = CommandParser("jaxserve run", '[MODEL] ["QUESTION"] [FLAGS]', RUN_HELP)
@@ -62,14 +63,14 @@ def run(words: Sequence[str]) -> int:
     )
     flags = [f"--{'.'.join((flag.name, *flag.path))}={value}" for flag in command.flags for value in flag.values]
     switches = [f"--{flag.name}" for flag in command.flags if not flag.values]
-    known = {PREFIX + field.name.upper() for field in dataclasses.fields(EngineConfig)}
-    environ = {name: os.environ[name] for name in known & os.environ.keys()}  # what concerns a server is for servers
+    variables = {PREFIX + field.name.upper() for field in dataclasses.fields(EngineConfig)}
+    environ = {name: os.environ[name] for name in variables & os.environ.keys()}  # settings of servers are ignored
     arguments = read_arguments(parser, [*flags, *switches], environ)
     engine: dict[str, Any] = {
         "max_num_seqs": 1,
         **select_fields(EngineConfig, arguments),
     }  # one person, one answer at a time
-    engine.pop("seed", None)  # this one is the request's
+    engine.pop("seed", None)  # --seed is the request's
     if model is not None:
         engine["model"] = model
     llm = _load_model(EngineConfig(**engine))
@@ -87,14 +88,14 @@ def split_model_and_question(words: Sequence[str]) -> tuple[str | None, str]:
 
 
 def _load_model(config: "EngineConfig") -> "AsyncLLM":
-    """The start in view, as `jaxserve serve` shows it, on standard error."""
+    """Load a model, and show the progress on standard error as `jaxserve serve` does."""
     from server.startup import StartupProgress, make_console
 
     with StartupProgress(make_console()) as phases:
         phases.report("import", 0, 0)
         from jaxserve import AsyncLLM
 
-        # The web framework comes while the engine loads, which is little Python.
+        # The web framework is imported while the engine loads, which runs little Python code.
         web = threading.Thread(target=import_module, args=("server.local_server",), daemon=True)
         web.start()
         llm = AsyncLLM.load(config, progress=phases.report)
@@ -113,7 +114,10 @@ def _add_sampling_flags(parser: CommandParser) -> None:
 def _start_conversation(
     client: ChatClient, arguments: dict[str, Any], question: str, where: str, *, reads_lines: bool
 ) -> int:
-    """reads_lines: what comes through a pipe without a question is a message a line, not one in all."""
+    """Start a conversation, or answer one question.
+
+    reads_lines: without a question, each line of piped input is a message; else all of it is one.
+    """
     from server.chat.conversation import Conversation
     from server.chat.terminal import Terminal
 

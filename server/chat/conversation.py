@@ -1,4 +1,4 @@
-"""What has been said, under which settings; kept in a file if the person wants to."""
+"""The messages and settings of a conversation, which can be saved in a file."""
 
 import difflib
 import json
@@ -34,23 +34,28 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
 
 @dataclass(slots=True)
 class Conversation:
-    """messages alternate between the person and the model; the system prompt stands apart. settings: request fields."""
+    """One conversation.
+
+    system     the system prompt, None: there is none
+    messages   alternately of the user and the assistant
+    settings   values by the names of SETTINGS
+    """
 
     system: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
 
     def make_messages(self, text: str) -> list[dict[str, str]]:
-        """Return the messages to send for a new question."""
+        """Make the messages to send for a new question."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.messages, {"role": "user", "content": text}]
 
     def add(self, question: str, answer: str) -> None:
-        """Keep what was asked and what came."""
+        """Add a question and its answer."""
         self.messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
     def pop_last(self) -> tuple[str, str]:
-        """Forget the last question and its answer, and return both. Raises ChatError if there is none."""
+        """Remove the last question and its answer, and return both. Raises ChatError if there are none."""
         if not self.messages:
             raise ChatError("nothing has been asked yet")
         question, answer = self.messages[-2]["content"], self.messages[-1]["content"]
@@ -58,7 +63,7 @@ class Conversation:
         return question, answer
 
     def set(self, name: str, text: str) -> None:
-        """Change a setting; without text it is the server's again. Raises ChatError for one that is not known."""
+        """Change a setting; an empty text removes it. Raises ChatError if the name or the value is not valid."""
         name = name.replace("-", "_")
         if name not in SETTINGS:
             near = difflib.get_close_matches(name, SETTINGS, n=1)
@@ -76,12 +81,12 @@ class Conversation:
     def to_request_fields(self) -> dict[str, Any]:
         """Return the settings as fields of a request."""
         fields = dict(self.settings)
-        if (thinks := fields.pop("enable_thinking", None)) is not None:
-            fields["chat_template_kwargs"] = {"enable_thinking": thinks}
+        if (enable_thinking := fields.pop("enable_thinking", None)) is not None:
+            fields["chat_template_kwargs"] = {"enable_thinking": enable_thinking}
         return fields
 
     def save(self, path: Path) -> None:
-        """Write everything to a file, readable by its owner alone. Raises ChatError if that fails."""
+        """Write the conversation to a file that only its owner can read. Raises ChatError if that fails."""
         content = {"system": self.system, "settings": self.settings, "messages": self.messages}
         try:
             path.touch(mode=0o600)
@@ -90,7 +95,7 @@ class Conversation:
             raise ChatError(f"cannot write {path}: {error.strerror or error}") from None
 
     def load(self, path: Path) -> None:
-        """Take everything from a file that `save` wrote. Raises ChatError if it is none."""
+        """Read a conversation that `save` wrote. Raises ChatError if the file cannot be read, or holds none."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             roles = [message["role"] for message in content["messages"]]

@@ -1,7 +1,7 @@
-"""Show answers as they come: Markdown on a terminal, plain text everywhere else.
+"""Shows answers as they come: as Markdown on a terminal, as plain text elsewhere.
 
-Finished blocks are printed for good; only the one that still grows is drawn again and again, its last lines where it is
-higher than the screen. Reasoning is dimmed, and shown on terminals alone.
+Finished blocks are printed once; only the block that still grows is redrawn, its last lines if it is higher than the
+screen. Reasoning is dimmed, and shown on terminals only.
 """
 
 import re
@@ -21,19 +21,19 @@ _NEW_BLOCK = re.compile(r"[^\s\-*+>|\d]")  # no list item, quotation, table row 
 
 
 class Screen:
-    """Standard output. console: given by tests alone."""
+    """Standard output. console: for tests."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stdout, highlight=False)
         self.is_live = self.console.is_terminal and not self.console.is_dumb_terminal
 
     def note(self, text: str, *, end: str = "\n") -> None:
-        """Say something that is no part of the conversation."""
+        """Print a line that is no part of the conversation."""
         self.console.print(Text(text, style="dim"), end=end, soft_wrap=True)
 
     @contextmanager
     def show_answer(self) -> Iterator["AnswerView"]:
-        """Show one answer; what has come is shown whole at the end, also of one that was stopped."""
+        """Yield the view of one answer; at the end all of it is shown, also if it was stopped."""
         view = MarkdownView(self.console) if self.is_live else AnswerView(self.console)
         try:
             yield view
@@ -42,7 +42,7 @@ class Screen:
 
 
 class AnswerView:
-    """Plain text, written as it comes. Reasoning is left out unless it is a terminal."""
+    """An answer as plain text, written as it comes. Reasoning is left out unless the output is a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -62,7 +62,7 @@ class AnswerView:
         self._write(text)
 
     def close(self) -> None:
-        """Show what has not been shown yet, and end the line."""
+        """Print what has not been printed yet, and end the line."""
         self._console.out("")
 
     def _write(self, text: str) -> None:
@@ -71,7 +71,7 @@ class AnswerView:
 
 
 class MarkdownView(AnswerView):
-    """Markdown, drawn again as it grows."""
+    """An answer as Markdown, redrawn as it grows."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -80,6 +80,7 @@ class MarkdownView(AnswerView):
         self._live: Live | None = None
 
     def close(self) -> None:
+        """Print the rest as finished Markdown."""
         if self._live is None:
             super().close()
             return
@@ -90,21 +91,21 @@ class MarkdownView(AnswerView):
 
     def _write(self, text: str) -> None:
         if self._live is None:
-            # Drawn from a thread, so that what came before a pause is seen in the pause.
+            # It is drawn by a thread, so that text that came before a pause is visible during the pause.
             self._live = Live(console=self._console, refresh_per_second=1 / REDRAW_S, transient=True)
             self._live.start()
         self._tail += text
-        while (cut := find_block_end(self._tail)) > 0:
+        while (end := find_block_end(self._tail)) > 0:
             self._live.update(Text())
-            self._console.print(_make_markdown(self._tail[:cut]))
+            self._console.print(_make_markdown(self._tail[:end]))
             self._console.print()
-            self._tail = self._tail[cut:].lstrip("\n")
+            self._tail = self._tail[end:].lstrip("\n")
         self._live.update(_LastLines(self._tail), refresh=not self._has_drawn)
         self._has_drawn = True
 
 
 class _LastLines:
-    """As many of the last lines as the screen has room for."""
+    """A renderable of Markdown's last lines, as many as the screen has room for."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -117,9 +118,9 @@ class _LastLines:
 
 
 def find_block_end(text: str) -> int:
-    """Return where the first block ends that nothing can change any more; 0: none does yet.
+    """Return the end of the first block that no further text can change; 0 if there is none yet.
 
-    It ends at an empty line outside a code fence, where what follows begins a block of its own.
+    A block ends at an empty line outside a code fence, if what follows begins another block.
     """
     position, is_code = 0, False
     lines = text.split("\n")
@@ -134,7 +135,7 @@ def find_block_end(text: str) -> int:
 
 
 def _make_markdown(text: str) -> Markdown:
-    """Line breaks stay, as models mean them; in code and tables they do anyway."""
+    """Make Markdown in which line breaks are kept, as models mean them; in code and tables they are anyway."""
     lines, is_code = [], False
     for line in text.split("\n"):
         is_fence = _FENCE.match(line) is not None

@@ -1,7 +1,7 @@
-"""The conversation and the terminal around it, the same for `jaxserve chat` and `jaxserve run`.
+"""The interactive conversation of `jaxserve chat` and `jaxserve run`.
 
-Ctrl-C stops an answer and keeps what was said; Ctrl-D or /quit ends. A pasted text of several lines is one message, and
-so is what stands between two lines of three quotation marks.
+Ctrl-C stops an answer and keeps the text that has come; Ctrl-D or /quit ends. A pasted text of several lines is one
+message, and so is what stands between two lines of three quotation marks.
 """
 
 import sys
@@ -28,7 +28,7 @@ PROMPT = "\n› "
 
 
 class Terminal:
-    """One conversation with one server."""
+    """One conversation with one server, in the terminal."""
 
     def __init__(self, client: ChatClient, conversation: Conversation, screen: Screen | None = None) -> None:
         self._client = client
@@ -62,7 +62,7 @@ class Terminal:
         return 0
 
     def run(self, greeting: str) -> int:
-        """Talk until the person has had enough, and return the exit code."""
+        """Read messages and commands until the user ends, and return the exit code."""
         import readline
 
         readline.parse_and_bind("set enable-bracketed-paste on")  # a pasted line break does not send
@@ -85,7 +85,7 @@ class Terminal:
                 print(error)
 
     def _read(self) -> str:
-        """One message: a line, or several."""
+        """Read one message: a line, or several."""
         text = input(PROMPT).strip()
         if not text.startswith(QUOTES):
             return text
@@ -104,49 +104,49 @@ class Terminal:
             self._answer(text)
 
     def _answer(self, question: str) -> None:
-        """Answers, and says how it went."""
-        end = self._ask(question)
-        if end is None:
+        """Show the answer to a question, its speed, and why it ended if that was early."""
+        summary = self._ask(question)
+        if summary is None:
             return
-        if end.num_tokens:
-            self._screen.note(str(end))
-        if end.finish_reason == "repetition":
+        if summary.num_tokens:
+            self._screen.note(str(summary))
+        if summary.finish_reason == "repetition":
             self._screen.note("(stopped: the answer began to repeat itself)")
-        elif end.finish_reason == "length":
+        elif summary.finish_reason == "length":
             self._screen.note("(cut at the longest answer; /set max_tokens N allows more, /reset makes room)")
 
     def _ask(self, question: str) -> AnswerSummary | None:
-        """Sends one message and shows the answer. Ctrl-C ends the answer, not the program.
+        """Send one message and show the answer. Ctrl-C stops the answer, not the program.
 
-        What had come by then stays in the conversation; a message that failed does not.
+        A stopped answer stays in the conversation; a message that failed does not.
         """
         content: list[str] = []
-        end = None
+        summary = None
         self._client.fields = self._conversation.to_request_fields()
         answer = self._client.stream_answer(self._conversation.make_messages(question))
         try:
             with self._screen.show_answer() as view:
                 for piece in answer:
                     if isinstance(piece, AnswerSummary):
-                        end = piece
+                        summary = piece
                     elif piece[0] == "reasoning":
                         view.show_reasoning(piece[1])
                     else:
-                        content.append(piece[1])  # first: what is seen has been said
+                        content.append(piece[1])  # before it is shown: what the user has seen is in the conversation
                         view.show_content(piece[1])
         except KeyboardInterrupt:
             self._screen.note("(stopped)")
         finally:
             answer.close()
         self._conversation.add(question, "".join(content))
-        return end
+        return summary
 
     def _regenerate(self, _: str) -> None:
         question, answer = self._conversation.pop_last()
         try:
             self._answer(question)
         except ChatError:
-            self._conversation.add(question, answer)  # what cannot be made anew is kept
+            self._conversation.add(question, answer)  # the old answer is kept if there is no new one
             raise
 
     def _set(self, rest: str) -> None:
@@ -154,8 +154,8 @@ class Terminal:
         if name:
             self._conversation.set(name, value.strip())
         settings = self._conversation.settings
-        shown = ", ".join(f"{name} {value}" for name, value in settings.items())
-        self._screen.note(f"settings: {shown or 'the server decides'}")
+        values = ", ".join(f"{name} {value}" for name, value in settings.items())
+        self._screen.note(f"settings: {values or 'the server decides'}")
 
     def _system(self, rest: str) -> None:
         self._conversation.system = rest or None

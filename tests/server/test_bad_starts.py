@@ -60,7 +60,12 @@ def start(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         raise SlowWork
 
     for owner, name in (
-        *((hub, "download_model"), (build_module, "load_params"), (build_module, "limits_of"), (build_module, "compile_all")),
+        *(
+            (hub, "download_model"),
+            (build_module, "load_params"),
+            (build_module, "limits_of"),
+            (build_module, "compile_all"),
+        ),
         *((Runner, "compile"), (safetensors.SafetensorsCheckpoint, "read")),
     ):
         monkeypatch.setattr(owner, name, forbidden)
