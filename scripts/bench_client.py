@@ -61,7 +61,7 @@ class Server:
             return status, None
 
     async def named(self) -> "Server":
-        """The same server, with the first of its models where none was asked for."""
+        """Return the server with its first model if none was chosen. Raises Failed if it lists none."""
         if self.model:
             return self
         status, answer = await self.json("/v1/models")
@@ -70,7 +70,7 @@ class Server:
         return replace(self, model=answer["data"][0]["id"])
 
     async def count(self, messages: Messages) -> int:
-        """How many tokens the chat prompt has: by /tokenize where there is one, else by asking for one token."""
+        """Count the tokens of a chat prompt, by /tokenize or by generating a token. Raises Failed if neither works."""
         body = {"model": self.model, "messages": messages}
         status, answer = await self.json("/tokenize", body)
         if status == 200 and "count" in answer:

@@ -21,7 +21,7 @@ MAX_TRIES = 100
 
 
 async def prompt_of(server: Server, num_tokens: int, rng: random.Random) -> Messages:
-    """Messages that the server counts as exactly `num_tokens`, template included."""
+    """Make random messages of exactly `num_tokens` tokens, template included. Raises Failed after MAX_TRIES tries."""
     words: list[str] = rng.choices(COMMON_WORDS.split(), k=num_tokens)
     for _ in range(MAX_TRIES):
         messages = [{"role": "user", "content": " ".join(words)}]

@@ -37,7 +37,7 @@ class Timeline:
 
 @dataclass(slots=True)
 class Arrivals:
-    """Collects one request's tokens while they come; `deliveries` are the moments at which at least one came."""
+    """The arrival times of one request's tokens; `deliveries` are the moments at which at least one arrived."""
 
     asked: float
     came: list[float] = field(default_factory=list)
@@ -126,7 +126,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def publish(results: Sequence[dict[str, Any]], json_path: str | None) -> None:
-    """Prints the table; writes the JSON list to `json_path`, or to standard output for '-', the table then aside."""
+    """Print the table and write the results as JSON to `json_path`; '-' prints JSON, and the table goes to stderr."""
     print(table(results) + "\n(times in ms)", file=sys.stderr if json_path == "-" else sys.stdout)
     text = json.dumps(results, indent=2)
     if json_path == "-":

@@ -59,7 +59,7 @@ def texts(count: int) -> list[tuple[str, str]]:
 
 
 def scores(directory: Path, pairs: list[tuple[str, str]]) -> list[tuple[float, bool]]:
-    """For each (context, continuation): its log-likelihood, and whether each of its tokens was the likeliest."""
+    """Score (context, continuation) pairs: the log-likelihood, and whether every token was the most likely one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

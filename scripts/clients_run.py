@@ -25,9 +25,9 @@ class Trial:
 
 
 def run(title: str, command: Sequence[str], log: Path) -> Iterator[Trial]:
-    """What a program tells, a line of JSON each on standard output; its other words go to `log`.
+    """Run a program and yield the trials that it prints, a line of JSON each; stderr goes to `log`.
 
-    A program that ends badly, or says nothing, or takes longer than WITHIN_S, is a failed trial of its own.
+    A program that fails, prints nothing, or takes longer than WITHIN_S is a failed trial itself.
     """
     environment = {name: value for name, value in os.environ.items() if name not in NOT_THEIRS} | ENVIRONMENT
     num_told, problem = 0, ""

@@ -127,7 +127,7 @@ class Report:
             partial.replace(self._file)
 
     def judged(self, record: Record) -> Record:
-        """With the floor and the percentage, once the machine is measured."""
+        """Add the shortest possible time and its share of the measured one, once the machine is measured."""
         if "weight_bytes" not in record or "seconds" not in record or "flops_per_s" not in self.about:
             return record
         bytes_per_s = max(self.about["copy_bytes_per_s"], self.about["read_bytes_per_s"])
@@ -191,7 +191,7 @@ ODD = ("skipped", "stopped", "broken")
 
 
 def beside(record: Record, records: list[Record]) -> str:
-    """How many times faster our step was than the peer's, behind the peer's row."""
+    """Return the remark behind a peer's row: how many times faster the same step is here."""
     if record["kind"] == "peer":
         same = ("model", "rows", "tokens")
         for ours in records:

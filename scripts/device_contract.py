@@ -88,7 +88,7 @@ def compare(backend: Any, case: Case, dtype: str) -> dict[str, Any]:
 def answer(
     backend: Any, case: Case, dtype: str, query: Any, key: Any, value: Any, slots: Any, inputs: Any
 ) -> np.ndarray:
-    """What a backend says, float32. Everything is one compiled program: write all tokens, then attend."""
+    """Compute attention with a backend, float32, in one compiled program: write all tokens, then attend."""
     num_pages = int(inputs.page_table_BW.max()) + 1
     pages = backend.make_pages(num_pages, PAGE, case.kv_heads, case.head_dim, jnp.dtype(dtype))
     pages = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), pages)

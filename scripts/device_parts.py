@@ -31,7 +31,7 @@ ROUNDS = 3  # the fastest of these counts
 
 @dataclass(frozen=True)
 class Setting:
-    """How a part is to run. deadline: time.monotonic() after which nothing new is begun."""
+    """Options of a part. `deadline` is the time.monotonic() after which nothing new is started."""
 
     deadline: float
     tiny: bool = False
@@ -63,7 +63,7 @@ def contract(setting: Setting) -> Iterator[Record]:
 
 
 def machine(setting: Setting) -> Iterator[Record]:
-    """What this very device copies, reads and multiplies in a second."""
+    """Measure what this device copies, reads and multiplies in a second."""
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     numbers = jnp.ones((2**21 if setting.tiny else 2**31) // jnp.dtype(dtype).itemsize, dtype)
     size = 256 if setting.tiny else 8192

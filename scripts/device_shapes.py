@@ -72,7 +72,7 @@ def config_of(model: str, *, tiny: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step cannot avoid: weights read once, products, and the keys and values of the context read once."""
+    """The minimal work of a step: weights read once, products, and the keys and values of the context read once."""
 
     weight_bytes: float
     flops: float

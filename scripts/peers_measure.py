@@ -29,7 +29,7 @@ WARM_UP_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """What everybody is asked to do; lengths in tokens. num_prompts holds one number per concurrency."""
+    """The work that every server gets; lengths in tokens. num_prompts has one number for each concurrency."""
 
     concurrency: tuple[int, ...] = (1, 8, 32)
     num_prompts: tuple[int, ...] = (4, 16, 64)
@@ -116,7 +116,7 @@ def first_start(contender: Contender, logs: Path) -> float:
 
 
 def second_opinion(contender: Contender, loads: Loads) -> dict[str, Any]:
-    """What llama.cpp's own llama-bench says of prefill and of decoding one row, tokens/s."""
+    """Measure prefill and decoding of one row with llama.cpp's own llama-bench, tokens/s."""
     words = ["-p", str(loads.prefill_len), "-n", str(loads.output_len), "-r", "3"]
     environment = {**os.environ, **contender.environment}
     ended = subprocess.run([*contender.bench_command, *words], env=environment, capture_output=True, text=True)

@@ -19,7 +19,7 @@ VLLM_SURPLUS = ("torchvision", "torchaudio", "torchcodec")
 
 
 def prepare(cache: Path, model: str, llama_cpp: Path | None, vllm: Path | None) -> list[str]:
-    """Makes everything and returns what could not be made, a sentence each.
+    """Make all environments and weights, and return what could not be made, a sentence each.
 
     llama_cpp: a build directory of llama.cpp with the programs in bin/; vllm: a virtual environment. Both instead of
     making them.

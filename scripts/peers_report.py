@@ -34,7 +34,7 @@ def of_long_prompt(key: str, unit: float = 1.0) -> Metric:
 
 
 def stretch_in_chunks(turn: Turn) -> float | None:
-    """By how many chunks' time the p99 between deliveries grows while the long prompt is computed."""
+    """Return the growth of the p99 between deliveries while the long prompt is computed, in durations of a chunk."""
     if not (found := turn.get("long_prompt")):
         return None
     return (found["during"]["p99_itl_ms"] - found["before"]["p99_itl_ms"]) / found["chunk_ms"]
@@ -116,7 +116,7 @@ def table(turns: Sequence[Turn], columns: dict[str, tuple[Metric, str]]) -> str:
 
 
 def best(turns: Sequence[Turn], among: Sequence[str], goal: Goal) -> tuple[str, dict[int, float]] | None:
-    """Whose median is best, and its values by round."""
+    """Find the contender with the best median, with its values by round."""
     measured = [(name, values(turns, name, goal.metric)) for name in among]
     measured = [(name, found) for name, found in measured if found]
     choose = min if goal.less_is_better else max

@@ -32,7 +32,7 @@ def race(
     results: Path,
     within_s: float = math.inf,
 ) -> dict[str, Any]:
-    """Everything that was measured. It is written to `results` after every turn, so that nothing gets lost.
+    """Measure all contenders in turns. The record is written to `results` after every turn, so that nothing gets lost.
 
     Who fails once is not asked again, and stands under not_run with the reason. logs: a directory for what the
     programs print. within_s: no further round begins if it would end later than that, taking as long as the longest.
@@ -99,7 +99,7 @@ def say(words: str) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What a reader must know of this machine."""
+    """Describe this machine for readers of the results."""
     cpu = "unknown"
     flags: set[str] = set()
     info = Path("/proc/cpuinfo")
@@ -118,7 +118,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(everybody: Sequence[Contender]) -> dict[str, str]:
-    """Of ours and of what peers say of themselves."""
+    """Collect the versions of the packages here and of the other servers."""
     found = {}
     for package in PACKAGES:
         try:

@@ -103,7 +103,10 @@ def free_port() -> int:
 
 
 async def ready(watched: Watched, port: int) -> tuple[Server, float]:
-    """The server, and how many seconds from now it took until a first question was answered with a token."""
+    """Wait for a server, and return it with the seconds until a first question had a token.
+
+    Raises Failed if it ended, or was not ready in time.
+    """
     began, url = time.perf_counter(), f"http://127.0.0.1:{port}"
     while time.perf_counter() - began < READY_WITHIN_S:
         if watched.has_ended():

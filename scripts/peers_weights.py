@@ -55,7 +55,10 @@ def write_hf(model: str, cache: Path) -> None:
 
 
 def write_gguf(model: str, cache: Path, quantize: Path) -> None:
-    """One GGUF file of each kind, the packed one from the float32 one; done once. quantize: llama-quantize."""
+    """Write one GGUF file of each kind with llama-quantize (`quantize`), if it is not there.
+
+    Raises ValueError if the model is no GGUF file.
+    """
     from jaxserve.weights.fetch import resolve_model
 
     source = resolve_model(model)

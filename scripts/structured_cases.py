@@ -46,7 +46,7 @@ class Case:
 
 
 def judged(case: Case, choice: dict[str, Any]) -> str:
-    """Of an answer: valid, length (it was cut, and says so), or what is wrong."""
+    """Judge an output: "valid", "length" (cut off by its length), or a description of the fault."""
     text = choice["message"]["content"] or ""
     if choice["finish_reason"] == "length":
         return "length"

@@ -109,7 +109,7 @@ def probes(numbers: list[str], rng: random.Random) -> set[str]:
 
 
 def faults(seed: int, counts: Counter[str]) -> list[str]:
-    """What is wrong with the grammar of the case of this seed."""
+    """Find the faults of the grammar of one random case."""
     rng = random.Random(seed)
     schema, numbers = random_case(rng)
     outer, answer = rng.choice(PLACES)
