@@ -80,8 +80,9 @@ def test_an_unknown_part_is_refused_by_name():
 
 def test_the_floor_of_the_known_model_is_the_known_one(models):
     config = models.config_of("Llama-3.1-8B", tiny=False)
-    spec = models.find(config).spec(config)
+    architecture = models.find_architecture(config)
+    cost = architecture.cost(architecture.spec(config))
     h200 = (4.8e12, 989e12)
-    assert 1e3 * models.decode_work(spec, 2, 1, 256).floor_s(*h200) == pytest.approx(3.13, abs=0.02)
-    assert 1e3 * models.decode_work(spec, 2, 128, 1024).floor_s(*h200) == pytest.approx(6.71, abs=0.02)
-    assert 1e6 * models.prefill_work(spec, 2, 1024).floor_s(*h200) / 1024 == pytest.approx(14.3, abs=0.2)
+    assert 1e3 * models.decode_work(cost, 2, 1, 256).floor_s(*h200) == pytest.approx(3.13, abs=0.02)
+    assert 1e3 * models.decode_work(cost, 2, 128, 1024).floor_s(*h200) == pytest.approx(6.71, abs=0.02)
+    assert 1e6 * models.prefill_work(cost, 2, 1024).floor_s(*h200) / 1024 == pytest.approx(14.3, abs=0.2)
