@@ -44,19 +44,16 @@ NOT_YET: set[str] = {
     "attention",
     "engine",
     "engine_client",
-    "exact_json",
     "kvcache",
     "layers",
     "models",
     "native",
     "output_stream",
-    "parallel",
     "sampling",
     "server",
     "structured",
     "text",
     "weights",
-    "workers",
 }
 DUPLICATES_NOT_YET = {"Work"}
 # First words of docstrings that are verbs in the third person; other words with an s are if a determiner follows.
