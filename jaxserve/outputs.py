@@ -24,18 +24,18 @@ REPETITION_STOP_REASON = "repetition_detected"  # the stop_reason of an output t
 class PositionLogprobs:
     """Log-probabilities at one position, in token ids: of the token that stands there, and of alternatives.
 
-    token_id   The token that stands there.
-    logprob    Its log-probability.
-    rank       Its rank in the whole vocabulary, from 1; None if it is not known.
-    top        Pairs (token id, log-probability) of the most likely tokens, best first.
-    wanted     The same of the ids that the request asked for (logprob_token_ids), in its order.
+    token_id    The token that stands there.
+    logprob     Its log-probability.
+    rank        Its rank in the whole vocabulary, from 1; None if it is not known.
+    top         Pairs (token id, log-probability) of the most likely tokens, best first.
+    requested   The same of the ids that the request asked for (logprob_token_ids), in its order.
     """
 
     token_id: int
     logprob: float
     rank: int | None
     top: tuple[tuple[int, float], ...] = ()
-    wanted: tuple[tuple[int, float], ...] = ()
+    requested: tuple[tuple[int, float], ...] = ()
 
 
 class TokenOutput(NamedTuple):
@@ -87,12 +87,12 @@ class Logprob:
 class TokenLogprob(Logprob):
     """A token of the output or prompt, with alternatives at its place.
 
-    top      The token itself, then the most likely others, best first, without duplicates.
-    wanted   The tokens of logprob_token_ids, in their order, whether they are in `top` or not.
+    top         The token itself, then the most likely others, best first, without duplicates.
+    requested   The tokens of logprob_token_ids, in their order, whether they are in `top` or not.
     """
 
     top: tuple[Logprob, ...] = ()
-    wanted: tuple[Logprob, ...] = ()
+    requested: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,12 +40,12 @@ def render_chat_logprobs(entries: Iterable[TokenLogprob], k: int, as_ids: bool) 
 
 def _select_alternatives(entry: TokenLogprob, k: int) -> list[Logprob]:
     tokens = select_top(entry, k)
-    return _add_requested_ids(tokens, entry) if entry.wanted else tokens[:k]
+    return _add_requested_ids(tokens, entry) if entry.requested else tokens[:k]
 
 
 def _add_requested_ids(tokens: list[Logprob], entry: TokenLogprob) -> list[Logprob]:
     token_ids = {token.token_id for token in tokens}
-    return [*tokens, *(token for token in entry.wanted if token.token_id not in token_ids)]
+    return [*tokens, *(token for token in entry.requested if token.token_id not in token_ids)]
 
 
 def _render_chat_token(token: Logprob, as_ids: bool) -> dict[str, Any]:

@@ -237,7 +237,7 @@ class FakeLLM:
         logprobs = None
         if params.logprobs is not None:
             wanted = tuple(make_logprob(one, -5.0) for one in params.logprob_token_ids)
-            logprobs = tuple(replace(make_token_logprob(one, params.logprobs), wanted=wanted) for one in ids)
+            logprobs = tuple(replace(make_token_logprob(one, params.logprobs), requested=wanted) for one in ids)
         return TextDelta(
             index,
             said.text,

@@ -20,7 +20,7 @@ def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[i
         logprob=float(drawn.logprob_B[at]),
         rank=int(drawn.rank_B[at]),
         top=_best(drawn, at, num_best),
-        wanted=wanted,
+        requested=wanted,
     )
 
 

@@ -145,7 +145,7 @@ def decode_logprobs(detokenizer: Detokenizer, entry: PositionLogprobs, num_top: 
     others = [
         _logprob(id, detokenizer.peek(id), logprob) for id, logprob in entry.top[:num_top] if id != entry.token_id
     ]
-    wanted = tuple(_logprob(id, detokenizer.peek(id), logprob) for id, logprob in dict(entry.wanted).items())
+    wanted = tuple(_logprob(id, detokenizer.peek(id), logprob) for id, logprob in dict(entry.requested).items())
     own = _logprob(entry.token_id, detokenizer.push(entry.token_id), entry.logprob, entry.rank)
     top = (own, *others) if num_top else ()
     return TokenLogprob(own.token_id, own.token, own.bytes, own.logprob, own.rank, top, wanted)

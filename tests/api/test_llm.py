@@ -127,15 +127,15 @@ def test_any_ids_may_be_scored_at_every_token(llm):
     streamed = [entry for delta in deltas for entry in delta.logprobs or ()]
     assert choice.token_ids == plain.token_ids
     for entry, same, full in zip(choice.logprobs, streamed, plain.logprobs, strict=True):
-        assert tuple(one.token_id for one in entry.wanted) == ids
-        assert (entry.top, entry.wanted) == ((), same.wanted)
-        known = {one.token_id: one for one in entry.wanted}
+        assert tuple(one.token_id for one in entry.requested) == ids
+        assert (entry.top, entry.requested) == ((), same.requested)
+        known = {one.token_id: one for one in entry.requested}
         for one in full.top:
             if one.token_id in known:
                 assert known[one.token_id].token == one.token
                 assert known[one.token_id].logprob == pytest.approx(one.logprob, abs=1e-5)
-    assert [one.logprob for one in choice.logprobs[0].wanted] == sorted(
-        (one.logprob for one in choice.logprobs[0].wanted), reverse=True
+    assert [one.logprob for one in choice.logprobs[0].requested] == sorted(
+        (one.logprob for one in choice.logprobs[0].requested), reverse=True
     )
 
 

@@ -25,11 +25,11 @@ def ask(bench, grammar=None, tokens=4, **params):
 def test_raw_log_probabilities_are_renormalised_over_what_the_grammar_allows(bench, wishes):
     free = ask(bench(), logprobs=0, logprob_token_ids=tuple(ALLOWED))[0]
     [first, *_] = ask(bench(), regex("[xyz]{4}"), logprobs=5, logprob_token_ids=tuple(ALLOWED), **wishes)
-    its = np.array([logprob for _, logprob in free.wanted])
+    its = np.array([logprob for _, logprob in free.requested])
     expected = its - np.logaddexp.reduce(its)
-    assert np.allclose([logprob for _, logprob in first.wanted], expected, atol=1e-4)
+    assert np.allclose([logprob for _, logprob in first.requested], expected, atol=1e-4)
     assert [one for one, logprob in first.top if logprob > -np.inf] == [ALLOWED[at] for at in np.argsort(-expected)]
-    assert first.logprob == dict(first.wanted)[first.token_id]
+    assert first.logprob == dict(first.requested)[first.token_id]
     assert 1 <= first.rank <= 3
 
 

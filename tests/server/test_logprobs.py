@@ -44,7 +44,7 @@ def test_chat_has_exactly_k_the_standing_token_first_then_the_best(logprobs, tok
 @given(values, st.integers(0, 6), st.integers(0, 5), st.lists(st.integers(0, 6), unique=True))
 def test_what_is_asked_for_by_id_follows_the_token_and_the_best_and_none_stands_twice(logprobs, token_id, k, wanted):
     plain = entry(logprobs, token_id, k)
-    more = replace(plain, wanted=tuple(Logprob(id, TEXTS[id], (), logprobs[id]) for id in wanted))
+    more = replace(plain, requested=tuple(Logprob(id, TEXTS[id], (), logprobs[id]) for id in wanted))
     (best,), (one,) = render_chat_logprobs([plain], k, as_ids=True), render_chat_logprobs([more], k, as_ids=True)
     listed = [alt["token"] for alt in one["top_logprobs"]]
     assert one["top_logprobs"][:k] == best["top_logprobs"]

@@ -153,7 +153,7 @@ def test_what_is_asked_for_by_id_is_spelled_in_its_place_and_none_of_it_twice():
     ]
     params = SamplingParams(logprobs=1, logprob_token_ids=(cent, rest, cent))
     last = run(params, outputs)[1][-1].logprobs[0]
-    assert [(one.token, one.logprob) for one in last.wanted] == [("\u20a2", -2.0), ("€", -1.0)]
+    assert [(one.token, one.logprob) for one in last.requested] == [("\u20a2", -2.0), ("€", -1.0)]
     assert [one.token for one in last.top] == ["€"]
 
 
