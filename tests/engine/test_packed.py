@@ -16,7 +16,7 @@ from jaxserve.errors import BadConfig
 from jaxserve.native import library
 from tests.engine.conftest import MAX_LEN, PAGES, ROWS, Bench
 from tests.engine.test_contracts import TestPrograms, TestTransfers, test_nothing_compiles_whatever_comes  # noqa: F401
-from tests.engine.test_roofline import HEAD, WEIGHTS, decode, spec
+from tests.engine.test_roofline import HEAD, WEIGHTS, cost, decode
 from tests.models.tiny import random_weights, tiny_config
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler here")
@@ -104,7 +104,7 @@ def test_norms_stay_float32_and_tables_int8(built):
 @pytest.mark.parametrize(("kind", "size"), [("int8", 1.0625), ("int4", 0.625)])
 def test_the_roofline_counts_packed_bytes(kind, size):
     one = Limits(1.0, 1.0)
-    plain, ours = Roofline(spec(), 4, one).work(decode(9)), Roofline(spec(), 4, one, kind).work(decode(9))
+    plain, ours = Roofline(cost(), 4, one).work(decode(9)), Roofline(cost(), 4, one, kind).work(decode(9))
     assert plain.num_bytes - ours.num_bytes == (4 - size) * WEIGHTS + (4 - 1.0625) * HEAD
     assert ours.flops == plain.flops
 
