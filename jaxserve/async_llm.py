@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import Progress
+from jaxserve.engine.build import ProgressCallback
 from jaxserve.engine_client import EngineClient
 from jaxserve.errors import Overloaded
 from jaxserve.output_plan import OutputPlan
@@ -50,7 +50,7 @@ class AsyncLLM:
     its own, so that a long prompt does not block the loop.
     """
 
-    def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
+    def __init__(self, config: EngineConfig, progress: ProgressCallback | None = None) -> None:
         """Load a model and compile its programs. Blocks until the first request can be served.
 
         progress   called with (phase, done, total) while the model loads
@@ -68,7 +68,7 @@ class AsyncLLM:
         self._grammar_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-grammar")
 
     @classmethod
-    def load(cls, config: EngineConfig, progress: Progress | None = None) -> "AsyncLLM":
+    def load(cls, config: EngineConfig, progress: ProgressCallback | None = None) -> "AsyncLLM":
         """Return a loaded model; the same as the constructor."""
         return cls(config, progress)
 

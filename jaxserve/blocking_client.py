@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from jaxserve.completion import merge_deltas
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import Progress
+from jaxserve.engine.build import ProgressCallback
 from jaxserve.engine_client import EngineClient
 from jaxserve.errors import EngineStopped
 from jaxserve.memory import return_freed_memory
@@ -20,7 +20,7 @@ OutputQueue = queue.SimpleQueue[TokenOutput]
 class BlockingClient:
     """Runs output streams on an engine and blocks until they end. Several threads may use it at once."""
 
-    def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
+    def __init__(self, config: EngineConfig, progress: ProgressCallback | None = None) -> None:
         """Load the model. Raises StartupError if it cannot be served."""
         self._queues: dict[int, OutputQueue] = {}  # by choice id; the engine's thread reads it
         self._client: EngineClient | None = EngineClient.load(config, self._on_outputs, progress)

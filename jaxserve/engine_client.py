@@ -15,11 +15,11 @@ from pathlib import Path
 
 from jaxserve.config import EngineConfig
 from jaxserve.config_check import check_config
-from jaxserve.engine.build import Built, CheckedModel, Progress, build
-from jaxserve.engine.compile import compiles
+from jaxserve.engine.beam_manager import max_beam_tokens
+from jaxserve.engine.build import CheckedModel, LoadedEngine, ProgressCallback, build
+from jaxserve.engine.compile import compile_counter
 from jaxserve.engine.request import Request
-from jaxserve.engine.searches import most_steps
-from jaxserve.engine.thread import Add, End, EngineThread, Reject
+from jaxserve.engine.thread import AddRequests, CountRejection, EngineThread, FinishRequests
 from jaxserve.errors import EngineStopped, InvalidParameter, Overloaded, PromptTooLong
 from jaxserve.output_plan import PLAIN_TEXT, OutputPlan
 from jaxserve.output_stream import OutputStream
@@ -36,7 +36,9 @@ STEP_TIMEOUT_S = 120.0  # a step that takes longer counts as hung
 class EngineClient:
     """A model that is loaded and running. deliver gets each step's outputs, on the engine's thread."""
 
-    def __init__(self, loaded: Built, text: TextComponents, on_outputs: Callable[[list[TokenOutput]], None]) -> None:
+    def __init__(
+        self, loaded: LoadedEngine, text: TextComponents, on_outputs: Callable[[list[TokenOutput]], None]
+    ) -> None:
         self.config, self.tokenizer = loaded.config, text.tokenizer
         self.vocab_size, self.num_pages = loaded.spec.vocab_size, loaded.num_pages
         self.defaults, self.prompts, self.output_planner = text.defaults, text.prompts, text.output_planner
@@ -56,7 +58,10 @@ class EngineClient:
 
     @classmethod
     def load(
-        cls, config: EngineConfig, on_outputs: Callable[[list[TokenOutput]], None], progress: Progress | None = None
+        cls,
+        config: EngineConfig,
+        on_outputs: Callable[[list[TokenOutput]], None],
+        progress: ProgressCallback | None = None,
     ) -> "EngineClient":
         """Fetches, loads and compiles; blocks until the first request could be served. Raises StartupError.
 
@@ -94,10 +99,10 @@ class EngineClient:
         with self._lock:
             live, waiting_tokens = len(self._pending_prompt_tokens), sum(self._pending_prompt_tokens.values())
         if live + num_choices > limit:
-            self._thread.submit(Reject("max_num_queued_reqs"))
+            self._thread.submit(CountRejection("max_num_queued_reqs"))
             raise Overloaded(f"{live} requests are unfinished, and {limit} is the limit; please try again later.")
         if waiting_tokens > self.config.max_num_queued_tokens:
-            self._thread.submit(Reject("max_num_queued_tokens"))
+            self._thread.submit(CountRejection("max_num_queued_tokens"))
             raise Overloaded(f"{waiting_tokens} prompt tokens are waiting; please try again later.")
 
     def truncate_and_validate(
@@ -148,7 +153,7 @@ class EngineClient:
             raise InvalidParameter(
                 f"n={width} beams are more than the {rows} sequences that run at once (max_num_seqs).", "n"
             )
-        return most_steps(prompt_tokens, width, self.num_pages - 1, self.config.block_size)
+        return max_beam_tokens(prompt_tokens, width, self.num_pages - 1, self.config.block_size)
 
     def _validate_token_ids(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         if not prompt_ids:
@@ -198,15 +203,15 @@ class EngineClient:
                 max_total_tokens=len(prompt) + params.max_tokens,
                 eos_id=None if params.ignore_eos else self.eos_id,
                 stop_ids=frozenset(params.stop_token_ids) | ends,
-                held_back_ids=tuple(sorted(all_ends)) if params.min_tokens or output_plan.grammar else (),
+                stop_ids_until_min_tokens=tuple(sorted(all_ends)) if params.min_tokens or output_plan.grammar else (),
                 bad_sequences=bad,
-                leader_id=ids[0] if choice else None,
-                num_followers=0 if choice or is_beam_search else params.n - 1,
+                parent_id=ids[0] if choice else None,
+                num_siblings=0 if choice or is_beam_search else params.n - 1,
                 choice_ids=tuple(ids) if is_beam_search else (),
-                cursor=StopCursor.from_params(self.tokenizer, params, prompt) if is_beam_search else None,
+                stop_cursor=StopCursor.from_params(self.tokenizer, params, prompt) if is_beam_search else None,
                 grammar=output_plan.grammar,
-                thinking=output_plan.reasoning_state,
-                end_of_thinking=output_plan.reasoning_end_ids,
+                reasoning_state=output_plan.reasoning_state,
+                reasoning_end_ids=output_plan.reasoning_end_ids,
                 cache_salt=cache_salt,
                 arrival_s=time.monotonic(),
             )
@@ -218,9 +223,9 @@ class EngineClient:
         """Hands an answer's requests to the engine. Results come through `deliver`."""
         with self._lock:
             for request in stream.requests:
-                self._pending_prompt_tokens.update(dict.fromkeys(request.answer_ids, 0))
+                self._pending_prompt_tokens.update(dict.fromkeys(request.output_ids, 0))
                 self._pending_prompt_tokens[request.request_id] = stream.num_prompt_tokens
-        self._thread.submit(Add(stream.requests, stream.request_group))
+        self._thread.submit(AddRequests(stream.requests, stream.request_group))
 
     def record_output(self, output: TokenOutput) -> None:
         """Keeps the queue's count: this request's prompt is computed, and perhaps the request has ended."""
@@ -237,7 +242,7 @@ class EngineClient:
         with self._lock:
             for request_id in request_ids:
                 self._pending_prompt_tokens.pop(request_id, None)
-        self._thread.submit(End(tuple(request_ids), reason))
+        self._thread.submit(FinishRequests(tuple(request_ids), reason))
 
     @property
     def num_unfinished(self) -> int:
@@ -253,7 +258,7 @@ class EngineClient:
         """The engine's numbers, and this process's compiles: after readiness those must not move."""
         snapshot = self._loaded.engine.stats()
         helpers = {"helper_restarts": self.prompts.num_restarts + self.output_planner.num_restarts}
-        return replace(snapshot, counters={**snapshot.counters, **compiles.counters(), **helpers})
+        return replace(snapshot, counters={**snapshot.counters, **compile_counter.counters(), **helpers})
 
     def close(self) -> None:
         """Ends the engine thread and the helpers, tells live requests, frees device memory. Idempotent."""

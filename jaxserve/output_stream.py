@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jaxserve.engine.request import Request
-from jaxserve.engine.stats import Family
+from jaxserve.engine.stats import RequestGroup
 from jaxserve.errors import GenerationFailed
 from jaxserve.output_plan import OutputPlan
 from jaxserve.outputs import FinishReason, TextDelta, TokenOutput
@@ -23,8 +23,8 @@ class OutputStream:
         self, requests: Sequence[Request], tokenizer: Tokenizer, params: SamplingParams, output_plan: OutputPlan
     ) -> None:
         self.requests = tuple(requests)
-        self.choice_ids = tuple(choice_id for request in requests for choice_id in request.answer_ids)
-        self.request_group = Family(num_choices=len(self.choice_ids))
+        self.choice_ids = tuple(choice_id for request in requests for choice_id in request.output_ids)
+        self.request_group = RequestGroup(num_choices=len(self.choice_ids))
         self.unfinished_ids = set(self.choice_ids)
         prompt_ids = requests[0].prompt_ids
         self._streams = {

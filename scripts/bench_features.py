@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxserve.engine.build import Built
+from jaxserve.engine.build import LoadedEngine
 from jaxserve.engine.plan import NO_MASKS, Mask, StepMasks, StepPlan
 from jaxserve.sampling.lines import bitmap, line
 from jaxserve.sampling.rows import pack
@@ -39,7 +39,7 @@ FEATURES: Mapping[str, tuple[SampleMode, SamplingParams]] = {
 }
 
 
-def measure_features(built: Built, plans: Mapping[int, StepPlan], rounds: int) -> list[dict[str, Any]]:
+def measure_features(built: LoadedEngine, plans: Mapping[int, StepPlan], rounds: int) -> list[dict[str, Any]]:
     """Milliseconds of a step of each number of rows with each feature: median over rounds, one of each a round."""
     results = []
     for rows, plan in plans.items():
@@ -49,7 +49,7 @@ def measure_features(built: Built, plans: Mapping[int, StepPlan], rounds: int) -
             for name, (plan_of_it, masks) in works.items():
                 began = time.perf_counter()
                 runner = built.engine.runner
-                runner.fetch(runner.draw(runner.forward(plan_of_it), masks))
+                runner.fetch(runner.sample(runner.forward(plan_of_it), masks))
                 if done:  # the first round warms up
                     times[name].append(1e3 * (time.perf_counter() - began))
         bare = statistics.median(times["nothing"])
@@ -59,7 +59,7 @@ def measure_features(built: Built, plans: Mapping[int, StepPlan], rounds: int) -
     return results
 
 
-def _work(built: Built, plan: StepPlan, name: str) -> tuple[StepPlan, StepMasks]:
+def _work(built: LoadedEngine, plan: StepPlan, name: str) -> tuple[StepPlan, StepMasks]:
     decode, (mode, params), vocab = plan.decode, FEATURES[name], built.spec.vocab_size
     assert decode is not None
     sampling_BS = np.tile(pack(params, 1), (len(decode), 1))
@@ -75,7 +75,9 @@ def _work(built: Built, plan: StepPlan, name: str) -> tuple[StepPlan, StepMasks]
         masks = StepMasks(tuple((at, mask) for at in range(len(decode))))
     runner = built.engine.runner
     changed = replace(plan, decode=replace(decode, sampling_BS=sampling_BS, mode=mode))
-    runner.fetch(runner.draw(runner.forward(replace(changed, lines=lines)), masks))  # a line is written once a request
+    runner.fetch(
+        runner.sample(runner.forward(replace(changed, penalty_rows=lines)), masks)
+    )  # a line is written once a request
     return changed, masks
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxserve.engine.engine import Engine
-from jaxserve.engine.plan import DrawnRows, StepMasks, StepPlan, StepResult
+from jaxserve.engine.plan import SampledTokens, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
@@ -24,12 +24,12 @@ class Nothing:
     def forward(self, plan: StepPlan) -> StepPlan:
         return plan
 
-    def draw(self, work: StepPlan, masks: StepMasks) -> StepPlan:
-        return work
+    def sample(self, handle: StepPlan, masks: StepMasks) -> StepPlan:
+        return handle
 
-    def fetch(self, ticket: StepPlan) -> StepResult:
-        chunks = tuple((_tokens(1),) for _ in ticket.chunks)
-        return StepResult(_tokens(len(ticket.decode)) if ticket.decode else None, chunks, (None,) * len(chunks))
+    def fetch(self, handle: StepPlan) -> StepResult:
+        chunks = tuple((_tokens(1),) for _ in handle.chunks)
+        return StepResult(_tokens(len(handle.decode)) if handle.decode else None, chunks, (None,) * len(chunks))
 
     def close(self) -> None:
         pass
@@ -77,5 +77,5 @@ def _decoding(rows: int) -> Engine:
     return engine
 
 
-def _tokens(n: int) -> DrawnRows:
-    return DrawnRows(np.full(n, 7, np.int32))
+def _tokens(n: int) -> SampledTokens:
+    return SampledTokens(np.full(n, 7, np.int32))

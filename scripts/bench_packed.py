@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import Built, build
+from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.plan import NO_MASKS, StepPlan
 from jaxserve.layers.quant import PackedWeight, packed_matmul
 
@@ -21,7 +21,7 @@ KINDS = ("none", "int8", "int4")
 NUM_PAGES = 640  # of each engine; rows share them, since nobody reads the answer
 
 
-def build_all(model: str) -> dict[str, Built]:
+def build_all(model: str) -> dict[str, LoadedEngine]:
     """One engine for each kind of weights."""
     return {
         kind: build(EngineConfig(model=model, quantization=kind, num_gpu_blocks_override=NUM_PAGES)) for kind in KINDS
@@ -29,7 +29,7 @@ def build_all(model: str) -> dict[str, Built]:
 
 
 def measure_packed(
-    built: Mapping[str, Built], cases: Mapping[str, Callable[[Built], StepPlan]], rounds: int
+    built: Mapping[str, LoadedEngine], cases: Mapping[str, Callable[[LoadedEngine], StepPlan]], rounds: int
 ) -> list[dict[str, Any]]:
     """The best of some rounds of every case with every kind, in milliseconds. A round asks each kind once."""
     best: dict[tuple[str, str], tuple[float, float]] = {}
@@ -39,7 +39,7 @@ def measure_packed(
             for kind, one in built.items():
                 wall, processor = time.perf_counter(), time.process_time()
                 runner = one.engine.runner
-                runner.fetch(runner.draw(runner.forward(plans[kind]), NO_MASKS))
+                runner.fetch(runner.sample(runner.forward(plans[kind]), NO_MASKS))
                 took = time.perf_counter() - wall, time.process_time() - processor
                 least = best.get((name, kind), took)
                 best[name, kind] = min(least[0], took[0]), min(least[1], took[1])
@@ -53,7 +53,7 @@ def measure_packed(
     ]
 
 
-def measure_products(built: Mapping[str, Built], rounds: int) -> dict[str, Any]:
+def measure_products(built: Mapping[str, LoadedEngine], rounds: int) -> dict[str, Any]:
     """The products of a decode step of one row and nothing between them: what is left of a step is not reading weights.
 
     Each takes a vector that depends on the one before, so they run one after the other, as in a step.
@@ -74,10 +74,10 @@ def measure_products(built: Mapping[str, Built], rounds: int) -> dict[str, Any]:
     }
 
 
-def _matrices(one: Built) -> list[Any]:
+def _matrices(one: LoadedEngine) -> list[Any]:
     """All matrices, laid out [in, out]; a table of the vocabulary as [out, in] in a tuple of its own."""
     runner: Any = one.engine.runner
-    leaves = zip(runner._network.paths, runner._weights, strict=True)
+    leaves = zip(runner._model.paths, runner._weights, strict=True)
     return [
         (leaf,) if path[-1] == "table" and not isinstance(leaf, PackedWeight) else leaf
         for path, leaf in leaves

@@ -18,7 +18,7 @@ from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
-from jaxserve.engine.step import Network
+from jaxserve.engine.step import ModelContext
 from jaxserve.kvcache.pages import bytes_per_page, make_pages
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
@@ -73,14 +73,14 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     pages = make_pages(backend, layer_caches, num_pages=num_pages, page_size=PAGE, dtype=dtype)
     width = -(-max_len // PAGE)
     runner = Runner(
-        Network(spec, dtype, tuple(shapes), backend, PAGE),
+        ModelContext(spec, dtype, tuple(shapes), backend, PAGE),
         weights,
         pages,
         buckets=buckets,
-        width=width,
+        max_pages_per_row=width,
         vocab_size=spec.vocab_size,
         max_num_seqs=buckets.decode[-1],
-        how=Score(MAX_LOGPROBS, num_next=2),
+        logprobs_config=Score(MAX_LOGPROBS, num_next=2),
         device=device,
     )
     runner.compile()

@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from jaxserve.engine.bans import Bans
-from jaxserve.engine.plan import Chunk, DecodeBatch, DrawnRows, Mask, StepMasks, StepPlan, StepResult
-from jaxserve.engine.request import Cursor, Request, guide_of, mask_of
+from jaxserve.engine.plan import Chunk, DecodeBatch, Mask, SampledTokens, StepMasks, StepPlan, StepResult
+from jaxserve.engine.request import Request, StopStringCursor, make_guide, make_mask
+from jaxserve.engine.token_restrictions import TokenRestrictions
 from jaxserve.sampling.lines import Line, line
 from jaxserve.sampling.rows import REPETITION, pack
 from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
@@ -49,7 +49,7 @@ def _allowed(mask: Mask | None) -> Sequence[int]:
     return [id for id in range(VOCAB) if mask is None or mask.allowed_M[id // 32] >> (id % 32) & 1]
 
 
-def _draw(digest: int, sampling_S: np.ndarray, position: int, mask: Mask | None, history: int) -> int:
+def _sample(digest: int, sampling_S: np.ndarray, position: int, mask: Mask | None, history: int) -> int:
     """The token for `position`: of what is allowed, the one that scores best; history is what penalties know."""
     dice = _mix(digest, position, history, *sampling_S.tolist())
     return max(_allowed(mask), key=lambda id: _mix(dice, id), default=NOTHING_ALLOWED)
@@ -74,11 +74,11 @@ def _logprob(digest: int, token: int) -> float:
 
 def _rows(
     tokens: Sequence[int], digests: Sequence[int], mode: SampleMode, nexts: Sequence[list[tuple[float, int]]] = ()
-) -> DrawnRows:
+) -> SampledTokens:
     """nexts: the continuations of every row in mode BEAM; what is forbidden comes last, as -inf."""
     token_B = np.array(tokens, np.int32)
     if mode < SampleMode.FULL:
-        return DrawnRows(token_B)
+        return SampledTokens(token_B)
     top_id_BK = np.tile(np.arange(NUM_TOP, dtype=np.int32), (len(tokens), 1))
     beams: dict[str, np.ndarray] = {}
     if mode == SampleMode.BEAM:
@@ -88,7 +88,7 @@ def _rows(
         beams["next_raw_BC"] = np.array(
             [[_logprob(digest, id) for _, id in one] for digest, one in zip(digests, padded, strict=True)], np.float32
         )
-    return DrawnRows(
+    return SampledTokens(
         token_B,
         logprob_B=np.array([_logprob(d, t) for d, t in zip(digests, tokens, strict=True)], np.float32),
         rank_B=np.array([_mix(d) % VOCAB + 1 for d in digests], np.int32),
@@ -114,44 +114,44 @@ class FakeRunner:
 
     def forward(self, plan: StepPlan) -> Work:
         """The plan, and digests in place of logits: what a device does later in this order is done now."""
-        for source, target in plan.copies:
+        for source, target in plan.page_copies:
             for offset in range(self.page_size):
                 if (source, offset) in self.slots:
                     self.slots[target, offset] = self.slots[source, offset]
-        for row, new in plan.lines:
+        for row, new in plan.penalty_rows:
             self.lines[row] = Line(*(array.copy() for array in new))
-        for row, token in plan.told:
+        for row, token in plan.last_tokens:
             self.last_token_R[row] = token
         decode = self._decode(plan.decode) if plan.decode is not None else []
         beams = [self._decode(batch) for batch in plan.beams]
         return plan, decode, beams, [self._chunk(chunk) for chunk in plan.chunks]
 
-    def draw(self, work: Work, masks: StepMasks) -> StepResult:
+    def sample(self, handle: Work, masks: StepMasks) -> StepResult:
         """The ticket is the result."""
-        plan, decode, beams, chunks = work
+        plan, decode, beams, chunks = handle
         drawn = None
         if plan.decode is not None:
-            drawn = self._draw_rows(plan.decode, decode, dict(masks.decode))
+            drawn = self._sample_rows(plan.decode, decode, dict(masks.decode))
         return StepResult(
             drawn,
             tuple(
-                self._draw_chunk(chunk, digests[-1], masks.chunks[at] if masks.chunks else ())
+                self._sample_chunk(chunk, digests[-1], masks.chunks[at] if masks.chunks else ())
                 for at, (chunk, digests) in enumerate(zip(plan.chunks, chunks, strict=True))
             ),
             tuple(self._scores(chunk, digests) for chunk, digests in zip(plan.chunks, chunks, strict=True)),
             tuple(
-                self._draw_rows(batch, digests, dict(masks.beams[at] if masks.beams else ()))
+                self._sample_rows(batch, digests, dict(masks.beams[at] if masks.beams else ()))
                 for at, (batch, digests) in enumerate(zip(plan.beams, beams, strict=True))
             ),
         )
 
     @staticmethod
-    def _scores(chunk: Chunk, digests: list[int]) -> DrawnRows | None:
-        ids = None if chunk.next_ids is None else chunk.next_ids.tolist()
+    def _scores(chunk: Chunk, digests: list[int]) -> SampledTokens | None:
+        ids = None if chunk.prompt_targets is None else chunk.prompt_targets.tolist()
         return None if ids is None else _rows(ids, digests[: len(ids)], SampleMode.FULL)
 
-    def fetch(self, ticket: StepResult) -> StepResult:
-        return ticket
+    def fetch(self, handle: StepResult) -> StepResult:
+        return handle
 
     def _decode(self, batch: DecodeBatch) -> list[int]:
         rows = list(zip(batch.row_B.tolist(), batch.position_B.tolist(), batch.page_table_BW, strict=True))
@@ -163,30 +163,30 @@ class FakeRunner:
             digests.append(self._append(self._read(table_W, position), table_W, position, [token])[-1])
         return digests
 
-    def _draw_rows(self, batch: DecodeBatch, digests: list[int], masks: dict[int, Mask]) -> DrawnRows:
+    def _sample_rows(self, batch: DecodeBatch, digests: list[int], masks: dict[int, Mask]) -> SampledTokens:
         drawn = []
         for at, (row, position) in enumerate(zip(batch.row_B.tolist(), batch.position_B.tolist(), strict=True)):
             one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1)
-            drawn.append(self._draw_row(*one, digests[at], masks.get(at), batch.mode))
+            drawn.append(self._sample_row(*one, digests[at], masks.get(at), batch.mode))
         return _rows([token for token, _ in drawn], digests, batch.mode, [nexts for _, nexts in drawn])
 
     def _chunk(self, chunk: Chunk) -> list[int]:
         before = self._read(chunk.page_table_W, chunk.start)
         return self._append(before, chunk.page_table_W, chunk.start, chunk.token_ids.tolist())
 
-    def _draw_chunk(self, chunk: Chunk, digest: int, masks: Sequence[Mask | None]) -> tuple[DrawnRows, ...]:
+    def _sample_chunk(self, chunk: Chunk, digest: int, masks: Sequence[Mask | None]) -> tuple[SampledTokens, ...]:
         if not chunk.is_last:
             self.last_token_R[chunk.row] = None
             return (_rows([-1 if chunk.request_id in self.sick else 0], [digest], chunk.mode),)
         drawn = []
         for at, one in enumerate((chunk, *chunk.forks)):
-            token, nexts = self._draw_row(
+            token, nexts = self._sample_row(
                 one.request_id, one.row, one.sampling_S, chunk.end, digest, masks[at] if masks else None, one.mode
             )
             drawn.append(_rows([token], [digest], one.mode, [nexts]))
         return tuple(drawn)
 
-    def _draw_row(
+    def _sample_row(
         self,
         request_id: int,
         row: int,
@@ -198,7 +198,7 @@ class FakeRunner:
     ) -> tuple[int, list[tuple[float, int]]]:
         known = self.lines.get(row) if sampling_S[REPETITION:].any() else None
         nexts = _continuations(digest, sampling_S, position, mask, _history(known))
-        token = _draw(digest, sampling_S, position, mask, _history(known))
+        token = _sample(digest, sampling_S, position, mask, _history(known))
         if mode == SampleMode.BEAM and nexts:
             token = nexts[0][1]
         token = -1 if request_id in self.sick else token
@@ -249,12 +249,15 @@ def answer(request: Request) -> Answer:
     prompt_logprobs = [_logprob(d, t) for d, t in zip(digests[1:-1], request.prompt_ids[1:], strict=True)]
     digest, tokens, logprobs, reason = digests[-1], [], [], "length"
     sampling_S, params = pack(request.params, request.seed), request.params
-    bans, guide = Bans.of(params.allowed_token_ids, request.bad_sequences, VOCAB), guide_of(request, VOCAB)
+    bans, guide = (
+        TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB),
+        make_guide(request, VOCAB),
+    )
     while len(request.prompt_ids) + len(tokens) < request.max_total_tokens:
-        held_back = request.held_back_ids if len(tokens) < params.min_tokens else ()
-        known = line(request.prompt_ids, tokens, params.logit_bias, VOCAB) if request.needs_line else None
-        mask = mask_of(bans, guide, tokens, 0, held_back)
-        token = _draw(digest, sampling_S, len(request.prompt_ids) + len(tokens), mask, _history(known))
+        held_back = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
+        known = line(request.prompt_ids, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
+        mask = make_mask(bans, guide, tokens, 0, held_back)
+        token = _sample(digest, sampling_S, len(request.prompt_ids) + len(tokens), mask, _history(known))
         if token < 0:
             return Answer(tuple(tokens), "error", tuple(logprobs), tuple(prompt_logprobs))
         tokens.append(token)
@@ -296,8 +299,8 @@ def search(request: Request) -> tuple[Answer, ...]:
         for cost, at, token in sorted(candidates):
             tokens = (*live[at][1], token)
             stop = None
-            if token not in ends and request.cursor is not None:
-                stop = after(request.cursor, tokens)
+            if token not in ends and request.stop_cursor is not None:
+                stop = after(request.stop_cursor, tokens)
             if token in ends or stop is not None:
                 found.append((-cost, tokens, "stop"))
             else:
@@ -319,26 +322,26 @@ def search(request: Request) -> tuple[Answer, ...]:
 def _nexts(request: Request, digest: int, tokens: Sequence[int]) -> list[tuple[float, int]]:
     """What may follow this much of an answer."""
     params, prompt = request.params, request.prompt_ids
-    bans = Bans.of(params.allowed_token_ids, request.bad_sequences, VOCAB)
-    known = line(prompt, tokens, params.logit_bias, VOCAB) if request.needs_line else None
-    held_back = request.held_back_ids if len(tokens) < params.min_tokens else ()
-    guide = guide_of(request, VOCAB)
+    bans = TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB)
+    known = line(prompt, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
+    held_back = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
+    guide = make_guide(request, VOCAB)
     if guide is not None:
         for token in tokens:
             guide.accept(token)
-    mask = mask_of(bans, guide, tokens, 0, held_back)
+    mask = make_mask(bans, guide, tokens, 0, held_back)
     sampling_S = pack(params, request.seed)
     return _continuations(digest, sampling_S, len(prompt) + len(tokens), mask, _history(known))
 
 
-def continuations_of(request: Request, beams: Sequence[Sequence[int]]) -> DrawnRows:
+def continuations_of(request: Request, beams: Sequence[Sequence[int]]) -> SampledTokens:
     """What a device says of these beginnings of answers."""
     digests = [_follow(EMPTY, [*request.prompt_ids, *tokens]) for tokens in beams]
     nexts = [_nexts(request, digest, tokens) for digest, tokens in zip(digests, beams, strict=True)]
     return _rows([one[0][1] if one else NOTHING_ALLOWED for one in nexts], digests, SampleMode.BEAM, nexts)
 
 
-def after(cursor: Cursor, tokens: Sequence[int]) -> str | None:
+def after(cursor: StopStringCursor, tokens: Sequence[int]) -> str | None:
     """What ends an answer with the last of these tokens; nothing has before."""
     stop = None
     for token in tokens:

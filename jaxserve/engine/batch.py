@@ -5,7 +5,7 @@ A call's whole input is one int32 matrix, one line per row, so that a step costs
     row | position | count | sampling columns | page table | token ids (prompt chunks only)
 
 position is that of the row's first query, count the number of its real queries; a padding line has count 0.
-Under batch invariance there is one shape for everything: a line has one token, which in decode is NEWEST, and a
+Under batch invariance there is one shape for everything: a line has one token, which in decode is LAST_TOKEN, and a
 prompt chunk has a line for each of its tokens.
 """
 
@@ -20,78 +20,88 @@ from jaxserve.sampling.rows import NUM_COLUMNS, neutral
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
 ROW, POSITION, COUNT, SAMPLING = 0, 1, 2, 3
-HEAD = SAMPLING + NUM_COLUMNS  # columns that the sampler needs
-NEWEST = -1  # in place of a token id: the row's newest one, which lies on the device
+NUM_SAMPLER_COLUMNS = SAMPLING + NUM_COLUMNS  # columns that the sampler needs
+LAST_TOKEN = -1  # in place of a token id: the row's newest one, which lies on the device
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where things lie in a line: W pages, and room for C tokens (0 in decode, whose tokens are on the device)."""
 
-    width: int
+    max_pages_per_row: int
     num_tokens: int = 0
 
     @property
-    def table(self) -> slice:
-        return slice(HEAD, HEAD + self.width)
+    def page_table(self) -> slice:
+        return slice(NUM_SAMPLER_COLUMNS, NUM_SAMPLER_COLUMNS + self.max_pages_per_row)
 
     @property
     def tokens(self) -> slice:
-        return slice(HEAD + self.width, self.num_columns)
+        return slice(NUM_SAMPLER_COLUMNS + self.max_pages_per_row, self.num_columns)
 
     @property
     def num_columns(self) -> int:
-        return HEAD + self.width + self.num_tokens
+        return NUM_SAMPLER_COLUMNS + self.max_pages_per_row + self.num_tokens
 
 
-def blank(layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
+def empty(layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
     """Padding lines, int32 [num_rows, X]: nothing to compute, greedy, pages and tokens 0, row pad_row."""
     packed = np.zeros((num_rows, layout.num_columns), np.int32)
     packed[:, ROW] = pad_row
-    packed[:, SAMPLING:HEAD] = neutral()
+    packed[:, SAMPLING:NUM_SAMPLER_COLUMNS] = neutral()
     return packed
 
 
 def pack_decode(batch: DecodeBatch, layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
     """A decode batch in num_rows lines."""
-    packed, n = blank(layout, num_rows, pad_row), len(batch)
+    packed, n = empty(layout, num_rows, pad_row), len(batch)
     packed[:n, ROW] = batch.row_B
     packed[:n, POSITION] = batch.position_B
     packed[:n, COUNT] = 1
-    packed[:n, SAMPLING:HEAD] = batch.sampling_BS
-    packed[:n, layout.table] = batch.page_table_BW
-    packed[:n, layout.tokens] = NEWEST
+    packed[:n, SAMPLING:NUM_SAMPLER_COLUMNS] = batch.sampling_BS
+    packed[:n, layout.page_table] = batch.page_table_BW
+    packed[:n, layout.tokens] = LAST_TOKEN
     return packed
 
 
 def pack_chunk(chunk: Chunk, layout: Layout) -> np.ndarray:
     """A prompt chunk in one line."""
-    packed = blank(layout, 1, chunk.row)
+    packed = empty(layout, 1, chunk.row)
     packed[0, POSITION] = chunk.start
     packed[0, COUNT] = len(chunk.token_ids)
-    packed[0, SAMPLING:HEAD] = chunk.sampling_S
-    packed[0, layout.table] = chunk.page_table_W
-    packed[0, HEAD + layout.width : HEAD + layout.width + len(chunk.token_ids)] = chunk.token_ids
+    packed[0, SAMPLING:NUM_SAMPLER_COLUMNS] = chunk.sampling_S
+    packed[0, layout.page_table] = chunk.page_table_W
+    packed[
+        0,
+        NUM_SAMPLER_COLUMNS + layout.max_pages_per_row : NUM_SAMPLER_COLUMNS
+        + layout.max_pages_per_row
+        + len(chunk.token_ids),
+    ] = chunk.token_ids
     return packed
 
 
-def pack_chunk_in_lines(chunk: Chunk, layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
+def pack_chunk_as_rows(chunk: Chunk, layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
     """A prompt chunk with a line for each token. Only the last one draws for the request and leaves its token there."""
-    packed, n = blank(layout, num_rows, pad_row), len(chunk.token_ids)
+    packed, n = empty(layout, num_rows, pad_row), len(chunk.token_ids)
     packed[:n, POSITION] = np.arange(chunk.start, chunk.end)
     packed[:n, COUNT] = 1
-    packed[:n, layout.table] = chunk.page_table_W
+    packed[:n, layout.page_table] = chunk.page_table_W
     packed[:n, layout.tokens] = chunk.token_ids[:, None]
     packed[n - 1, ROW] = chunk.row
-    packed[n - 1, SAMPLING:HEAD] = chunk.sampling_S
+    packed[n - 1, SAMPLING:NUM_SAMPLER_COLUMNS] = chunk.sampling_S
     return packed
 
 
-def head_for(row: int, sampling_S: np.ndarray, position: int, at: int, num_rows: int, pad_row: int) -> np.ndarray:
-    """The sampler's columns alone, int32 [num_rows, HEAD]: line `at` draws the token for `position` in this row."""
-    head = blank(Layout(0), num_rows, pad_row)
+def sampler_columns(
+    row: int, sampling_S: np.ndarray, position: int, at: int, num_rows: int, pad_row: int
+) -> np.ndarray:
+    """The sampler's columns alone, int32 [num_rows, NUM_SAMPLER_COLUMNS].
+
+    Line `at` samples the token for `position` in this row.
+    """
+    head = empty(Layout(0), num_rows, pad_row)
     head[at, ROW], head[at, POSITION] = row, position
-    head[at, SAMPLING:HEAD] = sampling_S
+    head[at, SAMPLING:NUM_SAMPLER_COLUMNS] = sampling_S
     return head
 
 
@@ -100,7 +110,7 @@ def allow_all(num_rows: int, vocab_size: int) -> np.ndarray:
     return np.full((num_rows, num_words(vocab_size)), 0xFFFFFFFF, np.uint32)
 
 
-def masks_in_lines(masks: Iterable[tuple[int, np.ndarray]], num_rows: int, vocab_size: int) -> np.ndarray:
+def scatter_masks(masks: Iterable[tuple[int, np.ndarray]], num_rows: int, vocab_size: int) -> np.ndarray:
     """Each (line, mask) where it belongs; the other lines allow all."""
     packed = allow_all(num_rows, vocab_size)
     for at, mask_M in masks:
@@ -108,7 +118,7 @@ def masks_in_lines(masks: Iterable[tuple[int, np.ndarray]], num_rows: int, vocab
     return packed
 
 
-def wanted_in_lines(wanted: Iterable[tuple[int, tuple[int, ...]]], num_rows: int) -> np.ndarray:
+def scatter_logprob_token_ids(wanted: Iterable[tuple[int, tuple[int, ...]]], num_rows: int) -> np.ndarray:
     """int32 [num_rows, MAX_LOGPROB_TOKEN_IDS]: each line's ids, then zeros."""
     packed = np.zeros((num_rows, MAX_LOGPROB_TOKEN_IDS), np.int32)
     for at, ids in wanted:
@@ -116,7 +126,7 @@ def wanted_in_lines(wanted: Iterable[tuple[int, tuple[int, ...]]], num_rows: int
     return packed
 
 
-def pairs(some: Sequence[tuple[int, int]], num: int, padding: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def pack_pairs(some: Sequence[tuple[int, int]], num: int, padding: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Pairs as two int32 [num] columns, filled up with padding."""
     first_N, second_N = np.full(num, padding[0], np.int32), np.full(num, padding[1], np.int32)
     for at, (first, second) in enumerate(some):

@@ -46,7 +46,7 @@ class Buckets:
 _TILE = 16
 
 
-def choose(
+def choose_buckets(
     *, max_num_seqs: int, max_chunk_tokens: int, platform: str, page_size: int = 1, batch_invariant: bool = False
 ) -> Buckets:
     """The shapes for this machine; the largest of each kind is exactly the limit given.

@@ -14,15 +14,15 @@ import psutil
 
 from jaxserve.attention import AttentionBackend, choose_backend
 from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfig
-from jaxserve.engine.buckets import Buckets, choose
-from jaxserve.engine.compile import compile_all, compiles, use_compilation_cache
+from jaxserve.engine.buckets import Buckets, choose_buckets
+from jaxserve.engine.compile import compile_all, compile_counter, use_compilation_cache
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.programs import ProgramStore
-from jaxserve.engine.roofline import Roofline, limits_of
+from jaxserve.engine.roofline import Roofline, get_peak_rates
 from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
-from jaxserve.engine.step import Network
+from jaxserve.engine.step import ModelContext
 from jaxserve.errors import BadConfig
 from jaxserve.kvcache.pages import bytes_per_page, make_pages
 from jaxserve.kvcache.pool import PagePool
@@ -38,14 +38,14 @@ from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve_model
 from jaxserve.weights.load import check_checkpoint, load_params
 
-Progress = Callable[[str, float, float], None]
+ProgressCallback = Callable[[str, float, float], None]
 Device = Any  # jax.Device, which type checkers take for a variable
 
 # Decode rows of a step and tokens of a prompt chunk, where nobody says otherwise. A CPU computes a prompt token about
 # as fast alone as in company, so its steps are short and running answers wait little; an accelerator wants full steps.
-MAX_NUM_SEQS = {"cpu": 32, "gpu": 256, "tpu": 128}
-CHUNK_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
-USUAL_LOGPROBS = 20  # of the best, in every step that has any, where a request may ask for more than all of them
+DEFAULT_MAX_NUM_SEQS = {"cpu": 32, "gpu": 256, "tpu": 128}
+DEFAULT_CHUNK_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
+DEFAULT_TOP_LOGPROBS = 20  # of the best, in every step that has any, where a request may ask for more than all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class CheckedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class LoadedEngine:
     """An engine that is ready to step, and what the doors must know about its model.
 
     description   facts for people, in the order to print them
@@ -82,10 +82,10 @@ class Built:
 
 def build(
     config: EngineConfig,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     on_path: Callable[[Path], None] | None = None,
     on_checked: Callable[[CheckedModel], None] | None = None,
-) -> Built:
+) -> LoadedEngine:
     """Fetches, checks, sizes, loads, compiles and warms up. Raises StartupError before any large allocation.
 
     on_path hears where the model lies as soon as that is known, on_checked that all fits, before the first slow step:
@@ -94,14 +94,14 @@ def build(
     path = resolve_model(
         config.model,
         revision=config.revision,
-        download_dir=_path(config.download_dir),
+        download_dir=_to_path(config.download_dir),
         token=config.hf_token,
         progress=progress,
     )
     if on_path:
         on_path(path)
     checkpoint = open_checkpoint(path)
-    model_config = laid_over(checkpoint.config, config.hf_overrides or {})
+    model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
     architecture = find_architecture(model_config)
     spec = architecture.spec(model_config)
     device = jax.devices()[0]
@@ -116,7 +116,7 @@ def build(
     page_bytes = bytes_per_page(backend, layer_caches, page_size=config.block_size, dtype=dtype)
     weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     size = _cache_size(config, spec, device, page_bytes, weight_bytes)
-    config, chunk_tokens = _resolved(config, size, device.platform)
+    config, chunk_tokens = _resolve_limits(config, size, device.platform)
     spec = spec.for_length(size.max_model_len)
     make = partial(
         make_pages, backend, layer_caches, num_pages=size.num_pages, page_size=config.block_size, dtype=dtype
@@ -128,24 +128,24 @@ def build(
         on_checked(checked)
     directory = use_compilation_cache(config.compilation_cache_dir)
 
-    limits = limits_of(device, dtype, config.quantization) if config.roofline else None
-    network = Network(spec, dtype, tuple(shapes), backend, config.block_size)
+    limits = get_peak_rates(device, dtype, config.quantization) if config.roofline else None
+    model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size)
     buckets = _buckets(config, device.platform, chunk_tokens)
     with ThreadPoolExecutor(1, "load") as beside:  # programs need no weights, only their shapes
         loading = beside.submit(load_params, checkpoint, leaves, shapes, progress=progress)
-        runner = _runner(config, network, list(shapes.values()), make, spec, size, device, buckets, directory)
-        hits_before = compiles.cache_hits
+        runner = _runner(config, model, list(shapes.values()), make, spec, size, device, buckets, directory)
+        hits_before = compile_counter.cache_hits
         num_programs = runner.compile(progress, directory)
         weights = loading.result()
-        runner.place([weights[leaf] for leaf in shapes])
-        hits = compiles.cache_hits - hits_before
+        runner.place_weights([weights[leaf] for leaf in shapes])
+        hits = compile_counter.cache_hits - hits_before
     return_freed_memory()
     runner.warm_up()
     if progress:
         progress("warm-up", 1, 1)
     roofline = Roofline(architecture.cost(spec), dtype.itemsize, limits, config.quantization) if limits else None
     engine = _engine(config, runner, size, buckets, spec.vocab_size, roofline)
-    return Built(
+    return LoadedEngine(
         engine=engine,
         config=config,
         spec=spec,
@@ -156,11 +156,11 @@ def build(
         num_pages=size.num_pages,
         description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes, buckets)
         | ({"limits": str(limits)} if limits else {})
-        | {"programs": _programs(num_programs, hits, directory)},
+        | {"programs": _describe_programs(num_programs, hits, directory)},
     )
 
 
-def laid_over(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def merge_overrides(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """config.json with the operator's keys over it, level by level; null takes a key away."""
     merged = dict(model_config)
     for key, value in overrides.items():
@@ -168,7 +168,9 @@ def laid_over(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+            merged[key] = (
+                merge_overrides(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+            )
     return merged
 
 
@@ -225,14 +227,14 @@ def _memory(device: Device, weight_bytes: int) -> MemoryFacts:
     return MemoryFacts(platform=device.platform, total_bytes=total, free_bytes=free, scratch_bytes=total // 20)
 
 
-def _resolved(config: EngineConfig, size: CacheSize, platform: str) -> tuple[EngineConfig, int]:
+def _resolve_limits(config: EngineConfig, size: CacheSize, platform: str) -> tuple[EngineConfig, int]:
     """No None is left among the numbers. Beside it the tokens of the largest prompt chunk.
 
     Where nobody says otherwise a step has room for such a chunk beside a full batch of decoding rows: a prompt cut
     short by them leaves a remainder of a few tokens, which costs a call of its own.
     """
-    max_num_seqs = config.max_num_seqs or MAX_NUM_SEQS.get(platform, 256)
-    chunk = config.max_num_batched_tokens or CHUNK_TOKENS.get(platform, 2048)
+    max_num_seqs = config.max_num_seqs or DEFAULT_MAX_NUM_SEQS.get(platform, 256)
+    chunk = config.max_num_batched_tokens or DEFAULT_CHUNK_TOKENS.get(platform, 2048)
     if chunk < config.block_size:
         raise BadConfig(f"max_num_batched_tokens={chunk} is less than a page of {config.block_size} tokens.")
     whole_pages = pages_for(size.max_model_len, config.block_size) * config.block_size
@@ -250,7 +252,7 @@ def _resolved(config: EngineConfig, size: CacheSize, platform: str) -> tuple[Eng
 
 def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
     assert config.max_num_seqs
-    return choose(
+    return choose_buckets(
         max_num_seqs=config.max_num_seqs,
         max_chunk_tokens=chunk_tokens,
         platform=platform,
@@ -261,7 +263,7 @@ def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
 
 def _runner(
     config: EngineConfig,
-    network: Network,
+    model: ModelContext,
     weights: list[jax.ShapeDtypeStruct | PackedWeight],
     make: Callable[[], Any],
     spec: DecoderSpec,
@@ -273,26 +275,28 @@ def _runner(
     assert config.max_num_seqs
     width = pages_for(size.max_model_len, config.block_size)
     # Zeros would be compiled, too, a program for every shape: one for all of them is kept with the others.
-    store = ProgramStore(directory, device, [network.backend.name, jax.tree.flatten(jax.eval_shape(make))])
+    store = ProgramStore(directory, device, [model.backend.name, jax.tree.flatten(jax.eval_shape(make))])
     pages = compile_all({"pages": jax.jit(make).lower}, store, None)["pages"]()
     return Runner(
-        network,
+        model,
         weights,
         pages,
         buckets=buckets,
-        width=width,
+        max_pages_per_row=width,
         vocab_size=spec.vocab_size,
         max_num_seqs=config.max_num_seqs,
-        how=Score(_best_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs, config.max_logprobs == -1),
-        whole=config.max_logprobs == -1,
+        logprobs_config=Score(
+            _num_top_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs, config.max_logprobs == -1
+        ),
+        all_logprobs=config.max_logprobs == -1,
         batch_invariant=config.batch_invariant,
         device=device,
     )
 
 
-def _best_logprobs(config: EngineConfig) -> int:
+def _num_top_logprobs(config: EngineConfig) -> int:
     """How many of the best log-probabilities every step with any brings; more are sorted out on the host."""
-    return USUAL_LOGPROBS if config.max_logprobs == -1 else max(1, config.max_logprobs)
+    return DEFAULT_TOP_LOGPROBS if config.max_logprobs == -1 else max(1, config.max_logprobs)
 
 
 def _engine(
@@ -316,7 +320,7 @@ def _engine(
         max_chunk_tokens=buckets.prefill[-1],
         max_pages_per_row=pages_for(size.max_model_len, config.block_size),
         vocab_size=vocab_size,
-        max_logprobs=_best_logprobs(config),
+        max_logprobs=_num_top_logprobs(config),
     )
     return Engine(scheduler, runner, overlap=config.overlap, roofline=roofline)
 
@@ -340,34 +344,36 @@ def _describe(
         "device": f"{device.device_kind} ({device.platform}, jax {jax.__version__})",
         "dtype": str(dtype),
         "attention": backend.name,
-        "weights": f"{weight_bytes / 2**20:.0f} MiB, {_kind(config)}",
+        "weights": f"{weight_bytes / 2**20:.0f} MiB, {_describe_quantization(config)}",
         "key-value cache": f"{size.total_bytes / 2**20:.0f} MiB, {size.num_pages - 1} pages, {tokens} tokens"
         f" ({size.reason})",
         "longest request": f"{size.max_model_len} tokens",
-        "shapes": f"decode rows {_listed(buckets.decode)}; prompt chunks {_listed(buckets.prefill)}",
+        "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",
     }
 
 
-def _kind(config: EngineConfig) -> str:
+def _describe_quantization(config: EngineConfig) -> str:
     if config.quantization == "none":
         return "not packed"
     how = "native products" if library.usable() else "unpacked in every step, for want of a C compiler"
     return f"{config.quantization}{', tables int8' if config.quantization == 'int4' else ''}, {how}"
 
 
-def _programs(num: int, hits: int, directory: Path | None) -> str:
-    return f"{num} compiled, {hits} of them from the cache" + (f" in {_at_home(directory)}" if directory else "")
+def _describe_programs(num: int, hits: int, directory: Path | None) -> str:
+    return f"{num} compiled, {hits} of them from the cache" + (
+        f" in {_abbreviate_home(directory)}" if directory else ""
+    )
 
 
-def _listed(numbers: tuple[int, ...]) -> str:
+def _join(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _at_home(directory: Path) -> str:
+def _abbreviate_home(directory: Path) -> str:
     """As people write it, and without telling who they are."""
     home = Path.home()
     return f"~/{directory.relative_to(home)}" if directory.is_relative_to(home) else str(directory)
 
 
-def _path(text: str | None) -> Path | None:
+def _to_path(text: str | None) -> Path | None:
     return Path(text) if text else None

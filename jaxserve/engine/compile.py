@@ -23,7 +23,7 @@ from jaxserve.errors import BadConfig
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float, float], None]
+ProgressCallback = Callable[[str, float, float], None]
 
 
 def use_compilation_cache(setting: str | None) -> Path | None:
@@ -69,7 +69,7 @@ class CompileCounter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._here = threading.local()
+        self._thread_local = threading.local()
         self.compiled = 0
         self.cache_hits = 0
         self.seconds = 0.0
@@ -85,7 +85,7 @@ class CompileCounter:
                 "compilation_cache_hits": self.cache_hits,
             }
 
-    def on_found(self, seconds: float) -> None:
+    def on_store_hit(self, seconds: float) -> None:
         """A program came from our own store, and reading it took so long."""
         with self._lock:
             self.compiled += 1
@@ -94,14 +94,14 @@ class CompileCounter:
 
     def _on_event(self, event: str, **_: Any) -> None:
         if event == "/jax/compilation_cache/cache_hits":
-            self._here.hits = self.hits_of_this_thread + 1
+            self._thread_local.hits = self.hits_of_this_thread + 1
             with self._lock:
                 self.cache_hits += 1
 
     @property
     def hits_of_this_thread(self) -> int:
         """Programs that JAX's own cache gave to this thread."""
-        return getattr(self._here, "hits", 0)
+        return getattr(self._thread_local, "hits", 0)
 
     def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -110,32 +110,32 @@ class CompileCounter:
                 self.seconds += duration_secs
 
 
-compiles = CompileCounter()
+compile_counter = CompileCounter()
 
 
 def compile_all(
-    lowerings: Mapping[Hashable, Callable[[], Any]], store: ProgramStore, progress: Progress | None
+    lowerings: Mapping[Hashable, Callable[[], Any]], store: ProgramStore, progress: ProgressCallback | None
 ) -> dict[Hashable, Program]:
     """Finds every program, or runs its lowering, compiles and keeps it; the slowest kinds should come first.
 
     Keys are kept.
     """
-    hits_before = compiles.cache_hits
+    hits_before = compile_counter.cache_hits
 
     def program(key: Hashable) -> Program:
         began = time.perf_counter()
-        found = store.find(key)
+        found = store.load(key)
         if found is None:
             lowered = lowerings[key]()
             began = time.perf_counter()
-            found = store.find_lowered(key, lowered)
+            found = store.load_lowered(key, lowered)
         if found is not None:
-            compiles.on_found(time.perf_counter() - began)
+            compile_counter.on_store_hit(time.perf_counter() - began)
             return found
-        hits = compiles.hits_of_this_thread
+        hits = compile_counter.hits_of_this_thread
         compiled = lowered.compile()
-        if hits == compiles.hits_of_this_thread:
-            store.keep(key, lowered, compiled)
+        if hits == compile_counter.hits_of_this_thread:
+            store.save(key, lowered, compiled)
         return compiled
 
     programs: dict[Hashable, Program] = {}
@@ -144,7 +144,7 @@ def compile_all(
         for done, job in enumerate(as_completed(jobs), start=1):
             programs[jobs[job]] = job.result()
             if progress:
-                progress(f"compile {compiles.cache_hits - hits_before} cached", done, len(jobs))
-    if compiles.cache_hits - hits_before < len(jobs):
-        store.sweep()
+                progress(f"compile {compile_counter.cache_hits - hits_before} cached", done, len(jobs))
+    if compile_counter.cache_hits - hits_before < len(jobs):
+        store.delete_expired()
     return programs

@@ -8,18 +8,18 @@ from jaxserve.engine.plan import StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request
 from jaxserve.engine.roofline import Roofline
 from jaxserve.engine.scheduler import Scheduler
-from jaxserve.engine.stats import Family
+from jaxserve.engine.stats import RequestGroup
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
 
 
-class Device(Protocol):
+class RunnerProtocol(Protocol):
     """What a step needs of a runner; tests bring their own."""
 
     def forward(self, plan: StepPlan) -> Any: ...
 
-    def draw(self, work: Any, masks: StepMasks) -> Any: ...
+    def sample(self, handle: Any, masks: StepMasks) -> Any: ...
 
-    def fetch(self, ticket: Any) -> StepResult: ...
+    def fetch(self, handle: Any) -> StepResult: ...
 
     def close(self) -> None: ...
 
@@ -32,24 +32,24 @@ class Engine:
     """
 
     def __init__(
-        self, scheduler: Scheduler, runner: Device, *, overlap: bool, roofline: Roofline | None = None
+        self, scheduler: Scheduler, runner: RunnerProtocol, *, overlap: bool, roofline: Roofline | None = None
     ) -> None:
         self.scheduler, self.runner = scheduler, runner
         self._depth = 1 if overlap else 0
         self._in_flight: deque[tuple[StepPlan, Any, float]] = deque()
         self._roofline = roofline
-        self._home_s = 0.0  # when the newest result came
-        self._planned_s = 0.0  # what planning and enqueueing the newest step took
+        self._last_result_s = 0.0  # when the newest result came
+        self._plan_host_s = 0.0  # what planning and enqueueing the newest step took
 
     @property
     def has_work(self) -> bool:
         return self.scheduler.has_work or bool(self._in_flight)
 
-    def add(self, request: Request, family: Family | None = None) -> None:
-        self.scheduler.add(request, family)
+    def add(self, request: Request, group: RequestGroup | None = None) -> None:
+        self.scheduler.add(request, group)
 
-    def end(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
-        self.scheduler.end(request_id, reason)
+    def finish(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
+        self.scheduler.finish(request_id, reason)
 
     def step(self) -> list[TokenOutput]:
         """Enqueues the next step, if there is one, and applies the oldest one that must be home by now.
@@ -62,13 +62,13 @@ class Engine:
         if plan:
             enqueued = time.monotonic()
             work = self.runner.forward(plan)
-            while plan.waits and self._in_flight:
+            while plan.needs_previous_tokens and self._in_flight:
                 waiting = time.monotonic()
                 outputs += self._apply_oldest()
                 waited_s += time.monotonic() - waiting
-            ticket = self.runner.draw(work, self.scheduler.masks(plan))
+            ticket = self.runner.sample(work, self.scheduler.make_masks(plan))
             self._in_flight.append((plan, ticket, enqueued))
-        self._planned_s = time.monotonic() - started - waited_s
+        self._plan_host_s = time.monotonic() - started - waited_s
         if self._in_flight and (not plan or len(self._in_flight) > self._depth):
             outputs += self._apply_oldest()
         return outputs
@@ -78,14 +78,14 @@ class Engine:
         result = self.runner.fetch(ticket)
         fetched = time.monotonic()
         if self._roofline is not None:
-            begun = max(enqueued, self._home_s)  # it waited for the one before
-            self.scheduler.stats.on_work(self._roofline.work(oldest), fetched - begun)
-        self._home_s = fetched
+            begun = max(enqueued, self._last_result_s)  # it waited for the one before
+            self.scheduler.stats.on_step_cost(self._roofline.estimate(oldest), fetched - begun)
+        self._last_result_s = fetched
         outputs = self.scheduler.apply(oldest, result)
-        self.scheduler.stats.on_step(oldest.num_prompt_tokens, self._planned_s + time.monotonic() - fetched)
+        self.scheduler.stats.on_step(oldest.num_prompt_tokens, self._plan_host_s + time.monotonic() - fetched)
         return outputs
 
-    def fail(self, error: Exception) -> list[TokenOutput]:
+    def fail_all(self, error: Exception) -> list[TokenOutput]:
         """Ends every live request with this error; the steps under way are forgotten."""
         self._in_flight.clear()
         return self.scheduler.fail_all(error)

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxserve.engine.plan import DrawnRows
+from jaxserve.engine.plan import SampledTokens
 from jaxserve.outputs import PositionLogprobs
 
 
-def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[int] = ()) -> PositionLogprobs:
+def make_position_logprobs(
+    drawn: SampledTokens, at: int, num_best: int, wanted_ids: Sequence[int] = ()
+) -> PositionLogprobs:
     """Of the row at this place: its token, the num_best best ones, and those that were asked for by id."""
     assert drawn.logprob_B is not None and drawn.rank_B is not None
     wanted: tuple[tuple[int, float], ...] = ()
@@ -24,7 +26,7 @@ def logprobs_of(drawn: DrawnRows, at: int, num_best: int, wanted_ids: Sequence[i
     )
 
 
-def logprobs_of_next(drawn: DrawnRows, at: int, place: int, num_best: int) -> PositionLogprobs:
+def make_candidate_logprobs(drawn: SampledTokens, at: int, place: int, num_best: int) -> PositionLogprobs:
     """The same for the row's continuation at this place, as if it had been drawn.
 
     Its rank is known if its logprob is among those that came home.
@@ -40,7 +42,7 @@ def logprobs_of_next(drawn: DrawnRows, at: int, place: int, num_best: int) -> Po
     )
 
 
-def _best(drawn: DrawnRows, at: int, num_best: int) -> tuple[tuple[int, float], ...]:
+def _best(drawn: SampledTokens, at: int, num_best: int) -> tuple[tuple[int, float], ...]:
     assert drawn.top_id_BK is not None and drawn.top_logprob_BK is not None
     if num_best > drawn.top_id_BK.shape[1] and drawn.all_logprob_BV is not None:
         all_V = drawn.all_logprob_BV[at]

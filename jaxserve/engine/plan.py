@@ -18,7 +18,7 @@ class Fork:
     row: int
     sampling_S: np.ndarray
     mode: SampleMode
-    wanted_ids: tuple[int, ...] = ()
+    logprob_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Chunk:
     page_table_W     int32 [W], covers start + n tokens; the rest is 0
     sampling_S       int32 [S], packed as sampling/rows.py says
     is_last          the drawn token counts; otherwise it only tells whether the logits are finite
-    wanted_ids       ids whose log-probabilities are asked for at the drawn token
-    next_ids         int32 [m], m <= n: the tokens whose log-probabilities are wanted, one position on
-    scores_whole     these log-probabilities are wanted for the whole vocabulary
+    logprob_token_ids       ids whose log-probabilities are asked for at the drawn token
+    prompt_targets         int32 [m], m <= n: the tokens whose log-probabilities are wanted, one position on
+    all_prompt_logprobs     these log-probabilities are wanted for the whole vocabulary
     forks            further draws from the last position
     """
 
@@ -45,9 +45,9 @@ class Chunk:
     sampling_S: np.ndarray
     mode: SampleMode
     is_last: bool
-    wanted_ids: tuple[int, ...] = ()
-    next_ids: np.ndarray | None = None
-    scores_whole: bool = False
+    logprob_token_ids: tuple[int, ...] = ()
+    prompt_targets: np.ndarray | None = None
+    all_prompt_logprobs: bool = False
     forks: tuple[Fork, ...] = ()
 
     @property
@@ -60,7 +60,7 @@ class DecodeBatch:
     """Rows that compute their newest token, which lies on the device, and draw the next.
 
     position_B       int32 [n], position of that newest token
-    wanted_ids       (place in the batch, ids whose log-probabilities are asked for), for rows that have such
+    logprob_token_ids       (place in the batch, ids whose log-probabilities are asked for), for rows that have such
     """
 
     request_ids: tuple[int, ...]
@@ -70,7 +70,7 @@ class DecodeBatch:
     page_table_BW: np.ndarray
     sampling_BS: np.ndarray
     mode: SampleMode
-    wanted_ids: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    logprob_token_ids: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     def __len__(self) -> int:
         return len(self.request_ids)
@@ -80,20 +80,20 @@ class DecodeBatch:
 class StepPlan:
     """One step: small moves, then decode rows, then beams, then prompt chunks, each a call of a compiled function.
 
-    copies           (from, to) pages, copied before anything is computed
-    lines            (row, its new line), for rows whose request has just come and needs one, and for beams
-    told             (row, token), for beams: what the host has chosen is the row's newest token
+    page_copies           (from, to) pages, copied before anything is computed
+    penalty_rows            (row, its new line), for rows whose request has just come and needs one, and for beams
+    last_tokens             (row, token), for beams: what the host has chosen is the row's newest token
     beams            one batch for each beam search that goes on
-    waits            a mask of this step depends on tokens of the steps before it, so its draws wait for them
+    needs_previous_tokens  a mask of this step depends on tokens of the steps before it: sampling waits for them
     """
 
     decode: DecodeBatch | None = None
     chunks: tuple[Chunk, ...] = ()
-    copies: tuple[tuple[int, int], ...] = ()
-    lines: tuple[tuple[int, Line], ...] = ()
-    told: tuple[tuple[int, int], ...] = ()
+    page_copies: tuple[tuple[int, int], ...] = ()
+    penalty_rows: tuple[tuple[int, Line], ...] = ()
+    last_tokens: tuple[tuple[int, int], ...] = ()
     beams: tuple[DecodeBatch, ...] = ()
-    waits: bool = False
+    needs_previous_tokens: bool = False
 
     def __bool__(self) -> bool:
         return self.decode is not None or bool(self.chunks) or bool(self.beams)
@@ -137,7 +137,7 @@ class StepMasks:
     beams: tuple[tuple[tuple[int, Mask], ...], ...] = ()
 
     @property
-    def num_grammars(self) -> int:
+    def num_grammar_masks(self) -> int:
         """Draws under a grammar."""
         drawn = chain(self.decode, *self.beams)
         masks = chain((mask for _, mask in drawn), *self.chunks)
@@ -148,7 +148,7 @@ NO_MASKS = StepMasks()
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnRows:
+class SampledTokens:
     """What was drawn, in numpy: Sampled's fields, where those that were not computed are None."""
 
     token_B: np.ndarray
@@ -165,9 +165,13 @@ class DrawnRows:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Answers in the plan's order: chunks[i] is chunk i's own draw, then its forks'; scores[i] is of its next_ids."""
+    """Results in the plan's order.
 
-    decode: DrawnRows | None
-    chunks: tuple[tuple[DrawnRows, ...], ...]
-    scores: tuple[DrawnRows | None, ...]
-    beams: tuple[DrawnRows, ...] = ()
+    chunks           for each chunk its own sampled token, then those of its forks
+    prompt_logprobs  for each chunk the log-probabilities of its prompt_targets
+    """
+
+    decode: SampledTokens | None
+    chunks: tuple[tuple[SampledTokens, ...], ...]
+    prompt_logprobs: tuple[SampledTokens | None, ...]
+    beams: tuple[SampledTokens, ...] = ()

@@ -30,44 +30,50 @@ log = logging.getLogger(__name__)
 
 Program = Any  # jax.stages.Compiled
 
-ROOMS = ("attention", "engine", "kvcache", "layers", "models", "sampling")  # whose sources shape programs
-FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_CPU_ENABLE_FAST_MATH")
-PROGRAM, NAME = ".program", ".name"  # the two kinds of files
+SOURCE_DIRS = ("attention", "engine", "kvcache", "layers", "models", "sampling")  # whose sources shape programs
+ENV_FLAGS = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_ENABLE_X64",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_CPU_ENABLE_FAST_MATH",
+)
+PROGRAM_SUFFIX, NAME_SUFFIX = ".program", ".name"  # the two kinds of files
 DIGEST_BYTES = 32
-KEPT_S = 30 * 24 * 3600  # an entry that nobody asked for in this time is deleted
+MAX_AGE_S = 30 * 24 * 3600  # an entry that nobody asked for in this time is deleted
 
 
 class ProgramStore:
     """The programs of one device, by key. `directory` None keeps nothing and finds nothing. Safe in threads.
 
     facts   whatever these programs depend on beside versions, our sources and the flags: shapes, types, settings
-    found   keys whose programs were here
+    loaded_keys   keys whose programs were here
     """
 
     def __init__(self, directory: Path | None, device: Any, facts: Iterable[Any] = ()) -> None:
         self._directory, self._device = directory, device
-        flags = [os.environ.get(flag) for flag in FLAGS]
+        flags = [os.environ.get(flag) for flag in ENV_FLAGS]
         self._machine = _hash(
             jax.__version__, device.client.platform_version, device.device_kind, device.id, flags, sys.version_info
         )
-        self._facts = _hash(self._machine, sources(), *facts)
-        self.found: set[Hashable] = set()
+        self._facts = _hash(self._machine, hash_sources(), *facts)
+        self.loaded_keys: set[Hashable] = set()
         self._lock = threading.Lock()
-        self._complained = False
+        self._has_warned = False
 
-    def find(self, key: Hashable) -> Program | None:
+    def load(self, key: Hashable) -> Program | None:
         """The program that was last kept for this key, ready to run."""
-        entry = self._read(self._name_of(key) + NAME)
+        entry = self._read(self._name_of(key) + NAME_SUFFIX)
         return self._program(key, entry.decode(errors="replace")) if entry else None
 
-    def find_lowered(self, key: Hashable, lowered: Any) -> Program | None:
+    def load_lowered(self, key: Hashable, lowered: Any) -> Program | None:
         """The program that these very instructions were compiled to, ready to run; the next `find` is quicker."""
         program = self._program(key, name := self._name_of_lowered(lowered))
         if program is not None:
-            self._write(self._name_of(key) + NAME, name.encode())
+            self._write(self._name_of(key) + NAME_SUFFIX, name.encode())
         return program
 
-    def keep(self, key: Hashable, lowered: Any, program: Program) -> None:
+    def save(self, key: Hashable, lowered: Any, program: Program) -> None:
         """Writes a freshly compiled program, whole or not at all. A full or read-only disk costs one warning.
 
         One that was itself loaded cannot be given out again: XLA for CPU would forget its symbols (jax 0.10.2).
@@ -77,24 +83,26 @@ class ProgramStore:
         try:
             payload = pickle.dumps(serialize(program))
         except Exception as error:  # a backend that cannot give its programs out
-            self._complain("kept", error)
+            self._warn_once("kept", error)
             return
         name = self._name_of_lowered(lowered)
         self._write(name, sha256(payload).digest() + payload)
-        self._write(self._name_of(key) + NAME, name.encode())
+        self._write(self._name_of(key) + NAME_SUFFIX, name.encode())
 
-    def sweep(self) -> None:
+    def delete_expired(self) -> None:
         """Deletes what was last used long ago: programs of settings, versions and sources that are gone."""
         with suppress(OSError):
             for path in self._directory.iterdir() if self._directory else ():
-                if (PROGRAM in path.name or NAME in path.name) and time.time() - path.stat().st_mtime > KEPT_S:
+                if (
+                    PROGRAM_SUFFIX in path.name or NAME_SUFFIX in path.name
+                ) and time.time() - path.stat().st_mtime > MAX_AGE_S:
                     path.unlink()
 
     def _name_of(self, key: Hashable) -> str:
         return _hash(self._facts, key)
 
     def _name_of_lowered(self, lowered: Any) -> str:
-        return _hash(self._machine, lowered.as_text(), lowered.in_tree, lowered.out_tree) + PROGRAM
+        return _hash(self._machine, lowered.as_text(), lowered.in_tree, lowered.out_tree) + PROGRAM_SUFFIX
 
     def _program(self, key: Hashable, name: str) -> Program | None:
         """A program that cannot be used is deleted, and there is none."""
@@ -112,7 +120,7 @@ class ProgramStore:
             with suppress(OSError):
                 self._path(name).unlink()
             return None
-        self.found.add(key)
+        self.loaded_keys.add(key)
         return program
 
     def _read(self, name: str) -> bytes | None:
@@ -123,7 +131,7 @@ class ProgramStore:
         except (FileNotFoundError, ValueError):  # ValueError: a name that is none
             return None
         except OSError as error:
-            self._complain("read", error)
+            self._warn_once("read", error)
             return None
         with suppress(OSError):  # on a read-only disk nothing is swept either
             os.utime(self._path(name))
@@ -142,25 +150,25 @@ class ProgramStore:
                     os.unlink(temporary)
                 raise
         except OSError as error:
-            self._complain("kept", error)
+            self._warn_once("kept", error)
 
     def _path(self, name: str) -> Path:
         assert self._directory
         return self._directory / Path(name).name
 
-    def _complain(self, verb: str, error: Exception) -> None:
+    def _warn_once(self, verb: str, error: Exception) -> None:
         with self._lock:
-            complained, self._complained = self._complained, True
+            complained, self._has_warned = self._has_warned, True
         if not complained:
             log.warning("compiled programs cannot be %s in %s: %s", verb, self._directory, _line(error))
 
 
 @cache
-def sources() -> str:
+def hash_sources() -> str:
     """A hash of our own sources that shape programs."""
     root = Path(__file__).resolve().parents[1]
     found = sha256()
-    for file in sorted(file for room in ROOMS for file in (root / room).rglob("*.py")):
+    for file in sorted(file for room in SOURCE_DIRS for file in (root / room).rglob("*.py")):
         found.update(f"{file.relative_to(root)} {file.stat().st_size} ".encode() + file.read_bytes())
     return found.hexdigest()
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxserve.sampling_params import RepetitionDetection
 
 
-class RepetitionWatch:
+class RepetitionDetector:
     """One answer's runs. push() takes every token once, in order.
 
     max_outputs    tokens that the answer may have: patterns that cannot fit often enough are not looked for
@@ -20,17 +20,17 @@ class RepetitionWatch:
 
     __slots__ = ("_at", "_largest", "_needed_P", "_recent", "_run_P", "_smallest")
 
-    def __init__(self, wanted: RepetitionDetection, max_outputs: int) -> None:
-        largest = min(wanted.max_pattern_size, max_outputs // wanted.min_count)
-        self._smallest = min(max(wanted.min_pattern_size, 1), largest + 1)
+    def __init__(self, params: RepetitionDetection, max_outputs: int) -> None:
+        largest = min(params.max_pattern_size, max_outputs // params.min_count)
+        self._smallest = min(max(params.min_pattern_size, 1), largest + 1)
         self._largest = largest
-        self._needed_P = np.arange(self._smallest, largest + 1) * (wanted.min_count - 1 if largest else 0)
+        self._needed_P = np.arange(self._smallest, largest + 1) * (params.min_count - 1 if largest else 0)
         self._run_P = np.zeros_like(self._needed_P)
         # The newest `largest` tokens twice, one copy behind the other, so that they always lie in one piece.
         self._recent = np.full(2 * self._largest, -1, np.int64)
         self._at = 0
 
-    def copy(self) -> "RepetitionWatch":
+    def copy(self) -> "RepetitionDetector":
         """Another one that has seen the same tokens."""
         other = copy(self)
         other._run_P, other._recent = self._run_P.copy(), self._recent.copy()

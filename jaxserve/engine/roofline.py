@@ -28,11 +28,11 @@ PROBE_S = 0.25  # for both limits together
 MIB = 1 << 20
 # Large enough for the limit to show, small enough for a few runs within the probe's time.
 _READ_BYTES = {"cpu": 128 * MIB}
-_SQUARE = {"cpu": 1024}
+_MATMUL_SIDE = {"cpu": 1024}
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PeakRates:
     """What the device reads from memory, and multiplies, at its best."""
 
     bytes_per_s: float
@@ -43,34 +43,36 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StepCost:
     """Bytes and floating-point operations, and the least seconds they take on a machine with the given limits."""
 
     num_bytes: float
     flops: float
-    floor_s: float
+    roofline_s: float
 
 
 class Roofline:
     """Counts the work of plans for one network on one machine."""
 
-    def __init__(self, cost: Cost, itemsize: int, limits: Limits, quantization: Quantization = "none") -> None:
-        self.limits = limits
+    def __init__(self, cost: Cost, itemsize: int, peak_rates: PeakRates, quantization: Quantization = "none") -> None:
+        self.peak_rates = peak_rates
         self._cost, self._itemsize = cost, itemsize
         self._bytes_per_weight = itemsize if quantization == "none" else bytes_per_weight(quantization)
         head_bytes = cost.head * (itemsize if quantization == "none" else bytes_per_weight("int8"))
         self._weight_bytes = float(self._bytes_per_weight * cost.body + head_bytes)
 
-    def work(self, plan: StepPlan) -> Work:
+    def estimate(self, plan: StepPlan) -> StepCost:
         """All calls of a step together."""
         calls = [self._chunk(chunk) for chunk in plan.chunks] + [self._decode(batch) for batch in plan.beams]
         if plan.decode is not None:
             calls.append(self._decode(plan.decode))
-        limits = self.limits
-        return Work(
+        peak_rates = self.peak_rates
+        return StepCost(
             num_bytes=sum(num_bytes for num_bytes, _ in calls),
             flops=sum(flops for _, flops in calls),
-            floor_s=sum(max(num_bytes / limits.bytes_per_s, flops / limits.flops_per_s) for num_bytes, flops in calls),
+            roofline_s=sum(
+                max(num_bytes / peak_rates.bytes_per_s, flops / peak_rates.flops_per_s) for num_bytes, flops in calls
+            ),
         )
 
     def _decode(self, batch: DecodeBatch) -> tuple[float, float]:
@@ -108,29 +110,31 @@ def _ramp(end: int, reach: int) -> float:
     return rising * (rising + 1) / 2 + (end - rising) * reach
 
 
-def limits_of(device: Any, dtype: np.dtype, quantization: Quantization = "none") -> Limits:
+def get_peak_rates(device: Any, dtype: np.dtype, quantization: Quantization = "none") -> PeakRates:
     """This machine's limits for these weights: measured once, then read from the user's cache directory."""
     kind = re.sub(r"[^A-Za-z0-9.]+", "-", device.device_kind)
     path = cache_dir("limits") / f"{machine_key()}-{kind}-{_num_cores()}-cores-{_weights(dtype, quantization)}.json"
-    limits = _remembered(path)
+    limits = _load(path)
     if limits is None:
-        limits = measure(device, dtype, quantization=quantization)
-        _remember(path, limits)
+        limits = measure_peak_rates(device, dtype, quantization=quantization)
+        _save(path, limits)
     return limits
 
 
-def measure(device: Any, dtype: np.dtype, probe_s: float = PROBE_S, quantization: Quantization = "none") -> Limits:
+def measure_peak_rates(
+    device: Any, dtype: np.dtype, probe_s: float = PROBE_S, quantization: Quantization = "none"
+) -> PeakRates:
     """The best of as many runs as fit into the time: a sum over a large array, and a square matrix product.
 
     With a quantization the product is one of packed weights, whose integers may be multiplied faster than floats.
     """
-    num_bytes, side = _READ_BYTES.get(device.platform, 1024 * MIB), _SQUARE.get(device.platform, 8192)
+    num_bytes, side = _READ_BYTES.get(device.platform, 1024 * MIB), _MATMUL_SIDE.get(device.platform, 8192)
     with jax.default_device(device):
         numbers, square = jnp.ones(num_bytes // dtype.itemsize, dtype), jnp.ones((side, side), dtype)
     total = jax.jit(lambda x: jnp.sum(x, dtype=jnp.float32))
     weight = square if quantization == "none" else _packed(quantization, side)
     product = jax.jit(lambda a, b: a @ b if quantization == "none" else quant.packed_matmul(a, b)[0])
-    limits = Limits(
+    limits = PeakRates(
         bytes_per_s=num_bytes / _best_s(lambda: total(numbers), probe_s / 2),
         flops_per_s=2 * side**3 / _best_s(lambda: product(square, weight), probe_s / 2),
     )
@@ -158,18 +162,18 @@ def _best_s(work: Callable[[], Any], for_s: float) -> float:
     return best
 
 
-def _remembered(path: Path) -> Limits | None:
+def _load(path: Path) -> PeakRates | None:
     try:
-        limits = Limits(**json.loads(path.read_text()))
+        limits = PeakRates(**json.loads(path.read_text()))
         return limits if limits.bytes_per_s > 0 and limits.flops_per_s > 0 else None
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _remember(path: Path, limits: Limits) -> None:
+def _save(path: Path, peak_rates: PeakRates) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(limits)))
+        path.write_text(json.dumps(asdict(peak_rates)))
     except OSError:
         pass  # then it is measured again next time
 

@@ -1,7 +1,7 @@
 """plan() and apply(): who goes next, who is done, who must wait. Decides; never touches the device.
 
-Who is here and holds what is kept in live.py, prompts are planned in admission.py, decode batches in decoding.py, beams
-in searches.py; what comes home is applied in results.py.
+Requests and what they hold are kept in request_table.py; prompts are planned in prefill_scheduler.py, decode batches in
+decode_scheduler.py, beams in beam_manager.py; results are applied in output_processor.py.
 
 A plan may be made before the results of the one before are home. It counts a token as promised; apply makes
 it real. What turns out to be finished has then run once for nothing.
@@ -10,14 +10,14 @@ it real. What turns out to be finished has then run once for nothing.
 import time
 from collections.abc import Callable
 
-from jaxserve.engine.admission import Admission
-from jaxserve.engine.decoding import Decoding
-from jaxserve.engine.live import Live
+from jaxserve.engine.beam_manager import BeamStep
+from jaxserve.engine.decode_scheduler import DecodeScheduler
+from jaxserve.engine.output_processor import OutputProcessor
 from jaxserve.engine.plan import Chunk, Mask, StepMasks, StepPlan, StepResult
+from jaxserve.engine.prefill_scheduler import PrefillScheduler
 from jaxserve.engine.request import Request
-from jaxserve.engine.results import Results
-from jaxserve.engine.searches import Step
-from jaxserve.engine.stats import Family, Stats
+from jaxserve.engine.request_table import RequestTable
+from jaxserve.engine.stats import RequestGroup, Stats
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.outputs import FinishReason, TokenOutput
@@ -47,7 +47,7 @@ class Scheduler:
     ) -> None:
         self.pool, self.stats = pool, stats
         self._page_size, self._token_budget = page_size, max_num_batched_tokens
-        self._live = Live(
+        self._requests = RequestTable(
             pool,
             index,
             stats,
@@ -57,108 +57,113 @@ class Scheduler:
             vocab_size=vocab_size,
             clock=clock,
         )
-        self._admission = Admission(self._live, max_chunk_tokens=max_chunk_tokens, max_logprobs=max_logprobs)
-        self._decoding = Decoding(self._live, max_logprobs=max_logprobs)
-        self._results = Results(self._live)
+        self._prefill = PrefillScheduler(self._requests, max_chunk_tokens=max_chunk_tokens, max_logprobs=max_logprobs)
+        self._decode = DecodeScheduler(self._requests, max_logprobs=max_logprobs)
+        self._output_processor = OutputProcessor(self._requests)
 
     @property
     def num_running(self) -> int:
-        return len(self._live.running)
+        return len(self._requests.running)
 
     @property
     def num_waiting(self) -> int:
-        return len(self._live.waiting)
+        return len(self._requests.waiting)
 
     @property
     def num_preempted(self) -> int:
-        return sum(1 for progress in tuple(self._live.waiting) if progress.epoch)
+        return sum(1 for sequence in tuple(self._requests.waiting) if sequence.epoch)
 
     @property
     def has_work(self) -> bool:
-        return bool(self._live.by_id)
+        return bool(self._requests.by_id)
 
-    def live_ids(self) -> list[int]:
-        return list(self._live.by_id)
+    def request_ids(self) -> list[int]:
+        return list(self._requests.by_id)
 
-    def add(self, request: Request, family: Family | None = None) -> None:
+    def add(self, request: Request, group: RequestGroup | None = None) -> None:
         """Queues a request that the door has checked: it fits the pool, and its ids are in the vocabulary."""
-        self._live.add(request, family)
+        self._requests.add(request, group)
 
-    def end(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
+    def finish(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
         """Ends a request in whatever state; unknown and finished ids are fine. Nothing more is said about it.
 
         A search ends with any of its answers.
         """
-        progress = self._live.by_id.get(self._live.searches.owner(request_id))
-        if progress is not None:
-            self._live.end(progress, reason)
+        sequence = self._requests.by_id.get(self._requests.beams.find_owner(request_id))
+        if sequence is not None:
+            self._requests.finish(sequence, reason)
 
     def plan(self) -> StepPlan:
         """The next step: a token for every decoding row and beam, then prompt chunks from what the budget leaves."""
-        admission, live = self._admission, self._live
-        copies, admission.copies = admission.copies, []  # those of this plan's forks come after its steps, in the next
-        admission.overtake()
-        live.make_room_for_beams()
-        decode = self._decoding.plan()
-        steps = live.searches.steps()
+        prefill, requests = self._prefill, self._requests
+        copies, prefill.page_copies = (
+            prefill.page_copies,
+            [],
+        )  # those of this plan's forks come after its steps, in the next
+        prefill.preempt_for_priority()
+        requests.ensure_beam_pages()
+        decode = self._decode.plan()
+        steps = requests.beams.plan_steps()
         rows = (len(decode) if decode else 0) + sum(len(step.batch) for step in steps)
         budget = max(self._token_budget - rows, self._page_size)
         chunks: list[Chunk] = []
-        for progress in tuple(live.running):
-            if budget > 0 and not progress.is_prefilled:
-                budget -= admission.add_chunk(progress, budget, chunks)
-        admission.admit(budget, chunks)
+        for sequence in tuple(requests.running):
+            if budget > 0 and not sequence.is_prefilled:
+                budget -= prefill.add_chunk(sequence, budget, chunks)
+        prefill.admit(budget, chunks)
         if decode is None and not chunks and not steps:
-            admission.copies = copies
+            prefill.page_copies = copies
             return StepPlan()
         return StepPlan(
             decode,
             tuple(chunks),
-            copies=_merged(copies, steps),
-            lines=(*live.rows.new_lines(), *(one for step in steps for one in step.lines)),
-            told=tuple(one for step in steps for one in step.told),
+            page_copies=_merge_copies(copies, steps),
+            penalty_rows=(*requests.rows.pop_penalty_rows(), *(one for step in steps for one in step.penalty_rows)),
+            last_tokens=tuple(one for step in steps for one in step.last_tokens),
             beams=tuple(step.batch for step in steps),
-            waits=decode is not None and self._decoding.waits,
+            needs_previous_tokens=decode is not None and self._decode.needs_previous_tokens,
         )
 
-    def masks(self, plan: StepPlan) -> StepMasks:
+    def make_masks(self, plan: StepPlan) -> StepMasks:
         """What the draws of this plan, the newest, may draw. If it waits: asked after all before it are applied."""
-        began = self._live.clock()
-        masked = () if plan.decode is None else self._decoding.masked
-        decode = [] if plan.decode is None else [(at, self._mask(plan.decode.request_ids[at])) for at in masked]
+        began = self._requests.clock()
+        masked = () if plan.decode is None else self._decode.masked_indices
+        decode = [] if plan.decode is None else [(at, self._make_mask(plan.decode.request_ids[at])) for at in masked]
         chunks = tuple(
-            tuple(self._mask(one.request_id) if chunk.is_last else None for one in (chunk, *chunk.forks))
+            tuple(self._make_mask(one.request_id) if chunk.is_last else None for one in (chunk, *chunk.forks))
             for chunk in plan.chunks
         )
         masks = StepMasks(
             tuple((at, mask) for at, mask in decode if mask is not None),
             chunks if any(mask is not None for masks in chunks for mask in masks) else (),
-            tuple(self._live.searches.masks(batch) for batch in plan.beams),
+            tuple(self._requests.beams.make_masks(batch) for batch in plan.beams),
         )
-        if masks.num_grammars:
-            self.stats.on_masks(masks.num_grammars, self._live.clock() - began)
+        if masks.num_grammar_masks:
+            self.stats.on_masks(masks.num_grammar_masks, self._requests.clock() - began)
         return masks
 
-    def _mask(self, request_id: int) -> Mask | None:
-        progress = self._live.by_id.get(request_id)
-        return None if progress is None else progress.mask()
+    def _make_mask(self, request_id: int) -> Mask | None:
+        sequence = self._requests.by_id.get(request_id)
+        return None if sequence is None else sequence.make_mask()
 
     def apply(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
         """Makes the promised tokens of a plan real; the outputs are what the callers should hear."""
-        return self._results.apply(plan, result)
+        return self._output_processor.apply(plan, result)
 
     def fail_all(self, error: Exception) -> list[TokenOutput]:
         """Ends every live request with the same honest error."""
-        live = self._live
-        return [live.end(progress, FinishReason.ERROR, error=error) for progress in list(live.by_id.values())]
+        requests = self._requests
+        return [
+            requests.finish(sequence, FinishReason.ERROR, error=error) for sequence in list(requests.by_id.values())
+        ]
 
     def audit(self) -> None:
         """Checks that pages, rows and requests add up; raises kvcache.pool.InvariantBroken."""
-        self._live.audit()
+        self._requests.audit()
 
 
-def _merged(copies: list[tuple[int, int]], steps: list[Step]) -> tuple[tuple[int, int], ...]:
+def _merge_copies(copies: list[tuple[int, int]], steps: list[BeamStep]) -> tuple[tuple[int, int], ...]:
     """Forks' copies, then beams'. A page that changed hands between them is written for the newer holder alone."""
-    newer = [pair for step in steps for pair in step.copies]
+    newer = [pair for step in steps for pair in step.page_copies]
     targets = {target for _, target in newer}
     return (*(pair for pair in copies if pair[1] not in targets), *newer)

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from jaxserve.engine.roofline import Work
+from jaxserve.engine.roofline import StepCost
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason, HistogramSnapshot, StatsSnapshot
 
@@ -30,26 +30,26 @@ COUNTERS = (
     "step_device_seconds",  # from a step's start on the device until its numbers were home
     "step_roofline_seconds",  # the least they could have been on this machine
 )
-FINISHED = ("stop", "length", "abort", "error", "repetition")
-REJECTED = ("max_num_queued_reqs", "max_num_queued_tokens")
+FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
+REJECT_REASONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 
-TO_FIRST_TOKEN_S = (
+TTFT_BUCKETS_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
 )
-PER_TOKEN_S = (
+TOKEN_LATENCY_BUCKETS_S = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
 )
-PER_REQUEST_S = (
+REQUEST_LATENCY_BUCKETS_S = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
-PER_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-CHOICES = (1, 2, 5, 10, 20)
-PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
-HOST_STEP_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-GRAMMAR_MASKS_S = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+STEP_TOKENS_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+NUM_CHOICES_BUCKETS = (1, 2, 5, 10, 20)
+NUM_PREEMPTIONS_BUCKETS = (1, 2, 3, 4, 5, 10, 20)
+HOST_STEP_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+GRAMMAR_MASKS_BUCKETS_S = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class Histogram:
@@ -71,7 +71,7 @@ class Histogram:
 
 
 @dataclass(slots=True)
-class Family:
+class RequestGroup:
     """The choices of one client's request (n of them): what is counted once, when the last one has ended."""
 
     num_choices: int = 1
@@ -87,7 +87,7 @@ class Timeline:
     queued_s: float
     prompt_tokens: int
     max_tokens: int | None
-    family: Family
+    group: RequestGroup
     scheduled_s: float | None = None
     first_token_s: float | None = None
     last_token_s: float | None = None
@@ -97,7 +97,7 @@ class Timeline:
     ended: bool = field(default=False)
 
 
-def one_two_five(largest: int) -> tuple[int, ...]:
+def log_buckets(largest: int) -> tuple[int, ...]:
     """1, 2, 5, 10, 20, 50 ... as far as largest goes; at least (1,)."""
     bounds, decade = [1], 1
     while decade <= largest:
@@ -114,30 +114,30 @@ class Stats:
     """
 
     def __init__(self, max_model_len: int) -> None:
-        sizes = one_two_five(max_model_len)
+        sizes = log_buckets(max_model_len)
         self._counters: dict[str, float] = dict.fromkeys(COUNTERS, 0)
-        self._finished: dict[str, int] = dict.fromkeys(FINISHED, 0)
-        self._rejected: dict[str, int] = dict.fromkeys(REJECTED, 0)
+        self._finished: dict[str, int] = dict.fromkeys(FINISH_REASONS, 0)
+        self._rejected: dict[str, int] = dict.fromkeys(REJECT_REASONS, 0)
         self._num_generated = 0  # tokens that came home since the last step was counted
         self._histograms = {
-            "time_to_first_token_seconds": Histogram(TO_FIRST_TOKEN_S),
-            "inter_token_latency_seconds": Histogram(PER_TOKEN_S),
-            "request_time_per_output_token_seconds": Histogram(PER_TOKEN_S),
-            "e2e_request_latency_seconds": Histogram(PER_REQUEST_S),
-            "request_queue_time_seconds": Histogram(PER_REQUEST_S),
-            "request_inference_time_seconds": Histogram(PER_REQUEST_S),
-            "request_prefill_time_seconds": Histogram(PER_REQUEST_S),
-            "request_decode_time_seconds": Histogram(PER_REQUEST_S),
+            "time_to_first_token_seconds": Histogram(TTFT_BUCKETS_S),
+            "inter_token_latency_seconds": Histogram(TOKEN_LATENCY_BUCKETS_S),
+            "request_time_per_output_token_seconds": Histogram(TOKEN_LATENCY_BUCKETS_S),
+            "e2e_request_latency_seconds": Histogram(REQUEST_LATENCY_BUCKETS_S),
+            "request_queue_time_seconds": Histogram(REQUEST_LATENCY_BUCKETS_S),
+            "request_inference_time_seconds": Histogram(REQUEST_LATENCY_BUCKETS_S),
+            "request_prefill_time_seconds": Histogram(REQUEST_LATENCY_BUCKETS_S),
+            "request_decode_time_seconds": Histogram(REQUEST_LATENCY_BUCKETS_S),
             "request_prompt_tokens": Histogram(sizes),
             "request_generation_tokens": Histogram(sizes),
             "request_max_num_generation_tokens": Histogram(sizes),
             "request_params_max_tokens": Histogram(sizes),
             "request_prefill_kv_computed_tokens": Histogram(sizes),
-            "iteration_tokens_total": Histogram(PER_STEP_TOKENS),
-            "request_params_n": Histogram(CHOICES),
-            "request_num_preemptions": Histogram(PREEMPTIONS),
-            "host_step_seconds": Histogram(HOST_STEP_S),
-            "grammar_masks_seconds": Histogram(GRAMMAR_MASKS_S),
+            "iteration_tokens_total": Histogram(STEP_TOKENS_BUCKETS),
+            "request_params_n": Histogram(NUM_CHOICES_BUCKETS),
+            "request_num_preemptions": Histogram(NUM_PREEMPTIONS_BUCKETS),
+            "host_step_seconds": Histogram(HOST_STEP_BUCKETS_S),
+            "grammar_masks_seconds": Histogram(GRAMMAR_MASKS_BUCKETS_S),
         }
 
     def on_arrival(
@@ -147,7 +147,7 @@ class Stats:
         prompt_tokens: int,
         max_tokens: int | None,
         arrival_s: float | None = None,
-        family: Family | None = None,
+        group: RequestGroup | None = None,
     ) -> Timeline:
         """A request joins the queue. arrival_s: when it came to the front end, if that was earlier."""
         return Timeline(
@@ -155,7 +155,7 @@ class Stats:
             queued_s=now,
             prompt_tokens=prompt_tokens,
             max_tokens=max_tokens,
-            family=family or Family(),
+            group=group or RequestGroup(),
         )
 
     def on_prefix(self, queries: int, hits: int) -> None:
@@ -215,10 +215,10 @@ class Stats:
         self._finished[str(reason)] += 1
         self._observe_sizes(timeline)
         self._observe_times(timeline)
-        self._observe_family(timeline.family, timeline.generation_tokens)
+        self._observe_group(timeline.group, timeline.generation_tokens)
 
     def on_reject(self, reason: str) -> None:
-        """A request was refused because of a queue limit; reason is the limit's name (REJECTED)."""
+        """A request was refused because of a queue limit; reason is the limit's name (REJECT_REASONS)."""
         self._rejected[reason] += 1
 
     def on_step(self, num_prompt_tokens: int, host_s: float) -> None:
@@ -237,13 +237,13 @@ class Stats:
         self._counters["grammar_masked_tokens"] += num_rows
         self._histograms["grammar_masks_seconds"].observe(seconds)
 
-    def on_work(self, work: Work, device_s: float) -> None:
+    def on_step_cost(self, cost: StepCost, device_s: float) -> None:
         """What a step had to move and compute, and how long the device was at it."""
         counters = self._counters
-        counters["step_bytes"] += work.num_bytes
-        counters["step_flops"] += work.flops
+        counters["step_bytes"] += cost.num_bytes
+        counters["step_flops"] += cost.flops
         counters["step_device_seconds"] += device_s
-        counters["step_roofline_seconds"] += work.floor_s
+        counters["step_roofline_seconds"] += cost.roofline_s
 
     def on_nonfinite(self, rows: int = 1) -> None:
         self._counters["nonfinite_logits"] += rows
@@ -308,9 +308,9 @@ class Stats:
             per_token = (last - first) / (timeline.generation_tokens - 1)
             self._histograms["request_time_per_output_token_seconds"].observe(per_token)
 
-    def _observe_family(self, family: Family, generation_tokens: int) -> None:
-        family.num_ended += 1
-        family.max_generation_tokens = max(family.max_generation_tokens, generation_tokens)
-        if family.num_ended == family.num_choices:
-            self._histograms["request_params_n"].observe(family.num_choices)
-            self._histograms["request_max_num_generation_tokens"].observe(family.max_generation_tokens)
+    def _observe_group(self, group: RequestGroup, generation_tokens: int) -> None:
+        group.num_ended += 1
+        group.max_generation_tokens = max(group.max_generation_tokens, generation_tokens)
+        if group.num_ended == group.num_choices:
+            self._histograms["request_params_n"].observe(group.num_choices)
+            self._histograms["request_max_num_generation_tokens"].observe(group.max_generation_tokens)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
-from jaxserve.engine.batch import COUNT, HEAD, NEWEST, POSITION, ROW, SAMPLING, Layout
+from jaxserve.engine.batch import COUNT, LAST_TOKEN, NUM_SAMPLER_COLUMNS, POSITION, ROW, SAMPLING, Layout
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.models.registry import abstract_decoder, merge_params
@@ -28,11 +28,11 @@ from jaxserve.sampling.sampler import Sampled, SampleMode, Score, Shape, sample
 if TYPE_CHECKING:
     from jaxserve.models.decoder import Decoder
 
-SCORE_ROWS = 64  # prompt positions whose logits exist at the same time
+PROMPT_LOGPROBS_ROWS = 64  # prompt positions whose logits exist at the same time
 
 
 @dataclass(frozen=True)
-class Network:
+class ModelContext:
     """What is static about the model: how leaves make a decoder, and how its attention works."""
 
     spec: DecoderSpec
@@ -41,14 +41,14 @@ class Network:
     backend: AttentionBackend
     page_size: int
 
-    def decoder(self, leaves: Sequence[Array | PackedWeight]) -> "Decoder":
+    def build_decoder(self, leaves: Sequence[Array | PackedWeight]) -> "Decoder":
         """The structure is worked out when the first program is traced: a start that finds all programs traces none."""
         graphdef, _ = abstract_decoder(self.spec, self.dtype)
         return merge_params(graphdef, dict(zip(self.paths, leaves, strict=True)))
 
 
 def forward(
-    network: Network,
+    model: ModelContext,
     layout: Layout,
     leaves: Sequence[Array | PackedWeight],
     pages: tuple[LayerPages, ...],
@@ -62,30 +62,32 @@ def forward(
     """
     queries = max(1, layout.num_tokens)
     row_B, start_B, count_B = packed_BX[:, ROW], packed_BX[:, POSITION], packed_BX[:, COUNT]
-    table_BW = packed_BX[:, layout.table]
+    table_BW = packed_BX[:, layout.page_table]
     newest_B1 = last_token_R[row_B][:, None]
     token_BC = packed_BX[:, layout.tokens] if layout.num_tokens else newest_B1
     if layout.num_tokens == 1:
-        token_BC = jnp.where(token_BC == NEWEST, newest_B1, token_BC)
+        token_BC = jnp.where(token_BC == LAST_TOKEN, newest_B1, token_BC)
 
     column_C = jnp.arange(queries, dtype=jnp.int32)
     position_BC = start_B[:, None] + column_C
     real_BC = column_C < count_B[:, None]
-    page_BC = jnp.take_along_axis(table_BW, jnp.minimum(position_BC // network.page_size, layout.width - 1), axis=1)
-    slot_BC = jnp.where(real_BC, page_BC * network.page_size + position_BC % network.page_size, 0)
+    page_BC = jnp.take_along_axis(
+        table_BW, jnp.minimum(position_BC // model.page_size, layout.max_pages_per_row - 1), axis=1
+    )
+    slot_BC = jnp.where(real_BC, page_BC * model.page_size + position_BC % model.page_size, 0)
     inputs = AttentionInputs(
         position_T=position_BC.ravel(),
         slot_T=slot_BC.ravel(),
         page_table_BW=table_BW,
         length_B=jnp.where(count_B > 0, start_B + count_B, 0),
     )
-    decoder = network.decoder(leaves)
-    hidden_TD, pages = decoder(token_BC.ravel(), inputs, pages, network.backend)
+    decoder = model.build_decoder(leaves)
+    hidden_TD, pages = decoder(token_BC.ravel(), inputs, pages, model.backend)
     last_B = jnp.arange(packed_BX.shape[0]) * queries + jnp.maximum(count_B, 1) - 1
-    return pages, decoder.compute_logits(hidden_TD[last_B]), hidden_TD, packed_BX[:, :HEAD]
+    return pages, decoder.compute_logits(hidden_TD[last_B]), hidden_TD, packed_BX[:, :NUM_SAMPLER_COLUMNS]
 
 
-def draw(
+def sample_tokens(
     last_token_R: Array,
     lines: Lines | None,
     logits_BV: Array,
@@ -95,25 +97,25 @@ def draw(
     wanted_BI: Array | None,
     *,
     mode: SampleMode,
-    how: Score,
+    logprobs_config: Score,
 ) -> tuple[Array, Lines | None, Sampled]:
     """Draws a token per row and keeps it on the device as the row's newest. Donate last_token_R and lines.
 
     lines, mask_BM and wanted_BI come from mode SHAPED on, grammar_BM from FULL on, and are None below.
     """
-    row_B, rows = head_BX[:, ROW], unpack(head_BX[:, SAMPLING:HEAD])
+    row_B, rows = head_BX[:, ROW], unpack(head_BX[:, SAMPLING:NUM_SAMPLER_COLUMNS])
     shape = None
     if lines is not None:
         assert mask_BM is not None and wanted_BI is not None
         shape = Shape(lines, row_B, mask_BM, wanted_BI, grammar_BM)
-    sampled = sample(logits_BV, rows, head_BX[:, POSITION] + head_BX[:, COUNT], shape, mode=mode, how=how)
+    sampled = sample(logits_BV, rows, head_BX[:, POSITION] + head_BX[:, COUNT], shape, mode=mode, how=logprobs_config)
     token_B = jnp.maximum(sampled.token_B, 0)
     if lines is not None:
         lines = counted(lines, row_B, token_B, rows)
     return last_token_R.at[row_B].set(token_B), lines, sampled
 
 
-def tell(last_token_R: Array, row_N: Array, token_N: Array) -> Array:
+def set_last_tokens(last_token_R: Array, row_N: Array, token_N: Array) -> Array:
     """Makes tokens that the host has chosen the newest ones of their rows. Donate last_token_R."""
     return last_token_R.at[row_N].set(token_N)
 
@@ -123,26 +125,35 @@ def copy_pages(pages: tuple[LayerPages, ...], from_N: Array, to_N: Array) -> tup
     return jax.tree.map(lambda pages_PX: pages_PX.at[to_N].set(pages_PX[from_N]), pages)
 
 
-def score_prompt(
-    network: Network, how: Score, whole: bool, leaves: Sequence[Array | PackedWeight], hidden_TD: Array, next_T: Array
+def compute_prompt_logprobs(
+    model: ModelContext,
+    logprobs_config: Score,
+    all_logprobs: bool,
+    leaves: Sequence[Array | PackedWeight],
+    hidden_TD: Array,
+    next_T: Array,
 ) -> Sampled:
     """Log-probabilities of next_T after each position, as if next_T had been drawn there; whole: of every token.
 
     The logits of a whole chunk would be large, so they are made a few positions at a time.
     """
-    decoder = network.decoder(leaves)
+    decoder = model.build_decoder(leaves)
 
     def some(block: tuple[Array, Array]) -> Any:
         hidden_SD, next_S = block
         logits_SV = decoder.compute_logits(hidden_SD)
-        scores = score(logits_SV, next_S, max_logprobs=how.max_logprobs, normalised=how.is_normalised)
-        if not whole:
+        scores = score(
+            logits_SV, next_S, max_logprobs=logprobs_config.max_logprobs, normalised=logprobs_config.is_normalised
+        )
+        if not all_logprobs:
             return scores
-        return *scores, Spread.of(logits_SV).logprob(logits_SV) if how.is_normalised else logits_SV
+        return *scores, Spread.of(logits_SV).logprob(logits_SV) if logprobs_config.is_normalised else logits_SV
 
-    rows = math.gcd(SCORE_ROWS, len(next_T))
+    rows = math.gcd(PROMPT_LOGPROBS_ROWS, len(next_T))
     blocks = (hidden_TD.reshape(-1, rows, hidden_TD.shape[-1]), next_T.reshape(-1, rows))
     logprob_T, rank_T, top_id_TK, top_logprob_TK, *all_TV = jax.tree.map(
         lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(some, blocks)
     )
-    return Sampled(next_T, logprob_T, rank_T, top_id_TK, top_logprob_TK, all_logprob_BV=all_TV[0] if whole else None)
+    return Sampled(
+        next_T, logprob_T, rank_T, top_id_TK, top_logprob_TK, all_logprob_BV=all_TV[0] if all_logprobs else None
+    )

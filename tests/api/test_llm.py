@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxserve import LLM, BadConfig, FinishReason, InvalidParameter, PromptTooLong, RepetitionDetection, SamplingParams
-from jaxserve.engine.compile import compiles
+from jaxserve.engine.compile import compile_counter
 from tests.api.conftest import SETTINGS, idle, until
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
@@ -222,7 +222,7 @@ def test_threads_may_share_it(llm):
 
 
 def test_a_random_load_compiles_nothing_and_leaves_nothing(llm):
-    rng, before = np.random.default_rng(0), compiles.compiled
+    rng, before = np.random.default_rng(0), compile_counter.compiled
     for _ in range(4):
         prompts = [[int(n) for n in rng.integers(0, 256, rng.integers(1, 200))] for _ in range(25)]
         for params in (
@@ -230,7 +230,7 @@ def test_a_random_load_compiles_nothing_and_leaves_nothing(llm):
             SamplingParams(temperature=0.9, top_p=0.9, min_p=0.01, max_tokens=12, logprobs=2, min_tokens=3),
         ):
             assert len(llm.generate(prompts, params)) == len(prompts)
-    assert compiles.compiled == before
+    assert compile_counter.compiled == before
     assert idle(llm)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import Built, build
+from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
@@ -22,7 +22,7 @@ def tiny_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def built(tiny_model) -> Built:
+def built(tiny_model) -> LoadedEngine:
     return build(
         EngineConfig(
             model=str(tiny_model),
@@ -38,7 +38,7 @@ def built(tiny_model) -> Built:
 class Bench:
     """Runs requests to their ends and remembers what each one got."""
 
-    def __init__(self, built: Built, *, overlap=True, num_pages=PAGES, prefix_caching=True, chunk=64, budget=64):
+    def __init__(self, built: LoadedEngine, *, overlap=True, num_pages=PAGES, prefix_caching=True, chunk=64, budget=64):
         self.pool, self.vocab_size = PagePool(num_pages), built.spec.vocab_size
         self.scheduler = Scheduler(
             self.pool,

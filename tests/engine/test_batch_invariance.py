@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine.buckets import choose
+from jaxserve.engine.buckets import choose_buckets
 from jaxserve.engine.build import build
 from tests.engine.conftest import MAX_LEN, PAGE, PAGES, Bench
 from tests.grammars import regex
@@ -18,7 +18,7 @@ from tests.models.tiny import random_weights, tiny_config
 SEQS = 32
 SHARED = [int(n) for n in np.random.default_rng(5).integers(0, 256, 90)]
 DRAWN = {"temperature": 1.3, "top_p": 0.95, "top_k": 50}
-LETTERS = {"grammar": regex("[a-z]*", 1000, (3,)), "held_back_ids": (3,)}
+LETTERS = {"grammar": regex("[a-z]*", 1000, (3,)), "stop_ids_until_min_tokens": (3,)}
 WISHES = (
     {"logprobs": 2},
     DRAWN | {"logprobs": 5},
@@ -117,7 +117,9 @@ def test_another_start_gives_the_same_bits(invariant, model):
 
 def test_there_is_one_shape_and_it_is_made_of_whole_tiles():
     def shape(rows, page=16):
-        return choose(max_num_seqs=rows, max_chunk_tokens=256, platform="cpu", page_size=page, batch_invariant=True)
+        return choose_buckets(
+            max_num_seqs=rows, max_chunk_tokens=256, platform="cpu", page_size=page, batch_invariant=True
+        )
 
     for rows, page, expected in ((1, 16, 16), (16, 16, 16), (17, 16, 32), (32, 64, 64), (256, 16, 256)):
         assert shape(rows, page).decode == shape(rows, page).prefill == (expected,)

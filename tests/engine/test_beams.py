@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxserve.engine.beams import BeamSearch
-from jaxserve.engine.plan import DrawnRows
+from jaxserve.engine.beam_search import BeamSearch
+from jaxserve.engine.plan import SampledTokens
 from jaxserve.engine.request import Request
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
@@ -19,7 +19,7 @@ def ask(n, max_tokens, *, ends=(0, 1), cursor=None, **params):
     sampling = SamplingParams(n=n, use_beam_search=True, max_tokens=max_tokens, **params)
     ids = tuple(range(1, n + 1))
     return Request(
-        1, PROMPT, sampling, 0, len(PROMPT) + max_tokens, stop_ids=frozenset(ends), choice_ids=ids, cursor=cursor
+        1, PROMPT, sampling, 0, len(PROMPT) + max_tokens, stop_ids=frozenset(ends), choice_ids=ids, stop_cursor=cursor
     )
 
 
@@ -30,7 +30,7 @@ def find(request):
         steps += 1
         parents = tree.advance(continuations_of(request, [beam.token_ids for beam in tree.live]))
         assert len(parents) == len(tree.live) <= tree.width
-    return tree.found, steps
+    return tree.finished, steps
 
 
 @settings(max_examples=300, deadline=None)
@@ -50,14 +50,14 @@ def test_it_finds_what_a_search_without_shortcuts_finds(n, divisor, repetition, 
         n, cursor=cursor, repetition_detection=repetition, allowed_token_ids=allowed and tuple(allowed), **params
     )
     found, _ = find(request)
-    heard = [(one.beam.token_ids, str(one.reason)) for one in found]
+    heard = [(one.beam.token_ids, str(one.finish_reason)) for one in found]
     assert heard == [(one.tokens, one.reason) for one in search(request)]
 
 
 def table(*rows):
     """Continuations of each live beam: {token: probability}, written best first."""
     ids, logprobs = (np.array([list(part(row)) for row in rows]) for part in (dict.keys, dict.values))
-    return DrawnRows(np.zeros(len(rows)), next_id_BC=ids, next_logprob_BC=np.log(logprobs).astype(np.float32))
+    return SampledTokens(np.zeros(len(rows)), next_id_BC=ids, next_logprob_BC=np.log(logprobs).astype(np.float32))
 
 
 def lives(tree):
@@ -75,7 +75,7 @@ def test_ties_go_to_the_earlier_beam_then_to_the_lower_token():
 def test_only_as_many_continuations_of_a_beam_count_as_twice_the_width():
     tree = BeamSearch(ask(1, 5, ends=(8,)))
     tree.advance(table({3: 0.4, 4: 0.3, 8: 0.3}))
-    assert (lives(tree), tree.found) == ([(3,)], [])
+    assert (lives(tree), tree.finished) == ([(3,)], [])
 
 
 def test_a_token_that_cannot_be_is_no_continuation():
@@ -89,9 +89,9 @@ def test_an_end_token_counts_in_the_length():
     tree = BeamSearch(ask(1, 5, length_penalty=1.0))
     tree.advance(table({3: 0.5, 0: 0.25}))
     tree.advance(table({0: 0.5, 4: 0.25}))
-    [best] = tree.found
-    assert best.beam.token_ids == (3, 0) and best.value == pytest.approx(np.log(0.25) / 2)
-    assert (best.reason, best.stop_reason) == (FinishReason.STOP, 0)
+    [best] = tree.finished
+    assert best.beam.token_ids == (3, 0) and best.normalized_score == pytest.approx(np.log(0.25) / 2)
+    assert (best.finish_reason, best.stop_reason) == (FinishReason.STOP, 0)
 
 
 def test_it_is_over_as_soon_as_nothing_can_change():
@@ -120,4 +120,4 @@ def test_where_shorter_is_better_the_next_token_may_still_win():
     tree.advance(table({3: 0.5, 0: 0.2}))
     assert tree.live
     tree.advance(table({0: 0.99, 4: 0.01}))
-    assert [one.beam.token_ids for one in tree.found] == [(3, 0)] and not tree.live
+    assert [one.beam.token_ids for one in tree.finished] == [(3, 0)] and not tree.live

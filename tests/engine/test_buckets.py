@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxserve.engine.buckets import Buckets, choose
+from jaxserve.engine.buckets import Buckets, choose_buckets
 
 SMALL = Buckets(decode=(1, 4, 16), prefill=(16, 64))
 
@@ -27,6 +27,6 @@ def test_shapes_rise_from_one(sizes):
 
 @given(st.integers(1, 300), st.integers(1, 5000), st.sampled_from(["cpu", "gpu", "tpu", "METAL"]))
 def test_everything_allowed_has_a_shape_and_the_largest_is_the_limit(seqs, tokens, platform):
-    buckets = choose(max_num_seqs=seqs, max_chunk_tokens=tokens, platform=platform)
+    buckets = choose_buckets(max_num_seqs=seqs, max_chunk_tokens=tokens, platform=platform)
     assert (buckets.decode_bucket(seqs), buckets.prefill_bucket(tokens)) == (seqs, tokens)
     assert len(buckets.decode) <= 10 and len(buckets.prefill) <= 7

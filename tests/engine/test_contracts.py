@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.engine import runner as runner_module
-from jaxserve.engine.compile import compiles
-from jaxserve.engine.plan import DrawnRows
+from jaxserve.engine.beam_manager import max_beam_tokens
+from jaxserve.engine.compile import compile_counter
+from jaxserve.engine.plan import SampledTokens
 from jaxserve.engine.request import Request
-from jaxserve.engine.searches import most_steps
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
 from tests.engine.conftest import PAGE, Bench
@@ -57,10 +57,10 @@ def add(bench, request_id, ids, *, tokens, held_back=(3,), bad=(), leader=None, 
             params,
             request_id,
             len(ids) + tokens,
-            held_back_ids=tuple(held_back),
+            stop_ids_until_min_tokens=tuple(held_back),
             bad_sequences=tuple(bad),
-            leader_id=leader,
-            num_followers=followers,
+            parent_id=leader,
+            num_siblings=followers,
             grammar=pattern and regex(pattern, bench.vocab_size, (3,)),
         )
     )
@@ -75,7 +75,7 @@ def add_family(bench, request_id, ids, n, *, tokens, **params):
 
 def add_search(bench, request_id, ids, n, *, tokens, held_back=(3,), bad=(), pattern=None, **params):
     """A beam search of width n, whose answers have ids from request_id on; no longer than the pool allows."""
-    tokens = min(tokens, most_steps(len(ids), n, bench.pool.num_usable, PAGE))
+    tokens = min(tokens, max_beam_tokens(len(ids), n, bench.pool.num_usable, PAGE))
     params |= {"min_tokens": min(params.get("min_tokens", 0), tokens)}
     params.pop("logprob_token_ids", None)
     bench.engine.add(
@@ -86,7 +86,7 @@ def add_search(bench, request_id, ids, n, *, tokens, held_back=(3,), bad=(), pat
             request_id,
             len(ids) + tokens,
             stop_ids=frozenset(range(250, 256)),
-            held_back_ids=tuple(held_back),
+            stop_ids_until_min_tokens=tuple(held_back),
             bad_sequences=tuple(bad),
             choice_ids=tuple(range(request_id, request_id + n)),
             grammar=pattern and regex(pattern, bench.vocab_size, (3,)),
@@ -108,9 +108,9 @@ def random_load(bench, seed, requests=40):
         if i % 4 == 0:
             bench.step()
         if i % 11 == 0:
-            bench.engine.end(5000 * (i - i % 6) + 1)
+            bench.engine.finish(5000 * (i - i % 6) + 1)
         if i % 7 == 0:
-            bench.engine.end(i - int(rng.integers(0, 4)))
+            bench.engine.finish(i - int(rng.integers(0, 4)))
     bench.run()
 
 
@@ -119,9 +119,9 @@ def page_elements(built):
 
 
 def test_nothing_compiles_whatever_comes(built):
-    before, tight = compiles.compiled, Bench(built, num_pages=1 + 20)
+    before, tight = compile_counter.compiled, Bench(built, num_pages=1 + 20)
     random_load(tight, seed=2)
-    assert compiles.compiled == before
+    assert compile_counter.compiled == before
     assert tight.counter("num_preemptions") > 0
     assert tight.counter("prefix_cache_hits") > 0
     assert tight.engine.stats().finished["abort"] > 0
@@ -138,30 +138,36 @@ class TestPrograms:
     def test_every_page_array_and_every_line_is_donated(self, built):
         runner = built.engine.runner
         arrays = len(jax.tree.leaves(runner._pages))
-        donated = {"prefill": arrays, "decode": arrays, "copy pages": arrays, "write line": 3, "tell": 1}
+        donated = {
+            "prefill": arrays,
+            "decode": arrays,
+            "copy pages": arrays,
+            "set penalty row": 3,
+            "set last tokens": 1,
+        }
         for key, program in runner._programs.items():
             wanted = donated.get(key[0])
-            if key[0] == "draw":
+            if key[0] == "sample":
                 wanted = 4 if key[2] >= SampleMode.SHAPED else 1
             if wanted is not None:
                 assert num_donated(program.as_text()) == wanted, key
 
     def test_no_draw_copies_the_lines(self, built):
         runner = built.engine.runner
-        lines = min(leaf.size for leaf in (runner._lines.count_RV, runner._lines.bias_RV))
+        lines = min(leaf.size for leaf in (runner._penalties.count_RV, runner._penalties.bias_RV))
         for key, program in runner._programs.items():
-            if key[0] in ("draw", "write line"):
+            if key[0] in ("sample", "set penalty row"):
                 assert large_moves(program.as_text(), lines) == [], key
 
     def test_the_number_of_arguments_is_stated(self, built):
         """One per weight and page array, and two: the newest tokens, and everything that the host has to say."""
         runner = built.engine.runner
         weights, pages = len(runner._weights), len(jax.tree.leaves(runner._pages))
-        counts = {"prefill": weights + pages + 2, "decode": weights + pages + 2, "score": weights + 2}
+        counts = {"prefill": weights + pages + 2, "decode": weights + pages + 2, "prompt logprobs": weights + 2}
         for key, program in runner._programs.items():
             arguments = len(jax.tree.leaves(program.args_info))
             assert arguments == counts.get(key[0], arguments), key
-            if key[0] == "draw":
+            if key[0] == "sample":
                 assert arguments in (3, 8, 9), "newest tokens, logits, columns; three lines, masks, and ids asked for"
         assert pages == 2 * built.spec.num_layers
         assert weights <= 12 * built.spec.num_layers + 3
@@ -189,7 +195,7 @@ def test_a_step_that_copies_its_pages_would_be_found(how):
 class TestTransfers:
     def test_the_loop_moves_nothing_unasked(self, built, monkeypatch):
         """What goes up is one array for logits, a few for a draw with wishes, and home by device_get alone."""
-        most = {"draw": 4, "write line": 4, "copy pages": 2, "tell": 2}
+        most = {"sample": 4, "set penalty row": 4, "copy pages": 2, "set last tokens": 2}
 
         def counted(key, program):
             def call(*args):
@@ -217,8 +223,8 @@ class TestTransfers:
             reading.append(ticket)
             result = fetch(ticket)
             reading.clear()
-            for rows in (result.decode, *result.beams, *chain(*result.chunks), *result.scores):
-                assert rows is None or all(_is_plain(rows, one.name) for one in fields(DrawnRows))
+            for rows in (result.decode, *result.beams, *chain(*result.chunks), *result.prompt_logprobs):
+                assert rows is None or all(_is_plain(rows, one.name) for one in fields(SampledTokens))
             return result
 
         monkeypatch.setattr(kind, "_value", property(read))
@@ -263,7 +269,7 @@ def test_overlap_changes_no_token_of_any_trace(built, events, num_pages):
             for _ in range(steps):
                 bench.step()
             if abort is not None:
-                bench.engine.end(abort)
+                bench.engine.finish(abort)
         bench.run()
         heard.append(bench)
     with_overlap, without = heard

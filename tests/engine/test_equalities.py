@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxserve.engine.compile import compiles
+from jaxserve.engine.compile import compile_counter
 from jaxserve.engine.request import Request
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import SamplingParams
@@ -129,13 +129,21 @@ def test_min_tokens_holds_the_end_back(bench):
     held = bench()
     params = SamplingParams(temperature=0, max_tokens=8, min_tokens=4)
     held.engine.add(
-        Request(1, tuple(PROMPT), params, 0, len(PROMPT) + 8, stop_ids=frozenset([first]), held_back_ids=(first,))
+        Request(
+            1,
+            tuple(PROMPT),
+            params,
+            0,
+            len(PROMPT) + 8,
+            stop_ids=frozenset([first]),
+            stop_ids_until_min_tokens=(first,),
+        )
     )
     assert first not in held.run()[1][:4]
 
 
 def test_nothing_compiles_after_warm_up(bench):
-    before, rng = compiles.compiled, np.random.default_rng(2)
+    before, rng = compile_counter.compiled, np.random.default_rng(2)
     some = bench()
     for i in range(1, 41):
         params = DRAWN if i % 3 else {"logprobs": 3, "prompt_logprobs": 1}
@@ -144,4 +152,4 @@ def test_nothing_compiles_after_warm_up(bench):
         if i % 5 == 0:
             some.step()
     some.run()
-    assert compiles.compiled == before
+    assert compile_counter.compiled == before

@@ -25,16 +25,16 @@ GUIDES = (
     {"grammar": regex("[ab12]*", *HERE)},
     {"grammar": SmallGrammar('start: "{" item ("," item)* "}"\nitem: "a" | "b" | start', *HERE)},
     {"grammar": schema({"enum": ["ab", "aba", 12, True]}, *HERE)},
-    {"grammar": regex("ab", *HERE), "thinking": THINKING},
-    {"thinking": THINKING, "end_of_thinking": (9, 4)},
-    {"grammar": regex("(true|12)+", *HERE), "thinking": THINKING, "end_of_thinking": (9, 11, 5)},
+    {"grammar": regex("ab", *HERE), "reasoning_state": THINKING},
+    {"reasoning_state": THINKING, "reasoning_end_ids": (9, 4)},
+    {"grammar": regex("(true|12)+", *HERE), "reasoning_state": THINKING, "reasoning_end_ids": (9, 11, 5)},
 )
 
 
 def wishes(number):
     """Of many, one after the other: a guide or none, a budget where there is thinking, and a wish of the sampler."""
     guided = ({}, *GUIDES)[number % 8]
-    budget = (None, 0, 3, -1)[number // 8 % 4] if "end_of_thinking" in guided else None
+    budget = (None, 0, 3, -1)[number // 8 % 4] if "reasoning_end_ids" in guided else None
     return {"guided": guided, "thinking_token_budget": budget} | SHAPES[number // 3 % len(SHAPES)]
 
 
@@ -64,17 +64,17 @@ def test_any_mix_of_families_searches_and_aborts_changes_no_answer(data, overlap
             wishes(data.draw(st.integers(0, 63))),
             prompt(data.draw(st.integers(1, 20)), data.draw(st.integers(2, 4))),
         )
-        kind, tokens = data.draw(st.sampled_from(["one", "one", "family", "search"])), data.draw(st.integers(1, 12))
+        kind, tokens = data.draw(st.sampled_from(["one", "one", "group", "search"])), data.draw(st.integers(1, 12))
         how["priority"] = data.draw(st.integers(0, 1))
         if kind == "search":
             request = world.search(ids, data.draw(st.integers(1, 3)), max_tokens=tokens, **how)
         else:
-            request = world.add_family(ids, 1 if kind == "one" else 3, max_tokens=tokens, **how)[0]
+            request = world.add_group(ids, 1 if kind == "one" else 3, max_tokens=tokens, **how)[0]
         for _ in range(data.draw(st.integers(0, 3))):
             world.step()
             world.scheduler.audit()
         if data.draw(st.integers(0, 4)) == 0:
-            world.scheduler.end(request.request_id)
+            world.scheduler.finish(request.request_id)
             aborted.add(request.request_id)
     world.run()
     for request in world.requests.values():
@@ -106,7 +106,7 @@ def test_what_ends_with_stop_is_in_the_language_and_what_is_cut_is_the_beginning
 def test_beams_follow_the_grammar_each_on_its_own(guided, overlap):
     world = World(overlap=overlap, num_pages=100)
     for i in range(10):
-        how = {"min_tokens": i % 3 * 2, "thinking_token_budget": i % 4 if "end_of_thinking" in guided else None}
+        how = {"min_tokens": i % 3 * 2, "thinking_token_budget": i % 4 if "reasoning_end_ids" in guided else None}
         world.search(
             prompt(5 + i), 1 + i % 4, max_tokens=9 + i, stops=(STOP,), guided=guided, **how, **SHAPES[i % len(SHAPES)]
         )
@@ -118,10 +118,10 @@ def test_beams_follow_the_grammar_each_on_its_own(guided, overlap):
 @BOTH
 def test_choices_of_one_prompt_have_a_place_each(overlap):
     world = World(overlap=overlap, num_pages=100)
-    family = world.add_family(prompt(9), 6, max_tokens=30, temperature=1.0, guided=GUIDES[1])
+    group = world.add_group(prompt(9), 6, max_tokens=30, temperature=1.0, guided=GUIDES[1])
     world.run()
     world.check()
-    assert len({world.tokens(one) for one in family}) > 1
+    assert len({world.tokens(one) for one in group}) > 1
 
 
 @pytest.mark.parametrize("guided", [{"grammar": regex("ab", *HERE)}, GUIDES[5]], ids=["grammar", "budget"])
@@ -131,7 +131,7 @@ def test_a_step_waits_only_while_somebody_keeps_to_something(guided):
     goes_on = world.add(prompt(5), max_tokens=40, eos=None, ignore_eos=True, thinking_token_budget=2, guided=guided)
     world.run()
     world.check()
-    waiting = [at for at, plan in enumerate(world.plans) if plan.waits]
+    waiting = [at for at, plan in enumerate(world.plans) if plan.needs_previous_tokens]
     assert waiting == list(range(waiting[0], waiting[-1] + 1))
     assert (
         1 <= len(waiting) <= 4
@@ -142,10 +142,13 @@ def test_a_step_waits_only_while_somebody_keeps_to_something(guided):
 def test_who_thinks_before_a_grammar_may_only_not_end_yet():
     world = World()
     world.add(
-        prompt(6), max_tokens=9, eos=None, guided={"grammar": regex("ab", *HERE), "thinking": UntilToken(frozenset())}
+        prompt(6),
+        max_tokens=9,
+        eos=None,
+        guided={"grammar": regex("ab", *HERE), "reasoning_state": UntilToken(frozenset())},
     )
-    masks, asked = [], world.scheduler.masks
-    world.scheduler.masks = lambda plan: masks.append(asked(plan)) or masks[-1]
+    masks, asked = [], world.scheduler.make_masks
+    world.scheduler.make_masks = lambda plan: masks.append(asked(plan)) or masks[-1]
     world.run()
     world.check()
     drawn = [mask for one in masks for mask in (*(mask for _, mask in one.decode), *(mask for [mask] in one.chunks))]
@@ -163,9 +166,9 @@ def test_the_only_end_that_is_left_comes_with_the_token_before(overlap):
     world.run()
     world.check()
     b = TOKENS.index(b"b")
-    assert [output.token_ids for output in world.heard[quick.request_id]] == [(b, EOS)]
-    assert [output.token_ids for output in world.heard[asked.request_id]] == [(b,), (EOS,)]
-    assert [len(output.token_ids) for output in world.heard[two.request_id]] == [1, 1]
+    assert [output.token_ids for output in world.outputs[quick.request_id]] == [(b, EOS)]
+    assert [output.token_ids for output in world.outputs[asked.request_id]] == [(b,), (EOS,)]
+    assert [len(output.token_ids) for output in world.outputs[two.request_id]] == [1, 1]
     assert (world.tokens(cut), world.reason(cut)) == ((b,), "length")
     assert world.stats.snapshot(num_running=0, num_waiting=0).counters["generation_tokens"] == 2 + 2 + 2 + 1
 
@@ -175,7 +178,7 @@ def test_an_end_that_a_ban_forbids_is_not_taken(overlap):
     world = World(overlap=overlap)
     request = world.add(prompt(5), max_tokens=9, guided={"grammar": regex("b", *HERE)}, bad=((EOS,),))
     world.run()
-    error = world.heard[request.request_id][-1].error
+    error = world.outputs[request.request_id][-1].error
     assert isinstance(error, InvalidParameter) and "grammar" in str(error)
 
 
@@ -240,7 +243,7 @@ def test_a_grammar_that_cannot_be_followed_ends_its_request_alone(after, overlap
     world.run()
     world.check(*others)
     for request in broken:
-        last = world.heard[request.request_id][-1]
+        last = world.outputs[request.request_id][-1]
         assert last.finish_reason is FinishReason.ERROR
         assert isinstance(last.error, InvalidParameter) and last.error.param == "tools"
         assert str(last.error).startswith("tools is too complex") and "more states than can be kept" in str(last.error)
@@ -254,14 +257,14 @@ def test_who_ends_a_guided_request_at_any_moment_harms_nobody(overlap):
         stays = [world.add(prompt(7), max_tokens=12, guided=one) for one in GUIDES[:2]]
         for _ in range(steps):
             world.step()
-        world.scheduler.end(gone.request_id)
+        world.scheduler.finish(gone.request_id)
         world.run()
         world.check(*stays)
 
 
 def test_draws_under_a_grammar_are_counted_and_the_time_of_their_masks_by_step():
     world = World(num_pages=100)
-    world.add_family(prompt(5), 2, max_tokens=3, guided={"grammar": regex("[ab]{5}", *HERE)}, temperature=1.0)
+    world.add_group(prompt(5), 2, max_tokens=3, guided={"grammar": regex("[ab]{5}", *HERE)}, temperature=1.0)
     world.search(prompt(5), 2, max_tokens=3, guided={"grammar": regex("[ab]{5}", *HERE)})
     world.add(prompt(9), max_tokens=9, eos=None, allowed_token_ids=(5, 6))
     world.run()

@@ -15,7 +15,9 @@ ALLOWED = [tokens_of(TINY, (EOS,)).index(sign) for sign in (b"x", b"y", b"z")]
 def ask(bench, grammar=None, tokens=4, **params):
     """All log-probabilities of an answer, by position."""
     params = SamplingParams(**({"temperature": 0.0} | params), max_tokens=tokens)
-    request = Request(1, PROMPT, params, 5, len(PROMPT) + tokens, EOS, held_back_ids=(EOS,), grammar=grammar)
+    request = Request(
+        1, PROMPT, params, 5, len(PROMPT) + tokens, EOS, stop_ids_until_min_tokens=(EOS,), grammar=grammar
+    )
     bench.engine.add(request)
     bench.run()
     return bench.logprobs(1)
@@ -45,7 +47,17 @@ def test_a_search_sums_up_what_is_left_and_tells_what_is_raw(built, overlap):
     params = SamplingParams(n=3, use_beam_search=True, max_tokens=4, logprobs=5)
     grammar = regex("[xyz]{3}")
     bench.engine.add(
-        Request(1, PROMPT, params, 5, len(PROMPT) + 4, EOS, held_back_ids=(EOS,), choice_ids=(1, 2, 3), grammar=grammar)
+        Request(
+            1,
+            PROMPT,
+            params,
+            5,
+            len(PROMPT) + 4,
+            EOS,
+            stop_ids_until_min_tokens=(EOS,),
+            choice_ids=(1, 2, 3),
+            grammar=grammar,
+        )
     )
     bench.run()
     for one in (1, 2, 3):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.engine.request import Request
-from jaxserve.engine.searches import most_steps
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
 from tests.engine.conftest import PAGE, Bench
 from tests.grammars import SmallGrammar, UntilToken, regex, schema
@@ -44,9 +44,9 @@ FEATURES = (
     {"grammar": regex(r"[ -~]{3,9}x?")},
     {"grammar": schema({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["ab", True]}}})},
     {"grammar": SmallGrammar('start: "{" [item ("," item)*] "}"\nitem: /[a-z]/ | start')},
-    {"thinking": THINKING, "end_of_thinking": (60, 41), "thinking_token_budget": 4},
-    {"thinking": THINKING, "end_of_thinking": (60, 41), "thinking_token_budget": 0, "grammar": regex("ab|12")},
-    {"thinking": UntilToken(frozenset(range(64, 128))), "grammar": regex("(true|false|00)+")},
+    {"reasoning_state": THINKING, "reasoning_end_ids": (60, 41), "thinking_token_budget": 4},
+    {"reasoning_state": THINKING, "reasoning_end_ids": (60, 41), "thinking_token_budget": 0, "grammar": regex("ab|12")},
+    {"reasoning_state": UntilToken(frozenset(range(64, 128))), "grammar": regex("(true|false|00)+")},
 )
 NUM_KINDS = 120
 FEW_PAGES = 9  # that can be used, of the smaller pool
@@ -64,13 +64,13 @@ def request(kind, request_id, leader=None, choice=0, followers=0, width=0):
     ids = [int(n) for n in dice.integers(0, VOCAB, dice.integers(1, 60))]
     prompt, tokens = tuple(ids), int(dice.integers(6, 20))
     stops, bad = wishes.pop("stops", ()), wishes.pop("bad", ())
-    guided = {name: wishes.pop(name) for name in ("grammar", "thinking", "end_of_thinking") if name in wishes}
+    guided = {name: wishes.pop(name) for name in ("grammar", "reasoning_state", "reasoning_end_ids") if name in wishes}
     if leader is not None or width:
         wishes.pop("prompt_logprobs", None)
     if width:
         wishes.pop("logprob_token_ids", None)
         wishes |= {"n": width, "use_beam_search": True, "length_penalty": float(dice.uniform(-1, 2))}
-        tokens = min(tokens, most_steps(len(prompt), width, FEW_PAGES, PAGE))
+        tokens = min(tokens, max_beam_tokens(len(prompt), width, FEW_PAGES, PAGE))
         wishes["min_tokens"] = min(wishes.get("min_tokens", 0), tokens)
     params = SamplingParams(**wishes, max_tokens=tokens)
     return Request(
@@ -81,10 +81,10 @@ def request(kind, request_id, leader=None, choice=0, followers=0, width=0):
         max_total_tokens=len(prompt) + tokens,
         eos_id=None if params.ignore_eos else EOS,
         stop_ids=frozenset(stops),
-        held_back_ids=(EOS, *stops),
+        stop_ids_until_min_tokens=(EOS, *stops),
         bad_sequences=tuple(bad),
-        leader_id=leader,
-        num_followers=followers,
+        parent_id=leader,
+        num_siblings=followers,
         choice_ids=tuple(range(request_id, request_id + width)),
         **guided,
     )
@@ -146,7 +146,7 @@ def test_every_request_gets_its_own_tokens_in_any_mix(built, alone, mix, num_pag
         for _ in range(steps):
             bench.step()
         if is_aborted:
-            bench.engine.end(first)
+            bench.engine.finish(first)
             aborted.add(first)
     bench.run()
     for request_id, which in expected.items():

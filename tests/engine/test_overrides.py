@@ -3,7 +3,7 @@
 import pytest
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import build, laid_over
+from jaxserve.engine.build import build, merge_overrides
 from jaxserve.errors import UnknownArchitecture
 
 
@@ -17,7 +17,7 @@ from jaxserve.errors import UnknownArchitecture
 )
 def test_keys_are_laid_over_level_by_level(below: dict, above: dict, merged: dict) -> None:
     before = repr(below)
-    assert laid_over(below, above) == merged
+    assert merge_overrides(below, above) == merged
     assert repr(below) == before
 
 

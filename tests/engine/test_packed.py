@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from jaxserve.config import EngineConfig
 from jaxserve.engine import build as build_module
 from jaxserve.engine.build import build
-from jaxserve.engine.roofline import Limits, Roofline
+from jaxserve.engine.roofline import PeakRates, Roofline
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
 from tests.engine.conftest import MAX_LEN, PAGES, ROWS, Bench
@@ -89,12 +89,12 @@ def test_the_table_at_the_start_tells_size_and_kind(built, plain):
 
 
 def test_programs_of_packed_and_plain_weights_are_told_apart(built, plain):
-    assert str(built.engine.runner._facts()) != str(plain.engine.runner._facts())
+    assert str(built.engine.runner._fingerprint()) != str(plain.engine.runner._fingerprint())
 
 
 def test_norms_stay_float32_and_tables_int8(built):
-    network, weights = built.engine.runner._network, built.engine.runner._weights
-    for path, weight in zip(network.paths, weights, strict=True):
+    model, weights = built.engine.runner._model, built.engine.runner._weights
+    for path, weight in zip(model.paths, weights, strict=True):
         if path[-1] in ("kernel", "table"):
             assert weight.kind == ("int8" if path[-1] == "table" else built.config.quantization), path
         else:
@@ -103,8 +103,8 @@ def test_norms_stay_float32_and_tables_int8(built):
 
 @pytest.mark.parametrize(("kind", "size"), [("int8", 1.0625), ("int4", 0.625)])
 def test_the_roofline_counts_packed_bytes(kind, size):
-    one = Limits(1.0, 1.0)
-    plain, ours = Roofline(cost(), 4, one).work(decode(9)), Roofline(cost(), 4, one, kind).work(decode(9))
+    one = PeakRates(1.0, 1.0)
+    plain, ours = Roofline(cost(), 4, one).estimate(decode(9)), Roofline(cost(), 4, one, kind).estimate(decode(9))
     assert plain.num_bytes - ours.num_bytes == (4 - size) * WEIGHTS + (4 - 1.0625) * HEAD
     assert ours.flops == plain.flops
 

@@ -8,8 +8,8 @@ import pytest
 from jaxserve.config import EngineConfig
 from jaxserve.engine import step
 from jaxserve.engine.build import build
-from jaxserve.engine.compile import compile_all, compiles
-from jaxserve.engine.programs import PROGRAM, ProgramStore
+from jaxserve.engine.compile import compile_all, compile_counter
+from jaxserve.engine.programs import PROGRAM_SUFFIX, ProgramStore
 from jaxserve.engine.request import Request
 from jaxserve.sampling_params import SamplingParams
 
@@ -22,10 +22,10 @@ def start(tiny_model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("kept")
 
     def start(**settings):
-        before = compiles.counters()["compilations"]
+        before = compile_counter.counters()["compilations"]
         small = {"max_model_len": 64, "max_num_seqs": 1, "max_num_batched_tokens": 16, "num_gpu_blocks_override": 9}
         built = build(EngineConfig(model=str(tiny_model), compilation_cache_dir=str(directory), **small | settings))
-        compiled = compiles.counters()["compilations"] - before
+        compiled = compile_counter.counters()["compilations"] - before
         answers = _answers(built.engine)
         built.engine.close()
         return compiled, answers, built
@@ -56,7 +56,7 @@ def test_a_second_start_compiles_and_traces_nothing_and_answers_the_same(start, 
 
 def test_what_is_damaged_is_made_again(start):
     directory = next(start.directory.iterdir())
-    short, changed = sorted(directory.glob(f"*{PROGRAM}"))[:2]
+    short, changed = sorted(directory.glob(f"*{PROGRAM_SUFFIX}"))[:2]
     short.write_bytes(short.read_bytes()[:1000])
     entry = bytearray(changed.read_bytes())
     entry[5000] ^= 1
@@ -89,7 +89,7 @@ def store(tmp_path):
 
 def test_a_found_program_takes_over_what_is_donated_and_copies_nothing(store):
     doubled(store())
-    program = store().find("double")
+    program = store().load("double")
     x = jax.device_put(np.ones(100_000, np.float32)) + 1
     place = x.unsafe_buffer_pointer()
     y = program(x)
@@ -100,20 +100,20 @@ def test_a_found_program_takes_over_what_is_donated_and_copies_nothing(store):
 def test_other_facts_trace_again_but_do_not_compile_what_is_the_same(store):
     traced = []
     doubled(store("one"), traced)
-    before = compiles.counters()["compilations"]
+    before = compile_counter.counters()["compilations"]
     doubled(store("other"), traced)
     assert traced == ["traced"] * 2
     doubled(store("other"), traced)
     assert traced == ["traced"] * 2
-    assert compiles.counters()["compilations"] == before
+    assert compile_counter.counters()["compilations"] == before
 
 
 def test_a_hit_is_counted_and_shown(store):
     doubled(store())
-    before, shown = compiles.counters(), []
+    before, shown = compile_counter.counters(), []
     compile_all({"double": None}, store(), lambda *report: shown.append(report))
     assert shown == [("compile 1 cached", 1, 1)]
-    after = compiles.counters()
+    after = compile_counter.counters()
     assert after["compilation_cache_hits"] == before["compilation_cache_hits"] + 1
     assert after["compilations"] == before["compilations"]
 
@@ -139,5 +139,5 @@ def test_what_nobody_asked_for_in_a_month_goes(store, tmp_path):
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
     (tmp_path / "theirs").touch()
-    store().sweep()
+    store().delete_expired()
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxserve.engine.repetition import RepetitionWatch
+from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.sampling_params import RepetitionDetection
 from tests.fakes import repeats
 
@@ -15,7 +15,7 @@ sizes = st.tuples(st.integers(0, 5), st.integers(1, 6)).map(sorted)
 
 
 def said(tokens: Sequence[int], wanted: RepetitionDetection, max_outputs: int) -> list[bool]:
-    watch = RepetitionWatch(wanted, max_outputs)
+    watch = RepetitionDetector(wanted, max_outputs)
     return [watch.push(token) for token in tokens]
 
 
@@ -44,13 +44,13 @@ def test_it_ends_with_the_last_token_of_the_last_copy(pattern, before, count):
 )
 def test_patterns_that_cannot_fit_cost_nothing(smallest, largest, count, most):
     wanted = RepetitionDetection(min_pattern_size=smallest, max_pattern_size=largest, min_count=count)
-    watch = RepetitionWatch(wanted, 100)
+    watch = RepetitionDetector(wanted, 100)
     assert len(watch._run_P) == most
     assert not any(watch.push(token) for token in range(99))
 
 
 def test_a_long_answer_keeps_no_more_than_a_short_one():
-    watch = RepetitionWatch(RepetitionDetection(max_pattern_size=8, min_count=3), 10**6)
+    watch = RepetitionDetector(RepetitionDetection(max_pattern_size=8, min_count=3), 10**6)
 
     def kept() -> int:
         return watch._recent.nbytes + watch._run_P.nbytes

@@ -9,7 +9,7 @@ import pytest
 from jaxserve.engine import roofline as module
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
-from jaxserve.engine.roofline import Limits, Roofline, Work, limits_of, measure
+from jaxserve.engine.roofline import PeakRates, Roofline, StepCost, get_peak_rates, measure_peak_rates
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.cost import decoder_cost
@@ -19,7 +19,7 @@ from jaxserve.sampling.sampler import SampleMode
 
 WEIGHTS = 3 * (8 * 8 * 2 + 8 * 4 * 2 + 3 * 8 * 20)  # query and output, key and value, and the feed-forward block
 HEAD = 50 * 8
-ONE = Limits(1.0, 1.0)
+ONE = PeakRates(1.0, 1.0)
 
 
 def cost(windows=(None, None, None)):
@@ -51,44 +51,46 @@ def chunk(start, end):
 
 
 def test_a_decode_step_reads_the_weights_once_and_each_rows_positions():
-    work = Roofline(cost(), 4, ONE).work(decode(9, 19))
+    work = Roofline(cost(), 4, ONE).estimate(decode(9, 19))
     assert work.num_bytes == 4 * (WEIGHTS + HEAD + 3 * 30 * 2 * 2 * 2)
     assert work.flops == 2 * 2 * (WEIGHTS + HEAD) + 3 * 30 * 4 * 4 * 2
-    assert work.floor_s == max(work.num_bytes, work.flops)
+    assert work.roofline_s == max(work.num_bytes, work.flops)
 
 
 @pytest.mark.parametrize("windows", [(None,) * 3, (5, None, 3), (40, 40, 40)])
 def test_a_chunk_attends_as_its_tokens_one_by_one(windows):
     counted = Roofline(cost(windows), 4, ONE)
-    singles = [counted.work(decode(at)).flops for at in range(7, 23)]
-    assert counted.work(chunk(7, 23)).flops == sum(singles) - 15 * 2 * HEAD
-    assert counted.work(chunk(22, 23)) == counted.work(decode(22))
+    singles = [counted.estimate(decode(at)).flops for at in range(7, 23)]
+    assert counted.estimate(chunk(7, 23)).flops == sum(singles) - 15 * 2 * HEAD
+    assert counted.estimate(chunk(22, 23)) == counted.estimate(decode(22))
 
 
 def test_every_call_has_its_own_floor():
     both = StepPlan(decode(9).decode, chunk(0, 16).chunks)
-    counted = Roofline(cost(), 2, Limits(1000.0, 10.0))
-    apart = [counted.work(plan) for plan in (decode(9), chunk(0, 16))]
-    assert counted.work(both).floor_s == pytest.approx(sum(one.floor_s for one in apart))
+    counted = Roofline(cost(), 2, PeakRates(1000.0, 10.0))
+    apart = [counted.estimate(plan) for plan in (decode(9), chunk(0, 16))]
+    assert counted.estimate(both).roofline_s == pytest.approx(sum(one.roofline_s for one in apart))
 
 
 def test_the_limits_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked = []
-    monkeypatch.setattr(module, "measure", lambda device, dtype, quantization: asked.append(dtype) or Limits(2.0, 3.0))
+    monkeypatch.setattr(
+        module, "measure_peak_rates", lambda device, dtype, quantization: asked.append(dtype) or PeakRates(2.0, 3.0)
+    )
     device, dtype = jax.devices()[0], np.dtype(np.float32)
-    assert limits_of(device, dtype) == limits_of(device, dtype) == Limits(2.0, 3.0)
+    assert get_peak_rates(device, dtype) == get_peak_rates(device, dtype) == PeakRates(2.0, 3.0)
     assert len(asked) == 1
     (file,) = (tmp_path / "jaxserve" / "limits").iterdir()
     file.write_text("half a fi")
-    assert limits_of(device, dtype) == Limits(2.0, 3.0)
+    assert get_peak_rates(device, dtype) == PeakRates(2.0, 3.0)
     assert len(asked) == 2
 
 
 def test_a_probe_finds_positive_limits(monkeypatch):
     monkeypatch.setattr(module, "_READ_BYTES", {"cpu": module.MIB})
-    monkeypatch.setattr(module, "_SQUARE", {"cpu": 64})
-    limits = measure(jax.devices()[0], np.dtype(np.float32), probe_s=0.0)
+    monkeypatch.setattr(module, "_MATMUL_SIDE", {"cpu": 64})
+    limits = measure_peak_rates(jax.devices()[0], np.dtype(np.float32), probe_s=0.0)
     assert limits.bytes_per_s > 0 and limits.flops_per_s > 0
     assert "GB/s" in str(limits)
 
@@ -100,8 +102,8 @@ def test_steps_are_counted_with_a_roofline_and_not_without(bench, built):
     assert [some.counter(f"step_{what}") for what in ("bytes", "flops", "device_seconds")] == [0, 0, 0]
 
     class OneEach:
-        def work(self, plan):
-            return Work(1.0, 2.0, 0.25)
+        def estimate(self, plan):
+            return StepCost(1.0, 2.0, 0.25)
 
     some = bench()
     some.engine = Engine(some.scheduler, built.engine.runner, overlap=False, roofline=OneEach())

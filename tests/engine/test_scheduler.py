@@ -41,7 +41,7 @@ def test_a_prefix_hit_changes_nothing_but_the_work(overlap):
         world.add([*prompt(24), 20 + tail], max_tokens=9)
         world.run()
     world.check()
-    cached = [world.heard[request_id][0].num_cached_tokens for request_id in world.requests]
+    cached = [world.outputs[request_id][0].num_cached_tokens for request_id in world.requests]
     assert cached == [0, 24, 24]
 
 
@@ -51,7 +51,7 @@ def test_the_same_prompt_again_still_computes_its_last_token():
         world.add(prompt(24), max_tokens=3)
         world.run()
     world.check()
-    assert world.heard[2][0].num_cached_tokens == 20
+    assert world.outputs[2][0].num_cached_tokens == 20
 
 
 def test_an_answer_can_be_found_again_as_a_prefix():
@@ -61,7 +61,7 @@ def test_an_answer_can_be_found_again_as_a_prefix():
     world.add([*first.prompt_ids, *world.tokens(first), 3], max_tokens=3)
     world.run()
     world.check()
-    assert world.heard[2][0].num_cached_tokens == 16
+    assert world.outputs[2][0].num_cached_tokens == 16
 
 
 def test_another_salt_finds_nothing():
@@ -69,7 +69,7 @@ def test_another_salt_finds_nothing():
     for salt in (None, "a", "b", "a"):
         world.add(prompt(24), salt=salt)
         world.run()
-    assert [world.heard[i][0].num_cached_tokens for i in (1, 2, 3, 4)] == [0, 0, 0, 20]
+    assert [world.outputs[i][0].num_cached_tokens for i in (1, 2, 3, 4)] == [0, 0, 0, 20]
 
 
 def test_without_an_index_nothing_is_cached():
@@ -78,7 +78,7 @@ def test_without_an_index_nothing_is_cached():
         world.add(prompt(24))
         world.run()
     world.check()
-    assert world.pool.num_cached == world.heard[2][0].num_cached_tokens == 0
+    assert world.pool.num_cached == world.outputs[2][0].num_cached_tokens == 0
 
 
 @BOTH
@@ -172,7 +172,7 @@ def test_equal_prompts_that_come_together_are_computed_once(length):
         world.add(prompt(length), max_tokens=4, temperature=1.0, seed=next(world.ids))
     world.run()
     world.check()
-    assert [world.heard[i][0].num_cached_tokens for i in world.requests] == [0, *[length - PAGE] * 4]
+    assert [world.outputs[i][0].num_cached_tokens for i in world.requests] == [0, *[length - PAGE] * 4]
     starts = [chunk.request_id for plan in world.plans for chunk in plan.chunks if chunk.is_last]
     assert starts == list(world.requests)
 
@@ -182,24 +182,24 @@ def test_equal_prompts_that_come_together_are_computed_once(length):
 @pytest.mark.parametrize("prefix", [True, False])
 def test_choices_share_one_prefill_and_the_pages_of_their_prompt(length, prefix, overlap):
     world = World(overlap=overlap, prefix=prefix)
-    world.add_family(prompt(length), 4, max_tokens=11, temperature=1.0, eos=None)
+    world.add_group(prompt(length), 4, max_tokens=11, temperature=1.0, eos=None)
     for _ in range(-(-length // 16) + overlap):
         world.step()
     shared = length // PAGE
     assert world.pool.num_active >= shared
-    assert [world.pool.holders(page) for page in world.scheduler._live.running[0].pages[:shared]] == [4] * shared
+    assert [world.pool.holders(page) for page in world.scheduler._requests.running[0].pages[:shared]] == [4] * shared
     world.run()
     world.check()
     chunks = [chunk for plan in world.plans for chunk in plan.chunks]
     assert {chunk.request_id for chunk in chunks} == {1}
     assert [len(chunk.forks) for chunk in chunks] == [0] * (len(chunks) - 1) + [3]
-    assert sum(len(plan.copies) for plan in world.plans) == (3 if length % PAGE else 0)
+    assert sum(len(plan.page_copies) for plan in world.plans) == (3 if length % PAGE else 0)
 
 
 @BOTH
 def test_choices_without_a_row_start_by_themselves(overlap):
     world = World(max_num_seqs=3, overlap=overlap)
-    world.add_family(prompt(21), 7, max_tokens=9, temperature=1.0)
+    world.add_group(prompt(21), 7, max_tokens=9, temperature=1.0)
     world.run()
     world.check()
     starts = {chunk.request_id for plan in world.plans for chunk in plan.chunks}
@@ -209,10 +209,10 @@ def test_choices_without_a_row_start_by_themselves(overlap):
 def test_choices_outlive_a_leader_that_is_aborted_at_any_moment():
     for steps in range(6):
         world = World(overlap=True, chunk=8, budget=8)
-        leader, *others = world.add_family(prompt(19), 3, max_tokens=9, temperature=1.0)
+        leader, *others = world.add_group(prompt(19), 3, max_tokens=9, temperature=1.0)
         for _ in range(steps):
             world.step()
-        world.scheduler.end(leader.request_id)
+        world.scheduler.finish(leader.request_id)
         world.scheduler.audit()
         world.run()
         world.check(*others)
@@ -241,7 +241,7 @@ def test_a_request_that_may_draw_nothing_ends_alone(overlap):
     other = world.add(prompt(5), max_tokens=9)
     world.run()
     world.check(other)
-    [output] = world.heard[hopeless.request_id]
+    [output] = world.outputs[hopeless.request_id]
     assert isinstance(output.error, InvalidParameter)
     assert world.stats.snapshot(num_running=0, num_waiting=0).counters["nonfinite_logits"] == 0
 
@@ -253,7 +253,7 @@ def test_the_first_stop_token_ends_the_answer_unless_it_is_held_back(overlap):
         world.add(prompt(5 + i), max_tokens=40, stops=(STOP, 7), min_tokens=i % 3 * 10)
     world.run()
     world.check()
-    ends = [o for heard in world.heard.values() for o in heard if o.finish_reason == "stop"]
+    ends = [o for heard in world.outputs.values() for o in heard if o.finish_reason == "stop"]
     assert {o.stop_reason for o in ends} == {None, STOP, 7}
     assert all(o.token_ids[-1] == (EOS if o.stop_reason is None else o.stop_reason) for o in ends)
 
@@ -266,7 +266,7 @@ def test_an_answer_that_repeats_itself_ends_once_it_has_its_min_tokens(overlap):
         world.add(prompt(5 + i % 20, 2 + i), max_tokens=30, min_tokens=i % 2 * 15, repetition_detection=wanted, seed=i)
     world.run()
     world.check()
-    ends = [heard[-1] for heard in world.heard.values()]
+    ends = [heard[-1] for heard in world.outputs.values()]
     repeated = [o for o in ends if o.finish_reason is FinishReason.REPETITION]
     assert len(repeated) > 10 and {o.stop_reason for o in repeated} == {"repetition_detected"}
     assert {str(o.finish_reason) for o in ends} == {"repetition", "stop", "length"}
@@ -279,7 +279,7 @@ def test_logprobs_come_with_their_tokens(overlap):
     request = world.add(prompt(9), logprobs=2, max_tokens=7, eos=None)
     world.add(prompt(9, 3), max_tokens=7)
     world.run()
-    heard = [entry for output in world.heard[request.request_id] for entry in output.logprobs]
+    heard = [entry for output in world.outputs[request.request_id] for entry in output.logprobs]
     assert tuple(entry.logprob for entry in heard) == answer(request).logprobs
     assert tuple(entry.token_id for entry in heard) == world.tokens(request)
     assert {len(entry.top) for entry in heard} == {2}
@@ -298,7 +298,7 @@ def test_prompt_logprobs_are_whole_though_the_prompt_is_known_chunked_and_preemp
     world.run()
     world.check()
     for request_id in (2, 3):
-        [scores] = [o.prompt_logprobs for o in world.heard[request_id] if o.prompt_logprobs is not None]
+        [scores] = [o.prompt_logprobs for o in world.outputs[request_id] if o.prompt_logprobs is not None]
         assert scores[0] is None
         assert tuple(entry.logprob for entry in scores[1:]) == answer(world.requests[request_id]).prompt_logprobs
 
@@ -307,17 +307,17 @@ def test_prompt_logprobs_are_whole_though_the_prompt_is_known_chunked_and_preemp
 def test_an_aborted_request_is_heard_no_more_and_its_neighbours_go_on(overlap):
     world = World(overlap=overlap)
     waiting, running, neighbour = (world.add(prompt(20, 2 + i), max_tokens=15, eos=None) for i in range(3))
-    world.scheduler.end(waiting.request_id)
+    world.scheduler.finish(waiting.request_id)
     for _ in range(5):
         world.step()
-    world.scheduler.end(running.request_id)
-    heard = len(world.heard[running.request_id])
+    world.scheduler.finish(running.request_id)
+    heard = len(world.outputs[running.request_id])
     world.scheduler.audit()
     world.run()
-    world.scheduler.end(running.request_id)
-    world.scheduler.end(999)
+    world.scheduler.finish(running.request_id)
+    world.scheduler.finish(999)
     world.check(neighbour)
-    assert world.heard[waiting.request_id] == [] and len(world.heard[running.request_id]) == heard
+    assert world.outputs[waiting.request_id] == [] and len(world.outputs[running.request_id]) == heard
 
 
 @BOTH

@@ -53,7 +53,7 @@ class Life(RuleBasedStateMachine):
         if choices == 1:
             self.world.add(tokens, **how)
         else:
-            self.world.add_family(tokens, choices, **(how | {"temperature": 1.0}))
+            self.world.add_group(tokens, choices, **(how | {"temperature": 1.0}))
 
     @rule(
         data=st.data(),
@@ -74,22 +74,22 @@ class Life(RuleBasedStateMachine):
 
     @rule(request_id=st.integers(1, 30))
     def abort(self, request_id) -> None:
-        live = self.world.scheduler.live_ids()
+        live = self.world.scheduler.request_ids()
         owners = [one.request_id for one in self.world.searches.values() if request_id in one.choice_ids]
         self.aborted |= {request_id, *owners} & set(live)
-        self.world.scheduler.end(request_id)
+        self.world.scheduler.finish(request_id)
 
     @rule(times=st.integers(1, 4))
     def step(self, times) -> None:
         for _ in range(times):
-            idle, work = not self.world.flying, self.world.scheduler.has_work
+            idle, work = not self.world.in_flight, self.world.scheduler.has_work
             self.world.step()
             assert self.world.plans[-1] or not idle or not work, "work waits and nothing runs"
 
     @precondition(lambda self: self.world.scheduler.has_work)
     @rule(data=st.data())
     def sicken(self, data) -> None:
-        request_id = data.draw(st.sampled_from(self.world.scheduler.live_ids()))
+        request_id = data.draw(st.sampled_from(self.world.scheduler.request_ids()))
         self.world.runner.sick.add(request_id)
 
     @precondition(lambda self: self.world.index is not None)
@@ -111,7 +111,7 @@ class Life(RuleBasedStateMachine):
 
     def heard_the_truth(self, request: Request) -> None:
         world, truth = self.world, answer(request)
-        heard = world.heard[request.request_id]
+        heard = world.outputs[request.request_id]
         tokens, reason = world.tokens(request), world.reason(request)
         assert tokens == truth.tokens[: len(tokens)]
         assert [output.finish_reason for output in heard[:-1]] == [None] * (len(heard) - 1 if heard else 0)
@@ -129,7 +129,7 @@ class Life(RuleBasedStateMachine):
             ended = self.world.reason(request) is not None
             assert ended == (request.request_id not in self.aborted)
         for request in self.world.searches.values():
-            heard = [output for one in request.choice_ids for output in self.world.heard[one]]
+            heard = [output for one in request.choice_ids for output in self.world.outputs[one]]
             if request.request_id in self.aborted:
                 assert not heard
             elif request.request_id in self.world.runner.sick and heard[0].error:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxserve.engine.stats import COUNTERS, FINISHED, Family, Histogram, Stats, one_two_five
+from jaxserve.engine.stats import COUNTERS, FINISH_REASONS, Histogram, RequestGroup, Stats, log_buckets
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason
 
@@ -30,13 +30,13 @@ def answered(stats: Stats, *, tokens=3, **arrival):
 def test_every_series_exists_from_the_start_with_value_zero():
     snapshot = numbers(Stats(max_model_len=100))
     assert snapshot.counters == dict.fromkeys(COUNTERS, 0)
-    assert snapshot.finished == dict.fromkeys(FINISHED, 0)
+    assert snapshot.finished == dict.fromkeys(FINISH_REASONS, 0)
     assert snapshot.rejected == {"max_num_queued_reqs": 0, "max_num_queued_tokens": 0}
     assert all(sum(h.counts) == h.sum == 0 for h in snapshot.histograms.values())
 
 
 def test_every_finish_reason_of_the_engine_is_counted():
-    assert {str(reason) for reason in FinishReason} - {"tool_calls"} == set(FINISHED)
+    assert {str(reason) for reason in FinishReason} - {"tool_calls"} == set(FINISH_REASONS)
 
 
 def test_a_request_is_timed_from_door_to_last_token():
@@ -118,10 +118,10 @@ def test_time_zero_is_a_time_like_any_other():
     assert sums(stats)["inter_token_latency_seconds"] == (1, 2)
 
 
-def test_choices_of_one_request_are_one_family():
-    stats, family = Stats(max_model_len=100), Family(num_choices=2)
+def test_choices_of_one_request_are_one_group():
+    stats, group = Stats(max_model_len=100), RequestGroup(num_choices=2)
     for tokens in (5, 2):
-        stats.on_finish(answered(stats, tokens=tokens, family=family), FinishReason.STOP)
+        stats.on_finish(answered(stats, tokens=tokens, group=group), FinishReason.STOP)
     seen = sums(stats)
     assert seen["request_params_n"] == (1, 2)
     assert seen["request_max_num_generation_tokens"] == (1, 5)
@@ -168,7 +168,7 @@ def test_an_observation_falls_into_the_bucket_whose_bound_it_does_not_exceed():
     [(1, (1,)), (4, (1, 2)), (10, (1, 2, 5, 10)), (99, (1, 2, 5, 10, 20, 50)), (200, (1, 2, 5, 10, 20, 50, 100, 200))],
 )
 def test_sizes_are_counted_in_ones_twos_and_fives(largest, bounds):
-    assert one_two_five(largest) == bounds
+    assert log_buckets(largest) == bounds
 
 
 def test_pages_are_free_active_or_cached_and_add_up():

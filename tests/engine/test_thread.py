@@ -7,8 +7,8 @@ import pytest
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
-from jaxserve.engine.stats import Family, Stats
-from jaxserve.engine.thread import Add, End, EngineThread, _Stop
+from jaxserve.engine.stats import RequestGroup, Stats
+from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests, _Stop
 from jaxserve.errors import EngineStopped
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason
@@ -57,7 +57,7 @@ def running():
 
 def add(request_id, tokens=8):
     params = SamplingParams(temperature=0, max_tokens=tokens)
-    return Add((Request(request_id, (1, 2, 3), params, 0, 3 + tokens),), Family())
+    return AddRequests((Request(request_id, (1, 2, 3), params, 0, 3 + tokens),), RequestGroup())
 
 
 def until_end(heard, request_id):
@@ -77,7 +77,7 @@ def test_requests_run_to_their_ends(running):
 def test_an_aborted_request_says_nothing_more(running):
     thread, _, heard = running
     thread.submit(add(1, tokens=100))
-    thread.submit(End((1, 99)))
+    thread.submit(FinishRequests((1, 99)))
     thread.submit(add(2))
     until_end(heard, 2)
     assert thread.engine.stats().finished["abort"] == 1
@@ -112,8 +112,8 @@ def test_a_dead_engine_answers_newcomers_at_once(running):
 
 def test_stopping_tells_who_is_left(running):
     thread, _, heard = running
-    deliver = thread._deliver
-    thread._deliver = lambda outputs: (deliver(outputs), thread.submit(_Stop()))  # before the next step
+    on_output = thread._on_output
+    thread._on_output = lambda outputs: (on_output(outputs), thread.submit(_Stop()))  # before the next step
     thread.submit(add(1, tokens=200))
     thread._thread.join(WAIT_S)
     assert isinstance(until_end(heard, 1).error, EngineStopped)

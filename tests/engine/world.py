@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.engine.plan import StepPlan
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
-from jaxserve.engine.searches import most_steps
 from jaxserve.engine.stats import Stats
 from jaxserve.errors import InvalidParameter
 from jaxserve.kvcache.pool import PagePool
@@ -34,7 +34,7 @@ class World:
     chunk: int = 16
     overlap: bool = False
     prefix: bool = True
-    heard: dict[int, list[TokenOutput]] = field(default_factory=dict)
+    outputs: dict[int, list[TokenOutput]] = field(default_factory=dict)
     plans: list[StepPlan] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class World:
             max_logprobs=NUM_TOP,
             clock=lambda: float(next(self.now)),
         )
-        self.flying: list[tuple[StepPlan, object]] = []
+        self.in_flight: list[tuple[StepPlan, object]] = []
 
     @property
     def longest(self) -> int:
@@ -89,15 +89,15 @@ class World:
             max_total_tokens=min(len(prompt) + max_tokens, self.longest),
             eos_id=eos,
             stop_ids=frozenset(stops),
-            held_back_ids=(EOS, *stops),
+            stop_ids_until_min_tokens=(EOS, *stops),
             bad_sequences=tuple(bad),
-            leader_id=leader,
-            num_followers=followers,
+            parent_id=leader,
+            num_siblings=followers,
             cache_salt=salt,
             **guided,
         )
         self.requests[request.request_id] = request
-        self.heard[request.request_id] = []
+        self.outputs[request.request_id] = []
         self.scheduler.add(request)
         return request
 
@@ -106,7 +106,7 @@ class World:
     ) -> Request:
         """A beam search, of a length that the pool can hold."""
         ids = tuple(next(self.ids) for _ in range(n))
-        most = min(most_steps(len(prompt), n, self.num_pages - 1, PAGE), self.longest - len(prompt))
+        most = min(max_beam_tokens(len(prompt), n, self.num_pages - 1, PAGE), self.longest - len(prompt))
         max_tokens = min(max_tokens, most)
         params["min_tokens"] = min(params.get("min_tokens", 0), max_tokens)
         request = Request(
@@ -117,14 +117,14 @@ class World:
             max_total_tokens=len(prompt) + max_tokens,
             eos_id=eos,
             stop_ids=frozenset(stops),
-            held_back_ids=(EOS, *stops),
+            stop_ids_until_min_tokens=(EOS, *stops),
             bad_sequences=tuple(bad),
             choice_ids=ids,
-            cursor=cursor,
+            stop_cursor=cursor,
             **guided,
         )
         self.searches[request.request_id] = request
-        self.heard.update({one: [] for one in ids})
+        self.outputs.update({one: [] for one in ids})
         self.scheduler.add(request)
         return request
 
@@ -133,9 +133,9 @@ class World:
         try:
             truth = search(request)
         except NoTokens:
-            assert isinstance(self.heard[request.request_id][0].error, InvalidParameter)
+            assert isinstance(self.outputs[request.request_id][0].error, InvalidParameter)
             return
-        told = [self.heard[one] for one in request.choice_ids]
+        told = [self.outputs[one] for one in request.choice_ids]
         assert [len(outputs) for outputs in told] == [1] * len(truth)
         heard = [
             Answer(
@@ -155,20 +155,20 @@ class World:
         self.plans.append(plan)
         if plan:
             work = self.runner.forward(plan)
-            while plan.waits and self.flying:
-                outputs += self.land()
-            self.flying.append((plan, self.runner.draw(work, self.scheduler.masks(plan))))
-        if self.flying and (len(self.flying) > self.overlap or not plan):
-            outputs += self.land()
+            while plan.needs_previous_tokens and self.in_flight:
+                outputs += self.apply_oldest()
+            self.in_flight.append((plan, self.runner.sample(work, self.scheduler.make_masks(plan))))
+        if self.in_flight and (len(self.in_flight) > self.overlap or not plan):
+            outputs += self.apply_oldest()
         for output in outputs:
-            self.heard[output.request_id].append(output)
+            self.outputs[output.request_id].append(output)
         return outputs
 
-    def land(self) -> list[TokenOutput]:
-        plan, ticket = self.flying.pop(0)
+    def apply_oldest(self) -> list[TokenOutput]:
+        plan, ticket = self.in_flight.pop(0)
         return self.scheduler.apply(plan, self.runner.fetch(ticket))
 
-    def add_family(self, prompt, n, *, seed=0, **how) -> list[Request]:
+    def add_group(self, prompt, n, *, seed=0, **how) -> list[Request]:
         """n choices of one prompt, as a door asks for them."""
         leader = self.add(prompt, seed=seed, followers=n - 1, **how)
         how["prompt_logprobs"] = None
@@ -177,9 +177,9 @@ class World:
     def run(self, max_steps: int = 2000) -> None:
         """To the end; every step is audited, and a world that stands still fails."""
         for _ in range(max_steps):
-            if not self.scheduler.has_work and not self.flying:
+            if not self.scheduler.has_work and not self.in_flight:
                 break
-            idle = not self.flying
+            idle = not self.in_flight
             self.step()
             assert not idle or self.plans[-1], "work waits and nothing runs"
             self.scheduler.audit()
@@ -187,10 +187,10 @@ class World:
         assert (self.scheduler.num_running, self.scheduler.num_waiting, self.pool.num_active) == (0, 0, 0)
 
     def tokens(self, request: Request) -> tuple[int, ...]:
-        return tuple(token for output in self.heard[request.request_id] for token in output.token_ids)
+        return tuple(token for output in self.outputs[request.request_id] for token in output.token_ids)
 
     def reason(self, request: Request) -> str | None:
-        return next((str(o.finish_reason) for o in self.heard[request.request_id] if o.finish_reason), None)
+        return next((str(o.finish_reason) for o in self.outputs[request.request_id] if o.finish_reason), None)
 
     def check(self, *requests: Request) -> None:
         """Each heard exactly what it would have heard alone."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxserve.engine.logprobs import logprobs_of_next
-from jaxserve.engine.plan import DrawnRows
-from jaxserve.engine.repetition import RepetitionWatch
-from jaxserve.engine.request import Cursor, Request, watch_of
+from jaxserve.engine.logprobs import make_candidate_logprobs
+from jaxserve.engine.plan import SampledTokens
+from jaxserve.engine.repetition import RepetitionDetector
+from jaxserve.engine.request import Request, StopStringCursor, make_repetition_detector
 from jaxserve.outputs import REPETITION_STOP_REASON, FinishReason, PositionLogprobs
 from jaxserve.structured.guide import Guide
 
@@ -24,26 +24,26 @@ class Beam:
     """The beginning of an answer.
 
     score    sum of the log-probabilities that its tokens had after bias, penalties and mask
-    cursor   where its text stands, when stop strings may end it
-    watch    has seen its tokens, when repetitions are to end it; no other beam pushes into this one
+    stop_cursor   where its text stands, when stop strings may end it
+    repetition    has seen its tokens, when repetitions are to end it; no other beam pushes into this one
     guide    has seen them, too, when they keep to a grammar or a budget
     """
 
     score: float = 0.0
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[PositionLogprobs, ...] = ()
-    cursor: Cursor | None = None
-    watch: RepetitionWatch | None = None
+    stop_cursor: StopStringCursor | None = None
+    repetition: RepetitionDetector | None = None
     guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A finished answer; value is what it is ranked by."""
+    """A finished answer; normalized_score is what it is ranked by."""
 
     beam: Beam
-    value: float
-    reason: FinishReason
+    normalized_score: float
+    finish_reason: FinishReason
     stop_reason: int | str | None = None
 
 
@@ -51,49 +51,51 @@ class BeamSearch:
     """One request's search. The caller computes what may follow the live beams, and says so to `advance`.
 
     guide   at the beginning of every answer; it stays there
-    live    of equal length, best first; none when the search is over
-    found   finished answers, best first, never more than are wanted
+    beams    of equal length, best first; none when the search is over
+    finished   finished answers, best first, never more than are wanted
     """
 
     def __init__(self, request: Request, guide: Guide | None = None) -> None:
         params = request.params
         self._params = params
         self._max_tokens = request.max_total_tokens - len(request.prompt_ids)
-        self._end_ids = request.stop_ids if request.eos_id is None else request.stop_ids | {request.eos_id}
+        self._stop_ids = request.stop_ids if request.eos_id is None else request.stop_ids | {request.eos_id}
         self.width = params.n
-        self.live: tuple[Beam, ...] = (Beam(cursor=request.cursor, watch=watch_of(request), guide=guide),)
-        self.found: list[Hypothesis] = []
+        self.live: tuple[Beam, ...] = (
+            Beam(stop_cursor=request.stop_cursor, repetition=make_repetition_detector(request), guide=guide),
+        )
+        self.finished: list[Hypothesis] = []
 
     @property
     def error(self) -> str | None:
         """Why the grammar of a live beam cannot be followed any further."""
         return next((one.guide.error for one in self.live if one.guide is not None and one.guide.error), None)
 
-    def advance(self, drawn: DrawnRows) -> tuple[int, ...]:
+    def advance(self, drawn: SampledTokens) -> tuple[int, ...]:
         """Takes the continuations of each live beam, in order; for each new one returns its parent's place."""
         length = len(self.live[0].token_ids) + 1
-        live: list[Beam] = []
+        beams: list[Beam] = []
         parents: list[int] = []
         for score, at, place in self._candidates(drawn):
-            if len(live) == self.width and not self._would_count(score, length):
+            if len(beams) == self.width and not self._would_rank(score, length):
                 break
             token, parent = int(drawn.next_id_BC[at, place]), self.live[at]  # type: ignore[index]
-            cursor, stop = parent.cursor, None
-            if token in self._end_ids:
+            cursor, stop = parent.stop_cursor, None
+            if token in self._stop_ids:
                 stop = token
             elif cursor is not None:
                 cursor, stop = cursor.advance(token)
-            if stop is None and len(live) == self.width:
+            if stop is None and len(beams) == self.width:
                 continue
             child = Beam(score, (*parent.token_ids, token), self._logprobs(parent, drawn, at, place), cursor)
             if stop is None:
-                live.append(child)
+                beams.append(child)
                 parents.append(at)
             else:
                 self._finish(child, FinishReason.STOP, stop)
-        return self._go_on(live, parents, length)
+        return self._extend(beams, parents, length)
 
-    def _candidates(self, drawn: DrawnRows) -> Iterator[tuple[float, int, int]]:
+    def _candidates(self, drawn: SampledTokens) -> Iterator[tuple[float, int, int]]:
         """(score, beam, place among its continuations), best first; what is forbidden is none."""
         num = 2 * self.width
         assert drawn.next_id_BC is not None and drawn.next_logprob_BC is not None
@@ -104,51 +106,53 @@ class BeamSearch:
         order_N = np.lexsort((id_BC[at_N, place_N], at_N, -score_N))
         return zip(score_N[order_N].tolist(), at_N[order_N].tolist(), place_N[order_N].tolist(), strict=True)
 
-    def _logprobs(self, parent: Beam, drawn: DrawnRows, at: int, place: int) -> tuple[PositionLogprobs, ...]:
+    def _logprobs(self, parent: Beam, drawn: SampledTokens, at: int, place: int) -> tuple[PositionLogprobs, ...]:
         wanted = self._params.logprobs
-        return () if wanted is None else (*parent.logprobs, logprobs_of_next(drawn, at, place, wanted))
+        return () if wanted is None else (*parent.logprobs, make_candidate_logprobs(drawn, at, place, wanted))
 
-    def _go_on(self, live: list[Beam], parents: list[int], length: int) -> tuple[int, ...]:
+    def _extend(self, live: list[Beam], parents: list[int], length: int) -> tuple[int, ...]:
         """Ends beams that have all their tokens or repeat themselves, and all of them when none can matter."""
         stay: list[int] = []
         for at, beam in enumerate(live):
-            watch, guide = self.live[parents[at]].watch, self.live[parents[at]].guide
+            repetition, guide = self.live[parents[at]].repetition, self.live[parents[at]].guide
             if length == self._max_tokens:
                 self._finish(beam, FinishReason.LENGTH)
                 continue
-            if watch is not None:
-                watch = watch.copy()
-                if watch.push(beam.token_ids[-1]) and length >= self._params.min_tokens:
+            if repetition is not None:
+                repetition = repetition.copy()
+                if repetition.push(beam.token_ids[-1]) and length >= self._params.min_tokens:
                     self._finish(beam, FinishReason.REPETITION, REPETITION_STOP_REASON)
                     continue
             if guide is not None:
                 guide = guide.copy()
                 guide.accept(beam.token_ids[-1])
-            live[at] = Beam(beam.score, beam.token_ids, beam.logprobs, beam.cursor, watch, guide)
+            live[at] = Beam(beam.score, beam.token_ids, beam.logprobs, beam.stop_cursor, repetition, guide)
             stay.append(at)
-        if stay and not self._could_count(live[stay[0]].score, length):
+        if stay and not self._could_rank(live[stay[0]].score, length):
             stay = []
         self.live = tuple(live[at] for at in stay)
         return tuple(parents[at] for at in stay)
 
     def _finish(self, beam: Beam, reason: FinishReason, stop_reason: int | str | None = None) -> None:
-        value = self._value(beam.score, len(beam.token_ids))
-        insort(self.found, Hypothesis(beam, value, reason, stop_reason), key=lambda one: -one.value)
-        del self.found[self.width :]
+        value = self._normalize_score(beam.score, len(beam.token_ids))
+        insort(self.finished, Hypothesis(beam, value, reason, stop_reason), key=lambda one: -one.normalized_score)
+        del self.finished[self.width :]
 
-    def _would_count(self, score: float, length: int) -> bool:
+    def _would_rank(self, score: float, length: int) -> bool:
         """Whether an answer of this length and score, finished now, would be among the best."""
-        return len(self.found) < self.width or self._value(score, length) > self.found[-1].value
+        return (
+            len(self.finished) < self.width or self._normalize_score(score, length) > self.finished[-1].normalized_score
+        )
 
-    def _could_count(self, score: float, length: int) -> bool:
+    def _could_rank(self, score: float, length: int) -> bool:
         """Whether something that continues a beam of this length could be among the best.
 
         Its score will be this one or less, and scores are not above 0: so its value is greatest either with one token
         more or with all of them.
         """
-        return any(self._would_count(score, num) for num in (length + 1, self._max_tokens))
+        return any(self._would_rank(score, num) for num in (length + 1, self._max_tokens))
 
-    def _value(self, score: float, length: int) -> float:
+    def _normalize_score(self, score: float, length: int) -> float:
         try:
             scale = float(length) ** self._params.length_penalty
         except OverflowError:

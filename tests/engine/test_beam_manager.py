@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxserve.engine.searches import most_steps
+from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection
@@ -39,7 +39,7 @@ def test_a_stop_string_ends_a_beam_as_a_stop_token_does(divisor, overlap):
     requests = [world.search(prompt(5 + i), 3, max_tokens=14, cursor=SumCursor(divisor)) for i in range(6)]
     world.run()
     world.check()
-    ends = [world.heard[one][0] for request in requests for one in request.choice_ids]
+    ends = [world.outputs[one][0] for request in requests for one in request.choice_ids]
     sums = [one for one in ends if isinstance(one.stop_reason, str)]
     assert sums and all(one.stop_reason == f"={sum(one.token_ids)}" for one in sums)
     assert {one.finish_reason for one in sums} == {FinishReason.STOP}
@@ -54,7 +54,7 @@ def test_a_beam_that_repeats_itself_ends_once_it_has_its_min_tokens(overlap):
         world.search(prompt(5 + i), 2 + i % 3, max_tokens=12, length_penalty=i % 3 - 1.0, **how)
     world.run()
     world.check()
-    reasons = {str(one.finish_reason) for heard in world.heard.values() for one in heard}
+    reasons = {str(one.finish_reason) for heard in world.outputs.values() for one in heard}
     assert "repetition" in reasons
 
 
@@ -62,7 +62,7 @@ def test_an_end_token_is_told_as_what_stopped_an_answer_the_primary_one_too():
     world = World(num_pages=100)
     requests = [world.search(prompt(5 + i), 4, max_tokens=20, stops=(STOP, 7)) for i in range(8)]
     world.run()
-    ends = [world.heard[one][0] for request in requests for one in request.choice_ids]
+    ends = [world.outputs[one][0] for request in requests for one in request.choice_ids]
     stopped = [one for one in ends if one.finish_reason is FinishReason.STOP]
     assert {one.stop_reason for one in stopped} == {0, STOP, 7}
     assert all(one.token_ids[-1] == one.stop_reason for one in stopped)
@@ -102,7 +102,7 @@ def test_beams_share_the_pages_that_are_full():
     full = 41 // PAGE
     assert all((table[:, :full] == table[0, :full]).all() for table in tables)
     assert all(len(set(table[:, at].tolist())) == 4 for table in tables[:2] for at in [full])
-    assert len(next(plan.copies for plan in world.plans if plan.beams)) == 3
+    assert len(next(plan.page_copies for plan in world.plans if plan.beams)) == 3
     assert max(len(set(table.ravel().tolist()) - {0}) for table in tables) <= full + 3 * 4
 
 
@@ -129,7 +129,7 @@ def test_the_longest_search_that_fits_alone_is_done(num_pages, overlap):
             request = world.search(prompt(length), width, max_tokens=1000, eos=None)
             world.run()
             world.check()
-            most = most_steps(length, width, num_pages - 1, PAGE)
+            most = max_beam_tokens(length, width, num_pages - 1, PAGE)
             assert request.max_total_tokens == min(length + most, world.longest)
 
 
@@ -154,11 +154,11 @@ def test_ending_one_answer_ends_the_search_at_any_moment(overlap):
             neighbour = world.add(prompt(7), max_tokens=12)
             for _ in range(steps):
                 world.step()
-            world.scheduler.end(request.choice_ids[which])
+            world.scheduler.finish(request.choice_ids[which])
             world.scheduler.audit()
             world.run()
             world.check(neighbour)
-            assert not any(world.heard[one] for one in request.choice_ids)
+            assert not any(world.outputs[one] for one in request.choice_ids)
 
 
 @BOTH
@@ -170,7 +170,7 @@ def test_a_sick_beam_ends_its_search_alone(overlap):
     world.runner.sick.add(request.request_id)
     world.run()
     world.check(neighbour)
-    [output] = world.heard[request.request_id]
+    [output] = world.outputs[request.request_id]
     assert isinstance(output.error, GenerationFailed) and output.finish_reason is FinishReason.ERROR
     assert world.stats.snapshot(num_running=0, num_waiting=0).finished["error"] == 3
 
@@ -179,7 +179,7 @@ def test_constraints_that_leave_too_few_answers_are_told():
     world = World()
     request = world.search(prompt(9), 3, max_tokens=1, allowed_token_ids=(5, 6))
     world.run()
-    [output] = world.heard[request.request_id]
+    [output] = world.outputs[request.request_id]
     assert isinstance(output.error, InvalidParameter) and "leave 2" in str(output.error)
 
 
@@ -188,7 +188,7 @@ def test_what_a_search_counts_is_what_it_returns():
     request = world.search(prompt(17), 4, max_tokens=9)
     world.run()
     snapshot = world.stats.snapshot(num_running=0, num_waiting=0)
-    told = sum(len(world.heard[one][0].token_ids) for one in request.choice_ids)
+    told = sum(len(world.outputs[one][0].token_ids) for one in request.choice_ids)
     assert snapshot.counters["generation_tokens"] == told
     assert snapshot.counters["prompt_tokens_local_compute"] == 17
     assert sum(snapshot.finished.values()) == 4
@@ -201,6 +201,9 @@ def test_a_better_priority_makes_way_for_a_whole_search():
         world.step()
     request = world.search(prompt(9), 3, max_tokens=6, eos=None)
     world.step()
-    assert [one.request.request_id for one in world.scheduler._live.running] == [request.request_id, slow[0].request_id]
+    assert [one.request.request_id for one in world.scheduler._requests.running] == [
+        request.request_id,
+        slow[0].request_id,
+    ]
     world.run()
     world.check()
