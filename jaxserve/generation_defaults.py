@@ -87,8 +87,9 @@ def _params(values: Mapping[str, Any]) -> SamplingParams:
 
 
 def _eos_ids(generation_config: Mapping[str, Any], model_config: Mapping[str, Any]) -> frozenset[int]:
-    """Return the ids of the generation config, or those of the model config if it names none."""
-    ids = generation_config.get("eos_token_id", model_config.get("eos_token_id"))
+    """Return the ids of the first config that names any: generation, model, or the text model in a multimodal one."""
+    configs = (generation_config, model_config, model_config.get("text_config") or {})
+    ids = next((config["eos_token_id"] for config in configs if "eos_token_id" in config), None)
     return frozenset(ids if isinstance(ids, list) else () if ids is None else (ids,))
 
 

@@ -62,7 +62,15 @@ def test_only_the_operators_length_is_a_ceiling(tmp_path):
 
 @pytest.mark.parametrize(
     ("own", "model", "ends"),
-    [({}, {}, set()), ({}, MODEL, {9}), (OWN, MODEL, {7, 8}), ({"eos_token_id": 7}, MODEL, {7}), ({}, OWN, {7, 8})],
+    [
+        ({}, {}, set()),
+        ({}, MODEL, {9}),
+        (OWN, MODEL, {7, 8}),
+        ({"eos_token_id": 7}, MODEL, {7}),
+        ({}, OWN, {7, 8}),
+        ({}, {"text_config": MODEL}, {9}),
+        ({}, {"text_config": MODEL} | OWN, {7, 8}),
+    ],
 )
 @pytest.mark.parametrize("mode", ["auto", "vllm"])
 def test_end_ids_are_read_in_every_mode(own, model, ends, mode):

@@ -98,9 +98,12 @@ class DecoderFamily:
     names: TensorNames = field(default_factory=TensorNames)
     unread: tuple[str, ...] = ()
 
-    def spec(self, hf_config: Mapping[str, Any]) -> DecoderSpec:
-        """Return the values of a config.json. Raises UnknownArchitecture, naming the key that is not understood."""
-        config = ConfigReader(hf_config)
+    def spec(self, hf_config: Mapping[str, Any], where: str = "config.json") -> DecoderSpec:
+        """Return the values of a config.json; where: what errors call it.
+
+        Raises UnknownArchitecture, naming the key that is not understood.
+        """
+        config = ConfigReader(hf_config, where)
         spec = self.read(config)
         config.reject_unread()
         return spec

@@ -16,7 +16,8 @@ THETAS = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
 def _read(config: ConfigReader) -> DecoderSpec:
     bias = config.get_bool("attention_bias", False)
     config.require("use_bidirectional_attention", False, None)
-    pattern = config.get_positive_int("sliding_window_pattern", 6)
+    # transformers 5 writes the pattern with an underscore, beside the layer_types that it made of it.
+    pattern = config.get_positive_int("sliding_window_pattern", config.get("_sliding_window_pattern", 6))
     windows = read_typed_windows(config, config.get_positive_int("sliding_window", 4096), full_every=pattern)
     ropes = _read_ropes(config)
     spec = read_decoder_spec(

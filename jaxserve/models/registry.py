@@ -4,14 +4,13 @@ The decoder itself is imported when it is traced: it brings Flax, and a start th
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.typing import DTypeLike
 
 from jaxserve.config import Quantization
 from jaxserve.errors import UnknownArchitecture
-from jaxserve.kvcache.layer_cache import LayerCache
 from jaxserve.layers import quant
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.models import (
@@ -19,6 +18,7 @@ from jaxserve.models import (
     gemma3,
     granite,
     llama,
+    ministral3,
     mistral,
     mixtral,
     olmo2,
@@ -28,8 +28,9 @@ from jaxserve.models import (
     qwen3_moe,
     smollm3,
 )
-from jaxserve.models.cost import Cost
+from jaxserve.models.architecture import Architecture
 from jaxserve.models.spec import DecoderSpec
+from jaxserve.models.text_part import WRAPPERS, TextPart, Wrapper
 
 if TYPE_CHECKING:
     from flax.nnx import GraphDef
@@ -37,35 +38,12 @@ if TYPE_CHECKING:
     from jaxserve.models.decoder import Decoder
 
 
-class Architecture(Protocol):
-    """A network, its weights, and what it keeps between steps. `abstract_decoder` builds the network of a spec."""
-
-    def spec(self, hf_config: Mapping[str, Any]) -> DecoderSpec:
-        """Return the values of a config.json. Raises UnknownArchitecture, naming the key that is not understood."""
-        ...
-
-    def params(self, spec: DecoderSpec) -> dict[ParamPath, ParamSpec]:
-        """Return every leaf of `abstract_decoder(spec, dtype)`, with its origins in checkpoints."""
-        ...
-
-    def ignored_tensors(self, spec: DecoderSpec) -> frozenset[str]:
-        """Return patterns of checkpoint tensors that may be there and are not read."""
-        ...
-
-    def cache(self, spec: DecoderSpec) -> tuple[LayerCache, ...]:
-        """Return what each layer keeps between steps."""
-        ...
-
-    def cost(self, spec: DecoderSpec) -> Cost:
-        """Return the work of a token, for the roofline."""
-        ...
-
-
 ARCHITECTURES: dict[str, Architecture] = {
     "Gemma2ForCausalLM": gemma2.ARCHITECTURE,
     "Gemma3ForCausalLM": gemma3.ARCHITECTURE,
     "GraniteForCausalLM": granite.ARCHITECTURE,
     "LlamaForCausalLM": llama.ARCHITECTURE,
+    "Ministral3ForCausalLM": ministral3.ARCHITECTURE,
     "MistralForCausalLM": mistral.ARCHITECTURE,
     "MixtralForCausalLM": mixtral.ARCHITECTURE,
     "Olmo2ForCausalLM": olmo2.ARCHITECTURE,
@@ -80,6 +58,7 @@ MODEL_TYPES: dict[str, Architecture] = {
     "gemma3_text": gemma3.ARCHITECTURE,
     "granite": granite.ARCHITECTURE,
     "llama": llama.ARCHITECTURE,
+    "ministral3": ministral3.ARCHITECTURE,
     "mistral": mistral.ARCHITECTURE,
     "mixtral": mixtral.ARCHITECTURE,
     "olmo2": olmo2.ARCHITECTURE,
@@ -92,15 +71,32 @@ MODEL_TYPES: dict[str, Architecture] = {
 
 
 def find_architecture(hf_config: Mapping[str, Any]) -> Architecture:
-    """The translator for this config.json: by `architectures`, or by `model_type` where that is not given."""
-    names = hf_config.get("architectures") or []
+    """Return the translator for this config.json: by `architectures`, or by `model_type` where that is not given.
+
+    Raises UnknownArchitecture if there is none, also for the text model inside a multimodal one.
+    """
+    names, model_type = hf_config.get("architectures") or [], hf_config.get("model_type") or ""
     architecture = next((ARCHITECTURES[name] for name in names if name in ARCHITECTURES), None)
     if architecture is None and not names:
-        architecture = MODEL_TYPES.get(hf_config.get("model_type") or "")
-    if architecture is None:
-        requested = ", ".join(names) or hf_config.get("model_type") or "none named"
-        raise UnknownArchitecture(f"The architecture ({requested}) is not known; known are {', '.join(ARCHITECTURES)}.")
-    return architecture
+        architecture = MODEL_TYPES.get(model_type)
+    if architecture is not None:
+        return architecture
+    for name, wrapper in WRAPPERS.items():
+        if name in names or (not names and wrapper.model_type == model_type):
+            return _find_text_part(hf_config, name, wrapper)
+    requested, known = ", ".join(names) or model_type or "none named", ", ".join((*ARCHITECTURES, *WRAPPERS))
+    raise UnknownArchitecture(f"The architecture ({requested}) is not known; known are {known}.")
+
+
+def _find_text_part(hf_config: Mapping[str, Any], name: str, wrapper: Wrapper) -> TextPart:
+    text_config = wrapper.text_config(hf_config)
+    text = MODEL_TYPES.get(text_config["model_type"])
+    if text is None:
+        raise UnknownArchitecture(
+            f"The text part of {name} is of the model_type {text_config['model_type']!r}, which is not known; "
+            f"known are {', '.join(MODEL_TYPES)}."
+        )
+    return TextPart(name, wrapper, text, ties_if_lacking=hf_config.get("tie_word_embeddings") is True)
 
 
 def abstract_params(

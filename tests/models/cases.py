@@ -41,6 +41,13 @@ CASES: dict[str, dict[str, Any]] = {
     | {"rope_theta": 20_000.0, "rope_scaling": {"type": "linear", "factor": 2.0}, "torch_dtype": "float32"},
     "mistral with a window": tiny_config("mistral"),
     "mistral without a window": tiny_config("mistral") | {"sliding_window": None},
+    "ministral3: queries of later positions are sharper": tiny_config("ministral3"),
+    "ministral3 with a window, no sharpening, tied": tiny_config("ministral3")
+    | {
+        "sliding_window": 24,
+        "tie_word_embeddings": True,
+        "rope_parameters": tiny_config("ministral3")["rope_parameters"] | {"llama_4_scaling_beta": 0},
+    },
     "qwen2 with windows in some layers": tiny_config("qwen2"),
     "qwen2 with layer types": tiny_config("qwen2")
     | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},

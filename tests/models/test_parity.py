@@ -17,6 +17,7 @@ TOLERANCE = 1e-4
 ORACLE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 CHUNKED = [
     "llama 3: shared keys, llama3 positions, tied",
+    "ministral3: queries of later positions are sharper",
     "qwen2 with windows in some layers",
     "gemma2: windows in every other layer, soft caps",
     "gemma3: two rotations",
