@@ -89,7 +89,7 @@ class Sequence:
     @property
     def is_guided(self) -> bool:
         """Whether what the next token may be depends on those before, by a grammar or a budget."""
-        return self.guide is not None and not self.guide.is_over
+        return self.guide is not None and not self.guide.is_unconstrained
 
     def sample_mode(self, max_logprobs: int) -> SampleMode:
         """The cheapest sampler that can serve this request's next token if that has no mask.

@@ -1,6 +1,6 @@
 """Arguments that are written one by one, as tags or as literals of a language → a grammar.
 
-Which text says which value is decided in unquoted_values.py; a grammar lets through what is then valid.
+Which text says which value is decided in parameter_types.py; a grammar lets through what is then valid.
 """
 
 import re
@@ -12,11 +12,11 @@ from jaxserve.structured.grammar_expr import JsonSchema, KeywordArguments, Tagge
 from jaxserve.structured.lark_builder import EMPTY, LarkBuilder
 from jaxserve.structured.object_members import undeclared_names, write_members
 from jaxserve.structured.parameter_schema import ObjectMembers, ParameterSchema, parse_parameters
+from jaxserve.structured.parameter_types import ParameterType
 from jaxserve.structured.quoted_literals import QuotedLiteralWriter
 from jaxserve.structured.schema_keywords import unenforceable_error
 from jaxserve.structured.schema_merge import check_branching, write_json_grammar
 from jaxserve.structured.tagged_text import write_tagged_text
-from jaxserve.structured.unquoted_values import UnquotedValue
 
 BLANKS = r"/[ \t\r\n]{0,8}/"
 
@@ -81,15 +81,15 @@ class _Tagged:
             if schema is False:
                 continue
             self._check_name(name)
-            item = self._member(self._lark.literal(name), schema, self._arguments.value(name), name)
+            item = self._member(self._lark.literal(name), schema, self._arguments.parameter_type(name), name)
             if item is not None:
                 written.append((item, name in members.required))
             elif name in members.required:
                 raise _no_value(name)
-        reader, others = self._arguments.undeclared_value, []
+        reader, others = self._arguments.undeclared_type, []
         for names, schema in undeclared_names(self._arguments.alternatives, members, self._shape.name_pattern):
             # A pattern tells the reader more than all of them together, unless kinds of objects differ.
-            alone = self._arguments.value_from_schema(schema) if len(self._arguments.alternatives) == 1 else reader
+            alone = self._arguments.type_from_schema(schema) if len(self._arguments.alternatives) == 1 else reader
             others.append(self._member(self._lark.terminal(names), schema, alone, "…"))
         others = [other for other in others if other is not None]
         other = _either(self._lark, others) if others else None
@@ -100,10 +100,10 @@ class _Tagged:
         is_safe = name == name.strip() and name != "" and not any(end in name for end in ends)
         _check_name(name, is_safe and not self._lark.has_special_token(name))
 
-    def _member(self, name: str, schema: Any, reader: UnquotedValue, where: str) -> str | None:
+    def _member(self, name: str, schema: Any, reader: ParameterType, where: str) -> str | None:
         """None: it has no value. name: the expression of its name. reader: how its text will be read."""
         shape, lark = self._shape, self._lark
-        own, path = self._arguments.value_from_schema(schema), f"#/properties/{where}"
+        own, path = self._arguments.type_from_schema(schema), f"#/properties/{where}"
         before = f"{lark.literal(shape.before_name)} {name}"
         options, rest = [], own.others
         if own.can_be_string:

@@ -64,13 +64,13 @@ class Guide:
     continues_after_grammar   anything may follow the complete grammar; else the output ends there
 
     error                     why the grammar cannot be followed any further: from then on no token is allowed
-    is_over                   nothing is constrained any more
+    is_unconstrained          every token is allowed from now on
     """
 
     __slots__ = (
         *("_continues_after_grammar", "_grammar", "_matcher", "_num_forced", "_reasoning_end_ids", "_reasoning_state"),
         *("_stop_mask_M", "_thinking_budget", "_token_ids"),
-        *("error", "is_over"),
+        *("error", "is_unconstrained"),
     )
 
     def __init__(
@@ -90,7 +90,7 @@ class Guide:
         self._reasoning_state, self._thinking_budget = reasoning_state, thinking_budget
         self._reasoning_end_ids, self._num_forced = tuple(reasoning_end_ids), 0
         self.error: str | None = None
-        self.is_over = reasoning_state is None and grammar is None
+        self.is_unconstrained = reasoning_state is None and grammar is None
 
     def copy(self) -> "Guide":
         """Return an independent guide in the same state, for a beam or a fork of the sequence."""
@@ -105,7 +105,7 @@ class Guide:
 
         Returns a new bitmap in the form of stop_mask_M, bit set = allowed; None: every token is.
         """
-        if self.is_over:
+        if self.is_unconstrained:
             return None
         if self._reasoning_state is None:
             return self._grammar_mask()
@@ -117,13 +117,18 @@ class Guide:
     @property
     def is_complete(self) -> bool:
         """Whether the grammar is complete, so that only the tokens that end the output are allowed."""
-        return self._matcher is not None and not self.is_over and self.error is None and self._matcher.is_stopped()
+        return (
+            self._matcher is not None
+            and not self.is_unconstrained
+            and self.error is None
+            and self._matcher.is_stopped()
+        )
 
     def accept(self, token_id: int) -> None:
         """Advance by a token, which the mask must allow."""
         if self._reasoning_state is not None:
             self._accept_in_reasoning(token_id)
-        elif not self.is_over and self.error is None:
+        elif not self.is_unconstrained and self.error is None:
             self._accept_in_grammar(token_id)
 
     @property
@@ -149,7 +154,7 @@ class Guide:
             if self._thinking_budget and self._reasoning_state.is_inside:
                 self._thinking_budget -= 1
             self._reasoning_state = next_state
-        self.is_over = self._reasoning_state is None and self._grammar is None
+        self.is_unconstrained = self._reasoning_state is None and self._grammar is None
 
     def _grammar_mask(self) -> np.ndarray | None:
         mask_M = np.empty_like(self._stop_mask_M)
@@ -159,14 +164,14 @@ class Guide:
         mask_M &= ~self._stop_mask_M
         if matcher.is_accepting():
             if self._continues_after_grammar and not mask_M.any():
-                self.is_over = True
+                self.is_unconstrained = True
                 return None
             mask_M |= self._stop_mask_M
         return mask_M
 
     def _accept_in_grammar(self, token_id: int) -> None:
         if self._stop_mask_M[token_id >> 5] >> (token_id & 31) & 1:
-            self.is_over = True
+            self.is_unconstrained = True
             return
         self._step(lambda matcher: matcher.consume_token(token_id))
         self._token_ids.append(token_id)

@@ -12,10 +12,10 @@ from typing import Any
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.grammar_expr import JsonSchema
+from jaxserve.structured.parameter_types import ParameterType
 from jaxserve.structured.patterns import is_found
 from jaxserve.structured.schema_keywords import infer_type, unenforceable_error
 from jaxserve.structured.schema_merge import SchemaMerger, parse_schema
-from jaxserve.structured.unquoted_values import UnquotedValue
 
 MAX_SCHEMAS = 1_000  # 0.05 s, or 1 s where every one has a hundred options
 
@@ -55,7 +55,7 @@ class ParameterSchema:
         self.alternatives = alternatives
         self.merged = merged
         self.merger = merger
-        self._values: dict[str, UnquotedValue] = {}
+        self._values: dict[str, ParameterType] = {}
 
     @property
     def declared_names(self) -> list[str]:
@@ -63,7 +63,7 @@ class ParameterSchema:
         names = ((name, schema) for members in self.alternatives for name, schema in members.declared.items())
         return list(dict.fromkeys(name for name, schema in names if schema is not False))
 
-    def value(self, name: str) -> UnquotedValue:
+    def parameter_type(self, name: str) -> ParameterType:
         """How the text of a parameter is read; a string where nothing is said of it.
 
         Where kinds of objects differ in it, its type alone decides: which kind it is, is not known yet.
@@ -74,17 +74,17 @@ class ParameterSchema:
         return self._values[name]
 
     @property
-    def undeclared_value(self) -> UnquotedValue:
+    def undeclared_type(self) -> ParameterType:
         """How the text of a parameter may be read that is declared nowhere."""
         return self._merged([schema for members in self.alternatives for _, schema in members.undeclared])
 
-    def value_from_schema(self, schema: Any) -> UnquotedValue:
+    def type_from_schema(self, schema: Any) -> ParameterType:
         """How a text would be read if this schema alone held."""
-        return UnquotedValue.from_options(iter_options(schema, self.merger.definitions))
+        return ParameterType.from_options(iter_options(schema, self.merger.definitions))
 
-    def _merged(self, schemas: list[Any]) -> UnquotedValue:
-        values = [self.value_from_schema(schema) for schema in schemas or ({},)]
-        return values[0] if all(value == values[0] for value in values) else UnquotedValue.from_types(values)
+    def _merged(self, schemas: list[Any]) -> ParameterType:
+        values = [self.type_from_schema(schema) for schema in schemas or ({},)]
+        return values[0] if all(value == values[0] for value in values) else ParameterType.from_types(values)
 
 
 def parse_parameters(shape: JsonSchema, *, is_lenient: bool = False) -> ParameterSchema:

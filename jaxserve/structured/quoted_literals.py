@@ -10,10 +10,10 @@ from jaxserve.structured.exact_numbers import has_decimal
 from jaxserve.structured.lark_builder import ANY_TEXT, EMPTY, LarkBuilder, quantifier, quote_text
 from jaxserve.structured.object_members import undeclared_names, write_members
 from jaxserve.structured.parameter_schema import to_members, with_type
+from jaxserve.structured.parameter_types import listed_values, types_of
 from jaxserve.structured.patterns import can_match, is_valid_json
 from jaxserve.structured.schema_keywords import unenforceable_error
 from jaxserve.structured.text_patterns import to_text_patterns
-from jaxserve.structured.unquoted_values import listed_values, types_of
 
 _BARE_KEY = re.compile(r"[A-Za-z_$][\w.$-]*")
 _OTHER_KEYS = "[A-Za-z_][0-9A-Za-z_.-]{0,63}"

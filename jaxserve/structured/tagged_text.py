@@ -14,9 +14,9 @@ from jaxserve.structured.exact_numbers import format_number, to_decimal
 from jaxserve.structured.grammar_expr import TaggedArguments
 from jaxserve.structured.lark_builder import ANY_TEXT, LarkBuilder, quote_text
 from jaxserve.structured.number_patterns import decimal_range_pattern, integer_range_pattern
+from jaxserve.structured.parameter_types import ParameterType, types_of
 from jaxserve.structured.patterns import can_match
 from jaxserve.structured.text_patterns import to_text_patterns
-from jaxserve.structured.unquoted_values import UnquotedValue, types_of
 
 _BLANK = "[ \\t\\r\\n]*"
 _NUMBER = "-?(?:0|[1-9][0-9]*)(?:\\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
@@ -29,7 +29,7 @@ Option = Mapping[str, Any]
 
 
 def write_tagged_text(
-    own: UnquotedValue, reader: UnquotedValue, shape: TaggedArguments, lark: LarkBuilder, path: str, *, is_typed: bool
+    own: ParameterType, reader: ParameterType, shape: TaggedArguments, lark: LarkBuilder, path: str, *, is_typed: bool
 ) -> tuple[str | None, tuple[Option, ...]]:
     """(an expression for the text and what ends it, the schemas of what has to be written as JSON instead).
 
@@ -84,7 +84,7 @@ def _written(value: float | Decimal | bool | None) -> str:
     return quote_text(format_number(to_decimal(value)) if value else "0")
 
 
-def _not_mistaken(own: UnquotedValue, reader: UnquotedValue) -> str:
+def _not_mistaken(own: ParameterType, reader: ParameterType) -> str:
     """Conditions of a string that keep it from being read as something else."""
     wrong = []
     if not reader.types.isdisjoint(("object", "array")):
@@ -111,7 +111,7 @@ def _is_writable(text: str, shape: TaggedArguments, lark: LarkBuilder) -> bool:
     return not any(stop in text for stop in stops)
 
 
-def _is_read(text: str, reader: UnquotedValue) -> bool:
+def _is_read(text: str, reader: ParameterType) -> bool:
     return reader.parse(text).startswith('"')
 
 

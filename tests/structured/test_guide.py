@@ -88,7 +88,7 @@ def test_ends_stand_alone_where_nothing_else_is_possible():
     assert ids(after(one, *spell("b")).mask()) == set(ENDS)
     assert one.is_complete
     one.accept(EOS)
-    assert one.is_over and one.mask() is None
+    assert one.is_unconstrained and one.mask() is None
 
 
 def test_an_empty_grammar_ends_at_once():
@@ -102,7 +102,7 @@ def test_a_stop_token_is_allowed_where_the_grammar_may_end_and_not_where_its_tex
     after(one, *spell('{"a'))
     assert ids(one.mask()) == set(spell('"'))
     assert ids(after(one, *spell('"')).mask()) == set(stops)
-    assert after(one, brace).is_over
+    assert after(one, brace).is_unconstrained
 
 
 def test_a_stop_token_without_which_the_grammar_cannot_end_leaves_nothing():
@@ -115,10 +115,10 @@ def test_what_goes_on_is_free_when_nothing_else_of_the_grammar_is_possible(text)
     one = guide(regex("ab|12(34)?", VOCAB, ENDS), continues_after_grammar=True)
     after(one, *spell(text))
     if text == "ab":
-        assert one.mask() is None and one.is_over
+        assert one.mask() is None and one.is_unconstrained
     else:  # it may go on, so whether it has ended is seen by an end token
         assert ids(one.mask()) == {*spell("3"), *ENDS}
-        assert after(one, EOS).is_over
+        assert after(one, EOS).is_unconstrained
     assert ids(after(one, EOS, *spell("x")).mask()) is None
 
 
@@ -146,7 +146,7 @@ def test_masks_are_nobody_elses():
 class TestThinking:
     def test_all_but_an_end_is_allowed_until_it_ends_and_then_the_grammar(self):
         one = after(guide(regex("ab", VOCAB, ENDS), reasoning_state=THINKING), 7, 99, 150)
-        assert ids(one.mask()) == set(range(VOCAB)) - set(ENDS) and not one.is_over
+        assert ids(one.mask()) == set(range(VOCAB)) - set(ENDS) and not one.is_unconstrained
         assert ids(after(one, 10).mask()) == {*spell("a"), TOKENS.index(b"ab")}
 
     @pytest.mark.parametrize("budget", [0, 1, 3])
@@ -158,14 +158,14 @@ class TestThinking:
             assert ids(one.mask()) == (set(range(VOCAB)) - set(ENDS) if has_grammar else None)
             one.accept(token)
         for token in (40, 10, 33):
-            assert ids(one.mask()) == {token} and not one.is_over
+            assert ids(one.mask()) == {token} and not one.is_unconstrained
             one.accept(token)
         assert ids(one.mask()) == ({*spell("a"), TOKENS.index(b"ab")} if has_grammar else None)
-        assert one.is_over is not has_grammar
+        assert one.is_unconstrained is not has_grammar
 
     def test_who_ends_before_the_budget_is_forced_to_nothing(self):
         one = after(guide(reasoning_state=THINKING, thinking_budget=3, reasoning_end_ids=(10,)), 50, 51, 10)
-        assert one.is_over and one.mask() is None
+        assert one.is_unconstrained and one.mask() is None
 
     @pytest.mark.parametrize("budget", [0, 2])
     def test_what_comes_before_the_reasoning_is_not_counted(self, budget):
@@ -175,14 +175,14 @@ class TestThinking:
             assert one.mask() is None
             one.accept(token)
         assert ids(one.mask()) == {10}
-        assert after(one, 10).is_over
+        assert after(one, 10).is_unconstrained
 
     def test_who_begins_no_reasoning_has_no_budget_to_keep_to(self):
         one = guide(
             reasoning_state=UntilToken(frozenset([10]), frozenset([20])), thinking_budget=0, reasoning_end_ids=(10,)
         )
         assert after(one, *range(50, 90)).mask() is None
-        assert after(one, 10).is_over
+        assert after(one, 10).is_unconstrained
 
     def test_a_copy_has_its_own_budget(self):
         one = after(guide(reasoning_state=THINKING, thinking_budget=2, reasoning_end_ids=(10,)), 50)
@@ -193,7 +193,7 @@ class TestThinking:
 
 def test_without_a_grammar_and_without_thinking_there_is_nothing_to_keep_to():
     one = guide()
-    assert one.is_over and one.mask() is None
+    assert one.is_unconstrained and one.mask() is None
     one.accept(5)
     assert one.mask() is None
 
@@ -268,4 +268,4 @@ def test_whatever_is_drawn_from_the_masks_is_in_the_language(seed, which):
             break
         said += TOKENS[token]
     assert re.fullmatch(pattern if which < 2 else '"(ab|aba|abab)"', said.decode()), said
-    assert one.is_over
+    assert one.is_unconstrained

@@ -9,7 +9,7 @@ from jaxserve.exact_json import dump_exact_json
 from jaxserve.structured.grammar_expr import GrammarExpr, JsonSchema, TextLiteral
 from jaxserve.structured.grammar_expr import SequenceExpr as InOrder
 from jaxserve.structured.parameter_schema import parse_parameters_leniently
-from jaxserve.structured.unquoted_values import STRING_VALUE, UnquotedValue
+from jaxserve.structured.parameter_types import STRING_TYPE, ParameterType
 from jaxserve.text.text_buffer import FUNCTION_NAME, Parser, TextBuffer
 from jaxserve.text.tool_schemas import drop_null_keywords
 
@@ -60,10 +60,10 @@ class FunctionSpec:
         """A grammar for JSON under the schema, or any JSON object if the schema is not enforced."""
         return JsonSchema(ANY_OBJECT if not self.is_enforced else self._json, is_object=True, param=self.param)
 
-    def parameter_type(self, parameter: str) -> UnquotedValue:
+    def parameter_type(self, parameter: str) -> ParameterType:
         """Return the type of a parameter, by which its text is parsed; a string if the schema does not say."""
         arguments = parse_parameters_leniently(self._json)
-        return STRING_VALUE if arguments is None else arguments.value(parameter)
+        return STRING_TYPE if arguments is None else arguments.parameter_type(parameter)
 
     @property
     def parameter_names(self) -> list[str]:

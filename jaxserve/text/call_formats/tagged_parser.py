@@ -9,7 +9,7 @@ until that is decided.
 
 from dataclasses import dataclass
 
-from jaxserve.structured.unquoted_values import NON_STRING_VALUE, STRING_VALUE
+from jaxserve.structured.parameter_types import NON_STRING_TYPE, STRING_TYPE
 from jaxserve.text.call_formats.format import Functions, FunctionSpec, ToolCallSink
 from jaxserve.text.incremental_json import dump_json, replace_lone_surrogates, stream_json_value
 from jaxserve.text.text_buffer import Emit, Malformed, Parser, TextBuffer, Unfinished
@@ -100,11 +100,7 @@ class TaggedCallParser:
         key, is_string = yield from self._read_key()
         self._given.add(key)
         value = (
-            STRING_VALUE
-            if is_string == "true"
-            else NON_STRING_VALUE
-            if is_string
-            else self._function.parameter_type(key)
+            STRING_TYPE if is_string == "true" else NON_STRING_TYPE if is_string else self._function.parameter_type(key)
         )
         self._calls.add_arguments(f"{before}{dump_json(key)}: ")
         if value.is_always_string:

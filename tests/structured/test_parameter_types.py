@@ -11,7 +11,7 @@ DEFINITIONS = {"n": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}}
 
 def read(parameters, name, text):
     arguments = parse_parameters_leniently(json.dumps(parameters))
-    return json.loads(arguments.value(name).parse(text))
+    return json.loads(arguments.parameter_type(name).parse(text))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ _BRACKETS = {"{": ("object", dict), "[": ("array", list)}
 
 
 @dataclass(frozen=True, slots=True)
-class UnquotedValue:
+class ParameterType:
     """One of these.
 
     listed    (texts, the schema that lists them)
@@ -32,7 +32,7 @@ class UnquotedValue:
     others: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
-    def from_options(cls, options: Iterable[Mapping[str, Any]]) -> "UnquotedValue":
+    def from_options(cls, options: Iterable[Mapping[str, Any]]) -> "ParameterType":
         """Of schemas of which one holds."""
         listed, strings, others = [], [], []
         for option in options:
@@ -51,7 +51,7 @@ class UnquotedValue:
         return cls(tuple(listed), tuple(strings), tuple(others))
 
     @classmethod
-    def from_types(cls, values: Iterable["UnquotedValue"]) -> "UnquotedValue":
+    def from_types(cls, values: Iterable["ParameterType"]) -> "ParameterType":
         """What is of a type that one of these values has; any string if one may be a string."""
         values = list(values)
         types = sorted({name for value in values for name in value.types})
@@ -93,8 +93,8 @@ class UnquotedValue:
         return _rewritten(value, text) if isinstance(value, kind) else None
 
 
-STRING_VALUE = UnquotedValue(strings=({"type": "string"},))
-NON_STRING_VALUE = UnquotedValue(others=({"type": [name for name in TYPES if name != "string"]},))
+STRING_TYPE = ParameterType(strings=({"type": "string"},))
+NON_STRING_TYPE = ParameterType(others=({"type": [name for name in TYPES if name != "string"]},))
 
 
 def types_of(option: Mapping[str, Any]) -> tuple[str, ...]:
