@@ -12,7 +12,7 @@ from jaxserve import NamedTool, TextDelta, ToolCallDelta, ToolChoice
 
 @dataclass(frozen=True, slots=True)
 class MessageRenderer:
-    """How the answers of one request are rendered.
+    """The rendering of one request's answers.
 
     role                   role of the messages
     echo                   text in front of each answer; None: nothing is echoed, and content may be null

@@ -67,7 +67,7 @@ class GenerationJob:
 
 @dataclass(slots=True)
 class PromptResult:
-    """What the first result of a prompt says about the prompt itself.
+    """The part of a prompt's first result that is about the prompt itself.
 
     is_known        the first result is there
     logprobs        one entry for each prompt token, the first None; None: they were not asked for

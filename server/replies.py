@@ -23,7 +23,7 @@ ESCAPED_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\u00
 
 @dataclass(frozen=True, slots=True)
 class ReplyMetadata:
-    """What a reply has in common with all chunks of its stream, and how it shows tokens and usage.
+    """The fields that a reply has in common with all chunks of its stream, and how it shows tokens and usage.
 
     id                    id of the reply
     created               Unix time in seconds

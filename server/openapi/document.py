@@ -1,4 +1,4 @@
-"""Puts the OpenAPI document together: paths from the table of operations, components from the schemas."""
+"""Builds the OpenAPI document: paths from the table of operations, components from the schemas."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ STREAM_DESCRIPTION = (
 
 
 def to_openapi_path(rule: str) -> str:
-    """A route's pattern as others write it: /v1/models/{name}."""
+    """Write the pattern of a Quart route as OpenAPI does: /v1/models/{name}."""
     return rule.replace("<anything:", "{").replace(">", "}")
 
 
 def list_routes(app: Quart) -> set[tuple[str, str]]:
-    """(method, path) of all that the app serves, without what every path has: HEAD beside GET, and OPTIONS."""
+    """List the (method, path) of all routes, without HEAD and OPTIONS, which Quart adds to every path."""
     rules = app.url_map.iter_rules()
     return {
         (method, to_openapi_path(rule.rule))
@@ -55,7 +55,10 @@ def list_routes(app: Quart) -> set[tuple[str, str]]:
 
 
 def build_document(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...], served: Set[tuple[str, str]]) -> Any:
-    """The document of a server that serves these routes (method, path)."""
+    """Build the document of a server.
+
+    names: served names of its model. served: the (method, path) of its routes.
+    """
     operations = {route: operation for route, operation in OPERATIONS.items() if route in served}
     has_keys = bool(config.api_key)
     content: dict[str, Any] = {
@@ -78,7 +81,7 @@ def build_document(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...], 
 
 
 def _add_security(content: dict[str, Any], open_paths: frozenset[str]) -> None:
-    """Says which paths need a key."""
+    """Add the bearer scheme, and the paths that need a key."""
     scheme = {"type": "http", "scheme": "bearer", "description": "A key of --api-key."}
     content["components"]["securitySchemes"] = {"key": scheme}
     for path, methods in content["paths"].items():
@@ -90,27 +93,27 @@ def _add_security(content: dict[str, Any], open_paths: frozenset[str]) -> None:
 
 
 def _make_operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    result: dict[str, Any] = {
         "operationId": f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
         "tags": [operation.tag],
         "summary": operation.summary,
-        "parameters": [_make_parameter(one) for one in operation.parameters],
+        "parameters": [_make_parameter(parameter) for parameter in operation.parameters],
     }
     if operation.request is not None:
         content = {"application/json": {"schema": _make_reference(operation.request), "example": operation.example}}
-        made["requestBody"] = {"required": True, "content": content}
-    made["responses"] = {
+        result["requestBody"] = {"required": True, "content": content}
+    result["responses"] = {
         "200": {"description": operation.summary + ".", "content": _make_content(operation)},
         **{str(status): {"$ref": f"#/components/responses/{status}"} for status in operation.error_statuses},
     }
     if operation.is_cached:
-        made["responses"]["304"] = {
+        result["responses"]["304"] = {
             "description": "The browser has it already; empty.",
             "content": _make_content(operation),
         }
     if operation.has_unready_reply:
-        made["responses"]["503"] = {"description": "Not now; empty.", "content": _make_content(operation)}
-    return made
+        result["responses"]["503"] = {"description": "Not now; empty.", "content": _make_content(operation)}
+    return result
 
 
 def _make_parameter(parameter: OperationParameter) -> dict[str, Any]:
@@ -134,9 +137,9 @@ def _make_content(operation: Operation) -> dict[str, Any]:
 
 
 def _make_event_schema(chunk: type) -> dict[str, Any]:
-    """One event of a stream, in the way that OpenAPI has for them."""
-    anything = {"anyOf": [_make_reference(chunk), _make_reference(replies.ErrorReply)]}
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": anything}
+    """Make the schema of one event of a stream: an object with its data."""
+    json_schema = {"anyOf": [_make_reference(chunk), _make_reference(replies.ErrorReply)]}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": json_schema}
     return {
         "type": "object",
         "description": STREAM_DESCRIPTION,
@@ -147,79 +150,85 @@ def _make_event_schema(chunk: type) -> dict[str, Any]:
 
 def _make_error_response(status: int) -> dict[str, Any]:
     reply = replies.UnauthorizedReply if status == 401 else replies.ErrorReply
-    made: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": f"{http.HTTPStatus(status).phrase}. {ERROR_DESCRIPTIONS[status]}",
         "content": {"application/json": {"schema": _make_reference(reply)}},
     }
     if status == 401:
-        made["headers"] = {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}
+        response["headers"] = {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}
     if status == 503:
-        made["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
-    return made
+        response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    return response
 
 
 def _make_reference(kind: Any) -> dict[str, Any]:
-    """A TypedDict or a schema; or a list of one."""
+    """Make the reference to a reply type or a schema, or to a list of one."""
     if get_origin(kind) is list:
         return {"type": "array", "items": _make_reference(*get_args(kind))}
     return {"$ref": SCHEMA_PREFIX + _component_name(kind.__name__)}
 
 
 def _component_name(class_name: str) -> str:
-    """The name of a schema in the document: a class that is called Json beside a class of the library loses that."""
+    """Return the name of a schema in the document.
+
+    It has no suffix Json, which distinguishes classes of the server from those of the library.
+    """
     return class_name.removesuffix("Json")
 
 
-def _make_schemas(operations: list[Operation], facts: dict[str, FieldKeywords]) -> dict[str, Any]:
-    """By name. Requests are open, as the server is; replies have no key that is not listed."""
-    requests = {one.request for one in operations if one.request}
-    answers = {replies.ErrorReply, replies.UnauthorizedReply}
-    answers |= {kind for one in operations for kind in (one.reply, one.chunk) if kind and not isinstance(kind, tuple)}
-    asked = _generate_schemas(requests)
-    answered = _generate_schemas({get_args(kind)[0] if get_origin(kind) is list else kind for kind in answers - {dict}})
-    for kind in requests:
-        _describe_fields(asked[kind.__name__], SUPPORT_TABLES[kind.__name__], facts[kind.__name__])
-    for schema in answered.values():
+def _make_schemas(operations: list[Operation], keywords: dict[str, FieldKeywords]) -> dict[str, Any]:
+    """Make all schemas by their names. Requests may have keys that are not listed, replies have none."""
+    request_types = {operation.request for operation in operations if operation.request}
+    reply_types = {kind for operation in operations for kind in (operation.reply, operation.chunk)}
+    reply_types |= {replies.ErrorReply, replies.UnauthorizedReply}
+    reply_types = {
+        get_args(kind)[0] if get_origin(kind) is list else kind
+        for kind in reply_types - {None, dict}
+        if not isinstance(kind, tuple)
+    }
+    request_schemas, reply_schemas = _generate_schemas(request_types), _generate_schemas(reply_types)
+    for kind in request_types:
+        _describe_fields(request_schemas[kind.__name__], SUPPORT_TABLES[kind.__name__], keywords[kind.__name__])
+    for schema in reply_schemas.values():
         if "properties" in schema:
             schema["additionalProperties"] = False
-    return dict(sorted({**asked, **answered}.items()))
+    return dict(sorted({**request_schemas, **reply_schemas}.items()))
 
 
 def _generate_schemas(kinds: Iterable[type]) -> dict[str, Any]:
-    """What pydantic knows of these types and of all that they are made of."""
+    """Let pydantic generate the schemas of these types and of all types in their fields."""
     adapters = [(kind.__name__, "validation", TypeAdapter(kind)) for kind in kinds]
-    _, made = TypeAdapter.json_schemas(adapters, ref_template=SCHEMA_PREFIX + "{model}")  # type: ignore[arg-type]
-    return {_component_name(name): _simplify(schema) for name, schema in made["$defs"].items()}
+    _, generated = TypeAdapter.json_schemas(adapters, ref_template=SCHEMA_PREFIX + "{model}")  # type: ignore[arg-type]
+    return {_component_name(name): _simplify(schema) for name, schema in generated["$defs"].items()}
 
 
 def _simplify(schema: Any) -> Any:
-    """Without titles and null defaults, and with null as a type like others where that says the same."""
+    """Remove titles and null defaults, and write `anyOf` a type and null as a list of two types."""
     if isinstance(schema, list):
-        return [_simplify(one) for one in schema]
+        return [_simplify(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
         schema = {**schema, "$ref": _component_name(schema["$ref"])}
-    made = {
-        key: {name: _simplify(one) for name, one in value.items()} if key == "properties" else _simplify(value)
+    simplified = {
+        key: {name: _simplify(field) for name, field in value.items()} if key == "properties" else _simplify(value)
         for key, value in schema.items()
         if key != "title" and (key, value) != ("default", None)
     }
-    options = made.get("anyOf", [])
+    options = simplified.get("anyOf", [])
     if len(options) == 2 and options[1] == {"type": "null"} and isinstance(options[0].get("type"), str):
-        del made["anyOf"]
-        made = {**options[0], "type": [options[0]["type"], "null"], **made}
-    return made
+        del simplified["anyOf"]
+        simplified = {**options[0], "type": [options[0]["type"], "null"], **simplified}
+    return simplified
 
 
-def _describe_fields(schema: dict[str, Any], table: dict[str, FieldSupport], facts: FieldKeywords) -> None:
-    """Adds to each field its range, its default, and what becomes of it. Those without a default are required."""
-    schema["required"] = [name for name in schema["properties"] if "default" not in facts[name]]
+def _describe_fields(schema: dict[str, Any], table: dict[str, FieldSupport], keywords: FieldKeywords) -> None:
+    """Add to each field its range, its default, and whether it is supported. Those without a default are required."""
+    schema["required"] = [name for name in schema["properties"] if "default" not in keywords[name]]
     for name, field in schema["properties"].items():
-        known, support = facts[name], table[name]
-        field |= {key: value for key, value in known.items() if (key, value) != ("default", None)}
-        field["description"] = f"{known['description']} {_format_support(support)}"
-        field["x-support"] = support.status.name.lower()
+        field |= {key: value for key, value in keywords[name].items() if (key, value) != ("default", None)}
+        field["description"] = f"{keywords[name]['description']} {_format_support(table[name])}"
+        field["x-support"] = table[name].status.name.lower()
 
 
 def _format_support(support: FieldSupport) -> str:

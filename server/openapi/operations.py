@@ -1,4 +1,4 @@
-"""Every route of the server: what it takes, what it answers, and how it refuses. A test holds this table to the app."""
+"""The table of all routes: parameters, request and reply types, and error statuses. A test compares it with the app."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +27,7 @@ ERROR_DESCRIPTIONS = {  # status → when
 
 @dataclass(frozen=True, slots=True)
 class OperationParameter:
-    """Something outside the body. place: "path" or "header"."""
+    """A parameter outside the body. location: "path" or "header"."""
 
     name: str
     location: str
@@ -37,11 +37,19 @@ class OperationParameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """reply: a TypedDict, a list of one, or dict for JSON; else the content types of a text.
+    """One route of the document.
 
-    chunk: of the event stream that can be asked for. example: a body to try. statuses: more that it may answer with an
-    error object. unready: 503 has the reply's form. is_cached: 304 answers If-None-Match. key: which paths of a pattern
-    need one where keys are configured, "all" or "some".
+    tag                 heading under which it stands
+    summary             one sentence without its full stop
+    reply               TypedDict, list of one, or dict for JSON; else the content types of a text
+    request             schema of the body
+    chunk               TypedDict of the events, if a stream can be asked for
+    example             a body to try
+    parameters          those outside the body
+    extra_statuses      error statuses beyond those of every route
+    has_unready_reply   503 has the same form as 200
+    is_cached           If-None-Match may be answered with 304
+    key_scope           whether all paths of the pattern need a key, where keys are configured, or only some
     """
 
     tag: str
@@ -58,48 +66,48 @@ class Operation:
 
     @property
     def error_statuses(self) -> tuple[int, ...]:
+        """The statuses of its error objects, in order."""
         return tuple(sorted({*COMMON_STATUSES, *self.extra_statuses, *(BODY_STATUSES if self.request else ())}))
 
 
 STRING_SCHEMA: dict[str, Any] = {"type": "string"}
 LABEL_SCHEMA = {**STRING_SCHEMA, "maxLength": 256}
 HEADER_PARAMETERS = (
+    OperationParameter("X-Request-Id", "header", "Becomes part of the reply's id; wins over request_id.", LABEL_SCHEMA),
+    OperationParameter("X-Session-ID", "header", "Id of the conversation; has no effect here.", LABEL_SCHEMA),
     OperationParameter(
-        "X-Request-Id", "header", "Becomes part of the answer's id; wins over request_id.", LABEL_SCHEMA
+        "X-Vllm-Priority", "header", "An integer, which wins over priority; anything else is ignored.", STRING_SCHEMA
     ),
     OperationParameter(
-        "X-Session-ID", "header", "Which conversation this belongs to; has no effect here.", LABEL_SCHEMA
-    ),
-    OperationParameter(
-        "X-Vllm-Priority", "header", "An integer, which wins over priority; else ignored.", STRING_SCHEMA
-    ),
-    OperationParameter(
-        "X-data-parallel-rank", "header", "Which replica, an integer, else ignored; there is one, 0.", STRING_SCHEMA
+        "X-data-parallel-rank",
+        "header",
+        "Number of a replica; there is only 0. Anything but an integer is ignored.",
+        STRING_SCHEMA,
     ),
     OperationParameter(
         "endpoint-load-metrics-format",
         "header",
-        "TEXT or JSON asks for a header endpoint-load-metrics on a whole reply.",
+        "TEXT or JSON asks for the header endpoint-load-metrics on a whole reply.",
         STRING_SCHEMA,
     ),
 )
 MODEL_NAME_PARAMETER = OperationParameter(
-    "name", "path", "A served name; its slashes as they are, or as %2F.", STRING_SCHEMA
+    "name", "path", "A served model name; its slashes as they are, or as %2F.", STRING_SCHEMA
 )
-ASSET_NAME_PARAMETER = OperationParameter("name", "path", "One of the files that the page asks for.", STRING_SCHEMA)
+ASSET_NAME_PARAMETER = OperationParameter("name", "path", "A file of the page.", STRING_SCHEMA)
 ASSETS = ("text/css", "text/javascript", "application/json")
 HTML, PLAIN, METRICS = ("text/html",), ("text/plain",), ("text/plain", "application/openmetrics-text")
 _HEALTH = Operation(
-    "Operations", "Answers 200, empty, when a request could be served now", PLAIN, has_unready_reply=True
+    "Operations", "Tell by an empty 200 that a request can be served now", PLAIN, has_unready_reply=True
 )
 _CHAT = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 40}
 _COMPLETION = {"prompt": "Once upon a time", "max_tokens": 20}
-_DOCS = Operation("Documentation", "This document as a page", HTML)
+_DOCS = Operation("Documentation", "Show this document as a page", HTML)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/chat/completions"): Operation(
         "Generation",
-        "Answers a conversation",
+        "Answer a conversation",
         replies.ChatCompletion,
         ChatRequest,
         replies.ChatChunk,
@@ -108,7 +116,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/completions"): Operation(
         "Generation",
-        "Goes on from prompts",
+        "Complete prompts",
         replies.CompletionJson,
         CompletionRequest,
         replies.CompletionChunk,
@@ -117,7 +125,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/chat/completions/render"): Operation(
         "Generation",
-        "Tells what would be run, without running it",
+        "Render a conversation as a prompt, without running it",
         replies.Rendered,
         ChatRequest,
         example=_CHAT,
@@ -125,48 +133,46 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/completions/render"): Operation(
         "Generation",
-        "Tells what would be run for each prompt, without running it",
+        "Tokenize prompts and resolve their parameters, without running them",
         list[replies.Rendered],
         CompletionRequest,
         example=_COMPLETION,
         parameters=HEADER_PARAMETERS,
     ),
-    ("GET", "/v1/models"): Operation("Models", "Lists what is served", replies.ModelList),
+    ("GET", "/v1/models"): Operation("Models", "List the served models", replies.ModelList),
     ("GET", "/v1/models/{name}"): Operation(
         "Models",
-        "Tells about one served name",
+        "Describe one served model",
         replies.ModelCard,
         parameters=(MODEL_NAME_PARAMETER,),
         extra_statuses=(404,),
     ),
     ("POST", "/tokenize"): Operation(
         "Tokens",
-        "Tells the token ids of a text or a conversation",
+        "Tokenize a text or a conversation",
         replies.Tokens,
         TokenizeRequest,
         example={"prompt": "Hello world", "return_token_strs": True},
     ),
     ("POST", "/detokenize"): Operation(
         "Tokens",
-        "Tells the text of token ids",
+        "Decode token ids into text",
         replies.DetokenizedText,
         DetokenizeRequest,
         example={"tokens": [72, 105]},
     ),
-    ("GET", "/tokenizer_info"): Operation("Tokens", "Tells the tokenizer's configuration", dict),
+    ("GET", "/tokenizer_info"): Operation("Tokens", "Return the tokenizer's configuration", dict),
     ("GET", "/health"): _HEALTH,
     ("GET", "/ping"): _HEALTH,
     ("POST", "/ping"): _HEALTH,
-    ("GET", "/live"): Operation("Operations", "Answers 200, empty, while the process is up", PLAIN),
-    ("GET", "/version"): Operation("Operations", "Tells the server's version", replies.Version),
-    ("GET", "/load"): Operation("Operations", "Tells how many requests are being answered", replies.Load),
-    ("GET", "/metrics"): Operation("Operations", "Numbers for Prometheus", METRICS),
-    ("GET", "/"): Operation(
-        "Documentation", "The page to chat with the model", HTML, extra_statuses=(404,), is_cached=True
-    ),
+    ("GET", "/live"): Operation("Operations", "Tell by an empty 200 that the process is running", PLAIN),
+    ("GET", "/version"): Operation("Operations", "Return the server's version", replies.Version),
+    ("GET", "/load"): Operation("Operations", "Return the number of running requests", replies.Load),
+    ("GET", "/metrics"): Operation("Operations", "Return metrics for Prometheus", METRICS),
+    ("GET", "/"): Operation("Documentation", "Show the chat page", HTML, extra_statuses=(404,), is_cached=True),
     ("GET", "/assets/{name}"): Operation(
         "Documentation",
-        "A file of that page",
+        "Return a file of the chat page",
         ASSETS,
         parameters=(ASSET_NAME_PARAMETER,),
         extra_statuses=(404,),
@@ -175,5 +181,5 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/docs"): _DOCS,
     ("GET", "/redoc"): _DOCS,
-    ("GET", "/openapi.json"): Operation("Documentation", "This document", dict),
+    ("GET", "/openapi.json"): Operation("Documentation", "Return this document", dict),
 }

@@ -1,2 +1,4 @@
-"""One file for each family of endpoints. A route reads, checks, asks the library, and answers; the order of its lines
-is the order of the contract's checks: content type, JSON, schema, model, admission, prompt, run."""
+"""The routes, one module for each family of endpoints.
+
+Every route checks in the same order: content type, JSON, schema, model, admission, prompt. Then it generates.
+"""

@@ -16,10 +16,12 @@ from server.state import ServerState
 
 
 def make_blueprint(state: ServerState) -> Blueprint:
+    """Make the blueprint of POST /v1/chat/completions."""
     routes = Blueprint("chat", __name__)
 
     @routes.post("/v1/chat/completions")
     async def chat() -> Response:
+        """Answer a conversation, whole or as a stream."""
         request = validate_body(ChatRequest, await read_json(quart.request, state.config))
         state.check_headers(request)
         check_chat(request, state.config)
@@ -28,15 +30,21 @@ def make_blueprint(state: ServerState) -> Blueprint:
         metadata = state.make_metadata("chatcmpl", request, parses_reasoning=True)
         job = await make_chat_job(request, state.llm, state.config)
         generation = state.start(slot, metadata.id, [job], request.cache_salt)
-        arguments = (request, metadata, generation, make_message_renderer(request, state.config), state.tool_metrics)
+        reply_arguments = (
+            request,
+            metadata,
+            generation,
+            make_message_renderer(request, state.config),
+            state.tool_metrics,
+        )
         if request.stream:
             keep_alive_s = state.config.sse_keep_alive_interval
-            stream = ChatStream(*arguments)
+            stream = ChatStream(*reply_arguments)
             response = await stream_response(
                 generation, stream, interval=metadata.stream_interval, keep_alive_s=keep_alive_s
             )
         else:
-            response = json_response(await ChatReply(*arguments).build(), headers=state.get_load_headers())
+            response = json_response(await ChatReply(*reply_arguments).build(), headers=state.get_load_headers())
         return add_unenforced_header(response, [job])
 
     return routes

@@ -16,10 +16,12 @@ from server.state import ServerState
 
 
 def make_blueprint(state: ServerState) -> Blueprint:
+    """Make the blueprint of POST /v1/completions."""
     routes = Blueprint("completions", __name__)
 
     @routes.post("/v1/completions")
     async def complete() -> Response:
+        """Complete prompts, whole or as a stream."""
         request = validate_body(CompletionRequest, await read_json(quart.request, state.config))
         state.check_headers(request)
         check_completion(request, state.config)

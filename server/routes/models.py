@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}."""
+"""GET /v1/models and /v1/models/{name}."""
 
 import secrets
 from typing import Any
@@ -11,15 +11,18 @@ from server.state import OWNED_BY, ServerState
 
 
 def make_blueprint(state: ServerState) -> Blueprint:
+    """Make the blueprint of the model list."""
     routes = Blueprint("models", __name__)
     cards = {name: make_model_card(name, state) for name in state.model_names}
 
     @routes.get("/v1/models")
     async def models() -> Response:
+        """List the served names."""
         return json_response({"object": "list", "data": list(cards.values())})
 
     @routes.get("/v1/models/<anything:name>")
     async def model(name: str) -> Response:
+        """Describe one served name."""
         state.check_model(name)
         return json_response(cards[name])
 
@@ -27,7 +30,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
 
 
 def make_model_card(name: str, state: ServerState) -> dict[str, Any]:
-    """One served name, as clients list it."""
+    """Make the object that describes one served name."""
     permission = {
         "id": f"modelperm-{secrets.token_hex(8)}",
         "object": "model_permission",

@@ -1,4 +1,4 @@
-"""GET /: the chat page. GET /assets/...: the files that it is made of, and no others."""
+"""GET / and /assets/...: the chat page and its files."""
 
 import quart
 from quart import Blueprint, Response
@@ -9,14 +9,17 @@ from server.state import ServerState
 
 
 def make_blueprint(state: ServerState) -> Blueprint:
+    """Make the blueprint of the chat page and its files."""
     routes = Blueprint("page", __name__)
 
     @routes.get("/")
     async def page() -> Response:
+        """Return the page."""
         return _serve_asset("/", "The chat page is not part of this installation.")
 
     @routes.get(ASSETS_PREFIX + "<anything:name>")
     async def asset(name: str) -> Response:
+        """Return a file of the page."""
         return _serve_asset(ASSETS_PREFIX + name, PATH_NOT_FOUND)
 
     return routes

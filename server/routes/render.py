@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions/render and /v1/completions/render: what would be run, without running it."""
+"""POST /v1/chat/completions/render and /v1/completions/render: the token ids and parameters that would be run."""
 
 from dataclasses import asdict
 from typing import Any
@@ -19,11 +19,12 @@ from server.state import ServerState
 
 
 def make_blueprint(state: ServerState) -> Blueprint:
+    """Make the blueprint of the endpoints that show what would be run."""
     routes = Blueprint("render", __name__)
 
     @routes.post("/v1/chat/completions/render")
     async def chat() -> Response:
-        """One object."""
+        """Render a conversation, and return one object."""
         request = validate_body(ChatRequest, await read_json(quart.request, state.config))
         state.check_headers(request)
         check_chat(request, state.config)
@@ -35,7 +36,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
 
     @routes.post("/v1/completions/render")
     async def complete() -> Response:
-        """An array with an object for each prompt, whose id has the prompt's number behind it."""
+        """Return an array with an object for each prompt; its id ends in the prompt's number."""
         request = validate_body(CompletionRequest, await read_json(quart.request, state.config))
         state.check_headers(request)
         check_completion(request, state.config)
@@ -43,8 +44,8 @@ def make_blueprint(state: ServerState) -> Blueprint:
         state.check_model(request.model)
         frame = state.make_metadata("cmpl", request)
         jobs = await make_completion_jobs(request, prompts, state.llm, state.config)
-        shown = [_render_job(f"{frame.id}-{number}", frame.model, job, request) for number, job in enumerate(jobs)]
-        return add_unenforced_header(json_response(shown), jobs)
+        rendered = [_render_job(f"{frame.id}-{number}", frame.model, job, request) for number, job in enumerate(jobs)]
+        return add_unenforced_header(json_response(rendered), jobs)
 
     return routes
 

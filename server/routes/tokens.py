@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize: what the model would read, without running it. GET /tokenizer_info, behind a flag."""
+"""POST /tokenize and /detokenize; GET /tokenizer_info, with --enable-tokenizer-info-endpoint."""
 
 import asyncio
 from typing import Any
@@ -22,10 +22,12 @@ from server.state import ServerState
 
 
 def make_blueprint(state: ServerState) -> Blueprint:
+    """Make the blueprint of /tokenize, /detokenize and /tokenizer_info."""
     routes = Blueprint("tokens", __name__)
 
     @routes.post("/tokenize")
     async def tokenize() -> Response:
+        """Tokenize a text or a conversation."""
         request = validate_body(TokenizeRequest, await read_json(quart.request, state.config))
         _check(request, state.config)
         state.check_model(request.model)
@@ -36,6 +38,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
 
     @routes.post("/detokenize")
     async def detokenize() -> Response:
+        """Decode token ids."""
         request = validate_body(DetokenizeRequest, await read_json(quart.request, state.config))
         state.check_model(request.model)
         check_token_ids(request.tokens, state.llm, "tokens")
@@ -45,6 +48,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
 
         @routes.get("/tokenizer_info")
         async def tokenizer_info() -> Response:
+            """Return the tokenizer's configuration."""
             return json_response(_describe_tokenizer(state.llm.tokenizer))
 
     return routes
@@ -72,8 +76,8 @@ async def _tokenize(request: TokenizeRequest, state: ServerState) -> list[int]:
 
 
 def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """tokenizer_config.json, with the templates wherever they stood, and without where it once lay."""
+    """Return tokenizer_config.json with the chat templates, from whatever file they came, and without its path."""
     templates = tokenizer.chat_templates
     template = templates.get("default") if len(templates) < 2 else templates
-    known = {name: value for name, value in tokenizer.config.items() if name != "name_or_path"}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", **known, "chat_template": template}
+    config = {name: value for name, value in tokenizer.config.items() if name != "name_or_path"}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **config, "chat_template": template}

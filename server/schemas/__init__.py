@@ -1,1 +1,4 @@
-"""The gate: what strangers' JSON must look like. Pydantic stops here; nothing behind it says JSON."""
+"""The JSON of requests and replies: its schemas, and the checks that the types cannot express.
+
+Pydantic is used in this package and in openapi/ only.
+"""

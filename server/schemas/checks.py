@@ -1,7 +1,7 @@
-"""What the types cannot say about a request: fields that go together, sizes, and what this version does not do.
+"""Checks that the types of the schemas cannot express: combinations of fields, sizes, and unsupported fields.
 
-Everything here is known from the body and the configuration alone. Ranges of the sampler's own parameters are checked
-by SamplingParams, ids and lengths against the model in jobs.py.
+They need the body and the configuration only. SamplingParams checks the ranges of sampling parameters; ids and lengths
+are checked against the model in jobs.py.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 def check_chat(request: ChatRequest, config: ServerConfig) -> None:
-    """Raises a RequestError naming the field."""
+    """Check the body of a chat request. Raises RequestError about the field at fault."""
     _check_shared(request, config)
     check_messages(request.messages)
     _check_logprobs(request)
@@ -36,7 +36,10 @@ def check_chat(request: ChatRequest, config: ServerConfig) -> None:
 
 
 def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
-    """Raises a RequestError naming the field."""
+    """Check the body of a completion request.
+
+    Raises InvalidParameter or Unsupported about the field at fault.
+    """
     _check_shared(request, config)
     if request.logprobs is not None and request.logprobs < -1:
         raise _range_error("logprobs", "at least -1", request.logprobs)
@@ -77,7 +80,7 @@ def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:
 
 
 def check_label(name: str, value: str | None) -> None:
-    """An id is repeated in every chunk, so it may not be long."""
+    """Check the length of an id, which is repeated in every chunk. Raises InvalidParameter if it is too long."""
     if value is not None and len(value) > MAX_LABEL_CHARS:
         raise InvalidParameter(f"{name} has {len(value)} characters; at most {MAX_LABEL_CHARS} are allowed.", name)
 
@@ -102,13 +105,15 @@ def _check_cache_salt(salt: str | None) -> None:
 def _check_extensions(request: GenerationRequest) -> None:
     for name, value in (request.vllm_xargs or {}).items():
         values = value if isinstance(value, list) else [value]
-        if not all(_is_plain(one) for one in values):
+        if not all(map(_is_plain, values)):
             message = f"vllm_xargs {preview(name)} must be a string, a number of 64 bits, or an array of those."
             raise InvalidParameter(message, "vllm_xargs")
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, float):  # integers beyond 64 bits arrive as these, the first one below rounded up to -2**63
+    if isinstance(
+        value, float
+    ):  # integers beyond 64 bits are parsed as floats; the first below -2**63 is rounded to it
         return not value.is_integer() or -(2**63) < value < MAX_XARGS_INTEGER
     return isinstance(value, str | int) and not (type(value) is int and not -(2**63) <= value < MAX_XARGS_INTEGER)
 
@@ -124,6 +129,7 @@ def _check_logprobs(request: ChatRequest) -> None:
 
 
 def check_reasoning_effort(effort: str | None) -> None:
+    """Check a reasoning_effort. Raises InvalidParameter if it is none of REASONING_EFFORTS."""
     if effort is not None and effort not in REASONING_EFFORTS:
         raise _range_error("reasoning_effort", f"one of {', '.join(REASONING_EFFORTS)}", effort)
 

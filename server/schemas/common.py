@@ -1,7 +1,7 @@
-"""What the request schemas share: lax types with their exceptions, the fields of both generation routes, and the 400.
+"""What the request schemas share: types, the fields of both generation endpoints, and the validation of bodies.
 
-Null and absent mean the same for every optional field, so an unset field is always None here; what None comes to is
-decided in jobs.py. Unknown keys are accepted.
+Null and absent mean the same for every optional field, so an unset field is always None here; its default is applied in
+jobs.py. Types are lenient as in vLLM, but for the types below. Unknown keys are accepted.
 """
 
 import logging
@@ -20,7 +20,7 @@ _warned_fields: set[str] = set()
 
 T = TypeVar("T", bound=BaseModel)
 TOO_LONG = "Input should be an integer of at most 64 bits"
-ERROR_MESSAGES = {"int_parsing_size": TOO_LONG}  # of a text or a float; pydantic would speak of strings
+ERROR_MESSAGES = {"int_parsing_size": TOO_LONG}  # pydantic's own text speaks of strings, also about a float
 
 
 def _check_64_bits(value: int) -> int:
@@ -30,7 +30,7 @@ def _check_64_bits(value: int) -> int:
 
 
 Int = Annotated[int, AfterValidator(_check_64_bits)]
-"""An integer of at most 64 bits: the JSON reader keeps all digits, and nothing behind a request needs more."""
+"""An integer of at most 64 bits: the JSON parser keeps all digits, and no field needs more."""
 Int64 = Annotated[Int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -41,7 +41,7 @@ def _require_number(value: Any) -> Any:
 
 
 NumberInt = Annotated[Int, BeforeValidator(_require_number)]
-"""An integer that must stand as a number in the JSON: neither "3" nor true."""
+"""An integer that must be a number in the JSON: neither "3" nor true."""
 
 
 def _reject_string(value: Any) -> Any:
@@ -51,22 +51,30 @@ def _reject_string(value: Any) -> Any:
 
 
 NonStringInt = Annotated[Int, BeforeValidator(_reject_string)]
-"""An integer that "3" is not."""
+"""An integer that may be true, but not "3"."""
 
 RESPONSE_FORMAT_TYPES = ("text", "json_object", "json_schema", "structural_tag")
-GRAMMAR_BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")  # hints; there is one engine
+GRAMMAR_BACKENDS = (
+    "auto",
+    "xgrammar",
+    "guidance",
+    "outlines",
+    "lm-format-enforcer",
+)  # hints without effect; llguidance is the only engine
 
 Strings = Annotated[list[str], Field(fail_fast=True)]
 Ints = Annotated[list[Int], Field(fail_fast=True)]
 
 
 class NestedModel(BaseModel):
-    """An object inside the body; keys it does not know are dropped."""
+    """An object inside the body; unknown keys are dropped."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
 
 class StreamOptions(NestedModel):
+    """Further contents of a stream."""
+
     model_config = ConfigDict(extra="allow")
 
     include_usage: bool | None = None
@@ -74,12 +82,15 @@ class StreamOptions(NestedModel):
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is asked for: null means absent."""
+        """Whether nothing is asked for; null means absent."""
         return not self.model_dump(exclude_none=True)
 
 
 class ResponseFormat(NestedModel):
-    """json_schema has name and schema; a structural_tag has format, or structures and triggers."""
+    """The format of an answer.
+
+    json_schema has name and schema; a structural_tag has format, or structures and triggers.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -88,7 +99,10 @@ class ResponseFormat(NestedModel):
 
 
 class StructuredOutputsJson(NestedModel):
-    """Exactly one of json, regex, choice, grammar, json_object and structural_tag; the switches are for JSON."""
+    """The constraint of an answer: one of json, regex, choice, grammar, json_object and structural_tag.
+
+    The switches are for JSON.
+    """
 
     json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     regex: str | None = None
@@ -104,13 +118,15 @@ class StructuredOutputsJson(NestedModel):
 
 
 class RepetitionDetectionJson(NestedModel):
+    """The repetition that ends an answer: a pattern of so many tokens, so many times at its end."""
+
     max_pattern_size: Int | None = None
     min_pattern_size: Int | None = None
     min_count: Int | None = None
 
 
 class GenerationRequest(BaseModel):
-    """The fields that chat and completions have in common."""
+    """The fields that chat and completion requests have in common."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -162,15 +178,20 @@ class GenerationRequest(BaseModel):
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
+        """The field stop as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def includes_usage(self) -> bool:
+        """Whether a stream ends with a chunk that has the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
 def validate_body(schema: type[T], body: dict[str, Any]) -> T:
-    """`body` as the schema understands it. Raises ApiError 400 with one line for each field at fault, at most ten."""
+    """Validate a body against a schema.
+
+    Raises ApiError (400) if it does not match, with a line for each field at fault, at most ten.
+    """
     try:
         request = schema.model_validate(body)
     except ValidationError as error:
@@ -180,8 +201,11 @@ def validate_body(schema: type[T], body: dict[str, Any]) -> T:
 
 
 def _to_api_error(error: ValidationError, body: dict[str, Any]) -> Exception:
-    """One reason for each path: the branches of a union are the schema's affair, not the client's. Of a path and one
-    that leads on from it, the longer says where it is wrong."""
+    """Make the 400, with one line for each path.
+
+    The reasons of the branches of a union are joined, since clients do not know of branches. Of a path and a longer one
+    that begins with it, only the longer is listed, since it is more precise.
+    """
     reasons: dict[str, list[str]] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         path = _format_path(item["loc"], body, item["type"] == "missing")
@@ -194,15 +218,15 @@ def _to_api_error(error: ValidationError, body: dict[str, Any]) -> Exception:
 
 
 def _format_path(location: tuple[int | str, ...], body: Any, is_missing: bool) -> str:
-    """The dotted path of `location`, as far as it exists in the body, and the key that is missing there."""
-    parts, here = ["body"], body
+    """Write a location as a dotted path, as far as it exists in the body, and the key that is missing there."""
+    parts, node = ["body"], body
     for step in location:
-        if isinstance(here, dict) and isinstance(step, str) and step in here:
+        if isinstance(node, dict) and isinstance(step, str) and step in node:
             parts.append(step[:MAX_CODE_POINTS_SHOWN])
-            here = here[step]
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
+            node = node[step]
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
             parts.append(str(step))
-            here = here[step]
+            node = node[step]
     if is_missing:
         parts.append(str(location[-1]))
     return ".".join(parts)

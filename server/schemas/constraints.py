@@ -1,4 +1,4 @@
-"""What response_format and structured_outputs together come to: at most one constraint on the answer."""
+"""Resolves response_format and structured_outputs into at most one constraint on the answer."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,7 @@ from server.errors import preview
 from server.schemas.common import GRAMMAR_BACKENDS, RESPONSE_FORMAT_TYPES, GenerationRequest, ResponseFormat
 from server.schemas.common import StructuredOutputsJson as Asked
 
-LIBRARY_FIELD = "structured_outputs"  # as the library calls what may stand in two fields here
+LIBRARY_FIELD = "structured_outputs"  # the library's name for what requests may have in two fields
 PASSTHROUGH = (
     *("regex", "grammar", "json_object", "structural_tag"),
     *("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"),
@@ -16,30 +16,31 @@ PASSTHROUGH = (
 
 
 def resolve_constraint(request: GenerationRequest) -> StructuredOutputs | None:
-    """None: the answer may be anything. Whether the schema or the grammar itself is sound is the library's to say.
+    """Return the constraint of a request; None: the answer is free. The library checks schemas and grammars themselves.
 
-    Both fields may set the same key; response_format wins, and the other field's switches hold. Raises
-    InvalidParameter naming the field at fault.
+    Both fields may set the same key: then response_format wins, and the other field's switches apply.
+
+    Raises InvalidParameter about the field at fault if it is malformed, or both fields set different constraints.
     """
     formatted = _from_response_format(request.response_format)
     if request.structured_outputs is None:
         return StructuredOutputs(**formatted) if formatted else None
-    asked = _from_structured_outputs(request.structured_outputs)
-    if any(getattr(asked, key) is None for key in formatted):
+    structured_outputs = _from_structured_outputs(request.structured_outputs)
+    if any(getattr(structured_outputs, key) is None for key in formatted):
         raise InvalidParameter(
             "response_format and structured_outputs are two constraints on one answer; leave one of them out.",
             "structured_outputs",
         )
-    return replace(asked, **formatted)
+    return replace(structured_outputs, **formatted)
 
 
 def find_constraint_field(request: GenerationRequest) -> str:
-    """The field that the client used for its constraint."""
+    """Return the name of the field that the client has used for its constraint."""
     return "response_format" if _from_response_format(request.response_format) else "structured_outputs"
 
 
 def rename_error_field(error: BaseException, field: str) -> BaseException:
-    """The library's error about a constraint, in the name of the field that the client used for it."""
+    """Return the error; one of the library about a constraint then names the field that the client has used."""
     if not isinstance(error, RequestError) or error.param != LIBRARY_FIELD:
         return error
     reason = str(error)
@@ -55,13 +56,13 @@ def _from_structured_outputs(fields: Asked) -> StructuredOutputs:
             "it is only a hint, so leave it out.",
             "structured_outputs",
         )
-    given: dict[str, Any] = {name: getattr(fields, name) for name in PASSTHROUGH}
-    given |= {"json": _to_json_text(fields.json_), "choice": None if fields.choice is None else tuple(fields.choice)}
-    return StructuredOutputs(**{name: value for name, value in given.items() if value is not None})
+    values: dict[str, Any] = {name: getattr(fields, name) for name in PASSTHROUGH}
+    values |= {"json": _to_json_text(fields.json_), "choice": None if fields.choice is None else tuple(fields.choice)}
+    return StructuredOutputs(**{name: value for name, value in values.items() if value is not None})
 
 
 def _from_response_format(form: ResponseFormat | None) -> dict[str, Any]:
-    """The one key that a response_format sets; none for text, whatever stands beside it."""
+    """Return the one key that a response_format sets; none for the type text, whatever else it has."""
     if form is None or form.type == "text":
         return {}
     if form.type == "json_object":
@@ -87,7 +88,7 @@ def _unwrap_schema(wrapped: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _to_json_text(value: dict[str, Any] | str | None) -> str | None:
-    """As JSON text; keys keep their order, because an answer has them in it."""
+    """Write a schema as JSON text. Keys keep their order, because answers follow it."""
     return value if value is None or isinstance(value, str) else dump_exact_json(value)
 
 

@@ -1,8 +1,8 @@
-"""What the server answers, as types. The OpenAPI document is made from them, and the tests hold every answer that they
-get to that document, so a key that is not listed here does not leave the server unnoticed.
+"""The types of all replies, from which the OpenAPI document is made.
 
-The replies themselves are plain dictionaries, made where their parts are known; nothing is validated on its way out.
-NotRequired means that the key may be absent, None that it may be null.
+The tests validate every reply that they get against that document, so a key that is missing here fails them. The
+replies themselves are plain dictionaries, made where their parts are known; they are not validated before they are
+sent. NotRequired means that the key may be absent, None that it may be null.
 """
 
 from typing import Annotated, Any, Literal, NotRequired
@@ -18,15 +18,22 @@ def _describe(text: str) -> object:
 
 
 class PromptTokensDetails(TypedDict):
+    """Details of the prompt's tokens."""
+
     cached_tokens: Annotated[int, _describe("Prompt tokens that were found in the prefix cache.")]
 
 
 class CompletionTokensDetails(TypedDict):
-    reasoning_tokens: Annotated[int, _describe("Tokens of reasoning, its end mark not counted.")]
+    """Details of the generated tokens."""
+
+    reasoning_tokens: Annotated[int, _describe("Tokens of reasoning, without its end marker.")]
 
 
 class UsageJson(TypedDict):
-    """Tokens of one request: its prompt once, and those of all choices. The last key is there if the model reasons."""
+    """Tokens of one request: its prompt, counted once, and those of all choices.
+
+    The last key is there if the model reasons.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -36,22 +43,28 @@ class UsageJson(TypedDict):
 
 
 class TopToken(TypedDict):
+    """One token and its log-probability."""
+
     token: str
     logprob: Annotated[float, _describe("Natural logarithm; -9999 stands for minus infinity.")]
     bytes: Annotated[list[int], _describe("The token's text in UTF-8.")]
 
 
 class TokenScore(TopToken):
-    """One token of the answer, and the best ones at its place."""
+    """One token of the answer, and the most likely ones at its position."""
 
     top_logprobs: list[TopToken]
 
 
 class ChatLogprobs(TypedDict):
+    """Log-probabilities of a choice."""
+
     content: list[TokenScore]
 
 
 class PromptScore(TypedDict):
+    """Log-probability and rank of one token at one position of the prompt."""
+
     logprob: float
     rank: Annotated[int | None, _describe("1 is the most likely token of the vocabulary.")]
     decoded_token: str
@@ -67,27 +80,33 @@ StopReason = Annotated[int | str | None, _describe("The stop string or stop toke
 Fingerprint = Annotated[str | None, _describe("Of the server and its configuration; see --fingerprint-mode.")]
 
 
-PromptText = Annotated[str | None, _describe("What the chat template wrote, with return_prompt_text.")]
+PromptText = Annotated[str | None, _describe("The prompt as the chat template rendered it, with return_prompt_text.")]
 
 
 class CalledFunction(TypedDict):
+    """A function's name, and the arguments of the call."""
+
     name: str
     arguments: Annotated[str, _describe("JSON, as the model wrote it.")]
 
 
 class ToolCallJson(TypedDict):
+    """One tool call."""
+
     id: str
     type: Literal["function"]
     function: CalledFunction
 
 
-Reasoning = Annotated[str | None, _describe("What was thought before the answer.")]
+Reasoning = Annotated[str | None, _describe("Reasoning before the answer.")]
 LegacyReasoning = Annotated[str | None, _describe("The same as reasoning, with --legacy-reasoning-content.")]
 
 
 class AssistantMessage(TypedDict):
+    """The message of a choice."""
+
     role: str
-    content: Annotated[str | None, _describe("Null where nothing stands before a tool call, or after the reasoning.")]
+    content: Annotated[str | None, _describe("Null if there is nothing before a tool call, or after the reasoning.")]
     refusal: None
     annotations: None
     audio: None
@@ -98,6 +117,8 @@ class AssistantMessage(TypedDict):
 
 
 class ChatChoice(TypedDict):
+    """One answer."""
+
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
@@ -107,7 +128,7 @@ class ChatChoice(TypedDict):
 
 
 class ChatCompletion(TypedDict):
-    """A whole answer. Every key is always there; null where nothing applies."""
+    """A whole answer. Every key is always there; null if it does not apply."""
 
     id: str
     object: Literal["chat.completion"]
@@ -124,12 +145,14 @@ class ChatCompletion(TypedDict):
 
 
 class FunctionDelta(TypedDict):
+    """A piece of a function's arguments; the first one has its name."""
+
     name: NotRequired[str]
     arguments: Annotated[str, _describe("The next piece of the JSON.")]
 
 
 class ToolCallDeltaJson(TypedDict):
-    """News of one tool call; the first has its id, type and name."""
+    """A piece of one tool call; its first one has id, type and name."""
 
     index: int
     id: NotRequired[str]
@@ -138,7 +161,7 @@ class ToolCallDeltaJson(TypedDict):
 
 
 class Delta(TypedDict):
-    """What is new; the first delta of a choice has its role."""
+    """New parts of a message; the first delta of a choice has its role."""
 
     role: NotRequired[str]
     content: NotRequired[str]
@@ -148,6 +171,8 @@ class Delta(TypedDict):
 
 
 class ChatChunkChoice(TypedDict):
+    """A part of one answer."""
+
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None
@@ -157,7 +182,7 @@ class ChatChunkChoice(TypedDict):
 
 
 class ChatChunk(TypedDict):
-    """A piece of an answer: role, text, end or usage. The usage chunk has no choices."""
+    """A part of an answer: role, text, end or usage. The usage chunk has no choices."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -180,6 +205,8 @@ class CompletionLogprobsJson(TypedDict):
 
 
 class CompletionChoice(TypedDict):
+    """One answer to one prompt."""
+
     index: Annotated[int, _describe("prompt * n + choice")]
     text: str
     logprobs: CompletionLogprobsJson | None
@@ -191,7 +218,7 @@ class CompletionChoice(TypedDict):
 
 
 class CompletionJson(TypedDict):
-    """All choices of all prompts. Every key is always there; null where nothing applies."""
+    """All choices of all prompts. Every key is always there; null if it does not apply."""
 
     id: str
     object: Literal["text_completion"]
@@ -205,6 +232,8 @@ class CompletionJson(TypedDict):
 
 
 class CompletionChunkChoice(TypedDict):
+    """A part of one answer to one prompt."""
+
     index: int
     text: str
     logprobs: CompletionLogprobsJson | None
@@ -215,7 +244,7 @@ class CompletionChunkChoice(TypedDict):
 
 
 class CompletionChunk(TypedDict):
-    """A piece of an answer. The usage chunk has no choices."""
+    """A part of an answer. The usage chunk has no choices."""
 
     id: str
     object: Literal["text_completion"]
@@ -227,7 +256,7 @@ class CompletionChunk(TypedDict):
 
 
 class Rendered(TypedDict):
-    """What would be run."""
+    """A prompt and its parameters as they would be run."""
 
     request_id: str
     model: str
@@ -238,6 +267,8 @@ class Rendered(TypedDict):
 
 
 class Permission(TypedDict):
+    """Permissions of a model, as OpenAI's API has them; they are constants."""
+
     id: str
     object: Literal["model_permission"]
     created: int
@@ -253,6 +284,8 @@ class Permission(TypedDict):
 
 
 class ModelCard(TypedDict):
+    """One served name of the model."""
+
     id: str
     object: Literal["model"]
     created: int
@@ -262,17 +295,21 @@ class ModelCard(TypedDict):
     max_model_len: Annotated[int, _describe("Most tokens of a prompt and its answer together.")]
     default_sampling_params: Annotated[
         dict[str, Any],
-        _describe("What holds where a request says nothing, by generation_config.json's names; {}: nothing."),
+        _describe("Defaults of sampling parameters, from generation_config.json; {}: none."),
     ]
     permission: list[Permission]
 
 
 class ModelList(TypedDict):
+    """All served names of the model."""
+
     object: Literal["list"]
     data: list[ModelCard]
 
 
 class Tokens(TypedDict):
+    """Token ids of a text or a conversation."""
+
     count: int
     max_model_len: int
     tokens: list[int]
@@ -280,18 +317,26 @@ class Tokens(TypedDict):
 
 
 class DetokenizedText(TypedDict):
+    """The text of token ids."""
+
     prompt: str
 
 
 class Version(TypedDict):
+    """The version of the server."""
+
     version: str
 
 
 class Load(TypedDict):
+    """The load of the server."""
+
     server_load: Annotated[int, _describe("Requests being answered; 0 without --enable-server-load-tracking.")]
 
 
 class ErrorObject(TypedDict):
+    """An error."""
+
     message: str
     type: str
     param: Annotated[str | None, _describe("The field at fault.")]
@@ -305,4 +350,6 @@ class ErrorReply(TypedDict):
 
 
 class UnauthorizedReply(TypedDict):
+    """The reply to a request without a valid key."""
+
     error: Literal["Unauthorized"]

@@ -1,9 +1,7 @@
-"""One table: what becomes of each request field, and the test that shows it. FIELDS.md, the README's table and the
-OpenAPI document are made from it (scripts/field_table --write); the tests hold it to the schemas and to themselves.
+"""The table of all request fields: whether each is supported, and the test that shows it.
 
-HONOURED   does what the contract says
-REFUSED    400 "... is not supported yet", and why, for any value but null and the neutral ones
-NO_EFFECT  accepted and type-checked; documented to change nothing here
+FIELDS.md, the README's table and the OpenAPI document are made from it (scripts/field_table --write). Tests compare it
+with the schemas, and check that the tests that it names exist.
 """
 
 from collections.abc import Mapping
@@ -28,6 +26,13 @@ TOKENIZES_ALIKE = "test_routes.py::TestTokenize::test_the_template_is_told_what_
 
 
 class SupportStatus(StrEnum):
+    """Support of a field.
+
+    HONOURED   it does what the OpenAI or vLLM documentation says
+    REFUSED    400 "... is not supported yet", and why, for any value but null and the neutral ones
+    NO_EFFECT  it is accepted and its type is checked; it is documented to change nothing here
+    """
+
     HONOURED = "honoured"
     REFUSED = "not supported yet"
     NO_EFFECT = "no effect"
@@ -35,10 +40,13 @@ class SupportStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldSupport:
-    """fate, what to know about it, and the values beside null that a REFUSED field may have.
+    """The support of one field.
 
-    test: the one that shows it, in whose source the field's name stands: a pytest node id without parameters, below
-    tests/server unless it says where.
+    status    see SupportStatus
+    note      what users should know about it
+    test      the test that shows it, in whose source the field's name occurs: a pytest node id without parameters,
+              relative to tests/server unless it begins with tests/
+    neutral   values beside null that a REFUSED field may have
     """
 
     status: SupportStatus
@@ -48,6 +56,7 @@ class FieldSupport:
 
     @property
     def node_id(self) -> str:
+        """The pytest node id of `test`."""
         return self.test if self.test.startswith("tests/") else f"tests/server/{self.test}"
 
 
@@ -237,7 +246,7 @@ STREAM_OPTIONS: dict[str, FieldSupport] = {
 
 
 def refuse_unsupported(request: BaseModel, table: Mapping[str, FieldSupport]) -> None:
-    """Raises Unsupported for the first field that asks for something this version does not do."""
+    """Check that no field asks for something unsupported. Raises Unsupported about the first one that does."""
     for name in sorted(request.model_fields_set & table.keys()):
         value = getattr(request, name)
         if isinstance(value, BaseModel):

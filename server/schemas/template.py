@@ -1,4 +1,4 @@
-"""The fields that shape a prompt, the same for every endpoint that reads messages: what they may be, and come to."""
+"""Checks and defaults of the fields that shape a prompt, for every endpoint that reads messages."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -13,29 +13,47 @@ MAX_TOOLS_BYTES = 4 * 1024 * 1024
 
 
 class TemplateFields(Protocol):
-    """What chat and /tokenize have in common."""
+    """The fields of a prompt that chat and /tokenize have in common."""
 
     @property
-    def tools(self) -> list[Tool] | None: ...
+    def tools(self) -> list[Tool] | None:
+        """The tools that the template may show."""
+        ...
+
     @property
-    def chat_template(self) -> str | None: ...
+    def chat_template(self) -> str | None:
+        """The request's own chat template."""
+        ...
+
     @property
-    def chat_template_kwargs(self) -> dict[str, Any] | None: ...
+    def chat_template_kwargs(self) -> dict[str, Any] | None:
+        """Further variables of the template."""
+        ...
+
     @property
-    def mm_processor_kwargs(self) -> dict[str, Any] | None: ...
+    def mm_processor_kwargs(self) -> dict[str, Any] | None:
+        """Arguments of a multimodal processor."""
+        ...
+
     @property
-    def adds_generation_prompt(self) -> bool: ...
+    def adds_generation_prompt(self) -> bool:
+        """Whether the prompt ends with the beginning of an assistant message."""
+        ...
+
     @property
-    def continues_final_message(self) -> bool: ...
+    def continues_final_message(self) -> bool:
+        """Whether the answer continues the last message."""
+        ...
 
 
 def check_messages(messages: list[Message]) -> None:
+    """Check the number of content parts. Raises InvalidParameter if there are more than MAX_PARTS."""
     if sum(len(message.content) for message in messages if isinstance(message.content, list)) > MAX_PARTS:
         raise InvalidParameter(f"messages has more than {MAX_PARTS} content parts.", "messages")
 
 
 def check_template_fields(request: TemplateFields, config: ServerConfig) -> None:
-    """Raises InvalidParameter naming the field."""
+    """Check the fields of a prompt. Raises InvalidParameter about the field at fault."""
     if request.continues_final_message and request.adds_generation_prompt:
         raise InvalidParameter(
             "continue_final_message and add_generation_prompt cannot both be true; add_generation_prompt defaults to "
@@ -52,26 +70,26 @@ def check_template_fields(request: TemplateFields, config: ServerConfig) -> None
         raise InvalidParameter(f"chat_template_kwargs may not contain {name}.", "chat_template_kwargs")
     if request.mm_processor_kwargs and not config.trust_request_mm_kwargs:
         raise InvalidParameter(_needs_flag("mm_processor_kwargs", "--trust-request-mm-kwargs"), "mm_processor_kwargs")
-    bare = {name: value for name, value in kwargs.items() if name != "chat_template"}
-    _check_size("chat_template_kwargs", bare, MAX_TEMPLATE_KWARGS_BYTES)
+    variables = {name: value for name, value in kwargs.items() if name != "chat_template"}
+    _check_size("chat_template_kwargs", variables, MAX_TEMPLATE_KWARGS_BYTES)
     _check_size("tools", dump_tools(request.tools), MAX_TOOLS_BYTES)
 
 
 def request_template(request: TemplateFields) -> str | None:
-    """The template that came with the request: the field, or what stands in chat_template_kwargs."""
-    inner = (request.chat_template_kwargs or {}).get("chat_template")
-    return inner if request.chat_template is None else request.chat_template
+    """Return the chat template of the request itself: the field, or the one in chat_template_kwargs."""
+    template = (request.chat_template_kwargs or {}).get("chat_template")
+    return template if request.chat_template is None else request.chat_template
 
 
 def dump_tools(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
-    """Tools as templates print them: what was sent, type before function, and name, description, parameters first."""
+    """Return the tools as templates print them: what was sent, with type, name, description and parameters first."""
     return None if tools is None else [tool.model_dump(exclude_unset=True) for tool in tools]
 
 
 def merge_template_kwargs(kwargs: Mapping[str, Any] | None, effort: str | None, config: ServerConfig) -> dict[str, Any]:
-    """The template's further variables: the server's defaults, over them the request's.
+    """Return the further variables of the template: the server's defaults, replaced by the request's.
 
-    An effort sets enable_thinking, unless the request does that itself.
+    A reasoning effort sets enable_thinking, unless the request sets it itself.
     """
     merged = {name: value for name, value in (kwargs or {}).items() if name != "chat_template"}
     thinking = {}
@@ -83,7 +101,7 @@ def merge_template_kwargs(kwargs: Mapping[str, Any] | None, effort: str | None, 
 
 
 def map_reasoning_effort(effort: str | None, config: ServerConfig) -> Any:
-    """What the template sees for a reasoning_effort."""
+    """Return the value that the template gets for a reasoning_effort."""
     return None if effort is None else (config.reasoning_effort_map or {}).get(effort, effort)
 
 

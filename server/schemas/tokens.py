@@ -8,7 +8,10 @@ from server.schemas.chat import MAX_MESSAGES, MAX_TOOLS, Message, Tool, resolve_
 
 
 class TokenizeRequest(BaseModel):
-    """Either a prompt or messages. With messages, every field of chat that shapes the prompt counts here, too."""
+    """The body of POST /tokenize, with either a prompt or messages.
+
+    With messages, all fields of chat that shape the prompt have their effect here, too.
+    """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -29,18 +32,22 @@ class TokenizeRequest(BaseModel):
 
     @property
     def adds_generation_prompt(self) -> bool:
+        """Whether the prompt ends with the beginning of an assistant message, which is the default."""
         return resolve_template_flag(
             "add_generation_prompt", self.add_generation_prompt, self.chat_template_kwargs, True
         )
 
     @property
     def continues_final_message(self) -> bool:
+        """Whether the answer would continue the last message."""
         return resolve_template_flag(
             "continue_final_message", self.continue_final_message, self.chat_template_kwargs, False
         )
 
 
 class DetokenizeRequest(BaseModel):
+    """The body of POST /detokenize."""
+
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model: str | None = None

@@ -1,4 +1,4 @@
-"""The fields that are about tools: what they may be, and what the choice among them comes to."""
+"""Checks of the fields about tools, and the resolution of tool_choice."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ TOOL_CHOICES = ("none", "auto", "required")
 
 
 def check_tools(request: ChatRequest) -> None:
-    """Raises InvalidParameter naming the field."""
+    """Check the fields about tools. Raises InvalidParameter about the field at fault."""
     if request.tools == []:
         raise InvalidParameter("tools must not be empty; leave it out when there are none.", "tools")
     choice = request.tool_choice
@@ -38,18 +38,20 @@ def check_tools(request: ChatRequest) -> None:
 
 
 def is_call_forced(request: ChatRequest) -> bool:
-    """Whether the answer must be a tool call."""
+    """Tell whether the answer must be a tool call."""
     return request.tool_choice == "required" or isinstance(request.tool_choice, dict)
 
 
 def resolve_content_constraint(request: ChatRequest) -> StructuredOutputs | None:
-    """Return what the content is held to, of a request that was checked. A forced call has no content: a
-    response_format beside it has nothing to hold."""
+    """Return the constraint of the content, of a request that has been checked.
+
+    An answer that must be a tool call has no content, so a response_format beside it has no effect.
+    """
     return None if is_call_forced(request) else resolve_constraint(request)
 
 
 def resolve_tool_choice(request: ChatRequest) -> ToolChoice:
-    """Of a request that was checked. Null is the same as absent: auto if there are tools."""
+    """Return the tool choice of a request that has been checked. The default is auto if there are tools, else none."""
     choice = request.tool_choice
     if isinstance(choice, dict):
         return NamedTool(choice["function"]["name"])
@@ -59,12 +61,12 @@ def resolve_tool_choice(request: ChatRequest) -> ToolChoice:
 
 
 def _check_definitions(tools: list[Tool]) -> None:
-    """What must be one of several calls is one schema to others, so their definitions share their names."""
-    known: dict[str, Any] = {}
+    """Check $defs: the calls that may be made become one schema, in which their definitions share one namespace."""
+    definitions: dict[str, Any] = {}
     for tool in tools:
-        defined = (tool.function.parameters or {}).get("$defs")
-        for name, body in defined.items() if isinstance(defined, dict) else ():
-            if known.setdefault(name, body) != body:
+        defs = (tool.function.parameters or {}).get("$defs")
+        for name, body in defs.items() if isinstance(defs, dict) else ():
+            if definitions.setdefault(name, body) != body:
                 raise InvalidParameter(
                     f"tools have two different $defs under the name {preview(name)}; rename one of them.", "tools"
                 )
