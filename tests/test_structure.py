@@ -50,7 +50,6 @@ NOT_YET: set[str] = {
     "native",
     "output_stream",
     "sampling",
-    "server",
     "structured",
     "text",
     "weights",
