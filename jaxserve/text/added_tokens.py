@@ -1,9 +1,9 @@
-"""What the files beside a vocabulary say about its tokens: which have a name, which are special, which are added.
+"""AddedTokens: the named, special and added tokens of a vocabulary, from the files beside it.
 
 The rules are those of transformers 5 (tokenization_utils_base.py, _from_pretrained): special_tokens_map.json and
-added_tokens.json count only where tokenizer_config.json has no added_tokens_decoder, and the map wins over the
-configuration. A named token is special, be its name one of the usual ones, any other that ends in _token, or a key of
-an extra_special_tokens object. A list of such tokens only adds those that the vocabulary lacks.
+added_tokens.json count only where tokenizer_config.json has no added_tokens_decoder, and the map overrides the
+configuration. A named token is special, whether its name is one of the usual ones, any other that ends in _token, or a
+key of an extra_special_tokens object. A list of such tokens only adds those that the vocabulary lacks.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,12 @@ TokenFields: TypeAlias = dict[str, Any]  # "content", and those of _FLAGS that a
 
 @dataclass(slots=True)
 class AddedTokens:
-    """named: name → token, as templates see them. by_id: what has an id. listed: further ones, in their order."""
+    """The tokens that the files describe.
+
+    named    Name → token, as templates see them.
+    by_id    Id → token.
+    listed   Further tokens, in their order.
+    """
 
     named: dict[str, TokenFields] = field(default_factory=dict)
     by_id: dict[int, TokenFields] = field(default_factory=dict)
@@ -35,7 +40,7 @@ class AddedTokens:
 
     @classmethod
     def from_directory(cls, path: Path, config: Mapping[str, Any]) -> "AddedTokens":
-        """Read what the files say; config is tokenizer_config.json. Raises BadCheckpoint if one is wrong."""
+        """Read the files of a directory; config: tokenizer_config.json. Raises BadCheckpoint if one is wrong."""
         decoder = config.get("added_tokens_decoder")
         sources = [("tokenizer_config.json", config)]
         if decoder is None:
@@ -64,7 +69,7 @@ class AddedTokens:
             self.listed = [_token(value) for value in lists[0]]
 
     def apply(self, backend: tokenizers.Tokenizer) -> None:
-        """Add to the vocabulary what it lacks, and make special what should be."""
+        """Add the tokens that the vocabulary lacks, and make tokens special that should be."""
         known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
         special = {token["content"] for token in self.named.values()}
         names = sorted(
@@ -95,7 +100,10 @@ def add_tokens(backend: tokenizers.Tokenizer, tokens: Iterable[AddedToken]) -> N
 
 
 def _by_id(path: Path, decoder: Any, special: set[str]) -> dict[int, TokenFields]:
-    """The tokens of added_tokens_decoder, or of the older added_tokens.json, by id."""
+    """Return the tokens of added_tokens_decoder, or of the older added_tokens.json, by id.
+
+    Raises BadCheckpoint if they are not readable.
+    """
     try:
         if decoder is not None:
             return {int(id): _token(token) for id, token in decoder.items()}
@@ -109,7 +117,7 @@ def _by_id(path: Path, decoder: Any, special: set[str]) -> dict[int, TokenFields
 
 
 def _token(value: Any) -> TokenFields:
-    """A token given as text or as an object, as an object."""
+    """Return a token that is given as text or as an object as an object. Raises TypeError if it is neither."""
     token = {"content": value} if isinstance(value, str) else value
     if not isinstance(token, dict) or not isinstance(token.get("content"), str):
         raise TypeError(f"{str(value)[:80]!r} is neither a text nor an object with a content")

@@ -1,4 +1,4 @@
-"""Words that may not stand in an answer, as sequences of token ids: the last may not follow the others."""
+"""Encode bad_words as sequences of token ids: the last token of a sequence is forbidden after the others."""
 
 from collections.abc import Sequence
 
@@ -10,25 +10,26 @@ MAX_TOKENS = 1024  # of all sequences together
 
 
 def encode_bad_words(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
-    """Each word as it is tokenized at the beginning of a text and, where that is another first token, after a space.
+    """Return each word as it is tokenized at the beginning of a text and, if its first token differs, after a space.
 
-    Other tokenizations of the same text are not found (vLLM's rule). Raises InvalidParameter for a word without
-    tokens, and for too many.
+    Other tokenizations of the same text are not found, as in vLLM.
+
+    Raises InvalidParameter for a word without tokens, and for too many sequences or tokens.
     """
-    found: dict[tuple[int, ...], None] = {}
+    sequences: dict[tuple[int, ...], None] = {}
     for word in words:
-        if len(word) > MAX_TOKENS * tokenizer.max_token_chars or len(found) > MAX_SEQUENCES:
+        if len(word) > MAX_TOKENS * tokenizer.max_token_chars or len(sequences) > MAX_SEQUENCES:
             raise _too_many()
         bare = tuple(tokenizer.encode(word.lstrip(), add_special_tokens=False))
         if not bare:
             raise InvalidParameter(f"bad_words has {word[:50]!r}, which has no tokens; leave it out.", "bad_words")
         spaced = tuple(tokenizer.encode(" " + word.lstrip(), add_special_tokens=False))
-        found[bare] = None
+        sequences[bare] = None
         if len(spaced) == len(bare) and spaced[0] != bare[0]:
-            found[spaced] = None
-    if len(found) > MAX_SEQUENCES or sum(map(len, found)) > MAX_TOKENS:
+            sequences[spaced] = None
+    if len(sequences) > MAX_SEQUENCES or sum(map(len, sequences)) > MAX_TOKENS:
         raise _too_many()
-    return tuple(found)
+    return tuple(sequences)
 
 
 def _too_many() -> InvalidParameter:

@@ -1,4 +1,4 @@
-"""Jinja's filters, each measured before it can multiply text. The limits are those of `bounds`."""
+"""Jinja's filters with limits on the size of their results; see size_limits."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ MAX_ITEMS = 100_000  # of one batch, and slices of one list
 MAX_INDENT = 64  # of tojson, in characters
 MAX_PRECISION = 308
 
-# Filters that begin by turning their input into text.
+# Filters that convert their input to text first.
 _TEXT_FILTERS = frozenset((
     "string", "upper", "lower", "title", "capitalize", "trim", "center", "escape", "e", "forceescape", "safe",
     "striptags", "truncate", "wordcount", "wordwrap", "indent", "replace", "urlencode", "pprint", "xmlattr", "format",
@@ -31,10 +31,10 @@ _TEXT_FILTERS = frozenset((
 
 
 def bounded_filters(limit: int) -> dict[str, Callable[..., Any]]:
-    """Jinja's filters by name with an upper bound of `limit` characters or items; urlize is left out."""
+    """Return Jinja's filters by name with an upper bound of `limit` characters or items; urlize is left out."""
     checks = _checks(limit)
     table = {name: _bounded(name, filter, checks.get(name), limit) for name, filter in jinja.FILTERS.items()}
-    del table["urlize"]  # its search is not linear, and prompts have no links to make
+    del table["urlize"]  # its search is not linear, and prompts need no links
     return table | {"join": _join(limit), "sum": _sum(limit), "attr": _attr, "tojson": _tojson(limit)}
 
 
@@ -60,7 +60,7 @@ def _bounded(
 
 
 def _checks(limit: int) -> dict[str, Callable[..., None]]:
-    """What a filter's own arguments may ask for, by filter; the signatures are the filters'."""
+    """Return the checks of the filters' own arguments, by filter; the signatures are those of the filters."""
 
     def center(value: Any, width: int = 80) -> None:
         check_size(int(width), limit, "The width")
@@ -119,7 +119,7 @@ def _sum(limit: int) -> Callable[..., Any]:
 
 @pass_environment
 def _attr(environment: Environment, obj: Any, name: str) -> Any:
-    """Jinja's attr, which never hands out a method: its text would show an address."""
+    """Return Jinja's attr, but never a method: its text would show an address."""
     value = jinja.do_attr(environment, obj, name)
     if callable(value):
         return environment.undefined(f"attr does not give out the method {name!r}.", obj=obj, name=name)

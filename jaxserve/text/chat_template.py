@@ -1,4 +1,4 @@
-"""Messages and tools → the prompt's text, by the checkpoint's own template or one given by hand."""
+"""ChatTemplate: messages and tools to the text of the prompt."""
 
 import json
 import math
@@ -18,20 +18,14 @@ _CALL_ARGUMENTS = (
     "tokenize chat_template return_dict return_tensors padding truncation max_length messages conversation"
 )
 _GLOBALS = "range namespace dict cycler joiner raise_exception strftime_now"
-# How tool calls may be shown, the usual first: DeepSeek's templates join the arguments as text, gpt-oss's refuses a
-# thinking beside a content and calls.
+# Forms of messages with tool calls, the usual one first: DeepSeek's templates join the arguments as text, and that of
+# gpt-oss refuses thinking in a message with content and calls.
 RENDER_VARIANTS: tuple[dict[str, bool], ...] = ({}, {"arguments_as_text": True}, {"keep_thinking_with_calls": False})
 RESERVED_KWARGS = frozenset(_CALL_ARGUMENTS.split() + _GLOBALS.split())
 
 
 class ChatTemplate:
-    """One template, with the special tokens it may name.
-
-    content_format   how content reaches the template: "string", "openai" (a list of text parts), or "auto": what the
-                     template's loops ask for, where a lone text stays a string if the template asks for strings too
-    max_chars        longest prompt it may write
-    timeout_s        longest time it may take to write one
-    """
+    """One Jinja template with its special tokens."""
 
     def __init__(
         self,
@@ -42,6 +36,15 @@ class ChatTemplate:
         max_chars: int = MAX_CHARS,
         timeout_s: float = math.inf,
     ) -> None:
+        """Wrap a template.
+
+        source           The Jinja source.
+        special_tokens   The variables for special tokens, name → text.
+        content_format   The form of content for the template: "string", "openai" (a list of text parts), or "auto":
+                         what the template's loops expect, where a single text stays a string if it tests for strings.
+        max_chars        The longest prompt that it may write.
+        timeout_s        The longest time that it may take for one prompt.
+        """
         self.source = source
         self._special_tokens = dict(special_tokens)
         self._wanted_format: Literal["auto", "string", "openai"] = content_format
@@ -50,6 +53,7 @@ class ChatTemplate:
 
     @property
     def content_format(self) -> ContentFormat:
+        """The form of content for the template. Raises InvalidParameter if the template has a syntax error."""
         return self._usage().format if self._wanted_format == "auto" else self._wanted_format
 
     def _usage(self) -> ContentUsage:
@@ -68,11 +72,14 @@ class ChatTemplate:
         continue_final_message: bool = False,
         kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt for `messages`, which come as clients send them.
+        """Return the prompt for messages as clients send them.
 
-        kwargs are further variables; where they name a parameter that is given too, the parameter wins. Tool calls
-        are shown in the first of the READINGS that the template takes, and tools with an empty description where it
-        cannot do without one. Every failure is an InvalidParameter with the template's own reason.
+        kwargs: further variables; where they name a parameter that is given too, the parameter is used.
+
+        Tool calls have the first of the RENDER_VARIANTS that the template accepts, and tools get an empty description
+        if the template cannot do without one.
+
+        Raises InvalidParameter with the template's own reason for every failure.
         """
         if continue_final_message and add_generation_prompt:
             raise InvalidParameter(
@@ -81,39 +88,39 @@ class ChatTemplate:
                 "continue_final_message",
             )
         variables = {"tools": None, "documents": None} | self._variables(kwargs or {})
-        given = {"tools": list(tools) if tools else None, "documents": documents}
-        variables |= {name: value for name, value in given.items() if value is not None}
+        parameters = {"tools": list(tools) if tools else None, "documents": documents}
+        variables |= {name: value for name, value in parameters.items() if value is not None}
         variables |= {
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
         }
         has_calls = any(isinstance(m, Mapping) and m.get("tool_calls") for m in messages)
-        readings = self._variants() if has_calls else RENDER_VARIANTS[:1]
+        variants = self._variants() if has_calls else RENDER_VARIANTS[:1]
         try:
-            return self._first_success(messages, variables, readings)
+            return self._first_success(messages, variables, variants)
         except InvalidParameter:
             described = _with_descriptions(tools or ())
             if described != list(tools or ()):
                 with suppress(InvalidParameter):
-                    return self._first_success(messages, variables | {"tools": described}, readings)
+                    return self._first_success(messages, variables | {"tools": described}, variants)
             raise
 
     def _variants(self) -> Sequence[dict[str, bool]]:
-        """The usual ones, where the template asks for it first with no content beside calls instead of an empty one."""
+        """Return the forms to try: first with no content instead of an empty one, if the template tests for none."""
         if not self._usage().tests_for_none or "tool_calls" not in self.source:
             return RENDER_VARIANTS
-        return [*({**reading, "empty_content_is_none": True} for reading in RENDER_VARIANTS), *RENDER_VARIANTS]
+        return [*({**variant, "empty_content_is_none": True} for variant in RENDER_VARIANTS), *RENDER_VARIANTS]
 
     def _first_success(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], readings: Sequence[dict[str, bool]]
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], variants: Sequence[dict[str, bool]]
     ) -> str:
-        """The first reading that the template takes; if it takes none, what it said about the first."""
+        """Render the first variant that the template accepts. Raises InvalidParameter with the reason for the first."""
         try:
-            return self._render(messages, variables, **readings[0])
+            return self._render(messages, variables, **variants[0])
         except InvalidParameter:
-            for reading in readings[1:]:
+            for variant in variants[1:]:
                 with suppress(InvalidParameter):
-                    return self._render(messages, variables, **reading)
+                    return self._render(messages, variables, **variant)
             raise
 
     def _variables(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,12 +128,12 @@ class ChatTemplate:
             raise InvalidParameter(f"chat_template_kwargs cannot set {', '.join(clash)}.", "chat_template_kwargs")
         return self._special_tokens | dict(kwargs)
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], **reading: bool) -> str:
+    def _render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], **variant: bool) -> str:
         prepared = prepare_messages(
             messages,
             self.content_format,
             has_developer_role="developer" in self.source,
-            **reading,
+            **variant,
             lone_text_is_string=self._wanted_format == "auto" and self._usage().tests_for_string,
         )
         if not variables["continue_final_message"]:
@@ -136,28 +143,28 @@ class ChatTemplate:
     def _run(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
         try:
             return render_template(self.source, {**variables, "messages": messages}, self._max_chars, self._timeout_s)
-        except Exception as error:  # whatever a template can raise is about the request
+        except Exception as error:  # a template can raise anything, and the request is the cause
             raise _template_error(error) from error
 
     def _run_open_ended(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
-        """The prompt up to the end of the last message's content, found again by a mark that is appended to it."""
+        """Render the prompt up to the end of the last message's content, found by a mark that is appended to it."""
         content = _final_text(messages[-1])
         mark = _unused_mark(messages)
         text = self._run([*messages[:-1], _with_mark(messages[-1], mark + " ")], variables)
-        place = text.rfind(mark)
-        if place < 0 or content.strip() not in text:
+        end = text.rfind(mark)
+        if end < 0 or content.strip() not in text:
             raise InvalidParameter(
                 "continue_final_message is true, but the chat template does not write the final message's content as "
                 "it is.",
                 "continue_final_message",
             )
-        if text.startswith(mark + " ", place):
-            return text[:place]
-        return text[:place].rstrip()  # the template trims, so it would have trimmed the content too
+        if text.startswith(mark + " ", end):
+            return text[:end]
+        return text[:end].rstrip()  # the template trims, so it would have trimmed the content too
 
 
 class ChatTemplates:
-    """A checkpoint's templates by name ("default", "tool_use", …), of which each request uses one."""
+    """The templates of a checkpoint by name ("default", "tool_use", …), of which each request uses one."""
 
     def __init__(
         self,
@@ -173,7 +180,10 @@ class ChatTemplates:
         }
 
     def select(self, *, has_tools: bool) -> ChatTemplate:
-        """The tool_use variant if there are tools and it exists, else the default, else the only one."""
+        """Return the tool_use template if there are tools and it exists, else the default, else the only one.
+
+        Raises InvalidParameter if there is none.
+        """
         if has_tools and "tool_use" in self._templates:
             return self._templates["tool_use"]
         if "default" in self._templates:
@@ -184,24 +194,29 @@ class ChatTemplates:
         raise InvalidParameter(f"The model has no chat template to use ({known}); use --chat-template.", "messages")
 
 
-def read_template(given: str) -> str:
-    """The template meant by --chat-template: the text itself, or the file at that path. BadConfig if neither."""
-    if "{%" in given or "{{" in given:
-        return given
-    path = Path(os.path.expanduser(given))
+def read_template(value: str) -> str:
+    """Return the template of --chat-template, whose value is the text itself or the path of a file.
+
+    Raises BadConfig if it is neither.
+    """
+    if "{%" in value or "{{" in value:
+        return value
+    path = Path(os.path.expanduser(value))
     try:
         return path.read_text(encoding="utf-8-sig")  # a byte order mark would be part of every prompt
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(
-            f"chat_template {given!r} is neither Jinja text nor a readable file ({type(error).__name__})."
+            f"chat_template {value!r} is neither Jinja text nor a readable file ({type(error).__name__})."
         ) from error
 
 
 def _with_descriptions(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The tools, with an empty description and empty parameters where they have none."""
-    usual = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    """Return the tools, with an empty description and empty parameters where they have none."""
+    defaults = {"description": "", "parameters": {"type": "object", "properties": {}}}
     return [
-        {**tool, "function": {**usual, **function}} if isinstance(function := tool.get("function"), Mapping) else tool
+        {**tool, "function": {**defaults, **function}}
+        if isinstance(function := tool.get("function"), Mapping)
+        else tool
         for tool in tools
     ]
 
@@ -227,8 +242,8 @@ def _with_mark(message: Mapping[str, Any], mark: str) -> dict[str, Any]:
 
 
 def _unused_mark(messages: list[dict[str, Any]]) -> str:
-    """Letters that no message contains, so that no user can place the mark."""
-    everything, number = json.dumps(messages, ensure_ascii=False, default=str), 0
-    while (mark := f"CONTINUEFROMHERE{number}") in everything:
+    """Return a word that no message contains, so that no user can write the mark."""
+    all_text, number = json.dumps(messages, ensure_ascii=False, default=str), 0
+    while (mark := f"CONTINUEFROMHERE{number}") in all_text:
         number += 1
     return mark

@@ -1,4 +1,4 @@
-"""Does a template want content as one string, or as a list of parts? Read from its syntax tree."""
+"""Analyze from a template's syntax tree whether it expects content as one string or as a list of parts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,12 @@ from jaxserve.text.sandbox import parse_template
 
 @dataclass(frozen=True, slots=True)
 class ContentUsage:
-    """How a template uses content: loops over its parts, asks whether it is a string, asks whether it is none."""
+    """The ways in which a template uses content.
+
+    loops_over_parts   It loops over the content.
+    tests_for_string   It tests whether the content is a string.
+    tests_for_none     It tests whether the content is none.
+    """
 
     loops_over_parts: bool
     tests_for_string: bool
@@ -20,22 +25,25 @@ class ContentUsage:
 
     @property
     def format(self) -> ContentFormat:
+        """The format that fits the template."""
         return "openai" if self.loops_over_parts else "string"
 
 
 @lru_cache(maxsize=64)
 def analyze_content(source: str) -> ContentUsage:
-    """What the template does with a message's content. Raises Jinja's TemplateSyntaxError. Cached by source.
+    """Analyze how a template uses the content of messages; the last 64 results are cached.
 
     A message is what a loop over `messages` yields (also over a slice, a filtered form or a renamed copy), or an item
     of it; a macro's parameter is not followed. A name that stands for content in one branch and for another field of
-    the message in the next (Mistral Nemo's tool_calls) is not taken for content.
+    the message in another one (Mistral Nemo's tool_calls) does not count as content.
+
+    Raises jinja2.TemplateSyntaxError if the source has one.
     """
     tree = parse_template(source)
-    lists = _close({"messages"}, tree, _is_list)
+    lists = _add_aliases({"messages"}, tree, _is_list)
     items = {name for loop in tree.find_all(nodes.For) if _is_list(loop.iter, lists) for name in _targets(loop.target)}
-    items = _close(items, tree, lambda node, known: _is_message(node, known, lists))
-    contents = _close(set(), tree, lambda node, known: _is_content(node, items, lists, known))
+    items = _add_aliases(items, tree, lambda node, known: _is_message(node, known, lists))
+    contents = _add_aliases(set(), tree, lambda node, known: _is_content(node, items, lists, known))
     contents -= {
         target
         for assign in tree.find_all(nodes.Assign)
@@ -54,23 +62,23 @@ def analyze_content(source: str) -> ContentUsage:
     )
 
 
-def _close(names: set[str], tree: nodes.Template, means_it: Callable[[nodes.Node, set[str]], bool]) -> set[str]:
-    """The names, and all that are assigned from what they mean, until nothing is added."""
+def _add_aliases(names: set[str], tree: nodes.Template, is_alias: Callable[[nodes.Node, set[str]], bool]) -> set[str]:
+    """Return the names and, repeatedly, all names that are assigned from them."""
     names = set(names)
     while True:
-        found = {
+        aliases = {
             target
             for assign in tree.find_all(nodes.Assign)
-            if means_it(assign.node, names)
+            if is_alias(assign.node, names)
             for target in _targets(assign.target)
         }
-        if found <= names:
+        if aliases <= names:
             return names
-        names |= found
+        names |= aliases
 
 
 def _targets(node: nodes.Node) -> list[str]:
-    """The plain names a loop or an assignment sets; `ns.attribute` counts as its attribute."""
+    """Return the names that a loop or an assignment sets; a namespace attribute is `ns.attribute`."""
     if isinstance(node, nodes.Name):
         return [node.name]
     if isinstance(node, nodes.NSRef):
@@ -80,7 +88,7 @@ def _targets(node: nodes.Node) -> list[str]:
     return []
 
 
-def _named(node: nodes.Node) -> str | None:
+def _name_of(node: nodes.Node) -> str | None:
     if isinstance(node, nodes.Name):
         return node.name
     if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
@@ -89,7 +97,7 @@ def _named(node: nodes.Node) -> str | None:
 
 
 def _inner(node: nodes.Node) -> nodes.Node:
-    """Through filters, slices and conditions to what they are about."""
+    """Return the node inside filters, slices and conditions."""
     while True:
         if isinstance(node, nodes.Filter) and node.node is not None:
             node = node.node
@@ -102,18 +110,18 @@ def _inner(node: nodes.Node) -> nodes.Node:
 
 
 def _is_list(node: nodes.Node, lists: set[str]) -> bool:
-    return _named(_inner(node)) in lists
+    return _name_of(_inner(node)) in lists
 
 
 def _is_message(node: nodes.Node, items: set[str], lists: set[str]) -> bool:
     node = _inner(node)
-    if _named(node) in items:
+    if _name_of(node) in items:
         return True
     return isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Slice) and _is_list(node.node, lists)
 
 
 def _is_content(node: nodes.Node, items: set[str], lists: set[str], contents: set[str]) -> bool:
-    return _named(_inner(node)) in contents or _field(node, items, lists) == "content"
+    return _name_of(_inner(node)) in contents or _field(node, items, lists) == "content"
 
 
 def _is_other_field(node: nodes.Node, items: set[str], lists: set[str]) -> bool:
@@ -121,7 +129,7 @@ def _is_other_field(node: nodes.Node, items: set[str], lists: set[str]) -> bool:
 
 
 def _field(node: nodes.Node, items: set[str], lists: set[str]) -> str | None:
-    """The name of the message's field that is read here, if one is."""
+    """Return the name of the message's field that is read here; None if none is."""
     node = _inner(node)
     if isinstance(node, nodes.Getattr) and _is_message(node.node, items, lists):
         return node.attr

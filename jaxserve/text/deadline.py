@@ -1,4 +1,4 @@
-"""How long a template may render: a time limit for this thread, looked at by every turn of a loop and every call."""
+"""A time limit for rendering in this thread, checked by every iteration of a loop and every call of a template."""
 
 import time
 from collections.abc import Iterator, Sized
@@ -12,27 +12,27 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 
 
 class TemplateTimeout(TemplateError):
-    """The rendering takes longer than it may."""
+    """The rendering has exceeded its time limit."""
 
 
 @contextmanager
 def limit_time(timeout_s: float) -> Iterator[None]:
-    """What happens inside may take so long."""
-    before = _deadline.set(time.monotonic() + timeout_s)
+    """Limit the time of a `with` block, as far as it calls `check_deadline`."""
+    token = _deadline.set(time.monotonic() + timeout_s)
     try:
         yield
     finally:
-        _deadline.reset(before)
+        _deadline.reset(token)
 
 
 def check_deadline() -> None:
-    """Raises TooSlow past the deadline."""
+    """Raise TemplateTimeout if the deadline has passed."""
     if time.monotonic() > _deadline.get():
         raise TemplateTimeout("the template takes too long")
 
 
 class TimedIterator:
-    """What a loop goes through, with a look at the clock at each turn."""
+    """Iterable of a loop that checks the deadline at every iteration."""
 
     __slots__ = ("_items",)
 

@@ -1,11 +1,11 @@
-"""Which dialect a model writes its tool calls and its reasoning in, found in its checkpoint's files alone.
+"""Detect the dialects of a model's tool calls and reasoning from the files of its checkpoint.
 
-In order of trust: the checkpoint's response_template, which says it outright; what its chat template writes; where that
-shows no calls, a token of the vocabulary, then the model_type of config.json. What a template writes comes before what
-a vocabulary merely has, for vocabularies are inherited: Nemotron Nano has Mistral's [TOOL_CALLS], and every Qwen3 has
-<think>. Of reasoning, three prompts tell whether a model thinks always, unless told not to, or only if told to.
+In order of trust: the checkpoint's response_template, which names them; what its chat template writes; where that shows
+no calls, a token of the vocabulary, then the model_type of config.json. What a template writes comes before what a
+vocabulary merely has, because vocabularies are inherited: Nemotron Nano has Mistral's [TOOL_CALLS], and every Qwen3 has
+<think>. Three test prompts show whether a model reasons always, by default, or only on request.
 
-A model whose template never reads `tools` is given no tool parser: it would never hear of them.
+A model whose template never reads `tools` gets no tool parser: it would not see the tools.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,12 +23,17 @@ from jaxserve.text.template_text import TemplateText, extract_template_text
 from jaxserve.text.tokenizer import Tokenizer
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-_SWITCHES = ("enable_thinking", "thinking")  # the variables by which templates are told
+_SWITCHES = ("enable_thinking", "thinking")  # template variables that enable or disable reasoning
 
 
 @dataclass(frozen=True, slots=True)
 class ProbePrompts:
-    """What the template makes of a short question: by itself, with thinking switched on, and switched off."""
+    """The prompts that a template writes for a short question.
+
+    default        Without further variables.
+    thinking_on    With thinking enabled.
+    thinking_off   With thinking disabled.
+    """
 
     default: str
     thinking_on: str
@@ -36,29 +41,30 @@ class ProbePrompts:
 
     @property
     def opens_section(self) -> bool:
-        """Whether an answer begins inside a section."""
+        """Whether an output begins inside a reasoning section."""
         return self.thinking_on.rstrip().endswith("<think>")
 
     @property
     def has_switch(self) -> bool:
+        """Whether thinking can be enabled or disabled."""
         return self.thinking_on != self.thinking_off
 
     @property
     def is_off_by_default(self) -> bool:
-        """Whether it stays quiet unless it is told to think."""
+        """Whether there is no reasoning unless thinking is enabled."""
         return self.has_switch and self.default == self.thinking_off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectionFacts:
-    """What detection looks at.
+    """The facts of a checkpoint that detection looks at.
 
-    tool_template       the chat template for conversations with tools, in Jinja; None: there is none
-    template            the one for conversations without
-    prompts             what the latter writes; None where it takes no plain question
-    tokens              the added tokens of the vocabulary: text → whether it is special
-    response_template   of tokenizer_config.json
-    model_type          of config.json
+    tool_template       The source of the chat template for conversations with tools; None: there is none.
+    template            The source of the one for conversations without tools.
+    prompts             Prompts that `template` writes; None if it refuses a plain question.
+    tokens              The added tokens of the vocabulary: text → whether it is special.
+    response_template   That of tokenizer_config.json.
+    model_type          That of config.json.
     """
 
     tool_template: str | None = None
@@ -71,7 +77,11 @@ class DetectionFacts:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """A parser's name, or None for none, and why it is that: a short sentence for people."""
+    """A detected or configured parser.
+
+    name     The name of the parser; None: none.
+    reason   A short sentence for the log.
+    """
 
     name: str | None
     reason: str
@@ -81,7 +91,10 @@ class Detection:
 
 
 def collect_facts(tokenizer: Tokenizer, templates: ChatTemplates, model_config: Mapping[str, Any]) -> DetectionFacts:
-    """templates are those in force, the checkpoint's or the one given by hand."""
+    """Collect the facts of a checkpoint.
+
+    templates: those in use, of the checkpoint or of the configuration.
+    """
     added = tokenizer.backend.get_added_tokens_decoder().values()
     response_template = tokenizer.config.get("response_template")
     return DetectionFacts(
@@ -115,87 +128,89 @@ def _probe(templates: ChatTemplates) -> ProbePrompts | None:
 
 
 def detect_tool_parser(facts: DetectionFacts) -> Detection:
-    """The dialect of tool calls."""
+    """Detect the parser of tool calls."""
     if facts.tool_template is None:
         return Detection(None, "the model has no chat template")
-    if fields := _telling_fields(facts.response_template):
-        return _by_template("tool_calls" in fields, "tool_calls")
-    words = _words(facts.tool_template)
-    if words is None:
+    if fields := _special_fields(facts.response_template):
+        return _detect_by_field("tool_calls" in fields, "tool_calls")
+    text = _template_text(facts.tool_template)
+    if text is None:
         return Detection(None, "the template has a syntax error")
-    if "tools" not in words.variables:
+    if "tools" not in text.variables:
         return Detection(None, "the template never reads tools")
-    found = _written(detection_patterns.TOOL_CALL_PATTERNS, words, facts)
-    if found is None and "tool_calls" not in facts.tool_template:  # it leaves the form to the model
-        found = _had(detection_patterns.TOOL_PARSER_BY_TOKEN, facts) or _typed(
+    detected = _detect_by_pattern(detection_patterns.TOOL_CALL_PATTERNS, text, facts)
+    if detected is None and "tool_calls" not in facts.tool_template:  # it leaves the form to the model
+        detected = _detect_by_token(detection_patterns.TOOL_PARSER_BY_TOKEN, facts) or _detect_by_model_type(
             detection_patterns.TOOL_PARSER_BY_MODEL_TYPE, facts
         )
-    return found or Detection(None, "the template writes calls in no known form")
+    return detected or Detection(None, "the template writes calls in no known form")
 
 
 def detect_reasoning_parser(facts: DetectionFacts) -> Detection:
-    """The dialect of reasoning."""
+    """Detect the parser of reasoning."""
     if facts.template is None:
         return Detection(None, "the model has no chat template")
-    if fields := _telling_fields(facts.response_template):
-        return _by_template(not fields.isdisjoint(_REASONING_FIELDS), "reasoning")
-    words = _words(facts.template)
-    if words is None:
+    if fields := _special_fields(facts.response_template):
+        return _detect_by_field(not fields.isdisjoint(_REASONING_FIELDS), "reasoning")
+    text = _template_text(facts.template)
+    if text is None:
         return Detection(None, "the template has a syntax error")
     return (
-        _written(detection_patterns.REASONING_PATTERNS, words, facts)
-        or _tagged(words, facts)
-        or _typed(detection_patterns.REASONING_PARSER_BY_MODEL_TYPE, facts)
+        _detect_by_pattern(detection_patterns.REASONING_PATTERNS, text, facts)
+        or _detect_think_tags(text, facts)
+        or _detect_by_model_type(detection_patterns.REASONING_PARSER_BY_MODEL_TYPE, facts)
         or Detection(None, "the template writes no reasoning")
     )
 
 
-def _telling_fields(response_template: Mapping[str, Any] | None) -> set[str]:
-    """The fields of a response template that are more than content. One that has any speaks for tools and reasoning."""
+def _special_fields(response_template: Mapping[str, Any] | None) -> set[str]:
+    """Return the fields of a response template besides content. If it has any, it decides about tools and reasoning."""
     fields = (response_template or {}).get("fields")
     return {"tool_calls", *_REASONING_FIELDS}.intersection(fields) if isinstance(fields, Mapping) else set()
 
 
-def _by_template(has_it: bool, what: str) -> Detection:
-    reason = f"its response_template has {'a' if has_it else 'no'} field for {what}"
-    return Detection(RESPONSE_TEMPLATE if has_it else None, reason)
+def _detect_by_field(has_field: bool, field: str) -> Detection:
+    reason = f"its response_template has {'a' if has_field else 'no'} field for {field}"
+    return Detection(RESPONSE_TEMPLATE if has_field else None, reason)
 
 
-def _words(source: str) -> TemplateText | None:
+def _template_text(source: str) -> TemplateText | None:
     try:
         return extract_template_text(source)
     except TemplateSyntaxError:
         return None
 
 
-def _written(known: tuple[DialectPattern, ...], words: TemplateText, facts: DetectionFacts) -> Detection | None:
-    for signature in known:
-        if signature.matches(words.text, facts.model_type):
-            return Detection(signature.name, f"the template writes {signature.description}")
+def _detect_by_pattern(
+    patterns: tuple[DialectPattern, ...], text: TemplateText, facts: DetectionFacts
+) -> Detection | None:
+    for pattern in patterns:
+        if pattern.matches(text.text, facts.model_type):
+            return Detection(pattern.name, f"the template writes {pattern.description}")
     return None
 
 
-def _had(known: Mapping[str, str], facts: DetectionFacts) -> Detection | None:
-    for token, name in known.items():
+def _detect_by_token(parsers: Mapping[str, str], facts: DetectionFacts) -> Detection | None:
+    for token, name in parsers.items():
         if token in facts.tokens:
             return Detection(name, f"its vocabulary has {token}")
     return None
 
 
-def _typed(known: Mapping[str, str], facts: DetectionFacts) -> Detection | None:
-    name = known.get(facts.model_type)
+def _detect_by_model_type(parsers: Mapping[str, str], facts: DetectionFacts) -> Detection | None:
+    name = parsers.get(facts.model_type)
     return Detection(name, f"its model_type is {facts.model_type}") if name else None
 
 
-def _tagged(words: TemplateText, facts: DetectionFacts) -> Detection | None:
-    """Reasoning between <think> and </think>, as most write it; when it is written decides the name."""
+def _detect_think_tags(text: TemplateText, facts: DetectionFacts) -> Detection | None:
+    """Detect reasoning in <think> tags, as most models write it; whether it is optional decides the name."""
     assert facts.template is not None
     opens = facts.prompts is not None and facts.prompts.opens_section
-    if not opens and not detection_patterns.writes_reasoning(words.text):
-        if "</think>" in words.text and "<think>" not in facts.tokens:
+    if not opens and not detection_patterns.writes_reasoning(text.text):
+        if "</think>" in text.text and "<think>" not in facts.tokens:
             return Detection(None, "the template writes <think> only to keep it empty")
-        if "</think>" not in words.text:
-            return _cut(words, facts)
+        if "</think>" not in text.text:
+            return _detect_cut(text, facts)
     if facts.prompts and facts.prompts.is_off_by_default:
         return Detection("deepseek_v3", "the template writes <think> when it is told to think")
     if facts.prompts and facts.prompts.has_switch:
@@ -203,15 +218,18 @@ def _tagged(words: TemplateText, facts: DetectionFacts) -> Detection | None:
     return Detection("deepseek_r1", "the template writes <think> and has no switch for it")
 
 
-def _cut(words: TemplateText, facts: DetectionFacts) -> Detection | None:
-    """DeepSeek's later R1 models begin with <think> by themselves; their templates only cut it out of past answers."""
-    if "<｜Assistant｜>" in words.text and "</think>" in (facts.template or ""):
+def _detect_cut(text: TemplateText, facts: DetectionFacts) -> Detection | None:
+    """Detect DeepSeek's later R1 models, which write <think> themselves: their templates only cut it out of history."""
+    if "<｜Assistant｜>" in text.text and "</think>" in (facts.template or ""):
         return Detection("deepseek_r1", "the template is DeepSeek's and cuts at </think>")
     return None
 
 
 def resolve_parser(requested: str, detected: Detection, known: Collection[str], field: str) -> Detection:
-    """What holds when the configuration's `field` says `asked`: auto, none, or a name. BadConfig for one not known."""
+    """Return the parser in use, by the value of the configuration's `field`: auto, none, or a name.
+
+    Raises BadConfig for a name that is not known.
+    """
     check_parser_name(requested, known, field)
     if requested == "auto":
         return detected
@@ -219,6 +237,6 @@ def resolve_parser(requested: str, detected: Detection, known: Collection[str], 
 
 
 def check_parser_name(requested: str, known: Collection[str], field: str) -> None:
-    """Raise BadConfig unless `asked` is auto, none, or a known name."""
+    """Check the value of the configuration's `field`. Raises BadConfig unless it is auto, none, or a known name."""
     if requested not in ("auto", "none") and requested not in known:
         raise BadConfig(f"{field} {requested!r} is not known; try auto, none, or one of {', '.join(sorted(known))}.")

@@ -1,7 +1,7 @@
-"""By what a dialect is known in a chat template, in a vocabulary, or in config.json. Tables, the specific first.
+"""Tables by which a dialect is detected in a chat template, in a vocabulary, or in config.json, specific ones first.
 
-Names are those of vLLM's --tool-call-parser and --reasoning-parser. Patterns are looked for in what a template writes
-(template_words), where … stands for a value.
+Names are those of vLLM's --tool-call-parser and --reasoning-parser. Patterns are searched in what a template writes
+(template_text), where … stands for a value.
 """
 
 import re
@@ -14,9 +14,12 @@ _LLAMA, _LLAMA4 = r'\{"name": "…", "parameters": …\}', r"<\|header_start\|>"
 
 @dataclass(frozen=True, slots=True)
 class DialectPattern:
-    """A dialect's name, what people are told was seen of it, and the patterns that a template fits.
+    """The patterns by which a dialect is detected in a template's text.
 
-    model_types: where the template alone does not tell relatives apart, those that are meant; empty: any.
+    name          The name of the parser.
+    description   What was found, for the log.
+    patterns      Regexes, all of which the text must match.
+    model_types   Only these, where the template alone does not distinguish them from others; empty: any.
     """
 
     name: str
@@ -24,15 +27,16 @@ class DialectPattern:
     patterns: tuple[str, ...]
     model_types: tuple[str, ...] = ()
 
-    def matches(self, written: str, model_type: str) -> bool:
+    def matches(self, text: str, model_type: str) -> bool:
+        """Return whether the dialect is that of a template with this text."""
         if self.model_types and model_type not in self.model_types:
             return False
-        return all(re.search(pattern, written) for pattern in self.patterns)
+        return all(re.search(pattern, text) for pattern in self.patterns)
 
 
-def _literal(name: str, mark: str, *model_types: str) -> DialectPattern:
-    """Known by the mark itself."""
-    return DialectPattern(name, mark, (re.escape(mark),), model_types)
+def _literal(name: str, text: str, *model_types: str) -> DialectPattern:
+    """Return the pattern of a dialect that is detected by one literal."""
+    return DialectPattern(name, text, (re.escape(text),), model_types)
 
 
 TOOL_CALL_PATTERNS = (
@@ -74,7 +78,7 @@ TOOL_CALL_PATTERNS = (
     DialectPattern("llama4_pythonic", "[name(key=value)]", (r"\[func_name1\(", _LLAMA4)),
     DialectPattern("pythonic", "[name(key=value)]", (r"\[func_name1\(",)),
 )
-# Only in the vocabulary, where the template leaves it to the model how a call is written.
+# Tokens of the vocabulary, used where the template does not show the form of calls.
 TOOL_PARSER_BY_TOKEN = {
     "[TOOL_CALLS]": "mistral",
     "<|tool_calls_section_begin|>": "kimi_k2",
@@ -126,6 +130,6 @@ REASONING_PARSER_BY_MODEL_TYPE = {
 }
 
 
-def writes_reasoning(written: str) -> bool:
-    """Whether a <think> is written that is not closed at once."""
-    return re.search(r"<think>(?!\s*</think>)", written) is not None
+def writes_reasoning(text: str) -> bool:
+    """Return whether a template's text has a <think> that is not closed at once."""
+    return re.search(r"<think>(?!\s*</think>)", text) is not None

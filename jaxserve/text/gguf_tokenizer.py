@@ -1,7 +1,7 @@
-"""A tokenizer rebuilt from the metadata of a GGUF file: vocabulary, merges or scores, token types, chat template.
+"""Build a tokenizer from the metadata of a GGUF file: vocabulary, merges or scores, token types, chat template.
 
-Two kinds are known, as named in tokenizer.ggml.model: `gpt2`, byte-level BPE with merges, cut as tokenizer.ggml.pre
-says; and `llama`, SentencePiece BPE with scores and byte fallback. Anything else is refused by name.
+Two values of tokenizer.ggml.model are supported: `gpt2`, byte-level BPE with merges and the pre-tokenization of
+tokenizer.ggml.pre; and `llama`, SentencePiece BPE with scores and byte fallback. Others are refused by name.
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -38,7 +38,12 @@ _NAMED_IDS = {
 
 
 class GgufVocabulary:
-    """tokenizer.ggml.*, checked. Tokens that only pad the table to the network's width are left out."""
+    """The checked keys tokenizer.ggml.*.
+
+    tokens   The pieces by id.
+    types    The token types by id; UNUSED for tokens that only pad the vocabulary to the network's width.
+    ids      The ids by piece, without unused tokens.
+    """
 
     def __init__(self, metadata: dict[str, Any], path: Path) -> None:
         self._metadata = metadata
@@ -52,34 +57,45 @@ class GgufVocabulary:
         self.ids = {piece: i for i, piece in enumerate(tokens) if self.types[i] != UNUSED}
 
     def error(self, what: str) -> BadCheckpoint:
+        """Return the exception for a defect of this tokenizer."""
         return BadCheckpoint(f"The tokenizer in {self._path.name}: {what}.")
 
     def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of tokenizer.ggml.KEY."""
         return self._metadata.get(f"tokenizer.ggml.{key}", default)
 
     def array(self, key: str, kind: type) -> list[Any]:
+        """Return the list tokenizer.ggml.KEY. Raises BadCheckpoint unless it is a list of this type."""
         value = self.get(key)
         if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
             raise self.error(f"tokenizer.ggml.{key} is missing or not a list of {kind.__name__}")
         return value
 
     def token_named(self, name: str) -> tuple[str, int] | None:
-        """The piece and id that e.g. "eos_token_id" points to."""
+        """Return the piece and id of the token that, for example, "eos_token_id" names; None if there is none."""
         id = self.get(name)
         if not isinstance(id, int) or not 0 <= id < len(self.tokens):
             return None
         return self.tokens[id], id
 
     def pieces_of_type(self, *kinds: int) -> list[str]:
+        """Return the pieces of these token types."""
         return [self.tokens[i] for i, kind in enumerate(self.types) if kind in kinds]
 
 
 def read_gguf(path: Path) -> TokenizerParts:
-    """The tokenizer and templates in the file's metadata. BadCheckpoint names what is missing or unknown."""
+    """Read the tokenizer and templates from a file's metadata.
+
+    Raises BadCheckpoint with the name of what is missing or not supported.
+    """
     return build_tokenizer(read_header(path).metadata, path)
 
 
 def build_tokenizer(metadata: dict[str, Any], path: Path) -> TokenizerParts:
+    """Build the tokenizer from metadata; `path` is for error texts.
+
+    Raises BadCheckpoint with the name of what is missing or not supported.
+    """
     model = metadata.get("tokenizer.ggml.model")
     if model not in ("gpt2", "llama"):
         raise BadCheckpoint(
@@ -89,7 +105,7 @@ def build_tokenizer(metadata: dict[str, Any], path: Path) -> TokenizerParts:
     vocabulary = GgufVocabulary(metadata, path)
     backend, adds_bos = _byte_level(vocabulary) if model == "gpt2" else (_sentencepiece(vocabulary), True)
     _add_tokens(backend, vocabulary)
-    named = {name: found for name, key in _NAMED_IDS.items() if (found := vocabulary.token_named(key))}
+    named = {name: token for name, key in _NAMED_IDS.items() if (token := vocabulary.token_named(key))}
     bos, eos = named.get("bos_token"), named.get("eos_token")
     with_bos = bos and vocabulary.get("add_bos_token", adds_bos)
     with_eos = eos and vocabulary.get("add_eos_token", False)
@@ -150,16 +166,18 @@ def _merges_by_score(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary) -> None:
-    """Control tokens are special; user-defined ones are found whole in a text, but are ordinary words."""
-    backend.add_special_tokens([_added(piece, special=True) for piece in vocabulary.pieces_of_type(CONTROL, UNKNOWN)])
-    backend.add_tokens([_added(piece, special=False) for piece in vocabulary.pieces_of_type(USER_DEFINED)])
+    """Add control tokens as special tokens, and user-defined ones as ordinary tokens that are never split."""
+    backend.add_special_tokens(
+        [_added_token(piece, special=True) for piece in vocabulary.pieces_of_type(CONTROL, UNKNOWN)]
+    )
+    backend.add_tokens([_added_token(piece, special=False) for piece in vocabulary.pieces_of_type(USER_DEFINED)])
 
 
-def _added(piece: str, *, special: bool) -> AddedToken:
+def _added_token(piece: str, *, special: bool) -> AddedToken:
     return AddedToken(piece, special=special, normalized=False)
 
 
 def _chat_templates(metadata: dict[str, Any]) -> dict[str, str]:
     prefix = "tokenizer.chat_template"
-    found = {key.removeprefix(prefix).lstrip("."): text for key, text in metadata.items() if key.startswith(prefix)}
-    return {name or "default": text for name, text in found.items() if isinstance(text, str)}
+    templates = {key.removeprefix(prefix).lstrip("."): text for key, text in metadata.items() if key.startswith(prefix)}
+    return {name or "default": text for name, text in templates.items() if isinstance(text, str)}

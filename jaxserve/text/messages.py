@@ -1,8 +1,8 @@
-"""Messages as clients send them → messages as templates expect them.
+"""Convert messages as clients send them to messages as templates expect them.
 
-Content becomes one string or a list of text parts, tool calls get their arguments as objects (or as the JSON text,
-for templates that want that), reasoning is seen under all its names, a developer speaks as the system where the
-template knows no developer. Keys that nobody knows are left out. The caller's messages are never changed.
+Content becomes one string or a list of text parts, tool calls get their arguments as objects (or as JSON text, for
+templates that need it), reasoning has all its names, and developer messages become system messages where the template
+does not know the role. Unknown keys are left out. The caller's messages are never changed.
 """
 
 import json
@@ -17,7 +17,8 @@ Part = str | dict[str, str]  # a text, or a reference
 
 _log = logging.getLogger(__name__)
 
-TOOL_REFERENCE = "tool_reference"  # names a tool that was found; templates that know it want it as it is
+# The part that names a tool which a search has found; templates that know it expect it unchanged.
+TOOL_REFERENCE = "tool_reference"
 # Content part type → the key that holds its text.
 TEXT_PARTS = {
     "text": "text",
@@ -51,14 +52,17 @@ def prepare_messages(
     lone_text_is_string: bool = False,
     empty_content_is_none: bool = False,
 ) -> list[dict[str, Any]]:
-    """New messages for the template. InvalidParameter names the field that cannot be served.
+    """Return new messages for the template.
 
-    content_format         "string": texts joined by newlines; "openai": a list of text parts
-    has_developer_role     False: developer and system messages become one system message at the start
-    arguments_as_text      tool-call arguments as JSON text instead of objects
-    keep_thinking_with_calls  False: no `thinking` in messages that have both a content and tool calls
-    lone_text_is_string    in the "openai" format, a content of at most one text stays a string
-    empty_content_is_none  beside tool calls an empty content is None: DeepSeek's templates show the calls only then
+    content_format             "string": texts are joined by newlines; "openai": content is a list of text parts.
+    has_developer_role         False: developer and system messages become one system message at the start.
+    arguments_as_text          The arguments of tool calls are JSON text instead of objects.
+    keep_thinking_with_calls   False: messages with both content and tool calls have no `thinking`.
+    lone_text_is_string        In the "openai" format, content of at most one text is a string.
+    empty_content_is_none      Empty content of a message with tool calls is None: DeepSeek's templates show the calls
+                               only then.
+
+    Raises InvalidParameter with the name of the field that cannot be served.
     """
     if not messages:
         raise InvalidParameter("messages must hold at least one message.", "messages")
@@ -78,7 +82,7 @@ def prepare_messages(
 
 
 def _prepare(message: Any, arguments_as_text: bool) -> dict[str, Any]:
-    """One message with its content as a list of parts."""
+    """Return a message with its content as a list of parts. Raises InvalidParameter if it is malformed."""
     if not isinstance(message, Mapping):
         raise InvalidParameter(f"Each message must be an object, got {type(message).__name__}.", "messages")
     role = message.get("role")
@@ -99,7 +103,7 @@ def _prepare(message: Any, arguments_as_text: bool) -> dict[str, Any]:
 
 
 def _parts(content: Any) -> list[Part]:
-    """The parts of a content: of a string, of a list, or of nothing."""
+    """Return the parts of a content, which is a string, a list or None. Raises InvalidParameter for anything else."""
     if content is None:
         return []
     if isinstance(content, str):
@@ -108,7 +112,7 @@ def _parts(content: Any) -> list[Part]:
         raise InvalidParameter(
             f"content must be a string, a list of parts, or null, got {type(content).__name__}.", "messages"
         )
-    return [part for one in content if (part := _part(one)) is not None]
+    return [part for item in content if (part := _part(item)) is not None]
 
 
 def _part(part: Any) -> Part | None:
@@ -152,7 +156,7 @@ def _joined(parts: Iterable[Part]) -> str:
 
 
 def _reasoning(message: Mapping[str, Any]) -> dict[str, str]:
-    """The reasoning under every name that templates read."""
+    """Return the reasoning under every name that templates read. Raises InvalidParameter if it is not a string."""
     text = message.get("reasoning")
     text = message.get("reasoning_content") if text is None else text
     if text is None:
@@ -185,7 +189,7 @@ def _tool_call(call: Any, arguments_as_text: bool) -> dict[str, Any]:
 
 
 def _arguments(arguments: Any) -> tuple[str, dict[str, Any]]:
-    """A call's arguments as JSON text and as an object; `{}` when they are neither."""
+    """Return a call's arguments as JSON text and as an object; `{}` if they are neither."""
     if isinstance(arguments, Mapping):
         return json.dumps(arguments, ensure_ascii=False), dict(arguments)
     if isinstance(arguments, str) and arguments.strip():
@@ -200,7 +204,7 @@ def _arguments(arguments: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _merge_into_system(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Developer messages turned into system ones, and those all into one, at the start. Tools are gathered there."""
+    """Merge all developer and system messages, with their tools, into one system message at the start."""
     texts, tools, others = [], [], []
     for message in messages:
         if message["role"] in ("system", "developer"):

@@ -1,4 +1,4 @@
-"""How a text is cut before byte-level BPE, by the name GGUF files use (tokenizer.ggml.pre).
+"""Pre-tokenizations before byte-level BPE, by their names in GGUF files (tokenizer.ggml.pre).
 
 The names are those of llama.cpp's converter; what each means is read from the tokenizer.json of a model that carries
 it. Every name here was checked: ids equal to the model's own tokenizer, or to llama.cpp's published test vectors.
@@ -16,10 +16,10 @@ _UPPER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}"
 _LOWER = r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 
-# Words, numbers of up to `digits` digits, signs, and spaces: the pattern that GPT-4 began.
+# Words, numbers of up to `digits` digits, signs, and spaces: GPT-4's pattern.
 _GPT4 = _CONTRACTIONS + r"|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|" + _SPACES
 _QWEN35 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _SPACES
-# Words that change from capitals to small letters are cut there; `tail` may follow a word.
+# Words are split where capitals follow small letters; `tail` may follow a word.
 _CASED = (
     r"[^\r\n\p{{L}}\p{{N}}]?[{upper}]*[{lower}]+{tail}|[^\r\n\p{{L}}\p{{N}}]?[{upper}]+[{lower}]*{tail}"
     r"|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|" + _SPACES
@@ -35,12 +35,18 @@ _CJK = "[一-龥ࠀ-一가-퟿]+"
 
 @dataclass(frozen=True, slots=True)
 class PreTokenization:
-    """cut: the pre-tokenizer; ignore_merges: a piece that is a token is taken whole; normalizer: before all that."""
+    """The steps before BPE for one kind of vocabulary.
+
+    create_pre_tokenizer   Makes the pre-tokenizer.
+    ignore_merges          A pre-token that is in the vocabulary becomes that token, without merges.
+    create_normalizer      Makes the normalizer that runs first; None: none.
+    adds_bos               A text begins with the BOS token if the file does not say.
+    """
 
     create_pre_tokenizer: Callable[[], PreTokenizer]
     ignore_merges: bool = False
     create_normalizer: Callable[[], Normalizer] | None = None
-    adds_bos: bool = False  # when the file does not say
+    adds_bos: bool = False
 
 
 def _words() -> PreTokenizer:

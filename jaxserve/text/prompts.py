@@ -1,4 +1,4 @@
-"""Messages → prompts, by the model's own templates or by one that came with the request, and texts → token ids."""
+"""PromptRenderer: messages to prompts, by the model's templates or one that came with the request, and to token ids."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,15 +11,14 @@ from jaxserve.text.request_template import create_pool, render_in_worker
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text.tool_schemas import drop_null_keywords
 
-COUNTING_FACTOR = 16  # how much longer than the model's length a text to be counted may be
-CLIENT_OUTPUT_FACTOR = 4  # how much longer than a prompt what a client's template writes may be
+COUNTING_FACTOR = 16  # a text that is only counted may be so many times as long as the model's context
+CLIENT_OUTPUT_FACTOR = 4  # a client's template may write so many times the longest prompt
 
 
 class PromptRenderer:
-    """Owns the templates, and the helpers for those that clients send. Several threads may use it.
+    """Renderer and tokenizer of prompts. It is safe for several threads.
 
-    templates      the model's own, or the one that was given instead
-    num_restarts   helpers that were replaced because a template broke them
+    templates   The model's templates, or the one that replaces them.
     """
 
     def __init__(self, config: EngineConfig, tokenizer: Tokenizer) -> None:
@@ -39,6 +38,7 @@ class PromptRenderer:
 
     @property
     def num_restarts(self) -> int:
+        """The number of workers that were replaced because a template broke them."""
         return self._workers.num_restarts
 
     def render_chat(
@@ -54,15 +54,20 @@ class PromptRenderer:
         template_kwargs: Mapping[str, Any] | None = None,
         counting: bool = False,
     ) -> RenderedPrompt:
-        """The prompt that these messages come to.
+        """Return the prompt for these messages.
 
-        chat_template    a template that came with the request, and is not trusted; default: the model's own
-        template_kwargs  further variables for it
-        counting         as for `encode`
+        tools, documents         Variables of the template.
+        add_generation_prompt    The prompt ends with the beginning of an assistant message.
+        continue_final_message   The prompt ends within the last message.
+        add_special_tokens       The tokenizer adds its own special tokens to the rendered text.
+        chat_template            A template that came with the request, and is not trusted; None: the model's own.
+        template_kwargs          Further variables of the template.
+        counting                 As for `encode`.
 
-        Raises a RequestError for what cannot be rendered, with the template's own reason.
+        Raises InvalidParameter with the template's reason for what cannot be rendered, and PromptTooLong for a prompt
+        that is too long whatever its tokens are.
         """
-        how = {
+        options = {
             "tools": None if tools is None else drop_null_keywords(tools),
             "documents": documents,
             "add_generation_prompt": add_generation_prompt,
@@ -70,15 +75,15 @@ class PromptRenderer:
             "kwargs": dict(template_kwargs or {}),
         }
         if chat_template is None:
-            has_tools = bool(tools or how["kwargs"].get("tools"))
-            text = self.templates.select(has_tools=has_tools).render(messages, **how)
+            has_tools = bool(tools or options["kwargs"].get("tools"))
+            text = self.templates.select(has_tools=has_tools).render(messages, **options)
         else:
             text = render_in_worker(
                 self._workers,
                 chat_template,
                 self._tokenizer.special_tokens,
                 messages,
-                how,
+                options,
                 content_format=self._config.chat_template_content_format,
                 max_chars=CLIENT_OUTPUT_FACTOR * self._max_chars(counting),
                 timeout_s=self._config.request_template_timeout_s,
@@ -86,15 +91,18 @@ class PromptRenderer:
         return RenderedPrompt(text, self.encode(text, add_special_tokens=add_special_tokens, counting=counting))
 
     def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
-        """Text → ids. A text that is too long whatever its tokens are is refused without looking at it.
+        """Return the token ids of a text.
 
-        counting: only the number is wanted, so more than the model's length is fine, though not without end.
+        counting: only the number of tokens is needed, so the text may be COUNTING_FACTOR times as long.
+
+        Raises PromptTooLong if the text is too long whatever its tokens are, which is checked first, and
+        InvalidParameter if it holds a lone surrogate.
         """
-        most = self._max_chars(counting)
-        if len(text) > most:
+        max_chars = self._max_chars(counting)
+        if len(text) > max_chars:
             raise PromptTooLong(
-                f"The prompt has {len(text)} characters, and no more than {most} are taken here; this model's maximum"
-                f" context length is {self._max_tokens} tokens. Please reduce the length of the messages."
+                f"The prompt has {len(text)} characters, and no more than {max_chars} are taken here; this model's"
+                f" maximum context length is {self._max_tokens} tokens. Please reduce the length of the messages."
             )
         try:
             text.encode()
@@ -103,9 +111,9 @@ class PromptRenderer:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     def close(self) -> None:
-        """Ends the helpers. Idempotent."""
+        """Stop the workers. Closing twice is allowed."""
         self._workers.close()
 
     def _max_chars(self, counting: bool) -> int:
-        """Characters that the longest prompt can have, if all its tokens are the longest."""
+        """Return how many characters the longest prompt has if all its tokens are the longest one."""
         return self._max_tokens * (COUNTING_FACTOR if counting else 1) * self._tokenizer.max_token_chars

@@ -1,4 +1,4 @@
-"""A chat template that came with a request. It is compiled and rendered in a helper, where it can do no harm."""
+"""Chat templates that come with a request: compiled and rendered in a worker process, which may be killed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ MODULE = "jaxserve.text.request_template"
 
 
 def create_pool() -> WorkerPool:
-    """Helpers that are ready to render."""
+    """Return workers that are ready to render."""
     return WorkerPool((MODULE,))
 
 
@@ -28,7 +28,10 @@ def render_in_worker(
     max_chars: int,
     timeout_s: float,
 ) -> str:
-    """What ChatTemplate.render(messages, **how) says. Waits for a free helper; every failure is InvalidParameter."""
+    """Return `ChatTemplate.render(messages, **options)`, computed in a worker. Blocks until one is free.
+
+    Raises InvalidParameter if the template is too large, fails, or takes too much time or memory.
+    """
     if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
         raise InvalidParameter(f"chat_template is larger than {MAX_SOURCE_BYTES} bytes.", "chat_template")
     settings = {"content_format": content_format, "max_chars": max_chars}
@@ -42,5 +45,5 @@ def render_in_worker(
 
 
 def render(data: dict[str, Any]) -> str:
-    """The helper's side."""
+    """Render in the worker."""
     return ChatTemplate(*data["arguments"], **data["settings"]).render(data["messages"], **data["options"])

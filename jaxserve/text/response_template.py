@@ -1,8 +1,9 @@
-"""Answers read by what a checkpoint itself says of them: the response_template of transformers, schema version 1.
+"""ResponseTemplateDialect: outputs parsed by the checkpoint's own response_template (transformers, schema version 1).
 
-A template names regions of an answer, and the literals or regexes that open and close them. Text goes on as it comes,
-and so do the arguments of calls in plain JSON; calls in other notations are told when their region ends, as the
-content parsers of transformers read them. Importing those takes seconds, so only a checkpoint with a template pays it.
+A template names regions of an output, and the literals or regexes that open and close them. Text is emitted as it
+comes, and so are the arguments of calls in plain JSON; calls in other notations are reported when their region ends, as
+the content parsers of transformers parse them. These are imported only for a checkpoint with a template, since that
+takes seconds.
 """
 
 from collections.abc import Mapping
@@ -27,35 +28,45 @@ _CALLS = "tool_calls"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResponseTemplateDialect:
-    """A checkpoint's template, loaded. tells_calls, tells_reasoning: otherwise these are content."""
+    """A loaded response template.
+
+    template        The template, as transformers has it.
+    has_calls       Tool calls are parsed; otherwise they are content.
+    has_reasoning   Reasoning is parsed; otherwise it is content.
+    """
 
     template: "ResponseTemplate"
     has_calls: bool = True
     has_reasoning: bool = True
 
     @classmethod
-    def load(cls, spec: Mapping[str, Any], **tells: bool) -> "ResponseTemplateDialect":
-        """Raises BadCheckpoint, in transformers' words, when it is no template."""
+    def load(cls, spec: Mapping[str, Any], **parts: bool) -> "ResponseTemplateDialect":
+        """Load a template. Raises BadCheckpoint with the reason that transformers gives if it is none."""
         from transformers.utils.chat_parsing.response_templates import load_response_template
 
         try:
-            return cls(load_response_template(dict(spec)), **tells)
+            return cls(load_response_template(dict(spec)), **parts)
         except (ValueError, TypeError) as error:
             raise BadCheckpoint(f"The checkpoint's response_template cannot be used: {error}") from error
 
     @property
     def tools(self) -> ToolDialect | None:
-        """How a grammar asks for its calls, where they are JSON between literals; None where it cannot."""
+        """A dialect for grammars of its calls, if they are JSON between literals; None otherwise."""
         field = self.template.fields.get(_CALLS)
         format = None if field is None else _json_calls(field)
         if not self.has_calls or field is None or format is None or not field.open_literals or not field.close_literals:
             return None
-        ends = {"open": (field.open_literals[0],), "close": field.close_literals[0]}
-        return ToolDialect(format=format, section_separator="\n", is_list=field.transform_each, **ends)
+        return ToolDialect(
+            format=format,
+            open=(field.open_literals[0],),
+            close=field.close_literals[0],
+            section_separator="\n",
+            is_list=field.transform_each,
+        )
 
     @property
     def reasoning(self) -> ReasoningDialect | None:
-        """Its reasoning, where that stands between literals; None where it has none or other marks."""
+        """A dialect of its reasoning, if that stands between literals; None otherwise."""
         for name in _REASONING if self.has_reasoning else ():
             field = self.template.fields.get(name)
             if field and field.open_literals and field.close_literals:
@@ -65,46 +76,48 @@ class ResponseTemplateDialect:
         return None
 
     def parse_output(
-        self, buffer: TextBuffer, answer: OutputSink, functions: Functions, prompt: str, looks_for_calls: bool
+        self, buffer: TextBuffer, sink: OutputSink, functions: Functions, prompt: str, has_tools: bool
     ) -> Parser[None]:
-        """Takes the whole answer. prompt: may have written its beginning."""
-        looks_for_calls = looks_for_calls and self.has_calls
-        begun = self.template.truncate_past_last_anchor(prompt) if prompt else ""
-        regions = RegionParser(self.template, buffer, is_start=not begun)
-        region = self._region_after(begun) if begun else regions.around
-        told: set[str] = set()
+        """Parse a whole output, whose beginning the end of the prompt may hold."""
+        parses_calls = has_tools and self.has_calls
+        prefix = self.template.truncate_past_last_anchor(prompt) if prompt else ""
+        regions = RegionParser(self.template, buffer, is_start=not prefix)
+        region = self._region_after(prefix) if prefix else regions.outer
+        seen_fields: set[str] = set()
         while True:
             field = region.field
-            if field is not None and field.name == _CALLS and looks_for_calls:
-                yield from _parse_calls_or_content(buffer, answer, functions, regions, region)
-                region = regions.around
+            if field is not None and field.name == _CALLS and parses_calls:
+                yield from _parse_calls_or_content(buffer, sink, functions, regions, region)
+                region = regions.outer
                 continue
             name = "" if field is None else field.name
-            emit = answer.add_reasoning if name in _REASONING and self.has_reasoning else answer.add_content
-            text = StrippedEmitter(discard if field is None else emit, field.join if field and name in told else None)
-            found = yield from regions.parse_region(region, text.emit)
-            if found is None:
+            emit = sink.add_reasoning if name in _REASONING and self.has_reasoning else sink.add_content
+            text = StrippedEmitter(
+                discard if field is None else emit, field.join if field and name in seen_fields else None
+            )
+            next_region = yield from regions.parse_region(region, text.emit)
+            if next_region is None:
                 return
-            told |= {name} if text.has_text else set()
-            region = found
+            seen_fields |= {name} if text.has_text else set()
+            region = next_region
 
-    def _region_after(self, begun: str) -> Region:
-        """Where the answer goes on whose beginning the prompt has written."""
+    def _region_after(self, prefix: str) -> Region:
+        """Return the region in which an output with this beginning goes on."""
         buffer = TextBuffer()
-        buffer.feed(begun)
+        buffer.feed(prefix)
         regions = RegionParser(self.template, buffer, is_start=True)
-        region = regions.around
+        region = regions.outer
         while True:
-            reading = regions.parse_region(region, discard)
+            parsing = regions.parse_region(region, discard)
             try:
-                next(reading)
+                next(parsing)
                 return region
             except StopIteration as end:
                 region = end.value
 
 
 def _json_calls(field: "ResponseTemplateField") -> JsonCalls | None:
-    """The calls of a region whose JSON has the name and the arguments in it; None where it is otherwise."""
+    """Return the form of calls whose JSON holds the name and the arguments; None if the region has another form."""
     if field.content != "json" or field.content_args or not isinstance(field.transform, Mapping | None):
         return None
     function = (field.transform or {"function": "{content}"}).get("function", field.transform)
@@ -120,7 +133,7 @@ def _json_calls(field: "ResponseTemplateField") -> JsonCalls | None:
 
 
 def _captured_name(field: "ResponseTemplateField", captures: Mapping[str, str]) -> str | None:
-    """The name that the opening regex has found, where all of the region's JSON is the arguments."""
+    """Return the name that the opening regex has captured, if all of the region's JSON is the arguments."""
     function = field.transform.get("function", field.transform) if isinstance(field.transform, Mapping) else None
     if field.content != "json" or field.content_args or not isinstance(function, Mapping):
         return None
@@ -128,16 +141,16 @@ def _captured_name(field: "ResponseTemplateField", captures: Mapping[str, str]) 
 
 
 def _parse_calls_or_content(
-    buffer: TextBuffer, answer: OutputSink, functions: Functions, regions: RegionParser, region: Region
+    buffer: TextBuffer, sink: OutputSink, functions: Functions, regions: RegionParser, region: Region
 ) -> Parser[None]:
-    """The calls of one region, up to its end; content if there are none."""
+    """Parse the calls of one region, up to its end; its text is content if there are none."""
     assert region.field is not None
-    reading = _parse_calls(buffer, answer, functions, regions, region)
-    yield from parse_calls_or_content(buffer, answer, reading, before=region.opening)
+    calls = _parse_calls(buffer, sink, functions, regions, region)
+    yield from parse_calls_or_content(buffer, sink, calls, before=region.opening)
 
 
 def _parse_calls(
-    buffer: TextBuffer, answer: OutputSink, functions: Functions, regions: RegionParser, region: Region
+    buffer: TextBuffer, sink: OutputSink, functions: Functions, regions: RegionParser, region: Region
 ) -> Parser[None]:
     field = region.field
     assert field is not None
@@ -146,39 +159,39 @@ def _parse_calls(
         if name is not None:
             if (yield from buffer.peek()) != "{":
                 buffer.fail()
-            answer.begin_call(name)
-            yield from stream_arguments(buffer, answer.add_arguments)
-            answer.end_call()
+            sink.begin_call(name)
+            yield from stream_arguments(buffer, sink.add_arguments)
+            sink.end_call()
         elif format is not None:
-            yield from format.parse(buffer, answer, functions)
+            yield from format.parse(buffer, sink, functions)
         yield from regions.parse_region(region, discard)
         return
     pieces: list[str] = []
     yield from regions.parse_region(region, pieces.append)
-    for called, given in _process_field("".join(pieces), field, region.captures):
-        function = functions.get(called, FunctionSpec(called, {}))
-        answer.begin_call(called)
-        answer.add_arguments(dump_json({key: _typed(value, key, function) for key, value in given.items()}))
-        answer.end_call()
+    for name, arguments in _process_field("".join(pieces), field, region.captures):
+        function = functions.get(name, FunctionSpec(name, {}))
+        sink.begin_call(name)
+        sink.add_arguments(dump_json({key: _apply_type(value, key, function) for key, value in arguments.items()}))
+        sink.end_call()
 
 
 def _process_field(
     body: str, field: "ResponseTemplateField", captures: Mapping[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The calls that transformers finds in a region. Malformed when it finds none."""
+    """Return the calls that transformers finds in a region. Raises Malformed if it finds none."""
     from transformers.utils.chat_parsing.content_parsers import process_field
 
     try:
         value = process_field(body, field, dict(captures))
-        found = [call.get("function", call) for call in (value if isinstance(value, list) else [value])]
-        calls = [(call["name"], call.get("arguments") or {}) for call in found]
+        functions = [call.get("function", call) for call in (value if isinstance(value, list) else [value])]
+        calls = [(call["name"], call.get("arguments") or {}) for call in functions]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Malformed from error
-    if not calls or not all(isinstance(name, str) and isinstance(given, dict) for name, given in calls):
+    if not calls or not all(isinstance(name, str) and isinstance(arguments, dict) for name, arguments in calls):
         raise Malformed
     return calls
 
 
-def _typed(value: Any, key: str, function: FunctionSpec) -> Any:
-    """A value that is untyped text, by the parameter's schema."""
+def _apply_type(value: Any, key: str, function: FunctionSpec) -> Any:
+    """Return the value; one that is untyped text is parsed by the parameter's schema."""
     return parse_json(function.parameter_type(key).parse(value)) if isinstance(value, str) else value

@@ -1,10 +1,10 @@
-"""The place where chat templates run: Jinja's immutable sandbox, with a bound on everything that grows.
+"""TemplateSandbox: chat templates are rendered in Jinja's immutable sandbox, with limits on time and on all sizes.
 
 The environment is the one Hugging Face's apply_chat_template gives to templates (trim_blocks, lstrip_blocks, loop
 controls, the `generation` tag, raise_exception, strftime_now, tojson), and differs from it in what it refuses:
 results larger than `max_chars`, numbers beyond 4096 bits, values whose text would be an address in memory, and
-renderings that take too long: every turn of a loop and every call looks at the clock.
-Nothing is folded while compiling: `{{ 9**9999999 }}` costs nothing until it is rendered, and then it is refused.
+renderings that take too long: every iteration of a loop and every call checks the time.
+Constants are not folded by the compiler: `{{ 9**9999999 }}` costs nothing until it is rendered, and then it is refused.
 """
 
 import re
@@ -34,13 +34,13 @@ from jaxserve.text.size_limits import (
     estimate_text_size,
 )
 
-MAX_CHARS = 16 << 20  # of one rendered prompt and of every value on the way to it
+MAX_CHARS = 16 << 20  # of one rendered prompt and of every intermediate value
 MAX_REASON_CHARS = 1000
 _ADDRESS = re.compile(r"( at)? 0x[0-9a-fA-F]+")
 
 
 class BoundedBuffer(list[str]):
-    """The pieces of a macro or a `set` block, counted as they come."""
+    """Output pieces of a template, a macro or a `set` block, with a limit on their characters."""
 
     __slots__ = ("left",)
 
@@ -49,28 +49,33 @@ class BoundedBuffer(list[str]):
         self.left = limit
 
     def append(self, piece: str) -> None:
+        """Append a piece. Raises TooLarge if the buffer would exceed its limit."""
         self.left -= len(piece)
         if self.left < 0:
             raise TooLarge("A block of the template makes too much text.")
         super().append(piece)
 
     def extend(self, pieces: Any) -> None:
+        """Append several pieces. Raises TooLarge if the buffer would exceed its limit."""
         for piece in pieces:
             self.append(piece)
 
 
 class BoundedCodeGenerator(CodeGenerator):
-    """Jinja's compiler, with counted buffers, a counted `~`, and loops that look at the clock."""
+    """Jinja's compiler with bounded buffers, a bounded `~`, and loops that check the deadline."""
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        """Compile a loop over a TimedIterator."""
         node.iter = nodes.Call(nodes.EnvironmentAttribute("timed_iterator"), [node.iter], [], None, None)
         super().visit_For(node, frame)
 
     def buffer(self, frame: Frame) -> None:
+        """Compile the creation of a BoundedBuffer."""
         frame.buffer = self.temporary_identifier()
         self.writeline(f"{frame.buffer} = environment.new_buffer()")
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        """Compile `~` as a call of `concat_values`."""
         self.write("environment.concat_values((")
         for part in node.nodes:
             self.visit(part, frame)
@@ -79,11 +84,12 @@ class BoundedCodeGenerator(CodeGenerator):
 
 
 class GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}` marks the assistant's words for training; here it only stands for them."""
+    """The tag `{% generation %}…{% endgeneration %}`, which marks text for training and renders as its body."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration
 
     def parse(self, parser: Parser) -> nodes.Node:
+        """Parse the tag and its body."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
@@ -93,7 +99,7 @@ class GenerationTag(Extension):
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
-    """One environment for all templates; it keeps nothing of a rendering."""
+    """The environment of all templates; it keeps no state of a rendering."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
     code_generator_class = BoundedCodeGenerator
@@ -121,20 +127,23 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         }
 
     def new_buffer(self) -> BoundedBuffer:
+        """Return a buffer for a macro or a `set` block."""
         return BoundedBuffer(self.max_chars)
 
     def concat_values(self, values: tuple[Any, ...]) -> str:
-        """What `~` does: the values' texts, one after the other."""
+        """Return the joined texts of the values, as `~` does. Raises TooLarge if the result would be too long."""
         check_size(
             sum(estimate_text_size(value, self.max_chars) for value in values), self.max_chars, "The joined text"
         )
         return "".join(map(str, values))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Apply an operator. Raises TooLarge if the result would be too large."""
         check_operator(operator, left, right, self.max_chars)
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore
+        """Call a function or method. Raises TooLarge if the result is too large, and TemplateTimeout."""
         check_deadline()
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, (str, bytes, int)):
@@ -145,6 +154,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return result
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Return a bounded form of `str.format` or `format_map`; None for other callables."""
         safe = super().wrap_str_format(value)
         if safe is None:
             return None
@@ -158,9 +168,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return bounded
 
 
-@pass_context  # which keeps the compiler from evaluating constants by itself
+@pass_context  # so that the compiler does not evaluate constants
 def _finalize(context: Context, value: Any) -> Any:
-    """Every printed value passes here: text as it is, other values if they have a text."""
+    """Return a printed value: text unchanged, other values if they have a text. Raises TooLarge for others."""
     if type(value) is not str:
         estimate_text_size(value, context.environment.max_chars)  # pyright: ignore[reportAttributeAccessIssue]
     return value
@@ -207,39 +217,39 @@ def _environment(max_chars: int) -> TemplateSandbox:
 
 @lru_cache(maxsize=64)
 def compile_template(source: str, max_chars: int = MAX_CHARS) -> jinja2.Template:
-    """The compiled template; the last 64 are kept. Raises whatever Jinja says about the source."""
+    """Return the compiled template; the last 64 are cached. Raises jinja2.TemplateSyntaxError if the source has one."""
     return _environment(max_chars).from_string(source)
 
 
 @lru_cache(maxsize=64)
 def parse_template(source: str) -> nodes.Template:
-    """The template's syntax tree, to look into; the last 64 are kept."""
+    """Return the template's syntax tree; the last 64 are cached. Raises jinja2.TemplateSyntaxError."""
     return _environment(MAX_CHARS).parse(source)
 
 
 def render_template(
     source: str, variables: dict[str, Any], max_chars: int = MAX_CHARS, timeout_s: float = float("inf")
 ) -> str:
-    """The template's text, at most `max_chars` long. Raises whatever the template raises; see `reason`."""
+    """Return the template's text, at most `max_chars` long. Raises whatever the template raises; see `reason`."""
     buffer = BoundedBuffer(max_chars)
     template = compile_template(source, max_chars)
     with limit_time(timeout_s):
         buffer.extend(template.generate(variables))
     text = "".join(buffer)
-    text.encode()  # half a surrogate pair has no tokens
+    text.encode()  # a lone surrogate has no tokens
     return text
 
 
 def describe_error(error: BaseException) -> str:
-    """A short sentence on why a template failed, without addresses and without the name of a file."""
+    """Return a short sentence on why a template failed, without addresses and file names."""
     if isinstance(error, RecursionError):
         return "the template nests or calls itself too deeply"
     if isinstance(error, MemoryError):
         return "the template needs too much memory"
     if isinstance(error, UnicodeEncodeError):
         return "the template writes half a character (a lone surrogate)"
-    said = error.message if isinstance(error, jinja2.TemplateSyntaxError) else str(error)
-    text = _ADDRESS.sub("", said or "") or type(error).__name__
+    message = error.message if isinstance(error, jinja2.TemplateSyntaxError) else str(error)
+    text = _ADDRESS.sub("", message or "") or type(error).__name__
     if isinstance(error, jinja2.TemplateSyntaxError):
         text = f"{text} (line {error.lineno})"
     elif not isinstance(error, TemplateError):

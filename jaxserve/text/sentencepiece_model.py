@@ -1,4 +1,4 @@
-"""Read tokenizer.model, the file that SentencePiece writes: pieces with scores, and how a text is normalised.
+"""Read tokenizer.model, SentencePiece's file: pieces with scores, and the normalization of texts.
 
 Message and field numbers: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
 """
@@ -19,7 +19,7 @@ from jaxserve.weights.protobuf import as_float, as_int, as_message, as_text, ite
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE_MODEL = 1, 2
 SPACE = "▁"
-# ModelProto, SentencePiece, TrainerSpec and NormalizerSpec, as far as they decide ids.
+# Field numbers of ModelProto, SentencePiece, TrainerSpec and NormalizerSpec, as far as they determine ids.
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _PIECE, _SCORE, _TYPE = 1, 2, 3
 _MODEL_TYPE, _SUFFIX_SPACE = 3, 24
@@ -29,10 +29,14 @@ _CHARSMAP, _DUMMY_PREFIX, _REMOVE_SPACES, _ESCAPE_SPACES = 2, 3, 4, 5
 
 @dataclass(slots=True)
 class SentencePieceModel:
-    """One parsed file.
+    """A parsed SentencePiece model.
 
-    pieces, scores and types have one entry an id. named_ids: role ("eos_token") → id, where the model has that role.
-    charsmap: SentencePiece's compiled normalisation table, or b"".
+    pieces, scores, types   One entry for each id.
+    model_type              UNIGRAM or BPE_MODEL.
+    named_ids               Role ("eos_token") → id; a negative id means that the model has no such token.
+    charsmap                SentencePiece's compiled normalization table, or b"".
+    has_dummy_prefix        A space is added in front of a text.
+    removes_extra_spaces    Spaces at the ends of a text, and repeated ones, are removed.
     """
 
     pieces: list[str] = field(default_factory=list)
@@ -45,7 +49,7 @@ class SentencePieceModel:
     removes_extra_spaces: bool = True
 
     def token_roles(self) -> dict[str, str]:
-        """Return role → piece."""
+        """Return the pieces that have a role ("eos_token") by role."""
         return {name: self.pieces[id] for name, id in self.named_ids.items() if 0 <= id < len(self.pieces)}
 
     def pieces_of_type(self, *kinds: int) -> list[str]:
@@ -54,7 +58,7 @@ class SentencePieceModel:
 
 
 def parse_model(data: bytes) -> SentencePieceModel:
-    """Parse the bytes of a SentencePiece model. Raises ValueError where they are none, or do what is not supported."""
+    """Parse the bytes of a SentencePiece model. Raises ValueError if they are none, or need what is not supported."""
     model = SentencePieceModel()
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
@@ -87,8 +91,9 @@ def read_sentencepiece(
 ) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """Return a backend that gives SentencePiece's ids, and the pieces that have a role ("eos_token" → "</s>").
 
-    names: id → text from tokenizer_config.json's added_tokens_decoder, which may rename a placeholder piece.
-    legacy: a space goes before every part of a text that special tokens cut off, not only before its beginning.
+    names    Id → text, from added_tokens_decoder of tokenizer_config.json, which may rename a placeholder piece.
+    legacy   A space is added before every part of a text between special tokens, not only at the beginning.
+
     Raises BadCheckpoint if the file is no SentencePiece model, or one of a kind that is not supported.
     """
     try:
@@ -108,7 +113,7 @@ def read_sentencepiece(
 
 
 def build_backend(model: SentencePieceModel, *, legacy: bool = True) -> tokenizers.Tokenizer:
-    """Return the backend of a parsed model; control pieces are special tokens, user-defined ones are found whole."""
+    """Return the backend of a parsed model; control pieces are special tokens, user-defined ones are never split."""
     has_bytes = BYTE in model.types
     if model.model_type == UNIGRAM:
         unk_id = model.named_ids["unk_token"]
@@ -127,7 +132,7 @@ def build_backend(model: SentencePieceModel, *, legacy: bool = True) -> tokenize
             )
         )
     backend.normalizer = _normalizer(model, legacy)
-    cuts = _cuts(model, legacy)
+    cuts = _pre_tokenizers(model, legacy)
     if cuts:
         backend.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     backend.decoder = create_decoder(strips_prefix=model.has_dummy_prefix, has_bytes=has_bytes)
@@ -145,10 +150,10 @@ def _normalizer(model: SentencePieceModel, legacy: bool) -> normalizers.Normaliz
     return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
 
 
-def _cuts(model: SentencePieceModel, legacy: bool) -> list[pre_tokenizers.PreTokenizer]:
-    """What cuts a normalised text: user-defined pieces, the longest first, stand alone.
+def _pre_tokenizers(model: SentencePieceModel, legacy: bool) -> list[pre_tokenizers.PreTokenizer]:
+    """Return the pre-tokenizers: user-defined pieces, the longest first, are split off.
 
-    They are no added tokens, because what follows one would get a space of its own in front.
+    They are not added tokens, because the text after one would get a space in front.
     """
     cuts: list[pre_tokenizers.PreTokenizer] = []
     if model.has_dummy_prefix and not legacy:
@@ -160,7 +165,7 @@ def _cuts(model: SentencePieceModel, legacy: bool) -> list[pre_tokenizers.PreTok
 
 
 def create_decoder(*, strips_prefix: bool, has_bytes: bool = True) -> decoders.Decoder:
-    """Return what turns SentencePiece pieces back into text; strips: the space that was put before it goes again."""
+    """Return the decoder of SentencePiece pieces; strips_prefix: the space in front of a text is removed."""
     steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " ")]
     steps += [decoders.ByteFallback()] if has_bytes else []
     steps += [decoders.Fuse()]
@@ -169,9 +174,11 @@ def create_decoder(*, strips_prefix: bool, has_bytes: bool = True) -> decoders.D
 
 
 def rank_merges(ids: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Return BPE merges for SentencePiece's rule, the two neighbours whose joint piece scores best are joined.
+    """Return BPE merges for SentencePiece's rule that the two neighbors with the best joint piece are joined first.
 
-    As merges that is: every split of every piece into two pieces, best piece first. ids: the pieces of ordinary text.
+    These are all splits of every piece into two pieces, the best piece first.
+
+    ids: the pieces of ordinary text.
     """
     ranked = []
     for piece, id in ids.items():

@@ -1,6 +1,6 @@
-"""How much text an expression may make: the measures behind the template sandbox.
+"""Limits on the size of what an expression in a template makes.
 
-A template can be short and yet ask for gigabytes (`'x' * 10**10`, `'%9999999d' % 1`, `x|center(10**9)`), so every
+A template can be short and yet need gigabytes (`'x' * 10**10`, `'%9999999d' % 1`, `x|center(10**9)`), so every
 operator, method and filter that multiplies is measured before it runs. What has no text of its own (functions,
 generators, foreign objects) is refused: its printed form would show an address in memory.
 """
@@ -15,7 +15,7 @@ from jinja2.exceptions import TemplateRuntimeError
 
 MAX_INT_BITS = 4096
 MAX_WIDTH = 4096  # of one formatted field, in characters
-MAX_VISITS = 1_000_000  # containers and leaves looked at while measuring one value
+MAX_VISITS = 1_000_000  # containers and leaves that are visited while one value is measured
 REPR_GROWTH = 4  # characters that repr may need for one of a string
 
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\*|\d+)?(?:\.(\*|\d*))?[hlL]?(.)?", re.DOTALL)
@@ -23,16 +23,17 @@ _DIGITS = re.compile(r"\d+")
 
 
 class TooLarge(TemplateRuntimeError):
-    """An expression would make more text, a longer list or a bigger number than a template may."""
+    """An expression would make more text, a longer list or a bigger number than is allowed."""
 
 
 def check_size(size: int, limit: int, what: str) -> None:
+    """Check a size. Raises TooLarge, with `what` in its text, if the size is above the limit."""
     if size > limit:
         raise TooLarge(f"{what} would be too large (more than {limit}).")
 
 
 def estimate_text_size(value: Any, limit: int) -> int:
-    """About how many characters str(value) has; TooLarge past `limit`, and for values that have no text."""
+    """Return about how many characters str(value) has. Raises TooLarge above `limit`, and for values without a text."""
     if isinstance(value, str):
         check_size(len(value), limit, "The text")
         return len(value)
@@ -47,7 +48,7 @@ def estimate_text_size(value: Any, limit: int) -> int:
 
 
 def _own_size(item: Any, pending: list[Any]) -> int:
-    """The characters of one value without its members, which are added to `pending`."""
+    """Return the characters of one value without its members, which are added to `pending`."""
     if isinstance(item, (str, bytes)):
         return REPR_GROWTH * len(item) + 2
     if item is None or isinstance(item, (bool, float, Undefined)):
@@ -71,7 +72,7 @@ def _own_size(item: Any, pending: list[Any]) -> int:
 
 
 def check_operator(operator: str, left: Any, right: Any, limit: int) -> None:
-    """Refuses an operation whose result would be too large, before it is computed."""
+    """Check the size of an operation's result before it is computed. Raises TooLarge if it is above the limit."""
     if operator == "*":
         _check_product(left, right, limit)
     elif operator == "**":
@@ -101,7 +102,7 @@ def _check_power(left: Any, right: Any) -> None:
 
 
 def check_percent(pattern: str, values: Any, limit: int) -> None:
-    """Refuses `pattern % values` with a star, with a wide field, or with too long a result."""
+    """Check `pattern % values`. Raises TooLarge for a star, a wide field, or too long a result."""
     total, fields = len(pattern), 0
     for width, precision, kind in _PERCENT.findall(pattern):
         if "*" in (width, precision):
@@ -115,7 +116,7 @@ def check_percent(pattern: str, values: Any, limit: int) -> None:
 
 
 def check_format(pattern: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> None:
-    """The same for `pattern.format(*args, **kwargs)`."""
+    """Check `pattern.format(*args, **kwargs)`. Raises TooLarge for a nested or wide field, or too long a result."""
     fields = 0
     for _, name, spec, _ in Formatter().parse(pattern):
         fields += name is not None
@@ -136,15 +137,15 @@ def _largest(values: Any, limit: int) -> int:
 
 
 def check_method(owner: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> None:
-    """Refuses a call like `text.center(10**9)`; methods that do not multiply pass."""
+    """Check a call like `text.center(10**9)`. Raises TooLarge if a method that multiplies text makes too much."""
     if isinstance(owner, (str, bytes)) and name in _TEXT_METHODS:
         check_size(_TEXT_METHODS[name](owner, args, kwargs, limit), limit, f"The result of {name}")
     elif isinstance(owner, int) and name == "to_bytes":
         check_size(int(_argument(args, kwargs, 0, "length", 1)), MAX_WIDTH, "The result of to_bytes")
 
 
-def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, name: str, default: Any) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name, default)
+def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], index: int, name: str, default: Any) -> Any:
+    return args[index] if len(args) > index else kwargs.get(name, default)
 
 
 def _padded(text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> int:
@@ -164,7 +165,7 @@ def _replaced(text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit
 
 
 def estimate_replaced_size(text: Any, old: Any, new: Any) -> int:
-    """An upper bound on len(text.replace(old, new))."""
+    """Return an upper bound on len(text.replace(old, new))."""
     count = len(text) + 1 if not old else text.count(old)
     return len(text) + count * len(new)
 

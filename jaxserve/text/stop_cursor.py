@@ -1,7 +1,7 @@
-"""Where the text of one beam of a beam search stands, to be asked whether a further token completes a stop string.
+"""StopCursor: tell whether a further token completes a stop string in the text of a beam of a beam search.
 
-It follows the same decoder and the same matcher as TextStream, so both see the end at the same token. A search goes
-on from one beam in several ways, so a cursor never changes: advancing makes another one.
+It uses the same detokenizer and the same matcher as TextStream, so both end at the same token. Several beams continue
+one, so a cursor never changes: `advance` returns another one.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,13 @@ from jaxserve.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class StopCursor:
-    """After num_tokens tokens of an answer, none of which has completed a stop string."""
+    """The state after some tokens of an output, none of which has completed a stop string.
+
+    text         The detokenizer.
+    stops        The matcher of stop strings.
+    min_tokens   Stop strings that end within so many tokens do not count.
+    num_tokens   The number of tokens so far.
+    """
 
     text: Detokenizer
     stops: StopMatcher
@@ -26,14 +32,14 @@ class StopCursor:
     def from_params(
         cls, tokenizer: Tokenizer, params: SamplingParams, prompt_ids: Sequence[int]
     ) -> "StopCursor | None":
-        """At the beginning of every answer to the prompt; None when there are no stop strings."""
+        """Return the state before the first token of an output; None if there are no stop strings."""
         if not params.stop:
             return None
         text = create_detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
         return cls(text, StopMatcher(params.stop, params.include_stop_str_in_output), params.min_tokens)
 
     def advance(self, token_id: int) -> "tuple[StopCursor, str | None]":
-        """The cursor after this token, and the stop string that it has completed."""
+        """Return the state after this token, and the stop string that the token has completed, if any."""
         text, stops, num_tokens = self.text.copy(), self.stops.copy(), self.num_tokens + 1
         _, match = stops.feed(text.push(token_id), matches_count=num_tokens > self.min_tokens)
         return StopCursor(text, stops, self.min_tokens, num_tokens), match.stop if match else None

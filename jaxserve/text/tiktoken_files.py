@@ -1,4 +1,4 @@
-"""Read vocabularies that rank byte strings: tiktoken files, and Mistral's tekken.json.
+"""Read vocabularies of ranked byte strings: tiktoken files, and Mistral's tekken.json.
 
 Both are byte-level BPE in which the pair whose joint token has the lowest rank is joined first. Formats:
 https://github.com/openai/tiktoken/blob/main/tiktoken/load.py (one line a token, base64 and rank) and
@@ -21,8 +21,14 @@ from jaxserve.errors import BadCheckpoint
 from jaxserve.text.pretokenizers import PRE_TOKENIZATIONS, PreTokenization
 from jaxserve.text.token_bytes import CHAR_OF_BYTE
 
-# model_type of config.json → how GGUF calls the way in which this family cuts texts.
-PRE_TOKENIZATION_OF = {"llama": "llama-bpe", "qwen": "qwen2", "qwen2": "qwen2", "qwen3": "qwen2", "gpt_oss": "gpt-4o"}
+# model_type of config.json → the name of the family's pre-tokenization in GGUF files.
+PRE_TOKENIZATION_BY_MODEL_TYPE = {
+    "llama": "llama-bpe",
+    "qwen": "qwen2",
+    "qwen2": "qwen2",
+    "qwen3": "qwen2",
+    "gpt_oss": "gpt-4o",
+}
 TEKKEN_NAMES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 # The special tokens of tekken files that list none (tokenizer versions up to v7), in the order of their ids.
 TEKKEN_SPECIALS = (
@@ -40,7 +46,7 @@ LLAMA3_SPECIALS = (
 
 
 def is_tiktoken_file(file: Path) -> bool:
-    """Whether the file begins with a line of base64 and a rank, as tiktoken files do whatever their name is."""
+    """Return whether the file begins with a line of base64 and a rank, as tiktoken files do whatever their name is."""
     try:
         with open(file, "rb") as opened:
             word, rank = opened.readline(4096).split()
@@ -51,13 +57,14 @@ def is_tiktoken_file(file: Path) -> bool:
 
 
 def read_tiktoken(file: Path, model_type: Any, names: Mapping[int, str]) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """Return the backend of a tiktoken file, and which tokens have a role ("bos_token").
+    """Return the backend of a tiktoken file, and the tokens that have a role ("bos_token").
 
-    The file holds neither special tokens nor the pattern that cuts texts. The former are `names` (id → text, from
-    tokenizer_config.json), the latter is known by the model_type of config.json.
-    Raises BadCheckpoint if the file is broken, or the pattern is not known.
+    model_type   That of config.json, which determines the pre-tokenization: the file does not have it.
+    names        The special tokens, id → text, from tokenizer_config.json: the file does not have them.
+
+    Raises BadCheckpoint if the file is broken, or the pre-tokenization is not known.
     """
-    rule = PRE_TOKENIZATION_OF.get(str(model_type))
+    rule = PRE_TOKENIZATION_BY_MODEL_TYPE.get(str(model_type))
     if rule is None:
         raise BadCheckpoint(
             f"{file.name} in {file.parent} does not say how it cuts texts, and for the model_type {model_type!r} "
@@ -80,7 +87,7 @@ def read_tiktoken(file: Path, model_type: Any, names: Mapping[int, str]) -> tupl
 
 
 def read_tekken(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """Return the backend of a tekken.json, and which tokens have a role. Raises BadCheckpoint if it is broken."""
+    """Return the backend of a tekken.json, and the tokens that have a role. Raises BadCheckpoint if it is broken."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         config = content["config"]
@@ -90,7 +97,7 @@ def read_tekken(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
         specials = [*texts, *(f"<SPECIAL_{id}>" for id in range(len(texts), num_special))]
         ranked = content["vocab"][: size - num_special]
         ranks = {base64.b64decode(entry["token_bytes"]): num_special + int(entry["rank"]) for entry in ranked}
-        cut = _cut(str(config["pattern"]))
+        pre_tokenizer = _pre_tokenizer(str(config["pattern"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadCheckpoint(f"{file.name} in {file.parent} is no tekken file: {error!r}.") from error
     if len(specials) != num_special or len(ranks) != size - num_special:
@@ -98,20 +105,20 @@ def read_tekken(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
             f"{file.name} in {file.parent} announces {num_special} special tokens and {size} in all, and has "
             f"{len(specials)} and {len(specials) + len(ranks)}."
         )
-    rule = PreTokenization(lambda: cut)
+    rule = PreTokenization(lambda: pre_tokenizer)
     backend = _backend(ranks, dict(enumerate(specials)), rule, file)
     return backend, {name: token for name, token in TEKKEN_NAMES.items() if token in specials}
 
 
 def _by_rank(listed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The special tokens' texts in the order of their ids, which must be 0, 1, 2, …"""
+    """Return the special tokens' texts in the order of their ids. Raises ValueError unless these are 0, 1, 2, …"""
     ordered = sorted(listed, key=lambda entry: entry["rank"])
     if [entry["rank"] for entry in ordered] != list(range(len(ordered))):
         raise ValueError("the ranks of special_tokens are not 0, 1, 2, …")
     return [str(entry["token_str"]) for entry in ordered]
 
 
-def _cut(pattern: str) -> PreTokenizer:
+def _pre_tokenizer(pattern: str) -> PreTokenizer:
     try:
         split = Split(Regex(pattern), behavior="isolated")
     except Exception as error:  # the library raises plain Exception
@@ -122,7 +129,7 @@ def _cut(pattern: str) -> PreTokenizer:
 def _backend(
     ranks: Mapping[bytes, int], names: Mapping[int, str], rule: PreTokenization, file: Path
 ) -> tokenizers.Tokenizer:
-    """Byte-level BPE with these ids, and special tokens at theirs."""
+    """Return byte-level BPE with these ids. Raises BadCheckpoint if a special token is also an ordinary one."""
     vocab = {_to_alphabet(token): id for token, id in ranks.items()}
     taken = set(ranks.values())
     specials = {name: id for id, name in names.items() if id not in taken}
@@ -139,18 +146,18 @@ def _backend(
 
 
 def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
-    """Every split of every token into two tokens, the lowest rank of the whole first."""
-    spelled = {token: _to_alphabet(token) for token in ranks}
+    """Return every split of every token into two tokens, ordered by the rank of the whole."""
+    pieces = {token: _to_alphabet(token) for token in ranks}
     ranked = []
     for token, rank in ranks.items():
-        for cut in range(1, len(token)):
-            left, right = ranks.get(token[:cut]), ranks.get(token[cut:])
+        for split in range(1, len(token)):
+            left, right = ranks.get(token[:split]), ranks.get(token[split:])
             if left is not None and right is not None:
-                ranked.append((rank, left, right, token[:cut], token[cut:]))
+                ranked.append((rank, left, right, token[:split], token[split:]))
     ranked.sort()
-    return [(spelled[left], spelled[right]) for *_, left, right in ranked]
+    return [(pieces[left], pieces[right]) for *_, left, right in ranked]
 
 
 def _to_alphabet(token: bytes) -> str:
-    """The token in GPT-2's alphabet, as byte-level vocabularies are written."""
+    """Return the token in GPT-2's alphabet, as byte-level vocabularies have it."""
     return "".join(CHAR_OF_BYTE[byte] for byte in token)

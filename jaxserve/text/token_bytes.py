@@ -1,7 +1,7 @@
-"""What a vocabulary piece stands for, in bytes: `Ġthe` is b" the", `<0xE2>` is b"\\xe2", `▁the` is b" the".
+"""PieceDecoder: vocabulary pieces to bytes: `Ġthe` is b" the", `<0xE2>` is b"\\xe2", `▁the` is b" the".
 
-Only where a token's bytes do not depend on its neighbours, which holds for byte-level BPE and for SentencePiece with
-byte fallback: the two ways in which language models write text. Read from the tokenizer's own decoder.
+It exists where a token's bytes do not depend on its neighbors: for byte-level BPE, and for SentencePiece with byte
+fallback. Nearly all language models use one of these two. The rules are those of the tokenizer's own decoder.
 """
 
 import json
@@ -12,7 +12,7 @@ import tokenizers
 
 
 def _byte_of_char() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 characters stand for themselves, the other bytes for U+0100 and up."""
+    """Return GPT-2's alphabet: printable Latin-1 characters stand for themselves, U+0100 and up for the other bytes."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(plain)]
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -24,12 +24,12 @@ CHAR_OF_BYTE = {byte: char for char, byte in _BYTE_OF_CHAR.items()}
 
 @dataclass(frozen=True, slots=True)
 class PieceDecoder:
-    """How pieces become bytes.
+    """The rules by which pieces become bytes.
 
-    byte_level      pieces are written in GPT-2's alphabet
-    byte_fallback   `<0xE2>` stands for a byte
-    replacements    (from, to), in order, for all other pieces
-    leading_strip   spaces that vanish at the very start of a text
+    is_byte_level        Pieces are written in GPT-2's alphabet.
+    has_byte_fallback    `<0xE2>` stands for a byte.
+    replacements         Pairs (from, to), applied in order to all other pieces.
+    num_stripped_spaces  Spaces that are dropped at the very start of a text.
     """
 
     is_byte_level: bool = False
@@ -38,6 +38,7 @@ class PieceDecoder:
     num_stripped_spaces: int = 0
 
     def decode(self, piece: str) -> bytes:
+        """Return the bytes that a piece stands for."""
         if self.is_byte_level:
             try:
                 return bytes([_BYTE_OF_CHAR[char] for char in piece])
@@ -54,7 +55,7 @@ class PieceDecoder:
 
 
 def find_piece_decoder(backend: tokenizers.Tokenizer) -> PieceDecoder | None:
-    """The spelling that `backend`'s decoder implies; None where tokens have no bytes of their own."""
+    """Return the rules of the tokenizer's decoder; None if its tokens have no bytes of their own."""
     decoder = backend.decoder
     if decoder is None:
         return None

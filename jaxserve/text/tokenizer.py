@@ -1,4 +1,4 @@
-"""Text ↔ token ids, and the vocabulary as bytes. Made from a Hugging Face directory or a GGUF file."""
+"""Tokenizer: text to token ids and back, and the bytes of tokens, from a Hugging Face directory or a GGUF file."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,13 +12,18 @@ from jaxserve.text.tokenizer_parts import TokenizerParts
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer. Nothing changes it after it is made, so threads may share it.
+    """The tokenizer of a checkpoint. It is immutable, so threads may share it.
 
-    special_tokens   name → text ("eos_token": "</s>"), as chat templates see them
-    special_ids      ids that skip_special_tokens hides
-    eos_token_id     the primary end token; generation configs may name further ones
-    vocab_size       one more than the highest id; the network's logits may be wider
-    max_token_chars  characters of the longest token, so that a text's length bounds its tokens from below
+    backend           The object of the `tokenizers` library.
+    special_tokens    Name → text ("eos_token": "</s>"), as chat templates see them.
+    special_ids       The ids that skip_special_tokens hides.
+    eos_token_id      The primary end token; generation configs may name further ones.
+    bos_token_id      The token that begins a text, if there is one.
+    chat_templates    Name → Jinja source ("default", "tool_use", …).
+    config            tokenizer_config.json, or the same keys from a GGUF file.
+    vocab_size        One more than the highest id; the network's logits may be wider.
+    max_token_chars   The characters of the longest token: a text has at least its length divided by this in tokens.
+    piece_decoder     Decoder of vocabulary pieces to bytes; None if tokens have no bytes of their own.
     """
 
     def __init__(self, parts: TokenizerParts) -> None:
@@ -40,7 +45,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
-        """The tokenizer of a directory in Hugging Face layout, or of a .gguf file. BadCheckpoint says what is wrong."""
+        """Load the tokenizer of a directory in Hugging Face layout, or of a .gguf file.
+
+        Raises BadCheckpoint if there is none, or if it cannot be read.
+        """
         path = Path(path)
         if path.is_dir() and (gguf := _only_gguf(path)) is not None:
             return cls(read_gguf(gguf))
@@ -51,32 +59,33 @@ class Tokenizer:
         raise BadCheckpoint(f"There is no tokenizer at {path}: neither a directory nor a file.")
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of `text`; special tokens spelled out in it count as such. Lets other threads run meanwhile."""
+        """Return the ids of `text`; texts of special tokens in it become these tokens. Other threads run meanwhile."""
         # Only the batch call releases the interpreter lock: 5 MB of text held it for 0.2 s in encode(), 6 ms here.
         return self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """The text of `token_ids`; ids outside the vocabulary have none."""
+        """Return the text of `token_ids`; ids outside the vocabulary have none."""
         ids = [id for id in token_ids if 0 <= id < self.vocab_size]
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def piece(self, token_id: int) -> str:
-        """The raw vocabulary piece (`Ġthe`), or "" outside the vocabulary."""
+        """Return the raw vocabulary piece (`Ġthe`), or "" outside the vocabulary."""
         return (self.backend.id_to_token(token_id) or "") if 0 <= token_id < self.vocab_size else ""
 
     def pieces(self, token_ids: Iterable[int]) -> list[str]:
+        """Return the raw vocabulary pieces of several ids."""
         return [self.piece(id) for id in token_ids]
 
     def token_bytes(self, token_id: int) -> bytes | None:
-        """The bytes a token adds to a text (b" the"); None if this tokenizer's tokens have no bytes of their own."""
+        """Return the bytes that a token adds to a text (b" the"); None if tokens have no bytes of their own."""
         if token_id in self._bytes:
             return self._bytes[token_id]
-        spelled = None if self.piece_decoder is None else self.piece_decoder.decode(self.piece(token_id))
-        self._bytes[token_id] = spelled
-        return spelled
+        value = None if self.piece_decoder is None else self.piece_decoder.decode(self.piece(token_id))
+        self._bytes[token_id] = value
+        return value
 
 
 def _only_gguf(directory: Path) -> Path | None:
-    """The GGUF file of a directory that holds one and no tokenizer.json."""
-    found = [] if (directory / "tokenizer.json").exists() else list(directory.glob("*.gguf"))
-    return found[0] if len(found) == 1 else None
+    """Return the GGUF file of a directory that has one and no tokenizer.json."""
+    files = [] if (directory / "tokenizer.json").exists() else list(directory.glob("*.gguf"))
+    return files[0] if len(files) == 1 else None

@@ -1,7 +1,8 @@
-"""The tokenizer of a directory without tokenizer.json, from the other files in which models bring theirs.
+"""Build the tokenizer of a directory without tokenizer.json from other files.
 
-tekken.json, tiktoken files and SentencePiece models are read here, with the `tokenizers` library alone; vocab.json with
-merges.txt goes through transformers, which knows how each family cuts its texts. No code of the checkpoint runs.
+tekken.json, tiktoken files and SentencePiece models are converted with the `tokenizers` library alone; vocab.json with
+merges.txt is converted by transformers, which knows the pre-tokenization of each family. No code of the checkpoint is
+run.
 """
 
 from collections.abc import Mapping
@@ -24,9 +25,11 @@ MAX_GAP = 4096  # ids that a vocabulary may leave unused before an added token
 
 
 def convert(path: Path, config: Mapping[str, Any], added: AddedTokens) -> tokenizers.Tokenizer:
-    """Return the backend of the tokenizer in `path`; `added` learns the names that its files give to tokens.
+    """Return the backend of the tokenizer in `path`, and add the names that its files give to tokens to `added`.
 
-    config is tokenizer_config.json. Raises BadCheckpoint if there is no tokenizer, or one that cannot be read.
+    config: tokenizer_config.json.
+
+    Raises BadCheckpoint if there is no tokenizer, or one that cannot be read.
     """
     model_config = read_json(path / "config.json")
     names = {id: token["content"] for id, token in added.by_id.items()}
@@ -66,7 +69,7 @@ def _sentencepiece_file(path: Path) -> Path | None:
 
 
 def _append(backend: tokenizers.Tokenizer, names: Mapping[int, str], path: Path) -> None:
-    """Gives the added tokens that the vocabulary lacks the ids that the files say."""
+    """Add the tokens that the vocabulary lacks at the ids of the files. Raises BadCheckpoint if they do not fit."""
     for id, name in sorted(names.items()):
         if backend.token_to_id(name) is None:
             size = backend.get_vocab_size()
@@ -85,7 +88,10 @@ def _append(backend: tokenizers.Tokenizer, names: Mapping[int, str], path: Path)
 
 
 def _through_transformers(path: Path, model_config: Mapping[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """transformers' conversion of vocab.json and merges.txt. It is imported here alone, since that takes 1.7 s."""
+    """Convert vocab.json and merges.txt with transformers, which is imported only here, since that takes 1.7 s.
+
+    Raises BadCheckpoint if they cannot be converted.
+    """
     try:
         from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""A directory in Hugging Face layout → the parts of a Tokenizer.
+"""Read the parts of a Tokenizer from a directory in Hugging Face layout.
 
 Reads tokenizer.json with the `tokenizers` library, and around it tokenizer_config.json, special_tokens_map.json,
 chat_template.jinja and additional_chat_templates/, and the end token of config.json or generation_config.json. The
@@ -18,7 +18,7 @@ from jaxserve.text.tokenizer_parts import TokenizerParts, read_json
 
 
 def read_directory(path: Path) -> TokenizerParts:
-    """The tokenizer in `path`. BadCheckpoint says which file is missing or broken."""
+    """Read the tokenizer in `path`. Raises BadCheckpoint with the name of the file that is missing or broken."""
     config = read_json(path / "tokenizer_config.json")
     added = AddedTokens.from_directory(path, config)
     file = path / "tokenizer.json"
@@ -45,15 +45,15 @@ def _open(file: Path) -> tokenizers.Tokenizer:
 
 
 def _chat_templates(path: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Templates by name. Files win over the configuration."""
+    """Return the templates by name. Files override the configuration."""
     templates: dict[str, str] = {}
-    given = config.get("chat_template")
-    if isinstance(given, str):
-        templates["default"] = given
-    elif isinstance(given, dict):
-        templates |= {str(name): text for name, text in given.items() if isinstance(text, str)}
-    elif isinstance(given, list):
-        templates |= {entry["name"]: entry["template"] for entry in given}
+    configured = config.get("chat_template")
+    if isinstance(configured, str):
+        templates["default"] = configured
+    elif isinstance(configured, dict):
+        templates |= {str(name): text for name, text in configured.items() if isinstance(text, str)}
+    elif isinstance(configured, list):
+        templates |= {entry["name"]: entry["template"] for entry in configured}
     legacy = path / "chat_template.json"
     if legacy.is_file() and isinstance(text := read_json(legacy).get("chat_template"), str):
         templates["default"] = text
@@ -69,7 +69,7 @@ def _id(backend: tokenizers.Tokenizer, token: str | None) -> int | None:
 
 
 def _id_from_config(path: Path, key: str) -> int | None:
-    """The id in generation_config.json or config.json; the first, if there are several."""
+    """Return the id in generation_config.json or config.json; the first, if there are several."""
     for name in ("generation_config.json", "config.json"):
         value = read_json(path / name).get(key)
         value = value[0] if isinstance(value, list) and value else value

@@ -1,4 +1,4 @@
-"""What a Tokenizer is made from, whichever file it came in."""
+"""TokenizerParts: the parts of a Tokenizer, whatever file they come from."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,11 +13,14 @@ from jaxserve.errors import BadCheckpoint
 
 @dataclass(frozen=True, slots=True)
 class TokenizerParts:
-    """The tokenizers library's object, and what stands around it in a checkpoint.
+    """The object of the `tokenizers` library, and what else a checkpoint says about its tokenizer.
 
-    special_tokens   name → text ("eos_token": "</s>"), as templates see them
-    chat_templates   name → Jinja source ("default", "tool_use", …)
-    config           tokenizer_config.json, or what a GGUF says of it
+    backend          The object of the `tokenizers` library.
+    special_tokens   Name → text ("eos_token": "</s>"), as templates see them.
+    eos_token_id     The primary end token.
+    bos_token_id     The token that begins a text.
+    chat_templates   Name → Jinja source ("default", "tool_use", …).
+    config           tokenizer_config.json, or the same keys from a GGUF file.
     """
 
     backend: tokenizers.Tokenizer
@@ -29,16 +32,16 @@ class TokenizerParts:
 
 
 def set_post_processor(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
-    """Make `backend` put these tokens before and after a text; None puts nothing."""
-    around = dict.fromkeys(token for token in (bos, eos) if token is not None)
+    """Make `backend` add these tokens before and after a text; None adds nothing."""
+    added = dict.fromkeys(token for token in (bos, eos) if token is not None)
     template = [token for token in (bos, "$A", eos) if token is not None]
     backend.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[(token, backend.token_to_id(token)) for token in around]
+        single=template, special_tokens=[(token, backend.token_to_id(token)) for token in added]
     )
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return the object in `file`, or nothing when there is no such file. Raises BadCheckpoint for anything else."""
+    """Return the object in `file`, or an empty one if there is no such file. Raises BadCheckpoint for anything else."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Tools as clients send them, some of whose serialisers write null for what is absent."""
+"""Normalize tools as clients send them: some serializers write null for absent keywords."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,7 @@
-"""The token by which a chat template ends an answer, for checkpoints whose files name another one as their end.
+"""Find the token by which a chat template ends an assistant message, if the checkpoint's files name another one.
 
-Conversions often keep the base model's end token (<|endoftext|>) beside a template that ends turns with <|im_end|>: the
-model then writes <|im_end|>, and nobody stops it.
+Conversions often keep the base model's end token (<|endoftext|>) with a template that ends turns with <|im_end|>: the
+model then writes <|im_end|>, and generation does not stop.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,12 @@ _ANSWERED = [_QUESTION, {"role": "assistant", "content": _ANSWER}]
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """A token that ends answers beside those that the checkpoint's files name, and why."""
+    """A token that ends outputs in addition to those that the checkpoint's files name.
+
+    token_id   Its id.
+    token      Its text.
+    known      The texts of the tokens that the files name.
+    """
 
     token_id: int
     token: str
@@ -30,14 +35,16 @@ class TurnEnd:
 
 
 def find_turn_end(tokenizer: Tokenizer, templates: ChatTemplates, known: Collection[int]) -> TurnEnd | None:
-    """Return what the template ends an answer with, or None where that is known, or no token of its own.
+    """Return the token by which the template ends an assistant message; None if it is known, or not one token.
 
-    known: the ids that end answers anyway. Where nothing ends the last answer of a conversation, what follows an
-    earlier one counts: the token that begins the next turn.
+    known: the ids that end outputs anyway.
+
+    Where no token ends the last message of a conversation, the token after an earlier one counts, which begins the next
+    turn.
     """
     added = tokenizer.backend.get_added_tokens_decoder()
-    for messages, most in ((_ANSWERED, None), ([*_ANSWERED, _QUESTION], 1)):
-        ends = _ends(tokenizer, templates, messages)[:most]
+    for messages, max_ends in ((_ANSWERED, None), ([*_ANSWERED, _QUESTION], 1)):
+        ends = _ends(tokenizer, templates, messages)[:max_ends]
         if any(id in known for id in ends):
             return None
         if ends:
@@ -47,7 +54,7 @@ def find_turn_end(tokenizer: Tokenizer, templates: ChatTemplates, known: Collect
 
 
 def _ends(tokenizer: Tokenizer, templates: ChatTemplates, messages: list[dict[str, str]]) -> list[int]:
-    """The added tokens behind the answer, up to the first ordinary word and the first token that begins a turn."""
+    """Return the added tokens after the message, up to the first ordinary word or token that begins a turn."""
     try:
         text = templates.select(has_tools=False).render(messages, add_generation_prompt=False)
     except InvalidParameter:
