@@ -51,7 +51,6 @@ NOT_YET: set[str] = {
     "output_stream",
     "sampling",
     "structured",
-    "text",
     "weights",
 }
 DUPLICATES_NOT_YET = {"Work"}
