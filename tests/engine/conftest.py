@@ -39,18 +39,19 @@ class Bench:
     """Runs requests to their ends and remembers what each one got."""
 
     def __init__(self, built: LoadedEngine, *, overlap=True, num_pages=PAGES, prefix_caching=True, chunk=64, budget=64):
+        config = built.config
         self.pool, self.vocab_size = PagePool(num_pages), built.spec.vocab_size
         self.scheduler = Scheduler(
             self.pool,
             PrefixIndex(self.pool, PAGE) if prefix_caching else None,
-            Stats(MAX_LEN),
+            Stats(config.max_model_len),
             page_size=PAGE,
-            max_num_seqs=ROWS,
+            max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=budget,
             max_chunk_tokens=chunk,
-            max_pages_per_row=MAX_LEN // PAGE,
+            max_pages_per_row=config.max_model_len // PAGE,
             vocab_size=built.spec.vocab_size,
-            max_logprobs=built.config.max_logprobs,
+            max_logprobs=config.max_logprobs,
         )
         self.engine = Engine(self.scheduler, built.engine.runner, overlap=overlap)
         self.outputs: dict[int, list] = {}

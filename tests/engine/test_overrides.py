@@ -27,6 +27,7 @@ def test_a_longer_context_by_an_overridden_rope_is_served_and_an_unknown_key_ref
     built = build(EngineConfig(**small, hf_overrides={"rope_parameters": rope, "max_position_embeddings": 2048}))
     built.engine.close()
     assert built.spec.max_position_embeddings == 2048
-    assert type(built.spec.rope.scaling).__name__ == "YarnScaling"
+    ropes = {layer.attention.rope for layer in built.spec.layers}
+    assert {type(rope.scaling).__name__ for rope in ropes} == {"YarnScaling"}
     with pytest.raises(UnknownArchitecture, match="rope_type"):
         build(EngineConfig(**small, hf_overrides={"rope_parameters": {"rope_type": "odd"}}))

@@ -1,4 +1,4 @@
-"""scripts/make_tiny_model as a module: tiny_config, random_weights, write."""
+"""scripts/make_tiny_model as a module: tiny_config, random_weights, write, and the names it knows."""
 
 import sys
 from importlib.machinery import SourceFileLoader
@@ -24,3 +24,4 @@ def load_script(name: str):
 
 _script = load_script("make_tiny_model")
 tiny_config, random_weights, write = _script.tiny_config, _script.random_weights, _script.write
+FAMILIES = tuple(_script.ARCHITECTURES)

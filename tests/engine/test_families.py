@@ -1,0 +1,73 @@
+"""Every family on the real device path: the same request gives the same tokens, whatever happens around it.
+
+One engine a family, of tiny random weights, with two rows and the fewest shapes: what is compared passes through
+prompt chunks of two sizes and decode batches of two.
+"""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.build import build
+from tests.engine.conftest import PAGE, PAGES, Bench
+from tests.models.tiny import FAMILIES, write
+from tests.models.torch_model import TorchModel
+
+RNG = np.random.default_rng(5)
+PROMPT = [int(n) for n in RNG.integers(0, 256, 60)]
+OTHERS = [[int(n) for n in RNG.integers(0, 256, size)] for size in (7, 33, 52)]
+NUM_TOKENS = 32
+PARAMS = {"greedy": {}, "sampled": {"temperature": 1.3, "top_p": 0.95, "top_k": 50, "seed": 11}}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def built(request, tmp_path_factory):
+    loaded = build(
+        EngineConfig(
+            model=str(write(tmp_path_factory.mktemp("family"), request.param, seed=3)),
+            max_model_len=128,
+            max_num_seqs=2,
+            max_num_batched_tokens=64,
+            num_gpu_blocks_override=PAGES,
+            max_logprobs=0,
+        )
+    )
+    assert (loaded.buckets.decode, loaded.buckets.prefill) == ((1, 2), (16, 64))
+    yield loaded
+    loaded.engine.close()
+
+
+def tokens_of(bench, *prompts, **params):
+    """The tokens of each prompt, all of them added before the first step."""
+    start = len(bench.outputs)
+    for number, prompt in enumerate(prompts, start):
+        bench.add(number, prompt, tokens=NUM_TOKENS, **params)
+    outputs = bench.run()
+    return [outputs[start + number] for number in range(len(prompts))]
+
+
+def undisturbed(built, prompt, **params):
+    """The tokens of a prompt that is one chunk, alone and not cached."""
+    return tokens_of(Bench(built, prefix_caching=False, overlap=False), prompt, **params)[0]
+
+
+def test_greedy_tokens_are_those_of_transformers(built):
+    expected = TorchModel(built.model_config, load_file(built.path / "model.safetensors")).greedy(PROMPT, NUM_TOKENS)
+    assert undisturbed(built, PROMPT) == expected
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+def test_tokens_do_not_depend_on_what_happens_around_a_request(built, params):
+    expected = [undisturbed(built, prompt, **params) for prompt in (PROMPT, *OTHERS)]
+    assert tokens_of(Bench(built, chunk=16), PROMPT, **params) == expected[:1], "in chunks"
+
+    cached = Bench(built)
+    assert [tokens_of(cached, PROMPT, **params) for _ in range(2)] == [expected[:1]] * 2, "cached"
+    assert cached.counter("prefix_cache_hits") == len(PROMPT) // PAGE * PAGE
+
+    assert tokens_of(Bench(built), PROMPT, *OTHERS, **params) == expected, "with others"
+
+    preempted = Bench(built, num_pages=1 + 9)
+    assert tokens_of(preempted, PROMPT, *OTHERS, **params) == expected, "preempted"
+    assert preempted.counter("num_preemptions") > 0
