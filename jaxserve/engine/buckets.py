@@ -1,7 +1,7 @@
-"""The few shapes that are compiled, and rounding up to them.
+"""The batch sizes that are compiled (buckets), and rounding up to them.
 
-Every shape costs seconds at the start, every gap between shapes costs padding in each step. Buckets are settled
-before the doors open; asking for more than the largest is a bug, so it raises instead of compiling.
+Every bucket costs seconds at start-up, every gap between buckets costs padding in each step. Buckets are chosen before
+the first request; asking for more than the largest is a bug, so it raises instead of compiling.
 """
 
 from bisect import bisect_left
@@ -21,7 +21,13 @@ _PREFILL = {
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Compiled sizes, each rising: decode rows, and prompt tokens of a chunk. Attention takes lengths as they come."""
+    """The compiled batch sizes, each tuple in ascending order. Context lengths have no buckets.
+
+    decode    Numbers of rows of a decode step.
+    prefill   Numbers of tokens of a prompt chunk.
+
+    Raises ValueError if a tuple is empty, does not ascend, or starts below 1.
+    """
 
     decode: tuple[int, ...]
     prefill: tuple[int, ...]
@@ -33,26 +39,26 @@ class Buckets:
                 raise ValueError(f"{name} buckets must rise from at least 1, got {sizes}")
 
     def decode_bucket(self, num_rows: int) -> int:
-        """Rows of the smallest compiled decode step that takes num_rows."""
+        """Round a number of decode rows up to a compiled one; raises ValueError if there is none so large."""
         return _round_up(self.decode, num_rows, "decode rows")
 
     def prefill_bucket(self, num_tokens: int) -> int:
-        """Tokens of the smallest compiled chunk that takes num_tokens."""
+        """Round a number of chunk tokens up to a compiled one; raises ValueError if there is none so large."""
         return _round_up(self.prefill, num_tokens, "tokens in a chunk")
 
 
-# Rows of the one shape under batch invariance come in whole tiles: a remainder is computed by other code, and rounds
-# differently from the same row in the middle.
+# The bucket under batch invariance is a multiple of this: rows beyond the last whole tile of a matrix product are
+# computed by other code, which rounds differently.
 _TILE = 16
 
 
 def choose_buckets(
     *, max_num_seqs: int, max_chunk_tokens: int, platform: str, page_size: int = 1, batch_invariant: bool = False
 ) -> Buckets:
-    """The shapes for this machine; the largest of each kind is exactly the limit given.
+    """Return the buckets for a platform; the largest of each kind is exactly the limit given.
 
-    An unknown platform is treated as a GPU. Under batch invariance there is one shape for everything, of as many
-    tokens as there may be rows, and at least a page: how a product rounds depends on its shape.
+    An unknown platform is treated as a GPU. Under batch invariance there is one size for decode and prefill: at least
+    max_num_seqs rows and a page of tokens, because how a matrix product rounds depends on its shape.
     """
     if batch_invariant:
         rows = -(-max(max_num_seqs, page_size) // _TILE) * _TILE
@@ -68,8 +74,8 @@ def _up_to(sizes: tuple[int, ...] | list[int], largest: int) -> tuple[int, ...]:
     return (*(size for size in sizes if size < largest), largest)
 
 
-def _round_up(sizes: tuple[int, ...], wanted: int, what: str) -> int:
-    at = bisect_left(sizes, wanted)
-    if at == len(sizes):
-        raise ValueError(f"{wanted} {what} are more than the largest compiled shape, {sizes[-1]}")
-    return sizes[at]
+def _round_up(sizes: tuple[int, ...], number: int, unit: str) -> int:
+    index = bisect_left(sizes, number)
+    if index == len(sizes):
+        raise ValueError(f"{number} {unit} are more than the largest compiled shape, {sizes[-1]}")
+    return sizes[index]

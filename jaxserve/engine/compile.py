@@ -1,7 +1,8 @@
-"""Finds or compiles every shape before the doors open, in parallel.
+"""Loads or compiles all programs at start-up, in parallel.
 
-The store is asked by key, which needs no tracing, then by what the function was lowered to, then the compiler. A
-compiled shape refuses any other, so a surprise compile cannot pass quietly.
+A program is looked up in the store by its key, which needs no tracing, then by what its function lowers to, and is
+compiled if the store has neither. A compiled program refuses arguments of other shapes, so nothing can be compiled
+unnoticed afterwards.
 """
 
 import logging
@@ -23,16 +24,16 @@ from jaxserve.errors import BadConfig
 
 log = logging.getLogger(__name__)
 
-ProgressCallback = Callable[[str, float, float], None]
+ProgressCallback = Callable[[str, float, float], None]  # phase, done, total
 
 
 def use_compilation_cache(setting: str | None) -> Path | None:
-    """The directory in which this machine's programs are kept, made if need be; "none" is no directory.
+    """Return the directory of this machine's compiled programs, and create it; None if the setting is "none".
 
-    JAX's own cache stays as it is: what it hands out could not be kept in our store.
+    A directory that cannot be created is logged as a warning and there is no cache. JAX's own compilation cache is
+    left as it is: programs that come from it could not be saved in the store.
 
-    A cached program is as trusted as the code itself, so a directory that others may write is refused (BadConfig).
-    One that cannot be made costs a warning and the cache.
+    Raises BadConfig if others may write to the directory: a cached program is trusted like the code itself.
     """
     if setting == "none":
         return None
@@ -48,7 +49,7 @@ def use_compilation_cache(setting: str | None) -> Path | None:
 
 
 def machine_key() -> str:
-    """What compiled programs depend on beside JAX's own key: this kind of processor, and the versions.
+    """Return a directory name for this kind of processor and these versions of JAX and its backend.
 
     A program for another processor may hold instructions that this one lacks.
     """
@@ -62,9 +63,13 @@ def machine_key() -> str:
 
 
 class CompileCounter:
-    """Counts compiles and cache hits of this process, by JAX's own events and what the store found.
+    """Counts compilations and cache hits of this process, by JAX's events and the program store's hits.
 
-    One for the life of the process.
+    compiled     The programs that were compiled or came from a cache.
+    cache_hits   The programs that came from JAX's cache or the store.
+    seconds      The seconds spent on both.
+
+    There is one instance for the process, compile_counter, because JAX's listeners cannot be removed.
     """
 
     def __init__(self) -> None:
@@ -77,7 +82,7 @@ class CompileCounter:
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
 
     def counters(self) -> dict[str, float]:
-        """Programs that were really compiled, seconds spent on it (reading cached ones included), and cache hits."""
+        """Return compilations without cache hits, their seconds (reading cached programs included), and cache hits."""
         with self._lock:
             return {
                 "compilations": self.compiled - self.cache_hits,
@@ -86,7 +91,7 @@ class CompileCounter:
             }
 
     def on_store_hit(self, seconds: float) -> None:
-        """A program came from our own store, and reading it took so long."""
+        """Count a program that came from the store, which took this many seconds."""
         with self._lock:
             self.compiled += 1
             self.cache_hits += 1
@@ -100,7 +105,7 @@ class CompileCounter:
 
     @property
     def hits_of_this_thread(self) -> int:
-        """Programs that JAX's own cache gave to this thread."""
+        """The number of programs that came from JAX's cache in this thread."""
         return getattr(self._thread_local, "hits", 0)
 
     def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
@@ -116,22 +121,24 @@ compile_counter = CompileCounter()
 def compile_all(
     lowerings: Mapping[Hashable, Callable[[], Any]], store: ProgramStore, progress: ProgressCallback | None
 ) -> dict[Hashable, Program]:
-    """Finds every program, or runs its lowering, compiles and keeps it; the slowest kinds should come first.
+    """Load every program from the store, or lower, compile and save it; return the programs by the keys of `lowerings`.
 
-    Keys are kept.
+    lowerings   For each key a function that lowers the program; those that compile slowest should come first.
+    store       The programs of earlier starts.
+    progress    Called after every program, with the number of programs so far and of all.
     """
     hits_before = compile_counter.cache_hits
 
-    def program(key: Hashable) -> Program:
-        began = time.perf_counter()
-        found = store.load(key)
-        if found is None:
+    def load_or_compile(key: Hashable) -> Program:
+        started = time.perf_counter()
+        loaded = store.load(key)
+        if loaded is None:
             lowered = lowerings[key]()
-            began = time.perf_counter()
-            found = store.load_lowered(key, lowered)
-        if found is not None:
-            compile_counter.on_store_hit(time.perf_counter() - began)
-            return found
+            started = time.perf_counter()
+            loaded = store.load_lowered(key, lowered)
+        if loaded is not None:
+            compile_counter.on_store_hit(time.perf_counter() - started)
+            return loaded
         hits = compile_counter.hits_of_this_thread
         compiled = lowered.compile()
         if hits == compile_counter.hits_of_this_thread:
@@ -140,7 +147,7 @@ def compile_all(
 
     programs: dict[Hashable, Program] = {}
     with ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1))) as pool:
-        jobs = {pool.submit(program, key): key for key in lowerings}
+        jobs = {pool.submit(load_or_compile, key): key for key in lowerings}
         for done, job in enumerate(as_completed(jobs), start=1):
             programs[jobs[job]] = job.result()
             if progress:

@@ -1,4 +1,4 @@
-"""Engine.step(): plan, execute, apply. No threads, no strings; one call, one step."""
+"""The engine's step: plan, execute, apply. No threads and no strings; one call is one step."""
 
 import time
 from collections import deque
@@ -13,22 +13,31 @@ from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
 
 
 class RunnerProtocol(Protocol):
-    """What a step needs of a runner; tests bring their own."""
+    """The methods that Engine needs of a runner (runner.Runner); tests have fakes."""
 
-    def forward(self, plan: StepPlan) -> Any: ...
+    def forward(self, plan: StepPlan) -> Any:
+        """Enqueue the computation of a step's logits; return a handle for `sample`."""
+        ...
 
-    def sample(self, handle: Any, masks: StepMasks) -> Any: ...
+    def sample(self, handle: Any, masks: StepMasks) -> Any:
+        """Enqueue the sampling of a step's tokens; return a handle for `fetch`."""
+        ...
 
-    def fetch(self, handle: Any) -> StepResult: ...
+    def fetch(self, handle: Any) -> StepResult:
+        """Wait for the results of a step."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the device memory."""
+        ...
 
 
 class Engine:
-    """The loop's body. With overlap, a step is enqueued before the one before it is read.
+    """Runs steps of the scheduler's plans on a runner.
 
-    Then the device finds its next work waiting when it is done, and Python's time is hidden behind it.
-    With a roofline the work of every step is counted, and the device's time for it.
+    overlap    Enqueue a step before the results of the step before it are read, so that the device never waits for the
+               host: the host plans and applies while the device computes.
+    roofline   Count the cost of every step, and the device's time for it, in the metrics.
     """
 
     def __init__(
@@ -38,23 +47,26 @@ class Engine:
         self._depth = 1 if overlap else 0
         self._in_flight: deque[tuple[StepPlan, Any, float]] = deque()
         self._roofline = roofline
-        self._last_result_s = 0.0  # when the newest result came
-        self._plan_host_s = 0.0  # what planning and enqueueing the newest step took
+        self._last_result_s = 0.0  # when the newest result was on the host
+        self._plan_host_s = 0.0  # the time for planning and enqueueing the newest step
 
     @property
     def has_work(self) -> bool:
+        """Whether a request is live or a step in flight."""
         return self.scheduler.has_work or bool(self._in_flight)
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
+        """Queue a request. group: the choices that it belongs to, for the metrics."""
         self.scheduler.add(request, group)
 
     def finish(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
+        """End a request without further output; an unknown or finished id changes nothing."""
         self.scheduler.finish(request_id, reason)
 
     def step(self) -> list[TokenOutput]:
-        """Enqueues the next step, if there is one, and applies the oldest one that must be home by now.
+        """Enqueue the next step, if there is one, and return the outputs of the steps whose results are due.
 
-        Where a draw needs to know the tokens before it, these are read while its logits are computed.
+        Where a mask depends on the tokens before it, their results are read while the logits of the step are computed.
         """
         started = time.monotonic()
         plan = self.scheduler.plan()
@@ -78,19 +90,20 @@ class Engine:
         result = self.runner.fetch(ticket)
         fetched = time.monotonic()
         if self._roofline is not None:
-            begun = max(enqueued, self._last_result_s)  # it waited for the one before
-            self.scheduler.stats.on_step_cost(self._roofline.estimate(oldest), fetched - begun)
+            started = max(enqueued, self._last_result_s)  # on the device, after the step before it
+            self.scheduler.stats.on_step_cost(self._roofline.estimate(oldest), fetched - started)
         self._last_result_s = fetched
         outputs = self.scheduler.apply(oldest, result)
         self.scheduler.stats.on_step(oldest.num_prompt_tokens, self._plan_host_s + time.monotonic() - fetched)
         return outputs
 
     def fail_all(self, error: Exception) -> list[TokenOutput]:
-        """Ends every live request with this error; the steps under way are forgotten."""
+        """End every live request with this error and drop the steps in flight; return the last outputs."""
         self._in_flight.clear()
         return self.scheduler.fail_all(error)
 
     def stats(self) -> StatsSnapshot:
+        """Return a snapshot of the metrics. Safe in any thread."""
         scheduler = self.scheduler
         return scheduler.stats.snapshot(
             num_running=scheduler.num_running,
@@ -100,9 +113,10 @@ class Engine:
         )
 
     def audit(self) -> None:
-        """Checks the books; when idle, nobody may hold a page or a row."""
+        """Check that pages, rows and requests add up; raises an error if they do not."""
         self.scheduler.audit()
 
     def close(self) -> None:
+        """Drop the steps in flight and free the device memory."""
         self._in_flight.clear()
         self.runner.close()

@@ -1,12 +1,12 @@
-"""Compiled programs on disk, found again without tracing: what makes a second start quick.
+"""A store of compiled programs on disk, which are found without tracing: it makes every start after the first quick.
 
-JAX's own cache is asked only after a function was traced and lowered, and that takes longer than reading the program.
-Here a program has two names. One is a hash of all that shapes it (settings, shapes, versions, our sources), known
-before anything is traced; the other a hash of what it was lowered to, so that a source which changed in its comments
-costs the tracing and not the compiling. A file under the first name holds the second, one under that the program.
+JAX's own cache is looked up only after a function was traced and lowered, which takes longer than reading the program.
+Here a program has two names. One is a hash of everything that determines it (settings, shapes, versions, sources),
+known before anything is traced; the other is a hash of what it lowers to, so that a changed comment in a source costs
+the tracing but not the compilation. The file of the first name holds the second name, the file of that the program.
 
-Reading a program unpickles it and loads machine code. It is as trusted as the code itself, like an entry of JAX's
-cache: the directory is ours alone, and `use_compilation_cache` refuses one that others may write.
+Loading a program unpickles it and loads machine code. It is trusted like the code itself, as an entry of JAX's cache
+is: the directory belongs to the user, and `use_compilation_cache` refuses one that others may write to.
 """
 
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 Program = Any  # jax.stages.Compiled
 
-SOURCE_DIRS = ("attention", "engine", "kvcache", "layers", "models", "sampling")  # whose sources shape programs
+SOURCE_DIRS = ("attention", "engine", "kvcache", "layers", "models", "sampling")  # whose sources programs depend on
 ENV_FLAGS = (
     "XLA_FLAGS",
     "LIBTPU_INIT_ARGS",
@@ -40,14 +40,16 @@ ENV_FLAGS = (
 )
 PROGRAM_SUFFIX, NAME_SUFFIX = ".program", ".name"  # the two kinds of files
 DIGEST_BYTES = 32
-MAX_AGE_S = 30 * 24 * 3600  # an entry that nobody asked for in this time is deleted
+MAX_AGE_S = 30 * 24 * 3600  # an entry that was not used for this long is deleted
 
 
 class ProgramStore:
-    """The programs of one device, by key. `directory` None keeps nothing and finds nothing. Safe in threads.
+    """The compiled programs of one device, by key. Safe in threads.
 
-    facts   whatever these programs depend on beside versions, our sources and the flags: shapes, types, settings
-    loaded_keys   keys whose programs were here
+    directory     Where the programs are; None: nothing is saved and nothing found.
+    device        The device that the programs run on.
+    facts         Everything that the programs depend on besides versions, sources and flags: shapes, dtypes, settings.
+    loaded_keys   The keys of the programs that were found.
     """
 
     def __init__(self, directory: Path | None, device: Any, facts: Iterable[Any] = ()) -> None:
@@ -62,27 +64,27 @@ class ProgramStore:
         self._has_warned = False
 
     def load(self, key: Hashable) -> Program | None:
-        """The program that was last kept for this key, ready to run."""
+        """Return the program last saved for this key, ready to run, or None."""
         entry = self._read(self._name_of(key) + NAME_SUFFIX)
         return self._program(key, entry.decode(errors="replace")) if entry else None
 
     def load_lowered(self, key: Hashable, lowered: Any) -> Program | None:
-        """The program that these very instructions were compiled to, ready to run; the next `find` is quicker."""
+        """Return the program compiled from these instructions, or None; from then on `load` finds it by its key."""
         program = self._program(key, name := self._name_of_lowered(lowered))
         if program is not None:
             self._write(self._name_of(key) + NAME_SUFFIX, name.encode())
         return program
 
     def save(self, key: Hashable, lowered: Any, program: Program) -> None:
-        """Writes a freshly compiled program, whole or not at all. A full or read-only disk costs one warning.
+        """Save a freshly compiled program, atomically. A full or read-only disk is logged once, as a warning.
 
-        One that was itself loaded cannot be given out again: XLA for CPU would forget its symbols (jax 0.10.2).
+        A program that was itself loaded must not be saved: XLA for CPU would lose its symbols (jax 0.10.2).
         """
         if self._directory is None:
             return
         try:
             payload = pickle.dumps(serialize(program))
-        except Exception as error:  # a backend that cannot give its programs out
+        except Exception as error:  # a backend that cannot serialize its programs
             self._warn_once("kept", error)
             return
         name = self._name_of_lowered(lowered)
@@ -90,7 +92,7 @@ class ProgramStore:
         self._write(self._name_of(key) + NAME_SUFFIX, name.encode())
 
     def delete_expired(self) -> None:
-        """Deletes what was last used long ago: programs of settings, versions and sources that are gone."""
+        """Delete the entries that were not used for MAX_AGE_S: of settings, versions and sources that are gone."""
         with suppress(OSError):
             for path in self._directory.iterdir() if self._directory else ():
                 if (
@@ -105,7 +107,7 @@ class ProgramStore:
         return _hash(self._machine, lowered.as_text(), lowered.in_tree, lowered.out_tree) + PROGRAM_SUFFIX
 
     def _program(self, key: Hashable, name: str) -> Program | None:
-        """A program that cannot be used is deleted, and there is none."""
+        """Read a program; one that cannot be used is deleted."""
         entry = self._read(name)
         if entry is None:
             return None
@@ -115,8 +117,8 @@ class ProgramStore:
                 raise ValueError("it is damaged")
             executable, in_tree, out_tree = pickle.loads(payload)
             program = deserialize_and_load(executable, in_tree, out_tree, execution_devices=[self._device])
-        except Exception as error:  # whatever is wrong with it, compiling it again puts it right
-            log.warning("the compiled program %s is of no use and is made again: %s", name, _line(error))
+        except Exception as error:  # whatever is wrong with it, it is compiled again
+            log.warning("the compiled program %s is of no use and is made again: %s", name, _first_line(error))
             with suppress(OSError):
                 self._path(name).unlink()
             return None
@@ -128,19 +130,19 @@ class ProgramStore:
             return None
         try:
             entry = self._path(name).read_bytes()
-        except (FileNotFoundError, ValueError):  # ValueError: a name that is none
+        except (FileNotFoundError, ValueError):  # ValueError: a name that no file can have
             return None
         except OSError as error:
             self._warn_once("read", error)
             return None
-        with suppress(OSError):  # on a read-only disk nothing is swept either
+        with suppress(OSError):  # a read-only disk; nothing is deleted there either
             os.utime(self._path(name))
         return entry
 
     def _write(self, name: str, entry: bytes) -> None:
         path = self._path(name)
         try:
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # ours alone: mode 0600
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(entry)
@@ -158,24 +160,24 @@ class ProgramStore:
 
     def _warn_once(self, verb: str, error: Exception) -> None:
         with self._lock:
-            complained, self._has_warned = self._has_warned, True
-        if not complained:
-            log.warning("compiled programs cannot be %s in %s: %s", verb, self._directory, _line(error))
+            has_warned, self._has_warned = self._has_warned, True
+        if not has_warned:
+            log.warning("compiled programs cannot be %s in %s: %s", verb, self._directory, _first_line(error))
 
 
 @cache
 def hash_sources() -> str:
-    """A hash of our own sources that shape programs."""
+    """Return a hash of the library's sources that programs depend on."""
     root = Path(__file__).resolve().parents[1]
-    found = sha256()
-    for file in sorted(file for room in SOURCE_DIRS for file in (root / room).rglob("*.py")):
-        found.update(f"{file.relative_to(root)} {file.stat().st_size} ".encode() + file.read_bytes())
-    return found.hexdigest()
+    digest = sha256()
+    for file in sorted(file for directory in SOURCE_DIRS for file in (root / directory).rglob("*.py")):
+        digest.update(f"{file.relative_to(root)} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _hash(*facts: Any) -> str:
     return sha256("\0".join(map(repr, map(str, facts))).encode()).hexdigest()[:40]
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -1,7 +1,8 @@
-"""What a step must move and compute, what this machine can, and so how near to its limits it runs.
+"""The roofline of a step: the bytes it must read, the operations it must compute, and the least time for them.
 
-Counted is what the plan asks for, whatever shape it is padded to: every call reads the weights once, and the live
-keys and values of its rows. Norms, rotations and the sampler are left out; they are a percent or two.
+What the plan asks for is counted, without padding: every call of a program reads the weights once, and the keys and
+values that its queries attend to. Norms, rotations and the sampler are left out; they are a percent or two.
+Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model" (2009).
 """
 
 import json
@@ -24,16 +25,20 @@ from jaxserve.layers import quant
 from jaxserve.layers.quant import bytes_per_weight
 from jaxserve.models.cost import Cost
 
-PROBE_S = 0.25  # for both limits together
+PROBE_S = 0.25  # for both measurements together
 MIB = 1 << 20
-# Large enough for the limit to show, small enough for a few runs within the probe's time.
+# Large enough to reach the peak rate, small enough for a few runs within PROBE_S.
 _READ_BYTES = {"cpu": 128 * MIB}
 _MATMUL_SIDE = {"cpu": 1024}
 
 
 @dataclass(frozen=True, slots=True)
 class PeakRates:
-    """What the device reads from memory, and multiplies, at its best."""
+    """The highest rates that a device reaches.
+
+    bytes_per_s   Bytes read from memory per second.
+    flops_per_s   Floating-point operations of a matrix product per second.
+    """
 
     bytes_per_s: float
     flops_per_s: float
@@ -44,7 +49,12 @@ class PeakRates:
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Bytes and floating-point operations, and the least seconds they take on a machine with the given limits."""
+    """What a step must read and compute.
+
+    num_bytes    Bytes read from memory: weights, keys and values.
+    flops        Floating-point operations.
+    roofline_s   The least seconds that they take at the peak rates.
+    """
 
     num_bytes: float
     flops: float
@@ -52,7 +62,13 @@ class StepCost:
 
 
 class Roofline:
-    """Counts the work of plans for one network on one machine."""
+    """Estimates the cost of plans for one model on one device.
+
+    cost           The model's weights and the work of its attention.
+    itemsize       Bytes of a number of the activations and of the cache.
+    peak_rates     The device's rates.
+    quantization   How the weights are packed.
+    """
 
     def __init__(self, cost: Cost, itemsize: int, peak_rates: PeakRates, quantization: Quantization = "none") -> None:
         self.peak_rates = peak_rates
@@ -62,7 +78,7 @@ class Roofline:
         self._weight_bytes = float(self._bytes_per_weight * cost.body + head_bytes)
 
     def estimate(self, plan: StepPlan) -> StepCost:
-        """All calls of a step together."""
+        """Return the cost of a step: the sum over its calls of compiled programs."""
         calls = [self._chunk(chunk) for chunk in plan.chunks] + [self._decode(batch) for batch in plan.beams]
         if plan.decode is not None:
             calls.append(self._decode(plan.decode))
@@ -76,27 +92,29 @@ class Roofline:
         )
 
     def _decode(self, batch: DecodeBatch) -> tuple[float, float]:
-        live_B = batch.position_B + 1
+        length_B = batch.position_B + 1
         num_bytes = flops = 0.0
         for layers in self._cost.attention:
-            seen = float((live_B if layers.window is None else np.minimum(live_B, layers.window)).sum())
-            num_bytes += layers.num_layers * seen * layers.cached_numbers * self._itemsize
-            flops += layers.num_layers * seen * layers.flops
-        return self._call(tokens=len(batch), drawn=len(batch), attention_bytes=num_bytes, attention_flops=flops)
+            attended = float((length_B if layers.window is None else np.minimum(length_B, layers.window)).sum())
+            num_bytes += layers.num_layers * attended * layers.cached_numbers * self._itemsize
+            flops += layers.num_layers * attended * layers.flops
+        return self._call(tokens=len(batch), sampled=len(batch), attention_bytes=num_bytes, attention_flops=flops)
 
     def _chunk(self, chunk: Chunk) -> tuple[float, float]:
         start, end = chunk.start, chunk.end
         num_bytes = flops = 0.0
         for layers in self._cost.attention:
-            reach = end if layers.window is None else layers.window
-            read = end - max(0, start + 1 - reach)
+            window = end if layers.window is None else layers.window
+            read = end - max(0, start + 1 - window)
             num_bytes += layers.num_layers * read * layers.cached_numbers * self._itemsize
-            flops += layers.num_layers * (_ramp(end, reach) - _ramp(start, reach)) * layers.flops
-        return self._call(tokens=end - start, drawn=1, attention_bytes=num_bytes, attention_flops=flops)
+            flops += layers.num_layers * (_num_attended(end, window) - _num_attended(start, window)) * layers.flops
+        return self._call(tokens=end - start, sampled=1, attention_bytes=num_bytes, attention_flops=flops)
 
-    def _call(self, *, tokens: int, drawn: int, attention_bytes: float, attention_flops: float) -> tuple[float, float]:
-        """Bytes and operations of one call of a program: its weights, its tokens, and their attention."""
-        flops = 2 * (self._cost.body * tokens + self._cost.head * drawn) + attention_flops
+    def _call(
+        self, *, tokens: int, sampled: int, attention_bytes: float, attention_flops: float
+    ) -> tuple[float, float]:
+        """Return bytes and operations of one call: the weights, the products of its tokens, and their attention."""
+        flops = 2 * (self._cost.body * tokens + self._cost.head * sampled) + attention_flops
         num_bytes = self._weight_bytes + attention_bytes
         for layers in self._cost.experts:
             flops += 2 * layers.num_layers * layers.top_k * layers.weights * tokens
@@ -104,29 +122,33 @@ class Roofline:
         return num_bytes, flops
 
 
-def _ramp(end: int, reach: int) -> float:
-    """Positions that the queries 0 .. end-1 see, when each sees itself and what is at most `reach` - 1 before it."""
-    rising = min(end, reach)
-    return rising * (rising + 1) / 2 + (end - rising) * reach
+def _num_attended(end: int, window: int) -> float:
+    """Return the number of (query, position) pairs of queries 0 .. end-1 under causal attention with this window."""
+    growing = min(end, window)  # queries that still attend to everything before them
+    return growing * (growing + 1) / 2 + (end - growing) * window
 
 
 def get_peak_rates(device: Any, dtype: np.dtype, quantization: Quantization = "none") -> PeakRates:
-    """This machine's limits for these weights: measured once, then read from the user's cache directory."""
+    """Return the peak rates of a device for weights of this kind.
+
+    They are measured once, then read from the user's cache directory.
+    """
     kind = re.sub(r"[^A-Za-z0-9.]+", "-", device.device_kind)
     path = cache_dir("limits") / f"{machine_key()}-{kind}-{_num_cores()}-cores-{_weights(dtype, quantization)}.json"
-    limits = _load(path)
-    if limits is None:
-        limits = measure_peak_rates(device, dtype, quantization=quantization)
-        _save(path, limits)
-    return limits
+    peak_rates = _load(path)
+    if peak_rates is None:
+        peak_rates = measure_peak_rates(device, dtype, quantization=quantization)
+        _save(path, peak_rates)
+    return peak_rates
 
 
 def measure_peak_rates(
     device: Any, dtype: np.dtype, probe_s: float = PROBE_S, quantization: Quantization = "none"
 ) -> PeakRates:
-    """The best of as many runs as fit into the time: a sum over a large array, and a square matrix product.
+    """Measure a device's peak rates: the best of as many runs as fit into probe_s seconds.
 
-    With a quantization the product is one of packed weights, whose integers may be multiplied faster than floats.
+    The bytes are those of a sum over a large array, the operations those of a square matrix product; with a
+    quantization the product is one of packed weights, whose integers may be multiplied faster than floats.
     """
     num_bytes, side = _READ_BYTES.get(device.platform, 1024 * MIB), _MATMUL_SIDE.get(device.platform, 8192)
     with jax.default_device(device):
@@ -134,13 +156,13 @@ def measure_peak_rates(
     total = jax.jit(lambda x: jnp.sum(x, dtype=jnp.float32))
     weight = square if quantization == "none" else _packed(quantization, side)
     product = jax.jit(lambda a, b: a @ b if quantization == "none" else quant.packed_matmul(a, b)[0])
-    limits = PeakRates(
+    peak_rates = PeakRates(
         bytes_per_s=num_bytes / _best_s(lambda: total(numbers), probe_s / 2),
         flops_per_s=2 * side**3 / _best_s(lambda: product(square, weight), probe_s / 2),
     )
     numbers.delete()
     square.delete()
-    return limits
+    return peak_rates
 
 
 def _packed(kind: quant.PackedKind, side: int) -> quant.PackedWeight:
@@ -152,20 +174,20 @@ def _weights(dtype: np.dtype, quantization: Quantization) -> str:
     return str(dtype) if quantization == "none" else f"{dtype}-{quantization}"
 
 
-def _best_s(work: Callable[[], Any], for_s: float) -> float:
-    jax.block_until_ready(work())  # compiles
-    best, began = float("inf"), time.perf_counter()
-    while best == float("inf") or time.perf_counter() - began < for_s:
-        started = time.perf_counter()
-        jax.block_until_ready(work())
-        best = min(best, time.perf_counter() - started)
+def _best_s(run: Callable[[], Any], for_s: float) -> float:
+    jax.block_until_ready(run())  # compiles
+    best, started = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - started < for_s:
+        run_started = time.perf_counter()
+        jax.block_until_ready(run())
+        best = min(best, time.perf_counter() - run_started)
     return best
 
 
 def _load(path: Path) -> PeakRates | None:
     try:
-        limits = PeakRates(**json.loads(path.read_text()))
-        return limits if limits.bytes_per_s > 0 and limits.flops_per_s > 0 else None
+        peak_rates = PeakRates(**json.loads(path.read_text()))
+        return peak_rates if peak_rates.bytes_per_s > 0 and peak_rates.flops_per_s > 0 else None
     except (OSError, ValueError, TypeError):
         return None
 
@@ -175,7 +197,7 @@ def _save(path: Path, peak_rates: PeakRates) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(peak_rates)))
     except OSError:
-        pass  # then it is measured again next time
+        pass  # it is measured again at the next start
 
 
 def _num_cores() -> int:

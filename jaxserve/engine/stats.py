@@ -1,8 +1,8 @@
-"""The engine's numbers: counters, histograms, and one snapshot of them. Names are vLLM's, without the prefix.
+"""The metrics of the engine: counters, histograms, and snapshots of them. Names are vLLM's, without the prefix.
 
-Stats belongs to the engine thread, which alone changes it. Times come in as monotonic seconds; nothing here
-reads a clock. A request's own times live in its Timeline, kept by whoever keeps the request, so no table here
-can outgrow the requests.
+Stats belongs to the engine thread, which alone changes it. Times are passed in as monotonic seconds; nothing here
+reads a clock. The times of a request are in its Timeline, which is kept with the request, so nothing here grows with
+the number of requests.
 """
 
 from bisect import bisect_left
@@ -17,18 +17,18 @@ COUNTERS = (
     "prefix_cache_queries",  # tokens looked up in the prefix index
     "prefix_cache_hits",  # tokens found there
     "num_preemptions",
-    "prompt_tokens",  # of prompts whose prefill has ended: the next two added up
+    "prompt_tokens",  # of prompts whose prefill has ended; the sum of the next two
     "prompt_tokens_local_compute",
     "prompt_tokens_local_cache_hit",
     "prompt_tokens_cached",
     "generation_tokens",
     "engine_steps",
-    "nonfinite_logits",  # rows that ended because of them
+    "nonfinite_logits",  # rows whose logits were not finite
     "grammar_masked_tokens",  # sampled under a grammar's mask
-    "step_bytes",  # that steps had to read, as roofline.py counts them; this and the next three stay 0 without it
+    "step_bytes",  # read by steps, as roofline.py counts them; this and the next three stay 0 without a roofline
     "step_flops",
-    "step_device_seconds",  # from a step's start on the device until its numbers were home
-    "step_roofline_seconds",  # the least they could have been on this machine
+    "step_device_seconds",  # from a step's start on the device until its results were on the host
+    "step_roofline_seconds",  # the least that step_device_seconds could have been on this machine
 )
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 REJECT_REASONS = ("max_num_queued_reqs", "max_num_queued_tokens")
@@ -53,7 +53,7 @@ GRAMMAR_MASKS_BUCKETS_S = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01,
 
 
 class Histogram:
-    """Observations counted by bucket; the last bucket is above every bound."""
+    """A histogram with upper bounds (Prometheus' `le`); one more bucket counts what is above every bound."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -63,16 +63,23 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
+        """Count a value, `times` times."""
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
     def snapshot(self) -> HistogramSnapshot:
+        """Return the current counts and sum."""
         return HistogramSnapshot(self._bounds, tuple(self._counts), self._sum)
 
 
 @dataclass(slots=True)
 class RequestGroup:
-    """The choices of one client's request (n of them): what is counted once, when the last one has ended."""
+    """The n choices of one client request, whose metrics are observed once, when the last choice has ended.
+
+    num_choices             The number of choices.
+    num_ended               The number of choices that have ended.
+    max_generation_tokens   The most tokens that one of the ended choices has.
+    """
 
     num_choices: int = 1
     num_ended: int = 0
@@ -81,7 +88,21 @@ class RequestGroup:
 
 @dataclass(slots=True, kw_only=True)
 class Timeline:
-    """One engine request's times (monotonic seconds) and sizes. Only Stats writes into it."""
+    """The times (monotonic seconds) and sizes of one output. Only Stats changes it.
+
+    arrival_s           When the request reached the front end.
+    queued_s            When it was added to the engine.
+    prompt_tokens       The length of its prompt.
+    max_tokens          The max_tokens that it asked for.
+    group               The choices that it belongs to.
+    scheduled_s         When it first began to run; None before that, as for the next two.
+    first_token_s       When its first token was on the host.
+    last_token_s        When its newest token was on the host.
+    cached_tokens       The prompt tokens that the prefix cache had when it first began to run.
+    generation_tokens   The tokens generated so far.
+    preemptions         How often it was preempted.
+    ended               It has ended and been counted.
+    """
 
     arrival_s: float
     queued_s: float
@@ -98,7 +119,7 @@ class Timeline:
 
 
 def log_buckets(largest: int) -> tuple[int, ...]:
-    """1, 2, 5, 10, 20, 50 ... as far as largest goes; at least (1,)."""
+    """Return the bounds 1, 2, 5, 10, 20, 50 ... up to `largest`; at least (1,)."""
     bounds, decade = [1], 1
     while decade <= largest:
         bounds += [step * decade for step in (1, 2, 5) if 1 < step * decade <= largest]
@@ -107,10 +128,12 @@ def log_buckets(largest: int) -> tuple[int, ...]:
 
 
 class Stats:
-    """Mutable, owned by the engine thread; `snapshot` alone may be called from any thread.
+    """Counters and histograms, owned by the engine thread; only `snapshot` may be called from other threads.
 
-    The life of a request: on_arrival, on_scheduled, on_tokens ..., on_finish; between them on_preempt and
-    on_scheduled again. Requests that never reach the engine are counted by on_reject.
+    The calls for one output: on_arrival, on_scheduled, on_tokens (or on_decode) ..., on_finish; between them on_preempt
+    and on_scheduled again. Requests that never reach the engine are counted by on_reject.
+
+    max_model_len   The largest number of tokens of a request, for the bounds of histograms of sizes.
     """
 
     def __init__(self, max_model_len: int) -> None:
@@ -118,7 +141,7 @@ class Stats:
         self._counters: dict[str, float] = dict.fromkeys(COUNTERS, 0)
         self._finished: dict[str, int] = dict.fromkeys(FINISH_REASONS, 0)
         self._rejected: dict[str, int] = dict.fromkeys(REJECT_REASONS, 0)
-        self._num_generated = 0  # tokens that came home since the last step was counted
+        self._num_generated = 0  # tokens since the last on_step
         self._histograms = {
             "time_to_first_token_seconds": Histogram(TTFT_BUCKETS_S),
             "inter_token_latency_seconds": Histogram(TOKEN_LATENCY_BUCKETS_S),
@@ -149,7 +172,10 @@ class Stats:
         arrival_s: float | None = None,
         group: RequestGroup | None = None,
     ) -> Timeline:
-        """A request joins the queue. arrival_s: when it came to the front end, if that was earlier."""
+        """Return the timeline of a new output.
+
+        arrival_s   When its request reached the front end, if that was earlier.
+        """
         return Timeline(
             arrival_s=now if arrival_s is None else arrival_s,
             queued_s=now,
@@ -159,23 +185,24 @@ class Stats:
         )
 
     def on_prefix(self, queries: int, hits: int) -> None:
-        """The prefix index was asked for `queries` tokens and found `hits` of them."""
+        """Count `queries` tokens looked up in the prefix index, of which `hits` were found."""
         self._counters["prefix_cache_queries"] += queries
         self._counters["prefix_cache_hits"] += hits
 
     def on_scheduled(self, timeline: Timeline, now: float, *, cached_tokens: int = 0) -> None:
-        """A request starts to run, or runs again after a preemption: only the first time counts."""
+        """Record that an output begins to run; after a preemption it changes nothing."""
         if timeline.scheduled_s is None:
             timeline.scheduled_s = now
             timeline.cached_tokens = cached_tokens
             self._histograms["request_queue_time_seconds"].observe(now - timeline.queued_s)
 
     def on_preempt(self, timeline: Timeline) -> None:
+        """Count a preemption."""
         self._counters["num_preemptions"] += 1
         timeline.preemptions += 1
 
     def on_tokens(self, timeline: Timeline, now: float, count: int = 1) -> None:
-        """`count` new tokens of one request are home. Tokens that come together share the time since the last."""
+        """Count new tokens of one output. Tokens that come together share the time since the token before them."""
         if count < 1:
             return
         self._on_generated(count)
@@ -189,25 +216,28 @@ class Stats:
             self._histograms["inter_token_latency_seconds"].observe((now - previous) / count, count)
 
     def on_decode(self, timelines: Iterable[Timeline], now: float) -> None:
-        """One new token for each of these requests. Most of them had their last one together, too."""
-        together: dict[float | None, int] = {}
+        """Count one new token for each of these outputs.
+
+        Most of them had their previous token at the same time, too: they are observed together.
+        """
+        count_by_time: dict[float | None, int] = {}
         for timeline in timelines:
             previous = timeline.last_token_s
-            together[previous] = together.get(previous, 0) + 1
+            count_by_time[previous] = count_by_time.get(previous, 0) + 1
             if previous is None:
                 self._on_first_token(timeline, now)
             timeline.last_token_s = now
             timeline.generation_tokens += 1
         latency = self._histograms["inter_token_latency_seconds"]
-        for previous, count in together.items():
+        for previous, count in count_by_time.items():
             self._on_generated(count)
             if previous is not None:
                 latency.observe(now - previous, count)
 
     def on_finish(self, timeline: Timeline, reason: FinishReason | str) -> None:
-        """A request has ended, for whatever reason; a second call changes nothing.
+        """Record the end of an output; a second call changes nothing.
 
-        A time whose beginning or end never came, as of a request aborted in the queue, is not observed.
+        A time whose start or end is missing, as of an output aborted in the queue, is not observed.
         """
         if timeline.ended:
             return
@@ -218,14 +248,15 @@ class Stats:
         self._observe_group(timeline.group, timeline.generation_tokens)
 
     def on_reject(self, reason: str) -> None:
-        """A request was refused because of a queue limit; reason is the limit's name (REJECT_REASONS)."""
+        """Count a request refused because of a queue limit; reason is the name of the limit (REJECT_REASONS)."""
         self._rejected[reason] += 1
 
     def on_step(self, num_prompt_tokens: int, host_s: float) -> None:
-        """Count one engine step, after the tokens that it brought have been counted.
+        """Count one engine step, after its tokens have been counted.
 
-        num_prompt_tokens   prompt tokens it computed; with the generated ones they are the step's tokens (as in vLLM)
-        host_s              seconds of the host's own work
+        num_prompt_tokens   The prompt tokens that it computed; with the generated ones they are the tokens of the step,
+                            as in vLLM.
+        host_s              The host's own time for it, in seconds.
         """
         self._counters["engine_steps"] += 1
         self._histograms["iteration_tokens_total"].observe(num_prompt_tokens + self._num_generated)
@@ -233,12 +264,12 @@ class Stats:
         self._histograms["host_step_seconds"].observe(host_s)
 
     def on_masks(self, num_rows: int, seconds: float) -> None:
-        """The masks of a step, so many of them by grammars, took the host so long; the device computes meanwhile."""
+        """Count the masks of a step: num_rows of them from grammars, made in `seconds` while the device computed."""
         self._counters["grammar_masked_tokens"] += num_rows
         self._histograms["grammar_masks_seconds"].observe(seconds)
 
     def on_step_cost(self, cost: StepCost, device_s: float) -> None:
-        """What a step had to move and compute, and how long the device was at it."""
+        """Count what a step had to read and compute, and the seconds that the device took for it."""
         counters = self._counters
         counters["step_bytes"] += cost.num_bytes
         counters["step_flops"] += cost.flops
@@ -246,17 +277,19 @@ class Stats:
         counters["step_roofline_seconds"] += cost.roofline_s
 
     def on_nonfinite(self, rows: int = 1) -> None:
+        """Count rows whose logits were not finite."""
         self._counters["nonfinite_logits"] += rows
 
     def snapshot(
         self, *, num_running: int, num_waiting: int, num_preempted: int = 0, pool: PagePool | None = None
     ) -> StatsSnapshot:
-        """All numbers now, as a fresh value. num_preempted are those of the waiting that ran before.
+        """Return a copy of all metrics.
 
-        Safe from any thread: no key is ever added, so copying a dict or a list of plain numbers is one
-        operation under the interpreter's lock, and nobody ever sees a table half changed. Two tables may be
-        one event apart, which a scrape every few seconds cannot tell from having come a moment earlier.
-        Pages: free + active + cached = total.
+        num_preempted is the number of waiting requests that ran before. Of the pages, free + active + cached = total.
+
+        Safe in any thread: no key is ever added, so copying a dict or a list of numbers is one operation under the
+        interpreter's lock, and no copy is half changed. Two of the dicts may be one event apart, which does not matter
+        to a scrape every few seconds.
         """
         total, cached, active = (pool.num_usable, pool.num_cached, pool.num_active) if pool else (0, 0, 0)
         return StatsSnapshot(
@@ -278,7 +311,7 @@ class Stats:
         self._num_generated += count
 
     def _on_first_token(self, timeline: Timeline, now: float) -> None:
-        """The prefill has ended: its prompt counts now, once, however often it was computed."""
+        """Count the prompt, whose prefill has ended: once, however often it was computed."""
         timeline.first_token_s = now
         cached = timeline.cached_tokens
         self._counters["prompt_tokens"] += timeline.prompt_tokens

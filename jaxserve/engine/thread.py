@@ -1,4 +1,7 @@
-"""One thread, one inbox, one callback a step. What crosses the wall is plain and frozen."""
+"""The thread that runs the engine: a queue of commands in, one callback with outputs a step out.
+
+Commands and outputs are immutable values, so that nothing is shared between threads.
+"""
 
 import logging
 import queue
@@ -18,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AddRequests:
-    """Requests of one caller, to be queued together."""
+    """Queue the choices of one client request, together."""
 
     requests: tuple[Request, ...]
     group: RequestGroup
@@ -26,7 +29,7 @@ class AddRequests:
 
 @dataclass(frozen=True, slots=True)
 class FinishRequests:
-    """Requests to end now: nobody waits for them any more, or a stop string has ended their text."""
+    """End requests: their client is gone, or a stop string has ended their text."""
 
     request_ids: tuple[int, ...]
     reason: FinishReason = FinishReason.ABORT
@@ -34,7 +37,10 @@ class FinishRequests:
 
 @dataclass(frozen=True, slots=True)
 class CountRejection:
-    """A request was refused at the door because of a queue limit; counted here, where the numbers live."""
+    """Count a request that the front end refused because of a queue limit; the metrics belong to the engine thread.
+
+    reason   The name of the limit (stats.REJECT_REASONS).
+    """
 
     reason: str
 
@@ -48,10 +54,14 @@ Command = AddRequests | FinishRequests | CountRejection | _Stop
 
 
 class EngineThread:
-    """Runs an engine until stopped. deliver gets each step's outputs, on this thread, and must not block.
+    """Runs an engine in a thread of its own until it is stopped.
 
-    When a step raises, every live request is told, `error` is set, and the thread ends: what the step had been
-    given for keeps is gone, so there is nothing to go on with.
+    engine      The engine, which nothing else may use afterwards except for its stats.
+    on_output   Called on the thread with the outputs of each step. It must not block.
+    error       The exception of a step that failed; else None.
+
+    When a step raises, every live request ends with an error, `error` is set and the thread ends: the buffers donated
+    to the step are gone, so the engine cannot continue.
     """
 
     def __init__(self, engine: Engine, on_output: Callable[[list[TokenOutput]], None]) -> None:
@@ -65,24 +75,29 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="jaxserve-engine", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def submit(self, command: Command) -> None:
-        """Leaves a command for the next step. After the engine's death an Add is answered with its error."""
+        """Queue a command, which is processed before the next step. Safe in any thread.
+
+        If the thread has ended, requests of AddRequests end with EngineStopped at once.
+        """
         self._commands.put(command)
         if not self._thread.is_alive():
             self._fail_remaining()
 
     @property
     def is_alive(self) -> bool:
+        """Whether the thread runs and no step has failed."""
         return self._thread.is_alive() and self.error is None
 
     def is_responsive(self, within_s: float) -> bool:
-        """Alive, and either idle or past its last step for less than within_s."""
+        """Whether the thread is alive, and idle or within within_s seconds of its last sign of progress."""
         return self.is_alive and (self._idle or time.monotonic() - self._last_active_s < within_s)
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Ends the thread after the current step; live requests are told that the engine has stopped."""
+        """End the thread after the current step and wait for it; live requests end with EngineStopped."""
         if self._thread.is_alive():
             self._commands.put(_Stop())
             self._thread.join(timeout_s)
@@ -105,7 +120,7 @@ class EngineThread:
         self._fail_remaining()
 
     def _process_commands(self, *, block: bool) -> None:
-        """Takes every command that is there; with block, waits for the first."""
+        """Process all queued commands; with block, wait for the first."""
         self._last_active_s = time.monotonic()
         self._idle = block
         try:
@@ -131,7 +146,7 @@ class EngineThread:
                 self._stopping = True
 
     def _fail_remaining(self) -> None:
-        """Answers what still arrives when nobody steps any more; several threads may be here at once."""
+        """Fail the requests that arrive after the last step. Several threads may run this at once."""
         try:
             while True:
                 self._process(self._commands.get(block=False))
