@@ -1,4 +1,4 @@
-"""Members of an object as a grammar: in declared order, optional ones left out or not, then those not declared."""
+"""Members of an object in Lark: declared ones in order, each there or not if it is optional, then undeclared ones."""
 
 from collections.abc import Sequence
 
@@ -18,26 +18,29 @@ def write_members(
     num_others: tuple[int, int | None],
     comma: str = "",
 ) -> str:
-    """An expression for members: (the expression of each, whether it must be there).
+    """Return an expression for the members of an object.
 
-    other        the expression of one that is not declared; None: there is none
-    num_others   how many of them: (fewest, most)
-    comma        the expression of what stands between two members; "": nothing
+    members      (expression, whether it is required) of each declared member
+    other        expression of an undeclared member; None: there are none
+    num_others   (least, most) of these; most None: any number
+    comma        expression of what stands between two members; "": nothing
+
+    Raises InvalidParameter if undeclared members are required and there are none.
     """
-    fewest, most = num_others
+    least, most = num_others
     if other is None or most == 0:
-        if fewest:
+        if least:
             raise InvalidParameter("no JSON value is valid under the schema.")
         first = after = EMPTY
     else:
         more = lark.rule(f"{comma} {other}")
-        after = more + quantifier(fewest, most)
-        rest = more + quantifier(max(fewest - 1, 0), None if most is None else most - 1) if most != 1 else EMPTY
-        first = lark.rule(f"{other} {rest}") + ("" if fewest else "?")
+        after = more + quantifier(least, most)
+        rest = more + quantifier(max(least - 1, 0), None if most is None else most - 1) if most != 1 else EMPTY
+        first = lark.rule(f"{other} {rest}") + ("" if least else "?")
     if not comma:
         items = [item if is_required else f"{lark.rule(item)}?" for item, is_required in members]
         return " ".join([*items, after])
-    for item, is_required in reversed(members):  # first: nothing stands before it; after: a member does
+    for item, is_required in reversed(members):  # first: what may come first; after: what may follow a member
         first = lark.rule(f"{item} {after}" if is_required else f"{item} {after} | {first}")
         next_item = lark.rule(f"{comma} {item}")
         after = lark.rule(f"{next_item} {after}" if is_required else f"{next_item}? {after}")
@@ -47,10 +50,13 @@ def write_members(
 def undeclared_names(
     alternatives: Sequence[ObjectMembers], members: ObjectMembers, names: str
 ) -> list[tuple[str, object]]:
-    """Pairs of a terminal's expression for names that are declared nowhere, and the schema of their values.
+    """Return (a terminal's expression for names that are not declared, the merged schema of their values).
 
-    alternatives: kinds of objects of which it is one. names: a regex that they match. What would match two patterns is
-    left out.
+    alternatives   all kinds of objects that there may be: names that one of them declares are excluded
+    members        the members of this kind; names that match several of its patterns are excluded
+    names          a pattern that the names match
+
+    Raises InvalidParameter if a pattern of names has anchors inside.
     """
     declared = dict.fromkeys(name for each in alternatives for name in each.declared)
     none_of = f" & ~({' | '.join(quote_text(name) for name in declared if name)})" if any(declared) else ""
@@ -59,11 +65,11 @@ def undeclared_names(
         for pattern, _ in members.undeclared
         if pattern is not None
     }
-    found = []
+    terminals = []
     for pattern, schema in members.undeclared:
-        wrong = "".join(f" & ~{text}" for other, text in patterns.items() if other != pattern)
-        right = "" if pattern is None else f" & {patterns[pattern]}"
-        terminal = f"/{regex_to_lark(names)}/{right}{wrong}{none_of}"
-        if not (right or wrong) or can_match(terminal):
-            found.append((terminal, schema))
-    return found
+        excluded = "".join(f" & ~{text}" for other, text in patterns.items() if other != pattern)
+        matched = "" if pattern is None else f" & {patterns[pattern]}"
+        terminal = f"/{regex_to_lark(names)}/{matched}{excluded}{none_of}"
+        if not (matched or excluded) or can_match(terminal):
+            terminals.append((terminal, schema))
+    return terminals

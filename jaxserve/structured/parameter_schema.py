@@ -1,8 +1,7 @@
-"""What the arguments of a call may be, where they are written one by one: one reading for grammars and for parsing.
+"""The schema of a function's parameters where arguments are written one by one, both for grammars and for parsing.
 
-A parameter's value that is not written as JSON is text whose type only the schema tells. `Value.read` takes a text for
-what its schema allows, listed strings first, then null, numbers, booleans, objects and arrays, then any other string. A
-grammar lets a text through only if what is read from it is valid.
+A value that is not written as JSON is text whose type only the schema tells. ParameterType.parse decides what a text
+means; a grammar allows a text only if the value that is parsed from it is valid.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,12 +21,12 @@ MAX_SCHEMAS = 1_000  # 0.05 s, or 1 s where every one has a hundred options
 
 @dataclass(frozen=True, slots=True)
 class ObjectMembers:
-    """The members that one kind of object may have.
+    """The members that objects under one plain schema may have.
 
-    declared     name → merged schema, in order; False: there is no such member
-    required     names of those that there must be
-    others       (pattern that a name must match, None: matches none of them; merged schema) for names not declared
-    num_others   (fewest, most) of these; most None: any number
+    declared         name → merged schema, in order; False: the member is not allowed
+    required         names of declared members
+    undeclared       (pattern of names, merged schema) of all other members; pattern None: names that match no pattern
+    num_undeclared   (least, most) of these; most None: any number
     """
 
     declared: Mapping[str, Any]
@@ -36,7 +35,7 @@ class ObjectMembers:
     num_undeclared: tuple[int, int | None]
 
     def schemas_for(self, name: str) -> list[Any]:
-        """All schemas that hold for the value under this name, where it is allowed."""
+        """Return all schemas that apply to the value under a name; none if the member is not allowed."""
         if name in self.declared:
             return [self.declared[name]] if self.declared[name] is not False else []
         matching = [schema for pattern, schema in self.undeclared if pattern is not None and is_found(pattern, name)]
@@ -44,113 +43,119 @@ class ObjectMembers:
 
 
 class ParameterSchema:
-    """The arguments of one function.
+    """The parameters of one function.
 
-    alternatives   one of these kinds of objects they are
-    whole          the merged schema of all of them
-    merger         knows what `$ref` in them points at
+    alternatives   the arguments are the members of one of these kinds of objects
+    merged         the merged schema of the arguments
+    merger         has the targets of the `$ref`s in it
     """
 
     def __init__(self, alternatives: list[ObjectMembers], merged: Any, merger: SchemaMerger) -> None:
         self.alternatives = alternatives
         self.merged = merged
         self.merger = merger
-        self._values: dict[str, ParameterType] = {}
+        self._types: dict[str, ParameterType] = {}
 
     @property
     def declared_names(self) -> list[str]:
-        """All that are declared."""
+        """The names of all declared parameters."""
         names = ((name, schema) for members in self.alternatives for name, schema in members.declared.items())
         return list(dict.fromkeys(name for name, schema in names if schema is not False))
 
     def parameter_type(self, name: str) -> ParameterType:
-        """How the text of a parameter is read; a string where nothing is said of it.
+        """Return the type of a parameter; that of strings if no schema applies to it.
 
-        Where kinds of objects differ in it, its type alone decides: which kind it is, is not known yet.
+        Where the alternatives differ in the parameter, it is their union: which of them applies is not known yet.
         """
-        if name not in self._values:
+        if name not in self._types:
             schemas = [schema for members in self.alternatives for schema in members.schemas_for(name)]
-            self._values[name] = self._merged(schemas)
-        return self._values[name]
+            self._types[name] = self._unite(schemas)
+        return self._types[name]
 
     @property
     def undeclared_type(self) -> ParameterType:
-        """How the text of a parameter may be read that is declared nowhere."""
-        return self._merged([schema for members in self.alternatives for _, schema in members.undeclared])
+        """The type of a parameter that is not declared."""
+        return self._unite([schema for members in self.alternatives for _, schema in members.undeclared])
 
     def type_from_schema(self, schema: Any) -> ParameterType:
-        """How a text would be read if this schema alone held."""
+        """Return the type of a parameter to which only this merged schema applies."""
         return ParameterType.from_options(iter_options(schema, self.merger.definitions))
 
-    def _merged(self, schemas: list[Any]) -> ParameterType:
-        values = [self.type_from_schema(schema) for schema in schemas or ({},)]
-        return values[0] if all(value == values[0] for value in values) else ParameterType.from_types(values)
+    def _unite(self, schemas: list[Any]) -> ParameterType:
+        types = [self.type_from_schema(schema) for schema in schemas or ({},)]
+        return types[0] if all(each == types[0] for each in types) else ParameterType.from_types(types)
 
 
-def parse_parameters(shape: JsonSchema, *, is_lenient: bool = False) -> ParameterSchema:
-    """Read the schema of a function's parameters. is_lenient: as far as it says anything about types.
+def parse_parameters(expr: JsonSchema, *, is_lenient: bool = False) -> ParameterSchema:
+    """Parse the schema of a function's parameters.
 
-    Raises InvalidParameter for what cannot be enforced where arguments are written one by one.
+    is_lenient   only keywords about types count, and nothing is refused for the sake of another
+
+    Raises InvalidParameter if the schema is invalid, no object is valid, or something cannot be enforced where
+    arguments are written one by one.
     """
-    merger = parse_schema(shape, MAX_SCHEMAS, is_lenient=is_lenient)
-    whole = merger.merge_document(is_object=True)
-    options = list(iter_options(whole, merger.definitions))
+    merger = parse_schema(expr, MAX_SCHEMAS, is_lenient=is_lenient)
+    merged = merger.merge_document(is_object=True)
+    options = list(iter_options(merged, merger.definitions))
     if not options:
         raise InvalidParameter("no JSON value is valid under the schema.")
-    return ParameterSchema([_arguments_members(option) for option in options], whole, merger)
+    return ParameterSchema([_to_argument_members(option) for option in options], merged, merger)
 
 
 def iter_options(schema: Any, definitions: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the plain schemas of which one holds: no `$ref`, no `anyOf`, and each says its type or lists its values."""
-    waiting, seen = [schema], set()
-    while waiting:
-        option = waiting.pop(0)
+    """Yield the plain schemas that are the options of a merged schema.
+
+    They have neither `$ref` nor `anyOf`, and each has `type` or `enum`.
+    """
+    queue, seen = [schema], set()
+    while queue:
+        option = queue.pop(0)
         if option is False:
             continue
         if "$ref" in option:
             name = option["$ref"].removeprefix("#/$defs/")
             if name not in seen:
                 seen.add(name)
-                waiting.insert(0, definitions[name])
+                queue.insert(0, definitions[name])
         elif "anyOf" in option:
-            waiting[:0] = option["anyOf"]
+            queue[:0] = option["anyOf"]
         else:
             yield with_type(option)
 
 
 def with_type(option: dict[str, Any]) -> dict[str, Any]:
-    """The schema with a type: where none is said the one that its keywords are about, else string."""
+    """Return a plain schema with a type: by default the one that its keywords apply to, else string."""
     if "type" in option or "enum" in option:
         return option
     return {"type": infer_type(option) or "string", **option}
 
 
-def _arguments_members(option: Mapping[str, Any]) -> ObjectMembers:
+def _to_argument_members(option: Mapping[str, Any]) -> ObjectMembers:
     if "enum" in option:
         raise unenforceable_error("enum", "#", "arguments are written one by one here, and it lists whole objects")
     return to_members(option)
 
 
 def to_members(option: Mapping[str, Any]) -> ObjectMembers:
-    """The members of a merged schema of objects."""
+    """Return the members of objects under a plain schema."""
     required = frozenset(option.get("required", ()))
-    others = [(pattern, schema) for pattern, schema in option.get("patternProperties", {}).items()]
-    others.append((None, option.get("additionalProperties", {})))
+    undeclared = [(pattern, schema) for pattern, schema in option.get("patternProperties", {}).items()]
+    undeclared.append((None, option.get("additionalProperties", {})))
     most = option.get("maxProperties")
-    fewest = max(option.get("minProperties", 0) - len(required), 0)
+    least = max(option.get("minProperties", 0) - len(required), 0)
     return ObjectMembers(
         option.get("properties", {}),
         required,
-        tuple((pattern, schema) for pattern, schema in others if schema is not False),
-        (fewest, None if most is None else most - len(required)),
+        tuple((pattern, schema) for pattern, schema in undeclared if schema is not False),
+        (least, None if most is None else most - len(required)),
     )
 
 
 @lru_cache(256)
 def parse_parameters_leniently(schema: str) -> ParameterSchema | None:
-    """Read the schema of a function's parameters for parsing alone; None: nothing can be known of them.
+    """Parse the schema of a function's parameters, JSON text, for parsing alone; None: it is no schema of objects.
 
-    Where something cannot be enforced, or does not hold what it must, the types that are said still count.
+    If something in it cannot be enforced or is invalid, only its keywords about types count.
     """
     for is_lenient in (False, True):
         try:

@@ -1,4 +1,4 @@
-"""Values as literals: like JSON, but strings stand between quotes of their own and keys have none."""
+"""Values like JSON, but with another quote around strings and without quotes around keys → expressions in Lark."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,19 +24,24 @@ MAX_ITEMS = 10_000
 class QuotedLiteralWriter:
     """Writes values.
 
-    definitions   what `$ref` points at
-    quote         stands before and after a string, which cannot hold it
-    json          writes what is a number
+    definitions   the targets of `$ref`s, by name
+    quote         stands before and after a string, which cannot contain it
+    write_json    writes numbers: (merged schema, path for errors) → expression
     """
 
     def __init__(
-        self, lark: LarkBuilder, definitions: Mapping[str, Any], quote: str, json: Callable[[Any, str], str]
+        self, lark: LarkBuilder, definitions: Mapping[str, Any], quote: str, write_json: Callable[[Any, str], str]
     ) -> None:
-        self._lark, self._definitions, self._quote, self._json = lark, definitions, quote, json
-        self._names: dict[str, str] = {}  # definition → rule
+        self._lark, self._definitions, self._quote, self._write_json = lark, definitions, quote, write_json
+        self._rule_names: dict[str, str] = {}  # name of a definition → name of its rule
 
     def write(self, schema: Any, path: str) -> str | None:
-        """An expression for what is valid under a merged schema; None: nothing is."""
+        """Return an expression for the values that are valid under a merged schema; None: no value is.
+
+        path   where the schema stands
+
+        Raises InvalidParameter if something in the schema cannot be enforced in this form.
+        """
         if schema is False:
             return None
         if "$ref" in schema:
@@ -44,24 +49,24 @@ class QuotedLiteralWriter:
         if "anyOf" in schema:
             options = [self.write(option, path) for option in schema["anyOf"]]
         else:
-            options = self._plain(with_type(schema), path)
+            options = self._options(with_type(schema), path)
         return self._either([option for option in options if option is not None])
 
     def _definition(self, name: str, path: str) -> str:
-        if name not in self._names:
-            self._names[name] = self._lark.reserve_rule()
+        if name not in self._rule_names:
+            self._rule_names[name] = self._lark.reserve_rule()
             expression = self.write(self._definitions[name], path)
             if expression is None:
                 raise unenforceable_error("$ref", path, "nothing is valid under what it points at")
-            self._lark.define_rule(self._names[name], expression)
-        return self._names[name]
+            self._lark.define_rule(self._rule_names[name], expression)
+        return self._rule_names[name]
 
-    def _plain(self, schema: dict[str, Any], path: str) -> list[str | None]:
+    def _options(self, schema: dict[str, Any], path: str) -> list[str | None]:
         if "enum" in schema:
             return [self._listed(value, schema, path) for value in listed_values(schema)]
-        return [self._of_type(name, schema, path) for name in types_of(schema)]
+        return [self._type(name, schema, path) for name in types_of(schema)]
 
-    def _of_type(self, name: str, schema: dict[str, Any], path: str) -> str | None:
+    def _type(self, name: str, schema: dict[str, Any], path: str) -> str | None:
         if name == "null":
             return '"null"'
         if name == "boolean":
@@ -73,7 +78,7 @@ class QuotedLiteralWriter:
         if name == "object":
             return self._object(schema, path)
         bounds = {key: schema[key] for key in schema if key.lower().endswith(("minimum", "maximum"))}
-        return self._json({"type": name, **bounds}, path)
+        return self._write_json({"type": name, **bounds}, path)
 
     def _string(self, text: str, schema: Mapping[str, Any], path: str) -> str | None:
         conditions = "".join(f" & /{regex_to_lark(pattern)}/" for pattern in to_text_patterns(schema, path))
@@ -87,9 +92,10 @@ class QuotedLiteralWriter:
             is_written = self._quote not in value or self._lark.has_special_token(self._quote)
             return self._string(quote_text(value) or "/(?:)/", schema, path) if is_written else None
         if isinstance(value, dict | list):
-            whole = {**schema, "$defs": self._definitions}
-            return self.write(_exactly(value), path) if not has_decimal(whole) and is_valid_json(whole, value) else None
-        return self._json({"enum": [value]}, path)
+            complete = {**schema, "$defs": self._definitions}
+            is_valid = not has_decimal(complete) and is_valid_json(complete, value)
+            return self.write(_only(value), path) if is_valid else None
+        return self._write_json({"enum": [value]}, path)
 
     def _array(self, schema: Mapping[str, Any], path: str) -> str | None:
         first, rest = list(schema.get("prefixItems", ())), schema.get("items", {})
@@ -106,18 +112,17 @@ class QuotedLiteralWriter:
         return f'"[" {self._items(items, other, least, most)} "]"'
 
     def _items(self, items: Sequence[str | None], other: str | None, least: int, most: int | None) -> str:
-        """Each needs those before it."""
+        """Write the items of an array, each of which needs those before it. other: expression of further items."""
         num = len(items)
         after, first = EMPTY, EMPTY
         if other is not None:
-            fewest, limit = max(least - num, 0), None if most is None else most - num
+            least_more, most_more = max(least - num, 0), None if most is None else most - num
             more = self._lark.rule(f'"," {other}')
-            after = more + quantifier(fewest, limit)
+            after = more + quantifier(least_more, most_more)
             if not items:
-                rest = (
-                    EMPTY if limit == 1 else more + quantifier(max(fewest - 1, 0), None if limit is None else limit - 1)
-                )
-                first = self._lark.rule(f"{other} {rest}") + ("" if fewest else "?")
+                most_after_first = None if most_more is None else most_more - 1
+                rest = EMPTY if most_more == 1 else more + quantifier(max(least_more - 1, 0), most_after_first)
+                first = self._lark.rule(f"{other} {rest}") + ("" if least_more else "?")
         for index in reversed(range(num)):
             comma = '"," ' if index else ""
             after = self._lark.rule(f"{comma}{items[index]} {after}") + ("" if index < least else "?")
@@ -126,20 +131,20 @@ class QuotedLiteralWriter:
 
     def _object(self, schema: Mapping[str, Any], path: str) -> str | None:
         members = to_members(schema)
-        written = []
-        for name, each in members.declared.items():
-            expression = self.write(each, f"{path}/properties/{name}")
+        declared = []
+        for name, member in members.declared.items():
+            expression = self.write(member, f"{path}/properties/{name}")
             if expression is None and name in members.required:
                 return None
             if expression is not None:
-                written.append((f'{self._key(name)} ":" {expression}', name in members.required))
+                declared.append((f'{self._key(name)} ":" {expression}', name in members.required))
         others = [
             f'{self._lark.terminal(f"{names} & ~({_words()})")} ":" {expression}'
             for names, each in undeclared_names([members], members, _OTHER_KEYS)
             if (expression := self.write(each, f"{path}/additionalProperties")) is not None
         ]
         other = self._either(others)
-        return f'"{{" {write_members(self._lark, written, other, members.num_undeclared, quote_text(","))} "}}"'
+        return f'"{{" {write_members(self._lark, declared, other, members.num_undeclared, quote_text(","))} "}}"'
 
     def _key(self, name: str) -> str:
         if _BARE_KEY.fullmatch(name) and name not in _WORDS:
@@ -154,8 +159,8 @@ class QuotedLiteralWriter:
         return self._lark.rule(" | ".join(options))
 
 
-def _exactly(value: Any) -> dict[str, Any]:
-    """A merged schema of this object or array alone."""
+def _only(value: Any) -> dict[str, Any]:
+    """Return a merged schema under which only this object or array is valid."""
     if isinstance(value, dict):
         properties = {key: {"enum": [item]} for key, item in value.items()}
         return {"type": "object", "properties": properties, "required": list(value), "additionalProperties": False}

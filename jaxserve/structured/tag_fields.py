@@ -1,4 +1,4 @@
-"""Fields of the objects that a structural tag is made of; an InvalidParameter names the one that is wrong."""
+"""Access to the fields of the objects that a structural tag consists of. Errors name the field."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ _MISSING: Any = object()
 
 
 def get_field(format: dict[str, Any], key: str, kind: type, default: Any = _MISSING) -> Any:
-    """A field of this type."""
+    """Return a field.
+
+    Raises InvalidParameter if it is missing and has no default, or is of another type.
+    """
     value = format.get(key, default)
     if isinstance(value, kind) and (kind is not int or not isinstance(value, bool)):
         return value
@@ -16,7 +19,10 @@ def get_field(format: dict[str, Any], key: str, kind: type, default: Any = _MISS
 
 
 def get_nonempty_list(format: dict[str, Any], key: str) -> list[Any]:
-    """A list that is not empty."""
+    """Return a field that is a list with at least one item.
+
+    Raises InvalidParameter if it is anything else.
+    """
     value = format.get(key)
     if isinstance(value, list) and value:
         return value
@@ -24,13 +30,19 @@ def get_nonempty_list(format: dict[str, Any], key: str) -> list[Any]:
 
 
 def get_string_list(format: dict[str, Any], key: str) -> tuple[str, ...]:
-    """A list of strings that is not empty."""
+    """Return a field that is a list of strings with at least one item.
+
+    Raises InvalidParameter if it is anything else.
+    """
     if all(isinstance(text, str) for text in get_nonempty_list(format, key)):
         return tuple(format[key])
     raise InvalidParameter(f"{key!r} in the structural tag must be a list of strings.")
 
 
 def reject_field(format: dict[str, Any], key: str, neutral: Any) -> None:
-    """A field that is not supported may stand where it says nothing."""
+    """Check that a field which is not supported is absent or has a value without effect.
+
+    Raises InvalidParameter if it has another value.
+    """
     if format.get(key, neutral) != neutral:
         raise InvalidParameter(f"{key!r} of the structural tag format {format['type']!r} is not supported here.")
