@@ -186,9 +186,18 @@ class EngineConfig:
         "fcfs", "Requests start in the order of arrival (fcfs) or of their priority, lowest first (priority)."
     )
     overlap: bool = option(True, "The next step is planned while the device still computes this one.")
+    profile_steps: str | None = option(
+        None,
+        "These steps of the engine, first:last, are traced by JAX's profiler (100:110 traces ten steps); the log says"
+        " where the trace is.",
+    )
+    profile_dir: str | None = option(
+        None, "Traces are written to this directory (default: profiles in the user's cache directory)."
+    )
 
     def __post_init__(self) -> None:
         self._check_structured_outputs()
+        _ = self.profiled_steps
         if self.block_size < 1 or self.block_size & (self.block_size - 1):
             raise BadConfig(f"block_size must be a power of two, got {self.block_size}; 16 is usual.")
         if not 0 < self.gpu_memory_utilization <= 1:
@@ -208,6 +217,18 @@ class EngineConfig:
                 raise BadConfig(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.max_model_len is not None and self.max_model_len < 1 and self.max_model_len != -1:
             raise BadConfig(f"max_model_len must be at least 1, or -1 for what fits, got {self.max_model_len}.")
+
+    @property
+    def profiled_steps(self) -> tuple[int, int] | None:
+        """First traced step, and the first behind them that is not. Raises BadConfig unless they are in this order."""
+        if self.profile_steps is None:
+            return None
+        first, colon, last = self.profile_steps.partition(":")
+        if not (colon and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+            raise BadConfig(
+                f"profile_steps={self.profile_steps!r} does not say which steps: write first:last, such as 100:110."
+            )
+        return int(first), int(last)
 
     @property
     def requested_reasoning_parser(self) -> str:

@@ -34,7 +34,7 @@ def check_config(config: EngineConfig) -> None:
             f"tokenizer {config.tokenizer!r} is neither a directory nor a .gguf file here; leave it out for the"
             " model's own."
         )
-    for name in ("download_dir", "compilation_cache_dir"):
+    for name in ("download_dir", "compilation_cache_dir", "profile_dir"):
         _check_directory(name, getattr(config, name))
 
 

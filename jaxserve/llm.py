@@ -98,6 +98,8 @@ class LLM:
         roofline: bool = True,
         scheduling_policy: Literal["fcfs", "priority"] = "fcfs",
         overlap: bool = True,
+        profile_steps: str | None = None,
+        profile_dir: str | None = None,
     ) -> None:
         """Load a model and compile its programs. Blocks until the first request can be served.
 

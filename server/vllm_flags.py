@@ -270,7 +270,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         "certificates are read at the start; SIGTERM ends the server with its requests finished, so start it again",
         switch="enable-ssl-refresh",
     ),
-    _refused("there is no profiler; /metrics has the times of steps", value="profiler-config"),
+    _refused("use --profile-steps first:last; /metrics has the times of steps", value="profiler-config"),
     _refused(
         "traces are not sent; /metrics has the times of requests and steps",
         value="otlp-traces-endpoint",

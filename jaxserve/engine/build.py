@@ -17,6 +17,7 @@ from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfi
 from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.compile import compile_all, compile_counter, use_compilation_cache
 from jaxserve.engine.engine import Engine
+from jaxserve.engine.profiler import make_profiler
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.engine.roofline import Roofline, get_peak_rates
 from jaxserve.engine.runner import Runner
@@ -322,7 +323,7 @@ def _engine(
         vocab_size=vocab_size,
         max_logprobs=_num_top_logprobs(config),
     )
-    return Engine(scheduler, runner, overlap=config.overlap, roofline=roofline)
+    return Engine(scheduler, runner, overlap=config.overlap, roofline=roofline, profiler=make_profiler(config))
 
 
 def _describe(

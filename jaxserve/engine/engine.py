@@ -5,6 +5,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from jaxserve.engine.plan import StepMasks, StepPlan, StepResult
+from jaxserve.engine.profiler import StepProfiler
 from jaxserve.engine.request import Request
 from jaxserve.engine.roofline import Roofline
 from jaxserve.engine.scheduler import Scheduler
@@ -41,12 +42,18 @@ class Engine:
     """
 
     def __init__(
-        self, scheduler: Scheduler, runner: RunnerProtocol, *, overlap: bool, roofline: Roofline | None = None
+        self,
+        scheduler: Scheduler,
+        runner: RunnerProtocol,
+        *,
+        overlap: bool,
+        roofline: Roofline | None = None,
+        profiler: StepProfiler | None = None,
     ) -> None:
         self.scheduler, self.runner = scheduler, runner
         self._depth = 1 if overlap else 0
         self._in_flight: deque[tuple[StepPlan, Any, float]] = deque()
-        self._roofline = roofline
+        self._roofline, self._profiler = roofline, profiler
         self._last_result_s = 0.0  # when the newest result was on the host
         self._plan_host_s = 0.0  # the time for planning and enqueueing the newest step
 
@@ -72,6 +79,8 @@ class Engine:
         plan = self.scheduler.plan()
         outputs, waited_s = [], 0.0
         if plan:
+            if self._profiler is not None:
+                self._profile_step(self._profiler)
             enqueued = time.monotonic()
             work = self.runner.forward(plan)
             while plan.needs_previous_tokens and self._in_flight:
@@ -84,6 +93,11 @@ class Engine:
         if self._in_flight and (not plan or len(self._in_flight) > self._depth):
             outputs += self._apply_oldest()
         return outputs
+
+    def _profile_step(self, profiler: StepProfiler) -> None:
+        profiler.before_step()
+        if profiler.is_over:
+            self._profiler = None
 
     def _apply_oldest(self) -> list[TokenOutput]:
         oldest, ticket, enqueued = self._in_flight.popleft()
@@ -119,4 +133,6 @@ class Engine:
     def close(self) -> None:
         """Drop the steps in flight and free the device memory."""
         self._in_flight.clear()
+        if self._profiler is not None:
+            self._profiler.close()
         self.runner.close()

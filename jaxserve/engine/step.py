@@ -84,7 +84,9 @@ def forward(
     decoder = model.build_decoder(leaves)
     hidden_TD, pages = decoder(token_BC.ravel(), inputs, pages, model.backend)
     last_B = jnp.arange(packed_BX.shape[0]) * queries + jnp.maximum(count_B, 1) - 1
-    return pages, decoder.compute_logits(hidden_TD[last_B]), hidden_TD, packed_BX[:, :NUM_SAMPLER_COLUMNS]
+    with jax.named_scope("logits"):
+        logits_BV = decoder.compute_logits(hidden_TD[last_B])
+    return pages, logits_BV, hidden_TD, packed_BX[:, :NUM_SAMPLER_COLUMNS]
 
 
 def sample_tokens(
@@ -108,7 +110,9 @@ def sample_tokens(
     if lines is not None:
         assert mask_BM is not None and wanted_BI is not None
         shape = Shape(lines, row_B, mask_BM, wanted_BI, grammar_BM)
-    sampled = sample(logits_BV, rows, head_BX[:, POSITION] + head_BX[:, COUNT], shape, mode=mode, how=logprobs_config)
+    position_B = head_BX[:, POSITION] + head_BX[:, COUNT]
+    with jax.named_scope("sample"):
+        sampled = sample(logits_BV, rows, position_B, shape, mode=mode, how=logprobs_config)
     token_B = jnp.maximum(sampled.token_B, 0)
     if lines is not None:
         lines = counted(lines, row_B, token_B, rows)

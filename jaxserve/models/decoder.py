@@ -213,7 +213,8 @@ class Decoder(nnx.Module):
         token_T is int32 [T], pages holds one entry a layer.
         """
         spec = self.spec
-        x_TD = self.embed(token_T)
+        with jax.named_scope("embed"):
+            x_TD = self.embed(token_T)
         if spec.embedding_multiplier != 1.0:
             x_TD = x_TD * jnp.asarray(spec.embedding_multiplier, x_TD.dtype)
         rotations = {

@@ -63,7 +63,7 @@ def start(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         *(
             (hub, "download_model"),
             (build_module, "load_params"),
-            (build_module, "limits_of"),
+            (build_module, "get_peak_rates"),
             (build_module, "compile_all"),
         ),
         *((Runner, "compile"), (safetensors.SafetensorsCheckpoint, "read")),
@@ -100,6 +100,9 @@ SETTINGS = {
     "--quantization int8 --dtype bfloat16": "computes in float32, not bfloat16",
     "--download-dir {}/file": "is a file; name another",
     "--compilation-cache-dir {}/file/programs": "is a file; name another",
+    "--profile-dir {}/file/profiles": "is a file; name another",
+    "--profile-steps 10": "write first:last",
+    "--profile-steps 10:10": "write first:last",
     "--max-num-queued-reqs 0": "max_num_queued_reqs must be at least 1, got 0",
     "--kv-cache-memory-bytes 0": "kv_cache_memory_bytes must be at least 1, got 0",
     "--gpu-memory-utilization 1.5": "must be in (0, 1], got 1.5",

@@ -1,0 +1,53 @@
+"""StepProfiler: writes a trace of some of the engine's steps with JAX's profiler."""
+
+import logging
+from pathlib import Path
+
+import jax
+
+from jaxserve.config import EngineConfig, cache_dir
+
+log = logging.getLogger(__name__)
+
+
+class StepProfiler:
+    """Traces the steps first to last - 1, counted from 0 at the engine's first, into a directory.
+
+    Blocks, attention, feed-forward blocks and sampling have names in the trace (`jax.named_scope`), and each step is
+    annotated with its number. TensorBoard, xprof and Perfetto show it.
+    """
+
+    def __init__(self, first: int, last: int, directory: Path) -> None:
+        self._first, self._last, self._directory = first, last, directory
+        self._num_steps = 0
+        self._is_tracing = False
+
+    def before_step(self) -> None:
+        """Begin or end the trace if this step is the first, or the first that is not traced any more."""
+        if self._num_steps == self._first:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(str(self._directory))
+            self._is_tracing = True
+        elif self._num_steps == self._last:
+            self.close()
+        self._num_steps += 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no later step will be traced."""
+        return self._num_steps > self._last
+
+    def close(self) -> None:
+        """End the trace, if one is being written, and log where it is."""
+        if self._is_tracing:
+            self._is_tracing = False
+            jax.profiler.stop_trace()
+            log.warning("profile of steps %d to %d: %s", self._first, self._num_steps - 1, self._directory)
+
+
+def make_profiler(config: EngineConfig) -> StepProfiler | None:
+    """Return the profiler that the settings ask for, if they do."""
+    if config.profiled_steps is None:
+        return None
+    directory = Path(config.profile_dir) if config.profile_dir else cache_dir("profiles")
+    return StepProfiler(*config.profiled_steps, directory)
