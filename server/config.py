@@ -56,12 +56,12 @@ class ServerConfig:
     ssl_ca_certs: str | None = option(None, "certificates that may sign a client's, in PEM form")
     ssl_cert_reqs: int = option(0, "client certificates: 0 none, 1 optional, 2 required")
     ssl_ciphers: str | None = option(None, "OpenSSL cipher list")
-    root_path: str = option("", "path prefix under which a proxy shows this server")
+    root_path: str = option("", "path prefix under which a proxy serves this server")
     api_key: tuple[str, ...] = option(
         (),
-        "key that a client must present; several are allowed; none: open to all",
+        "API key that clients must send; several are allowed; none: no key is needed",
         is_secret=True,
-        group="keys and pages of others",
+        group="keys and cross-origin requests",
     )
     open_paths: tuple[str, ...] = option((), "paths that need no key although keys are set, like /metrics")
     allowed_origins: tuple[str, ...] = option(
@@ -78,25 +78,27 @@ class ServerConfig:
         (), "ASGI classes around the app, by import path like package.module.Class; the first is innermost"
     )
     disable_fastapi_docs: bool = option(False, "serve no /docs, /redoc and /openapi.json")
-    trust_request_chat_template: bool = option(False, "let requests bring a chat template; a helper process renders it")
+    trust_request_chat_template: bool = option(
+        False, "accept chat templates in requests; a worker process renders them"
+    )
     trust_request_mm_kwargs: bool = option(False, "accept mm_processor_kwargs; models that only read text ignore them")
     default_chat_template_kwargs: dict[str, Any] | None = option(
-        None, "variables of the chat template as JSON, where a request sets none, like enable_thinking"
+        None, "default variables of the chat template as JSON, like enable_thinking"
     )
     reasoning_effort_map: dict[str, Any] | None = option(
-        None, "what the chat template sees for a reasoning_effort, as JSON, where it is another word"
+        None, "value that the chat template gets for a reasoning_effort, as JSON, if it is another one"
     )
-    legacy_reasoning_content: bool = option(False, "tell reasoning under its old name reasoning_content, too")
-    exclude_tools_when_tool_choice_none: bool = option(False, "keep tools out of the prompt when tool_choice is none")
+    legacy_reasoning_content: bool = option(False, "return reasoning under its old name reasoning_content, too")
+    exclude_tools_when_tool_choice_none: bool = option(False, "leave tools out of the prompt if tool_choice is none")
     enable_tokenizer_info_endpoint: bool = option(False, "show the tokenizer's configuration at /tokenizer_info")
     enable_request_id_headers: bool = option(False, "answer every request with an X-Request-Id header")
     enable_force_include_usage: bool = option(False, "send usage in every stream")
-    enable_prompt_tokens_details: bool = option(False, "say in usage how many prompt tokens were cached")
+    enable_prompt_tokens_details: bool = option(False, "return in usage how many prompt tokens were cached")
     enable_server_load_tracking: bool = option(False, "count running requests for /load")
-    return_tokens_as_token_ids: bool = option(False, "show tokens in logprobs as token_id:N")
+    return_tokens_as_token_ids: bool = option(False, "write tokens in logprobs as token_id:N")
     sse_keep_alive_interval: float = option(15.0, "seconds of silence before a comment line in a stream; 0: never")
-    stream_interval: int = option(1, "tokens gathered before a stream sends them on")
-    fingerprint_mode: Literal["full", "hash", "custom", "none"] = option("full", "what system_fingerprint shows")
+    stream_interval: int = option(1, "tokens that a chunk of a stream waits for")
+    fingerprint_mode: Literal["full", "hash", "custom", "none"] = option("full", "how system_fingerprint is made")
     fingerprint_value: str | None = option(None, "the system_fingerprint of mode custom")
     max_body_bytes: int = option(64 * MIB, "largest request body", group="limits of requests")
     max_inflight_body_bytes: int = option(256 * MIB, "bytes of all request bodies that are being received")
@@ -105,14 +107,16 @@ class ServerConfig:
     max_headers: int = option(100, "most headers of a request")
     head_timeout_s: float = option(5.0, "seconds in which a request head must be complete once it has begun")
     max_connections: int = option(4096, "most open connections")
-    send_stall_timeout_s: float = option(300.0, "seconds after which a client that reads nothing is cut off")
+    send_stall_timeout_s: float = option(300.0, "seconds after which a client that reads nothing is disconnected")
     max_n: int = option(16384, "most choices of one request")
     max_stop_strings: int = option(4, "most stop strings of one request")
     max_completion_prompts: int = option(1024, "most prompts of one completions request")
     max_reply_bytes: int = option(256 * MIB, "largest reply that a request may ask for, by estimate")
-    drain_timeout_s: float = option(30.0, "seconds that running requests get to finish after SIGTERM", group="end")
+    drain_timeout_s: float = option(
+        30.0, "seconds in which running requests may finish after SIGTERM", group="shutdown"
+    )
     keep_alive_on_engine_death: bool = option(
-        False, "stay up, unhealthy, when the engine dies, instead of exit code 70"
+        False, "keep serving, unhealthy, if the engine dies, instead of ending with exit code 70"
     )
     enable_log_requests: bool = option(False, "log each request's parameters (never its prompt)", group="logging")
     log_level: Literal["debug", "info", "warning", "error", "critical"] = option(

@@ -149,7 +149,7 @@ class Generation:
         return sorted(self.take(), key=lambda delta: delta.index)
 
     def fail(self, error: BaseException) -> None:
-        """End the generation with this error, unless it is finished already. Kept is what the client will be told."""
+        """End the generation with this error, as the client will get it, unless it is finished already."""
         if not self.is_finished:
             self.error = to_api_error(error, admitted=True)
             self.cancel()

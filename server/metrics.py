@@ -64,15 +64,15 @@ OWN_COUNTERS = {
     "compilations": ("compilations", "Programs compiled."),
     "compilation_seconds": ("compilation_seconds", "Seconds spent compiling, reading cached programs included."),
     "compilation_cache_hits": ("compilation_cache_hits", "Programs found in the persistent cache."),
-    "helper_restarts": ("helper_restarts", "Helper processes killed and replaced, mostly for clients' templates."),
+    "helper_restarts": ("helper_restarts", "Worker processes killed and replaced, mostly those of clients' templates."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
     "grammar_masked_tokens": ("grammar_masked_tokens", "Tokens sampled under a grammar's mask."),
     "step_bytes": ("step_bytes", "Bytes that the steps had to read: weights, and live keys and values."),
     "step_flops": ("step_flops", "Floating-point operations of the steps."),
-    "step_device_seconds": ("step_device_seconds", "Seconds that the device was at it."),
+    "step_device_seconds": ("step_device_seconds", "Seconds that the device was computing."),
     "step_roofline_seconds": (
         "step_roofline_seconds",
-        "The least seconds that the steps need by this machine's limits.",
+        "Least seconds of the steps by the roofline of this machine.",
     ),
 }
 GAUGES = {
@@ -266,7 +266,7 @@ class EngineCollector(Collector):
         for name, (metric, help) in OWN_COUNTERS.items():
             yield self._make_counter(f"jaxserve_{metric}", help, stats.counters.get(name, 0))
         device_s, roofline_s = (stats.counters.get(f"step_{name}_seconds", 0) for name in ("device", "roofline"))
-        help = "Roofline seconds by device seconds since the start; rates of the two counters tell of now."
+        help = "Roofline seconds divided by device seconds since the start; for the present, divide the rates of both."
         yield self._make_gauge("jaxserve_step_utilization", help, roofline_s / device_s if device_s else 0.0)
         for name, help in GAUGES.items():
             yield self._make_gauge(f"jaxserve_{name}", help, self._server_values[name]())

@@ -105,7 +105,7 @@ class ChunkWriter(Protocol):
         ...
 
     def chunks(self, delta: TextDelta) -> list[dict[str, Any]]:
-        """Make the chunks that tell a delta."""
+        """Make the chunks of a delta."""
         ...
 
     def closing(self) -> list[dict[str, Any]]:

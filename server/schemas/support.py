@@ -79,7 +79,7 @@ SHARED: dict[str, FieldSupport] = {
     ),
     "max_tokens": _honoured("clamped to the room behind the prompt; more than the context: 400"),
     "n": _honoured("1 when greedy"),
-    "seed": _honoured("choice j draws with seed + j"),
+    "seed": _honoured("choice j samples with seed + j"),
     "stop": _honoured("at most 4"),
     "stop_token_ids": _honoured(),
     "ignore_eos": _honoured(),
@@ -165,7 +165,7 @@ CHAT: dict[str, FieldSupport] = SHARED | {
     "reasoning_effort": _honoured("if the template uses it", SHAPES_PROMPT),
     "parallel_tool_calls": _honoured("false: one call at most", READS_ANSWER),
     "include_reasoning": _honoured(
-        "false: reasoning is not told, nor are logprobs and token ids",
+        "false: reasoning, logprobs and token ids are left out",
         "test_reasoning_reply.py::test_what_is_not_told_does_not_leak",
     ),
     "tools": _honoured("functions", READS_ANSWER),
