@@ -162,6 +162,7 @@ class _GrammarCache:
         self._sizes: dict[Any, int] = {}
 
     def get(self, key: Any, compile: Callable[[], CompiledGrammar]) -> CompiledGrammar:
+        """Return the grammar of a key, compiled if it is not cached. Raises the error with which it was refused."""
         with self._lock:
             cached = self._futures.get(key)
             future: Future[CompiledGrammar] = cached or Future()

@@ -82,6 +82,7 @@ class _GbnfParser:
         self._next = next(self._tokens)
 
     def parse(self) -> dict[str, Production]:
+        """Return all rules by name."""
         rules: dict[str, Production] = {}
         while self._next.kind != "end":
             token = self._take()

@@ -55,6 +55,7 @@ class _LarkWriter:
         self._lark = LarkBuilder(special_tokens)
 
     def write(self, expr: GrammarExpr) -> str:
+        """Return the grammar as JSON text."""
         if isinstance(expr, LarkGrammar):
             return _dump_grammars([{"lark_grammar": f"{expr.grammar}\n{OPTIONS}"}])
         start = self._expression(expr)

@@ -53,10 +53,13 @@ def _decimal(num_whole: str, num_chars: str, num_places: str | None) -> str:
 
     num_chars   digits in all and the point. Zeros at both ends do not count.
     """
-    whole, digits = int(num_whole), int(num_chars) - 1
-    places = digits if num_places is None else int(num_places)
-    options = [rf"\d{{{before}}}\.\d{{0,{min(places, digits - before)}}}0*" for before in range(min(whole, digits) + 1)]
-    return rf"^[+-]?0*(?:\d{{0,{whole}}}|{'|'.join(options)})$"
+    max_before, max_digits = int(num_whole), int(num_chars) - 1
+    max_after = max_digits if num_places is None else int(num_places)
+    options = [
+        rf"\d{{{before}}}\.\d{{0,{min(max_after, max_digits - before)}}}0*"
+        for before in range(min(max_before, max_digits) + 1)
+    ]
+    return rf"^[+-]?0*(?:\d{{0,{max_before}}}|{'|'.join(options)})$"
 
 
 def _split(pattern: str) -> tuple[str, ...]:

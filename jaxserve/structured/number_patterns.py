@@ -35,17 +35,17 @@ def decimal_range_pattern(low: Decimal | None, high: Decimal | None) -> str:
 
 def _positives(low: Decimal, high: Decimal | None) -> list[str]:
     """Numbers without a sign."""
-    whole, fraction = _split(low)
+    integer, fraction = _split(low)
     last, last_fraction = (None, "") if high is None else _split(high)
-    if whole == last:
+    if integer == last:
         tails = _alternate(_fractions_between(fraction, last_fraction))
-        return [rf"{_run(str(whole))}\.{tails}" if fraction else rf"{_run(str(whole))}(?:\.{tails})?"]
+        return [rf"{_run(str(integer))}\.{tails}" if fraction else rf"{_run(str(integer))}(?:\.{tails})?"]
     options = []
     if fraction:
-        options.append(rf"{_run(str(whole))}\.{_alternate(_fractions_from(fraction))}")
-        whole += 1
-    if last is None or whole < last:
-        options.append(_alternate(_naturals(whole, None if last is None else last - 1)) + ANY_FRACTION)
+        options.append(rf"{_run(str(integer))}\.{_alternate(_fractions_from(fraction))}")
+        integer += 1
+    if last is None or integer < last:
+        options.append(_alternate(_naturals(integer, None if last is None else last - 1)) + ANY_FRACTION)
     if last is not None:
         options.append(rf"{_run(str(last))}(?:\.{_alternate(_fractions_to(last_fraction))})?")
     return options
@@ -53,8 +53,8 @@ def _positives(low: Decimal, high: Decimal | None) -> list[str]:
 
 def _split(number: Decimal) -> tuple[int, str]:
     """Return the integer and the digits of the fraction, without zeros at the end."""
-    whole, _, fraction = format(number, "f").partition(".")
-    return int(whole), fraction.rstrip("0")
+    integer, _, fraction = format(number, "f").partition(".")
+    return int(integer), fraction.rstrip("0")
 
 
 def _naturals(low: int, high: int | None) -> list[str]:

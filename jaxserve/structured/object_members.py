@@ -58,7 +58,7 @@ def undeclared_names(
 
     Raises InvalidParameter if a pattern of names has anchors inside.
     """
-    declared = dict.fromkeys(name for each in alternatives for name in each.declared)
+    declared = dict.fromkeys(name for kind in alternatives for name in kind.declared)
     none_of = f" & ~({' | '.join(quote_text(name) for name in declared if name)})" if any(declared) else ""
     patterns = {
         pattern: f"/{regex_to_lark(to_fullmatch_pattern(pattern, '#'))}/"

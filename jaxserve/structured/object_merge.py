@@ -68,6 +68,7 @@ class _Keys:
         return replace(self, required=(*self.required, *names))
 
     def without(self, names: Sequence[str]) -> "_Keys":
+        """Return the same keys with some of them not allowed."""
         return replace(self, properties=self.properties | dict.fromkeys(names, False))
 
 

@@ -83,7 +83,7 @@ class ParameterSchema:
 
     def _unite(self, schemas: list[Any]) -> ParameterType:
         types = [self.type_from_schema(schema) for schema in schemas or ({},)]
-        return types[0] if all(each == types[0] for each in types) else ParameterType.from_types(types)
+        return types[0] if all(other == types[0] for other in types) else ParameterType.from_types(types)
 
 
 def parse_parameters(expr: JsonSchema, *, is_lenient: bool = False) -> ParameterSchema:

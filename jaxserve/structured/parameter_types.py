@@ -52,8 +52,8 @@ class ParameterType:
     def from_types(cls, types: Iterable["ParameterType"]) -> "ParameterType":
         """Make the union of some types: any value of the JSON types that one of them has."""
         types = list(types)
-        names = sorted({name for each in types for name in each.types})
-        has_strings = any(each.can_be_string for each in types)
+        names = sorted({name for member in types for name in member.types})
+        has_strings = any(member.can_be_string for member in types)
         return cls(strings=({"type": "string"},) * has_strings, others=({"type": names},) if names else ())
 
     @property

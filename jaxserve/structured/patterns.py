@@ -48,7 +48,7 @@ def translate_pattern(pattern: str, blanks: str = _BLANKS) -> str:
         raise InvalidParameter(f"the regular expression is longer than {MAX_BYTES} bytes.")
     if "\0" in pattern:
         raise InvalidParameter("the regular expression holds a NUL byte.")
-    translated = _Translation(pattern, blanks).pattern()
+    translated = _Translation(pattern, blanks).translate()
     grammar = LLMatcher.grammar_from_regex(regex_to_lark(translated)) if translated else ""
     message = LLMatcher.validate_grammar(grammar, None, limits=_LIMITS) if grammar else ""
     if message:
@@ -190,7 +190,8 @@ class _Translation:
         self._classes = _CLASSES | {"s": f"[{blanks}]"}
         self._index = 0
 
-    def pattern(self) -> str:
+    def translate(self) -> str:
+        """Return the translated pattern."""
         written = []
         while self._index < len(self._text):
             written.append(self._next())

@@ -118,15 +118,15 @@ def remove_useless_rules(rules: Rules, root: str) -> dict[str, Production]:
     """
     productive = solve_fixpoint(rules, False, lambda node, values: _prune(node, values) is not None)
     pruned = {name: _prune(node, productive) for name, node in rules.items() if productive[name]}
-    kept: dict[str, Production] = {}
-    waiting = [root] if productive[root] else []
-    while waiting:
-        name = waiting.pop()
+    useful: dict[str, Production] = {}
+    queue = [root] if productive[root] else []
+    while queue:
+        name = queue.pop()
         node = pruned[name]
-        if name not in kept and node is not None:
-            kept[name] = node
-            waiting += [below.name for below in walk(node) if isinstance(below, RuleRef)]
-    return kept
+        if name not in useful and node is not None:
+            useful[name] = node
+            queue += [below.name for below in walk(node) if isinstance(below, RuleRef)]
+    return useful
 
 
 def _prune(node: Production, productive: Mapping[str, bool]) -> Production | None:
@@ -137,10 +137,10 @@ def _prune(node: Production, productive: Mapping[str, bool]) -> Production | Non
         case RuleRef(name):
             return node if productive[name] else None
         case Repetition(item, least, most):
-            kept = _prune(item, productive)
-            if kept is None:
+            pruned = _prune(item, productive)
+            if pruned is None:
                 return None if least else Concatenation(())
-            return node if kept is item else Repetition(kept, least, most)
+            return node if pruned is item else Repetition(pruned, least, most)
         case Concatenation(items):
             parts = [_prune(item, productive) for item in items]
             possible = tuple(part for part in parts if part is not None)

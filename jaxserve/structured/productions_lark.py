@@ -36,6 +36,7 @@ class _ProductionsWriter:
         self._queued: set[str] = set()
 
     def write(self, root: str) -> str:
+        """Return the text of the grammar."""
         lines = [f"start: {self._expression(RuleRef(root)) if self._is_flat(root) else self._reference(root)}"]
         while self._waiting:
             name, rule = self._waiting.pop()

@@ -140,8 +140,8 @@ class QuotedLiteralWriter:
                 declared.append((f'{self._key(name)} ":" {expression}', name in members.required))
         others = [
             f'{self._lark.terminal(f"{names} & ~({_words()})")} ":" {expression}'
-            for names, each in undeclared_names([members], members, _OTHER_KEYS)
-            if (expression := self.write(each, f"{path}/additionalProperties")) is not None
+            for names, other_schema in undeclared_names([members], members, _OTHER_KEYS)
+            if (expression := self.write(other_schema, f"{path}/additionalProperties")) is not None
         ]
         other = self._either(others)
         return f'"{{" {write_members(self._lark, declared, other, members.num_undeclared, quote_text(","))} "}}"'

@@ -114,6 +114,7 @@ class _StructuralTagParser:
         raise InvalidParameter(f"the structural tag format {kind[:100]!r} is not supported here.")
 
     def parse_legacy(self, tag: dict[str, Any]) -> GrammarExpr:
+        """Parse a tag in the legacy form, with `structures` and `triggers`."""
         tags = []
         for structure in get_nonempty_list(tag, "structures"):
             if not isinstance(structure, dict):
@@ -218,6 +219,7 @@ class _Tag:
 
     @property
     def expr(self) -> GrammarExpr:
+        """The begin, the content and one of the ends."""
         end = TextLiteral(self.ends[0]) if len(self.ends) == 1 else OrExpr(tuple(map(TextLiteral, self.ends)))
         return SequenceExpr((TextLiteral(self.begin), self.content, end))
 
