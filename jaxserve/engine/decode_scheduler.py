@@ -1,4 +1,4 @@
-"""Which rows decode in a step, and whether they all have a page for their newest token."""
+"""Scheduling of decode batches: which rows decode in a step, each with a page for its newest token."""
 
 import numpy as np
 
@@ -9,10 +9,13 @@ from jaxserve.engine.sequence import Sequence
 
 
 class DecodeScheduler:
-    """Plans the decode batches.
+    """Plans the decode batch of each step.
 
-    masked_indices   of the newest batch: places of rows with masks,
-    needs_previous_tokens    and whether one of these depends on tokens that are not home yet
+    requests                The live requests.
+    max_logprobs            The most top log-probabilities that a step computes without those of the whole vocabulary.
+
+    masked_indices          The indices of the rows of the newest batch that have masks.
+    needs_previous_tokens   Whether one of these masks depends on tokens that are still pending.
     """
 
     def __init__(self, requests: RequestTable, *, max_logprobs: int) -> None:
@@ -21,42 +24,43 @@ class DecodeScheduler:
         self.needs_previous_tokens = False
 
     def plan(self) -> DecodeBatch | None:
-        standing = self._requests.decode_cache
-        if standing is None or not self._can_reuse(standing):
-            standing = self._requests.decode_cache = self._build_cache()
-        if standing is None:
+        """Return the next decode batch, or None if no row decodes. May preempt sequences for their pages."""
+        cache = self._requests.decode_cache
+        if cache is None or not self._can_reuse(cache):
+            cache = self._requests.decode_cache = self._build_cache()
+        if cache is None:
             return None
-        decode = standing.advance()
-        self.masked_indices, self.needs_previous_tokens = standing.masked_indices, standing.needs_previous_tokens
-        if standing.has_rows_below_min_tokens:  # until when is counted in tokens, so look again next time
+        decode = cache.advance()
+        self.masked_indices, self.needs_previous_tokens = cache.masked_indices, cache.needs_previous_tokens
+        if cache.has_rows_below_min_tokens:  # such rows lose their mask at some step, so rebuild the batch every time
             self._requests.decode_cache = None
         return decode
 
     def _build_cache(self) -> DecodeBatchCache | None:
-        """All rows that decode, looked at one by one."""
-        members: list[Sequence] = []
+        """Gather all rows that decode, one by one."""
+        sequences: list[Sequence] = []
         for sequence in tuple(self._requests.running):
             decodes = sequence.row is not None and sequence.is_prefilled and sequence.needs_more_tokens
             if decodes and not sequence.request.is_beam_search and self._requests.ensure_page(sequence):
-                members.append(sequence)
-        if not members:
+                sequences.append(sequence)
+        if not sequences:
             return None
         rows = self._requests.rows
         return DecodeBatchCache.from_sequences(
-            members, self._requests.page_size, rows.page_table_RW, rows.sampling_RS, self._max_logprobs
+            sequences, self._requests.page_size, rows.page_table_RW, rows.sampling_RS, self._max_logprobs
         )
 
-    def _can_reuse(self, standing: DecodeBatchCache) -> bool:
-        """Whether the same rows decode again; sees to a page for those that need one."""
-        if not all(one.is_guided for one in standing.guided):
+    def _can_reuse(self, cache: DecodeBatchCache) -> bool:
+        """Whether the same rows decode again; allocates a page for each row that needs one."""
+        if not all(sequence.is_guided for sequence in cache.guided):
             return False
-        if (standing.position_B >= standing.end_B).any():
+        if (cache.position_B >= cache.end_B).any():
             return False
-        needy = np.flatnonzero(standing.position_B >= standing.capacity_B)
-        for at in needy.tolist():
-            if not self._requests.ensure_page(standing.sequences[at]) or self._requests.decode_cache is None:
-                return False  # somebody was preempted
-        if len(needy):
-            standing.capacity_B[needy] += self._requests.page_size
-            standing.page_table_BW = self._requests.rows.page_table_RW.take(standing.row_B, axis=0)
+        full = np.flatnonzero(cache.position_B >= cache.capacity_B)
+        for index in full.tolist():
+            if not self._requests.ensure_page(cache.sequences[index]) or self._requests.decode_cache is None:
+                return False  # a sequence was preempted
+        if len(full):
+            cache.capacity_B[full] += self._requests.page_size
+            cache.page_table_BW = self._requests.rows.page_table_RW.take(cache.row_B, axis=0)
         return True

@@ -1,4 +1,4 @@
-"""Prompts: who leaves the queue, who makes way for whom, and which stretch of a prompt a step computes."""
+"""Scheduling of prompts: which waiting requests start, which running ones are preempted, which chunks are computed."""
 
 from collections import Counter
 
@@ -11,10 +11,13 @@ from jaxserve.sampling.sampler import SampleMode
 
 
 class PrefillScheduler:
-    """Decides about waiting requests and prompts.
+    """Starts waiting requests and plans chunks of their prompts.
 
-    max_chunk_tokens   the largest chunk one call computes; a multiple of the page size
-    page_copies             pages to copy before the next step
+    requests           The live requests.
+    max_chunk_tokens   The largest chunk of one call, a multiple of the page size.
+    max_logprobs       The most top log-probabilities that a step computes without those of the whole vocabulary.
+
+    page_copies        Pairs (from, to) of pages to copy before the next step.
     """
 
     def __init__(self, requests: RequestTable, *, max_chunk_tokens: int, max_logprobs: int) -> None:
@@ -23,81 +26,88 @@ class PrefillScheduler:
         self.page_copies: list[tuple[int, int]] = []
 
     def preempt_for_priority(self) -> None:
-        """Lets waiting requests go ahead of running ones of worse priority, before those get anything in this step."""
-        waiting, running = self._requests.waiting, self._requests.running
+        """Start waiting requests of higher priority than running ones, preempting those if needed.
+
+        To be called before anything of the step is planned, so that the preempted requests are not part of the plan.
+        """
+        requests = self._requests
+        waiting, running = requests.waiting, requests.running
         while waiting and running and _priority(waiting[0]) < _priority(running[-1]):
-            best = waiting[0]
-            if best.num_pending or self._waits_for_parent(best) or self._requests.prefix_reuse.is_being_computed(best):
+            first = waiting[0]
+            if first.num_pending or self._waits_for_parent(first) or requests.prefix_reuse.is_being_computed(first):
                 return
-            if not (self._requests.try_start(best) or (self._select_victims(best) and self._requests.try_start(best))):
-                return
+            if not requests.try_start(first):
+                victims = self._select_victims(first)
+                for victim in victims:
+                    requests.preempt(victim)
+                if not victims or not requests.try_start(first):
+                    return
             del waiting[0]
 
-    def _select_victims(self, best: Sequence) -> bool:
-        """Preempts running requests of worse priority, the last first, if `best` then fits as a whole; else none.
+    def _select_victims(self, waiting: Sequence) -> list[Sequence]:
+        """Select the running sequences to preempt so that a waiting one fits: the last ones of lower priority.
 
-        Those that are only just back are left alone, unless there is one candidate.
+        Returns none if it would not fit without all of them either. Recently resumed sequences are left out unless
+        there is only one candidate.
         """
-        worse = [one for one in reversed(self._requests.running) if _priority(one) > _priority(best)]
-        candidates = (
-            worse
-            if len(worse) == 1
-            else [one for one in worse if not one.is_recently_resumed(self._requests.page_size)]
-        )
-        known = set(self._requests.prefix_reuse.find_cached_pages(best))
-        free = self._requests.pool.num_free - sum(1 for page in known if not self._requests.pool.holders(page))
-        missing = -(-best.num_tokens // self._requests.page_size) - len(known)
-        held: Counter[int] = Counter()
-        rows = len(self._requests.rows.free_rows)
-        for num, victim in enumerate(candidates, 1):
-            rows += victim.request.num_rows
-            its = [*victim.pages, *self._requests.beams.list_pages(victim)]
-            for page in its:
-                held[page] += 1
-                free += page not in known and held[page] == self._requests.pool.holders(page)
-            if rows >= best.request.num_rows and missing + self._requests.watermark(best, rows) <= free:
-                for one in candidates[:num]:
-                    self._requests.preempt(one)
-                return True
-        return False
+        requests, pool = self._requests, self._requests.pool
+        lower = [running for running in reversed(requests.running) if _priority(running) > _priority(waiting)]
+        if len(lower) > 1:
+            lower = [running for running in lower if not running.is_recently_resumed(requests.page_size)]
+        cached = set(requests.prefix_reuse.find_cached_pages(waiting))
+        num_free = pool.num_free - sum(1 for page in cached if not pool.holders(page))
+        num_missing = -(-waiting.num_tokens // requests.page_size) - len(cached)
+        num_released: Counter[int] = Counter()
+        num_rows = len(requests.rows.free_rows)
+        for num, victim in enumerate(lower, 1):
+            num_rows += victim.request.num_rows
+            for page in (*victim.pages, *requests.beams.list_pages(victim)):
+                num_released[page] += 1
+                num_free += page not in cached and num_released[page] == pool.holders(page)
+            fits = num_missing + requests.watermark(waiting, num_rows) <= num_free
+            if fits and num_rows >= waiting.request.num_rows:
+                return lower[:num]
+        return []
 
     def admit(self, budget: int, chunks: list[Chunk]) -> None:
-        """Lets requests leave the queue in order; one whose prefix is being computed is passed over for now.
+        """Start waiting requests in order and add their first chunks, up to `budget` tokens.
 
-        Nobody passes a preempted one whose last token is still under way: its pages are for it, not for newcomers.
+        A request whose prefix another one is computing is passed over for now. A preempted request whose last token is
+        still pending is not passed over, so that newer requests do not take its pages.
         """
-        at = 0
-        while budget >= self._requests.page_size and at < len(self._requests.waiting) and self._requests.rows.free_rows:
-            sequence = self._requests.waiting[at]
-            if self._waits_for_parent(sequence) or self._requests.prefix_reuse.is_being_computed(sequence):
-                at += 1
-            elif not sequence.num_pending and self._requests.try_start(sequence):
-                del self._requests.waiting[at]
+        requests, index = self._requests, 0
+        while budget >= requests.page_size and index < len(requests.waiting) and requests.rows.free_rows:
+            sequence = requests.waiting[index]
+            if self._waits_for_parent(sequence) or requests.prefix_reuse.is_being_computed(sequence):
+                index += 1
+            elif not sequence.num_pending and requests.try_start(sequence):
+                del requests.waiting[index]
                 budget -= self.add_chunk(sequence, budget, chunks)
             else:
                 break
 
     def add_chunk(self, sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
-        """Plans the next stretch of a prompt; returns its tokens. Stretches end at page borders but for the last.
+        """Add the next chunk of a sequence's prompt, of at most `budget` tokens, and return its number of tokens.
 
-        A budget of less than a page that is not enough for the rest either is left alone.
+        Chunks end at page borders, except for the last one. Returns 0 if the budget is smaller than a page and than the
+        rest of the prompt.
         """
         request, start, end = sequence.request, sequence.num_computed, len(sequence.tokens)
-        room = min(budget, self._max_chunk_tokens)
-        if end - start > room:
-            end = start + room - room % self._requests.page_size
+        max_tokens = min(budget, self._max_chunk_tokens)
+        if end - start > max_tokens:
+            end = start + max_tokens - max_tokens % self._requests.page_size
         if end == start:
             return 0
         sequence.is_prefilled = end == len(sequence.tokens)
         if sequence.is_prefilled:
             self._requests.decode_cache = None
-        draws = sequence.is_prefilled and sequence.needs_more_tokens
-        scores = sequence.prompt_logprobs is not None
+        is_last = sequence.is_prefilled and sequence.needs_more_tokens
+        needs_prompt_logprobs = sequence.prompt_logprobs is not None
         row = sequence.row
         assert row is not None
-        mode = sequence.sample_mode(self._max_logprobs) if draws else SampleMode.GREEDY
+        mode = sequence.sample_mode(self._max_logprobs) if is_last else SampleMode.GREEDY
         sequence.num_computed = end
-        sequence.num_pending += draws
+        sequence.num_pending += is_last
         chunks.append(
             Chunk(
                 request_id=request.request_id,
@@ -108,54 +118,62 @@ class PrefillScheduler:
                 page_table_W=self._requests.rows.page_table_RW[row].copy(),
                 sampling_S=sequence.sampling_S,
                 mode=mode,
-                is_last=draws,
-                logprob_token_ids=request.params.logprob_token_ids if draws else (),
-                prompt_targets=np.array(request.prompt_ids[start + 1 : end + 1], np.int32) if scores else None,
+                is_last=is_last,
+                logprob_token_ids=request.params.logprob_token_ids if is_last else (),
+                prompt_targets=(
+                    np.array(request.prompt_ids[start + 1 : end + 1], np.int32) if needs_prompt_logprobs else None
+                ),
                 all_prompt_logprobs=(request.params.prompt_logprobs or 0) > self._max_logprobs,
-                forks=self._fork_siblings(sequence) if draws and request.num_siblings else (),
+                forks=self._fork_siblings(sequence) if is_last and request.num_siblings else (),
             )
         )
         return end - start
 
     def _waits_for_parent(self, sequence: Sequence) -> bool:
-        """Whether the request may yet start from its parent's prompt, which is not computed to its end."""
-        leader_id = sequence.request.parent_id
-        if leader_id is None or len(sequence.tokens) > len(sequence.request.prompt_ids):
+        """Whether the sequence can be forked from its parent, whose prompt is not computed to its end yet."""
+        parent_id = sequence.request.parent_id
+        if parent_id is None or len(sequence.tokens) > len(sequence.request.prompt_ids):
             return False
-        parent = self._requests.by_id.get(leader_id)
+        parent = self._requests.by_id.get(parent_id)
         return parent is not None and not parent.is_prefilled
 
     def _fork_siblings(self, parent: Sequence) -> tuple[Fork, ...]:
-        """Lets as many of a prompt's other choices as there is room for start from the parent's pages and logits.
+        """Start as many of a prompt's other choices as there is room for from the parent's pages and logits.
 
-        They hold the pages that the prompt fills, and get a copy of the last one, if it is not full: each will go on
-        writing there. The others start later, by themselves.
+        A fork shares the pages that the prompt fills and gets a copy of the last one if that is not full, because it
+        will write into it. The other choices start later, by themselves.
         """
-        pool, free = self._requests.pool, self._requests.rows.free_rows
-        request, forks = parent.request, []
-        length = len(request.prompt_ids)
-        shared = parent.pages[: length // self._requests.page_size]
-        own = -(-length // self._requests.page_size) - len(shared)
+        requests, pool, free_rows = self._requests, self._requests.pool, self._requests.rows.free_rows
+        forks: list[Fork] = []
+        length = len(parent.request.prompt_ids)
+        shared = parent.pages[: length // requests.page_size]
+        num_own = -(-length // requests.page_size) - len(shared)
         if len(parent.tokens) > length:
-            return ()  # it was preempted, and its last logits are not the prompt's
-        for sequence in [one for one in self._requests.waiting if one.request.parent_id == request.request_id]:
-            fits = free and own + self._requests.watermark(sequence, len(free)) <= pool.num_free
-            new = pool.allocate(own) if fits else None
-            if new is None:
+            return ()  # it was preempted: its last logits are not the prompt's
+        parent_id = parent.request.request_id
+        for sequence in [waiting for waiting in requests.waiting if waiting.request.parent_id == parent_id]:
+            fits = free_rows and num_own + requests.watermark(sequence, len(free_rows)) <= pool.num_free
+            own = pool.allocate(num_own) if fits else None
+            if own is None:
                 break
-            self._requests.waiting.remove(sequence)
+            requests.waiting.remove(sequence)
             pool.hold(shared)
-            self.page_copies += [(parent.pages[-1], page) for page in new]
-            mode = sequence.sample_mode(self._max_logprobs)
-            self._requests.start(sequence, shared + new)
+            self.page_copies += [(parent.pages[-1], page) for page in own]
+            requests.start(sequence, shared + own)
             sequence.num_cached_tokens = parent.num_cached_tokens
             sequence.num_computed, sequence.num_registered_pages = length, len(shared)
             sequence.is_prefilled, sequence.num_pending = True, 1
-            self._requests.request_outputs.on_scheduled(sequence.request, length, self._requests.clock())
-            wanted = sequence.request.params.logprob_token_ids
+            requests.request_outputs.on_scheduled(sequence.request, length, requests.clock())
             assert sequence.row is not None
             forks.append(
-                Fork(sequence.request.request_id, sequence.epoch, sequence.row, sequence.sampling_S, mode, wanted)
+                Fork(
+                    request_id=sequence.request.request_id,
+                    epoch=sequence.epoch,
+                    row=sequence.row,
+                    sampling_S=sequence.sampling_S,
+                    mode=sequence.sample_mode(self._max_logprobs),
+                    logprob_token_ids=sequence.request.params.logprob_token_ids,
+                )
             )
         return tuple(forks)
 

@@ -1,4 +1,4 @@
-"""What callers hear of their requests, and what is counted and timed meanwhile: one timeline for each answer."""
+"""The outputs of requests as clients get them, and the metrics of each output."""
 
 from collections.abc import Iterable
 
@@ -11,15 +11,16 @@ from jaxserve.sampling.sampler import NOTHING_ALLOWED
 
 
 class RequestOutputs:
-    """Owns the timelines. `now` is the scheduler's clock, monotonic seconds."""
+    """Makes outputs and keeps the timeline of each. `now` is the scheduler's clock, monotonic seconds."""
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
         self._timelines: dict[int, Timeline] = {}
 
     def add(self, request: Request, group: RequestGroup | None, now: float) -> None:
-        for answer_id in request.output_ids:
-            self._timelines[answer_id] = self._stats.on_arrival(
+        """Start the timelines of a request's outputs."""
+        for output_id in request.output_ids:
+            self._timelines[output_id] = self._stats.on_arrival(
                 now,
                 prompt_tokens=len(request.prompt_ids),
                 max_tokens=request.params.max_tokens,
@@ -28,28 +29,31 @@ class RequestOutputs:
             )
 
     def remove(self, request: Request) -> None:
-        for answer_id in request.output_ids:
-            del self._timelines[answer_id]
+        """Drop the timelines of a request's outputs."""
+        for output_id in request.output_ids:
+            del self._timelines[output_id]
 
     def on_scheduled(self, request: Request, cached_tokens: int, now: float) -> None:
-        """It begins to run. The prompt of several answers is computed for the first of them alone."""
-        for answer_id in request.output_ids:
-            num = cached_tokens if answer_id == request.request_id else len(request.prompt_ids)
-            self._stats.on_scheduled(self._timelines[answer_id], now, cached_tokens=num)
+        """Record that a request begins to run. The prompt of a beam search is computed for its first output only."""
+        for output_id in request.output_ids:
+            num = cached_tokens if output_id == request.request_id else len(request.prompt_ids)
+            self._stats.on_scheduled(self._timelines[output_id], now, cached_tokens=num)
 
     def on_preempt(self, sequence: Sequence) -> None:
+        """Count a preemption."""
         self._stats.on_preempt(self._timelines[sequence.request.request_id])
 
     def on_token(self, sequence: Sequence, now: float) -> None:
+        """Count a new token of a sequence."""
         self._stats.on_tokens(self._timelines[sequence.request.request_id], now)
 
-    def on_decode(self, members: Iterable[Sequence], now: float) -> None:
-        """A token for each of them is home."""
+    def on_decode(self, sequences: Iterable[Sequence], now: float) -> None:
+        """Count a new token of each sequence of a decode batch."""
         timelines = self._timelines
-        self._stats.on_decode([timelines[one.request.request_id] for one in members], now)
+        self._stats.on_decode([timelines[sequence.request.request_id] for sequence in sequences], now)
 
     def on_beams_finished(self, outputs: Iterable[TokenOutput], now: float) -> None:
-        """A search has ended with these answers."""
+        """Count the outputs with which a beam search has ended."""
         for output in outputs:
             timeline = self._timelines[output.request_id]
             self._stats.on_tokens(timeline, now, len(output.token_ids))
@@ -64,9 +68,16 @@ class RequestOutputs:
         stop_reason: int | str | None = None,
         error: Exception | None = None,
     ) -> TokenOutput:
-        """The last news of a request, with all its answers."""
-        for answer_id in sequence.request.output_ids:
-            self._stats.on_finish(self._timelines[answer_id], reason)
+        """Record the end of a request and return its last output.
+
+        reason        Why it ends.
+        token_ids     Its last tokens.
+        logprobs      Their log-probabilities, if the request asked for them.
+        stop_reason   What stopped it, as in TokenOutput.
+        error         The error if the reason is ERROR.
+        """
+        for output_id in sequence.request.output_ids:
+            self._stats.on_finish(self._timelines[output_id], reason)
         return self.make_output(sequence, token_ids, logprobs, reason, stop_reason, error)
 
     def make_output(
@@ -78,15 +89,15 @@ class RequestOutputs:
         stop_reason: int | str | None = None,
         error: Exception | None = None,
     ) -> TokenOutput:
-        """What to tell of a request now; the prompt's scores go with the first news."""
-        scores = sequence.prompt_logprobs if error is None else None
-        if scores is not None:
+        """Return a new output of a request; the prompt's log-probabilities go with the first one."""
+        prompt_logprobs = sequence.prompt_logprobs if error is None else None
+        if prompt_logprobs is not None:
             sequence.prompt_logprobs = None
         return TokenOutput(
             request_id=sequence.request.request_id,
             token_ids=token_ids,
             logprobs=logprobs,
-            prompt_logprobs=None if scores is None else tuple(scores),
+            prompt_logprobs=None if prompt_logprobs is None else tuple(prompt_logprobs),
             num_cached_tokens=sequence.num_cached_tokens or 0,
             finish_reason=finish,
             stop_reason=stop_reason,
@@ -94,7 +105,7 @@ class RequestOutputs:
         )
 
     def make_no_token_error(self, token: int) -> Exception:
-        """Why no token could be drawn, by what stands in its place."""
+        """Return the error of a row for which no token could be sampled; token is NO_TOKEN or NOTHING_ALLOWED."""
         if token == NOTHING_ALLOWED:
             return InvalidParameter(
                 "The request's constraints (grammar, allowed_token_ids, bad_words, min_tokens) leave no token to"
@@ -105,7 +116,11 @@ class RequestOutputs:
 
     @staticmethod
     def make_grammar_error(reason: str, param: str) -> Exception:
-        """What to tell a request whose grammar cannot be followed any further. param: the field that asked for it."""
+        """Return the error of a request whose grammar cannot be followed any further.
+
+        reason   Why, as in Guide.error.
+        param    The field of the request that the grammar comes from.
+        """
         return InvalidParameter(
             f"{param} is too complex a grammar to be followed to the end of this answer: {reason}. This request has"
             " ended, others are not affected.",

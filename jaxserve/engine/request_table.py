@@ -1,9 +1,8 @@
-"""Every live request: whether it waits or runs, and what it holds. Begins, preempts and ends them.
+"""The table of live requests, which starts, preempts and finishes them and holds their pages and rows.
 
-Pages are counted in kvcache/pool.py, cached prefixes kept in kvcache/prefix.py, beams in beam_manager.py. Pages and
-rows are given back at once, even while a step that uses them is under way: the device runs steps in the order in which
-they were enqueued, so what a late step still writes into a page is overwritten by whoever gets the page next, before
-anybody reads it.
+Pages and rows are freed at once, even while a step in flight uses them: the device runs steps in the order in which
+they were enqueued, so what such a step still writes into a page is overwritten by the next sequence that gets the page,
+before it is read.
 """
 
 import time
@@ -26,12 +25,25 @@ from jaxserve.outputs import FinishReason, TokenOutput
 
 
 class RequestTable:
-    """Owned by the scheduler.
+    """The live requests, each with its sequence. Owned by the scheduler.
 
-    by_id      every live request
-    waiting    those without row and pages, and
-    running    the others, both in order of priority, then of arrival
-    decode_cache  the decode batch as it stands; None once somebody has joined or left
+    pool                The free pages and the reference counts of the others.
+    index               The prefix index; None: nothing is cached.
+    stats               The metrics.
+    page_size           The number of tokens of a page.
+    max_num_seqs        The number of rows.
+    max_pages_per_row   The width of a page table.
+    vocab_size          The number of token ids.
+    clock               Monotonic seconds.
+
+    by_id               The sequences by request id.
+    waiting             The sequences without row and pages, by priority, then by arrival.
+    running             The other sequences, in the same order.
+    rows                The rows of the batch.
+    prefix_reuse        Pages shared by prompts with the same beginning.
+    request_outputs     Outputs and their metrics.
+    beams               The beam searches.
+    decode_cache        The decode batch of the last step; None after a row has joined or left it.
     """
 
     def __init__(
@@ -58,7 +70,7 @@ class RequestTable:
         self.decode_cache: DecodeBatchCache | None = None
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
-        """A request comes, and waits."""
+        """Queue a new request."""
         sequence = Sequence.from_request(request, KeyChain(self.page_size, request.cache_salt), self._vocab_size)
         self.by_id[request.request_id] = sequence
         self.request_outputs.add(request, group, self.clock())
@@ -66,31 +78,34 @@ class RequestTable:
         insort(self.waiting, sequence, key=_queue_key)
 
     def try_start(self, sequence: Sequence) -> bool:
-        """Gives a waiting request its known pages, new ones for the rest of its tokens, and its rows; or nothing."""
+        """Start a waiting sequence with its cached pages, new pages for its other tokens, and rows.
+
+        Returns False, and changes nothing, if there are not enough rows or pages.
+        """
         if len(self.rows.free_rows) < sequence.request.num_rows:
             return False
-        known = self.prefix_reuse.find_cached_pages(sequence)
-        self.pool.hold(known)
-        missing = -(-sequence.num_tokens // self.page_size) - len(known)
-        spare = self.watermark(sequence, len(self.rows.free_rows))
-        new = self.pool.allocate(missing) if missing + spare <= self.pool.num_free else None
-        if new is None:
-            self.pool.release(known)
+        cached_pages = self.prefix_reuse.find_cached_pages(sequence)
+        self.pool.hold(cached_pages)
+        num_missing = -(-sequence.num_tokens // self.page_size) - len(cached_pages)
+        watermark = self.watermark(sequence, len(self.rows.free_rows))
+        new_pages = self.pool.allocate(num_missing) if num_missing + watermark <= self.pool.num_free else None
+        if new_pages is None:
+            self.pool.release(cached_pages)
             return False
-        request, cached = sequence.request, len(known) * self.page_size
+        request, num_cached_tokens = sequence.request, len(cached_pages) * self.page_size
         if self.prefix_reuse.is_enabled_for(sequence):
-            self.stats.on_prefix(sequence.num_tokens, cached)
+            self.stats.on_prefix(sequence.num_tokens, num_cached_tokens)
         if sequence.num_cached_tokens is None:
-            sequence.num_cached_tokens = cached
-        self.request_outputs.on_scheduled(request, cached, self.clock())
-        self.start(sequence, known + new)
-        sequence.num_computed = cached
-        sequence.num_registered_pages = len(known)
-        self.prefix_reuse.mark_computing(sequence, len(known))
+            sequence.num_cached_tokens = num_cached_tokens
+        self.request_outputs.on_scheduled(request, num_cached_tokens, self.clock())
+        self.start(sequence, cached_pages + new_pages)
+        sequence.num_computed = num_cached_tokens
+        sequence.num_registered_pages = len(cached_pages)
+        self.prefix_reuse.mark_computing(sequence, len(cached_pages))
         return True
 
     def start(self, sequence: Sequence, pages: list[int]) -> None:
-        """A waiting request becomes a running one, in a row of its own, or several."""
+        """Move a sequence to the running ones, with these pages and a row, or several for a beam search."""
         row = self.rows.assign(sequence)
         if sequence.request.is_beam_search:
             self.beams.start(sequence, [row, *self.rows.assign_extra(sequence.request.num_rows - 1)])
@@ -99,17 +114,22 @@ class RequestTable:
         insort(self.running, sequence, key=_queue_key)
 
     def watermark(self, sequence: Sequence, num_free_rows: int) -> int:
-        """Pages that stay free when a request starts beside others: one to grow for each of their rows and for the
-        newcomer, so that it makes a page of tokens before it can be preempted; a search needs more. Alone it needs
-        none: it fits the pool, or it would not be here."""
-        rows = len(self.rows.page_table_RW) - num_free_rows
-        return rows + 1 + self.beams.watermark(sequence.request, is_resumed=sequence.epoch > 0) if rows else 0
+        """Return the number of pages that must stay free when a sequence starts beside others.
+
+        It is one for each row in use and one for the new sequence, which so decodes a page of tokens before it can be
+        preempted; a beam search needs more. Without other sequences it is 0: a request that does not fit the pool is
+        not accepted.
+        """
+        num_rows = len(self.rows.page_table_RW) - num_free_rows
+        if not num_rows:
+            return 0
+        return num_rows + 1 + self.beams.watermark(sequence.request, is_resumed=sequence.epoch > 0)
 
     def ensure_page(self, sequence: Sequence) -> bool:
-        """Sees to a page for the newest token, at the cost of the last of the running requests if need be.
+        """Make sure that a sequence has a page for its newest token; return False if it was preempted itself.
 
-        That is the youngest of the worst priority, and rows are gone through in this order: what it loses has not been
-        planned yet.
+        If no page is free, the last of the running sequences is preempted: the youngest of the lowest priority. Rows
+        are planned in the order of `running`, so the preempted sequence is not part of the plan yet.
         """
         if sequence.num_computed < len(sequence.pages) * self.page_size:
             return True
@@ -120,16 +140,22 @@ class RequestTable:
         return True
 
     def ensure_beam_pages(self) -> None:
-        """Before the decoding rows get theirs: those that a search preempts here have not been planned yet."""
+        """Make sure that every beam has a page for its newest token, at the cost of the last running sequences.
+
+        To be called before decode rows are planned: a sequence preempted here must not be part of the plan.
+        """
         for sequence in self.beams.list_ready():
-            missing = self.beams.count_missing_pages(sequence)
-            if missing is not None:
-                pages = self.allocate_pages(sequence, missing)
+            num_missing = self.beams.count_missing_pages(sequence)
+            if num_missing is not None:
+                pages = self.allocate_pages(sequence, num_missing)
                 if pages is not None:
                     self.beams.append_pages(sequence, pages)
 
     def allocate_pages(self, sequence: Sequence, num: int) -> list[int] | None:
-        """Pages for a running request; None when it was itself the one to be preempted."""
+        """Return new pages for a running sequence; None if the sequence was preempted itself.
+
+        If too few pages are free, the last running sequences are preempted.
+        """
         while (pages := self.pool.allocate(num)) is None:
             victim = self.running[-1]
             self.preempt(victim)
@@ -138,7 +164,7 @@ class RequestTable:
         return pages
 
     def preempt(self, sequence: Sequence) -> None:
-        """Takes pages and row back; the request returns to its place in the queue and is computed again."""
+        """Free a sequence's pages and rows and put it back into the queue, to be computed again."""
         self.request_outputs.on_preempt(sequence)
         self._free(sequence)
         sequence.epoch += 1
@@ -147,7 +173,7 @@ class RequestTable:
         insort(self.waiting, sequence, key=_queue_key)
 
     def _free(self, sequence: Sequence) -> None:
-        """Gives back what a running request holds."""
+        """Free the rows and pages of a running sequence; a waiting one has none."""
         if sequence.row is None:
             return
         self.decode_cache = None
@@ -157,13 +183,14 @@ class RequestTable:
         sequence.pages = []
         self.prefix_reuse.unmark_computing(sequence)
 
-    def finish(self, sequence: Sequence, reason: FinishReason, *last: Any, **why: Any) -> TokenOutput:
-        """The last output of a request, which holds nothing from now on; arguments as for RequestOutputs.finish."""
-        output = self.request_outputs.finish(sequence, reason, *last, **why)
+    def finish(self, sequence: Sequence, reason: FinishReason, *args: Any, **kwargs: Any) -> TokenOutput:
+        """Remove a request and return its last output; the arguments are those of RequestOutputs.finish."""
+        output = self.request_outputs.finish(sequence, reason, *args, **kwargs)
         self.remove(sequence)
         return output
 
     def remove(self, sequence: Sequence) -> None:
+        """Remove a request without an output and free its rows and pages."""
         request = sequence.request
         if sequence.row is None:
             self.waiting.remove(sequence)
@@ -173,10 +200,10 @@ class RequestTable:
         self.request_outputs.remove(request)
 
     def audit(self) -> None:
-        """Checks that pages, rows and requests add up; raises kvcache.pool.InvariantBroken."""
+        """Check that pages, rows and requests add up; raises InvariantBroken if they do not."""
         writable = (page for sequence in self.running for page in sequence.pages[self._first_writable_page(sequence) :])
-        held = ([*sequence.pages, *self.beams.list_pages(sequence)] for sequence in self.by_id.values())
-        self.pool.audit(held, chain(writable, self.beams.iter_writable_pages()))
+        page_lists = ([*sequence.pages, *self.beams.list_pages(sequence)] for sequence in self.by_id.values())
+        self.pool.audit(page_lists, chain(writable, self.beams.iter_writable_pages()))
         rows = [sequence.row for sequence in self.running if sequence.row is not None] + self.beams.list_extra_rows()
         free = self.rows.free_rows
         if sorted(rows + free) != list(range(len(self.rows.page_table_RW))):
@@ -185,7 +212,7 @@ class RequestTable:
             raise InvariantBroken("a live request is neither running nor waiting, or is both")
 
     def _first_writable_page(self, sequence: Sequence) -> int:
-        """The first of a request's pages that a step to come may write into."""
+        """Return the index of the first of a sequence's pages that a later step may write into."""
         return max(sequence.num_registered_pages, sequence.num_computed // self.page_size)
 
 
