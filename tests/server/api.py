@@ -1,4 +1,4 @@
-"""An app around a FakeLLM, and a client that speaks JSON to it and holds every answer to the OpenAPI document."""
+"""An app around a FakeLLM, and a JSON client of it that checks every reply against the OpenAPI document."""
 
 import json
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from quart.testing.client import QuartClient
 from server.app import create_app
 from server.config import ServerConfig
 from tests.fake_llm import FakeLLM
-from tests.server.conforms import Document
+from tests.server.openapi_checker import OpenApiChecker
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 @dataclass
-class Answer:
+class ApiReply:
     status: int
     headers: Any
     text: str
@@ -31,7 +31,7 @@ class Answer:
 
     @property
     def events(self) -> list[Any]:
-        """The stream's events; the last of them, [DONE], is looked for and taken off."""
+        """The JSON of the stream's events; that the last one is [DONE] is checked."""
         assert self.text.splitlines() == self.text[:-1].split("\n"), "a reader of lines would cut an event"
         frames = [frame for frame in self.text.split("\n\n") if frame]
         assert all(frame.startswith("data: ") for frame in frames)
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Api:
-    """An app, and the calls that tests make to it. What its OpenAPI document does not allow fails the test."""
+    """An app, and requests to it. A reply that its OpenAPI document does not allow fails the test."""
 
     def __init__(self, llm: FakeLLM, **config: Any) -> None:
         self.llm = llm
@@ -48,26 +48,26 @@ class Api:
         self.client: QuartClient = self.app.test_client()
 
     @cached_property
-    def document(self) -> Document:
-        return Document.of(self.app)
+    def document(self) -> OpenApiChecker:
+        return OpenApiChecker.from_app(self.app)
 
-    async def call(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
-        """body: an object to be sent as JSON, or bytes."""
+    async def call(self, method: str, path: str, body: Any = None, **how: Any) -> ApiReply:
+        """Send a request. body: an object that is sent as JSON, or bytes."""
         headers = {"Content-Type": "application/json"} | how.pop("headers", {})
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         response = await self.client.open(path, method=method, data=data, headers=headers, **how)
         text = await response.get_data(as_text=True)
-        self.document.judge(method, path, response.status_code, response.headers, text)
-        return Answer(response.status_code, response.headers, text)
+        self.document.check_reply(method, path, response.status_code, response.headers, text)
+        return ApiReply(response.status_code, response.headers, text)
 
-    async def get(self, path: str, **how: Any) -> Answer:
+    async def get(self, path: str, **how: Any) -> ApiReply:
         return await self.call("GET", path, **how)
 
-    async def post(self, path: str, body: Any, **how: Any) -> Answer:
+    async def post(self, path: str, body: Any, **how: Any) -> ApiReply:
         return await self.call("POST", path, body, **how)
 
-    async def chat(self, **fields: Any) -> Answer:
+    async def chat(self, **fields: Any) -> ApiReply:
         return await self.post("/v1/chat/completions", {**CHAT, **fields})
 
-    async def complete(self, **fields: Any) -> Answer:
+    async def complete(self, **fields: Any) -> ApiReply:
         return await self.post("/v1/completions", {"prompt": "ab", **fields})

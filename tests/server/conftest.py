@@ -7,7 +7,7 @@ import pytest
 
 from tests.fake_llm import FakeLLM
 from tests.server.api import Api
-from tests.server.reading import ReadingLLM
+from tests.server.template_llm import TemplateLLM
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def api(make_api: Callable[..., Api]) -> Api:
 
 
 @pytest.fixture
-def reading() -> Iterator[Callable[..., Api]]:
-    """Makes an app whose model reads with these templates and settings; ends its helpers afterwards."""
-    made: list[ReadingLLM] = []
+def template_api() -> Iterator[Callable[..., Api]]:
+    """Make apps whose model renders these templates; their worker processes are ended afterwards."""
+    made: list[TemplateLLM] = []
 
     def make(template: str | dict[str, str] | None = None, *, engine: Any = None, **config: Any) -> Api:
         templates = {"default": template} if isinstance(template, str) else template
-        made.append(ReadingLLM(templates, **(engine or {})))
+        made.append(TemplateLLM(templates, **(engine or {})))
         return Api(made[-1], **config)
 
     yield make

@@ -1,4 +1,4 @@
-"""A process of its own: the app around a FakeLLM. `fake_server.py PORT HELD DRAIN_S`: HELD 1 answers nobody."""
+"""A server process with a FakeLLM. `fake_server.py PORT HELD DRAIN_S`: with HELD 1 no answer is completed."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Whatever a client sends, it gets an answer of the contract, and the next client gets its own."""
+"""Random requests: each gets a reply that the API allows, and the next client is not affected."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Keys: who needs one, how it is presented, and what the refusal looks like."""
+"""API keys: which paths need one, how it is sent, and the 401."""
 
 import pytest
 

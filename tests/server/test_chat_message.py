@@ -1,4 +1,4 @@
-"""What one delta of a chat stream says, key by key."""
+"""The keys of one delta of a chat stream."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from jaxserve import NamedTool, TextDelta, ToolCallDelta
 from server.chat_message import MessageRenderer, merge_tool_calls
 
 
-def speech(**changes):
+def make_renderer(**changes):
     plain = {"role": "assistant", "echo": None, "tool_choice": "auto", "shows_reasoning": True}
     return MessageRenderer(**{**plain, "has_legacy_reasoning": False, **changes})
 
 
-def told(*deltas, **changes):
-    return [speech(**changes).render_delta(TextDelta(0, **delta)) for delta in deltas]
+def render(*deltas, **changes):
+    return [make_renderer(**changes).render_delta(TextDelta(0, **delta)) for delta in deltas]
 
 
 THOUGHTS = ({"reasoning": "Hm", "text": ""}, {"reasoning": ", so", "text": "It is"}, {"text": " blue."}, {"text": ""})
@@ -26,7 +26,7 @@ CALLS = (
 
 
 def test_reasoning_comes_first_and_the_border_has_both():
-    assert told(*THOUGHTS) == [
+    assert render(*THOUGHTS) == [
         {"reasoning": "Hm"},
         {"reasoning": ", so", "content": "It is"},
         {"content": " blue."},
@@ -35,11 +35,11 @@ def test_reasoning_comes_first_and_the_border_has_both():
 
 
 def test_reasoning_has_its_old_name_too():
-    assert told(*THOUGHTS, has_legacy_reasoning=True)[0] == {"reasoning": "Hm", "reasoning_content": "Hm"}
+    assert render(*THOUGHTS, has_legacy_reasoning=True)[0] == {"reasoning": "Hm", "reasoning_content": "Hm"}
 
 
 def test_reasoning_may_be_kept_back():
-    assert told(*THOUGHTS, shows_reasoning=False, has_legacy_reasoning=True) == [
+    assert render(*THOUGHTS, shows_reasoning=False, has_legacy_reasoning=True) == [
         {},
         {"content": "It is"},
         {"content": " blue."},
@@ -48,7 +48,7 @@ def test_reasoning_may_be_kept_back():
 
 
 def test_the_first_delta_of_a_call_says_what_it_is_and_the_others_more_of_its_arguments():
-    assert told(*CALLS) == [
+    assert render(*CALLS) == [
         {"content": "Let me see."},
         {"tool_calls": [{"index": 0, "id": "id0", "type": "function", "function": {"name": "f", "arguments": ""}}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": '{"a"'}}]},
@@ -63,7 +63,7 @@ def test_the_first_delta_of_a_call_says_what_it_is_and_the_others_more_of_its_ar
 
 @pytest.mark.parametrize("choice", ["required", NamedTool("f")])
 def test_what_must_be_a_call_has_no_content(choice):
-    assert [list(one) for one in told(*CALLS, tool_choice=choice)] == [[], *[["tool_calls"]] * 3]
+    assert [list(one) for one in render(*CALLS, tool_choice=choice)] == [[], *[["tool_calls"]] * 3]
 
 
 def test_pieces_of_a_call_become_one():

@@ -154,10 +154,10 @@ async def test_nothing_is_said_before_the_first_result(make_api):
     llm.hold_at = 0
     async with Live(make_api(llm=llm)) as connection:
         await llm.wait_until(lambda llm: llm.calls)
-        reading = asyncio.ensure_future(connection.receive())
-        assert not (await asyncio.wait([reading], timeout=0.3))[0]
+        template_api = asyncio.ensure_future(connection.receive())
+        assert not (await asyncio.wait([template_api], timeout=0.3))[0]
         llm.release.set()
-        assert b'"role":"assistant"' in await reading
+        assert b'"role":"assistant"' in await template_api
 
 
 async def test_the_head_of_a_slow_stream_is_sent_before_its_first_result(make_api):

@@ -1,4 +1,4 @@
-"""What the chunks of a body announce, however the bytes are cut; and bodies refused for it over a real socket."""
+"""Announced chunk sizes, however the bytes are split; and bodies that are refused for them over a real socket."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from server.chunk_sizes import MAX_LINE_BYTES, ChunkSizes
 from tests.fake_llm import FakeLLM
-from tests.server.wire import serving
+from tests.server.live_server import serve_live
 
 HEAD = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHAT_HEAD = HEAD % b"/v1/chat/completions"
@@ -55,16 +55,19 @@ def test_a_line_has_a_longest(step):
 )
 @pytest.mark.parametrize("apart", [False, True])
 async def test_a_chunked_body_is_refused_as_soon_as_its_sizes_say_so(body, status, apart):
-    async with serving(FakeLLM(), max_body_bytes=4096, body_timeout_s=600) as wire, wire.connection() as peer:
+    async with (
+        serve_live(FakeLLM(), max_body_bytes=4096, body_timeout_s=600) as live_server,
+        live_server.connection() as peer,
+    ):
         for piece in (CHAT_HEAD, body[:1], body[1:]) if apart else (CHAT_HEAD + body,):
             await peer.send(piece)
             await asyncio.sleep(0)
-        seen, answer = await peer.answer()
+        seen, answer = await peer.read_reply()
         assert (seen, b'"error"' in answer) == (status, True)
-        assert await peer.end() == b""
+        assert await peer.read_to_end() == b""
 
 
 async def test_who_has_no_key_hears_that_first():
-    async with serving(FakeLLM(), api_key=("k",)) as wire, wire.connection() as peer:
+    async with serve_live(FakeLLM(), api_key=("k",)) as live_server, live_server.connection() as peer:
         await peer.send(CHAT_HEAD + b"7fffffff\r\n")
-        assert (await peer.answer())[0] == 401
+        assert (await peer.read_reply())[0] == 401

@@ -1,4 +1,4 @@
-"""The command line: what it understands, how it refuses, and how little it imports to say so."""
+"""The command line: flags, errors, and that its help imports nothing heavy."""
 
 import dataclasses
 import json
@@ -16,13 +16,13 @@ from server.flags import read_arguments, select_fields
 HEAVY = ("jax", "transformers", "quart", "hypercorn", "pydantic", "numpy", "torch", "rich")
 
 
-def said(*words: str) -> dict[str, object]:
+def parse(*words: str) -> dict[str, object]:
     return read_arguments(cli._make_serve_parser(), words)
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def parse_error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        said(*words)
+        parse(*words)
     assert ended.value.code == cli.EX_USAGE
     return capsys.readouterr().err
 
@@ -45,7 +45,7 @@ print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"""
 
 def test_every_field_has_a_flag_with_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        said("--help")
+        parse("--help")
     shown = capsys.readouterr().out
     for config in (EngineConfig, ServerConfig):
         for field in dataclasses.fields(config):
@@ -54,33 +54,33 @@ def test_every_field_has_a_flag_with_help(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_only_what_was_said_is_set() -> None:
-    assert said() == {}
-    assert said("some/model", "--port", "1") == {"model": "some/model", "port": 1}
-    assert said("--port", "1", "some/model") == said("--model", "some/model", "--port=1")
+    assert parse() == {}
+    assert parse("some/model", "--port", "1") == {"model": "some/model", "port": 1}
+    assert parse("--port", "1", "some/model") == parse("--model", "some/model", "--port=1")
 
 
 def test_dashes_and_underscores_are_one() -> None:
-    assert said("--max_num_seqs", "4") == said("--max-num-seqs=4") == {"max_num_seqs": 4}
+    assert parse("--max_num_seqs", "4") == parse("--max-num-seqs=4") == {"max_num_seqs": 4}
 
 
 @pytest.mark.parametrize(("text", "value"), [("8192", 8192), ("8k", 8192), ("8K", 8192), ("-1", -1), ("auto", -1)])
 def test_lengths_may_have_units(text: str, value: int) -> None:
-    assert said("--max-model-len", text) == {"max_model_len": value}
+    assert parse("--max-model-len", text) == {"max_model_len": value}
 
 
 def test_booleans_have_two_faces() -> None:
-    assert said("--no-enable-prefix-caching") == {"enable_prefix_caching": False}
-    assert said("--no-overlap", "--overlap") == {"overlap": True}
+    assert parse("--no-enable-prefix-caching") == {"enable_prefix_caching": False}
+    assert parse("--no-overlap", "--overlap") == {"overlap": True}
 
 
 def test_lists_gather_values_occurrences_and_json() -> None:
-    assert said("--api-key", "a", "b", "--api-key", "c")["api_key"] == ("a", "b", "c")
-    assert said("--allowed-origins", '["http://a", "http://b"]')["allowed_origins"] == ("http://a", "http://b")
+    assert parse("--api-key", "a", "b", "--api-key", "c")["api_key"] == ("a", "b", "c")
+    assert parse("--allowed-origins", '["http://a", "http://b"]')["allowed_origins"] == ("http://a", "http://b")
 
 
 def test_json_is_laid_under_dotted_keys() -> None:
-    whole = said("--override-generation-config", '{"temperature": 1, "top_k": 5}')
-    dotted = said("--override-generation-config.temperature", "0.5", *("--override-generation-config", '{"top_k": 5}'))
+    whole = parse("--override-generation-config", '{"temperature": 1, "top_k": 5}')
+    dotted = parse("--override-generation-config.temperature", "0.5", *("--override-generation-config", '{"top_k": 5}'))
     assert whole["override_generation_config"] == {"temperature": 1, "top_k": 5}
     assert dotted["override_generation_config"] == {"temperature": 0.5, "top_k": 5}
 
@@ -104,7 +104,7 @@ def test_json_is_laid_under_dotted_keys() -> None:
 def test_the_unknown_is_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str], words: list[str], reason: str
 ) -> None:
-    shown = refusal(capsys, *words)
+    shown = parse_error(capsys, *words)
     assert reason in shown
     assert shown.count("\n") == 1
 
@@ -115,16 +115,16 @@ def test_a_file_says_the_same_and_the_command_line_wins(tmp_path) -> None:
         "model: m\nport: 1\nmax_model_len: 8k\nenable-prefix-caching: false\napi-key: [a, b]\n"
         "override_generation_config: {top_k: 5}\ntokenizer: null\n"
     )
-    from_file = said("--config", str(file))
-    assert from_file == said(
+    from_file = parse("--config", str(file))
+    assert from_file == parse(
         *("m", "--port", "1", "--max-model-len", "8k", "--no-enable-prefix-caching", "--api-key", "a", "b"),
         *("--override-generation-config", '{"top_k": 5}'),
     )
-    assert said("--config", str(file), "--port", "2", "--api-key", "c") == from_file | {"port": 2, "api_key": ("c",)}
+    assert parse("--config", str(file), "--port", "2", "--api-key", "c") == from_file | {"port": 2, "api_key": ("c",)}
 
 
 def test_the_words_reach_the_two_configs() -> None:
-    words = said("m", "--port", "1", "--seed", "7")
+    words = parse("m", "--port", "1", "--seed", "7")
     assert EngineConfig(**select_fields(EngineConfig, words)).seed == 7
     assert ServerConfig(**select_fields(ServerConfig, words)).port == 1
 

@@ -1,4 +1,4 @@
-"""A client that leaves takes its socket with it, whatever was going on; and two servers of one process do not mix."""
+"""A client that disconnects at any moment leaves no open socket; and two servers of one process are independent."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ import pytest
 from server import http1
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
-from tests.server.wire import TLS_FILES, Peer, Wire, get, post, serving
+from tests.server.live_server import TLS_FILES, LiveServer, RawConnection, get, post, serve_live
 
 PATH = "/v1/chat/completions"
 STREAM = {**CHAT, "stream": True}
@@ -21,52 +21,52 @@ CHUNKED = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\
 NUM_CLIENTS = {"tcp": 1000, "unix": 200, "tls": 200}
 
 
-async def nothing(wire: Wire, peer: Peer) -> None:
+async def send_nothing(live_server: LiveServer, peer: RawConnection) -> None:
     pass
 
 
-async def half_a_head(wire: Wire, peer: Peer) -> None:
+async def send_half_a_head(live_server: LiveServer, peer: RawConnection) -> None:
     await peer.send(b"GET /version HTTP/1.1\r\nHost")
 
 
-async def half_a_body(wire: Wire, peer: Peer) -> None:
+async def send_half_a_body(live_server: LiveServer, peer: RawConnection) -> None:
     await peer.send(post(PATH, CHAT)[:-5])
 
 
-async def half_a_chunk(wire: Wire, peer: Peer) -> None:
+async def send_half_a_chunk(live_server: LiveServer, peer: RawConnection) -> None:
     await peer.send(CHUNKED.encode() + b'20\r\n{"messages":')
 
 
-async def refused_before_its_body(wire: Wire, peer: Peer) -> None:
+async def refused_before_its_body(live_server: LiveServer, peer: RawConnection) -> None:
     await peer.send(post("/nowhere", CHAT)[:-5])
-    assert (await peer.answer())[0] == 404
+    assert (await peer.read_reply())[0] == 404
 
 
-async def no_http(wire: Wire, peer: Peer) -> None:
+async def send_no_http(live_server: LiveServer, peer: RawConnection) -> None:
     await peer.send(b"garbage\r\n\r\n")
-    assert (await peer.answer())[0] == 400
+    assert (await peer.read_reply())[0] == 400
 
 
-async def between_requests(wire: Wire, peer: Peer) -> None:
+async def between_requests(live_server: LiveServer, peer: RawConnection) -> None:
     await peer.send(get("/live"))
-    assert (await peer.answer())[0] == 200
+    assert (await peer.read_reply())[0] == 200
 
 
-async def half_a_next_head(wire: Wire, peer: Peer) -> None:
-    await between_requests(wire, peer)
-    await half_a_head(wire, peer)
+async def half_a_next_head(live_server: LiveServer, peer: RawConnection) -> None:
+    await between_requests(live_server, peer)
+    await send_half_a_head(live_server, peer)
 
 
-async def waiting(wire: Wire, peer: Peer) -> None:
+async def waiting(live_server: LiveServer, peer: RawConnection) -> None:
     await peer.send(post(PATH, CHAT))
 
 
-async def streaming(wire: Wire, peer: Peer) -> None:
+async def streaming(live_server: LiveServer, peer: RawConnection) -> None:
     await peer.send(post(PATH, STREAM))
-    await peer.until(b'"Hel"')
+    await peer.read_until(b'"Hel"')
 
 
-STATES = [nothing, half_a_head, half_a_body, half_a_chunk, refused_before_its_body, no_http]
+STATES = [send_nothing, send_half_a_head, send_half_a_body, send_half_a_chunk, refused_before_its_body, send_no_http]
 STATES += [between_requests, half_a_next_head, waiting, streaming]
 
 
@@ -77,93 +77,93 @@ async def test_clients_that_leave_leave_nothing_behind(over, state, tmp_path, mo
     llm = FakeLLM(max_num_queued_reqs=1000)
     llm.hold_at = 1
     config = {"tcp": {}, "unix": {"uds": str(tmp_path / "socket")}, "tls": TLS_FILES}[over]
-    async with serving(llm, **config) as wire:
+    async with serve_live(llm, **config) as live_server:
         gc.collect()  # what earlier tests have left behind may hold descriptors
         before, tasks = psutil.Process().num_fds(), len(asyncio.all_tasks())
         for _ in range(NUM_CLIENTS[over] // 100):
-            peers = [await wire.connect() for _ in range(100)]
-            await asyncio.gather(*(state(wire, peer) for peer in peers))
-            await until(lambda: len(wire.connections) == 100)
+            peers = [await live_server.connect() for _ in range(100)]
+            await asyncio.gather(*(state(live_server, peer) for peer in peers))
+            await wait_until(lambda: len(live_server.connections) == 100)
             for peer in peers:
                 peer.writer.close()
-            await wire.until_closed()
-        await until(lambda: psutil.Process().num_fds() <= before and len(asyncio.all_tasks()) <= tasks)
-        assert len(wire.slots) == 0
+            await live_server.wait_until_closed()
+        await wait_until(lambda: psutil.Process().num_fds() <= before and len(asyncio.all_tasks()) <= tasks)
+        assert len(live_server.slots) == 0
 
 
-async def until(is_so):
+async def wait_until(condition):
     async with asyncio.timeout(60):
-        while not is_so():
+        while not condition():
             await asyncio.sleep(0)
 
 
 async def test_small_writes_are_not_held_back_for_the_client_s_acknowledgement():
-    async with serving(FakeLLM()) as wire, wire.connection() as peer:
-        await between_requests(wire, peer)
-        assert [sock.getsockopt(IPPROTO_TCP, TCP_NODELAY) for sock in wire.connections] == [1]
+    async with serve_live(FakeLLM()) as live_server, live_server.connection() as peer:
+        await between_requests(live_server, peer)
+        assert [sock.getsockopt(IPPROTO_TCP, TCP_NODELAY) for sock in live_server.connections] == [1]
 
 
 async def test_clients_that_leave_during_the_handshake_leave_nothing_behind():
-    async with serving(FakeLLM(), **TLS_FILES) as wire:
+    async with serve_live(FakeLLM(), **TLS_FILES) as live_server:
         before = psutil.Process().num_fds()
         async with asyncio.timeout(10):
             for _ in range(10):
-                writers = [(await asyncio.open_connection("127.0.0.1", wire.port))[1] for _ in range(100)]
-                await until(lambda: len(wire.connections) == 100)
+                writers = [(await asyncio.open_connection("127.0.0.1", live_server.port))[1] for _ in range(100)]
+                await wait_until(lambda: len(live_server.connections) == 100)
                 for writer in writers:
                     writer.close()
-                await wire.until_closed()
-        await until(lambda: psutil.Process().num_fds() <= before)
+                await live_server.wait_until_closed()
+        await wait_until(lambda: psutil.Process().num_fds() <= before)
 
 
 async def test_connections_that_are_too_many_end_with_their_clients(monkeypatch):
     monkeypatch.setattr(http1, "LINGER_S", 600)
-    async with serving(FakeLLM(), max_connections=1) as wire, wire.connection() as first:
-        await between_requests(wire, first)
+    async with serve_live(FakeLLM(), max_connections=1) as live_server, live_server.connection() as first:
+        await between_requests(live_server, first)
         for _ in range(1000):
-            async with wire.connection() as peer:
-                assert (await peer.answer())[0] == 503
-        await until(lambda: len(wire.connections) == 1)
-        await between_requests(wire, first)
+            async with live_server.connection() as peer:
+                assert (await peer.read_reply())[0] == 503
+        await wait_until(lambda: len(live_server.connections) == 1)
+        await between_requests(live_server, first)
 
 
 async def test_more_that_are_too_many_than_can_be_told_are_closed(monkeypatch):
     monkeypatch.setattr(http1, "LINGER_S", 600)
-    async with serving(FakeLLM(), max_connections=1) as wire, AsyncExitStack() as stack:
-        peers = [await stack.enter_async_context(wire.connection()) for _ in range(400)]
-        await between_requests(wire, peers[0])
-        answers = await asyncio.gather(*(peer.answer() for peer in peers[1:]), return_exceptions=True)
+    async with serve_live(FakeLLM(), max_connections=1) as live_server, AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(live_server.connection()) for _ in range(400)]
+        await between_requests(live_server, peers[0])
+        answers = await asyncio.gather(*(peer.read_reply() for peer in peers[1:]), return_exceptions=True)
         assert sum(isinstance(answer, tuple) and answer[0] == 503 for answer in answers) == 256
 
 
 async def test_running_out_of_descriptors_is_a_pause(caplog):
-    async with serving(FakeLLM()) as wire:
+    async with serve_live(FakeLLM()) as live_server:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         free = os.open(os.devnull, os.O_RDONLY)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
         try:
-            peer = await wire.connect()
+            peer = await live_server.connect()
             await peer.send(get("/live"))
-            await until(lambda: "cannot accept" in caplog.text)
+            await wait_until(lambda: "cannot accept" in caplog.text)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert (await peer.answer())[0] == 200
+        assert (await peer.read_reply())[0] == 200
         peer.writer.close()
 
 
 async def test_two_servers_of_one_process_keep_their_own_limits():
     async with (
-        serving(FakeLLM(), max_connections=1, max_body_bytes=10, head_timeout_s=60) as strict,
-        serving(FakeLLM(), max_connections=2, head_timeout_s=0.05) as open_to_two,
+        serve_live(FakeLLM(), max_connections=1, max_body_bytes=10, head_timeout_s=60) as strict,
+        serve_live(FakeLLM(), max_connections=2, head_timeout_s=0.05) as open_to_two,
         strict.connection() as first,
         open_to_two.connection() as second,
         open_to_two.connection() as third,
     ):
         async with strict.connection() as one_too_many:
-            assert (await one_too_many.answer())[0] == 503
+            assert (await one_too_many.read_reply())[0] == 503
         await second.send(b"GET /live HTTP/1.1\r\nHost")
-        assert await second.end() == b""
+        assert await second.read_to_end() == b""
         for peer, status in ((first, 413), (third, 200)):
             await peer.send(post(PATH, CHAT))
-            assert (await peer.answer())[0] == status
+            assert (await peer.read_reply())[0] == status

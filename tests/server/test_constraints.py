@@ -1,4 +1,4 @@
-"""response_format and structured_outputs: what they come to, alone and together, and what they may not be."""
+"""response_format and structured_outputs, alone and together: the constraint that they become, and what is refused."""
 
 import logging
 

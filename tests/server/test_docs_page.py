@@ -12,7 +12,7 @@ from server.openapi.operations import OPERATIONS
 from server.routes.docs import DOCS_PAGE
 from tests.browser import PHONE, Page, open_page
 from tests.fake_llm import FakeLLM
-from tests.server.wire import serving
+from tests.server.live_server import serve_live
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def browser() -> Iterator[Page]:
         yield page
 
 
-async def at_the_page(browser: Page, look: Callable[[Page, str], None], **config: Any) -> None:
+async def with_page(browser: Page, look: Callable[[Page, str], None], **config: Any) -> None:
     """Opens the page of a server of its own, and looks at it while that serves."""
 
     def open_and_look(url: str) -> None:
@@ -31,8 +31,8 @@ async def at_the_page(browser: Page, look: Callable[[Page, str], None], **config
         browser.get(url + "/docs")
         look(browser, url)
 
-    async with serving(FakeLLM(), **config) as wire:
-        await asyncio.to_thread(open_and_look, wire.url)
+    async with serve_live(FakeLLM(), **config) as live_server:
+        await asyncio.to_thread(open_and_look, live_server.url)
 
 
 async def test_every_route_is_there_and_nothing_comes_from_elsewhere(browser: Page) -> None:
@@ -43,7 +43,7 @@ async def test_every_route_is_there_and_nothing_comes_from_elsewhere(browser: Pa
         assert hosts == {urlsplit(url).netloc}
         assert page.complaints() == []
 
-    await at_the_page(browser, look, enable_tokenizer_info_endpoint=True)
+    await with_page(browser, look, enable_tokenizer_info_endpoint=True)
 
 
 async def test_a_request_can_be_tried(browser: Page) -> None:
@@ -54,7 +54,7 @@ async def test_a_request_can_be_tried(browser: Page) -> None:
         page.one("#get_v1_models_name .go").click()
         page.until(lambda: '"id": "fake/model"' in page.texts("#get_v1_models_name pre")[0])
 
-    await at_the_page(browser, look)
+    await with_page(browser, look)
 
 
 async def test_the_way_leads_to_the_chat_and_back(browser: Page) -> None:
@@ -67,7 +67,7 @@ async def test_the_way_leads_to_the_chat_and_back(browser: Page) -> None:
         page.until(lambda: page.texts("section"))
         assert page.current_url == url + "/docs"
 
-    await at_the_page(browser, look)
+    await with_page(browser, look)
 
 
 async def test_a_field_is_found_with_what_becomes_of_it(browser: Page) -> None:
@@ -79,7 +79,7 @@ async def test_a_field_is_found_with_what_becomes_of_it(browser: Page) -> None:
         assert "works" in field and "≤ 1" in field
         assert not page.one("#get_version").is_displayed()
 
-    await at_the_page(browser, look)
+    await with_page(browser, look)
 
 
 async def test_a_page_that_is_open_asks_for_the_key_of_the_rest(browser: Page) -> None:
@@ -90,7 +90,7 @@ async def test_a_page_that_is_open_asks_for_the_key_of_the_rest(browser: Page) -
         assert "needs a key" in page.one("#get_v1_models h2").text
         assert "needs a key" not in page.one("#get_health h2").text
 
-    await at_the_page(browser, look, api_key=("open sesame",), open_paths=("/docs",))
+    await with_page(browser, look, api_key=("open sesame",), open_paths=("/docs",))
 
 
 async def test_a_phone_shows_it_without_scrolling_sideways(browser: Page) -> None:
@@ -100,7 +100,7 @@ async def test_a_phone_shows_it_without_scrolling_sideways(browser: Page) -> Non
         page.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         assert not page.has_sideways_scroll()
 
-    await at_the_page(browser, look)
+    await with_page(browser, look)
 
 
 def test_the_page_is_one_file_that_names_no_other() -> None:

@@ -1,4 +1,4 @@
-"""Ports, signals, drains and the engine's death: how a server begins and how it ends."""
+"""The life of a server: ports, signals, draining and a dead engine."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from server.config import ServerConfig
 from server.lifecycle import listen, serve
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
-from tests.server.wire import Peer, Wire, get, post, serving
+from tests.server.live_server import LiveServer, RawConnection, get, post, serve_live
 
 PATH = "/v1/chat/completions"
 STREAM = {**CHAT, "stream": True}
@@ -29,9 +29,9 @@ async def test_a_unix_socket_will_do(tmp_path):
     listeners[0].listen()
     stop = asyncio.Event()
     server = asyncio.create_task(serve(create_app(FakeLLM(), config), config, listeners, stop))
-    peer = Peer(*await asyncio.open_unix_connection(config.uds))
+    peer = RawConnection(*await asyncio.open_unix_connection(config.uds))
     await peer.send(get("/load"))
-    assert await peer.answer() == (200, b'{"server_load":0}')
+    assert await peer.read_reply() == (200, b'{"server_load":0}')
     peer.writer.close()
     stop.set()
     assert await server == 0
@@ -59,7 +59,7 @@ async def connected(port: int):
     """A connection to a server that is about to listen."""
     while True:
         try:
-            peer = Peer(*await asyncio.open_connection("127.0.0.1", port))
+            peer = RawConnection(*await asyncio.open_connection("127.0.0.1", port))
             break
         except ConnectionRefusedError:
             await asyncio.sleep(0.02)
@@ -74,7 +74,7 @@ async def connected(port: int):
 async def test_a_signal_to_an_idle_server_ends_it_with_0_and_frees_the_port():
     async with asyncio.timeout(30), process(is_held=False, drain_s=30) as (child, port), connected(port) as idle:
         await idle.send(post(PATH, CHAT))
-        assert (await idle.answer())[0] == 200
+        assert (await idle.read_reply())[0] == 200
         child.send_signal(signal.SIGTERM)
         assert await child.wait() == 0
         listen(ServerConfig(host="127.0.0.1", port=port))[0].close()
@@ -89,23 +89,23 @@ async def test_what_does_not_finish_in_the_drain_time_is_told_so():
         connected(port) as late,
     ):
         await stream.send(post(PATH, STREAM))
-        await stream.until(b'"content":"a"')
+        await stream.read_until(b'"content":"a"')
         await whole.send(post(PATH, CHAT))
         await late.send(get("/health"))
-        assert (await late.answer())[0] == 200
+        assert (await late.read_reply())[0] == 200
         child.send_signal(signal.SIGTERM)
         while (await _ask(late, get("/health")))[0] != 503:
             pass
         assert (await _ask(late, post(PATH, CHAT)))[0] == 503
         assert (await _ask(late, get("/live")))[0] == 200
-        assert b'"code":503}}\n\ndata: [DONE]\n\n' in (await stream.until(b"[DONE]\n\n")).replace(b"\r\n", b"")
-        assert (await whole.answer())[0] == 503
+        assert b'"code":503}}\n\ndata: [DONE]\n\n' in (await stream.read_until(b"[DONE]\n\n")).replace(b"\r\n", b"")
+        assert (await whole.read_reply())[0] == 503
         assert await child.wait() == 0
 
 
-async def _ask(peer: Peer, request: bytes) -> tuple[int, bytes]:
+async def _ask(peer: RawConnection, request: bytes) -> tuple[int, bytes]:
     await peer.send(request)
-    return await peer.answer()
+    return await peer.read_reply()
 
 
 async def test_a_second_signal_leaves_at_once():
@@ -116,7 +116,7 @@ async def test_a_second_signal_leaves_at_once():
         connected(port) as probe,
     ):
         await stream.send(post(PATH, STREAM))
-        await stream.until(b'"content":"a"')
+        await stream.read_until(b'"content":"a"')
         child.send_signal(signal.SIGTERM)
         while (await _ask(probe, get("/health")))[0] != 503:
             pass
@@ -127,14 +127,18 @@ async def test_a_second_signal_leaves_at_once():
 async def test_what_finishes_in_time_is_whole():
     llm = FakeLLM(["a", "b"])
     llm.hold_at = 1
-    async with serving(llm, drain_timeout_s=30) as wire, wire.connection() as peer, asyncio.timeout(30):
+    async with (
+        serve_live(llm, drain_timeout_s=30) as live_server,
+        live_server.connection() as peer,
+        asyncio.timeout(30),
+    ):
         await peer.send(post(PATH, STREAM))
-        await peer.until(b'"content":"a"')
+        await peer.read_until(b'"content":"a"')
         os.kill(os.getpid(), signal.SIGTERM)
-        while not wire.slots.is_draining:
+        while not live_server.slots.is_draining:
             await asyncio.sleep(0)
         llm.release.set()
-        assert b'"finish_reason":"stop"' in await peer.until(b"[DONE]\n\n")
+        assert b'"finish_reason":"stop"' in await peer.read_until(b"[DONE]\n\n")
         await llm.wait_until(lambda llm: llm.is_closed)
 
 
@@ -144,11 +148,11 @@ class TestEngineDeath:
         monkeypatch.setattr(lifecycle, "HEALTH_POLL_S", 0.01)
         monkeypatch.setattr(lifecycle, "DEAD_ENGINE_GRACE_S", 0.05)
 
-    async def dying(self, wire: Wire, peer: Peer) -> bytes:
+    async def dying(self, live_server: LiveServer, peer: RawConnection) -> bytes:
         await peer.send(post(PATH, STREAM))
-        await peer.until(b'"content":"a"')
-        wire.llm.is_healthy = False
-        return await peer.until(b"[DONE]\n\n")
+        await peer.read_until(b'"content":"a"')
+        live_server.llm.is_healthy = False
+        return await peer.read_until(b"[DONE]\n\n")
 
     async def test_everybody_is_told_and_the_exit_code_is_70(self):
         llm = FakeLLM(["a", "b"])
@@ -159,7 +163,7 @@ class TestEngineDeath:
         app = create_app(llm, config)
         server = asyncio.create_task(serve(app, config, listeners))
         async with asyncio.timeout(10), connected(port) as peer:
-            last = await self.dying(Wire(llm, app, port, config), peer)
+            last = await self.dying(LiveServer(llm, app, port, config), peer)
             assert b"The server had an error while processing your request." in last
             assert await server == 70
         assert llm.is_closed
@@ -167,12 +171,12 @@ class TestEngineDeath:
     async def test_the_server_can_stay_up_unhealthy(self):
         llm = FakeLLM(["a", "b"])
         llm.hold_at = 1
-        async with serving(llm, keep_alive_on_engine_death=True) as wire, wire.connection() as peer:
-            await self.dying(wire, peer)
-            assert [(await _status(wire, path)) for path in ("/health", "/live")] == [503, 200]
-            assert await _status(wire, PATH) == 503
+        async with serve_live(llm, keep_alive_on_engine_death=True) as live_server, live_server.connection() as peer:
+            await self.dying(live_server, peer)
+            assert [(await _status(live_server, path)) for path in ("/health", "/live")] == [503, 200]
+            assert await _status(live_server, PATH) == 503
 
 
-async def _status(wire: Wire, path: str) -> int:
-    async with wire.connection() as peer:
+async def _status(live_server: LiveServer, path: str) -> int:
+    async with live_server.connection() as peer:
         return (await _ask(peer, post(path, CHAT) if path == PATH else get(path)))[0]

@@ -1,4 +1,4 @@
-"""Which addresses are listened on, and what is said when they cannot be had."""
+"""The addresses that are bound, and the errors if they cannot be."""
 
 import re
 import socket

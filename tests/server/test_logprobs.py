@@ -1,4 +1,4 @@
-"""The three forms of log-probabilities, each held to its definition on small random vocabularies."""
+"""The three forms of log-probabilities, each compared with its definition on small random vocabularies."""
 
 import math
 from dataclasses import replace

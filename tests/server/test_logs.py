@@ -1,4 +1,4 @@
-"""What is logged of a request: that it came, what it asked for, and never what was said."""
+"""Logging of requests: the access log, parameters on demand, and never prompts or answers."""
 
 import json
 import logging

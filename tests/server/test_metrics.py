@@ -1,4 +1,4 @@
-"""/metrics: names, labels, buckets, and that everything is there from the start."""
+"""/metrics: names, labels, buckets, and that every series exists from the start."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as plain

@@ -1,4 +1,4 @@
-"""reasoning_effort, include_reasoning, thinking_token_budget, and what the template is told of thinking."""
+"""reasoning_effort, include_reasoning, thinking_token_budget, and the variables that the template gets for them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the head of a reply says: formats of schemas that the answer is not held to."""
+"""The header that names formats of schemas which are not enforced."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Templates and media settings that come with a request, and the flags that let them in. Helpers are real ones."""
+"""Chat templates and media settings of requests, and the flags that allow them. The worker processes are real."""
 
 import pytest
 
@@ -7,45 +7,45 @@ from jaxserve.text import chat_template
 from server.cli import _make_serve_parser
 from server.config import RESERVED_TEMPLATE_KWARGS, ServerConfig
 from server.flags import read_arguments
-from tests.server.reading import OPEN, TOOL, USER, prompt, refused
+from tests.server.template_llm import OPEN, TOOL, USER, expect_refusal, render
 
 
 class TestTrust:
     OWN = "{{ bos_token }}{% for m in messages %}({{ m.content }}){% endfor %}{{ mood }}{{ tools|length if tools }}"
 
-    async def test_a_request_s_template_needs_a_flag(self, reading):
+    async def test_a_request_s_template_needs_a_flag(self, template_api):
         for fields, param in (
             ({"chat_template": self.OWN}, "chat_template"),
             ({"chat_template_kwargs": {"chat_template": self.OWN}}, "chat_template_kwargs"),
         ):
-            error = await refused(reading(), **fields)
+            error = await expect_refusal(template_api(), **fields)
             assert ("--trust-request-chat-template" in error["message"], error["param"]) == (True, param)
 
-    async def test_with_the_flag_it_is_used(self, reading):
-        api = reading(trust_request_chat_template=True)
+    async def test_with_the_flag_it_is_used(self, template_api):
+        api = template_api(trust_request_chat_template=True)
         fields = {"chat_template_kwargs": {"mood": "good"}, "tools": [TOOL], "tool_choice": "none"}
-        assert await prompt(api, chat_template=self.OWN, **fields) == "(Hi)good1"
+        assert await render(api, chat_template=self.OWN, **fields) == "(Hi)good1"
         inside = {"chat_template": self.OWN, "mood": "bad"}
-        assert await prompt(api, chat_template_kwargs=inside) == "(Hi)bad"
-        assert await prompt(api, chat_template="mine", chat_template_kwargs=inside) == "mine"
-        assert "<|im_start|>" in await prompt(api)
+        assert await render(api, chat_template_kwargs=inside) == "(Hi)bad"
+        assert await render(api, chat_template="mine", chat_template_kwargs=inside) == "mine"
+        assert "<|im_start|>" in await render(api)
         for nothing in ({}, {"chat_template": None}, {"chat_template_kwargs": {"chat_template": None}}):
-            assert "<|im_start|>" in await prompt(api, **nothing)
+            assert "<|im_start|>" in await render(api, **nothing)
 
-    async def test_it_renders_as_the_server_s_own_would(self, reading):
+    async def test_it_renders_as_the_server_s_own_would(self, template_api):
         messages = [USER, {"role": "assistant", "content": ["a", "b "]}]
-        api, fields = reading(trust_request_chat_template=True), OPEN
+        api, fields = template_api(trust_request_chat_template=True), OPEN
         own = api.llm.tokenizer.chat_templates["default"]
-        assert await prompt(api, *messages, chat_template=own, **fields) == await prompt(api, *messages, **fields)
+        assert await render(api, *messages, chat_template=own, **fields) == await render(api, *messages, **fields)
 
-    async def test_its_errors_are_told_in_its_own_words(self, reading):
-        api = reading(trust_request_chat_template=True)
-        error = await refused(api, chat_template="{{ raise_exception('do better') }}")
+    async def test_its_errors_are_told_in_its_own_words(self, template_api):
+        api = template_api(trust_request_chat_template=True)
+        error = await expect_refusal(api, chat_template="{{ raise_exception('do better') }}")
         assert error["message"] == "The chat template failed: do better"
-        assert "line 1" in (await refused(api, chat_template="{% for %}"))["message"]
-        assert (await refused(api, chat_template="{# " + "x" * (256 << 10)))["param"] == "chat_template"
+        assert "line 1" in (await expect_refusal(api, chat_template="{% for %}"))["message"]
+        assert (await expect_refusal(api, chat_template="{# " + "x" * (256 << 10)))["param"] == "chat_template"
         image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
-        assert "at most 0 image" in (await refused(api, image, chat_template="x"))["message"]
+        assert "at most 0 image" in (await expect_refusal(api, image, chat_template="x"))["message"]
 
     @pytest.mark.parametrize(
         "template",
@@ -67,27 +67,27 @@ class TestTrust:
             "{{ '\\ud800' }}",
         ],
     )
-    async def test_a_hostile_one_harms_nobody(self, reading, template):
-        api = reading(trust_request_chat_template=True, engine={"request_template_timeout_s": 1.0})
-        await refused(api, chat_template=template)
-        assert await prompt(api, chat_template=self.OWN) == "(Hi)"
-        assert "<|im_start|>" in await prompt(api)
+    async def test_a_hostile_one_harms_nobody(self, template_api, template):
+        api = template_api(trust_request_chat_template=True, engine={"request_template_timeout_s": 1.0})
+        await expect_refusal(api, chat_template=template)
+        assert await render(api, chat_template=self.OWN) == "(Hi)"
+        assert "<|im_start|>" in await render(api)
 
     def test_both_sides_reserve_the_same_names(self):
         assert RESERVED_TEMPLATE_KWARGS | {"chat_template"} == chat_template.RESERVED_KWARGS
 
     @pytest.mark.parametrize("name", ["tokenize", "messages", "padding", "range", "raise_exception"])
-    async def test_reserved_names_stay_reserved(self, reading, name):
+    async def test_reserved_names_stay_reserved(self, template_api, name):
         for trusted in (False, True):
-            api = reading(trust_request_chat_template=trusted)
-            assert (await refused(api, chat_template_kwargs={name: 1}))["param"] == "chat_template_kwargs"
+            api = template_api(trust_request_chat_template=trusted)
+            assert (await expect_refusal(api, chat_template_kwargs={name: 1}))["param"] == "chat_template_kwargs"
 
-    async def test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text(self, reading):
-        error = await refused(reading(), mm_processor_kwargs={"a": 1})
+    async def test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text(self, template_api):
+        error = await expect_refusal(template_api(), mm_processor_kwargs={"a": 1})
         assert ("--trust-request-mm-kwargs" in error["message"], error["param"]) == (True, "mm_processor_kwargs")
-        trusting = reading(trust_request_mm_kwargs=True)
-        assert await prompt(trusting, mm_processor_kwargs={"a": 1}) == await prompt(reading())
-        assert await prompt(reading(), mm_processor_kwargs={}) == await prompt(reading())
+        trusting = template_api(trust_request_mm_kwargs=True)
+        assert await render(trusting, mm_processor_kwargs={"a": 1}) == await render(template_api())
+        assert await render(template_api(), mm_processor_kwargs={}) == await render(template_api())
 
 
 @pytest.mark.parametrize(

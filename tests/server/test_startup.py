@@ -1,4 +1,4 @@
-"""What a person sees while the server starts."""
+"""The output of a start."""
 
 import io
 

@@ -1,11 +1,11 @@
-"""What the model would read: /tokenize, /tokenizer_info, and what would be run: the two /render."""
+"""/tokenize, /tokenizer_info, and the two /render endpoints."""
 
 import json
 from dataclasses import asdict
 
 import pytest
 
-from tests.server.reading import OPEN, SHOWS, TOOL, USER
+from tests.server.template_llm import ECHO_TEMPLATE, OPEN, TOOL, USER
 
 
 class TestTokenize:
@@ -22,22 +22,24 @@ class TestTokenize:
     )
 
     @pytest.mark.parametrize("fields", FIELDS, ids=str)
-    async def test_it_counts_what_chat_would_feed(self, reading, fields):
-        api = reading(SHOWS, trust_request_chat_template=True, default_chat_template_kwargs={"mood": "?"})
+    async def test_it_counts_what_chat_would_feed(self, template_api, fields):
+        api = template_api(ECHO_TEMPLATE, trust_request_chat_template=True, default_chat_template_kwargs={"mood": "?"})
         if fields == OPEN:
-            api = reading()
+            api = template_api()
         body = {"messages": [USER], **fields}
         fed = (await api.post("/v1/chat/completions", {**body, "return_token_ids": True})).json["prompt_token_ids"]
         assert (await api.post("/tokenize", body)).json["tokens"] == fed
 
-    async def test_tools_need_no_choice_and_may_be_empty(self, reading):
-        api = reading(SHOWS)
+    async def test_tools_need_no_choice_and_may_be_empty(self, template_api):
+        api = template_api(ECHO_TEMPLATE)
         with_tools = (await api.post("/tokenize", {"messages": [USER], "tools": [TOOL]})).json["tokens"]
         assert json.loads(api.llm.decode(with_tools))["tools"] == [TOOL]
         assert (await api.post("/tokenize", {"messages": [USER], "tools": []})).json["count"] < len(with_tools)
 
-    async def test_pieces_are_raw(self, reading):
-        answer = (await reading().post("/tokenize", {"prompt": "the fox<|im_end|>", "return_token_strs": True})).json
+    async def test_pieces_are_raw(self, template_api):
+        answer = (
+            await template_api().post("/tokenize", {"prompt": "the fox<|im_end|>", "return_token_strs": True})
+        ).json
         assert answer["token_strs"][-1] == "<|im_end|>"
         assert "".join(answer["token_strs"]).startswith("theĠ")
 
@@ -52,27 +54,27 @@ class TestTokenize:
             ({"prompt": "x"}, "prompt"),
         ],
     )
-    async def test_the_same_is_refused(self, reading, fields, param):
-        answer = await reading().post("/tokenize", {"messages": [USER], **fields})
+    async def test_the_same_is_refused(self, template_api, fields, param):
+        answer = await template_api().post("/tokenize", {"messages": [USER], **fields})
         assert (answer.status, answer.error["param"]) == (400, param)
 
-    async def test_neither_prompt_nor_messages_is_a_body_that_lacks_something(self, reading):
-        answer = await reading().post("/tokenize", {})
+    async def test_neither_prompt_nor_messages_is_a_body_that_lacks_something(self, template_api):
+        answer = await template_api().post("/tokenize", {})
         assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "Bad Request", "body.prompt")
 
 
 class TestTokenizerInfo:
-    async def test_it_needs_a_flag(self, reading, make_api):
-        assert (await reading().get("/tokenizer_info")).status == 404
+    async def test_it_needs_a_flag(self, template_api, make_api):
+        assert (await template_api().get("/tokenizer_info")).status == 404
         shown = (await make_api(enable_tokenizer_info_endpoint=True).get("/tokenizer_info")).json
         assert shown == {"tokenizer_class": "Fake", "chat_template": "{{ messages }}"}
-        several = reading({"default": "a", "tool_use": "b"}, enable_tokenizer_info_endpoint=True)
+        several = template_api({"default": "a", "tool_use": "b"}, enable_tokenizer_info_endpoint=True)
         assert (await several.get("/tokenizer_info")).json["chat_template"] == {"default": "a", "tool_use": "b"}
 
 
 class TestRender:
-    async def test_chat_is_what_would_run(self, reading):
-        api = reading()
+    async def test_chat_is_what_would_run(self, template_api):
+        api = template_api()
         body = {"messages": [USER], "max_tokens": 5, "seed": 7, "temperature": 0.5, "request_id": "mine"}
         shown = (await api.post("/v1/chat/completions/render", {**body, "return_prompt_text": True})).json
         assert not api.llm.calls
@@ -83,8 +85,8 @@ class TestRender:
         assert shown["stream"] is False
         assert shown["prompt_text"] == api.llm.decode(fed)
 
-    async def test_completions_are_an_array(self, reading):
-        api = reading()
+    async def test_completions_are_an_array(self, template_api):
+        api = template_api()
         body = {"prompt": ["the", "fox"], "max_tokens": 3, "request_id": "mine", "stream": True}
         shown = (await api.post("/v1/completions/render", body)).json
         assert [one["request_id"] for one in shown] == ["cmpl-mine-0", "cmpl-mine-1"]
@@ -103,8 +105,8 @@ class TestRender:
         ],
         ids=str,
     )
-    async def test_it_refuses_what_running_refuses(self, reading, path, body, status):
-        answer = await reading().post(path, body)
-        ran = await reading().post(path.removesuffix("/render"), body)
+    async def test_it_refuses_what_running_refuses(self, template_api, path, body, status):
+        answer = await template_api().post(path, body)
+        ran = await template_api().post(path.removesuffix("/render"), body)
         assert (answer.status, answer.text) == (ran.status, ran.text)
         assert answer.status == status

@@ -1,4 +1,4 @@
-"""tools, tool_choice and parallel_tool_calls: what may be asked for, and what the reader of the answer is told."""
+"""tools, tool_choice and parallel_tool_calls: what is refused, and what the output parser gets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""vLLM's command line: what becomes of each of its flags, of its spellings, and of lines that people paste."""
+"""vLLM's command line: each of its flags, its spellings, and command lines from documentation."""
 
 import argparse
 import json

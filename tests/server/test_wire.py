@@ -1,4 +1,4 @@
-"""Over real sockets: SDKs, clients that leave, heads and bodies that are too much, and bytes that are no HTTP."""
+"""Over real sockets: SDKs, clients that disconnect, heads and bodies that are too large, and bytes that are no HTTP."""
 
 import asyncio
 import json
@@ -11,22 +11,22 @@ import pytest
 from jaxserve import GenerationFailed
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
-from tests.server.wire import get, post, serving
+from tests.server.live_server import get, post, serve_live
 
 PATH = "/v1/chat/completions"
 STREAM = {**CHAT, "stream": True}
 
 
 @pytest.fixture
-async def wire():
-    async with serving(FakeLLM()) as wire:
-        yield wire
+async def live_server():
+    async with serve_live(FakeLLM()) as live_server:
+        yield live_server
 
 
 class TestOpenAI:
     @pytest.fixture
-    async def client(self, wire):
-        async with openai.AsyncOpenAI(base_url=f"{wire.url}/v1", api_key="any", max_retries=0) as client:
+    async def client(self, live_server):
+        async with openai.AsyncOpenAI(base_url=f"{live_server.url}/v1", api_key="any", max_retries=0) as client:
             yield client
 
     async def test_an_answer(self, client):
@@ -62,18 +62,22 @@ class TestOpenAI:
         with pytest.raises(openai.BadRequestError, match="temperature"):
             await client.chat.completions.create(model="", messages=CHAT["messages"], temperature=3)
 
-    async def test_a_stream_that_breaks_raises(self, client, wire):
-        wire.llm.fail_at, wire.llm.hold_at, wire.llm.generate_error = 1, 1, GenerationFailed("broken")
+    async def test_a_stream_that_breaks_raises(self, client, live_server):
+        live_server.llm.fail_at, live_server.llm.hold_at, live_server.llm.generate_error = (
+            1,
+            1,
+            GenerationFailed("broken"),
+        )
         stream = await client.chat.completions.create(model="", messages=CHAT["messages"], stream=True)
         with pytest.raises(openai.APIError, match="Internal server error"):
             async for _ in stream:
-                wire.llm.release.set()
+                live_server.llm.release.set()
 
 
-async def test_streams_interleave(wire):
-    wire.llm.hold_at = 1
+async def test_streams_interleave(live_server):
+    live_server.llm.hold_at = 1
     async with (
-        httpx.AsyncClient(base_url=wire.url) as client,
+        httpx.AsyncClient(base_url=live_server.url) as client,
         asyncio.timeout(10),
         client.stream("POST", PATH, json=STREAM) as one,
         client.stream("POST", PATH, json=STREAM) as two,
@@ -81,14 +85,17 @@ async def test_streams_interleave(wire):
         readers = [response.aiter_text() for response in (one, two)]
         for reader in readers:
             assert "Hel" in await anext(reader)
-        wire.llm.release.set()
+        live_server.llm.release.set()
         for reader in readers:
             assert "".join([part async for part in reader]).endswith("data: [DONE]\n\n")
 
 
-async def test_lines_of_httpx_are_events_whatever_is_said(wire):
-    wire.llm.pieces = (["one\u2028two", "\x85\u2029three\x1c"],)
-    async with httpx.AsyncClient(base_url=wire.url) as client, client.stream("POST", PATH, json=STREAM) as response:
+async def test_lines_of_httpx_are_events_whatever_is_said(live_server):
+    live_server.llm.pieces = (["one\u2028two", "\x85\u2029three\x1c"],)
+    async with (
+        httpx.AsyncClient(base_url=live_server.url) as client,
+        client.stream("POST", PATH, json=STREAM) as response,
+    ):
         lines = [line.removeprefix("data: ") async for line in response.aiter_lines() if line]
     assert lines.pop() == "[DONE]"
     told = [choice["delta"].get("content", "") for line in lines for choice in json.loads(line)["choices"]]
@@ -99,44 +106,44 @@ async def test_lines_of_httpx_are_events_whatever_is_said(wire):
 @pytest.mark.parametrize("hold_at", [0, 1], ids=["queued", "running"])
 @pytest.mark.parametrize("behind", [b"", b"\r\n", b"G"], ids=["nothing", "newline", "byte"])
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_client_that_leaves_is_aborted(wire, body, hold_at, behind, how):
+async def test_a_client_that_leaves_is_aborted(live_server, body, hold_at, behind, how):
     """Also when it has sent something behind its request, which stops Hypercorn from reading on."""
-    wire.llm.hold_at = hold_at
-    async with wire.connection() as peer:
+    live_server.llm.hold_at = hold_at
+    async with live_server.connection() as peer:
         await peer.send(post(PATH, body) + behind)
-        await wire.llm.wait_until(lambda llm: llm.calls)
-        peer.reset() if how == "reset" else peer.writer.close()
+        await live_server.llm.wait_until(lambda llm: llm.calls)
+        peer.abort() if how == "reset" else peer.writer.close()
         async with asyncio.timeout(10):
-            await wire.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
+            await live_server.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
 
 
-async def test_requests_behind_each_other_are_answered_in_order(wire):
-    async with wire.connection() as peer:
+async def test_requests_behind_each_other_are_answered_in_order(live_server):
+    async with live_server.connection() as peer:
         await peer.send(get("/version") + post("/tokenize", {"prompt": "a"}) + get("/v1/models/none"))
-        answers = [await peer.answer() for _ in range(3)]
+        answers = [await peer.read_reply() for _ in range(3)]
         assert [status for status, _ in answers] == [200, 200, 404]
         await peer.send(get("/load"))
-        assert await peer.answer() == (200, b'{"server_load":0}')
+        assert await peer.read_reply() == (200, b'{"server_load":0}')
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v1/models", 200), ("/v1/models/none", 404), ("/docs", 200)])
-async def test_head_is_answered_without_a_body(wire, path, status):
-    async with wire.connection() as peer:
+async def test_head_is_answered_without_a_body(live_server, path, status):
+    async with live_server.connection() as peer:
         await peer.send(get(path).replace(b"GET", b"HEAD") + get("/load"))
-        head = (await peer.until(b"\r\n\r\n")).lower()
+        head = (await peer.read_until(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 %d" % status)
         assert b"content-length: 0" not in head and b"content-length: " in head
-        assert await peer.answer() == (200, b'{"server_load":0}')
+        assert await peer.read_reply() == (200, b'{"server_load":0}')
 
 
-async def test_too_much_behind_a_request_closes_the_connection(wire):
-    wire.llm.hold_at = 0
-    async with wire.connection() as peer:
+async def test_too_much_behind_a_request_closes_the_connection(live_server):
+    live_server.llm.hold_at = 0
+    async with live_server.connection() as peer:
         await peer.send(post(PATH, CHAT))
-        await wire.llm.wait_until(lambda llm: llm.calls)
+        await live_server.llm.wait_until(lambda llm: llm.calls)
         await peer.send(b"x" * 70_000)
-        assert await peer.end() == b""
-    await wire.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
+        assert await peer.read_to_end() == b""
+    await live_server.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
 
 
 @pytest.mark.parametrize(
@@ -161,62 +168,62 @@ async def test_too_much_behind_a_request_closes_the_connection(wire):
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_any_head_gets_an_answer_in_our_shape(wire, head, status):
-    async with wire.connection() as peer:
+async def test_any_head_gets_an_answer_in_our_shape(live_server, head, status):
+    async with live_server.connection() as peer:
         await peer.send(head)
-        seen, body = await peer.answer()
+        seen, body = await peer.read_reply()
         assert seen == status
         assert ("error" in json.loads(body)) == (status >= 400)
 
 
 async def test_a_head_that_does_not_end_is_closed():
-    async with serving(FakeLLM(), head_timeout_s=0.05) as wire, wire.connection() as peer:
+    async with serve_live(FakeLLM(), head_timeout_s=0.05) as live_server, live_server.connection() as peer:
         await peer.send(b"GET /version HTTP/1.1\r\nHost")
-        assert await peer.end() == b""
+        assert await peer.read_to_end() == b""
 
 
 async def test_a_body_that_does_not_end_is_408_and_closed():
-    async with serving(FakeLLM(), body_timeout_s=0.05) as wire, wire.connection() as peer:
+    async with serve_live(FakeLLM(), body_timeout_s=0.05) as live_server, live_server.connection() as peer:
         await peer.send(post(PATH, CHAT)[:-5])
-        assert (await peer.answer())[0] == 408
-        assert await peer.end() == b""
+        assert (await peer.read_reply())[0] == 408
+        assert await peer.read_to_end() == b""
 
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_that_is_too_large_is_413_and_the_answer_arrives(declared):
     """The client is still sending when the answer comes; closing at once would reset it."""
-    async with serving(FakeLLM(), max_body_bytes=100_000) as wire, wire.connection() as peer:
+    async with serve_live(FakeLLM(), max_body_bytes=100_000) as live_server, live_server.connection() as peer:
         length = "Content-Length: 3000000" if declared else "Transfer-Encoding: chunked"
         await peer.send(
             f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode()
         )
         for _ in range(30):
             await peer.send((b"" if declared else b"186a0\r\n") + b"x" * 100_000 + (b"" if declared else b"\r\n"))
-        assert (await peer.answer())[0] == 413
+        assert (await peer.read_reply())[0] == 413
 
 
-async def test_a_chunked_body_is_read(wire):
+async def test_a_chunked_body_is_read(live_server):
     data = json.dumps(CHAT).encode()
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-    async with wire.connection() as peer:
+    async with live_server.connection() as peer:
         await peer.send(head.encode() + chunked)
-        assert (await peer.answer())[0] == 200
+        assert (await peer.read_reply())[0] == 200
 
 
 async def test_a_body_is_asked_for_only_when_it_will_be_read():
     wanted = post(PATH, CHAT, "Expect: 100-continue", "Authorization: Bearer k")
     unwanted = post(PATH, CHAT, "Expect: 100-continue")
-    async with serving(FakeLLM(), api_key=("k",)) as wire:
-        async with wire.connection() as peer:
+    async with serve_live(FakeLLM(), api_key=("k",)) as live_server:
+        async with live_server.connection() as peer:
             head, _, body = wanted.partition(b"\r\n\r\n")
             await peer.send(head + b"\r\n\r\n")
-            assert (await peer.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+            assert (await peer.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
             await peer.send(body)
-            assert (await peer.answer())[0] == 200
-        async with wire.connection() as peer:
+            assert (await peer.read_reply())[0] == 200
+        async with live_server.connection() as peer:
             await peer.send(unwanted.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-            assert (await peer.answer())[0] == 401
+            assert (await peer.read_reply())[0] == 401
 
 
 @pytest.mark.parametrize(
@@ -229,7 +236,7 @@ async def test_a_body_is_asked_for_only_when_it_will_be_read():
     ],
 )
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_connection_outlives_an_answer_that_came_before_the_body(wire, path, more, status, chunked):
+async def test_a_connection_outlives_an_answer_that_came_before_the_body(live_server, path, more, status, chunked):
     """Clients that send head and body apart do not know yet that they were refused, and go on with the connection."""
     head, _, body = post(path, CHAT, *more).partition(b"\r\n\r\n")
     if "Content-Type: text/plain" in more:
@@ -237,58 +244,58 @@ async def test_a_connection_outlives_an_answer_that_came_before_the_body(wire, p
     if chunked:
         length = b"Content-Length: %d" % len(body)
         head, body = head.replace(length, b"Transfer-Encoding: chunked"), b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-    async with wire.connection() as peer:
+    async with live_server.connection() as peer:
         for _ in range(3):
             await peer.send(head + b"\r\n\r\n")
-            assert (await peer.answer())[0] == status
+            assert (await peer.read_reply())[0] == status
             await peer.send(body[:7])
             await peer.send(body[7:] + get("/load"))
-            assert await peer.answer() == (200, b'{"server_load":0}')
+            assert await peer.read_reply() == (200, b'{"server_load":0}')
 
 
 async def test_who_was_not_asked_for_the_body_hears_that_the_connection_ends():
     """It may send the body or not, so what comes behind the answer could be either."""
-    async with serving(FakeLLM(), api_key=("k",)) as wire, wire.connection() as peer:
+    async with serve_live(FakeLLM(), api_key=("k",)) as live_server, live_server.connection() as peer:
         await peer.send(post(PATH, CHAT, "Expect: 100-continue").partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-        assert b"connection: close" in (await peer.until(b"\r\n\r\n")).lower()
+        assert b"connection: close" in (await peer.read_until(b"\r\n\r\n")).lower()
 
 
-async def test_a_slow_reader_does_not_stop_the_others(wire):
-    wire.llm.pieces = (["x"] * 50,)
-    async with wire.connection() as slow, wire.connection() as quick:
+async def test_a_slow_reader_does_not_stop_the_others(live_server):
+    live_server.llm.pieces = (["x"] * 50,)
+    async with live_server.connection() as slow, live_server.connection() as quick:
         await slow.send(post(PATH, {**STREAM, "n": 16, "logprobs": True, "top_logprobs": 20}))
         await quick.send(post(PATH, CHAT))
-        assert (await quick.answer())[0] == 200
+        assert (await quick.read_reply())[0] == 200
 
 
-async def test_every_event_comes_as_it_is_made(wire):
-    wire.llm.hold_at = 1
-    async with wire.connection() as peer:
+async def test_every_event_comes_as_it_is_made(live_server):
+    live_server.llm.hold_at = 1
+    async with live_server.connection() as peer:
         await peer.send(post(PATH, STREAM))
-        head = await peer.until(b"\r\n\r\n")
+        head = await peer.read_until(b"\r\n\r\n")
         assert b"text/event-stream; charset=utf-8" in head
-        assert b'"content":"Hel"' in await peer.until(b'"Hel"')
-        wire.llm.release.set()
-        await peer.until(b"data: [DONE]\n\n")
+        assert b'"content":"Hel"' in await peer.read_until(b'"Hel"')
+        live_server.llm.release.set()
+        await peer.read_until(b"data: [DONE]\n\n")
 
 
-async def test_many_streams_at_once_lose_nothing(wire):
-    wire.llm.config = FakeLLM(max_num_queued_reqs=1000).config
-    wire.slots._limit = 1000
+async def test_many_streams_at_once_lose_nothing(live_server):
+    live_server.llm.config = FakeLLM(max_num_queued_reqs=1000).config
+    live_server.slots._limit = 1000
 
     async def one():
-        async with wire.connection() as peer:
+        async with live_server.connection() as peer:
             await peer.send(post(PATH, STREAM, "Connection: close"))
-            return await peer.end()
+            return await peer.read_to_end()
 
     answers = await asyncio.gather(*(one() for _ in range(200)))
     assert all(b"[DONE]" in answer and b"Hello world" in answer for answer in answers)
-    assert len(wire.slots) == 0
+    assert len(live_server.slots) == 0
 
 
 async def test_a_client_that_reads_nothing_is_cut_off():
     llm = FakeLLM(["x"] * 59)
-    async with serving(llm, send_stall_timeout_s=0.1) as wire, wire.connection() as peer:
+    async with serve_live(llm, send_stall_timeout_s=0.1) as live_server, live_server.connection() as peer:
         socket = peer.writer.get_extra_info("socket")
         socket.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
         peer.writer.transport.pause_reading()
@@ -296,16 +303,16 @@ async def test_a_client_that_reads_nothing_is_cut_off():
         for _ in range(2):
             await peer.send(post(PATH, much))
         async with asyncio.timeout(10):
-            while len(wire.slots) or not llm.calls:
+            while len(live_server.slots) or not llm.calls:
                 await asyncio.sleep(0.01)
 
 
 async def test_one_connection_too_many_is_told_so():
-    async with serving(FakeLLM(), max_connections=1) as wire, wire.connection() as first:
+    async with serve_live(FakeLLM(), max_connections=1) as live_server, live_server.connection() as first:
         await first.send(get("/live"))
-        assert (await first.answer())[0] == 200
-        async with wire.connection() as second:
-            status, body = await second.answer()
+        assert (await first.read_reply())[0] == 200
+        async with live_server.connection() as second:
+            status, body = await second.read_reply()
             assert (status, json.loads(body)["error"]["type"]) == (503, "Service Unavailable")
         await first.send(get("/metrics"))
-        assert b"jaxserve_open_connections" in (await first.answer())[1]
+        assert b"jaxserve_open_connections" in (await first.read_reply())[1]

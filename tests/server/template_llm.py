@@ -1,4 +1,4 @@
-"""A FakeLLM that reads for real: a tiny tokenizer, chat templates, helpers. What it says stays made up."""
+"""A FakeLLM with a real tiny tokenizer, chat templates and worker processes. Its answers are still made up."""
 
 import asyncio
 import json
@@ -13,12 +13,14 @@ from tests.fake_llm import FakeLLM
 from tests.server.api import Api
 from tests.text.tiny_tokenizers import TEMPLATE, byte_level_backend, make
 
-SHOWS = (  # everything a template can see, as JSON
+ECHO_TEMPLATE = (  # everything a template can see, as JSON
     "{{ {'messages': messages, 'tools': tools, 'documents': documents, 'prompt': add_generation_prompt,"
     " 'continue': continue_final_message, 'effort': reasoning_effort|default('unset'),"
     " 'thinking': enable_thinking|default('unset'), 'mood': mood|default('unset')}|tojson }}"
 )
-PARTS = "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}{{ p.text or p.name }};{% endfor %}{% endfor %}"
+PARTS_TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}{{ p.text or p.name }};{% endfor %}{% endfor %}"
+)
 LEAKS = re.compile(r'0x[0-9a-f]{4}|File "|Traceback|/(home|tmp|root|usr|var|opt)/|site-packages|jaxserve\.|\.py\b')
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 EXTRA = {"function": {"strict": True, "name": "g", "x": None}, "type": "function", "cache": 1}
@@ -28,8 +30,8 @@ OPEN = {"add_generation_prompt": False, "continue_final_message": True}
 ECHO = {"echo": True, **OPEN, "n": 2, "temperature": 1}
 
 
-class ReadingLLM(FakeLLM):
-    """templates: by name. Whoever makes one closes its prompts."""
+class TemplateLLM(FakeLLM):
+    """A FakeLLM that renders prompts. templates: by name. Its `prompts` must be closed."""
 
     def __init__(self, templates: dict[str, str] | None = None, **config: Any) -> None:
         super().__init__(**{"max_model_len": 1000, **config})
@@ -48,17 +50,17 @@ class ReadingLLM(FakeLLM):
         return self.tokenizer.decode(token_ids)
 
 
-async def prompt(api: Api, *messages, **fields) -> str:
+async def render(api: Api, *messages, **fields) -> str:
     answer = await api.chat(messages=list(messages or (USER,)), return_prompt_text=True, **fields)
     assert answer.status == 200, answer.text
     return answer.json["prompt_text"]
 
 
-async def seen(api: Api, *messages, **fields):
-    return json.loads(await prompt(api, *messages, **fields))
+async def template_variables(api: Api, *messages, **fields):
+    return json.loads(await render(api, *messages, **fields))
 
 
-async def refused(api: Api, *messages, **fields):
+async def expect_refusal(api: Api, *messages, **fields):
     answer = await api.chat(messages=list(messages or (USER,)), **fields)
     assert (answer.status, answer.error["type"], answer.error["code"]) == (400, "BadRequestError", 400)
     assert list(answer.error) == ["message", "type", "param", "code"]

@@ -1,4 +1,4 @@
-"""The app behind a real Hypercorn on this machine, and raw sockets to talk to it."""
+"""A server with a FakeLLM on a real socket, and raw connections to it."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ TLS_FILES = {"ssl_certfile": str(TLS / "certificate.pem"), "ssl_keyfile": str(TL
 
 
 @dataclass
-class Wire:
+class LiveServer:
     llm: FakeLLM
     app: Any
     port: int
@@ -39,21 +39,21 @@ class Wire:
         """The sockets that the server has open."""
         return get_state(self.app).connections
 
-    async def until_closed(self) -> None:
-        """Waits until the server has no socket open."""
+    async def wait_until_closed(self) -> None:
+        """Wait until the server has no socket open."""
         async with asyncio.timeout(TIMEOUT_S):
             while self.connections:
                 await asyncio.sleep(0)
 
-    async def connect(self) -> "Peer":
-        """A new connection, over what the server's settings say."""
+    async def connect(self) -> "RawConnection":
+        """Connect in the way of the server's settings: TCP, TLS or Unix socket."""
         if self.config.uds is not None:
-            return Peer(*await asyncio.open_unix_connection(self.config.uds))
-        context = ssl.create_default_context(cafile=self.config.ssl_certfile) if self.config.ssl_certfile else None
-        return Peer(*await asyncio.open_connection("127.0.0.1", self.port, ssl=context))
+            return RawConnection(*await asyncio.open_unix_connection(self.config.uds))
+        tls_context = ssl.create_default_context(cafile=self.config.ssl_certfile) if self.config.ssl_certfile else None
+        return RawConnection(*await asyncio.open_connection("127.0.0.1", self.port, ssl=tls_context))
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator["Peer"]:
+    async def connection(self) -> AsyncIterator["RawConnection"]:
         peer = await self.connect()
         try:
             yield peer
@@ -62,8 +62,8 @@ class Wire:
 
 
 @dataclass
-class Peer:
-    """One raw connection."""
+class RawConnection:
+    """One connection, over which bytes are sent and read."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -72,23 +72,23 @@ class Peer:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def answer(self) -> tuple[int, bytes]:
-        """Status and body of the next answer that says how long it is."""
+    async def read_reply(self) -> tuple[int, bytes]:
+        """Read the status and body of the next reply, which must have a Content-Length."""
         async with asyncio.timeout(TIMEOUT_S):
             head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
             return int(head.split()[1]), await self.reader.readexactly(length)
 
-    async def until(self, text: bytes) -> bytes:
+    async def read_until(self, text: bytes) -> bytes:
         async with asyncio.timeout(TIMEOUT_S):
             return await self.reader.readuntil(text)
 
-    async def end(self) -> bytes:
-        """What comes until the server closes."""
+    async def read_to_end(self) -> bytes:
+        """Read until the server closes."""
         async with asyncio.timeout(TIMEOUT_S):
             return await self.reader.read()
 
-    def reset(self) -> None:
+    def abort(self) -> None:
         self.writer.transport.abort()
 
 
@@ -103,8 +103,8 @@ def get(path: str, *more: str) -> bytes:
 
 
 @asynccontextmanager
-async def serving(llm: FakeLLM, **config: Any) -> AsyncIterator[Wire]:
-    """A server that ends with the block; what still runs in it then is told so."""
+async def serve_live(llm: FakeLLM, **config: Any) -> AsyncIterator[LiveServer]:
+    """Run a server for the duration of the block."""
     settings = ServerConfig(host="127.0.0.1", port=0, **{"drain_timeout_s": 0, **config})
     listeners = listen(settings)
     port = 0 if settings.uds else listeners[0].getsockname()[1]
@@ -112,20 +112,20 @@ async def serving(llm: FakeLLM, **config: Any) -> AsyncIterator[Wire]:
     stop = asyncio.Event()
     server = asyncio.create_task(serve(app, settings, listeners, stop))
     try:
-        wire = Wire(llm, app, port, settings)
-        await _until_open(wire)
-        await wire.until_closed()
-        yield wire
+        live_server = LiveServer(llm, app, port, settings)
+        await _wait_until_open(live_server)
+        await live_server.wait_until_closed()
+        yield live_server
     finally:
         stop.set()
         await server
 
 
-async def _until_open(wire: Wire) -> None:
-    """The socket is bound already; connecting is refused until the server listens."""
+async def _wait_until_open(live_server: LiveServer) -> None:
+    """Wait until the server listens; its socket is bound already, but refuses connections until then."""
     while True:
         try:
-            peer = await wire.connect()
+            peer = await live_server.connect()
         except ConnectionRefusedError:
             await asyncio.sleep(0)
         else:

@@ -1,4 +1,4 @@
-"""Holds an answer to the app's own OpenAPI document: its status, its content type, and its body, event by event."""
+"""Checks replies against the app's own OpenAPI document: status, content type, and body, event by event."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from quart.datastructures import Headers
 from server.app import get_state
 from server.openapi.document import build_document, list_routes
 
-ELSEWHERE = (404, 405)  # what a path or a method that is not in the document is answered with
+UNDOCUMENTED_STATUSES = (404, 405)  # of paths and methods that are not in the document
 
-_made: dict[str, "Document"] = {}
+_checkers: dict[str, "OpenApiChecker"] = {}
 
 
-class Document:
-    """The document of an app, and the judgement of its answers."""
+class OpenApiChecker:
+    """The OpenAPI document of an app, and the check of its replies."""
 
     def __init__(self, content: dict[str, Any], root: str) -> None:
         self.content = content
@@ -26,30 +26,32 @@ class Document:
         self._validators: dict[str, Draft202012Validator] = {}
 
     @staticmethod
-    def of(app: Quart) -> "Document":
-        """Apps of the same settings share one."""
+    def from_app(app: Quart) -> "OpenApiChecker":
+        """Return the checker of an app; apps of the same settings share one."""
         state = get_state(app)
         settings = repr((state.config, bool(state.config.api_key), state.llm.config, state.llm.sampling_defaults))
-        if settings not in _made:
+        if settings not in _checkers:
             content = build_document(state.llm, state.config, state.model_names, list_routes(app))
-            _made[settings] = Document(content, state.config.root_path.rstrip("/"))
-        return _made[settings]
+            _checkers[settings] = OpenApiChecker(content, state.config.root_path.rstrip("/"))
+        return _checkers[settings]
 
     def operation(self, method: str, path: str) -> dict[str, Any] | None:
-        """What the document says about this call; HEAD is as GET."""
+        """Return the document's operation for this request; HEAD is as GET."""
         path = path.partition("?")[0].removeprefix(self._root)
         for template, methods in self.content["paths"].items():
             if _pattern(template).fullmatch(path):
                 return methods.get("get" if method == "HEAD" else method.lower())
         return None
 
-    def judge(self, method: str, path: str, status: int, headers: Headers, text: str) -> None:
-        """Raises AssertionError for an answer that the document does not allow."""
+    def check_reply(self, method: str, path: str, status: int, headers: Headers, text: str) -> None:
+        """Check a reply. Raises AssertionError if the document does not allow it."""
         operation = self.operation(method, path)
         if method == "OPTIONS":
             return
         if operation is None:
-            assert status in {*ELSEWHERE, 401, 400, 431}, f"{method} {path} is served and not in the document"
+            assert status in {*UNDOCUMENTED_STATUSES, 401, 400, 431}, (
+                f"{method} {path} is served and not in the document"
+            )
             operation = {"responses": {str(status): {"$ref": f"#/components/responses/{min(status, 404)}"}}}
         where = f"{method} {path} {status}"
         assert str(status) in operation["responses"], f"{where}: the document does not have this status"
@@ -59,10 +61,10 @@ class Document:
         for name in response.get("headers", ()):
             assert name in headers, f"{where}: no header {name}"
         if method != "HEAD" and status != 304:
-            self._judge_body(kind, response["content"][kind]["schema"], text, where)
+            self._check_body(kind, response["content"][kind]["schema"], text, where)
 
     def validate(self, instance: Any, schema: dict[str, Any], where: str) -> None:
-        """schema: as it stands in the document."""
+        """Validate a value against a schema of the document."""
         key = json.dumps(schema, sort_keys=True)
         if key not in self._validators:
             whole = {**schema, "components": self.content["components"]}
@@ -74,7 +76,7 @@ class Document:
         reference = response.get("$ref")
         return self.content["components"]["responses"][reference.rpartition("/")[2]] if reference else response
 
-    def _judge_body(self, kind: str, schema: dict[str, Any], text: str, where: str) -> None:
+    def _check_body(self, kind: str, schema: dict[str, Any], text: str, where: str) -> None:
         if kind == "application/json":
             self.validate(json.loads(text), schema, where)
         elif kind == "text/event-stream":
