@@ -46,7 +46,7 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
     app = Quart("server", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=config.max_body_bytes,
-        BODY_TIMEOUT=None,  # ours, in body.py
+        BODY_TIMEOUT=None,  # body.py has its own
         RESPONSE_TIMEOUT=None,  # the default cuts a stream after 60 s
         PROPAGATE_EXCEPTIONS=False,
     )

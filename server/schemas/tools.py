@@ -57,7 +57,7 @@ def resolve_tool_choice(request: ChatRequest) -> ToolChoice:
         return NamedTool(choice["function"]["name"])
     if choice is None:
         return "auto" if request.tools else "none"
-    return choice  # type: ignore[return-value]  # one of CHOICES
+    return choice  # type: ignore[return-value]  # one of TOOL_CHOICES
 
 
 def _check_definitions(tools: list[Tool]) -> None:
