@@ -1,4 +1,4 @@
-"""A vocabulary in which every byte is a token, and texts as its ids: matchers are tried byte by byte."""
+"""A GrammarTokenizer in which every byte is a token, and helpers to run matchers byte by byte."""
 
 from functools import cache
 
@@ -16,13 +16,14 @@ EOS = 256
 
 @cache
 def byte_tokenizer() -> GrammarTokenizer:
+    """A tokenizer of 256 bytes and the special tokens."""
     tokens = [bytes([byte]) for byte in range(256)] + [text.encode() for text in SPECIAL_TOKENS]
     return GrammarTokenizer(tokens, SPECIAL_TOKENS, [EOS], SIZE)
 
 
-def matcher_of(what: GrammarExpr) -> LLMatcher:
-    """At the beginning of what was asked, compiled without a helper. Raises InvalidParameter."""
-    text = write_valid_grammar(what, SPECIAL_TOKENS, "structured_outputs")
+def matcher_of(expr: GrammarExpr) -> LLMatcher:
+    """A matcher at the beginning of an expression, compiled in this process. Raises InvalidParameter."""
+    text = write_valid_grammar(expr, SPECIAL_TOKENS, "structured_outputs")
     matcher = LLMatcher(byte_tokenizer().get_ll_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
     assert not matcher.is_error(), matcher.get_error()
     return matcher
@@ -35,16 +36,16 @@ def allowed(matcher: LLMatcher) -> set[int]:
 
 
 def ids_of(text: str) -> list[int]:
-    """The text with its special tokens as such."""
+    """The ids of a text: special tokens for their texts, and bytes."""
     for special in SPECIAL_TOKENS:
-        head, found, tail = text.partition(special)
-        if found:
+        head, separator, tail = text.partition(special)
+        if separator:
             return [*ids_of(head), SPECIAL_TOKENS[special], *ids_of(tail)]
     return list(text.encode("utf-8", "surrogatepass"))
 
 
 def accepts(matcher: LLMatcher, text: str | list[int]) -> bool:
-    """Whether the whole of it is a complete answer; the matcher stays where it is. A list may hold special tokens."""
+    """Whether a text, or a list of ids, is a complete output. The matcher keeps its state."""
     ids = list(text.encode()) if isinstance(text, str) else text
-    place = matcher.deep_copy()
-    return place.try_consume_tokens(ids) == len(ids) and place.is_accepting()
+    copy = matcher.deep_copy()
+    return copy.try_consume_tokens(ids) == len(ids) and copy.is_accepting()

@@ -1,4 +1,4 @@
-"""Grammars in GBNF of the kinds that llama.cpp brings as examples: what each derives, and what it does not."""
+"""Grammars in GBNF like the examples of llama.cpp, with texts that each derives and texts that it does not."""
 
 SUMS = r"""
 root   ::= (sum "=" blank product "\n")+

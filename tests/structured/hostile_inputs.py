@@ -1,4 +1,4 @@
-"""What somebody may send who means no good: huge, deep, recursive, ambiguous, exponential."""
+"""Constraints that are meant to exhaust the server: huge, deep, recursive, ambiguous, exponential."""
 
 import json
 

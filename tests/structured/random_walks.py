@@ -1,4 +1,4 @@
-"""Random answers: at each step one of the allowed tokens, as a model without any sense would choose."""
+"""Random outputs: at each step one of the allowed tokens, as a model without any training would sample."""
 
 import random
 
@@ -38,22 +38,22 @@ CLOSING = frozenset(b'"}]')  # chosen often, so that a walk comes to an end
 
 
 def matcher_of(schema: str) -> LLMatcher:
-    """At the beginning of the schema's answers. Raises InvalidParameter."""
+    """A matcher at the beginning of a schema's texts. Raises InvalidParameter."""
     text = write_valid_grammar(JsonSchema(schema), {}, "structured_outputs")
     return LLMatcher(VOCABULARY.get_ll_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
 
 
 def walk(matcher: LLMatcher, seed: int, max_steps: int = 300) -> str | None:
-    """The text of one answer; None when it did not come to its end."""
-    rng, written, place = random.Random(seed), b"", matcher.deep_copy()
+    """Return a random text; None if it did not end within `max_steps` tokens."""
+    rng, written, copy = random.Random(seed), b"", matcher.deep_copy()
     for _ in range(max_steps):
-        choices = sorted(allowed(place))
-        assert not place.is_error(), place.get_error()
+        choices = sorted(allowed(copy))
+        assert not copy.is_error(), copy.get_error()
         weights = [30 if token in CLOSING or token == EOS else 3 if token > 255 else 1 for token in choices]
         [token] = rng.choices(choices, weights)
         if token == EOS:
-            assert place.is_accepting()
+            assert copy.is_accepting()
             return written.decode()
-        assert place.consume_token(token), (written, token, place.get_error())
+        assert copy.consume_token(token), (written, token, copy.get_error())
         written += TOKENS[token]
     return None

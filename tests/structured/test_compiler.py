@@ -1,4 +1,4 @@
-"""A grammar is compiled once, gives each answer a place of its own, and is refused by name."""
+"""A grammar is compiled once, gives each sequence a matcher of its own, and errors name the request's field."""
 
 import threading
 
@@ -22,19 +22,19 @@ def compiler():
     compiler.close()
 
 
-def test_places_in_a_grammar_do_not_disturb_each_other(compiler):
+def test_matchers_of_one_grammar_are_independent(compiler):
     grammar = compiler.compile(StructuredOutputs(regex="ab|cd"))
     first, second = grammar.new_matcher(), grammar.new_matcher()
     assert first.consume_token(ord("a"))
     assert (allowed(first), allowed(second)) == ({ord("b")}, {ord("a"), ord("c")})
 
 
-def test_the_same_question_has_the_same_grammar(compiler):
+def test_equal_constraints_share_one_grammar(compiler):
     assert compiler.compile(StructuredOutputs(regex="x+")) is compiler.compile(StructuredOutputs(regex="x+"))
     assert compiler.compile(StructuredOutputs(regex="x+")) is not compiler.compile(StructuredOutputs(regex="x*"))
 
 
-def test_two_who_ask_at_once_are_given_one(compiler):
+def test_two_threads_that_ask_at_once_share_one_compilation(compiler):
     barrier, given = threading.Barrier(4), []
 
     def ask() -> None:
@@ -79,7 +79,7 @@ def regex(number):
     return StructuredOutputs(regex=f"a{{{number}}}")
 
 
-def test_the_oldest_in_use_is_forgotten_first():
+def test_the_least_recently_used_grammar_is_dropped_first():
     compiler = GrammarCompiler(byte_tokenizer(), cache_entries=2)
     try:
         first, second = compiler.compile(regex(1)), compiler.compile(regex(2))
@@ -91,7 +91,7 @@ def test_the_oldest_in_use_is_forgotten_first():
         compiler.close()
 
 
-def test_what_is_kept_is_bounded_in_bytes():
+def test_the_cache_is_bounded_in_bytes():
     one = GrammarCompiler(byte_tokenizer())
     size = one.compile(regex(1)).num_bytes
     one.close()
@@ -104,7 +104,7 @@ def test_what_is_kept_is_bounded_in_bytes():
         compiler.close()
 
 
-def test_a_helper_knows_no_array_and_no_model():
+def test_a_worker_imports_no_array_library_and_no_model():
     pool = WorkerPool(("jaxserve.structured.sandboxed_compile",))
     try:
         modules = pool.run("tests.workers.tasks:loaded", None, TaskLimits(30.0))
@@ -114,7 +114,7 @@ def test_a_helper_knows_no_array_and_no_model():
     assert {"jaxserve.engine", "jaxserve.text", "jaxserve.models"}.isdisjoint(modules)
 
 
-def test_a_closed_compiler_still_knows_what_it_compiled():
+def test_a_closed_compiler_still_returns_cached_grammars():
     compiler = GrammarCompiler(byte_tokenizer())
     grammar = compiler.compile(regex(1))
     compiler.close()

@@ -1,4 +1,4 @@
-"""What a `format` says holds for values and for names of properties alike, and what nobody knows is named."""
+"""A `format` is enforced for values and for names of properties, and formats that are not enforced are reported."""
 
 import json
 import re
@@ -106,13 +106,13 @@ def test_the_formats_of_every_schema_that_counts_are_named_once():
     calls = TaggedArguments(
         JsonSchema(json.dumps({"type": "object", "properties": {"x": {"format": "f"}}})), "<", ">", "</>"
     )
-    shape = OrExpr(
+    expr = OrExpr(
         (
             JsonSchema(json.dumps(unused)),
             SequenceExpr((TextLiteral("x"), JsonSchema(json.dumps(data)), names, calls, names)),
         )
     )
-    assert find_unenforced_formats(shape) == ("a", "b", "e", "f")
+    assert find_unenforced_formats(expr) == ("a", "b", "e", "f")
 
 
 def test_a_format_whose_texts_a_pattern_excludes_is_an_annotation():

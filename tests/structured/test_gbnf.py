@@ -1,4 +1,4 @@
-"""Grammars in GBNF derive exactly what their notation says, wherever the lexer beneath cuts the text."""
+"""Grammars in GBNF derive exactly what their notation means, however the text is split into lexemes."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The algebra of shapes: what each says, and that the way to a helper changes nothing."""
+"""Grammar expressions: the texts that each allows, and that conversion to JSON and back changes nothing."""
 
 import json
 
@@ -40,12 +40,12 @@ LEAVES = st.one_of(
 )
 
 
-def joined(shape):
-    some = st.lists(shape, min_size=1, max_size=3).map(tuple)
+def joined(expr):
+    items = st.lists(expr, min_size=1, max_size=3).map(tuple)
     repeats = st.builds(
-        RepeatExpr, shape, st.integers(0, 2), st.none() | st.integers(2, 3), st.none() | st.just(TextLiteral(","))
+        RepeatExpr, expr, st.integers(0, 2), st.none() | st.integers(2, 3), st.none() | st.just(TextLiteral(","))
     )
-    return st.builds(SequenceExpr, some) | st.builds(OrExpr, some) | st.builds(OptionalExpr, shape) | repeats
+    return st.builds(SequenceExpr, items) | st.builds(OrExpr, items) | st.builds(OptionalExpr, expr) | repeats
 
 
 SHAPES = st.recursive(LEAVES, joined, max_leaves=6)
@@ -53,54 +53,60 @@ SHAPES = st.recursive(LEAVES, joined, max_leaves=6)
 
 @settings(deadline=None)
 @given(SHAPES)
-def test_the_way_through_json_changes_nothing(shape):
-    assert from_json(json.loads(json.dumps(to_json(shape)))) == shape
-    assert hash(shape) == hash(from_json(to_json(shape)))
+def test_conversion_to_json_and_back_changes_nothing(expr):
+    assert from_json(json.loads(json.dumps(to_json(expr)))) == expr
+    assert hash(expr) == hash(from_json(to_json(expr)))
 
 
 @settings(deadline=None)
 @given(SHAPES)
-def test_every_shape_is_a_grammar_or_a_refusal_with_a_reason(shape):
+def test_every_expression_is_a_grammar_or_a_refusal_with_a_reason(expr):
     try:
-        matcher = matcher_of(shape)
+        matcher = matcher_of(expr)
     except InvalidParameter as error:
         assert "free text must end in fixed text" in str(error)
     else:
         matcher.compute_bitmask()
 
 
-def judged(shape, *texts):
-    matcher = matcher_of(shape)
+def are_accepted(expr, *texts):
+    matcher = matcher_of(expr)
     return [accepts(matcher, ids_of(text)) for text in texts]
 
 
 A, B, COMMA = TextLiteral("a"), TextLiteral("b"), TextLiteral(",")
 
 
-def test_joints():
-    assert judged(SequenceExpr((A, B)), "ab", "a", "") == [True, False, False]
-    assert judged(SequenceExpr(()), "", "a") == [True, False]
-    assert judged(OrExpr((A, B)), "a", "b", "ab") == [True, True, False]
-    assert judged(OptionalExpr(A), "", "a", "aa") == [True, True, False]
-    assert judged(RepeatExpr(A), "", "aaa") == [True, True]
-    assert judged(RepeatExpr(A, 2, 3), "a", "aa", "aaa", "aaaa") == [False, True, True, False]
-    assert judged(RepeatExpr(A, 0, 0), "", "a") == [True, False]
-    assert judged(RepeatExpr(A, 1, None, COMMA), "", "a", "a,a,a", "a,", "aa") == [False, True, True, False, False]
-    assert judged(RepeatExpr(A, 0, 2, COMMA), "", "a", "a,a", "a,a,a") == [True, True, True, False]
-    assert judged(RepeatExpr(A, 2, 2, COMMA), "a", "a,a", "a,a,a") == [False, True, False]
+def test_texts_may_be_split_anywhere_between_two_items():
+    assert are_accepted(SequenceExpr((A, B)), "ab", "a", "") == [True, False, False]
+    assert are_accepted(SequenceExpr(()), "", "a") == [True, False]
+    assert are_accepted(OrExpr((A, B)), "a", "b", "ab") == [True, True, False]
+    assert are_accepted(OptionalExpr(A), "", "a", "aa") == [True, True, False]
+    assert are_accepted(RepeatExpr(A), "", "aaa") == [True, True]
+    assert are_accepted(RepeatExpr(A, 2, 3), "a", "aa", "aaa", "aaaa") == [False, True, True, False]
+    assert are_accepted(RepeatExpr(A, 0, 0), "", "a") == [True, False]
+    assert are_accepted(RepeatExpr(A, 1, None, COMMA), "", "a", "a,a,a", "a,", "aa") == [
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert are_accepted(RepeatExpr(A, 0, 2, COMMA), "", "a", "a,a", "a,a,a") == [True, True, True, False]
+    assert are_accepted(RepeatExpr(A, 2, 2, COMMA), "a", "a,a", "a,a,a") == [False, True, False]
 
 
 def test_text_ends_before_the_first_of_its_markers():
-    shape = SequenceExpr((FreeText(("<a>", "<b>")), OrExpr((TextLiteral("<a>1"), TextLiteral("<b>2")))))
-    assert judged(shape, "x<a>1", "<b>2", "x < a<b>2") == [True, True, True]
-    assert judged(shape, "x<a>2", "x<b>x<a>1", "x") == [False, False, False]
+    expr = SequenceExpr((FreeText(("<a>", "<b>")), OrExpr((TextLiteral("<a>1"), TextLiteral("<b>2")))))
+    assert are_accepted(expr, "x<a>1", "<b>2", "x < a<b>2") == [True, True, True]
+    assert are_accepted(expr, "x<a>2", "x<b>x<a>1", "x") == [False, False, False]
 
 
 def test_text_may_end_where_what_follows_may_be_missing():
-    shape = SequenceExpr((FreeText(("<a>",)), OptionalExpr(TextLiteral("<a>1"))))
-    assert judged(shape, "", "x", "x<a>1", "x<a>") == [True, True, True, False]
+    expr = SequenceExpr((FreeText(("<a>",)), OptionalExpr(TextLiteral("<a>1"))))
+    assert are_accepted(expr, "", "x", "x<a>1", "x<a>") == [True, True, True, False]
     calls = RepeatExpr(SequenceExpr((FreeText(("<a>",)), TextLiteral("<a>1"))))
-    assert judged(SequenceExpr((calls, FreeText(("<a>",)))), "", "x", "x<a>1y<a>1z", "x<a>") == [
+    assert are_accepted(SequenceExpr((calls, FreeText(("<a>",)))), "", "x", "x<a>1y<a>1z", "x<a>") == [
         True,
         True,
         True,
@@ -108,19 +114,24 @@ def test_text_may_end_where_what_follows_may_be_missing():
     ]
 
 
-def test_text_sees_what_follows_it_outside():
-    shape = SequenceExpr((OrExpr((FreeText(("<a>",)), B)), TextLiteral("<a>")))
-    assert judged(shape, "x<a>", "b<a>", "<a>", "x") == [True, True, True, False]
-    shape = SequenceExpr((OptionalExpr(SequenceExpr((A, FreeText(("<",))))), TextLiteral("<")))
-    assert judged(shape, "<", "axyz<", "x<") == [True, True, False]
+def test_free_text_knows_what_follows_the_option_around_it():
+    expr = SequenceExpr((OrExpr((FreeText(("<a>",)), B)), TextLiteral("<a>")))
+    assert are_accepted(expr, "x<a>", "b<a>", "<a>", "x") == [True, True, True, False]
+    expr = SequenceExpr((OptionalExpr(SequenceExpr((A, FreeText(("<",))))), TextLiteral("<")))
+    assert are_accepted(expr, "<", "axyz<", "x<") == [True, True, False]
 
 
 def test_text_may_end_in_a_special_token():
-    shape = SequenceExpr((FreeText(("<call>",)), TextLiteral("<call>"), OBJECT, TextLiteral("</call>")))
-    assert judged(shape, "hello <call>{}</call>", "<call>{}</call>", "hello", "<call>{}") == [True, True, False, False]
-    shape = SequenceExpr((FreeText(("\n<call>",)), OptionalExpr(TextLiteral("\n<call>x"))))
-    assert judged(shape, "a\nb", "a\n<call>x", "a<call>x") == [True, True, False]
-    assert judged(SequenceExpr((FreeText(), TokenLiteral(257), A)), "x<call>a", "xa") == [True, False]
+    expr = SequenceExpr((FreeText(("<call>",)), TextLiteral("<call>"), OBJECT, TextLiteral("</call>")))
+    assert are_accepted(expr, "hello <call>{}</call>", "<call>{}</call>", "hello", "<call>{}") == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    expr = SequenceExpr((FreeText(("\n<call>",)), OptionalExpr(TextLiteral("\n<call>x"))))
+    assert are_accepted(expr, "a\nb", "a\n<call>x", "a<call>x") == [True, True, False]
+    assert are_accepted(SequenceExpr((FreeText(), TokenLiteral(257), A)), "x<call>a", "xa") == [True, False]
 
 
 @pytest.mark.parametrize("sequel", [OBJECT, Regex("[0-9]"), LarkGrammar('start: "a"'), RepeatExpr(OBJECT, 1)])
@@ -163,10 +174,10 @@ def test_parameters_are_text_or_json():
 
 
 def test_parameters_may_say_what_is_json():
-    shape = parameters(SCHEMA, after_name_json=" json>")
-    assert judged(shape, "<p=text>x</p><p=count json>3</p>", "<p=text>x</p><p=count>3</p>") == [True, False]
-    shape = parameters(SCHEMA, has_blanks=True)
-    assert judged(shape, "<p=text>x</p>\n<p=count> 3\n</p>\n", "<p=text>x</p>a") == [True, False]
+    expr = parameters(SCHEMA, after_name_json=" json>")
+    assert are_accepted(expr, "<p=text>x</p><p=count json>3</p>", "<p=text>x</p><p=count>3</p>") == [True, False]
+    expr = parameters(SCHEMA, has_blanks=True)
+    assert are_accepted(expr, "<p=text>x</p>\n<p=count> 3\n</p>\n", "<p=text>x</p>a") == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -210,10 +221,10 @@ def test_parameters_may_be_text_or_something_else(name):
 
 def test_parameters_that_are_not_declared_come_last():
     whole = {"properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "boolean"}, "maxProperties": 2}
-    shape = parameters(whole)
+    expr = parameters(whole)
     good = ["", "<p=a>1</p>", "<p=a>1</p><p=x>true</p>", "<p=x>true</p><p=y>false</p>"]
     bad = ["<p=x>1</p>", "<p=x>true</p><p=a>1</p>", "<p=a>1</p><p=x>true</p><p=y>true</p>", "<p=>true</p>"]
-    assert judged(shape, *good, *bad) == [True] * len(good) + [False] * len(bad)
+    assert are_accepted(expr, *good, *bad) == [True] * len(good) + [False] * len(bad)
 
 
 FORMATTED = {
@@ -230,8 +241,8 @@ FORMATTED = {
 
 @pytest.mark.parametrize("name", FORMATTED)
 def test_formats_hold_without_quotes(name):
-    shape = parameters({"properties": {"a": {"type": "string", "format": name}}, "required": ["a"]})
-    assert judged(shape, *(f"<p=a>{text}</p>" for text in FORMATTED[name])) == [True, False]
+    expr = parameters({"properties": {"a": {"type": "string", "format": name}}, "required": ["a"]})
+    assert are_accepted(expr, *(f"<p=a>{text}</p>" for text in FORMATTED[name])) == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -246,8 +257,8 @@ def test_formats_hold_without_quotes(name):
     ],
 )
 def test_patterns_are_searched_for_without_quotes(pattern, good, bad):
-    shape = parameters({"properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]})
-    assert judged(shape, *(f"<p=a>{text}</p>" for text in good + bad)) == [True] * len(good) + [False] * len(bad)
+    expr = parameters({"properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]})
+    assert are_accepted(expr, *(f"<p=a>{text}</p>" for text in good + bad)) == [True] * len(good) + [False] * len(bad)
 
 
 LITERALS = {
@@ -277,7 +288,7 @@ LITERALS = {
 
 
 def test_literals_may_have_quotes_of_their_own():
-    shape = KeywordArguments(JsonSchema(json.dumps(LITERALS)), ":", ",", "''", "[a-z]+")
+    expr = KeywordArguments(JsonSchema(json.dumps(LITERALS)), ":", ",", "''", "[a-z]+")
     good = [
         "",
         "n:3",
@@ -288,18 +299,18 @@ def test_literals_may_have_quotes_of_their_own():
     ]
     good += ["e:''a''", "item:{s:''x'',''a b'':null}"]
     bad = ["n:2", "e:''b''", "item:{}", "item:{s:''y''}", "list:[1]", "item:{s:''x''},n:3", "n:3,", ",n:3", "z:1"]
-    assert judged(shape, *good, *bad) == [True] * len(good) + [False] * len(bad)
-    shape = KeywordArguments(JsonSchema(json.dumps(LITERALS)), "=", ", ", None, "[a-z]+")
-    assert judged(shape, 'item={"s": "x"}, e="a"', 'item={"s": "y"}', 'e="b"') == [True, False, False]
+    assert are_accepted(expr, *good, *bad) == [True] * len(good) + [False] * len(bad)
+    expr = KeywordArguments(JsonSchema(json.dumps(LITERALS)), "=", ", ", None, "[a-z]+")
+    assert are_accepted(expr, 'item={"s": "x"}, e="a"', 'item={"s": "y"}', 'e="b"') == [True, False, False]
 
 
-def test_what_was_asked_for_may_be_a_part_of_a_shape():
+def test_structured_outputs_may_be_a_part_of_an_expression():
     asked = StructuredOutputs(choice=("yes", "no"))
-    shape = OrExpr((SequenceExpr((TextLiteral("="), asked)), OptionalExpr(asked), RepeatExpr(asked, 2, 2, asked)))
-    assert from_json(json.loads(json.dumps(to_json(shape)))) == shape
-    assert judged(shape, "=yes", "no", "yesnoyes", "", "=", "so") == [True, True, True, True, False, False]
+    expr = OrExpr((SequenceExpr((TextLiteral("="), asked)), OptionalExpr(asked), RepeatExpr(asked, 2, 2, asked)))
+    assert from_json(json.loads(json.dumps(to_json(expr)))) == expr
+    assert are_accepted(expr, "=yes", "no", "yesnoyes", "", "=", "so") == [True, True, True, True, False, False]
 
 
-def test_what_was_asked_for_is_seen_by_the_text_before_it():
-    shape = SequenceExpr((FreeText(), StructuredOutputs(choice=("END",))))
-    assert judged(shape, "some text END", "END", "some") == [True, True, False]
+def test_free_text_before_structured_outputs_knows_how_they_begin():
+    expr = SequenceExpr((FreeText(), StructuredOutputs(choice=("END",))))
+    assert are_accepted(expr, "some text END", "END", "some") == [True, True, False]

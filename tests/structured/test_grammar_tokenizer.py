@@ -1,4 +1,4 @@
-"""The model's tokens as masks see them: any spelling of a text, no special token for text, no padding ever."""
+"""The model's tokens in masks: every tokenization of a text, no special token for text, no padding."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_free_text_is_every_ordinary_token_and_the_end(compiler):
     assert matcher.consume_token(HIGH) and allowed(matcher) == {LOW}
 
 
-def test_any_spelling_of_a_text_will_do(compiler):
+def test_every_tokenization_of_a_text_is_allowed(compiler):
     matcher = compiler.compile(TextChoice(("abc",))).new_matcher()
     assert allowed(matcher) == {0, 3, 5}
     assert matcher.consume_token(0) and allowed(matcher) == {1, 4}
@@ -56,16 +56,16 @@ def test_special_tokens_are_met_by_name_or_id_alone(compiler):
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "reason"),
+    ("tokenizer", "reason"),
     [(GrammarTokenizer(None, {}, [0], 10), "bytes of their own"), (GrammarTokenizer([b"a"], {}, [], 10), "end token")],
 )
-def test_what_has_no_bytes_or_no_end_is_refused(vocabulary, reason):
-    compiler = GrammarCompiler(vocabulary)
+def test_what_has_no_bytes_or_no_end_is_refused(tokenizer, reason):
+    compiler = GrammarCompiler(tokenizer)
     for _ in range(2):
         with pytest.raises(Unsupported, match=reason):
             compiler.compile(StructuredOutputs(json_object=True))
 
 
-def test_it_is_made_once():
-    vocabulary = GrammarTokenizer(TOKENS, SPECIAL, [EOS], SIZE)
-    assert vocabulary.get_ll_tokenizer() is vocabulary.get_ll_tokenizer()
+def test_the_ll_tokenizer_is_made_once():
+    tokenizer = GrammarTokenizer(TOKENS, SPECIAL, [EOS], SIZE)
+    assert tokenizer.get_ll_tokenizer() is tokenizer.get_ll_tokenizer()

@@ -1,4 +1,4 @@
-"""Grammars in both dialects, choices, any JSON object: what was asked for is what may be answered."""
+"""Grammars in GBNF and Lark, choices, and json_object allow exactly the texts that they describe."""
 
 import json
 
@@ -12,7 +12,7 @@ from jaxserve.structured_outputs import StructuredOutputs
 from tests.structured.byte_tokenizer import EOS, accepts, allowed, matcher_of
 
 
-def judged(asked, *texts):
+def are_accepted(asked, *texts):
     matcher = matcher_of(asked)
     return [accepts(matcher, text) for text in texts]
 
@@ -39,8 +39,8 @@ ws     ::= | " " | "\n" [ \t]{0,20}
 
 
 def test_gbnf_begins_at_root():
-    assert judged(grammar(ARITHMETIC), "1+(22+3)", "1", "", "1+", "(1") == [True, True, False, False, False]
-    assert judged(grammar(JSON_GBNF), '{"a": [1, "é", {"b":null}]}', "{}", "[1]") == [True, True, False]
+    assert are_accepted(grammar(ARITHMETIC), "1+(22+3)", "1", "", "1+", "(1") == [True, True, False, False, False]
+    assert are_accepted(grammar(JSON_GBNF), '{"a": [1, "é", {"b":null}]}', "{}", "[1]") == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_gbnf_begins_at_root():
     ],
 )
 def test_gbnf(text, good, bad):
-    assert judged(grammar(text), good, bad) == [True, False]
+    assert are_accepted(grammar(text), good, bad) == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_gbnf(text, good, bad):
     ],
 )
 def test_lark_begins_at_start(text, good, bad):
-    assert judged(grammar(text), good, bad) == [True, False]
+    assert are_accepted(grammar(text), good, bad) == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_lark_begins_at_start(text, good, bad):
 )
 def test_a_grammar_that_is_none_is_refused(text, reason):
     if text == "root ::= ":  # an empty rule is the empty answer
-        assert judged(grammar(text), "", "a") == [True, False]
+        assert are_accepted(grammar(text), "", "a") == [True, False]
         return
     with pytest.raises(InvalidParameter, match=reason) as caught:
         matcher_of(grammar(text))
@@ -127,7 +127,7 @@ def test_half_a_character_is_no_text(asked):
         matcher_of(StructuredOutputs(**asked))
 
 
-def test_twenty_thousand_choices_are_no_trouble():
+def test_twenty_thousand_choices_compile():
     texts = tuple(f"choice {number * 7919 % 20011}" for number in range(20_000))
     matcher = matcher_of(TextChoice(texts))
     assert all(accepts(matcher, text) for text in texts[::1000]) and not accepts(matcher, "choice 99999")
@@ -136,8 +136,8 @@ def test_twenty_thousand_choices_are_no_trouble():
 def test_a_json_object_is_any_object_and_nothing_else():
     compact = StructuredOutputs(json_object=True, disable_any_whitespace=True)
     nested = json.dumps({"a": [1, {"b": None}], "": "é"}, separators=(",", ":"), ensure_ascii=False)
-    assert judged(compact, "{}", nested, "[]", "1", '{"a": 1}') == [True, True, False, False, False]
-    assert judged(StructuredOutputs(json_object=True), '{"a": 1}', '{\n  "a": 1\n}') == [True, True]
+    assert are_accepted(compact, "{}", nested, "[]", "1", '{"a": 1}') == [True, True, False, False, False]
+    assert are_accepted(StructuredOutputs(json_object=True), '{"a": 1}', '{\n  "a": 1\n}') == [True, True]
 
 
 def test_when_nothing_more_can_follow_only_the_end_may():

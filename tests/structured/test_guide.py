@@ -1,4 +1,4 @@
-"""The rules of an answer's place: what may be said when, held to a plain reading of small languages."""
+"""A guide's masks, compared with lists of all texts of small languages."""
 
 import re
 from itertools import product
@@ -24,12 +24,12 @@ def bitmap(ids):
     return np.packbits(bits, bitorder="little").view(np.uint32)
 
 
-def guide(grammar=None, ends=ENDS, **how):
-    return Guide(grammar, bitmap(ends), **how)
+def new_guide(grammar=None, ends=ENDS, **options):
+    return Guide(grammar, bitmap(ends), **options)
 
 
 def ids(mask_M):
-    """What a mask allows; None: everything. Its last word may say anything of ids that are none."""
+    """The ids that a mask allows; None: all. Bits beyond the vocabulary are ignored."""
     if mask_M is None:
         return None
     return {*np.flatnonzero(np.unpackbits(mask_M.view(np.uint8), bitorder="little", count=VOCAB)).tolist()}
@@ -40,12 +40,13 @@ def spell(text):
     return [TOKENS.index(bytes([sign])) for sign in text.encode()]
 
 
-def after(one, *tokens):
+def after(guide, *tokens):
+    """The guide, advanced by tokens that its masks allow."""
     for token in tokens:
-        allowed = ids(one.mask())
+        allowed = ids(guide.mask())
         assert allowed is None or token in allowed, (token, allowed)
-        one.accept(token)
-    return one
+        guide.accept(token)
+    return guide
 
 
 LANGUAGES = {
@@ -65,158 +66,160 @@ LANGUAGES = {
 @given(pattern=st.sampled_from(list(LANGUAGES)), data=st.data())
 def test_any_tokens_that_spell_a_beginning_are_allowed_and_ends_where_a_sentence_is_whole(pattern, data):
     """Tokens of several bytes, too, however they lie across the grammar's parts; nothing else."""
-    language, one, said = LANGUAGES[pattern], guide(regex(pattern, VOCAB, ENDS)), b""
+    language, guide, prefix = LANGUAGES[pattern], new_guide(regex(pattern, VOCAB, ENDS)), b""
     reach = 7 if "*" in pattern else 99  # as far as the list goes
     while True:
-        beginnings = [sentence.encode() for sentence in language if sentence.encode().startswith(said)]
-        near = {at for at, token in enumerate(TOKENS) if at not in ENDS and len(said + token) <= reach}
-        following = {at for at in near if any(one.startswith(said + TOKENS[at]) for one in beginnings)}
-        whole = said in beginnings
-        assert ids(one.mask()) & (near | set(ENDS)) == following | (set(ENDS) if whole else set()), said
+        beginnings = [sentence.encode() for sentence in language if sentence.encode().startswith(prefix)]
+        near = {token for token, text in enumerate(TOKENS) if token not in ENDS and len(prefix + text) <= reach}
+        following = {token for token in near if any(text.startswith(prefix + TOKENS[token]) for text in beginnings)}
+        is_whole = prefix in beginnings
+        assert ids(guide.mask()) & (near | set(ENDS)) == following | (set(ENDS) if is_whole else set()), prefix
         if not following:
-            assert one.is_complete or reach == 7
+            assert guide.is_complete or reach == 7
             break
-        assert not one.is_complete
+        assert not guide.is_complete
         token = data.draw(st.sampled_from(sorted(following)))
-        one.accept(token)
-        said += TOKENS[token]
+        guide.accept(token)
+        prefix += TOKENS[token]
 
 
 def test_ends_stand_alone_where_nothing_else_is_possible():
-    one = after(guide(regex("ab", VOCAB, ENDS)), *spell("a"))
-    assert not set(ENDS) & ids(one.mask()) and not one.is_complete
-    assert ids(after(one, *spell("b")).mask()) == set(ENDS)
-    assert one.is_complete
-    one.accept(EOS)
-    assert one.is_unconstrained and one.mask() is None
+    guide = after(new_guide(regex("ab", VOCAB, ENDS)), *spell("a"))
+    assert not set(ENDS) & ids(guide.mask()) and not guide.is_complete
+    assert ids(after(guide, *spell("b")).mask()) == set(ENDS)
+    assert guide.is_complete
+    guide.accept(EOS)
+    assert guide.is_unconstrained and guide.mask() is None
 
 
 def test_an_empty_grammar_ends_at_once():
-    assert ids(guide(regex("", VOCAB, ENDS)).mask()) == set(ENDS)
+    assert ids(new_guide(regex("", VOCAB, ENDS)).mask()) == set(ENDS)
 
 
 def test_a_stop_token_is_allowed_where_the_grammar_may_end_and_not_where_its_text_would_match():
     brace, both = TOKENS.index(b"}"), TOKENS.index(b'"}')
     stops = (*ENDS, brace, both)
-    one = guide(regex('\\{"a"\\}?', VOCAB, ENDS), stops)
-    after(one, *spell('{"a'))
-    assert ids(one.mask()) == set(spell('"'))
-    assert ids(after(one, *spell('"')).mask()) == set(stops)
-    assert after(one, brace).is_unconstrained
+    guide = new_guide(regex('\\{"a"\\}?', VOCAB, ENDS), stops)
+    after(guide, *spell('{"a'))
+    assert ids(guide.mask()) == set(spell('"'))
+    assert ids(after(guide, *spell('"')).mask()) == set(stops)
+    assert after(guide, brace).is_unconstrained
 
 
 def test_a_stop_token_without_which_the_grammar_cannot_end_leaves_nothing():
-    one = after(guide(regex("ab?}", VOCAB, ENDS), (*ENDS, *spell("}"))), *spell("ab"))
-    assert ids(one.mask()) == set()
+    guide = after(new_guide(regex("ab?}", VOCAB, ENDS), (*ENDS, *spell("}"))), *spell("ab"))
+    assert ids(guide.mask()) == set()
 
 
 @pytest.mark.parametrize("text", ["ab", "12"])
 def test_what_goes_on_is_free_when_nothing_else_of_the_grammar_is_possible(text):
-    one = guide(regex("ab|12(34)?", VOCAB, ENDS), continues_after_grammar=True)
-    after(one, *spell(text))
+    guide = new_guide(regex("ab|12(34)?", VOCAB, ENDS), continues_after_grammar=True)
+    after(guide, *spell(text))
     if text == "ab":
-        assert one.mask() is None and one.is_unconstrained
+        assert guide.mask() is None and guide.is_unconstrained
     else:  # it may go on, so whether it has ended is seen by an end token
-        assert ids(one.mask()) == {*spell("3"), *ENDS}
-        assert after(one, EOS).is_unconstrained
-    assert ids(after(one, EOS, *spell("x")).mask()) is None
+        assert ids(guide.mask()) == {*spell("3"), *ENDS}
+        assert after(guide, EOS).is_unconstrained
+    assert ids(after(guide, EOS, *spell("x")).mask()) is None
 
 
-def test_a_copy_and_its_original_go_separate_ways():
-    one = after(guide(regex("(ab|12)+", VOCAB, ENDS)), *spell("ab"))
-    other = one.copy()
-    after(one, *spell("1"))
+def test_a_copy_and_its_original_are_independent():
+    guide = after(new_guide(regex("(ab|12)+", VOCAB, ENDS)), *spell("ab"))
+    other = guide.copy()
+    after(guide, *spell("1"))
     after(other, *spell("a"))
-    assert (ids(one.mask()), ids(other.mask())) == ({*spell("2")}, {*spell("b"), TOKENS.index(b"ba")})
+    assert (ids(guide.mask()), ids(other.mask())) == ({*spell("2")}, {*spell("b"), TOKENS.index(b"ba")})
 
 
 def test_a_grammar_that_was_not_begun_is_copied_too():
-    one = guide(regex("ab", VOCAB, ENDS))
-    other = one.copy()
-    assert ids(after(one, *spell("a")).mask()) != ids(other.mask())
+    guide = new_guide(regex("ab", VOCAB, ENDS))
+    other = guide.copy()
+    assert ids(after(guide, *spell("a")).mask()) != ids(other.mask())
 
 
-def test_masks_are_nobody_elses():
-    one = guide(regex("ab", VOCAB, ENDS))
-    first = one.mask()
+def test_each_mask_is_a_new_array():
+    guide = new_guide(regex("ab", VOCAB, ENDS))
+    first = guide.mask()
     first[:] = 0
-    assert ids(one.mask()) == {*spell("a"), TOKENS.index(b"ab")}
+    assert ids(guide.mask()) == {*spell("a"), TOKENS.index(b"ab")}
 
 
 class TestThinking:
     def test_all_but_an_end_is_allowed_until_it_ends_and_then_the_grammar(self):
-        one = after(guide(regex("ab", VOCAB, ENDS), reasoning_state=THINKING), 7, 99, 150)
-        assert ids(one.mask()) == set(range(VOCAB)) - set(ENDS) and not one.is_unconstrained
-        assert ids(after(one, 10).mask()) == {*spell("a"), TOKENS.index(b"ab")}
+        guide = after(new_guide(regex("ab", VOCAB, ENDS), reasoning_state=THINKING), 7, 99, 150)
+        assert ids(guide.mask()) == set(range(VOCAB)) - set(ENDS) and not guide.is_unconstrained
+        assert ids(after(guide, 10).mask()) == {*spell("a"), TOKENS.index(b"ab")}
 
     @pytest.mark.parametrize("budget", [0, 1, 3])
     @pytest.mark.parametrize("has_grammar", [False, True])
     def test_a_budget_is_so_many_tokens_and_then_the_end_is_forced(self, budget, has_grammar):
         grammar = regex("ab", VOCAB, ENDS) if has_grammar else None
-        one = guide(grammar, reasoning_state=THINKING, thinking_budget=budget, reasoning_end_ids=(40, 10, 33))
+        guide = new_guide(grammar, reasoning_state=THINKING, thinking_budget=budget, reasoning_end_ids=(40, 10, 33))
         for token in range(50, 50 + budget):
-            assert ids(one.mask()) == (set(range(VOCAB)) - set(ENDS) if has_grammar else None)
-            one.accept(token)
+            assert ids(guide.mask()) == (set(range(VOCAB)) - set(ENDS) if has_grammar else None)
+            guide.accept(token)
         for token in (40, 10, 33):
-            assert ids(one.mask()) == {token} and not one.is_unconstrained
-            one.accept(token)
-        assert ids(one.mask()) == ({*spell("a"), TOKENS.index(b"ab")} if has_grammar else None)
-        assert one.is_unconstrained is not has_grammar
+            assert ids(guide.mask()) == {token} and not guide.is_unconstrained
+            guide.accept(token)
+        assert ids(guide.mask()) == ({*spell("a"), TOKENS.index(b"ab")} if has_grammar else None)
+        assert guide.is_unconstrained is not has_grammar
 
-    def test_who_ends_before_the_budget_is_forced_to_nothing(self):
-        one = after(guide(reasoning_state=THINKING, thinking_budget=3, reasoning_end_ids=(10,)), 50, 51, 10)
-        assert one.is_unconstrained and one.mask() is None
+    def test_reasoning_that_ends_within_its_budget_is_not_forced(self):
+        guide = after(new_guide(reasoning_state=THINKING, thinking_budget=3, reasoning_end_ids=(10,)), 50, 51, 10)
+        assert guide.is_unconstrained and guide.mask() is None
 
     @pytest.mark.parametrize("budget", [0, 2])
     def test_what_comes_before_the_reasoning_is_not_counted(self, budget):
         thinking = UntilToken(frozenset([10]), frozenset([20]))
-        one = after(guide(reasoning_state=thinking, thinking_budget=budget, reasoning_end_ids=(10,)), 50, 51, 52, 20)
+        guide = after(
+            new_guide(reasoning_state=thinking, thinking_budget=budget, reasoning_end_ids=(10,)), 50, 51, 52, 20
+        )
         for token in range(60, 60 + budget):
-            assert one.mask() is None
-            one.accept(token)
-        assert ids(one.mask()) == {10}
-        assert after(one, 10).is_unconstrained
+            assert guide.mask() is None
+            guide.accept(token)
+        assert ids(guide.mask()) == {10}
+        assert after(guide, 10).is_unconstrained
 
-    def test_who_begins_no_reasoning_has_no_budget_to_keep_to(self):
-        one = guide(
+    def test_the_budget_counts_only_within_the_reasoning(self):
+        guide = new_guide(
             reasoning_state=UntilToken(frozenset([10]), frozenset([20])), thinking_budget=0, reasoning_end_ids=(10,)
         )
-        assert after(one, *range(50, 90)).mask() is None
-        assert after(one, 10).is_unconstrained
+        assert after(guide, *range(50, 90)).mask() is None
+        assert after(guide, 10).is_unconstrained
 
     def test_a_copy_has_its_own_budget(self):
-        one = after(guide(reasoning_state=THINKING, thinking_budget=2, reasoning_end_ids=(10,)), 50)
-        other = one.copy()
-        one.accept(51)
-        assert ids(one.mask()) == {10} and other.mask() is None
+        guide = after(new_guide(reasoning_state=THINKING, thinking_budget=2, reasoning_end_ids=(10,)), 50)
+        other = guide.copy()
+        guide.accept(51)
+        assert ids(guide.mask()) == {10} and other.mask() is None
 
 
-def test_without_a_grammar_and_without_thinking_there_is_nothing_to_keep_to():
-    one = guide()
-    assert one.is_unconstrained and one.mask() is None
-    one.accept(5)
-    assert one.mask() is None
+def test_without_a_grammar_and_without_reasoning_nothing_is_constrained():
+    guide = new_guide()
+    assert guide.is_unconstrained and guide.mask() is None
+    guide.accept(5)
+    assert guide.mask() is None
 
 
 def test_a_token_that_the_grammar_does_not_know_is_an_error_and_nothing_is_allowed_any_more():
-    one = guide(regex("ab", VOCAB, ENDS))
-    one.accept(spell("1")[0])
-    assert one.error
-    assert ids(one.mask()) == set()
-    assert not one.is_complete
-    one.accept(spell("a")[0])
-    assert ids(one.mask()) == set()
+    guide = new_guide(regex("ab", VOCAB, ENDS))
+    guide.accept(spell("1")[0])
+    assert guide.error
+    assert ids(guide.mask()) == set()
+    assert not guide.is_complete
+    guide.accept(spell("a")[0])
+    assert ids(guide.mask()) == set()
 
 
 def test_a_grammar_that_was_broken_from_the_start_is_an_error_too():
     class Broken:
         def new_matcher(self):
-            one = regex("ab", VOCAB, ENDS).new_matcher()
-            one.consume_token(1)
-            return one
+            matcher = regex("ab", VOCAB, ENDS).new_matcher()
+            matcher.consume_token(1)
+            return matcher
 
-    one = guide(Broken())
-    assert ids(one.mask()) == set() and one.error
+    guide = new_guide(Broken())
+    assert ids(guide.mask()) == set() and guide.error
 
 
 class SmallLexer:
@@ -239,9 +242,9 @@ class SmallLexer:
 
 def test_answers_that_fill_the_lexer_of_their_grammar_go_on_with_a_new_one():
     grammar = SmallLexer()
-    first = after(guide(grammar), *spell("a"))
+    first = after(new_guide(grammar), *spell("a"))
     for letter in "abcb":
-        answer = guide(grammar)
+        answer = new_guide(grammar)
         for _ in range(90):
             after(answer.copy(), *spell(letter))
             after(answer, *spell(letter))
@@ -260,12 +263,12 @@ def test_whatever_is_drawn_from_the_masks_is_in_the_language(seed, which):
         SmallGrammar('start: pair{1,4} (", " word){0,2}\npair: "ab" | "ba"\nword: "true" | "false"', VOCAB, ENDS),
         schema({"enum": ["ab", "aba", "abab"]}, VOCAB, ENDS),
     )
-    one, said = guide(grammars[which]), b""
+    guide, prefix = new_guide(grammars[which]), b""
     for _ in range(60):
-        token = int(rng.choice(sorted(ids(one.mask()))))
-        one.accept(token)
+        token = int(rng.choice(sorted(ids(guide.mask()))))
+        guide.accept(token)
         if token in ENDS:
             break
-        said += TOKENS[token]
-    assert re.fullmatch(pattern if which < 2 else '"(ab|aba|abab)"', said.decode()), said
-    assert one.is_unconstrained
+        prefix += TOKENS[token]
+    assert re.fullmatch(pattern if which < 2 else '"(ab|aba|abab)"', prefix.decode()), prefix
+    assert guide.is_unconstrained

@@ -1,4 +1,4 @@
-"""Whatever is sent is answered: with a grammar whose steps are bounded, or with a refusal, and the next one is served.
+"""Hostile constraints compile to a grammar whose steps are bounded, or are refused, and later requests are served.
 
 The limits are tight here so that no test waits for long: what takes longer is a refusal, not a failure.
 """
@@ -14,7 +14,7 @@ from jaxserve.workers.pool import MIB
 from tests.structured.byte_tokenizer import EOS, accepts, allowed, byte_tokenizer
 from tests.structured.hostile_inputs import HOSTILE
 
-HELD_TO_REFUSE = {
+MUST_BE_REFUSED = {
     "regex with many parentheses",
     "schema of 500 references in a circle",
     "schema of 5000 properties",
@@ -28,8 +28,8 @@ HELD_TO_REFUSE = {
     "structural tag 9000 levels deep",
     "whitespace that explodes",
 }
-HELD_TO_SERVE = {"choice of 20 000", "schema 31 levels deep", "schema of a 20 000-way enum", "regex with huge repeats"}
-HELD_TO_SERVE |= {"structural tag 70 levels deep", "gbnf that is ambiguous", "schema that grows by itself"}
+MUST_COMPILE = {"choice of 20 000", "schema 31 levels deep", "schema of a 20 000-way enum", "regex with huge repeats"}
+MUST_COMPILE |= {"structural tag 70 levels deep", "gbnf that is ambiguous", "schema that grows by itself"}
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def compiler():
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_it_is_answered(compiler, name):
+def test_a_hostile_constraint_is_compiled_or_refused(compiler, name):
     try:
         grammar = compiler.compile(HOSTILE[name], "response_format")
     except InvalidParameter as error:
         assert error.param == "response_format" and str(error).startswith("response_format")
         assert len(str(error)) < 1000
-        assert name not in HELD_TO_SERVE, str(error)
+        assert name not in MUST_COMPILE, str(error)
     else:
-        assert name not in HELD_TO_REFUSE
+        assert name not in MUST_BE_REFUSED
         follow(grammar.new_matcher())
     matcher = compiler.compile(StructuredOutputs(regex=f"[{len(name)}]+")).new_matcher()
     assert not accepts(matcher, "x")
@@ -67,7 +67,7 @@ def follow(matcher):
             return
 
 
-def test_a_helper_that_is_killed_is_a_refusal_of_this_grammar_alone():
+def test_a_killed_worker_refuses_this_grammar_alone():
     compiler = GrammarCompiler(byte_tokenizer(), timeout_s=2.0)
     try:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Patterns with look-ahead that libraries write are enforced, as `re` takes them."""
+"""Patterns with look-ahead that libraries write are enforced as Python's `re` understands them."""
 
 import json
 import re

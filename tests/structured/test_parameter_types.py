@@ -1,4 +1,4 @@
-"""What a text says under a schema: the value that it is read as, where no quotes tell strings from all else."""
+"""The value that a text without quotes is parsed as under a schema."""
 
 import json
 
@@ -96,6 +96,6 @@ def test_where_kinds_of_objects_differ_in_a_parameter_its_type_alone_decides():
     assert read({"anyOf": kinds}, "kind", "z") == "z"
 
 
-def test_a_schema_that_multiplies_is_given_up():
+def test_a_schema_whose_parts_multiply_is_refused():
     union = [{"anyOf": [{"minimum": place * 100 + low} for low in range(12)]} for place in range(3)]
     assert parse_parameters_leniently(json.dumps({"properties": {"a": {"type": "integer", "allOf": union}}})) is None

@@ -1,4 +1,4 @@
-"""Patterns mean what Python's `re` takes them for, in schemas and as whole answers."""
+"""Patterns in schemas and as whole outputs match what Python's `re` matches."""
 
 import re
 

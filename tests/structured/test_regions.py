@@ -1,4 +1,4 @@
-"""What stands between two markers of a structural tag ends where its end marker begins."""
+"""The content of a structural tag's region ends where its end marker begins."""
 
 import json
 

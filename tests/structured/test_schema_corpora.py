@@ -1,7 +1,7 @@
-"""Every schema of the corpora is enforced, or refused by the name of what cannot be; the counts may only get better.
+"""Every schema of the corpora is enforced, or refused with the keyword that cannot be; the counts may only improve.
 
-JSON-Schema-Test-Suite says of instances whether they are valid. What a grammar accepts of them is valid, but for
-`oneOf`, which is read as `anyOf`. What it does not accept although it is valid is so for one of the reasons below.
+JSON-Schema-Test-Suite lists instances that are valid or not. Those that a grammar accepts are valid, except for
+`oneOf`, which is read as `anyOf`. Valid ones that it does not accept are explained by the reasons below.
 """
 
 import json
@@ -32,7 +32,7 @@ COUNTS = {
     "draft2020-12/optional/format": ((14, 0), (200, 160, 12, 0)),
 }
 
-# Why a valid instance is no answer here: (file, what its case says, or how it looks)
+# Reasons for which a valid instance is not accepted, with a pattern for its file, description or text
 NARROWER = {
     "undeclared keys are closed out": r"additional properties are allowed|other properties|property absent",
     "declared keys come in their order": r"allOf \| allOf|allOf with base schema|anyOf complex types|property order",
@@ -61,7 +61,7 @@ def compact(value: Any) -> str:
 def test_what_is_accepted_is_valid(folder, record_property):
     schemas, instances, refusals = Counter(), Counter(), Counter()
     wrong = []
-    for file, case in corpora.suite(folder):
+    for file, case in corpora.iter_suite(folder):
         schema = JsonSchema(json.dumps(case["schema"]), JsonWhitespace(is_compact=True))
         try:
             matcher = matcher_of(schema)
@@ -97,7 +97,7 @@ def test_what_is_accepted_is_valid(folder, record_property):
 
 def test_large_schemas_are_enforced_or_refused_by_name():
     enforced, refused = [], {}
-    for name, text in corpora.large().items():
+    for name, text in corpora.large_schemas().items():
         try:
             matcher_of(JsonSchema(text))
             enforced.append(name)

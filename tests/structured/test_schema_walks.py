@@ -1,4 +1,4 @@
-"""Whatever is drawn from a schema's masks is valid under the schema, as the jsonschema package judges it."""
+"""Random outputs under a schema's masks are valid under the schema, by the package jsonschema."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Structural tags: which texts they allow, and which tags are refused."""
+"""Structural tags: the texts that they allow, and the tags that are refused."""
 
 import json
 
@@ -173,8 +173,8 @@ FORMATS = {
 def test_a_format_allows_its_texts_and_no_others(name):
     format, good, bad = FORMATS[name]
     matcher = matcher_of(tagged(format))
-    assert [one for one in good if not accepts(matcher, ids_of(one))] == []
-    assert [one for one in bad if accepts(matcher, ids_of(one))] == []
+    assert [text for text in good if not accepts(matcher, ids_of(text))] == []
+    assert [text for text in bad if accepts(matcher, ids_of(text))] == []
 
 
 def test_the_legacy_form_is_triggered_tags():
