@@ -21,8 +21,8 @@ from tests.structured.byte_tokenizer import accepts, matcher_of
 NUM_SEEDS = 250
 
 
-def are_accepted(schema, *texts):
-    """For each text whether it is accepted. schema: its text, so that no digit is lost on the way."""
+def allows(schema, *texts):
+    """Whether a schema allows each of some texts. The schema is a text, so that its numbers keep all digits."""
     matcher = matcher_of(JsonSchema(schema, JsonWhitespace(is_compact=True)))
     return [accepts(matcher, text) for text in texts]
 
@@ -77,7 +77,7 @@ def test_an_exclusive_bound_cannot_be_reached(bound, keyword):
         other = "maximum" if above else "minimum"
         schema = f'{{"type":"number","{keyword}":{bound!r},"{other}":{last!r}}}'
         texts = [format(Decimal(repr(number)), "f") for number in (bound, last)]
-        assert are_accepted(schema, *texts, texts[0] + ("0" if "." in texts[0] else ".0")) == [False, True, False]
+        assert allows(schema, *texts, texts[0] + ("0" if "." in texts[0] else ".0")) == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_an_exclusive_bound_cannot_be_reached(bound, keyword):
     ],
 )  # fmt: skip
 def test_these_are_exact(schema, accepted, refused):
-    assert are_accepted(schema, *accepted.split(), *refused.split()) == [
+    assert allows(schema, *accepted.split(), *refused.split()) == [
         *[True] * len(accepted.split()),
         *[False] * len(refused.split()),
     ]
@@ -181,17 +181,17 @@ def test_items_and_members_are_counted_beside_exact_numbers(count):
     )
     array = "[" + ",".join(["9007199254740993"] * count) + "]"
     object_ = "{" + ",".join(f'"{name}":9007199254740993' for name in range(count)) + "}"
-    assert are_accepted(items, array) == [1 <= count <= 3] and are_accepted(members, object_) == [count == 1]
+    assert allows(items, array) == [1 <= count <= 3] and allows(members, object_) == [count == 1]
     first = f'{{"type":"array","prefixItems":[true,{number}],"items":{number},"minItems":1,"maxItems":3}}'
-    assert are_accepted(first, array) == [1 <= count <= 3]
+    assert allows(first, array) == [1 <= count <= 3]
     named = f'{{"type":"object","patternProperties":{{"^[0-9]$":{number}}},"additionalProperties":false}}'
-    assert are_accepted(named, object_, '{"x":9007199254740993}') == [True, False]
+    assert allows(named, object_, '{"x":9007199254740993}') == [True, False]
 
 
 def test_an_undeclared_name_is_another_than_the_declared_ones():
     schema = '{"type":"object","properties":{"ab":true,"a\\"":true},"additionalProperties":{"const":9007199254740993}}'
     names = {"a": True, "": True, "abc": True, "b": True, "ab": False, 'a"': False}
-    assert {name: are_accepted(schema, f"{{{json.dumps(name)}:9007199254740993}}")[0] for name in names} | {
-        "ab": are_accepted(schema, '{"ab":1,"ab":9007199254740993}')[0],
-        'a"': are_accepted(schema, '{"a\\"":1,"a\\"":9007199254740993}')[0],
+    assert {name: allows(schema, f"{{{json.dumps(name)}:9007199254740993}}")[0] for name in names} | {
+        "ab": allows(schema, '{"ab":1,"ab":9007199254740993}')[0],
+        'a"': allows(schema, '{"a\\"":1,"a\\"":9007199254740993}')[0],
     } == names

@@ -12,8 +12,8 @@ from jaxserve.structured_outputs import StructuredOutputs
 from tests.structured.byte_tokenizer import EOS, accepts, allowed, matcher_of
 
 
-def are_accepted(asked, *texts):
-    matcher = matcher_of(asked)
+def allows(expr, *texts):
+    matcher = matcher_of(expr)
     return [accepts(matcher, text) for text in texts]
 
 
@@ -39,8 +39,8 @@ ws     ::= | " " | "\n" [ \t]{0,20}
 
 
 def test_gbnf_begins_at_root():
-    assert are_accepted(grammar(ARITHMETIC), "1+(22+3)", "1", "", "1+", "(1") == [True, True, False, False, False]
-    assert are_accepted(grammar(JSON_GBNF), '{"a": [1, "é", {"b":null}]}', "{}", "[1]") == [True, True, False]
+    assert allows(grammar(ARITHMETIC), "1+(22+3)", "1", "", "1+", "(1") == [True, True, False, False, False]
+    assert allows(grammar(JSON_GBNF), '{"a": [1, "é", {"b":null}]}', "{}", "[1]") == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_gbnf_begins_at_root():
     ],
 )
 def test_gbnf(text, good, bad):
-    assert are_accepted(grammar(text), good, bad) == [True, False]
+    assert allows(grammar(text), good, bad) == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_gbnf(text, good, bad):
     ],
 )
 def test_lark_begins_at_start(text, good, bad):
-    assert are_accepted(grammar(text), good, bad) == [True, False]
+    assert allows(grammar(text), good, bad) == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_lark_begins_at_start(text, good, bad):
 )
 def test_a_grammar_that_is_none_is_refused(text, reason):
     if text == "root ::= ":  # an empty rule is the empty answer
-        assert are_accepted(grammar(text), "", "a") == [True, False]
+        assert allows(grammar(text), "", "a") == [True, False]
         return
     with pytest.raises(InvalidParameter, match=reason) as caught:
         matcher_of(grammar(text))
@@ -136,8 +136,8 @@ def test_twenty_thousand_choices_compile():
 def test_a_json_object_is_any_object_and_nothing_else():
     compact = StructuredOutputs(json_object=True, disable_any_whitespace=True)
     nested = json.dumps({"a": [1, {"b": None}], "": "é"}, separators=(",", ":"), ensure_ascii=False)
-    assert are_accepted(compact, "{}", nested, "[]", "1", '{"a": 1}') == [True, True, False, False, False]
-    assert are_accepted(StructuredOutputs(json_object=True), '{"a": 1}', '{\n  "a": 1\n}') == [True, True]
+    assert allows(compact, "{}", nested, "[]", "1", '{"a": 1}') == [True, True, False, False, False]
+    assert allows(StructuredOutputs(json_object=True), '{"a": 1}', '{\n  "a": 1\n}') == [True, True]
 
 
 def test_when_nothing_more_can_follow_only_the_end_may():

@@ -12,8 +12,8 @@ from tests.structured.byte_tokenizer import accepts, matcher_of
 COMPACT = JsonWhitespace(is_compact=True)
 
 
-def are_accepted(schema, *values, **how):
-    """For each value, or text of one, whether it is accepted."""
+def allows(schema, *values, **how):
+    """Whether a schema allows each of some values, or texts of values."""
     matcher = matcher_of(JsonSchema(json.dumps(schema), COMPACT, **how))
     texts = [value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for value in values]
     return [accepts(matcher, text) for text in texts]
@@ -32,44 +32,32 @@ B = {"b": {"type": "integer"}}
 
 @pytest.mark.parametrize("schema", [{}, True, {"title": "anything", "x-vendor": {"not": 1}, "default": {"not": 1}}])
 def test_an_empty_schema_allows_any_json(schema):
-    assert are_accepted(schema, 1, None, "[]", {"a": [1.5, "x"]}, '"text"', "{") == [
-        True,
-        True,
-        True,
-        True,
-        True,
-        False,
-    ]
+    assert allows(schema, 1, None, "[]", {"a": [1.5, "x"]}, '"text"', "{") == [True, True, True, True, True, False]
 
 
 def test_a_bare_object_allows_any_object():
-    assert are_accepted({"type": "object"}, {}, {"a": {"b": [1]}}, "[]", "1") == [True, True, False, False]
-    assert are_accepted({}, {"a": 1}, "1", is_object=True) == [True, False]
+    assert allows({"type": "object"}, {}, {"a": {"b": [1]}}, "[]", "1") == [True, True, False, False]
+    assert allows({}, {"a": 1}, "1", is_object=True) == [True, False]
 
 
 def test_objects_that_declare_properties_are_closed():
-    assert are_accepted({"properties": A, "type": "object"}, {"a": 1}, {}, {"a": 1, "z": 2}, {"z": 2}) == [
+    assert allows({"properties": A, "type": "object"}, {"a": 1}, {}, {"a": 1, "z": 2}, {"z": 2}) == [
         True,
         True,
         False,
         False,
     ]
-    assert are_accepted({"properties": {}, "type": "object"}, {}, {"z": 2}) == [True, False]
+    assert allows({"properties": {}, "type": "object"}, {}, {"z": 2}) == [True, False]
     open_one = {"properties": A, "type": "object", "additionalProperties": True}
-    assert are_accepted(open_one, {"a": 1, "z": 2}, {"z": 2}, {"a": "x"}, '{"a":1,"a":"x"}') == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    assert allows(open_one, {"a": 1, "z": 2}, {"z": 2}, {"a": "x"}, '{"a":1,"a":"x"}') == [True, True, False, False]
     typed = {"properties": A, "type": "object", "additionalProperties": {"type": "null"}}
-    assert are_accepted(typed, {"a": 1, "z": None}, {"z": 2}) == [True, False]
+    assert allows(typed, {"a": 1, "z": None}, {"z": 2}) == [True, False]
 
 
 def test_a_key_may_not_hide_behind_escapes():
     """Otherwise an undeclared "\\u0061" would be an "a" to whoever reads it."""
     schema = {"properties": A | {"b/c": {"type": "null"}}, "additionalProperties": {"type": "string"}, "type": "object"}
-    assert are_accepted(schema, r'{"a":1,"\u0061":"x"}', r'{"b\/c":"x"}', {"a": 1, "z": "x"}) == [False, False, True]
+    assert allows(schema, r'{"a":1,"\u0061":"x"}', r'{"b\/c":"x"}', {"a": 1, "z": "x"}) == [False, False, True]
 
 
 def test_closed_means_even_objects_that_declare_nothing():
@@ -80,12 +68,12 @@ def test_closed_means_even_objects_that_declare_nothing():
 
 def test_properties_come_in_declared_order_and_required_ones_always():
     schema = {"type": "object", "properties": A | B, "required": ["b"]}
-    assert are_accepted(schema, {"a": 1, "b": 2}, {"b": 2}, {"b": 2, "a": 1}, {"a": 1}) == [True, True, False, False]
+    assert allows(schema, {"a": 1, "b": 2}, {"b": 2}, {"b": 2, "a": 1}, {"a": 1}) == [True, True, False, False]
 
 
 def test_required_keys_count_as_declared():
-    assert are_accepted({"type": "object", "required": ["x"]}, {"x": [1]}, {}, {"y": 1}) == [True, False, False]
-    assert are_accepted({"type": "object", "properties": A, "required": ["x"]}, {"x": 1}, {"a": 1}) == [True, False]
+    assert allows({"type": "object", "required": ["x"]}, {"x": [1]}, {}, {"y": 1}) == [True, False, False]
+    assert allows({"type": "object", "properties": A, "required": ["x"]}, {"x": 1}, {"a": 1}) == [True, False]
 
 
 def test_keywords_in_data_are_data():
@@ -94,7 +82,7 @@ def test_keywords_in_data_are_data():
         "default": {"not": 1},
         "examples": [{"if": 1}],
     }
-    assert are_accepted(schema, {"not": {"contains": 1}, "if": 2}, {"not": 1}) == [True, False]
+    assert allows(schema, {"not": {"contains": 1}, "if": 2}, {"not": 1}) == [True, False]
 
 
 def test_all_of_is_merged():
@@ -103,17 +91,15 @@ def test_all_of_is_merged():
         "allOf": [{"properties": A, "required": ["a"]}, {"properties": B}],
         "properties": {"c": True},
     }
-    assert are_accepted(schema, {"a": 1, "b": 2, "c": 3}, {"a": 1, "c": 3}, {"b": 2}, {"a": 1, "z": 3}) == [
+    assert allows(schema, {"a": 1, "b": 2, "c": 3}, {"a": 1, "c": 3}, {"b": 2}, {"a": 1, "z": 3}) == [
         True,
         True,
         False,
         False,
     ]
     both = {"allOf": [{"properties": A}, {"properties": {"a": {"minimum": 5}}, "additionalProperties": False}]}
-    assert are_accepted(both | {"type": "object"}, {"a": 5}, {"a": 4}) == [True, False]
-    assert are_accepted(
-        {"allOf": [{"pattern": "^a"}, {"pattern": "b$"}, {"maxLength": 3}]}, '"axb"', '"axxb"', '"xb"'
-    ) == [
+    assert allows(both | {"type": "object"}, {"a": 5}, {"a": 4}) == [True, False]
+    assert allows({"allOf": [{"pattern": "^a"}, {"pattern": "b$"}, {"maxLength": 3}]}, '"axb"', '"axxb"', '"xb"') == [
         True,
         False,
         False,
@@ -122,12 +108,12 @@ def test_all_of_is_merged():
 
 def test_any_of_beside_other_keywords_holds_with_them():
     schema = {"type": "object", "properties": A | B, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}
-    assert are_accepted(schema, {"a": 1}, {"b": 1}, {"a": 1, "b": 2}, {}) == [True, True, True, False]
+    assert allows(schema, {"a": 1}, {"b": 1}, {"a": 1, "b": 2}, {}) == [True, True, True, False]
 
 
 def test_one_of_is_read_as_any_of():
     schema = {"oneOf": [{"type": "integer"}, {"minimum": 2}]}
-    assert are_accepted(schema, 1, 2, "2.5") == [True, True, True]
+    assert allows(schema, 1, 2, "2.5") == [True, True, True]
 
 
 TREE = {
@@ -137,35 +123,27 @@ TREE = {
 
 
 def test_references_may_recur():
-    assert are_accepted(TREE, {"v": 1, "l": {"v": 2, "l": {"l": {}}}}, {"l": {"v": "x"}}) == [True, False]
-    assert are_accepted({"type": ["array", "null"], "items": {"$ref": "#"}}, [[None], []], [1]) == [True, False]
+    assert allows(TREE, {"v": 1, "l": {"v": 2, "l": {"l": {}}}}, {"l": {"v": "x"}}) == [True, False]
+    assert allows({"type": ["array", "null"], "items": {"$ref": "#"}}, [[None], []], [1]) == [True, False]
     escaped = {"$defs": {"a/b ~c": {"type": "null"}}, "$ref": "#/$defs/a~1b%20~0c"}
-    assert are_accepted(escaped, None, 1) == [True, False]
+    assert allows(escaped, None, 1) == [True, False]
     absolute = {"$id": "https://x.y/z", "properties": {"n": {"$ref": "https://x.y/z#/$defs/i"}}, "$defs": {"i": A["a"]}}
-    assert are_accepted(absolute, {"n": 1}, {"n": "x"}) == [True, False]
+    assert allows(absolute, {"n": 1}, {"n": "x"}) == [True, False]
 
 
 def test_references_have_neighbours_since_2019():
     schema = {"$ref": "#/definitions/i", "minimum": 5, "definitions": {"i": {"type": "integer"}}}
-    assert are_accepted(schema, 5, 4) == [True, False]
-    assert are_accepted(schema | {"$schema": "http://json-schema.org/draft-07/schema#"}, 5, 4) == [True, True]
+    assert allows(schema, 5, 4) == [True, False]
+    assert allows(schema | {"$schema": "http://json-schema.org/draft-07/schema#"}, 5, 4) == [True, True]
 
 
 def test_arrays():
-    assert are_accepted({"prefixItems": [A["a"]], "items": False, "type": "array"}, [1], [], [1, 2]) == [
-        True,
-        True,
-        False,
-    ]
-    assert are_accepted(
-        {"items": [A["a"]], "additionalItems": {"type": "null"}, "type": "array"}, [1, None], [1, 2]
-    ) == [
+    assert allows({"prefixItems": [A["a"]], "items": False, "type": "array"}, [1], [], [1, 2]) == [True, True, False]
+    assert allows({"items": [A["a"]], "additionalItems": {"type": "null"}, "type": "array"}, [1, None], [1, 2]) == [
         True,
         False,
     ]
-    assert are_accepted(
-        {"items": A["a"], "minItems": 1, "maxItems": 2, "type": "array"}, [], [1], [1, 2], [1, 2, 3]
-    ) == [
+    assert allows({"items": A["a"], "minItems": 1, "maxItems": 2, "type": "array"}, [], [1], [1, 2], [1, 2, 3]) == [
         False,
         True,
         True,
@@ -176,17 +154,12 @@ def test_arrays():
 def test_numbers_of_properties():
     three = {"type": "object", "properties": {"a": True, "b": True, "c": True}}
     texts = [{}, {"a": 1}, {"a": 1, "c": 2}, {"a": 1, "b": 2, "c": 3}]
-    assert are_accepted(three | {"minProperties": 2}, *texts) == [False, False, True, True]
-    assert are_accepted(three | {"maxProperties": 1}, *texts) == [True, True, False, False]
-    assert are_accepted(three | {"minProperties": 1, "maxProperties": 2}, *texts) == [False, True, True, False]
-    assert are_accepted({"type": "object", "minProperties": 1, "maxProperties": 2}, *texts) == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    assert allows(three | {"minProperties": 2}, *texts) == [False, False, True, True]
+    assert allows(three | {"maxProperties": 1}, *texts) == [True, True, False, False]
+    assert allows(three | {"minProperties": 1, "maxProperties": 2}, *texts) == [False, True, True, False]
+    assert allows({"type": "object", "minProperties": 1, "maxProperties": 2}, *texts) == [False, True, True, False]
     open_one = {"type": "object", "properties": A, "additionalProperties": True, "minProperties": 1}
-    assert are_accepted(open_one, {}, {"a": 1}, {"z": 1}, {"a": 1, "z": 2}) == [False, True, True, True]
+    assert allows(open_one, {}, {"a": 1}, {"z": 1}, {"a": 1, "z": 2}) == [False, True, True, True]
 
 
 def test_several_undeclared_keys_cannot_be_told_apart():
@@ -197,32 +170,29 @@ def test_several_undeclared_keys_cannot_be_told_apart():
 
 def test_names_of_properties():
     schema = {"type": "object", "propertyNames": {"enum": ["a-b", "c"]}, "additionalProperties": {"type": "integer"}}
-    assert are_accepted(schema, {"c": 1, "a-b": 2}, {"d": 1}, {"c": "x"}) == [True, False, False]
+    assert allows(schema, {"c": 1, "a-b": 2}, {"d": 1}, {"c": "x"}) == [True, False, False]
     schema = {"type": "object", "propertyNames": {"pattern": "^x"}, "properties": {"a": True, "xy": True}}
-    assert are_accepted(schema, {"xy": 1}, {"a": 1}) == [True, False]
-    assert are_accepted({"type": "object", "propertyNames": {"maxLength": 1}}, {"a": 1}, {"ab": 1}) == [True, False]
+    assert allows(schema, {"xy": 1}, {"a": 1}) == [True, False]
+    assert allows({"type": "object", "propertyNames": {"maxLength": 1}}, {"a": 1}, {"ab": 1}) == [True, False]
     assert "'propertyNames'" in refusal({"propertyNames": {"pattern": "^x", "maxLength": 3}})
     schema = {"type": "object", "patternProperties": {"^n_": {"type": "integer"}, "^s_": {"type": "string"}}}
-    assert are_accepted(schema, {"n_a": 1, "s_b": "x"}, {"n_a": "x"}, {"z": 1}) == [True, False, False]
+    assert allows(schema, {"n_a": 1, "s_b": "x"}, {"n_a": "x"}, {"z": 1}) == [True, False, False]
 
 
 def test_bounds_of_older_drafts():
-    assert are_accepted({"type": "integer", "minimum": 3, "exclusiveMinimum": True}, 3, 4) == [False, True]
-    assert are_accepted({"type": "integer", "minimum": 3, "exclusiveMinimum": False}, 3, 2) == [True, False]
+    assert allows({"type": "integer", "minimum": 3, "exclusiveMinimum": True}, 3, 4) == [False, True]
+    assert allows({"type": "integer", "minimum": 3, "exclusiveMinimum": False}, 3, 2) == [True, False]
 
 
 def test_formats_of_numbers_are_bounds():
-    assert are_accepted({"type": "integer", "format": "int32"}, 2**31 - 1, 2**31, -(2**31) - 1) == [True, False, False]
-    assert are_accepted({"type": "integer", "format": "int64", "minimum": 3}, 3, 2) == [True, False]
-    assert are_accepted({"type": "number", "format": "double"}, "1.5e300") == [True]
+    assert allows({"type": "integer", "format": "int32"}, 2**31 - 1, 2**31, -(2**31) - 1) == [True, False, False]
+    assert allows({"type": "integer", "format": "int64", "minimum": 3}, 3, 2) == [True, False]
+    assert allows({"type": "number", "format": "double"}, "1.5e300") == [True]
 
 
 def test_strings_are_json():
     schema = {"type": "string"}
-    assert (
-        are_accepted(schema, '"a\\n\\"\\\\\\u0001é😀"', '"a\nb"', '"a\tb"', '"\\ud83d"', '"\\x"')
-        == [True] + [False] * 4
-    )
+    assert allows(schema, '"a\\n\\"\\\\\\u0001é😀"', '"a\nb"', '"a\tb"', '"\\ud83d"', '"\\x"') == [True] + [False] * 4
 
 
 NOT_ENFORCED = {
@@ -265,15 +235,12 @@ def test_a_keyword_that_cannot_be_enforced_is_named_with_its_place(keyword):
     ],
 )
 def test_a_keyword_that_says_nothing_may_stand(schema):
-    assert are_accepted(schema, 1, {"a": 1}) == [True, True]
+    assert allows(schema, 1, {"a": 1}) == [True, True]
 
 
 def test_an_option_that_nothing_is_valid_under_is_left_out():
-    assert are_accepted({"anyOf": [{"not": {}}, False, {"type": "null"}]}, None, 1) == [True, False]
-    assert are_accepted({"properties": {"a": {"not": {}}, "b": True}, "type": "object"}, {"b": 1}, {"a": 1}) == [
-        True,
-        False,
-    ]
+    assert allows({"anyOf": [{"not": {}}, False, {"type": "null"}]}, None, 1) == [True, False]
+    assert allows({"properties": {"a": {"not": {}}, "b": True}, "type": "object"}, {"b": 1}, {"a": 1}) == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +285,7 @@ def nested(levels):
 
 
 def test_schemas_are_limited_in_depth_and_size():
-    assert are_accepted(nested(63), [[[]]]) == [True]
+    assert allows(nested(63), [[[]]]) == [True]
     assert "deeper than 64" in refusal(nested(64))
     assert "deeper than 64" in refusal('{"items":' * 100_000)
     assert "larger than" in refusal(json.dumps({"title": "x" * (1 << 20)}))
@@ -404,5 +371,5 @@ def test_an_absurd_repeat_of_a_structural_tag_is_refused(digits):
 
 def test_listed_values_stand_beside_exact_bounds_of_what_is_not_listed():
     schema = {"enum": [0.5, "a", 3], "items": {"minimum": 0.25}, "minimum": 0.25}
-    assert are_accepted(schema, '"a"', 0.5, 3, '"b"', "", 1) == [True, True, True, False, False, False]
-    assert are_accepted({"enum": ["a"], "items": {"minimum": 0.25}}, '"a"', "") == [True, False]
+    assert allows(schema, '"a"', 0.5, 3, '"b"', "", 1) == [True, True, True, False, False, False]
+    assert allows({"enum": ["a"], "items": {"minimum": 0.25}}, '"a"', "") == [True, False]
