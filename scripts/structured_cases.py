@@ -1,7 +1,7 @@
-"""Schemas to answer by, each with something to ask: real functions from the Berkeley Function Calling Leaderboard, and
-schemas composed of every keyword that is enforced.
+"""Schemas with questions: real functions from the Berkeley Function Calling Leaderboard, and schemas composed of every
+keyword that is enforced.
 
-BFCL v4 travels in the package bfcl-eval (Apache-2.0). Its wheel is downloaded and read, never installed.
+BFCL v4 is part of the package bfcl-eval (Apache-2.0). Its wheel is downloaded and read, never installed.
 """
 
 import json
@@ -28,14 +28,14 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A schema and a question whose answer may have its form."""
+    """A schema, and a question that an output under the schema can answer."""
 
     name: str
     schema: Schema
     question: str
 
     def body(self, seed: int, max_tokens: int) -> dict[str, Any]:
-        """A chat request at temperature 1."""
+        """Return the body of a chat request at temperature 1."""
         return {
             "messages": [{"role": "user", "content": self.question}],
             "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": self.schema}},
@@ -45,7 +45,7 @@ class Case:
         }
 
 
-def judged(case: Case, choice: dict[str, Any]) -> str:
+def judge(case: Case, choice: dict[str, Any]) -> str:
     """Judge an output: "valid", "length" (cut off by its length), or a description of the fault."""
     text = choice["message"]["content"] or ""
     if choice["finish_reason"] == "length":
@@ -57,17 +57,17 @@ def judged(case: Case, choice: dict[str, Any]) -> str:
     return "valid" if choice["finish_reason"] == "stop" else f"{case.name}: ended by {choice['finish_reason']}"
 
 
-def cases(num: int = 200) -> list[Case]:
-    """Three of five are real functions, no two with the same parameters; the others are composed."""
+def make_cases(num: int = 200) -> list[Case]:
+    """Return cases, three of five from real functions, no two with the same parameters; the others are composed."""
     composed = [composed_case(seed) for seed in range(num * 2 // 5)]
     return real_cases(num - len(composed)) + composed
 
 
 def real_cases(num: int) -> list[Case]:
-    """Spread evenly over all that there are."""
-    found = list(_functions())
-    step = len(found) / num
-    return [found[int(at * step)] for at in range(num)]
+    """Return cases of real functions, spread evenly over all that there are."""
+    all_cases = list(_functions())
+    step = len(all_cases) / num
+    return [all_cases[int(index * step)] for index in range(num)]
 
 
 def _functions() -> Iterator[Case]:
@@ -93,18 +93,20 @@ def _wheel() -> Path:
 
 
 def json_schema(parameters: Schema) -> Schema:
-    """BFCL's parameters as a JSON schema without its prose.
+    """Convert BFCL's parameters to a JSON schema without descriptions.
 
-    They borrow the names of Python's types, and may have the values of an array's items beside the array.
+    They have the names of Python's types, and may have the `enum` of an array's items beside the array.
     """
     schema = {key: value for key, value in parameters.items() if key not in ANNOTATIONS}
-    if "type" in schema and (known := JSON_TYPES.get(schema["type"], schema["type"])) != schema["type"]:
-        schema = {key: value for key, value in schema.items() if key != "type"} | ({"type": known} if known else {})
+    if "type" in schema and (json_type := JSON_TYPES.get(schema["type"], schema["type"])) != schema["type"]:
+        schema = {key: value for key, value in schema.items() if key != "type"} | (
+            {"type": json_type} if json_type else {}
+        )
     if schema.get("type") == "array" and "enum" in schema:
         schema = schema | {"items": schema.get("items", {}) | {"enum": schema["enum"]}}
         del schema["enum"]
     if isinstance(schema.get("properties"), dict):
-        schema["properties"] = {name: json_schema(one) for name, one in schema["properties"].items()}
+        schema["properties"] = {name: json_schema(value) for name, value in schema["properties"].items()}
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
             schema[key] = json_schema(schema[key])
@@ -137,7 +139,7 @@ LEAVES: tuple[Schema, ...] = (
 
 
 def composed_case(seed: int) -> Case:
-    """An object of three or four levels, drawn by this seed."""
+    """Return a random object schema of three or four levels."""
     rng = random.Random(seed)
     schema = _object(rng, depth=2)
     if seed % 5 == 0:

@@ -1,6 +1,6 @@
-"""Random ranges, enums and consts of numbers: what their grammars let through, judged by the package jsonschema.
+"""Random ranges, enums and consts of numbers: what their grammars accept, judged by the package jsonschema.
 
-A number that a grammar lets through must be valid twice: read digit by digit, and as doubles.
+A number that a grammar accepts must be valid twice: as an exact decimal, and as a double.
 """
 
 import json
@@ -24,7 +24,7 @@ from jaxserve.structured.sandboxed_compile import PARSER_LIMITS, write_valid_gra
 NUM_WALKS = 3
 MAX_WALK_BYTES = 400
 INTEGERS = (0, 1, 3, 10, 150, 999, 2**31, 2**53, 2**53 + 1, 1152921504606846977, 2**63 - 1, 2**63, 2**64, 2**128)
-# How the schema of a number is put into another, and how a number then stands in an answer.
+# (a schema around the schema of a number, an output around the number)
 PLACES = (
     ("{}", "{}"),
     ('{{"type":"array","items":{},"minItems":1}}', "[{}]"),
@@ -35,10 +35,10 @@ PLACES = (
 )
 
 
-def random_number(rng: random.Random, whole: bool = False) -> str:
-    """The text of a JSON number of one of the kinds that are easily got wrong."""
+def random_number(rng: random.Random, is_integer: bool = False) -> str:
+    """Return the text of a JSON number of one of the kinds that implementations often get wrong."""
     sign = rng.choice(("", "", "-"))
-    kind = rng.randrange(3 if whole else 8)
+    kind = rng.randrange(3 if is_integer else 8)
     if kind < 2:
         return sign + str(rng.choice(INTEGERS) + rng.choice((0, 0, 1)))
     if kind == 2:
@@ -55,8 +55,8 @@ def random_number(rng: random.Random, whole: bool = False) -> str:
     return f"{sign}{rng.randrange(100)}.{rng.randrange(10**25):025}"
 
 
-def near(number: str, rng: random.Random) -> str:
-    """Another number: the next double, one a little off, one less than 1 away, the same one, or any."""
+def random_neighbour(number: str, rng: random.Random) -> str:
+    """Return a number near another: the next double, one less than 1 away, the same one, or any."""
     double = float(number)
     steps = (
         math.nextafter(double, math.inf),
@@ -70,20 +70,20 @@ def near(number: str, rng: random.Random) -> str:
 
 
 def positional(number: str) -> str:
-    """The same number without an exponent, and with a point."""
+    """Return the same number without an exponent, and with a point."""
     text = format(Decimal(number), "f")
     return text if "." in text else text + ".0"
 
 
 def random_case(rng: random.Random) -> tuple[str, list[str]]:
-    """A schema of numbers as text, and numbers to try: those at its bounds, in its lists, and beside them."""
+    """Return the text of a schema of numbers, and the numbers at its bounds or in its list."""
     if rng.random() < 0.5:
         listed = [random_number(rng) for _ in range(rng.randint(1, 3))]
         schema = f'{{"const":{listed[0]}}}' if len(listed) == 1 else f'{{"enum":[{",".join(listed)}]}}'
         return schema, listed
     kind = rng.choice(("integer", "number"))
-    low = random_number(rng, whole=kind == "integer" and rng.random() < 0.6)
-    high = near(low, rng)
+    low = random_number(rng, is_integer=kind == "integer" and rng.random() < 0.6)
+    high = random_neighbour(low, rng)
     low, high = sorted((low, high), key=Decimal)
     keywords = [f'"type":"{kind}"']
     sides = rng.choice(((0, 1), (0, 1), (0, 1), (0,), (1,)))
@@ -93,55 +93,55 @@ def random_case(rng: random.Random) -> tuple[str, list[str]]:
     return "{" + ",".join(keywords) + "}", [(low, high)[side] for side in sides]
 
 
-def probes(numbers: list[str], rng: random.Random) -> set[str]:
-    """Ways to write these numbers and others beside them, as answers do."""
-    found = {"0", "-0", "0.0", "-0.0", "1", "-1", "1e400"}
+def make_probes(numbers: list[str], rng: random.Random) -> set[str]:
+    """Return these numbers and others near them, each written in several ways."""
+    texts = {"0", "-0", "0.0", "-0.0", "1", "-1", "1e400"}
     for number in numbers:
-        whole = math.floor(Decimal(number))
-        around = {near(number, rng) for _ in range(4)} | {number}
-        found |= (
+        integer = math.floor(Decimal(number))
+        around = {random_neighbour(number, rng) for _ in range(4)} | {number}
+        texts |= (
             around
             | {positional(text) for text in around}
             | {positional(text)[:-2] for text in around if positional(text).endswith(".0")}
         )
-        found |= {str(whole + step) for step in (-1, 0, 1, 2)}
-    return found
+        texts |= {str(integer + step) for step in (-1, 0, 1, 2)}
+    return texts
 
 
-def faults(seed: int, counts: Counter[str]) -> list[str]:
+def find_faults(seed: int, counts: Counter[str]) -> list[str]:
     """Find the faults of the grammar of one random case."""
     rng = random.Random(seed)
     schema, numbers = random_case(rng)
     outer, answer = rng.choice(PLACES)
-    whole = outer.format(schema)
-    tried = sorted(probes(numbers, rng))
+    schema_text = outer.format(schema)
+    tried = sorted(make_probes(numbers, rng))
     try:
-        text = write_valid_grammar(JsonSchema(whole, JsonWhitespace(is_compact=True)), {}, "schema")
+        text = write_valid_grammar(JsonSchema(schema_text, JsonWhitespace(is_compact=True)), {}, "schema")
     except InvalidParameter as error:
         counts["refused"] += 1
         return _wrongly_refused(schema, str(error), tried)
     matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
     counts["grammars"] += 1
-    found = []
+    faults = []
     for number in tried:
         is_accepted = _accepts(matcher, answer.format(number))
         counts["accepted" if is_accepted else "not accepted"] += 1
         if is_accepted and not _is_valid(schema, number):
-            found.append(f"{number} is accepted under {whole}")
+            faults.append(f"{number} is accepted under {schema_text}")
         if not is_accepted and _must_be_accepted(schema, number):
-            found.append(f"{number} is not accepted under {whole}")
+            faults.append(f"{number} is not accepted under {schema_text}")
     for value in _listed(schema):
         spellings = (
             {format_number(value), *(text for text in tried if Decimal(text) == value)} if value else {"0", "-0"}
         )
         if not any(_accepts(matcher, answer.format(text)) for text in spellings):
-            found.append(f"{value} cannot be written under {whole}")
+            faults.append(f"{value} cannot be written under {schema_text}")
     for _ in range(NUM_WALKS):
         walked = _walk(matcher, rng)
         counts["walks"] += walked is not None
-        if walked is not None and not _is_valid(whole, walked):
-            found.append(f"{walked} is reached under {whole}")
-    return found
+        if walked is not None and not _is_valid(schema_text, walked):
+            faults.append(f"{walked} is reached under {schema_text}")
+    return faults
 
 
 def _wrongly_refused(schema: str, error: str, tried: list[str]) -> list[str]:
@@ -175,33 +175,33 @@ def _listed(schema: str) -> list[Decimal]:
 
 
 def _is_valid(schema: str, text: str) -> bool:
-    """As every digit has it, and for other numbers than integers as doubles have it."""
+    """Whether a text is valid as an exact decimal, and for other numbers than integers also as a double."""
     exact = _validates(schema, text, Decimal)
     return exact and ('"integer"' in schema or _is_listed(schema) or _validates(schema, text, float))
 
 
 def _validates(schema: str, text: str, kind: Callable[[str], Any]) -> bool:
-    """kind: what numbers with a point are read as."""
-    whole = int if kind is Decimal else kind
-    return Draft202012Validator(json.loads(schema, parse_float=kind, parse_int=whole)).is_valid(
-        json.loads(text, parse_float=kind, parse_int=whole)
+    """Whether jsonschema accepts a text. kind: the type of numbers with a point."""
+    integer_type = int if kind is Decimal else kind
+    return Draft202012Validator(json.loads(schema, parse_float=kind, parse_int=integer_type)).is_valid(
+        json.loads(text, parse_float=kind, parse_int=integer_type)
     )
 
 
 def _accepts(matcher: LLMatcher, text: str) -> bool:
-    place, data = matcher.deep_copy(), list(text.encode())
-    return place.try_consume_tokens(data) == len(data) and place.is_accepting()
+    copy, data = matcher.deep_copy(), list(text.encode())
+    return copy.try_consume_tokens(data) == len(data) and copy.is_accepting()
 
 
 def _walk(matcher: LLMatcher, rng: random.Random) -> str | None:
-    """A text that the grammar lets through, byte by byte; None: it found no end."""
-    place, written = matcher.deep_copy(), bytearray()
+    """Return a random text that the grammar accepts; None: it did not end."""
+    copy, written = matcher.deep_copy(), bytearray()
     while len(written) < MAX_WALK_BYTES:
-        mask = int.from_bytes(place.compute_bitmask(), "little")
+        mask = int.from_bytes(copy.compute_bitmask(), "little")
         allowed = [byte for byte in range(256) if mask >> byte & 1]
-        if place.is_accepting() and (not allowed or rng.random() < 0.2):
+        if copy.is_accepting() and (not allowed or rng.random() < 0.2):
             return written.decode()
         closing = [byte for byte in allowed if byte in b'0"]}']
         written.append(rng.choice(closing if closing and rng.random() < 0.4 else allowed))
-        place.consume_token(written[-1])
+        copy.consume_token(written[-1])
     return None

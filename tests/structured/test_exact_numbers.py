@@ -15,7 +15,7 @@ from jaxserve.structured.exact_numbers import format_number
 from jaxserve.structured.grammar_expr import JsonSchema, JsonWhitespace
 from jaxserve.structured.number_patterns import decimal_range_pattern, integer_range_pattern
 from jaxserve.structured_outputs import StructuredOutputs
-from scripts.structured_numbers import faults
+from scripts.structured_numbers import find_faults
 from tests.structured.byte_tokenizer import accepts, matcher_of
 
 NUM_SEEDS = 250
@@ -36,7 +36,7 @@ def refusal(schema):
 @pytest.mark.parametrize("first", range(0, NUM_SEEDS, 50))
 def test_random_numbers_are_judged_as_jsonschema_judges_them(first):
     counts: Counter[str] = Counter()
-    assert [fault for seed in range(first, first + 50) for fault in faults(seed, counts)] == []
+    assert [fault for seed in range(first, first + 50) for fault in find_faults(seed, counts)] == []
     assert counts["grammars"] > 30 and counts["accepted"] > 50 and counts["walks"] > 50
 
 

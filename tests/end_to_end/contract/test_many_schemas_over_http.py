@@ -6,7 +6,7 @@ from collections import Counter
 import httpx
 import pytest
 
-from scripts.structured_cases import Case, cases, judged
+from scripts.structured_cases import Case, judge, make_cases
 from tests.end_to_end.contract.api_client import CHAT
 
 pytestmark = pytest.mark.assets
@@ -20,9 +20,9 @@ async def test_every_answer_is_valid_or_says_that_it_was_cut(http):
         async with places:
             reply = await client.post(CHAT, json=case.body(seed=1, max_tokens=160))
         assert reply.status_code == 200, (case.name, reply.text)
-        return judged(case, reply.json()["choices"][0])
+        return judge(case, reply.json()["choices"][0])
 
     async with httpx.AsyncClient(base_url=http.base_url, headers=http.headers, timeout=300) as client:
-        found = Counter(await asyncio.gather(*(verdict(client, case) for case in cases()[::8])))
+        found = Counter(await asyncio.gather(*(verdict(client, case) for case in make_cases()[::8])))
     assert found.keys() <= {"valid", "length"}
     assert found["valid"] >= 15
