@@ -1,4 +1,4 @@
-"""One prompt's choices while they are made: here token ids from the engine meet the tokenizer."""
+"""OutputStream: turns the token ids of one request into text while they are generated."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,12 @@ from jaxserve.text.tokenizer import Tokenizer
 
 
 class OutputStream:
-    """Engine outputs in, text deltas out.
+    """The text of one request while it is generated: engine outputs in, text deltas out.
 
-    choice_ids   under which the engine tells of them, in order
-    unfinished_ids   those that are still running
+    requests          The engine requests: one for each choice, or one for a beam search.
+    choice_ids        The ids under which the engine returns the choices, in order.
+    request_group     Counts the choices of this request in the metrics.
+    unfinished_ids    The choices that still run.
     """
 
     def __init__(
@@ -41,16 +43,19 @@ class OutputStream:
 
     @property
     def num_prompt_tokens(self) -> int:
+        """The number of tokens of the prompt."""
         return len(self.requests[0].prompt_ids)
 
     def push(self, output: TokenOutput) -> tuple[TextDelta | None, bool]:
-        """Spells an output out. True beside it: the text has ended, and the engine must be told to stop.
+        """Decode an output into the next delta, None if no text is certain yet.
 
-        Raises the error that ended the request.
+        The second value is True if the text has ended and the engine does not know: it must be told to stop.
+
+        Raises GenerationFailed, or whatever error ended the request.
         """
         if output.request_id not in self.unfinished_ids:
             return None, False
-        if output.finish_reason is FinishReason.ERROR:  # it stays unfinished: the engine may not know of its end
+        if output.finish_reason is FinishReason.ERROR:  # it stays in unfinished_ids: the engine may still run it
             raise output.error or GenerationFailed("The engine gave no reason.")
         stream = self._streams[output.request_id]
         delta = stream.push(output)

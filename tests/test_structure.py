@@ -43,12 +43,10 @@ GENERATED |= {"dist", "build"}
 NOT_YET: set[str] = {
     "attention",
     "engine",
-    "engine_client",
     "kvcache",
     "layers",
     "models",
     "native",
-    "output_stream",
     "sampling",
     "structured",
     "weights",
@@ -301,6 +299,14 @@ def test_imports_run_downwards_only():
 
 def test_nothing_is_called_utils():
     assert not [str(file) for file in source_files(REPO) if file.name == "utils.py"]
+
+
+def test_the_paths_in_the_readme_exist():
+    paths = re.findall(
+        r"`((?:jaxserve|server|tests|scripts)/[^`\s]*)`", (REPO / "README.md").read_text(encoding="utf-8")
+    )
+    assert len(paths) > 30
+    assert [path for path in paths if not (REPO / path).exists()] == []
 
 
 def test_nothing_points_out_of_the_repository():

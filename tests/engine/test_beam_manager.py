@@ -7,7 +7,7 @@ from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.world import BOTH, PAGE, SHAPES, STOP, World, prompt
-from tests.fakes import SumCursor
+from tests.fake_runner import SumCursor
 
 
 @BOTH
@@ -167,7 +167,7 @@ def test_a_sick_beam_ends_its_search_alone(overlap):
     request, neighbour = world.search(prompt(9), 3, max_tokens=9, eos=None), world.add(prompt(7), max_tokens=15)
     for _ in range(3 + overlap):
         world.step()
-    world.runner.sick.add(request.request_id)
+    world.runner.nan_request_ids.add(request.request_id)
     world.run()
     world.check(neighbour)
     [output] = world.outputs[request.request_id]

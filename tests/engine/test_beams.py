@@ -10,7 +10,7 @@ from jaxserve.engine.plan import SampledTokens
 from jaxserve.engine.request import Request
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
-from tests.fakes import SumCursor, continuations_of, search
+from tests.fake_runner import SumCursor, beam_continuations, expected_beams
 
 PROMPT = (5, 6, 7)
 
@@ -28,7 +28,7 @@ def find(request):
     tree, steps = BeamSearch(request), 0
     while tree.live:
         steps += 1
-        parents = tree.advance(continuations_of(request, [beam.token_ids for beam in tree.live]))
+        parents = tree.advance(beam_continuations(request, [beam.token_ids for beam in tree.live]))
         assert len(parents) == len(tree.live) <= tree.width
     return tree.finished, steps
 
@@ -51,7 +51,7 @@ def test_it_finds_what_a_search_without_shortcuts_finds(n, divisor, repetition, 
     )
     found, _ = find(request)
     heard = [(one.beam.token_ids, str(one.finish_reason)) for one in found]
-    assert heard == [(one.tokens, one.reason) for one in search(request)]
+    assert heard == [(one.tokens, one.reason) for one in expected_beams(request)]
 
 
 def table(*rows):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import FinishReason
 from tests.engine.world import BOTH, EOS, SHAPES, STOP, World, prompt
-from tests.fakes import VOCAB
+from tests.fake_runner import VOCAB
 from tests.grammars import SmallGrammar, UntilToken, regex, schema, tokens_of
 
 HERE = (VOCAB, (EOS,))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.sampling_params import RepetitionDetection
-from tests.fakes import repeats
+from tests.fake_runner import is_repetition
 
 counts = st.integers(2, 4)
 sizes = st.tuples(st.integers(0, 5), st.integers(1, 6)).map(sorted)
@@ -22,7 +22,7 @@ def said(tokens: Sequence[int], wanted: RepetitionDetection, max_outputs: int) -
 @given(sizes=sizes, count=counts, tokens=st.lists(st.integers(0, 2), max_size=40), room=st.integers(0, 5))
 def test_it_says_what_the_definition_says(sizes, count, tokens, room):
     wanted = RepetitionDetection(min_pattern_size=sizes[0], max_pattern_size=max(sizes[1], 1), min_count=count)
-    expected = [repeats(tokens[: end + 1], wanted) for end in range(len(tokens))]
+    expected = [is_repetition(tokens[: end + 1], wanted) for end in range(len(tokens))]
     assert said(tokens, wanted, len(tokens) + room) == expected
 
 

@@ -9,7 +9,7 @@ from jaxserve.kvcache.prefix import page_keys
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.world import BOTH, EOS, PAGE, SHAPES, STOP, World, prompt
-from tests.fakes import answer
+from tests.fake_runner import expected_output
 
 
 @BOTH
@@ -280,7 +280,7 @@ def test_logprobs_come_with_their_tokens(overlap):
     world.add(prompt(9, 3), max_tokens=7)
     world.run()
     heard = [entry for output in world.outputs[request.request_id] for entry in output.logprobs]
-    assert tuple(entry.logprob for entry in heard) == answer(request).logprobs
+    assert tuple(entry.logprob for entry in heard) == expected_output(request).logprobs
     assert tuple(entry.token_id for entry in heard) == world.tokens(request)
     assert {len(entry.top) for entry in heard} == {2}
 
@@ -300,7 +300,9 @@ def test_prompt_logprobs_are_whole_though_the_prompt_is_known_chunked_and_preemp
     for request_id in (2, 3):
         [scores] = [o.prompt_logprobs for o in world.outputs[request_id] if o.prompt_logprobs is not None]
         assert scores[0] is None
-        assert tuple(entry.logprob for entry in scores[1:]) == answer(world.requests[request_id]).prompt_logprobs
+        assert (
+            tuple(entry.logprob for entry in scores[1:]) == expected_output(world.requests[request_id]).prompt_logprobs
+        )
 
 
 @BOTH
@@ -327,11 +329,11 @@ def test_a_sick_row_ends_alone_and_its_pages_are_not_found_again(overlap):
     for _ in range(3 + overlap):
         world.step()
     written = len(sick.prompt_ids) + len(world.tokens(sick))
-    world.runner.sick.add(sick.request_id)
+    world.runner.nan_request_ids.add(sick.request_id)
     world.run()
     world.check(neighbour)
     assert world.reason(sick) == "error"
-    sick_tokens = [*sick.prompt_ids, *answer(sick).tokens]
+    sick_tokens = [*sick.prompt_ids, *expected_output(sick).tokens]
     assert len(world.index.match(page_keys(sick_tokens, PAGE))) <= written // PAGE
     assert world.stats.snapshot(num_running=0, num_waiting=0).counters["nonfinite_logits"] == 1
 
@@ -340,7 +342,7 @@ def test_the_page_that_a_sick_step_completes_is_not_published():
     world = World()
     sick = world.add(prompt(PAGE * 2 - 1), max_tokens=20, eos=None)  # the first decode step completes the page
     world.step()
-    world.runner.sick.add(sick.request_id)
+    world.runner.nan_request_ids.add(sick.request_id)
     world.run()
     assert len(world.index) == 1
 
@@ -349,7 +351,7 @@ def test_the_page_that_a_sick_step_completes_is_not_published():
 def test_no_page_of_a_sick_prompt_is_published(overlap):
     world = World(overlap=overlap)
     sick = world.add(prompt(30))
-    world.runner.sick.add(sick.request_id)
+    world.runner.nan_request_ids.add(sick.request_id)
     world.run()
     assert (world.reason(sick), len(world.index)) == ("error", 0)
 

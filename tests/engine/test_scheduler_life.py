@@ -8,7 +8,7 @@ from jaxserve.engine.request import Request
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.world import EOS, PAGE, SHAPES, STOP, World, prompt
-from tests.fakes import SumCursor, answer
+from tests.fake_runner import SumCursor, expected_output
 
 
 class Life(RuleBasedStateMachine):
@@ -90,7 +90,7 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data())
     def sicken(self, data) -> None:
         request_id = data.draw(st.sampled_from(self.world.scheduler.request_ids()))
-        self.world.runner.sick.add(request_id)
+        self.world.runner.nan_request_ids.add(request_id)
 
     @precondition(lambda self: self.world.index is not None)
     @rule()
@@ -110,13 +110,13 @@ class Life(RuleBasedStateMachine):
             self.heard_the_truth(request)
 
     def heard_the_truth(self, request: Request) -> None:
-        world, truth = self.world, answer(request)
+        world, truth = self.world, expected_output(request)
         heard = world.outputs[request.request_id]
         tokens, reason = world.tokens(request), world.reason(request)
         assert tokens == truth.tokens[: len(tokens)]
         assert [output.finish_reason for output in heard[:-1]] == [None] * (len(heard) - 1 if heard else 0)
         if reason == "error":
-            assert request.request_id in world.runner.sick
+            assert request.request_id in world.runner.nan_request_ids
         elif reason is not None:
             assert (tokens, reason) == (truth.tokens, truth.reason)
 
@@ -132,7 +132,7 @@ class Life(RuleBasedStateMachine):
             heard = [output for one in request.choice_ids for output in self.world.outputs[one]]
             if request.request_id in self.aborted:
                 assert not heard
-            elif request.request_id in self.world.runner.sick and heard[0].error:
+            elif request.request_id in self.world.runner.nan_request_ids and heard[0].error:
                 assert isinstance(heard[0].error, GenerationFailed | InvalidParameter) and len(heard) == 1
             else:
                 self.world.check_search(request)

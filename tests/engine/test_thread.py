@@ -13,7 +13,7 @@ from jaxserve.errors import EngineStopped
 from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import SamplingParams
-from tests.fakes import NUM_TOP, VOCAB, FakeRunner
+from tests.fake_runner import NUM_TOP, VOCAB, FakeRunner
 
 WAIT_S = 20
 

@@ -17,7 +17,7 @@ from jaxserve.kvcache.pool import PagePool
 from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.outputs import TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from tests.fakes import NUM_TOP, VOCAB, Answer, FakeRunner, NoTokens, answer, search
+from tests.fake_runner import NUM_TOP, VOCAB, ExpectedOutput, FakeRunner, NoTokens, expected_beams, expected_output
 
 PAGE = 4
 EOS, STOP = 0, 1
@@ -131,14 +131,14 @@ class World:
     def check_search(self, request: Request) -> None:
         """Its answers are those of the plain search, each told at once and whole."""
         try:
-            truth = search(request)
+            truth = expected_beams(request)
         except NoTokens:
             assert isinstance(self.outputs[request.request_id][0].error, InvalidParameter)
             return
         told = [self.outputs[one] for one in request.choice_ids]
         assert [len(outputs) for outputs in told] == [1] * len(truth)
         heard = [
-            Answer(
+            ExpectedOutput(
                 output.token_ids,
                 str(output.finish_reason),
                 tuple(one.logprob for one in output.logprobs or ()),
@@ -195,7 +195,7 @@ class World:
     def check(self, *requests: Request) -> None:
         """Each heard exactly what it would have heard alone."""
         for request in requests or self.requests.values():
-            truth = answer(request)
+            truth = expected_output(request)
             assert (self.tokens(request), self.reason(request)) == (truth.tokens, truth.reason), request
         for request in () if requests else self.searches.values():
             self.check_search(request)

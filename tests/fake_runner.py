@@ -1,8 +1,8 @@
-"""Stand-ins that behave: FakeRunner computes answers from nothing but what it can reach through the page tables.
+"""FakeRunner: computes tokens from nothing but what it can reach through the page tables.
 
-Its network is arithmetic. What it writes into a slot depends on the token and on everything before it; what it
-draws depends on everything reachable. So one misplaced page, one stale slot or one wrong position changes the
-answer, and `answer` says without any pages what the answer must be.
+Its network is arithmetic. The value that it writes into a slot depends on the token and on everything before it; a
+sampled token depends on everything reachable. So one misplaced page, one stale slot or one wrong position changes the
+output, and `expected_output` computes without any pages what the output must be.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ EMPTY = 1  # the digest of no tokens at all
 
 
 def _mix(*numbers: int) -> int:
-    """A digest of integers: the same in every process, since Python salts only the hashes of text."""
+    """Return a digest of integers, the same in every process: Python salts only the hashes of text."""
     return hash(numbers)
 
 
-def repeats(tokens: Sequence[int], wanted: RepetitionDetection) -> bool:
-    """The plain definition: the last p * min_count tokens are min_count copies of p tokens, for some p."""
+def is_repetition(tokens: Sequence[int], wanted: RepetitionDetection) -> bool:
+    """Whether the last p * min_count tokens are min_count copies of p tokens, for some p."""
     for size in range(max(wanted.min_pattern_size, 1), wanted.max_pattern_size + 1):
         if size * wanted.min_count > len(tokens):
             return False
@@ -41,7 +41,7 @@ def repeats(tokens: Sequence[int], wanted: RepetitionDetection) -> bool:
 
 
 def _value(digest: int, token: int) -> int:
-    """What stands in the slot of `token` when the tokens before it have this digest."""
+    """Return the value in the slot of `token` if the tokens before it have this digest."""
     return _mix(digest, token, 7)
 
 
@@ -50,21 +50,21 @@ def _allowed(mask: Mask | None) -> Sequence[int]:
 
 
 def _sample(digest: int, sampling_S: np.ndarray, position: int, mask: Mask | None, history: int) -> int:
-    """The token for `position`: of what is allowed, the one that scores best; history is what penalties know."""
-    dice = _mix(digest, position, history, *sampling_S.tolist())
-    return max(_allowed(mask), key=lambda id: _mix(dice, id), default=NOTHING_ALLOWED)
+    """Return the allowed token with the best score for `position`; history is the digest of the penalties."""
+    seed = _mix(digest, position, history, *sampling_S.tolist())
+    return max(_allowed(mask), key=lambda id: _mix(seed, id), default=NOTHING_ALLOWED)
 
 
 def _continuations(
     digest: int, sampling_S: np.ndarray, position: int, mask: Mask | None, history: int
 ) -> list[tuple[float, int]]:
-    """(log-probability, token) for `position`, best first: coarse numbers, so that there are ties."""
-    dice = _mix(digest, position, history, *sampling_S.tolist())
-    return sorted(((-(_mix(dice, id, 3) % 64) / 8, id) for id in _allowed(mask)), key=lambda one: (-one[0], one[1]))
+    """Return (log-probability, token) for `position`, best first; coarse numbers, so that there are ties."""
+    seed = _mix(digest, position, history, *sampling_S.tolist())
+    return sorted(((-(_mix(seed, id, 3) % 64) / 8, id) for id in _allowed(mask)), key=lambda one: (-one[0], one[1]))
 
 
-def _history(new: Line | None) -> int:
-    """A digest of a row's line; 0 for a row that has none."""
+def _penalty_digest(new: Line | None) -> int:
+    """Return a digest of a row's penalties; 0 for a row that has none."""
     return 0 if new is None else _mix(*new.count_V.tolist(), *new.seen_M.tolist(), *map(int, new.bias_V * 8))
 
 
@@ -72,10 +72,10 @@ def _logprob(digest: int, token: int) -> float:
     return -(_mix(digest, token) % 4096) / 256  # exact in float32
 
 
-def _rows(
+def _make_sampled_tokens(
     tokens: Sequence[int], digests: Sequence[int], mode: SampleMode, nexts: Sequence[list[tuple[float, int]]] = ()
 ) -> SampledTokens:
-    """nexts: the continuations of every row in mode BEAM; what is forbidden comes last, as -inf."""
+    """Build the sampler's output. nexts: continuations of each row in mode BEAM; forbidden ones come last, as -inf."""
     token_B = np.array(tokens, np.int32)
     if mode < SampleMode.FULL:
         return SampledTokens(token_B)
@@ -98,11 +98,11 @@ def _rows(
     )
 
 
-Work = tuple[StepPlan, list[int], list[list[int]], list[list[int]]]
+FakeLogits = tuple[StepPlan, list[int], list[list[int]], list[list[int]]]
 
 
 class FakeRunner:
-    """Executes plans in the order given, like a device; `sick` holds ids of requests whose logits turn NaN."""
+    """Executes plans in the order given, like a device. Logits of the requests in `nan_request_ids` are NaN."""
 
     def __init__(self, *, num_pages: int, page_size: int, max_num_seqs: int) -> None:
         self.page_size = page_size
@@ -110,10 +110,10 @@ class FakeRunner:
         self.slots: dict[tuple[int, int], int] = {}
         self.last_token_R: list[int | None] = [None] * max_num_seqs
         self.lines: dict[int, Line] = {}
-        self.sick: set[int] = set()
+        self.nan_request_ids: set[int] = set()
 
-    def forward(self, plan: StepPlan) -> Work:
-        """The plan, and digests in place of logits: what a device does later in this order is done now."""
+    def forward(self, plan: StepPlan) -> FakeLogits:
+        """Return the plan with digests in place of logits; the work that a device does later is done at once."""
         for source, target in plan.page_copies:
             for offset in range(self.page_size):
                 if (source, offset) in self.slots:
@@ -126,8 +126,8 @@ class FakeRunner:
         beams = [self._decode(batch) for batch in plan.beams]
         return plan, decode, beams, [self._chunk(chunk) for chunk in plan.chunks]
 
-    def sample(self, handle: Work, masks: StepMasks) -> StepResult:
-        """The ticket is the result."""
+    def sample(self, handle: FakeLogits, masks: StepMasks) -> StepResult:
+        """Sample at once: the handle of a step is its result."""
         plan, decode, beams, chunks = handle
         drawn = None
         if plan.decode is not None:
@@ -148,7 +148,7 @@ class FakeRunner:
     @staticmethod
     def _scores(chunk: Chunk, digests: list[int]) -> SampledTokens | None:
         ids = None if chunk.prompt_targets is None else chunk.prompt_targets.tolist()
-        return None if ids is None else _rows(ids, digests[: len(ids)], SampleMode.FULL)
+        return None if ids is None else _make_sampled_tokens(ids, digests[: len(ids)], SampleMode.FULL)
 
     def fetch(self, handle: StepResult) -> StepResult:
         return handle
@@ -168,7 +168,7 @@ class FakeRunner:
         for at, (row, position) in enumerate(zip(batch.row_B.tolist(), batch.position_B.tolist(), strict=True)):
             one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1)
             drawn.append(self._sample_row(*one, digests[at], masks.get(at), batch.mode))
-        return _rows([token for token, _ in drawn], digests, batch.mode, [nexts for _, nexts in drawn])
+        return _make_sampled_tokens([token for token, _ in drawn], digests, batch.mode, [nexts for _, nexts in drawn])
 
     def _chunk(self, chunk: Chunk) -> list[int]:
         before = self._read(chunk.page_table_W, chunk.start)
@@ -177,13 +177,15 @@ class FakeRunner:
     def _sample_chunk(self, chunk: Chunk, digest: int, masks: Sequence[Mask | None]) -> tuple[SampledTokens, ...]:
         if not chunk.is_last:
             self.last_token_R[chunk.row] = None
-            return (_rows([-1 if chunk.request_id in self.sick else 0], [digest], chunk.mode),)
+            return (
+                _make_sampled_tokens([-1 if chunk.request_id in self.nan_request_ids else 0], [digest], chunk.mode),
+            )
         drawn = []
         for at, one in enumerate((chunk, *chunk.forks)):
             token, nexts = self._sample_row(
                 one.request_id, one.row, one.sampling_S, chunk.end, digest, masks[at] if masks else None, one.mode
             )
-            drawn.append(_rows([token], [digest], one.mode, [nexts]))
+            drawn.append(_make_sampled_tokens([token], [digest], one.mode, [nexts]))
         return tuple(drawn)
 
     def _sample_row(
@@ -197,25 +199,25 @@ class FakeRunner:
         mode: SampleMode,
     ) -> tuple[int, list[tuple[float, int]]]:
         known = self.lines.get(row) if sampling_S[REPETITION:].any() else None
-        nexts = _continuations(digest, sampling_S, position, mask, _history(known))
-        token = _sample(digest, sampling_S, position, mask, _history(known))
+        nexts = _continuations(digest, sampling_S, position, mask, _penalty_digest(known))
+        token = _sample(digest, sampling_S, position, mask, _penalty_digest(known))
         if mode == SampleMode.BEAM and nexts:
             token = nexts[0][1]
-        token = -1 if request_id in self.sick else token
+        token = -1 if request_id in self.nan_request_ids else token
         if known is not None:
             known.count_V[max(token, 0)] += 1
         self.last_token_R[row] = max(token, 0)
         return token, nexts
 
     def _read(self, table_W: np.ndarray, end: int) -> int:
-        """The digest of everything at positions 0 .. end-1, as far as the page table leads there."""
+        """Return the digest of everything at positions 0 .. end-1, read through the page table."""
         digest = EMPTY
         for position in range(end):
             digest = _mix(digest, self.slots[self._slot(table_W, position)])
         return digest
 
     def _append(self, digest: int, table_W: np.ndarray, start: int, tokens: list[int]) -> list[int]:
-        """Writes tokens from position start on; the digest after each."""
+        """Write tokens from position start on, and return the digest after each."""
         digests = []
         for position, token in enumerate(tokens, start):
             value = _value(digest, token)
@@ -231,8 +233,8 @@ class FakeRunner:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one request must get, whatever shares the batch with it."""
+class ExpectedOutput:
+    """The output that a request must have, whatever shares the batch with it."""
 
     tokens: tuple[int, ...]
     reason: str
@@ -241,108 +243,113 @@ class Answer:
 
 
 @lru_cache(maxsize=1000)
-def answer(request: Request) -> Answer:
-    """The truth: FakeRunner's network without pages, batches, chunks or a scheduler."""
+def expected_output(request: Request) -> ExpectedOutput:
+    """Compute an output with FakeRunner's network, without pages, batches, chunks or a scheduler."""
     digests = [EMPTY]
     for token in request.prompt_ids:
         digests.append(_mix(digests[-1], _value(digests[-1], token)))
     prompt_logprobs = [_logprob(d, t) for d, t in zip(digests[1:-1], request.prompt_ids[1:], strict=True)]
     digest, tokens, logprobs, reason = digests[-1], [], [], "length"
     sampling_S, params = pack(request.params, request.seed), request.params
-    bans, guide = (
+    restrictions, guide = (
         TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB),
         make_guide(request, VOCAB),
     )
     while len(request.prompt_ids) + len(tokens) < request.max_total_tokens:
-        held_back = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
-        known = line(request.prompt_ids, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
-        mask = make_mask(bans, guide, tokens, 0, held_back)
-        token = _sample(digest, sampling_S, len(request.prompt_ids) + len(tokens), mask, _history(known))
+        suppressed = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
+        penalties = line(request.prompt_ids, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
+        mask = make_mask(restrictions, guide, tokens, 0, suppressed)
+        token = _sample(digest, sampling_S, len(request.prompt_ids) + len(tokens), mask, _penalty_digest(penalties))
         if token < 0:
-            return Answer(tuple(tokens), "error", tuple(logprobs), tuple(prompt_logprobs))
+            return ExpectedOutput(tuple(tokens), "error", tuple(logprobs), tuple(prompt_logprobs))
         tokens.append(token)
         logprobs.append(_logprob(digest, token))
         if token == request.eos_id or token in request.stop_ids:
             reason = "stop"
             break
         is_last = len(request.prompt_ids) + len(tokens) == request.max_total_tokens
-        wanted = request.params.repetition_detection
-        if wanted and not is_last and len(tokens) >= request.params.min_tokens and repeats(tokens, wanted):
+        detection = request.params.repetition_detection
+        if detection and not is_last and len(tokens) >= request.params.min_tokens and is_repetition(tokens, detection):
             reason = "repetition"
             break
         if guide is not None:
             guide.accept(token)
         digest = _mix(digest, _value(digest, token))
-    return Answer(tuple(tokens), reason, tuple(logprobs), tuple(prompt_logprobs))
+    return ExpectedOutput(tuple(tokens), reason, tuple(logprobs), tuple(prompt_logprobs))
 
 
 class NoTokens(Exception):
-    """A search's constraints leave fewer answers than were asked for."""
+    """The constraints of a beam search allow fewer outputs than were requested."""
 
 
 @lru_cache(maxsize=1000)
-def search(request: Request) -> tuple[Answer, ...]:
-    """The truth about a beam search: every beam from its tokens alone, nothing pruned, nothing stopped early."""
+def expected_beams(request: Request) -> tuple[ExpectedOutput, ...]:
+    """Compute a beam search from the tokens of every beam alone, without pruning or stopping early.
+
+    Raises NoTokens if there are fewer outputs than beams.
+    """
     params, width = request.params, request.params.n
     prompt = request.prompt_ids
     ends = request.stop_ids | ({request.eos_id} if request.eos_id is not None else set())
-    root = _follow(EMPTY, prompt)
+    root = _extend_digest(EMPTY, prompt)
     live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-    found: list[tuple[float, tuple[int, ...], str]] = []
+    finished: list[tuple[float, tuple[int, ...], str]] = []
     max_tokens = request.max_total_tokens - len(prompt)
     for length in range(1, max_tokens + 1):
         candidates = []
         for at, (score, tokens) in enumerate(live):
-            nexts = _nexts(request, _follow(root, tokens), tokens)
+            nexts = _beam_candidates(request, _extend_digest(root, tokens), tokens)
             candidates += [(-(score + logprob), at, token) for logprob, token in nexts[: 2 * width]]
         new = []
         for cost, at, token in sorted(candidates):
             tokens = (*live[at][1], token)
             stop = None
             if token not in ends and request.stop_cursor is not None:
-                stop = after(request.stop_cursor, tokens)
+                stop = advance_all(request.stop_cursor, tokens)
             if token in ends or stop is not None:
-                found.append((-cost, tokens, "stop"))
+                finished.append((-cost, tokens, "stop"))
             else:
                 new.append((-cost, tokens))
         live = []
         for score, tokens in new[:width]:
-            wanted = params.repetition_detection
-            if wanted and length < max_tokens and length >= params.min_tokens and repeats(tokens, wanted):
-                found.append((score, tokens, "repetition"))
+            detection = params.repetition_detection
+            if detection and length < max_tokens and length >= params.min_tokens and is_repetition(tokens, detection):
+                finished.append((score, tokens, "repetition"))
             else:
                 live.append((score, tokens))
-    found += [(score, tokens, "length") for score, tokens in live]
-    found.sort(key=lambda one: -one[0] / len(one[1]) ** params.length_penalty)
-    if len(found) < width:
-        raise NoTokens(len(found))
-    return tuple(_answer(root, tokens, reason) for _, tokens, reason in found[:width])
+    finished += [(score, tokens, "length") for score, tokens in live]
+    finished.sort(key=lambda one: -one[0] / len(one[1]) ** params.length_penalty)
+    if len(finished) < width:
+        raise NoTokens(len(finished))
+    return tuple(_make_expected_output(root, tokens, reason) for _, tokens, reason in finished[:width])
 
 
-def _nexts(request: Request, digest: int, tokens: Sequence[int]) -> list[tuple[float, int]]:
-    """What may follow this much of an answer."""
+def _beam_candidates(request: Request, digest: int, tokens: Sequence[int]) -> list[tuple[float, int]]:
+    """Return the continuations of the first tokens of an output."""
     params, prompt = request.params, request.prompt_ids
-    bans = TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB)
-    known = line(prompt, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
-    held_back = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
+    restrictions = TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB)
+    penalties = line(prompt, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
+    suppressed = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
     guide = make_guide(request, VOCAB)
     if guide is not None:
         for token in tokens:
             guide.accept(token)
-    mask = make_mask(bans, guide, tokens, 0, held_back)
+    mask = make_mask(restrictions, guide, tokens, 0, suppressed)
     sampling_S = pack(params, request.seed)
-    return _continuations(digest, sampling_S, len(prompt) + len(tokens), mask, _history(known))
+    return _continuations(digest, sampling_S, len(prompt) + len(tokens), mask, _penalty_digest(penalties))
 
 
-def continuations_of(request: Request, beams: Sequence[Sequence[int]]) -> SampledTokens:
-    """What a device says of these beginnings of answers."""
-    digests = [_follow(EMPTY, [*request.prompt_ids, *tokens]) for tokens in beams]
-    nexts = [_nexts(request, digest, tokens) for digest, tokens in zip(digests, beams, strict=True)]
-    return _rows([one[0][1] if one else NOTHING_ALLOWED for one in nexts], digests, SampleMode.BEAM, nexts)
+def beam_continuations(request: Request, beams: Sequence[Sequence[int]]) -> SampledTokens:
+    """Return the sampler's output for these beams."""
+    digests = [_extend_digest(EMPTY, [*request.prompt_ids, *tokens]) for tokens in beams]
+    nexts = [_beam_candidates(request, digest, tokens) for digest, tokens in zip(digests, beams, strict=True)]
+    return _make_sampled_tokens(
+        [one[0][1] if one else NOTHING_ALLOWED for one in nexts], digests, SampleMode.BEAM, nexts
+    )
 
 
-def after(cursor: StopStringCursor, tokens: Sequence[int]) -> str | None:
-    """What ends an answer with the last of these tokens; nothing has before."""
+def advance_all(cursor: StopStringCursor, tokens: Sequence[int]) -> str | None:
+    """Advance a cursor over tokens and return the stop string that the last one completes."""
     stop = None
     for token in tokens:
         cursor, stop = cursor.advance(token)
@@ -351,7 +358,7 @@ def after(cursor: StopStringCursor, tokens: Sequence[int]) -> str | None:
 
 @dataclass(frozen=True)
 class SumCursor:
-    """Ends an answer when the sum of its tokens is a multiple of a number."""
+    """A stop cursor that ends an output when the sum of its tokens is a multiple of a number."""
 
     divisor: int
     total: int = 0
@@ -361,12 +368,12 @@ class SumCursor:
         return SumCursor(self.divisor, total), None if total % self.divisor else f"={total}"
 
 
-def _follow(digest: int, tokens: Sequence[int]) -> int:
+def _extend_digest(digest: int, tokens: Sequence[int]) -> int:
     for token in tokens:
         digest = _mix(digest, _value(digest, token))
     return digest
 
 
-def _answer(root: int, tokens: tuple[int, ...], reason: str) -> Answer:
-    logprobs = tuple(_logprob(_follow(root, tokens[:at]), token) for at, token in enumerate(tokens))
-    return Answer(tokens, reason, logprobs, ())
+def _make_expected_output(root: int, tokens: tuple[int, ...], reason: str) -> ExpectedOutput:
+    logprobs = tuple(_logprob(_extend_digest(root, tokens[:at]), token) for at, token in enumerate(tokens))
+    return ExpectedOutput(tokens, reason, logprobs, ())
