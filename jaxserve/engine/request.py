@@ -1,4 +1,4 @@
-"""What was asked: one answer to make, frozen. How far along it is, sequence.py knows."""
+"""A request as the engine gets it, and the objects that follow its output. Its state is in sequence.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,33 +13,36 @@ from jaxserve.structured.guide import Grammar, Guide, ReasoningTracker
 
 
 class StopStringCursor(Protocol):
-    """Where an answer's text stands, which the engine cannot read. Advancing one leaves it as it was."""
+    """A position in an output's text, at which stop strings are looked for (text.stop_cursor). Immutable."""
 
     def advance(self, token_id: int) -> "tuple[StopStringCursor, str | None]":
-        """The place after this token, and the stop_reason if the answer ends with it."""
+        """Return the position after a token, and the stop string that it completes, which ends the output."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One answer to make: one prompt, one row of the batch. A caller's n choices are n requests; those of a beam
-    search are one.
+    """One output to generate from one prompt. The n choices of a client are n requests, a beam search is one.
 
-    max_total_tokens   prompt and answer together end here; the door has clamped it to what can be served
-    eos_id             the primary end token, None when the caller ignores it
-    stop_ids           further ids that end the answer, reported as stop_reason
-    stop_ids_until_min_tokens  what min_tokens forbids at first, and a grammar until it may end: every end and stop id,
-                       also under ignore_eos
-    bad_sequences      the last id of each may not follow the others in the answer
-    parent_id          the choice of the same prompt whose logits this one may start from
-    num_siblings       how many choices may start from this one's
-    choice_ids         of a beam search: under which ids its answers are told, the best first; the first is its own
-    stop_cursor        of a beam search that stop strings may end: where the text of its answers begins
-    grammar            what the answer must be, once its reasoning has ended
-    reasoning_state    where its reasoning begins, when there is any that a grammar or a budget has to know of
-    reasoning_end_ids  the tokens by which it ends when its budget (params.thinking_token_budget) is used up
-    seed               already drawn when the caller gave none
-    arrival_s          monotonic
+    request_id                  Unique; later requests have larger ids.
+    prompt_ids                  The tokens of the prompt.
+    params                      The sampling parameters, checked.
+    seed                        The seed of its random numbers; a random one if the client gave none.
+    max_total_tokens            The number of tokens of prompt and output at which it ends, at most max_model_len.
+    eos_id                      The primary end-of-sequence token; None under ignore_eos.
+    stop_ids                    Further tokens that end the output and are its stop_reason.
+    stop_ids_until_min_tokens   All end-of-sequence and stop tokens, also under ignore_eos: masked until min_tokens is
+                                reached, and under a grammar until it may end. Empty if there is neither.
+    bad_sequences               Token sequences that the output must not contain.
+    parent_id                   The choice of the same prompt from whose prefill this one may be forked.
+    num_siblings                The number of choices that may be forked from this one.
+    choice_ids                  Of a beam search: the ids of its outputs, best first; the first is its request_id.
+    stop_cursor                 Of a beam search with stop strings: the position at which its outputs begin.
+    grammar                     The grammar of the output after its reasoning.
+    reasoning_state             The reasoning state at the beginning, if a grammar or a thinking budget needs it.
+    reasoning_end_ids           The tokens that end the reasoning when its budget (thinking_token_budget) is used up.
+    cache_salt                  Pages are shared only with requests of the same salt.
+    arrival_s                   When the client's request arrived, monotonic seconds; 0: when it is added.
     """
 
     request_id: int
@@ -63,41 +66,42 @@ class Request:
 
     @property
     def is_beam_search(self) -> bool:
+        """Whether it is a beam search."""
         return bool(self.choice_ids)
 
     @property
     def num_rows(self) -> int:
-        """Rows of the batch that it takes while it runs."""
+        """The number of rows of the batch that it takes while it runs."""
         return len(self.choice_ids) or 1
 
     @property
     def output_ids(self) -> tuple[int, ...]:
-        """The ids under which its outputs come."""
+        """The ids of its outputs."""
         return self.choice_ids or (self.request_id,)
 
     @property
     def reads_prefix_cache(self) -> bool:
-        """Prompt logprobs need every prompt position computed afresh."""
+        """Whether it may start from cached pages: log-probabilities of the prompt need all its positions computed."""
         return self.params.prompt_logprobs is None
 
     @property
     def needs_penalty_state(self) -> bool:
-        """Whether the sampler must know the request's history or biases (sampling/lines.py)."""
+        """Whether it has penalties or biases, for which the sampler keeps its tokens (sampling/lines.py)."""
         params = self.params
-        penalised = params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty
-        return bool(penalised or params.logit_bias)
+        has_penalty = params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty
+        return bool(has_penalty or params.logit_bias)
 
 
 def make_repetition_detector(request: Request) -> RepetitionDetector | None:
-    """What looks for repetitions in its answer, if they are to end it."""
-    wanted = request.params.repetition_detection
-    if wanted is None or not wanted.max_pattern_size:
+    """Return a detector for the request's repetition_detection, or None if repetitions do not end its output."""
+    params = request.params.repetition_detection
+    if params is None or not params.max_pattern_size:
         return None
-    return RepetitionDetector(wanted, request.max_total_tokens - len(request.prompt_ids))
+    return RepetitionDetector(params, request.max_total_tokens - len(request.prompt_ids))
 
 
 def make_guide(request: Request, vocab_size: int) -> Guide | None:
-    """What keeps its answer to a grammar or its reasoning to a budget, if there is such."""
+    """Return a guide for the request's grammar and thinking budget, or None if it has neither."""
     params = request.params
     budget = (
         params.thinking_token_budget if params.has_thinking_budget and request.reasoning_state is not None else None
@@ -121,7 +125,13 @@ def make_mask(
     first_output: int,
     suppressed_ids: Sequence[int],
 ) -> Mask | None:
-    """What the token after `tokens`, of which the answer's begin at `first_output`, may be; None: everything."""
+    """Return the mask of the token after `tokens`, or None if every token is allowed.
+
+    restrictions     The request's TokenRestrictions.
+    guide            The guide, which has taken the output's tokens.
+    first_output     The index in `tokens` at which the output begins.
+    suppressed_ids   The ids that min_tokens forbids now.
+    """
     grammar_M = guide.mask() if guide else None
     allowed_M = restrictions.make_mask(tokens, first_output, suppressed_ids, grammar_M)
     return None if allowed_M is None else Mask(allowed_M, grammar_M)

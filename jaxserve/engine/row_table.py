@@ -1,4 +1,4 @@
-"""Who sits in which row of the batch: free rows, and each row's line of the arrays that a step is made of."""
+"""The rows of the batch: which are free, and the arrays from which the inputs of a step are gathered."""
 
 import numpy as np
 
@@ -8,11 +8,17 @@ from jaxserve.sampling.rows import NUM_COLUMNS
 
 
 class RowTable:
-    """Owned by the scheduler. One line per row, so that a whole batch is one fancy index instead of a loop.
+    """The rows of the batch, each with its page table and sampling parameters.
 
-    free_rows          rows that nobody has
-    page_table_RW      int32, the pages of whoever has the row
-    sampling_RS   int32, packed as sampling/rows.py says
+    The inputs of a batch are gathered from the arrays with one index operation instead of a loop.
+
+    num_rows        The number of rows.
+    max_pages       The width of a page table.
+    vocab_size      The number of token ids.
+
+    free_rows       The rows without a sequence.
+    page_table_RW   int32, the pages of the sequence in each row, then zeros.
+    sampling_RS     int32, its sampling parameters as columns (sampling/rows.py).
     """
 
     def __init__(self, num_rows: int, *, max_pages: int, vocab_size: int) -> None:
@@ -24,37 +30,38 @@ class RowTable:
 
     @property
     def num_taken(self) -> int:
+        """The number of rows in use."""
         return len(self.page_table_RW) - len(self.free_rows)
 
     def assign(self, sequence: Sequence) -> int:
-        """A row for a request that begins to run, and a line of history if the sampler must know one."""
+        """Give a sequence a row and return it; its penalty state is queued if it has penalties or biases."""
         request, row = sequence.request, self.free_rows.pop()
         sequence.row = row
         self.sampling_RS[row] = sequence.sampling_S
         if request.needs_penalty_state:
-            answer = sequence.tokens[len(request.prompt_ids) :]
-            new = line(request.prompt_ids, answer, request.params.logit_bias, self._vocab_size)
-            self._penalty_rows.append((row, new))
+            output_ids = sequence.tokens[len(request.prompt_ids) :]
+            penalties = line(request.prompt_ids, output_ids, request.params.logit_bias, self._vocab_size)
+            self._penalty_rows.append((row, penalties))
         return row
 
     def assign_extra(self, num: int) -> list[int]:
-        """Further rows for a search."""
+        """Take further rows, for the other beams of a beam search."""
         return [self.free_rows.pop() for _ in range(num)]
 
     def append_pages(self, sequence: Sequence, pages: list[int]) -> None:
-        """The request holds these pages, too."""
-        have = len(sequence.pages)
+        """Append pages to a sequence and to the page table of its row."""
+        start = len(sequence.pages)
         sequence.pages.extend(pages)
-        self.page_table_RW[sequence.row, have : have + len(pages)] = pages
+        self.page_table_RW[sequence.row, start : start + len(pages)] = pages
 
     def free(self, sequence: Sequence, extra_rows: list[int]) -> None:
-        """The request's row is free again, and the further ones of a search."""
+        """Free the row of a sequence, and the other rows of a beam search."""
         assert sequence.row is not None
         self.page_table_RW[sequence.row] = 0
         self.free_rows += [sequence.row, *extra_rows]
         sequence.row = None
 
     def pop_penalty_rows(self) -> tuple[tuple[int, Line], ...]:
-        """Lines to be written before the next step, each once."""
-        new, self._penalty_rows = self._penalty_rows, []
-        return tuple(new)
+        """Return the queued (row, penalty state) pairs, to be written before the next step."""
+        penalty_rows, self._penalty_rows = self._penalty_rows, []
+        return tuple(penalty_rows)

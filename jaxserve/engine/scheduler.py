@@ -1,14 +1,15 @@
-"""plan() and apply(): who goes next, who is done, who must wait. Decides; never touches the device.
+"""The scheduler: plan() decides what a step computes, apply() takes its results. It never touches the device.
 
 Requests and what they hold are kept in request_table.py; prompts are planned in prefill_scheduler.py, decode batches in
 decode_scheduler.py, beams in beam_manager.py; results are applied in output_processor.py.
 
-A plan may be made before the results of the one before are home. It counts a token as promised; apply makes
-it real. What turns out to be finished has then run once for nothing.
+A plan may be made before the results of the plan before it are known. Its tokens are then pending until apply() gets
+their ids. A request that turns out to have ended was computed once more for nothing.
 """
 
 import time
 from collections.abc import Callable
+from itertools import chain
 
 from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
@@ -24,10 +25,19 @@ from jaxserve.outputs import FinishReason, TokenOutput
 
 
 class Scheduler:
-    """Owns every live request. One thread, one scheduler.
+    """Schedules all live requests, on one thread.
 
-    max_chunk_tokens   the largest chunk one call computes; a multiple of the page size
-    max_logprobs       how many of the best log-probabilities a step brings without being asked for all of them
+    pool                     The pages of the key-value cache.
+    index                    The prefix index; None: no prefix caching.
+    stats                    The metrics.
+    page_size                The number of tokens of a page.
+    max_num_seqs             The number of rows.
+    max_num_batched_tokens   The most tokens of a step, rows of decode batches included.
+    max_chunk_tokens         The largest chunk of one call, a multiple of the page size.
+    max_pages_per_row        The width of a page table.
+    vocab_size               The number of token ids.
+    max_logprobs             The most top log-probabilities that a step computes without those of the whole vocabulary.
+    clock                    Monotonic seconds.
     """
 
     def __init__(
@@ -63,49 +73,55 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
+        """The number of running requests."""
         return len(self._requests.running)
 
     @property
     def num_waiting(self) -> int:
+        """The number of waiting requests."""
         return len(self._requests.waiting)
 
     @property
     def num_preempted(self) -> int:
+        """The number of waiting requests that ran before."""
         return sum(1 for sequence in tuple(self._requests.waiting) if sequence.epoch)
 
     @property
     def has_work(self) -> bool:
+        """Whether there is a live request."""
         return bool(self._requests.by_id)
 
     def request_ids(self) -> list[int]:
+        """Return the ids of the live requests."""
         return list(self._requests.by_id)
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
-        """Queues a request that the door has checked: it fits the pool, and its ids are in the vocabulary."""
+        """Queue a request, which must fit the pool and have all its ids in the vocabulary.
+
+        group   The choices that it belongs to, for the metrics.
+        """
         self._requests.add(request, group)
 
     def finish(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
-        """Ends a request in whatever state; unknown and finished ids are fine. Nothing more is said about it.
+        """End a request without further output; unknown and finished ids change nothing.
 
-        A search ends with any of its answers.
+        A beam search ends with any of its outputs.
         """
         sequence = self._requests.by_id.get(self._requests.beams.find_owner(request_id))
         if sequence is not None:
             self._requests.finish(sequence, reason)
 
     def plan(self) -> StepPlan:
-        """The next step: a token for every decoding row and beam, then prompt chunks from what the budget leaves."""
+        """Plan the next step: a token for every decode row and beam, then prompt chunks within the token budget."""
         prefill, requests = self._prefill, self._requests
-        copies, prefill.page_copies = (
-            prefill.page_copies,
-            [],
-        )  # those of this plan's forks come after its steps, in the next
+        # The pages of sequences forked in this plan are copied after its step, at the beginning of the next one.
+        copies, prefill.page_copies = prefill.page_copies, []
         prefill.preempt_for_priority()
         requests.ensure_beam_pages()
         decode = self._decode.plan()
         steps = requests.beams.plan_steps()
-        rows = (len(decode) if decode else 0) + sum(len(step.batch) for step in steps)
-        budget = max(self._token_budget - rows, self._page_size)
+        num_rows = (len(decode) if decode else 0) + sum(len(step.batch) for step in steps)
+        budget = max(self._token_budget - num_rows, self._page_size)
         chunks: list[Chunk] = []
         for sequence in tuple(requests.running):
             if budget > 0 and not sequence.is_prefilled:
@@ -118,28 +134,33 @@ class Scheduler:
             decode,
             tuple(chunks),
             page_copies=_merge_copies(copies, steps),
-            penalty_rows=(*requests.rows.pop_penalty_rows(), *(one for step in steps for one in step.penalty_rows)),
-            last_tokens=tuple(one for step in steps for one in step.last_tokens),
+            penalty_rows=(*requests.rows.pop_penalty_rows(), *chain(*(step.penalty_rows for step in steps))),
+            last_tokens=tuple(chain(*(step.last_tokens for step in steps))),
             beams=tuple(step.batch for step in steps),
             needs_previous_tokens=decode is not None and self._decode.needs_previous_tokens,
         )
 
     def make_masks(self, plan: StepPlan) -> StepMasks:
-        """What the draws of this plan, the newest, may draw. If it waits: asked after all before it are applied."""
-        began = self._requests.clock()
-        masked = () if plan.decode is None else self._decode.masked_indices
-        decode = [] if plan.decode is None else [(at, self._make_mask(plan.decode.request_ids[at])) for at in masked]
+        """Make the masks of the newest plan.
+
+        If plan.needs_previous_tokens, the results of all plans before it must have been applied.
+        """
+        started = self._requests.clock()
+        decode: list[tuple[int, Mask | None]] = []
+        if plan.decode is not None:
+            request_ids = plan.decode.request_ids
+            decode = [(index, self._make_mask(request_ids[index])) for index in self._decode.masked_indices]
         chunks = tuple(
-            tuple(self._make_mask(one.request_id) if chunk.is_last else None for one in (chunk, *chunk.forks))
+            tuple(self._make_mask(row.request_id) if chunk.is_last else None for row in (chunk, *chunk.forks))
             for chunk in plan.chunks
         )
         masks = StepMasks(
-            tuple((at, mask) for at, mask in decode if mask is not None),
+            tuple((index, mask) for index, mask in decode if mask is not None),
             chunks if any(mask is not None for masks in chunks for mask in masks) else (),
             tuple(self._requests.beams.make_masks(batch) for batch in plan.beams),
         )
         if masks.num_grammar_masks:
-            self.stats.on_masks(masks.num_grammar_masks, self._requests.clock() - began)
+            self.stats.on_masks(masks.num_grammar_masks, self._requests.clock() - started)
         return masks
 
     def _make_mask(self, request_id: int) -> Mask | None:
@@ -147,23 +168,26 @@ class Scheduler:
         return None if sequence is None else sequence.make_mask()
 
     def apply(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
-        """Makes the promised tokens of a plan real; the outputs are what the callers should hear."""
+        """Apply the results of the oldest plan and return the new outputs."""
         return self._output_processor.apply(plan, result)
 
     def fail_all(self, error: Exception) -> list[TokenOutput]:
-        """Ends every live request with the same honest error."""
+        """End every live request with this error and return the last outputs."""
         requests = self._requests
         return [
             requests.finish(sequence, FinishReason.ERROR, error=error) for sequence in list(requests.by_id.values())
         ]
 
     def audit(self) -> None:
-        """Checks that pages, rows and requests add up; raises kvcache.pool.InvariantBroken."""
+        """Check that pages, rows and requests add up; raises an error if they do not."""
         self._requests.audit()
 
 
 def _merge_copies(copies: list[tuple[int, int]], steps: list[BeamStep]) -> tuple[tuple[int, int], ...]:
-    """Forks' copies, then beams'. A page that changed hands between them is written for the newer holder alone."""
-    newer = [pair for step in steps for pair in step.page_copies]
-    targets = {target for _, target in newer}
-    return (*(pair for pair in copies if pair[1] not in targets), *newer)
+    """Return the copies for forks, then those for beams.
+
+    A page that was freed and allocated again in between is copied into for its new owner only.
+    """
+    beam_copies = [pair for step in steps for pair in step.page_copies]
+    targets = {target for _, target in beam_copies}
+    return (*(pair for pair in copies if pair[1] not in targets), *beam_copies)

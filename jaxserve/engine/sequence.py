@@ -1,4 +1,4 @@
-"""How far along a request is: its tokens, and what it holds. Owned by the scheduler."""
+"""The sequence of a live request: its tokens, and what it holds. Owned by the request table."""
 
 from dataclasses import dataclass, field
 
@@ -17,19 +17,26 @@ from jaxserve.structured.guide import Guide
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A live request's place in its life. One idea schedules everything: num_tokens minus num_computed.
+    """The tokens of a live request and what it holds. What remains to be computed is num_tokens minus num_computed.
 
-    tokens         prompt and answer as far as they are known on the host
-    num_pending   tokens enqueued on the device whose ids have not come home yet
-    num_computed   tokens whose keys and values are written by a step that is enqueued
-    pages          covers num_computed tokens, in order; the first num_registered_pages are in the prefix index
-    is_prefilled   the rest is decoding: only the newest token is not computed, and it lies on the device
-    epoch          counts preemptions, so that results of an earlier life are told from this one's
-    num_tokens_at_start     num_tokens when it last began to run
-    guide          sees every token of the answer, when it must keep to a grammar or a budget; a search's stays at the
-                   beginning
-    repetition     sees every token of the answer, when repetitions are to end it
-    prompt_logprobs  filled by position while prompt logprobs are computed; None once they are sent
+    request                The request.
+    page_hashes            The hashes of its full pages, for the prefix index.
+    sampling_S             int32, its sampling parameters as columns (sampling/rows.py).
+    restrictions           The token ids that it may not sample.
+    tokens                 The prompt and the output as far as it is known on the host.
+    num_pending            The tokens enqueued on the device whose ids are not on the host yet.
+    num_computed           The tokens whose keys and values an enqueued step has written or will write.
+    num_registered_pages   The number of its first pages that are in the prefix index.
+    num_cached_tokens      The prompt tokens found in the prefix cache at its first start; None before that.
+    pages                  The pages of its first num_computed tokens, in order.
+    row                    Its row of the batch; None while it waits.
+    is_prefilled           Only the newest token is not computed, which is on the device: the rest is decoding.
+    epoch                  The number of preemptions. A result with another epoch is from before a preemption.
+    num_tokens_at_start    num_tokens when it last began to run.
+    guide                  Takes every token of the output if it follows a grammar or a thinking budget. That of a beam
+                           search stays at the beginning.
+    repetition             Takes every token of the output if repetitions end it.
+    prompt_logprobs        Filled position by position while they are computed; None once they are sent.
     """
 
     request: Request
@@ -52,6 +59,11 @@ class Sequence:
 
     @classmethod
     def from_request(cls, request: Request, page_hashes: KeyChain, vocab_size: int) -> "Sequence":
+        """Return the sequence of a new request, which waits.
+
+        page_hashes   The still empty chain of its page hashes.
+        vocab_size    The number of token ids.
+        """
         prompt_logprobs: list[PositionLogprobs | None] | None = None
         if request.params.prompt_logprobs is not None:
             prompt_logprobs = [None for _ in request.prompt_ids]
@@ -70,31 +82,33 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
+        """The number of tokens of prompt and output, pending ones included."""
         return len(self.tokens) + self.num_pending
 
     @property
     def num_output_tokens(self) -> int:
-        """Answer tokens, promised ones included."""
+        """The number of tokens of the output, pending ones included."""
         return self.num_tokens - len(self.request.prompt_ids)
 
     @property
     def needs_more_tokens(self) -> bool:
+        """Whether another token may be sampled before the length limit."""
         return self.num_tokens < self.request.max_total_tokens
 
     @property
     def is_below_min_tokens(self) -> bool:
-        """Whether the next token may not be an end token, because min_tokens is not reached."""
+        """Whether the next token may not be a stop token because min_tokens is not reached."""
         return self.num_output_tokens < self.request.params.min_tokens and bool(self.request.stop_ids_until_min_tokens)
 
     @property
     def is_guided(self) -> bool:
-        """Whether what the next token may be depends on those before, by a grammar or a budget."""
+        """Whether a grammar or a thinking budget constrains the next token, depending on the tokens before it."""
         return self.guide is not None and not self.guide.is_unconstrained
 
     def sample_mode(self, max_logprobs: int) -> SampleMode:
-        """The cheapest sampler that can serve this request's next token if that has no mask.
+        """Return the cheapest sampler mode that serves the next token if it has no mask.
 
-        FULL has the max_logprobs best.
+        max_logprobs   The most top log-probabilities that a step computes without those of the whole vocabulary.
         """
         params = self.request.params
         if self.request.is_beam_search:
@@ -106,33 +120,39 @@ class Sequence:
         return SampleMode.GREEDY if params.is_greedy else SampleMode.DRAW
 
     def make_mask(self) -> Mask | None:
-        """What the newest promised token may be. Those before it are known, if it depends on them."""
+        """Return the mask of the newest pending token, or None if every token is allowed.
+
+        If the mask depends on the tokens before it, these must be known on the host.
+        """
         request = self.request
-        held_back = request.stop_ids_until_min_tokens if self.num_output_tokens <= request.params.min_tokens else ()
-        return make_mask(self.restrictions, self.guide, self.tokens, len(request.prompt_ids), held_back)
+        suppressed = request.stop_ids_until_min_tokens if self.num_output_tokens <= request.params.min_tokens else ()
+        return make_mask(self.restrictions, self.guide, self.tokens, len(request.prompt_ids), suppressed)
 
     @property
     def queue_key(self) -> tuple[int, int]:
-        """Where it stands among others: by priority, then in order of arrival."""
+        """The order of the queue: by priority, then by arrival."""
         return self.request.params.priority, self.request.request_id
 
     def is_recently_resumed(self, page_size: int) -> bool:
-        """Whether it came back from a preemption and has not yet made a page of tokens since."""
+        """Whether it was preempted and has not generated a page of tokens since it runs again."""
         return self.epoch > 0 and self.num_tokens - self.num_tokens_at_start < page_size
 
     def forced_stop_token(self) -> int | None:
-        """The token that ends the answer, if no other may follow and nobody wants to know how likely it was."""
+        """Return the stop token that follows a complete grammar, so that it need not be sampled.
+
+        None if other tokens may follow, or if the request asks for log-probabilities.
+        """
         if self.guide is None or not self.guide.is_complete or self.request.params.logprobs is not None:
             return None
-        mask = self.make_mask()  # min_tokens plays no part: these tokens are the only ones
+        mask = self.make_mask()  # min_tokens does not matter: no other tokens are allowed
         bits_V = np.unpackbits(mask.allowed_M.view(np.uint8), bitorder="little") if mask else ()
-        found = np.flatnonzero(bits_V)
-        return int(found[0]) if len(found) == 1 else None
+        allowed_ids = np.flatnonzero(bits_V)
+        return int(allowed_ids[0]) if len(allowed_ids) == 1 else None
 
     def check_stop(self) -> tuple[FinishReason, int | str | None] | None:
-        """Looks at the newest token, in the contract's order: EOS, stop ids, length, repetition.
+        """Return finish reason and stop reason if the newest token ends the output, else None.
 
-        To be asked once for each token.
+        The order is end-of-sequence token, stop ids, length, repetition. To be called once for each token.
         """
         request, token = self.request, self.tokens[-1]
         if token == request.eos_id:

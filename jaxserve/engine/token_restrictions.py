@@ -1,4 +1,4 @@
-"""What one request may never draw, or not just now: host only, one bitmap for each draw that needs one."""
+"""The token ids that a request may not sample: allowed_token_ids and bad_words, as bitmaps on the host."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ ALL_BITS = np.uint32(0xFFFFFFFF)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenRestrictions:
-    """A request's whitelist and bad words.
+    """The allowed token ids and bad words of one request.
 
-    allowed_M   uint32 [ceil(V / 32)], bit set = allowed: what holds at every token; None: everything is allowed
-    banned_after  tokens that may have to stand before → ids that may then not follow, for words of several tokens
-    max_prefix_len  most tokens that have to stand before
+    vocab_size       The number of token ids.
+    allowed_M        uint32 [ceil(V / 32)], bit set = allowed at every position; None: every token is allowed.
+    banned_after     The tokens of a bad word without the last → the ids that must not follow them.
+    max_prefix_len   The length of the longest key of banned_after.
     """
 
     vocab_size: int
@@ -28,27 +29,31 @@ class TokenRestrictions:
     def from_ids(
         cls, allowed_ids: Sequence[int] | None, bad_sequences: Iterable[tuple[int, ...]], vocab_size: int
     ) -> "TokenRestrictions":
-        """sequences: the last id of each may not follow the others."""
+        """Return the restrictions of a request.
+
+        allowed_ids     The only ids that it may sample; None: all.
+        bad_sequences   Token sequences of which the last id must not follow the others.
+        """
         banned_after: dict[tuple[int, ...], tuple[int, ...]] = {}
-        for *before, last in bad_sequences:
-            banned_after[tuple(before)] = (*banned_after.get(tuple(before), ()), last)
-        never = banned_after.pop((), ())
+        for *prefix, last in bad_sequences:
+            banned_after[tuple(prefix)] = (*banned_after.get(tuple(prefix), ()), last)
+        never_allowed = banned_after.pop((), ())
         allowed_M = None
-        if allowed_ids is not None or never:
+        if allowed_ids is not None or never_allowed:
             allowed_M = (
                 np.full(num_words(vocab_size), ALL_BITS) if allowed_ids is None else bitmap(allowed_ids, vocab_size)
             )
-            allowed_M &= ~bitmap(never, vocab_size)
+            allowed_M &= ~bitmap(never_allowed, vocab_size)
         return cls(vocab_size, allowed_M, banned_after, max(map(len, banned_after), default=0))
 
     @property
     def needs_mask(self) -> bool:
-        """Whether every token of the request needs a mask."""
+        """Whether the tokens of the request need masks."""
         return self.allowed_M is not None or bool(self.banned_after)
 
     @property
     def needs_previous_tokens(self) -> bool:
-        """Whether the mask depends on the tokens before."""
+        """Whether its masks depend on the tokens before them."""
         return bool(self.banned_after)
 
     def make_mask(
@@ -58,9 +63,11 @@ class TokenRestrictions:
         suppressed_ids: Sequence[int],
         grammar_M: np.ndarray | None = None,
     ) -> np.ndarray | None:
-        """The mask of the token after `tokens`, whose answer begins at `first_output`; None: everything is allowed.
+        """Return the mask of the token after `tokens`, uint32 [ceil(V / 32)], or None if every token is allowed.
 
-        Of what grammar_M allows, if there is one. suppressed_ids are forbidden besides, unless it leaves no others.
+        first_output     The index in `tokens` at which the output begins.
+        suppressed_ids   Ids that are forbidden, too, unless a grammar allows no others.
+        grammar_M        What a grammar allows; None: no grammar.
         """
         banned: list[int] = []
         for length in range(1, min(self.max_prefix_len, len(tokens) - first_output) + 1):
@@ -77,5 +84,5 @@ class TokenRestrictions:
         return allowed_M
 
     def _without(self, allowed_M: np.ndarray | None, ids: Iterable[int]) -> np.ndarray:
-        gone_M = ~bitmap(ids, self.vocab_size)
-        return gone_M if allowed_M is None else allowed_M & gone_M
+        others_M = ~bitmap(ids, self.vocab_size)
+        return others_M if allowed_M is None else allowed_M & others_M
