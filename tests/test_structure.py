@@ -51,7 +51,6 @@ NOT_YET: set[str] = {
     "structured",
     "weights",
 }
-DUPLICATES_NOT_YET = {"Work"}
 # First words of docstrings that are verbs in the third person; other words with an s are if a determiner follows.
 _VERBS = """aborts accepts adds advances allows appends applies asks assigns binds brings bundles cancels chooses cleans
     clears collects combines compares compiles computes contains converts copies creates decides decodes defines deletes
@@ -282,7 +281,7 @@ def duplicate_classes(root: Path) -> set[str]:
 
 
 def test_no_class_name_occurs_twice():
-    assert duplicate_classes(REPO) <= DUPLICATES_NOT_YET
+    assert duplicate_classes(REPO) == set()
 
 
 def test_public_names_are_documented():
