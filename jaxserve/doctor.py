@@ -117,8 +117,8 @@ def check_compiler() -> Finding:
     """Check that the native kernels can be compiled on this machine."""
     from jaxserve.native import library
 
-    if library.usable():
-        return Finding("compiler", "ok", f"native kernels, compiled with {' '.join(library.compiler() or ('?',))}")
+    if library.is_usable():
+        return Finding("compiler", "ok", f"native kernels, compiled with {' '.join(library.find_compiler() or ('?',))}")
     advice = "install cc, gcc or clang, or: pip install -e '.[native]'; without, CPUs are slower"
     return Finding("compiler", "warning", "no native kernels: there is no C compiler, or it failed", advice)
 

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from jaxserve.engine.build import LoadedEngine
 from jaxserve.engine.plan import NO_MASKS, Mask, StepMasks, StepPlan
-from jaxserve.sampling.lines import bitmap, line
-from jaxserve.sampling.rows import pack
+from jaxserve.sampling.columns import pack_params
+from jaxserve.sampling.penalties import build_row, pack_bits
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
 
@@ -27,15 +27,15 @@ PENALISED = replace(DRAWN, repetition_penalty=1.1, frequency_penalty=0.2, presen
 FEATURES: Mapping[str, tuple[SampleMode, SamplingParams]] = {
     "nothing": (SampleMode.GREEDY, GREEDY),
     "nothing, again": (SampleMode.GREEDY, GREEDY),
-    "temperature": (SampleMode.DRAW, DRAWN),
-    "temperature, top_k 40": (SampleMode.DRAW, replace(DRAWN, top_k=40)),
-    "temperature, top_p 0.9": (SampleMode.DRAW, replace(DRAWN, top_p=0.9)),
-    "temperature, min_p 0.05": (SampleMode.DRAW, replace(DRAWN, min_p=0.05)),
-    "logit_bias": (SampleMode.SHAPED, replace(GREEDY, logit_bias=((5, 1.0),))),
-    "penalties": (SampleMode.SHAPED, PENALISED),
-    "allowed_token_ids": (SampleMode.SHAPED, replace(GREEDY, allowed_token_ids=tuple(range(0, 1000, 3)))),
-    "logprobs 20": (SampleMode.FULL, replace(GREEDY, logprobs=20)),
-    "penalties of one row": (SampleMode.SHAPED, PENALISED),
+    "temperature": (SampleMode.SAMPLE, DRAWN),
+    "temperature, top_k 40": (SampleMode.SAMPLE, replace(DRAWN, top_k=40)),
+    "temperature, top_p 0.9": (SampleMode.SAMPLE, replace(DRAWN, top_p=0.9)),
+    "temperature, min_p 0.05": (SampleMode.SAMPLE, replace(DRAWN, min_p=0.05)),
+    "logit_bias": (SampleMode.PROCESSORS, replace(GREEDY, logit_bias=((5, 1.0),))),
+    "penalties": (SampleMode.PROCESSORS, PENALISED),
+    "allowed_token_ids": (SampleMode.PROCESSORS, replace(GREEDY, allowed_token_ids=tuple(range(0, 1000, 3)))),
+    "logprobs 20": (SampleMode.LOGPROBS, replace(GREEDY, logprobs=20)),
+    "penalties of one row": (SampleMode.PROCESSORS, PENALISED),
 }
 
 
@@ -62,16 +62,16 @@ def measure_features(built: LoadedEngine, plans: Mapping[int, StepPlan], rounds:
 def _work(built: LoadedEngine, plan: StepPlan, name: str) -> tuple[StepPlan, StepMasks]:
     decode, (mode, params), vocab = plan.decode, FEATURES[name], built.spec.vocab_size
     assert decode is not None
-    sampling_BS = np.tile(pack(params, 1), (len(decode), 1))
+    sampling_BS = np.tile(pack_params(params, 1), (len(decode), 1))
     if name.endswith("of one row"):
-        sampling_BS[1:] = pack(GREEDY, 1)
+        sampling_BS[1:] = pack_params(GREEDY, 1)
     lines = ()
-    if mode >= SampleMode.SHAPED:
-        one = line(range(100), range(50), params.logit_bias, vocab)
+    if mode >= SampleMode.PROCESSORS:
+        one = build_row(range(100), range(50), params.logit_bias, vocab)
         lines = tuple((int(row), one) for row in decode.row_B[:1])
     masks = NO_MASKS
     if params.allowed_token_ids is not None:
-        mask = Mask(bitmap(params.allowed_token_ids, vocab))
+        mask = Mask(pack_bits(params.allowed_token_ids, vocab))
         masks = StepMasks(tuple((at, mask) for at in range(len(decode))))
     runner = built.engine.runner
     changed = replace(plan, decode=replace(decode, sampling_BS=sampling_BS, mode=mode))

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxserve.cache.pool import PagePool
+from jaxserve.cache.prefix import PrefixIndex
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.plan import SampledTokens, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
-from jaxserve.kvcache.pool import PagePool
-from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.sampling_params import SamplingParams
 
 ROWS, STEPS, PAGE, LONGEST, VOCAB = (32, 256), 300, 16, 8192, 50_000

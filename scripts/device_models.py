@@ -12,6 +12,9 @@ import numpy as np
 from device_shapes import Work, config_of
 
 from jaxserve.attention import choose_backend
+from jaxserve.cache.pages import bytes_per_page, make_pages
+from jaxserve.cache.pool import PagePool
+from jaxserve.cache.prefix import PrefixIndex
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
@@ -19,14 +22,11 @@ from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.engine.step import ModelContext
-from jaxserve.kvcache.pages import bytes_per_page, make_pages
-from jaxserve.kvcache.pool import PagePool
-from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.models.cost import Cost
 from jaxserve.models.registry import abstract_decoder, find_architecture
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.sampling.rows import neutral
-from jaxserve.sampling.sampler import SampleMode, Score
+from jaxserve.sampling.columns import empty_row
+from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
 
 PAGE, MAX_LOGPROBS = 16, 5
 
@@ -80,7 +80,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
         max_pages_per_row=width,
         vocab_size=spec.vocab_size,
         max_num_seqs=buckets.decode[-1],
-        logprobs_config=Score(MAX_LOGPROBS, num_next=2),
+        logprobs_config=LogprobsConfig(MAX_LOGPROBS, num_candidates=2),
         device=device,
     )
     runner.compile()
@@ -114,7 +114,7 @@ def decode_plans(machine: Machine, rows: int, context: int, steps: int) -> list[
                 row_B=np.arange(rows, dtype=np.int32),
                 position_B=np.full(rows, context + step - 1, np.int32),
                 page_table_BW=table,
-                sampling_BS=np.tile(neutral(), (rows, 1)),
+                sampling_BS=np.tile(empty_row(), (rows, 1)),
                 mode=SampleMode.GREEDY,
             )
         )
@@ -136,7 +136,7 @@ def prefill_plans(machine: Machine, tokens: int, chunk: int) -> list[StepPlan]:
                     start=start,
                     token_ids=ids[start : start + chunk],
                     page_table_W=table,
-                    sampling_S=neutral(),
+                    sampling_S=empty_row(),
                     mode=SampleMode.GREEDY,
                     is_last=start + chunk >= tokens,
                 ),

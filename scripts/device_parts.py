@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from device_shapes import Work
 
-from jaxserve.sampling.lines import fresh, num_words
-from jaxserve.sampling.rows import NUM_COLUMNS, pack, unpack
-from jaxserve.sampling.sampler import SampleMode, Score, Shape, sample
+from jaxserve.sampling.columns import NUM_COLUMNS, pack_params, unpack_columns
+from jaxserve.sampling.penalties import init, num_words
+from jaxserve.sampling.sampler import LogitsInputs, LogprobsConfig, SampleMode, sample
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS, SamplingParams
 
 Record = dict[str, Any]
@@ -108,10 +108,10 @@ def best_s(work: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -
 
 SAMPLERS: dict[str, tuple[SampleMode, SamplingParams]] = {
     "greedy": (SampleMode.GREEDY, SamplingParams(temperature=0.0)),
-    "draw": (SampleMode.DRAW, SamplingParams(temperature=0.8)),
-    "draw, top_p": (SampleMode.DRAW, SamplingParams(temperature=0.8, top_p=0.95)),
-    "penalties": (SampleMode.SHAPED, SamplingParams(temperature=0.8, repetition_penalty=1.1, presence_penalty=0.5)),
-    "full": (SampleMode.FULL, SamplingParams(temperature=0.8, top_p=0.95, top_k=50, min_p=0.01)),
+    "draw": (SampleMode.SAMPLE, SamplingParams(temperature=0.8)),
+    "draw, top_p": (SampleMode.SAMPLE, SamplingParams(temperature=0.8, top_p=0.95)),
+    "penalties": (SampleMode.PROCESSORS, SamplingParams(temperature=0.8, repetition_penalty=1.1, presence_penalty=0.5)),
+    "full": (SampleMode.LOGPROBS, SamplingParams(temperature=0.8, top_p=0.95, top_k=50, min_p=0.01)),
 }
 
 
@@ -123,16 +123,20 @@ def sampler(setting: Setting) -> Iterator[Record]:
 def _sampler(tiny: bool) -> Iterator[Record]:
     vocab, batches = (512, (2,)) if tiny else (128256, (256, 32, 1))
 
-    def shape_of(rows: int, mode: SampleMode) -> Shape | None:
-        if mode < SampleMode.SHAPED:
+    def shape_of(rows: int, mode: SampleMode) -> LogitsInputs | None:
+        if mode < SampleMode.PROCESSORS:
             return None
         mask = jnp.full((rows, num_words(vocab)), 2**32 - 1, jnp.uint32)
-        return Shape(fresh(rows, vocab), jnp.arange(rows), mask, jnp.zeros((rows, MAX_LOGPROB_TOKEN_IDS), jnp.int32))
+        return LogitsInputs(
+            init(rows, vocab), jnp.arange(rows), mask, jnp.zeros((rows, MAX_LOGPROB_TOKEN_IDS), jnp.int32)
+        )
 
     def lower(rows: int, mode: SampleMode) -> Any:
         @jax.jit
         def step(logits, packed, position, shape):
-            return sample(logits, unpack(packed), position, shape, mode=mode, how=Score(20))
+            return sample(
+                logits, unpack_columns(packed), position, shape, mode=mode, logprobs_config=LogprobsConfig(20)
+            )
 
         shapes = [((rows, vocab), jnp.float32), ((rows, NUM_COLUMNS), jnp.int32), ((rows,), jnp.int32)]
         shape = jax.eval_shape(partial(shape_of, rows, mode))
@@ -144,7 +148,7 @@ def _sampler(tiny: bool) -> Iterator[Record]:
     for rows in batches:
         logits = 3 * jax.random.normal(jax.random.key(0), (rows, vocab), jnp.float32)
         for name, (mode, params) in SAMPLERS.items():
-            packed = jnp.asarray(np.stack([pack(params, seed) for seed in range(rows)]))
+            packed = jnp.asarray(np.stack([pack_params(params, seed) for seed in range(rows)]))
             arguments = (logits, packed, jnp.arange(rows, dtype=jnp.int32), shape_of(rows, mode))
             seconds = best_s(programs[rows, mode], arguments, 2 if tiny else 10)
             about = {"kind": "sampler", "sampler": name, "rows": rows, "vocabulary": vocab}

@@ -14,8 +14,8 @@ import numpy as np
 from jaxserve.engine.plan import Chunk, DecodeBatch, Mask, SampledTokens, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request, StopStringCursor, make_guide, make_mask
 from jaxserve.engine.token_restrictions import TokenRestrictions
-from jaxserve.sampling.lines import Line, line
-from jaxserve.sampling.rows import REPETITION, pack
+from jaxserve.sampling.columns import REPETITION_PENALTY, pack_params
+from jaxserve.sampling.penalties import PenaltyRow, build_row
 from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
 from jaxserve.sampling_params import RepetitionDetection
 
@@ -63,9 +63,9 @@ def _continuations(
     return sorted(((-(_mix(seed, id, 3) % 64) / 8, id) for id in _allowed(mask)), key=lambda one: (-one[0], one[1]))
 
 
-def _penalty_digest(new: Line | None) -> int:
+def _penalty_digest(new: PenaltyRow | None) -> int:
     """Return a digest of a row's penalties; 0 for a row that has none."""
-    return 0 if new is None else _mix(*new.count_V.tolist(), *new.seen_M.tolist(), *map(int, new.bias_V * 8))
+    return 0 if new is None else _mix(*new.count_V.tolist(), *new.prompt_mask_M.tolist(), *map(int, new.bias_V * 8))
 
 
 def _logprob(digest: int, token: int) -> float:
@@ -77,15 +77,15 @@ def _make_sampled_tokens(
 ) -> SampledTokens:
     """Build the sampler's output. nexts: continuations of each row in mode BEAM; forbidden ones come last, as -inf."""
     token_B = np.array(tokens, np.int32)
-    if mode < SampleMode.FULL:
+    if mode < SampleMode.LOGPROBS:
         return SampledTokens(token_B)
     top_id_BK = np.tile(np.arange(NUM_TOP, dtype=np.int32), (len(tokens), 1))
     beams: dict[str, np.ndarray] = {}
     if mode == SampleMode.BEAM:
         padded = [[*one, *((-np.inf, id) for id in range(VOCAB))][:VOCAB] for one in nexts]
-        beams["next_logprob_BC"] = np.array([[logprob for logprob, _ in one] for one in padded], np.float32)
-        beams["next_id_BC"] = np.array([[id for _, id in one] for one in padded], np.int32)
-        beams["next_raw_BC"] = np.array(
+        beams["candidate_logprob_BC"] = np.array([[logprob for logprob, _ in one] for one in padded], np.float32)
+        beams["candidate_id_BC"] = np.array([[id for _, id in one] for one in padded], np.int32)
+        beams["candidate_raw_logprob_BC"] = np.array(
             [[_logprob(digest, id) for _, id in one] for digest, one in zip(digests, padded, strict=True)], np.float32
         )
     return SampledTokens(
@@ -109,7 +109,7 @@ class FakeRunner:
         self.num_pages = num_pages
         self.slots: dict[tuple[int, int], int] = {}
         self.last_token_R: list[int | None] = [None] * max_num_seqs
-        self.lines: dict[int, Line] = {}
+        self.lines: dict[int, PenaltyRow] = {}
         self.nan_request_ids: set[int] = set()
 
     def forward(self, plan: StepPlan) -> FakeLogits:
@@ -119,7 +119,7 @@ class FakeRunner:
                 if (source, offset) in self.slots:
                     self.slots[target, offset] = self.slots[source, offset]
         for row, new in plan.penalty_rows:
-            self.lines[row] = Line(*(array.copy() for array in new))
+            self.lines[row] = PenaltyRow(*(array.copy() for array in new))
         for row, token in plan.last_tokens:
             self.last_token_R[row] = token
         decode = self._decode(plan.decode) if plan.decode is not None else []
@@ -148,7 +148,7 @@ class FakeRunner:
     @staticmethod
     def _scores(chunk: Chunk, digests: list[int]) -> SampledTokens | None:
         ids = None if chunk.prompt_targets is None else chunk.prompt_targets.tolist()
-        return None if ids is None else _make_sampled_tokens(ids, digests[: len(ids)], SampleMode.FULL)
+        return None if ids is None else _make_sampled_tokens(ids, digests[: len(ids)], SampleMode.LOGPROBS)
 
     def fetch(self, handle: StepResult) -> StepResult:
         return handle
@@ -198,7 +198,7 @@ class FakeRunner:
         mask: Mask | None,
         mode: SampleMode,
     ) -> tuple[int, list[tuple[float, int]]]:
-        known = self.lines.get(row) if sampling_S[REPETITION:].any() else None
+        known = self.lines.get(row) if sampling_S[REPETITION_PENALTY:].any() else None
         nexts = _continuations(digest, sampling_S, position, mask, _penalty_digest(known))
         token = _sample(digest, sampling_S, position, mask, _penalty_digest(known))
         if mode == SampleMode.BEAM and nexts:
@@ -250,14 +250,16 @@ def expected_output(request: Request) -> ExpectedOutput:
         digests.append(_mix(digests[-1], _value(digests[-1], token)))
     prompt_logprobs = [_logprob(d, t) for d, t in zip(digests[1:-1], request.prompt_ids[1:], strict=True)]
     digest, tokens, logprobs, reason = digests[-1], [], [], "length"
-    sampling_S, params = pack(request.params, request.seed), request.params
+    sampling_S, params = pack_params(request.params, request.seed), request.params
     restrictions, guide = (
         TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB),
         make_guide(request, VOCAB),
     )
     while len(request.prompt_ids) + len(tokens) < request.max_total_tokens:
         suppressed = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
-        penalties = line(request.prompt_ids, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
+        penalties = (
+            build_row(request.prompt_ids, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
+        )
         mask = make_mask(restrictions, guide, tokens, 0, suppressed)
         token = _sample(digest, sampling_S, len(request.prompt_ids) + len(tokens), mask, _penalty_digest(penalties))
         if token < 0:
@@ -328,14 +330,14 @@ def _beam_candidates(request: Request, digest: int, tokens: Sequence[int]) -> li
     """Return the continuations of the first tokens of an output."""
     params, prompt = request.params, request.prompt_ids
     restrictions = TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB)
-    penalties = line(prompt, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
+    penalties = build_row(prompt, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
     suppressed = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
     guide = make_guide(request, VOCAB)
     if guide is not None:
         for token in tokens:
             guide.accept(token)
     mask = make_mask(restrictions, guide, tokens, 0, suppressed)
-    sampling_S = pack(params, request.seed)
+    sampling_S = pack_params(params, request.seed)
     return _continuations(digest, sampling_S, len(prompt) + len(tokens), mask, _penalty_digest(penalties))
 
 

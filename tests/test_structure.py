@@ -22,7 +22,7 @@ LEVELS = (
         *("progress_bars", "memory"),
     ),
     ("parallel", "native", "generation_defaults", "workers"),
-    ("layers", "kvcache"),
+    ("layers", "cache"),
     ("attention",),
     ("models", "sampling", "structured", "weights"),
     ("engine", "text"),
@@ -43,7 +43,7 @@ GENERATED |= {"dist", "build"}
 NOT_YET: set[str] = {
     "attention",
     "engine",
-    "kvcache",
+    "cache",
     "layers",
     "models",
     "native",
@@ -329,7 +329,7 @@ def write(root: Path, sources: dict[str, str]) -> Path:
 @pytest.mark.parametrize(
     ("path", "source", "reason"),
     [
-        ("jaxserve/kvcache/pool.py", "import jaxserve.engine.plan", "upward"),
+        ("jaxserve/cache/pool.py", "import jaxserve.engine.plan", "upward"),
         ("jaxserve/models/llama.py", "from jaxserve.weights.load import load", "same level"),
         ("jaxserve/engine/plan.py", "from jaxserve import text", "same level"),
         ("jaxserve/engine/plan.py", "def f():\n    from ..text import stream", "same level"),
@@ -377,9 +377,9 @@ def test_allowed_imports_are_not_faults(tmp_path):
         "jaxserve/llm.py": "from jaxserve.engine.plan import Plan\nfrom jaxserve.engine_client import EngineClient",
         "jaxserve/engine_client.py": "from jaxserve.text import stream",
         "jaxserve/async_llm.py": "import asyncio",
-        "jaxserve/engine/plan.py": "import jax\nfrom . import batch\nfrom jaxserve import kvcache",
+        "jaxserve/engine/plan.py": "import jax\nfrom . import batch\nfrom jaxserve import cache",
         "jaxserve/engine/batch.py": "import numpy",
-        "jaxserve/kvcache/pool.py": "from jaxserve.errors import JaxServeError",
+        "jaxserve/cache/pool.py": "from jaxserve.errors import JaxServeError",
         "jaxserve/text/stream.py": "import json",
         "server/app.py": "import asyncio\nfrom jaxserve import LLM\nfrom . import routes",
         "server/routes/chat.py": "from jaxserve import errors_like_this",

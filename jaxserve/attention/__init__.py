@@ -71,7 +71,7 @@ BACKENDS: dict[str, type[AttentionBackend]] = {
 def choose_backend(name: str, platform: str, dtype: Any = "float32") -> AttentionBackend:
     """The backend called `name`, or the best one for a JAX platform ("cpu", "gpu", "tpu") and type under "auto"."""
     if name == "auto":
-        native = platform == "cpu" and jnp.dtype(dtype) == jnp.float32 and library.usable()
+        native = platform == "cpu" and jnp.dtype(dtype) == jnp.float32 and library.is_usable()
         name = "native" if native else platform if platform in ("cpu", "gpu", "tpu") else "reference"
     if name not in BACKENDS:
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxserve.attention.inputs import AttentionInputs
-from jaxserve.attention.reference import MASKED
+from jaxserve.attention.reference import MASKED_SCORE
 
 BLOCK_TOKENS = 128  # what one turn of the walk reads; 256 was no faster at 32 rows
 
@@ -72,7 +72,7 @@ class CpuAttention:
         table_BW = jnp.pad(inputs.page_table_BW, ((0, 0), (0, -width % block_pages)))
 
         def add_block(block: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            top_BKGC, total_BKGC, sum_BKGCH = carry
+            running_max_BKGC, running_sum_BKGC, acc_BKGCH = carry
             page_BX = jax.lax.dynamic_slice_in_dim(table_BW, block * block_pages, block_pages, axis=1)
             key_position_XZ = block * block_tokens + jnp.arange(block_tokens).reshape(block_pages, size)
             live_BXZ = key_position_XZ < inputs.length_B[:, None, None]
@@ -85,16 +85,16 @@ class CpuAttention:
             score_BKGCXZ = jnp.einsum("BKGCH,BXKHZ->BKGCXZ", query_BKGCH, key_BXKHZ)
             if softcap is not None:
                 score_BKGCXZ = softcap * jnp.tanh(score_BKGCXZ / softcap)
-            score_BKGCXZ = jnp.where(seen_B11CXZ, score_BKGCXZ, MASKED)
-            new_top_BKGC = jnp.maximum(top_BKGC, score_BKGCXZ.max((-1, -2)))
-            weight_BKGCXZ = jnp.where(seen_B11CXZ, jnp.exp(score_BKGCXZ - new_top_BKGC[..., None, None]), 0.0)
+            score_BKGCXZ = jnp.where(seen_B11CXZ, score_BKGCXZ, MASKED_SCORE)
+            new_max_BKGC = jnp.maximum(running_max_BKGC, score_BKGCXZ.max((-1, -2)))
+            weight_BKGCXZ = jnp.where(seen_B11CXZ, jnp.exp(score_BKGCXZ - new_max_BKGC[..., None, None]), 0.0)
             # A dead slot may hold anything, and zero times NaN is NaN: dead values become zero.
             value_BXKZH = jnp.where(live_BXZ[:, :, None, :, None], pages.value_PKZH[page_BX], 0).astype(jnp.float32)
-            fade_BKGC = jnp.exp(top_BKGC - new_top_BKGC)
+            rescale_BKGC = jnp.exp(running_max_BKGC - new_max_BKGC)
             return (
-                new_top_BKGC,
-                total_BKGC * fade_BKGC + weight_BKGCXZ.sum((-1, -2)),
-                sum_BKGCH * fade_BKGC[..., None] + jnp.einsum("BKGCXZ,BXKZH->BKGCH", weight_BKGCXZ, value_BXKZH),
+                new_max_BKGC,
+                running_sum_BKGC * rescale_BKGC + weight_BKGCXZ.sum((-1, -2)),
+                acc_BKGCH * rescale_BKGC[..., None] + jnp.einsum("BKGCXZ,BXKZH->BKGCH", weight_BKGCXZ, value_BXKZH),
             )
 
         first = jnp.int32(0)
@@ -103,16 +103,16 @@ class CpuAttention:
             first = jnp.maximum(0, nearest_B.min() - window + 1) // block_tokens
         last = (inputs.length_B.max() + block_tokens - 1) // block_tokens
         start = (
-            jnp.full(query_BKGCH.shape[:-1], MASKED, jnp.float32),
+            jnp.full(query_BKGCH.shape[:-1], MASKED_SCORE, jnp.float32),
             jnp.zeros(query_BKGCH.shape[:-1], jnp.float32),
             jnp.zeros(query_BKGCH.shape, jnp.float32),
         )
-        top_BKGC, total_BKGC, sum_BKGCH = jax.lax.fori_loop(first, last, add_block, start)
+        running_max_BKGC, running_sum_BKGC, acc_BKGCH = jax.lax.fori_loop(first, last, add_block, start)
         if sinks is not None:  # one more score, without a value
             sink_KG1 = sinks.astype(jnp.float32).reshape(kv_heads, -1, 1)
-            new_top_BKGC = jnp.maximum(top_BKGC, sink_KG1)
-            fade_BKGC = jnp.exp(top_BKGC - new_top_BKGC)
-            total_BKGC = total_BKGC * fade_BKGC + jnp.exp(sink_KG1 - new_top_BKGC)
-            sum_BKGCH *= fade_BKGC[..., None]
-        out_BKGCH = sum_BKGCH / jnp.where(total_BKGC == 0, 1.0, total_BKGC)[..., None]
+            new_max_BKGC = jnp.maximum(running_max_BKGC, sink_KG1)
+            rescale_BKGC = jnp.exp(running_max_BKGC - new_max_BKGC)
+            running_sum_BKGC = running_sum_BKGC * rescale_BKGC + jnp.exp(sink_KG1 - new_max_BKGC)
+            acc_BKGCH *= rescale_BKGC[..., None]
+        out_BKGCH = acc_BKGCH / jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
         return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(query_TNH.shape).astype(query_TNH.dtype)

@@ -28,15 +28,17 @@ class NativeAttention:
     name = "native"
 
     def __init__(self) -> None:
-        library.load()
+        library.load_kernels()
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> CpuPages:
         """Memory is taken page by page when it is written; until then these zeros cost nothing."""
         if jnp.dtype(dtype) != jnp.float32:
             raise BadConfig(f"attention_backend 'native' computes in float32, not {jnp.dtype(dtype)}; try 'cpu'.")
-        like = jax.eval_shape(partial(CpuAttention().make_pages, num_pages, page_size, kv_heads, head_dim, dtype))
+        shapes = jax.eval_shape(partial(CpuAttention().make_pages, num_pages, page_size, kv_heads, head_dim, dtype))
         # Said to have effects, or XLA would make the zeros of one layer and copy them for the others.
-        return CpuPages(*jax.ffi.ffi_call("jaxserve_zeros", (like.key_PKHZ, like.value_PKZH), has_side_effect=True)())
+        return CpuPages(
+            *jax.ffi.ffi_call("jaxserve_zeros", (shapes.key_PKHZ, shapes.value_PKZH), has_side_effect=True)()
+        )
 
     def write(self, pages: CpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> CpuPages:
         shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in (pages.key_PKHZ, pages.value_PKZH))

@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxserve.attention.inputs import AttentionInputs
 
-MASKED = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
+MASKED_SCORE = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
 
 
 @jax.tree_util.register_dataclass
@@ -64,16 +64,16 @@ class ReferenceAttention:
         score_BKGCS = scale * jnp.einsum("BCKGH,BSKH->BKGCS", query_BCKGH, key_BSKH, preferred_element_type=jnp.float32)
         if softcap is not None:
             score_BKGCS = softcap * jnp.tanh(score_BKGCS / softcap)
-        score_BKGCS = jnp.where(seen_BCS[:, None, None], score_BKGCS, MASKED)
-        top_BKGC = score_BKGCS.max(-1)
+        score_BKGCS = jnp.where(seen_BCS[:, None, None], score_BKGCS, MASKED_SCORE)
+        running_max_BKGC = score_BKGCS.max(-1)
         sink_KG1 = None if sinks is None else sinks.astype(jnp.float32).reshape(kv_heads, -1, 1)
         if sink_KG1 is not None:
-            top_BKGC = jnp.maximum(top_BKGC, sink_KG1)
-        weight_BKGCS = jnp.where(seen_BCS[:, None, None], jnp.exp(score_BKGCS - top_BKGC[..., None]), 0.0)
-        total_BKGC = weight_BKGCS.sum(-1)
+            running_max_BKGC = jnp.maximum(running_max_BKGC, sink_KG1)
+        weight_BKGCS = jnp.where(seen_BCS[:, None, None], jnp.exp(score_BKGCS - running_max_BKGC[..., None]), 0.0)
+        running_sum_BKGC = weight_BKGCS.sum(-1)
         if sink_KG1 is not None:
-            total_BKGC += jnp.exp(sink_KG1 - top_BKGC)
+            running_sum_BKGC += jnp.exp(sink_KG1 - running_max_BKGC)
         value_BSKH = jnp.where(live_BS[:, :, None, None], value_BSKH, 0)
         out_BKGCH = jnp.einsum("BKGCS,BSKH->BKGCH", weight_BKGCS, value_BSKH.astype(jnp.float32))
-        out_BKGCH /= jnp.where(total_BKGC == 0, 1.0, total_BKGC)[..., None]
+        out_BKGCH /= jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
         return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(query_TNH.shape).astype(query_TNH.dtype)

@@ -42,7 +42,7 @@ class TpuAttention:
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> TpuPages:
         """Raises BadConfig where the kernel cannot hold so many heads."""
         _check_heads(kv_heads, jnp.dtype(dtype))
-        return TpuPages(jnp.zeros((num_pages, page_size, 2 * kv_heads, _in_lanes(head_dim)), dtype))
+        return TpuPages(jnp.zeros((num_pages, page_size, 2 * kv_heads, _round_up_to_lanes(head_dim)), dtype))
 
     def write(self, pages: TpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> TpuPages:
         _, size, heads, stored_dim = pages.pages_PZXH.shape
@@ -71,9 +71,9 @@ class TpuAttention:
             )
         _, size, heads, stored_dim = pages.pages_PZXH.shape
         page_bytes = size * heads * stored_dim * pages.pages_PZXH.dtype.itemsize
-        flat = _flatten(inputs, size)
+        flat = _ragged_layout(inputs, size)
         asked_TNH = _pad_last(query_TNH.astype(pages.pages_PZXH.dtype), stored_dim)
-        out_TNH = _kernel()(
+        out_TNH = _import_kernel()(
             asked_TNH if flat.source_T is None else asked_TNH[flat.source_T],
             pages.pages_PZXH,
             flat.length_B,
@@ -87,40 +87,40 @@ class TpuAttention:
             num_kv_pages_per_block=max(1, min(width, BLOCK_BYTES // page_bytes)),
             num_queries_per_block=min(query_TNH.shape[0], BLOCK_QUERIES),
         )
-        out_TNH = out_TNH if flat.place_T is None else out_TNH[flat.place_T]
-        out_TNH = jnp.where(flat.real_T[:, None, None], out_TNH[..., : query_TNH.shape[2]], 0)
+        out_TNH = out_TNH if flat.flat_index_T is None else out_TNH[flat.flat_index_T]
+        out_TNH = jnp.where(flat.is_real_T[:, None, None], out_TNH[..., : query_TNH.shape[2]], 0)
         return out_TNH.astype(query_TNH.dtype)
 
 
 @dataclass(frozen=True)
-class Flat:
+class RaggedLayout:
     """The grid of B rows and C queries as the kernel wants it: real queries only, one row's behind the other's.
 
-    real_T      the query is one; padding gets zeros
+    is_real_T   the query is one; padding gets zeros
     source_T    which query of the grid lies at each flat place; None where nothing moves, like
-    place_T     where each query of the grid went
+    flat_index_T  where each query of the grid went
     start_B1    flat place of each row's first query, and the end of the last
     length_B    tokens of the row, at least 1
     """
 
-    real_T: Array
+    is_real_T: Array
     source_T: Array | None
-    place_T: Array | None
+    flat_index_T: Array | None
     start_B1: Array
     length_B: Array
 
 
-def _flatten(inputs: AttentionInputs, page_size: int) -> Flat:
+def _ragged_layout(inputs: AttentionInputs, page_size: int) -> RaggedLayout:
     """A query is padding where its own key goes to page 0, which nobody reads. No row may be without a query."""
     slot_T, length_B = jnp.asarray(inputs.slot_T), jnp.asarray(inputs.length_B)
     real_BC = (slot_T >= page_size).reshape(length_B.shape[0], -1) & (length_B > 0)[:, None]
     count_B = real_BC.sum(axis=1, dtype=jnp.int32)
     kept_T = real_BC.at[:, 0].set(real_BC[:, 0] | (count_B == 0)).ravel()
     moves = real_BC.shape[1] > 1
-    return Flat(
-        real_T=real_BC.ravel(),
+    return RaggedLayout(
+        is_real_T=real_BC.ravel(),
         source_T=jnp.argsort(~kept_T, stable=True) if moves else None,
-        place_T=jnp.maximum(jnp.cumsum(kept_T) - 1, 0) if moves else None,
+        flat_index_T=jnp.maximum(jnp.cumsum(kept_T) - 1, 0) if moves else None,
         start_B1=jnp.pad(jnp.cumsum(jnp.maximum(count_B, 1), dtype=jnp.int32), (1, 0)),
         length_B=jnp.maximum(length_B, 1),
     )
@@ -136,7 +136,7 @@ def _check_heads(kv_heads: int, dtype: Any) -> None:
         )
 
 
-def _in_lanes(head_dim: int) -> int:
+def _round_up_to_lanes(head_dim: int) -> int:
     return -(-head_dim // LANES) * LANES
 
 
@@ -144,7 +144,7 @@ def _pad_last(array: Array, size: int) -> Array:
     return jnp.pad(array, ((0, 0),) * (array.ndim - 1) + ((0, size - array.shape[-1]),))
 
 
-def _kernel() -> Any:
+def _import_kernel() -> Any:
     """Imported when first asked for: nobody else pays for Pallas."""
     from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxserve.engine.plan import Chunk, DecodeBatch
-from jaxserve.sampling.lines import num_words
-from jaxserve.sampling.rows import NUM_COLUMNS, neutral
+from jaxserve.sampling.columns import NUM_COLUMNS, empty_row
+from jaxserve.sampling.penalties import num_words
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
 ROW, POSITION, COUNT, SAMPLING = 0, 1, 2, 3
@@ -48,7 +48,7 @@ def empty(layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
     """Padding lines, int32 [num_rows, X]: nothing to compute, greedy, pages and tokens 0, row pad_row."""
     packed = np.zeros((num_rows, layout.num_columns), np.int32)
     packed[:, ROW] = pad_row
-    packed[:, SAMPLING:NUM_SAMPLER_COLUMNS] = neutral()
+    packed[:, SAMPLING:NUM_SAMPLER_COLUMNS] = empty_row()
     return packed
 
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from jaxserve.cache.pool import PagePool
 from jaxserve.engine.beam_search import BeamSearch
 from jaxserve.engine.plan import DecodeBatch, Mask, SampledTokens
 from jaxserve.engine.request import Request, make_mask
 from jaxserve.engine.sequence import Sequence
 from jaxserve.errors import InvalidParameter
-from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import TokenOutput
-from jaxserve.sampling.lines import Line, line
+from jaxserve.sampling.penalties import PenaltyRow, build_row
 from jaxserve.sampling.sampler import SampleMode
 
 
@@ -39,7 +39,7 @@ class BeamStep:
     batch: DecodeBatch
     page_copies: tuple[tuple[int, int], ...]
     last_tokens: tuple[tuple[int, int], ...]
-    penalty_rows: tuple[tuple[int, Line], ...]
+    penalty_rows: tuple[tuple[int, PenaltyRow], ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +61,7 @@ class BeamState:
     page_copies: list[tuple[int, int]] = field(default_factory=list)
     has_results: bool = False
     has_pages: bool = False
-    prompt_penalties: Line | None = None
+    prompt_penalties: PenaltyRow | None = None
 
     @property
     def position(self) -> int:
@@ -122,7 +122,7 @@ class BeamManager:
         if search is None:
             return []
         for pages in search.pages:
-            self._pool.release(pages)
+            self._pool.decref(pages)
         self._states[sequence.request.request_id] = BeamState(sequence, BeamSearch(sequence.request, sequence.guide))
         sequence.num_pending = 0  # what is under way will not be looked at
         return search.rows[1:]
@@ -192,11 +192,11 @@ class BeamManager:
         search.has_results = search.has_pages = False
         return BeamStep(batch, copies, told, self._make_penalty_rows(search) if request.needs_penalty_state else ())
 
-    def _make_penalty_rows(self, search: BeamState) -> tuple[tuple[int, Line], ...]:
+    def _make_penalty_rows(self, search: BeamState) -> tuple[tuple[int, PenaltyRow], ...]:
         """What the sampler must know of each beam, whose row had another's history until now."""
         request = search.sequence.request
         if search.prompt_penalties is None:
-            search.prompt_penalties = line(request.prompt_ids, (), request.params.logit_bias, self._vocab_size)
+            search.prompt_penalties = build_row(request.prompt_ids, (), request.params.logit_bias, self._vocab_size)
         blank, found = search.prompt_penalties, []
         for row, beam in zip(search.rows, search.search.live, strict=False):
             count_V = np.bincount(beam.token_ids, minlength=self._vocab_size).astype(np.int32)
@@ -241,13 +241,13 @@ class BeamManager:
                 full, partial = divmod(search.position, self._page_size)
                 source = pages[full] if partial else None
                 pages = pages[:full]
-                self._pool.hold(pages)
+                self._pool.incref(pages)
             heirs.add(parent)
             search.pages.append(pages)
             search.copy_sources.append(source)
         for at, pages in enumerate(old):
             if at not in heirs:
-                self._pool.release(pages)
+                self._pool.decref(pages)
 
     def make_outputs(self, sequence: Sequence) -> list[TokenOutput]:
         """All that a search has found, each hypothesis whole and under its own id.

@@ -79,7 +79,7 @@ class BeamSearch:
         for score, at, place in self._candidates(drawn):
             if len(beams) == self.width and not self._would_rank(score, length):
                 break
-            token, parent = int(drawn.next_id_BC[at, place]), self.live[at]  # type: ignore[index]
+            token, parent = int(drawn.candidate_id_BC[at, place]), self.live[at]  # type: ignore[index]
             cursor, stop = parent.stop_cursor, None
             if token in self._stop_ids:
                 stop = token
@@ -98,8 +98,8 @@ class BeamSearch:
     def _candidates(self, drawn: SampledTokens) -> Iterator[tuple[float, int, int]]:
         """(score, beam, place among its continuations), best first; what is forbidden is none."""
         num = 2 * self.width
-        assert drawn.next_id_BC is not None and drawn.next_logprob_BC is not None
-        id_BC, logprob_BC = drawn.next_id_BC[:, :num], drawn.next_logprob_BC[:, :num].astype(np.float64)
+        assert drawn.candidate_id_BC is not None and drawn.candidate_logprob_BC is not None
+        id_BC, logprob_BC = drawn.candidate_id_BC[:, :num], drawn.candidate_logprob_BC[:, :num].astype(np.float64)
         score_BC = np.array([[beam.score] for beam in self.live]) + logprob_BC
         at_N, place_N = np.nonzero(np.isfinite(logprob_BC))
         score_N = score_BC[at_N, place_N]

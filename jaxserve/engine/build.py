@@ -13,6 +13,10 @@ import numpy as np
 import psutil
 
 from jaxserve.attention import AttentionBackend, choose_backend
+from jaxserve.cache.pages import bytes_per_page, make_pages
+from jaxserve.cache.pool import PagePool
+from jaxserve.cache.prefix import PrefixIndex
+from jaxserve.cache.sizing import CacheSize, MemoryFacts, choose_cache_size, num_pages_for
 from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.compile import compile_all, compile_counter, use_compilation_cache
@@ -25,16 +29,12 @@ from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.engine.step import ModelContext
 from jaxserve.errors import BadConfig
-from jaxserve.kvcache.pages import bytes_per_page, make_pages
-from jaxserve.kvcache.pool import PagePool
-from jaxserve.kvcache.prefix import PrefixIndex
-from jaxserve.kvcache.sizing import CacheSize, MemoryFacts, choose_num_pages, pages_for
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
 from jaxserve.models.registry import abstract_params, find_architecture
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.native import library
-from jaxserve.sampling.sampler import Score
+from jaxserve.sampling.sampler import LogprobsConfig
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve_model
 from jaxserve.weights.load import check_checkpoint, load_params
@@ -204,7 +204,7 @@ def _cache_size(
             f"max_model_len={config.max_model_len} is more than the model's own {limit} positions;"
             f" try --max-model-len {limit}, or leave it out."
         )
-    return choose_num_pages(
+    return choose_cache_size(
         memory=_memory(device, weight_bytes),
         page_bytes=page_bytes,
         page_size=config.block_size,
@@ -238,7 +238,7 @@ def _resolve_limits(config: EngineConfig, size: CacheSize, platform: str) -> tup
     chunk = config.max_num_batched_tokens or DEFAULT_CHUNK_TOKENS.get(platform, 2048)
     if chunk < config.block_size:
         raise BadConfig(f"max_num_batched_tokens={chunk} is less than a page of {config.block_size} tokens.")
-    whole_pages = pages_for(size.max_model_len, config.block_size) * config.block_size
+    whole_pages = num_pages_for(size.max_model_len, config.block_size) * config.block_size
     chunk = min(chunk, max(whole_pages, config.block_size))
     resolved = replace(
         config,
@@ -274,7 +274,7 @@ def _runner(
     directory: Path | None,
 ) -> Runner:
     assert config.max_num_seqs
-    width = pages_for(size.max_model_len, config.block_size)
+    width = num_pages_for(size.max_model_len, config.block_size)
     # Zeros would be compiled, too, a program for every shape: one for all of them is kept with the others.
     store = ProgramStore(directory, device, [model.backend.name, jax.tree.flatten(jax.eval_shape(make))])
     pages = compile_all({"pages": jax.jit(make).lower}, store, None)["pages"]()
@@ -286,7 +286,7 @@ def _runner(
         max_pages_per_row=width,
         vocab_size=spec.vocab_size,
         max_num_seqs=config.max_num_seqs,
-        logprobs_config=Score(
+        logprobs_config=LogprobsConfig(
             _num_top_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs, config.max_logprobs == -1
         ),
         all_logprobs=config.max_logprobs == -1,
@@ -319,7 +319,7 @@ def _engine(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_chunk_tokens=buckets.prefill[-1],
-        max_pages_per_row=pages_for(size.max_model_len, config.block_size),
+        max_pages_per_row=num_pages_for(size.max_model_len, config.block_size),
         vocab_size=vocab_size,
         max_logprobs=_num_top_logprobs(config),
     )
@@ -356,7 +356,7 @@ def _describe(
 def _describe_quantization(config: EngineConfig) -> str:
     if config.quantization == "none":
         return "not packed"
-    how = "native products" if library.usable() else "unpacked in every step, for want of a C compiler"
+    how = "native products" if library.is_usable() else "unpacked in every step, for want of a C compiler"
     return f"{config.quantization}{', tables int8' if config.quantization == 'int4' else ''}, {how}"
 
 

@@ -15,8 +15,8 @@ def make_position_logprobs(
     assert drawn.logprob_B is not None and drawn.rank_B is not None
     wanted: tuple[tuple[int, float], ...] = ()
     if wanted_ids:
-        assert drawn.wanted_logprob_BI is not None
-        wanted = tuple(zip(wanted_ids, drawn.wanted_logprob_BI[at].tolist(), strict=False))
+        assert drawn.requested_logprob_BI is not None
+        wanted = tuple(zip(wanted_ids, drawn.requested_logprob_BI[at].tolist(), strict=False))
     return PositionLogprobs(
         token_id=int(drawn.token_B[at]),
         logprob=float(drawn.logprob_B[at]),
@@ -31,11 +31,15 @@ def make_candidate_logprobs(drawn: SampledTokens, at: int, place: int, num_best:
 
     Its rank is known if its logprob is among those that came home.
     """
-    assert drawn.next_id_BC is not None and drawn.next_raw_BC is not None and drawn.top_logprob_BK is not None
-    logprob = drawn.next_raw_BC[at, place]
+    assert (
+        drawn.candidate_id_BC is not None
+        and drawn.candidate_raw_logprob_BC is not None
+        and drawn.top_logprob_BK is not None
+    )
+    logprob = drawn.candidate_raw_logprob_BC[at, place]
     known_N = drawn.top_logprob_BK[at] if drawn.all_logprob_BV is None else drawn.all_logprob_BV[at]
     return PositionLogprobs(
-        token_id=int(drawn.next_id_BC[at, place]),
+        token_id=int(drawn.candidate_id_BC[at, place]),
         logprob=float(logprob),
         rank=1 + int((known_N > logprob).sum()) if logprob >= known_N.min() else None,
         top=_best(drawn, at, num_best),

@@ -25,8 +25,8 @@ from jaxserve.engine.step import (
     sample_tokens,
     set_last_tokens,
 )
-from jaxserve.sampling import lines
-from jaxserve.sampling.sampler import SampleMode, Score
+from jaxserve.sampling import penalties
+from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
 COPIES_PER_CALL = 8  # pages; a step that copies more makes several calls
@@ -45,16 +45,16 @@ class ProgramShapes:
     max_pages_per_row: int
     vocab_size: int
     num_rows: int
-    logprobs_config: Score
+    logprobs_config: LogprobsConfig
     batch_invariant: bool
     all_logprobs: bool
 
     @property
     def modes(self) -> tuple[SampleMode, ...]:
         """What is drawn must not depend on what neighbours ask for, so under batch invariance modes are few."""
-        unused = {SampleMode.DRAW, SampleMode.SHAPED} if self.batch_invariant else set()
+        unused = {SampleMode.SAMPLE, SampleMode.PROCESSORS} if self.batch_invariant else set()
         return tuple(
-            mode for mode in SampleMode if mode not in unused and (self.all_logprobs or mode != SampleMode.WHOLE)
+            mode for mode in SampleMode if mode not in unused and (self.all_logprobs or mode != SampleMode.ALL_LOGPROBS)
         )
 
     def choose_mode(self, wanted: SampleMode) -> SampleMode:
@@ -135,22 +135,22 @@ class _Lowerer:
         )
         logits = jax.ShapeDtypeStruct((rows, self.shapes.vocab_size), jnp.float32)
         more = (None, None, None, None)
-        if mode >= SampleMode.SHAPED:
-            mask = jax.ShapeDtypeStruct((rows, lines.num_words(self.shapes.vocab_size)), jnp.uint32)
-            grammar = mask if mode >= SampleMode.FULL else None
+        if mode >= SampleMode.PROCESSORS:
+            mask = jax.ShapeDtypeStruct((rows, penalties.num_words(self.shapes.vocab_size)), jnp.uint32)
+            grammar = mask if mode >= SampleMode.LOGPROBS else None
             more = (self.penalties, mask, grammar, _ints(rows, MAX_LOGPROB_TOKEN_IDS))
         return step.lower(self.last_token_R, more[0], logits, _ints(rows, batch.NUM_SAMPLER_COLUMNS), *more[1:])
 
     @property
-    def penalties(self) -> lines.Lines:
-        return jax.eval_shape(partial(lines.fresh, self.shapes.num_rows, self.shapes.vocab_size))
+    def penalties(self) -> penalties.PenaltyState:
+        return jax.eval_shape(partial(penalties.init, self.shapes.num_rows, self.shapes.vocab_size))
 
     def init_penalties(self) -> Any:
-        return jax.jit(partial(lines.fresh, self.shapes.num_rows, self.shapes.vocab_size)).lower()
+        return jax.jit(partial(penalties.init, self.shapes.num_rows, self.shapes.vocab_size)).lower()
 
     def set_penalty_row(self) -> Any:
-        new = lines.line((), (), (), self.shapes.vocab_size)
-        return jax.jit(partial(lines.write), donate_argnums=0).lower(self.penalties, np.int32(0), new)
+        new = penalties.build_row((), (), (), self.shapes.vocab_size)
+        return jax.jit(partial(penalties.set_row), donate_argnums=0).lower(self.penalties, np.int32(0), new)
 
     def copy_pages(self) -> Any:
         num = _ints(COPIES_PER_CALL)

@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from jaxserve.sampling.lines import Line
+from jaxserve.sampling.penalties import PenaltyRow
 from jaxserve.sampling.sampler import SampleMode
 
 
@@ -28,7 +28,7 @@ class Chunk:
     start            position of the first token
     token_ids        int32 [n]
     page_table_W     int32 [W], covers start + n tokens; the rest is 0
-    sampling_S       int32 [S], packed as sampling/rows.py says
+    sampling_S       int32 [S], packed as sampling/columns.py says
     is_last          the drawn token counts; otherwise it only tells whether the logits are finite
     logprob_token_ids       ids whose log-probabilities are asked for at the drawn token
     prompt_targets         int32 [m], m <= n: the tokens whose log-probabilities are wanted, one position on
@@ -90,7 +90,7 @@ class StepPlan:
     decode: DecodeBatch | None = None
     chunks: tuple[Chunk, ...] = ()
     page_copies: tuple[tuple[int, int], ...] = ()
-    penalty_rows: tuple[tuple[int, Line], ...] = ()
+    penalty_rows: tuple[tuple[int, PenaltyRow], ...] = ()
     last_tokens: tuple[tuple[int, int], ...] = ()
     beams: tuple[DecodeBatch, ...] = ()
     needs_previous_tokens: bool = False
@@ -156,11 +156,11 @@ class SampledTokens:
     rank_B: np.ndarray | None = None
     top_id_BK: np.ndarray | None = None
     top_logprob_BK: np.ndarray | None = None
-    wanted_logprob_BI: np.ndarray | None = None
+    requested_logprob_BI: np.ndarray | None = None
     all_logprob_BV: np.ndarray | None = None
-    next_id_BC: np.ndarray | None = None
-    next_logprob_BC: np.ndarray | None = None
-    next_raw_BC: np.ndarray | None = None
+    candidate_id_BC: np.ndarray | None = None
+    candidate_logprob_BC: np.ndarray | None = None
+    candidate_raw_logprob_BC: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class PrefillScheduler:
         if len(lower) > 1:
             lower = [running for running in lower if not running.is_recently_resumed(requests.page_size)]
         cached = set(requests.prefix_reuse.find_cached_pages(waiting))
-        num_free = pool.num_free - sum(1 for page in cached if not pool.holders(page))
+        num_free = pool.num_free - sum(1 for page in cached if not pool.refcount(page))
         num_missing = -(-waiting.num_tokens // requests.page_size) - len(cached)
         num_released: Counter[int] = Counter()
         num_rows = len(requests.rows.free_rows)
@@ -63,7 +63,7 @@ class PrefillScheduler:
             num_rows += victim.request.num_rows
             for page in (*victim.pages, *requests.beams.list_pages(victim)):
                 num_released[page] += 1
-                num_free += page not in cached and num_released[page] == pool.holders(page)
+                num_free += page not in cached and num_released[page] == pool.refcount(page)
             fits = num_missing + requests.watermark(waiting, num_rows) <= num_free
             if fits and num_rows >= waiting.request.num_rows:
                 return lower[:num]
@@ -157,7 +157,7 @@ class PrefillScheduler:
             if own is None:
                 break
             requests.waiting.remove(sequence)
-            pool.hold(shared)
+            pool.incref(shared)
             self.page_copies += [(parent.pages[-1], page) for page in own]
             requests.start(sequence, shared + own)
             sequence.num_cached_tokens = parent.num_cached_tokens

@@ -1,7 +1,7 @@
 """Reuse of prefix pages: pages in the prefix index, and pages that another running prefill is about to add to it."""
 
+from jaxserve.cache.prefix import PrefixIndex, max_cached_pages
 from jaxserve.engine.sequence import Sequence
-from jaxserve.kvcache.prefix import PrefixIndex, most_cached_pages
 
 
 class PrefixReuse:
@@ -64,4 +64,4 @@ class PrefixReuse:
         if self._index is None:
             return []
         hashes = sequence.page_hashes.extend(sequence.tokens)
-        return hashes[: most_cached_pages(len(sequence.tokens), self._page_size)]
+        return hashes[: max_cached_pages(len(sequence.tokens), self._page_size)]

@@ -7,7 +7,7 @@ from typing import Protocol
 from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.engine.token_restrictions import TokenRestrictions
-from jaxserve.sampling.lines import bitmap
+from jaxserve.sampling.penalties import pack_bits
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.structured.guide import Grammar, Guide, ReasoningTracker
 
@@ -86,7 +86,7 @@ class Request:
 
     @property
     def needs_penalty_state(self) -> bool:
-        """Whether it has penalties or biases, for which the sampler keeps its tokens (sampling/lines.py)."""
+        """Whether it has penalties or biases, for which the sampler keeps its tokens (sampling/penalties.py)."""
         params = self.params
         has_penalty = params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty
         return bool(has_penalty or params.logit_bias)
@@ -110,7 +110,7 @@ def make_guide(request: Request, vocab_size: int) -> Guide | None:
         return None
     return Guide(
         request.grammar,
-        bitmap(request.stop_ids_until_min_tokens, vocab_size),
+        pack_bits(request.stop_ids_until_min_tokens, vocab_size),
         reasoning_state=request.reasoning_state,
         thinking_budget=budget,
         reasoning_end_ids=request.reasoning_end_ids,

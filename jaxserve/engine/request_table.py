@@ -11,6 +11,8 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+from jaxserve.cache.pool import CacheInvariantError, PagePool
+from jaxserve.cache.prefix import PageHashes, PrefixIndex
 from jaxserve.engine.beam_manager import BeamManager
 from jaxserve.engine.decode_batch_cache import DecodeBatchCache
 from jaxserve.engine.prefix_reuse import PrefixReuse
@@ -19,8 +21,6 @@ from jaxserve.engine.request_outputs import RequestOutputs
 from jaxserve.engine.row_table import RowTable
 from jaxserve.engine.sequence import Sequence
 from jaxserve.engine.stats import RequestGroup, Stats
-from jaxserve.kvcache.pool import InvariantBroken, PagePool
-from jaxserve.kvcache.prefix import KeyChain, PrefixIndex
 from jaxserve.outputs import FinishReason, TokenOutput
 
 
@@ -71,7 +71,7 @@ class RequestTable:
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
         """Queue a new request."""
-        sequence = Sequence.from_request(request, KeyChain(self.page_size, request.cache_salt), self._vocab_size)
+        sequence = Sequence.from_request(request, PageHashes(self.page_size, request.cache_salt), self._vocab_size)
         self.by_id[request.request_id] = sequence
         self.request_outputs.add(request, group, self.clock())
         self.beams.add(sequence)
@@ -85,12 +85,12 @@ class RequestTable:
         if len(self.rows.free_rows) < sequence.request.num_rows:
             return False
         cached_pages = self.prefix_reuse.find_cached_pages(sequence)
-        self.pool.hold(cached_pages)
+        self.pool.incref(cached_pages)
         num_missing = -(-sequence.num_tokens // self.page_size) - len(cached_pages)
         watermark = self.watermark(sequence, len(self.rows.free_rows))
         new_pages = self.pool.allocate(num_missing) if num_missing + watermark <= self.pool.num_free else None
         if new_pages is None:
-            self.pool.release(cached_pages)
+            self.pool.decref(cached_pages)
             return False
         request, num_cached_tokens = sequence.request, len(cached_pages) * self.page_size
         if self.prefix_reuse.is_enabled_for(sequence):
@@ -179,7 +179,7 @@ class RequestTable:
         self.decode_cache = None
         self.running.remove(sequence)
         self.rows.free(sequence, self.beams.free(sequence))
-        self.pool.release(sequence.pages)
+        self.pool.decref(sequence.pages)
         sequence.pages = []
         self.prefix_reuse.unmark_computing(sequence)
 
@@ -200,16 +200,16 @@ class RequestTable:
         self.request_outputs.remove(request)
 
     def audit(self) -> None:
-        """Check that pages, rows and requests add up; raises InvariantBroken if they do not."""
+        """Check that pages, rows and requests add up; raises CacheInvariantError if they do not."""
         writable = (page for sequence in self.running for page in sequence.pages[self._first_writable_page(sequence) :])
         page_lists = ([*sequence.pages, *self.beams.list_pages(sequence)] for sequence in self.by_id.values())
         self.pool.audit(page_lists, chain(writable, self.beams.iter_writable_pages()))
         rows = [sequence.row for sequence in self.running if sequence.row is not None] + self.beams.list_extra_rows()
         free = self.rows.free_rows
         if sorted(rows + free) != list(range(len(self.rows.page_table_RW))):
-            raise InvariantBroken(f"rows {rows} running and {free} free are not every row once")
+            raise CacheInvariantError(f"rows {rows} running and {free} free are not every row once")
         if len(self.running) + len(self.waiting) != len(self.by_id):
-            raise InvariantBroken("a live request is neither running nor waiting, or is both")
+            raise CacheInvariantError("a live request is neither running nor waiting, or is both")
 
     def _first_writable_page(self, sequence: Sequence) -> int:
         """Return the index of the first of a sequence's pages that a later step may write into."""

@@ -3,8 +3,8 @@
 import numpy as np
 
 from jaxserve.engine.sequence import Sequence
-from jaxserve.sampling.lines import Line, line
-from jaxserve.sampling.rows import NUM_COLUMNS
+from jaxserve.sampling.columns import NUM_COLUMNS
+from jaxserve.sampling.penalties import PenaltyRow, build_row
 
 
 class RowTable:
@@ -18,7 +18,7 @@ class RowTable:
 
     free_rows       The rows without a sequence.
     page_table_RW   int32, the pages of the sequence in each row, then zeros.
-    sampling_RS     int32, its sampling parameters as columns (sampling/rows.py).
+    sampling_RS     int32, its sampling parameters as columns (sampling/columns.py).
     """
 
     def __init__(self, num_rows: int, *, max_pages: int, vocab_size: int) -> None:
@@ -26,7 +26,7 @@ class RowTable:
         self.page_table_RW = np.zeros((num_rows, max_pages), np.int32)
         self.sampling_RS = np.zeros((num_rows, NUM_COLUMNS), np.int32)
         self._vocab_size = vocab_size
-        self._penalty_rows: list[tuple[int, Line]] = []
+        self._penalty_rows: list[tuple[int, PenaltyRow]] = []
 
     @property
     def num_taken(self) -> int:
@@ -40,7 +40,7 @@ class RowTable:
         self.sampling_RS[row] = sequence.sampling_S
         if request.needs_penalty_state:
             output_ids = sequence.tokens[len(request.prompt_ids) :]
-            penalties = line(request.prompt_ids, output_ids, request.params.logit_bias, self._vocab_size)
+            penalties = build_row(request.prompt_ids, output_ids, request.params.logit_bias, self._vocab_size)
             self._penalty_rows.append((row, penalties))
         return row
 
@@ -61,7 +61,7 @@ class RowTable:
         self.free_rows += [sequence.row, *extra_rows]
         sequence.row = None
 
-    def pop_penalty_rows(self) -> tuple[tuple[int, Line], ...]:
+    def pop_penalty_rows(self) -> tuple[tuple[int, PenaltyRow], ...]:
         """Return the queued (row, penalty state) pairs, to be written before the next step."""
         penalty_rows, self._penalty_rows = self._penalty_rows, []
         return tuple(penalty_rows)

@@ -25,8 +25,8 @@ from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, Mask, SampledToke
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step import ModelContext
 from jaxserve.layers.quant import PackedWeight
-from jaxserve.sampling.lines import Lines
-from jaxserve.sampling.sampler import Sampled, SampleMode, Score
+from jaxserve.sampling.penalties import PenaltyState
+from jaxserve.sampling.sampler import LogprobsConfig, SampleMode, SamplerOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class ForwardHandle:
     decode: Logits | None
     beams: tuple[Logits, ...]
     chunks: tuple[Logits, ...]
-    prompt_logprobs: tuple[tuple[Sampled, int] | None, ...]
+    prompt_logprobs: tuple[tuple[SamplerOutput, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class StepHandle:
     The slices say in which lines the answers stand.
     """
 
-    decode: tuple[Sampled, slice] | None
-    beams: tuple[tuple[Sampled, slice], ...]
-    chunks: tuple[tuple[tuple[Sampled, slice], ...], ...]
-    prompt_logprobs: tuple[tuple[Sampled, slice] | None, ...]
+    decode: tuple[SamplerOutput, slice] | None
+    beams: tuple[tuple[SamplerOutput, slice], ...]
+    chunks: tuple[tuple[tuple[SamplerOutput, slice], ...], ...]
+    prompt_logprobs: tuple[tuple[SamplerOutput, slice] | None, ...]
 
 
 class Runner:
@@ -82,7 +82,7 @@ class Runner:
         max_pages_per_row: int,
         vocab_size: int,
         max_num_seqs: int,
-        logprobs_config: Score,
+        logprobs_config: LogprobsConfig,
         all_logprobs: bool = False,
         batch_invariant: bool = False,
         device: Any = None,
@@ -101,7 +101,7 @@ class Runner:
         )
         self._device = device or jax.devices()[0]
         self._last_token_R = self._put(np.zeros(max_num_seqs + 1, np.int32))
-        self._penalties: Lines | None = None
+        self._penalties: PenaltyState | None = None
         drawn = self._shapes.sample_row_counts
         self._allow_all = {rows: self._put(batch.allow_all(rows, vocab_size)) for rows in drawn}
         self._no_logprob_token_ids = {rows: self._put(batch.scatter_logprob_token_ids((), rows)) for rows in drawn}
@@ -221,7 +221,7 @@ class Runner:
         packed = batch.pack_decode(decode, self._shapes.decode_layout, rows, self._pad_row)
         return self._forward(("decode", rows), packed)[0]
 
-    def _chunk(self, chunk: Chunk) -> tuple[Logits, tuple[Sampled, int] | None]:
+    def _chunk(self, chunk: Chunk) -> tuple[Logits, tuple[SamplerOutput, int] | None]:
         """The chunk's logits, and the scores of its tokens."""
         tokens = self._shapes.buckets.prefill_bucket(len(chunk.token_ids))
         key, rows, layout = self._shapes.prefill_program(tokens)
@@ -239,7 +239,7 @@ class Runner:
 
     def _sample_chunk(
         self, chunk: Chunk, computed: Logits, masks: Sequence[Mask | None]
-    ) -> tuple[tuple[Sampled, slice], ...]:
+    ) -> tuple[tuple[SamplerOutput, slice], ...]:
         """What was drawn for the chunk's own row and for its forks, and in which line of it the token stands."""
         at = len(chunk.token_ids) - 1 if self._shapes.batch_invariant else 0
         masks = masks or (None,) * (1 + len(chunk.forks))
@@ -266,12 +266,12 @@ class Runner:
         mode: SampleMode,
         masks: Sequence[tuple[int, Mask]] = (),
         wanted: Sequence[tuple[int, tuple[int, ...]]] = (),
-    ) -> Sampled:
+    ) -> SamplerOutput:
         """In this mode, or in the lowest that has masks, where there are any."""
         rows = computed.logits.shape[0]
-        mode = self._shapes.choose_mode(max(mode, SampleMode.SHAPED) if masks else mode)
+        mode = self._shapes.choose_mode(max(mode, SampleMode.PROCESSORS) if masks else mode)
         program = self._programs["sample", rows, mode]
-        if mode < SampleMode.SHAPED:
+        if mode < SampleMode.PROCESSORS:
             assert not wanted, mode
             nothing = (None, None, None)
             self._last_token_R, _, sampled = program(
@@ -280,7 +280,7 @@ class Runner:
             return sampled
         mask = self._masks([(at, one.allowed_M) for at, one in masks], rows)
         grammars = [(at, one.grammar_M) for at, one in masks if one.grammar_M is not None]
-        grammar = self._masks(grammars, rows) if mode >= SampleMode.FULL else None
+        grammar = self._masks(grammars, rows) if mode >= SampleMode.LOGPROBS else None
         want = batch.scatter_logprob_token_ids(wanted, rows) if wanted else self._no_logprob_token_ids[rows]
         self._last_token_R, self._penalties, sampled = program(
             self._last_token_R, self._penalties, computed.logits, computed.sampler_columns, mask, grammar, want

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from itertools import chain
 
+from jaxserve.cache.pool import PagePool
+from jaxserve.cache.prefix import PrefixIndex
 from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
 from jaxserve.engine.output_processor import OutputProcessor
@@ -19,8 +21,6 @@ from jaxserve.engine.prefill_scheduler import PrefillScheduler
 from jaxserve.engine.request import Request
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.stats import RequestGroup, Stats
-from jaxserve.kvcache.pool import PagePool
-from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.outputs import FinishReason, TokenOutput
 
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from jaxserve.cache.prefix import PageHashes
 from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.engine.request import Request, make_guide, make_mask, make_repetition_detector
 from jaxserve.engine.token_restrictions import TokenRestrictions
-from jaxserve.kvcache.prefix import KeyChain
 from jaxserve.outputs import REPETITION_STOP_REASON, FinishReason, PositionLogprobs
-from jaxserve.sampling.rows import pack
+from jaxserve.sampling.columns import pack_params
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.structured.guide import Guide
 
@@ -21,7 +21,7 @@ class Sequence:
 
     request                The request.
     page_hashes            The hashes of its full pages, for the prefix index.
-    sampling_S             int32, its sampling parameters as columns (sampling/rows.py).
+    sampling_S             int32, its sampling parameters as columns (sampling/columns.py).
     restrictions           The token ids that it may not sample.
     tokens                 The prompt and the output as far as it is known on the host.
     num_pending            The tokens enqueued on the device whose ids are not on the host yet.
@@ -40,7 +40,7 @@ class Sequence:
     """
 
     request: Request
-    page_hashes: KeyChain
+    page_hashes: PageHashes
     sampling_S: np.ndarray
     restrictions: TokenRestrictions
     tokens: list[int]
@@ -58,7 +58,7 @@ class Sequence:
     prompt_logprobs: list[PositionLogprobs | None] | None = None
 
     @classmethod
-    def from_request(cls, request: Request, page_hashes: KeyChain, vocab_size: int) -> "Sequence":
+    def from_request(cls, request: Request, page_hashes: PageHashes, vocab_size: int) -> "Sequence":
         """Return the sequence of a new request, which waits.
 
         page_hashes   The still empty chain of its page hashes.
@@ -70,7 +70,7 @@ class Sequence:
         return cls(
             request=request,
             page_hashes=page_hashes,
-            sampling_S=pack(request.params, request.seed),
+            sampling_S=pack_params(request.params, request.seed),
             restrictions=TokenRestrictions.from_ids(
                 request.params.allowed_token_ids, request.bad_sequences, vocab_size
             ),
@@ -114,10 +114,10 @@ class Sequence:
         if self.request.is_beam_search:
             return SampleMode.BEAM
         if params.logprobs is not None:
-            return SampleMode.FULL if params.logprobs <= max_logprobs else SampleMode.WHOLE
+            return SampleMode.LOGPROBS if params.logprobs <= max_logprobs else SampleMode.ALL_LOGPROBS
         if self.request.needs_penalty_state:
-            return SampleMode.SHAPED
-        return SampleMode.GREEDY if params.is_greedy else SampleMode.DRAW
+            return SampleMode.PROCESSORS
+        return SampleMode.GREEDY if params.is_greedy else SampleMode.SAMPLE
 
     def make_mask(self) -> Mask | None:
         """Return the mask of the newest pending token, or None if every token is allowed.

@@ -9,8 +9,8 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from jaxserve.cache.pool import PagePool
 from jaxserve.engine.roofline import StepCost
-from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason, HistogramSnapshot, StatsSnapshot
 
 COUNTERS = (

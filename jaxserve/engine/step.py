@@ -20,10 +20,10 @@ from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.models.registry import abstract_decoder, merge_params
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.sampling.lines import Lines, counted
-from jaxserve.sampling.logprobs import Spread, score
-from jaxserve.sampling.rows import unpack
-from jaxserve.sampling.sampler import Sampled, SampleMode, Score, Shape, sample
+from jaxserve.sampling.columns import unpack_columns
+from jaxserve.sampling.logprobs import LogNormalizer, compute_logprobs
+from jaxserve.sampling.penalties import PenaltyState, update_counts
+from jaxserve.sampling.sampler import LogitsInputs, LogprobsConfig, SampleMode, SamplerOutput, sample
 
 if TYPE_CHECKING:
     from jaxserve.models.decoder import Decoder
@@ -91,7 +91,7 @@ def forward(
 
 def sample_tokens(
     last_token_R: Array,
-    lines: Lines | None,
+    lines: PenaltyState | None,
     logits_BV: Array,
     head_BX: Array,
     mask_BM: Array | None,
@@ -99,23 +99,23 @@ def sample_tokens(
     wanted_BI: Array | None,
     *,
     mode: SampleMode,
-    logprobs_config: Score,
-) -> tuple[Array, Lines | None, Sampled]:
+    logprobs_config: LogprobsConfig,
+) -> tuple[Array, PenaltyState | None, SamplerOutput]:
     """Draws a token per row and keeps it on the device as the row's newest. Donate last_token_R and lines.
 
-    lines, mask_BM and wanted_BI come from mode SHAPED on, grammar_BM from FULL on, and are None below.
+    lines, mask_BM and wanted_BI come from mode PROCESSORS on, grammar_BM from LOGPROBS on, and are None below.
     """
-    row_B, rows = head_BX[:, ROW], unpack(head_BX[:, SAMPLING:NUM_SAMPLER_COLUMNS])
+    row_B, rows = head_BX[:, ROW], unpack_columns(head_BX[:, SAMPLING:NUM_SAMPLER_COLUMNS])
     shape = None
     if lines is not None:
         assert mask_BM is not None and wanted_BI is not None
-        shape = Shape(lines, row_B, mask_BM, wanted_BI, grammar_BM)
+        shape = LogitsInputs(lines, row_B, mask_BM, wanted_BI, grammar_BM)
     position_B = head_BX[:, POSITION] + head_BX[:, COUNT]
     with jax.named_scope("sample"):
-        sampled = sample(logits_BV, rows, position_B, shape, mode=mode, how=logprobs_config)
+        sampled = sample(logits_BV, rows, position_B, shape, mode=mode, logprobs_config=logprobs_config)
     token_B = jnp.maximum(sampled.token_B, 0)
     if lines is not None:
-        lines = counted(lines, row_B, token_B, rows)
+        lines = update_counts(lines, row_B, token_B, rows)
     return last_token_R.at[row_B].set(token_B), lines, sampled
 
 
@@ -131,12 +131,12 @@ def copy_pages(pages: tuple[LayerPages, ...], from_N: Array, to_N: Array) -> tup
 
 def compute_prompt_logprobs(
     model: ModelContext,
-    logprobs_config: Score,
+    logprobs_config: LogprobsConfig,
     all_logprobs: bool,
     leaves: Sequence[Array | PackedWeight],
     hidden_TD: Array,
     next_T: Array,
-) -> Sampled:
+) -> SamplerOutput:
     """Log-probabilities of next_T after each position, as if next_T had been drawn there; whole: of every token.
 
     The logits of a whole chunk would be large, so they are made a few positions at a time.
@@ -146,18 +146,20 @@ def compute_prompt_logprobs(
     def some(block: tuple[Array, Array]) -> Any:
         hidden_SD, next_S = block
         logits_SV = decoder.compute_logits(hidden_SD)
-        scores = score(
-            logits_SV, next_S, max_logprobs=logprobs_config.max_logprobs, normalised=logprobs_config.is_normalised
+        scores = compute_logprobs(
+            logits_SV, next_S, max_logprobs=logprobs_config.max_logprobs, is_normalized=logprobs_config.is_normalized
         )
         if not all_logprobs:
             return scores
-        return *scores, Spread.of(logits_SV).logprob(logits_SV) if logprobs_config.is_normalised else logits_SV
+        return *scores, LogNormalizer.from_logits(logits_SV).normalize(
+            logits_SV
+        ) if logprobs_config.is_normalized else logits_SV
 
     rows = math.gcd(PROMPT_LOGPROBS_ROWS, len(next_T))
     blocks = (hidden_TD.reshape(-1, rows, hidden_TD.shape[-1]), next_T.reshape(-1, rows))
     logprob_T, rank_T, top_id_TK, top_logprob_TK, *all_TV = jax.tree.map(
         lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(some, blocks)
     )
-    return Sampled(
+    return SamplerOutput(
         next_T, logprob_T, rank_T, top_id_TK, top_logprob_TK, all_logprob_BV=all_TV[0] if all_logprobs else None
     )

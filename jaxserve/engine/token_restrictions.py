@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxserve.sampling.lines import bitmap, num_words
+from jaxserve.sampling.penalties import num_words, pack_bits
 
 ALL_BITS = np.uint32(0xFFFFFFFF)
 
@@ -41,9 +41,9 @@ class TokenRestrictions:
         allowed_M = None
         if allowed_ids is not None or never_allowed:
             allowed_M = (
-                np.full(num_words(vocab_size), ALL_BITS) if allowed_ids is None else bitmap(allowed_ids, vocab_size)
+                np.full(num_words(vocab_size), ALL_BITS) if allowed_ids is None else pack_bits(allowed_ids, vocab_size)
             )
-            allowed_M &= ~bitmap(never_allowed, vocab_size)
+            allowed_M &= ~pack_bits(never_allowed, vocab_size)
         return cls(vocab_size, allowed_M, banned_after, max(map(len, banned_after), default=0))
 
     @property
@@ -84,5 +84,5 @@ class TokenRestrictions:
         return allowed_M
 
     def _without(self, allowed_M: np.ndarray | None, ids: Iterable[int]) -> np.ndarray:
-        others_M = ~bitmap(ids, self.vocab_size)
+        others_M = ~pack_bits(ids, self.vocab_size)
         return others_M if allowed_M is None else allowed_M & others_M

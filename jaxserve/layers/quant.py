@@ -56,9 +56,9 @@ def abstract_packed(
     shape = (-(-width_out // GROUP_SIZE), -(-width_in // BLOCK_SIZE), BLOCK_BYTES[kind])
     shape = shape if num_experts is None else (num_experts, *shape)
     if native is None:
-        native = library.usable()
+        native = library.is_usable()
     elif native:
-        library.load()
+        library.load_kernels()
     return PackedWeight(jax.ShapeDtypeStruct(shape, np.uint8), kind, width_in, width_out, native)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from jaxserve.kvcache.layer_cache import LayerCache
+from jaxserve.cache.layer_cache import LayerCache
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.models.cost import Cost
 from jaxserve.models.spec import DecoderSpec

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from jaxserve.kvcache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
 from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, Source
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.cost import Cost, decoder_cost

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxserve.kvcache.layer_cache import LayerCache
+from jaxserve.cache.layer_cache import LayerCache
 from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec
 from jaxserve.models.architecture import Architecture
 from jaxserve.models.config_reader import IGNORED_KEYS, ConfigReader

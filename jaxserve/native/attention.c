@@ -4,7 +4,7 @@
  * are made first, LANES positions at a time; then each query's softmax; then the weighted sum of values. Only
  * what a query of the tile sees is read from the values, so dead slots may hold anything.
  */
-#include "crowd.h"
+#include "parallel_for.h"
 
 #ifdef __AVX512F__
 #define TILE 12 /* queries at a time: 12 x 2 sums in 32 registers */
@@ -248,7 +248,7 @@ XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
   if (query->dtype != XLA_FFI_DataType_F32 || keys->dtype != XLA_FFI_DataType_F32)
     return refuse(frame, "jaxserve_attend computes in float32 only");
   a.tiles = (a.heads / a.kv_heads * a.columns + TILE - 1) / TILE;
-  share(frame, a.rows * a.kv_heads * a.tiles, attend_item, &a);
+  parallel_for(frame, a.rows * a.kv_heads * a.tiles, attend_item, &a);
   return NULL;
 }
 

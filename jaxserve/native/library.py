@@ -25,7 +25,7 @@ from jaxserve.errors import BadConfig
 log = logging.getLogger(__name__)
 
 SOURCES = ("attention.c", "linear.c", "pages.c")
-HEADERS = ("crowd.h",)
+HEADERS = ("parallel_for.h",)
 TARGETS = ("jaxserve_attend", "jaxserve_write", "jaxserve_linear", "jaxserve_zeros")
 # Sums may be fused and traps forgotten, but nothing is reordered: a row's result must not depend on its neighbours.
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
@@ -33,40 +33,40 @@ FLAGS += ("-fno-sanitize=all", "-fPIC", "-shared")
 COMPILE_TIMEOUT_S = 300
 
 
-def compiler() -> tuple[str, ...] | None:
+def find_compiler() -> tuple[str, ...] | None:
     """The command of a C compiler, or None where there is none."""
     for name in ("cc", "gcc", "clang"):
-        if found := shutil.which(name):
-            return (found,)
+        if path := shutil.which(name):
+            return (path,)
     return (sys.executable, "-m", "ziglang", "cc") if importlib.util.find_spec("ziglang") else None
 
 
 @cache
-def load() -> None:
+def load_kernels() -> None:
     """Makes the kernels callable through `jax.ffi`. Raises BadConfig, with the reason, where that cannot be."""
-    command = compiler()
+    command = find_compiler()
     if command is None:
         raise BadConfig("Native kernels need a C compiler and none is here; pip install 'jaxserve[native]' brings one.")
-    library = ctypes.CDLL(str(_compiled(command)))
+    library = ctypes.CDLL(str(_compile_library(command)))
     for name in TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
 
 
 @cache
-def usable() -> bool:
+def is_usable() -> bool:
     """Whether `load` succeeds; if not, the log says once why not. For those who have another way."""
     try:
-        load()
+        load_kernels()
     except (BadConfig, OSError) as error:
         log.info("native kernels are not used: %s", error)
         return False
     return True
 
 
-def _compiled(command: tuple[str, ...]) -> Path:
+def _compile_library(command: tuple[str, ...]) -> Path:
     here = Path(__file__).parent
     directory = cache_dir("native")
-    library = directory / f"kernels-{_key(here, command)}.so"
+    library = directory / f"kernels-{_library_key(here, command)}.so"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -76,27 +76,29 @@ def _compiled(command: tuple[str, ...]) -> Path:
     if library.exists():
         return library
     with tempfile.TemporaryDirectory(dir=directory) as folder:
-        fresh = Path(folder) / "kernels.so"
+        output = Path(folder) / "kernels.so"
         sources = [str(here / name) for name in SOURCES]
-        how = [*command, *FLAGS, f"-I{jax.ffi.include_dir()}", *sources, "-o", str(fresh)]
+        compile_command = [*command, *FLAGS, f"-I{jax.ffi.include_dir()}", *sources, "-o", str(output)]
         try:
-            subprocess.run(how, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
+            subprocess.run(compile_command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
         except (OSError, subprocess.SubprocessError) as error:
-            said = (getattr(error, "stderr", "") or str(error)).strip()[-500:]
-            raise BadConfig(f"Native kernels do not compile with {command[-1]}: {said}") from error
-        os.replace(fresh, library)  # another process may be doing the same
+            compiler_output = (getattr(error, "stderr", "") or str(error)).strip()[-500:]
+            raise BadConfig(f"Native kernels do not compile with {command[-1]}: {compiler_output}") from error
+        os.replace(output, library)  # another process may be doing the same
     return library
 
 
-def _key(here: Path, command: tuple[str, ...]) -> str:
+def _library_key(here: Path, command: tuple[str, ...]) -> str:
     """What the library depends on: sources, interface, flags, compiler, and this kind of processor."""
-    hashed = sha256("\0".join([*command, *FLAGS, jax.__version__, platform.machine()]).encode())
+    digest = sha256("\0".join([*command, *FLAGS, jax.__version__, platform.machine()]).encode())
     for name in (*SOURCES, *HEADERS):
-        hashed.update((here / name).read_bytes())
+        digest.update((here / name).read_bytes())
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+        processor_facts = sorted(
+            {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+        )
     except OSError:
-        facts = [platform.processor()]
-    hashed.update("\n".join(facts).encode())
-    return hashed.hexdigest()[:16]
+        processor_facts = [platform.processor()]
+    digest.update("\n".join(processor_facts).encode())
+    return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@
  * Activations become int8, with a scale for every 32. Sums inside a block are exact and blocks are added in their
  * order, so a row's result depends neither on its neighbours and their number nor on who computes it.
  */
-#include "crowd.h"
+#include "parallel_for.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -274,8 +274,8 @@ XLA_FFI_Error* jaxserve_linear(XLA_FFI_CallFrame* frame) {
   if (p.rows * p.width < 32768) {
     for (int64_t row = 0; row < p.rows; row++) round_row(&p, row);
   } else {
-    share(frame, p.rows, round_row, &p);
+    parallel_for(frame, p.rows, round_row, &p);
   }
-  share(frame, items, multiply, &p);
+  parallel_for(frame, items, multiply, &p);
   return NULL;
 }

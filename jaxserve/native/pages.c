@@ -3,7 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "crowd.h"
+#include "parallel_for.h"
 
 /* Makes `bytes` bytes zero. XLA's buffers are private anonymous memory: given back to Linux, they read as zeros and
    take room again page by page, when written. The ends, shared with neighbours, and all of it where the system will

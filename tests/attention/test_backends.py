@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from jaxserve.attention import BACKENDS, AttentionInputs, choose_backend
-from jaxserve.attention.gpu import GpuAttention, Tuning
+from jaxserve.attention.gpu import GpuAttention, KernelConfig
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
 
 PAGE, WIDTH, ROWS = 16, 20, 4
 POOL, MOST = 41, 520  # pages there are, the null page included; tokens in one write
-SMALL = Tuning(split_tokens=64, block_bytes=2048, tile_rows=32)  # several splits, blocks and tiles in short rows
+SMALL = KernelConfig(split_tokens=64, block_bytes=2048, tile_rows=32)  # several splits, blocks and tiles in short rows
 HOW = ("scale", "window", "softcap")
 
 
@@ -121,7 +121,7 @@ class Case:
 
 @functools.cache
 def backend_of(name):
-    return Backend(GpuAttention(tuning=SMALL) if name == "gpu" else BACKENDS[name]())
+    return Backend(GpuAttention(config=SMALL) if name == "gpu" else BACKENDS[name]())
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def exact_products():
 
 @pytest.fixture(params=sorted(BACKENDS.keys() - {"tpu"}))  # which has test_tpu.py
 def backend(request):
-    if request.param == "native" and library.compiler() is None:
+    if request.param == "native" and library.find_compiler() is None:
         pytest.skip("no C compiler here")
     return backend_of(request.param)
 
@@ -200,7 +200,7 @@ def test_alone_is_as_in_a_crowd(backend):
 
 
 def test_auto_chooses_by_platform_and_a_strange_name_is_refused():
-    assert choose_backend("auto", "cpu").name == ("native" if library.compiler() else "cpu")
+    assert choose_backend("auto", "cpu").name == ("native" if library.find_compiler() else "cpu")
     assert choose_backend("auto", "cpu", "bfloat16").name == "cpu"
     assert choose_backend("auto", "gpu").name == "gpu"
     assert choose_backend("auto", "rocket").name == "reference"

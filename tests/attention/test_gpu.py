@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxserve.attention import AttentionInputs, choose_backend
-from jaxserve.attention.gpu import GpuAttention, Tuning
-from jaxserve.attention.gpu.pages import block_tokens
+from jaxserve.attention.gpu import GpuAttention, KernelConfig
+from jaxserve.attention.gpu.pages import choose_block_tokens
 from jaxserve.errors import BadConfig
 from tests.attention.test_backends import SMALL, Backend, Case, backend_of
 
@@ -87,14 +87,14 @@ def test_8_bit_pages_carry_their_scales(columns, dtype):
         def make_pages(self, *sizes):
             return super().make_pages(*sizes[:-1], dtype)
 
-    case = Case(narrow := Backend(Narrow(tuning=SMALL)), [200, 3, 65], columns)
+    case = Case(narrow := Backend(Narrow(config=SMALL)), [200, 3, 65], columns)
     assert case.pages.key_scale_PZK.shape == case.pages.key_PZKH.shape[:3]
     case.pages = jax.tree.map(jnp.zeros_like, case.pages)  # an integer has no NaN
     case.check(narrow, scale=0.3, atol=0.03 if dtype == jnp.int8 else 0.1)
 
 
 @pytest.mark.parametrize("columns", [1, 8])
-def test_the_default_tuning_answers_the_same(columns):
+def test_the_default_config_answers_the_same(columns):
     Case(default := Backend(GpuAttention()), [300, 71, 5], columns).check(default, scale=0.3)
 
 
@@ -111,7 +111,7 @@ def test_neither_neighbours_nor_the_width_of_the_table_change_a_bit():
 
 
 def test_tiles_are_whole_and_of_one_size_in_bytes():
-    sizes = [block_tokens(head_dim, 2, Tuning()) for head_dim in (64, 80, 128, 192, 256)]
+    sizes = [choose_block_tokens(head_dim, 2, KernelConfig()) for head_dim in (64, 80, 128, 192, 256)]
     assert sizes == [128, 64, 64, 32, 32]
 
 

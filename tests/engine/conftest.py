@@ -2,14 +2,14 @@
 
 import pytest
 
+from jaxserve.cache.pool import PagePool
+from jaxserve.cache.prefix import PrefixIndex
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
-from jaxserve.kvcache.pool import PagePool
-from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.sampling_params import SamplingParams
 from tests.models.tiny import write
 

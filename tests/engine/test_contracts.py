@@ -148,7 +148,7 @@ class TestPrograms:
         for key, program in runner._programs.items():
             wanted = donated.get(key[0])
             if key[0] == "sample":
-                wanted = 4 if key[2] >= SampleMode.SHAPED else 1
+                wanted = 4 if key[2] >= SampleMode.PROCESSORS else 1
             if wanted is not None:
                 assert num_donated(program.as_text()) == wanted, key
 

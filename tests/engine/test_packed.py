@@ -19,7 +19,7 @@ from tests.engine.test_contracts import TestPrograms, TestTransfers, test_nothin
 from tests.engine.test_roofline import HEAD, WEIGHTS, cost, decode
 from tests.models.tiny import random_weights, tiny_config
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler here")
+pytestmark = pytest.mark.skipif(library.find_compiler() is None, reason="no C compiler here")
 SHARED = [int(n) for n in np.random.default_rng(5).integers(0, 256, 90)]
 
 
@@ -110,7 +110,7 @@ def test_the_roofline_counts_packed_bytes(kind, size):
 
 
 def test_without_a_compiler_the_plain_product_serves(model, monkeypatch, built):
-    monkeypatch.setattr(library, "usable", lambda: False)
+    monkeypatch.setattr(library, "is_usable", lambda: False)
     kind = built.config.quantization
     slow = make(model, quantization=kind, max_num_seqs=1, max_num_batched_tokens=16, compilation_cache_dir="none")
     assert "want of a C compiler" in slow.description["weights"]

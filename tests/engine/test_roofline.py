@@ -14,7 +14,7 @@ from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.cost import decoder_cost
 from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec
-from jaxserve.sampling.rows import neutral
+from jaxserve.sampling.columns import empty_row
 from jaxserve.sampling.sampler import SampleMode
 
 WEIGHTS = 3 * (8 * 8 * 2 + 8 * 4 * 2 + 3 * 8 * 20)  # query and output, key and value, and the feed-forward block
@@ -47,7 +47,7 @@ def decode(*positions):
 
 def chunk(start, end):
     ids = np.arange(start, end)
-    return StepPlan(chunks=(Chunk(0, 0, 0, start, ids, np.zeros(4), neutral(), SampleMode.GREEDY, is_last=True),))
+    return StepPlan(chunks=(Chunk(0, 0, 0, start, ids, np.zeros(4), empty_row(), SampleMode.GREEDY, is_last=True),))
 
 
 def test_a_decode_step_reads_the_weights_once_and_each_rows_positions():

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
+from jaxserve.cache.prefix import hash_pages
 from jaxserve.errors import InvalidParameter
-from jaxserve.kvcache.prefix import page_keys
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.world import BOTH, EOS, PAGE, SHAPES, STOP, World, prompt
@@ -187,7 +187,7 @@ def test_choices_share_one_prefill_and_the_pages_of_their_prompt(length, prefix,
         world.step()
     shared = length // PAGE
     assert world.pool.num_active >= shared
-    assert [world.pool.holders(page) for page in world.scheduler._requests.running[0].pages[:shared]] == [4] * shared
+    assert [world.pool.refcount(page) for page in world.scheduler._requests.running[0].pages[:shared]] == [4] * shared
     world.run()
     world.check()
     chunks = [chunk for plan in world.plans for chunk in plan.chunks]
@@ -334,7 +334,7 @@ def test_a_sick_row_ends_alone_and_its_pages_are_not_found_again(overlap):
     world.check(neighbour)
     assert world.reason(sick) == "error"
     sick_tokens = [*sick.prompt_ids, *expected_output(sick).tokens]
-    assert len(world.index.match(page_keys(sick_tokens, PAGE))) <= written // PAGE
+    assert len(world.index.match(hash_pages(sick_tokens, PAGE))) <= written // PAGE
     assert world.stats.snapshot(num_running=0, num_waiting=0).counters["nonfinite_logits"] == 1
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from jaxserve.cache.pool import PagePool
 from jaxserve.engine.stats import COUNTERS, FINISH_REASONS, Histogram, RequestGroup, Stats, log_buckets
-from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason
 
 
@@ -174,8 +174,8 @@ def test_sizes_are_counted_in_ones_twos_and_fives(largest, bounds):
 def test_pages_are_free_active_or_cached_and_add_up():
     pool = PagePool(11)
     pages = pool.allocate(4)
-    pool.know(pages[0])
-    pool.release(pages[:2])
+    pool.mark_cached(pages[0])
+    pool.decref(pages[:2])
     snapshot = Stats(max_model_len=100).snapshot(num_running=2, num_waiting=3, num_preempted=1, pool=pool)
     assert (snapshot.pages_total, snapshot.pages_free, snapshot.pages_active, snapshot.pages_cached) == (10, 7, 2, 1)
     assert (snapshot.num_requests_running, snapshot.num_requests_waiting, snapshot.num_requests_preempted) == (2, 3, 1)

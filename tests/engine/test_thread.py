@@ -4,13 +4,13 @@ import queue
 
 import pytest
 
+from jaxserve.cache.pool import PagePool
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import RequestGroup, Stats
 from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests, _Stop
 from jaxserve.errors import EngineStopped
-from jaxserve.kvcache.pool import PagePool
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import SamplingParams
 from tests.fake_runner import NUM_TOP, VOCAB, FakeRunner

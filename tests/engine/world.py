@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from jaxserve.cache.pool import PagePool
+from jaxserve.cache.prefix import PrefixIndex
 from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.engine.plan import StepPlan
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.errors import InvalidParameter
-from jaxserve.kvcache.pool import PagePool
-from jaxserve.kvcache.prefix import PrefixIndex
 from jaxserve.outputs import TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from tests.fake_runner import NUM_TOP, VOCAB, ExpectedOutput, FakeRunner, NoTokens, expected_beams, expected_output

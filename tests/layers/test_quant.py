@@ -18,7 +18,7 @@ from jaxserve.layers import quant
 from jaxserve.native import library
 
 KINDS = ("int8", "int4")
-needs_compiler = pytest.mark.skipif(library.compiler() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(library.find_compiler() is None, reason="no C compiler here")
 SIZES = st.sampled_from([(1, 1), (32, 16), (70, 37), (150, 16), (64, 70)])  # (in, out); every new one is compiled
 SEEDS = st.integers(0, 9999)
 
@@ -167,7 +167,7 @@ class TestKernel:
         flags = [flag for flag in library.FLAGS if not flag.startswith("-march")]
         source = str(library.Path(library.__file__).parent / "linear.c")
         how = [
-            *library.compiler(),
+            *library.find_compiler(),
             *flags,
             f"-march={processor}",
             f"-I{jax.ffi.include_dir()}",

@@ -13,7 +13,7 @@ from jaxserve.attention.native import NativeAttention
 from jaxserve.config import MIB
 from jaxserve.native import library
 
-pytestmark = pytest.mark.skipif(not library.usable(), reason="no C compiler here")
+pytestmark = pytest.mark.skipif(not library.is_usable(), reason="no C compiler here")
 
 
 @pytest.mark.parametrize("num_pages", [1, 3, 50, 1000])

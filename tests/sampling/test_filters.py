@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_sampler import Settings, hostile_row, kept
 
-from jaxserve.sampling.rows import pack, unpack
-from jaxserve.sampling.sampler import filter_floor
-from jaxserve.sampling.transforms import allow_only, highest, top_k_floor, top_p_floor
+from jaxserve.sampling.columns import pack_params, unpack_columns
+from jaxserve.sampling.filters import apply_mask, row_max, top_k_threshold, top_p_threshold
+from jaxserve.sampling.sampler import filter_threshold
 from jaxserve.sampling_params import SamplingParams
 
 NUM_ROWS = 4
@@ -23,13 +23,15 @@ SOME_SETTINGS = st.builds(
     top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.999)),
     min_p=st.one_of(st.just(0.0), st.floats(0.001, 0.9), st.just(1.0)),
 )
-jitted_floor = jax.jit(lambda logits_BV, packed_BS: filter_floor(logits_BV, highest(logits_BV), unpack(packed_BS)))
+jitted_floor = jax.jit(
+    lambda logits_BV, packed_BS: filter_threshold(logits_BV, row_max(logits_BV), unpack_columns(packed_BS))
+)
 not_below = jax.jit(lambda logits_BV, floor_B: logits_BV >= floor_B[:, None])  # on the device: numpy has denormals
 
 
 def packed(rows: list[Settings]) -> jax.Array:
     params = [SamplingParams(temperature=r.temperature, top_k=r.top_k, top_p=r.top_p, min_p=r.min_p) for r in rows]
-    return jnp.asarray(np.stack([pack(each, seed=1) for each in params]))
+    return jnp.asarray(np.stack([pack_params(each, seed=1) for each in params]))
 
 
 def kept_by_us(logits: np.ndarray, rows: list[Settings]) -> np.ndarray:
@@ -101,8 +103,8 @@ def test_filters_nobody_asks_for_cost_no_pass_over_the_logits():
 
     logits_BV, zero_B = jnp.zeros((2, 64)), jnp.zeros(2)
     for floor in (
-        partial(top_k_floor, logits_BV, zero_B, zero_B.astype(jnp.int32)),
-        partial(top_p_floor, logits_BV, zero_B, zero_B, zero_B, zero_B),
+        partial(top_k_threshold, logits_BV, zero_B, zero_B.astype(jnp.int32)),
+        partial(top_p_threshold, logits_BV, zero_B, zero_B, zero_B, zero_B),
     ):
         jaxpr = jax.make_jaxpr(floor)()
         assert [str(eqn.primitive) for eqn in jaxpr.eqns].count("cond") == 1
@@ -116,7 +118,7 @@ def test_the_mask_allows_exactly_the_tokens_whose_bit_is_set(vocab):
     allowed = rng.random((3, vocab)) < 0.5
     bits = np.packbits(np.pad(allowed, ((0, 0), (0, -vocab % 32)), constant_values=True), axis=1, bitorder="little")
     logits = rng.normal(size=(3, vocab)).astype(np.float32)
-    masked = allow_only(jnp.asarray(logits), jnp.asarray(bits.view(np.uint32)))
+    masked = apply_mask(jnp.asarray(logits), jnp.asarray(bits.view(np.uint32)))
     assert np.array_equal(masked, np.where(allowed, logits, -np.inf))
 
 
@@ -124,5 +126,5 @@ def test_the_highest_logit_of_a_sick_row_is_infinite():
     logits = np.random.default_rng(1).normal(size=(5, 49152)).astype(np.float32)
     logits[1, 777], logits[2, 49151], logits[3, 5] = np.nan, -np.nan, np.inf
     logits[4] = -np.inf
-    best = np.asarray(jax.jit(highest)(jnp.asarray(logits)))
+    best = np.asarray(jax.jit(row_max)(jnp.asarray(logits)))
     assert np.array_equal(best, [logits[0].max(), np.inf, np.inf, np.inf, -np.inf])

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from plain_sampler import History, hostile_row, shaped
 from scipy.special import log_softmax
 
-from jaxserve.sampling import lines
-from jaxserve.sampling.rows import pack, unpack
-from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode, Score, Shape, sample
+from jaxserve.sampling import penalties
+from jaxserve.sampling.columns import pack_params, unpack_columns
+from jaxserve.sampling.sampler import NOTHING_ALLOWED, LogitsInputs, LogprobsConfig, SampleMode, sample
 from jaxserve.sampling_params import SamplingParams
 
-SCORED = [SampleMode.FULL, SampleMode.WHOLE, SampleMode.BEAM]
+SCORED = [SampleMode.LOGPROBS, SampleMode.ALL_LOGPROBS, SampleMode.BEAM]
 WANTED = (0, 3, 5)
 PARAMS = SamplingParams(temperature=0, frequency_penalty=1.0, logit_bias=((2, 4.0),))
 HISTORY = History(answer=(7, 7, 9), bias=PARAMS.logit_bias)
@@ -24,18 +24,18 @@ HISTORY = History(answer=(7, 7, 9), bias=PARAMS.logit_bias)
 
 @partial(jax.jit, static_argnames=("mode", "how"))
 def step(logits_BV, packed_BS, position_B, given, *, mode, how):
-    return sample(logits_BV, unpack(packed_BS), position_B, given, mode=mode, how=how)
+    return sample(logits_BV, unpack_columns(packed_BS), position_B, given, mode=mode, logprobs_config=how)
 
 
 @cache
 def histories(num, vocab):
-    one = lines.line((), HISTORY.answer, HISTORY.bias, vocab)
-    return lines.Lines(*(np.stack([array] * num) for array in one))
+    one = penalties.build_row((), HISTORY.answer, HISTORY.bias, vocab)
+    return penalties.PenaltyState(*(np.stack([array] * num) for array in one))
 
 
 def bitmaps(allowed_BV):
     """A row that allows everything as the engine says it: with all the bits of the last word, too."""
-    found = np.stack([lines.bitmap(np.flatnonzero(row), len(row)) for row in allowed_BV])
+    found = np.stack([penalties.pack_bits(np.flatnonzero(row), len(row)) for row in allowed_BV])
     found[allowed_BV.all(axis=1)] = 0xFFFFFFFF
     return found
 
@@ -43,15 +43,17 @@ def bitmaps(allowed_BV):
 def draw(logits, grammar, rest, mode, how="raw_logprobs"):
     """rest: what else is allowed."""
     num, vocab = logits.shape
-    given = Shape(
+    given = LogitsInputs(
         histories(num, vocab),
         np.arange(num, dtype=np.int32),
         bitmaps(grammar & rest),
         np.tile(np.array(WANTED, np.int32), (num, 1)),
-        bitmaps(grammar) if mode >= SampleMode.FULL else None,
+        bitmaps(grammar) if mode >= SampleMode.LOGPROBS else None,
     )
-    score = Score(6, how, num_next=8, whole=True)
-    return step(logits, np.stack([pack(PARAMS, 7)] * num), np.full(num, 9, np.int32), given, mode=mode, how=score)
+    score = LogprobsConfig(6, how, num_candidates=8, all_logprobs=True)
+    return step(
+        logits, np.stack([pack_params(PARAMS, 7)] * num), np.full(num, 9, np.int32), given, mode=mode, how=score
+    )
 
 
 def close(ours, theirs):
@@ -78,15 +80,17 @@ def test_raw_log_probabilities_are_those_of_what_the_grammar_allows(seed, mode):
     assert np.array_equal(out.rank_B, 1 + (raw > own).sum(axis=1))
     order = np.argsort(-raw, axis=1, kind="stable")[:, :6]
     assert np.array_equal(out.top_id_BK, order) and close(out.top_logprob_BK, np.take_along_axis(raw, order, 1))
-    assert close(out.wanted_logprob_BI, raw[:, WANTED])
-    if mode != SampleMode.FULL:
+    assert close(out.requested_logprob_BI, raw[:, WANTED])
+    if mode != SampleMode.LOGPROBS:
         assert close(out.all_logprob_BV, raw)
     if mode == SampleMode.BEAM:
         nexts = np.argsort(-left, axis=1, kind="stable")[:, :8]
         is_one = np.take_along_axis(left, nexts, 1) > -np.inf
-        assert np.array_equal(np.where(is_one, out.next_id_BC, -1), np.where(is_one, nexts, -1))
-        assert close(out.next_logprob_BC, np.take_along_axis(log_softmax(left, axis=1), nexts, 1))
-        assert close(np.where(is_one, out.next_raw_BC, 0), np.where(is_one, np.take_along_axis(raw, nexts, 1), 0))
+        assert np.array_equal(np.where(is_one, out.candidate_id_BC, -1), np.where(is_one, nexts, -1))
+        assert close(out.candidate_logprob_BC, np.take_along_axis(log_softmax(left, axis=1), nexts, 1))
+        assert close(
+            np.where(is_one, out.candidate_raw_logprob_BC, 0), np.where(is_one, np.take_along_axis(raw, nexts, 1), 0)
+        )
 
 
 @pytest.mark.parametrize("how", ["raw_logits", "processed_logprobs", "processed_logits"])
@@ -100,10 +104,10 @@ def test_the_other_numbers_see_the_grammar_too(how):
         values = np.where(grammar & rest, z, -np.inf)
     if how.endswith("logprobs"):
         values = log_softmax(values, axis=1)
-    assert close(draw(logits, grammar, rest, SampleMode.WHOLE, how).all_logprob_BV, values)
+    assert close(draw(logits, grammar, rest, SampleMode.ALL_LOGPROBS, how).all_logprob_BV, values)
 
 
-@pytest.mark.parametrize("mode", [SampleMode.SHAPED, *SCORED])
+@pytest.mark.parametrize("mode", [SampleMode.PROCESSORS, *SCORED])
 def test_a_row_without_a_grammar_is_the_same_beside_one_that_has_one(mode):
     rng = np.random.default_rng(2)
     logits, free = rng.normal(0, 2, (4, 50)).astype(np.float32), np.ones((4, 50), bool)
@@ -117,9 +121,11 @@ def test_a_row_without_a_grammar_is_the_same_beside_one_that_has_one(mode):
 
 def test_no_grammars_at_all_are_the_same_as_grammars_that_allow_everything():
     logits = np.random.default_rng(3).normal(0, 2, (4, 50)).astype(np.float32)
-    given = Shape(lines.fresh(4, 50), np.arange(4), np.full((4, 2), 0xFFFFFFFF, np.uint32), np.zeros((4, 3), np.int32))
-    rest = (np.stack([pack(PARAMS, 7)] * 4), np.full(4, 9, np.int32))
-    how = {"mode": SampleMode.FULL, "how": Score(6)}
+    given = LogitsInputs(
+        penalties.init(4, 50), np.arange(4), np.full((4, 2), 0xFFFFFFFF, np.uint32), np.zeros((4, 3), np.int32)
+    )
+    rest = (np.stack([pack_params(PARAMS, 7)] * 4), np.full(4, 9, np.int32))
+    how = {"mode": SampleMode.LOGPROBS, "how": LogprobsConfig(6)}
     without = step(logits, *rest, given, **how)
     everything = step(logits, *rest, replace(given, grammar_BM=given.mask_BM), **how)
     for ours, theirs in zip(jax.tree.leaves(everything), jax.tree.leaves(without), strict=True):

@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from plain_sampler import Settings, hostile_row, kept, scores
 from scipy.special import log_softmax
 
-from jaxserve.sampling.lines import fresh
-from jaxserve.sampling.rows import neutral, pack, unpack
-from jaxserve.sampling.sampler import NO_TOKEN, NOTHING_ALLOWED, Sampled, SampleMode, Score, Shape, sample
+from jaxserve.sampling.columns import empty_row, pack_params, unpack_columns
+from jaxserve.sampling.penalties import init
+from jaxserve.sampling.sampler import (
+    NO_TOKEN,
+    NOTHING_ALLOWED,
+    LogitsInputs,
+    LogprobsConfig,
+    SampleMode,
+    SamplerOutput,
+    sample,
+)
 from jaxserve.sampling_params import SamplingParams
 
 VOCAB = 1000
@@ -30,19 +38,19 @@ SOME_PARAMS = [
 
 
 @partial(jax.jit, static_argnames=("mode", "how"))
-def step(logits_BV, packed_BS, position_B, shape=None, *, mode, how) -> Sampled:
-    return sample(logits_BV, unpack(packed_BS), position_B, shape, mode=mode, how=how)
+def step(logits_BV, packed_BS, position_B, shape=None, *, mode, how) -> SamplerOutput:
+    return sample(logits_BV, unpack_columns(packed_BS), position_B, shape, mode=mode, logprobs_config=how)
 
 
-def run(logits, params, *, seeds=SEEDS, position=100, mask=None, mode=SampleMode.DRAW, **how) -> Sampled:
-    rows = [pack(each, seed) for each, seed in zip(params, seeds, strict=False)]
+def run(logits, params, *, seeds=SEEDS, position=100, mask=None, mode=SampleMode.SAMPLE, **how) -> SamplerOutput:
+    rows = [pack_params(each, seed) for each, seed in zip(params, seeds, strict=False)]
     position_B, vocab = np.broadcast_to(np.asarray(position, np.int32), len(rows)), np.shape(logits)[1]
     shape = None
-    if mode >= SampleMode.SHAPED:
+    if mode >= SampleMode.PROCESSORS:
         mask = bits(np.ones((len(rows), vocab), bool)) if mask is None else mask
         wanted = np.zeros((len(rows), 3), np.int32)
-        shape = Shape(fresh(len(rows), vocab), np.arange(len(rows), dtype=np.int32), mask, wanted)
-    return step(np.asarray(logits, np.float32), np.stack(rows), position_B, shape, mode=mode, how=Score(**how))
+        shape = LogitsInputs(init(len(rows), vocab), np.arange(len(rows), dtype=np.int32), mask, wanted)
+    return step(np.asarray(logits, np.float32), np.stack(rows), position_B, shape, mode=mode, how=LogprobsConfig(**how))
 
 
 def bits(allowed: np.ndarray) -> np.ndarray:
@@ -92,8 +100,10 @@ def test_a_row_alone_is_the_same_row_in_a_crowd(seed):
 def test_padding_changes_nobodys_token():
     logits = some_logits([0] * 8)
     padded = np.concatenate([logits, np.zeros((2, VOCAB), np.float32)])
-    rows = np.stack([pack(each, seed) for each, seed in zip(SOME_PARAMS, SEEDS, strict=True)] + [neutral()] * 2)
-    tokens = step(padded, rows, np.full(10, 100, np.int32), mode=SampleMode.DRAW, how=Score()).token_B
+    rows = np.stack(
+        [pack_params(each, seed) for each, seed in zip(SOME_PARAMS, SEEDS, strict=True)] + [empty_row()] * 2
+    )
+    tokens = step(padded, rows, np.full(10, 100, np.int32), mode=SampleMode.SAMPLE, how=LogprobsConfig()).token_B
     assert np.array_equal(tokens, [*run(logits, SOME_PARAMS).token_B, 0, 0])
 
 
@@ -119,7 +129,7 @@ def test_a_greedy_row_beside_a_drawn_one_is_still_greedy():
     assert np.array_equal(tokens[::2], np.argmax(logits, axis=1)[::2])
 
 
-@pytest.mark.parametrize("mode", [mode for mode in SampleMode if mode > SampleMode.DRAW])
+@pytest.mark.parametrize("mode", [mode for mode in SampleMode if mode > SampleMode.SAMPLE])
 def test_the_higher_modes_draw_what_the_drawing_mode_draws(mode):
     logits = some_logits([0] * 8)
     assert np.array_equal(run(logits, SOME_PARAMS, mode=mode).token_B, run(logits, SOME_PARAMS).token_B)
@@ -140,7 +150,7 @@ def test_only_allowed_tokens_are_drawn_and_none_where_none_is():
     logits, allowed = some_logits([0] * 8), np.zeros((8, VOCAB), bool)
     allowed[:4, [31, 32, 999]] = True
     logits[3, [31, 32, 999]] = -np.inf
-    tokens = np.asarray(run(logits, SOME_PARAMS, mode=SampleMode.FULL, mask=bits(allowed)).token_B)
+    tokens = np.asarray(run(logits, SOME_PARAMS, mode=SampleMode.LOGPROBS, mask=bits(allowed)).token_B)
     assert set(tokens[:3]) <= {31, 32, 999}
     assert np.array_equal(tokens[3:], [NOTHING_ALLOWED] * 5)
 
@@ -148,7 +158,7 @@ def test_only_allowed_tokens_are_drawn_and_none_where_none_is():
 def test_a_nan_behind_the_mask_is_still_a_nan():
     logits, allowed = some_logits([0] * 8), np.ones((8, VOCAB), bool)
     logits[1, 7], allowed[1, 7] = np.nan, False
-    tokens = run(logits, SOME_PARAMS, mode=SampleMode.FULL, mask=bits(allowed)).token_B
+    tokens = run(logits, SOME_PARAMS, mode=SampleMode.LOGPROBS, mask=bits(allowed)).token_B
     assert tokens[1] == NO_TOKEN
 
 
@@ -158,7 +168,7 @@ def test_logprobs_are_those_of_the_raw_logits(num):
     logits = some_logits([0, 2, 4, 6] * 2)
     allowed = logits < np.sort(logits, axis=1)[:, -3:-2]
     allowed[allowed.sum(axis=1) == 0] = True
-    out = run(logits, SOME_PARAMS, mode=SampleMode.FULL, mask=bits(allowed), max_logprobs=num)
+    out = run(logits, SOME_PARAMS, mode=SampleMode.LOGPROBS, mask=bits(allowed), max_logprobs=num)
     expected = log_softmax(logits.astype(np.float64), axis=1)
     order = np.argsort(-logits, axis=1, kind="stable")[:, : min(num, VOCAB)]
     token = np.asarray(out.token_B)[:, None]
@@ -176,7 +186,7 @@ def test_lower_modes_return_tokens_and_nothing_else():
 @pytest.mark.parametrize("vocab", [33, 262144])
 def test_any_vocabulary_will_do(vocab):
     logits = some_logits([0] * 8, vocab=vocab)
-    out = run(logits, SOME_PARAMS, mode=SampleMode.FULL, mask=bits(np.ones((8, vocab), bool)), max_logprobs=4)
+    out = run(logits, SOME_PARAMS, mode=SampleMode.LOGPROBS, mask=bits(np.ones((8, vocab), bool)), max_logprobs=4)
     for row, (token, params, seed) in enumerate(zip(out.token_B, SOME_PARAMS, SEEDS, strict=True)):
         race = scores(logits[row], Settings(params.temperature or 0.01), seed, 100)
         left = kept(logits[row], Settings(params.temperature or 0.01, params.top_k, params.top_p, params.min_p))

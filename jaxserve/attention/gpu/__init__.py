@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxserve.attention.gpu.pages import GpuPages, Look, Tuning, block_tokens
+from jaxserve.attention.gpu.pages import AttentionParams, GpuPages, KernelConfig, choose_block_tokens
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.errors import BadConfig
 
@@ -29,9 +29,9 @@ class GpuAttention:
 
     name = "gpu"
 
-    def __init__(self, interpret: bool | None = None, tuning: Tuning | None = None) -> None:
+    def __init__(self, interpret: bool | None = None, config: KernelConfig | None = None) -> None:
         self.interpret = jax.default_backend() != "gpu" if interpret is None else interpret
-        self.tuning = tuning or Tuning()
+        self.config = config or KernelConfig()
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> GpuPages:
         """Zeros. 8-bit dtypes (int8, float8_e4m3fn) get a scale per token and head beside them."""
@@ -66,16 +66,16 @@ class GpuAttention:
         rows = inputs.page_table_BW.shape[0]
         _, page_size, kv_heads, head_dim = pages.key_PZKH.shape
         columns, group = query_TNH.shape[0] // rows, query_TNH.shape[1] // kv_heads
-        block = block_tokens(head_dim, pages.key_PZKH.dtype.itemsize, self.tuning)
-        look = Look(group, head_dim, page_size, block, scale, window, softcap)
+        block = choose_block_tokens(head_dim, pages.key_PZKH.dtype.itemsize, self.config)
+        params = AttentionParams(group, head_dim, page_size, block, scale, window, softcap)
         kernel, columns_shape = (decode, ()) if columns == 1 else (prefill, (columns,))
         out = kernel(
             query_TNH.reshape(rows, *columns_shape, kv_heads, group, head_dim),
             pages,
             inputs,
             None if sinks is None else sinks.reshape(kv_heads, group),
-            look=look,
-            tuning=self.tuning,
+            params=params,
+            config=self.config,
             interpret=self.interpret,
         )
         return out.reshape(query_TNH.shape)

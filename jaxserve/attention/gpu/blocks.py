@@ -12,20 +12,22 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.pallas import triton as plt
 
-from jaxserve.attention.gpu.pages import GpuPages, Look
+from jaxserve.attention.gpu.pages import AttentionParams, GpuPages
 
 LOG2E = math.log2(math.e)
-MASKED = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
+MASKED_SCORE = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
 
-Softmax = tuple[Array, Array, Array]  # top_M, total_M, sum_MH: running maximum, sum of weights, weighted values
+SoftmaxState = tuple[
+    Array, Array, Array
+]  # running_max_M, running_sum_M, acc_MH: running maximum, sum of weights, weighted values
 
 
-def fetch(ref: Any, index: tuple[Any, ...], mask: Array) -> Array:
+def load_masked(ref: Any, index: tuple[Any, ...], mask: Array) -> Array:
     """ref[index], zero where the mask is off; what is masked is not read."""
     return plt.load(ref.at[index], mask=mask, other=0.0 if jnp.issubdtype(ref.dtype, jnp.floating) else 0)
 
 
-def keep(ref: Any, index: tuple[Any, ...], value: Array, mask: Array) -> None:
+def store_masked(ref: Any, index: tuple[Any, ...], value: Array, mask: Array) -> None:
     """ref[index] = value where the mask is on."""
     plt.store(ref.at[index], value.astype(ref.dtype), mask=mask)
 
@@ -34,9 +36,9 @@ def indices(size: int) -> Array:
     return jax.lax.iota(jnp.int32, size)
 
 
-def nothing_yet(rows: int, lanes: int) -> Softmax:
+def init_softmax(rows: int, lanes: int) -> SoftmaxState:
     return (
-        jnp.full((rows,), MASKED, jnp.float32),
+        jnp.full((rows,), MASKED_SCORE, jnp.float32),
         jnp.zeros((rows,), jnp.float32),
         jnp.zeros((rows, lanes), jnp.float32),
     )
@@ -44,9 +46,9 @@ def nothing_yet(rows: int, lanes: int) -> Softmax:
 
 def add_block(
     block: Array,
-    carry: Softmax,
+    carry: SoftmaxState,
     *,
-    look: Look,
+    params: AttentionParams,
     query_MH: Array,
     position_M: Array,
     limit: Array,
@@ -54,56 +56,56 @@ def add_block(
     table_ref: Any,
     row: Array,
     head: Array,
-) -> Softmax:
+) -> SoftmaxState:
     """The keys at block * X to block * X + X - 1 of one row and key head, seen by M queries.
 
     position_M  int32, where each query stands; it sees keys up to there, and `window` of them
     limit       int32 scalar, positions from here on are dead and not fetched
     pages       refs, and table_ref [B, W]
     """
-    top_M, total_M, sum_MH = carry
-    key_position_X = block * look.block_tokens + indices(look.block_tokens)
+    running_max_M, running_sum_M, acc_MH = carry
+    key_position_X = block * params.block_tokens + indices(params.block_tokens)
     live_X = key_position_X < limit
-    page_X = fetch(table_ref, (row, jax.lax.div(key_position_X, look.page_size)), live_X)
-    offset_X = jax.lax.rem(key_position_X, look.page_size)
-    lane_H = indices(look.lanes)
+    page_X = load_masked(table_ref, (row, jax.lax.div(key_position_X, params.page_size)), live_X)
+    offset_X = jax.lax.rem(key_position_X, params.page_size)
+    lane_H = indices(params.lanes)
     at = (page_X[:, None], offset_X[:, None], head, lane_H[None, :])
-    mask_XH = live_X[:, None] & (lane_H < look.head_dim)[None, :]
+    mask_XH = live_X[:, None] & (lane_H < params.head_dim)[None, :]
 
-    key_XH = fetch(pages.key_PZKH, at, mask_XH).astype(query_MH.dtype)
+    key_XH = load_masked(pages.key_PZKH, at, mask_XH).astype(query_MH.dtype)
     score_MX = dot(query_MH, key_XH, transposed=True)
     if pages.key_scale_PZK is not None:
-        score_MX *= fetch(pages.key_scale_PZK, (page_X, offset_X, head), live_X)[None, :]
-    if look.softcap is None:
-        score_MX *= look.scale * LOG2E
+        score_MX *= load_masked(pages.key_scale_PZK, (page_X, offset_X, head), live_X)[None, :]
+    if params.softcap is None:
+        score_MX *= params.scale * LOG2E
     else:
-        score_MX = look.softcap * LOG2E * jnp.tanh(score_MX * (look.scale / look.softcap))
+        score_MX = params.softcap * LOG2E * jnp.tanh(score_MX * (params.scale / params.softcap))
 
     seen_MX = live_X[None, :] & (key_position_X[None, :] <= position_M[:, None])
-    if look.window is not None:
-        seen_MX &= key_position_X[None, :] > position_M[:, None] - look.window
-    score_MX = jnp.where(seen_MX, score_MX, MASKED)
-    new_top_M = jnp.maximum(top_M, jnp.max(score_MX, axis=1))
-    weight_MX = jnp.where(seen_MX, jnp.exp2(score_MX - new_top_M[:, None]), 0.0)
-    fade_M = jnp.exp2(top_M - new_top_M)
-    total_M = total_M * fade_M + jnp.sum(weight_MX, axis=1)
+    if params.window is not None:
+        seen_MX &= key_position_X[None, :] > position_M[:, None] - params.window
+    score_MX = jnp.where(seen_MX, score_MX, MASKED_SCORE)
+    new_max_M = jnp.maximum(running_max_M, jnp.max(score_MX, axis=1))
+    weight_MX = jnp.where(seen_MX, jnp.exp2(score_MX - new_max_M[:, None]), 0.0)
+    rescale_M = jnp.exp2(running_max_M - new_max_M)
+    running_sum_M = running_sum_M * rescale_M + jnp.sum(weight_MX, axis=1)
 
-    value_XH = fetch(pages.value_PZKH, at, mask_XH).astype(query_MH.dtype)
+    value_XH = load_masked(pages.value_PZKH, at, mask_XH).astype(query_MH.dtype)
     if pages.value_scale_PZK is not None:
-        weight_MX *= fetch(pages.value_scale_PZK, (page_X, offset_X, head), live_X)[None, :]
-    sum_MH = sum_MH * fade_M[:, None] + dot(weight_MX.astype(query_MH.dtype), value_XH)
-    return new_top_M, total_M, sum_MH
+        weight_MX *= load_masked(pages.value_scale_PZK, (page_X, offset_X, head), live_X)[None, :]
+    acc_MH = acc_MH * rescale_M[:, None] + dot(weight_MX.astype(query_MH.dtype), value_XH)
+    return new_max_M, running_sum_M, acc_MH
 
 
-def finish(carry: Softmax, sink_M: Array | None) -> Array:
+def finish_softmax(carry: SoftmaxState, sink_M: Array | None) -> Array:
     """The weighted mean, float32 [M, H]. A sink is one more score that takes weight and brings no value."""
-    top_M, total_M, sum_MH = carry
+    running_max_M, running_sum_M, acc_MH = carry
     if sink_M is not None:
-        new_top_M = jnp.maximum(top_M, sink_M * LOG2E)
-        fade_M = jnp.exp2(top_M - new_top_M)
-        total_M = total_M * fade_M + jnp.exp2(sink_M * LOG2E - new_top_M)
-        sum_MH *= fade_M[:, None]
-    return sum_MH / jnp.where(total_M == 0, 1.0, total_M)[:, None]
+        new_max_M = jnp.maximum(running_max_M, sink_M * LOG2E)
+        rescale_M = jnp.exp2(running_max_M - new_max_M)
+        running_sum_M = running_sum_M * rescale_M + jnp.exp2(sink_M * LOG2E - new_max_M)
+        acc_MH *= rescale_M[:, None]
+    return acc_MH / jnp.where(running_sum_M == 0, 1.0, running_sum_M)[:, None]
 
 
 def dot(left: Array, right: Array, *, transposed: bool = False) -> Array:

@@ -1,4 +1,4 @@
-"""Pages on a GPU, the tuning of the kernels, and what one call of attention fixes before it runs."""
+"""Pages on a GPU, the config of the kernels, and what one call of attention fixes before it runs."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class GpuPages:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class KernelConfig:
     """What may be turned without changing the question; `split_tokens` and `block_bytes` change rounding.
 
     split_tokens  what one program of decode reads; fixed, so that a row's sums never depend on its neighbours
@@ -46,8 +46,8 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Look:
-    """How queries look at keys: everything static that the kernels share."""
+class AttentionParams:
+    """How queries params at keys: everything static that the kernels share."""
 
     group: int  # query heads per key head
     head_dim: int
@@ -60,15 +60,15 @@ class Look:
     @property
     def lanes(self) -> int:
         """The head dimension as the kernel holds it: a power of two, the surplus masked and never fetched."""
-        return max(MIN_DOT, power_of_two(self.head_dim))
+        return max(MIN_DOT, next_power_of_two(self.head_dim))
 
 
-def power_of_two(size: int) -> int:
+def next_power_of_two(size: int) -> int:
     """The least power of two that is not below `size`; Triton knows no other sizes."""
     return 1 << max(0, size - 1).bit_length()
 
 
-def block_tokens(head_dim: int, itemsize: int, tuning: Tuning) -> int:
+def choose_block_tokens(head_dim: int, itemsize: int, config: KernelConfig) -> int:
     """Keys per turn, a power of two: tiles of about block_bytes, between 32 and 128 keys."""
-    row_bytes = max(MIN_DOT, power_of_two(head_dim)) * itemsize
-    return min(128, tuning.split_tokens, max(32, power_of_two(tuning.block_bytes // row_bytes)))
+    row_bytes = max(MIN_DOT, next_power_of_two(head_dim)) * itemsize
+    return min(128, config.split_tokens, max(32, next_power_of_two(config.block_bytes // row_bytes)))

@@ -14,8 +14,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from jaxserve.attention.gpu.blocks import add_block, fetch, finish, indices, keep, nothing_yet
-from jaxserve.attention.gpu.pages import MIN_DOT, GpuPages, Look, Tuning, power_of_two
+from jaxserve.attention.gpu.blocks import add_block, finish_softmax, indices, init_softmax, load_masked, store_masked
+from jaxserve.attention.gpu.pages import MIN_DOT, AttentionParams, GpuPages, KernelConfig, next_power_of_two
 from jaxserve.attention.inputs import AttentionInputs
 
 WIDE = 128  # beyond this head dimension a tile has half the rows: 128 rows of 256 sums spill from the registers
@@ -27,21 +27,21 @@ def prefill(
     inputs: AttentionInputs,
     sinks_KG: Array | None,
     *,
-    look: Look,
-    tuning: Tuning,
+    params: AttentionParams,
+    config: KernelConfig,
     interpret: bool,
 ) -> Array:
     """[B, C, K, G, H] in the query's dtype."""
     rows, columns, kv_heads, group, _ = query_BCKGH.shape
-    wanted = tuning.tile_rows if look.lanes <= WIDE else tuning.tile_rows // 2
-    tile_rows = max(MIN_DOT, power_of_two(group), min(wanted, power_of_two(columns * group)))
+    wanted = config.tile_rows if params.lanes <= WIDE else config.tile_rows // 2
+    tile_rows = max(MIN_DOT, next_power_of_two(group), min(wanted, next_power_of_two(columns * group)))
     tile_columns = tile_rows // group
     tiles = -(-columns // tile_columns)
     return pl.pallas_call(
-        functools.partial(_take_tile, look=look, tile_rows=tile_rows, tiles=tiles, columns=columns),
+        functools.partial(_prefill_tile_kernel, params=params, tile_rows=tile_rows, tiles=tiles, columns=columns),
         grid=(kv_heads, rows, tiles),
         out_shape=jax.ShapeDtypeStruct(query_BCKGH.shape, query_BCKGH.dtype),
-        compiler_params=plt.CompilerParams(num_warps=tuning.prefill_warps, num_stages=tuning.prefill_stages),
+        compiler_params=plt.CompilerParams(num_warps=config.prefill_warps, num_stages=config.prefill_stages),
         interpret=interpret,
         name="paged_prefill",
     )(
@@ -54,7 +54,7 @@ def prefill(
     )
 
 
-def _take_tile(
+def _prefill_tile_kernel(
     query_ref: Any,
     pages: GpuPages,
     table_ref: Any,
@@ -63,31 +63,31 @@ def _take_tile(
     sinks_ref: Any,
     out_ref: Any,
     *,
-    look: Look,
+    params: AttentionParams,
     tile_rows: int,
     tiles: int,
     columns: int,
 ) -> None:
     # The last tiles have the most to read; they go first, so that the end of the grid is made of short ones.
     head, row, tile = pl.program_id(0), pl.program_id(1), tiles - 1 - pl.program_id(2)
-    tile_columns = tile_rows // look.group
-    index_M, lane_H = indices(tile_rows), indices(look.lanes)
-    column_M = tile * tile_columns + jax.lax.div(index_M, look.group)
-    member_M = jax.lax.rem(index_M, look.group)
-    mask_M = (index_M < tile_columns * look.group) & (column_M < columns)
-    mask_MH = mask_M[:, None] & (lane_H < look.head_dim)[None, :]
-    at = (row, column_M[:, None], head, member_M[:, None], lane_H[None, :])
+    tile_columns = tile_rows // params.group
+    index_M, lane_H = indices(tile_rows), indices(params.lanes)
+    column_M = tile * tile_columns + jax.lax.div(index_M, params.group)
+    member_M = jax.lax.rem(index_M, params.group)
+    mask_M = (index_M < tile_columns * params.group) & (column_M < columns)
+    mask_MH = mask_M[:, None] & (lane_H < params.head_dim)[None, :]
+    index = (row, column_M[:, None], head, member_M[:, None], lane_H[None, :])
 
-    position_M = jnp.where(mask_M, fetch(position_ref, (row, column_M), mask_M), -1)
+    position_M = jnp.where(mask_M, load_masked(position_ref, (row, column_M), mask_M), -1)
     limit = jnp.minimum(length_ref[row], jnp.max(position_M) + 1)
     low = jnp.int32(0)
-    if look.window is not None:
+    if params.window is not None:
         nearest = jnp.min(jnp.where(mask_M, position_M, jnp.int32(2**30)))
-        low = jnp.maximum(0, nearest - look.window + 1)
+        low = jnp.maximum(0, nearest - params.window + 1)
     add = functools.partial(
         add_block,
-        look=look,
-        query_MH=fetch(query_ref, at, mask_MH),
+        params=params,
+        query_MH=load_masked(query_ref, index, mask_MH),
         position_M=position_M,
         limit=limit,
         pages=pages,
@@ -95,8 +95,8 @@ def _take_tile(
         row=row,
         head=head,
     )
-    begin = jax.lax.div(low, look.block_tokens)
-    end = jax.lax.div(jnp.maximum(limit, 0) + look.block_tokens - 1, look.block_tokens)
-    carry = jax.lax.fori_loop(begin, end, add, nothing_yet(tile_rows, look.lanes))
-    sink_M = None if sinks_ref is None else fetch(sinks_ref, (head, member_M), mask_M).astype(jnp.float32)
-    keep(out_ref, at, finish(carry, sink_M), mask_MH)
+    begin = jax.lax.div(low, params.block_tokens)
+    end = jax.lax.div(jnp.maximum(limit, 0) + params.block_tokens - 1, params.block_tokens)
+    carry = jax.lax.fori_loop(begin, end, add, init_softmax(tile_rows, params.lanes))
+    sink_M = None if sinks_ref is None else load_masked(sinks_ref, (head, member_M), mask_M).astype(jnp.float32)
+    store_masked(out_ref, index, finish_softmax(carry, sink_M), mask_MH)

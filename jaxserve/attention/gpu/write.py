@@ -13,16 +13,16 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from jaxserve.attention.gpu.blocks import fetch, indices, keep
-from jaxserve.attention.gpu.pages import GpuPages, power_of_two
+from jaxserve.attention.gpu.blocks import indices, load_masked, store_masked
+from jaxserve.attention.gpu.pages import GpuPages, next_power_of_two
 
 
 def write(pages: GpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array, *, interpret: bool) -> GpuPages:
     """The pages with the tokens in their slots. Every plane is updated in place where the argument is donated."""
     key_scale_TK = value_scale_TK = None
     if pages.key_scale_PZK is not None:
-        key_TKH, key_scale_TK = _pack(key_TKH, pages.key_PZKH.dtype)
-        value_TKH, value_scale_TK = _pack(value_TKH, pages.value_PZKH.dtype)
+        key_TKH, key_scale_TK = _quantize(key_TKH, pages.key_PZKH.dtype)
+        value_TKH, value_scale_TK = _quantize(value_TKH, pages.value_PZKH.dtype)
     new = GpuPages(
         key_TKH.astype(pages.key_PZKH.dtype), value_TKH.astype(pages.value_PZKH.dtype), key_scale_TK, value_scale_TK
     )
@@ -30,7 +30,7 @@ def write(pages: GpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array, *, i
     rows = [plane.reshape(plane.shape[0] * plane.shape[1], -1) for plane in planes]
     new_rows = [leaf.reshape(slot_T.shape[0], -1) for leaf in jax.tree.leaves(new)]
     rows = pl.pallas_call(
-        functools.partial(_copy_token, count=len(rows)),
+        functools.partial(_write_kernel, count=len(rows)),
         grid=(slot_T.shape[0],),
         out_shape=[jax.ShapeDtypeStruct(row.shape, row.dtype) for row in rows],
         input_output_aliases={1 + len(rows) + index: index for index in range(len(rows))},
@@ -41,20 +41,20 @@ def write(pages: GpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array, *, i
     return jax.tree.unflatten(tree, [row.reshape(plane.shape) for row, plane in zip(rows, planes, strict=True)])
 
 
-def _copy_token(slot_ref: Any, *refs: Any, count: int) -> None:
+def _write_kernel(slot_ref: Any, *refs: Any, count: int) -> None:
     token = pl.program_id(0)
     slot = slot_ref[token]
     for new_ref, out_ref in zip(refs[:count], refs[2 * count :], strict=True):
         width = new_ref.shape[1]
-        at_X = indices(power_of_two(width))
-        keep(out_ref, (slot, at_X), fetch(new_ref, (token, at_X), at_X < width), at_X < width)
+        index_X = indices(next_power_of_two(width))
+        store_masked(out_ref, (slot, index_X), load_masked(new_ref, (token, index_X), index_X < width), index_X < width)
 
 
-def _pack(x_TKH: Array, dtype: Any) -> tuple[Array, Array]:
+def _quantize(x_TKH: Array, dtype: Any) -> tuple[Array, Array]:
     """Values that fill the range of an 8-bit type, and the float32 scale of each token and head."""
-    whole = jnp.issubdtype(dtype, jnp.integer)
-    most = float(jnp.iinfo(dtype).max if whole else jnp.finfo(dtype).max)
+    is_integer = jnp.issubdtype(dtype, jnp.integer)
+    max_value = float(jnp.iinfo(dtype).max if is_integer else jnp.finfo(dtype).max)
     x_TKH = x_TKH.astype(jnp.float32)
-    scale_TK = jnp.maximum(jnp.max(jnp.abs(x_TKH), axis=-1), jnp.finfo(jnp.float32).tiny * most) / most
+    scale_TK = jnp.maximum(jnp.max(jnp.abs(x_TKH), axis=-1), jnp.finfo(jnp.float32).tiny * max_value) / max_value
     packed_TKH = x_TKH / scale_TK[..., None]
-    return jnp.round(packed_TKH) if whole else packed_TKH, scale_TK
+    return jnp.round(packed_TKH) if is_integer else packed_TKH, scale_TK

@@ -2,8 +2,8 @@
 
 import pytest
 
+from jaxserve.cache.pool import CacheInvariantError, PagePool
 from jaxserve.errors import BadConfig
-from jaxserve.kvcache.pool import InvariantBroken, PagePool
 
 
 def test_page_zero_is_nobodys():
@@ -32,28 +32,28 @@ def test_no_pages_asked_is_no_pages_given():
 def test_a_page_lives_until_its_last_holder_leaves():
     pool = PagePool(3)
     pages = pool.allocate(1)
-    pool.hold(pages)
-    pool.release(pages)
+    pool.incref(pages)
+    pool.decref(pages)
     assert pool.num_active == 1
-    pool.release(pages)
+    pool.decref(pages)
     assert (pool.num_active, pool.num_free) == (0, 2)
 
 
 def test_a_page_listed_twice_is_released_twice():
     pool = PagePool(3)
     [page] = pool.allocate(1)
-    pool.hold([page])
-    pool.release([page, page])
+    pool.incref([page])
+    pool.decref([page, page])
     pool.audit([])
 
 
 def test_a_known_page_waits_as_cached_and_can_be_held_again():
     pool = PagePool(3)
     pages = pool.allocate(1)
-    pool.know(pages[0])
-    pool.release(pages)
+    pool.mark_cached(pages[0])
+    pool.decref(pages)
     assert (pool.num_cached, pool.num_free, pool.num_active) == (1, 2, 0)
-    pool.hold(pages)
+    pool.incref(pages)
     assert (pool.num_cached, pool.num_free, pool.num_active) == (0, 1, 1)
     pool.audit([pages])
 
@@ -62,24 +62,24 @@ def test_empty_pages_go_before_cached_ones_and_no_more_than_needed_are_evicted()
     pool = PagePool(5)
     pages = pool.allocate(2)
     for page in pages:
-        pool.know(page)
-    pool.release(pages)
+        pool.mark_cached(page)
+    pool.decref(pages)
     assert set(pool.allocate(3)).issuperset({3, 4})
     assert pool.num_cached == 1
 
 
-@pytest.mark.parametrize("misuse", ["release", "hold", "know"])
+@pytest.mark.parametrize("misuse", ["decref", "incref", "mark_cached"])
 def test_a_free_page_cannot_be_released_shared_or_known(misuse):
     pool = PagePool(3)
-    with pytest.raises(InvariantBroken, match="page 1"):
-        pool.know(1) if misuse == "know" else getattr(pool, misuse)([1])
+    with pytest.raises(CacheInvariantError, match="page 1"):
+        pool.mark_cached(1) if misuse == "mark_cached" else getattr(pool, misuse)([1])
 
 
 def test_the_same_calls_give_the_same_pages():
     def trace():
         pool = PagePool(8)
         first, second = pool.allocate(3), pool.allocate(2)
-        pool.release(first)
+        pool.decref(first)
         return first, second, pool.allocate(4)
 
     assert trace() == trace()
@@ -88,15 +88,15 @@ def test_the_same_calls_give_the_same_pages():
 def test_an_audit_notices_a_forgotten_holder():
     pool = PagePool(3)
     pages = pool.allocate(1)
-    with pytest.raises(InvariantBroken, match="counts 1 holders and is in 0"):
+    with pytest.raises(CacheInvariantError, match="counts 1 holders and is in 0"):
         pool.audit([])
-    with pytest.raises(InvariantBroken, match="counts 1 holders and is in 2"):
+    with pytest.raises(CacheInvariantError, match="counts 1 holders and is in 2"):
         pool.audit([pages, pages])
     pool.audit([pages])
 
 
 def test_an_audit_notices_a_holder_of_page_zero():
-    with pytest.raises(InvariantBroken, match="page 0"):
+    with pytest.raises(CacheInvariantError, match="page 0"):
         PagePool(3).audit([[0]])
 
 
@@ -104,12 +104,12 @@ def test_an_audit_notices_a_page_that_is_shared_or_known_and_yet_to_be_written()
     pool = PagePool(3)
     [page] = pool.allocate(1)
     pool.audit([[page]], writable=[page])
-    pool.hold([page])
-    with pytest.raises(InvariantBroken, match="has 2 holders"):
+    pool.incref([page])
+    with pytest.raises(CacheInvariantError, match="has 2 holders"):
         pool.audit([[page], [page]], writable=[page])
-    pool.release([page])
-    pool.know(page)
-    with pytest.raises(InvariantBroken, match="known to the prefix index"):
+    pool.decref([page])
+    pool.mark_cached(page)
+    with pytest.raises(CacheInvariantError, match="known to the prefix index"):
         pool.audit([[page]], writable=[page])
 
 
@@ -119,12 +119,12 @@ def test_an_audit_notices_a_page_that_is_shared_or_known_and_yet_to_be_written()
         (lambda pool: pool._free.append(pool._free[0]), "free list twice"),
         (lambda pool: pool._free.pop(), "are lost"),
         (lambda pool: pool._free.append(0), "are lost, or do not belong"),
-        (lambda pool: pool._cached.update({1: None}), "in two of"),
-        (lambda pool: pool._known.add(2), "free and still known"),
+        (lambda pool: pool._evictable.update({1: None}), "in two of"),
+        (lambda pool: pool._marked.add(2), "free and still known"),
     ],
 )
 def test_an_audit_notices_damaged_books(damage, complaint):
     pool = PagePool(4)
     damage(pool)
-    with pytest.raises(InvariantBroken, match=complaint):
+    with pytest.raises(CacheInvariantError, match=complaint):
         pool.audit([])

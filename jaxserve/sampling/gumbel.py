@@ -18,28 +18,28 @@ KEY_PARITY = 0x1BD11BDA
 MAX_BELOW_ONE = 1 - 2.0**-24
 
 
-def gumbel(seed_low_B: Array, seed_high_B: Array, position_B: Array, vocab: int) -> Array:
+def gumbel_noise(seed_low_B: Array, seed_high_B: Array, position_B: Array, vocab_size: int) -> Array:
     """-log E for every row and token, float32 [B, vocab]: add it to log-weights and take the greatest.
 
     The seed's words are uint32, position_B is the absolute position of the token to draw, int32.
     """
-    token_BV = lax.broadcasted_iota(jnp.uint32, (position_B.shape[0], vocab), 1)
+    token_BV = lax.broadcasted_iota(jnp.uint32, (position_B.shape[0], vocab_size), 1)
     position_B1 = lax.bitcast_convert_type(position_B, jnp.uint32)[:, None]
-    word_BV, _ = threefry(seed_low_B[:, None], seed_high_B[:, None], position_B1, token_BV)
+    word_BV, _ = threefry2x32(seed_low_B[:, None], seed_high_B[:, None], position_B1, token_BV)
     uniform_BV = (word_BV.astype(jnp.float32) + 0.5) * 2.0**-32
     # Words near 2**32 round up to it; at v = 1 the time would be infinite.
     return -jnp.log(-jnp.log1p(-jnp.minimum(uniform_BV, MAX_BELOW_ONE)))
 
 
-def threefry(key_0: Array, key_1: Array, counter_0: Array, counter_1: Array) -> tuple[Array, Array]:
+def threefry2x32(key_0: Array, key_1: Array, counter_0: Array, counter_1: Array) -> tuple[Array, Array]:
     """Two pseudorandom words from two key words and two counter words, all uint32 of one broadcast shape."""
     keys = (key_0, key_1, key_0 ^ key_1 ^ jnp.uint32(KEY_PARITY))
     x, y = counter_0 + keys[0], counter_1 + keys[1]
-    for done in range(1, NUM_ROUNDS + 1):
-        rotation = ROTATIONS[(done - 1) % 8]
+    for round_number in range(1, NUM_ROUNDS + 1):
+        rotation = ROTATIONS[(round_number - 1) % 8]
         x = x + y
         y = ((y << jnp.uint32(rotation)) | (y >> jnp.uint32(32 - rotation))) ^ x
-        if done % 4 == 0:
-            x = x + keys[done // 4 % 3]
-            y = y + keys[(done // 4 + 1) % 3] + jnp.uint32(done // 4)
+        if round_number % 4 == 0:
+            x = x + keys[round_number // 4 % 3]
+            y = y + keys[(round_number // 4 + 1) % 3] + jnp.uint32(round_number // 4)
     return x, y

@@ -4,21 +4,21 @@ import re
 
 import pytest
 
+from jaxserve.cache.sizing import MemoryFacts, choose_cache_size, num_pages_for, num_pages_within
 from jaxserve.config import GIB, MIB
 from jaxserve.errors import BadConfig, OutOfMemory
-from jaxserve.kvcache.sizing import MemoryFacts, choose_num_pages, pages_for, pages_that_fit
 
 LAPTOP = MemoryFacts(platform="cpu", total_bytes=24 * GIB, free_bytes=20 * GIB)
 GPU = MemoryFacts(platform="gpu", total_bytes=100 * GIB, free_bytes=80 * GIB, scratch_bytes=2 * GIB)
 
 
 def choose(memory: MemoryFacts = LAPTOP, **wishes):
-    return choose_num_pages(**{"memory": memory, "page_bytes": MIB, "page_size": 16, "model_max_len": 1024} | wishes)
+    return choose_cache_size(**{"memory": memory, "page_bytes": MIB, "page_size": 16, "model_max_len": 1024} | wishes)
 
 
 def test_tokens_round_up_to_pages_and_bytes_round_down():
-    assert [pages_for(n, 16) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
-    assert [pages_that_fit(n, 100) for n in (-5, 99, 100, 250)] == [0, 0, 1, 2]
+    assert [num_pages_for(n, 16) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
+    assert [num_pages_within(n, 100) for n in (-5, 99, 100, 250)] == [0, 0, 1, 2]
 
 
 def test_a_cpu_gives_two_percent_of_its_memory():

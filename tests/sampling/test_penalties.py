@@ -10,39 +10,39 @@ from hypothesis import strategies as st
 from plain_sampler import History, hostile_row, shaped
 from scipy.special import log_softmax
 
-from jaxserve.sampling import lines
-from jaxserve.sampling.rows import pack, unpack
-from jaxserve.sampling.sampler import NO_TOKEN, SampleMode, Score, Shape, sample
+from jaxserve.sampling import penalties
+from jaxserve.sampling.columns import pack_params, unpack_columns
+from jaxserve.sampling.sampler import NO_TOKEN, LogitsInputs, LogprobsConfig, SampleMode, sample
 from jaxserve.sampling_params import SamplingParams
 
 ROWS = 4
-write = jax.jit(lines.write)
+write = jax.jit(penalties.set_row)
 
 
 @jax.jit
 def shape(logits_BV, all_lines, row_B, packed_BS):
-    return lines.shaped(logits_BV, all_lines, row_B, unpack(packed_BS))
+    return penalties.apply_bias_and_penalties(logits_BV, all_lines, row_B, unpack_columns(packed_BS))
 
 
 @jax.jit
 def count(all_lines, row_B, token_B, packed_BS):
-    return lines.counted(all_lines, row_B, token_B, unpack(packed_BS))
+    return penalties.update_counts(all_lines, row_B, token_B, unpack_columns(packed_BS))
 
 
 @partial(jax.jit, static_argnames=("mode", "how"))
 def step(logits_BV, packed_BS, position_B, given, *, mode, how):
-    return sample(logits_BV, unpack(packed_BS), position_B, given, mode=mode, how=how)
+    return sample(logits_BV, unpack_columns(packed_BS), position_B, given, mode=mode, logprobs_config=how)
 
 
 def lines_for(histories, vocab):
-    written = lines.fresh(len(histories) + 1, vocab)
+    written = penalties.init(len(histories) + 1, vocab)
     for row, one in enumerate(histories):
-        written = write(written, np.int32(row), lines.line(one.prompt, one.answer, one.bias, vocab))
+        written = write(written, np.int32(row), penalties.build_row(one.prompt, one.answer, one.bias, vocab))
     return written
 
 
 def packed(params):
-    return np.stack([pack(one, 7) for one in params])
+    return np.stack([pack_params(one, 7) for one in params])
 
 
 def some_ids(vocab):
@@ -95,10 +95,10 @@ def test_shaping_is_what_the_plain_version_does(case):
 def test_a_row_without_penalties_and_biases_keeps_every_bit_whatever_its_line_holds():
     rng = np.random.default_rng(0)
     logits = np.stack([hostile_row(kind, 100, rng) for kind in range(8)])
-    dirty = lines.Lines(
-        *(rng.integers(1, 9, leaf.shape).astype(leaf.dtype) for leaf in jax.tree.leaves(lines.fresh(9, 100)))
+    dirty = penalties.PenaltyState(
+        *(rng.integers(1, 9, leaf.shape).astype(leaf.dtype) for leaf in jax.tree.leaves(penalties.init(9, 100)))
     )
-    plain = np.stack([pack(SamplingParams(), 7)] * 8)
+    plain = np.stack([pack_params(SamplingParams(), 7)] * 8)
     ours = np.asarray(shape(logits, dirty, np.arange(8, dtype=np.int32), plain))
     assert np.array_equal(ours.view(np.int32), logits.view(np.int32))
 
@@ -115,7 +115,7 @@ def test_tokens_are_counted_for_those_who_are_penalised_and_for_their_own_row():
 
 def test_a_new_owner_finds_a_clean_line():
     first = lines_for([History((1, 2), (3, 3), ((4, 1.0),))], 40)
-    again = write(first, np.int32(0), lines.line((5,), (6,), (), 40))
+    again = write(first, np.int32(0), penalties.build_row((5,), (6,), (), 40))
     clean = lines_for([History((5,), (6,))], 40)
     for ours, expected in zip(jax.tree.leaves(again), jax.tree.leaves(clean), strict=True):
         assert np.array_equal(ours, expected)
@@ -124,9 +124,9 @@ def test_a_new_owner_finds_a_clean_line():
 def given_for(logits, histories, allowed=None):
     vocab, rows = logits.shape[1], len(logits)
     allowed = np.ones(logits.shape, bool) if allowed is None else allowed
-    mask = np.stack([lines.bitmap(np.flatnonzero(row), vocab) for row in allowed])
+    mask = np.stack([penalties.pack_bits(np.flatnonzero(row), vocab) for row in allowed])
     wanted = np.tile(np.array([0, 3, 5], np.int32), (rows, 1))
-    return Shape(lines_for(histories, vocab), np.arange(rows, dtype=np.int32), mask, wanted)
+    return LogitsInputs(lines_for(histories, vocab), np.arange(rows, dtype=np.int32), mask, wanted)
 
 
 MODES = ("raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits")
@@ -143,8 +143,8 @@ def test_log_probabilities_are_those_that_the_mode_names(mode):
         packed([params] * ROWS),
         np.full(ROWS, 9, np.int32),
         given_for(logits, histories, allowed),
-        mode=SampleMode.FULL,
-        how=Score(6, mode),
+        mode=SampleMode.LOGPROBS,
+        how=LogprobsConfig(6, mode),
     )
     values = logits.astype(np.float64)
     if mode.startswith("processed"):
@@ -154,7 +154,7 @@ def test_log_probabilities_are_those_that_the_mode_names(mode):
         values = log_softmax(values, axis=1)
     token = np.asarray(out.token_B)[:, None]
     assert np.allclose(out.logprob_B, np.take_along_axis(values, token, 1)[:, 0], atol=1e-5)
-    assert np.allclose(out.wanted_logprob_BI, values[:, [0, 3, 5]], atol=1e-5)
+    assert np.allclose(out.requested_logprob_BI, values[:, [0, 3, 5]], atol=1e-5)
     best = np.take_along_axis(values, np.argsort(-values, axis=1, kind="stable")[:, :6], 1)
     assert np.allclose(out.top_logprob_BK, best, atol=1e-5)
 
@@ -167,19 +167,19 @@ def test_the_whole_vocabulary_and_the_best_continuations_agree_with_the_rest():
     histories = [History(answer=tuple(rng.integers(0, 50, 9).tolist())) for _ in range(ROWS)]
     given = given_for(logits, histories, allowed)
     rest = (packed(params), np.full(ROWS, 9, np.int32), given)
-    whole = step(logits, *rest, mode=SampleMode.WHOLE, how=Score(5))
-    beams = step(logits, *rest, mode=SampleMode.BEAM, how=Score(5, num_next=8, whole=True))
-    some = step(logits, *rest, mode=SampleMode.BEAM, how=Score(5, num_next=8))
+    whole = step(logits, *rest, mode=SampleMode.ALL_LOGPROBS, how=LogprobsConfig(5))
+    beams = step(logits, *rest, mode=SampleMode.BEAM, how=LogprobsConfig(5, num_candidates=8, all_logprobs=True))
+    some = step(logits, *rest, mode=SampleMode.BEAM, how=LogprobsConfig(5, num_candidates=8))
     raw = log_softmax(logits.astype(np.float64), axis=1)
     z = np.stack([shaped(row, one, frequency=1.0) for row, one in zip(logits, histories, strict=True)])
     left = log_softmax(np.where(allowed, z, -np.inf), axis=1)
     assert np.allclose(whole.all_logprob_BV, raw, atol=1e-5)
     assert np.array_equal(beams.all_logprob_BV, whole.all_logprob_BV) and some.all_logprob_BV is None
-    assert np.array_equal(some.next_id_BC, beams.next_id_BC)
+    assert np.array_equal(some.candidate_id_BC, beams.candidate_id_BC)
     order = np.argsort(-left, axis=1, kind="stable")[:, :8]
-    assert np.array_equal(beams.next_id_BC, order)
-    assert np.allclose(beams.next_logprob_BC, np.take_along_axis(left, order, 1), atol=1e-5)
-    assert np.allclose(beams.next_raw_BC, np.take_along_axis(raw, order, 1), atol=1e-5)
+    assert np.array_equal(beams.candidate_id_BC, order)
+    assert np.allclose(beams.candidate_logprob_BC, np.take_along_axis(left, order, 1), atol=1e-5)
+    assert np.allclose(beams.candidate_raw_logprob_BC, np.take_along_axis(raw, order, 1), atol=1e-5)
     assert np.array_equal(beams.token_B, order[:, 0]) and np.array_equal(whole.token_B, order[:, 0])
 
 
@@ -188,5 +188,7 @@ def test_nan_and_infinity_are_no_tokens_behind_a_bias_either():
     logits[0, 3], logits[1, 3] = np.nan, np.inf
     params = [SamplingParams(temperature=0, logit_bias=((3, -100.0),))] * ROWS
     given = given_for(logits, [History(bias=params[0].logit_bias)] * ROWS)
-    out = step(logits, packed(params), np.full(ROWS, 9, np.int32), given, mode=SampleMode.SHAPED, how=Score())
+    out = step(
+        logits, packed(params), np.full(ROWS, 9, np.int32), given, mode=SampleMode.PROCESSORS, how=LogprobsConfig()
+    )
     assert np.array_equal(out.token_B, [NO_TOKEN, NO_TOKEN, 0, 0])

@@ -7,22 +7,22 @@ import plain_sampler
 import pytest
 from scipy.stats import chisquare
 
-from jaxserve.sampling.draw import gumbel, threefry
-from jaxserve.sampling.rows import SamplingRows, pack, unpack
+from jaxserve.sampling.columns import SamplingColumns, pack_params, unpack_columns
+from jaxserve.sampling.gumbel import gumbel_noise, threefry2x32
 from jaxserve.sampling.sampler import SampleMode, sample
 from jaxserve.sampling_params import SamplingParams
 
 SEEDS = [-2, 0, 1, 2**32, 2**63 - 1, -(2**63)]
 
 
-def rows_for(seeds: list[int], **settings: float) -> SamplingRows:
-    return unpack(jnp.asarray(np.stack([pack(SamplingParams(**settings), seed) for seed in seeds])))
+def rows_for(seeds: list[int], **settings: float) -> SamplingColumns:
+    return unpack_columns(jnp.asarray(np.stack([pack_params(SamplingParams(**settings), seed) for seed in seeds])))
 
 
 def noise(seeds: list[int], positions: list[int], vocab: int) -> np.ndarray:
     rows = rows_for(seeds)
     position_B = jnp.asarray(positions, jnp.int32)
-    return np.asarray(jax.jit(gumbel, static_argnums=3)(rows.seed_low_B, rows.seed_high_B, position_B, vocab))
+    return np.asarray(jax.jit(gumbel_noise, static_argnums=3)(rows.seed_low_B, rows.seed_high_B, position_B, vocab))
 
 
 def draws(logits: np.ndarray, *, seed: int, num: int, at_once: int, **settings: float) -> np.ndarray:
@@ -32,9 +32,9 @@ def draws(logits: np.ndarray, *, seed: int, num: int, at_once: int, **settings: 
     def some(packed_BS: jax.Array, first: jax.Array) -> jax.Array:
         logits_BV = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (at_once, len(logits)))
         position_B = first + jnp.arange(at_once, dtype=jnp.int32)
-        return sample(logits_BV, unpack(packed_BS), position_B, mode=SampleMode.DRAW).token_B
+        return sample(logits_BV, unpack_columns(packed_BS), position_B, mode=SampleMode.SAMPLE).token_B
 
-    packed_BS = jnp.asarray(np.stack([pack(SamplingParams(**settings), seed)] * at_once))
+    packed_BS = jnp.asarray(np.stack([pack_params(SamplingParams(**settings), seed)] * at_once))
     tokens = [some(packed_BS, jnp.int32(first)) for first in range(0, num, at_once)]
     return np.bincount(np.concatenate(tokens), minlength=len(logits))
 
@@ -48,7 +48,7 @@ def draws(logits: np.ndarray, *, seed: int, num: int, at_once: int, **settings: 
     ],
 )
 def test_threefry_gives_the_known_answers(key, counter, words):
-    ours = threefry(*(jnp.full((1,), word, jnp.uint32) for word in (*key, *counter)))
+    ours = threefry2x32(*(jnp.full((1,), word, jnp.uint32) for word in (*key, *counter)))
     assert tuple(int(word[0]) for word in ours) == words
 
 

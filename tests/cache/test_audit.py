@@ -4,8 +4,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from jaxserve.kvcache.pool import PagePool
-from jaxserve.kvcache.prefix import PrefixIndex, page_keys
+from jaxserve.cache.pool import PagePool
+from jaxserve.cache.prefix import PrefixIndex, hash_pages
 
 PAGE_SIZE = 2
 TOKENS = st.lists(st.integers(0, 1), max_size=10)  # two letters, so that prefixes meet
@@ -52,14 +52,14 @@ class Books(RuleBasedStateMachine):
     @rule(data=st.data())
     def hold(self, data: st.DataObject) -> None:
         pages = data.draw(st.sampled_from(self.held))
-        self.pool.hold(pages)
+        self.pool.incref(pages)
         self.held.append(list(pages))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         pages = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        self.pool.release(pages)
+        self.pool.decref(pages)
         for page in reversed(pages):
             self.age[page] = self.now = self.now + 1
 
@@ -67,7 +67,7 @@ class Books(RuleBasedStateMachine):
     @rule(data=st.data(), tokens=TOKENS)
     def register(self, data: st.DataObject, tokens: list[int]) -> None:
         pages = [page for page in data.draw(st.sampled_from(self.held)) if page not in self.known.values()]
-        for key, prefix, page in zip(page_keys(tokens, PAGE_SIZE), self.prefixes(tokens), pages, strict=False):
+        for key, prefix, page in zip(hash_pages(tokens, PAGE_SIZE), self.prefixes(tokens), pages, strict=False):
             assert self.index.register(key, page) == (prefix not in self.known)
             self.known.setdefault(prefix, page)
 
@@ -78,9 +78,9 @@ class Books(RuleBasedStateMachine):
             if prefix not in self.known:
                 break
             expected.append(self.known[prefix])
-        pages = self.index.match(page_keys(tokens, PAGE_SIZE))
+        pages = self.index.match(hash_pages(tokens, PAGE_SIZE))
         assert pages == expected
-        self.pool.hold(pages)
+        self.pool.incref(pages)
         self.held.append(pages)
 
     @precondition(lambda self: self.known)

@@ -10,17 +10,17 @@ from typing import Any, Protocol
 
 import jax
 
-from jaxserve.kvcache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
 
 
-class MakesPages(Protocol):
+class PageFactory(Protocol):
     """The part of an attention backend that is needed here."""
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> Any: ...
 
 
 def make_pages(
-    backend: MakesPages, layers: Sequence[LayerCache], *, num_pages: int, page_size: int, dtype: Any
+    backend: PageFactory, layers: Sequence[LayerCache], *, num_pages: int, page_size: int, dtype: Any
 ) -> tuple[Any, ...]:
     """Return one pytree of zeroed pages a layer: keys and values for num_pages * page_size tokens each.
 
@@ -29,7 +29,7 @@ def make_pages(
     return tuple(_make_layer_pages(backend, layer, num_pages, page_size, dtype) for layer in layers)
 
 
-def bytes_per_page(backend: MakesPages, layers: Sequence[LayerCache], *, page_size: int, dtype: Any) -> int:
+def bytes_per_page(backend: PageFactory, layers: Sequence[LayerCache], *, page_size: int, dtype: Any) -> int:
     """Return what one page costs in all layers, as the backend stores it: some hold a head in more room than it needs.
 
     Makes nothing. Raises what the backend raises for a network that it cannot hold.
@@ -41,7 +41,7 @@ def bytes_per_page(backend: MakesPages, layers: Sequence[LayerCache], *, page_si
     return sum(bytes_of[layer] for layer in layers)
 
 
-def _make_layer_pages(backend: MakesPages, layer: LayerCache, num_pages: int, page_size: int, dtype: Any) -> Any:
+def _make_layer_pages(backend: PageFactory, layer: LayerCache, num_pages: int, page_size: int, dtype: Any) -> Any:
     assert isinstance(layer, PagedKeysValues), layer
     return backend.make_pages(num_pages, page_size, layer.num_kv_heads, layer.head_dim, dtype)
 

@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from jaxserve.sampling import lines
-from jaxserve.sampling.logprobs import score, top
-from jaxserve.sampling.rows import NUM_COLUMNS, unpack
-from jaxserve.sampling.sampler import SampleMode, Score, Shape, sample
+from jaxserve.sampling import penalties
+from jaxserve.sampling.columns import NUM_COLUMNS, unpack_columns
+from jaxserve.sampling.logprobs import compute_logprobs, top_k
+from jaxserve.sampling.sampler import LogitsInputs, LogprobsConfig, SampleMode, sample
 
-jitted_score = jax.jit(score, static_argnames="max_logprobs")
+jitted_score = jax.jit(compute_logprobs, static_argnames="max_logprobs")
 
 
 def test_a_prompt_token_is_scored_as_a_generated_one():
     logits = np.random.default_rng(0).normal(0, 3, (6, 5000)).astype(np.float32)
-    rows, position_B = unpack(jnp.zeros((6, NUM_COLUMNS), jnp.int32)), jnp.zeros(6, jnp.int32)
-    everything = np.full((6, lines.num_words(5000)), 0xFFFFFFFF, np.uint32)
-    shape = Shape(lines.fresh(6, 5000), jnp.arange(6), everything, jnp.zeros((6, 1), jnp.int32))
-    out = jax.jit(partial(sample, mode=SampleMode.FULL, how=Score(3)))(logits, rows, position_B, shape)
+    rows, position_B = unpack_columns(jnp.zeros((6, NUM_COLUMNS), jnp.int32)), jnp.zeros(6, jnp.int32)
+    everything = np.full((6, penalties.num_words(5000)), 0xFFFFFFFF, np.uint32)
+    shape = LogitsInputs(penalties.init(6, 5000), jnp.arange(6), everything, jnp.zeros((6, 1), jnp.int32))
+    out = jax.jit(partial(sample, mode=SampleMode.LOGPROBS, logprobs_config=LogprobsConfig(3)))(
+        logits, rows, position_B, shape
+    )
     scored = jitted_score(logits, out.token_B, max_logprobs=3)
     for ours, theirs in zip(scored, (out.logprob_B, out.rank_B, out.top_id_BK, out.top_logprob_BK), strict=True):
         assert np.array_equal(ours, theirs)
@@ -54,7 +56,7 @@ def test_the_only_possible_token_has_logprob_zero():
 
 @pytest.mark.parametrize("width", [40, 5120])
 def test_zero_and_negative_zero_are_equals(width):
-    _, index = top(jnp.asarray([[-0.0, 0.0] * (width // 2)], jnp.float32), 10)
+    _, index = top_k(jnp.asarray([[-0.0, 0.0] * (width // 2)], jnp.float32), 10)
     assert np.array_equal(index, [range(10)])
 
 
@@ -64,7 +66,7 @@ def test_the_best_are_found_exactly_with_the_lower_id_first(width, values):
     rng = np.random.default_rng(width + values)
     rows = rng.integers(-values, values, (3, width)).astype(np.float32)
     rows[1, rng.random(width) < 0.999] = -np.inf
-    value, index = jax.jit(top, static_argnums=1)(jnp.asarray(rows), 20)
+    value, index = jax.jit(top_k, static_argnums=1)(jnp.asarray(rows), 20)
     expected = np.argsort(-rows, axis=1, kind="stable")[:, :20]
     assert np.array_equal(index, expected)
     assert np.array_equal(value, np.take_along_axis(rows, expected, 1))

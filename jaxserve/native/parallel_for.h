@@ -3,8 +3,8 @@
  * Work is shared with the thread pool that XLA itself computes on, so two pools never fight for the same cores.
  * Vectors are the extension that GCC and Clang share; a processor without such registers gets them in pieces.
  */
-#ifndef JAXSERVE_CROWD_H
-#define JAXSERVE_CROWD_H
+#ifndef JAXSERVE_PARALLEL_FOR_H
+#define JAXSERVE_PARALLEL_FOR_H
 
 #include <sched.h>
 #include <stdatomic.h>
@@ -48,23 +48,23 @@ typedef struct {
   int64_t count;
   Item item;
   void* context;
-} Crowd;
+} WorkQueue;
 
-static void take_items(Crowd* crowd) {
+static void run_items(WorkQueue* queue) {
   int64_t index;
-  while ((index = atomic_fetch_add(&crowd->next, 1)) < crowd->count) {
-    crowd->item(crowd->context, index);
-    atomic_fetch_add(&crowd->done, 1);
+  while ((index = atomic_fetch_add(&queue->next, 1)) < queue->count) {
+    queue->item(queue->context, index);
+    atomic_fetch_add(&queue->done, 1);
   }
 }
 
-static void let_go(Crowd* crowd) {
-  if (atomic_fetch_sub(&crowd->holders, 1) == 1) free(crowd);
+static void release_queue(WorkQueue* queue) {
+  if (atomic_fetch_sub(&queue->holders, 1) == 1) free(queue);
 }
 
-static void help(void* crowd) {
-  take_items(crowd);
-  let_go(crowd);
+static void run_worker(void* queue) {
+  run_items(queue);
+  release_queue(queue);
 }
 
 static int64_t num_threads(XLA_FFI_CallFrame* frame) {
@@ -80,36 +80,36 @@ static int64_t num_threads(XLA_FFI_CallFrame* frame) {
 }
 
 /* item(context, 0 .. count - 1), on this thread and on XLA's. Returns when all are done. */
-static void share(XLA_FFI_CallFrame* frame, int64_t count, Item item, void* context) {
-  int64_t helpers = count > 1 ? num_threads(frame) - 1 : 0;
-  if (helpers > count - 1) helpers = count - 1;
-  Crowd* crowd = helpers > 0 ? malloc(sizeof *crowd) : NULL;
-  if (!crowd) {
+static void parallel_for(XLA_FFI_CallFrame* frame, int64_t count, Item item, void* context) {
+  int64_t num_workers = count > 1 ? num_threads(frame) - 1 : 0;
+  if (num_workers > count - 1) num_workers = count - 1;
+  WorkQueue* queue = num_workers > 0 ? malloc(sizeof *queue) : NULL;
+  if (!queue) {
     for (int64_t index = 0; index < count; index++) item(context, index);
     return;
   }
-  atomic_init(&crowd->next, 0);
-  atomic_init(&crowd->done, 0);
-  atomic_init(&crowd->holders, (int)helpers + 1);
-  crowd->count = count, crowd->item = item, crowd->context = context;
-  for (int64_t i = 0; i < helpers; i++) {
+  atomic_init(&queue->next, 0);
+  atomic_init(&queue->done, 0);
+  atomic_init(&queue->holders, (int)num_workers + 1);
+  queue->count = count, queue->item = item, queue->context = context;
+  for (int64_t i = 0; i < num_workers; i++) {
     XLA_FFI_ThreadPool_Schedule_Args args = {
-        .struct_size = sizeof args, .ctx = frame->ctx, .task = help, .data = crowd};
+        .struct_size = sizeof args, .ctx = frame->ctx, .task = run_worker, .data = queue};
     XLA_FFI_Error* error = frame->api->XLA_FFI_ThreadPool_Schedule(&args);
     if (error) {
       XLA_FFI_Error_Destroy_Args destroy = {.struct_size = sizeof destroy, .error = error};
       frame->api->XLA_FFI_Error_Destroy(&destroy);
-      let_go(crowd);
+      release_queue(queue);
     }
   }
-  take_items(crowd);
-  for (int spins = 0; atomic_load(&crowd->done) < count; spins++) {
+  run_items(queue);
+  for (int spins = 0; atomic_load(&queue->done) < count; spins++) {
     if (spins > 20000) sched_yield();
 #if defined(__x86_64__)
     else __builtin_ia32_pause();
 #endif
   }
-  let_go(crowd);
+  release_queue(queue);
 }
 
 /* XLA first asks a handler which version of the interface it speaks. True if this call was that question. */

@@ -13,16 +13,27 @@ from jax import Array, lax
 
 from jaxserve.sampling_params import SamplingParams
 
-TEMPERATURE, TOP_K, TOP_P, MIN_P, SEED_LOW, SEED_HIGH, REPETITION, FREQUENCY, PRESENCE, BIASED = range(10)
+(
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    MIN_P,
+    SEED_LOW,
+    SEED_HIGH,
+    REPETITION_PENALTY,
+    FREQUENCY_PENALTY,
+    PRESENCE_PENALTY,
+    HAS_BIAS,
+) = range(10)
 NUM_COLUMNS = 10
 MAX_INT32 = 2**31 - 1
-SMALLEST = float(np.finfo(np.float32).tiny)
-LARGEST = float(np.finfo(np.float32).max)
+MIN_FLOAT32 = float(np.finfo(np.float32).tiny)
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
-class SamplingRows:
+class SamplingColumns:
     """One array per parameter, one value per row; zero is "off" everywhere.
 
     temperature_B  float32, 0: greedy, and then the filters and the seed are 0 too
@@ -31,10 +42,10 @@ class SamplingRows:
     min_p_B        float32 in [0, 1]
     seed_low_B     uint32, the lower half of the seed in two's complement
     seed_high_B    uint32, the upper half
-    repetition_B   float32; 0, like 1, is off
-    frequency_B    float32
-    presence_B     float32
-    biased_B       bool, whether the row's line of biases counts
+    repetition_penalty_B  float32; 0, like 1, is off
+    frequency_penalty_B   float32
+    presence_penalty_B    float32
+    has_bias_B     bool, whether the row's line of biases counts
     """
 
     temperature_B: Array
@@ -43,64 +54,64 @@ class SamplingRows:
     min_p_B: Array
     seed_low_B: Array
     seed_high_B: Array
-    repetition_B: Array
-    frequency_B: Array
-    presence_B: Array
-    biased_B: Array
+    repetition_penalty_B: Array
+    frequency_penalty_B: Array
+    presence_penalty_B: Array
+    has_bias_B: Array
 
     @property
-    def penalised_B(self) -> Array:
+    def has_penalties_B(self) -> Array:
         """bool, whether a row's history counts."""
-        return (self.repetition_B != 0) | (self.frequency_B != 0) | (self.presence_B != 0)
+        return (self.repetition_penalty_B != 0) | (self.frequency_penalty_B != 0) | (self.presence_penalty_B != 0)
 
 
-def pack(params: SamplingParams, seed: int) -> np.ndarray:
+def pack_params(params: SamplingParams, seed: int) -> np.ndarray:
     """One request's columns, int32[NUM_COLUMNS].
 
     seed is the choice's own, already chosen when the request named none; it wraps into 64 bits.
     A greedy request packs no filters, whatever it says: they could not change its token.
     """
-    row = neutral()
+    row = empty_row()
     if params.repetition_penalty != 1:
-        row[REPETITION] = _bits(min(max(params.repetition_penalty, SMALLEST), LARGEST))
-    row[FREQUENCY] = _bits(params.frequency_penalty)
-    row[PRESENCE] = _bits(params.presence_penalty)
-    row[BIASED] = bool(params.logit_bias)
+        row[REPETITION_PENALTY] = _bits(min(max(params.repetition_penalty, MIN_FLOAT32), MAX_FLOAT32))
+    row[FREQUENCY_PENALTY] = _bits(params.frequency_penalty)
+    row[PRESENCE_PENALTY] = _bits(params.presence_penalty)
+    row[HAS_BIAS] = bool(params.logit_bias)
     if params.is_greedy:
         return row
     row[TEMPERATURE] = _bits(params.temperature)
     row[TOP_K] = min(max(params.top_k, 0), MAX_INT32)
     # A top_p too small for float32 must not turn into "off"; any value this small keeps the best token alone.
-    row[TOP_P] = _bits(max(params.top_p, SMALLEST)) if np.float32(params.top_p) < 1 else 0
+    row[TOP_P] = _bits(max(params.top_p, MIN_FLOAT32)) if np.float32(params.top_p) < 1 else 0
     row[MIN_P] = _bits(params.min_p)
     words = np.array([seed % 2**64], np.uint64).view(np.uint32)  # little end first, as on every machine JAX runs on
     row[SEED_LOW : SEED_HIGH + 1] = words.view(np.int32)
     return row
 
 
-def neutral() -> np.ndarray:
+def empty_row() -> np.ndarray:
     """The columns of a row that nobody reads: greedy, unfiltered, int32[NUM_COLUMNS]."""
     return np.zeros(NUM_COLUMNS, np.int32)
 
 
-def unpack(packed_BS: Array) -> SamplingRows:
+def unpack_columns(packed_BS: Array) -> SamplingColumns:
     """The inverse of pack on the device; packed_BS is int32 [B, NUM_COLUMNS]."""
     assert packed_BS.shape[1] == NUM_COLUMNS and packed_BS.dtype == jnp.int32, (packed_BS.shape, packed_BS.dtype)
 
     def column(index: int, dtype: type) -> Array:
         return lax.bitcast_convert_type(packed_BS[:, index], dtype)
 
-    return SamplingRows(
+    return SamplingColumns(
         temperature_B=column(TEMPERATURE, jnp.float32),
         top_k_B=packed_BS[:, TOP_K],
         top_p_B=column(TOP_P, jnp.float32),
         min_p_B=column(MIN_P, jnp.float32),
         seed_low_B=column(SEED_LOW, jnp.uint32),
         seed_high_B=column(SEED_HIGH, jnp.uint32),
-        repetition_B=column(REPETITION, jnp.float32),
-        frequency_B=column(FREQUENCY, jnp.float32),
-        presence_B=column(PRESENCE, jnp.float32),
-        biased_B=packed_BS[:, BIASED] != 0,
+        repetition_penalty_B=column(REPETITION_PENALTY, jnp.float32),
+        frequency_penalty_B=column(FREQUENCY_PENALTY, jnp.float32),
+        presence_penalty_B=column(PRESENCE_PENALTY, jnp.float32),
+        has_bias_B=packed_BS[:, HAS_BIAS] != 0,
     )
 
 

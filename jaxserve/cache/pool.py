@@ -14,14 +14,14 @@ from typing import Protocol
 from jaxserve.errors import BadConfig
 
 
-class InvariantBroken(AssertionError):
+class CacheInvariantError(AssertionError):
     """The books do not add up: a bug, never the caller's input. Raised, not asserted, so `python -O` keeps it."""
 
 
-class Index(Protocol):
+class EvictionListener(Protocol):
     """Whoever remembers what idle pages contain; told when a page is taken away."""
 
-    def evicted(self, page: int) -> None: ...
+    def on_evict(self, page: int) -> None: ...
 
     def audit(self) -> None: ...
 
@@ -33,11 +33,11 @@ class PagePool:
         if num_pages < 2:
             raise BadConfig(f"A pool of {num_pages} pages can hold nothing: page 0 is for padding; 2 is the least.")
         self.num_pages = num_pages
-        self._holds = [0] * num_pages
+        self._refcount = [0] * num_pages
         self._free = list(range(num_pages - 1, 0, -1))  # a stack; the lowest page goes first
-        self._known: set[int] = set()  # pages the index can find again
-        self._cached: OrderedDict[int, None] = OrderedDict()  # known and held by nobody, oldest first
-        self._index: Index | None = None
+        self._marked: set[int] = set()  # pages the index can find again
+        self._evictable: OrderedDict[int, None] = OrderedDict()  # known and held by nobody, oldest first
+        self._listener: EvictionListener | None = None
 
     @property
     def num_usable(self) -> int:
@@ -47,106 +47,106 @@ class PagePool:
     @property
     def num_free(self) -> int:
         """Pages that `allocate` could hand out now: empty ones, and cached ones that it may evict."""
-        return len(self._free) + len(self._cached)
+        return len(self._free) + len(self._evictable)
 
     @property
     def num_cached(self) -> int:
         """Pages held by nobody that the index can still find; they count as free, too."""
-        return len(self._cached)
+        return len(self._evictable)
 
     @property
     def num_active(self) -> int:
         """Pages held by somebody."""
         return max(0, self.num_usable - self.num_free)  # another thread may look between two moves
 
-    def allocate(self, n: int) -> list[int] | None:
+    def allocate(self, num_pages: int) -> list[int] | None:
         """n pages, each held once by the caller; or None, and nothing has changed.
 
         Empty pages go first, then cached ones, the longest unused first, and no more than needed.
         """
-        if n > self.num_free:
+        if num_pages > self.num_free:
             return None
-        pages = [self._free.pop() if self._free else self._evict() for _ in range(n)]
+        pages = [self._free.pop() if self._free else self._evict() for _ in range(num_pages)]
         for page in pages:
-            self._holds[page] = 1
+            self._refcount[page] = 1
         return pages
 
-    def hold(self, pages: Iterable[int]) -> None:
+    def incref(self, pages: Iterable[int]) -> None:
         """One more holder for each page; the page must be held or cached."""
         for page in pages:
-            if not self._holds[page]:
-                if page not in self._cached:
-                    raise InvariantBroken(f"page {page} is free and cannot be shared")
-                del self._cached[page]
-            self._holds[page] += 1
+            if not self._refcount[page]:
+                if page not in self._evictable:
+                    raise CacheInvariantError(f"page {page} is free and cannot be shared")
+                del self._evictable[page]
+            self._refcount[page] += 1
 
-    def release(self, pages: Sequence[int]) -> None:
+    def decref(self, pages: Sequence[int]) -> None:
         """One holder less for each page; a page that appears twice is released twice.
 
         Goes from the last page to the first, so that of one request's cached pages the tail is evicted first:
         a chain without its tail is still found, a chain without its head is lost.
         """
         for page in reversed(pages):
-            if self._holds[page] < 1:
-                raise InvariantBroken(f"page {page} is released more often than it is held")
-            self._holds[page] -= 1
-            if not self._holds[page]:
-                if page in self._known:
-                    self._cached[page] = None
+            if self._refcount[page] < 1:
+                raise CacheInvariantError(f"page {page} is released more often than it is held")
+            self._refcount[page] -= 1
+            if not self._refcount[page]:
+                if page in self._marked:
+                    self._evictable[page] = None
                 else:
                     self._free.append(page)
 
-    def holders(self, page: int) -> int:
+    def refcount(self, page: int) -> int:
         """How many hold this page."""
-        return self._holds[page]
+        return self._refcount[page]
 
-    def attach(self, index: Index) -> None:
+    def attach_listener(self, listener: EvictionListener) -> None:
         """Names the index to be told of evictions; a pool has at most one."""
-        if self._index is not None:
-            raise InvariantBroken("a pool has one prefix index")
-        self._index = index
+        if self._listener is not None:
+            raise CacheInvariantError("a pool has one prefix index")
+        self._listener = listener
 
-    def know(self, page: int) -> None:
+    def mark_cached(self, page: int) -> None:
         """From now on the page stays cached when its last holder leaves. It must be held."""
-        if not self._holds[page]:
-            raise InvariantBroken(f"page {page} is held by nobody and cannot become known")
-        self._known.add(page)
+        if not self._refcount[page]:
+            raise CacheInvariantError(f"page {page} is held by nobody and cannot become known")
+        self._marked.add(page)
 
-    def unknow(self, page: int) -> None:
+    def unmark_cached(self, page: int) -> None:
         """The index has forgotten the page: if nobody holds it, it is free at once."""
-        self._known.discard(page)
-        if page in self._cached:
-            del self._cached[page]
+        self._marked.discard(page)
+        if page in self._evictable:
+            del self._evictable[page]
             self._free.append(page)
 
-    def knows(self, page: int) -> bool:
+    def is_marked_cached(self, page: int) -> bool:
         """Whether the index can find this page again."""
-        return page in self._known
+        return page in self._marked
 
-    def audit(self, holders: Iterable[Iterable[int]], writable: Iterable[int] = ()) -> None:
-        """Checks the books against the page lists of everybody who holds pages; raises InvariantBroken.
+    def audit(self, page_lists: Iterable[Iterable[int]], writable: Iterable[int] = ()) -> None:
+        """Checks the books against the page lists of everybody who holds pages; raises CacheInvariantError.
 
-        holders    every holder's pages; together they must explain each count
+        page_lists  every holder's pages; together they must explain each count
         writable   pages the next step may write into: each held once and not known to the index
         """
-        self._audit_counts(Counter(chain.from_iterable(holders)))
+        self._audit_counts(Counter(chain.from_iterable(page_lists)))
         self._audit_sets()
         for page in writable:
-            _require(self._holds[page] == 1, f"page {page} may be written and has {self._holds[page]} holders")
-            _require(page not in self._known, f"page {page} may be written and is known to the prefix index")
-        if self._index is not None:
-            self._index.audit()
+            _require(self._refcount[page] == 1, f"page {page} may be written and has {self._refcount[page]} holders")
+            _require(page not in self._marked, f"page {page} may be written and is known to the prefix index")
+        if self._listener is not None:
+            self._listener.audit()
 
     def _evict(self) -> int:
-        page, _ = self._cached.popitem(last=False)
-        self._known.discard(page)
-        if self._index is not None:
-            self._index.evicted(page)
+        page, _ = self._evictable.popitem(last=False)
+        self._marked.discard(page)
+        if self._listener is not None:
+            self._listener.on_evict(page)
         return page
 
     def _audit_counts(self, expected: Counter[int]) -> None:
         _require(expected[0] == 0, "page 0 is held, but it is nobody's")
-        for page, count in enumerate(self._holds):
+        for page, count in enumerate(self._refcount):
             _require(
                 count == expected[page],
                 f"page {page} counts {count} holders and is in {expected[page]} page lists",
@@ -155,17 +155,17 @@ class PagePool:
         _require(not outside, f"pages {outside} are held and not in the pool")
 
     def _audit_sets(self) -> None:
-        free, cached = set(self._free), set(self._cached)
-        active = {page for page, count in enumerate(self._holds) if count}
+        free, cached = set(self._free), set(self._evictable)
+        active = {page for page, count in enumerate(self._refcount) if count}
         _require(len(free) == len(self._free), "a page is on the free list twice")
         overlap = (free & cached) | (free & active) | (cached & active)
         _require(not overlap, f"pages {sorted(overlap)} are in two of free, cached and active")
         lost = set(range(1, self.num_pages)) ^ (free | cached | active)
         _require(not lost, f"pages {sorted(lost)} are lost, or do not belong to the pool")
-        _require(cached <= self._known, f"pages {sorted(cached - self._known)} are cached and unknown")
-        _require(not free & self._known, f"pages {sorted(free & self._known)} are free and still known")
+        _require(cached <= self._marked, f"pages {sorted(cached - self._marked)} are cached and unknown")
+        _require(not free & self._marked, f"pages {sorted(free & self._marked)} are free and still known")
 
 
-def _require(holds: bool, broken: str) -> None:
-    if not holds:
-        raise InvariantBroken(broken)
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise CacheInvariantError(message)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from jaxserve.config import GIB, MIB
 from jaxserve.errors import BadConfig, OutOfMemory
 
-CPU_SHARE = 0.02  # of all RAM
-CPU_LIMIT_BYTES = 4 * GIB
-CPU_LIMIT_OF_AVAILABLE = 0.25
-WHAT_FITS = -1  # as max_model_len: the longest that fits
+CPU_MEMORY_SHARE = 0.02  # of all RAM
+CPU_MAX_BYTES = 4 * GIB
+CPU_MAX_SHARE_OF_AVAILABLE = 0.25
+LONGEST_THAT_FITS = -1  # as max_model_len: the longest that fits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,17 +43,17 @@ class CacheSize:
         return self.num_pages * self.page_bytes
 
 
-def pages_for(num_tokens: int, page_size: int) -> int:
+def num_pages_for(num_tokens: int, page_size: int) -> int:
     """Pages that num_tokens tokens occupy."""
     return -(-num_tokens // page_size)
 
 
-def pages_that_fit(budget_bytes: int, page_bytes: int) -> int:
+def num_pages_within(budget_bytes: int, page_bytes: int) -> int:
     """Whole pages within a budget, page 0 among them."""
     return max(0, budget_bytes) // page_bytes
 
 
-def choose_num_pages(
+def choose_cache_size(
     *,
     memory: MemoryFacts,
     page_bytes: int,
@@ -72,34 +72,38 @@ def choose_num_pages(
     """
     if kv_cache_memory_bytes is not None and num_gpu_blocks_override is not None:
         raise BadConfig("kv_cache_memory_bytes and num_gpu_blocks_override both say how large the cache is; give one.")
-    wanted_len = model_max_len if max_model_len in (None, WHAT_FITS) else max_model_len
+    resolved_len = model_max_len if max_model_len in (None, LONGEST_THAT_FITS) else max_model_len
     if num_gpu_blocks_override is not None:
         num_pages, reason = num_gpu_blocks_override, "num_gpu_blocks_override"
     else:
         if kv_cache_memory_bytes is not None:
             budget, reason = kv_cache_memory_bytes, "kv_cache_memory_bytes"
         elif memory.platform == "cpu":
-            budget, reason = _cpu_budget(memory, (pages_for(wanted_len, page_size) + 1) * page_bytes)
+            budget, reason = _cpu_budget(memory, (num_pages_for(resolved_len, page_size) + 1) * page_bytes)
         else:
             budget, reason = _device_budget(memory, gpu_memory_utilization)
-        num_pages = pages_that_fit(budget, page_bytes)
+        num_pages = num_pages_within(budget, page_bytes)
         if num_pages < 2:
-            raise OutOfMemory(_nothing_fits(budget, page_bytes, reason, memory))
-    longest = (num_pages - 1) * page_size
-    if max_model_len == WHAT_FITS:
-        wanted_len = min(model_max_len, longest)
-    if wanted_len > longest or wanted_len < 1:
-        raise OutOfMemory(_request_does_not_fit(wanted_len, longest, page_bytes, page_size, num_pages, reason))
-    return CacheSize(num_pages=num_pages, page_bytes=page_bytes, max_model_len=wanted_len, reason=reason)
+            raise OutOfMemory(_describe_no_page_fits(budget, page_bytes, reason, memory))
+    max_fitting_len = (num_pages - 1) * page_size
+    if max_model_len == LONGEST_THAT_FITS:
+        resolved_len = min(model_max_len, max_fitting_len)
+    if resolved_len > max_fitting_len or resolved_len < 1:
+        raise OutOfMemory(
+            _describe_request_does_not_fit(resolved_len, max_fitting_len, page_bytes, page_size, num_pages, reason)
+        )
+    return CacheSize(num_pages=num_pages, page_bytes=page_bytes, max_model_len=resolved_len, reason=reason)
 
 
 def _cpu_budget(memory: MemoryFacts, one_request_bytes: int) -> tuple[int, str]:
     """2 % of RAM or one longest request, whichever is more; at most 4 GiB and a quarter of what is available."""
-    wish = max(int(memory.total_bytes * CPU_SHARE), one_request_bytes)
+    wanted_bytes = max(int(memory.total_bytes * CPU_MEMORY_SHARE), one_request_bytes)
     limits = {
-        f"{CPU_SHARE:.0%} of {_size(memory.total_bytes)} of RAM, or one longest request": wish,
-        f"at most {_size(CPU_LIMIT_BYTES)} on a CPU": CPU_LIMIT_BYTES,
-        f"a quarter of {_size(memory.free_bytes)} of available RAM": int(memory.free_bytes * CPU_LIMIT_OF_AVAILABLE),
+        f"{CPU_MEMORY_SHARE:.0%} of {_format_bytes(memory.total_bytes)} of RAM, or one longest request": wanted_bytes,
+        f"at most {_format_bytes(CPU_MAX_BYTES)} on a CPU": CPU_MAX_BYTES,
+        f"a quarter of {_format_bytes(memory.free_bytes)} of available RAM": int(
+            memory.free_bytes * CPU_MAX_SHARE_OF_AVAILABLE
+        ),
     }
     reason = min(limits, key=lambda name: limits[name])
     return limits[reason], reason
@@ -110,35 +114,36 @@ def _device_budget(memory: MemoryFacts, utilization: float) -> tuple[int, str]:
     used = memory.total_bytes - memory.free_bytes
     budget = int(memory.total_bytes * utilization) - used - memory.scratch_bytes
     reason = (
-        f"{utilization:.0%} of {_size(memory.total_bytes)}, less {_size(used)} in use"
-        f" and {_size(memory.scratch_bytes)} of scratch"
+        f"{utilization:.0%} of {_format_bytes(memory.total_bytes)}, less {_format_bytes(used)} in use"
+        f" and {_format_bytes(memory.scratch_bytes)} of scratch"
     )
     return budget, reason
 
 
-def _nothing_fits(budget: int, page_bytes: int, reason: str, memory: MemoryFacts) -> str:
-    by_share = memory.platform != "cpu" and reason != "kv_cache_memory_bytes"
-    flag = "--gpu-memory-utilization" if by_share else "--kv-cache-memory-bytes"
+def _describe_no_page_fits(budget: int, page_bytes: int, reason: str, memory: MemoryFacts) -> str:
+    is_by_share = memory.platform != "cpu" and reason != "kv_cache_memory_bytes"
+    flag = "--gpu-memory-utilization" if is_by_share else "--kv-cache-memory-bytes"
     return (
-        f"The key-value cache needs at least {_size(2 * page_bytes)} (2 pages) and has {_size(max(0, budget))}"
-        f" ({reason}). Raise {flag}."
+        f"The key-value cache needs at least {_format_bytes(2 * page_bytes)} (2 pages) and has"
+        f" {_format_bytes(max(0, budget))} ({reason}). Raise {flag}."
     )
 
 
-def _request_does_not_fit(
-    wanted_len: int, longest: int, page_bytes: int, page_size: int, num_pages: int, reason: str
+def _describe_request_does_not_fit(
+    max_model_len: int, max_fitting_len: int, page_bytes: int, page_size: int, num_pages: int, reason: str
 ) -> str:
-    needed = pages_for(wanted_len, page_size)
-    if longest < 1:
+    needed = num_pages_for(max_model_len, page_size)
+    if max_fitting_len < 1:
         return f"num_gpu_blocks_override={num_pages} leaves no page for tokens: page 0 is for padding. Raise it."
     return (
-        f"One request of max_model_len={wanted_len} tokens needs {needed} pages ({_size(needed * page_bytes)}), and"
-        f" the key-value cache holds {num_pages - 1} ({_size((num_pages - 1) * page_bytes)}; {reason})."
-        f" Try --max-model-len {longest}, the largest that fits; -1 takes that by itself."
+        f"One request of max_model_len={max_model_len} tokens needs {needed} pages"
+        f" ({_format_bytes(needed * page_bytes)}), and the key-value cache holds {num_pages - 1}"
+        f" ({_format_bytes((num_pages - 1) * page_bytes)}; {reason})."
+        f" Try --max-model-len {max_fitting_len}, the largest that fits; -1 takes that by itself."
     )
 
 
-def _size(num_bytes: int) -> str:
+def _format_bytes(num_bytes: int) -> str:
     if num_bytes >= GIB:
         return f"{num_bytes / GIB:.1f} GiB"
     return f"{num_bytes / MIB:.1f} MiB"

@@ -5,8 +5,8 @@ import pytest
 
 from jaxserve.attention import BACKENDS
 from jaxserve.attention.native import NativeAttention
+from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.errors import BadConfig
-from jaxserve.kvcache.pages import bytes_per_page, make_pages
 from jaxserve.native import library
 
 
@@ -26,7 +26,7 @@ NETWORK = {"num_layers": 3, "page_size": 16, "kv_heads": 4, "head_dim": 64, "dty
 
 def backends():
     """Every one that can be made here; shapes need no device of its kind."""
-    return [name for name in BACKENDS if name != "native" or library.usable()]
+    return [name for name in BACKENDS if name != "native" or library.is_usable()]
 
 
 @pytest.mark.parametrize("name", backends())
@@ -48,7 +48,7 @@ def test_a_tpu_page_costs_whole_lanes(head_dim, stored):
     assert cost == bytes_per_page(BACKENDS["reference"](), **NETWORK | {"head_dim": stored})
 
 
-@pytest.mark.skipif(not library.usable(), reason="no C compiler")
+@pytest.mark.skipif(not library.is_usable(), reason="no C compiler")
 def test_what_a_backend_cannot_hold_is_refused_before_there_are_pages():
     with pytest.raises(BadConfig, match="float32"):
         bytes_per_page(NativeAttention(), **NETWORK | {"dtype": "bfloat16"})

@@ -13,19 +13,19 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxserve.sampling.lines import num_words, unpack_bits
+from jaxserve.sampling.penalties import num_words, unpack_bits
 
 # Weights are fixed point with this many bits for the whole row; lighter than half a unit is weightless.
 MASS_BITS = 30
-WEIGHTLESS = 22.0  # nats under the best token; exp(-22) < 2**-(MASS_BITS + 1)
+NEGLIGIBLE_NATS = 22.0  # nats under the best token; exp(-22) < 2**-(MASS_BITS + 1)
 
 ROUNDS_BY_VALUE = 12
 VALUE_STEP = 32.0
 
-Weigh = Callable[[Array], Array]
+WeightFunction = Callable[[Array], Array]
 
 
-def allow_only(logits_BV: Array, mask_BM: Array) -> Array:
+def apply_mask(logits_BV: Array, mask_BM: Array) -> Array:
     """Logits with -inf wherever the mask has no bit.
 
     mask_BM is uint32 [B, ceil(V / 32)]; bit t % 32 of word t // 32 allows token t. Surplus bits are ignored.
@@ -35,7 +35,7 @@ def allow_only(logits_BV: Array, mask_BM: Array) -> Array:
     return jnp.where(unpack_bits(mask_BM, vocab), logits_BV, -jnp.inf)
 
 
-def highest(logits_BV: Array) -> Array:
+def row_max(logits_BV: Array) -> Array:
     """Each row's highest logit; +inf if the row holds +inf or NaN, -inf if it holds nothing else.
 
     NaN is turned into +inf before the maximum is taken: XLA's vectorised maximum on CPU loses NaNs.
@@ -43,70 +43,78 @@ def highest(logits_BV: Array) -> Array:
     return jnp.max(jnp.where(logits_BV < jnp.inf, logits_BV, jnp.inf), axis=-1)
 
 
-def tempered(logits_BV: Array, best_B: Array, temperature_B: Array) -> Array:
+def scale_by_temperature(logits_BV: Array, max_B: Array, temperature_B: Array) -> Array:
     """Logits over the temperature, shifted so that the best is 0; temperature 0 counts as 1.
 
     best_B is at least the row's highest logit, so nothing overflows upwards. Works for [B, V] and for [B, 1].
     """
     divisor_B = jnp.where(temperature_B == 0, 1.0, temperature_B)
-    return (logits_BV - best_B[:, None]) / divisor_B[:, None]
+    return (logits_BV - max_B[:, None]) / divisor_B[:, None]
 
 
-def min_p_floor(best_B: Array, temperature_B: Array, min_p_B: Array) -> Array:
+def min_p_threshold(max_B: Array, temperature_B: Array, min_p_B: Array) -> Array:
     """Drops tokens less likely than min_p times the most likely one; 0 is off."""
-    return jnp.where(min_p_B > 0, best_B + temperature_B * jnp.log(min_p_B), -jnp.inf)
+    return jnp.where(min_p_B > 0, max_B + temperature_B * jnp.log(min_p_B), -jnp.inf)
 
 
-def top_k_floor(logits_BV: Array, best_B: Array, top_k_B: Array) -> Array:
+def top_k_threshold(logits_BV: Array, max_B: Array, top_k_B: Array) -> Array:
     """Keeps the k highest logits and all that tie with the last of them; 0, and k >= V, are off."""
     on_B = (top_k_B > 0) & (top_k_B < logits_BV.shape[1])
-    everything_B = jnp.full_like(best_B, -jnp.inf)
+    everything_B = jnp.full_like(max_B, -jnp.inf)
     return lax.cond(
         jnp.any(on_B),
-        lambda: _highest_floor(
-            logits_BV, 1, lambda x: jnp.ones_like(x, jnp.int32), top_k_B, everything_B, best_B, on_B
+        lambda: _bisect_threshold(
+            logits_BV, 1, lambda x: jnp.ones_like(x, jnp.int32), top_k_B, everything_B, max_B, on_B
         ),
         lambda: everything_B,
     )
 
 
-def top_p_floor(logits_BV: Array, best_B: Array, temperature_B: Array, top_p_B: Array, floor_B: Array) -> Array:
-    """Of the tokens at or above floor_B, keeps those with less than top_p of the mass strictly above them.
+def top_p_threshold(logits_BV: Array, max_B: Array, temperature_B: Array, top_p_B: Array, threshold_B: Array) -> Array:
+    """Of the tokens at or above threshold_B, keeps those with less than top_p of the mass strictly above them.
 
-    The best token always stays; 0 is off, and returns floor_B. Masses are integers, in units of at most
+    The best token always stays; 0 is off, and returns threshold_B. Masses are integers, in units of at most
     2**-29 of the row's whole mass, because a sum of integers does not depend on its order: neither the batch
     nor the bucket nor the shards can move the border. Rounding moves it by less than V * 2**-30 of the mass
     in the worst case, and by about 1e-7 on what models put out.
     """
     return lax.cond(
         jnp.any(top_p_B > 0),
-        lambda: _nucleus_floor(logits_BV, best_B, temperature_B, top_p_B, floor_B),
-        lambda: floor_B,
+        lambda: _find_top_p_threshold(logits_BV, max_B, temperature_B, top_p_B, threshold_B),
+        lambda: threshold_B,
     )
 
 
-def _nucleus_floor(logits_BV: Array, best_B: Array, temperature_B: Array, top_p_B: Array, floor_B: Array) -> Array:
-    def share(some_logits: Array) -> Array:
-        return jnp.exp(tempered(some_logits, best_B, temperature_B))
+def _find_top_p_threshold(
+    logits_BV: Array, max_B: Array, temperature_B: Array, top_p_B: Array, threshold_B: Array
+) -> Array:
+    def unnormalized_prob(some_logits: Array) -> Array:
+        return jnp.exp(scale_by_temperature(some_logits, max_B, temperature_B))
 
-    left_BV = logits_BV >= floor_B[:, None]
-    _, exponent_B = jnp.frexp(jnp.sum(jnp.where(left_BV, share(logits_BV), 0.0), axis=-1))
-    unit_B1 = jnp.ldexp(jnp.ones_like(best_B), MASS_BITS - exponent_B)[:, None]
+    kept_BV = logits_BV >= threshold_B[:, None]
+    _, exponent_B = jnp.frexp(jnp.sum(jnp.where(kept_BV, unnormalized_prob(logits_BV), 0.0), axis=-1))
+    unit_B1 = jnp.ldexp(jnp.ones_like(max_B), MASS_BITS - exponent_B)[:, None]
 
     def weigh(some_logits: Array) -> Array:
-        return jnp.round(share(some_logits) * unit_B1).astype(jnp.int32)
+        return jnp.round(unnormalized_prob(some_logits) * unit_B1).astype(jnp.int32)
 
-    weight_BV = jnp.where(left_BV, weigh(logits_BV), 0)
+    weight_BV = jnp.where(kept_BV, weigh(logits_BV), 0)
     mass_B = jnp.sum(weight_BV, axis=-1)
     need_B = jnp.ceil(top_p_B * mass_B.astype(jnp.float32)).astype(jnp.int32)
     need_B = jnp.clip(need_B, 1, mass_B)
     on_B = top_p_B > 0
-    low_B = jnp.where(on_B, jnp.maximum(floor_B, best_B - WEIGHTLESS * temperature_B), floor_B)
-    return _highest_floor(logits_BV, weight_BV, weigh, need_B, low_B, best_B, on_B)
+    low_B = jnp.where(on_B, jnp.maximum(threshold_B, max_B - NEGLIGIBLE_NATS * temperature_B), threshold_B)
+    return _bisect_threshold(logits_BV, weight_BV, weigh, need_B, low_B, max_B, on_B)
 
 
-def _highest_floor(
-    logits_BV: Array, weight_BV: Array | int, weight_at: Weigh, need_B: Array, low_B: Array, best_B: Array, on_B: Array
+def _bisect_threshold(
+    logits_BV: Array,
+    weight_BV: Array | int,
+    weight_at: WeightFunction,
+    need_B: Array,
+    low_B: Array,
+    max_B: Array,
+    on_B: Array,
 ) -> Array:
     """The highest floor whose tokens, those at or above it, weigh at least need_B together.
 
@@ -121,43 +129,43 @@ def _highest_floor(
     against 22 and 17 by key alone.)
     """
 
-    def cut(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def halve_interval(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         num_rounds, low_B, high_B = state
         open_B = low_B + 1 < high_B
-        middle_B = jnp.where(num_rounds < ROUNDS_BY_VALUE, _middle_by_value(low_B, high_B), _middle(low_B, high_B))
-        floor_B1 = _float(middle_B)[:, None]
-        above_B = jnp.sum(jnp.where(logits_BV >= floor_B1, weight_BV, 0), axis=-1)
+        middle_B = jnp.where(num_rounds < ROUNDS_BY_VALUE, _midpoint_by_value(low_B, high_B), _midpoint(low_B, high_B))
+        threshold_B1 = _key_to_float(middle_B)[:, None]
+        above_B = jnp.sum(jnp.where(logits_BV >= threshold_B1, weight_BV, 0), axis=-1)
         enough_B = above_B >= need_B
         low_B = jnp.where(open_B & enough_B, middle_B, low_B)
-        settled_B = enough_B & (above_B - weight_at(floor_B1)[:, 0] < need_B)
+        settled_B = enough_B & (above_B - weight_at(threshold_B1)[:, 0] < need_B)
         high_B = jnp.where(open_B & settled_B, middle_B + 1, jnp.where(open_B & ~enough_B, middle_B, high_B))
         return num_rounds + 1, low_B, high_B
 
-    low_key_B = _key(low_B)
-    high_key_B = jnp.where(on_B, jnp.maximum(_key(best_B), low_key_B), low_key_B) + 1
+    low_key_B = _float_to_key(low_B)
+    high_key_B = jnp.where(on_B, jnp.maximum(_float_to_key(max_B), low_key_B), low_key_B) + 1
     state = (jnp.int32(0), low_key_B, high_key_B)
-    _, low_key_B, _ = lax.while_loop(lambda state: jnp.any(state[1] + 1 < state[2]), cut, state)
-    return _float(low_key_B)
+    _, low_key_B, _ = lax.while_loop(lambda state: jnp.any(state[1] + 1 < state[2]), halve_interval, state)
+    return _key_to_float(low_key_B)
 
 
-def _middle(low_B: Array, high_B: Array) -> Array:
+def _midpoint(low_B: Array, high_B: Array) -> Array:
     """The key half way between two keys; their sum could overflow."""
     return (low_B >> 1) + (high_B >> 1) + (low_B & high_B & 1)
 
 
-def _middle_by_value(low_B: Array, high_B: Array) -> Array:
+def _midpoint_by_value(low_B: Array, high_B: Array) -> Array:
     """The key of the number half way between two keys' numbers, or VALUE_STEP under the upper one if that is nearer."""
-    high = _float(high_B)
-    middle = high - jnp.minimum(0.5 * (high - _float(low_B)), VALUE_STEP)
-    return jnp.clip(_key(middle), low_B + 1, high_B - 1)
+    high = _key_to_float(high_B)
+    middle = high - jnp.minimum(0.5 * (high - _key_to_float(low_B)), VALUE_STEP)
+    return jnp.clip(_float_to_key(middle), low_B + 1, high_B - 1)
 
 
-def _key(value: Array) -> Array:
+def _float_to_key(value: Array) -> Array:
     """float32 to int32, keeping the order: negative numbers have all bits but the sign turned round."""
     bits = lax.bitcast_convert_type(value, jnp.int32)
     return bits ^ ((bits >> 31) & jnp.int32(0x7FFFFFFF))
 
 
-def _float(key: Array) -> Array:
+def _key_to_float(key: Array) -> Array:
     """The inverse of _key."""
     return lax.bitcast_convert_type(key ^ ((key >> 31) & jnp.int32(0x7FFFFFFF)), jnp.float32)
