@@ -1,4 +1,4 @@
-"""Each family's way to write calls, as its models do. A call is (name, arguments)."""
+"""Each family's form of tool calls, as its models write them. A call is (name, arguments)."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The tiny tokenizers as fixtures."""
+"""Fixtures: the tiny tokenizers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Model families as they are in the wild: a real tokenizer, a real template, and the dialects that they speak."""
+"""Model families with a real tokenizer, a real template and the dialects that they use."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -1,4 +1,4 @@
-"""Random answers that a grammar over single bytes allows."""
+"""Random outputs that a grammar over single bytes allows."""
 
 import random
 

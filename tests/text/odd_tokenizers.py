@@ -1,4 +1,4 @@
-"""Directories whose tokenizer files name, list and flag tokens in all the ways that are met; each is one case.
+"""Directories whose tokenizer files name, list and flag tokens in all known ways; each is one case.
 
 A case is tokenizer_config.json, the tokens added in tokenizer.json, and further files by name.
 """

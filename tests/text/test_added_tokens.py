@@ -1,4 +1,4 @@
-"""Which tokens exist, are special and have a name: as transformers has it, for every odd way of saying so."""
+"""Which tokens exist, are special and have a name equals transformers, for every odd configuration."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Prompts from messages: as Hugging Face's apply_chat_template writes them, and what it would not forgive."""
+"""Prompts equal those of Hugging Face's apply_chat_template; errors of templates are errors of the request."""
 
 import json
 
@@ -144,7 +144,7 @@ def test_a_template_that_wants_text_gets_the_arguments_as_they_were_sent():
     assert render(TEXT_ARGUMENTS, as_text) == '>{"city":"Bern"}'
 
 
-def test_a_failure_that_text_does_not_mend_keeps_its_reason():
+def test_a_failure_with_arguments_as_objects_and_as_text_has_the_first_reason():
     with pytest.raises(InvalidParameter, match="Only single calls!"):
         render(LLAMA_LIKE, [{"role": "assistant", "tool_calls": CALLS[1]["tool_calls"] * 2}])
 

@@ -1,4 +1,4 @@
-"""A model's dialects are found in plain facts about its checkpoint, in their order of trust, with the reason."""
+"""Dialects are detected from facts about a checkpoint, in their order of trust, with a reason."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from jaxserve.text.detection import (
     resolve_parser,
 )
 from jaxserve.text.dialects import REASONING_PARSERS, RESPONSE_TEMPLATE, TOOL_PARSERS
-from tests.text.parsing import dialect, read
+from tests.text.parsing import dialect, parse
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
 HERMES = (
@@ -61,7 +61,7 @@ def test_what_the_template_writes_decides():
 
 
 @pytest.mark.parametrize("template", [None, PLAIN, "{% if message.tool_calls %}<tool_call>{% endif %}"])
-def test_a_model_that_never_hears_of_tools_has_no_tool_parser(template):
+def test_a_model_whose_template_never_reads_tools_has_no_tool_parser(template):
     tokens = TOKENS | {"[TOOL_CALLS]": True}
     assert tool_parser(template, tokens, model_type="minimax_m2") is None
 
@@ -78,7 +78,7 @@ def test_a_vocabulary_that_was_inherited_does_not_outweigh_the_template():
     assert tool_parser(own, {"[TOOL_CALLS]": True}, model_type="minimax_m2") is None
 
 
-def test_what_the_checkpoint_says_itself_wins():
+def test_a_response_template_overrides_all_other_facts():
     found = facts(HERMES + FILLED, response_template=SAYS_ALL)
     assert {detect_tool_parser(found).name, detect_reasoning_parser(found).name} == {RESPONSE_TEMPLATE}
     only_calls = {"fields": {"tool_calls": {"open": "<c>"}}}
@@ -135,7 +135,7 @@ def test_a_broken_template_has_no_parsers():
     assert detect_tool_parser(found) == Detection(None, "the template has a syntax error")
 
 
-def test_of_named_templates_the_one_for_tools_is_asked_about_tools():
+def test_tool_calls_are_detected_from_the_template_for_tools():
     tokenizer = make(byte_level_backend())
     found = collect_facts(tokenizer, ChatTemplates({"default": FILLED, "tool_use": HERMES}, {}), {})
     assert (detect_tool_parser(found).name, detect_reasoning_parser(found).name) == ("hermes", "deepseek_r1")
@@ -212,7 +212,7 @@ def test_every_name_that_can_be_found_is_known():
     )
 
 
-def test_who_is_asked_for_by_name_holds():
+def test_a_parser_that_is_named_is_used():
     found, known = Detection("hermes", "the template writes <tool_call>"), ("hermes", "mistral")
     assert resolve_parser("auto", found, known, "tool_call_parser") == found
     assert resolve_parser("none", found, known, "tool_call_parser") == Detection(None, "tool_call_parser is none")
@@ -233,5 +233,5 @@ def test_granite_thinks_in_words_or_in_tags():
         "Here is my thought process: Hm. Here is my response: Yes.",
         "<think>Hm.</think><response>Yes.</response>",
     ):
-        told = read(dialect(None, "granite"), answer)
-        assert (told.reasoning.strip(), told.content.strip()) == ("Hm.", "Yes.")
+        result = parse(dialect(None, "granite"), answer)
+        assert (result.reasoning.strip(), result.content.strip()) == ("Hm.", "Yes.")

@@ -1,4 +1,4 @@
-"""Ids become text one at a time, and all together they make what the whole would."""
+"""Ids become text one at a time, and the pieces join to the text of all ids."""
 
 import time
 

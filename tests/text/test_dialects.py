@@ -1,4 +1,4 @@
-"""Every dialect reads what its models write, the same however the text is cut, in a stream and as a whole."""
+"""Every dialect parses what its models write, alike in any pieces, in a stream and as a whole."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jaxserve.outputs import FinishReason
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.text.call_writers import WRITERS, dumps
-from tests.text.parsing import answer_format, collect, cuts, dialect, random_pieces, read
+from tests.text.parsing import collect, cuts, dialect, output_spec, parse, random_pieces
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 SCENES = {
@@ -60,44 +60,44 @@ def test_calls_are_read_as_they_were_written_however_the_text_is_cut(name, scene
         if before and name in ONLY_AT_THE_BEGINNING:
             continue
         text = before + WRITERS[name](calls)
-        whole = read(bound, text)
+        whole = parse(bound, text)
         assert whole.parsed == calls
         assert (whole.content, whole.reasoning) == (before, "")
         for pieces in cuts(text):
-            assert read(bound, pieces) == whole
+            assert parse(bound, pieces) == whole
 
 
 @pytest.mark.parametrize("name", JSON_PARSERS)
 def test_arguments_that_are_json_stay_as_the_model_wrote_them(name):
     odd = '{ "city" :"\\u0050aris\\/", "days":[ 1 ,2e1 ] }'
     text = WRITERS[name]([("get_weather", {"city": "Paris"})]).replace(dumps({"city": "Paris"}), odd)
-    assert read(dialect(name), text).calls == (("get_weather", odd),)
+    assert parse(dialect(name), text).calls == (("get_weather", odd),)
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_a_call_that_is_cut_off_is_told_as_far_as_it_went_or_shown_as_it_stands(name):
+def test_a_call_that_is_cut_off_is_reported_so_far_or_is_content(name):
     bound, calls = dialect(name), SCENES["several"]
     text = WRITERS[name](calls)
-    whole = read(bound, text)
+    whole = parse(bound, text)
     for end in range(len(text)):
-        told = read(bound, text[:end], is_cut=True)
-        assert read(bound, list(text[:end]), is_cut=True) == told
-        assert [call[0] for call in told.calls] == [call[0] for call in whole.calls[: len(told.calls)]]
-        assert all(part[1].startswith(some[1]) for part, some in zip(whole.calls, told.calls, strict=False))
-        assert not (told.calls and told.content)
-        assert told.calls or name == "openai" or told.content == text[:end]
+        result = parse(bound, text[:end], is_cut=True)
+        assert parse(bound, list(text[:end]), is_cut=True) == result
+        assert [call[0] for call in result.calls] == [call[0] for call in whole.calls[: len(result.calls)]]
+        assert all(part[1].startswith(some[1]) for part, some in zip(whole.calls, result.calls, strict=False))
+        assert not (result.calls and result.content)
+        assert result.calls or name == "openai" or result.content == text[:end]
 
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_only_calls_that_are_whole_are_a_reason_to_end(name):
     text = WRITERS[name](SCENES["several"])
     for end in range(len(text)):
-        reader = dialect(name).create_parser(answer_format())
-        told = collect(reader, list(text[:end]), is_cut=True)
-        is_whole = all(is_object(arguments) for _, arguments in told.calls)
-        assert all(arguments.startswith("{") for _, arguments in told.calls)
-        assert reader.finish_reason(FinishReason.STOP) == ("tool_calls" if told.calls and is_whole else "stop")
-        assert reader.finish_reason(FinishReason.LENGTH) == "length"
+        parser = dialect(name).create_parser(output_spec())
+        result = collect(parser, list(text[:end]), is_cut=True)
+        is_whole = all(is_object(arguments) for _, arguments in result.calls)
+        assert all(arguments.startswith("{") for _, arguments in result.calls)
+        assert parser.finish_reason(FinishReason.STOP) == ("tool_calls" if result.calls and is_whole else "stop")
+        assert parser.finish_reason(FinishReason.LENGTH) == "length"
 
 
 def is_object(text: str) -> bool:
@@ -112,7 +112,7 @@ def test_a_text_without_calls_is_content(name):
     bound = dialect(name)
     for text in ("Hello!", BEFORE, " \n", '{"a": 1}', "[1, 2]", "<b>bold</b> `x[0](y)`", "[a](b)"):
         for pieces in cuts(text):
-            assert read(bound, pieces).content == text
+            assert parse(bound, pieces).content == text
 
 
 def fragments(name: str) -> list[str]:
@@ -125,10 +125,10 @@ def fragments(name: str) -> list[str]:
 @pytest.mark.parametrize("name", PARSERS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_nothing_breaks_a_reader_and_no_cut_changes_what_it_tells(name, data):
+def test_nothing_breaks_a_parser_and_no_cut_changes_its_result(name, data):
     text = "".join(data.draw(st.lists(st.sampled_from(fragments(name)), max_size=30)))
     bound = dialect(name, data.draw(st.sampled_from([None, "qwen3", "mistral", "granite"])))
-    whole = read(bound, text)
-    assert read(bound, list(text)) == whole
+    whole = parse(bound, text)
+    assert parse(bound, list(text)) == whole
     pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
-    assert read(bound, pieces) == whole
+    assert parse(bound, pieces) == whole

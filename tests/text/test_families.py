@@ -1,4 +1,4 @@
-"""Real tokenizers and templates of more than twenty families: what they speak is found, and read as it was meant."""
+"""Real tokenizers and templates of more than twenty families: their dialects are detected and parse their calls."""
 
 import pytest
 
@@ -78,7 +78,7 @@ SHOWN = {
 }
 
 
-def test_seventy_templates_show_what_they_speak_without_any_vocabulary():
+def test_dialects_of_seventy_templates_are_detected_without_a_vocabulary():
     tokenizer, found = make(byte_level_backend()), {}
     for template in templates("llama-cpp"):
         facts = collect_facts(tokenizer, ChatTemplates({"default": template.source}, template.special_tokens), {})

@@ -97,7 +97,7 @@ def test_calls_keep_their_id_and_get_their_type():
 
 
 @pytest.mark.parametrize("calls", ["x", [3], [{}], [{"function": "f"}], [{"type": "other", "function": {}}]])
-def test_calls_of_another_shape_are_refused(calls):
+def test_malformed_calls_are_refused(calls):
     with pytest.raises(InvalidParameter) as caught:
         one({"role": "assistant", "tool_calls": calls})
     assert caught.value.param == "tool_calls"

@@ -1,4 +1,4 @@
-"""A function without parameters is called with an empty object, in every dialect and however the call is asked for."""
+"""A function without parameters is called with an empty object, in every dialect and for every tool choice."""
 
 import random
 
@@ -10,7 +10,7 @@ from jaxserve.text.dialects import TOOL_PARSERS
 from tests.structured.byte_tokenizer import accepts, byte_tokenizer
 from tests.text.call_writers import WRITERS
 from tests.text.grammar_walks import walk
-from tests.text.parsing import answer_format, dialect, read
+from tests.text.parsing import dialect, output_spec, parse
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 NONE_SAID = ({}, {"parameters": None}, {"parameters": {}})
@@ -37,26 +37,26 @@ def compiler():
 def test_a_forced_call_has_exactly_an_empty_object_and_ends_there(compiler, name, choice):
     for said in NONE_SAID:
         fields = {"tools": tools(said), "tool_choice": choice, "parallel_tool_calls": False}
-        grammar = compiler.compile(bound(name).build_expr(answer_format(**fields)))
+        grammar = compiler.compile(bound(name).build_expr(output_spec(**fields)))
         for seed in range(3):
             answer = walk(grammar.new_matcher(), random.Random(seed), 200)
             assert answer is not None
-            assert read(bound(name), answer, **fields).calls == (("now", "{}"),)
+            assert parse(bound(name), answer, **fields).calls == (("now", "{}"),)
 
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_a_strict_function_without_parameters_takes_none_where_the_model_may_choose(compiler, name):
-    grammar = compiler.compile(bound(name).build_expr(answer_format(tools=tools({}, strict=True))))
+    grammar = compiler.compile(bound(name).build_expr(output_spec(tools=tools({}, strict=True))))
     calls = [walk(grammar.new_matcher(), random.Random(seed), 300) for seed in range(10)]
-    for told in (read(bound(name), answer, tools=tools({})).calls for answer in calls if answer):
-        assert all(arguments == "{}" for _, arguments in told)
+    for result in (parse(bound(name), answer, tools=tools({})).calls for answer in calls if answer):
+        assert all(arguments == "{}" for _, arguments in result)
     assert not accepts(grammar.new_matcher(), WRITERS[name]([("now", {"zone": "UTC"})]).rstrip())
 
 
 @pytest.mark.parametrize("name", ["hermes", "deepseek_v31", "openai", GENERIC])
 def test_an_object_that_declares_nothing_stays_any_object(compiler, name):
     fields = {"tools": tools({"parameters": {"type": "object"}}), "tool_choice": NamedTool("now")}
-    grammar = compiler.compile(bound(name).build_expr(answer_format(**fields)))
+    grammar = compiler.compile(bound(name).build_expr(output_spec(**fields)))
     answers = [walk(grammar.new_matcher(), random.Random(seed)) for seed in range(20)]
-    found = {arguments for answer in answers if answer for _, arguments in read(bound(name), answer, **fields).calls}
+    found = {arguments for answer in answers if answer for _, arguments in parse(bound(name), answer, **fields).calls}
     assert len(found) > 1

@@ -1,10 +1,10 @@
-"""A prompt tells whether the answer to it begins in a reasoning section, and users cannot tell it for them."""
+"""A prompt shows whether the output begins in a reasoning section, whatever users write in it."""
 
 import pytest
 
 from jaxserve.text.prompt_reasoning import find_reasoning_section
 
-MARKS = ("<|im_start|>", "<|im_end|>", "[THINK]")
+MARKERS = ("<|im_start|>", "<|im_end|>", "[THINK]")
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,10 @@ MARKS = ("<|im_start|>", "<|im_end|>", "[THINK]")
     ],
 )
 def test_what_a_prompt_has_opened_or_closed(prompt, state):
-    assert find_reasoning_section(prompt, ["<think>", "[THINK]"], ["</think>", "[/THINK]"], MARKS) == state
+    assert find_reasoning_section(prompt, ["<think>", "[THINK]"], ["</think>", "[/THINK]"], MARKERS) == state
 
 
-def test_without_marks_only_the_very_end_counts():
+def test_without_turn_markers_only_the_very_end_counts():
     assert find_reasoning_section("Q: <think>? A: ", ["<think>"], ["</think>"]) is None
     assert find_reasoning_section("Q: hm? A: <think> \n", ["<think>"], ["</think>"]) == "open"
     assert find_reasoning_section("Q: hm? A: <think></think>\n", ["<think>"], ["</think>"]) == "closed"

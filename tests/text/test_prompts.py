@@ -1,4 +1,4 @@
-"""Prompts: the one place where messages become text and ids, whosever template it is."""
+"""PromptRenderer: messages become text and ids, by the model's template or that of the request."""
 
 import pytest
 

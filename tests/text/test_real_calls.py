@@ -1,8 +1,8 @@
-"""Answers in the forms that templates and their models use, with the liberties that models take."""
+"""Outputs in the forms that templates and their models use, with the deviations of models."""
 
 import pytest
 
-from tests.text.parsing import cuts, dialect, read, tool
+from tests.text.parsing import cuts, dialect, parse, tool
 
 TOOLS = (
     tool("get_weather", city={"type": "string"}, days={"type": "integer"}),
@@ -129,5 +129,5 @@ SAMPLES = [
 @pytest.mark.parametrize(("name", "answer", "content", "calls"), SAMPLES)
 def test_a_model_s_own_form_is_read(name, answer, content, calls):
     for pieces in cuts(answer):
-        told = read(dialect(name), pieces, tools=TOOLS)
-        assert (told.content, list(told.calls)) == (content, calls)
+        result = parse(dialect(name), pieces, tools=TOOLS)
+        assert (result.content, list(result.calls)) == (content, calls)

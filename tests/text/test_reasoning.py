@@ -1,4 +1,4 @@
-"""The end of the reasoning is found at the token that completes it, whichever way the marker is cut into tokens."""
+"""The reasoning ends at the token that completes its closing marker, however the marker is tokenized."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -108,7 +108,7 @@ def test_a_special_token_ends_it_and_a_text_like_it_does_not():
     assert num_thought(place, [*spelled, *tokenizer.encode("[/THINK]")]) == len(spelled) + 1
 
 
-def test_what_stays_the_same_is_kept_short():
+def test_a_state_holds_few_bytes():
     place = inside(THINK, BYTES)
     for token_id in BYTES.encode("<" * 500 + "</thin" * 100):
         place = place.advance(token_id)
@@ -136,13 +136,13 @@ def test_a_model_may_open_a_section_or_not(text, ended):
         assert ends(before(MISTRAL, tokenizer), tokenizer, text) is ended
 
 
-def test_an_opener_that_is_a_special_token_cannot_be_spelled():
+def test_an_opener_that_is_a_special_token_cannot_be_written_in_other_tokens():
     tokenizer = with_specials("[THINK]", "[/THINK]")
     assert not ends(before(MISTRAL, tokenizer), tokenizer, "[THINK]Hm.")
     assert num_thought(before(MISTRAL, tokenizer), [id for char in "[THINK]" for id in tokenizer.encode(char)]) == 1
 
 
-def test_white_space_around_markers_is_free():
+def test_whitespace_around_markers_is_free():
     tokenizer = with_specials("<|channel>", "<channel|>")
     assert ends(before(GEMMA4, tokenizer), tokenizer, "<|channel>thought\nHm.<channel|>")
 

@@ -1,4 +1,4 @@
-"""Reasoning is told from content by every dialect, whatever the prompt has begun, and its tokens are counted."""
+"""Every dialect separates reasoning from content, whatever the prompt has begun, and counts its tokens."""
 
 import random
 
@@ -12,11 +12,11 @@ from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
 from jaxserve.text.output_dialect import OutputDialect
 from jaxserve.text.text_stream import TextStream
 from tests.text.call_writers import WRITERS
-from tests.text.parsing import answer_format, cuts, dialect, random_pieces, read
+from tests.text.parsing import cuts, dialect, output_spec, parse, random_pieces
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
 PARSERS = sorted(name for name, found in REASONING_PARSERS.items() if found is not None)
-MARKS = {
+MARKERS = {
     "cohere_command3": ("<|START_THINKING|>", "<|END_THINKING|>"),
     "seed_oss": ("<seed:think>", "</seed:think>"),
     "mistral": ("[THINK]", "[/THINK]"),
@@ -26,7 +26,8 @@ MARKS = {
 }
 THOUGHTS = "\nHm: a </thin b, {x} [y] <tool 😀\n\n"
 ANSWER = "\n\nIt is 4 < 5. 😀 </th"
-TOLD = {name: name in ("deepseek_v3", "deepseek_v4") or None for name in PARSERS}  # to think, where it must be told
+OFF_BY_DEFAULT = ("deepseek_v3", "deepseek_v4")
+ENABLE_THINKING = {name: name in OFF_BY_DEFAULT or None for name in PARSERS}
 OPENED_BY_THE_MODEL = (
     "cohere_command3",
     "mistral",
@@ -39,81 +40,81 @@ OPENED_BY_THE_MODEL = (
 )
 
 
-def marks(name: str) -> tuple[str, str]:
-    return MARKS.get(name, ("<think>", "</think>"))
+def markers(name: str) -> tuple[str, str]:
+    return MARKERS.get(name, ("<think>", "</think>"))
 
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_a_section_that_the_model_opens_is_reasoning(name):
-    opening, closing = marks(name)
+    opening, closing = markers(name)
     text = opening + THOUGHTS + closing + ANSWER
     for pieces in cuts(text):
-        told = read(dialect(None, name), pieces, enable_thinking=TOLD[name])
-        assert (told.reasoning, told.content) == (THOUGHTS, ANSWER)
+        result = parse(dialect(None, name), pieces, enable_thinking=ENABLE_THINKING[name])
+        assert (result.reasoning, result.content) == (THOUGHTS, ANSWER)
 
 
 @pytest.mark.parametrize("name", sorted(set(PARSERS) - {"openai_gptoss"}))
 def test_a_section_that_the_prompt_opened_goes_on_in_the_answer(name):
-    opening, closing = marks(name)
+    opening, closing = markers(name)
     for prompt in (
         f"<|im_start|>assistant\n{opening}",
         f"<|im_start|>assistant\n{opening}\nWell, ".replace("\n\n", "\n"),
     ):
         bound = OutputDialect.from_dialects(None, REASONING_PARSERS[name], {"<|im_start|>": 1})
         for text in (THOUGHTS + closing + ANSWER, opening + THOUGHTS + closing + ANSWER):
-            told = read(bound, text, enable_thinking=TOLD[name], prompt_text=prompt)
-            assert (told.reasoning, told.content) == (THOUGHTS, ANSWER)
+            result = parse(bound, text, enable_thinking=ENABLE_THINKING[name], prompt_text=prompt)
+            assert (result.reasoning, result.content) == (THOUGHTS, ANSWER)
 
 
 @pytest.mark.parametrize("name", sorted(set(PARSERS) - {"openai_gptoss"}))
 def test_a_section_that_the_prompt_closed_is_over(name):
-    opening, closing = marks(name)
+    opening, closing = markers(name)
     prompt = f"<|im_start|>user\n{opening}<|im_start|>assistant\n{opening}\n\n{closing}\n\n"
     bound = OutputDialect.from_dialects(None, REASONING_PARSERS[name], {"<|im_start|>": 1})
     for text in (ANSWER, "x" + closing + ANSWER):
-        told = read(bound, text, enable_thinking=TOLD[name], prompt_text=prompt)
-        assert (told.reasoning, told.content) == ("", text)
+        result = parse(bound, text, enable_thinking=ENABLE_THINKING[name], prompt_text=prompt)
+        assert (result.reasoning, result.content) == ("", text)
 
 
 @pytest.mark.parametrize("name", sorted(set(PARSERS) - set(OPENED_BY_THE_MODEL)))
-def test_without_an_opening_mark_all_is_reasoning_up_to_the_closing_one(name):
-    closing = marks(name)[1]
-    told = read(dialect(None, name), list(THOUGHTS + closing), enable_thinking=TOLD[name])
-    assert (told.reasoning, told.content) == (THOUGHTS, "")
-    told = read(dialect(None, name), "No end", enable_thinking=TOLD[name])
-    assert (told.reasoning, told.content) == ("No end", "")
+def test_without_an_opening_marker_all_is_reasoning_up_to_the_closing_one(name):
+    closing = markers(name)[1]
+    result = parse(dialect(None, name), list(THOUGHTS + closing), enable_thinking=ENABLE_THINKING[name])
+    assert (result.reasoning, result.content) == (THOUGHTS, "")
+    result = parse(dialect(None, name), "No end", enable_thinking=ENABLE_THINKING[name])
+    assert (result.reasoning, result.content) == ("No end", "")
 
 
 @pytest.mark.parametrize("name", OPENED_BY_THE_MODEL)
 def test_a_model_that_opens_its_sections_may_answer_at_once(name):
     for pieces in cuts("\n" + ANSWER):
-        told = read(dialect(None, name), pieces)
-        assert (told.reasoning, told.content) == ("", "\n" + ANSWER)
+        result = parse(dialect(None, name), pieces)
+        assert (result.reasoning, result.content) == ("", "\n" + ANSWER)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "glm45", "deepseek_v3", "seed_oss", "kimi_k2", "nemotron_v3", "ernie45"])
 def test_a_model_that_was_told_not_to_think_has_no_section(name):
-    told = read(dialect(None, name), "a" + marks(name)[1] + "b", enable_thinking=False)
-    assert (told.reasoning, told.content) == ("", "a" + marks(name)[1] + "b")
+    result = parse(dialect(None, name), "a" + markers(name)[1] + "b", enable_thinking=False)
+    assert (result.reasoning, result.content) == ("", "a" + markers(name)[1] + "b")
 
 
 def test_deepseek_thinks_only_if_it_is_told_to_and_r1_always():
     text = "a</think>b"
-    assert read(dialect(None, "deepseek_v3"), text).content == text
-    assert read(dialect(None, "deepseek_v3"), text, enable_thinking=True).reasoning == "a"
-    assert read(dialect(None, "deepseek_r1"), text, enable_thinking=False).reasoning == "a"
+    assert parse(dialect(None, "deepseek_v3"), text).content == text
+    assert parse(dialect(None, "deepseek_v3"), text, enable_thinking=True).reasoning == "a"
+    assert parse(dialect(None, "deepseek_r1"), text, enable_thinking=False).reasoning == "a"
 
 
 def test_identity_takes_nothing_for_reasoning():
-    assert read(dialect(None, "identity"), "<think>a</think>b").content == "<think>a</think>b"
+    assert parse(dialect(None, "identity"), "<think>a</think>b").content == "<think>a</think>b"
 
 
 @pytest.mark.parametrize("name", ["ernie45", "hunyuan_a13b"])
 def test_tags_around_the_content_are_not_shown(name):
     tag = {"ernie45": "response", "hunyuan_a13b": "answer"}[name]
     for pieces in cuts(f"<think>\nhm\n</think>\n\n<{tag}>\nIt is 4.\n</{tag}>\n"):
-        told = read(dialect(None, name), pieces)
-        assert (told.reasoning, told.content) == ("\nhm\n", "It is 4.")
+        result = parse(dialect(None, name), pieces)
+        assert (result.reasoning, result.content) == ("\nhm\n", "It is 4.")
 
 
 PAIRS = [
@@ -135,14 +136,14 @@ CALLS = [("get_weather", {"city": "Oslo", "days": 2}), ("now", {})]
 
 @pytest.mark.parametrize(("reasoning", "tools"), PAIRS)
 def test_calls_are_looked_for_only_behind_the_reasoning(reasoning, tools):
-    opening, closing = marks(reasoning)
+    opening, closing = markers(reasoning)
     calls = WRITERS[tools](CALLS)
     if tools == "openai":
         calls, closing = "<|end|><|start|>assistant" + calls, ""
     text = opening + "I might call f(): {[< " + closing + calls
     for pieces in cuts(text):
-        told = read(dialect(tools, reasoning), pieces, enable_thinking=True)
-        assert (told.reasoning, told.content, told.parsed) == ("I might call f(): {[< ", "", CALLS)
+        result = parse(dialect(tools, reasoning), pieces, enable_thinking=True)
+        assert (result.reasoning, result.content, result.parsed) == ("I might call f(): {[< ", "", CALLS)
 
 
 ENDED_BY_CALLS = [
@@ -152,33 +153,33 @@ ENDED_BY_CALLS = [
 
 @pytest.mark.parametrize(("reasoning", "tools"), ENDED_BY_CALLS)
 def test_a_call_ends_reasoning_that_was_not_closed(reasoning, tools):
-    text = marks(reasoning)[0] + "I must look." + WRITERS[tools](CALLS)
+    text = markers(reasoning)[0] + "I must look." + WRITERS[tools](CALLS)
     for pieces in cuts(text):
-        told = read(dialect(tools, reasoning), pieces)
-        assert (told.reasoning, told.content, told.parsed) == ("I must look.", "", CALLS)
-    told = read(dialect(tools, reasoning), text, tool_choice="none")
-    assert told.reasoning == text.removeprefix(marks(reasoning)[0]) and not told.calls
+        result = parse(dialect(tools, reasoning), pieces)
+        assert (result.reasoning, result.content, result.parsed) == ("I must look.", "", CALLS)
+    result = parse(dialect(tools, reasoning), text, tool_choice="none")
+    assert result.reasoning == text.removeprefix(markers(reasoning)[0]) and not result.calls
 
 
 @pytest.mark.parametrize(("reasoning", "tools"), ENDED_BY_CALLS)
-def test_calls_of_which_reasoning_only_speaks_do_not_end_it(reasoning, tools):
-    opening, closing = marks(reasoning)
+def test_calls_that_reasoning_only_mentions_do_not_end_it(reasoning, tools):
+    opening, closing = markers(reasoning)
     calls, marker = WRITERS[tools](CALLS), REASONING_PARSERS[reasoning].call_starts[0]
     for thoughts in (f"I could write {marker} here.", f"Like {calls}, but no. ", f"{marker}{marker} {calls} {marker}"):
         text = opening + thoughts + closing + calls
         for pieces in cuts(text):
-            told = read(dialect(tools, reasoning), pieces)
-            assert (told.reasoning, told.content, told.parsed) == (thoughts, "", CALLS)
-    told = read(dialect(tools, reasoning), list(f"{opening}Is it {marker}? {calls}"))
-    assert (told.reasoning, told.content, told.parsed) == (f"Is it {marker}? ", "", CALLS)
-    told = read(dialect(tools, reasoning), list(f"{opening}Is it {marker}?"))
-    assert (told.reasoning, told.content, told.calls) == (f"Is it {marker}?", "", ())
+            result = parse(dialect(tools, reasoning), pieces)
+            assert (result.reasoning, result.content, result.parsed) == (thoughts, "", CALLS)
+    result = parse(dialect(tools, reasoning), list(f"{opening}Is it {marker}? {calls}"))
+    assert (result.reasoning, result.content, result.parsed) == (f"Is it {marker}? ", "", CALLS)
+    result = parse(dialect(tools, reasoning), list(f"{opening}Is it {marker}?"))
+    assert (result.reasoning, result.content, result.calls) == (f"Is it {marker}?", "", ())
 
 
 def test_what_closes_reasoning_may_stand_in_a_call_that_ends_it():
     calls = [("write", {"text": "<think>hm</think>"})]
-    told = read(dialect("hermes", "qwen3"), list("I write." + WRITERS["hermes"](calls)))
-    assert (told.reasoning, told.parsed) == ("I write.", calls)
+    result = parse(dialect("hermes", "qwen3"), list("I write." + WRITERS["hermes"](calls)))
+    assert (result.reasoning, result.parsed) == ("I write.", calls)
 
 
 def test_tokens_of_reasoning_that_had_to_wait_are_counted():
@@ -194,12 +195,12 @@ def test_tokens_of_reasoning_that_had_to_wait_are_counted():
 
 @pytest.mark.parametrize(("reasoning", "tools"), [("mistral", "mistral"), ("gemma4", "gemma4")])
 def test_thinking_may_come_again_between_calls(reasoning, tools):
-    opening, closing = marks(reasoning)
+    opening, closing = markers(reasoning)
     first, second = (WRITERS[tools]([call]) for call in CALLS)
     text = f"{opening}one {closing}Hi{first}{opening}two{closing}{second}"
     for pieces in cuts(text):
-        told = read(dialect(tools, reasoning), pieces)
-        assert (told.reasoning, told.content, told.parsed) == ("one two", "Hi", CALLS)
+        result = parse(dialect(tools, reasoning), pieces)
+        assert (result.reasoning, result.content, result.parsed) == ("one two", "Hi", CALLS)
 
 
 def test_gpt_oss_thinks_between_calls_and_says_something_first():
@@ -209,32 +210,32 @@ def test_gpt_oss_thinks_between_calls_and_says_something_first():
         f"<|start|>assistant{first}<|start|>assistant<|channel|>analysis<|message|>two<|end|><|start|>assistant{second}"
     )
     for pieces in cuts(text):
-        told = read(dialect("openai", "openai_gptoss"), pieces)
-        assert (told.reasoning, told.content, told.parsed) == ("one\ntwo", "Hi", CALLS)
+        result = parse(dialect("openai", "openai_gptoss"), pieces)
+        assert (result.reasoning, result.content, result.parsed) == ("one\ntwo", "Hi", CALLS)
 
 
 def test_gpt_oss_shows_its_final_channel():
     text = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{}"
     for end in ("", "<|return|>"):
-        told = read(dialect("openai", "openai_gptoss"), list(text + end))
-        assert (told.reasoning, told.content) == ("hm", "{}")
+        result = parse(dialect("openai", "openai_gptoss"), list(text + end))
+        assert (result.reasoning, result.content) == ("hm", "{}")
 
 
-def test_reasoning_that_is_not_wanted_is_read_but_not_told():
-    bound = dialect("hermes", "qwen3").create_parser(answer_format(include_reasoning=False))
+def test_reasoning_that_is_not_included_is_parsed_but_not_reported():
+    bound = dialect("hermes", "qwen3").create_parser(output_spec(include_reasoning=False))
     for place in range(2):
         bound.mark_token_start(place)
-    told = bound.feed("hm</think>Hi")
-    assert (told.reasoning, told.content, told.num_reasoning_tokens) == ("", "Hi", 2)
+    result = bound.feed("hm</think>Hi")
+    assert (result.reasoning, result.content, result.num_reasoning_tokens) == ("", "Hi", 2)
 
 
 def test_under_a_constraint_reasoning_that_is_not_wanted_does_not_happen():
     bound = dialect(None, "qwen3")
     for fields, inside in (({}, True), ({"include_reasoning": False}, None), ({"enable_thinking": False}, None)):
-        format = answer_format(**fields)
+        format = output_spec(**fields)
         assert bound.starts_in_reasoning(format, is_constrained=True) is inside
-        read = bound.create_parser(format, is_constrained=True).feed("{}")
-        assert read.reasoning == ("{}" if inside else "")
+        parse = bound.create_parser(format, is_constrained=True).feed("{}")
+        assert parse.reasoning == ("{}" if inside else "")
 
 
 TOKENIZER = make(byte_level_backend(), "<|im_end|>")
@@ -243,13 +244,13 @@ TOKENIZER = make(byte_level_backend(), "<|im_end|>")
 def streamed(ids, cut, bound, params=None, finish=FinishReason.STOP, **fields):
     """The deltas of one choice whose tokens come in two outputs."""
     params = params or SamplingParams(skip_special_tokens=False)
-    reader = bound.create_parser(answer_format(**fields))
-    stream = TextStream(TOKENIZER, params, [], 0, reader, bound.control_tokens)
+    parser = bound.create_parser(output_spec(**fields))
+    stream = TextStream(TOKENIZER, params, [], 0, parser, bound.control_tokens)
     outputs = [TokenOutput(1, tuple(ids[:cut])), TokenOutput(1, tuple(ids[cut:]), finish_reason=finish)]
     return [delta for output in outputs if (delta := stream.push(output)) is not None]
 
 
-def test_tokens_of_the_reasoning_are_counted_without_those_of_its_marks():
+def test_tokens_of_the_reasoning_are_counted_without_those_of_its_markers():
     opening, thoughts, closing, answer = (TOKENIZER.encode(part) for part in ("<think>", " hm 😀 the", "</think>", "4"))
     ids = [*opening, *thoughts, *closing, *answer, TOKENIZER.eos_token_id]
     for cut in range(len(ids) + 1):
@@ -280,15 +281,15 @@ def test_a_stop_string_within_a_call_leaves_what_of_it_had_begun_and_is_no_call_
     ):
         for cut in range(len(ids) + 1):
             deltas = streamed(ids, cut, bound, SamplingParams(stop=(stop,)))
-            told = [call for delta in deltas for call in delta.tool_calls]
+            result = [call for delta in deltas for call in delta.tool_calls]
             assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", stop)
-            assert "".join(call.arguments for call in told) == arguments
+            assert "".join(call.arguments for call in result) == arguments
             assert "".join(delta.text for delta in deltas) == ("" if arguments else text.partition(stop)[0])
     for stop in ("</tool_call>", "}</"):
         assert streamed(ids, len(ids), bound, SamplingParams(stop=(stop,)))[-1].finish_reason == "tool_calls"
 
 
-def test_special_tokens_that_are_marks_are_seen_although_they_are_hidden():
+def test_special_tokens_that_are_markers_are_seen_although_they_are_hidden():
     ids = [TOKENIZER.backend.token_to_id("<|im_start|>"), *TOKENIZER.encode("hm<|im_start|>4")]
     backend = {"<|im_start|>": TOKENIZER.backend.token_to_id("<|im_start|>")}
     reasoning = REASONING_PARSERS["granite_thinking_parser"]
@@ -300,25 +301,25 @@ def test_special_tokens_that_are_marks_are_seen_although_they_are_hidden():
         assert "".join(delta.text for delta in deltas) == "4"
 
 
-def test_a_reader_changes_neither_tokens_nor_logprobs():
+def test_a_parser_changes_neither_tokens_nor_logprobs():
     ids = TOKENIZER.encode("hm</think>4")
     entries = tuple(PositionLogprobs(id, -1.0, 1) for id in ids)
     output = TokenOutput(1, tuple(ids), entries, finish_reason=FinishReason.LENGTH)
     params = SamplingParams(logprobs=0)
     plain = TextStream(TOKENIZER, params, [], 0).push(output)
-    reader = dialect(None, "qwen3").create_parser(answer_format())
-    taken = TextStream(TOKENIZER, params, [], 0, reader, {}).push(output)
+    parser = dialect(None, "qwen3").create_parser(output_spec())
+    taken = TextStream(TOKENIZER, params, [], 0, parser, {}).push(output)
     assert (taken.token_ids, taken.logprobs) == (plain.token_ids, plain.logprobs)
     assert plain.text == "hm</think>4" and (taken.reasoning, taken.text) == ("hm", "4")
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_no_cut_changes_what_is_told_of_thoughts(data):
+def test_no_cut_changes_the_reasoning(data):
     name = data.draw(st.sampled_from(PARSERS))
     parts = [
-        *marks(name),
-        *marks(name),
+        *markers(name),
+        *markers(name),
         "<tool_call>",
         "<",
         "</",
@@ -333,7 +334,7 @@ def test_no_cut_changes_what_is_told_of_thoughts(data):
     ]
     text = "".join(data.draw(st.lists(st.sampled_from(parts), max_size=20)))
     bound = dialect(data.draw(st.sampled_from([None, *sorted(TOOL_PARSERS)])), name)
-    whole = read(bound, text, enable_thinking=TOLD[name])
+    whole = parse(bound, text, enable_thinking=ENABLE_THINKING[name])
     pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
-    assert read(bound, pieces, enable_thinking=TOLD[name]) == whole
-    assert read(bound, list(text), enable_thinking=TOLD[name]) == whole
+    assert parse(bound, pieces, enable_thinking=ENABLE_THINKING[name]) == whole
+    assert parse(bound, list(text), enable_thinking=ENABLE_THINKING[name]) == whole

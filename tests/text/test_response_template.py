@@ -1,4 +1,4 @@
-"""A checkpoint's response_template is read as transformers reads it, however the text is cut."""
+"""Outputs are parsed by a checkpoint's response_template as transformers parses them, however they are cut."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from transformers.utils.chat_parsing import parse_response
 
 from jaxserve.errors import BadCheckpoint, BadConfig
 from jaxserve.text.output_dialect import OutputDialect
-from tests.text.parsing import TOOLS, answer_format, collect, cuts, random_pieces, read
+from tests.text.parsing import TOOLS, collect, cuts, output_spec, parse, random_pieces
 
 FUNCTION = {"type": "function", "function": "{content}"}
 THINK = {"open": "<think>", "close": "</think>"}
@@ -112,8 +112,8 @@ def oracle(spec, text, prompt=""):
     return message.get("thinking", ""), message.get("content", ""), parsed
 
 
-def as_message(told):
-    return told.reasoning, told.content, told.parsed
+def as_message(result):
+    return result.reasoning, result.content, result.parsed
 
 
 def texts(name):
@@ -130,8 +130,8 @@ def test_answers_are_read_as_transformers_reads_them(name):
     for text in texts(name):
         expected = oracle(spec, text)
         for pieces in cuts(text):
-            assert as_message(read(bound(spec), pieces)) == expected
-        assert as_message(read(bound(spec), list(text))) == expected
+            assert as_message(parse(bound(spec), pieces)) == expected
+        assert as_message(parse(bound(spec), list(text))) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,60 +141,60 @@ def test_what_the_prompt_has_begun_goes_on_in_the_answer(name):
     prompt = f"<|im_start|>user\n{thinking['open']}<|im_start|>assistant\n"
     for begun in ("", thinking["open"], thinking["open"] + "\n", f"{thinking['open']}\n\n{thinking['close']}\n\n"):
         for text in (f"hm {thinking['close']}", *texts(name)):
-            told = read(bound(spec), list(text), prompt_text=prompt + begun)
+            result = parse(bound(spec), list(text), prompt_text=prompt + begun)
             expected = oracle(spec, text, prompt + begun)
-            assert (told.reasoning, told.content) == expected[:2]
-            assert told.parsed == expected[2]
+            assert (result.reasoning, result.content) == expected[:2]
+            assert result.parsed == expected[2]
 
 
 def test_arguments_in_json_stream_as_they_are_written():
-    reader = bound(TEMPLATES["json"][0]).create_parser(answer_format())
-    told = reader.feed('<tool_call>{"name": "now", "arguments": {"a" :')
-    assert [delta.arguments for delta in told.tool_calls] == ["", '{"a" :']
+    parser = bound(TEMPLATES["json"][0]).create_parser(output_spec())
+    result = parser.feed('<tool_call>{"name": "now", "arguments": {"a" :')
+    assert [delta.arguments for delta in result.tool_calls] == ["", '{"a" :']
 
 
 def test_the_text_goes_on_as_it_comes_without_white_space_at_its_ends():
-    reader = bound(TEMPLATES["json"][0]).create_parser(answer_format())
-    told = [reader.feed(piece).content for piece in (" \n", " a \n", "b ", "<too", "k>")]
-    assert told == ["", "a", " \nb", "", " <took>"]
+    parser = bound(TEMPLATES["json"][0]).create_parser(output_spec())
+    result = [parser.feed(piece).content for piece in (" \n", " a \n", "b ", "<too", "k>")]
+    assert result == ["", "a", " \nb", "", " <took>"]
 
 
 def test_a_region_that_is_no_call_is_content():
     spec = TEMPLATES["xml"][0]
     for text in ("<tool_call>\n<function=f", "<tool_call> nothing </tool_call>"):
-        assert read(bound(spec), list(text)).content == text
+        assert parse(bound(spec), list(text)).content == text
     text = '<|tool_call>call:now{"a": tru}<tool_call|>'
-    assert read(bound(TEMPLATES["gemma"][0]), list(text)).content == text
+    assert parse(bound(TEMPLATES["gemma"][0]), list(text)).content == text
 
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_nothing_breaks_it_and_no_cut_changes_what_it_tells(name, data):
+def test_nothing_breaks_it_and_no_cut_changes_its_result(name, data):
     spec, calls = TEMPLATES[name]
     parts = [calls[a : a + 9] for a in range(0, len(calls), 9)] + ["<think>", "</think>", "<|im_end|>", "\n", "x", "<"]
     text = "".join(data.draw(st.lists(st.sampled_from(parts), max_size=25)))
-    whole = read(bound(spec), text)
-    assert read(bound(spec), list(text)) == whole
+    whole = parse(bound(spec), text)
+    assert parse(bound(spec), list(text)) == whole
     pieces = random_pieces(text, random.Random(data.draw(st.integers(0, 99))))
-    assert read(bound(spec), pieces) == whole
+    assert parse(bound(spec), pieces) == whole
 
 
 def test_one_of_the_two_may_be_left_out():
     spec, calls = TEMPLATES["json"]
     text = "<think>a</think>" + calls
-    assert read(bound(spec, reasoning=None), text).content == "a"
-    told = read(bound(spec, tools=None), text)
-    assert (told.reasoning, told.calls) == ("a", ()) and "get_weather" in told.content
-    assert read(bound(spec), text, tool_choice="none").calls == ()
+    assert parse(bound(spec, reasoning=None), text).content == "a"
+    result = parse(bound(spec, tools=None), text)
+    assert (result.reasoning, result.calls) == ("a", ()) and "get_weather" in result.content
+    assert parse(bound(spec), text, tool_choice="none").calls == ()
 
 
 def test_it_gives_grammars_what_they_need_where_calls_are_json_between_literals():
     found = bound(TEMPLATES["json"][0])
-    assert found.build_expr(answer_format(tool_choice="required")) is not None
+    assert found.build_expr(output_spec(tool_choice="required")) is not None
     assert found.reasoning is not None and found.reasoning.close == ("</think>",)
-    told = read(bound(TEMPLATES["xml"][0]), '[{"name": "now", "parameters": {}}]', tool_choice="required")
-    assert told.calls == (("now", "{}"),)
+    result = parse(bound(TEMPLATES["xml"][0]), '[{"name": "now", "parameters": {}}]', tool_choice="required")
+    assert result.calls == (("now", "{}"),)
 
 
 def test_special_tokens_are_known_in_literals_and_in_regexes():
@@ -205,10 +205,10 @@ def test_special_tokens_are_known_in_literals_and_in_regexes():
     text = calls
     for token, id in special.items():
         text = text.replace(token, found.control_tokens.get(id, token))
-    told = collect(found.create_parser(answer_format()), list(text))
-    assert [name for name, _ in told.calls] == ["get_weather", "now"]
-    assert json.loads(told.calls[0][1]) == {"city": "Oslo, {x}", "days": 3}
-    assert collect(found.create_parser(answer_format()), [calls]).calls == ()
+    result = collect(found.create_parser(output_spec()), list(text))
+    assert [name for name, _ in result.calls] == ["get_weather", "now"]
+    assert json.loads(result.calls[0][1]) == {"city": "Oslo, {x}", "days": 3}
+    assert collect(found.create_parser(output_spec()), [calls]).calls == ()
 
 
 def test_a_template_that_is_none_is_refused_with_the_reason():

@@ -1,4 +1,4 @@
-"""Templates can do what Hugging Face's can, and nothing that grows without bound or shows an address."""
+"""Templates can do what they can in Hugging Face, and nothing that grows without bound or shows an address."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Ids from a SentencePiece model equal those of SentencePiece itself, whatever the model was trained to do."""
+"""Ids from a SentencePiece model equal those of SentencePiece itself, for all training options."""
 
 import contextlib
 import functools

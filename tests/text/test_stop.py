@@ -1,4 +1,4 @@
-"""Stop strings: whatever the pieces, the result is that of looking at the whole text."""
+"""Stop strings: matching in pieces equals matching in the whole text."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -41,11 +41,11 @@ def test_matching_in_pieces_equals_matching_in_the_whole(pieces, stops, included
     assert result == brute_force(pieces, stops, included, first_that_counts)
 
 
-def test_the_match_that_ends_first_wins():
+def test_the_match_that_ends_first_counts():
     assert run(["abcde"], ["abcd", "bc"]) == ("a", "bc")
 
 
-def test_of_matches_with_the_same_end_the_first_listed_wins():
+def test_of_matches_with_the_same_end_the_first_listed_counts():
     assert run(["abc"], ["bc", "abc"]) == ("a", "bc")
     assert run(["abc"], ["abc", "bc"]) == ("", "abc")
 

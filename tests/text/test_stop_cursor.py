@@ -1,4 +1,4 @@
-"""A cursor sees the end of an answer at the token at which its TextStream sees it."""
+"""A cursor sees the end of an output at the same token as its TextStream."""
 
 import pytest
 from hypothesis import given

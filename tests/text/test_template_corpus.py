@@ -96,8 +96,8 @@ def cases() -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
             for prompted in (True, False):
                 yield name, messages, {"tools": tools, "add_generation_prompt": prompted}
     for choice in ("auto", "required", "none", {"type": "function", "function": {"name": "book_trip"}}):
-        told = {"tools": [TOOL, TRIP], "kwargs": {"tool_choice": choice, "parallel_tool_calls": False}}
-        yield f"tools and {choice}", TALKS["turns"], told | {"add_generation_prompt": True}
+        result = {"tools": [TOOL, TRIP], "kwargs": {"tool_choice": choice, "parallel_tool_calls": False}}
+        yield f"tools and {choice}", TALKS["turns"], result | {"add_generation_prompt": True}
     yield "several tools and a call", TALKS["reasoned call"], {"tools": [TOOL, TRIP], "add_generation_prompt": True}
     yield "documents", TALKS["system"], {"documents": [{"title": "T", "text": "x"}], "add_generation_prompt": True}
     for variables in (THINKING, QUIET):

@@ -1,4 +1,4 @@
-"""What a template writes by itself is told from what it only looks for."""
+"""The text that a template writes is distinguished from literals that it only compares with."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_its_own_words_in_their_order(source, written):
     assert extract_template_text(source).text == written
 
 
-def test_what_it_asks_for():
+def test_the_variables_that_it_reads():
     words = extract_template_text(
         "{% set mine = tools %}{{ mine }}{{ enable_thinking }}{% for m in messages %}{% endfor %}"
     )

@@ -1,4 +1,4 @@
-"""Text in pieces is read as if it were whole: markers, names, JSON, and values in other notations."""
+"""Text in pieces is parsed as if it were whole: markers, names, JSON, and values in other notations."""
 
 import json
 import random
@@ -109,7 +109,7 @@ def test_a_name_ends_where_no_name_can_go_on():
     assert len(run(TextBuffer.read_name, ["x" * 1000])[0]) == MAX_NAME_CHARS
 
 
-def test_what_was_read_can_be_kept():
+def test_what_was_read_can_be_recorded():
     buffer = TextBuffer()
     buffer.feed("abcdef")
     buffer.pos = 2
@@ -128,7 +128,7 @@ def test_halves_of_characters_never_leave():
 
 
 @given(JSON)
-def test_python_s_own_spelling_of_a_value_is_read(value):
+def test_python_s_repr_of_a_value_is_parsed(value):
     assert PythonLiterals().parse(repr(value)) == value
 
 

@@ -109,7 +109,7 @@ def test_an_output_without_news_gives_no_delta():
     assert run(SamplingParams(), [output(())])[1] == []
 
 
-def test_logprobs_are_spelled_out_and_their_bytes_make_the_text():
+def test_logprobs_have_texts_whose_bytes_make_the_text():
     ids = [*TOKENIZER.encode("the €"), END]
     entries = tuple(PositionLogprobs(id, -0.5, 1) for id in ids)
     _, (delta,) = run(SamplingParams(logprobs=0), [output(ids, FinishReason.STOP, entries)])
@@ -143,7 +143,7 @@ def test_alternatives_complete_the_same_half_character():
     assert [item.token for item in deltas[-1].logprobs[0].top] == ["€", "\u20a2"]
 
 
-def test_what_is_asked_for_by_id_is_spelled_in_its_place_and_none_of_it_twice():
+def test_tokens_requested_by_id_have_texts_and_occur_once():
     half, cent, rest = TOKENIZER.encode("€")[:2], TOKENIZER.encode("\u20a2")[-1], TOKENIZER.encode("€")[-1]
     wanted = ((cent, -2.0), (rest, -1.0), (cent, -2.0))
     entry = PositionLogprobs(rest, -1.0, 1, ((rest, -1.0),), wanted)

@@ -1,4 +1,4 @@
-"""Tokenizers from directories: the files that make one, and what wins over what."""
+"""Tokenizers from directories: the files that make one, and which file overrides which."""
 
 import subprocess
 import sys
@@ -65,7 +65,7 @@ def test_special_tokens_are_skipped_only_if_asked(tokenizer):
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a<tool_call>"
 
 
-def test_a_template_file_wins_over_the_configuration(directory):
+def test_a_template_file_overrides_the_configuration(directory):
     (directory / "chat_template.jinja").write_text("from the file")
     (directory / "additional_chat_templates").mkdir()
     (directory / "additional_chat_templates" / "tool_use.jinja").write_text("with tools")
@@ -136,7 +136,7 @@ def test_broken_files_are_named(directory):
         Tokenizer.load(directory)
 
 
-def test_nothing_there_is_said(tmp_path):
+def test_a_missing_tokenizer_is_refused(tmp_path):
     with pytest.raises(BadCheckpoint, match="neither a directory nor a file"):
         Tokenizer.load(tmp_path / "nowhere")
 

@@ -1,4 +1,4 @@
-"""What clients' serialisers write into tool schemas for what is absent."""
+"""Null keywords in tool schemas count as absent."""
 
 import json
 

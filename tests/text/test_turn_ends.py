@@ -1,4 +1,4 @@
-"""The token that ends answers in a template is found where the files name another."""
+"""The token that ends assistant messages in a template is found if the files name another one."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def found(tokenizer: Tokenizer, source: str, known: set[int]) -> str | None:
         (REFUSES, {0}, None),
     ],
 )
-def test_it_is_what_stands_behind_an_answer_unless_that_is_known(tokenizer, source, known, end):
+def test_it_is_the_token_after_an_assistant_message_unless_that_is_known(tokenizer, source, known, end):
     assert found(tokenizer, source, known) == end
 
 

@@ -1,4 +1,4 @@
-"""Calls in a form of no dialect are read in every dialect, and what only looks like one goes on unchanged."""
+"""Calls in a form of no dialect are parsed in every dialect; text that only looks like one is unchanged."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from jaxserve.text.argument_check import accepts_arguments
 from jaxserve.text.call_formats.format import FunctionSpec
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.text.call_writers import WRITERS
-from tests.text.parsing import answer_format, collect, cuts, dialect, random_pieces, read, tool
+from tests.text.parsing import collect, cuts, dialect, output_spec, parse, random_pieces, tool
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 OSLO, NOW = ("get_weather", {"city": "Oslo"}), ("now", {})
@@ -49,54 +49,54 @@ NO_CALLS = [
 def test_a_call_in_another_form_is_read(name, form):
     for before in ("", "I look it up:\n"):
         text = before + form
-        whole = read(dialect(name), text)
+        whole = parse(dialect(name), text)
         assert (whole.content, whole.parsed) == (before, [OSLO])
         for pieces in cuts(text) if name in ("hermes", "qwen3_coder") else [list(text)]:
-            assert read(dialect(name), pieces) == whole
+            assert parse(dialect(name), pieces) == whole
 
 
 @pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "glm45", "mistral", "openai"])
 def test_several_are_read_one_after_the_other_or_as_a_list(name):
     now = CALL.replace("get_weather", "now").replace('{"city": "Oslo"}', "{}")
     for text in (f"{CALL}\n{now}", f"```json\n{CALL}\n```\nand\n```json\n{now}\n```", f"[{CALL}, {now}]"):
-        assert read(dialect(name), list(text)).parsed == [OSLO, NOW]
-        assert read(dialect(name), list(text), parallel_tool_calls=False).parsed == [OSLO]
+        assert parse(dialect(name), list(text)).parsed == [OSLO, NOW]
+        assert parse(dialect(name), list(text), parallel_tool_calls=False).parsed == [OSLO]
 
 
 @pytest.mark.parametrize("text", NO_CALLS)
 def test_what_only_begins_like_a_call_is_content(text):
     for name in ("hermes", "qwen3_coder", "kimi_k2"):
         for pieces in cuts(text):
-            reader = dialect(name).create_parser(answer_format())
-            assert (told := collect(reader, pieces)).content == text and not told.calls
-            assert reader.finish_reason(FinishReason.STOP) == "stop"
+            parser = dialect(name).create_parser(output_spec())
+            assert (result := collect(parser, pieces)).content == text and not result.calls
+            assert parser.finish_reason(FinishReason.STOP) == "stop"
 
 
 def test_text_is_held_back_only_while_it_may_be_a_call():
-    reader = dialect("hermes").create_parser(answer_format())
+    parser = dialect("hermes").create_parser(output_spec())
     pieces = ["```", "json\n{", '"na', 'me": "get_wea', 'ther", "arg', "uments", '": {"a": [1', "]}", "}", "\n```"]
-    assert [reader.feed(piece).content for piece in pieces] == [""] * 10
-    reader = dialect("hermes").create_parser(answer_format())
-    told = [reader.feed(piece).content for piece in ("```", "json\n{", '"a', '": "b', "c", '": [', "1")]
-    assert told == ["", "", "", '```json\n{"a": "b', "c", '": [', "1"]
+    assert [parser.feed(piece).content for piece in pieces] == [""] * 10
+    parser = dialect("hermes").create_parser(output_spec())
+    result = [parser.feed(piece).content for piece in ("```", "json\n{", '"a', '": "b', "c", '": [', "1")]
+    assert result == ["", "", "", '```json\n{"a": "b', "c", '": [', "1"]
 
 
 def test_they_are_read_only_where_the_model_may_choose_and_its_answer_is_free():
-    assert read(dialect("hermes"), CALL, tool_choice="none").content == CALL
-    assert read(dialect("hermes"), CALL, tools=()).content == CALL
-    told = collect(dialect("hermes").create_parser(answer_format(), is_constrained=True), [CALL])
-    assert (told.content, told.calls) == (CALL, ())
+    assert parse(dialect("hermes"), CALL, tool_choice="none").content == CALL
+    assert parse(dialect("hermes"), CALL, tools=()).content == CALL
+    result = collect(dialect("hermes").create_parser(output_spec(), is_constrained=True), [CALL])
+    assert (result.content, result.calls) == (CALL, ())
 
 
 def test_after_a_call_in_its_own_form_a_model_is_not_misread():
     own = WRITERS["hermes"]([OSLO])
-    assert read(dialect("hermes"), own + "\nThat was " + CALL).parsed == [OSLO]
-    assert read(dialect("llama3_json"), f"```json\n{CALL}\n```") == read(dialect("llama3_json"), CALL)
+    assert parse(dialect("hermes"), own + "\nThat was " + CALL).parsed == [OSLO]
+    assert parse(dialect("llama3_json"), f"```json\n{CALL}\n```") == parse(dialect("llama3_json"), CALL)
 
 
 def test_a_call_in_the_reasoning_is_none():
-    told = read(dialect("hermes", "qwen3"), list(f"Maybe {CALL}?</think>{CALL}"))
-    assert (told.reasoning, told.content, told.parsed) == (f"Maybe {CALL}?", "", [OSLO])
+    result = parse(dialect("hermes", "qwen3"), list(f"Maybe {CALL}?</think>{CALL}"))
+    assert (result.reasoning, result.content, result.parsed) == (f"Maybe {CALL}?", "", [OSLO])
 
 
 STRICT = tool("f", True, a={"type": "integer", "minimum": 1}, b={"anyOf": [{"$ref": "#/$defs/b"}, {"type": "null"}]})
@@ -116,15 +116,15 @@ STRICT["function"]["parameters"] |= {"additionalProperties": False, "$defs": {"b
     ],
 )
 def test_a_strict_function_is_called_only_with_valid_arguments(given, is_valid):
-    told = read(dialect("hermes"), f'{{"name": "f", "arguments": {given}}}', tools=(STRICT,))
-    assert bool(told.calls) is is_valid
+    result = parse(dialect("hermes"), f'{{"name": "f", "arguments": {given}}}', tools=(STRICT,))
+    assert bool(result.calls) is is_valid
     odd = FunctionSpec("f", {"type": "object", "propertyNames": {"pattern": "a"}}, is_strict=True)
     assert not accepts_arguments(given, odd)
 
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_no_cut_changes_what_is_told(data):
+def test_no_cut_changes_the_result(data):
     parts = [
         "```",
         "json\n",
@@ -143,7 +143,7 @@ def test_no_cut_changes_what_is_told(data):
     ]
     text = "".join(data.draw(st.lists(st.sampled_from([*parts, CALL, CALL[:30], "<tool_call>"]), max_size=20)))
     name = data.draw(st.sampled_from(["hermes", "llama3_json", "qwen3_coder", "pythonic", "mistral"]))
-    whole = read(dialect(name), text)
-    assert read(dialect(name), list(text)) == whole
-    assert read(dialect(name), random_pieces(text, random.Random(data.draw(st.integers(0, 99))))) == whole
+    whole = parse(dialect(name), text)
+    assert parse(dialect(name), list(text)) == whole
+    assert parse(dialect(name), random_pieces(text, random.Random(data.draw(st.integers(0, 99))))) == whole
     assert whole.calls or whole.content == text

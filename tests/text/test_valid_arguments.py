@@ -1,4 +1,4 @@
-"""What a grammar lets through is valid once it is read, whatever the schema, the dialect and the pieces it comes in."""
+"""Arguments that a grammar allows are valid once they are parsed, for all schemas, dialects and cuts."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from jaxserve.text.dialects import TOOL_PARSERS
 from tests.structured.byte_tokenizer import SPECIAL_TOKENS, accepts, byte_tokenizer
 from tests.structured.test_schema_walks import CHECKED, COUNTS, NAMES, PATTERNS, SCHEMAS
 from tests.text.grammar_walks import walk
-from tests.text.parsing import answer_format, dialect, random_pieces, read
+from tests.text.parsing import dialect, output_spec, parse, random_pieces
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 # One of each way of writing arguments.
@@ -55,7 +55,7 @@ def answers(name, parameters, choice, num=3):
     """Calls of random answers; None where the schema is refused."""
     fields = {"tools": tools(parameters), "tool_choice": choice, "parallel_tool_calls": False}
     try:
-        text = write_valid_grammar(dialect(name).build_expr(answer_format(**fields)), SPECIAL_TOKENS, "tools")
+        text = write_valid_grammar(dialect(name).build_expr(output_spec(**fields)), SPECIAL_TOKENS, "tools")
     except InvalidParameter:
         return
     matcher = LLMatcher(byte_tokenizer().get_ll_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
@@ -66,8 +66,8 @@ def answers(name, parameters, choice, num=3):
         answer = walk(matcher, rng, 400)
         if answer is None or not accepts(matcher, answer):  # it has no end: nothing is valid under some part
             continue
-        whole = read(dialect(name), answer, **fields)
-        assert read(dialect(name), random_pieces(answer, rng), **fields).calls == whole.calls, answer
+        whole = parse(dialect(name), answer, **fields)
+        assert parse(dialect(name), random_pieces(answer, rng), **fields).calls == whole.calls, answer
         assert whole.calls or choice == "auto", answer
         yield from ((answer, arguments) for _, arguments in whole.calls)
 
@@ -111,5 +111,5 @@ def test_what_stands_behind_the_root_or_a_reference_is_enforced(name, root):
 def test_what_cannot_be_enforced_is_refused_by_name(name):
     parameters = {"properties": {"a": {"type": "string", "not": {"const": "x"}}}}
     with pytest.raises(InvalidParameter, match="'not' at #/properties/a") as caught:
-        write_valid_grammar(dialect(name).build_expr(answer_format(tools=tools(parameters))), SPECIAL_TOKENS, "tools")
+        write_valid_grammar(dialect(name).build_expr(output_spec(tools=tools(parameters))), SPECIAL_TOKENS, "tools")
     assert caught.value.param == "tools.0.function.parameters"

@@ -1,4 +1,4 @@
-"""Tiny tokenizers made on the spot: byte-level BPE, SentencePiece-like with byte fallback, and plain words."""
+"""Tiny tokenizers made for tests: byte-level BPE, SentencePiece-like with byte fallback, and plain words."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One tiny tokenizer in each of the forms in which models bring theirs; each writer fills a directory."""
+"""One tiny tokenizer in each form of tokenizer files; each writer fills a directory."""
 
 import base64
 import io

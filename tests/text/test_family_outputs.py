@@ -1,7 +1,7 @@
-"""What models write is read from their real tokens: reasoning, content and calls.
+"""Outputs of models are parsed from their real tokens: reasoning, content and calls.
 
 A template shows in a conversation's history how its model writes; that text, as tokens, is fed as if the model had
-said it. Where it does not, the text is given here.
+written it. Where it does not, the text is given here.
 """
 
 import json
@@ -45,7 +45,7 @@ for turn in TURNS.values():
 def said(family: Family, turn: Mapping[str, Any], thinking: bool | None) -> tuple[str, str] | None:
     """The prompt, and what the template writes as the answer to it; None: it does not take such a turn.
 
-    thinking   what it is told of thinking; None: nothing
+    thinking   whether thinking is enabled; None: by default
     """
     template = templates_of(family).select(has_tools=True)
     switch = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
@@ -70,7 +70,7 @@ def bound(family: Family) -> OutputDialect:
 
 
 def read(family: Family, format: ChatOutputSpec, answer: str) -> tuple[str, str, list[tuple[str, str]]]:
-    """Reasoning, content and calls: the answer's tokens, one by one, through the detokenizer and the reader."""
+    """Return reasoning, content and calls: the tokens go one by one through the detokenizer and the parser."""
     tokenizer, dialect = tokenizer_of(family), bound(family)
     prompt_ids = tokenizer.encode(format.prompt_text, add_special_tokens=False)
     stream = TextStream(
@@ -91,7 +91,7 @@ def read(family: Family, format: ChatOutputSpec, answer: str) -> tuple[str, str,
 
 
 def cases(family: Family) -> Iterator[Case]:
-    """What the template writes, told to think or not to, and what is to be found in it."""
+    """Yield what the template writes with thinking enabled or disabled, and the expected parts of it."""
     dialect, seen = bound(family), set()
     for thinking in (None, True, False):
         for name, turn in TURNS.items():
@@ -167,7 +167,7 @@ def test_what_models_write_is_read(family):
 
 
 @pytest.mark.parametrize("family", [one for one in FAMILIES if one.reasoning_parser], ids=lambda family: family.name)
-def test_its_reasoning_ends_at_the_token_at_which_the_reader_ends_it(family):
+def test_its_reasoning_ends_at_the_token_at_which_the_parser_ends_it(family):
     tokenizer, dialect = tokenizer_of(family), bound(family)
     thoughts = [case for case in (*cases(family), *own_cases(family)) if case[2] == THOUGHT]
     for format, answer, _ in thoughts:

@@ -1,4 +1,4 @@
-"""What a dialect's grammar lets through, its reader reads: calls of declared functions with valid arguments."""
+"""Outputs that a dialect's grammar allows are parsed as calls of declared functions with valid arguments."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from jaxserve.text.dialects import TOOL_PARSERS
 from tests.structured.byte_tokenizer import accepts, byte_tokenizer
 from tests.text.call_writers import WRITERS
 from tests.text.grammar_walks import walk
-from tests.text.parsing import answer_format, dialect, read, tool
+from tests.text.parsing import dialect, output_spec, parse, tool
 
 PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not None)
 STRICT = (
@@ -43,7 +43,7 @@ def bound(name):
 
 
 def compiled(compiler, name, **fields):
-    shape = bound(name).build_expr(answer_format(tools=STRICT, **fields))
+    shape = bound(name).build_expr(output_spec(tools=STRICT, **fields))
     assert shape is not None
     return compiler.compile(shape)
 
@@ -62,9 +62,9 @@ def test_required_calls_are_calls(compiler, name, parallel):
     assert len(answers) >= 8
     numbers = set()
     for answer in answers:
-        whole = read(bound(name), answer, **fields)
+        whole = parse(bound(name), answer, **fields)
         assert whole.content == "" and whole.calls, answer
-        assert read(bound(name), list(answer), **fields) == whole
+        assert parse(bound(name), list(answer), **fields) == whole
         check(whole.calls)
         numbers.add(len(whole.calls))
     assert (max(numbers) > 1) == (parallel and name != "openai")
@@ -77,13 +77,13 @@ def test_a_named_function_is_called_once(compiler, name):
     answers = [answer for seed in range(8) if (answer := walk(grammar.new_matcher(), random.Random(seed)))]
     assert len(answers) >= 6
     for answer in answers:
-        told = read(bound(name), answer, tools=STRICT, tool_choice=choice)
-        assert told.content == "" and [call[0] for call in told.calls] == ["get_weather"], answer
-        check(told.calls)
+        result = parse(bound(name), answer, tools=STRICT, tool_choice=choice)
+        assert result.content == "" and [call[0] for call in result.calls] == ["get_weather"], answer
+        check(result.calls)
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_with_strict_functions_an_answer_is_free_but_inside_their_calls(compiler, name):
+def test_with_strict_functions_an_output_is_free_outside_their_calls(compiler, name):
     grammar = compiled(compiler, name, tool_choice="auto")
     header = "<|channel|>final<|message|>" if name == "openai" else ""
     for text in ("Hello.", "\n Hello", "Is 3 < 4? {x} [y]"):
@@ -96,7 +96,7 @@ def test_with_strict_functions_an_answer_is_free_but_inside_their_calls(compiler
     for seed in range(8):
         answer = walk(grammar.new_matcher(), random.Random(seed), 300)
         if answer is not None:
-            check(read(bound(name), answer, tools=STRICT).calls)
+            check(parse(bound(name), answer, tools=STRICT).calls)
 
 
 # Their grammars write calls as the writers do, to the last blank.
@@ -108,7 +108,7 @@ SAME_SPELLING = {
 
 def test_other_functions_keep_free_arguments_beside_strict_ones(compiler):
     tools = (STRICT[0], tool("search", query={"type": "string"}))
-    grammar = compiler.compile(dialect("hermes").build_expr(answer_format(tools=tools)))
+    grammar = compiler.compile(dialect("hermes").build_expr(output_spec(tools=tools)))
     call = '<tool_call>\n{{"name": "{}", "arguments": {}}}\n</tool_call>'
     assert accepts(grammar.new_matcher(), call.format("search", '{"anything": [1]}'))
     assert accepts(grammar.new_matcher(), call.format("now", "{}"))
@@ -116,25 +116,25 @@ def test_other_functions_keep_free_arguments_beside_strict_ones(compiler):
     assert not accepts(grammar.new_matcher(), call.format("other", "{}"))
 
 
-def test_a_free_answer_has_no_shape():
+def test_a_free_output_has_no_grammar():
     loose = (tool("now"),)
     for fields in ({"tools": loose}, {"tools": ()}, {"tools": STRICT, "tool_choice": "none"}):
-        assert dialect("hermes").build_expr(answer_format(**fields)) is None
-    assert dialect(None).build_expr(answer_format(tools=STRICT)) is None
+        assert dialect("hermes").build_expr(output_spec(**fields)) is None
+    assert dialect(None).build_expr(output_spec(tools=STRICT)) is None
 
 
 @pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "glm47", "pythonic", "gemma4", "deepseek_v32"])
 def test_a_string_is_free_up_to_its_end(compiler, name):
     tools = (tool("write", text={"type": "string"}),)
     choice = NamedTool("write")
-    grammar = compiler.compile(dialect(name).build_expr(answer_format(tools=tools, tool_choice=choice)))
+    grammar = compiler.compile(dialect(name).build_expr(output_spec(tools=tools, tool_choice=choice)))
     text = "It's 3 < 4, {a: [b]}\n</parm> & more"
     answer = WRITERS[name]([("write", {"text": text})]).rstrip()
     if name == "pythonic":
         answer = f"[write(text={json.dumps(text)})]"
     assert accepts(grammar.new_matcher(), answer)
-    told = read(dialect(name), answer, tools=tools, tool_choice=choice)
-    assert json.loads(told.calls[0][1]) == {"text": text}
+    result = parse(dialect(name), answer, tools=tools, tool_choice=choice)
+    assert json.loads(result.calls[0][1]) == {"text": text}
 
 
 def test_names_are_those_that_were_declared():
@@ -143,7 +143,7 @@ def test_names_are_those_that_were_declared():
 
 
 @pytest.mark.parametrize("name", ["llama4_pythonic", "xlam"])
-def test_a_strict_function_is_held_behind_the_other_openers_of_unmarked_calls_as_well(compiler, name):
+def test_a_strict_function_is_enforced_after_the_other_openers_of_unmarked_calls_too(compiler, name):
     grammar = compiled(compiler, name, tool_choice="auto")
     for opener in filter(None, TOOL_PARSERS[name].open):
         assert not accepts(grammar.new_matcher(), f"{opener}[1]")

@@ -1,4 +1,4 @@
-"""A call in which one closing mark is missing is recovered or shown as it stands, however the text is cut."""
+"""A call in which one closing marker is missing is recovered or is content, however the text is cut."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -10,7 +10,7 @@ from jaxserve.text.call_formats.tagged import TaggedCalls
 from jaxserve.text.dialect import ToolDialect
 from jaxserve.text.dialects import TOOL_PARSERS
 from tests.text.call_writers import WRITERS
-from tests.text.parsing import answer_format, collect, cuts, dialect, read, tool
+from tests.text.parsing import collect, cuts, dialect, output_spec, parse, tool
 
 TOOLS = (
     tool("forecast", city={"type": "string"}, days={"type": "integer"}, note={"type": "string"}),
@@ -30,19 +30,19 @@ TAGGED = {
 CLOSING = {"name_end", "end", "ends", "value_end", "key_end", "close"}
 
 
-def marks(value: object) -> Iterator[str]:
-    """The closing marks of a dialect, from its data; not those that are a part of an opening tag."""
+def markers(value: object) -> Iterator[str]:
+    """Yield the closing markers of a dialect, from its data, without those that are part of an opening tag."""
     for field in fields(value) if is_dataclass(value) else ():
         found = getattr(value, field.name)
         if field.name in CLOSING:
             texts = map(str.strip, (found,) if isinstance(found, str) else found)
             yield from (text for text in texts if len(text) > 2 and '"' not in text and not text.startswith("<arg_v"))
         else:
-            yield from marks(found)
+            yield from markers(found)
 
 
 def without_one(name: str, text: str) -> Iterator[str]:
-    for mark in set(marks(TOOL_PARSERS[name])):
+    for mark in set(markers(TOOL_PARSERS[name])):
         place = text.find(mark)
         while place >= 0:
             before, behind = text[:place], text[place + len(mark) :]
@@ -51,32 +51,32 @@ def without_one(name: str, text: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_a_closing_mark_left_out_loses_no_call_and_changes_no_argument(name):
+def test_a_missing_closing_marker_loses_no_call_and_changes_no_argument(name):
     calls = [OSLO, ROME, NOW]
     bound, text = dialect(name), WRITERS[name](calls)
     for broken in without_one(name, text):
-        told = read(bound, broken, tools=TOOLS)
-        assert told.parsed == calls or (told.content == broken and not told.calls)
+        result = parse(bound, broken, tools=TOOLS)
+        assert result.parsed == calls or (result.content == broken and not result.calls)
         for pieces in (list(broken), [broken[:9], broken[9:]], [broken[:-9], broken[-9:]]):
-            assert read(bound, pieces, tools=TOOLS) == told
+            assert parse(bound, pieces, tools=TOOLS) == result
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_a_call_with_a_mark_left_out_is_cut_anywhere_and_told_alike(name):
+def test_a_call_with_a_missing_marker_is_parsed_alike_however_it_is_cut(name):
     bound, text = dialect(name), WRITERS[name]([OSLO, NOW])
     for broken in without_one(name, text):
-        whole = read(bound, broken, tools=TOOLS)
+        whole = parse(bound, broken, tools=TOOLS)
         for end in range(0, len(broken), 3):
-            reader = bound.create_parser(answer_format(tools=TOOLS))
-            told = collect(reader, list(broken[:end]), is_cut=True)
-            assert told == read(bound, broken[:end], tools=TOOLS, is_cut=True)
-            assert [call[0] for call in told.calls] == [call[0] for call in whole.calls[: len(told.calls)]]
-            if reader.finish_reason(FinishReason.STOP) == "tool_calls":
-                assert told.parsed == whole.parsed[: len(told.calls)]
+            parser = bound.create_parser(output_spec(tools=TOOLS))
+            result = collect(parser, list(broken[:end]), is_cut=True)
+            assert result == parse(bound, broken[:end], tools=TOOLS, is_cut=True)
+            assert [call[0] for call in result.calls] == [call[0] for call in whole.calls[: len(result.calls)]]
+            if parser.finish_reason(FinishReason.STOP) == "tool_calls":
+                assert result.parsed == whole.parsed[: len(result.calls)]
 
 
 @pytest.mark.parametrize("name", sorted(TAGGED))
-def test_a_value_may_hold_marks_that_are_not_its_own(name):
+def test_a_value_may_hold_markers_that_are_not_its_own(name):
     tools, format = TAGGED[name]
     key, end, close = format.key.strip(), format.end.strip(), format.value_end.strip()
     names = format.key_end[0].strip()
@@ -89,14 +89,14 @@ def test_a_value_may_hold_marks_that_are_not_its_own(name):
         calls = [("forecast", {"city": "Oslo", "note": text}), NOW]
         written = WRITERS[name](calls)
         for pieces in cuts(written):
-            assert read(dialect(name), pieces, tools=TOOLS).parsed == calls
+            assert parse(dialect(name), pieces, tools=TOOLS).parsed == calls
 
 
 def test_a_call_that_a_limit_has_cut_gets_no_end():
     begun = "<tool_call>\n<function=forecast>\n<parameter=city>\nOslo\n</parameter>\n"
-    told = read(dialect("qwen3_coder"), begun, tools=TOOLS, is_cut=True)
-    assert told.calls == (("forecast", '{"city": "Oslo"'),)
-    assert read(dialect("qwen3_coder"), begun, tools=TOOLS).parsed == [("forecast", {"city": "Oslo"})]
+    result = parse(dialect("qwen3_coder"), begun, tools=TOOLS, is_cut=True)
+    assert result.calls == (("forecast", '{"city": "Oslo"'),)
+    assert parse(dialect("qwen3_coder"), begun, tools=TOOLS).parsed == [("forecast", {"city": "Oslo"})]
     text = begun + "<parameter=note>\n</function> is a tag, and"
-    told = read(dialect("qwen3_coder"), list(text), tools=TOOLS, is_cut=True)
-    assert told.calls == (("forecast", '{"city": "Oslo", "note": "</function> is a tag, and'),)
+    result = parse(dialect("qwen3_coder"), list(text), tools=TOOLS, is_cut=True)
+    assert result.calls == (("forecast", '{"city": "Oslo", "note": "</function> is a tag, and'),)
