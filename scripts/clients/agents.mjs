@@ -15,20 +15,26 @@ export const TOOLS = {
   },
 };
 
-/** Asks each question of an agent. A call that was written must have been made, not told as words. */
+/**
+ * Asks each question of an agent. A call that was written must have been made, not told as words. A small model may go
+ * on calling until the client gives up: that is counted, and no fault of the server.
+ */
 export async function loops(answer) {
   let calls = 0;
+  let endless = 0;
   for (const question of ASKED) {
     called = [];
     let text;
     try {
       text = (await answer(question)) ?? '';
     } catch (error) {
-      assert.match(error.message, /--tool-call-parser/);
-      return 'refused: the model knows no calls';
+      if (/--tool-call-parser/.test(error.message)) return 'refused: the model knows no calls';
+      if (!called.length) throw error;
+      endless += 1;
+      text = '';
     }
     calls += called.length > 0;
     assert.ok(called.length || !text.includes('"get_'), `a call in the words: ${text}`);
   }
-  return `tools were called in ${calls} of ${ASKED.length}`;
+  return `tools were called in ${calls} of ${ASKED.length}` + (endless ? `, ${endless} without an end` : '');
 }
