@@ -1,9 +1,10 @@
-"""What ties beam searches to the batch: their rows, the pages that their beams share, and the steps they take.
+"""Beam searches in the batch: the rows and pages of their beams, and the steps that they plan.
 
-A search is one request that takes a row for each beam. Its prompt is computed like any other, in the first of them.
-From then on its next step is planned when the results of the last one are home. Beams share full pages, each as one
-more holder; of a parent's last page, when it is not full, the first child takes over the page and the others a copy.
-A search that loses its pages begins again: nothing has been said of it yet, and it finds the same.
+A beam search is one request that takes a row for each beam. Its prompt is computed like any other, in the first of the
+rows. Afterwards its next step is planned when the results of the one before are on the host. Beams share full pages, of
+which each holds a reference; of a parent's last page, when it is not full, the first child takes the page and the
+others get copies. A search that is preempted starts again from its prompt: it has had no output yet, and it finds the
+same beams.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,18 +24,29 @@ from jaxserve.sampling.sampler import SampleMode
 
 
 def max_beam_tokens(prompt_tokens: int, width: int, num_pages: int, page_size: int) -> int:
-    """Tokens that `width` beams of one prompt can have if each writes in pages of its own; num_pages are usable.
+    """Return how many tokens each beam can have if all of them share nothing but the full pages of the prompt.
 
-    The newest token needs no place, so one is always possible where the prompt fits.
+    prompt_tokens   The length of the prompt.
+    width           The number of beams.
+    num_pages       The number of usable pages.
+    page_size       The number of tokens of a page.
+
+    It is at least 1, because the newest token needs no page.
     """
-    shared = prompt_tokens // page_size
-    pages_a_beam = shared + (num_pages - shared) // width
-    return max(1, pages_a_beam * page_size - prompt_tokens + 1)
+    num_shared = prompt_tokens // page_size
+    pages_per_beam = num_shared + (num_pages - num_shared) // width
+    return max(1, pages_per_beam * page_size - prompt_tokens + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class BeamStep:
-    """A search's part of a step plan."""
+    """The part of a step plan that belongs to one beam search.
+
+    batch          Its live beams.
+    page_copies    Pairs (from, to) of pages, copied before anything is computed.
+    last_tokens    Pairs (row, token): the newest token of each beam, which the host has chosen.
+    penalty_rows   Pairs (row, penalty state) of each beam, if the request has penalties or biases.
+    """
 
     batch: DecodeBatch
     page_copies: tuple[tuple[int, int], ...]
@@ -44,13 +56,17 @@ class BeamStep:
 
 @dataclass(slots=True, eq=False)
 class BeamState:
-    """One search while it lives.
+    """The state of one beam search.
 
-    rows      while it runs; the first is its sequence's own
-    pages     of each live beam, in order; empty until the prompt is computed
-    copy_sources   for each live beam the page that its next one is a copy of
-    has_results   the results of its last step are
-    has_pages  every live beam has a page for its newest token
+    sequence           The sequence of its request. It holds the first row, and the pages until the prompt is computed.
+    search             The algorithm, with the live beams.
+    rows               Its rows while it runs; the first is the sequence's.
+    pages              The pages of each live beam, in order; empty until the prompt is computed.
+    copy_sources       For each live beam the page of which its next page is a copy, or None.
+    page_copies        Pairs (from, to) of pages to copy in the next step.
+    has_results        The results of its last step are on the host.
+    has_pages          Every live beam has a page for its newest token.
+    prompt_penalties   The penalty state of the prompt alone, once it is needed.
     """
 
     sequence: Sequence
@@ -65,210 +81,217 @@ class BeamState:
 
     @property
     def position(self) -> int:
-        """Of the live beams' newest tokens, which are not computed yet."""
-        return len(self.sequence.request.prompt_ids) + len(self.search.live[0].token_ids) - 1
+        """The position of the live beams' newest tokens, which are not computed yet."""
+        return len(self.sequence.request.prompt_ids) + len(self.search.beams[0].token_ids) - 1
 
 
 class BeamManager:
-    """Owns every live search. The scheduler gives rows and pages, and asks for steps.
+    """Manages the rows, pages and steps of all beam searches. The request table gives rows and pages.
 
-    max_pages_per_row   the width of page tables
+    pool                The pages.
+    page_size           The number of tokens of a page.
+    max_pages_per_row   The width of a page table.
+    vocab_size          The number of token ids.
     """
 
     def __init__(self, pool: PagePool, *, page_size: int, max_pages_per_row: int, vocab_size: int) -> None:
         self._pool = pool
-        self._page_size, self._table_width, self._vocab_size = page_size, max_pages_per_row, vocab_size
+        self._page_size, self._max_pages_per_row, self._vocab_size = page_size, max_pages_per_row, vocab_size
         self._states: dict[int, BeamState] = {}
-        self._owners: dict[int, int] = {}  # id of a hypothesis → id of its search
+        self._owners: dict[int, int] = {}  # id of an output → id of its request
 
     def add(self, sequence: Sequence) -> None:
+        """Add a new sequence if its request is a beam search."""
         request = sequence.request
         if request.is_beam_search:
             self._states[request.request_id] = BeamState(sequence, BeamSearch(request, sequence.guide))
             self._owners.update(dict.fromkeys(request.choice_ids, request.request_id))
 
     def remove(self, request: Request) -> None:
-        """Forgets a search that holds nothing any more."""
+        """Remove a beam search whose rows and pages are free."""
         if self._states.pop(request.request_id, None) is not None:
             for choice_id in request.choice_ids:
                 del self._owners[choice_id]
 
     def find_owner(self, request_id: int) -> int:
-        """The request that answers under this id: for all but a search's further hypotheses it is the same."""
+        """Return the id of the request to which an output id belongs: the same, except in a beam search."""
         return self._owners.get(request_id, request_id)
 
     # Rows and pages
 
     def watermark(self, request: Request, *, is_resumed: bool) -> int:
-        """Pages beyond its prompt's that must be free before a search begins beside others: one for each beam.
+        """Return how many pages besides the prompt's must be free when a beam search starts beside others.
 
-        When it begins again, all that it can ever need: it would lose everything once more.
+        It is one for each beam; of one that was preempted all that it can ever need, because it would start again.
+        Other requests need none.
         """
         if not request.is_beam_search:
             return 0
-        prompt, width = len(request.prompt_ids), request.num_rows
+        prompt_tokens, width = len(request.prompt_ids), request.num_rows
         if not is_resumed:
             return width
-        most = -(-(request.max_total_tokens - 1) // self._page_size)
-        return max(1, width * (most - prompt // self._page_size))
+        max_pages = -(-(request.max_total_tokens - 1) // self._page_size)
+        return max(1, width * (max_pages - prompt_tokens // self._page_size))
 
     def start(self, sequence: Sequence, rows: list[int]) -> None:
-        """It begins to run, in these rows."""
+        """Give a beam search its rows."""
         self._states[sequence.request.request_id].rows = rows
 
     def free(self, sequence: Sequence) -> list[int]:
-        """Gives back what it holds beside its sequence's own row and pages: returns the rows. It would begin again."""
-        search = self._states.get(sequence.request.request_id)
-        if search is None:
+        """Free the pages of a sequence's beams and return their rows without the first; the search starts again."""
+        state = self._states.get(sequence.request.request_id)
+        if state is None:
             return []
-        for pages in search.pages:
+        for pages in state.pages:
             self._pool.decref(pages)
         self._states[sequence.request.request_id] = BeamState(sequence, BeamSearch(sequence.request, sequence.guide))
-        sequence.num_pending = 0  # what is under way will not be looked at
-        return search.rows[1:]
+        sequence.num_pending = 0  # the results of steps in flight are ignored
+        return state.rows[1:]
 
     def list_pages(self, sequence: Sequence) -> list[int]:
-        """Pages of its beams, one for each holder."""
-        search = self._states.get(sequence.request.request_id)
-        return [] if search is None else [page for pages in search.pages for page in pages]
+        """Return the pages of a sequence's beams, once for each beam."""
+        state = self._states.get(sequence.request.request_id)
+        return [] if state is None else [page for pages in state.pages for page in pages]
 
     def list_extra_rows(self) -> list[int]:
-        """Rows in use beside those of their sequence."""
-        return [row for search in self._states.values() for row in search.rows[1:]]
+        """Return the rows in use besides those of sequences."""
+        return [row for state in self._states.values() for row in state.rows[1:]]
 
     def iter_writable_pages(self) -> Iterator[int]:
-        """Pages that a step to come may write into."""
-        for search in self._states.values():
-            for pages in search.pages:
-                yield from pages[search.position // self._page_size :]
+        """Yield the pages that a later step may write into."""
+        for state in self._states.values():
+            for pages in state.pages:
+                yield from pages[state.position // self._page_size :]
 
     # Steps
 
     def list_ready(self) -> list[Sequence]:
-        """Searches whose next step may be planned once they have the pages for it, in the order of the queue."""
+        """Return the sequences whose next step lacks nothing but pages, in the order of the queue."""
         if not self._states:
             return []
-        due = [search.sequence for search in self._states.values() if search.has_results and not search.has_pages]
-        return sorted(due, key=lambda sequence: sequence.queue_key)
+        ready = [state.sequence for state in self._states.values() if state.has_results and not state.has_pages]
+        return sorted(ready, key=lambda sequence: sequence.queue_key)
 
     def count_missing_pages(self, sequence: Sequence) -> int | None:
-        """Pages that the next step of a search needs; None if it has been preempted since it was due."""
-        search = self._states[sequence.request.request_id]
-        if not search.has_results:
+        """Return how many pages the next step of a beam search needs; None if it was preempted since list_ready."""
+        state = self._states[sequence.request.request_id]
+        if not state.has_results:
             return None
-        return sum(1 for pages in search.pages if len(pages) * self._page_size <= search.position)
+        return sum(1 for pages in state.pages if len(pages) * self._page_size <= state.position)
 
-    def append_pages(self, sequence: Sequence, new: Iterable[int]) -> None:
-        """Brings as many pages as were missing."""
-        search, new = self._states[sequence.request.request_id], iter(new)
-        for pages, source in zip(search.pages, search.copy_sources, strict=True):
-            if len(pages) * self._page_size <= search.position:
-                pages.append(next(new))
+    def append_pages(self, sequence: Sequence, new_pages: Iterable[int]) -> None:
+        """Give the beams the pages that they miss, as many as count_missing_pages said."""
+        state, new_pages = self._states[sequence.request.request_id], iter(new_pages)
+        for pages, source in zip(state.pages, state.copy_sources, strict=True):
+            if len(pages) * self._page_size <= state.position:
+                pages.append(next(new_pages))
                 if source is not None:
-                    search.page_copies.append((source, pages[-1]))
-        search.has_pages = True
+                    state.page_copies.append((source, pages[-1]))
+        state.has_pages = True
 
     def plan_steps(self) -> list[BeamStep]:
-        """The next step of every search that has room for it."""
-        return [self._plan_step(search) for search in self._states.values() if search.has_results and search.has_pages]
+        """Plan the next step of every beam search that has its pages."""
+        return [self._plan_step(state) for state in self._states.values() if state.has_results and state.has_pages]
 
-    def _plan_step(self, search: BeamState) -> BeamStep:
-        sequence, live = search.sequence, search.search.live
-        request, num = sequence.request, len(live)
-        table_BW = np.zeros((num, self._table_width), np.int32)
-        for line_W, pages in zip(table_BW, search.pages, strict=True):
-            line_W[: len(pages)] = pages
+    def _plan_step(self, state: BeamState) -> BeamStep:
+        sequence, beams = state.sequence, state.search.beams
+        request, num_beams = sequence.request, len(beams)
+        page_table_BW = np.zeros((num_beams, self._max_pages_per_row), np.int32)
+        for page_table_W, pages in zip(page_table_BW, state.pages, strict=True):
+            page_table_W[: len(pages)] = pages
         batch = DecodeBatch(
-            request_ids=(request.request_id,) * num,
-            epochs=(sequence.epoch,) * num,
-            row_B=np.array(search.rows[:num], np.int32),
-            position_B=np.full(num, search.position, np.int32),
-            page_table_BW=table_BW,
-            sampling_BS=np.tile(sequence.sampling_S, (num, 1)),
+            request_ids=(request.request_id,) * num_beams,
+            epochs=(sequence.epoch,) * num_beams,
+            row_B=np.array(state.rows[:num_beams], np.int32),
+            position_B=np.full(num_beams, state.position, np.int32),
+            page_table_BW=page_table_BW,
+            sampling_BS=np.tile(sequence.sampling_S, (num_beams, 1)),
             mode=SampleMode.BEAM,
         )
-        told = tuple((row, beam.token_ids[-1]) for row, beam in zip(search.rows, live, strict=False))
-        copies, search.page_copies = tuple(search.page_copies), []
-        search.has_results = search.has_pages = False
-        return BeamStep(batch, copies, told, self._make_penalty_rows(search) if request.needs_penalty_state else ())
+        last_tokens = tuple((row, beam.token_ids[-1]) for row, beam in zip(state.rows, beams, strict=False))
+        page_copies, state.page_copies = tuple(state.page_copies), []
+        state.has_results = state.has_pages = False
+        penalty_rows = self._make_penalty_rows(state) if request.needs_penalty_state else ()
+        return BeamStep(batch, page_copies, last_tokens, penalty_rows)
 
-    def _make_penalty_rows(self, search: BeamState) -> tuple[tuple[int, PenaltyRow], ...]:
-        """What the sampler must know of each beam, whose row had another's history until now."""
-        request = search.sequence.request
-        if search.prompt_penalties is None:
-            search.prompt_penalties = build_row(request.prompt_ids, (), request.params.logit_bias, self._vocab_size)
-        blank, found = search.prompt_penalties, []
-        for row, beam in zip(search.rows, search.search.live, strict=False):
+    def _make_penalty_rows(self, state: BeamState) -> tuple[tuple[int, PenaltyRow], ...]:
+        """Return the penalty state of each beam: its row held that of another beam until now."""
+        request = state.sequence.request
+        if state.prompt_penalties is None:
+            state.prompt_penalties = build_row(request.prompt_ids, (), request.params.logit_bias, self._vocab_size)
+        penalty_rows = []
+        for row, beam in zip(state.rows, state.search.beams, strict=False):
             count_V = np.bincount(beam.token_ids, minlength=self._vocab_size).astype(np.int32)
-            found.append((row, blank._replace(count_V=count_V)))
-        return tuple(found)
+            penalty_rows.append((row, state.prompt_penalties._replace(count_V=count_V)))
+        return tuple(penalty_rows)
 
     def make_masks(self, batch: DecodeBatch) -> tuple[tuple[int, Mask], ...]:
-        """What the beams of a batch, the newest of its search, may draw."""
-        search = self._states[batch.request_ids[0]]
-        sequence, min_tokens = search.sequence, search.sequence.request.params.min_tokens
-        found = []
-        for at, beam in enumerate(search.search.live):
-            held_back = sequence.request.stop_ids_until_min_tokens if len(beam.token_ids) < min_tokens else ()
-            mask = make_mask(sequence.restrictions, beam.guide, beam.token_ids, 0, held_back)
+        """Return (index, mask) of each beam that needs one, in the newest batch of its search."""
+        state = self._states[batch.request_ids[0]]
+        sequence, request = state.sequence, state.sequence.request
+        masks = []
+        for index, beam in enumerate(state.search.beams):
+            is_below_min_tokens = len(beam.token_ids) < request.params.min_tokens
+            suppressed = request.stop_ids_until_min_tokens if is_below_min_tokens else ()
+            mask = make_mask(sequence.restrictions, beam.guide, beam.token_ids, 0, suppressed)
             if mask is not None:
-                found.append((at, mask))
-        return tuple(found)
+                masks.append((index, mask))
+        return tuple(masks)
 
     # Results
 
     def find_error(self, sequence: Sequence) -> str | None:
-        """Why the grammar of one of its live beams cannot be followed any further."""
+        """Return why the grammar of a live beam cannot be followed any further, or None."""
         return self._states[sequence.request.request_id].search.error
 
-    def advance(self, sequence: Sequence, drawn: SampledTokens) -> bool:
-        """Takes what may follow the live beams, or the prompt; True: the search is over."""
-        search = self._states[sequence.request.request_id]
-        if not search.pages:
-            search.pages, sequence.pages = [sequence.pages], []
+    def advance(self, sequence: Sequence, sampled: SampledTokens) -> bool:
+        """Advance a search by the candidates of its beams, or of its prompt; return whether it is over."""
+        state = self._states[sequence.request.request_id]
+        if not state.pages:
+            state.pages, sequence.pages = [sequence.pages], []
         sequence.num_pending = 0
-        self._share_pages(search, search.search.advance(drawn))
-        search.has_results = True
-        return not search.search.live
+        self._share_pages(state, state.search.advance(sampled))
+        state.has_results = True
+        return not state.search.beams
 
-    def _share_pages(self, search: BeamState, parents: tuple[int, ...]) -> None:
-        """Gives each new beam what its parent has computed."""
-        old, search.pages, search.copy_sources = search.pages, [], []
-        heirs: set[int] = set()
+    def _share_pages(self, state: BeamState, parents: tuple[int, ...]) -> None:
+        """Give each new beam the pages of its parent: the first child the pages themselves, the others references."""
+        old_pages, state.pages, state.copy_sources = state.pages, [], []
+        continued: set[int] = set()
         for parent in parents:
-            pages, source = old[parent], None
-            if parent in heirs:
-                full, partial = divmod(search.position, self._page_size)
-                source = pages[full] if partial else None
-                pages = pages[:full]
+            pages, source = old_pages[parent], None
+            if parent in continued:
+                num_full, num_in_last = divmod(state.position, self._page_size)
+                source = pages[num_full] if num_in_last else None
+                pages = pages[:num_full]
                 self._pool.incref(pages)
-            heirs.add(parent)
-            search.pages.append(pages)
-            search.copy_sources.append(source)
-        for at, pages in enumerate(old):
-            if at not in heirs:
+            continued.add(parent)
+            state.pages.append(pages)
+            state.copy_sources.append(source)
+        for parent, pages in enumerate(old_pages):
+            if parent not in continued:
                 self._pool.decref(pages)
 
     def make_outputs(self, sequence: Sequence) -> list[TokenOutput]:
-        """All that a search has found, each hypothesis whole and under its own id.
+        """Return all hypotheses of a finished search, each as one output with its own id.
 
-        Raises InvalidParameter when there are fewer than were asked for: the request's constraints allow no more.
+        Raises InvalidParameter if there are fewer than the request asked for: its constraints allow no more.
         """
-        request, found = sequence.request, self._states[sequence.request.request_id].search.finished
-        if len(found) < len(request.choice_ids):
+        request, finished = sequence.request, self._states[sequence.request.request_id].search.finished
+        if len(finished) < len(request.choice_ids):
             raise InvalidParameter(
                 f"n={len(request.choice_ids)} answers cannot be found: the request's constraints (grammar,"
-                f" allowed_token_ids, bad_words, min_tokens) leave {len(found)}.",
+                f" allowed_token_ids, bad_words, min_tokens) leave {len(finished)}.",
                 "n",
             )
         return [
             TokenOutput(
                 request_id=choice_id,
-                token_ids=one.beam.token_ids,
-                logprobs=None if request.params.logprobs is None else one.beam.logprobs,
+                token_ids=hypothesis.beam.token_ids,
+                logprobs=None if request.params.logprobs is None else hypothesis.beam.logprobs,
                 num_cached_tokens=sequence.num_cached_tokens or 0,
-                finish_reason=one.finish_reason,
-                stop_reason=one.stop_reason,
+                finish_reason=hypothesis.finish_reason,
+                stop_reason=hypothesis.stop_reason,
             )
-            for choice_id, one in zip(request.choice_ids, found, strict=True)
+            for choice_id, hypothesis in zip(request.choice_ids, finished, strict=True)
         ]

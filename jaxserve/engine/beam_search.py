@@ -1,8 +1,8 @@
-"""Beam search itself: live beams, finished ones, and the step from one set to the next. Host only; knows no pages.
+"""The algorithm of beam search: live beams, finished hypotheses, and the step from one set of beams to the next.
 
-A step takes, for every live beam, its best continuations. Those that end an answer are finished; of all others the
-best go on, ties going to the earlier beam, then to the lower token id. Answers are ranked by
-log-probability / tokens ** length_penalty, ties going to the one that was finished first.
+A step takes the most likely candidates of every live beam. Those that end the output become hypotheses; the best of the
+others are the new beams, ties going to the earlier beam, then to the lower token id. Hypotheses are ranked by
+log-probability / tokens ** length_penalty, ties going to the one that was finished first. Host only, without pages.
 """
 
 from bisect import insort
@@ -21,12 +21,14 @@ from jaxserve.structured.guide import Guide
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """The beginning of an answer.
+    """The beginning of an output.
 
-    score    sum of the log-probabilities that its tokens had after bias, penalties and mask
-    stop_cursor   where its text stands, when stop strings may end it
-    repetition    has seen its tokens, when repetitions are to end it; no other beam pushes into this one
-    guide    has seen them, too, when they keep to a grammar or a budget
+    score         The sum of the log-probabilities of its tokens after biases, penalties and mask.
+    token_ids     Its tokens.
+    logprobs      Their log-probabilities, if the request asks for them.
+    stop_cursor   The position in its text, if stop strings may end it.
+    repetition    Has taken its tokens, if repetitions end it. Other beams have copies.
+    guide         Has taken its tokens, if it follows a grammar or a thinking budget. Other beams have copies.
     """
 
     score: float = 0.0
@@ -39,7 +41,13 @@ class Beam:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A finished answer; normalized_score is what it is ranked by."""
+    """A finished output.
+
+    beam               Its tokens.
+    normalized_score   The score by which it is ranked: of the beam, with the length penalty.
+    finish_reason      Why it ended.
+    stop_reason        What stopped it, as in TokenOutput.
+    """
 
     beam: Beam
     normalized_score: float
@@ -48,11 +56,14 @@ class Hypothesis:
 
 
 class BeamSearch:
-    """One request's search. The caller computes what may follow the live beams, and says so to `advance`.
+    """The beam search of one request. The caller computes the candidates of the live beams.
 
-    guide   at the beginning of every answer; it stays there
-    beams    of equal length, best first; none when the search is over
-    finished   finished answers, best first, never more than are wanted
+    request    The request.
+    guide      A guide at the beginning of the output, which stays there; None: the output is unconstrained.
+
+    width      The number of beams and of hypotheses (n).
+    beams      The live beams, all of the same length, best first; none when the search is over.
+    finished   The hypotheses, best first, at most `width`.
     """
 
     def __init__(self, request: Request, guide: Guide | None = None) -> None:
@@ -61,25 +72,25 @@ class BeamSearch:
         self._max_tokens = request.max_total_tokens - len(request.prompt_ids)
         self._stop_ids = request.stop_ids if request.eos_id is None else request.stop_ids | {request.eos_id}
         self.width = params.n
-        self.live: tuple[Beam, ...] = (
+        self.beams: tuple[Beam, ...] = (
             Beam(stop_cursor=request.stop_cursor, repetition=make_repetition_detector(request), guide=guide),
         )
         self.finished: list[Hypothesis] = []
 
     @property
     def error(self) -> str | None:
-        """Why the grammar of a live beam cannot be followed any further."""
-        return next((one.guide.error for one in self.live if one.guide is not None and one.guide.error), None)
+        """Why the grammar of a live beam cannot be followed any further; None: it can."""
+        return next((beam.guide.error for beam in self.beams if beam.guide is not None and beam.guide.error), None)
 
-    def advance(self, drawn: SampledTokens) -> tuple[int, ...]:
-        """Takes the continuations of each live beam, in order; for each new one returns its parent's place."""
-        length = len(self.live[0].token_ids) + 1
+    def advance(self, sampled: SampledTokens) -> tuple[int, ...]:
+        """Take the candidates of each live beam, in order; return the index of each new beam's parent."""
+        length = len(self.beams[0].token_ids) + 1
         beams: list[Beam] = []
         parents: list[int] = []
-        for score, at, place in self._candidates(drawn):
+        for score, parent_index, candidate in self._candidates(sampled):
             if len(beams) == self.width and not self._would_rank(score, length):
                 break
-            token, parent = int(drawn.candidate_id_BC[at, place]), self.live[at]  # type: ignore[index]
+            token, parent = int(sampled.candidate_id_BC[parent_index, candidate]), self.beams[parent_index]  # type: ignore[index]
             cursor, stop = parent.stop_cursor, None
             if token in self._stop_ids:
                 stop = token
@@ -87,34 +98,43 @@ class BeamSearch:
                 cursor, stop = cursor.advance(token)
             if stop is None and len(beams) == self.width:
                 continue
-            child = Beam(score, (*parent.token_ids, token), self._logprobs(parent, drawn, at, place), cursor)
+            logprobs = self._logprobs(parent, sampled, parent_index, candidate)
+            child = Beam(score, (*parent.token_ids, token), logprobs, cursor)
             if stop is None:
                 beams.append(child)
-                parents.append(at)
+                parents.append(parent_index)
             else:
                 self._finish(child, FinishReason.STOP, stop)
         return self._extend(beams, parents, length)
 
-    def _candidates(self, drawn: SampledTokens) -> Iterator[tuple[float, int, int]]:
-        """(score, beam, place among its continuations), best first; what is forbidden is none."""
+    def _candidates(self, sampled: SampledTokens) -> Iterator[tuple[float, int, int]]:
+        """Yield (score, index of the beam, index of its candidate), best first, without forbidden tokens."""
         num = 2 * self.width
-        assert drawn.candidate_id_BC is not None and drawn.candidate_logprob_BC is not None
-        id_BC, logprob_BC = drawn.candidate_id_BC[:, :num], drawn.candidate_logprob_BC[:, :num].astype(np.float64)
-        score_BC = np.array([[beam.score] for beam in self.live]) + logprob_BC
-        at_N, place_N = np.nonzero(np.isfinite(logprob_BC))
-        score_N = score_BC[at_N, place_N]
-        order_N = np.lexsort((id_BC[at_N, place_N], at_N, -score_N))
-        return zip(score_N[order_N].tolist(), at_N[order_N].tolist(), place_N[order_N].tolist(), strict=True)
+        assert sampled.candidate_id_BC is not None and sampled.candidate_logprob_BC is not None
+        id_BC, logprob_BC = sampled.candidate_id_BC[:, :num], sampled.candidate_logprob_BC[:, :num].astype(np.float64)
+        score_BC = np.array([[beam.score] for beam in self.beams]) + logprob_BC
+        beam_N, candidate_N = np.nonzero(np.isfinite(logprob_BC))
+        score_N = score_BC[beam_N, candidate_N]
+        order_N = np.lexsort((id_BC[beam_N, candidate_N], beam_N, -score_N))
+        return zip(score_N[order_N].tolist(), beam_N[order_N].tolist(), candidate_N[order_N].tolist(), strict=True)
 
-    def _logprobs(self, parent: Beam, drawn: SampledTokens, at: int, place: int) -> tuple[PositionLogprobs, ...]:
-        wanted = self._params.logprobs
-        return () if wanted is None else (*parent.logprobs, make_candidate_logprobs(drawn, at, place, wanted))
+    def _logprobs(
+        self, parent: Beam, sampled: SampledTokens, parent_index: int, candidate: int
+    ) -> tuple[PositionLogprobs, ...]:
+        num_top = self._params.logprobs
+        if num_top is None:
+            return ()
+        return (*parent.logprobs, make_candidate_logprobs(sampled, parent_index, candidate, num_top))
 
-    def _extend(self, live: list[Beam], parents: list[int], length: int) -> tuple[int, ...]:
-        """Ends beams that have all their tokens or repeat themselves, and all of them when none can matter."""
-        stay: list[int] = []
-        for at, beam in enumerate(live):
-            repetition, guide = self.live[parents[at]].repetition, self.live[parents[at]].guide
+    def _extend(self, beams: list[Beam], parents: list[int], length: int) -> tuple[int, ...]:
+        """Make these the live beams, without those that have ended; return the parents of those that remain.
+
+        A beam ends when it has all its tokens or repeats itself. All end when none can rank among the finished ones.
+        """
+        remaining: list[int] = []
+        for index, beam in enumerate(beams):
+            parent = self.beams[parents[index]]
+            repetition, guide = parent.repetition, parent.guide
             if length == self._max_tokens:
                 self._finish(beam, FinishReason.LENGTH)
                 continue
@@ -126,29 +146,33 @@ class BeamSearch:
             if guide is not None:
                 guide = guide.copy()
                 guide.accept(beam.token_ids[-1])
-            live[at] = Beam(beam.score, beam.token_ids, beam.logprobs, beam.stop_cursor, repetition, guide)
-            stay.append(at)
-        if stay and not self._could_rank(live[stay[0]].score, length):
-            stay = []
-        self.live = tuple(live[at] for at in stay)
-        return tuple(parents[at] for at in stay)
+            beams[index] = Beam(beam.score, beam.token_ids, beam.logprobs, beam.stop_cursor, repetition, guide)
+            remaining.append(index)
+        if remaining and not self._could_rank(beams[remaining[0]].score, length):
+            remaining = []
+        self.beams = tuple(beams[index] for index in remaining)
+        return tuple(parents[index] for index in remaining)
 
     def _finish(self, beam: Beam, reason: FinishReason, stop_reason: int | str | None = None) -> None:
         value = self._normalize_score(beam.score, len(beam.token_ids))
-        insort(self.finished, Hypothesis(beam, value, reason, stop_reason), key=lambda one: -one.normalized_score)
+        insort(
+            self.finished,
+            Hypothesis(beam, value, reason, stop_reason),
+            key=lambda hypothesis: -hypothesis.normalized_score,
+        )
         del self.finished[self.width :]
 
     def _would_rank(self, score: float, length: int) -> bool:
-        """Whether an answer of this length and score, finished now, would be among the best."""
+        """Whether an output of this score and length, finished now, would be among the best."""
         return (
             len(self.finished) < self.width or self._normalize_score(score, length) > self.finished[-1].normalized_score
         )
 
     def _could_rank(self, score: float, length: int) -> bool:
-        """Whether something that continues a beam of this length could be among the best.
+        """Whether an extension of a beam of this score and length could be among the best.
 
-        Its score will be this one or less, and scores are not above 0: so its value is greatest either with one token
-        more or with all of them.
+        Scores are at most 0 and never grow with more tokens, so the normalized score is greatest either with one more
+        token or with all of them, depending on the length penalty.
         """
         return any(self._would_rank(score, num) for num in (length + 1, self._max_tokens))
 

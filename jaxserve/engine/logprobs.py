@@ -1,4 +1,4 @@
-"""Numbers that came home → one position's log-probabilities."""
+"""The log-probabilities of one position, from the arrays of a step."""
 
 from collections.abc import Sequence
 
@@ -9,48 +9,59 @@ from jaxserve.outputs import PositionLogprobs
 
 
 def make_position_logprobs(
-    drawn: SampledTokens, at: int, num_best: int, wanted_ids: Sequence[int] = ()
+    sampled: SampledTokens, index: int, num_top: int, requested_ids: Sequence[int] = ()
 ) -> PositionLogprobs:
-    """Of the row at this place: its token, the num_best best ones, and those that were asked for by id."""
-    assert drawn.logprob_B is not None and drawn.rank_B is not None
-    wanted: tuple[tuple[int, float], ...] = ()
-    if wanted_ids:
-        assert drawn.requested_logprob_BI is not None
-        wanted = tuple(zip(wanted_ids, drawn.requested_logprob_BI[at].tolist(), strict=False))
+    """Return the log-probabilities of a row's sampled token.
+
+    sampled         The results of the rows.
+    index           The index of the row.
+    num_top         The number of most likely tokens to return.
+    requested_ids   The ids that the request asks for.
+    """
+    assert sampled.logprob_B is not None and sampled.rank_B is not None
+    requested: tuple[tuple[int, float], ...] = ()
+    if requested_ids:
+        assert sampled.requested_logprob_BI is not None
+        requested = tuple(zip(requested_ids, sampled.requested_logprob_BI[index].tolist(), strict=False))
     return PositionLogprobs(
-        token_id=int(drawn.token_B[at]),
-        logprob=float(drawn.logprob_B[at]),
-        rank=int(drawn.rank_B[at]),
-        top=_best(drawn, at, num_best),
-        requested=wanted,
+        token_id=int(sampled.token_B[index]),
+        logprob=float(sampled.logprob_B[index]),
+        rank=int(sampled.rank_B[index]),
+        top=_top(sampled, index, num_top),
+        requested=requested,
     )
 
 
-def make_candidate_logprobs(drawn: SampledTokens, at: int, place: int, num_best: int) -> PositionLogprobs:
-    """The same for the row's continuation at this place, as if it had been drawn.
+def make_candidate_logprobs(sampled: SampledTokens, index: int, candidate: int, num_top: int) -> PositionLogprobs:
+    """Return the log-probabilities of a beam's candidate, as if it had been sampled.
 
-    Its rank is known if its logprob is among those that came home.
+    Its rank is None if it is not among the log-probabilities of the step.
+
+    sampled     The results of the beams.
+    index       The index of the beam.
+    candidate   The index of the candidate.
+    num_top     The number of most likely tokens to return.
     """
     assert (
-        drawn.candidate_id_BC is not None
-        and drawn.candidate_raw_logprob_BC is not None
-        and drawn.top_logprob_BK is not None
+        sampled.candidate_id_BC is not None
+        and sampled.candidate_raw_logprob_BC is not None
+        and sampled.top_logprob_BK is not None
     )
-    logprob = drawn.candidate_raw_logprob_BC[at, place]
-    known_N = drawn.top_logprob_BK[at] if drawn.all_logprob_BV is None else drawn.all_logprob_BV[at]
+    logprob = sampled.candidate_raw_logprob_BC[index, candidate]
+    known_N = sampled.top_logprob_BK[index] if sampled.all_logprob_BV is None else sampled.all_logprob_BV[index]
     return PositionLogprobs(
-        token_id=int(drawn.candidate_id_BC[at, place]),
+        token_id=int(sampled.candidate_id_BC[index, candidate]),
         logprob=float(logprob),
         rank=1 + int((known_N > logprob).sum()) if logprob >= known_N.min() else None,
-        top=_best(drawn, at, num_best),
+        top=_top(sampled, index, num_top),
     )
 
 
-def _best(drawn: SampledTokens, at: int, num_best: int) -> tuple[tuple[int, float], ...]:
-    assert drawn.top_id_BK is not None and drawn.top_logprob_BK is not None
-    if num_best > drawn.top_id_BK.shape[1] and drawn.all_logprob_BV is not None:
-        all_V = drawn.all_logprob_BV[at]
-        id_K = np.argsort(-all_V, kind="stable")[:num_best]  # the lower id first among equals, as on the device
+def _top(sampled: SampledTokens, index: int, num_top: int) -> tuple[tuple[int, float], ...]:
+    assert sampled.top_id_BK is not None and sampled.top_logprob_BK is not None
+    if num_top > sampled.top_id_BK.shape[1] and sampled.all_logprob_BV is not None:
+        all_V = sampled.all_logprob_BV[index]
+        id_K = np.argsort(-all_V, kind="stable")[:num_top]  # the lower id first among equals, as on the device
         return tuple(zip(id_K.tolist(), all_V[id_K].tolist(), strict=True))
-    id_K, logprob_K = drawn.top_id_BK[at, :num_best], drawn.top_logprob_BK[at, :num_best]
+    id_K, logprob_K = sampled.top_id_BK[index, :num_top], sampled.top_logprob_BK[index, :num_top]
     return tuple(zip(id_K.tolist(), logprob_K.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""All that the scheduler says to the runner, and all that comes back. Frozen; prints well; can be replayed."""
+"""The messages between scheduler and runner: plans, masks and results. Immutable, without references to live state."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -11,7 +11,15 @@ from jaxserve.sampling.sampler import SampleMode
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Another token drawn from a chunk's last logits, for a row that continues the same prompt."""
+    """Another token sampled from a chunk's last logits, for the row of another choice of the same prompt.
+
+    request_id          The choice's request.
+    epoch               Its sequence's epoch.
+    row                 Its row.
+    sampling_S          int32 [S], its sampling parameters as columns (sampling/columns.py).
+    mode                The sampler's mode that it needs.
+    logprob_token_ids   The ids whose log-probabilities it asks for.
+    """
 
     request_id: int
     epoch: int
@@ -23,17 +31,23 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stretch of one request's tokens to compute, and one token to draw after its last.
+    """A chunk of one prompt to compute, and the token sampled after its last one.
 
-    start            position of the first token
-    token_ids        int32 [n]
-    page_table_W     int32 [W], covers start + n tokens; the rest is 0
-    sampling_S       int32 [S], packed as sampling/columns.py says
-    is_last          the drawn token counts; otherwise it only tells whether the logits are finite
-    logprob_token_ids       ids whose log-probabilities are asked for at the drawn token
-    prompt_targets         int32 [m], m <= n: the tokens whose log-probabilities are wanted, one position on
-    all_prompt_logprobs     these log-probabilities are wanted for the whole vocabulary
-    forks            further draws from the last position
+    request_id            The request.
+    epoch                 Its sequence's epoch.
+    row                   Its row.
+    start                 The position of the chunk's first token.
+    token_ids             int32 [n], the chunk's tokens.
+    page_table_W          int32 [W], the pages of the first start + n tokens, then zeros.
+    sampling_S            int32 [S], the sampling parameters as columns (sampling/columns.py).
+    mode                  The sampler's mode that it needs.
+    is_last               The prompt ends with this chunk: the sampled token counts. Else it only shows whether the
+                          logits are finite.
+    logprob_token_ids     The ids whose log-probabilities the request asks for at the sampled token.
+    prompt_targets        int32 [m], m <= n: the next token of each position, if the request asks for prompt
+                          log-probabilities.
+    all_prompt_logprobs   These log-probabilities are needed for the whole vocabulary.
+    forks                 Further tokens to sample from the last logits.
     """
 
     request_id: int
@@ -52,15 +66,21 @@ class Chunk:
 
     @property
     def end(self) -> int:
+        """The position after the chunk's last token."""
         return self.start + len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeBatch:
-    """Rows that compute their newest token, which lies on the device, and draw the next.
+    """Rows that compute their newest token, which is on the device, and sample the next one.
 
-    position_B       int32 [n], position of that newest token
-    logprob_token_ids       (place in the batch, ids whose log-probabilities are asked for), for rows that have such
+    request_ids, epochs   The requests, and the epochs of their sequences.
+    row_B                 int32 [n], their rows.
+    position_B            int32 [n], the position of each newest token.
+    page_table_BW         int32 [n, W], their page tables.
+    sampling_BS           int32 [n, S], their sampling parameters as columns (sampling/columns.py).
+    mode                  The sampler's mode that serves all of them.
+    logprob_token_ids     Pairs (index in the batch, ids), for rows that ask for log-probabilities by id.
     """
 
     request_ids: tuple[int, ...]
@@ -78,13 +98,17 @@ class DecodeBatch:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: small moves, then decode rows, then beams, then prompt chunks, each a call of a compiled function.
+    """One step. In this order: page copies and other small updates, decode rows, beams, prompt chunks.
 
-    page_copies           (from, to) pages, copied before anything is computed
-    penalty_rows            (row, its new line), for rows whose request has just come and needs one, and for beams
-    last_tokens             (row, token), for beams: what the host has chosen is the row's newest token
-    beams            one batch for each beam search that goes on
-    needs_previous_tokens  a mask of this step depends on tokens of the steps before it: sampling waits for them
+    Each batch and chunk is one call of a compiled program.
+
+    decode                  The decode rows.
+    chunks                  The prompt chunks.
+    page_copies             Pairs (from, to) of pages.
+    penalty_rows            Pairs (row, its penalty state), for rows of new sequences that need one, and for beams.
+    last_tokens             Pairs (row, token), for beams: the host has chosen the row's newest token.
+    beams                   One batch for each beam search.
+    needs_previous_tokens   A mask of this step depends on the tokens of earlier steps: their results come first.
     """
 
     decode: DecodeBatch | None = None
@@ -100,23 +124,26 @@ class StepPlan:
 
     @property
     def num_rows(self) -> int:
-        """Rows that decode, beams among them."""
+        """The number of decode rows, beams included."""
         return (len(self.decode) if self.decode else 0) + sum(map(len, self.beams))
 
     @property
     def num_prompt_tokens(self) -> int:
+        """The number of prompt tokens of all chunks."""
         return sum(len(chunk.token_ids) for chunk in self.chunks)
 
     @property
     def num_tokens(self) -> int:
+        """The number of tokens that the step computes."""
         return self.num_rows + self.num_prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """What one draw may draw: uint32 [ceil(V / 32)], bit set = allowed.
+    """The tokens that a row may sample, as bitmaps.
 
-    grammar_M        what the grammar alone allows, after which raw log-probabilities are taken; None: everything
+    allowed_M   uint32 [ceil(V / 32)], bit set = allowed.
+    grammar_M   The same for the grammar alone, to which raw log-probabilities are restricted; None: no grammar.
     """
 
     allowed_M: np.ndarray
@@ -125,11 +152,11 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class StepMasks:
-    """What the draws of a step may draw, told after its forward functions have been enqueued.
+    """The masks of one plan. They are made after its forward pass has been enqueued.
 
-    decode           (place in the batch, mask), for rows that have one
-    chunks           for each chunk its own draw's mask, then those of its forks; empty: nobody has one
-    beams            for each batch of beams as for decode
+    decode   Pairs (index in the batch, mask), for rows that have one.
+    chunks   For each chunk its own mask, then those of its forks; empty if there are none.
+    beams    For each batch of beams the same as for decode.
     """
 
     decode: tuple[tuple[int, Mask], ...] = ()
@@ -138,9 +165,9 @@ class StepMasks:
 
     @property
     def num_grammar_masks(self) -> int:
-        """Draws under a grammar."""
-        drawn = chain(self.decode, *self.beams)
-        masks = chain((mask for _, mask in drawn), *self.chunks)
+        """The number of masks that come from a grammar."""
+        indexed = chain(self.decode, *self.beams)
+        masks = chain((mask for _, mask in indexed), *self.chunks)
         return sum(1 for mask in masks if mask is not None and mask.grammar_M is not None)
 
 
@@ -149,7 +176,7 @@ NO_MASKS = StepMasks()
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """What was drawn, in numpy: Sampled's fields, where those that were not computed are None."""
+    """The sampler's output in numpy: the fields of SamplerOutput, None where the mode does not compute them."""
 
     token_B: np.ndarray
     logprob_B: np.ndarray | None = None
@@ -165,10 +192,12 @@ class SampledTokens:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Results in the plan's order.
+    """The results of one plan, in its order.
 
-    chunks           for each chunk its own sampled token, then those of its forks
-    prompt_logprobs  for each chunk the log-probabilities of its prompt_targets
+    decode            The decode rows' tokens.
+    chunks            For each chunk its own token, then those of its forks.
+    prompt_logprobs   For each chunk the log-probabilities of its prompt_targets, or None.
+    beams             For each batch of beams its tokens and candidates.
     """
 
     decode: SampledTokens | None

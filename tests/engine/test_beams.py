@@ -26,10 +26,10 @@ def ask(n, max_tokens, *, ends=(0, 1), cursor=None, **params):
 def find(request):
     """Runs a search on the fake network; what it found, and after how many steps it was over."""
     tree, steps = BeamSearch(request), 0
-    while tree.live:
+    while tree.beams:
         steps += 1
-        parents = tree.advance(beam_continuations(request, [beam.token_ids for beam in tree.live]))
-        assert len(parents) == len(tree.live) <= tree.width
+        parents = tree.advance(beam_continuations(request, [beam.token_ids for beam in tree.beams]))
+        assert len(parents) == len(tree.beams) <= tree.width
     return tree.finished, steps
 
 
@@ -63,7 +63,7 @@ def table(*rows):
 
 
 def lives(tree):
-    return [beam.token_ids for beam in tree.live]
+    return [beam.token_ids for beam in tree.beams]
 
 
 def test_ties_go_to_the_earlier_beam_then_to_the_lower_token():
@@ -100,10 +100,10 @@ def test_it_is_over_as_soon_as_nothing_can_change():
     request = ask(2, 9, length_penalty=0.0)
     tree = BeamSearch(request)
     tree.advance(table({0: 0.5, 1: 0.3, 2: 0.1, 3: 0.05}))
-    assert not tree.live
+    assert not tree.beams
     longer_is_better = BeamSearch(ask(2, 9, length_penalty=3.0))
     longer_is_better.advance(table({0: 0.5, 1: 0.3, 2: 0.1, 3: 0.05}))
-    assert longer_is_better.live
+    assert longer_is_better.beams
 
 
 def test_most_searches_with_ends_stop_before_their_last_step():
@@ -120,6 +120,6 @@ def test_no_penalty_is_too_large(penalty):
 def test_where_shorter_is_better_the_next_token_may_still_win():
     tree = BeamSearch(ask(1, 9, length_penalty=-1.0))
     tree.advance(table({3: 0.5, 0: 0.2}))
-    assert tree.live
+    assert tree.beams
     tree.advance(table({0: 0.99, 4: 0.01}))
-    assert [one.beam.token_ids for one in tree.finished] == [(3, 0)] and not tree.live
+    assert [one.beam.token_ids for one in tree.finished] == [(3, 0)] and not tree.beams
