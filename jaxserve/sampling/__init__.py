@@ -1,1 +1,1 @@
-"""From logits to a token: columns of settings, filters, the draw, and log-probabilities. Pure functions of arrays."""
+"""Sampling on the device: penalties, masks, filters, the sampler and log-probabilities. Pure functions of arrays."""

@@ -1,7 +1,7 @@
-"""Many SamplingParams as one array per parameter, through one int32 row per request.
+"""Numeric sampling parameters of a batch: one int32 row a request on the host, one array a parameter on the device.
 
-A request's row is packed once on the host and travels with the step plan; floats go as their bits, the seed
-as two words. In every column zero means "off", so rows of zeros are neutral padding: greedy, no filter.
+A request's row is packed once and is part of the step plans. Floats are stored as their bits, the seed as two words.
+In every column zero means "off", so a row of zeros is valid padding: greedy, without filters.
 """
 
 from dataclasses import dataclass
@@ -34,18 +34,18 @@ MAX_FLOAT32 = float(np.finfo(np.float32).max)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class SamplingColumns:
-    """One array per parameter, one value per row; zero is "off" everywhere.
+    """Sampling parameters of B rows: one array a parameter, zero meaning "off".
 
-    temperature_B  float32, 0: greedy, and then the filters and the seed are 0 too
-    top_k_B        int32
-    top_p_B        float32 in [0, 1)
-    min_p_B        float32 in [0, 1]
-    seed_low_B     uint32, the lower half of the seed in two's complement
-    seed_high_B    uint32, the upper half
-    repetition_penalty_B  float32; 0, like 1, is off
+    temperature_B         float32; 0 is greedy, and then filters and seed are 0, too
+    top_k_B               int32
+    top_p_B               float32 in [0, 1)
+    min_p_B               float32 in [0, 1]
+    seed_low_B            uint32, the lower half of the seed in two's complement
+    seed_high_B           uint32, the upper half
+    repetition_penalty_B  float32; 0 and 1 are both off
     frequency_penalty_B   float32
     presence_penalty_B    float32
-    has_bias_B     bool, whether the row's line of biases counts
+    has_bias_B            bool, whether the row's biases in PenaltyState are added
     """
 
     temperature_B: Array
@@ -61,15 +61,15 @@ class SamplingColumns:
 
     @property
     def has_penalties_B(self) -> Array:
-        """bool, whether a row's history counts."""
+        """Whether a row has a penalty and so needs its token history, bool."""
         return (self.repetition_penalty_B != 0) | (self.frequency_penalty_B != 0) | (self.presence_penalty_B != 0)
 
 
 def pack_params(params: SamplingParams, seed: int) -> np.ndarray:
-    """One request's columns, int32[NUM_COLUMNS].
+    """Pack the parameters of one sequence into a row, int32 [NUM_COLUMNS].
 
-    seed is the choice's own, already chosen when the request named none; it wraps into 64 bits.
-    A greedy request packs no filters, whatever it says: they could not change its token.
+    seed is the sequence's own (already chosen if the request gave none), taken modulo 2**64. The filters of a greedy
+    request are left out, because they cannot change its token.
     """
     row = empty_row()
     if params.repetition_penalty != 1:
@@ -90,12 +90,12 @@ def pack_params(params: SamplingParams, seed: int) -> np.ndarray:
 
 
 def empty_row() -> np.ndarray:
-    """The columns of a row that nobody reads: greedy, unfiltered, int32[NUM_COLUMNS]."""
+    """Return the row of padding: greedy, without filters, int32 [NUM_COLUMNS]."""
     return np.zeros(NUM_COLUMNS, np.int32)
 
 
 def unpack_columns(packed_BS: Array) -> SamplingColumns:
-    """The inverse of pack on the device; packed_BS is int32 [B, NUM_COLUMNS]."""
+    """Split packed rows, int32 [B, NUM_COLUMNS], into one array a parameter. Runs on the device."""
     assert packed_BS.shape[1] == NUM_COLUMNS and packed_BS.dtype == jnp.int32, (packed_BS.shape, packed_BS.dtype)
 
     def column(index: int, dtype: type) -> Array:

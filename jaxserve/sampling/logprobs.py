@@ -1,6 +1,6 @@
-"""Log-probabilities of a token and of the best ones, with ranks, from raw logits.
+"""Log-probabilities and ranks of tokens, and the most probable tokens of each row.
 
-Used for generated tokens by the sampler and for prompt tokens as it stands.
+The sampler uses them for generated tokens, the engine for prompt tokens.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ BLOCK = 128
 def compute_logprobs(
     values_TV: Array, target_T: Array, *, max_logprobs: int, is_normalized: bool = True
 ) -> tuple[Array, Array, Array, Array]:
-    """How the distribution of each row of logits sees its target token, and which tokens it likes best.
+    """Return the log-probability and rank of each row's target token, and the row's most probable tokens.
 
-    values_TV is float32, target_T int32 in [0, V). Returns
-      logprob_T      float32, log_softmax at the target
-      rank_T         int32, 1 + the number of tokens with a strictly greater logit
-      top_id_TK      int32, the best tokens, best first, the lower id first among equals; K = min(max_logprobs, V)
-      top_logprob_TK float32
-    Not normalised, the values themselves stand in place of their log_softmax. Logits of -inf are tokens that cannot
-    be; a row with NaN or +inf gives meaningless numbers.
+    values_TV is float32, target_T int32 in [0, V). The result is
+      logprob_T       float32, log_softmax at the target
+      rank_T          int32, 1 + the number of tokens with a strictly greater logit
+      top_id_TK       int32, the most probable tokens in order, the lower id first if equal; K = min(max_logprobs, V)
+      top_logprob_TK  float32
+    Unless is_normalized, the values themselves are returned instead of their log_softmax. A logit of -inf is a token of
+    probability 0; the numbers of a row with NaN or +inf are meaningless.
     """
     target_T1 = jnp.take_along_axis(values_TV, target_T[:, None], axis=-1)
     rank_T = 1 + jnp.sum((values_TV > target_T1).astype(jnp.int32), axis=-1)
@@ -35,25 +35,33 @@ def compute_logprobs(
 
 @dataclass(frozen=True, slots=True)
 class LogNormalizer:
-    """What turns logits of a row into log-probabilities: its best logit, and the logarithm of its mass below that."""
+    """The two terms of log_softmax that all tokens of a row share.
+
+    max_T1      float32, the greatest logit
+    log_sum_T1  float32, log of the sum of exp(logit - max)
+    """
 
     max_T1: Array
     log_sum_T1: Array
 
     @classmethod
     def from_logits(cls, logits_TV: Array) -> "LogNormalizer":
-        best_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
-        return cls(best_T1, jnp.log(jnp.sum(jnp.exp(logits_TV - best_T1), axis=-1, keepdims=True)))
+        """Compute the terms of each row of logits."""
+        max_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
+        return cls(max_T1, jnp.log(jnp.sum(jnp.exp(logits_TV - max_T1), axis=-1, keepdims=True)))
 
     def normalize(self, logits_TX: Array) -> Array:
-        """The difference to the best logit comes first: a certain token gets 0.0 and not its rounding error."""
+        """Turn some logits of the rows, [T, X], into log-probabilities.
+
+        The maximum is subtracted first, so that a token of probability 1 gets 0.0 and not its rounding error.
+        """
         return logits_TX - self.max_T1 - self.log_sum_T1
 
 
 def top_k(values_TV: Array, num: int) -> tuple[Array, Array]:
-    """The num greatest of each row, best first, the lower index first among equals; and their indices, int32.
+    """Return the num greatest values of each row in order, the lower index first if equal, and their int32 indices.
 
-    Exact, in two stages: the blocks with the greatest maxima hold all that is sought, so only those are ranked.
+    Exact, in two stages: the num blocks with the greatest maxima contain all results, so only those are ranked.
     """
     num_rows, width = values_TV.shape
     num = min(num, width)
@@ -63,7 +71,7 @@ def top_k(values_TV: Array, num: int) -> tuple[Array, Array]:
     padded_TV = jnp.pad(values_TV, ((0, 0), (0, num_blocks * BLOCK - width)), constant_values=-jnp.inf)
     blocks_TNB = padded_TV.reshape(num_rows, num_blocks, BLOCK)
     _, block_TK = _lax_top_k(jnp.max(blocks_TNB, axis=-1), num)
-    block_TK = jnp.sort(block_TK, axis=-1)  # back in order, so that ties fall to the lower index again
+    block_TK = jnp.sort(block_TK, axis=-1)  # in ascending order, so that ties are won by the lower index
     chosen_TKB = jnp.take_along_axis(blocks_TNB, block_TK[:, :, None], axis=1)
     value_TK, position_TK = _lax_top_k(chosen_TKB.reshape(num_rows, num * BLOCK), num)
     index_TK = jnp.take_along_axis(block_TK, position_TK // BLOCK, axis=-1) * BLOCK + position_TK % BLOCK
@@ -71,6 +79,6 @@ def top_k(values_TV: Array, num: int) -> tuple[Array, Array]:
 
 
 def _lax_top_k(values_TX: Array, num: int) -> tuple[Array, Array]:
-    """`lax.top_k`, to which 0.0 is greater than -0.0; here they are equal."""
+    """Call `lax.top_k` with -0.0 replaced by 0.0, which it would rank higher."""
     value_TK, index_TK = lax.top_k(jnp.where(values_TX == 0, 0.0, values_TX), num)
     return value_TK, index_TK

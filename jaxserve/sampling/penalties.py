@@ -1,7 +1,8 @@
-"""What penalties and biases must know of a row: one line a row of the batch, kept on the device from step to step.
+"""Logit biases and repetition, frequency and presence penalties, and the state that they need for every batch row.
 
-A row's line is written whole when a request that needs one takes the row, and counts its tokens from then on, so
-nothing of the row's last owner is left. Rows that use neither penalties nor biases never look at theirs.
+The state stays on the device from step to step. `set_row` replaces a row's state when a sequence that needs it takes
+the row, so nothing is left of the sequence before it; `update_counts` adds each new token. The state of a row whose
+request uses neither penalties nor biases is not read.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,17 +16,17 @@ from jax import Array, lax
 
 from jaxserve.sampling.columns import MAX_FLOAT32, SamplingColumns
 
-MAX_BIAS = 100.0  # a bias beyond counts as this much
+MAX_BIAS = 100.0  # larger biases are clipped to this
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class PenaltyState:
-    """R lines, one more than there are rows: padding writes into the last.
+    """State of R rows, one more than the batch has: padding rows write into the last one.
 
-    count_RV   int32, how often the answer holds each token
-    prompt_mask_RM  uint32, M = ceil(V / 32), bit t % 32 of word t // 32: the prompt holds token t
-    bias_RV    float32, added to the logits
+    count_RV        int32, how often each token occurs in the output
+    prompt_mask_RM  uint32, M = ceil(V / 32); bit t % 32 of word t // 32 is set if token t occurs in the prompt
+    bias_RV         float32, added to the logits
     """
 
     count_RV: Array
@@ -34,7 +35,7 @@ class PenaltyState:
 
 
 class PenaltyRow(NamedTuple):
-    """One row's line, made on the host; what the axes hold is said in PenaltyState."""
+    """One row of PenaltyState, built on the host."""
 
     count_V: np.ndarray
     prompt_mask_M: np.ndarray
@@ -42,7 +43,7 @@ class PenaltyRow(NamedTuple):
 
 
 def init(num_rows: int, vocab_size: int) -> PenaltyState:
-    """num_rows lines of zeros."""
+    """Return the state of num_rows rows without any history or bias: all zeros."""
     return PenaltyState(
         jnp.zeros((num_rows, vocab_size), jnp.int32),
         jnp.zeros((num_rows, num_words(vocab_size)), jnp.uint32),
@@ -53,7 +54,7 @@ def init(num_rows: int, vocab_size: int) -> PenaltyState:
 def build_row(
     prompt_ids: Sequence[int], output_ids: Sequence[int], bias: Iterable[tuple[int, float]], vocab_size: int
 ) -> PenaltyRow:
-    """What a row must know of a request with this prompt, this much of an answer, and these biases by token id."""
+    """Build the row of a sequence from its prompt, its output so far, and its biases as (token id, bias)."""
     bias_V = np.zeros(vocab_size, np.float32)
     for token, value in bias:
         bias_V[token] = min(max(value, -MAX_BIAS), MAX_BIAS)
@@ -62,7 +63,7 @@ def build_row(
 
 
 def set_row(state: PenaltyState, row: Array, values: PenaltyRow) -> PenaltyState:
-    """Replaces one row's line, row being int32. Donate state."""
+    """Replace one row of the state; row is an int32 scalar. The caller donates state."""
 
     def set_axis(old_RX: Array, new_X: Any) -> Array:
         return lax.dynamic_update_slice(old_RX, new_X[None], (row, 0))
@@ -75,9 +76,11 @@ def set_row(state: PenaltyState, row: Array, values: PenaltyRow) -> PenaltyState
 
 
 def apply_bias_and_penalties(logits_BV: Array, state: PenaltyState, row_B: Array, params: SamplingColumns) -> Array:
-    """Biases, then penalties; a row without either keeps its logits bit for bit.
+    """Add biases to logits_BV, then apply the penalties; row_B says which row of the state belongs to which logits.
 
-    -inf stays -inf, and nothing finite becomes infinite.
+    Rows without biases and penalties keep their logits bit for bit. -inf stays -inf, and no finite logit becomes
+    infinite. The repetition penalty is that of Keskar et al. (CTRL, arXiv 1909.05858) over prompt and output; the
+    frequency and presence penalties are OpenAI's, over the output.
     """
     biased_BV = logits_BV + jnp.where(params.has_bias_B[:, None], state.bias_RV[row_B], 0.0)
     count_BV = state.count_RV[row_B]
@@ -92,24 +95,24 @@ def apply_bias_and_penalties(logits_BV: Array, state: PenaltyState, row_B: Array
 
 
 def update_counts(state: PenaltyState, row_B: Array, token_B: Array, params: SamplingColumns) -> PenaltyState:
-    """Counts each row's newest token, where somebody will ask. Donate state."""
+    """Count each row's newest token if the row has penalties. The caller donates state."""
     row_B = jnp.where(params.has_penalties_B, row_B, state.count_RV.shape[0] - 1)
     return PenaltyState(state.count_RV.at[row_B, token_B].add(1), state.prompt_mask_RM, state.bias_RV)
 
 
 def num_words(vocab_size: int) -> int:
-    """Words of 32 bits that hold a bit for every token."""
+    """Return how many 32-bit words hold one bit for every token."""
     return -(-vocab_size // 32)
 
 
 def pack_bits(ids: Iterable[int], vocab_size: int) -> np.ndarray:
-    """uint32 [num_words]: the bits of these ids."""
+    """Return a bit mask, uint32 [num_words], in which the bits of these token ids are set."""
     words_M, id_N = np.zeros(num_words(vocab_size), np.uint32), np.array(list(ids), np.uint32)
     np.bitwise_or.at(words_M, id_N >> 5, np.uint32(1) << (id_N & 31))
     return words_M
 
 
 def unpack_bits(words_BM: Array, vocab_size: int) -> Array:
-    """bool [B, vocab_size]: whether each token's bit is set; surplus bits are ignored."""
+    """Expand bit masks to bool [B, vocab_size]. Surplus bits are ignored."""
     bits_BM32 = (words_BM[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & jnp.uint32(1)
     return bits_BM32.reshape(words_BM.shape[0], -1)[:, :vocab_size] != 0

@@ -1,9 +1,9 @@
-"""The order of things: biases, penalties, mask, temperature, min_p, top_k, top_p, draw; log-probabilities on the side.
+"""The sampler: bias, penalties, mask, temperature, min_p, top_k, top_p, sampling, in this order; log-probabilities.
 
-Pure functions of arrays, to be traced into a step. Nothing here knows requests, and no row sees another. What forbids
-tokens (a grammar, a whitelist, end tokens before min_tokens, bad words) comes as one mask: -inf stays -inf whatever is
-added to it or multiplies it, so these may all be applied last. Raw log-probabilities are taken after the grammar and
-before all others, so where there are any the grammar comes by itself once more.
+Pure functions of arrays, traced into a step; rows are independent of each other. Everything that forbids tokens (a
+grammar, allowed tokens, end tokens before min_tokens, bad words) is one mask: -inf stays -inf under addition and
+multiplication, so the mask may be applied last. Raw log-probabilities are taken after the grammar and before everything
+else, so if they are asked for the grammar's mask is needed by itself, too.
 """
 
 from dataclasses import dataclass
@@ -27,21 +27,21 @@ from jaxserve.sampling.gumbel import gumbel_noise
 from jaxserve.sampling.logprobs import LogNormalizer, compute_logprobs, top_k
 from jaxserve.sampling.penalties import PenaltyState, apply_bias_and_penalties
 
-NO_TOKEN = -1  # the logits hold NaN or +inf, or nothing but -inf
-NOTHING_ALLOWED = -2  # the request's own constraints leave no token
+NO_TOKEN = -1  # the logits have NaN or +inf, or nothing but -inf
+NOTHING_ALLOWED = -2  # the request's own constraints allow no token
 
 LogprobsMode = Literal["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"]
 
 
 class SampleMode(IntEnum):
-    """How much is compiled; each mode does all that the one below does, with the same tokens.
+    """The parts of the sampler that a program contains; each mode adds to the one before and gives the same tokens.
 
-    GREEDY        the best token of every row
-    SAMPLE        each row greedy or drawn, with its temperature and filters
+    GREEDY        the most probable token of every row
+    SAMPLE        each row greedy or sampled, with its temperature and filters
     PROCESSORS    biases, penalties and a mask
-    LOGPROBS      log-probabilities of the token, of the best ones and of some that were asked for
-    ALL_LOGPROBS  those of the whole vocabulary; compiled only for engines that allow any number of them
-    BEAM          like LOGPROBS, or ALL_LOGPROBS where that is compiled, with the best continuations after
+    LOGPROBS      log-probabilities of the token, of the most probable ones and of requested ones
+    ALL_LOGPROBS  log-probabilities of the whole vocabulary; compiled only for engines that allow any number of them
+    BEAM          as LOGPROBS, or as ALL_LOGPROBS where that is compiled, and the most probable continuations after
                   biases, penalties and mask
     """
 
@@ -56,19 +56,20 @@ class SampleMode(IntEnum):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class SamplerOutput:
-    """What came out of one position of every row. All but the tokens are None below the mode that makes them.
+    """Output of the sampler at one position of every row. Fields that the mode does not compute are None.
 
-    token_B            int32; NO_TOKEN or NOTHING_ALLOWED where there is none
-    logprob_B          float32, raw (after the grammar, before all else) unless logprobs_mode says otherwise;
-                       meaningless where there is no token, like the rest
-    rank_B             int32, 1-based, in the same distribution, like all that follows but the candidates
-    top_id_BK          int32, best first, the lower id first among equals; K = min(max_logprobs, V)
-    top_logprob_BK     float32
-    requested_logprob_BI  float32, of the ids that were asked for
-    all_logprob_BV     float32, mode ALL_LOGPROBS, and mode BEAM where config.all_logprobs
-    candidate_id_BC         int32, mode BEAM: the best continuations, by what is left after bias, penalties and mask
-    candidate_logprob_BC    float32, log_softmax of that
-    candidate_raw_logprob_BC        float32, what logprob_B would be for them
+    token_B                   int32; NO_TOKEN or NOTHING_ALLOWED where no token can be sampled
+    logprob_B                 float32, of the distribution that LogprobsConfig.mode names; like all other fields,
+                              meaningless where there is no token
+    rank_B                    int32, from 1, in that distribution
+    top_id_BK                 int32, the most probable tokens in order, the lower id first if equal;
+                              K = min(max_logprobs, V)
+    top_logprob_BK            float32
+    requested_logprob_BI      float32, of LogitsInputs.logprob_token_id_BI
+    all_logprob_BV            float32, mode ALL_LOGPROBS, and mode BEAM if LogprobsConfig.all_logprobs
+    candidate_id_BC           int32, mode BEAM: the most probable tokens after bias, penalties and mask
+    candidate_logprob_BC      float32, log_softmax after bias, penalties and mask
+    candidate_raw_logprob_BC  float32, of the distribution of logprob_B
     """
 
     token_B: Array
@@ -85,9 +86,13 @@ class SamplerOutput:
 
 @dataclass(frozen=True, slots=True)
 class LogprobsConfig:
-    """What is static about log-probabilities: how many of the best, of which distribution, how many continuations.
+    """Static configuration of log-probabilities.
 
-    whole    those of the whole vocabulary may be asked for
+    max_logprobs    how many of the most probable tokens are returned
+    mode            raw: of the logits after the grammar and before everything else; processed: of the logits that are
+                    sampled from, -inf where a filter drops a token. logprobs or logits: normalized or not
+    num_candidates  how many continuations mode BEAM returns
+    all_logprobs    whether requests may ask for the whole vocabulary
     """
 
     max_logprobs: int = 0
@@ -97,23 +102,26 @@ class LogprobsConfig:
 
     @property
     def is_raw(self) -> bool:
+        """Whether values are taken before biases, penalties, mask, temperature and filters."""
         return self.mode.startswith("raw")
 
     @property
     def is_normalized(self) -> bool:
+        """Whether values are log-probabilities and not logits."""
         return self.mode.endswith("logprobs")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class LogitsInputs:
-    """What the modes from PROCESSORS on know beside the packed columns.
+    """Inputs of the modes from PROCESSORS on, beside the packed columns.
 
-    penalties  every row's line; row_B int32 says which is whose
-    mask_BM    uint32, M = ceil(V / 32), bit set = allowed
-    logprob_token_id_BI  int32, ids whose log-probabilities are asked for; mode LOGPROBS and up
-    grammar_BM uint32, what each row's grammar allows, of which mask_BM is a part; None: there are no grammars, or no
-               log-probabilities are made
+    penalties            state of all rows
+    row_B                int32, the row of the state that belongs to each row of logits
+    mask_BM              uint32, M = ceil(V / 32); a bit is set if the token is allowed
+    logprob_token_id_BI  int32, tokens whose log-probabilities are requested; used from mode LOGPROBS on
+    grammar_BM           uint32, the tokens that each row's grammar allows, a superset of mask_BM's; None if there are
+                         no grammars or log-probabilities are not computed
     """
 
     penalties: PenaltyState
@@ -132,15 +140,15 @@ def sample(
     mode: SampleMode,
     logprobs_config: LogprobsConfig = LogprobsConfig(),
 ) -> SamplerOutput:
-    """One token for every row.
+    """Sample one token for every row.
 
-    logits_BV float32; position_B int32, the absolute position that the token will have; mode and logprobs_config are
-    static; inputs goes with the modes from PROCESSORS on. A row's token depends on its own logits, settings, position,
-    line and mask, bit for bit: neither on its neighbours nor on B.
+    logits_BV is float32; position_B int32 is the absolute position that the token will have; mode and logprobs_config
+    are static; inputs is given from mode PROCESSORS on. A row's token depends, bit for bit, on its own logits,
+    parameters, position, penalty state and mask, and neither on the other rows nor on B.
     """
     assert logits_BV.dtype == jnp.float32, logits_BV.dtype
     if mode < SampleMode.PROCESSORS:
-        assert inputs is None, f"{mode.name} has neither lines nor a mask"
+        assert inputs is None, f"{mode.name} has neither penalties nor a mask"
         return SamplerOutput(_select_token(logits_BV, params, position_B, mode))
     assert inputs is not None
     processed_BV = lax.cond(
@@ -170,7 +178,7 @@ def _with_logprobs(
     mode: SampleMode,
     config: LogprobsConfig,
 ) -> SamplerOutput:
-    """The log-probabilities of a drawn token and its rivals, from the values that config.mode names."""
+    """Return the tokens with log-probabilities of value_BV, the logits of the distribution that config.mode names."""
     token_logprobs = compute_logprobs(
         value_BV, jnp.maximum(token_B, 0), max_logprobs=config.max_logprobs, is_normalized=config.is_normalized
     )
@@ -197,15 +205,15 @@ def _with_logprobs(
 
 
 def _apply_grammar(logits_BV: Array, grammar_BM: Array | None) -> Array:
-    """Logits of what the grammars allow; without any, the logits."""
+    """Set the logits of tokens that a row's grammar forbids to -inf, if there are grammars."""
     if grammar_BM is None:
         return logits_BV
-    is_free = jnp.all(grammar_BM == jnp.uint32(0xFFFFFFFF))
-    return lax.cond(is_free, lambda: logits_BV, lambda: apply_mask(logits_BV, grammar_BM))
+    allows_all = jnp.all(grammar_BM == jnp.uint32(0xFFFFFFFF))
+    return lax.cond(allows_all, lambda: logits_BV, lambda: apply_mask(logits_BV, grammar_BM))
 
 
 def _processed_logits(logits_BV: Array, params: SamplingColumns) -> Array:
-    """Logits as the draw sees them: over the temperature, -inf where a filter dropped them; greedy rows unchanged."""
+    """Return the logits that are sampled from: divided by the temperature, -inf if filtered; greedy rows unchanged."""
     max_B = row_max(logits_BV)
     threshold_B = filter_threshold(logits_BV, max_B, params)
     divisor_B = jnp.where(params.temperature_B == 0, 1.0, params.temperature_B)
@@ -226,10 +234,10 @@ def _select_token(logits_BV: Array, params: SamplingColumns, position_B: Array, 
 
 
 def filter_threshold(logits_BV: Array, max_B: Array, params: SamplingColumns) -> Array:
-    """The logit at and above which a row's tokens may be drawn, float32 [B]: min_p, then top_k, then top_p.
+    """Return the logit at and above which a row's tokens may be sampled, float32 [B]: min_p, then top_k, then top_p.
 
-    top_k looks at all tokens and not at those that min_p left: the k-th of the whole row is the k-th of the
-    rest, or lies below its floor and changes nothing.
+    top_k counts all tokens, not only those that min_p keeps: the k-th token of the whole row is the k-th of the kept
+    ones, or lies below the threshold of min_p and changes nothing.
     """
     threshold_B = min_p_threshold(max_B, params.temperature_B, params.min_p_B)
     threshold_B = jnp.maximum(threshold_B, top_k_threshold(logits_BV, max_B, params.top_k_B))
@@ -242,16 +250,16 @@ def _sample_token(logits_BV: Array, max_B: Array, params: SamplingColumns, posit
     perturbed_BV = scale_by_temperature(logits_BV, max_B, params.temperature_B) + noise_BV
     kept_BV = jnp.where(logits_BV >= threshold_B[:, None], perturbed_BV, -jnp.inf)
     score_BV = jnp.where((params.temperature_B > 0)[:, None], kept_BV, logits_BV)
-    # Computed once and kept: computed again inside each reduction, it could round differently and match nowhere.
+    # A barrier, because XLA could fuse it into both reductions of _first_index, where it could round differently.
     score_BV = lax.optimization_barrier(score_BV)
     return _first_index(score_BV, jnp.max(score_BV, axis=-1))
 
 
 def _first_index(values_BV: Array, max_B: Array) -> Array:
-    """The lowest index at which a row has its greatest value, which is best_B.
+    """Return the lowest index at which a row has its greatest value, max_B.
 
     Two plain reductions, maximum and then minimum, become vector code; `argmax` is one reduction over pairs,
-    which XLA runs one at a time on CPU: 3.4 ms against 1.1 for 32 rows of 49152, and 26 against 4 when fused
+    which XLA does not vectorise on CPU: 3.4 ms against 1.1 for 32 rows of 49152, and 26 against 4 when fused
     with the noise, on two cores.
     """
     vocab = values_BV.shape[1]

@@ -1,4 +1,4 @@
-"""The sampler as the contract words it, one row at a time, in numpy float64, with sorts and loops."""
+"""A plain sampler in numpy float64, one row at a time, with sorts and loops: the oracle of the tests here."""
 
 from dataclasses import dataclass
 
@@ -18,35 +18,37 @@ class Settings:
 
 @dataclass(frozen=True)
 class History:
-    """What penalties and biases look at: ids of the prompt, of the answer, and biases by id."""
+    """Token ids of prompt and output, and biases as (token id, bias)."""
 
     prompt: tuple[int, ...] = ()
-    answer: tuple[int, ...] = ()
+    output: tuple[int, ...] = ()
     bias: tuple[tuple[int, float], ...] = ()
 
 
-def shaped(
+def apply_penalties(
     logits: np.ndarray, history: History, *, repetition: float = 1.0, frequency: float = 0.0, presence: float = 0.0
 ) -> np.ndarray:
-    """Logits after biases and penalties, one token after the other."""
+    """Return the logits after biases and penalties, computed token by token."""
     z = logits.astype(np.float64)
     for token, bias in history.bias:
         z[token] += min(max(bias, -100.0), 100.0)
-    for token in {*history.prompt, *history.answer}:
+    for token in {*history.prompt, *history.output}:
         z[token] = z[token] / repetition if z[token] > 0 else z[token] * repetition
-    for token in set(history.answer):
-        z[token] -= frequency * history.answer.count(token)
+    for token in set(history.output):
+        z[token] -= frequency * history.output.count(token)
         z[token] -= presence
     return z
 
 
 def kept(logits: np.ndarray, settings: Settings) -> np.ndarray:
-    """Which tokens the filters leave, bool [V], in the contract's order."""
+    """Return which tokens the filters keep, bool [V]: min_p, then top_k, then top_p."""
     scaled = logits.astype(np.float64) / float(np.float32(settings.temperature))
     left = np.isfinite(scaled)
     share = np.where(left, np.exp(scaled - scaled.max()), 0.0)
     if settings.min_p > 0:
-        left &= scaled - scaled.max() >= np.log(settings.min_p)  # as logarithms, lest neighbours of the best round to 1
+        left &= scaled - scaled.max() >= np.log(
+            settings.min_p
+        )  # as logarithms, so that neighbours of the best do not round to 1
     if 0 < settings.top_k < left.sum():
         left &= scaled >= np.sort(scaled[left])[-settings.top_k]
     if settings.top_p < 1:
@@ -61,7 +63,7 @@ def kept(logits: np.ndarray, settings: Settings) -> np.ndarray:
 
 
 def scores(logits: np.ndarray, settings: Settings, seed: int, position: int) -> np.ndarray:
-    """What every token brings to the race, float64 [V]; the filters are not applied."""
+    """Return the scaled logits plus noise, float64 [V]; filters are not applied."""
     scaled = (logits.astype(np.float64) - logits.max()) / float(np.float32(settings.temperature))
     return scaled - np.log(exponentials(seed, position, len(logits)))
 
@@ -86,7 +88,7 @@ def threefry(key_low: int, key_high: int, counter_low: int, counter_high: np.nda
 
 
 def hostile_row(kind: int, vocab: int, rng: np.random.Generator) -> np.ndarray:
-    """Float32 logits of one of several unpleasant sorts; every row has a finite logit and no NaN or +inf."""
+    """Float32 logits of one of several extreme kinds; every row has a finite logit and no NaN or +inf."""
     match kind % 8:
         case 0:
             row = rng.normal(0, 5, vocab)

@@ -1,3 +1,5 @@
+"""Sampling parameters packed into rows and unpacked on the device."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest

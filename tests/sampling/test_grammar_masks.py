@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_sampler import History, hostile_row, shaped
+from plain_sampler import History, apply_penalties, hostile_row
 from scipy.special import log_softmax
 
 from jaxserve.sampling import penalties
@@ -17,42 +17,42 @@ from jaxserve.sampling.sampler import NOTHING_ALLOWED, LogitsInputs, LogprobsCon
 from jaxserve.sampling_params import SamplingParams
 
 SCORED = [SampleMode.LOGPROBS, SampleMode.ALL_LOGPROBS, SampleMode.BEAM]
-WANTED = (0, 3, 5)
+REQUESTED = (0, 3, 5)
 PARAMS = SamplingParams(temperature=0, frequency_penalty=1.0, logit_bias=((2, 4.0),))
-HISTORY = History(answer=(7, 7, 9), bias=PARAMS.logit_bias)
+HISTORY = History(output=(7, 7, 9), bias=PARAMS.logit_bias)
 
 
-@partial(jax.jit, static_argnames=("mode", "how"))
-def step(logits_BV, packed_BS, position_B, given, *, mode, how):
-    return sample(logits_BV, unpack_columns(packed_BS), position_B, given, mode=mode, logprobs_config=how)
+@partial(jax.jit, static_argnames=("mode", "config"))
+def step(logits_BV, packed_BS, position_B, given, *, mode, config):
+    return sample(logits_BV, unpack_columns(packed_BS), position_B, given, mode=mode, logprobs_config=config)
 
 
 @cache
-def histories(num, vocab):
-    one = penalties.build_row((), HISTORY.answer, HISTORY.bias, vocab)
-    return penalties.PenaltyState(*(np.stack([array] * num) for array in one))
+def penalty_state(num, vocab):
+    row = penalties.build_row((), HISTORY.output, HISTORY.bias, vocab)
+    return penalties.PenaltyState(*(np.stack([array] * num) for array in row))
 
 
-def bitmaps(allowed_BV):
-    """A row that allows everything as the engine says it: with all the bits of the last word, too."""
-    found = np.stack([penalties.pack_bits(np.flatnonzero(row), len(row)) for row in allowed_BV])
-    found[allowed_BV.all(axis=1)] = 0xFFFFFFFF
-    return found
+def pack_masks(allowed_BV):
+    """Pack masks as the engine does: a row that allows everything has all bits of the last word set, too."""
+    masks = np.stack([penalties.pack_bits(np.flatnonzero(row), len(row)) for row in allowed_BV])
+    masks[allowed_BV.all(axis=1)] = 0xFFFFFFFF
+    return masks
 
 
-def draw(logits, grammar, rest, mode, how="raw_logprobs"):
-    """rest: what else is allowed."""
+def sample_with(logits, grammar, rest, mode, logprobs_mode="raw_logprobs"):
+    """Sample with a grammar; rest is the mask of what everything else allows."""
     num, vocab = logits.shape
     given = LogitsInputs(
-        histories(num, vocab),
+        penalty_state(num, vocab),
         np.arange(num, dtype=np.int32),
-        bitmaps(grammar & rest),
-        np.tile(np.array(WANTED, np.int32), (num, 1)),
-        bitmaps(grammar) if mode >= SampleMode.LOGPROBS else None,
+        pack_masks(grammar & rest),
+        np.tile(np.array(REQUESTED, np.int32), (num, 1)),
+        pack_masks(grammar) if mode >= SampleMode.LOGPROBS else None,
     )
-    score = LogprobsConfig(6, how, num_candidates=8, all_logprobs=True)
+    config = LogprobsConfig(6, logprobs_mode, num_candidates=8, all_logprobs=True)
     return step(
-        logits, np.stack([pack_params(PARAMS, 7)] * num), np.full(num, 9, np.int32), given, mode=mode, how=score
+        logits, np.stack([pack_params(PARAMS, 7)] * num), np.full(num, 9, np.int32), given, mode=mode, config=config
     )
 
 
@@ -69,9 +69,9 @@ def test_raw_log_probabilities_are_those_of_what_the_grammar_allows(seed, mode):
     grammar[0], rest[:, 4] = True, True
     grammar[1] = np.arange(vocab) == 4
     grammar[2:, 4] = True
-    out = draw(logits, grammar, rest, mode)
+    out = sample_with(logits, grammar, rest, mode)
     raw = log_softmax(np.where(grammar, logits.astype(np.float64), -np.inf), axis=1)
-    z = np.stack([shaped(row, HISTORY, frequency=1.0) for row in logits])
+    z = np.stack([apply_penalties(row, HISTORY, frequency=1.0) for row in logits])
     left = np.where(grammar & rest, z, -np.inf)
     token = np.argmax(left, axis=1)
     assert np.array_equal(out.token_B, token)
@@ -80,7 +80,7 @@ def test_raw_log_probabilities_are_those_of_what_the_grammar_allows(seed, mode):
     assert np.array_equal(out.rank_B, 1 + (raw > own).sum(axis=1))
     order = np.argsort(-raw, axis=1, kind="stable")[:, :6]
     assert np.array_equal(out.top_id_BK, order) and close(out.top_logprob_BK, np.take_along_axis(raw, order, 1))
-    assert close(out.requested_logprob_BI, raw[:, WANTED])
+    assert close(out.requested_logprob_BI, raw[:, REQUESTED])
     if mode != SampleMode.LOGPROBS:
         assert close(out.all_logprob_BV, raw)
     if mode == SampleMode.BEAM:
@@ -93,18 +93,18 @@ def test_raw_log_probabilities_are_those_of_what_the_grammar_allows(seed, mode):
         )
 
 
-@pytest.mark.parametrize("how", ["raw_logits", "processed_logprobs", "processed_logits"])
-def test_the_other_numbers_see_the_grammar_too(how):
+@pytest.mark.parametrize("logprobs_mode", ["raw_logits", "processed_logprobs", "processed_logits"])
+def test_the_other_numbers_see_the_grammar_too(logprobs_mode):
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, (3, 50)).astype(np.float32)
     grammar, rest = rng.random((3, 50)) < 0.4, rng.random((3, 50)) < 0.9
     values = np.where(grammar, logits, -np.inf)
-    if how.startswith("processed"):
-        z = np.stack([shaped(row, HISTORY, frequency=1.0) for row in logits])
+    if logprobs_mode.startswith("processed"):
+        z = np.stack([apply_penalties(row, HISTORY, frequency=1.0) for row in logits])
         values = np.where(grammar & rest, z, -np.inf)
-    if how.endswith("logprobs"):
+    if logprobs_mode.endswith("logprobs"):
         values = log_softmax(values, axis=1)
-    assert close(draw(logits, grammar, rest, SampleMode.ALL_LOGPROBS, how).all_logprob_BV, values)
+    assert close(sample_with(logits, grammar, rest, SampleMode.ALL_LOGPROBS, logprobs_mode).all_logprob_BV, values)
 
 
 @pytest.mark.parametrize("mode", [SampleMode.PROCESSORS, *SCORED])
@@ -113,7 +113,7 @@ def test_a_row_without_a_grammar_is_the_same_beside_one_that_has_one(mode):
     logits, free = rng.normal(0, 2, (4, 50)).astype(np.float32), np.ones((4, 50), bool)
     grammar = free.copy()
     grammar[1], grammar[3] = rng.random(50) < 0.2, False
-    alone, beside = (draw(logits, one, free, mode) for one in (free, grammar))
+    alone, beside = (sample_with(logits, one, free, mode) for one in (free, grammar))
     for ours, theirs in zip(jax.tree.leaves(beside), jax.tree.leaves(alone), strict=True):
         assert np.array_equal(np.asarray(ours)[::2].view(np.int32), np.asarray(theirs)[::2].view(np.int32))
     assert int(beside.token_B[3]) == NOTHING_ALLOWED
@@ -125,8 +125,8 @@ def test_no_grammars_at_all_are_the_same_as_grammars_that_allow_everything():
         penalties.init(4, 50), np.arange(4), np.full((4, 2), 0xFFFFFFFF, np.uint32), np.zeros((4, 3), np.int32)
     )
     rest = (np.stack([pack_params(PARAMS, 7)] * 4), np.full(4, 9, np.int32))
-    how = {"mode": SampleMode.LOGPROBS, "how": LogprobsConfig(6)}
-    without = step(logits, *rest, given, **how)
-    everything = step(logits, *rest, replace(given, grammar_BM=given.mask_BM), **how)
+    options = {"mode": SampleMode.LOGPROBS, "config": LogprobsConfig(6)}
+    without = step(logits, *rest, given, **options)
+    everything = step(logits, *rest, replace(given, grammar_BM=given.mask_BM), **options)
     for ours, theirs in zip(jax.tree.leaves(everything), jax.tree.leaves(without), strict=True):
         assert np.array_equal(ours, theirs)

@@ -1,4 +1,4 @@
-"""The whole sampler: against the plain one, alone and in a crowd, and over rows that cannot be sampled."""
+"""The whole sampler: against the plain one, alone and in a batch, and over rows that cannot be sampled."""
 
 from functools import partial
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from plain_sampler import Settings, hostile_row, kept, scores
 from scipy.special import log_softmax
 
+from jaxserve.sampling import penalties
 from jaxserve.sampling.columns import empty_row, pack_params, unpack_columns
-from jaxserve.sampling.penalties import init
 from jaxserve.sampling.sampler import (
     NO_TOKEN,
     NOTHING_ALLOWED,
@@ -37,20 +37,22 @@ SOME_PARAMS = [
 ]
 
 
-@partial(jax.jit, static_argnames=("mode", "how"))
-def step(logits_BV, packed_BS, position_B, shape=None, *, mode, how) -> SamplerOutput:
-    return sample(logits_BV, unpack_columns(packed_BS), position_B, shape, mode=mode, logprobs_config=how)
+@partial(jax.jit, static_argnames=("mode", "config"))
+def step(logits_BV, packed_BS, position_B, inputs=None, *, mode, config) -> SamplerOutput:
+    return sample(logits_BV, unpack_columns(packed_BS), position_B, inputs, mode=mode, logprobs_config=config)
 
 
-def run(logits, params, *, seeds=SEEDS, position=100, mask=None, mode=SampleMode.SAMPLE, **how) -> SamplerOutput:
+def run(logits, params, *, seeds=SEEDS, position=100, mask=None, mode=SampleMode.SAMPLE, **options) -> SamplerOutput:
     rows = [pack_params(each, seed) for each, seed in zip(params, seeds, strict=False)]
     position_B, vocab = np.broadcast_to(np.asarray(position, np.int32), len(rows)), np.shape(logits)[1]
-    shape = None
+    inputs = None
     if mode >= SampleMode.PROCESSORS:
         mask = bits(np.ones((len(rows), vocab), bool)) if mask is None else mask
-        wanted = np.zeros((len(rows), 3), np.int32)
-        shape = LogitsInputs(init(len(rows), vocab), np.arange(len(rows), dtype=np.int32), mask, wanted)
-    return step(np.asarray(logits, np.float32), np.stack(rows), position_B, shape, mode=mode, how=LogprobsConfig(**how))
+        requested = np.zeros((len(rows), 3), np.int32)
+        inputs = LogitsInputs(penalties.init(len(rows), vocab), np.arange(len(rows), dtype=np.int32), mask, requested)
+    return step(
+        np.asarray(logits, np.float32), np.stack(rows), position_B, inputs, mode=mode, config=LogprobsConfig(**options)
+    )
 
 
 def bits(allowed: np.ndarray) -> np.ndarray:
@@ -79,31 +81,31 @@ def test_every_token_is_the_plain_samplers_choice(kinds, seed, first):
             )
             for sign in (-1, 1)
         )
-        race = scores(row, Settings(each.temperature), row_seed, seed % 2**31)
+        perturbed = scores(row, Settings(each.temperature), row_seed, seed % 2**31)
         assert kept(row, loose)[token]
-        assert race[token] >= race[kept(row, tight)].max() - 1e-4
+        assert perturbed[token] >= perturbed[kept(row, tight)].max() - 1e-4
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_row_alone_is_the_same_row_in_a_crowd(seed):
-    """Bit for bit, whatever the batch size and the place in it."""
+def test_a_row_alone_is_the_same_row_in_a_batch(seed):
+    """Bit for bit, whatever the batch size and the position in it."""
     rng = np.random.default_rng(seed)
     logits, position = some_logits(rng.integers(0, 8, 8).tolist(), seed), rng.integers(0, 2**20, 8)
-    crowd = np.asarray(run(logits, SOME_PARAMS, position=position).token_B)
+    together = np.asarray(run(logits, SOME_PARAMS, position=position).token_B)
     order = rng.permutation(8)
     for chosen in (order, order[:3], order[3:4]):
         params, seeds = [SOME_PARAMS[i] for i in chosen], [SEEDS[i] for i in chosen]
         alone = run(logits[chosen], params, seeds=seeds, position=position[chosen]).token_B
-        assert np.array_equal(alone, crowd[chosen])
+        assert np.array_equal(alone, together[chosen])
 
 
-def test_padding_changes_nobodys_token():
+def test_padding_changes_no_token():
     logits = some_logits([0] * 8)
     padded = np.concatenate([logits, np.zeros((2, VOCAB), np.float32)])
     rows = np.stack(
         [pack_params(each, seed) for each, seed in zip(SOME_PARAMS, SEEDS, strict=True)] + [empty_row()] * 2
     )
-    tokens = step(padded, rows, np.full(10, 100, np.int32), mode=SampleMode.SAMPLE, how=LogprobsConfig()).token_B
+    tokens = step(padded, rows, np.full(10, 100, np.int32), mode=SampleMode.SAMPLE, config=LogprobsConfig()).token_B
     assert np.array_equal(tokens, [*run(logits, SOME_PARAMS).token_B, 0, 0])
 
 
@@ -123,21 +125,21 @@ def test_temperature_zero_is_greedy_in_every_mode_and_takes_the_lowest_of_equals
         assert np.array_equal(run(logits, greedy, mode=mode).token_B, np.argmax(logits, axis=1))
 
 
-def test_a_greedy_row_beside_a_drawn_one_is_still_greedy():
+def test_a_greedy_row_beside_a_sampled_one_is_still_greedy():
     logits = some_logits(list(range(8)))
     tokens = run(logits, [SamplingParams(temperature=0), SamplingParams()] * 4).token_B
     assert np.array_equal(tokens[::2], np.argmax(logits, axis=1)[::2])
 
 
 @pytest.mark.parametrize("mode", [mode for mode in SampleMode if mode > SampleMode.SAMPLE])
-def test_the_higher_modes_draw_what_the_drawing_mode_draws(mode):
+def test_the_higher_modes_sample_what_mode_sample_samples(mode):
     logits = some_logits([0] * 8)
     assert np.array_equal(run(logits, SOME_PARAMS, mode=mode).token_B, run(logits, SOME_PARAMS).token_B)
 
 
 @pytest.mark.parametrize("mode", SampleMode)
 @pytest.mark.parametrize("params", [SamplingParams(temperature=0), SamplingParams(top_k=5, top_p=0.9, min_p=0.1)])
-def test_a_row_that_cannot_be_sampled_gives_no_token_and_harms_nobody(mode, params):
+def test_a_row_that_cannot_be_sampled_gives_no_token_and_changes_no_other_row(mode, params):
     logits = some_logits([0] * 8)
     healthy = run(logits, [params] * 8, mode=mode).token_B
     logits[0, 3], logits[2, 999], logits[4, 0], logits[6] = np.nan, -np.nan, np.inf, -np.inf
@@ -146,7 +148,7 @@ def test_a_row_that_cannot_be_sampled_gives_no_token_and_harms_nobody(mode, para
     assert np.array_equal(tokens[1::2], healthy[1::2])
 
 
-def test_only_allowed_tokens_are_drawn_and_none_where_none_is():
+def test_only_allowed_tokens_are_sampled_and_none_where_none_is():
     logits, allowed = some_logits([0] * 8), np.zeros((8, VOCAB), bool)
     allowed[:4, [31, 32, 999]] = True
     logits[3, [31, 32, 999]] = -np.inf
@@ -188,7 +190,7 @@ def test_any_vocabulary_will_do(vocab):
     logits = some_logits([0] * 8, vocab=vocab)
     out = run(logits, SOME_PARAMS, mode=SampleMode.LOGPROBS, mask=bits(np.ones((8, vocab), bool)), max_logprobs=4)
     for row, (token, params, seed) in enumerate(zip(out.token_B, SOME_PARAMS, SEEDS, strict=True)):
-        race = scores(logits[row], Settings(params.temperature or 0.01), seed, 100)
+        perturbed = scores(logits[row], Settings(params.temperature or 0.01), seed, 100)
         left = kept(logits[row], Settings(params.temperature or 0.01, params.top_k, params.top_p, params.min_p))
-        best = logits[row] if params.is_greedy else np.where(left, race, -np.inf)
+        best = logits[row] if params.is_greedy else np.where(left, perturbed, -np.inf)
         assert token == np.argmax(best)

@@ -1,3 +1,5 @@
+"""Log-probabilities, ranks and the most probable tokens against numpy."""
+
 from functools import partial
 
 import jax
@@ -18,9 +20,9 @@ def test_a_prompt_token_is_scored_as_a_generated_one():
     logits = np.random.default_rng(0).normal(0, 3, (6, 5000)).astype(np.float32)
     rows, position_B = unpack_columns(jnp.zeros((6, NUM_COLUMNS), jnp.int32)), jnp.zeros(6, jnp.int32)
     everything = np.full((6, penalties.num_words(5000)), 0xFFFFFFFF, np.uint32)
-    shape = LogitsInputs(penalties.init(6, 5000), jnp.arange(6), everything, jnp.zeros((6, 1), jnp.int32))
+    inputs = LogitsInputs(penalties.init(6, 5000), jnp.arange(6), everything, jnp.zeros((6, 1), jnp.int32))
     out = jax.jit(partial(sample, mode=SampleMode.LOGPROBS, logprobs_config=LogprobsConfig(3)))(
-        logits, rows, position_B, shape
+        logits, rows, position_B, inputs
     )
     scored = jitted_score(logits, out.token_B, max_logprobs=3)
     for ours, theirs in zip(scored, (out.logprob_B, out.rank_B, out.top_id_BK, out.top_logprob_BK), strict=True):
