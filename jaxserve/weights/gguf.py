@@ -1,7 +1,8 @@
 """GGUF files: tensors under their Hugging Face names and layouts, dequantised block by block with the `gguf` package.
 
-The head is read by gguf_header.py, the config rebuilt by gguf_config.py. Llama's query and key rows are stored in the
-order of interleaved rotation; here they return to the half-split order of Hugging Face. Norms are kept as they are.
+The head is read by gguf_header.py, the config rebuilt by gguf_config.py. Where query and key rows are stored in the
+order of interleaved rotation, they return to the half-split order of Hugging Face; where norms are stored with their 1
+added, it is taken off again.
 """
 
 from math import prod
@@ -14,8 +15,11 @@ from gguf.quants import dequantize
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers.quant import PackedKind, QuantizedBlocks
-from jaxserve.weights.gguf_config import GGUFMetadata, build_generation_config, build_hf_config
+from jaxserve.weights.gguf_config import build_generation_config, build_hf_config, find_family
 from jaxserve.weights.gguf_header import GGUFTensor, read_header
+from jaxserve.weights.gguf_metadata import GGUFMetadata
+from jaxserve.weights.gguf_names import hf_name
+from jaxserve.weights.gguf_rope import ROPE_TENSORS
 from jaxserve.weights.mapped_file import MappedFile, aligned_empty
 from jaxserve.weights.protocol import TensorInfo
 
@@ -37,22 +41,6 @@ BLOCK_TYPES: dict[PackedKind, GGMLQuantizationType] = {
 FLOAT32 = np.dtype(np.float32)
 SLAB_VALUES = 1 << 18  # dequantised at a time: a slab and its scratch stay in cache (Q4_1 +30 % over one call)
 
-TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-ROPE_FACTORS = "rope_freqs.weight"  # becomes config, not a tensor
-
 
 class GGUFCheckpoint:
     """An opened .gguf file."""
@@ -66,10 +54,10 @@ class GGUFCheckpoint:
         self._file = MappedFile(path)
         if self._header.metadata.get("split.count", 1) not in (0, 1):
             raise BadCheckpoint(f"{path} is one part of a split model; join the parts with llama.cpp's gguf-split.")
-        self._architecture = self._metadata.architecture
+        self._family = find_family(self._metadata)
         check_tensors(self._header.tensors, self._header.num_bytes, path)
         stored = self._header.tensors
-        self._stored = {hf_name(name): tensor for name, tensor in stored.items() if name != ROPE_FACTORS}
+        self._stored = {hf_name(n, self._family): tensor for n, tensor in stored.items() if n not in ROPE_TENSORS}
         self.config = build_hf_config(self._metadata, {n: t.shape for n, t in stored.items()}, self._rope_factors())
         self.generation_config = build_generation_config(self._metadata)
         self.tensors = {name: _tensor_info(tensor) for name, tensor in self._stored.items()}
@@ -77,7 +65,10 @@ class GGUFCheckpoint:
             self._check_permutable(name)
 
     def read(self, name: str) -> np.ndarray:
-        return dequantize_tensor(self._rows(name), self._stored[name])
+        values = dequantize_tensor(self._rows(name), self._stored[name])
+        if self._family.norm_offset and name.endswith("norm.weight"):
+            return values.astype(np.float32) - np.float32(self._family.norm_offset)
+        return values
 
     def read_blocks(self, name: str, kind: PackedKind) -> QuantizedBlocks | None:
         if self._stored[name].ggml_type != BLOCK_TYPES[kind]:
@@ -102,7 +93,7 @@ class GGUFCheckpoint:
 
     def _permuted_heads(self, name: str) -> int:
         """How many heads the rows of this tensor are made of, when they are permuted; else 0."""
-        if self._architecture != "llama":
+        if not self._family.is_permuted:
             return 0
         if name.endswith((".self_attn.q_proj.weight", ".self_attn.q_proj.bias")):
             return self.config["num_attention_heads"]
@@ -116,28 +107,15 @@ class GGUFCheckpoint:
         if heads and (tensor.shape[0] % (2 * heads) or packed_vector):
             raise BadCheckpoint(f"{self.path}: tensor {tensor.name!r} of shape {tensor.shape} has no {heads} heads.")
 
-    def _rope_factors(self) -> np.ndarray | None:
-        tensor = self._header.tensors.get(ROPE_FACTORS)
-        return dequantize_tensor(self._raw_rows(tensor), tensor).astype(np.float32) if tensor else None
+    def _rope_factors(self) -> dict[str, np.ndarray]:
+        tensors = [self._header.tensors[name] for name in ROPE_TENSORS if name in self._header.tensors]
+        return {each.name: dequantize_tensor(self._raw_rows(each), each).astype(np.float32) for each in tensors}
 
 
 def _tensor_info(tensor: GGUFTensor) -> TensorInfo:
     return TensorInfo(
         tensor.shape, PLAIN_DTYPES.get(GGMLQuantizationType(tensor.ggml_type), FLOAT32), tensor_bytes(tensor)
     )
-
-
-def hf_name(name: str) -> str:
-    """GGUF tensor name → Hugging Face name. A name we do not know stays, and is then reported as surplus."""
-    stem, dot, suffix = name.rpartition(".")
-    if suffix not in ("weight", "bias"):
-        return name
-    if stem in TOP_NAMES:
-        return TOP_NAMES[stem] + dot + suffix
-    block, _, rest = stem.removeprefix("blk.").partition(".")
-    if stem.startswith("blk.") and block.isdecimal() and block == str(int(block[:9])) and rest in LAYER_NAMES:
-        return f"model.layers.{block}.{LAYER_NAMES[rest]}.{suffix}"
-    return name
 
 
 def tensor_bytes(tensor: GGUFTensor) -> int:

@@ -19,6 +19,7 @@ MODELS = {
     "minimind2-small": (FRANCE, "Paris"),
     "stories15m": ("Once upon a time", "Lily"),
     "qwen2.5-coder-0.5b": (FRANCE, "Paris"),
+    "gemma-3-270m": ("The three primary colors are", "red, blue, and yellow"),
 }
 
 

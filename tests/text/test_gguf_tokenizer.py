@@ -151,3 +151,19 @@ def test_the_storyteller_s_ids_are_those_of_the_published_vectors():
     tokenizer = Tokenizer.load(assets.model("stories15m"))
     for text, ids in llama_cpp_vectors("llama_cpp_llama_spm.out"):
         assert tokenizer.encode(text, add_special_tokens=False) == ids
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("Hello world", [9259, 1902]),
+        ("  two  spaces\n\n\ttab", [138, 13498, 138, 35220, 108, 255968, 4823]),
+        ("naïve 🙂 漢字", [1789, 238527, 560, 57235, 236743, 201637]),
+        ("<start_of_turn>user\n", [105, 2364, 107]),
+    ],
+)
+def test_gemma_3_s_ids_are_those_of_its_own_tokenizer(text, ids):
+    tokenizer = Tokenizer.load(assets.model("gemma-3-270m"))
+    assert tokenizer.encode(text) == [2, *ids]
+    assert tokenizer.decode(ids) == text

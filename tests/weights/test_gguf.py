@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from jaxserve.errors import BadCheckpoint, UnknownArchitecture
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.gguf import dequantize_tensor, undo_rotary_permutation
-from jaxserve.weights.gguf_config import LLAMA3_ROPE_SCALING, llama3_factors
 from jaxserve.weights.gguf_header import GGUFTensor, read_header
+from jaxserve.weights.gguf_rope import LLAMA3_ROPE_SCALING, llama3_factors
 from tests.weights import tiny
 
 

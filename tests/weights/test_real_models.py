@@ -52,3 +52,13 @@ def test_the_storyteller_reads_with_llama_2s_vocabulary():
     assert tokenizer.encode("Once upon a time").ids == [1, 9038, 2501, 263, 931]
     assert tokenizer.decode(tokenizer.encode("  naïve 🦙\n").ids) == "  naïve 🦙\n"
     assert json.loads((checkpoint.path / "tokenizer_config.json").read_text())["bos_token"] == "<s>"
+
+
+def test_gemma_3_has_the_config_that_its_authors_published():
+    config = checked("gemma-3-270m").config
+    published = {"hidden_size": 640, "num_hidden_layers": 18, "num_attention_heads": 4, "num_key_value_heads": 1}
+    published |= {"intermediate_size": 2048, "head_dim": 256, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6}
+    published |= {"rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "sliding_window": 512}
+    published |= {"vocab_size": 262144, "tie_word_embeddings": True, "max_position_embeddings": 32768}
+    published |= {"layer_types": ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(18)]}
+    assert config | published == config
