@@ -43,11 +43,9 @@ GENERATED |= {"dist", "build"}
 NOT_YET: set[str] = {
     "attention",
     "engine",
-    "cache",
     "layers",
     "models",
     "native",
-    "sampling",
     "structured",
     "weights",
 }

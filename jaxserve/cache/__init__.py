@@ -1,1 +1,1 @@
-"""Where keys and values live: pages on the device (pages.py), who holds them on the host (pool.py, prefix.py)."""
+"""The key-value cache: pages on the device (pages.py), their accounting (pool.py), and the prefix cache (prefix.py)."""

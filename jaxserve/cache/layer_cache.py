@@ -1,4 +1,4 @@
-"""What a layer keeps between steps, as values: the architecture states them, the cache is laid out by them."""
+"""Description of what each layer keeps between steps: stated by the architecture, read by whoever makes the cache."""
 
 from dataclasses import dataclass
 from typing import TypeAlias

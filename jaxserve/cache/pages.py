@@ -1,6 +1,6 @@
-"""The device side: every layer's pages, in the layout of the attention backend that reads them.
+"""The pages of all layers on the device, in the layout of the attention backend that reads them.
 
-Who holds which page is pool.py's affair; how a token gets into its slot is the backend's (`write`).
+pool.py keeps account of pages; the backend's `write` puts tokens into their slots.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,11 @@ from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
 
 
 class PageFactory(Protocol):
-    """The part of an attention backend that is needed here."""
+    """The part of an attention backend that makes pages."""
 
-    def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> Any: ...
+    def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> Any:
+        """Return the zeroed pages of one layer, a pytree of arrays."""
+        ...
 
 
 def make_pages(
@@ -24,15 +26,15 @@ def make_pages(
 ) -> tuple[Any, ...]:
     """Return one pytree of zeroed pages a layer: keys and values for num_pages * page_size tokens each.
 
-    Zeros, because masked attention multiplies what it does not want by zero, and NaN survives that.
+    Zeros, because attention multiplies masked values by zero, and zero times NaN is NaN.
     """
     return tuple(_make_layer_pages(backend, layer, num_pages, page_size, dtype) for layer in layers)
 
 
 def bytes_per_page(backend: PageFactory, layers: Sequence[LayerCache], *, page_size: int, dtype: Any) -> int:
-    """Return what one page costs in all layers, as the backend stores it: some hold a head in more room than it needs.
+    """Return the bytes of one page in all layers, as the backend stores it: some backends pad heads.
 
-    Makes nothing. Raises what the backend raises for a network that it cannot hold.
+    Allocates nothing. Raises what the backend raises for layers that it cannot hold.
     """
     bytes_of = {
         layer: _num_bytes(jax.eval_shape(partial(_make_layer_pages, backend, layer, 1, page_size, dtype)))

@@ -1,9 +1,9 @@
-"""Who holds which page: free pages, counted holders, and an audit. Host side, plain Python.
+"""The page pool: free pages, reference counts, eviction order, and an audit. Host side, plain Python.
 
-A page is in exactly one of three sets: free, active (held at least once) or cached (known to the prefix index
-and held by nobody, so it may be taken away). Page 0 is in none: padding writes there and nobody reads it.
-What a page contains is the prefix index's affair (prefix.py); where it lies in memory is pages.py's.
-Everything costs O(1) a page. One thread owns a pool; others may read the counts.
+A page is in exactly one of three sets: free, active (reference count at least 1), or evictable (marked as cached by the
+prefix index, reference count 0). Page 0 is in none: padding is written there and never read. prefix.py knows what pages
+contain, pages.py where they are in memory. Every operation is O(1) a page. One thread owns a pool; others may read the
+counts.
 """
 
 from collections import Counter, OrderedDict
@@ -15,54 +15,64 @@ from jaxserve.errors import BadConfig
 
 
 class CacheInvariantError(AssertionError):
-    """The books do not add up: a bug, never the caller's input. Raised, not asserted, so `python -O` keeps it."""
+    """An inconsistency in the accounting of pages: a bug, never caused by a request.
+
+    Raised and not asserted, so that it is raised under `python -O`, too.
+    """
 
 
 class EvictionListener(Protocol):
-    """Whoever remembers what idle pages contain; told when a page is taken away."""
+    """An object that knows what cached pages contain and is called when one is evicted."""
 
-    def on_evict(self, page: int) -> None: ...
+    def on_evict(self, page: int) -> None:
+        """Forget the contents of this page, which the pool is about to reuse."""
+        ...
 
-    def audit(self) -> None: ...
+    def audit(self) -> None:
+        """Check the listener's own state. Raises CacheInvariantError if it is inconsistent."""
+        ...
 
 
 class PagePool:
-    """Pages 1 .. num_pages-1, counted. The same calls in the same order give the same pages."""
+    """Pages 1 to num_pages - 1 with reference counts. The same calls in the same order give the same pages.
+
+    Raises BadConfig for fewer than 2 pages.
+    """
 
     def __init__(self, num_pages: int) -> None:
         if num_pages < 2:
             raise BadConfig(f"A pool of {num_pages} pages can hold nothing: page 0 is for padding; 2 is the least.")
         self.num_pages = num_pages
         self._refcount = [0] * num_pages
-        self._free = list(range(num_pages - 1, 0, -1))  # a stack; the lowest page goes first
-        self._marked: set[int] = set()  # pages the index can find again
-        self._evictable: OrderedDict[int, None] = OrderedDict()  # known and held by nobody, oldest first
+        self._free = list(range(num_pages - 1, 0, -1))  # a stack; the lowest page is allocated first
+        self._marked: set[int] = set()  # pages that the prefix index can find
+        self._evictable: OrderedDict[int, None] = OrderedDict()  # marked, reference count 0; oldest first
         self._listener: EvictionListener | None = None
 
     @property
     def num_usable(self) -> int:
-        """Every page but page 0."""
+        """Number of pages without page 0."""
         return self.num_pages - 1
 
     @property
     def num_free(self) -> int:
-        """Pages that `allocate` could hand out now: empty ones, and cached ones that it may evict."""
+        """Number of pages that `allocate` could return now: free ones, and cached ones that it may evict."""
         return len(self._free) + len(self._evictable)
 
     @property
     def num_cached(self) -> int:
-        """Pages held by nobody that the index can still find; they count as free, too."""
+        """Number of cached pages with reference count 0; they are counted as free, too."""
         return len(self._evictable)
 
     @property
     def num_active(self) -> int:
-        """Pages held by somebody."""
-        return max(0, self.num_usable - self.num_free)  # another thread may look between two moves
+        """Number of pages with a reference count of at least 1."""
+        return max(0, self.num_usable - self.num_free)  # another thread may read between two updates
 
     def allocate(self, num_pages: int) -> list[int] | None:
-        """n pages, each held once by the caller; or None, and nothing has changed.
+        """Return num_pages pages with a reference count of 1, or None, without any change, if there are too few.
 
-        Empty pages go first, then cached ones, the longest unused first, and no more than needed.
+        Free pages are taken first, then cached ones, the least recently used first.
         """
         if num_pages > self.num_free:
             return None
@@ -72,7 +82,10 @@ class PagePool:
         return pages
 
     def incref(self, pages: Iterable[int]) -> None:
-        """One more holder for each page; the page must be held or cached."""
+        """Increment the reference count of each page.
+
+        Raises CacheInvariantError if a page is free, that is, neither active nor cached.
+        """
         for page in pages:
             if not self._refcount[page]:
                 if page not in self._evictable:
@@ -81,14 +94,15 @@ class PagePool:
             self._refcount[page] += 1
 
     def decref(self, pages: Sequence[int]) -> None:
-        """One holder less for each page; a page that appears twice is released twice.
+        """Decrement the reference count of each page, twice if a page is listed twice.
 
-        Goes from the last page to the first, so that of one request's cached pages the tail is evicted first:
-        a chain without its tail is still found, a chain without its head is lost.
+        Goes from the last page to the first, so that of a sequence's cached pages the last are evicted first: a prefix
+        without its last page is still found, one without its first page is lost.
+        Raises CacheInvariantError if a reference count would become negative.
         """
         for page in reversed(pages):
             if self._refcount[page] < 1:
-                raise CacheInvariantError(f"page {page} is released more often than it is held")
+                raise CacheInvariantError(f"page {page} is released more often than it was referenced")
             self._refcount[page] -= 1
             if not self._refcount[page]:
                 if page in self._marked:
@@ -97,43 +111,51 @@ class PagePool:
                     self._free.append(page)
 
     def refcount(self, page: int) -> int:
-        """How many hold this page."""
+        """Return the reference count of a page."""
         return self._refcount[page]
 
     def attach_listener(self, listener: EvictionListener) -> None:
-        """Names the index to be told of evictions; a pool has at most one."""
+        """Set the object that is called on evictions.
+
+        Raises CacheInvariantError if the pool already has one.
+        """
         if self._listener is not None:
-            raise CacheInvariantError("a pool has one prefix index")
+            raise CacheInvariantError("a pool has one listener")
         self._listener = listener
 
     def mark_cached(self, page: int) -> None:
-        """From now on the page stays cached when its last holder leaves. It must be held."""
+        """Keep this page as cached when its reference count becomes 0.
+
+        Raises CacheInvariantError if the reference count is 0 already.
+        """
         if not self._refcount[page]:
-            raise CacheInvariantError(f"page {page} is held by nobody and cannot become known")
+            raise CacheInvariantError(f"page {page} has no reference and cannot be marked as cached")
         self._marked.add(page)
 
     def unmark_cached(self, page: int) -> None:
-        """The index has forgotten the page: if nobody holds it, it is free at once."""
+        """Undo `mark_cached`: with reference count 0 the page becomes free at once."""
         self._marked.discard(page)
         if page in self._evictable:
             del self._evictable[page]
             self._free.append(page)
 
     def is_marked_cached(self, page: int) -> bool:
-        """Whether the index can find this page again."""
+        """Return whether this page is marked as cached, active or not."""
         return page in self._marked
 
     def audit(self, page_lists: Iterable[Iterable[int]], writable: Iterable[int] = ()) -> None:
-        """Checks the books against the page lists of everybody who holds pages; raises CacheInvariantError.
+        """Compare reference counts and sets with the page lists of all owners.
 
-        page_lists  every holder's pages; together they must explain each count
-        writable   pages the next step may write into: each held once and not known to the index
+        Raises CacheInvariantError if they do not match.
+
+        page_lists  the pages of every owner; together they must account for each reference count
+        writable    pages that the next step may write into: reference count 1 and not marked as cached
         """
         self._audit_counts(Counter(chain.from_iterable(page_lists)))
         self._audit_sets()
         for page in writable:
-            _require(self._refcount[page] == 1, f"page {page} may be written and has {self._refcount[page]} holders")
-            _require(page not in self._marked, f"page {page} may be written and is known to the prefix index")
+            _require(self._refcount[page] == 1, f"page {page} may be written and has {self._refcount[page]} references")
+            _require(page not in self._marked, f"page {page} may be written and is marked as cached")
         if self._listener is not None:
             self._listener.audit()
 
@@ -145,25 +167,28 @@ class PagePool:
         return page
 
     def _audit_counts(self, expected: Counter[int]) -> None:
-        _require(expected[0] == 0, "page 0 is held, but it is nobody's")
+        _require(expected[0] == 0, "page 0 is referenced, but it is for padding")
         for page, count in enumerate(self._refcount):
             _require(
                 count == expected[page],
-                f"page {page} counts {count} holders and is in {expected[page]} page lists",
+                f"page {page} has {count} references and is in {expected[page]} page lists",
             )
         outside = [page for page in expected if not 0 <= page < self.num_pages]
-        _require(not outside, f"pages {outside} are held and not in the pool")
+        _require(not outside, f"pages {outside} are referenced and not in the pool")
 
     def _audit_sets(self) -> None:
-        free, cached = set(self._free), set(self._evictable)
+        free, evictable = set(self._free), set(self._evictable)
         active = {page for page, count in enumerate(self._refcount) if count}
         _require(len(free) == len(self._free), "a page is on the free list twice")
-        overlap = (free & cached) | (free & active) | (cached & active)
-        _require(not overlap, f"pages {sorted(overlap)} are in two of free, cached and active")
-        lost = set(range(1, self.num_pages)) ^ (free | cached | active)
+        overlap = (free & evictable) | (free & active) | (evictable & active)
+        _require(not overlap, f"pages {sorted(overlap)} are in two of free, evictable and active")
+        lost = set(range(1, self.num_pages)) ^ (free | evictable | active)
         _require(not lost, f"pages {sorted(lost)} are lost, or do not belong to the pool")
-        _require(cached <= self._marked, f"pages {sorted(cached - self._marked)} are cached and unknown")
-        _require(not free & self._marked, f"pages {sorted(free & self._marked)} are free and still known")
+        _require(
+            evictable <= self._marked,
+            f"pages {sorted(evictable - self._marked)} are evictable and not marked as cached",
+        )
+        _require(not free & self._marked, f"pages {sorted(free & self._marked)} are free and still marked as cached")
 
 
 def _require(condition: bool, message: str) -> None:

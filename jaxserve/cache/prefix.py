@@ -1,9 +1,9 @@
-"""Full pages found again: a chain of SHA-256 keys, and an index from key to page.
+"""The prefix cache: chained SHA-256 hashes of full pages, and an index from hash to page.
 
-A page's key is the hash of its parent's key and its own tokens, so equal keys mean equal tokens *and* an equal
-prefix. A salt goes into the root of the chain; without one the root is a class of its own. Model, dtype and page
-layout need no place in the key: an index lives and dies with one engine, which has one of each.
-The pool counts holders and evicts (pool.py); this file only remembers what the pages contain.
+A page's hash covers the hash of the page before it and its own tokens, so equal hashes mean equal tokens and an equal
+prefix. A salt is part of the root hash; the root without a salt differs from that of every salt. Model, dtype and page
+layout are not hashed, because an index belongs to one engine, which has one of each. pool.py counts references and
+evicts; this file only knows what pages contain.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,17 +13,17 @@ import numpy as np
 
 from jaxserve.cache.pool import CacheInvariantError, PagePool
 
-# The first byte keeps the kinds of hash input apart: no salt can be made to look like a page.
+# The first byte separates the kinds of hash input, so that no salt can imitate a page.
 _NO_SALT, _SALT, _PAGE = b"\x00", b"\x01", b"\x02"
 
 
 def max_cached_pages(num_tokens: int, page_size: int) -> int:
-    """The most pages a prefix hit may cover: at least one token is left, whose logits are wanted."""
+    """Return how many pages a prefix hit may cover: at least one token must be computed, for its logits."""
     return max(0, num_tokens - 1) // page_size
 
 
 class PageHashes:
-    """One request's page keys, growing with its tokens, so that no page is hashed twice."""
+    """The hashes of one sequence's full pages, extended as it grows, so that no page is hashed twice."""
 
     __slots__ = ("_page_size", "_parent", "hashes")
 
@@ -33,7 +33,7 @@ class PageHashes:
         self.hashes: list[bytes] = []
 
     def extend(self, token_ids: Sequence[int]) -> list[bytes]:
-        """The keys of all full pages. token_ids are all the request's tokens so far, old ones included."""
+        """Return the hashes of all full pages. token_ids are all tokens of the sequence, from the first."""
         start, full = len(self.hashes) * self._page_size, len(token_ids) // self._page_size * self._page_size
         if full > start:
             data = np.asarray(token_ids[start:full], dtype="<i4").tobytes()
@@ -45,12 +45,12 @@ class PageHashes:
 
 
 def hash_pages(token_ids: Sequence[int], page_size: int, salt: str | None = None) -> list[bytes]:
-    """The keys of the full pages of token_ids."""
+    """Return the hashes of the full pages of token_ids."""
     return PageHashes(page_size, salt).extend(token_ids)
 
 
 class PrefixIndex:
-    """From a page's key to the page that holds those tokens. Oldest forgotten first, tails before heads."""
+    """Index from page hash to the page with those tokens. The pool evicts the least recently used pages."""
 
     def __init__(self, pool: PagePool, page_size: int) -> None:
         self.page_size = page_size
@@ -60,15 +60,18 @@ class PrefixIndex:
         pool.attach_listener(self)
 
     def __len__(self) -> int:
-        """Pages that can be found, held or not."""
+        """Return how many pages can be found, whatever their reference count."""
         return len(self._page_by_hash)
 
     def start_hashes(self, salt: str | None = None) -> PageHashes:
-        """An empty chain of keys for one request."""
+        """Return empty page hashes for a new sequence."""
         return PageHashes(self.page_size, salt)
 
     def match(self, hashes: Iterable[bytes]) -> list[int]:
-        """The pages of the longest known beginning of keys. The caller holds them, before it allocates any."""
+        """Return the pages of the longest cached prefix of these page hashes.
+
+        The caller increments their reference counts before it allocates any page, which could evict them.
+        """
         pages: list[int] = []
         for page_hash in hashes:
             page = self._page_by_hash.get(page_hash)
@@ -78,45 +81,49 @@ class PrefixIndex:
         return pages
 
     def register(self, page_hash: bytes, page: int) -> bool:
-        """Makes a full, completely written page findable. The caller holds it and will not write it again.
+        """Add a full, completely written page to the index; return False if another page has this hash already.
 
-        The first page with a key wins: a second one stays private to its holder, and the answer is False.
+        The page must have a reference and must not be written again.
+        Raises CacheInvariantError if the page is in the index under another hash.
         """
         if page_hash in self._page_by_hash:
             return self._page_by_hash[page_hash] == page
         if page in self._hash_by_page:
-            raise CacheInvariantError(f"page {page} already stands for other tokens")
+            raise CacheInvariantError(f"page {page} is already registered for other tokens")
         self._pool.mark_cached(page)
         self._page_by_hash[page_hash] = page
         self._hash_by_page[page] = page_hash
         return True
 
     def forget(self, page: int) -> None:
-        """Makes a page unfindable; a page that is not known is left alone. Its holders keep it."""
+        """Remove a page from the index, if it is there. References to it stay valid."""
         if page in self._hash_by_page:
             self.on_evict(page)
             self._pool.unmark_cached(page)
 
     def clear(self) -> None:
-        """Forgets every page."""
+        """Remove every page from the index."""
         for page in list(self._hash_by_page):
             self.forget(page)
 
     def on_evict(self, page: int) -> None:
-        """The pool has taken this page away (for the pool to call)."""
+        """Remove a page that the pool evicts. Called by the pool."""
         del self._page_by_hash[self._hash_by_page.pop(page)]
 
     def audit(self) -> None:
-        """Checks that keys and pages pair up and that the pool knows the same pages; raises CacheInvariantError."""
+        """Check that hashes and pages match one to one, and that the pool has marked the same pages.
+
+        Raises CacheInvariantError if not.
+        """
         if {page: key for key, page in self._page_by_hash.items()} != self._hash_by_page:
-            raise CacheInvariantError("the prefix index names a page twice, or has lost one")
+            raise CacheInvariantError("the prefix index has a page twice, or a hash without a page")
         for page in range(self._pool.num_pages):
             if self._pool.is_marked_cached(page) != (page in self._hash_by_page):
-                raise CacheInvariantError(f"the pool and the prefix index disagree whether page {page} is known")
+                raise CacheInvariantError(f"the pool and the prefix index disagree whether page {page} is cached")
 
 
 def _root_hash(salt: str | None) -> bytes:
-    """The parent key of a first page. A salt is any text, lone surrogates included."""
+    """Return the hash before the first page. A salt is any text, lone surrogates included."""
     if salt is None:
         return sha256(_NO_SALT).digest()
     return sha256(_SALT + salt.encode("utf-8", "surrogatepass")).digest()

@@ -1,7 +1,7 @@
-"""How many pages the key-value cache gets, and how long a request may be. Pure arithmetic over given facts.
+"""Size of the key-value cache and the longest request that it can serve. Pure arithmetic over given facts.
 
-On an accelerator the cache takes what weights and scratch leave of the agreed share of memory. On a CPU memory
-belongs to everybody: the cache takes 2 % of it, more if one longest request needs more, and stays modest.
+On an accelerator the cache takes what weights and scratch memory leave of the configured share. On a CPU, whose memory
+other programs use, too, it takes 2 % of the RAM, or more if one request of maximum length needs more, up to limits.
 Page 0 is for padding, so num_pages pages hold (num_pages - 1) * page_size tokens.
 """
 
@@ -13,14 +13,14 @@ from jaxserve.errors import BadConfig, OutOfMemory
 CPU_MEMORY_SHARE = 0.02  # of all RAM
 CPU_MAX_BYTES = 4 * GIB
 CPU_MAX_SHARE_OF_AVAILABLE = 0.25
-LONGEST_THAT_FITS = -1  # as max_model_len: the longest that fits
+LONGEST_THAT_FITS = -1  # value of max_model_len
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFacts:
-    """What there is, in bytes. On a CPU total and available RAM; elsewhere the device's memory.
+    """Total and free memory in bytes: RAM on a CPU, else the device's memory.
 
-    scratch_bytes is what one step needs beside weights and pages; weights count as used already.
+    scratch_bytes is what one step needs beside weights and pages; weights are counted as used already.
     """
 
     platform: str
@@ -31,7 +31,13 @@ class MemoryFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSize:
-    """The outcome: num_pages counts page 0; reason says in words where the number comes from."""
+    """The chosen size of the cache.
+
+    num_pages      with page 0
+    page_bytes     of one page in all layers
+    max_model_len  longest request, in tokens
+    reason         the setting or limit that decided the size, in words
+    """
 
     num_pages: int
     page_bytes: int
@@ -40,16 +46,17 @@ class CacheSize:
 
     @property
     def total_bytes(self) -> int:
+        """Memory of all pages."""
         return self.num_pages * self.page_bytes
 
 
 def num_pages_for(num_tokens: int, page_size: int) -> int:
-    """Pages that num_tokens tokens occupy."""
+    """Return how many pages num_tokens tokens occupy."""
     return -(-num_tokens // page_size)
 
 
 def num_pages_within(budget_bytes: int, page_bytes: int) -> int:
-    """Whole pages within a budget, page 0 among them."""
+    """Return how many whole pages a budget holds, page 0 included."""
     return max(0, budget_bytes) // page_bytes
 
 
@@ -64,11 +71,11 @@ def choose_cache_size(
     kv_cache_memory_bytes: int | None = None,
     num_gpu_blocks_override: int | None = None,
 ) -> CacheSize:
-    """Pages to make, page 0 included, and the longest request they serve.
+    """Choose the number of pages and the longest request that they serve.
 
-    model_max_len is the model's own limit; max_model_len the operator's wish: None for the model's own, -1 for
-    what fits. Raises OutOfMemory when no page fits or one longest request does not, with the flag that helps,
-    and BadConfig for two settings that contradict each other.
+    model_max_len is the model's own limit; max_model_len is the setting: None for the model's own, -1 for the longest
+    that fits. Raises OutOfMemory if no page fits, or if one request of maximum length does not; the text names the
+    setting that helps. Raises BadConfig if kv_cache_memory_bytes and num_gpu_blocks_override are both given.
     """
     if kv_cache_memory_bytes is not None and num_gpu_blocks_override is not None:
         raise BadConfig("kv_cache_memory_bytes and num_gpu_blocks_override both say how large the cache is; give one.")
@@ -96,7 +103,7 @@ def choose_cache_size(
 
 
 def _cpu_budget(memory: MemoryFacts, one_request_bytes: int) -> tuple[int, str]:
-    """2 % of RAM or one longest request, whichever is more; at most 4 GiB and a quarter of what is available."""
+    """Return 2 % of RAM or one longest request, whichever is more; at most 4 GiB and a quarter of available RAM."""
     wanted_bytes = max(int(memory.total_bytes * CPU_MEMORY_SHARE), one_request_bytes)
     limits = {
         f"{CPU_MEMORY_SHARE:.0%} of {_format_bytes(memory.total_bytes)} of RAM, or one longest request": wanted_bytes,
@@ -110,7 +117,7 @@ def _cpu_budget(memory: MemoryFacts, one_request_bytes: int) -> tuple[int, str]:
 
 
 def _device_budget(memory: MemoryFacts, utilization: float) -> tuple[int, str]:
-    """The agreed share of the device, less what is in use already, less the scratch of one step."""
+    """Return the configured share of the device's memory, less what is in use, less the scratch memory of one step."""
     used = memory.total_bytes - memory.free_bytes
     budget = int(memory.total_bytes * utilization) - used - memory.scratch_bytes
     reason = (

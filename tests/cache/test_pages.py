@@ -1,54 +1,62 @@
-"""Every layer gets pages of its own from the backend."""
+"""The pages of all layers, as every backend makes them, and their size."""
 
 import jax
 import pytest
 
 from jaxserve.attention import BACKENDS
 from jaxserve.attention.native import NativeAttention
+from jaxserve.cache.layer_cache import PagedKeysValues
 from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
 
+LAYERS = (PagedKeysValues(num_kv_heads=4, head_dim=64),) * 3
 
-class Backend:
+
+class ListBackend:
+    """A backend whose pages are the arguments that they are made of."""
+
     def make_pages(self, *numbers):
         return [numbers]
 
 
 def test_every_layer_gets_its_own_pages_in_the_backends_layout():
-    pages = make_pages(Backend(), num_layers=3, num_pages=5, page_size=16, kv_heads=2, head_dim=8, dtype="float32")
-    assert pages == ([(5, 16, 2, 8, "float32")],) * 3
+    layers = (*LAYERS[:2], PagedKeysValues(num_kv_heads=2, head_dim=8))
+    pages = make_pages(ListBackend(), layers, num_pages=5, page_size=16, dtype="float32")
+    assert pages == ([(5, 16, 4, 64, "float32")], [(5, 16, 4, 64, "float32")], [(5, 16, 2, 8, "float32")])
     assert len({id(layer) for layer in pages}) == 3
 
 
-NETWORK = {"num_layers": 3, "page_size": 16, "kv_heads": 4, "head_dim": 64, "dtype": "float32"}
-
-
 def backends():
-    """Every one that can be made here; shapes need no device of its kind."""
+    """List the backends that can be made here; shapes need no device of their kind."""
     return [name for name in BACKENDS if name != "native" or library.is_usable()]
 
 
 @pytest.mark.parametrize("name", backends())
 def test_a_page_costs_what_the_backend_really_makes_of_it(name):
     backend = BACKENDS[name]()
-    pages = jax.eval_shape(lambda: make_pages(backend, num_pages=7, **NETWORK))
-    made = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pages))
-    assert 7 * bytes_per_page(backend, **NETWORK) == made
+    pages = jax.eval_shape(lambda: make_pages(backend, LAYERS, num_pages=7, page_size=16, dtype="float32"))
+    num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pages))
+    assert 7 * bytes_per_page(backend, LAYERS, page_size=16, dtype="float32") == num_bytes
 
 
 def test_a_page_of_plain_numbers_holds_keys_and_values_of_every_layer():
-    network = {"num_layers": 30, "page_size": 16, "kv_heads": 3, "head_dim": 64, "dtype": "float32"}
-    assert bytes_per_page(BACKENDS["reference"](), **network) == 737_280
+    layers = (PagedKeysValues(num_kv_heads=3, head_dim=64),) * 30
+    assert bytes_per_page(BACKENDS["reference"](), layers, page_size=16, dtype="float32") == 737_280
 
 
 @pytest.mark.parametrize(("head_dim", "stored"), [(64, 128), (80, 128), (128, 128), (192, 256)])
 def test_a_tpu_page_costs_whole_lanes(head_dim, stored):
-    cost = bytes_per_page(BACKENDS["tpu"](), **NETWORK | {"head_dim": head_dim})
-    assert cost == bytes_per_page(BACKENDS["reference"](), **NETWORK | {"head_dim": stored})
+    costs = [
+        bytes_per_page(
+            BACKENDS[name](), (PagedKeysValues(num_kv_heads=4, head_dim=size),), page_size=16, dtype="float32"
+        )
+        for name, size in (("tpu", head_dim), ("reference", stored))
+    ]
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.skipif(not library.is_usable(), reason="no C compiler")
 def test_what_a_backend_cannot_hold_is_refused_before_there_are_pages():
     with pytest.raises(BadConfig, match="float32"):
-        bytes_per_page(NativeAttention(), **NETWORK | {"dtype": "bfloat16"})
+        bytes_per_page(NativeAttention(), LAYERS, page_size=16, dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""Pages are counted, never lost, and a false book is noticed."""
+"""Reference counts of pages, eviction, and what an audit finds."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from jaxserve.cache.pool import CacheInvariantError, PagePool
 from jaxserve.errors import BadConfig
 
 
-def test_page_zero_is_nobodys():
+def test_page_zero_is_never_allocated():
     pool = PagePool(4)
     assert sorted(pool.allocate(3)) == [1, 2, 3]
     assert pool.num_free == 0
@@ -25,11 +25,11 @@ def test_an_allocation_that_does_not_fit_changes_nothing():
     pool.audit([held])
 
 
-def test_no_pages_asked_is_no_pages_given():
+def test_zero_pages_can_be_allocated():
     assert PagePool(2).allocate(0) == []
 
 
-def test_a_page_lives_until_its_last_holder_leaves():
+def test_a_page_is_active_until_its_last_reference_is_released():
     pool = PagePool(3)
     pages = pool.allocate(1)
     pool.incref(pages)
@@ -47,7 +47,7 @@ def test_a_page_listed_twice_is_released_twice():
     pool.audit([])
 
 
-def test_a_known_page_waits_as_cached_and_can_be_held_again():
+def test_a_marked_page_stays_cached_and_can_be_referenced_again():
     pool = PagePool(3)
     pages = pool.allocate(1)
     pool.mark_cached(pages[0])
@@ -58,7 +58,7 @@ def test_a_known_page_waits_as_cached_and_can_be_held_again():
     pool.audit([pages])
 
 
-def test_empty_pages_go_before_cached_ones_and_no_more_than_needed_are_evicted():
+def test_free_pages_are_allocated_before_cached_ones_are_evicted():
     pool = PagePool(5)
     pages = pool.allocate(2)
     for page in pages:
@@ -69,7 +69,7 @@ def test_empty_pages_go_before_cached_ones_and_no_more_than_needed_are_evicted()
 
 
 @pytest.mark.parametrize("misuse", ["decref", "incref", "mark_cached"])
-def test_a_free_page_cannot_be_released_shared_or_known(misuse):
+def test_a_free_page_cannot_be_released_shared_or_marked(misuse):
     pool = PagePool(3)
     with pytest.raises(CacheInvariantError, match="page 1"):
         pool.mark_cached(1) if misuse == "mark_cached" else getattr(pool, misuse)([1])
@@ -85,31 +85,31 @@ def test_the_same_calls_give_the_same_pages():
     assert trace() == trace()
 
 
-def test_an_audit_notices_a_forgotten_holder():
+def test_an_audit_finds_a_missing_owner():
     pool = PagePool(3)
     pages = pool.allocate(1)
-    with pytest.raises(CacheInvariantError, match="counts 1 holders and is in 0"):
+    with pytest.raises(CacheInvariantError, match="has 1 references and is in 0"):
         pool.audit([])
-    with pytest.raises(CacheInvariantError, match="counts 1 holders and is in 2"):
+    with pytest.raises(CacheInvariantError, match="has 1 references and is in 2"):
         pool.audit([pages, pages])
     pool.audit([pages])
 
 
-def test_an_audit_notices_a_holder_of_page_zero():
+def test_an_audit_finds_an_owner_of_page_zero():
     with pytest.raises(CacheInvariantError, match="page 0"):
         PagePool(3).audit([[0]])
 
 
-def test_an_audit_notices_a_page_that_is_shared_or_known_and_yet_to_be_written():
+def test_an_audit_finds_a_writable_page_that_is_shared_or_marked():
     pool = PagePool(3)
     [page] = pool.allocate(1)
     pool.audit([[page]], writable=[page])
     pool.incref([page])
-    with pytest.raises(CacheInvariantError, match="has 2 holders"):
+    with pytest.raises(CacheInvariantError, match="has 2 references"):
         pool.audit([[page], [page]], writable=[page])
     pool.decref([page])
     pool.mark_cached(page)
-    with pytest.raises(CacheInvariantError, match="known to the prefix index"):
+    with pytest.raises(CacheInvariantError, match="may be written and is marked"):
         pool.audit([[page]], writable=[page])
 
 
@@ -120,10 +120,10 @@ def test_an_audit_notices_a_page_that_is_shared_or_known_and_yet_to_be_written()
         (lambda pool: pool._free.pop(), "are lost"),
         (lambda pool: pool._free.append(0), "are lost, or do not belong"),
         (lambda pool: pool._evictable.update({1: None}), "in two of"),
-        (lambda pool: pool._marked.add(2), "free and still known"),
+        (lambda pool: pool._marked.add(2), "free and still marked"),
     ],
 )
-def test_an_audit_notices_damaged_books(damage, complaint):
+def test_an_audit_finds_damaged_sets(damage, complaint):
     pool = PagePool(4)
     damage(pool)
     with pytest.raises(CacheInvariantError, match=complaint):
