@@ -46,7 +46,6 @@ NOT_YET: set[str] = {
     "layers",
     "models",
     "native",
-    "structured",
     "weights",
 }
 # First words of docstrings that are verbs in the third person; other words with an s are if a determiner follows.

@@ -63,7 +63,7 @@ class CompiledGrammar:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one model. Everything here blocks: call it from threads that may wait.
+    """Compiler of grammars for one model. Its methods block: call them from threads that may wait.
 
     tokenizer                    the model's tokens
     timeout_s, memory_bytes      limits of the check of one grammar, which runs in a worker process

@@ -12,14 +12,14 @@ from jaxserve.structured_outputs import StructuredOutputs
 
 @dataclass(frozen=True, slots=True)
 class TextLiteral:
-    """This text. Where it contains the text of one of the model's special tokens it means that token."""
+    """A text. The text of a special token of the model stands for that token."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLiteral:
-    """This one token of the model, whatever its text."""
+    """A token of the model, whatever its text."""
 
     token_id: int
 

@@ -53,7 +53,7 @@ class Grammar(Protocol):
 
 
 class Guide:
-    """Computes the token masks of one sequence, token by token.
+    """The token masks of one sequence, computed token by token.
 
     grammar                   constrains what follows the reasoning; None: nothing does
     stop_mask_M               bitmap of the tokens that end an output: uint32 [ceil(V / 32)], bit t % 32 of word t // 32

@@ -60,7 +60,7 @@ def ref_name(schema: Mapping[str, Any]) -> str:
 
 
 class JsonLarkWriter:
-    """Writes one grammar.
+    """Writer of one grammar.
 
     definitions   the targets of `$ref`s by name, merged schemas like the one that is written
     options       llguidance's options for JSON

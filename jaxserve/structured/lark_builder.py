@@ -11,7 +11,7 @@ ANY_TEXT = "/(?s:.*)/"  # terminal's expression for any text
 
 
 class LarkBuilder:
-    """Collects the terminals and rules of one grammar. Its methods return expressions that refer to them.
+    """The terminals and rules of one grammar while it is built. Methods return expressions that refer to them.
 
     special_tokens   text → id
 

@@ -52,7 +52,7 @@ class _Transition:
 
 
 class LexemeSplit:
-    """Tells which nodes of a grammar are matched by one lexeme.
+    """The division of a grammar into lexemes: which nodes one lexeme matches.
 
     rules            the grammar, name → right-hand side
     root             the name of its first rule

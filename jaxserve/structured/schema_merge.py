@@ -120,7 +120,7 @@ def check_branching(schema: Any, merger: "SchemaMerger") -> None:
 
 
 class SchemaMerger:
-    """Merges the schemas of one document.
+    """Merger of the schemas of one document.
 
     document         the document
     is_closed        objects that declare no properties have none
