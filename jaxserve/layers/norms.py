@@ -20,12 +20,18 @@ class NormSpec:
     rms_plus_one   x / rms(x) times 1 + scale, cast after that (Gemma)
     layer          (x - mean) / deviation times the scale, plus the bias where there is one
     has_scale      False: no learned numbers (OLMo 1)
+
+    Raises ValueError for a bias of a norm of another kind than layer.
     """
 
     eps: float
     kind: NormKind = "rms"
     has_bias: bool = False
     has_scale: bool = True
+
+    def __post_init__(self) -> None:
+        if self.has_bias and self.kind != "layer":
+            raise ValueError(f"has_bias is True with kind {self.kind!r}; only 'layer' has a bias.")
 
 
 class Norm(nnx.Module):

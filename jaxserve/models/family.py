@@ -187,7 +187,7 @@ def _moe_params(width: int, moe: MoESpec, layouts: tuple[Layout, ...]) -> dict[P
             is_packable=True,
         )
     if moe.shared is not None:
-        shared = tuple({name: layout[f"shared_{name}"] for name in ("gate", "up", "down")} for layout in layouts)
+        shared = tuple({name: layout[f"shared_mlp_{name}"] for name in ("gate", "up", "down")} for layout in layouts)
         for name, leaf, param in _projection_params(tuple(mlp_projections(width, moe.shared)), shared):
             params["mlp", "shared", name, leaf] = param
     return params

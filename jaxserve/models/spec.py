@@ -39,6 +39,8 @@ class AttentionSpec:
     norms_after_rope   these norms follow the rotation instead of preceding it
     has_sinks      one learned score a head takes part in the softmax and carries no value
     has_output_gate    heads are multiplied by the sigmoid of a projection of the layer's input
+
+    Raises ValueError for norms_after_rope without a norm over each head.
     """
 
     num_heads: int
@@ -55,6 +57,10 @@ class AttentionSpec:
     temperature: QueryTemperature | None = None
     has_sinks: bool = False
     has_output_gate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norms_after_rope and self.qk_norm != "head":
+            raise ValueError(f"norms_after_rope is True with qk_norm {self.qk_norm!r}; it needs 'head'.")
 
     @property
     def qk_norm_widths(self) -> tuple[int, int] | tuple[None, None]:
@@ -95,6 +101,8 @@ class MoESpec:
     hidden            width of each expert
     shared            a block that every token passes through beside its experts
     has_shared_gate   that block's output is multiplied by the sigmoid of a projection of its input
+
+    Raises ValueError for a gate of a block that is not there, and for a router that needs more experts than there are.
     """
 
     num_experts: int
@@ -104,6 +112,15 @@ class MoESpec:
     shared: MLPSpec | None = None
     has_shared_gate: bool = False
 
+    def __post_init__(self) -> None:
+        router, group_size = self.router, self.num_experts // self.router.num_groups
+        if self.has_shared_gate and self.shared is None:
+            raise ValueError("has_shared_gate is True without a shared block.")
+        if router.num_groups > 1 and (self.num_experts % router.num_groups or group_size < 2):
+            raise ValueError(f"num_groups is {router.num_groups}; {self.num_experts} experts need groups of 2 or more.")
+        if router.top_k > min(router.top_groups, router.num_groups) * group_size:
+            raise ValueError(f"top_k is {router.top_k}, which is more than the experts that may be chosen.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
@@ -111,6 +128,8 @@ class LayerSpec:
 
     is_parallel           both read the same normed input and are added together
     residual_multiplier   factor of each block's output before it is added
+
+    Raises ValueError for is_parallel with norms in another place than pre.
     """
 
     attention: AttentionSpec
@@ -118,6 +137,10 @@ class LayerSpec:
     norm_place: NormPlace = "pre"
     is_parallel: bool = False
     residual_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.is_parallel and self.norm_place != "pre":
+            raise ValueError(f"is_parallel is True with norm_place {self.norm_place!r}; it needs 'pre'.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

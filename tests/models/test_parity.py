@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from jaxserve.attention import BACKENDS
+from jaxserve.models import registry
 from tests import oracle
+from tests.models import plain_decoder
 from tests.models.cases import CASES
-from tests.models.paged import Paged
+from tests.models.paged import Paged, place
 from tests.models.tiny import random_weights
 from tests.models.torch_model import TorchModel
 
@@ -41,6 +43,13 @@ def test_whole_prompt_matches_transformers(name):
     config, weights, expected = expected_of(name)
     (logits,) = Paged.of(config, weights).feed(TOKENS)
     assert np.abs(logits - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_plain_decoder_matches_transformers(name):
+    config, weights, expected = expected_of(name)
+    spec = registry.find_architecture(config).spec(config)
+    assert np.abs(plain_decoder.compute_logits(spec, place(config, weights), TOKENS) - expected).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", CHUNKED)

@@ -1,0 +1,220 @@
+"""A DecoderSpec computed in plain numpy: no cache, no batch, one token's experts after the other, in float64.
+
+It takes the decoder's own spec and weights, so that every field of the spec is held to a second computation, those that
+no family uses, too. Held to transformers, where a family does use them, in tests/models/test_parity.py.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.special import erf, expit
+
+from jaxserve.layers.moe import RouterSpec
+from jaxserve.layers.norms import NormSpec
+from jaxserve.layers.param_spec import ParamPath
+from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, YarnScaling
+from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
+
+ACTIVATIONS = {
+    "silu": lambda x: x * expit(x),
+    "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+}
+
+
+class Weights:
+    """Some of a decoder's weights, by the rest of their paths."""
+
+    def __init__(self, params: Mapping[ParamPath, np.ndarray]) -> None:
+        self._params = {path: np.asarray(value, np.float64) for path, value in params.items()}
+
+    def __getitem__(self, name: ParamPath | str) -> np.ndarray:
+        return self._params[(name,) if isinstance(name, str) else name]
+
+    def get(self, name: str, default: float) -> np.ndarray | float:
+        return self._params.get((name,), default)
+
+    def part(self, *path: str | int) -> "Weights":
+        """Return the weights below a path."""
+        size = len(path)
+        return Weights({own[size:]: value for own, value in self._params.items() if own[:size] == path})
+
+    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Return what the linear layer of this name makes of x."""
+        layer = self.part(name)
+        return x @ layer["kernel"] + layer.get("bias", 0.0)
+
+
+def compute_logits(spec: DecoderSpec, params: Mapping[ParamPath, np.ndarray], tokens: Sequence[int]) -> np.ndarray:
+    """Return the logits after every token, float64 [S, V]."""
+    weights = Weights(params)
+    x_SD = weights["embed", "table"][np.asarray(tokens)] * spec.embedding_multiplier
+    for index, layer in enumerate(spec.layers):
+        x_SD = run_layer(spec, layer, weights.part("layers", index), x_SD)
+    x_SD = norm(spec.norm, weights.part("final_norm"), x_SD)
+    table = weights["embed" if spec.tie_embeddings else "head", "table"]
+    return softcap(x_SD @ table.T * spec.logits_multiplier, spec.logits_softcap)
+
+
+def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
+    """Return the residual stream behind a layer."""
+
+    def attend(x: np.ndarray) -> np.ndarray:
+        return attention(spec.norm, layer.attention, weights.part("attention"), x)
+
+    def feed_forward(x: np.ndarray) -> np.ndarray:
+        if isinstance(layer.mlp, MoESpec):
+            return mixture(layer.mlp, weights.part("mlp"), x)
+        return mlp(layer.mlp, weights.part("mlp"), x)
+
+    if layer.is_parallel:
+        normed = norm(spec.norm, weights.part("attention_norm"), x_SD)
+        return x_SD + layer.residual_multiplier * (attend(normed) + feed_forward(normed))
+    for name, block in (("attention", attend), ("mlp", feed_forward)):
+        y_SD = x_SD
+        if layer.norm_place in ("pre", "sandwich"):
+            y_SD = norm(spec.norm, weights.part(f"{name}_norm"), y_SD)
+        y_SD = block(y_SD)
+        if layer.norm_place in ("post", "sandwich"):
+            y_SD = norm(spec.norm, weights.part(f"{name}_post_norm"), y_SD)
+        x_SD = x_SD + layer.residual_multiplier * y_SD
+    return x_SD
+
+
+def attention(norms: NormSpec, spec: AttentionSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
+    """Return what one attention block makes of a whole prompt."""
+    size = len(x_SD)
+    query, key, value = (weights.linear(name, x_SD) for name in ("query", "key", "value"))
+    if spec.qk_norm == "full":
+        query, key = (norm(norms, weights.part(f"{name}_norm"), x) for name, x in (("query", query), ("key", key)))
+    query, key, value = (x.reshape(size, -1, spec.head_dim) for x in (query, key, value))
+
+    def normed() -> tuple[np.ndarray, np.ndarray]:
+        return norm(norms, weights.part("query_norm"), query), norm(norms, weights.part("key_norm"), key)
+
+    if spec.qk_norm == "head" and not spec.norms_after_rope:
+        query, key = normed()
+    if spec.rope is not None:
+        query, key = rotate(spec.rope, query), rotate(spec.rope, key)
+    if spec.qk_norm == "head" and spec.norms_after_rope:
+        query, key = normed()
+    if spec.temperature is not None:
+        steps = [(position + spec.temperature.offset) // spec.temperature.interval for position in range(size)]
+        query = query * (1 + spec.temperature.scale * np.log([1 + step for step in steps]))[:, None, None]
+    mixed = np.zeros_like(query)
+    for head in range(spec.num_heads):
+        group = head // (spec.num_heads // spec.num_kv_heads)
+        for position in range(size):
+            first = 0 if spec.window is None else max(0, position + 1 - spec.window)
+            scores = key[first : position + 1, group] @ query[position, head] * spec.scale
+            scores = softcap(scores, spec.softcap)
+            if spec.has_sinks:
+                scores = np.append(scores, weights["sinks"][head])
+            shares = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+            mixed[position, head] = shares[: position + 1 - first] @ value[first : position + 1, group]
+    mixed = mixed.reshape(size, -1)
+    if spec.has_output_gate:
+        mixed = mixed * expit(weights.linear("output_gate", x_SD))
+    return weights.linear("output", mixed)
+
+
+def mlp(spec: MLPSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
+    """Return what a dense feed-forward block makes of every token."""
+    activate, up = ACTIVATIONS[spec.activation], weights.linear("up", x_SD)
+    hidden = activate(weights.linear("gate", x_SD)) * up if spec.is_gated else activate(up)
+    return weights.linear("down", hidden)
+
+
+def mixture(spec: MoESpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
+    """Return what a mixture of experts makes of every token, one token after the other."""
+    activate, experts = ACTIVATIONS[spec.activation], weights.part("experts")
+    y_SD = np.zeros_like(x_SD)
+    bias_E = weights["correction_bias"] if spec.router.has_correction_bias else None
+    for x, y, logits in zip(x_SD, y_SD, weights.linear("router", x_SD), strict=True):
+        for expert, weight in choose_experts(spec.router, logits, bias_E).items():
+            gate, up, down = (experts[name][expert] for name in ("gate", "up", "down"))
+            y += weight * (activate(x @ gate) * (x @ up)) @ down
+    if spec.shared is None:
+        return y_SD
+    shared_SD = mlp(spec.shared, weights.part("shared"), x_SD)
+    return y_SD + (shared_SD * expit(weights.linear("shared_gate", x_SD)) if spec.has_shared_gate else shared_SD)
+
+
+def choose_experts(router: RouterSpec, logits: np.ndarray, bias: np.ndarray | None = None) -> dict[int, float]:
+    """Return the experts of one token and their weights, from the router's logits for it."""
+    scores = np.exp(logits) / np.exp(logits).sum() if router.score == "softmax" else expit(logits)
+    choice = scores if bias is None else scores + bias
+    groups = np.array_split(np.arange(len(scores)), router.num_groups)
+    groups.sort(key=lambda experts: -np.sort(choice[experts])[-2:].sum())
+    allowed = np.concatenate(groups[: router.top_groups]) if router.num_groups > 1 else np.arange(len(scores))
+    chosen = sorted(allowed, key=lambda expert: -choice[expert])[: router.top_k]
+    total = scores[chosen].sum() if router.renormalize else 1.0
+    return {int(expert): router.scale * scores[expert] / total for expert in chosen}
+
+
+def norm(spec: NormSpec, weights: Weights, x: np.ndarray) -> np.ndarray:
+    """Return the normed x, over its last axis."""
+    if spec.kind == "layer":
+        x = x - x.mean(-1, keepdims=True)
+    scale = weights.get("scale", 1.0) + (1.0 if spec.kind == "rms_plus_one" and spec.has_scale else 0.0)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + spec.eps) * scale + weights.get("bias", 0.0)
+
+
+def softcap(x: np.ndarray, cap: float | None) -> np.ndarray:
+    return x if cap is None else cap * np.tanh(x / cap)
+
+
+def rotate(rope: RopeSpec, x_SNH: np.ndarray) -> np.ndarray:
+    """Return the heads of a whole prompt, their pairs of numbers rotated as complex numbers."""
+    size = rope.rotary_dim or x_SNH.shape[-1]
+    first, second = (
+        (slice(0, size, 2), slice(1, size, 2))
+        if rope.is_interleaved
+        else (
+            slice(0, size // 2),
+            slice(size // 2, size),
+        )
+    )
+    frequency, magnitude = frequencies(rope, size)
+    turn_SR = magnitude * np.exp(1j * np.arange(len(x_SNH))[:, None] * frequency)
+    pair_SNR = (x_SNH[..., first] + 1j * x_SNH[..., second]) * turn_SR[:, None, :]
+    rotated = x_SNH.copy()
+    rotated[..., first], rotated[..., second] = pair_SNR.real, pair_SNR.imag
+    return rotated
+
+
+def frequencies(rope: RopeSpec, size: int) -> tuple[np.ndarray, float]:
+    """Return radians a position for each pair of numbers, and the factor of sines and cosines."""
+    plain = rope.theta ** -(np.arange(0, size, 2) / size)
+    match rope.scaling:
+        case None:
+            return plain, 1.0
+        case LinearScaling(factor):
+            return plain / factor, 1.0
+        case Llama3Scaling() as scaling:
+            turns = scaling.original_positions * plain / (2 * math.pi)  # of each wave within the trained length
+            low, high = scaling.low_freq_factor, scaling.high_freq_factor
+            kept = np.clip((turns - low) / (high - low), 0, 1)
+            return plain * kept + plain / scaling.factor * (1 - kept), 1.0
+        case YarnScaling() as scaling:
+            kept = yarn_kept(scaling, rope.theta, size)
+            return plain * kept + plain / scaling.factor * (1 - kept), scaling.attention_factor
+        case LongRopeScaling() as scaling:
+            is_long = scaling.max_positions > scaling.original_positions
+            return plain / (scaling.long_factors if is_long else scaling.short_factors), scaling.attention_factor
+
+
+def yarn_kept(scaling: YarnScaling, theta: float, size: int) -> np.ndarray:
+    """Return the share of each frequency that stays as trained."""
+
+    def dimension(turns: float) -> float:
+        return size * math.log(scaling.original_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    return 1 - np.clip((np.arange(size // 2) - low) / max(high - low, 0.001), 0, 1)

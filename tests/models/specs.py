@@ -1,0 +1,212 @@
+"""DecoderSpecs that between them use every field: one for each field and kind of value, and random ones of all."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy, booleans, builds, integers, just, none, sampled_from
+
+from jaxserve.layers.mlp import Activation
+from jaxserve.layers.moe import RouterSpec
+from jaxserve.layers.norms import NormKind, NormSpec
+from jaxserve.layers.param_spec import ParamPath
+from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, YarnScaling
+from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec, NormPlace, QueryTemperature
+
+VOCAB, WIDTH, HEADS, HEAD_DIM, HIDDEN, EXPERTS = 40, 32, 4, 8, 24, 8
+
+PLAIN_ATTENTION = AttentionSpec(
+    num_heads=HEADS, num_kv_heads=2, head_dim=HEAD_DIM, scale=HEAD_DIM**-0.5, rope=RopeSpec(100.0), qk_norm="head"
+)
+PLAIN_MLP = MLPSpec(hidden=HIDDEN)
+PLAIN_MOE = MoESpec(num_experts=EXPERTS, hidden=HIDDEN // 2, router=RouterSpec(top_k=3), shared=PLAIN_MLP)
+PLAIN = DecoderSpec(
+    architecture="Plain",
+    vocab_size=VOCAB,
+    width=WIDTH,
+    max_position_embeddings=128,
+    norm=NormSpec(1e-5),
+    layers=(
+        LayerSpec(attention=PLAIN_ATTENTION, mlp=PLAIN_MLP),
+        LayerSpec(attention=PLAIN_ATTENTION, mlp=PLAIN_MOE),
+    ),
+)
+SIZES = {
+    (DecoderSpec, name) for name in ("architecture", "vocab_size", "width", "max_position_embeddings", "layers", "norm")
+} | {
+    *((AttentionSpec, name) for name in ("num_heads", "num_kv_heads", "head_dim")),
+    *((MoESpec, name) for name in ("num_experts", "hidden", "router")),
+    *((LayerSpec, name) for name in ("attention", "mlp")),
+    (MLPSpec, "hidden"),
+}
+"""Fields that are sizes, names or other specs, which every spec has."""
+
+CHANGES: dict[type, list[dict[str, Any]]] = {
+    DecoderSpec: [
+        {"tie_embeddings": True},
+        {"embedding_multiplier": 3.0},
+        {"logits_multiplier": 0.4},
+        {"logits_softcap": 2.0},
+    ],
+    NormSpec: [
+        {"eps": 0.1},
+        {"kind": "rms_plus_one"},
+        {"kind": "layer"},
+        {"kind": "layer", "has_bias": True},
+        {"has_scale": False},
+    ],
+    LayerSpec: [
+        {"norm_place": "post"},
+        {"norm_place": "sandwich"},
+        {"is_parallel": True},
+        {"residual_multiplier": 0.5},
+    ],
+    AttentionSpec: [
+        {"scale": 0.6},
+        {"rope": None},
+        {"window": 5},
+        {"softcap": 1.5},
+        {"qkv_bias": True},
+        {"output_bias": True},
+        {"qk_norm": "none"},
+        {"qk_norm": "full"},
+        {"norms_after_rope": True},
+        {"temperature": QueryTemperature(scale=0.5, interval=4.0, offset=1)},
+        {"has_sinks": True},
+        {"has_output_gate": True},
+        {"has_output_gate": True, "qkv_bias": True},
+    ],
+    RopeSpec: [
+        {"theta": 10_000.0},
+        {"scaling": LinearScaling(2.0)},
+        {"rotary_dim": 4},
+        {"is_interleaved": True},
+        {"is_interleaved": True, "rotary_dim": 4},
+    ],
+    MLPSpec: [
+        *({"activation": activation} for activation in get_args(Activation) if activation != "silu"),
+        {"is_gated": False},
+        {"bias": True},
+    ],
+    MoESpec: [
+        {"activation": "gelu"},
+        {"shared": None},
+        {"has_shared_gate": True},
+    ],
+    RouterSpec: [
+        {"top_k": 1},
+        {"score": "sigmoid"},
+        {"renormalize": False},
+        {"scale": 2.5},
+        {"has_correction_bias": True},
+        {"num_groups": 4, "top_groups": 2},
+    ],
+}
+"""For each spec, changes of PLAIN that show in its logits, at least one for each field."""
+
+
+def change(spec: Any, kind: type, values: Mapping[str, Any]) -> Any:
+    """Return a spec in which every spec of this kind has these values, itself and those inside of it."""
+    if isinstance(spec, tuple):
+        return tuple(change(each, kind, values) for each in spec)
+    if not is_dataclass(spec) or isinstance(spec, type):
+        return spec
+    inner = {field.name: change(getattr(spec, field.name), kind, values) for field in fields(spec)}
+    return replace(spec, **inner | (dict(values) if isinstance(spec, kind) else {}))
+
+
+def random_params(shapes: Mapping[ParamPath, Any], seed: int = 0) -> dict[ParamPath, np.ndarray]:
+    """Return weights for leaves of these shapes, spread wide enough that each of them shows in the logits."""
+    rng = np.random.default_rng(seed)
+    params = {}
+    for path, leaf in shapes.items():
+        spread = leaf.shape[-2] ** -0.5 if len(leaf.shape) > 1 and path[-1] != "table" else 0.5
+        params[path] = rng.standard_normal(leaf.shape, np.float32) * np.float32(spread) + (path[-1] == "scale")
+    return params
+
+
+def _ropes(rotary_dim: int | None) -> SearchStrategy[RopeSpec]:
+    """Rotations of so many numbers of a head."""
+    factors = st.tuples(*[sampled_from([1.0, 1.5, 4.0])] * ((rotary_dim or HEAD_DIM) // 2))
+    longrope = builds(
+        LongRopeScaling,
+        short_factors=factors,
+        long_factors=factors,
+        original_positions=just(64),
+        attention_factor=sampled_from([1.0, 1.2]),
+        max_positions=sampled_from([64, 65]),
+    )
+    yarn = builds(YarnScaling, just(4.0), just(16), just(2.0), just(0.5), sampled_from([1.0, 1.2]), booleans())
+    llama3 = just(Llama3Scaling(4.0, 1.0, 4.0, 16))
+    return builds(
+        RopeSpec,
+        theta=sampled_from([100.0, 10_000.0]),
+        scaling=none() | just(LinearScaling(2.0)) | llama3 | yarn | longrope,
+        rotary_dim=just(rotary_dim),
+        is_interleaved=booleans(),
+    )
+
+
+_ATTENTIONS = builds(
+    lambda qk_norm, **values: AttentionSpec(qk_norm=qk_norm[0], norms_after_rope=qk_norm[1], **values),
+    num_heads=just(HEADS),
+    num_kv_heads=sampled_from([2, HEADS]),
+    head_dim=just(HEAD_DIM),
+    scale=sampled_from([HEAD_DIM**-0.5, 0.6]),
+    rope=none() | sampled_from([None, HEAD_DIM // 2, HEAD_DIM]).flatmap(_ropes),
+    window=none() | sampled_from([1, 5, 100]),
+    softcap=none() | just(1.5),
+    qkv_bias=booleans(),
+    output_bias=booleans(),
+    qk_norm=sampled_from([("none", False), ("head", False), ("head", True), ("full", False)]),
+    temperature=none() | builds(QueryTemperature, scale=just(0.5), interval=just(4.0), offset=integers(0, 3)),
+    has_sinks=booleans(),
+    has_output_gate=booleans(),
+)
+_ACTIVATIONS = sampled_from(get_args(Activation))
+_MLPS = builds(MLPSpec, hidden=just(HIDDEN), activation=_ACTIVATIONS, is_gated=booleans(), bias=booleans())
+ROUTERS: SearchStrategy[RouterSpec] = builds(
+    lambda groups, **values: RouterSpec(num_groups=groups[0], top_groups=groups[1], **values),
+    top_k=sampled_from([1, 3]),
+    score=sampled_from(["softmax", "sigmoid"]),
+    renormalize=booleans(),
+    scale=sampled_from([1.0, 2.5]),
+    has_correction_bias=booleans(),
+    groups=sampled_from([(1, 1), (2, 1), (4, 2)]),
+)
+_MIXTURES = builds(
+    lambda shared, **values: MoESpec(shared=shared[0], has_shared_gate=shared[1], **values),
+    num_experts=just(EXPERTS),
+    hidden=just(HIDDEN // 2),
+    router=ROUTERS,
+    activation=_ACTIVATIONS,
+    shared=just((None, False)) | st.tuples(_MLPS, booleans()),
+)
+_LAYERS = builds(
+    lambda place, **values: LayerSpec(norm_place=place[0], is_parallel=place[1], **values),
+    attention=_ATTENTIONS,
+    mlp=_MLPS | _MIXTURES,
+    place=st.tuples(sampled_from(get_args(NormPlace)), just(False)) | just(("pre", True)),
+    residual_multiplier=sampled_from([1.0, 0.5]),
+)
+_NORMS = builds(
+    lambda kind, **values: NormSpec(kind=kind[0], has_bias=kind[1], **values),
+    kind=st.tuples(sampled_from(get_args(NormKind)), just(False)) | just(("layer", True)),
+    eps=sampled_from([1e-6, 0.1]),
+    has_scale=booleans(),
+)
+SPECS: SearchStrategy[DecoderSpec] = builds(
+    DecoderSpec,
+    architecture=just("Random"),
+    vocab_size=just(VOCAB),
+    width=just(WIDTH),
+    max_position_embeddings=just(128),
+    norm=_NORMS,
+    layers=st.lists(_LAYERS, min_size=1, max_size=2).map(tuple),
+    tie_embeddings=booleans(),
+    embedding_multiplier=sampled_from([1.0, 3.0]),
+    logits_multiplier=sampled_from([1.0, 0.4]),
+    logits_softcap=none() | just(2.0),
+)

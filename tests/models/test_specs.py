@@ -1,0 +1,122 @@
+"""The decoder computes what its spec says: every field alone, and random specs, held to plain numpy.
+
+Families use some of the fields and are held to transformers; here are all of them, those that wait for a family, too.
+The decoder runs operation by operation: a hundred specs would be compiled for minutes, and what the compiler makes of
+them is seen by the families' tests.
+"""
+
+import math
+from dataclasses import fields
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from jaxserve.layers.moe import RouterSpec
+from jaxserve.layers.norms import NormSpec
+from jaxserve.models import registry
+from jaxserve.models.cost import decoder_cost
+from jaxserve.models.family import EXPERTS, SANDWICH, DecoderFamily, named
+from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec
+from tests.models import plain_decoder
+from tests.models.paged import Paged
+from tests.models.specs import (
+    CHANGES,
+    PLAIN,
+    SIZES,
+    SPECS,
+    change,
+    random_params,
+)
+
+TOKENS = np.random.default_rng(1).integers(0, PLAIN.vocab_size, 24).tolist()
+TOLERANCE = 1e-4
+SWITCHED = [(kind, values) for kind, changes in CHANGES.items() for values in changes]
+IDS = [f"{kind.__name__}-{'-'.join(f'{name}={value}' for name, value in values.items())}" for kind, values in SWITCHED]
+MODULES = (
+    "sinks",
+    "output_gate",
+    "correction_bias",
+    "shared_gate",
+    "shared_mlp_gate",
+    "shared_mlp_up",
+    "shared_mlp_down",
+)
+EVERY_MODULE = named(SANDWICH | EXPERTS | {module: f"mlp.{module}" for module in MODULES})
+RANDOM = settings(  # what fails is as clear as it gets: a smaller example would take minutes to find
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.generate,),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def compute(spec: DecoderSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Return the decoder's logits for TOKENS, and those of plain numpy."""
+    _, shapes = registry.abstract_decoder(spec, jnp.float32)
+    params = random_params(shapes)
+    with jax.disable_jit():
+        (logits,) = Paged(spec, {path: jnp.asarray(value) for path, value in params.items()}, capacity=32).feed(TOKENS)
+    return logits, plain_decoder.compute_logits(spec, params, TOKENS)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return compute(PLAIN)[1]
+
+
+@pytest.mark.parametrize(("kind", "values"), SWITCHED, ids=IDS)
+def test_each_field_alone_does_what_it_says(plain, kind, values):
+    logits, expected = compute(change(PLAIN, kind, values))
+    assert np.abs(logits - expected).max() < TOLERANCE
+    assert np.abs(expected - plain).max() > 100 * TOLERANCE, "this change does not show"
+
+
+def test_every_field_of_every_spec_is_changed_above():
+    changed = {(kind, name) for kind, values in SWITCHED for name in values}
+    assert changed | SIZES == {(kind, field.name) for kind in CHANGES for field in fields(kind)}
+
+
+@RANDOM
+@given(spec=SPECS)
+def test_fields_together_do_what_they_say(spec):
+    logits, expected = compute(spec)
+    assert np.abs(logits - expected).max() < TOLERANCE
+
+
+@RANDOM
+@given(spec=SPECS)
+def test_every_leaf_is_loaded_and_counted(spec):
+    _, shapes = registry.abstract_decoder(spec, jnp.float32)
+    params = DecoderFamily(lambda config: spec, EVERY_MODULE).params(spec)
+    assert {path: param.shape for path, param in params.items()} == {path: leaf.shape for path, leaf in shapes.items()}
+    names = [source.name for param in params.values() for source in param.origins[0].sources]
+    assert len(set(names)) == len(names)
+    cost = decoder_cost(spec)
+    sizes = {path: math.prod(param.shape) for path, param in params.items()}
+    assert cost.body == sum(size for path, size in sizes.items() if path[-1] == "kernel")
+    assert sum(each.num_layers * each.num_experts * each.weights for each in cost.experts) == sum(
+        size for path, size in sizes.items() if "experts" in path
+    )
+    assert cost.head == sizes["embed", "table"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (NormSpec, {"has_bias": True}, "has_bias is True with kind 'rms'"),
+        (AttentionSpec, {"norms_after_rope": True, "qk_norm": "full"}, "norms_after_rope is True with qk_norm 'full'"),
+        (LayerSpec, {"is_parallel": True, "norm_place": "post"}, "is_parallel is True with norm_place 'post'"),
+        (MoESpec, {"has_shared_gate": True, "shared": None}, "has_shared_gate is True without"),
+        (MoESpec, {"router": RouterSpec(top_k=9)}, "top_k is 9"),
+        (MoESpec, {"router": RouterSpec(top_k=3, num_groups=4)}, "top_k is 3"),
+        (MoESpec, {"router": RouterSpec(top_k=1, num_groups=8)}, "num_groups is 8"),
+        (MoESpec, {"router": RouterSpec(top_k=1, num_groups=3)}, "num_groups is 3"),
+    ],
+)
+def test_a_spec_that_nothing_computes_is_refused(kind, values, message):
+    with pytest.raises(ValueError, match=message):
+        change(PLAIN, kind, values)
