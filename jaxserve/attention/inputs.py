@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 
@@ -24,3 +25,9 @@ class AttentionInputs:
     slot_T: Array
     page_table_BW: Array
     length_B: Array
+
+    @property
+    def is_real_T(self) -> Array:
+        """Return bool [B*C]: False for queries that are padding, which lie behind the ends of their rows."""
+        queries = len(self.position_T) // len(self.length_B)
+        return self.position_T < jnp.repeat(self.length_B, queries)

@@ -74,7 +74,7 @@ class ExpertBlocks:
     token_S      int32 [blocks * rows]: which token a row holds; rows that hold none repeat token 0
     expert_X     int32 [blocks]: each block's expert
     num_blocks   int32 []: how many blocks are filled; those behind them are not looked at
-    row_A        int32 [A]: the row of each token's each expert, tokens first
+    row_A        int32 [A]: the row of each token's each expert, tokens first; row 0 for padding
     count_E      int32 [experts]: rows of each expert, whole blocks
     """
 
@@ -86,20 +86,28 @@ class ExpertBlocks:
     rows: int
 
 
-def group_by_expert(index_TK: Array, num_experts: int) -> ExpertBlocks:
-    """Return where each token's row lies for each of its experts index_TK."""
+def group_by_expert(index_TK: Array, num_experts: int, is_real_T: Array) -> ExpertBlocks:
+    """Return where each token's row lies for each of its experts index_TK; padding has no rows."""
     tokens, top_k = index_TK.shape
     rows = min(ROWS_OF_FEW if tokens <= FEW_TOKENS else ROWS_OF_MANY, tokens)
-    expert_A = index_TK.reshape(-1)
-    one_hot_AE = jax.nn.one_hot(expert_A, num_experts, dtype=jnp.int32)
-    rank_A = jnp.take_along_axis(jnp.cumsum(one_hot_AE, axis=0), expert_A[:, None], axis=1)[:, 0] - 1
-    blocks_E = -(-one_hot_AE.sum(axis=0) // rows)
+    expert_A, is_real_A = index_TK.reshape(-1), jnp.repeat(is_real_T, top_k)
+    chosen_AE = jax.nn.one_hot(expert_A, num_experts, dtype=jnp.int32) * is_real_A[:, None]
+    rank_A = jnp.take_along_axis(jnp.cumsum(chosen_AE, axis=0), expert_A[:, None], axis=1)[:, 0] - 1
+    blocks_E = -(-chosen_AE.sum(axis=0) // rows)
     last_E = jnp.cumsum(blocks_E)
     row_A = (last_E - blocks_E)[expert_A] * rows + rank_A
     most_blocks = min(num_experts, tokens * top_k) + tokens * top_k // rows
-    token_S = jnp.zeros(most_blocks * rows, jnp.int32).at[row_A].set(jnp.arange(tokens * top_k) // top_k)
+    place_A = jnp.where(is_real_A, row_A, most_blocks * rows)  # behind the end, where nothing is written
+    token_S = jnp.zeros(most_blocks * rows, jnp.int32).at[place_A].set(jnp.arange(tokens * top_k) // top_k, mode="drop")
     expert_X = jnp.searchsorted(last_E, jnp.arange(most_blocks), side="right").astype(jnp.int32)
-    return ExpertBlocks(token_S, jnp.minimum(expert_X, num_experts - 1), last_E[-1], row_A, blocks_E * rows, rows)
+    return ExpertBlocks(
+        token_S=token_S,
+        expert_X=jnp.minimum(expert_X, num_experts - 1),
+        num_blocks=last_E[-1],
+        row_A=jnp.where(is_real_A, row_A, 0),
+        count_E=blocks_E * rows,
+        rows=rows,
+    )
 
 
 class Experts(nnx.Module):
@@ -189,11 +197,12 @@ class MoE(nnx.Module):
         self.shared = shared
         self.shared_gate = Linear(width, 1, bias=False, dtype=dtype, rngs=rngs) if has_shared_gate else None
 
-    def __call__(self, x_TD: Array) -> Array:
-        """Return the block's output [T, D] for x_TD, in x's type."""
+    def __call__(self, x_TD: Array, is_real_T: Array) -> Array:
+        """Return the block's output [T, D] for x_TD, in x's type; tokens that are not real cost no expert."""
         bias_E = None if self.correction_bias is None else self.correction_bias[...]
         weight_TK, index_TK = route(self.router(x_TD), self.router_spec, bias_E)
-        blocks = group_by_expert(index_TK, self.num_experts)
+        weight_TK = jnp.where(is_real_T[:, None], weight_TK, 0)
+        blocks = group_by_expert(index_TK, self.num_experts, is_real_T)
         y_AD = self.experts(x_TD, blocks)[blocks.row_A]
         y_TKD = y_AD.reshape(*index_TK.shape, -1)
         y_TD = jnp.einsum("tkd,tk->td", y_TKD, weight_TK.astype(y_TKD.dtype), precision=matmul_precision(x_TD.dtype))

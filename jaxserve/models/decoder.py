@@ -136,11 +136,14 @@ class DecoderLayer(nnx.Module):
         with jax.named_scope("attention"):
             mixed_TD, pages = self.attention(normed_TD, rotation, inputs, pages, backend)
         if self.spec.is_parallel:
-            return x_TD + self._scaled(mixed_TD) + self._scaled(self.mlp(normed_TD)), pages
+            return x_TD + self._scaled(mixed_TD) + self._scaled(self._feed_forward(normed_TD, inputs)), pages
         x_TD = x_TD + self._scaled(_apply(self.attention_post_norm, mixed_TD))
         with jax.named_scope("mlp"):
-            mixed_TD = self.mlp(_apply(self.mlp_norm, x_TD))
+            mixed_TD = self._feed_forward(_apply(self.mlp_norm, x_TD), inputs)
         return x_TD + self._scaled(_apply(self.mlp_post_norm, mixed_TD)), pages
+
+    def _feed_forward(self, x_TD: Array, inputs: AttentionInputs) -> Array:
+        return self.mlp(x_TD, inputs.is_real_T) if isinstance(self.mlp, MoE) else self.mlp(x_TD)
 
     def _scaled(self, x_TD: Array) -> Array:
         multiplier = self.spec.residual_multiplier

@@ -199,6 +199,12 @@ def test_alone_is_as_in_a_crowd(backend):
     np.testing.assert_allclose(alone[0], together[1], atol=1e-6)
 
 
+def test_padding_lies_behind_the_ends_of_its_rows():
+    position_T, length_B = np.array([3, 4, 5, 0, 1, 2], np.int32), np.array([5, 0], np.int32)
+    inputs = AttentionInputs(position_T, np.zeros(6, np.int32), np.zeros((2, 1), np.int32), length_B)
+    assert inputs.is_real_T.tolist() == [True, True, False, False, False, False]
+
+
 def test_auto_chooses_by_platform_and_a_strange_name_is_refused():
     assert choose_backend("auto", "cpu").name == ("native" if library.find_compiler() else "cpu")
     assert choose_backend("auto", "cpu", "bfloat16").name == "cpu"

@@ -1,0 +1,106 @@
+"""Mixture of experts: the choice of experts, their blocks of tokens, and the ways to compute them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxserve.layers.moe import Experts, MoE, RouterSpec, group_by_expert, route
+from tests.models.plain_decoder import choose_experts
+from tests.models.specs import EXPERTS, ROUTERS
+
+SHAPES = [(1, 1, 4), (8, 8, 8), (64, 2, 8), (100, 3, 128)]
+"""Tokens, experts a token, experts: fewer and more tokens than a block has rows, on both sides of FEW_TOKENS."""
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(router=ROUTERS, seed=st.integers(0, 1000))
+def test_experts_are_chosen_and_weighed_as_by_hand(router, seed):
+    rng = np.random.default_rng(seed)
+    logits_TE, bias_E = rng.standard_normal((5, EXPERTS)) * 2, rng.standard_normal(EXPERTS)
+    bias_E = bias_E if router.has_correction_bias else None
+    weight_TK, index_TK = route(
+        jnp.asarray(logits_TE, jnp.float32), router, None if bias_E is None else jnp.asarray(bias_E, jnp.float32)
+    )
+    assert index_TK.shape == weight_TK.shape == (5, router.top_k) and weight_TK.dtype == jnp.float32
+    for logits_E, weight_K, index_K in zip(logits_TE, weight_TK, index_TK, strict=True):
+        expected = choose_experts(router, logits_E, bias_E)
+        assert index_K.tolist() == list(expected), "best first"
+        np.testing.assert_allclose(weight_K, list(expected.values()), rtol=1e-5)
+
+
+def test_routing_is_computed_in_float32():
+    logits = jnp.asarray([[1.0, 1.0 + 2**-7, 0.0]], jnp.bfloat16)
+    assert route(logits, RouterSpec(top_k=1))[0].dtype == jnp.float32
+
+
+@st.composite
+def choices(draw):
+    """Experts of some tokens, no expert twice for a token, some experts far more popular than others; some padding."""
+    tokens, top_k, num_experts = draw(st.sampled_from(SHAPES))
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    popularity = draw(st.sampled_from([0.0, 3.0, 100.0])) * rng.standard_normal(num_experts)
+    score_TE = popularity + rng.gumbel(size=(tokens, num_experts))
+    is_real_T = rng.random(tokens) < draw(st.sampled_from([0.0, 0.5, 1.0]))
+    return np.argsort(-score_TE, axis=1)[:, :top_k].astype(np.int32), num_experts, is_real_T
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(choices())
+def test_every_choice_of_a_real_token_has_a_row_in_a_block_of_its_expert(drawn):
+    index_TK, num_experts, is_real_T = drawn
+    tokens, top_k = index_TK.shape
+    blocks = group_by_expert(jnp.asarray(index_TK), num_experts, jnp.asarray(is_real_T))
+    is_real_A = np.repeat(is_real_T, top_k)
+    row_A, expert_A = np.asarray(blocks.row_A)[is_real_A], index_TK.reshape(-1)[is_real_A]
+    assert len(set(row_A.tolist())) == len(row_A)
+    assert (np.asarray(blocks.token_S)[row_A] == np.repeat(np.arange(tokens), top_k)[is_real_A]).all()
+    assert (np.asarray(blocks.expert_X)[row_A // blocks.rows] == expert_A).all()
+
+    count_E = np.bincount(expert_A, minlength=num_experts)
+    filled_E = -(-count_E // blocks.rows)
+    assert int(blocks.num_blocks) == filled_E.sum() <= len(blocks.expert_X)
+    assert np.asarray(blocks.count_E).tolist() == (filled_E * blocks.rows).tolist()
+    assert (np.diff(np.asarray(blocks.expert_X)[: filled_E.sum()]) >= 0).all(), "as ragged products need them"
+    assert (np.asarray(blocks.row_A)[~is_real_A] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return MoE(
+        16,
+        num_experts=5,
+        hidden=24,
+        router=RouterSpec(top_k=2),
+        activation="silu",
+        shared=None,
+        has_shared_gate=False,
+        dtype=jnp.float32,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def draw(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+
+
+def test_padding_chooses_no_expert_and_gets_zeros(mixture):
+    x_TD, is_real_T = draw(9, 16), jnp.arange(9) < 4
+    y_TD = mixture(x_TD, is_real_T)
+    np.testing.assert_allclose(y_TD[:4], mixture(x_TD[:4], is_real_T[:4]), atol=1e-7)
+    assert not y_TD[4:].any()
+
+
+def test_ragged_products_are_those_of_the_loop():
+    """The loop runs on CPUs, ragged products elsewhere; both can be computed here."""
+    experts = Experts(5, 16, 24, activation="gelu", dtype=jnp.float32, rngs=nnx.Rngs(0))
+    index_TK = jnp.asarray(np.random.default_rng(0).permuted(np.tile(np.arange(5), (9, 1)), axis=1)[:, :2])
+    blocks = group_by_expert(index_TK, 5, jnp.arange(9) < 7)
+    x_SD, kernels = draw(9, 16)[blocks.token_S], (draw(5, 16, 24), draw(5, 16, 24), draw(5, 24, 16))
+    filled = int(blocks.num_blocks) * blocks.rows
+    looped, ragged = experts._loop(x_SD, blocks, kernels), experts._ragged(x_SD, blocks, kernels)
+    assert filled < len(x_SD)
+    np.testing.assert_allclose(looped[:filled], ragged[:filled], rtol=1e-4, atol=1e-3)
