@@ -81,16 +81,3 @@ def test_the_oracle_continues_as_transformers_generates():
     weights = random_weights(config, seed=3)
     expected = TorchModel(config, weights).greedy(TOKENS[:20], 8)
     assert oracle.greedy(config, weights, TOKENS[:20], 8) == expected
-
-
-@pytest.mark.parametrize("name", CHUNKED)
-def test_greedy_tokens_are_those_of_transformers(name):
-    config, weights, _ = expected_of(name)
-    prompt = TOKENS[:70]
-    paged = Paged.of(config, weights, capacity=128, backend="cpu")
-    (logits,) = paged.feed(prompt)
-    tokens = [int(logits[-1].argmax())]
-    while len(tokens) < 32:
-        ((logits,),) = paged.feed(tokens[-1:])
-        tokens.append(int(logits.argmax()))
-    assert tokens == TorchModel(config, weights).greedy(prompt, 32)
