@@ -1,1 +1,1 @@
-"""The loop: plan, execute, apply. Has never seen a string."""
+"""The engine: scheduling, batches, compiled programs, and the step: plan, execute, apply. Token ids only, no text."""

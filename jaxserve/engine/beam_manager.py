@@ -86,7 +86,7 @@ class BeamState:
 
 
 class BeamManager:
-    """Manages the rows, pages and steps of all beam searches. The request table gives rows and pages.
+    """The rows, pages and steps of all beam searches. The request table gives the rows and pages.
 
     pool                The pages.
     page_size           The number of tokens of a page.

@@ -79,7 +79,7 @@ class BeamSearch:
 
     @property
     def error(self) -> str | None:
-        """Why the grammar of a live beam cannot be followed any further; None: it can."""
+        """The reason why the grammar of a live beam cannot be followed any further, or None."""
         return next((beam.guide.error for beam in self.beams if beam.guide is not None and beam.guide.error), None)
 
     def advance(self, sampled: SampledTokens) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""config → engine: the only file that knows every room below the doors."""
+"""Construction of an engine from its configuration. No other module imports models, weights, cache and engine alike."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,21 +39,25 @@ from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve_model
 from jaxserve.weights.load import check_checkpoint, load_params
 
-ProgressCallback = Callable[[str, float, float], None]
+ProgressCallback = Callable[[str, float, float], None]  # phase, done, total
 Device = Any  # jax.Device, which type checkers take for a variable
 
-# Decode rows of a step and tokens of a prompt chunk, where nobody says otherwise. A CPU computes a prompt token about
-# as fast alone as in company, so its steps are short and running answers wait little; an accelerator wants full steps.
+# Defaults of the decode rows and of the chunk tokens of a step. A CPU computes a prompt token about as fast in a small
+# chunk as in a large one, so its steps are short, for small gaps between tokens; an accelerator needs full steps.
 DEFAULT_MAX_NUM_SEQS = {"cpu": 32, "gpu": 256, "tpu": 128}
 DEFAULT_CHUNK_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
-DEFAULT_TOP_LOGPROBS = 20  # of the best, in every step that has any, where a request may ask for more than all of them
+DEFAULT_TOP_LOGPROBS = 20  # computed on the device if max_logprobs is -1 (any number)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedModel:
-    """A model whose files, sizes and settings fit together. No weight has been read, no program compiled.
+    """A model whose files, sizes and settings fit together, before weights are read and programs compiled.
 
-    config   as resolved: every limit is a number
+    config              The configuration with all limits resolved to numbers.
+    spec                The sizes of the architecture.
+    path                The directory or file of the model.
+    model_config        config.json with the overrides of hf_overrides.
+    generation_config   generation_config.json, over the defaults of the default model.
     """
 
     config: EngineConfig
@@ -65,9 +69,17 @@ class CheckedModel:
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine that is ready to step, and what the doors must know about its model.
+    """An engine that is ready to run, and facts about its model.
 
-    description   facts for people, in the order to print them
+    engine              The engine.
+    config              The configuration with all limits resolved to numbers.
+    spec                The sizes of the architecture.
+    path                The directory or file of the model.
+    model_config        config.json with the overrides of hf_overrides.
+    generation_config   generation_config.json, over the defaults of the default model.
+    buckets             The compiled batch sizes.
+    num_pages           The number of pages, of which the first is never used.
+    description         Facts for the start-up table, in the order to print them.
     """
 
     engine: Engine
@@ -87,10 +99,15 @@ def build(
     on_path: Callable[[Path], None] | None = None,
     on_checked: Callable[[CheckedModel], None] | None = None,
 ) -> LoadedEngine:
-    """Fetches, checks, sizes, loads, compiles and warms up. Raises StartupError before any large allocation.
+    """Fetch and check a model, size the cache, load the weights, compile all programs and warm them up.
 
-    on_path hears where the model lies as soon as that is known, on_checked that all fits, before the first slow step:
-    what it raises ends the start there.
+    config       The configuration.
+    progress     Called with phase, done and total.
+    on_path      Called with the model's path as soon as it is known.
+    on_checked   Called when everything fits, before the first slow step. What these two raise ends the start.
+
+    Raises BadConfig if a setting does not fit the model or the device, and other StartupErrors if the model cannot be
+    fetched or served, all before any large allocation.
     """
     path = resolve_model(
         config.model,
@@ -122,18 +139,18 @@ def build(
     make = partial(
         make_pages, backend, layer_caches, num_pages=size.num_pages, page_size=config.block_size, dtype=dtype
     )
-    jax.eval_shape(make)  # what the backend cannot hold is refused here
-    by_default = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
-    checked = CheckedModel(config, spec, path, model_config, by_default | checkpoint.generation_config)
+    jax.eval_shape(make)  # raises if the backend does not support these pages
+    default_generation = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
+    checked = CheckedModel(config, spec, path, model_config, default_generation | checkpoint.generation_config)
     if on_checked:
         on_checked(checked)
     directory = use_compilation_cache(config.compilation_cache_dir)
 
-    limits = get_peak_rates(device, dtype, config.quantization) if config.roofline else None
+    peak_rates = get_peak_rates(device, dtype, config.quantization) if config.roofline else None
     model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size)
     buckets = _buckets(config, device.platform, chunk_tokens)
-    with ThreadPoolExecutor(1, "load") as beside:  # programs need no weights, only their shapes
-        loading = beside.submit(load_params, checkpoint, leaves, shapes, progress=progress)
+    with ThreadPoolExecutor(1, "load") as executor:  # while programs are compiled, which needs only shapes
+        loading = executor.submit(load_params, checkpoint, leaves, shapes, progress=progress)
         runner = _runner(config, model, list(shapes.values()), make, spec, size, device, buckets, directory)
         hits_before = compile_counter.cache_hits
         num_programs = runner.compile(progress, directory)
@@ -144,7 +161,9 @@ def build(
     runner.warm_up()
     if progress:
         progress("warm-up", 1, 1)
-    roofline = Roofline(architecture.cost(spec), dtype.itemsize, limits, config.quantization) if limits else None
+    roofline = None
+    if peak_rates:
+        roofline = Roofline(architecture.cost(spec), dtype.itemsize, peak_rates, config.quantization)
     engine = _engine(config, runner, size, buckets, spec.vocab_size, roofline)
     return LoadedEngine(
         engine=engine,
@@ -156,33 +175,39 @@ def build(
         buckets=buckets,
         num_pages=size.num_pages,
         description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes, buckets)
-        | ({"limits": str(limits)} if limits else {})
+        | ({"limits": str(peak_rates)} if peak_rates else {})
         | {"programs": _describe_programs(num_programs, hits, directory)},
     )
 
 
 def merge_overrides(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json with the operator's keys over it, level by level; null takes a key away."""
+    """Return config.json with the overrides merged into it, level by level; None removes a key."""
     merged = dict(model_config)
     for key, value in overrides.items():
-        below = merged.get(key)
+        current = merged.get(key)
         if value is None:
             merged.pop(key, None)
+        elif isinstance(current, dict) and isinstance(value, dict):
+            merged[key] = merge_overrides(current, value)
         else:
-            merged[key] = (
-                merge_overrides(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-            )
+            merged[key] = value
     return merged
 
 
 def _dtype(config: EngineConfig, platform: str) -> np.dtype:
-    """float32 on CPU, where bfloat16 is up to ten times slower (no bfloat16 products in AVX2), else bfloat16."""
+    """Return the dtype: by default float32 on CPUs, else bfloat16.
+
+    AVX2 has no bfloat16 products, so bfloat16 is up to ten times slower on CPUs.
+    """
     name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
     return np.dtype(jnp.dtype(name))
 
 
 def _check_quantization(config: EngineConfig, platform: str, dtype: np.dtype) -> None:
-    """Packed products are computed in float32 and only for CPUs: elsewhere they would be slower than none."""
+    """Refuse packed weights where they would be slower than unpacked ones.
+
+    Their products are computed in float32, and there are kernels for CPUs only.
+    """
     if config.quantization == "none":
         return
     if platform != "cpu":
@@ -217,22 +242,22 @@ def _cache_size(
 
 
 def _memory(device: Device, weight_bytes: int) -> MemoryFacts:
-    """What the device has, as if the weights were loaded already."""
+    """Return the memory of a device, as if the weights were loaded already."""
     if device.platform == "cpu":
         ram = psutil.virtual_memory()
         return MemoryFacts(platform="cpu", total_bytes=ram.total, free_bytes=max(0, ram.available - weight_bytes))
     stats = device.memory_stats() or {}
     total = stats.get("bytes_limit", 0)
     free = total - stats.get("bytes_in_use", 0) - weight_bytes
-    # Logits, activations and the compiler's workspaces: a twentieth of the device has been enough elsewhere.
+    # Logits, activations and the compiler's workspaces: a twentieth of the device has been enough so far.
     return MemoryFacts(platform=device.platform, total_bytes=total, free_bytes=free, scratch_bytes=total // 20)
 
 
 def _resolve_limits(config: EngineConfig, size: CacheSize, platform: str) -> tuple[EngineConfig, int]:
-    """No None is left among the numbers. Beside it the tokens of the largest prompt chunk.
+    """Return the configuration with numbers for all limits, and the tokens of the largest prompt chunk.
 
-    Where nobody says otherwise a step has room for such a chunk beside a full batch of decoding rows: a prompt cut
-    short by them leaves a remainder of a few tokens, which costs a call of its own.
+    By default a step has room for such a chunk beside a full decode batch: a prompt cut short by decode rows would
+    leave a remainder of a few tokens, which costs a call of its own.
     """
     max_num_seqs = config.max_num_seqs or DEFAULT_MAX_NUM_SEQS.get(platform, 256)
     chunk = config.max_num_batched_tokens or DEFAULT_CHUNK_TOKENS.get(platform, 2048)
@@ -274,8 +299,7 @@ def _runner(
     directory: Path | None,
 ) -> Runner:
     assert config.max_num_seqs
-    width = num_pages_for(size.max_model_len, config.block_size)
-    # Zeros would be compiled, too, a program for every shape: one for all of them is kept with the others.
+    # jnp.zeros would compile a program for every shape; this is one program for all, saved with the others.
     store = ProgramStore(directory, device, [model.backend.name, jax.tree.flatten(jax.eval_shape(make))])
     pages = compile_all({"pages": jax.jit(make).lower}, store, None)["pages"]()
     return Runner(
@@ -283,7 +307,7 @@ def _runner(
         weights,
         pages,
         buckets=buckets,
-        max_pages_per_row=width,
+        max_pages_per_row=num_pages_for(size.max_model_len, config.block_size),
         vocab_size=spec.vocab_size,
         max_num_seqs=config.max_num_seqs,
         logprobs_config=LogprobsConfig(
@@ -296,7 +320,7 @@ def _runner(
 
 
 def _num_top_logprobs(config: EngineConfig) -> int:
-    """How many of the best log-probabilities every step with any brings; more are sorted out on the host."""
+    """Return how many top log-probabilities the device computes; the host sorts if a request asks for more."""
     return DEFAULT_TOP_LOGPROBS if config.max_logprobs == -1 else max(1, config.max_logprobs)
 
 
@@ -356,8 +380,8 @@ def _describe(
 def _describe_quantization(config: EngineConfig) -> str:
     if config.quantization == "none":
         return "not packed"
-    how = "native products" if library.is_usable() else "unpacked in every step, for want of a C compiler"
-    return f"{config.quantization}{', tables int8' if config.quantization == 'int4' else ''}, {how}"
+    products = "native products" if library.is_usable() else "unpacked in every step, for want of a C compiler"
+    return f"{config.quantization}{', tables int8' if config.quantization == 'int4' else ''}, {products}"
 
 
 def _describe_programs(num: int, hits: int, directory: Path | None) -> str:
@@ -371,7 +395,7 @@ def _join(numbers: tuple[int, ...]) -> str:
 
 
 def _abbreviate_home(directory: Path) -> str:
-    """As people write it, and without telling who they are."""
+    """Return a path with ~ for the home directory, so that a log does not hold the user's name."""
     home = Path.home()
     return f"~/{directory.relative_to(home)}" if directory.is_relative_to(home) else str(directory)
 

@@ -63,7 +63,7 @@ def machine_key() -> str:
 
 
 class CompileCounter:
-    """Counts compilations and cache hits of this process, by JAX's events and the program store's hits.
+    """A counter of compilations and cache hits in this process, from JAX's events and the program store.
 
     compiled     The programs that were compiled or came from a cache.
     cache_hits   The programs that came from JAX's cache or the store.

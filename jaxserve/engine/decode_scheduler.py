@@ -9,7 +9,7 @@ from jaxserve.engine.sequence import Sequence
 
 
 class DecodeScheduler:
-    """Plans the decode batch of each step.
+    """The planner of decode batches, one a step.
 
     requests                The live requests.
     max_logprobs            The most top log-probabilities that a step computes without those of the whole vocabulary.

@@ -34,11 +34,14 @@ class RunnerProtocol(Protocol):
 
 
 class Engine:
-    """Runs steps of the scheduler's plans on a runner.
+    """The loop body of inference: the scheduler's plans run on a runner, step by step.
 
-    overlap    Enqueue a step before the results of the step before it are read, so that the device never waits for the
-               host: the host plans and applies while the device computes.
-    roofline   Count the cost of every step, and the device's time for it, in the metrics.
+    scheduler   Plans the steps and applies their results.
+    runner      Runs them on the device.
+    overlap     Enqueue a step before the results of the step before it are read, so that the device never waits for the
+                host: the host plans and applies while the device computes.
+    roofline    Count the cost of every step, and the device's time for it, in the metrics.
+    profiler    Write a trace of some steps.
     """
 
     def __init__(
@@ -82,13 +85,13 @@ class Engine:
             if self._profiler is not None:
                 self._profile_step(self._profiler)
             enqueued = time.monotonic()
-            work = self.runner.forward(plan)
+            forward = self.runner.forward(plan)
             while plan.needs_previous_tokens and self._in_flight:
                 waiting = time.monotonic()
                 outputs += self._apply_oldest()
                 waited_s += time.monotonic() - waiting
-            ticket = self.runner.sample(work, self.scheduler.make_masks(plan))
-            self._in_flight.append((plan, ticket, enqueued))
+            step = self.runner.sample(forward, self.scheduler.make_masks(plan))
+            self._in_flight.append((plan, step, enqueued))
         self._plan_host_s = time.monotonic() - started - waited_s
         if self._in_flight and (not plan or len(self._in_flight) > self._depth):
             outputs += self._apply_oldest()
@@ -100,8 +103,8 @@ class Engine:
             self._profiler = None
 
     def _apply_oldest(self) -> list[TokenOutput]:
-        oldest, ticket, enqueued = self._in_flight.popleft()
-        result = self.runner.fetch(ticket)
+        oldest, step, enqueued = self._in_flight.popleft()
+        result = self.runner.fetch(step)
         fetched = time.monotonic()
         if self._roofline is not None:
             started = max(enqueued, self._last_result_s)  # on the device, after the step before it

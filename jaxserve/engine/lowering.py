@@ -1,4 +1,4 @@
-"""Every shape that may run, as a key and a function that lowers it. What is compiled is decided here, and nowhere else.
+"""The programs of an engine: their keys, and the functions that lower them. Nothing else is compiled.
 
 ("prefill", tokens)  ("decode", rows)  ("prompt logprobs", tokens)  ("all prompt logprobs", tokens)
 ("sample", rows, mode)
@@ -34,10 +34,16 @@ COPIES_PER_CALL = 8  # pages; a step that copies more makes several calls
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramShapes:
-    """What the shapes are made of. rows: the batch's rows and one more, which padding writes into.
+    """The sizes and settings that determine the programs of an engine and their shapes.
 
-    batch_invariant   batch invariance: one shape and one sampler for everything
-    all_logprobs   log-probabilities of the whole vocabulary may be asked for
+    model               The static description of the model.
+    buckets             The compiled batch sizes.
+    max_pages_per_row   The width of a page table.
+    vocab_size          The number of token ids.
+    num_rows            The number of rows of the batch, and one more that padding writes into.
+    logprobs_config     The log-probabilities that the sampler computes.
+    batch_invariant     One shape and one sampler for everything, so that no token depends on the rest of the batch.
+    all_logprobs        Log-probabilities of the whole vocabulary may be asked for.
     """
 
     model: ModelContext
@@ -51,27 +57,31 @@ class ProgramShapes:
 
     @property
     def modes(self) -> tuple[SampleMode, ...]:
-        """What is drawn must not depend on what neighbours ask for, so under batch invariance modes are few."""
+        """The sampler's modes that are compiled.
+
+        Under batch invariance they are few, because a token must not depend on what other rows ask for.
+        """
         unused = {SampleMode.SAMPLE, SampleMode.PROCESSORS} if self.batch_invariant else set()
         return tuple(
             mode for mode in SampleMode if mode not in unused and (self.all_logprobs or mode != SampleMode.ALL_LOGPROBS)
         )
 
-    def choose_mode(self, wanted: SampleMode) -> SampleMode:
-        """The cheapest mode there is that does what is wanted."""
-        return min(mode for mode in self.modes if mode >= wanted)
+    def choose_mode(self, needed: SampleMode) -> SampleMode:
+        """Return the cheapest compiled mode that does all that `needed` does."""
+        return min(mode for mode in self.modes if mode >= needed)
 
     @property
     def sample_row_counts(self) -> tuple[int, ...]:
-        """Numbers of rows that tokens are drawn for: those of decode batches, and one after a prompt."""
+        """The numbers of rows for which tokens are sampled: those of decode batches, and one after a prompt."""
         return tuple(sorted({*self.buckets.decode} if self.batch_invariant else {1, *self.buckets.decode}))
 
     @property
     def decode_layout(self) -> batch.Layout:
+        """The layout of a decode batch."""
         return batch.Layout(self.max_pages_per_row, 1 if self.batch_invariant else 0)
 
     def prefill_program(self, tokens: int) -> tuple[Hashable, int, batch.Layout]:
-        """The program that computes a chunk of so many tokens, its lines and their layout."""
+        """Return the key of the program for a chunk of `tokens` tokens, its number of lines and their layout."""
         if self.batch_invariant:
             return ("decode", tokens), tokens, self.decode_layout
         return ("prefill", tokens), 1, batch.Layout(self.max_pages_per_row, tokens)
@@ -80,33 +90,39 @@ class ProgramShapes:
 def make_lowerings(
     shapes: ProgramShapes, weights: Sequence[Any], pages: tuple[Any, ...], last_token_R: Array
 ) -> dict[Hashable, Callable[[], Any]]:
-    """Key → what lowers it. The slowest kinds come first."""
-    state = _Lowerer(shapes, weights, pages, last_token_R)
-    found: dict[Hashable, Callable[[], Any]] = {}
+    """Return for each key of a program a function that lowers it, those that compile slowest first.
+
+    shapes         What the programs follow from.
+    weights        The weights, or their shapes.
+    pages          The pages of every layer.
+    last_token_R   int32, the last token of each row.
+    """
+    lowerer = _Lowerer(shapes, weights, pages, last_token_R)
+    lowerings: dict[Hashable, Callable[[], Any]] = {}
     for tokens in () if shapes.batch_invariant else shapes.buckets.prefill:
-        found["prefill", tokens] = partial(state.forward, 1, batch.Layout(shapes.max_pages_per_row, tokens))
+        lowerings["prefill", tokens] = partial(lowerer.lower_forward, 1, batch.Layout(shapes.max_pages_per_row, tokens))
     for rows in shapes.buckets.decode:
-        found["decode", rows] = partial(state.forward, rows, shapes.decode_layout)
+        lowerings["decode", rows] = partial(lowerer.lower_forward, rows, shapes.decode_layout)
     for tokens in shapes.buckets.prefill:
-        found["prompt logprobs", tokens] = partial(state.prompt_logprobs, tokens, False)
+        lowerings["prompt logprobs", tokens] = partial(lowerer.lower_prompt_logprobs, tokens, False)
         if shapes.all_logprobs:
-            found["all prompt logprobs", tokens] = partial(state.prompt_logprobs, tokens, True)
+            lowerings["all prompt logprobs", tokens] = partial(lowerer.lower_prompt_logprobs, tokens, True)
     for rows in shapes.sample_row_counts:
         for mode in shapes.modes:
-            found["sample", rows, mode] = partial(state.sample, rows, mode)
-    found["init penalties",] = state.init_penalties
-    found["set penalty row",] = state.set_penalty_row
-    found["copy pages",] = state.copy_pages
-    found["set last tokens",] = state.set_last_tokens
-    return found
+            lowerings["sample", rows, mode] = partial(lowerer.lower_sample, rows, mode)
+    lowerings["init penalties",] = lowerer.lower_init_penalties
+    lowerings["set penalty row",] = lowerer.lower_set_penalty_row
+    lowerings["copy pages",] = lowerer.lower_copy_pages
+    lowerings["set last tokens",] = lowerer.lower_set_last_tokens
+    return lowerings
 
 
 @dataclass(frozen=True)
 class _Lowerer:
-    """What every lowering is given: the real arrays where they exist, their shapes where not.
+    """Functions that lower the programs, with real arrays where they exist and shapes where not.
 
-    Every function is a partial, which no other is equal to: what JAX remembers of an engine before this one, a
-    program that the store lacks among it, plays no part.
+    Every function is wrapped in a partial of its own, which is equal to no other: so nothing that JAX has cached for an
+    earlier engine of this process is used, for example a program that is not in the store.
     """
 
     shapes: ProgramShapes
@@ -114,51 +130,60 @@ class _Lowerer:
     pages: tuple[Any, ...]
     last_token_R: Array
 
-    def forward(self, rows: int, layout: batch.Layout) -> Any:
+    def lower_forward(self, rows: int, layout: batch.Layout) -> Any:
+        """Lower the forward pass of `rows` lines, for prefill or decode."""
         step = jax.jit(partial(forward, self.shapes.model, layout), donate_argnums=1, keep_unused=True)
         return step.lower(self.weights, self.pages, self.last_token_R, _ints(rows, layout.num_columns))
 
-    def prompt_logprobs(self, tokens: int, whole: bool) -> Any:
+    def lower_prompt_logprobs(self, tokens: int, all_logprobs: bool) -> Any:
+        """Lower the log-probabilities of a chunk of `tokens` prompt tokens."""
+        model = self.shapes.model
         step = jax.jit(
-            partial(compute_prompt_logprobs, self.shapes.model, self.shapes.logprobs_config, whole), keep_unused=True
+            partial(compute_prompt_logprobs, model, self.shapes.logprobs_config, all_logprobs), keep_unused=True
         )
         _, rows, layout = self.shapes.prefill_program(tokens)
-        model = self.shapes.model
         hidden = jax.ShapeDtypeStruct((rows * max(1, layout.num_tokens), model.spec.width), model.dtype)
         return step.lower(self.weights, hidden, _ints(tokens))
 
-    def sample(self, rows: int, mode: SampleMode) -> Any:
+    def lower_sample(self, rows: int, mode: SampleMode) -> Any:
+        """Lower the sampler for `rows` rows."""
         step = jax.jit(
             partial(sample_tokens, mode=mode, logprobs_config=self.shapes.logprobs_config),
             donate_argnums=(0, 1),
             keep_unused=True,
         )
         logits = jax.ShapeDtypeStruct((rows, self.shapes.vocab_size), jnp.float32)
-        more = (None, None, None, None)
-        if mode >= SampleMode.PROCESSORS:
-            mask = jax.ShapeDtypeStruct((rows, penalties.num_words(self.shapes.vocab_size)), jnp.uint32)
-            grammar = mask if mode >= SampleMode.LOGPROBS else None
-            more = (self.penalties, mask, grammar, _ints(rows, MAX_LOGPROB_TOKEN_IDS))
-        return step.lower(self.last_token_R, more[0], logits, _ints(rows, batch.NUM_SAMPLER_COLUMNS), *more[1:])
+        columns = _ints(rows, batch.NUM_SAMPLER_COLUMNS)
+        if mode < SampleMode.PROCESSORS:
+            return step.lower(self.last_token_R, None, logits, columns, None, None, None)
+        mask = jax.ShapeDtypeStruct((rows, penalties.num_words(self.shapes.vocab_size)), jnp.uint32)
+        grammar = mask if mode >= SampleMode.LOGPROBS else None
+        logprob_token_ids = _ints(rows, MAX_LOGPROB_TOKEN_IDS)
+        return step.lower(self.last_token_R, self.penalties, logits, columns, mask, grammar, logprob_token_ids)
 
     @property
     def penalties(self) -> penalties.PenaltyState:
+        """The shapes of the penalty state."""
         return jax.eval_shape(partial(penalties.init, self.shapes.num_rows, self.shapes.vocab_size))
 
-    def init_penalties(self) -> Any:
+    def lower_init_penalties(self) -> Any:
+        """Lower the creation of the penalty state."""
         return jax.jit(partial(penalties.init, self.shapes.num_rows, self.shapes.vocab_size)).lower()
 
-    def set_penalty_row(self) -> Any:
-        new = penalties.build_row((), (), (), self.shapes.vocab_size)
-        return jax.jit(partial(penalties.set_row), donate_argnums=0).lower(self.penalties, np.int32(0), new)
+    def lower_set_penalty_row(self) -> Any:
+        """Lower the update of one row's penalty state."""
+        row = penalties.build_row((), (), (), self.shapes.vocab_size)
+        return jax.jit(partial(penalties.set_row), donate_argnums=0).lower(self.penalties, np.int32(0), row)
 
-    def copy_pages(self) -> Any:
-        num = _ints(COPIES_PER_CALL)
-        return jax.jit(partial(copy_pages), donate_argnums=0).lower(self.pages, num, num)
+    def lower_copy_pages(self) -> Any:
+        """Lower the copy of COPIES_PER_CALL pages."""
+        page_N = _ints(COPIES_PER_CALL)
+        return jax.jit(partial(copy_pages), donate_argnums=0).lower(self.pages, page_N, page_N)
 
-    def set_last_tokens(self) -> Any:
-        num = _ints(self.shapes.num_rows)
-        return jax.jit(partial(set_last_tokens), donate_argnums=0).lower(self.last_token_R, num, num)
+    def lower_set_last_tokens(self) -> Any:
+        """Lower the update of the rows' last tokens."""
+        column_N = _ints(self.shapes.num_rows)
+        return jax.jit(partial(set_last_tokens), donate_argnums=0).lower(self.last_token_R, column_N, column_N)
 
 
 def _ints(*shape: int) -> jax.ShapeDtypeStruct:

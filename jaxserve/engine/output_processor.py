@@ -10,7 +10,7 @@ from jaxserve.sampling.sampler import NO_TOKEN
 
 
 class OutputProcessor:
-    """Applies the results of one plan after another to the request table."""
+    """The application of one plan's results after another to the request table."""
 
     def __init__(self, requests: RequestTable) -> None:
         self._requests = requests

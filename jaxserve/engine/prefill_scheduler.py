@@ -11,7 +11,7 @@ from jaxserve.sampling.sampler import SampleMode
 
 
 class PrefillScheduler:
-    """Starts waiting requests and plans chunks of their prompts.
+    """The planner of prompts: it starts waiting requests and adds chunks of their prompts to the plan.
 
     requests           The live requests.
     max_chunk_tokens   The largest chunk of one call, a multiple of the page size.

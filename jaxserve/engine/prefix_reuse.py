@@ -5,7 +5,7 @@ from jaxserve.engine.sequence import Sequence
 
 
 class PrefixReuse:
-    """Finds, announces and registers the prefix pages of sequences.
+    """Access of sequences to the prefix index, and to the pages that running prefills will add to it.
 
     index       The prefix index; None: no sequence reuses pages.
     page_size   The number of tokens of a page.

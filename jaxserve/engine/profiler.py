@@ -1,4 +1,4 @@
-"""StepProfiler: writes a trace of some of the engine's steps with JAX's profiler."""
+"""A profiler for some of the engine's steps, by means of JAX's profiler."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class StepProfiler:
-    """Traces the steps first to last - 1, counted from 0 at the engine's first, into a directory.
+    """A profiler of the steps first to last - 1, counted from 0, which writes a trace into a directory.
 
     Blocks, attention, feed-forward blocks and sampling have names in the trace (`jax.named_scope`), and each step is
     annotated with its number. TensorBoard, xprof and Perfetto show it.
@@ -46,7 +46,7 @@ class StepProfiler:
 
 
 def make_profiler(config: EngineConfig) -> StepProfiler | None:
-    """Return the profiler that the settings ask for, if they do."""
+    """Return the profiler that the configuration asks for, or None."""
     if config.profiled_steps is None:
         return None
     directory = Path(config.profile_dir) if config.profile_dir else cache_dir("profiles")

@@ -13,7 +13,7 @@ from jaxserve.sampling_params import RepetitionDetection
 
 
 class RepetitionDetector:
-    """Detects that an output ends in copies of a pattern.
+    """A detector of outputs that end in copies of a pattern.
 
     params        The sizes of the patterns and the number of copies.
     max_outputs   The most tokens that the output may have; patterns that cannot fit min_count times are left out.

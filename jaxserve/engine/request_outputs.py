@@ -11,7 +11,7 @@ from jaxserve.sampling.sampler import NOTHING_ALLOWED
 
 
 class RequestOutputs:
-    """Makes outputs and keeps the timeline of each. `now` is the scheduler's clock, monotonic seconds."""
+    """The outputs of requests, and their timelines. `now` is the scheduler's clock, monotonic seconds."""
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats

@@ -49,7 +49,7 @@ class PeakRates:
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What a step must read and compute.
+    """The bytes that a step must read, and the operations that it must compute.
 
     num_bytes    Bytes read from memory: weights, keys and values.
     flops        Floating-point operations.
@@ -62,7 +62,7 @@ class StepCost:
 
 
 class Roofline:
-    """Estimates the cost of plans for one model on one device.
+    """An estimator of the cost of plans, for one model on one device.
 
     cost           The model's weights and the work of its attention.
     itemsize       Bytes of a number of the activations and of the cache.

@@ -25,7 +25,7 @@ from jaxserve.outputs import FinishReason, TokenOutput
 
 
 class Scheduler:
-    """Schedules all live requests, on one thread.
+    """The scheduler of all live requests, for one thread.
 
     pool                     The pages of the key-value cache.
     index                    The prefix index; None: no prefix caching.

@@ -1,7 +1,7 @@
-"""All that ever runs on the device: forward (prefill and decode), draw, score, small moves. Pure functions of arrays.
+"""The functions that run on the device: the forward pass, sampling, prompt log-probabilities, and small updates.
 
-Prefill and decode are one function at two shapes: rows of C queries each, C = 1 in decode. What differs is
-where the tokens come from: a prompt's are in the packed input, a decoding row's newest one is on the device.
+They are pure functions of arrays. Prefill and decode are one function at two shapes: rows of C queries each, C = 1 in
+decode. The tokens of a prompt come with the packed input, those of decode rows are on the device.
 """
 
 import math
@@ -28,12 +28,19 @@ from jaxserve.sampling.sampler import LogitsInputs, LogprobsConfig, SampleMode, 
 if TYPE_CHECKING:
     from jaxserve.models.decoder import Decoder
 
-PROMPT_LOGPROBS_ROWS = 64  # prompt positions whose logits exist at the same time
+PROMPT_LOGPROBS_ROWS = 64  # prompt positions whose logits are in memory at the same time
 
 
 @dataclass(frozen=True)
 class ModelContext:
-    """What is static about the model: how leaves make a decoder, and how its attention works."""
+    """The static description of a model, from which `forward` builds the decoder while it is traced.
+
+    spec        The architecture's sizes.
+    dtype       The dtype of the activations.
+    paths       The paths of the weights, in the order in which they are passed.
+    backend     The attention backend.
+    page_size   The number of tokens of a page.
+    """
 
     spec: DecoderSpec
     dtype: np.dtype
@@ -42,7 +49,11 @@ class ModelContext:
     page_size: int
 
     def build_decoder(self, leaves: Sequence[Array | PackedWeight]) -> "Decoder":
-        """The structure is worked out when the first program is traced: a start that finds all programs traces none."""
+        """Return the decoder with these weights.
+
+        The module structure is built on the first call, while a program is traced: a start that loads all programs
+        never builds it.
+        """
         graphdef, _ = abstract_decoder(self.spec, self.dtype)
         return merge_params(graphdef, dict(zip(self.paths, leaves, strict=True)))
 
@@ -55,77 +66,81 @@ def forward(
     last_token_R: Array,
     packed_BX: Array,
 ) -> tuple[tuple[LayerPages, ...], Array, Array, Array]:
-    """Computes a step's tokens, leaves their keys and values in the pages.
+    """Compute a step's tokens and write their keys and values into the pages. Donate pages.
 
-    packed_BX as batch.py says. Donate pages. Returns the pages, logits_BV float32 of each row's last query,
-    hidden_TD of all queries, and the columns that `draw` needs.
+    packed_BX is described in batch.py. Returns the pages, logits_BV float32 of each row's last query, hidden_TD of all
+    queries, and the columns of packed_BX that `sample_tokens` needs.
     """
-    queries = max(1, layout.num_tokens)
+    num_queries = max(1, layout.num_tokens)
     row_B, start_B, count_B = packed_BX[:, ROW], packed_BX[:, POSITION], packed_BX[:, COUNT]
-    table_BW = packed_BX[:, layout.page_table]
-    newest_B1 = last_token_R[row_B][:, None]
-    token_BC = packed_BX[:, layout.tokens] if layout.num_tokens else newest_B1
+    page_table_BW = packed_BX[:, layout.page_table]
+    last_token_B1 = last_token_R[row_B][:, None]
+    token_BC = packed_BX[:, layout.tokens] if layout.num_tokens else last_token_B1
     if layout.num_tokens == 1:
-        token_BC = jnp.where(token_BC == LAST_TOKEN, newest_B1, token_BC)
+        token_BC = jnp.where(token_BC == LAST_TOKEN, last_token_B1, token_BC)
 
-    column_C = jnp.arange(queries, dtype=jnp.int32)
-    position_BC = start_B[:, None] + column_C
-    real_BC = column_C < count_B[:, None]
-    page_BC = jnp.take_along_axis(
-        table_BW, jnp.minimum(position_BC // model.page_size, layout.max_pages_per_row - 1), axis=1
-    )
-    slot_BC = jnp.where(real_BC, page_BC * model.page_size + position_BC % model.page_size, 0)
+    query_C = jnp.arange(num_queries, dtype=jnp.int32)
+    position_BC = start_B[:, None] + query_C
+    is_real_BC = query_C < count_B[:, None]
+    page_index_BC = jnp.minimum(position_BC // model.page_size, layout.max_pages_per_row - 1)
+    page_BC = jnp.take_along_axis(page_table_BW, page_index_BC, axis=1)
+    slot_BC = jnp.where(is_real_BC, page_BC * model.page_size + position_BC % model.page_size, 0)
     inputs = AttentionInputs(
         position_T=position_BC.ravel(),
         slot_T=slot_BC.ravel(),
-        page_table_BW=table_BW,
+        page_table_BW=page_table_BW,
         length_B=jnp.where(count_B > 0, start_B + count_B, 0),
     )
     decoder = model.build_decoder(leaves)
     hidden_TD, pages = decoder(token_BC.ravel(), inputs, pages, model.backend)
-    last_B = jnp.arange(packed_BX.shape[0]) * queries + jnp.maximum(count_B, 1) - 1
+    last_query_B = jnp.arange(packed_BX.shape[0]) * num_queries + jnp.maximum(count_B, 1) - 1
     with jax.named_scope("logits"):
-        logits_BV = decoder.compute_logits(hidden_TD[last_B])
+        logits_BV = decoder.compute_logits(hidden_TD[last_query_B])
     return pages, logits_BV, hidden_TD, packed_BX[:, :NUM_SAMPLER_COLUMNS]
 
 
 def sample_tokens(
     last_token_R: Array,
-    lines: PenaltyState | None,
+    penalties: PenaltyState | None,
     logits_BV: Array,
-    head_BX: Array,
+    column_BX: Array,
     mask_BM: Array | None,
     grammar_BM: Array | None,
-    wanted_BI: Array | None,
+    logprob_token_id_BI: Array | None,
     *,
     mode: SampleMode,
     logprobs_config: LogprobsConfig,
 ) -> tuple[Array, PenaltyState | None, SamplerOutput]:
-    """Draws a token per row and keeps it on the device as the row's newest. Donate last_token_R and lines.
+    """Sample a token for each row and store it on the device as the row's last token.
 
-    lines, mask_BM and wanted_BI come from mode PROCESSORS on, grammar_BM from LOGPROBS on, and are None below.
+    Donate last_token_R and penalties. penalties, mask_BM and logprob_token_id_BI are needed from mode PROCESSORS on,
+    grammar_BM from LOGPROBS on; they are None for lower modes. Returns last_token_R, the penalties and the sampler's
+    output.
     """
-    row_B, rows = head_BX[:, ROW], unpack_columns(head_BX[:, SAMPLING:NUM_SAMPLER_COLUMNS])
-    shape = None
-    if lines is not None:
-        assert mask_BM is not None and wanted_BI is not None
-        shape = LogitsInputs(lines, row_B, mask_BM, wanted_BI, grammar_BM)
-    position_B = head_BX[:, POSITION] + head_BX[:, COUNT]
+    row_B, params = column_BX[:, ROW], unpack_columns(column_BX[:, SAMPLING:NUM_SAMPLER_COLUMNS])
+    inputs = None
+    if penalties is not None:
+        assert mask_BM is not None and logprob_token_id_BI is not None
+        inputs = LogitsInputs(penalties, row_B, mask_BM, logprob_token_id_BI, grammar_BM)
+    position_B = column_BX[:, POSITION] + column_BX[:, COUNT]
     with jax.named_scope("sample"):
-        sampled = sample(logits_BV, rows, position_B, shape, mode=mode, logprobs_config=logprobs_config)
+        sampled = sample(logits_BV, params, position_B, inputs, mode=mode, logprobs_config=logprobs_config)
     token_B = jnp.maximum(sampled.token_B, 0)
-    if lines is not None:
-        lines = update_counts(lines, row_B, token_B, rows)
-    return last_token_R.at[row_B].set(token_B), lines, sampled
+    if penalties is not None:
+        penalties = update_counts(penalties, row_B, token_B, params)
+    return last_token_R.at[row_B].set(token_B), penalties, sampled
 
 
 def set_last_tokens(last_token_R: Array, row_N: Array, token_N: Array) -> Array:
-    """Makes tokens that the host has chosen the newest ones of their rows. Donate last_token_R."""
+    """Set the last tokens of rows to tokens that the host has chosen. Donate last_token_R."""
     return last_token_R.at[row_N].set(token_N)
 
 
 def copy_pages(pages: tuple[LayerPages, ...], from_N: Array, to_N: Array) -> tuple[LayerPages, ...]:
-    """Copies whole pages in every layer; pairs of zeros copy the page that is nobody's onto itself. Donate pages."""
+    """Copy whole pages in every layer. Donate pages.
+
+    Padding pairs are zeros: page 0, which no sequence has, is copied onto itself.
+    """
     return jax.tree.map(lambda pages_PX: pages_PX.at[to_N].set(pages_PX[from_N]), pages)
 
 
@@ -135,31 +150,32 @@ def compute_prompt_logprobs(
     all_logprobs: bool,
     leaves: Sequence[Array | PackedWeight],
     hidden_TD: Array,
-    next_T: Array,
+    target_T: Array,
 ) -> SamplerOutput:
-    """Log-probabilities of next_T after each position, as if next_T had been drawn there; whole: of every token.
+    """Compute the log-probability of target_T at each position, as if it had been sampled there.
 
-    The logits of a whole chunk would be large, so they are made a few positions at a time.
+    all_logprobs   Those of the whole vocabulary, too.
+
+    The logits of a whole chunk would be large, so they are computed PROMPT_LOGPROBS_ROWS positions at a time.
     """
     decoder = model.build_decoder(leaves)
 
-    def some(block: tuple[Array, Array]) -> Any:
-        hidden_SD, next_S = block
+    def compute_block(block: tuple[Array, Array]) -> Any:
+        hidden_SD, target_S = block
         logits_SV = decoder.compute_logits(hidden_SD)
-        scores = compute_logprobs(
-            logits_SV, next_S, max_logprobs=logprobs_config.max_logprobs, is_normalized=logprobs_config.is_normalized
+        is_normalized = logprobs_config.is_normalized
+        logprobs = compute_logprobs(
+            logits_SV, target_S, max_logprobs=logprobs_config.max_logprobs, is_normalized=is_normalized
         )
         if not all_logprobs:
-            return scores
-        return *scores, LogNormalizer.from_logits(logits_SV).normalize(
-            logits_SV
-        ) if logprobs_config.is_normalized else logits_SV
+            return logprobs
+        return *logprobs, LogNormalizer.from_logits(logits_SV).normalize(logits_SV) if is_normalized else logits_SV
 
-    rows = math.gcd(PROMPT_LOGPROBS_ROWS, len(next_T))
-    blocks = (hidden_TD.reshape(-1, rows, hidden_TD.shape[-1]), next_T.reshape(-1, rows))
+    rows = math.gcd(PROMPT_LOGPROBS_ROWS, len(target_T))
+    blocks = (hidden_TD.reshape(-1, rows, hidden_TD.shape[-1]), target_T.reshape(-1, rows))
     logprob_T, rank_T, top_id_TK, top_logprob_TK, *all_TV = jax.tree.map(
-        lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(some, blocks)
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(compute_block, blocks)
     )
     return SamplerOutput(
-        next_T, logprob_T, rank_T, top_id_TK, top_logprob_TK, all_logprob_BV=all_TV[0] if all_logprobs else None
+        target_T, logprob_T, rank_T, top_id_TK, top_logprob_TK, all_logprob_BV=all_TV[0] if all_logprobs else None
     )

@@ -54,7 +54,7 @@ Command = AddRequests | FinishRequests | CountRejection | _Stop
 
 
 class EngineThread:
-    """Runs an engine in a thread of its own until it is stopped.
+    """A thread that runs an engine until it is stopped.
 
     engine      The engine, which nothing else may use afterwards except for its stats.
     on_output   Called on the thread with the outputs of each step. It must not block.
@@ -120,7 +120,7 @@ class EngineThread:
         self._fail_remaining()
 
     def _process_commands(self, *, block: bool) -> None:
-        """Process all queued commands; with block, wait for the first."""
+        """Run all queued commands; with block, wait for the first."""
         self._last_active_s = time.monotonic()
         self._idle = block
         try:
