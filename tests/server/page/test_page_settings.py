@@ -102,7 +102,7 @@ def test_a_wrong_setting_is_still_there_after_a_reload(page: Page) -> None:
 
 @pytest.mark.parametrize("kept", ['{"temperature": 0.5}', "[]", "7", "{", '"x"'])
 def test_whatever_is_kept_the_page_starts(page: Page, server: FakeOpenAI, kept: str) -> None:
-    page.execute_script("localStorage.setItem('jaxserve.config_check', arguments[0])", kept)
+    page.execute_script("localStorage.setItem('jaxserve.settings', arguments[0])", kept)
     page.execute_script("localStorage.setItem('jaxserve.chat.x', arguments[0])", kept)
     page.refresh()
     page.until_ready()
