@@ -110,6 +110,14 @@ def read_activation(config: ConfigReader, key: str = "hidden_act", default: str 
     return ACTIVATION_NAMES[name]
 
 
+def read_top_k(config: ConfigReader, num_experts: int, default: int) -> int:
+    """Return how many experts a token has. Raises UnknownArchitecture if that is more than there are."""
+    top_k = config.get_positive_int("num_experts_per_tok", default)
+    if top_k > num_experts:
+        raise config.unsupported("num_experts_per_tok", top_k, f"at most the {num_experts} experts that there are")
+    return top_k
+
+
 def with_mlps(spec: DecoderSpec, mlps: tuple[MLPSpec | MoESpec, ...]) -> DecoderSpec:
     """Return the spec with these feed-forward blocks, one a layer."""
     return replace(spec, layers=tuple(replace(layer, mlp=mlp) for layer, mlp in zip(spec.layers, mlps, strict=True)))

@@ -2,7 +2,7 @@
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, uniform_windows, with_mlps
+from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows, with_mlps
 from jaxserve.models.family import FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
 from jaxserve.models.spec import DecoderSpec, MoESpec
 
@@ -25,10 +25,11 @@ def _read(config: ConfigReader) -> DecoderSpec:
         norm_eps=config.get_positive_float("rms_norm_eps", 1e-5),
         default_theta=1_000_000.0,
     )
+    num_experts = config.get_positive_int("num_local_experts", 8)
     moe = MoESpec(
-        num_experts=config.get_positive_int("num_local_experts", 8),
+        num_experts=num_experts,
         hidden=config.get_positive_int("intermediate_size"),
-        router=RouterSpec(top_k=config.get_positive_int("num_experts_per_tok", 2)),
+        router=RouterSpec(top_k=read_top_k(config, num_experts, 2)),
         activation=read_activation(config),
     )
     return with_mlps(spec, (moe,) * spec.num_layers)

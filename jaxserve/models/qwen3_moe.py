@@ -2,7 +2,7 @@
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, uniform_windows, with_mlps
+from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows, with_mlps
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
 from jaxserve.models.spec import DecoderSpec, MoESpec
 
@@ -24,11 +24,12 @@ def _read(config: ConfigReader) -> DecoderSpec:
     counts = {name: config.get_positive_int(name) for name in names if config.get(name, None) is not None}
     if len(set(counts.values())) > 1:
         raise config.unsupported("num_experts", counts["num_experts"], f"{counts['num_local_experts']}, as beside it")
+    num_experts = next(iter(counts.values()), 128)
     moe = MoESpec(
-        num_experts=next(iter(counts.values()), 128),
+        num_experts=num_experts,
         hidden=config.get_positive_int("moe_intermediate_size", 768),
         router=RouterSpec(
-            top_k=config.get_positive_int("num_experts_per_tok", 8),
+            top_k=read_top_k(config, num_experts, 8),
             renormalize=config.get_bool("norm_topk_prob", False),
         ),
         activation=read_activation(config),

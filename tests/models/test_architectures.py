@@ -244,3 +244,9 @@ def test_a_spec_is_a_value():
     assert read(tiny_config("llama")) == read(tiny_config("llama"))
     assert hash(read(tiny_config("llama"))) == hash(read(tiny_config("llama")))
     assert replace(llama(), logits_multiplier=2.0) != llama()
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_more_experts_a_token_than_there_are_is_refused_by_name(family):
+    with pytest.raises(UnknownArchitecture, match=r"'num_experts_per_tok' is 9; .* experts that there are"):
+        read(tiny_config(family) | {"num_experts_per_tok": 9})
