@@ -12,6 +12,7 @@ import numpy as np
 from device_shapes import Work, config_of
 
 from jaxserve.attention import choose_backend
+from jaxserve.cache.groups import CacheGroup
 from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.cache.pool import PagePool
 from jaxserve.cache.prefix import PrefixIndex
@@ -73,7 +74,14 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     pages = make_pages(backend, layer_caches, num_pages=num_pages, page_size=PAGE, dtype=dtype)
     width = -(-max_len // PAGE)
     runner = Runner(
-        ModelContext(spec, dtype, tuple(shapes), backend, PAGE),
+        ModelContext(
+            spec,
+            dtype,
+            tuple(shapes),
+            backend,
+            PAGE,
+            (CacheGroup(cache=layer_caches[0], layers=tuple(range(len(layer_caches)))),),
+        ),
         weights,
         pages,
         buckets=buckets,
@@ -113,7 +121,7 @@ def decode_plans(machine: Machine, rows: int, context: int, steps: int) -> list[
                 epochs=(0,) * rows,
                 row_B=np.arange(rows, dtype=np.int32),
                 position_B=np.full(rows, context + step - 1, np.int32),
-                page_table_BW=table,
+                page_tables_BW=(table,),
                 sampling_BS=np.tile(empty_row(), (rows, 1)),
                 mode=SampleMode.GREEDY,
             )
@@ -135,7 +143,7 @@ def prefill_plans(machine: Machine, tokens: int, chunk: int) -> list[StepPlan]:
                     row=0,
                     start=start,
                     token_ids=ids[start : start + chunk],
-                    page_table_W=table,
+                    page_tables_W=(table,),
                     sampling_S=empty_row(),
                     mode=SampleMode.GREEDY,
                     is_last=start + chunk >= tokens,

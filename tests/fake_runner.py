@@ -114,7 +114,7 @@ class FakeRunner:
 
     def forward(self, plan: StepPlan) -> FakeLogits:
         """Return the plan with digests in place of logits; the work that a device does later is done at once."""
-        for source, target in plan.page_copies:
+        for _, source, target in plan.page_copies:
             for offset in range(self.page_size):
                 if (source, offset) in self.slots:
                     self.slots[target, offset] = self.slots[source, offset]
@@ -154,7 +154,7 @@ class FakeRunner:
         return handle
 
     def _decode(self, batch: DecodeBatch) -> list[int]:
-        rows = list(zip(batch.row_B.tolist(), batch.position_B.tolist(), batch.page_table_BW, strict=True))
+        rows = list(zip(batch.row_B.tolist(), batch.position_B.tolist(), batch.page_tables_BW[0], strict=True))
         assert len({row for row, _, _ in rows}) == len(rows), "two requests in one row"
         digests = []
         for row, position, table_W in rows:
@@ -171,8 +171,8 @@ class FakeRunner:
         return _make_sampled_tokens([token for token, _ in drawn], digests, batch.mode, [nexts for _, nexts in drawn])
 
     def _chunk(self, chunk: Chunk) -> list[int]:
-        before = self._read(chunk.page_table_W, chunk.start)
-        return self._append(before, chunk.page_table_W, chunk.start, chunk.token_ids.tolist())
+        before = self._read(chunk.page_tables_W[0], chunk.start)
+        return self._append(before, chunk.page_tables_W[0], chunk.start, chunk.token_ids.tolist())
 
     def _sample_chunk(self, chunk: Chunk, digest: int, masks: Sequence[Mask | None]) -> tuple[SampledTokens, ...]:
         if not chunk.is_last:

@@ -2,7 +2,7 @@
 
 The input of a call is one int32 matrix with a line for each row of the batch, so that a step needs one transfer:
 
-    row | position | count | sampling columns | page table | token ids (prompt chunks only)
+    row | position | count | sampling columns | page table of each cache group | token ids (prompt chunks only)
 
 `position` is that of the line's first query, `count` the number of its queries; a padding line has count 0. Under batch
 invariance there is one shape for everything: a line has one token, which in decode is LAST_TOKEN, and a prompt chunk
@@ -28,27 +28,31 @@ LAST_TOKEN = -1  # in place of a token id: the row's newest token, which is on t
 class Layout:
     """The columns of a packed matrix.
 
-    max_pages_per_row   The width of the page table.
+    max_pages_per_row   The width of a page table.
     num_tokens          The number of token ids in a line; 0 in decode, whose tokens are on the device.
+    num_groups          The number of cache groups, each of which has a page table.
     """
 
     max_pages_per_row: int
     num_tokens: int = 0
+    num_groups: int = 1
 
     @property
-    def page_table(self) -> slice:
-        """The columns of the page table."""
-        return slice(NUM_SAMPLER_COLUMNS, NUM_SAMPLER_COLUMNS + self.max_pages_per_row)
+    def page_tables(self) -> tuple[slice, ...]:
+        """The columns of each cache group's page table."""
+        width = self.max_pages_per_row
+        starts = range(NUM_SAMPLER_COLUMNS, NUM_SAMPLER_COLUMNS + width * self.num_groups, max(1, width))
+        return tuple(slice(start, start + width) for start in starts)
 
     @property
     def tokens(self) -> slice:
         """The columns of the token ids."""
-        return slice(NUM_SAMPLER_COLUMNS + self.max_pages_per_row, self.num_columns)
+        return slice(self.num_columns - self.num_tokens, self.num_columns)
 
     @property
     def num_columns(self) -> int:
         """The number of columns."""
-        return NUM_SAMPLER_COLUMNS + self.max_pages_per_row + self.num_tokens
+        return NUM_SAMPLER_COLUMNS + self.max_pages_per_row * self.num_groups + self.num_tokens
 
 
 def empty(layout: Layout, num_rows: int, pad_row: int) -> np.ndarray:
@@ -66,7 +70,8 @@ def pack_decode(batch: DecodeBatch, layout: Layout, num_rows: int, pad_row: int)
     packed[:n, POSITION] = batch.position_B
     packed[:n, COUNT] = 1
     packed[:n, SAMPLING:NUM_SAMPLER_COLUMNS] = batch.sampling_BS
-    packed[:n, layout.page_table] = batch.page_table_BW
+    for columns, page_table_BW in zip(layout.page_tables, batch.page_tables_BW, strict=True):
+        packed[:n, columns] = page_table_BW
     packed[:n, layout.tokens] = LAST_TOKEN
     return packed
 
@@ -77,7 +82,8 @@ def pack_chunk(chunk: Chunk, layout: Layout) -> np.ndarray:
     packed[0, POSITION] = chunk.start
     packed[0, COUNT] = len(chunk.token_ids)
     packed[0, SAMPLING:NUM_SAMPLER_COLUMNS] = chunk.sampling_S
-    packed[0, layout.page_table] = chunk.page_table_W
+    for columns, page_table_W in zip(layout.page_tables, chunk.page_tables_W, strict=True):
+        packed[0, columns] = page_table_W
     packed[0, layout.tokens.start : layout.tokens.start + len(chunk.token_ids)] = chunk.token_ids
     return packed
 
@@ -90,7 +96,8 @@ def pack_chunk_as_rows(chunk: Chunk, layout: Layout, num_rows: int, pad_row: int
     packed, n = empty(layout, num_rows, pad_row), len(chunk.token_ids)
     packed[:n, POSITION] = np.arange(chunk.start, chunk.end)
     packed[:n, COUNT] = 1
-    packed[:n, layout.page_table] = chunk.page_table_W
+    for columns, page_table_W in zip(layout.page_tables, chunk.page_tables_W, strict=True):
+        packed[:n, columns] = page_table_W
     packed[:n, layout.tokens] = chunk.token_ids[:, None]
     packed[n - 1, ROW] = chunk.row
     packed[n - 1, SAMPLING:NUM_SAMPLER_COLUMNS] = chunk.sampling_S
@@ -109,7 +116,7 @@ def sampler_columns(
     num_rows     The number of lines.
     pad_row      The row of the other lines.
     """
-    packed = empty(Layout(0), num_rows, pad_row)
+    packed = empty(Layout(0, num_groups=0), num_rows, pad_row)
     packed[line, ROW], packed[line, POSITION] = row, position
     packed[line, SAMPLING:NUM_SAMPLER_COLUMNS] = sampling_S
     return packed

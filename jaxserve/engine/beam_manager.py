@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxserve.cache.pool import PagePool
 from jaxserve.engine.beam_search import BeamSearch
-from jaxserve.engine.plan import DecodeBatch, Mask, SampledTokens
+from jaxserve.engine.plan import DecodeBatch, Mask, PageCopy, SampledTokens
 from jaxserve.engine.request import Request, make_mask
 from jaxserve.engine.sequence import Sequence
 from jaxserve.errors import InvalidParameter
@@ -43,13 +43,13 @@ class BeamStep:
     """The part of a step plan that belongs to one beam search.
 
     batch          Its live beams.
-    page_copies    Pairs (from, to) of pages, copied before anything is computed.
+    page_copies    The pages to copy before anything is computed.
     last_tokens    Pairs (row, token): the newest token of each beam, which the host has chosen.
     penalty_rows   Pairs (row, penalty state) of each beam, if the request has penalties or biases.
     """
 
     batch: DecodeBatch
-    page_copies: tuple[tuple[int, int], ...]
+    page_copies: tuple[PageCopy, ...]
     last_tokens: tuple[tuple[int, int], ...]
     penalty_rows: tuple[tuple[int, PenaltyRow], ...]
 
@@ -63,7 +63,7 @@ class BeamState:
     rows               Its rows while it runs; the first is the sequence's.
     pages              The pages of each live beam, in order; empty until the prompt is computed.
     copy_sources       For each live beam the page of which its next page is a copy, or None.
-    page_copies        Pairs (from, to) of pages to copy in the next step.
+    page_copies        The pages to copy in the next step.
     has_results        The results of its last step are on the host.
     has_pages          Every live beam has a page for its newest token.
     prompt_penalties   The penalty state of the prompt alone, once it is needed.
@@ -74,7 +74,7 @@ class BeamState:
     rows: list[int] = field(default_factory=list)
     pages: list[list[int]] = field(default_factory=list)
     copy_sources: list[int | None] = field(default_factory=list)
-    page_copies: list[tuple[int, int]] = field(default_factory=list)
+    page_copies: list[PageCopy] = field(default_factory=list)
     has_results: bool = False
     has_pages: bool = False
     prompt_penalties: PenaltyRow | None = None
@@ -186,7 +186,7 @@ class BeamManager:
             if len(pages) * self._page_size <= state.position:
                 pages.append(next(new_pages))
                 if source is not None:
-                    state.page_copies.append((source, pages[-1]))
+                    state.page_copies.append((0, source, pages[-1]))
         state.has_pages = True
 
     def plan_steps(self) -> list[BeamStep]:
@@ -204,7 +204,7 @@ class BeamManager:
             epochs=(sequence.epoch,) * num_beams,
             row_B=np.array(state.rows[:num_beams], np.int32),
             position_B=np.full(num_beams, state.position, np.int32),
-            page_table_BW=page_table_BW,
+            page_tables_BW=(page_table_BW,),
             sampling_BS=np.tile(sequence.sampling_S, (num_beams, 1)),
             mode=SampleMode.BEAM,
         )

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from jaxserve.attention import AttentionBackend, choose_backend
+from jaxserve.cache.groups import CacheGroup
 from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.cache.pool import PagePool
 from jaxserve.cache.prefix import PrefixIndex
@@ -131,6 +132,7 @@ def build(
 
     backend = choose_backend(config.attention_backend, device.platform, dtype)
     layer_caches = architecture.cache(spec)
+    groups = (CacheGroup(cache=layer_caches[0], layers=tuple(range(len(layer_caches)))),)
     page_bytes = bytes_per_page(backend, layer_caches, page_size=config.block_size, dtype=dtype)
     weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     size = _cache_size(config, spec, device, page_bytes, weight_bytes)
@@ -147,7 +149,7 @@ def build(
     directory = use_compilation_cache(config.compilation_cache_dir)
 
     peak_rates = get_peak_rates(device, dtype, config.quantization) if config.roofline else None
-    model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size)
+    model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size, groups)
     buckets = _buckets(config, device.platform, chunk_tokens)
     with ThreadPoolExecutor(1, "load") as executor:  # while programs are compiled, which needs only shapes
         loading = executor.submit(load_params, checkpoint, leaves, shapes, progress=progress)

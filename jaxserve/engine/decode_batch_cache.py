@@ -101,7 +101,7 @@ class DecodeBatchCache:
             epochs=self.epochs,
             row_B=self.row_B,
             position_B=self.position_B,
-            page_table_BW=self.page_table_BW,
+            page_tables_BW=(self.page_table_BW,),
             sampling_BS=self.sampling_BS,
             mode=self.mode,
             logprob_token_ids=self.logprob_token_ids,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxserve.cache.groups import index_groups
 from jaxserve.engine import batch
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.step import (
@@ -29,7 +30,7 @@ from jaxserve.sampling import penalties
 from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
-COPIES_PER_CALL = 8  # pages; a step that copies more makes several calls
+COPIES_PER_CALL = 8  # pages of each cache group; a step that copies more makes several calls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +79,17 @@ class ProgramShapes:
     @property
     def decode_layout(self) -> batch.Layout:
         """The layout of a decode batch."""
-        return batch.Layout(self.max_pages_per_row, 1 if self.batch_invariant else 0)
+        return self.make_layout(1 if self.batch_invariant else 0)
 
     def prefill_program(self, tokens: int) -> tuple[Hashable, int, batch.Layout]:
         """Return the key of the program for a chunk of `tokens` tokens, its number of lines and their layout."""
         if self.batch_invariant:
             return ("decode", tokens), tokens, self.decode_layout
-        return ("prefill", tokens), 1, batch.Layout(self.max_pages_per_row, tokens)
+        return ("prefill", tokens), 1, self.make_layout(tokens)
+
+    def make_layout(self, tokens: int) -> batch.Layout:
+        """Return the layout of lines of `tokens` tokens."""
+        return batch.Layout(self.max_pages_per_row, tokens, len(self.model.groups))
 
 
 def make_lowerings(
@@ -100,7 +105,7 @@ def make_lowerings(
     lowerer = _Lowerer(shapes, weights, pages, last_token_R)
     lowerings: dict[Hashable, Callable[[], Any]] = {}
     for tokens in () if shapes.batch_invariant else shapes.buckets.prefill:
-        lowerings["prefill", tokens] = partial(lowerer.lower_forward, 1, batch.Layout(shapes.max_pages_per_row, tokens))
+        lowerings["prefill", tokens] = partial(lowerer.lower_forward, 1, shapes.make_layout(tokens))
     for rows in shapes.buckets.decode:
         lowerings["decode", rows] = partial(lowerer.lower_forward, rows, shapes.decode_layout)
     for tokens in shapes.buckets.prefill:
@@ -176,9 +181,11 @@ class _Lowerer:
         return jax.jit(partial(penalties.set_row), donate_argnums=0).lower(self.penalties, np.int32(0), row)
 
     def lower_copy_pages(self) -> Any:
-        """Lower the copy of COPIES_PER_CALL pages."""
-        page_N = _ints(COPIES_PER_CALL)
-        return jax.jit(partial(copy_pages), donate_argnums=0).lower(self.pages, page_N, page_N)
+        """Lower the copy of COPIES_PER_CALL pages of each cache group."""
+        groups = self.shapes.model.groups
+        page_GN = (_ints(COPIES_PER_CALL),) * len(groups)
+        step = jax.jit(partial(copy_pages, index_groups(groups)), donate_argnums=0)
+        return step.lower(self.pages, page_GN, page_GN)
 
     def lower_set_last_tokens(self) -> Any:
         """Lower the update of the rows' last tokens."""

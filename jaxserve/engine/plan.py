@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 
 from jaxserve.sampling.penalties import PenaltyRow
 from jaxserve.sampling.sampler import SampleMode
+
+PageCopy: TypeAlias = tuple[int, int, int]
+"""A copy of one page in all layers of a cache group: (index of the group, from, to)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Chunk:
     row                   Its row.
     start                 The position of the chunk's first token.
     token_ids             int32 [n], the chunk's tokens.
-    page_table_W          int32 [W], the pages of the first start + n tokens, then zeros.
+    page_tables_W         int32 [W] for each cache group: the pages of the first start + n tokens, then zeros.
     sampling_S            int32 [S], the sampling parameters as columns (sampling/columns.py).
     mode                  The sampler's mode that it needs.
     is_last               The prompt ends with this chunk: the sampled token counts. Else it only shows whether the
@@ -55,7 +59,7 @@ class Chunk:
     row: int
     start: int
     token_ids: np.ndarray
-    page_table_W: np.ndarray
+    page_tables_W: tuple[np.ndarray, ...]
     sampling_S: np.ndarray
     mode: SampleMode
     is_last: bool
@@ -77,7 +81,7 @@ class DecodeBatch:
     request_ids, epochs   The requests, and the epochs of their sequences.
     row_B                 int32 [n], their rows.
     position_B            int32 [n], the position of each newest token.
-    page_table_BW         int32 [n, W], their page tables.
+    page_tables_BW        int32 [n, W] for each cache group: their page tables.
     sampling_BS           int32 [n, S], their sampling parameters as columns (sampling/columns.py).
     mode                  The sampler's mode that serves all of them.
     logprob_token_ids     Pairs (index in the batch, ids), for rows that ask for log-probabilities by id.
@@ -87,7 +91,7 @@ class DecodeBatch:
     epochs: tuple[int, ...]
     row_B: np.ndarray
     position_B: np.ndarray
-    page_table_BW: np.ndarray
+    page_tables_BW: tuple[np.ndarray, ...]
     sampling_BS: np.ndarray
     mode: SampleMode
     logprob_token_ids: tuple[tuple[int, tuple[int, ...]], ...] = ()
@@ -104,7 +108,7 @@ class StepPlan:
 
     decode                  The decode rows.
     chunks                  The prompt chunks.
-    page_copies             Pairs (from, to) of pages.
+    page_copies             Triples (cache group, from, to) of pages.
     penalty_rows            Pairs (row, its penalty state), for rows of new sequences that need one, and for beams.
     last_tokens             Pairs (row, token), for beams: the host has chosen the row's newest token.
     beams                   One batch for each beam search.
@@ -113,7 +117,7 @@ class StepPlan:
 
     decode: DecodeBatch | None = None
     chunks: tuple[Chunk, ...] = ()
-    page_copies: tuple[tuple[int, int], ...] = ()
+    page_copies: tuple[PageCopy, ...] = ()
     penalty_rows: tuple[tuple[int, PenaltyRow], ...] = ()
     last_tokens: tuple[tuple[int, int], ...] = ()
     beams: tuple[DecodeBatch, ...] = ()

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from jaxserve.engine.plan import Chunk, Fork
+from jaxserve.engine.plan import Chunk, Fork, PageCopy
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.sequence import Sequence
 from jaxserve.sampling.sampler import SampleMode
@@ -17,13 +17,13 @@ class PrefillScheduler:
     max_chunk_tokens   The largest chunk of one call, a multiple of the page size.
     max_logprobs       The most top log-probabilities that a step computes without those of the whole vocabulary.
 
-    page_copies        Pairs (from, to) of pages to copy before the next step.
+    page_copies        The page copies to make before the next step.
     """
 
     def __init__(self, requests: RequestTable, *, max_chunk_tokens: int, max_logprobs: int) -> None:
         self._requests = requests
         self._max_chunk_tokens, self._max_logprobs = max_chunk_tokens, max_logprobs
-        self.page_copies: list[tuple[int, int]] = []
+        self.page_copies: list[PageCopy] = []
 
     def preempt_for_priority(self) -> None:
         """Start waiting requests of higher priority than running ones, preempting those if needed.
@@ -115,7 +115,7 @@ class PrefillScheduler:
                 row=row,
                 start=start,
                 token_ids=np.array(sequence.tokens[start:end], np.int32),
-                page_table_W=self._requests.rows.page_table_RW[row].copy(),
+                page_tables_W=(self._requests.rows.page_table_RW[row].copy(),),
                 sampling_S=sequence.sampling_S,
                 mode=mode,
                 is_last=is_last,
@@ -158,7 +158,7 @@ class PrefillScheduler:
                 break
             requests.waiting.remove(sequence)
             pool.incref(shared)
-            self.page_copies += [(parent.pages[-1], page) for page in own]
+            self.page_copies += [(0, parent.pages[-1], page) for page in own]
             requests.start(sequence, shared + own)
             sequence.num_cached_tokens = parent.num_cached_tokens
             sequence.num_computed, sequence.num_registered_pages = length, len(shared)

@@ -21,7 +21,17 @@ from jaxserve.engine import batch
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.compile import ProgressCallback, compile_all
 from jaxserve.engine.lowering import COPIES_PER_CALL, ProgramShapes, make_lowerings
-from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, Mask, SampledTokens, StepMasks, StepPlan, StepResult
+from jaxserve.engine.plan import (
+    NO_MASKS,
+    Chunk,
+    DecodeBatch,
+    Mask,
+    PageCopy,
+    SampledTokens,
+    StepMasks,
+    StepPlan,
+    StepResult,
+)
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step import ModelContext
 from jaxserve.layers.quant import PackedWeight
@@ -162,7 +172,7 @@ class Runner:
             logits, _ = self._forward(("decode", rows), batch.empty(shapes.decode_layout, rows, self._pad_row))
             for mode in shapes.modes:
                 sampled = self._sample(logits, mode)
-        self._copy_pages([(0, 0)])
+        self._copy_pages([(0, 0, 0)])
         self._set_last_tokens([])
         jax.block_until_ready((sampled, self._pages, self._last_token_R))
 
@@ -176,7 +186,8 @@ class Runner:
 
     def forward(self, plan: StepPlan) -> ForwardHandle:
         """Enqueue the updates and the forward pass of a step: decode rows first, then beams, then each chunk."""
-        self._copy_pages(plan.page_copies)
+        if plan.page_copies:
+            self._copy_pages(plan.page_copies)
         for row, penalties in plan.penalty_rows:
             self._penalties = self._programs["set penalty row",](self._penalties, np.int32(row), penalties)
         if plan.last_tokens:
@@ -322,10 +333,13 @@ class Runner:
         """Return masks with a line for each row; without any, the array that is on the device already."""
         return batch.scatter_masks(masks, rows, self._shapes.vocab_size) if masks else self._allow_all[rows]
 
-    def _copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
-        for first in range(0, len(pairs), COPIES_PER_CALL):
-            columns = batch.pack_pairs(pairs[first : first + COPIES_PER_CALL], COPIES_PER_CALL, (0, 0))
-            self._pages = self._programs["copy pages",](self._pages, *columns)
+    def _copy_pages(self, copies: Sequence[PageCopy]) -> None:
+        by_group = [[copy[1:] for copy in copies if copy[0] == group] for group in range(len(self._model.groups))]
+        for first in range(0, max(map(len, by_group)), COPIES_PER_CALL):
+            pairs = [group[first : first + COPIES_PER_CALL] for group in by_group]
+            columns = [batch.pack_pairs(group, COPIES_PER_CALL, (0, 0)) for group in pairs]
+            from_GN, to_GN = zip(*columns, strict=True)
+            self._pages = self._programs["copy pages",](self._pages, from_GN, to_GN)
 
     def _set_last_tokens(self, tokens: Sequence[tuple[int, int]]) -> None:
         columns = batch.pack_pairs(tokens, self._shapes.num_rows, (self._pad_row, 0))
@@ -339,7 +353,7 @@ class Runner:
             model.spec,
             model.dtype,
             model.paths,
-            (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size),
+            (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size, model.groups),
             jax.tree.structure(arguments),
             [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
             (shapes.max_pages_per_row, shapes.vocab_size, shapes.logprobs_config, shapes.batch_invariant),

@@ -16,7 +16,7 @@ from jaxserve.cache.prefix import PrefixIndex
 from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
 from jaxserve.engine.output_processor import OutputProcessor
-from jaxserve.engine.plan import Chunk, Mask, StepMasks, StepPlan, StepResult
+from jaxserve.engine.plan import Chunk, Mask, PageCopy, StepMasks, StepPlan, StepResult
 from jaxserve.engine.prefill_scheduler import PrefillScheduler
 from jaxserve.engine.request import Request
 from jaxserve.engine.request_table import RequestTable
@@ -183,11 +183,14 @@ class Scheduler:
         self._requests.audit()
 
 
-def _merge_copies(copies: list[tuple[int, int]], steps: list[BeamStep]) -> tuple[tuple[int, int], ...]:
+def _merge_copies(copies: list[PageCopy], steps: list[BeamStep]) -> tuple[PageCopy, ...]:
     """Return the copies for forks, then those for beams.
 
     A page that was freed and allocated again in between is copied into for its new owner only.
     """
-    beam_copies = [pair for step in steps for pair in step.page_copies]
-    targets = {target for _, target in beam_copies}
-    return (*(pair for pair in copies if pair[1] not in targets), *beam_copies)
+    beam_copies = [copy for step in steps for copy in step.page_copies]
+    targets = {(group, target) for group, _, target in beam_copies}
+    return (
+        *((group, source, target) for group, source, target in copies if (group, target) not in targets),
+        *beam_copies,
+    )

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
+from jaxserve.cache.groups import CacheGroup, index_groups
 from jaxserve.engine.batch import COUNT, LAST_TOKEN, NUM_SAMPLER_COLUMNS, POSITION, ROW, SAMPLING, Layout
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.quant import PackedWeight
@@ -40,6 +41,7 @@ class ModelContext:
     paths       The paths of the weights, in the order in which they are passed.
     backend     The attention backend.
     page_size   The number of tokens of a page.
+    groups      The cache groups of the layers.
     """
 
     spec: DecoderSpec
@@ -47,6 +49,7 @@ class ModelContext:
     paths: tuple[ParamPath, ...]
     backend: AttentionBackend
     page_size: int
+    groups: tuple[CacheGroup, ...]
 
     def build_decoder(self, leaves: Sequence[Array | PackedWeight]) -> "Decoder":
         """Return the decoder with these weights.
@@ -73,7 +76,6 @@ def forward(
     """
     num_queries = max(1, layout.num_tokens)
     row_B, start_B, count_B = packed_BX[:, ROW], packed_BX[:, POSITION], packed_BX[:, COUNT]
-    page_table_BW = packed_BX[:, layout.page_table]
     last_token_B1 = last_token_R[row_B][:, None]
     token_BC = packed_BX[:, layout.tokens] if layout.num_tokens else last_token_B1
     if layout.num_tokens == 1:
@@ -83,16 +85,21 @@ def forward(
     position_BC = start_B[:, None] + query_C
     is_real_BC = query_C < count_B[:, None]
     page_index_BC = jnp.minimum(position_BC // model.page_size, layout.max_pages_per_row - 1)
-    page_BC = jnp.take_along_axis(page_table_BW, page_index_BC, axis=1)
-    slot_BC = jnp.where(is_real_BC, page_BC * model.page_size + position_BC % model.page_size, 0)
-    inputs = AttentionInputs(
-        position_T=position_BC.ravel(),
-        slot_T=slot_BC.ravel(),
-        page_table_BW=page_table_BW,
-        length_B=jnp.where(count_B > 0, start_B + count_B, 0),
-    )
+
+    def make_inputs(page_table_BW: Array) -> AttentionInputs:
+        page_BC = jnp.take_along_axis(page_table_BW, page_index_BC, axis=1)
+        slot_BC = jnp.where(is_real_BC, page_BC * model.page_size + position_BC % model.page_size, 0)
+        return AttentionInputs(
+            position_T=position_BC.ravel(),
+            slot_T=slot_BC.ravel(),
+            page_table_BW=page_table_BW,
+            length_B=jnp.where(count_B > 0, start_B + count_B, 0),
+        )
+
+    inputs = [make_inputs(packed_BX[:, columns]) for columns in layout.page_tables]
+    inputs_by_layer = tuple(inputs[group] for group in index_groups(model.groups))
     decoder = model.build_decoder(leaves)
-    hidden_TD, pages = decoder(token_BC.ravel(), inputs, pages, model.backend)
+    hidden_TD, pages = decoder(token_BC.ravel(), inputs_by_layer, pages, model.backend)
     last_query_B = jnp.arange(packed_BX.shape[0]) * num_queries + jnp.maximum(count_B, 1) - 1
     with jax.named_scope("logits"):
         logits_BV = decoder.compute_logits(hidden_TD[last_query_B])
@@ -136,12 +143,21 @@ def set_last_tokens(last_token_R: Array, row_N: Array, token_N: Array) -> Array:
     return last_token_R.at[row_N].set(token_N)
 
 
-def copy_pages(pages: tuple[LayerPages, ...], from_N: Array, to_N: Array) -> tuple[LayerPages, ...]:
-    """Copy whole pages in every layer. Donate pages.
+def copy_pages(
+    layer_groups: tuple[int, ...],
+    pages: tuple[LayerPages, ...],
+    from_GN: tuple[Array, ...],
+    to_GN: tuple[Array, ...],
+) -> tuple[LayerPages, ...]:
+    """Copy whole pages in every layer, those of its cache group. Donate pages.
 
     Padding pairs are zeros: page 0, which no sequence has, is copied onto itself.
     """
-    return jax.tree.map(lambda pages_PX: pages_PX.at[to_N].set(pages_PX[from_N]), pages)
+
+    def copy(group: int, layer_pages: LayerPages) -> LayerPages:
+        return jax.tree.map(lambda pages_PX: pages_PX.at[to_GN[group]].set(pages_PX[from_GN[group]]), layer_pages)
+
+    return tuple(copy(group, layer_pages) for group, layer_pages in zip(layer_groups, pages, strict=True))
 
 
 def compute_prompt_logprobs(

@@ -209,11 +209,15 @@ class Decoder(nnx.Module):
         self.head = None if spec.tie_embeddings else LMHead(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, token_T: Array, inputs: AttentionInputs, pages: tuple[LayerPages, ...], backend: AttentionBackend
+        self,
+        token_T: Array,
+        inputs: tuple[AttentionInputs, ...],
+        pages: tuple[LayerPages, ...],
+        backend: AttentionBackend,
     ) -> tuple[Array, tuple[LayerPages, ...]]:
         """Return hidden_TD after the final norm, and the pages written.
 
-        token_T is int32 [T], pages holds one entry a layer.
+        token_T is int32 [T]; inputs and pages hold one entry a layer. The inputs differ by page table and slots alone.
         """
         spec = self.spec
         with jax.named_scope("embed"):
@@ -221,16 +225,16 @@ class Decoder(nnx.Module):
         if spec.embedding_multiplier != 1.0:
             x_TD = x_TD * jnp.asarray(spec.embedding_multiplier, x_TD.dtype)
         rotations = {
-            key: compute_cos_sin(inputs.position_T, *key)
+            key: compute_cos_sin(inputs[0].position_T, *key)
             for key in dict.fromkeys(rope_key(layer.attention) for layer in spec.layers)
             if key is not None
         }
         written = []
-        for module, layer, layer_pages in zip(self.layers, spec.layers, pages, strict=True):
+        for module, layer, layer_inputs, layer_pages in zip(self.layers, spec.layers, inputs, pages, strict=True):
             key = rope_key(layer.attention)
             graphdef, state = nnx.split(module)
             x_TD, layer_pages = _run_layer(
-                graphdef, state, x_TD, None if key is None else rotations[key], inputs, layer_pages, backend
+                graphdef, state, x_TD, None if key is None else rotations[key], layer_inputs, layer_pages, backend
             )
             written.append(layer_pages)
         return self.final_norm(x_TD), tuple(written)

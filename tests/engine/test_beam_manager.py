@@ -98,7 +98,7 @@ def test_beams_share_the_pages_that_are_full():
     world.search(prompt(41), 4, max_tokens=9, eos=None)
     world.run()
     world.check()
-    tables = [batch.page_table_BW for plan in world.plans for batch in plan.beams]
+    tables = [batch.page_tables_BW[0] for plan in world.plans for batch in plan.beams]
     full = 41 // PAGE
     assert all((table[:, :full] == table[0, :full]).all() for table in tables)
     assert all(len(set(table[:, at].tolist())) == 4 for table in tables[:2] for at in [full])

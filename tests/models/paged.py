@@ -63,7 +63,7 @@ class Paged:
         @jax.jit
         def step(leaves, token_T, inputs, pages):
             model = registry.merge_params(graphdef, leaves)
-            hidden_TD, pages = model(token_T, inputs, pages, backend)
+            hidden_TD, pages = model(token_T, (inputs,) * spec.num_layers, pages, backend)
             return model.compute_logits(hidden_TD), pages
 
         self._step = step

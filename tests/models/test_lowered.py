@@ -49,7 +49,9 @@ def count_operations(spec: DecoderSpec, backend: NoAttention | None = None) -> C
 
     def step(leaves, token_T, inputs):
         model = registry.merge_params(graphdef, leaves)
-        hidden_TD, pages = model(token_T, inputs, (None,) * spec.num_layers, backend or NoAttention())
+        hidden_TD, pages = model(
+            token_T, (inputs,) * spec.num_layers, (None,) * spec.num_layers, backend or NoAttention()
+        )
         return model.compute_logits(hidden_TD), pages
 
     text = jax.jit(step).lower(shapes, ids_T, AttentionInputs(ids_T, ids_T, table_BW, length_B)).as_text()
