@@ -42,6 +42,7 @@ from jaxserve.outputs import (
 from jaxserve.sampling_params import (
     MAX_LOGPROB_TOKEN_IDS,
     MAX_STOP_TOKEN_IDS,
+    PARAMETER_RANGES,
     RepetitionDetection,
     SamplingParams,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "MAX_JSON_DIGITS",
     "MAX_LOGPROB_TOKEN_IDS",
     "MAX_STOP_TOKEN_IDS",
+    "PARAMETER_RANGES",
     "ChatOutputSpec",
     "AsyncLLM",
     "BadCheckpoint",

@@ -7,6 +7,7 @@ from operator import index
 from typing import Any, Literal, TypeVar
 
 from jaxserve.errors import InvalidParameter
+from jaxserve.parameter_numbers import ParameterRange, list_numeric_parameters, number, require
 from jaxserve.structured_outputs import StructuredOutputs
 
 MAX_GREEDY_TEMPERATURE = 1e-5  # temperatures under this mean argmax (vLLM's threshold)
@@ -20,6 +21,7 @@ LogitBias = Mapping[int, float] | Sequence[tuple[int, float]]
 MAX_STOP_TOKEN_IDS = 1024
 MAX_LISTED_IDS = 10
 MAX_LOGPROB_TOKEN_IDS = 128
+_SIGNED_64_BITS = "a signed 64-bit integer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +102,16 @@ class SamplingParams:
     """
 
     max_tokens: int | None = None
-    min_tokens: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-    n: int = 1
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
+    min_tokens: int = number(0, minimum=0)
+    temperature: float = number(1.0, minimum=0, maximum=2)
+    top_p: float = number(1.0, above=0, maximum=1)
+    top_k: int = number(0, minimum=-1, allowed="0 or -1 (off), or at least 1")
+    min_p: float = number(0.0, minimum=0, maximum=1)
+    seed: int | None = number(None, minimum=-(2**63), maximum=2**63 - 1, allowed=_SIGNED_64_BITS)
+    n: int = number(1, minimum=1)
+    repetition_penalty: float = number(1.0, above=0, allowed="finite and above 0")
+    frequency_penalty: float = number(0.0, minimum=-2, maximum=2)
+    presence_penalty: float = number(0.0, minimum=-2, maximum=2)
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
@@ -118,17 +120,17 @@ class SamplingParams:
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    logprobs: int | None = None
+    logprobs: int | None = number(None, minimum=0)
     logprob_token_ids: tuple[int, ...] = ()
-    prompt_logprobs: int | None = None
+    prompt_logprobs: int | None = number(None, minimum=0)
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] = "left"
     repetition_detection: RepetitionDetection | None = None
     structured_outputs: StructuredOutputs | None = None
-    thinking_token_budget: int | None = None
-    priority: int = 0
+    thinking_token_budget: int | None = number(None, minimum=-1, allowed="at least 0, or -1 for no limit")
+    priority: int = number(0, minimum=-(2**63), maximum=2**63 - 1, allowed=_SIGNED_64_BITS)
     use_beam_search: bool = False
-    length_penalty: float = 1.0
+    length_penalty: float = number(1.0, allowed="a finite number")
     echo_only: bool = False
     given: frozenset[str] = field(init=False, repr=False, compare=False)
 
@@ -192,12 +194,11 @@ class SamplingParams:
         _require_known("logprob_token_ids", sorted(self.logprob_token_ids), vocab_size)
 
     def _normalize(self) -> None:
-        """Convert every field to its declared type."""
-        for name, (number_type, is_optional) in _NUMBER_TYPES.items():
-            value = getattr(self, name)
-            if (value is None and is_optional) or type(value) is number_type:
-                continue
-            object.__setattr__(self, name, _as_number(name, number_type, value))
+        """Convert every field to its declared type, and check the declared ranges."""
+        for parameter in _NUMERIC_PARAMETERS:
+            value = getattr(self, parameter.name)
+            if value is not parameter.default:
+                object.__setattr__(self, parameter.name, parameter.read(value))
         for name in ("stop", "bad_words"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else _as_tuple(name, value))
@@ -216,37 +217,19 @@ class SamplingParams:
                 raise InvalidParameter(f"{name} must be {cls.__name__}(…), got {value!r}.", name)
 
     def _check_ranges(self) -> None:
-        _require(0 <= self.temperature <= 2, "temperature", "in [0, 2]", self.temperature)
-        _require(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        _require(self.top_k >= -1, "top_k", "0 or -1 (off), or at least 1", self.top_k)
-        _require(0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
-        _require(self.n >= 1, "n", "at least 1", self.n)
-        _require(
-            0 < self.repetition_penalty < math.inf, "repetition_penalty", "finite and above 0", self.repetition_penalty
-        )
-        for name in ("frequency_penalty", "presence_penalty"):
-            _require(-2 <= getattr(self, name) <= 2, name, "in [-2, 2]", getattr(self, name))
+        """Check the ranges that have several parts or depend on other fields."""
         if self.max_tokens is not None:
-            _require(self.max_tokens >= (0 if self.echo_only else 1), "max_tokens", "at least 1", self.max_tokens)
-        _require(self.min_tokens >= 0, "min_tokens", "at least 0", self.min_tokens)
+            require(self.max_tokens >= (0 if self.echo_only else 1), "max_tokens", "at least 1", self.max_tokens)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens and not self.echo_only:
             raise InvalidParameter(
                 f"min_tokens must be less than or equal to max_tokens={self.max_tokens}, got {self.min_tokens}.",
                 "min_tokens",
             )
-        for name in ("logprobs", "prompt_logprobs"):
-            value = getattr(self, name)
-            _require(value is None or value >= 0, name, "at least 0", value)
         if self.truncate_prompt_tokens is not None:
             allowed = "-1 or at least 1 (0 would leave an empty prompt)"
             is_valid = self.truncate_prompt_tokens == -1 or self.truncate_prompt_tokens >= 1
-            _require(is_valid, "truncate_prompt_tokens", allowed, self.truncate_prompt_tokens)
-        _require(self.truncation_side in ("left", "right"), "truncation_side", "left or right", self.truncation_side)
-        budget = self.thinking_token_budget
-        _require(budget is None or budget >= -1, "thinking_token_budget", "at least 0, or -1 for no limit", budget)
-        for name in ("seed", "priority"):
-            value = getattr(self, name)
-            _require(value is None or -(2**63) <= value < 2**63, name, "a signed 64-bit integer", value)
+            require(is_valid, "truncate_prompt_tokens", allowed, self.truncate_prompt_tokens)
+        require(self.truncation_side in ("left", "right"), "truncation_side", "left or right", self.truncation_side)
 
     def _check_stops(self) -> None:
         if "" in self.stop:
@@ -280,7 +263,6 @@ class SamplingParams:
             )
 
     def _check_beam_search(self) -> None:
-        _require(math.isfinite(self.length_penalty), "length_penalty", "a finite number", self.length_penalty)
         if not self.use_beam_search:
             if self.n > 1 and self.is_greedy:
                 raise InvalidParameter(f"n must be 1 when using greedy sampling, got {self.n}.", "n")
@@ -290,15 +272,11 @@ class SamplingParams:
                 raise InvalidParameter(f"{name} is not available with use_beam_search; leave it out.", name)
 
 
-_NUMBER_TYPES: dict[str, tuple[type, bool]] = {  # field → (type, whether it may be None)
-    **dict.fromkeys(("min_tokens", "top_k", "n", "priority"), (int, False)),
-    **dict.fromkeys(("max_tokens", "seed", "logprobs", "prompt_logprobs", "truncate_prompt_tokens"), (int, True)),
-    "thinking_token_budget": (int, True),
-    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"), (float, False)),
-    **dict.fromkeys(("frequency_penalty", "presence_penalty"), (float, False)),
-    **dict.fromkeys(("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"), (bool, False)),
-    **dict.fromkeys(("use_beam_search", "echo_only"), (bool, False)),
+_NUMERIC_PARAMETERS = list_numeric_parameters(SamplingParams)
+PARAMETER_RANGES: Mapping[str, ParameterRange] = {
+    parameter.name: parameter.range for parameter in _NUMERIC_PARAMETERS if parameter.range is not None
 }
+"""The declared range of each numeric sampling parameter."""
 
 
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
@@ -330,21 +308,6 @@ def _as_logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
         ) from None
 
 
-def _as_number(name: str, number_type: type, value: Any) -> Any:
-    """Convert a number, which may be numpy's."""
-    try:
-        if number_type is bool and value in (0, 1):
-            return bool(value)
-        if number_type is int:
-            return index(value)
-        if number_type is float and not isinstance(value, str | bytes | bool):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    expected = {int: "a whole number", float: "a number", bool: "True or False"}[number_type]
-    raise InvalidParameter(f"{name} must be {expected}, got {value!r}.", name)
-
-
 def _as_dataclass(name: str, cls: type[T], fields: Mapping[str, Any]) -> T:
     try:
         return cls(**fields)
@@ -354,11 +317,6 @@ def _as_dataclass(name: str, cls: type[T], fields: Mapping[str, Any]) -> T:
 
 def _invalid_repetition(reason: str) -> InvalidParameter:
     return InvalidParameter(f"repetition_detection.{reason}.", "repetition_detection")
-
-
-def _require(is_valid: bool, name: str, allowed: str, value: object) -> None:
-    if not is_valid or (isinstance(value, float) and math.isnan(value)):
-        raise InvalidParameter(f"{name} must be {allowed}, got {value}.", name)
 
 
 def _require_known(name: str, ids: Sequence[int], vocab_size: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxserve import InvalidParameter, RepetitionDetection, SamplingParams
+from jaxserve import PARAMETER_RANGES, InvalidParameter, RepetitionDetection, SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,19 @@ def test_ranges(name, good, bad):
         with pytest.raises(InvalidParameter, match=name) as caught:
             SamplingParams(**{name: value})
         assert caught.value.param == name
+
+
+@pytest.mark.parametrize("name", PARAMETER_RANGES)
+def test_a_declared_bound_is_the_last_valid_value(name):
+    bounds = PARAMETER_RANGES[name]
+    valid = [bound for bound in (bounds.minimum, bounds.maximum) if bound is not None]
+    invalid = [bounds.minimum - 1 if bounds.minimum is not None else bounds.above]
+    invalid += [bounds.maximum + 1] if bounds.maximum is not None else []
+    for value in valid:
+        assert getattr(SamplingParams(**{name: value}), name) == value
+    for value in filter(lambda value: value is not None, invalid):
+        with pytest.raises(InvalidParameter, match=rf"^{name} must be .*, got {value}(\.0)?\.$"):
+            SamplingParams(**{name: value})
 
 
 def test_ids_are_kept_in_order_and_once():

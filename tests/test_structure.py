@@ -19,7 +19,7 @@ REPO = Path(__file__).resolve().parents[1]
 LEVELS = (
     (
         *("config", "errors", "exact_json", "sampling_params", "structured_outputs", "chat_output_spec", "outputs"),
-        *("progress_bars", "memory"),
+        *("progress_bars", "memory", "parameter_numbers"),
     ),
     ("parallel", "native", "generation_defaults", "workers"),
     ("layers", "cache"),
@@ -34,7 +34,7 @@ LEVELS = (
 )
 LEVEL_OF = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 LEVEL_OF |= {"jaxserve": len(LEVELS) - 1, "server": len(LEVELS)}
-SHARED = {"errors", "structured_outputs"}  # may be imported from the same level, too
+SHARED = {"errors", "structured_outputs", "parameter_numbers"}  # may be imported from the same level, too
 ARRAY_LIBRARIES = {"jax", "jaxlib", "flax"}
 EXPECTED_ROOTS = {"README.md", "jaxserve", "pyproject.toml", "scripts", "server", "tests"}
 GENERATED = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".cache", "node_modules"}
