@@ -16,7 +16,14 @@ DEFAULT_MODEL_GENERATION = {"temperature": 0.2, "top_p": 0.9}
 
 ATTENTION_BACKENDS = ("auto", "reference", "cpu", "native", "gpu", "tpu")  # a test compares them with attention/
 POSITIVE_FIELDS = (
-    *("max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "num_gpu_blocks_override"),
+    *(
+        "tensor_parallel_size",
+        "data_parallel_size",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "kv_cache_memory_bytes",
+        "num_gpu_blocks_override",
+    ),
     *("max_num_queued_reqs", "max_num_queued_tokens"),
 )
 # The keys of structured_outputs_config and their types. In vLLM the first two choose among backends.
@@ -75,6 +82,18 @@ class EngineConfig:
         "none",
         "Weights are packed as int8, or as int4 with the token embeddings in int8. This works on CPU and in float32"
         " only; activations are rounded to int8 inside every product.",
+    )
+    tensor_parallel_size: int = option(
+        1,
+        "So many devices hold the weights and the cache of one replica together; the number must divide the model's"
+        " heads. A CPU counts as so many devices, which share its cores.",
+        group="devices",
+    )
+    data_parallel_size: int = option(
+        1, "So many replicas of the model, each on devices of its own, share the requests."
+    )
+    enable_expert_parallel: bool = option(
+        False, "Each device of a replica holds some whole experts instead of a part of every expert."
     )
     max_model_len: int | None = option(
         None,

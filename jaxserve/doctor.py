@@ -65,11 +65,12 @@ def check_device() -> Finding:
     import numpy as np
 
     from jaxserve.engine.roofline import measure_peak_rates
+    from jaxserve.parallel.mesh import list_devices
 
-    device = jax.devices()[0]
+    device, *others = list_devices()
     dtype = np.dtype("float32") if device.platform == "cpu" else np.dtype(jax.numpy.bfloat16)
     rates = measure_peak_rates(device, dtype)
-    text = f"{device.device_kind} ({device.platform}, {len(jax.devices())} seen); {rates} in {dtype}"
+    text = f"{device.device_kind} ({device.platform}, {1 + len(others)} seen); {rates} in {dtype}"
     if device.platform == "cpu" and (idle := _idle_accelerator()):
         extra = "cuda" if idle == "NVIDIA GPU" else "tpu"
         return Finding("device", "warning", f"{text}; an {idle} is not used", f"pip install -e '.[{extra}]'")

@@ -29,9 +29,7 @@ IGNORED_VLLM_OPTIONS = frozenset(
 )
 # Arguments of vLLM's LLM of which one value is what is done here anyway.
 FIXED_VLLM_OPTIONS = {
-    "tensor_parallel_size": 1,
     "pipeline_parallel_size": 1,
-    "data_parallel_size": 1,
     "tokenizer_mode": "auto",
     "load_format": "auto",
     "kv_cache_dtype": "auto",

@@ -26,6 +26,7 @@ from jaxserve.engine.step import ModelContext
 from jaxserve.models.cost import Cost
 from jaxserve.models.registry import abstract_decoder, find_architecture
 from jaxserve.models.spec import DecoderSpec
+from jaxserve.parallel.placement import single_placement
 from jaxserve.sampling.columns import empty_row
 from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
 
@@ -89,7 +90,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
         vocab_size=spec.vocab_size,
         max_num_seqs=buckets.decode[-1],
         logprobs_config=LogprobsConfig(MAX_LOGPROBS, num_candidates=2),
-        device=device,
+        placement=single_placement(),
     )
     runner.compile()
     return Machine(runner, spec, dtype.itemsize, num_pages, width, backend.name)

@@ -72,7 +72,7 @@ REFUSED_VALUE_REASONS = {
     " pack it here",
 }
 
-_ONE_DEVICE = "one device computes the whole model"
+_PLACEMENT = "devices are divided by --tensor-parallel-size and --data-parallel-size alone, in one process"
 _COMPILED = "there are no CUDA graphs and no torch.compile; all programs are compiled before the server is ready"
 KERNELS_REASON = "it chooses among kernels that are vLLM's own"
 _LOADING = "weights are read in one way, straight to the device"
@@ -82,7 +82,7 @@ _NO_ADAPTERS = "adapters are not served; merge them into the weights and serve t
 _NO_DRAFTS = "there is no speculative decoding; leave it out, the answers are the same"
 _NO_MODULES = "the engine loads no code by its name"
 _SCHEDULING = "the scheduler has its own rule for that; --max-num-batched-tokens bounds a step"
-_MANY_SERVERS = "one process serves one engine; start several servers, and a proxy before them"
+_MANY_SERVERS = "one process serves all replicas of --data-parallel-size; leave it out"
 _FOUND = "the Hugging Face files of the model are read"
 _LOGGED = "neither prompts nor answers are ever logged"
 _NO_POOLING = "only generating models are served"
@@ -132,8 +132,8 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         " swap-space",
     ),
     _no_effect(
-        _ONE_DEVICE,
-        switch="enable-expert-parallel enable-batch-sharded-sampling enable-ep-weight-filter enable-dbo"
+        _PLACEMENT,
+        switch="enable-batch-sharded-sampling enable-ep-weight-filter enable-dbo"
         " enable-shm-tensor-arena enable-elastic-ep enable-eplb disable-nccl-for-dp-synchronization"
         " disable-custom-all-reduce data-parallel-hybrid-lb data-parallel-external-lb"
         " data-parallel-multi-port-external-lb dcp-q-replicate ray-workers-use-nsight worker-use-ray engine-use-ray"
@@ -195,13 +195,11 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
     ),
     # Of which one value is served
     _refused(
-        f"{_ONE_DEVICE}, and this asks for several; leave it out, and take --quantization int8 if the model is too"
-        " large for one",
+        f"{_PLACEMENT}; leave it out, and take more of these",
         unless="1",
-        value="tensor-parallel-size pipeline-parallel-size decode-context-parallel-size prefill-context-parallel-size"
-        " nnodes",
+        value="pipeline-parallel-size decode-context-parallel-size prefill-context-parallel-size nnodes",
     ),
-    _refused(_MANY_SERVERS, unless="1", value="data-parallel-size data-parallel-size-local"),
+    _refused(_MANY_SERVERS, unless="1", value="data-parallel-size-local"),
     _refused(_MANY_SERVERS, unless="0", value="data-parallel-rank data-parallel-start-rank node-rank"),
     _refused(_MANY_SERVERS, switch="headless"),
     _refused(

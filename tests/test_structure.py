@@ -292,6 +292,25 @@ def test_imports_run_downwards_only():
     assert not faults, "imports that LEVELS does not allow:\n  " + "\n  ".join(faults)
 
 
+def device_lists(root: Path) -> list[str]:
+    """List the places outside of jaxserve/parallel that ask JAX for its devices."""
+    return [
+        f"{file.relative_to(root)}:{node.lineno}"
+        for module, file in modules(root).items()
+        if package_of(module) != "parallel"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("devices", "local_devices")
+        if isinstance(node.value, ast.Name) and node.value.id == "jax"
+    ]
+
+
+def test_only_the_placement_asks_for_devices(tmp_path):
+    assert device_lists(REPO) == []
+    source = "import jax\nfirst = jax.devices()[0]"
+    sources = {"jaxserve/engine/a.py": source, "jaxserve/parallel/mesh.py": source}
+    assert device_lists(write(tmp_path, sources)) == ["jaxserve/engine/a.py:2"]
+
+
 def test_nothing_is_called_utils():
     assert not [str(file) for file in source_files(REPO) if file.name == "utils.py"]
 

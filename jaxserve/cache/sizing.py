@@ -9,24 +9,12 @@ from dataclasses import dataclass
 
 from jaxserve.config import GIB, MIB
 from jaxserve.errors import BadConfig, OutOfMemory
+from jaxserve.parallel.placement import MemoryFacts
 
 CPU_MEMORY_SHARE = 0.02  # of all RAM
 CPU_MAX_BYTES = 4 * GIB
 CPU_MAX_SHARE_OF_AVAILABLE = 0.25
 LONGEST_THAT_FITS = -1  # value of max_model_len
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryFacts:
-    """Total and free memory in bytes: RAM on a CPU, else the device's memory.
-
-    scratch_bytes is what one step needs beside weights and pages; weights are counted as used already.
-    """
-
-    platform: str
-    total_bytes: int
-    free_bytes: int
-    scratch_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

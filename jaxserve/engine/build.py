@@ -10,14 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 
 from jaxserve.attention import AttentionBackend, choose_backend
 from jaxserve.cache.groups import CacheGroup
 from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.cache.pool import PagePool
 from jaxserve.cache.prefix import PrefixIndex
-from jaxserve.cache.sizing import CacheSize, MemoryFacts, choose_cache_size, num_pages_for
+from jaxserve.cache.sizing import CacheSize, choose_cache_size, num_pages_for
 from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.compile import compile_all, compile_counter, use_compilation_cache
@@ -35,13 +34,13 @@ from jaxserve.memory import return_freed_memory
 from jaxserve.models.registry import abstract_params, find_architecture
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.native import library
+from jaxserve.parallel.placement import MemoryFacts, Placement, choose_placements
 from jaxserve.sampling.sampler import LogprobsConfig
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve_model
 from jaxserve.weights.load import check_checkpoint, load_params
 
 ProgressCallback = Callable[[str, float, float], None]  # phase, done, total
-Device = Any  # jax.Device, which type checkers take for a variable
 
 # Defaults of the decode rows and of the chunk tokens of a step. A CPU computes a prompt token about as fast in a small
 # chunk as in a large one, so its steps are short, for small gaps between tokens; an accelerator needs full steps.
@@ -99,6 +98,7 @@ def build(
     progress: ProgressCallback | None = None,
     on_path: Callable[[Path], None] | None = None,
     on_checked: Callable[[CheckedModel], None] | None = None,
+    placement: Placement | None = None,
 ) -> LoadedEngine:
     """Fetch and check a model, size the cache, load the weights, compile all programs and warm them up.
 
@@ -106,6 +106,7 @@ def build(
     progress     Called with phase, done and total.
     on_path      Called with the model's path as soon as it is known.
     on_checked   Called when everything fits, before the first slow step. What these two raise ends the start.
+    placement    The devices; by default those of the first replica.
 
     Raises BadConfig if a setting does not fit the model or the device, and other StartupErrors if the model cannot be
     fetched or served, all before any large allocation.
@@ -123,20 +124,23 @@ def build(
     model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
     architecture = find_architecture(model_config)
     spec = architecture.spec(model_config)
-    device = jax.devices()[0]
-    dtype = _dtype(config, device.platform)
+    placement = placement or choose_placements(config)[0]
+    if placement.size > 1:
+        raise BadConfig(f"tensor_parallel_size={placement.size} is not served yet; leave it out.")
+    platform = placement.platform
+    dtype = _dtype(config, platform)
     leaves = architecture.params(spec)
-    _check_quantization(config, device.platform, dtype)
+    _check_quantization(config, platform, dtype)
     shapes = abstract_params(leaves, dtype, config.quantization)
     check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
 
-    backend = choose_backend(config.attention_backend, device.platform, dtype)
+    backend = choose_backend(config.attention_backend, platform, dtype)
     layer_caches = architecture.cache(spec)
     groups = (CacheGroup(cache=layer_caches[0], layers=tuple(range(len(layer_caches)))),)
     page_bytes = bytes_per_page(backend, layer_caches, page_size=config.block_size, dtype=dtype)
     weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    size = _cache_size(config, spec, device, page_bytes, weight_bytes)
-    config, chunk_tokens = _resolve_limits(config, size, device.platform)
+    size = _cache_size(config, spec, placement.memory(weight_bytes), page_bytes)
+    config, chunk_tokens = _resolve_limits(config, size, platform)
     spec = spec.for_length(size.max_model_len)
     make = partial(
         make_pages, backend, layer_caches, num_pages=size.num_pages, page_size=config.block_size, dtype=dtype
@@ -148,12 +152,12 @@ def build(
         on_checked(checked)
     directory = use_compilation_cache(config.compilation_cache_dir)
 
-    peak_rates = get_peak_rates(device, dtype, config.quantization) if config.roofline else None
+    peak_rates = get_peak_rates(placement.devices[0], dtype, config.quantization) if config.roofline else None
     model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size, groups)
-    buckets = _buckets(config, device.platform, chunk_tokens)
+    buckets = _buckets(config, platform, chunk_tokens)
     with ThreadPoolExecutor(1, "load") as executor:  # while programs are compiled, which needs only shapes
         loading = executor.submit(load_params, checkpoint, leaves, shapes, progress=progress)
-        runner = _runner(config, model, list(shapes.values()), make, spec, size, device, buckets, directory)
+        runner = _runner(config, model, list(shapes.values()), make, spec, size, placement, buckets, directory)
         hits_before = compile_counter.cache_hits
         num_programs = runner.compile(progress, directory)
         weights = loading.result()
@@ -176,7 +180,7 @@ def build(
         generation_config=checked.generation_config,
         buckets=buckets,
         num_pages=size.num_pages,
-        description=_describe(config, spec, path, device, dtype, backend, size, weight_bytes, buckets)
+        description=_describe(config, spec, path, placement, dtype, backend, size, weight_bytes, buckets)
         | ({"limits": str(peak_rates)} if peak_rates else {})
         | {"programs": _describe_programs(num_programs, hits, directory)},
     )
@@ -222,9 +226,7 @@ def _check_quantization(config: EngineConfig, platform: str, dtype: np.dtype) ->
         )
 
 
-def _cache_size(
-    config: EngineConfig, spec: DecoderSpec, device: Device, page_bytes: int, weight_bytes: int
-) -> CacheSize:
+def _cache_size(config: EngineConfig, spec: DecoderSpec, memory: MemoryFacts, page_bytes: int) -> CacheSize:
     limit = spec.max_position_embeddings
     if config.max_model_len is not None and config.max_model_len > limit:
         raise BadConfig(
@@ -232,7 +234,7 @@ def _cache_size(
             f" try --max-model-len {limit}, or leave it out."
         )
     return choose_cache_size(
-        memory=_memory(device, weight_bytes),
+        memory=memory,
         page_bytes=page_bytes,
         page_size=config.block_size,
         model_max_len=limit,
@@ -241,18 +243,6 @@ def _cache_size(
         kv_cache_memory_bytes=config.kv_cache_memory_bytes,
         num_gpu_blocks_override=config.num_gpu_blocks_override,
     )
-
-
-def _memory(device: Device, weight_bytes: int) -> MemoryFacts:
-    """Return the memory of a device, as if the weights were loaded already."""
-    if device.platform == "cpu":
-        ram = psutil.virtual_memory()
-        return MemoryFacts(platform="cpu", total_bytes=ram.total, free_bytes=max(0, ram.available - weight_bytes))
-    stats = device.memory_stats() or {}
-    total = stats.get("bytes_limit", 0)
-    free = total - stats.get("bytes_in_use", 0) - weight_bytes
-    # Logits, activations and the compiler's workspaces: a twentieth of the device has been enough so far.
-    return MemoryFacts(platform=device.platform, total_bytes=total, free_bytes=free, scratch_bytes=total // 20)
 
 
 def _resolve_limits(config: EngineConfig, size: CacheSize, platform: str) -> tuple[EngineConfig, int]:
@@ -296,13 +286,13 @@ def _runner(
     make: Callable[[], Any],
     spec: DecoderSpec,
     size: CacheSize,
-    device: Device,
+    placement: Placement,
     buckets: Buckets,
     directory: Path | None,
 ) -> Runner:
     assert config.max_num_seqs
     # jnp.zeros would compile a program for every shape; this is one program for all, saved with the others.
-    store = ProgramStore(directory, device, [model.backend.name, jax.tree.flatten(jax.eval_shape(make))])
+    store = ProgramStore(directory, placement, [model.backend.name, jax.tree.flatten(jax.eval_shape(make))])
     pages = compile_all({"pages": jax.jit(make).lower}, store, None)["pages"]()
     return Runner(
         model,
@@ -317,7 +307,7 @@ def _runner(
         ),
         all_logprobs=config.max_logprobs == -1,
         batch_invariant=config.batch_invariant,
-        device=device,
+        placement=placement,
     )
 
 
@@ -356,7 +346,7 @@ def _describe(
     config: EngineConfig,
     spec: DecoderSpec,
     path: Path,
-    device: Device,
+    placement: Placement,
     dtype: np.dtype,
     backend: AttentionBackend,
     size: CacheSize,
@@ -368,7 +358,7 @@ def _describe(
         "model": config.model,
         "file": path.name,
         "architecture": f"{spec.architecture}, {spec.num_layers} layers, {spec.vocab_size} tokens in the vocabulary",
-        "device": f"{device.device_kind} ({device.platform}, jax {jax.__version__})",
+        "device": placement.describe(),
         "dtype": str(dtype),
         "attention": backend.name,
         "weights": f"{weight_bytes / 2**20:.0f} MiB, {_describe_quantization(config)}",

@@ -133,7 +133,8 @@ def compile_all(
         started = time.perf_counter()
         loaded = store.load(key)
         if loaded is None:
-            lowered = lowerings[key]()
+            with store.placement.as_default():
+                lowered = lowerings[key]()
             started = time.perf_counter()
             loaded = store.load_lowered(key, lowered)
         if loaded is not None:

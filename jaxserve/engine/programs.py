@@ -26,6 +26,8 @@ from typing import Any
 import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
+from jaxserve.parallel.placement import Placement
+
 log = logging.getLogger(__name__)
 
 Program = Any  # jax.stages.Compiled
@@ -44,20 +46,18 @@ MAX_AGE_S = 30 * 24 * 3600  # an entry that was not used for this long is delete
 
 
 class ProgramStore:
-    """The compiled programs of one device, by key. Safe in threads.
+    """The compiled programs of one placement, by key. Safe in threads.
 
     directory     Where the programs are; None: nothing is saved and nothing found.
-    device        The device that the programs run on.
+    placement     The devices that the programs run on.
     facts         Everything that the programs depend on besides versions, sources and flags: shapes, dtypes, settings.
     loaded_keys   The keys of the programs that were found.
     """
 
-    def __init__(self, directory: Path | None, device: Any, facts: Iterable[Any] = ()) -> None:
-        self._directory, self._device = directory, device
+    def __init__(self, directory: Path | None, placement: Placement, facts: Iterable[Any] = ()) -> None:
+        self._directory, self.placement = directory, placement
         flags = [os.environ.get(flag) for flag in ENV_FLAGS]
-        self._machine = _hash(
-            jax.__version__, device.client.platform_version, device.device_kind, device.id, flags, sys.version_info
-        )
+        self._machine = _hash(jax.__version__, *placement.key, flags, sys.version_info)
         self._facts = _hash(self._machine, hash_sources(), *facts)
         self.loaded_keys: set[Hashable] = set()
         self._lock = threading.Lock()
@@ -116,7 +116,7 @@ class ProgramStore:
             if sha256(payload).digest() != entry[:DIGEST_BYTES]:
                 raise ValueError("it is damaged")
             executable, in_tree, out_tree = pickle.loads(payload)
-            program = deserialize_and_load(executable, in_tree, out_tree, execution_devices=[self._device])
+            program = deserialize_and_load(executable, in_tree, out_tree, execution_devices=self.placement.devices)
         except Exception as error:  # whatever is wrong with it, it is compiled again
             log.warning("the compiled program %s is of no use and is made again: %s", name, _first_line(error))
             with suppress(OSError):

@@ -35,6 +35,7 @@ from jaxserve.engine.plan import (
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step import ModelContext
 from jaxserve.layers.quant import PackedWeight
+from jaxserve.parallel.placement import Placement
 from jaxserve.sampling.penalties import PenaltyState
 from jaxserve.sampling.sampler import LogprobsConfig, SampleMode, SamplerOutput
 
@@ -86,7 +87,7 @@ class StepHandle:
 
 
 class Runner:
-    """The owner of one device's arrays, which runs steps. Arrays are donated to programs, so nothing else may keep one.
+    """The owner of one replica's arrays, which runs steps. They are donated to programs, so nothing else may keep one.
 
     model               The static description of the model.
     weights             The weights in the order of model.paths; or their shapes, and `place_weights` brings them later.
@@ -99,7 +100,7 @@ class Runner:
     all_logprobs        Log-probabilities of the whole vocabulary may be asked for.
     batch_invariant     Run everything with one shape and one sampler, so that the bits of a token do not depend on the
                         rest of the step; a prompt chunk then has a line for each token, like decode rows.
-    device              The device; by default JAX's first one.
+    placement           The devices.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Runner:
         logprobs_config: LogprobsConfig,
         all_logprobs: bool = False,
         batch_invariant: bool = False,
-        device: Any = None,
+        placement: Placement,
     ) -> None:
         self._model, self._weights, self._pages = model, tuple(weights), pages
         self._pad_row = max_num_seqs  # one more row, which padding writes into
@@ -129,7 +130,7 @@ class Runner:
             batch_invariant=batch_invariant,
             all_logprobs=all_logprobs,
         )
-        self._device = device or jax.devices()[0]
+        self._placement = placement
         self._last_token_R = self._put(np.zeros(max_num_seqs + 1, np.int32))
         self._penalties: PenaltyState | None = None
         counts = self._shapes.sample_row_counts
@@ -148,7 +149,7 @@ class Runner:
         progress    Called after every program.
         directory   The program store's directory; None: nothing is loaded or saved.
         """
-        store = ProgramStore(directory, self._device, self._fingerprint())
+        store = ProgramStore(directory, self._placement, self._fingerprint())
         lowerings = make_lowerings(self._shapes, self._weights, self._pages, self._last_token_R)
         self._programs = compile_all(lowerings, store, progress)
         self._loaded_keys = store.loaded_keys
@@ -177,7 +178,7 @@ class Runner:
         jax.block_until_ready((sampled, self._pages, self._last_token_R))
 
     def _warm_up_sizes(self, sizes: Sequence[int]) -> list[int]:
-        ran_before = self._device.platform == "cpu" and self._loaded_keys == self._programs.keys()
+        ran_before = self._placement.platform == "cpu" and self._loaded_keys == self._programs.keys()
         return list(sizes[:1] if ran_before else sizes)
 
     def execute(self, plan: StepPlan) -> StepHandle:
@@ -360,7 +361,7 @@ class Runner:
         ]
 
     def _put(self, array: np.ndarray | np.generic) -> Array:
-        return jax.device_put(array, self._device)
+        return jax.device_put(array, self._placement.replicated)
 
 
 def _arrays(handle: StepHandle) -> Any:

@@ -99,7 +99,8 @@ def test_a_wrong_call_says_in_one_sentence_what_to_write(llm, call, said):
     ("settings", "said"),
     [
         ({"max_num_seq": 4}, "did you mean max_num_seqs"),
-        ({"tensor_parallel_size": 2}, "must be 1, got 2"),
+        ({"pipeline_parallel_size": 2}, "must be 1, got 2"),
+        ({"tensor_parallel_size": 0}, "must be at least 1, got 0"),
         ({"max_model_len": "8k"}, "max_model_len must be int, got '8k'"),
         ({"dtype": "float16"}, "dtype must be auto or float32 or bfloat16"),
         ({"quantization": "fp8"}, "quantization must be none or int8 or int4"),

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from jaxserve.cache.sizing import MemoryFacts, choose_cache_size, num_pages_for, num_pages_within
+from jaxserve.cache.sizing import choose_cache_size, num_pages_for, num_pages_within
 from jaxserve.config import GIB, MIB
 from jaxserve.errors import BadConfig, OutOfMemory
+from jaxserve.parallel.placement import MemoryFacts
 
 LAPTOP = MemoryFacts(platform="cpu", total_bytes=24 * GIB, free_bytes=20 * GIB)
 GPU = MemoryFacts(platform="gpu", total_bytes=100 * GIB, free_bytes=80 * GIB, scratch_bytes=2 * GIB)

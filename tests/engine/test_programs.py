@@ -11,6 +11,7 @@ from jaxserve.engine.build import build
 from jaxserve.engine.compile import compile_all, compile_counter
 from jaxserve.engine.programs import PROGRAM_SUFFIX, ProgramStore
 from jaxserve.engine.request import Request
+from jaxserve.parallel.placement import single_placement
 from jaxserve.sampling_params import SamplingParams
 
 PROMPT = tuple(range(5, 25))
@@ -84,7 +85,7 @@ def doubled(store, log=None):
 
 @pytest.fixture
 def store(tmp_path):
-    return lambda *facts: ProgramStore(tmp_path, jax.devices()[0], facts)
+    return lambda *facts: ProgramStore(tmp_path, single_placement(), facts)
 
 
 def test_a_found_program_takes_over_what_is_donated_and_copies_nothing(store):
@@ -120,7 +121,7 @@ def test_a_hit_is_counted_and_shown(store):
 
 def test_a_disk_that_takes_nothing_costs_one_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
-    store = ProgramStore(tmp_path / "file", jax.devices()[0])
+    store = ProgramStore(tmp_path / "file", single_placement())
     for _ in range(2):
         assert (doubled(store)(jnp.ones(100_000)) == 2).all()
     assert caplog.text.count("cannot be") == 1

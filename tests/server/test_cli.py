@@ -90,7 +90,7 @@ def test_json_is_laid_under_dotted_keys() -> None:
     [
         (["--max-model-lne", "3"], "unknown flag --max-model-lne; did you mean --max-model-len?"),
         (["--quite-different"], "unknown flag --quite-different"),
-        (["--tensor-parallel-size", "2"], "--tensor-parallel-size 2 is not served: one device"),
+        (["--pipeline-parallel-size", "2"], "--pipeline-parallel-size 2 is not served: devices"),
         (["--no-enable-chunked-prefill"], "prompts are always read in chunks"),
         (["--port", "many"], "'many' is no whole number"),
         (["--override-generation-config", "{"], "is not JSON"),

@@ -80,8 +80,8 @@ def test_what_is_refused_is_named_with_the_reason_unless_it_asks_for_what_is_don
 
 
 def test_all_that_is_refused_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = refusal(capsys, "m", "-tp", "2", "--enable-lora", "--enforce-eager", "--max-mdoel-len", "8")
-    assert [line.split()[2] for line in shown.splitlines()] == ["--tensor-parallel-size", "--enable-lora", "unknown"]
+    shown = refusal(capsys, "m", "-pp", "2", "--enable-lora", "--enforce-eager", "--max-mdoel-len", "8")
+    assert [line.split()[2] for line in shown.splitlines()] == ["--pipeline-parallel-size", "--enable-lora", "unknown"]
 
 
 @pytest.mark.parametrize("words", LINES, ids=range(len(LINES)))
@@ -93,21 +93,25 @@ def test_a_pasted_line_starts_or_is_refused_flag_by_flag(capsys: pytest.CaptureF
             assert " is not served" in line or any(name in line for name in MISTYPED)
 
 
-def test_a_third_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[str]) -> None:
-    """The others ask for several devices, packed checkpoints, drafts, adapters or plug-ins."""
+def test_more_than_half_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[str]) -> None:
+    """The others ask for pipelines, packed checkpoints, drafts, adapters or plug-ins."""
     started = 0
     for words in LINES:
         try:
             started += bool(said(*words))
         except SystemExit:
             continue
-    assert (started, len(LINES)) == (33, 92)
+    assert (started, len(LINES)) == (53, 92)
 
 
 @pytest.mark.parametrize(
     ("words", "values"),
     [
-        (["-tp", "1", "-pp=1", "-dp", "1", "-O3", "-O", "2", "-O=1", "-asc", "1"], {}),
+        (
+            ["-tp", "2", "-dp", "3", "-ep"],
+            {"tensor_parallel_size": 2, "data_parallel_size": 3, "enable_expert_parallel": True},
+        ),
+        (["-pp=1", "-O3", "-O", "2", "-O=1", "-asc", "1"], {}),
         (["-q", "int8"], {"quantization": "int8"}),
         (["-cc.mode=3", "-cc", "{}", "--compilation_config.pass_config.fuse", "true"], {}),
         (["--limit-mm-per-prompt.image", "4", "--kernel-config.enable_flashinfer_autotune=False"], {}),
@@ -117,7 +121,7 @@ def test_a_third_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[str]) -
         (["--enable-chunked-prefill", "True"], {}),
         (["--enable-prefix-caching=false"], {"enable_prefix_caching": False}),
         (["--no-enable-prefix-caching", "False"], {"enable_prefix_caching": True}),
-        (["--no-enable-lora", "--enable-expert-parallel=false"], {}),
+        (["--no-enable-lora", "--enable-eplb=false"], {}),
         (["--async-scheduling"], {"overlap": True}),
         (["--no-async-scheduling"], {"overlap": False}),
         (["--disable-log-requests"], {"enable_log_requests": False}),

@@ -1,0 +1,111 @@
+"""Placement: the devices of one replica. Everything that touches a device asks it."""
+
+from collections.abc import Hashable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import jax
+import psutil
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from jaxserve.config import EngineConfig
+from jaxserve.parallel.mesh import Device, find_devices, make_mesh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFacts:
+    """Total and free memory of one device in bytes: RAM on a CPU, else the device's memory.
+
+    scratch_bytes is what one step needs beside weights and pages; weights are counted as used already.
+    """
+
+    platform: str
+    total_bytes: int
+    free_bytes: int
+    scratch_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The devices of one replica, in the order of their ranks, and how its arrays lie on them.
+
+    devices        The devices; several hold the weights of one replica together.
+    num_siblings   The number of devices of all replicas in this process; on a CPU they share its RAM.
+    """
+
+    devices: tuple[Device, ...]
+    num_siblings: int = 1
+
+    @property
+    def size(self) -> int:
+        """The number of devices."""
+        return len(self.devices)
+
+    @property
+    def platform(self) -> str:
+        """JAX's name for the kind of devices: cpu, gpu or tpu."""
+        return self.devices[0].platform
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh of the devices."""
+        return make_mesh(self.devices)
+
+    @property
+    def replicated(self) -> Sharding:
+        """The sharding of an array that every device has whole."""
+        if self.size == 1:
+            return SingleDeviceSharding(self.devices[0])
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """Facts about the devices that compiled programs depend on, for the program store."""
+        client = self.devices[0].client
+        kinds = tuple((device.device_kind, device.id) for device in self.devices)
+        return client.platform_version, kinds
+
+    def as_default(self) -> AbstractContextManager[None]:
+        """Return a context in which JAX creates arrays and programs on the first device."""
+        return jax.default_device(self.devices[0])
+
+    def memory(self, weight_bytes: int) -> MemoryFacts:
+        """Return the memory of one device, as if its part of the weights, `weight_bytes`, were loaded already."""
+        device = self.devices[0]
+        if device.platform == "cpu":
+            ram = psutil.virtual_memory()
+            free = ram.available // self.num_siblings - weight_bytes
+            return MemoryFacts(platform="cpu", total_bytes=ram.total // self.num_siblings, free_bytes=max(0, free))
+        stats = device.memory_stats() or {}
+        total = stats.get("bytes_limit", 0)
+        free = total - stats.get("bytes_in_use", 0) - weight_bytes
+        # Logits, activations and the compiler's workspaces: a twentieth of the device has been enough so far.
+        return MemoryFacts(platform=device.platform, total_bytes=total, free_bytes=free, scratch_bytes=total // 20)
+
+    def describe(self) -> str:
+        """Return the devices in words, for the start-up table."""
+        device = self.devices[0]
+        text = f"{device.device_kind} ({device.platform}, jax {jax.__version__})"
+        return text if self.size == 1 else f"{self.size} x {text}"
+
+
+def choose_placements(config: EngineConfig) -> tuple[Placement, ...]:
+    """Return the placement of each replica: replica i has the devices [i * tp, (i + 1) * tp).
+
+    Raises BadConfig if there are too few devices.
+    """
+    size, num_replicas = config.tensor_parallel_size, config.data_parallel_size
+    reason = f"tensor_parallel_size={size}"
+    if num_replicas > 1:
+        reason = (
+            f"data_parallel_size={num_replicas} with {reason}" if size > 1 else f"data_parallel_size={num_replicas}"
+        )
+    devices = find_devices(size * num_replicas, reason)
+    return tuple(
+        Placement(devices[first : first + size], num_siblings=len(devices)) for first in range(0, len(devices), size)
+    )
+
+
+def single_placement() -> Placement:
+    """Return the placement on JAX's first device alone."""
+    return Placement(find_devices(1, "a model"))
