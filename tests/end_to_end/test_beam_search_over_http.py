@@ -63,7 +63,7 @@ async def test_an_end_token_is_the_reason_the_primary_one_too(api, llm):
         ({"logit_bias": {"70": 100}, "bad_words": ["CC"]}, lambda ids: (70, 70) not in pairwise(ids)),
         ({"min_tokens": 9}, lambda ids: len(ids) >= 9),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 async def test_what_shapes_a_draw_shapes_a_search(api, llm, fields: dict[str, Any], check):
     if "bad_words" in fields:

@@ -92,7 +92,7 @@ def test_length_penalty_ranks_a_search(ask, penalty):
         ({"logit_bias": {str(COMMA): 50}, "stop_token_ids": [COMMA]}, lambda ids: ids == [COMMA]),
         ({"logit_bias": {str(COMMA): 50}, "stop": [",,"]}, lambda ids: ids == [COMMA, COMMA]),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_a_search_honours_what_shapes_and_ends_an_answer(ask, fields, holds):
     reply = ask.chat(FOX, use_beam_search=True, n=1, max_tokens=4, return_token_ids=True, **fields)
