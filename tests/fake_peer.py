@@ -1,8 +1,8 @@
-"""Stand-ins for the programs that scripts/bench_peers starts, as programs: python -m tests.fake_peer KIND …
+"""Stand-ins for the programs that scripts/bench peers starts, as programs: python -m tests.fake_peer KIND …
 
 serve PORT      answers every chat with as many words as it may have
 refuse          ends at once, as a server does that does not know a flag
-static FLAGS    scripts/bench_transformers, without any work
+static FLAGS    scripts/bench transformers, without any work
 bench FLAGS     llama-bench, without any work
 """
 

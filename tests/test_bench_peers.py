@@ -1,4 +1,4 @@
-"""scripts/bench_peers from end to end, against servers that are none: everybody's turn, the report, the plot."""
+"""scripts/bench peers from end to end, against servers that are none: everybody's turn, the report, the plot."""
 
 import json
 import subprocess
@@ -12,17 +12,13 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 SCRIPTS = REPO / "scripts"
-MODULES = ("peers_contenders", "peers_measure", "peers_plot", "peers_report", "peers_rounds")
+MODULES = ("contenders", "measure", "plot", "report", "rounds")
 NAMES = ["jaxserve float32", "llama.cpp f32", "transformers float32"]
 
 
 @pytest.fixture(scope="module")
 def peers() -> dict[str, ModuleType]:
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        return {name.removeprefix("peers_"): import_module(name) for name in MODULES}
-    finally:
-        sys.path.remove(str(SCRIPTS))
+    return {name: import_module(f"scripts.benchmarks.peers.{name}") for name in MODULES}
 
 
 def program(kind: str, *words: str) -> tuple[str, ...]:
@@ -102,7 +98,7 @@ def test_whoever_cannot_run_is_named_with_the_reason(found: dict[str, Any]) -> N
 
 def test_the_report_and_the_plot_come_from_the_results_alone(results: Path, tmp_path: Path) -> None:
     plot = tmp_path / "images" / "plot.png"
-    command = [sys.executable, str(SCRIPTS / "bench_peers"), "--report", str(results), "--plot", str(plot)]
+    command = [sys.executable, str(SCRIPTS / "bench"), "peers", "--report", str(results), "--plot", str(plot)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert plot.read_bytes().startswith(b"\x89PNG")
     for line in ("| jaxserve float32 | ", "| llama.cpp f32 | ", "| 1 stream, float32 ÷ llama.cpp f32 | "):
@@ -134,7 +130,7 @@ def test_the_last_chunk_of_a_prompt_attends_to_all_before_it(peers: dict[str, Mo
 def test_the_table_of_contenders_says_what_is_missing(peers: dict[str, ModuleType], tmp_path: Path) -> None:
     everybody = {one.name: one for one in peers["contenders"].contenders(tmp_path, "model")}
     assert everybody["llama.cpp q8_0"].missing == (
-        "no llama-server and no model.q8_0.gguf; scripts/bench_peers --prepare makes them"
+        "no llama-server and no model.q8_0.gguf; scripts/bench peers --prepare makes them"
     )
     assert everybody["vLLM float32"].missing and not everybody["jaxserve float32"].missing
     assert "--no-enable-prefix-caching" in everybody["jaxserve float32"].command

@@ -66,10 +66,10 @@ def sources(*tops: str) -> list[Path]:
 
 
 def programs() -> list[Path]:
-    """Everything of tests and scripts; those in scripts/clients run in environments of their own."""
-    scripts = [file for file in sorted((ROOT / "scripts").iterdir()) if file.is_file()]
-    pythons = [file for file in scripts if file.suffix == ".py" or _is_python(file)]
-    return [*sources("tests"), *pythons]
+    """Everything of tests and scripts; those in tests/clients/programs run in environments of their own."""
+    commands = [file for file in sorted((ROOT / "scripts").iterdir()) if file.is_file() and _is_python(file)]
+    foreign = ROOT / "tests" / "clients" / "programs"
+    return [*(file for file in sources("tests", "scripts") if not file.is_relative_to(foreign)), *commands]
 
 
 def _is_python(file: Path) -> bool:

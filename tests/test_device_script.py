@@ -1,4 +1,4 @@
-"""scripts/device.py in toy shapes: every part runs to its end, and what it says adds up."""
+"""scripts/device in toy shapes: every part runs to its end, and what it says adds up."""
 
 import importlib
 import json
@@ -12,7 +12,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 def device(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / "device.py"), "--tiny", *words]
+    command = [sys.executable, str(SCRIPTS / "device"), "--tiny", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
 
@@ -25,9 +25,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def models(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("device_models")
+def models():
+    return importlib.import_module("scripts.device_checks.models")
 
 
 def test_every_part_leaves_records_and_none_breaks(whole):
@@ -67,14 +66,14 @@ def test_the_engine_answers_every_request_it_had_time_for(whole):
 
 
 def test_a_part_in_its_own_process_says_the_same(tmp_path):
-    done = device("--apart", "--only", "machine", "--json", str(tmp_path / "machine.json"))
+    done = device("machine", "--apart", "--json", str(tmp_path / "machine.json"))
     assert done.returncode == 0, done.stderr
     [record] = json.loads((tmp_path / "machine.json").read_text())["records"]
     assert record["kind"] == "machine" and record["copy_bytes_per_s"] > 0
 
 
 def test_an_unknown_part_is_refused_by_name():
-    done = device("--only", "machine,coffee")
+    done = device("machine", "coffee")
     assert done.returncode == 2 and "unknown parts coffee" in done.stderr
 
 

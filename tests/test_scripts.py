@@ -7,7 +7,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,14 +18,12 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @pytest.fixture(scope="module")
-def results() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(SCRIPTS))
-    yield importlib.import_module("bench_results")
-    sys.path.remove(str(SCRIPTS))
+def results() -> ModuleType:
+    return importlib.import_module("scripts.benchmarks.results")
 
 
 def bench(url: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / "bench_serving"), "--url", url, "--json", "-", *words]
+    command = [sys.executable, str(SCRIPTS / "bench"), "serving", "--url", url, "--json", "-", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

@@ -34,7 +34,7 @@ def test_the_terminal_talks_to_it(server: RunningServer) -> None:
 
 def test_the_benchmark_measures_it(server: RunningServer) -> None:
     words = ["--concurrency", "1", "3", "--num-prompts", "4", "--input-len", "60", "--output-len", "9", "--json", "-"]
-    ended = run(str(SCRIPTS / "bench_serving"), "--url", server.url, *words)
+    ended = run(str(SCRIPTS / "bench"), "serving", "--url", server.url, *words)
     assert ended.returncode == 0, ended.stderr
     for result in json.loads(ended.stdout):
         assert (result["completed"], result["total_output_tokens"], result["total_input_tokens"]) == (4, 36, 240)

@@ -15,7 +15,7 @@ from jaxserve.structured.exact_numbers import format_number
 from jaxserve.structured.grammar_expr import JsonSchema, JsonWhitespace
 from jaxserve.structured.number_patterns import decimal_range_pattern, integer_range_pattern
 from jaxserve.structured_outputs import StructuredOutputs
-from scripts.structured_numbers import find_faults
+from scripts.structured_checks.numbers import find_faults
 from tests.structured.byte_tokenizer import accepts, matcher_of
 
 NUM_SEEDS = 250

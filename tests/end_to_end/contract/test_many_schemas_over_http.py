@@ -6,7 +6,7 @@ from collections import Counter
 import httpx
 import pytest
 
-from scripts.structured_cases import Case, judge, make_cases
+from scripts.structured_checks.cases import Case, judge, make_cases
 from tests.end_to_end.contract.api_client import CHAT
 
 pytestmark = pytest.mark.assets

@@ -1,0 +1,103 @@
+"""The time of plan() and apply() in each step, for a batch that does not change: scripts/bench host [--json FILE]"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxserve.cache.pool import PagePool
+from jaxserve.cache.prefix import PrefixIndex
+from jaxserve.engine.engine import Engine
+from jaxserve.engine.plan import SampledTokens, StepMasks, StepPlan, StepResult
+from jaxserve.engine.request import Request
+from jaxserve.engine.scheduler import Scheduler
+from jaxserve.engine.stats import Stats
+from jaxserve.sampling_params import SamplingParams
+
+ROWS, STEPS, PAGE, LONGEST, VOCAB = (32, 256), 300, 16, 8192, 50_000
+
+
+class Nothing:
+    """A device that answers at once, always the same."""
+
+    def forward(self, plan: StepPlan) -> StepPlan:
+        return plan
+
+    def sample(self, handle: StepPlan, masks: StepMasks) -> StepPlan:
+        return handle
+
+    def fetch(self, handle: StepPlan) -> StepResult:
+        chunks = tuple((_tokens(1),) for _ in handle.chunks)
+        return StepResult(_tokens(len(handle.decode)) if handle.decode else None, chunks, (None,) * len(chunks))
+
+    def close(self) -> None:
+        pass
+
+
+def measure_scheduler() -> list[dict[str, Any]]:
+    """Microseconds of this thread's own time by step, for each number of rows; contexts grow from 40 or so tokens."""
+    results = []
+    for rows in ROWS:
+        engine = _decoding(rows)
+        times = []
+        for _ in range(STEPS):
+            started = time.thread_time()
+            engine.step()
+            times.append(1e6 * (time.thread_time() - started))
+        results.append(
+            {"rows": rows, "median_us": statistics.median(times), "p90_us": statistics.quantiles(times, n=10)[-1]}
+        )
+    return results
+
+
+def _decoding(rows: int) -> Engine:
+    """An engine in which so many requests decode, with hundreds of tokens to go, page borders at different times."""
+    pool = PagePool(rows * (STEPS // PAGE + 8) + 1)
+    scheduler = Scheduler(
+        pool,
+        PrefixIndex(pool, PAGE),
+        Stats(LONGEST),
+        page_size=PAGE,
+        max_num_seqs=rows,
+        max_num_batched_tokens=4 * rows,
+        max_chunk_tokens=4 * rows,
+        max_pages_per_row=LONGEST // PAGE,
+        vocab_size=VOCAB,
+        max_logprobs=20,
+    )
+    engine = Engine(scheduler, Nothing(), overlap=True)
+    params = SamplingParams(temperature=0, max_tokens=STEPS + 500)
+    for at in range(rows):
+        prompt = tuple(range(at * 100, at * 100 + 20 + at % 37))
+        engine.add(Request(at, prompt, params, 0, len(prompt) + STEPS + 500))
+    for _ in range(40):
+        engine.step()
+    assert scheduler.num_running == rows
+    return engine
+
+
+def _tokens(n: int) -> SampledTokens:
+    return SampledTokens(np.full(n, 7, np.int32))
+
+
+def main(words: Sequence[str]) -> int:
+    """Measure the scheduler, print a line for each number of rows, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="bench host", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the numbers here, too")
+    arguments = parser.parse_args(words)
+    results = measure_scheduler()
+    print("\n".join(map(describe, results)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"host": results}, indent=1))
+    return 0
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Return one result of `measure_scheduler` as a sentence."""
+    times = f"{result['median_us']:.0f} us a step, p90 {result['p90_us']:.0f} us"
+    return f"scheduler, {result['rows']} unchanged rows: {times}"

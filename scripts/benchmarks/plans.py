@@ -1,0 +1,48 @@
+"""Plans of one decode step or one prefill chunk, for timing: nobody reads the output."""
+
+import numpy as np
+
+from jaxserve.engine.build import LoadedEngine
+from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
+from jaxserve.sampling.columns import empty_row, pack_params
+from jaxserve.sampling.sampler import SampleMode
+from jaxserve.sampling_params import SamplingParams
+
+
+def decode_plan(built: LoadedEngine, rows: int, context: int, mode: SampleMode) -> StepPlan:
+    """Plan a decode step of rows with `context` tokens each; rows may share pages."""
+    page, width = built.config.block_size, -(-(built.config.max_model_len or 0) // built.config.block_size)
+    needed = -(-(context + 1) // page)
+    order = np.arange(rows * needed) % (built.num_pages - 1) + 1
+    table = np.zeros((rows, width), np.int32)
+    table[:, :needed] = order.reshape(rows, needed)
+    params = SamplingParams(temperature=0.0 if mode == SampleMode.GREEDY else 0.8, top_p=0.95)
+    return StepPlan(
+        decode=DecodeBatch(
+            request_ids=tuple(range(rows)),
+            epochs=(0,) * rows,
+            row_B=np.arange(rows, dtype=np.int32),
+            position_B=np.full(rows, context, np.int32),
+            page_tables_BW=(table,),
+            sampling_BS=np.tile(pack_params(params, 1), (rows, 1)),
+            mode=mode,
+        )
+    )
+
+
+def prefill_plan(built: LoadedEngine, tokens: int, start: int) -> StepPlan:
+    """Plan a chunk of `tokens` tokens behind `start` tokens that are in the cache already."""
+    one = decode_plan(built, 1, start + tokens, SampleMode.GREEDY).decode
+    assert one is not None
+    chunk = Chunk(
+        request_id=0,
+        epoch=0,
+        row=0,
+        start=start,
+        token_ids=np.arange(tokens, dtype=np.int32) % built.spec.vocab_size,
+        page_tables_W=(one.page_tables_BW[0][0],),
+        sampling_S=empty_row(),
+        mode=SampleMode.GREEDY,
+        is_last=True,
+    )
+    return StepPlan(chunks=(chunk,))

@@ -1,0 +1,173 @@
+"""Engines over random weights for scripts/device, the plans it times, and the least work of each.
+
+Imports jax, flax and numpy only, so that it runs where nothing else is installed.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxserve.attention import choose_backend
+from jaxserve.cache.groups import CacheGroup
+from jaxserve.cache.pages import bytes_per_page, make_pages
+from jaxserve.cache.pool import PagePool
+from jaxserve.cache.prefix import PrefixIndex
+from jaxserve.engine.buckets import Buckets
+from jaxserve.engine.engine import Engine
+from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
+from jaxserve.engine.runner import Runner
+from jaxserve.engine.scheduler import Scheduler
+from jaxserve.engine.stats import Stats
+from jaxserve.engine.step import ModelContext
+from jaxserve.models.cost import Cost
+from jaxserve.models.registry import abstract_decoder, find_architecture
+from jaxserve.models.spec import DecoderSpec
+from jaxserve.parallel.placement import single_placement
+from jaxserve.sampling.columns import empty_row
+from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
+from scripts.device_checks.shapes import Work, config_of
+
+PAGE, MAX_LOGPROBS = 16, 5
+
+
+def decode_work(cost: Cost, itemsize: int, rows: int, context: int) -> Work:
+    weights = cost.body + cost.head
+    per_token = sum(layers.num_layers * layers.cached_numbers for layers in cost.attention) * itemsize
+    return Work(weights * itemsize, 2.0 * weights * rows, float(rows * context * per_token))
+
+
+def prefill_work(cost: Cost, itemsize: int, tokens: int) -> Work:
+    """One prompt from nothing: every token through the body, one through the head, half a square of attention."""
+    attention = sum(layers.num_layers * layers.flops for layers in cost.attention) * tokens * tokens / 2
+    return Work((cost.body + cost.head) * itemsize, 2.0 * cost.body * tokens + 2.0 * cost.head + attention)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A runner over random weights, and what it was made for."""
+
+    runner: Runner
+    spec: DecoderSpec
+    itemsize: int
+    num_pages: int
+    width: int
+    backend: str
+
+
+def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted: int, attention: str) -> Machine:
+    """Weights made on the device leaf by leaf, as many pages as wanted and as fit, every shape compiled and run."""
+    device = jax.devices()[0]
+    config = config_of(model, tiny=tiny)
+    architecture = find_architecture(config)
+    spec = architecture.spec(config)
+    dtype = np.dtype(jnp.dtype("float32" if device.platform == "cpu" else "bfloat16"))
+    _, shapes = abstract_decoder(spec, dtype)
+    weights = [random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, leaf in enumerate(shapes.values())]
+    backend = choose_backend(attention, device.platform, dtype)
+    layer_caches = architecture.cache(spec)
+    page_bytes = bytes_per_page(backend, layer_caches, page_size=PAGE, dtype=dtype)
+    stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
+    free = stats.get("bytes_limit", 2**40) - stats.get("bytes_in_use", 0)
+    num_pages = 1 + min(pages_wanted, int(0.85 * free) // page_bytes)
+    pages = make_pages(backend, layer_caches, num_pages=num_pages, page_size=PAGE, dtype=dtype)
+    width = -(-max_len // PAGE)
+    runner = Runner(
+        ModelContext(
+            spec,
+            dtype,
+            tuple(shapes),
+            backend,
+            PAGE,
+            (CacheGroup(cache=layer_caches[0], layers=tuple(range(len(layer_caches)))),),
+        ),
+        weights,
+        pages,
+        buckets=buckets,
+        max_pages_per_row=width,
+        vocab_size=spec.vocab_size,
+        max_num_seqs=buckets.decode[-1],
+        logprobs_config=LogprobsConfig(MAX_LOGPROBS, num_candidates=2),
+        placement=single_placement(),
+    )
+    runner.compile()
+    return Machine(runner, spec, dtype.itemsize, num_pages, width, backend.name)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def random_leaf(shape: tuple[int, ...], dtype: str, seed: int) -> jax.Array:
+    """Norms are ones; matrices are small, so that nothing overflows through 32 layers."""
+    if len(shape) == 1:
+        return jnp.ones(shape, dtype)
+    return 0.02 * jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def table_for(machine: Machine, rows: int, tokens: int) -> np.ndarray:
+    """Pages for `tokens` of every row. Where there are not enough, rows share: nobody reads the answer."""
+    needed = -(-tokens // PAGE)
+    table = np.zeros((rows, machine.width), np.int32)
+    table[:, :needed] = (np.arange(rows * needed) % (machine.num_pages - 1) + 1).reshape(rows, needed)
+    return table
+
+
+def decode_plans(machine: Machine, rows: int, context: int, steps: int) -> list[StepPlan]:
+    """A batch that decodes `steps` tokens behind `context` ones, greedily."""
+    table = table_for(machine, rows, context + steps)
+    return [
+        StepPlan(
+            decode=DecodeBatch(
+                request_ids=tuple(range(rows)),
+                epochs=(0,) * rows,
+                row_B=np.arange(rows, dtype=np.int32),
+                position_B=np.full(rows, context + step - 1, np.int32),
+                page_tables_BW=(table,),
+                sampling_BS=np.tile(empty_row(), (rows, 1)),
+                mode=SampleMode.GREEDY,
+            )
+        )
+        for step in range(steps)
+    ]
+
+
+def prefill_plans(machine: Machine, tokens: int, chunk: int) -> list[StepPlan]:
+    """One prompt in chunks, a step each."""
+    table = table_for(machine, 1, tokens)[0]
+    ids = np.arange(tokens, dtype=np.int32) % machine.spec.vocab_size
+    return [
+        StepPlan(
+            chunks=(
+                Chunk(
+                    request_id=0,
+                    epoch=0,
+                    row=0,
+                    start=start,
+                    token_ids=ids[start : start + chunk],
+                    page_tables_W=(table,),
+                    sampling_S=empty_row(),
+                    mode=SampleMode.GREEDY,
+                    is_last=start + chunk >= tokens,
+                ),
+            )
+        )
+        for start in range(0, tokens, chunk)
+    ]
+
+
+def engine_over(machine: Machine, *, rows: int, budget: int, max_len: int) -> Engine:
+    """The whole loop, offline: scheduler, pages, prefix index."""
+    pool = PagePool(machine.num_pages)
+    scheduler = Scheduler(
+        pool,
+        PrefixIndex(pool, PAGE),
+        Stats(max_len),
+        page_size=PAGE,
+        max_num_seqs=rows,
+        max_num_batched_tokens=budget,
+        max_chunk_tokens=budget,
+        max_pages_per_row=machine.width,
+        vocab_size=machine.spec.vocab_size,
+        max_logprobs=MAX_LOGPROBS,
+    )
+    return Engine(scheduler, machine.runner, overlap=True)
