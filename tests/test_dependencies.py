@@ -21,6 +21,7 @@ NEEDED_WITHOUT_IMPORT = {  # what is needed although no source of ours imports i
     "pyright": "scripts/test runs it",
     "pytest-asyncio": "the plugin behind asyncio_mode",
     "pytest-timeout": "the plugin behind timeout",
+    "pytest-xdist": "scripts/test runs the suite in two processes",
     "ruff": "scripts/test runs it",
     "sentencepiece": "transformers reads tokenizer.model with it",
     "ziglang": "jaxserve/native/library.py runs it as a module",
