@@ -1,1 +1,1 @@
-"""The pieces networks are made of: each a small NNX module, or a function of arrays."""
+"""Layers of networks: each a small NNX module or a function of arrays."""

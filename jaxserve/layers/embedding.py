@@ -1,4 +1,4 @@
-"""Token ids to vectors, and vectors back to logits. A packed table lies as its product wants it, [D, V]."""
+"""Embedding of token ids, and logits from vectors. A packed table is laid out for its product, [D, V]."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,20 +10,20 @@ from jaxserve.layers.linear import matmul_precision
 
 
 class Embedding(nnx.Module):
-    """One row per token of the vocabulary; a model with tied weights reads its logits from the same table."""
+    """A table with one row per token; a model with tied weights reads its logits from the same table."""
 
     def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
 
     def __call__(self, token_T: Array) -> Array:
-        """token_T int32 → x_TD. Ids outside the vocabulary read the nearest row; the doors refuse them before."""
+        """Return x_TD for token_T int32. Ids outside the vocabulary read the nearest row."""
         table = self.table.get_value()
         if isinstance(table, quant.PackedWeight):
             return quant.embedding_rows(table, token_T)
         return jnp.take(table, token_T, axis=0, mode="clip")
 
     def compute_logits(self, hidden_BD: Array) -> Array:
-        """hidden_BD → logits_BV float32, for a model whose head is tied to the embedding."""
+        """Return logits_BV float32 for hidden_BD, in a model whose head is tied to the embedding."""
         return compute_logits(hidden_BD, self.table.get_value())
 
 
@@ -34,12 +34,15 @@ class LMHead(nnx.Module):
         self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
 
     def compute_logits(self, hidden_BD: Array) -> Array:
-        """hidden_BD → logits_BV float32."""
+        """Return logits_BV float32 for hidden_BD."""
         return compute_logits(hidden_BD, self.table.get_value())
 
 
 def compute_logits(hidden_BD: Array, table_VD: Array | quant.PackedWeight) -> Array:
-    """How well each token's row fits; summed in float32, since half a bfloat16 step can change the best token."""
+    """Return the logits of vectors: products with every token's row, summed in float32.
+
+    Half a bfloat16 step can change the best token.
+    """
     if isinstance(table_VD, quant.PackedWeight):
         return quant.packed_matmul(hidden_BD.astype(jnp.float32), table_VD)[0]
     return jnp.einsum(

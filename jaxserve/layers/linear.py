@@ -1,4 +1,4 @@
-"""The matrix product every projection is made of. The weight says how: an array by einsum, a packed one by quant.py."""
+"""Linear layers: the product of an array by einsum, of a packed weight by quant.py."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,10 +9,10 @@ from jaxserve.layers import quant
 
 
 def matmul_precision(dtype: DTypeLike) -> lax.Precision | None:
-    """The precision that keeps a float32 product float32.
+    """Return the precision that keeps a float32 product float32.
 
-    GPUs round float32 operands to TF32 and TPUs to bfloat16 unless asked not to; someone who asks for float32 has
-    asked. CPUs ignore it, and for narrower types the default is already right.
+    By default GPUs round float32 operands to TF32 and TPUs to bfloat16. CPUs ignore it, and for narrower types the
+    default is already right.
     """
     return lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
@@ -28,12 +28,12 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width_out,), dtype)) if bias else None
 
     def __call__(self, x: Array) -> Array:
-        """x [T, in] → [T, out], in x's type."""
+        """Return [T, out] in x's type for x [T, in]."""
         return apply_linears(x, self)[0]
 
 
 def apply_linears(x: Array, *layers: Linear) -> tuple[Array, ...]:
-    """What each layer makes of the same x. Packed layers share one call."""
+    """Return the output of each layer for the same x. Packed layers share one call."""
     kernels = [layer.kernel.get_value() for layer in layers]
     packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
     if len(packed) == len(kernels):

@@ -1,7 +1,7 @@
 """Mixture of experts: a router chooses a few feed-forward blocks for every token, and sums them by weight.
 
 Tokens are sorted by expert and padded to blocks of a few rows each, so that all shapes are static. On CPUs a loop runs
-over the blocks that are filled and reads only the experts that somebody chose; elsewhere `jax.lax.ragged_dot` does the
+over the blocks that are filled and reads only chosen experts; elsewhere `jax.lax.ragged_dot` does the
 same in one kernel.
 """
 
@@ -24,7 +24,7 @@ FEW_TOKENS, ROWS_OF_FEW, ROWS_OF_MANY = 64, 8, 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSpec:
-    """How experts are chosen and weighed.
+    """The rule by which experts are chosen and weighted.
 
     score                each expert's score: softmax over all experts, or the sigmoid of its own logit
     top_k                experts a token

@@ -33,7 +33,7 @@ class Source:
 
     @property
     def part_shape(self) -> tuple[int, ...]:
-        """Shape of the part that is read, in the checkpoint's layout."""
+        """Return the shape of the part that is read, in the checkpoint's layout."""
         if self.rows is None:
             return self.shape
         shape = list(self.shape)
@@ -42,7 +42,7 @@ class Source:
 
     @property
     def row_axis(self) -> int:
-        """The axis that `rows` counts along."""
+        """Return the axis that `rows` counts along."""
         return 1 if len(self.shape) == 3 else 0
 
     def read(self, read_tensor: Callable[[str], np.ndarray]) -> np.ndarray:

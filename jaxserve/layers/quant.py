@@ -1,9 +1,9 @@
 """Weights packed in blocks of 32 inputs: int8 as codes and a scale, int4 as codes, a scale and a minimum.
 
 A block of one output takes 34 bytes in int8 and 20 in int4; scales and minima are float16, and the block forms are
-those that GGUF calls Q8_0 and Q4_1. How blocks lie in memory is told in native/linear.c, whose products read them.
-The same in plain jnp stands in for it where nothing can be compiled, and is what the kernel is held to; it unpacks
-the weights in every step, so it saves memory and costs time.
+those that GGUF calls Q8_0 and Q4_1. The order of blocks in memory is documented in native/linear.c, whose products read
+them. A plain jnp form replaces it where nothing can be compiled, and is the reference of the kernel's tests; it
+unpacks the weights in every step, so it saves memory and costs time.
 
 Errors, beside float32's own rounding: a weight is at most half its block's scale away from the one that was packed.
 An activation is at most half of the largest of its 32, divided by 127, away from itself.
@@ -34,8 +34,8 @@ BLOCK_BYTES: dict[PackedKind, int] = {"int8": GROUP_SIZE * (BLOCK_SIZE + 2), "in
 class PackedWeight:
     """A weight [in, out]: data uint8 [groups of 16 outputs, blocks of 32 inputs, BLOCK_BYTES], ends padded.
 
-    Experts are stacked along an axis before these; one is taken before it is multiplied with.
-    native   the kernel computes its products; else plain jnp does. Chosen once, when the weight is announced
+    Experts are stacked along an axis before these.
+    native   the kernel computes its products; else plain jnp does. Chosen once, in `abstract_packed`
     """
 
     data: Any
@@ -48,7 +48,7 @@ class PackedWeight:
 def abstract_packed(
     kind: PackedKind, width_in: int, width_out: int, native: bool | None = None, num_experts: int | None = None
 ) -> PackedWeight:
-    """Shape and type of a packed weight. Allocates nothing.
+    """Return shape and type of a packed weight. Allocates nothing.
 
     num_experts: so many weights, stacked.
     native None: where the kernels can be compiled. True raises BadConfig where they cannot.
@@ -63,12 +63,12 @@ def abstract_packed(
 
 
 def bytes_per_weight(kind: PackedKind) -> float:
-    """Scales and minima counted in."""
+    """Return bytes per weight, with scales and minima."""
     return BLOCK_BYTES[kind] / (GROUP_SIZE * BLOCK_SIZE)
 
 
 def packed_matmul(x_TI: Array, *weights: PackedWeight) -> tuple[Array, ...]:
-    """x @ weight for each of the weights, [T, out] in x's type. A row's bits depend on nothing but the row.
+    """Return x @ weight for each of the weights, [T, out] in x's type. The bits of a row depend on that row alone.
 
     Together they are one call, and x is rounded to int8 once.
     """
@@ -85,7 +85,7 @@ def packed_matmul(x_TI: Array, *weights: PackedWeight) -> tuple[Array, ...]:
 
 
 def round_activations(x_TI: Array) -> Array:
-    """Activations as the kernel sees them: int8 times a float32 scale for every 32."""
+    """Return the activations that the kernel computes with: int8 times a float32 scale for every 32."""
     rows, width = x_TI.shape
     x_TBK = jnp.pad(x_TI, ((0, 0), (0, -width % BLOCK_SIZE))).reshape(rows, -1, BLOCK_SIZE)
     max_abs = jnp.abs(x_TBK).max(-1, keepdims=True)
@@ -94,7 +94,7 @@ def round_activations(x_TI: Array) -> Array:
 
 
 def unpack(weight: PackedWeight) -> Array:
-    """[in, out] float32, every weight as its code says."""
+    """Return the weight [in, out] as float32, every number decoded."""
     value_GBQOI = _dequantize(*_split_fields(weight.kind, weight.data))
     groups, blocks = weight.data.shape[:2]
     value_IO = jnp.transpose(value_GBQOI, (1, 2, 4, 0, 3)).reshape(blocks * BLOCK_SIZE, groups * GROUP_SIZE)
@@ -102,7 +102,7 @@ def unpack(weight: PackedWeight) -> Array:
 
 
 def embedding_rows(weight: PackedWeight, index_T: Array) -> Array:
-    """What some outputs are made of, [T, in] float32: rows of a table that is packed for its product.
+    """Return rows [T, in] float32 of a table that is packed for its product, by their indices.
 
     Indices outside read the nearest.
     """
@@ -117,7 +117,7 @@ def embedding_rows(weight: PackedWeight, index_T: Array) -> Array:
 
 
 def _split_fields(kind: PackedKind, data: Array) -> tuple[Array, Array, Array | None]:
-    """data [..., bytes] → codes uint8 [..., fours, 16, 4], and scales and minima [..., 16]."""
+    """Return codes uint8 [..., fours, 16, 4], and scales and minima [..., 16], of data [..., bytes]."""
     *front, num_bytes = data.shape
     ends = num_bytes - 2 * GROUP_SIZE * (2 if kind == "int4" else 1)
     halves = lax.bitcast_convert_type(data[..., ends:].reshape(*front, -1, GROUP_SIZE, 2), jnp.float16)
@@ -126,7 +126,7 @@ def _split_fields(kind: PackedKind, data: Array) -> tuple[Array, Array, Array | 
 
 
 def _dequantize(code: Array, scale: Array, minimum: Array | None) -> Array:
-    """float32 [..., 8 fours, outputs, 4]."""
+    """Return float32 [..., 8 fours, outputs, 4]."""
     scale = scale[..., None, :, None].astype(jnp.float32)
     if minimum is None:
         return (code.astype(jnp.float32) - 128) * scale
@@ -153,7 +153,7 @@ class QuantizedBlocks:
 
 
 def quantize(weight_OI: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
-    """Rounds every weight to its nearest code; the error is at most half the block's scale.
+    """Round every weight to its nearest code; the error is at most half the block's scale.
 
     int8: scale = largest / 127, int4: (largest - smallest) / 15, each rounded up to float16, so that no code is cut
     off. What is not finite makes its whole block so.
@@ -179,20 +179,20 @@ def quantize(weight_OI: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
 
 
 def _round_up_to_float16(value: np.ndarray) -> np.ndarray:
-    """To float16, never below the value."""
+    """Round to float16, never below the value."""
     half = value.astype(np.float16)
     return np.where(half.astype(np.float32) < value, np.nextafter(half, np.float16(np.inf)), half)
 
 
 def _round_to_codes(weight_OBK: np.ndarray, scale_OB: np.ndarray) -> np.ndarray:
-    """Whole numbers, written over the weights."""
+    """Round to whole numbers in place."""
     scale_OB = scale_OB.astype(np.float32)
     weight_OBK *= np.where(scale_OB > 0, 1 / scale_OB, 0)[..., None]
     return np.rint(weight_OBK, out=weight_OBK)
 
 
 def pack_blocks(blocks: QuantizedBlocks, out_GBX: np.ndarray) -> None:
-    """Writes blocks as the kernel reads them, into as many groups as `out` has; outputs that lack become zeros."""
+    """Write blocks in the layout that the kernel reads, into all groups of `out`; missing outputs become zeros."""
     groups, num_blocks, _ = out_GBX.shape
     ends = blocks.code_OBK.shape[-1] * GROUP_SIZE
     fields = [(0, np.ascontiguousarray(blocks.code_OBK).view(np.uint32)), (ends, blocks.scale_OB[..., None])]

@@ -1,4 +1,4 @@
-"""Rotary positions: the angles, their scalings, and the turn.
+"""Rotary positions: angles, their scalings, and the rotation.
 
 Every pair (i, i + H/2) of a head's numbers is turned by position * frequency[i]. A scaling changes the frequencies,
 so that a model reads further than it was trained. Frequencies are worked out in float32 numpy while tracing, in the
@@ -68,7 +68,7 @@ class LongRopeScaling:
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """The list that holds for requests of up to max_positions tokens."""
+        """Return the list for requests of up to max_positions tokens."""
         return self.long_factors if self.max_positions > self.original_positions else self.short_factors
 
 
@@ -77,7 +77,7 @@ Scaling: TypeAlias = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScali
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Which numbers of a head turn, and how fast.
+    """The rotation of query and key heads: the numbers of a head that rotate, and their frequencies.
 
     theta           base of the geometric row of frequencies
     scaling         None: as trained
@@ -91,7 +91,7 @@ class RopeSpec:
     is_interleaved: bool = False
 
     def for_length(self, max_model_len: int) -> "RopeSpec":
-        """Return what holds for requests of at most so many tokens."""
+        """Return the scaling for requests of at most so many tokens."""
         if not isinstance(self.scaling, LongRopeScaling):
             return self
         return replace(self, scaling=replace(self.scaling, max_positions=max_model_len))
@@ -130,7 +130,7 @@ def _llama3(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
 
 def _yarn(plain: np.ndarray, scaling: YarnScaling, theta: float, head_dim: int) -> np.ndarray:
     def dimension(turns: float) -> float:
-        """The dimension whose wave turns that many times in the trained length."""
+        """Return the dimension whose wave turns that many times in the trained length."""
         return head_dim * math.log(scaling.original_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
@@ -162,7 +162,7 @@ def compute_cos_sin(position_T: Array, rope: RopeSpec, head_dim: int) -> tuple[A
 
 
 def _interleave(spread: np.ndarray) -> np.ndarray:
-    """Columns of two halves → columns of neighbours."""
+    """Return columns of two halves in the order of neighbours."""
     return spread.reshape(len(spread), 2, -1).swapaxes(1, 2).reshape(len(spread), -1)
 
 

@@ -1,1 +1,1 @@
-"""What a network is: values that describe it, modules that compute it, translators that read others' words for it."""
+"""Model families: values that describe a network, modules that compute it, and readers of published configs."""

@@ -1,4 +1,4 @@
-"""Architecture: what the engine and the loader ask of a network. registry.py lists those that are known."""
+"""Architecture: the interface of a network for the engine and the loader. registry.py lists all of them."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""Reads a Hugging Face config.json key by key, and refuses every key that nobody asked for.
+"""Strict reader of a Hugging Face config.json: a key that is not read is refused.
 
 A key that changes the arithmetic and is not understood makes a model that is nearly right, which is wrong. So a
 translator takes what it knows, and `reject_unread` accepts of the rest only what is listed here.
@@ -67,7 +67,7 @@ class ConfigReader:
         self._read: set[str] = set()
 
     def get(self, name: str, default: Any = REQUIRED) -> Any:
-        """The key's value; absent or null: the default, and UnknownArchitecture where there is none."""
+        """Return the key's value; the default if it is absent or null. Raises UnknownArchitecture without a default."""
         self._read.add(name)
         value = self._config.get(name)
         if value is not None:
@@ -77,42 +77,44 @@ class ConfigReader:
         return default
 
     def get_positive_int(self, name: str, default: Any = REQUIRED) -> int:
-        """A whole number, at least 1."""
+        """Return a whole number of at least 1."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self.unsupported(name, value, "a whole number of at least 1")
         return value
 
     def get_positive_float(self, name: str, default: Any = REQUIRED) -> float:
-        """A number above 0, as a float."""
+        """Return a number above 0, as a float."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise self.unsupported(name, value, "a number above 0")
         return float(value)
 
     def get_bool(self, name: str, default: Any = REQUIRED) -> bool:
+        """Return true or false. Raises UnknownArchitecture for another value."""
         value = self.get(name, default)
         if not isinstance(value, bool):
             raise self.unsupported(name, value, "true or false")
         return value
 
     def has(self, name: str) -> bool:
-        """Whether the key is there, be it null."""
+        """Return whether the key is there, even if it is null."""
         return name in self._config
 
     def require(self, name: str, *allowed: Any) -> None:
-        """Refuses the key unless it is absent or has one of these values."""
+        """Refuse the key unless it is absent or has one of these values. Raises UnknownArchitecture."""
         self._read.add(name)
         if name in self._config and self._config[name] not in allowed:
             raise self.unsupported(name, self._config[name], " or ".join(repr(value) for value in allowed))
 
     def unsupported(self, name: str, value: Any, expected: str) -> UnknownArchitecture:
+        """Return the error that names a key, its value, and what would do."""
         return UnknownArchitecture(f"{self._where}: {name!r} is {value!r}; this model code needs {expected}.")
 
     def reject_unread(
         self, ignored: frozenset[str] = IGNORED_KEYS, neutral_values: Mapping[str, tuple[Any, ...]] = NEUTRAL_VALUES
     ) -> None:
-        """Refuses, by name, what is left and is neither inert nor at a neutral value."""
+        """Refuse keys that were not read and are neither inert nor neutral. Raises UnknownArchitecture, naming one."""
         for name, value in self._config.items():
             if name in self._read or name in ignored:
                 continue

@@ -1,4 +1,4 @@
-"""Hugging Face's words for sizes, windows and activations → DecoderSpec, as far as the families share them.
+"""DecoderSpec from the keys of config.json that the families share: sizes, windows and activations.
 
 Defaults are those of transformers' config classes, because a config.json may leave out what equals its default.
 """

@@ -1,4 +1,4 @@
-"""Cost: how much work a token is, for the roofline and for tables of measurements."""
+"""Cost: the work of a token, for the roofline and for tables of measurements."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def decoder_cost(spec: DecoderSpec) -> Cost:
 
 
 def _dense_weights(width: int, layer: LayerSpec) -> int:
-    """Numbers in the matrices of a layer that every token is multiplied with."""
+    """Return the numbers in the matrices of a layer that every token is multiplied with."""
     mlp, router = layer.mlp, 0
     if isinstance(mlp, MoESpec):
         router = width * (mlp.num_experts + int(mlp.has_shared_gate))

@@ -1,4 +1,4 @@
-"""DecoderFamily: an architecture whose network is the one decoder, and how its checkpoints name the weights."""
+"""DecoderFamily: an architecture whose network is the one decoder, and the names of its weights in checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -167,7 +167,7 @@ def _layer_params(spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ..
 
 
 def _moe_params(width: int, moe: MoESpec, layouts: tuple[Layout, ...]) -> dict[ParamPath, ParamSpec]:
-    """A router, its experts, stacked, and what stands beside them."""
+    """Yield the router, its stacked experts, and the shared block beside them."""
     router = Projection("router", width, moe.num_experts, False, "width", None)
     singles = [router] + ([Projection("shared_gate", width, 1, False, "width", None)] if moe.has_shared_gate else [])
     params: dict[ParamPath, ParamSpec] = {}
@@ -194,7 +194,7 @@ def _moe_params(width: int, moe: MoESpec, layouts: tuple[Layout, ...]) -> dict[P
 
 
 def _expert_origin(experts: tuple[Projection, ...], projection: Projection, num_experts: int, layout: Layout) -> Origin:
-    """A tensor for each expert where the stem has a place for its number, else one stack of all."""
+    """Return a tensor for each expert where the stem has a place for its number, else one stack of all."""
     stem = layout[f"expert_{projection.name}"]
     fused = [each for each in experts if layout[f"expert_{each.name}"] == stem]
     start = sum(each.width_out for each in fused[: fused.index(projection)])
@@ -223,7 +223,7 @@ def _projection_params(
 
 
 def _kernel_source(projections: tuple[Projection, ...], projection: Projection, layout: Layout) -> Source:
-    """A tensor of its own, or its rows of a fused one, which holds all projections of the same stem in order."""
+    """Return a tensor of its own, or its rows of a fused one, which holds all projections of the same stem in order."""
     stem = layout[projection.name]
     fused = [each for each in projections if layout[each.name] == stem]
     start = sum(each.width_out for each in fused[: fused.index(projection)])

@@ -53,7 +53,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
 
 
 def _read_ropes(config: ConfigReader) -> dict[str, RopeSpec]:
-    """One rotation a kind of layer: nested in rope_parameters, or spread over three keys as in transformers 4."""
+    """Return one rotation a kind of layer, from rope_parameters or from three keys as in transformers 4."""
     thetas = dict(THETAS)
     for kind, key in (("full_attention", "rope_theta"), ("sliding_attention", "rope_local_base_freq")):
         thetas[kind] = config.get_positive_float(key, thetas[kind])

@@ -1,4 +1,4 @@
-"""Architecture name → translator: the one table of what we can load.
+"""The table of architectures that can be loaded, by name.
 
 The decoder itself is imported when it is traced: it brings Flax, and a start that finds its programs needs neither.
 """
@@ -102,7 +102,7 @@ def _find_text_part(hf_config: Mapping[str, Any], name: str, wrapper: Wrapper) -
 def abstract_params(
     params: Mapping[ParamPath, ParamSpec], dtype: DTypeLike, quantization: Quantization = "none"
 ) -> dict[ParamPath, jax.ShapeDtypeStruct | quant.PackedWeight]:
-    """Return shape and type of every leaf, without tracing and without memory.
+    """Return shape and type of every leaf, without tracing and without allocation.
 
     With a quantization every packable weight is packed. Tables stay int8 under int4: a token is chosen among their
     rows.
@@ -120,14 +120,14 @@ def abstract_params(
 
 
 def abstract_decoder(spec: DecoderSpec, dtype: DTypeLike) -> tuple["GraphDef", dict[ParamPath, jax.ShapeDtypeStruct]]:
-    """The decoder's structure, and the shape and type of every leaf by its path. Allocates nothing."""
+    """Return the decoder's structure, and the shape and type of every leaf by its path. Allocates nothing."""
     from jaxserve.models import decoder
 
     return decoder.abstract_decoder(spec, dtype)
 
 
 def merge_params(graphdef: "GraphDef", weights: Mapping[ParamPath, Any]) -> "Decoder":
-    """A Decoder over these weights. Meant for inside a jitted function."""
+    """Return a Decoder over these weights. For use inside a jitted function."""
     from jaxserve.models import decoder
 
     return decoder.merge_params(graphdef, weights)

@@ -1,4 +1,4 @@
-"""Rotary positions in Hugging Face's words → RopeSpec.
+"""RopeSpec from the keys of config.json.
 
 Both spellings are read, also beside each other where they agree: `rope_theta` with `rope_scaling` (transformers 4) and
 `rope_parameters` (transformers 5). Defaults are those of transformers' config classes.
@@ -67,7 +67,7 @@ def read_rope_object(
     fraction: float | None = None,
     original_positions: int | None = None,
 ) -> RopeSpec:
-    """Return what one rope object means; theta, fraction and original_positions are what stands beside it.
+    """Return the rotation of one rope object; theta, fraction and original_positions are what stands beside it.
 
     Raises UnknownArchitecture for unknown keys and scalings, and for a theta that contradicts the one outside.
     """
@@ -91,7 +91,7 @@ def _read_fraction(config: ConfigReader, default: float | None) -> float | None:
 
 
 def _rotary_dim(config: ConfigReader, head_dim: int, fraction: float | None) -> int | None:
-    """How many numbers of a head turn; None: all."""
+    """Return the count of numbers of a head that rotate; None: all."""
     if fraction is None:
         return None
     rotary_dim = int(head_dim * fraction)
@@ -174,5 +174,5 @@ def _read_yarn(config: ConfigReader, max_positions: int) -> YarnScaling:
 
 
 def _yarn_attention_factor(factor: float, mscale: float) -> float:
-    """YaRN's advice for the sharpness of attention at this factor (arXiv 2309.00071, section 3.4)."""
+    """Return the attention factor that YaRN recommends at this factor (arXiv 2309.00071, section 3.4)."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0

@@ -1,7 +1,7 @@
-"""DecoderSpec: everything in which decoders differ by value, layer by layer.
+"""DecoderSpec: all values by which decoders differ, layer by layer.
 
 Fields name arithmetic, never architectures, and each is static: a switch that is off leaves no trace in a compiled
-program. Nothing here knows Hugging Face's words; the families translate.
+program. Keys of config.json are read by the families.
 """
 
 from collections.abc import Iterator

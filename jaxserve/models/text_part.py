@@ -44,7 +44,7 @@ text model names them, so that only here a missing size is one."""
 
 @dataclass(frozen=True, slots=True)
 class Wrapper:
-    """How a multimodal architecture holds its text model and what stands beside it.
+    """The place of the text model in a multimodal architecture, and the names of its other parts.
 
     model_type        of its config.json
     text_model_type   of its text_config where that names none

@@ -1,1 +1,1 @@
-"""From a model's name to placed arrays: fetch it, open it, check it, load it."""
+"""Weights: fetch a model, open and check its checkpoint, load it onto devices."""

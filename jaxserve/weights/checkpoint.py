@@ -1,4 +1,4 @@
-"""The one place that tells checkpoint formats apart. What they have in common is in protocol.py."""
+"""Detection of checkpoint formats. Their common interface is in protocol.py."""
 
 from pathlib import Path
 
@@ -7,7 +7,10 @@ from jaxserve.weights.protocol import Checkpoint
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a .gguf file, or a directory with .safetensors, one .gguf, or a saved orbax checkpoint."""
+    """Open a .gguf file, or a directory with .safetensors, one .gguf, or a saved orbax checkpoint.
+
+    Raises BadCheckpoint for anything else.
+    """
     path = Path(path)
     if path.is_file() and path.suffix == ".gguf":
         from jaxserve.weights.gguf import GGUFCheckpoint

@@ -1,4 +1,4 @@
-"""From what a person typed to a model on this machine: a directory or a .gguf file."""
+"""Models by name, path or hub address → a directory or a .gguf file on this machine."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def resolve_model(
     token: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """A directory in Hugging Face layout or a .gguf file, fetched if need be.
+    """Return a directory in Hugging Face layout or a .gguf file, fetched if needed.
 
     model: the default model's name, a directory, a .gguf file, org/name, org/name/file.gguf or org/name:QUANT.
     revision: of a hub model; token: for the hub. download_dir: where fetched models are kept; default: the user's

@@ -65,34 +65,37 @@ class GGUFCheckpoint:
             self._check_permutable(name)
 
     def read(self, name: str) -> np.ndarray:
+        """Return the tensor's values in Hugging Face's layout; packed blocks become float32."""
         values = dequantize_tensor(self._rows(name), self._stored[name])
         if self._family.norm_offset and name.endswith("norm.weight"):
             return values.astype(np.float32) - np.float32(self._family.norm_offset)
         return values
 
     def read_blocks(self, name: str, kind: PackedKind) -> QuantizedBlocks | None:
+        """Return the tensor's blocks, [out, in], if the file holds them in that form; else None."""
         if self._stored[name].ggml_type != BLOCK_TYPES[kind]:
             return None
         return split_blocks(self._rows(name), kind)
 
     def release(self, name: str) -> None:
+        """Give back the memory that the tensor's part of the file takes."""
         tensor = self._stored[name]
         self._file.release(tensor.offset, tensor_bytes(tensor))
 
     def _rows(self, name: str) -> np.ndarray:
-        """The tensor's rows as bytes, in Hugging Face's order."""
+        """Return the tensor's rows as bytes, in Hugging Face's order."""
         rows = self._raw_rows(self._stored[name])
         heads = self._permuted_heads(name)
         return undo_rotary_permutation(rows, heads) if heads else rows
 
     def _raw_rows(self, tensor: GGUFTensor) -> np.ndarray:
-        """uint8[rows, bytes of a row]; a vector has one value per row, as biases are permuted value by value."""
+        """Return uint8[rows, bytes of a row]; a vector has one value per row, as biases are permuted value by value."""
         num_rows = prod(tensor.shape[:-1]) if len(tensor.shape) > 1 else _vector_rows(tensor)
         raw = self._file.view(tensor.offset, (tensor_bytes(tensor),), np.dtype(np.uint8))
         return raw.reshape(num_rows, -1) if num_rows else raw.reshape(0, 1)
 
     def _permuted_heads(self, name: str) -> int:
-        """How many heads the rows of this tensor are made of, when they are permuted; else 0."""
+        """Return the number of heads in the rows of this tensor if they are permuted; else 0."""
         if not self._family.is_permuted:
             return 0
         if name.endswith((".self_attn.q_proj.weight", ".self_attn.q_proj.bias")):
@@ -119,13 +122,16 @@ def _tensor_info(tensor: GGUFTensor) -> TensorInfo:
 
 
 def tensor_bytes(tensor: GGUFTensor) -> int:
-    """What the tensor occupies in the file."""
+    """Return the bytes that the tensor occupies in the file."""
     block_values, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.ggml_type)]
     return prod(tensor.shape) // block_values * block_bytes
 
 
 def check_tensors(tensors: dict[str, GGUFTensor], file_bytes: int, path: Path) -> None:
-    """Every tensor's type is one we can unpack, its rows are whole blocks, it lies in the file, none overlap."""
+    """Check that every tensor is of a known type and of whole blocks, lies in the file, and overlaps none.
+
+    Raises BadCheckpoint, naming the tensor.
+    """
     for kind in {tensor.ggml_type: tensor for tensor in tensors.values()}.values():
         _check_ggml_type(kind, path)
     end, previous_name = 0, ""
@@ -142,7 +148,7 @@ def check_tensors(tensors: dict[str, GGUFTensor], file_bytes: int, path: Path) -
 
 
 def _check_ggml_type(tensor: GGUFTensor, path: Path) -> None:
-    """Unpacks one block of zeros: the only question whose answer is the package's own list of types."""
+    """Unpack one block of zeros: the package has no other list of the types that it unpacks."""
     try:
         kind = GGMLQuantizationType(tensor.ggml_type)
         if kind not in PLAIN_DTYPES:
@@ -155,14 +161,14 @@ def _check_ggml_type(tensor: GGUFTensor, path: Path) -> None:
 
 
 def undo_rotary_permutation(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows from interleaved order (pairs side by side) to half-split order (first halves, then second halves)."""
+    """Return rows of interleaved order (pairs side by side) in half-split order (first halves, then second ones)."""
     num_rows = rows.shape[0]
     pairs = rows.reshape(heads, num_rows // heads // 2, 2, -1)
     return pairs.swapaxes(1, 2).reshape(num_rows, -1)
 
 
 def dequantize_tensor(rows: np.ndarray, tensor: GGUFTensor) -> np.ndarray:
-    """uint8[rows, bytes] → values of the tensor's shape: a view for plain numbers, new float32 for packed blocks."""
+    """Return the values of uint8[rows, bytes]: a view for plain numbers, new float32 for packed blocks."""
     kind = GGMLQuantizationType(tensor.ggml_type)
     if kind in PLAIN_DTYPES:
         return rows.reshape(-1).view(PLAIN_DTYPES[kind]).reshape(tensor.shape)
@@ -179,7 +185,7 @@ def dequantize_tensor(rows: np.ndarray, tensor: GGUFTensor) -> np.ndarray:
 
 
 def split_blocks(rows: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
-    """Rows of Q8_0 blocks (float16 scale, 32 codes) or Q4_1 blocks (scale, minimum, 16 bytes), field by field."""
+    """Split rows of Q8_0 blocks (float16 scale, 32 codes) or Q4_1 blocks (scale, minimum, 16 bytes) into fields."""
     num_float16s = {"int8": 1, "int4": 2}[kind]
     blocks = rows.reshape(len(rows), -1, GGML_QUANT_SIZES[BLOCK_TYPES[kind]][1])
     float16s = np.ascontiguousarray(blocks[..., : 2 * num_float16s]).view(np.float16)

@@ -27,7 +27,7 @@ NULLABLE = ("sliding_window", "final_logit_softcapping")
 
 
 def find_family(metadata: GGUFMetadata) -> GGUFFamily:
-    """Return how this architecture is read. Raises UnknownArchitecture, naming those that are known."""
+    """Return the reader of this architecture. Raises UnknownArchitecture, naming those that are known."""
     name = metadata.architecture
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
@@ -80,7 +80,7 @@ def build_hf_config(
 
 
 def _rotated_numbers(metadata: GGUFMetadata, head_dim: int) -> int:
-    """How many numbers of a head turn."""
+    """Return the count of numbers of a head that rotate."""
     value_dim = metadata.get_positive_int(".attention.value_length", head_dim)
     if value_dim != head_dim:
         raise BadCheckpoint(

@@ -1,4 +1,4 @@
-"""What GGUF architectures differ in: names and layouts of tensors, and the keys of config.json behind their metadata.
+"""Differences between GGUF architectures: names and layouts of tensors, and keys of config.json.
 
 Source: llama.cpp's conversion/ (what is written) and src/models/ (what is implied where nothing is).
 """

@@ -1,4 +1,4 @@
-"""Which GGUF file of a repository is meant by a quantization's name, as in org/repo-GGUF:Q4_K_M.
+"""Choice of a repository's GGUF file by a quantization's name, as in org/repo-GGUF:Q4_K_M.
 
 Repositories put the name at the end of the file's, behind a dash, a dot or a folder, in either case: Model-Q4_K_M.gguf,
 model.q4_k_m.gguf, Q4_K_M/Model-00001-of-00002.gguf.
@@ -15,7 +15,7 @@ _MAX_LISTED = 20
 
 
 def quant_of_file(name: str) -> str | None:
-    """Return the quantization that a file's name tells, in capitals, or None."""
+    """Return the quantization in a file's name, in capitals, or None."""
     stem = _PART.sub("", name.removesuffix(".gguf"))
     match = _QUANT.search(stem) or _QUANT.search(stem.rpartition("/")[0])
     return match[1].upper() if match else None
@@ -44,7 +44,7 @@ def choose_file(model: str, quant: str, names: Iterable[str]) -> str:
 
 
 def describe_choices(model: str, names: Iterable[str]) -> str:
-    """Return what can be asked for instead: quantizations where the names tell them, else the files."""
+    """Return what can be asked for instead: quantizations where the names have them, else the files."""
     names = sorted(names)
     whole = [name for name in names if not _PART.search(name.removesuffix(".gguf"))]
     quants = [quant_of_file(name) for name in whole]

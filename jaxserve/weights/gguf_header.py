@@ -1,6 +1,6 @@
-"""The head of a GGUF file, read without trusting it: metadata values and where each tensor lies.
+"""The head of a GGUF file, checked while it is read: metadata values and the place of each tensor.
 
-Standard library only, so the text room may use it for tokenizers. Every count and length is compared with the bytes
+Standard library only, so the text package may use it for tokenizers. Every count and length is compared with the bytes
 that are left before anything of that size is made. Much quicker than building an array per value, as `gguf.GGUFReader`
 does (0.1 s against 5 s for a vocabulary of 49k on one core of a cloud machine).
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
@@ -31,7 +31,7 @@ STRING, ARRAY = 8, 9
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
-    """Where one tensor lies. shape is outermost axis first (numpy's order); offset counts from the file's start."""
+    """One tensor in the file. shape is outermost axis first (numpy's order); offset counts from the file's start."""
 
     name: str
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class GGUFHeader:
 
 
 def read_header(path: Path) -> GGUFHeader:
-    """Reads and checks the head of the file; BadCheckpoint names the file and the field at fault."""
+    """Read and check the head of the file. Raises BadCheckpoint, naming the file and the field at fault."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
             return _HeaderReader(path, buffer).read_header()
@@ -73,7 +73,7 @@ class _HeaderReader:
         raise BadCheckpoint(f"{self.path}: {self.field_name} {reason}.")
 
     def advance(self, num_bytes: int) -> int:
-        """Advances over num_bytes and returns where they start."""
+        """Advance over num_bytes and return where they start."""
         if num_bytes > self.end - self.offset:
             self.fail(f"runs past the end of the file ({num_bytes} bytes wanted, {self.end - self.offset} left)")
         start, self.offset = self.offset, self.offset + num_bytes
@@ -84,7 +84,7 @@ class _HeaderReader:
         return struct.unpack_from(layout, self.buffer, self.advance(struct.calcsize(layout)))[0]
 
     def read_count(self, limit: int, min_bytes: int, noun: str) -> int:
-        """A count of things of at least min_bytes each."""
+        """Read a count of things of at least min_bytes each."""
         count = self.read_scalar("Q")
         if count > limit or count * min_bytes > self.end - self.offset:
             self.fail(f"claims {count} {noun}, more than the file can hold or we accept")

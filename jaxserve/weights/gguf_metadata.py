@@ -1,4 +1,4 @@
-"""Typed access to a GGUF file's metadata, and the refusal of keys that nobody understood.
+"""Typed access to a GGUF file's metadata, and the refusal of keys that were not read.
 
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """

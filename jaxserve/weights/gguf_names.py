@@ -26,7 +26,7 @@ FUSED_EXPERTS = ("ffn_gate_up_exps.weight", "mlp.experts.gate_up_proj")  # as tr
 
 
 def hf_name(name: str, family: GGUFFamily) -> str:
-    """Return a tensor's name in Hugging Face's checkpoints. A name we do not know stays, and is reported as surplus."""
+    """Return a tensor's name in Hugging Face's checkpoints. An unknown name stays, and is reported as surplus."""
     stem, dot, suffix = name.rpartition(".")
     if suffix not in ("weight", "bias"):
         return name

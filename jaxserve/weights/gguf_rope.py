@@ -1,4 +1,4 @@
-"""Rotary positions of a GGUF file → the words of config.json.
+"""rope_scaling of config.json from the metadata and tensors of a GGUF file.
 
 llama.cpp keeps some scalings as numbers and others as the table that they make; tables are turned back into numbers,
 or refused where that cannot be done.
@@ -81,7 +81,7 @@ def _longrope_scaling(metadata: GGUFMetadata, factors: Mapping[str, np.ndarray],
 
 
 def _llama3_scaling(path: Path, factors: np.ndarray, theta: float, head_dim: int) -> dict[str, Any]:
-    """The four numbers behind a table of frequency divisors; refuses a table that they do not reproduce."""
+    """Return the four numbers behind a table of frequency divisors; refuse a table that they do not reproduce."""
     scaling = {"rope_type": "llama3", "factor": float(np.max(factors, initial=1.0)), **LLAMA3_ROPE_SCALING}
     expected = llama3_factors(theta, head_dim, scaling)
     if (
@@ -94,7 +94,7 @@ def _llama3_scaling(path: Path, factors: np.ndarray, theta: float, head_dim: int
 
 
 def llama3_factors(theta: float, head_dim: int, scaling: dict[str, Any]) -> np.ndarray:
-    """Return what Llama 3.x divides each rotary frequency by, float32[head_dim / 2]. Source: Llama 3.1's model code."""
+    """Return the divisors of Llama 3.x's rotary frequencies, float32[head_dim / 2]. Source: Llama 3.1's model code."""
     wavelength = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     smooth = np.clip((scaling["original_max_position_embeddings"] / wavelength - low) / (high - low), 0, 1)

@@ -36,7 +36,7 @@ def is_hub_name(model: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _HubAccess:
-    """What every request to the hub needs beside a name."""
+    """Token, revision and cache directory: what every request to the hub needs beside a name."""
 
     revision: str | None
     cache_dir: str | None
@@ -51,7 +51,7 @@ def download_model(
     progress: ProgressCallback | None = None,
     token: str | None = None,
 ) -> Path:
-    """The snapshot's directory, or the .gguf file, in the hub's cache; from the cache alone when offline.
+    """Return the snapshot's directory, or the .gguf file, in the hub's cache; from the cache alone when offline.
 
     token: for the hub; None: HF_TOKEN, or what its own login has stored.
     """
@@ -81,7 +81,7 @@ def download_model(
 
 
 def _download_single_gguf(model: str, access: _HubAccess) -> Path:
-    """A repository without safetensors: its single GGUF file."""
+    """Download the single GGUF file of a repository without safetensors."""
     names = _list_gguf_files(model, access)
     if len(names) == 1:
         return _download_file(model, names[0], access)
@@ -93,7 +93,7 @@ def _download_single_gguf(model: str, access: _HubAccess) -> Path:
 
 
 def _list_gguf_files(model: str, access: _HubAccess) -> list[str]:
-    """The GGUF files of a repository: those on the hub, or, where it is not to be asked, those in the cache."""
+    """List the GGUF files of a repository: those on the hub, or those in the cache when offline."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import is_offline_mode
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -134,7 +134,7 @@ def _download_file(model: str, name: str, access: _HubAccess) -> Path:
 
 @contextmanager
 def _translate_errors(model: str, revision: str | None) -> Iterator[None]:
-    """The hub's exceptions in one sentence each."""
+    """Translate the hub's exceptions into one sentence each."""
     from huggingface_hub import errors
 
     where = model if revision is None else f"{model} at revision {revision!r}"
@@ -165,7 +165,7 @@ def _translate_errors(model: str, revision: str | None) -> Iterator[None]:
 
 
 def _make_tqdm_class(progress: ProgressCallback | None) -> type[Any]:
-    """A tqdm class that draws nothing and reports bytes; the hub keeps two bars of bytes and moves one or both."""
+    """Make a tqdm class that draws nothing and reports bytes; the hub keeps two bars of bytes and moves one or both."""
     from tqdm import tqdm
 
     bars: list[Any] = []

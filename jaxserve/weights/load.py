@@ -1,8 +1,8 @@
-"""For each leaf: find, read, lay out, convert, place on its device. Checked as a whole before anything is read.
+"""Loader of weights: each leaf is found, read, laid out, converted and placed. All are checked before one is read.
 
-Tensors pass through one by one, a few at a time in threads, so the host holds the weights once and little beside. On
-the CPU a converted tensor is handed to JAX without a copy. What a leaf is, the models say; this room only sees its
-name, its shape in the checkpoint and the function that lays it out.
+Tensors are loaded a few at a time in threads, so the host holds the weights once and little beside. On
+the CPU a converted tensor is handed to JAX without a copy. A ParamSpec of the models says where a leaf comes from and
+how it is laid out.
 """
 
 import os
@@ -41,9 +41,11 @@ def check_checkpoint(
     *,
     ignored: Iterable[str] = (),
 ) -> None:
-    """Refuses a checkpoint in which a tensor is missing, surplus, misshapen or no float. Reads no tensor.
+    """Refuse a checkpoint in which a tensor is missing, surplus, misshapen or no float. Reads no tensor.
 
-    ignored: patterns (as in fnmatch) of tensors that may be there and are not wanted.
+    Raises BadCheckpoint, naming the tensors.
+
+    ignored: patterns (as in fnmatch) of tensors that may be there and are not read.
     """
     expected = _expected_shapes(checkpoint, params)
     names = set(checkpoint.tensors)
@@ -66,13 +68,13 @@ def load_params(
     progress: ProgressCallback | None = None,
     num_threads: int | None = None,
 ) -> dict[ParamPath, Weight]:
-    """Every leaf as an array on its device, in the type and with the sharding (if any) that `targets` asks for.
+    """Return every leaf as an array on its device, in the type and with the sharding (if any) that `targets` asks for.
 
     Where `targets` asks for a packed weight, blocks of the same form are taken from the file as they are; anything
     else is packed, some rows at a time.
     Checks once more what it needs; surplus tensors are for `check_checkpoint` to refuse, unless `ignored`
     is given here too.
-    progress hears ("load", bytes read, bytes in all). Largest tensors first: scratch is taken while little else is.
+    progress is called with ("load", bytes read, bytes in all). Largest tensors come first: they need the most scratch.
     """
     check_checkpoint(checkpoint, params, ignored=ignored)
     sizes = {path: _num_bytes(checkpoint, path, param) for path, param in params.items()}
@@ -161,7 +163,7 @@ def _put_on_device(host: np.ndarray, sharding: Any) -> jax.Array:
 
 
 def _convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The values in a buffer that JAX may keep: the same one if it is fit for that, else one copy."""
+    """Return the values in a buffer that JAX may keep: the same one if it is fit for that, else one copy."""
     if values.dtype == dtype and is_zero_copyable(values):
         return values
     out = aligned_empty(values.shape, dtype)
@@ -177,14 +179,14 @@ def _convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _origin(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec) -> Origin:
-    """Where this checkpoint has the weight: a tensor in the leaf's own layout, or what the architecture says."""
+    """Return where this checkpoint has the weight: a tensor in the leaf's own layout, or what the architecture says."""
     if checkpoint.has_param_layout:
         return Origin((Source(param_name(path), param.shape),))
     return param.choose_origin(checkpoint.tensors)
 
 
 def _num_bytes(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec) -> int:
-    """Bytes of the file that the weight is read from."""
+    """Return the bytes of the file that the weight is read from."""
     return sum(
         checkpoint.tensors[source.name].nbytes * prod(source.part_shape) // max(prod(source.shape), 1)
         for source in _origin(checkpoint, path, param).sources
@@ -197,7 +199,7 @@ def param_name(path: ParamPath) -> str:
 
 
 def _expected_shapes(checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec]) -> dict[str, tuple[int, ...]]:
-    """Tensor name → the shape it must have in this checkpoint."""
+    """Return the shape that each tensor must have in this checkpoint, by name."""
     return {
         source.name: source.shape
         for path, param in params.items()
@@ -215,5 +217,5 @@ def _check_tensor(checkpoint: Checkpoint, name: str, info: TensorInfo, shape: tu
 
 
 def _listed(names: list[str]) -> str:
-    """The first name, and how many more."""
+    """Return the first name, and the count of others."""
     return repr(names[0][:200]) + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")

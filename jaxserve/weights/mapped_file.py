@@ -1,4 +1,4 @@
-"""A file seen as memory, and memory that JAX takes over without a copy."""
+"""Memory-mapped files, and memory that JAX adopts without a copy."""
 
 import mmap
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ class MappedFile:
         self.num_bytes = len(self.buffer)
 
     def view(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Read-only view of the values at `offset`; the caller has checked that they lie inside the file."""
+        """Return a read-only view of the values at `offset`; the caller has checked that they lie inside the file."""
         return np.frombuffer(self.buffer, dtype, prod(shape), offset).reshape(shape)
 
     def release(self, offset: int, num_bytes: int) -> None:
-        """Forgets the pages wholly inside the range; they would come back from disk if read again."""
+        """Drop the pages wholly inside the range from memory; they would come back from disk if read again."""
         start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (offset + num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
         if end > start and hasattr(mmap, "MADV_DONTNEED"):
@@ -39,7 +39,7 @@ class MappedFile:
 
 
 def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Like np.empty, on an address that jax.device_put can adopt on the CPU."""
+    """Return an empty array as np.empty does, on an address that jax.device_put can adopt on the CPU."""
     num_bytes = prod(shape) * dtype.itemsize
     raw = np.empty(num_bytes + ALIGNMENT_BYTES, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT_BYTES
@@ -47,5 +47,5 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 def is_zero_copyable(array: np.ndarray) -> bool:
-    """Made for the caller (so not a view into a file), contiguous and aligned."""
+    """Return whether the array owns its memory (is no view into a file), is contiguous and aligned."""
     return bool(array.flags.writeable and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT_BYTES == 0)

