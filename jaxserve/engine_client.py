@@ -18,7 +18,7 @@ from jaxserve.config_check import check_config
 from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.engine.build import CheckedModel, LoadedEngine, ProgressCallback, build
 from jaxserve.engine.compile import compile_counter
-from jaxserve.engine.request import Request
+from jaxserve.engine.request import Request, TrackerFactory
 from jaxserve.engine.thread import AddRequests, CountRejection, EngineThread, FinishRequests
 from jaxserve.errors import EngineStopped, InvalidParameter, Overloaded, PromptTooLong
 from jaxserve.output_plan import PLAIN_TEXT, OutputPlan
@@ -26,7 +26,6 @@ from jaxserve.output_stream import OutputStream
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.bad_words import encode_bad_words
-from jaxserve.text.stop_cursor import StopCursor
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text_components import TextComponents
 
@@ -93,9 +92,10 @@ class EngineClient:
             def read_tokenizer(path: Path) -> None:  # runs while the checkpoint is opened
                 tokenizers.append(threads.submit(Tokenizer.load, Path(config.tokenizer) if config.tokenizer else path))
 
-            def prepare_text(model: CheckedModel) -> None:
+            def prepare_text(model: CheckedModel) -> TrackerFactory:
                 texts.append(TextComponents.from_model(model, tokenizers[0].result()))
                 cleanup.callback(texts[0].close)
+                return texts[0].output_planner.trackers
 
             loaded = build(config, progress, read_tokenizer, prepare_text)
             cleanup.pop_all()
@@ -237,9 +237,8 @@ class EngineClient:
                 parent_id=ids[0] if choice else None,
                 num_siblings=0 if choice or is_beam_search else params.n - 1,
                 choice_ids=tuple(ids) if is_beam_search else (),
-                stop_cursor=StopCursor.from_params(self.tokenizer, params, prompt) if is_beam_search else None,
-                grammar=output_plan.grammar,
-                reasoning_state=output_plan.reasoning_state,
+                grammar=output_plan.grammar and output_plan.grammar.spec,
+                reasoning=output_plan.reasoning,
                 reasoning_end_ids=output_plan.reasoning_end_ids,
                 cache_salt=cache_salt,
                 arrival_s=time.monotonic(),
@@ -254,7 +253,7 @@ class EngineClient:
             for request in stream.requests:
                 self._pending_prompt_tokens.update(dict.fromkeys(request.output_ids, 0))
                 self._pending_prompt_tokens[request.request_id] = stream.num_prompt_tokens
-        self._thread.submit(AddRequests(stream.requests, stream.request_group))
+        self._thread.submit(AddRequests(stream.requests))
 
     def record_output(self, output: TokenOutput) -> None:
         """Update the counts of the queue: the first output means a computed prompt, the last one an ended request."""

@@ -19,7 +19,16 @@ Each message names the field, the value, and what would be accepted.
 
 
 class JaxServeError(Exception):
-    """Base class of all exceptions that the library raises on purpose."""
+    """Base class of all exceptions that the library raises on purpose.
+
+    Two of them are equal if they say the same, so that outputs with errors can be compared.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.args == other.args and vars(self) == vars(other)  # type: ignore[union-attr]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.args))
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows in place of a traceback: the message alone, which says what to change."""

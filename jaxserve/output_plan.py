@@ -3,7 +3,6 @@
 Planning blocks while a grammar compiles; LLM and AsyncLLM call it from threads that may wait.
 """
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,12 +10,13 @@ from typing import Any
 
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
-from jaxserve.errors import BadConfig, EngineStopped, InvalidParameter
+from jaxserve.errors import BadConfig, InvalidParameter
+from jaxserve.grammar_store import GrammarStore, special_token_ids
+from jaxserve.output_constraints import ReasoningSpec
+from jaxserve.output_trackers import OutputTrackers
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.structured.compiler import CompiledGrammar, GrammarCompiler
-from jaxserve.structured.grammar_expr import GrammarExpr, OrExpr
-from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
-from jaxserve.structured.guide import ReasoningTracker
+from jaxserve.structured.compiler import CompiledGrammar
+from jaxserve.structured.grammar_expr import OrExpr
 from jaxserve.structured_outputs import StructuredOutputs
 from jaxserve.text.detection import collect_facts, detect_reasoning_parser, detect_tool_parser, resolve_parser
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
@@ -36,14 +36,14 @@ class OutputPlan:
     """The constraints of an output and the way to parse it. One plan serves all choices of a request.
 
     grammar             The grammar of the text behind the reasoning; None for free text.
-    reasoning_state     The state in which the reasoning starts, if a grammar or a budget must know where it ends.
+    reasoning           Its reasoning section, if a grammar or a budget must know where it ends.
     reasoning_end_ids   The tokens that end the reasoning when its budget is used up.
     make_parser         Creates the parser of one choice; None: the whole text is content.
     control_tokens      The special tokens that parsers must see, as in OutputDialect.
     """
 
     grammar: CompiledGrammar | None = None
-    reasoning_state: ReasoningTracker | None = None
+    reasoning: ReasoningSpec | None = None
     reasoning_end_ids: tuple[int, ...] = ()
     make_parser: Callable[[], OutputParser] | None = None
     control_tokens: Mapping[int, str] | None = None
@@ -58,10 +58,11 @@ PLAIN_TEXT = OutputPlan()
 
 
 class OutputPlanner:
-    """Plans outputs with the dialects of one model, and owns the grammar compiler. Several threads may use it.
+    """Plans outputs with the dialects of one model, and owns its grammars. Several threads may use it.
 
     tool_parser        The dialect of tool calls, and why it was chosen.
     reasoning_parser   The dialect of reasoning, and why it was chosen.
+    trackers           Makes for the engine what follows an output.
     """
 
     def __init__(
@@ -93,16 +94,14 @@ class OutputPlanner:
         self._strict_level = config.tool_strict_level
         options = config.structured_outputs_config or {}
         self._json_switches = {name: True for name in JSON_SWITCHES if options.get(name)}
-        self._vocab_size, self._eos_ids = vocab_size, eos_ids
         self._dialect = OutputDialect.from_parser_names(
             self.tool_parser.name,
             self.reasoning_parser.name,
             special_token_ids(tokenizer),
             tokenizer.config.get("response_template"),
         )
-        self._lock = threading.Lock()
-        self._compiler: GrammarCompiler | None = None
-        self._is_closed = False
+        self._grammars = GrammarStore(tokenizer, eos_ids, vocab_size)
+        self.trackers = OutputTrackers(tokenizer, self._dialect, self._grammars)
 
     def _check_markers(self, tokenizer: Tokenizer) -> None:
         """Refuse a parser that splits whole outputs by special tokens which the model does not have."""
@@ -137,7 +136,9 @@ class OutputPlanner:
         if spec is None:
             if budget is not None:
                 return self._plan_budget_only(prompt_ids)
-            return PLAIN_TEXT if constraint is None else OutputPlan(self._compile(constraint))
+            return (
+                PLAIN_TEXT if constraint is None else OutputPlan(self._grammars.compile(constraint, CONSTRAINT_PARAM))
+            )
         self._dialect.check_function_names(spec, self.tool_parser.name)
         if self._strict_level == "parameter":
             spec = replace(spec, tools=tuple(map(_as_strict, spec.tools)))
@@ -150,12 +151,12 @@ class OutputPlanner:
                 " it answers; leave one of them out.",
                 "thinking_token_budget",
             )
-        reasoning, state, end_ids = self._dialect.reasoning, None, ()
-        if reasoning is not None and inside is not None and (budget is not None or (grammar and inside)):
-            state = self._dialect.start_reasoning(self._tokenizer, inside=inside, is_constrained=grammar is not None)
-            end_ids = encode_reasoning_end(reasoning, self._tokenizer)
+        dialect, reasoning, end_ids = self._dialect.reasoning, None, ()
+        if dialect is not None and inside is not None and (budget is not None or (grammar and inside)):
+            reasoning = ReasoningSpec(inside, is_constrained=grammar is not None)
+            end_ids = encode_reasoning_end(dialect, self._tokenizer)
         make_parser = self._parser_factory(params, spec, is_constrained)
-        return OutputPlan(grammar, state, end_ids, make_parser, self._dialect.control_tokens)
+        return OutputPlan(grammar, reasoning, end_ids, make_parser, self._dialect.control_tokens)
 
     def _plan_budget_only(self, prompt_ids: Sequence[int]) -> OutputPlan:
         """Plan a continued text with a thinking budget.
@@ -164,9 +165,8 @@ class OutputPlanner:
         """
         assert self._dialect.reasoning is not None
         inside = self._dialect.ends_in_reasoning(self._tokenizer.decode(prompt_ids))
-        state = self._dialect.start_reasoning(self._tokenizer, inside=inside, is_constrained=False)
         end_ids = encode_reasoning_end(self._dialect.reasoning, self._tokenizer)
-        return OutputPlan(reasoning_state=state, reasoning_end_ids=end_ids)
+        return OutputPlan(reasoning=ReasoningSpec(inside), reasoning_end_ids=end_ids)
 
     def _apply_json_switches(self, constraint: StructuredOutputs | None) -> StructuredOutputs | None:
         """Add the switches that structured_outputs_config sets for every output."""
@@ -207,15 +207,11 @@ class OutputPlanner:
     @property
     def num_restarts(self) -> int:
         """The number of worker processes that were replaced because a grammar broke them."""
-        return 0 if self._compiler is None else self._compiler.num_restarts
+        return self._grammars.num_restarts
 
     def close(self) -> None:
         """End the worker processes. Idempotent."""
-        with self._lock:
-            self._is_closed = True
-            compiler = self._compiler
-        if compiler is not None:
-            compiler.close()
+        self._grammars.close()
 
     def _parser_factory(
         self, params: SamplingParams, spec: ChatOutputSpec, is_constrained: bool
@@ -247,13 +243,13 @@ class OutputPlanner:
                 "tools",
             )
         if constraint is not None and calls is None and inside is not False:
-            return self._compile(constraint)
+            return self._grammars.compile(constraint, CONSTRAINT_PARAM)
         content = None if constraint is None else self._dialect.wrap_content(constraint)
         options = tuple(shape for shape in (content, calls) if shape is not None)
         if not options:
             return None
         shape = options[0] if len(options) == 1 else OrExpr(options)
-        return self._compile(
+        return self._grammars.compile(
             self._dialect.add_optional_reasoning(shape) if inside is False else shape, _blamed_param(constraint)
         )
 
@@ -263,34 +259,6 @@ class OutputPlanner:
             return False
         is_strict = any(tool["function"].get("strict") for tool in spec.tools)
         return is_strict or constraint is not None or self._strict_level != "auto"
-
-    def _compile(self, expression: GrammarExpr, param: str = CONSTRAINT_PARAM) -> CompiledGrammar:
-        with self._lock:
-            if self._is_closed:
-                raise EngineStopped("The engine is not running; no request can be served.")
-            if self._compiler is None:
-                self._compiler = GrammarCompiler(
-                    build_grammar_tokenizer(self._tokenizer, self._eos_ids, self._vocab_size)
-                )
-            compiler = self._compiler
-        return compiler.compile(expression, param)
-
-
-def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Return the special tokens of a tokenizer, text → id."""
-    return {tokenizer.piece(token_id): token_id for token_id in sorted(tokenizer.special_ids)}
-
-
-def build_grammar_tokenizer(tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> GrammarTokenizer:
-    """Build the vocabulary on which grammars run.
-
-    eos_ids      the end-of-sequence tokens, the primary one first
-    vocab_size   the number of logits; ids beyond the tokenizer's tokens cannot be generated
-    """
-    tokens = None
-    if tokenizer.piece_decoder is not None:
-        tokens = [tokenizer.token_bytes(token_id) or b"" for token_id in range(min(tokenizer.vocab_size, vocab_size))]
-    return GrammarTokenizer(tokens, special_token_ids(tokenizer), eos_ids, vocab_size)
 
 
 def _as_strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from jaxserve.engine.request import Request
-from jaxserve.engine.stats import RequestGroup
 from jaxserve.errors import GenerationFailed
 from jaxserve.output_plan import OutputPlan
 from jaxserve.outputs import FinishReason, TextDelta, TokenOutput
@@ -17,7 +16,6 @@ class OutputStream:
 
     requests          The engine requests: one for each choice, or one for a beam search.
     choice_ids        The ids under which the engine returns the choices, in order.
-    request_group     Counts the choices of this request in the metrics.
     unfinished_ids    The choices that still run.
     """
 
@@ -26,9 +24,9 @@ class OutputStream:
     ) -> None:
         self.requests = tuple(requests)
         self.choice_ids = tuple(choice_id for request in requests for choice_id in request.output_ids)
-        self.request_group = RequestGroup(num_choices=len(self.choice_ids))
         self.unfinished_ids = set(self.choice_ids)
         prompt_ids = requests[0].prompt_ids
+        self._grammar = output_plan.grammar  # kept, so that the engine finds it compiled
         self._streams = {
             choice_id: TextStream(
                 tokenizer,

@@ -12,12 +12,13 @@ from functools import lru_cache
 import numpy as np
 
 from jaxserve.engine.plan import Chunk, DecodeBatch, Mask, SampledTokens, StepMasks, StepPlan, StepResult
-from jaxserve.engine.request import Request, StopStringCursor, make_guide, make_mask
+from jaxserve.engine.request import Request, StopStringCursor, make_guide, make_mask, make_stop_cursor
 from jaxserve.engine.token_restrictions import TokenRestrictions
 from jaxserve.sampling.columns import REPETITION_PENALTY, pack_params
 from jaxserve.sampling.penalties import PenaltyRow, build_row
 from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
 from jaxserve.sampling_params import RepetitionDetection
+from tests.grammars import TRACKERS
 
 VOCAB = 40
 NUM_TOP = 5
@@ -253,7 +254,7 @@ def expected_output(request: Request) -> ExpectedOutput:
     sampling_S, params = pack_params(request.params, request.seed), request.params
     restrictions, guide = (
         TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB),
-        make_guide(request, VOCAB),
+        make_guide(request, VOCAB, TRACKERS),
     )
     while len(request.prompt_ids) + len(tokens) < request.max_total_tokens:
         suppressed = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
@@ -293,7 +294,7 @@ def expected_beams(request: Request) -> tuple[ExpectedOutput, ...]:
     params, width = request.params, request.params.n
     prompt = request.prompt_ids
     ends = request.stop_ids | ({request.eos_id} if request.eos_id is not None else set())
-    root = _extend_digest(EMPTY, prompt)
+    root, cursor = _extend_digest(EMPTY, prompt), make_stop_cursor(request, TRACKERS)
     live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     finished: list[tuple[float, tuple[int, ...], str]] = []
     max_tokens = request.max_total_tokens - len(prompt)
@@ -306,8 +307,8 @@ def expected_beams(request: Request) -> tuple[ExpectedOutput, ...]:
         for cost, at, token in sorted(candidates):
             tokens = (*live[at][1], token)
             stop = None
-            if token not in ends and request.stop_cursor is not None:
-                stop = advance_all(request.stop_cursor, tokens)
+            if token not in ends and cursor is not None:
+                stop = advance_all(cursor, tokens)
             if token in ends or stop is not None:
                 finished.append((-cost, tokens, "stop"))
             else:
@@ -332,7 +333,7 @@ def _beam_candidates(request: Request, digest: int, tokens: Sequence[int]) -> li
     restrictions = TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB)
     penalties = build_row(prompt, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
     suppressed = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
-    guide = make_guide(request, VOCAB)
+    guide = make_guide(request, VOCAB, TRACKERS)
     if guide is not None:
         for token in tokens:
             guide.accept(token)
@@ -356,18 +357,6 @@ def advance_all(cursor: StopStringCursor, tokens: Sequence[int]) -> str | None:
     for token in tokens:
         cursor, stop = cursor.advance(token)
     return stop
-
-
-@dataclass(frozen=True)
-class SumCursor:
-    """A stop cursor that ends an output when the sum of its tokens is a multiple of a number."""
-
-    divisor: int
-    total: int = 0
-
-    def advance(self, token_id: int) -> "tuple[SumCursor, str | None]":
-        total = self.total + token_id
-        return SumCursor(self.divisor, total), None if total % self.divisor else f"={total}"
 
 
 def _extend_digest(digest: int, tokens: Sequence[int]) -> int:

@@ -77,3 +77,31 @@ class UntilToken:
         if token_id in self.last:
             return None
         return UntilToken(self.last) if token_id in self.opening else self
+
+
+@dataclass(frozen=True)
+class SumCursor:
+    """A stop cursor that ends an output when the sum of its tokens is a multiple of a number."""
+
+    divisor: int
+    total: int = 0
+
+    def advance(self, token_id: int) -> "tuple[SumCursor, str | None]":
+        total = self.total + token_id
+        return SumCursor(self.divisor, total), None if total % self.divisor else f"={total}"
+
+
+class LiveTrackers:
+    """A TrackerFactory for requests that hold grammar and reasoning themselves, and a divisor as their stop string."""
+
+    def get_grammar(self, grammar: Any) -> Any:
+        return grammar
+
+    def start_reasoning(self, reasoning: Any) -> Any:
+        return reasoning
+
+    def start_stop_cursor(self, request: Any) -> SumCursor:
+        return SumCursor(int(request.params.stop[0]))
+
+
+TRACKERS = LiveTrackers()

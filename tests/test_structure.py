@@ -19,14 +19,16 @@ REPO = Path(__file__).resolve().parents[1]
 LEVELS = (
     (
         *("config", "errors", "exact_json", "sampling_params", "structured_outputs", "chat_output_spec", "outputs"),
-        *("progress_bars", "memory", "parameter_numbers"),
+        *("progress_bars", "memory", "parameter_numbers", "output_constraints"),
     ),
     ("parallel", "native", "generation_defaults", "workers"),
     ("layers", "cache"),
     ("attention",),
     ("models", "sampling", "structured", "weights"),
     ("engine", "text"),
-    ("output_plan", "llm_options"),
+    ("grammar_store", "llm_options"),
+    ("output_trackers",),
+    ("output_plan",),
     ("output_stream", "config_check", "text_components", "llm_inputs"),
     ("engine_client", "completion", "model_store", "doctor"),
     ("blocking_client",),

@@ -104,7 +104,7 @@ class BeamManager:
         """Add a new sequence if its request is a beam search."""
         request = sequence.request
         if request.is_beam_search:
-            self._states[request.request_id] = BeamState(sequence, BeamSearch(request, sequence.guide))
+            self._states[request.request_id] = _begin(sequence)
             self._owners.update(dict.fromkeys(request.choice_ids, request.request_id))
 
     def remove(self, request: Request) -> None:
@@ -144,7 +144,7 @@ class BeamManager:
             return []
         for pages in state.pages:
             self._pool.decref(pages)
-        self._states[sequence.request.request_id] = BeamState(sequence, BeamSearch(sequence.request, sequence.guide))
+        self._states[sequence.request.request_id] = _begin(sequence)
         sequence.num_pending = 0  # the results of steps in flight are ignored
         return state.rows[1:]
 
@@ -295,3 +295,8 @@ class BeamManager:
             )
             for choice_id, hypothesis in zip(request.choice_ids, finished, strict=True)
         ]
+
+
+def _begin(sequence: Sequence) -> BeamState:
+    """Return the state of a beam search before its first token."""
+    return BeamState(sequence, BeamSearch(sequence.request, sequence.guide, sequence.stop_cursor))

@@ -58,22 +58,25 @@ class Hypothesis:
 class BeamSearch:
     """The beam search of one request. The caller computes the candidates of the live beams.
 
-    request    The request.
-    guide      A guide at the beginning of the output, which stays there; None: the output is unconstrained.
+    request       The request.
+    guide         A guide at the beginning of the output, which stays there; None: the output is unconstrained.
+    stop_cursor   The position at the beginning of the output's text; None: there are no stop strings.
 
-    width      The number of beams and of hypotheses (n).
-    beams      The live beams, all of the same length, best first; none when the search is over.
-    finished   The hypotheses, best first, at most `width`.
+    width         The number of beams and of hypotheses (n).
+    beams         The live beams, all of the same length, best first; none when the search is over.
+    finished      The hypotheses, best first, at most `width`.
     """
 
-    def __init__(self, request: Request, guide: Guide | None = None) -> None:
+    def __init__(
+        self, request: Request, guide: Guide | None = None, stop_cursor: StopStringCursor | None = None
+    ) -> None:
         params = request.params
         self._params = params
         self._max_tokens = request.max_total_tokens - len(request.prompt_ids)
         self._stop_ids = request.stop_ids if request.eos_id is None else request.stop_ids | {request.eos_id}
         self.width = params.n
         self.beams: tuple[Beam, ...] = (
-            Beam(stop_cursor=request.stop_cursor, repetition=make_repetition_detector(request), guide=guide),
+            Beam(stop_cursor=stop_cursor, repetition=make_repetition_detector(request), guide=guide),
         )
         self.finished: list[Hypothesis] = []
 

@@ -23,6 +23,7 @@ from jaxserve.engine.compile import compile_all, compile_counter, use_compilatio
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.profiler import make_profiler
 from jaxserve.engine.programs import ProgramStore
+from jaxserve.engine.request import NO_TRACKERS, TrackerFactory
 from jaxserve.engine.roofline import Roofline, get_peak_rates
 from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
@@ -97,7 +98,7 @@ def build(
     config: EngineConfig,
     progress: ProgressCallback | None = None,
     on_path: Callable[[Path], None] | None = None,
-    on_checked: Callable[[CheckedModel], None] | None = None,
+    on_checked: Callable[[CheckedModel], TrackerFactory] | None = None,
     placement: Placement | None = None,
 ) -> LoadedEngine:
     """Fetch and check a model, size the cache, load the weights, compile all programs and warm them up.
@@ -105,7 +106,8 @@ def build(
     config       The configuration.
     progress     Called with phase, done and total.
     on_path      Called with the model's path as soon as it is known.
-    on_checked   Called when everything fits, before the first slow step. What these two raise ends the start.
+    on_checked   Called when everything fits, before the first slow step; returns what makes the objects that follow
+                 outputs. What these two raise ends the start.
     placement    The devices; by default those of the first replica.
 
     Raises BadConfig if a setting does not fit the model or the device, and other StartupErrors if the model cannot be
@@ -148,8 +150,7 @@ def build(
     jax.eval_shape(make)  # raises if the backend does not support these pages
     default_generation = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
     checked = CheckedModel(config, spec, path, model_config, default_generation | checkpoint.generation_config)
-    if on_checked:
-        on_checked(checked)
+    trackers = on_checked(checked) if on_checked else NO_TRACKERS
     directory = use_compilation_cache(config.compilation_cache_dir)
 
     peak_rates = get_peak_rates(placement.devices[0], dtype, config.quantization) if config.roofline else None
@@ -170,7 +171,7 @@ def build(
     roofline = None
     if peak_rates:
         roofline = Roofline(architecture.cost(spec), dtype.itemsize, peak_rates, config.quantization)
-    engine = _engine(config, runner, size, buckets, spec.vocab_size, roofline)
+    engine = _engine(config, runner, size, buckets, spec.vocab_size, roofline, trackers)
     return LoadedEngine(
         engine=engine,
         config=config,
@@ -323,6 +324,7 @@ def _engine(
     buckets: Buckets,
     vocab_size: int,
     roofline: Roofline | None,
+    trackers: TrackerFactory,
 ) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
     pool = PagePool(size.num_pages)
@@ -338,6 +340,7 @@ def _engine(
         max_pages_per_row=num_pages_for(size.max_model_len, config.block_size),
         vocab_size=vocab_size,
         max_logprobs=_num_top_logprobs(config),
+        trackers=trackers,
     )
     return Engine(scheduler, runner, overlap=config.overlap, roofline=roofline, profiler=make_profiler(config))
 

@@ -1,4 +1,4 @@
-"""The messages between scheduler and runner: plans, masks and results. Immutable, without references to live state."""
+"""The messages between scheduler and runner: plans, masks and results. Immutable plain values, which can be pickled."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from jaxserve.engine.values import equal_values
 from jaxserve.sampling.penalties import PenaltyRow
 from jaxserve.sampling.sampler import SampleMode
 
@@ -31,6 +32,8 @@ class Fork:
     sampling_S: np.ndarray
     mode: SampleMode
     logprob_token_ids: tuple[int, ...] = ()
+
+    __eq__ = equal_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Chunk:
     all_prompt_logprobs: bool = False
     forks: tuple[Fork, ...] = ()
 
+    __eq__ = equal_values
+
     @property
     def end(self) -> int:
         """The position after the chunk's last token."""
@@ -96,6 +101,8 @@ class DecodeBatch:
     mode: SampleMode
     logprob_token_ids: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
+    __eq__ = equal_values
+
     def __len__(self) -> int:
         return len(self.request_ids)
 
@@ -122,6 +129,8 @@ class StepPlan:
     last_tokens: tuple[tuple[int, int], ...] = ()
     beams: tuple[DecodeBatch, ...] = ()
     needs_previous_tokens: bool = False
+
+    __eq__ = equal_values
 
     def __bool__(self) -> bool:
         return self.decode is not None or bool(self.chunks) or bool(self.beams)
@@ -153,6 +162,8 @@ class Mask:
     allowed_M: np.ndarray
     grammar_M: np.ndarray | None = None
 
+    __eq__ = equal_values
+
 
 @dataclass(frozen=True, slots=True)
 class StepMasks:
@@ -166,6 +177,8 @@ class StepMasks:
     decode: tuple[tuple[int, Mask], ...] = ()
     chunks: tuple[tuple[Mask | None, ...], ...] = ()
     beams: tuple[tuple[tuple[int, Mask], ...], ...] = ()
+
+    __eq__ = equal_values
 
     @property
     def num_grammar_masks(self) -> int:
@@ -193,6 +206,8 @@ class SampledTokens:
     candidate_logprob_BC: np.ndarray | None = None
     candidate_raw_logprob_BC: np.ndarray | None = None
 
+    __eq__ = equal_values
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -208,3 +223,5 @@ class StepResult:
     chunks: tuple[tuple[SampledTokens, ...], ...]
     prompt_logprobs: tuple[SampledTokens | None, ...]
     beams: tuple[SampledTokens, ...] = ()
+
+    __eq__ = equal_values

@@ -1,4 +1,4 @@
-"""A request as the engine gets it, and the objects that follow its output. Its state is in sequence.py."""
+"""A request as the engine gets it, in plain values, and what follows its output. Its state is in sequence.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Protocol
 from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.engine.token_restrictions import TokenRestrictions
+from jaxserve.output_constraints import GrammarSpec, ReasoningSpec
 from jaxserve.sampling.penalties import pack_bits
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.structured.guide import Grammar, Guide, ReasoningTracker
@@ -18,6 +19,41 @@ class StopStringCursor(Protocol):
     def advance(self, token_id: int) -> "tuple[StopStringCursor, str | None]":
         """Return the position after a token, and the stop string that it completes, which ends the output."""
         ...
+
+
+class TrackerFactory(Protocol):
+    """A factory of the objects that follow an output token by token, from the plain values of its request."""
+
+    def get_grammar(self, spec: GrammarSpec) -> Grammar:
+        """Return a compiled grammar. It has been compiled already, unless the request comes from elsewhere."""
+        ...
+
+    def start_reasoning(self, spec: ReasoningSpec) -> ReasoningTracker:
+        """Return the state before the first token of an output with reasoning."""
+        ...
+
+    def start_stop_cursor(self, request: "Request") -> StopStringCursor | None:
+        """Return the position at which the outputs of a beam search begin; None if it has no stop strings."""
+        ...
+
+
+class NoTrackers:
+    """The factory of an engine whose requests have no grammars, reasoning or beams with stop strings."""
+
+    def get_grammar(self, spec: GrammarSpec) -> Grammar:
+        """Raise NotImplementedError."""
+        raise NotImplementedError("this engine was built without a tokenizer")
+
+    def start_reasoning(self, spec: ReasoningSpec) -> ReasoningTracker:
+        """Raise NotImplementedError."""
+        raise NotImplementedError("this engine was built without a tokenizer")
+
+    def start_stop_cursor(self, request: "Request") -> StopStringCursor | None:
+        """Return None."""
+        return None
+
+
+NO_TRACKERS = NoTrackers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +73,8 @@ class Request:
     parent_id                   The choice of the same prompt from whose prefill this one may be forked.
     num_siblings                The number of choices that may be forked from this one.
     choice_ids                  Of a beam search: the ids of its outputs, best first; the first is its request_id.
-    stop_cursor                 Of a beam search with stop strings: the position at which its outputs begin.
     grammar                     The grammar of the output after its reasoning.
-    reasoning_state             The reasoning state at the beginning, if a grammar or a thinking budget needs it.
+    reasoning                   The reasoning before it, if a grammar or a thinking budget must know where it ends.
     reasoning_end_ids           The tokens that end the reasoning when its budget (thinking_token_budget) is used up.
     cache_salt                  Pages are shared only with requests of the same salt.
     arrival_s                   When the client's request arrived, monotonic seconds; 0: when it is added.
@@ -57,9 +92,8 @@ class Request:
     parent_id: int | None = None
     num_siblings: int = 0
     choice_ids: tuple[int, ...] = ()
-    stop_cursor: StopStringCursor | None = None
-    grammar: Grammar | None = None
-    reasoning_state: ReasoningTracker | None = None
+    grammar: GrammarSpec | None = None
+    reasoning: ReasoningSpec | None = None
     reasoning_end_ids: tuple[int, ...] = ()
     cache_salt: str | None = None
     arrival_s: float = 0.0
@@ -100,22 +134,25 @@ def make_repetition_detector(request: Request) -> RepetitionDetector | None:
     return RepetitionDetector(params, request.max_total_tokens - len(request.prompt_ids))
 
 
-def make_guide(request: Request, vocab_size: int) -> Guide | None:
+def make_guide(request: Request, vocab_size: int, trackers: TrackerFactory) -> Guide | None:
     """Return a guide for the request's grammar and thinking budget, or None if it has neither."""
     params = request.params
-    budget = (
-        params.thinking_token_budget if params.has_thinking_budget and request.reasoning_state is not None else None
-    )
+    budget = params.thinking_token_budget if params.has_thinking_budget and request.reasoning is not None else None
     if request.grammar is None and budget is None:
         return None
     return Guide(
-        request.grammar,
+        None if request.grammar is None else trackers.get_grammar(request.grammar),
         pack_bits(request.stop_ids_until_min_tokens, vocab_size),
-        reasoning_state=request.reasoning_state,
+        reasoning_state=None if request.reasoning is None else trackers.start_reasoning(request.reasoning),
         thinking_budget=budget,
         reasoning_end_ids=request.reasoning_end_ids,
         continues_after_grammar=params.ignore_eos,
     )
+
+
+def make_stop_cursor(request: Request, trackers: TrackerFactory) -> StopStringCursor | None:
+    """Return the stop cursor of a beam search; None if no stop strings end its outputs, or it is no beam search."""
+    return trackers.start_stop_cursor(request) if request.is_beam_search and request.params.stop else None
 
 
 def make_mask(

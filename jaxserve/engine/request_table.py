@@ -16,7 +16,7 @@ from jaxserve.cache.prefix import PageHashes, PrefixIndex
 from jaxserve.engine.beam_manager import BeamManager
 from jaxserve.engine.decode_batch_cache import DecodeBatchCache
 from jaxserve.engine.prefix_reuse import PrefixReuse
-from jaxserve.engine.request import Request
+from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
 from jaxserve.engine.request_outputs import RequestOutputs
 from jaxserve.engine.row_table import RowTable
 from jaxserve.engine.sequence import Sequence
@@ -34,6 +34,7 @@ class RequestTable:
     max_num_seqs        The number of rows.
     max_pages_per_row   The width of a page table.
     vocab_size          The number of token ids.
+    trackers            Makes the objects that follow outputs.
     clock               Monotonic seconds.
 
     by_id               The sequences by request id.
@@ -56,10 +57,11 @@ class RequestTable:
         max_num_seqs: int,
         max_pages_per_row: int,
         vocab_size: int,
+        trackers: TrackerFactory = NO_TRACKERS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool, self.stats, self.page_size, self.clock = pool, stats, page_size, clock
-        self._vocab_size = vocab_size
+        self._vocab_size, self._trackers = vocab_size, trackers
         self.rows = RowTable(max_num_seqs, max_pages=max_pages_per_row, vocab_size=vocab_size)
         self.prefix_reuse = PrefixReuse(index, page_size)
         self.request_outputs = RequestOutputs(stats)
@@ -71,7 +73,8 @@ class RequestTable:
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
         """Queue a new request."""
-        sequence = Sequence.from_request(request, PageHashes(self.page_size, request.cache_salt), self._vocab_size)
+        hashes = PageHashes(self.page_size, request.cache_salt)
+        sequence = Sequence.from_request(request, hashes, self._vocab_size, self._trackers)
         self.by_id[request.request_id] = sequence
         self.request_outputs.add(request, group, self.clock())
         self.beams.add(sequence)

@@ -18,7 +18,7 @@ from jaxserve.engine.decode_scheduler import DecodeScheduler
 from jaxserve.engine.output_processor import OutputProcessor
 from jaxserve.engine.plan import Chunk, Mask, PageCopy, StepMasks, StepPlan, StepResult
 from jaxserve.engine.prefill_scheduler import PrefillScheduler
-from jaxserve.engine.request import Request
+from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.stats import RequestGroup, Stats
 from jaxserve.outputs import FinishReason, TokenOutput
@@ -37,6 +37,7 @@ class Scheduler:
     max_pages_per_row        The width of a page table.
     vocab_size               The number of token ids.
     max_logprobs             The most top log-probabilities that a step computes without those of the whole vocabulary.
+    trackers                 Makes the objects that follow outputs.
     clock                    Monotonic seconds.
     """
 
@@ -53,6 +54,7 @@ class Scheduler:
         max_pages_per_row: int,
         vocab_size: int,
         max_logprobs: int,
+        trackers: TrackerFactory = NO_TRACKERS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool, self.stats = pool, stats
@@ -65,6 +67,7 @@ class Scheduler:
             max_num_seqs=max_num_seqs,
             max_pages_per_row=max_pages_per_row,
             vocab_size=vocab_size,
+            trackers=trackers,
             clock=clock,
         )
         self._prefill = PrefillScheduler(self._requests, max_chunk_tokens=max_chunk_tokens, max_logprobs=max_logprobs)

@@ -7,7 +7,15 @@ import numpy as np
 from jaxserve.cache.prefix import PageHashes
 from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionDetector
-from jaxserve.engine.request import Request, make_guide, make_mask, make_repetition_detector
+from jaxserve.engine.request import (
+    Request,
+    StopStringCursor,
+    TrackerFactory,
+    make_guide,
+    make_mask,
+    make_repetition_detector,
+    make_stop_cursor,
+)
 from jaxserve.engine.token_restrictions import TokenRestrictions
 from jaxserve.outputs import REPETITION_STOP_REASON, FinishReason, PositionLogprobs
 from jaxserve.sampling.columns import pack_params
@@ -35,6 +43,7 @@ class Sequence:
     num_tokens_at_start    num_tokens when it last began to run.
     guide                  Takes every token of the output if it follows a grammar or a thinking budget. That of a beam
                            search stays at the beginning.
+    stop_cursor            Of a beam search with stop strings: the position at which its outputs begin.
     repetition             Takes every token of the output if repetitions end it.
     prompt_logprobs        Filled position by position while they are computed; None once they are sent.
     """
@@ -54,15 +63,19 @@ class Sequence:
     epoch: int = 0
     num_tokens_at_start: int = 0
     guide: Guide | None = None
+    stop_cursor: StopStringCursor | None = None
     repetition: RepetitionDetector | None = None
     prompt_logprobs: list[PositionLogprobs | None] | None = None
 
     @classmethod
-    def from_request(cls, request: Request, page_hashes: PageHashes, vocab_size: int) -> "Sequence":
+    def from_request(
+        cls, request: Request, page_hashes: PageHashes, vocab_size: int, trackers: TrackerFactory
+    ) -> "Sequence":
         """Return the sequence of a new request, which waits.
 
         page_hashes   The still empty chain of its page hashes.
         vocab_size    The number of token ids.
+        trackers      Makes the objects that follow its output.
         """
         prompt_logprobs: list[PositionLogprobs | None] | None = None
         if request.params.prompt_logprobs is not None:
@@ -75,7 +88,8 @@ class Sequence:
                 request.params.allowed_token_ids, request.bad_sequences, vocab_size
             ),
             tokens=list(request.prompt_ids),
-            guide=make_guide(request, vocab_size),
+            guide=make_guide(request, vocab_size, trackers),
+            stop_cursor=make_stop_cursor(request, trackers),
             repetition=make_repetition_detector(request),
             prompt_logprobs=prompt_logprobs,
         )

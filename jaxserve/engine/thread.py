@@ -1,6 +1,6 @@
 """The thread that runs the engine: a queue of commands in, one callback with outputs a step out.
 
-Commands and outputs are immutable values, so that nothing is shared between threads.
+Commands and outputs are immutable plain values, so that nothing is shared between threads.
 """
 
 import logging
@@ -24,7 +24,6 @@ class AddRequests:
     """Queue the choices of one client request, together."""
 
     requests: tuple[Request, ...]
-    group: RequestGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,8 @@ class EngineThread:
 
     def _process(self, command: Command) -> None:
         match command:
-            case AddRequests(requests, group):
+            case AddRequests(requests):
+                group = RequestGroup(num_choices=sum(len(request.output_ids) for request in requests))
                 for request in requests:
                     self.engine.add(request, group)
             case FinishRequests(request_ids, reason):

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from llguidance import LLMatcher
 
 from jaxserve.errors import GenerationFailed, InvalidParameter, RequestError
+from jaxserve.output_constraints import GrammarSpec
 from jaxserve.structured.grammar_expr import GrammarExpr, to_json
 from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
 from jaxserve.structured.patterns import matches_nothing
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 class CompiledGrammar:
     """A grammar compiled for the tokens of one model. Any number of sequences may use it at once.
 
-    param                the request's field that the grammar comes from
+    spec                 the grammar as plain values
     create_matcher       compiles the grammar: a matcher at its beginning, with a lexer of its own
     matcher              the first such matcher
     num_bytes            memory that the grammar takes
@@ -37,18 +39,23 @@ class CompiledGrammar:
 
     def __init__(
         self,
-        param: str,
+        spec: GrammarSpec,
         create_matcher: Callable[[], LLMatcher],
         matcher: LLMatcher,
         num_bytes: int,
         unenforced_formats: tuple[str, ...] = (),
     ) -> None:
-        self.param = param
+        self.spec = spec
         self.num_bytes = num_bytes
         self.unenforced_formats = unenforced_formats
         self._create_matcher = create_matcher
         self._matcher = matcher
         self._lock = threading.Lock()
+
+    @property
+    def param(self) -> str:
+        """The request's field that the grammar comes from."""
+        return self.spec.param
 
     def new_matcher(self, *, with_new_lexer: bool = False) -> LLMatcher:
         """Return a matcher at the beginning of the grammar, for one sequence.
@@ -84,6 +91,7 @@ class GrammarCompiler:
         self._pool = WorkerPool((WORKER_MODULE,))
         self._cache = _GrammarCache(cache_entries, cache_bytes)
         self._lock = threading.Lock()
+        self._by_spec: WeakValueDictionary[GrammarSpec, CompiledGrammar] = WeakValueDictionary()
         self._logged_formats: set[str] = set()
 
     def compile(self, expr: GrammarExpr, param: str = "structured_outputs") -> CompiledGrammar:
@@ -93,6 +101,14 @@ class GrammarCompiler:
         Unsupported if the model's tokenizer has no bytes for its tokens or no end token; EngineStopped after `close`.
         """
         return self._cache.get((expr, param), lambda: self._compile(expr, param))
+
+    def get(self, spec: GrammarSpec) -> CompiledGrammar:
+        """Return a grammar that has been checked.
+
+        It is compiled only if the one that `compile` returned has been dropped, or was returned by another process.
+        """
+        grammar = self._by_spec.get(spec)
+        return self._build(spec, estimate_min_bytes(spec.text), ()) if grammar is None else grammar
 
     @property
     def num_restarts(self) -> int:
@@ -104,10 +120,15 @@ class GrammarCompiler:
         self._pool.close()
 
     def _compile(self, expr: GrammarExpr, param: str) -> CompiledGrammar:
-        ll_tokenizer = self._tokenizer.get_ll_tokenizer()
+        self._tokenizer.get_ll_tokenizer()  # raises if the model's tokens can follow no grammar
         text, num_bytes, unenforced = self._write_grammar(expr, param)
         self._log_unenforced(unenforced)
-        create_matcher = partial(LLMatcher, ll_tokenizer, text, log_level=0, limits=PARSER_LIMITS)
+        return self._build(GrammarSpec(text, param), num_bytes, tuple(unenforced))
+
+    def _build(self, spec: GrammarSpec, num_bytes: int, unenforced_formats: tuple[str, ...]) -> CompiledGrammar:
+        """Compile a grammar that has been checked. Raises InvalidParameter if no text matches it."""
+        ll_tokenizer, param = self._tokenizer.get_ll_tokenizer(), spec.param
+        create_matcher = partial(LLMatcher, ll_tokenizer, spec.text, log_level=0, limits=PARSER_LIMITS)
         matcher = create_matcher()
         if matcher.is_error():
             raise grammar_error(matcher.get_error(), param)
@@ -115,7 +136,9 @@ class GrammarCompiler:
             raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
         if matcher.is_error():
             raise grammar_error(matcher.get_error(), param)
-        return CompiledGrammar(param, create_matcher, matcher, num_bytes, tuple(unenforced))
+        grammar = CompiledGrammar(spec, create_matcher, matcher, num_bytes, unenforced_formats)
+        self._by_spec[spec] = grammar
+        return grammar
 
     def _log_unenforced(self, formats: Sequence[str]) -> None:
         """Log formats that are not enforced, each of them once."""

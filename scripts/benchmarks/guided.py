@@ -26,7 +26,7 @@ from rich.table import Table
 from jaxserve.config import DEFAULT_MODEL, EngineConfig
 from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.request import Request
-from jaxserve.output_plan import build_grammar_tokenizer
+from jaxserve.grammar_store import build_grammar_tokenizer
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling.penalties import pack_bits
 from jaxserve.sampling_params import SamplingParams

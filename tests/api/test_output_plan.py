@@ -1,6 +1,7 @@
 """What a request's wishes become before it runs, on a tiny tokenizer and no model."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,16 @@ def lets_through(plan, tokenizer, text):
         return True
     matcher, ids = plan.grammar.new_matcher(), tokenizer.encode(text)
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+def test_a_planner_elsewhere_compiles_the_grammar_of_a_plain_spec_for_itself(make_planner):
+    planner, tokenizer = make_planner()
+    plan = planner.plan(replace(FREE, structured_outputs=Wanted(regex="a+")))
+    assert planner.trackers.get_grammar(plan.grammar.spec) is plan.grammar
+    elsewhere = make_planner()[0].trackers.get_grammar(pickle.loads(pickle.dumps(plan.grammar.spec)))
+    assert elsewhere is not plan.grammar and elsewhere.param == "structured_outputs"
+    assert lets_through(replace(plan, grammar=elsewhere), tokenizer, "aaa")
+    assert not lets_through(replace(plan, grammar=elsewhere), tokenizer, "b")
 
 
 @pytest.mark.parametrize(
@@ -117,10 +128,10 @@ class TestReasoning:
 
     def test_only_a_constraint_or_a_budget_needs_to_know_where_it_ends(self, make_planner):
         regex = Wanted(regex="a")
-        assert self.prepare(make_planner, "deepseek_r1").reasoning_state is None
-        assert self.prepare(make_planner, "deepseek_r1", regex).reasoning_state is not None
+        assert self.prepare(make_planner, "deepseek_r1").reasoning is None
+        assert self.prepare(make_planner, "deepseek_r1", regex).reasoning is not None
         assert self.prepare(make_planner, "deepseek_r1", budget=5).reasoning_end_ids
-        assert self.prepare(make_planner, "deepseek_r1", budget=-1).reasoning_state is None
+        assert self.prepare(make_planner, "deepseek_r1", budget=-1).reasoning is None
 
     @pytest.mark.parametrize(
         "format",
@@ -131,12 +142,12 @@ class TestReasoning:
         ],
     )
     def test_a_constraint_holds_at_once_where_there_will_be_none(self, make_planner, format):
-        assert self.prepare(make_planner, "qwen3", Wanted(regex="a"), **format).reasoning_state is None
+        assert self.prepare(make_planner, "qwen3", Wanted(regex="a"), **format).reasoning is None
 
     def test_a_section_that_may_be_opened_is_part_of_the_grammar(self, make_planner):
         planner, tokenizer = make_planner(reasoning_parser="granite")
         plan = planner.plan(replace(FREE, structured_outputs=Wanted(regex="a")), ChatOutputSpec())
-        assert plan.reasoning_state is None
+        assert plan.reasoning is None
         thought = "Here is my thought process: well. Here is my response:"
         assert lets_through(plan, tokenizer, "a") and lets_through(plan, tokenizer, thought + "a")
 
@@ -154,7 +165,7 @@ class TestReasoning:
         planner, tokenizer = make_planner(reasoning_parser="qwen3")
         ids = tokenizer.encode(f"<|im_start|>{prompt}")
         plan = planner.plan(replace(FREE, thinking_token_budget=3), None, ids)
-        assert plan.reasoning_state is not None and plan.reasoning_state.is_inside is is_inside
+        assert plan.reasoning is not None and plan.reasoning.is_inside is is_inside
         assert tokenizer.decode(plan.reasoning_end_ids) == "</think>" and plan.make_parser is None
         both = replace(FREE, thinking_token_budget=3, structured_outputs=Wanted(regex="a"))
         with pytest.raises(InvalidParameter, match="constraint"):

@@ -11,6 +11,7 @@ from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.sampling_params import SamplingParams
+from tests.grammars import TRACKERS
 from tests.models.tiny import write
 
 PAGE, MAX_LEN, ROWS, PAGES = 16, 256, 8, 160
@@ -52,6 +53,7 @@ class Bench:
             max_pages_per_row=config.max_model_len // PAGE,
             vocab_size=built.spec.vocab_size,
             max_logprobs=config.max_logprobs,
+            trackers=TRACKERS,
         )
         self.engine = Engine(self.scheduler, built.engine.runner, overlap=overlap)
         self.outputs: dict[int, list] = {}

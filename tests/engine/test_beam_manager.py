@@ -7,7 +7,6 @@ from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.world import BOTH, PAGE, SHAPES, STOP, World, prompt
-from tests.fake_runner import SumCursor
 
 
 @BOTH
@@ -36,7 +35,7 @@ def test_biases_penalties_and_bans_hold_for_every_beam(shape, overlap):
 @pytest.mark.parametrize("divisor", [1, 2, 9, 60])
 def test_a_stop_string_ends_a_beam_as_a_stop_token_does(divisor, overlap):
     world = World(overlap=overlap, num_pages=100)
-    requests = [world.search(prompt(5 + i), 3, max_tokens=14, cursor=SumCursor(divisor)) for i in range(6)]
+    requests = [world.search(prompt(5 + i), 3, max_tokens=14, divisor=divisor) for i in range(6)]
     world.run()
     world.check()
     ends = [world.outputs[one][0] for request in requests for one in request.choice_ids]

@@ -7,25 +7,25 @@ from hypothesis import strategies as st
 
 from jaxserve.engine.beam_search import BeamSearch
 from jaxserve.engine.plan import SampledTokens
-from jaxserve.engine.request import Request
+from jaxserve.engine.request import Request, make_stop_cursor
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
-from tests.fake_runner import SumCursor, beam_continuations, expected_beams
+from tests.fake_runner import beam_continuations, expected_beams
+from tests.grammars import TRACKERS
 
 PROMPT = (5, 6, 7)
 
 
-def ask(n, max_tokens, *, ends=(0, 1), cursor=None, **params):
+def ask(n, max_tokens, *, ends=(0, 1), divisor=None, **params):
+    params |= {"stop": str(divisor)} if divisor else {}
     sampling = SamplingParams(n=n, use_beam_search=True, max_tokens=max_tokens, **params)
     ids = tuple(range(1, n + 1))
-    return Request(
-        1, PROMPT, sampling, 0, len(PROMPT) + max_tokens, stop_ids=frozenset(ends), choice_ids=ids, stop_cursor=cursor
-    )
+    return Request(1, PROMPT, sampling, 0, len(PROMPT) + max_tokens, stop_ids=frozenset(ends), choice_ids=ids)
 
 
 def find(request):
     """Runs a search on the fake network; what it found, and after how many steps it was over."""
-    tree, steps = BeamSearch(request), 0
+    tree, steps = BeamSearch(request, stop_cursor=make_stop_cursor(request, TRACKERS)), 0
     while tree.beams:
         steps += 1
         parents = tree.advance(beam_continuations(request, [beam.token_ids for beam in tree.beams]))
@@ -45,9 +45,8 @@ def find(request):
     min_tokens=st.integers(0, 1),
 )
 def test_it_finds_what_a_search_without_shortcuts_finds(n, divisor, repetition, allowed, **params):
-    cursor = SumCursor(divisor) if divisor else None
     request = ask(
-        n, cursor=cursor, repetition_detection=repetition, allowed_token_ids=allowed and tuple(allowed), **params
+        n, divisor=divisor, repetition_detection=repetition, allowed_token_ids=allowed and tuple(allowed), **params
     )
     found, _ = find(request)
     heard = [(one.beam.token_ids, str(one.finish_reason)) for one in found]

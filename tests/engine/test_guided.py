@@ -25,9 +25,9 @@ GUIDES = (
     {"grammar": regex("[ab12]*", *HERE)},
     {"grammar": SmallGrammar('start: "{" item ("," item)* "}"\nitem: "a" | "b" | start', *HERE)},
     {"grammar": schema({"enum": ["ab", "aba", 12, True]}, *HERE)},
-    {"grammar": regex("ab", *HERE), "reasoning_state": THINKING},
-    {"reasoning_state": THINKING, "reasoning_end_ids": (9, 4)},
-    {"grammar": regex("(true|12)+", *HERE), "reasoning_state": THINKING, "reasoning_end_ids": (9, 11, 5)},
+    {"grammar": regex("ab", *HERE), "reasoning": THINKING},
+    {"reasoning": THINKING, "reasoning_end_ids": (9, 4)},
+    {"grammar": regex("(true|12)+", *HERE), "reasoning": THINKING, "reasoning_end_ids": (9, 11, 5)},
 )
 
 
@@ -145,7 +145,7 @@ def test_who_thinks_before_a_grammar_may_only_not_end_yet():
         prompt(6),
         max_tokens=9,
         eos=None,
-        guided={"grammar": regex("ab", *HERE), "reasoning_state": UntilToken(frozenset())},
+        guided={"grammar": regex("ab", *HERE), "reasoning": UntilToken(frozenset())},
     )
     masks, asked = [], world.scheduler.make_masks
     world.scheduler.make_masks = lambda plan: masks.append(asked(plan)) or masks[-1]

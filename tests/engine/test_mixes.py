@@ -44,9 +44,9 @@ FEATURES = (
     {"grammar": regex(r"[ -~]{3,9}x?")},
     {"grammar": schema({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["ab", True]}}})},
     {"grammar": SmallGrammar('start: "{" [item ("," item)*] "}"\nitem: /[a-z]/ | start')},
-    {"reasoning_state": THINKING, "reasoning_end_ids": (60, 41), "thinking_token_budget": 4},
-    {"reasoning_state": THINKING, "reasoning_end_ids": (60, 41), "thinking_token_budget": 0, "grammar": regex("ab|12")},
-    {"reasoning_state": UntilToken(frozenset(range(64, 128))), "grammar": regex("(true|false|00)+")},
+    {"reasoning": THINKING, "reasoning_end_ids": (60, 41), "thinking_token_budget": 4},
+    {"reasoning": THINKING, "reasoning_end_ids": (60, 41), "thinking_token_budget": 0, "grammar": regex("ab|12")},
+    {"reasoning": UntilToken(frozenset(range(64, 128))), "grammar": regex("(true|false|00)+")},
 )
 NUM_KINDS = 120
 FEW_PAGES = 9  # that can be used, of the smaller pool
@@ -64,7 +64,7 @@ def request(kind, request_id, leader=None, choice=0, followers=0, width=0):
     ids = [int(n) for n in dice.integers(0, VOCAB, dice.integers(1, 60))]
     prompt, tokens = tuple(ids), int(dice.integers(6, 20))
     stops, bad = wishes.pop("stops", ()), wishes.pop("bad", ())
-    guided = {name: wishes.pop(name) for name in ("grammar", "reasoning_state", "reasoning_end_ids") if name in wishes}
+    guided = {name: wishes.pop(name) for name in ("grammar", "reasoning", "reasoning_end_ids") if name in wishes}
     if leader is not None or width:
         wishes.pop("prompt_logprobs", None)
     if width:

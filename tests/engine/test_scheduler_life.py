@@ -8,7 +8,7 @@ from jaxserve.engine.request import Request
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.world import EOS, PAGE, SHAPES, STOP, World, prompt
-from tests.fake_runner import SumCursor, expected_output
+from tests.fake_runner import expected_output
 
 
 class Life(RuleBasedStateMachine):
@@ -69,8 +69,7 @@ class Life(RuleBasedStateMachine):
     def search(self, data, shared, divisor, shape, **params) -> None:
         tokens = [*prompt(shared), 3][: self.world.longest - 1]
         how = params | shape | {"eos": data.draw(st.sampled_from([EOS, None])), "stops": (STOP,)}
-        cursor = SumCursor(divisor) if divisor else None
-        self.world.search(tokens, data.draw(st.integers(1, self.world.max_num_seqs)), cursor=cursor, **how)
+        self.world.search(tokens, data.draw(st.integers(1, self.world.max_num_seqs)), divisor=divisor, **how)
 
     @rule(request_id=st.integers(1, 30))
     def abort(self, request_id) -> None:

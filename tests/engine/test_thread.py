@@ -8,7 +8,7 @@ from jaxserve.cache.pool import PagePool
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
-from jaxserve.engine.stats import RequestGroup, Stats
+from jaxserve.engine.stats import Stats
 from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests, _Stop
 from jaxserve.errors import EngineStopped
 from jaxserve.outputs import FinishReason
@@ -57,7 +57,9 @@ def running():
 
 def add(request_id, tokens=8):
     params = SamplingParams(temperature=0, max_tokens=tokens)
-    return AddRequests((Request(request_id, (1, 2, 3), params, 0, 3 + tokens),), RequestGroup())
+    return AddRequests(
+        (Request(request_id, (1, 2, 3), params, 0, 3 + tokens),),
+    )
 
 
 def until_end(heard, request_id):

@@ -18,6 +18,7 @@ from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from tests.fake_runner import NUM_TOP, VOCAB, ExpectedOutput, FakeRunner, NoTokens, expected_beams, expected_output
+from tests.grammars import TRACKERS
 
 PAGE = 4
 EOS, STOP = 0, 1
@@ -56,6 +57,7 @@ class World:
             max_pages_per_row=self.num_pages,
             vocab_size=VOCAB,
             max_logprobs=NUM_TOP,
+            trackers=TRACKERS,
             clock=lambda: float(next(self.now)),
         )
         self.in_flight: list[tuple[StepPlan, object]] = []
@@ -102,13 +104,14 @@ class World:
         return request
 
     def search(
-        self, prompt, n, *, max_tokens=6, cursor=None, eos=EOS, stops=(), bad=(), guided=NOT_GUIDED, **params
+        self, prompt, n, *, max_tokens=6, divisor=None, eos=EOS, stops=(), bad=(), guided=NOT_GUIDED, **params
     ) -> Request:
         """A beam search, of a length that the pool can hold."""
         ids = tuple(next(self.ids) for _ in range(n))
         most = min(max_beam_tokens(len(prompt), n, self.num_pages - 1, PAGE), self.longest - len(prompt))
         max_tokens = min(max_tokens, most)
         params["min_tokens"] = min(params.get("min_tokens", 0), max_tokens)
+        params |= {"stop": str(divisor)} if divisor else {}
         request = Request(
             request_id=ids[0],
             prompt_ids=tuple(prompt),
@@ -120,7 +123,6 @@ class World:
             stop_ids_until_min_tokens=(EOS, *stops),
             bad_sequences=tuple(bad),
             choice_ids=ids,
-            stop_cursor=cursor,
             **guided,
         )
         self.searches[request.request_id] = request
