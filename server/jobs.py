@@ -18,16 +18,15 @@ from server.output_spec import check_output_spec, check_thinking_budget, make_ou
 from server.rendering import render_prompt
 from server.sampling import get_max_model_len, make_sampling_params, resolve_max_tokens, resolve_num_logprobs
 from server.schemas.chat import ChatRequest
-from server.schemas.common import GenerationRequest
-from server.schemas.completions import CompletionRequest
+from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.schemas.constraints import find_constraint_field, rename_error_field, resolve_constraint
+from server.schemas.generation import GenerationRequest
+from server.schemas.tokens import TOKENIZE_LENGTH_FACTOR
 from server.schemas.tools import resolve_content_constraint
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
-DEFAULT_MAX_TOKENS = 16  # of /v1/completions
-TOKENIZE_LENGTH_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 BYTES_PER_TOKEN, BYTES_PER_LOGPROB = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
 
 
@@ -49,9 +48,7 @@ async def make_chat_job(request: ChatRequest, llm: AsyncLLM, config: ServerConfi
         llm,
         max_tokens=max_tokens,
         logprobs=logprobs,
-        logprob_token_ids=tuple(request.logprob_token_ids or ()),
         prompt_logprobs=prompt_logprobs,
-        thinking_token_budget=request.thinking_token_budget,
         structured_outputs=resolve_content_constraint(request),
     )
     prompt = await render_prompt(request, llm, config, counting=params.truncate_prompt_tokens is not None)
@@ -112,9 +109,7 @@ async def make_completion_jobs(
         llm,
         max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
         logprobs=logprobs,
-        logprob_token_ids=tuple(request.logprob_token_ids or ()),
         prompt_logprobs=prompt_logprobs,
-        thinking_token_budget=request.thinking_token_budget,
         structured_outputs=resolve_constraint(request),
         echo_only=max_tokens == 0,
     )

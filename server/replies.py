@@ -12,7 +12,7 @@ import orjson
 from jaxserve import TextDelta, TokenLogprob
 from server.generation import Generation
 from server.logprobs import render_prompt_table
-from server.schemas.common import GenerationRequest
+from server.schemas.generation import GenerationRequest
 
 SLICE_TOKENS = 256  # tokens converted at once; with 20 alternatives each that takes some 10 ms
 T = TypeVar("T")

@@ -6,22 +6,19 @@ value of SamplingParams.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jaxserve import InvalidParameter, RepetitionDetection, SamplingParams
-from server.errors import preview
-from server.schemas.common import GenerationRequest
+from jaxserve import InvalidParameter, SamplingParams
+from server.schemas.fields import get_rows
+from server.schemas.generation import GenerationRequest
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
-PASSTHROUGH = (  # fields that SamplingParams has under the same name
-    *("temperature", "top_p", "top_k", "min_p", "seed", "n", "min_tokens", "ignore_eos", "stop_token_ids"),
-    *("include_stop_str_in_output", "skip_special_tokens", "repetition_penalty", "frequency_penalty"),
-    *("presence_penalty", "allowed_token_ids", "bad_words", "priority", "truncate_prompt_tokens", "truncation_side"),
-    *("use_beam_search", "length_penalty"),
-)
+CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
+    name: row.to_parameter for name, row in get_rows(GenerationRequest).items() if row.to_parameter is not None
+}
 
 
 class HasMaxTokens(Protocol):
@@ -44,45 +41,22 @@ def make_sampling_params(request: GenerationRequest, llm: AsyncLLM, **overrides:
     Raises InvalidParameter if a value is out of range, or allowed_token_ids or logit_bias do not fit the vocabulary.
     """
     values: dict[str, Any] = {name: value for name, value in llm.sampling_defaults.items() if name != "max_new_tokens"}
-    for name in PASSTHROUGH:
-        value = getattr(request, name)
-        if value is not None:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    if values.get("seed") == -1:
-        del values["seed"]
-    if values.get("top_k", 0) > llm.vocab_size:
-        values["top_k"] = llm.vocab_size  # the same as off, and it fits into the device's integers
     for name in ("allowed_token_ids", "logit_bias"):
         num = len(getattr(request, name) or ())
         if num > llm.vocab_size:
             raise InvalidParameter(f"{name} has {num} ids; the vocabulary has only {llm.vocab_size} tokens.", name)
-    if request.repetition_detection is not None:
-        overrides["repetition_detection"] = RepetitionDetection(
-            **request.repetition_detection.model_dump(exclude_none=True)
-        )
-    params = SamplingParams(
-        **values,
-        **overrides,
-        stop=request.stop_strings,
-        logit_bias=_parse_logit_bias(request.logit_bias or {}),
-    )
+    for name, convert in CONVERTERS.items():
+        value = getattr(request, name)
+        if value is not None:
+            values[name] = convert(value)
+    if values.get("seed") == -1:
+        del values["seed"]
+    if values.get("top_k", 0) > llm.vocab_size:
+        values["top_k"] = llm.vocab_size  # the same as off, and it fits into the device's integers
+    params = SamplingParams(**values, **overrides)
     params.check_vocabulary(llm.vocab_size)
     params.check_priority(llm.config.scheduling_policy)
     return params
-
-
-def _parse_logit_bias(by_key: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
-    """Parse the keys of logit_bias as token ids. The error names all that are none, as far as a message may be long."""
-    bias: dict[int, float] = {}
-    invalid_keys: list[str] = []
-    for key, value in by_key.items():
-        try:
-            bias[int(key)] = value
-        except ValueError:
-            invalid_keys.append(preview(key))
-    if invalid_keys:
-        raise InvalidParameter(f"logit_bias keys must be token ids, got {', '.join(invalid_keys)}.", "logit_bias")
-    return tuple(bias.items())
 
 
 def get_max_model_len(llm: AsyncLLM) -> int:

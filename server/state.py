@@ -23,7 +23,7 @@ from server.logs import sanitize
 from server.metrics import EventLoopLag, HttpMetrics
 from server.replies import ReplyMetadata, make_random_id, now_s
 from server.schemas.checks import check_label
-from server.schemas.common import GenerationRequest
+from server.schemas.generation import GenerationRequest
 from server.tool_metrics import ToolMetrics
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ import http
 from collections.abc import Iterable, Set
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 import jaxserve
 from server.auth import KEYLESS_PATHS
 from server.config import ServerConfig, split_commas
-from server.openapi.fields import FieldKeywords, make_field_keywords
+from server.openapi.fields import collect_limits, make_field_keywords
 from server.openapi.operations import ERROR_DESCRIPTIONS, OPERATIONS, Operation, OperationParameter
-from server.schemas import replies, support
-from server.schemas.support import FieldSupport, SupportStatus
+from server.schemas import replies
+from server.schemas.fields import ServerLimits, get_rows
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 
 SCHEMA_PREFIX = "#/components/schemas/"
 JSON_TYPE = "application/json"
-SUPPORT_TABLES = {
-    "ChatRequest": support.CHAT,
-    "CompletionRequest": support.COMPLETIONS,
-    "TokenizeRequest": support.TOKENIZE,
-    "DetokenizeRequest": support.DETOKENIZE,
-}
 DESCRIPTION = (
     "A server of one language model, with OpenAI's chat-completions API and vLLM's additions to it. Types are read "
     'leniently: a number may stand in a string ("3"), true may be 1 or "yes". For every optional field null means the '
@@ -67,7 +61,7 @@ def build_document(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...], 
         "servers": [{"url": config.root_path.rstrip("/") or "/"}],
         "paths": {},
         "components": {
-            "schemas": _make_schemas(list(operations.values()), make_field_keywords(llm, config, names)),
+            "schemas": _make_schemas(list(operations.values()), collect_limits(llm, config, names)),
             "responses": {
                 str(status): _make_error_response(status) for status in ERROR_DESCRIPTIONS if has_keys or status != 401
             },
@@ -176,7 +170,7 @@ def _component_name(class_name: str) -> str:
     return class_name.removesuffix("Json")
 
 
-def _make_schemas(operations: list[Operation], keywords: dict[str, FieldKeywords]) -> dict[str, Any]:
+def _make_schemas(operations: list[Operation], limits: ServerLimits) -> dict[str, Any]:
     """Make all schemas by their names. Requests may have keys that are not listed, replies have none."""
     request_types = {operation.request for operation in operations if operation.request}
     reply_types = {kind for operation in operations for kind in (operation.reply, operation.chunk)}
@@ -188,7 +182,7 @@ def _make_schemas(operations: list[Operation], keywords: dict[str, FieldKeywords
     }
     request_schemas, reply_schemas = _generate_schemas(request_types), _generate_schemas(reply_types)
     for kind in request_types:
-        _describe_fields(request_schemas[kind.__name__], SUPPORT_TABLES[kind.__name__], keywords[kind.__name__])
+        _describe_fields(request_schemas[kind.__name__], kind, limits)
     for schema in reply_schemas.values():
         if "properties" in schema:
             schema["additionalProperties"] = False
@@ -222,18 +216,9 @@ def _simplify(schema: Any) -> Any:
     return simplified
 
 
-def _describe_fields(schema: dict[str, Any], table: dict[str, FieldSupport], keywords: FieldKeywords) -> None:
-    """Add to each field its range, its default, and whether it is supported. Those without a default are required."""
-    schema["required"] = [name for name in schema["properties"] if "default" not in keywords[name]]
+def _describe_fields(schema: dict[str, Any], kind: type[BaseModel], limits: ServerLimits) -> None:
+    """Add to each field of a request its range, its default, and whether it is supported."""
+    rows = get_rows(kind)
+    schema["required"] = [name for name in schema["properties"] if rows[name].is_required]
     for name, field in schema["properties"].items():
-        field |= {key: value for key, value in keywords[name].items() if (key, value) != ("default", None)}
-        field["description"] = f"{keywords[name]['description']} {_format_support(table[name])}"
-        field["x-support"] = table[name].status.name.lower()
-
-
-def _format_support(support: FieldSupport) -> str:
-    note = f": {support.note}" if support.note else ""
-    if support.status is SupportStatus.REFUSED:
-        neutral = "".join(f" or {value}" for value in support.neutral)
-        return f"(Not supported yet{note}; 400 for anything but null{neutral}.)"
-    return f"({'Accepted, without effect' if support.status is SupportStatus.NO_EFFECT else 'Honoured'}{note}.)"
+        field |= make_field_keywords(name, rows[name], limits)

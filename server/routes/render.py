@@ -13,8 +13,9 @@ from server.jobs import make_chat_job, make_completion_jobs, parse_prompts
 from server.reply_headers import add_unenforced_header
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import check_chat, check_completion
-from server.schemas.common import GenerationRequest, validate_body
+from server.schemas.common import validate_body
 from server.schemas.completions import CompletionRequest
+from server.schemas.generation import GenerationRequest
 from server.state import ServerState
 
 

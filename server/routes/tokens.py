@@ -10,14 +10,14 @@ from jaxserve import InvalidParameter
 from server.body import make_validation_error, read_json
 from server.config import ServerConfig
 from server.errors import json_response
-from server.jobs import TOKENIZE_LENGTH_FACTOR, check_text_length, check_token_ids
+from server.jobs import check_text_length, check_token_ids
 from server.rendering import render_prompt
 from server.replies import in_slices
 from server.sampling import get_max_model_len
 from server.schemas.checks import check_reasoning_effort
 from server.schemas.common import validate_body
 from server.schemas.template import check_messages, check_template_fields
-from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
+from server.schemas.tokens import TOKENIZE_LENGTH_FACTOR, DetokenizeRequest, TokenizeRequest
 from server.state import ServerState
 
 

@@ -4,10 +4,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from server.schemas.common import GenerationRequest, Int, NestedModel, NumberInt
+from server.config import RESERVED_TEMPLATE_KWARGS
+from server.schemas.common import Int, NestedModel, NumberInt
+from server.schemas.fields import BECOMES_PARAMETER, Purpose, honoured, no_effect
+from server.schemas.generation import (
+    SHAPES_PROMPT,
+    GenerationRequest,
+    max_alternatives,
+    max_model_len,
+    min_alternatives,
+)
 
 MAX_MESSAGES = 16384
 MAX_TOOLS = 1024
+REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_MESSAGES = "test_chat_fields.py::TestMessages::test_they_reach_the_template_as_they_came"
+_IF_USED = "if the template uses it"
+_READS_ANSWER = "test_tools.py::test_the_fields_reach_the_reader_of_the_answer"
 ContentPart = str | dict[str, Any]
 
 
@@ -17,14 +30,16 @@ class Message(NestedModel):
     The library checks the parts of a content and the tool calls of an assistant.
     """
 
-    role: str
-    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
-    name: str | None = None
-    tool_calls: list[Any] | None = None
-    tool_call_id: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tools: list[Any] | None = None
+    role: str = honoured(is_required=True, note=_IF_USED, test=_MESSAGES)
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = honoured(note=_IF_USED, test=_MESSAGES)
+    name: str | None = honoured(note=_IF_USED, test=_MESSAGES)
+    tool_calls: list[Any] | None = honoured(note=_IF_USED, test=_MESSAGES)
+    tool_call_id: str | None = honoured(note=_IF_USED, test=_MESSAGES)
+    reasoning: str | None = honoured(note=_IF_USED, test=_MESSAGES)
+    reasoning_content: str | None = honoured(note=_IF_USED, test=_MESSAGES)
+    tools: list[Any] | None = honoured(
+        note="of a developer", test="test_chat_fields.py::TestMessages::test_tools_of_a_developer_reach_the_template"
+    )
 
     @property
     def text(self) -> str:
@@ -67,22 +82,101 @@ class Tool(NestedModel):
 class ChatRequest(GenerationRequest):
     """The body of POST /v1/chat/completions. GET /openapi.json describes every field."""
 
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Int | None = None
-    logprobs: bool | None = None
-    top_logprobs: NumberInt | None = None
-    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: str | None = None
-    include_reasoning: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    documents: Annotated[list[dict[str, str]], Field(fail_fast=True)] | None = None
-    chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    mm_processor_kwargs: dict[str, Any] | None = None
-    return_prompt_text: bool | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] = honoured(
+        "Messages of the conversation.", Purpose.PROMPT, is_required=True, note="text only", test=_MESSAGES
+    )
+    max_completion_tokens: Int | None = honoured(
+        "Most tokens to generate; none: as many as fit.",
+        Purpose.LENGTH,
+        note="wins over max_tokens",
+        test=BECOMES_PARAMETER,
+        minimum=1,
+        maximum=max_model_len,
+    )
+    logprobs: bool | None = honoured(
+        "Returns logprobs of the answer's tokens.",
+        Purpose.LOGPROBS,
+        False,
+        test="test_chat_stream.py::test_every_token_appears_once",
+    )
+    top_logprobs: NumberInt | None = honoured(
+        "Number of alternatives at each token; needs logprobs. -1: all.",
+        Purpose.LOGPROBS,
+        note="up to --max-logprobs",
+        test="test_chat_reply.py::TestLogprobs::test_exactly_k_alternatives_the_token_itself_first",
+        minimum=min_alternatives,
+        maximum=max_alternatives,
+    )
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = honoured(
+        "Functions that the model may call.", Purpose.TOOLS, note="functions", test=_READS_ANSWER, minItems=1
+    )
+    tool_choice: str | dict[str, Any] | None = honoured(
+        "Whether a function may or must be called, or which one; by default auto if there are tools, else none.",
+        Purpose.TOOLS,
+        note="auto needs a tool parser",
+        test="test_tools.py::TestChoice::test_what_a_tool_choice_comes_to",
+        anyOf=[{"enum": ["none", "auto", "required", None]}, {"type": "object"}],
+    )
+    parallel_tool_calls: bool | None = honoured(
+        "Whether several functions may be called at once.",
+        Purpose.TOOLS,
+        True,
+        note="false: one call at most",
+        test=_READS_ANSWER,
+    )
+    reasoning_effort: str | None = honoured(
+        "Amount of reasoning; none: no reasoning.",
+        Purpose.TEMPLATE,
+        note=_IF_USED,
+        test=SHAPES_PROMPT,
+        enum=[*REASONING_EFFORTS, None],
+    )
+    include_reasoning: bool | None = honoured(
+        "Returns the reasoning beside the answer; if false, its token ids and logprobs are left out, too.",
+        Purpose.TOOLS,
+        True,
+        note="false: reasoning, logprobs and token ids are left out",
+        test="test_reasoning_reply.py::test_what_is_not_told_does_not_leak",
+    )
+    add_generation_prompt: bool | None = honoured(
+        "Ends the prompt with the beginning of an assistant message.", Purpose.TEMPLATE, True, test=SHAPES_PROMPT
+    )
+    continue_final_message: bool | None = honoured(
+        "Continues the last message instead of beginning a new one.",
+        Purpose.TEMPLATE,
+        False,
+        note="with add_generation_prompt false",
+        test="test_chat_fields.py::TestMessages::test_continuing_needs_no_prompt_for_an_answer",
+    )
+    documents: Annotated[list[dict[str, str]], Field(fail_fast=True)] | None = honoured(
+        "Documents for the chat template.", Purpose.TEMPLATE, note="if the template uses them", test=SHAPES_PROMPT
+    )
+    chat_template: str | None = honoured(
+        "Chat template that replaces the model's own.",
+        Purpose.TEMPLATE,
+        note="with --trust-request-chat-template",
+        test="test_request_templates.py::TestTrust::test_with_the_flag_it_is_used",
+    )
+    chat_template_kwargs: dict[str, Any] | None = honoured(
+        "Further variables of the chat template.",
+        Purpose.TEMPLATE,
+        note="if the template uses them",
+        test=SHAPES_PROMPT,
+        propertyNames={"not": {"enum": sorted(RESERVED_TEMPLATE_KWARGS)}},
+    )
+    mm_processor_kwargs: dict[str, Any] | None = no_effect(
+        "Arguments of the processor of multimodal models.",
+        note="on models of text; needs --trust-request-mm-kwargs",
+        test="test_request_templates.py"
+        "::TestTrust::test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text",
+    )
+    return_prompt_text: bool | None = honoured(
+        "Returns the rendered prompt as text.",
+        Purpose.REPLY,
+        False,
+        note="adds prompt_text",
+        test="test_rendering.py::TestPromptText::test_it_is_there_on_demand_alone",
+    )
 
     @property
     def requested_max_tokens(self) -> int | None:

@@ -9,19 +9,15 @@ from typing import Any
 from jaxserve import InvalidParameter
 from server.config import ServerConfig
 from server.errors import preview
-from server.schemas import support
-from server.schemas.chat import ChatRequest
-from server.schemas.common import GenerationRequest
+from server.schemas.chat import REASONING_EFFORTS, ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.constraints import resolve_constraint
+from server.schemas.fields import refuse_unsupported
+from server.schemas.generation import MAX_LABEL_CHARS, MAX_SALT_CHARS, MAX_STOP_CHARS, GenerationRequest
 from server.schemas.template import check_messages, check_template_fields
 from server.schemas.tools import check_tools
 
-MAX_LABEL_CHARS = 256
-MAX_SALT_CHARS = 128
-MAX_STOP_CHARS = 4096
 MAX_XARGS_INTEGER = 2**64
-REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 def check_chat(request: ChatRequest, config: ServerConfig) -> None:
@@ -32,7 +28,7 @@ def check_chat(request: ChatRequest, config: ServerConfig) -> None:
     check_template_fields(request, config)
     check_tools(request)
     check_reasoning_effort(request.reasoning_effort)
-    support.refuse_unsupported(request, support.CHAT)
+    refuse_unsupported(request)
 
 
 def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
@@ -54,7 +50,7 @@ def check_completion(request: CompletionRequest, config: ServerConfig) -> None:
     if request.max_tokens == 0 and not request.echo:
         raise InvalidParameter("max_tokens must be at least 1, got 0; 0 is only allowed with echo.", "max_tokens")
     resolve_constraint(request)
-    support.refuse_unsupported(request, support.COMPLETIONS)
+    refuse_unsupported(request)
 
 
 def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:

@@ -1,4 +1,4 @@
-"""What the request schemas share: types, the fields of both generation endpoints, and the validation of bodies.
+"""What the request schemas share: types of fields, and the validation of bodies.
 
 Null and absent mean the same for every optional field, so an unset field is always None here; its default is applied in
 jobs.py. Types are lenient as in vLLM, but for the types below. Unknown keys are accepted.
@@ -53,15 +53,6 @@ def _reject_string(value: Any) -> Any:
 NonStringInt = Annotated[Int, BeforeValidator(_reject_string)]
 """An integer that may be true, but not "3"."""
 
-RESPONSE_FORMAT_TYPES = ("text", "json_object", "json_schema", "structural_tag")
-GRAMMAR_BACKENDS = (
-    "auto",
-    "xgrammar",
-    "guidance",
-    "outlines",
-    "lm-format-enforcer",
-)  # hints without effect; llguidance is the only engine
-
 Strings = Annotated[list[str], Field(fail_fast=True)]
 Ints = Annotated[list[Int], Field(fail_fast=True)]
 
@@ -70,121 +61,6 @@ class NestedModel(BaseModel):
     """An object inside the body; unknown keys are dropped."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
-
-
-class StreamOptions(NestedModel):
-    """Further contents of a stream."""
-
-    model_config = ConfigDict(extra="allow")
-
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is asked for; null means absent."""
-        return not self.model_dump(exclude_none=True)
-
-
-class ResponseFormat(NestedModel):
-    """The format of an answer.
-
-    json_schema has name and schema; a structural_tag has format, or structures and triggers.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    type: Annotated[str, Field(json_schema_extra={"enum": [*RESPONSE_FORMAT_TYPES]})]
-    json_schema: dict[str, Any] | None = None
-
-
-class StructuredOutputsJson(NestedModel):
-    """The constraint of an answer: one of json, regex, choice, grammar, json_object and structural_tag.
-
-    The switches are for JSON.
-    """
-
-    json_: dict[str, Any] | str | None = Field(default=None, alias="json")
-    regex: str | None = None
-    choice: Strings | None = None
-    grammar: str | None = None
-    json_object: bool | None = None
-    structural_tag: str | None = None
-    disable_any_whitespace: bool | None = None
-    disable_additional_properties: bool | None = None
-    whitespace_pattern: str | None = None
-    disable_fallback: bool | None = None
-    backend: str | None = Field(default=None, alias="_backend", json_schema_extra={"enum": [*GRAMMAR_BACKENDS, None]})
-
-
-class RepetitionDetectionJson(NestedModel):
-    """The repetition that ends an answer: a pattern of so many tokens, so many times at its end."""
-
-    max_pattern_size: Int | None = None
-    min_pattern_size: Int | None = None
-    min_count: Int | None = None
-
-
-class GenerationRequest(BaseModel):
-    """The fields that chat and completion requests have in common."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    model: str | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    max_tokens: Int | None = None
-    n: Int | None = None
-    seed: Int64 | None = None
-    stop: str | Strings | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Int | None = None
-    min_p: float | None = None
-    user: str | None = None
-    use_beam_search: bool | None = None
-    length_penalty: float | None = None
-    stop_token_ids: Ints | None = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
-    min_tokens: Int | None = None
-    skip_special_tokens: bool | None = None
-    spaces_between_special_tokens: bool | None = None
-    truncate_prompt_tokens: Annotated[Int, Field(ge=-1, le=2**63 - 1)] | None = None
-    truncation_side: str | None = None
-    allowed_token_ids: Ints | None = None
-    bad_words: Strings | None = None
-    prompt_logprobs: NumberInt | None = None
-    echo: bool | None = None
-    add_special_tokens: bool | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputsJson | None = None
-    priority: Int64 | None = None
-    request_id: str | None = None
-    return_tokens_as_token_ids: bool | None = None
-    return_token_ids: bool | None = None
-    cache_salt: str | None = None
-    kv_transfer_params: dict[str, Any] | None = None
-    vllm_xargs: dict[str, Any] | None = None
-    repetition_detection: RepetitionDetectionJson | None = None
-    stream_interval: Int | None = None
-    session_id: str | None = None
-    logprob_token_ids: Ints | None = None
-    thinking_token_budget: Int | None = None
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """The field stop as a tuple."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    @property
-    def includes_usage(self) -> bool:
-        """Whether a stream ends with a chunk that has the usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
 
 
 def validate_body(schema: type[T], body: dict[str, Any]) -> T:

@@ -5,8 +5,13 @@ from typing import Any
 
 from jaxserve import InvalidParameter, RequestError, StructuredOutputs, dump_exact_json
 from server.errors import preview
-from server.schemas.common import GRAMMAR_BACKENDS, RESPONSE_FORMAT_TYPES, GenerationRequest, ResponseFormat
-from server.schemas.common import StructuredOutputsJson as Asked
+from server.schemas.constraint_fields import (
+    GRAMMAR_BACKENDS,
+    RESPONSE_FORMAT_TYPES,
+    ResponseFormat,
+    StructuredOutputsJson,
+)
+from server.schemas.generation import GenerationRequest
 
 LIBRARY_FIELD = "structured_outputs"  # the library's name for what requests may have in two fields
 PASSTHROUGH = (
@@ -49,7 +54,7 @@ def rename_error_field(error: BaseException, field: str) -> BaseException:
     )
 
 
-def _from_structured_outputs(fields: Asked) -> StructuredOutputs:
+def _from_structured_outputs(fields: StructuredOutputsJson) -> StructuredOutputs:
     if fields.backend is not None and fields.backend not in GRAMMAR_BACKENDS:
         raise InvalidParameter(
             f"structured_outputs._backend must be one of {', '.join(GRAMMAR_BACKENDS)}, got {preview(fields.backend)}; "

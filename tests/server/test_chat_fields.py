@@ -87,23 +87,6 @@ async def test_logprob_token_ids_become_a_sampling_parameter(api):
     assert (await params_of(api, logprobs=True, logprob_token_ids=["7", 3])).logprob_token_ids == (7, 3)
 
 
-NULLABLE = """
-    model frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs max_tokens
-    max_completion_tokens n response_format seed stop stream stream_options temperature top_p top_k min_p
-    tools tool_choice parallel_tool_calls reasoning_effort include_reasoning user use_beam_search
-    length_penalty stop_token_ids include_stop_str_in_output ignore_eos min_tokens skip_special_tokens
-    spaces_between_special_tokens truncate_prompt_tokens prompt_logprobs allowed_token_ids bad_words echo
-    add_generation_prompt continue_final_message add_special_tokens documents chat_template
-    chat_template_kwargs mm_processor_kwargs structured_outputs priority request_id
-    return_tokens_as_token_ids return_token_ids cache_salt kv_transfer_params vllm_xargs repetition_detection
-    thinking_token_budget truncation_side logprob_token_ids return_prompt_text stream_interval session_id
-"""
-
-
-async def test_null_means_absent_for_every_optional_field(api):
-    assert await params_of(api, **dict.fromkeys(NULLABLE.split())) == await params_of(api)
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [

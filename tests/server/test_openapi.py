@@ -5,18 +5,23 @@ from typing import Any
 
 import pytest
 
-from server.openapi.document import SUPPORT_TABLES, list_routes
+from server.openapi.document import list_routes
 from server.openapi.operations import OPERATIONS
-from server.schemas.support import SupportStatus
+from server.schemas.chat import ChatRequest
+from server.schemas.completions import CompletionRequest
+from server.schemas.fields import SupportStatus, get_rows
+from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT, Api
 
+SCHEMAS = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+ROWS = {schema.__name__: get_rows(schema) for schema in SCHEMAS}
 ROUTES = {"ChatRequest": "/v1/chat/completions", "CompletionRequest": "/v1/completions"}
 ROUTES |= {"TokenizeRequest": "/tokenize", "DetokenizeRequest": "/detokenize"}
 BODIES: dict[str, dict[str, Any]] = {"ChatRequest": CHAT, "CompletionRequest": {"prompt": "ab"}}
 BODIES |= {"TokenizeRequest": {"prompt": "ab"}, "DetokenizeRequest": {"tokens": [104]}}
 BESIDE = {"top_logprobs": {"logprobs": True}, "logprob_token_ids": {"logprobs": True}, "max_tokens": {"echo": True}}
-FIELDS = [(name, field) for name in ROUTES for field in SUPPORT_TABLES[name]]
+FIELDS = [(name, field) for name in ROUTES for field in ROWS[name]]
 
 
 def fields_of(api: Api, schema: str) -> dict[str, dict[str, Any]]:
@@ -79,7 +84,16 @@ async def test_every_range_is_the_one_that_is_checked(api: Api, schema: str, fie
         answer = await api.post(ROUTES[schema], {**body, field: value})
         assert answer.status == (404 if field == "model" else 400), (value, answer.text)
         assert answer.error["param"].startswith((field, f"body.{field}"))
-        assert SUPPORT_TABLES[schema][field].status is SupportStatus.REFUSED or not is_refused_whole(answer, field)
+        assert ROWS[schema][field].status is SupportStatus.REFUSED or not is_refused_whole(answer, field)
+
+
+@pytest.mark.parametrize("schema", ROUTES)
+async def test_null_means_absent_for_every_optional_field(api: Api, schema: str) -> None:
+    nulls = {name: None for name, row in ROWS[schema].items() if not row.is_required and name not in BODIES[schema]}
+    answers = [await api.post(ROUTES[schema], {**more, **BODIES[schema]}) for more in ({}, nulls)]
+    without, with_nulls = ({**answer.json, "id": "", "created": 0} for answer in answers)
+    assert (answers[1].status, with_nulls) == (200, without)
+    assert len(set(api.llm.calls)) <= 1
 
 
 @pytest.mark.parametrize(("schema", "field"), FIELDS)
@@ -114,7 +128,7 @@ async def test_it_is_served_as_it_is(api: Api) -> None:
 
 @pytest.mark.parametrize(("schema", "field"), FIELDS)
 def test_every_field_says_what_becomes_of_it(api: Api, schema: str, field: str) -> None:
-    said, support = fields_of(api, schema)[field], SUPPORT_TABLES[schema][field]
+    said, support = fields_of(api, schema)[field], ROWS[schema][field]
     assert said["x-support"] == support.status.name.lower()
     assert support.note in said["description"]
     assert ("Not supported yet" in said["description"]) == (support.status is SupportStatus.REFUSED)

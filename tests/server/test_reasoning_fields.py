@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.schemas.checks import REASONING_EFFORTS
+from server.schemas.chat import REASONING_EFFORTS
 from tests.fake_llm import FakeLLM
 
 

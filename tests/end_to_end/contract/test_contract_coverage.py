@@ -5,7 +5,7 @@ import re
 import pytest
 
 from server.schemas.chat import ChatRequest
-from tests.server.test_support import source_of
+from tests.server.test_fields import source_of
 
 
 def source(row: str) -> str:
