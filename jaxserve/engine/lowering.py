@@ -26,9 +26,14 @@ from jaxserve.engine.step import (
     sample_tokens,
     set_last_tokens,
 )
+from jaxserve.parallel.placement import Placement
+from jaxserve.parallel.sharding import BY_VOCAB, STACKED, WHOLE, split_specs
 from jaxserve.sampling import penalties
-from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
+from jaxserve.sampling.sampler import LogprobsConfig, SampleMode, SamplerOutput
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
+
+# How the sampler's output is split among devices: all_logprob_BV stays where it is computed.
+SAMPLER_OUTPUT_SPECS = SamplerOutput(*[WHOLE] * 6, BY_VOCAB, *[WHOLE] * 3)
 
 COPIES_PER_CALL = 8  # pages of each cache group; a step that copies more makes several calls
 
@@ -93,7 +98,7 @@ class ProgramShapes:
 
 
 def make_lowerings(
-    shapes: ProgramShapes, weights: Sequence[Any], pages: tuple[Any, ...], last_token_R: Array
+    shapes: ProgramShapes, weights: Sequence[Any], pages: tuple[Any, ...], last_token_R: Array, placement: Placement
 ) -> dict[Hashable, Callable[[], Any]]:
     """Return for each key of a program a function that lowers it, those that compile slowest first.
 
@@ -101,8 +106,9 @@ def make_lowerings(
     weights        The weights, or their shapes.
     pages          The pages of every layer.
     last_token_R   int32, the last token of each row.
+    placement      The devices.
     """
-    lowerer = _Lowerer(shapes, weights, pages, last_token_R)
+    lowerer = _Lowerer(shapes, weights, pages, last_token_R, placement)
     lowerings: dict[Hashable, Callable[[], Any]] = {}
     for tokens in () if shapes.batch_invariant else shapes.buckets.prefill:
         lowerings["prefill", tokens] = partial(lowerer.lower_forward, 1, shapes.make_layout(tokens))
@@ -134,17 +140,30 @@ class _Lowerer:
     weights: Sequence[Any]
     pages: tuple[Any, ...]
     last_token_R: Array
+    placement: Placement
+
+    @property
+    def weight_specs(self) -> Any:
+        """How each weight is split among the devices."""
+        return split_specs(self.weights)
 
     def lower_forward(self, rows: int, layout: batch.Layout) -> Any:
         """Lower the forward pass of `rows` lines, for prefill or decode."""
-        step = jax.jit(partial(forward, self.shapes.model, layout), donate_argnums=1, keep_unused=True)
+        step = self.placement.jit(
+            partial(forward, self.shapes.model, layout),
+            in_specs=(self.weight_specs, STACKED, WHOLE, WHOLE),
+            out_specs=(STACKED, BY_VOCAB, WHOLE, WHOLE),
+            donate_argnums=1,
+        )
         return step.lower(self.weights, self.pages, self.last_token_R, _ints(rows, layout.num_columns))
 
     def lower_prompt_logprobs(self, tokens: int, all_logprobs: bool) -> Any:
         """Lower the log-probabilities of a chunk of `tokens` prompt tokens."""
         model = self.shapes.model
-        step = jax.jit(
-            partial(compute_prompt_logprobs, model, self.shapes.logprobs_config, all_logprobs), keep_unused=True
+        step = self.placement.jit(
+            partial(compute_prompt_logprobs, model, self.shapes.logprobs_config, all_logprobs),
+            in_specs=(self.weight_specs, WHOLE, WHOLE),
+            out_specs=SAMPLER_OUTPUT_SPECS,
         )
         _, rows, layout = self.shapes.prefill_program(tokens)
         hidden = jax.ShapeDtypeStruct((rows * max(1, layout.num_tokens), model.spec.width), model.dtype)
@@ -152,10 +171,12 @@ class _Lowerer:
 
     def lower_sample(self, rows: int, mode: SampleMode) -> Any:
         """Lower the sampler for `rows` rows."""
-        step = jax.jit(
-            partial(sample_tokens, mode=mode, logprobs_config=self.shapes.logprobs_config),
+        ranks = self.placement.ranks
+        step = self.placement.jit(
+            partial(sample_tokens, mode=mode, logprobs_config=self.shapes.logprobs_config, ranks=ranks),
+            in_specs=(WHOLE, BY_VOCAB, BY_VOCAB, WHOLE, BY_VOCAB, BY_VOCAB, WHOLE),
+            out_specs=(WHOLE, BY_VOCAB, SAMPLER_OUTPUT_SPECS),
             donate_argnums=(0, 1),
-            keep_unused=True,
         )
         logits = jax.ShapeDtypeStruct((rows, self.shapes.vocab_size), jnp.float32)
         columns = _ints(rows, batch.NUM_SAMPLER_COLUMNS)
@@ -173,24 +194,28 @@ class _Lowerer:
 
     def lower_init_penalties(self) -> Any:
         """Lower the creation of the penalty state."""
-        return jax.jit(partial(penalties.init, self.shapes.num_rows, self.shapes.vocab_size)).lower()
+        columns = self.shapes.vocab_size // self.placement.size
+        return self.placement.jit(partial(penalties.init, self.shapes.num_rows, columns), (), BY_VOCAB).lower()
 
     def lower_set_penalty_row(self) -> Any:
         """Lower the update of one row's penalty state."""
         row = penalties.build_row((), (), (), self.shapes.vocab_size)
-        return jax.jit(partial(penalties.set_row), donate_argnums=0).lower(self.penalties, np.int32(0), row)
+        step = self.placement.jit(partial(penalties.set_row), (BY_VOCAB, WHOLE, STACKED), BY_VOCAB, donate_argnums=0)
+        return step.lower(self.penalties, np.int32(0), row)
 
     def lower_copy_pages(self) -> Any:
         """Lower the copy of COPIES_PER_CALL pages of each cache group."""
         groups = self.shapes.model.groups
         page_GN = (_ints(COPIES_PER_CALL),) * len(groups)
-        step = jax.jit(partial(copy_pages, index_groups(groups)), donate_argnums=0)
+        function = partial(copy_pages, index_groups(groups))
+        step = self.placement.jit(function, (STACKED, WHOLE, WHOLE), STACKED, donate_argnums=0)
         return step.lower(self.pages, page_GN, page_GN)
 
     def lower_set_last_tokens(self) -> Any:
         """Lower the update of the rows' last tokens."""
         column_N = _ints(self.shapes.num_rows)
-        return jax.jit(partial(set_last_tokens), donate_argnums=0).lower(self.last_token_R, column_N, column_N)
+        step = self.placement.jit(partial(set_last_tokens), (WHOLE, WHOLE, WHOLE), WHOLE, donate_argnums=0)
+        return step.lower(self.last_token_R, column_N, column_N)
 
 
 def _ints(*shape: int) -> jax.ShapeDtypeStruct:

@@ -150,7 +150,7 @@ class Runner:
         directory   The program store's directory; None: nothing is loaded or saved.
         """
         store = ProgramStore(directory, self._placement, self._fingerprint())
-        lowerings = make_lowerings(self._shapes, self._weights, self._pages, self._last_token_R)
+        lowerings = make_lowerings(self._shapes, self._weights, self._pages, self._last_token_R, self._placement)
         self._programs = compile_all(lowerings, store, progress)
         self._loaded_keys = store.loaded_keys
         self._penalties = self._programs["init penalties",]()

@@ -21,6 +21,7 @@ from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.models.registry import abstract_decoder, merge_params
 from jaxserve.models.spec import DecoderSpec
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 from jaxserve.sampling.columns import unpack_columns
 from jaxserve.sampling.logprobs import LogNormalizer, compute_logprobs
 from jaxserve.sampling.penalties import PenaltyState, update_counts
@@ -42,6 +43,7 @@ class ModelContext:
     backend     The attention backend.
     page_size   The number of tokens of a page.
     groups      The cache groups of the layers.
+    ranks       The ranks that hold the model together.
     """
 
     spec: DecoderSpec
@@ -50,6 +52,7 @@ class ModelContext:
     backend: AttentionBackend
     page_size: int
     groups: tuple[CacheGroup, ...]
+    ranks: Ranks = ONE_RANK
 
     def build_decoder(self, leaves: Sequence[Array | PackedWeight]) -> "Decoder":
         """Return the decoder with these weights.
@@ -57,7 +60,7 @@ class ModelContext:
         The module structure is built on the first call, while a program is traced: a start that loads all programs
         never builds it.
         """
-        graphdef, _ = abstract_decoder(self.spec, self.dtype)
+        graphdef, _ = abstract_decoder(self.spec, self.dtype, self.ranks)
         return merge_params(graphdef, dict(zip(self.paths, leaves, strict=True)))
 
 
@@ -117,12 +120,13 @@ def sample_tokens(
     *,
     mode: SampleMode,
     logprobs_config: LogprobsConfig,
+    ranks: Ranks = ONE_RANK,
 ) -> tuple[Array, PenaltyState | None, SamplerOutput]:
     """Sample a token for each row and store it on the device as the row's last token.
 
     Donate last_token_R and penalties. penalties, mask_BM and logprob_token_id_BI are needed from mode PROCESSORS on,
-    grammar_BM from LOGPROBS on; they are None for lower modes. Returns last_token_R, the penalties and the sampler's
-    output.
+    grammar_BM from LOGPROBS on; they are None for lower modes. Logits, masks and penalties are the columns of one
+    of the `ranks`. Returns last_token_R, the penalties and the sampler's output.
     """
     row_B, params = column_BX[:, ROW], unpack_columns(column_BX[:, SAMPLING:NUM_SAMPLER_COLUMNS])
     inputs = None
@@ -131,10 +135,10 @@ def sample_tokens(
         inputs = LogitsInputs(penalties, row_B, mask_BM, logprob_token_id_BI, grammar_BM)
     position_B = column_BX[:, POSITION] + column_BX[:, COUNT]
     with jax.named_scope("sample"):
-        sampled = sample(logits_BV, params, position_B, inputs, mode=mode, logprobs_config=logprobs_config)
+        sampled = sample(logits_BV, params, position_B, inputs, mode=mode, logprobs_config=logprobs_config, ranks=ranks)
     token_B = jnp.maximum(sampled.token_B, 0)
     if penalties is not None:
-        penalties = update_counts(penalties, row_B, token_B, params)
+        penalties = update_counts(penalties, row_B, token_B, params, ranks)
     return last_token_R.at[row_B].set(token_B), penalties, sampled
 
 
@@ -181,11 +185,17 @@ def compute_prompt_logprobs(
         logits_SV = decoder.compute_logits(hidden_SD)
         is_normalized = logprobs_config.is_normalized
         logprobs = compute_logprobs(
-            logits_SV, target_S, max_logprobs=logprobs_config.max_logprobs, is_normalized=is_normalized
+            logits_SV,
+            target_S,
+            max_logprobs=logprobs_config.max_logprobs,
+            is_normalized=is_normalized,
+            ranks=model.ranks,
         )
         if not all_logprobs:
             return logprobs
-        return *logprobs, LogNormalizer.from_logits(logits_SV).normalize(logits_SV) if is_normalized else logits_SV
+        return *logprobs, LogNormalizer.from_logits(logits_SV, model.ranks).normalize(
+            logits_SV
+        ) if is_normalized else logits_SV
 
     rows = math.gcd(PROMPT_LOGPROBS_ROWS, len(target_T))
     blocks = (hidden_TD.reshape(-1, rows, hidden_TD.shape[-1]), target_T.reshape(-1, rows))

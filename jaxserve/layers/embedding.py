@@ -7,12 +7,19 @@ from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
 from jaxserve.layers.linear import matmul_precision
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 
 class Embedding(nnx.Module):
-    """A table with one row per token; a model with tied weights reads its logits from the same table."""
+    """A table with one row per token; a model with tied weights reads its logits from the same table.
 
-    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    ranks: each has the rows of some tokens.
+    """
+
+    def __init__(
+        self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks = ONE_RANK
+    ) -> None:
+        self.ranks = ranks
         self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
 
     def __call__(self, token_T: Array) -> Array:
@@ -20,7 +27,16 @@ class Embedding(nnx.Module):
         table = self.table.get_value()
         if isinstance(table, quant.PackedWeight):
             return quant.embedding_rows(table, token_T)
+        if self.ranks.size > 1:
+            return self._take_rows(table, token_T)
         return jnp.take(table, token_T, axis=0, mode="clip")
+
+    def _take_rows(self, table: Array, token_T: Array) -> Array:
+        """Return the rows of tokens; the ranks that do not have a token's row add zeros."""
+        num = table.shape[0]
+        row_T = token_T - self.ranks.offset(num)
+        x_TD = jnp.take(table, row_T, axis=0, mode="clip")
+        return self.ranks.sum(jnp.where(((row_T >= 0) & (row_T < num))[:, None], x_TD, 0))
 
     def compute_logits(self, hidden_BD: Array) -> Array:
         """Return logits_BV float32 for hidden_BD, in a model whose head is tied to the embedding."""

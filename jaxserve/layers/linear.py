@@ -6,6 +6,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 
 def matmul_precision(dtype: DTypeLike) -> lax.Precision | None:
@@ -21,9 +22,20 @@ class Linear(nnx.Module):
     """y = x @ kernel (+ bias), the kernel laid out [in, out].
 
     Two-dimensional, heads folded into `out`: the form for which XLA finds a plain matrix product everywhere.
+    ranks: each has some of the inputs and the same rows of the kernel, so products are summed over them.
     """
 
-    def __init__(self, width_in: int, width_out: int, *, bias: bool, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        *,
+        bias: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        ranks: Ranks = ONE_RANK,
+    ) -> None:
+        self.ranks = ranks
         self.kernel = nnx.Param(0.02 * rngs.params.normal((width_in, width_out), dtype))
         self.bias = nnx.Param(jnp.zeros((width_out,), dtype)) if bias else None
 
@@ -40,5 +52,6 @@ def apply_linears(x: Array, *layers: Linear) -> tuple[Array, ...]:
         products = quant.packed_matmul(x, *packed)
     else:
         products = [jnp.einsum("ti,io->to", x, kernel, precision=matmul_precision(x.dtype)) for kernel in kernels]
+    sums = [layer.ranks.sum(y) for layer, y in zip(layers, products, strict=True)]
     biases = [layer.bias for layer in layers]
-    return tuple(y if bias is None else y + bias[...] for y, bias in zip(products, biases, strict=True))
+    return tuple(y if bias is None else y + bias[...] for y, bias in zip(sums, biases, strict=True))

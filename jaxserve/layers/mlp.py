@@ -10,6 +10,7 @@ from jax import Array, nn
 from jax.typing import DTypeLike
 
 from jaxserve.layers.linear import Linear, apply_linears
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
@@ -31,6 +32,7 @@ class MLP(nnx.Module):
     """down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate.
 
     Gate and up stay apart: fusing them gains nothing and costs a copy at load.
+    ranks: each has some of the hidden numbers.
     """
 
     def __init__(
@@ -43,11 +45,12 @@ class MLP(nnx.Module):
         bias: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         self.activation: Activation = activation
         self.gate = Linear(width, hidden, bias=bias, dtype=dtype, rngs=rngs) if is_gated else None
         self.up = Linear(width, hidden, bias=bias, dtype=dtype, rngs=rngs)
-        self.down = Linear(hidden, width, bias=bias, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, width, bias=bias, dtype=dtype, rngs=rngs, ranks=ranks)
 
     def __call__(self, x_TD: Array) -> Array:
         """Return the block's output [T, D] for x_TD, in x's type."""

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxserve.layers import quant
 from jaxserve.layers.linear import Linear, matmul_precision
 from jaxserve.layers.mlp import ACTIVATIONS, MLP, Activation
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 # Rows of a block: with few tokens an expert rarely has more than a handful, with many the product pays for itself.
 FEW_TOKENS, ROWS_OF_FEW, ROWS_OF_MANY = 64, 8, 32
@@ -86,11 +87,18 @@ class ExpertBlocks:
     rows: int
 
 
-def group_by_expert(index_TK: Array, num_experts: int, is_real_T: Array) -> ExpertBlocks:
-    """Return where each token's row lies for each of its experts index_TK; padding has no rows."""
+def group_by_expert(
+    index_TK: Array, num_experts: int, is_real_T: Array, is_here_TK: Array | None = None
+) -> ExpertBlocks:
+    """Return where each token's row lies for each of its experts index_TK; padding has no rows.
+
+    is_here_TK   Whether this rank has the expert; None: it has all.
+    """
     tokens, top_k = index_TK.shape
     rows = min(ROWS_OF_FEW if tokens <= FEW_TOKENS else ROWS_OF_MANY, tokens)
     expert_A, is_real_A = index_TK.reshape(-1), jnp.repeat(is_real_T, top_k)
+    if is_here_TK is not None:
+        is_real_A &= is_here_TK.reshape(-1)
     chosen_AE = jax.nn.one_hot(expert_A, num_experts, dtype=jnp.int32) * is_real_A[:, None]
     rank_A = jnp.take_along_axis(jnp.cumsum(chosen_AE, axis=0), expert_A[:, None], axis=1)[:, 0] - 1
     blocks_E = -(-chosen_AE.sum(axis=0) // rows)
@@ -175,7 +183,11 @@ def _products(x_RI: Array, *kernels: Array | quant.PackedWeight) -> tuple[Array,
 
 
 class MoE(nnx.Module):
-    """A router and its experts, and where there is one a block that every token passes through beside them."""
+    """A router and its experts, and where there is one a block that every token passes through beside them.
+
+    ranks: each has some of the experts, or some of the hidden numbers of every expert, and some of those of the shared
+    block, which is given without ranks: all that a rank computes is summed over them once.
+    """
 
     def __init__(
         self,
@@ -189,8 +201,9 @@ class MoE(nnx.Module):
         has_shared_gate: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
-        self.num_experts, self.router_spec = num_experts, router
+        self.num_experts, self.router_spec, self.ranks = num_experts, router, ranks
         self.router = Linear(width, num_experts, bias=False, dtype=dtype, rngs=rngs)
         self.correction_bias = nnx.Param(jnp.zeros((num_experts,), dtype)) if router.has_correction_bias else None
         self.experts = Experts(num_experts, width, hidden, activation=activation, dtype=dtype, rngs=rngs)
@@ -202,13 +215,25 @@ class MoE(nnx.Module):
         bias_E = None if self.correction_bias is None else self.correction_bias[...]
         weight_TK, index_TK = route(self.router(x_TD), self.router_spec, bias_E)
         weight_TK = jnp.where(is_real_T[:, None], weight_TK, 0)
-        blocks = group_by_expert(index_TK, self.num_experts, is_real_T)
+        index_TK, is_here_TK = self._find_local(index_TK)
+        num_experts = self.num_experts if is_here_TK is None else self.num_experts // self.ranks.size
+        blocks = group_by_expert(index_TK, num_experts, is_real_T, is_here_TK)
         y_AD = self.experts(x_TD, blocks)[blocks.row_A]
         y_TKD = y_AD.reshape(*index_TK.shape, -1)
+        if is_here_TK is not None:
+            y_TKD = jnp.where(is_here_TK[..., None], y_TKD, 0)
         y_TD = jnp.einsum("tkd,tk->td", y_TKD, weight_TK.astype(y_TKD.dtype), precision=matmul_precision(x_TD.dtype))
         if self.shared is None:
-            return y_TD
+            return self.ranks.sum(y_TD)
         shared_TD = self.shared(x_TD)
         if self.shared_gate is not None:
             shared_TD = shared_TD * jax.nn.sigmoid(self.shared_gate(x_TD))
-        return y_TD + shared_TD
+        return self.ranks.sum(y_TD + shared_TD)
+
+    def _find_local(self, index_TK: Array) -> tuple[Array, Array | None]:
+        """Return the experts as this rank counts them, and whether it has them; None: it has all."""
+        if not self.ranks.splits_experts:
+            return index_TK, None
+        num = self.num_experts // self.ranks.size
+        local_TK = index_TK - self.ranks.offset(num)
+        return jnp.clip(local_TK, 0, num - 1), (local_TK >= 0) & (local_TK < num)

@@ -8,6 +8,8 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
+
 NormKind: TypeAlias = Literal["rms", "rms_wide", "rms_plus_one", "layer"]
 
 
@@ -35,10 +37,10 @@ class NormSpec:
 
 
 class Norm(nnx.Module):
-    """A norm over the last axis."""
+    """A norm over the last axis. ranks: each has some of its numbers, all equally many."""
 
-    def __init__(self, width: int, spec: NormSpec, *, dtype: DTypeLike) -> None:
-        self.spec = spec
+    def __init__(self, width: int, spec: NormSpec, *, dtype: DTypeLike, ranks: Ranks = ONE_RANK) -> None:
+        self.spec, self.ranks = spec, ranks
         self.scale = nnx.Param(jnp.ones((width,), dtype)) if spec.has_scale else None
         self.bias = nnx.Param(jnp.zeros((width,), dtype)) if spec.has_bias else None
 
@@ -46,8 +48,8 @@ class Norm(nnx.Module):
         """Return the normed x [..., width], in its shape and type."""
         wide = x.astype(jnp.float32)
         if self.spec.kind == "layer":
-            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
+            wide = wide - self._mean(wide)
+        variance = self._mean(wide * wide)
         normed = wide * lax.rsqrt(variance + self.spec.eps)
         if self.spec.kind == "rms":
             return normed.astype(x.dtype) if self.scale is None else normed.astype(x.dtype) * self.scale[...]
@@ -57,3 +59,7 @@ class Norm(nnx.Module):
         if self.bias is not None:
             normed = normed + self.bias[...].astype(jnp.float32)
         return normed.astype(x.dtype)
+
+    def _mean(self, x: Array) -> Array:
+        mean = jnp.mean(x, axis=-1, keepdims=True)
+        return mean if self.ranks.size == 1 else self.ranks.sum(mean) / self.ranks.size

@@ -10,10 +10,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from jaxserve.parallel.sharding import Axis
+
 ParamPath: TypeAlias = tuple[Hashable, ...]
 """A leaf's place in the module tree, e.g. ("layers", 3, "attention", "query", "kernel")."""
-Axis: TypeAlias = Literal["vocab", "width", "heads", "kv_heads", "mlp", "experts"]
-"""Logical axes, which a sharding table maps to axes of a mesh."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from jaxserve.models.spec import (
     attention_projections,
     layer_norms,
 )
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 Rotation: TypeAlias = tuple[Array, Array] | None
 """Cosine and sine of the tokens' angles, [T, rotary_dim] each; None: this layer does not rotate."""
@@ -43,17 +44,28 @@ Rotation: TypeAlias = tuple[Array, Array] | None
 class AttentionLayer(nnx.Module):
     """Attention of one layer: projections, rotation, and the backend's product over the pages."""
 
-    def __init__(self, spec: DecoderSpec, attention: AttentionSpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, spec: DecoderSpec, attention: AttentionSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks
+    ) -> None:
         self.spec = attention
         projections = {
-            each.name: Linear(each.width_in, each.width_out, bias=each.bias, dtype=dtype, rngs=rngs)
+            each.name: Linear(
+                each.width_in,
+                each.width_out,
+                bias=each.bias,
+                dtype=dtype,
+                rngs=rngs,
+                ranks=ranks if each.name == "output" else ONE_RANK,
+            )
             for each in attention_projections(spec.width, attention)
         }
         self.query, self.key, self.value = projections["query"], projections["key"], projections["value"]
         self.output = projections["output"]
         self.output_gate = projections.get("output_gate")
+        norm_ranks = ranks if attention.qk_norm == "full" else ONE_RANK
         self.query_norm, self.key_norm = (
-            None if width is None else Norm(width, spec.norm, dtype=dtype) for width in attention.qk_norm_widths
+            None if width is None else Norm(width, spec.norm, dtype=dtype, ranks=norm_ranks)
+            for width in attention.qk_norm_widths
         )
         self.sinks = nnx.Param(jnp.zeros((attention.num_heads,), dtype)) if attention.has_sinks else None
 
@@ -115,13 +127,13 @@ def _temperature(temperature: QueryTemperature, position_T: Array, dtype: DTypeL
 class DecoderLayer(nnx.Module):
     """One layer: attention, then the feed-forward block, each with its norms and added to the residual stream."""
 
-    def __init__(self, spec: DecoderSpec, layer: LayerSpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    def __init__(self, spec: DecoderSpec, layer: LayerSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks) -> None:
         self.spec = layer
         norms = {name: Norm(spec.width, spec.norm, dtype=dtype) for name in layer_norms(layer)}
         self.attention_norm, self.attention_post_norm = norms.get("attention_norm"), norms.get("attention_post_norm")
-        self.attention = AttentionLayer(spec, layer.attention, dtype=dtype, rngs=rngs)
+        self.attention = AttentionLayer(spec, layer.attention, dtype=dtype, rngs=rngs, ranks=ranks)
         self.mlp_norm, self.mlp_post_norm = norms.get("mlp_norm"), norms.get("mlp_post_norm")
-        self.mlp = _make_mlp(spec.width, layer.mlp, dtype=dtype, rngs=rngs)
+        self.mlp = _make_mlp(spec.width, layer.mlp, dtype=dtype, rngs=rngs, ranks=ranks)
 
     def __call__(
         self,
@@ -150,7 +162,9 @@ class DecoderLayer(nnx.Module):
         return x_TD if multiplier == 1.0 else x_TD * multiplier
 
 
-def _make_mlp(width: int, mlp: MLPSpec | MoESpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> MLP | MoE:
+def _make_mlp(
+    width: int, mlp: MLPSpec | MoESpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks = ONE_RANK
+) -> MLP | MoE:
     if isinstance(mlp, MLPSpec):
         return MLP(
             width,
@@ -160,6 +174,7 @@ def _make_mlp(width: int, mlp: MLPSpec | MoESpec, *, dtype: DTypeLike, rngs: nnx
             bias=mlp.bias,
             dtype=dtype,
             rngs=rngs,
+            ranks=ranks,
         )
     shared = None if mlp.shared is None else _make_mlp(width, mlp.shared, dtype=dtype, rngs=rngs)
     assert not isinstance(shared, MoE)
@@ -173,6 +188,7 @@ def _make_mlp(width: int, mlp: MLPSpec | MoESpec, *, dtype: DTypeLike, rngs: nnx
         has_shared_gate=mlp.has_shared_gate,
         dtype=dtype,
         rngs=rngs,
+        ranks=ranks,
     )
 
 
@@ -199,12 +215,17 @@ def _run_layer(
 
 
 class Decoder(nnx.Module):
-    """A decoder from token ids to hidden vectors, which writes keys and values into the pages."""
+    """A decoder from token ids to hidden vectors, which writes keys and values into the pages.
 
-    def __init__(self, spec: DecoderSpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.spec = spec
-        self.embed = Embedding(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
-        self.layers = nnx.List([DecoderLayer(spec, layer, dtype=dtype, rngs=rngs) for layer in spec.layers])
+    ranks: each has some heads, hidden numbers and tokens of the vocabulary; hidden vectors are whole on every rank.
+    """
+
+    def __init__(self, spec: DecoderSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks = ONE_RANK) -> None:
+        self.spec, self.ranks = spec, ranks
+        self.embed = Embedding(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs, ranks=ranks)
+        self.layers = nnx.List(
+            [DecoderLayer(spec, layer, dtype=dtype, rngs=rngs, ranks=ranks) for layer in spec.layers]
+        )
         self.final_norm = Norm(spec.width, spec.norm, dtype=dtype)
         self.head = None if spec.tie_embeddings else LMHead(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
 
@@ -240,13 +261,21 @@ class Decoder(nnx.Module):
         return self.final_norm(x_TD), tuple(written)
 
     def compute_logits(self, hidden_BD: Array) -> Array:
-        """Return logits_BV float32 of hidden_BD, some rows of hidden_TD."""
+        """Return logits_BV float32 of hidden_BD, some rows of hidden_TD; those of a rank's own tokens."""
         logits_BV = (self.embed if self.head is None else self.head).compute_logits(hidden_BD)
         if self.spec.logits_multiplier != 1.0:
             logits_BV = logits_BV * self.spec.logits_multiplier
         if self.spec.logits_softcap is not None:
             logits_BV = jnp.tanh(logits_BV / self.spec.logits_softcap) * self.spec.logits_softcap
-        return logits_BV
+        return self._without_padding(logits_BV)
+
+    def _without_padding(self, logits_BV: Array) -> Array:
+        """Set the logits of rows that only fill up the vocabulary of the last ranks to -inf."""
+        num = logits_BV.shape[1]
+        if self.ranks.size == 1 or num * self.ranks.size == self.spec.vocab_size:
+            return logits_BV
+        token_BV = jax.lax.broadcasted_iota(jnp.int32, logits_BV.shape, 1) + self.ranks.offset(num)
+        return jnp.where(token_BV < self.spec.vocab_size, logits_BV, -jnp.inf)
 
 
 def rope_key(attention: AttentionSpec) -> tuple[RopeSpec, int] | None:
@@ -265,13 +294,15 @@ class ZeroRngs:
         return jnp.zeros(shape, dtype)
 
 
-def abstract_decoder(spec: DecoderSpec, dtype: DTypeLike) -> tuple[nnx.GraphDef, dict[ParamPath, jax.ShapeDtypeStruct]]:
+def abstract_decoder(
+    spec: DecoderSpec, dtype: DTypeLike, ranks: Ranks = ONE_RANK
+) -> tuple[nnx.GraphDef, dict[ParamPath, jax.ShapeDtypeStruct]]:
     """Return the decoder's structure, and the shape and type of every leaf by its path. Allocates nothing.
 
     Remembered for the last few models: every program that is traced asks for it.
     """
     with _abstract_lock:
-        return _abstract_decoder(spec, jnp.dtype(dtype))
+        return _abstract_decoder(spec, jnp.dtype(dtype), ranks)
 
 
 _abstract_lock = threading.Lock()  # programs are traced in several threads; the first does the work
@@ -279,9 +310,9 @@ _abstract_lock = threading.Lock()  # programs are traced in several threads; the
 
 @lru_cache(maxsize=4)
 def _abstract_decoder(
-    spec: DecoderSpec, dtype: jnp.dtype
+    spec: DecoderSpec, dtype: jnp.dtype, ranks: Ranks
 ) -> tuple[nnx.GraphDef, dict[ParamPath, jax.ShapeDtypeStruct]]:
-    model = nnx.eval_shape(lambda: Decoder(spec, dtype=dtype, rngs=cast(nnx.Rngs, ZeroRngs())))
+    model = nnx.eval_shape(lambda: Decoder(spec, dtype=dtype, rngs=cast(nnx.Rngs, ZeroRngs()), ranks=ranks))
     graphdef, state = nnx.split(model)
     return graphdef, {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
 

@@ -157,7 +157,8 @@ def _layer_params(spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ..
     for name, width in zip(("query_norm", "key_norm"), attention.qk_norm_widths, strict=True):
         if width is not None:
             stems = tuple(layout[name] for layout in layouts)
-            params |= _norm_params(spec, ("attention", name), stems, width)
+            axis = None if attention.qk_norm == "head" else "heads" if name == "query_norm" else "kv_heads"
+            params |= _norm_params(spec, ("attention", name), stems, width, axis)
     if attention.has_sinks:
         stems = tuple(layout["sinks"] for layout in layouts)
         params["attention", "sinks"] = _alternatives(stems, (attention.num_heads,), ("heads",))
@@ -232,10 +233,12 @@ def _kernel_source(projections: tuple[Projection, ...], projection: Projection, 
     return Source(f"{stem}.weight", (total, projection.width_in), rows, is_transposed=True)
 
 
-def _norm_params(spec: DecoderSpec, path: ParamPath, stems: tuple[str, ...], width: int) -> dict[ParamPath, ParamSpec]:
+def _norm_params(
+    spec: DecoderSpec, path: ParamPath, stems: tuple[str, ...], width: int, axis: Axis | None = None
+) -> dict[ParamPath, ParamSpec]:
     leaves = (("scale", "weight", spec.norm.has_scale), ("bias", "bias", spec.norm.has_bias))
     return {
-        (*path, leaf): _alternatives(tuple(f"{stem}.{suffix}" for stem in stems), (width,), (None,))
+        (*path, leaf): _alternatives(tuple(f"{stem}.{suffix}" for stem in stems), (width,), (axis,))
         for leaf, suffix, is_there in leaves
         if is_there
     }

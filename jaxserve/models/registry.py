@@ -31,6 +31,7 @@ from jaxserve.models import (
 from jaxserve.models.architecture import Architecture
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.models.text_part import WRAPPERS, TextPart, Wrapper
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 if TYPE_CHECKING:
     from flax.nnx import GraphDef
@@ -119,11 +120,13 @@ def abstract_params(
     return {path: abstract_param(path, param) for path, param in params.items()}
 
 
-def abstract_decoder(spec: DecoderSpec, dtype: DTypeLike) -> tuple["GraphDef", dict[ParamPath, jax.ShapeDtypeStruct]]:
-    """Return the decoder's structure, and the shape and type of every leaf by its path. Allocates nothing."""
+def abstract_decoder(
+    spec: DecoderSpec, dtype: DTypeLike, ranks: Ranks = ONE_RANK
+) -> tuple["GraphDef", dict[ParamPath, jax.ShapeDtypeStruct]]:
+    """Return the decoder's structure, and the shape and type of every leaf by its path, whole. Allocates nothing."""
     from jaxserve.models import decoder
 
-    return decoder.abstract_decoder(spec, dtype)
+    return decoder.abstract_decoder(spec, dtype, ranks)
 
 
 def merge_params(graphdef: "GraphDef", weights: Mapping[ParamPath, Any]) -> "Decoder":

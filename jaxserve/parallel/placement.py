@@ -1,8 +1,9 @@
 """Placement: the devices of one replica. Everything that touches a device asks it."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import psutil
@@ -10,6 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from jaxserve.config import EngineConfig
 from jaxserve.parallel.mesh import Device, find_devices, make_mesh
+from jaxserve.parallel.ranks import Ranks
+from jaxserve.parallel.sharding import EXPERT_RULES, RULES, Axis, split_axes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +34,12 @@ class Placement:
 
     devices        The devices; several hold the weights of one replica together.
     num_siblings   The number of devices of all replicas in this process; on a CPU they share its RAM.
+    has_expert_parallelism   Each device holds some whole experts, instead of a part of every expert.
     """
 
     devices: tuple[Device, ...]
     num_siblings: int = 1
+    has_expert_parallelism: bool = False
 
     @property
     def size(self) -> int:
@@ -65,6 +70,38 @@ class Placement:
         kinds = tuple((device.device_kind, device.id) for device in self.devices)
         return client.platform_version, kinds
 
+    @property
+    def ranks(self) -> Ranks:
+        """The devices as the code of a program sees them."""
+        return Ranks(self.size, self.has_expert_parallelism)
+
+    def sharding(self, spec: PartitionSpec) -> Sharding:
+        """Return the sharding of an array that is split like this."""
+        return self.replicated if self.size == 1 else NamedSharding(self.mesh, spec)
+
+    def split(self, axes: Sequence[Axis | None]) -> Sharding:
+        """Return the sharding of a weight with these logical axes."""
+        return self.sharding(split_axes(axes, EXPERT_RULES if self.has_expert_parallelism else RULES))
+
+    def jit(
+        self, function: Callable[..., Any], in_specs: Any, out_specs: Any, donate_argnums: int | tuple[int, ...] = ()
+    ) -> Any:
+        """Return a jitted function, which every device runs on its parts of the arrays.
+
+        in_specs    How each argument is split: a tuple of PartitionSpecs, or of trees of them.
+        out_specs   How the results are.
+        """
+        if self.size == 1:
+            return jax.jit(function, donate_argnums=donate_argnums, keep_unused=True)
+        mapped = jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+        return jax.jit(
+            mapped,
+            in_shardings=jax.tree.map(self.sharding, in_specs, is_leaf=_is_spec),
+            out_shardings=jax.tree.map(self.sharding, out_specs, is_leaf=_is_spec),
+            donate_argnums=donate_argnums,
+            keep_unused=True,
+        )
+
     def as_default(self) -> AbstractContextManager[None]:
         """Return a context in which JAX creates arrays and programs on the first device."""
         return jax.default_device(self.devices[0])
@@ -89,6 +126,10 @@ class Placement:
         return text if self.size == 1 else f"{self.size} x {text}"
 
 
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, PartitionSpec)
+
+
 def choose_placements(config: EngineConfig) -> tuple[Placement, ...]:
     """Return the placement of each replica: replica i has the devices [i * tp, (i + 1) * tp).
 
@@ -102,7 +143,8 @@ def choose_placements(config: EngineConfig) -> tuple[Placement, ...]:
         )
     devices = find_devices(size * num_replicas, reason)
     return tuple(
-        Placement(devices[first : first + size], num_siblings=len(devices)) for first in range(0, len(devices), size)
+        Placement(devices[first : first + size], len(devices), config.enable_expert_parallel and size > 1)
+        for first in range(0, len(devices), size)
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 from jaxserve.sampling.penalties import num_words, unpack_bits
 
 # Probabilities are fixed point with this many bits for the whole row; less than half a unit rounds to 0.
@@ -35,12 +36,12 @@ def apply_mask(logits_BV: Array, mask_BM: Array) -> Array:
     return jnp.where(unpack_bits(mask_BM, vocab), logits_BV, -jnp.inf)
 
 
-def row_max(logits_BV: Array) -> Array:
+def row_max(logits_BV: Array, ranks: Ranks = ONE_RANK) -> Array:
     """Return each row's greatest logit; +inf if the row has +inf or NaN, -inf if it has nothing else.
 
     NaN is turned into +inf before the maximum is taken, because XLA's vectorised maximum on CPU loses NaNs.
     """
-    return jnp.max(jnp.where(logits_BV < jnp.inf, logits_BV, jnp.inf), axis=-1)
+    return ranks.max(jnp.max(jnp.where(logits_BV < jnp.inf, logits_BV, jnp.inf), axis=-1))
 
 
 def scale_by_temperature(logits_BV: Array, max_B: Array, temperature_B: Array) -> Array:
@@ -57,20 +58,27 @@ def min_p_threshold(max_B: Array, temperature_B: Array, min_p_B: Array) -> Array
     return jnp.where(min_p_B > 0, max_B + temperature_B * jnp.log(min_p_B), -jnp.inf)
 
 
-def top_k_threshold(logits_BV: Array, max_B: Array, top_k_B: Array) -> Array:
+def top_k_threshold(logits_BV: Array, max_B: Array, top_k_B: Array, ranks: Ranks = ONE_RANK) -> Array:
     """Return the threshold that keeps the k greatest logits and all equal to the last of them; 0 and k >= V are off."""
-    on_B = (top_k_B > 0) & (top_k_B < logits_BV.shape[1])
+    on_B = (top_k_B > 0) & (top_k_B < logits_BV.shape[1] * ranks.size)
     everything_B = jnp.full_like(max_B, -jnp.inf)
     return lax.cond(
         jnp.any(on_B),
         lambda: _bisect_threshold(
-            logits_BV, 1, lambda x: jnp.ones_like(x, jnp.int32), top_k_B, everything_B, max_B, on_B
+            logits_BV, 1, lambda x: jnp.ones_like(x, jnp.int32), top_k_B, everything_B, max_B, on_B, ranks
         ),
         lambda: everything_B,
     )
 
 
-def top_p_threshold(logits_BV: Array, max_B: Array, temperature_B: Array, top_p_B: Array, threshold_B: Array) -> Array:
+def top_p_threshold(
+    logits_BV: Array,
+    max_B: Array,
+    temperature_B: Array,
+    top_p_B: Array,
+    threshold_B: Array,
+    ranks: Ranks = ONE_RANK,
+) -> Array:
     """Return the threshold of nucleus sampling among the tokens at or above threshold_B; 0 is off.
 
     Kept are the tokens with less than top_p of the probability mass strictly above them, so always the most probable
@@ -82,31 +90,32 @@ def top_p_threshold(logits_BV: Array, max_B: Array, temperature_B: Array, top_p_
     """
     return lax.cond(
         jnp.any(top_p_B > 0),
-        lambda: _find_top_p_threshold(logits_BV, max_B, temperature_B, top_p_B, threshold_B),
+        lambda: _find_top_p_threshold(logits_BV, max_B, temperature_B, top_p_B, threshold_B, ranks),
         lambda: threshold_B,
     )
 
 
 def _find_top_p_threshold(
-    logits_BV: Array, max_B: Array, temperature_B: Array, top_p_B: Array, threshold_B: Array
+    logits_BV: Array, max_B: Array, temperature_B: Array, top_p_B: Array, threshold_B: Array, ranks: Ranks
 ) -> Array:
     def unnormalized_prob(logits_BX: Array) -> Array:
         return jnp.exp(scale_by_temperature(logits_BX, max_B, temperature_B))
 
     kept_BV = logits_BV >= threshold_B[:, None]
-    _, exponent_B = jnp.frexp(jnp.sum(jnp.where(kept_BV, unnormalized_prob(logits_BV), 0.0), axis=-1))
+    kept_prob_B = ranks.sum(jnp.sum(jnp.where(kept_BV, unnormalized_prob(logits_BV), 0.0), axis=-1))
+    _, exponent_B = jnp.frexp(kept_prob_B)
     unit_B1 = jnp.ldexp(jnp.ones_like(max_B), MASS_BITS - exponent_B)[:, None]
 
     def weigh(logits_BX: Array) -> Array:
         return jnp.round(unnormalized_prob(logits_BX) * unit_B1).astype(jnp.int32)
 
     weight_BV = jnp.where(kept_BV, weigh(logits_BV), 0)
-    mass_B = jnp.sum(weight_BV, axis=-1)
+    mass_B = ranks.sum(jnp.sum(weight_BV, axis=-1))
     need_B = jnp.ceil(top_p_B * mass_B.astype(jnp.float32)).astype(jnp.int32)
     need_B = jnp.clip(need_B, 1, mass_B)
     on_B = top_p_B > 0
     low_B = jnp.where(on_B, jnp.maximum(threshold_B, max_B - NEGLIGIBLE_NATS * temperature_B), threshold_B)
-    return _bisect_threshold(logits_BV, weight_BV, weigh, need_B, low_B, max_B, on_B)
+    return _bisect_threshold(logits_BV, weight_BV, weigh, need_B, low_B, max_B, on_B, ranks)
 
 
 def _bisect_threshold(
@@ -117,6 +126,7 @@ def _bisect_threshold(
     low_B: Array,
     max_B: Array,
     on_B: Array,
+    ranks: Ranks,
 ) -> Array:
     """Find the greatest threshold such that the tokens at or above it together weigh at least need_B.
 
@@ -135,7 +145,7 @@ def _bisect_threshold(
         is_open_B = low_B + 1 < high_B
         middle_B = jnp.where(num_rounds < ROUNDS_BY_VALUE, _midpoint_by_value(low_B, high_B), _midpoint(low_B, high_B))
         threshold_B1 = _key_to_float(middle_B)[:, None]
-        total_B = jnp.sum(jnp.where(logits_BV >= threshold_B1, weight_BV, 0), axis=-1)
+        total_B = ranks.sum(jnp.sum(jnp.where(logits_BV >= threshold_B1, weight_BV, 0), axis=-1))
         is_enough_B = total_B >= need_B
         low_B = jnp.where(is_open_B & is_enough_B, middle_B, low_B)
         is_exact_B = is_enough_B & (total_B - weight_at(threshold_B1)[:, 0] < need_B)

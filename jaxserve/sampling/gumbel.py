@@ -18,13 +18,17 @@ KEY_PARITY = 0x1BD11BDA
 MAX_BELOW_ONE = 1 - 2.0**-24
 
 
-def gumbel_noise(seed_low_B: Array, seed_high_B: Array, position_B: Array, vocab_size: int) -> Array:
+def gumbel_noise(
+    seed_low_B: Array, seed_high_B: Array, position_B: Array, vocab_size: int, first: Array | int = 0
+) -> Array:
     """Return the noise -log E of every row and token, float32 [B, vocab_size].
 
     Adding it to log-weights and taking the argmax samples a token. The words of the seed are uint32; position_B
-    int32 is the absolute position of the token to sample.
+    int32 is the absolute position of the token to sample; `first` is the id of the first token.
     """
     token_BV = lax.broadcasted_iota(jnp.uint32, (position_B.shape[0], vocab_size), 1)
+    if not isinstance(first, int) or first:
+        token_BV += jnp.uint32(first)
     position_B1 = lax.bitcast_convert_type(position_B, jnp.uint32)[:, None]
     word_BV, _ = threefry2x32(seed_low_B[:, None], seed_high_B[:, None], position_B1, token_BV)
     uniform_BV = (word_BV.astype(jnp.float32) + 0.5) * 2.0**-32

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
+
 BLOCK = 128
 
 
 def compute_logprobs(
-    values_TV: Array, target_T: Array, *, max_logprobs: int, is_normalized: bool = True
+    values_TV: Array, target_T: Array, *, max_logprobs: int, is_normalized: bool = True, ranks: Ranks = ONE_RANK
 ) -> tuple[Array, Array, Array, Array]:
     """Return the log-probability and rank of each row's target token, and the row's most probable tokens.
 
@@ -22,14 +24,14 @@ def compute_logprobs(
       top_id_TK       int32, the most probable tokens in order, the lower id first if equal; K = min(max_logprobs, V)
       top_logprob_TK  float32
     Unless is_normalized, the values themselves are returned instead of their log_softmax. A logit of -inf is a token of
-    probability 0; the numbers of a row with NaN or +inf are meaningless.
+    probability 0; the numbers of a row with NaN or +inf are meaningless. Several `ranks` have V / size columns each.
     """
-    target_T1 = jnp.take_along_axis(values_TV, target_T[:, None], axis=-1)
-    rank_T = 1 + jnp.sum((values_TV > target_T1).astype(jnp.int32), axis=-1)
-    top_TK, top_id_TK = top_k(values_TV, max_logprobs)
+    target_T1 = ranks.take(values_TV, target_T[:, None])
+    rank_T = 1 + ranks.sum(jnp.sum((values_TV > target_T1).astype(jnp.int32), axis=-1))
+    top_TK, top_id_TK = top_k(values_TV, max_logprobs, ranks)
     if not is_normalized:
         return target_T1[:, 0], rank_T, top_id_TK, top_TK
-    normalizer = LogNormalizer.from_logits(values_TV)
+    normalizer = LogNormalizer.from_logits(values_TV, ranks)
     return normalizer.normalize(target_T1)[:, 0], rank_T, top_id_TK, normalizer.normalize(top_TK)
 
 
@@ -45,10 +47,10 @@ class LogNormalizer:
     log_sum_T1: Array
 
     @classmethod
-    def from_logits(cls, logits_TV: Array) -> "LogNormalizer":
+    def from_logits(cls, logits_TV: Array, ranks: Ranks = ONE_RANK) -> "LogNormalizer":
         """Compute the terms of each row of logits."""
-        max_T1 = jnp.max(logits_TV, axis=-1, keepdims=True)
-        return cls(max_T1, jnp.log(jnp.sum(jnp.exp(logits_TV - max_T1), axis=-1, keepdims=True)))
+        max_T1 = ranks.max(jnp.max(logits_TV, axis=-1, keepdims=True))
+        return cls(max_T1, jnp.log(ranks.sum(jnp.sum(jnp.exp(logits_TV - max_T1), axis=-1, keepdims=True))))
 
     def normalize(self, logits_TX: Array) -> Array:
         """Turn some logits of the rows, [T, X], into log-probabilities.
@@ -58,11 +60,18 @@ class LogNormalizer:
         return logits_TX - self.max_T1 - self.log_sum_T1
 
 
-def top_k(values_TV: Array, num: int) -> tuple[Array, Array]:
+def top_k(values_TV: Array, num: int, ranks: Ranks = ONE_RANK) -> tuple[Array, Array]:
     """Return the num greatest values of each row in order, the lower index first if equal, and their int32 indices.
 
-    Exact, in two stages: the num blocks with the greatest maxima contain all results, so only those are ranked.
+    Exact, in two stages: the num blocks with the greatest maxima contain all results, so only those are ranked. Several
+    ranks exchange the best of each, which lie in the order of the indices, so ties stay with the lower one.
     """
+    if ranks.size > 1:
+        best_TK, index_TK = top_k(values_TV, num)
+        best_TX = ranks.concatenate(best_TK)
+        index_TX = ranks.concatenate(index_TK + ranks.offset(values_TV.shape[1]))
+        value_TK, position_TK = _lax_top_k(best_TX, min(num, best_TX.shape[1]))
+        return value_TK, jnp.take_along_axis(index_TX, position_TK, axis=-1)
     num_rows, width = values_TV.shape
     num = min(num, width)
     num_blocks = -(-width // BLOCK)

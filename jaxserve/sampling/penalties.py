@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 from jaxserve.sampling.columns import MAX_FLOAT32, SamplingColumns
 
 MAX_BIAS = 100.0  # larger biases are clipped to this
@@ -62,6 +63,17 @@ def build_row(
     return PenaltyRow(count_V, pack_bits(prompt_ids, vocab_size), bias_V)
 
 
+def pad_row(row: PenaltyRow, vocab_size: int) -> PenaltyRow:
+    """Return the row with further token ids, up to vocab_size, that never occur; the row itself if it has so many."""
+    num = vocab_size - len(row.count_V)
+    if num == 0:
+        return row
+    num_new_words = num_words(vocab_size) - len(row.prompt_mask_M)
+    return PenaltyRow(
+        np.pad(row.count_V, (0, num)), np.pad(row.prompt_mask_M, (0, num_new_words)), np.pad(row.bias_V, (0, num))
+    )
+
+
 def set_row(state: PenaltyState, row: Array, values: PenaltyRow) -> PenaltyState:
     """Replace one row of the state; row is an int32 scalar. The caller donates state."""
 
@@ -94,9 +106,19 @@ def apply_bias_and_penalties(logits_BV: Array, state: PenaltyState, row_B: Array
     return jnp.where(changes_BV, jnp.clip(z_BV, -MAX_FLOAT32, MAX_FLOAT32), logits_BV)
 
 
-def update_counts(state: PenaltyState, row_B: Array, token_B: Array, params: SamplingColumns) -> PenaltyState:
+def update_counts(
+    state: PenaltyState, row_B: Array, token_B: Array, params: SamplingColumns, ranks: Ranks = ONE_RANK
+) -> PenaltyState:
     """Count each row's newest token if the row has penalties. The caller donates state."""
     row_B = jnp.where(params.has_penalties_B, row_B, state.count_RV.shape[0] - 1)
+    if ranks.size > 1:
+        num = state.count_RV.shape[1]
+        column_B = token_B - ranks.offset(num)
+        column_B = jnp.where(
+            column_B < 0, num, column_B
+        )  # behind the end, where nothing is counted, as on the ranks above
+        count_RV = state.count_RV.at[row_B, column_B].add(1, mode="drop")
+        return PenaltyState(count_RV, state.prompt_mask_RM, state.bias_RV)
     return PenaltyState(state.count_RV.at[row_B, token_B].add(1), state.prompt_mask_RM, state.bias_RV)
 
 

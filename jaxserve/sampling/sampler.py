@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
 from jaxserve.sampling.columns import SamplingColumns
 from jaxserve.sampling.filters import (
     apply_mask,
@@ -139,17 +140,21 @@ def sample(
     *,
     mode: SampleMode,
     logprobs_config: LogprobsConfig = LogprobsConfig(),
+    ranks: Ranks = ONE_RANK,
 ) -> SamplerOutput:
     """Sample one token for every row.
 
     logits_BV is float32; position_B int32 is the absolute position that the token will have; mode and logprobs_config
     are static; inputs is given from mode PROCESSORS on. A row's token depends, bit for bit, on its own logits,
     parameters, position, penalty state and mask, and neither on the other rows nor on B.
+
+    Several `ranks` have the columns of V / size tokens each of logits, masks and penalties; what they exchange is of
+    size B, or B times the number of log-probabilities.
     """
     assert logits_BV.dtype == jnp.float32, logits_BV.dtype
     if mode < SampleMode.PROCESSORS:
         assert inputs is None, f"{mode.name} has neither penalties nor a mask"
-        return SamplerOutput(_select_token(logits_BV, params, position_B, mode))
+        return SamplerOutput(_select_token(logits_BV, params, position_B, mode, ranks))
     assert inputs is not None
     processed_BV = lax.cond(
         jnp.any(params.has_bias_B | params.has_penalties_B),
@@ -157,17 +162,17 @@ def sample(
         lambda: logits_BV,
     )
     allowed_BV = apply_mask(processed_BV, inputs.mask_BM)
-    token_B = _select_token(allowed_BV, params, position_B, mode)
-    token_B = jnp.where(row_max(allowed_BV) > -jnp.inf, token_B, NOTHING_ALLOWED)
-    token_B = jnp.where(jnp.isfinite(row_max(logits_BV)), token_B, NO_TOKEN)  # NaN under the mask is still NaN
+    token_B = _select_token(allowed_BV, params, position_B, mode, ranks)
+    token_B = jnp.where(row_max(allowed_BV, ranks) > -jnp.inf, token_B, NOTHING_ALLOWED)
+    token_B = jnp.where(jnp.isfinite(row_max(logits_BV, ranks)), token_B, NO_TOKEN)  # NaN under the mask is still NaN
     if mode == SampleMode.PROCESSORS:
         return SamplerOutput(token_B)
     value_BV = (
         _apply_grammar(logits_BV, inputs.grammar_BM)
         if logprobs_config.is_raw
-        else _processed_logits(allowed_BV, params)
+        else _processed_logits(allowed_BV, params, ranks)
     )
-    return _with_logprobs(token_B, value_BV, allowed_BV, inputs.logprob_token_id_BI, mode, logprobs_config)
+    return _with_logprobs(token_B, value_BV, allowed_BV, inputs.logprob_token_id_BI, mode, logprobs_config, ranks)
 
 
 def _with_logprobs(
@@ -177,29 +182,34 @@ def _with_logprobs(
     logprob_token_id_BI: Array,
     mode: SampleMode,
     config: LogprobsConfig,
+    ranks: Ranks,
 ) -> SamplerOutput:
     """Return the tokens with log-probabilities of value_BV, the logits of the distribution that config.mode names."""
     token_logprobs = compute_logprobs(
-        value_BV, jnp.maximum(token_B, 0), max_logprobs=config.max_logprobs, is_normalized=config.is_normalized
+        value_BV,
+        jnp.maximum(token_B, 0),
+        max_logprobs=config.max_logprobs,
+        is_normalized=config.is_normalized,
+        ranks=ranks,
     )
-    normalizer = LogNormalizer.from_logits(value_BV)
+    normalizer = LogNormalizer.from_logits(value_BV, ranks)
 
     def normalize(values_BX: Array) -> Array:
         return normalizer.normalize(values_BX) if config.is_normalized else values_BX
 
-    requested_logprob_BI = normalize(jnp.take_along_axis(value_BV, logprob_token_id_BI, axis=-1))
+    requested_logprob_BI = normalize(ranks.take(value_BV, logprob_token_id_BI))
     if mode == SampleMode.ALL_LOGPROBS:
         return SamplerOutput(token_B, *token_logprobs, requested_logprob_BI, all_logprob_BV=normalize(value_BV))
     if mode == SampleMode.BEAM:
-        logits_BC, id_BC = top_k(allowed_BV, config.num_candidates)
+        logits_BC, id_BC = top_k(allowed_BV, config.num_candidates, ranks)
         return SamplerOutput(
             token_B,
             *token_logprobs,
             requested_logprob_BI,
             all_logprob_BV=normalize(value_BV) if config.all_logprobs else None,
             candidate_id_BC=id_BC,
-            candidate_logprob_BC=LogNormalizer.from_logits(allowed_BV).normalize(logits_BC),
-            candidate_raw_logprob_BC=normalize(jnp.take_along_axis(value_BV, id_BC, axis=-1)),
+            candidate_logprob_BC=LogNormalizer.from_logits(allowed_BV, ranks).normalize(logits_BC),
+            candidate_raw_logprob_BC=normalize(ranks.take(value_BV, id_BC)),
         )
     return SamplerOutput(token_B, *token_logprobs, requested_logprob_BI)
 
@@ -212,50 +222,53 @@ def _apply_grammar(logits_BV: Array, grammar_BM: Array | None) -> Array:
     return lax.cond(allows_all, lambda: logits_BV, lambda: apply_mask(logits_BV, grammar_BM))
 
 
-def _processed_logits(logits_BV: Array, params: SamplingColumns) -> Array:
+def _processed_logits(logits_BV: Array, params: SamplingColumns, ranks: Ranks) -> Array:
     """Return the logits that are sampled from: divided by the temperature, -inf if filtered; greedy rows unchanged."""
-    max_B = row_max(logits_BV)
-    threshold_B = filter_threshold(logits_BV, max_B, params)
+    max_B = row_max(logits_BV, ranks)
+    threshold_B = filter_threshold(logits_BV, max_B, params, ranks)
     divisor_B = jnp.where(params.temperature_B == 0, 1.0, params.temperature_B)
     return jnp.where(logits_BV >= threshold_B[:, None], logits_BV / divisor_B[:, None], -jnp.inf)
 
 
-def _select_token(logits_BV: Array, params: SamplingColumns, position_B: Array, mode: SampleMode) -> Array:
-    max_B = row_max(logits_BV)
+def _select_token(
+    logits_BV: Array, params: SamplingColumns, position_B: Array, mode: SampleMode, ranks: Ranks
+) -> Array:
+    max_B = row_max(logits_BV, ranks)
     if mode == SampleMode.GREEDY:
-        token_B = _first_index(logits_BV, max_B)
+        token_B = _first_index(logits_BV, max_B, ranks)
     else:
         token_B = lax.cond(
             jnp.any(params.temperature_B > 0),
-            lambda: _sample_token(logits_BV, max_B, params, position_B),
-            lambda: _first_index(logits_BV, max_B),
+            lambda: _sample_token(logits_BV, max_B, params, position_B, ranks),
+            lambda: _first_index(logits_BV, max_B, ranks),
         )
     return jnp.where(jnp.isfinite(max_B), token_B, NO_TOKEN)
 
 
-def filter_threshold(logits_BV: Array, max_B: Array, params: SamplingColumns) -> Array:
+def filter_threshold(logits_BV: Array, max_B: Array, params: SamplingColumns, ranks: Ranks = ONE_RANK) -> Array:
     """Return the logit at and above which a row's tokens may be sampled, float32 [B]: min_p, then top_k, then top_p.
 
     top_k counts all tokens, not only those that min_p keeps: the k-th token of the whole row is the k-th of the kept
     ones, or lies below the threshold of min_p and changes nothing.
     """
     threshold_B = min_p_threshold(max_B, params.temperature_B, params.min_p_B)
-    threshold_B = jnp.maximum(threshold_B, top_k_threshold(logits_BV, max_B, params.top_k_B))
-    return top_p_threshold(logits_BV, max_B, params.temperature_B, params.top_p_B, threshold_B)
+    threshold_B = jnp.maximum(threshold_B, top_k_threshold(logits_BV, max_B, params.top_k_B, ranks))
+    return top_p_threshold(logits_BV, max_B, params.temperature_B, params.top_p_B, threshold_B, ranks)
 
 
-def _sample_token(logits_BV: Array, max_B: Array, params: SamplingColumns, position_B: Array) -> Array:
-    threshold_B = filter_threshold(logits_BV, max_B, params)
-    noise_BV = gumbel_noise(params.seed_low_B, params.seed_high_B, position_B, logits_BV.shape[1])
+def _sample_token(logits_BV: Array, max_B: Array, params: SamplingColumns, position_B: Array, ranks: Ranks) -> Array:
+    threshold_B = filter_threshold(logits_BV, max_B, params, ranks)
+    vocab = logits_BV.shape[1]
+    noise_BV = gumbel_noise(params.seed_low_B, params.seed_high_B, position_B, vocab, ranks.offset(vocab))
     perturbed_BV = scale_by_temperature(logits_BV, max_B, params.temperature_B) + noise_BV
     kept_BV = jnp.where(logits_BV >= threshold_B[:, None], perturbed_BV, -jnp.inf)
     score_BV = jnp.where((params.temperature_B > 0)[:, None], kept_BV, logits_BV)
     # A barrier, because XLA could fuse it into both reductions of _first_index, where it could round differently.
     score_BV = lax.optimization_barrier(score_BV)
-    return _first_index(score_BV, jnp.max(score_BV, axis=-1))
+    return _first_index(score_BV, ranks.max(jnp.max(score_BV, axis=-1)), ranks)
 
 
-def _first_index(values_BV: Array, max_B: Array) -> Array:
+def _first_index(values_BV: Array, max_B: Array, ranks: Ranks) -> Array:
     """Return the lowest index at which a row has its greatest value, max_B.
 
     Two plain reductions, maximum and then minimum, become vector code; `argmax` is one reduction over pairs,
@@ -264,4 +277,7 @@ def _first_index(values_BV: Array, max_B: Array) -> Array:
     """
     vocab = values_BV.shape[1]
     index_BV = lax.broadcasted_iota(jnp.int32, values_BV.shape, 1)
-    return jnp.min(jnp.where(values_BV == max_B[:, None], index_BV, vocab - 1), axis=-1)
+    if ranks.size > 1:
+        index_BV += ranks.offset(vocab)
+    last = vocab * ranks.size - 1
+    return ranks.min(jnp.min(jnp.where(values_BV == max_B[:, None], index_BV, last), axis=-1))
