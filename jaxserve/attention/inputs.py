@@ -1,6 +1,7 @@
-"""What attention must know about a step besides queries, keys and values."""
+"""What attention takes in a step besides queries, keys and values: a flat batch of tokens, cut into rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,17 @@ from jax import Array
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionInputs:
-    """A grid of B rows with C queries each, laid out row-major: row b owns queries b*C to b*C + C - 1.
+    """A flat batch of T tokens, one query each: the rows' new tokens one behind the other, then padding.
 
-    position_T      int32 [B*C], absolute position of every query; padding may carry any
-    slot_T          int32 [B*C], page * Z + offset where the query's own key and value go; padding carries
-                    slots of page 0, which nobody reads
-    page_table_BW   int32 [B, W], the row's pages in order; entries beyond its length may be anything in range
-    length_B        int32 [B], tokens of the row that exist after this step; 0 for a padding row
+    position_T            int32 [T], the absolute position of every query. Padding may have any.
+    slot_T                int32 [T], page * Z + offset where the query's own key and value are stored. Padding has slots
+                          of page 0, which is never read.
+    page_table_BW         int32 [B, W], the row's pages in order. Entries beyond its length may be any page.
+    length_B              int32 [B], the row's number of tokens after this step; 0 for a row of padding.
+    query_start_B1        int32 [B + 1]: row b owns tokens query_start[b] to query_start[b + 1] - 1, which are its last
+                          ones. Tokens from query_start[B] on are padding. A row may own none; a row of padding does.
+    max_queries_per_row   Static: no row owns more. If it is 1, then T = B and only the last rows may own none, so that
+                          token t is the query of row t.
 
     A query attends to the positions of its own row up to and including its own.
     """
@@ -25,9 +30,44 @@ class AttentionInputs:
     slot_T: Array
     page_table_BW: Array
     length_B: Array
+    query_start_B1: Array
+    max_queries_per_row: int = field(metadata={"static": True})
 
     @property
     def is_real_T(self) -> Array:
-        """Return bool [B*C]: False for queries that are padding, which lie behind the ends of their rows."""
-        queries = len(self.position_T) // len(self.length_B)
-        return self.position_T < jnp.repeat(self.length_B, queries)
+        """Return bool [T]: False for tokens that are padding."""
+        return jnp.arange(len(self.position_T)) < self.query_start_B1[-1]
+
+    @property
+    def row_T(self) -> Array:
+        """Return int32 [T], the row that owns each token; the last row for padding."""
+        token_T = jnp.arange(len(self.position_T), dtype=jnp.int32)
+        if self.max_queries_per_row == 1:
+            return token_T
+        return (token_T[:, None] >= self.query_start_B1[1:-1]).sum(1, dtype=jnp.int32)
+
+    def tile_queries(self, size: int) -> "QueryTiles":
+        """Cut the queries of each row, and the padding behind them as one row more, into tiles of at most `size`."""
+        num_tokens, num_rows = len(self.position_T), len(self.length_B)
+        start_R = jnp.asarray(self.query_start_B1)  # R = B + 1 rows: the last is the padding
+        end_R = jnp.append(start_R[1:], jnp.int32(num_tokens))
+        num_tiles_R = (end_R - start_R + size - 1) // size
+        tile_end_R = jnp.cumsum(num_tiles_R, dtype=jnp.int32)
+        tile_X = jnp.arange(min(num_tokens, num_tokens // size + num_rows + 1), dtype=jnp.int32)
+        row_X = (tile_X[:, None] >= tile_end_R[:-1]).sum(1, dtype=jnp.int32)
+        start_X = start_R[row_X] + (tile_X - (tile_end_R - num_tiles_R)[row_X]) * size
+        return QueryTiles(row_X, start_X, jnp.minimum(start_X + size, end_R[row_X]), tile_end_R[-2])
+
+
+class QueryTiles(NamedTuple):
+    """Tiles of queries of one row each, in the order of the tokens.
+
+    row_X            int32 [X], the tile's row; B for tiles of padding.
+    start_X, end_X   int32 [X]: the tile has tokens start to end - 1, none if it is one of the surplus tiles at the end.
+    num_real_tiles   int32 scalar, the number of tiles before those of padding.
+    """
+
+    row_X: Array
+    start_X: Array
+    end_X: Array
+    num_real_tiles: Array

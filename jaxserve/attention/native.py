@@ -63,7 +63,7 @@ class NativeAttention:
             query_TNH.astype(jnp.float32),
             pages.key_PKHZ,
             pages.value_PKZH,
-            *(inputs.position_T, inputs.page_table_BW, inputs.length_B, sink_N),
+            *(inputs.position_T, inputs.page_table_BW, inputs.length_B, inputs.query_start_B1, sink_N),
             scale=np.float64(scale),
             softcap=np.float64(softcap or 0.0),
             window=np.float64(window or 0),

@@ -48,14 +48,17 @@ class ReferenceAttention:
         sinks: Array | None = None,
     ) -> Array:
         rows, width = inputs.page_table_BW.shape
+        num_tokens, columns = len(inputs.position_T), inputs.max_queries_per_row
         _, size, kv_heads, head_dim = pages.key_PZKH.shape
-        columns = query_TNH.shape[0] // rows
-        query_BCKGH = query_TNH.reshape(rows, columns, kv_heads, -1, head_dim)
+        # A rectangle of each row's queries; what lies behind a row's last query is another's and is not returned.
+        start_B1 = jnp.asarray(inputs.query_start_B1)
+        token_BC = jnp.minimum(start_B1[:-1, None] + jnp.arange(columns), num_tokens - 1)
+        query_BCKGH = query_TNH[token_BC].reshape(rows, columns, kv_heads, -1, head_dim)
         key_BSKH = pages.key_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
         value_BSKH = pages.value_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
 
         key_position_S = jnp.arange(width * size)
-        position_BC1 = inputs.position_T.reshape(rows, columns, 1)
+        position_BC1 = jnp.asarray(inputs.position_T)[token_BC][..., None]
         live_BS = key_position_S < inputs.length_B[:, None]
         seen_BCS = live_BS[:, None, :] & (key_position_S <= position_BC1)
         if window is not None:
@@ -76,4 +79,8 @@ class ReferenceAttention:
         value_BSKH = jnp.where(live_BS[:, :, None, None], value_BSKH, 0)
         out_BKGCH = jnp.einsum("BKGCS,BSKH->BKGCH", weight_BKGCS, value_BSKH.astype(jnp.float32))
         out_BKGCH /= jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
-        return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(query_TNH.shape).astype(query_TNH.dtype)
+        out_BCNH = out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(rows, columns, *query_TNH.shape[1:])
+        row_T = inputs.row_T
+        index_T = jnp.clip(jnp.arange(num_tokens) - start_B1[row_T], 0, columns - 1)
+        out_TNH = jnp.where(inputs.is_real_T[:, None, None], out_BCNH[row_T, index_T], 0)
+        return out_TNH.astype(query_TNH.dtype)

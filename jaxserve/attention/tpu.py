@@ -9,11 +9,12 @@ head sizes      lanes come by 128: a smaller head is stored and multiplied with 
                 the memory of 128
 key heads       twice their number, counted in 32-bit words, must be 1, 2, 4 or a multiple of 8: refused by name
 page table      lies in scalar memory, 1 MiB: a larger one is refused by name
-empty rows      are not understood: a padding row asks one query of page 0, whose answer is thrown away
+rows without    queries between others cost a block of keys each; those at the end are not shown to the kernel
+queries
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,15 +72,14 @@ class TpuAttention:
             )
         _, size, heads, stored_dim = pages.pages_PZXH.shape
         page_bytes = size * heads * stored_dim * pages.pages_PZXH.dtype.itemsize
-        flat = _ragged_layout(inputs, size)
-        asked_TNH = _pad_last(query_TNH.astype(pages.pages_PZXH.dtype), stored_dim)
+        kernel_rows = _make_kernel_rows(inputs)
         out_TNH = _import_kernel()(
-            asked_TNH if flat.source_T is None else asked_TNH[flat.source_T],
+            _pad_last(query_TNH.astype(pages.pages_PZXH.dtype), stored_dim),
             pages.pages_PZXH,
-            flat.length_B,
+            kernel_rows.length_B,
             inputs.page_table_BW,
-            flat.start_B1,
-            jnp.full(1, rows, jnp.int32),
+            kernel_rows.query_start_B1,
+            kernel_rows.num_rows_1,
             sm_scale=float(scale),
             sliding_window=window,
             soft_cap=softcap,
@@ -87,42 +87,31 @@ class TpuAttention:
             num_kv_pages_per_block=max(1, min(width, BLOCK_BYTES // page_bytes)),
             num_queries_per_block=min(query_TNH.shape[0], BLOCK_QUERIES),
         )
-        out_TNH = out_TNH if flat.flat_index_T is None else out_TNH[flat.flat_index_T]
-        out_TNH = jnp.where(flat.is_real_T[:, None, None], out_TNH[..., : query_TNH.shape[2]], 0)
+        out_TNH = jnp.where(inputs.is_real_T[:, None, None], out_TNH[..., : query_TNH.shape[2]], 0)
         return out_TNH.astype(query_TNH.dtype)
 
 
-@dataclass(frozen=True)
-class RaggedLayout:
-    """The grid of B rows and C queries as the kernel wants it: real queries only, one row's behind the other's.
+class KernelRows(NamedTuple):
+    """The rows as JAX's kernel takes them.
 
-    is_real_T   the query is one; padding gets zeros
-    source_T    which query of the grid lies at each flat place; None where nothing moves, like
-    flat_index_T  where each query of the grid went
-    start_B1    flat place of each row's first query, and the end of the last
-    length_B    tokens of the row, at least 1
+    length_B         int32 [B], at least 1: the kernel waits for a block of keys of every row.
+    query_start_B1   int32 [B + 1], with one query of the first row where there is none at all, for the same reason.
+    num_rows_1       int32 [1], the rows up to the last one that owns a query: behind it the kernel would fetch keys
+                     that it does not wait for.
     """
 
-    is_real_T: Array
-    source_T: Array | None
-    flat_index_T: Array | None
-    start_B1: Array
     length_B: Array
+    query_start_B1: Array
+    num_rows_1: Array
 
 
-def _ragged_layout(inputs: AttentionInputs, page_size: int) -> RaggedLayout:
-    """A query is padding where its own key goes to page 0, which nobody reads. No row may be without a query."""
-    slot_T, length_B = jnp.asarray(inputs.slot_T), jnp.asarray(inputs.length_B)
-    real_BC = (slot_T >= page_size).reshape(length_B.shape[0], -1) & (length_B > 0)[:, None]
-    count_B = real_BC.sum(axis=1, dtype=jnp.int32)
-    kept_T = real_BC.at[:, 0].set(real_BC[:, 0] | (count_B == 0)).ravel()
-    moves = real_BC.shape[1] > 1
-    return RaggedLayout(
-        is_real_T=real_BC.ravel(),
-        source_T=jnp.argsort(~kept_T, stable=True) if moves else None,
-        flat_index_T=jnp.maximum(jnp.cumsum(kept_T) - 1, 0) if moves else None,
-        start_B1=jnp.pad(jnp.cumsum(jnp.maximum(count_B, 1), dtype=jnp.int32), (1, 0)),
-        length_B=jnp.maximum(length_B, 1),
+def _make_kernel_rows(inputs: AttentionInputs) -> KernelRows:
+    start_B1 = jnp.asarray(inputs.query_start_B1)
+    total = start_B1[-1]
+    return KernelRows(
+        length_B=jnp.maximum(jnp.asarray(inputs.length_B), 1),
+        query_start_B1=jnp.where(total == 0, jnp.minimum(jnp.arange(len(start_B1)), 1), start_B1).astype(jnp.int32),
+        num_rows_1=jnp.maximum((start_B1[:-1] < total).sum(dtype=jnp.int32), 1)[None],
     )
 
 

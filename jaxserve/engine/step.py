@@ -77,7 +77,8 @@ def forward(
     packed_BX is described in batch.py. Returns the pages, logits_BV float32 of each row's last query, hidden_TD of all
     queries, and the columns of packed_BX that `sample_tokens` needs.
     """
-    num_queries = max(1, layout.num_tokens)
+    num_rows, num_queries = packed_BX.shape[0], max(1, layout.num_tokens)
+    assert 1 in (num_rows, num_queries)
     row_B, start_B, count_B = packed_BX[:, ROW], packed_BX[:, POSITION], packed_BX[:, COUNT]
     last_token_B1 = last_token_R[row_B][:, None]
     token_BC = packed_BX[:, layout.tokens] if layout.num_tokens else last_token_B1
@@ -88,6 +89,8 @@ def forward(
     position_BC = start_B[:, None] + query_C
     is_real_BC = query_C < count_B[:, None]
     page_index_BC = jnp.minimum(position_BC // model.page_size, layout.max_pages_per_row - 1)
+    # Either one row with a chunk, or rows of one query with the padding at the end.
+    query_start_B1 = jnp.minimum(jnp.arange(num_rows + 1, dtype=jnp.int32) * num_queries, count_B.sum())
 
     def make_inputs(page_table_BW: Array) -> AttentionInputs:
         page_BC = jnp.take_along_axis(page_table_BW, page_index_BC, axis=1)
@@ -97,13 +100,15 @@ def forward(
             slot_T=slot_BC.ravel(),
             page_table_BW=page_table_BW,
             length_B=jnp.where(count_B > 0, start_B + count_B, 0),
+            query_start_B1=query_start_B1,
+            max_queries_per_row=num_queries,
         )
 
     inputs = [make_inputs(packed_BX[:, columns]) for columns in layout.page_tables]
     inputs_by_layer = tuple(inputs[group] for group in index_groups(model.groups))
     decoder = model.build_decoder(leaves)
     hidden_TD, pages = decoder(token_BC.ravel(), inputs_by_layer, pages, model.backend)
-    last_query_B = jnp.arange(packed_BX.shape[0]) * num_queries + jnp.maximum(count_B, 1) - 1
+    last_query_B = jnp.arange(num_rows) * num_queries + jnp.maximum(count_B, 1) - 1
     with jax.named_scope("logits"):
         logits_BV = decoder.compute_logits(hidden_TD[last_query_B])
     return pages, logits_BV, hidden_TD, packed_BX[:, :NUM_SAMPLER_COLUMNS]

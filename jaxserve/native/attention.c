@@ -14,10 +14,11 @@
 
 typedef struct {
   const float *query, *keys, *values;
-  const int32_t *position, *table, *length;
+  const int32_t *position, *table, *length, *query_start;
   const float* sinks;
   float* out;
-  int64_t rows, columns, heads, kv_heads, head_dim, page, width, tiles;
+  const int64_t* first_item; /* [rows + 1]: the items of row b are first_item[b] .. first_item[b + 1] - 1 */
+  int64_t rows, heads, kv_heads, head_dim, page, width;
   int64_t window;
   float scale, softcap;
 } Attention;
@@ -194,17 +195,30 @@ FORCE void attend_tile(int n, const Attention* a, const int32_t* table, int64_t 
     }
 }
 
+/* The row that has item `index`: the last one that begins at or before it. */
+static int64_t find_row(const Attention* a, int64_t index) {
+  int64_t row = 0, end = a->rows;
+  while (end - row > 1) {
+    int64_t middle = (row + end) / 2;
+    if (a->first_item[middle] <= index) row = middle;
+    else end = middle;
+  }
+  return row;
+}
+
 static void attend_item(void* context, int64_t index) {
   const Attention* a = context;
-  int64_t group = a->heads / a->kv_heads;
-  int64_t row = index / (a->kv_heads * a->tiles), head = index / a->tiles % a->kv_heads, tile = index % a->tiles;
-  int64_t first = tile * TILE, left = group * a->columns - first;
+  int64_t group = a->heads / a->kv_heads, row = find_row(a, index);
+  int64_t tiles = (a->first_item[row + 1] - a->first_item[row]) / a->kv_heads;
+  int64_t head = (index - a->first_item[row]) / tiles, tile = (index - a->first_item[row]) % tiles;
+  int64_t begin = a->query_start[row], length = a->length[row];
+  int64_t first = tile * TILE, left = group * (a->query_start[row + 1] - begin) - first;
   int n = left < TILE ? (int)left : TILE;
   Tile t;
   for (int r = 0; r < n; r++) {
-    int64_t query = row * a->columns + (first + r) / group;
+    int64_t query = begin + (first + r) / group;
     int64_t at = (query * a->heads + head * group + (first + r) % group) * a->head_dim;
-    int64_t position = a->position[query], length = a->length[row];
+    int64_t position = a->position[query];
     t.query[r] = a->query + at;
     t.out[r] = a->out + at;
     t.sink[r] = a->sinks[head * group + (first + r) % group];
@@ -230,25 +244,35 @@ static void attend_item(void* context, int64_t index) {
   }
 }
 
-/* (query_TNH, keys_PKHZ, values_PKZH, position_T, table_BW, length_B, sinks_N; scale, softcap, window) -> out_TNH
-   A head without a sink has -inf there. */
+/* (query_TNH, keys_PKHZ, values_PKZH, position_T, page_table_BW, length_B, query_start_B1, sinks_N; scale, softcap,
+   window) -> out_TNH. A head without a sink has -inf there. Padding, the tokens behind the last row's, gets zeros. */
 XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
   if (answered_metadata(frame)) return NULL;
   const XLA_FFI_Buffer *query = argument(frame, 0), *keys = argument(frame, 1), *table = argument(frame, 4);
+  if (query->dtype != XLA_FFI_DataType_F32 || keys->dtype != XLA_FFI_DataType_F32)
+    return refuse(frame, "jaxserve_attend computes in float32 only");
+  int64_t rows = table->dims[0], tokens = query->dims[0];
+  int64_t* first_item = malloc((rows + 1) * sizeof *first_item);
+  if (!first_item) return refuse(frame, "jaxserve_attend is out of memory");
   Attention a = {
       .query = query->data, .keys = keys->data, .values = argument(frame, 2)->data,
       .position = argument(frame, 3)->data, .table = table->data, .length = argument(frame, 5)->data,
-      .sinks = argument(frame, 6)->data,
-      .out = result(frame, 0)->data,
-      .rows = table->dims[0], .width = table->dims[1], .columns = query->dims[0] / table->dims[0],
+      .query_start = argument(frame, 6)->data, .sinks = argument(frame, 7)->data,
+      .out = result(frame, 0)->data, .first_item = first_item,
+      .rows = rows, .width = table->dims[1],
       .heads = query->dims[1], .head_dim = query->dims[2],
       .kv_heads = keys->dims[1], .page = keys->dims[3],
       .scale = (float)number(frame, 0), .softcap = (float)number(frame, 1), .window = (int64_t)number(frame, 2),
   };
-  if (query->dtype != XLA_FFI_DataType_F32 || keys->dtype != XLA_FFI_DataType_F32)
-    return refuse(frame, "jaxserve_attend computes in float32 only");
-  a.tiles = (a.heads / a.kv_heads * a.columns + TILE - 1) / TILE;
-  parallel_for(frame, a.rows * a.kv_heads * a.tiles, attend_item, &a);
+  first_item[0] = 0;
+  for (int64_t row = 0; row < rows; row++) {
+    int64_t pairs = a.heads / a.kv_heads * (a.query_start[row + 1] - a.query_start[row]);
+    first_item[row + 1] = first_item[row] + a.kv_heads * ((pairs + TILE - 1) / TILE);
+  }
+  int64_t used = a.query_start[rows] * a.heads * a.head_dim;
+  memset(a.out + used, 0, (tokens * a.heads * a.head_dim - used) * sizeof(float));
+  parallel_for(frame, first_item[rows], attend_item, &a);
+  free(first_item);
   return NULL;
 }
 

@@ -25,7 +25,7 @@ TOLERANCE = {"float32": 5e-3, "bfloat16": 3e-2}
 
 @dataclass(frozen=True)
 class Case:
-    """The last `columns` tokens of every row ask; length 0 is a padding row."""
+    """The last `columns` tokens of every row are queries, as many as it has; length 0 is a row of padding."""
 
     name: str
     lengths: tuple[int, ...]
@@ -37,7 +37,7 @@ class Case:
 
 
 CASES = (
-    Case("decode at page boundaries", (1, 15, 16, 17, 33, 0, 300)),
+    Case("decode at page boundaries", (1, 15, 16, 17, 33, 300, 0)),
     Case("decode behind 5000 tokens", (5000, 1, 129, 128, 127)),
     Case("a whole prompt", (256,), 256),
     Case("a chunk behind a prefix", (1000,), 64),
@@ -112,12 +112,14 @@ def build(case: Case, dtype: str) -> tuple[Any, ...]:
     for row, count in enumerate(needed):
         table[row, :count] = [next(order) for _ in range(count)]
     slots = [table[row, np.arange(n) // PAGE] * PAGE + np.arange(n) % PAGE for row, n in enumerate(case.lengths)]
-    position, slot = np.zeros((rows, columns), np.int32), np.zeros((rows, columns), np.int32)
-    for row, length in enumerate(case.lengths):
-        if length:
-            position[row] = np.arange(length - columns, length)
-            slot[row] = slots[row][-columns:]
-    facts = (position.ravel(), slot.ravel(), table, np.array(case.lengths, np.int32))
+    counts = [min(columns, length) for length in case.lengths]
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    position, slot = np.zeros(rows * columns, np.int32), np.zeros(rows * columns, np.int32)
+    for row, (length, count) in enumerate(zip(case.lengths, counts, strict=True)):
+        own = slice(start[row], start[row + 1])
+        position[own] = np.arange(length - count, length)
+        slot[own] = slots[row][length - count :]
+    facts = (position, slot, table, np.array(case.lengths, np.int32), start)
 
     def numbers(tokens: int, heads: int) -> np.ndarray:
         drawn = rng.standard_normal((tokens, heads, case.head_dim), np.float32)
@@ -129,5 +131,5 @@ def build(case: Case, dtype: str) -> tuple[Any, ...]:
         numbers(tokens, case.kv_heads),
         numbers(tokens, case.kv_heads),
         np.concatenate(slots).astype(np.int32),
-        AttentionInputs(*(jnp.asarray(fact) for fact in facts)),
+        AttentionInputs(*(jnp.asarray(fact) for fact in facts), max_queries_per_row=columns),
     )

@@ -1,6 +1,7 @@
 """What is particular to the GPU kernels: they lower for CUDA without a GPU, write in place, and know 8-bit pages."""
 
 import contextlib
+import dataclasses
 
 import jax
 import jax.export
@@ -41,12 +42,13 @@ def lowered(columns, heads, head_dim, *, dtype=jnp.bfloat16, pages_dtype=None, s
 
     tokens = 2 * columns
     new = shape(tokens, kv_heads, head_dim)
-    ints = [shape(*sizes, dtype=jnp.int32) for sizes in ((tokens,), (tokens,), (2, width), (2,))]
+    ints = [shape(*sizes, dtype=jnp.int32) for sizes in ((tokens,), (tokens,), (2, width), (2,), (3,))]
+    inputs = AttentionInputs(*ints, max_queries_per_row=columns)
     step = jax.jit(layer, donate_argnames="pages")
     checks = [jax.export.DisabledSafetyCheck.custom_call(KERNEL)]
     with hopper():
         return jax.export.export(step, platforms=["cuda"], disabled_checks=checks)(
-            shape(tokens, heads, head_dim), new, new, pages, AttentionInputs(*ints), shape(heads) if sinks else None
+            shape(tokens, heads, head_dim), new, new, pages, inputs, shape(heads) if sinks else None
         ).mlir_module()
 
 
@@ -101,12 +103,11 @@ def test_the_default_config_answers_the_same(columns):
 def test_neither_neighbours_nor_the_width_of_the_table_change_a_bit():
     backend = backend_of("gpu")
     case = Case(backend, [37, 300, 5], columns=1)
-    pages, inputs = case.write(backend), case.inputs()
-    together = backend.attend(case.query[:, 0], pages, inputs, scale=0.3)
-    one = AttentionInputs(
-        *(leaf[:1] for leaf in (inputs.position_T, inputs.slot_T)), case.table[:1, :8], np.array([37])
-    )
-    alone = backend.attend(case.query[:1, 0], pages, one, scale=0.3)
+    pages = case.write(backend)
+    together = backend.attend(case.query, pages, case.inputs(), scale=0.3)
+    query, one = case.row_inputs(0, tokens=1)
+    narrow = dataclasses.replace(one, page_table_BW=one.page_table_BW[:, :8])
+    alone = backend.attend(query, pages, narrow, scale=0.3)
     assert np.array_equal(alone[0], together[0])
 
 

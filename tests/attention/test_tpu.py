@@ -34,35 +34,34 @@ def backend(monkeypatch):
 @pytest.mark.parametrize(
     ("lengths", "columns", "heads", "kv_heads", "head_dim", "how"),
     [
-        ([1, 16, 0, 150], 1, 4, 2, 64, {}),
+        ([1, 16, 150, 0], 1, 4, 2, 64, {}),
         ([40, 0, 21], 3, 3, 1, 128, {"window": 7}),
         ([20], 16, 2, 2, 80, {"softcap": 5.0}),
     ],
-    ids=["decode, a padding row between", "chunks with a window", "a chunk with a soft cap"],
+    ids=["decode, a padding row", "chunks with a window", "a chunk with a soft cap"],
 )
 def test_it_answers_as_every_backend_must(backend, lengths, columns, heads, kv_heads, head_dim, how):
     case = Case(backend, lengths, columns, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
     case.check(backend, scale=0.1, atol=2e-5, **how)
 
 
-def test_padding_behind_a_chunk_is_nobodys_query(backend):
-    case = Case(backend, [20], 4, head_dim=128)
-    expected = case.run(backend, scale=0.1)[0]
-    inputs = case.inputs()
+@pytest.mark.parametrize(
+    ("lengths", "counts"), [([0, 40, 30, 9], [0, 20, 0, 1]), ([30, 7], [0, 0])], ids=["a chunk and a token", "none"]
+)
+def test_rows_own_as_many_queries_as_they_like(backend, lengths, counts):
+    Case(backend, lengths, counts=counts, tokens=32, head_dim=128).check(backend, scale=0.1, atol=2e-5)
 
-    def behind(per_query, value):
-        """Two more queries in each row, which the row's length does not cover."""
-        grid = np.asarray(per_query).reshape(len(case.lengths), 4, *per_query.shape[1:])
-        padded = np.pad(grid, [(0, 0), (0, 2), *[(0, 0)] * (grid.ndim - 2)], constant_values=value)
-        return padded.reshape(-1, *per_query.shape[1:])
 
-    padded = AttentionInputs(
-        behind(inputs.position_T, 20), behind(inputs.slot_T, 0), inputs.page_table_BW, inputs.length_B
-    )
-    query = behind(case.query.reshape(-1, *case.query.shape[2:]), 1.0)
-    out = np.asarray(backend.attend(jnp.asarray(query), case.write(backend), padded, scale=0.1))
-    np.testing.assert_allclose(out[:4], expected, atol=1e-6)
-    assert not out[4:].any()
+@pytest.mark.parametrize(
+    ("starts", "told"), [([0, 2, 2, 5, 5], (3, [0, 2, 2, 5, 5])), ([0, 0, 0, 0, 0], (1, [0, 1, 1, 1, 1]))]
+)
+def test_the_kernel_is_told_of_no_rows_behind_the_last_query(starts, told):
+    """It would fetch their keys and not wait for them; without any row it would do the same."""
+    ints = np.zeros(8, np.int32)
+    inputs = AttentionInputs(ints, ints, np.zeros((4, 1), np.int32), ints[:4], np.array(starts, np.int32), 8)
+    rows = tpu._make_kernel_rows(inputs)
+    assert (int(rows.num_rows_1[0]), rows.query_start_B1.tolist()) == told
+    assert rows.length_B.tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,8 @@ def test_it_lowers_for_a_tpu(rows, columns, heads, kv_heads, head_dim, how):
     queries = rows * columns
     pages = jax.eval_shape(lambda: backend.make_pages(64, 16, kv_heads, head_dim, jnp.bfloat16))
     inputs = AttentionInputs(
-        *(jax.ShapeDtypeStruct(s, jnp.int32) for s in ((queries,), (queries,), (rows, 32), (rows,)))
+        *(jax.ShapeDtypeStruct(s, jnp.int32) for s in ((queries,), (queries,), (rows, 32), (rows,), (rows + 1,))),
+        max_queries_per_row=columns,
     )
 
     def step(query, key, value, pages, inputs):
@@ -99,7 +99,7 @@ def test_what_the_kernel_cannot_hold_is_refused_by_name():
     with pytest.raises(BadConfig, match="3 key heads in bfloat16"):
         backend.make_pages(4, 16, 3, 64, jnp.bfloat16)
     pages = backend.make_pages(4, 16, 2, 64, jnp.bfloat16)
-    wide = AttentionInputs(*(np.zeros(s, np.int32) for s in ((256,), (256,), (256, 2048), (256,))))
+    wide = AttentionInputs(*(np.zeros(s, np.int32) for s in ((256,), (256,), (256, 2048), (256,), (257,))), 1)
     with pytest.raises(BadConfig, match=r"256 rows x 2048 pages.*--block-size"):
         backend.attend(jnp.zeros((256, 4, 64)), pages, wide, scale=0.1)
     with pytest.raises(BadConfig, match="sinks"):

@@ -74,16 +74,18 @@ class Paged:
         return cls(registry.find_architecture(config).spec(config), place(config, weights), **how)
 
     def feed(self, *rows: Sequence[int], columns: int | None = None) -> list[np.ndarray]:
-        """One step: each row's next tokens, padded to the longest (or to `columns`). Logits [n, V] of each row."""
-        columns = columns or max(map(len, rows))
-        token = np.zeros((len(rows), columns), np.int32)
+        """One step: each row's next tokens, padding behind the last. Logits [n, V] of each row."""
+        counts, columns = [*map(len, rows)], columns or max(map(len, rows))
+        assert columns > 1 or all(counts)
+        start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        token = np.zeros(len(rows) * columns, np.int32)
         position, slot = np.zeros_like(token), np.zeros_like(token)
         for row, tokens in enumerate(rows):
             at = np.arange(self.length_B[row], self.length_B[row] + len(tokens))
-            token[row, : len(tokens)], position[row, : len(tokens)] = tokens, at
-            slot[row, : len(tokens)] = self.table_BW[row, at // PAGE] * PAGE + at % PAGE
+            taken = slice(start[row], start[row + 1])
+            token[taken], position[taken] = tokens, at
+            slot[taken] = self.table_BW[row, at // PAGE] * PAGE + at % PAGE
             self.length_B[row] += len(tokens)
-        inputs = AttentionInputs(position.ravel(), slot.ravel(), self.table_BW, self.length_B.copy())
-        logits_TV, self.pages = self._step(self.leaves, token.ravel(), inputs, self.pages)
-        logits = np.asarray(logits_TV).reshape(len(rows), columns, -1)
-        return [logits[row, : len(tokens)] for row, tokens in enumerate(rows)]
+        inputs = AttentionInputs(position, slot, self.table_BW, self.length_B.copy(), start, columns)
+        logits_TV, self.pages = self._step(self.leaves, token, inputs, self.pages)
+        return np.split(np.asarray(logits_TV)[: start[-1]], start[1:-1])

@@ -45,7 +45,9 @@ class NoAttention:
 def count_operations(spec: DecoderSpec, backend: NoAttention | None = None) -> Counter[str]:
     """Return how often each operation is executed in a step outside of attention; a loop's body counts once."""
     graphdef, shapes = registry.abstract_decoder(spec, jnp.float32)
-    ids_T, table_BW, length_B = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((4,), (2, 1), (2,)))
+    ids_T, table_BW, length_B, start_B1 = (
+        jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((4,), (2, 1), (2,), (3,))
+    )
 
     def step(leaves, token_T, inputs):
         model = registry.merge_params(graphdef, leaves)
@@ -54,7 +56,8 @@ def count_operations(spec: DecoderSpec, backend: NoAttention | None = None) -> C
         )
         return model.compute_logits(hidden_TD), pages
 
-    text = jax.jit(step).lower(shapes, ids_T, AttentionInputs(ids_T, ids_T, table_BW, length_B)).as_text()
+    inputs = AttentionInputs(ids_T, ids_T, table_BW, length_B, start_B1, max_queries_per_row=2)
+    text = jax.jit(step).lower(shapes, ids_T, inputs).as_text()
     bodies = dict(re.findall(r"func\.func \w+ @(\w+)(.*?)(?=func\.func|\Z)", text, re.DOTALL))
 
     def count(name: str) -> Counter[str]:

@@ -63,14 +63,14 @@ class GpuAttention:
         from jaxserve.attention.gpu.decode import decode
         from jaxserve.attention.gpu.prefill import prefill
 
-        rows = inputs.page_table_BW.shape[0]
-        _, page_size, kv_heads, head_dim = pages.key_PZKH.shape
-        columns, group = query_TNH.shape[0] // rows, query_TNH.shape[1] // kv_heads
+        num_tokens, num_heads, head_dim = query_TNH.shape
+        _, page_size, kv_heads, _ = pages.key_PZKH.shape
+        group = num_heads // kv_heads
         block = choose_block_tokens(head_dim, pages.key_PZKH.dtype.itemsize, self.config)
         params = AttentionParams(group, head_dim, page_size, block, scale, window, softcap)
-        kernel, columns_shape = (decode, ()) if columns == 1 else (prefill, (columns,))
+        kernel = decode if inputs.max_queries_per_row == 1 else prefill
         out = kernel(
-            query_TNH.reshape(rows, *columns_shape, kv_heads, group, head_dim),
+            query_TNH.reshape(num_tokens, kv_heads, group, head_dim),
             pages,
             inputs,
             None if sinks is None else sinks.reshape(kv_heads, group),
