@@ -134,7 +134,7 @@ def scatter_masks(masks: Iterable[tuple[int, np.ndarray]], num_rows: int, vocab_
     """
     packed = allow_all(num_rows, vocab_size)
     for line, mask_M in masks:
-        packed[line] = mask_M
+        packed[line, : len(mask_M)] = mask_M
     return packed
 
 

@@ -32,10 +32,12 @@ from jaxserve.engine.step import ModelContext
 from jaxserve.errors import BadConfig
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
+from jaxserve.models.partition import check_partition, local_caches, place_params
 from jaxserve.models.registry import abstract_params, find_architecture
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.native import library
 from jaxserve.parallel.placement import MemoryFacts, Placement, choose_placements
+from jaxserve.parallel.sharding import STACKED, shard_bytes
 from jaxserve.sampling.sampler import LogprobsConfig
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve_model
@@ -127,20 +129,19 @@ def build(
     architecture = find_architecture(model_config)
     spec = architecture.spec(model_config)
     placement = placement or choose_placements(config)[0]
-    if placement.size > 1:
-        raise BadConfig(f"tensor_parallel_size={placement.size} is not served yet; leave it out.")
+    check_partition(spec, placement.ranks)
     platform = placement.platform
     dtype = _dtype(config, platform)
     leaves = architecture.params(spec)
     _check_quantization(config, platform, dtype)
-    shapes = abstract_params(leaves, dtype, config.quantization)
+    shapes = place_params(abstract_params(leaves, dtype, config.quantization), leaves, spec, placement)
     check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
 
     backend = choose_backend(config.attention_backend, platform, dtype)
-    layer_caches = architecture.cache(spec)
+    layer_caches = local_caches(architecture.cache(spec), placement.size)
     groups = (CacheGroup(cache=layer_caches[0], layers=tuple(range(len(layer_caches)))),)
     page_bytes = bytes_per_page(backend, layer_caches, page_size=config.block_size, dtype=dtype)
-    weight_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    weight_bytes = sum(shard_bytes(leaf) for leaf in jax.tree.leaves(shapes))
     size = _cache_size(config, spec, placement.memory(weight_bytes), page_bytes)
     config, chunk_tokens = _resolve_limits(config, size, platform)
     spec = spec.for_length(size.max_model_len)
@@ -154,7 +155,7 @@ def build(
     directory = use_compilation_cache(config.compilation_cache_dir)
 
     peak_rates = get_peak_rates(placement.devices[0], dtype, config.quantization) if config.roofline else None
-    model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size, groups)
+    model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size, groups, placement.ranks)
     buckets = _buckets(config, platform, chunk_tokens)
     with ThreadPoolExecutor(1, "load") as executor:  # while programs are compiled, which needs only shapes
         loading = executor.submit(load_params, checkpoint, leaves, shapes, progress=progress)
@@ -294,7 +295,7 @@ def _runner(
     assert config.max_num_seqs
     # jnp.zeros would compile a program for every shape; this is one program for all, saved with the others.
     store = ProgramStore(directory, placement, [model.backend.name, jax.tree.flatten(jax.eval_shape(make))])
-    pages = compile_all({"pages": jax.jit(make).lower}, store, None)["pages"]()
+    pages = compile_all({"pages": placement.jit(make, (), STACKED).lower}, store, None)["pages"]()
     return Runner(
         model,
         weights,

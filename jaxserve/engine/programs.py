@@ -32,7 +32,15 @@ log = logging.getLogger(__name__)
 
 Program = Any  # jax.stages.Compiled
 
-SOURCE_DIRS = ("attention", "engine", "cache", "layers", "models", "sampling")  # whose sources programs depend on
+SOURCE_DIRS = (
+    "attention",
+    "engine",
+    "cache",
+    "layers",
+    "models",
+    "parallel",
+    "sampling",
+)  # whose sources programs depend on
 ENV_FLAGS = (
     "XLA_FLAGS",
     "LIBTPU_INIT_ARGS",

@@ -9,13 +9,14 @@ forward pass. `execute` is both, for plans without masks.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from jaxserve.engine import batch
 from jaxserve.engine.buckets import Buckets
@@ -36,7 +37,8 @@ from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step import ModelContext
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.parallel.placement import Placement
-from jaxserve.sampling.penalties import PenaltyState
+from jaxserve.parallel.sharding import BY_VOCAB, WHOLE, pad_vocab, split_specs
+from jaxserve.sampling.penalties import PenaltyState, pad_row
 from jaxserve.sampling.sampler import LogprobsConfig, SampleMode, SamplerOutput
 
 
@@ -124,7 +126,7 @@ class Runner:
             model=model,
             buckets=buckets,
             max_pages_per_row=max_pages_per_row,
-            vocab_size=vocab_size,
+            vocab_size=pad_vocab(vocab_size, placement.size),
             num_rows=max_num_seqs + 1,
             logprobs_config=logprobs_config,
             batch_invariant=batch_invariant,
@@ -133,8 +135,9 @@ class Runner:
         self._placement = placement
         self._last_token_R = self._put(np.zeros(max_num_seqs + 1, np.int32))
         self._penalties: PenaltyState | None = None
-        counts = self._shapes.sample_row_counts
-        self._allow_all = {rows: self._put(batch.allow_all(rows, vocab_size)) for rows in counts}
+        self._vocab_size, counts = vocab_size, self._shapes.sample_row_counts
+        allow_all = {rows: batch.allow_all(rows, self._shapes.vocab_size) for rows in counts}
+        self._allow_all = {rows: self._put(mask, BY_VOCAB) for rows, mask in allow_all.items()}
         self._no_logprob_token_ids = {rows: self._put(batch.scatter_logprob_token_ids((), rows)) for rows in counts}
         self._programs: dict[Hashable, Program] = {}
         self._loaded_keys: set[Hashable] = set()
@@ -190,7 +193,9 @@ class Runner:
         if plan.page_copies:
             self._copy_pages(plan.page_copies)
         for row, penalties in plan.penalty_rows:
-            self._penalties = self._programs["set penalty row",](self._penalties, np.int32(row), penalties)
+            self._penalties = self._programs["set penalty row",](
+                self._penalties, np.int32(row), pad_row(penalties, self._shapes.vocab_size)
+            )
         if plan.last_tokens:
             self._set_last_tokens(plan.last_tokens)
         decode = self._decode(plan.decode) if plan.decode else None
@@ -225,16 +230,20 @@ class Runner:
         """Wait for the results of a step."""
         decode, beams, chunks, prompt_logprobs = jax.device_get(_arrays(handle))  # the only place that reads the device
         return StepResult(
-            decode=_to_sampled_tokens(decode, handle.decode[1]) if handle.decode else None,
+            decode=_to_sampled_tokens(decode, handle.decode[1], self._vocab_size) if handle.decode else None,
             beams=tuple(
-                _to_sampled_tokens(output, lines) for output, (_, lines) in zip(beams, handle.beams, strict=True)
+                _to_sampled_tokens(output, lines, self._vocab_size)
+                for output, (_, lines) in zip(beams, handle.beams, strict=True)
             ),
             chunks=tuple(
-                tuple(_to_sampled_tokens(output, lines) for output, (_, lines) in zip(outputs, samples, strict=True))
+                tuple(
+                    _to_sampled_tokens(output, lines, self._vocab_size)
+                    for output, (_, lines) in zip(outputs, samples, strict=True)
+                )
                 for outputs, samples in zip(chunks, handle.chunks, strict=True)
             ),
             prompt_logprobs=tuple(
-                _to_sampled_tokens(output, logprobs[1]) if logprobs else None
+                _to_sampled_tokens(output, logprobs[1], self._vocab_size) if logprobs else None
                 for output, logprobs in zip(prompt_logprobs, handle.prompt_logprobs, strict=True)
             ),
         )
@@ -354,14 +363,15 @@ class Runner:
             model.spec,
             model.dtype,
             model.paths,
+            (model.ranks, split_specs(arguments)),
             (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size, model.groups),
             jax.tree.structure(arguments),
             [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
             (shapes.max_pages_per_row, shapes.vocab_size, shapes.logprobs_config, shapes.batch_invariant),
         ]
 
-    def _put(self, array: np.ndarray | np.generic) -> Array:
-        return jax.device_put(array, self._placement.replicated)
+    def _put(self, array: np.ndarray, spec: PartitionSpec = WHOLE) -> Array:
+        return jax.device_put(array, self._placement.sharding(spec))
 
 
 def _arrays(handle: StepHandle) -> Any:
@@ -374,7 +384,10 @@ def _arrays(handle: StepHandle) -> Any:
     )
 
 
-def _to_sampled_tokens(output: Any, lines: slice) -> SampledTokens:
-    """Return the real lines of a SamplerOutput of numpy arrays."""
+def _to_sampled_tokens(output: Any, lines: slice, vocab_size: int) -> SampledTokens:
+    """Return the real lines of a SamplerOutput of numpy arrays, without token ids that only fill up the ranks."""
     arrays: dict[str, Any] = {name: getattr(output, name) for name in SampledTokens.__slots__}
-    return SampledTokens(**{name: array[lines] for name, array in arrays.items() if array is not None})
+    sampled = SampledTokens(**{name: array[lines] for name, array in arrays.items() if array is not None})
+    if sampled.all_logprob_BV is None:
+        return sampled
+    return replace(sampled, all_logprob_BV=sampled.all_logprob_BV[:, :vocab_size])

@@ -5,6 +5,7 @@ heads of their own rank. Pages are stacked along their first axis, whatever thei
 with its own heads.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -31,9 +32,23 @@ STACKED = PartitionSpec(TENSOR_AXIS)  # rank r has the r-th block along the firs
 BY_VOCAB = PartitionSpec(None, TENSOR_AXIS)  # a matrix of rows and token ids
 
 
+MASK_BITS = 32  # token ids that one word of a mask holds
+
+
+def pad_vocab(vocab_size: int, num_ranks: int) -> int:
+    """Return the vocabulary's size with what is filled up so that ranks have equal parts, of whole words of a mask."""
+    part = MASK_BITS * num_ranks
+    return vocab_size if num_ranks == 1 else -(-vocab_size // part) * part
+
+
 def split_specs(arrays: Any) -> Any:
     """Return the specs of a tree of arrays, or of their shapes, that lie on a mesh; WHOLE for those that do not."""
     return jax.tree.map(lambda leaf: getattr(leaf.sharding, "spec", WHOLE), arrays)
+
+
+def shard_bytes(array: Any) -> int:
+    """Return the bytes of an array, or of its shape, that each device has."""
+    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
 
 
 def split_axes(axes: Sequence[Axis | None], rules: Mapping[Axis, str | None]) -> PartitionSpec:

@@ -21,6 +21,7 @@ from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Source
 from jaxserve.layers.quant import GROUP_SIZE, PackedWeight, pack_blocks, quantize
 from jaxserve.weights.mapped_file import aligned_empty, is_zero_copyable
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
+from jaxserve.weights.shards import cut_shard
 
 ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 
@@ -103,12 +104,30 @@ def _load_param(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec, targe
         host = _pack_param(checkpoint, path, origin, target)
         _release(checkpoint, origin)
         return replace(target, data=_put_on_device(host, getattr(target.data, "sharding", None)))
-    values = origin.combine_parts([source.read(checkpoint.read) for source in origin.sources])
+    sharding = getattr(target, "sharding", None)
+    parts = [source.read(checkpoint.read) for source in origin.sources]
+    if sharding is not None and not sharding.is_fully_replicated:
+        placed = _put_shards(origin, parts, param, target)
+        _release(checkpoint, origin)
+        return placed
+    values = origin.combine_parts(parts)
     assert values.shape == target.shape, f"{path}: the checkpoint's parts make {values.shape}, not {target.shape}"
     host = _convert(values, np.dtype(target.dtype))
-    del values
+    del values, parts
     _release(checkpoint, origin)
-    return _put_on_device(host, getattr(target, "sharding", None))
+    return _put_on_device(host, sharding)
+
+
+def _put_shards(origin: Origin, parts: list[np.ndarray], param: ParamSpec, target: jax.ShapeDtypeStruct) -> jax.Array:
+    """Return a weight that is split among devices: each gets its own part, and no copy of the whole is made."""
+    shape, sharding = target.shape, target.sharding
+    assert sharding is not None
+    arrays = []
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None
+        host = _convert(cut_shard(origin, parts, param, shape, index), np.dtype(target.dtype))
+        arrays.append(_put_on_device(host, device))
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 
 def _release(checkpoint: Checkpoint, origin: Origin) -> None:
