@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,9 @@ from jaxserve.sampling.sampler import LogprobsConfig, SampleMode, SamplerOutput
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
 # How the sampler's output is split among devices: all_logprob_BV stays where it is computed.
-SAMPLER_OUTPUT_SPECS = SamplerOutput(*[WHOLE] * 6, BY_VOCAB, *[WHOLE] * 3)
+SAMPLER_OUTPUT_SPECS = SamplerOutput(
+    **{field.name: BY_VOCAB if field.name == "all_logprob_BV" else WHOLE for field in fields(SamplerOutput)}
+)
 
 COPIES_PER_CALL = 8  # pages of each cache group; a step that copies more makes several calls
 
@@ -147,6 +149,11 @@ class _Lowerer:
         """How each weight is split among the devices."""
         return split_specs(self.weights)
 
+    @property
+    def weight_shapes(self) -> Any:
+        """Shapes and types alone: devices come from the placement."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.weights)
+
     def lower_forward(self, rows: int, layout: batch.Layout) -> Any:
         """Lower the forward pass of `rows` lines, for prefill or decode."""
         step = self.placement.jit(
@@ -155,7 +162,7 @@ class _Lowerer:
             out_specs=(STACKED, BY_VOCAB, WHOLE, WHOLE),
             donate_argnums=1,
         )
-        return step.lower(self.weights, self.pages, self.last_token_R, _ints(rows, layout.num_columns))
+        return step.lower(self.weight_shapes, self.pages, self.last_token_R, _ints(rows, layout.num_columns))
 
     def lower_prompt_logprobs(self, tokens: int, all_logprobs: bool) -> Any:
         """Lower the log-probabilities of a chunk of `tokens` prompt tokens."""
@@ -167,7 +174,7 @@ class _Lowerer:
         )
         _, rows, layout = self.shapes.prefill_program(tokens)
         hidden = jax.ShapeDtypeStruct((rows * max(1, layout.num_tokens), model.spec.width), model.dtype)
-        return step.lower(self.weights, hidden, _ints(tokens))
+        return step.lower(self.weight_shapes, hidden, _ints(tokens))
 
     def lower_sample(self, rows: int, mode: SampleMode) -> Any:
         """Lower the sampler for `rows` rows."""

@@ -1,0 +1,89 @@
+"""Tiny random checkpoints whose sizes can be divided by eight, and their decoders on some ranks."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.cache.pages import make_pages
+from jaxserve.config import EngineConfig
+from jaxserve.models import registry
+from jaxserve.models.partition import check_partition, local_caches, place_params
+from jaxserve.parallel.placement import choose_placements
+from jaxserve.parallel.sharding import BY_VOCAB, STACKED, WHOLE, split_specs
+from jaxserve.weights.checkpoint import open_checkpoint
+from jaxserve.weights.load import load_params
+from tests.models.tiny import load_script
+
+script = load_script("make_tiny_model")
+HEADS = {"num_attention_heads": 8, "head_dim": 16, "num_hidden_layers": 2}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 2},  # dense, with fewer key heads than the most ranks
+    "gemma3": {"num_key_value_heads": 4, "layer_types": ["sliding_attention", "full_attention"]},
+    "olmo2": {"num_key_value_heads": 8},  # norms over all heads together
+    "qwen3_moe": {"num_key_value_heads": 1},
+}
+
+
+def write(directory: Path, family: str) -> Path:
+    """Write the checkpoint of a family, unless it is there."""
+    if not (directory / "model.safetensors").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        config = script.tiny_config(family) | HEADS | FAMILIES[family]
+        script.write_json(directory / "config.json", config)
+        script.write_tokenizer(directory)
+        save_file(script.random_weights(config, seed=5), directory / "model.safetensors")
+    return directory
+
+
+class Prefill:
+    """The forward pass of one prompt on some ranks: logits, and the compiled program."""
+
+    def __init__(self, directory: Path, num_tokens: int, **sizes: Any) -> None:
+        [placement] = choose_placements(EngineConfig(**sizes))
+        checkpoint = open_checkpoint(directory)
+        architecture = registry.find_architecture(checkpoint.config)
+        spec, backend = architecture.spec(checkpoint.config), choose_backend("reference", "cpu")
+        check_partition(spec, placement.ranks)
+        params = architecture.params(spec)
+        targets = place_params(registry.abstract_params(params, jnp.float32), params, spec, placement)
+        self.leaves = load_params(checkpoint, params, targets)
+        self.vocab_size = spec.vocab_size
+        caches = local_caches(architecture.cache(spec), placement.size)
+        make = partial(make_pages, backend, caches, num_pages=4, page_size=16, dtype=jnp.float32)
+        self.pages = placement.jit(make, (), STACKED)()
+        graphdef, _ = registry.abstract_decoder(spec, jnp.float32, placement.ranks)
+        inputs = one_prompt(num_tokens)
+
+        def forward(leaves: Any, pages: Any, token_T: Any) -> Any:
+            decoder = registry.merge_params(graphdef, leaves)
+            hidden_TD, pages = decoder(token_T, (inputs,) * spec.num_layers, pages, backend)
+            return decoder.compute_logits(hidden_TD), pages
+
+        specs = (split_specs(self.leaves), STACKED, WHOLE)
+        program = placement.jit(forward, specs, (BY_VOCAB, STACKED), donate_argnums=1)
+        token_T = jax.ShapeDtypeStruct((num_tokens,), jnp.int32)
+        self.program = program.lower(self.leaves, self.pages, token_T).compile()
+
+    def logits(self, token_T: np.ndarray) -> np.ndarray:
+        """Return the logits after each token; run once, since the pages are donated."""
+        logits_TV, _ = self.program(self.leaves, self.pages, token_T)
+        return np.asarray(logits_TV)[:, : self.vocab_size]
+
+
+def one_prompt(num_tokens: int) -> AttentionInputs:
+    """Return the inputs of attention for one prompt in pages 1 to 3."""
+    position_T = np.arange(num_tokens, dtype=np.int32)
+    return AttentionInputs(
+        position_T=position_T,
+        slot_T=position_T + 16,
+        page_table_BW=np.array([[1, 2, 3]], np.int32),
+        length_B=np.array([num_tokens], np.int32),
+        query_start_B1=np.array([0, num_tokens], np.int32),
+        max_queries_per_row=num_tokens,
+    )
