@@ -42,10 +42,7 @@ EXPECTED_ROOTS = {"README.md", "jaxserve", "pyproject.toml", "scripts", "server"
 GENERATED = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".cache", "node_modules"}
 GENERATED |= {"dist", "build"}
 # Packages whose docstrings are not checked yet. The set only shrinks.
-NOT_YET: set[str] = {
-    "attention",
-    "native",
-}
+NOT_YET: set[str] = set()
 # First words of docstrings that are verbs in the third person; other words with an s are if a determiner follows.
 _VERBS = """aborts accepts adds advances allows appends applies asks assigns binds brings bundles cancels chooses cleans
     clears collects combines compares compiles computes contains converts copies creates decides decodes defines deletes

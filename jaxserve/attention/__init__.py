@@ -1,4 +1,4 @@
-"""One question, several ways to answer it: where do the keys and values lie, and what does a query see?
+"""Attention over paged keys and values: one protocol, several backends.
 
 A backend owns the layout of its pages, because the layout decides its speed: on CPU a dot wants keys with
 the position axis last, kernels on accelerators want a token's heads together. Nobody else looks inside.
@@ -22,18 +22,18 @@ LayerPages = Any  # a pytree of arrays: one layer's keys and values, in the back
 
 
 class AttentionBackend(Protocol):
-    """Writes keys and values into pages, and attends to them through a page table."""
+    """A way to store keys and values in pages and to attend to them through a page table."""
 
     name: str
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> LayerPages:
-        """One layer's pages, all zeros: what is masked is still multiplied by zero, and NaN would survive that."""
+        """Return one layer's pages, all zeros: what is masked is multiplied by zero, and NaN would survive that."""
         ...
 
     def write(self, pages: LayerPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> LayerPages:
-        """Puts each token's key and value into its slot. Slots outside page 0 are distinct; nothing checks that.
+        """Return the pages with each token's key and value in its slot. Donate pages.
 
-        Returns the pages with the tokens in them; donate the argument, the old pages are spent.
+        Slots outside page 0 are distinct; nothing checks that.
         """
         ...
 
@@ -48,7 +48,7 @@ class AttentionBackend(Protocol):
         softcap: float | None = None,
         sinks: Array | None = None,
     ) -> Array:
-        """softmax(scale * q.k) . v over what each query may see, [T, N, H] in the query's dtype.
+        """Return softmax(scale * q.k) . v over what each query may see, [T, N, H] in the query's dtype.
 
         window     a query sees only its last `window` positions, its own included
         softcap    scores are cap * tanh(score / cap) before the softmax
@@ -69,7 +69,10 @@ BACKENDS: dict[str, type[AttentionBackend]] = {
 
 
 def choose_backend(name: str, platform: str, dtype: Any = "float32") -> AttentionBackend:
-    """The backend called `name`, or the best one for a JAX platform ("cpu", "gpu", "tpu") and type under "auto"."""
+    """Return the backend called `name`, or under "auto" the best one for a JAX platform and dtype.
+
+    Raises BadConfig if no backend has this name or if it does not run on the platform.
+    """
     if name == "auto":
         native = platform == "cpu" and jnp.dtype(dtype) == jnp.float32 and library.is_usable()
         name = "native" if native else platform if platform in ("cpu", "gpu", "tpu") else "reference"

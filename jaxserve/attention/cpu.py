@@ -33,15 +33,19 @@ class CpuPages:
 
 
 class CpuAttention:
+    """Attention through XLA on CPUs, for every dtype."""
+
     name = "cpu"
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> CpuPages:
+        """Return one layer's pages, all zeros."""
         return CpuPages(
             jnp.zeros((num_pages, kv_heads, head_dim, page_size), dtype),
             jnp.zeros((num_pages, kv_heads, page_size, head_dim), dtype),
         )
 
     def write(self, pages: CpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> CpuPages:
+        """Return the pages with the tokens in their slots. Donate pages."""
         size = pages.key_PKHZ.shape[3]
         page_T, offset_T = slot_T // size, slot_T % size
         return CpuPages(
@@ -60,6 +64,7 @@ class CpuAttention:
         softcap: float | None = None,
         sinks: Array | None = None,
     ) -> Array:
+        """Return softmax(scale * q.k) . v of every query, [T, N, H]; see `AttentionBackend`."""
         num_tokens, num_heads, head_dim = query_TNH.shape
         kv_heads = pages.key_PKHZ.shape[1]
         walk = partial(_walk, pages, scale=scale, window=window, softcap=softcap, sinks=sinks)

@@ -1,4 +1,4 @@
-"""Attention in plain jnp: gathers every page of every row and masks. Runs anywhere; the truth for the others."""
+"""Attention in plain jnp: gathers every page of every row and masks. Runs anywhere; the others are compared with it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,18 +22,22 @@ class ReferencePages:
 
 
 class ReferenceAttention:
+    """Attention that gathers the whole page table of every row: slow, and right."""
+
     name = "reference"
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> ReferencePages:
+        """Return one layer's pages, all zeros."""
         shape = (num_pages, page_size, kv_heads, head_dim)
         return ReferencePages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     def write(self, pages: ReferencePages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> ReferencePages:
+        """Return the pages with the tokens in their slots. Donate pages."""
         size = pages.key_PZKH.shape[1]
-        at = (slot_T // size, slot_T % size)
+        index_T = (slot_T // size, slot_T % size)
         return ReferencePages(
-            pages.key_PZKH.at[at].set(key_TKH.astype(pages.key_PZKH.dtype)),
-            pages.value_PZKH.at[at].set(value_TKH.astype(pages.value_PZKH.dtype)),
+            pages.key_PZKH.at[index_T].set(key_TKH.astype(pages.key_PZKH.dtype)),
+            pages.value_PZKH.at[index_T].set(value_TKH.astype(pages.value_PZKH.dtype)),
         )
 
     def attend(
@@ -47,6 +51,7 @@ class ReferenceAttention:
         softcap: float | None = None,
         sinks: Array | None = None,
     ) -> Array:
+        """Return softmax(scale * q.k) . v of every query, [T, N, H]; see `AttentionBackend`."""
         rows, width = inputs.page_table_BW.shape
         num_tokens, columns = len(inputs.position_T), inputs.max_queries_per_row
         _, size, kv_heads, head_dim = pages.key_PZKH.shape

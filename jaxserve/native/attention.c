@@ -24,14 +24,14 @@ typedef struct {
 } Attention;
 
 /* exp(x) for x <= 0, within 2 units in the last place: 2^n by the exponent's bits, the rest by a polynomial. */
-FORCE Vec exp_of(Vec x) {
-  x = larger(x, all(-87.0f));
-  Vec magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to the nearest integer */
+INLINE Vec exp_nonpositive(Vec x) {
+  x = vec_max(x, broadcast(-87.0f));
+  Vec magic = broadcast(12582912.0f); /* 1.5 * 2^23: adding it rounds to the nearest integer */
   Vec shifted = x * 1.44269504f + magic;
   Vec n = shifted - magic;
   Vec r = x - n * 0.693359375f;
   r = r - n * -2.12194440e-4f;
-  Vec p = all(1.9875691500e-4f);
+  Vec p = broadcast(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
@@ -42,25 +42,25 @@ FORCE Vec exp_of(Vec x) {
   return p * (Vec)bits;
 }
 
-FORCE Vec bent(Vec score, float cap) { /* cap * tanh(score / cap) */
+INLINE Vec apply_softcap(Vec score, float cap) { /* cap * tanh(score / cap) */
   Vec x = score / cap;
-  Vec size = either(x < 0.0f, -x, x);
-  Vec fade = exp_of(-2.0f * size);
+  Vec size = vec_select(x < 0.0f, -x, x);
+  Vec fade = exp_nonpositive(-2.0f * size);
   Vec bend = cap * (1.0f - fade) / (1.0f + fade);
-  return either(x < 0.0f, -bend, bend);
+  return vec_select(x < 0.0f, -bend, bend);
 }
 
 /* Scores of `n` queries against two groups of LANES positions; keys lie `stride` apart from one h to the next. */
-FORCE void score_two(int n, const float** query, const float* a, const float* b, int64_t stride, int64_t depth,
+INLINE void score_two(int n, const float** query, const float* a, const float* b, int64_t stride, int64_t depth,
                      float** at_a, float** at_b) {
   Vec sum[TILE][2];
 #pragma GCC unroll 12
-  for (int r = 0; r < n; r++) sum[r][0] = sum[r][1] = all(0);
+  for (int r = 0; r < n; r++) sum[r][0] = sum[r][1] = broadcast(0);
   for (int64_t h = 0; h < depth; h++) {
     Vec key_a = load(a + h * stride), key_b = load(b + h * stride);
 #pragma GCC unroll 12
     for (int r = 0; r < n; r++) {
-      Vec q = all(query[r][h]);
+      Vec q = broadcast(query[r][h]);
       sum[r][0] += q * key_a;
       sum[r][1] += q * key_b;
     }
@@ -73,21 +73,21 @@ FORCE void score_two(int n, const float** query, const float* a, const float* b,
 }
 
 /* Weighted sums of values for `n` queries and `wide` groups of LANES of the head, positions low .. high - 1. */
-FORCE void mix(int n, int wide, const Attention* a, const int32_t* table, int64_t head, const float** weight,
+INLINE void sum_values(int n, int wide, const Attention* a, const int32_t* table, int64_t head, const float** weight,
                int64_t low, int64_t high, int64_t from, float** out) {
   Vec sum[TILE][2];
 #pragma GCC unroll 12
-  for (int r = 0; r < n; r++) sum[r][0] = sum[r][1] = all(0);
+  for (int r = 0; r < n; r++) sum[r][0] = sum[r][1] = broadcast(0);
   for (int64_t s = low; s < high;) {
     int64_t offset = s % a->page, count = a->page - offset;
     if (count > high - s) count = high - s;
     const float* value =
         a->values + ((table[s / a->page] * a->kv_heads + head) * a->page + offset) * a->head_dim + from;
     for (int64_t z = 0; z < count; z++, value += a->head_dim) {
-      Vec first = load(value), second = wide > 1 ? load(value + LANES) : all(0);
+      Vec first = load(value), second = wide > 1 ? load(value + LANES) : broadcast(0);
 #pragma GCC unroll 12
       for (int r = 0; r < n; r++) {
-        Vec w = all(weight[r][s + z]);
+        Vec w = broadcast(weight[r][s + z]);
         sum[r][0] += w * first;
         if (wide > 1) sum[r][1] += w * second;
       }
@@ -103,30 +103,30 @@ FORCE void mix(int n, int wide, const Attention* a, const int32_t* table, int64_
 
 /* Turns scores low .. high - 1 into weights that, with the sink's, add up to one, and the rest of first .. last - 1
    into zeros. */
-static void soften(const Attention* a, float* score, float sink, int64_t low, int64_t high, int64_t first,
+static void softmax_scores(const Attention* a, float* score, float sink, int64_t low, int64_t high, int64_t first,
                    int64_t last) {
   int64_t start = low / LANES * LANES, end = (high + LANES - 1) / LANES * LANES;
   for (int64_t s = first; s < low; s++) score[s] = -1e30f;
   for (int64_t s = high; s < end; s++) score[s] = -1e30f;
-  Vec top = all(-1e30f), total = all(0);
+  Vec top = broadcast(-1e30f), total = broadcast(0);
   for (int64_t s = start; s < end; s += LANES) {
     Vec x = load(score + s) * a->scale;
-    if (a->softcap > 0) x = bent(x, a->softcap);
+    if (a->softcap > 0) x = apply_softcap(x, a->softcap);
     store(score + s, x);
   }
   for (int64_t s = start; s < low; s++) score[s] = -1e30f;
   for (int64_t s = high; s < end; s++) score[s] = -1e30f;
-  for (int64_t s = start; s < end; s += LANES) top = larger(top, load(score + s));
+  for (int64_t s = start; s < end; s += LANES) top = vec_max(top, load(score + s));
   float lanes[LANES], best = sink > -1e30f ? sink : -1e30f;
   store(lanes, top);
   for (int i = 0; i < LANES; i++) best = lanes[i] > best ? lanes[i] : best;
   for (int64_t s = start; s < end; s += LANES) {
-    Vec w = exp_of(load(score + s) - best);
+    Vec w = exp_nonpositive(load(score + s) - best);
     total += w;
     store(score + s, w);
   }
-  store(lanes, exp_of(all(sink > -1e30f ? sink - best : -1e30f)));
-  Vec share = all(1.0f / (sum_of(total) + lanes[0]));
+  store(lanes, exp_nonpositive(broadcast(sink > -1e30f ? sink - best : -1e30f)));
+  Vec share = broadcast(1.0f / (sum_lanes(total) + lanes[0]));
   for (int64_t s = start; s < end; s += LANES) store(score + s, load(score + s) * share);
   for (int64_t s = first; s < low; s++) score[s] = 0;
   for (int64_t s = high; s < last; s++) score[s] = 0;
@@ -139,7 +139,7 @@ typedef struct { /* one tile: its queries, what each sees, and where the answers
   float sink[TILE];
 } Tile;
 
-FORCE void score_all(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t, int64_t low, int64_t high) {
+INLINE void score_tile(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t, int64_t low, int64_t high) {
   const float* keys = a->keys + head * a->head_dim * a->page;
   int64_t step = a->kv_heads * a->head_dim * a->page;
   if (a->page % LANES) { /* pages shorter than a vector: rare, and slow */
@@ -161,7 +161,7 @@ FORCE void score_all(int n, const Attention* a, const int32_t* table, int64_t he
   }
 }
 
-FORCE void attend_tile(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t) {
+INLINE void attend_tile(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t) {
   int64_t low = INT64_MAX, high = 0;
   for (int r = 0; r < n; r++) {
     if (t->high[r] <= t->low[r]) continue;
@@ -175,16 +175,16 @@ FORCE void attend_tile(int n, const Attention* a, const int32_t* table, int64_t 
   int64_t room = (high + 2 * LANES) / LANES * LANES;
   float* buffer = scratch(n * room);
   for (int r = 0; r < n; r++) t->score[r] = buffer + r * room;
-  score_all(n, a, table, head, t, low, high);
+  score_tile(n, a, table, head, t, low, high);
   for (int r = 0; r < n; r++) {
-    if (t->high[r] > t->low[r]) soften(a, t->score[r], t->sink[r], t->low[r], t->high[r], low, high);
+    if (t->high[r] > t->low[r]) softmax_scores(a, t->score[r], t->sink[r], t->low[r], t->high[r], low, high);
     else memset(t->score[r] + low, 0, (high - low) * sizeof(float));
   }
   const float* weight[TILE];
   for (int r = 0; r < n; r++) weight[r] = t->score[r];
   int64_t from = 0;
-  for (; from + 2 * LANES <= a->head_dim; from += 2 * LANES) mix(n, 2, a, table, head, weight, low, high, from, t->out);
-  for (; from + LANES <= a->head_dim; from += LANES) mix(n, 1, a, table, head, weight, low, high, from, t->out);
+  for (; from + 2 * LANES <= a->head_dim; from += 2 * LANES) sum_values(n, 2, a, table, head, weight, low, high, from, t->out);
+  for (; from + LANES <= a->head_dim; from += LANES) sum_values(n, 1, a, table, head, weight, low, high, from, t->out);
   for (; from < a->head_dim; from++)
     for (int r = 0; r < n; r++) {
       float sum = 0;
@@ -247,13 +247,13 @@ static void attend_item(void* context, int64_t index) {
 /* (query_TNH, keys_PKHZ, values_PKZH, position_T, page_table_BW, length_B, query_start_B1, sinks_N; scale, softcap,
    window) -> out_TNH. A head without a sink has -inf there. Padding, the tokens behind the last row's, gets zeros. */
 XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
-  if (answered_metadata(frame)) return NULL;
+  if (answer_metadata_request(frame)) return NULL;
   const XLA_FFI_Buffer *query = argument(frame, 0), *keys = argument(frame, 1), *table = argument(frame, 4);
   if (query->dtype != XLA_FFI_DataType_F32 || keys->dtype != XLA_FFI_DataType_F32)
-    return refuse(frame, "jaxserve_attend computes in float32 only");
+    return make_error(frame, "jaxserve_attend computes in float32 only");
   int64_t rows = table->dims[0], tokens = query->dims[0];
   int64_t* first_item = malloc((rows + 1) * sizeof *first_item);
-  if (!first_item) return refuse(frame, "jaxserve_attend is out of memory");
+  if (!first_item) return make_error(frame, "jaxserve_attend is out of memory");
   Attention a = {
       .query = query->data, .keys = keys->data, .values = argument(frame, 2)->data,
       .position = argument(frame, 3)->data, .table = table->data, .length = argument(frame, 5)->data,
@@ -262,7 +262,7 @@ XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
       .rows = rows, .width = table->dims[1],
       .heads = query->dims[1], .head_dim = query->dims[2],
       .kv_heads = keys->dims[1], .page = keys->dims[3],
-      .scale = (float)number(frame, 0), .softcap = (float)number(frame, 1), .window = (int64_t)number(frame, 2),
+      .scale = (float)attribute(frame, 0), .softcap = (float)attribute(frame, 1), .window = (int64_t)attribute(frame, 2),
   };
   first_item[0] = 0;
   for (int64_t row = 0; row < rows; row++) {
@@ -278,7 +278,7 @@ XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
 
 /* (keys_PKHZ, values_PKZH, key_TKH, value_TKH, slot_T) -> the same two pages, in place, with the tokens in them */
 XLA_FFI_Error* jaxserve_write(XLA_FFI_CallFrame* frame) {
-  if (answered_metadata(frame)) return NULL;
+  if (answer_metadata_request(frame)) return NULL;
   const XLA_FFI_Buffer* shape = argument(frame, 0);
   int64_t heads = shape->dims[1], depth = shape->dims[2], page = shape->dims[3];
   int64_t tokens = argument(frame, 2)->dims[0];
@@ -286,7 +286,7 @@ XLA_FFI_Error* jaxserve_write(XLA_FFI_CallFrame* frame) {
   const float *key = argument(frame, 2)->data, *value = argument(frame, 3)->data;
   const int32_t* slot = argument(frame, 4)->data;
   if (keys != shape->data || values != argument(frame, 1)->data)
-    return refuse(frame, "jaxserve_write wants its pages donated");
+    return make_error(frame, "jaxserve_write wants its pages donated");
   for (int64_t t = 0; t < tokens; t++) {
     int64_t number = slot[t] / page, offset = slot[t] % page;
     for (int64_t k = 0; k < heads; k++, key += depth, value += depth) {

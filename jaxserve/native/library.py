@@ -1,4 +1,4 @@
-"""Compiles the kernels once per machine, keeps the library on disk, and tells XLA their names.
+"""Compiles the kernels once per machine, keeps the library on disk, and registers them with XLA.
 
 A compiler is the system's cc, gcc or clang, or the one that `pip install ziglang` brings. The library lies under
 a name that depends on sources, flags, compiler and processor, so an old one is never taken for a new one.
@@ -34,7 +34,7 @@ COMPILE_TIMEOUT_S = 300
 
 
 def find_compiler() -> tuple[str, ...] | None:
-    """The command of a C compiler, or None where there is none."""
+    """Return the command of a C compiler, or None where there is none."""
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
             return (path,)
@@ -43,7 +43,7 @@ def find_compiler() -> tuple[str, ...] | None:
 
 @cache
 def load_kernels() -> None:
-    """Makes the kernels callable through `jax.ffi`. Raises BadConfig, with the reason, where that cannot be."""
+    """Make the kernels callable through `jax.ffi`. Raises BadConfig, with the reason, if there is no compiler."""
     command = find_compiler()
     if command is None:
         raise BadConfig("Native kernels need a C compiler and none is here; pip install 'jaxserve[native]' brings one.")
@@ -54,7 +54,7 @@ def load_kernels() -> None:
 
 @cache
 def is_usable() -> bool:
-    """Whether `load` succeeds; if not, the log says once why not. For those who have another way."""
+    """Return whether `load_kernels` succeeds; if not, log once why."""
     try:
         load_kernels()
     except (BadConfig, OSError) as error:

@@ -56,7 +56,7 @@ typedef struct {
 } Product;
 
 /* sum + the four products of each lane: codes without sign, four activations with. */
-FORCE IVec dot(IVec sum, Bytes codes, int32_t four) {
+INLINE IVec dot(IVec sum, Bytes codes, int32_t four) {
 #if defined(__AVX512VNNI__) && LANES == 16
   return (IVec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, _mm512_set1_epi32(four));
 #elif defined(__AVXVNNI__) && LANES == 8
@@ -78,7 +78,7 @@ FORCE IVec dot(IVec sum, Bytes codes, int32_t four) {
 }
 
 /* LANES numbers from float16, exactly. */
-FORCE Vec halves(const uint8_t* at) {
+INLINE Vec halves(const uint8_t* at) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)at));
 #elif defined(__F16C__)
@@ -93,11 +93,11 @@ FORCE Vec halves(const uint8_t* at) {
   IVec size = bits & 0x7fff, exponent = size >> 10, sign = (bits & 0x8000) << 16;
   Vec small = __builtin_convertvector(size, Vec) * 5.9604644775390625e-8f; /* 2^-24 */
   Vec large = (Vec)((size << 13) + (112 << 23) + ((112 << 23) & (exponent == 31)));
-  return (Vec)((IVec)either(exponent == 0, small, large) | sign);
+  return (Vec)((IVec)vec_select(exponent == 0, small, large) | sign);
 #endif
 }
 
-FORCE void unpack(int bits, const uint8_t* block, int part, Bytes quad[QUADS]) {
+INLINE void unpack(int bits, const uint8_t* block, int part, Bytes quad[QUADS]) {
   const uint8_t* at = block + part * LANES * 4;
   if (bits == 8) {
 #pragma GCC unroll 8
@@ -113,19 +113,19 @@ FORCE void unpack(int bits, const uint8_t* block, int part, Bytes quad[QUADS]) {
 }
 
 /* The products of `n` rows with one group, x being their activations of the first block. */
-FORCE void group_of(int n, int bits, const Weight* w, const uint8_t* block, int64_t blocks, const Activations* x,
+INLINE void group_of(int n, int bits, const Weight* w, const uint8_t* block, int64_t blocks, const Activations* x,
                     int64_t row, int64_t first) {
   Vec total[TILE][PARTS];
 #pragma GCC unroll 16
   for (int r = 0; r < n; r++)
-    for (int p = 0; p < PARTS; p++) total[r][p] = all(0);
+    for (int p = 0; p < PARTS; p++) total[r][p] = broadcast(0);
   for (int64_t b = 0; b < blocks; b++, block += bits == 8 ? INT8_BYTES : INT4_BYTES, x += TILE) {
     const uint8_t* scales = block + GROUP * BLOCK * bits / 8;
 #pragma GCC unroll 2
     for (int p = 0; p < PARTS; p++) {
       Bytes quad[QUADS];
       unpack(bits, block, p, quad);
-      Vec scale = halves(scales + p * LANES * 2), least = all(0);
+      Vec scale = halves(scales + p * LANES * 2), least = broadcast(0);
       if (bits == 4) least = halves(scales + GROUP * 2 + p * LANES * 2);
 #pragma GCC unroll 16
       for (int r = 0; r < n; r++) {
@@ -150,7 +150,7 @@ FORCE void group_of(int n, int bits, const Weight* w, const uint8_t* block, int6
   }
 }
 
-FORCE void rows_of(int bits, const Product* p, const Weight* w, int64_t group) {
+INLINE void rows_of(int bits, const Product* p, const Weight* w, int64_t group) {
   const uint8_t* block = w->blocks + group * p->blocks * w->block_bytes;
   int64_t first = group * GROUP;
   for (int64_t row = 0; row < p->rows;) {
@@ -181,7 +181,7 @@ static void multiply(void* context, int64_t index) {
   }
 }
 
-FORCE Vec whole(Vec value) { /* to the nearest, halves to the even one */
+INLINE Vec whole(Vec value) { /* to the nearest, halves to the even one */
 #if defined(__AVX512F__)
   return (Vec)_mm512_roundscale_ps((__m512)value, 0);
 #elif defined(__AVX__)
@@ -192,7 +192,7 @@ FORCE Vec whole(Vec value) { /* to the nearest, halves to the even one */
 #endif
 }
 
-FORCE int32_t largest_of(IVec value) {
+INLINE int32_t largest_of(IVec value) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_epi32((__m512i)value);
 #else
@@ -204,7 +204,7 @@ FORCE int32_t largest_of(IVec value) {
 #endif
 }
 
-FORCE int32_t total_of(IVec value) {
+INLINE int32_t total_of(IVec value) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_epi32((__m512i)value);
 #else
@@ -227,7 +227,7 @@ static void round_row(void* context, int64_t row) {
     IVec top = {0}, sum = {0};
     for (int i = 0; i < BLOCK; i += LANES) {
       IVec size = (IVec)load(x + i) & 0x7fffffff;
-      top = (IVec)either(size > top, (Vec)size, (Vec)top);
+      top = (IVec)vec_select(size > top, (Vec)size, (Vec)top);
     }
     union {
       int32_t bits;
@@ -249,12 +249,12 @@ static void round_row(void* context, int64_t row) {
 
 /* (x_TI float32, weights uint8 [groups, blocks, bytes] ...) -> y_TO float32 of each weight */
 XLA_FFI_Error* jaxserve_linear(XLA_FFI_CallFrame* frame) {
-  if (answered_metadata(frame)) return NULL;
+  if (answer_metadata_request(frame)) return NULL;
   const XLA_FFI_Buffer* x = argument(frame, 0);
   Product p = {.x = x->data, .rows = x->dims[0], .width = x->dims[1], .blocks = (x->dims[1] + BLOCK - 1) / BLOCK,
                .count = (int)frame->rets.size};
   if (p.count > MOST_WEIGHTS || frame->args.size != p.count + 1)
-    return refuse(frame, "jaxserve_linear wants one result for each of at most 8 weights");
+    return make_error(frame, "jaxserve_linear wants one result for each of at most 8 weights");
   int64_t items = 0, at_once = p.rows < 8 ? 1 : p.rows / 4;
   for (int i = 0; i < p.count; i++) {
     const XLA_FFI_Buffer *w = argument(frame, i + 1), *y = result(frame, i);
@@ -262,7 +262,7 @@ XLA_FFI_Error* jaxserve_linear(XLA_FFI_CallFrame* frame) {
                      .block_bytes = w->dims[2]};
     int known = weight.block_bytes == INT8_BYTES || weight.block_bytes == INT4_BYTES;
     if (!known || w->dims[1] != p.blocks || w->dims[0] != (weight.width + GROUP - 1) / GROUP)
-      return refuse(frame, "jaxserve_linear: a weight does not fit its input and output");
+      return make_error(frame, "jaxserve_linear: a weight does not fit its input and output");
     weight.step = ITEM_BYTES / (p.blocks * weight.block_bytes * at_once);
     if (weight.step < 1) weight.step = 1;
     weight.items = (weight.groups + weight.step - 1) / weight.step;

@@ -24,10 +24,10 @@ static void clear(char* start, int64_t bytes) {
 
 /* () -> any number of float32 arrays, all zeros */
 XLA_FFI_Error* jaxserve_zeros(XLA_FFI_CallFrame* frame) {
-  if (answered_metadata(frame)) return NULL;
+  if (answer_metadata_request(frame)) return NULL;
   for (int64_t i = 0; i < frame->rets.size; i++) {
     const XLA_FFI_Buffer* made = result(frame, i);
-    if (made->dtype != XLA_FFI_DataType_F32) return refuse(frame, "jaxserve_zeros makes float32 only");
+    if (made->dtype != XLA_FFI_DataType_F32) return make_error(frame, "jaxserve_zeros makes float32 only");
     int64_t bytes = sizeof(float);
     for (int64_t axis = 0; axis < made->rank; axis++) bytes *= made->dims[axis];
     clear(made->data, bytes);

@@ -19,19 +19,19 @@
 #else
 #define LANES 8
 #endif
-#define FORCE static inline __attribute__((always_inline))
+#define INLINE static inline __attribute__((always_inline))
 
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef float VecU __attribute__((vector_size(LANES * 4), aligned(4))); /* the same, wherever it lies */
 typedef int32_t IVec __attribute__((vector_size(LANES * 4)));
 
-FORCE Vec load(const float* at) { return (Vec) * (const VecU*)at; }
-FORCE void store(float* at, Vec value) { *(VecU*)at = (VecU)value; }
-FORCE Vec all(float value) { return (Vec){0} + value; }
-FORCE Vec either(IVec yes, Vec a, Vec b) { return (Vec)(((IVec)a & yes) | ((IVec)b & ~yes)); }
-FORCE Vec larger(Vec a, Vec b) { return either(a > b, a, b); }
+INLINE Vec load(const float* at) { return (Vec) * (const VecU*)at; }
+INLINE void store(float* at, Vec value) { *(VecU*)at = (VecU)value; }
+INLINE Vec broadcast(float value) { return (Vec){0} + value; }
+INLINE Vec vec_select(IVec yes, Vec a, Vec b) { return (Vec)(((IVec)a & yes) | ((IVec)b & ~yes)); }
+INLINE Vec vec_max(Vec a, Vec b) { return vec_select(a > b, a, b); }
 
-FORCE float sum_of(Vec value) {
+INLINE float sum_lanes(Vec value) {
   float lanes[LANES], sum = 0;
   store(lanes, value);
   for (int step = LANES / 2; step; step /= 2)
@@ -113,7 +113,7 @@ static void parallel_for(XLA_FFI_CallFrame* frame, int64_t count, Item item, voi
 }
 
 /* XLA first asks a handler which version of the interface it speaks. True if this call was that question. */
-static int answered_metadata(XLA_FFI_CallFrame* frame) {
+static int answer_metadata_request(XLA_FFI_CallFrame* frame) {
   if (frame->extension_start && frame->extension_start->type == XLA_FFI_Extension_Metadata) {
     XLA_FFI_Metadata* metadata = ((XLA_FFI_Metadata_Extension*)frame->extension_start)->metadata;
     metadata->api_version.major_version = XLA_FFI_API_MAJOR;
@@ -123,15 +123,15 @@ static int answered_metadata(XLA_FFI_CallFrame* frame) {
   return 0;
 }
 
-static XLA_FFI_Error* refuse(XLA_FFI_CallFrame* frame, const char* message) {
+static XLA_FFI_Error* make_error(XLA_FFI_CallFrame* frame, const char* message) {
   XLA_FFI_Error_Create_Args args = {
       .struct_size = sizeof args, .message = message, .errc = XLA_FFI_Error_Code_INVALID_ARGUMENT};
   return frame->api->XLA_FFI_Error_Create(&args);
 }
 
-FORCE const XLA_FFI_Buffer* argument(XLA_FFI_CallFrame* frame, int i) { return frame->args.args[i]; }
-FORCE const XLA_FFI_Buffer* result(XLA_FFI_CallFrame* frame, int i) { return frame->rets.rets[i]; }
-FORCE double number(XLA_FFI_CallFrame* frame, int i) { /* attributes are float64 and come sorted by name */
+INLINE const XLA_FFI_Buffer* argument(XLA_FFI_CallFrame* frame, int i) { return frame->args.args[i]; }
+INLINE const XLA_FFI_Buffer* result(XLA_FFI_CallFrame* frame, int i) { return frame->rets.rets[i]; }
+INLINE double attribute(XLA_FFI_CallFrame* frame, int i) { /* attributes are float64 and come sorted by name */
   return *(const double*)((const XLA_FFI_Scalar*)frame->attrs.attrs[i])->value;
 }
 

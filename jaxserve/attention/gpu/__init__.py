@@ -2,7 +2,7 @@
 
 They lower for CUDA and hold the contract in interpret mode. Compiled offline for sm_90 (Triton 3.7, ptxas) the
 prefill tile runs on wgmma, pages come in by 16-byte asynchronous copies, and nothing spills in bfloat16. On a
-GPU they are unmeasured, and so are the defaults in `Tuning`.
+GPU they are unmeasured, and so are the defaults of `KernelConfig`.
 
 Everything that Pallas might leave to a default is passed: without Triton's parameters a kernel would go to Mosaic
 GPU, and grid sizes are plain Python numbers (jax#40847: `num_programs` is cached across grids). Pallas is
@@ -20,12 +20,16 @@ from jaxserve.attention.gpu.pages import AttentionParams, GpuPages, KernelConfig
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.errors import BadConfig
 
-# From jax 0.11 on, every lowering of a Triton kernel says that it will go one day. We know.
+# From jax 0.11 on, every lowering of a Triton kernel warns that it will be removed.
 warnings.filterwarnings("ignore", message="The Pallas Triton backend is deprecated", category=DeprecationWarning)
 
 
 class GpuAttention:
-    """interpret: run the kernels as plain XLA, slowly; None does so wherever no GPU is the default device."""
+    """Attention by Pallas kernels for NVIDIA GPUs.
+
+    interpret   Run the kernels as plain XLA, slowly; None does so wherever no GPU is the default device.
+    config      The sizes that the kernels are tuned by.
+    """
 
     name = "gpu"
 
@@ -34,7 +38,10 @@ class GpuAttention:
         self.config = config or KernelConfig()
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> GpuPages:
-        """Zeros. 8-bit dtypes (int8, float8_e4m3fn) get a scale per token and head beside them."""
+        """Return one layer's pages, all zeros; 8-bit dtypes (int8, float8_e4m3fn) with a scale per token and head.
+
+        Raises BadConfig if Pallas would address an 8-bit array of this size wrongly.
+        """
         shape = (num_pages, page_size, kv_heads, head_dim)
         narrow = jnp.dtype(dtype).itemsize == 1
         if narrow and 2**31 < num_pages * page_size * kv_heads * head_dim <= 2**32:
@@ -44,6 +51,7 @@ class GpuAttention:
         return GpuPages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), *scales)
 
     def write(self, pages: GpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> GpuPages:
+        """Return the pages with the tokens in their slots. Donate pages."""
         from jaxserve.attention.gpu.write import write
 
         return write(pages, key_TKH, value_TKH, slot_T, interpret=self.interpret)
@@ -59,7 +67,10 @@ class GpuAttention:
         softcap: float | None = None,
         sinks: Array | None = None,
     ) -> Array:
-        """As the protocol says: one query per row goes to the split kernel, more to the tiled one."""
+        """Return softmax(scale * q.k) . v of every query, [T, N, H]; see `AttentionBackend`.
+
+        A batch of one query a row is computed by the decode kernels, others by the prefill kernel.
+        """
         from jaxserve.attention.gpu.decode import decode
         from jaxserve.attention.gpu.prefill import prefill
 

@@ -23,20 +23,22 @@ SoftmaxState = tuple[
 
 
 def load_masked(ref: Any, index: tuple[Any, ...], mask: Array) -> Array:
-    """ref[index], zero where the mask is off; what is masked is not read."""
+    """Load ref[index], zero where the mask is off; what is masked is not read."""
     return plt.load(ref.at[index], mask=mask, other=0.0 if jnp.issubdtype(ref.dtype, jnp.floating) else 0)
 
 
 def store_masked(ref: Any, index: tuple[Any, ...], value: Array, mask: Array) -> None:
-    """ref[index] = value where the mask is on."""
+    """Store value to ref[index] where the mask is on."""
     plt.store(ref.at[index], value.astype(ref.dtype), mask=mask)
 
 
 def indices(size: int) -> Array:
+    """Return int32 0 to size - 1."""
     return jax.lax.iota(jnp.int32, size)
 
 
 def init_softmax(rows: int, lanes: int) -> SoftmaxState:
+    """Return the state before the first block."""
     return (
         jnp.full((rows,), MASKED_SCORE, jnp.float32),
         jnp.zeros((rows,), jnp.float32),
@@ -57,7 +59,7 @@ def add_block(
     row: Array,
     head: Array,
 ) -> SoftmaxState:
-    """The keys at block * X to block * X + X - 1 of one row and key head, seen by M queries.
+    """Add the keys at block * X to block * X + X - 1 of one row and key head, seen by M queries.
 
     position_M  int32, where each query stands; it sees keys up to there, and `window` of them
     limit       int32 scalar, positions from here on are dead and not fetched
@@ -98,7 +100,7 @@ def add_block(
 
 
 def finish_softmax(carry: SoftmaxState, sink_M: Array | None) -> Array:
-    """The weighted mean, float32 [M, H]. A sink is one more score that takes weight and brings no value."""
+    """Return the weighted mean, float32 [M, H]. A sink is one more score that takes weight and brings no value."""
     running_max_M, running_sum_M, acc_MH = carry
     if sink_M is not None:
         new_max_M = jnp.maximum(running_max_M, sink_M * LOG2E)
@@ -109,7 +111,7 @@ def finish_softmax(carry: SoftmaxState, sink_M: Array | None) -> Array:
 
 
 def dot(left: Array, right: Array, *, transposed: bool = False) -> Array:
-    """left @ right (or right.T), summed in float32; float32 operands are not rounded to TF32."""
+    """Multiply left @ right (or right.T), summed in float32; float32 operands are not rounded to TF32."""
     return jax.lax.dot_general(
         left,
         right,

@@ -29,7 +29,7 @@ def decode(
     config: KernelConfig,
     interpret: bool,
 ) -> Array:
-    """[B, K, G, H] in the query's dtype."""
+    """Compute attention of one query a row, [B, K, G, H] in the query's dtype."""
     rows, width = inputs.page_table_BW.shape
     kv_heads, group, head_dim = query_BKGH.shape[1:]
     splits = max(1, -(-width * params.page_size // config.split_tokens))

@@ -28,7 +28,7 @@ class GpuPages:
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """What may be turned without changing the question; `split_tokens` and `block_bytes` change rounding.
+    """Sizes of the kernels that change their speed alone; only `split_tokens` and `block_bytes` change rounding.
 
     split_tokens  what one program of decode reads; fixed, so that a row's sums never depend on its neighbours
     block_bytes   about the size of one key tile; a turn of the loop holds one of keys and one of values
@@ -47,7 +47,7 @@ class KernelConfig:
 
 @dataclass(frozen=True)
 class AttentionParams:
-    """How queries params at keys: everything static that the kernels share."""
+    """Static parameters that the kernels share."""
 
     group: int  # query heads per key head
     head_dim: int
@@ -59,16 +59,16 @@ class AttentionParams:
 
     @property
     def lanes(self) -> int:
-        """The head dimension as the kernel holds it: a power of two, the surplus masked and never fetched."""
+        """The head dimension in the kernel: a power of two, the surplus masked and never fetched."""
         return max(MIN_DOT, next_power_of_two(self.head_dim))
 
 
 def next_power_of_two(size: int) -> int:
-    """The least power of two that is not below `size`; Triton knows no other sizes."""
+    """Return the least power of two that is not below `size`; Triton knows no other sizes."""
     return 1 << max(0, size - 1).bit_length()
 
 
 def choose_block_tokens(head_dim: int, itemsize: int, config: KernelConfig) -> int:
-    """Keys per turn, a power of two: tiles of about block_bytes, between 32 and 128 keys."""
+    """Return the number of keys of a block, a power of two: tiles of about block_bytes, between 32 and 128 keys."""
     row_bytes = max(MIN_DOT, next_power_of_two(head_dim)) * itemsize
     return min(128, config.split_tokens, max(32, next_power_of_two(config.block_bytes // row_bytes)))

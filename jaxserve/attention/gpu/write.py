@@ -18,7 +18,7 @@ from jaxserve.attention.gpu.pages import GpuPages, next_power_of_two
 
 
 def write(pages: GpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array, *, interpret: bool) -> GpuPages:
-    """The pages with the tokens in their slots. Every plane is updated in place where the argument is donated."""
+    """Return the pages with the tokens in their slots. Donate pages."""
     key_scale_TK = value_scale_TK = None
     if pages.key_scale_PZK is not None:
         key_TKH, key_scale_TK = _quantize(key_TKH, pages.key_PZKH.dtype)
