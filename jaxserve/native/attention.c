@@ -139,7 +139,8 @@ typedef struct { /* one tile: its queries, what each sees, and where the answers
   float sink[TILE];
 } Tile;
 
-INLINE void score_tile(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t, int64_t low, int64_t high) {
+INLINE void score_tile(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t, int64_t low,
+                        int64_t high) {
   const float* keys = a->keys + head * a->head_dim * a->page;
   int64_t step = a->kv_heads * a->head_dim * a->page;
   if (a->page % LANES) { /* pages shorter than a vector: rare, and slow */
