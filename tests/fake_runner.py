@@ -110,6 +110,7 @@ class FakeRunner:
         self.num_pages = num_pages
         self.slots: dict[tuple[int, int], int] = {}
         self.last_token_R: list[int | None] = [None] * max_num_seqs
+        self.length_R = [0] * max_num_seqs
         self.lines: dict[int, PenaltyRow] = {}
         self.nan_request_ids: set[int] = set()
 
@@ -121,8 +122,8 @@ class FakeRunner:
                     self.slots[target, offset] = self.slots[source, offset]
         for row, new in plan.penalty_rows:
             self.lines[row] = PenaltyRow(*(array.copy() for array in new))
-        for row, token in plan.last_tokens:
-            self.last_token_R[row] = token
+        for row, token, length in plan.row_updates:
+            self.last_token_R[row], self.length_R[row] = token, length
         decode = self._decode(plan.decode) if plan.decode is not None else []
         beams = [self._decode(batch) for batch in plan.beams]
         return plan, decode, beams, [self._chunk(chunk) for chunk in plan.chunks]
@@ -158,16 +159,17 @@ class FakeRunner:
         rows = list(zip(batch.row_B.tolist(), batch.position_B.tolist(), batch.page_tables_BW[0], strict=True))
         assert len({row for row, _, _ in rows}) == len(rows), "two requests in one row"
         digests = []
-        for row, position, table_W in rows:
-            token = self.last_token_R[row]
+        for row, host_position, table_W in rows:
+            token, position = self.last_token_R[row], self.length_R[row]
             assert token is not None, f"row {row} decodes before its prompt is computed"
+            assert position == host_position, f"the host believes row {row} to be at {host_position}, not {position}"
             digests.append(self._append(self._read(table_W, position), table_W, position, [token])[-1])
         return digests
 
     def _sample_rows(self, batch: DecodeBatch, digests: list[int], masks: dict[int, Mask]) -> SampledTokens:
         drawn = []
-        for at, (row, position) in enumerate(zip(batch.row_B.tolist(), batch.position_B.tolist(), strict=True)):
-            one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1)
+        for at, row in enumerate(batch.row_B.tolist()):
+            one = (batch.request_ids[at], row, batch.sampling_BS[at], self.length_R[row] + 1)
             drawn.append(self._sample_row(*one, digests[at], masks.get(at), batch.mode))
         return _make_sampled_tokens([token for token, _ in drawn], digests, batch.mode, [nexts for _, nexts in drawn])
 
@@ -207,7 +209,7 @@ class FakeRunner:
         token = -1 if request_id in self.nan_request_ids else token
         if known is not None:
             known.count_V[max(token, 0)] += 1
-        self.last_token_R[row] = max(token, 0)
+        self.last_token_R[row], self.length_R[row] = max(token, 0), position
         return token, nexts
 
     def _read(self, table_W: np.ndarray, end: int) -> int:

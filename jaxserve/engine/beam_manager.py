@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxserve.cache.pool import PagePool
 from jaxserve.engine.beam_search import BeamSearch
-from jaxserve.engine.plan import DecodeBatch, Mask, PageCopy, SampledTokens
+from jaxserve.engine.plan import DecodeBatch, Mask, PageCopy, RowUpdate, SampledTokens
 from jaxserve.engine.request import Request, make_mask
 from jaxserve.engine.sequence import Sequence
 from jaxserve.errors import InvalidParameter
@@ -44,13 +44,13 @@ class BeamStep:
 
     batch          Its live beams.
     page_copies    The pages to copy before anything is computed.
-    last_tokens    Pairs (row, token): the newest token of each beam, which the host has chosen.
+    row_updates    The newest token of each beam, which the host has chosen.
     penalty_rows   Pairs (row, penalty state) of each beam, if the request has penalties or biases.
     """
 
     batch: DecodeBatch
     page_copies: tuple[PageCopy, ...]
-    last_tokens: tuple[tuple[int, int], ...]
+    row_updates: tuple[RowUpdate, ...]
     penalty_rows: tuple[tuple[int, PenaltyRow], ...]
 
 
@@ -208,11 +208,13 @@ class BeamManager:
             sampling_BS=np.tile(sequence.sampling_S, (num_beams, 1)),
             mode=SampleMode.BEAM,
         )
-        last_tokens = tuple((row, beam.token_ids[-1]) for row, beam in zip(state.rows, beams, strict=False))
+        row_updates = tuple(
+            (row, beam.token_ids[-1], state.position) for row, beam in zip(state.rows, beams, strict=False)
+        )
         page_copies, state.page_copies = tuple(state.page_copies), []
         state.has_results = state.has_pages = False
         penalty_rows = self._make_penalty_rows(state) if request.needs_penalty_state else ()
-        return BeamStep(batch, page_copies, last_tokens, penalty_rows)
+        return BeamStep(batch, page_copies, row_updates, penalty_rows)
 
     def _make_penalty_rows(self, state: BeamState) -> tuple[tuple[int, PenaltyRow], ...]:
         """Return the penalty state of each beam: its row held that of another beam until now."""

@@ -21,7 +21,9 @@ from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfi
 from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.compile import compile_all, compile_counter, use_compilation_cache
 from jaxserve.engine.engine import Engine
+from jaxserve.engine.executor import Executor
 from jaxserve.engine.profiler import make_profiler
+from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.engine.request import NO_TRACKERS, TrackerFactory
 from jaxserve.engine.roofline import Roofline, get_peak_rates
@@ -159,20 +161,20 @@ def build(
     buckets = _buckets(config, platform, chunk_tokens)
     with ThreadPoolExecutor(1, "load") as executor:  # while programs are compiled, which needs only shapes
         loading = executor.submit(load_params, checkpoint, leaves, shapes, progress=progress)
-        runner = _runner(config, model, list(shapes.values()), make, spec, size, placement, buckets, directory)
+        executor = _executor(config, model, list(shapes.values()), make, spec, size, placement, buckets, directory)
         hits_before = compile_counter.cache_hits
-        num_programs = runner.compile(progress, directory)
+        num_programs = executor.compile(progress, directory)
         weights = loading.result()
-        runner.place_weights([weights[leaf] for leaf in shapes])
+        executor.place_weights([weights[leaf] for leaf in shapes])
         hits = compile_counter.cache_hits - hits_before
     return_freed_memory()
-    runner.warm_up()
+    executor.warm_up()
     if progress:
         progress("warm-up", 1, 1)
     roofline = None
     if peak_rates:
         roofline = Roofline(architecture.cost(spec), dtype.itemsize, peak_rates, config.quantization)
-    engine = _engine(config, runner, size, buckets, spec.vocab_size, roofline, trackers)
+    engine = _engine(config, Runner(executor), size, buckets, spec.vocab_size, roofline, trackers)
     return LoadedEngine(
         engine=engine,
         config=config,
@@ -281,7 +283,7 @@ def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
     )
 
 
-def _runner(
+def _executor(
     config: EngineConfig,
     model: ModelContext,
     weights: list[jax.ShapeDtypeStruct | PackedWeight],
@@ -291,19 +293,17 @@ def _runner(
     placement: Placement,
     buckets: Buckets,
     directory: Path | None,
-) -> Runner:
+) -> Executor:
     assert config.max_num_seqs
     # jnp.zeros would compile a program for every shape; this is one program for all, saved with the others.
     store = ProgramStore(directory, placement, [model.backend.name, jax.tree.flatten(jax.eval_shape(make))])
     pages = compile_all({"pages": placement.jit(make, (), STACKED).lower}, store, None)["pages"]()
-    return Runner(
-        model,
-        weights,
-        pages,
+    table = ProgramTable(
+        model=model,
         buckets=buckets,
         max_pages_per_row=num_pages_for(size.max_model_len, config.block_size),
         vocab_size=spec.vocab_size,
-        max_num_seqs=config.max_num_seqs,
+        num_rows=config.max_num_seqs + 1,
         logprobs_config=LogprobsConfig(
             _num_top_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs, config.max_logprobs == -1
         ),
@@ -311,6 +311,7 @@ def _runner(
         batch_invariant=config.batch_invariant,
         placement=placement,
     )
+    return Executor(table, weights, pages)
 
 
 def _num_top_logprobs(config: EngineConfig) -> int:

@@ -12,6 +12,8 @@ from jaxserve.sampling.sampler import SampleMode
 
 PageCopy: TypeAlias = tuple[int, int, int]
 """A copy of one page in all layers of a cache group: (index of the group, from, to)."""
+RowUpdate: TypeAlias = tuple[int, int, int]
+"""A newest token that the host has chosen for a row: (row, token, its position)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class DecodeBatch:
-    """Rows that compute their newest token, which is on the device, and sample the next one.
+    """Rows that compute their newest token, which is on the device with its position, and sample the next one.
 
     request_ids, epochs   The requests, and the epochs of their sequences.
     row_B                 int32 [n], their rows.
-    position_B            int32 [n], the position of each newest token.
+    position_B            int32 [n], the position of each newest token by the host's own account, for pages and costs.
     page_tables_BW        int32 [n, W] for each cache group: their page tables.
     sampling_BS           int32 [n, S], their sampling parameters as columns (sampling/columns.py).
     mode                  The sampler's mode that serves all of them.
@@ -111,13 +113,13 @@ class DecodeBatch:
 class StepPlan:
     """One step. In this order: page copies and other small updates, decode rows, beams, prompt chunks.
 
-    Each batch and chunk is one call of a compiled program.
+    Each batch is one call of a compiled program, and as many chunks as fit are one.
 
     decode                  The decode rows.
     chunks                  The prompt chunks.
     page_copies             Triples (cache group, from, to) of pages.
     penalty_rows            Pairs (row, its penalty state), for rows of new sequences that need one, and for beams.
-    last_tokens             Pairs (row, token), for beams: the host has chosen the row's newest token.
+    row_updates             The newest token of each beam, which the host has chosen, and its position.
     beams                   One batch for each beam search.
     needs_previous_tokens   A mask of this step depends on the tokens of earlier steps: their results come first.
     """
@@ -126,7 +128,7 @@ class StepPlan:
     chunks: tuple[Chunk, ...] = ()
     page_copies: tuple[PageCopy, ...] = ()
     penalty_rows: tuple[tuple[int, PenaltyRow], ...] = ()
-    last_tokens: tuple[tuple[int, int], ...] = ()
+    row_updates: tuple[RowUpdate, ...] = ()
     beams: tuple[DecodeBatch, ...] = ()
     needs_previous_tokens: bool = False
 

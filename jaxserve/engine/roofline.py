@@ -9,8 +9,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,10 @@ class Roofline:
         self._weight_bytes = float(self._bytes_per_weight * cost.body + head_bytes)
 
     def estimate(self, plan: StepPlan) -> StepCost:
-        """Return the cost of a step: the sum over its calls of compiled programs."""
-        calls = [self._chunk(chunk) for chunk in plan.chunks] + [self._decode(batch) for batch in plan.beams]
+        """Return the cost of a step: the sum over its calls of compiled programs, all chunks in one."""
+        calls = [self._decode(batch) for batch in plan.beams]
+        if plan.chunks:
+            calls.append(self._chunks(plan.chunks))
         if plan.decode is not None:
             calls.append(self._decode(plan.decode))
         peak_rates = self.peak_rates
@@ -100,15 +103,16 @@ class Roofline:
             flops += layers.num_layers * attended * layers.flops
         return self._call(tokens=len(batch), sampled=len(batch), attention_bytes=num_bytes, attention_flops=flops)
 
-    def _chunk(self, chunk: Chunk) -> tuple[float, float]:
-        start, end = chunk.start, chunk.end
+    def _chunks(self, chunks: Sequence[Chunk]) -> tuple[float, float]:
         num_bytes = flops = 0.0
-        for layers in self._cost.attention:
+        for chunk, layers in product(chunks, self._cost.attention):
+            start, end = chunk.start, chunk.end
             window = end if layers.window is None else layers.window
             read = end - max(0, start + 1 - window)
             num_bytes += layers.num_layers * read * layers.cached_numbers * self._itemsize
             flops += layers.num_layers * (_num_attended(end, window) - _num_attended(start, window)) * layers.flops
-        return self._call(tokens=end - start, sampled=1, attention_bytes=num_bytes, attention_flops=flops)
+        tokens = sum(len(chunk.token_ids) for chunk in chunks)
+        return self._call(tokens=tokens, sampled=len(chunks), attention_bytes=num_bytes, attention_flops=flops)
 
     def _call(
         self, *, tokens: int, sampled: int, attention_bytes: float, attention_flops: float
@@ -155,10 +159,10 @@ def measure_peak_rates(
         numbers, square = jnp.ones(num_bytes // dtype.itemsize, dtype), jnp.ones((side, side), dtype)
     total = jax.jit(lambda x: jnp.sum(x, dtype=jnp.float32))
     weight = square if quantization == "none" else _packed(quantization, side)
-    product = jax.jit(lambda a, b: a @ b if quantization == "none" else quant.packed_matmul(a, b)[0])
+    matmul = jax.jit(lambda a, b: a @ b if quantization == "none" else quant.packed_matmul(a, b)[0])
     peak_rates = PeakRates(
         bytes_per_s=num_bytes / _best_s(lambda: total(numbers), probe_s / 2),
-        flops_per_s=2 * side**3 / _best_s(lambda: product(square, weight), probe_s / 2),
+        flops_per_s=2 * side**3 / _best_s(lambda: matmul(square, weight), probe_s / 2),
     )
     numbers.delete()
     square.delete()

@@ -1,4 +1,4 @@
-"""The runner, which owns the arrays on the device: weights, pages, last tokens, penalty state. A step is three calls.
+"""The runner, which turns plans into calls of device programs, and their outputs into results. A step is three calls.
 
     forward(plan) → ForwardHandle         enqueues the forward pass and returns at once
     sample(handle, masks) → StepHandle    enqueues the sampling, and the copies of the results to the host
@@ -8,386 +8,241 @@ The first two are separate because a mask may depend on tokens that reach the ho
 forward pass. `execute` is both, for plans without masks.
 """
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from jax import Array
-from jax.sharding import PartitionSpec
 
 from jaxserve.engine import batch
-from jaxserve.engine.buckets import Buckets
-from jaxserve.engine.compile import ProgressCallback, compile_all
-from jaxserve.engine.lowering import COPIES_PER_CALL, ProgramShapes, make_lowerings
+from jaxserve.engine.executor import Executor, Logits
 from jaxserve.engine.plan import (
     NO_MASKS,
     Chunk,
     DecodeBatch,
+    Fork,
     Mask,
-    PageCopy,
     SampledTokens,
     StepMasks,
     StepPlan,
     StepResult,
 )
-from jaxserve.engine.programs import Program, ProgramStore
-from jaxserve.engine.step import ModelContext
-from jaxserve.layers.quant import PackedWeight
-from jaxserve.parallel.placement import Placement
-from jaxserve.parallel.sharding import BY_VOCAB, WHOLE, pad_vocab, split_specs
-from jaxserve.sampling.penalties import PenaltyState, pad_row
-from jaxserve.sampling.sampler import LogprobsConfig, SampleMode, SamplerOutput
+from jaxserve.engine.prefill_calls import divide_into_calls
+from jaxserve.engine.program_table import Forward, PromptLogprobs
+from jaxserve.sampling.sampler import SamplerOutput
 
 
 @dataclass(frozen=True, slots=True)
-class Logits:
-    """The logits of one call of a forward program.
+class PrefillCall:
+    """A call of a forward program for prompt chunks.
 
-    logits            float32 [B, V], on the device.
-    sampler_columns   int32 [B, NUM_SAMPLER_COLUMNS], the columns that the sampler needs.
+    chunks            The chunks.
+    lines             The line of the logits of each chunk.
+    logits            The logits.
+    targets           For each chunk the slice of its prompt_targets among the tokens of the call, or None.
+    prompt_logprobs   The log-probabilities of the prompts, if one of the chunks asks for them.
     """
 
-    logits: Array
-    sampler_columns: Array | np.ndarray
+    chunks: tuple[Chunk, ...]
+    lines: tuple[int, ...]
+    logits: Logits
+    targets: tuple[slice | None, ...]
+    prompt_logprobs: SamplerOutput | None
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardHandle:
     """A step whose forward pass is enqueued.
 
-    plan              The plan.
-    decode            The logits of the decode rows.
-    beams             Those of each batch of beams.
-    chunks            Those of each chunk.
-    prompt_logprobs   For each chunk the log-probabilities of its prompt and their number, or None.
+    plan       The plan.
+    decode     The logits of the decode rows.
+    beams      Those of each batch of beams.
+    prefills   The calls for the chunks.
     """
 
     plan: StepPlan
     decode: Logits | None
     beams: tuple[Logits, ...]
-    chunks: tuple[Logits, ...]
-    prompt_logprobs: tuple[tuple[SamplerOutput, int] | None, ...]
+    prefills: tuple[PrefillCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Lines of an output that is being copied to the host.
+
+    output   The index of the output among those of the step.
+    lines    The lines.
+    """
+
+    output: int
+    lines: slice
 
 
 @dataclass(frozen=True, slots=True)
 class StepHandle:
-    """A step in flight: arrays that are being copied to the host, each with the slice of its real lines.
+    """A step in flight.
 
+    outputs           The outputs of all its calls.
     decode            The decode rows' tokens.
     beams             Those of each batch of beams.
     chunks            Those of each chunk and its forks.
     prompt_logprobs   For each chunk the log-probabilities of its prompt, or None.
     """
 
-    decode: tuple[SamplerOutput, slice] | None
-    beams: tuple[tuple[SamplerOutput, slice], ...]
-    chunks: tuple[tuple[tuple[SamplerOutput, slice], ...], ...]
-    prompt_logprobs: tuple[tuple[SamplerOutput, slice] | None, ...]
+    outputs: tuple[SamplerOutput, ...]
+    decode: Sampled | None
+    beams: tuple[Sampled, ...]
+    chunks: tuple[tuple[Sampled, ...], ...]
+    prompt_logprobs: tuple[Sampled | None, ...]
 
 
 class Runner:
-    """The owner of one replica's arrays, which runs steps. They are donated to programs, so nothing else may keep one.
+    """The runner of one replica's steps.
 
-    model               The static description of the model.
-    weights             The weights in the order of model.paths; or their shapes, and `place_weights` brings them later.
-    pages               The pages of every layer, from the attention backend.
-    buckets             The compiled batch sizes.
-    max_pages_per_row   The width of a page table.
-    vocab_size          The number of token ids.
-    max_num_seqs        The number of rows.
-    logprobs_config     The log-probabilities that the sampler computes.
-    all_logprobs        Log-probabilities of the whole vocabulary may be asked for.
-    batch_invariant     Run everything with one shape and one sampler, so that the bits of a token do not depend on the
-                        rest of the step; a prompt chunk then has a line for each token, like decode rows.
-    placement           The devices.
+    executor   The owner of its arrays.
     """
 
-    def __init__(
-        self,
-        model: ModelContext,
-        weights: Sequence[Array | PackedWeight | jax.ShapeDtypeStruct],
-        pages: tuple[Any, ...],
-        *,
-        buckets: Buckets,
-        max_pages_per_row: int,
-        vocab_size: int,
-        max_num_seqs: int,
-        logprobs_config: LogprobsConfig,
-        all_logprobs: bool = False,
-        batch_invariant: bool = False,
-        placement: Placement,
-    ) -> None:
-        self._model, self._weights, self._pages = model, tuple(weights), pages
-        self._pad_row = max_num_seqs  # one more row, which padding writes into
-        self._shapes = ProgramShapes(
-            model=model,
-            buckets=buckets,
-            max_pages_per_row=max_pages_per_row,
-            vocab_size=pad_vocab(vocab_size, placement.size),
-            num_rows=max_num_seqs + 1,
-            logprobs_config=logprobs_config,
-            batch_invariant=batch_invariant,
-            all_logprobs=all_logprobs,
-        )
-        self._placement = placement
-        self._last_token_R = self._put(np.zeros(max_num_seqs + 1, np.int32))
-        self._penalties: PenaltyState | None = None
-        self._vocab_size, counts = vocab_size, self._shapes.sample_row_counts
-        allow_all = {rows: batch.allow_all(rows, self._shapes.vocab_size) for rows in counts}
-        self._allow_all = {rows: self._put(mask, BY_VOCAB) for rows, mask in allow_all.items()}
-        self._no_logprob_token_ids = {rows: self._put(batch.scatter_logprob_token_ids((), rows)) for rows in counts}
-        self._programs: dict[Hashable, Program] = {}
-        self._loaded_keys: set[Hashable] = set()
-
-    def place_weights(self, weights: Sequence[Array | PackedWeight]) -> None:
-        """Set the weights, which must have the shapes given before."""
-        self._weights = tuple(weights)
-
-    def compile(self, progress: ProgressCallback | None = None, directory: Path | None = None) -> int:
-        """Load or compile all programs and return their number. Nothing can be compiled afterwards.
-
-        progress    Called after every program.
-        directory   The program store's directory; None: nothing is loaded or saved.
-        """
-        store = ProgramStore(directory, self._placement, self._fingerprint())
-        lowerings = make_lowerings(self._shapes, self._weights, self._pages, self._last_token_R, self._placement)
-        self._programs = compile_all(lowerings, store, progress)
-        self._loaded_keys = store.loaded_keys
-        self._penalties = self._programs["init penalties",]()
-        return len(self._programs)
-
-    def warm_up(self) -> None:
-        """Run programs once on padding, so that no request has to wait for a first run.
-
-        On a CPU the first run costs no more than later ones, and a program from the store ran when it was saved: if all
-        came from the store, the smallest sizes are enough there.
-        """
-        shapes, sampled = self._shapes, None
-        for tokens in self._warm_up_sizes(shapes.buckets.prefill):
-            key, rows, layout = shapes.prefill_program(tokens)
-            logits, hidden = self._forward(key, batch.empty(layout, rows, self._pad_row))
-            for kind in ("prompt logprobs", "all prompt logprobs") if shapes.all_logprobs else ("prompt logprobs",):
-                self._programs[kind, tokens](self._weights, hidden, np.zeros(tokens, np.int32))
-            sampled = self._sample(logits, SampleMode.GREEDY)
-        for rows in self._warm_up_sizes(shapes.buckets.decode):
-            logits, _ = self._forward(("decode", rows), batch.empty(shapes.decode_layout, rows, self._pad_row))
-            for mode in shapes.modes:
-                sampled = self._sample(logits, mode)
-        self._copy_pages([(0, 0, 0)])
-        self._set_last_tokens([])
-        jax.block_until_ready((sampled, self._pages, self._last_token_R))
-
-    def _warm_up_sizes(self, sizes: Sequence[int]) -> list[int]:
-        ran_before = self._placement.platform == "cpu" and self._loaded_keys == self._programs.keys()
-        return list(sizes[:1] if ran_before else sizes)
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self._prefill_sizes = [(key.num_tokens, key.rows) for key in executor.table.prefills]
 
     def execute(self, plan: StepPlan) -> StepHandle:
         """Enqueue a whole step that has no masks."""
         return self.sample(self.forward(plan), NO_MASKS)
 
     def forward(self, plan: StepPlan) -> ForwardHandle:
-        """Enqueue the updates and the forward pass of a step: decode rows first, then beams, then each chunk."""
+        """Enqueue the updates and the forward pass of a step: decode rows first, then beams, then the chunks."""
         if plan.page_copies:
-            self._copy_pages(plan.page_copies)
-        for row, penalties in plan.penalty_rows:
-            self._penalties = self._programs["set penalty row",](
-                self._penalties, np.int32(row), pad_row(penalties, self._shapes.vocab_size)
-            )
-        if plan.last_tokens:
-            self._set_last_tokens(plan.last_tokens)
+            self.executor.copy_pages(plan.page_copies)
+        for row, values in plan.penalty_rows:
+            self.executor.set_penalty_row(row, values)
+        if plan.row_updates:
+            self.executor.set_rows(plan.row_updates)
         decode = self._decode(plan.decode) if plan.decode else None
-        beams = tuple(self._decode(batch) for batch in plan.beams)
-        chunks = [self._chunk(chunk) for chunk in plan.chunks]
-        return ForwardHandle(
-            plan, decode, beams, tuple(logits for logits, _ in chunks), tuple(logprobs for _, logprobs in chunks)
-        )
+        beams = tuple([self._decode(beams) for beams in plan.beams])
+        return ForwardHandle(plan, decode, beams, self._prefill(plan.chunks) if plan.chunks else ())
 
     def sample(self, handle: ForwardHandle, masks: StepMasks) -> StepHandle:
         """Enqueue the sampling of a step and the copies of its results to the host."""
         plan, decode = handle.plan, None
+        outputs: list[SamplerOutput] = []
         if plan.decode is not None and handle.decode is not None:
-            sampled = self._sample(handle.decode, plan.decode.mode, masks.decode, plan.decode.logprob_token_ids)
-            decode = (sampled, slice(len(plan.decode)))
+            decode = self._sample_decode(plan.decode, handle.decode, masks.decode, outputs)
         beams = tuple(
-            (self._sample(logits, batch.mode, masks.beams[index] if masks.beams else ()), slice(len(batch)))
-            for index, (batch, logits) in enumerate(zip(plan.beams, handle.beams, strict=True))
+            [
+                self._sample_decode(beams, logits, masks.beams[index] if masks.beams else (), outputs)
+                for index, (beams, logits) in enumerate(zip(plan.beams, handle.beams, strict=True))
+            ]
         )
-        chunks = []
-        for index, (chunk, logits) in enumerate(zip(plan.chunks, handle.chunks, strict=True)):
-            chunks.append(self._sample_chunk(chunk, logits, masks.chunks[index] if masks.chunks else ()))
-        prompt_logprobs = tuple(
-            (logprobs[0], slice(logprobs[1])) if logprobs else None for logprobs in handle.prompt_logprobs
-        )
-        step = StepHandle(decode, beams, tuple(chunks), prompt_logprobs)
-        for leaf in jax.tree.leaves(_arrays(step)):
+        chunks: list[tuple[Sampled, ...]] = []
+        prompt_logprobs: list[Sampled | None] = []
+        for call in handle.prefills:
+            chunks += self._sample_prefill(call, masks.chunks[len(chunks) :], outputs)
+            if call.prompt_logprobs is not None:
+                outputs.append(call.prompt_logprobs)
+            prompt_logprobs += [Sampled(len(outputs) - 1, target) if target else None for target in call.targets]
+        for leaf in jax.tree.leaves(outputs):
             leaf.copy_to_host_async()
-        return step
+        return StepHandle(tuple(outputs), decode, beams, tuple(chunks), tuple(prompt_logprobs))
 
     def fetch(self, handle: StepHandle) -> StepResult:
         """Wait for the results of a step."""
-        decode, beams, chunks, prompt_logprobs = jax.device_get(_arrays(handle))  # the only place that reads the device
+        outputs = jax.device_get(handle.outputs)  # the only place that reads the device
+
+        def select(part: Sampled) -> SampledTokens:
+            return _to_sampled_tokens(outputs[part.output], part.lines)
+
         return StepResult(
-            decode=_to_sampled_tokens(decode, handle.decode[1], self._vocab_size) if handle.decode else None,
-            beams=tuple(
-                _to_sampled_tokens(output, lines, self._vocab_size)
-                for output, (_, lines) in zip(beams, handle.beams, strict=True)
-            ),
-            chunks=tuple(
-                tuple(
-                    _to_sampled_tokens(output, lines, self._vocab_size)
-                    for output, (_, lines) in zip(outputs, samples, strict=True)
-                )
-                for outputs, samples in zip(chunks, handle.chunks, strict=True)
-            ),
-            prompt_logprobs=tuple(
-                _to_sampled_tokens(output, logprobs[1], self._vocab_size) if logprobs else None
-                for output, logprobs in zip(prompt_logprobs, handle.prompt_logprobs, strict=True)
-            ),
+            decode=select(handle.decode) if handle.decode else None,
+            beams=tuple([select(part) for part in handle.beams]),
+            chunks=tuple([tuple([select(part) for part in parts]) for parts in handle.chunks]),
+            prompt_logprobs=tuple([select(part) if part else None for part in handle.prompt_logprobs]),
         )
 
     def close(self) -> None:
         """Free the device memory: weights, pages and programs."""
-        owned = (
-            self._weights,
-            self._pages,
-            self._last_token_R,
-            self._penalties,
-            self._allow_all,
-            self._no_logprob_token_ids,
-        )
-        for leaf in jax.tree.leaves(owned):
-            if isinstance(leaf, Array) and not leaf.is_deleted():
-                leaf.delete()
-        self._programs = {}
+        self.executor.close()
 
     def _decode(self, decode: DecodeBatch) -> Logits:
-        rows = self._shapes.buckets.decode_bucket(len(decode))
-        packed = batch.pack_decode(decode, self._shapes.decode_layout, rows, self._pad_row)
-        return self._forward(("decode", rows), packed)[0]
+        key = self.executor.table.find_decode(len(decode))
+        buffer_X, inputs = self.executor.empty_inputs(key)
+        batch.pack_decode(inputs, decode)
+        return self.executor.forward(key, buffer_X)
 
-    def _chunk(self, chunk: Chunk) -> tuple[Logits, tuple[SamplerOutput, int] | None]:
-        """Enqueue a chunk; return its logits and the log-probabilities of its prompt, with their number."""
-        tokens = self._shapes.buckets.prefill_bucket(len(chunk.token_ids))
-        key, rows, layout = self._shapes.prefill_program(tokens)
-        if self._shapes.batch_invariant:
-            packed = batch.pack_chunk_as_rows(chunk, layout, rows, self._pad_row)
-        else:
-            packed = batch.pack_chunk(chunk, layout)
-        logits, hidden = self._forward(key, packed)
-        logprobs = None
-        if chunk.prompt_targets is not None and len(chunk.prompt_targets):
-            target_T = batch.pad_ids(chunk.prompt_targets, tokens)
-            kind = "all prompt logprobs" if chunk.all_prompt_logprobs else "prompt logprobs"
-            logprobs = (self._programs[kind, tokens](self._weights, hidden, target_T), len(chunk.prompt_targets))
-        return logits, logprobs
-
-    def _sample_chunk(
-        self, chunk: Chunk, logits: Logits, masks: Sequence[Mask | None]
-    ) -> tuple[tuple[SamplerOutput, slice], ...]:
-        """Enqueue the sampling for a chunk's row and its forks; return each output with the slice of its line."""
-        line = len(chunk.token_ids) - 1 if self._shapes.batch_invariant else 0
-        masks = masks or (None,) * (1 + len(chunk.forks))
-        samples = []
-        for row, mask in zip((chunk, *chunk.forks), masks, strict=True):
-            columns = logits.sampler_columns
-            if row is not chunk:
-                num_lines = logits.logits.shape[0]
-                columns = batch.sampler_columns(row.row, row.sampling_S, chunk.end, line, num_lines, self._pad_row)
-            line_masks = () if mask is None else ((line, mask),)
-            ids = ((line, row.logprob_token_ids),) if row.logprob_token_ids else ()
-            sampled = self._sample(Logits(logits.logits, columns), row.mode, line_masks, ids)
-            samples.append((sampled, slice(line, line + 1)))
-        return tuple(samples)
-
-    def _forward(self, key: Hashable, packed: np.ndarray) -> tuple[Logits, Array]:
-        """Run a forward program; return its logits and the hidden states.
-
-        The program transfers the numpy array itself: jax.device_put, in Python, costs 0.2 ms more.
-        """
-        program = self._programs[key]
-        self._pages, logits, hidden, columns = program(self._weights, self._pages, self._last_token_R, packed)
-        return Logits(logits, columns), hidden
-
-    def _sample(
+    def _sample_decode(
         self,
+        decode: DecodeBatch,
         logits: Logits,
-        mode: SampleMode,
-        masks: Sequence[tuple[int, Mask]] = (),
-        logprob_token_ids: Sequence[tuple[int, tuple[int, ...]]] = (),
-    ) -> SamplerOutput:
-        """Run the sampler in this mode, or in the lowest mode that applies masks if there are any."""
-        rows = logits.logits.shape[0]
-        mode = self._shapes.choose_mode(max(mode, SampleMode.PROCESSORS) if masks else mode)
-        program = self._programs["sample", rows, mode]
-        if mode < SampleMode.PROCESSORS:
-            assert not logprob_token_ids, mode
-            self._last_token_R, _, sampled = program(
-                self._last_token_R, None, logits.logits, logits.sampler_columns, None, None, None
+        masks: Sequence[tuple[int, Mask]],
+        outputs: list[SamplerOutput],
+    ) -> Sampled:
+        outputs.append(self.executor.sample(logits, decode.mode, masks, decode.logprob_token_ids))
+        return Sampled(len(outputs) - 1, slice(len(decode)))
+
+    def _prefill(self, chunks: tuple[Chunk, ...]) -> tuple[PrefillCall, ...]:
+        """Enqueue chunks, as many as fit in one call."""
+        calls, first = [], 0
+        for num, size in divide_into_calls([len(chunk.token_ids) for chunk in chunks], self._prefill_sizes):
+            calls.append(self._prefill_call(self.executor.table.prefills[size], chunks[first : first + num]))
+            first += num
+        return tuple(calls)
+
+    def _prefill_call(self, key: Forward, chunks: tuple[Chunk, ...]) -> PrefillCall:
+        buffer_X, inputs = self.executor.empty_inputs(key)
+        if self.executor.table.batch_invariant:
+            lines = batch.pack_chunks_as_rows(inputs, chunks)
+        else:
+            lines = batch.pack_chunks(inputs, chunks)
+        logits = self.executor.forward(key, buffer_X)
+        targets, ids, start = [], [], 0
+        for chunk in chunks:
+            target_ids, target = chunk.prompt_targets, None
+            if target_ids is not None and len(target_ids):
+                target = slice(start, start + len(target_ids))
+                ids.append((start, target_ids))
+            targets.append(target)
+            start += len(chunk.token_ids)
+        logprobs = None
+        if ids:
+            program = PromptLogprobs(key.num_tokens, any(chunk.all_prompt_logprobs for chunk in chunks))
+            logprobs = self.executor.compute_prompt_logprobs(program, logits, ids)
+        return PrefillCall(chunks, lines, logits, tuple(targets), logprobs)
+
+    def _sample_prefill(
+        self, call: PrefillCall, masks: Sequence[Sequence[Mask | None]], outputs: list[SamplerOutput]
+    ) -> list[tuple[Sampled, ...]]:
+        """Enqueue the sampling for the rows of a call's chunks, then for their forks, the first of each chunk together.
+
+        masks     For each chunk its own mask, then those of its forks; empty if there are none.
+        outputs   The outputs so far, to which those of this call are added.
+        """
+        samples: list[list[Sampled]] = [[] for _ in call.chunks]
+        for number in range(1 + max(len(chunk.forks) for chunk in call.chunks)):
+            indices = [index for index, chunk in enumerate(call.chunks) if number <= len(chunk.forks)]
+            lines = [call.lines[index] for index in indices]
+            logits, rows = call.logits, [_find_row(call.chunks[index], number) for index in indices]
+            if number:
+                ends = [call.chunks[index].end for index in indices]
+                logits = self.executor.with_forks(logits, list(zip(lines, ends, rows, strict=True)))
+            row_masks = [masks[index][number] if masks else None for index in indices]
+            output = self.executor.sample(
+                logits,
+                max(row.mode for row in rows),
+                [(line, mask) for line, mask in zip(lines, row_masks, strict=True) if mask is not None],
+                [(line, ids) for line, row in zip(lines, rows, strict=True) if (ids := row.logprob_token_ids)],
             )
-            return sampled
-        mask_BM = self._masks([(line, mask.allowed_M) for line, mask in masks], rows)
-        grammars = [(line, mask.grammar_M) for line, mask in masks if mask.grammar_M is not None]
-        grammar_BM = self._masks(grammars, rows) if mode >= SampleMode.LOGPROBS else None
-        id_BI = self._no_logprob_token_ids[rows]
-        if logprob_token_ids:
-            id_BI = batch.scatter_logprob_token_ids(logprob_token_ids, rows)
-        self._last_token_R, self._penalties, sampled = program(
-            self._last_token_R, self._penalties, logits.logits, logits.sampler_columns, mask_BM, grammar_BM, id_BI
-        )
-        return sampled
-
-    def _masks(self, masks: Sequence[tuple[int, np.ndarray]], rows: int) -> Array | np.ndarray:
-        """Return masks with a line for each row; without any, the array that is on the device already."""
-        return batch.scatter_masks(masks, rows, self._shapes.vocab_size) if masks else self._allow_all[rows]
-
-    def _copy_pages(self, copies: Sequence[PageCopy]) -> None:
-        by_group = [[copy[1:] for copy in copies if copy[0] == group] for group in range(len(self._model.groups))]
-        for first in range(0, max(map(len, by_group)), COPIES_PER_CALL):
-            pairs = [group[first : first + COPIES_PER_CALL] for group in by_group]
-            columns = [batch.pack_pairs(group, COPIES_PER_CALL, (0, 0)) for group in pairs]
-            from_GN, to_GN = zip(*columns, strict=True)
-            self._pages = self._programs["copy pages",](self._pages, from_GN, to_GN)
-
-    def _set_last_tokens(self, tokens: Sequence[tuple[int, int]]) -> None:
-        columns = batch.pack_pairs(tokens, self._shapes.num_rows, (self._pad_row, 0))
-        self._last_token_R = self._programs["set last tokens",](self._last_token_R, *columns)
-
-    def _fingerprint(self) -> list[Any]:
-        """Return everything that the programs depend on besides their keys."""
-        model, arguments = self._model, (self._weights, self._pages, self._last_token_R)
-        shapes = self._shapes
-        return [
-            model.spec,
-            model.dtype,
-            model.paths,
-            (model.ranks, split_specs(arguments)),
-            (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size, model.groups),
-            jax.tree.structure(arguments),
-            [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
-            (shapes.max_pages_per_row, shapes.vocab_size, shapes.logprobs_config, shapes.batch_invariant),
-        ]
-
-    def _put(self, array: np.ndarray, spec: PartitionSpec = WHOLE) -> Array:
-        return jax.device_put(array, self._placement.sharding(spec))
+            outputs.append(output)
+            for index, line in zip(indices, lines, strict=True):
+                samples[index].append(Sampled(len(outputs) - 1, slice(line, line + 1)))
+        return [tuple(parts) for parts in samples]
 
 
-def _arrays(handle: StepHandle) -> Any:
-    """Return all device arrays of a step: of decode, beams, chunks with their forks, and prompt log-probabilities."""
-    return (
-        handle.decode[0] if handle.decode else None,
-        [sampled for sampled, _ in handle.beams],
-        [[sampled for sampled, _ in samples] for samples in handle.chunks],
-        [logprobs[0] if logprobs else None for logprobs in handle.prompt_logprobs],
-    )
+def _find_row(chunk: Chunk, number: int) -> Chunk | Fork:
+    """Return the chunk itself for number 0, else one of its forks."""
+    return chunk.forks[number - 1] if number else chunk
 
 
-def _to_sampled_tokens(output: Any, lines: slice, vocab_size: int) -> SampledTokens:
-    """Return the real lines of a SamplerOutput of numpy arrays, without token ids that only fill up the ranks."""
+def _to_sampled_tokens(output: Any, lines: slice) -> SampledTokens:
+    """Return the real lines of a SamplerOutput of numpy arrays."""
     arrays: dict[str, Any] = {name: getattr(output, name) for name in SampledTokens.__slots__}
-    sampled = SampledTokens(**{name: array[lines] for name, array in arrays.items() if array is not None})
-    if sampled.all_logprob_BV is None:
-        return sampled
-    return replace(sampled, all_logprob_BV=sampled.all_logprob_BV[:, :vocab_size])
+    return SampledTokens(**{name: array[lines] for name, array in arrays.items() if array is not None})

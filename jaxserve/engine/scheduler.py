@@ -138,7 +138,7 @@ class Scheduler:
             tuple(chunks),
             page_copies=_merge_copies(copies, steps),
             penalty_rows=(*requests.rows.pop_penalty_rows(), *chain(*(step.penalty_rows for step in steps))),
-            last_tokens=tuple(chain(*(step.last_tokens for step in steps))),
+            row_updates=tuple(chain(*(step.row_updates for step in steps))),
             beams=tuple(step.batch for step in steps),
             needs_previous_tokens=decode is not None and self._decode.needs_previous_tokens,
         )

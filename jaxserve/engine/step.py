@@ -1,13 +1,13 @@
 """The functions that run on the device: the forward pass, sampling, prompt log-probabilities, and small updates.
 
-They are pure functions of arrays. Prefill and decode are one function at two shapes: rows of C queries each, C = 1 in
-decode. The tokens of a prompt come with the packed input, those of decode rows are on the device.
+They are pure functions of arrays. Prefill and decode are one function of a flat batch of tokens, cut into rows. The
+tokens of prompts come with the inputs, those of decode rows are on the device.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from jax import Array
 
 from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
 from jaxserve.cache.groups import CacheGroup, index_groups
-from jaxserve.engine.batch import COUNT, LAST_TOKEN, NUM_SAMPLER_COLUMNS, POSITION, ROW, SAMPLING, Layout
+from jaxserve.engine.device_state import RowState, set_rows
+from jaxserve.engine.step_inputs import LAST_TOKEN, InputLayout, SampleInputs, StepInputs
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.models.registry import abstract_decoder, merge_params
@@ -66,90 +67,139 @@ class ModelContext:
 
 def forward(
     model: ModelContext,
-    layout: Layout,
-    leaves: Sequence[Array | PackedWeight],
+    layout: InputLayout,
     pages: tuple[LayerPages, ...],
-    last_token_R: Array,
-    packed_BX: Array,
-) -> tuple[tuple[LayerPages, ...], Array, Array, Array]:
+    weights: Sequence[Array | PackedWeight],
+    rows: RowState,
+    buffer_X: Array,
+) -> tuple[tuple[LayerPages, ...], Array, SampleInputs, Array]:
     """Compute a step's tokens and write their keys and values into the pages. Donate pages.
 
-    packed_BX is described in batch.py. Returns the pages, logits_BV float32 of each row's last query, hidden_TD of all
-    queries, and the columns of packed_BX that `sample_tokens` needs.
+    buffer_X holds StepInputs in this layout. Returns the pages, logits_BV float32 of each row's last token, the
+    sampler's inputs, and hidden_TD of all tokens.
     """
-    num_rows, num_queries = packed_BX.shape[0], max(1, layout.num_tokens)
-    assert 1 in (num_rows, num_queries)
-    row_B, start_B, count_B = packed_BX[:, ROW], packed_BX[:, POSITION], packed_BX[:, COUNT]
-    last_token_B1 = last_token_R[row_B][:, None]
-    token_BC = packed_BX[:, layout.tokens] if layout.num_tokens else last_token_B1
-    if layout.num_tokens == 1:
-        token_BC = jnp.where(token_BC == LAST_TOKEN, last_token_B1, token_BC)
-
-    query_C = jnp.arange(num_queries, dtype=jnp.int32)
-    position_BC = start_B[:, None] + query_C
-    is_real_BC = query_C < count_B[:, None]
-    page_index_BC = jnp.minimum(position_BC // model.page_size, layout.max_pages_per_row - 1)
-    # Either one row with a chunk, or rows of one query with the padding at the end.
-    query_start_B1 = jnp.minimum(jnp.arange(num_rows + 1, dtype=jnp.int32) * num_queries, count_B.sum())
+    inputs = layout.unpack(buffer_X)
+    with jax.named_scope("inputs"):
+        flat = _flatten_rows(inputs, rows)
+    page_index_T = jnp.minimum(flat.position_T // model.page_size, inputs.page_tables_BW[0].shape[1] - 1)
 
     def make_inputs(page_table_BW: Array) -> AttentionInputs:
-        page_BC = jnp.take_along_axis(page_table_BW, page_index_BC, axis=1)
-        slot_BC = jnp.where(is_real_BC, page_BC * model.page_size + position_BC % model.page_size, 0)
+        page_T = page_table_BW[flat.row_T, page_index_T]
+        slot_T = jnp.where(flat.is_real_T, page_T * model.page_size + flat.position_T % model.page_size, 0)
         return AttentionInputs(
-            position_T=position_BC.ravel(),
-            slot_T=slot_BC.ravel(),
+            position_T=flat.position_T,
+            slot_T=slot_T,
             page_table_BW=page_table_BW,
-            length_B=jnp.where(count_B > 0, start_B + count_B, 0),
-            query_start_B1=query_start_B1,
-            max_queries_per_row=num_queries,
+            length_B=flat.length_B,
+            query_start_B1=flat.query_start_B1,
+            max_queries_per_row=flat.max_queries_per_row,
         )
 
-    inputs = [make_inputs(packed_BX[:, columns]) for columns in layout.page_tables]
-    inputs_by_layer = tuple(inputs[group] for group in index_groups(model.groups))
-    decoder = model.build_decoder(leaves)
-    hidden_TD, pages = decoder(token_BC.ravel(), inputs_by_layer, pages, model.backend)
-    last_query_B = jnp.arange(num_rows) * num_queries + jnp.maximum(count_B, 1) - 1
+    by_group = [make_inputs(page_table_BW) for page_table_BW in inputs.page_tables_BW]
+    inputs_by_layer = tuple(by_group[group] for group in index_groups(model.groups))
+    decoder = model.build_decoder(weights)
+    hidden_TD, pages = decoder(flat.token_T, inputs_by_layer, pages, model.backend)
     with jax.named_scope("logits"):
-        logits_BV = decoder.compute_logits(hidden_TD[last_query_B])
-    return pages, logits_BV, hidden_TD, packed_BX[:, :NUM_SAMPLER_COLUMNS]
+        logits_BV = _compute_logits(decoder, hidden_TD, flat)
+    return pages, logits_BV, SampleInputs(inputs.row_B, flat.length_B, inputs.sampling_BS), hidden_TD
+
+
+class _FlatBatch(NamedTuple):
+    """The tokens of a step, and the rows that they belong to, as the fields of AttentionInputs."""
+
+    token_T: Array
+    position_T: Array
+    row_T: Array
+    is_real_T: Array
+    length_B: Array
+    query_start_B1: Array
+    max_queries_per_row: int
+
+
+def _flatten_rows(inputs: StepInputs, rows: RowState) -> _FlatBatch:
+    """Give every token its position: the host's, or that of its row's newest token."""
+    num_rows = len(inputs.row_B)
+    row_B = jnp.arange(num_rows, dtype=jnp.int32)
+    last_token_B, length_B = rows.last_token_R[inputs.row_B], rows.length_R[inputs.row_B]
+    if inputs.token_T is None:
+        is_real_B = inputs.row_B < len(rows.length_R) - 1
+        query_start_B1 = jnp.minimum(jnp.arange(num_rows + 1, dtype=jnp.int32), is_real_B.sum(dtype=jnp.int32))
+        return _FlatBatch(
+            last_token_B, length_B, row_B, is_real_B, jnp.where(is_real_B, length_B + 1, 0), query_start_B1, 1
+        )
+    assert inputs.query_start_B1 is not None and inputs.start_B is not None
+    token_T, start_B, query_start_B1 = inputs.token_T, inputs.start_B, inputs.query_start_B1
+    num_tokens = len(token_T)
+    token_index_T = jnp.arange(num_tokens, dtype=jnp.int32)
+    count_B = query_start_B1[1:] - query_start_B1[:-1]
+    is_real_T = token_index_T < query_start_B1[-1]
+    if num_tokens == num_rows:
+        is_newest_T = token_T == LAST_TOKEN
+        position_T = jnp.where(is_newest_T, length_B, start_B)
+        token_T = jnp.where(is_newest_T, last_token_B, token_T)
+        return _FlatBatch(
+            token_T, position_T, row_B, is_real_T, jnp.where(count_B > 0, position_T + 1, 0), query_start_B1, 1
+        )
+    row_T = (token_index_T[:, None] >= query_start_B1[1:-1]).sum(1, dtype=jnp.int32)
+    position_T = start_B[row_T] + token_index_T - query_start_B1[row_T]
+    length_B = jnp.where(count_B > 0, start_B + count_B, 0)
+    return _FlatBatch(token_T, position_T, row_T, is_real_T, length_B, query_start_B1, num_tokens)
+
+
+def _compute_logits(decoder: "Decoder", hidden_TD: Array, flat: _FlatBatch) -> Array:
+    """Return the logits of each row's last token, float32 [B, V].
+
+    Where one of several rows is real its logits are computed alone, as if there were no others: on a CPU the product
+    with a vector takes half the time of that with a matrix.
+    """
+    if flat.max_queries_per_row == 1:
+        return decoder.compute_logits(hidden_TD)
+    hidden_BD = hidden_TD[jnp.maximum(flat.query_start_B1[1:] - 1, 0)]
+    num_rows = len(hidden_BD)
+    if num_rows == 1:
+        return decoder.compute_logits(hidden_BD)
+    return jax.lax.cond(
+        flat.length_B[1] == 0,
+        lambda: jnp.pad(decoder.compute_logits(hidden_BD[:1]), ((0, num_rows - 1), (0, 0))),
+        lambda: decoder.compute_logits(hidden_BD),
+    )
 
 
 def sample_tokens(
-    last_token_R: Array,
+    rows: RowState,
     penalties: PenaltyState | None,
     logits_BV: Array,
-    column_BX: Array,
-    mask_BM: Array | None,
-    grammar_BM: Array | None,
-    logprob_token_id_BI: Array | None,
+    inputs: SampleInputs,
     *,
     mode: SampleMode,
     logprobs_config: LogprobsConfig,
     ranks: Ranks = ONE_RANK,
-) -> tuple[Array, PenaltyState | None, SamplerOutput]:
-    """Sample a token for each row and store it on the device as the row's last token.
+) -> tuple[RowState, PenaltyState | None, SamplerOutput]:
+    """Sample a token for each row and store it on the device as the row's newest token, with its position.
 
-    Donate last_token_R and penalties. penalties, mask_BM and logprob_token_id_BI are needed from mode PROCESSORS on,
-    grammar_BM from LOGPROBS on; they are None for lower modes. Logits, masks and penalties are the columns of one
-    of the `ranks`. Returns last_token_R, the penalties and the sampler's output.
+    Donate rows and penalties. penalties are needed from mode PROCESSORS on and None for lower modes. Logits, masks and
+    penalties are the columns of one of the `ranks`. Returns the rows, the penalties and the sampler's output.
     """
-    row_B, params = column_BX[:, ROW], unpack_columns(column_BX[:, SAMPLING:NUM_SAMPLER_COLUMNS])
-    inputs = None
+    params, logits_inputs = unpack_columns(inputs.sampling_BS), None
     if penalties is not None:
-        assert mask_BM is not None and logprob_token_id_BI is not None
-        inputs = LogitsInputs(penalties, row_B, mask_BM, logprob_token_id_BI, grammar_BM)
-    position_B = column_BX[:, POSITION] + column_BX[:, COUNT]
+        assert inputs.mask_BM is not None and inputs.logprob_token_id_BI is not None
+        logits_inputs = LogitsInputs(
+            penalties, inputs.row_B, inputs.mask_BM, inputs.logprob_token_id_BI, inputs.grammar_BM
+        )
     with jax.named_scope("sample"):
-        sampled = sample(logits_BV, params, position_B, inputs, mode=mode, logprobs_config=logprobs_config, ranks=ranks)
+        sampled = sample(
+            logits_BV,
+            params,
+            inputs.position_B,
+            logits_inputs,
+            mode=mode,
+            logprobs_config=logprobs_config,
+            ranks=ranks,
+        )
     token_B = jnp.maximum(sampled.token_B, 0)
     if penalties is not None:
-        penalties = update_counts(penalties, row_B, token_B, params, ranks)
-    return last_token_R.at[row_B].set(token_B), penalties, sampled
-
-
-def set_last_tokens(last_token_R: Array, row_N: Array, token_N: Array) -> Array:
-    """Set the last tokens of rows to tokens that the host has chosen. Donate last_token_R."""
-    return last_token_R.at[row_N].set(token_N)
+        penalties = update_counts(penalties, inputs.row_B, token_B, params, ranks)
+    return set_rows(rows, inputs.row_B, token_B, inputs.position_B), penalties, sampled
 
 
 def copy_pages(
@@ -163,6 +213,7 @@ def copy_pages(
     Padding pairs are zeros: page 0, which no sequence has, is copied onto itself.
     """
 
+    @jax.named_scope("copy_pages")
     def copy(group: int, layer_pages: LayerPages) -> LayerPages:
         return jax.tree.map(lambda pages_PX: pages_PX.at[to_GN[group]].set(pages_PX[from_GN[group]]), layer_pages)
 
@@ -173,7 +224,7 @@ def compute_prompt_logprobs(
     model: ModelContext,
     logprobs_config: LogprobsConfig,
     all_logprobs: bool,
-    leaves: Sequence[Array | PackedWeight],
+    weights: Sequence[Array | PackedWeight],
     hidden_TD: Array,
     target_T: Array,
 ) -> SamplerOutput:
@@ -183,8 +234,9 @@ def compute_prompt_logprobs(
 
     The logits of a whole chunk would be large, so they are computed PROMPT_LOGPROBS_ROWS positions at a time.
     """
-    decoder = model.build_decoder(leaves)
+    decoder = model.build_decoder(weights)
 
+    @jax.named_scope("prompt_logprobs")
     def compute_block(block: tuple[Array, Array]) -> Any:
         hidden_SD, target_S = block
         logits_SV = decoder.compute_logits(hidden_SD)

@@ -86,7 +86,7 @@ def measure_products(built: Mapping[str, LoadedEngine], rounds: int) -> dict[str
 def _matrices(one: LoadedEngine) -> list[Any]:
     """All matrices, laid out [in, out]; a table of the vocabulary as [out, in] in a tuple of its own."""
     runner: Any = one.engine.runner
-    leaves = zip(runner._model.paths, runner._weights, strict=True)
+    leaves = zip(runner.executor.table.model.paths, runner.executor.weights, strict=True)
     return [
         (leaf,) if path[-1] == "table" and not isinstance(leaf, PackedWeight) else leaf
         for path, leaf in leaves

@@ -18,6 +18,7 @@ def decode_plan(built: LoadedEngine, rows: int, context: int, mode: SampleMode) 
     table[:, :needed] = order.reshape(rows, needed)
     params = SamplingParams(temperature=0.0 if mode == SampleMode.GREEDY else 0.8, top_p=0.95)
     return StepPlan(
+        row_updates=tuple((row, 0, context) for row in range(rows)),
         decode=DecodeBatch(
             request_ids=tuple(range(rows)),
             epochs=(0,) * rows,
@@ -26,7 +27,7 @@ def decode_plan(built: LoadedEngine, rows: int, context: int, mode: SampleMode) 
             page_tables_BW=(table,),
             sampling_BS=np.tile(pack_params(params, 1), (rows, 1)),
             mode=mode,
-        )
+        ),
     )
 
 

@@ -17,7 +17,9 @@ from jaxserve.cache.pool import PagePool
 from jaxserve.cache.prefix import PrefixIndex
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.engine import Engine
+from jaxserve.engine.executor import Executor
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
+from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
@@ -74,26 +76,21 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     num_pages = 1 + min(pages_wanted, int(0.85 * free) // page_bytes)
     pages = make_pages(backend, layer_caches, num_pages=num_pages, page_size=PAGE, dtype=dtype)
     width = -(-max_len // PAGE)
-    runner = Runner(
-        ModelContext(
-            spec,
-            dtype,
-            tuple(shapes),
-            backend,
-            PAGE,
-            (CacheGroup(cache=layer_caches[0], layers=tuple(range(len(layer_caches)))),),
-        ),
-        weights,
-        pages,
+    groups = (CacheGroup(cache=layer_caches[0], layers=tuple(range(len(layer_caches)))),)
+    table = ProgramTable(
+        model=ModelContext(spec, dtype, tuple(shapes), backend, PAGE, groups),
         buckets=buckets,
         max_pages_per_row=width,
         vocab_size=spec.vocab_size,
-        max_num_seqs=buckets.decode[-1],
+        num_rows=buckets.decode[-1] + 1,
         logprobs_config=LogprobsConfig(MAX_LOGPROBS, num_candidates=2),
+        batch_invariant=False,
+        all_logprobs=False,
         placement=single_placement(),
     )
-    runner.compile()
-    return Machine(runner, spec, dtype.itemsize, num_pages, width, backend.name)
+    executor = Executor(table, weights, pages)
+    executor.compile()
+    return Machine(Runner(executor), spec, dtype.itemsize, num_pages, width, backend.name)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -117,6 +114,7 @@ def decode_plans(machine: Machine, rows: int, context: int, steps: int) -> list[
     table = table_for(machine, rows, context + steps)
     return [
         StepPlan(
+            row_updates=() if step else tuple((row, 0, context - 1) for row in range(rows)),
             decode=DecodeBatch(
                 request_ids=tuple(range(rows)),
                 epochs=(0,) * rows,
@@ -125,7 +123,7 @@ def decode_plans(machine: Machine, rows: int, context: int, steps: int) -> list[
                 page_tables_BW=(table,),
                 sampling_BS=np.tile(empty_row(), (rows, 1)),
                 mode=SampleMode.GREEDY,
-            )
+            ),
         )
         for step in range(steps)
     ]

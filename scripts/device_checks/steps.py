@@ -110,7 +110,7 @@ def end_to_end(setting: Setting) -> Iterator[Record]:
     )
     about = {"model": model, "attention": made.backend, "rows": rows, "input": length, "output": length}
     yield about | {"kind": "ready", "seconds": time.perf_counter() - started, "num_pages": made.num_pages}
-    made.runner.warm_up()
+    made.runner.executor.warm_up()
     engine = models.engine_over(made, rows=rows, budget=budget, max_len=most)
     prompts = np.random.default_rng(0).integers(0, made.spec.vocab_size, (rows * 2, length)).tolist()
     params = SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True)

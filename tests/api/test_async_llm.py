@@ -96,11 +96,11 @@ async def test_closing_tells_who_is_left_and_frees_the_device(tiny_path):
     reader = asyncio.ensure_future(collect(llm, [2], LONG))
     async for _ in llm.generate([1], SHORT):
         pass
-    runner = llm._client._loaded.engine.runner
+    executor = llm._client._loaded.engine.runner.executor
     await llm.close()
     with pytest.raises(EngineStopped):
         await reader
     assert not llm.is_healthy
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((runner._weights, runner._pages)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((executor.weights, executor.state)))
     with pytest.raises(EngineStopped):
         llm.admit()

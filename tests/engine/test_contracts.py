@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxserve.engine import executor as executor_module
 from jaxserve.engine import runner as runner_module
 from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.engine.compile import compile_counter
 from jaxserve.engine.plan import SampledTokens
+from jaxserve.engine.program_table import CopyPages, Forward, PromptLogprobs, Sample, SetPenaltyRow, SetRows
 from jaxserve.engine.request import Request
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
@@ -115,7 +117,7 @@ def random_load(bench, seed, requests=40):
 
 
 def page_elements(built):
-    return min(leaf.size for leaf in jax.tree.leaves(built.engine.runner._pages))
+    return min(leaf.size for leaf in jax.tree.leaves(built.engine.runner.executor.state.pages))
 
 
 def test_nothing_compiles_whatever_comes(built):
@@ -129,46 +131,38 @@ def test_nothing_compiles_whatever_comes(built):
 
 class TestPrograms:
     def test_no_step_copies_or_transposes_a_page_array(self, built):
-        runner = built.engine.runner
-        for key, program in runner._programs.items():
+        for key, program in built.engine.runner.executor.programs.items():
             text = program.as_text()
             assert sum(1 for _ in instructions(text)) > 3, f"{key}: the text was not understood"
             assert large_moves(text, page_elements(built)) == [], key
 
     def test_every_page_array_and_every_line_is_donated(self, built):
-        runner = built.engine.runner
-        arrays = len(jax.tree.leaves(runner._pages))
-        donated = {
-            "prefill": arrays,
-            "decode": arrays,
-            "copy pages": arrays,
-            "set penalty row": 3,
-            "set last tokens": 1,
-        }
-        for key, program in runner._programs.items():
-            wanted = donated.get(key[0])
-            if key[0] == "sample":
-                wanted = 4 if key[2] >= SampleMode.PROCESSORS else 1
-            if wanted is not None:
-                assert num_donated(program.as_text()) == wanted, key
+        executor = built.engine.runner.executor
+        pages = len(jax.tree.leaves(executor.state.pages))
+        donated = {Forward: pages, CopyPages: pages, SetPenaltyRow: 3, SetRows: 2, Sample: 2}
+        for key, program in executor.programs.items():
+            wanted = donated.get(type(key), 0)
+            if isinstance(key, Sample) and key.mode >= SampleMode.PROCESSORS:
+                wanted += 3
+            assert num_donated(program.as_text()) == wanted, key
 
     def test_no_draw_copies_the_lines(self, built):
-        runner = built.engine.runner
-        lines = min(leaf.size for leaf in (runner._penalties.count_RV, runner._penalties.bias_RV))
-        for key, program in runner._programs.items():
-            if key[0] in ("sample", "set penalty row"):
+        executor = built.engine.runner.executor
+        lines = min(leaf.size for leaf in (executor.state.penalties.count_RV, executor.state.penalties.bias_RV))
+        for key, program in executor.programs.items():
+            if isinstance(key, Sample | SetPenaltyRow):
                 assert large_moves(program.as_text(), lines) == [], key
 
     def test_the_number_of_arguments_is_stated(self, built):
-        """One per weight and page array, and two: the newest tokens, and everything that the host has to say."""
-        runner = built.engine.runner
-        weights, pages = len(runner._weights), len(jax.tree.leaves(runner._pages))
-        counts = {"prefill": weights + pages + 2, "decode": weights + pages + 2, "prompt logprobs": weights + 2}
-        for key, program in runner._programs.items():
+        """One per weight and page array, and three: newest tokens, lengths, and everything that the host has to say."""
+        executor = built.engine.runner.executor
+        weights, pages = len(executor.weights), len(jax.tree.leaves(executor.state.pages))
+        counts = {Forward: weights + pages + 3, PromptLogprobs: weights + 2}
+        for key, program in executor.programs.items():
             arguments = len(jax.tree.leaves(program.args_info))
-            assert arguments == counts.get(key[0], arguments), key
-            if key[0] == "sample":
-                assert arguments in (3, 8, 9), "newest tokens, logits, columns; three lines, masks, and ids asked for"
+            assert arguments == counts.get(type(key), arguments), key
+            if isinstance(key, Sample):
+                assert arguments in (6, 11, 12), "rows, logits, three columns; penalties, masks, and ids asked for"
         assert pages == 2 * built.spec.num_layers
         assert weights <= 12 * built.spec.num_layers + 3
 
@@ -195,18 +189,18 @@ def test_a_step_that_copies_its_pages_would_be_found(how):
 class TestTransfers:
     def test_the_loop_moves_nothing_unasked(self, built, monkeypatch):
         """What goes up is one array for logits, a few for a draw with wishes, and home by device_get alone."""
-        most = {"sample": 4, "set penalty row": 4, "copy pages": 2, "set last tokens": 2}
+        most = {Sample: 6, SetPenaltyRow: 4, CopyPages: 2, SetRows: 3}
 
         def counted(key, program):
             def call(*args):
-                assert sum(not isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(args)) <= most.get(key[0], 1)
+                assert sum(not isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(args)) <= most.get(type(key), 1)
                 with jax.transfer_guard_host_to_device("allow"):
                     return program(*args)
 
             return call
 
-        runner = built.engine.runner
-        monkeypatch.setattr(runner, "_programs", {key: counted(key, one) for key, one in runner._programs.items()})
+        executor = built.engine.runner.executor
+        monkeypatch.setattr(executor, "programs", {key: counted(key, one) for key, one in executor.programs.items()})
         with jax.transfer_guard_host_to_device("disallow"), jax.transfer_guard_device_to_host("disallow"):
             random_load(Bench(built, num_pages=1 + 20), seed=3, requests=20)
 
@@ -235,7 +229,7 @@ class TestTransfers:
 
     def test_nothing_reads_the_device_by_another_way(self):
         """numpy reads a CPU's arrays behind JAX's back, so the test above would not see it."""
-        source = inspect.getsource(runner_module)
+        source = inspect.getsource(runner_module) + inspect.getsource(executor_module)
         assert source.count("jax.device_get(") == 1
         assert "np.asarray(" not in source and "np.array(" not in source
 

@@ -20,6 +20,23 @@ def alone(bench, prompt=PROMPT, how=None, **params):
     return one.run()[1]
 
 
+@pytest.fixture
+def calls(built, monkeypatch):
+    """The number of chunks of each prefill call."""
+    runner, nums = built.engine.runner, []
+    call = runner._prefill_call
+    monkeypatch.setattr(runner, "_prefill_call", lambda key, chunks: nums.append(len(chunks)) or call(key, chunks))
+    return nums
+
+
+def assert_same_scores(ours, theirs, i):
+    for one, other in zip(ours.logprobs(i), theirs.logprobs(i), strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+    prompts = (bench.outputs[i][0].prompt_logprobs for bench in (ours, theirs))
+    for one, other in zip(*prompts, strict=True):
+        assert one == other or one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
 @pytest.mark.parametrize("params", [{}, DRAWN], ids=["greedy", "drawn"])
 class TestEqualities:
     def test_chunked_is_as_whole(self, bench, params):
@@ -45,6 +62,19 @@ class TestEqualities:
         together = crowd.run()
         for i, prompt in prompts.items():
             assert together[i] == alone(bench, prompt, **(params if i % 3 else {})), i
+
+    def test_packed_into_one_call_is_as_alone(self, bench, calls, params):
+        packed, rng = bench(budget=256), np.random.default_rng(4)
+        prompts = {i: [int(n) for n in rng.integers(0, 256, 1 + 3 * i)] for i in range(1, 7)}
+        for i, prompt in prompts.items():
+            packed.add(i, prompt, **params, logprobs=1, prompt_logprobs=1)
+        together = packed.run()
+        assert max(calls) > 2, "several prompts in a call"
+        for i, prompt in prompts.items():
+            single = bench()
+            single.add(i, prompt, **params, logprobs=1, prompt_logprobs=1)
+            assert single.run()[i] == together[i], i
+            assert_same_scores(packed, single, i)
 
     def test_overlap_changes_nothing(self, bench, params):
         results = []
@@ -96,6 +126,43 @@ def test_prompt_logprobs_do_not_depend_on_chunks_or_on_the_cache(bench):
         return [entry.logprob for entry in one.outputs[2][0].prompt_logprobs[1:]]
 
     np.testing.assert_allclose(scores(chunk=16), scores(chunk=64), atol=1e-5)
+
+
+def test_packed_choices_are_as_alone(bench, calls):
+    """Forks of several prompts are sampled from the logits of one call, each with its own parameters."""
+    packed = bench(budget=256)
+    for i in range(1, 4):
+        add_choices(packed, 10 * i, PROMPT[i : 12 + i])
+    together = packed.run()
+    assert max(calls) == 3
+    for i in range(1, 4):
+        single = bench()
+        add_choices(single, 10 * i, PROMPT[i : 12 + i])
+        assert single.run() == {choice: together[choice] for choice in range(10 * i, 10 * i + 3)}
+
+
+def add_choices(bench, first, prompt):
+    for choice in range(3):
+        params = SamplingParams(temperature=1.0, max_tokens=9, frequency_penalty=float(choice))
+        bench.engine.add(
+            Request(
+                first + choice,
+                tuple(prompt),
+                params,
+                first + choice,
+                len(prompt) + 9,
+                parent_id=first if choice else None,
+                num_siblings=2 - choice,
+            )
+        )
+
+
+def test_an_unfinished_prompt_counts_no_token_for_its_penalties(bench):
+    """The token sampled behind a chunk that is not the last is dropped, also by the penalties of its row."""
+    packed = bench(budget=64, chunk=32)
+    packed.add(1, PROMPT[:5], tokens=4, logprobs=1)
+    packed.add(2, PROMPT, repetition_penalty=1.5, temperature=0.0)
+    assert packed.run()[2] == alone(bench, repetition_penalty=1.5)
 
 
 def test_a_scored_prompt_ends_without_a_token(bench):

@@ -82,19 +82,19 @@ def test_tokens_do_not_depend_on_the_crowd_nor_on_how_a_prompt_is_cut(built):
 
 def test_the_table_at_the_start_tells_size_and_kind(built, plain):
     kind = built.config.quantization
-    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(built.engine.runner._weights))
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(built.engine.runner.executor.weights))
     assert built.description["weights"].startswith(f"{num_bytes / 2**20:.0f} MiB, {kind}")
     assert "native" in built.description["weights"]
     assert "not packed" in plain.description["weights"]
 
 
 def test_programs_of_packed_and_plain_weights_are_told_apart(built, plain):
-    assert str(built.engine.runner._fingerprint()) != str(plain.engine.runner._fingerprint())
+    assert str(built.engine.runner.executor.fingerprint()) != str(plain.engine.runner.executor.fingerprint())
 
 
 def test_norms_stay_float32_and_tables_int8(built):
-    model, weights = built.engine.runner._model, built.engine.runner._weights
-    for path, weight in zip(model.paths, weights, strict=True):
+    executor = built.engine.runner.executor
+    for path, weight in zip(executor.table.model.paths, executor.weights, strict=True):
         if path[-1] in ("kernel", "table"):
             assert weight.kind == ("int8" if path[-1] == "table" else built.config.quantization), path
         else:

@@ -1,0 +1,233 @@
+"""The executor, which owns the arrays of one replica on its devices and runs the compiled programs that change them.
+
+Arrays are donated to programs, so nothing else may keep one.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import PartitionSpec
+
+from jaxserve.engine import batch
+from jaxserve.engine.compile import ProgressCallback, compile_all
+from jaxserve.engine.device_state import DeviceState, init_rows
+from jaxserve.engine.plan import Chunk, Fork, Mask, PageCopy, RowUpdate
+from jaxserve.engine.program_table import (
+    COPIES_PER_CALL,
+    CopyPages,
+    Forward,
+    InitPenalties,
+    ProgramTable,
+    PromptLogprobs,
+    SetPenaltyRow,
+    SetRows,
+)
+from jaxserve.engine.programs import Program, ProgramStore
+from jaxserve.engine.step_inputs import SampleInputs, StepInputs
+from jaxserve.layers.quant import PackedWeight
+from jaxserve.parallel.sharding import BY_VOCAB, WHOLE, split_specs
+from jaxserve.sampling import penalties
+from jaxserve.sampling.penalties import PenaltyRow, pad_row
+from jaxserve.sampling.sampler import SampleMode, SamplerOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """The logits of one call of a forward program.
+
+    logits_BV   float32, on the device.
+    inputs      The inputs of their sampler.
+    hidden_TD   The hidden states of all tokens.
+    """
+
+    logits_BV: Array
+    inputs: SampleInputs
+    hidden_TD: Array
+
+
+class Executor:
+    """The owner of weights and device state, and the caller of the programs.
+
+    table       The programs.
+    weights     The weights in the order of model.paths; or their shapes, and `place_weights` brings them later.
+    state       The rest of what is on the device.
+    programs    The compiled programs by their keys.
+
+    pages       The pages of every layer, from the attention backend.
+    """
+
+    def __init__(
+        self,
+        table: ProgramTable,
+        weights: Sequence[Array | PackedWeight | jax.ShapeDtypeStruct],
+        pages: tuple[Any, ...],
+    ) -> None:
+        self.table, self.weights = table, tuple(weights)
+        self._pad_row = table.num_rows - 1  # padding writes into it
+        self._layouts = {key: key.make_layout(table) for key in (*table.decodes, *table.prefills)}
+        penalty_shapes = jax.eval_shape(partial(penalties.init, table.num_rows, table.padded_vocab_size))
+        self.state = DeviceState(pages, jax.tree.map(self._put, init_rows(table.num_rows)), penalty_shapes)
+        counts = {key.rows for key in table.samples}
+        allow_all = {rows: batch.allow_all(rows, table.padded_vocab_size) for rows in counts}
+        self._allow_all = {rows: self._put(mask, BY_VOCAB) for rows, mask in allow_all.items()}
+        self._no_logprob_token_ids = {rows: self._put(batch.scatter_logprob_token_ids((), rows)) for rows in counts}
+        self.programs: dict[Hashable, Program] = {}
+        self._loaded_keys: set[Hashable] = set()
+
+    def place_weights(self, weights: Sequence[Array | PackedWeight]) -> None:
+        """Set the weights, which must have the shapes given before."""
+        self.weights = tuple(weights)
+
+    def compile(self, progress: ProgressCallback | None = None, directory: Path | None = None) -> int:
+        """Load or compile all programs and return their number. Nothing can be compiled afterwards.
+
+        progress    Called after every program.
+        directory   The program store's directory; None: nothing is loaded or saved.
+        """
+        store = ProgramStore(directory, self.table.placement, self.fingerprint())
+        self.programs = compile_all(self.table.make_lowerings(self.weights, self.state), store, progress)
+        self._loaded_keys = store.loaded_keys
+        self.state = replace(self.state, penalties=self.programs[InitPenalties()]())
+        return len(self.programs)
+
+    def warm_up(self) -> None:
+        """Run programs once on padding, so that no request has to wait for a first run.
+
+        On a CPU the first run costs no more than later ones, and a program from the store ran when it was saved: if all
+        came from the store, the smallest sizes are enough there.
+        """
+        table, sampled = self.table, None
+        for key in self._warm_up_sizes(table.prefills):
+            logits = self.forward(key, self.empty_inputs(key)[0])
+            for program in table.prompt_logprobs:
+                if program.tokens == key.num_tokens:
+                    self.compute_prompt_logprobs(program, logits, ())
+            sampled = self.sample(logits, SampleMode.GREEDY)
+        for key in self._warm_up_sizes(table.decodes):
+            logits = self.forward(key, self.empty_inputs(key)[0])
+            for mode in table.modes:
+                sampled = self.sample(logits, mode)
+        self.copy_pages([(0, 0, 0)])
+        self.set_rows([])
+        jax.block_until_ready((sampled, self.state))
+
+    def _warm_up_sizes(self, keys: Sequence[Forward]) -> list[Forward]:
+        ran_before = self.table.placement.platform == "cpu" and self._loaded_keys == self.programs.keys()
+        return list(keys[:1] if ran_before else keys)
+
+    def empty_inputs(self, key: Forward) -> tuple[np.ndarray, StepInputs]:
+        """Return a new buffer for a forward pass and the inputs in it, to be filled."""
+        return self._layouts[key].make_empty(self._pad_row)
+
+    def forward(self, key: Forward, buffer_X: np.ndarray) -> Logits:
+        """Enqueue a forward pass.
+
+        The program transfers the numpy array itself: jax.device_put, in Python, costs 0.2 ms more.
+        """
+        state = self.state
+        pages, logits_BV, inputs, hidden_TD = self.programs[key](state.pages, self.weights, state.rows, buffer_X)
+        self.state = DeviceState(pages, state.rows, state.penalties)
+        return Logits(logits_BV, inputs, hidden_TD)
+
+    def compute_prompt_logprobs(
+        self, key: PromptLogprobs, logits: Logits, targets: Sequence[tuple[int, np.ndarray]]
+    ) -> SamplerOutput:
+        """Enqueue the log-probabilities of next tokens.
+
+        targets   Pairs (start, ids): the next tokens of the positions from `start` on.
+        """
+        return self.programs[key](self.weights, logits.hidden_TD, batch.scatter_targets(targets, key.tokens))
+
+    def sample(
+        self,
+        logits: Logits,
+        mode: SampleMode,
+        masks: Sequence[tuple[int, Mask]] = (),
+        logprob_token_ids: Sequence[tuple[int, tuple[int, ...]]] = (),
+    ) -> SamplerOutput:
+        """Enqueue the sampling of a token for each row of logits.
+
+        mode                The sampler's mode; masks raise it to the lowest one that applies masks.
+        masks               Pairs (line, mask).
+        logprob_token_ids   Pairs (line, ids), for rows that ask for log-probabilities by id.
+        """
+        rows, state = logits.logits_BV.shape[0], self.state
+        key = self.table.find_sample(rows, max(mode, SampleMode.PROCESSORS) if masks else mode)
+        if key.mode < SampleMode.PROCESSORS:
+            assert not logprob_token_ids, mode
+            new_rows, _, sampled = self.programs[key](state.rows, None, logits.logits_BV, logits.inputs)
+            self.state = DeviceState(state.pages, new_rows, state.penalties)
+            return sampled
+        ids: Any = self._no_logprob_token_ids[rows]
+        if logprob_token_ids:
+            ids = batch.scatter_logprob_token_ids(logprob_token_ids, rows)
+        mask: Any = self._scatter_masks([(line, mask.allowed_M) for line, mask in masks], rows)
+        grammar: Any = None
+        if key.mode >= SampleMode.LOGPROBS:
+            grammar = self._scatter_masks(
+                [(line, mask.grammar_M) for line, mask in masks if mask.grammar_M is not None], rows
+            )
+        inputs = replace(logits.inputs, mask_BM=mask, logprob_token_id_BI=ids, grammar_BM=grammar)
+        new_rows, penalty_state, sampled = self.programs[key](state.rows, state.penalties, logits.logits_BV, inputs)
+        self.state = DeviceState(state.pages, new_rows, penalty_state)
+        return sampled
+
+    def _scatter_masks(self, masks: Sequence[tuple[int, np.ndarray]], rows: int) -> Array | np.ndarray:
+        """Return masks with a line for each row; without any, the array that is on the device already."""
+        return batch.scatter_masks(masks, rows, self.table.padded_vocab_size) if masks else self._allow_all[rows]
+
+    def with_forks(self, logits: Logits, forks: Iterable[tuple[int, int, Chunk | Fork]]) -> Logits:
+        """Return logits whose tokens are sampled for forks: triples (line, position of the token, fork)."""
+        return replace(logits, inputs=batch.fork_inputs(forks, logits.logits_BV.shape[0], self._pad_row))
+
+    def copy_pages(self, copies: Sequence[PageCopy]) -> None:
+        """Enqueue copies of pages."""
+        num_groups = len(self.table.model.groups)
+        by_group = [[copy[1:] for copy in copies if copy[0] == group] for group in range(num_groups)]
+        for first in range(0, max(map(len, by_group)), COPIES_PER_CALL):
+            pairs = [group[first : first + COPIES_PER_CALL] for group in by_group]
+            columns = [batch.pack_tuples(group, COPIES_PER_CALL, (0, 0)) for group in pairs]
+            from_GN, to_GN = zip(*columns, strict=True)
+            self.state = replace(self.state, pages=self.programs[CopyPages()](self.state.pages, from_GN, to_GN))
+
+    def set_rows(self, updates: Sequence[RowUpdate]) -> None:
+        """Enqueue the update of rows' newest tokens and lengths."""
+        columns = batch.pack_tuples(updates, self.table.num_rows, (self._pad_row, 0, 0))
+        self.state = replace(self.state, rows=self.programs[SetRows()](self.state.rows, *columns))
+
+    def set_penalty_row(self, row: int, values: PenaltyRow) -> None:
+        """Enqueue the update of one row's penalty state."""
+        padded = pad_row(values, self.table.padded_vocab_size)
+        penalty_state = self.programs[SetPenaltyRow()](self.state.penalties, np.int32(row), padded)
+        self.state = replace(self.state, penalties=penalty_state)
+
+    def close(self) -> None:
+        """Free the device memory: weights, state and programs."""
+        for leaf in jax.tree.leaves((self.weights, self.state, self._allow_all, self._no_logprob_token_ids)):
+            if isinstance(leaf, Array) and not leaf.is_deleted():
+                leaf.delete()
+        self.programs = {}
+
+    def fingerprint(self) -> list[Any]:
+        """Return everything that the programs depend on besides their keys."""
+        table, arguments = self.table, (self.weights, self.state)
+        model = table.model
+        return [
+            model.spec,
+            model.dtype,
+            model.paths,
+            (model.ranks, split_specs(arguments)),
+            (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size, model.groups),
+            jax.tree.structure(arguments),
+            [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
+            (table.max_pages_per_row, table.padded_vocab_size, table.logprobs_config, table.batch_invariant),
+        ]
+
+    def _put(self, array: np.ndarray, spec: PartitionSpec = WHOLE) -> Array:
+        return jax.device_put(array, self.table.placement.sharding(spec))

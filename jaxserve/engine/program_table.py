@@ -1,0 +1,269 @@
+"""The table of an engine's programs. Lowering, warm-up and dispatch follow from it, and nothing else is compiled.
+
+A program is named by a frozen value that holds what distinguishes it; its `lower` says how it is made.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxserve.cache.groups import index_groups
+from jaxserve.engine.buckets import Buckets
+from jaxserve.engine.device_state import DeviceState, set_rows
+from jaxserve.engine.step import ModelContext, compute_prompt_logprobs, copy_pages, forward, sample_tokens
+from jaxserve.engine.step_inputs import InputLayout, SampleInputs, step_shapes
+from jaxserve.parallel.placement import Placement
+from jaxserve.parallel.sharding import BY_VOCAB, STACKED, WHOLE, pad_vocab, split_specs
+from jaxserve.sampling import penalties
+from jaxserve.sampling.columns import NUM_COLUMNS
+from jaxserve.sampling.sampler import LogprobsConfig, SampleMode, SamplerOutput
+from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
+
+COPIES_PER_CALL = 8  # pages of each cache group; a step that copies more makes several calls
+MAX_CHUNKS_PER_CALL = 8
+MIN_TOKENS_PER_CHUNK = 8  # of a call that is full; it bounds the rows of logits, which small calls have no use for
+
+
+# How the inputs and the output of the sampler are split among devices: all_logprob_BV stays where it is computed.
+_INPUTS_SPECS: Any = (WHOLE, WHOLE, WHOLE, BY_VOCAB, WHOLE, BY_VOCAB)
+SAMPLE_INPUTS_SPECS = SampleInputs(*_INPUTS_SPECS)
+_OUTPUT_SPECS: Any = {
+    field.name: BY_VOCAB if field.name == "all_logprob_BV" else WHOLE for field in fields(SamplerOutput)
+}
+SAMPLER_OUTPUT_SPECS = SamplerOutput(**_OUTPUT_SPECS)
+
+
+class ProgramKey(Protocol):
+    """The name of a program."""
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program. weights and state are arrays, or their shapes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The forward pass of `rows` rows, over `tokens` tokens that the host gives; None: over the rows' newest tokens."""
+
+    rows: int
+    tokens: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens, padding included."""
+        return self.rows if self.tokens is None else self.tokens
+
+    def make_layout(self, table: "ProgramTable") -> InputLayout:
+        """Return the layout of the inputs."""
+        return InputLayout(step_shapes(self.rows, self.tokens, len(table.model.groups), table.max_pages_per_row))
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        layout = self.make_layout(table)
+        step = table.placement.jit(
+            partial(forward, table.model, layout),
+            in_specs=(STACKED, split_specs(weights), WHOLE, WHOLE),
+            out_specs=(STACKED, BY_VOCAB, WHOLE, WHOLE),
+            donate_argnums=0,
+        )
+        return step.lower(state.pages, _shapes(weights), state.rows, _ints(layout.size))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The sampling of a token for each of `rows` rows of logits."""
+
+    rows: int
+    mode: SampleMode
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        step = table.placement.jit(
+            partial(sample_tokens, mode=self.mode, logprobs_config=table.logprobs_config, ranks=table.placement.ranks),
+            in_specs=(WHOLE, BY_VOCAB, BY_VOCAB, SAMPLE_INPUTS_SPECS),
+            out_specs=(WHOLE, BY_VOCAB, SAMPLER_OUTPUT_SPECS),
+            donate_argnums=(0, 1),
+        )
+        needs_processors, rows = self.mode >= SampleMode.PROCESSORS, self.rows
+        mask: Any = jax.ShapeDtypeStruct((rows, penalties.num_words(table.padded_vocab_size)), jnp.uint32)
+        inputs = SampleInputs(
+            row_B=_ints(rows),
+            position_B=_ints(rows),
+            sampling_BS=_ints(rows, NUM_COLUMNS),
+            mask_BM=mask if needs_processors else None,
+            logprob_token_id_BI=_ints(rows, MAX_LOGPROB_TOKEN_IDS) if needs_processors else None,
+            grammar_BM=mask if self.mode >= SampleMode.LOGPROBS else None,
+        )
+        logits = jax.ShapeDtypeStruct((rows, table.padded_vocab_size), jnp.float32)
+        return step.lower(state.rows, state.penalties if needs_processors else None, logits, inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """The log-probabilities of given next tokens at `tokens` positions; all: of the whole vocabulary, too."""
+
+    tokens: int
+    all: bool
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        step = table.placement.jit(
+            partial(compute_prompt_logprobs, table.model, table.logprobs_config, self.all),
+            in_specs=(split_specs(weights), WHOLE, WHOLE),
+            out_specs=SAMPLER_OUTPUT_SPECS,
+        )
+        hidden = jax.ShapeDtypeStruct((self.tokens, table.model.spec.width), table.model.dtype)
+        return step.lower(_shapes(weights), hidden, _ints(self.tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class InitPenalties:
+    """The creation of the penalty state."""
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        columns = table.padded_vocab_size // table.placement.size
+        return table.placement.jit(partial(penalties.init, table.num_rows, columns), (), BY_VOCAB).lower()
+
+
+@dataclass(frozen=True, slots=True)
+class SetPenaltyRow:
+    """The update of one row's penalty state."""
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        row = penalties.build_row((), (), (), table.padded_vocab_size)
+        step = table.placement.jit(partial(penalties.set_row), (BY_VOCAB, WHOLE, STACKED), BY_VOCAB, donate_argnums=0)
+        return step.lower(state.penalties, np.int32(0), row)
+
+
+@dataclass(frozen=True, slots=True)
+class SetRows:
+    """The update of rows' newest tokens and lengths."""
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        column_N = _ints(table.num_rows)
+        step = table.placement.jit(partial(set_rows), (WHOLE,) * 4, WHOLE, donate_argnums=0)
+        return step.lower(state.rows, column_N, column_N, column_N)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPages:
+    """The copy of COPIES_PER_CALL pages of each cache group."""
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        groups = table.model.groups
+        page_GN = (_ints(COPIES_PER_CALL),) * len(groups)
+        function = partial(copy_pages, index_groups(groups))
+        step = table.placement.jit(function, (STACKED, WHOLE, WHOLE), STACKED, donate_argnums=0)
+        return step.lower(state.pages, page_GN, page_GN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramTable:
+    """The programs of an engine, and which of them serves a call.
+
+    model               The static description of the model.
+    buckets             The compiled batch sizes.
+    max_pages_per_row   The width of a page table.
+    vocab_size          The number of token ids.
+    num_rows            The number of rows of the batch, and one more that padding writes into.
+    logprobs_config     The log-probabilities that the sampler computes.
+    batch_invariant     One shape and one sampler for everything, so that no token depends on the rest of the batch: a
+                        forward pass of as many rows as tokens.
+    all_logprobs        Log-probabilities of the whole vocabulary may be asked for.
+    placement           The devices.
+    """
+
+    model: ModelContext
+    buckets: Buckets
+    max_pages_per_row: int
+    vocab_size: int
+    num_rows: int
+    logprobs_config: LogprobsConfig
+    batch_invariant: bool
+    all_logprobs: bool
+    placement: Placement
+
+    @cached_property
+    def padded_vocab_size(self) -> int:
+        """The number of token ids, with those that only give all devices equal parts."""
+        return pad_vocab(self.vocab_size, self.placement.size)
+
+    @cached_property
+    def decodes(self) -> tuple[Forward, ...]:
+        """The forward passes of decode batches, by size."""
+        return tuple(Forward(rows, rows if self.batch_invariant else None) for rows in self.buckets.decode)
+
+    @cached_property
+    def prefills(self) -> tuple[Forward, ...]:
+        """The forward passes of prompt chunks, by size."""
+        return tuple(Forward(self._max_chunks(tokens), tokens) for tokens in self.buckets.prefill)
+
+    def _max_chunks(self, tokens: int) -> int:
+        if self.batch_invariant:
+            return tokens
+        limit = min(MAX_CHUNKS_PER_CALL, tokens // MIN_TOKENS_PER_CHUNK)
+        return max(rows for rows in (1, *self.buckets.decode) if rows <= max(1, limit))
+
+    @cached_property
+    def modes(self) -> tuple[SampleMode, ...]:
+        """The sampler's modes that are compiled.
+
+        Under batch invariance they are few, because a token must not depend on what other rows ask for.
+        """
+        unused = {SampleMode.SAMPLE, SampleMode.PROCESSORS} if self.batch_invariant else set()
+        if not self.all_logprobs:
+            unused.add(SampleMode.ALL_LOGPROBS)
+        return tuple(mode for mode in SampleMode if mode not in unused)
+
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """The samplers."""
+        rows = {key.rows for key in (*self.decodes, *self.prefills)}
+        return tuple(Sample(num, mode) for num in sorted(rows) for mode in self.modes)
+
+    @property
+    def prompt_logprobs(self) -> tuple[PromptLogprobs, ...]:
+        """The log-probabilities of prompt chunks."""
+        kinds = (False, True) if self.all_logprobs else (False,)
+        return tuple(PromptLogprobs(tokens, all_logprobs) for tokens in self.buckets.prefill for all_logprobs in kinds)
+
+    def list_keys(self) -> tuple[ProgramKey, ...]:
+        """Return the names of all programs, those that compile slowest first."""
+        forwards = dict.fromkeys((*self.prefills, *self.decodes))
+        others = (InitPenalties(), SetPenaltyRow(), CopyPages(), SetRows())
+        return (*forwards, *self.prompt_logprobs, *self.samples, *others)
+
+    def make_lowerings(self, weights: Sequence[Any], state: DeviceState) -> dict[Hashable, Callable[[], Any]]:
+        """Return for each program a function that lowers it. weights and state are arrays, or their shapes.
+
+        Every lowered function is a partial of its own, which is equal to no other: so nothing that JAX has cached for
+        an earlier engine of this process is used, for example a program that is not in the store.
+        """
+        return {key: partial(key.lower, self, weights, state) for key in self.list_keys()}
+
+    def find_decode(self, num_rows: int) -> Forward:
+        """Return the program for a decode batch."""
+        rows = self.buckets.decode_bucket(num_rows)
+        return Forward(rows, rows if self.batch_invariant else None)
+
+    def find_sample(self, rows: int, needed: SampleMode) -> Sample:
+        """Return the cheapest sampler for `rows` rows of logits that does all that mode `needed` does."""
+        return Sample(rows, min(mode for mode in self.modes if mode >= needed))
+
+
+def _shapes(weights: Sequence[Any]) -> Any:
+    """Return shapes and types alone: the devices are the placement's."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tuple(weights))
+
+
+def _ints(*shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)

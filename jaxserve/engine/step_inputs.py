@@ -1,0 +1,111 @@
+"""The inputs of the device programs as typed trees, and the one int32 buffer in which a call's inputs are transferred.
+
+The layout of the buffer follows from the fields: a new input is one field, and the line that fills it (batch.py). A
+field that is None takes no place in the buffer and leaves no trace in the program.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxserve.sampling.columns import NUM_COLUMNS
+
+LAST_TOKEN = -1  # in place of a token id: the row's newest token and its position, which are on the device
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """The inputs of a forward pass of B rows, and what the sampler needs of them; numpy arrays on the host.
+
+    row_B            int32, the rows; those of padding have the row behind the last one.
+    page_tables_BW   int32 [B, W] for each cache group: the rows' page tables.
+    sampling_BS      int32, the rows' sampling parameters as columns (sampling/columns.py).
+    token_T          int32 [T], the tokens of the rows one behind the other, then padding. None: one token for each row,
+                     its newest one, which is on the device with its position.
+    query_start_B1   int32 [B + 1]: row b has the tokens from query_start[b] up to query_start[b + 1]; None as above.
+    start_B          int32, the position of each row's first token; None as above.
+    """
+
+    row_B: Array
+    page_tables_BW: tuple[Array, ...]
+    sampling_BS: Array
+    token_T: Array | None = None
+    query_start_B1: Array | None = None
+    start_B: Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class SampleInputs:
+    """The inputs of the sampler for B rows of logits, which a forward pass returns or the host makes.
+
+    row_B                 int32, the row for which each token is sampled.
+    position_B            int32, the position that it will have: the length of its row from then on.
+    sampling_BS           int32, the sampling parameters as columns.
+    mask_BM               uint32 [B, ceil(V / 32)], bit set = allowed; from mode PROCESSORS on, else None.
+    logprob_token_id_BI   int32, tokens whose log-probabilities are asked for; from mode PROCESSORS on, else None.
+    grammar_BM            uint32, the mask of the grammar alone; from mode LOGPROBS on, else None.
+    """
+
+    row_B: Array
+    position_B: Array
+    sampling_BS: Array
+    mask_BM: Array | None = None
+    logprob_token_id_BI: Array | None = None
+    grammar_BM: Array | None = None
+
+
+def step_shapes(num_rows: int, num_tokens: int | None, num_groups: int, max_pages_per_row: int) -> StepInputs:
+    """Return the shapes of a forward pass's inputs.
+
+    num_rows            B.
+    num_tokens          T; None: the newest token of each row.
+    num_groups          The number of cache groups, each of which has a page table.
+    max_pages_per_row   W, the width of a page table.
+    """
+    has_tokens = num_tokens is not None
+    return StepInputs(
+        row_B=_ints(num_rows),
+        page_tables_BW=(_ints(num_rows, max_pages_per_row),) * num_groups,
+        sampling_BS=_ints(num_rows, NUM_COLUMNS),
+        token_T=_ints(num_tokens) if has_tokens else None,
+        query_start_B1=_ints(num_rows + 1) if has_tokens else None,
+        start_B=_ints(num_rows) if has_tokens else None,
+    )
+
+
+class InputLayout:
+    """The places of inputs in one int32 buffer, which follow from their shapes.
+
+    shapes   The shapes of the inputs.
+
+    size     The length of the buffer.
+    """
+
+    def __init__(self, shapes: StepInputs) -> None:
+        leaves, self._structure = jax.tree.flatten(shapes)
+        ends = np.cumsum([prod(leaf.shape) for leaf in leaves]).tolist()
+        self.size: int = ends[-1]
+        self._parts = [
+            (slice(start, end), leaf.shape) for start, end, leaf in zip([0, *ends], ends, leaves, strict=False)
+        ]
+
+    def unpack(self, buffer_X: Any) -> StepInputs:
+        """Return the inputs in a buffer: views of a numpy array, or arrays while a program is traced."""
+        return jax.tree.unflatten(self._structure, [buffer_X[part].reshape(shape) for part, shape in self._parts])
+
+    def make_empty(self, pad_row: int) -> tuple[np.ndarray, StepInputs]:
+        """Return a new buffer, int32 [X], and the inputs in it, to be filled: no tokens, every row is padding."""
+        buffer_X = np.zeros(self.size, np.int32)
+        inputs = self.unpack(buffer_X)
+        inputs.row_B[:] = pad_row  # pyright: ignore[reportIndexIssue]
+        return buffer_X, inputs
+
+
+def _ints(*shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, np.int32)
