@@ -6,7 +6,7 @@ output, and `expected_output` computes without any pages what the output must be
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -78,8 +78,9 @@ def _make_sampled_tokens(
 ) -> SampledTokens:
     """Build the sampler's output. nexts: continuations of each row in mode BEAM; forbidden ones come last, as -inf."""
     token_B = np.array(tokens, np.int32)
+    token_BK, count_B = token_B[:, None], np.ones(len(tokens), np.int32)
     if mode < SampleMode.LOGPROBS:
-        return SampledTokens(token_B)
+        return SampledTokens(token_BK, count_B)
     top_id_BK = np.tile(np.arange(NUM_TOP, dtype=np.int32), (len(tokens), 1))
     beams: dict[str, np.ndarray] = {}
     if mode == SampleMode.BEAM:
@@ -90,22 +91,36 @@ def _make_sampled_tokens(
             [[_logprob(digest, id) for _, id in one] for digest, one in zip(digests, padded, strict=True)], np.float32
         )
     return SampledTokens(
-        token_B,
-        logprob_B=np.array([_logprob(d, t) for d, t in zip(digests, tokens, strict=True)], np.float32),
-        rank_B=np.array([_mix(d) % VOCAB + 1 for d in digests], np.int32),
-        top_id_BK=top_id_BK,
-        top_logprob_BK=np.array([[_logprob(d, t) for t in range(NUM_TOP)] for d in digests], np.float32),
+        token_BK,
+        count_B,
+        logprob_BK=np.array([[_logprob(d, t)] for d, t in zip(digests, tokens, strict=True)], np.float32),
+        rank_BK=np.array([[_mix(d) % VOCAB + 1] for d in digests], np.int32),
+        top_id_BKX=top_id_BK[:, None],
+        top_logprob_BKX=np.array([[[_logprob(d, t) for t in range(NUM_TOP)]] for d in digests], np.float32),
         **beams,
     )
+
+
+def _concatenate(first: SampledTokens, second: SampledTokens, count_B: np.ndarray) -> SampledTokens:
+    """Put the second token of each row behind the first."""
+    pairs = {field.name: (getattr(first, field.name), getattr(second, field.name)) for field in fields(SampledTokens)}
+    joined = {
+        name: np.concatenate(pair, 1) for name, pair in pairs.items() if pair[0] is not None and name != "count_B"
+    }
+    return SampledTokens(**joined, count_B=count_B)
 
 
 FakeLogits = tuple[StepPlan, list[int], list[list[int]], list[list[int]]]
 
 
 class FakeRunner:
-    """Executes plans in the order given, like a device. Logits of the requests in `nan_request_ids` are NaN."""
+    """Executes plans in the order given, like a device. Logits of the requests in `nan_request_ids` are NaN.
 
-    def __init__(self, *, num_pages: int, page_size: int, max_num_seqs: int) -> None:
+    A decode step brings a row up to max_tokens_per_row tokens, 1 or 2.
+    """
+
+    def __init__(self, *, num_pages: int, page_size: int, max_num_seqs: int, max_tokens_per_row: int = 1) -> None:
+        self.max_tokens_per_row = max_tokens_per_row
         self.page_size = page_size
         self.num_pages = num_pages
         self.slots: dict[tuple[int, int], int] = {}
@@ -162,7 +177,8 @@ class FakeRunner:
         for row, host_position, table_W in rows:
             token, position = self.last_token_R[row], self.length_R[row]
             assert token is not None, f"row {row} decodes before its prompt is computed"
-            assert position == host_position, f"the host believes row {row} to be at {host_position}, not {position}"
+            is_right = position == host_position if self.max_tokens_per_row == 1 else position <= host_position
+            assert is_right, f"the host believes row {row} to be at {host_position}, not {position}"
             digests.append(self._append(self._read(table_W, position), table_W, position, [token])[-1])
         return digests
 
@@ -171,7 +187,22 @@ class FakeRunner:
         for at, row in enumerate(batch.row_B.tolist()):
             one = (batch.request_ids[at], row, batch.sampling_BS[at], self.length_R[row] + 1)
             drawn.append(self._sample_row(*one, digests[at], masks.get(at), batch.mode))
-        return _make_sampled_tokens([token for token, _ in drawn], digests, batch.mode, [nexts for _, nexts in drawn])
+        tokens = [token for token, _ in drawn]
+        sampled = _make_sampled_tokens(tokens, digests, batch.mode, [nexts for _, nexts in drawn])
+        return sampled if batch.max_tokens == 1 else self._sample_second(batch, digests, sampled)
+
+    def _sample_second(self, batch: DecodeBatch, digests: list[int], first: SampledTokens) -> SampledTokens:
+        """Sample another token for the rows that have a page for it, except for some, which keep one."""
+        tokens, after, count_B = first.token_BK[:, 0].tolist(), list(digests), first.count_B.copy()
+        for at, row in enumerate(batch.row_B.tolist()):
+            table_W, position = batch.page_tables_BW[0][at], self.length_R[row]
+            has_page = position // self.page_size < len(table_W) and table_W[position // self.page_size]
+            if tokens[at] < 0 or not has_page or digests[at] % 3 == 0:
+                continue
+            after[at] = self._append(digests[at], table_W, position, [tokens[at]])[-1]
+            one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1, after[at])
+            tokens[at], count_B[at] = self._sample_row(*one, None, batch.mode)[0], 2
+        return _concatenate(first, _make_sampled_tokens(tokens, after, batch.mode), count_B)
 
     def _chunk(self, chunk: Chunk) -> list[int]:
         before = self._read(chunk.page_tables_W[0], chunk.start)

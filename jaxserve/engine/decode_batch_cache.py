@@ -30,6 +30,7 @@ class DecodeBatchCache:
     guided                      The sequences that follow a grammar or a thinking budget.
     needs_previous_tokens       Whether a mask depends on the tokens before it.
     has_rows_below_min_tokens   Whether a row has not reached its min_tokens yet.
+    max_tokens                  The most tokens that a row gets in a step.
     """
 
     sequences: tuple[Sequence, ...]
@@ -47,6 +48,7 @@ class DecodeBatchCache:
     guided: tuple[Sequence, ...]
     needs_previous_tokens: bool
     has_rows_below_min_tokens: bool
+    max_tokens: int
 
     @classmethod
     def from_sequences(
@@ -56,10 +58,12 @@ class DecodeBatchCache:
         page_table_RW: np.ndarray,
         sampling_RS: np.ndarray,
         max_logprobs: int,
+        max_tokens: int,
     ) -> "DecodeBatchCache":
         """Build the batch of sequences that have a row each, and a page for their newest token.
 
-        page_table_RW, sampling_RS and max_logprobs are those of RowTable and DecodeScheduler.
+        page_table_RW, sampling_RS and max_logprobs are those of RowTable and DecodeScheduler. A row gets at most
+        max_tokens tokens in a step.
         """
         row_B = np.array([sequence.row for sequence in sequences], np.int32)
         return cls(
@@ -80,22 +84,17 @@ class DecodeBatchCache:
                     if sequence.request.params.logprob_token_ids
                 ]
             ),
-            masked_indices=tuple(
-                [
-                    index
-                    for index, sequence in enumerate(sequences)
-                    if sequence.restrictions.needs_mask or sequence.is_below_min_tokens or sequence.is_guided
-                ]
-            ),
+            masked_indices=tuple([index for index, sequence in enumerate(sequences) if sequence.needs_mask]),
             guided=tuple([sequence for sequence in sequences if sequence.is_guided]),
             needs_previous_tokens=any(
                 [sequence.restrictions.needs_previous_tokens or sequence.is_guided for sequence in sequences]
             ),
             has_rows_below_min_tokens=any([sequence.is_below_min_tokens for sequence in sequences]),
+            max_tokens=max_tokens,
         )
 
     def advance(self) -> DecodeBatch:
-        """Return the next decode batch; each sequence is one token further afterwards, and that token is pending."""
+        """Return the next decode batch; each sequence is max_tokens further afterwards, and these are pending."""
         batch = DecodeBatch(
             request_ids=self.request_ids,
             epochs=self.epochs,
@@ -105,9 +104,10 @@ class DecodeBatchCache:
             sampling_BS=self.sampling_BS,
             mode=self.mode,
             logprob_token_ids=self.logprob_token_ids,
+            max_tokens=self.max_tokens,
         )
-        self.position_B = self.position_B + 1  # a new array: plans are frozen
+        self.position_B = self.position_B + self.max_tokens  # a new array: plans are frozen
         for sequence in self.sequences:
-            sequence.num_computed += 1
-            sequence.num_pending += 1
+            sequence.num_computed += self.max_tokens
+            sequence.num_pending += self.max_tokens
         return batch

@@ -13,13 +13,15 @@ class DecodeScheduler:
 
     requests                The live requests.
     max_logprobs            The most top log-probabilities that a step computes without those of the whole vocabulary.
+    max_tokens_per_row      The most tokens that the runner's steps give a row. It is one in a step in which a row has a
+                            mask: that of the next token is not known yet.
 
     masked_indices          The indices of the rows of the newest batch that have masks.
     needs_previous_tokens   Whether one of these masks depends on tokens that are still pending.
     """
 
-    def __init__(self, requests: RequestTable, *, max_logprobs: int) -> None:
-        self._requests, self._max_logprobs = requests, max_logprobs
+    def __init__(self, requests: RequestTable, *, max_logprobs: int, max_tokens_per_row: int) -> None:
+        self._requests, self._max_logprobs, self._max_tokens_per_row = requests, max_logprobs, max_tokens_per_row
         self.masked_indices: tuple[int, ...] = ()
         self.needs_previous_tokens = False
 
@@ -39,16 +41,22 @@ class DecodeScheduler:
     def _build_cache(self) -> DecodeBatchCache | None:
         """Gather all rows that decode, one by one."""
         sequences: list[Sequence] = []
+        max_tokens = self._choose_max_tokens()
         for sequence in tuple(self._requests.running):
-            decodes = sequence.row is not None and sequence.is_prefilled and sequence.needs_more_tokens
-            if decodes and not sequence.request.is_beam_search and self._requests.ensure_page(sequence):
+            if _decodes(sequence) and self._requests.ensure_pages(sequence, max_tokens):
                 sequences.append(sequence)
         if not sequences:
             return None
         rows = self._requests.rows
         return DecodeBatchCache.from_sequences(
-            sequences, self._requests.page_size, rows.page_table_RW, rows.sampling_RS, self._max_logprobs
+            sequences, self._requests.page_size, rows.page_table_RW, rows.sampling_RS, self._max_logprobs, max_tokens
         )
+
+    def _choose_max_tokens(self) -> int:
+        if self._max_tokens_per_row == 1:
+            return 1
+        has_masks = any(_decodes(sequence) and sequence.needs_mask for sequence in self._requests.running)
+        return 1 if has_masks else self._max_tokens_per_row
 
     def _can_reuse(self, cache: DecodeBatchCache) -> bool:
         """Whether the same rows decode again; allocates a page for each row that needs one."""
@@ -56,11 +64,17 @@ class DecodeScheduler:
             return False
         if (cache.position_B >= cache.end_B).any():
             return False
-        full = np.flatnonzero(cache.position_B >= cache.capacity_B)
+        full = np.flatnonzero(cache.position_B + cache.max_tokens > cache.capacity_B)
         for index in full.tolist():
-            if not self._requests.ensure_page(cache.sequences[index]) or self._requests.decode_cache is None:
+            is_running = self._requests.ensure_pages(cache.sequences[index], cache.max_tokens)
+            if not is_running or self._requests.decode_cache is None:
                 return False  # a sequence was preempted
         if len(full):
             cache.capacity_B[full] += self._requests.page_size
             cache.page_table_BW = self._requests.rows.page_table_RW.take(cache.row_B, axis=0)
         return True
+
+
+def _decodes(sequence: Sequence) -> bool:
+    is_ready = sequence.row is not None and sequence.is_prefilled and sequence.needs_more_tokens
+    return is_ready and not sequence.request.is_beam_search

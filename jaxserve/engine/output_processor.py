@@ -5,7 +5,7 @@ from jaxserve.engine.plan import Chunk, DecodeBatch, SampledTokens, StepPlan, St
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.sequence import Sequence
 from jaxserve.errors import InvalidParameter
-from jaxserve.outputs import FinishReason, TokenOutput
+from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
 from jaxserve.sampling.sampler import NO_TOKEN
 
 
@@ -38,18 +38,26 @@ class OutputProcessor:
     def _apply_decode(
         self, decode: DecodeBatch, sampled: SampledTokens, now: float, outputs: list[TokenOutput]
     ) -> None:
-        tokens: list[int] = sampled.token_B.tolist()
+        tokens_by_row: list[list[int]] = sampled.token_BK.tolist()
+        counts: list[int] = sampled.count_B.tolist()
         sequences = [self._requests.by_id.get(request_id) for request_id in decode.request_ids]
-        self._requests.request_outputs.on_decode(
-            (sequence for sequence, token in zip(sequences, tokens, strict=True) if sequence and token >= 0), now
-        )
-        page_ends = ((decode.position_B + 1) % self._requests.page_size == 0).tolist()
-        for index, (sequence, token, fills_page) in enumerate(zip(sequences, tokens, page_ends, strict=True)):
+        num_counted = 0
+        if decode.max_tokens == 1:  # count all rows at once
+            num_counted = 1
+            rows = zip(sequences, tokens_by_row, strict=True)
+            self._requests.request_outputs.on_decode(
+                (sequence for sequence, [token] in rows if sequence and token >= 0), now
+            )
+        for index, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
             if sequence is None:
                 continue
-            if fills_page and token >= 0 and sequence.epoch == decode.epochs[index]:
-                self._requests.prefix_reuse.register(sequence, int(decode.position_B[index]) + 1)
-            self._apply_token(sequence, token, sampled, index, now, outputs)
+            is_current = sequence.epoch == decode.epochs[index]
+            sequence.num_pending -= decode.max_tokens
+            if count < decode.max_tokens and is_current:
+                sequence.num_computed -= decode.max_tokens - count
+                self._requests.decode_cache = None
+            tokens = tokens_by_row[index][:count]
+            self._apply_tokens(sequence, tokens, sampled, index, now, outputs, num_counted, is_current)
 
     def _apply_chunk(
         self,
@@ -62,49 +70,75 @@ class OutputProcessor:
     ) -> None:
         if prompt_logprobs is not None and sequence.prompt_logprobs is not None:
             num_top = sequence.request.params.prompt_logprobs or 0
-            for index in range(len(prompt_logprobs.token_B)):
-                position_logprobs = make_position_logprobs(prompt_logprobs, index, num_top)
+            for index in range(len(prompt_logprobs.token_BK)):
+                position_logprobs = make_position_logprobs(prompt_logprobs, (index, 0), num_top)
                 sequence.prompt_logprobs[chunk.start + 1 + index] = position_logprobs
-        if sampled.token_B[0] >= 0 and sequence.epoch == chunk.epoch:
+        token = int(sampled.token_BK[0, 0])
+        if token >= 0 and sequence.epoch == chunk.epoch:
             self._requests.prefix_reuse.register(sequence, chunk.end)
         if sequence.request.is_beam_search and chunk.is_last:
             if sequence.epoch == chunk.epoch:
                 outputs += self._apply_beams(sequence, sampled, now)
         elif chunk.is_last:
             self._apply_first(sequence, sampled, now, outputs)
-        elif sampled.token_B[0] < 0:
-            outputs.append(self._fail(sequence, int(sampled.token_B[0])))
+        elif token < 0:
+            outputs.append(self._fail(sequence, token))
         elif not sequence.needs_more_tokens and chunk.end == len(sequence.tokens):
             outputs.append(self._requests.finish(sequence, FinishReason.LENGTH))
 
     def _apply_first(self, sequence: Sequence, sampled: SampledTokens, now: float, outputs: list[TokenOutput]) -> None:
-        if sampled.token_B[0] >= 0:
-            self._requests.request_outputs.on_token(sequence, now)
-        self._apply_token(sequence, int(sampled.token_B[0]), sampled, 0, now, outputs)
-
-    def _apply_token(
-        self, sequence: Sequence, token: int, sampled: SampledTokens, index: int, now: float, outputs: list[TokenOutput]
-    ) -> None:
         sequence.num_pending -= 1
-        if token < 0:
-            outputs.append(self._fail(sequence, token))
-            return
-        sequence.tokens.append(token)
-        token_ids, params, logprobs = (token,), sequence.request.params, None
-        if params.logprobs is not None:
-            logprobs = (make_position_logprobs(sampled, index, params.logprobs, params.logprob_token_ids),)
-        stop = sequence.check_stop()
-        if stop is None and sequence.guide is not None:
-            sequence.guide.accept(token)
-            stop_token = sequence.forced_stop_token()
-            if stop_token is not None:
-                sequence.tokens.append(stop_token)
-                self._requests.request_outputs.on_token(sequence, now)
-                token_ids, stop = (token, stop_token), sequence.check_stop()
+        self._apply_tokens(sequence, sampled.token_BK[0].tolist(), sampled, 0, now, outputs)
+
+    def _apply_tokens(
+        self,
+        sequence: Sequence,
+        tokens: list[int],
+        sampled: SampledTokens,
+        index: int,
+        now: float,
+        outputs: list[TokenOutput],
+        num_counted: int = 0,
+        fills_pages: bool = False,
+    ) -> None:
+        """Append tokens to a sequence up to the one that ends it, and add its output.
+
+        sampled       The results in which they are, as row `index`.
+        num_counted   The number of tokens that are in the metrics already.
+        fills_pages   The step has written the keys and values of the token before each of them.
+        """
+        params = sequence.request.params
+        token_ids: list[int] = []
+        logprobs: list[PositionLogprobs] = []
+        stop = None
+        for number, token in enumerate(tokens):
+            if token < 0:
+                self._requests.request_outputs.on_tokens(sequence, len(token_ids) - num_counted, now)
+                outputs.append(self._fail(sequence, token, tuple(token_ids), tuple(logprobs)))
+                return
+            if fills_pages and len(sequence.tokens) % self._requests.page_size == 0:
+                self._requests.prefix_reuse.register(sequence, len(sequence.tokens))
+            sequence.tokens.append(token)
+            token_ids.append(token)
+            if params.logprobs is not None:
+                ids = params.logprob_token_ids
+                logprobs.append(make_position_logprobs(sampled, (index, number), params.logprobs, ids))
+            stop = sequence.check_stop()
+            if stop is None and sequence.guide is not None:
+                sequence.guide.accept(token)
+                stop_token = sequence.forced_stop_token()
+                if stop_token is not None:
+                    sequence.tokens.append(stop_token)
+                    token_ids.append(stop_token)
+                    stop = sequence.check_stop()
+            if stop is not None:
+                break
+        self._requests.request_outputs.on_tokens(sequence, len(token_ids) - num_counted, now)
+        output = (tuple(token_ids), tuple(logprobs) if params.logprobs is not None else None)
         if stop is None:
-            outputs.append(self._requests.request_outputs.make_output(sequence, token_ids, logprobs))
+            outputs.append(self._requests.request_outputs.make_output(sequence, *output))
         else:
-            outputs.append(self._requests.finish(sequence, stop[0], token_ids, logprobs, stop_reason=stop[1]))
+            outputs.append(self._requests.finish(sequence, stop[0], *output, stop_reason=stop[1]))
 
     def _apply_beams(self, sequence: Sequence, sampled: SampledTokens, now: float) -> list[TokenOutput]:
         """Advance a beam search by the candidates of its beams; return its outputs if it has ended."""
@@ -112,7 +146,7 @@ class OutputProcessor:
         if reason is not None:
             error = self._make_grammar_error(sequence, reason)
             return [self._requests.finish(sequence, FinishReason.ERROR, error=error)]
-        if (sampled.token_B == NO_TOKEN).any():
+        if (sampled.token_BK == NO_TOKEN).any():
             return [self._fail(sequence, NO_TOKEN)]
         if not self._requests.beams.advance(sequence, sampled):
             return []
@@ -128,11 +162,17 @@ class OutputProcessor:
         assert sequence.request.grammar is not None
         return self._requests.request_outputs.make_grammar_error(reason, sequence.request.grammar.param)
 
-    def _fail(self, sequence: Sequence, token: int) -> TokenOutput:
-        """End a request for which no token could be sampled; `token` tells why."""
+    def _fail(
+        self,
+        sequence: Sequence,
+        token: int,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[PositionLogprobs, ...] = (),
+    ) -> TokenOutput:
+        """End a request for which no token could be sampled after these; `token` tells why."""
         reason = sequence.guide.error if sequence.guide else None
         if reason is not None:
             error = self._make_grammar_error(sequence, reason)
         else:
             error = self._requests.request_outputs.make_no_token_error(token)
-        return self._requests.finish(sequence, FinishReason.ERROR, error=error)
+        return self._requests.finish(sequence, FinishReason.ERROR, token_ids, logprobs or None, error=error)

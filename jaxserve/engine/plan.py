@@ -92,6 +92,8 @@ class DecodeBatch:
     sampling_BS           int32 [n, S], their sampling parameters as columns (sampling/columns.py).
     mode                  The sampler's mode that serves all of them.
     logprob_token_ids     Pairs (index in the batch, ids), for rows that ask for log-probabilities by id.
+    max_tokens            The most tokens that a row gets in this step. If they are several, position_B counts as many
+                          for each earlier step whose result is not known yet, and may be too high.
     """
 
     request_ids: tuple[int, ...]
@@ -102,6 +104,7 @@ class DecodeBatch:
     sampling_BS: np.ndarray
     mode: SampleMode
     logprob_token_ids: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    max_tokens: int = 1
 
     __eq__ = equal_values
 
@@ -195,15 +198,23 @@ NO_MASKS = StepMasks()
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """The sampler's output in numpy: the fields of SamplerOutput, None where the mode does not compute them."""
+    """The sampled tokens of B rows in numpy, up to K for each. Fields that the mode does not compute are None.
 
-    token_B: np.ndarray
-    logprob_B: np.ndarray | None = None
-    rank_B: np.ndarray | None = None
-    top_id_BK: np.ndarray | None = None
-    top_logprob_BK: np.ndarray | None = None
-    requested_logprob_BI: np.ndarray | None = None
-    all_logprob_BV: np.ndarray | None = None
+    token_BK   int32. A row for which no token could be sampled has NO_TOKEN or NOTHING_ALLOWED as its last one.
+    count_B    int32, the number of tokens of each row, at least 1; what is behind them has no meaning.
+
+    The other fields are those of SamplerOutput, for each token, X of the most probable ones. A beam has candidates for
+    one token.
+    """
+
+    token_BK: np.ndarray
+    count_B: np.ndarray
+    logprob_BK: np.ndarray | None = None
+    rank_BK: np.ndarray | None = None
+    top_id_BKX: np.ndarray | None = None
+    top_logprob_BKX: np.ndarray | None = None
+    requested_logprob_BKI: np.ndarray | None = None
+    all_logprob_BKV: np.ndarray | None = None
     candidate_id_BC: np.ndarray | None = None
     candidate_logprob_BC: np.ndarray | None = None
     candidate_raw_logprob_BC: np.ndarray | None = None

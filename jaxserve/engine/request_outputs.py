@@ -43,9 +43,10 @@ class RequestOutputs:
         """Count a preemption."""
         self._stats.on_preempt(self._timelines[sequence.request.request_id])
 
-    def on_token(self, sequence: Sequence, now: float) -> None:
-        """Count a new token of a sequence."""
-        self._stats.on_tokens(self._timelines[sequence.request.request_id], now)
+    def on_tokens(self, sequence: Sequence, count: int, now: float) -> None:
+        """Count new tokens of a sequence, if there are any."""
+        if count > 0:
+            self._stats.on_tokens(self._timelines[sequence.request.request_id], now, count)
 
     def on_decode(self, sequences: Iterable[Sequence], now: float) -> None:
         """Count a new token of each sequence of a decode batch."""

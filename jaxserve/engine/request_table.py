@@ -128,15 +128,18 @@ class RequestTable:
             return 0
         return num_rows + 1 + self.beams.watermark(sequence.request, is_resumed=sequence.epoch > 0)
 
-    def ensure_page(self, sequence: Sequence) -> bool:
-        """Make sure that a sequence has a page for its newest token; return False if it was preempted itself.
+    def ensure_pages(self, sequence: Sequence, num_tokens: int = 1) -> bool:
+        """Make sure that a sequence has pages for its next num_tokens tokens; return False if it was preempted itself.
 
-        If no page is free, the last of the running sequences is preempted: the youngest of the lowest priority. Rows
-        are planned in the order of `running`, so the preempted sequence is not part of the plan yet.
+        Tokens beyond its length limit need none. If no page is free, the last of the running sequences is preempted:
+        the youngest of the lowest priority. Rows are planned in the order of `running`, so the preempted sequence is
+        not part of the plan yet.
         """
-        if sequence.num_computed < len(sequence.pages) * self.page_size:
+        end = min(sequence.num_computed + num_tokens, sequence.request.max_total_tokens)
+        num_missing = -(-end // self.page_size) - len(sequence.pages)
+        if num_missing <= 0:
             return True
-        pages = self.allocate_pages(sequence, 1)
+        pages = self.allocate_pages(sequence, num_missing)
         if pages is None:
             return False
         self.rows.append_pages(sequence, pages)

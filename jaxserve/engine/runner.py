@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxserve.engine import batch
 from jaxserve.engine.executor import Executor, Logits
@@ -148,9 +149,10 @@ class Runner:
     def fetch(self, handle: StepHandle) -> StepResult:
         """Wait for the results of a step."""
         outputs = jax.device_get(handle.outputs)  # the only place that reads the device
+        vocab_size = self.executor.table.vocab_size
 
         def select(part: Sampled) -> SampledTokens:
-            return _to_sampled_tokens(outputs[part.output], part.lines)
+            return _to_sampled_tokens(outputs[part.output], part.lines, vocab_size)
 
         return StepResult(
             decode=select(handle.decode) if handle.decode else None,
@@ -242,7 +244,29 @@ def _find_row(chunk: Chunk, number: int) -> Chunk | Fork:
     return chunk.forks[number - 1] if number else chunk
 
 
-def _to_sampled_tokens(output: Any, lines: slice) -> SampledTokens:
-    """Return the real lines of a SamplerOutput of numpy arrays."""
-    arrays: dict[str, Any] = {name: getattr(output, name) for name in SampledTokens.__slots__}
-    return SampledTokens(**{name: array[lines] for name, array in arrays.items() if array is not None})
+def _to_sampled_tokens(output: Any, lines: slice, vocab_size: int) -> SampledTokens:
+    """Return some lines of a SamplerOutput of numpy arrays, which hold one token each.
+
+    vocab_size   The number of token ids, without those that only give all devices equal parts.
+    """
+
+    def select(array: np.ndarray | None) -> Any:
+        return None if array is None else array[lines]
+
+    def by_token(array: np.ndarray | None) -> Any:
+        return None if array is None else array[lines, None]
+
+    token_BK = by_token(output.token_B)
+    return SampledTokens(
+        token_BK,
+        np.ones(len(token_BK), np.int32),
+        by_token(output.logprob_B),
+        by_token(output.rank_B),
+        by_token(output.top_id_BK),
+        by_token(output.top_logprob_BK),
+        by_token(output.requested_logprob_BI),
+        None if output.all_logprob_BV is None else output.all_logprob_BV[lines, None, :vocab_size],
+        select(output.candidate_id_BC),
+        select(output.candidate_logprob_BC),
+        select(output.candidate_raw_logprob_BC),
+    )

@@ -38,6 +38,7 @@ class Scheduler:
     vocab_size               The number of token ids.
     max_logprobs             The most top log-probabilities that a step computes without those of the whole vocabulary.
     trackers                 Makes the objects that follow outputs.
+    max_tokens_per_row       The most tokens that the runner's decode steps give a row.
     clock                    Monotonic seconds.
     """
 
@@ -54,6 +55,7 @@ class Scheduler:
         max_pages_per_row: int,
         vocab_size: int,
         max_logprobs: int,
+        max_tokens_per_row: int = 1,
         trackers: TrackerFactory = NO_TRACKERS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,7 +73,7 @@ class Scheduler:
             clock=clock,
         )
         self._prefill = PrefillScheduler(self._requests, max_chunk_tokens=max_chunk_tokens, max_logprobs=max_logprobs)
-        self._decode = DecodeScheduler(self._requests, max_logprobs=max_logprobs)
+        self._decode = DecodeScheduler(self._requests, max_logprobs=max_logprobs, max_tokens_per_row=max_tokens_per_row)
         self._output_processor = OutputProcessor(self._requests)
 
     @property

@@ -119,6 +119,11 @@ class Sequence:
         """Whether a grammar or a thinking budget constrains the next token, depending on the tokens before it."""
         return self.guide is not None and not self.guide.is_unconstrained
 
+    @property
+    def needs_mask(self) -> bool:
+        """Whether some tokens are not allowed as the next one."""
+        return self.restrictions.needs_mask or self.is_below_min_tokens or self.is_guided
+
     def sample_mode(self, max_logprobs: int) -> SampleMode:
         """Return the cheapest sampler mode that serves the next token if it has no mask.
 

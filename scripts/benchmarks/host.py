@@ -90,7 +90,7 @@ def _decoding(rows: int) -> Engine:
 
 
 def _tokens(n: int) -> SampledTokens:
-    return SampledTokens(np.full(n, 7, np.int32))
+    return SampledTokens(np.full((n, 1), 7, np.int32), np.ones(n, np.int32))
 
 
 class TimedCalls:

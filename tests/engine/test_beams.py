@@ -56,9 +56,8 @@ def test_it_finds_what_a_search_without_shortcuts_finds(n, divisor, repetition, 
 def table(*rows):
     """Continuations of each live beam: {token: probability}, written best first."""
     ids, logprobs = (np.array([list(part(row)) for row in rows]) for part in (dict.keys, dict.values))
-    return SampledTokens(
-        np.zeros(len(rows)), candidate_id_BC=ids, candidate_logprob_BC=np.log(logprobs).astype(np.float32)
-    )
+    tokens, count = np.zeros((len(rows), 1)), np.ones(len(rows))
+    return SampledTokens(tokens, count, candidate_id_BC=ids, candidate_logprob_BC=np.log(logprobs).astype(np.float32))
 
 
 def lives(tree):

@@ -21,12 +21,11 @@ class Life(RuleBasedStateMachine):
         chunk=st.sampled_from([4, 8, 16]),
         overlap=st.booleans(),
         prefix=st.booleans(),
+        max_tokens_per_row=st.integers(1, 2),
     )
-    def open(self, num_pages, max_num_seqs, pages_per_step, chunk, overlap, prefix) -> None:
+    def open(self, num_pages, max_num_seqs, pages_per_step, chunk, **settings) -> None:
         budget = max_num_seqs + PAGE * pages_per_step
-        self.world = World(
-            num_pages=num_pages, max_num_seqs=max_num_seqs, budget=budget, chunk=chunk, overlap=overlap, prefix=prefix
-        )
+        self.world = World(num_pages=num_pages, max_num_seqs=max_num_seqs, budget=budget, chunk=chunk, **settings)
         self.aborted: set[int] = set()
         self.failed: set[int] = set()
 

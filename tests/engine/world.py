@@ -35,6 +35,7 @@ class World:
     chunk: int = 16
     overlap: bool = False
     prefix: bool = True
+    max_tokens_per_row: int = 1
     outputs: dict[int, list[TokenOutput]] = field(default_factory=dict)
     plans: list[StepPlan] = field(default_factory=list)
 
@@ -45,7 +46,12 @@ class World:
         self.requests: dict[int, Request] = {}
         self.searches: dict[int, Request] = {}
         self.stats = Stats(max_model_len=self.longest)
-        self.runner = FakeRunner(num_pages=self.num_pages, page_size=PAGE, max_num_seqs=self.max_num_seqs)
+        self.runner = FakeRunner(
+            num_pages=self.num_pages,
+            page_size=PAGE,
+            max_num_seqs=self.max_num_seqs,
+            max_tokens_per_row=self.max_tokens_per_row,
+        )
         self.scheduler = Scheduler(
             self.pool,
             self.index,
@@ -57,6 +63,7 @@ class World:
             max_pages_per_row=self.num_pages,
             vocab_size=VOCAB,
             max_logprobs=NUM_TOP,
+            max_tokens_per_row=self.max_tokens_per_row,
             trackers=TRACKERS,
             clock=lambda: float(next(self.now)),
         )
