@@ -20,11 +20,9 @@ from jaxserve.structured.grammar_expr import OrExpr
 from jaxserve.structured_outputs import StructuredOutputs
 from jaxserve.text.detection import collect_facts, detect_reasoning_parser, detect_tool_parser, resolve_parser
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
-from jaxserve.text.dialects.harmony import HarmonyDialect
 from jaxserve.text.output_dialect import OutputDialect
 from jaxserve.text.output_parser import OutputParser
 from jaxserve.text.prompts import PromptRenderer
-from jaxserve.text.reasoning import encode_reasoning_end
 from jaxserve.text.tokenizer import Tokenizer
 
 CONSTRAINT_PARAM = "structured_outputs"
@@ -110,10 +108,9 @@ class OutputPlanner:
             ("reasoning_parser", self.reasoning_parser.name, REASONING_PARSERS),
         ):
             dialect = known.get(name or "")
-            if not isinstance(dialect, HarmonyDialect):
+            if dialect is None:
                 continue
-            markers = (dialect.channel, dialect.message)
-            missing = [marker for marker in markers if tokenizer.backend.token_to_id(marker) is None]
+            missing = [token for token in dialect.required_tokens if tokenizer.backend.token_to_id(token) is None]
             if missing:
                 raise BadConfig(
                     f"{field} {name!r} reads answers by the token {missing[0]}, which this model's vocabulary lacks;"
@@ -154,7 +151,7 @@ class OutputPlanner:
         dialect, reasoning, end_ids = self._dialect.reasoning, None, ()
         if dialect is not None and inside is not None and (budget is not None or (grammar and inside)):
             reasoning = ReasoningSpec(inside, is_constrained=grammar is not None)
-            end_ids = encode_reasoning_end(dialect, self._tokenizer)
+            end_ids = self._dialect.encode_reasoning_end(self._tokenizer)
         make_parser = self._parser_factory(params, spec, is_constrained)
         return OutputPlan(grammar, reasoning, end_ids, make_parser, self._dialect.control_tokens)
 
@@ -165,7 +162,7 @@ class OutputPlanner:
         """
         assert self._dialect.reasoning is not None
         inside = self._dialect.ends_in_reasoning(self._tokenizer.decode(prompt_ids))
-        end_ids = encode_reasoning_end(self._dialect.reasoning, self._tokenizer)
+        end_ids = self._dialect.encode_reasoning_end(self._tokenizer)
         return OutputPlan(reasoning=ReasoningSpec(inside), reasoning_end_ids=end_ids)
 
     def _apply_json_switches(self, constraint: StructuredOutputs | None) -> StructuredOutputs | None:

@@ -1,39 +1,18 @@
 """Parse one output from its first character: reasoning, then content and tool calls, as the dialects mark them."""
 
 from contextlib import suppress
-from typing import Protocol
 
-from jaxserve.text.call_formats.format import Functions, ToolCallSink
-from jaxserve.text.dialect import ReasoningDialect, ToolDialect
+from jaxserve.text.call_formats.format import Functions
+from jaxserve.text.dialect import OutputSink
+from jaxserve.text.marked_dialect import MarkedReasoning, MarkedTools
 from jaxserve.text.text_buffer import Emit, Malformed, Parser, TextBuffer, discard
-
-
-class OutputSink(ToolCallSink, Protocol):
-    """Receiver of the parts of an output, in their order."""
-
-    @property
-    def num_calls(self) -> int:
-        """The number of calls that have begun."""
-        ...
-
-    def add_reasoning(self, text: str) -> None:
-        """Receive a piece of the reasoning."""
-        ...
-
-    def add_content(self, text: str) -> None:
-        """Receive a piece of the content."""
-        ...
-
-    def trim_whitespace(self) -> None:
-        """Leave out the whitespace around this place: it is not content."""
-        ...
 
 
 def parse_output(
     buffer: TextBuffer,
     sink: OutputSink,
-    tools: ToolDialect | None,
-    reasoning: ReasoningDialect | None,
+    tools: MarkedTools | None,
+    reasoning: MarkedReasoning | None,
     functions: Functions,
     starts_inside: bool | None,
 ) -> Parser[None]:
@@ -67,7 +46,7 @@ def parse_output(
 
 
 def _parse_section(
-    buffer: TextBuffer, sink: OutputSink, tools: ToolDialect | None, reasoning: ReasoningDialect, functions: Functions
+    buffer: TextBuffer, sink: OutputSink, tools: MarkedTools | None, reasoning: MarkedReasoning, functions: Functions
 ) -> Parser[None]:
     """Parse the rest of a reasoning section and the marker that closes it.
 
@@ -90,7 +69,7 @@ def _parse_section(
 
 
 def _measure_reasoning(
-    buffer: TextBuffer, tools: ToolDialect, reasoning: ReasoningDialect, functions: Functions
+    buffer: TextBuffer, tools: MarkedTools, reasoning: MarkedReasoning, functions: Functions
 ) -> Parser[int]:
     """Return how many characters, from the first literal of a call on, are reasoning.
 
@@ -136,7 +115,7 @@ class _CallProbe:
 
 
 def _parse_calls(
-    buffer: TextBuffer, sink: OutputSink, tools: ToolDialect, opener: str, functions: Functions
+    buffer: TextBuffer, sink: OutputSink, tools: MarkedTools, opener: str, functions: Functions
 ) -> Parser[None]:
     """Parse calls from an opener on; text that turns out to be none is content."""
 

@@ -9,16 +9,13 @@ from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool
 from jaxserve.errors import BadConfig, InvalidParameter
 from jaxserve.structured.grammar_expr import GrammarExpr
 from jaxserve.text.call_formats.format import collect_functions, concat
-from jaxserve.text.call_formats.tagged import TaggedCalls
 from jaxserve.text.dialect import ReasoningDialect, ToolDialect, random_id
 from jaxserve.text.dialect_parser import parse_output
 from jaxserve.text.dialects import IDENTITY, REASONING_PARSERS, RESPONSE_TEMPLATE, TOOL_PARSERS
 from jaxserve.text.dialects.generic import JSON_ARRAY, bare_arguments
-from jaxserve.text.dialects.harmony import HarmonyDialect
 from jaxserve.text.escapes import Escapes
 from jaxserve.text.output_parser import OutputParser
-from jaxserve.text.prompt_reasoning import find_reasoning_section
-from jaxserve.text.reasoning import EscapedVocabulary, ReasoningState, create_initial_state
+from jaxserve.text.reasoning import EscapedVocabulary, ReasoningState
 from jaxserve.text.response_template import ResponseTemplateDialect
 from jaxserve.text.text_buffer import Parser, TextBuffer
 from jaxserve.text.tokenizer import Tokenizer
@@ -33,8 +30,8 @@ class OutputDialect:
     response_template   The checkpoint's own description, where outputs are parsed by it.
     """
 
-    tools: ToolDialect | HarmonyDialect | None
-    reasoning: ReasoningDialect | HarmonyDialect | None
+    tools: ToolDialect | None
+    reasoning: ReasoningDialect | None
     _escapes: Escapes
     _special_tokens: tuple[str, ...]
     response_template: ResponseTemplateDialect | None = None
@@ -66,15 +63,15 @@ class OutputDialect:
     @classmethod
     def from_dialects(
         cls,
-        tools: ToolDialect | HarmonyDialect | None,
-        reasoning: ReasoningDialect | HarmonyDialect | None,
+        tools: ToolDialect | None,
+        reasoning: ReasoningDialect | None,
         special_tokens: Mapping[str, int],
     ) -> "OutputDialect":
         """Bind dialects to a tokenizer.
 
         special_tokens: the tokens that skip_special_tokens hides, text → id.
         """
-        tools = tools.adapt_to(special_tokens) if isinstance(tools, ToolDialect) else tools
+        tools = None if tools is None else tools.adapt_to(special_tokens)
         return cls(tools, reasoning, Escapes.from_dialects(special_tokens, tools, reasoning), tuple(special_tokens))
 
     @classmethod
@@ -118,19 +115,11 @@ class OutputDialect:
         reasoning = self.reasoning
         if reasoning is None or ((is_constrained or spec.requires_tool_call) and not spec.include_reasoning):
             return None
-        if isinstance(reasoning, HarmonyDialect):
-            return False
-        section = find_reasoning_section(spec.prompt_text, reasoning.open, reasoning.close, self._special_tokens)
-        if section is None and reasoning.is_enabled(spec):
-            return reasoning.starts_inside
-        return True if section == "open" else None  # a section is open even if the template was told not to open one
+        return reasoning.begins_inside(spec, self._special_tokens)
 
     def ends_in_reasoning(self, text: str) -> bool:
-        """Whether a text ends within a reasoning section; never in Harmony, where every message has a header."""
-        reasoning = self.reasoning
-        if reasoning is None or isinstance(reasoning, HarmonyDialect):
-            return False
-        return find_reasoning_section(text, reasoning.open, reasoning.close, self._special_tokens) == "open"
+        """Whether a text ends within its reasoning."""
+        return self.reasoning is not None and self.reasoning.ends_inside(text, self._special_tokens)
 
     def create_parser(
         self, spec: ChatOutputSpec, *, is_constrained: bool = False, skip_special_tokens: bool = True
@@ -141,7 +130,7 @@ class OutputDialect:
         """
         unescaped = {char: "" if skip_special_tokens else text for text, char in self._escapes.chars.items()}
         tools = self._tools(spec)
-        new_id = tools.new_id if isinstance(tools, ToolDialect) else random_id
+        new_id = random_id if tools is None else tools.new_id
         inside = self.starts_in_reasoning(spec, is_constrained)
         has_calls = self.tools is not None or (self.response_template is not None and self.response_template.has_calls)
         is_free = has_calls and spec.tool_choice == "auto" and not is_constrained
@@ -151,14 +140,15 @@ class OutputDialect:
     def load_schemas(self, spec: ChatOutputSpec) -> None:
         """Parse the tools' schemas, which may take tenths of a second, where arguments get their types from them."""
         tools = self._tools(spec)
-        needs_schemas = isinstance(tools, ToolDialect) and isinstance(tools.format, TaggedCalls)
-        for function in collect_functions(spec.tools).values() if needs_schemas else ():
+        if tools is None or not tools.has_typed_arguments:
+            return
+        for function in collect_functions(spec.tools).values():
             function.parameter_type("")
 
     def _parse(
         self,
         spec: ChatOutputSpec,
-        tools: ToolDialect | HarmonyDialect | None,
+        tools: ToolDialect | None,
         inside: bool | None,
         buffer: TextBuffer,
         parser: OutputParser,
@@ -170,12 +160,11 @@ class OutputDialect:
         if self.response_template is not None and (self.tools is not None or not spec.requires_tool_call):
             has_tools = bool(spec.tools) and spec.tool_choice != "none"
             return self.response_template.parse_output(buffer, parser, declared, spec.prompt_text, has_tools)
-        tools, reasoning = self._escapes.escape(tools), self._escapes.escape(self.reasoning)
-        if isinstance(tools, HarmonyDialect):
-            return tools.parse_output(buffer, parser, declared, True)
-        if isinstance(reasoning, HarmonyDialect):
-            return reasoning.parse_output(buffer, parser, declared, False)
-        return parse_output(buffer, parser, tools, reasoning, declared, inside)
+        escaped_tools, escaped_reasoning = self._escapes.escape(tools), self._escapes.escape(self.reasoning)
+        for dialect, has_tools in ((escaped_tools, True), (escaped_reasoning, False)):
+            if dialect is not None and dialect.output_parser is not None:
+                return dialect.output_parser.parse_output(buffer, parser, declared, spec.prompt_text, has_tools)
+        return parse_output(buffer, parser, escaped_tools, escaped_reasoning, declared, inside)  # both are marked
 
     def build_expr(self, spec: ChatOutputSpec, *, is_constrained: bool = False) -> GrammarExpr | None:
         """Return a grammar for an output after its reasoning; None where it is free.
@@ -215,8 +204,9 @@ class OutputDialect:
 
     def wrap_content(self, expr: GrammarExpr) -> GrammarExpr:
         """Return a grammar for this content and what the model writes before it to mark it as content."""
-        harmony = self._harmony
-        return expr if harmony is None else harmony.wrap_content(expr)
+        headers = (dialect.content_header for dialect in (self.tools, self.reasoning) if dialect is not None)
+        header = next(filter(None, headers), "")
+        return concat(header, expr) if header else expr
 
     def add_optional_reasoning(self, expr: GrammarExpr) -> GrammarExpr:
         """Return a grammar for reasoning, which the model may leave out, and then this output."""
@@ -224,21 +214,25 @@ class OutputDialect:
             return expr
         return concat(self.reasoning.section_expr(), expr)
 
-    @property
-    def _harmony(self) -> HarmonyDialect | None:
-        return next((dialect for dialect in (self.tools, self.reasoning) if isinstance(dialect, HarmonyDialect)), None)
-
     def start_reasoning(self, tokenizer: Tokenizer, *, inside: bool, is_constrained: bool) -> ReasoningState:
-        """Return the state before the first token of an output; see `create_initial_state`.
+        """Return the state before the first token of an output; see ReasoningDialect.create_state.
 
         The model must have a reasoning dialect.
         """
         assert self.reasoning is not None
         vocabulary = EscapedVocabulary(tokenizer, self.control_tokens)
-        dialect = self._escapes.escape(self.reasoning)
-        return create_initial_state(dialect, vocabulary, inside=inside, is_constrained=is_constrained)
+        dialect: ReasoningDialect = self._escapes.escape(self.reasoning)
+        return dialect.create_state(vocabulary, inside=inside, is_constrained=is_constrained)
 
-    def _tools(self, spec: ChatOutputSpec) -> ToolDialect | HarmonyDialect | None:
+    def encode_reasoning_end(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """Return the tokens that end the reasoning, which are forced when a thinking budget is used up.
+
+        The model must have a reasoning dialect.
+        """
+        assert self.reasoning is not None
+        return tuple(tokenizer.encode(self.reasoning.end_marker, add_special_tokens=False))
+
+    def _tools(self, spec: ChatOutputSpec) -> ToolDialect | None:
         """Return the dialect of the calls in this output. Where a call is required, there always is one."""
         if not spec.tools or spec.tool_choice == "none":
             return None

@@ -7,12 +7,22 @@ the output parser sees them, as private-use characters; other special tokens hav
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from jaxserve.text.dialect import ReasoningDialect
-from jaxserve.text.dialects.harmony import HarmonyDialect
 from jaxserve.text.tokenizer import Tokenizer
 
-_MAX_HEADER_BYTES = 64
+
+class ReasoningState(Protocol):
+    """A state within the reasoning of an output, or before it."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the next token is part of the reasoning."""
+        ...
+
+    def advance(self, token_id: int) -> "ReasoningState | None":
+        """Return the state after this token; None: the reasoning has ended, or there is none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,70 +97,3 @@ class BeforeReasoning:
         if text.startswith(self.openers):
             return self.inside
         return replace(self, text=text) if any(opener.startswith(text) for opener in self.openers) else None
-
-
-@dataclass(frozen=True, slots=True)
-class HarmonyReasoning:
-    """The state in harmony messages: the reasoning ends where a message begins that is not on the analysis channel.
-
-    vocabulary   The tokens' bytes.
-    dialect      The markers of the messages.
-    header       The bytes so far of a message's header; None: inside a message.
-    """
-
-    vocabulary: EscapedVocabulary
-    dialect: HarmonyDialect
-    header: bytes | None = b""
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether the next token is part of a reasoning message."""
-        return self.header is None
-
-    def advance(self, token_id: int) -> "HarmonyReasoning | None":
-        """Return the state after this token; None: the reasoning has ended."""
-        text, dialect = self.vocabulary.token_bytes(token_id), self.dialect
-        if self.header is None:
-            return replace(self, header=b"") if text.decode("utf-8", "replace") in dialect.ends else self
-        if text == dialect.message.encode():
-            channel = self.header.rpartition(dialect.channel.encode())[2].strip()
-            return replace(self, header=None) if channel.startswith(b"analysis") else None
-        return replace(self, header=(self.header + text)[-_MAX_HEADER_BYTES:])
-
-
-ReasoningState = InsideReasoning | BeforeReasoning | HarmonyReasoning
-
-
-def create_initial_state(
-    dialect: ReasoningDialect | HarmonyDialect, vocabulary: EscapedVocabulary, *, inside: bool, is_constrained: bool
-) -> ReasoningState:
-    """Return the state before the first token of an output.
-
-    dialect          The dialect with the characters of `vocabulary` for its special tokens.
-    vocabulary       The tokens' bytes.
-    inside           The output begins in a section, which the prompt has opened or the model need not open.
-    is_constrained   A grammar holds after the reasoning. Calls that the model begins inside a section do not end it
-                     then, since their first marker would be missing where the grammar begins.
-    """
-    if isinstance(dialect, HarmonyDialect):
-        return HarmonyReasoning(vocabulary, dialect)
-    closing = dialect.close if is_constrained else (*dialect.close, *dialect.call_starts)
-    section = InsideReasoning(vocabulary, _strip_and_encode(closing))
-    return section if inside else BeforeReasoning(section, _strip_and_encode(dialect.open))
-
-
-def encode_reasoning_end(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the tokens that end a section, which are forced when a thinking budget is used up.
-
-    dialect: with its special tokens as texts, not as private-use characters.
-    """
-    if isinstance(dialect, HarmonyDialect):
-        marker = f"{dialect.ends[0]}{dialect.start}assistant{dialect.channel}final{dialect.message}"
-    else:
-        marker = dialect.close[0]
-    return tuple(tokenizer.encode(marker, add_special_tokens=False))
-
-
-def _strip_and_encode(markers: tuple[str, ...]) -> tuple[bytes, ...]:
-    """Encode markers without the whitespace at their ends, which is free."""
-    return tuple(marker.strip().encode() for marker in markers)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from jaxserve.errors import BadCheckpoint
 from jaxserve.text.call_formats.format import Functions, FunctionSpec
 from jaxserve.text.call_formats.json_calls import JsonCalls, stream_arguments
-from jaxserve.text.dialect import ReasoningDialect, ToolDialect
-from jaxserve.text.dialect_parser import OutputSink, parse_calls_or_content
+from jaxserve.text.dialect import OutputSink
+from jaxserve.text.dialect_parser import parse_calls_or_content
 from jaxserve.text.incremental_json import dump_json, parse_json
+from jaxserve.text.marked_dialect import MarkedReasoning, MarkedTools
 from jaxserve.text.response_regions import Region, RegionParser, StrippedEmitter
 from jaxserve.text.text_buffer import Malformed, Parser, TextBuffer, discard
 
@@ -50,13 +51,13 @@ class ResponseTemplateDialect:
             raise BadCheckpoint(f"The checkpoint's response_template cannot be used: {error}") from error
 
     @property
-    def tools(self) -> ToolDialect | None:
+    def tools(self) -> MarkedTools | None:
         """A dialect for grammars of its calls, if they are JSON between literals; None otherwise."""
         field = self.template.fields.get(_CALLS)
         format = None if field is None else _json_calls(field)
         if not self.has_calls or field is None or format is None or not field.open_literals or not field.close_literals:
             return None
-        return ToolDialect(
+        return MarkedTools(
             format=format,
             open=(field.open_literals[0],),
             close=field.close_literals[0],
@@ -65,12 +66,12 @@ class ResponseTemplateDialect:
         )
 
     @property
-    def reasoning(self) -> ReasoningDialect | None:
+    def reasoning(self) -> MarkedReasoning | None:
         """A dialect of its reasoning, if that stands between literals; None otherwise."""
         for name in _REASONING if self.has_reasoning else ():
             field = self.template.fields.get(name)
             if field and field.open_literals and field.close_literals:
-                return ReasoningDialect(
+                return MarkedReasoning(
                     open=tuple(field.open_literals), close=tuple(field.close_literals), starts_inside=False
                 )
         return None

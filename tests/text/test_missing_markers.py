@@ -7,8 +7,8 @@ import pytest
 
 from jaxserve.outputs import FinishReason
 from jaxserve.text.call_formats.tagged import TaggedCalls
-from jaxserve.text.dialect import ToolDialect
 from jaxserve.text.dialects import TOOL_PARSERS
+from jaxserve.text.marked_dialect import MarkedTools
 from tests.text.call_writers import WRITERS
 from tests.text.parsing import collect, cuts, dialect, output_spec, parse, tool
 
@@ -25,7 +25,7 @@ PARSERS = sorted(name for name, found in TOOL_PARSERS.items() if found is not No
 TAGGED = {
     name: (found, found.format)
     for name, found in TOOL_PARSERS.items()
-    if isinstance(found, ToolDialect) and isinstance(found.format, TaggedCalls)
+    if isinstance(found, MarkedTools) and isinstance(found.format, TaggedCalls)
 }
 CLOSING = {"name_end", "end", "ends", "value_end", "key_end", "close"}
 

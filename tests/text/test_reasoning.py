@@ -10,10 +10,11 @@ from tokenizers import AddedToken
 
 from jaxserve.text.detokenizer import create_detokenizer
 from jaxserve.text.dialect import ReasoningDialect
-from jaxserve.text.dialects.harmony import HARMONY, HarmonyDialect
+from jaxserve.text.dialects.harmony import HARMONY
 from jaxserve.text.dialects.reasoning import GEMMA4, MISTRAL, QWEN3
+from jaxserve.text.marked_dialect import MarkedReasoning
 from jaxserve.text.output_dialect import OutputDialect
-from jaxserve.text.reasoning import InsideReasoning, ReasoningState, encode_reasoning_end
+from jaxserve.text.reasoning import InsideReasoning, ReasoningState
 from jaxserve.text.tokenizer import Tokenizer
 from tests.text.tiny_tokenizers import byte_fallback_backend, byte_level_backend, make, words_backend
 
@@ -22,18 +23,18 @@ TOKENIZERS = {
     "byte fallback": make(byte_fallback_backend(), "</s>"),
 }
 BYTES = TOKENIZERS["byte level"]
-THINK = ReasoningDialect()
+THINK = MarkedReasoning()
 
 
 def inside(dialect: ReasoningDialect, tokenizer: Tokenizer, *, is_constrained: bool = False) -> ReasoningState:
     return bound(dialect, tokenizer).start_reasoning(tokenizer, inside=True, is_constrained=is_constrained)
 
 
-def before(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> ReasoningState:
+def before(dialect: ReasoningDialect, tokenizer: Tokenizer) -> ReasoningState:
     return bound(dialect, tokenizer).start_reasoning(tokenizer, inside=False, is_constrained=False)
 
 
-def bound(dialect: ReasoningDialect | HarmonyDialect, tokenizer: Tokenizer) -> OutputDialect:
+def bound(dialect: ReasoningDialect, tokenizer: Tokenizer) -> OutputDialect:
     return OutputDialect.from_dialects(None, dialect, {tokenizer.piece(id): id for id in tokenizer.special_ids})
 
 
@@ -167,18 +168,18 @@ def test_in_harmony_the_message_decides(text, ended):
     tokenizer = with_specials("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
     assert ends(before(HARMONY, tokenizer), tokenizer, text) is ended
     place = before(HARMONY, tokenizer)
-    forced = [*tokenizer.encode(ANALYSIS), *encode_reasoning_end(HARMONY, tokenizer)]
+    forced = [*tokenizer.encode(ANALYSIS), *bound(HARMONY, tokenizer).encode_reasoning_end(tokenizer)]
     assert num_thought(place, forced) == len(forced)
 
 
 def test_the_tokens_of_a_marker_make_it():
     special = with_specials("[THINK]", "[/THINK]")
     assert (
-        encode_reasoning_end(MISTRAL, special) == tuple(special.encode("[/THINK]"))
-        and len(encode_reasoning_end(MISTRAL, special)) == 1
+        bound(MISTRAL, special).encode_reasoning_end(special) == tuple(special.encode("[/THINK]"))
+        and len(bound(MISTRAL, special).encode_reasoning_end(special)) == 1
     )
     for tokenizer in TOKENIZERS.values():
-        found = encode_reasoning_end(THINK, tokenizer)
+        found = bound(THINK, tokenizer).encode_reasoning_end(tokenizer)
         assert num_thought(inside(THINK, tokenizer), list(found)) == len(found)
 
 
@@ -188,7 +189,9 @@ def counted(place: ReasoningState, tokenizer: Tokenizer, text: str) -> list[int]
     for at, token_id in enumerate(tokenizer.encode(text, add_special_tokens=False)):
         if place.is_inside:
             found.append(at)
-        place = place.advance(token_id)
+        after = place.advance(token_id)
+        assert after is not None, "the reasoning has ended"
+        place = after
     return found
 
 

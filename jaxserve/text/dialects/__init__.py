@@ -18,12 +18,11 @@ from jaxserve.text.dialects import (
     qwen,
     reasoning,
 )
-from jaxserve.text.dialects.harmony import HarmonyDialect
 
 RESPONSE_TEMPLATE = "hf"  # outputs are parsed by the checkpoint's own response_template, so it has no dialect here
 IDENTITY = "identity"  # no reasoning is parsed
 
-TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect | None] = {
+TOOL_PARSERS: Mapping[str, ToolDialect | None] = {
     "cohere_command3": others.COHERE,
     "deepseek_v3": deepseek.V3,
     "deepseek_v31": deepseek.V31,
@@ -70,7 +69,7 @@ TOOL_PARSERS: Mapping[str, ToolDialect | HarmonyDialect | None] = {
     "xlam": others.XLAM,
 }
 
-REASONING_PARSERS: Mapping[str, ReasoningDialect | HarmonyDialect | None] = {
+REASONING_PARSERS: Mapping[str, ReasoningDialect | None] = {
     "cohere_command3": reasoning.COHERE,
     "deepseek_r1": reasoning.THINK,
     "deepseek_v3": reasoning.OFF_BY_DEFAULT,

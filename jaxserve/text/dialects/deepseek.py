@@ -2,11 +2,11 @@
 
 from jaxserve.text.call_formats.named_json import NamedJson
 from jaxserve.text.call_formats.tagged import TaggedCalls
-from jaxserve.text.dialect import ToolDialect
+from jaxserve.text.marked_dialect import MarkedTools
 
 _OPEN, _CLOSE = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 
-V3 = ToolDialect(
+V3 = MarkedTools(
     format=NamedJson(
         begin="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
         name_end="\n```json\n",
@@ -16,15 +16,15 @@ V3 = ToolDialect(
     close=_CLOSE,
     call_separator="\n",
 )
-V31 = ToolDialect(
+V31 = MarkedTools(
     format=NamedJson(begin="<｜tool▁call▁begin｜>", name_end="<｜tool▁sep｜>", end="<｜tool▁call▁end｜>"),
     open=(_OPEN,),
     close=_CLOSE,
 )
 
 
-def _dsml(section: str) -> ToolDialect:
-    return ToolDialect(
+def _dsml(section: str) -> MarkedTools:
+    return MarkedTools(
         format=TaggedCalls(
             begin='<｜DSML｜invoke name="',
             name_end='">\n',

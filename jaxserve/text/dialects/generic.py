@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from jaxserve.structured.grammar_expr import GrammarExpr
 from jaxserve.text.call_formats.format import Functions, FunctionSpec, ToolCallSink
 from jaxserve.text.call_formats.json_calls import JsonCalls, stream_arguments
-from jaxserve.text.dialect import ToolDialect
+from jaxserve.text.marked_dialect import MarkedTools
 from jaxserve.text.text_buffer import Parser, TextBuffer
 
-JSON_ARRAY = ToolDialect(format=JsonCalls(arguments_keys=("parameters", "arguments")), unmarked_start="[", is_list=True)
+JSON_ARRAY = MarkedTools(format=JsonCalls(arguments_keys=("parameters", "arguments")), unmarked_start="[", is_list=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,6 @@ class _BareArguments:
         return function.arguments_expr
 
 
-def bare_arguments(name: str) -> ToolDialect:
+def bare_arguments(name: str) -> MarkedTools:
     """Return the dialect in which an output is the arguments of this function."""
-    return ToolDialect(format=_BareArguments(name), unmarked_start="{")
+    return MarkedTools(format=_BareArguments(name), unmarked_start="{")

@@ -1,11 +1,11 @@
 """GLM 4.5 and later: a name, then keys and values in tags of their own."""
 
 from jaxserve.text.call_formats.tagged import TaggedCalls
-from jaxserve.text.dialect import ToolDialect
+from jaxserve.text.marked_dialect import MarkedTools
 
 
-def _glm(newline: str) -> ToolDialect:
-    return ToolDialect(
+def _glm(newline: str) -> MarkedTools:
+    return MarkedTools(
         format=TaggedCalls(
             begin="",
             name_end=newline,

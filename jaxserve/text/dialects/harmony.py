@@ -5,23 +5,27 @@ Source: https://github.com/openai/harmony
 """
 
 import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from jaxserve.chat_output_spec import NamedTool, ToolChoice
+from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool, ToolChoice
 from jaxserve.structured.grammar_expr import FreeText, GrammarExpr, OrExpr, RepeatExpr
 from jaxserve.text.call_formats.format import Functions, FunctionSpec, concat
 from jaxserve.text.call_formats.json_calls import stream_arguments
-from jaxserve.text.dialect_parser import OutputSink, content_emitter, parse_calls_or_content
+from jaxserve.text.dialect import OutputSink, random_id
+from jaxserve.text.dialect_parser import content_emitter, parse_calls_or_content
+from jaxserve.text.reasoning import EscapedVocabulary, ReasoningState
 from jaxserve.text.text_buffer import Parser, TextBuffer
 
 _RECIPIENT = re.compile(r"to=([\w.:/$@-]+)")
 _WORD = re.compile(r"\s*(\w*)")
 _FUNCTIONS = "functions."
+_MAX_HEADER_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HarmonyDialect:
-    """The special tokens of OpenAI's harmony format.
+    """The special tokens of OpenAI's harmony format, which is a dialect of calls and of reasoning in one.
 
     start, channel, constrain, message   Begin a message, its channel, the type of its content, and the content.
     ends                                 Each of these ends a message; a grammar writes the first.
@@ -33,7 +37,60 @@ class HarmonyDialect:
     message: str = "<|message|>"
     ends: tuple[str, ...] = ("<|end|>", "<|call|>", "<|return|>")
 
-    def parse_output(self, buffer: TextBuffer, sink: OutputSink, functions: Functions, has_tools: bool) -> Parser[None]:
+    @property
+    def new_id(self) -> Callable[[str, int], str]:
+        """Random ids: messages have none."""
+        return random_id
+
+    @property
+    def required_tokens(self) -> tuple[str, ...]:
+        """The tokens by which an output is split into messages."""
+        return (self.channel, self.message)
+
+    @property
+    def content_header(self) -> str:
+        """The header of a message on the final channel."""
+        return f"{self.channel}final{self.message}"
+
+    @property
+    def end_marker(self) -> str:
+        """The end of a reasoning message, and the header of the content."""
+        return f"{self.ends[0]}{self.start}assistant{self.content_header}"
+
+    @property
+    def efforts(self) -> tuple[str, ...]:
+        """The efforts that gpt-oss was trained with."""
+        return ("low", "medium", "high")
+
+    @property
+    def has_typed_arguments(self) -> bool:
+        """Whether arguments get their types from schemas: they are JSON already."""
+        return False
+
+    @property
+    def output_parser(self) -> "HarmonyDialect":
+        """The dialect itself: messages of all kinds follow one another."""
+        return self
+
+    def adapt_to(self, special_tokens: Collection[str]) -> "HarmonyDialect":
+        """Return the dialect, which is the same for every tokenizer."""
+        return self
+
+    def begins_inside(self, spec: ChatOutputSpec, special_tokens: Collection[str]) -> bool:
+        """Whether an output begins within a message: never, since every message has a header."""
+        return False
+
+    def ends_inside(self, text: str, special_tokens: Collection[str]) -> bool:
+        """Whether a text that is continued ends within reasoning: the next message has a header."""
+        return False
+
+    def create_state(self, vocabulary: EscapedVocabulary, *, inside: bool, is_constrained: bool) -> ReasoningState:
+        """Return the state before the header of the first message."""
+        return HarmonyReasoning(vocabulary, self)
+
+    def parse_output(
+        self, buffer: TextBuffer, sink: OutputSink, functions: Functions, prompt: str, has_tools: bool
+    ) -> Parser[None]:
         """Parse a whole output, message by message."""
         seen_kinds: set[str] = set()
         while True:
@@ -90,21 +147,46 @@ class HarmonyDialect:
         is_free = choice == "auto"
         declared = [replace(function, is_enforced=not is_free or function.is_strict) for function in functions.values()]
         calls = OrExpr(tuple(map(self._call_expr, declared)))
-        return OrExpr((calls, self.wrap_content(FreeText()))) if is_free else calls
+        return OrExpr((calls, concat(self.content_header, FreeText()))) if is_free else calls
 
     def _call_expr(self, function: FunctionSpec) -> GrammarExpr:
         header = f"{self.channel}commentary to={_FUNCTIONS}{function.name} {self.constrain}json{self.message}"
         return concat(header, function.arguments_expr)
-
-    def wrap_content(self, expr: GrammarExpr) -> GrammarExpr:
-        """Return a grammar for this content with its header."""
-        return concat(f"{self.channel}final{self.message}", expr)
 
     def section_expr(self) -> GrammarExpr:
         """Return a grammar for any number of reasoning messages, and the start of the message after them."""
         end = self.ends[0]
         header = f"{self.channel}analysis{self.message}"
         return RepeatExpr(concat(header, FreeText((end,)), f"{end}{self.start}assistant"))
+
+
+@dataclass(frozen=True, slots=True)
+class HarmonyReasoning:
+    """The state in harmony messages: the reasoning ends where a message begins that is not on the analysis channel.
+
+    vocabulary   The tokens' bytes.
+    dialect      The markers of the messages.
+    header       The bytes so far of a message's header; None: inside a message.
+    """
+
+    vocabulary: EscapedVocabulary
+    dialect: HarmonyDialect
+    header: bytes | None = b""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the next token is part of a reasoning message."""
+        return self.header is None
+
+    def advance(self, token_id: int) -> "HarmonyReasoning | None":
+        """Return the state after this token; None: the reasoning has ended."""
+        text, dialect = self.vocabulary.token_bytes(token_id), self.dialect
+        if self.header is None:
+            return replace(self, header=b"") if text.decode("utf-8", "replace") in dialect.ends else self
+        if text == dialect.message.encode():
+            channel = self.header.rpartition(dialect.channel.encode())[2].strip()
+            return replace(self, header=None) if channel.startswith(b"analysis") else None
+        return replace(self, header=(self.header + text)[-_MAX_HEADER_BYTES:])
 
 
 HARMONY = HarmonyDialect()

@@ -1,9 +1,10 @@
 """Kimi K2: special tokens around a numbered name and JSON arguments."""
 
 from jaxserve.text.call_formats.named_json import NamedJson
-from jaxserve.text.dialect import ToolDialect, numbered_id
+from jaxserve.text.dialect import numbered_id
+from jaxserve.text.marked_dialect import MarkedTools
 
-KIMI_K2 = ToolDialect(
+KIMI_K2 = MarkedTools(
     format=NamedJson(
         begin="<|tool_call_begin|>",
         prefix="functions.",

@@ -3,9 +3,9 @@
 from jaxserve.text.call_formats.json_calls import JsonCalls
 from jaxserve.text.call_formats.literal_calls import LiteralCalls
 from jaxserve.text.call_formats.python_literals import PythonLiterals
-from jaxserve.text.dialect import ToolDialect
+from jaxserve.text.marked_dialect import MarkedTools
 
-JSON = ToolDialect(
+JSON = MarkedTools(
     format=JsonCalls(arguments_keys=("parameters", "arguments"), is_unmarked=True),
     open=("", "<|python_tag|>"),
     call_separator="; ",
@@ -18,9 +18,9 @@ _LINES = LiteralCalls(
     open="(", equals="=", close=")", ends=("</function_calls>",), literals=PythonLiterals(), is_one_per_line=True
 )
 
-PYTHONIC = ToolDialect(format=_PYTHON, unmarked_start="[", is_list=True)
-LLAMA4_PYTHONIC = ToolDialect(
+PYTHONIC = MarkedTools(format=_PYTHON, unmarked_start="[", is_list=True)
+LLAMA4_PYTHONIC = MarkedTools(
     format=_PYTHON, open=("", "<|python_start|>"), close="<|python_end|>", unmarked_start="[", is_list=True
 )
-LFM2 = ToolDialect(format=_PYTHON, open=("<|tool_call_start|>",), close="<|tool_call_end|>", is_list=True)
-OLMO3 = ToolDialect(format=_LINES, open=("<function_calls>",), close="</function_calls>", call_separator="\n")
+LFM2 = MarkedTools(format=_PYTHON, open=("<|tool_call_start|>",), close="<|tool_call_end|>", is_list=True)
+OLMO3 = MarkedTools(format=_LINES, open=("<function_calls>",), close="</function_calls>", call_separator="\n")

@@ -1,11 +1,11 @@
 """MiniMax M2 and Dots: invocations with named parameters in tags."""
 
 from jaxserve.text.call_formats.tagged import TaggedCalls
-from jaxserve.text.dialect import ToolDialect
+from jaxserve.text.marked_dialect import MarkedTools
 
 
-def _invocations(open: str, close: str) -> ToolDialect:
-    return ToolDialect(
+def _invocations(open: str, close: str) -> MarkedTools:
+    return MarkedTools(
         format=TaggedCalls(
             begin='<invoke name="',
             name_end='">\n',

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from jaxserve.structured.grammar_expr import GrammarExpr
 from jaxserve.text.call_formats.format import Functions, FunctionSpec, ToolCallSink, concat, is_plain_name
 from jaxserve.text.call_formats.json_calls import JsonCalls, stream_arguments
-from jaxserve.text.dialect import ToolDialect, short_id
+from jaxserve.text.dialect import short_id
+from jaxserve.text.marked_dialect import MarkedTools
 from jaxserve.text.text_buffer import Parser, TextBuffer
 
 
@@ -45,8 +46,8 @@ class _MistralCalls:
         return self.json.build_expr(function)
 
 
-_LISTED = ToolDialect(format=_MistralCalls(is_named=False), open=("[TOOL_CALLS]",), is_list=True, new_id=short_id)
-MISTRAL = ToolDialect(
+_LISTED = MarkedTools(format=_MistralCalls(is_named=False), open=("[TOOL_CALLS]",), is_list=True, new_id=short_id)
+MISTRAL = MarkedTools(
     format=_MistralCalls(is_named=True),
     open=("[TOOL_CALLS]",),
     section_separator="",

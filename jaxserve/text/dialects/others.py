@@ -2,22 +2,22 @@
 
 from jaxserve.text.call_formats.json_calls import JsonCalls
 from jaxserve.text.call_formats.tagged import TaggedCalls
-from jaxserve.text.dialect import ToolDialect
+from jaxserve.text.marked_dialect import MarkedTools
 
-INTERNLM = ToolDialect(
+INTERNLM = MarkedTools(
     format=JsonCalls(arguments_keys=("parameters", "arguments")),
     open=("<|action_start|><|plugin|>",),
     close="<|action_end|>",
     section_separator="\n",
 )
-PHI4_MINI = ToolDialect(format=JsonCalls(), open=("functools",), is_list=True)
-XLAM = ToolDialect(
+PHI4_MINI = MarkedTools(format=JsonCalls(), open=("functools",), is_list=True)
+XLAM = MarkedTools(
     format=JsonCalls(is_unmarked=True),
     open=("", "```json", "[TOOL_CALLS]", "<tool_call>"),
     unmarked_start="[",
     is_list=True,
 )
-STEP3 = ToolDialect(
+STEP3 = MarkedTools(
     format=TaggedCalls(
         begin='<steptml:invoke name="',
         name_end='">',
@@ -31,16 +31,16 @@ STEP3 = ToolDialect(
     open=("<｜tool_calls_begin｜>", "<｜tool_call_begin｜>", "function<｜tool_sep｜>"),
     close="<｜tool_calls_end｜>",
 )
-COHERE = ToolDialect(
+COHERE = MarkedTools(
     format=JsonCalls(name_keys=("tool_name",), arguments_keys=("parameters",)),
     open=("<|START_ACTION|>",),
     close="<|END_ACTION|>",
     is_list=True,
 )
-GIGACHAT3 = ToolDialect(
+GIGACHAT3 = MarkedTools(
     format=JsonCalls(), open=("<|function_call|>", "function call<|role_sep|>\n"), section_separator="\n"
 )
-HUNYUAN_V3 = ToolDialect(
+HUNYUAN_V3 = MarkedTools(
     format=TaggedCalls(
         begin="<tool_call>",
         name_end="<tool_sep>\n",
@@ -53,7 +53,7 @@ HUNYUAN_V3 = ToolDialect(
     open=("<tool_calls>\n",),
     close="</tool_calls>",
 )
-MINICPM5 = ToolDialect(
+MINICPM5 = MarkedTools(
     format=TaggedCalls(
         begin='<function name="',
         name_end='">',

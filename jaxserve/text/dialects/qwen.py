@@ -1,11 +1,11 @@
 """Functions and parameters in tags, as in Qwen3-Coder; Seed-OSS and MiMo write the same in other wrappers."""
 
 from jaxserve.text.call_formats.tagged import TaggedCalls
-from jaxserve.text.dialect import ToolDialect
+from jaxserve.text.marked_dialect import MarkedTools
 
 
-def _functions(open: str, close: str, newline: str = "\n") -> ToolDialect:
-    return ToolDialect(
+def _functions(open: str, close: str, newline: str = "\n") -> MarkedTools:
+    return MarkedTools(
         format=TaggedCalls(
             begin="<function=",
             name_end=">" + newline,

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from jaxserve.text.dialect import ReasoningDialect
+from jaxserve.text.marked_dialect import MarkedReasoning
 
-THINK = ReasoningDialect()
+THINK = MarkedReasoning()
 SWITCHABLE = replace(THINK, is_switchable=True)
 OFF_BY_DEFAULT = replace(THINK, is_off_by_default=True)
 OPENED = replace(THINK, starts_inside=False)
