@@ -5,12 +5,14 @@ from typing import Any
 from jaxserve import TextDelta
 from server.chat_message import MessageRenderer
 from server.config import ServerConfig
+from server.errors import ApiError
 from server.generation import Generation
 from server.logprobs import render_chat_logprobs
 from server.replies import ReplyMetadata, TokenCounts, UsageTracker, in_slices, render_prompt_logprobs, sum_usage
 from server.schemas.chat import ChatRequest
 from server.schemas.tools import resolve_tool_choice
 from server.tool_metrics import ToolMetrics
+from server.writer import DONE, Event
 
 COMPLETION_OBJECT, CHUNK_OBJECT = "chat.completion", "chat.completion.chunk"
 
@@ -27,11 +29,13 @@ def make_message_renderer(request: ChatRequest, config: ServerConfig) -> Message
     )
 
 
-class _ChatReplyBase:
-    """What the whole reply and the stream have in common.
+class ChatWriter:
+    """A writer of chat completions; in a stream every generated token appears in exactly one chunk.
 
     Where reasoning is left out, token ids and logprobs are, too, since they would show it.
     """
+
+    end = DONE
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class _ChatReplyBase:
         shows_tokens = renderer.shows_reasoning or not metadata.counts_reasoning
         self._shows_logprobs = bool(request.logprobs) and shows_tokens
         self._shows_token_ids = bool(request.return_token_ids) and shows_tokens
+        self._usage = UsageTracker(request, metadata, generation)
 
     @property
     def _prompt_text(self) -> dict[str, str | None]:
@@ -63,12 +68,8 @@ class _ChatReplyBase:
     def _num_top_logprobs(self) -> int:
         return self._generation.jobs[0].params.logprobs or 0
 
-
-class ChatReply(_ChatReplyBase):
-    """The reply in one object."""
-
-    async def build(self) -> dict[str, Any]:
-        """Wait for all choices, and make the reply. Raises ApiError if the generation failed."""
+    async def write_whole(self) -> dict[str, Any]:
+        """Wait for all choices, and make the reply in one object. Raises ApiError if the generation failed."""
         choices = await self._generation.collect()
         job, prompt_result = self._generation.jobs[0], self._generation.prompt_results[0]
         return {
@@ -100,22 +101,7 @@ class ChatReply(_ChatReplyBase):
             "content": await in_slices(choice.logprobs or (), lambda entries: render_chat_logprobs(entries, k, as_ids))
         }
 
-
-class ChatStream(_ChatReplyBase):
-    """The reply in chunks; every generated token appears in exactly one of them."""
-
-    def __init__(
-        self,
-        request: ChatRequest,
-        metadata: ReplyMetadata,
-        generation: Generation,
-        renderer: MessageRenderer,
-        tool_metrics: ToolMetrics,
-    ) -> None:
-        super().__init__(request, metadata, generation, renderer, tool_metrics)
-        self._usage = UsageTracker(request, metadata, generation)
-
-    def opening(self) -> list[dict[str, Any]]:
+    def opening(self) -> list[Event]:
         """Make a role chunk for each choice, and behind them the chunks of the echoed text."""
         indices = range(self._generation.num_choices)
         roles = [self._make_chunk(index, {"role": self._renderer.role, "content": ""}) for index in indices]
@@ -125,9 +111,10 @@ class ChatStream(_ChatReplyBase):
         for chunk in roles:
             chunk |= self._prompt_text
         text = self._renderer.echo
-        return roles + [self._make_chunk(index, {"content": text}) for index in indices if text]
+        echoes = [self._make_chunk(index, {"content": text}) for index in indices if text]
+        return [Event(None, chunk) for chunk in roles + echoes]
 
-    def chunks(self, delta: TextDelta) -> list[dict[str, Any]]:
+    def delta(self, delta: TextDelta) -> list[Event]:
         """Make one chunk, or none if there is nothing to show.
 
         Where token ids or logprobs are shown, every delta with tokens has a chunk.
@@ -151,11 +138,15 @@ class ChatStream(_ChatReplyBase):
             choice["stop_reason"] = delta.stop_reason
         if self._shows_token_ids:
             choice["token_ids"] = list(delta.token_ids)
-        return [chunk]
+        return [Event(None, chunk)]
 
-    def closing(self) -> list[dict[str, Any]]:
+    def closing(self) -> list[Event]:
         """Make the usage chunk, if the stream has one."""
         return self._usage.closing(CHUNK_OBJECT)
+
+    def failure(self, error: ApiError) -> list[Event]:
+        """Make an event of the error's body."""
+        return [Event(None, error.body)]
 
     def _make_chunk(self, index: int, delta: dict[str, Any], *, is_last: bool = False) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxserve import Logprob, TextDelta, TokenLogprob
+from server.errors import ApiError
 from server.generation import Generation, GenerationJob
 from server.jobs import Prompt
 from server.logprobs import CompletionLogprobsBuilder
 from server.replies import ReplyMetadata, TokenCounts, UsageTracker, in_slices, render_prompt_logprobs, sum_usage
 from server.schemas.completions import CompletionRequest
+from server.writer import DONE, Event
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -36,8 +38,10 @@ class PromptEcho:
         return cls(text, Logprob(ids[0], first, tuple(first.encode()), 0.0))
 
 
-class _CompletionReplyBase:
-    """What the whole reply and the stream have in common."""
+class CompletionWriter:
+    """A writer of completions."""
+
+    end = DONE
 
     def __init__(
         self, request: CompletionRequest, metadata: ReplyMetadata, generation: Generation, echoes: Sequence[PromptEcho]
@@ -48,37 +52,12 @@ class _CompletionReplyBase:
         self._generation = generation
         self._echoes = echoes
         self._logprob_builders: dict[int, CompletionLogprobsBuilder] = {}
+        self._usage = UsageTracker(request, metadata, generation)
+        self._started: set[int] = set()
+        self._shows_tokens = request.logprobs is not None or bool(request.return_token_ids)
 
-    def render_text(self, delta: TextDelta, is_first: bool) -> str:
-        return self._get_echo(delta.index).text + delta.text if is_first and self._echoes else delta.text
-
-    def select_logprobs(self, delta: TextDelta, is_first: bool) -> Sequence[LogprobEntry]:
-        """Select the logprobs of this delta: its tokens', and before its choice's first those of an echoed prompt."""
-        entries = delta.logprobs or ()
-        return [*self._get_prompt_logprobs(delta.index), *entries] if is_first and self._echoes else entries
-
-    def get_logprobs_builder(self, index: int) -> CompletionLogprobsBuilder:
-        k = self._generation.jobs[0].params.logprobs or 0
-        return self._logprob_builders.setdefault(index, CompletionLogprobsBuilder(k, self._metadata.tokens_as_ids))
-
-    def get_prompt_token_ids(self, index: int) -> list[int] | None:
-        if not self._request.return_token_ids:
-            return None
-        return list(self._generation.jobs[self._generation.get_prompt_index(index)].prompt_ids)
-
-    def _get_echo(self, index: int) -> PromptEcho:
-        return self._echoes[self._generation.get_prompt_index(index)]
-
-    def _get_prompt_logprobs(self, index: int) -> list[LogprobEntry]:
-        entries = self._generation.prompt_results[self._generation.get_prompt_index(index)].logprobs or (None,)
-        return [self._get_echo(index).first_token, *entries[1:]]
-
-
-class CompletionReply(_CompletionReplyBase):
-    """The reply in one object."""
-
-    async def build(self) -> dict[str, Any]:
-        """Wait for all choices, and make the reply. Raises ApiError if the generation failed."""
+    async def write_whole(self) -> dict[str, Any]:
+        """Wait for all choices, and make the reply in one object. Raises ApiError if the generation failed."""
         choices = await self._generation.collect()
         return {
             **self._metadata.common_fields(COMPLETION_OBJECT),
@@ -96,18 +75,18 @@ class CompletionReply(_CompletionReplyBase):
             prompt_logprobs = await self._render_prompt_logprobs(choice.index, num_prompt_logprobs)
         return {
             "index": choice.index,
-            "text": self.render_text(choice, is_first=True),
-            "logprobs": None if self._request.logprobs is None else await self._render_logprobs(choice),
+            "text": self._render_text(choice, is_first=True),
+            "logprobs": None if self._request.logprobs is None else await self._render_whole_logprobs(choice),
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
             "token_ids": list(choice.token_ids) if self._request.return_token_ids else None,
             "prompt_logprobs": prompt_logprobs,
-            "prompt_token_ids": self.get_prompt_token_ids(choice.index),
+            "prompt_token_ids": self._get_prompt_token_ids(choice.index),
         }
 
-    async def _render_logprobs(self, choice: TextDelta) -> dict[str, list[Any]]:
-        builder = self.get_logprobs_builder(choice.index)
-        tables = await in_slices(self.select_logprobs(choice, is_first=True), lambda part: [builder.build(part)])
+    async def _render_whole_logprobs(self, choice: TextDelta) -> dict[str, list[Any]]:
+        builder = self._get_logprobs_builder(choice.index)
+        tables = await in_slices(self._select_logprobs(choice, is_first=True), lambda part: [builder.build(part)])
         return {key: [value for table in tables for value in table[key]] for key in builder.build(())}
 
     async def _render_prompt_logprobs(self, index: int, num_prompt_logprobs: int) -> list[dict[str, Any] | None] | None:
@@ -118,23 +97,11 @@ class CompletionReply(_CompletionReplyBase):
             computed if num_prompt_logprobs == -1 else num_prompt_logprobs,
         )
 
-
-class CompletionStream(_CompletionReplyBase):
-    """The reply in chunks."""
-
-    def __init__(
-        self, request: CompletionRequest, metadata: ReplyMetadata, generation: Generation, echoes: Sequence[PromptEcho]
-    ) -> None:
-        super().__init__(request, metadata, generation, echoes)
-        self._usage = UsageTracker(request, metadata, generation)
-        self._started: set[int] = set()
-        self._shows_tokens = request.logprobs is not None or bool(request.return_token_ids)
-
-    def opening(self) -> list[dict[str, Any]]:
-        """Return no chunks: an echo stands in the first chunk of each choice."""
+    def opening(self) -> list[Event]:
+        """Return no events: an echo stands in the first chunk of each choice."""
         return []
 
-    def chunks(self, delta: TextDelta) -> list[dict[str, Any]]:
+    def delta(self, delta: TextDelta) -> list[Event]:
         """Make one chunk, or none if there is nothing to show. The first of a choice has the echo."""
         is_first, is_last = delta.index not in self._started, delta.finish_reason is not None
         self._usage.count(delta)
@@ -144,7 +111,7 @@ class CompletionStream(_CompletionReplyBase):
         self._started.add(delta.index)
         choice: dict[str, Any] = {
             "index": delta.index,
-            "text": self.render_text(delta, is_first),
+            "text": self._render_text(delta, is_first),
             "logprobs": self._render_logprobs(delta, is_first),
             "finish_reason": delta.finish_reason,
             "stop_reason": delta.stop_reason,
@@ -152,18 +119,43 @@ class CompletionStream(_CompletionReplyBase):
         if self._request.return_token_ids:
             choice["token_ids"] = list(delta.token_ids)
             if is_first:
-                choice["prompt_token_ids"] = self.get_prompt_token_ids(delta.index)
-        return [
-            self._usage.annotate(
-                {**self._metadata.common_fields(COMPLETION_OBJECT), "choices": [choice]}, delta.index, is_last=is_last
-            )
-        ]
+                choice["prompt_token_ids"] = self._get_prompt_token_ids(delta.index)
+        chunk = {**self._metadata.common_fields(COMPLETION_OBJECT), "choices": [choice]}
+        return [Event(None, self._usage.annotate(chunk, delta.index, is_last=is_last))]
 
     def _render_logprobs(self, delta: TextDelta, is_first: bool) -> dict[str, list[Any]] | None:
         if self._request.logprobs is None:
             return None
-        return self.get_logprobs_builder(delta.index).build(self.select_logprobs(delta, is_first))
+        return self._get_logprobs_builder(delta.index).build(self._select_logprobs(delta, is_first))
 
-    def closing(self) -> list[dict[str, Any]]:
+    def closing(self) -> list[Event]:
         """Make the usage chunk, if the stream has one."""
         return self._usage.closing(COMPLETION_OBJECT)
+
+    def failure(self, error: ApiError) -> list[Event]:
+        """Make an event of the error's body."""
+        return [Event(None, error.body)]
+
+    def _render_text(self, delta: TextDelta, is_first: bool) -> str:
+        return self._get_echo(delta.index).text + delta.text if is_first and self._echoes else delta.text
+
+    def _select_logprobs(self, delta: TextDelta, is_first: bool) -> Sequence[LogprobEntry]:
+        """Select the logprobs of this delta: its tokens', and before its choice's first those of an echoed prompt."""
+        entries = delta.logprobs or ()
+        return [*self._get_prompt_logprobs(delta.index), *entries] if is_first and self._echoes else entries
+
+    def _get_logprobs_builder(self, index: int) -> CompletionLogprobsBuilder:
+        k = self._generation.jobs[0].params.logprobs or 0
+        return self._logprob_builders.setdefault(index, CompletionLogprobsBuilder(k, self._metadata.tokens_as_ids))
+
+    def _get_prompt_token_ids(self, index: int) -> list[int] | None:
+        if not self._request.return_token_ids:
+            return None
+        return list(self._generation.jobs[self._generation.get_prompt_index(index)].prompt_ids)
+
+    def _get_echo(self, index: int) -> PromptEcho:
+        return self._echoes[self._generation.get_prompt_index(index)]
+
+    def _get_prompt_logprobs(self, index: int) -> list[LogprobEntry]:
+        entries = self._generation.prompt_results[self._generation.get_prompt_index(index)].logprobs or (None,)
+        return [self._get_echo(index).first_token, *entries[1:]]

@@ -1,24 +1,21 @@
-"""What the replies of both generation endpoints share: common fields, usage, and the encoding of server-sent events."""
+"""What the replies of both generation endpoints share: common fields, usage, and conversion in slices."""
 
 import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
-
-import orjson
+from typing import Any, TypeVar
 
 from jaxserve import TextDelta, TokenLogprob
 from server.generation import Generation
 from server.logprobs import render_prompt_table
 from server.schemas.generation import GenerationRequest
+from server.writer import Event
 
 SLICE_TOKENS = 256  # tokens converted at once; with 20 alternatives each that takes some 10 ms
 T = TypeVar("T")
 R = TypeVar("R")
-DONE = b"data: [DONE]\n\n"
-ESCAPED_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\u0085\u2028\u2029")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +94,6 @@ def sum_usage(metadata: ReplyMetadata, generation: Generation, completion: Token
     return metadata.make_usage(prompt_tokens, completion, cached_tokens)
 
 
-class ChunkWriter(Protocol):
-    """The interface of what makes the chunks of one stream, as JSON objects."""
-
-    def opening(self) -> list[dict[str, Any]]:
-        """Make the chunks before the first delta."""
-        ...
-
-    def chunks(self, delta: TextDelta) -> list[dict[str, Any]]:
-        """Make the chunks of a delta."""
-        ...
-
-    def closing(self) -> list[dict[str, Any]]:
-        """Make the chunks after the last delta of a generation without an error."""
-        ...
-
-
 class UsageTracker:
     """The token counts of a stream, and which of its chunks show usage and the fingerprint.
 
@@ -142,31 +123,13 @@ class UsageTracker:
             chunk["system_fingerprint"] = self._metadata.fingerprint
         return chunk
 
-    def closing(self, kind: str) -> list[dict[str, Any]]:
+    def closing(self, kind: str) -> list[Event]:
         """Make the usage chunk, if the stream has one. kind: the value of its field "object"."""
         if not self.has_usage_chunk:
             return []
         usage = sum_usage(self._metadata, self._generation, self._total)
         fingerprint = {"system_fingerprint": self._metadata.fingerprint}
-        return [{**self._metadata.common_fields(kind), "choices": [], "usage": usage, **fingerprint}]
-
-
-def encode_events(chunks: Sequence[dict[str, Any]]) -> bytes:
-    """Encode chunks as server-sent events."""
-    return b"".join(b"data: " + encode_chunk(chunk) + b"\n\n" for chunk in chunks)
-
-
-def encode_chunk(chunk: dict[str, Any]) -> bytes:
-    """Encode a chunk as JSON that every reader takes for one line.
-
-    U+0085, U+2028 and U+2029 are escaped: legal in JSON and in events, but str.splitlines, and with it httpx, ends a
-    line there.
-    """
-    data = orjson.dumps(chunk)
-    if not data.isascii():
-        for raw, escaped in ESCAPED_LINE_ENDS:
-            data = data.replace(raw, escaped)
-    return data
+        return [Event(None, {**self._metadata.common_fields(kind), "choices": [], "usage": usage, **fingerprint})]
 
 
 async def in_slices(items: Sequence[T], convert: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:

@@ -1,4 +1,4 @@
-"""Sends the deltas of a generation as server-sent events, with keep-alive comments, until [DONE]."""
+"""Sends the deltas of a generation as server-sent events, with keep-alive comments."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,15 +6,13 @@ from collections.abc import AsyncIterator
 from quart import Response
 
 from server.generation import Generation
-from server.replies import DONE, ChunkWriter, encode_events
+from server.writer import Event, Writer
 
 KEEP_ALIVE = b": keep-alive\n\n"
 FIRST_RESULT_TIMEOUT_S = 0.25  # an error that comes this soon still gets an HTTP status of its own
 
 
-async def stream_response(
-    generation: Generation, writer: ChunkWriter, *, interval: int, keep_alive_s: float
-) -> Response:
+async def stream_response(generation: Generation, writer: Writer, *, interval: int, keep_alive_s: float) -> Response:
     """Make the HTTP response of a stream, when its first result is there or FIRST_RESULT_TIMEOUT_S have passed.
 
     interval: tokens of a choice that a chunk waits for. keep_alive_s: see KeepAliveTimer.
@@ -34,7 +32,7 @@ async def stream_response(
 
 
 async def stream_events(
-    generation: Generation, writer: ChunkWriter, interval: int, keep_alive_s: float
+    generation: Generation, writer: Writer, interval: int, keep_alive_s: float
 ) -> AsyncIterator[bytes]:
     """Yield the bytes of the stream; all deltas that are pending go into one piece.
 
@@ -47,27 +45,28 @@ async def stream_events(
         await generation.wait()
         is_finished = generation.is_finished
         deltas = generation.take(interval)
-        chunks = []
+        events: list[Event] = []
         if deltas and not has_opened:
             has_opened = True
-            chunks += writer.opening()
+            events += writer.opening()
         for delta in deltas:
-            chunks += writer.chunks(delta)
+            events += writer.delta(delta)
         if is_finished:
             break
-        if chunks:
-            yield encode_events(chunks)
+        if events:
+            yield _encode(events)
             keep_alive.restart()
         elif keep_alive.is_due:
             yield KEEP_ALIVE
             keep_alive.restart()
         await asyncio.sleep(0)
     keep_alive.cancel()
-    if generation.error is not None:
-        chunks.append(generation.error.body)
-    else:
-        chunks += writer.closing()
-    yield encode_events(chunks) + DONE
+    events += writer.closing() if generation.error is None else writer.failure(generation.error)
+    yield _encode(events) + writer.end
+
+
+def _encode(events: list[Event]) -> bytes:
+    return b"".join(event.encode() for event in events)
 
 
 class KeepAliveTimer:

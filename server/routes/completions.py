@@ -4,14 +4,12 @@ import quart
 from quart import Blueprint, Response
 
 from server.body import read_json
-from server.completion_reply import CompletionReply, CompletionStream, PromptEcho
-from server.errors import json_response
+from server.completion_reply import CompletionWriter, PromptEcho
 from server.jobs import make_completion_jobs, parse_prompts
-from server.reply_headers import add_unenforced_header
 from server.schemas.checks import check_completion
 from server.schemas.common import validate_body
 from server.schemas.completions import CompletionRequest
-from server.sse import stream_response
+from server.send_reply import send_reply
 from server.state import ServerState
 
 
@@ -33,15 +31,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         pairs = zip(prompts, jobs, strict=True) if request.echo else ()
         echoes = [PromptEcho.from_prompt(prompt, job, state.llm) for prompt, job in pairs]
         generation = state.start(slot, metadata.id, jobs, request.cache_salt)
-        if request.stream:
-            keep_alive_s = state.config.sse_keep_alive_interval
-            stream = CompletionStream(request, metadata, generation, echoes)
-            response = await stream_response(
-                generation, stream, interval=metadata.stream_interval, keep_alive_s=keep_alive_s
-            )
-        else:
-            reply = CompletionReply(request, metadata, generation, echoes)
-            response = json_response(await reply.build(), headers=state.get_load_headers())
-        return add_unenforced_header(response, jobs)
+        writer = CompletionWriter(request, metadata, generation, echoes)
+        return await send_reply(state, request, generation, writer, metadata.stream_interval)
 
     return routes

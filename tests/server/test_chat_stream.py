@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.app import get_state
-from server.replies import encode_events
 from server.sse import KeepAliveTimer
+from server.writer import Event
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 
@@ -199,7 +199,7 @@ async def test_no_timer_runs_where_comments_are_switched_off():
 @given(st.dictionaries(st.text(), st.text()))
 def test_an_event_is_one_line_for_every_reader(chunk):
     chunk["all"] = "".join(map(chr, [*range(32), 0x7F, 0x85, 0x2028, 0x2029]))
-    line, blank = encode_events([chunk, chunk]).decode().splitlines()[:2]
+    line, blank, *_ = (Event(None, chunk).encode() * 2).decode().splitlines()
     assert (json.loads(line.removeprefix("data: ")), blank) == (chunk, "")
 
 

@@ -1,0 +1,68 @@
+"""A stream is what its writer makes, event by event, whatever the events are called and whatever ends the stream."""
+
+from collections.abc import Iterable
+
+from jaxserve import FinishReason, TextDelta
+from server.errors import ApiError
+from server.sse import stream_events
+from server.writer import Event
+
+
+class NamedWriter:
+    """Writes named events, and no end of its own."""
+
+    end = b""
+
+    async def write_whole(self):
+        return {}
+
+    def opening(self) -> Iterable[Event]:
+        return [Event("start", {})]
+
+    def delta(self, delta: TextDelta) -> Iterable[Event]:
+        return [Event("text", {"text": delta.text})]
+
+    def closing(self) -> Iterable[Event]:
+        return [Event("stop", {})]
+
+    def failure(self, error: ApiError) -> Iterable[Event]:
+        return [Event("error", {"status": error.status})]
+
+
+class FakeGeneration:
+    """Has its deltas at once, and ends with an error if there is one."""
+
+    is_finished = True
+
+    def __init__(self, *texts: str, error: ApiError | None = None) -> None:
+        self.error = error
+        self.texts = texts
+
+    async def wait(self) -> bool:
+        return True
+
+    def take(self, interval: int) -> list[TextDelta]:
+        return [TextDelta(0, text, (1,), finish_reason=FinishReason.STOP) for text in self.texts]
+
+
+async def stream(generation: FakeGeneration) -> list[str]:
+    pieces = [piece async for piece in stream_events(generation, NamedWriter(), 1, 0)]  # type: ignore[arg-type]
+    return b"".join(pieces).decode().split("\n\n")[:-1]
+
+
+async def test_events_have_their_names_and_their_order() -> None:
+    assert await stream(FakeGeneration("a", "b")) == [
+        "event: start\ndata: {}",
+        'event: text\ndata: {"text":"a"}',
+        'event: text\ndata: {"text":"b"}',
+        "event: stop\ndata: {}",
+    ]
+
+
+async def test_an_error_is_told_as_the_writer_tells_it() -> None:
+    generation = FakeGeneration("a", error=ApiError(500, "broken"))
+    assert (await stream(generation))[-1] == 'event: error\ndata: {"status":500}'
+
+
+def test_an_event_without_a_name_has_no_line_for_it() -> None:
+    assert Event(None, {"a": 1}).encode() == b'data: {"a":1}\n\n'
