@@ -1,8 +1,8 @@
 """Productions → a grammar in llguidance's Lark dialect that derives the same texts in spite of longest-match lexing."""
 
-import json
 from collections.abc import Sequence
 
+from jaxserve.structured.lark_builder import EMPTY, quantifier, quote_text
 from jaxserve.structured.lexemes import LexemeSplit
 from jaxserve.structured.productions import (
     Alternation,
@@ -15,7 +15,6 @@ from jaxserve.structured.productions import (
     is_nullable,
 )
 
-EMPTY = '""'
 NOT_EMPTY = "/(?s:.)+/"
 
 
@@ -69,7 +68,7 @@ class _ProductionsWriter:
             case Alternation(options):
                 return self._named("r", " | ".join(map(self._expression, options)))
             case Repetition(item, least, most):
-                return self._named("r", self._expression(item)) + _quantifier(least, most)
+                return self._named("r", self._expression(item)) + quantifier(least, most)
             case RuleRef(name):
                 return self._reference(name)
         raise AssertionError("a character is a lexeme")
@@ -93,7 +92,7 @@ class _ProductionsWriter:
             case Alternation(options):
                 return self._named("P", " | ".join(map(self._pattern, options)))
             case Repetition(item, least, most):
-                return EMPTY if most == 0 else self._named("P", self._pattern(item)) + _quantifier(least, most)
+                return EMPTY if most == 0 else self._named("P", self._pattern(item)) + quantifier(least, most)
             case RuleRef(name):
                 return self._reference(name)
 
@@ -106,7 +105,7 @@ class _ProductionsWriter:
                 run += char
                 continue
             if run:
-                patterns.append(_quote(run))
+                patterns.append(quote_text(run))
                 run = ""
             pattern = EMPTY if item is None else self._pattern(item)
             if pattern != EMPTY:
@@ -127,17 +126,6 @@ def _single_char(node: CharClass) -> str | None:
 def _class(node: CharClass) -> str:
     char = _single_char(node)
     if char is not None:
-        return _quote(char)
+        return quote_text(char)
     members = (f"\\x{{{low:x}}}" + (f"-\\x{{{high:x}}}" if high > low else "") for low, high in node.ranges)
     return f"/[{''.join(members)}]/"
-
-
-def _quote(text: str) -> str:
-    """Write a text as a string of Lark: those are JSON's, except that DEL is a control character to llguidance."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _quantifier(least: int, most: int | None) -> str:
-    return {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}.get(
-        (least, most), f"{{{least},{'' if most is None else most}}}"
-    )
