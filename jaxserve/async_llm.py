@@ -118,6 +118,11 @@ class AsyncLLM:
         return self._client.output_planner.reasoning_parser.name
 
     @property
+    def reasoning_efforts(self) -> tuple[str, ...] | None:
+        """The reasoning efforts that the model knows; None: its chat template decides."""
+        return self._client.output_planner.reasoning_efforts
+
+    @property
     def num_unfinished(self) -> int:
         """The number of sequences (choices of requests) that have not ended."""
         return self._client.num_unfinished

@@ -101,6 +101,11 @@ class OutputPlanner:
         self._grammars = GrammarStore(tokenizer, eos_ids, vocab_size)
         self.trackers = OutputTrackers(tokenizer, self._dialect, self._grammars)
 
+    @property
+    def reasoning_efforts(self) -> tuple[str, ...] | None:
+        """The reasoning efforts that the model knows; None: its template decides."""
+        return None if self._dialect.reasoning is None else self._dialect.reasoning.efforts
+
     def _check_markers(self, tokenizer: Tokenizer) -> None:
         """Refuse a parser that splits whole outputs by special tokens which the model does not have."""
         for field, name, known in (

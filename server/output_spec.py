@@ -17,21 +17,20 @@ from server.schemas.tools import resolve_tool_choice
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
-HARMONY, HARMONY_EFFORTS = "openai_gptoss", ("low", "medium", "high")
-
 
 def check_output_spec(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> None:
     """Check that this model's parsers can do what the request asks of them.
 
     Raises InvalidParameter if the tool choice is auto and no tool parser is set, a thinking budget is given and no
-    reasoning parser is set, or gpt-oss does not have the reasoning effort.
+    reasoning parser is set, or the model does not know the reasoning effort.
     """
     if resolve_tool_choice(request) == "auto":
         _check_auto_tool_choice(llm, "tools" if request.tool_choice is None else "tool_choice")
     check_thinking_budget(request.thinking_token_budget, llm)
     effort = map_reasoning_effort(request.reasoning_effort, config)
-    if llm.reasoning_parser == HARMONY and effort is not None and effort not in HARMONY_EFFORTS:
-        allowed = ", ".join(HARMONY_EFFORTS)
+    efforts = llm.reasoning_efforts
+    if efforts is not None and effort is not None and effort not in efforts:
+        allowed = ", ".join(efforts)
         raise InvalidParameter(
             f"reasoning_effort must be one of {allowed} for this model, got {preview(effort)}.", "reasoning_effort"
         )

@@ -25,6 +25,7 @@ from jaxserve import (
     TokenLogprob,
     ToolCallDelta,
 )
+from jaxserve.text.dialects import REASONING_PARSERS
 
 VOCAB_SIZE = 1000
 CONTEXT = 64
@@ -110,6 +111,8 @@ class FakeLLM:
     ) -> None:
         self.pieces = pieces or (("Hel", "lo", " world"),)
         self.tool_parser, self.reasoning_parser = tool_parser, reasoning_parser
+        dialect = REASONING_PARSERS.get(reasoning_parser or "")
+        self.reasoning_efforts = None if dialect is None else dialect.efforts
         settings: dict[str, Any] = {"model": "fake/model", "max_model_len": CONTEXT, "max_num_seqs": 8}
         self.config = EngineConfig(**{**settings, "max_num_queued_reqs": 64, **config})
         self.tokenizer = FakeTokenizer()

@@ -14,7 +14,8 @@ from server.config import ServerConfig, split_commas
 from server.openapi.fields import collect_limits, make_field_keywords
 from server.openapi.operations import ERROR_DESCRIPTIONS, OPERATIONS, Operation, OperationParameter
 from server.schemas import replies
-from server.schemas.fields import ServerLimits, get_rows
+from server.schemas.fields import get_rows
+from server.schemas.limits import ServerLimits
 
 if TYPE_CHECKING:
     from quart import Quart

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from jaxserve import PARAMETER_RANGES, SamplingParams
 from server.config import ServerConfig
 from server.sampling import get_max_model_len
-from server.schemas.fields import RequestField, ServerLimits, SupportStatus
+from server.schemas.fields import RequestField, SupportStatus
+from server.schemas.limits import ServerLimits
 from server.schemas.tokens import TOKENIZE_LENGTH_FACTOR
 
 if TYPE_CHECKING:

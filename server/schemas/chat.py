@@ -7,13 +7,8 @@ from pydantic import ConfigDict, Field
 from server.config import RESERVED_TEMPLATE_KWARGS
 from server.schemas.common import Int, NestedModel, NumberInt
 from server.schemas.fields import BECOMES_PARAMETER, Purpose, honoured, no_effect
-from server.schemas.generation import (
-    SHAPES_PROMPT,
-    GenerationRequest,
-    max_alternatives,
-    max_model_len,
-    min_alternatives,
-)
+from server.schemas.generation import SHAPES_PROMPT, GenerationRequest
+from server.schemas.limits import max_alternatives, max_model_len, min_alternatives
 
 MAX_MESSAGES = 16384
 MAX_TOOLS = 1024

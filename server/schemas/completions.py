@@ -3,8 +3,9 @@
 from typing import Any
 
 from server.schemas.common import Int, NonStringInt
-from server.schemas.fields import Purpose, ServerLimits, honoured, refused, same_as
-from server.schemas.generation import GenerationRequest, max_alternatives, min_alternatives, token_id
+from server.schemas.fields import Purpose, honoured, refused, same_as
+from server.schemas.generation import GenerationRequest
+from server.schemas.limits import ServerLimits, max_alternatives, min_alternatives, token_id
 
 DEFAULT_MAX_TOKENS = 16
 _IS_WRONG = "test_completions.py::test_a_wrong_value_is_a_400_naming_the_field"

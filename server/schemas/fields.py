@@ -51,33 +51,6 @@ class Purpose(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """The settings of a server on which ranges and defaults of its fields depend.
-
-    names               served names of its model
-    vocab_size          number of logits
-    max_model_len       tokens of a prompt and its answer together
-    max_tokenize_chars  characters that /tokenize takes
-    max_logprobs        alternatives that may be asked for; -1: any number
-    max_n, max_stop_strings, stream_interval, tokens_as_ids   as in ServerConfig
-    is_priority_used    whether requests are scheduled by priority
-    sampling_defaults   the model's own sampling parameters
-    """
-
-    names: tuple[str, ...]
-    vocab_size: int
-    max_model_len: int
-    max_tokenize_chars: int
-    max_logprobs: int
-    max_n: int
-    max_stop_strings: int
-    stream_interval: int
-    tokens_as_ids: bool
-    is_priority_used: bool
-    sampling_defaults: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class RequestField:
     """One field of a request.
 

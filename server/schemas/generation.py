@@ -9,7 +9,8 @@ from jaxserve import MAX_LOGPROB_TOKEN_IDS, MAX_STOP_TOKEN_IDS, InvalidParameter
 from server.errors import preview
 from server.schemas.common import Int, Int64, Ints, NestedModel, NumberInt, Strings
 from server.schemas.constraint_fields import ResponseFormat, StructuredOutputsJson
-from server.schemas.fields import BECOMES_PARAMETER, Purpose, ServerLimits, honoured, no_effect, parameter, refused
+from server.schemas.fields import BECOMES_PARAMETER, Purpose, honoured, no_effect, parameter, refused
+from server.schemas.limits import max_alternatives, max_model_len, min_alternatives, token_id
 
 MAX_LABEL_CHARS = 256
 MAX_SALT_CHARS = 128
@@ -17,26 +18,6 @@ MAX_STOP_CHARS = 4096
 STOP_TEXT: dict[str, Any] = {"minLength": 1, "maxLength": MAX_STOP_CHARS}
 NOT_ZERO: dict[str, Any] = {"not": {"const": 0}}
 SHAPES_PROMPT = "test_chat_fields.py::TestMessages::test_template_fields_reach_the_template"
-
-
-def token_id(limits: ServerLimits) -> dict[str, Any]:
-    """Return the JSON schema of a token id."""
-    return {"type": "integer", "minimum": 0, "maximum": limits.vocab_size - 1}
-
-
-def max_model_len(limits: ServerLimits) -> int:
-    """Return the most tokens of a prompt and its answer together."""
-    return limits.max_model_len
-
-
-def min_alternatives(limits: ServerLimits) -> int:
-    """Return the least number of alternatives: -1, all, if the whole vocabulary is within the limit."""
-    return -1 if limits.max_logprobs == -1 or limits.max_logprobs >= limits.vocab_size else 0
-
-
-def max_alternatives(limits: ServerLimits) -> int | None:
-    """Return the greatest number of alternatives; None: there is no limit."""
-    return None if limits.max_logprobs == -1 else limits.max_logprobs
 
 
 class StreamOptions(NestedModel):

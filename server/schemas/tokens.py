@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.schemas.chat import MAX_MESSAGES, MAX_TOOLS, ChatRequest, Message, Tool, resolve_template_flag
 from server.schemas.fields import honoured, same_as
-from server.schemas.generation import token_id
+from server.schemas.limits import token_id
 
 TOKENIZE_LENGTH_FACTOR = 16  # /tokenize takes texts this many times longer than the model could read
 _AS_CHAT = "test_routes.py::TestTokenize::test_the_template_is_told_what_chat_would_tell_it"
