@@ -56,7 +56,7 @@ class ToolDialect(Protocol):
 
     @property
     def new_id(self) -> Callable[[str, int], str]:
-        """What makes the id of a call from its name and its number in the conversation."""
+        """The function that makes the id of a call from its name and its number in the conversation."""
         ...
 
     @property
@@ -66,7 +66,7 @@ class ToolDialect(Protocol):
 
     @property
     def content_header(self) -> str:
-        """What the model writes before its content; "" where content needs no header."""
+        """The text that the model writes before its content; "" where content needs no header."""
         ...
 
     @property
@@ -106,12 +106,12 @@ class ReasoningDialect(Protocol):
 
     @property
     def content_header(self) -> str:
-        """What the model writes before its content; "" where content needs no header."""
+        """The text that the model writes before its content; "" where content needs no header."""
         ...
 
     @property
     def end_marker(self) -> str:
-        """What ends the reasoning; it is forced when a thinking budget is used up."""
+        """The text that ends the reasoning; it is forced when a thinking budget is used up."""
         ...
 
     @property
