@@ -222,10 +222,18 @@ class EngineCollector(Collector):
         yield self._make_gauge("vllm:kv_cache_usage_perc", "Share of pages held by running requests; 1 is full.", usage)
         states = {"awake": 1, "weights_offloaded": 0, "discard_all": 0}
         yield self._make_labelled_gauge("vllm:engine_sleep_state", "Whether the engine sleeps.", "sleep_state", states)
-        info = {**self._labels, **get_cache_settings(self._llm)}
-        family = GaugeMetricFamily("vllm:cache_config_info", "Settings of the key-value cache.", labels=list(info))
+        yield self._make_info(
+            "vllm:cache_config_info", "Settings of the key-value cache.", get_cache_settings(self._llm)
+        )
+        yield self._make_info(
+            "jaxserve_parallel_config_info", "Devices of the replicas.", get_parallel_settings(self._llm)
+        )
+
+    def _make_info(self, name: str, help: str, settings: Mapping[str, str]) -> Metric:
+        info = {**self._labels, **settings}
+        family = GaugeMetricFamily(name, help, labels=list(info))
         family.add_metric(list(info.values()), 1)
-        yield family
+        return family
 
     def _collect_counters(self, stats: StatsSnapshot) -> Iterator[Metric]:
         for name, help in COUNTERS.items():
@@ -333,6 +341,17 @@ def get_cache_settings(llm: AsyncLLM) -> dict[str, str]:
         "num_gpu_blocks_override": str(config.num_gpu_blocks_override),
         "kv_cache_size_tokens": str(tokens),
         "kv_cache_max_concurrency": str(tokens / (config.max_model_len or 1)),
+    }
+
+
+def get_parallel_settings(llm: AsyncLLM) -> dict[str, str]:
+    """Return how many devices there are and how the model is divided among them, as text."""
+    config = llm.config
+    return {
+        "tensor_parallel_size": str(config.tensor_parallel_size),
+        "data_parallel_size": str(config.data_parallel_size),
+        "enable_expert_parallel": str(config.enable_expert_parallel),
+        "device": llm.description.get("device", ""),
     }
 
 

@@ -20,6 +20,7 @@ class FakeDevice:
 
 @pytest.fixture
 def eight_gpus(monkeypatch):
+    jax.devices()  # from now on the process keeps the devices that it has
     monkeypatch.setattr(jax, "devices", lambda: [FakeDevice(id) for id in range(8)])
 
 

@@ -104,6 +104,13 @@ async def test_the_cache_settings_are_labels(make_api):
     assert (labels["kv_cache_size_tokens"], labels["kv_cache_max_concurrency"]) == (str(99 * 32), str(99 * 32 / 64))
 
 
+async def test_the_division_among_devices_is_shown(make_api):
+    seen = await samples(make_api(llm=FakeLLM(tensor_parallel_size=2)))
+    (labels,) = [dict(labels) for name, labels in seen if name == "jaxserve_parallel_config_info"]
+    assert (labels["tensor_parallel_size"], labels["data_parallel_size"]) == ("2", "1")
+    assert labels["enable_expert_parallel"] == "False"
+
+
 async def test_sizes_count_up_to_the_context(api):
     seen = await samples(api)
     bounds = {dict(labels)["le"] for name, labels in seen if name == "vllm:request_prompt_tokens_bucket"}

@@ -20,7 +20,6 @@ def make_params(rng: random.Random) -> SamplingParams:
         {"presence_penalty": 0.7},
         {"logit_bias": {rng.randrange(256): 3.0, rng.randrange(256): -5.0}},
         {"allowed_token_ids": rng.sample(range(256), 20)},
-        {"n": 2},
         {"logprobs": 3},
         {"prompt_logprobs": 2},
         {"min_tokens": 3},
@@ -32,6 +31,7 @@ def make_params(rng: random.Random) -> SamplingParams:
         "min_p": rng.choice([0, 0.02]),
     }
     sampled |= {"top_p": rng.choice([1.0, 0.8])}
+    sampled |= {"n": rng.choice([1, 1, 2])}
     fields = sampled if rng.random() < 0.6 else {"temperature": 0.0}
     for option in rng.sample(options, rng.randrange(4)):
         fields = fields | option
