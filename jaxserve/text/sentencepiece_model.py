@@ -180,11 +180,12 @@ def rank_merges(ids: Mapping[str, int], scores: list[float]) -> list[tuple[str, 
 
     ids: the pieces of ordinary text.
     """
-    ranked = []
-    for piece, id in ids.items():
+    merges: list[tuple[str, str]] = []
+    for piece in sorted(ids, key=lambda piece: (-scores[ids[piece]], ids[piece])):
+        first = len(merges)
         for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in ids and right in ids:
-                ranked.append((-scores[id], id, ids[left], ids[right], left, right))
-    ranked.sort()
-    return [(left, right) for *_, left, right in ranked]
+            if (left := piece[:cut]) in ids and (right := piece[cut:]) in ids:
+                merges.append((left, right))
+        if len(merges) > first + 1:
+            merges[first:] = sorted(merges[first:], key=lambda split: (ids[split[0]], ids[split[1]]))
+    return merges
