@@ -1,0 +1,115 @@
+"""Sizes of published models, as config.json on the hub has them, and their numbers of parameters.
+
+Ministral 3 is the text part of a vision model, of which the page gives 3.4 billion and no exact number.
+Keys that concern no size (dropout, initializer_range, cache flags) are left out.
+"""
+
+from typing import Any
+
+LLAMA3_ROPE = {"rope_type": "llama3", "high_freq_factor": 4.0, "low_freq_factor": 1.0}
+LLAMA3_ROPE |= {"original_max_position_embeddings": 8192}
+
+
+def _sizes(width: int, hidden: int, layers: int, heads: int, kv_heads: int, vocab: int, length: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+        "max_position_embeddings": length,
+    }
+
+
+def _model(model_type: str, name: str, num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    return {"architectures": [name], "model_type": model_type} | _sizes(*sizes) | other, num_params
+
+
+def _llama(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    return _model("llama", "LlamaForCausalLM", num_params, *sizes, rms_norm_eps=1e-5, **other)
+
+
+def _qwen2(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    return _model("qwen2", "Qwen2ForCausalLM", num_params, *sizes, rope_theta=1e6, use_sliding_window=False, **other)
+
+
+def _qwen3(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    return _model("qwen3", "Qwen3ForCausalLM", num_params, *sizes, head_dim=128, rope_theta=1e6, **other)
+
+
+def _gemma2(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    gemma = {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096}
+    gemma |= {"hidden_activation": "gelu_pytorch_tanh", "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0}
+    return _model("gemma2", "Gemma2ForCausalLM", num_params, *sizes, **gemma, **other)
+
+
+def _gemma3(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    gemma = {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 512, "rope_theta": 1e6}
+    return _model("gemma3_text", "Gemma3ForCausalLM", num_params, *sizes, **gemma, **other)
+
+
+def _phi3(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    return _model("phi3", "Phi3ForCausalLM", num_params, *sizes, rms_norm_eps=1e-5, **other)
+
+
+def _granite(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    granite = {"embedding_multiplier": 12.0, "attention_multiplier": 0.015625, "residual_multiplier": 0.22}
+    return _model("granite", "GraniteForCausalLM", num_params, *sizes, **granite, logits_scaling=8.0, **other)
+
+
+PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
+    "Llama-3.1-8B": _llama(
+        8_030_261_248, 4096, 14336, 32, 32, 8, 128256, 131072, rope_scaling=LLAMA3_ROPE | {"factor": 8.0}
+    ),
+    "Llama-3.2-1B": _llama(
+        *(1_235_814_400, 2048, 8192, 16, 32, 8, 128256, 131072),
+        rope_scaling=LLAMA3_ROPE | {"factor": 32.0},
+        tie_word_embeddings=True,
+    ),
+    "SmolLM2-135M": _llama(134_515_008, 576, 1536, 30, 9, 3, 49152, 8192, tie_word_embeddings=True),
+    "Qwen2.5-0.5B": _qwen2(494_032_768, 896, 4864, 24, 14, 2, 151936, 32768, tie_word_embeddings=True),
+    "Qwen2.5-7B": _qwen2(7_615_616_512, 3584, 18944, 28, 28, 4, 152064, 32768),
+    "Qwen3-0.6B": _qwen3(596_049_920, 1024, 3072, 28, 16, 8, 151936, 40960, tie_word_embeddings=True),
+    "Qwen3-8B": _qwen3(8_190_735_360, 4096, 12288, 36, 32, 8, 151936, 40960),
+    "Mistral-7B-v0.1": _model(
+        *("mistral", "MistralForCausalLM", 7_241_732_096, 4096, 14336, 32, 32, 8, 32000, 32768), sliding_window=4096
+    ),
+    "Mistral-Nemo-2407": _model(
+        *("mistral", "MistralForCausalLM", 12_247_782_400, 5120, 14336, 40, 32, 8, 131072, 131072),
+        head_dim=128,
+        sliding_window=None,
+    ),
+    "Mixtral-8x7B": _model(
+        *("mixtral", "MixtralForCausalLM", 46_702_792_704, 4096, 14336, 32, 32, 8, 32000, 32768),
+        num_local_experts=8,
+        num_experts_per_tok=2,
+    ),
+    "Qwen3-30B-A3B": _model(
+        *("qwen3_moe", "Qwen3MoeForCausalLM", 30_532_122_624, 2048, 6144, 48, 32, 4, 151936, 40960),
+        head_dim=128,
+        num_experts=128,
+        num_experts_per_tok=8,
+        moe_intermediate_size=768,
+        norm_topk_prob=True,
+    ),
+    "gemma-2-2b": _gemma2(2_614_341_888, 2304, 9216, 26, 8, 4, 256000, 8192),
+    "gemma-2-9b": _gemma2(9_241_705_984, 3584, 14336, 42, 16, 8, 256000, 8192),
+    "gemma-3-270m": _gemma3(268_098_176, 640, 2048, 18, 4, 1, 262144, 32768),
+    "gemma-3-1b": _gemma3(999_885_952, 1152, 6912, 26, 4, 1, 262144, 32768),
+    "Phi-3-mini-4k": _phi3(3_821_079_552, 3072, 8192, 32, 32, 32, 32064, 4096),
+    "phi-4": _phi3(14_659_507_200, 5120, 17920, 40, 40, 10, 100352, 16384, rope_theta=250000.0),
+    "granite-3.1-2b": _granite(2_533_531_648, 2048, 8192, 40, 32, 8, 49155, 131072, tie_word_embeddings=True),
+    "granite-3.1-8b": _granite(8_170_848_256, 4096, 12800, 40, 32, 8, 49155, 131072, tie_word_embeddings=True),
+    "OLMo-2-1124-7B": _model("olmo2", "Olmo2ForCausalLM", 7_298_617_344, 4096, 11008, 32, 32, 32, 100352, 4096),
+    "OLMo-2-0425-1B": _model("olmo2", "Olmo2ForCausalLM", 1_484_916_736, 2048, 8192, 16, 16, 16, 100352, 4096),
+    "SmolLM3-3B": _model(
+        *("smollm3", "SmolLM3ForCausalLM", 3_075_098_624, 2048, 11008, 36, 16, 4, 128256, 65536),
+        tie_word_embeddings=True,
+    ),
+    "Ministral-3-3B": _model(
+        *("ministral3", "Ministral3ForCausalLM", 3_429_006_336, 3072, 9216, 26, 32, 8, 131072, 262144),
+        head_dim=128,
+        tie_word_embeddings=True,
+    ),
+}
