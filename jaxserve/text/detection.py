@@ -8,22 +8,24 @@ vocabulary merely has, because vocabularies are inherited: Nemotron Nano has Mis
 A model whose template never reads `tools` gets no tool parser: it would not see the tools.
 """
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
 from jaxserve.errors import BadConfig, InvalidParameter
-from jaxserve.text import detection_patterns
 from jaxserve.text.chat_template import ChatTemplates
-from jaxserve.text.detection_patterns import DialectPattern
-from jaxserve.text.dialects import RESPONSE_TEMPLATE
+from jaxserve.text.dialects import REASONING_ROWS, RESPONSE_TEMPLATE, TOOL_ROWS
+from jaxserve.text.parser_rows import ParserRow
 from jaxserve.text.template_text import TemplateText, extract_template_text
 from jaxserve.text.tokenizer import Tokenizer
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_FILLED_SECTION = re.compile(r"<think>(?!\s*</think>)")  # one that the template does not close at once
 _SWITCHES = ("enable_thinking", "thinking")  # template variables that enable or disable reasoning
+Rows = Sequence[ParserRow[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +140,9 @@ def detect_tool_parser(facts: DetectionFacts) -> Detection:
         return Detection(None, "the template has a syntax error")
     if "tools" not in text.variables:
         return Detection(None, "the template never reads tools")
-    detected = _detect_by_pattern(detection_patterns.TOOL_CALL_PATTERNS, text, facts)
+    detected = _detect_by_sign(TOOL_ROWS, text, facts)
     if detected is None and "tool_calls" not in facts.tool_template:  # it leaves the form to the model
-        detected = _detect_by_token(detection_patterns.TOOL_PARSER_BY_TOKEN, facts) or _detect_by_model_type(
-            detection_patterns.TOOL_PARSER_BY_MODEL_TYPE, facts
-        )
+        detected = _detect_by_token(TOOL_ROWS, facts) or _detect_by_model_type(TOOL_ROWS, facts)
     return detected or Detection(None, "the template writes calls in no known form")
 
 
@@ -156,9 +156,9 @@ def detect_reasoning_parser(facts: DetectionFacts) -> Detection:
     if text is None:
         return Detection(None, "the template has a syntax error")
     return (
-        _detect_by_pattern(detection_patterns.REASONING_PATTERNS, text, facts)
+        _detect_by_sign(REASONING_ROWS, text, facts)
         or _detect_think_tags(text, facts)
-        or _detect_by_model_type(detection_patterns.REASONING_PARSER_BY_MODEL_TYPE, facts)
+        or _detect_by_model_type(REASONING_ROWS, facts)
         or Detection(None, "the template writes no reasoning")
     )
 
@@ -181,24 +181,23 @@ def _template_text(source: str) -> TemplateText | None:
         return None
 
 
-def _detect_by_pattern(
-    patterns: tuple[DialectPattern, ...], text: TemplateText, facts: DetectionFacts
-) -> Detection | None:
-    for pattern in patterns:
-        if pattern.matches(text.text, facts.model_type):
-            return Detection(pattern.name, f"the template writes {pattern.description}")
+def _detect_by_sign(rows: Rows, text: TemplateText, facts: DetectionFacts) -> Detection | None:
+    for row in rows:
+        for sign in row.signs:
+            if sign.is_in(text.text, facts.model_type):
+                return Detection(row.name, f"the template writes {sign.description}")
     return None
 
 
-def _detect_by_token(parsers: Mapping[str, str], facts: DetectionFacts) -> Detection | None:
-    for token, name in parsers.items():
-        if token in facts.tokens:
-            return Detection(name, f"its vocabulary has {token}")
+def _detect_by_token(rows: Rows, facts: DetectionFacts) -> Detection | None:
+    for row in rows:
+        if row.token and row.token in facts.tokens:
+            return Detection(row.name, f"its vocabulary has {row.token}")
     return None
 
 
-def _detect_by_model_type(parsers: Mapping[str, str], facts: DetectionFacts) -> Detection | None:
-    name = parsers.get(facts.model_type)
+def _detect_by_model_type(rows: Rows, facts: DetectionFacts) -> Detection | None:
+    name = next((row.name for row in rows if facts.model_type in row.model_types), None)
     return Detection(name, f"its model_type is {facts.model_type}") if name else None
 
 
@@ -206,7 +205,7 @@ def _detect_think_tags(text: TemplateText, facts: DetectionFacts) -> Detection |
     """Detect reasoning in <think> tags, as most models write it; whether it is optional decides the name."""
     assert facts.template is not None
     opens = facts.prompts is not None and facts.prompts.opens_section
-    if not opens and not detection_patterns.writes_reasoning(text.text):
+    if not opens and not _FILLED_SECTION.search(text.text):
         if "</think>" in text.text and "<think>" not in facts.tokens:
             return Detection(None, "the template writes <think> only to keep it empty")
         if "</think>" not in text.text:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from jaxserve.errors import BadConfig
-from jaxserve.text import detection_patterns
 from jaxserve.text.chat_template import ChatTemplates
 from jaxserve.text.detection import (
     Detection,
@@ -16,7 +15,7 @@ from jaxserve.text.detection import (
     detect_tool_parser,
     resolve_parser,
 )
-from jaxserve.text.dialects import REASONING_PARSERS, RESPONSE_TEMPLATE, TOOL_PARSERS
+from jaxserve.text.dialects import REASONING_PARSERS, REASONING_ROWS, RESPONSE_TEMPLATE, TOOL_PARSERS, TOOL_ROWS
 from tests.text.parsing import dialect, parse
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
@@ -196,20 +195,23 @@ def test_every_form_is_known_by_what_it_writes(name, words):
     assert tool_parser("{{ tools|tojson }}" + words) == name
 
 
-def test_no_signature_is_left_out_here():
-    assert {one.name for one in detection_patterns.TOOL_CALL_PATTERNS} == {name for name, _ in WRITTEN}
+def test_no_sign_is_left_out_here():
+    assert {row.name for row in TOOL_ROWS if row.signs} == {name for name, _ in WRITTEN}
 
 
-def test_every_name_that_can_be_found_is_known():
-    tools = {one.name for one in detection_patterns.TOOL_CALL_PATTERNS} | {
-        *detection_patterns.TOOL_PARSER_BY_TOKEN.values()
-    }
-    reasoning = {one.name for one in detection_patterns.REASONING_PATTERNS} | {"deepseek_r1", "deepseek_v3", "qwen3"}
-    assert tools | {*detection_patterns.TOOL_PARSER_BY_MODEL_TYPE.values(), RESPONSE_TEMPLATE} <= TOOL_PARSERS.keys()
-    assert (
-        reasoning | {*detection_patterns.REASONING_PARSER_BY_MODEL_TYPE.values(), RESPONSE_TEMPLATE}
-        <= REASONING_PARSERS.keys()
-    )
+@pytest.mark.parametrize("rows", [TOOL_ROWS, REASONING_ROWS])
+def test_a_name_a_token_and_a_model_type_stand_in_one_row(rows):
+    for values in (
+        [row.name for row in rows],
+        [row.token for row in rows if row.token],
+        [model_type for row in rows for model_type in row.model_types],
+    ):
+        assert len(set(values)) == len(values)
+
+
+def test_every_name_that_can_be_detected_is_known():
+    assert RESPONSE_TEMPLATE in TOOL_PARSERS
+    assert {"deepseek_r1", "deepseek_v3", "qwen3", RESPONSE_TEMPLATE} <= REASONING_PARSERS.keys()
 
 
 def test_a_parser_that_is_named_is_used():
