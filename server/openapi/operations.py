@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from server.schemas import replies
+from server.schemas import generation_replies, replies
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
@@ -108,18 +108,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/chat/completions"): Operation(
         "Generation",
         "Answer a conversation",
-        replies.ChatCompletion,
+        generation_replies.ChatCompletion,
         ChatRequest,
-        replies.ChatChunk,
+        generation_replies.ChatChunk,
         _CHAT,
         HEADER_PARAMETERS,
     ),
     ("POST", "/v1/completions"): Operation(
         "Generation",
         "Complete prompts",
-        replies.CompletionJson,
+        generation_replies.CompletionJson,
         CompletionRequest,
-        replies.CompletionChunk,
+        generation_replies.CompletionChunk,
         _COMPLETION,
         HEADER_PARAMETERS,
     ),
