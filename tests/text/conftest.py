@@ -1,8 +1,9 @@
-"""Fixtures: the tiny tokenizers."""
+"""Fixtures: the tiny tokenizers. Random examples have no deadline, since a busy machine may take any time."""
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jaxserve.text.tokenizer import Tokenizer
 from tests.text.tiny_tokenizers import (
@@ -13,6 +14,9 @@ from tests.text.tiny_tokenizers import (
     words_backend,
     write_json,
 )
+
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
