@@ -10,7 +10,7 @@ D = TypeVar("D")
 
 @dataclass(frozen=True, slots=True)
 class TemplateSign:
-    """What a chat template writes by which a dialect is detected. Values are shown as … (template_text.py).
+    """A text in a chat template by which a dialect is detected. Values are shown as … (template_text.py).
 
     description   What was found, for the log.
     patterns      Regexes, all of which the text must match.
