@@ -1,4 +1,25 @@
-"""One tiny network, compiled once; each test gets a fresh scheduler over the same device."""
+"""One tiny network, compiled once; each test gets a fresh scheduler over the same device.
+
+module → what proves it:
+
+    scheduler, prefill_scheduler, decode_scheduler, request_table, row_table, sequence, request → test_scheduler.py,
+        test_scheduler_life.py, test_priorities.py
+    prefix_reuse, decode_batch_cache, output_processor, request_outputs → test_scheduler.py, test_equalities.py
+    beam_manager → test_beam_manager.py, test_beam_oracle.py
+    beam_search → test_beams.py
+    token_restrictions → test_guided.py, test_guided_on_device.py
+    repetition → test_repetition.py
+    logprobs → test_mixes.py
+    plan, values → test_portable.py
+    batch, step, runner → test_equalities.py, test_contracts.py, test_batch_invariance.py, test_mixes.py
+    buckets → test_buckets.py
+    lowering, programs, compile → test_programs.py, test_compile.py
+    build → test_overrides.py, test_packed.py, test_model_families.py
+    engine, thread → test_thread.py, test_contracts.py
+    stats → test_stats.py
+    roofline → test_roofline.py
+    profiler → test_profiler.py
+"""
 
 import pytest
 

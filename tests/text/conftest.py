@@ -1,4 +1,33 @@
-"""Fixtures: the tiny tokenizers. Random examples have no deadline, since a busy machine may take any time."""
+"""Fixtures: the tiny tokenizers. Random examples have no deadline, since a busy machine may take any time.
+
+module → what proves it:
+
+    chat_template, sandbox, bounded_filters, deadline, content_format → test_chat_template.py, test_sandbox.py,
+        test_template_corpus.py
+    template_text → test_template_text.py
+    messages, tool_schemas → test_messages.py, test_tool_schemas.py
+    prompts, request_template, size_limits → test_prompts.py
+    tokenizer, tokenizer_files, tokenizer_parts, tokenizer_conversion → test_tokenizer.py, test_tokenizer_forms.py
+    added_tokens → test_added_tokens.py
+    turn_ends → test_turn_ends.py
+    gguf_tokenizer, pretokenizers → test_gguf_tokenizer.py
+    sentencepiece_model → test_sentencepiece_model.py
+    tiktoken_files → test_tiktoken_files.py
+    detokenizer, token_bytes → test_detokenizer.py
+    stop, bad_words → test_stop.py
+    stop_cursor → test_stop_cursor.py
+    text_stream → test_text_stream.py
+    detection, detection_patterns → test_detection.py, test_families.py
+    dialects, dialect, dialect_parser, output_dialect → test_dialects.py, test_family_outputs.py, test_real_calls.py
+    call_formats, call_deltas, escapes → test_call_grammars.py, test_valid_arguments.py, test_missing_markers.py,
+        test_function_names.py
+    output_parser → test_output_parser.py
+    unmarked_calls, argument_check → test_unmarked_calls.py
+    reasoning → test_reasoning.py, test_reasoning_dialects.py
+    prompt_reasoning → test_prompt_reasoning.py
+    response_template, response_regions → test_response_template.py
+    text_buffer, incremental_json → test_text_buffer.py
+"""
 
 from pathlib import Path
 

@@ -1,0 +1,9 @@
+"""The key-value cache.
+
+module → what proves it:
+
+    pages, layer_cache, groups → test_pages.py
+    pool → test_pool.py, test_audit.py
+    prefix → test_prefix.py, test_audit.py
+    sizing → test_sizing.py
+"""

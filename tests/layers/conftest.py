@@ -1,0 +1,9 @@
+"""Layers of networks.
+
+module → what proves it:
+
+    embedding, linear, mlp, norms, param_spec → test_layers.py
+    moe → test_moe.py
+    quant → test_quant.py
+    rope → test_rope.py
+"""

@@ -1,0 +1,9 @@
+"""Kernels in C; their results are compared where they are used.
+
+module → what proves it:
+
+    library → test_library.py
+    pages.c → test_zeros.py
+    attention.c → ../attention/test_backends.py
+    linear.c → ../layers/test_quant.py
+"""

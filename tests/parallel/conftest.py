@@ -1,0 +1,6 @@
+"""Devices of replicas.
+
+module → what proves it:
+
+    mesh, placement, ranks, sharding → test_placement.py
+"""

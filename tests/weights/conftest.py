@@ -1,0 +1,14 @@
+"""Checkpoints.
+
+module → what proves it:
+
+    checkpoint, protocol, load, mapped_file → test_load.py, test_real_models.py
+    safetensors → test_safetensors.py
+    orbax → test_orbax.py
+    gguf, gguf_header, gguf_metadata, gguf_names, gguf_rope → test_gguf.py
+    gguf_config, gguf_families → test_gguf_families.py
+    gguf_files → test_gguf_files.py
+    fetch, wheels → test_fetch.py
+    hub → test_hub.py
+    protobuf → test_protobuf.py
+"""
