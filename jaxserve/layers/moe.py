@@ -1,12 +1,14 @@
 """Mixture of experts: a router chooses a few feed-forward blocks for every token, and sums them by weight.
 
-Tokens are sorted by expert and padded to blocks of a few rows each, so that all shapes are static. On CPUs a loop runs
-over the blocks that are filled and reads only chosen experts; elsewhere `jax.lax.ragged_dot` does the
-same in one kernel.
+Tokens are sorted by expert. On CPUs native/experts.c multiplies the rows of each expert with its matrices, and reads
+only experts that are chosen; elsewhere `jax.lax.ragged_dot` does. Where no kernel can be compiled, a loop runs over
+blocks of a few rows each; it copies the matrices of a block's expert, and so takes 2.5 times as long for 8 tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +19,12 @@ from jax.typing import DTypeLike
 from jaxserve.layers import quant
 from jaxserve.layers.linear import Linear, matmul_precision
 from jaxserve.layers.mlp import ACTIVATIONS, MLP, Activation
+from jaxserve.native import library
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
-# Rows of a block: with few tokens an expert rarely has more than a handful, with many the product pays for itself.
+# Rows of a block of the loop: of few tokens an expert rarely gets more than a handful; of many it fills the blocks.
 FEW_TOKENS, ROWS_OF_FEW, ROWS_OF_MANY = 64, 8, 32
+NATIVE_TYPES = (jnp.float32, jnp.bfloat16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,24 +91,20 @@ class ExpertBlocks:
     rows: int
 
 
-def group_by_expert(
-    index_TK: Array, num_experts: int, is_real_T: Array, is_here_TK: Array | None = None
-) -> ExpertBlocks:
+def group_by_expert(index_TK: Array, num_experts: int, is_real_TK: Array, rows: int = 1) -> ExpertBlocks:
     """Return where each token's row lies for each of its experts index_TK; padding has no rows.
 
-    is_here_TK   Whether this rank has the expert; None: it has all.
+    is_real_TK: whether a choice has a row; [T, 1] for all choices of a token. rows: rows of a block; blocks of one row
+    leave no row unused.
     """
     tokens, top_k = index_TK.shape
-    rows = min(ROWS_OF_FEW if tokens <= FEW_TOKENS else ROWS_OF_MANY, tokens)
-    expert_A, is_real_A = index_TK.reshape(-1), jnp.repeat(is_real_T, top_k)
-    if is_here_TK is not None:
-        is_real_A &= is_here_TK.reshape(-1)
+    expert_A, is_real_A = index_TK.reshape(-1), jnp.broadcast_to(is_real_TK, index_TK.shape).reshape(-1)
     chosen_AE = jax.nn.one_hot(expert_A, num_experts, dtype=jnp.int32) * is_real_A[:, None]
     rank_A = jnp.take_along_axis(jnp.cumsum(chosen_AE, axis=0), expert_A[:, None], axis=1)[:, 0] - 1
     blocks_E = -(-chosen_AE.sum(axis=0) // rows)
     last_E = jnp.cumsum(blocks_E)
     row_A = (last_E - blocks_E)[expert_A] * rows + rank_A
-    most_blocks = min(num_experts, tokens * top_k) + tokens * top_k // rows
+    most_blocks = tokens * top_k // rows + (min(num_experts, tokens * top_k) if rows > 1 else 0)
     place_A = jnp.where(is_real_A, row_A, most_blocks * rows)  # behind the end, where nothing is written
     token_S = jnp.zeros(most_blocks * rows, jnp.int32).at[place_A].set(jnp.arange(tokens * top_k) // top_k, mode="drop")
     expert_X = jnp.searchsorted(last_E, jnp.arange(most_blocks), side="right").astype(jnp.int32)
@@ -116,6 +116,9 @@ def group_by_expert(
         count_E=blocks_E * rows,
         rows=rows,
     )
+
+
+ExpertProducts: TypeAlias = Callable[..., tuple[Array, ...]]
 
 
 class Experts(nnx.Module):
@@ -136,20 +139,42 @@ class Experts(nnx.Module):
         self.up = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype))
         self.down = nnx.Param(0.02 * rngs.params.normal((num_experts, hidden, width), dtype))
 
-    def __call__(self, x_TD: Array, blocks: ExpertBlocks) -> Array:
-        """Return each row's expert of its token, [blocks * rows, D]; rows behind the filled blocks hold anything."""
-        x_SD = x_TD[blocks.token_S]
+    def __call__(self, x_TD: Array, index_TK: Array, is_real_TK: Array) -> Array:
+        """Return the outputs [T, top_k, D] of each token's experts; those of padding hold any finite numbers."""
         kernels = (self.gate.get_value(), self.up.get_value(), self.down.get_value())
-        if any(isinstance(kernel, quant.PackedWeight) for kernel in kernels):
-            return self._loop(x_SD, blocks, kernels)
+        packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
+        if packed:
+            run = self._run_native if len(packed) == len(kernels) and packed[0].native else self._loop
+            return run(x_TD, index_TK, is_real_TK, kernels)
+        has_kernel = all(kernel.dtype in NATIVE_TYPES for kernel in kernels) and library.is_usable()
         return lax.platform_dependent(
-            x_SD,
-            cpu=lambda x_SD: self._loop(x_SD, blocks, kernels),
-            default=lambda x_SD: self._ragged(x_SD, blocks, kernels),
+            x_TD,
+            index_TK,
+            is_real_TK,
+            cpu=partial(self._run_native if has_kernel else self._loop, kernels=kernels),
+            default=partial(self._run_ragged, kernels=kernels),
         )
 
-    def _loop(self, x_SD: Array, blocks: ExpertBlocks, kernels: tuple) -> Array:
-        activate = ACTIVATIONS[self.activation]
+    def _run_native(self, x_TD: Array, index_TK: Array, is_real_TK: Array, kernels: tuple) -> Array:
+        return self._run_sorted(x_TD, index_TK, is_real_TK, kernels, native_products)
+
+    def _run_ragged(self, x_TD: Array, index_TK: Array, is_real_TK: Array, kernels: tuple) -> Array:
+        return self._run_sorted(x_TD, index_TK, is_real_TK, kernels, ragged_products)
+
+    def _run_sorted(
+        self, x_TD: Array, index_TK: Array, is_real_TK: Array, kernels: tuple, products: ExpertProducts
+    ) -> Array:
+        rows = group_by_expert(index_TK, _num_experts(kernels[0]), is_real_TK)
+        gate, up, down = kernels
+        gate_SF, up_SF = products(x_TD[rows.token_S], rows.count_E, gate, up)
+        (y_SD,) = products(ACTIVATIONS[self.activation](gate_SF) * up_SF, rows.count_E, down)
+        return y_SD[rows.row_A].reshape(*index_TK.shape, -1)
+
+    def _loop(self, x_TD: Array, index_TK: Array, is_real_TK: Array, kernels: tuple) -> Array:
+        tokens, activate = len(x_TD), ACTIVATIONS[self.activation]
+        num_rows = min(ROWS_OF_FEW if tokens <= FEW_TOKENS else ROWS_OF_MANY, tokens)
+        blocks = group_by_expert(index_TK, _num_experts(kernels[0]), is_real_TK, num_rows)
+        x_SD = x_TD[blocks.token_S]
 
         def run_block(block: Array, out_SD: Array) -> Array:
             start, expert = block * blocks.rows, blocks.expert_X[block]
@@ -159,14 +184,32 @@ class Experts(nnx.Module):
             (y_RD,) = _products(activate(gate_RF) * up_RF, down)
             return lax.dynamic_update_slice_in_dim(out_SD, y_RD, start, axis=0)
 
-        return lax.fori_loop(0, blocks.num_blocks, run_block, jnp.zeros_like(x_SD))
+        y_SD = lax.fori_loop(0, blocks.num_blocks, run_block, jnp.zeros_like(x_SD))
+        return y_SD[blocks.row_A].reshape(*index_TK.shape, -1)
 
-    def _ragged(self, x_SD: Array, blocks: ExpertBlocks, kernels: tuple) -> Array:
-        def product(x: Array, kernel_EIO: Array) -> Array:
-            return lax.ragged_dot(x, kernel_EIO, blocks.count_E, precision=matmul_precision(x.dtype)).astype(x.dtype)
 
-        gate, up, down = kernels
-        return product(ACTIVATIONS[self.activation](product(x_SD, gate)) * product(x_SD, up), down)
+def native_products(x_SI: Array, count_E: Array, *kernels: Array | quant.PackedWeight) -> tuple[Array, ...]:
+    """Return the products [S, O] of rows sorted by expert, count_E of each, with the matrices of their experts.
+
+    Only experts that have rows are read. The bits of a row depend on that row alone. Rows that are not counted give 0.
+    """
+    packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
+    if packed:
+        return quant.packed_expert_matmul(x_SI, count_E, *packed)
+    plain = [kernel for kernel in kernels if not isinstance(kernel, quant.PackedWeight)]
+    shapes = tuple(jax.ShapeDtypeStruct((len(x_SI), kernel.shape[-1]), jnp.float32) for kernel in plain)
+    outputs = jax.ffi.ffi_call("jaxserve_experts", shapes)(x_SI.astype(jnp.float32), count_E, *plain)
+    return tuple(y.astype(x_SI.dtype) for y in outputs)
+
+
+def ragged_products(x_SI: Array, count_E: Array, *kernels: Array) -> tuple[Array, ...]:
+    """Return what `native_products` does, on any device, for kernels that are not packed."""
+    product = partial(lax.ragged_dot, group_sizes=count_E, precision=matmul_precision(x_SI.dtype))
+    return tuple(product(x_SI, kernel_EIO).astype(x_SI.dtype) for kernel_EIO in kernels)
+
+
+def _num_experts(kernel_EIO: Array | quant.PackedWeight) -> int:
+    return (kernel_EIO.data if isinstance(kernel_EIO, quant.PackedWeight) else kernel_EIO).shape[0]
 
 
 def _kernel_of(kernel_EIO: Array | quant.PackedWeight, expert: Array) -> Array | quant.PackedWeight:
@@ -203,7 +246,8 @@ class MoE(nnx.Module):
         rngs: nnx.Rngs,
         ranks: Ranks = ONE_RANK,
     ) -> None:
-        self.num_experts, self.router_spec, self.ranks = num_experts, router, ranks
+        self.router_spec, self.ranks = router, ranks
+        self.num_experts = num_experts
         self.router = Linear(width, num_experts, bias=False, dtype=dtype, rngs=rngs)
         self.correction_bias = nnx.Param(jnp.zeros((num_experts,), dtype)) if router.has_correction_bias else None
         self.experts = Experts(num_experts, width, hidden, activation=activation, dtype=dtype, rngs=rngs)
@@ -216,10 +260,8 @@ class MoE(nnx.Module):
         weight_TK, index_TK = route(self.router(x_TD), self.router_spec, bias_E)
         weight_TK = jnp.where(is_real_T[:, None], weight_TK, 0)
         index_TK, is_here_TK = self._find_local(index_TK)
-        num_experts = self.num_experts if is_here_TK is None else self.num_experts // self.ranks.size
-        blocks = group_by_expert(index_TK, num_experts, is_real_T, is_here_TK)
-        y_AD = self.experts(x_TD, blocks)[blocks.row_A]
-        y_TKD = y_AD.reshape(*index_TK.shape, -1)
+        is_real_TK = is_real_T[:, None] if is_here_TK is None else is_real_T[:, None] & is_here_TK
+        y_TKD = self.experts(x_TD, index_TK, is_real_TK)
         if is_here_TK is not None:
             y_TKD = jnp.where(is_here_TK[..., None], y_TKD, 0)
         y_TD = jnp.einsum("tkd,tk->td", y_TKD, weight_TK.astype(y_TKD.dtype), precision=matmul_precision(x_TD.dtype))

@@ -84,6 +84,17 @@ def packed_matmul(x_TI: Array, *weights: PackedWeight) -> tuple[Array, ...]:
     return tuple(y.astype(x_TI.dtype) for y in outputs)
 
 
+def packed_expert_matmul(x_SI: Array, count_E: Array, *weights: PackedWeight) -> tuple[Array, ...]:
+    """Return the products [S, out] of rows sorted by expert, count_E of each, with the weights of their experts.
+
+    Only for weights whose products the kernel computes. Rows that are not counted give 0.
+    """
+    shapes = tuple(jax.ShapeDtypeStruct((len(x_SI), weight.width_out), jnp.float32) for weight in weights)
+    call = jax.ffi.ffi_call("jaxserve_packed_experts", shapes)
+    outputs = call(x_SI.astype(jnp.float32), count_E, *(weight.data for weight in weights))
+    return tuple(y.astype(x_SI.dtype) for y in outputs)
+
+
 def round_activations(x_TI: Array) -> Array:
     """Return the activations that the kernel computes with: int8 times a float32 scale for every 32."""
     rows, width = x_TI.shape

@@ -24,9 +24,12 @@ from jaxserve.errors import BadConfig
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("attention.c", "linear.c", "pages.c")
-HEADERS = ("parallel_for.h",)
-TARGETS = ("jaxserve_attend", "jaxserve_write", "jaxserve_linear", "jaxserve_zeros")
+SOURCES = ("attention.c", "experts.c", "linear.c", "pages.c")
+HEADERS = ("expert_rows.h", "parallel_for.h")
+TARGETS = (
+    *("jaxserve_attend", "jaxserve_write", "jaxserve_zeros"),
+    *("jaxserve_linear", "jaxserve_experts", "jaxserve_packed_experts"),
+)
 # Sums may be fused and traps forgotten, but nothing is reordered: a row's result must not depend on its neighbours.
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 FLAGS += ("-fno-sanitize=all", "-fPIC", "-shared")

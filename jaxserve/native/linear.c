@@ -7,8 +7,10 @@
  *
  * Activations become int8, with a scale for every 32. Sums inside a block are exact and blocks are added in their
  * order, so a row's result depends neither on its neighbours and their number nor on who computes it.
+ *
+ * Experts are such weights behind each other; rows are sorted by expert, and only experts that have rows are read.
  */
-#include "parallel_for.h"
+#include "expert_rows.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -50,7 +52,8 @@ typedef struct {
 typedef struct {
   const float* x;
   Activations* packed;
-  int64_t rows, width, blocks;
+  const ExpertRows* experts; /* one for all rows where there are no experts */
+  int64_t rows, width, blocks, num_experts;
   int count;
   Weight weight[MOST_WEIGHTS];
 } Product;
@@ -150,12 +153,13 @@ INLINE void group_of(int n, int bits, const Weight* w, const uint8_t* block, int
   }
 }
 
-INLINE void rows_of(int bits, const Product* p, const Weight* w, int64_t group) {
-  const uint8_t* block = w->blocks + group * p->blocks * w->block_bytes;
+INLINE void rows_of(int bits, const Product* p, const Weight* w, const ExpertRows* e, int64_t group) {
+  const uint8_t* block = w->blocks + (e->expert * w->groups + group) * p->blocks * w->block_bytes;
   int64_t first = group * GROUP;
-  for (int64_t row = 0; row < p->rows;) {
+  for (int64_t row = e->first; row < e->first + e->rows;) {
     const Activations* x = p->packed + row / TILE * p->blocks * TILE + row % TILE;
-    int64_t left = p->rows - row;
+    int64_t left = e->first + e->rows - row;
+    if (left > TILE - row % TILE) left = TILE - row % TILE; /* rows of a tile lie side by side */
     int n = left >= TILE ? TILE : left >= 8 && TILE > 8 ? 8 : left >= 4 && TILE > 4 ? 4 : left >= 2 ? 2 : 1;
     switch (n) {
 #if TILE > 4
@@ -173,11 +177,13 @@ INLINE void rows_of(int bits, const Product* p, const Weight* w, int64_t group) 
 static void multiply(void* context, int64_t index) {
   const Product* p = context;
   const Weight* w = p->weight;
-  for (; index >= w->items; w++) index -= w->items;
+  for (; index >= p->num_experts * w->items; w++) index -= p->num_experts * w->items;
+  const ExpertRows* e = p->experts + index / w->items;
+  index %= w->items;
   int64_t end = (index + 1) * w->step < w->groups ? (index + 1) * w->step : w->groups;
   for (int64_t group = index * w->step; group < end; group++) {
-    if (w->block_bytes == INT8_BYTES) rows_of(8, p, w, group);
-    else rows_of(4, p, w, group);
+    if (w->block_bytes == INT8_BYTES) rows_of(8, p, w, e, group);
+    else rows_of(4, p, w, e, group);
   }
 }
 
@@ -247,35 +253,64 @@ static void round_row(void* context, int64_t row) {
   }
 }
 
+/* Computes the product of all rows. The weights begin at argument `skipped`, with an axis of experts if it is 2. */
+static const char* compute(XLA_FFI_CallFrame* frame, Product* p, int skipped) {
+  const XLA_FFI_Buffer* x = argument(frame, 0);
+  const int of_experts = skipped - 1;
+  p->x = x->data, p->rows = x->dims[0], p->width = x->dims[1], p->blocks = (x->dims[1] + BLOCK - 1) / BLOCK;
+  p->count = (int)frame->rets.size;
+  if (p->count > MOST_WEIGHTS || frame->args.size != p->count + skipped)
+    return "jaxserve_linear wants one result for each of at most 8 weights";
+  int64_t items = 0, at_once = p->num_experts ? p->rows / p->num_experts / 4 : 1;
+  if (at_once < 2) at_once = 1;
+  for (int i = 0; i < p->count; i++) {
+    const XLA_FFI_Buffer *w = argument(frame, i + skipped), *y = result(frame, i);
+    const int64_t* dims = w->dims + of_experts;
+    Weight weight = {.blocks = w->data, .out = y->data, .width = y->dims[1], .groups = dims[0], .block_bytes = dims[2]};
+    int known = weight.block_bytes == INT8_BYTES || weight.block_bytes == INT4_BYTES;
+    if (!known || dims[1] != p->blocks || dims[0] != (weight.width + GROUP - 1) / GROUP)
+      return "jaxserve_linear: a weight does not fit its input and output";
+    weight.step = ITEM_BYTES / (p->blocks * weight.block_bytes * at_once);
+    if (weight.step < 1) weight.step = 1;
+    weight.items = (weight.groups + weight.step - 1) / weight.step;
+    items += p->num_experts * weight.items;
+    p->weight[i] = weight;
+  }
+  int64_t tiles = (p->rows + TILE - 1) / TILE;
+  p->packed = (Activations*)scratch(tiles * TILE * p->blocks * sizeof(Activations) / sizeof(float));
+  if (p->rows * p->width < 32768) {
+    for (int64_t row = 0; row < p->rows; row++) round_row(p, row);
+  } else {
+    parallel_for(frame, p->rows, round_row, p);
+  }
+  parallel_for(frame, items, multiply, p);
+  return NULL;
+}
+
 /* (x_TI float32, weights uint8 [groups, blocks, bytes] ...) -> y_TO float32 of each weight */
 XLA_FFI_Error* jaxserve_linear(XLA_FFI_CallFrame* frame) {
   if (answer_metadata_request(frame)) return NULL;
-  const XLA_FFI_Buffer* x = argument(frame, 0);
-  Product p = {.x = x->data, .rows = x->dims[0], .width = x->dims[1], .blocks = (x->dims[1] + BLOCK - 1) / BLOCK,
-               .count = (int)frame->rets.size};
-  if (p.count > MOST_WEIGHTS || frame->args.size != p.count + 1)
-    return make_error(frame, "jaxserve_linear wants one result for each of at most 8 weights");
-  int64_t items = 0, at_once = p.rows < 8 ? 1 : p.rows / 4;
-  for (int i = 0; i < p.count; i++) {
-    const XLA_FFI_Buffer *w = argument(frame, i + 1), *y = result(frame, i);
-    Weight weight = {.blocks = w->data, .out = y->data, .width = y->dims[1], .groups = w->dims[0],
-                     .block_bytes = w->dims[2]};
-    int known = weight.block_bytes == INT8_BYTES || weight.block_bytes == INT4_BYTES;
-    if (!known || w->dims[1] != p.blocks || w->dims[0] != (weight.width + GROUP - 1) / GROUP)
-      return make_error(frame, "jaxserve_linear: a weight does not fit its input and output");
-    weight.step = ITEM_BYTES / (p.blocks * weight.block_bytes * at_once);
-    if (weight.step < 1) weight.step = 1;
-    weight.items = (weight.groups + weight.step - 1) / weight.step;
-    items += weight.items;
-    p.weight[i] = weight;
+  ExpertRows all_rows = {0, 0, argument(frame, 0)->dims[0]};
+  Product p = {.experts = &all_rows, .num_experts = 1};
+  const char* fault = compute(frame, &p, 1);
+  return fault ? make_error(frame, fault) : NULL;
+}
+
+/* (x_SI float32 sorted by expert, count_E int32, weights uint8 [experts, groups, blocks, bytes] ...) -> y_SO float32 of
+   each weight. Rows behind the last one that count_E counts become zeros. */
+XLA_FFI_Error* jaxserve_packed_experts(XLA_FFI_CallFrame* frame) {
+  if (answer_metadata_request(frame)) return NULL;
+  const int64_t rows = argument(frame, 0)->dims[0], experts = argument(frame, 1)->dims[0];
+  ExpertRows* listed = malloc((experts + 1) * sizeof *listed);
+  int64_t used, num_listed = listed ? list_experts(argument(frame, 1), rows, listed, &used) : -1;
+  const char* fault = num_listed < 0 ? "jaxserve_packed_experts: more rows are counted than there are" : NULL;
+  for (int i = 0; i < frame->rets.size && !fault; i++) {
+    const XLA_FFI_Buffer *w = argument(frame, i + 2), *y = result(frame, i);
+    if (w->dims[0] != experts) fault = "jaxserve_packed_experts: a weight has another number of experts";
+    memset((float*)y->data + used * y->dims[1], 0, (rows - used) * y->dims[1] * sizeof(float));
   }
-  int64_t tiles = (p.rows + TILE - 1) / TILE;
-  p.packed = (Activations*)scratch(tiles * TILE * p.blocks * sizeof(Activations) / sizeof(float));
-  if (p.rows * p.width < 32768) {
-    for (int64_t row = 0; row < p.rows; row++) round_row(&p, row);
-  } else {
-    parallel_for(frame, p.rows, round_row, &p);
-  }
-  parallel_for(frame, items, multiply, &p);
-  return NULL;
+  Product p = {.experts = listed, .num_experts = num_listed};
+  if (!fault) fault = compute(frame, &p, 2);
+  free(listed);
+  return fault ? make_error(frame, fault) : NULL;
 }

@@ -8,12 +8,14 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxserve.layers.moe import Experts, MoE, RouterSpec, group_by_expert, route
+from jaxserve.layers import quant
+from jaxserve.layers.moe import Experts, MoE, RouterSpec, group_by_expert, native_products, ragged_products, route
+from jaxserve.native import library
 from tests.models.plain_decoder import choose_experts
 from tests.models.specs import EXPERTS, ROUTERS
 
 SHAPES = [(1, 1, 4), (8, 8, 8), (64, 2, 8), (100, 3, 128)]
-"""Tokens, experts a token, experts: fewer and more tokens than a block has rows, on both sides of FEW_TOKENS."""
+"""Tokens, experts a token, experts: fewer and more tokens than a block has rows."""
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -48,12 +50,12 @@ def choices(draw):
     return np.argsort(-score_TE, axis=1)[:, :top_k].astype(np.int32), num_experts, is_real_T
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(choices())
-def test_every_choice_of_a_real_token_has_a_row_in_a_block_of_its_expert(drawn):
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(choices(), st.sampled_from([1, 8]))
+def test_every_choice_of_a_real_token_has_a_row_in_a_block_of_its_expert(drawn, rows):
     index_TK, num_experts, is_real_T = drawn
     tokens, top_k = index_TK.shape
-    blocks = group_by_expert(jnp.asarray(index_TK), num_experts, jnp.asarray(is_real_T))
+    blocks = group_by_expert(jnp.asarray(index_TK), num_experts, jnp.asarray(is_real_T)[:, None], rows)
     is_real_A = np.repeat(is_real_T, top_k)
     row_A, expert_A = np.asarray(blocks.row_A)[is_real_A], index_TK.reshape(-1)[is_real_A]
     assert len(set(row_A.tolist())) == len(row_A)
@@ -94,13 +96,68 @@ def test_padding_chooses_no_expert_and_gets_zeros(mixture):
     assert not y_TD[4:].any()
 
 
-def test_ragged_products_are_those_of_the_loop():
-    """The loop runs on CPUs, ragged products elsewhere; both can be computed here."""
+@pytest.fixture(params=["_run_native", "_run_ragged"])
+def run_sorted(request):
+    """A way to compute experts that is held to the loop; all of them can be computed here."""
+    library.load_kernels()
+    return lambda experts, *arguments: getattr(experts, request.param)(*arguments)
+
+
+@pytest.mark.parametrize("num_real", [7, 0])
+def test_experts_of_sorted_tokens_give_what_the_loop_gives(run_sorted, num_real):
     experts = Experts(5, 16, 24, activation="gelu", dtype=jnp.float32, rngs=nnx.Rngs(0))
     index_TK = jnp.asarray(np.random.default_rng(0).permuted(np.tile(np.arange(5), (9, 1)), axis=1)[:, :2])
-    blocks = group_by_expert(index_TK, 5, jnp.arange(9) < 7)
-    x_SD, kernels = draw(9, 16)[blocks.token_S], (draw(5, 16, 24), draw(5, 16, 24), draw(5, 24, 16))
-    filled = int(blocks.num_blocks) * blocks.rows
-    looped, ragged = experts._loop(x_SD, blocks, kernels), experts._ragged(x_SD, blocks, kernels)
-    assert filled < len(x_SD)
-    np.testing.assert_allclose(looped[:filled], ragged[:filled], rtol=1e-4, atol=1e-3)
+    kernels = (draw(5, 16, 24), draw(5, 16, 24), draw(5, 24, 16))
+    arguments = draw(9, 16), index_TK, jnp.arange(9)[:, None] < num_real, kernels
+    y_TKD = run_sorted(experts, *arguments)
+    np.testing.assert_allclose(y_TKD[:num_real], experts._loop(*arguments)[:num_real], rtol=1e-4, atol=1e-3)
+    assert jnp.isfinite(y_TKD).all(), "padding is multiplied by zero, which NaN survives"
+
+
+COUNTS = st.lists(st.integers(0, 20), min_size=3, max_size=3)
+WIDTHS = st.sampled_from([1, 31, 40, 64, 100])
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(COUNTS, WIDTHS, st.sampled_from([1, 15, 32, 257, 300]), st.sampled_from([jnp.float32, jnp.bfloat16]))
+def test_native_products_are_ragged_products(counts, width_in, width_out, dtype):
+    library.load_kernels()
+    x_SI, count_E = draw(sum(counts) + 2, width_in), jnp.asarray(counts, jnp.int32)
+    kernels = [draw(3, width_in, width_out).astype(dtype), draw(3, width_in, 5).astype(dtype)]
+    expected = ragged_products(x_SI, count_E, *(kernel.astype(jnp.float32) for kernel in kernels))
+    for y_SO, expected_SO in zip(native_products(x_SI, count_E, *kernels), expected, strict=True):
+        np.testing.assert_allclose(y_SO, expected_SO, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(COUNTS, st.sampled_from(["none", "int8", "int4"]))
+def test_the_bits_of_a_row_depend_on_that_row_alone(counts, kind):
+    """Every expert alone, row by row, gives what all rows give together."""
+    library.load_kernels()
+    x_SI, kernels = draw(sum(counts), 70), packed_experts(kind, np.asarray(draw(3, 70, 50)))
+    together = native_products(x_SI, jnp.asarray(counts, jnp.int32), kernels)[0]
+    for row, expert in enumerate(np.repeat(np.arange(3), counts)):
+        alone = native_products(x_SI[row : row + 1], (jnp.arange(3) == expert).astype(jnp.int32), kernels)[0]
+        assert (np.asarray(alone[0]) == np.asarray(together[row])).all()
+
+
+def packed_experts(kind, kernel_EIO):
+    """Kernels of experts as the engine holds them: an array, or packed weights stacked."""
+    if kind == "none":
+        return jnp.asarray(kernel_EIO)
+    num_experts, width_in, width_out = kernel_EIO.shape
+    abstract = quant.abstract_packed(kind, width_in, width_out, num_experts=num_experts, native=True)
+    data = np.zeros(abstract.data.shape, np.uint8)
+    for expert, kernel_IO in enumerate(kernel_EIO):
+        quant.pack_blocks(quant.quantize(np.ascontiguousarray(kernel_IO.T), kind), data[expert])
+    return quant.PackedWeight(jnp.asarray(data), kind, width_in, width_out, True)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_products_of_packed_experts_are_those_of_each_of_them_alone(kind):
+    library.load_kernels()
+    x_SI, stacked = draw(9, 70), packed_experts(kind, np.asarray(draw(3, 70, 50)))
+    y_SO = native_products(x_SI, jnp.asarray([5, 0, 3], jnp.int32), stacked)[0]
+    first, last = (quant.PackedWeight(stacked.data[expert], kind, 70, 50, True) for expert in (0, 2))
+    assert (y_SO[:5] == quant.packed_matmul(x_SI[:5], first)[0]).all()
+    assert (y_SO[5:8] == quant.packed_matmul(x_SI[5:8], last)[0]).all() and not y_SO[8:].any()

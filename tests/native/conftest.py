@@ -6,4 +6,5 @@ module → what proves it:
     pages.c → test_zeros.py
     attention.c → ../attention/test_backends.py
     linear.c → ../layers/test_quant.py
+    experts.c → ../layers/test_moe.py
 """
