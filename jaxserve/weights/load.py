@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Source
-from jaxserve.layers.quant import GROUP_SIZE, PackedWeight, pack_blocks, quantize
+from jaxserve.layers.quant import GROUP_SIZE, PackedWeight, QuantizedBlocks, pack_blocks, quantize
 from jaxserve.weights.mapped_file import aligned_empty, is_zero_copyable
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
 from jaxserve.weights.shards import cut_shard
@@ -139,39 +139,44 @@ def _pack_param(checkpoint: Checkpoint, path: ParamPath, origin: Origin, target:
     """Return the weight in the layout of its kernel: blocks of the file as they are, anything else packed anew."""
     data = aligned_empty(target.data.shape, np.dtype(np.uint8))
     if data.ndim == 3:
-        _pack_matrix(checkpoint, path, origin.sources[0], None, target, data)
+        _pack_matrix(_read_matrices(checkpoint, path, origin.sources[0], target)[0], target, data)
         return data
-    for expert, expert_data in enumerate(data):
-        if origin.combine == "stack":
-            _pack_matrix(checkpoint, path, origin.sources[expert], None, target, expert_data)
-        else:
-            _pack_matrix(checkpoint, path, origin.sources[0], expert, target, expert_data)
+    if origin.combine == "stack":
+        for source, expert_data in zip(origin.sources, data, strict=True):
+            _pack_matrix(_read_matrices(checkpoint, path, source, target)[0], target, expert_data)
+        return data
+    matrices = _read_matrices(checkpoint, path, origin.sources[0], target)  # the stack is read once, for all experts
+    for matrix, expert_data in zip(matrices, data, strict=True):
+        _pack_matrix(matrix, target, expert_data)
     return data
 
 
-def _pack_matrix(
-    checkpoint: Checkpoint,
-    path: ParamPath,
-    source: Source,
-    expert: int | None,
-    target: PackedWeight,
-    data_GBX: np.ndarray,
-) -> None:
-    """Pack one matrix; expert: its number in a source that holds a stack of them."""
+def _read_matrices(
+    checkpoint: Checkpoint, path: ParamPath, source: Source, target: PackedWeight
+) -> list[QuantizedBlocks | np.ndarray]:
+    """Read the matrices [out, in] of a source, one or a stack: blocks of the file that are packed alike, or values."""
+    num_matrices = source.shape[0] if len(source.shape) == 3 else 1
     blocks = checkpoint.read_blocks(source.name, target.kind)
-    if blocks is not None:
-        if expert is not None:  # the file's blocks know rows only: those of all experts, one after the other
-            num_rows = source.shape[1]
-            blocks = blocks.take_rows(slice(expert * num_rows, (expert + 1) * num_rows))
-        pack_blocks(blocks if source.rows is None else blocks.take_rows(slice(*source.rows)), data_GBX)
-        return
+    if blocks is not None:  # the file's blocks know rows only: those of all experts, one after the other
+        num_rows = source.shape[-2]
+        parts = [blocks.take_rows(slice(first * num_rows, (first + 1) * num_rows)) for first in range(num_matrices)]
+        return [part if source.rows is None else part.take_rows(slice(*source.rows)) for part in parts]
     values = source.read(checkpoint.read)
-    values = values if expert is None else values[expert]
-    values_OI = values if path[-1] == "table" else values.T
-    assert values_OI.shape == (target.width_out, target.width_in), f"{path} is {values_OI.shape}, not {target}"
+    matrices = list(values) if len(source.shape) == 3 else [values]
+    values_OI = [matrix if path[-1] == "table" else matrix.T for matrix in matrices]
+    for each in values_OI:
+        assert each.shape == (target.width_out, target.width_in), f"{path} is {each.shape}, not {target}"
+    return list(values_OI)
+
+
+def _pack_matrix(matrix: QuantizedBlocks | np.ndarray, target: PackedWeight, data_GBX: np.ndarray) -> None:
+    """Pack one matrix [out, in], or blocks of one, as its kernel wants it."""
+    if isinstance(matrix, QuantizedBlocks):
+        pack_blocks(matrix, data_GBX)
+        return
     slab_groups = max(SLAB_VALUES // target.width_in // GROUP_SIZE, 1)
     for first in range(0, len(data_GBX), slab_groups):
-        rows_OI = values_OI[first * GROUP_SIZE : (first + slab_groups) * GROUP_SIZE]
+        rows_OI = matrix[first * GROUP_SIZE : (first + slab_groups) * GROUP_SIZE]
         pack_blocks(quantize(rows_OI, target.kind), data_GBX[first : first + slab_groups])
 
 

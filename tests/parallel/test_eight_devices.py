@@ -16,5 +16,5 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 def test_on_eight_devices(check):
     environ = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "python_files=check_*.py"]
-    done = subprocess.run([*command, FOLDER / check], env=environ, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([*command, FOLDER / check], env=environ, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -272,3 +272,18 @@ def test_blocks_of_another_form_are_packed_anew(tmp_path):
         np.abs(quant.unpack(loaded["model", "embed_tokens", "weight", "table"]).T - read).max()
         < np.abs(read).max() / 250
     )
+
+
+def test_a_stack_of_experts_is_read_once_and_packed_expert_by_expert(tmp_path, monkeypatch):
+    stack = np.random.default_rng(0).normal(size=(4, 32, 64)).astype(np.float32)  # experts, out, in
+    checkpoint = safetensors_in(tmp_path, {"experts": stack})
+    param = ParamSpec((4, 64, 32), (None,) * 3, (Origin((Source("experts", stack.shape, None, True),)),), True)
+    target = quant.abstract_packed("int8", 64, 32, native=False, num_experts=4)
+    read, names = checkpoint.read, []
+    monkeypatch.setattr(checkpoint, "read", lambda name: names.append(name) or read(name))
+    loaded = load_params(checkpoint, {("experts",): param}, {("experts",): target})["experts",]
+    assert names == ["experts"]
+    for expert, matrix in enumerate(stack):
+        alone = np.empty(target.data.shape[1:], np.uint8)
+        quant.pack_blocks(quant.quantize(matrix, "int8"), alone)
+        np.testing.assert_array_equal(loaded.data[expert], alone)

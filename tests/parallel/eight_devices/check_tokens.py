@@ -8,7 +8,7 @@ from jaxserve import LLM, SamplingParams
 from tests.parallel.eight_devices.models import write
 
 NUM_REQUESTS, NUM_TOKENS = 200, 6
-SETTINGS = {"max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 32, "num_gpu_blocks_override": 40}
+SETTINGS = {"max_model_len": 64, "max_num_seqs": 2, "max_num_batched_tokens": 32, "num_gpu_blocks_override": 40}
 SETTINGS |= {"max_logprobs": 3, "quiet": True, "roofline": False, "compilation_cache_dir": "none"}
 CASES = [("llama", 2, False), ("gemma3", 4, False), ("qwen3_moe", 8, True)]
 

@@ -1,0 +1,102 @@
+"""The attention block of a layer: projections, norms, rotation, and the backend's product over the pages."""
+
+from typing import TypeAlias
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxserve.attention import AttentionBackend, LayerPages
+from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.layers.linear import Linear, apply_linears
+from jaxserve.layers.norms import Norm
+from jaxserve.layers.rope import apply_rope
+from jaxserve.models.spec import AttentionSpec, DecoderSpec, QueryTemperature, attention_projections
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
+
+Rotation: TypeAlias = tuple[Array, Array] | None
+"""Cosine and sine of the tokens' angles, [T, rotary_dim] each; None: this layer does not rotate."""
+
+
+class AttentionLayer(nnx.Module):
+    """Attention of one layer: projections, rotation, and the backend's product over the pages."""
+
+    def __init__(
+        self, spec: DecoderSpec, attention: AttentionSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks
+    ) -> None:
+        self.spec = attention
+        projections = {
+            each.name: Linear(
+                each.width_in,
+                each.width_out,
+                bias=each.bias,
+                dtype=dtype,
+                rngs=rngs,
+                ranks=ranks if each.name == "output" else ONE_RANK,
+            )
+            for each in attention_projections(spec.width, attention)
+        }
+        self.query, self.key, self.value = projections["query"], projections["key"], projections["value"]
+        self.output = projections["output"]
+        self.output_gate = projections.get("output_gate")
+        norm_ranks = ranks if attention.qk_norm == "full" else ONE_RANK
+        self.query_norm, self.key_norm = (
+            None if width is None else Norm(width, spec.norm, dtype=dtype, ranks=norm_ranks)
+            for width in attention.qk_norm_widths
+        )
+        self.sinks = nnx.Param(jnp.zeros((attention.num_heads,), dtype)) if attention.has_sinks else None
+
+    def __call__(
+        self,
+        x_TD: Array,
+        rotation: Rotation,
+        inputs: AttentionInputs,
+        pages: LayerPages,
+        backend: AttentionBackend,
+    ) -> tuple[Array, LayerPages]:
+        """Return the block's output [T, D] and the pages with the tokens' keys and values in them."""
+        spec, tokens = self.spec, x_TD.shape[0]
+        query_TX, key_TX, value_TX = apply_linears(x_TD, self.query, self.key, self.value)
+        if spec.qk_norm == "full":
+            query_TX, key_TX = self._norm(query_TX, key_TX)
+        query_TNH, key_TKH, value_TKH = (
+            each.reshape(tokens, -1, spec.head_dim) for each in (query_TX, key_TX, value_TX)
+        )
+        if spec.qk_norm == "head" and not spec.norms_after_rope:
+            query_TNH, key_TKH = self._norm(query_TNH, key_TKH)
+        query_TNH, key_TKH = self._rotate(query_TNH, rotation), self._rotate(key_TKH, rotation)
+        if spec.qk_norm == "head" and spec.norms_after_rope:
+            query_TNH, key_TKH = self._norm(query_TNH, key_TKH)
+        if spec.temperature is not None:
+            query_TNH = query_TNH * _temperature(spec.temperature, inputs.position_T, query_TNH.dtype)
+        pages = backend.write(pages, key_TKH, value_TKH, inputs.slot_T)
+        mixed_TNH = backend.attend(
+            query_TNH,
+            pages,
+            inputs,
+            scale=spec.scale,
+            window=spec.window,
+            softcap=spec.softcap,
+            sinks=None if self.sinks is None else self.sinks[...],
+        )
+        mixed_TX = mixed_TNH.reshape(tokens, -1)
+        if self.output_gate is not None:
+            mixed_TX = mixed_TX * nnx.sigmoid(self.output_gate(x_TD))
+        return self.output(mixed_TX), pages
+
+    def _norm(self, query: Array, key: Array) -> tuple[Array, Array]:
+        assert self.query_norm is not None and self.key_norm is not None
+        return self.query_norm(query), self.key_norm(key)
+
+    def _rotate(self, x_TNH: Array, rotation: Rotation) -> Array:
+        if self.spec.rope is None:
+            return x_TNH
+        assert rotation is not None
+        return apply_rope(x_TNH, *rotation, is_interleaved=self.spec.rope.is_interleaved)
+
+
+def _temperature(temperature: QueryTemperature, position_T: Array, dtype: DTypeLike) -> Array:
+    """Return each query's factor, [T, 1, 1]."""
+    steps_T = jnp.floor((position_T + temperature.offset).astype(jnp.float32) / temperature.interval)
+    return (1 + temperature.scale * jnp.log1p(steps_T)).astype(dtype)[:, None, None]
