@@ -159,8 +159,8 @@ def build(
     peak_rates = get_peak_rates(placement.devices[0], dtype, config.quantization) if config.roofline else None
     model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size, groups, placement.ranks)
     buckets = _buckets(config, platform, chunk_tokens)
-    with ThreadPoolExecutor(1, "load") as executor:  # while programs are compiled, which needs only shapes
-        loading = executor.submit(load_params, checkpoint, leaves, shapes, progress=progress)
+    with ThreadPoolExecutor(1, "load") as threads:  # while programs are compiled, which needs only shapes
+        loading = threads.submit(load_params, checkpoint, leaves, shapes, progress=progress)
         executor = _executor(config, model, list(shapes.values()), make, spec, size, placement, buckets, directory)
         hits_before = compile_counter.cache_hits
         num_programs = executor.compile(progress, directory)

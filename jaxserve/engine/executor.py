@@ -31,6 +31,7 @@ from jaxserve.engine.program_table import (
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step_inputs import SampleInputs, StepInputs
 from jaxserve.layers.quant import PackedWeight
+from jaxserve.native import library
 from jaxserve.parallel.sharding import BY_VOCAB, WHOLE, split_specs
 from jaxserve.sampling import penalties
 from jaxserve.sampling.penalties import PenaltyRow, pad_row
@@ -227,6 +228,8 @@ class Executor:
             jax.tree.structure(arguments),
             [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
             (table.max_pages_per_row, table.padded_vocab_size, table.logprobs_config, table.batch_invariant),
+            # Kernels are chosen while a program is traced, and must be registered before one from the store runs.
+            table.placement.platform == "cpu" and library.is_usable(),
         ]
 
     def _put(self, array: np.ndarray, spec: PartitionSpec = WHOLE) -> Array:
