@@ -39,6 +39,7 @@ from jaxserve.outputs import (
     ToolCallDelta,
     Usage,
 )
+from jaxserve.prompt_input import ChatPrompt, TextPrompt
 from jaxserve.sampling_params import (
     MAX_LOGPROB_TOKEN_IDS,
     MAX_STOP_TOKEN_IDS,
@@ -49,17 +50,21 @@ from jaxserve.sampling_params import (
 from jaxserve.structured_outputs import StructuredOutputs
 
 if TYPE_CHECKING:
+    from jaxserve.admission import QueueSlot
     from jaxserve.async_llm import AsyncLLM
     from jaxserve.config_check import check_config
     from jaxserve.doctor import Finding, diagnose
     from jaxserve.llm import LLM
     from jaxserve.model_store import CacheEntry, list_cache, pull_model, remove_from_cache
+    from jaxserve.preparation import Ready
 
 __version__ = "0.1.0"
 _LAZY_EXPORTS = {
     "LLM": "jaxserve.llm",
     "AsyncLLM": "jaxserve.async_llm",
     "CacheEntry": "jaxserve.model_store",
+    "QueueSlot": "jaxserve.admission",
+    "Ready": "jaxserve.preparation",
     "Finding": "jaxserve.doctor",
     "list_cache": "jaxserve.model_store",
     "check_config": "jaxserve.config_check",
@@ -84,6 +89,7 @@ __all__ = [
     "MAX_STOP_TOKEN_IDS",
     "PARAMETER_RANGES",
     "ChatOutputSpec",
+    "ChatPrompt",
     "AsyncLLM",
     "BadCheckpoint",
     "BadConfig",
@@ -103,6 +109,8 @@ __all__ = [
     "OutOfMemory",
     "Overloaded",
     "PromptTooLong",
+    "QueueSlot",
+    "Ready",
     "RenderedPrompt",
     "RepetitionDetection",
     "RequestError",
@@ -111,6 +119,7 @@ __all__ = [
     "StatsSnapshot",
     "StructuredOutputs",
     "TextDelta",
+    "TextPrompt",
     "TokenLogprob",
     "ToolCall",
     "ToolCallDelta",

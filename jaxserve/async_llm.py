@@ -1,53 +1,34 @@
 """AsyncLLM: the API for servers. The only file of the library that uses asyncio."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from jaxserve.admission import QueueSlot
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import ProgressCallback
 from jaxserve.engine_client import EngineClient
 from jaxserve.errors import Overloaded
-from jaxserve.output_plan import OutputPlan
-from jaxserve.output_stream import OutputStream
-from jaxserve.outputs import FinishReason, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
-from jaxserve.sampling_params import SamplingParams
+from jaxserve.outputs import RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.preparation import Ready
+from jaxserve.prompt_input import ChatPrompt, PromptInput
+from jaxserve.running_request import RunningRequest
+from jaxserve.sampling_params import SamplingParams, check_token_ids
 from jaxserve.text.tokenizer import Tokenizer
 
 MAX_REQUEST_TEMPLATES = 64  # requests with templates of their own that are rendered or wait for it
 T = TypeVar("T")
 
 
-class _OutputQueue:
-    """Outputs of one stream that its reader has not taken yet. Used on the event loop's thread alone."""
-
-    def __init__(self) -> None:
-        self._outputs: deque[TokenOutput] = deque()
-        self._arrived = asyncio.Event()
-
-    def put(self, output: TokenOutput) -> None:
-        self._outputs.append(output)
-        self._arrived.set()
-
-    async def get_all(self) -> list[TokenOutput]:
-        """Wait for at least one output and return all that have arrived."""
-        await self._arrived.wait()
-        self._arrived.clear()
-        outputs = list(self._outputs)
-        self._outputs.clear()
-        return outputs
-
-
 class AsyncLLM:
     """A language model for many concurrent requests on one event loop.
 
-    Construct it before the loop runs, or in a thread. A request goes through these calls: `admit` (cheap, before the
-    prompt is looked at), `render_chat` or `encode`, `validate`, `plan_output`, `generate`. Text work runs in threads of
-    its own, so that a long prompt does not block the loop.
+    Construct it before the loop runs, or in a thread. A request goes through three calls: `admit` (cheap, before the
+    prompt is looked at), `prepare`, which checks everything that can be known before the model runs, and `generate`.
+    Text work runs in threads of its own, so that a long prompt does not block the loop.
     """
 
     def __init__(self, config: EngineConfig, progress: ProgressCallback | None = None) -> None:
@@ -57,7 +38,7 @@ class AsyncLLM:
 
         Raises StartupError if the model cannot be served.
         """
-        self._queues: dict[int, _OutputQueue] = {}
+        self._running: dict[int, RunningRequest] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = EngineClient.load(config, self._on_outputs, progress)
         # Rendering and tokenizing a long prompt takes longer than the loop may be blocked.
@@ -80,22 +61,22 @@ class AsyncLLM:
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        return self._client.tokenizer
+        return self._client.text.tokenizer
 
     @property
     def sampling_defaults(self) -> Mapping[str, Any]:
         """The model's sampling defaults under the names of a generation_config.json; only those that are set."""
-        return self._client.defaults.values
+        return self._client.text.defaults.values
 
     @property
     def vocab_size(self) -> int:
         """The number of logits, and so the bound of token ids."""
-        return self._client.vocab_size
+        return self._client.limits.vocab_size
 
     @property
     def num_pages(self) -> int:
         """The number of pages of the key-value cache."""
-        return self._client.num_pages
+        return self._client.limits.num_pages
 
     @property
     def description(self) -> dict[str, str]:
@@ -104,77 +85,39 @@ class AsyncLLM:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether a new request could be served."""
+        """Whether all replicas run, none of them in a step that takes too long."""
         return self._client.is_healthy
 
     @property
     def tool_parser(self) -> str | None:
         """The dialect by which tool calls are parsed; None if the model's is not known, or it has none."""
-        return self._client.output_planner.tool_parser.name
+        return self._client.text.output_planner.tool_parser.name
 
     @property
     def reasoning_parser(self) -> str | None:
         """The dialect by which reasoning is separated from content; None if there is none."""
-        return self._client.output_planner.reasoning_parser.name
+        return self._client.text.output_planner.reasoning_parser.name
 
     @property
     def reasoning_efforts(self) -> tuple[str, ...] | None:
         """The reasoning efforts that the model knows; None: its chat template decides."""
-        return self._client.output_planner.reasoning_efforts
+        return self._client.text.output_planner.reasoning_efforts
 
     @property
     def num_unfinished(self) -> int:
         """The number of sequences (choices of requests) that have not ended."""
         return self._client.num_unfinished
 
-    async def render_chat(
-        self,
-        messages: list[dict[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        add_special_tokens: bool = False,
-        chat_template: str | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
-        counting: bool = False,
-    ) -> RenderedPrompt:
-        """Render messages into a prompt with the model's chat template, or with the one given. Runs in a thread.
+    async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False) -> RenderedPrompt:
+        """Render a conversation, for callers that do not generate. Runs in a thread.
 
-        tools                   functions that the model may call, as in the chat completions API
-        documents               documents for the template
-        add_generation_prompt   end the prompt with the start of an assistant message
-        continue_final_message  end the prompt where the last message ends
-        add_special_tokens      add the tokenizer's special tokens to those that the template writes
-        chat_template           a template that came with the request and is not trusted: a worker process renders it
-        template_kwargs         further variables for the template
-        counting                only the number of tokens is wanted: the prompt may be longer than the model's length
+        counting   only the number of tokens is wanted: the prompt may be longer than the model's length
 
         Raises RequestError for messages that cannot be rendered, Overloaded if too many requests with templates of
         their own wait.
         """
-        render = partial(
-            self._client.prompts.render_chat,
-            messages,
-            tools=tools,
-            documents=documents,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            add_special_tokens=add_special_tokens,
-            chat_template=chat_template,
-            template_kwargs=template_kwargs,
-            counting=counting,
-        )
-        if chat_template is None:
-            return await self._run_in(self._text_threads, render)
-        if self._num_request_templates >= MAX_REQUEST_TEMPLATES:
-            raise Overloaded(f"{MAX_REQUEST_TEMPLATES} requests wait for their chat templates; please try again later.")
-        self._num_request_templates += 1
-        try:
-            return await self._run_in(self._worker_threads, render)
-        finally:
-            self._num_request_templates -= 1
+        render = partial(self._client.text.prompts.render_chat, prompt, counting=counting)
+        return await self._run_for(prompt, render, self._text_threads)
 
     async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
         """Return the token ids of a text. Runs in a thread.
@@ -183,85 +126,127 @@ class AsyncLLM:
 
         Raises RequestError if the text is too long or no valid Unicode.
         """
-        encode = partial(self._client.prompts.encode, text, add_special_tokens=add_special_tokens, counting=counting)
+        encode = partial(
+            self._client.text.prompts.encode, text, add_special_tokens=add_special_tokens, counting=counting
+        )
         return await self._run_in(self._text_threads, encode)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids."""
-        return self._client.tokenizer.decode(token_ids)
+        return self._client.text.tokenizer.decode(token_ids)
 
-    def admit(self, num_choices: int = 1) -> None:
-        """Check that the queue has room for a request, before its prompt is looked at.
+    def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
+        """Check that the model has a logit for every id.
 
-        Raises Overloaded if it is full, EngineStopped if no request can be served, InvalidParameter if it could never
-        hold so many choices.
+        Raises InvalidParameter about the field `param` if it has not.
         """
-        self._client.admit(num_choices)
+        check_token_ids(param, token_ids, self.vocab_size)
 
-    def validate(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
-        """Check a request against the model's limits and return params with the max_tokens that applies.
+    def check_data_parallel_rank(self, rank: int, name: str = "data_parallel_rank") -> None:
+        """Check the number of a replica. name: what the caller has called it.
 
-        Raises RequestError, which names the field, for a request that cannot be served.
+        Raises InvalidParameter if there is no such replica.
         """
-        return self._client.validate(prompt_ids, params)
+        self._client.check_data_parallel_rank(rank, name)
 
-    async def plan_output(
-        self, params: SamplingParams, spec: ChatOutputSpec | None = None, prompt_ids: Sequence[int] = ()
-    ) -> OutputPlan:
-        """Prepare the grammar and the parser of an output. Runs in a thread; a grammar may take seconds to compile.
+    def admit(self, num_choices: int = 1) -> QueueSlot:
+        """Admit a request to the queue, before its prompt is looked at. Its slot is released by the caller, at last.
 
-        spec         how a chat output is parsed; None for text that continues the prompt
-        prompt_ids   the prompt of such a text if it has a thinking budget: it may have opened a reasoning section
+        num_choices   the choices of all its prompts together
 
-        Raises RequestError for a constraint that cannot be enforced.
+        Raises Overloaded if the queue is full, EngineStopped if no request can be served, InvalidParameter if the queue
+        could never hold so many choices.
         """
-        if params.structured_outputs is None and (spec is None or not spec.tools) and not prompt_ids:
-            return self._client.output_planner.plan(params, spec)  # nothing to compile, nothing to decode
-        plan = partial(self._client.output_planner.plan, params, spec, prompt_ids)
-        return await self._run_in(self._grammar_threads, plan)
+        return self._client.admit(num_choices)
 
-    async def generate(
+    async def prepare(
         self,
-        prompt_ids: Sequence[int],
+        prompt: PromptInput,
         params: SamplingParams,
+        output: ChatOutputSpec | None = None,
+        slot: QueueSlot | None = None,
         *,
         cache_salt: str | None = None,
-        output_plan: OutputPlan | None = None,
-    ) -> AsyncGenerator[TextDelta, None]:
+        data_parallel_rank: int | None = None,
+    ) -> Ready:
+        """Render, tokenize, truncate and check a request, and compile its grammar. Runs in a thread.
+
+        output               how a chat output is parsed; its prompt_text is filled in. None for text that continues the
+                             prompt
+        slot                 what `admit` returned; None: `generate` admits the request
+        cache_salt           cached prefixes are shared only among requests with the same salt
+        data_parallel_rank   the replica that must serve it; None: any
+
+        Raises RequestError, which names the field, for a request that cannot be served, Overloaded if too many requests
+        with templates of their own wait, EngineStopped after `close`.
+        """
+        if data_parallel_rank is not None:
+            self.check_data_parallel_rank(data_parallel_rank)
+        prepare = partial(
+            self._client.preparer.prepare,
+            prompt,
+            params,
+            output,
+            slot,
+            cache_salt=cache_salt,
+            data_parallel_rank=data_parallel_rank,
+        )
+        may_compile = params.structured_outputs is not None or (output is not None and output.tools)
+        return await self._run_for(prompt, prepare, self._grammar_threads if may_compile else self._text_threads)
+
+    async def generate(self, ready: Ready) -> AsyncGenerator[TextDelta, None]:
         """Generate and yield text deltas of all choices, interleaved; the last of each has a finish_reason.
 
-        prompt_ids    token ids of the prompt
-        cache_salt    cached prefixes are shared only among requests with the same salt
-        output_plan   what `plan_output` returned for these params; None means plain text
+        ready   what `prepare` returned
 
         Closing the generator, or cancelling the task that reads it, aborts the request.
 
-        Raises RequestError or Overloaded before the first delta, GenerationFailed or EngineStopped if the engine could
-        not finish.
+        Raises Overloaded before the first delta if the request was not admitted and the queue is full,
+        GenerationFailed or EngineStopped if the engine could not finish.
         """
-        self._client.admit(params.n)
-        if output_plan is None:
-            output_plan = await self.plan_output(params, prompt_ids=prompt_ids if params.has_thinking_budget else ())
-        prompt_ids, params = self._client.truncate_and_validate(prompt_ids, params)
-        stream = self._client.create_stream(prompt_ids, params, output_plan, cache_salt)
-        queue = self._register(stream)
+        slot = self.admit(ready.params.n) if ready.slot is None else None
+        deltas: asyncio.Queue[TextDelta | Exception] = asyncio.Queue()
+        num_unfinished = ready.params.n
         try:
-            self._client.submit(stream)
-            while stream.unfinished_ids:
-                for output in await queue.get_all():
-                    delta, ends_early = stream.push(output)
-                    if ends_early:
-                        self._client.finish_requests([output.request_id], FinishReason.STOP)
-                    if delta is not None:
-                        yield delta
+            request = self.start(ready, deltas.put_nowait, deltas.put_nowait)
+            try:
+                while num_unfinished:
+                    delta = await deltas.get()
+                    if isinstance(delta, Exception):
+                        raise delta
+                    num_unfinished -= delta.finish_reason is not None
+                    yield delta
+            finally:
+                request.cancel()
         finally:
-            for choice_id in stream.choice_ids:
-                self._queues.pop(choice_id, None)
-            self._client.finish_requests(list(stream.unfinished_ids))
+            if slot is not None:
+                slot.release()
+
+    def start(
+        self, ready: Ready, on_delta: Callable[[TextDelta], None], on_error: Callable[[Exception], None]
+    ) -> RunningRequest:
+        """Start an admitted request, for callers that buffer its deltas themselves.
+
+        ready      what `prepare` returned
+        on_delta   called on the event loop with each delta; it must not block
+        on_error   called at most once, with the error that ended the request
+        """
+        self._loop = asyncio.get_running_loop()
+        stream = self._client.create_stream(ready)
+        replica = self._client.choose_replica(stream, ready.data_parallel_rank)
+        forget = partial(self._forget, stream.choice_ids)
+        request = RunningRequest(stream, replica, on_delta, on_error, forget)
+        self._running.update(dict.fromkeys(stream.choice_ids, request))
+        replica.submit(stream.requests)
+        return request
 
     def stats(self) -> StatsSnapshot:
-        """Return the engine's metrics."""
+        """Return the metrics of all replicas together."""
         return self._client.stats()
+
+    def replica_stats(self) -> tuple[StatsSnapshot, ...]:
+        """Return the metrics of each replica; what is counted for the whole process is among the first's."""
+        return self._client.replica_stats()
 
     async def close(self) -> None:
         """End the engine and free the device memory. Requests that still run get EngineStopped."""
@@ -270,25 +255,33 @@ class AsyncLLM:
         self._worker_threads.shutdown(wait=False)
         self._grammar_threads.shutdown(wait=False)
 
-    def _register(self, stream: OutputStream) -> _OutputQueue:
-        self._loop = asyncio.get_running_loop()
-        queue = _OutputQueue()
-        for choice_id in stream.choice_ids:
-            self._queues[choice_id] = queue
-        return queue
+    def _forget(self, choice_ids: Sequence[int]) -> None:
+        for choice_id in choice_ids:
+            self._running.pop(choice_id, None)
 
     def _on_outputs(self, outputs: list[TokenOutput]) -> None:
-        """Hand a step's outputs to the event loop with one call. Runs on the engine's thread."""
+        """Hand a step's outputs to the event loop with one call. Runs on an engine's thread."""
         loop = self._loop
         if outputs and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._dispatch, outputs)
 
     def _dispatch(self, outputs: list[TokenOutput]) -> None:
         for output in outputs:
-            self._client.record_output(output)
-            queue = self._queues.get(output.request_id)
-            if queue is not None:
-                queue.put(output)
+            request = self._running.get(output.request_id)
+            if request is not None:
+                request.push(output)
+
+    async def _run_for(self, prompt: PromptInput, function: Callable[[], T], threads: ThreadPoolExecutor) -> T:
+        """Run a function in one of these threads; where a client's template is rendered, beside the other templates."""
+        if not isinstance(prompt, ChatPrompt) or prompt.chat_template is None:
+            return await self._run_in(threads, function)
+        if self._num_request_templates >= MAX_REQUEST_TEMPLATES:
+            raise Overloaded(f"{MAX_REQUEST_TEMPLATES} requests wait for their chat templates; please try again later.")
+        self._num_request_templates += 1
+        try:
+            return await self._run_in(self._worker_threads, function)
+        finally:
+            self._num_request_templates -= 1
 
     async def _run_in(self, threads: ThreadPoolExecutor, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, function)

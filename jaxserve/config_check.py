@@ -26,8 +26,6 @@ def check_config(config: EngineConfig) -> None:
     if config.attention_backend not in ATTENTION_BACKENDS:
         known = ", ".join(ATTENTION_BACKENDS)
         raise BadConfig(f"attention_backend {config.attention_backend!r} is unknown; known: {known}.")
-    if config.data_parallel_size > 1:
-        raise BadConfig(f"data_parallel_size={config.data_parallel_size} is not served yet; leave it out.")
     if config.chat_template is not None:
         _check_template(config.chat_template)
     GenerationDefaults.from_configs(config, {}, {})

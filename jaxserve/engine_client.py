@@ -1,4 +1,4 @@
-"""EngineClient: a loaded model with its engine thread, shared by LLM and AsyncLLM."""
+"""EngineClient: a loaded model with its replicas, shared by LLM and AsyncLLM."""
 
 import atexit
 import itertools
@@ -7,63 +7,57 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+from jaxserve.admission import AdmissionQueue, QueueSlot
 from jaxserve.config import EngineConfig
 from jaxserve.config_check import check_config
-from jaxserve.engine.beam_manager import max_beam_tokens
-from jaxserve.engine.build import CheckedModel, LoadedEngine, ProgressCallback, build
+from jaxserve.engine.build import LoadedEngine, ProgressCallback
 from jaxserve.engine.compile import compile_counter
-from jaxserve.engine.request import Request, TrackerFactory
-from jaxserve.engine.thread import AddRequests, CountRejection, EngineThread, FinishRequests
-from jaxserve.errors import EngineStopped, InvalidParameter, Overloaded, PromptTooLong
-from jaxserve.output_plan import PLAIN_TEXT, OutputPlan
+from jaxserve.engine.request import Request
+from jaxserve.errors import EngineStopped
+from jaxserve.loading import load_engines
 from jaxserve.output_stream import OutputStream
-from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
-from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.bad_words import encode_bad_words
-from jaxserve.text.tokenizer import Tokenizer
+from jaxserve.outputs import StatsSnapshot, TokenOutput
+from jaxserve.preparation import Ready, RequestPreparer
+from jaxserve.replica import Replica, sum_stats
+from jaxserve.request_limits import RequestLimits, check_rank
+from jaxserve.router import PrefixRouter
 from jaxserve.text_components import TextComponents
 
-STEP_TIMEOUT_S = 120.0  # with a longer step the engine counts as unhealthy
+STEP_TIMEOUT_S = 120.0  # with a longer step an engine counts as unhealthy
 
 
 class EngineClient:
-    """A loaded model: checks requests, submits them to the engine and counts those in the queue.
+    """A loaded model: admits requests, has them prepared, and submits them to the engine of one of its replicas.
 
     config            The configuration as resolved: every limit is a number.
-    tokenizer         The model's tokenizer.
-    vocab_size        The number of logits.
-    num_pages         The number of pages of the key-value cache, page 0 included, which holds no tokens.
-    defaults          Sampling defaults and end tokens.
-    prompts           Renders and tokenizes prompts.
-    output_planner    Prepares grammars and parsers.
-    eos_id            The primary end-of-sequence token, None if there is none.
-    further_eos_ids   The other end-of-sequence tokens.
+    text              The text side of the model.
+    limits            The limits of requests.
+    preparer          Prepares requests.
+    replicas          The engines, by rank.
     description       Facts for people, in the order to print them.
     """
 
     def __init__(
-        self, loaded: LoadedEngine, text: TextComponents, on_outputs: Callable[[list[TokenOutput]], None]
+        self, engines: Sequence[LoadedEngine], text: TextComponents, on_outputs: Callable[[list[TokenOutput]], None]
     ) -> None:
-        """Start the engine's thread, which calls `on_outputs` with the outputs of every step."""
-        self.config, self.tokenizer = loaded.config, text.tokenizer
-        self.vocab_size, self.num_pages = loaded.spec.vocab_size, loaded.num_pages
-        self.defaults, self.prompts, self.output_planner = text.defaults, text.prompts, text.output_planner
-        self.eos_id, self.further_eos_ids = text.tokenizer.eos_token_id, text.further_eos_ids
-        self.description = loaded.description | text.description
+        """Start the threads of the engines, which call `on_outputs` with the outputs of every step."""
+        first = engines[0]
+        self.config, self.text = first.config, text
+        self.limits = RequestLimits(first.config, text.defaults, first.spec.vocab_size, first.num_pages)
+        self.preparer = RequestPreparer(text.tokenizer, text.prompts, text.output_planner, self.limits)
+        devices = "; ".join(engine.description["device"] for engine in engines)
+        replicas = {"replicas": f"{len(engines)}: {devices}"} if len(engines) > 1 else {}
+        self.description = first.description | replicas | text.description
+        config = first.config
+        assert config.max_num_queued_reqs and config.max_num_queued_tokens
+        self._queue = AdmissionQueue(config.max_num_queued_reqs, config.max_num_queued_tokens)
         self._request_ids = itertools.count(1)
-        seed = loaded.config.seed
-        self._rng = random.SystemRandom() if seed is None else random.Random(seed)
-        self._lock = threading.Lock()
-        self._pending_prompt_tokens: dict[int, int] = {}  # request id → prompt tokens that still wait
-        self._loaded = loaded
-        self._thread = EngineThread(loaded.engine, on_outputs)
-        self._thread.start()
+        self._rng = random.SystemRandom() if config.seed is None else random.Random(config.seed)
+        self._router, self._route_lock = PrefixRouter(len(engines), config.block_size), threading.Lock()
+        self.replicas = tuple(Replica(rank, engine, on_outputs) for rank, engine in enumerate(engines))
         # A step that still runs while the interpreter ends would abort the process.
         self._at_exit = partial(_close_if_alive, weakref.ref(self))
         atexit.register(self._at_exit)
@@ -79,225 +73,133 @@ class EngineClient:
 
         Faults in the configuration and in the model's small files are found before any weight is read.
 
-        on_outputs   called on the engine's thread with the outputs of every step
+        on_outputs   called on the engines' threads with the outputs of every step
         progress     called with (phase, done, total)
 
         Raises StartupError if the model cannot be served.
         """
         check_config(config)
-        tokenizers: list[Future[Tokenizer]] = []
-        texts: list[TextComponents] = []
-        with ThreadPoolExecutor(1, "tokenizer") as threads, ExitStack() as cleanup:
+        engines, text = load_engines(config, progress)
+        return cls(engines, text, on_outputs)
 
-            def read_tokenizer(path: Path) -> None:  # runs while the checkpoint is opened
-                tokenizers.append(threads.submit(Tokenizer.load, Path(config.tokenizer) if config.tokenizer else path))
-
-            def prepare_text(model: CheckedModel) -> TrackerFactory:
-                texts.append(TextComponents.from_model(model, tokenizers[0].result()))
-                cleanup.callback(texts[0].close)
-                return texts[0].output_planner.trackers
-
-            loaded = build(config, progress, read_tokenizer, prepare_text)
-            cleanup.pop_all()
-            return cls(loaded, texts[0], on_outputs)
-
-    def admit(self, num_choices: int = 1) -> None:
-        """Check that the queue has room for a request, before its prompt is rendered or tokenized.
+    def admit(self, num_choices: int = 1) -> QueueSlot:
+        """Admit a request to the queue, before its prompt is looked at.
 
         Raises EngineStopped if no request can be served, InvalidParameter if the queue could never hold so many
         choices, Overloaded if it is full.
         """
-        if not self._thread.is_alive:
+        if not self.can_serve:
             raise EngineStopped("The engine is not running; no request can be served.")
-        limit = self.config.max_num_queued_reqs
-        assert limit and self.config.max_num_queued_tokens
-        if num_choices > limit:
-            raise InvalidParameter(f"n={num_choices} is more than the server's queue holds, {limit}.", "n")
-        with self._lock:
-            num_unfinished, waiting_tokens = len(self._pending_prompt_tokens), sum(self._pending_prompt_tokens.values())
-        if num_unfinished + num_choices > limit:
-            self._thread.submit(CountRejection("max_num_queued_reqs"))
-            raise Overloaded(
-                f"{num_unfinished} requests are unfinished, and {limit} is the limit; please try again later."
-            )
-        if waiting_tokens > self.config.max_num_queued_tokens:
-            self._thread.submit(CountRejection("max_num_queued_tokens"))
-            raise Overloaded(f"{waiting_tokens} prompt tokens are waiting; please try again later.")
+        return self._queue.admit(num_choices, sum(replica.num_waiting_tokens for replica in self.replicas))
 
-    def truncate_and_validate(
-        self, prompt_ids: Sequence[int], params: SamplingParams
-    ) -> tuple[Sequence[int], SamplingParams]:
-        """Truncate the prompt if params ask for it, and validate the request.
+    def check_data_parallel_rank(self, rank: int, name: str = "data_parallel_rank") -> None:
+        """Check the number of a replica. name: what the caller has called it.
 
-        Returns the prompt that is read, and params with the max_tokens that applies.
-
-        Raises RequestError for a request that cannot be served.
+        Raises InvalidParameter if there is no such replica.
         """
-        assert self.config.max_model_len
-        kept = params.truncate(prompt_ids, self.config.max_model_len)
-        return kept, self.validate(kept, params)
+        check_rank(rank, len(self.replicas), name)
 
-    def validate(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
-        """Check a request against the model's limits and return params with the max_tokens that applies.
+    def create_stream(self, ready: Ready) -> OutputStream:
+        """Create the engine requests of a prepared request: one for each choice, or one for a beam search."""
+        return OutputStream(self._make_requests(ready), self.text.tokenizer, ready.params, ready.output_plan)
 
-        Raises PromptTooLong if the prompt leaves no room for an output, InvalidParameter, which names the field, for
-        anything else that cannot be served.
-        """
-        limit = self.config.max_model_len
-        assert limit
-        self._validate_token_ids(prompt_ids, params)
-        num_prompt_tokens = len(prompt_ids)
-        if params.max_tokens is not None and params.max_tokens > limit:
-            raise InvalidParameter(
-                f"max_tokens={params.max_tokens} cannot be greater than max_model_len={limit}.", "max_tokens"
-            )
-        if num_prompt_tokens >= limit:
-            raise PromptTooLong(
-                f"The prompt is too long. This model's maximum context length is {limit} tokens, but the prompt has"
-                f" {num_prompt_tokens} tokens, which leaves no room for an answer. Please reduce the length of the"
-                " messages or the prompt."
-            )
-        if params.echo_only:
-            return replace(params, max_tokens=0)
-        requested = params.max_tokens or self.defaults.values.get("max_new_tokens") or limit
-        max_tokens = min(limit - num_prompt_tokens, requested, self.defaults.hard_max_tokens or limit)
-        if params.use_beam_search:
-            max_tokens = min(max_tokens, self._max_beam_tokens(num_prompt_tokens, params.n))
-        if params.min_tokens > max_tokens:
-            raise InvalidParameter(
-                f"min_tokens={params.min_tokens} is more than the {max_tokens} tokens that can be generated.",
-                "min_tokens",
-            )
-        return replace(params, max_tokens=max_tokens)
-
-    def _max_beam_tokens(self, num_prompt_tokens: int, width: int) -> int:
-        """Return the number of tokens that each beam can have before all of them fill the cache."""
-        rows = self.config.max_num_seqs
-        assert rows
-        if width > rows:
-            raise InvalidParameter(
-                f"n={width} beams are more than the {rows} sequences that run at once (max_num_seqs).", "n"
-            )
-        return max_beam_tokens(num_prompt_tokens, width, self.num_pages - 1, self.config.block_size)
-
-    def _validate_token_ids(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
-        if not prompt_ids:
-            raise InvalidParameter("The prompt is empty; at least one token is needed.", "prompt")
-        if min(prompt_ids) < 0 or max(prompt_ids) >= self.vocab_size:
-            unknown = next(token for token in prompt_ids if not 0 <= token < self.vocab_size)
-            raise InvalidParameter(
-                f"Token id {unknown} is out of vocabulary: ids are 0 to {self.vocab_size - 1}.", "prompt"
-            )
-        params.check_vocabulary(self.vocab_size)
-        encode_bad_words(params.bad_words, self.tokenizer)
-        params.check_priority(self.config.scheduling_policy)
-        for name in ("logprobs", "prompt_logprobs"):
-            value = getattr(params, name)
-            if value is not None and value > self.config.max_logprobs >= 0:
-                raise InvalidParameter(
-                    f"{name}={value} is more than this server's limit of {self.config.max_logprobs}.", name
-                )
-
-    def create_stream(
-        self,
-        prompt_ids: Sequence[int],
-        params: SamplingParams,
-        output_plan: OutputPlan = PLAIN_TEXT,
-        cache_salt: str | None = None,
-    ) -> OutputStream:
-        """Create the engine requests of a validated request: one for each choice, or one for a beam search.
-
-        prompt_ids    the prompt, as `truncate_and_validate` returned it
-        params        the sampling parameters, as it returned them; choice j gets seed + j
-        output_plan   what the output planner prepared for them
-        cache_salt    cached prefixes are shared only among requests with the same salt
-        """
+    def _make_requests(self, ready: Ready) -> list[Request]:
+        """Make the engine requests of a prepared request; choice j gets seed + j."""
+        params, plan, text = ready.params, ready.output_plan, self.text
         assert params.max_tokens is not None
-        prompt = tuple(prompt_ids)
         seed = params.seed if params.seed is not None and params.seed != -1 else None
-        further_eos_ids: frozenset[int] = frozenset() if params.ignore_eos else self.further_eos_ids
-        eos_ids = self.further_eos_ids if self.eos_id is None else self.further_eos_ids | {self.eos_id}
+        further_eos_ids: frozenset[int] = frozenset() if params.ignore_eos else text.further_eos_ids
+        eos_id = text.tokenizer.eos_token_id
+        eos_ids = text.further_eos_ids if eos_id is None else text.further_eos_ids | {eos_id}
         all_stop_ids = eos_ids | frozenset(params.stop_token_ids)
-        suppresses_stop = bool(params.min_tokens or output_plan.grammar)
-        bad_sequences = encode_bad_words(params.bad_words, self.tokenizer)
+        suppresses_stop = bool(params.min_tokens or plan.grammar)
         ids = [next(self._request_ids) for _ in range(params.n)]
         is_beam_search = params.use_beam_search and not params.echo_only
         sibling_params = replace(params, prompt_logprobs=None)  # the first choice returns them
-        requests = [
+        return [
             Request(
                 request_id=request_id,
-                prompt_ids=prompt,
+                prompt_ids=ready.prompt_ids,
                 params=sibling_params if choice else params,
                 seed=self._rng.getrandbits(64) - 2**63 if seed is None else seed + choice,
-                max_total_tokens=len(prompt) + params.max_tokens,
-                eos_id=None if params.ignore_eos else self.eos_id,
+                max_total_tokens=len(ready.prompt_ids) + params.max_tokens,
+                eos_id=None if params.ignore_eos else eos_id,
                 stop_ids=frozenset(params.stop_token_ids) | further_eos_ids,
                 stop_ids_until_min_tokens=tuple(sorted(all_stop_ids)) if suppresses_stop else (),
-                bad_sequences=bad_sequences,
+                bad_sequences=ready.bad_sequences,
                 parent_id=ids[0] if choice else None,
                 num_siblings=0 if choice or is_beam_search else params.n - 1,
                 choice_ids=tuple(ids) if is_beam_search else (),
-                grammar=output_plan.grammar and output_plan.grammar.spec,
-                reasoning=output_plan.reasoning,
-                reasoning_end_ids=output_plan.reasoning_end_ids,
-                cache_salt=cache_salt,
+                grammar=plan.grammar and plan.grammar.spec,
+                reasoning=plan.reasoning,
+                reasoning_end_ids=plan.reasoning_end_ids,
+                cache_salt=ready.cache_salt,
                 arrival_s=time.monotonic(),
             )
             for choice, request_id in enumerate(ids[:1] if is_beam_search else ids)
         ]
-        return OutputStream(requests, self.tokenizer, params, output_plan)
 
-    def submit(self, stream: OutputStream) -> None:
-        """Hand the requests of a stream to the engine; `on_outputs` gets their outputs."""
-        with self._lock:
-            for request in stream.requests:
-                self._pending_prompt_tokens.update(dict.fromkeys(request.output_ids, 0))
-                self._pending_prompt_tokens[request.request_id] = stream.num_prompt_tokens
-        self._thread.submit(AddRequests(stream.requests))
+    def choose_replica(self, stream: OutputStream, rank: int | None = None) -> Replica:
+        """Choose the replica to which all requests of a stream are to be submitted.
 
-    def record_output(self, output: TokenOutput) -> None:
-        """Update the counts of the queue: the first output means a computed prompt, the last one an ended request."""
-        with self._lock:
-            if output.request_id in self._pending_prompt_tokens:
-                self._pending_prompt_tokens[output.request_id] = 0
-                if output.finish_reason is not None:
-                    del self._pending_prompt_tokens[output.request_id]
-
-    def finish_requests(self, request_ids: Sequence[int], reason: FinishReason = FinishReason.ABORT) -> None:
-        """End requests whose caller has left or whose text has ended; finished and unknown ids are ignored."""
-        if not request_ids:
-            return
-        with self._lock:
-            for request_id in request_ids:
-                self._pending_prompt_tokens.pop(request_id, None)
-        self._thread.submit(FinishRequests(tuple(request_ids), reason))
+        rank   the replica that must serve them; None: the one that can begin first
+        """
+        if len(self.replicas) == 1:
+            return self.replicas[0]
+        first = stream.requests[0]
+        with self._route_lock:
+            loads = [replica.load for replica in self.replicas]
+            rank = self._router.route(first.prompt_ids, loads, cache_salt=first.cache_salt, rank=rank)
+        return self.replicas[rank]
 
     @property
     def num_unfinished(self) -> int:
         """The number of sequences that have not ended."""
-        return len(self._pending_prompt_tokens)
+        return sum(replica.num_unfinished for replica in self.replicas)
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether any replica runs."""
+        return any(replica.is_alive for replica in self.replicas)
 
     @property
     def is_healthy(self) -> bool:
-        """Whether a new request could be served."""
-        return self._thread.is_responsive(STEP_TIMEOUT_S)
+        """Whether all replicas run, none of them in a step that takes too long."""
+        return all(replica.is_responsive(STEP_TIMEOUT_S) for replica in self.replicas)
+
+    def replica_stats(self) -> tuple[StatsSnapshot, ...]:
+        """Return the metrics of each replica, by rank.
+
+        What is counted for the whole process is among the first's: requests that were refused, compilations, and
+        restarts of worker processes.
+        """
+        first, *others = [replica.stats() for replica in self.replicas]
+        shared = compile_counter.counters() | {"worker_restarts": self.text.num_restarts}
+        nothing = dict.fromkeys(shared, 0)
+        refused = self._queue.rejected()
+        return (
+            replace(first, counters={**first.counters, **shared}, rejected=refused),
+            *(
+                replace(stats, counters={**stats.counters, **nothing}, rejected=dict.fromkeys(refused, 0))
+                for stats in others
+            ),
+        )
 
     def stats(self) -> StatsSnapshot:
-        """Return the engine's metrics, with the compilations of this process and the restarts of its workers."""
-        snapshot = self._loaded.engine.stats()
-        restarts = {"helper_restarts": self.prompts.num_restarts + self.output_planner.num_restarts}
-        return replace(snapshot, counters={**snapshot.counters, **compile_counter.counters(), **restarts})
+        """Return the metrics of all replicas together."""
+        return sum_stats(self.replica_stats())
 
     def close(self) -> None:
-        """End the engine and the worker processes and free the device memory. Idempotent.
+        """End the engines and the worker processes and free the device memory. Idempotent.
 
         Requests that still run end with EngineStopped.
         """
         atexit.unregister(self._at_exit)
-        self._thread.stop()
-        self.prompts.close()
-        self.output_planner.close()
-        self._loaded.engine.close()
+        for replica in self.replicas:
+            replica.stop()
+        self.text.close()
+        for replica in self.replicas:
+            replica.close()
 
 
 def _close_if_alive(reference: "weakref.ref[EngineClient]") -> None:

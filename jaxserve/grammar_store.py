@@ -58,7 +58,7 @@ class GrammarStore:
     def _get_compiler(self) -> GrammarCompiler:
         with self._lock:
             if self._is_closed:
-                raise EngineStopped("The engine is not running; no request can be served.")
+                raise EngineStopped("The model is closed; no grammar can be compiled any more.")
             if self._compiler is None:
                 self._compiler = GrammarCompiler(
                     build_grammar_tokenizer(self._tokenizer, self._eos_ids, self._vocab_size)

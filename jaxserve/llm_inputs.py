@@ -13,6 +13,7 @@ from jaxserve.sampling_params import RepetitionDetection, SamplingParams
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Message = dict[str, Any]
+Params = SamplingParams | Mapping[str, Any]
 
 # Limits of a chat for which nobody sets any, as on the chat page and in `jaxserve run`: small models repeat themselves.
 MAX_CHAT_TOKENS = 1024

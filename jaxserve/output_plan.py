@@ -89,7 +89,7 @@ class OutputPlanner:
         )
         self._check_markers(tokenizer)
         self._tokenizer = tokenizer
-        self._strict_level = config.tool_strict_level
+        self._strict_level, self._is_auto_allowed = config.tool_strict_level, config.enable_auto_tool_choice
         options = config.structured_outputs_config or {}
         self._json_switches = {name: True for name in JSON_SWITCHES if options.get(name)}
         self._dialect = OutputDialect.from_parser_names(
@@ -134,6 +134,7 @@ class OutputPlanner:
         `close`.
         """
         constraint, budget = self._apply_json_switches(params.structured_outputs), _thinking_budget(params)
+        check_thinking_budget(params, has_reasoning=self._dialect.reasoning is not None)
         self._check_combination(constraint, budget, spec)
         if spec is None:
             if budget is not None:
@@ -180,12 +181,6 @@ class OutputPlanner:
         self, constraint: StructuredOutputs | None, budget: int | None, spec: ChatOutputSpec | None
     ) -> None:
         """Refuse combinations that exclude each other, or that this model cannot serve."""
-        if budget is not None and self._dialect.reasoning is None:
-            raise InvalidParameter(
-                "thinking_token_budget needs a model whose reasoning stands between known markers, and a reasoning"
-                " parser that knows them; leave it out.",
-                "thinking_token_budget",
-            )
         if spec is None:
             if budget is not None and constraint is not None:
                 raise InvalidParameter(
@@ -194,12 +189,8 @@ class OutputPlanner:
                     "thinking_token_budget",
                 )
             return
-        if spec.tool_choice == "auto" and spec.tools and self.tool_parser.name is None:
-            raise InvalidParameter(
-                "auto tool choice needs to know how the model writes its calls, which was not found in its files; name "
-                "it with --tool-call-parser, or choose required, none or a function.",
-                "tool_choice",
-            )
+        if spec.tools:
+            check_tool_choice(spec, self.tool_parser.name, is_auto_allowed=self._is_auto_allowed)
         if constraint is not None and spec.requires_tool_call:
             raise InvalidParameter(
                 "tool_choice demands a call, and structured_outputs another answer; only one of them can hold.",
@@ -261,6 +252,39 @@ class OutputPlanner:
             return False
         is_strict = any(tool["function"].get("strict") for tool in spec.tools)
         return is_strict or constraint is not None or self._strict_level != "auto"
+
+
+def check_thinking_budget(params: SamplingParams, *, has_reasoning: bool) -> None:
+    """Check that reasoning can be counted, if the request has a budget for it.
+
+    has_reasoning   the model's reasoning stands between markers that are known
+
+    Raises InvalidParameter if it cannot.
+    """
+    if params.thinking_token_budget is not None and not has_reasoning:
+        raise InvalidParameter(
+            "thinking_token_budget needs a model whose reasoning stands between known markers, and a reasoning parser"
+            " that knows them: --reasoning-parser names one.",
+            "thinking_token_budget",
+        )
+
+
+def check_tool_choice(spec: ChatOutputSpec, tool_parser: str | None, *, is_auto_allowed: bool) -> None:
+    """Check that the model may choose whether to call a tool, if the request says so.
+
+    tool_parser       the dialect of the model's calls; None if it is not known
+    is_auto_allowed   enable_auto_tool_choice
+
+    Raises InvalidParameter if it may not.
+    """
+    if spec.tool_choice != "auto" or (is_auto_allowed and tool_parser is not None):
+        return
+    reason = "the first is off" if tool_parser is not None else "no parser is known for this model's tool calls"
+    raise InvalidParameter(
+        f'"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set; {reason}. '
+        'tool_choice "required", a named function and "none" need neither.',
+        "tool_choice",
+    )
 
 
 def _as_strict(tool: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -276,6 +276,12 @@ class HistogramSnapshot:
     counts: tuple[int, ...]
     sum: float
 
+    def plus(self, *others: "HistogramSnapshot") -> "HistogramSnapshot":
+        """Return the observations of several histograms with the same bounds together."""
+        histograms = (self, *others)
+        counts = tuple(sum(column) for column in zip(*(one.counts for one in histograms), strict=True))
+        return HistogramSnapshot(self.bounds, counts, sum(one.sum for one in histograms))
+
 
 @dataclass(frozen=True, slots=True)
 class StatsSnapshot:

@@ -188,10 +188,10 @@ class SamplingParams:
 
         Raises InvalidParameter for ids that the model has no logit for.
         """
-        _require_known("stop_token_ids", sorted(self.stop_token_ids), vocab_size)
-        _require_known("allowed_token_ids", self.allowed_token_ids or (), vocab_size)
-        _require_known("logit_bias", [token_id for token_id, _ in self.logit_bias], vocab_size)
-        _require_known("logprob_token_ids", sorted(self.logprob_token_ids), vocab_size)
+        check_token_ids("stop_token_ids", self.stop_token_ids, vocab_size)
+        check_token_ids("allowed_token_ids", self.allowed_token_ids or (), vocab_size)
+        check_token_ids("logit_bias", [token_id for token_id, _ in self.logit_bias], vocab_size)
+        check_token_ids("logprob_token_ids", self.logprob_token_ids, vocab_size)
 
     def _normalize(self) -> None:
         """Convert every field to its declared type, and check the declared ranges."""
@@ -319,9 +319,12 @@ def _invalid_repetition(reason: str) -> InvalidParameter:
     return InvalidParameter(f"repetition_detection.{reason}.", "repetition_detection")
 
 
-def _require_known(name: str, ids: Sequence[int], vocab_size: int) -> None:
-    """Check sorted ids: if the first and the last are in the vocabulary, all are."""
-    if ids and not 0 <= ids[0] <= ids[-1] < vocab_size:
+def check_token_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
+    """Check that the model has a logit for every id.
+
+    Raises InvalidParameter about the field `name` if it has not.
+    """
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
         unknown = [str(token_id) for token_id in ids if not 0 <= token_id < vocab_size]
         listed = ", ".join(unknown[:MAX_LISTED_IDS]) + (
             f" and {len(unknown) - MAX_LISTED_IDS} more" if len(unknown) > MAX_LISTED_IDS else ""

@@ -72,6 +72,11 @@ class TextComponents:
             description["answers end at"] = str(turn_end)
         return cls(tokenizer, defaults, further, prompts, planner, description)
 
+    @property
+    def num_restarts(self) -> int:
+        """The number of worker processes that were replaced because a template or a grammar broke them."""
+        return self.prompts.num_restarts + self.output_planner.num_restarts
+
     def close(self) -> None:
         """End the worker processes. Idempotent."""
         self.prompts.close()

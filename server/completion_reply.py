@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxserve import Logprob, TextDelta, TokenLogprob
 from server.errors import ApiError
-from server.generation import Generation, GenerationJob
+from server.generation import Generation
 from server.jobs import Prompt
 from server.logprobs import CompletionLogprobsBuilder
 from server.replies import ReplyMetadata, TokenCounts, UsageTracker, in_slices, render_prompt_logprobs, sum_usage
@@ -16,7 +16,7 @@ from server.schemas.completions import CompletionRequest
 from server.writer import DONE, Event
 
 if TYPE_CHECKING:
-    from jaxserve import AsyncLLM
+    from jaxserve import AsyncLLM, Ready
 
 COMPLETION_OBJECT = "text_completion"
 LogprobEntry = TokenLogprob | Logprob | None
@@ -30,7 +30,7 @@ class PromptEcho:
     first_token: Logprob
 
     @classmethod
-    def from_prompt(cls, prompt: Prompt, job: GenerationJob, llm: AsyncLLM) -> PromptEcho:
+    def from_prompt(cls, prompt: Prompt, job: Ready, llm: AsyncLLM) -> PromptEcho:
         """Make the echo of a prompt: a text that was read whole as it was sent, else the decoded token ids."""
         ids = job.prompt_ids
         first = llm.decode([ids[0]]).rstrip("\N{REPLACEMENT CHARACTER}")  # the next token completes the character

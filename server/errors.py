@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_CHARS = 2000
 MAX_VALUE_CHARS = 200
 RETRY_AFTER_S = 1
+INTERNAL_ERROR = "Internal server error"
 PATH_NOT_FOUND = "There is nothing at this path."
 ENGINE_DEAD = "The server had an error while processing your request."
 _LONG_RUN = re.compile(rf"\S{{{MAX_VALUE_CHARS + 1},}}")
@@ -131,7 +132,7 @@ def to_api_error(error: BaseException, *, admitted: bool = False) -> ApiError:
         return _from_http_exception(error)
     if not isinstance(error, GenerationFailed):
         log.error("request failed: %s", type(error).__name__, exc_info=error)
-    return ApiError(500, "Internal server error")
+    return ApiError(500, INTERNAL_ERROR)
 
 
 def _from_http_exception(error: HTTPException) -> ApiError:

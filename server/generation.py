@@ -9,60 +9,42 @@ takes them; those that accumulate for a slow client are merged, choice by choice
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
-from jaxserve import EngineStopped, GenerationFailed, SamplingParams, TextDelta, TokenLogprob
+from jaxserve import EngineStopped, TextDelta, TokenLogprob
+from server.client_fields import client_fields, rename_fields
 from server.errors import ApiError, to_api_error, unavailable
-from server.schemas.constraints import LIBRARY_FIELD, rename_error_field
 
 if TYPE_CHECKING:
-    from jaxserve import AsyncLLM
+    from jaxserve import AsyncLLM, QueueSlot, Ready
 
-MIN_QUEUE_LIMIT = 1024  # generations, where --max-num-queued-reqs is not given
-QUEUED_PER_SEQUENCE = 8  # generations that may be queued for each of --max-num-seqs, if that is more
+FIELD_OF_CONSTRAINTS = "structured_outputs"  # the library's name for what requests may have in two fields
 SHUTTING_DOWN = "The server is shutting down."
 DRAIN_RETRY_AFTER_S = 5
 ERROR_FLUSH_S = 1.0  # time for the error of a request that did not finish while draining to reach its client
-_Deltas = AsyncGenerator[TextDelta, None]
+
+
+class Cancellable(Protocol):
+    """A request that runs."""
+
+    def cancel(self) -> None:
+        """Abort it. Idempotent."""
+        ...
 
 
 class Generator(Protocol):
     """The part of AsyncLLM that a Generation uses."""
 
-    def generate(
-        self,
-        prompt_ids: Sequence[int],
-        params: SamplingParams,
-        *,
-        cache_salt: str | None = None,
-        output_plan: Any = None,
-    ) -> AsyncIterator[TextDelta]:
-        """Generate the choices of one prompt, as AsyncLLM.generate does."""
+    def start(
+        self, ready: Ready, on_delta: Callable[[TextDelta], None], on_error: Callable[[Exception], None]
+    ) -> Cancellable:
+        """Start the choices of one prompt, as AsyncLLM.start does."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationJob:
-    """One prompt, and how to answer it.
-
-    prompt_ids         token ids of the prompt, truncated already
-    params             its sampling parameters, checked by the library
-    is_truncated       truncate_prompt_tokens has removed a part of the prompt
-    prompt_text        what the chat template rendered
-    output_plan        the library's plan for the output: its constraint, its parser
-    constraint_field   the request field that holds the constraint, if there is one; errors about it name this field
-    """
-
-    prompt_ids: Sequence[int]
-    params: SamplingParams
-    is_truncated: bool = False
-    prompt_text: str | None = None
-    output_plan: Any = None
-    constraint_field: str = LIBRARY_FIELD
 
 
 @dataclass(slots=True)
@@ -82,12 +64,13 @@ class PromptResult:
 class Generation:
     """The generations of one request: one or more prompts, each with n choices, numbered prompt * n + choice.
 
-    jobs             one for each prompt
+    jobs             the prepared requests, one for each prompt
     prompt_results   one for each prompt, filled in by its first result
     error            what ended all of it early, as the client is told; None as long as nothing has
     """
 
-    def __init__(self, llm: Generator, jobs: Sequence[GenerationJob], cache_salt: str | None = None) -> None:
+    def __init__(self, llm: Generator, jobs: Sequence[Ready], constraint_field: str = FIELD_OF_CONSTRAINTS) -> None:
+        """Start all prompts. constraint_field: the request's field of its constraint, which errors about it name."""
         self.jobs = jobs
         self.prompt_results = [PromptResult() for _ in jobs]
         self.error: ApiError | None = None
@@ -96,9 +79,8 @@ class Generation:
         self._started: set[int] = set()
         self._has_pending = asyncio.Event()
         self._unfinished = len(jobs) * self._n
-        self._tasks = [
-            asyncio.create_task(self._receive(llm, number, job, cache_salt)) for number, job in enumerate(jobs)
-        ]
+        self._constraint_field = constraint_field
+        self._running = [llm.start(job, partial(self._put, number), self._on_error) for number, job in enumerate(jobs)]
 
     @property
     def num_choices(self) -> int:
@@ -157,25 +139,14 @@ class Generation:
 
     def cancel(self) -> None:
         """Abort what is still being generated. Idempotent."""
-        for task in self._tasks:
-            task.cancel()
+        for running in self._running:
+            running.cancel()
 
-    async def _receive(self, llm: Generator, prompt_index: int, job: GenerationJob, cache_salt: str | None) -> None:
-        """Buffer one prompt's deltas. Closing the iterator aborts the request in the engine."""
-        result, unfinished = self.prompt_results[prompt_index], self._n
-        try:
-            iterator = llm.generate(job.prompt_ids, job.params, cache_salt=cache_salt, output_plan=job.output_plan)
-            deltas = cast(_Deltas, iterator)
-            async with aclosing(deltas):
-                async for delta in deltas:
-                    self._put(prompt_index, result, delta)
-                    unfinished -= delta.finish_reason is not None
-            if unfinished:
-                raise GenerationFailed("the generation ended before all its choices had")
-        except Exception as error:
-            self.fail(rename_error_field(error, job.constraint_field))
+    def _on_error(self, error: Exception) -> None:
+        self.fail(rename_fields(error, {FIELD_OF_CONSTRAINTS: self._constraint_field}))
 
-    def _put(self, prompt_index: int, result: PromptResult, delta: TextDelta) -> None:
+    def _put(self, prompt_index: int, delta: TextDelta) -> None:
+        result = self.prompt_results[prompt_index]
         if delta.prompt_logprobs is not None:
             result.logprobs = delta.prompt_logprobs
         result.cached_tokens = max(result.cached_tokens, delta.num_cached_tokens)
@@ -222,18 +193,21 @@ def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
 
 
 class RequestSlot:
-    """One admitted request: how many generations it may have, and those generations once they are started."""
+    """One admitted request: its places in the queue, and its generations once they are started.
 
-    def __init__(self, num_generations: int) -> None:
-        self.num_generations = num_generations
+    places   what the library admitted
+    """
+
+    def __init__(self, places: QueueSlot) -> None:
+        self.places = places
         self._generation: Generation | None = None
         self._error: BaseException | None = None
 
-    def start(self, llm: Generator, jobs: Sequence[GenerationJob], cache_salt: str | None = None) -> Generation:
+    def start(self, llm: Generator, jobs: Sequence[Ready], constraint_field: str) -> Generation:
         """Start the generations. Raises the error that `fail` was given, if it has been called already."""
         if self._error is not None:
             raise self._error
-        self._generation = Generation(llm, jobs, cache_salt)
+        self._generation = Generation(llm, jobs, constraint_field)
         return self._generation
 
     def fail(self, error: BaseException) -> None:
@@ -243,28 +217,23 @@ class RequestSlot:
             self._generation.fail(error)
 
     def release(self) -> None:
-        """Abort what is still being generated, when the task of the request is done."""
+        """Abort what is still being generated, when the task of the request is done, and give its places back."""
         if self._generation is not None:
             self._generation.cancel()
+        self.places.release()
 
 
 class RequestSlots:
-    """The admitted requests of a server, limited by the sum of their generations.
+    """The admitted requests of a server.
 
     is_draining    no more requests are admitted
-    num_rejected   requests that were refused because the queue was full
     """
 
     def __init__(self, llm: AsyncLLM) -> None:
-        config = llm.config
-        self._limit = config.max_num_queued_reqs or max(
-            MIN_QUEUE_LIMIT, QUEUED_PER_SEQUENCE * (config.max_num_seqs or 1)
-        )
+        self._llm = llm
         self._requests: set[RequestSlot] = set()
         self._empty = asyncio.Event()
-        self._num_generations = 0
         self.is_draining = False
-        self.num_rejected = 0
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -272,34 +241,24 @@ class RequestSlots:
     def admit(self, num_generations: int, param: str = "n") -> RequestSlot:
         """Admit the request of the current task with `num_generations` generations, until that task is done.
 
-        Raises ApiError if the queue is full or the server is shutting down (503), or the request has more generations
-        than the queue could ever hold (400, about `param`); RuntimeError if it is not called in a task.
+        Raises ApiError (503) if the server is shutting down, Overloaded if the queue is full, InvalidParameter about
+        `param` if it could never hold so many, EngineStopped if the engine is not running, RuntimeError if it is not
+        called in a task.
         """
-        if self.is_draining:
-            raise unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S)
-        if num_generations > self._limit:
-            message = (
-                f"The request asks for {num_generations} generations; at most {self._limit} may be queued at once."
-            )
-            raise ApiError(400, message, param=param)
-        if self._num_generations + num_generations > self._limit:
-            self.num_rejected += 1
-            raise unavailable(
-                f"The queue is full: {self._num_generations} of {self._limit} places are taken. Try again later."
-            )
-        slot = RequestSlot(num_generations)
-        self._requests.add(slot)
-        self._num_generations += num_generations
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("admit belongs to the task that serves the request")
+        if self.is_draining:
+            raise unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S)
+        with client_fields({"n": param}):
+            slot = RequestSlot(self._llm.admit(num_generations))
+        self._requests.add(slot)
         task.add_done_callback(lambda _: self._release(slot))
         return slot
 
     def _release(self, slot: RequestSlot) -> None:
         slot.release()
         self._requests.discard(slot)
-        self._num_generations -= slot.num_generations
         if not self._requests:
             self._empty.set()
 

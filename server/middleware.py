@@ -16,7 +16,7 @@ import orjson
 
 from server import logs
 from server.config import ServerConfig, split_commas
-from server.errors import PATH_NOT_FOUND, ApiError
+from server.errors import INTERNAL_ERROR, PATH_NOT_FOUND, ApiError
 from server.metrics import HttpMetrics
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class OuterMiddleware:
         except Exception:
             log.exception("a request failed outside its route")
             if sender.status is None:
-                await _send_error(ApiError(500, "Internal server error"), sender)
+                await _send_error(ApiError(500, INTERNAL_ERROR), sender)
         finally:
             self._record(scope, sender, time.monotonic() - started_s)
 

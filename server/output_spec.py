@@ -1,6 +1,6 @@
 """How the output of a chat request is to be parsed: tools, tool choice and reasoning.
 
-The checks here depend on the parsers that this model has; those that need only the body are in schemas/.
+The check here depends on the parser that this model has; those that need only the body are in schemas/.
 """
 
 from __future__ import annotations
@@ -18,15 +18,8 @@ if TYPE_CHECKING:
     from jaxserve import AsyncLLM
 
 
-def check_output_spec(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> None:
-    """Check that this model's parsers can do what the request asks of them.
-
-    Raises InvalidParameter if the tool choice is auto and no tool parser is set, a thinking budget is given and no
-    reasoning parser is set, or the model does not know the reasoning effort.
-    """
-    if resolve_tool_choice(request) == "auto":
-        _check_auto_tool_choice(llm, "tools" if request.tool_choice is None else "tool_choice")
-    check_thinking_budget(request.thinking_token_budget, llm)
+def check_effort(request: ChatRequest, llm: AsyncLLM, config: ServerConfig) -> None:
+    """Check that the model has the reasoning effort of a request. Raises InvalidParameter if it does not know it."""
     effort = map_reasoning_effort(request.reasoning_effort, config)
     efforts = llm.reasoning_efforts
     if efforts is not None and effort is not None and effort not in efforts:
@@ -36,40 +29,15 @@ def check_output_spec(request: ChatRequest, llm: AsyncLLM, config: ServerConfig)
         )
 
 
-def check_thinking_budget(budget: int | None, llm: AsyncLLM) -> None:
-    """Check that reasoning can be counted, if it has a budget.
-
-    Raises InvalidParameter if a budget is given and no reasoning parser is set.
-    """
-    if budget is not None and llm.reasoning_parser is None:
-        raise InvalidParameter(
-            "thinking_token_budget needs a reasoning parser; none is known for this model. --reasoning-parser names "
-            "one.",
-            "thinking_token_budget",
-        )
-
-
-def make_output_spec(request: ChatRequest, config: ServerConfig, prompt_text: str) -> ChatOutputSpec:
-    """Make the description of the output for the library. prompt_text: what the chat template rendered."""
+def make_output_spec(request: ChatRequest, config: ServerConfig) -> ChatOutputSpec:
+    """Make the description of the output for the library."""
     return ChatOutputSpec(
         tools=tuple(dump_tools(request.tools) or ()),
         tool_choice=resolve_tool_choice(request),
         parallel_tool_calls=request.parallel_tool_calls is not False,
         include_reasoning=request.shows_reasoning,
         enable_thinking=_is_thinking(request, config),
-        prompt_text=prompt_text,
         num_past_tool_calls=sum(len(message.tool_calls or ()) for message in request.messages),
-    )
-
-
-def _check_auto_tool_choice(llm: AsyncLLM, param: str) -> None:
-    if llm.config.enable_auto_tool_choice and llm.tool_parser is not None:
-        return
-    reason = "the first is off" if llm.tool_parser is not None else "no parser is known for this model's tool calls"
-    raise InvalidParameter(
-        f'"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set; {reason}. '
-        'tool_choice "required", a named function and "none" need neither.',
-        param,
     )
 
 

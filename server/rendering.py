@@ -1,33 +1,21 @@
-"""Renders the messages of a request as a prompt, in the same way for every endpoint that reads messages."""
+"""Makes the prompt of a request with messages, in the same way for every endpoint that reads messages."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from jaxserve import RenderedPrompt
+from jaxserve import ChatPrompt
 from server.config import ServerConfig
 from server.schemas.chat import ChatRequest
 from server.schemas.template import dump_tools, merge_template_kwargs, request_template
 from server.schemas.tokens import TokenizeRequest
 
-if TYPE_CHECKING:
-    from jaxserve import AsyncLLM
 
-
-async def render_prompt(
-    request: ChatRequest | TokenizeRequest, llm: AsyncLLM, config: ServerConfig, *, counting: bool = False
-) -> RenderedPrompt:
-    """Render messages with the chat template, and tokenize them.
-
-    counting: nothing will be generated, so more tokens than the model takes are allowed.
-
-    Raises RequestError if the template or the model cannot take the messages.
-    """
+def make_chat_prompt(request: ChatRequest | TokenizeRequest, config: ServerConfig) -> ChatPrompt:
+    """Make the prompt that the chat template renders."""
     tools = dump_tools(request.tools)
     if request.tool_choice == "none" and config.exclude_tools_when_tool_choice_none:
         tools = None
-    return await llm.render_chat(
-        [message.model_dump(exclude_none=True) for message in request.messages or ()],
+    return ChatPrompt(
+        messages=[message.model_dump(exclude_none=True) for message in request.messages or ()],
         tools=tools,
         documents=request.documents,
         add_generation_prompt=request.adds_generation_prompt,
@@ -35,5 +23,4 @@ async def render_prompt(
         add_special_tokens=bool(request.add_special_tokens),
         chat_template=request_template(request),
         template_kwargs=merge_template_kwargs(request.chat_template_kwargs, request.reasoning_effort, config),
-        counting=counting,
     )

@@ -53,10 +53,7 @@ def make_sampling_params(request: GenerationRequest, llm: AsyncLLM, **overrides:
         del values["seed"]
     if values.get("top_k", 0) > llm.vocab_size:
         values["top_k"] = llm.vocab_size  # the same as off, and it fits into the device's integers
-    params = SamplingParams(**values, **overrides)
-    params.check_vocabulary(llm.vocab_size)
-    params.check_priority(llm.config.scheduling_policy)
-    return params
+    return SamplingParams(**values, **overrides)
 
 
 def get_max_model_len(llm: AsyncLLM) -> int:
@@ -70,34 +67,17 @@ def get_max_model_len(llm: AsyncLLM) -> int:
     return limit
 
 
-def resolve_max_tokens(request: HasMaxTokens, llm: AsyncLLM, minimum: int) -> int | None:
+def resolve_max_tokens(request: HasMaxTokens, minimum: int) -> int | None:
     """Return the most tokens that the client wants generated; None: it gives no limit.
 
-    Raises InvalidParameter if there are fewer than `minimum`, or more than fit into the model's context.
+    Raises InvalidParameter if there are fewer than `minimum`.
     """
-    max_tokens, param, limit = request.requested_max_tokens, request.max_tokens_field, get_max_model_len(llm)
-    if max_tokens is None:
-        return None
-    if max_tokens < minimum:
+    max_tokens, param = request.requested_max_tokens, request.max_tokens_field
+    if max_tokens is not None and max_tokens < minimum:
         raise InvalidParameter(f"{param} must be at least {minimum}, got {max_tokens}.", param)
-    if max_tokens > limit:
-        raise InvalidParameter(
-            f"{param} is {max_tokens} and cannot be greater than max_model_len, which is {limit}.", param
-        )
     return max_tokens
 
 
-def resolve_num_logprobs(name: str, requested: int | None, llm: AsyncLLM) -> int | None:
-    """Return how many alternatives the field `name` asks for; -1 stands for the whole vocabulary.
-
-    With --max-logprobs -1 there is no limit, and more than the vocabulary has is all of it.
-
-    Raises InvalidParameter if there are more than --max-logprobs.
-    """
-    if requested is None:
-        return None
-    cap = llm.config.max_logprobs
-    count = llm.vocab_size if requested == -1 else requested
-    if count > cap >= 0:
-        raise InvalidParameter(f"{name} asks for {count} alternatives; at most {cap} are allowed.", name)
-    return min(count, llm.vocab_size)
+def resolve_num_logprobs(requested: int | None, llm: AsyncLLM) -> int | None:
+    """Return how many alternatives a field asks for; -1 stands for the whole vocabulary."""
+    return llm.vocab_size if requested == -1 else requested

@@ -14,11 +14,10 @@ import orjson
 import quart
 
 import jaxserve
-from jaxserve import InvalidParameter
 from server.body import BodyMeter
 from server.config import ServerConfig
 from server.errors import model_not_found
-from server.generation import Generation, GenerationJob, RequestSlot, RequestSlots
+from server.generation import Generation, RequestSlot, RequestSlots
 from server.logs import sanitize
 from server.metrics import EventLoopLag, HttpMetrics
 from server.replies import ReplyMetadata, make_random_id, now_s
@@ -27,11 +26,12 @@ from server.schemas.generation import GenerationRequest
 from server.tool_metrics import ToolMetrics
 
 if TYPE_CHECKING:
-    from jaxserve import AsyncLLM
+    from jaxserve import AsyncLLM, Ready
 
 log = logging.getLogger(__name__)
 
 OWNED_BY = "jaxserve"
+RANK_HEADER = "X-data-parallel-rank"
 
 
 class ServerState:
@@ -83,29 +83,29 @@ class ServerState:
 
         param: the field that is blamed if there are more generations than the queue could ever hold.
 
-        Raises ApiError if the queue is full (503), the server is shutting down (503), or the request could never fit
-        (400); Overloaded if the engine takes no more; EngineStopped if the engine is not running.
+        Raises ApiError if the server is shutting down (503), Overloaded if the queue is full, InvalidParameter if the
+        request could never fit, EngineStopped if the engine is not running.
         """
-        slot = self.slots.admit(num_generations, param)
-        self.llm.admit(num_generations)
-        return slot
+        return self.slots.admit(num_generations, param)
 
-    def start(
-        self, slot: RequestSlot, request_id: str, jobs: Sequence[GenerationJob], cache_salt: str | None
-    ) -> Generation:
+    def start(self, slot: RequestSlot, request_id: str, jobs: Sequence[Ready], constraint_field: str) -> Generation:
         """Start the generations of an admitted request. Their parameters may be logged, their prompts never are.
+
+        constraint_field: the request's field of its constraint, which errors about it name.
 
         Raises ApiError if the request was ended while its prompt was prepared.
         """
         if self.config.enable_log_requests:
             sizes = [len(job.prompt_ids) for job in jobs]
             log.info("request %s: prompt tokens %s, %.2000s", sanitize(request_id), sizes[:10], jobs[0].params)
-        return slot.start(self.llm, jobs, cache_salt)
+        return slot.start(self.llm, jobs, constraint_field)
 
-    def check_headers(self, request: GenerationRequest) -> None:
+    def check_headers(self, request: GenerationRequest) -> int | None:
         """Check the request headers that stand for fields; X-Vllm-Priority replaces `request.priority`.
 
-        Raises InvalidParameter if an id is too long, or X-data-parallel-rank names a second replica.
+        Returns the replica that X-data-parallel-rank asks for, None for any.
+
+        Raises InvalidParameter if an id is too long, or there is no such replica.
         """
         headers = quart.request.headers
         for name in ("X-Request-Id", "X-Session-ID"):
@@ -113,9 +113,10 @@ class ServerState:
         priority = _parse_int(headers.get("X-Vllm-Priority"))
         if priority is not None:
             request.priority = priority
-        rank = _parse_int(headers.get("X-data-parallel-rank"))
-        if rank:
-            raise InvalidParameter(f"X-data-parallel-rank must be 0: there is one replica, got {rank}.", None)
+        rank = _parse_int(headers.get(RANK_HEADER))
+        if rank is not None:
+            self.llm.check_data_parallel_rank(rank, RANK_HEADER)
+        return rank
 
     def make_metadata(
         self, prefix: str, request: GenerationRequest, *, parses_reasoning: bool = False
@@ -155,7 +156,7 @@ class ServerState:
 def compute_fingerprint(llm: AsyncLLM, config: ServerConfig) -> str | None:
     """Compute the system_fingerprint, which is constant while the server runs; None: replies have none.
 
-    There is one replica on one device, so the modes "full" and "hash" give the same.
+    It tells nothing of the devices, so the modes "full" and "hash" give the same.
     """
     if config.fingerprint_mode == "none":
         return None

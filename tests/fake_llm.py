@@ -5,27 +5,35 @@ One token is one character, its id the character's code point. The vocabulary ha
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from jaxserve import (
     ChatOutputSpec,
+    ChatPrompt,
     EngineConfig,
     EngineStopped,
     FinishReason,
-    InvalidParameter,
     Logprob,
     NamedTool,
-    PromptTooLong,
+    QueueSlot,
     RenderedPrompt,
     SamplingParams,
     StatsSnapshot,
     TextDelta,
+    TextPrompt,
     TokenLogprob,
     ToolCallDelta,
 )
+from jaxserve.admission import AdmissionQueue
+from jaxserve.generation_defaults import GenerationDefaults
+from jaxserve.output_plan import check_thinking_budget, check_tool_choice
+from jaxserve.replica import sum_stats
+from jaxserve.request_limits import RequestLimits, check_rank
+from jaxserve.sampling_params import check_token_ids
 from jaxserve.text.dialects import REASONING_PARSERS
+from jaxserve.text.prompts import COUNTING_FACTOR, check_text_length
 
 VOCAB_SIZE = 1000
 CONTEXT = 64
@@ -73,23 +81,32 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class FakeOutputPlan:
-    params: SamplingParams
-    spec: ChatOutputSpec | None
-    unenforced_formats: tuple[str, ...] = ()
+class FakeReady:
+    """What `prepare` returns. It is equal to another for the same tokens and parameters."""
 
-
-@dataclass(frozen=True)
-class GenerateCall:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     cache_salt: str | None
-    output_plan: FakeOutputPlan | None = field(compare=False)
+    output: ChatOutputSpec | None = field(compare=False)
+    unenforced_formats: tuple[str, ...] = field(default=(), compare=False)
+    is_truncated: bool = field(default=False, compare=False)
+    prompt_text: str | None = field(default=None, compare=False)
+    data_parallel_rank: int | None = field(default=None, compare=False)
 
     @property
     def spec(self) -> ChatOutputSpec:
-        assert self.output_plan is not None and self.output_plan.spec is not None, "nobody said how to read the answer"
-        return self.output_plan.spec
+        assert self.output is not None, "nobody said how to read the answer"
+        return self.output
+
+
+class FakeRunning:
+    """A request whose deltas a task makes."""
+
+    def __init__(self, task: "asyncio.Task[None]") -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        self._task.cancel()
 
 
 class FakeLLM:
@@ -97,9 +114,10 @@ class FakeLLM:
 
     hold_at            deltas from this number on wait until `release` is set
     fail_at            instead of the delta of this number `generate_error` is raised
-    validate_error     raised by validate
-    plan_error         raised by plan_output
-    unenforced_formats formats that output plans name as not enforced
+    validate_error     raised by prepare when it checks the prompt
+    plan_error         raised by prepare when it compiles the grammar
+    unenforced_formats formats that prepared requests name as not enforced
+    snapshots          the metrics of each replica
     """
 
     def __init__(
@@ -122,7 +140,7 @@ class FakeLLM:
         self.description = {"dtype": "float32"}
         self.is_healthy = True
         self.is_closed = False
-        self.calls: list[GenerateCall] = []
+        self.calls: list[FakeReady] = []
         self.rendered: list[dict[str, Any]] = []
         self.ends: Counter[str] = Counter()
         self.hold_at: int | None = None
@@ -134,7 +152,8 @@ class FakeLLM:
         self.unenforced_formats: tuple[str, ...] = ()
         self.cached_tokens = 0
         self.stop_reason: int | str | None = None
-        self.snapshot = empty_stats()
+        self.snapshots = [empty_stats() for _ in range(self.config.data_parallel_size)]
+        self._queue = AdmissionQueue(self.config.max_num_queued_reqs or 64, 10**9)
         self._changed = asyncio.Event()
 
     async def wait_until(self, holds: Callable[["FakeLLM"], bool]) -> None:
@@ -143,66 +162,107 @@ class FakeLLM:
             self._changed.clear()
             await self._changed.wait()
 
-    async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> RenderedPrompt:
-        self.rendered.append({"messages": messages, **how})
-        text = "".join(f"{turn['role'][:1]}:{text_of(turn.get('content'))}|" for turn in messages)
-        return RenderedPrompt(text, await self.encode(text, add_special_tokens=how["add_special_tokens"]))
+    async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False) -> RenderedPrompt:
+        self.rendered.append({name: getattr(prompt, name) for name in ChatPrompt.__dataclass_fields__})
+        text = "".join(f"{turn['role'][:1]}:{text_of(turn.get('content'))}|" for turn in prompt.messages)
+        return RenderedPrompt(text, self._encode(text, prompt.add_special_tokens))
 
     async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
+        limit = self.config.max_model_len or CONTEXT
+        check_text_length(text, limit * (COUNTING_FACTOR if counting else 1), limit)
+        return self._encode(text, add_special_tokens)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return [BOS] * add_special_tokens + [ord(one) % VOCAB_SIZE for one in text]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(self.tokenizer.piece(one) for one in token_ids)
 
-    def admit(self, num_choices: int = 1) -> None:
+    def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
+        check_token_ids(param, token_ids, self.vocab_size)
+
+    def check_data_parallel_rank(self, rank: int, name: str = "data_parallel_rank") -> None:
+        check_rank(rank, len(self.snapshots), name)
+
+    def admit(self, num_choices: int = 1) -> QueueSlot:
         if not self.is_healthy:
             raise EngineStopped("The engine is not running; no request can be served.")
+        return self._queue.admit(num_choices, 0)
 
-    def validate(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
-        if self.validate_error is not None:
-            raise self.validate_error
-        limit = self.config.max_model_len or CONTEXT
-        room = limit - len(prompt_ids)
-        if room < 1:
-            raise PromptTooLong(
-                f"The prompt is too long: maximum context length is {limit} tokens, it has {len(prompt_ids)} tokens"
-            )
-        effective = 0 if params.echo_only else min(room, params.max_tokens or room)
-        if params.min_tokens > effective:
-            raise InvalidParameter(f"min_tokens must be at most {effective}", "min_tokens")
-        return replace(params, max_tokens=effective)
-
-    async def plan_output(
-        self, params: SamplingParams, spec: ChatOutputSpec | None = None, prompt_ids: Sequence[int] = ()
-    ) -> FakeOutputPlan:
-        if self.plan_error is not None:
-            raise self.plan_error
-        return FakeOutputPlan(params, spec, self.unenforced_formats)
-
-    async def generate(
+    async def prepare(
         self,
-        prompt_ids: Sequence[int],
+        prompt: ChatPrompt | TextPrompt | Sequence[int],
         params: SamplingParams,
+        output: ChatOutputSpec | None = None,
+        slot: QueueSlot | None = None,
         *,
         cache_salt: str | None = None,
-        output_plan: FakeOutputPlan | None = None,
-    ) -> AsyncGenerator[TextDelta, None]:
-        call = GenerateCall(tuple(prompt_ids), params, cache_salt, output_plan)
-        self._record(self.calls.append, call)
+        data_parallel_rank: int | None = None,
+    ) -> FakeReady:
+        defaults = GenerationDefaults.from_configs(self.config, {}, {})
+        limits = RequestLimits(self.config, defaults, self.vocab_size, self.num_pages)
+        params = limits.check_params(params)
+        check_thinking_budget(params, has_reasoning=self.reasoning_parser is not None)
+        if output is not None and output.tools:
+            check_tool_choice(output, self.tool_parser, is_auto_allowed=self.config.enable_auto_tool_choice)
+        token_ids, text = await self._tokenize(prompt, params)
+        prompt_ids = tuple(params.truncate(token_ids, limits.max_model_len))
+        if self.validate_error is not None:
+            raise self.validate_error
+        params = limits.check_length(prompt_ids, params)
+        if self.plan_error is not None:
+            raise self.plan_error
+        return FakeReady(
+            prompt_ids,
+            params,
+            cache_salt,
+            output and replace(output, prompt_text=text or ""),
+            self.unenforced_formats,
+            len(prompt_ids) < len(token_ids),
+            text,
+            data_parallel_rank,
+        )
+
+    async def _tokenize(
+        self, prompt: ChatPrompt | TextPrompt | Sequence[int], params: SamplingParams
+    ) -> tuple[Sequence[int], str | None]:
+        counting = params.truncate_prompt_tokens is not None
+        if isinstance(prompt, ChatPrompt):
+            rendered = await self.render_chat(prompt, counting=counting)
+            return rendered.token_ids, rendered.text
+        if isinstance(prompt, TextPrompt):
+            return await self.encode(prompt.text, add_special_tokens=prompt.add_special_tokens, counting=counting), None
+        self.check_token_ids(prompt, "prompt")
+        return prompt, None
+
+    def start(
+        self, ready: FakeReady, on_delta: Callable[[TextDelta], None], on_error: Callable[[Exception], None]
+    ) -> FakeRunning:
+        return FakeRunning(asyncio.create_task(self._generate(ready, on_delta, on_error)))
+
+    async def _generate(
+        self, ready: FakeReady, on_delta: Callable[[TextDelta], None], on_error: Callable[[Exception], None]
+    ) -> None:
+        self._record(self.calls.append, ready)
         end = "aborted"
         try:
-            for number, delta in enumerate(self._deltas(call)):
+            for number, delta in enumerate(self._deltas(ready)):
                 if self.hold_at is not None and number >= self.hold_at:
                     await self.release.wait()
                 if number == self.fail_at:
                     raise self.generate_error
-                yield delta
+                on_delta(delta)
             end = "finished"
+        except Exception as error:
+            on_error(error)
         finally:
             self._record(self.ends.update, [end])
 
     def stats(self) -> StatsSnapshot:
-        return self.snapshot
+        return sum_stats(self.snapshots)
+
+    def replica_stats(self) -> tuple[StatsSnapshot, ...]:
+        return (replace(self.snapshots[0], rejected=self._queue.rejected()), *self.snapshots[1:])
 
     async def close(self) -> None:
         self._record(lambda closed: setattr(self, "is_closed", closed), True)
@@ -211,13 +271,13 @@ class FakeLLM:
         change(value)
         self._changed.set()
 
-    def _deltas(self, call: GenerateCall) -> list[TextDelta]:
+    def _deltas(self, call: FakeReady) -> list[TextDelta]:
         """Return the deltas of all choices, interleaved."""
         by_choice = [self._choice(index, call) for index in range(call.params.n)]
         longest = max(len(deltas) for deltas in by_choice)
         return [deltas[step] for step in range(longest) for deltas in by_choice if step < len(deltas)]
 
-    def _choice(self, index: int, call: GenerateCall) -> list[TextDelta]:
+    def _choice(self, index: int, call: FakeReady) -> list[TextDelta]:
         params = call.params
         room, deltas, is_cut = params.max_tokens or 0, [], False
         for piece in self.pieces[index % len(self.pieces)]:

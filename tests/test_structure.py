@@ -19,9 +19,9 @@ REPO = Path(__file__).resolve().parents[1]
 LEVELS = (
     (
         *("config", "errors", "exact_json", "sampling_params", "structured_outputs", "chat_output_spec", "outputs"),
-        *("progress_bars", "memory", "parameter_numbers", "output_constraints"),
+        *("progress_bars", "memory", "parameter_numbers", "output_constraints", "prompt_input"),
     ),
-    ("parallel", "native", "generation_defaults", "workers"),
+    ("parallel", "native", "generation_defaults", "workers", "admission", "router"),
     ("layers", "cache"),
     ("attention",),
     ("models", "sampling", "structured", "weights"),
@@ -29,9 +29,12 @@ LEVELS = (
     ("grammar_store", "llm_options"),
     ("output_trackers",),
     ("output_plan",),
-    ("output_stream", "config_check", "text_components", "llm_inputs"),
-    ("engine_client", "completion", "model_store", "doctor"),
+    ("output_stream", "config_check", "text_components", "llm_inputs", "request_limits", "replica"),
+    ("preparation", "running_request", "loading", "completion", "model_store", "doctor"),
+    ("engine_client",),
     ("blocking_client",),
+    ("llm_requests",),
+    ("llm_generate", "llm_chat", "llm_stream"),
     ("llm", "async_llm"),
 )
 LEVEL_OF = {package: level for level, packages in enumerate(LEVELS) for package in packages}
@@ -43,6 +46,11 @@ GENERATED = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".h
 GENERATED |= {"dist", "build"}
 # Packages whose docstrings are not checked yet. The set only shrinks.
 NOT_YET: set[str] = set()
+# Calls that make an error whose text a caller reads. A second place with the same text would be a second check.
+REFUSALS = {
+    *("RequestError", "InvalidParameter", "PromptTooLong", "Unsupported", "Overloaded", "EngineStopped", "BadConfig"),
+    *("ApiError", "unavailable"),
+}
 # First words of docstrings that are verbs in the third person; other words with an s are if a determiner follows.
 _VERBS = """aborts accepts adds advances allows appends applies asks assigns binds brings bundles cancels chooses cleans
     clears collects combines compares compiles computes contains converts copies creates decides decodes defines deletes
@@ -270,6 +278,30 @@ def duplicate_classes(root: Path) -> set[str]:
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in modules(root).values()]
     names = Counter(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
     return {name for name, count in names.items() if count > 1}
+
+
+def refusals(root: Path) -> Counter[str]:
+    """Count the texts of errors for callers, values left out: the first text of every call that makes such an error."""
+    texts: Counter[str] = Counter()
+    for file in modules(root).values():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and _name(node.func) in REFUSALS:
+                parts = [text for argument in node.args if (text := _text_of(argument)) is not None]
+                texts.update(parts[:1])
+    return texts
+
+
+def _text_of(node: ast.expr) -> str | None:
+    """Return a text with {} for each value; None for a name, and for a form that begins with the name of any field."""
+    values = node.values if isinstance(node, ast.JoinedStr) else [node]
+    if not all(isinstance(value, ast.Constant | ast.FormattedValue) for value in values):
+        return None
+    text = "".join(str(value.value) if isinstance(value, ast.Constant) else "{}" for value in values)
+    return None if text.startswith("{}") or " " not in text else text
+
+
+def test_no_refusal_is_written_twice():
+    assert {text for text, count in refusals(REPO).items() if count > 1} == set()
 
 
 def test_no_class_name_occurs_twice():

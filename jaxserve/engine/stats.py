@@ -31,7 +31,6 @@ COUNTERS = (
     "step_roofline_seconds",  # the least that step_device_seconds could have been on this machine
 )
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
-REJECT_REASONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 
 TTFT_BUCKETS_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -131,7 +130,7 @@ class Stats:
     """Counters and histograms, owned by the engine thread; only `snapshot` may be called from other threads.
 
     The calls for one output: on_arrival, on_scheduled, on_tokens (or on_decode) ..., on_finish; between them on_preempt
-    and on_scheduled again. Requests that never reach the engine are counted by on_reject.
+    and on_scheduled again.
 
     max_model_len   The largest number of tokens of a request, for the bounds of histograms of sizes.
     """
@@ -140,7 +139,6 @@ class Stats:
         sizes = log_buckets(max_model_len)
         self._counters: dict[str, float] = dict.fromkeys(COUNTERS, 0)
         self._finished: dict[str, int] = dict.fromkeys(FINISH_REASONS, 0)
-        self._rejected: dict[str, int] = dict.fromkeys(REJECT_REASONS, 0)
         self._num_generated = 0  # tokens since the last on_step
         self._histograms = {
             "time_to_first_token_seconds": Histogram(TTFT_BUCKETS_S),
@@ -247,10 +245,6 @@ class Stats:
         self._observe_times(timeline)
         self._observe_group(timeline.group, timeline.generation_tokens)
 
-    def on_reject(self, reason: str) -> None:
-        """Count a request refused because of a queue limit; reason is the name of the limit (REJECT_REASONS)."""
-        self._rejected[reason] += 1
-
     def on_step(self, num_prompt_tokens: int, host_s: float) -> None:
         """Count one engine step, after its tokens have been counted.
 
@@ -302,7 +296,7 @@ class Stats:
             pages_cached=cached,
             counters=self._counters.copy(),
             finished=self._finished.copy(),
-            rejected=self._rejected.copy(),
+            rejected={},
             histograms={name: histogram.snapshot() for name, histogram in self._histograms.items()},
         )
 

@@ -35,21 +35,11 @@ class FinishRequests:
 
 
 @dataclass(frozen=True, slots=True)
-class CountRejection:
-    """Count a request that the front end refused because of a queue limit; the metrics belong to the engine thread.
-
-    reason   The name of the limit (stats.REJECT_REASONS).
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
 
-Command = AddRequests | FinishRequests | CountRejection | _Stop
+Command = AddRequests | FinishRequests | _Stop
 
 
 class EngineThread:
@@ -140,8 +130,6 @@ class EngineThread:
             case FinishRequests(request_ids, reason):
                 for request_id in request_ids:
                     self.engine.finish(request_id, reason)
-            case CountRejection(reason):
-                self.engine.scheduler.stats.on_reject(reason)
             case _Stop():
                 self._stopping = True
 

@@ -17,6 +17,7 @@ from jaxserve.structured.quoted_literals import QuotedLiteralWriter
 from jaxserve.structured.schema_keywords import unenforceable_error
 from jaxserve.structured.schema_merge import check_branching, write_json_grammar
 from jaxserve.structured.tagged_text import write_tagged_text
+from jaxserve.structured.uninhabited import no_valid_value
 
 BLANKS = r"/[ \t\r\n]{0,8}/"
 
@@ -148,5 +149,5 @@ def _check_name(name: str, is_safe: bool) -> None:
 
 def _either(lark: LarkBuilder, options: list[str]) -> str:
     if not options:
-        raise InvalidParameter("no JSON value is valid under the schema.")
+        raise no_valid_value()
     return options[0] if len(options) == 1 else lark.rule(" | ".join(option.strip() or EMPTY for option in options))

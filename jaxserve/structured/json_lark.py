@@ -10,11 +10,11 @@ from typing import Any
 
 from llguidance import regex_to_lark
 
-from jaxserve.errors import InvalidParameter
 from jaxserve.structured.exact_numbers import format_number, has_decimal, to_decimal
 from jaxserve.structured.number_patterns import decimal_range_pattern, integer_range_pattern
 from jaxserve.structured.patterns import escape_pattern
 from jaxserve.structured.schema_keywords import unenforceable_error
+from jaxserve.structured.uninhabited import no_valid_value
 
 MAX_NAME_CHARS = 100
 _EMPTY = '""'
@@ -171,7 +171,7 @@ class JsonLarkWriter:
             items.append(self._value(rest))
             after = self._repeated(items[-1], max(least - len(items), 0), None if most is None else most - len(items))
         if least > len(first) and rest is False:
-            raise InvalidParameter("no JSON value is valid under the schema.")
+            raise no_valid_value()
         for index in reversed(range(len(items))):
             comma = '"," ' if index else ""
             after = self._rule(f"{comma}{items[index]} {after}") + ("" if index < least else "?")

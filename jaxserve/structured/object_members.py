@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from llguidance import regex_to_lark
 
-from jaxserve.errors import InvalidParameter
 from jaxserve.structured.lark_builder import EMPTY, LarkBuilder, quantifier, quote_text
 from jaxserve.structured.parameter_schema import ObjectMembers
 from jaxserve.structured.patterns import can_match
 from jaxserve.structured.text_patterns import to_fullmatch_pattern
+from jaxserve.structured.uninhabited import no_valid_value
 
 
 def write_members(
@@ -30,7 +30,7 @@ def write_members(
     least, most = num_others
     if other is None or most == 0:
         if least:
-            raise InvalidParameter("no JSON value is valid under the schema.")
+            raise no_valid_value()
         first = after = EMPTY
     else:
         more = lark.rule(f"{comma} {other}")

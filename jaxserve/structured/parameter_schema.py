@@ -15,6 +15,7 @@ from jaxserve.structured.parameter_types import ParameterType
 from jaxserve.structured.patterns import is_found
 from jaxserve.structured.schema_keywords import infer_type, unenforceable_error
 from jaxserve.structured.schema_merge import SchemaMerger, parse_schema
+from jaxserve.structured.uninhabited import no_valid_value
 
 MAX_SCHEMAS = 1_000  # 0.05 s, or 1 s where every one has a hundred options
 
@@ -98,7 +99,7 @@ def parse_parameters(expr: JsonSchema, *, is_lenient: bool = False) -> Parameter
     merged = merger.merge_document(is_object=True)
     options = list(iter_options(merged, merger.definitions))
     if not options:
-        raise InvalidParameter("no JSON value is valid under the schema.")
+        raise no_valid_value()
     return ParameterSchema([_to_argument_members(option) for option in options], merged, merger)
 
 

@@ -36,7 +36,7 @@ from jaxserve.structured.keyword_merge import (
 from jaxserve.structured.object_merge import MAX_OPTIONAL, has_mixed_keys, merge_objects
 from jaxserve.structured.patterns import translate_whitespace_pattern
 from jaxserve.structured.schema_keywords import unenforceable_error
-from jaxserve.structured.uninhabited import find_uninhabited
+from jaxserve.structured.uninhabited import find_uninhabited, no_valid_value
 
 MAX_DEPTH = 64
 MAX_SCHEMAS = 50_000
@@ -66,7 +66,7 @@ def to_json_grammar(expr: JsonSchema) -> JsonGrammar:
     merger = parse_schema(expr)
     schema = merger.merge_document(is_object=expr.is_object)
     if schema is False:
-        raise InvalidParameter("no JSON value is valid under the schema.")
+        raise no_valid_value()
     return write_json_grammar(schema, merger, expr.whitespace)
 
 

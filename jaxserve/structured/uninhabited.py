@@ -3,6 +3,13 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from jaxserve.errors import InvalidParameter
+
+
+def no_valid_value() -> InvalidParameter:
+    """Return the error for a schema under which nothing is valid."""
+    return InvalidParameter("no JSON value is valid under the schema.")
+
 
 def find_uninhabited(definitions: Mapping[str, Any]) -> set[str]:
     """Return the definitions under which no finite value is valid.

@@ -1,11 +1,9 @@
 """PromptRenderer: messages to prompts, by the model's templates or one that came with the request, and to token ids."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from jaxserve.config import EngineConfig
 from jaxserve.errors import InvalidParameter, PromptTooLong
 from jaxserve.outputs import RenderedPrompt
+from jaxserve.prompt_input import ChatPrompt
 from jaxserve.text.chat_template import ChatTemplates, read_template
 from jaxserve.text.request_template import create_pool, render_in_worker
 from jaxserve.text.tokenizer import Tokenizer
@@ -41,54 +39,35 @@ class PromptRenderer:
         """The number of workers that were replaced because a template broke them."""
         return self._workers.num_restarts
 
-    def render_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        add_special_tokens: bool = False,
-        chat_template: str | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
-        counting: bool = False,
-    ) -> RenderedPrompt:
-        """Return the prompt for these messages.
-
-        tools, documents         Variables of the template.
-        add_generation_prompt    The prompt ends with the beginning of an assistant message.
-        continue_final_message   The prompt ends within the last message.
-        add_special_tokens       The tokenizer adds its own special tokens to the rendered text.
-        chat_template            A template that came with the request, and is not trusted; None: the model's own.
-        template_kwargs          Further variables of the template.
-        counting                 As for `encode`.
+    def render_chat(self, prompt: ChatPrompt, *, counting: bool = False) -> RenderedPrompt:
+        """Return the prompt of a conversation. counting: as for `encode`.
 
         Raises InvalidParameter with the template's reason for what cannot be rendered, and PromptTooLong for a prompt
         that is too long whatever its tokens are.
         """
+        tools = prompt.tools
         options = {
             "tools": None if tools is None else drop_null_keywords(tools),
-            "documents": documents,
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": continue_final_message,
-            "kwargs": dict(template_kwargs or {}),
+            "documents": prompt.documents,
+            "add_generation_prompt": prompt.add_generation_prompt,
+            "continue_final_message": prompt.continue_final_message,
+            "kwargs": dict(prompt.template_kwargs or {}),
         }
-        if chat_template is None:
+        if prompt.chat_template is None:
             has_tools = bool(tools or options["kwargs"].get("tools"))
-            text = self.templates.select(has_tools=has_tools).render(messages, **options)
+            text = self.templates.select(has_tools=has_tools).render(prompt.messages, **options)
         else:
             text = render_in_worker(
                 self._workers,
-                chat_template,
+                prompt.chat_template,
                 self._tokenizer.special_tokens,
-                messages,
+                prompt.messages,
                 options,
                 content_format=self._config.chat_template_content_format,
                 max_chars=CLIENT_OUTPUT_FACTOR * self._max_chars(counting),
                 timeout_s=self._config.request_template_timeout_s,
             )
-        return RenderedPrompt(text, self.encode(text, add_special_tokens=add_special_tokens, counting=counting))
+        return RenderedPrompt(text, self.encode(text, add_special_tokens=prompt.add_special_tokens, counting=counting))
 
     def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
         """Return the token ids of a text.
@@ -98,12 +77,7 @@ class PromptRenderer:
         Raises PromptTooLong if the text is too long whatever its tokens are, which is checked first, and
         InvalidParameter if it holds a lone surrogate.
         """
-        max_chars = self._max_chars(counting)
-        if len(text) > max_chars:
-            raise PromptTooLong(
-                f"The prompt has {len(text)} characters, and no more than {max_chars} are taken here; this model's"
-                f" maximum context length is {self._max_tokens} tokens. Please reduce the length of the messages."
-            )
+        check_text_length(text, self._max_chars(counting), self._max_tokens)
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -117,3 +91,19 @@ class PromptRenderer:
     def _max_chars(self, counting: bool) -> int:
         """Return how many characters the longest prompt has if all its tokens are the longest one."""
         return self._max_tokens * (COUNTING_FACTOR if counting else 1) * self._tokenizer.max_token_chars
+
+
+def check_text_length(text: str, max_chars: int, max_tokens: int) -> None:
+    """Check, before a text is tokenized, that it could fit whatever its tokens are.
+
+    max_chars    the most characters that are taken
+    max_tokens   the model's context, for the error
+
+    Raises PromptTooLong if it could not.
+    """
+    if len(text) > max_chars:
+        raise PromptTooLong(
+            f"The prompt is too long: its text has {len(text)} characters, and no more than {max_chars} are taken here."
+            f" This model's maximum context length is {max_tokens} tokens. Please reduce the length of the messages or"
+            " the prompt."
+        )

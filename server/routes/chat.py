@@ -5,10 +5,11 @@ from quart import Blueprint, Response
 
 from server.body import read_json
 from server.chat_reply import ChatWriter, make_message_renderer
-from server.jobs import make_chat_job
+from server.jobs import prepare_chat
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import check_chat
 from server.schemas.common import validate_body
+from server.schemas.constraints import find_constraint_field
 from server.send_reply import send_reply
 from server.state import ServerState
 
@@ -21,13 +22,13 @@ def make_blueprint(state: ServerState) -> Blueprint:
     async def chat() -> Response:
         """Answer a conversation, whole or as a stream."""
         request = validate_body(ChatRequest, await read_json(quart.request, state.config))
-        state.check_headers(request)
+        rank = state.check_headers(request)
         check_chat(request, state.config)
         state.check_model(request.model)
         slot = state.admit(request.n or 1)
         metadata = state.make_metadata("chatcmpl", request, parses_reasoning=True)
-        job = await make_chat_job(request, state.llm, state.config)
-        generation = state.start(slot, metadata.id, [job], request.cache_salt)
+        job = await prepare_chat(request, state.llm, state.config, slot.places, rank)
+        generation = state.start(slot, metadata.id, [job], find_constraint_field(request))
         renderer = make_message_renderer(request, state.config)
         writer = ChatWriter(request, metadata, generation, renderer, state.tool_metrics)
         return await send_reply(state, request, generation, writer, metadata.stream_interval)

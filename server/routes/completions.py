@@ -5,10 +5,11 @@ from quart import Blueprint, Response
 
 from server.body import read_json
 from server.completion_reply import CompletionWriter, PromptEcho
-from server.jobs import make_completion_jobs, parse_prompts
+from server.jobs import parse_prompts, prepare_completions
 from server.schemas.checks import check_completion
 from server.schemas.common import validate_body
 from server.schemas.completions import CompletionRequest
+from server.schemas.constraints import find_constraint_field
 from server.send_reply import send_reply
 from server.state import ServerState
 
@@ -21,16 +22,16 @@ def make_blueprint(state: ServerState) -> Blueprint:
     async def complete() -> Response:
         """Complete prompts, whole or as a stream."""
         request = validate_body(CompletionRequest, await read_json(quart.request, state.config))
-        state.check_headers(request)
+        rank = state.check_headers(request)
         check_completion(request, state.config)
         prompts = parse_prompts(request, state.config)
         state.check_model(request.model)
         slot = state.admit(len(prompts) * (request.n or 1), "prompt" if request.n in (None, 1) else "n")
         metadata = state.make_metadata("cmpl", request)
-        jobs = await make_completion_jobs(request, prompts, state.llm, state.config)
+        jobs = await prepare_completions(request, prompts, state.llm, state.config, slot.places, rank)
         pairs = zip(prompts, jobs, strict=True) if request.echo else ()
         echoes = [PromptEcho.from_prompt(prompt, job, state.llm) for prompt, job in pairs]
-        generation = state.start(slot, metadata.id, jobs, request.cache_salt)
+        generation = state.start(slot, metadata.id, jobs, find_constraint_field(request))
         writer = CompletionWriter(request, metadata, generation, echoes)
         return await send_reply(state, request, generation, writer, metadata.stream_interval)
 

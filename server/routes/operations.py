@@ -12,7 +12,6 @@ def make_blueprint(state: ServerState) -> Blueprint:
     """Make the blueprint of health, version, load and metrics."""
     routes = Blueprint("operations", __name__)
     server_values = {
-        "rejected": lambda: state.slots.num_rejected,
         "event_loop_lag_seconds": state.loop_lag.read,
         "open_connections": lambda: len(state.connections),
     }

@@ -8,16 +8,16 @@ from quart import Blueprint, Response
 
 from jaxserve import InvalidParameter
 from server.body import make_validation_error, read_json
+from server.client_fields import client_fields
 from server.config import ServerConfig
 from server.errors import json_response
-from server.jobs import check_text_length, check_token_ids
-from server.rendering import render_prompt
+from server.rendering import make_chat_prompt
 from server.replies import in_slices
 from server.sampling import get_max_model_len
 from server.schemas.checks import check_reasoning_effort
 from server.schemas.common import validate_body
 from server.schemas.template import check_messages, check_template_fields
-from server.schemas.tokens import TOKENIZE_LENGTH_FACTOR, DetokenizeRequest, TokenizeRequest
+from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from server.state import ServerState
 
 
@@ -41,7 +41,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         """Decode token ids."""
         request = validate_body(DetokenizeRequest, await read_json(quart.request, state.config))
         state.check_model(request.model)
-        check_token_ids(request.tokens, state.llm, "tokens")
+        state.llm.check_token_ids(request.tokens, "tokens")
         return json_response({"prompt": await asyncio.to_thread(state.llm.decode, request.tokens)})
 
     if state.config.enable_tokenizer_info_endpoint:
@@ -68,11 +68,13 @@ def _check(request: TokenizeRequest, config: ServerConfig) -> None:
 
 async def _tokenize(request: TokenizeRequest, state: ServerState) -> list[int]:
     if request.prompt is None:
-        return (await render_prompt(request, state.llm, state.config, counting=True)).token_ids
-    check_text_length(request.prompt, state.llm, "prompt", TOKENIZE_LENGTH_FACTOR)
-    return await state.llm.encode(
-        request.prompt, add_special_tokens=request.add_special_tokens is not False, counting=True
-    )
+        prompt = make_chat_prompt(request, state.config)
+        with client_fields({"prompt": "messages"}):
+            return (await state.llm.render_chat(prompt, counting=True)).token_ids
+    with client_fields({}):
+        return await state.llm.encode(
+            request.prompt, add_special_tokens=request.add_special_tokens is not False, counting=True
+        )
 
 
 def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:

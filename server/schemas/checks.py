@@ -86,8 +86,6 @@ def _check_stop_strings(request: GenerationRequest, config: ServerConfig) -> Non
     if len(stops) > config.max_stop_strings:
         message = f"stop has {len(stops)} strings; at most {config.max_stop_strings} are allowed."
         raise InvalidParameter(message, "stop")
-    if "" in stops:
-        raise InvalidParameter("stop cannot contain an empty string.", "stop")
     if any(len(stop) > MAX_STOP_CHARS for stop in stops):
         raise InvalidParameter(f"stop has a string of more than {MAX_STOP_CHARS} characters.", "stop")
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from jaxserve import InvalidParameter, RequestError, StructuredOutputs, dump_exact_json
+from jaxserve import InvalidParameter, StructuredOutputs, dump_exact_json
 from server.errors import preview
 from server.schemas.constraint_fields import (
     GRAMMAR_BACKENDS,
@@ -13,7 +13,6 @@ from server.schemas.constraint_fields import (
 )
 from server.schemas.generation import GenerationRequest
 
-LIBRARY_FIELD = "structured_outputs"  # the library's name for what requests may have in two fields
 PASSTHROUGH = (
     *("regex", "grammar", "json_object", "structural_tag"),
     *("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"),
@@ -42,16 +41,6 @@ def resolve_constraint(request: GenerationRequest) -> StructuredOutputs | None:
 def find_constraint_field(request: GenerationRequest) -> str:
     """Return the name of the field that the client has used for its constraint."""
     return "response_format" if _from_response_format(request.response_format) else "structured_outputs"
-
-
-def rename_error_field(error: BaseException, field: str) -> BaseException:
-    """Return the error; one of the library about a constraint then names the field that the client has used."""
-    if not isinstance(error, RequestError) or error.param != LIBRARY_FIELD:
-        return error
-    reason = str(error)
-    return type(error)(
-        field + reason.removeprefix(LIBRARY_FIELD) if reason.startswith(LIBRARY_FIELD) else reason, field
-    )
 
 
 def _from_structured_outputs(fields: StructuredOutputsJson) -> StructuredOutputs:

@@ -1,6 +1,7 @@
 """The two APIs on one tiny model each, opened once."""
 
 import time
+from contextlib import aclosing
 
 import pytest
 
@@ -50,3 +51,11 @@ def idle(llm) -> bool:
         return not (stats.pages_active or stats.num_requests_running or stats.num_requests_waiting)
 
     return until(rests)
+
+
+async def generate(llm, prompt, params, output=None, **how):
+    """Yield the deltas of a request that is prepared and not admitted."""
+    ready = await llm.prepare(prompt, params, output, **how)
+    async with aclosing(llm.generate(ready)) as deltas:
+        async for delta in deltas:
+            yield delta

@@ -2,26 +2,27 @@
 
 import asyncio
 import itertools
+from dataclasses import replace
 
 import jax
 import pytest
 
-from jaxserve import AsyncLLM, EngineConfig, EngineStopped, Overloaded, SamplingParams
-from tests.api.conftest import SETTINGS, idle, until
+from jaxserve import AsyncLLM, ChatPrompt, EngineConfig, EngineStopped, InvalidParameter, Overloaded, SamplingParams
+from tests.api.conftest import SETTINGS, generate, idle
 
 LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 SHORT = SamplingParams(temperature=0, max_tokens=10)
 
 
 async def collect(llm, prompt, params):
-    return [delta async for delta in llm.generate(prompt, params)]
+    return [delta async for delta in generate(llm, prompt, params)]
 
 
 async def test_two_streams_interleave(async_llm):
     order = []
 
     async def read(name, prompt):
-        async for _ in async_llm.generate(prompt, LONG):
+        async for _ in generate(async_llm, prompt, LONG):
             order.append(name)
 
     await asyncio.gather(read("a", [1, 2, 3]), read("b", [4, 5, 6]))
@@ -30,7 +31,7 @@ async def test_two_streams_interleave(async_llm):
 
 
 async def test_closing_a_stream_frees_its_pages(async_llm):
-    stream = async_llm.generate([1, 2, 3], LONG)
+    stream = generate(async_llm, [1, 2, 3], LONG)
     await anext(stream)
     await stream.aclose()
     assert idle(async_llm)
@@ -39,7 +40,7 @@ async def test_closing_a_stream_frees_its_pages(async_llm):
 async def test_cancelling_a_reader_aborts_all_its_choices(async_llm):
     params = SamplingParams(temperature=1, max_tokens=200, ignore_eos=True, n=4)
     reader = asyncio.ensure_future(collect(async_llm, [1, 2, 3], params))
-    async for _ in async_llm.generate([7, 8], SHORT):
+    async for _ in generate(async_llm, [7, 8], SHORT):
         pass
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -48,7 +49,7 @@ async def test_cancelling_a_reader_aborts_all_its_choices(async_llm):
 
 
 async def test_a_stream_that_nobody_starts_holds_nothing(async_llm):
-    stream = async_llm.generate([1, 2, 3], LONG)
+    stream = generate(async_llm, [1, 2, 3], LONG)
     await stream.aclose()
     assert async_llm.num_unfinished == 0
 
@@ -62,41 +63,75 @@ async def test_each_choice_ends_once(async_llm):
 
 
 async def test_a_full_queue_refuses_before_it_looks_at_the_prompt(async_llm):
-    readers = [asyncio.ensure_future(collect(async_llm, [i], LONG)) for i in range(1, 65)]
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="64"):
+    slots = [async_llm.admit(16) for _ in range(4)]
+    with pytest.raises(Overloaded, match="64 of 64"):
         async_llm.admit()
-    for reader in readers:
-        reader.cancel()
-    await asyncio.gather(*readers, return_exceptions=True)
-    assert idle(async_llm)
-    async_llm.admit()
-    assert until(lambda: async_llm.stats().rejected["max_num_queued_reqs"] >= 1)
+    assert async_llm.stats().rejected == {"max_num_queued_reqs": 1, "max_num_queued_tokens": 0}
+    for slot in slots:
+        slot.release()
+        slot.release()
+    with pytest.raises(InvalidParameter, match="at most 64"), async_llm.admit(64):
+        async_llm.admit(65)
+
+
+async def test_a_request_that_is_not_admitted_takes_its_places_when_it_starts(async_llm):
+    with async_llm.admit(63):
+        ready = await async_llm.prepare([1, 2], replace(SHORT, temperature=1.0, n=2))
+        with pytest.raises(Overloaded):
+            await anext(async_llm.generate(ready))
+        assert len([delta async for delta in generate(async_llm, [1, 2], SHORT)]) > 1
+    with async_llm.admit(64):
+        pass
+
+
+async def test_an_admitted_request_keeps_its_places_until_they_are_released(async_llm):
+    with async_llm.admit(64) as slot:
+        ready = await async_llm.prepare([1, 2], SHORT, None, slot)
+        assert [delta async for delta in async_llm.generate(ready)][-1].finish_reason is not None
+        with pytest.raises(Overloaded):
+            async_llm.admit()
+
+
+async def test_everything_is_checked_before_the_model_runs(async_llm):
+    for wrong, param in (
+        ({"prompt": [10**9]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"params": SamplingParams(max_tokens=1000)}, "max_tokens"),
+        ({"params": SamplingParams(logprobs=21)}, "logprobs"),
+        ({"params": SamplingParams(structured_outputs={"regex": "("})}, "structured_outputs"),
+        ({"params": SamplingParams(thinking_token_budget=3)}, "thinking_token_budget"),
+        ({"data_parallel_rank": 1}, None),
+    ):
+        with pytest.raises(InvalidParameter) as caught:
+            await async_llm.prepare(**{"prompt": [1, 2], "params": SHORT, **wrong})
+        assert caught.value.param == param
+    assert async_llm.num_unfinished == 0
 
 
 async def test_text_is_rendered_and_encoded_beside_the_loop(async_llm):
-    prompt = await async_llm.render_chat([{"role": "user", "content": "hi"}])
+    prompt = await async_llm.render_chat(ChatPrompt(messages=[{"role": "user", "content": "hi"}]))
     assert prompt.text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert async_llm.decode(prompt.token_ids) == prompt.text
     assert await async_llm.encode("hi", add_special_tokens=False) == list(b"hi")
 
 
 async def test_a_template_of_one_s_own_is_rendered_by_a_helper(async_llm, monkeypatch):
-    messages, own = [{"role": "user", "content": "hi"}], "<{{ messages[0].content }}>"
-    assert (await async_llm.render_chat(messages, chat_template=own)).text == "<hi>"
-    assert async_llm.stats().counters["helper_restarts"] == 0
+    messages = [{"role": "user", "content": "hi"}]
+    own = ChatPrompt(messages=messages, chat_template="<{{ messages[0].content }}>")
+    assert (await async_llm.render_chat(own)).text == "<hi>"
+    assert async_llm.stats().counters["worker_restarts"] == 0
     monkeypatch.setattr("jaxserve.async_llm.MAX_REQUEST_TEMPLATES", 0)
     with pytest.raises(Overloaded, match="chat templates"):
-        await async_llm.render_chat(messages, chat_template=own)
-    assert (await async_llm.render_chat(messages)).text.endswith("assistant\n")
+        await async_llm.prepare(own, SHORT)
+    assert (await async_llm.render_chat(ChatPrompt(messages=messages))).text.endswith("assistant\n")
 
 
 async def test_closing_tells_who_is_left_and_frees_the_device(tiny_path):
     llm = AsyncLLM(EngineConfig(model=tiny_path, **SETTINGS))
     reader = asyncio.ensure_future(collect(llm, [2], LONG))
-    async for _ in llm.generate([1], SHORT):
+    async for _ in generate(llm, [1], SHORT):
         pass
-    executor = llm._client._loaded.engine.runner.executor
+    executor = llm._client.replicas[0].loaded.engine.runner.executor
     await llm.close()
     with pytest.raises(EngineStopped):
         await reader

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from jaxserve import LLM, FinishReason, InvalidParameter, SamplingParams
-from tests.api.conftest import SETTINGS, idle
+from tests.api.conftest import SETTINGS, generate, idle
 
 PROMPT = "once upon a time"
 
@@ -73,11 +73,11 @@ def test_too_few_answers_are_an_error_and_the_next_request_is_unharmed(llm):
 
 
 async def test_each_answer_is_one_delta_and_leaving_ends_the_search(async_llm):
-    deltas = [delta async for delta in async_llm.generate([1, 2, 3], search(4))]
+    deltas = [delta async for delta in generate(async_llm, [1, 2, 3], search(4))]
     assert [delta.index for delta in deltas] == [0, 1, 2, 3]
     assert all(delta.finish_reason is not None for delta in deltas)
-    reader = asyncio.ensure_future(anext(async_llm.generate([1, 2, 3], search(6, max_tokens=200, ignore_eos=True))))
-    async for _ in async_llm.generate([7, 8], SamplingParams(max_tokens=3)):
+    reader = asyncio.ensure_future(anext(generate(async_llm, [1, 2, 3], search(6, max_tokens=200, ignore_eos=True))))
+    async for _ in generate(async_llm, [7, 8], SamplingParams(max_tokens=3)):
         pass
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -87,7 +87,7 @@ async def test_each_answer_is_one_delta_and_leaving_ends_the_search(async_llm):
 
 def test_where_all_logprobs_may_be_asked_for_a_search_has_them_too(tiny_path):
     with LLM(tiny_path, quiet=True, max_logprobs=-1, **SETTINGS) as llm:
-        vocab = llm._client.vocab_size
+        vocab = llm._client.limits.vocab_size
         [completion] = llm.generate(PROMPT, search(logprobs=vocab, logit_bias=((65, 100.0),)))
     for choice in completion.choices:
         for entry in choice.logprobs:

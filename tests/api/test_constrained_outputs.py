@@ -6,8 +6,16 @@ from dataclasses import replace
 import pytest
 from jsonschema import Draft202012Validator
 
-from jaxserve import ChatOutputSpec, FinishReason, InvalidParameter, NamedTool, SamplingParams, StructuredOutputs
-from tests.api.conftest import idle
+from jaxserve import (
+    ChatOutputSpec,
+    ChatPrompt,
+    FinishReason,
+    InvalidParameter,
+    NamedTool,
+    SamplingParams,
+    StructuredOutputs,
+)
+from tests.api.conftest import generate, idle
 
 MESSAGES = [{"role": "user", "content": "Who are you?"}]
 SCHEMA = {
@@ -105,15 +113,14 @@ class TestCalls:
 
 
 async def test_async_llm_plans_the_output_that_it_generates(async_llm):
-    prompt = await async_llm.render_chat(MESSAGES, tools=TOOLS)
-    format = ChatOutputSpec(tools=tuple(TOOLS), tool_choice="required", prompt_text=prompt.text)
+    output = ChatOutputSpec(tools=tuple(TOOLS), tool_choice="required")
     params = replace(LOOSE, structured_outputs=None, max_tokens=200)
-    prepared = await async_llm.plan_output(params, format)
-    deltas = [one async for one in async_llm.generate(prompt.token_ids, params, output_plan=prepared)]
+    prompt = ChatPrompt(messages=MESSAGES, tools=TOOLS)
+    deltas = [one async for one in generate(async_llm, prompt, params, output)]
     assert any(delta.tool_calls for delta in deltas)
     assert not any(delta.text for delta in deltas)
 
 
-async def test_a_constraint_holds_where_nobody_prepared_it(async_llm):
-    deltas = [one async for one in async_llm.generate([5, 6, 7], LOOSE)]
+async def test_a_constraint_holds_for_token_ids(async_llm):
+    deltas = [one async for one in generate(async_llm, [5, 6, 7], LOOSE)]
     assert is_valid("".join(delta.text for delta in deltas))

@@ -145,7 +145,7 @@ def test_values_are_taken_as_people_have_them():
 def test_what_nobody_sets_is_the_model_s_own_at_every_entry(tiny_path):
     own = {"temperature": 0, "repetition_penalty": 1.2}
     with LLM(tiny_path, quiet=True, override_generation_config=own, **SETTINGS) as llm:
-        defaults = llm._client.defaults
+        defaults = llm._client.text.defaults
         filled = apply_defaults(SamplingParams(seed=1), defaults, max_tokens=7)
         assert (filled.temperature, filled.repetition_penalty, filled.seed, filled.max_tokens) == (0, 1.2, 1, 7)
         assert apply_defaults(SamplingParams(temperature=1.0), defaults).temperature == 1
@@ -155,7 +155,7 @@ def test_what_nobody_sets_is_the_model_s_own_at_every_entry(tiny_path):
 
 def test_answers_end_though_nobody_says_when(llm, monkeypatch):
     seen = []
-    monkeypatch.setattr(llm._client, "truncate_and_validate", lambda ids, params: seen.append(params) or 1 / 0)
+    monkeypatch.setattr(llm._client.preparer, "prepare", lambda prompt, params, *_: seen.append(params) or 1 / 0)
     for call in (lambda: llm.chat(MESSAGES), lambda: llm.generate("abc"), lambda: list(llm.stream(MESSAGES))):
         with pytest.raises(ZeroDivisionError):
             call()

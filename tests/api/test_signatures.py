@@ -9,6 +9,7 @@ import pytest
 
 from jaxserve import LLM, AsyncLLM, EngineConfig, RepetitionDetection, SamplingParams, StructuredOutputs
 from jaxserve.llm_options import SAMPLING_OPTIONS, UNSET, ChatOptions
+from jaxserve.preparation import RequestPreparer
 from jaxserve.sampling_params import LogitBias, Texts, TokenIds
 from jaxserve.text.prompts import PromptRenderer
 
@@ -69,8 +70,10 @@ def test_all_but_echo_only_may_be_set_by_a_keyword():
     assert {field.name for field in fields(SamplingParams)} - SAMPLING_OPTIONS == {"given", "echo_only"}
 
 
-@pytest.mark.parametrize("name", ["render_chat", "encode"])
-def test_async_llm_takes_what_prompt_renderer_takes(name):
-    own, expected = (inspect.signature(getattr(owner, name)).parameters for owner in (AsyncLLM, PromptRenderer))
+@pytest.mark.parametrize(
+    ("name", "other"), [("render_chat", PromptRenderer), ("encode", PromptRenderer), ("prepare", RequestPreparer)]
+)
+def test_async_llm_takes_what_runs_in_its_threads_takes(name, other):
+    own, expected = (inspect.signature(getattr(owner, name)).parameters for owner in (AsyncLLM, other))
     assert {one: own[one].default for one in own} == {one: expected[one].default for one in expected}
     assert not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in own.values())

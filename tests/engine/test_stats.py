@@ -31,7 +31,6 @@ def test_every_series_exists_from_the_start_with_value_zero():
     snapshot = numbers(Stats(max_model_len=100))
     assert snapshot.counters == dict.fromkeys(COUNTERS, 0)
     assert snapshot.finished == dict.fromkeys(FINISH_REASONS, 0)
-    assert snapshot.rejected == {"max_num_queued_reqs": 0, "max_num_queued_tokens": 0}
     assert all(sum(h.counts) == h.sum == 0 for h in snapshot.histograms.values())
 
 
@@ -128,11 +127,10 @@ def test_choices_of_one_request_are_one_group():
     assert seen["request_generation_tokens"] == (2, 7)
 
 
-def test_steps_prefixes_refusals_and_sick_rows_are_counted():
+def test_steps_prefixes_and_sick_rows_are_counted():
     stats = Stats(max_model_len=100)
     stats.on_step(num_prompt_tokens=300, host_s=0.003)
     stats.on_prefix(queries=64, hits=48)
-    stats.on_reject("max_num_queued_tokens")
     stats.on_nonfinite()
     snapshot = numbers(stats)
     assert {name: value for name, value in snapshot.counters.items() if value} == {
@@ -141,7 +139,6 @@ def test_steps_prefixes_refusals_and_sick_rows_are_counted():
         "prefix_cache_hits": 48,
         "nonfinite_logits": 1,
     }
-    assert snapshot.rejected["max_num_queued_tokens"] == 1
     assert sums(stats) == {"iteration_tokens_total": (1, 300), "host_step_seconds": (1, 0.003)}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from jaxserve import RenderedPrompt
+from jaxserve import ChatPrompt, RenderedPrompt
 from jaxserve.text.prompts import PromptRenderer
 from tests.fake_llm import FakeLLM
 from tests.server.api import Api
@@ -40,8 +40,8 @@ class TemplateLLM(FakeLLM):
         self.vocab_size = self.tokenizer.vocab_size
         self.prompts = PromptRenderer(self.config, self.tokenizer)
 
-    async def render_chat(self, messages: list[dict[str, Any]], **how: Any) -> RenderedPrompt:
-        return await asyncio.to_thread(partial(self.prompts.render_chat, messages, **how))
+    async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False) -> RenderedPrompt:
+        return await asyncio.to_thread(partial(self.prompts.render_chat, prompt, counting=counting))
 
     async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
         return self.prompts.encode(text, add_special_tokens=add_special_tokens, counting=counting)

@@ -4,6 +4,7 @@ import pytest
 
 from jaxserve import RepetitionDetection, SamplingParams
 from tests.fake_llm import VOCAB_SIZE, FakeLLM
+from tests.server.api import CHAT
 
 
 async def params_of(api, **fields) -> SamplingParams:
@@ -365,8 +366,6 @@ async def test_null_and_empty_models_mean_the_default_and_aliases_are_answered_w
 
 
 async def test_the_priority_header_counts_like_the_field(api):
-    from tests.server.api import CHAT
-
     path = "/v1/chat/completions"
     refused = await api.post(path, CHAT, headers={"X-Vllm-Priority": "2"})
     assert (refused.status, refused.error["param"]) == (400, "priority")
@@ -382,8 +381,6 @@ async def test_the_priority_header_counts_like_the_field(api):
     [(None, None, 0), (-3, None, -3), (-3, "5", 5), (-3, "0", 0), (-3, "high", -3), (-3, "", -3), (None, "2", 2)],
 )
 async def test_priorities_count_where_they_are_scheduled_by(make_api, field, header, becomes):
-    from tests.server.api import CHAT
-
     api = make_api(llm=FakeLLM(scheduling_policy="priority"))
     headers = {} if header is None else {"X-Vllm-Priority": header}
     for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "ab"})):
@@ -452,3 +449,13 @@ class TestMessages:
 
 def test_the_fake_is_what_the_tests_think():
     assert FakeLLM().config.max_model_len == 64
+
+
+async def test_a_request_may_name_its_replica(make_api):
+    api = make_api(llm=FakeLLM(data_parallel_size=2))
+    for value, rank in (("1", 1), ("0", 0), ("x", None), (None, None)):
+        headers = {} if value is None else {"X-data-parallel-rank": value}
+        assert (await api.post("/v1/chat/completions", CHAT, headers=headers)).status == 200
+        assert api.llm.calls[-1].data_parallel_rank == rank
+    error = (await api.post("/v1/completions", {"prompt": "a"}, headers={"X-data-parallel-rank": "2"})).error
+    assert error["message"] == "X-data-parallel-rank must be from 0 to 1: there are 2 replicas, got 2."

@@ -268,7 +268,7 @@ async def test_a_client_that_leaves_while_its_prompt_is_rendered_holds_no_place(
     llm = FakeLLM()
     is_rendering = asyncio.Event()
 
-    async def render_chat(messages, **how):
+    async def render_chat(prompt, **how):
         is_rendering.set()
         await asyncio.Event().wait()
 

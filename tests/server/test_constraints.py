@@ -26,7 +26,7 @@ def ask(api, request):
         answer = await api.post(request.param, BODIES[request.param] | fields)
         if answer.status == 200:
             params = api.llm.calls[-1].params
-            assert api.llm.calls[-1].output_plan.params == params, "what was prepared is not what runs"
+            assert api.llm.calls[-1].params == params, "what was prepared is not what runs"
             return params.structured_outputs
         assert (answer.status, answer.error["type"]) == (400, "BadRequestError"), answer.text
         assert not api.llm.calls

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from jaxserve import HistogramSnapshot
 from jaxserve.engine import stats
 from server.app import get_state
-from server.metrics import COUNTERS, HISTOGRAMS
+from server.engine_metrics import COUNTERS, HISTOGRAMS
 from tests.fake_llm import FakeLLM, empty_stats
 
 LABELS = {"model_name": "fake/model", "engine": "0"}
@@ -67,7 +67,7 @@ async def test_every_series_is_there_from_the_start(api):
 
 
 async def test_the_numbers_are_the_snapshots(api):
-    api.llm.snapshot = empty_stats(
+    api.llm.snapshots[0] = empty_stats(
         num_requests_running=3,
         num_requests_waiting=2,
         pages_active=25,
@@ -91,7 +91,7 @@ async def test_the_numbers_are_the_snapshots(api):
 
 async def test_every_counter_of_the_engine_is_shown(api):
     counters = {name: 1000.0 + number for number, name in enumerate(stats.COUNTERS)}
-    api.llm.snapshot = empty_stats(counters=counters)
+    api.llm.snapshots[0] = empty_stats(counters=counters)
     shown = set((await samples(api)).values())
     assert not {name for name, value in counters.items() if value not in shown}
 
@@ -151,3 +151,13 @@ async def test_refusals_at_our_own_door_are_counted(make_api):
     assert (await api.chat()).status == 503
     labels = (("model_name", "fake/model"), ("reason", "max_num_queued_reqs"))
     assert (await samples(api))["vllm:admission_rejections_total", labels] == 1
+
+
+async def test_each_replica_has_series_of_its_own(make_api):
+    api = make_api(llm=FakeLLM(data_parallel_size=2))
+    api.llm.snapshots = [empty_stats(counters={"generation_tokens": n}, pages_active=n) for n in (5, 7)]
+    seen = await samples(api)
+    assert [seen[key("vllm:generation_tokens_total", engine=engine)] for engine in "01"] == [5, 7]
+    assert [seen[key("jaxserve_kv_pages", engine=engine, state="active")] for engine in "01"] == [5, 7]
+    assert [seen[key("vllm:request_params_n_count", engine=engine)] for engine in "01"] == [0, 0]
+    assert api.llm.stats().counters["generation_tokens"] == 12

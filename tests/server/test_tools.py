@@ -53,7 +53,7 @@ async def test_past_calls_are_counted(api):
 
 async def test_the_completions_route_reads_nothing(api):
     assert (await api.complete(tools=[F], tool_choice="required")).status == 200
-    assert api.llm.calls[-1].output_plan.spec is None
+    assert api.llm.calls[-1].output is None
 
 
 class TestChoice:

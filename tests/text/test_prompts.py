@@ -4,6 +4,7 @@ import pytest
 
 from jaxserve.config import EngineConfig
 from jaxserve.errors import BadConfig, EngineStopped, InvalidParameter, PromptTooLong
+from jaxserve.prompt_input import ChatPrompt
 from jaxserve.text.prompts import CLIENT_OUTPUT_FACTOR, COUNTING_FACTOR, PromptRenderer
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
@@ -28,7 +29,7 @@ def max_chars(prompts):
 
 def test_a_prompt_has_its_text_and_its_ids(prompts):
     for template, text in [(None, "Hi!"), ("{{ messages[0].content }}?", "Hi?")]:
-        prompt = prompts.render_chat(MESSAGES, chat_template=template)
+        prompt = prompts.render_chat(ChatPrompt(messages=MESSAGES, chat_template=template))
         assert (prompt.text, prompts._tokenizer.decode(prompt.token_ids)) == (text, text)
 
 
@@ -42,9 +43,9 @@ def test_what_no_tokens_could_hold_is_refused_unread(prompts, max_chars):
 def test_a_client_s_template_may_write_a_little_more_than_that(prompts, max_chars):
     most = CLIENT_OUTPUT_FACTOR * max_chars
     with pytest.raises(PromptTooLong):
-        prompts.render_chat(MESSAGES, chat_template=f"{{{{ 'x' * {most} }}}}")
+        prompts.render_chat(ChatPrompt(messages=MESSAGES, chat_template=f"{{{{ 'x' * {most} }}}}"))
     with pytest.raises(InvalidParameter, match="too large"):
-        prompts.render_chat(MESSAGES, chat_template=f"{{{{ 'x' * {most + 1} }}}}")
+        prompts.render_chat(ChatPrompt(messages=MESSAGES, chat_template=f"{{{{ 'x' * {most + 1} }}}}"))
 
 
 def test_a_client_s_template_gets_no_more_memory_than_a_helper_has():
@@ -52,8 +53,8 @@ def test_a_client_s_template_gets_no_more_memory_than_a_helper_has():
     grows = "{% set n = namespace(x=[]) %}{% for i in range(99) %}{% set n.x = n.x + ['x' * 9000000] %}{% endfor %}"
     try:
         with pytest.raises(InvalidParameter, match="memory"):
-            prompts.render_chat(MESSAGES, chat_template=grows)
-        assert prompts.render_chat(MESSAGES, chat_template="x").text == "x"
+            prompts.render_chat(ChatPrompt(messages=MESSAGES, chat_template=grows))
+        assert prompts.render_chat(ChatPrompt(messages=MESSAGES, chat_template="x")).text == "x"
     finally:
         prompts.close()
 
@@ -62,7 +63,7 @@ def test_half_a_character_has_no_tokens(prompts):
     with pytest.raises(InvalidParameter, match="lone surrogate"):
         prompts.encode("\ud800")
     with pytest.raises(InvalidParameter, match="lone surrogate"):
-        prompts.render_chat([{"role": "user", "content": "\udfff"}])
+        prompts.render_chat(ChatPrompt(messages=[{"role": "user", "content": "\udfff"}]))
 
 
 def test_the_last_of_several_parts_is_continued(prompts):
@@ -70,15 +71,15 @@ def test_the_last_of_several_parts_is_continued(prompts):
     for last, text in [("b ", "[a][b "), ({"type": "tool_reference", "name": "b"}, "[a][b][")]:
         messages = [{"role": "assistant", "content": ["a", last]}]
         how = {"chat_template": template, "add_generation_prompt": False, "continue_final_message": True}
-        assert prompts.render_chat(messages, **how).text == text
+        assert prompts.render_chat(ChatPrompt(messages=messages, **how)).text == text
 
 
 def test_closed_it_still_reads_with_its_own_template():
     prompts = PromptRenderer(EngineConfig(max_model_len=LENGTH, chat_template="{{ 'x' }}"), make(byte_level_backend()))
     prompts.close()
-    assert prompts.render_chat(MESSAGES).text == "x"
+    assert prompts.render_chat(ChatPrompt(messages=MESSAGES)).text == "x"
     with pytest.raises(EngineStopped):
-        prompts.render_chat(MESSAGES, chat_template="x")
+        prompts.render_chat(ChatPrompt(messages=MESSAGES, chat_template="x"))
 
 
 @pytest.mark.parametrize("name", ["template_timeout_s", "request_template_timeout_s"])

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from jaxserve.config import EngineConfig
+from jaxserve.prompt_input import ChatPrompt
 from jaxserve.structured.grammar_expr import JsonSchema
 from jaxserve.text.call_formats.format import collect_functions
 from jaxserve.text.prompts import PromptRenderer
@@ -46,6 +47,8 @@ def test_a_grammar_and_a_template_see_the_schema_without_them():
     assert accepts(matcher_of(function.arguments_expr), '{"a": {"b": 1}}')
     template = "{{ tools[0].function.parameters | tojson }}"
     prompts = PromptRenderer(EngineConfig(max_model_len=500, chat_template=template), make(byte_level_backend()))
-    rendered = prompts.render_chat([{"role": "user", "content": "x"}], tools=tools({"type": "object", **NULLS}))
+    rendered = prompts.render_chat(
+        ChatPrompt(messages=[{"role": "user", "content": "x"}], tools=tools({"type": "object", **NULLS}))
+    )
     assert json.loads(rendered.text) == {"type": "object"}
     prompts.close()

@@ -1,0 +1,45 @@
+"""load_engines: the engine of each replica of one model, and its text side, built once."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.build import CheckedModel, LoadedEngine, ProgressCallback, build
+from jaxserve.engine.request import TrackerFactory
+from jaxserve.parallel.placement import choose_placements
+from jaxserve.text.tokenizer import Tokenizer
+from jaxserve.text_components import TextComponents
+
+
+def load_engines(
+    config: EngineConfig, progress: ProgressCallback | None = None
+) -> tuple[tuple[LoadedEngine, ...], TextComponents]:
+    """Load a model once for each replica. Blocks until all of them can serve requests.
+
+    Faults in the configuration and in the model's small files are found before any weight is read.
+
+    progress   called with (phase, done, total)
+
+    Raises StartupError if the model cannot be served.
+    """
+    tokenizers: list[Future[Tokenizer]] = []
+    texts: list[TextComponents] = []
+    with ThreadPoolExecutor(1, "tokenizer") as threads, ExitStack() as cleanup:
+
+        def read_tokenizer(path: Path) -> None:  # runs while the checkpoint is opened
+            if not tokenizers:
+                tokenizers.append(threads.submit(Tokenizer.load, Path(config.tokenizer) if config.tokenizer else path))
+
+        def prepare_text(model: CheckedModel) -> TrackerFactory:
+            if not texts:
+                texts.append(TextComponents.from_model(model, tokenizers[0].result()))
+                cleanup.callback(texts[0].close)
+            return texts[0].output_planner.trackers
+
+        engines = []
+        for placement in choose_placements(config):
+            engines.append(build(config, progress, read_tokenizer, prepare_text, placement))
+            cleanup.callback(engines[-1].engine.close)
+        cleanup.pop_all()
+        return tuple(engines), texts[0]

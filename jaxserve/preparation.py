@@ -1,0 +1,104 @@
+"""RequestPreparer: everything that can be known of a request without running the model, found out once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from jaxserve.admission import QueueSlot
+from jaxserve.chat_output_spec import ChatOutputSpec
+from jaxserve.output_plan import OutputPlan, OutputPlanner
+from jaxserve.prompt_input import ChatPrompt, PromptInput, TextPrompt
+from jaxserve.request_limits import RequestLimits
+from jaxserve.sampling_params import SamplingParams, check_token_ids
+from jaxserve.text.bad_words import encode_bad_words
+from jaxserve.text.prompts import PromptRenderer
+from jaxserve.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """A request that is prepared: nothing checks it again. Only `prepare` makes one, and only `generate` takes it.
+
+    prompt_ids           The tokens of the prompt, truncated if params ask for it.
+    params               The sampling parameters, with the max_tokens that applies.
+    output_plan          The constraints of the output and the way to parse it.
+    bad_sequences        The token sequences of bad_words.
+    slot                 Its places in the queue; None: it takes them when it starts.
+    cache_salt           Cached prefixes are shared only among requests with the same salt.
+    data_parallel_rank   The replica that must serve it; None: any.
+    is_truncated         A part of the prompt was removed.
+    prompt_text          The text that the chat template rendered, before any truncation; None without a conversation.
+    """
+
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    output_plan: OutputPlan
+    bad_sequences: tuple[tuple[int, ...], ...] = ()
+    slot: QueueSlot | None = None
+    cache_salt: str | None = None
+    data_parallel_rank: int | None = None
+    is_truncated: bool = False
+    prompt_text: str | None = None
+
+    @property
+    def unenforced_formats(self) -> tuple[str, ...]:
+        """The `format` values in the request's schemas that are not enforced."""
+        return self.output_plan.unenforced_formats
+
+
+class RequestPreparer:
+    """Prepares requests for one model. Its methods block: call them from threads that may wait."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompts: PromptRenderer, planner: OutputPlanner, limits: RequestLimits
+    ) -> None:
+        self._tokenizer, self._prompts, self._planner, self._limits = tokenizer, prompts, planner, limits
+
+    def prepare(
+        self,
+        prompt: PromptInput,
+        params: SamplingParams,
+        output: ChatOutputSpec | None = None,
+        slot: QueueSlot | None = None,
+        *,
+        cache_salt: str | None = None,
+        data_parallel_rank: int | None = None,
+    ) -> Ready:
+        """Render, tokenize, truncate and check a request, and compile its grammar.
+
+        output   how a chat output is parsed; its prompt_text is filled in here. None for text that continues the prompt
+
+        Raises RequestError, which names the field, for a request that cannot be served, EngineStopped after `close`.
+        """
+        params = self._limits.check_params(params)
+        token_ids, prompt_text = self._tokenize(prompt, params)
+        prompt_ids = tuple(params.truncate(token_ids, self._limits.max_model_len))
+        params = self._limits.check_length(prompt_ids, params)
+        bad_sequences = encode_bad_words(params.bad_words, self._tokenizer)
+        if output is not None and prompt_text is not None:
+            output = replace(output, prompt_text=prompt_text)
+        return Ready(
+            prompt_ids=prompt_ids,
+            params=params,
+            output_plan=self._planner.plan(params, output, prompt_ids),
+            bad_sequences=bad_sequences,
+            slot=slot,
+            cache_salt=cache_salt,
+            data_parallel_rank=data_parallel_rank,
+            is_truncated=len(prompt_ids) < len(token_ids),
+            prompt_text=prompt_text,
+        )
+
+    def _tokenize(self, prompt: PromptInput, params: SamplingParams) -> tuple[Sequence[int], str | None]:
+        """Return the token ids of a prompt, and the text of a conversation."""
+        counting = params.truncate_prompt_tokens is not None  # it may be longer than what is read of it
+        match prompt:
+            case ChatPrompt():
+                rendered = self._prompts.render_chat(prompt, counting=counting)
+                return rendered.token_ids, rendered.text
+            case TextPrompt():
+                token_ids = self._prompts.encode(
+                    prompt.text, add_special_tokens=prompt.add_special_tokens, counting=counting
+                )
+                return token_ids, None
+        check_token_ids("prompt", prompt, self._limits.vocab_size)
+        return prompt, None

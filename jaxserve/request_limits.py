@@ -1,0 +1,102 @@
+"""RequestLimits: what a request may ask of one model. Each check is made once, while the request is prepared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.beam_manager import max_beam_tokens
+from jaxserve.errors import InvalidParameter, PromptTooLong
+from jaxserve.generation_defaults import GenerationDefaults
+from jaxserve.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """The limits of one model as it is served.
+
+    config       The configuration as resolved: every limit is a number.
+    defaults     The model's longest output, if its files name one.
+    vocab_size   The number of logits.
+    num_pages    The number of pages of the key-value cache, page 0 included, which holds no tokens.
+    """
+
+    config: EngineConfig
+    defaults: GenerationDefaults
+    vocab_size: int
+    num_pages: int
+
+    @property
+    def max_model_len(self) -> int:
+        """The most tokens of a prompt and its output together."""
+        assert self.config.max_model_len
+        return self.config.max_model_len
+
+    def check_params(self, params: SamplingParams) -> SamplingParams:
+        """Check sampling parameters, whatever the prompt is.
+
+        Returns them with no more log-probabilities than there are tokens.
+
+        Raises InvalidParameter, which names the field, for what cannot be served.
+        """
+        if params.max_tokens is not None and params.max_tokens > self.max_model_len:
+            raise InvalidParameter(
+                f"max_tokens is {params.max_tokens} and cannot be greater than max_model_len, which is"
+                f" {self.max_model_len}.",
+                "max_tokens",
+            )
+        cap, counts = self.config.max_logprobs, {}
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(params, name)
+            if count is not None and count > cap >= 0:
+                raise InvalidParameter(f"{name} asks for {count} alternatives; at most {cap} are allowed.", name)
+            counts[name] = count and min(count, self.vocab_size)
+        params.check_vocabulary(self.vocab_size)
+        params.check_priority(self.config.scheduling_policy)
+        rows = self.config.max_num_seqs
+        assert rows
+        if params.use_beam_search and params.n > rows:
+            raise InvalidParameter(
+                f"n={params.n} beams are more than the {rows} sequences that run at once (max_num_seqs).", "n"
+            )
+        changed = {name: count for name, count in counts.items() if count != getattr(params, name)}
+        return replace(params, **changed) if changed else params
+
+    def check_length(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
+        """Check the length of a prompt and of its output. Returns params with the max_tokens that applies.
+
+        Raises PromptTooLong if the prompt leaves no room for an output, InvalidParameter if it is empty or leaves too
+        little for min_tokens.
+        """
+        limit, num_prompt_tokens = self.max_model_len, len(prompt_ids)
+        if not num_prompt_tokens:
+            raise InvalidParameter("The prompt is empty: it has no tokens.", "prompt")
+        if num_prompt_tokens >= limit:
+            raise PromptTooLong(
+                f"The prompt is too long. This model's maximum context length is {limit} tokens, but the prompt has"
+                f" {num_prompt_tokens} tokens, which leaves no room for an answer. Please reduce the length of the"
+                " messages or the prompt."
+            )
+        if params.echo_only:
+            return replace(params, max_tokens=0)
+        requested = params.max_tokens or self.defaults.values.get("max_new_tokens") or limit
+        max_tokens = min(limit - num_prompt_tokens, requested, self.defaults.hard_max_tokens or limit)
+        if params.use_beam_search:
+            beam_tokens = max_beam_tokens(num_prompt_tokens, params.n, self.num_pages - 1, self.config.block_size)
+            max_tokens = min(max_tokens, beam_tokens)
+        if params.min_tokens > max_tokens:
+            raise InvalidParameter(
+                f"min_tokens={params.min_tokens} is more than the {max_tokens} tokens that can be generated.",
+                "min_tokens",
+            )
+        return replace(params, max_tokens=max_tokens)
+
+
+def check_rank(rank: int, num_replicas: int, name: str) -> None:
+    """Check the number of a replica, which the caller has given as `name`.
+
+    Raises InvalidParameter if there is no such replica.
+    """
+    if not 0 <= rank < num_replicas:
+        last = num_replicas - 1
+        allowed = f"from 0 to {last}: there are {num_replicas} replicas" if last else "0: there is one replica"
+        raise InvalidParameter(f"{name} must be {allowed}, got {rank}.", None)
