@@ -46,6 +46,7 @@ from jaxserve.sampling_params import (
     PARAMETER_RANGES,
     RepetitionDetection,
     SamplingParams,
+    check_stop_strings,
 )
 from jaxserve.structured_outputs import StructuredOutputs
 
@@ -129,6 +130,7 @@ __all__ = [
     "Usage",
     "list_cache",
     "check_config",
+    "check_stop_strings",
     "diagnose",
     "pull_model",
     "remove_from_cache",

@@ -188,10 +188,10 @@ class SamplingParams:
 
         Raises InvalidParameter for ids that the model has no logit for.
         """
-        check_token_ids("stop_token_ids", self.stop_token_ids, vocab_size)
+        check_token_ids("stop_token_ids", sorted(self.stop_token_ids), vocab_size)
         check_token_ids("allowed_token_ids", self.allowed_token_ids or (), vocab_size)
         check_token_ids("logit_bias", [token_id for token_id, _ in self.logit_bias], vocab_size)
-        check_token_ids("logprob_token_ids", self.logprob_token_ids, vocab_size)
+        check_token_ids("logprob_token_ids", sorted(self.logprob_token_ids), vocab_size)
 
     def _normalize(self) -> None:
         """Convert every field to its declared type, and check the declared ranges."""
@@ -232,8 +232,7 @@ class SamplingParams:
         require(self.truncation_side in ("left", "right"), "truncation_side", "left or right", self.truncation_side)
 
     def _check_stops(self) -> None:
-        if "" in self.stop:
-            raise InvalidParameter("stop cannot contain an empty string.", "stop")
+        check_stop_strings(self.stop)
         if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
             raise InvalidParameter(
                 f"stop_token_ids has {len(self.stop_token_ids)} ids; at most {MAX_STOP_TOKEN_IDS} are allowed.",
@@ -317,6 +316,12 @@ def _as_dataclass(name: str, cls: type[T], fields: Mapping[str, Any]) -> T:
 
 def _invalid_repetition(reason: str) -> InvalidParameter:
     return InvalidParameter(f"repetition_detection.{reason}.", "repetition_detection")
+
+
+def check_stop_strings(stop: Sequence[str]) -> None:
+    """Check stop strings. Raises InvalidParameter if one of them is empty."""
+    if "" in stop:
+        raise InvalidParameter("stop cannot contain an empty string.", "stop")
 
 
 def check_token_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:

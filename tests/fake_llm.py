@@ -163,7 +163,8 @@ class FakeLLM:
             await self._changed.wait()
 
     async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False) -> RenderedPrompt:
-        self.rendered.append({name: getattr(prompt, name) for name in ChatPrompt.__dataclass_fields__})
+        fields = {name: getattr(prompt, name) for name in ChatPrompt.__dataclass_fields__}
+        self.rendered.append(fields | {"counting": counting})
         text = "".join(f"{turn['role'][:1]}:{text_of(turn.get('content'))}|" for turn in prompt.messages)
         return RenderedPrompt(text, self._encode(text, prompt.add_special_tokens))
 

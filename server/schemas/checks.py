@@ -6,7 +6,7 @@ are checked against the model in jobs.py.
 
 from typing import Any
 
-from jaxserve import InvalidParameter
+from jaxserve import InvalidParameter, check_stop_strings
 from server.config import ServerConfig
 from server.errors import preview
 from server.schemas.chat import REASONING_EFFORTS, ChatRequest
@@ -86,6 +86,7 @@ def _check_stop_strings(request: GenerationRequest, config: ServerConfig) -> Non
     if len(stops) > config.max_stop_strings:
         message = f"stop has {len(stops)} strings; at most {config.max_stop_strings} are allowed."
         raise InvalidParameter(message, "stop")
+    check_stop_strings(stops)
     if any(len(stop) > MAX_STOP_CHARS for stop in stops):
         raise InvalidParameter(f"stop has a string of more than {MAX_STOP_CHARS} characters.", "stop")
 

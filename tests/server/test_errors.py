@@ -144,6 +144,6 @@ async def test_at_most_ten_reasons_are_listed(api):
 
 
 async def test_a_broken_route_is_a_500_in_our_shape(api):
-    api.llm.stats = lambda: 1 / 0
+    api.llm.replica_stats = lambda: 1 / 0
     answer = await api.get("/metrics")
     assert (answer.status, answer.error["message"]) == (500, "Internal server error")

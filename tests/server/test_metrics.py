@@ -5,7 +5,6 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from jaxserve import HistogramSnapshot
 from jaxserve.engine import stats
-from server.app import get_state
 from server.engine_metrics import COUNTERS, HISTOGRAMS
 from tests.fake_llm import FakeLLM, empty_stats
 
@@ -147,8 +146,8 @@ async def test_the_process_and_its_clock_are_there(api, name):
 
 async def test_refusals_at_our_own_door_are_counted(make_api):
     api = make_api(llm=FakeLLM(max_num_queued_reqs=1))
-    get_state(api.app).slots._num_generations = 1
-    assert (await api.chat()).status == 503
+    with api.llm.admit(1):
+        assert (await api.chat()).status == 503
     labels = (("model_name", "fake/model"), ("reason", "max_num_queued_reqs"))
     assert (await samples(api))["vllm:admission_rejections_total", labels] == 1
 
