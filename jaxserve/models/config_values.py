@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxserve.layers.mlp import Activation
-from jaxserve.layers.norms import NormKind, NormSpec
+from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.config_reader import REQUIRED, ConfigReader
 from jaxserve.models.rope_config import DEFAULT_ROPE_THETA, read_rope
@@ -35,14 +35,13 @@ def read_decoder_spec(
     head_dim: int | None = None,
     activation_key: str = "hidden_act",
     default_activation: str = "silu",
-    norm_kind: NormKind = "rms",
-    norm_eps: float | None = None,
     rope: RopeSpec | None = None,
     default_theta: float = DEFAULT_ROPE_THETA,
     rope_fraction: float | None = None,
     default_max_positions: int | None = None,
     default_vocab_size: int | None = None,
     tie_embeddings: bool = False,
+    norm: Mapping[str, Any] | None = None,
     attention: Mapping[str, Any] | None = None,
     mlp: Mapping[str, Any] | None = None,
     layer: Mapping[str, Any] | None = None,
@@ -51,9 +50,9 @@ def read_decoder_spec(
     """Return the spec of a decoder whose layers differ in their windows alone; `replace` what else differs.
 
     num_kv_heads, head_dim, default_…, rope_fraction and tie_embeddings hold where the config says nothing; None: as
-    many key as query heads, width / heads, and whole heads that rotate. norm_eps is given where the config has no
-    rms_norm_eps, rope where it is spelled in a way of its own. attention, mlp, layer and decoder are fields of the
-    specs of these names that differ from their defaults.
+    many key as query heads, width / heads, and whole heads that rotate. rope is given where it is spelled in a way of
+    its own. norm, attention, mlp, layer and decoder are fields of the specs of these names that differ from what is
+    usual: their defaults, scores over the root of head_dim, the eps that rms_norm_eps says (1e-6 if it is absent).
 
     Raises UnknownArchitecture, naming the key whose value is not understood.
     """
@@ -83,7 +82,9 @@ def read_decoder_spec(
         }
         | dict(mlp or {})
     )
-    eps = config.get_positive_float("rms_norm_eps", 1e-6) if norm_eps is None else norm_eps
+    norm_fields = dict(norm or {})
+    if "eps" not in norm_fields:
+        norm_fields["eps"] = config.get_positive_float("rms_norm_eps", 1e-6)
     layers = [
         LayerSpec(attention=replace(attention_spec, window=window), mlp=mlp_spec, **dict(layer or {}))
         for window in windows
@@ -93,7 +94,7 @@ def read_decoder_spec(
         vocab_size=config.get_positive_int("vocab_size", default_vocab_size or REQUIRED),
         width=width,
         max_position_embeddings=max_positions,
-        norm=NormSpec(eps, norm_kind),
+        norm=NormSpec(**norm_fields),
         layers=tuple(layers),
         tie_embeddings=config.get_bool("tie_word_embeddings", tie_embeddings),
         **dict(decoder or {}),
@@ -151,6 +152,11 @@ def read_layer_windows(
         expected = f"{num_layers} entries, each {' or '.join(repr(kind) for kind in allowed)}"
         raise config.unsupported("layer_types", types, expected)
     return tuple(allowed[kind] for kind in types)
+
+
+def read_window(config: ConfigReader) -> int | None:
+    """Return the window of `sliding_window`; None where the key is absent or null."""
+    return config.get_positive_int("sliding_window") if config.get("sliding_window", None) is not None else None
 
 
 def uniform_windows(config: ConfigReader, window: int | None) -> tuple[int | None, ...]:

@@ -18,7 +18,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         head_dim=256,
         activation_key="hidden_activation",
         default_activation="gelu_pytorch_tanh",
-        norm_kind="rms_plus_one",
+        norm={"kind": "rms_plus_one"},
         tie_embeddings=True,
         attention={
             "scale": config.get_positive_float("query_pre_attn_scalar", 256) ** -0.5,

@@ -29,7 +29,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         head_dim=256,
         activation_key="hidden_activation",
         default_activation="gelu_pytorch_tanh",
-        norm_kind="rms_plus_one",
+        norm={"kind": "rms_plus_one"},
         tie_embeddings=True,
         rope=ropes["full_attention"],
         attention={

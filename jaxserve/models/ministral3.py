@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_decoder_spec, uniform_windows
+from jaxserve.models.config_values import read_decoder_spec, read_window, uniform_windows
 from jaxserve.models.family import DecoderFamily
 from jaxserve.models.rope_config import read_rope_object
 from jaxserve.models.spec import DecoderSpec, QueryTemperature
@@ -21,7 +21,7 @@ DEFAULT_ROPE = {
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    window = config.get_positive_int("sliding_window") if config.get("sliding_window", None) is not None else None
+    window = read_window(config)
     max_positions = config.get_positive_int("max_position_embeddings", 262_144)
     values: Mapping[str, Any] = config.get("rope_parameters", DEFAULT_ROPE)
     if not isinstance(values, Mapping):
@@ -42,7 +42,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         windows=uniform_windows(config, window),
         num_kv_heads=8,
         head_dim=128,
-        norm_eps=config.get_positive_float("rms_norm_eps", 1e-5),
+        norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
         rope=read_rope_object(rope, max_positions, head_dim=head_dim),
         attention={"temperature": temperature},
         default_max_positions=262_144,

@@ -2,7 +2,14 @@
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows, with_mlps
+from jaxserve.models.config_values import (
+    read_activation,
+    read_decoder_spec,
+    read_top_k,
+    read_window,
+    uniform_windows,
+    with_mlps,
+)
 from jaxserve.models.family import FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
 from jaxserve.models.spec import DecoderSpec, MoESpec
 
@@ -15,14 +22,14 @@ EXPERTS = {
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    window = config.get_positive_int("sliding_window") if config.get("sliding_window", None) is not None else None
+    window = read_window(config)
     spec = read_decoder_spec(
         config,
         architecture="MixtralForCausalLM",
         model_type="mixtral",
         windows=uniform_windows(config, window),
         num_kv_heads=8,
-        norm_eps=config.get_positive_float("rms_norm_eps", 1e-5),
+        norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
         default_theta=1_000_000.0,
     )
     num_experts = config.get_positive_int("num_local_experts", 8)

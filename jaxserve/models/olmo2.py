@@ -15,8 +15,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         architecture="Olmo2ForCausalLM",
         model_type="olmo2",
         windows=uniform_windows(config, None),
-        norm_eps=config.get_positive_float("rms_norm_eps", 1e-5),
-        norm_kind="rms_wide",
+        norm={"kind": "rms_wide", "eps": config.get_positive_float("rms_norm_eps", 1e-5)},
         attention={"qkv_bias": bias, "output_bias": bias, "qk_norm": "full"},
         layer={"norm_place": "post"},
     )

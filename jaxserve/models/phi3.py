@@ -1,19 +1,19 @@
 """Phi 3, 3.5, 4 and 4-mini: fused query/key/value and gate/up tensors, LongRoPE, heads of which a part rotates."""
 
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_decoder_spec, uniform_windows
+from jaxserve.models.config_values import read_decoder_spec, read_window, uniform_windows
 from jaxserve.models.family import FUSED, DecoderFamily, named
 from jaxserve.models.spec import DecoderSpec
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    window = config.get_positive_int("sliding_window") if config.get("sliding_window", None) is not None else None
+    window = read_window(config)
     return read_decoder_spec(
         config,
         architecture="Phi3ForCausalLM",
         model_type="phi3",
         windows=uniform_windows(config, window),
-        norm_eps=config.get_positive_float("rms_norm_eps", 1e-5),
+        norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
         rope_fraction=1.0,
         default_max_positions=4096,
     )
