@@ -27,6 +27,8 @@ from jaxserve.models import (
     qwen3,
     qwen3_moe,
     smollm3,
+    stablelm,
+    starcoder2,
 )
 from jaxserve.models.architecture import Architecture
 from jaxserve.models.spec import DecoderSpec
@@ -39,36 +41,25 @@ if TYPE_CHECKING:
     from jaxserve.models.decoder import Decoder
 
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "Gemma2ForCausalLM": gemma2.ARCHITECTURE,
-    "Gemma3ForCausalLM": gemma3.ARCHITECTURE,
-    "GraniteForCausalLM": granite.ARCHITECTURE,
-    "LlamaForCausalLM": llama.ARCHITECTURE,
-    "Ministral3ForCausalLM": ministral3.ARCHITECTURE,
-    "MistralForCausalLM": mistral.ARCHITECTURE,
-    "MixtralForCausalLM": mixtral.ARCHITECTURE,
-    "Olmo2ForCausalLM": olmo2.ARCHITECTURE,
-    "Phi3ForCausalLM": phi3.ARCHITECTURE,
-    "Qwen2ForCausalLM": qwen2.ARCHITECTURE,
-    "Qwen3ForCausalLM": qwen3.ARCHITECTURE,
-    "Qwen3MoeForCausalLM": qwen3_moe.ARCHITECTURE,
-    "SmolLM3ForCausalLM": smollm3.ARCHITECTURE,
-}
-MODEL_TYPES: dict[str, Architecture] = {
-    "gemma2": gemma2.ARCHITECTURE,
-    "gemma3_text": gemma3.ARCHITECTURE,
-    "granite": granite.ARCHITECTURE,
-    "llama": llama.ARCHITECTURE,
-    "ministral3": ministral3.ARCHITECTURE,
-    "mistral": mistral.ARCHITECTURE,
-    "mixtral": mixtral.ARCHITECTURE,
-    "olmo2": olmo2.ARCHITECTURE,
-    "phi3": phi3.ARCHITECTURE,
-    "qwen2": qwen2.ARCHITECTURE,
-    "qwen3": qwen3.ARCHITECTURE,
-    "qwen3_moe": qwen3_moe.ARCHITECTURE,
-    "smollm3": smollm3.ARCHITECTURE,
-}
+_FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model_type
+    ("Gemma2ForCausalLM", "gemma2", gemma2.ARCHITECTURE),
+    ("Gemma3ForCausalLM", "gemma3_text", gemma3.ARCHITECTURE),
+    ("GraniteForCausalLM", "granite", granite.ARCHITECTURE),
+    ("LlamaForCausalLM", "llama", llama.ARCHITECTURE),
+    ("Ministral3ForCausalLM", "ministral3", ministral3.ARCHITECTURE),
+    ("MistralForCausalLM", "mistral", mistral.ARCHITECTURE),
+    ("MixtralForCausalLM", "mixtral", mixtral.ARCHITECTURE),
+    ("Olmo2ForCausalLM", "olmo2", olmo2.ARCHITECTURE),
+    ("Phi3ForCausalLM", "phi3", phi3.ARCHITECTURE),
+    ("Qwen2ForCausalLM", "qwen2", qwen2.ARCHITECTURE),
+    ("Qwen3ForCausalLM", "qwen3", qwen3.ARCHITECTURE),
+    ("Qwen3MoeForCausalLM", "qwen3_moe", qwen3_moe.ARCHITECTURE),
+    ("SmolLM3ForCausalLM", "smollm3", smollm3.ARCHITECTURE),
+    ("StableLmForCausalLM", "stablelm", stablelm.ARCHITECTURE),
+    ("Starcoder2ForCausalLM", "starcoder2", starcoder2.ARCHITECTURE),
+)
+ARCHITECTURES = {name: architecture for name, _, architecture in _FAMILIES}
+MODEL_TYPES = {model_type: architecture for _, model_type, architecture in _FAMILIES}
 
 
 def find_architecture(hf_config: Mapping[str, Any]) -> Architecture:

@@ -80,6 +80,12 @@ CASES: dict[str, dict[str, Any]] = {
     "smollm3: a layer without rotation": tiny_config("smollm3"),
     "smollm3 with windows where nothing rotates": tiny_config("smollm3")
     | {"no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 20},
+    "stablelm: a quarter of each head rotates": tiny_config("stablelm"),
+    "stablelm: attention beside the feed-forward block, tied": tiny_config("stablelm")
+    | {"use_qkv_bias": False, "use_parallel_residual": True, "tie_word_embeddings": True},
+    "starcoder2: biases, no gate, a window": tiny_config("starcoder2"),
+    "starcoder2 without biases and window, untied": tiny_config("starcoder2")
+    | {"use_bias": False, "sliding_window": None, "tie_word_embeddings": False},
     "phi3: fused tensors": tiny_config("phi3"),
     "phi3 with a window and shared keys": tiny_config("phi3") | {"sliding_window": 24, "num_key_value_heads": 2},
     "phi4-mini: longrope over the trained length, part of a head": tiny_config("phi3") | LONGROPE,

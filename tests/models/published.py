@@ -58,6 +58,16 @@ def _granite(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any]
     return _model("granite", "GraniteForCausalLM", num_params, *sizes, **granite, logits_scaling=8.0, **other)
 
 
+def _stablelm(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    stablelm = {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25, "rope_theta": 10_000}
+    return _model("stablelm", "StableLmForCausalLM", num_params, *sizes, **stablelm, **other)
+
+
+def _starcoder2(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    starcoder2 = {"hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5, "sliding_window": 4096, "use_bias": True}
+    return _model("starcoder2", "Starcoder2ForCausalLM", num_params, *sizes, **starcoder2, **other)
+
+
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "Llama-3.1-8B": _llama(
         8_030_261_248, 4096, 14336, 32, 32, 8, 128256, 131072, rope_scaling=LLAMA3_ROPE | {"factor": 8.0}
@@ -106,6 +116,13 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "SmolLM3-3B": _model(
         *("smollm3", "SmolLM3ForCausalLM", 3_075_098_624, 2048, 11008, 36, 16, 4, 128256, 65536),
         tie_word_embeddings=True,
+    ),
+    "stablelm-3b-4e1t": _stablelm(2_795_443_200, 2560, 6912, 32, 32, 32, 50304, 4096, tie_word_embeddings=False),
+    "stablelm-2-1_6b": _stablelm(1_644_515_328, 2048, 5632, 24, 32, 32, 100352, 4096, use_qkv_bias=True),
+    "starcoder2-3b": _starcoder2(3_030_371_328, 3072, 12288, 30, 24, 2, 49152, 16384, rope_theta=999_999.44),
+    "starcoder2-7b": _starcoder2(7_173_923_840, 4608, 18432, 32, 36, 4, 49152, 16384, rope_theta=1e6),
+    "starcoder2-15b": _starcoder2(
+        *(15_957_889_024, 6144, 24576, 40, 48, 4, 49152, 16384), rope_theta=1e5, tie_word_embeddings=False
     ),
     "Ministral-3-3B": _model(
         *("ministral3", "Ministral3ForCausalLM", 3_429_006_336, 3072, 9216, 26, 32, 8, 131072, 262144),

@@ -233,6 +233,10 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("qwen2", {"use_sliding_window": False, "layer_types": ["sliding_attention"] * 3}, "layer_types"),
         ("qwen2", {"layer_types": ["full_attention"]}, "layer_types"),
         ("qwen3", {"mlp_bias": True}, "mlp_bias"),
+        ("stablelm", {"qk_layernorm": True}, "qk_layernorm"),
+        ("stablelm", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        ("starcoder2", {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
+        ("starcoder2", {"mlp_type": "gated"}, "mlp_type"),
     ],
 )
 def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):

@@ -26,6 +26,8 @@ CHUNKED = [
     "olmo2: norms behind the blocks",
     "granite: multipliers",
     "smollm3 with windows where nothing rotates",
+    "stablelm: a quarter of each head rotates",
+    "starcoder2: biases, no gate, a window",
     "phi4-mini: longrope over the trained length, part of a head",
 ]
 

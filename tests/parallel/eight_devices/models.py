@@ -26,6 +26,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},  # dense, with fewer key heads than the most ranks
     "gemma3": {"num_key_value_heads": 4, "layer_types": ["sliding_attention", "full_attention"]},
     "olmo2": {"num_key_value_heads": 8},  # norms over all heads together
+    "starcoder2": {"num_key_value_heads": 4},  # biases, of sums over ranks, too
     "qwen3_moe": {"num_key_value_heads": 1},
 }
 
