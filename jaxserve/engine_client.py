@@ -46,7 +46,7 @@ class EngineClient:
         """Start the threads of the engines, which call `on_outputs` with the outputs of every step."""
         first = engines[0]
         self.config, self.text = first.config, text
-        self.limits = RequestLimits(first.config, text.defaults, first.spec.vocab_size, first.num_pages)
+        self.limits = RequestLimits(first.config, text.defaults, first.spec.vocab_size, first.cache_size.groups)
         self.preparer = RequestPreparer(text.tokenizer, text.prompts, text.output_planner, self.limits)
         devices = "; ".join(engine.description["device"] for engine in engines)
         replicas = {"replicas": f"{len(engines)}: {devices}"} if len(engines) > 1 else {}

@@ -284,13 +284,42 @@ class HistogramSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheGroupStats:
+    """The pages of one cache group, which serves layers of one kind.
+
+    name           The kind: "full attention", or "window" and its size.
+    pages_total    Pages that can be used; free, active (in use) and cached ones add up to it.
+    pages_free     Pages without contents.
+    pages_active   Pages in use.
+    pages_cached   Pages that no request uses, but the prefix cache can find.
+    """
+
+    name: str
+    pages_total: int
+    pages_free: int
+    pages_active: int
+    pages_cached: int
+
+    def plus(self, *others: "CacheGroupStats") -> "CacheGroupStats":
+        """Return the numbers of this group and of the same one of other engines, added up."""
+        groups = (self, *others)
+        return CacheGroupStats(
+            self.name,
+            sum(group.pages_total for group in groups),
+            sum(group.pages_free for group in groups),
+            sum(group.pages_active for group in groups),
+            sum(group.pages_cached for group in groups),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StatsSnapshot:
     """The engine's metrics at one moment. Names are those of vLLM's metrics without their prefix.
 
     num_requests_running     Sequences with a row in the batch.
     num_requests_waiting     Sequences that wait for their first row.
     num_requests_preempted   Sequences that wait because they were preempted.
-    pages_total              Pages of the key-value cache; free, active (in use) and cached ones add up to it.
+    cache_groups             The pages of the key-value cache, by group of layers.
     counters                 Counters that only grow; engine/stats.py lists the keys.
     finished                 The number of requests that ended, by finish reason.
     rejected                 The number of requests that were refused, by the limit that refused them.
@@ -300,11 +329,18 @@ class StatsSnapshot:
     num_requests_running: int
     num_requests_waiting: int
     num_requests_preempted: int
-    pages_total: int
-    pages_free: int
-    pages_active: int
-    pages_cached: int
+    cache_groups: tuple[CacheGroupStats, ...]
     counters: Mapping[str, float]
     finished: Mapping[str, int]
     rejected: Mapping[str, int]
     histograms: Mapping[str, HistogramSnapshot]
+
+    @property
+    def pages_active(self) -> int:
+        """The number of pages in use, of all cache groups together."""
+        return sum(group.pages_active for group in self.cache_groups)
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """The share of pages in use, in the fullest cache group; 1 is full."""
+        return max((group.pages_active / group.pages_total for group in self.cache_groups), default=0.0)

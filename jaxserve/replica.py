@@ -109,10 +109,11 @@ def sum_stats(snapshots: Sequence[StatsSnapshot]) -> StatsSnapshot:
     if len(snapshots) == 1:
         return first
     numbers = ("num_requests_running", "num_requests_waiting", "num_requests_preempted")
-    pages = ("pages_total", "pages_free", "pages_active", "pages_cached")
+    groups = zip(*(snapshot.cache_groups for snapshot in snapshots), strict=True)
     return replace(
         first,
-        **{name: sum(getattr(snapshot, name) for snapshot in snapshots) for name in (*numbers, *pages)},
+        **{name: sum(getattr(snapshot, name) for snapshot in snapshots) for name in numbers},
+        cache_groups=tuple(group.plus(*others) for group, *others in groups),
         counters={name: sum(snapshot.counters[name] for snapshot in snapshots) for name in first.counters},
         finished={name: sum(snapshot.finished[name] for snapshot in snapshots) for name in first.finished},
         histograms={

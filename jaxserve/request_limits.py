@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from jaxserve.cache.groups import GroupSize
 from jaxserve.config import EngineConfig
 from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.errors import InvalidParameter, PromptTooLong
@@ -14,16 +15,21 @@ from jaxserve.sampling_params import SamplingParams
 class RequestLimits:
     """The limits of one model as it is served.
 
-    config       The configuration as resolved: every limit is a number.
-    defaults     The model's longest output, if its files name one.
-    vocab_size   The number of logits.
-    num_pages    The number of pages of the key-value cache, page 0 included, which holds no tokens.
+    config         The configuration as resolved: every limit is a number.
+    defaults       The model's longest output, if its files name one.
+    vocab_size     The number of logits.
+    cache_groups   The sizes of the cache groups.
     """
 
     config: EngineConfig
     defaults: GenerationDefaults
     vocab_size: int
-    num_pages: int
+    cache_groups: tuple[GroupSize, ...]
+
+    @property
+    def num_pages(self) -> int:
+        """The number of pages of the main cache group, page 0 included, which holds no tokens."""
+        return max(group.num_pages for group in self.cache_groups)
 
     @property
     def max_model_len(self) -> int:
@@ -81,8 +87,8 @@ class RequestLimits:
         requested = params.max_tokens or self.defaults.values.get("max_new_tokens") or limit
         max_tokens = min(limit - num_prompt_tokens, requested, self.defaults.hard_max_tokens or limit)
         if params.use_beam_search:
-            beam_tokens = max_beam_tokens(num_prompt_tokens, params.n, self.num_pages - 1, self.config.block_size)
-            max_tokens = min(max_tokens, beam_tokens)
+            page_size = self.config.block_size
+            max_tokens = max_beam_tokens(num_prompt_tokens, params.n, max_tokens, self.cache_groups, page_size)
         if params.min_tokens > max_tokens:
             raise InvalidParameter(
                 f"min_tokens={params.min_tokens} is more than the {max_tokens} tokens that can be generated.",

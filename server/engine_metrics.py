@@ -129,7 +129,7 @@ class EngineCollector(Collector):
         name, help = "vllm:num_requests_waiting_by_reason", "Requests queued, by reason."
         reasons = [{"capacity": count, "deferred": 0} for count in waiting]
         yield self._make_labelled(GaugeMetricFamily, name, help, "reason", reasons)
-        usage = [stats.pages_active / stats.pages_total if stats.pages_total else 0.0 for stats in engines]
+        usage = [stats.kv_cache_usage for stats in engines]
         help = "Share of pages held by running requests; 1 is full."
         yield self._make(GaugeMetricFamily, "vllm:kv_cache_usage_perc", help, usage)
         states = [{"awake": 1, "weights_offloaded": 0, "discard_all": 0}] * len(engines)
@@ -171,17 +171,7 @@ class EngineCollector(Collector):
             yield self._make_histogram(f"vllm:{name}", help, [stats.histograms.get(name, empty) for stats in engines])
 
     def _collect_own(self, engines: Engines) -> Iterator[Metric]:
-        pages = [
-            {
-                "total": stats.pages_total,
-                "free": stats.pages_free,
-                "active": stats.pages_active,
-                "cached": stats.pages_cached,
-            }
-            for stats in engines
-        ]
-        help = "Pages of the key-value cache."
-        yield self._make_labelled(GaugeMetricFamily, "jaxserve_kv_pages", help, "state", pages)
+        yield self._make_pages(engines)
         states = [
             {
                 "running": stats.num_requests_running,
@@ -202,6 +192,17 @@ class EngineCollector(Collector):
         for name in sorted(engines[0].histograms.keys() - HISTOGRAMS.keys()):
             snapshots = [stats.histograms[name] for stats in engines]
             yield self._make_histogram(f"jaxserve_{name}", name.replace("_", " ") + ".", snapshots)
+
+    def _make_pages(self, engines: Engines) -> Metric:
+        labels = [*self._labels(0), "group", "state"]
+        family = GaugeMetricFamily("jaxserve_kv_pages", "Pages of the key-value cache, by group.", labels=labels)
+        for rank, stats in enumerate(engines):
+            for group in stats.cache_groups:
+                counts = {"total": group.pages_total, "free": group.pages_free}
+                counts |= {"active": group.pages_active, "cached": group.pages_cached}
+                for state, count in counts.items():
+                    family.add_metric([*self._labels(rank).values(), group.name, state], count)
+        return family
 
     def _make_outcomes(self, engines: Engines) -> Metric:
         labels = [*self._labels(0), "outcome", "reason"]

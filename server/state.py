@@ -146,8 +146,7 @@ class ServerState:
         if form not in ("TEXT", "JSON"):
             return {}
         stats = self.llm.stats()
-        usage = stats.pages_active / stats.pages_total if stats.pages_total else 0.0
-        values = {"kv_cache_usage_perc": usage, "num_requests_waiting": stats.num_requests_waiting}
+        values = {"kv_cache_usage_perc": stats.kv_cache_usage, "num_requests_waiting": stats.num_requests_waiting}
         if form == "JSON":
             return {"endpoint-load-metrics": "JSON " + orjson.dumps({"named_metrics": values}).decode()}
         return {"endpoint-load-metrics": "TEXT " + ", ".join(f"named_metrics.{key}={values[key]}" for key in values)}

@@ -27,8 +27,10 @@ from jaxserve import (
     ToolCallDelta,
 )
 from jaxserve.admission import AdmissionQueue
+from jaxserve.cache.groups import GroupSize
 from jaxserve.generation_defaults import GenerationDefaults
 from jaxserve.output_plan import check_thinking_budget, check_tool_choice
+from jaxserve.outputs import CacheGroupStats
 from jaxserve.replica import sum_stats
 from jaxserve.request_limits import RequestLimits, check_rank
 from jaxserve.sampling_params import check_token_ids
@@ -201,7 +203,7 @@ class FakeLLM:
         data_parallel_rank: int | None = None,
     ) -> FakeReady:
         defaults = GenerationDefaults.from_configs(self.config, {}, {})
-        limits = RequestLimits(self.config, defaults, self.vocab_size, self.num_pages)
+        limits = RequestLimits(self.config, defaults, self.vocab_size, (GroupSize(num_pages=self.num_pages),))
         params = limits.check_params(params)
         check_thinking_budget(params, has_reasoning=self.reasoning_parser is not None)
         if output is not None and output.tools:
@@ -344,10 +346,7 @@ def empty_stats(**changes: Any) -> StatsSnapshot:
         "num_requests_running": 0,
         "num_requests_waiting": 0,
         "num_requests_preempted": 0,
-        "pages_total": 100,
-        "pages_free": 100,
-        "pages_active": 0,
-        "pages_cached": 0,
+        "cache_groups": (CacheGroupStats("full attention", 100, 100, 0, 0),),
         "counters": {},
         "finished": {},
         "rejected": {},

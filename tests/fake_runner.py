@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from jaxserve.cache.groups import GroupSize
 from jaxserve.engine.plan import Chunk, DecodeBatch, Mask, SampledTokens, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request, StopStringCursor, make_guide, make_mask, make_stop_cursor
 from jaxserve.engine.token_restrictions import TokenRestrictions
@@ -116,14 +117,18 @@ FakeLogits = tuple[StepPlan, list[int], list[list[int]], list[list[int]]]
 class FakeRunner:
     """Executes plans in the order given, like a device. Logits of the requests in `nan_request_ids` are NaN.
 
+    A slot of each cache group holds a token's value and the digest up to it. A full group gives the digest of all
+    values, a window group that of the last slot, if its window holds one chain of digests; the groups must agree.
     A decode step brings a row up to max_tokens_per_row tokens, 1 or 2.
     """
 
-    def __init__(self, *, num_pages: int, page_size: int, max_num_seqs: int, max_tokens_per_row: int = 1) -> None:
+    def __init__(
+        self, sizes: Sequence[GroupSize], *, page_size: int, max_num_seqs: int, max_tokens_per_row: int = 1
+    ) -> None:
         self.max_tokens_per_row = max_tokens_per_row
         self.page_size = page_size
-        self.num_pages = num_pages
-        self.slots: dict[tuple[int, int], int] = {}
+        self.sizes = tuple(sizes)
+        self.slots: dict[tuple[int, int, int], tuple[int, int]] = {}
         self.last_token_R: list[int | None] = [None] * max_num_seqs
         self.length_R = [0] * max_num_seqs
         self.lines: dict[int, PenaltyRow] = {}
@@ -131,10 +136,10 @@ class FakeRunner:
 
     def forward(self, plan: StepPlan) -> FakeLogits:
         """Return the plan with digests in place of logits; the work that a device does later is done at once."""
-        for _, source, target in plan.page_copies:
+        for group, source, target in plan.page_copies:
             for offset in range(self.page_size):
-                if (source, offset) in self.slots:
-                    self.slots[target, offset] = self.slots[source, offset]
+                if (group, source, offset) in self.slots:
+                    self.slots[group, target, offset] = self.slots[group, source, offset]
         for row, new in plan.penalty_rows:
             self.lines[row] = PenaltyRow(*(array.copy() for array in new))
         for row, token, length in plan.row_updates:
@@ -171,15 +176,16 @@ class FakeRunner:
         return handle
 
     def _decode(self, batch: DecodeBatch) -> list[int]:
-        rows = list(zip(batch.row_B.tolist(), batch.position_B.tolist(), batch.page_tables_BW[0], strict=True))
+        page_tables = zip(*batch.page_tables_BW, strict=True)
+        rows = list(zip(batch.row_B.tolist(), batch.position_B.tolist(), page_tables, strict=True))
         assert len({row for row, _, _ in rows}) == len(rows), "two requests in one row"
         digests = []
-        for row, host_position, table_W in rows:
+        for row, host_position, tables_W in rows:
             token, position = self.last_token_R[row], self.length_R[row]
             assert token is not None, f"row {row} decodes before its prompt is computed"
             is_right = position == host_position if self.max_tokens_per_row == 1 else position <= host_position
             assert is_right, f"the host believes row {row} to be at {host_position}, not {position}"
-            digests.append(self._append(self._read(table_W, position), table_W, position, [token])[-1])
+            digests.append(self._append(self._read(tables_W, position), tables_W, position, [token])[-1])
         return digests
 
     def _sample_rows(self, batch: DecodeBatch, digests: list[int], masks: dict[int, Mask]) -> SampledTokens:
@@ -195,18 +201,19 @@ class FakeRunner:
         """Sample another token for the rows that have a page for it, except for some, which keep one."""
         tokens, after, count_B = first.token_BK[:, 0].tolist(), list(digests), first.count_B.copy()
         for at, row in enumerate(batch.row_B.tolist()):
-            table_W, position = batch.page_tables_BW[0][at], self.length_R[row]
-            has_page = position // self.page_size < len(table_W) and table_W[position // self.page_size]
+            tables_W, position = [table_BW[at] for table_BW in batch.page_tables_BW], self.length_R[row]
+            page = position // self.page_size
+            has_page = all(page < len(table_W) and table_W[page] for table_W in tables_W)
             if tokens[at] < 0 or not has_page or digests[at] % 3 == 0:
                 continue
-            after[at] = self._append(digests[at], table_W, position, [tokens[at]])[-1]
+            after[at] = self._append(digests[at], tables_W, position, [tokens[at]])[-1]
             one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1, after[at])
             tokens[at], count_B[at] = self._sample_row(*one, None, batch.mode)[0], 2
         return _concatenate(first, _make_sampled_tokens(tokens, after, batch.mode), count_B)
 
     def _chunk(self, chunk: Chunk) -> list[int]:
-        before = self._read(chunk.page_tables_W[0], chunk.start)
-        return self._append(before, chunk.page_tables_W[0], chunk.start, chunk.token_ids.tolist())
+        before = self._read(chunk.page_tables_W, chunk.start)
+        return self._append(before, chunk.page_tables_W, chunk.start, chunk.token_ids.tolist())
 
     def _sample_chunk(self, chunk: Chunk, digest: int, masks: Sequence[Mask | None]) -> tuple[SampledTokens, ...]:
         if not chunk.is_last:
@@ -243,27 +250,37 @@ class FakeRunner:
         self.last_token_R[row], self.length_R[row] = max(token, 0), position
         return token, nexts
 
-    def _read(self, table_W: np.ndarray, end: int) -> int:
-        """Return the digest of everything at positions 0 .. end-1, read through the page table."""
+    def _read(self, tables_W: Sequence[np.ndarray], end: int) -> int:
+        """Return the digest of the tokens at positions 0 .. end-1, read through the page table of each group."""
+        digests = {self._read_group(group, table_W, end) for group, table_W in enumerate(tables_W)}
+        return digests.pop() if len(digests) == 1 else _mix(*sorted(digests))
+
+    def _read_group(self, group: int, table_W: np.ndarray, end: int) -> int:
+        """Return the digest by one group, another one if what the query at `end` sees is not one chain."""
+        window = self.sizes[group].window
+        first = 0 if window is None else max(0, end - window + 1)
+        assert first < end or not end, "a window of 1 reads nothing"
         digest = EMPTY
-        for position in range(end):
-            digest = _mix(digest, self.slots[self._slot(table_W, position)])
+        for position in range(first, end):
+            value, after = self.slots[self._slot(group, table_W, position)]
+            digest = after if position == first > 0 else _mix(digest, value)
         return digest
 
-    def _append(self, digest: int, table_W: np.ndarray, start: int, tokens: list[int]) -> list[int]:
-        """Write tokens from position start on, and return the digest after each."""
+    def _append(self, digest: int, tables_W: Sequence[np.ndarray], start: int, tokens: list[int]) -> list[int]:
+        """Write tokens from position start on into every group, and return the digest after each."""
         digests = []
         for position, token in enumerate(tokens, start):
             value = _value(digest, token)
-            self.slots[self._slot(table_W, position)] = value
             digest = _mix(digest, value)
             digests.append(digest)
+            for group, table_W in enumerate(tables_W):
+                self.slots[self._slot(group, table_W, position)] = (value, digest)
         return digests
 
-    def _slot(self, table_W: np.ndarray, position: int) -> tuple[int, int]:
+    def _slot(self, group: int, table_W: np.ndarray, position: int) -> tuple[int, int, int]:
         page = int(table_W[position // self.page_size])
-        assert 0 < page < self.num_pages, f"position {position} has page {page}"
-        return page, position % self.page_size
+        assert 0 < page < self.sizes[group].num_pages, f"position {position} has page {page} in group {group}"
+        return group, page, position % self.page_size
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The key-value cache: pages on the device (pages.py), their accounting (pool.py), and the prefix cache (prefix.py)."""
+"""The key-value cache: groups of layers (groups.py), pages on the device (pages.py), and their manager (manager.py)."""

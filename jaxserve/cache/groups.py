@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, PagedLatent
+
+PageCopy: TypeAlias = tuple[int, int, int]
+"""A copy of one page in all layers of a cache group: (index of the group, from, to)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheGroup:
     """Layers whose caches are of one kind and shape.
 
+    name     of the group in metrics and in the start-up table
     cache    what each of the layers keeps
     layers   the indices of the layers
     """
 
+    name: str
     cache: LayerCache
     layers: tuple[int, ...]
 
@@ -25,13 +31,57 @@ class CacheGroup:
 
 def make_groups(layers: Sequence[LayerCache]) -> tuple[CacheGroup, ...]:
     """Return the groups of these layers, in the order of their first layers."""
-    return tuple(
-        CacheGroup(cache=cache, layers=tuple(index for index, layer in enumerate(layers) if layer == cache))
-        for cache in dict.fromkeys(layers)
-    )
+    groups: list[CacheGroup] = []
+    for cache in dict.fromkeys(layers):
+        name, num_same = _describe(cache), sum(1 for group in groups if group.name.startswith(_describe(cache)))
+        indices = tuple(index for index, layer in enumerate(layers) if layer == cache)
+        groups.append(CacheGroup(name=f"{name} ({num_same + 1})" if num_same else name, cache=cache, layers=indices))
+    return tuple(groups)
+
+
+def _describe(cache: LayerCache) -> str:
+    if isinstance(cache, PagedKeysValues):
+        return "full attention" if cache.window is None else f"window {cache.window}"
+    return "latent attention" if isinstance(cache, PagedLatent) else "recurrent state"
 
 
 def index_groups(groups: Sequence[CacheGroup]) -> tuple[int, ...]:
     """Return for each layer the index of its group."""
     group_by_layer = {layer: index for index, group in enumerate(groups) for layer in group.layers}
     return tuple(group_by_layer[layer] for layer in range(len(group_by_layer)))
+
+
+def num_pages_for(num_tokens: int, page_size: int) -> int:
+    """Return how many pages num_tokens tokens occupy."""
+    return -(-num_tokens // page_size)
+
+
+def first_visible_page(position: int, window: int | None, page_size: int) -> int:
+    """Return the index of the first page with a key that a query at `position` or a later one sees."""
+    return 0 if window is None else max(0, position - window + 1) // page_size
+
+
+def max_window_pages(window: int, page_size: int) -> int:
+    """Return how many pages hold keys that one query sees, its own included, where they lie most awkwardly."""
+    return num_pages_for(window - 1, page_size) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSize:
+    """The size of one cache group.
+
+    num_pages    the pages of each of its layers, page 0 included, which holds no tokens
+    window       the number of positions that a query sees, its own included; None: all
+    name         of the group
+    page_bytes   the bytes of one page in all its layers
+    """
+
+    num_pages: int
+    window: int | None = None
+    name: str = "full attention"
+    page_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """The memory of all pages."""
+        return self.num_pages * self.page_bytes

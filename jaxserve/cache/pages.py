@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import jax
 
+from jaxserve.cache.groups import CacheGroup, index_groups
 from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
 
 
@@ -22,25 +23,27 @@ class PageFactory(Protocol):
 
 
 def make_pages(
-    backend: PageFactory, layers: Sequence[LayerCache], *, num_pages: int, page_size: int, dtype: Any
+    backend: PageFactory, groups: Sequence[CacheGroup], *, num_pages: Sequence[int], page_size: int, dtype: Any
 ) -> tuple[Any, ...]:
-    """Return one pytree of zeroed pages a layer: keys and values for num_pages * page_size tokens each.
+    """Return one pytree of zeroed pages a layer: keys and values for as many pages as its group has.
 
     Zeros, because attention multiplies masked values by zero, and zero times NaN is NaN.
+
+    num_pages   the number of pages of each group
     """
-    return tuple(_make_layer_pages(backend, layer, num_pages, page_size, dtype) for layer in layers)
+    return tuple(
+        _make_layer_pages(backend, groups[group].cache, num_pages[group], page_size, dtype)
+        for group in index_groups(groups)
+    )
 
 
-def bytes_per_page(backend: PageFactory, layers: Sequence[LayerCache], *, page_size: int, dtype: Any) -> int:
-    """Return the bytes of one page in all layers, as the backend stores it: some backends pad heads.
+def bytes_per_page(backend: PageFactory, group: CacheGroup, *, page_size: int, dtype: Any) -> int:
+    """Return the bytes of one page in all layers of a group, as the backend stores it: some backends pad heads.
 
     Allocates nothing. Raises what the backend raises for layers that it cannot hold.
     """
-    bytes_of = {
-        layer: _num_bytes(jax.eval_shape(partial(_make_layer_pages, backend, layer, 1, page_size, dtype)))
-        for layer in set(layers)
-    }
-    return sum(bytes_of[layer] for layer in layers)
+    pages = jax.eval_shape(partial(_make_layer_pages, backend, group.cache, 1, page_size, dtype))
+    return len(group.layers) * _num_bytes(pages)
 
 
 def _make_layer_pages(backend: PageFactory, layer: LayerCache, num_pages: int, page_size: int, dtype: Any) -> Any:

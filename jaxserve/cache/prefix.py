@@ -1,20 +1,47 @@
 """The prefix cache: chained SHA-256 hashes of full pages, and an index from hash to page.
 
 A page's hash covers the hash of the page before it and its own tokens, so equal hashes mean equal tokens and an equal
-prefix. A salt is part of the root hash; the root without a salt differs from that of every salt. Model, dtype and page
-layout are not hashed, because an index belongs to one engine, which has one of each. pool.py counts references and
-evicts; this file only knows what pages contain.
+prefix. The chain starts from the hash of the context, which is everything besides the tokens that keys and values
+depend on. Model, dtype and page layout are not hashed, because an index belongs to one cache group of one engine, which
+has one of each. pool.py counts references and evicts; this file only knows what pages contain.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from hashlib import sha256
 
 import numpy as np
 
 from jaxserve.cache.pool import CacheInvariantError, PagePool
 
-# The first byte separates the kinds of hash input, so that no salt can imitate a page.
-_NO_SALT, _SALT, _PAGE = b"\x00", b"\x01", b"\x02"
+# The first byte separates the kinds of hash input, so that no context can imitate a page.
+_CONTEXT, _PAGE = b"\x01", b"\x02"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheContext:
+    """The facts besides the tokens that keys and values depend on; pages are shared only between equal contexts.
+
+    salt              a secret of the client, so that others cannot find out what it has sent
+    adapter           the name of the adapter that changes the weights
+    weights_version   the version of the weights, where they are replaced while the engine runs
+    """
+
+    salt: str | None = None
+    adapter: str | None = None
+    weights_version: str | None = None
+
+    def hash(self) -> bytes:
+        """Return the hash before the first page. A field is any text, lone surrogates included, or None."""
+        digest = sha256(_CONTEXT)
+        for value in astuple(self):
+            data = b"" if value is None else value.encode("utf-8", "surrogatepass")
+            digest.update(b"\x00" if value is None else b"\x01" + len(data).to_bytes(8, "little"))
+            digest.update(data)
+        return digest.digest()
+
+
+NO_CONTEXT = CacheContext()
 
 
 def max_cached_pages(num_tokens: int, page_size: int) -> int:
@@ -27,9 +54,9 @@ class PageHashes:
 
     __slots__ = ("_page_size", "_parent", "hashes")
 
-    def __init__(self, page_size: int, salt: str | None = None) -> None:
+    def __init__(self, page_size: int, context: CacheContext = NO_CONTEXT) -> None:
         self._page_size = page_size
-        self._parent = _root_hash(salt)
+        self._parent = context.hash()
         self.hashes: list[bytes] = []
 
     def extend(self, token_ids: Sequence[int]) -> list[bytes]:
@@ -44,16 +71,15 @@ class PageHashes:
         return self.hashes
 
 
-def hash_pages(token_ids: Sequence[int], page_size: int, salt: str | None = None) -> list[bytes]:
+def hash_pages(token_ids: Sequence[int], page_size: int, context: CacheContext = NO_CONTEXT) -> list[bytes]:
     """Return the hashes of the full pages of token_ids."""
-    return PageHashes(page_size, salt).extend(token_ids)
+    return PageHashes(page_size, context).extend(token_ids)
 
 
 class PrefixIndex:
-    """Index from page hash to the page with those tokens. The pool evicts the least recently used pages."""
+    """Index from page hash to the page of one pool with those tokens. The pool evicts the least recently used pages."""
 
-    def __init__(self, pool: PagePool, page_size: int) -> None:
-        self.page_size = page_size
+    def __init__(self, pool: PagePool) -> None:
         self._pool = pool
         self._page_by_hash: dict[bytes, int] = {}
         self._hash_by_page: dict[int, bytes] = {}
@@ -63,9 +89,9 @@ class PrefixIndex:
         """Return how many pages can be found, whatever their reference count."""
         return len(self._page_by_hash)
 
-    def start_hashes(self, salt: str | None = None) -> PageHashes:
-        """Return empty page hashes for a new sequence."""
-        return PageHashes(self.page_size, salt)
+    def find(self, page_hash: bytes) -> int | None:
+        """Return the page with this hash, or None."""
+        return self._page_by_hash.get(page_hash)
 
     def match(self, hashes: Iterable[bytes]) -> list[int]:
         """Return the pages of the longest cached prefix of these page hashes.
@@ -120,10 +146,3 @@ class PrefixIndex:
         for page in range(self._pool.num_pages):
             if self._pool.is_marked_cached(page) != (page in self._hash_by_page):
                 raise CacheInvariantError(f"the pool and the prefix index disagree whether page {page} is cached")
-
-
-def _root_hash(salt: str | None) -> bytes:
-    """Return the hash before the first page. A salt is any text, lone surrogates included."""
-    if salt is None:
-        return sha256(_NO_SALT).digest()
-    return sha256(_SALT + salt.encode("utf-8", "surrogatepass")).digest()

@@ -3,10 +3,17 @@
 On an accelerator the cache takes what weights and scratch memory leave of the configured share. On a CPU, whose memory
 other programs use, too, it takes 2 % of the RAM, or more if one request of maximum length needs more, up to limits.
 Page 0 is for padding, so num_pages pages hold (num_pages - 1) * page_size tokens.
+
+Cache groups share this memory by one rule. The main group is the one with full attention, or else with the largest
+window. Every window group beside it gets the pages that all rows can use at once, and as many again for the prefix
+cache; but never more pages than the main group, nor, all of them together, more than half of the memory, nor what the
+main group needs for one longest request. The main group gets the rest.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from jaxserve.cache.groups import GroupSize, max_window_pages, num_pages_for
 from jaxserve.config import GIB, MIB
 from jaxserve.errors import BadConfig, OutOfMemory
 from jaxserve.parallel.placement import MemoryFacts
@@ -18,76 +25,195 @@ LONGEST_THAT_FITS = -1  # value of max_model_len
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupNeeds:
+    """The facts about one cache group that sizing needs.
+
+    name             of the group
+    window           the number of positions that a query sees, its own included; None: all
+    page_bytes       the bytes of one page in all its layers
+    """
+
+    name: str = "full attention"
+    window: int | None = None
+    page_bytes: int
+
+    def request_pages(self, num_tokens: int, chunk_tokens: int, page_size: int) -> int:
+        """Return the most pages that a request of num_tokens tokens holds at a time.
+
+        In a window group: those that a query sees, and those of two chunks, of which one is computed while the other is
+        planned.
+        """
+        num_pages = num_pages_for(num_tokens, page_size)
+        if self.window is None:
+            return num_pages
+        return min(num_pages, max_window_pages(self.window, page_size) + 2 * num_pages_for(chunk_tokens, page_size) + 1)
+
+    def wanted_pages(self, num_rows: int, step_tokens: int, page_size: int) -> int | None:
+        """Return the number of pages, page 0 included, above which more would hardly be used; None: there is none.
+
+        In a window group: what all rows hold at a time while two steps are computed and planned, and as many again for
+        the prefix cache.
+        """
+        if self.window is None:
+            return None
+        rows = num_rows * (max_window_pages(self.window, page_size) + 2)
+        return 1 + 2 * (rows + 2 * num_pages_for(step_tokens, page_size))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSize:
     """The chosen size of the cache.
 
-    num_pages      with page 0
-    page_bytes     of one page in all layers
+    groups         the size of each cache group
     max_model_len  longest request, in tokens
     reason         the setting or limit that decided the size, in words
     """
 
-    num_pages: int
-    page_bytes: int
+    groups: tuple[GroupSize, ...]
     max_model_len: int
     reason: str
 
     @property
     def total_bytes(self) -> int:
         """Memory of all pages."""
-        return self.num_pages * self.page_bytes
+        return sum(group.total_bytes for group in self.groups)
 
-
-def num_pages_for(num_tokens: int, page_size: int) -> int:
-    """Return how many pages num_tokens tokens occupy."""
-    return -(-num_tokens // page_size)
-
-
-def num_pages_within(budget_bytes: int, page_bytes: int) -> int:
-    """Return how many whole pages a budget holds, page 0 included."""
-    return max(0, budget_bytes) // page_bytes
+    @property
+    def num_pages(self) -> int:
+        """The number of pages of the main group, page 0 included."""
+        return max(group.num_pages for group in self.groups)
 
 
 def choose_cache_size(
     *,
     memory: MemoryFacts,
-    page_bytes: int,
+    groups: Sequence[GroupNeeds],
     page_size: int,
     model_max_len: int,
+    num_rows: int,
+    step_tokens: int,
     max_model_len: int | None = None,
     gpu_memory_utilization: float = 0.92,
     kv_cache_memory_bytes: int | None = None,
     num_gpu_blocks_override: int | None = None,
 ) -> CacheSize:
-    """Choose the number of pages and the longest request that they serve.
+    """Choose the number of pages of every group and the longest request that they serve.
 
     model_max_len is the model's own limit; max_model_len is the setting: None for the model's own, -1 for the longest
-    that fits. Raises OutOfMemory if no page fits, or if one request of maximum length does not; the text names the
-    setting that helps. Raises BadConfig if kv_cache_memory_bytes and num_gpu_blocks_override are both given.
+    that fits. num_rows is the number of sequences that run at once, step_tokens the largest number of prompt tokens of
+    a step. num_gpu_blocks_override is the number of pages of the main group.
+
+    Raises OutOfMemory if no page fits, or if one request of maximum length does not; the text names the setting that
+    helps. Raises BadConfig if kv_cache_memory_bytes and num_gpu_blocks_override are both given.
     """
     if kv_cache_memory_bytes is not None and num_gpu_blocks_override is not None:
         raise BadConfig("kv_cache_memory_bytes and num_gpu_blocks_override both say how large the cache is; give one.")
     resolved_len = model_max_len if max_model_len in (None, LONGEST_THAT_FITS) else max_model_len
+    division = _Division(groups, page_size, num_rows, step_tokens)
     if num_gpu_blocks_override is not None:
         num_pages, reason = num_gpu_blocks_override, "num_gpu_blocks_override"
     else:
         if kv_cache_memory_bytes is not None:
             budget, reason = kv_cache_memory_bytes, "kv_cache_memory_bytes"
         elif memory.platform == "cpu":
-            budget, reason = _cpu_budget(memory, (num_pages_for(resolved_len, page_size) + 1) * page_bytes)
+            budget, reason = _cpu_budget(memory, division.request_bytes(resolved_len))
         else:
             budget, reason = _device_budget(memory, gpu_memory_utilization)
-        num_pages = num_pages_within(budget, page_bytes)
+        division = division.limit(budget, resolved_len)
+        num_pages = division.num_pages_within(budget)
         if num_pages < 2:
-            raise OutOfMemory(_describe_no_page_fits(budget, page_bytes, reason, memory))
-    max_fitting_len = (num_pages - 1) * page_size
+            raise OutOfMemory(_describe_no_page_fits(budget, division.total_bytes(2), reason, memory))
+    max_fitting_len = division.max_fitting_len(num_pages, resolved_len)
     if max_model_len == LONGEST_THAT_FITS:
-        resolved_len = min(model_max_len, max_fitting_len)
+        resolved_len = max_fitting_len
     if resolved_len > max_fitting_len or resolved_len < 1:
-        raise OutOfMemory(
-            _describe_request_does_not_fit(resolved_len, max_fitting_len, page_bytes, page_size, num_pages, reason)
+        raise OutOfMemory(_describe_request_does_not_fit(resolved_len, max_fitting_len, division, num_pages, reason))
+    return CacheSize(groups=division.divide(num_pages), max_model_len=resolved_len, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """The division of the memory between groups, as a function of the number of pages of the main group.
+
+    max_side_pages   the largest number of pages of a group beside the main group; None: there is no such limit
+    """
+
+    groups: Sequence[GroupNeeds]
+    page_size: int
+    num_rows: int
+    step_tokens: int
+    max_side_pages: int | None = None
+
+    @property
+    def main(self) -> GroupNeeds:
+        """The group that gets what the others leave."""
+        return max(self.groups, key=lambda group: float("inf") if group.window is None else group.window)
+
+    def count_pages(self, group: GroupNeeds, num_pages: int) -> int:
+        """Return the number of pages of a group if the main group has num_pages."""
+        wanted = group.wanted_pages(self.num_rows, self.step_tokens, self.page_size)
+        if wanted is None or group.window == self.main.window:
+            return num_pages
+        return min(num_pages, wanted, num_pages if self.max_side_pages is None else self.max_side_pages)
+
+    def limit(self, budget_bytes: int, num_tokens: int) -> "_Division":
+        """Return the division in which the window groups have half of a budget at most.
+
+        Less if the main group needs more for a request of num_tokens tokens, but what that needs of their pages, too.
+        """
+        side = [group for group in self.groups if group.window != self.main.window]
+        if not side:
+            return self
+        main_bytes = self.request_bytes(num_tokens) - sum(self._request_bytes(group, num_tokens) for group in side)
+        most = max(0, min(budget_bytes // 2, budget_bytes - main_bytes)) // sum(group.page_bytes for group in side)
+        needed = max(group.request_pages(num_tokens, self.step_tokens, self.page_size) for group in side)
+        return replace(self, max_side_pages=max(most, needed + 1))
+
+    def total_bytes(self, num_pages: int) -> int:
+        """Return the memory of all groups if the main group has num_pages."""
+        return sum(self.count_pages(group, num_pages) * group.page_bytes for group in self.groups)
+
+    def num_pages_within(self, budget_bytes: int) -> int:
+        """Return the largest number of pages of the main group with which all groups fit a budget."""
+        low, high = 0, max(0, budget_bytes) // self.main.page_bytes
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.total_bytes(middle) <= budget_bytes else (low, middle - 1)
+        return low
+
+    def fits(self, num_tokens: int, num_pages: int) -> bool:
+        """Return whether one request of num_tokens tokens fits if the main group has num_pages."""
+        return all(
+            group.request_pages(num_tokens, self.step_tokens, self.page_size) < self.count_pages(group, num_pages)
+            for group in self.groups
         )
-    return CacheSize(num_pages=num_pages, page_bytes=page_bytes, max_model_len=resolved_len, reason=reason)
+
+    def max_fitting_len(self, num_pages: int, longest: int) -> int:
+        """Return the length of the longest request that fits, `longest` at most."""
+        low, high = 0, longest
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fits(middle, num_pages) else (low, middle - 1)
+        return low
+
+    def request_bytes(self, num_tokens: int) -> int:
+        """Return the memory that one request of num_tokens tokens needs, page 0 included."""
+        return sum(self._request_bytes(group, num_tokens) for group in self.groups)
+
+    def _request_bytes(self, group: GroupNeeds, num_tokens: int) -> int:
+        return (group.request_pages(num_tokens, self.step_tokens, self.page_size) + 1) * group.page_bytes
+
+    def divide(self, num_pages: int) -> tuple[GroupSize, ...]:
+        """Return the size of every group if the main group has num_pages."""
+        return tuple(
+            GroupSize(
+                num_pages=self.count_pages(group, num_pages),
+                window=group.window,
+                name=group.name,
+                page_bytes=group.page_bytes,
+            )
+            for group in self.groups
+        )
 
 
 def _cpu_budget(memory: MemoryFacts, one_request_bytes: int) -> tuple[int, str]:
@@ -115,27 +241,27 @@ def _device_budget(memory: MemoryFacts, utilization: float) -> tuple[int, str]:
     return budget, reason
 
 
-def _describe_no_page_fits(budget: int, page_bytes: int, reason: str, memory: MemoryFacts) -> str:
+def _describe_no_page_fits(budget: int, needed_bytes: int, reason: str, memory: MemoryFacts) -> str:
     is_by_share = memory.platform != "cpu" and reason != "kv_cache_memory_bytes"
     flag = "--gpu-memory-utilization" if is_by_share else "--kv-cache-memory-bytes"
     return (
-        f"The key-value cache needs at least {_format_bytes(2 * page_bytes)} (2 pages) and has"
+        f"The key-value cache needs at least {_format_bytes(needed_bytes)} (2 pages) and has"
         f" {_format_bytes(max(0, budget))} ({reason}). Raise {flag}."
     )
 
 
 def _describe_request_does_not_fit(
-    max_model_len: int, max_fitting_len: int, page_bytes: int, page_size: int, num_pages: int, reason: str
+    max_model_len: int, max_fitting_len: int, division: _Division, num_pages: int, reason: str
 ) -> str:
-    needed = num_pages_for(max_model_len, page_size)
-    if max_fitting_len < 1:
+    if num_pages < 2:
         return f"num_gpu_blocks_override={num_pages} leaves no page for tokens: page 0 is for padding. Raise it."
-    return (
+    needed = division.main.request_pages(max_model_len, division.step_tokens, division.page_size)
+    text = (
         f"One request of max_model_len={max_model_len} tokens needs {needed} pages"
-        f" ({_format_bytes(needed * page_bytes)}), and the key-value cache holds {num_pages - 1}"
-        f" ({_format_bytes((num_pages - 1) * page_bytes)}; {reason})."
-        f" Try --max-model-len {max_fitting_len}, the largest that fits; -1 takes that by itself."
+        f" ({_format_bytes(division.request_bytes(max_model_len))}), and the key-value cache holds {num_pages - 1}"
+        f" ({_format_bytes(division.total_bytes(num_pages))}; {reason})."
     )
+    return f"{text} Try --max-model-len {max_fitting_len}, the largest that fits; -1 takes that by itself."
 
 
 def _format_bytes(num_bytes: int) -> str:

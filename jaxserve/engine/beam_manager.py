@@ -1,20 +1,20 @@
 """Beam searches in the batch: the rows and pages of their beams, and the steps that they plan.
 
 A beam search is one request that takes a row for each beam. Its prompt is computed like any other, in the first of the
-rows. Afterwards its next step is planned when the results of the one before are on the host. Beams share full pages, of
-which each holds a reference; of a parent's last page, when it is not full, the first child takes the page and the
-others get copies. A search that is preempted starts again from its prompt: it has had no output yet, and it finds the
-same beams.
+rows. Afterwards its next step is planned when the results of the one before are on the host. The first child of a beam
+takes its pages, the others are forked from it. A search that is preempted starts again from its prompt: it has had no
+output yet, and it finds the same beams.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxserve.cache.pool import PagePool
+from jaxserve.cache.groups import GroupSize, PageCopy, max_window_pages, num_pages_for
+from jaxserve.cache.manager import CacheManager, SequencePages
 from jaxserve.engine.beam_search import BeamSearch
-from jaxserve.engine.plan import DecodeBatch, Mask, PageCopy, RowUpdate, SampledTokens
+from jaxserve.engine.plan import DecodeBatch, Mask, RowUpdate, SampledTokens
 from jaxserve.engine.request import Request, make_mask
 from jaxserve.engine.sequence import Sequence
 from jaxserve.errors import InvalidParameter
@@ -23,19 +23,26 @@ from jaxserve.sampling.penalties import PenaltyRow, build_row
 from jaxserve.sampling.sampler import SampleMode
 
 
-def max_beam_tokens(prompt_tokens: int, width: int, num_pages: int, page_size: int) -> int:
+def max_beam_tokens(
+    prompt_tokens: int, width: int, max_tokens: int, sizes: SequenceOf[GroupSize], page_size: int
+) -> int:
     """Return how many tokens each beam can have if all of them share nothing but the full pages of the prompt.
 
     prompt_tokens   The length of the prompt.
     width           The number of beams.
-    num_pages       The number of usable pages.
+    max_tokens      The result if the cache sets no lower limit.
+    sizes           The sizes of the cache groups.
     page_size       The number of tokens of a page.
 
-    It is at least 1, because the newest token needs no page.
+    The cache always allows 1, because the newest token needs no page.
     """
-    num_shared = prompt_tokens // page_size
-    pages_per_beam = num_shared + (num_pages - num_shared) // width
-    return max(1, pages_per_beam * page_size - prompt_tokens + 1)
+    for size in sizes:
+        num_pages, num_shared = size.num_pages - 1, prompt_tokens // page_size
+        if size.window is not None and width * max_window_pages(size.window, page_size) <= num_pages:
+            continue
+        pages_per_beam = num_shared + (num_pages - num_shared) // width
+        max_tokens = min(max_tokens, max(1, pages_per_beam * page_size - prompt_tokens + 1))
+    return max_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,7 @@ class BeamState:
     sequence           The sequence of its request. It holds the first row, and the pages until the prompt is computed.
     search             The algorithm, with the live beams.
     rows               Its rows while it runs; the first is the sequence's.
-    pages              The pages of each live beam, in order; empty until the prompt is computed.
-    copy_sources       For each live beam the page of which its next page is a copy, or None.
+    pages              The pages of each live beam; empty until the prompt is computed.
     page_copies        The pages to copy in the next step.
     has_results        The results of its last step are on the host.
     has_pages          Every live beam has a page for its newest token.
@@ -72,8 +78,7 @@ class BeamState:
     sequence: Sequence
     search: BeamSearch
     rows: list[int] = field(default_factory=list)
-    pages: list[list[int]] = field(default_factory=list)
-    copy_sources: list[int | None] = field(default_factory=list)
+    pages: list[SequencePages] = field(default_factory=list)
     page_copies: list[PageCopy] = field(default_factory=list)
     has_results: bool = False
     has_pages: bool = False
@@ -88,15 +93,13 @@ class BeamState:
 class BeamManager:
     """The rows, pages and steps of all beam searches. The request table gives the rows and pages.
 
-    pool                The pages.
-    page_size           The number of tokens of a page.
+    cache               The pages of all sequences.
     max_pages_per_row   The width of a page table.
     vocab_size          The number of token ids.
     """
 
-    def __init__(self, pool: PagePool, *, page_size: int, max_pages_per_row: int, vocab_size: int) -> None:
-        self._pool = pool
-        self._page_size, self._max_pages_per_row, self._vocab_size = page_size, max_pages_per_row, vocab_size
+    def __init__(self, cache: CacheManager, *, max_pages_per_row: int, vocab_size: int) -> None:
+        self._cache, self._max_pages_per_row, self._vocab_size = cache, max_pages_per_row, vocab_size
         self._states: dict[int, BeamState] = {}
         self._owners: dict[int, int] = {}  # id of an output → id of its request
 
@@ -119,19 +122,23 @@ class BeamManager:
 
     # Rows and pages
 
-    def watermark(self, request: Request, *, is_resumed: bool) -> int:
-        """Return how many pages besides the prompt's must be free when a beam search starts beside others.
+    def watermarks(self, request: Request, *, is_resumed: bool) -> tuple[int, ...]:
+        """Return by group how many pages besides the prompt's must be free when a beam search starts beside others.
 
         It is one for each beam; of one that was preempted all that it can ever need, because it would start again.
         Other requests need none.
         """
-        if not request.is_beam_search:
-            return 0
-        prompt_tokens, width = len(request.prompt_ids), request.num_rows
-        if not is_resumed:
-            return width
-        max_pages = -(-(request.max_total_tokens - 1) // self._page_size)
-        return max(1, width * (max_pages - prompt_tokens // self._page_size))
+        sizes, page_size = self._cache.sizes, self._cache.page_size
+        if not request.is_beam_search or not is_resumed:
+            return (request.num_rows if request.is_beam_search else 0,) * len(sizes)
+        max_pages = num_pages_for(request.max_total_tokens - 1, page_size) - len(request.prompt_ids) // page_size
+        return tuple(
+            max(
+                1,
+                request.num_rows * min(max_pages, max_pages if window is None else max_window_pages(window, page_size)),
+            )
+            for window in (size.window for size in sizes)
+        )
 
     def start(self, sequence: Sequence, rows: list[int]) -> None:
         """Give a beam search its rows."""
@@ -143,25 +150,23 @@ class BeamManager:
         if state is None:
             return []
         for pages in state.pages:
-            self._pool.decref(pages)
+            self._cache.free(pages)
         self._states[sequence.request.request_id] = _begin(sequence)
         sequence.num_pending = 0  # the results of steps in flight are ignored
         return state.rows[1:]
 
-    def list_pages(self, sequence: Sequence) -> list[int]:
-        """Return the pages of a sequence's beams, once for each beam."""
+    def list_pages(self, sequence: Sequence) -> list[SequencePages]:
+        """Return the pages of each of a sequence's beams."""
         state = self._states.get(sequence.request.request_id)
-        return [] if state is None else [page for pages in state.pages for page in pages]
+        return [] if state is None else state.pages
 
     def list_extra_rows(self) -> list[int]:
         """Return the rows in use besides those of sequences."""
         return [row for state in self._states.values() for row in state.rows[1:]]
 
-    def iter_writable_pages(self) -> Iterator[int]:
-        """Yield the pages that a later step may write into."""
-        for state in self._states.values():
-            for pages in state.pages:
-                yield from pages[state.position // self._page_size :]
+    def list_positions(self) -> list[tuple[SequencePages, int]]:
+        """Return the pages of every beam with the position of its newest token, which is not computed yet."""
+        return [(pages, state.position) for state in self._states.values() for pages in state.pages]
 
     # Steps
 
@@ -172,22 +177,16 @@ class BeamManager:
         ready = [state.sequence for state in self._states.values() if state.has_results and not state.has_pages]
         return sorted(ready, key=lambda sequence: sequence.queue_key)
 
-    def count_missing_pages(self, sequence: Sequence) -> int | None:
-        """Return how many pages the next step of a beam search needs; None if it was preempted since list_ready."""
+    def append_pages(self, sequence: Sequence) -> bool:
+        """Give each beam the page that its newest token needs; return False if there are too few, to go on later."""
         state = self._states[sequence.request.request_id]
-        if not state.has_results:
-            return None
-        return sum(1 for pages in state.pages if len(pages) * self._page_size <= state.position)
-
-    def append_pages(self, sequence: Sequence, new_pages: Iterable[int]) -> None:
-        """Give the beams the pages that they miss, as many as count_missing_pages said."""
-        state, new_pages = self._states[sequence.request.request_id], iter(new_pages)
-        for pages, source in zip(state.pages, state.copy_sources, strict=True):
-            if len(pages) * self._page_size <= state.position:
-                pages.append(next(new_pages))
-                if source is not None:
-                    state.page_copies.append((0, source, pages[-1]))
+        for pages in state.pages:
+            copies = self._cache.append(pages, state.position + 1)
+            if copies is None:
+                return False
+            state.page_copies += copies
         state.has_pages = True
+        return True
 
     def plan_steps(self) -> list[BeamStep]:
         """Plan the next step of every beam search that has its pages."""
@@ -196,15 +195,16 @@ class BeamManager:
     def _plan_step(self, state: BeamState) -> BeamStep:
         sequence, beams = state.sequence, state.search.beams
         request, num_beams = sequence.request, len(beams)
-        page_table_BW = np.zeros((num_beams, self._max_pages_per_row), np.int32)
-        for page_table_W, pages in zip(page_table_BW, state.pages, strict=True):
-            page_table_W[: len(pages)] = pages
+        page_tables_BW = tuple(np.zeros((num_beams, self._max_pages_per_row), np.int32) for _ in self._cache.sizes)
+        for group, page_table_BW in enumerate(page_tables_BW):
+            for page_table_W, pages in zip(page_table_BW, state.pages, strict=True):
+                page_table_W[: len(pages.by_group[group])] = pages.by_group[group]
         batch = DecodeBatch(
             request_ids=(request.request_id,) * num_beams,
             epochs=(sequence.epoch,) * num_beams,
             row_B=np.array(state.rows[:num_beams], np.int32),
             position_B=np.full(num_beams, state.position, np.int32),
-            page_tables_BW=(page_table_BW,),
+            page_tables_BW=page_tables_BW,
             sampling_BS=np.tile(sequence.sampling_S, (num_beams, 1)),
             mode=SampleMode.BEAM,
         )
@@ -250,29 +250,25 @@ class BeamManager:
         """Advance a search by the candidates of its beams, or of its prompt; return whether it is over."""
         state = self._states[sequence.request.request_id]
         if not state.pages:
-            state.pages, sequence.pages = [sequence.pages], []
+            state.pages = [self._cache.move(sequence.pages)]
         sequence.num_pending = 0
         self._share_pages(state, state.search.advance(sampled))
         state.has_results = True
         return not state.search.beams
 
     def _share_pages(self, state: BeamState, parents: tuple[int, ...]) -> None:
-        """Give each new beam the pages of its parent: the first child the pages themselves, the others references."""
-        old_pages, state.pages, state.copy_sources = state.pages, [], []
-        continued: set[int] = set()
+        """Give each new beam the pages of its parent: the first child the pages themselves, the others a fork."""
+        old_pages, state.pages = state.pages, []
         for parent in parents:
-            pages, source = old_pages[parent], None
-            if parent in continued:
-                num_full, num_in_last = divmod(state.position, self._page_size)
-                source = pages[num_full] if num_in_last else None
-                pages = pages[:num_full]
-                self._pool.incref(pages)
-            continued.add(parent)
+            pages = old_pages[parent]
+            if any(pages is taken for taken in state.pages):
+                pages = self._cache.fork(pages, self._cache.new_pages(), state.position)
             state.pages.append(pages)
-            state.copy_sources.append(source)
         for parent, pages in enumerate(old_pages):
-            if parent not in continued:
-                self._pool.decref(pages)
+            if parent not in parents:
+                self._cache.free(pages)
+        for pages in state.pages:
+            self._cache.free_behind(pages, state.position)
 
     def make_outputs(self, sequence: Sequence) -> list[TokenOutput]:
         """Return all hypotheses of a finished search, each as one output with its own id.

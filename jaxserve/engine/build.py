@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxserve.attention import AttentionBackend, choose_backend
-from jaxserve.cache.groups import CacheGroup
+from jaxserve.cache.groups import GroupSize, make_groups, num_pages_for
+from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.pages import bytes_per_page, make_pages
-from jaxserve.cache.pool import PagePool
-from jaxserve.cache.prefix import PrefixIndex
-from jaxserve.cache.sizing import CacheSize, choose_cache_size, num_pages_for
+from jaxserve.cache.sizing import CacheSize, GroupNeeds, choose_cache_size
 from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.compile import compile_all, compile_counter, use_compilation_cache
@@ -83,7 +82,7 @@ class LoadedEngine:
     model_config        config.json with the overrides of hf_overrides.
     generation_config   generation_config.json, over the defaults of the default model.
     buckets             The compiled batch sizes.
-    num_pages           The number of pages, of which the first is never used.
+    cache_size          The size of the key-value cache.
     description         Facts for the start-up table, in the order to print them.
     """
 
@@ -94,7 +93,7 @@ class LoadedEngine:
     model_config: dict[str, Any]
     generation_config: dict[str, Any]
     buckets: Buckets
-    num_pages: int
+    cache_size: CacheSize
     description: dict[str, str]
 
 
@@ -140,16 +139,21 @@ def build(
     check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
 
     backend = choose_backend(config.attention_backend, platform, dtype)
-    layer_caches = local_caches(architecture.cache(spec), placement.size)
-    groups = (CacheGroup(cache=layer_caches[0], layers=tuple(range(len(layer_caches)))),)
-    page_bytes = bytes_per_page(backend, layer_caches, page_size=config.block_size, dtype=dtype)
+    groups = make_groups(local_caches(architecture.cache(spec), placement.size))
+    needs = [
+        GroupNeeds(
+            name=group.name,
+            window=group.window,
+            page_bytes=bytes_per_page(backend, group, page_size=config.block_size, dtype=dtype),
+        )
+        for group in groups
+    ]
     weight_bytes = sum(shard_bytes(leaf) for leaf in jax.tree.leaves(shapes))
-    size = _cache_size(config, spec, placement.memory(weight_bytes), page_bytes)
+    size = _cache_size(config, spec, placement.memory(weight_bytes), needs)
     config, chunk_tokens = _resolve_limits(config, size, platform)
     spec = spec.for_length(size.max_model_len)
-    make = partial(
-        make_pages, backend, layer_caches, num_pages=size.num_pages, page_size=config.block_size, dtype=dtype
-    )
+    num_pages = [group.num_pages for group in size.groups]
+    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.block_size, dtype=dtype)
     jax.eval_shape(make)  # raises if the backend does not support these pages
     default_generation = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
     checked = CheckedModel(config, spec, path, model_config, default_generation | checkpoint.generation_config)
@@ -183,7 +187,7 @@ def build(
         model_config=model_config,
         generation_config=checked.generation_config,
         buckets=buckets,
-        num_pages=size.num_pages,
+        cache_size=size,
         description=_describe(config, spec, path, placement, dtype, backend, size, weight_bytes, buckets)
         | ({"limits": str(peak_rates)} if peak_rates else {})
         | {"programs": _describe_programs(num_programs, hits, directory)},
@@ -230,7 +234,7 @@ def _check_quantization(config: EngineConfig, platform: str, dtype: np.dtype) ->
         )
 
 
-def _cache_size(config: EngineConfig, spec: DecoderSpec, memory: MemoryFacts, page_bytes: int) -> CacheSize:
+def _cache_size(config: EngineConfig, spec: DecoderSpec, memory: MemoryFacts, groups: list[GroupNeeds]) -> CacheSize:
     limit = spec.max_position_embeddings
     if config.max_model_len is not None and config.max_model_len > limit:
         raise BadConfig(
@@ -239,14 +243,25 @@ def _cache_size(config: EngineConfig, spec: DecoderSpec, memory: MemoryFacts, pa
         )
     return choose_cache_size(
         memory=memory,
-        page_bytes=page_bytes,
+        groups=groups,
         page_size=config.block_size,
         model_max_len=limit,
+        num_rows=_max_num_seqs(config, memory.platform),
+        step_tokens=_chunk_tokens(config, memory.platform),
         max_model_len=config.max_model_len,
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_memory_bytes=config.kv_cache_memory_bytes,
         num_gpu_blocks_override=config.num_gpu_blocks_override,
     )
+
+
+def _max_num_seqs(config: EngineConfig, platform: str) -> int:
+    return config.max_num_seqs or DEFAULT_MAX_NUM_SEQS.get(platform, 256)
+
+
+def _chunk_tokens(config: EngineConfig, platform: str) -> int:
+    """Return the most prompt tokens of a step."""
+    return config.max_num_batched_tokens or DEFAULT_CHUNK_TOKENS.get(platform, 2048)
 
 
 def _resolve_limits(config: EngineConfig, size: CacheSize, platform: str) -> tuple[EngineConfig, int]:
@@ -255,8 +270,7 @@ def _resolve_limits(config: EngineConfig, size: CacheSize, platform: str) -> tup
     By default a step has room for such a chunk beside a full decode batch: a prompt cut short by decode rows would
     leave a remainder of a few tokens, which costs a call of its own.
     """
-    max_num_seqs = config.max_num_seqs or DEFAULT_MAX_NUM_SEQS.get(platform, 256)
-    chunk = config.max_num_batched_tokens or DEFAULT_CHUNK_TOKENS.get(platform, 2048)
+    max_num_seqs, chunk = _max_num_seqs(config, platform), _chunk_tokens(config, platform)
     if chunk < config.block_size:
         raise BadConfig(f"max_num_batched_tokens={chunk} is less than a page of {config.block_size} tokens.")
     whole_pages = num_pages_for(size.max_model_len, config.block_size) * config.block_size
@@ -329,13 +343,10 @@ def _engine(
     trackers: TrackerFactory,
 ) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
-    pool = PagePool(size.num_pages)
-    stats = Stats(size.max_model_len)
+    cache = CacheManager(size.groups, page_size=config.block_size, has_prefix_cache=config.enable_prefix_caching)
     scheduler = Scheduler(
-        pool,
-        PrefixIndex(pool, config.block_size) if config.enable_prefix_caching else None,
-        stats,
-        page_size=config.block_size,
+        cache,
+        Stats(size.max_model_len),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_chunk_tokens=buckets.prefill[-1],
@@ -358,7 +369,6 @@ def _describe(
     weight_bytes: int,
     buckets: Buckets,
 ) -> dict[str, str]:
-    tokens = (size.num_pages - 1) * config.block_size
     return {
         "model": config.model,
         "file": path.name,
@@ -367,11 +377,23 @@ def _describe(
         "dtype": str(dtype),
         "attention": backend.name,
         "weights": f"{weight_bytes / 2**20:.0f} MiB, {_describe_quantization(config)}",
-        "key-value cache": f"{size.total_bytes / 2**20:.0f} MiB, {size.num_pages - 1} pages, {tokens} tokens"
-        f" ({size.reason})",
+        **_describe_cache(size, config.block_size),
         "longest request": f"{size.max_model_len} tokens",
         "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",
     }
+
+
+def _describe_cache(size: CacheSize, page_size: int) -> dict[str, str]:
+    """Return the size of the cache, and how it is divided if there are several groups of layers."""
+
+    def describe(group: GroupSize) -> str:
+        num_pages = group.num_pages - 1
+        return f"{group.total_bytes / 2**20:.0f} MiB, {num_pages} pages, {num_pages * page_size} tokens"
+
+    if len(size.groups) == 1:
+        return {"key-value cache": f"{describe(size.groups[0])} ({size.reason})"}
+    lines = {"key-value cache": f"{size.total_bytes / 2**20:.0f} MiB ({size.reason})"}
+    return lines | {f"cache, {group.name}": describe(group) for group in size.groups}
 
 
 def _describe_quantization(config: EngineConfig) -> str:

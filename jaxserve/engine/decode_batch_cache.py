@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxserve.cache.pool import CacheInvariantError
 from jaxserve.engine.plan import DecodeBatch
+from jaxserve.engine.row_table import RowTable
 from jaxserve.engine.sequence import Sequence
 from jaxserve.sampling.sampler import SampleMode
 
@@ -23,7 +25,9 @@ class DecodeBatchCache:
     position_B                  int32, the position of each row's newest token in the next step.
     end_B                       int32, the position at which a row has all its tokens.
     capacity_B                  int32, the first position that a row has no page for.
-    page_table_BW, sampling_BS  int32, their rows of the row table's arrays.
+    page_tables_BW              int32 for each cache group, their rows of the row table's arrays, as they were at
+    page_tables_version         this version of the row table.
+    sampling_BS                 int32, their sampling parameters.
     mode                        The sampler's mode that serves all rows.
     logprob_token_ids           Pairs (index, ids), for rows that ask for log-probabilities by id.
     masked_indices              The indices of the rows that need a mask.
@@ -40,7 +44,8 @@ class DecodeBatchCache:
     position_B: np.ndarray
     end_B: np.ndarray
     capacity_B: np.ndarray
-    page_table_BW: np.ndarray
+    page_tables_BW: tuple[np.ndarray, ...]
+    page_tables_version: int
     sampling_BS: np.ndarray
     mode: SampleMode
     logprob_token_ids: tuple[tuple[int, tuple[int, ...]], ...]
@@ -54,16 +59,17 @@ class DecodeBatchCache:
     def from_sequences(
         cls,
         sequences: list[Sequence],
-        page_size: int,
-        page_table_RW: np.ndarray,
-        sampling_RS: np.ndarray,
+        capacities: list[int],
+        rows: RowTable,
         max_logprobs: int,
         max_tokens: int,
     ) -> "DecodeBatchCache":
         """Build the batch of sequences that have a row each, and a page for their newest token.
 
-        page_table_RW, sampling_RS and max_logprobs are those of RowTable and DecodeScheduler. A row gets at most
-        max_tokens tokens in a step.
+        capacities     For each sequence the first position that it has no page for.
+        rows           The row table.
+        max_logprobs   As in DecodeScheduler.
+        max_tokens     The most tokens that a row gets in a step.
         """
         row_B = np.array([sequence.row for sequence in sequences], np.int32)
         return cls(
@@ -73,9 +79,10 @@ class DecodeBatchCache:
             row_B=row_B,
             position_B=np.array([sequence.num_computed for sequence in sequences], np.int32),
             end_B=np.array([sequence.request.max_total_tokens - 1 for sequence in sequences], np.int32),
-            capacity_B=np.array([len(sequence.pages) * page_size for sequence in sequences], np.int32),
-            page_table_BW=page_table_RW.take(row_B, axis=0),
-            sampling_BS=sampling_RS.take(row_B, axis=0),
+            capacity_B=np.array(capacities, np.int32),
+            page_tables_BW=rows.take_page_tables(row_B),
+            page_tables_version=rows.version,
+            sampling_BS=rows.sampling_RS.take(row_B, axis=0),
             mode=max([sequence.sample_mode(max_logprobs) for sequence in sequences]),
             logprob_token_ids=tuple(
                 [
@@ -93,6 +100,19 @@ class DecodeBatchCache:
             max_tokens=max_tokens,
         )
 
+    def update_page_tables(self, rows: RowTable) -> None:
+        """Take the page tables again if the row table has changed."""
+        if self.page_tables_version != rows.version:
+            self.page_tables_BW, self.page_tables_version = rows.take_page_tables(self.row_B), rows.version
+
+    def audit(self, rows: RowTable) -> None:
+        """Compare the page tables with the row table's; raises CacheInvariantError if they differ."""
+        if self.page_tables_version != rows.version:
+            return  # they are taken again before they are used
+        for mine_BW, page_table_RW in zip(self.page_tables_BW, rows.page_tables_RW, strict=True):
+            if (mine_BW != page_table_RW[self.row_B]).any():
+                raise CacheInvariantError("the decode batch has other page tables than the row table")
+
     def advance(self) -> DecodeBatch:
         """Return the next decode batch; each sequence is max_tokens further afterwards, and these are pending."""
         batch = DecodeBatch(
@@ -100,7 +120,7 @@ class DecodeBatchCache:
             epochs=self.epochs,
             row_B=self.row_B,
             position_B=self.position_B,
-            page_tables_BW=(self.page_table_BW,),
+            page_tables_BW=self.page_tables_BW,
             sampling_BS=self.sampling_BS,
             mode=self.mode,
             logprob_token_ids=self.logprob_token_ids,

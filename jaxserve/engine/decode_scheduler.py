@@ -43,14 +43,13 @@ class DecodeScheduler:
         sequences: list[Sequence] = []
         max_tokens = self._choose_max_tokens()
         for sequence in tuple(self._requests.running):
-            if _decodes(sequence) and self._requests.ensure_pages(sequence, max_tokens):
+            if _decodes(sequence) and self._requests.ensure_decode_pages(sequence, max_tokens):
                 sequences.append(sequence)
         if not sequences:
             return None
+        capacities = [self._requests.cache.capacity(sequence.pages) for sequence in sequences]
         rows = self._requests.rows
-        return DecodeBatchCache.from_sequences(
-            sequences, self._requests.page_size, rows.page_table_RW, rows.sampling_RS, self._max_logprobs, max_tokens
-        )
+        return DecodeBatchCache.from_sequences(sequences, capacities, rows, self._max_logprobs, max_tokens)
 
     def _choose_max_tokens(self) -> int:
         if self._max_tokens_per_row == 1:
@@ -66,12 +65,12 @@ class DecodeScheduler:
             return False
         full = np.flatnonzero(cache.position_B + cache.max_tokens > cache.capacity_B)
         for index in full.tolist():
-            is_running = self._requests.ensure_pages(cache.sequences[index], cache.max_tokens)
+            sequence = cache.sequences[index]
+            is_running = self._requests.ensure_decode_pages(sequence, cache.max_tokens)
             if not is_running or self._requests.decode_cache is None:
                 return False  # a sequence was preempted
-        if len(full):
-            cache.capacity_B[full] += self._requests.page_size
-            cache.page_table_BW = self._requests.rows.page_table_RW.take(cache.row_B, axis=0)
+            cache.capacity_B[index] = self._requests.cache.capacity(sequence.pages)
+        cache.update_page_tables(self._requests.rows)
         return True
 
 

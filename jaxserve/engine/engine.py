@@ -126,7 +126,7 @@ class Engine:
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
             num_preempted=scheduler.num_preempted,
-            pool=scheduler.pool,
+            cache=scheduler.cache,
         )
 
     def audit(self) -> None:

@@ -75,7 +75,7 @@ class OutputProcessor:
                 sequence.prompt_logprobs[chunk.start + 1 + index] = position_logprobs
         token = int(sampled.token_BK[0, 0])
         if token >= 0 and sequence.epoch == chunk.epoch:
-            self._requests.prefix_reuse.register(sequence, chunk.end)
+            self._requests.on_written(sequence, chunk.end)
         if sequence.request.is_beam_search and chunk.is_last:
             if sequence.epoch == chunk.epoch:
                 outputs += self._apply_beams(sequence, sampled, now)
@@ -117,7 +117,7 @@ class OutputProcessor:
                 outputs.append(self._fail(sequence, token, tuple(token_ids), tuple(logprobs)))
                 return
             if fills_pages and len(sequence.tokens) % self._requests.page_size == 0:
-                self._requests.prefix_reuse.register(sequence, len(sequence.tokens))
+                self._requests.on_written(sequence, len(sequence.tokens))
             sequence.tokens.append(token)
             token_ids.append(token)
             if params.logprobs is not None:
@@ -148,7 +148,7 @@ class OutputProcessor:
             return [self._requests.finish(sequence, FinishReason.ERROR, error=error)]
         if (sampled.token_BK == NO_TOKEN).any():
             return [self._fail(sequence, NO_TOKEN)]
-        if not self._requests.beams.advance(sequence, sampled):
+        if not self._requests.advance_beams(sequence, sampled):
             return []
         try:
             outputs = self._requests.beams.make_outputs(sequence)

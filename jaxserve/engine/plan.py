@@ -6,12 +6,11 @@ from typing import TypeAlias
 
 import numpy as np
 
+from jaxserve.cache.groups import PageCopy
 from jaxserve.engine.values import equal_values
 from jaxserve.sampling.penalties import PenaltyRow
 from jaxserve.sampling.sampler import SampleMode
 
-PageCopy: TypeAlias = tuple[int, int, int]
-"""A copy of one page in all layers of a cache group: (index of the group, from, to)."""
 RowUpdate: TypeAlias = tuple[int, int, int]
 """A newest token that the host has chosen for a row: (row, token, its position)."""
 

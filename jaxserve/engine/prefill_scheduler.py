@@ -1,10 +1,9 @@
 """Scheduling of prompts: which waiting requests start, which running ones are preempted, which chunks are computed."""
 
-from collections import Counter
-
 import numpy as np
 
-from jaxserve.engine.plan import Chunk, Fork, PageCopy
+from jaxserve.cache.groups import PageCopy
+from jaxserve.engine.plan import Chunk, Fork
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.sequence import Sequence
 from jaxserve.sampling.sampler import SampleMode
@@ -50,21 +49,19 @@ class PrefillScheduler:
         Returns none if it would not fit without all of them either. Recently resumed sequences are left out unless
         there is only one candidate.
         """
-        requests, pool = self._requests, self._requests.pool
+        requests = self._requests
         lower = [running for running in reversed(requests.running) if _priority(running) > _priority(waiting)]
         if len(lower) > 1:
             lower = [running for running in lower if not running.is_recently_resumed(requests.page_size)]
-        cached = set(requests.prefix_reuse.find_cached_pages(waiting))
-        num_free = pool.num_free - sum(1 for page in cached if not pool.refcount(page))
-        num_missing = -(-waiting.num_tokens // requests.page_size) - len(cached)
-        num_released: Counter[int] = Counter()
+        hit = requests.prefix_reuse.find_hit(waiting)
+        missing = requests.count_missing_pages(waiting, hit)
+        release = requests.cache.plan_release(hit)
         num_rows = len(requests.rows.free_rows)
         for num, victim in enumerate(lower, 1):
             num_rows += victim.request.num_rows
-            for page in (*victim.pages, *requests.beams.list_pages(victim)):
-                num_released[page] += 1
-                num_free += page not in cached and num_released[page] == pool.refcount(page)
-            fits = num_missing + requests.watermark(waiting, num_rows) <= num_free
+            for pages in (victim.pages, *requests.beams.list_pages(victim)):
+                release.add(pages)
+            fits = release.allows(missing, requests.watermarks(waiting, num_rows))
             if fits and num_rows >= waiting.request.num_rows:
                 return lower[:num]
         return []
@@ -93,7 +90,7 @@ class PrefillScheduler:
         rest of the prompt.
         """
         request, start, end = sequence.request, sequence.num_computed, len(sequence.tokens)
-        max_tokens = min(budget, self._max_chunk_tokens)
+        max_tokens = min(budget, self._max_chunk_tokens, self._requests.cache.capacity(sequence.pages) - start)
         if end - start > max_tokens:
             end = start + max_tokens - max_tokens % self._requests.page_size
         if end == start:
@@ -115,7 +112,7 @@ class PrefillScheduler:
                 row=row,
                 start=start,
                 token_ids=np.array(sequence.tokens[start:end], np.int32),
-                page_tables_W=(self._requests.rows.page_table_RW[row].copy(),),
+                page_tables_W=tuple(page_table_RW[row].copy() for page_table_RW in self._requests.rows.page_tables_RW),
                 sampling_S=sequence.sampling_S,
                 mode=mode,
                 is_last=is_last,
@@ -143,25 +140,15 @@ class PrefillScheduler:
         A fork shares the pages that the prompt fills and gets a copy of the last one if that is not full, because it
         will write into it. The other choices start later, by themselves.
         """
-        requests, pool, free_rows = self._requests, self._requests.pool, self._requests.rows.free_rows
-        forks: list[Fork] = []
-        length = len(parent.request.prompt_ids)
-        shared = parent.pages[: length // requests.page_size]
-        num_own = -(-length // requests.page_size) - len(shared)
+        requests, forks, length = self._requests, [], len(parent.request.prompt_ids)
         if len(parent.tokens) > length:
             return ()  # it was preempted: its last logits are not the prompt's
         parent_id = parent.request.request_id
         for sequence in [waiting for waiting in requests.waiting if waiting.request.parent_id == parent_id]:
-            fits = free_rows and num_own + requests.watermark(sequence, len(free_rows)) <= pool.num_free
-            own = pool.allocate(num_own) if fits else None
-            if own is None:
+            copies = requests.try_fork(parent, sequence)
+            if copies is None:
                 break
-            requests.waiting.remove(sequence)
-            pool.incref(shared)
-            self.page_copies += [(0, parent.pages[-1], page) for page in own]
-            requests.start(sequence, shared + own)
-            sequence.num_cached_tokens = parent.num_cached_tokens
-            sequence.num_computed, sequence.num_registered_pages = length, len(shared)
+            self.page_copies += copies
             sequence.is_prefilled, sequence.num_pending = True, 1
             requests.request_outputs.on_scheduled(sequence.request, length, requests.clock())
             assert sequence.row is not None

@@ -1,36 +1,29 @@
-"""Reuse of prefix pages: pages in the prefix index, and pages that another running prefill is about to add to it."""
+"""Reuse of prefix pages: those in the cache, and those that another running prefill is about to add to it."""
 
-from jaxserve.cache.prefix import PrefixIndex, max_cached_pages
+from jaxserve.cache.manager import CacheManager, PrefixHit
 from jaxserve.engine.sequence import Sequence
 
 
 class PrefixReuse:
-    """Access of sequences to the prefix index, and to the pages that running prefills will add to it.
+    """The cached prefixes of sequences, and the pages that running prefills will add to the cache."""
 
-    index       The prefix index; None: no sequence reuses pages.
-    page_size   The number of tokens of a page.
-    """
-
-    def __init__(self, index: PrefixIndex | None, page_size: int) -> None:
-        self._index, self._page_size = index, page_size
+    def __init__(self, cache: CacheManager) -> None:
+        self._cache = cache
         self._computing: dict[bytes, int] = {}  # page hash → id of the request whose running prefill computes the page
 
     def is_enabled_for(self, sequence: Sequence) -> bool:
-        """Whether a sequence looks its prompt up in the prefix index."""
-        return self._index is not None and sequence.request.reads_prefix_cache
+        """Whether a sequence looks its prompt up in the prefix cache."""
+        return bool(self._cache.indexes) and sequence.request.reads_prefix_cache
 
-    def find_cached_pages(self, sequence: Sequence) -> list[int]:
-        """Return the cached pages of a sequence's longest cached prefix, in order."""
-        if self._index is None or not sequence.request.reads_prefix_cache:
-            return []
-        return self._index.match(self._cacheable_hashes(sequence))
+    def find_hit(self, sequence: Sequence) -> PrefixHit:
+        """Return the longest cached prefix of a sequence, empty if it may not use one."""
+        return self._cache.find_hit(sequence.pages, sequence.tokens if self.is_enabled_for(sequence) else ())
 
     def is_being_computed(self, sequence: Sequence) -> bool:
         """Whether another running prefill computes the first page that this sequence lacks: it is worth waiting for."""
-        if not self._computing or not sequence.request.reads_prefix_cache:
+        if not self._computing or not self.is_enabled_for(sequence):
             return False
-        hashes = self._cacheable_hashes(sequence)
-        num_cached = len(self.find_cached_pages(sequence))
+        hashes, num_cached = self._cacheable_hashes(sequence), self.find_hit(sequence).num_pages
         return num_cached < len(hashes) and hashes[num_cached] in self._computing
 
     def mark_computing(self, sequence: Sequence, num_cached_pages: int) -> None:
@@ -38,30 +31,16 @@ class PrefixReuse:
         for page_hash in self._cacheable_hashes(sequence)[num_cached_pages:]:
             self._computing.setdefault(page_hash, sequence.request.request_id)
 
-    def unmark_computing(self, sequence: Sequence) -> None:
-        """Withdraw what a sequence has announced."""
-        request_id = sequence.request.request_id
-        for page_hash in [page_hash for page_hash, owner_id in self._computing.items() if owner_id == request_id]:
-            del self._computing[page_hash]
-
-    def register(self, sequence: Sequence, num_written: int) -> None:
-        """Add the pages to the prefix index that a finished step has filled.
-
-        num_written   The number of the sequence's tokens whose keys and values are written.
-        """
-        num_full = num_written // self._page_size
-        if self._index is None or num_full <= sequence.num_registered_pages:
+    def unmark_computing(self, sequence: Sequence, first_page: int = 0) -> None:
+        """Withdraw what a sequence has announced, from page first_page up to those that it has registered, or all."""
+        if not self._computing:
             return
-        hashes = sequence.page_hashes.extend(sequence.tokens)
-        for index in range(sequence.num_registered_pages, num_full):
-            self._index.register(hashes[index], sequence.pages[index])
-            if self._computing.get(hashes[index]) == sequence.request.request_id:
-                del self._computing[hashes[index]]
-        sequence.num_registered_pages = num_full
+        request_id = sequence.request.request_id
+        end = sequence.pages.num_registered
+        hashes = sequence.pages.hashes.hashes[first_page:end] if end else list(self._computing)
+        for page_hash in hashes:
+            if self._computing.get(page_hash) == request_id:
+                del self._computing[page_hash]
 
     def _cacheable_hashes(self, sequence: Sequence) -> list[bytes]:
-        """Return the hashes of the pages that a prefix hit may cover; at least one token is always computed."""
-        if self._index is None:
-            return []
-        hashes = sequence.page_hashes.extend(sequence.tokens)
-        return hashes[: max_cached_pages(len(sequence.tokens), self._page_size)]
+        return self._cache.cacheable_hashes(sequence.pages, sequence.tokens) if self._cache.indexes else []

@@ -1,20 +1,21 @@
-"""The table of live requests, which starts, preempts and finishes them and holds their pages and rows.
+"""The table of live requests, which starts, preempts and finishes them and holds their rows.
 
-Pages and rows are freed at once, even while a step in flight uses them: the device runs steps in the order in which
-they were enqueued, so what such a step still writes into a page is overwritten by the next sequence that gets the page,
-before it is read.
+Rows are freed at once, like pages (cache/manager.py), even while a step in flight uses them: the device runs steps in
+the order in which they were enqueued, so what such a step still writes is overwritten before it is read.
 """
 
 import time
 from bisect import insort
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
-from jaxserve.cache.pool import CacheInvariantError, PagePool
-from jaxserve.cache.prefix import PageHashes, PrefixIndex
+from jaxserve.cache.groups import PageCopy
+from jaxserve.cache.manager import CacheManager, PrefixHit
+from jaxserve.cache.pool import CacheInvariantError
+from jaxserve.cache.prefix import CacheContext
 from jaxserve.engine.beam_manager import BeamManager
 from jaxserve.engine.decode_batch_cache import DecodeBatchCache
+from jaxserve.engine.plan import SampledTokens
 from jaxserve.engine.prefix_reuse import PrefixReuse
 from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
 from jaxserve.engine.request_outputs import RequestOutputs
@@ -27,12 +28,11 @@ from jaxserve.outputs import FinishReason, TokenOutput
 class RequestTable:
     """The live requests, each with its sequence. Owned by the scheduler.
 
-    pool                The free pages and the reference counts of the others.
-    index               The prefix index; None: nothing is cached.
+    cache               The pages of all sequences.
     stats               The metrics.
-    page_size           The number of tokens of a page.
     max_num_seqs        The number of rows.
     max_pages_per_row   The width of a page table.
+    max_chunk_tokens    The largest chunk of a prompt in one step.
     vocab_size          The number of token ids.
     trackers            Makes the objects that follow outputs.
     clock               Monotonic seconds.
@@ -49,23 +49,23 @@ class RequestTable:
 
     def __init__(
         self,
-        pool: PagePool,
-        index: PrefixIndex | None,
+        cache: CacheManager,
         stats: Stats,
         *,
-        page_size: int,
         max_num_seqs: int,
         max_pages_per_row: int,
+        max_chunk_tokens: int,
         vocab_size: int,
         trackers: TrackerFactory = NO_TRACKERS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pool, self.stats, self.page_size, self.clock = pool, stats, page_size, clock
-        self._vocab_size, self._trackers = vocab_size, trackers
-        self.rows = RowTable(max_num_seqs, max_pages=max_pages_per_row, vocab_size=vocab_size)
-        self.prefix_reuse = PrefixReuse(index, page_size)
+        self.cache, self.stats, self.page_size, self.clock = cache, stats, cache.page_size, clock
+        self._max_chunk_tokens, self._vocab_size, self._trackers = max_chunk_tokens, vocab_size, trackers
+        num_groups = len(cache.sizes)
+        self.rows = RowTable(max_num_seqs, num_groups=num_groups, max_pages=max_pages_per_row, vocab_size=vocab_size)
+        self.prefix_reuse = PrefixReuse(cache)
         self.request_outputs = RequestOutputs(stats)
-        self.beams = BeamManager(pool, page_size=page_size, max_pages_per_row=max_pages_per_row, vocab_size=vocab_size)
+        self.beams = BeamManager(cache, max_pages_per_row=max_pages_per_row, vocab_size=vocab_size)
         self.by_id: dict[int, Sequence] = {}
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -73,8 +73,8 @@ class RequestTable:
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
         """Queue a new request."""
-        hashes = PageHashes(self.page_size, request.cache_salt)
-        sequence = Sequence.from_request(request, hashes, self._vocab_size, self._trackers)
+        pages = self.cache.new_pages(CacheContext(salt=request.cache_salt))
+        sequence = Sequence.from_request(request, pages, self._vocab_size, self._trackers)
         self.by_id[request.request_id] = sequence
         self.request_outputs.add(request, group, self.clock())
         self.beams.add(sequence)
@@ -87,63 +87,103 @@ class RequestTable:
         """
         if len(self.rows.free_rows) < sequence.request.num_rows:
             return False
-        cached_pages = self.prefix_reuse.find_cached_pages(sequence)
-        self.pool.incref(cached_pages)
-        num_missing = -(-sequence.num_tokens // self.page_size) - len(cached_pages)
-        watermark = self.watermark(sequence, len(self.rows.free_rows))
-        new_pages = self.pool.allocate(num_missing) if num_missing + watermark <= self.pool.num_free else None
-        if new_pages is None:
-            self.pool.decref(cached_pages)
+        hit = self.prefix_reuse.find_hit(sequence)
+        watermarks = self.watermarks(sequence, len(self.rows.free_rows))
+        if not self.cache.start(sequence.pages, hit, self.count_missing_pages(sequence, hit), watermarks):
             return False
-        request, num_cached_tokens = sequence.request, len(cached_pages) * self.page_size
+        request, num_cached_tokens = sequence.request, hit.num_pages * self.page_size
         if self.prefix_reuse.is_enabled_for(sequence):
             self.stats.on_prefix(sequence.num_tokens, num_cached_tokens)
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = num_cached_tokens
         self.request_outputs.on_scheduled(request, num_cached_tokens, self.clock())
-        self.start(sequence, cached_pages + new_pages)
+        self._start(sequence)
         sequence.num_computed = num_cached_tokens
-        sequence.num_registered_pages = len(cached_pages)
-        self.prefix_reuse.mark_computing(sequence, len(cached_pages))
+        self.prefix_reuse.mark_computing(sequence, hit.num_pages)
         return True
 
-    def start(self, sequence: Sequence, pages: list[int]) -> None:
-        """Move a sequence to the running ones, with these pages and a row, or several for a beam search."""
+    def count_missing_pages(self, sequence: Sequence, hit: PrefixHit) -> tuple[int, ...]:
+        """Return by cache group how many pages a sequence needs at its start besides those of a hit."""
+        return self.cache.count_missing(hit, sequence.num_tokens, self._max_chunk_tokens)
+
+    def try_fork(self, parent: Sequence, child: Sequence) -> list[PageCopy] | None:
+        """Start a waiting sequence behind the tokens of a running one, with its pages.
+
+        Returns the page copies to make before the next step; None, without any change, if there is no row or too few
+        pages.
+        """
+        if not self.rows.free_rows:
+            return None
+        num_tokens = len(parent.tokens)
+        self.cache.fork(parent.pages, child.pages, num_tokens)
+        copies = self.cache.append(child.pages, num_tokens, self.watermarks(child, len(self.rows.free_rows)))
+        if copies is None:
+            self.cache.free(child.pages)
+            return None
+        self.waiting.remove(child)
+        self._start(child)
+        child.num_computed, child.num_cached_tokens = num_tokens, parent.num_cached_tokens
+        return copies
+
+    def _start(self, sequence: Sequence) -> None:
+        """Move a sequence that has its pages to the running ones, with a row, or several for a beam search."""
         row = self.rows.assign(sequence)
         if sequence.request.is_beam_search:
             self.beams.start(sequence, [row, *self.rows.assign_extra(sequence.request.num_rows - 1)])
-        self.rows.append_pages(sequence, pages)
+        self.rows.write_pages(sequence, (0,) * len(self.cache.sizes))
         sequence.num_tokens_at_start = sequence.num_tokens
         insort(self.running, sequence, key=_queue_key)
 
-    def watermark(self, sequence: Sequence, num_free_rows: int) -> int:
-        """Return the number of pages that must stay free when a sequence starts beside others.
+    def watermarks(self, sequence: Sequence, num_free_rows: int) -> tuple[int, ...]:
+        """Return by cache group the number of pages that must stay free when a sequence starts beside others.
 
         It is one for each row in use and one for the new sequence, which so decodes a page of tokens before it can be
         preempted; a beam search needs more. Without other sequences it is 0: a request that does not fit the pool is
         not accepted.
         """
-        num_rows = len(self.rows.page_table_RW) - num_free_rows
+        num_rows = self.rows.num_rows - num_free_rows
         if not num_rows:
-            return 0
-        return num_rows + 1 + self.beams.watermark(sequence.request, is_resumed=sequence.epoch > 0)
+            return (0,) * len(self.cache.sizes)
+        beams = self.beams.watermarks(sequence.request, is_resumed=sequence.epoch > 0)
+        return tuple(num_rows + 1 + num for num in beams)
 
-    def ensure_pages(self, sequence: Sequence, num_tokens: int = 1) -> bool:
+    def ensure_decode_pages(self, sequence: Sequence, num_tokens: int) -> bool:
         """Make sure that a sequence has pages for its next num_tokens tokens; return False if it was preempted itself.
 
-        Tokens beyond its length limit need none. If no page is free, the last of the running sequences is preempted:
-        the youngest of the lowest priority. Rows are planned in the order of `running`, so the preempted sequence is
-        not part of the plan yet.
+        Tokens beyond its length limit need none.
         """
         end = min(sequence.num_computed + num_tokens, sequence.request.max_total_tokens)
-        num_missing = -(-end // self.page_size) - len(sequence.pages)
-        if num_missing <= 0:
+        return self.ensure_pages(sequence, end)
+
+    def ensure_pages(self, sequence: Sequence, end: int) -> bool:
+        """Make sure that a sequence has pages for its tokens before `end`; return False if it was preempted itself.
+
+        If too few pages are free, the last of the running sequences is preempted: the youngest of the lowest priority.
+        Rows are planned in the order of `running`, so the preempted sequence is not part of the plan yet.
+        """
+        if end <= self.cache.capacity(sequence.pages):
             return True
-        pages = self.allocate_pages(sequence, num_missing)
-        if pages is None:
-            return False
-        self.rows.append_pages(sequence, pages)
+        starts = sequence.pages.lengths
+        while self.cache.append(sequence.pages, end) is None:
+            if not self._preempt_last_for(sequence):
+                return False
+        self.rows.write_pages(sequence, starts)
         return True
+
+    def ensure_chunk_pages(self, budget: int) -> None:
+        """Make sure that running prompts have pages for their next chunks, at the cost of the last running sequences.
+
+        At their start they got those of full groups, but of window groups only those of their first chunk. To be called
+        before decode rows are planned: a sequence preempted here must not be part of the plan.
+
+        budget   The largest number of tokens of the step.
+        """
+        for sequence in tuple(self.running) if self.cache.has_windows else ():
+            if budget > 0 and sequence.row is not None and not sequence.is_prefilled:
+                num_tokens = len(sequence.tokens) - sequence.num_computed
+                num_tokens = min(num_tokens, budget, self._max_chunk_tokens)
+                budget -= num_tokens
+                self.ensure_pages(sequence, sequence.num_computed + num_tokens)
 
     def ensure_beam_pages(self) -> None:
         """Make sure that every beam has a page for its newest token, at the cost of the last running sequences.
@@ -151,30 +191,39 @@ class RequestTable:
         To be called before decode rows are planned: a sequence preempted here must not be part of the plan.
         """
         for sequence in self.beams.list_ready():
-            num_missing = self.beams.count_missing_pages(sequence)
-            if num_missing is not None:
-                pages = self.allocate_pages(sequence, num_missing)
-                if pages is not None:
-                    self.beams.append_pages(sequence, pages)
+            while sequence.row is not None and not self.beams.append_pages(sequence):
+                self._preempt_last_for(sequence)
 
-    def allocate_pages(self, sequence: Sequence, num: int) -> list[int] | None:
-        """Return new pages for a running sequence; None if the sequence was preempted itself.
+    def _preempt_last_for(self, sequence: Sequence) -> bool:
+        """Preempt the last of the running sequences; return False if it is the one that needs pages."""
+        victim = self.running[-1]
+        self.preempt(victim)
+        return victim is not sequence
 
-        If too few pages are free, the last running sequences are preempted.
+    def on_written(self, sequence: Sequence, num_written: int) -> None:
+        """Register the pages that a finished step has filled, and free those that the sequence needs no longer.
+
+        num_written   The number of the sequence's tokens whose keys and values are written.
         """
-        while (pages := self.pool.allocate(num)) is None:
-            victim = self.running[-1]
-            self.preempt(victim)
-            if victim is sequence:
-                return None
-        return pages
+        first_page = sequence.pages.num_registered
+        has_freed = self.cache.register(sequence.pages, sequence.tokens, num_written)
+        if sequence.pages.num_registered > first_page:
+            self.prefix_reuse.unmark_computing(sequence, first_page)
+        if has_freed:
+            self.rows.write_freed_pages(sequence)
+
+    def advance_beams(self, sequence: Sequence, sampled: SampledTokens) -> bool:
+        """Advance a beam search by the candidates of its beams, or of its prompt; return whether it is over."""
+        is_over = self.beams.advance(sequence, sampled)
+        self.rows.clear_pages(sequence)  # the pages are with the beams, which have page tables of their own
+        return is_over
 
     def preempt(self, sequence: Sequence) -> None:
         """Free a sequence's pages and rows and put it back into the queue, to be computed again."""
         self.request_outputs.on_preempt(sequence)
         self._free(sequence)
         sequence.epoch += 1
-        sequence.num_computed = sequence.num_registered_pages = 0
+        sequence.num_computed = 0
         sequence.is_prefilled = False
         insort(self.waiting, sequence, key=_queue_key)
 
@@ -185,8 +234,7 @@ class RequestTable:
         self.decode_cache = None
         self.running.remove(sequence)
         self.rows.free(sequence, self.beams.free(sequence))
-        self.pool.decref(sequence.pages)
-        sequence.pages = []
+        self.cache.free(sequence.pages)
         self.prefix_reuse.unmark_computing(sequence)
 
     def finish(self, sequence: Sequence, reason: FinishReason, *args: Any, **kwargs: Any) -> TokenOutput:
@@ -206,20 +254,21 @@ class RequestTable:
         self.request_outputs.remove(request)
 
     def audit(self) -> None:
-        """Check that pages, rows and requests add up; raises CacheInvariantError if they do not."""
-        writable = (page for sequence in self.running for page in sequence.pages[self._first_writable_page(sequence) :])
-        page_lists = ([*sequence.pages, *self.beams.list_pages(sequence)] for sequence in self.by_id.values())
-        self.pool.audit(page_lists, chain(writable, self.beams.iter_writable_pages()))
+        """Check that pages, page tables, rows and requests add up; raises CacheInvariantError if they do not."""
+        owned = [
+            pages for sequence in self.by_id.values() for pages in (sequence.pages, *self.beams.list_pages(sequence))
+        ]
+        writable = [(sequence.pages, sequence.num_computed) for sequence in self.running]
+        self.cache.audit(owned, [*writable, *self.beams.list_positions()])
+        self.rows.audit(self.running)
+        if self.decode_cache is not None:
+            self.decode_cache.audit(self.rows)
         rows = [sequence.row for sequence in self.running if sequence.row is not None] + self.beams.list_extra_rows()
         free = self.rows.free_rows
-        if sorted(rows + free) != list(range(len(self.rows.page_table_RW))):
+        if sorted(rows + free) != list(range(self.rows.num_rows)):
             raise CacheInvariantError(f"rows {rows} running and {free} free are not every row once")
         if len(self.running) + len(self.waiting) != len(self.by_id):
             raise CacheInvariantError("a live request is neither running nor waiting, or is both")
-
-    def _first_writable_page(self, sequence: Sequence) -> int:
-        """Return the index of the first of a sequence's pages that a later step may write into."""
-        return max(sequence.num_registered_pages, sequence.num_computed // self.page_size)
 
 
 def _queue_key(sequence: Sequence) -> tuple[int, int]:

@@ -1,7 +1,10 @@
 """The rows of the batch: which are free, and the arrays from which the inputs of a step are gathered."""
 
+from collections.abc import Sequence as SequenceOf
+
 import numpy as np
 
+from jaxserve.cache.pool import CacheInvariantError
 from jaxserve.engine.sequence import Sequence
 from jaxserve.sampling.columns import NUM_COLUMNS
 from jaxserve.sampling.penalties import PenaltyRow, build_row
@@ -12,18 +15,21 @@ class RowTable:
 
     The inputs of a batch are gathered from the arrays with one index operation instead of a loop.
 
-    num_rows        The number of rows.
-    max_pages       The width of a page table.
-    vocab_size      The number of token ids.
+    num_rows         The number of rows.
+    num_groups       The number of cache groups.
+    max_pages        The width of a page table.
+    vocab_size       The number of token ids.
 
-    free_rows       The rows without a sequence.
-    page_table_RW   int32, the pages of the sequence in each row, then zeros.
-    sampling_RS     int32, its sampling parameters as columns (sampling/columns.py).
+    free_rows        The rows without a sequence.
+    page_tables_RW   int32 for each cache group: the pages of the sequence in each row, then zeros.
+    sampling_RS      int32, its sampling parameters as columns (sampling/columns.py).
+    version          Grows with every change of a page table.
     """
 
-    def __init__(self, num_rows: int, *, max_pages: int, vocab_size: int) -> None:
+    def __init__(self, num_rows: int, *, num_groups: int, max_pages: int, vocab_size: int) -> None:
+        self.num_rows, self.version = num_rows, 0
         self.free_rows = list(range(num_rows - 1, -1, -1))
-        self.page_table_RW = np.zeros((num_rows, max_pages), np.int32)
+        self.page_tables_RW = tuple(np.zeros((num_rows, max_pages), np.int32) for _ in range(num_groups))
         self.sampling_RS = np.zeros((num_rows, NUM_COLUMNS), np.int32)
         self._vocab_size = vocab_size
         self._penalty_rows: list[tuple[int, PenaltyRow]] = []
@@ -31,7 +37,7 @@ class RowTable:
     @property
     def num_taken(self) -> int:
         """The number of rows in use."""
-        return len(self.page_table_RW) - len(self.free_rows)
+        return self.num_rows - len(self.free_rows)
 
     def assign(self, sequence: Sequence) -> int:
         """Give a sequence a row and return it; its penalty state is queued if it has penalties or biases."""
@@ -48,18 +54,45 @@ class RowTable:
         """Take further rows, for the other beams of a beam search."""
         return [self.free_rows.pop() for _ in range(num)]
 
-    def append_pages(self, sequence: Sequence, pages: list[int]) -> None:
-        """Append pages to a sequence and to the page table of its row."""
-        start = len(sequence.pages)
-        sequence.pages.extend(pages)
-        self.page_table_RW[sequence.row, start : start + len(pages)] = pages
+    def write_pages(self, sequence: Sequence, starts: SequenceOf[int]) -> None:
+        """Write the pages of a sequence to the page tables of its row, in each group from the page starts[group] on."""
+        self.version += 1
+        for page_table_RW, pages, start in zip(self.page_tables_RW, sequence.pages.by_group, starts, strict=True):
+            page_table_RW[sequence.row, start : len(pages)] = pages[start:]
+
+    def write_freed_pages(self, sequence: Sequence) -> None:
+        """Write zeros to the page tables of a sequence's row for its pages that are freed."""
+        self.version += 1
+        for page_table_RW, num_freed in zip(self.page_tables_RW, sequence.pages.num_freed, strict=True):
+            page_table_RW[sequence.row, :num_freed] = 0
+
+    def clear_pages(self, sequence: Sequence) -> None:
+        """Write zeros to the page tables of a sequence's row."""
+        self.version += 1
+        for page_table_RW in self.page_tables_RW:
+            page_table_RW[sequence.row] = 0
+
+    def take_page_tables(self, row_B: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return copies of the page tables of some rows, int32 [B, W] for each cache group."""
+        return tuple([page_table_RW.take(row_B, axis=0) for page_table_RW in self.page_tables_RW])
 
     def free(self, sequence: Sequence, extra_rows: list[int]) -> None:
         """Free the row of a sequence, and the other rows of a beam search."""
         assert sequence.row is not None
-        self.page_table_RW[sequence.row] = 0
+        self.clear_pages(sequence)
         self.free_rows += [sequence.row, *extra_rows]
         sequence.row = None
+
+    def audit(self, sequences: SequenceOf[Sequence]) -> None:
+        """Compare the page tables with the pages of running sequences; raises CacheInvariantError if they differ."""
+        for group, page_table_RW in enumerate(self.page_tables_RW):
+            expected_RW = np.zeros_like(page_table_RW)
+            for sequence in sequences:
+                pages = sequence.pages.by_group[group]
+                expected_RW[sequence.row, : len(pages)] = pages
+            rows = np.flatnonzero((expected_RW != page_table_RW).any(axis=1)).tolist()
+            if rows:
+                raise CacheInvariantError(f"the page tables of rows {rows} in group {group} are not those of sequences")
 
     def pop_penalty_rows(self) -> tuple[tuple[int, PenaltyRow], ...]:
         """Return the queued (row, penalty state) pairs, to be written before the next step."""

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from itertools import chain
 
-from jaxserve.cache.pool import PagePool
-from jaxserve.cache.prefix import PrefixIndex
+from jaxserve.cache.groups import PageCopy
+from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
 from jaxserve.engine.output_processor import OutputProcessor
-from jaxserve.engine.plan import Chunk, Mask, PageCopy, StepMasks, StepPlan, StepResult
+from jaxserve.engine.plan import Chunk, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.prefill_scheduler import PrefillScheduler
 from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
 from jaxserve.engine.request_table import RequestTable
@@ -27,10 +27,8 @@ from jaxserve.outputs import FinishReason, TokenOutput
 class Scheduler:
     """The scheduler of all live requests, for one thread.
 
-    pool                     The pages of the key-value cache.
-    index                    The prefix index; None: no prefix caching.
+    cache                    The pages of all sequences.
     stats                    The metrics.
-    page_size                The number of tokens of a page.
     max_num_seqs             The number of rows.
     max_num_batched_tokens   The most tokens of a step, rows of decode batches included.
     max_chunk_tokens         The largest chunk of one call, a multiple of the page size.
@@ -44,11 +42,9 @@ class Scheduler:
 
     def __init__(
         self,
-        pool: PagePool,
-        index: PrefixIndex | None,
+        cache: CacheManager,
         stats: Stats,
         *,
-        page_size: int,
         max_num_seqs: int,
         max_num_batched_tokens: int,
         max_chunk_tokens: int,
@@ -59,14 +55,12 @@ class Scheduler:
         trackers: TrackerFactory = NO_TRACKERS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pool, self.stats = pool, stats
-        self._page_size, self._token_budget = page_size, max_num_batched_tokens
+        self.cache, self.stats, self._token_budget = cache, stats, max_num_batched_tokens
         self._requests = RequestTable(
-            pool,
-            index,
+            cache,
             stats,
-            page_size=page_size,
             max_num_seqs=max_num_seqs,
+            max_chunk_tokens=max_chunk_tokens,
             max_pages_per_row=max_pages_per_row,
             vocab_size=vocab_size,
             trackers=trackers,
@@ -123,10 +117,11 @@ class Scheduler:
         copies, prefill.page_copies = prefill.page_copies, []
         prefill.preempt_for_priority()
         requests.ensure_beam_pages()
+        requests.ensure_chunk_pages(max(self._token_budget, self.cache.page_size))
         decode = self._decode.plan()
         steps = requests.beams.plan_steps()
         num_rows = (len(decode) if decode else 0) + sum(len(step.batch) for step in steps)
-        budget = max(self._token_budget - num_rows, self._page_size)
+        budget = max(self._token_budget - num_rows, self.cache.page_size)
         chunks: list[Chunk] = []
         for sequence in tuple(requests.running):
             if budget > 0 and not sequence.is_prefilled:

@@ -1,10 +1,10 @@
 """The sequence of a live request: its tokens, and what it holds. Owned by the request table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from jaxserve.cache.prefix import PageHashes
+from jaxserve.cache.manager import SequencePages
 from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.engine.request import (
@@ -28,15 +28,13 @@ class Sequence:
     """The tokens of a live request and what it holds. What remains to be computed is num_tokens minus num_computed.
 
     request                The request.
-    page_hashes            The hashes of its full pages, for the prefix index.
+    pages                  The pages of its first num_computed tokens. Those of a beam search are with its beams.
     sampling_S             int32, its sampling parameters as columns (sampling/columns.py).
     restrictions           The token ids that it may not sample.
     tokens                 The prompt and the output as far as it is known on the host.
     num_pending            The tokens enqueued on the device whose ids are not on the host yet.
     num_computed           The tokens whose keys and values an enqueued step has written or will write.
-    num_registered_pages   The number of its first pages that are in the prefix index.
     num_cached_tokens      The prompt tokens found in the prefix cache at its first start; None before that.
-    pages                  The pages of its first num_computed tokens, in order.
     row                    Its row of the batch; None while it waits.
     is_prefilled           Only the newest token is not computed, which is on the device: the rest is decoding.
     epoch                  The number of preemptions. A result with another epoch is from before a preemption.
@@ -49,15 +47,13 @@ class Sequence:
     """
 
     request: Request
-    page_hashes: PageHashes
+    pages: SequencePages
     sampling_S: np.ndarray
     restrictions: TokenRestrictions
     tokens: list[int]
     num_pending: int = 0
     num_computed: int = 0
-    num_registered_pages: int = 0
     num_cached_tokens: int | None = None
-    pages: list[int] = field(default_factory=list)
     row: int | None = None
     is_prefilled: bool = False
     epoch: int = 0
@@ -69,20 +65,20 @@ class Sequence:
 
     @classmethod
     def from_request(
-        cls, request: Request, page_hashes: PageHashes, vocab_size: int, trackers: TrackerFactory
+        cls, request: Request, pages: SequencePages, vocab_size: int, trackers: TrackerFactory
     ) -> "Sequence":
         """Return the sequence of a new request, which waits.
 
-        page_hashes   The still empty chain of its page hashes.
-        vocab_size    The number of token ids.
-        trackers      Makes the objects that follow its output.
+        pages        Its pages, still empty.
+        vocab_size   The number of token ids.
+        trackers     Makes the objects that follow its output.
         """
         prompt_logprobs: list[PositionLogprobs | None] | None = None
         if request.params.prompt_logprobs is not None:
             prompt_logprobs = [None for _ in request.prompt_ids]
         return cls(
             request=request,
-            page_hashes=page_hashes,
+            pages=pages,
             sampling_S=pack_params(request.params, request.seed),
             restrictions=TokenRestrictions.from_ids(
                 request.params.allowed_token_ids, request.bad_sequences, vocab_size

@@ -9,9 +9,9 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from jaxserve.cache.pool import PagePool
+from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.roofline import StepCost
-from jaxserve.outputs import FinishReason, HistogramSnapshot, StatsSnapshot
+from jaxserve.outputs import CacheGroupStats, FinishReason, HistogramSnapshot, StatsSnapshot
 
 COUNTERS = (
     "prefix_cache_queries",  # tokens looked up in the prefix index
@@ -275,25 +275,21 @@ class Stats:
         self._counters["nonfinite_logits"] += rows
 
     def snapshot(
-        self, *, num_running: int, num_waiting: int, num_preempted: int = 0, pool: PagePool | None = None
+        self, *, num_running: int, num_waiting: int, num_preempted: int = 0, cache: CacheManager | None = None
     ) -> StatsSnapshot:
         """Return a copy of all metrics.
 
-        num_preempted is the number of waiting requests that ran before. Of the pages, free + active + cached = total.
+        num_preempted is the number of waiting requests that ran before.
 
         Safe in any thread: no key is ever added, so copying a dict or a list of numbers is one operation under the
         interpreter's lock, and no copy is half changed. Two of the dicts may be one event apart, which does not matter
         to a scrape every few seconds.
         """
-        total, cached, active = (pool.num_usable, pool.num_cached, pool.num_active) if pool else (0, 0, 0)
         return StatsSnapshot(
             num_requests_running=num_running,
             num_requests_waiting=num_waiting,
             num_requests_preempted=num_preempted,
-            pages_total=total,
-            pages_free=max(0, total - cached - active),
-            pages_active=active,
-            pages_cached=cached,
+            cache_groups=_count_pages(cache) if cache else (),
             counters=self._counters.copy(),
             finished=self._finished.copy(),
             rejected={},
@@ -341,3 +337,11 @@ class Stats:
         if group.num_ended == group.num_choices:
             self._histograms["request_params_n"].observe(group.num_choices)
             self._histograms["request_max_num_generation_tokens"].observe(group.max_generation_tokens)
+
+
+def _count_pages(cache: CacheManager) -> tuple[CacheGroupStats, ...]:
+    groups = []
+    for size, pool in zip(cache.sizes, cache.pools, strict=True):
+        total, cached, active = pool.num_usable, pool.num_cached, pool.num_active
+        groups.append(CacheGroupStats(size.name, total, max(0, total - cached - active), active, cached))
+    return tuple(groups)

@@ -16,8 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxserve.cache.pool import PagePool
-from jaxserve.cache.prefix import PrefixIndex
+from jaxserve.cache.groups import GroupSize
+from jaxserve.cache.manager import CacheManager
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.engine import Engine
@@ -65,12 +65,10 @@ def measure_scheduler() -> list[dict[str, Any]]:
 
 def _decoding(rows: int) -> Engine:
     """An engine in which so many requests decode, with hundreds of tokens to go, page borders at different times."""
-    pool = PagePool(rows * (STEPS // PAGE + 8) + 1)
+    size = GroupSize(num_pages=rows * (STEPS // PAGE + 8) + 1)
     scheduler = Scheduler(
-        pool,
-        PrefixIndex(pool, PAGE),
+        CacheManager([size], page_size=PAGE),
         Stats(LONGEST),
-        page_size=PAGE,
         max_num_seqs=rows,
         max_num_batched_tokens=4 * rows,
         max_chunk_tokens=4 * rows,

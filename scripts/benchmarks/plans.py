@@ -13,9 +13,11 @@ def decode_plan(built: LoadedEngine, rows: int, context: int, mode: SampleMode) 
     """Plan a decode step of rows with `context` tokens each; rows may share pages."""
     page, width = built.config.block_size, -(-(built.config.max_model_len or 0) // built.config.block_size)
     needed = -(-(context + 1) // page)
-    order = np.arange(rows * needed) % (built.num_pages - 1) + 1
-    table = np.zeros((rows, width), np.int32)
-    table[:, :needed] = order.reshape(rows, needed)
+    tables = []
+    for group in built.cache_size.groups:
+        tables.append(np.zeros((rows, width), np.int32))
+        order = np.arange(rows * needed) % (group.num_pages - 1) + 1
+        tables[-1][:, :needed] = order.reshape(rows, needed)
     params = SamplingParams(temperature=0.0 if mode == SampleMode.GREEDY else 0.8, top_p=0.95)
     return StepPlan(
         row_updates=tuple((row, 0, context) for row in range(rows)),
@@ -24,7 +26,7 @@ def decode_plan(built: LoadedEngine, rows: int, context: int, mode: SampleMode) 
             epochs=(0,) * rows,
             row_B=np.arange(rows, dtype=np.int32),
             position_B=np.full(rows, context, np.int32),
-            page_tables_BW=(table,),
+            page_tables_BW=tuple(tables),
             sampling_BS=np.tile(pack_params(params, 1), (rows, 1)),
             mode=mode,
         ),
@@ -41,7 +43,7 @@ def prefill_plan(built: LoadedEngine, tokens: int, start: int) -> StepPlan:
         row=0,
         start=start,
         token_ids=np.arange(tokens, dtype=np.int32) % built.spec.vocab_size,
-        page_tables_W=(one.page_tables_BW[0][0],),
+        page_tables_W=tuple(table_BW[0] for table_BW in one.page_tables_BW),
         sampling_S=empty_row(),
         mode=SampleMode.GREEDY,
         is_last=True,

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxserve.attention import choose_backend
-from jaxserve.cache.groups import CacheGroup
+from jaxserve.cache.groups import GroupSize, make_groups
+from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.pages import bytes_per_page, make_pages
-from jaxserve.cache.pool import PagePool
-from jaxserve.cache.prefix import PrefixIndex
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.executor import Executor
@@ -54,6 +53,7 @@ class Machine:
     runner: Runner
     spec: DecoderSpec
     itemsize: int
+    num_groups: int
     num_pages: int
     width: int
     backend: str
@@ -69,14 +69,13 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     _, shapes = abstract_decoder(spec, dtype)
     weights = [random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, leaf in enumerate(shapes.values())]
     backend = choose_backend(attention, device.platform, dtype)
-    layer_caches = architecture.cache(spec)
-    page_bytes = bytes_per_page(backend, layer_caches, page_size=PAGE, dtype=dtype)
+    groups = make_groups(architecture.cache(spec))
+    page_bytes = sum(bytes_per_page(backend, group, page_size=PAGE, dtype=dtype) for group in groups)
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     free = stats.get("bytes_limit", 2**40) - stats.get("bytes_in_use", 0)
     num_pages = 1 + min(pages_wanted, int(0.85 * free) // page_bytes)
-    pages = make_pages(backend, layer_caches, num_pages=num_pages, page_size=PAGE, dtype=dtype)
+    pages = make_pages(backend, groups, num_pages=[num_pages] * len(groups), page_size=PAGE, dtype=dtype)
     width = -(-max_len // PAGE)
-    groups = (CacheGroup(cache=layer_caches[0], layers=tuple(range(len(layer_caches)))),)
     table = ProgramTable(
         model=ModelContext(spec, dtype, tuple(shapes), backend, PAGE, groups),
         buckets=buckets,
@@ -90,7 +89,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     )
     executor = Executor(table, weights, pages)
     executor.compile()
-    return Machine(Runner(executor), spec, dtype.itemsize, num_pages, width, backend.name)
+    return Machine(Runner(executor), spec, dtype.itemsize, len(groups), num_pages, width, backend.name)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -120,7 +119,7 @@ def decode_plans(machine: Machine, rows: int, context: int, steps: int) -> list[
                 epochs=(0,) * rows,
                 row_B=np.arange(rows, dtype=np.int32),
                 position_B=np.full(rows, context + step - 1, np.int32),
-                page_tables_BW=(table,),
+                page_tables_BW=(table,) * machine.num_groups,
                 sampling_BS=np.tile(empty_row(), (rows, 1)),
                 mode=SampleMode.GREEDY,
             ),
@@ -142,7 +141,7 @@ def prefill_plans(machine: Machine, tokens: int, chunk: int) -> list[StepPlan]:
                     row=0,
                     start=start,
                     token_ids=ids[start : start + chunk],
-                    page_tables_W=(table,),
+                    page_tables_W=(table,) * machine.num_groups,
                     sampling_S=empty_row(),
                     mode=SampleMode.GREEDY,
                     is_last=start + chunk >= tokens,
@@ -155,12 +154,10 @@ def prefill_plans(machine: Machine, tokens: int, chunk: int) -> list[StepPlan]:
 
 def engine_over(machine: Machine, *, rows: int, budget: int, max_len: int) -> Engine:
     """The whole loop, offline: scheduler, pages, prefix index."""
-    pool = PagePool(machine.num_pages)
+    sizes = [GroupSize(num_pages=machine.num_pages)] * machine.num_groups
     scheduler = Scheduler(
-        pool,
-        PrefixIndex(pool, PAGE),
+        CacheManager(sizes, page_size=PAGE),
         Stats(max_len),
-        page_size=PAGE,
         max_num_seqs=rows,
         max_num_batched_tokens=budget,
         max_chunk_tokens=budget,

@@ -17,7 +17,7 @@ class PoolModel(RuleBasedStateMachine):
     @initialize(num_pages=st.integers(2, 12))
     def open(self, num_pages: int) -> None:
         self.pool = PagePool(num_pages)
-        self.index = PrefixIndex(self.pool, PAGE_SIZE)
+        self.index = PrefixIndex(self.pool)
         self.owned: list[list[int]] = []
         self.cached: dict[tuple[int, ...], int] = {}
         self.age: dict[int, int] = {}  # when a page was last released

@@ -5,12 +5,14 @@ import pytest
 
 from jaxserve.attention import BACKENDS
 from jaxserve.attention.native import NativeAttention
+from jaxserve.cache.groups import make_groups
 from jaxserve.cache.layer_cache import PagedKeysValues
 from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
 
 LAYERS = (PagedKeysValues(num_kv_heads=4, head_dim=64),) * 3
+GROUPS = make_groups(LAYERS)
 
 
 class ListBackend:
@@ -21,9 +23,10 @@ class ListBackend:
 
 
 def test_every_layer_gets_its_own_pages_in_the_backends_layout():
-    layers = (*LAYERS[:2], PagedKeysValues(num_kv_heads=2, head_dim=8))
-    pages = make_pages(ListBackend(), layers, num_pages=5, page_size=16, dtype="float32")
-    assert pages == ([(5, 16, 4, 64, "float32")], [(5, 16, 4, 64, "float32")], [(5, 16, 2, 8, "float32")])
+    groups = make_groups((LAYERS[0], PagedKeysValues(num_kv_heads=2, head_dim=8, window=4), LAYERS[0]))
+    assert [(group.name, group.layers) for group in groups] == [("full attention", (0, 2)), ("window 4", (1,))]
+    pages = make_pages(ListBackend(), groups, num_pages=[5, 3], page_size=16, dtype="float32")
+    assert pages == ([(5, 16, 4, 64, "float32")], [(3, 16, 2, 8, "float32")], [(5, 16, 4, 64, "float32")])
     assert len({id(layer) for layer in pages}) == 3
 
 
@@ -35,21 +38,24 @@ def backends():
 @pytest.mark.parametrize("name", backends())
 def test_a_page_costs_what_the_backend_really_makes_of_it(name):
     backend = BACKENDS[name]()
-    pages = jax.eval_shape(lambda: make_pages(backend, LAYERS, num_pages=7, page_size=16, dtype="float32"))
+    pages = jax.eval_shape(lambda: make_pages(backend, GROUPS, num_pages=[7], page_size=16, dtype="float32"))
     num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pages))
-    assert 7 * bytes_per_page(backend, LAYERS, page_size=16, dtype="float32") == num_bytes
+    assert 7 * bytes_per_page(backend, GROUPS[0], page_size=16, dtype="float32") == num_bytes
 
 
 def test_a_page_of_plain_numbers_holds_keys_and_values_of_every_layer():
-    layers = (PagedKeysValues(num_kv_heads=3, head_dim=64),) * 30
-    assert bytes_per_page(BACKENDS["reference"](), layers, page_size=16, dtype="float32") == 737_280
+    [group] = make_groups((PagedKeysValues(num_kv_heads=3, head_dim=64),) * 30)
+    assert bytes_per_page(BACKENDS["reference"](), group, page_size=16, dtype="float32") == 737_280
 
 
 @pytest.mark.parametrize(("head_dim", "stored"), [(64, 128), (80, 128), (128, 128), (192, 256)])
 def test_a_tpu_page_costs_whole_lanes(head_dim, stored):
     costs = [
         bytes_per_page(
-            BACKENDS[name](), (PagedKeysValues(num_kv_heads=4, head_dim=size),), page_size=16, dtype="float32"
+            BACKENDS[name](),
+            make_groups([PagedKeysValues(num_kv_heads=4, head_dim=size)])[0],
+            page_size=16,
+            dtype="float32",
         )
         for name, size in (("tpu", head_dim), ("reference", stored))
     ]
@@ -59,4 +65,4 @@ def test_a_tpu_page_costs_whole_lanes(head_dim, stored):
 @pytest.mark.skipif(not library.is_usable(), reason="no C compiler")
 def test_what_a_backend_cannot_hold_is_refused_before_there_are_pages():
     with pytest.raises(BadConfig, match="float32"):
-        bytes_per_page(NativeAttention(), LAYERS, page_size=16, dtype="bfloat16")
+        bytes_per_page(NativeAttention(), GROUPS[0], page_size=16, dtype="bfloat16")

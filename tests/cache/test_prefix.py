@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxserve.cache.pool import CacheInvariantError, PagePool
-from jaxserve.cache.prefix import PageHashes, PrefixIndex, hash_pages, max_cached_pages
+from jaxserve.cache.prefix import CacheContext, PageHashes, PrefixIndex, hash_pages, max_cached_pages
 
 TOKENS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
 
 
 def index_with(num_pages: int) -> tuple[PagePool, PrefixIndex]:
     pool = PagePool(num_pages)
-    return pool, PrefixIndex(pool, page_size=2)
+    return pool, PrefixIndex(pool)
 
 
 def fill(pool: PagePool, index: PrefixIndex, tokens: list[int]) -> list[int]:
@@ -31,10 +31,11 @@ def fill(pool: PagePool, index: PrefixIndex, tokens: list[int]) -> list[int]:
 
 @given(TOKENS, st.lists(st.integers(0, 5), max_size=6), st.sampled_from([None, "", "salt", "\ud800"]))
 def test_hashes_are_the_same_however_the_tokens_arrive(tokens, cuts, salt):
-    page_hashes = PageHashes(4, salt)
+    context = CacheContext(salt=salt)
+    page_hashes = PageHashes(4, context)
     for cut in sorted(cuts):
         page_hashes.extend(tokens[: cut * len(tokens) // 5])
-    assert page_hashes.extend(tokens) == hash_pages(tokens, 4, salt)
+    assert page_hashes.extend(tokens) == hash_pages(tokens, 4, context)
     assert len(page_hashes.hashes) == len(tokens) // 4
 
 
@@ -45,15 +46,17 @@ def test_hashes_agree_exactly_as_far_as_the_tokens_do(first, second):
 
 
 def test_a_page_hash_covers_parent_and_little_endian_tokens():
-    root = hashlib.sha256(b"\x00").digest()
+    root = CacheContext().hash()
     first = hashlib.sha256(b"\x02" + root + struct.pack("<2i", 7, 300)).digest()
     assert hash_pages([7, 300, 9], 2) == [first]
     assert hash_pages(np.array([7, 300, 9, 1]), 2)[0] == first
 
 
-def test_every_salt_and_no_salt_give_different_hashes():
-    hashes = [hash_pages([1, 2], 2, salt)[0] for salt in (None, "", "a", "b")]
-    assert len(set(hashes)) == 4
+def test_every_context_gives_different_hashes():
+    texts = (None, "", "a", "ab", "b")
+    contexts = [CacheContext(salt=salt, adapter=adapter) for salt in texts for adapter in texts]
+    contexts += [CacheContext(weights_version=version) for version in texts[1:]]
+    assert len({hash_pages([1, 2], 2, context)[0] for context in contexts}) == len(contexts) == 29
 
 
 @pytest.mark.parametrize(("num_tokens", "pages"), [(0, 0), (1, 0), (4, 0), (5, 1), (8, 1), (9, 2)])
@@ -142,4 +145,4 @@ def test_an_audit_finds_a_pool_and_an_index_that_disagree():
 def test_a_pool_has_one_index():
     pool, _ = index_with(3)
     with pytest.raises(CacheInvariantError):
-        PrefixIndex(pool, page_size=2)
+        PrefixIndex(pool)

@@ -3,8 +3,11 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jaxserve.cache.sizing import choose_cache_size, num_pages_for, num_pages_within
+from jaxserve.cache.groups import num_pages_for
+from jaxserve.cache.sizing import GroupNeeds, choose_cache_size
 from jaxserve.config import GIB, MIB
 from jaxserve.errors import BadConfig, OutOfMemory
 from jaxserve.parallel.placement import MemoryFacts
@@ -14,12 +17,12 @@ GPU = MemoryFacts(platform="gpu", total_bytes=100 * GIB, free_bytes=80 * GIB, sc
 
 
 def choose(memory: MemoryFacts = LAPTOP, **wishes):
-    return choose_cache_size(**{"memory": memory, "page_bytes": MIB, "page_size": 16, "model_max_len": 1024} | wishes)
+    facts = {"groups": [GroupNeeds(page_bytes=MIB)], "page_size": 16, "model_max_len": 1024}
+    return choose_cache_size(**{"memory": memory, "num_rows": 32, "step_tokens": 256} | facts | wishes)
 
 
-def test_tokens_round_up_to_pages_and_bytes_round_down():
+def test_tokens_round_up_to_pages():
     assert [num_pages_for(n, 16) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
-    assert [num_pages_within(n, 100) for n in (-5, 99, 100, 250)] == [0, 0, 1, 2]
 
 
 def test_a_cpu_gives_two_percent_of_its_memory():
@@ -95,3 +98,75 @@ def test_where_nothing_fits_the_flag_that_helps_is_named(memory, wishes, flag):
 def test_an_override_of_one_page_leaves_none_for_tokens():
     with pytest.raises(OutOfMemory, match="num_gpu_blocks_override=1"):
         choose(num_gpu_blocks_override=1, max_model_len=-1)
+
+
+WINDOWED = [GroupNeeds(name="window 64", window=64, page_bytes=5 * MIB), GroupNeeds(page_bytes=MIB)]
+WANTED = 1 + 2 * (32 * (5 + 2) + 2 * 16)  # 32 rows of 5 pages and 2 that come and go, 2 chunks of 256 tokens, and twice
+
+
+def test_a_window_group_gets_what_rows_use_twice_and_the_full_group_the_rest():
+    size = choose(groups=WINDOWED, kv_cache_memory_bytes=10_000 * MIB)
+    window, full = size.groups
+    assert (window.num_pages, full.num_pages) == (WANTED, 10_000 - 5 * WANTED)
+    assert size.num_pages == full.num_pages
+
+
+def test_no_window_group_has_more_pages_than_the_full_group_or_half_of_the_memory():
+    assert [group.num_pages for group in choose(groups=WINDOWED, num_gpu_blocks_override=65).groups] == [65, 65]
+    assert [group.num_pages for group in choose(groups=WINDOWED, kv_cache_memory_bytes=MIB * 1000).groups] == [100, 500]
+
+
+def test_one_longest_request_fits_before_windows_get_their_half():
+    size = choose(groups=WINDOWED, model_max_len=9600, kv_cache_memory_bytes=1000 * MIB)
+    assert [group.num_pages for group in size.groups] == [(1000 - 601) // 5, 605]
+    assert size.max_model_len == 9600
+    with pytest.raises(OutOfMemory, match="--max-model-len 1") as refusal:
+        choose(groups=WINDOWED, model_max_len=16_000, kv_cache_memory_bytes=1000 * MIB)
+    largest = int(re.search(r"--max-model-len (\d+)", str(refusal.value)).group(1))
+    assert choose(groups=WINDOWED, model_max_len=16_000, max_model_len=-1, kv_cache_memory_bytes=1000 * MIB)
+    assert choose(groups=WINDOWED, max_model_len=largest, kv_cache_memory_bytes=1000 * MIB).max_model_len == largest
+
+
+@given(st.integers(1, 3000), st.integers(1, 20_000), st.integers(1, 64), st.integers(16, 4096))
+def test_memory_is_never_exceeded_and_hardly_wasted(megabytes, max_len, rows, step_tokens):
+    facts = {"num_rows": rows, "step_tokens": step_tokens, "max_model_len": -1, "model_max_len": max_len}
+    try:
+        size = choose(groups=WINDOWED, kv_cache_memory_bytes=megabytes * MIB, **facts)
+    except OutOfMemory:
+        assert megabytes < 6 * 3
+        return
+    assert size.total_bytes <= megabytes * MIB < size.total_bytes + 6 * MIB
+    window, full = size.groups
+    assert size.max_model_len <= (full.num_pages - 1) * 16
+    assert WINDOWED[0].request_pages(size.max_model_len, step_tokens, 16) < window.num_pages
+
+
+def test_a_model_of_windows_alone_serves_any_length_that_its_window_does():
+    needs = [GroupNeeds(name="window 64", window=64, page_bytes=MIB)]
+    size = choose(groups=needs, model_max_len=100_000, num_gpu_blocks_override=50)
+    assert ([group.num_pages for group in size.groups], size.max_model_len) == ([50], 100_000)
+    with pytest.raises(OutOfMemory, match="needs 38 pages"):
+        choose(groups=needs, model_max_len=100_000, num_gpu_blocks_override=38)
+
+
+GEMMAS = {
+    "270m": (3, 15, 512, 2 * 256, 20, 4.7),
+    "1b": (4, 22, 512, 2 * 256, 20, 4.5),
+    "27b": (10, 52, 1024, 2 * 16 * 128, 20, 3.1),
+}
+"""Full layers, windowed ones, the window, numbers of a token in a layer; GiB for the cache, and what divides gains."""
+
+
+@pytest.mark.parametrize("sizes", GEMMAS.values(), ids=GEMMAS)
+def test_gemma_3_holds_several_times_the_context_in_the_same_memory(sizes):
+    num_full, num_windowed, window, numbers, gib, times = sizes
+    layer_bytes = 16 * numbers * 2
+    groups = [
+        GroupNeeds(name="window", window=window, page_bytes=num_windowed * layer_bytes),
+        GroupNeeds(page_bytes=num_full * layer_bytes),
+    ]
+    together = [GroupNeeds(page_bytes=(num_full + num_windowed) * layer_bytes)]
+    facts = {"kv_cache_memory_bytes": gib * GIB, "num_rows": 256, "step_tokens": 2048, "model_max_len": 32_768}
+    divided, undivided = choose(groups=groups, **facts), choose(groups=together, **facts)
+    assert divided.total_bytes <= gib * GIB
+    assert divided.num_pages / undivided.num_pages == pytest.approx(times, abs=0.1)

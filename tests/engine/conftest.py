@@ -21,10 +21,11 @@ module → what proves it:
     profiler → test_profiler.py
 """
 
+from dataclasses import replace
+
 import pytest
 
-from jaxserve.cache.pool import PagePool
-from jaxserve.cache.prefix import PrefixIndex
+from jaxserve.cache.manager import CacheManager
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.engine import Engine
@@ -62,12 +63,12 @@ class Bench:
 
     def __init__(self, built: LoadedEngine, *, overlap=True, num_pages=PAGES, prefix_caching=True, chunk=64, budget=64):
         config = built.config
-        self.pool, self.vocab_size = PagePool(num_pages), built.spec.vocab_size
+        sizes = [replace(size, num_pages=min(num_pages, size.num_pages)) for size in built.cache_size.groups]
+        self.cache = CacheManager(sizes, page_size=PAGE, has_prefix_cache=prefix_caching)
+        self.vocab_size = built.spec.vocab_size
         self.scheduler = Scheduler(
-            self.pool,
-            PrefixIndex(self.pool, PAGE) if prefix_caching else None,
+            self.cache,
             Stats(config.max_model_len),
-            page_size=PAGE,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=budget,
             max_chunk_tokens=chunk,
@@ -92,7 +93,7 @@ class Bench:
     def run(self):
         while self.engine.has_work:
             self.step()
-        assert self.pool.num_active == 0
+        assert self.cache.num_active == 0
         return {request_id: self.tokens(request_id) for request_id in self.outputs}
 
     def tokens(self, request_id):

@@ -128,7 +128,7 @@ def test_the_longest_search_that_fits_alone_is_done(num_pages, overlap):
             request = world.search(prompt(length), width, max_tokens=1000, eos=None)
             world.run()
             world.check()
-            most = max_beam_tokens(length, width, num_pages - 1, PAGE)
+            most = max_beam_tokens(length, width, 10**6, world.cache.sizes, PAGE)
             assert request.max_total_tokens == min(length + most, world.longest)
 
 

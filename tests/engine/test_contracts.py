@@ -77,7 +77,7 @@ def add_family(bench, request_id, ids, n, *, tokens, **params):
 
 def add_search(bench, request_id, ids, n, *, tokens, held_back=(3,), bad=(), pattern=None, **params):
     """A beam search of width n, whose answers have ids from request_id on; no longer than the pool allows."""
-    tokens = min(tokens, max_beam_tokens(len(ids), n, bench.pool.num_usable, PAGE))
+    tokens = max_beam_tokens(len(ids), n, tokens, bench.cache.sizes, PAGE)
     params |= {"min_tokens": min(params.get("min_tokens", 0), tokens)}
     params.pop("logprob_token_ids", None)
     bench.engine.add(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxserve.cache.groups import GroupSize
 from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.engine.request import Request
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
@@ -70,7 +71,7 @@ def request(kind, request_id, leader=None, choice=0, followers=0, width=0):
     if width:
         wishes.pop("logprob_token_ids", None)
         wishes |= {"n": width, "use_beam_search": True, "length_penalty": float(dice.uniform(-1, 2))}
-        tokens = min(tokens, max_beam_tokens(len(prompt), width, FEW_PAGES, PAGE))
+        tokens = max_beam_tokens(len(prompt), width, tokens, [GroupSize(num_pages=1 + FEW_PAGES)], PAGE)
         wishes["min_tokens"] = min(wishes.get("min_tokens", 0), tokens)
     params = SamplingParams(**wishes, max_tokens=tokens)
     return Request(

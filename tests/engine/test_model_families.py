@@ -70,4 +70,5 @@ def test_tokens_do_not_depend_on_what_happens_around_a_request(built, params):
 
     preempted = Bench(built, num_pages=1 + 9)
     assert tokens_of(preempted, PROMPT, *OTHERS, **params) == expected, "preempted"
-    assert preempted.counter("num_preemptions") > 0
+    has_full_attention = any(size.window is None for size in built.cache_size.groups)
+    assert (preempted.counter("num_preemptions") > 0) == has_full_attention, "windows alone free enough pages"

@@ -69,7 +69,7 @@ def test_what_is_damaged_is_made_again(start):
 def test_another_setting_is_another_program(start):
     compiled, _, built = start(num_gpu_blocks_override=10)
     assert compiled > 0
-    assert built.num_pages == 10
+    assert built.cache_size.num_pages == 10
 
 
 def doubled(store, log=None):

@@ -78,7 +78,7 @@ def test_without_an_index_nothing_is_cached():
         world.add(prompt(24))
         world.run()
     world.check()
-    assert world.pool.num_cached == world.outputs[2][0].num_cached_tokens == 0
+    assert world.cache.pools[0].num_cached == world.outputs[2][0].num_cached_tokens == 0
 
 
 @BOTH
@@ -186,8 +186,9 @@ def test_choices_share_one_prefill_and_the_pages_of_their_prompt(length, prefix,
     for _ in range(-(-length // 16) + overlap):
         world.step()
     shared = length // PAGE
-    assert world.pool.num_active >= shared
-    assert [world.pool.refcount(page) for page in world.scheduler._requests.running[0].pages[:shared]] == [4] * shared
+    assert world.cache.num_active >= shared
+    pages = world.scheduler._requests.running[0].pages.by_group[0]
+    assert [world.cache.pools[0].refcount(page) for page in pages[:shared]] == [4] * shared
     world.run()
     world.check()
     chunks = [chunk for plan in world.plans for chunk in plan.chunks]
@@ -334,7 +335,7 @@ def test_a_sick_row_ends_alone_and_its_pages_are_not_found_again(overlap):
     world.check(neighbour)
     assert world.reason(sick) == "error"
     sick_tokens = [*sick.prompt_ids, *expected_output(sick).tokens]
-    assert len(world.index.match(hash_pages(sick_tokens, PAGE))) <= written // PAGE
+    assert len(world.cache.indexes[0].match(hash_pages(sick_tokens, PAGE))) <= written // PAGE
     assert world.stats.snapshot(num_running=0, num_waiting=0).counters["nonfinite_logits"] == 1
 
 
@@ -344,7 +345,7 @@ def test_the_page_that_a_sick_step_completes_is_not_published():
     world.step()
     world.runner.nan_request_ids.add(sick.request_id)
     world.run()
-    assert len(world.index) == 1
+    assert len(world.cache.indexes[0]) == 1
 
 
 @BOTH
@@ -353,7 +354,7 @@ def test_no_page_of_a_sick_prompt_is_published(overlap):
     sick = world.add(prompt(30))
     world.runner.nan_request_ids.add(sick.request_id)
     world.run()
-    assert (world.reason(sick), len(world.index)) == ("error", 0)
+    assert (world.reason(sick), len(world.cache.indexes[0])) == ("error", 0)
 
 
 def test_when_the_step_fails_everyone_hears_the_same_honest_error():
@@ -366,7 +367,7 @@ def test_when_the_step_fails_everyone_hears_the_same_honest_error():
         (r.request_id, FinishReason.ERROR, error) for r in requests
     }
     world.scheduler.audit()
-    assert not world.scheduler.has_work and world.pool.num_active == 0
+    assert not world.scheduler.has_work and world.cache.num_active == 0
 
 
 def test_the_same_arrivals_make_the_same_plans():

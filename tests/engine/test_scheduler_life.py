@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from jaxserve.engine.request import Request
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.sampling_params import RepetitionDetection
-from tests.engine.world import EOS, PAGE, SHAPES, STOP, World, prompt
+from tests.engine.world import EOS, PAGE, SHAPES, STOP, WINDOWS, World, prompt
 from tests.fake_runner import expected_output
 
 
@@ -22,6 +22,7 @@ class Life(RuleBasedStateMachine):
         overlap=st.booleans(),
         prefix=st.booleans(),
         max_tokens_per_row=st.integers(1, 2),
+        windows=st.sampled_from(WINDOWS),
     )
     def open(self, num_pages, max_num_seqs, pages_per_step, chunk, **settings) -> None:
         budget = max_num_seqs + PAGE * pages_per_step
@@ -90,10 +91,10 @@ class Life(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(self.world.scheduler.request_ids()))
         self.world.runner.nan_request_ids.add(request_id)
 
-    @precondition(lambda self: self.world.index is not None)
+    @precondition(lambda self: self.world.prefix)
     @rule()
     def clear_cache(self) -> None:
-        self.world.index.clear()
+        self.world.clear_prefix_cache()
 
     @invariant()
     def the_books_add_up(self) -> None:

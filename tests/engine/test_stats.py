@@ -2,9 +2,10 @@
 
 import pytest
 
-from jaxserve.cache.pool import PagePool
+from jaxserve.cache.groups import GroupSize
+from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.stats import COUNTERS, FINISH_REASONS, Histogram, RequestGroup, Stats, log_buckets
-from jaxserve.outputs import FinishReason
+from jaxserve.outputs import CacheGroupStats, FinishReason
 
 
 def numbers(stats: Stats):
@@ -169,12 +170,17 @@ def test_sizes_are_counted_in_ones_twos_and_fives(largest, bounds):
 
 
 def test_pages_are_free_active_or_cached_and_add_up():
-    pool = PagePool(11)
-    pages = pool.allocate(4)
-    pool.mark_cached(pages[0])
-    pool.decref(pages[:2])
-    snapshot = Stats(max_model_len=100).snapshot(num_running=2, num_waiting=3, num_preempted=1, pool=pool)
-    assert (snapshot.pages_total, snapshot.pages_free, snapshot.pages_active, snapshot.pages_cached) == (10, 7, 2, 1)
+    cache = CacheManager([GroupSize(num_pages=11), GroupSize(num_pages=5, window=4, name="window 4")], page_size=4)
+    pages = cache.pools[0].allocate(4)
+    cache.pools[0].mark_cached(pages[0])
+    cache.pools[0].decref(pages[:2])
+    cache.pools[1].allocate(3)
+    snapshot = Stats(max_model_len=100).snapshot(num_running=2, num_waiting=3, num_preempted=1, cache=cache)
+    assert snapshot.cache_groups == (
+        CacheGroupStats("full attention", 10, 7, 2, 1),
+        CacheGroupStats("window 4", 4, 1, 3, 0),
+    )
+    assert (snapshot.pages_active, snapshot.kv_cache_usage) == (5, 0.75)
     assert (snapshot.num_requests_running, snapshot.num_requests_waiting, snapshot.num_requests_preempted) == (2, 3, 1)
 
 

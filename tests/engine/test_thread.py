@@ -4,7 +4,8 @@ import queue
 
 import pytest
 
-from jaxserve.cache.pool import PagePool
+from jaxserve.cache.groups import GroupSize
+from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
@@ -35,12 +36,10 @@ class Brittle(FakeRunner):
 
 @pytest.fixture
 def running():
-    runner = Brittle(num_pages=64, page_size=4, max_num_seqs=4)
+    runner = Brittle([GroupSize(num_pages=64)], page_size=4, max_num_seqs=4)
     scheduler = Scheduler(
-        PagePool(64),
-        None,
+        CacheManager(runner.sizes, page_size=4, has_prefix_cache=False),
         Stats(128),
-        page_size=4,
         max_num_seqs=4,
         max_num_batched_tokens=16,
         max_chunk_tokens=16,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from jaxserve.cache.pool import PagePool
-from jaxserve.cache.prefix import PrefixIndex
+from jaxserve.cache.groups import GroupSize
+from jaxserve.cache.manager import CacheManager
+from jaxserve.cache.sizing import GroupNeeds
 from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.engine.plan import StepPlan
 from jaxserve.engine.request import Request
@@ -36,27 +37,28 @@ class World:
     overlap: bool = False
     prefix: bool = True
     max_tokens_per_row: int = 1
+    windows: tuple[int | None, ...] = (None,)
     outputs: dict[int, list[TokenOutput]] = field(default_factory=dict)
     plans: list[StepPlan] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pool = PagePool(self.num_pages)
-        self.index = PrefixIndex(self.pool, PAGE) if self.prefix else None
+        needs = (GroupNeeds(window=window, page_bytes=1) for window in self.windows)
+        most = (need.request_pages(self.longest, self.chunk, PAGE) + 1 for need in needs)
+        sizes = [
+            GroupSize(num_pages=self.num_pages if window is None else min(self.num_pages, num), window=window)
+            for window, num in zip(self.windows, most, strict=True)
+        ]
+        self.cache = CacheManager(sizes, page_size=PAGE, has_prefix_cache=self.prefix)
         self.ids, self.now = itertools.count(1), itertools.count()
         self.requests: dict[int, Request] = {}
         self.searches: dict[int, Request] = {}
         self.stats = Stats(max_model_len=self.longest)
         self.runner = FakeRunner(
-            num_pages=self.num_pages,
-            page_size=PAGE,
-            max_num_seqs=self.max_num_seqs,
-            max_tokens_per_row=self.max_tokens_per_row,
+            sizes, page_size=PAGE, max_num_seqs=self.max_num_seqs, max_tokens_per_row=self.max_tokens_per_row
         )
         self.scheduler = Scheduler(
-            self.pool,
-            self.index,
+            self.cache,
             self.stats,
-            page_size=PAGE,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.budget,
             max_chunk_tokens=self.chunk,
@@ -115,8 +117,8 @@ class World:
     ) -> Request:
         """A beam search, of a length that the pool can hold."""
         ids = tuple(next(self.ids) for _ in range(n))
-        most = min(max_beam_tokens(len(prompt), n, self.num_pages - 1, PAGE), self.longest - len(prompt))
-        max_tokens = min(max_tokens, most)
+        most = min(max_tokens, self.longest - len(prompt))
+        max_tokens = max_beam_tokens(len(prompt), n, most, self.cache.sizes, PAGE)
         params["min_tokens"] = min(params.get("min_tokens", 0), max_tokens)
         params |= {"stop": str(divisor)} if divisor else {}
         request = Request(
@@ -158,6 +160,10 @@ class World:
         wanted = request.params.logprobs is not None
         assert heard == [one if wanted else replace(one, logprobs=()) for one in truth], request
 
+    def clear_prefix_cache(self) -> None:
+        for index in self.cache.indexes:
+            index.clear()
+
     def step(self) -> list[TokenOutput]:
         """One turn: with overlap a plan is made before the results of the one before are home."""
         plan, outputs = self.scheduler.plan(), []
@@ -193,7 +199,7 @@ class World:
             assert not idle or self.plans[-1], "work waits and nothing runs"
             self.scheduler.audit()
         assert not self.scheduler.has_work
-        assert (self.scheduler.num_running, self.scheduler.num_waiting, self.pool.num_active) == (0, 0, 0)
+        assert (self.scheduler.num_running, self.scheduler.num_waiting, self.cache.num_active) == (0, 0, 0)
 
     def tokens(self, request: Request) -> tuple[int, ...]:
         return tuple(token for output in self.outputs[request.request_id] for token in output.token_ids)
@@ -213,6 +219,9 @@ class World:
 def prompt(length: int, start: int = 2) -> list[int]:
     return [start + i % 7 for i in range(length)]
 
+
+WINDOWS = ((None,), (None, 6), (9, None), (5,), (None, 3, 10))
+"""Windows of the cache groups of a model; None is full attention."""
 
 BOTH = pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
 

@@ -5,6 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from jaxserve import HistogramSnapshot
 from jaxserve.engine import stats
+from jaxserve.outputs import CacheGroupStats
 from server.engine_metrics import COUNTERS, HISTOGRAMS
 from tests.fake_llm import FakeLLM, empty_stats
 
@@ -62,14 +63,14 @@ async def test_every_series_is_there_from_the_start(api):
         labels = (("model_name", "fake/model"), ("reason", reason))
         assert seen["vllm:admission_rejections_total", labels] == 0
     for state in ("total", "free", "active", "cached"):
-        assert key("jaxserve_kv_pages", state=state) in seen
+        assert key("jaxserve_kv_pages", group="full attention", state=state) in seen
 
 
 async def test_the_numbers_are_the_snapshots(api):
     api.llm.snapshots[0] = empty_stats(
         num_requests_running=3,
         num_requests_waiting=2,
-        pages_active=25,
+        cache_groups=(CacheGroupStats("full attention", 100, 75, 25, 0), CacheGroupStats("window 8", 40, 36, 4, 0)),
         counters={"generation_tokens": 7, "prompt_tokens_local_cache_hit": 16, "engine_steps": 5},
         finished={"stop": 4},
         histograms={"request_params_n": HistogramSnapshot((1, 2, 5, 10, 20), (3, 0, 1, 0, 0, 1), 40.0)},
@@ -78,6 +79,7 @@ async def test_the_numbers_are_the_snapshots(api):
     assert seen[key("vllm:num_requests_running")] == 3
     assert seen[key("vllm:num_requests_waiting_by_reason", reason="capacity")] == 2
     assert seen[key("vllm:kv_cache_usage_perc")] == 0.25
+    assert seen[key("jaxserve_kv_pages", group="window 8", state="active")] == 4
     assert seen[key("vllm:generation_tokens_total")] == 7
     assert seen[key("vllm:prompt_tokens_by_source_total", source="local_cache_hit")] == 16
     assert seen[key("vllm:request_success_total", finished_reason="stop")] == 4
@@ -154,9 +156,14 @@ async def test_refusals_at_our_own_door_are_counted(make_api):
 
 async def test_each_replica_has_series_of_its_own(make_api):
     api = make_api(llm=FakeLLM(data_parallel_size=2))
-    api.llm.snapshots = [empty_stats(counters={"generation_tokens": n}, pages_active=n) for n in (5, 7)]
+    api.llm.snapshots = [
+        empty_stats(counters={"generation_tokens": n}, cache_groups=(CacheGroupStats("full attention", 100, 0, n, 0),))
+        for n in (5, 7)
+    ]
     seen = await samples(api)
     assert [seen[key("vllm:generation_tokens_total", engine=engine)] for engine in "01"] == [5, 7]
-    assert [seen[key("jaxserve_kv_pages", engine=engine, state="active")] for engine in "01"] == [5, 7]
+    assert [
+        seen[key("jaxserve_kv_pages", engine=engine, group="full attention", state="active")] for engine in "01"
+    ] == [5, 7]
     assert [seen[key("vllm:request_params_n_count", engine=engine)] for engine in "01"] == [0, 0]
     assert api.llm.stats().counters["generation_tokens"] == 12

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.cache.groups import make_groups
 from jaxserve.cache.pages import make_pages
 from jaxserve.config import EngineConfig
 from jaxserve.models import registry
@@ -55,8 +56,8 @@ class Prefill:
         targets = place_params(registry.abstract_params(params, jnp.float32), params, spec, placement)
         self.leaves = load_params(checkpoint, params, targets)
         self.vocab_size = spec.vocab_size
-        caches = local_caches(architecture.cache(spec), placement.size)
-        make = partial(make_pages, backend, caches, num_pages=4, page_size=16, dtype=jnp.float32)
+        groups = make_groups(local_caches(architecture.cache(spec), placement.size))
+        make = partial(make_pages, backend, groups, num_pages=[4] * len(groups), page_size=16, dtype=jnp.float32)
         self.pages = placement.jit(make, (), STACKED)()
         graphdef, _ = registry.abstract_decoder(spec, jnp.float32, placement.ranks)
         inputs = one_prompt(num_tokens)

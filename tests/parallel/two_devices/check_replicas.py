@@ -65,7 +65,7 @@ def test_sixty_mixed_requests_have_the_tokens_of_one_engine(path, two):
     assert min(shares(two)) > sum(shares(two)) / 4
     stats = two.stats()
     assert stats.counters["generation_tokens"] == sum(shares(two))
-    assert stats.pages_total == 2 * 79 and stats.pages_active == 0
+    assert stats.cache_groups[0].pages_total == 2 * 79 and stats.pages_active == 0
     assert stats.histograms["request_params_n"].counts[-1] == 0
     assert sum(stats.histograms["request_params_n"].counts) == 60
 

@@ -1,0 +1,312 @@
+"""The cache manager: the pages of all sequences, with a pool and a prefix index for each cache group. Host side.
+
+A page of a window group is freed when no later query of its sequence sees it: its place in the sequence's list, and so
+in the page table, becomes 0. If the page is in the prefix index, it stays there until the pool reuses it.
+
+Pages are freed at once, even while a step in flight reads them: the device runs steps in the order in which they were
+enqueued, and a step in flight has its own page tables. So what a later owner writes into a page is written after it was
+last read.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from jaxserve.cache.groups import GroupSize, PageCopy, first_visible_page, num_pages_for
+from jaxserve.cache.pool import CacheInvariantError, PagePool
+from jaxserve.cache.prefix import NO_CONTEXT, CacheContext, PageHashes, PrefixIndex, max_cached_pages
+
+
+@dataclass(slots=True, eq=False)
+class SequencePages:
+    """The pages of one sequence: of a choice or of a beam. Only the cache manager changes them.
+
+    hashes           the hashes of its full pages
+    by_group         for each cache group its pages in order, with zeros in place of freed ones
+    num_freed        for each group how many of its first pages are freed
+    copy_sources     for each group the page of which its next page will be a copy, or 0
+    num_registered   the number of its first pages that no step will write again; the prefix index has seen them
+    """
+
+    hashes: PageHashes
+    by_group: tuple[list[int], ...]
+    num_freed: list[int]
+    copy_sources: list[int]
+    num_registered: int = 0
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The number of pages by group, freed ones included."""
+        return tuple(map(len, self.by_group))
+
+    def iter_owned(self) -> Iterable[tuple[int, int]]:
+        """Yield (index of the group, page) of every page that is not freed."""
+        for group, (pages, num_freed) in enumerate(zip(self.by_group, self.num_freed, strict=True)):
+            for page in pages[num_freed:]:
+                yield group, page
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixHit:
+    """A cached prefix.
+
+    num_pages   the number of its pages
+    by_group    for each cache group these pages, with zeros for those that no later query sees
+    """
+
+    num_pages: int
+    by_group: tuple[list[int], ...]
+
+
+class CacheManager:
+    """The owner of all pages: pools, prefix indexes, and the pages of sequences. One thread owns it.
+
+    sizes              the size of each cache group
+    page_size          the number of tokens of a page
+    has_prefix_cache   whether pages are found again by their tokens
+    """
+
+    def __init__(self, sizes: Sequence[GroupSize], *, page_size: int, has_prefix_cache: bool = True) -> None:
+        self.sizes, self.page_size = tuple(sizes), page_size
+        self.pools = tuple(PagePool(size.num_pages) for size in sizes)
+        self.indexes = tuple(PrefixIndex(pool) for pool in self.pools) if has_prefix_cache else ()
+        self._windows = tuple(size.window for size in sizes)
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether a group frees pages behind a window."""
+        return any(window is not None for window in self._windows)
+
+    @property
+    def num_active(self) -> int:
+        """The number of pages with a reference, of all groups together."""
+        return sum(pool.num_active for pool in self.pools)
+
+    def new_pages(self, context: CacheContext = NO_CONTEXT) -> SequencePages:
+        """Return the empty pages of a new sequence."""
+        num = len(self.sizes)
+        return SequencePages(PageHashes(self.page_size, context), tuple([] for _ in range(num)), [0] * num, [0] * num)
+
+    def capacity(self, pages: SequencePages) -> int:
+        """Return the first position for which a group has no page."""
+        return min(map(len, pages.by_group)) * self.page_size
+
+    # Prefix cache
+
+    def find_hit(self, pages: SequencePages, token_ids: Sequence[int]) -> PrefixHit:
+        """Return the longest cached prefix that every group can serve; at least one token is left to compute.
+
+        A full group needs all pages of the prefix, a window group those that the next query sees.
+        """
+        hashes = self.cacheable_hashes(pages, token_ids) if self.indexes else []
+        num = len(hashes)
+        for index, window in zip(self.indexes, self._windows, strict=False):
+            if window is None:
+                num = len(index.match(hashes[:num]))
+        before = None
+        while num != before:
+            before = num
+            for index, window in zip(self.indexes, self._windows, strict=False):
+                if window is not None:
+                    num = self._fit_window(index, hashes, num, window)
+        by_group: list[list[int]] = [[] for _ in self.sizes]
+        for group, index in enumerate(self.indexes):
+            first = self._first_visible(group, num * self.page_size)
+            by_group[group] = [0] * first + [index.find(page_hash) or 0 for page_hash in hashes[first:num]]
+        return PrefixHit(num, tuple(by_group))
+
+    def cacheable_hashes(self, pages: SequencePages, token_ids: Sequence[int]) -> list[bytes]:
+        """Return the hashes of the pages that a prefix hit may cover."""
+        return pages.hashes.extend(token_ids)[: max_cached_pages(len(token_ids), self.page_size)]
+
+    def _fit_window(self, index: PrefixIndex, hashes: Sequence[bytes], num: int, window: int) -> int:
+        """Return the largest number of pages up to `num` of which all that the next query sees are cached."""
+        while num:
+            first = first_visible_page(num * self.page_size, window, self.page_size)
+            missing = next((each for each in reversed(range(first, num)) if index.find(hashes[each]) is None), None)
+            if missing is None:
+                break
+            num = missing  # every longer prefix up to here needs this page, too
+        return num
+
+    # Life of a sequence
+
+    def count_missing(self, hit: PrefixHit, num_tokens: int, max_tokens: int) -> tuple[int, ...]:
+        """Return by group how many pages a sequence needs at its start besides those of a hit.
+
+        num_tokens   the number of its tokens; full groups need pages for all of them
+        max_tokens   the largest number of tokens of its first step; window groups need pages for them
+        """
+        end = min(num_tokens, hit.num_pages * self.page_size + max_tokens)
+        return tuple(
+            num_pages_for(num_tokens if window is None else end, self.page_size) - hit.num_pages
+            for window in self._windows
+        )
+
+    def start(self, pages: SequencePages, hit: PrefixHit, missing: Sequence[int], watermarks: Sequence[int]) -> bool:
+        """Give a sequence the pages of a hit and new ones; return False, without any change, if too few are free.
+
+        missing      the number of new pages by group
+        watermarks   by group how many pages must stay free besides
+        """
+        for pool, hits in zip(self.pools, hit.by_group, strict=True):
+            pool.incref(page for page in hits if page)
+        new_pages = self._allocate(missing, watermarks)
+        if new_pages is None:
+            for pool, hits in zip(self.pools, hit.by_group, strict=True):
+                pool.decref([page for page in hits if page])
+            return False
+        for group, (hits, new) in enumerate(zip(hit.by_group, new_pages, strict=True)):
+            pages.by_group[group][:] = hits + new
+            pages.num_freed[group] = self._first_visible(group, hit.num_pages * self.page_size)
+        pages.num_registered = hit.num_pages
+        return True
+
+    def append(self, pages: SequencePages, end: int, watermarks: Sequence[int] | None = None) -> list[PageCopy] | None:
+        """Append the pages that a sequence misses for its tokens before position `end`.
+
+        Returns the page copies to make before the next step, or None, without any change, if too few pages are free.
+
+        watermarks   by group how many pages must stay free besides
+        """
+        needed = num_pages_for(end, self.page_size)
+        new_pages = self._allocate([max(0, needed - num) for num in pages.lengths], watermarks)
+        if new_pages is None:
+            return None
+        copies = []
+        for group, new in enumerate(new_pages):
+            pages.by_group[group].extend(new)
+            if new and pages.copy_sources[group]:
+                copies.append((group, pages.copy_sources[group], new[0]))
+                pages.copy_sources[group] = 0
+        return copies
+
+    def move(self, pages: SequencePages) -> SequencePages:
+        """Move the pages of a sequence to another one without hashes, which is returned: to its first beam."""
+        moved = self.new_pages()
+        moved.by_group, pages.by_group = pages.by_group, moved.by_group
+        moved.num_freed, pages.num_freed = pages.num_freed, moved.num_freed
+        moved.num_registered, pages.num_registered = pages.num_registered, 0
+        return moved
+
+    def fork(self, parent: SequencePages, child: SequencePages, num_tokens: int) -> SequencePages:
+        """Give a sequence without pages those of a parent with which it shares num_tokens tokens, and return it.
+
+        Full pages are shared. If the last page is not full, the next `append` gives a copy of it.
+        """
+        num_full, num_in_last = divmod(num_tokens, self.page_size)
+        child.num_registered = num_full  # what the parent has not registered yet, it will
+        for group, (pool, pages) in enumerate(zip(self.pools, parent.by_group, strict=True)):
+            first = self._first_visible(group, num_tokens)
+            shared = pages[first:num_full]
+            pool.incref(shared)
+            child.by_group[group][:] = [0] * first + shared
+            child.num_freed[group] = first
+            child.copy_sources[group] = pages[num_full] if num_in_last else 0
+        return child
+
+    def free_behind(self, pages: SequencePages, position: int) -> bool:
+        """Free the pages that no query at `position` or later sees; return whether there were any."""
+        has_freed = False
+        for group, window in enumerate(self._windows):
+            first, end = pages.num_freed[group], self._first_visible(group, position)
+            if window is not None and end > first:
+                group_pages = pages.by_group[group]
+                self.pools[group].decref(group_pages[first:end])
+                group_pages[first:end] = [0] * (end - first)
+                pages.num_freed[group] = end
+                has_freed = True
+        return has_freed
+
+    def register(self, pages: SequencePages, token_ids: Sequence[int], num_written: int) -> bool:
+        """Add the pages to the prefix index that a finished step has filled, and free those behind the window.
+
+        num_written   the number of the sequence's tokens whose keys and values are written
+
+        Returns whether pages were freed. A step in flight may compute any position from num_written on.
+        """
+        num_full = num_written // self.page_size
+        if num_full > pages.num_registered:
+            hashes = pages.hashes.extend(token_ids) if self.indexes else []
+            for group, index in enumerate(self.indexes):
+                for number in range(max(pages.num_registered, pages.num_freed[group]), num_full):
+                    index.register(hashes[number], pages.by_group[group][number])
+            pages.num_registered = num_full
+        return self.has_windows and self.free_behind(pages, num_written)
+
+    def free(self, pages: SequencePages) -> None:
+        """Free all pages of a sequence, which may start again."""
+        for group, pool in enumerate(self.pools):
+            pool.decref(pages.by_group[group][pages.num_freed[group] :])
+            pages.by_group[group].clear()
+            pages.num_freed[group] = pages.copy_sources[group] = 0
+        pages.num_registered = 0
+
+    def plan_release(self, hit: PrefixHit) -> "PlannedRelease":
+        """Return a count of what would be free for a sequence with this hit if others freed their pages."""
+        return PlannedRelease(self.pools, hit)
+
+    def _allocate(self, nums: Sequence[int], watermarks: Sequence[int] | None = None) -> tuple[list[int], ...] | None:
+        """Return new pages by group, or None if one of the pools has too few."""
+        if any(
+            num + reserve > pool.num_free
+            for pool, num, reserve in zip(self.pools, nums, watermarks or [0] * len(nums), strict=True)
+        ):
+            return None
+        return tuple(pool.allocate(num) or [] for pool, num in zip(self.pools, nums, strict=True))
+
+    def _first_visible(self, group: int, position: int) -> int:
+        return first_visible_page(position, self._windows[group], self.page_size)
+
+    # Audit
+
+    def audit(self, owned: Iterable[SequencePages], writable: Iterable[tuple[SequencePages, int]] = ()) -> None:
+        """Compare pools and prefix indexes with the pages of all sequences.
+
+        owned      the pages of every sequence and beam
+        writable   those of sequences that will be computed further, each with the first position of a later step
+
+        Raises CacheInvariantError if they do not match.
+        """
+        owned = list(owned)
+        for pages in owned:
+            for group_pages, num in zip(pages.by_group, pages.num_freed, strict=True):
+                if any(group_pages[:num]) or not all(group_pages[num:]) or num > len(group_pages):
+                    raise CacheInvariantError(f"the first {num} pages and no others should be freed: {group_pages}")
+        first_pages = [(pages, max(pages.num_registered, start // self.page_size)) for pages, start in writable]
+        for group, pool in enumerate(self.pools):
+            pool.audit(
+                (pages.by_group[group][pages.num_freed[group] :] for pages in owned),
+                chain.from_iterable(pages.by_group[group][first:] for pages, first in first_pages),
+            )
+
+
+class PlannedRelease:
+    """A count of the pages that would be free for a waiting sequence if some others freed theirs.
+
+    pools   the pools of all groups
+    hit     the cached prefix of the waiting sequence, which is not free for it
+    """
+
+    def __init__(self, pools: Sequence[PagePool], hit: PrefixHit) -> None:
+        self._pools = pools
+        self._hits = tuple({page for page in pages if page} for pages in hit.by_group)
+        self._num_free = [
+            pool.num_free - sum(1 for page in hits if not pool.refcount(page))
+            for pool, hits in zip(pools, self._hits, strict=True)
+        ]
+        self._released: Counter[tuple[int, int]] = Counter()
+
+    def add(self, pages: SequencePages) -> None:
+        """Count the pages of a sequence as freed."""
+        for group, page in pages.iter_owned():
+            self._released[group, page] += 1
+            is_free = self._released[group, page] == self._pools[group].refcount(page)
+            self._num_free[group] += is_free and page not in self._hits[group]
+
+    def allows(self, nums: Sequence[int], watermarks: Sequence[int]) -> bool:
+        """Return whether so many pages by group would be free, and so many more."""
+        return all(
+            num + reserve <= num_free for num, reserve, num_free in zip(nums, watermarks, self._num_free, strict=True)
+        )
