@@ -49,6 +49,7 @@ def build_hf_config(
     heads = metadata.get_positive_int(".attention.head_count")
     hidden = metadata.get_positive_int(".embedding_length")
     head_dim = metadata.get_positive_int(".attention.key_length", max(hidden // heads, 1))
+    eps_name, eps_key = (family.layer_norm_eps, "epsilon") if family.layer_norm_eps else ("rms_norm_eps", "rms_epsilon")
     config: dict[str, Any] = {
         "architectures": [family.class_name],
         "model_type": family.model_type,
@@ -59,7 +60,7 @@ def build_hf_config(
         "num_attention_heads": heads,
         "num_key_value_heads": metadata.get_positive_int(".attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "rms_norm_eps": metadata.get_positive_float(".attention.layer_norm_rms_epsilon"),
+        eps_name: metadata.get_positive_float(f".attention.layer_norm_{eps_key}"),
         "max_position_embeddings": metadata.get_positive_int(".context_length"),
         "vocab_size": embedding[0],
         "tie_word_embeddings": "output.weight" not in shapes,

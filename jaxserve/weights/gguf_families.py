@@ -15,6 +15,8 @@ ExtraConfig: TypeAlias = Callable[[GGUFMetadata, Mapping[str, Any], Mapping[str,
 
 GEMMA_SCALES_BY_WIDTH = {("gemma2", 46), ("gemma3", 62)}
 """Architecture and layers of the models (27B) whose scores are scaled by their width a head, not by the head size."""
+STARCODER2_WINDOW = 4096
+"""Window of the published models, which the converter leaves out."""
 SANDWICH_NAMES = {
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
@@ -24,6 +26,7 @@ POST_NORM_NAMES = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+UNGATED_NAMES = {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
 FUSED_NAMES = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
 
 
@@ -36,6 +39,7 @@ class GGUFFamily:
     is_permuted              rows of queries and keys lie in the order of interleaved rotation
     norm_offset              norms are stored as the checkpoint's plus this
     names                    layers' tensors that are called otherwise than usual
+    layer_norm_eps           what config.json calls the epsilon of LayerNorms; None: norms are RMSNorms
     """
 
     class_name: str
@@ -44,6 +48,7 @@ class GGUFFamily:
     is_permuted: bool = False
     norm_offset: float = 0.0
     names: Mapping[str, str] = field(default_factory=dict)
+    layer_norm_eps: str | None = None
 
 
 def _biases(metadata: GGUFMetadata, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -174,6 +179,31 @@ def _window(metadata: GGUFMetadata) -> int | None:
     return metadata.get_positive_int(key) if metadata.find(key) else None
 
 
+def _stablelm(
+    metadata: GGUFMetadata, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Tensors say what is computed: the converter writes a true use_parallel_residual where config.json has none."""
+    metadata.find(".use_parallel_residual")
+    return {
+        "partial_rotary_factor": config["rotated"] / config["head_dim"],
+        "use_qkv_bias": "blk.0.attn_q.bias" in shapes,
+        "use_parallel_residual": "blk.0.ffn_norm.weight" not in shapes,
+        "qk_layernorm": "blk.0.attn_q_norm.weight" in shapes,
+    }
+
+
+def _starcoder2(
+    metadata: GGUFMetadata, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """The window is that of the published models where the file has none."""
+    is_written = metadata.find(".attention.sliding_window") is not None
+    return {
+        "hidden_act": "gelu_pytorch_tanh",
+        "use_bias": "blk.0.attn_q.bias" in shapes,
+        "sliding_window": _window(metadata) if is_written else STARCODER2_WINDOW,
+    }
+
+
 FAMILIES: dict[str, GGUFFamily] = {
     "gemma2": GGUFFamily("Gemma2ForCausalLM", "gemma2", _gemma2, norm_offset=1.0, names=SANDWICH_NAMES),
     "gemma3": GGUFFamily("Gemma3ForCausalLM", "gemma3_text", _gemma3, norm_offset=1.0, names=SANDWICH_NAMES),
@@ -190,5 +220,9 @@ FAMILIES: dict[str, GGUFFamily] = {
     ),
     "qwen3moe": GGUFFamily("Qwen3MoeForCausalLM", "qwen3_moe", _qwen3moe),
     "smollm3": GGUFFamily("SmolLM3ForCausalLM", "smollm3", _biases, is_permuted=True),
+    "stablelm": GGUFFamily("StableLmForCausalLM", "stablelm", _stablelm, layer_norm_eps="layer_norm_eps"),
+    "starcoder2": GGUFFamily(
+        "Starcoder2ForCausalLM", "starcoder2", _starcoder2, names=UNGATED_NAMES, layer_norm_eps="norm_epsilon"
+    ),
 }
 """By general.architecture."""

@@ -27,6 +27,8 @@ ARCHITECTURES = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "stablelm": gguf.MODEL_ARCH.STABLELM,
+    "starcoder2": gguf.MODEL_ARCH.STARCODER2,
 }
 """model_type → architecture of the file. A Mistral that is no text part is written as Llama, see test_gguf.py."""
 PERMUTED = {"granite", "llama", "ministral3", "mistral", "mixtral", "smollm3"}
@@ -81,8 +83,9 @@ def keys_of(config: dict[str, Any]) -> dict[str, Any]:
         "feed_forward_length": config["intermediate_size"],
         "attention.head_count": heads,
         "attention.head_count_kv": config["num_key_value_heads"],
-        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
     }
+    norm_keys = {"rms_norm_eps": "rms_epsilon", "layer_norm_eps": "epsilon", "norm_epsilon": "epsilon"}
+    keys |= {f"attention.layer_norm_{key}": config[name] for name, key in norm_keys.items() if name in config}
     if "head_dim" in config:
         keys |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
     if model_type in PERMUTED:
@@ -127,6 +130,10 @@ def family_keys(config: dict[str, Any], head_dim: int) -> dict[str, Any]:
             return phi3_keys(config, head_dim)
         case "qwen3_moe":
             return {"expert_feed_forward_length": config["moe_intermediate_size"]}
+        case "stablelm":
+            rotated = int(config["rope_parameters"]["partial_rotary_factor"] * head_dim)
+            is_parallel = config.get("use_parallel_residual", True)
+            return {"rope.dimension_count": rotated, "use_parallel_residual": is_parallel, "rope.freq_base": None}
     return {}
 
 

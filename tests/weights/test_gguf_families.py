@@ -55,6 +55,14 @@ CASES = {
     "phi4-mini: longrope, part of a head": config("phi3", tie_word_embeddings=True) | LONGROPE,
     "qwen3 moe": config("qwen3_moe", mlp_only_layers=[]),
     "smollm3": config("smollm3", "no_rope_layers", num_hidden_layers=5),
+    "stablelm": config("stablelm"),
+    "stablelm, parallel, tied": config(
+        "stablelm", use_qkv_bias=False, use_parallel_residual=True, tie_word_embeddings=True
+    ),
+    "starcoder2": config("starcoder2", sliding_window=4096),
+    "starcoder2 without biases, untied": config(
+        "starcoder2", sliding_window=4096, use_bias=False, tie_word_embeddings=False
+    ),
     "smollm3 with biases, a head size": config("smollm3", "no_rope_layers", head_dim=24, attention_bias=True),
 }
 
@@ -151,6 +159,12 @@ def test_a_file_may_say_which_layers_have_windows(tmp_path, pattern):
 def test_no_window_is_no_window_in_any_layer(tmp_path):
     checkpoint = written(tmp_path, CASES["gemma3: a period of six layers"], metadata={"attention.sliding_window": 0})
     assert {layer.attention.window for layer in read(checkpoint.config).layers} == {None}
+
+
+@pytest.mark.parametrize(("stored", "window"), [(0, None), (24, 24)])
+def test_starcoder2_files_may_say_another_window_than_the_published_models_have(tmp_path, stored, window):
+    checkpoint = written(tmp_path, CASES["starcoder2"], metadata={"attention.sliding_window": stored})
+    assert read(checkpoint.config) == read(CASES["starcoder2"] | {"sliding_window": window})
 
 
 def test_a_factor_of_scores_that_is_not_longrope_s_usual_one_is_kept(tmp_path):
