@@ -10,53 +10,12 @@ last read.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 from jaxserve.cache.groups import GroupSize, PageCopy, first_visible_page, num_pages_for
 from jaxserve.cache.pool import CacheInvariantError, PagePool
 from jaxserve.cache.prefix import NO_CONTEXT, CacheContext, PageHashes, PrefixIndex, max_cached_pages
-
-
-@dataclass(slots=True, eq=False)
-class SequencePages:
-    """The pages of one sequence: of a choice or of a beam. Only the cache manager changes them.
-
-    hashes           the hashes of its full pages
-    by_group         for each cache group its pages in order, with zeros in place of freed ones
-    num_freed        for each group how many of its first pages are freed
-    copy_sources     for each group the page of which its next page will be a copy, or 0
-    num_registered   the number of its first pages that no step will write again; the prefix index has seen them
-    """
-
-    hashes: PageHashes
-    by_group: tuple[list[int], ...]
-    num_freed: list[int]
-    copy_sources: list[int]
-    num_registered: int = 0
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """The number of pages by group, freed ones included."""
-        return tuple(map(len, self.by_group))
-
-    def iter_owned(self) -> Iterable[tuple[int, int]]:
-        """Yield (index of the group, page) of every page that is not freed."""
-        for group, (pages, num_freed) in enumerate(zip(self.by_group, self.num_freed, strict=True)):
-            for page in pages[num_freed:]:
-                yield group, page
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixHit:
-    """A cached prefix.
-
-    num_pages   the number of its pages
-    by_group    for each cache group these pages, with zeros for those that no later query sees
-    """
-
-    num_pages: int
-    by_group: tuple[list[int], ...]
+from jaxserve.cache.sequence_pages import PrefixHit, SequencePages
 
 
 class CacheManager:

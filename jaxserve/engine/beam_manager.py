@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxserve.cache.groups import GroupSize, PageCopy, max_window_pages, num_pages_for
-from jaxserve.cache.manager import CacheManager, SequencePages
+from jaxserve.cache.manager import CacheManager
+from jaxserve.cache.sequence_pages import SequencePages
 from jaxserve.engine.beam_search import BeamSearch
 from jaxserve.engine.plan import DecodeBatch, Mask, RowUpdate, SampledTokens
 from jaxserve.engine.request import Request, make_mask

@@ -1,6 +1,7 @@
 """Reuse of prefix pages: those in the cache, and those that another running prefill is about to add to it."""
 
-from jaxserve.cache.manager import CacheManager, PrefixHit
+from jaxserve.cache.manager import CacheManager
+from jaxserve.cache.sequence_pages import PrefixHit
 from jaxserve.engine.sequence import Sequence
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxserve.cache.groups import PageCopy
-from jaxserve.cache.manager import CacheManager, PrefixHit
+from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.pool import CacheInvariantError
 from jaxserve.cache.prefix import CacheContext
+from jaxserve.cache.sequence_pages import PrefixHit
 from jaxserve.engine.beam_manager import BeamManager
 from jaxserve.engine.decode_batch_cache import DecodeBatchCache
 from jaxserve.engine.plan import SampledTokens

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxserve.cache.manager import SequencePages
+from jaxserve.cache.sequence_pages import SequencePages
 from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.engine.request import (
