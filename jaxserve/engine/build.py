@@ -160,7 +160,7 @@ def build(
     trackers = on_checked(checked) if on_checked else NO_TRACKERS
     directory = use_compilation_cache(config.compilation_cache_dir)
 
-    peak_rates = get_peak_rates(placement.devices[0], dtype, config.quantization) if config.roofline else None
+    peak_rates = get_peak_rates(placement.devices, dtype, config.quantization) if config.roofline else None
     model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size, groups, placement.ranks)
     buckets = _buckets(config, platform, chunk_tokens)
     with ThreadPoolExecutor(1, "load") as threads:  # while programs are compiled, which needs only shapes

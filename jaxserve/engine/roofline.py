@@ -35,7 +35,7 @@ _MATMUL_SIDE = {"cpu": 1024}
 
 @dataclass(frozen=True, slots=True)
 class PeakRates:
-    """The highest rates that a device reaches.
+    """The highest rates that a device reaches, or that those of a mesh reach together.
 
     bytes_per_s   Bytes read from memory per second.
     flops_per_s   Floating-point operations of a matrix product per second.
@@ -43,6 +43,10 @@ class PeakRates:
 
     bytes_per_s: float
     flops_per_s: float
+
+    def times(self, num_devices: int) -> "PeakRates":
+        """Return the rates that several such devices reach together."""
+        return PeakRates(num_devices * self.bytes_per_s, num_devices * self.flops_per_s)
 
     def __str__(self) -> str:
         return f"reads {self.bytes_per_s / 1e9:.1f} GB/s, multiplies {self.flops_per_s / 1e9:.0f} GFLOP/s"
@@ -63,11 +67,11 @@ class StepCost:
 
 
 class Roofline:
-    """An estimator of the cost of plans, for one model on one device.
+    """An estimator of the cost of plans, for one model on one mesh.
 
     cost           The model's weights and the work of its attention.
     itemsize       Bytes of a number of the activations and of the cache.
-    peak_rates     The device's rates.
+    peak_rates     The rates of all its devices.
     quantization   How the weights are packed.
     """
 
@@ -132,18 +136,20 @@ def _num_attended(end: int, window: int) -> float:
     return growing * (growing + 1) / 2 + (end - growing) * window
 
 
-def get_peak_rates(device: Any, dtype: np.dtype, quantization: Quantization = "none") -> PeakRates:
-    """Return the peak rates of a device for weights of this kind.
+def get_peak_rates(devices: Sequence[Any], dtype: np.dtype, quantization: Quantization = "none") -> PeakRates:
+    """Return the peak rates that the devices of a mesh reach together, for weights of this kind.
 
-    They are measured once, then read from the user's cache directory.
+    Those of one device are measured once, then read from the user's cache directory. Several devices of a CPU share its
+    cores and its memory, and are as fast as one.
     """
+    device = devices[0]
     kind = re.sub(r"[^A-Za-z0-9.]+", "-", device.device_kind)
     path = cache_dir("limits") / f"{machine_key()}-{kind}-{_num_cores()}-cores-{_weights(dtype, quantization)}.json"
     peak_rates = _load(path)
     if peak_rates is None:
         peak_rates = measure_peak_rates(device, dtype, quantization=quantization)
         _save(path, peak_rates)
-    return peak_rates
+    return peak_rates if device.platform == "cpu" else peak_rates.times(len(devices))
 
 
 def measure_peak_rates(

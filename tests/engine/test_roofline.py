@@ -1,6 +1,7 @@
 """The work of a step is counted as by hand, the limits are measured once, and without a roofline nothing is counted."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -78,13 +79,21 @@ def test_the_limits_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         module, "measure_peak_rates", lambda device, dtype, quantization: asked.append(dtype) or PeakRates(2.0, 3.0)
     )
-    device, dtype = jax.devices()[0], np.dtype(np.float32)
+    device, dtype = jax.devices()[:1], np.dtype(np.float32)
     assert get_peak_rates(device, dtype) == get_peak_rates(device, dtype) == PeakRates(2.0, 3.0)
     assert len(asked) == 1
     (file,) = (tmp_path / "jaxserve" / "limits").iterdir()
     file.write_text("half a fi")
     assert get_peak_rates(device, dtype) == PeakRates(2.0, 3.0)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("platform", "times"), [("gpu", 4), ("cpu", 1)])
+def test_accelerators_add_up_and_the_devices_of_a_cpu_are_one(platform, times, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "measure_peak_rates", lambda *_, **__: PeakRates(2.0, 3.0))
+    devices = [SimpleNamespace(platform=platform, device_kind="a kind")] * 4
+    assert get_peak_rates(devices, np.dtype(np.float32)) == PeakRates(2.0 * times, 3.0 * times)
 
 
 def test_a_probe_finds_positive_limits(monkeypatch):
