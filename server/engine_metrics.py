@@ -22,21 +22,6 @@ FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 OUTCOMES = {"stop": "ok", "length": "ok", "repetition": "ok", "abort": "aborted", "error": "error"}
 REJECTION_REASONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 
-FIRST_TOKEN_BUCKETS_S = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
-    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
-)
-TOKEN_BUCKETS_S = (
-    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
-    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
-)
-REQUEST_BUCKETS_S = (
-    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
-    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
-)
-STEP_TOKEN_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-CONTEXT_BUCKETS = None  # stands for 1, 2, 5, 10 ... up to max_model_len
-
 COUNTERS = {
     "prefix_cache_queries": "Tokens looked up in the prefix cache.",
     "prefix_cache_hits": "Tokens found in the prefix cache.",
@@ -74,23 +59,23 @@ GAUGES = {
     "event_loop_lag_seconds": "How late the event loop was at worst since the last scrape.",
     "open_connections": "Connections that are open.",
 }
-HISTOGRAMS: dict[str, tuple[tuple[float, ...] | None, str]] = {
-    "time_to_first_token_seconds": (FIRST_TOKEN_BUCKETS_S, "Arrival to first token."),
-    "inter_token_latency_seconds": (TOKEN_BUCKETS_S, "Time between two tokens."),
-    "request_time_per_output_token_seconds": (TOKEN_BUCKETS_S, "Decode time by token, one sample a request."),
-    "e2e_request_latency_seconds": (REQUEST_BUCKETS_S, "Arrival to last token."),
-    "request_queue_time_seconds": (REQUEST_BUCKETS_S, "Queued to first scheduled."),
-    "request_inference_time_seconds": (REQUEST_BUCKETS_S, "Scheduled to last token."),
-    "request_prefill_time_seconds": (REQUEST_BUCKETS_S, "Scheduled to first token."),
-    "request_decode_time_seconds": (REQUEST_BUCKETS_S, "First to last token."),
-    "request_prompt_tokens": (CONTEXT_BUCKETS, "Prompt tokens of a request."),
-    "request_generation_tokens": (CONTEXT_BUCKETS, "Generated tokens of a request."),
-    "request_max_num_generation_tokens": (CONTEXT_BUCKETS, "Generated tokens of a request's longest choice."),
-    "request_params_max_tokens": (CONTEXT_BUCKETS, "The max_tokens of a request."),
-    "request_prefill_kv_computed_tokens": (CONTEXT_BUCKETS, "Prompt tokens computed, cached ones left out."),
-    "iteration_tokens_total": (STEP_TOKEN_BUCKETS, "Tokens computed by one step."),
-    "request_params_n": ((1, 2, 5, 10, 20), "The n of a request."),
-    "request_num_preemptions": ((1, 2, 3, 4, 5, 10, 20), "Preemptions of a request."),
+HISTOGRAMS = {
+    "time_to_first_token_seconds": "Arrival to first token.",
+    "inter_token_latency_seconds": "Time between two tokens.",
+    "request_time_per_output_token_seconds": "Decode time by token, one sample a request.",
+    "e2e_request_latency_seconds": "Arrival to last token.",
+    "request_queue_time_seconds": "Queued to first scheduled.",
+    "request_inference_time_seconds": "Scheduled to last token.",
+    "request_prefill_time_seconds": "Scheduled to first token.",
+    "request_decode_time_seconds": "First to last token.",
+    "request_prompt_tokens": "Prompt tokens of a request.",
+    "request_generation_tokens": "Generated tokens of a request.",
+    "request_max_num_generation_tokens": "Generated tokens of a request's longest choice.",
+    "request_params_max_tokens": "The max_tokens of a request.",
+    "request_prefill_kv_computed_tokens": "Prompt tokens computed, cached ones left out.",
+    "iteration_tokens_total": "Tokens computed by one step.",
+    "request_params_n": "The n of a request.",
+    "request_num_preemptions": "Preemptions of a request.",
 }
 
 Engines = Sequence[StatsSnapshot]  # one for each replica
@@ -164,11 +149,8 @@ class EngineCollector(Collector):
         yield family
 
     def _collect_histograms(self, engines: Engines) -> Iterator[Metric]:
-        for name, (bounds, help) in HISTOGRAMS.items():
-            if bounds is None:
-                bounds = log_buckets(self._llm.config.max_model_len or 1)
-            empty = HistogramSnapshot(bounds, (0,) * (len(bounds) + 1), 0.0)
-            yield self._make_histogram(f"vllm:{name}", help, [stats.histograms.get(name, empty) for stats in engines])
+        for name, help in HISTOGRAMS.items():
+            yield self._make_histogram(f"vllm:{name}", help, [stats.histograms[name] for stats in engines])
 
     def _collect_own(self, engines: Engines) -> Iterator[Metric]:
         yield self._make_pages(engines)
@@ -283,12 +265,3 @@ def get_parallel_settings(llm: AsyncLLM) -> dict[str, str]:
         "enable_expert_parallel": str(config.enable_expert_parallel),
         "device": llm.description.get("device", ""),
     }
-
-
-def log_buckets(largest: int) -> tuple[int, ...]:
-    """Return 1, 2, 5, 10, 20, 50 ... up to `largest`, the bounds of a histogram."""
-    bounds, decade = [], 1
-    while decade <= largest:
-        bounds += [step * decade for step in (1, 2, 5) if step * decade <= largest]
-        decade *= 10
-    return tuple(bounds)

@@ -28,6 +28,7 @@ from jaxserve import (
 )
 from jaxserve.admission import AdmissionQueue
 from jaxserve.cache.groups import GroupSize
+from jaxserve.engine.stats import Stats
 from jaxserve.generation_defaults import GenerationDefaults
 from jaxserve.output_plan import check_thinking_budget, check_tool_choice
 from jaxserve.outputs import CacheGroupStats
@@ -342,14 +343,8 @@ def make_logprob(token_id: int, logprob: float, rank: int | None = None) -> Logp
 
 
 def empty_stats(**changes: Any) -> StatsSnapshot:
-    nothing: dict[str, Any] = {
-        "num_requests_running": 0,
-        "num_requests_waiting": 0,
-        "num_requests_preempted": 0,
-        "cache_groups": (CacheGroupStats("full attention", 100, 100, 0, 0),),
-        "counters": {},
-        "finished": {},
-        "rejected": {},
-        "histograms": {},
-    }
-    return StatsSnapshot(**{**nothing, **changes})
+    """Return what an engine says before its first request; histograms in `changes` replace those of the same name."""
+    nothing = Stats(CONTEXT).snapshot(num_running=0, num_waiting=0)
+    histograms = {**nothing.histograms, **changes.pop("histograms", {})}
+    groups = (CacheGroupStats("full attention", 100, 100, 0, 0),)
+    return replace(nothing, **{"cache_groups": groups, "histograms": histograms, **changes})
