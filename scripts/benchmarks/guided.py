@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxserve.config import DEFAULT_MODEL, EngineConfig
-from jaxserve.engine.build import LoadedEngine, build
+from jaxserve.engine.build import LoadedEngine
 from jaxserve.engine.request import Request
 from jaxserve.grammar_store import build_grammar_tokenizer
+from jaxserve.loading import load_engines
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling.penalties import pack_bits
 from jaxserve.sampling_params import SamplingParams
@@ -83,7 +84,7 @@ def tokens_per_s(
     most = steps + 4 * len(prompts) + 100
     params = SamplingParams(temperature=0, max_tokens=most)
     for at, prompt in enumerate(prompts):
-        its = grammar if at < num_guided else None
+        its = grammar.spec if at < num_guided else None
         engine.add(Request(at, prompt, params, at, len(prompt) + most, stop_ids_until_min_tokens=ends, grammar=its))
 
     def step() -> int:
@@ -197,8 +198,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the numbers here, too")
     arguments = parser.parse_args(words)
-    built = build(EngineConfig(model=arguments.model))
-    tokenizer = Tokenizer.load(built.path)
+    (built,), text = load_engines(EngineConfig(model=arguments.model))
+    tokenizer = text.tokenizer
     ends, vocab = (tokenizer.eos_token_id or 0,), built.spec.vocab_size
     compiler = GrammarCompiler(build_grammar_tokenizer(tokenizer, ends, vocab))
     grammar = compiler.compile(StructuredOutputs(json=json.dumps(SCHEMA)))
@@ -209,6 +210,7 @@ def main(words: Sequence[str]) -> int:
     show(built, results)
     compiler.close()
     built.engine.close()
+    text.close()
     if arguments.json:
         arguments.json.write_text(json.dumps({"about": built.description, "guided": results}, indent=1))
     return 0
