@@ -21,7 +21,7 @@ from jaxserve.models.spec import (
 
 Layout: TypeAlias = Mapping[str, str]
 """Module of a layer → its stem in the checkpoint. Projections that follow each other and share a stem are rows of one
-fused tensor, in this order."""
+fused tensor, in this order. Which modules a layer has follows from its spec: without a gate it has up and down."""
 
 LLAMA_LAYOUT: Layout = {
     "query": "self_attn.q_proj",
