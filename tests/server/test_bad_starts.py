@@ -15,7 +15,7 @@ from jaxserve.attention import BACKENDS
 from jaxserve.attention.reference import ReferenceAttention
 from jaxserve.config import ATTENTION_BACKENDS
 from jaxserve.engine import build as build_module
-from jaxserve.engine.runner import Runner
+from jaxserve.engine.executor import Executor
 from jaxserve.weights import hub, safetensors
 from server import cli
 from tests.models.tiny import write
@@ -66,7 +66,7 @@ def start(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
             (build_module, "get_peak_rates"),
             (build_module, "compile_all"),
         ),
-        *((Runner, "compile"), (safetensors.SafetensorsCheckpoint, "read")),
+        *((Executor, "compile"), (safetensors.SafetensorsCheckpoint, "read")),
     ):
         monkeypatch.setattr(owner, name, forbidden)
     monkeypatch.setenv("XDG_CACHE_HOME", str(files / "cache"))
