@@ -63,7 +63,7 @@ def count_operations(spec: DecoderSpec, backend: NoAttention | None = None) -> C
     def count(name: str) -> Counter[str]:
         body = bodies[name]
         operations = Counter(re.findall(r"(?<!applies )(?<!#)stablehlo\.(\w+)", body))
-        return sum(map(count, re.findall(r"call @(\w+)", body)), operations)
+        return sum(map(count, re.findall(r"(?<!custom_)call @(\w+)", body)), operations)
 
     return Counter({name: times for name, times in count("main").items() if name not in MOVES})
 
