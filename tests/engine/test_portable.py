@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxserve.engine.plan import Chunk, SampledTokens
 from jaxserve.engine.request import Request
-from jaxserve.engine.thread import AddRequests, CountRejection, FinishRequests
+from jaxserve.engine.thread import AddRequests, FinishRequests
 from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter
 from jaxserve.output_constraints import GrammarSpec, ReasoningSpec
 from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
@@ -95,7 +95,6 @@ ERRORS = st.sampled_from([EngineStopped("gone"), GenerationFailed("odd"), Invali
 def test_requests_and_commands_survive_pickling(requests):
     copy_of(AddRequests(tuple(requests)))
     copy_of(FinishRequests(tuple(request.request_id for request in requests), FinishReason.STOP))
-    copy_of(CountRejection("max_num_queued_reqs"))
 
 
 @given(error=st.none() | ERRORS, ids=st.lists(IDS).map(tuple), reason=st.none() | st.sampled_from(FinishReason))
