@@ -110,7 +110,7 @@ def _walk(
 ) -> Array:
     """Compute attention for C queries of each row, float32 [B, C, N, H], from the first live block to the last."""
     rows, width = page_table_BW.shape
-    _, kv_heads, head_dim, size = pages.key_PKHZ.shape
+    *_, head_dim, size = pages.key_PKHZ.shape
     block_pages = min(max(1, BLOCK_TOKENS // size), width)
     block_tokens = block_pages * size
     query_BKGCH = (query_BCKGH * scale).transpose(0, 2, 3, 1, 4)
@@ -156,11 +156,18 @@ def _walk(
         jnp.zeros(query_BKGCH.shape, jnp.float32),
     )
     running_max_BKGC, running_sum_BKGC, acc_BKGCH = jax.lax.fori_loop(first, last, add_block, start)
-    if sinks is not None:  # one more score, without a value
-        sink_KG1 = sinks.astype(jnp.float32).reshape(kv_heads, -1, 1)
-        new_max_BKGC = jnp.maximum(running_max_BKGC, sink_KG1)
-        rescale_BKGC = jnp.exp(running_max_BKGC - new_max_BKGC)
-        running_sum_BKGC = running_sum_BKGC * rescale_BKGC + jnp.exp(sink_KG1 - new_max_BKGC)
-        acc_BKGCH *= rescale_BKGC[..., None]
+    if sinks is not None:
+        running_sum_BKGC, acc_BKGCH = _add_sinks(sinks, running_max_BKGC, running_sum_BKGC, acc_BKGCH)
     out_BKGCH = acc_BKGCH / jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
     return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(rows, -1, query_BKGCH.shape[1] * query_BKGCH.shape[2], head_dim)
+
+
+def _add_sinks(
+    sink_N: Array, running_max_BKGC: Array, running_sum_BKGC: Array, acc_BKGCH: Array
+) -> tuple[Array, Array]:
+    """Return the sum of weights and the weighted values with one more score for each head, which has no value."""
+    sink_KG1 = sink_N.astype(jnp.float32).reshape(acc_BKGCH.shape[1], -1, 1)
+    new_max_BKGC = jnp.maximum(running_max_BKGC, sink_KG1)
+    rescale_BKGC = jnp.exp(running_max_BKGC - new_max_BKGC)
+    sum_BKGC = running_sum_BKGC * rescale_BKGC + jnp.exp(sink_KG1 - new_max_BKGC)
+    return sum_BKGC, acc_BKGCH * rescale_BKGC[..., None]

@@ -1,6 +1,6 @@
 """Construction of an engine from its configuration. No other module imports models, weights, cache and engine alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxserve.attention import AttentionBackend, choose_backend
-from jaxserve.cache.groups import GroupSize, make_groups, num_pages_for
+from jaxserve.cache.groups import CacheGroup, GroupSize, make_groups, num_pages_for
 from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.cache.sizing import CacheSize, GroupNeeds, choose_cache_size
@@ -31,18 +31,21 @@ from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.engine.step import ModelContext
 from jaxserve.errors import BadConfig
+from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
+from jaxserve.models.architecture import Architecture
 from jaxserve.models.partition import check_partition, local_caches, place_params
 from jaxserve.models.registry import abstract_params, find_architecture
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.native import library
-from jaxserve.parallel.placement import MemoryFacts, Placement, choose_placements
+from jaxserve.parallel.placement import Placement, choose_placements
 from jaxserve.parallel.sharding import STACKED, shard_bytes
 from jaxserve.sampling.sampler import LogprobsConfig
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve_model
 from jaxserve.weights.load import check_checkpoint, load_params
+from jaxserve.weights.protocol import Checkpoint
 
 ProgressCallback = Callable[[str, float, float], None]  # phase, done, total
 
@@ -97,6 +100,31 @@ class LoadedEngine:
     description: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _OpenedModel:
+    """A model whose checkpoint, architecture and devices fit together.
+
+    config        config.json with the overrides of hf_overrides.
+    leaves        The weights and their origins in checkpoints.
+    shapes        The shapes of the weights on the devices.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    config: dict[str, Any]
+    architecture: Architecture
+    spec: DecoderSpec
+    placement: Placement
+    dtype: np.dtype
+    leaves: dict[ParamPath, ParamSpec]
+    shapes: dict[ParamPath, Any]
+
+    @property
+    def weight_bytes(self) -> int:
+        """The bytes of the weights on one device."""
+        return sum(shard_bytes(leaf) for leaf in jax.tree.leaves(self.shapes))
+
+
 def build(
     config: EngineConfig,
     progress: ProgressCallback | None = None,
@@ -116,6 +144,50 @@ def build(
     Raises BadConfig if a setting does not fit the model or the device, and other StartupErrors if the model cannot be
     fetched or served, all before any large allocation.
     """
+    model = _open_model(config, placement, progress, on_path)
+    backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype)
+    groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
+    size = _cache_size(config, model, backend, groups)
+    config, chunk_tokens = _resolve_limits(config, size, model.placement.platform)
+    spec = model.spec.for_length(size.max_model_len)
+    num_pages = [group.num_pages for group in size.groups]
+    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.block_size, dtype=model.dtype)
+    jax.eval_shape(make)  # raises if the backend does not support these pages
+    default_generation = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
+    generation_config = default_generation | model.checkpoint.generation_config
+    trackers = NO_TRACKERS
+    if on_checked:
+        trackers = on_checked(CheckedModel(config, spec, model.path, model.config, generation_config))
+
+    directory = use_compilation_cache(config.compilation_cache_dir)
+    roofline = _roofline(config, model, spec)
+    ranks = model.placement.ranks
+    context = ModelContext(spec, model.dtype, tuple(model.shapes), backend, config.block_size, groups, ranks)
+    buckets = _buckets(config, model.placement.platform, chunk_tokens)
+    executor = _executor(config, context, list(model.shapes.values()), make, size, model.placement, buckets, directory)
+    num_programs, hits = _load(model, executor, directory, progress)
+    return LoadedEngine(
+        engine=_engine(config, Runner(executor), size, buckets, spec.vocab_size, roofline, trackers),
+        config=config,
+        spec=spec,
+        path=model.path,
+        model_config=model.config,
+        generation_config=generation_config,
+        buckets=buckets,
+        cache_size=size,
+        description=_describe(config, model, backend, size, buckets)
+        | ({"limits": str(roofline.peak_rates)} if roofline else {})
+        | {"programs": _describe_programs(num_programs, hits, directory)},
+    )
+
+
+def _open_model(
+    config: EngineConfig,
+    placement: Placement | None,
+    progress: ProgressCallback | None,
+    on_path: Callable[[Path], None] | None,
+) -> _OpenedModel:
+    """Fetch a model, and check that it, its files and its devices fit together."""
     path = resolve_model(
         config.model,
         revision=config.revision,
@@ -131,67 +203,40 @@ def build(
     spec = architecture.spec(model_config)
     placement = placement or choose_placements(config)[0]
     check_partition(spec, placement.ranks)
-    platform = placement.platform
-    dtype = _dtype(config, platform)
+    dtype = _dtype(config, placement.platform)
     leaves = architecture.params(spec)
-    _check_quantization(config, platform, dtype)
+    _check_quantization(config, placement.platform, dtype)
     shapes = place_params(abstract_params(leaves, dtype, config.quantization), leaves, spec, placement)
     check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
+    return _OpenedModel(path, checkpoint, model_config, architecture, spec, placement, dtype, leaves, shapes)
 
-    backend = choose_backend(config.attention_backend, platform, dtype)
-    groups = make_groups(local_caches(architecture.cache(spec), placement.size))
-    needs = [
-        GroupNeeds(
-            name=group.name,
-            window=group.window,
-            page_bytes=bytes_per_page(backend, group, page_size=config.block_size, dtype=dtype),
-        )
-        for group in groups
-    ]
-    weight_bytes = sum(shard_bytes(leaf) for leaf in jax.tree.leaves(shapes))
-    size = _cache_size(config, spec, placement.memory(weight_bytes), needs)
-    config, chunk_tokens = _resolve_limits(config, size, platform)
-    spec = spec.for_length(size.max_model_len)
-    num_pages = [group.num_pages for group in size.groups]
-    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.block_size, dtype=dtype)
-    jax.eval_shape(make)  # raises if the backend does not support these pages
-    default_generation = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
-    checked = CheckedModel(config, spec, path, model_config, default_generation | checkpoint.generation_config)
-    trackers = on_checked(checked) if on_checked else NO_TRACKERS
-    directory = use_compilation_cache(config.compilation_cache_dir)
 
-    peak_rates = get_peak_rates(placement.devices, dtype, config.quantization) if config.roofline else None
-    model = ModelContext(spec, dtype, tuple(shapes), backend, config.block_size, groups, placement.ranks)
-    buckets = _buckets(config, platform, chunk_tokens)
-    with ThreadPoolExecutor(1, "load") as threads:  # while programs are compiled, which needs only shapes
-        loading = threads.submit(load_params, checkpoint, leaves, shapes, progress=progress)
-        executor = _executor(config, model, list(shapes.values()), make, spec, size, placement, buckets, directory)
+def _load(
+    model: _OpenedModel, executor: Executor, directory: Path | None, progress: ProgressCallback | None
+) -> tuple[int, int]:
+    """Load the weights while all programs are compiled, which needs only shapes, and warm up.
+
+    Returns the number of programs, and of those that came from the cache.
+    """
+    with ThreadPoolExecutor(1, "load") as threads:
+        loading = threads.submit(load_params, model.checkpoint, model.leaves, model.shapes, progress=progress)
         hits_before = compile_counter.cache_hits
         num_programs = executor.compile(progress, directory)
         weights = loading.result()
-        executor.place_weights([weights[leaf] for leaf in shapes])
+        executor.place_weights([weights[leaf] for leaf in model.shapes])
         hits = compile_counter.cache_hits - hits_before
     return_freed_memory()
     executor.warm_up()
     if progress:
         progress("warm-up", 1, 1)
-    roofline = None
-    if peak_rates:
-        roofline = Roofline(architecture.cost(spec), dtype.itemsize, peak_rates, config.quantization)
-    engine = _engine(config, Runner(executor), size, buckets, spec.vocab_size, roofline, trackers)
-    return LoadedEngine(
-        engine=engine,
-        config=config,
-        spec=spec,
-        path=path,
-        model_config=model_config,
-        generation_config=checked.generation_config,
-        buckets=buckets,
-        cache_size=size,
-        description=_describe(config, spec, path, placement, dtype, backend, size, weight_bytes, buckets)
-        | ({"limits": str(peak_rates)} if peak_rates else {})
-        | {"programs": _describe_programs(num_programs, hits, directory)},
-    )
+    return num_programs, hits
+
+
+def _roofline(config: EngineConfig, model: _OpenedModel, spec: DecoderSpec) -> Roofline | None:
+    if not config.roofline:
+        return None
+    peak_rates = get_peak_rates(model.placement.devices, model.dtype, config.quantization)
+    return Roofline(model.architecture.cost(spec), model.dtype.itemsize, peak_rates, config.quantization)
 
 
 def merge_overrides(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,8 +279,10 @@ def _check_quantization(config: EngineConfig, platform: str, dtype: np.dtype) ->
         )
 
 
-def _cache_size(config: EngineConfig, spec: DecoderSpec, memory: MemoryFacts, groups: list[GroupNeeds]) -> CacheSize:
-    limit = spec.max_position_embeddings
+def _cache_size(
+    config: EngineConfig, model: _OpenedModel, backend: AttentionBackend, groups: Sequence[CacheGroup]
+) -> CacheSize:
+    limit, memory = model.spec.max_position_embeddings, model.placement.memory(model.weight_bytes)
     if config.max_model_len is not None and config.max_model_len > limit:
         raise BadConfig(
             f"max_model_len={config.max_model_len} is more than the model's own {limit} positions;"
@@ -243,7 +290,14 @@ def _cache_size(config: EngineConfig, spec: DecoderSpec, memory: MemoryFacts, gr
         )
     return choose_cache_size(
         memory=memory,
-        groups=groups,
+        groups=[
+            GroupNeeds(
+                name=group.name,
+                window=group.window,
+                page_bytes=bytes_per_page(backend, group, page_size=config.block_size, dtype=model.dtype),
+            )
+            for group in groups
+        ],
         page_size=config.block_size,
         model_max_len=limit,
         num_rows=_max_num_seqs(config, memory.platform),
@@ -302,7 +356,6 @@ def _executor(
     model: ModelContext,
     weights: list[jax.ShapeDtypeStruct | PackedWeight],
     make: Callable[[], Any],
-    spec: DecoderSpec,
     size: CacheSize,
     placement: Placement,
     buckets: Buckets,
@@ -316,7 +369,7 @@ def _executor(
         model=model,
         buckets=buckets,
         max_pages_per_row=num_pages_for(size.max_model_len, config.block_size),
-        vocab_size=spec.vocab_size,
+        vocab_size=model.spec.vocab_size,
         num_rows=config.max_num_seqs + 1,
         logprobs_config=LogprobsConfig(
             _num_top_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs, config.max_logprobs == -1
@@ -359,24 +412,17 @@ def _engine(
 
 
 def _describe(
-    config: EngineConfig,
-    spec: DecoderSpec,
-    path: Path,
-    placement: Placement,
-    dtype: np.dtype,
-    backend: AttentionBackend,
-    size: CacheSize,
-    weight_bytes: int,
-    buckets: Buckets,
+    config: EngineConfig, model: _OpenedModel, backend: AttentionBackend, size: CacheSize, buckets: Buckets
 ) -> dict[str, str]:
+    spec = model.spec
     return {
         "model": config.model,
-        "file": path.name,
+        "file": model.path.name,
         "architecture": f"{spec.architecture}, {spec.num_layers} layers, {spec.vocab_size} tokens in the vocabulary",
-        "device": placement.describe(),
-        "dtype": str(dtype),
+        "device": model.placement.describe(),
+        "dtype": str(model.dtype),
         "attention": backend.name,
-        "weights": f"{weight_bytes / 2**20:.0f} MiB, {_describe_quantization(config)}",
+        "weights": f"{model.weight_bytes / 2**20:.0f} MiB, {_describe_quantization(config)}",
         **_describe_cache(size, config.block_size),
         "longest request": f"{size.max_model_len} tokens",
         "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",

@@ -57,15 +57,8 @@ def read_decoder_spec(
     Raises UnknownArchitecture, naming the key whose value is not understood.
     """
     config.require("model_type", model_type)
-    width, num_heads = config.get_positive_int("hidden_size"), config.get_positive_int("num_attention_heads")
-    kv_heads = config.get_positive_int("num_key_value_heads", num_kv_heads or num_heads)
-    if num_heads % kv_heads:
-        raise config.unsupported("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {num_heads}")
-    if not (head_dim or config.get("head_dim", None)) and width % num_heads:
-        raise config.unsupported("hidden_size", width, f"a multiple of num_attention_heads, {num_heads}, or a head_dim")
-    head_dim = config.get_positive_int("head_dim", head_dim or width // num_heads)
-    if head_dim % 2:
-        raise config.unsupported("head_dim", head_dim, "an even number, since positions turn pairs")
+    width = config.get_positive_int("hidden_size")
+    num_heads, kv_heads, head_dim = _read_heads(config, width, num_kv_heads, head_dim)
     max_positions = config.get_positive_int("max_position_embeddings", default_max_positions or REQUIRED)
     rope = rope or read_rope(
         config, max_positions, head_dim=head_dim, default_theta=default_theta, default_fraction=rope_fraction
@@ -99,6 +92,22 @@ def read_decoder_spec(
         tie_embeddings=config.get_bool("tie_word_embeddings", tie_embeddings),
         **dict(decoder or {}),
     )
+
+
+def _read_heads(
+    config: ConfigReader, width: int, num_kv_heads: int | None, head_dim: int | None
+) -> tuple[int, int, int]:
+    """Return the numbers of query and of key heads, and the size of a head; the latter two have these defaults."""
+    num_heads = config.get_positive_int("num_attention_heads")
+    kv_heads = config.get_positive_int("num_key_value_heads", num_kv_heads or num_heads)
+    if num_heads % kv_heads:
+        raise config.unsupported("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {num_heads}")
+    if not (head_dim or config.get("head_dim", None)) and width % num_heads:
+        raise config.unsupported("hidden_size", width, f"a multiple of num_attention_heads, {num_heads}, or a head_dim")
+    head_dim = config.get_positive_int("head_dim", head_dim or width // num_heads)
+    if head_dim % 2:
+        raise config.unsupported("head_dim", head_dim, "an even number, since positions turn pairs")
+    return num_heads, kv_heads, head_dim
 
 
 def read_activation(config: ConfigReader, key: str = "hidden_act", default: str = "silu") -> Activation:
