@@ -16,7 +16,7 @@ FAST = {
     "sampling": "columns",
     "server": "auth body chat_message chat_stream custom_middleware errors reasoning_fields reasoning_reply"
     " reply_headers tools_reply truncation writer",
-    "tests": "dependencies exact_json generation_defaults sampling_params structure",
+    "tests": "dependencies docstrings exact_json generation_defaults sampling_params structure",
     "text": "added_tokens chat_template detection detokenizer messages prompt_reasoning reasoning stop template_text"
     " text_stream tiktoken_files tool_schemas",
     "weights": "fetch gguf gguf_files hub layouts load orbax protobuf safetensors",

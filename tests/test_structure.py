@@ -1,4 +1,4 @@
-"""The structure of the sources: which package imports which, unique class names, and documentation of public names.
+"""The structure of the sources: which package imports which, unique class names, and texts of refusals.
 
 Every import counts: inside functions, under TYPE_CHECKING, relative ones, and `import_module("...")` with a literal.
 Only `jaxserve/__init__.py` is exempt: it lists the public names and stands between the library and the server.
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[1]
+from tests.sources import REPO, called_name, modules, write
+
 # Packages and top-level modules of jaxserve by level. Imports run downwards only, never to the same level.
 LEVELS = (
     (
@@ -44,27 +45,11 @@ ARRAY_LIBRARIES = {"jax", "jaxlib", "flax"}
 EXPECTED_ROOTS = {"README.md", "jaxserve", "pyproject.toml", "scripts", "server", "tests"}
 GENERATED = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".cache", "node_modules"}
 GENERATED |= {"dist", "build"}
-# Packages whose docstrings are not checked yet. The set only shrinks.
-NOT_YET: set[str] = set()
 # Calls that make an error whose text a caller reads. A second place with the same text would be a second check.
 REFUSALS = {
     *("RequestError", "InvalidParameter", "PromptTooLong", "Unsupported", "Overloaded", "EngineStopped", "BadConfig"),
     *("ApiError", "unavailable"),
 }
-# First words of docstrings that are verbs in the third person; other words with an s are if a determiner follows.
-_VERBS = """aborts accepts adds advances allows appends applies asks assigns binds brings bundles cancels chooses cleans
-    clears collects combines compares compiles computes contains converts copies creates decides decodes defines deletes
-    describes determines does drops emits encodes enqueues ensures evaluates executes fetches fills finds forgets frees
-    generates gets gives goes handles has holds is iterates joins keeps kills knows leaves lets maintains makes merges
-    notices opens owns parses passes performs picks provides puts raises receives refuses registers rejects removes
-    replaces represents resolves returns says sees selects sends serves speaks strips submits takes talks tells
-    truncates validates verifies wakes yields"""
-THIRD_PERSON = frozenset(_VERBS.split())
-DETERMINERS = {"a", "all", "an", "any", "each", "every", "its", "no", "one", "the", "these", "this", "what", "whether"}
-# First words of questions and fragments: neither an imperative sentence nor a noun phrase.
-_FRAGMENTS = """as at by can everything for from he how if in is it nobody of on she they this to what when where which
-    who whose why with without"""
-FRAGMENTS = frozenset(_FRAGMENTS.split())
 
 
 @dataclass(frozen=True)
@@ -75,12 +60,6 @@ class Import:
     target: str
     line: int
     path: str
-
-
-def modules(root: Path) -> dict[str, Path]:
-    """Map the dotted name of every module of the library and the server to its file."""
-    files = [file for top in ("jaxserve", "server") for file in sorted((root / top).rglob("*.py"))]
-    return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
 def imports(root: Path) -> list[Import]:
@@ -110,14 +89,10 @@ def _targets(node: ast.AST, package: str, known: set[str]) -> Iterator[str]:
         base = ".".join([*parts, *([node.module] if node.module else [])])
         for alias in node.names:
             yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base
-    elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__") and node.args:
+    elif isinstance(node, ast.Call) and called_name(node.func) in ("import_module", "__import__") and node.args:
         first = node.args[0]
         if isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith("."):
             yield first.value
-
-
-def _name(function: ast.expr) -> str | None:
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
 
 
 def package_of(module: str) -> str:
@@ -199,80 +174,6 @@ def source_files(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in files)
 
 
-@dataclass(frozen=True)
-class Definition:
-    """A public class, function or method. `name` has the class in front for a method."""
-
-    path: str
-    name: str
-    node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.node.lineno} {self.name}"
-
-
-def public_definitions(root: Path, skipped: set[str] = frozenset()) -> Iterator[Definition]:
-    """Yield the public classes, functions and methods of modules, except those of the skipped packages."""
-    for module, file in modules(root).items():
-        if package_of(module) not in skipped:
-            tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
-            yield from _definitions(tree, str(file.relative_to(root)), "")
-
-
-def _definitions(parent: ast.Module | ast.ClassDef, path: str, prefix: str) -> Iterator[Definition]:
-    for node in parent.body:
-        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
-            continue
-        if any(_name(one) in ("overload", "setter") for one in node.decorator_list):
-            continue
-        yield Definition(path, prefix + node.name, node)
-        if isinstance(node, ast.ClassDef):
-            yield from _definitions(node, path, f"{node.name}.")
-
-
-def docstring_fault(definition: Definition) -> str | None:
-    """Explain what is wrong with a docstring; None if nothing is."""
-    text = ast.get_docstring(definition.node)
-    if not text:
-        return "has no docstring"
-    first_line = text.splitlines()[0]
-    fault = first_line_fault(first_line)
-    if fault is not None:
-        return f"{fault}: {first_line!r}"
-    if not isinstance(definition.node, ast.ClassDef):
-        missing = sorted(name for name in raised(definition.node) if not re.search(rf"\b{name}\b", text))
-        if missing:
-            return f"raises {', '.join(missing)}, which its docstring does not name"
-    return None
-
-
-def first_line_fault(line: str) -> str | None:
-    """Explain why a line is neither an imperative sentence nor a noun phrase; None if it may be."""
-    words = [word.strip(".,:;()").lower() for word in line.split()] + [""]
-    if line.rstrip().endswith("?"):
-        return "begins with a question"
-    if words[0] in FRAGMENTS:
-        return "begins with a fragment or a question"
-    is_plural_or_verb = words[0].endswith("s") and not words[0].endswith("ss") and "'" not in words[0]
-    if words[0] in THIRD_PERSON or (is_plural_or_verb and words[1] in DETERMINERS):
-        return "begins with a verb in the third person"
-    return None
-
-
-def raised(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
-    """Return the names of the exceptions that a function raises in its own body, not in functions inside it."""
-    names, pending = set(), list(function.body)
-    while pending:
-        node: ast.AST = pending.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            name = _name(node.exc.func) or ""
-            names |= {name} if name[:1].isupper() else set()
-        pending.extend(ast.iter_child_nodes(node))
-    return names
-
-
 def duplicate_classes(root: Path) -> set[str]:
     """Return the names that more than one class of the library and the server has."""
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in modules(root).values()]
@@ -285,7 +186,7 @@ def refusals(root: Path) -> Counter[str]:
     texts: Counter[str] = Counter()
     for file in modules(root).values():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and _name(node.func) in REFUSALS:
+            if isinstance(node, ast.Call) and called_name(node.func) in REFUSALS:
                 parts = [text for argument in node.args if (text := _text_of(argument)) is not None]
                 texts.update(parts[:1])
     return texts
@@ -306,13 +207,6 @@ def test_no_refusal_is_written_twice():
 
 def test_no_class_name_occurs_twice():
     assert duplicate_classes(REPO) == set()
-
-
-def test_public_names_are_documented():
-    faults = [
-        f"{one} {fault}" for one in public_definitions(REPO, NOT_YET) if (fault := docstring_fault(one)) is not None
-    ]
-    assert not faults, f"{len(faults)} docstrings:\n  " + "\n  ".join(faults)
 
 
 def test_imports_run_downwards_only():
@@ -359,14 +253,6 @@ def test_nothing_points_out_of_the_repository():
 def test_the_root_holds_six_things():
     roots = {name for name in os.listdir(REPO) if not name.startswith(".")}
     assert roots - GENERATED - EXPECTED_ROOTS == set()
-
-
-def write(root: Path, sources: dict[str, str]) -> Path:
-    for path, source in sources.items():
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(source, encoding="utf-8")
-    return root
 
 
 @pytest.mark.parametrize(
@@ -428,43 +314,6 @@ def test_allowed_imports_are_not_faults(tmp_path):
         "server/routes/chat.py": "from jaxserve import errors_like_this",
     }
     assert import_faults(write(tmp_path, sources)) == []
-
-
-@pytest.mark.parametrize(
-    ("line", "is_fine"),
-    [
-        ("Return the rows.", True),
-        ("Rows of the batch.", True),
-        ("Whether the queue is full.", True),
-        ("Process the queue.", True),
-        ("Limits of one request.", True),
-        ("Returns the rows.", False),
-        ("Makes rows.", False),
-        ("Rows the boat.", False),
-        ("What is in a row.", False),
-        ("Is it full?", False),
-        ("Of the rows, in order.", False),
-    ],
-)
-def test_a_first_line_is_an_imperative_sentence_or_a_noun_phrase(line, is_fine):
-    assert (first_line_fault(line) is None) == is_fine
-
-
-def test_a_missing_docstring_and_an_unnamed_exception_are_found(tmp_path):
-    source = (
-        "class A:\n    def f(self):\n        raise KeyError(1)\n"
-        "    def g(self):\n        '''Find x. Raises KeyError if there is none.'''\n        raise KeyError(1)\n"
-        "def h():\n    '''Find y.'''\n    raise KeyError(1)\n"
-        "def _i():\n    raise KeyError(1)\n"
-    )
-    definitions = public_definitions(write(tmp_path, {"jaxserve/a.py": source}))
-    faults = {one.name: docstring_fault(one) for one in definitions}
-    assert faults == {
-        "A": "has no docstring",
-        "A.f": "has no docstring",
-        "A.g": None,
-        "h": "raises KeyError, which its docstring does not name",
-    }
 
 
 def test_a_class_name_that_occurs_twice_is_found(tmp_path):
