@@ -77,7 +77,7 @@ class Generation:
         self._n = jobs[0].params.n
         self._pending: dict[int, list[TextDelta]] = {}
         self._started: set[int] = set()
-        self._has_pending = asyncio.Event()
+        self._can_take = asyncio.Event()
         self._unfinished = len(jobs) * self._n
         self._constraint_field = constraint_field
         self._running = [llm.start(job, partial(self._put, number), self._on_error) for number, job in enumerate(jobs)]
@@ -92,21 +92,26 @@ class Generation:
         """Whether no more deltas will come; pending ones may still be taken."""
         return self.error is not None or self._unfinished == 0
 
+    @property
+    def has_pending(self) -> bool:
+        """Whether deltas may be taken that have not been."""
+        return bool(self._pending)
+
     def get_prompt_index(self, index: int) -> int:
         """Return the index of the prompt to which choice `index` belongs."""
         return index // self._n
 
     async def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until deltas are pending or the generation is finished; return False if the time is up first."""
-        if not self._has_pending.is_set():
+        if not self._can_take.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._has_pending.wait()
-        return self._has_pending.is_set()
+                    await self._can_take.wait()
+        return self._can_take.is_set()
 
     def wake(self) -> None:
         """Let `wait` return, although nothing may be pending."""
-        self._has_pending.set()
+        self._can_take.set()
 
     def take(self, interval: int = 1) -> list[TextDelta]:
         """Take what is pending, merged into one delta for each choice.
@@ -115,7 +120,7 @@ class Generation:
         until the logprobs of its prompt are there, if they were asked for.
         """
         if not self.is_finished:
-            self._has_pending.clear()
+            self._can_take.clear()
         return [self._take_choice(index) for index in list(self._pending) if self._is_due(index, interval)]
 
     async def collect(self) -> list[TextDelta]:
@@ -124,8 +129,8 @@ class Generation:
         Raises ApiError if the generation failed.
         """
         while not self.is_finished:
-            self._has_pending.clear()
-            await self._has_pending.wait()
+            self._can_take.clear()
+            await self._can_take.wait()
         if self.error is not None:
             raise self.error
         return sorted(self.take(), key=lambda delta: delta.index)
@@ -135,7 +140,7 @@ class Generation:
         if not self.is_finished:
             self.error = to_api_error(error, admitted=True)
             self.cancel()
-            self._has_pending.set()
+            self._can_take.set()
 
     def cancel(self) -> None:
         """Abort what is still being generated. Idempotent."""
@@ -155,7 +160,7 @@ class Generation:
             delta = replace(delta, index=prompt_index * self._n + delta.index)
         self._pending.setdefault(delta.index, []).append(delta)
         self._unfinished -= delta.finish_reason is not None
-        self._has_pending.set()
+        self._can_take.set()
 
     def _is_due(self, index: int, interval: int) -> bool:
         if self.is_finished:

@@ -17,10 +17,11 @@ async def stream_response(generation: Generation, writer: Writer, *, interval: i
 
     interval: tokens of a choice that a chunk waits for. keep_alive_s: see KeepAliveTimer.
 
-    Raises ApiError if the generation failed by then.
+    Raises ApiError if the generation failed by then without any delta. Deltas before the error are always sent, so that
+    what a client gets does not depend on how soon this task runs.
     """
     await generation.wait(FIRST_RESULT_TIMEOUT_S)
-    if generation.error is not None:
+    if generation.error is not None and not generation.has_pending:
         raise generation.error
     response = Response(
         stream_events(generation, writer, interval, keep_alive_s), content_type="text/event-stream; charset=utf-8"

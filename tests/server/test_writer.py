@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 
+import pytest
+
 from jaxserve import FinishReason, TextDelta
 from server.errors import ApiError
-from server.sse import stream_events
+from server.sse import stream_events, stream_response
 from server.writer import Event
 
 
@@ -38,7 +40,11 @@ class FakeGeneration:
         self.error = error
         self.texts = texts
 
-    async def wait(self) -> bool:
+    @property
+    def has_pending(self) -> bool:
+        return bool(self.texts)
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
         return True
 
     def take(self, interval: int) -> list[TextDelta]:
@@ -62,6 +68,16 @@ async def test_events_have_their_names_and_their_order() -> None:
 async def test_an_error_is_told_as_the_writer_tells_it() -> None:
     generation = FakeGeneration("a", error=ApiError(500, "broken"))
     assert (await stream(generation))[-1] == 'event: error\ndata: {"status":500}'
+
+
+async def test_an_error_before_any_delta_is_the_status_and_after_one_it_is_an_event() -> None:
+    broken = ApiError(500, "broken")
+    with pytest.raises(ApiError, match="broken"):
+        await stream_response(FakeGeneration(error=broken), NamedWriter(), interval=1, keep_alive_s=0)  # type: ignore[arg-type]
+    late = FakeGeneration("a", error=broken)
+    response = await stream_response(late, NamedWriter(), interval=1, keep_alive_s=0)  # type: ignore[arg-type]
+    assert response.status_code == 200
+    assert (await response.get_data()).endswith(b'event: error\ndata: {"status":500}\n\n')
 
 
 def test_an_event_without_a_name_has_no_line_for_it() -> None:
