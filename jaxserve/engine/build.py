@@ -418,7 +418,8 @@ def _describe(
     return {
         "model": config.model,
         "file": model.path.name,
-        "architecture": f"{spec.architecture}, {spec.num_layers} layers, {spec.vocab_size} tokens in the vocabulary",
+        "architecture": f"{spec.architecture_name}, {spec.num_layers} layers, "
+        f"{spec.vocab_size} tokens in the vocabulary",
         "device": model.placement.describe(),
         "dtype": str(model.dtype),
         "attention": backend.name,

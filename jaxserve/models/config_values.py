@@ -28,7 +28,7 @@ ACTIVATION_NAMES: dict[str, Activation] = {
 def read_decoder_spec(
     config: ConfigReader,
     *,
-    architecture: str,
+    architecture_name: str,
     model_type: str,
     windows: tuple[int | None, ...],
     num_kv_heads: int | None = None,
@@ -83,7 +83,7 @@ def read_decoder_spec(
         for window in windows
     ]
     return DecoderSpec(
-        architecture=architecture,
+        architecture_name=architecture_name,
         vocab_size=config.get_positive_int("vocab_size", default_vocab_size or REQUIRED),
         width=width,
         max_position_embeddings=max_positions,

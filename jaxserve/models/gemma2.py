@@ -11,7 +11,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     config.require("use_bidirectional_attention", False, None)
     return read_decoder_spec(
         config,
-        architecture="Gemma2ForCausalLM",
+        architecture_name="Gemma2ForCausalLM",
         model_type="gemma2",
         windows=read_typed_windows(config, config.get_positive_int("sliding_window", 4096), full_every=2),
         num_kv_heads=4,

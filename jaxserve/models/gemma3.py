@@ -22,7 +22,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     ropes = _read_ropes(config)
     spec = read_decoder_spec(
         config,
-        architecture="Gemma3ForCausalLM",
+        architecture_name="Gemma3ForCausalLM",
         model_type="gemma3_text",
         windows=windows,
         num_kv_heads=4,

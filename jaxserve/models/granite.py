@@ -10,7 +10,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     bias = config.get_bool("attention_bias", False)
     return read_decoder_spec(
         config,
-        architecture="GraniteForCausalLM",
+        architecture_name="GraniteForCausalLM",
         model_type="granite",
         windows=uniform_windows(config, None),
         attention={

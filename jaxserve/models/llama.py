@@ -10,7 +10,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     bias = config.get_bool("attention_bias", False)
     return read_decoder_spec(
         config,
-        architecture="LlamaForCausalLM",
+        architecture_name="LlamaForCausalLM",
         model_type="llama",
         windows=uniform_windows(config, None),
         attention={"qkv_bias": bias, "output_bias": bias},

@@ -37,7 +37,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     head_dim = config.get_positive_int("head_dim", 128)
     return read_decoder_spec(
         config,
-        architecture="Ministral3ForCausalLM",
+        architecture_name="Ministral3ForCausalLM",
         model_type="ministral3",
         windows=uniform_windows(config, window),
         num_kv_heads=8,

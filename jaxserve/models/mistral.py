@@ -12,7 +12,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     window = None if is_null else config.get_positive_int("sliding_window", 4096)
     return read_decoder_spec(
         config,
-        architecture="MistralForCausalLM",
+        architecture_name="MistralForCausalLM",
         model_type="mistral",
         windows=uniform_windows(config, window),
         num_kv_heads=8,

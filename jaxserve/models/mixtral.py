@@ -25,7 +25,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     window = read_window(config)
     spec = read_decoder_spec(
         config,
-        architecture="MixtralForCausalLM",
+        architecture_name="MixtralForCausalLM",
         model_type="mixtral",
         windows=uniform_windows(config, window),
         num_kv_heads=8,

@@ -12,7 +12,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     bias = config.get_bool("attention_bias", False)
     return read_decoder_spec(
         config,
-        architecture="Olmo2ForCausalLM",
+        architecture_name="Olmo2ForCausalLM",
         model_type="olmo2",
         windows=uniform_windows(config, None),
         norm={"kind": "rms_wide", "eps": config.get_positive_float("rms_norm_eps", 1e-5)},

@@ -10,7 +10,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     window = read_window(config)
     return read_decoder_spec(
         config,
-        architecture="Phi3ForCausalLM",
+        architecture_name="Phi3ForCausalLM",
         model_type="phi3",
         windows=uniform_windows(config, window),
         norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},

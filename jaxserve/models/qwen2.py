@@ -10,7 +10,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     config.require("attention_bias", True, None)  # not a setting here: the biases are always there
     return read_decoder_spec(
         config,
-        architecture="Qwen2ForCausalLM",
+        architecture_name="Qwen2ForCausalLM",
         model_type="qwen2",
         windows=read_layer_windows(config),
         num_kv_heads=32,

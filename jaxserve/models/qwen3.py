@@ -10,7 +10,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     bias = config.get_bool("attention_bias", False)
     return read_decoder_spec(
         config,
-        architecture="Qwen3ForCausalLM",
+        architecture_name="Qwen3ForCausalLM",
         model_type="qwen3",
         windows=read_layer_windows(config),
         num_kv_heads=32,

@@ -13,7 +13,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     window = size if config.get_bool("use_sliding_window", False) else None
     spec = read_decoder_spec(
         config,
-        architecture="Qwen3MoeForCausalLM",
+        architecture_name="Qwen3MoeForCausalLM",
         model_type="qwen3_moe",
         windows=uniform_windows(config, window),
         num_kv_heads=4,

@@ -18,7 +18,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     types = ["full_attention" if window is None or does else "sliding_attention" for does in rotates]
     spec = read_decoder_spec(
         config,
-        architecture="SmolLM3ForCausalLM",
+        architecture_name="SmolLM3ForCausalLM",
         model_type="smollm3",
         windows=read_typed_windows(config, window, default_types=types),
         num_kv_heads=4,

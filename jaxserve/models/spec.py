@@ -147,7 +147,7 @@ class LayerSpec:
 class DecoderSpec:
     """A decoder: embedding, layers, final norm, logits.
 
-    architecture           for people: "LlamaForCausalLM"
+    architecture_name      for people: "LlamaForCausalLM"
     vocab_size             rows of the embedding, which is the width of the logits; may exceed the tokenizer's
     width                  of the residual stream
     norm                   of every norm but the per-head ones' width
@@ -157,7 +157,7 @@ class DecoderSpec:
     logits_softcap         logits z become softcap * tanh(z / softcap)
     """
 
-    architecture: str
+    architecture_name: str
     vocab_size: int
     width: int
     max_position_embeddings: int

@@ -12,7 +12,7 @@ from jaxserve.models.spec import DecoderSpec
 def _read(config: ConfigReader) -> DecoderSpec:
     return read_decoder_spec(
         config,
-        architecture="StableLmForCausalLM",
+        architecture_name="StableLmForCausalLM",
         model_type="stablelm",
         windows=uniform_windows(config, None),
         num_kv_heads=32,

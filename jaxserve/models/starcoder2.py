@@ -23,7 +23,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         config.require(name, value, None)
     return read_decoder_spec(
         config,
-        architecture="Starcoder2ForCausalLM",
+        architecture_name="Starcoder2ForCausalLM",
         model_type="starcoder2",
         windows=uniform_windows(config, read_window(config)),
         num_kv_heads=2,

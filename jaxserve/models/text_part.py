@@ -103,7 +103,7 @@ class TextPart:
         outer.require("model_type", self.wrapper.model_type)
         outer.reject_unread(ignored=IGNORED_KEYS | self.wrapper.other_keys | {"text_config", "tie_word_embeddings"})
         spec = self.text.spec(self.wrapper.text_config(hf_config), f"{where}, text_config")
-        return replace(spec, architecture=f"{spec.architecture}, the text part of {self.name}")
+        return replace(spec, architecture_name=f"{spec.architecture_name}, the text part of {self.name}")
 
     def params(self, spec: DecoderSpec) -> dict[ParamPath, ParamSpec]:
         """Return every weight of the text model, with its origins under each of the prefixes."""

@@ -27,7 +27,7 @@ def cost(windows=(None, None, None)):
     attention = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=2, scale=1.0, rope=RopeSpec(theta=10_000.0))
     layers = (LayerSpec(attention=replace(attention, window=window), mlp=MLPSpec(hidden=20)) for window in windows)
     spec = DecoderSpec(
-        architecture="Hand",
+        architecture_name="Hand",
         vocab_size=50,
         width=8,
         max_position_embeddings=100,

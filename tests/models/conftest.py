@@ -5,8 +5,7 @@ module → what proves it:
     architecture, config_reader, config_values, registry, rope_config → test_architectures.py, test_longrope.py
     spec, decoder, cost → test_specs.py, test_decoder.py, test_lowered.py
     family → test_published_sizes.py, test_specs.py
-    gemma2, gemma3, granite, llama, ministral3, mistral, mixtral, olmo2, phi3, qwen2, qwen3, qwen3_moe, smollm3,
-    stablelm, starcoder2 →
+    the module of each family →
         test_parity.py, test_published_sizes.py, test_smollm2.py, test_gemma3_270m.py
     text_part → test_text_part.py
 """

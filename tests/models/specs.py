@@ -23,7 +23,7 @@ PLAIN_ATTENTION = AttentionSpec(
 PLAIN_MLP = MLPSpec(hidden=HIDDEN)
 PLAIN_MOE = MoESpec(num_experts=EXPERTS, hidden=HIDDEN // 2, router=RouterSpec(top_k=3), shared=PLAIN_MLP)
 PLAIN = DecoderSpec(
-    architecture="Plain",
+    architecture_name="Plain",
     vocab_size=VOCAB,
     width=WIDTH,
     max_position_embeddings=128,
@@ -34,7 +34,7 @@ PLAIN = DecoderSpec(
     ),
 )
 SIZES = {
-    (DecoderSpec, name) for name in ("architecture", "vocab_size", "width", "max_position_embeddings", "layers", "norm")
+    (DecoderSpec, name) for name in ("architecture_name", "vocab_size", "width", "max_position_embeddings", "layers", "norm")
 } | {
     *((AttentionSpec, name) for name in ("num_heads", "num_kv_heads", "head_dim")),
     *((MoESpec, name) for name in ("num_experts", "hidden", "router")),
@@ -199,7 +199,7 @@ _NORMS = builds(
 )
 SPECS: SearchStrategy[DecoderSpec] = builds(
     DecoderSpec,
-    architecture=just("Random"),
+    architecture_name=just("Random"),
     vocab_size=just(VOCAB),
     width=just(WIDTH),
     max_position_embeddings=just(128),

@@ -47,7 +47,7 @@ def test_what_transformers_saves_is_understood(config_class, whole, tmp_path):
     name = config_class.__name__.replace("Config", "ForCausalLM")
     config_class(architectures=[name]).to_json_file(tmp_path / "config.json", use_diff=not whole)
     spec = read(json.loads((tmp_path / "config.json").read_text()))
-    assert (spec.architecture, spec.num_layers, first(spec).head_dim) == (name, 32, 128)
+    assert (spec.architecture_name, spec.num_layers, first(spec).head_dim) == (name, 32, 128)
     assert first(spec).rope == RopeSpec(10_000.0)
 
 

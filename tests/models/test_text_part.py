@@ -126,7 +126,7 @@ def read(config):
 def test_what_a_published_config_leaves_out_is_what_transformers_says():
     spec, theirs = read(gemma3_4b()), Gemma3Config(**gemma3_4b()).text_config
     first, sixth = spec.layers[0].attention, spec.layers[5].attention
-    assert spec.architecture == "Gemma3ForCausalLM, the text part of Gemma3ForConditionalGeneration"
+    assert spec.architecture_name == "Gemma3ForCausalLM, the text part of Gemma3ForConditionalGeneration"
     assert (spec.width, spec.num_layers, spec.vocab_size) == (2560, 34, theirs.vocab_size)
     assert (first.num_heads, first.num_kv_heads, first.head_dim) == (theirs.num_attention_heads, 4, 256)
     assert (first.window, sixth.window) == (1024, None)
