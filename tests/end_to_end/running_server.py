@@ -18,6 +18,8 @@ SMALL_SERVER_FLAGS = (
     "--block-size",
     "16",
 )
+SMALLEST_SERVER_FLAGS = ("--max-model-len", "64", "--max-num-seqs", "1", "--max-num-batched-tokens", "16")
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # slow to run
 TIMEOUT_S = 300
 
 

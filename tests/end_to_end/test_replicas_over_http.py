@@ -1,12 +1,13 @@
-"""`serve --data-parallel-size 2` on a CPU that counts as two devices."""
+"""`serve --data-parallel-size 2` on a CPU that counts as two devices, or as four, two a replica."""
 
 import json
 import urllib.error
 import urllib.request
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.end_to_end.running_server import SMALL_SERVER_FLAGS, RunningServer
+from tests.end_to_end.running_server import QUICK_TO_COMPILE, SMALLEST_SERVER_FLAGS, RunningServer
 from tests.models.tiny import write
 
 
@@ -27,9 +28,12 @@ def generated(url):
     return {sample.labels["engine"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
 
 
-def test_two_replicas_over_http(tmp_path):
+@pytest.mark.parametrize("devices_per_replica", [1, 2])
+def test_two_replicas_over_http(tmp_path, monkeypatch, devices_per_replica):
+    monkeypatch.setenv("XLA_FLAGS", QUICK_TO_COMPILE)
     model = write(tmp_path, "llama", seed=3)
-    with RunningServer(model, *SMALL_SERVER_FLAGS, "--data-parallel-size", "2") as server:
+    flags = ("--data-parallel-size", "2", "--tensor-parallel-size", str(devices_per_replica))
+    with RunningServer(model, *SMALLEST_SERVER_FLAGS, *flags) as server:
         texts = [complete(server.url, rank)[1]["choices"][0]["text"] for rank in (0, 1, 1, None, "x")]
         assert len(set(texts)) == 1
         tokens = generated(server.url)

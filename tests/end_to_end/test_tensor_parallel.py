@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.running_server import RunningServer
+from tests.end_to_end.running_server import QUICK_TO_COMPILE, SMALLEST_SERVER_FLAGS, RunningServer
 from tests.models.tiny import write
 
-SMALLEST = ("--max-model-len", "64", "--max-num-seqs", "1", "--max-num-batched-tokens", "16")
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile, not to run
 PROMPT = {"prompt": "Two devices", "max_tokens": 12, "seed": 7, "logprobs": 2, "temperature": 0.8}
 
 
@@ -21,10 +19,10 @@ def post(url: str, path: str, body: dict) -> dict:
 
 
 def test_a_mixture_of_experts_is_served_by_two_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XLA_FLAGS", QUICK)
+    monkeypatch.setenv("XLA_FLAGS", QUICK_TO_COMPILE)
     model = write(tmp_path / "moe", "qwen3_moe", seed=3)
     flags = ("--tensor-parallel-size", "2", "--enable-expert-parallel")
-    with RunningServer(model, *SMALLEST, *flags) as server:
+    with RunningServer(model, *SMALLEST_SERVER_FLAGS, *flags) as server:
         assert any("2 x cpu" in line for line in server.started)
         first, second = (post(server.url, "/v1/completions", PROMPT)["choices"] for _ in range(2))
         with urllib.request.urlopen(f"{server.url}/metrics", timeout=60) as response:

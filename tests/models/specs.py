@@ -34,7 +34,8 @@ PLAIN = DecoderSpec(
     ),
 )
 SIZES = {
-    (DecoderSpec, name) for name in ("architecture_name", "vocab_size", "width", "max_position_embeddings", "layers", "norm")
+    (DecoderSpec, name)
+    for name in ("architecture_name", "vocab_size", "width", "max_position_embeddings", "layers", "norm")
 } | {
     *((AttentionSpec, name) for name in ("num_heads", "num_kv_heads", "head_dim")),
     *((MoESpec, name) for name in ("num_experts", "hidden", "router")),
