@@ -153,7 +153,7 @@ class BeamManager:
         for pages in state.pages:
             self._cache.free(pages)
         self._states[sequence.request.request_id] = _begin(sequence)
-        sequence.num_pending = 0  # the results of steps in flight are ignored
+        sequence.drop_pending()  # the results of steps in flight are ignored
         return state.rows[1:]
 
     def list_pages(self, sequence: Sequence) -> list[SequencePages]:
@@ -252,7 +252,7 @@ class BeamManager:
         state = self._states[sequence.request.request_id]
         if not state.pages:
             state.pages = [self._cache.move(sequence.pages)]
-        sequence.num_pending = 0
+        sequence.drop_pending()
         self._share_pages(state, state.search.advance(sampled))
         state.has_results = True
         return not state.search.beams

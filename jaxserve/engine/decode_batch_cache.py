@@ -17,14 +17,14 @@ from jaxserve.sampling.sampler import SampleMode
 
 @dataclass(slots=True, eq=False)
 class DecodeBatchCache:
-    """The rows of a decode batch as arrays. Dropped when a row joins or leaves.
+    """The rows of a decode batch as arrays, for as long as the request table's decode_version stays the same.
 
+    version                     The request table's decode_version.
     sequences                   The sequences, one a row, in the order of the rows of all arrays.
     request_ids, epochs         Their request ids and epochs.
     row_B                       int32, their rows in the row table.
     position_B                  int32, the position of each row's newest token in the next step.
-    end_B                       int32, the position at which a row has all its tokens.
-    capacity_B                  int32, the first position that a row has no page for.
+    limit_B                     int32, the first position at which a row has all its tokens or needs a page.
     page_tables_BW              int32 for each cache group, their rows of the row table's arrays, as they were at
     page_tables_version         this version of the row table.
     sampling_BS                 int32, their sampling parameters.
@@ -37,13 +37,13 @@ class DecodeBatchCache:
     max_tokens                  The most tokens that a row gets in a step.
     """
 
+    version: int
     sequences: tuple[Sequence, ...]
     request_ids: tuple[int, ...]
     epochs: tuple[int, ...]
     row_B: np.ndarray
     position_B: np.ndarray
-    end_B: np.ndarray
-    capacity_B: np.ndarray
+    limit_B: np.ndarray
     page_tables_BW: tuple[np.ndarray, ...]
     page_tables_version: int
     sampling_BS: np.ndarray
@@ -58,6 +58,7 @@ class DecodeBatchCache:
     @classmethod
     def from_sequences(
         cls,
+        version: int,
         sequences: list[Sequence],
         capacities: list[int],
         rows: RowTable,
@@ -66,20 +67,22 @@ class DecodeBatchCache:
     ) -> "DecodeBatchCache":
         """Build the batch of sequences that have a row each, and a page for their newest token.
 
+        version        The request table's decode_version.
         capacities     For each sequence the first position that it has no page for.
         rows           The row table.
         max_logprobs   As in DecodeScheduler.
         max_tokens     The most tokens that a row gets in a step.
         """
+        pairs = zip(sequences, capacities, strict=True)
         row_B = np.array([sequence.row for sequence in sequences], np.int32)
         return cls(
+            version=version,
             sequences=tuple(sequences),
             request_ids=tuple([sequence.request.request_id for sequence in sequences]),
             epochs=tuple([sequence.epoch for sequence in sequences]),
             row_B=row_B,
             position_B=np.array([sequence.num_computed for sequence in sequences], np.int32),
-            end_B=np.array([sequence.request.max_total_tokens - 1 for sequence in sequences], np.int32),
-            capacity_B=np.array(capacities, np.int32),
+            limit_B=np.array([_find_limit(*pair, max_tokens) for pair in pairs], np.int32),
             page_tables_BW=rows.take_page_tables(row_B),
             page_tables_version=rows.version,
             sampling_BS=rows.sampling_RS.take(row_B, axis=0),
@@ -99,6 +102,14 @@ class DecodeBatchCache:
             has_rows_below_min_tokens=any([sequence.is_below_min_tokens for sequence in sequences]),
             max_tokens=max_tokens,
         )
+
+    def find_rows_at_limit(self) -> list[int]:
+        """Return the indices of the rows that have all their tokens or need a page for the next ones."""
+        return np.flatnonzero(self.position_B >= self.limit_B).tolist()
+
+    def set_capacity(self, index: int, capacity: int) -> None:
+        """Take note that a row has pages up to another position."""
+        self.limit_B[index] = _find_limit(self.sequences[index], capacity, self.max_tokens)
 
     def update_page_tables(self, rows: RowTable) -> None:
         """Take the page tables again if the row table has changed."""
@@ -128,6 +139,10 @@ class DecodeBatchCache:
         )
         self.position_B = self.position_B + self.max_tokens  # a new array: plans are frozen
         for sequence in self.sequences:
-            sequence.num_computed += self.max_tokens
-            sequence.num_pending += self.max_tokens
+            sequence.advance(self.max_tokens)
         return batch
+
+
+def _find_limit(sequence: Sequence, capacity: int, max_tokens: int) -> int:
+    """Return the first position at which a sequence has all its tokens or no page for max_tokens more."""
+    return min(sequence.request.max_total_tokens - 1, capacity - max_tokens + 1)

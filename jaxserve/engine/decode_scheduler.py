@@ -1,7 +1,5 @@
 """Scheduling of decode batches: which rows decode in a step, each with a page for its newest token."""
 
-import numpy as np
-
 from jaxserve.engine.decode_batch_cache import DecodeBatchCache
 from jaxserve.engine.plan import DecodeBatch
 from jaxserve.engine.request_table import RequestTable
@@ -22,34 +20,38 @@ class DecodeScheduler:
 
     def __init__(self, requests: RequestTable, *, max_logprobs: int, max_tokens_per_row: int) -> None:
         self._requests, self._max_logprobs, self._max_tokens_per_row = requests, max_logprobs, max_tokens_per_row
+        self._cache: DecodeBatchCache | None = None
         self.masked_indices: tuple[int, ...] = ()
         self.needs_previous_tokens = False
 
     def plan(self) -> DecodeBatch | None:
         """Return the next decode batch, or None if no row decodes. May preempt sequences for their pages."""
-        cache = self._requests.decode_cache
+        cache = self._cache
         if cache is None or not self._can_reuse(cache):
-            cache = self._requests.decode_cache = self._build_cache()
+            cache = self._cache = self._build_cache()
         if cache is None:
             return None
-        decode = cache.advance()
         self.masked_indices, self.needs_previous_tokens = cache.masked_indices, cache.needs_previous_tokens
-        if cache.has_rows_below_min_tokens:  # such rows lose their mask at some step, so rebuild the batch every time
-            self._requests.decode_cache = None
-        return decode
+        return cache.advance()
+
+    def audit(self) -> None:
+        """Compare the page tables of the batch with the row table's; raises CacheInvariantError if they differ."""
+        if self._cache is not None and self._cache.version == self._requests.decode_version:
+            self._cache.audit(self._requests.rows)
 
     def _build_cache(self) -> DecodeBatchCache | None:
         """Gather all rows that decode, one by one."""
+        requests, max_tokens = self._requests, self._choose_max_tokens()
         sequences: list[Sequence] = []
-        max_tokens = self._choose_max_tokens()
-        for sequence in tuple(self._requests.running):
-            if _decodes(sequence) and self._requests.ensure_decode_pages(sequence, max_tokens):
+        for sequence in tuple(requests.running):
+            if _decodes(sequence) and requests.ensure_decode_pages(sequence, max_tokens):
                 sequences.append(sequence)
         if not sequences:
             return None
-        capacities = [self._requests.cache.capacity(sequence.pages) for sequence in sequences]
-        rows = self._requests.rows
-        return DecodeBatchCache.from_sequences(sequences, capacities, rows, self._max_logprobs, max_tokens)
+        capacities = [requests.cache.capacity(sequence.pages) for sequence in sequences]
+        return DecodeBatchCache.from_sequences(
+            requests.decode_version, sequences, capacities, requests.rows, self._max_logprobs, max_tokens
+        )
 
     def _choose_max_tokens(self) -> int:
         if self._max_tokens_per_row == 1:
@@ -59,18 +61,20 @@ class DecodeScheduler:
 
     def _can_reuse(self, cache: DecodeBatchCache) -> bool:
         """Whether the same rows decode again; allocates a page for each row that needs one."""
-        if not all(sequence.is_guided for sequence in cache.guided):
+        requests = self._requests
+        if cache.version != requests.decode_version:
             return False
-        if (cache.position_B >= cache.end_B).any():
-            return False
-        full = np.flatnonzero(cache.position_B + cache.max_tokens > cache.capacity_B)
-        for index in full.tolist():
+        if cache.has_rows_below_min_tokens or not all(sequence.is_guided for sequence in cache.guided):
+            return False  # rows may need no masks any more
+        for index in cache.find_rows_at_limit():
             sequence = cache.sequences[index]
-            is_running = self._requests.ensure_decode_pages(sequence, cache.max_tokens)
-            if not is_running or self._requests.decode_cache is None:
+            if not sequence.needs_more_tokens:
+                return False
+            requests.ensure_decode_pages(sequence, cache.max_tokens)
+            if cache.version != requests.decode_version:
                 return False  # a sequence was preempted
-            cache.capacity_B[index] = self._requests.cache.capacity(sequence.pages)
-        cache.update_page_tables(self._requests.rows)
+            cache.set_capacity(index, requests.cache.capacity(sequence.pages))
+        cache.update_page_tables(requests.rows)
         return True
 
 

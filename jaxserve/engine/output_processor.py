@@ -52,10 +52,8 @@ class OutputProcessor:
             if sequence is None:
                 continue
             is_current = sequence.epoch == decode.epochs[index]
-            sequence.num_pending -= decode.max_tokens
-            if count < decode.max_tokens and is_current:
-                sequence.num_computed -= decode.max_tokens - count
-                self._requests.decode_cache = None
+            if count < decode.max_tokens:
+                self._requests.retract(sequence, decode.max_tokens - count, decode.epochs[index])
             tokens = tokens_by_row[index][:count]
             self._apply_tokens(sequence, tokens, sampled, index, now, outputs, num_counted, is_current)
 
@@ -68,11 +66,10 @@ class OutputProcessor:
         now: float,
         outputs: list[TokenOutput],
     ) -> None:
-        if prompt_logprobs is not None and sequence.prompt_logprobs is not None:
-            num_top = sequence.request.params.prompt_logprobs or 0
-            for index in range(len(prompt_logprobs.token_BK)):
-                position_logprobs = make_position_logprobs(prompt_logprobs, (index, 0), num_top)
-                sequence.prompt_logprobs[chunk.start + 1 + index] = position_logprobs
+        if prompt_logprobs is not None:
+            num_top, num = sequence.request.params.prompt_logprobs or 0, len(prompt_logprobs.token_BK)
+            logprobs = [make_position_logprobs(prompt_logprobs, (index, 0), num_top) for index in range(num)]
+            sequence.set_prompt_logprobs(chunk.start + 1, logprobs)
         token = int(sampled.token_BK[0, 0])
         if token >= 0 and sequence.epoch == chunk.epoch:
             self._requests.on_written(sequence, chunk.end)
@@ -87,7 +84,6 @@ class OutputProcessor:
             outputs.append(self._requests.finish(sequence, FinishReason.LENGTH))
 
     def _apply_first(self, sequence: Sequence, sampled: SampledTokens, now: float, outputs: list[TokenOutput]) -> None:
-        sequence.num_pending -= 1
         self._apply_tokens(sequence, sampled.token_BK[0].tolist(), sampled, 0, now, outputs)
 
     def _apply_tokens(
@@ -118,19 +114,12 @@ class OutputProcessor:
                 return
             if fills_pages and len(sequence.tokens) % self._requests.page_size == 0:
                 self._requests.on_written(sequence, len(sequence.tokens))
-            sequence.tokens.append(token)
-            token_ids.append(token)
+            num_before = len(sequence.tokens)
+            stop = sequence.append(token)
+            token_ids += sequence.tokens[num_before:]
             if params.logprobs is not None:
                 ids = params.logprob_token_ids
                 logprobs.append(make_position_logprobs(sampled, (index, number), params.logprobs, ids))
-            stop = sequence.check_stop()
-            if stop is None and sequence.guide is not None:
-                sequence.guide.accept(token)
-                stop_token = sequence.forced_stop_token()
-                if stop_token is not None:
-                    sequence.tokens.append(stop_token)
-                    token_ids.append(stop_token)
-                    stop = sequence.check_stop()
             if stop is not None:
                 break
         self._requests.request_outputs.on_tokens(sequence, len(token_ids) - num_counted, now)

@@ -41,7 +41,6 @@ class PrefillScheduler:
                     requests.preempt(victim)
                 if not victims or not requests.try_start(first):
                     return
-            del waiting[0]
 
     def _select_victims(self, waiting: Sequence) -> list[Sequence]:
         """Select the running sequences to preempt so that a waiting one fits: the last ones of lower priority.
@@ -78,7 +77,6 @@ class PrefillScheduler:
             if self._waits_for_parent(sequence) or requests.prefix_reuse.is_being_computed(sequence):
                 index += 1
             elif not sequence.num_pending and requests.try_start(sequence):
-                del requests.waiting[index]
                 budget -= self.add_chunk(sequence, budget, chunks)
             else:
                 break
@@ -95,16 +93,11 @@ class PrefillScheduler:
             end = start + max_tokens - max_tokens % self._requests.page_size
         if end == start:
             return 0
-        sequence.is_prefilled = end == len(sequence.tokens)
-        if sequence.is_prefilled:
-            self._requests.decode_cache = None
-        is_last = sequence.is_prefilled and sequence.needs_more_tokens
+        is_last = self._requests.compute_chunk(sequence, end)
         needs_prompt_logprobs = sequence.prompt_logprobs is not None
         row = sequence.row
         assert row is not None
         mode = sequence.sample_mode(self._max_logprobs) if is_last else SampleMode.GREEDY
-        sequence.num_computed = end
-        sequence.num_pending += is_last
         chunks.append(
             Chunk(
                 request_id=request.request_id,
@@ -149,7 +142,6 @@ class PrefillScheduler:
             if copies is None:
                 break
             self.page_copies += copies
-            sequence.is_prefilled, sequence.num_pending = True, 1
             requests.request_outputs.on_scheduled(sequence.request, length, requests.clock())
             assert sequence.row is not None
             forks.append(

@@ -91,14 +91,11 @@ class RequestOutputs:
         error: Exception | None = None,
     ) -> TokenOutput:
         """Return a new output of a request; the prompt's log-probabilities go with the first one."""
-        prompt_logprobs = sequence.prompt_logprobs if error is None else None
-        if prompt_logprobs is not None:
-            sequence.prompt_logprobs = None
         return TokenOutput(
             request_id=sequence.request.request_id,
             token_ids=token_ids,
             logprobs=logprobs,
-            prompt_logprobs=None if prompt_logprobs is None else tuple(prompt_logprobs),
+            prompt_logprobs=sequence.take_prompt_logprobs() if error is None else None,
             num_cached_tokens=sequence.num_cached_tokens or 0,
             finish_reason=finish,
             stop_reason=stop_reason,

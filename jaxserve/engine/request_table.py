@@ -15,7 +15,6 @@ from jaxserve.cache.pool import CacheInvariantError
 from jaxserve.cache.prefix import CacheContext
 from jaxserve.cache.sequence_pages import PrefixHit
 from jaxserve.engine.beam_manager import BeamManager
-from jaxserve.engine.decode_batch_cache import DecodeBatchCache
 from jaxserve.engine.plan import SampledTokens
 from jaxserve.engine.prefix_reuse import PrefixReuse
 from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
@@ -45,7 +44,7 @@ class RequestTable:
     prefix_reuse        Pages shared by prompts with the same beginning.
     request_outputs     Outputs and their metrics.
     beams               The beam searches.
-    decode_cache        The decode batch of the last step; None after a row has joined or left it.
+    decode_version      Grows when a sequence begins or ceases to decode, and when one gets fewer tokens than planned.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class RequestTable:
         self.by_id: dict[int, Sequence] = {}
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self.decode_cache: DecodeBatchCache | None = None
+        self.decode_version = 0
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
         """Queue a new request."""
@@ -95,11 +94,12 @@ class RequestTable:
         request, num_cached_tokens = sequence.request, hit.num_pages * self.page_size
         if self.prefix_reuse.is_enabled_for(sequence):
             self.stats.on_prefix(sequence.num_tokens, num_cached_tokens)
-        if sequence.num_cached_tokens is None:
-            sequence.num_cached_tokens = num_cached_tokens
         self.request_outputs.on_scheduled(request, num_cached_tokens, self.clock())
-        self._start(sequence)
-        sequence.num_computed = num_cached_tokens
+        row = self.rows.assign(sequence)
+        sequence.start(row, num_cached_tokens)
+        if request.is_beam_search:
+            self.beams.start(sequence, [row, *self.rows.assign_extra(request.num_rows - 1)])
+        self._move_to_running(sequence)
         self.prefix_reuse.mark_computing(sequence, hit.num_pages)
         return True
 
@@ -121,19 +121,22 @@ class RequestTable:
         if copies is None:
             self.cache.free(child.pages)
             return None
-        self.waiting.remove(child)
-        self._start(child)
-        child.num_computed, child.num_cached_tokens = num_tokens, parent.num_cached_tokens
+        child.start_behind(parent, self.rows.assign(child))
+        self._move_to_running(child)
+        self.decode_version += 1
         return copies
 
-    def _start(self, sequence: Sequence) -> None:
-        """Move a sequence that has its pages to the running ones, with a row, or several for a beam search."""
-        row = self.rows.assign(sequence)
-        if sequence.request.is_beam_search:
-            self.beams.start(sequence, [row, *self.rows.assign_extra(sequence.request.num_rows - 1)])
+    def _move_to_running(self, sequence: Sequence) -> None:
+        """Move a sequence that has its pages and its row from the waiting to the running ones."""
         self.rows.write_pages(sequence, (0,) * len(self.cache.sizes))
-        sequence.num_tokens_at_start = sequence.num_tokens
+        self.waiting.remove(sequence)
         insort(self.running, sequence, key=_queue_key)
+
+    def compute_chunk(self, sequence: Sequence, end: int) -> bool:
+        """Count the tokens of a prompt before `end` as computed; return whether a token is sampled after them."""
+        is_last = sequence.compute_chunk(end)
+        self.decode_version += sequence.is_prefilled
+        return is_last
 
     def watermarks(self, sequence: Sequence, num_free_rows: int) -> tuple[int, ...]:
         """Return by cache group the number of pages that must stay free when a sequence starts beside others.
@@ -201,6 +204,11 @@ class RequestTable:
         self.preempt(victim)
         return victim is not sequence
 
+    def retract(self, sequence: Sequence, num_tokens: int, epoch: int) -> None:
+        """Take back tokens that a decode step planned in this epoch has not brought."""
+        sequence.retract(num_tokens, epoch)
+        self.decode_version += 1
+
     def on_written(self, sequence: Sequence, num_written: int) -> None:
         """Register the pages that a finished step has filled, and free those that the sequence needs no longer.
 
@@ -223,16 +231,14 @@ class RequestTable:
         """Free a sequence's pages and rows and put it back into the queue, to be computed again."""
         self.request_outputs.on_preempt(sequence)
         self._free(sequence)
-        sequence.epoch += 1
-        sequence.num_computed = 0
-        sequence.is_prefilled = False
+        sequence.preempt()
         insort(self.waiting, sequence, key=_queue_key)
 
     def _free(self, sequence: Sequence) -> None:
         """Free the rows and pages of a running sequence; a waiting one has none."""
         if sequence.row is None:
             return
-        self.decode_cache = None
+        self.decode_version += 1
         self.running.remove(sequence)
         self.rows.free(sequence, self.beams.free(sequence))
         self.cache.free(sequence.pages)
@@ -250,6 +256,7 @@ class RequestTable:
         if sequence.row is None:
             self.waiting.remove(sequence)
         self._free(sequence)
+        sequence.finish()
         self.beams.remove(request)
         del self.by_id[request.request_id]
         self.request_outputs.remove(request)
@@ -262,8 +269,6 @@ class RequestTable:
         writable = [(sequence.pages, sequence.num_computed) for sequence in self.running]
         self.cache.audit(owned, [*writable, *self.beams.list_positions()])
         self.rows.audit(self.running)
-        if self.decode_cache is not None:
-            self.decode_cache.audit(self.rows)
         rows = [sequence.row for sequence in self.running if sequence.row is not None] + self.beams.list_extra_rows()
         free = self.rows.free_rows
         if sorted(rows + free) != list(range(self.rows.num_rows)):

@@ -40,9 +40,8 @@ class RowTable:
         return self.num_rows - len(self.free_rows)
 
     def assign(self, sequence: Sequence) -> int:
-        """Give a sequence a row and return it; its penalty state is queued if it has penalties or biases."""
+        """Take a row for a sequence and return it; its penalty state is queued if it has penalties or biases."""
         request, row = sequence.request, self.free_rows.pop()
-        sequence.row = row
         self.sampling_RS[row] = sequence.sampling_S
         if request.needs_penalty_state:
             output_ids = sequence.tokens[len(request.prompt_ids) :]
@@ -81,7 +80,6 @@ class RowTable:
         assert sequence.row is not None
         self.clear_pages(sequence)
         self.free_rows += [sequence.row, *extra_rows]
-        sequence.row = None
 
     def audit(self, sequences: SequenceOf[Sequence]) -> None:
         """Compare the page tables with the pages of running sequences; raises CacheInvariantError if they differ."""

@@ -181,6 +181,7 @@ class Scheduler:
     def audit(self) -> None:
         """Check that pages, rows and requests add up; raises an error if they do not."""
         self._requests.audit()
+        self._decode.audit()
 
 
 def _merge_copies(copies: list[PageCopy], steps: list[BeamStep]) -> tuple[PageCopy, ...]:

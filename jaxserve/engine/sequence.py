@@ -1,6 +1,8 @@
-"""The sequence of a live request: its tokens, and what it holds. Owned by the request table."""
+"""The sequence of a live request: its tokens, what it holds, and the methods that alone change it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,10 +24,16 @@ from jaxserve.sampling.columns import pack_params
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.structured.guide import Guide
 
+Stop: TypeAlias = tuple[FinishReason, int | str | None]
+"""Why an output ends: the finish reason, and the stop reason as in TokenOutput."""
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """The tokens of a live request and what it holds. What remains to be computed is num_tokens minus num_computed.
+
+    It waits until `start` or `start_behind`. While it runs, steps are planned with `compute_chunk` and `advance`, and
+    their results applied with `append` and `retract`. `preempt` lets it wait again, `finish` ends it.
 
     request                The request.
     pages                  The pages of its first num_computed tokens. Those of a beam search are with its beams.
@@ -90,6 +98,85 @@ class Sequence:
             prompt_logprobs=prompt_logprobs,
         )
 
+    # Life
+
+    def start(self, row: int, num_cached_tokens: int) -> None:
+        """Begin to run in a row, behind tokens whose keys and values are cached."""
+        self.row, self.num_computed = row, num_cached_tokens
+        self.num_tokens_at_start = self.num_tokens
+        if self.num_cached_tokens is None:
+            self.num_cached_tokens = num_cached_tokens
+
+    def start_behind(self, parent: "Sequence", row: int) -> None:
+        """Begin to run behind the prompt of another choice, whose last logits give the first token of this one, too."""
+        self.row, self.num_computed = row, parent.num_computed
+        self.num_tokens_at_start = self.num_tokens
+        self.num_cached_tokens = parent.num_cached_tokens
+        self.is_prefilled, self.num_pending = True, 1
+
+    def compute_chunk(self, end: int) -> bool:
+        """Count the tokens before `end` as computed; return whether a token is sampled after them, which is pending."""
+        self.num_computed = end
+        self.is_prefilled = end == len(self.tokens)
+        is_last = self.is_prefilled and self.needs_more_tokens
+        self.num_pending += is_last
+        return is_last
+
+    def advance(self, num_tokens: int) -> None:
+        """Count so many further tokens as computed, and as many sampled ones as pending."""
+        self.num_computed += num_tokens
+        self.num_pending += num_tokens
+
+    def retract(self, num_tokens: int, epoch: int) -> None:
+        """Take back tokens that a step planned in this epoch has not brought."""
+        self.num_pending -= num_tokens
+        if epoch == self.epoch:
+            self.num_computed -= num_tokens
+
+    def append(self, token: int) -> Stop | None:
+        """Append a pending token, whose id is now known; return why the output ends with it, or None.
+
+        A stop token that must follow it is appended, too.
+        """
+        self.num_pending -= 1
+        self.tokens.append(token)
+        stop = self._check_stop()
+        if stop is None and self.guide is not None:
+            self.guide.accept(token)
+            stop_token = self._find_forced_stop_token()
+            if stop_token is not None:
+                self.tokens.append(stop_token)
+                stop = self._check_stop()
+        return stop
+
+    def drop_pending(self) -> None:
+        """Forget the pending tokens: those of a beam search are kept with its beams."""
+        self.num_pending = 0
+
+    def set_prompt_logprobs(self, start: int, logprobs: Iterable[PositionLogprobs]) -> None:
+        """Fill in the log-probabilities of the prompt from a position on, if the request asks for them."""
+        if self.prompt_logprobs is not None:
+            for position, position_logprobs in enumerate(logprobs, start):
+                self.prompt_logprobs[position] = position_logprobs
+
+    def take_prompt_logprobs(self) -> tuple[PositionLogprobs | None, ...] | None:
+        """Return the log-probabilities of the prompt to be sent, once; None if there are none."""
+        if self.prompt_logprobs is None:
+            return None
+        prompt_logprobs, self.prompt_logprobs = tuple(self.prompt_logprobs), None
+        return prompt_logprobs
+
+    def preempt(self) -> None:
+        """Wait again, without row and pages, to be computed from the beginning."""
+        self.row, self.num_computed, self.is_prefilled = None, 0, False
+        self.epoch += 1
+
+    def finish(self) -> None:
+        """End, without row and pages."""
+        self.row = None
+
+    # Questions
+
     @property
     def num_tokens(self) -> int:
         """The number of tokens of prompt and output, pending ones included."""
@@ -152,7 +239,7 @@ class Sequence:
         """Whether it was preempted and has not generated a page of tokens since it runs again."""
         return self.epoch > 0 and self.num_tokens - self.num_tokens_at_start < page_size
 
-    def forced_stop_token(self) -> int | None:
+    def _find_forced_stop_token(self) -> int | None:
         """Return the stop token that follows a complete grammar, so that it need not be sampled.
 
         None if other tokens may follow, or if the request asks for log-probabilities.
@@ -164,10 +251,10 @@ class Sequence:
         allowed_ids = np.flatnonzero(bits_V)
         return int(allowed_ids[0]) if len(allowed_ids) == 1 else None
 
-    def check_stop(self) -> tuple[FinishReason, int | str | None] | None:
-        """Return finish reason and stop reason if the newest token ends the output, else None.
+    def _check_stop(self) -> Stop | None:
+        """Return why the newest token ends the output, or None. To be called once for each token.
 
-        The order is end-of-sequence token, stop ids, length, repetition. To be called once for each token.
+        The order is end-of-sequence token, stop ids, length, repetition.
         """
         request, token = self.request, self.tokens[-1]
         if token == request.eos_id:

@@ -83,7 +83,7 @@ def test_an_audit_compares_every_copy_of_the_page_tables(copy):
     for _ in range(4):
         world.step()
     requests = world.scheduler._requests
-    tables = requests.rows.page_tables_RW if copy == "row table" else requests.decode_cache.page_tables_BW
+    tables = requests.rows.page_tables_RW if copy == "row table" else world.scheduler._decode._cache.page_tables_BW
     row = requests.running[0].row if copy == "row table" else 0
     tables[1][row, 0] = 7
     with pytest.raises(CacheInvariantError, match="page tables"):
