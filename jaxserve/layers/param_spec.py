@@ -4,7 +4,7 @@ A weight's shape is that of the leaf, as the network uses it. Its origins say ho
 its own, as rows of a fused tensor, as a part of a stack of experts, or as one tensor for each expert.
 """
 
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -14,6 +14,10 @@ from jaxserve.parallel.sharding import Axis
 
 ParamPath: TypeAlias = tuple[Hashable, ...]
 """A leaf's place in the module tree, e.g. ("layers", 3, "attention", "query", "kernel")."""
+Part: TypeAlias = tuple[slice, ...]
+"""A part of an array: start and stop along every axis. Without any axis: all of it."""
+ReadPart: TypeAlias = Callable[[str, Part], np.ndarray]
+"""Read a part of a checkpoint's tensor, in the layout of the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,20 @@ class Source:
         """Return the axis that `rows` counts along."""
         return 1 if len(self.shape) == 3 else 0
 
-    def read(self, read_tensor: Callable[[str], np.ndarray]) -> np.ndarray:
-        """Return the part in the leaf's layout, a view where the tensor's reader gives one."""
-        values = read_tensor(self.name)
+    def locate(self, part: Part = ()) -> Part:
+        """Return where the tensor has a part of what is made of this source, which is given in the leaf's layout."""
+        if not part:
+            located = [slice(0, size) for size in self.part_shape]
+        else:
+            located = [*part[:-2], part[-1], part[-2]] if self.is_transposed else list(part)
         if self.rows is not None:
-            part = slice(*self.rows)
-            values = values[:, part] if self.row_axis else values[part]
+            rows = range(*self.rows)[located[self.row_axis]]
+            located[self.row_axis] = slice(rows.start, rows.stop, rows.step)
+        return tuple(located)
+
+    def read(self, read_part: ReadPart, part: Part = ()) -> np.ndarray:
+        """Return a part in the leaf's layout, a view where the tensor's reader gives one."""
+        values = read_part(self.name, self.locate(part))
         return np.swapaxes(values, -1, -2) if self.is_transposed else values
 
 
@@ -64,9 +76,16 @@ class Origin:
     sources: tuple[Source, ...]
     combine: Combine = "take"
 
-    def combine_parts(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the leaf made of its sources' parts, each in the leaf's layout."""
-        return parts[0] if self.combine == "take" else np.stack(parts)
+    def find_sources(self, part: Part = ()) -> list[tuple[Source, Part]]:
+        """Return the sources of a part of the leaf, each with the part that it has, in the leaf's layout."""
+        if self.combine == "take":
+            return [(self.sources[0], part)]
+        return [(source, part[1:]) for source in (self.sources[part[0]] if part else self.sources)]
+
+    def read(self, read_part: ReadPart, part: Part = ()) -> np.ndarray:
+        """Return a part of the leaf, a view where the tensor's reader gives one and nothing is stacked."""
+        values = [source.read(read_part, each) for source, each in self.find_sources(part)]
+        return values[0] if self.combine == "take" else np.stack(values)
 
 
 @dataclass(frozen=True, slots=True)

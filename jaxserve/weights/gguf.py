@@ -7,6 +7,7 @@ added, it is taken off again.
 
 from math import prod
 from pathlib import Path
+from typing import TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +15,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import PackedKind, QuantizedBlocks
 from jaxserve.weights.gguf_config import build_generation_config, build_hf_config, find_family
 from jaxserve.weights.gguf_header import GGUFTensor, read_header
@@ -39,6 +41,8 @@ BLOCK_TYPES: dict[PackedKind, GGMLQuantizationType] = {
     "int4": GGMLQuantizationType.Q4_1,
 }
 FLOAT32 = np.dtype(np.float32)
+FilePart: TypeAlias = tuple[slice | np.ndarray, ...]
+"""A part of a tensor, where rows of the first axis may be listed one by one."""
 SLAB_VALUES = 1 << 18  # dequantised at a time: a slab and its scratch stay in cache (Q4_1 +30 % over one call)
 
 
@@ -64,35 +68,52 @@ class GGUFCheckpoint:
         for name in self._stored:
             self._check_permutable(name)
 
-    def read(self, name: str) -> np.ndarray:
-        """Return the tensor's values in Hugging Face's layout; packed blocks become float32."""
-        values = dequantize_tensor(self._rows(name), self._stored[name])
+    def read(self, name: str, part: Part = ()) -> np.ndarray:
+        """Return a part of the tensor's values in Hugging Face's layout; packed blocks become float32."""
+        values = self._read_values(self._stored[name], self._locate(name, part))
         if self._family.norm_offset and name.endswith("norm.weight"):
             return values.astype(np.float32) - np.float32(self._family.norm_offset)
         return values
 
-    def read_blocks(self, name: str, kind: PackedKind) -> QuantizedBlocks | None:
-        """Return the tensor's blocks, [out, in], if the file holds them in that form; else None."""
-        if self._stored[name].ggml_type != BLOCK_TYPES[kind]:
+    def read_blocks(self, name: str, kind: PackedKind, part: Part = ()) -> QuantizedBlocks | None:
+        """Return a part of the tensor's blocks, [out, in], if the file holds them in that form; else None."""
+        tensor = self._stored[name]
+        if tensor.ggml_type != BLOCK_TYPES[kind]:
             return None
-        return split_blocks(self._rows(name), kind)
+        raw = self._view_blocks(tensor, self._locate(name, part))
+        return split_blocks(raw.reshape(-1, raw.shape[-2] * raw.shape[-1]), kind)
 
     def release(self, name: str) -> None:
         """Give back the memory that the tensor's part of the file takes."""
         tensor = self._stored[name]
         self._file.release(tensor.offset, tensor_bytes(tensor))
 
-    def _rows(self, name: str) -> np.ndarray:
-        """Return the tensor's rows as bytes, in Hugging Face's order."""
-        rows = self._raw_rows(self._stored[name])
+    def _locate(self, name: str, part: Part) -> FilePart:
+        """Return where the file has a part of a tensor: rows in its own order."""
         heads = self._permuted_heads(name)
-        return undo_rotary_permutation(rows, heads) if heads else rows
+        if not heads:
+            return part
+        row_R = undo_rotary_permutation(np.arange(self._stored[name].shape[0])[:, None], heads)[:, 0]
+        return (row_R[part[0]], *part[1:]) if part else (row_R,)
 
-    def _raw_rows(self, tensor: GGUFTensor) -> np.ndarray:
-        """Return uint8[rows, bytes of a row]; a vector has one value per row, as biases are permuted value by value."""
-        num_rows = prod(tensor.shape[:-1]) if len(tensor.shape) > 1 else _vector_rows(tensor)
-        raw = self._file.view(tensor.offset, (tensor_bytes(tensor),), np.dtype(np.uint8))
-        return raw.reshape(num_rows, -1) if num_rows else raw.reshape(0, 1)
+    def _read_values(self, tensor: GGUFTensor, part: FilePart = ()) -> np.ndarray:
+        """Return values: a view for plain numbers in the file's order, else an array made for the caller."""
+        kind = GGMLQuantizationType(tensor.ggml_type)
+        if kind in PLAIN_DTYPES:
+            return self._file.view(tensor.offset, tensor.shape, PLAIN_DTYPES[kind])[part]
+        first, end = _column_range(tensor, part)
+        block_values, _ = GGML_QUANT_SIZES[kind]
+        skipped = first % block_values
+        return dequantize_blocks(self._view_blocks(tensor, part), kind)[..., skipped : skipped + end - first]
+
+    def _view_blocks(self, tensor: GGUFTensor, part: FilePart = ()) -> np.ndarray:
+        """Return uint8[rows …, blocks, bytes of a block], the blocks that have some of the part."""
+        block_values, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.ggml_type)]
+        shape = (*tensor.shape[:-1], tensor.shape[-1] // block_values, block_bytes)
+        first, end = _column_range(tensor, part)
+        rows = part[: len(tensor.shape) - 1]
+        blocks = slice(first // block_values, -(-end // block_values))
+        return self._file.view(tensor.offset, shape, np.dtype(np.uint8))[(*rows, ..., blocks, slice(None))]
 
     def _permuted_heads(self, name: str) -> int:
         """Return the number of heads in the rows of this tensor if they are permuted; else 0."""
@@ -106,13 +127,13 @@ class GGUFCheckpoint:
 
     def _check_permutable(self, name: str) -> None:
         tensor, heads = self._stored[name], self._permuted_heads(name)
-        packed_vector = len(tensor.shape) == 1 and _vector_rows(tensor) != tensor.shape[0]
+        packed_vector = len(tensor.shape) == 1 and GGMLQuantizationType(tensor.ggml_type) not in PLAIN_DTYPES
         if heads and (tensor.shape[0] % (2 * heads) or packed_vector):
             raise BadCheckpoint(f"{self.path}: tensor {tensor.name!r} of shape {tensor.shape} has no {heads} heads.")
 
     def _rope_factors(self) -> dict[str, np.ndarray]:
         tensors = [self._header.tensors[name] for name in ROPE_TENSORS if name in self._header.tensors]
-        return {each.name: dequantize_tensor(self._raw_rows(each), each).astype(np.float32) for each in tensors}
+        return {each.name: self._read_values(each).astype(np.float32) for each in tensors}
 
 
 def _tensor_info(tensor: GGUFTensor) -> TensorInfo:
@@ -167,21 +188,19 @@ def undo_rotary_permutation(rows: np.ndarray, heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(num_rows, -1)
 
 
-def dequantize_tensor(rows: np.ndarray, tensor: GGUFTensor) -> np.ndarray:
-    """Return the values of uint8[rows, bytes]: a view for plain numbers, new float32 for packed blocks."""
-    kind = GGMLQuantizationType(tensor.ggml_type)
-    if kind in PLAIN_DTYPES:
-        return rows.reshape(-1).view(PLAIN_DTYPES[kind]).reshape(tensor.shape)
-    block_values, block_bytes = GGML_QUANT_SIZES[kind]
-    values = aligned_empty((prod(tensor.shape),), FLOAT32)
-    raw = rows.reshape(-1)
+def dequantize_blocks(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """Return the values of uint8[rows …, blocks, bytes of a block], a new float32[rows …, values of a row]."""
+    *front, num_blocks, block_bytes = blocks.shape
+    block_values, _ = GGML_QUANT_SIZES[kind]
+    values = aligned_empty((prod(front) * num_blocks * block_values,), FLOAT32)
+    raw = blocks.reshape(-1)
     slab_blocks = max(SLAB_VALUES // block_values, 1)
     with np.errstate(all="ignore"):  # a hostile scale may be infinite; that is the model's business, not a warning
         for first in range(0, raw.size // block_bytes, slab_blocks):
             slab = raw[first * block_bytes : (first + slab_blocks) * block_bytes].reshape(1, -1)
             out = dequantize(slab, kind).reshape(-1)
             values[first * block_values : first * block_values + out.size] = out
-    return values.reshape(tensor.shape)
+    return values.reshape(*front, num_blocks * block_values)
 
 
 def split_blocks(rows: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
@@ -195,6 +214,10 @@ def split_blocks(rows: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
     return QuantizedBlocks(code, float16s[..., 0], float16s[..., 1])
 
 
-def _vector_rows(tensor: GGUFTensor) -> int:
-    block_values, _ = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.ggml_type)]
-    return tensor.shape[0] if block_values == 1 else 1
+def _column_range(tensor: GGUFTensor, part: FilePart) -> tuple[int, int]:
+    """Return start and stop along the last axis: all of it where the part does not say."""
+    columns = part[-1] if len(part) == len(tensor.shape) else slice(None)
+    assert isinstance(columns, slice)
+    start, stop, step = columns.indices(tensor.shape[-1])
+    assert step == 1, tensor.name
+    return start, stop

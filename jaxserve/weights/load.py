@@ -6,10 +6,11 @@ how it is laid out.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from math import prod
 from typing import Any, TypeAlias
 
@@ -18,17 +19,17 @@ import numpy as np
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Source
-from jaxserve.layers.quant import GROUP_SIZE, PackedWeight, QuantizedBlocks, pack_blocks, quantize
+from jaxserve.layers.quant import PackedWeight
 from jaxserve.weights.mapped_file import aligned_empty, is_zero_copyable
+from jaxserve.weights.packing import pack_shard
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
-from jaxserve.weights.shards import cut_shard
+from jaxserve.weights.shards import read_shard
 
 ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 
 MAX_THREADS = 8
 # A transposed matrix is copied this many columns at a time: twice the speed of one copy, four times with a cast.
 BLOCK_COLUMNS = 64
-SLAB_VALUES = 1 << 16  # packed at a time: a slab and its scratch stay in cache
 # Tables that old checkpoints carry and that every model computes for itself.
 ALWAYS_IGNORED = ("*.rotary_emb.inv_freq",)
 
@@ -101,83 +102,33 @@ def load_params(
 def _load_param(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec, target: Any) -> Weight:
     origin = _origin(checkpoint, path, param)
     if isinstance(target, PackedWeight):
-        host = _pack_param(checkpoint, path, origin, target)
-        _release(checkpoint, origin)
-        return replace(target, data=_put_on_device(host, getattr(target.data, "sharding", None)))
-    sharding = getattr(target, "sharding", None)
-    parts = [source.read(checkpoint.read) for source in origin.sources]
-    if sharding is not None and not sharding.is_fully_replicated:
-        placed = _put_shards(origin, parts, param, target)
-        _release(checkpoint, origin)
-        return placed
-    values = origin.combine_parts(parts)
-    assert values.shape == target.shape, f"{path}: the checkpoint's parts make {values.shape}, not {target.shape}"
-    host = _convert(values, np.dtype(target.dtype))
-    del values, parts
-    _release(checkpoint, origin)
-    return _put_on_device(host, sharding)
+        data = _place_shards(target.data, partial(pack_shard, checkpoint, path, origin, param, target))
+        placed = replace(target, data=data)
+    else:
+
+        def read(index: Sequence[slice]) -> np.ndarray:
+            values = read_shard(origin, checkpoint.read, param, target.shape, index)
+            return _convert(values, np.dtype(target.dtype))
+
+        placed = _place_shards(target, read)
+    for source in origin.sources:
+        checkpoint.release(source.name)
+    return placed
 
 
-def _put_shards(origin: Origin, parts: list[np.ndarray], param: ParamSpec, target: jax.ShapeDtypeStruct) -> jax.Array:
-    """Return a weight that is split among devices: each gets its own part, and no copy of the whole is made."""
+def _place_shards(target: jax.ShapeDtypeStruct, read: Callable[[Sequence[slice]], np.ndarray]) -> jax.Array:
+    """Return an array on its devices: each gets its own part, and no copy of the whole is made if it is split.
+
+    read   Read a part of the array.
+    """
     shape, sharding = target.shape, target.sharding
-    assert sharding is not None
+    if sharding is None or sharding.is_fully_replicated:
+        return _put_on_device(read([slice(0, size) for size in shape]), sharding)
     arrays = []
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         assert index is not None
-        host = _convert(cut_shard(origin, parts, param, shape, index), np.dtype(target.dtype))
-        arrays.append(_put_on_device(host, device))
+        arrays.append(_put_on_device(read(index), device))
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
-
-
-def _release(checkpoint: Checkpoint, origin: Origin) -> None:
-    for source in origin.sources:
-        checkpoint.release(source.name)
-
-
-def _pack_param(checkpoint: Checkpoint, path: ParamPath, origin: Origin, target: PackedWeight) -> np.ndarray:
-    """Return the weight in the layout of its kernel: blocks of the file as they are, anything else packed anew."""
-    data = aligned_empty(target.data.shape, np.dtype(np.uint8))
-    if data.ndim == 3:
-        _pack_matrix(_read_matrices(checkpoint, path, origin.sources[0], target)[0], target, data)
-        return data
-    if origin.combine == "stack":
-        for source, expert_data in zip(origin.sources, data, strict=True):
-            _pack_matrix(_read_matrices(checkpoint, path, source, target)[0], target, expert_data)
-        return data
-    matrices = _read_matrices(checkpoint, path, origin.sources[0], target)  # the stack is read once, for all experts
-    for matrix, expert_data in zip(matrices, data, strict=True):
-        _pack_matrix(matrix, target, expert_data)
-    return data
-
-
-def _read_matrices(
-    checkpoint: Checkpoint, path: ParamPath, source: Source, target: PackedWeight
-) -> list[QuantizedBlocks | np.ndarray]:
-    """Read the matrices [out, in] of a source, one or a stack: blocks of the file that are packed alike, or values."""
-    num_matrices = source.shape[0] if len(source.shape) == 3 else 1
-    blocks = checkpoint.read_blocks(source.name, target.kind)
-    if blocks is not None:  # the file's blocks know rows only: those of all experts, one after the other
-        num_rows = source.shape[-2]
-        parts = [blocks.take_rows(slice(first * num_rows, (first + 1) * num_rows)) for first in range(num_matrices)]
-        return [part if source.rows is None else part.take_rows(slice(*source.rows)) for part in parts]
-    values = source.read(checkpoint.read)
-    matrices = list(values) if len(source.shape) == 3 else [values]
-    values_OI = [matrix if path[-1] == "table" else matrix.T for matrix in matrices]
-    for each in values_OI:
-        assert each.shape == (target.width_out, target.width_in), f"{path} is {each.shape}, not {target}"
-    return list(values_OI)
-
-
-def _pack_matrix(matrix: QuantizedBlocks | np.ndarray, target: PackedWeight, data_GBX: np.ndarray) -> None:
-    """Pack one matrix [out, in], or blocks of one, as its kernel wants it."""
-    if isinstance(matrix, QuantizedBlocks):
-        pack_blocks(matrix, data_GBX)
-        return
-    slab_groups = max(SLAB_VALUES // target.width_in // GROUP_SIZE, 1)
-    for first in range(0, len(data_GBX), slab_groups):
-        rows_OI = matrix[first * GROUP_SIZE : (first + slab_groups) * GROUP_SIZE]
-        pack_blocks(quantize(rows_OI, target.kind), data_GBX[first : first + slab_groups])
 
 
 def _put_on_device(host: np.ndarray, sharding: Any) -> jax.Array:

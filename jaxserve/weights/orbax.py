@@ -15,12 +15,14 @@ import jax
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import PackedKind
 from jaxserve.weights.protocol import TensorInfo, read_json
 
 WEIGHTS_DIRECTORY = "weights"
 METADATA_FILE = "_METADATA"
 DRIVERS = {False: "zarr", True: "zarr3"}
+CHUNK_BYTES = 1 << 20  # a device's part of a weight is read in whole chunks; orbax would write each weight as one
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -38,9 +40,9 @@ def save_checkpoint(
     (path / "config.json").write_text(json.dumps(config, indent=2))
     (path / "generation_config.json").write_text(json.dumps(generation_config, indent=2))
     with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(
-            path.resolve() / WEIGHTS_DIRECTORY, {".".join(map(str, key)): leaf for key, leaf in params.items()}
-        )
+        leaves = {".".join(map(str, key)): leaf for key, leaf in params.items()}
+        save_args = {name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES) for name in leaves}
+        checkpointer.save(path.resolve() / WEIGHTS_DIRECTORY, leaves, save_args=save_args)
 
 
 class OrbaxCheckpoint:
@@ -57,14 +59,17 @@ class OrbaxCheckpoint:
         self._stores = {name: self._open(name) for name in _read_names(path, metadata)}
         self.tensors = {name: self._info(name) for name in self._stores}
 
-    def read(self, name: str) -> np.ndarray:
-        """Return the leaf's values as stored. Raises BadCheckpoint if they cannot be read."""
+    def read(self, name: str, part: Part = ()) -> np.ndarray:
+        """Return a part of the leaf's values as stored; the chunks that have some of it are read.
+
+        Raises BadCheckpoint if they cannot be read.
+        """
         try:
-            return self._stores[name].read().result()
+            return self._stores[name][part].read().result()
         except (ValueError, OSError, RuntimeError) as error:
             raise self._unreadable(name, error) from error
 
-    def read_blocks(self, name: str, kind: PackedKind) -> None:
+    def read_blocks(self, name: str, kind: PackedKind, part: Part = ()) -> None:
         """Return None: no tensor is packed in this format."""
 
     def release(self, name: str) -> None:

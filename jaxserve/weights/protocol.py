@@ -1,7 +1,7 @@
 """Checkpoint: the interface of all formats.
 
 A checkpoint is opened (headers read and checked against the length of the file, nothing allocated), asked for its
-config and the names and shapes of its tensors, and then read one tensor at a time, from several threads if one likes.
+config and the names and shapes of its tensors, and then read part by part, from several threads if one likes.
 Names and layouts are those of Hugging Face checkpoints, whatever the file holds.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import PackedKind, QuantizedBlocks
 
 MAX_JSON_BYTES = 64 * MIB
@@ -42,12 +43,19 @@ class Checkpoint(Protocol):
         """Return every tensor by its name."""
         ...
 
-    def read(self, name: str) -> np.ndarray:
-        """Return the tensor's values: a read-only view into the file, or an array made for the caller."""
+    def read(self, name: str, part: Part = ()) -> np.ndarray:
+        """Return a part of the tensor's values: a read-only view into the file, or an array made for the caller.
+
+        Nothing else of the tensor is read, except what the format keeps in one piece with the part: the rest of blocks
+        and chunks.
+        """
         ...
 
-    def read_blocks(self, name: str, kind: PackedKind) -> QuantizedBlocks | None:
-        """Return the tensor's blocks, [out, in], if the file holds them in that form; else None."""
+    def read_blocks(self, name: str, kind: PackedKind, part: Part = ()) -> QuantizedBlocks | None:
+        """Return a part of the tensor's blocks, [out, in], if the file holds them in that form; else None.
+
+        Of a stack: the outputs of all its matrices, one after the other. The part is of whole blocks.
+        """
         ...
 
     def release(self, name: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import PackedKind
 from jaxserve.weights.mapped_file import MappedFile
 from jaxserve.weights.protocol import TensorInfo, read_json
@@ -74,12 +75,12 @@ class SafetensorsCheckpoint:
         _check_index(path, index, self._stored)
         self.tensors = {name: stored.info for name, stored in self._stored.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        """Return a read-only view of the tensor's values in the mapped file."""
+    def read(self, name: str, part: Part = ()) -> np.ndarray:
+        """Return a read-only view of a part of the tensor's values in the mapped file."""
         stored = self._stored[name]
-        return stored.file.view(stored.offset, stored.info.shape, stored.info.dtype)
+        return stored.file.view(stored.offset, stored.info.shape, stored.info.dtype)[part]
 
-    def read_blocks(self, name: str, kind: PackedKind) -> None:
+    def read_blocks(self, name: str, kind: PackedKind, part: Part = ()) -> None:
         """Return None: no tensor is packed in this format."""
 
     def release(self, name: str) -> None:

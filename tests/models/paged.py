@@ -27,9 +27,7 @@ def place(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[
         origin = param.choose_origin(weights)
         for source in origin.sources:
             assert weights[source.name].shape == source.shape, source.name
-        placed[path] = jnp.asarray(
-            origin.combine_parts([source.read(weights.__getitem__) for source in origin.sources])
-        )
+        placed[path] = jnp.asarray(origin.read(lambda name, part: weights[name][part]))
         assert placed[path].shape == shapes[path].shape == param.shape, path
     return placed
 

@@ -14,7 +14,7 @@ from jaxserve.layers.param_spec import Origin, ParamSpec, Source
 from jaxserve.models.partition import check_partition, local_caches
 from jaxserve.parallel.ranks import Ranks
 from jaxserve.parallel.sharding import EXPERT_RULES, RULES, pad_vocab, split_axes
-from jaxserve.weights.shards import cut_shard
+from jaxserve.weights.shards import read_shard
 from tests.models.specs import PLAIN
 
 
@@ -62,10 +62,11 @@ def test_the_vocabulary_is_filled_up_to_whole_words_of_a_mask(vocab, size, padde
 def cut(param: ParamSpec, parts: list[np.ndarray], shape: tuple[int, ...], axis: int, size: int) -> list[np.ndarray]:
     """Every rank's part of an array that is split along one axis."""
     step = shape[axis] // size
+    tensors = {source.name: part for source, part in zip(param.origins[0].sources, parts, strict=True)}
     return [
-        cut_shard(
+        read_shard(
             param.origins[0],
-            parts,
+            lambda name, part: tensors[name][part],
             param,
             shape,
             tuple(slice(rank * step, (rank + 1) * step) if each == axis else slice(None) for each in range(len(shape))),

@@ -3,7 +3,7 @@
 module → what proves it:
 
     checkpoint, protocol, load, mapped_file → test_load.py, test_real_models.py
-    load, shards, for fused and stacked tensors of every format → test_layouts.py
+    load, packing, shards, for fused and stacked tensors of every format → test_layouts.py
     safetensors → test_safetensors.py
     orbax → test_orbax.py
     gguf, gguf_header, gguf_metadata, gguf_names, gguf_rope → test_gguf.py

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from jaxserve.errors import BadCheckpoint, UnknownArchitecture
 from jaxserve.weights.checkpoint import open_checkpoint
-from jaxserve.weights.gguf import dequantize_tensor, undo_rotary_permutation
-from jaxserve.weights.gguf_header import GGUFTensor, read_header
+from jaxserve.weights.gguf import dequantize_blocks, undo_rotary_permutation
+from jaxserve.weights.gguf_header import read_header
 from jaxserve.weights.gguf_rope import LLAMA3_ROPE_SCALING, llama3_factors
 from tests.weights import tiny
 
@@ -156,7 +156,7 @@ def quantisable() -> list[Kind]:
 def test_packing_and_unpacking_stays_within_the_types_error(tmp_path, kind):
     value = np.random.default_rng(1).standard_normal((6, 512)).astype(np.float32)
     packed = gguf.quantize(value, kind)
-    read = dequantize_tensor(packed.view(np.uint8).reshape(6, -1), GGUFTensor("a", value.shape, kind.value, 0))
+    read = dequantize_blocks(packed.view(np.uint8).reshape(6, -1, gguf.GGML_QUANT_SIZES[kind][1]), kind)
     assert read.shape == value.shape
     assert np.abs(read.astype(np.float32) - value).max() <= ERROR[kind] * np.abs(value).max()
 
@@ -179,7 +179,7 @@ def test_slabs_give_the_values_of_one_whole_call(kind, monkeypatch):
     block, size = gguf.GGML_QUANT_SIZES[kind]
     monkeypatch.setattr("jaxserve.weights.gguf.SLAB_VALUES", 3 * block)
     raw = np.random.default_rng(2).integers(0, 256, (5, 2 * size), dtype=np.uint8)
-    ours = dequantize_tensor(raw, GGUFTensor("a", (5, 2 * block), kind.value, 0))
+    ours = dequantize_blocks(raw.reshape(5, 2, size), kind)
     np.testing.assert_array_equal(ours.astype(np.float32), gguf.dequantize(raw, kind).reshape(5, 2 * block))
 
 
@@ -190,6 +190,20 @@ def test_packed_rows_of_query_and_key_are_put_in_order_too(tmp_path, kind):
     checkpoint = open_checkpoint(tiny.write_gguf(tmp_path / "a.gguf", written, kind=kind))
     expected = gguf.dequantize(gguf.quantize(written[name], kind), kind)
     np.testing.assert_array_equal(checkpoint.read(name).astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q4_1])
+def test_only_blocks_of_the_part_are_unpacked(tmp_path, kind, monkeypatch):
+    name, columns = "model.layers.0.self_attn.q_proj.weight", slice(0, 20)
+    weights = tiny.weights() | {name: np.random.default_rng(0).standard_normal((32, 96), np.float32)}
+    checkpoint, sizes = open_checkpoint(tiny.write_gguf(tmp_path / "a.gguf", weights, kind=kind)), []
+    whole, dequantize = checkpoint.read(name), gguf.dequantize
+    monkeypatch.setattr(
+        "jaxserve.weights.gguf.dequantize", lambda raw, kind: sizes.append(raw.size) or dequantize(raw, kind)
+    )
+    for rows in (slice(0, 8), slice(3, 30), slice(1, 32, 2)):
+        np.testing.assert_array_equal(checkpoint.read(name, (rows, columns)), whole[rows, columns])
+        assert sizes.pop() == len(range(32)[rows]) * gguf.GGML_QUANT_SIZES[kind][1]
 
 
 def test_the_head_says_what_the_gguf_package_says(tmp_path):

@@ -3,8 +3,9 @@
 Leaves are drawn first, and written as one tensor for each projection and expert, fused, or stacked.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from jaxserve.weights import orbax
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.gguf import BLOCK_TYPES, split_blocks
 from jaxserve.weights.load import _origin, check_checkpoint, load_params
+from jaxserve.weights.packing import pack_shard
 from jaxserve.weights.protocol import Checkpoint
-from jaxserve.weights.shards import cut_shard
+from jaxserve.weights.shards import read_shard
 from tests.models.tiny import tiny_config
 from tests.weights import gguf_writer, tiny
+from tests.weights.counting import CountingCheckpoint
 
 LAYERS, EXPERTS = 2, 3
 # 40 is no multiple of 16 outputs nor of 32 inputs: fused rows start within a group, and GGUF keeps `down` as float32.
@@ -265,20 +268,44 @@ def test_leaves_are_those_that_were_written(written):
         np.testing.assert_array_equal(rows_of(path, np.asarray(loaded[path])), expected, err_msg=str(path))
 
 
-def test_a_device_gets_its_part_of_the_same_leaf(written):
+def list_parts(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Parts of an array that have some of one axis: the beginning, the end, and between them."""
+    for axis, size in enumerate(shape):
+        for start, stop in {(0, size // 2), (1, size), (size // 3, size - 1)}:
+            if start < stop:
+                yield tuple(slice(start, stop) if each == axis else slice(None) for each in range(len(shape)))
+
+
+def test_a_part_of_a_leaf_is_that_of_the_whole_and_nothing_else_is_read(written):
     _, checkpoint, _ = written
     loaded = load(checkpoint)
     for path, param in params_of(checkpoint.config).items():
         origin, leaf = _origin(checkpoint, path, param), np.asarray(loaded[path])
-        parts = [source.read(checkpoint.read) for source in origin.sources]
-        for axis in range(leaf.ndim):
-            index = tuple(slice(1, None) if each == axis else slice(None) for each in range(leaf.ndim))
-            np.testing.assert_array_equal(cut_shard(origin, parts, param, leaf.shape, index), leaf[index])
+        for index in list_parts(leaf.shape):
+            counting = CountingCheckpoint(checkpoint)
+            part = read_shard(origin, counting.read, param, leaf.shape, index)
+            np.testing.assert_array_equal(part, leaf[index], err_msg=str(path))
+            assert counting.num_values == part.size
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_part_of_a_packed_leaf_is_that_of_the_whole_and_nothing_else_is_read(written, quantization):
+    _, checkpoint, _ = written
+    loaded, params = load(checkpoint, quantization=quantization), params_of(checkpoint.config)
+    for path, weight in loaded.items():
+        if not isinstance(weight, quant.PackedWeight):
+            continue
+        origin, data = _origin(checkpoint, path, params[path]), np.asarray(weight.data)
+        for index in list_parts(data.shape[:-1]):
+            counting = CountingCheckpoint(checkpoint)
+            part = pack_shard(counting, path, origin, params[path], weight, (*index, slice(None)))
+            np.testing.assert_array_equal(part, data[index], err_msg=str(path))
+            assert counting.num_values <= prod(part.shape[:-1]) * quant.GROUP_SIZE * quant.BLOCK_SIZE
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_packed_leaves_are_the_plain_ones_packed(written, quantization, monkeypatch):
-    monkeypatch.setattr("jaxserve.weights.load.SLAB_VALUES", 2048)  # two groups of 16 rows at a time
+    monkeypatch.setattr("jaxserve.weights.packing.SLAB_VALUES", 2048)  # two groups of 16 rows at a time
     case, checkpoint, leaves = written
     loaded = load(checkpoint, quantization=quantization)
     packed = [path for path in leaves if isinstance(loaded[path], quant.PackedWeight)]

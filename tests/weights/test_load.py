@@ -65,7 +65,7 @@ def test_every_format_gives_the_same_leaves(tmp_path, written_in, dtype):
     loaded = load_params(written_in(tmp_path, tensors), leaves, abstract)
     assert list(loaded) == list(leaves)
     for path, leaf in leaves.items():
-        expected = leaf.origins[0].sources[0].read(tensors.__getitem__).astype(dtype)
+        expected = leaf.origins[0].sources[0].read(lambda name, part: tensors[name][part]).astype(dtype)
         assert loaded[path].dtype == dtype
         np.testing.assert_array_equal(np.asarray(loaded[path]), expected)
 
@@ -125,7 +125,7 @@ def test_loading_leaves_surplus_tensors_alone(tmp_path):
 def test_a_wrong_checkpoint_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     tensors = tiny.weights()
     checkpoint = safetensors_in(tmp_path, {name: value for name, value in tensors.items() if "norm" not in name})
-    monkeypatch.setattr(checkpoint, "read", lambda name: pytest.fail("read too early"))
+    monkeypatch.setattr(checkpoint, "read", lambda name, part: pytest.fail("read too early"))
     with pytest.raises(BadCheckpoint):
         load_params(checkpoint, *wanted(tensors))
 
@@ -133,7 +133,7 @@ def test_a_wrong_checkpoint_is_refused_before_anything_is_read(tmp_path, monkeyp
 def test_a_tensor_that_fails_ends_the_load_with_its_own_error(tmp_path, monkeypatch):
     checkpoint = safetensors_in(tmp_path, tiny.weights())
 
-    def refuse(name):
+    def refuse(name, part):
         raise BadCheckpoint(f"{name} went away")
 
     monkeypatch.setattr(checkpoint, "read", refuse)
@@ -226,7 +226,7 @@ def packed_wish(tensors, kind):
 @pytest.mark.parametrize("written_in", FORMATS)
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_every_format_gives_the_same_packed_leaves(tmp_path, written_in, kind, monkeypatch):
-    monkeypatch.setattr("jaxserve.weights.load.SLAB_VALUES", 600)
+    monkeypatch.setattr("jaxserve.weights.packing.SLAB_VALUES", 600)
     tensors = tiny.weights(bias=True)
     leaves, abstract = packed_wish(tensors, kind)
     loaded = load_params(written_in(tmp_path, tensors), leaves, abstract)
@@ -280,7 +280,7 @@ def test_a_stack_of_experts_is_read_once_and_packed_expert_by_expert(tmp_path, m
     param = ParamSpec((4, 64, 32), (None,) * 3, (Origin((Source("experts", stack.shape, None, True),)),), True)
     target = quant.abstract_packed("int8", 64, 32, native=False, num_experts=4)
     read, names = checkpoint.read, []
-    monkeypatch.setattr(checkpoint, "read", lambda name: names.append(name) or read(name))
+    monkeypatch.setattr(checkpoint, "read", lambda name, part: names.append(name) or read(name, part))
     loaded = load_params(checkpoint, {("experts",): param}, {("experts",): target})["experts",]
     assert names == ["experts"]
     for expert, matrix in enumerate(stack):

@@ -3,6 +3,7 @@
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxserve.errors import BadCheckpoint
@@ -77,3 +78,23 @@ def test_chunks_larger_than_their_array_are_refused(saved):
     ts.open(spec, create=True, delete_existing=True).result()
     with pytest.raises(BadCheckpoint, match=r"'embed\.table' of shape \(4,\) has chunks of"):
         open_checkpoint(saved)
+
+
+def read_bytes() -> int:
+    """Return the bytes that tensorstore has read from files so far."""
+    import tensorstore as ts
+
+    (metric,) = ts.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
+    return sum(each["value"] for each in metric["values"])
+
+
+def test_a_part_of_a_leaf_is_read_in_its_own_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(orbax, "CHUNK_BYTES", 4096)
+    leaf = np.random.default_rng(0).random((256, 256), np.float32)
+    orbax.save_checkpoint(tmp_path / "saved", {("w",): jnp.asarray(leaf)}, tiny.config(), {})
+    checkpoint, parts = open_checkpoint(tmp_path / "saved"), []
+    before = read_bytes()
+    for first in range(0, 256, 32):
+        parts.append(checkpoint.read("w", (slice(None), slice(first, first + 32))))
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), leaf)
+    assert read_bytes() - before < 1.1 * leaf.nbytes

@@ -32,11 +32,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def write(directory: Path, family: str) -> Path:
-    """Write the checkpoint of a family, unless it is there."""
+def write(directory: Path, family: str, **others: Any) -> Path:
+    """Write the checkpoint of a family, unless it is there. others: further sizes of its config.json."""
     if not (directory / "model.safetensors").exists():
         directory.mkdir(parents=True, exist_ok=True)
-        config = script.tiny_config(family) | HEADS | FAMILIES[family]
+        config = script.tiny_config(family) | HEADS | FAMILIES[family] | others
         script.write_json(directory / "config.json", config)
         script.write_tokenizer(directory)
         save_file(script.random_weights(config, seed=5), directory / "model.safetensors")

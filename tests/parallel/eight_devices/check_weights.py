@@ -1,0 +1,64 @@
+"""Eight ranks read a checkpoint once together: each its own part, from every format."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
+
+from jaxserve.config import EngineConfig
+from jaxserve.models import registry
+from jaxserve.models.partition import place_params
+from jaxserve.parallel.placement import choose_placements
+from jaxserve.weights import orbax
+from jaxserve.weights.checkpoint import open_checkpoint
+from jaxserve.weights.load import load_params
+from jaxserve.weights.protocol import Checkpoint
+from tests.parallel.eight_devices.models import write
+from tests.weights import gguf_writer
+from tests.weights.counting import CountingCheckpoint
+
+# A rank's part of every matrix has whole blocks of 32 numbers in a row.
+SIZES = {"num_key_value_heads": 8, "head_dim": 32, "intermediate_size": 256}
+FAMILIES = {"llama": SIZES, "qwen3_moe": SIZES | {"moe_intermediate_size": 256, "mlp_only_layers": []}}
+
+
+def in_safetensors(path: Path) -> Checkpoint:
+    return open_checkpoint(path)
+
+
+def in_gguf(path: Path) -> Checkpoint:
+    source = open_checkpoint(path)
+    tensors = {name: source.read(name) for name in source.tensors}
+    return open_checkpoint(gguf_writer.write(path / "a.gguf", source.config, tensors, kind=Kind.Q8_0))
+
+
+def in_orbax(path: Path) -> Checkpoint:
+    source = open_checkpoint(path)
+    orbax.save_checkpoint(path / "saved", load(source), source.config, {})
+    return open_checkpoint(path / "saved")
+
+
+def load(checkpoint: Checkpoint, **sizes: Any) -> dict:
+    [placement] = choose_placements(EngineConfig(**sizes))
+    architecture = registry.find_architecture(checkpoint.config)
+    spec = architecture.spec(checkpoint.config)
+    params = architecture.params(spec)
+    targets = place_params(registry.abstract_params(params, jnp.float32), params, spec, placement)
+    return load_params(checkpoint, params, targets)
+
+
+@pytest.mark.parametrize("has_expert_parallelism", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("written_in", [in_safetensors, in_gguf, in_orbax])
+def test_eight_ranks_read_one_checkpoint(tmp_path, written_in, family, has_expert_parallelism):
+    checkpoint = written_in(write(tmp_path, family, **FAMILIES[family]))
+    counting = CountingCheckpoint(checkpoint)
+    sizes = {"tensor_parallel_size": 8, "enable_expert_parallel": has_expert_parallelism}
+    whole, split = load(checkpoint), load(counting, **sizes)
+    assert counting.num_bytes == sum(info.nbytes for info in checkpoint.tensors.values())
+    for path, leaf in whole.items():
+        filled_up = np.asarray(split[path])
+        np.testing.assert_array_equal(filled_up[tuple(map(slice, leaf.shape))], leaf, err_msg=str(path))
