@@ -5,6 +5,13 @@ that announces more than is allowed and then sends nothing. h11 checks the frami
 """
 
 MAX_LINE_BYTES = 4096  # of a chunk size with its extensions
+# Each chunk costs about 30 us of the event loop, whatever its size; honest clients send some thousands.
+MAX_SMALL_CHUNKS = 4096
+MIN_MEAN_CHUNK_BYTES = 16  # of the chunks beyond these
+
+
+class InvalidChunks(Exception):
+    """The chunks are refused; the text says why, for the client."""
 
 
 class ChunkSizes:
@@ -15,6 +22,7 @@ class ChunkSizes:
 
     def __init__(self) -> None:
         self.total_bytes = 0
+        self._num_chunks = 0
         self._to_skip = 0  # rest of the current chunk, the line end behind it included
         self._line = b""
         self._is_complete = False
@@ -22,7 +30,8 @@ class ChunkSizes:
     def read(self, data: bytes) -> None:
         """Read the next bytes of the connection; those behind the last chunk are ignored.
 
-        Raises ValueError if a line that should hold a size is longer than MAX_LINE_BYTES.
+        Raises InvalidChunks if a line that should hold a size is longer than MAX_LINE_BYTES, or there are more than
+        MAX_SMALL_CHUNKS chunks of less than MIN_MEAN_CHUNK_BYTES on average.
         """
         position = 0
         while position < len(data) and not self._is_complete:
@@ -40,7 +49,7 @@ class ChunkSizes:
         line, end, _ = self._line.partition(b"\r\n")
         if not end:
             if len(self._line) >= MAX_LINE_BYTES + 2:
-                raise ValueError(f"a chunk's size line is longer than {MAX_LINE_BYTES} bytes")
+                raise InvalidChunks(f"The size line of a chunk is longer than {MAX_LINE_BYTES} bytes.")
             return len(data)
         self._line = b""
         try:
@@ -48,6 +57,9 @@ class ChunkSizes:
         except ValueError:
             size = 0  # h11 rejects it
         self.total_bytes += size
+        self._num_chunks += 1
+        if self._num_chunks > MAX_SMALL_CHUNKS + self.total_bytes // MIN_MEAN_CHUNK_BYTES:
+            raise InvalidChunks(f"The body has too many small chunks: {self._num_chunks} of {self.total_bytes} bytes.")
         self._to_skip = size + 2
         self._is_complete = size <= 0
         return position + len(line) + 2 - num_buffered

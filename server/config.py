@@ -106,7 +106,8 @@ class ServerConfig:
     max_header_bytes: int = option(32 * 1024, "largest request head")
     max_headers: int = option(100, "most headers of a request")
     head_timeout_s: float = option(5.0, "seconds in which a request head must be complete once it has begun")
-    max_connections: int = option(4096, "most open connections")
+    max_connections: int = option(4096, "most open connections; fewer if the limit of open files is lower")
+    max_connections_per_ip: int = option(0, "most open connections of one client address; 0: no limit")
     send_stall_timeout_s: float = option(300.0, "seconds after which a client that reads nothing is disconnected")
     max_n: int = option(16384, "most choices of one request")
     max_stop_strings: int = option(4, "most stop strings of one request")
@@ -174,7 +175,13 @@ class ServerConfig:
             "max_reply_bytes",
         ):
             _check_minimum(name, getattr(self, name), 1)
-        for name in ("sse_keep_alive_interval", "drain_timeout_s", "body_timeout_s", "max_stop_strings"):
+        for name in (
+            "max_connections_per_ip",
+            "sse_keep_alive_interval",
+            "drain_timeout_s",
+            "body_timeout_s",
+            "max_stop_strings",
+        ):
             _check_minimum(name, getattr(self, name), 0)
 
 

@@ -8,6 +8,7 @@ of input ends the connection; what else ends it closes the transport, which ends
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import AppWrapper, ConnectionState
 
-from server.http1 import LINGER_S, ConnectionPolicy, Http1Protocol
+from server.http1 import EXCESS_TIMEOUT_S, LINGER_S, ConnectionPolicy, Http1Protocol
 
 MAX_READ_BYTES = 64 * 1024
 
@@ -33,9 +34,11 @@ class Connection:
         context: WorkerContext,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        on_idle: Callable[[Connection, bool], None],
     ) -> None:
+        """on_idle: called with this connection when it becomes idle (True), and when it no longer is (False)."""
         self._policy, self._app, self._config, self._context = policy, app, config, context
-        self._reader, self._writer = reader, writer
+        self._reader, self._writer, self._on_idle = reader, writer, on_idle
         self._idle_timer: asyncio.TimerHandle | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
 
@@ -47,18 +50,22 @@ class Connection:
     async def run(self, *, is_excess: bool = False) -> None:
         """Serve until the client or the server ends the connection, and the socket is closed.
 
-        is_excess: there are too many connections already, and this one only gets a 503.
+        is_excess: there are too many connections already, and this one may only ask for the server's health.
         """
+        loop = asyncio.get_running_loop()
+        excess_timer: asyncio.TimerHandle | None = None
         try:
-            async with TaskGroup(asyncio.get_running_loop()) as tasks:
-                protocol = self._make_protocol(tasks)
+            async with TaskGroup(loop) as tasks:
+                protocol = self._make_protocol(tasks, is_excess)
                 try:
                     if is_excess:
-                        await protocol.reject_connection()
+                        excess_timer = loop.call_later(EXCESS_TIMEOUT_S, tasks.spawn, protocol.reject_connection)
                     else:
-                        self._start_idle_timer()
+                        self._start_idle_timer(self._policy.silence_s)
                     await self._read(protocol)
                 finally:
+                    if excess_timer is not None:
+                        excess_timer.cancel()
                     self._close_within(LINGER_S)
                     await protocol.handle(Closed())
         finally:
@@ -87,7 +94,7 @@ class Connection:
             self.close()
         elif isinstance(event, Updated):
             if event.idle:
-                self._start_idle_timer()
+                self._start_idle_timer(self._policy.keep_alive_s)
             else:
                 self._stop_idle_timer()
 
@@ -97,11 +104,12 @@ class Connection:
             while data := await self._reader.read(MAX_READ_BYTES):
                 await protocol.handle(RawData(data))
 
-    def _make_protocol(self, tasks: TaskGroup) -> Http1Protocol:
+    def _make_protocol(self, tasks: TaskGroup, is_excess: bool) -> Http1Protocol:
         return Http1Protocol(
             self._policy,
             self.close,
             self.abort,
+            is_excess,
             self._app,
             self._config,
             self._context,
@@ -122,14 +130,16 @@ class Connection:
         if self._abort_timer is not None:
             self._abort_timer.cancel()
 
-    def _start_idle_timer(self) -> None:
+    def _start_idle_timer(self, seconds: float) -> None:
         self._stop_idle_timer()
-        self._idle_timer = asyncio.get_running_loop().call_later(self._policy.keep_alive_s, self.close)
+        self._idle_timer = asyncio.get_running_loop().call_later(seconds, self.close)
+        self._on_idle(self, True)
 
     def _stop_idle_timer(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+            self._on_idle(self, False)
 
 
 def _host_and_port(address: Any) -> tuple[str, int] | None:

@@ -12,7 +12,10 @@ What Hypercorn 0.18 does (hypercorn/protocol/h11.py), and what is done here inst
 * It closes on a client that is still sending, and the TCP reset that follows can destroy the reply, or the client's
   next request. Here the rest of the body is read and discarded for LINGER_S, and if it ends in that time, the
   connection is used further.
-* It waits for a chunk of any announced size. Here the request's body knows what was announced (chunk_sizes.py).
+* It waits for a chunk of any announced size, and takes any number of chunks. Here the request's body knows what was
+  announced, and many small chunks are refused (chunk_sizes.py). The chunks of a request that is refused for its head
+  are discarded without parsing, and the connection ends.
+* It handles all events of a read in one turn of the event loop. Here others get a turn in between.
 """
 
 from __future__ import annotations
@@ -32,11 +35,16 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ConnectionState
 
 from server.body import CHUNK_SIZES_KEY
-from server.chunk_sizes import ChunkSizes
+from server.chunk_sizes import ChunkSizes, InvalidChunks
 from server.errors import ApiError, reason_phrase
 
 MAX_PIPELINED_BYTES = 64 * 1024  # sent behind a request whose reply is not complete
 LINGER_S = 1.0  # for which input is still read after a reply that ends the connection
+EXCESS_TIMEOUT_S = 1.0  # in which a connection above the limit may ask for the server's health
+HEALTH_PATHS = (b"/live", b"/health", b"/ping")
+EVENTS_PER_TURN = 64  # of the parser, about 2 ms of the event loop
+TOO_MANY_CONNECTIONS = "Too many connections; please try again later."
+NO_HTTP = "The request is not valid HTTP/1.1."
 AcceptsBody = Callable[[str, bytes, list[tuple[bytes, bytes]]], bool]
 
 
@@ -45,29 +53,44 @@ class ConnectionPolicy:
     """The limits of all connections of one server.
 
     head_timeout_s   Time in which a request head must be complete once it has begun.
-    keep_alive_s     Time after which a connection without a request is closed.
+    silence_s        Time after which a connection that has sent nothing is closed.
+    keep_alive_s     Time after which a connection is closed that has had a reply and sends no other request.
     flush_s          Time after the last reply in which a client may still take it; the rest is discarded.
-    max_connections  Number of connections above which a new one gets a 503 and is closed.
+    max_connections  Number of connections above which idle ones are closed. If there are none, a new connection may
+                     only ask for the server's health.
+    max_excess       Number of such new connections above which others are closed at once.
+    max_per_address  Number of connections of one address above which a new one is such a connection; 0: no limit.
     max_body_bytes   Size of a chunked body above which its chunks are not waited for.
     accepts_body     Function of method, path and headers that tells whether the request may send its body.
     """
 
     head_timeout_s: float
+    silence_s: float
     keep_alive_s: float
     flush_s: float
     max_connections: int
+    max_excess: int
+    max_per_address: int
     max_body_bytes: int
     accepts_body: AcceptsBody
 
 
 class Http1Protocol(H11Protocol):
-    """The protocol of one connection; the functions `close` and `abort` end that connection."""
+    """The protocol of one connection; the functions `close` and `abort` end that connection.
+
+    is_excess: there are too many connections already, and this one may only ask for the server's health.
+    """
 
     def __init__(
-        self, policy: ConnectionPolicy, close: Callable[[], None], abort: Callable[[], None], *hypercorn: Any
+        self,
+        policy: ConnectionPolicy,
+        close: Callable[[], None],
+        abort: Callable[[], None],
+        is_excess: bool,
+        *hypercorn: Any,
     ) -> None:
         super().__init__(*hypercorn)
-        self._policy = policy
+        self._policy, self._is_excess = policy, is_excess
         self._close, self._abort = close, abort
         self._parsing = asyncio.Lock()
         self._head_timer: asyncio.TimerHandle | None = None
@@ -77,9 +100,9 @@ class Http1Protocol(H11Protocol):
         self._is_lingering = False
 
     async def reject_connection(self) -> None:
-        """Send a 503 that tells of too many connections, and read no request."""
-        await self._send_error_response(503)
-        self._start_lingering()
+        """Send a 503 that tells of too many connections, unless a request is being served, and read no request."""
+        if self.stream is None and not self._is_lingering:
+            await self._reject(503, TOO_MANY_CONNECTIONS)
 
     async def handle(self, event: Event) -> None:
         """Take bytes from the client, or the end of its input."""
@@ -88,7 +111,7 @@ class Http1Protocol(H11Protocol):
         if not isinstance(event, RawData):
             await super().handle(event)
             return
-        if self._is_lingering:
+        if self._is_lingering or self._discards_chunks():
             return
         if not self._is_paused() and not await self._track_chunks(event.data):
             return
@@ -106,9 +129,19 @@ class Http1Protocol(H11Protocol):
         bytes may come.
         """
         async with self._parsing:
-            while not self._is_lingering and not self._is_paused() and await self._handle_next_event():
-                pass
+            num_events = 0
+            while self._is_parsing() and await self._handle_next_event():
+                num_events += 1
+                if num_events % EVENTS_PER_TURN == 0:
+                    await asyncio.sleep(0)
         self._start_head_timer()
+
+    def _is_parsing(self) -> bool:
+        return not self._is_lingering and not self._is_paused() and not self._discards_chunks()
+
+    def _discards_chunks(self) -> bool:
+        """Tell whether the request is refused for its head and has a chunked body, which has no known end."""
+        return self._chunk_sizes is not None and not self._accepts_body
 
     async def _handle_next_event(self) -> bool:
         """Handle the parser's next event; return False if it has none at the moment."""
@@ -118,7 +151,8 @@ class Http1Protocol(H11Protocol):
         try:
             event = self.connection.next_event()
         except h11.RemoteProtocolError as error:
-            await self._reject(400 if self.stream is not None else error.error_status_hint)
+            status = 400 if self.stream is not None else error.error_status_hint
+            await self._reject(status, "The request head is too large." if status == 431 else NO_HTTP)
             return False
         if isinstance(event, h11.Request):
             await self._start_request(event)
@@ -135,7 +169,11 @@ class Http1Protocol(H11Protocol):
     async def _start_request(self, request: h11.Request) -> None:
         self._stop_timers()
         headers, method = list(request.headers), request.method.decode("ascii").upper()
-        self._accepts_body = self._policy.accepts_body(method, request.target.partition(b"?")[0], headers)
+        path = request.target.partition(b"?")[0]
+        if self._is_excess and path not in HEALTH_PATHS:
+            await self._reject(503, TOO_MANY_CONNECTIONS)
+            return
+        self._accepts_body = self._policy.accepts_body(method, path, headers)
         is_chunked = any(name == b"transfer-encoding" for name, _ in headers)
         self._chunk_sizes = ChunkSizes() if is_chunked else None
         await self.send(Updated(idle=False))
@@ -167,12 +205,12 @@ class Http1Protocol(H11Protocol):
     async def _track_chunks(self, data: bytes) -> bool:
         """Add up the announced sizes of chunks; return False if the request was rejected for its framing."""
         sizes = self._chunk_sizes
-        if sizes is None or self.stream is None:
+        if sizes is None or self.stream is None or not self._accepts_body:
             return True
         try:
             sizes.read(data)
-        except ValueError:
-            await self._reject(400)
+        except InvalidChunks as error:
+            await self._reject(400, str(error))
             return False
         if sizes.total_bytes > self._policy.max_body_bytes:
             self._chunk_sizes = None
@@ -180,23 +218,25 @@ class Http1Protocol(H11Protocol):
             await self.stream.handle(Body(stream_id=STREAM_ID, data=b""))
         return True
 
-    async def _reject(self, status: int) -> None:
-        """Answer input that is not HTTP, if no reply has begun, and parse no more of it."""
+    async def _reject(self, status: int, message: str) -> None:
+        """Answer input that is not wanted, if no reply has begun, and parse no more of it."""
         if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self._close()
             return
-        await self._send_error_response(status)
+        await self._send_error_response(status, message)
         await self._close_stream()
         self._start_lingering()
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send a part of the reply.
 
-        A client that was not asked for its body may send it or not, so such a reply ends the connection.
+        A client that was not asked for its body may send it or not, so such a reply ends the connection. So does one
+        before the end of discarded chunks, and every reply of an excess connection.
         """
         if self._is_lingering:
             return  # the request was rejected while its route worked
-        if isinstance(event, Response) and self.connection.they_are_waiting_for_100_continue:
+        is_last = self._is_excess or self._discards_chunks() or self.connection.they_are_waiting_for_100_continue
+        if isinstance(event, Response) and is_last:
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
 
@@ -206,7 +246,7 @@ class Http1Protocol(H11Protocol):
             self._abort()  # an unfinished reply must not look like a complete one
         await self._close_stream()
         if self._has_unread_body() and not self.context.terminated.is_set():
-            self._start_lingering(is_final=self.connection.our_state is not h11.DONE)
+            self._start_lingering(is_final=self.connection.our_state is not h11.DONE or self._discards_chunks())
             return
         await super()._maybe_recycle()
         if self.connection.their_state is h11.IDLE and self.connection.trailing_data[0]:
@@ -232,11 +272,8 @@ class Http1Protocol(H11Protocol):
         """Tell whether the request has been read to its end and its reply is still being written."""
         return self.connection.their_state not in {h11.IDLE, h11.SEND_BODY}
 
-    async def _send_error_response(self, status_code: int) -> None:
-        kind = reason_phrase(status_code)
-        messages = {431: "The request head is too large.", 503: "Too many connections; please try again later."}
-        message = messages.get(status_code, "The request is not valid HTTP/1.1.")
-        body = orjson.dumps(ApiError(status_code, message, type=kind).body)
+    async def _send_error_response(self, status_code: int, message: str) -> None:
+        body = orjson.dumps(ApiError(status_code, message, type=reason_phrase(status_code)).body)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),

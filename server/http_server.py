@@ -2,7 +2,8 @@
 
 Hypercorn's own server (hypercorn/asyncio/run.py, 0.18) takes the protocol class from a name of its module, so a second
 server of the process would get the first one's; and from Python 3.12 on it waits for open connections without limit.
-Here every socket is counted from its accept to its close, a TLS handshake included.
+Here every socket is counted from its accept to its close, a TLS handshake included, and a new connection above the
+limit takes the place of one that has been idle for some time, so that silent clients cannot keep others out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY, socket
@@ -25,9 +27,9 @@ from server.http1 import LINGER_S, ConnectionPolicy
 
 log = logging.getLogger(__name__)
 
-MAX_REJECTED_CONNECTIONS = 256  # that are being sent a 503 at one time; more are closed at once
 SHUTDOWN_GRACE_S = 3.0  # for replies that are still being written when the server ends
-ACCEPT_RETRY_S = 0.5  # after an error of accept, such as too many open files
+ACCEPT_RETRY_S = 1.0  # after an error of accept, such as too many open files
+REPLACEABLE_AFTER_S = 2.0  # for which a connection is idle before another may take its place
 MAX_INPUT_BYTES = 64 * 1024  # that asyncio buffers for a connection before it stops reading
 
 
@@ -45,7 +47,9 @@ class HttpServer:
         self._config = config
         self._policy = policy
         self._connections = connections
-        self._num_rejected = 0
+        self._num_excess = 0
+        self._by_address: Counter[str] = Counter()
+        self._idle_since_s: dict[Connection, float] = {}  # those that have been idle longest first
         self._wrapped_app = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._context = WorkerContext(None)
         self._tls = config.create_ssl_context() if config.ssl_enabled else None
@@ -79,33 +83,60 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, _ = await loop.sock_accept(listener)
+                client, address = await loop.sock_accept(listener)
             except ConnectionError:
                 continue  # the client disconnected before it was accepted
             except OSError as error:
                 log.error("cannot accept connections: %s; %d are open", error.strerror, len(self._connections))
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
-            self._start_connection(client)
+            self._start_connection(client, address[0] if isinstance(address, tuple) else "")
             await asyncio.sleep(0)  # a long accept queue must not block the event loop
 
-    def _start_connection(self, client: socket) -> None:
-        is_excess = len(self._connections) - self._num_rejected >= self._policy.max_connections
-        if is_excess and self._num_rejected >= MAX_REJECTED_CONNECTIONS:
+    def _start_connection(self, client: socket, address: str) -> None:
+        is_excess = self._is_excess(address)
+        if is_excess and self._num_excess >= self._policy.max_excess:
             client.close()
             return
         self._connections.add(client)
-        self._num_rejected += is_excess
+        self._num_excess += is_excess
+        self._by_address[address] += 1
         task = asyncio.create_task(self._serve(client, is_excess))
         self._tasks[task] = None
 
         def forget(task: asyncio.Task[None]) -> None:
             """Remove a connection that is closed."""
-            del self._tasks[task]
+            connection = self._tasks.pop(task)
+            if connection is not None:
+                self._idle_since_s.pop(connection, None)
             self._connections.discard(client)
-            self._num_rejected -= is_excess
+            self._num_excess -= is_excess
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
 
         task.add_done_callback(forget)
+
+    def _is_excess(self, address: str) -> bool:
+        """Tell whether there is no place for a new connection of an address, after closing an idle one if need be."""
+        if address and 0 < self._policy.max_per_address <= self._by_address[address]:
+            return True
+        if len(self._connections) - self._num_excess < self._policy.max_connections:
+            return False
+        return not self._close_longest_idle()
+
+    def _close_longest_idle(self) -> bool:
+        longest_idle, since_s = next(iter(self._idle_since_s.items()), (None, 0.0))
+        if longest_idle is None or asyncio.get_running_loop().time() - since_s < REPLACEABLE_AFTER_S:
+            return False
+        del self._idle_since_s[longest_idle]
+        longest_idle.abort()
+        return True
+
+    def _on_idle(self, connection: Connection, is_idle: bool) -> None:
+        self._idle_since_s.pop(connection, None)
+        if is_idle:
+            self._idle_since_s[connection] = asyncio.get_running_loop().time()
 
     async def _serve(self, client: socket, is_excess: bool) -> None:
         try:
@@ -113,7 +144,9 @@ class HttpServer:
         except (OSError, ssl.SSLError):  # the client disconnected, or failed the TLS handshake
             client.close()
             return
-        connection = Connection(self._policy, self._wrapped_app, self._config, self._context, reader, writer)
+        connection = Connection(
+            self._policy, self._wrapped_app, self._config, self._context, reader, writer, self._on_idle
+        )
         task = asyncio.current_task()
         if task is not None:
             self._tasks[task] = connection

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import signal
 import socket
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -25,6 +23,7 @@ from quart import Quart
 from server.app import get_state
 from server.auth import ApiKeyAuth
 from server.config import ServerConfig
+from server.file_limit import ConnectionLimits, fit_connections
 from server.http1 import AcceptsBody, ConnectionPolicy
 from server.http_server import HttpServer
 from server.listen import listen, remove_stale_socket
@@ -38,6 +37,7 @@ log = logging.getLogger(__name__)
 
 EX_OK, EX_ENGINE_DEAD = 0, 70
 BACKLOG = 2048  # connections that the system queues before they are accepted
+SILENCE_S = 10.0  # for which a new connection may send nothing
 KEEP_ALIVE_S = 75.0  # client pools reuse connections that have been idle for less than a minute
 EXIT_GRACE_S = 5.0  # after the drain time, before the process is ended
 DEAD_ENGINE_GRACE_S = 5.0  # in which a server whose engine is dead still answers its clients with errors
@@ -58,10 +58,14 @@ async def serve(
     """
     state = get_state(app)
     listeners = listeners or listen(config)
-    _raise_file_limit()
     shutdown_request = _ShutdownRequest(config, stop or asyncio.Event())
     shutdown = asyncio.Event()
-    http = HttpServer(app, _make_hypercorn_config(config), _make_connection_policy(state), state.connections)
+    http = HttpServer(
+        app,
+        _make_hypercorn_config(config),
+        _make_connection_policy(state, fit_connections(config.max_connections)),
+        state.connections,
+    )
     server = asyncio.create_task(http.run(listeners, shutdown))
     watchers = [asyncio.create_task(state.loop_lag.watch()), asyncio.create_task(shutdown_request.watch_engine(state))]
     try:
@@ -194,13 +198,16 @@ def _make_hypercorn_config(config: ServerConfig) -> Config:
     return settings
 
 
-def _make_connection_policy(state: ServerState) -> ConnectionPolicy:
+def _make_connection_policy(state: ServerState, num_connections: ConnectionLimits) -> ConnectionPolicy:
     config = state.config
     return ConnectionPolicy(
         head_timeout_s=config.head_timeout_s,
+        silence_s=SILENCE_S,
         keep_alive_s=KEEP_ALIVE_S,
         flush_s=config.send_stall_timeout_s,
-        max_connections=config.max_connections,
+        max_connections=num_connections.max_connections,
+        max_excess=num_connections.max_excess,
+        max_per_address=config.max_connections_per_ip,
         max_body_bytes=config.max_body_bytes,
         accepts_body=_make_accepts_body(state),
     )
@@ -221,11 +228,3 @@ def _make_accepts_body(state: ServerState) -> AcceptsBody:
         return is_small and auth.is_authorized(method, path, keys)
 
     return accepts
-
-
-def _raise_file_limit() -> None:
-    """Raise the limit of open files as far as the system allows: each connection is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

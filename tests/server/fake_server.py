@@ -1,6 +1,10 @@
-"""A server process with a FakeLLM. `fake_server.py PORT HELD DRAIN_S`: with HELD 1 no answer is completed."""
+"""A server process with a FakeLLM: `fake_server.py PORT HELD DRAIN_S MAX_FILES`.
+
+With HELD 1 no answer is completed. MAX_FILES is its limit of open files; 0: the system's.
+"""
 
 import asyncio
+import resource
 import sys
 
 from server.app import create_app
@@ -17,4 +21,6 @@ async def main(port: int, is_held: bool, drain_s: float) -> int:
 
 
 if __name__ == "__main__":
+    if max_files := int(sys.argv[4]):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))
     sys.exit(asyncio.run(main(int(sys.argv[1]), sys.argv[2] == "1", float(sys.argv[3]))))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.chunk_sizes import MAX_LINE_BYTES, ChunkSizes
+from server.chunk_sizes import MAX_LINE_BYTES, MAX_SMALL_CHUNKS, ChunkSizes, InvalidChunks
 from tests.fake_llm import FakeLLM
 from tests.server.live_server import serve_live
 
@@ -34,9 +34,20 @@ def test_a_line_has_a_longest(step):
         for place in range(0, len(pieces), step):
             try:
                 sizes.read(pieces[place : place + step])
-            except ValueError:
+            except InvalidChunks:
                 refused = True
         assert (refused, sizes.total_bytes) == ((True, 0) if is_too_long else (False, 1))
+
+
+@pytest.mark.parametrize(("size", "is_refused"), [(1, True), (15, True), (16, False), (1000, False)])
+def test_chunks_beyond_some_thousands_have_a_least_mean_size(size, is_refused):
+    sizes, chunk = ChunkSizes(), b"%X\r\n%s\r\n" % (size, b" " * size)
+    sizes.read(chunk * MAX_SMALL_CHUNKS)
+    if not is_refused:
+        sizes.read(chunk * 100_000)
+        return
+    with pytest.raises(InvalidChunks, match="too many small chunks"):
+        sizes.read(chunk * MAX_SMALL_CHUNKS * 16)
 
 
 @pytest.mark.parametrize(
@@ -71,3 +82,21 @@ async def test_who_has_no_key_hears_that_first():
     async with serve_live(FakeLLM(), api_key=("k",)) as live_server, live_server.connection() as peer:
         await peer.send(CHAT_HEAD + b"7fffffff\r\n")
         assert (await peer.read_reply())[0] == 401
+
+
+async def test_a_body_of_very_many_chunks_is_refused_and_named():
+    async with serve_live(FakeLLM()) as live_server, live_server.connection() as peer:
+        await peer.send(CHAT_HEAD + b"1\r\n \r\n" * 6000)
+        status, reply = await peer.read_reply()
+        assert status == 400
+        assert b"too many small chunks" in reply
+
+
+async def test_chunks_of_a_body_that_nobody_wants_are_not_parsed(monkeypatch):
+    monkeypatch.setattr(ChunkSizes, "read", None)  # would fail the connection
+    async with serve_live(FakeLLM(), api_key=("secret",)) as live_server, live_server.connection() as peer:
+        await peer.send(CHAT_HEAD + b"1\r\n \r\n" * 10)
+        head = await peer.read_until(b"\r\n\r\n")
+        assert b" 401 " in head and b"connection: close" in head.lower()
+        await peer.send(b"1\r\n \r\n" * 10)
+        assert b"Unauthorized" in await peer.read_to_end()

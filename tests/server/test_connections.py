@@ -10,7 +10,7 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 import psutil
 import pytest
 
-from server import http1
+from server import http1, http_server, lifecycle
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 from tests.server.live_server import TLS_FILES, LiveServer, RawConnection, get, post, serve_live
@@ -122,6 +122,7 @@ async def test_connections_that_are_too_many_end_with_their_clients(monkeypatch)
         await between_requests(live_server, first)
         for _ in range(1000):
             async with live_server.connection() as peer:
+                await peer.send(get("/version"))
                 assert (await peer.read_reply())[0] == 503
         await wait_until(lambda: len(live_server.connections) == 1)
         await between_requests(live_server, first)
@@ -134,6 +135,62 @@ async def test_more_that_are_too_many_than_can_be_told_are_closed(monkeypatch):
         await between_requests(live_server, peers[0])
         answers = await asyncio.gather(*(peer.read_reply() for peer in peers[1:]), return_exceptions=True)
         assert sum(isinstance(answer, tuple) and answer[0] == 503 for answer in answers) == 256
+
+
+@pytest.mark.parametrize("path", ["/live", "/health", "/ping"])
+async def test_a_connection_that_is_too_many_may_ask_for_health_once(path):
+    async with serve_live(FakeLLM(), max_connections=1) as live_server, live_server.connection() as first:
+        await between_requests(live_server, first)
+        async with live_server.connection() as second:
+            await second.send(get(path) + get("/version"))
+            answer = (await second.read_to_end()).lower()
+            assert answer.startswith(b"http/1.1 200") and b"connection: close" in answer
+            assert answer.count(b"http/1.1 ") == 1
+
+
+async def test_an_idle_connection_makes_place_and_a_busy_one_does_not(monkeypatch):
+    monkeypatch.setattr(http_server, "REPLACEABLE_AFTER_S", 0)
+    llm = FakeLLM()
+    llm.hold_at = 1
+    async with (
+        serve_live(llm, max_connections=2) as live_server,
+        live_server.connection() as busy,
+        live_server.connection() as silent,
+    ):
+        await streaming(live_server, busy)
+        async with live_server.connection() as third:
+            await between_requests(live_server, third)
+            assert await silent.read_to_end() == b""
+            await streaming(live_server, third)
+            async with live_server.connection() as fourth:
+                await fourth.send(get("/version"))
+                assert (await fourth.read_reply())[0] == 503
+        llm.release.set()
+        await busy.read_until(b"data: [DONE]\n\n")
+
+
+async def test_a_silent_connection_is_closed(monkeypatch):
+    monkeypatch.setattr(lifecycle, "SILENCE_S", 0.05)
+    async with serve_live(FakeLLM()) as live_server:
+        async with live_server.connection() as silent:
+            assert await silent.read_to_end() == b""
+        async with live_server.connection() as idle:
+            await between_requests(live_server, idle)
+            await asyncio.wait([asyncio.create_task(idle.reader.read())], timeout=0.2)
+            assert len(live_server.connections) == 1
+
+
+async def test_connections_of_one_address_are_limited():
+    async with serve_live(FakeLLM(), max_connections_per_ip=2) as live_server, AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(live_server.connection()) for _ in range(3)]
+        for peer, status in zip(peers, (200, 200, 503), strict=True):
+            await peer.send(get("/version"))
+            assert (await peer.read_reply())[0] == status
+        peers[0].writer.close()
+        await wait_until(lambda: len(live_server.connections) == 1)
+        again = await stack.enter_async_context(live_server.connection())
+        await again.send(get("/version"))
+        assert (await again.read_reply())[0] == 200
 
 
 async def test_running_out_of_descriptors_is_a_pause(caplog):

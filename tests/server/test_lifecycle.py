@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,13 +39,15 @@ async def test_a_unix_socket_will_do(tmp_path):
 
 
 @asynccontextmanager
-async def process(is_held: bool, drain_s: float):
+async def process(is_held: bool, drain_s: float, max_files: int = 0):
     """A server process that listens, and its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = [sys.executable, "-m", "tests.server.fake_server", str(port), str(int(is_held)), str(drain_s)]
-    child = await asyncio.create_subprocess_exec(*arguments, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL)
+    words = [str(port), str(int(is_held)), str(drain_s), str(max_files)]
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.server.fake_server", *words, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
+    )
     try:
         yield child, port
     finally:
@@ -69,6 +71,22 @@ async def connected(port: int):
         peer.writer.close()
         with suppress(ConnectionError):
             await peer.writer.wait_closed()
+
+
+async def test_clients_cannot_use_up_a_low_limit_of_open_files():
+    async with asyncio.timeout(30), process(False, drain_s=0, max_files=64) as (_, port), AsyncExitStack() as stack:
+        async with connected(port) as first:
+            await first.send(get("/version", "Connection: close"))
+            assert (await first.read_reply())[0] == 200
+        for _ in range(200):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+        status = 0
+        while status != 200:  # one that is closed at once, because too many are being refused, reads nothing
+            async with connected(port) as probe:
+                with suppress(OSError, EOFError):
+                    await probe.send(get("/health"))
+                    status = (await probe.read_reply())[0]
 
 
 async def test_a_signal_to_an_idle_server_ends_it_with_0_and_frees_the_port():

@@ -1,0 +1,44 @@
+"""Connections within the limit of open files: room stays for the process itself and for questions about its health."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxserve import StartupError
+from server import file_limit
+from server.file_limit import MAX_EXCESS, MIN_FREE_FILES, fit_connections
+
+
+@pytest.fixture(scope="module")
+def fit():
+    def fit(limit, wanted):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(file_limit, "_raise_file_limit", lambda: limit)
+            return fit_connections(wanted)
+
+    return fit
+
+
+@given(limit=st.integers(MIN_FREE_FILES + 100, 10_000_000), wanted=st.integers(1, 100_000))
+def test_all_connections_together_leave_files_free(fit, limit, wanted):
+    limits = fit(limit, wanted)
+    assert 1 <= limits.max_connections <= wanted
+    assert 1 <= limits.max_excess <= MAX_EXCESS
+    assert len(os.listdir("/dev/fd")) + sum(limits) < limit
+
+
+def test_a_high_limit_changes_nothing(fit, caplog):
+    assert fit(1 << 20, 4096) == (4096, MAX_EXCESS)
+    assert not caplog.text
+
+
+def test_a_low_limit_is_reported(fit, caplog):
+    assert fit(1024, 4096).max_connections < 1000
+    assert "max_connections is 4096, and the limit of open files (1024) leaves" in caplog.text
+
+
+def test_no_room_at_all_is_refused(fit):
+    with pytest.raises(StartupError, match="ulimit -n 4096"):
+        fit(len(os.listdir("/dev/fd")) + 2, 4096)
