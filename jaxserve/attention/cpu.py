@@ -121,10 +121,11 @@ def _walk(
         running_max_BKGC, running_sum_BKGC, acc_BKGCH = carry
         page_BX = jax.lax.dynamic_slice_in_dim(table_BW, block * block_pages, block_pages, axis=1)
         key_position_XZ = block * block_tokens + jnp.arange(block_tokens).reshape(block_pages, size)
-        live_BXZ = key_position_XZ < length_B[:, None, None]
-        seen_BCXZ = live_BXZ[:, None] & (key_position_XZ <= position_BC[..., None, None])
+        used_BXZ = key_position_XZ < length_B[:, None, None]
+        seen_BCXZ = used_BXZ[:, None] & (key_position_XZ <= position_BC[..., None, None])
         if window is not None:
             seen_BCXZ &= key_position_XZ > position_BC[..., None, None] - window
+            used_BXZ = seen_BCXZ.any(1)
         seen_B11CXZ = seen_BCXZ[:, None, None]
 
         key_BXKHZ = pages.key_PKHZ[page_BX].astype(jnp.float32)
@@ -134,8 +135,8 @@ def _walk(
         score_BKGCXZ = jnp.where(seen_B11CXZ, score_BKGCXZ, MASKED_SCORE)
         new_max_BKGC = jnp.maximum(running_max_BKGC, score_BKGCXZ.max((-1, -2)))
         weight_BKGCXZ = jnp.where(seen_B11CXZ, jnp.exp(score_BKGCXZ - new_max_BKGC[..., None, None]), 0.0)
-        # A dead slot may hold anything, and zero times NaN is NaN: dead values become zero.
-        value_BXKZH = jnp.where(live_BXZ[:, :, None, :, None], pages.value_PKZH[page_BX], 0).astype(jnp.float32)
+        # A slot that no query sees may hold anything, and zero times NaN is NaN: such values become zero.
+        value_BXKZH = jnp.where(used_BXZ[:, :, None, :, None], pages.value_PKZH[page_BX], 0).astype(jnp.float32)
         rescale_BKGC = jnp.exp(running_max_BKGC - new_max_BKGC)
         return (
             new_max_BKGC,

@@ -1,6 +1,6 @@
 """What attention takes in a step besides queries, keys and values: a flat batch of tokens, cut into rows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -16,7 +16,9 @@ class AttentionInputs:
     position_T            int32 [T], the absolute position of every query. Padding may have any.
     slot_T                int32 [T], page * Z + offset where the query's own key and value are stored. Padding has slots
                           of page 0, which is never read.
-    page_table_BW         int32 [B, W], the row's pages in order. Entries beyond its length may be any page.
+    page_table_BW         int32 [B, W], the row's pages in order. Entries beyond its length may be any page. Those of
+                          pages that lie wholly behind the window of the row's first query may be, too; they are 0 as
+                          soon as the page is freed.
     length_B              int32 [B], the row's number of tokens after this step; 0 for a row of padding.
     query_start_B1        int32 [B + 1]: row b owns tokens query_start[b] to query_start[b + 1] - 1, which are its last
                           ones. Tokens from query_start[B] on are padding. A row may own none; a row of padding does.
@@ -45,6 +47,29 @@ class AttentionInputs:
         if self.max_queries_per_row == 1:
             return token_T
         return (token_T[:, None] >= self.query_start_B1[1:-1]).sum(1, dtype=jnp.int32)
+
+    def crop_to_window(self, window: int, page_size: int, multiple: int = 1) -> "AttentionInputs":
+        """Return the inputs without the first pages of each row that none of its queries sees.
+
+        Positions are counted from the first page that is left, and the page table is as narrow as a window allows. The
+        slots to write to stay the same.
+
+        multiple   The number of pages left out of a row is a multiple of it.
+        """
+        width = self.page_table_BW.shape[1]
+        num_visible = window + self.max_queries_per_row - 1  # tokens that the queries of one row see together
+        cropped_width = min(width, (num_visible + page_size - 2) // page_size + multiple)
+        start_B1, length_B = jnp.asarray(self.query_start_B1), jnp.asarray(self.length_B)
+        first_query_B = length_B - (start_B1[1:] - start_B1[:-1])
+        first_token_B = jnp.maximum(first_query_B - window + 1, 0)
+        first_page_B = first_token_B // (page_size * multiple) * multiple
+        page_index_BW = jnp.minimum(first_page_B[:, None] + jnp.arange(cropped_width), width - 1)
+        return replace(
+            self,
+            position_T=self.position_T - (first_page_B * page_size)[self.row_T],
+            page_table_BW=jnp.take_along_axis(jnp.asarray(self.page_table_BW), page_index_BW, axis=1),
+            length_B=length_B - first_page_B * page_size,
+        )
 
     def tile_queries(self, size: int) -> "QueryTiles":
         """Cut the queries of each row, and the padding behind them as one row more, into tiles of at most `size`."""

@@ -55,9 +55,11 @@ class ReferenceAttention:
         rows, width = inputs.page_table_BW.shape
         num_tokens, columns = len(inputs.position_T), inputs.max_queries_per_row
         _, size, kv_heads, head_dim = pages.key_PZKH.shape
-        # A rectangle of each row's queries; what lies behind a row's last query is another's and is not returned.
+        # A rectangle of each row's queries; what lies behind a row's last query is another's and sees nothing here.
         start_B1 = jnp.asarray(inputs.query_start_B1)
-        token_BC = jnp.minimum(start_B1[:-1, None] + jnp.arange(columns), num_tokens - 1)
+        token_BC = start_B1[:-1, None] + jnp.arange(columns)
+        is_own_BC = token_BC < start_B1[1:, None]
+        token_BC = jnp.minimum(token_BC, num_tokens - 1)
         query_BCKGH = query_TNH[token_BC].reshape(rows, columns, kv_heads, -1, head_dim)
         key_BSKH = pages.key_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
         value_BSKH = pages.value_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
@@ -65,9 +67,10 @@ class ReferenceAttention:
         key_position_S = jnp.arange(width * size)
         position_BC1 = jnp.asarray(inputs.position_T)[token_BC][..., None]
         live_BS = key_position_S < inputs.length_B[:, None]
-        seen_BCS = live_BS[:, None, :] & (key_position_S <= position_BC1)
+        seen_BCS = is_own_BC[..., None] & live_BS[:, None, :] & (key_position_S <= position_BC1)
         if window is not None:
             seen_BCS &= key_position_S > position_BC1 - window
+        used_BS = seen_BCS.any(1)
 
         score_BKGCS = scale * jnp.einsum("BCKGH,BSKH->BKGCS", query_BCKGH, key_BSKH, preferred_element_type=jnp.float32)
         if softcap is not None:
@@ -81,7 +84,7 @@ class ReferenceAttention:
         running_sum_BKGC = weight_BKGCS.sum(-1)
         if sink_KG1 is not None:
             running_sum_BKGC += jnp.exp(sink_KG1 - running_max_BKGC)
-        value_BSKH = jnp.where(live_BS[:, :, None, None], value_BSKH, 0)
+        value_BSKH = jnp.where(used_BS[:, :, None, None], value_BSKH, 0)
         out_BKGCH = jnp.einsum("BKGCS,BSKH->BKGCH", weight_BKGCS, value_BSKH.astype(jnp.float32))
         out_BKGCH /= jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
         out_BCNH = out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(rows, columns, *query_TNH.shape[1:])

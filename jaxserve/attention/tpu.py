@@ -1,14 +1,17 @@
 """Attention for TPUs: JAX's own ragged paged attention kernel behind our signature. Unmeasured: no TPU was at hand.
 
 The kernel, jax.experimental.pallas.ops.tpu.ragged_paged_attention (the same in jax 0.10.2 and 0.12), takes one flat
-batch of queries and pages in which keys and values alternate head by head. It lowers for TPU; JAX's interpreters
-cannot run it (they lack reshaped and bit-cast references), so our side is held to the contract of the backends
-through the plain function with the same arguments that JAX brings along. Its limits, and what becomes of them:
+batch of queries and pages in which keys and values alternate head by head. It lowers for TPU; JAX's TPU interpreter
+runs it only if reads of reshaped and bit-cast references and masked stores are added to it, so our side is held to the
+contract of the backends through the plain function with the same arguments that JAX brings along. (With those
+additions it holds the contract: freed pages, races and unwritten memory included.) Its limits, and what becomes of
+them:
 
 head sizes      lanes come by 128: a smaller head is stored and multiplied with zeros behind it, so 64 costs
                 the memory of 128
 key heads       twice their number, counted in 32-bit words, must be 1, 2, 4 or a multiple of 8: refused by name
 page table      lies in scalar memory, 1 MiB less 8 KiB: a larger one is refused by name
+windows         all blocks of keys are fetched: rows and tables are cropped to what the window needs
 rows without    queries between others cost a block of keys each; those at the end are not shown to the kernel
 queries
 """
@@ -72,13 +75,16 @@ class TpuAttention:
         """
         if sinks is not None:
             raise BadConfig("attention_backend 'tpu' has no attention sinks; try --attention-backend reference.")
+        _, size, heads, stored_dim = pages.pages_PZXH.shape
+        if window is not None:
+            # The kernel fetches what lies behind a window and multiplies it by zero: freed pages must not be there.
+            inputs = inputs.crop_to_window(window, size)
         rows, width = inputs.page_table_BW.shape
         if rows * width * 4 > TABLE_BYTES:
             raise BadConfig(
                 f"attention_backend 'tpu': a page table of {rows} rows x {width} pages does not fit into the 1 MiB of"
                 " scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
             )
-        _, size, heads, stored_dim = pages.pages_PZXH.shape
         page_bytes = size * heads * stored_dim * pages.pages_PZXH.dtype.itemsize
         block_queries = DECODE_BLOCK_QUERIES if inputs.max_queries_per_row == 1 else BLOCK_QUERIES
         kernel_rows = _make_kernel_rows(inputs)

@@ -2,7 +2,44 @@
 
 module → what proves it:
 
-    reference, inputs, cpu, native → test_backends.py: one contract for all backends
+    reference, inputs, cpu, native → test_backends.py, test_windows.py: one contract for all backends
     gpu → test_gpu.py
     tpu → test_tpu.py
 """
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel as jax_kernel
+
+from jaxserve.attention import BACKENDS, tpu
+from jaxserve.attention.tpu import TpuAttention
+from jaxserve.native import library
+from tests.attention.cases import backend_of
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    """Accelerators would round the operands of float32 products."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(params=sorted(BACKENDS.keys() - {"tpu"}))  # which has test_tpu.py
+def backend(request):
+    if request.param == "native" and library.find_compiler() is None:
+        pytest.skip("no C compiler here")
+    return backend_of(request.param)
+
+
+@pytest.fixture
+def tpu_backend(monkeypatch):
+    """The backend with JAX's plain double of its kernel: the same arguments, row after row, so nothing is jitted."""
+
+    def double(query, pages, *rest, num_kv_pages_per_block, num_queries_per_block, **how):
+        out = jax_kernel.ref_ragged_paged_attention(query, pages, *rest, **how)
+        return jnp.pad(out, ((0, len(query) - len(out)), (0, 0), (0, 0)), constant_values=jnp.nan)
+
+    monkeypatch.setattr(tpu, "_import_kernel", lambda: double)
+    with jax.disable_jit():
+        yield TpuAttention()

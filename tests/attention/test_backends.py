@@ -1,9 +1,4 @@
-"""One contract, every backend: the same questions, held to a dense computation in numpy.
-
-Every case has the same outer shapes (four rows, twenty pages each), so that few programs are compiled.
-"""
-
-import functools
+"""One contract, every backend: the same questions, held to a dense computation in numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -12,152 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxserve.attention import BACKENDS, AttentionInputs, choose_backend
-from jaxserve.attention.gpu import GpuAttention, KernelConfig
+from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
+from tests.attention import cases
+from tests.attention.cases import ROWS, Case
 
-PAGE, WIDTH, ROWS = 16, 20, 4
-POOL, MOST = 41, 520  # pages there are, the null page included; tokens in one write
-SMALL = KernelConfig(split_tokens=64, block_bytes=2048, tile_rows=32)  # several splits, blocks and tiles in short rows
-HOW = ("scale", "window", "softcap")
 tile_queries = jax.jit(AttentionInputs.tile_queries, static_argnums=1)
-
-
-def dense(query_CNH, key_SKH, value_SKH, start, *, scale, window=None, softcap=None, sinks=None):
-    """Queries at positions start, start + 1, … over one row's keys, float64, no pages."""
-    columns, heads, _ = query_CNH.shape
-    group = heads // key_SKH.shape[1]
-    out = np.zeros(query_CNH.shape)
-    for c in range(columns):
-        low = 0 if window is None else max(0, start + c - window + 1)
-        for n in range(heads):
-            score = scale * key_SKH[low : start + c + 1, n // group].astype(float) @ query_CNH[c, n]
-            if softcap is not None:
-                score = softcap * np.tanh(score / softcap)
-            weight = np.exp(score)
-            total = weight.sum() + (0 if sinks is None else np.exp(sinks[n]))
-            out[c, n] = weight / total @ value_SKH[low : start + c + 1, n // group]
-    return out
-
-
-class Backend:
-    """A backend and its two functions, compiled once per shape for all tests, in a hurry: the cases are small.
-
-    Kernels are interpreted on a CPU and compiled where their device is.
-    """
-
-    def __init__(self, plain):
-        hurry = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        self.make_pages = plain.make_pages
-        self.write = jax.jit(plain.write, compiler_options=hurry)
-        self.attend = jax.jit(plain.attend, static_argnames=HOW, compiler_options=hurry)
-
-
-class Case:
-    """Rows with given lengths in a pool of shuffled pages; every slot that nobody owns holds NaN.
-
-    columns   The most queries of a row: its last tokens, as many as it has.
-    counts    The queries of each row instead, in a batch of `tokens` tokens.
-    """
-
-    def __init__(
-        self, backend, lengths, columns=1, *, counts=None, tokens=None, heads=4, kv_heads=2, head_dim=8, seed=0,
-        dtype=np.float32,
-    ):  # fmt: skip
-        rng = np.random.default_rng(seed)
-        self.lengths, self.dtype = [*lengths, *[0] * (ROWS - len(lengths))], dtype
-        self.counts = [*counts, *[0] * (ROWS - len(counts))] if counts else [min(columns, n) for n in self.lengths]
-        self.columns = tokens or columns
-        self.start = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int32)
-
-        def normal(*shape):
-            return rng.normal(size=shape).astype(np.float32).astype(dtype)
-
-        self.query = normal(tokens or ROWS * columns, heads, head_dim)
-        self.keys = [normal(n, kv_heads, head_dim) for n in self.lengths]
-        self.values = [normal(n, kv_heads, head_dim) for n in self.lengths]
-        order = iter(rng.permutation(np.arange(1, POOL)))
-        self.table = np.full((ROWS, WIDTH), POOL - 1, np.int32)  # beyond the length: another row's page
-        for row, length in enumerate(self.lengths):
-            count = -(-length // PAGE)
-            self.table[row, :count] = [next(order) for _ in range(count)]
-        pages = backend.make_pages(POOL, PAGE, kv_heads, head_dim, dtype)
-        self.pages = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), pages)
-
-    def slots(self, row, positions):
-        return self.table[row, positions // PAGE] * PAGE + positions % PAGE
-
-    def inputs(self):
-        position = np.zeros(len(self.query), np.int32)
-        slot = np.zeros_like(position)
-        for row, (length, count) in enumerate(zip(self.lengths, self.counts, strict=True)):
-            taken = slice(self.start[row], self.start[row + 1])
-            position[taken] = np.arange(length - count, length)
-            slot[taken] = self.slots(row, position[taken])
-        return AttentionInputs(position, slot, self.table, np.array(self.lengths, np.int32), self.start, self.columns)
-
-    def row_inputs(self, row, tokens):
-        """One row's inputs alone, and its queries, in a batch of `tokens` tokens."""
-        count, taken = self.counts[row], slice(self.start[row], self.start[row + 1])
-        inputs, start = self.inputs(), np.array([0, count], np.int32)
-        flat = [np.pad(facts[taken], (0, tokens - count)) for facts in (inputs.position_T, inputs.slot_T)]
-        query = np.pad(self.query[taken], ((0, tokens - count), (0, 0), (0, 0)))
-        one = slice(row, row + 1)
-        return query, AttentionInputs(*flat, self.table[one], inputs.length_B[one], start, tokens)
-
-    def write(self, backend):
-        """The past of all rows, then this step's keys and values; both padded to one shape with NaN into page 0."""
-        past = [length - count for length, count in zip(self.lengths, self.counts, strict=True)]
-        pages = self._write(backend, self.pages, [range(n) for n in past])
-        return self._write(backend, pages, [range(n, len(k)) for n, k in zip(past, self.keys, strict=True)])
-
-    def _write(self, backend, pages, taken):
-        def padded(rows):
-            real = np.concatenate([row[list(at)] for row, at in zip(rows, taken, strict=True)])
-            return np.concatenate([real, np.full((MOST - len(real), *real.shape[1:]), np.nan, self.dtype)])
-
-        slot = np.zeros(MOST, np.int32)
-        real = np.concatenate([self.slots(row, np.array(at, int)) for row, at in enumerate(taken)])
-        slot[: len(real)] = real
-        return backend.write(pages, padded(self.keys), padded(self.values), slot)
-
-    def run(self, backend, **how):
-        """[T, N, H]."""
-        out = backend.attend(self.query, self.write(backend), self.inputs(), **how)
-        assert out.dtype == self.dtype
-        return np.asarray(out, np.float32)
-
-    def expect(self, **how):
-        out = np.zeros(self.query.shape)
-        for row, (length, count) in enumerate(zip(self.lengths, self.counts, strict=True)):
-            taken = slice(self.start[row], self.start[row + 1])
-            out[taken] = dense(self.query[taken], self.keys[row], self.values[row], length - count, **how)
-        return out
-
-    def check(self, backend, *, atol=2e-6, **how):
-        out = self.run(backend, **how)
-        np.testing.assert_allclose(out, self.expect(**how), atol=atol)
-        assert not out[self.start[-1] :].any()
-
-
-@functools.cache
-def backend_of(name):
-    return Backend(GpuAttention(config=SMALL) if name == "gpu" else BACKENDS[name]())
-
-
-@pytest.fixture(autouse=True)
-def exact_products():
-    """Accelerators would round the operands of float32 products."""
-    with jax.default_matmul_precision("highest"):
-        yield
-
-
-@pytest.fixture(params=sorted(BACKENDS.keys() - {"tpu"}))  # which has test_tpu.py
-def backend(request):
-    if request.param == "native" and library.find_compiler() is None:
-        pytest.skip("no C compiler here")
-    return backend_of(request.param)
 
 
 @pytest.mark.parametrize("lengths", [[1], [15, 16, 17, 0], [63, 64, 65, 320], [1, 129, 128, 127]])
@@ -207,7 +63,7 @@ def test_bfloat16_loses_no_more_than_its_own_rounding(request, backend, columns)
 
 @pytest.mark.parametrize("page", [1, 4, 64])
 def test_any_page_size(backend, page, monkeypatch):
-    monkeypatch.setitem(globals(), "PAGE", page)
+    monkeypatch.setattr(cases, "PAGE", page)
     Case(backend, [17, 3, 0], columns=2).check(backend, scale=0.3, window=9)
 
 

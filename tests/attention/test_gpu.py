@@ -13,7 +13,7 @@ from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.attention.gpu import GpuAttention, KernelConfig
 from jaxserve.attention.gpu.pages import choose_block_tokens
 from jaxserve.errors import BadConfig
-from tests.attention.test_backends import SMALL, Backend, Case, backend_of
+from tests.attention.cases import SMALL, Backend, Case, backend_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 KERNEL = "__gpu$xla.gpu.triton"

@@ -1,7 +1,4 @@
-"""JAX's TPU kernel behind our signature: lowered for a TPU that nobody has, and run through its plain double.
-
-The double is JAX's own: the same arguments, in plain jnp, one row after the other, so nothing here is jitted.
-"""
+"""JAX's TPU kernel behind our signature: lowered for a TPU that nobody has, and run through its plain double."""
 
 import subprocess
 import sys
@@ -10,25 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel as jax_kernel
 
 from jaxserve.attention import AttentionInputs, choose_backend, tpu
 from jaxserve.attention.tpu import TpuAttention
 from jaxserve.errors import BadConfig
-from tests.attention.test_backends import Case
+from tests.attention.cases import Case
 
 V5E = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
-
-
-@pytest.fixture
-def backend(monkeypatch):
-    def double(query, pages, *rest, num_kv_pages_per_block, num_queries_per_block, **how):
-        out = jax_kernel.ref_ragged_paged_attention(query, pages, *rest, **how)
-        return jnp.pad(out, ((0, len(query) - len(out)), (0, 0), (0, 0)), constant_values=jnp.nan)
-
-    monkeypatch.setattr(tpu, "_import_kernel", lambda: double)
-    with jax.disable_jit():
-        yield TpuAttention()
 
 
 @pytest.mark.parametrize(
@@ -40,16 +25,16 @@ def backend(monkeypatch):
     ],
     ids=["decode, a padding row", "chunks with a window", "a chunk with a soft cap"],
 )
-def test_it_answers_as_every_backend_must(backend, lengths, columns, heads, kv_heads, head_dim, how):
-    case = Case(backend, lengths, columns, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
-    case.check(backend, scale=0.1, atol=2e-5, **how)
+def test_it_answers_as_every_backend_must(tpu_backend, lengths, columns, heads, kv_heads, head_dim, how):
+    case = Case(tpu_backend, lengths, columns, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+    case.check(tpu_backend, scale=0.1, atol=2e-5, **how)
 
 
 @pytest.mark.parametrize(
     ("lengths", "counts"), [([0, 40, 30, 9], [0, 20, 0, 1]), ([30, 7], [0, 0])], ids=["a chunk and a token", "none"]
 )
-def test_rows_own_as_many_queries_as_they_like(backend, lengths, counts):
-    Case(backend, lengths, counts=counts, tokens=32, head_dim=128).check(backend, scale=0.1, atol=2e-5)
+def test_rows_own_as_many_queries_as_they_like(tpu_backend, lengths, counts):
+    Case(tpu_backend, lengths, counts=counts, tokens=32, head_dim=128).check(tpu_backend, scale=0.1, atol=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def add_block(
     params: AttentionParams,
     query_MH: Array,
     position_M: Array,
+    low: Array,
     limit: Array,
     pages: GpuPages,
     table_ref: Any,
@@ -62,12 +63,15 @@ def add_block(
     """Add the keys at block * X to block * X + X - 1 of one row and key head, seen by M queries.
 
     position_M  int32, where each query stands; it sees keys up to there, and `window` of them
+    low         int32 scalar, positions before it are behind the window of every query and not fetched
     limit       int32 scalar, positions from here on are dead and not fetched
     pages       refs, and table_ref [B, W]
     """
     running_max_M, running_sum_M, acc_MH = carry
     key_position_X = block * params.block_tokens + indices(params.block_tokens)
     live_X = key_position_X < limit
+    if params.window is not None:
+        live_X &= key_position_X >= low
     page_X = load_masked(table_ref, (row, jax.lax.div(key_position_X, params.page_size)), live_X)
     offset_X = jax.lax.rem(key_position_X, params.page_size)
     lane_H = indices(params.lanes)

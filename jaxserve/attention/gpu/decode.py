@@ -30,6 +30,9 @@ def decode(
     interpret: bool,
 ) -> Array:
     """Compute attention of one query a row, [B, K, G, H] in the query's dtype."""
+    if params.window is not None:
+        # Fewer splits; whole ones are left out, so that the sums of those that stay are the same.
+        inputs = inputs.crop_to_window(params.window, params.page_size, -(-config.split_tokens // params.page_size))
     rows, width = inputs.page_table_BW.shape
     kv_heads, group, head_dim = query_BKGH.shape[1:]
     splits = max(1, -(-width * params.page_size // config.split_tokens))
@@ -94,6 +97,7 @@ def _decode_split_kernel(
             params=params,
             query_MH=query_GH,
             position_M=jnp.full((padded,), position, jnp.int32),
+            low=low,
             limit=limit,
             pages=pages,
             table_ref=table_ref,

@@ -94,6 +94,7 @@ def _prefill_tile_kernel(
         params=params,
         query_MH=load_masked(query_ref, index, mask_MH),
         position_M=position_M,
+        low=low,
         limit=limit,
         pages=pages,
         table_ref=table_ref,
