@@ -21,6 +21,7 @@ import jax
 from jaxserve.config import cache_dir
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.errors import BadConfig
+from jaxserve.private_files import OTHERS_MAY_WRITE, NotPrivate, make_private_directory
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +31,25 @@ ProgressCallback = Callable[[str, float, float], None]  # phase, done, total
 def use_compilation_cache(setting: str | None) -> Path | None:
     """Return the directory of this machine's compiled programs, and create it; None if the setting is "none".
 
-    A directory that cannot be created is logged as a warning and there is no cache. JAX's own compilation cache is
-    left as it is: programs that come from it could not be saved in the store.
+    A directory that cannot be created, or a default one below a directory of others, is logged as a warning and there
+    is no cache. JAX's own compilation cache is left as it is: programs that come from it could not be saved in the
+    store.
 
-    Raises BadConfig if others may write to the directory: a cached program is trusted like the code itself.
+    Raises BadConfig if others can change a directory that `setting` names, or may write to the default one: a cached
+    program is trusted like the code itself.
     """
     if setting == "none":
         return None
     directory = (Path(setting) if setting else cache_dir("programs")) / machine_key()
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return make_private_directory(directory)
+    except NotPrivate as error:
+        if setting or directory.stat().st_mode & OTHERS_MAY_WRITE:
+            raise BadConfig(f"compilation_cache_dir: {error}") from None
+        log.warning("compiled programs are not kept: %s", error)
     except OSError as error:
         log.warning("compiled programs cannot be kept in %s: %s", directory, error)
-        return None
-    if os.name == "posix" and directory.stat().st_mode & 0o022:
-        raise BadConfig(f"compilation_cache_dir: others may write {directory}; run chmod 700 on it, or name another.")
-    return directory
+    return None
 
 
 def machine_key() -> str:
@@ -154,5 +158,5 @@ def compile_all(
             if progress:
                 progress(f"compile {compile_counter.cache_hits - hits_before} cached", done, len(jobs))
     if compile_counter.cache_hits - hits_before < len(jobs):
-        store.delete_expired()
+        store.delete_excess()
     return programs

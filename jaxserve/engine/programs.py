@@ -5,8 +5,8 @@ Here a program has two names. One is a hash of everything that determines it (se
 known before anything is traced; the other is a hash of what it lowers to, so that a changed comment in a source costs
 the tracing but not the compilation. The file of the first name holds the second name, the file of that the program.
 
-Loading a program unpickles it and loads machine code. It is trusted like the code itself, as an entry of JAX's cache
-is: the directory belongs to the user, and `use_compilation_cache` refuses one that others may write to.
+Loading a program unpickles it and loads machine code. It is trusted like the code itself, so directory and files must
+be this user's alone (private_files.py); a file that is not is not opened.
 """
 
 import logging
@@ -15,7 +15,6 @@ import pickle
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from functools import cache
@@ -27,6 +26,7 @@ import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from jaxserve.parallel.placement import Placement
+from jaxserve.private_files import NotPrivate, read_private_file
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ ENV_FLAGS = (
 )
 PROGRAM_SUFFIX, NAME_SUFFIX = ".program", ".name"  # the two kinds of files
 DIGEST_BYTES = 32
-MAX_AGE_S = 30 * 24 * 3600  # an entry that was not used for this long is deleted
+MAX_STORE_BYTES = 8 << 30  # of the stores of all machines and versions below one directory
 
 
 class ProgramStore:
@@ -68,6 +68,7 @@ class ProgramStore:
         self._machine = _hash(jax.__version__, *placement.key, flags, sys.version_info)
         self._facts = _hash(self._machine, hash_sources(), *facts)
         self.loaded_keys: set[Hashable] = set()
+        self._used_names: set[str] = set()
         self._lock = threading.Lock()
         self._has_warned = False
 
@@ -99,14 +100,27 @@ class ProgramStore:
         self._write(name, sha256(payload).digest() + payload)
         self._write(self._name_of(key) + NAME_SUFFIX, name.encode())
 
-    def delete_expired(self) -> None:
-        """Delete the entries that were not used for MAX_AGE_S: of settings, versions and sources that are gone."""
+    def delete_excess(self, max_bytes: int = MAX_STORE_BYTES) -> None:
+        """Delete the entries that were used longest ago, until this store and those beside it have at most max_bytes.
+
+        Entries of this process stay. Age alone deletes nothing, since clocks jump.
+        """
+        if self._directory is None:
+            return
+        entries: list[tuple[float, int, Path]] = []
         with suppress(OSError):
-            for path in self._directory.iterdir() if self._directory else ():
-                if (
-                    PROGRAM_SUFFIX in path.name or NAME_SUFFIX in path.name
-                ) and time.time() - path.stat().st_mtime > MAX_AGE_S:
+            for path in self._directory.parent.glob("*/*"):
+                if PROGRAM_SUFFIX in path.name or NAME_SUFFIX in path.name:
+                    facts = path.lstat()
+                    entries.append((facts.st_mtime, facts.st_size, path))
+        excess = sum(size for _, size, _ in entries) - max_bytes
+        for _, size, path in sorted(entries):
+            if excess <= 0:
+                return
+            if path.name not in self._used_names:
+                with suppress(OSError):
                     path.unlink()
+                    excess -= size
 
     def _name_of(self, key: Hashable) -> str:
         return _hash(self._facts, key)
@@ -137,18 +151,20 @@ class ProgramStore:
         if self._directory is None:
             return None
         try:
-            entry = self._path(name).read_bytes()
+            entry = read_private_file(self._path(name))
         except (FileNotFoundError, ValueError):  # ValueError: a name that no file can have
             return None
-        except OSError as error:
+        except (OSError, NotPrivate) as error:
             self._warn_once("read", error)
             return None
         with suppress(OSError):  # a read-only disk; nothing is deleted there either
             os.utime(self._path(name))
+        self._used_names.add(name)
         return entry
 
     def _write(self, name: str, entry: bytes) -> None:
         path = self._path(name)
+        self._used_names.add(name)
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
             try:

@@ -25,6 +25,7 @@ from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.layers import quant
 from jaxserve.layers.quant import bytes_per_weight
 from jaxserve.models.cost import Cost
+from jaxserve.private_files import NotPrivate, make_private_directory
 
 PROBE_S = 0.25  # for both measurements together
 MIB = 1 << 20
@@ -204,9 +205,9 @@ def _load(path: Path) -> PeakRates | None:
 
 def _save(path: Path, peak_rates: PeakRates) -> None:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(path.parent)
         path.write_text(json.dumps(asdict(peak_rates)))
-    except OSError:
+    except (OSError, NotPrivate):
         pass  # it is measured again at the next start
 
 

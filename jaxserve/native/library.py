@@ -21,6 +21,7 @@ import jax
 
 from jaxserve.config import cache_dir
 from jaxserve.errors import BadConfig
+from jaxserve.private_files import NotPrivate, check_private_file, make_private_directory
 
 log = logging.getLogger(__name__)
 
@@ -68,16 +69,16 @@ def is_usable() -> bool:
 
 def _compile_library(command: tuple[str, ...]) -> Path:
     here = Path(__file__).parent
-    directory = cache_dir("native")
-    library = directory / f"kernels-{_library_key(here, command)}.so"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = make_private_directory(cache_dir("native"))
+        library = directory / f"kernels-{_library_key(here, command)}.so"
+        if library.exists():
+            check_private_file(library)
+            return library
     except OSError as error:
-        raise BadConfig(f"Native kernels cannot be kept in {directory}: {error}") from error
-    if os.name == "posix" and directory.stat().st_mode & 0o022:
-        raise BadConfig(f"Native kernels: others may write {directory}; run chmod 700 on it.")
-    if library.exists():
-        return library
+        raise BadConfig(f"Native kernels cannot be kept in {cache_dir('native')}: {error}") from error
+    except NotPrivate as error:
+        raise BadConfig(f"Native kernels: {error}") from None
     with tempfile.TemporaryDirectory(dir=directory) as folder:
         output = Path(folder) / "kernels.so"
         sources = [str(here / name) for name in SOURCES]

@@ -1,5 +1,7 @@
 """A second start finds its programs: nothing is compiled, nothing is traced, and every bit is the same."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from jaxserve.engine.compile import compile_all, compile_counter
 from jaxserve.engine.programs import PROGRAM_SUFFIX, ProgramStore
 from jaxserve.engine.request import Request
 from jaxserve.parallel.placement import single_placement
+from jaxserve.private_files import make_private_directory
 from jaxserve.sampling_params import SamplingParams
 
 PROMPT = tuple(range(5, 25))
@@ -133,12 +136,44 @@ def test_files_are_ours_alone_and_nothing_half_written_stays(store, tmp_path):
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
-def test_what_nobody_asked_for_in_a_month_goes(store, tmp_path):
-    import os
-
+def test_a_program_that_someone_else_may_write_is_not_loaded(store, tmp_path, caplog):
     doubled(store())
     for path in tmp_path.iterdir():
+        path.chmod(0o666)
+    assert store().load("double") is None
+    assert "others may write" in caplog.text
+
+
+def test_a_link_in_place_of_a_program_is_not_followed(store, tmp_path):
+    doubled(store())
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / f"moved-{path.name}")
+        path.symlink_to(tmp_path / f"moved-{path.name}")
+    assert store().load("double") is None
+
+
+def test_what_was_used_longest_ago_goes_when_the_store_is_full(tmp_path):
+    for machine in ("this", "other"):
+        make_private_directory(tmp_path / machine)
+    for age, name in enumerate(("other/a.program", "this/b.program123", "this/c.name", "this/d.program")):
+        (tmp_path / name).write_bytes(b" " * 100)
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    (tmp_path / "this" / "theirs").write_bytes(b" " * 1000)
+    kept = ProgramStore(tmp_path / "this", single_placement())
+    kept.delete_excess(max_bytes=400)
+    assert len(list(tmp_path.glob("*/*"))) == 5
+    kept.delete_excess(max_bytes=250)
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["a.program", "b.program123", "theirs"]
+
+
+def test_no_clock_deletes_anything_and_what_is_in_use_stays(tmp_path):
+    directory = make_private_directory(tmp_path / "this")
+    used = ProgramStore(directory, single_placement())
+    doubled(used)
+    for path in directory.iterdir():
         os.utime(path, (0, 0))
-    (tmp_path / "theirs").touch()
-    store().delete_expired()
-    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+    used.delete_excess()
+    used.delete_excess(max_bytes=0)
+    assert len(list(directory.iterdir())) == 2
+    ProgramStore(directory, single_placement()).delete_excess(max_bytes=0)
+    assert not list(directory.iterdir())
