@@ -1,13 +1,18 @@
 """A small pool of worker processes. Everything here blocks: call it from threads that may wait."""
 
 import json
+import logging
 import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter
+from jaxserve.workers.confine import PROTECTIONS
 from jaxserve.workers.process import WorkerExited, WorkerProcess
+
+log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 
@@ -42,6 +47,8 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._alive: set[WorkerProcess] = set()
         self._is_closed = False
+        self._starter = ThreadPoolExecutor(1, "jaxserve-workers")  # workers end with the thread that starts them
+        self._has_told_protections = False
         # None: a worker that has not been started yet. Last in, first out: few tasks start few workers.
         self._idle: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()
         for _ in range(num_workers):
@@ -63,6 +70,7 @@ class WorkerPool:
                 worker = self._replace(worker)
             worker = worker or self._start()
             reply = worker.run(message, limits.wall_s)
+            self._tell_missing_protections(worker)
             if worker.rss_bytes > limits.memory_bytes // 2:
                 worker = self._replace(worker)
         except WorkerExited as error:
@@ -83,12 +91,21 @@ class WorkerPool:
             workers, self._alive = self._alive, set()
         for worker in workers:
             worker.kill()
+        self._starter.shutdown()
+
+    def _tell_missing_protections(self, worker: WorkerProcess) -> None:
+        if self._has_told_protections:
+            return
+        self._has_told_protections = True
+        missing = [name for name in PROTECTIONS if name not in worker.protections]
+        if missing:
+            log.info("this system gives worker processes no %s", ", ".join(missing))
 
     def _start(self) -> WorkerProcess:
         with self._lock:
             if self._is_closed:
                 raise EngineStopped("The worker processes are closed.")
-            worker = WorkerProcess(self._modules)
+            worker = self._starter.submit(WorkerProcess, self._modules).result()
             self._alive.add(worker)
         return worker
 

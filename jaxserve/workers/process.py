@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,6 +17,14 @@ import psutil
 STARTUP_S = 60.0
 MAX_REPLY_BYTES = 1 << 30
 PASSED_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT")
+# -I: neither the current directory nor variables nor the user's site-packages add to the path, which is given instead.
+PROGRAM = """
+import json, sys
+path, parent_id, *modules = sys.argv[1:]
+sys.path[:] = json.loads(path)
+from jaxserve.workers.worker import main
+main(int(parent_id), modules)
+"""
 
 
 class WorkerExited(Exception):
@@ -25,14 +34,18 @@ class WorkerExited(Exception):
 class WorkerProcess:
     """A process that runs one task at a time. It starts at once; the first task waits until it is ready.
 
-    modules   imported by the process before its first task
+    modules       imported by the process before its first task
+    protections   those of confine.PROTECTIONS that it has, once it has run a task
+
+    The process ends with the thread that makes this object.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
+        self.protections: frozenset[str] = frozenset()
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "jaxserve.workers.worker", *modules],
+                [sys.executable, "-I", "-B", "-c", PROGRAM, _path(), str(os.getpid()), *modules],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -67,7 +80,7 @@ class WorkerProcess:
         Raises WorkerExited if it took longer than `wall_s`, or if the process ended.
         """
         if not self._is_ready:
-            self._exchange(None, STARTUP_S)
+            self.protections = frozenset(self._exchange(None, STARTUP_S).decode().split())
             self._is_ready = True
         return json.loads(self._exchange(task, wall_s))
 
@@ -109,5 +122,11 @@ class WorkerProcess:
 def _environment() -> dict[str, str]:
     """The variables that an interpreter needs to start. Keys and tokens of the server are not passed on."""
     passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return passed | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "1"}
+    return passed | {"MALLOC_ARENA_MAX": "1"}
+
+
+def _path() -> str:
+    """Return, as JSON, where this process imports from, and jaxserve's own directory, without the current directory."""
+    own = str(Path(__file__).resolve().parents[2])
+    entries = [entry for entry in sys.path if os.path.isabs(entry)]
+    return json.dumps(entries if own in entries else [own, *entries])

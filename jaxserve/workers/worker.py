@@ -1,29 +1,34 @@
 """The program of a worker process: one task after another, each under its own limits of memory and processor time.
 
-Run as `python -m jaxserve.workers.worker MODULE…` with the socket as standard input; the modules are imported before
-READY is sent. A task is JSON: {"function": "module:name", "data": …, "cpu_s": …, "memory_bytes": …}. The reply is
-{"value": …}, {"refused": [message, param]} for a RequestError, or {"failed": name of the exception}.
+The socket is standard input. The modules are imported, then the process is confined, then the names of the protections
+that it has are sent, separated by spaces. A task is JSON: {"function": "module:name", "data": …, "cpu_s": …,
+"memory_bytes": …}. The reply is {"value": …}, {"refused": [message, param]} for a RequestError, or {"failed": name of
+the exception}.
 """
 
 import json
 import resource
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from math import ceil
 from multiprocessing.connection import Connection
 from typing import Any
 
 from jaxserve.errors import RequestError
+from jaxserve.workers.confine import confine, end_with_parent
 
-READY = b"ready"
+MAX_MEMORY_BYTES = 2 << 30  # of any task
+MAX_CPU_S = 24 * 3600  # of all tasks together
 
 
-def main() -> None:
-    """Import the modules named on the command line, then run tasks until the other end of the socket is closed."""
+def main(parent_id: int, modules: Sequence[str]) -> None:
+    """Import modules, confine the process, then run tasks until the other end of the socket is closed."""
+    end_with_parent(parent_id)
     connection = Connection(sys.stdin.fileno())
-    for module in sys.argv[1:]:
+    for module in modules:
         import_module(module)
-    connection.send_bytes(READY)
+    connection.send_bytes(" ".join(confine(MAX_MEMORY_BYTES, MAX_CPU_S)).encode())
     while True:
         try:
             task = connection.recv_bytes()
@@ -53,7 +58,3 @@ def _set_limits(cpu_s: float, memory_bytes: int) -> None:
 def _set_soft_limit(kind: int, limit: int) -> None:
     _, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-if __name__ == "__main__":
-    main()

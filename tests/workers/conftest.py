@@ -2,5 +2,5 @@
 
 module → what proves it:
 
-    pool, process, worker → test_workers.py
+    confine, pool, process, worker → test_workers.py
 """

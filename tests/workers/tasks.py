@@ -1,8 +1,15 @@
 """Tasks that worker processes run in tests: harmless ones, and ones that break a limit."""
 
+import ctypes
+import importlib
 import os
 import resource
+import signal
+import socket
+import subprocess
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 from jaxserve.errors import InvalidParameter
@@ -58,3 +65,66 @@ def keep(num_bytes: int) -> int:
 
 def leave(_: Any) -> None:
     os._exit(3)
+
+
+def import_by_name(name: str) -> str:
+    return str(importlib.import_module(name).__file__)
+
+
+def escape(way: str) -> str:
+    """Try a way out of a worker; return what came of it: the name of an error, or "out"."""
+    try:
+        WAYS[way]()
+    except OSError as error:
+        return type(error).__name__
+    except ValueError as error:
+        return str(error)
+    return "out"
+
+
+def _raise_limits() -> None:
+    for kind in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE):
+        _, hard = resource.getrlimit(kind)
+        if hard == resource.RLIM_INFINITY:
+            return
+    raise ValueError("all limits are hard")
+
+
+def _fill_descriptors() -> None:
+    opened = []
+    for _ in range(1000):
+        opened.append(os.dup(0))
+
+
+def _fork() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+WAYS = {
+    "connect": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+    "unix socket": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
+    "program": lambda: subprocess.run(["/bin/true"], check=True),
+    "replace itself": lambda: os.execv("/bin/true", ["true"]),
+    "fork": _fork,
+    "signal": lambda: os.kill(os.getppid(), signal.SIGCONT),
+    "memory of the parent": lambda: Path(f"/proc/{os.getppid()}/mem").open("rb").close(),
+    "environment of the parent": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+    "a file": lambda: Path("/etc/hostname").read_bytes(),
+    "a new file": lambda: Path("/tmp/jaxserve-worker-was-here").write_bytes(b"x"),
+    "a file of here": lambda: Path("here").write_bytes(b"x"),
+    "descriptors": _fill_descriptors,
+    "limits": _raise_limits,
+}
+
+
+def thread(_: Any) -> int:
+    done: list[int] = []
+    one = threading.Thread(target=done.append, args=(1,))
+    one.start()
+    one.join()
+    return len(done)
+
+
+def privileges(_: Any) -> int:
+    return int(ctypes.CDLL(None).prctl(39, 0, 0, 0, 0))  # PR_GET_NO_NEW_PRIVS

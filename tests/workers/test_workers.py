@@ -2,13 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+import psutil
 import pytest
 
 from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter
+from jaxserve.workers.confine import FILES, NO_NEW_PRIVILEGES, SYSTEM_CALLS
 from jaxserve.workers.pool import MIB, TaskKilled, TaskLimits, WorkerPool
 
+REPO = Path(__file__).resolve().parents[2]
 PATIENT = TaskLimits(30.0)
 SHORT = TaskLimits(0.5)
 
@@ -45,6 +51,60 @@ def test_a_worker_has_no_array_library_no_model_and_no_secret(pool, monkeypatch)
         assert rooms.isdisjoint({"jaxserve.engine", "jaxserve.engine_client", "jaxserve.models"})
         assert "jaxserve.text.request_template" in rooms
         assert "secret" not in run(fresh, "environment").values()
+    finally:
+        fresh.close()
+
+
+@pytest.fixture(scope="module")
+def given(pool):
+    """The protections that this system gives."""
+    run(pool, "pid")
+    return next(iter(pool._alive)).protections
+
+
+@pytest.mark.parametrize(
+    ("way", "protection", "outcome"),
+    [
+        ("connect", SYSTEM_CALLS, "PermissionError"),
+        ("unix socket", SYSTEM_CALLS, "PermissionError"),
+        ("program", SYSTEM_CALLS, "PermissionError"),
+        ("replace itself", SYSTEM_CALLS, "PermissionError"),
+        ("fork", SYSTEM_CALLS, "PermissionError"),
+        ("signal", SYSTEM_CALLS, "PermissionError"),
+        ("memory of the parent", FILES, "PermissionError"),
+        ("environment of the parent", FILES, "PermissionError"),
+        ("a file", FILES, "PermissionError"),
+        ("a new file", FILES, "PermissionError"),
+        ("a file of here", None, "FileNotFoundError"),
+        ("descriptors", None, "OSError"),
+        ("limits", None, "all limits are hard"),
+    ],
+)
+def test_a_worker_reaches_nothing_but_its_socket(pool, given, way, protection, outcome):
+    if protection is not None and protection not in given:
+        pytest.skip(f"this system gives no {protection}")
+    expected = {outcome, "PermissionError"} if way == "a file of here" else {outcome}
+    assert run(pool, "escape", way) in expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protections of Linux")
+def test_a_worker_can_have_threads_and_no_new_privileges(pool, given):
+    assert NO_NEW_PRIVILEGES in given
+    assert run(pool, "privileges") == 1
+    assert run(pool, "thread") == 1
+
+
+def test_modules_in_the_current_directory_are_not_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in ("psutil", "json", "planted"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(1)")
+    fresh = WorkerPool()
+    try:
+        assert not run(fresh, "import_by_name", "psutil").startswith(str(tmp_path))
+        with pytest.raises(GenerationFailed, match="ModuleNotFoundError"):
+            run(fresh, "import_by_name", "planted")
     finally:
         fresh.close()
 
@@ -110,6 +170,22 @@ def test_a_worker_that_ended_while_idle_is_replaced(pool):
         if worker.pid == old:
             worker._process.wait()
     assert run(pool, "pid") != old
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
+def test_a_worker_does_not_outlive_a_parent_that_is_killed():
+    program = """
+import os, signal, threading
+from jaxserve.workers.pool import TaskLimits, WorkerPool
+pool = WorkerPool()
+print(pool.run("tests.workers.tasks:pid", None, TaskLimits(30.0)), flush=True)
+threading.Timer(0, pool.run, ("tests.workers.tasks:loop", None, TaskLimits(600.0))).start()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=REPO)
+    assert ended.returncode == -signal.SIGKILL
+    psutil.wait_procs([psutil.Process(pid) for pid in map(int, ended.stdout.split()) if psutil.pid_exists(pid)], 30)
+    assert not psutil.pid_exists(int(ended.stdout))
 
 
 def test_a_busy_worker_leaves_the_other_free():
