@@ -22,9 +22,15 @@ LayerPages = Any  # a pytree of arrays: one layer's keys and values, in the back
 
 
 class AttentionBackend(Protocol):
-    """A way to store keys and values in pages and to attend to them through a page table."""
+    """A way to store keys and values in pages and to attend to them through a page table.
+
+    stacks_layers   The pages of all layers of a cache group lie in the same arrays: make_pages takes `num_layers`, and
+                    what it returns has two methods, `at_layer(index)`, which returns one layer's pages, and
+                    `at_rest()`, which returns the group's pages again after the layer was written.
+    """
 
     name: str
+    stacks_layers: bool
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> LayerPages:
         """Return one layer's pages, all zeros: what is masked is multiplied by zero, and NaN would survive that."""

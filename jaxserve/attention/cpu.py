@@ -36,6 +36,7 @@ class CpuAttention:
     """Attention through XLA on CPUs, for every dtype."""
 
     name = "cpu"
+    stacks_layers = False
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> CpuPages:
         """Return one layer's pages, all zeros."""

@@ -25,6 +25,7 @@ class ReferenceAttention:
     """Attention that gathers the whole page table of every row: slow, and right."""
 
     name = "reference"
+    stacks_layers = False
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> ReferencePages:
         """Return one layer's pages, all zeros."""

@@ -45,6 +45,7 @@ class TpuAttention:
     """Attention by JAX's ragged paged attention kernel for TPUs."""
 
     name = "tpu"
+    stacks_layers = False
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> TpuPages:
         """Return one layer's pages, all zeros. Raises BadConfig if the kernel cannot hold so many key heads."""

@@ -45,10 +45,10 @@ def _describe(cache: LayerCache) -> str:
     return "latent attention" if isinstance(cache, PagedLatent) else "recurrent state"
 
 
-def index_groups(groups: Sequence[CacheGroup]) -> tuple[int, ...]:
-    """Return for each layer the index of its group."""
-    group_by_layer = {layer: index for index, group in enumerate(groups) for layer in group.layers}
-    return tuple(group_by_layer[layer] for layer in range(len(group_by_layer)))
+def locate_layers(groups: Sequence[CacheGroup]) -> tuple[tuple[int, int], ...]:
+    """Return for each layer the index of its group, and its own index among the group's layers."""
+    places = {layer: (index, at) for index, group in enumerate(groups) for at, layer in enumerate(group.layers)}
+    return tuple(places[layer] for layer in range(len(places)))
 
 
 def num_pages_for(num_tokens: int, page_size: int) -> int:

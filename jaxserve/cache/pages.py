@@ -4,37 +4,75 @@ pool.py keeps account of pages; the backend's `write` puts tokens into their slo
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from typing import Any, Protocol
 
 import jax
 
-from jaxserve.cache.groups import CacheGroup, index_groups
+from jaxserve.cache.groups import CacheGroup, locate_layers
 from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
 
 
 class PageFactory(Protocol):
     """The part of an attention backend that makes pages."""
 
-    def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> Any:
-        """Return the zeroed pages of one layer, a pytree of arrays."""
+    stacks_layers: bool
+
+    @property
+    def make_pages(self) -> Any:
+        """The function that returns zeroed pages, a pytree of arrays; see AttentionBackend."""
         ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class ModelPages:
+    """The pages of all layers.
+
+    groups   Those of each cache group: one pytree for each of its layers, or one for all of them, if the backend stacks
+             layers.
+    places   Static, for each layer the index of its group and its own index in that.
+    """
+
+    groups: tuple[Any, ...]
+    places: tuple[tuple[int, int], ...] = field(metadata={"static": True})
+
+    def get(self, layer: int) -> Any:
+        """Return one layer's pages."""
+        group, index = self.places[layer]
+        pages = self.groups[group]
+        return pages[index] if isinstance(pages, tuple) else pages.at_layer(index)
+
+    def set(self, layer: int, layer_pages: Any) -> "ModelPages":
+        """Return the pages after those of one layer were written."""
+        group, index = self.places[layer]
+        pages = self.groups[group]
+        new = (*pages[:index], layer_pages, *pages[index + 1 :]) if isinstance(pages, tuple) else layer_pages.at_rest()
+        return ModelPages((*self.groups[:group], new, *self.groups[group + 1 :]), self.places)
 
 
 def make_pages(
     backend: PageFactory, groups: Sequence[CacheGroup], *, num_pages: Sequence[int], page_size: int, dtype: Any
-) -> tuple[Any, ...]:
-    """Return one pytree of zeroed pages a layer: keys and values for as many pages as its group has.
+) -> ModelPages:
+    """Return zeroed pages: keys and values of every layer for as many pages as its group has.
 
     Zeros, because attention multiplies masked values by zero, and zero times NaN is NaN.
 
     num_pages   the number of pages of each group
     """
-    return tuple(
-        _make_layer_pages(backend, groups[group].cache, num_pages[group], page_size, dtype)
-        for group in index_groups(groups)
+    pages = (
+        _make_group_pages(backend, group, num, page_size, dtype) for group, num in zip(groups, num_pages, strict=True)
     )
+    return ModelPages(tuple(pages), locate_layers(groups))
+
+
+def _make_group_pages(backend: PageFactory, group: CacheGroup, num_pages: int, page_size: int, dtype: Any) -> Any:
+    make = partial(_make_layer_pages, backend, group.cache, num_pages, page_size, dtype)
+    if backend.stacks_layers:
+        return make(num_layers=len(group.layers))
+    return tuple(make() for _ in group.layers)
 
 
 def bytes_per_page(backend: PageFactory, group: CacheGroup, *, page_size: int, dtype: Any) -> int:
@@ -46,9 +84,11 @@ def bytes_per_page(backend: PageFactory, group: CacheGroup, *, page_size: int, d
     return len(group.layers) * _num_bytes(pages)
 
 
-def _make_layer_pages(backend: PageFactory, layer: LayerCache, num_pages: int, page_size: int, dtype: Any) -> Any:
+def _make_layer_pages(
+    backend: PageFactory, layer: LayerCache, num_pages: int, page_size: int, dtype: Any, **options: int
+) -> Any:
     assert isinstance(layer, PagedKeysValues), layer
-    return backend.make_pages(num_pages, page_size, layer.num_kv_heads, layer.head_dim, dtype)
+    return backend.make_pages(num_pages, page_size, layer.num_kv_heads, layer.head_dim, dtype, **options)
 
 
 def _num_bytes(arrays: Any) -> int:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxserve.attention import LayerPages
+from jaxserve.cache.pages import ModelPages
 from jaxserve.sampling.penalties import PenaltyState
 
 
@@ -33,7 +33,7 @@ class DeviceState:
     penalties   The penalty state of each row.
     """
 
-    pages: tuple[LayerPages, ...]
+    pages: ModelPages
     rows: RowState
     penalties: PenaltyState
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
+from jaxserve.cache.pages import ModelPages
 from jaxserve.engine import batch
 from jaxserve.engine.compile import ProgressCallback, compile_all
 from jaxserve.engine.device_state import DeviceState, init_rows
@@ -67,7 +68,7 @@ class Executor:
         self,
         table: ProgramTable,
         weights: Sequence[Array | PackedWeight | jax.ShapeDtypeStruct],
-        pages: tuple[Any, ...],
+        pages: ModelPages,
     ) -> None:
         self.table, self.weights = table, tuple(weights)
         self._pad_row = table.num_rows - 1  # padding writes into it

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.cache.groups import index_groups
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.device_state import DeviceState, set_rows
 from jaxserve.engine.step import ModelContext, compute_prompt_logprobs, copy_pages, forward, sample_tokens
@@ -159,10 +158,8 @@ class CopyPages:
 
     def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
         """Lower the program."""
-        groups = table.model.groups
-        page_GN = (_ints(COPIES_PER_CALL),) * len(groups)
-        function = partial(copy_pages, index_groups(groups))
-        step = table.placement.jit(function, (STACKED, WHOLE, WHOLE), STACKED, donate_argnums=0)
+        page_GN = (_ints(COPIES_PER_CALL),) * len(table.model.groups)
+        step = table.placement.jit(partial(copy_pages), (STACKED, WHOLE, WHOLE), STACKED, donate_argnums=0)
         return step.lower(state.pages, page_GN, page_GN)
 
 

@@ -6,7 +6,7 @@ tokens of prompts come with the inputs, those of decode rows are on the device.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxserve.attention import AttentionBackend, AttentionInputs, LayerPages
-from jaxserve.cache.groups import CacheGroup, index_groups
+from jaxserve.attention import AttentionBackend, AttentionInputs
+from jaxserve.cache.groups import CacheGroup
+from jaxserve.cache.pages import ModelPages
 from jaxserve.engine.device_state import RowState, set_rows
 from jaxserve.engine.step_inputs import LAST_TOKEN, InputLayout, SampleInputs, StepInputs
 from jaxserve.layers.param_spec import ParamPath
@@ -68,11 +69,11 @@ class ModelContext:
 def forward(
     model: ModelContext,
     layout: InputLayout,
-    pages: tuple[LayerPages, ...],
+    pages: ModelPages,
     weights: Sequence[Array | PackedWeight],
     rows: RowState,
     buffer_X: Array,
-) -> tuple[tuple[LayerPages, ...], Array, SampleInputs, Array]:
+) -> tuple[ModelPages, Array, SampleInputs, Array]:
     """Compute a step's tokens and write their keys and values into the pages. Donate pages.
 
     buffer_X holds StepInputs in this layout. Returns the pages, logits_BV float32 of each row's last token, the
@@ -96,7 +97,7 @@ def forward(
         )
 
     by_group = [make_inputs(page_table_BW) for page_table_BW in inputs.page_tables_BW]
-    inputs_by_layer = tuple(by_group[group] for group in index_groups(model.groups))
+    inputs_by_layer = tuple(by_group[group] for group, _ in pages.places)
     decoder = model.build_decoder(weights)
     hidden_TD, pages = decoder(flat.token_T, inputs_by_layer, pages, model.backend)
     with jax.named_scope("logits"):
@@ -202,22 +203,17 @@ def sample_tokens(
     return set_rows(rows, inputs.row_B, token_B, inputs.position_B), penalties, sampled
 
 
-def copy_pages(
-    layer_groups: tuple[int, ...],
-    pages: tuple[LayerPages, ...],
-    from_GN: tuple[Array, ...],
-    to_GN: tuple[Array, ...],
-) -> tuple[LayerPages, ...]:
+def copy_pages(pages: ModelPages, from_GN: tuple[Array, ...], to_GN: tuple[Array, ...]) -> ModelPages:
     """Copy whole pages in every layer, those of its cache group. Donate pages.
 
     Padding pairs are zeros: page 0, which no sequence has, is copied onto itself.
     """
 
     @jax.named_scope("copy_pages")
-    def copy(group: int, layer_pages: LayerPages) -> LayerPages:
-        return jax.tree.map(lambda pages_PX: pages_PX.at[to_GN[group]].set(pages_PX[from_GN[group]]), layer_pages)
+    def copy(group_pages: Any, from_N: Array, to_N: Array) -> Any:
+        return jax.tree.map(lambda pages_PX: pages_PX.at[to_N].set(pages_PX[from_N]), group_pages)
 
-    return tuple(copy(group, layer_pages) for group, layer_pages in zip(layer_groups, pages, strict=True))
+    return replace(pages, groups=tuple(map(copy, pages.groups, from_GN, to_GN)))
 
 
 def compute_prompt_logprobs(

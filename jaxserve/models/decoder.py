@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.cache.pages import ModelPages
 from jaxserve.layers.embedding import Embedding, LMHead
 from jaxserve.layers.mlp import MLP
 from jaxserve.layers.moe import MoE
@@ -145,12 +146,12 @@ class Decoder(nnx.Module):
         self,
         token_T: Array,
         inputs: tuple[AttentionInputs, ...],
-        pages: tuple[LayerPages, ...],
+        pages: ModelPages,
         backend: AttentionBackend,
-    ) -> tuple[Array, tuple[LayerPages, ...]]:
+    ) -> tuple[Array, ModelPages]:
         """Return hidden_TD after the final norm, and the pages written.
 
-        token_T is int32 [T]; inputs and pages hold one entry a layer. The inputs differ by page table and slots alone.
+        token_T is int32 [T]; inputs hold one entry a layer. The inputs differ by page table and slots alone.
         """
         spec = self.spec
         with jax.named_scope("embed"):
@@ -162,15 +163,15 @@ class Decoder(nnx.Module):
             for key in dict.fromkeys(rope_key(layer.attention) for layer in spec.layers)
             if key is not None
         }
-        written = []
-        for module, layer, layer_inputs, layer_pages in zip(self.layers, spec.layers, inputs, pages, strict=True):
+        assert len(pages.places) == spec.num_layers, pages.places
+        for index, (module, layer, layer_inputs) in enumerate(zip(self.layers, spec.layers, inputs, strict=True)):
             key = rope_key(layer.attention)
             graphdef, state = nnx.split(module)
             x_TD, layer_pages = _run_layer(
-                graphdef, state, x_TD, None if key is None else rotations[key], layer_inputs, layer_pages, backend
+                graphdef, state, x_TD, None if key is None else rotations[key], layer_inputs, pages.get(index), backend
             )
-            written.append(layer_pages)
-        return self.final_norm(x_TD), tuple(written)
+            pages = pages.set(index, layer_pages)
+        return self.final_norm(x_TD), pages
 
     def compute_logits(self, hidden_BD: Array) -> Array:
         """Return logits_BV float32 of hidden_BD, some rows of hidden_TD; those of a rank's own tokens."""

@@ -1,7 +1,7 @@
 /* Paged attention in float32: one item is a tile of queries of one row and one key head.
  *
- * Pages are as in attention/cpu.py: keys [P, K, H, Z], values [P, K, Z, H]. A tile's scores over all that it sees
- * are made first, LANES positions at a time; then each query's softmax; then the weighted sum of values. Only
+ * Pages hold several layers: keys [P, L, K, H, Z], values [P, L, K, Z, H]. A tile's scores over all that it sees are
+ * made first, LANES positions at a time; then each query's softmax; then the weighted sum of values. Only
  * what a query of the tile sees is read from the values, so dead slots may hold anything.
  */
 #include "parallel_for.h"
@@ -19,6 +19,7 @@ typedef struct {
   float* out;
   const int64_t* first_item; /* [rows + 1]: the items of row b are first_item[b] .. first_item[b + 1] - 1 */
   int64_t rows, heads, kv_heads, head_dim, page, width;
+  int64_t page_step; /* from a page of keys or values to the next: those of the other layers lie between */
   int64_t window;
   float scale, softcap;
 } Attention;
@@ -82,7 +83,7 @@ INLINE void sum_values(int n, int wide, const Attention* a, const int32_t* table
     int64_t offset = s % a->page, count = a->page - offset;
     if (count > high - s) count = high - s;
     const float* value =
-        a->values + ((table[s / a->page] * a->kv_heads + head) * a->page + offset) * a->head_dim + from;
+        a->values + table[s / a->page] * a->page_step + (head * a->page + offset) * a->head_dim + from;
     for (int64_t z = 0; z < count; z++, value += a->head_dim) {
       Vec first = load(value), second = wide > 1 ? load(value + LANES) : broadcast(0);
 #pragma GCC unroll 12
@@ -142,7 +143,7 @@ typedef struct { /* one tile: its queries, what each sees, and where the answers
 INLINE void score_tile(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t, int64_t low,
                         int64_t high) {
   const float* keys = a->keys + head * a->head_dim * a->page;
-  int64_t step = a->kv_heads * a->head_dim * a->page;
+  int64_t step = a->page_step;
   if (a->page % LANES) { /* pages shorter than a vector: rare, and slow */
     for (int r = 0; r < n; r++)
       for (int64_t s = low; s < high; s++) {
@@ -191,7 +192,7 @@ INLINE void attend_tile(int n, const Attention* a, const int32_t* table, int64_t
       float sum = 0;
       for (int64_t s = low; s < high; s++)
         sum += weight[r][s] *
-               a->values[((table[s / a->page] * a->kv_heads + head) * a->page + s % a->page) * a->head_dim + from];
+               a->values[table[s / a->page] * a->page_step + (head * a->page + s % a->page) * a->head_dim + from];
       t->out[r][from] = sum;
     }
 }
@@ -245,24 +246,40 @@ static void attend_item(void* context, int64_t index) {
   }
 }
 
-/* (query_TNH, keys_PKHZ, values_PKZH, position_T, page_table_BW, length_B, query_start_B1, sinks_N; scale, softcap,
-   window) -> out_TNH. A head without a sink has -inf there. Padding, the tokens behind the last row's, gets zeros. */
+/* The pages of one layer among several: [P, L, K, ...] from an argument on, with L and the layer's index. */
+typedef struct {
+  int64_t kv_heads, offset, step; /* the numbers before the layer's first page, and from one of its pages to the next */
+} Layer;
+
+/* The layer that an argument, int32 of one number, chooses from pages; a step of 0 if there is none like that. */
+static Layer find_layer(const XLA_FFI_Buffer* pages, const XLA_FFI_Buffer* index) {
+  int64_t layer = *(const int32_t*)index->data, heads = pages->dims[2], size = heads * pages->dims[3] * pages->dims[4];
+  if (layer < 0 || layer >= pages->dims[1]) return (Layer){0};
+  return (Layer){.kv_heads = heads, .offset = layer * size, .step = pages->dims[1] * size};
+}
+
+/* (query_TNH, keys_PLKHZ, values_PLKZH, layer, position_T, page_table_BW, length_B, query_start_B1, sinks_N; scale,
+   softcap, window) -> out_TNH. A head without a sink has -inf there. Padding, the tokens behind the last row's, gets
+   zeros. */
 XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
   if (answer_metadata_request(frame)) return NULL;
-  const XLA_FFI_Buffer *query = argument(frame, 0), *keys = argument(frame, 1), *table = argument(frame, 4);
+  const XLA_FFI_Buffer *query = argument(frame, 0), *keys = argument(frame, 1), *table = argument(frame, 5);
   if (query->dtype != XLA_FFI_DataType_F32 || keys->dtype != XLA_FFI_DataType_F32)
     return make_error(frame, "jaxserve_attend computes in float32 only");
+  Layer layer = find_layer(keys, argument(frame, 3));
+  if (!layer.step) return make_error(frame, "jaxserve_attend wants a layer that its pages have");
   int64_t rows = table->dims[0], tokens = query->dims[0];
   int64_t* first_item = malloc((rows + 1) * sizeof *first_item);
   if (!first_item) return make_error(frame, "jaxserve_attend is out of memory");
   Attention a = {
-      .query = query->data, .keys = keys->data, .values = argument(frame, 2)->data,
-      .position = argument(frame, 3)->data, .table = table->data, .length = argument(frame, 5)->data,
-      .query_start = argument(frame, 6)->data, .sinks = argument(frame, 7)->data,
+      .query = query->data, .keys = (const float*)keys->data + layer.offset,
+      .values = (const float*)argument(frame, 2)->data + layer.offset, .page_step = layer.step,
+      .position = argument(frame, 4)->data, .table = table->data, .length = argument(frame, 6)->data,
+      .query_start = argument(frame, 7)->data, .sinks = argument(frame, 8)->data,
       .out = result(frame, 0)->data, .first_item = first_item,
       .rows = rows, .width = table->dims[1],
       .heads = query->dims[1], .head_dim = query->dims[2],
-      .kv_heads = keys->dims[1], .page = keys->dims[3],
+      .kv_heads = layer.kv_heads, .page = keys->dims[4],
       .scale = (float)attribute(frame, 0), .softcap = (float)attribute(frame, 1), .window = (int64_t)attribute(frame, 2),
   };
   first_item[0] = 0;
@@ -277,23 +294,26 @@ XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
   return NULL;
 }
 
-/* (keys_PKHZ, values_PKZH, key_TKH, value_TKH, slot_T) -> the same two pages, in place, with the tokens in them */
+/* (keys_PLKHZ, values_PLKZH, layer, key_TKH, value_TKH, slot_T) -> the same two pages, in place, with the tokens in
+   them */
 XLA_FFI_Error* jaxserve_write(XLA_FFI_CallFrame* frame) {
   if (answer_metadata_request(frame)) return NULL;
-  const XLA_FFI_Buffer* shape = argument(frame, 0);
-  int64_t heads = shape->dims[1], depth = shape->dims[2], page = shape->dims[3];
-  int64_t tokens = argument(frame, 2)->dims[0];
+  const XLA_FFI_Buffer* pages = argument(frame, 0);
+  Layer layer = find_layer(pages, argument(frame, 2));
+  int64_t heads = layer.kv_heads, depth = pages->dims[3], page = pages->dims[4];
+  int64_t tokens = argument(frame, 3)->dims[0];
   float *keys = result(frame, 0)->data, *values = result(frame, 1)->data;
-  const float *key = argument(frame, 2)->data, *value = argument(frame, 3)->data;
-  const int32_t* slot = argument(frame, 4)->data;
-  if (keys != shape->data || values != argument(frame, 1)->data)
+  const float *key = argument(frame, 3)->data, *value = argument(frame, 4)->data;
+  const int32_t* slot = argument(frame, 5)->data;
+  if (!layer.step) return make_error(frame, "jaxserve_write wants a layer that its pages have");
+  if (keys != pages->data || values != argument(frame, 1)->data)
     return make_error(frame, "jaxserve_write wants its pages donated");
   for (int64_t t = 0; t < tokens; t++) {
-    int64_t number = slot[t] / page, offset = slot[t] % page;
+    int64_t start = slot[t] / page * layer.step + layer.offset, offset = slot[t] % page;
     for (int64_t k = 0; k < heads; k++, key += depth, value += depth) {
-      float* column = keys + (number * heads + k) * depth * page + offset;
+      float* column = keys + start + k * depth * page + offset;
       for (int64_t h = 0; h < depth; h++) column[h * page] = key[h];
-      memcpy(values + ((number * heads + k) * page + offset) * depth, value, depth * sizeof(float));
+      memcpy(values + start + (k * page + offset) * depth, value, depth * sizeof(float));
     }
   }
   return NULL;

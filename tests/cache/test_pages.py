@@ -18,16 +18,58 @@ GROUPS = make_groups(LAYERS)
 class ListBackend:
     """A backend whose pages are the arguments that they are made of."""
 
+    stacks_layers = False
+
     def make_pages(self, *numbers):
         return [numbers]
+
+
+class StackedPages(list):
+    """The pages of some layers, and the one that is chosen."""
+
+    layer = None
+
+    def at_layer(self, layer):
+        chosen = StackedPages(self)
+        chosen.layer = layer
+        return chosen
+
+    def at_rest(self):
+        return StackedPages(self)
+
+
+class StackingBackend(ListBackend):
+    """The same for all layers of a group."""
+
+    stacks_layers = True
+
+    def make_pages(self, *numbers, num_layers):
+        return StackedPages([*numbers, num_layers])
 
 
 def test_every_layer_gets_its_own_pages_in_the_backends_layout():
     groups = make_groups((LAYERS[0], PagedKeysValues(num_kv_heads=2, head_dim=8, window=4), LAYERS[0]))
     assert [(group.name, group.layers) for group in groups] == [("full attention", (0, 2)), ("window 4", (1,))]
     pages = make_pages(ListBackend(), groups, num_pages=[5, 3], page_size=16, dtype="float32")
-    assert pages == ([(5, 16, 4, 64, "float32")], [(3, 16, 2, 8, "float32")], [(5, 16, 4, 64, "float32")])
-    assert len({id(layer) for layer in pages}) == 3
+    layers = [pages.get(layer) for layer in range(3)]
+    assert layers == [[(5, 16, 4, 64, "float32")], [(3, 16, 2, 8, "float32")], [(5, 16, 4, 64, "float32")]]
+    assert len({id(layer) for layer in layers}) == 3
+
+
+def test_what_is_set_for_a_layer_is_what_it_has_and_others_keep_theirs():
+    groups = make_groups((LAYERS[0], PagedKeysValues(num_kv_heads=2, head_dim=8, window=4), LAYERS[0]))
+    pages = make_pages(ListBackend(), groups, num_pages=[5, 3], page_size=16, dtype="float32")
+    written = pages.set(2, ["new"])
+    assert [written.get(layer) for layer in range(3)] == [pages.get(0), pages.get(1), ["new"]]
+
+
+def test_layers_of_a_group_share_arrays_where_the_backend_stacks_them():
+    groups = make_groups((LAYERS[0], PagedKeysValues(num_kv_heads=2, head_dim=8, window=4), LAYERS[0]))
+    pages = make_pages(StackingBackend(), groups, num_pages=[5, 3], page_size=16, dtype="float32")
+    assert pages.groups == ([5, 16, 4, 64, "float32", 2], [3, 16, 2, 8, "float32", 1])
+    assert [pages.get(layer).layer for layer in range(3)] == [0, 0, 1]
+    written = pages.set(2, pages.get(2))
+    assert written.groups == pages.groups and written.groups[0].layer is None
 
 
 def backends():

@@ -163,7 +163,8 @@ class TestPrograms:
             assert arguments == counts.get(type(key), arguments), key
             if isinstance(key, Sample):
                 assert arguments in (6, 11, 12), "rows, logits, three columns; penalties, masks, and ids asked for"
-        assert pages == 2 * built.spec.num_layers
+        model = executor.table.model
+        assert pages == 2 * (len(model.groups) if model.backend.stacks_layers else built.spec.num_layers)
         assert weights <= 12 * built.spec.num_layers + 3
 
 

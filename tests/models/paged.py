@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.cache.groups import make_groups
+from jaxserve.cache.layer_cache import PagedKeysValues
+from jaxserve.cache.pages import make_pages
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.models import registry
 from jaxserve.models.spec import DecoderSpec
@@ -52,10 +55,12 @@ class Paged:
         count = -(-capacity // PAGE)
         order = np.random.default_rng(0).permutation(np.arange(1, rows * count + 1))
         self.table_BW = order.reshape(rows, count).astype(np.int32)
-        self.pages = tuple(
-            backend.make_pages(rows * count + 1, PAGE, layer.attention.num_kv_heads, layer.attention.head_dim, dtype)
-            for layer in spec.layers
+        attentions = [layer.attention for layer in spec.layers]
+        groups = make_groups(
+            [PagedKeysValues(num_kv_heads=each.num_kv_heads, head_dim=each.head_dim) for each in attentions]
         )
+        num_pages = [rows * count + 1] * len(groups)
+        self.pages = make_pages(backend, groups, num_pages=num_pages, page_size=PAGE, dtype=dtype)
         self.length_B = np.zeros(rows, np.int32)
 
         @jax.jit

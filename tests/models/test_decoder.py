@@ -1,5 +1,6 @@
 """The decoder as a tree of leaves: shapes before memory, types, and how it is taken apart and put together."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax.numpy as jnp
@@ -100,6 +101,6 @@ def test_bfloat16_stays_near_float32_and_gives_float32_logits():
 def test_one_entry_of_pages_a_layer_is_demanded():
     config = tiny_config("llama")
     paged = Paged.of(config, random_weights(config))
-    paged.pages = paged.pages[:-1]
-    with pytest.raises(ValueError, match="zip"):
+    paged.pages = replace(paged.pages, places=paged.pages.places[:-1])
+    with pytest.raises(AssertionError):
         paged.feed([1, 2, 3])

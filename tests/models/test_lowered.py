@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxserve.attention import AttentionInputs
+from jaxserve.cache.pages import ModelPages
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models import registry
 from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec, QueryTemperature
@@ -49,11 +50,11 @@ def count_operations(spec: DecoderSpec, backend: NoAttention | None = None) -> C
         jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((4,), (2, 1), (2,), (3,))
     )
 
+    no_pages = ModelPages(((None,) * spec.num_layers,), tuple((0, layer) for layer in range(spec.num_layers)))
+
     def step(leaves, token_T, inputs):
         model = registry.merge_params(graphdef, leaves)
-        hidden_TD, pages = model(
-            token_T, (inputs,) * spec.num_layers, (None,) * spec.num_layers, backend or NoAttention()
-        )
+        hidden_TD, pages = model(token_T, (inputs,) * spec.num_layers, no_pages, backend or NoAttention())
         return model.compute_logits(hidden_TD), pages
 
     inputs = AttentionInputs(ids_T, ids_T, table_BW, length_B, start_B1, max_queries_per_row=2)

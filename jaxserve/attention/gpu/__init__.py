@@ -32,6 +32,7 @@ class GpuAttention:
     """
 
     name = "gpu"
+    stacks_layers = False
 
     def __init__(self, interpret: bool | None = None, config: KernelConfig | None = None) -> None:
         self.interpret = jax.default_backend() != "gpu" if interpret is None else interpret
