@@ -17,6 +17,11 @@ class QueueSlot:
         self.num_choices = num_choices
         self._queue: AdmissionQueue | None = queue
 
+    @property
+    def is_released(self) -> bool:
+        """Whether the places were given back."""
+        return self._queue is None
+
     def release(self) -> None:
         """Give the places back. Idempotent."""
         queue, self._queue = self._queue, None

@@ -117,7 +117,7 @@ class AsyncLLM:
         their own wait.
         """
         render = partial(self._client.text.prompts.render_chat, prompt, counting=counting)
-        return await self._run_for(prompt, render, self._text_threads)
+        return await self._run_for(prompt.chat_template is not None, render, self._text_threads)
 
     async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
         """Return the token ids of a text. Runs in a thread.
@@ -180,11 +180,28 @@ class AsyncLLM:
         Raises RequestError, which names the field, for a request that cannot be served, Overloaded if too many requests
         with templates of their own wait, EngineStopped after `close`.
         """
+        options = {"cache_salt": cache_salt, "data_parallel_rank": data_parallel_rank}
+        return (await self.prepare_all([prompt], params, output, slot, **options))[0]
+
+    async def prepare_all(
+        self,
+        prompts: Sequence[PromptInput],
+        params: SamplingParams,
+        output: ChatOutputSpec | None = None,
+        slot: QueueSlot | None = None,
+        *,
+        cache_salt: str | None = None,
+        data_parallel_rank: int | None = None,
+    ) -> list[Ready]:
+        """Prepare a request of several prompts in one thread; what they have in common is done once.
+
+        Raises as `prepare`.
+        """
         if data_parallel_rank is not None:
             self.check_data_parallel_rank(data_parallel_rank)
         prepare = partial(
-            self._client.preparer.prepare,
-            prompt,
+            self._client.preparer.prepare_all,
+            prompts,
             params,
             output,
             slot,
@@ -192,7 +209,9 @@ class AsyncLLM:
             data_parallel_rank=data_parallel_rank,
         )
         may_compile = params.structured_outputs is not None or (output is not None and output.tools)
-        return await self._run_for(prompt, prepare, self._grammar_threads if may_compile else self._text_threads)
+        threads = self._grammar_threads if may_compile else self._text_threads
+        has_template = any(isinstance(prompt, ChatPrompt) and prompt.chat_template is not None for prompt in prompts)
+        return await self._run_for(has_template, prepare, threads)
 
     async def generate(self, ready: Ready) -> AsyncGenerator[TextDelta, None]:
         """Generate and yield text deltas of all choices, interleaved; the last of each has a finish_reason.
@@ -271,9 +290,9 @@ class AsyncLLM:
             if request is not None:
                 request.push(output)
 
-    async def _run_for(self, prompt: PromptInput, function: Callable[[], T], threads: ThreadPoolExecutor) -> T:
+    async def _run_for(self, has_template: bool, function: Callable[[], T], threads: ThreadPoolExecutor) -> T:
         """Run a function in one of these threads; where a client's template is rendered, beside the other templates."""
-        if not isinstance(prompt, ChatPrompt) or prompt.chat_template is None:
+        if not has_template:
             return await self._run_in(threads, function)
         if self._num_request_templates >= MAX_REQUEST_TEMPLATES:
             raise Overloaded(f"{MAX_REQUEST_TEMPLATES} requests wait for their chat templates; please try again later.")

@@ -115,7 +115,7 @@ class EngineClient:
         suppresses_stop = bool(params.min_tokens or plan.grammar)
         ids = [next(self._request_ids) for _ in range(params.n)]
         is_beam_search = params.use_beam_search and not params.echo_only
-        sibling_params = replace(params, prompt_logprobs=None)  # the first choice returns them
+        sibling_params = params.derive(prompt_logprobs=None)  # the first choice returns them
         return [
             Request(
                 request_id=request_id,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from jaxserve.admission import QueueSlot
 from jaxserve.chat_output_spec import ChatOutputSpec
+from jaxserve.errors import GenerationFailed
 from jaxserve.output_plan import OutputPlan, OutputPlanner
 from jaxserve.prompt_input import ChatPrompt, PromptInput, TextPrompt
 from jaxserve.request_limits import RequestLimits
@@ -69,24 +70,48 @@ class RequestPreparer:
 
         Raises RequestError, which names the field, for a request that cannot be served, EngineStopped after `close`.
         """
+        options = {"cache_salt": cache_salt, "data_parallel_rank": data_parallel_rank}
+        return self.prepare_all([prompt], params, output, slot, **options)[0]
+
+    def prepare_all(
+        self,
+        prompts: Sequence[PromptInput],
+        params: SamplingParams,
+        output: ChatOutputSpec | None = None,
+        slot: QueueSlot | None = None,
+        *,
+        cache_salt: str | None = None,
+        data_parallel_rank: int | None = None,
+    ) -> list[Ready]:
+        """Prepare a request of several prompts; what they have in common is done once.
+
+        Raises as `prepare`, and GenerationFailed if the slot is released meanwhile: nobody waits for the result.
+        """
         params = self._limits.check_params(params)
-        token_ids, prompt_text = self._tokenize(prompt, params)
-        prompt_ids = tuple(params.truncate(token_ids, self._limits.max_model_len))
-        params = self._limits.check_length(prompt_ids, params)
         bad_sequences = encode_bad_words(params.bad_words, self._tokenizer)
-        if output is not None and prompt_text is not None:
-            output = replace(output, prompt_text=prompt_text)
-        return Ready(
-            prompt_ids=prompt_ids,
-            params=params,
-            output_plan=self._planner.plan(params, output, prompt_ids),
-            bad_sequences=bad_sequences,
-            slot=slot,
-            cache_salt=cache_salt,
-            data_parallel_rank=data_parallel_rank,
-            is_truncated=len(prompt_ids) < len(token_ids),
-            prompt_text=prompt_text,
-        )
+        prepared = []
+        for prompt in prompts:
+            if slot is not None and slot.is_released:
+                raise GenerationFailed("The request was given up while its prompts were prepared.")
+            token_ids, prompt_text = self._tokenize(prompt, params)
+            prompt_ids = tuple(params.truncate(token_ids, self._limits.max_model_len))
+            prompt_params = self._limits.check_length(prompt_ids, params)
+            prompt_output = output
+            if output is not None and prompt_text is not None:
+                prompt_output = replace(output, prompt_text=prompt_text)
+            ready = Ready(
+                prompt_ids=prompt_ids,
+                params=prompt_params,
+                output_plan=self._planner.plan(prompt_params, prompt_output, prompt_ids),
+                bad_sequences=bad_sequences,
+                slot=slot,
+                cache_salt=cache_salt,
+                data_parallel_rank=data_parallel_rank,
+                is_truncated=len(prompt_ids) < len(token_ids),
+                prompt_text=prompt_text,
+            )
+            prepared.append(ready)
+        return prepared
 
     def _tokenize(self, prompt: PromptInput, params: SamplingParams) -> tuple[Sequence[int], str | None]:
         """Return the token ids of a prompt, and the text of a conversation."""

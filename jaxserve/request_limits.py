@@ -1,7 +1,7 @@
 """RequestLimits: what a request may ask of one model. Each check is made once, while the request is prepared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxserve.cache.groups import GroupSize
 from jaxserve.config import EngineConfig
@@ -65,7 +65,7 @@ class RequestLimits:
                 f"n={params.n} beams are more than the {rows} sequences that run at once (max_num_seqs).", "n"
             )
         changed = {name: count for name, count in counts.items() if count != getattr(params, name)}
-        return replace(params, **changed) if changed else params
+        return params.derive(**changed) if changed else params
 
     def check_length(self, prompt_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
         """Check the length of a prompt and of its output. Returns params with the max_tokens that applies.
@@ -83,7 +83,7 @@ class RequestLimits:
                 " messages or the prompt."
             )
         if params.echo_only:
-            return replace(params, max_tokens=0)
+            return params.derive(max_tokens=0)
         requested = params.max_tokens or self.defaults.values.get("max_new_tokens") or limit
         max_tokens = min(limit - num_prompt_tokens, requested, self.defaults.hard_max_tokens or limit)
         if params.use_beam_search:
@@ -94,7 +94,7 @@ class RequestLimits:
                 f"min_tokens={params.min_tokens} is more than the {max_tokens} tokens that can be generated.",
                 "min_tokens",
             )
-        return replace(params, max_tokens=max_tokens)
+        return params.derive(max_tokens=max_tokens)
 
 
 def check_rank(rank: int, num_replicas: int, name: str) -> None:

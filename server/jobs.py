@@ -6,7 +6,6 @@ what every caller must obey; here are the rules of HTTP.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -137,18 +136,13 @@ async def prepare_completions(
     names = {"max_tokens": request.max_tokens_field, "structured_outputs": find_constraint_field(request)}
     adds_special_tokens = request.add_special_tokens is not False
     with client_fields(names):
-        jobs = await asyncio.gather(
-            *(
-                llm.prepare(
-                    TextPrompt(prompt, adds_special_tokens) if isinstance(prompt, str) else prompt,
-                    params,
-                    None,
-                    slot,
-                    cache_salt=request.cache_salt,
-                    data_parallel_rank=data_parallel_rank,
-                )
-                for prompt in prompts
-            )
+        jobs = await llm.prepare_all(
+            [TextPrompt(prompt, adds_special_tokens) if isinstance(prompt, str) else prompt for prompt in prompts],
+            params,
+            None,
+            slot,
+            cache_salt=request.cache_salt,
+            data_parallel_rank=data_parallel_rank,
         )
     for job in jobs:
         _check_reply_size(job, config, len(jobs))

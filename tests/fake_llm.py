@@ -193,6 +193,11 @@ class FakeLLM:
             raise EngineStopped("The engine is not running; no request can be served.")
         return self._queue.admit(num_choices, 0)
 
+    async def prepare_all(
+        self, prompts: Sequence[TextPrompt | Sequence[int]], *args: Any, **options: Any
+    ) -> list[FakeReady]:
+        return [await self.prepare(prompt, *args, **options) for prompt in prompts]
+
     async def prepare(
         self,
         prompt: ChatPrompt | TextPrompt | Sequence[int],

@@ -1,6 +1,8 @@
 """What a SamplingParams accepts, and in which words it refuses."""
 
 import math
+import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -103,3 +105,11 @@ def test_a_priority_needs_a_scheduler_that_looks_at_it():
     SamplingParams(priority=3).check_priority("priority")
     with pytest.raises(InvalidParameter, match=r"^Got priority 3 but priority scheduling is not enabled"):
         SamplingParams(priority=3).check_priority("fcfs")
+
+
+def test_a_derived_copy_equals_one_that_was_checked_again_and_shares_what_is_large():
+    params = SamplingParams(temperature=0.5, logit_bias={7: 1, 3: -2}, stop=["a"], n=3, max_tokens=9)
+    derived = params.derive(max_tokens=4)
+    assert derived == replace(params, max_tokens=4) != params
+    assert derived.logit_bias is params.logit_bias
+    assert pickle.loads(pickle.dumps(derived)) == derived

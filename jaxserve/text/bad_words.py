@@ -17,9 +17,10 @@ def encode_bad_words(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[
     Raises InvalidParameter for a word without tokens, and for too many sequences or tokens.
     """
     sequences: dict[tuple[int, ...], None] = {}
+    max_chars = MAX_TOKENS * tokenizer.max_token_chars
+    if len(words) > MAX_SEQUENCES or sum(map(len, words)) > max_chars:
+        raise _too_many()  # before the work, which repeated words would cost, too
     for word in words:
-        if len(word) > MAX_TOKENS * tokenizer.max_token_chars or len(sequences) > MAX_SEQUENCES:
-            raise _too_many()
         bare = tuple(tokenizer.encode(word.lstrip(), add_special_tokens=False))
         if not bare:
             raise InvalidParameter(f"bad_words has {word[:50]!r}, which has no tokens; leave it out.", "bad_words")
@@ -34,5 +35,6 @@ def encode_bad_words(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[
 
 def _too_many() -> InvalidParameter:
     return InvalidParameter(
-        f"bad_words come to more than {MAX_SEQUENCES} token sequences or {MAX_TOKENS} tokens; send fewer.", "bad_words"
+        f"bad_words are or come to more than {MAX_SEQUENCES} token sequences or {MAX_TOKENS} tokens; send fewer.",
+        "bad_words",
     )

@@ -7,7 +7,16 @@ from dataclasses import replace
 import jax
 import pytest
 
-from jaxserve import AsyncLLM, ChatPrompt, EngineConfig, EngineStopped, InvalidParameter, Overloaded, SamplingParams
+from jaxserve import (
+    AsyncLLM,
+    ChatPrompt,
+    EngineConfig,
+    EngineStopped,
+    GenerationFailed,
+    InvalidParameter,
+    Overloaded,
+    SamplingParams,
+)
 from tests.api.conftest import SETTINGS, generate, idle
 
 LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
@@ -139,3 +148,18 @@ async def test_closing_tells_who_is_left_and_frees_the_device(tiny_path):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((executor.weights, executor.state)))
     with pytest.raises(EngineStopped):
         llm.admit()
+
+
+async def test_prompts_of_one_request_share_its_parameters(async_llm, monkeypatch):
+    params = replace(SHORT, logit_bias={token: 1.0 for token in range(50)})
+    monkeypatch.setattr(SamplingParams, "__post_init__", None)  # checking again would fail
+    ready = await async_llm.prepare_all([[1, 2]] * 20, params)
+    assert len(ready) == 20
+    assert {id(one.params.logit_bias) for one in ready} == {id(params.logit_bias)}
+
+
+async def test_the_work_for_a_request_that_was_given_up_ends(async_llm):
+    slot = async_llm.admit(5)
+    slot.release()
+    with pytest.raises(GenerationFailed, match="given up"):
+        await async_llm.prepare_all([[1, 2]] * 5, SHORT, None, slot)

@@ -14,7 +14,8 @@ module → what proves it:
     sentencepiece_model → test_sentencepiece_model.py
     tiktoken_files → test_tiktoken_files.py
     detokenizer, token_bytes → test_detokenizer.py
-    stop, bad_words → test_stop.py
+    bad_words → test_bad_words.py
+    stop → test_stop.py
     stop_cursor → test_stop_cursor.py
     text_stream → test_text_stream.py
     detection, detection_patterns → test_detection.py, test_families.py
