@@ -24,6 +24,8 @@ class CacheManager:
     sizes              the size of each cache group
     page_size          the number of tokens of a page
     has_prefix_cache   whether pages are found again by their tokens
+
+    has_windows        whether a group frees pages behind a window
     """
 
     def __init__(self, sizes: Sequence[GroupSize], *, page_size: int, has_prefix_cache: bool = True) -> None:
@@ -31,11 +33,7 @@ class CacheManager:
         self.pools = tuple(PagePool(size.num_pages) for size in sizes)
         self.indexes = tuple(PrefixIndex(pool) for pool in self.pools) if has_prefix_cache else ()
         self._windows = tuple(size.window for size in sizes)
-
-    @property
-    def has_windows(self) -> bool:
-        """Whether a group frees pages behind a window."""
-        return any(window is not None for window in self._windows)
+        self.has_windows = any(window is not None for window in self._windows)
 
     @property
     def num_active(self) -> int:

@@ -66,7 +66,7 @@ class DecodeScheduler:
             return False
         if cache.has_rows_below_min_tokens or not all(sequence.is_guided for sequence in cache.guided):
             return False  # rows may need no masks any more
-        for index in cache.find_rows_at_limit():
+        for index in cache.pop_due():
             sequence = cache.sequences[index]
             if not sequence.needs_more_tokens:
                 return False

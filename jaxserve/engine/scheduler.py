@@ -9,14 +9,14 @@ their ids. A request that turns out to have ended was computed once more for not
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 
-from jaxserve.cache.groups import PageCopy
 from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
 from jaxserve.engine.output_processor import OutputProcessor
-from jaxserve.engine.plan import Chunk, Mask, StepMasks, StepPlan, StepResult
+from jaxserve.engine.plan import NO_MASKS, Chunk, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.prefill_scheduler import PrefillScheduler
 from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
 from jaxserve.engine.request_table import RequestTable
@@ -120,7 +120,7 @@ class Scheduler:
         requests.ensure_chunk_pages(max(self._token_budget, self.cache.page_size))
         decode = self._decode.plan()
         steps = requests.beams.plan_steps()
-        num_rows = (len(decode) if decode else 0) + sum(len(step.batch) for step in steps)
+        num_rows = (len(decode) if decode else 0) + sum([len(step.batch) for step in steps])
         budget = max(self._token_budget - num_rows, self.cache.page_size)
         chunks: list[Chunk] = []
         for sequence in tuple(requests.running):
@@ -130,21 +130,22 @@ class Scheduler:
         if decode is None and not chunks and not steps:
             prefill.page_copies = copies
             return StepPlan()
-        return StepPlan(
+        plan = StepPlan(
             decode,
             tuple(chunks),
-            page_copies=_merge_copies(copies, steps),
-            penalty_rows=(*requests.rows.pop_penalty_rows(), *chain(*(step.penalty_rows for step in steps))),
-            row_updates=tuple(chain(*(step.row_updates for step in steps))),
-            beams=tuple(step.batch for step in steps),
+            page_copies=tuple(copies),
+            penalty_rows=requests.rows.pop_penalty_rows(),
             needs_previous_tokens=decode is not None and self._decode.needs_previous_tokens,
         )
+        return _add_beams(plan, steps) if steps else plan
 
     def make_masks(self, plan: StepPlan) -> StepMasks:
         """Make the masks of the newest plan.
 
         If plan.needs_previous_tokens, the results of all plans before it must have been applied.
         """
+        if not (self._decode.masked_indices or plan.chunks or plan.beams):
+            return NO_MASKS
         started = self._requests.clock()
         decode: list[tuple[int, Mask | None]] = []
         if plan.decode is not None:
@@ -184,14 +185,18 @@ class Scheduler:
         self._decode.audit()
 
 
-def _merge_copies(copies: list[PageCopy], steps: list[BeamStep]) -> tuple[PageCopy, ...]:
-    """Return the copies for forks, then those for beams.
+def _add_beams(plan: StepPlan, steps: list[BeamStep]) -> StepPlan:
+    """Return the plan with the steps of beam searches.
 
-    A page that was freed and allocated again in between is copied into for its new owner only.
+    A page that was freed by a fork and allocated again for a beam is copied into for the beam only.
     """
     beam_copies = [copy for step in steps for copy in step.page_copies]
     targets = {(group, target) for group, _, target in beam_copies}
-    return (
-        *((group, source, target) for group, source, target in copies if (group, target) not in targets),
-        *beam_copies,
+    copies = [(group, source, target) for group, source, target in plan.page_copies if (group, target) not in targets]
+    return replace(
+        plan,
+        page_copies=(*copies, *beam_copies),
+        penalty_rows=(*plan.penalty_rows, *chain(*(step.penalty_rows for step in steps))),
+        row_updates=tuple(chain(*(step.row_updates for step in steps))),
+        beams=tuple(step.batch for step in steps),
     )
