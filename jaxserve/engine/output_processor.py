@@ -7,6 +7,7 @@ from jaxserve.engine.sequence import Sequence
 from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
 from jaxserve.sampling.sampler import NO_TOKEN
+from jaxserve.sampling_params import SamplingParams
 
 
 class OutputProcessor:
@@ -32,30 +33,24 @@ class OutputProcessor:
             for fork, sampled in zip(chunk.forks, samples[1:], strict=True):
                 sibling = self._requests.by_id.get(fork.request_id)
                 if sibling is not None:
-                    self._apply_first(sibling, sampled, now, outputs)
+                    outputs.append(self._apply_first(sibling, sampled, now))
         return outputs
 
     def _apply_decode(
         self, decode: DecodeBatch, sampled: SampledTokens, now: float, outputs: list[TokenOutput]
     ) -> None:
+        by_id, max_tokens = self._requests.by_id, decode.max_tokens
         tokens_by_row: list[list[int]] = sampled.token_BK.tolist()
-        counts: list[int] = sampled.count_B.tolist()
-        sequences = [self._requests.by_id.get(request_id) for request_id in decode.request_ids]
-        num_counted = 0
-        if decode.max_tokens == 1:  # count all rows at once
-            num_counted = 1
-            rows = zip(sequences, tokens_by_row, strict=True)
-            self._requests.request_outputs.on_decode(
-                (sequence for sequence, [token] in rows if sequence and token >= 0), now
-            )
-        for index, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
+        rows = zip(decode.request_ids, decode.epochs, tokens_by_row, sampled.count_B.tolist(), strict=True)
+        for index, (request_id, epoch, tokens, count) in enumerate(rows):
+            sequence = by_id.get(request_id)
             if sequence is None:
                 continue
-            is_current = sequence.epoch == decode.epochs[index]
-            if count < decode.max_tokens:
-                self._requests.retract(sequence, decode.max_tokens - count, decode.epochs[index])
-            tokens = tokens_by_row[index][:count]
-            self._apply_tokens(sequence, tokens, sampled, index, now, outputs, num_counted, is_current)
+            if count < max_tokens:
+                self._requests.retract(sequence, max_tokens - count, epoch)
+                del tokens[count:]
+            fills_pages = sequence.epoch == epoch
+            outputs.append(self._apply_tokens(sequence, tokens, sampled, index, now, fills_pages))
 
     def _apply_chunk(
         self,
@@ -77,14 +72,14 @@ class OutputProcessor:
             if sequence.epoch == chunk.epoch:
                 outputs += self._apply_beams(sequence, sampled, now)
         elif chunk.is_last:
-            self._apply_first(sequence, sampled, now, outputs)
+            outputs.append(self._apply_first(sequence, sampled, now))
         elif token < 0:
             outputs.append(self._fail(sequence, token))
         elif not sequence.needs_more_tokens and chunk.end == len(sequence.tokens):
             outputs.append(self._requests.finish(sequence, FinishReason.LENGTH))
 
-    def _apply_first(self, sequence: Sequence, sampled: SampledTokens, now: float, outputs: list[TokenOutput]) -> None:
-        self._apply_tokens(sequence, sampled.token_BK[0].tolist(), sampled, 0, now, outputs)
+    def _apply_first(self, sequence: Sequence, sampled: SampledTokens, now: float) -> TokenOutput:
+        return self._apply_tokens(sequence, sampled.token_BK[0].tolist(), sampled, 0, now)
 
     def _apply_tokens(
         self,
@@ -93,41 +88,34 @@ class OutputProcessor:
         sampled: SampledTokens,
         index: int,
         now: float,
-        outputs: list[TokenOutput],
-        num_counted: int = 0,
         fills_pages: bool = False,
-    ) -> None:
-        """Append tokens to a sequence up to the one that ends it, and add its output.
+    ) -> TokenOutput:
+        """Append tokens to a sequence up to the one that ends it, and return its output.
 
         sampled       The results in which they are, as row `index`.
-        num_counted   The number of tokens that are in the metrics already.
         fills_pages   The step has written the keys and values of the token before each of them.
         """
-        params = sequence.request.params
-        token_ids: list[int] = []
-        logprobs: list[PositionLogprobs] = []
-        stop = None
-        for number, token in enumerate(tokens):
+        requests, start, num, stop = self._requests, len(sequence.tokens), 0, None
+        for token in tokens:
             if token < 0:
-                self._requests.request_outputs.on_tokens(sequence, len(token_ids) - num_counted, now)
-                outputs.append(self._fail(sequence, token, tuple(token_ids), tuple(logprobs)))
-                return
-            if fills_pages and len(sequence.tokens) % self._requests.page_size == 0:
-                self._requests.on_written(sequence, len(sequence.tokens))
-            num_before = len(sequence.tokens)
+                break
             stop = sequence.append(token)
-            token_ids += sequence.tokens[num_before:]
-            if params.logprobs is not None:
-                ids = params.logprob_token_ids
-                logprobs.append(make_position_logprobs(sampled, (index, number), params.logprobs, ids))
+            num += 1
             if stop is not None:
                 break
-        self._requests.request_outputs.on_tokens(sequence, len(token_ids) - num_counted, now)
-        output = (tuple(token_ids), tuple(logprobs) if params.logprobs is not None else None)
-        if stop is None:
-            outputs.append(self._requests.request_outputs.make_output(sequence, *output))
-        else:
-            outputs.append(self._requests.finish(sequence, stop[0], *output, stop_reason=stop[1]))
+        num_written = start + num - 1
+        if fills_pages and num_written % requests.page_size < num:  # the last of a page is among them
+            requests.on_written(sequence, num_written)
+        token_ids = tuple(sequence.tokens[start:])
+        logprobs = None
+        if sampled.logprob_BK is not None:
+            logprobs = _make_logprobs(sequence.request.params, sampled, index, num)
+        requests.request_outputs.on_tokens(sequence, len(token_ids), now)
+        if stop is not None:
+            return requests.finish(sequence, stop[0], token_ids, logprobs, stop_reason=stop[1])
+        if num < len(tokens):
+            return self._fail(sequence, tokens[num], token_ids, logprobs)
+        return requests.request_outputs.make_output(sequence, token_ids, logprobs)
 
     def _apply_beams(self, sequence: Sequence, sampled: SampledTokens, now: float) -> list[TokenOutput]:
         """Advance a beam search by the candidates of its beams; return its outputs if it has ended."""
@@ -156,7 +144,7 @@ class OutputProcessor:
         sequence: Sequence,
         token: int,
         token_ids: tuple[int, ...] = (),
-        logprobs: tuple[PositionLogprobs, ...] = (),
+        logprobs: tuple[PositionLogprobs, ...] | None = None,
     ) -> TokenOutput:
         """End a request for which no token could be sampled after these; `token` tells why."""
         reason = sequence.guide.error if sequence.guide else None
@@ -165,3 +153,13 @@ class OutputProcessor:
         else:
             error = self._requests.request_outputs.make_no_token_error(token)
         return self._requests.finish(sequence, FinishReason.ERROR, token_ids, logprobs or None, error=error)
+
+
+def _make_logprobs(
+    params: SamplingParams, sampled: SampledTokens, index: int, num: int
+) -> tuple[PositionLogprobs, ...] | None:
+    """Return the log-probabilities of the first num tokens of row `index`; None if the request asks for none."""
+    if params.logprobs is None:
+        return None
+    ids = params.logprob_token_ids
+    return tuple([make_position_logprobs(sampled, (index, number), params.logprobs, ids) for number in range(num)])

@@ -44,14 +44,9 @@ class RequestOutputs:
         self._stats.on_preempt(self._timelines[sequence.request.request_id])
 
     def on_tokens(self, sequence: Sequence, count: int, now: float) -> None:
-        """Count new tokens of a sequence, if there are any."""
-        if count > 0:
+        """Count new tokens of a sequence."""
+        if count:
             self._stats.on_tokens(self._timelines[sequence.request.request_id], now, count)
-
-    def on_decode(self, sequences: Iterable[Sequence], now: float) -> None:
-        """Count a new token of each sequence of a decode batch."""
-        timelines = self._timelines
-        self._stats.on_decode([timelines[sequence.request.request_id] for sequence in sequences], now)
 
     def on_beams_finished(self, outputs: Iterable[TokenOutput], now: float) -> None:
         """Count the outputs with which a beam search has ended."""
@@ -91,15 +86,19 @@ class RequestOutputs:
         error: Exception | None = None,
     ) -> TokenOutput:
         """Return a new output of a request; the prompt's log-probabilities go with the first one."""
+        prompt_logprobs = None
+        if error is None and sequence.prompt_logprobs is not None:
+            prompt_logprobs = sequence.take_prompt_logprobs()
+        num_cached_tokens = sequence.num_cached_tokens or 0
         return TokenOutput(
-            request_id=sequence.request.request_id,
-            token_ids=token_ids,
-            logprobs=logprobs,
-            prompt_logprobs=sequence.take_prompt_logprobs() if error is None else None,
-            num_cached_tokens=sequence.num_cached_tokens or 0,
-            finish_reason=finish,
-            stop_reason=stop_reason,
-            error=error,
+            sequence.request.request_id,
+            token_ids,
+            logprobs,
+            prompt_logprobs,
+            num_cached_tokens,
+            finish,
+            stop_reason,
+            error,
         )
 
     def make_no_token_error(self, token: int) -> Exception:

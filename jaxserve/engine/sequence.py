@@ -140,13 +140,13 @@ class Sequence:
         """
         self.num_pending -= 1
         self.tokens.append(token)
-        stop = self._check_stop()
+        stop = self._check_stop(token)
         if stop is None and self.guide is not None:
             self.guide.accept(token)
             stop_token = self._find_forced_stop_token()
             if stop_token is not None:
                 self.tokens.append(stop_token)
-                stop = self._check_stop()
+                stop = self._check_stop(stop_token)
         return stop
 
     def drop_pending(self) -> None:
@@ -251,19 +251,20 @@ class Sequence:
         allowed_ids = np.flatnonzero(bits_V)
         return int(allowed_ids[0]) if len(allowed_ids) == 1 else None
 
-    def _check_stop(self) -> Stop | None:
+    def _check_stop(self, token: int) -> Stop | None:
         """Return why the newest token ends the output, or None. To be called once for each token.
 
         The order is end-of-sequence token, stop ids, length, repetition.
         """
-        request, token = self.request, self.tokens[-1]
+        request = self.request
         if token == request.eos_id:
             return FinishReason.STOP, None
         if token in request.stop_ids:
             return FinishReason.STOP, token
         if len(self.tokens) >= request.max_total_tokens:
             return FinishReason.LENGTH, None
-        repeats = self.repetition is not None and self.repetition.push(token)
-        if repeats and len(self.tokens) - len(request.prompt_ids) >= request.params.min_tokens:
-            return FinishReason.REPETITION, REPETITION_STOP_REASON
-        return None
+        if self.repetition is None or not self.repetition.push(token):
+            return None
+        if len(self.tokens) - len(request.prompt_ids) < request.params.min_tokens:
+            return None
+        return FinishReason.REPETITION, REPETITION_STOP_REASON

@@ -6,7 +6,6 @@ the number of requests.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from jaxserve.cache.manager import CacheManager
@@ -129,8 +128,8 @@ def log_buckets(largest: int) -> tuple[int, ...]:
 class Stats:
     """Counters and histograms, owned by the engine thread; only `snapshot` may be called from other threads.
 
-    The calls for one output: on_arrival, on_scheduled, on_tokens (or on_decode) ..., on_finish; between them on_preempt
-    and on_scheduled again.
+    The calls for one output: on_arrival, on_scheduled, on_tokens ..., on_finish; between them on_preempt and
+    on_scheduled again. The tokens of a step are in the counters and histograms after its on_step.
 
     max_model_len   The largest number of tokens of a request, for the bounds of histograms of sizes.
     """
@@ -140,6 +139,7 @@ class Stats:
         self._counters: dict[str, float] = dict.fromkeys(COUNTERS, 0)
         self._finished: dict[str, int] = dict.fromkeys(FINISH_REASONS, 0)
         self._num_generated = 0  # tokens since the last on_step
+        self._num_by_latency: dict[float, int] = {}  # the same by their inter-token latency, without first tokens
         self._histograms = {
             "time_to_first_token_seconds": Histogram(TTFT_BUCKETS_S),
             "inter_token_latency_seconds": Histogram(TOKEN_LATENCY_BUCKETS_S),
@@ -201,36 +201,16 @@ class Stats:
 
     def on_tokens(self, timeline: Timeline, now: float, count: int = 1) -> None:
         """Count new tokens of one output. Tokens that come together share the time since the token before them."""
-        if count < 1:
-            return
-        self._on_generated(count)
+        self._num_generated += count
         timeline.generation_tokens += count
         previous = timeline.last_token_s
         timeline.last_token_s = now
         if previous is None:
             self._on_first_token(timeline, now)
             previous, count = now, count - 1
-        if count:
-            self._histograms["inter_token_latency_seconds"].observe((now - previous) / count, count)
-
-    def on_decode(self, timelines: Iterable[Timeline], now: float) -> None:
-        """Count one new token for each of these outputs.
-
-        Most of them had their previous token at the same time, too: they are observed together.
-        """
-        count_by_time: dict[float | None, int] = {}
-        for timeline in timelines:
-            previous = timeline.last_token_s
-            count_by_time[previous] = count_by_time.get(previous, 0) + 1
-            if previous is None:
-                self._on_first_token(timeline, now)
-            timeline.last_token_s = now
-            timeline.generation_tokens += 1
-        latency = self._histograms["inter_token_latency_seconds"]
-        for previous, count in count_by_time.items():
-            self._on_generated(count)
-            if previous is not None:
-                latency.observe(now - previous, count)
+        if count:  # most rows of a step have the same latency, and are observed together
+            latency = (now - previous) / count
+            self._num_by_latency[latency] = self._num_by_latency.get(latency, 0) + count
 
     def on_finish(self, timeline: Timeline, reason: FinishReason | str) -> None:
         """Record the end of an output; a second call changes nothing.
@@ -253,8 +233,12 @@ class Stats:
         host_s              The host's own time for it, in seconds.
         """
         self._counters["engine_steps"] += 1
+        self._counters["generation_tokens"] += self._num_generated
         self._histograms["iteration_tokens_total"].observe(num_prompt_tokens + self._num_generated)
         self._num_generated = 0
+        for latency, count in self._num_by_latency.items():
+            self._histograms["inter_token_latency_seconds"].observe(latency, count)
+        self._num_by_latency.clear()
         self._histograms["host_step_seconds"].observe(host_s)
 
     def on_masks(self, num_rows: int, seconds: float) -> None:
@@ -295,10 +279,6 @@ class Stats:
             rejected={},
             histograms={name: histogram.snapshot() for name, histogram in self._histograms.items()},
         )
-
-    def _on_generated(self, count: int) -> None:
-        self._counters["generation_tokens"] += count
-        self._num_generated += count
 
     def _on_first_token(self, timeline: Timeline, now: float) -> None:
         """Count the prompt, whose prefill has ended: once, however often it was computed."""

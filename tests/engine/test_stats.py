@@ -25,6 +25,7 @@ def answered(stats: Stats, *, tokens=3, **arrival):
     stats.on_scheduled(timeline, 12.0, cached_tokens=16)
     for i in range(tokens):
         stats.on_tokens(timeline, 15.0 + i)
+        stats.on_step(0, host_s=0.0)
     return timeline
 
 
@@ -58,6 +59,8 @@ def test_a_request_is_timed_from_door_to_last_token():
         "request_params_n": (1, 1),
         "request_num_preemptions": (1, 0),
         "request_prefill_kv_computed_tokens": (1, 24),
+        "iteration_tokens_total": (3, 3),
+        "host_step_seconds": (3, 0),
     }
 
 
@@ -104,6 +107,7 @@ def test_tokens_that_come_together_share_the_time_since_the_last():
     stats = Stats(max_model_len=100)
     timeline = answered(stats, tokens=1)
     stats.on_tokens(timeline, 16.0, count=4)
+    stats.on_step(0, host_s=0.0)
     latency = numbers(stats).histograms["inter_token_latency_seconds"]
     assert (sum(latency.counts), latency.sum) == (4, 1.0)
     assert numbers(stats).counters["generation_tokens"] == 5
@@ -115,6 +119,7 @@ def test_time_zero_is_a_time_like_any_other():
     for now in (0.0, 2.0):
         stats.on_scheduled(timeline, 0.0)
         stats.on_tokens(timeline, now)
+    stats.on_step(0, host_s=0.0)
     assert sums(stats)["inter_token_latency_seconds"] == (1, 2)
 
 
@@ -145,9 +150,11 @@ def test_steps_prefixes_and_sick_rows_are_counted():
 
 def test_a_step_counts_the_prompt_tokens_it_computed_and_the_tokens_it_generated():
     stats = Stats(max_model_len=100)
-    first, second = answered(stats, tokens=1), answered(stats, tokens=0)
+    first, second = answered(stats, tokens=0), answered(stats, tokens=0)
+    stats.on_tokens(first, now=8.0)
     stats.on_step(num_prompt_tokens=7, host_s=0.0)
-    stats.on_decode([first, second], now=9.0)
+    for timeline in (first, second):
+        stats.on_tokens(timeline, now=9.0)
     stats.on_step(num_prompt_tokens=0, host_s=0.0)
     seen, counters = sums(stats)["iteration_tokens_total"], numbers(stats).counters
     assert seen == (2, 7 + 1 + 2)

@@ -181,7 +181,9 @@ class World:
 
     def apply_oldest(self) -> list[TokenOutput]:
         plan, ticket = self.in_flight.pop(0)
-        return self.scheduler.apply(plan, self.runner.fetch(ticket))
+        outputs = self.scheduler.apply(plan, self.runner.fetch(ticket))
+        self.stats.on_step(plan.num_prompt_tokens, host_s=0.0)
+        return outputs
 
     def add_group(self, prompt, n, *, seed=0, **how) -> list[Request]:
         """n choices of one prompt, as a door asks for them."""
