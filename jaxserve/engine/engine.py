@@ -2,12 +2,13 @@
 
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jaxserve.engine.plan import StepMasks, StepPlan, StepResult
 from jaxserve.engine.profiler import StepProfiler
 from jaxserve.engine.request import Request
-from jaxserve.engine.roofline import Roofline
+from jaxserve.engine.roofline import Roofline, StepCost
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import RequestGroup
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
@@ -33,6 +34,22 @@ class RunnerProtocol(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StepInFlight:
+    """A step whose results are not on the host yet.
+
+    plan         Its plan.
+    handle       The runner's handle for `fetch`.
+    enqueued_s   When it was enqueued, monotonic seconds.
+    cost         What it reads and computes, if there is a roofline.
+    """
+
+    plan: StepPlan
+    handle: Any
+    enqueued_s: float
+    cost: StepCost | None
+
+
 class Engine:
     """The loop body of inference: the scheduler's plans run on a runner, step by step.
 
@@ -55,7 +72,7 @@ class Engine:
     ) -> None:
         self.scheduler, self.runner = scheduler, runner
         self._depth = 1 if overlap else 0
-        self._in_flight: deque[tuple[StepPlan, Any, float]] = deque()
+        self._in_flight: deque[StepInFlight] = deque()
         self._roofline, self._profiler = roofline, profiler
         self._last_result_s = 0.0  # when the newest result was on the host
         self._plan_host_s = 0.0  # the time for planning and enqueueing the newest step
@@ -84,14 +101,15 @@ class Engine:
         if plan:
             if self._profiler is not None:
                 self._profile_step(self._profiler)
+            cost = None if self._roofline is None else self._roofline.estimate(plan)
             enqueued = time.monotonic()
             forward = self.runner.forward(plan)
             while plan.needs_previous_tokens and self._in_flight:
                 waiting = time.monotonic()
                 outputs += self._apply_oldest()
                 waited_s += time.monotonic() - waiting
-            step = self.runner.sample(forward, self.scheduler.make_masks(plan))
-            self._in_flight.append((plan, step, enqueued))
+            handle = self.runner.sample(forward, self.scheduler.make_masks(plan))
+            self._in_flight.append(StepInFlight(plan, handle, enqueued, cost))
         self._plan_host_s = time.monotonic() - started - waited_s
         if self._in_flight and (not plan or len(self._in_flight) > self._depth):
             outputs += self._apply_oldest()
@@ -103,15 +121,16 @@ class Engine:
             self._profiler = None
 
     def _apply_oldest(self) -> list[TokenOutput]:
-        oldest, step, enqueued = self._in_flight.popleft()
-        result = self.runner.fetch(step)
+        step = self._in_flight.popleft()
+        result = self.runner.fetch(step.handle)
         fetched = time.monotonic()
-        if self._roofline is not None:
-            started = max(enqueued, self._last_result_s)  # on the device, after the step before it
-            self.scheduler.stats.on_step_cost(self._roofline.estimate(oldest), fetched - started)
+        if step.cost is not None:
+            started = max(step.enqueued_s, self._last_result_s)  # on the device, after the step before it
+            self.scheduler.stats.on_step_cost(step.cost, fetched - started)
         self._last_result_s = fetched
-        outputs = self.scheduler.apply(oldest, result)
-        self.scheduler.stats.on_step(oldest.num_prompt_tokens, self._plan_host_s + time.monotonic() - fetched)
+        outputs = self.scheduler.apply(step.plan, result)
+        host_s = self._plan_host_s + time.monotonic() - fetched
+        self.scheduler.stats.on_step(step.plan.num_prompt_tokens, host_s)
         return outputs
 
     def fail_all(self, error: Exception) -> list[TokenOutput]:

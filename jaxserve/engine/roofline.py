@@ -78,10 +78,14 @@ class Roofline:
 
     def __init__(self, cost: Cost, itemsize: int, peak_rates: PeakRates, quantization: Quantization = "none") -> None:
         self.peak_rates = peak_rates
-        self._cost, self._itemsize = cost, itemsize
+        self._cost = cost
         self._bytes_per_weight = itemsize if quantization == "none" else bytes_per_weight(quantization)
         head_bytes = cost.head * (itemsize if quantization == "none" else bytes_per_weight("int8"))
         self._weight_bytes = float(self._bytes_per_weight * cost.body + head_bytes)
+        self._attention = [
+            (layers.window, layers.num_layers * layers.cached_numbers * itemsize, layers.num_layers * layers.flops)
+            for layers in cost.attention
+        ]  # window, bytes that a query reads for each position it sees, and operations
 
     def estimate(self, plan: StepPlan) -> StepCost:
         """Return the cost of a step: the sum over its calls of compiled programs, all chunks in one."""
@@ -100,23 +104,20 @@ class Roofline:
     def _decode(self, batch: DecodeBatch) -> tuple[float, float]:
         positions: list[int] = batch.position_B.tolist()  # faster than numpy, up to some hundred rows
         num_bytes = flops = 0.0
-        for layers in self._cost.attention:
-            window = layers.window
-            attended = len(positions) + (
-                sum(positions) if window is None else sum([min(position, window - 1) for position in positions])
-            )
-            num_bytes += layers.num_layers * attended * layers.cached_numbers * self._itemsize
-            flops += layers.num_layers * attended * layers.flops
+        for window, position_bytes, position_flops in self._attention:
+            before = positions if window is None else [min(position, window - 1) for position in positions]
+            attended = len(positions) + sum(before)
+            num_bytes += attended * position_bytes
+            flops += attended * position_flops
         return self._call(tokens=len(batch), sampled=len(batch), attention_bytes=num_bytes, attention_flops=flops)
 
     def _chunks(self, chunks: Sequence[Chunk]) -> tuple[float, float]:
         num_bytes = flops = 0.0
-        for chunk, layers in product(chunks, self._cost.attention):
+        for chunk, (window, position_bytes, position_flops) in product(chunks, self._attention):
             start, end = chunk.start, chunk.end
-            window = end if layers.window is None else layers.window
-            read = end - max(0, start + 1 - window)
-            num_bytes += layers.num_layers * read * layers.cached_numbers * self._itemsize
-            flops += layers.num_layers * (_num_attended(end, window) - _num_attended(start, window)) * layers.flops
+            window = end if window is None else window
+            num_bytes += (end - max(0, start + 1 - window)) * position_bytes
+            flops += (_num_attended(end, window) - _num_attended(start, window)) * position_flops
         tokens = sum(len(chunk.token_ids) for chunk in chunks)
         return self._call(tokens=tokens, sampled=len(chunks), attention_bytes=num_bytes, attention_flops=flops)
 
