@@ -6,11 +6,10 @@ depend on. Model, dtype and page layout are not hashed, because an index belongs
 has one of each. pool.py counts references and evicts; this file only knows what pages contain.
 """
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from hashlib import sha256
-
-import numpy as np
 
 from jaxserve.cache.pool import CacheInvariantError, PagePool
 
@@ -63,7 +62,7 @@ class PageHashes:
         """Return the hashes of all full pages. token_ids are all tokens of the sequence, from the first."""
         start, full = len(self.hashes) * self._page_size, len(token_ids) // self._page_size * self._page_size
         if full > start:
-            data = np.asarray(token_ids[start:full], dtype="<i4").tobytes()
+            data = array("i", token_ids[start:full]).tobytes()
             stride = 4 * self._page_size
             for offset in range(0, len(data), stride):
                 self._parent = sha256(_PAGE + self._parent + data[offset : offset + stride]).digest()

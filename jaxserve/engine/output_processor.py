@@ -96,13 +96,9 @@ class OutputProcessor:
         fills_pages   The step has written the keys and values of the token before each of them.
         """
         requests, start, num, stop = self._requests, len(sequence.tokens), 0, None
-        for token in tokens:
-            if token < 0:
-                break
-            stop = sequence.append(token)
+        while stop is None and num < len(tokens) and tokens[num] >= 0:
+            stop = sequence.append(tokens[num])
             num += 1
-            if stop is not None:
-                break
         num_written = start + num - 1
         if fills_pages and num_written % requests.page_size < num:  # the last of a page is among them
             requests.on_written(sequence, num_written)
