@@ -108,7 +108,11 @@ class EngineConfig:
     max_num_batched_tokens: int | None = option(
         None, "One step computes at most this many tokens (default: depends on the device)."
     )
-    block_size: int = option(16, "A page of the key-value cache holds this many tokens, a power of two.")
+    block_size: int | None = option(
+        None,
+        "A page of the key-value cache holds this many tokens, a power of two (default: 16; on a TPU at least 32, as"
+        " many as it takes for the page tables of all sequences to fit).",
+    )
     gpu_memory_utilization: float = option(
         0.92, "Weights, pages and temporary arrays may use this share of the device memory, above 0 and at most 1."
     )
@@ -217,7 +221,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         self._check_structured_outputs()
         _ = self.profiled_steps
-        if self.block_size < 1 or self.block_size & (self.block_size - 1):
+        if self.block_size is not None and (self.block_size < 1 or self.block_size & (self.block_size - 1)):
             raise BadConfig(f"block_size must be a power of two, got {self.block_size}; 16 is usual.")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise BadConfig(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.")
@@ -236,6 +240,12 @@ class EngineConfig:
                 raise BadConfig(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.max_model_len is not None and self.max_model_len < 1 and self.max_model_len != -1:
             raise BadConfig(f"max_model_len must be at least 1, or -1 for what fits, got {self.max_model_len}.")
+
+    @property
+    def page_size(self) -> int:
+        """The `block_size` of a resolved configuration, which has one."""
+        assert self.block_size is not None
+        return self.block_size
 
     @property
     def profiled_steps(self) -> tuple[int, int] | None:

@@ -56,7 +56,7 @@ class EngineClient:
         self._queue = AdmissionQueue(config.max_num_queued_reqs, config.max_num_queued_tokens)
         self._request_ids = itertools.count(1)
         self._rng = random.SystemRandom() if config.seed is None else random.Random(config.seed)
-        self._router, self._route_lock = PrefixRouter(len(engines), config.block_size), threading.Lock()
+        self._router, self._route_lock = PrefixRouter(len(engines), config.page_size), threading.Lock()
         self.replicas = tuple(Replica(rank, engine, on_outputs) for rank, engine in enumerate(engines))
         # A step that still runs while the interpreter ends would abort the process.
         self._at_exit = partial(_close_if_alive, weakref.ref(self))

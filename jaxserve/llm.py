@@ -56,7 +56,7 @@ class LLM:
         max_model_len: int | None = None,
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
-        block_size: int = 16,
+        block_size: int | None = None,
         gpu_memory_utilization: float = 0.92,
         kv_cache_memory_bytes: int | None = None,
         num_gpu_blocks_override: int | None = None,

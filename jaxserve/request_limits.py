@@ -87,7 +87,7 @@ class RequestLimits:
         requested = params.max_tokens or self.defaults.values.get("max_new_tokens") or limit
         max_tokens = min(limit - num_prompt_tokens, requested, self.defaults.hard_max_tokens or limit)
         if params.use_beam_search:
-            page_size = self.config.block_size
+            page_size = self.config.page_size
             max_tokens = max_beam_tokens(num_prompt_tokens, params.n, max_tokens, self.cache_groups, page_size)
         if params.min_tokens > max_tokens:
             raise InvalidParameter(

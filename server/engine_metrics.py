@@ -242,9 +242,9 @@ def get_cache_settings(llm: AsyncLLM) -> dict[str, str]:
     how many sequences of the longest length these are.
     """
     config = llm.config
-    tokens = (llm.num_pages - 1) * config.block_size
+    tokens = (llm.num_pages - 1) * config.page_size
     return {
-        "block_size": str(config.block_size),
+        "block_size": str(config.page_size),
         "num_gpu_blocks": str(llm.num_pages),
         "enable_prefix_caching": str(config.enable_prefix_caching),
         "gpu_memory_utilization": str(config.gpu_memory_utilization),

@@ -135,7 +135,7 @@ class FakeLLM:
         dialect = REASONING_PARSERS.get(reasoning_parser or "")
         self.reasoning_efforts = None if dialect is None else dialect.efforts
         settings: dict[str, Any] = {"model": "fake/model", "max_model_len": CONTEXT, "max_num_seqs": 8}
-        self.config = EngineConfig(**{**settings, "max_num_queued_reqs": 64, **config})
+        self.config = EngineConfig(**{**settings, "block_size": 16, "max_num_queued_reqs": 64, **config})
         self.tokenizer = FakeTokenizer()
         self.sampling_defaults: dict[str, Any] = {}
         self.vocab_size = VOCAB_SIZE

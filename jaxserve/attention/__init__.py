@@ -32,6 +32,10 @@ class AttentionBackend(Protocol):
     name: str
     stacks_layers: bool
 
+    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+        """Return the number of tokens of a page for batches of num_rows rows of max_tokens tokens, a power of two."""
+        ...
+
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> LayerPages:
         """Return one layer's pages, all zeros: what is masked is multiplied by zero, and NaN would survive that."""
         ...

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
 from jaxserve.attention.reference import MASKED_SCORE
 
 SEES_NOTHING = -1  # the position of what is not a query
@@ -37,6 +37,10 @@ class CpuAttention:
 
     name = "cpu"
     stacks_layers = False
+
+    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+        """Return PAGE_SIZE."""
+        return PAGE_SIZE
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> CpuPages:
         """Return one layer's pages, all zeros."""

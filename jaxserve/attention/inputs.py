@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+PAGE_SIZE = 16  # tokens of a page, where a backend has no reason for more
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
 
@@ -52,6 +52,10 @@ class NativeAttention:
 
     def __init__(self) -> None:
         library.load_kernels()
+
+    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+        """Return PAGE_SIZE."""
+        return PAGE_SIZE
 
     def make_pages(
         self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any, num_layers: int = 1

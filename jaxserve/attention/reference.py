@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
 
 MASKED_SCORE = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
 
@@ -26,6 +26,10 @@ class ReferenceAttention:
 
     name = "reference"
     stacks_layers = False
+
+    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+        """Return PAGE_SIZE."""
+        return PAGE_SIZE
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> ReferencePages:
         """Return one layer's pages, all zeros."""

@@ -10,7 +10,9 @@ them:
 head sizes      lanes come by 128: a smaller head is stored and multiplied with zeros behind it, so 64 costs
                 the memory of 128
 key heads       twice their number, counted in 32-bit words, must be 1, 2, 4 or a multiple of 8: refused by name
-page table      lies in scalar memory, 1 MiB less 8 KiB: a larger one is refused by name
+page table      lies in scalar memory, 1 MiB less 8 KiB, in tiles of 8 rows and 128 pages: a larger one is refused by
+                name, and pages are as large by default as it takes for the table to fit
+many heads      a block of queries is halved until it fits into vector memory
 windows         all blocks of keys are fetched: rows and tables are cropped to what the window needs
 rows without    queries between others cost a block of keys each; those at the end are not shown to the kernel
 queries
@@ -28,6 +30,8 @@ from jaxserve.errors import BadConfig
 
 LANES = 128
 TABLE_BYTES = 2**20 - 2**13  # scalar memory of a core is 1 MiB on v5e and later; the kernel needs some of it
+VECTOR_BYTES = 15 * 2**20  # of the 16 MiB that a kernel gets
+MIN_PAGE_SIZE = 32
 BLOCK_BYTES = 2 * 2**20  # keys and values of one turn; there are two such buffers, and vector memory is 16 MiB
 BLOCK_QUERIES = 32
 DECODE_BLOCK_QUERIES = 8  # with 32, decode computes longer than it reads: 1.4 times on v5e, 2 on v6e (compiled code)
@@ -46,6 +50,13 @@ class TpuAttention:
 
     name = "tpu"
     stacks_layers = False
+
+    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+        """Return the least size from MIN_PAGE_SIZE on with which a table of so many rows fits into scalar memory."""
+        size = MIN_PAGE_SIZE
+        while size < max_tokens and _table_bytes(num_rows, -(-max_tokens // size)) > TABLE_BYTES:
+            size *= 2
+        return size
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> TpuPages:
         """Return one layer's pages, all zeros. Raises BadConfig if the kernel cannot hold so many key heads."""
@@ -81,13 +92,20 @@ class TpuAttention:
             # The kernel fetches what lies behind a window and multiplies it by zero: freed pages must not be there.
             inputs = inputs.crop_to_window(window, size)
         rows, width = inputs.page_table_BW.shape
-        if rows * width * 4 > TABLE_BYTES:
+        if _table_bytes(rows, width) > TABLE_BYTES:
             raise BadConfig(
                 f"attention_backend 'tpu': a page table of {rows} rows x {width} pages does not fit into the 1 MiB of"
                 " scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
             )
         page_bytes = size * heads * stored_dim * pages.pages_PZXH.dtype.itemsize
-        block_queries = DECODE_BLOCK_QUERIES if inputs.max_queries_per_row == 1 else BLOCK_QUERIES
+        block_pages = max(1, min(width, BLOCK_BYTES // page_bytes))
+        block_queries = _choose_block_queries(
+            DECODE_BLOCK_QUERIES if inputs.max_queries_per_row == 1 else BLOCK_QUERIES,
+            num_heads=query_TNH.shape[1],
+            stored_dim=stored_dim,
+            block_bytes=block_pages * page_bytes,
+            block_scores=block_pages * size * query_TNH.shape[1],
+        )
         kernel_rows = _make_kernel_rows(inputs)
         out_TNH = _import_kernel()(
             _pad_last(query_TNH.astype(pages.pages_PZXH.dtype), stored_dim),
@@ -100,7 +118,7 @@ class TpuAttention:
             sliding_window=window,
             soft_cap=softcap,
             # Ours to choose: JAX's own table asks the device at hand, and its default overflows with small pages.
-            num_kv_pages_per_block=max(1, min(width, BLOCK_BYTES // page_bytes)),
+            num_kv_pages_per_block=block_pages,
             num_queries_per_block=min(query_TNH.shape[0], block_queries),
         )
         out_TNH = jnp.where(inputs.is_real_T[:, None, None], out_TNH[..., : query_TNH.shape[2]], 0)
@@ -129,6 +147,27 @@ def _make_kernel_rows(inputs: AttentionInputs) -> KernelRows:
         query_start_B1=jnp.where(total == 0, jnp.minimum(jnp.arange(len(start_B1)), 1), start_B1).astype(jnp.int32),
         num_rows_1=jnp.maximum((start_B1[:-1] < total).sum(dtype=jnp.int32), 1)[None],
     )
+
+
+def _table_bytes(rows: int, width: int) -> int:
+    """Return what a page table takes in scalar memory: whole tiles of 8 rows, or fewer, and 128 pages."""
+    tile_rows = min(8, 1 << max(0, rows - 1).bit_length())
+    return -(-rows // tile_rows) * tile_rows * -(-width // LANES) * LANES * 4
+
+
+def _choose_block_queries(most: int, *, num_heads: int, stored_dim: int, block_bytes: int, block_scores: int) -> int:
+    """Return the number of queries that a turn of the kernel takes: `most`, halved until the turn fits.
+
+    block_bytes    The size of a block of keys and values, of which there are two.
+    block_scores   The scores of one query with a block, of all heads.
+
+    A query has two buffers in bfloat16 for itself and for its answer, a float32 sum, its maximum and the sum of its
+    weights along LANES, and its scores. That estimate agrees with what libtpu 0.0.42 accepts for a v5e.
+    """
+    query_bytes = num_heads * (stored_dim * (2 * 2 * 2 + 4) + 2 * LANES * 4) + block_scores * 4
+    while most > 1 and 2 * block_bytes + most * query_bytes > VECTOR_BYTES:
+        most //= 2
+    return most
 
 
 def _check_heads(kv_heads: int, dtype: Any) -> None:

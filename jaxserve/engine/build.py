@@ -147,11 +147,12 @@ def build(
     model = _open_model(config, placement, progress, on_path)
     backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
+    config = _resolve_page_size(config, model, backend)
     size = _cache_size(config, model, backend, groups)
     config, chunk_tokens = _resolve_limits(config, size, model.placement.platform)
     spec = model.spec.for_length(size.max_model_len)
     num_pages = [group.num_pages for group in size.groups]
-    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.block_size, dtype=model.dtype)
+    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.page_size, dtype=model.dtype)
     jax.eval_shape(make)  # raises if the backend does not support these pages
     default_generation = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
     generation_config = default_generation | model.checkpoint.generation_config
@@ -162,7 +163,7 @@ def build(
     directory = use_compilation_cache(config.compilation_cache_dir)
     roofline = _roofline(config, model, spec)
     ranks = model.placement.ranks
-    context = ModelContext(spec, model.dtype, tuple(model.shapes), backend, config.block_size, groups, ranks)
+    context = ModelContext(spec, model.dtype, tuple(model.shapes), backend, config.page_size, groups, ranks)
     buckets = _buckets(config, model.placement.platform, chunk_tokens)
     executor = _executor(config, context, list(model.shapes.values()), make, size, model.placement, buckets, directory)
     num_programs, hits = _load(model, executor, directory, progress)
@@ -294,11 +295,11 @@ def _cache_size(
             GroupNeeds(
                 name=group.name,
                 window=group.window,
-                page_bytes=bytes_per_page(backend, group, page_size=config.block_size, dtype=model.dtype),
+                page_bytes=bytes_per_page(backend, group, page_size=config.page_size, dtype=model.dtype),
             )
             for group in groups
         ],
-        page_size=config.block_size,
+        page_size=config.page_size,
         model_max_len=limit,
         num_rows=_max_num_seqs(config, memory.platform),
         step_tokens=_chunk_tokens(config, memory.platform),
@@ -307,6 +308,16 @@ def _cache_size(
         kv_cache_memory_bytes=config.kv_cache_memory_bytes,
         num_gpu_blocks_override=config.num_gpu_blocks_override,
     )
+
+
+def _resolve_page_size(config: EngineConfig, model: _OpenedModel, backend: AttentionBackend) -> EngineConfig:
+    if config.block_size is not None:
+        return config
+    max_tokens = model.spec.max_position_embeddings
+    if config.max_model_len is not None and config.max_model_len > 0:
+        max_tokens = min(max_tokens, config.max_model_len)
+    num_rows = _max_num_seqs(config, model.placement.platform)
+    return replace(config, block_size=backend.default_page_size(num_rows, max_tokens))
 
 
 def _max_num_seqs(config: EngineConfig, platform: str) -> int:
@@ -325,17 +336,17 @@ def _resolve_limits(config: EngineConfig, size: CacheSize, platform: str) -> tup
     leave a remainder of a few tokens, which costs a call of its own.
     """
     max_num_seqs, chunk = _max_num_seqs(config, platform), _chunk_tokens(config, platform)
-    if chunk < config.block_size:
-        raise BadConfig(f"max_num_batched_tokens={chunk} is less than a page of {config.block_size} tokens.")
-    whole_pages = num_pages_for(size.max_model_len, config.block_size) * config.block_size
-    chunk = min(chunk, max(whole_pages, config.block_size))
+    if chunk < config.page_size:
+        raise BadConfig(f"max_num_batched_tokens={chunk} is less than a page of {config.page_size} tokens.")
+    whole_pages = num_pages_for(size.max_model_len, config.page_size) * config.page_size
+    chunk = min(chunk, max(whole_pages, config.page_size))
     resolved = replace(
         config,
         max_model_len=size.max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=chunk if config.max_num_batched_tokens else chunk + max_num_seqs,
         max_num_queued_reqs=config.max_num_queued_reqs or max(1024, 8 * max_num_seqs),
-        max_num_queued_tokens=config.max_num_queued_tokens or 8 * (size.num_pages - 1) * config.block_size,
+        max_num_queued_tokens=config.max_num_queued_tokens or 8 * (size.num_pages - 1) * config.page_size,
     )
     return resolved, chunk
 
@@ -346,7 +357,7 @@ def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
         max_num_seqs=config.max_num_seqs,
         max_chunk_tokens=chunk_tokens,
         platform=platform,
-        page_size=config.block_size,
+        page_size=config.page_size,
         batch_invariant=config.batch_invariant,
     )
 
@@ -368,7 +379,7 @@ def _executor(
     table = ProgramTable(
         model=model,
         buckets=buckets,
-        max_pages_per_row=num_pages_for(size.max_model_len, config.block_size),
+        max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
         vocab_size=model.spec.vocab_size,
         num_rows=config.max_num_seqs + 1,
         logprobs_config=LogprobsConfig(
@@ -396,14 +407,14 @@ def _engine(
     trackers: TrackerFactory,
 ) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
-    cache = CacheManager(size.groups, page_size=config.block_size, has_prefix_cache=config.enable_prefix_caching)
+    cache = CacheManager(size.groups, page_size=config.page_size, has_prefix_cache=config.enable_prefix_caching)
     scheduler = Scheduler(
         cache,
         Stats(size.max_model_len),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_chunk_tokens=buckets.prefill[-1],
-        max_pages_per_row=num_pages_for(size.max_model_len, config.block_size),
+        max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
         vocab_size=vocab_size,
         max_logprobs=_num_top_logprobs(config),
         trackers=trackers,
@@ -424,7 +435,7 @@ def _describe(
         "dtype": str(model.dtype),
         "attention": backend.name,
         "weights": f"{model.weight_bytes / 2**20:.0f} MiB, {_describe_quantization(config)}",
-        **_describe_cache(size, config.block_size),
+        **_describe_cache(size, config.page_size),
         "longest request": f"{size.max_model_len} tokens",
         "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",
     }

@@ -11,7 +11,7 @@ from jaxserve.sampling_params import SamplingParams
 
 def decode_plan(built: LoadedEngine, rows: int, context: int, mode: SampleMode) -> StepPlan:
     """Plan a decode step of rows with `context` tokens each; rows may share pages."""
-    page, width = built.config.block_size, -(-(built.config.max_model_len or 0) // built.config.block_size)
+    page, width = built.config.page_size, -(-(built.config.max_model_len or 0) // built.config.page_size)
     needed = -(-(context + 1) // page)
     tables = []
     for group in built.cache_size.groups:

@@ -46,7 +46,7 @@ def test_a_stop_string_ends_an_answer_and_its_tokens_are_kept(llm, included):
 
 
 def test_a_search_that_the_cache_cannot_hold_for_long_ends_earlier(llm):
-    rows, pages, page = SETTINGS["max_num_seqs"], SETTINGS["num_gpu_blocks_override"] - 1, llm.config.block_size
+    rows, pages, page = SETTINGS["max_num_seqs"], SETTINGS["num_gpu_blocks_override"] - 1, llm.config.page_size
     ids = [5] * 3
     assert rows * SETTINGS["max_model_len"] > pages * page
     [completion] = llm.generate(ids, search(rows, max_tokens=None, ignore_eos=True, logprobs=None, length_penalty=0.0))

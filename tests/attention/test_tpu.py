@@ -91,6 +91,57 @@ def test_what_the_kernel_cannot_hold_is_refused_by_name():
         backend.attend(jnp.zeros((256, 4, 64)), pages, wide, scale=0.1, sinks=jnp.zeros(4))
 
 
+def kernel_arguments(monkeypatch, rows, width, *, columns=1, heads=8, kv_heads=8, page=16):
+    """Return the keywords that JAX's kernel is called with for heads of 128 in bfloat16."""
+    backend, keywords, tokens = TpuAttention(), {}, rows * columns
+
+    def kernel(query, *rest, **how):
+        keywords.update(how)
+        return query
+
+    def attend(query, pages, inputs):
+        return backend.attend(query, pages, inputs, scale=0.1)
+
+    monkeypatch.setattr(tpu, "_import_kernel", lambda: kernel)
+    pages = jax.eval_shape(lambda: backend.make_pages(64, page, kv_heads, 128, jnp.bfloat16))
+    ints = (jax.ShapeDtypeStruct(s, jnp.int32) for s in ((tokens,), (tokens,), (rows, width), (rows,), (rows + 1,)))
+    inputs = AttentionInputs(*ints, max_queries_per_row=columns)
+    jax.eval_shape(attend, jax.ShapeDtypeStruct((tokens, heads, 128), jnp.bfloat16), pages, inputs)
+    return keywords
+
+
+@pytest.mark.parametrize(("rows", "width"), [(128, 1921), (3, 80_000), (9, 28_000)])
+def test_a_page_table_is_refused_if_its_tiles_do_not_fit(monkeypatch, rows, width):
+    """Each of them fails to compile with libtpu 0.0.42 for a v5e, though the first one's numbers would fit."""
+    with pytest.raises(BadConfig, match=f"{rows} rows x {width} pages"):
+        kernel_arguments(monkeypatch, rows, width)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(128, 1920), (1, 131_072), (128, 1280)])
+def test_a_page_table_that_compiles_is_accepted(monkeypatch, rows, width):
+    assert kernel_arguments(monkeypatch, rows, width)
+
+
+@pytest.mark.parametrize(
+    ("rows", "max_tokens", "page"), [(128, 8192, 32), (128, 40_960, 32), (128, 131_072, 128), (256, 131_072, 256)]
+)
+def test_pages_are_so_large_by_default_that_the_table_fits(monkeypatch, rows, max_tokens, page):
+    assert TpuAttention().default_page_size(rows, max_tokens) == page
+    assert kernel_arguments(monkeypatch, rows, max_tokens // page, page=page)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "columns", "queries"),
+    [(32, 8, 512, 32), (64, 8, 512, 32), (64, 4, 512, 16), (128, 8, 512, 16), (128, 8, 1, 8)],
+)
+def test_a_block_of_queries_fits_into_vector_memory(monkeypatch, heads, kv_heads, columns, queries):
+    """Twice as many fail to compile with libtpu 0.0.42 for a v5e where there are fewer than 32."""
+    keywords = kernel_arguments(
+        monkeypatch, 8 if columns == 1 else 1, 512, columns=columns, heads=heads, kv_heads=kv_heads
+    )
+    assert keywords["num_queries_per_block"] == queries
+
+
 def test_auto_takes_it_on_a_tpu_and_nowhere_else():
     assert choose_backend("auto", "tpu").name == "tpu"
     with pytest.raises(BadConfig, match="needs a TPU, and this is a cpu"):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxserve.attention.gpu.pages import AttentionParams, GpuPages, KernelConfig, choose_block_tokens
-from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
 from jaxserve.errors import BadConfig
 
 # From jax 0.11 on, every lowering of a Triton kernel warns that it will be removed.
@@ -37,6 +37,10 @@ class GpuAttention:
     def __init__(self, interpret: bool | None = None, config: KernelConfig | None = None) -> None:
         self.interpret = jax.default_backend() != "gpu" if interpret is None else interpret
         self.config = config or KernelConfig()
+
+    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+        """Return PAGE_SIZE."""
+        return PAGE_SIZE
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> GpuPages:
         """Return one layer's pages, all zeros; 8-bit dtypes (int8, float8_e4m3fn) with a scale per token and head.
