@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,8 +35,9 @@ from jaxserve.layers.quant import PackedWeight
 from jaxserve.native import library
 from jaxserve.parallel.sharding import BY_VOCAB, WHOLE, split_specs
 from jaxserve.sampling import penalties
+from jaxserve.sampling.packed_output import Columns, PackedOutput
 from jaxserve.sampling.penalties import PenaltyRow, pad_row
-from jaxserve.sampling.sampler import SampleMode, SamplerOutput
+from jaxserve.sampling.sampler import SampleMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,13 @@ class Logits:
     logits_BV: Array
     inputs: SampleInputs
     hidden_TD: Array
+
+
+class Output(NamedTuple):
+    """The output of a sampler or of prompt log-probabilities, on the device, and the columns of its array."""
+
+    packed: PackedOutput
+    columns: Columns
 
 
 class Executor:
@@ -73,6 +81,7 @@ class Executor:
         self.table, self.weights = table, tuple(weights)
         self._pad_row = table.num_rows - 1  # padding writes into it
         self._layouts = {key: key.make_layout(table) for key in (*table.decodes, *table.prefills)}
+        self._columns = {key: key.list_columns(table) for key in (*table.samples, *table.prompt_logprobs)}
         penalty_shapes = jax.eval_shape(partial(penalties.init, table.num_rows, table.padded_vocab_size))
         self.state = DeviceState(pages, jax.tree.map(self._put, init_rows(table.num_rows)), penalty_shapes)
         counts = {key.rows for key in table.samples}
@@ -139,12 +148,13 @@ class Executor:
 
     def compute_prompt_logprobs(
         self, key: PromptLogprobs, logits: Logits, targets: Sequence[tuple[int, np.ndarray]]
-    ) -> SamplerOutput:
+    ) -> Output:
         """Enqueue the log-probabilities of next tokens.
 
         targets   Pairs (start, ids): the next tokens of the positions from `start` on.
         """
-        return self.programs[key](self.weights, logits.hidden_TD, batch.scatter_targets(targets, key.tokens))
+        packed = self.programs[key](self.weights, logits.hidden_TD, batch.scatter_targets(targets, key.tokens))
+        return Output(packed, self._columns[key])
 
     def sample(
         self,
@@ -152,7 +162,7 @@ class Executor:
         mode: SampleMode,
         masks: Sequence[tuple[int, Mask]] = (),
         logprob_token_ids: Sequence[tuple[int, tuple[int, ...]]] = (),
-    ) -> SamplerOutput:
+    ) -> Output:
         """Enqueue the sampling of a token for each row of logits.
 
         mode                The sampler's mode; masks raise it to the lowest one that applies masks.
@@ -165,7 +175,7 @@ class Executor:
             assert not logprob_token_ids, mode
             new_rows, _, sampled = self.programs[key](state.rows, None, logits.logits_BV, logits.inputs)
             self.state = DeviceState(state.pages, new_rows, state.penalties)
-            return sampled
+            return Output(sampled, self._columns[key])
         ids: Any = self._no_logprob_token_ids[rows]
         if logprob_token_ids:
             ids = batch.scatter_logprob_token_ids(logprob_token_ids, rows)
@@ -178,7 +188,7 @@ class Executor:
         inputs = replace(logits.inputs, mask_BM=mask, logprob_token_id_BI=ids, grammar_BM=grammar)
         new_rows, penalty_state, sampled = self.programs[key](state.rows, state.penalties, logits.logits_BV, inputs)
         self.state = DeviceState(state.pages, new_rows, penalty_state)
-        return sampled
+        return Output(sampled, self._columns[key])
 
     def _scatter_masks(self, masks: Sequence[tuple[int, np.ndarray]], rows: int) -> Array | np.ndarray:
         """Return masks with a line for each row; without any, the array that is on the device already."""

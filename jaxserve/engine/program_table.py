@@ -4,7 +4,7 @@ A program is named by a frozen value that holds what distinguishes it; its `lowe
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -20,7 +20,8 @@ from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.sharding import BY_VOCAB, STACKED, WHOLE, pad_vocab, split_specs
 from jaxserve.sampling import penalties
 from jaxserve.sampling.columns import NUM_COLUMNS
-from jaxserve.sampling.sampler import LogprobsConfig, SampleMode, SamplerOutput
+from jaxserve.sampling.packed_output import Columns, PackedOutput, list_columns, list_prompt_columns
+from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
 COPIES_PER_CALL = 8  # pages of each cache group; a step that copies more makes several calls
@@ -31,10 +32,8 @@ MIN_TOKENS_PER_CHUNK = 8  # of a call that is full; it bounds the rows of logits
 # How the inputs and the output of the sampler are split among devices: all_logprob_BV stays where it is computed.
 _INPUTS_SPECS: Any = (WHOLE, WHOLE, WHOLE, BY_VOCAB, WHOLE, BY_VOCAB)
 SAMPLE_INPUTS_SPECS = SampleInputs(*_INPUTS_SPECS)
-_OUTPUT_SPECS: Any = {
-    field.name: BY_VOCAB if field.name == "all_logprob_BV" else WHOLE for field in fields(SamplerOutput)
-}
-SAMPLER_OUTPUT_SPECS = SamplerOutput(**_OUTPUT_SPECS)
+_OUTPUT_SPECS: Any = (WHOLE, BY_VOCAB)
+PACKED_OUTPUT_SPECS = PackedOutput(*_OUTPUT_SPECS)
 
 
 class ProgramKey(Protocol):
@@ -80,12 +79,22 @@ class Sample:
     rows: int
     mode: SampleMode
 
+    def list_columns(self, table: "ProgramTable") -> Columns:
+        """Return the columns of the output."""
+        return list_columns(self.mode, table.logprobs_config, table.padded_vocab_size)
+
     def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
         """Lower the program."""
         step = table.placement.jit(
-            partial(sample_tokens, mode=self.mode, logprobs_config=table.logprobs_config, ranks=table.placement.ranks),
+            partial(
+                sample_tokens,
+                mode=self.mode,
+                logprobs_config=table.logprobs_config,
+                columns=self.list_columns(table),
+                ranks=table.placement.ranks,
+            ),
             in_specs=(WHOLE, BY_VOCAB, BY_VOCAB, SAMPLE_INPUTS_SPECS),
-            out_specs=(WHOLE, BY_VOCAB, SAMPLER_OUTPUT_SPECS),
+            out_specs=(WHOLE, BY_VOCAB, PACKED_OUTPUT_SPECS),
             donate_argnums=(0, 1),
         )
         needs_processors, rows = self.mode >= SampleMode.PROCESSORS, self.rows
@@ -109,12 +118,16 @@ class PromptLogprobs:
     tokens: int
     all: bool
 
+    def list_columns(self, table: "ProgramTable") -> Columns:
+        """Return the columns of the output."""
+        return list_prompt_columns(table.logprobs_config, table.padded_vocab_size)
+
     def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
         """Lower the program."""
         step = table.placement.jit(
-            partial(compute_prompt_logprobs, table.model, table.logprobs_config, self.all),
+            partial(compute_prompt_logprobs, table.model, table.logprobs_config, self.all, self.list_columns(table)),
             in_specs=(split_specs(weights), WHOLE, WHOLE),
-            out_specs=SAMPLER_OUTPUT_SPECS,
+            out_specs=PACKED_OUTPUT_SPECS,
         )
         hidden = jax.ShapeDtypeStruct((self.tokens, table.model.spec.width), table.model.dtype)
         return step.lower(_shapes(weights), hidden, _ints(self.tokens))

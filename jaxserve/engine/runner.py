@@ -10,13 +10,13 @@ forward pass. `execute` is both, for plans without masks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from jaxserve.engine import batch
-from jaxserve.engine.executor import Executor, Logits
+from jaxserve.engine.executor import Executor, Logits, Output
 from jaxserve.engine.plan import (
     NO_MASKS,
     Chunk,
@@ -30,7 +30,7 @@ from jaxserve.engine.plan import (
 )
 from jaxserve.engine.prefill_calls import divide_into_calls
 from jaxserve.engine.program_table import Forward, PromptLogprobs
-from jaxserve.sampling.sampler import SamplerOutput
+from jaxserve.sampling.packed_output import unpack_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class PrefillCall:
     lines: tuple[int, ...]
     logits: Logits
     targets: tuple[slice | None, ...]
-    prompt_logprobs: SamplerOutput | None
+    prompt_logprobs: Output | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class StepHandle:
     prompt_logprobs   For each chunk the log-probabilities of its prompt, or None.
     """
 
-    outputs: tuple[SamplerOutput, ...]
+    outputs: tuple[Output, ...]
     decode: Sampled | None
     beams: tuple[Sampled, ...]
     chunks: tuple[tuple[Sampled, ...], ...]
@@ -105,6 +105,7 @@ class Runner:
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
+        self._copies_outputs = executor.table.placement.platform != "cpu"  # whose memory the host reads in place
         self._prefill_sizes = [(key.num_tokens, key.rows) for key in executor.table.prefills]
 
     def execute(self, plan: StepPlan) -> StepHandle:
@@ -126,7 +127,7 @@ class Runner:
     def sample(self, handle: ForwardHandle, masks: StepMasks) -> StepHandle:
         """Enqueue the sampling of a step and the copies of its results to the host."""
         plan, decode = handle.plan, None
-        outputs: list[SamplerOutput] = []
+        outputs: list[Output] = []
         if plan.decode is not None and handle.decode is not None:
             decode = self._sample_decode(plan.decode, handle.decode, masks.decode, outputs)
         beams = tuple(
@@ -142,13 +143,15 @@ class Runner:
             if call.prompt_logprobs is not None:
                 outputs.append(call.prompt_logprobs)
             prompt_logprobs += [Sampled(len(outputs) - 1, target) if target else None for target in call.targets]
-        for leaf in jax.tree.leaves(outputs):
-            leaf.copy_to_host_async()
+        if self._copies_outputs:
+            for array in chain.from_iterable(output.packed for output in outputs):
+                if array is not None:
+                    array.copy_to_host_async()
         return StepHandle(tuple(outputs), decode, beams, tuple(chunks), tuple(prompt_logprobs))
 
     def fetch(self, handle: StepHandle) -> StepResult:
         """Wait for the results of a step."""
-        outputs = jax.device_get(handle.outputs)  # the only place that reads the device
+        outputs = [_read(output) for output in handle.outputs]
         vocab_size = self.executor.table.vocab_size
 
         def select(part: Sampled) -> SampledTokens:
@@ -176,7 +179,7 @@ class Runner:
         decode: DecodeBatch,
         logits: Logits,
         masks: Sequence[tuple[int, Mask]],
-        outputs: list[SamplerOutput],
+        outputs: list[Output],
     ) -> Sampled:
         outputs.append(self.executor.sample(logits, decode.mode, masks, decode.logprob_token_ids))
         return Sampled(len(outputs) - 1, slice(len(decode)))
@@ -211,7 +214,7 @@ class Runner:
         return PrefillCall(chunks, lines, logits, tuple(targets), logprobs)
 
     def _sample_prefill(
-        self, call: PrefillCall, masks: Sequence[Sequence[Mask | None]], outputs: list[SamplerOutput]
+        self, call: PrefillCall, masks: Sequence[Sequence[Mask | None]], outputs: list[Output]
     ) -> list[tuple[Sampled, ...]]:
         """Enqueue the sampling for the rows of a call's chunks, then for their forks, the first of each chunk together.
 
@@ -239,34 +242,51 @@ class Runner:
         return [tuple(parts) for parts in samples]
 
 
+class HostOutput(NamedTuple):
+    """An Output on the host: its fields as matrices [B, columns], and all_logprob_BV."""
+
+    part_by_name: dict[str, np.ndarray]
+    all_logprob_BV: np.ndarray | None
+
+
+def _read(output: Output) -> HostOutput:
+    """Wait for an output. The only place that reads the device: jax.device_get takes 0.14 ms more a step."""
+    packed_BX, all_logprob_BV = (None if array is None else np.asarray(array) for array in output.packed)
+    assert packed_BX is not None
+    return HostOutput(unpack_output(packed_BX, output.columns), all_logprob_BV)
+
+
 def _find_row(chunk: Chunk, number: int) -> Chunk | Fork:
     """Return the chunk itself for number 0, else one of its forks."""
     return chunk.forks[number - 1] if number else chunk
 
 
-def _to_sampled_tokens(output: Any, lines: slice, vocab_size: int) -> SampledTokens:
-    """Return some lines of a SamplerOutput of numpy arrays, which hold one token each.
+def _to_sampled_tokens(output: HostOutput, lines: slice, vocab_size: int) -> SampledTokens:
+    """Return some lines of an output, which hold one token each.
 
     vocab_size   The number of token ids, without those that only give all devices equal parts.
     """
+    part_by_name = {name: part[lines] for name, part in output.part_by_name.items()}
+    token_BK = part_by_name["token_B"]
+    count_B = np.ones(len(token_BK), np.int32)
+    if len(part_by_name) == 1:
+        return SampledTokens(token_BK, count_B)
 
-    def select(array: np.ndarray | None) -> Any:
-        return None if array is None else array[lines]
+    def by_token(name: str) -> np.ndarray | None:
+        part = part_by_name.get(name)
+        return None if part is None else part[:, None]
 
-    def by_token(array: np.ndarray | None) -> Any:
-        return None if array is None else array[lines, None]
-
-    token_BK = by_token(output.token_B)
+    all_logprob_BV = output.all_logprob_BV
     return SampledTokens(
         token_BK,
-        np.ones(len(token_BK), np.int32),
-        by_token(output.logprob_B),
-        by_token(output.rank_B),
-        by_token(output.top_id_BK),
-        by_token(output.top_logprob_BK),
-        by_token(output.requested_logprob_BI),
-        None if output.all_logprob_BV is None else output.all_logprob_BV[lines, None, :vocab_size],
-        select(output.candidate_id_BC),
-        select(output.candidate_logprob_BC),
-        select(output.candidate_raw_logprob_BC),
+        count_B,
+        part_by_name["logprob_B"],
+        part_by_name["rank_B"],
+        by_token("top_id_BK"),
+        by_token("top_logprob_BK"),
+        by_token("requested_logprob_BI"),
+        None if all_logprob_BV is None else all_logprob_BV[lines, None, :vocab_size],
+        part_by_name.get("candidate_id_BC"),
+        part_by_name.get("candidate_logprob_BC"),
+        part_by_name.get("candidate_raw_logprob_BC"),
     )

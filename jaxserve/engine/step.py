@@ -26,6 +26,7 @@ from jaxserve.models.spec import DecoderSpec
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 from jaxserve.sampling.columns import unpack_columns
 from jaxserve.sampling.logprobs import LogNormalizer, compute_logprobs
+from jaxserve.sampling.packed_output import Columns, PackedOutput, pack_output
 from jaxserve.sampling.penalties import PenaltyState, update_counts
 from jaxserve.sampling.sampler import LogitsInputs, LogprobsConfig, SampleMode, SamplerOutput, sample
 
@@ -174,12 +175,14 @@ def sample_tokens(
     *,
     mode: SampleMode,
     logprobs_config: LogprobsConfig,
+    columns: Columns,
     ranks: Ranks = ONE_RANK,
-) -> tuple[RowState, PenaltyState | None, SamplerOutput]:
+) -> tuple[RowState, PenaltyState | None, PackedOutput]:
     """Sample a token for each row and store it on the device as the row's newest token, with its position.
 
     Donate rows and penalties. penalties are needed from mode PROCESSORS on and None for lower modes. Logits, masks and
-    penalties are the columns of one of the `ranks`. Returns the rows, the penalties and the sampler's output.
+    penalties are the columns of one of the `ranks`. Returns the rows, the penalties and the sampler's output, which has
+    these `columns`.
     """
     params, logits_inputs = unpack_columns(inputs.sampling_BS), None
     if penalties is not None:
@@ -200,7 +203,7 @@ def sample_tokens(
     token_B = jnp.maximum(sampled.token_B, 0)
     if penalties is not None:
         penalties = update_counts(penalties, inputs.row_B, token_B, params, ranks)
-    return set_rows(rows, inputs.row_B, token_B, inputs.position_B), penalties, sampled
+    return set_rows(rows, inputs.row_B, token_B, inputs.position_B), penalties, pack_output(sampled, columns)
 
 
 def copy_pages(pages: ModelPages, from_GN: tuple[Array, ...], to_GN: tuple[Array, ...]) -> ModelPages:
@@ -220,13 +223,15 @@ def compute_prompt_logprobs(
     model: ModelContext,
     logprobs_config: LogprobsConfig,
     all_logprobs: bool,
+    columns: Columns,
     weights: Sequence[Array | PackedWeight],
     hidden_TD: Array,
     target_T: Array,
-) -> SamplerOutput:
+) -> PackedOutput:
     """Compute the log-probability of target_T at each position, as if it had been sampled there.
 
     all_logprobs   Those of the whole vocabulary, too.
+    columns        The columns of the output.
 
     The logits of a whole chunk would be large, so they are computed PROMPT_LOGPROBS_ROWS positions at a time.
     """
@@ -255,6 +260,7 @@ def compute_prompt_logprobs(
     logprob_T, rank_T, top_id_TK, top_logprob_TK, *all_TV = jax.tree.map(
         lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.lax.map(compute_block, blocks)
     )
-    return SamplerOutput(
+    output = SamplerOutput(
         target_T, logprob_T, rank_T, top_id_TK, top_logprob_TK, all_logprob_BV=all_TV[0] if all_logprobs else None
     )
+    return pack_output(output, columns)

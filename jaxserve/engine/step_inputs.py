@@ -88,7 +88,8 @@ class InputLayout:
     """
 
     def __init__(self, shapes: StepInputs) -> None:
-        leaves, self._structure = jax.tree.flatten(shapes)
+        leaves = jax.tree.leaves(shapes)
+        self._num_groups = len(shapes.page_tables_BW)
         ends = np.cumsum([prod(leaf.shape) for leaf in leaves]).tolist()
         self.size: int = ends[-1]
         self._parts = [
@@ -96,8 +97,12 @@ class InputLayout:
         ]
 
     def unpack(self, buffer_X: Any) -> StepInputs:
-        """Return the inputs in a buffer: views of a numpy array, or arrays while a program is traced."""
-        return jax.tree.unflatten(self._structure, [buffer_X[part].reshape(shape) for part, shape in self._parts])
+        """Return the inputs in a buffer: views of a numpy array, or arrays while a program is traced.
+
+        Fields that are None are the last ones. jax.tree.unflatten would take longer than all the rest.
+        """
+        row_B, *others = [buffer_X[part].reshape(shape) for part, shape in self._parts]
+        return StepInputs(row_B, tuple(others[: self._num_groups]), *others[self._num_groups :])
 
     def make_empty(self, pad_row: int) -> tuple[np.ndarray, StepInputs]:
         """Return a new buffer, int32 [X], and the inputs in it, to be filled: no tokens, every row is padding."""
