@@ -177,7 +177,7 @@ class FakeRunner:
 
     def _decode(self, batch: DecodeBatch) -> list[int]:
         page_tables = zip(*batch.page_tables_BW, strict=True)
-        rows = list(zip(batch.row_B.tolist(), batch.position_B.tolist(), page_tables, strict=True))
+        rows = list(zip(batch.row_B.tolist(), batch.positions, page_tables, strict=True))
         assert len({row for row, _, _ in rows}) == len(rows), "two requests in one row"
         digests = []
         for row, host_position, tables_W in rows:

@@ -204,7 +204,7 @@ class BeamManager:
             request_ids=(request.request_id,) * num_beams,
             epochs=(sequence.epoch,) * num_beams,
             row_B=np.array(state.rows[:num_beams], np.int32),
-            position_B=np.full(num_beams, state.position, np.int32),
+            positions=(state.position,) * num_beams,
             page_tables_BW=page_tables_BW,
             sampling_BS=np.tile(sequence.sampling_S, (num_beams, 1)),
             mode=SampleMode.BEAM,

@@ -23,7 +23,7 @@ class DecodeBatchCache:
     sequences                   The sequences, one a row, in the order of the rows of all arrays.
     request_ids, epochs         Their request ids and epochs.
     row_B                       int32, their rows in the row table.
-    position_B                  int32, the position of each row's newest token in the next step.
+    positions                   The position of each row's newest token in the next step.
     page_tables_BW              int32 for each cache group, their rows of the row table's arrays, as they were at
     page_tables_version         this version of the row table.
     sampling_BS                 int32, their sampling parameters.
@@ -44,7 +44,7 @@ class DecodeBatchCache:
     request_ids: tuple[int, ...]
     epochs: tuple[int, ...]
     row_B: np.ndarray
-    position_B: np.ndarray
+    positions: tuple[int, ...]
     page_tables_BW: tuple[np.ndarray, ...]
     page_tables_version: int
     sampling_BS: np.ndarray
@@ -83,7 +83,7 @@ class DecodeBatchCache:
             request_ids=tuple([sequence.request.request_id for sequence in sequences]),
             epochs=tuple([sequence.epoch for sequence in sequences]),
             row_B=row_B,
-            position_B=np.array([sequence.num_computed for sequence in sequences], np.int32),
+            positions=tuple([sequence.num_computed for sequence in sequences]),
             page_tables_BW=rows.take_page_tables(row_B),
             page_tables_version=rows.version,
             sampling_BS=rows.sampling_RS.take(row_B, axis=0),
@@ -137,7 +137,7 @@ class DecodeBatchCache:
             request_ids=self.request_ids,
             epochs=self.epochs,
             row_B=self.row_B,
-            position_B=self.position_B,
+            positions=self.positions,
             page_tables_BW=self.page_tables_BW,
             sampling_BS=self.sampling_BS,
             mode=self.mode,
@@ -145,7 +145,7 @@ class DecodeBatchCache:
             max_tokens=self.max_tokens,
         )
         self.step += 1
-        self.position_B = self.position_B + self.max_tokens  # a new array: plans are frozen
+        self.positions = tuple([position + self.max_tokens for position in self.positions])
         for sequence in self.sequences:
             sequence.advance(self.max_tokens)
         return batch

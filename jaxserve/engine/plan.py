@@ -86,19 +86,19 @@ class DecodeBatch:
 
     request_ids, epochs   The requests, and the epochs of their sequences.
     row_B                 int32 [n], their rows.
-    position_B            int32 [n], the position of each newest token by the host's own account, for pages and costs.
+    positions             The position of each newest token by the host's own account, for costs and checks.
     page_tables_BW        int32 [n, W] for each cache group: their page tables.
     sampling_BS           int32 [n, S], their sampling parameters as columns (sampling/columns.py).
     mode                  The sampler's mode that serves all of them.
     logprob_token_ids     Pairs (index in the batch, ids), for rows that ask for log-probabilities by id.
-    max_tokens            The most tokens that a row gets in this step. If they are several, position_B counts as many
-                          for each earlier step whose result is not known yet, and may be too high.
+    max_tokens            The most tokens that a row gets in this step. If they are several, positions count as many for
+                          each earlier step whose result is not known yet, and may be too high.
     """
 
     request_ids: tuple[int, ...]
     epochs: tuple[int, ...]
     row_B: np.ndarray
-    position_B: np.ndarray
+    positions: tuple[int, ...]
     page_tables_BW: tuple[np.ndarray, ...]
     sampling_BS: np.ndarray
     mode: SampleMode

@@ -102,9 +102,9 @@ class Roofline:
         return StepCost(num_bytes, flops, roofline_s)
 
     def _decode(self, batch: DecodeBatch) -> tuple[float, float]:
-        positions: list[int] = batch.position_B.tolist()  # faster than numpy, up to some hundred rows
         num_bytes = flops = 0.0
         for window, position_bytes, position_flops in self._attention:
+            positions = batch.positions
             before = positions if window is None else [min(position, window - 1) for position in positions]
             attended = len(positions) + sum(before)
             num_bytes += attended * position_bytes

@@ -57,7 +57,9 @@ class RowTable:
         """Write the pages of a sequence to the page tables of its row, in each group from the page starts[group] on."""
         self.version += 1
         for page_table_RW, pages, start in zip(self.page_tables_RW, sequence.pages.by_group, starts, strict=True):
-            page_table_RW[sequence.row, start : len(pages)] = pages[start:]
+            page_table_W = page_table_RW[sequence.row]
+            for index in range(start, len(pages)):  # mostly one
+                page_table_W[index] = pages[index]
 
     def write_freed_pages(self, sequence: Sequence) -> None:
         """Write zeros to the page tables of a sequence's row for its pages that are freed."""

@@ -25,7 +25,7 @@ def decode_plan(built: LoadedEngine, rows: int, context: int, mode: SampleMode) 
             request_ids=tuple(range(rows)),
             epochs=(0,) * rows,
             row_B=np.arange(rows, dtype=np.int32),
-            position_B=np.full(rows, context, np.int32),
+            positions=(context,) * rows,
             page_tables_BW=tuple(tables),
             sampling_BS=np.tile(pack_params(params, 1), (rows, 1)),
             mode=mode,

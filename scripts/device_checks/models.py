@@ -118,7 +118,7 @@ def decode_plans(machine: Machine, rows: int, context: int, steps: int) -> list[
                 request_ids=tuple(range(rows)),
                 epochs=(0,) * rows,
                 row_B=np.arange(rows, dtype=np.int32),
-                position_B=np.full(rows, context + step - 1, np.int32),
+                positions=(context + step - 1,) * rows,
                 page_tables_BW=(table,) * machine.num_groups,
                 sampling_BS=np.tile(empty_row(), (rows, 1)),
                 mode=SampleMode.GREEDY,

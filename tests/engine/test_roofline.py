@@ -40,9 +40,7 @@ def cost(windows=(None, None, None)):
 def decode(*positions):
     n = len(positions)
     zeros = np.zeros((n, 4), np.int32)
-    batch = DecodeBatch(
-        tuple(range(n)), (0,) * n, np.arange(n), np.array(positions), zeros, zeros, mode=SampleMode.GREEDY
-    )
+    batch = DecodeBatch(tuple(range(n)), (0,) * n, np.arange(n), positions, zeros, zeros, mode=SampleMode.GREEDY)
     return StepPlan(decode=batch)
 
 

@@ -54,6 +54,6 @@ def test_decode_rows_are_named_and_nothing_else_of_them():
     table = np.ones((2, WIDTH), np.int32)
     sampling = np.ones((2, NUM_COLUMNS), np.int32)
     rows = np.array([2, 0], np.int32)
-    pack_decode(inputs, DecodeBatch((5, 6), (0, 0), rows, rows, (table, table), sampling, SampleMode.GREEDY))
+    pack_decode(inputs, DecodeBatch((5, 6), (0, 0), rows, (2, 0), (table, table), sampling, SampleMode.GREEDY))
     assert inputs.row_B.tolist() == [2, 0, PAD, PAD]
     assert (inputs.token_T, inputs.start_B, inputs.query_start_B1) == (None, None, None)
