@@ -9,7 +9,9 @@ them:
 
 head sizes      lanes come by 128: a smaller head is stored and multiplied with zeros behind it, so 64 costs
                 the memory of 128
-key heads       twice their number, counted in 32-bit words, must be 1, 2, 4 or a multiple of 8: refused by name
+key heads       twice their number, counted in 32-bit words, must be 1, 2, 4 or a multiple of 8, and heads above 128
+                lanes must be alone: others are cut into parts, with a call of the kernel for each; float32 heads above
+                128 lanes are refused by name
 page table      lies in scalar memory, 1 MiB less 8 KiB, in tiles of 8 rows and 128 pages: a larger one is refused by
                 name, and pages are as large by default as it takes for the table to fit
 many heads      a block of queries is halved until it fits into vector memory
@@ -40,9 +42,12 @@ DECODE_BLOCK_QUERIES = 8  # with 32, decode computes longer than it reads: 1.4 t
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TpuPages:
-    """One layer: X = 2K heads a token, key 0, value 0, key 1, value 1 and so on; H is a multiple of LANES."""
+    """One layer, in parts of some key heads each, in order; H is a multiple of LANES.
 
-    pages_PZXH: Array
+    A part has X = 2K heads a token: key 0, value 0, key 1, value 1 and so on.
+    """
+
+    parts_PZXH: tuple[Array, ...]
 
 
 class TpuAttention:
@@ -59,16 +64,22 @@ class TpuAttention:
         return size
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> TpuPages:
-        """Return one layer's pages, all zeros. Raises BadConfig if the kernel cannot hold so many key heads."""
-        _check_heads(kv_heads, jnp.dtype(dtype))
-        return TpuPages(jnp.zeros((num_pages, page_size, 2 * kv_heads, _round_up_to_lanes(head_dim)), dtype))
+        """Return one layer's pages, all zeros. Raises BadConfig if the kernel cannot hold such heads."""
+        dtype, stored_dim = jnp.dtype(dtype), _round_up_to_lanes(head_dim)
+        parts = _split_heads(kv_heads, stored_dim, dtype)
+        return TpuPages(tuple(jnp.zeros((num_pages, page_size, 2 * part, stored_dim), dtype) for part in parts))
 
     def write(self, pages: TpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> TpuPages:
         """Return the pages with the tokens in their slots. Donate pages."""
-        _, size, heads, stored_dim = pages.pages_PZXH.shape
-        both_TXH = jnp.stack([key_TKH, value_TKH], axis=2).reshape(key_TKH.shape[0], heads, key_TKH.shape[2])
-        both_TXH = _pad_last(both_TXH, stored_dim).astype(pages.pages_PZXH.dtype)
-        return TpuPages(pages.pages_PZXH.at[slot_T // size, slot_T % size].set(both_TXH))
+        num_tokens, kv_heads, head_dim = key_TKH.shape
+        both_TXH = jnp.stack([key_TKH, value_TKH], axis=2).reshape(num_tokens, 2 * kv_heads, head_dim)
+        written, end = [], 0
+        for part_PZXH in pages.parts_PZXH:
+            _, size, heads, stored_dim = part_PZXH.shape
+            start, end = end, end + heads
+            new_TXH = _pad_last(both_TXH[:, start:end], stored_dim).astype(part_PZXH.dtype)
+            written.append(part_PZXH.at[slot_T // size, slot_T % size].set(new_TXH))
+        return TpuPages(tuple(written))
 
     def attend(
         self,
@@ -87,7 +98,7 @@ class TpuAttention:
         """
         if sinks is not None:
             raise BadConfig("attention_backend 'tpu' has no attention sinks; try --attention-backend reference.")
-        _, size, heads, stored_dim = pages.pages_PZXH.shape
+        size = pages.parts_PZXH[0].shape[1]
         if window is not None:
             # The kernel fetches what lies behind a window and multiplies it by zero: freed pages must not be there.
             inputs = inputs.crop_to_window(window, size)
@@ -97,32 +108,50 @@ class TpuAttention:
                 f"attention_backend 'tpu': a page table of {rows} rows x {width} pages does not fit into the 1 MiB of"
                 " scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
             )
-        page_bytes = size * heads * stored_dim * pages.pages_PZXH.dtype.itemsize
-        block_pages = max(1, min(width, BLOCK_BYTES // page_bytes))
-        block_queries = _choose_block_queries(
-            DECODE_BLOCK_QUERIES if inputs.max_queries_per_row == 1 else BLOCK_QUERIES,
-            num_heads=query_TNH.shape[1],
-            stored_dim=stored_dim,
-            block_bytes=block_pages * page_bytes,
-            block_scores=block_pages * size * query_TNH.shape[1],
-        )
-        kernel_rows = _make_kernel_rows(inputs)
-        out_TNH = _import_kernel()(
-            _pad_last(query_TNH.astype(pages.pages_PZXH.dtype), stored_dim),
-            pages.pages_PZXH,
-            kernel_rows.length_B,
-            inputs.page_table_BW,
-            kernel_rows.query_start_B1,
-            kernel_rows.num_rows_1,
-            sm_scale=float(scale),
-            sliding_window=window,
-            soft_cap=softcap,
-            # Ours to choose: JAX's own table asks the device at hand, and its default overflows with small pages.
-            num_kv_pages_per_block=block_pages,
-            num_queries_per_block=min(query_TNH.shape[0], block_queries),
-        )
+        group = query_TNH.shape[1] // (sum(part.shape[2] for part in pages.parts_PZXH) // 2)
+        outputs, end = [], 0
+        for part_PZXH in pages.parts_PZXH:
+            start, end = end, end + group * part_PZXH.shape[2] // 2
+            outputs.append(_attend_part(query_TNH[:, start:end], part_PZXH, inputs, scale, window, softcap))
+        out_TNH = jnp.concatenate(outputs, axis=1) if len(outputs) > 1 else outputs[0]
         out_TNH = jnp.where(inputs.is_real_T[:, None, None], out_TNH[..., : query_TNH.shape[2]], 0)
         return out_TNH.astype(query_TNH.dtype)
+
+
+def _attend_part(
+    query_TNH: Array,
+    part_PZXH: Array,
+    inputs: AttentionInputs,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Array:
+    """Call JAX's kernel for some key heads. Rows of the result that are padding hold anything."""
+    _, size, heads, stored_dim = part_PZXH.shape
+    page_bytes = size * heads * stored_dim * part_PZXH.dtype.itemsize
+    block_pages = max(1, min(inputs.page_table_BW.shape[1], BLOCK_BYTES // page_bytes))
+    block_queries = _choose_block_queries(
+        DECODE_BLOCK_QUERIES if inputs.max_queries_per_row == 1 else BLOCK_QUERIES,
+        num_heads=query_TNH.shape[1],
+        stored_dim=stored_dim,
+        block_bytes=block_pages * page_bytes,
+        block_scores=block_pages * size * query_TNH.shape[1],
+    )
+    kernel_rows = _make_kernel_rows(inputs)
+    return _import_kernel()(
+        _pad_last(query_TNH.astype(part_PZXH.dtype), stored_dim),
+        part_PZXH,
+        kernel_rows.length_B,
+        inputs.page_table_BW,
+        kernel_rows.query_start_B1,
+        kernel_rows.num_rows_1,
+        sm_scale=float(scale),
+        sliding_window=window,
+        soft_cap=softcap,
+        # Ours to choose: JAX's own table asks the device at hand, and its default overflows with small pages.
+        num_kv_pages_per_block=block_pages,
+        num_queries_per_block=min(query_TNH.shape[0], block_queries),
+    )
 
 
 class KernelRows(NamedTuple):
@@ -170,14 +199,29 @@ def _choose_block_queries(most: int, *, num_heads: int, stored_dim: int, block_b
     return most
 
 
-def _check_heads(kv_heads: int, dtype: Any) -> None:
+def _split_heads(kv_heads: int, stored_dim: int, dtype: jnp.dtype) -> tuple[int, ...]:
+    """Return the numbers of key heads of the parts, as few parts as the kernel allows.
+
+    Raises BadConfig if the kernel takes not even one head of this size.
+    """
     per_word = max(1, 4 // dtype.itemsize)
-    words, rest = divmod(2 * kv_heads, per_word)
-    if rest or not (words in (1, 2, 4, 8) or words % 8 == 0):
-        raise BadConfig(
-            f"attention_backend 'tpu' cannot hold {kv_heads} key heads in {dtype}: JAX's kernel wants 1, 2, 4, 8 or a"
-            " multiple of 8; try --attention-backend reference."
-        )
+
+    def is_possible(part: int) -> bool:
+        words, rest = divmod(2 * part, per_word)
+        if stored_dim > LANES:  # the strides of several heads are implemented for one tile of lanes
+            return part == 1 and words == 1 and not rest
+        return not rest and (words in (1, 2, 4, 8) or words % 8 == 0)
+
+    parts: list[int] = []
+    while (left := kv_heads - sum(parts)) > 0:
+        part = next((part for part in range(left, 0, -1) if is_possible(part)), None)
+        if part is None:
+            raise BadConfig(
+                f"attention_backend 'tpu' cannot hold heads of {stored_dim} lanes in {dtype}; try --dtype bfloat16, or"
+                " --attention-backend reference."
+            )
+        parts.append(part)
+    return tuple(parts)
 
 
 def _round_up_to_lanes(head_dim: int) -> int:

@@ -22,8 +22,9 @@ V5E = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platfo
         ([1, 16, 150, 0], 1, 4, 2, 64, {}),
         ([40, 0, 21], 3, 3, 1, 128, {"window": 7}),
         ([20], 16, 2, 2, 80, {"softcap": 5.0}),
+        ([40, 0, 21], 3, 6, 3, 64, {"window": 7}),
     ],
-    ids=["decode, a padding row", "chunks with a window", "a chunk with a soft cap"],
+    ids=["decode, a padding row", "chunks with a window", "a chunk with a soft cap", "two parts"],
 )
 def test_it_answers_as_every_backend_must(tpu_backend, lengths, columns, heads, kv_heads, head_dim, how):
     case = Case(tpu_backend, lengths, columns, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
@@ -57,6 +58,8 @@ def test_the_kernel_is_told_of_no_rows_behind_the_last_query(starts, told):
         (1, 512, 16, 8, 128, {"softcap": 30.0}),
         (1, 2048, 64, 4, 128, {}),
         (4, 16, 8, 1, 80, {"window": 64, "softcap": 30.0}),
+        (32, 1, 9, 3, 64, {}),
+        (32, 1, 16, 8, 256, {"softcap": 50.0}),
     ],
 )
 def test_it_lowers_for_a_tpu(rows, columns, heads, kv_heads, head_dim, how):
@@ -81,8 +84,8 @@ def test_it_lowers_for_a_tpu(rows, columns, heads, kv_heads, head_dim, how):
 
 def test_what_the_kernel_cannot_hold_is_refused_by_name():
     backend = TpuAttention()
-    with pytest.raises(BadConfig, match="3 key heads in bfloat16"):
-        backend.make_pages(4, 16, 3, 64, jnp.bfloat16)
+    with pytest.raises(BadConfig, match="heads of 256 lanes in float32"):
+        backend.make_pages(4, 16, 3, 192, jnp.float32)
     pages = backend.make_pages(4, 16, 2, 64, jnp.bfloat16)
     wide = AttentionInputs(*(np.zeros(s, np.int32) for s in ((256,), (256,), (256, 2048), (256,), (257,))), 1)
     with pytest.raises(BadConfig, match=r"256 rows x 2048 pages.*--block-size"):
@@ -140,6 +143,16 @@ def test_a_block_of_queries_fits_into_vector_memory(monkeypatch, heads, kv_heads
         monkeypatch, 8 if columns == 1 else 1, 512, columns=columns, heads=heads, kv_heads=kv_heads
     )
     assert keywords["num_queries_per_block"] == queries
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "head_dim", "parts"),
+    [(8, 128, [8]), (24, 64, [24]), (3, 64, [2, 1]), (10, 128, [8, 2]), (7, 80, [4, 2, 1]), (2, 256, [1, 1])],
+)
+def test_key_heads_lie_in_as_few_parts_as_the_kernel_allows(kv_heads, head_dim, parts):
+    """All others fail to compile, with JAX's message or libtpu 0.0.42's: heads above 128 lanes have no strides."""
+    pages = jax.eval_shape(lambda: TpuAttention().make_pages(9, 16, kv_heads, head_dim, jnp.bfloat16))
+    assert [part.shape[2] // 2 for part in pages.parts_PZXH] == parts
 
 
 def test_auto_takes_it_on_a_tpu_and_nowhere_else():
