@@ -203,7 +203,7 @@ def _open_model(
     architecture = find_architecture(model_config)
     spec = architecture.spec(model_config)
     placement = placement or choose_placements(config)[0]
-    check_partition(spec, placement.ranks)
+    check_partition(spec, placement.ranks, config.quantization)
     dtype = _dtype(config, placement.platform)
     leaves = architecture.params(spec)
     _check_quantization(config, placement.platform, dtype)

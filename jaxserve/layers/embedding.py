@@ -25,22 +25,23 @@ class Embedding(nnx.Module):
     def __call__(self, token_T: Array) -> Array:
         """Return x_TD for token_T int32. Ids outside the vocabulary read the nearest row."""
         table = self.table.get_value()
-        if isinstance(table, quant.PackedWeight):
-            return quant.embedding_rows(table, token_T)
-        if self.ranks.size > 1:
-            return self._take_rows(table, token_T)
-        return jnp.take(table, token_T, axis=0, mode="clip")
-
-    def _take_rows(self, table: Array, token_T: Array) -> Array:
-        """Return the rows of tokens; the ranks that do not have a token's row add zeros."""
-        num = table.shape[0]
+        if self.ranks.size == 1:
+            return _take_rows(table, token_T)
+        num = table.shape[1] if isinstance(table, quant.PackedWeight) else table.shape[0]
         row_T = token_T - self.ranks.offset(num)
-        x_TD = jnp.take(table, row_T, axis=0, mode="clip")
-        return self.ranks.sum(jnp.where(((row_T >= 0) & (row_T < num))[:, None], x_TD, 0))
+        is_here_T = (row_T >= 0) & (row_T < num)  # ranks that do not have a token's row add zeros
+        return self.ranks.sum(jnp.where(is_here_T[:, None], _take_rows(table, row_T), 0))
 
     def compute_logits(self, hidden_BD: Array) -> Array:
         """Return logits_BV float32 for hidden_BD, in a model whose head is tied to the embedding."""
         return compute_logits(hidden_BD, self.table.get_value())
+
+
+def _take_rows(table: Array | quant.PackedWeight, row_T: Array) -> Array:
+    """Return rows of a table [T, D]; indices outside read the nearest."""
+    if isinstance(table, quant.PackedWeight):
+        return quant.embedding_rows(table, row_T)
+    return jnp.take(table, row_T, axis=0, mode="clip")
 
 
 class LMHead(nnx.Module):

@@ -35,7 +35,8 @@ class PackedWeight:
     """A weight [in, out]: data uint8 [groups of 16 outputs, blocks of 32 inputs, BLOCK_BYTES], ends padded.
 
     Experts are stacked along an axis before these.
-    native   the kernel computes its products; else plain jnp does. Chosen once, in `abstract_packed`
+    width_in, width_out   of the weight on all ranks together
+    native                the kernel computes its products; else plain jnp does. Chosen once, in `abstract_packed`
     """
 
     data: Any
@@ -43,6 +44,12 @@ class PackedWeight:
     width_in: int
     width_out: int
     native: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Inputs and outputs of the data at hand. Those of a rank's part fill its blocks and groups."""
+        groups, blocks = self.data.shape[-3:-1]
+        return min(self.width_in, blocks * BLOCK_SIZE), min(self.width_out, groups * GROUP_SIZE)
 
 
 def abstract_packed(
@@ -74,7 +81,7 @@ def packed_matmul(x_TI: Array, *weights: PackedWeight) -> tuple[Array, ...]:
     """
     x = x_TI.astype(jnp.float32)
     if all(weight.native for weight in weights):
-        shapes = tuple(jax.ShapeDtypeStruct((x.shape[0], weight.width_out), jnp.float32) for weight in weights)
+        shapes = tuple(jax.ShapeDtypeStruct((x.shape[0], weight.shape[1]), jnp.float32) for weight in weights)
         outputs = jax.ffi.ffi_call("jaxserve_linear", shapes)(x, *(weight.data for weight in weights))
     else:
         rounded = round_activations(x)
@@ -89,7 +96,7 @@ def packed_expert_matmul(x_SI: Array, count_E: Array, *weights: PackedWeight) ->
 
     Only for weights whose products the kernel computes. Rows that are not counted give 0.
     """
-    shapes = tuple(jax.ShapeDtypeStruct((len(x_SI), weight.width_out), jnp.float32) for weight in weights)
+    shapes = tuple(jax.ShapeDtypeStruct((len(x_SI), weight.shape[1]), jnp.float32) for weight in weights)
     call = jax.ffi.ffi_call("jaxserve_packed_experts", shapes)
     outputs = call(x_SI.astype(jnp.float32), count_E, *(weight.data for weight in weights))
     return tuple(y.astype(x_SI.dtype) for y in outputs)
@@ -109,7 +116,8 @@ def unpack(weight: PackedWeight) -> Array:
     value_GBQOI = _dequantize(*_split_fields(weight.kind, weight.data))
     groups, blocks = weight.data.shape[:2]
     value_IO = jnp.transpose(value_GBQOI, (1, 2, 4, 0, 3)).reshape(blocks * BLOCK_SIZE, groups * GROUP_SIZE)
-    return value_IO[: weight.width_in, : weight.width_out]
+    width_in, width_out = weight.shape
+    return value_IO[:width_in, :width_out]
 
 
 def embedding_rows(weight: PackedWeight, index_T: Array) -> Array:
@@ -117,14 +125,15 @@ def embedding_rows(weight: PackedWeight, index_T: Array) -> Array:
 
     Indices outside read the nearest.
     """
-    index_T = jnp.clip(index_T, 0, weight.width_out - 1)
+    width_in, width_out = weight.shape
+    index_T = jnp.clip(index_T, 0, width_out - 1)
     data_TBX = jnp.take(weight.data, index_T // GROUP_SIZE, axis=0)
     lane = (index_T % GROUP_SIZE).reshape(-1, 1, 1)
     code, scale, minimum = _split_fields(weight.kind, data_TBX)
     code = jnp.take_along_axis(code, lane[..., None, None], axis=3)
     scale = jnp.take_along_axis(scale, lane, axis=2)
     minimum = None if minimum is None else jnp.take_along_axis(minimum, lane, axis=2)
-    return _dequantize(code, scale, minimum).reshape(len(index_T), -1)[:, : weight.width_in]
+    return _dequantize(code, scale, minimum).reshape(len(index_T), -1)[:, :width_in]
 
 
 def _split_fields(kind: PackedKind, data: Array) -> tuple[Array, Array, Array | None]:

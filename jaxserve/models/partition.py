@@ -3,6 +3,9 @@
 Heads, hidden numbers and the vocabulary are split. A rank has the key heads that its query heads read: with more ranks
 than key heads, several ranks have the same one. A vocabulary that cannot be split evenly is filled up with rows of
 zeros, whose logits are -inf. What is not split, such as norms and routers, every rank has whole.
+
+Packed weights are split along the same axes, in whole blocks of inputs and whole groups of outputs, so each rank's part
+is what it is in the whole weight, bit for bit.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,35 +14,47 @@ from dataclasses import replace
 import jax
 
 from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.config import Quantization
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
-from jaxserve.layers.quant import PackedWeight
+from jaxserve.layers.quant import BLOCK_BYTES, BLOCK_SIZE, GROUP_SIZE, PackedWeight
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec
 from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.ranks import Ranks
-from jaxserve.parallel.sharding import pad_vocab
+from jaxserve.parallel.sharding import Axis, pad_vocab
 
 
-def check_partition(spec: DecoderSpec, ranks: Ranks) -> None:
+def check_partition(spec: DecoderSpec, ranks: Ranks, quantization: Quantization = "none") -> None:
     """Check that a model can be divided among so many ranks.
 
     Raises BadConfig, with the numbers of ranks that are possible.
     """
-    fault = _find_fault(spec, ranks)
+    fault = _find_fault(spec, ranks, quantization)
     if fault is None:
         return
     most = max(layer.attention.num_heads for layer in spec.layers)
-    possible = [size for size in range(1, most + 1) if not _find_fault(spec, replace(ranks, size=size))]
+    possible = [size for size in range(1, most + 1) if not _find_fault(spec, replace(ranks, size=size), quantization)]
     others = f"try {', '.join(map(str, possible))}" if possible else "leave it out"
     raise BadConfig(f"tensor_parallel_size={ranks.size} cannot divide {fault}; {others}.")
 
 
-def _find_fault(spec: DecoderSpec, ranks: Ranks) -> str | None:
+def _find_fault(spec: DecoderSpec, ranks: Ranks, quantization: Quantization) -> str | None:
     """Name a size that the number of ranks does not divide; None if it divides all."""
     if ranks.size == 1:
         return None
     sizes = (size for layer in spec.layers for size in _split_sizes(layer, ranks))
-    return next((f"{size} {name}" for size, name, is_possible in sizes if not is_possible), None)
+    fault = next((f"{size} {name}" for size, name, is_possible in sizes if not is_possible), None)
+    if fault is not None or quantization == "none":
+        return fault
+    packed = (each for layer in spec.layers for each in _packed_sizes(layer, ranks))
+    return next(
+        (
+            f"{size} {name} into whole blocks of {block}, which quantization={quantization!r} packs"
+            for size, name, part, block in packed
+            if part % block
+        ),
+        None,
+    )
 
 
 def _split_sizes(layer: LayerSpec, ranks: Ranks) -> Iterator[tuple[int, str, bool]]:
@@ -57,6 +72,24 @@ def _split_sizes(layer: LayerSpec, ranks: Ranks) -> Iterator[tuple[int, str, boo
     if isinstance(mlp, MoESpec) and mlp.shared is not None:
         yield mlp.shared.hidden, "hidden numbers of the shared expert", mlp.shared.hidden % size == 0
         yield mlp.shared.hidden, "hidden numbers of a shared expert with biases", not mlp.shared.bias
+
+
+def _packed_sizes(layer: LayerSpec, ranks: Ranks) -> Iterator[tuple[int, str, int, int]]:
+    """Yield the sizes of packed weights that are split.
+
+    Each with its name, the part of a rank, and the size of the blocks that cannot be cut.
+    """
+    attention, mlp, size = layer.attention, layer.mlp, ranks.size
+    yield attention.query_width, "numbers of query heads", attention.query_width // size, BLOCK_SIZE
+    key_part = max(1, attention.num_kv_heads // size) * attention.head_dim
+    yield attention.key_width, "numbers of key heads", key_part, GROUP_SIZE
+    if not isinstance(mlp, MoESpec):
+        yield mlp.hidden, "hidden numbers", mlp.hidden // size, BLOCK_SIZE
+        return
+    if not ranks.splits_experts:
+        yield mlp.hidden, "hidden numbers of an expert", mlp.hidden // size, BLOCK_SIZE
+    if mlp.shared is not None:
+        yield mlp.shared.hidden, "hidden numbers of the shared expert", mlp.shared.hidden // size, BLOCK_SIZE
 
 
 def local_caches(caches: Sequence[LayerCache], size: int) -> tuple[LayerCache, ...]:
@@ -80,24 +113,34 @@ def place_params(
     spec: DecoderSpec,
     placement: Placement,
 ) -> dict[ParamPath, jax.ShapeDtypeStruct | PackedWeight]:
-    """Return the shapes of weights as they lie on the devices, with their shardings.
-
-    Raises BadConfig for packed weights on several devices.
-    """
+    """Return the shapes of weights as they lie on the devices, with their shardings."""
 
     def place(path: ParamPath, shape: jax.ShapeDtypeStruct | PackedWeight) -> jax.ShapeDtypeStruct | PackedWeight:
-        if not isinstance(shape, PackedWeight):
-            whole = _whole_shape(path, params[path], spec, placement.size)
-            return jax.ShapeDtypeStruct(whole, shape.dtype, sharding=placement.split(params[path].axes))
-        if placement.size > 1:
-            raise BadConfig(
-                f"quantization={shape.kind!r} packs weights for one device, and tensor_parallel_size={placement.size};"
-                " leave one of them out."
-            )
-        data = jax.ShapeDtypeStruct(shape.data.shape, shape.data.dtype, sharding=placement.replicated)
-        return replace(shape, data=data)
+        whole, axes = _whole_shape(path, params[path], spec, placement.size), params[path].axes
+        if isinstance(shape, PackedWeight):
+            return _place_packed(shape, whole, axes, path[-1] == "table", placement)
+        return jax.ShapeDtypeStruct(whole, shape.dtype, sharding=placement.split(axes))
 
     return {path: place(path, shape) for path, shape in shapes.items()}
+
+
+def _place_packed(
+    weight: PackedWeight, shape: tuple[int, ...], axes: tuple[Axis | None, ...], is_table: bool, placement: Placement
+) -> PackedWeight:
+    """Return a packed weight as it lies on the devices.
+
+    shape, axes   of its values, [in, out], with stacked experts before them
+    is_table      its values are [out, in]
+    """
+    *experts, first, last = zip(shape, axes, strict=True)
+    (width_out, axis_out), (width_in, axis_in) = (first, last) if is_table else (last, first)
+    groups, blocks, num_bytes = -(-width_out // GROUP_SIZE), -(-width_in // BLOCK_SIZE), BLOCK_BYTES[weight.kind]
+    data = jax.ShapeDtypeStruct(
+        (*(size for size, _ in experts), groups, blocks, num_bytes),
+        weight.data.dtype,
+        sharding=placement.split((*(axis for _, axis in experts), axis_out, axis_in, None)),
+    )
+    return replace(weight, data=data, width_in=width_in, width_out=width_out)
 
 
 def _whole_shape(path: ParamPath, param: ParamSpec, spec: DecoderSpec, num_ranks: int) -> tuple[int, ...]:

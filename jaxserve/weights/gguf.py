@@ -206,7 +206,8 @@ def dequantize_blocks(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndar
 def split_blocks(rows: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
     """Split rows of Q8_0 blocks (float16 scale, 32 codes) or Q4_1 blocks (scale, minimum, 16 bytes) into fields."""
     num_float16s = {"int8": 1, "int4": 2}[kind]
-    blocks = rows.reshape(len(rows), -1, GGML_QUANT_SIZES[BLOCK_TYPES[kind]][1])
+    _, block_bytes = GGML_QUANT_SIZES[BLOCK_TYPES[kind]]
+    blocks = rows.reshape(len(rows), rows.shape[1] // block_bytes, block_bytes)
     float16s = np.ascontiguousarray(blocks[..., : 2 * num_float16s]).view(np.float16)
     code = blocks[..., 2 * num_float16s :]
     if kind == "int8":

@@ -12,6 +12,7 @@ from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import Origin, ParamSpec, Source
 from jaxserve.models.partition import check_partition, local_caches
+from jaxserve.models.spec import MLPSpec
 from jaxserve.parallel.ranks import Ranks
 from jaxserve.parallel.sharding import EXPERT_RULES, RULES, pad_vocab, split_axes
 from jaxserve.weights.shards import read_shard
@@ -38,6 +39,23 @@ def test_key_heads_may_be_fewer_than_ranks_but_must_divide_evenly():
     odd = replace(PLAIN, layers=(replace(PLAIN.layers[0], attention=attention),))
     with pytest.raises(BadConfig, match="cannot divide 3 key heads; try 1, 3, 6, 12"):
         check_partition(odd, Ranks(2))
+
+
+def test_numbers_that_would_cut_packed_blocks_are_refused_with_those_that_do_not():
+    """Heads are half as wide as a block of inputs, and as wide as a group of outputs."""
+    attention = replace(PLAIN.layers[0].attention, num_heads=8, num_kv_heads=8, head_dim=16)
+    layer = replace(PLAIN.layers[0], attention=attention, mlp=MLPSpec(hidden=192))
+    spec = replace(PLAIN, layers=(layer,))
+    check_partition(spec, Ranks(8))
+    check_partition(spec, Ranks(2), "int8")
+    for size, fault in (4, "192 hidden numbers"), (8, "128 numbers of query heads"):
+        with pytest.raises(
+            BadConfig, match=f"{fault} into whole blocks of 32, which quantization='int4' packs; try 1, 2"
+        ):
+            check_partition(spec, Ranks(size), "int4")
+    narrow_keys = replace(layer, attention=replace(attention, num_heads=16, num_kv_heads=1, head_dim=8))
+    with pytest.raises(BadConfig, match="8 numbers of key heads into whole blocks of 16"):
+        check_partition(replace(PLAIN, layers=(narrow_keys,)), Ranks(2), "int8")
 
 
 def test_a_rank_keeps_the_key_heads_of_its_queries():

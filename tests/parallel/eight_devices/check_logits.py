@@ -1,17 +1,14 @@
 """Several devices give the logits of one, and exchange what the network's design says and nothing else."""
 
-import re
 from collections import Counter
 from functools import cache
 
 import numpy as np
 import pytest
 
-from tests.engine.hlo import instructions
-from tests.parallel.eight_devices.models import FAMILIES, Prefill, write
+from tests.parallel.eight_devices.models import FAMILIES, Prefill, list_collectives, write
 
 NUM_TOKENS = 40  # more than the window of 20
-COLLECTIVE = re.compile(r"^(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)")
 # A sum after the embedding and two a layer; where norms are over all heads, the means of queries and keys together.
 NUM_SUMS = {"llama": 5, "gemma3": 5, "olmo2": 7, "qwen3_moe": 5, "starcoder2": 5}
 
@@ -47,8 +44,7 @@ def test_logits_are_those_of_one_device(make, expected, family, size, has_expert
 @pytest.mark.parametrize(("family", "size", "has_expert_parallelism"), CASES)
 def test_collectives_are_sums_of_activations(make, family, size, has_expert_parallelism):
     """Nothing as large as the pages or the logits is exchanged: no more than the activations of the tokens."""
-    text = make(family, size, has_expert_parallelism).program.as_text()
-    found = [(op, elements) for _, op, elements in instructions(text) if COLLECTIVE.match(op)]
+    found = list_collectives(make(family, size, has_expert_parallelism).program)
     assert Counter(op for op, _ in found) == {"all-reduce": NUM_SUMS[family]}
     assert max(elements for _, elements in found) == NUM_TOKENS * 64
 
@@ -56,11 +52,4 @@ def test_collectives_are_sums_of_activations(make, family, size, has_expert_para
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_device_holds_its_part_of_the_weights_alone(make, family):
     """What is not split are norms and routers, less than a twentieth; key heads are repeated."""
-
-    def bytes_of_one(leaf) -> int:
-        return leaf.addressable_shards[0].data.nbytes
-
-    def total(size: int) -> int:
-        return sum(map(bytes_of_one, make(family, size).leaves.values()))
-
-    assert total(2) < 0.55 * total(1)
+    assert make(family, 2).weight_bytes < 0.55 * make(family, 1).weight_bytes

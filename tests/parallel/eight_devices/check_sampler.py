@@ -1,6 +1,5 @@
 """The sampler on two and eight ranks: the tokens and ranks of one device from the same logits, by small exchanges."""
 
-import re
 from functools import partial
 
 import jax
@@ -15,10 +14,9 @@ from jaxserve.sampling import penalties
 from jaxserve.sampling.columns import pack_params, unpack_columns
 from jaxserve.sampling.sampler import LogitsInputs, LogprobsConfig, SampleMode, sample
 from jaxserve.sampling_params import SamplingParams
-from tests.engine.hlo import instructions
+from tests.parallel.eight_devices.models import list_collectives
 
 ROWS, VOCAB, TOP, CANDIDATES = 24, 1024, 5, 8
-COLLECTIVE = re.compile(r"^(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)")
 EXACT = ("token_B", "rank_B", "top_id_BK", "candidate_id_BC")
 PARAMS = [
     {"temperature": 0.0},
@@ -68,7 +66,7 @@ def test_every_token_is_that_of_one_device(mode):
                 np.testing.assert_array_equal(getattr(output, name), getattr(expected, name), err_msg=name)
             jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), output, expected)
     for program in several:
-        sizes = [size for _, op, size in instructions(program.as_text()) if COLLECTIVE.match(op)]
+        sizes = [size for _, size in list_collectives(program)]
         assert (
             sizes and max(sizes) <= ROWS * CANDIDATES * 8
         )  # the best of every rank; the logits are four times as many

@@ -5,12 +5,13 @@ import random
 import pytest
 
 from jaxserve import LLM, SamplingParams
-from tests.parallel.eight_devices.models import write
+from tests.parallel.eight_devices.models import PACKABLE, keep_activations, write
 
 NUM_REQUESTS, NUM_TOKENS = 200, 6
 SETTINGS = {"max_model_len": 64, "max_num_seqs": 2, "max_num_batched_tokens": 32, "num_gpu_blocks_override": 40}
 SETTINGS |= {"max_logprobs": 3, "quiet": True, "roofline": False, "compilation_cache_dir": "none"}
-CASES = [("llama", 2, False), ("gemma3", 4, False), ("qwen3_moe", 8, True)]
+CASES = [("llama", 2, False, "none"), ("gemma3", 4, False, "none"), ("qwen3_moe", 8, True, "none")]
+CASES += [("llama", 4, False, "int4"), ("qwen3_moe", 2, False, "int4"), ("qwen3_moe", 8, True, "int8")]
 
 
 def make_params(rng: random.Random) -> SamplingParams:
@@ -51,8 +52,11 @@ def run(directory, **sizes) -> list:
     return [[(list(choice.token_ids), choice.finish_reason) for choice in each.choices] for each in completions]
 
 
-@pytest.mark.parametrize(("family", "size", "has_expert_parallelism"), CASES)
-def test_tokens_are_those_of_one_device(tmp_path, family, size, has_expert_parallelism):
-    directory = write(tmp_path / family, family)
-    several = run(directory, tensor_parallel_size=size, enable_expert_parallel=has_expert_parallelism)
-    assert several == run(directory)
+@pytest.mark.parametrize(("family", "size", "has_expert_parallelism", "quantization"), CASES)
+def test_tokens_are_those_of_one_device(tmp_path, family, size, has_expert_parallelism, quantization, monkeypatch):
+    """But for the rounding of activations beside packed weights, see check_packed.py."""
+    if quantization != "none":
+        keep_activations(monkeypatch)
+    directory = write(tmp_path / family, family, **({} if quantization == "none" else PACKABLE[family]))
+    sizes = {"tensor_parallel_size": size, "enable_expert_parallel": has_expert_parallelism}
+    assert run(directory, quantization=quantization, **sizes) == run(directory, quantization=quantization)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,13 +17,9 @@ from jaxserve.weights import orbax
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.load import load_params
 from jaxserve.weights.protocol import Checkpoint
-from tests.parallel.eight_devices.models import write
+from tests.parallel.eight_devices.models import PACKABLE, write
 from tests.weights import gguf_writer
 from tests.weights.counting import CountingCheckpoint
-
-# A rank's part of every matrix has whole blocks of 32 numbers in a row.
-SIZES = {"num_key_value_heads": 8, "head_dim": 32, "intermediate_size": 256}
-FAMILIES = {"llama": SIZES, "qwen3_moe": SIZES | {"moe_intermediate_size": 256, "mlp_only_layers": []}}
 
 
 def in_safetensors(path: Path) -> Checkpoint:
@@ -42,23 +39,26 @@ def in_orbax(path: Path) -> Checkpoint:
 
 
 def load(checkpoint: Checkpoint, **sizes: Any) -> dict:
-    [placement] = choose_placements(EngineConfig(**sizes))
+    config = EngineConfig(**sizes)
+    [placement] = choose_placements(config)
     architecture = registry.find_architecture(checkpoint.config)
     spec = architecture.spec(checkpoint.config)
     params = architecture.params(spec)
-    targets = place_params(registry.abstract_params(params, jnp.float32), params, spec, placement)
-    return load_params(checkpoint, params, targets)
+    shapes = registry.abstract_params(params, jnp.float32, config.quantization)
+    return load_params(checkpoint, params, place_params(shapes, params, spec, placement))
 
 
 @pytest.mark.parametrize("has_expert_parallelism", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKABLE)
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 @pytest.mark.parametrize("written_in", [in_safetensors, in_gguf, in_orbax])
-def test_eight_ranks_read_one_checkpoint(tmp_path, written_in, family, has_expert_parallelism):
-    checkpoint = written_in(write(tmp_path, family, **FAMILIES[family]))
+def test_eight_ranks_read_one_checkpoint(tmp_path, written_in, family, quantization, has_expert_parallelism):
+    checkpoint = written_in(write(tmp_path, family, **PACKABLE[family], num_key_value_heads=8))
     counting = CountingCheckpoint(checkpoint)
     sizes = {"tensor_parallel_size": 8, "enable_expert_parallel": has_expert_parallelism}
-    whole, split = load(checkpoint), load(counting, **sizes)
+    whole = load(checkpoint, quantization=quantization)
+    split = load(counting, quantization=quantization, **sizes)
     assert counting.num_bytes == sum(info.nbytes for info in checkpoint.tensors.values())
-    for path, leaf in whole.items():
-        filled_up = np.asarray(split[path])
+    for path, weight in whole.items():
+        (leaf,), (filled_up,) = (map(np.asarray, jax.tree.leaves(each)) for each in (weight, split[path]))
         np.testing.assert_array_equal(filled_up[tuple(map(slice, leaf.shape))], leaf, err_msg=str(path))

@@ -1,5 +1,6 @@
 """Tiny random checkpoints whose sizes can be divided by eight, and their decoders on some ranks."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.cache.groups import make_groups
 from jaxserve.cache.pages import make_pages
 from jaxserve.config import EngineConfig
+from jaxserve.layers import quant
 from jaxserve.models import registry
 from jaxserve.models.partition import check_partition, local_caches, place_params
+from jaxserve.native import library
 from jaxserve.parallel.placement import choose_placements
 from jaxserve.parallel.sharding import BY_VOCAB, STACKED, WHOLE, split_specs
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.load import load_params
+from tests.engine.hlo import instructions
 from tests.models.tiny import load_script
 
 script = load_script("make_tiny_model")
@@ -30,6 +34,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "starcoder2": {"num_key_value_heads": 4},  # biases, of sums over ranks, too
     "qwen3_moe": {"num_key_value_heads": 1},
 }
+PACKABLE: dict[str, dict[str, Any]] = {
+    "llama": {"head_dim": 32, "intermediate_size": 256},
+    "qwen3_moe": {"head_dim": 32, "intermediate_size": 256, "moe_intermediate_size": 256, "mlp_only_layers": []},
+}
+"""Sizes of which an eighth is a multiple of 32."""
 
 
 def write(directory: Path, family: str, **others: Any) -> Path:
@@ -47,13 +56,15 @@ class Prefill:
     """The forward pass of one prompt on some ranks: logits, and the compiled program."""
 
     def __init__(self, directory: Path, num_tokens: int, **sizes: Any) -> None:
-        [placement] = choose_placements(EngineConfig(**sizes))
+        config = EngineConfig(**sizes)
+        [placement] = choose_placements(config)
         checkpoint = open_checkpoint(directory)
         architecture = registry.find_architecture(checkpoint.config)
         spec, backend = architecture.spec(checkpoint.config), choose_backend("reference", "cpu")
-        check_partition(spec, placement.ranks)
+        check_partition(spec, placement.ranks, config.quantization)
         params = architecture.params(spec)
-        targets = place_params(registry.abstract_params(params, jnp.float32), params, spec, placement)
+        shapes = registry.abstract_params(params, jnp.float32, config.quantization)
+        targets = place_params(shapes, params, spec, placement)
         self.leaves = load_params(checkpoint, params, targets)
         self.vocab_size = spec.vocab_size
         groups = make_groups(local_caches(architecture.cache(spec), placement.size))
@@ -72,10 +83,29 @@ class Prefill:
         token_T = jax.ShapeDtypeStruct((num_tokens,), jnp.int32)
         self.program = program.lower(self.leaves, self.pages, token_T).compile()
 
+    @property
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weights that one device has."""
+        return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(self.leaves))
+
     def logits(self, token_T: np.ndarray) -> np.ndarray:
         """Return the logits after each token; run once, since the pages are donated."""
         logits_TV, _ = self.program(self.leaves, self.pages, token_T)
         return np.asarray(logits_TV)[:, : self.vocab_size]
+
+
+def keep_activations(monkeypatch: Any) -> None:
+    """Compute products with packed weights from activations as they are, which kernels would round to int8."""
+    monkeypatch.setattr(quant, "round_activations", lambda x_TI: x_TI)
+    monkeypatch.setattr(library, "is_usable", lambda: False)
+
+
+COLLECTIVE = re.compile(r"^(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)")
+
+
+def list_collectives(program: Any) -> list[tuple[str, int]]:
+    """Return the collectives of a compiled program: each with the number of values that a device exchanges."""
+    return [(op, size) for _, op, size in instructions(program.as_text()) if COLLECTIVE.match(op)]
 
 
 def one_prompt(num_tokens: int) -> AttentionInputs:
