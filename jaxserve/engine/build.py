@@ -22,6 +22,7 @@ from jaxserve.engine.compile import compile_all, compile_counter, use_compilatio
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.executor import Executor
 from jaxserve.engine.profiler import make_profiler
+from jaxserve.engine.program_memory import abstract_state, measure_scratch
 from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.engine.request import NO_TRACKERS, TrackerFactory
@@ -125,6 +126,20 @@ class _OpenedModel:
         return sum(shard_bytes(leaf) for leaf in jax.tree.leaves(self.shapes))
 
 
+@dataclass(frozen=True, slots=True)
+class _ProgramPlan:
+    """The programs of an engine and the size of its cache, which fit together.
+
+    config       The configuration with all limits resolved to numbers.
+    make_pages   Make the pages of one device.
+    """
+
+    config: EngineConfig
+    size: CacheSize
+    table: ProgramTable
+    make_pages: Callable[[], Any]
+
+
 def build(
     config: EngineConfig,
     progress: ProgressCallback | None = None,
@@ -137,7 +152,7 @@ def build(
     config       The configuration.
     progress     Called with phase, done and total.
     on_path      Called with the model's path as soon as it is known.
-    on_checked   Called when everything fits, before the first slow step; returns what makes the objects that follow
+    on_checked   Called when everything fits, before weights are read; returns what makes the objects that follow
                  outputs. What these two raise ends the start.
     placement    The devices; by default those of the first replica.
 
@@ -148,25 +163,22 @@ def build(
     backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
     config = _resolve_page_size(config, model, backend)
-    size = _cache_size(config, model, backend, groups)
-    config, chunk_tokens = _resolve_limits(config, size, model.placement.platform)
-    spec = model.spec.for_length(size.max_model_len)
-    num_pages = [group.num_pages for group in size.groups]
-    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.page_size, dtype=model.dtype)
-    jax.eval_shape(make)  # raises if the backend does not support these pages
+    directory = use_compilation_cache(config.compilation_cache_dir)
+    plan = _plan_programs(config, model, backend, groups)
+    if _needs_scratch(config, model.placement):
+        scratch_bytes = _measure_scratch(plan, model, directory)
+        plan = _plan_programs(config, model, backend, groups, scratch_bytes)
+    config, size, spec = plan.config, plan.size, plan.table.model.spec
     default_generation = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
     generation_config = default_generation | model.checkpoint.generation_config
     trackers = NO_TRACKERS
     if on_checked:
         trackers = on_checked(CheckedModel(config, spec, model.path, model.config, generation_config))
 
-    directory = use_compilation_cache(config.compilation_cache_dir)
     roofline = _roofline(config, model, spec)
-    ranks = model.placement.ranks
-    context = ModelContext(spec, model.dtype, tuple(model.shapes), backend, config.page_size, groups, ranks)
-    buckets = _buckets(config, model.placement.platform, chunk_tokens)
-    executor = _executor(config, context, list(model.shapes.values()), make, size, model.placement, buckets, directory)
+    executor = _executor(plan, list(model.shapes.values()), directory)
     num_programs, hits = _load(model, executor, directory, progress)
+    buckets = plan.table.buckets
     return LoadedEngine(
         engine=_engine(config, Runner(executor), size, buckets, spec.vocab_size, roofline, trackers),
         config=config,
@@ -281,9 +293,13 @@ def _check_quantization(config: EngineConfig, platform: str, dtype: np.dtype) ->
 
 
 def _cache_size(
-    config: EngineConfig, model: _OpenedModel, backend: AttentionBackend, groups: Sequence[CacheGroup]
+    config: EngineConfig,
+    model: _OpenedModel,
+    backend: AttentionBackend,
+    groups: Sequence[CacheGroup],
+    scratch_bytes: int,
 ) -> CacheSize:
-    limit, memory = model.spec.max_position_embeddings, model.placement.memory(model.weight_bytes)
+    limit, memory = model.spec.max_position_embeddings, model.placement.memory(model.weight_bytes, scratch_bytes)
     if config.max_model_len is not None and config.max_model_len > limit:
         raise BadConfig(
             f"max_model_len={config.max_model_len} is more than the model's own {limit} positions;"
@@ -362,25 +378,27 @@ def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
     )
 
 
-def _executor(
+def _plan_programs(
     config: EngineConfig,
-    model: ModelContext,
-    weights: list[jax.ShapeDtypeStruct | PackedWeight],
-    make: Callable[[], Any],
-    size: CacheSize,
-    placement: Placement,
-    buckets: Buckets,
-    directory: Path | None,
-) -> Executor:
+    model: _OpenedModel,
+    backend: AttentionBackend,
+    groups: tuple[CacheGroup, ...],
+    scratch_bytes: int = 0,
+) -> _ProgramPlan:
+    """Size the cache and name the programs that fit it."""
+    placement = model.placement
+    size = _cache_size(config, model, backend, groups, scratch_bytes)
+    config, chunk_tokens = _resolve_limits(config, size, placement.platform)
     assert config.max_num_seqs
-    # jnp.zeros would compile a program for every shape; this is one program for all, saved with the others.
-    store = ProgramStore(directory, placement, [model.backend.name, jax.tree.flatten(jax.eval_shape(make))])
-    pages = compile_all({"pages": placement.jit(make, (), STACKED).lower}, store, None)["pages"]()
+    spec = model.spec.for_length(size.max_model_len)
+    num_pages = [group.num_pages for group in size.groups]
+    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.page_size, dtype=model.dtype)
+    jax.eval_shape(make)  # raises if the backend does not support these pages
     table = ProgramTable(
-        model=model,
-        buckets=buckets,
+        model=ModelContext(spec, model.dtype, tuple(model.shapes), backend, config.page_size, groups, placement.ranks),
+        buckets=_buckets(config, placement.platform, chunk_tokens),
         max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
-        vocab_size=model.spec.vocab_size,
+        vocab_size=spec.vocab_size,
         num_rows=config.max_num_seqs + 1,
         logprobs_config=LogprobsConfig(
             _num_top_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs, config.max_logprobs == -1
@@ -389,7 +407,32 @@ def _executor(
         batch_invariant=config.batch_invariant,
         placement=placement,
     )
-    return Executor(table, weights, pages)
+    return _ProgramPlan(config, size, table, make)
+
+
+def _needs_scratch(config: EngineConfig, placement: Placement) -> bool:
+    """Return whether the size of the cache depends on the scratch memory of a step."""
+    has_size = config.kv_cache_memory_bytes is not None or config.num_gpu_blocks_override is not None
+    return placement.has_own_memory and not has_size
+
+
+def _measure_scratch(plan: _ProgramPlan, model: _OpenedModel, directory: Path | None) -> int:
+    """Return the scratch memory of a step on each device. Compiles the largest programs at the first start."""
+    table, weights = plan.table, tuple(model.shapes.values())
+    pages = jax.eval_shape(table.placement.jit(plan.make_pages, (), STACKED))
+    facts = table.fingerprint(weights, abstract_state(table, pages))
+    return measure_scratch(table, weights, pages, ProgramStore(directory, table.placement, facts))
+
+
+def _executor(
+    plan: _ProgramPlan, weights: list[jax.ShapeDtypeStruct | PackedWeight], directory: Path | None
+) -> Executor:
+    # jnp.zeros would compile a program for every shape; this is one program for all, saved with the others.
+    placement = plan.table.placement
+    facts = [plan.table.model.backend.name, jax.tree.flatten(jax.eval_shape(plan.make_pages))]
+    store = ProgramStore(directory, placement, facts)
+    pages = compile_all({"pages": placement.jit(plan.make_pages, (), STACKED).lower}, store, None)["pages"]()
+    return Executor(plan.table, weights, pages)
 
 
 def _num_top_logprobs(config: EngineConfig) -> int:

@@ -32,8 +32,7 @@ from jaxserve.engine.program_table import (
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step_inputs import SampleInputs, StepInputs
 from jaxserve.layers.quant import PackedWeight
-from jaxserve.native import library
-from jaxserve.parallel.sharding import BY_VOCAB, WHOLE, split_specs
+from jaxserve.parallel.sharding import BY_VOCAB, WHOLE
 from jaxserve.sampling import penalties
 from jaxserve.sampling.packed_output import Columns, PackedOutput
 from jaxserve.sampling.penalties import PenaltyRow, pad_row
@@ -101,7 +100,7 @@ class Executor:
         progress    Called after every program.
         directory   The program store's directory; None: nothing is loaded or saved.
         """
-        store = ProgramStore(directory, self.table.placement, self.fingerprint())
+        store = ProgramStore(directory, self.table.placement, self.table.fingerprint(self.weights, self.state))
         self.programs = compile_all(self.table.make_lowerings(self.weights, self.state), store, progress)
         self._loaded_keys = store.loaded_keys
         self.state = replace(self.state, penalties=self.programs[InitPenalties()]())
@@ -225,23 +224,6 @@ class Executor:
             if isinstance(leaf, Array) and not leaf.is_deleted():
                 leaf.delete()
         self.programs = {}
-
-    def fingerprint(self) -> list[Any]:
-        """Return everything that the programs depend on besides their keys."""
-        table, arguments = self.table, (self.weights, self.state)
-        model = table.model
-        return [
-            model.spec,
-            model.dtype,
-            model.paths,
-            (model.ranks, split_specs(arguments)),
-            (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size, model.groups),
-            jax.tree.structure(arguments),
-            [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
-            (table.max_pages_per_row, table.padded_vocab_size, table.logprobs_config, table.batch_invariant),
-            # Kernels are chosen while a program is traced, and must be registered before one from the store runs.
-            table.placement.platform == "cpu" and library.is_usable(),
-        ]
 
     def _put(self, array: np.ndarray, spec: PartitionSpec = WHOLE) -> Array:
         return jax.device_put(array, self.table.placement.sharding(spec))

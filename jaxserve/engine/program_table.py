@@ -16,6 +16,7 @@ from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.device_state import DeviceState, set_rows
 from jaxserve.engine.step import ModelContext, compute_prompt_logprobs, copy_pages, forward, sample_tokens
 from jaxserve.engine.step_inputs import InputLayout, SampleInputs, step_shapes
+from jaxserve.native import library
 from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.sharding import BY_VOCAB, STACKED, WHOLE, pad_vocab, split_specs
 from jaxserve.sampling import penalties
@@ -259,6 +260,22 @@ class ProgramTable:
         an earlier engine of this process is used, for example a program that is not in the store.
         """
         return {key: partial(key.lower, self, weights, state) for key in self.list_keys()}
+
+    def fingerprint(self, weights: Sequence[Any], state: DeviceState) -> list[Any]:
+        """Return everything that the programs depend on besides their keys. weights and state: arrays, or shapes."""
+        model, arguments = self.model, (tuple(weights), state)
+        return [
+            model.spec,
+            model.dtype,
+            model.paths,
+            (model.ranks, split_specs(arguments)),
+            (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size, model.groups),
+            jax.tree.structure(arguments),
+            [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
+            (self.max_pages_per_row, self.padded_vocab_size, self.logprobs_config, self.batch_invariant),
+            # Kernels are chosen while a program is traced, and must be registered before one from the store runs.
+            self.placement.platform == "cpu" and library.is_usable(),
+        ]
 
     def find_decode(self, num_rows: int) -> Forward:
         """Return the program for a decode batch."""

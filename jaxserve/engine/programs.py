@@ -48,7 +48,7 @@ ENV_FLAGS = (
     "JAX_DEFAULT_MATMUL_PRECISION",
     "JAX_CPU_ENABLE_FAST_MATH",
 )
-PROGRAM_SUFFIX, NAME_SUFFIX = ".program", ".name"  # the two kinds of files
+PROGRAM_SUFFIX, NAME_SUFFIX, NUMBER_SUFFIX = ".program", ".name", ".number"  # the kinds of files
 DIGEST_BYTES = 32
 MAX_STORE_BYTES = 8 << 30  # of the stores of all machines and versions below one directory
 
@@ -100,6 +100,16 @@ class ProgramStore:
         self._write(name, sha256(payload).digest() + payload)
         self._write(self._name_of(key) + NAME_SUFFIX, name.encode())
 
+    def load_number(self, key: Hashable) -> int | None:
+        """Return the number last saved for this key, or None."""
+        entry = self._read(self._name_of(key) + NUMBER_SUFFIX)
+        return int(entry) if entry and entry.isdigit() else None
+
+    def save_number(self, key: Hashable, number: int) -> None:
+        """Save a fact about the programs, a number from 0 on."""
+        if self._directory is not None:
+            self._write(self._name_of(key) + NUMBER_SUFFIX, str(number).encode())
+
     def delete_excess(self, max_bytes: int = MAX_STORE_BYTES) -> None:
         """Delete the entries that were used longest ago, until this store and those beside it have at most max_bytes.
 
@@ -110,7 +120,7 @@ class ProgramStore:
         entries: list[tuple[float, int, Path]] = []
         with suppress(OSError):
             for path in self._directory.parent.glob("*/*"):
-                if PROGRAM_SUFFIX in path.name or NAME_SUFFIX in path.name:
+                if any(suffix in path.name for suffix in (PROGRAM_SUFFIX, NAME_SUFFIX, NUMBER_SUFFIX)):
                     facts = path.lstat()
                     entries.append((facts.st_mtime, facts.st_size, path))
         excess = sum(size for _, size, _ in entries) - max_bytes

@@ -19,7 +19,8 @@ from jaxserve.parallel.sharding import EXPERT_RULES, RULES, Axis, split_axes
 class MemoryFacts:
     """Total and free memory of one device in bytes: RAM on a CPU, else the device's memory.
 
-    scratch_bytes is what one step needs beside weights and pages; weights are counted as used already.
+    scratch_bytes is what one step needs beside weights and pages, 0 until it is known; weights are counted as used
+    already.
     """
 
     platform: str
@@ -106,18 +107,22 @@ class Placement:
         """Return a context in which JAX creates arrays and programs on the first device."""
         return jax.default_device(self.devices[0])
 
-    def memory(self, weight_bytes: int) -> MemoryFacts:
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether the devices have memory of their own, all of which may be used; else they share the RAM."""
+        return self.platform != "cpu"
+
+    def memory(self, weight_bytes: int, scratch_bytes: int = 0) -> MemoryFacts:
         """Return the memory of one device, as if its part of the weights, `weight_bytes`, were loaded already."""
         device = self.devices[0]
-        if device.platform == "cpu":
+        if not self.has_own_memory:
             ram = psutil.virtual_memory()
             free = ram.available // self.num_siblings - weight_bytes
             return MemoryFacts(platform="cpu", total_bytes=ram.total // self.num_siblings, free_bytes=max(0, free))
         stats = device.memory_stats() or {}
         total = stats.get("bytes_limit", 0)
         free = total - stats.get("bytes_in_use", 0) - weight_bytes
-        # Logits, activations and the compiler's workspaces: a twentieth of the device has been enough so far.
-        return MemoryFacts(platform=device.platform, total_bytes=total, free_bytes=free, scratch_bytes=total // 20)
+        return MemoryFacts(platform=device.platform, total_bytes=total, free_bytes=free, scratch_bytes=scratch_bytes)
 
     def describe(self) -> str:
         """Return the devices in words, for the start-up table."""

@@ -13,7 +13,8 @@ module → what proves it:
     plan, values → test_portable.py
     batch, step, runner → test_equalities.py, test_contracts.py, test_batch_invariance.py, test_mixes.py
     buckets → test_buckets.py
-    lowering, programs, compile → test_programs.py, test_compile.py
+    program_table, programs, compile → test_programs.py, test_compile.py
+    program_memory → test_program_memory.py
     build → test_overrides.py, test_packed.py, test_model_families.py
     engine, thread → test_thread.py, test_contracts.py
     stats → test_stats.py
