@@ -42,12 +42,31 @@ def dump_exact_json(value: Any, comma: str = ",", colon: str = ":") -> str:
 
     comma, colon   separators, as in `json.dumps(separators=…)`
     """
+    if not _has_long_floats(value):  # written ten times as fast
+        return json.dumps(value, ensure_ascii=False, separators=(comma, colon))
+    return _dump_long_floats(value, comma, colon)
+
+
+def _has_long_floats(value: Any) -> bool:
+    values = [value]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, list | tuple):
+            values += value
+        elif isinstance(value, LongFloat):
+            return True
+    return False
+
+
+def _dump_long_floats(value: Any, comma: str, colon: str) -> str:
     if isinstance(value, dict):
         keys = (json.dumps(key, ensure_ascii=False) for key in value)
-        values = (dump_exact_json(item, comma, colon) for item in value.values())
+        values = (_dump_long_floats(item, comma, colon) for item in value.values())
         return "{" + comma.join(map(colon.join, zip(keys, values, strict=True))) + "}"
     if isinstance(value, list | tuple):
-        return "[" + comma.join(dump_exact_json(item, comma, colon) for item in value) + "]"
+        return "[" + comma.join(_dump_long_floats(item, comma, colon) for item in value) + "]"
     return value.text if isinstance(value, LongFloat) else json.dumps(value, ensure_ascii=False)
 
 

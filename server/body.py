@@ -1,13 +1,16 @@
 """Reads a request body as a JSON object, within limits of size, time and depth.
 
 Quart's own get_json answers 500 to broken UTF-8 and deep nesting and lets NaN through, so it is not used.
-orjson refuses NaN, infinite numbers, broken UTF-8 and lone surrogates; depth is limited here. Numbers with more digits
-than it keeps are parsed once more by `load_exact_json`, since a JSON schema may hold some.
+orjson refuses NaN, infinite numbers, broken UTF-8 and lone surrogates; depth and the number of values are limited here.
+Numbers with more digits than it keeps are parsed once more by `load_exact_json`, since a JSON schema may hold some.
 """
 
 import asyncio
+import gc
 import re
 from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import orjson
@@ -19,33 +22,36 @@ from jaxserve import load_exact_json
 from server.chunk_sizes import ChunkSizes
 from server.config import ServerConfig
 from server.errors import RETRY_AFTER_S, ApiError, reason_phrase
+from server.json_nodes import has_more_nodes
 
 CHUNK_SIZES_KEY = "jaxserve.chunk_sizes"  # where the transport leaves a chunked body's ChunkSizes, in the scope's state
 MAX_DEPTH = 128
 # Numbers that orjson may change: more digits than a double has, or an exponent of three digits.
 _LONG_NUMBER = re.compile(rb"[0-9.]{16,}|[0-9][eE][+-]?[0-9]{3}")
-
-
-async def read_json(request: Request, config: ServerConfig) -> dict[str, Any]:
-    """Read the JSON object of a request.
-
-    Raises ApiError if the body is encoded (415), has another content type or is no JSON object (400), is larger than
-    max_body_bytes (413), is not complete within body_timeout_s (408), or all bodies together are too large (503).
-    """
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise ApiError(415, "The body must be sent without Content-Encoding.")
-    if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
-        raise make_validation_error(["Unsupported Media Type: Only 'application/json' is allowed"], None)
-    return parse_json(await _read_body(request, config))
+_LONGEST_MATCH = 16  # bytes from whose first one on a match can be told
+_SLICE_BYTES = 1 << 20
 
 
 class BodyMeter:
-    """Count of the bytes of all request bodies in memory, of all connections together, and their limit."""
+    """Count of the bytes of all requests in memory, of all connections together, and their limit.
+
+    A body counts from its first byte to the end of its task, because what was made of it lives as long.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
+
+    def hold(self, num_bytes: int) -> None:
+        """Count bytes until the current task is done. Raises RuntimeError if there is no task."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a body belongs to the task that serves its request")
+        self.held_bytes += num_bytes
+        task.add_done_callback(lambda _: self._release(num_bytes))
+
+    def _release(self, num_bytes: int) -> None:
+        self.held_bytes -= num_bytes
 
 
 def make_request_class(meter: BodyMeter) -> type[Request]:
@@ -94,7 +100,23 @@ def make_request_class(meter: BodyMeter) -> type[Request]:
     return MeteredRequest
 
 
-async def _read_body(request: Request, config: ServerConfig) -> bytes:
+async def read_body(request: Request, config: ServerConfig, meter: BodyMeter) -> bytes:
+    """Read the body of a request that says it is JSON. Its bytes are held by `meter` until the task is done.
+
+    Raises ApiError if the body is encoded (415), has another content type (400), is larger than max_body_bytes (413),
+    is not complete within body_timeout_s (408), or all bodies together are too large (503).
+    """
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ApiError(415, "The body must be sent without Content-Encoding.")
+    if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+        raise make_validation_error(["Unsupported Media Type: Only 'application/json' is allowed"], None)
+    data = await _receive_body(request, config)
+    meter.hold(len(data))
+    return data
+
+
+async def _receive_body(request: Request, config: ServerConfig) -> bytes:
     close = {"Connection": "close"}
     try:
         async with asyncio.timeout(config.body_timeout_s):
@@ -116,18 +138,23 @@ async def _read_body(request: Request, config: ServerConfig) -> bytes:
         ) from None
 
 
-def parse_json(data: bytes) -> dict[str, Any]:
+def parse_json(data: bytes, max_nodes: int) -> dict[str, Any]:
     """Parse the JSON object in `data`; of a repeated key the last value counts.
 
+    max_nodes: most values in it, those of arrays and objects included; at most a quarter of them are arrays or objects.
     A byte order mark is ignored, as RFC 8259, section 8.1 allows: some clients of .NET and PowerShell write one.
 
-    Raises ApiError (400) if it is no JSON object, or nested deeper than MAX_DEPTH.
+    Raises ApiError (400) if it is no JSON object, nested deeper than MAX_DEPTH, or has too many values.
     """
     data = data.removeprefix(BOM_UTF8)
+    if has_more_nodes(data, max_nodes):
+        reason = f"JSON has more than {max_nodes} values, or more than {max_nodes // 4} arrays and objects"
+        raise make_validation_error([f"body: {reason} (--max-json-nodes); send less at once"], "body")
     try:
-        value = orjson.loads(data)
-        if _LONG_NUMBER.search(data):
-            value = load_exact_json(data)
+        with _without_garbage_collection():
+            value = orjson.loads(data)
+            if _has_long_number(data):
+                value = load_exact_json(data)
     except (ValueError, RecursionError) as error:
         raise make_validation_error([f"body: JSON decode error: {_decode_reason(error)}"], "body") from None
     if not isinstance(value, dict):
@@ -135,6 +162,24 @@ def parse_json(data: bytes) -> dict[str, Any]:
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise make_validation_error([f"body: JSON is nested more than {MAX_DEPTH} levels deep"], "body")
     return value
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause the search for reference cycles: it would run hundreds of times while many containers are made."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _has_long_number(data: bytes) -> bool:
+    """Tell whether there may be a number that orjson changes; other threads run between slices of a long text."""
+    starts = range(0, len(data), _SLICE_BYTES)
+    return any(_LONG_NUMBER.search(data, start, start + _SLICE_BYTES + _LONGEST_MATCH) for start in starts)
 
 
 def make_validation_error(reasons: list[str], param: str | None) -> ApiError:

@@ -101,7 +101,8 @@ class ServerConfig:
     fingerprint_mode: Literal["full", "hash", "custom", "none"] = option("full", "how system_fingerprint is made")
     fingerprint_value: str | None = option(None, "the system_fingerprint of mode custom")
     max_body_bytes: int = option(64 * MIB, "largest request body", group="limits of requests")
-    max_inflight_body_bytes: int = option(256 * MIB, "bytes of all request bodies that are being received")
+    max_inflight_body_bytes: int = option(256 * MIB, "bytes of the bodies of all requests, until they are answered")
+    max_json_nodes: int = option(1 << 20, "most values in a request body; a quarter of them may be arrays and objects")
     body_timeout_s: float = option(60.0, "seconds in which a request body must be complete")
     max_header_bytes: int = option(32 * 1024, "largest request head")
     max_headers: int = option(100, "most headers of a request")
@@ -171,6 +172,7 @@ class ServerConfig:
             "max_headers",
             "max_connections",
             "max_inflight_body_bytes",
+            "max_json_nodes",
             "max_completion_prompts",
             "max_reply_bytes",
         ):

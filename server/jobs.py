@@ -7,13 +7,15 @@ what every caller must obey; here are the rules of HTTP.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jaxserve import InvalidParameter, RequestError, TextPrompt
+from jaxserve import ChatOutputSpec, ChatPrompt, InvalidParameter, RequestError, SamplingParams, TextPrompt
 from server.client_fields import client_fields
 from server.config import ServerConfig
 from server.output_spec import check_effort, make_output_spec
 from server.rendering import make_chat_prompt
+from server.request_reader import HostWork
 from server.sampling import make_sampling_params, resolve_max_tokens, resolve_num_logprobs
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
@@ -30,13 +32,33 @@ async def prepare_chat(
     request: ChatRequest,
     llm: AsyncLLM,
     config: ServerConfig,
-    slot: QueueSlot | None = None,
+    work: HostWork,
+    slot: QueueSlot,
     data_parallel_rank: int | None = None,
 ) -> Ready:
-    """Prepare a chat request. slot: its places in the queue; None: it is not going to run.
+    """Prepare a chat request. slot: its places in the queue.
 
     Raises RequestError if the request cannot be served, Overloaded or EngineStopped if no request can be at the moment.
     """
+    prompt, params, output = await work.run(partial(_translate_chat, request, llm, config))
+    names = {
+        "logprobs": "top_logprobs",
+        "max_tokens": request.max_tokens_field,
+        "prompt": "messages",
+        "structured_outputs": find_constraint_field(request),
+        "tool_choice": "tools" if request.tool_choice is None else "tool_choice",
+    }
+    with client_fields(names):
+        ready = await llm.prepare(
+            prompt, params, output, slot, cache_salt=request.cache_salt, data_parallel_rank=data_parallel_rank
+        )
+    _check_reply_size(ready, config)
+    return ready
+
+
+def _translate_chat(
+    request: ChatRequest, llm: AsyncLLM, config: ServerConfig
+) -> tuple[ChatPrompt, SamplingParams, ChatOutputSpec]:
     check_effort(request, llm, config)
     max_tokens = resolve_max_tokens(request, minimum=1)
     logprobs = resolve_num_logprobs(request.top_logprobs or 0, llm) if request.logprobs else None
@@ -53,24 +75,7 @@ async def prepare_chat(
         prompt_logprobs=prompt_logprobs,
         structured_outputs=resolve_content_constraint(request),
     )
-    names = {
-        "logprobs": "top_logprobs",
-        "max_tokens": request.max_tokens_field,
-        "prompt": "messages",
-        "structured_outputs": find_constraint_field(request),
-        "tool_choice": "tools" if request.tool_choice is None else "tool_choice",
-    }
-    with client_fields(names):
-        ready = await llm.prepare(
-            make_chat_prompt(request, config),
-            params,
-            make_output_spec(request, config),
-            slot,
-            cache_salt=request.cache_salt,
-            data_parallel_rank=data_parallel_rank,
-        )
-    _check_reply_size(ready, config)
-    return ready
+    return make_chat_prompt(request, config), params, make_output_spec(request, config)
 
 
 Prompt = str | list[int]
@@ -108,31 +113,17 @@ async def prepare_completions(
     prompts: Sequence[Prompt],
     llm: AsyncLLM,
     config: ServerConfig,
-    slot: QueueSlot | None = None,
+    work: HostWork,
+    slot: QueueSlot,
     data_parallel_rank: int | None = None,
 ) -> list[Ready]:
     """Prepare each prompt of a completion request; all of them are checked before any runs.
 
-    slot: the places of all in the queue; None: they are not going to run.
+    slot: the places of all in the queue.
 
     Raises RequestError if the request cannot be served, Overloaded or EngineStopped if no request can be at the moment.
     """
-    max_tokens = resolve_max_tokens(request, minimum=0 if request.echo else 1)
-    logprobs = resolve_num_logprobs(request.logprobs, llm)
-    prompt_logprobs = resolve_num_logprobs(request.prompt_logprobs, llm)
-    if request.echo and logprobs is not None:
-        prompt_logprobs = max(logprobs, prompt_logprobs or 0)
-    elif request.stream:
-        prompt_logprobs = None
-    params = make_sampling_params(
-        request,
-        llm,
-        max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
-        logprobs=logprobs,
-        prompt_logprobs=prompt_logprobs,
-        structured_outputs=resolve_constraint(request),
-        echo_only=max_tokens == 0,
-    )
+    params = await work.run(partial(_translate_completion, request, llm))
     names = {"max_tokens": request.max_tokens_field, "structured_outputs": find_constraint_field(request)}
     adds_special_tokens = request.add_special_tokens is not False
     with client_fields(names):
@@ -147,6 +138,25 @@ async def prepare_completions(
     for job in jobs:
         _check_reply_size(job, config, len(jobs))
     return jobs
+
+
+def _translate_completion(request: CompletionRequest, llm: AsyncLLM) -> SamplingParams:
+    max_tokens = resolve_max_tokens(request, minimum=0 if request.echo else 1)
+    logprobs = resolve_num_logprobs(request.logprobs, llm)
+    prompt_logprobs = resolve_num_logprobs(request.prompt_logprobs, llm)
+    if request.echo and logprobs is not None:
+        prompt_logprobs = max(logprobs, prompt_logprobs or 0)
+    elif request.stream:
+        prompt_logprobs = None
+    return make_sampling_params(
+        request,
+        llm,
+        max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        structured_outputs=resolve_constraint(request),
+        echo_only=max_tokens == 0,
+    )
 
 
 def _check_reply_size(ready: Ready, config: ServerConfig, num_prompts: int = 1) -> None:

@@ -80,6 +80,7 @@ async def serve(
         for task in watchers:
             task.cancel()
         shutdown_request.requested().cancel()
+        state.reader.close()
         await state.llm.close()
         shutdown_request.stop_exit_timer()
         if config.uds is not None:

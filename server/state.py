@@ -21,6 +21,7 @@ from server.generation import Generation, RequestSlot, RequestSlots
 from server.logs import sanitize
 from server.metrics import EventLoopLag, HttpMetrics
 from server.replies import ReplyMetadata, make_random_id, now_s
+from server.request_reader import RequestReader
 from server.schemas.checks import check_label
 from server.schemas.generation import GenerationRequest
 from server.tool_metrics import ToolMetrics
@@ -45,7 +46,8 @@ class ServerState:
     model_names      names under which the model is served; replies carry the first
     created          Unix time of the start, in seconds, as /v1/models tells it
     fingerprint      the system_fingerprint of replies
-    body_meter       bytes of request bodies in memory
+    body_meter       bytes of requests in memory
+    reader           reads requests, large ones in a thread
     http_metrics     counts of requests and replies
     tool_metrics     counts of parses for tool calls
     loop_lag         delay of the event loop
@@ -60,6 +62,7 @@ class ServerState:
         self.created = now_s()
         self.fingerprint = compute_fingerprint(llm, config)
         self.body_meter = BodyMeter(config.max_inflight_body_bytes)
+        self.reader = RequestReader(config, self.body_meter)
         self.http_metrics = HttpMetrics()
         self.tool_metrics = ToolMetrics(self.model_names[0])
         self.loop_lag = EventLoopLag()

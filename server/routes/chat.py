@@ -1,14 +1,13 @@
 """POST /v1/chat/completions."""
 
-import quart
+from functools import partial
+
 from quart import Blueprint, Response
 
-from server.body import read_json
 from server.chat_reply import ChatWriter, make_message_renderer
 from server.jobs import prepare_chat
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import check_chat
-from server.schemas.common import validate_body
 from server.schemas.constraints import find_constraint_field
 from server.send_reply import send_reply
 from server.state import ServerState
@@ -21,13 +20,12 @@ def make_blueprint(state: ServerState) -> Blueprint:
     @routes.post("/v1/chat/completions")
     async def chat() -> Response:
         """Answer a conversation, whole or as a stream."""
-        request = validate_body(ChatRequest, await read_json(quart.request, state.config))
+        request, work = await state.reader.read(ChatRequest, partial(check_chat, config=state.config))
         rank = state.check_headers(request)
-        check_chat(request, state.config)
         state.check_model(request.model)
         slot = state.admit(request.n or 1)
         metadata = state.make_metadata("chatcmpl", request, parses_reasoning=True)
-        job = await prepare_chat(request, state.llm, state.config, slot.places, rank)
+        job = await prepare_chat(request, state.llm, state.config, work, slot.places, rank)
         generation = state.start(slot, metadata.id, [job], find_constraint_field(request))
         renderer = make_message_renderer(request, state.config)
         writer = ChatWriter(request, metadata, generation, renderer, state.tool_metrics)

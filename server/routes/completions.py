@@ -1,13 +1,12 @@
 """POST /v1/completions."""
 
-import quart
+from functools import partial
+
 from quart import Blueprint, Response
 
-from server.body import read_json
 from server.completion_reply import CompletionWriter, PromptEcho
 from server.jobs import parse_prompts, prepare_completions
 from server.schemas.checks import check_completion
-from server.schemas.common import validate_body
 from server.schemas.completions import CompletionRequest
 from server.schemas.constraints import find_constraint_field
 from server.send_reply import send_reply
@@ -21,14 +20,13 @@ def make_blueprint(state: ServerState) -> Blueprint:
     @routes.post("/v1/completions")
     async def complete() -> Response:
         """Complete prompts, whole or as a stream."""
-        request = validate_body(CompletionRequest, await read_json(quart.request, state.config))
+        request, work = await state.reader.read(CompletionRequest, partial(check_completion, config=state.config))
         rank = state.check_headers(request)
-        check_completion(request, state.config)
-        prompts = parse_prompts(request, state.config)
+        prompts = await work.run(partial(parse_prompts, request, state.config))
         state.check_model(request.model)
         slot = state.admit(len(prompts) * (request.n or 1), "prompt" if request.n in (None, 1) else "n")
         metadata = state.make_metadata("cmpl", request)
-        jobs = await prepare_completions(request, prompts, state.llm, state.config, slot.places, rank)
+        jobs = await prepare_completions(request, prompts, state.llm, state.config, work, slot.places, rank)
         pairs = zip(prompts, jobs, strict=True) if request.echo else ()
         echoes = [PromptEcho.from_prompt(prompt, job, state.llm) for prompt, job in pairs]
         generation = state.start(slot, metadata.id, jobs, find_constraint_field(request))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import quart
+import orjson
 from quart import Blueprint, Response
 
-from server.body import read_json
+from jaxserve import InvalidParameter
+from server.config import ServerConfig
 from server.errors import json_response
 from server.jobs import parse_prompts, prepare_chat, prepare_completions
+from server.replies import ReplyMetadata
 from server.reply_headers import add_unenforced_header
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import check_chat, check_completion
-from server.schemas.common import validate_body
 from server.schemas.completions import CompletionRequest
 from server.schemas.generation import GenerationRequest
 from server.state import ServerState
@@ -30,36 +33,68 @@ def make_blueprint(state: ServerState) -> Blueprint:
     @routes.post("/v1/chat/completions/render")
     async def chat() -> Response:
         """Render a conversation, and return one object."""
-        request = validate_body(ChatRequest, await read_json(quart.request, state.config))
+        request, work = await state.reader.read(ChatRequest, partial(check_chat, config=state.config))
         state.check_headers(request)
-        check_chat(request, state.config)
         state.check_model(request.model)
-        job = await prepare_chat(request, state.llm, state.config)
+        slot = state.admit(1)
+        job = await prepare_chat(request, state.llm, state.config, work, slot.places)
         text = {"prompt_text": job.prompt_text} if request.return_prompt_text else {}
         frame = state.make_metadata("chatcmpl", request)
-        return add_unenforced_header(json_response(_render_job(frame.id, frame.model, job, request) | text), [job])
+
+        def render() -> Response:
+            """Make the response."""
+            return json_response(_render_job(frame.id, frame.model, job, request, _render_parameters(job)) | text)
+
+        return add_unenforced_header(await work.run(render), [job])
 
     @routes.post("/v1/completions/render")
     async def complete() -> Response:
         """Return an array with an object for each prompt; its id ends in the prompt's number."""
-        request = validate_body(CompletionRequest, await read_json(quart.request, state.config))
+        request, work = await state.reader.read(CompletionRequest, partial(check_completion, config=state.config))
         state.check_headers(request)
-        check_completion(request, state.config)
-        prompts = parse_prompts(request, state.config)
+        prompts = await work.run(partial(parse_prompts, request, state.config))
         state.check_model(request.model)
+        slot = state.admit(len(prompts), "prompt")
         frame = state.make_metadata("cmpl", request)
-        jobs = await prepare_completions(request, prompts, state.llm, state.config)
-        rendered = [_render_job(f"{frame.id}-{number}", frame.model, job, request) for number, job in enumerate(jobs)]
-        return add_unenforced_header(json_response(rendered), jobs)
+        jobs = await prepare_completions(request, prompts, state.llm, state.config, work, slot.places)
+
+        rendered = await work.run(partial(_render_jobs, frame, jobs, request, state.config))
+        return add_unenforced_header(rendered, jobs)
 
     return routes
 
 
-def _render_job(request_id: str, model: str, job: Ready, request: GenerationRequest) -> dict[str, Any]:
+def _render_jobs(
+    frame: ReplyMetadata, jobs: Sequence[Ready], request: GenerationRequest, config: ServerConfig
+) -> Response:
+    """Make the array of all jobs, whose parameters differ in max_tokens only.
+
+    Raises InvalidParameter if it were larger than --max-reply-bytes.
+    """
+    parameters = _render_parameters(jobs[0])
+    num_bytes = len(jobs) * len(orjson.dumps(parameters))
+    if num_bytes > config.max_reply_bytes:
+        raise InvalidParameter(
+            f"The reply would repeat the parameters for each prompt, {num_bytes} bytes; at most "
+            f"{config.max_reply_bytes} are allowed. Render fewer prompts at once.",
+            "prompt",
+        )
+    return json_response(
+        [_render_job(f"{frame.id}-{number}", frame.model, job, request, parameters) for number, job in enumerate(jobs)]
+    )
+
+
+def _render_job(
+    request_id: str, model: str, job: Ready, request: GenerationRequest, parameters: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "request_id": request_id,
         "model": model,
         "stream": bool(request.stream),
         "token_ids": list(job.prompt_ids),
-        "sampling_params": {name: value for name, value in asdict(job.params).items() if name != "given"},
+        "sampling_params": parameters | {"max_tokens": job.params.max_tokens},
     }
+
+
+def _render_parameters(job: Ready) -> dict[str, Any]:
+    return {name: value for name, value in asdict(job.params).items() if name != "given"}

@@ -1,24 +1,28 @@
 """POST /tokenize and /detokenize; GET /tokenizer_info, with --enable-tokenizer-info-endpoint."""
 
-import asyncio
-from typing import Any
+from __future__ import annotations
 
-import quart
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 from quart import Blueprint, Response
 
 from jaxserve import InvalidParameter
-from server.body import make_validation_error, read_json
+from server.body import make_validation_error
 from server.client_fields import client_fields
 from server.config import ServerConfig
 from server.errors import json_response
 from server.rendering import make_chat_prompt
 from server.replies import in_slices
+from server.request_reader import HostWork
 from server.sampling import get_max_model_len
 from server.schemas.checks import check_reasoning_effort
-from server.schemas.common import validate_body
 from server.schemas.template import check_messages, check_template_fields
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from server.state import ServerState
+
+if TYPE_CHECKING:
+    from jaxserve import AsyncLLM
 
 
 def make_blueprint(state: ServerState) -> Blueprint:
@@ -28,21 +32,22 @@ def make_blueprint(state: ServerState) -> Blueprint:
     @routes.post("/tokenize")
     async def tokenize() -> Response:
         """Tokenize a text or a conversation."""
-        request = validate_body(TokenizeRequest, await read_json(quart.request, state.config))
-        _check(request, state.config)
+        request, work = await state.reader.read(TokenizeRequest, partial(_check, config=state.config))
         state.check_model(request.model)
-        ids = await _tokenize(request, state)
+        state.admit(1)
+        ids = await _tokenize(request, state, work)
         strings = await in_slices(ids, state.llm.tokenizer.pieces) if request.return_token_strs else None
         limit = get_max_model_len(state.llm)
-        return json_response({"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": strings})
+        body = {"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": strings}
+        return await work.run(partial(json_response, body))
 
     @routes.post("/detokenize")
     async def detokenize() -> Response:
         """Decode token ids."""
-        request = validate_body(DetokenizeRequest, await read_json(quart.request, state.config))
+        request, work = await state.reader.read(DetokenizeRequest)
         state.check_model(request.model)
-        state.llm.check_token_ids(request.tokens, "tokens")
-        return json_response({"prompt": await asyncio.to_thread(state.llm.decode, request.tokens)})
+        state.admit(1)
+        return await work.run(partial(_detokenize, request, state.llm))
 
     if state.config.enable_tokenizer_info_endpoint:
 
@@ -66,9 +71,14 @@ def _check(request: TokenizeRequest, config: ServerConfig) -> None:
     check_reasoning_effort(request.reasoning_effort)
 
 
-async def _tokenize(request: TokenizeRequest, state: ServerState) -> list[int]:
+def _detokenize(request: DetokenizeRequest, llm: AsyncLLM) -> Response:
+    llm.check_token_ids(request.tokens, "tokens")
+    return json_response({"prompt": llm.decode(request.tokens)})
+
+
+async def _tokenize(request: TokenizeRequest, state: ServerState, work: HostWork) -> list[int]:
     if request.prompt is None:
-        prompt = make_chat_prompt(request, state.config)
+        prompt = await work.run(partial(make_chat_prompt, request, state.config))
         with client_fields({"prompt": "messages"}):
             return (await state.llm.render_chat(prompt, counting=True)).token_ids
     with client_fields({}):

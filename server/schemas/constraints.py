@@ -40,7 +40,8 @@ def resolve_constraint(request: GenerationRequest) -> StructuredOutputs | None:
 
 def find_constraint_field(request: GenerationRequest) -> str:
     """Return the name of the field that the client has used for its constraint."""
-    return "response_format" if _from_response_format(request.response_format) else "structured_outputs"
+    form = request.response_format
+    return "structured_outputs" if form is None or form.type == "text" else "response_format"
 
 
 def _from_structured_outputs(fields: StructuredOutputsJson) -> StructuredOutputs:

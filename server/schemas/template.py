@@ -47,9 +47,11 @@ class TemplateFields(Protocol):
 
 
 def check_messages(messages: list[Message]) -> None:
-    """Check the number of content parts. Raises InvalidParameter if there are more than MAX_PARTS."""
-    if sum(len(message.content) for message in messages if isinstance(message.content, list)) > MAX_PARTS:
-        raise InvalidParameter(f"messages has more than {MAX_PARTS} content parts.", "messages")
+    """Check the number of content parts, and of calls. Raises InvalidParameter if there are more than MAX_PARTS."""
+    num_parts = sum(len(message.content) for message in messages if isinstance(message.content, list))
+    num_calls = sum(len(message.tool_calls or ()) for message in messages)
+    if max(num_parts, num_calls) > MAX_PARTS:
+        raise InvalidParameter(f"messages has more than {MAX_PARTS} content parts or tool calls.", "messages")
 
 
 def check_template_fields(request: TemplateFields, config: ServerConfig) -> None:

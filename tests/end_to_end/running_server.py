@@ -52,6 +52,11 @@ class RunningServer:
         if self._process.poll() is None:
             self.stop()
 
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._process.pid
+
     def stop(self) -> tuple[int, str]:
         """Send SIGTERM and return the exit code and what was printed since the start."""
         self._process.send_signal(signal.SIGTERM)

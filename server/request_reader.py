@@ -1,0 +1,66 @@
+"""Reads requests, and does the work that grows with their size beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import quart
+from pydantic import BaseModel
+
+from server.body import BodyMeter, parse_json, read_body
+from server.schemas.common import validate_body
+
+if TYPE_CHECKING:
+    from server.config import ServerConfig
+
+LARGE_BODY_BYTES = 32 * 1024  # about a millisecond of work; less than that is done at once
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+class HostWork:
+    """The work for one request, on the event loop if the request is small, in a thread if it is large."""
+
+    def __init__(self, threads: ThreadPoolExecutor, is_large: bool) -> None:
+        self._threads, self._is_large = threads, is_large
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call a function, which must not need the event loop or the current request."""
+        if not self._is_large:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+
+class RequestReader:
+    """Reader of the requests of one server.
+
+    Large ones are worked on by one thread, one after another: Python runs one thread at a time anyway, and so they
+    share what is left by the event loop and the engine.
+    """
+
+    def __init__(self, config: ServerConfig, meter: BodyMeter) -> None:
+        self._config, self._meter = config, meter
+        self._threads = ThreadPoolExecutor(1, "jaxserve-requests")
+
+    async def read(self, schema: type[M], check: Callable[[M], None] | None = None) -> tuple[M, HostWork]:
+        """Read, validate and check the current request, and return it with the place for further work on it.
+
+        Raises ApiError if the body cannot be read or does not match the schema, and whatever `check` raises.
+        """
+        data = await read_body(quart.request, self._config, self._meter)
+        work = HostWork(self._threads, len(data) > LARGE_BODY_BYTES)
+        return await work.run(partial(self._parse, data, schema, check)), work
+
+    def close(self) -> None:
+        """End the thread; work that has not begun is cancelled."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _parse(self, data: bytes, schema: type[M], check: Callable[[M], None] | None) -> M:
+        request = validate_body(schema, parse_json(data, self._config.max_json_nodes))
+        if check is not None:
+            check(request)
+        return request
