@@ -100,6 +100,18 @@ def test_the_default_config_answers_the_same(columns):
     Case(default := Backend(GpuAttention()), [300, 71, 5], columns).check(default, scale=0.3)
 
 
+@pytest.mark.parametrize("window", [None, 150])
+def test_a_row_with_more_splits_than_programs_has_longer_ones(window):
+    few = Backend(GpuAttention(config=dataclasses.replace(SMALL, row_programs=4)))
+    Case(few, [300, 129, 5, 0]).check(few, scale=0.3, window=window)
+
+
+@pytest.mark.parametrize(("width", "splits"), [(64, 4), (512, 32), (8192, 128)])
+def test_a_table_for_long_rows_makes_a_limited_number_of_splits(width, splits):
+    """Partial sums of two rows, two key heads and a group of four."""
+    assert f"-> (tensor<2x2x{splits}x4xf32>" in lowered(1, 8, 64, width=width)
+
+
 def test_neither_neighbours_nor_the_width_of_the_table_change_a_bit():
     backend = backend_of("gpu")
     case = Case(backend, [37, 300, 5], columns=1)

@@ -1,11 +1,14 @@
 """One query per row: the row's keys are cut into splits of fixed length, one program each, then combined.
 
 A program reads one split for one key head and all query heads that share it, padded to the 16 rows that a
-tensor core wants. Splits that a row does not have end at once. Partial sums are float32 and combined in the
-order of their positions, so a row's result depends neither on its neighbours nor on the width of the table.
+tensor core wants. A row has a limited number of splits, so that a table for long rows costs short ones little: the
+splits of a row that would have more are longer. Splits that a row does not have end at once. Partial sums are float32
+and combined in the order of their positions, so a row's result depends neither on its neighbours nor on the width of
+the table.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,14 +38,16 @@ def decode(
         inputs = inputs.crop_to_window(params.window, params.page_size, -(-config.split_tokens // params.page_size))
     rows, width = inputs.page_table_BW.shape
     kv_heads, group, head_dim = query_BKGH.shape[1:]
-    splits = max(1, -(-width * params.page_size // config.split_tokens))
+    max_splits = max(1, config.row_programs // kv_heads)
+    splits = min(max_splits, max(1, -(-width * params.page_size // config.split_tokens)))
+    choose_split = functools.partial(_choose_split_tokens, split_tokens=config.split_tokens, max_splits=max_splits)
     out = jax.ShapeDtypeStruct(query_BKGH.shape, query_BKGH.dtype)
     part = jax.ShapeDtypeStruct((rows, kv_heads, splits, group), jnp.float32)
     parts = (part, part, jax.ShapeDtypeStruct((*part.shape, head_dim), jnp.float32))
     compiler_params = plt.CompilerParams(num_warps=config.decode_warps, num_stages=config.decode_stages)
     is_single = splits == 1
     partial_sums = pl.pallas_call(
-        functools.partial(_decode_split_kernel, params=params, split_tokens=config.split_tokens, is_single=is_single),
+        functools.partial(_decode_split_kernel, params=params, choose_split=choose_split, is_single=is_single),
         grid=(kv_heads, rows, splits),
         out_shape=out if is_single else parts,
         compiler_params=compiler_params,
@@ -52,7 +57,7 @@ def decode(
     if is_single:
         return partial_sums
     return pl.pallas_call(
-        functools.partial(_combine_kernel, params=params, split_tokens=config.split_tokens),
+        functools.partial(_combine_kernel, params=params, choose_split=choose_split),
         grid=(kv_heads, rows),
         out_shape=out,
         compiler_params=compiler_params,
@@ -68,6 +73,12 @@ def _visible_range(length_ref: Any, position_ref: Any, row: Array, window: int |
     return position, low, jnp.minimum(length_ref[row], position + 1)
 
 
+def _choose_split_tokens(limit: Array, *, split_tokens: int, max_splits: int) -> Array:
+    """Return the length of the splits of a row of `limit` keys: the least multiple that makes few enough."""
+    longest = split_tokens * max_splits
+    return split_tokens * jnp.maximum(1, jax.lax.div(limit + longest - 1, jnp.int32(longest)))
+
+
 def _decode_split_kernel(
     query_ref: Any,
     pages: GpuPages,
@@ -77,12 +88,13 @@ def _decode_split_kernel(
     sinks_ref: Any,
     *out_refs: Any,
     params: AttentionParams,
-    split_tokens: int,
+    choose_split: Callable[[Array], Array],
     is_single: bool,
 ) -> None:
     """One split. With one split in all (`whole`) this is the answer, else a partial sum; empty splits write nothing."""
     head, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     position, low, limit = _visible_range(length_ref, position_ref, row, params.window)
+    split_tokens = choose_split(limit)
     first = jnp.maximum(low, split * split_tokens)
     last = jnp.minimum(limit, (split + 1) * split_tokens)
     padded = max(MIN_DOT, next_power_of_two(params.group))
@@ -132,7 +144,7 @@ def _combine_kernel(
     out_ref: Any,
     *,
     params: AttentionParams,
-    split_tokens: int,
+    choose_split: Callable[[Array], Array],
 ) -> None:
     """Adds a row's partial sums in order. Reads only the splits that were written: the others hold anything."""
     head, row = pl.program_id(0), pl.program_id(1)
@@ -156,6 +168,7 @@ def _combine_kernel(
             acc_GH * rescale_G[:, None] + part_acc_GH * part_rescale_G[:, None],
         )
 
+    split_tokens = choose_split(limit)
     begin = jax.lax.div(low, split_tokens)
     end = jax.lax.div(jnp.maximum(limit, 0) + split_tokens - 1, split_tokens)
     carry = jax.lax.fori_loop(begin, end, add, init_softmax(padded, params.lanes))

@@ -28,15 +28,18 @@ class GpuPages:
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """Sizes of the kernels that change their speed alone; only `split_tokens` and `block_bytes` change rounding.
+    """Sizes of the kernels that change their speed alone; the first three change rounding, too.
 
     split_tokens  what one program of decode reads; fixed, so that a row's sums never depend on its neighbours
+    row_programs  the most programs of decode for one row, all key heads together; those of a longer row read a multiple
+                  of split_tokens each. Two for each multiprocessor of an H200, because short rows pay for them as well
     block_bytes   about the size of one key tile; a turn of the loop holds one of keys and one of values
     tile_rows     rows of a prefill tile: queries times the heads that share a key head; half above H = 128
     warps, stages per kernel, as Triton means them
     """
 
     split_tokens: int = 256
+    row_programs: int = 256
     block_bytes: int = 16 * 1024
     tile_rows: int = 128
     decode_warps: int = 4
