@@ -9,7 +9,6 @@ from quart import Quart, Response
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
-from server.auth import ApiKeyAuth
 from server.body import make_request_class
 from server.config import ServerConfig
 from server.cors import Cors
@@ -69,7 +68,7 @@ def get_state(app: Quart) -> ServerState:
 
 def _add_hooks(app: Quart, state: ServerState) -> None:
     """Register what runs before and after every route. The API key is checked before anything else is answered."""
-    auth, cors = ApiKeyAuth(state.config), Cors(state.config)
+    auth, cors = state.auth, Cors(state.config)
 
     @app.before_request
     async def before() -> Response | None:

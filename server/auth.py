@@ -31,6 +31,13 @@ class ApiKeyAuth:
             return None
         return json_response({"error": "Unauthorized"}, 401, {"WWW-Authenticate": "Bearer"})
 
+    def identify(self, request: Request) -> str:
+        """Return who sends this request, which is authorized: a digest of the key, or else the address."""
+        headers = request.headers.getlist("Authorization")
+        if self._digests and self._has_key(headers):
+            return f"key {_digest(_presented_key(headers)).hex()}"
+        return f"address {request.remote_addr}"
+
     def is_authorized(self, method: str, path: str, authorization: Sequence[str]) -> bool:
         """Tell whether a request may be served. authorization: the values of all its Authorization headers."""
         if not self._digests or method == "OPTIONS" or path in self._open_paths:
@@ -40,12 +47,17 @@ class ApiKeyAuth:
     def _has_key(self, headers: Sequence[str]) -> bool:
         """Compare with every key: the time is the same whether a key is right, wrong, of another scheme, or absent."""
         value = headers[0] if len(headers) == 1 else ""
-        scheme, _, key = value.partition(" ")
-        presented = _digest(key.strip().encode("latin-1", "replace"))  # headers are bytes, decoded as latin-1
+        scheme = value.partition(" ")[0]
+        presented = _digest(_presented_key([value]))
         is_known = False
         for digest in self._digests:
             is_known |= hmac.compare_digest(presented, digest)
         return is_known and scheme.lower() == "bearer"
+
+
+def _presented_key(headers: Sequence[str]) -> bytes:
+    """Return the key in an Authorization header. Headers are bytes, decoded as latin-1."""
+    return headers[0].partition(" ")[2].strip().encode("latin-1", "replace")
 
 
 def _digest(key: bytes) -> bytes:

@@ -6,6 +6,7 @@ Exit codes: 0 after a drain, 2 for a command line that is not understood, 70 if 
 
 import argparse
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from server.flags import CommandParser
 
 EX_USAGE, EX_SOFTWARE, EX_CONFIG, INTERRUPTED = 2, 70, 78, 130
+VISIBLE_KEY = (
+    "every user of this machine can read an --api-key in the list of processes; JAXSERVE_API_KEY or --api-key-file "
+    "keeps it private"
+)
 KEY_VARIABLES = ("JAXSERVE_API_KEY", "VLLM_API_KEY")
 
 OVERVIEW = """\
@@ -78,6 +83,8 @@ def _run_with_configs(command: str, words: Sequence[str], run: Callable[["Engine
 
     values = read_arguments(_make_serve_parser(command), words, os.environ)
     logs.configure_logging(values.get("log_level", "info"), values.get("log_format", "text"))
+    if any(word.partition("=")[0] == "--api-key" for word in words):
+        logging.getLogger(__name__).warning(VISIBLE_KEY)
     try:
         return run(
             EngineConfig(**select_fields(EngineConfig, values)), ServerConfig(**select_fields(ServerConfig, values))
@@ -114,10 +121,12 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     with ExitStack() as on_failure, StartupProgress(console) as phases:
         phases.report("import", 0, 0)
         from jaxserve import check_config
+        from server.api_keys import add_file_keys
         from server.listen import close_listeners, listen
         from server.startup_checks import check_server
 
         check_server(server_config)
+        server_config = add_file_keys(server_config)
         check_config(engine_config)
         listeners = listen(server_config)
         on_failure.callback(close_listeners, listeners)

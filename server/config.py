@@ -63,6 +63,10 @@ class ServerConfig:
         is_secret=True,
         group="keys and cross-origin requests",
     )
+    api_key_file: str | None = option(None, "file with further API keys, one a line; # begins a comment line")
+    isolate_cache_per_key: bool = option(
+        False, "share cached prefixes only among requests with the same key, and no longer among all"
+    )
     open_paths: tuple[str, ...] = option((), "paths that need no key although keys are set, like /metrics")
     allowed_origins: tuple[str, ...] = option(
         (), "origins whose pages may call this server, like https://app.example; *: all; none: only its own pages"
@@ -111,6 +115,11 @@ class ServerConfig:
     max_connections_per_ip: int = option(0, "most open connections of one client address; 0: no limit")
     send_stall_timeout_s: float = option(300.0, "seconds after which a client that reads nothing is disconnected")
     max_n: int = option(16384, "most choices of one request")
+    max_concurrency_per_key: int = option(
+        0, "most choices at a time of one API key, or of one address where no key is needed; 0: no limit"
+    )
+    queue_timeout_s: float = option(0.0, "seconds in which a request must begin to be answered; 0: no limit")
+    request_timeout_s: float = option(0.0, "seconds in which a request must be answered in full; 0: no limit")
     max_stop_strings: int = option(4, "most stop strings of one request")
     max_completion_prompts: int = option(1024, "most prompts of one completions request")
     max_reply_bytes: int = option(256 * MIB, "largest reply that a request may ask for, by estimate")

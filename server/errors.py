@@ -115,6 +115,11 @@ def unavailable(message: str, retry_after_s: int = RETRY_AFTER_S) -> ApiError:
     return ApiError(503, message, headers={"Retry-After": str(retry_after_s)})
 
 
+def too_many_requests(message: str) -> ApiError:
+    """Make a 429 that asks the client to come back later."""
+    return ApiError(429, message, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
 def to_api_error(error: BaseException, *, admitted: bool = False) -> ApiError:
     """Translate any exception into what the client is told.
 

@@ -9,16 +9,18 @@ takes them; those that accumulate for a slow client are merged, choice by choice
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from jaxserve import EngineStopped, TextDelta, TokenLogprob
+from jaxserve import EngineStopped, InvalidParameter, TextDelta, TokenLogprob
 from server.client_fields import client_fields, rename_fields
-from server.errors import ApiError, to_api_error, unavailable
+from server.config import ServerConfig
+from server.errors import ApiError, to_api_error, too_many_requests, unavailable
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM, QueueSlot, Ready
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 FIELD_OF_CONSTRAINTS = "structured_outputs"  # the library's name for what requests may have in two fields
 SHUTTING_DOWN = "The server is shutting down."
 DRAIN_RETRY_AFTER_S = 5
+T = TypeVar("T")
 ERROR_FLUSH_S = 1.0  # time for the error of a request that did not finish while draining to reach its client
 
 
@@ -91,6 +94,11 @@ class Generation:
     def is_finished(self) -> bool:
         """Whether no more deltas will come; pending ones may still be taken."""
         return self.error is not None or self._unfinished == 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a delta has come."""
+        return bool(self._started or self._pending)
 
     @property
     def has_pending(self) -> bool:
@@ -198,15 +206,37 @@ def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
 
 
 class RequestSlot:
-    """One admitted request: its places in the queue, and its generations once they are started.
+    """One admitted request: its places in the queue, its time limits, and its generations once they are started.
 
     places   what the library admitted
     """
 
-    def __init__(self, places: QueueSlot) -> None:
+    def __init__(self, places: QueueSlot, queue_timeout_s: float = 0.0, request_timeout_s: float = 0.0) -> None:
+        """queue_timeout_s: see --queue-timeout-s. request_timeout_s: see --request-timeout-s. 0: no limit."""
         self.places = places
         self._generation: Generation | None = None
         self._error: BaseException | None = None
+        self._has_failed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        timers = ((queue_timeout_s, self._end_waiting), (request_timeout_s, self._end_running))
+        self._timers = [loop.call_later(seconds, end, seconds) for seconds, end in timers if seconds]
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work for the request before its generations are started.
+
+        Raises the error that `fail` is given meanwhile; the work is then cancelled.
+        """
+        if not self._timers:
+            return await work
+        task, failure = asyncio.ensure_future(work), asyncio.ensure_future(self._has_failed.wait())
+        try:
+            await asyncio.wait((task, failure), return_when=asyncio.FIRST_COMPLETED)
+            if self._error is not None and not task.done():
+                raise self._error
+            return await task
+        finally:
+            task.cancel()
+            failure.cancel()
 
     def start(self, llm: Generator, jobs: Sequence[Ready], constraint_field: str) -> Generation:
         """Start the generations. Raises the error that `fail` was given, if it has been called already."""
@@ -218,14 +248,24 @@ class RequestSlot:
     def fail(self, error: BaseException) -> None:
         """End the request with this error, whether its generations have been started or not."""
         self._error = error
+        self._has_failed.set()
         if self._generation is not None:
             self._generation.fail(error)
 
     def release(self) -> None:
         """Abort what is still being generated, when the task of the request is done, and give its places back."""
+        for timer in self._timers:
+            timer.cancel()
         if self._generation is not None:
             self._generation.cancel()
         self.places.release()
+
+    def _end_waiting(self, seconds: float) -> None:
+        if self._generation is None or not self._generation.has_begun:
+            self.fail(unavailable(f"The request waited for {seconds:g} s; please try again later."))
+
+    def _end_running(self, seconds: float) -> None:
+        self.fail(ApiError(504, f"The request was not finished within {seconds:g} s."))
 
 
 class RequestSlots:
@@ -234,36 +274,55 @@ class RequestSlots:
     is_draining    no more requests are admitted
     """
 
-    def __init__(self, llm: AsyncLLM) -> None:
-        self._llm = llm
+    def __init__(self, llm: AsyncLLM, config: ServerConfig) -> None:
+        self._llm, self._config = llm, config
         self._requests: set[RequestSlot] = set()
+        self._choices_by_caller: Counter[str] = Counter()
         self._empty = asyncio.Event()
         self.is_draining = False
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def admit(self, num_generations: int, param: str = "n") -> RequestSlot:
+    def admit(self, num_generations: int, param: str = "n", caller: str = "") -> RequestSlot:
         """Admit the request of the current task with `num_generations` generations, until that task is done.
 
-        Raises ApiError (503) if the server is shutting down, Overloaded if the queue is full, InvalidParameter about
-        `param` if it could never hold so many, EngineStopped if the engine is not running, RuntimeError if it is not
-        called in a task.
+        caller: who sends it, as ApiKeyAuth.identify tells.
+
+        Raises ApiError if the server is shutting down (503) or the caller has too many requests (429), Overloaded if
+        the queue is full, InvalidParameter about `param` if it could never hold so many, EngineStopped if the engine is
+        not running, RuntimeError if it is not called in a task.
         """
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("admit belongs to the task that serves the request")
         if self.is_draining:
             raise unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S)
+        self._check_caller(caller, num_generations, param)
         with client_fields({"n": param}):
-            slot = RequestSlot(self._llm.admit(num_generations))
+            places = self._llm.admit(num_generations)
+        slot = RequestSlot(places, self._config.queue_timeout_s, self._config.request_timeout_s)
         self._requests.add(slot)
-        task.add_done_callback(lambda _: self._release(slot))
+        self._choices_by_caller[caller] += num_generations
+        task.add_done_callback(lambda _: self._release(slot, caller, num_generations))
         return slot
 
-    def _release(self, slot: RequestSlot) -> None:
+    def _check_caller(self, caller: str, num_generations: int, param: str) -> None:
+        limit = self._config.max_concurrency_per_key
+        if not limit:
+            return
+        if num_generations > limit:
+            message = f"The request asks for {num_generations} generations; one caller may have {limit} at a time."
+            raise InvalidParameter(message, param)
+        if self._choices_by_caller[caller] + num_generations > limit:
+            raise too_many_requests(f"{limit} generations at a time are allowed; please wait for one of yours to end.")
+
+    def _release(self, slot: RequestSlot, caller: str, num_generations: int) -> None:
         slot.release()
         self._requests.discard(slot)
+        self._choices_by_caller[caller] -= num_generations
+        if not self._choices_by_caller[caller]:
+            del self._choices_by_caller[caller]
         if not self._requests:
             self._empty.set()
 

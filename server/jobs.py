@@ -34,9 +34,10 @@ async def prepare_chat(
     config: ServerConfig,
     work: HostWork,
     slot: QueueSlot,
+    cache_salt: str | None = None,
     data_parallel_rank: int | None = None,
 ) -> Ready:
-    """Prepare a chat request. slot: its places in the queue.
+    """Prepare a chat request. slot: its places in the queue. cache_salt: which requests may share cached prefixes.
 
     Raises RequestError if the request cannot be served, Overloaded or EngineStopped if no request can be at the moment.
     """
@@ -50,7 +51,7 @@ async def prepare_chat(
     }
     with client_fields(names):
         ready = await llm.prepare(
-            prompt, params, output, slot, cache_salt=request.cache_salt, data_parallel_rank=data_parallel_rank
+            prompt, params, output, slot, cache_salt=cache_salt, data_parallel_rank=data_parallel_rank
         )
     _check_reply_size(ready, config)
     return ready
@@ -115,11 +116,12 @@ async def prepare_completions(
     config: ServerConfig,
     work: HostWork,
     slot: QueueSlot,
+    cache_salt: str | None = None,
     data_parallel_rank: int | None = None,
 ) -> list[Ready]:
     """Prepare each prompt of a completion request; all of them are checked before any runs.
 
-    slot: the places of all in the queue.
+    slot: the places of all in the queue. cache_salt: which requests may share cached prefixes.
 
     Raises RequestError if the request cannot be served, Overloaded or EngineStopped if no request can be at the moment.
     """
@@ -132,7 +134,7 @@ async def prepare_completions(
             params,
             None,
             slot,
-            cache_salt=request.cache_salt,
+            cache_salt=cache_salt,
             data_parallel_rank=data_parallel_rank,
         )
     for job in jobs:

@@ -21,7 +21,6 @@ from hypercorn.config import Config
 from quart import Quart
 
 from server.app import get_state
-from server.auth import ApiKeyAuth
 from server.config import ServerConfig
 from server.file_limit import ConnectionLimits, fit_connections
 from server.http1 import AcceptsBody, ConnectionPolicy
@@ -50,7 +49,7 @@ async def serve(
     listeners: Sequence[socket.socket] | None = None,
     stop: asyncio.Event | None = None,
 ) -> int:
-    """Serve until SIGTERM, SIGINT, `stop` or the death of the engine, close the model, and return the exit code.
+    """Serve until a signal, `stop` or the death of the engine, close the model, and return the exit code.
 
     listeners: bound sockets, if `listen` has been called already.
 
@@ -143,9 +142,9 @@ class _ShutdownRequest:
 
 
 class _SignalHandlers:
-    """A context in which SIGTERM and SIGINT request the end; afterwards their earlier handlers are restored."""
+    """A context in which SIGTERM, SIGINT and SIGHUP request the end; afterwards their earlier handlers are restored."""
 
-    CAUGHT = (signal.SIGTERM, signal.SIGINT)
+    CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self, request_shutdown: object) -> None:
         self._request_shutdown = request_shutdown
@@ -216,7 +215,7 @@ def _make_connection_policy(state: ServerState, num_connections: ConnectionLimit
 
 def _make_accepts_body(state: ServerState) -> AcceptsBody:
     """Make the function that tells whether a request's body is wanted: its head is sound, and it has a key."""
-    auth = ApiKeyAuth(state.config)
+    auth = state.auth
 
     def accepts(method: str, raw_path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
         """Tell whether this request may send its body."""

@@ -14,6 +14,7 @@ import orjson
 import quart
 
 import jaxserve
+from server.auth import ApiKeyAuth
 from server.body import BodyMeter
 from server.config import ServerConfig
 from server.errors import model_not_found
@@ -42,6 +43,7 @@ class ServerState:
 
     llm              the model that is served
     config           settings of the HTTP side
+    auth             the check of API keys
     slots            the admitted requests, and how many generations they may have in all
     model_names      names under which the model is served; replies carry the first
     created          Unix time of the start, in seconds, as /v1/models tells it
@@ -57,7 +59,8 @@ class ServerState:
     def __init__(self, llm: AsyncLLM, config: ServerConfig) -> None:
         self.llm = llm
         self.config = config
-        self.slots = RequestSlots(llm)
+        self.slots = RequestSlots(llm, config)
+        self.auth = ApiKeyAuth(config)
         self.model_names = config.served_model_name or (llm.config.model,)
         self.created = now_s()
         self.fingerprint = compute_fingerprint(llm, config)
@@ -86,10 +89,19 @@ class ServerState:
 
         param: the field that is blamed if there are more generations than the queue could ever hold.
 
-        Raises ApiError if the server is shutting down (503), Overloaded if the queue is full, InvalidParameter if the
-        request could never fit, EngineStopped if the engine is not running.
+        Raises ApiError if the server is shutting down (503) or the caller has too many requests (429), Overloaded if
+        the queue is full, InvalidParameter if the request could never fit, EngineStopped if the engine is not running.
         """
-        return self.slots.admit(num_generations, param)
+        return self.slots.admit(num_generations, param, self.auth.identify(quart.request))
+
+    def get_cache_salt(self, request: GenerationRequest) -> str | None:
+        """Return the salt of cached prefixes: the client's, and with --isolate-cache-per-key its key, too.
+
+        The client's has no slash, so that no two pairs give the same.
+        """
+        if not self.config.isolate_cache_per_key:
+            return request.cache_salt
+        return f"{self.auth.identify(quart.request)}/{request.cache_salt or ''}"
 
     def start(self, slot: RequestSlot, request_id: str, jobs: Sequence[Ready], constraint_field: str) -> Generation:
         """Start the generations of an admitted request. Their parameters may be logged, their prompts never are.

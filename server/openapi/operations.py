@@ -11,7 +11,7 @@ from server.schemas.completions import CompletionRequest
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 COMMON_STATUSES = (400, 431, 500)
-BODY_STATUSES = (404, 408, 413, 415, 503)
+BODY_STATUSES = (404, 408, 413, 415, 429, 503, 504)
 ERROR_DESCRIPTIONS = {  # status → when
     400: "Something in the request is wrong; param names the field.",
     401: "The key is missing or wrong.",
@@ -19,9 +19,11 @@ ERROR_DESCRIPTIONS = {  # status → when
     408: "The body was not complete in time (--body-timeout-s).",
     413: "The body is larger than --max-body-bytes.",
     415: "The body is encoded; send it as it is.",
+    429: "The key or address has too many requests at a time (--max-concurrency-per-key).",
     431: "The request's head is too large (--max-header-bytes, --max-headers).",
     500: "The generation failed, or the engine did.",
     503: "Too much is waiting, or the server is shutting down; come back after Retry-After seconds.",
+    504: "The request was not finished in time (--request-timeout-s).",
 }
 
 

@@ -26,7 +26,10 @@ def make_blueprint(state: ServerState) -> Blueprint:
         state.check_model(request.model)
         slot = state.admit(len(prompts) * (request.n or 1), "prompt" if request.n in (None, 1) else "n")
         metadata = state.make_metadata("cmpl", request)
-        jobs = await prepare_completions(request, prompts, state.llm, state.config, work, slot.places, rank)
+        salt = state.get_cache_salt(request)
+        jobs = await slot.run(
+            prepare_completions(request, prompts, state.llm, state.config, work, slot.places, salt, rank)
+        )
         pairs = zip(prompts, jobs, strict=True) if request.echo else ()
         echoes = [PromptEcho.from_prompt(prompt, job, state.llm) for prompt, job in pairs]
         generation = state.start(slot, metadata.id, jobs, find_constraint_field(request))

@@ -37,7 +37,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         state.check_headers(request)
         state.check_model(request.model)
         slot = state.admit(1)
-        job = await prepare_chat(request, state.llm, state.config, work, slot.places)
+        job = await slot.run(prepare_chat(request, state.llm, state.config, work, slot.places))
         text = {"prompt_text": job.prompt_text} if request.return_prompt_text else {}
         frame = state.make_metadata("chatcmpl", request)
 
@@ -56,7 +56,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         state.check_model(request.model)
         slot = state.admit(len(prompts), "prompt")
         frame = state.make_metadata("cmpl", request)
-        jobs = await prepare_completions(request, prompts, state.llm, state.config, work, slot.places)
+        jobs = await slot.run(prepare_completions(request, prompts, state.llm, state.config, work, slot.places))
 
         rendered = await work.run(partial(_render_jobs, frame, jobs, request, state.config))
         return add_unenforced_header(rendered, jobs)

@@ -66,8 +66,8 @@ class Api:
     async def post(self, path: str, body: Any, **how: Any) -> ApiReply:
         return await self.call("POST", path, body, **how)
 
-    async def chat(self, **fields: Any) -> ApiReply:
-        return await self.post("/v1/chat/completions", {**CHAT, **fields})
+    async def chat(self, headers: dict[str, str] | None = None, **fields: Any) -> ApiReply:
+        return await self.post("/v1/chat/completions", {**CHAT, **fields}, headers=headers or {})
 
     async def complete(self, **fields: Any) -> ApiReply:
         return await self.post("/v1/completions", {"prompt": "ab", **fields})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import socket
 import subprocess
 import sys
@@ -139,6 +140,14 @@ def test_a_setting_that_cannot_work_is_one_sentence_and_78(capsys: pytest.Captur
     assert cli.main(["serve", "--block-size", "3"]) == cli.EX_CONFIG
     shown = capsys.readouterr().err
     assert shown == "jaxserve: block_size must be a power of two, got 3; 16 is usual.\n"
+
+
+@pytest.mark.parametrize(("words", "is_told"), [(["--api-key", "k"], True), (["--api-key=k"], True), ([], False)])
+def test_a_key_that_others_can_read_is_told(monkeypatch: pytest.MonkeyPatch, words: list[str], is_told: bool) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(logging.getLogger("server.cli"), "warning", told.append)
+    assert cli.main(["serve", *words, "--port", "-1"]) == cli.EX_CONFIG
+    assert told == [cli.VISIBLE_KEY] * is_told
 
 
 def test_a_taken_port_is_noticed_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,11 +89,12 @@ async def test_clients_cannot_use_up_a_low_limit_of_open_files():
                     status = (await probe.read_reply())[0]
 
 
-async def test_a_signal_to_an_idle_server_ends_it_with_0_and_frees_the_port():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_to_an_idle_server_ends_it_with_0_and_frees_the_port(number):
     async with asyncio.timeout(30), process(is_held=False, drain_s=30) as (child, port), connected(port) as idle:
         await idle.send(post(PATH, CHAT))
         assert (await idle.read_reply())[0] == 200
-        child.send_signal(signal.SIGTERM)
+        child.send_signal(number)
         assert await child.wait() == 0
         listen(ServerConfig(host="127.0.0.1", port=port))[0].close()
 
