@@ -31,6 +31,7 @@ from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.engine.step import ModelContext
+from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight
@@ -176,7 +177,7 @@ def build(
         trackers = on_checked(CheckedModel(config, spec, model.path, model.config, generation_config))
 
     roofline = _roofline(config, model, spec)
-    executor = _executor(plan, list(model.shapes.values()), directory)
+    executor = _executor(plan, plan.table.model.weights.pack_shapes(model.shapes), directory)
     num_programs, hits = _load(model, executor, directory, progress)
     buckets = plan.table.buckets
     return LoadedEngine(
@@ -236,7 +237,7 @@ def _load(
         hits_before = compile_counter.cache_hits
         num_programs = executor.compile(progress, directory)
         weights = loading.result()
-        executor.place_weights([weights[leaf] for leaf in model.shapes])
+        executor.place_weights(executor.table.model.weights.pack(weights))
         hits = compile_counter.cache_hits - hits_before
     return_freed_memory()
     executor.warm_up()
@@ -394,8 +395,9 @@ def _plan_programs(
     num_pages = [group.num_pages for group in size.groups]
     make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.page_size, dtype=model.dtype)
     jax.eval_shape(make)  # raises if the backend does not support these pages
+    layout = WeightLayout.from_shapes(model.shapes)
     table = ProgramTable(
-        model=ModelContext(spec, model.dtype, tuple(model.shapes), backend, config.page_size, groups, placement.ranks),
+        model=ModelContext(spec, model.dtype, layout, backend, config.page_size, groups, placement.ranks),
         buckets=_buckets(config, placement.platform, chunk_tokens),
         max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
         vocab_size=spec.vocab_size,
@@ -418,14 +420,14 @@ def _needs_scratch(config: EngineConfig, placement: Placement) -> bool:
 
 def _measure_scratch(plan: _ProgramPlan, model: _OpenedModel, directory: Path | None) -> int:
     """Return the scratch memory of a step on each device. Compiles the largest programs at the first start."""
-    table, weights = plan.table, tuple(model.shapes.values())
+    table, weights = plan.table, plan.table.model.weights.pack_shapes(model.shapes)
     pages = jax.eval_shape(table.placement.jit(plan.make_pages, (), STACKED))
     facts = table.fingerprint(weights, abstract_state(table, pages))
     return measure_scratch(table, weights, pages, ProgramStore(directory, table.placement, facts))
 
 
 def _executor(
-    plan: _ProgramPlan, weights: list[jax.ShapeDtypeStruct | PackedWeight], directory: Path | None
+    plan: _ProgramPlan, weights: Sequence[jax.ShapeDtypeStruct | PackedWeight], directory: Path | None
 ) -> Executor:
     # jnp.zeros would compile a program for every shape; this is one program for all, saved with the others.
     placement = plan.table.placement

@@ -64,7 +64,7 @@ class Executor:
     """The owner of weights and device state, and the caller of the programs.
 
     table       The programs.
-    weights     The weights in the order of model.paths; or their shapes, and `place_weights` brings them later.
+    weights     The weights as model.weights packs them; or their shapes, and `place_weights` brings them later.
     state       The rest of what is on the device.
     programs    The compiled programs by their keys.
 

@@ -267,7 +267,7 @@ class ProgramTable:
         return [
             model.spec,
             model.dtype,
-            model.paths,
+            model.weights,
             (model.ranks, split_specs(arguments)),
             (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size, model.groups),
             jax.tree.structure(arguments),

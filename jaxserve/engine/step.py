@@ -19,7 +19,7 @@ from jaxserve.cache.groups import CacheGroup
 from jaxserve.cache.pages import ModelPages
 from jaxserve.engine.device_state import RowState, set_rows
 from jaxserve.engine.step_inputs import LAST_TOKEN, InputLayout, SampleInputs, StepInputs
-from jaxserve.layers.param_spec import ParamPath
+from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.models.registry import abstract_decoder, merge_params
 from jaxserve.models.spec import DecoderSpec
@@ -42,7 +42,7 @@ class ModelContext:
 
     spec        The architecture's sizes.
     dtype       The dtype of the activations.
-    paths       The paths of the weights, in the order in which they are passed.
+    weights     How the weights are passed.
     backend     The attention backend.
     page_size   The number of tokens of a page.
     groups      The cache groups of the layers.
@@ -51,20 +51,20 @@ class ModelContext:
 
     spec: DecoderSpec
     dtype: np.dtype
-    paths: tuple[ParamPath, ...]
+    weights: WeightLayout
     backend: AttentionBackend
     page_size: int
     groups: tuple[CacheGroup, ...]
     ranks: Ranks = ONE_RANK
 
-    def build_decoder(self, leaves: Sequence[Array | PackedWeight]) -> "Decoder":
+    def build_decoder(self, arguments: Sequence[Array | PackedWeight]) -> "Decoder":
         """Return the decoder with these weights.
 
         The module structure is built on the first call, while a program is traced: a start that loads all programs
         never builds it.
         """
         graphdef, _ = abstract_decoder(self.spec, self.dtype, self.ranks)
-        return merge_params(graphdef, dict(zip(self.paths, leaves, strict=True)))
+        return merge_params(graphdef, self.weights.unpack(arguments))
 
 
 def forward(

@@ -86,10 +86,10 @@ def measure_products(built: Mapping[str, LoadedEngine], rounds: int) -> dict[str
 def _matrices(one: LoadedEngine) -> list[Any]:
     """All matrices, laid out [in, out]; a table of the vocabulary as [out, in] in a tuple of its own."""
     runner: Any = one.engine.runner
-    leaves = zip(runner.executor.table.model.paths, runner.executor.weights, strict=True)
+    leaves = runner.executor.table.model.weights.unpack(runner.executor.weights)
     return [
         (leaf,) if path[-1] == "table" and not isinstance(leaf, PackedWeight) else leaf
-        for path, leaf in leaves
+        for path, leaf in leaves.items()
         if isinstance(leaf, PackedWeight) or leaf.ndim == 2
     ]
 

@@ -23,6 +23,7 @@ from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.engine.step import ModelContext
+from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.models.cost import Cost
 from jaxserve.models.registry import abstract_decoder, find_architecture
 from jaxserve.models.spec import DecoderSpec
@@ -67,7 +68,8 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     spec = architecture.spec(config)
     dtype = np.dtype(jnp.dtype("float32" if device.platform == "cpu" else "bfloat16"))
     _, shapes = abstract_decoder(spec, dtype)
-    weights = [random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, leaf in enumerate(shapes.values())]
+    weights = {path: random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, (path, leaf) in enumerate(shapes.items())}
+    layout = WeightLayout.from_shapes(weights)
     backend = choose_backend(attention, device.platform, dtype)
     groups = make_groups(architecture.cache(spec))
     page_bytes = sum(bytes_per_page(backend, group, page_size=PAGE, dtype=dtype) for group in groups)
@@ -77,7 +79,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     pages = make_pages(backend, groups, num_pages=[num_pages] * len(groups), page_size=PAGE, dtype=dtype)
     width = -(-max_len // PAGE)
     table = ProgramTable(
-        model=ModelContext(spec, dtype, tuple(shapes), backend, PAGE, groups),
+        model=ModelContext(spec, dtype, layout, backend, PAGE, groups),
         buckets=buckets,
         max_pages_per_row=width,
         vocab_size=spec.vocab_size,
@@ -87,7 +89,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
         all_logprobs=False,
         placement=single_placement(),
     )
-    executor = Executor(table, weights, pages)
+    executor = Executor(table, layout.pack(weights), pages)
     executor.compile()
     return Machine(Runner(executor), spec, dtype.itemsize, len(groups), num_pages, width, backend.name)
 

@@ -96,7 +96,7 @@ def test_programs_of_packed_and_plain_weights_are_told_apart(built, plain):
 
 def test_norms_stay_float32_and_tables_int8(built):
     executor = built.engine.runner.executor
-    for path, weight in zip(executor.table.model.paths, executor.weights, strict=True):
+    for path, weight in executor.table.model.weights.unpack(executor.weights).items():
         if path[-1] in ("kernel", "table"):
             assert weight.kind == ("int8" if path[-1] == "table" else built.config.quantization), path
         else:
