@@ -17,6 +17,8 @@ its part:
     qwen06b      steps at Qwen3-0.6B's shape
     llama1b      steps at Llama-3.2-1B's shape
 
+`scripts/device compile` compiles for accelerators that are not there; see scripts/device compile --help.
+
 The floor of a step: the time to read the weights once or to compute its products, whichever is longer, plus the time
 to read the live context once. A short table comes last; --json keeps every record, rewritten after each. --tiny runs
 everything in toy shapes in one process, for a machine without an accelerator.
@@ -123,6 +125,10 @@ def run_all(arguments: argparse.Namespace) -> Report:
 
 def main(words: Sequence[str]) -> int:
     """Run the parts that the words name, print a table, and return the exit code: 1 if a part broke or failed."""
+    if words[:1] == ["compile"]:
+        from scripts.device_checks import compile
+
+        return compile.main(words[1:])
     parser = argparse.ArgumentParser(
         prog="device", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""What scripts/device measures: the configs of three models, and the floor of a piece of work. Imports nothing."""
+"""What scripts/device measures and compiles: the configs of some models, and the floor of a piece of work."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +54,38 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+COMPILED: dict[str, dict[str, Any]] = {
+    "Qwen3-0.6B": CONFIGS["Qwen3-0.6B"],
+    "Llama-3.1-8B": CONFIGS["Llama-3.1-8B"],
+    "Gemma-3-1B": {  # two cache groups
+        "model_type": "gemma3_text",
+        "hidden_size": 1152,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 512,
+        "vocab_size": 262144,
+        "max_position_embeddings": 32768,
+    },
+    "Qwen3-30B-A3B": {  # a mixture of experts
+        "model_type": "qwen3_moe",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "vocab_size": 151936,
+        "max_position_embeddings": 40960,
+    },
+}
 SMALL = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -67,7 +99,12 @@ SMALL = {
 
 def config_of(model: str, *, tiny: bool) -> dict[str, Any]:
     """The config.json of a model; tiny: the same family with a thousandth of the weights."""
-    return CONFIGS[model] | (SMALL if tiny else {})
+    return tiny_config(CONFIGS[model]) if tiny else CONFIGS[model]
+
+
+def tiny_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The same family with a thousandth of the weights."""
+    return config | SMALL
 
 
 @dataclass(frozen=True)
