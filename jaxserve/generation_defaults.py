@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxserve.config import EngineConfig
-from jaxserve.errors import BadConfig, InvalidParameter
+from jaxserve.errors import BadCheckpoint, BadConfig, InvalidParameter
+from jaxserve.model_files import MAX_TEMPLATE_BYTES, read_model_file
 from jaxserve.sampling_params import SamplingParams
 
 SAMPLING_DEFAULT_KEYS = (
@@ -49,7 +50,8 @@ class GenerationDefaults:
     ) -> "GenerationDefaults":
         """Read the defaults from the model's generation_config.json and config.json, both as dictionaries.
 
-        Raises BadConfig for values that no request could have, or if the given directory has no readable file.
+        Raises BadConfig for values that no request could have, or if the given directory has no readable file;
+        BadCheckpoint for end tokens that are no ids.
         """
         is_directory = config.generation_config not in ("auto", "vllm")
         given = _read_generation_config(config.generation_config) if is_directory else None
@@ -90,11 +92,14 @@ def _eos_ids(generation_config: Mapping[str, Any], model_config: Mapping[str, An
     """Return the ids of the first config that names any: generation, model, or the text model in a multimodal one."""
     configs = (generation_config, model_config, model_config.get("text_config") or {})
     ids = next((config["eos_token_id"] for config in configs if "eos_token_id" in config), None)
-    return frozenset(ids if isinstance(ids, list) else () if ids is None else (ids,))
+    listed = ids if isinstance(ids, list) else () if ids is None else (ids,)
+    if any(isinstance(id, bool) or not isinstance(id, int) for id in listed):
+        raise BadCheckpoint(f"eos_token_id of the model's files must be a token id or a list of some, got {ids!r}.")
+    return frozenset(listed)
 
 
 def _read_generation_config(directory: str) -> dict[str, Any]:
     try:
-        return json.loads((Path(directory) / "generation_config.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_model_file(Path(directory) / "generation_config.json", MAX_TEMPLATE_BYTES))
+    except (OSError, ValueError, BadCheckpoint) as error:
         raise BadConfig(f"generation_config={directory!r} holds no readable generation_config.json: {error}") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import CheckedModel, LoadedEngine, ProgressCallback, build
 from jaxserve.engine.request import TrackerFactory
+from jaxserve.model_files import blame_model_files
 from jaxserve.parallel.placement import choose_placements
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text_components import TextComponents
@@ -29,7 +30,7 @@ def load_engines(
 
         def read_tokenizer(path: Path) -> None:  # runs while the checkpoint is opened
             if not tokenizers:
-                tokenizers.append(threads.submit(Tokenizer.load, Path(config.tokenizer) if config.tokenizer else path))
+                tokenizers.append(threads.submit(_load_tokenizer, Path(config.tokenizer) if config.tokenizer else path))
 
         def prepare_text(model: CheckedModel) -> TrackerFactory:
             if not texts:
@@ -43,3 +44,8 @@ def load_engines(
             cleanup.callback(engines[-1].engine.close)
         cleanup.pop_all()
         return tuple(engines), texts[0]
+
+
+def _load_tokenizer(path: Path) -> Tokenizer:
+    with blame_model_files(f"the tokenizer of {path}"):
+        return Tokenizer.load(path)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from jaxserve.engine.build import CheckedModel
 from jaxserve.generation_defaults import SAMPLING_DEFAULT_KEYS, GenerationDefaults
+from jaxserve.model_files import blame_model_files
 from jaxserve.output_plan import OutputPlanner
 from jaxserve.text.prompts import PromptRenderer
 from jaxserve.text.tokenizer import Tokenizer
@@ -44,22 +45,24 @@ class TextComponents:
             log.warning(
                 "override_generation_config has %s, which is not read; %s are", name, ", ".join(SAMPLING_DEFAULT_KEYS)
             )
-        defaults = GenerationDefaults.from_configs(model.config, model.generation_config, model.model_config)
+        with blame_model_files("the generation config"):
+            defaults = GenerationDefaults.from_configs(model.config, model.generation_config, model.model_config)
         eos_id = tokenizer.eos_token_id
         primary = () if eos_id is None else (eos_id,)
         further = defaults.eos_ids - {eos_id}
         prompts = PromptRenderer(model.config, tokenizer)
         try:
-            turn_end = find_turn_end(tokenizer, prompts.templates, {*primary, *further})
-            further |= {turn_end.token_id} if turn_end else set()
-            planner = OutputPlanner(
-                model.config,
-                tokenizer,
-                prompts,
-                model.model_config,
-                vocab_size=model.spec.vocab_size,
-                eos_ids=(*primary, *sorted(further)),
-            )
+            with blame_model_files("the chat template"):
+                turn_end = find_turn_end(tokenizer, prompts.templates, {*primary, *further})
+                further |= {turn_end.token_id} if turn_end else set()
+                planner = OutputPlanner(
+                    model.config,
+                    tokenizer,
+                    prompts,
+                    model.model_config,
+                    vocab_size=model.spec.vocab_size,
+                    eos_ids=(*primary, *sorted(further)),
+                )
         except BaseException:
             prompts.close()
             raise

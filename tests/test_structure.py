@@ -21,6 +21,7 @@ LEVELS = (
     (
         *("config", "errors", "exact_json", "sampling_params", "structured_outputs", "chat_output_spec", "outputs"),
         *("progress_bars", "memory", "parameter_numbers", "output_constraints", "prompt_input", "private_files"),
+        *("model_files",),
     ),
     ("parallel", "native", "generation_defaults", "workers", "admission", "router"),
     ("layers", "cache"),

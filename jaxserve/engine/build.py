@@ -36,6 +36,7 @@ from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
+from jaxserve.model_files import blame_model_files
 from jaxserve.models.architecture import Architecture
 from jaxserve.models.partition import check_partition, local_caches, place_params
 from jaxserve.models.registry import abstract_params, find_architecture
@@ -213,8 +214,9 @@ def _open_model(
         on_path(path)
     checkpoint = open_checkpoint(path)
     model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
-    architecture = find_architecture(model_config)
-    spec = architecture.spec(model_config)
+    with blame_model_files("config.json"):
+        architecture = find_architecture(model_config)
+        spec = architecture.spec(model_config)
     placement = placement or choose_placements(config)[0]
     check_partition(spec, placement.ranks, config.quantization)
     dtype = _dtype(config, placement.platform)

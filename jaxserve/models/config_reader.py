@@ -57,6 +57,10 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
 
 REQUIRED: Any = object()
 
+MAX_SIZE = 2**31 - 1
+# Each of these is described one by one before any weight is looked for.
+MAX_LAYERS, MAX_EXPERTS = 1024, 4096
+
 
 class ConfigReader:
     """A config being read: `get` each key that is understood, then `reject_unread`."""
@@ -76,11 +80,13 @@ class ConfigReader:
             raise UnknownArchitecture(f"{self._where}: {name!r} is missing; it has no default.")
         return default
 
-    def get_positive_int(self, name: str, default: Any = REQUIRED) -> int:
-        """Return a whole number of at least 1."""
+    def get_positive_int(self, name: str, default: Any = REQUIRED, maximum: int = MAX_SIZE) -> int:
+        """Return a whole number of at least 1, and at most `maximum`."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self.unsupported(name, value, "a whole number of at least 1")
+        if value > maximum:
+            raise self.unsupported(name, value, f"at most {maximum}")
         return value
 
     def get_positive_float(self, name: str, default: Any = REQUIRED) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from jaxserve.layers.mlp import Activation
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.rope import RopeSpec
-from jaxserve.models.config_reader import REQUIRED, ConfigReader
+from jaxserve.models.config_reader import MAX_LAYERS, REQUIRED, ConfigReader
 from jaxserve.models.rope_config import DEFAULT_ROPE_THETA, read_rope
 from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
 
@@ -148,7 +148,7 @@ def read_layer_windows(
 
     Raises UnknownArchitecture for other types, and for more or fewer entries than layers.
     """
-    num_layers = config.get_positive_int("num_hidden_layers")
+    num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
     used = config.get_bool("use_sliding_window", False)
     window, start = config.get("sliding_window", default_window), config.get("max_window_layers", default_start)
     if used:
@@ -170,7 +170,7 @@ def read_window(config: ConfigReader) -> int | None:
 
 def uniform_windows(config: ConfigReader, window: int | None) -> tuple[int | None, ...]:
     """Return the same window, or none, for every layer; other layer types are refused."""
-    num_layers = config.get_positive_int("num_hidden_layers")
+    num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
     kind = "full_attention" if window is None else "sliding_attention"
     config.require("layer_types", [kind] * num_layers, None)
     return (window,) * num_layers
@@ -188,7 +188,7 @@ def read_typed_windows(
     Without layer_types every full_every-th layer is full, or they are default_types. window None: no layer may slide.
     Raises UnknownArchitecture for other types, and for more or fewer entries than layers.
     """
-    num_layers = config.get_positive_int("num_hidden_layers")
+    num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
     if default_types is None:
         every = full_every or 1
         default_types = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(num_layers)]

@@ -1,7 +1,7 @@
 """Mixtral: Mistral with a mixture of experts in every layer."""
 
 from jaxserve.layers.moe import RouterSpec
-from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_reader import MAX_EXPERTS, ConfigReader
 from jaxserve.models.config_values import (
     read_activation,
     read_decoder_spec,
@@ -32,7 +32,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
         default_theta=1_000_000.0,
     )
-    num_experts = config.get_positive_int("num_local_experts", 8)
+    num_experts = config.get_positive_int("num_local_experts", 8, maximum=MAX_EXPERTS)
     moe = MoESpec(
         num_experts=num_experts,
         hidden=config.get_positive_int("intermediate_size"),

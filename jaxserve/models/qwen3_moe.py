@@ -1,7 +1,7 @@
 """Qwen 3 with experts: Qwen 3's attention, and a mixture of experts in all layers but those that the config names."""
 
 from jaxserve.layers.moe import RouterSpec
-from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_reader import MAX_EXPERTS, ConfigReader
 from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows, with_mlps
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
 from jaxserve.models.spec import DecoderSpec, MoESpec
@@ -21,7 +21,9 @@ def _read(config: ConfigReader) -> DecoderSpec:
     )
     config.require("max_window_layers", config.get("max_window_layers", None))  # windows hold in all layers or in none
     names = ("num_experts", "num_local_experts")
-    counts = {name: config.get_positive_int(name) for name in names if config.get(name, None) is not None}
+    counts = {
+        name: config.get_positive_int(name, maximum=MAX_EXPERTS) for name in names if config.get(name, None) is not None
+    }
     if len(set(counts.values())) > 1:
         raise config.unsupported("num_experts", counts["num_experts"], f"{counts['num_local_experts']}, as beside it")
     num_experts = next(iter(counts.values()), 128)

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.model_files import MAX_TOKENIZER_BYTES, read_model_file
 from jaxserve.weights.protobuf import as_float, as_int, as_message, as_text, iter_fields
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -97,7 +98,7 @@ def read_sentencepiece(
     Raises BadCheckpoint if the file is no SentencePiece model, or one of a kind that is not supported.
     """
     try:
-        model = parse_model(path.read_bytes())
+        model = parse_model(read_model_file(path, MAX_TOKENIZER_BYTES))
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{path.name} in {path.parent} is no SentencePiece model: {error}.") from error
     known = set(model.pieces)

@@ -18,6 +18,7 @@ from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Split
 from tokenizers.pre_tokenizers import Sequence as InOrder
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.model_files import MAX_TOKENIZER_BYTES, read_model_file
 from jaxserve.text.pretokenizers import PRE_TOKENIZATIONS, PreTokenization
 from jaxserve.text.token_bytes import CHAR_OF_BYTE
 
@@ -72,7 +73,7 @@ def read_tiktoken(file: Path, model_type: Any, names: Mapping[int, str]) -> tupl
         )
     try:
         ranks = {}
-        for line in file.read_bytes().splitlines():
+        for line in read_model_file(file, MAX_TOKENIZER_BYTES).splitlines():
             if line:
                 token, rank = line.split()
                 ranks[base64.b64decode(token, validate=True)] = int(rank)
@@ -89,7 +90,7 @@ def read_tiktoken(file: Path, model_type: Any, names: Mapping[int, str]) -> tupl
 def read_tekken(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """Return the backend of a tekken.json, and the tokens that have a role. Raises BadCheckpoint if it is broken."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_model_file(file, MAX_TOKENIZER_BYTES))
         config = content["config"]
         num_special, size = int(config["default_num_special_tokens"]), int(config["default_vocab_size"])
         listed = content.get("special_tokens")

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.model_files import MAX_TEMPLATE_BYTES, MAX_TOKENIZER_BYTES, read_model_file, read_model_text
 from jaxserve.text.added_tokens import AddedTokens
 from jaxserve.text.tokenizer_conversion import convert
 from jaxserve.text.tokenizer_parts import TokenizerParts, read_json
@@ -39,7 +40,9 @@ def read_directory(path: Path) -> TokenizerParts:
 
 def _open(file: Path) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_file(str(file))
+        return tokenizers.Tokenizer.from_buffer(read_model_file(file, MAX_TOKENIZER_BYTES))
+    except BadCheckpoint:
+        raise
     except Exception as error:  # the library raises plain Exception
         raise BadCheckpoint(f"{file.name} in {file.parent} cannot be read: {str(error)[:200]}") from error
 
@@ -57,10 +60,15 @@ def _chat_templates(path: Path, config: dict[str, Any]) -> dict[str, str]:
     legacy = path / "chat_template.json"
     if legacy.is_file() and isinstance(text := read_json(legacy).get("chat_template"), str):
         templates["default"] = text
-    if (file := path / "chat_template.jinja").is_file():
-        templates["default"] = file.read_text(encoding="utf-8")
+    if (file := path / "chat_template.jinja").exists():
+        templates["default"] = read_model_text(file, MAX_TEMPLATE_BYTES)
     for file in sorted((path / "additional_chat_templates").glob("*.jinja")):
-        templates[file.stem] = file.read_text(encoding="utf-8")
+        templates[file.stem] = read_model_text(file, MAX_TEMPLATE_BYTES)
+    for name, text in templates.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadCheckpoint(f"The chat template {name!r} in {path} holds half a surrogate pair.") from None
     return templates
 
 

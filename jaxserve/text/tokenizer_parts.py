@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import processors
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.model_files import MAX_TOKENIZER_BYTES, read_model_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def set_post_processor(backend: tokenizers.Tokenizer, bos: str | None, eos: str 
 def read_json(file: Path) -> dict[str, Any]:
     """Return the object in `file`, or an empty one if there is no such file. Raises BadCheckpoint for anything else."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_model_text(file, MAX_TOKENIZER_BYTES))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import PackedKind, QuantizedBlocks
+from jaxserve.model_files import read_model_file
 
 MAX_JSON_BYTES = 64 * MIB
 
@@ -66,11 +67,7 @@ class Checkpoint(Protocol):
 def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     """Read a small JSON object from a model directory. Raises BadCheckpoint when it is anything else."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise BadCheckpoint(
-                f"{path} is larger than {MAX_JSON_BYTES // MIB} MiB, too large for what it should hold."
-            )
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_model_file(path, MAX_JSON_BYTES))
     except FileNotFoundError:
         if missing_ok:
             return {}
