@@ -113,7 +113,7 @@ class Engine:
         self._plan_host_s = time.monotonic() - started - waited_s
         if self._in_flight and (not plan or len(self._in_flight) > self._depth):
             outputs += self._apply_oldest()
-        return outputs
+        return outputs + self.scheduler.take_failed()
 
     def _profile_step(self, profiler: StepProfiler) -> None:
         profiler.before_step()

@@ -2,6 +2,7 @@
 
 from jaxserve.engine.logprobs import make_position_logprobs
 from jaxserve.engine.plan import Chunk, DecodeBatch, SampledTokens, StepPlan, StepResult
+from jaxserve.engine.request_faults import RequestFaults
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.sequence import Sequence
 from jaxserve.errors import InvalidParameter
@@ -11,10 +12,14 @@ from jaxserve.sampling_params import SamplingParams
 
 
 class OutputProcessor:
-    """The application of one plan's results after another to the request table."""
+    """The application of one plan's results after another to the request table.
 
-    def __init__(self, requests: RequestTable) -> None:
-        self._requests = requests
+    requests   The live requests.
+    faults     The boundary around each one's results.
+    """
+
+    def __init__(self, requests: RequestTable, faults: RequestFaults) -> None:
+        self._requests, self._faults = requests, faults
 
     def apply(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
         """Apply the results of the oldest plan and return the new outputs."""
@@ -25,15 +30,16 @@ class OutputProcessor:
         for batch, sampled in zip(plan.beams, result.beams, strict=True):
             sequence = self._requests.by_id.get(batch.request_ids[0])
             if sequence is not None and sequence.epoch == batch.epochs[0]:
-                outputs += self._apply_beams(sequence, sampled, now)
+                outputs += self._faults.run(sequence.request, self._apply_beams, sequence, sampled, now) or ()
         for chunk, samples, logprobs in zip(plan.chunks, result.chunks, result.prompt_logprobs, strict=True):
             sequence = self._requests.by_id.get(chunk.request_id)
             if sequence is not None:
-                self._apply_chunk(sequence, chunk, samples[0], logprobs, now, outputs)
+                arguments = (sequence, chunk, samples[0], logprobs, now, outputs)
+                self._faults.run(sequence.request, self._apply_chunk, *arguments)
             for fork, sampled in zip(chunk.forks, samples[1:], strict=True):
                 sibling = self._requests.by_id.get(fork.request_id)
                 if sibling is not None:
-                    outputs.append(self._apply_first(sibling, sampled, now))
+                    self._faults.run(sibling.request, self._apply_first, sibling, sampled, now, outputs)
         return outputs
 
     def _apply_decode(
@@ -46,11 +52,14 @@ class OutputProcessor:
             sequence = by_id.get(request_id)
             if sequence is None:
                 continue
-            if count < max_tokens:
-                self._requests.retract(sequence, max_tokens - count, epoch)
-                del tokens[count:]
-            fills_pages = sequence.epoch == epoch
-            outputs.append(self._apply_tokens(sequence, tokens, sampled, index, now, fills_pages))
+            try:  # costs a row nothing; RequestFaults.run would cost a call
+                if count < max_tokens:
+                    self._requests.retract(sequence, max_tokens - count, epoch)
+                    del tokens[count:]
+                fills_pages = sequence.epoch == epoch
+                outputs.append(self._apply_tokens(sequence, tokens, sampled, index, now, fills_pages))
+            except Exception as error:
+                self._faults.end(sequence.request, error)
 
     def _apply_chunk(
         self,
@@ -72,14 +81,14 @@ class OutputProcessor:
             if sequence.epoch == chunk.epoch:
                 outputs += self._apply_beams(sequence, sampled, now)
         elif chunk.is_last:
-            outputs.append(self._apply_first(sequence, sampled, now))
+            self._apply_first(sequence, sampled, now, outputs)
         elif token < 0:
             outputs.append(self._fail(sequence, token))
         elif not sequence.needs_more_tokens and chunk.end == len(sequence.tokens):
             outputs.append(self._requests.finish(sequence, FinishReason.LENGTH))
 
-    def _apply_first(self, sequence: Sequence, sampled: SampledTokens, now: float) -> TokenOutput:
-        return self._apply_tokens(sequence, sampled.token_BK[0].tolist(), sampled, 0, now)
+    def _apply_first(self, sequence: Sequence, sampled: SampledTokens, now: float, outputs: list[TokenOutput]) -> None:
+        outputs.append(self._apply_tokens(sequence, sampled.token_BK[0].tolist(), sampled, 0, now))
 
     def _apply_tokens(
         self,

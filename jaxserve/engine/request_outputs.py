@@ -1,6 +1,7 @@
 """The outputs of requests as clients get them, and the metrics of each output."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from jaxserve.engine.request import Request
 from jaxserve.engine.sequence import Sequence
@@ -75,6 +76,18 @@ class RequestOutputs:
         for output_id in sequence.request.output_ids:
             self._stats.on_finish(self._timelines[output_id], reason)
         return self.make_output(sequence, token_ids, logprobs, reason, stop_reason, error)
+
+    def fail(self, request: Request, error: Exception) -> TokenOutput:
+        """Record the end of a request by an error, drop its timelines and return its last output. Never raises.
+
+        Its timelines may be missing, or wrong enough to raise, because its work was interrupted.
+        """
+        for output_id in request.output_ids:
+            timeline = self._timelines.pop(output_id, None)
+            with suppress(Exception):
+                if timeline is not None:
+                    self._stats.on_finish(timeline, FinishReason.ERROR)
+        return TokenOutput(request.request_id, finish_reason=FinishReason.ERROR, error=error)
 
     def make_output(
         self,

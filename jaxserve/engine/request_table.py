@@ -75,9 +75,9 @@ class RequestTable:
         """Queue a new request."""
         pages = self.cache.new_pages(CacheContext(salt=request.cache_salt))
         sequence = Sequence.from_request(request, pages, self._vocab_size, self._trackers)
-        self.by_id[request.request_id] = sequence
         self.request_outputs.add(request, group, self.clock())
         self.beams.add(sequence)
+        self.by_id[request.request_id] = sequence
         insort(self.waiting, sequence, key=_queue_key)
 
     def try_start(self, sequence: Sequence) -> bool:
@@ -250,16 +250,26 @@ class RequestTable:
         self.remove(sequence)
         return output
 
+    def fail(self, request: Request, error: Exception) -> TokenOutput:
+        """Remove a request wherever its work was interrupted, or before it was added, and return its last output."""
+        sequence = self.by_id.get(request.request_id)
+        if sequence is not None:
+            self._remove(sequence)
+        self.beams.remove(request)
+        return self.request_outputs.fail(request, error)
+
     def remove(self, sequence: Sequence) -> None:
         """Remove a request without an output and free its rows and pages."""
-        request = sequence.request
+        self._remove(sequence)
+        self.beams.remove(sequence.request)
+        self.request_outputs.remove(sequence.request)
+
+    def _remove(self, sequence: Sequence) -> None:
         if sequence.row is None:
             self.waiting.remove(sequence)
         self._free(sequence)
         sequence.finish()
-        self.beams.remove(request)
-        del self.by_id[request.request_id]
-        self.request_outputs.remove(request)
+        del self.by_id[sequence.request.request_id]
 
     def audit(self) -> None:
         """Check that pages, page tables, rows and requests add up; raises CacheInvariantError if they do not."""

@@ -16,9 +16,10 @@ from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
 from jaxserve.engine.output_processor import OutputProcessor
-from jaxserve.engine.plan import NO_MASKS, Chunk, Mask, StepMasks, StepPlan, StepResult
+from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.prefill_scheduler import PrefillScheduler
 from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
+from jaxserve.engine.request_faults import RequestFaults
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.stats import RequestGroup, Stats
 from jaxserve.outputs import FinishReason, TokenOutput
@@ -68,7 +69,8 @@ class Scheduler:
         )
         self._prefill = PrefillScheduler(self._requests, max_chunk_tokens=max_chunk_tokens, max_logprobs=max_logprobs)
         self._decode = DecodeScheduler(self._requests, max_logprobs=max_logprobs, max_tokens_per_row=max_tokens_per_row)
-        self._output_processor = OutputProcessor(self._requests)
+        self._faults = RequestFaults(self._requests)
+        self._output_processor = OutputProcessor(self._requests, self._faults)
 
     @property
     def num_running(self) -> int:
@@ -87,8 +89,8 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is a live request."""
-        return bool(self._requests.by_id)
+        """Whether there is a live request, or the last output of one to be taken."""
+        return bool(self._requests.by_id) or self._faults.has_outputs
 
     def request_ids(self) -> list[int]:
         """Return the ids of the live requests."""
@@ -99,7 +101,7 @@ class Scheduler:
 
         group   The choices that it belongs to, for the metrics.
         """
-        self._requests.add(request, group)
+        self._faults.run(request, self._requests.add, request, group)
 
     def finish(self, request_id: int, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request without further output; unknown and finished ids change nothing.
@@ -108,7 +110,7 @@ class Scheduler:
         """
         sequence = self._requests.by_id.get(self._requests.beams.find_owner(request_id))
         if sequence is not None:
-            self._requests.finish(sequence, reason)
+            self._faults.run(sequence.request, self._requests.finish, sequence, reason)
 
     def plan(self) -> StepPlan:
         """Plan the next step: a token for every decode row and beam, then prompt chunks within the token budget."""
@@ -158,7 +160,7 @@ class Scheduler:
         masks = StepMasks(
             tuple((index, mask) for index, mask in decode if mask is not None),
             chunks if any(mask is not None for masks in chunks for mask in masks) else (),
-            tuple(self._requests.beams.make_masks(batch) for batch in plan.beams),
+            tuple(self._make_beam_masks(batch) for batch in plan.beams),
         )
         if masks.num_grammar_masks:
             self.stats.on_masks(masks.num_grammar_masks, self._requests.clock() - started)
@@ -166,18 +168,26 @@ class Scheduler:
 
     def _make_mask(self, request_id: int) -> Mask | None:
         sequence = self._requests.by_id.get(request_id)
-        return None if sequence is None else sequence.make_mask()
+        return None if sequence is None else self._faults.run(sequence.request, sequence.make_mask)
+
+    def _make_beam_masks(self, batch: DecodeBatch) -> tuple[tuple[int, Mask], ...]:
+        sequence = self._requests.by_id.get(batch.request_ids[0])
+        if sequence is None:
+            return ()
+        return self._faults.run(sequence.request, self._requests.beams.make_masks, batch) or ()
 
     def apply(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
         """Apply the results of the oldest plan and return the new outputs."""
         return self._output_processor.apply(plan, result)
 
+    def take_failed(self) -> list[TokenOutput]:
+        """Return the last outputs of requests whose own work has raised since the last call, in whichever method."""
+        return self._faults.take_outputs() if self._faults.has_outputs else []
+
     def fail_all(self, error: Exception) -> list[TokenOutput]:
         """End every live request with this error and return the last outputs."""
-        requests = self._requests
-        return [
-            requests.finish(sequence, FinishReason.ERROR, error=error) for sequence in list(requests.by_id.values())
-        ]
+        requests = [sequence.request for sequence in self._requests.by_id.values()]
+        return self.take_failed() + [self._requests.fail(request, error) for request in requests]
 
     def audit(self) -> None:
         """Check that pages, rows and requests add up; raises an error if they do not."""

@@ -22,6 +22,7 @@ COUNTERS = (
     "prompt_tokens_cached",
     "generation_tokens",
     "engine_steps",
+    "request_faults",  # requests that ended because their own work on the host raised
     "nonfinite_logits",  # rows whose logits were not finite
     "grammar_masked_tokens",  # sampled under a grammar's mask
     "step_bytes",  # read by steps, as roofline.py counts them; this and the next three stay 0 without a roofline
@@ -253,6 +254,10 @@ class Stats:
         counters["step_flops"] += cost.flops
         counters["step_device_seconds"] += device_s
         counters["step_roofline_seconds"] += cost.roofline_s
+
+    def on_request_fault(self) -> None:
+        """Count a request that ended because its own work on the host raised."""
+        self._counters["request_faults"] += 1
 
     def on_nonfinite(self, rows: int = 1) -> None:
         """Count rows whose logits were not finite."""

@@ -11,6 +11,13 @@ from tests.engine.world import EOS, PAGE, SHAPES, STOP, WINDOWS, World, prompt
 from tests.fake_runner import expected_output
 
 
+class BrokenDetector:
+    """A repetition detector that raises at every token."""
+
+    def push(self, token: int) -> bool:
+        raise RuntimeError(token)
+
+
 class Life(RuleBasedStateMachine):
     """Anything in any order on a small pool. What a request hears is always a beginning of its true answer."""
 
@@ -28,7 +35,7 @@ class Life(RuleBasedStateMachine):
         budget = max_num_seqs + PAGE * pages_per_step
         self.world = World(num_pages=num_pages, max_num_seqs=max_num_seqs, budget=budget, chunk=chunk, **settings)
         self.aborted: set[int] = set()
-        self.failed: set[int] = set()
+        self.broken: set[int] = set()  # requests whose host work raises
 
     @rule(
         data=st.data(),
@@ -82,14 +89,21 @@ class Life(RuleBasedStateMachine):
     def step(self, times) -> None:
         for _ in range(times):
             idle, work = not self.world.in_flight, self.world.scheduler.has_work
-            self.world.step()
-            assert self.world.plans[-1] or not idle or not work, "work waits and nothing runs"
+            outputs = self.world.step()
+            assert self.world.plans[-1] or outputs or not idle or not work, "work waits and nothing runs"
 
     @precondition(lambda self: self.world.scheduler.has_work)
     @rule(data=st.data())
     def sicken(self, data) -> None:
         request_id = data.draw(st.sampled_from(self.world.scheduler.request_ids()))
         self.world.runner.nan_request_ids.add(request_id)
+
+    @precondition(lambda self: self.world.scheduler.has_work)
+    @rule(data=st.data())
+    def break_tracker(self, data) -> None:
+        sequence = data.draw(st.sampled_from(list(self.world.scheduler._requests.by_id.values())))
+        sequence.repetition = BrokenDetector()
+        self.broken.add(sequence.request.request_id)
 
     @precondition(lambda self: self.world.prefix)
     @rule()
@@ -115,7 +129,7 @@ class Life(RuleBasedStateMachine):
         assert tokens == truth.tokens[: len(tokens)]
         assert [output.finish_reason for output in heard[:-1]] == [None] * (len(heard) - 1 if heard else 0)
         if reason == "error":
-            assert request.request_id in world.runner.nan_request_ids
+            assert request.request_id in world.runner.nan_request_ids | self.broken
         elif reason is not None:
             assert (tokens, reason) == (truth.tokens, truth.reason)
 

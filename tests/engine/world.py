@@ -175,6 +175,7 @@ class World:
             self.in_flight.append((plan, self.runner.sample(work, self.scheduler.make_masks(plan))))
         if self.in_flight and (len(self.in_flight) > self.overlap or not plan):
             outputs += self.apply_oldest()
+        outputs += self.scheduler.take_failed()
         for output in outputs:
             self.outputs[output.request_id].append(output)
         return outputs
@@ -197,8 +198,8 @@ class World:
             if not self.scheduler.has_work and not self.in_flight:
                 break
             idle = not self.in_flight
-            self.step()
-            assert not idle or self.plans[-1], "work waits and nothing runs"
+            outputs = self.step()
+            assert not idle or self.plans[-1] or outputs, "work waits and nothing runs"
             self.scheduler.audit()
         assert not self.scheduler.has_work
         assert (self.scheduler.num_running, self.scheduler.num_waiting, self.cache.num_active) == (0, 0, 0)
