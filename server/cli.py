@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from jaxserve import EngineConfig
     from server.config import ServerConfig
     from server.flags import CommandParser
@@ -100,11 +102,24 @@ def _run_with_configs(command: str, words: Sequence[str], run: Callable[["Engine
 
 
 def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
-    """Start and serve. The port is bound at once, but clients cannot connect until everything is ready."""
+    """Start and serve, and end at once if a signal asks for it before the server is ready."""
+    from contextlib import ExitStack
+
+    from server.start_signals import exit_on_signal
+
+    on_failure = ExitStack()
+    with exit_on_signal(on_failure.close):
+        return _start_and_serve(engine_config, server_config, on_failure)
+
+
+def _start_and_serve(engine_config: "EngineConfig", server_config: "ServerConfig", on_failure: "ExitStack") -> int:
+    """Start and serve. The port is bound at once, but clients cannot connect until everything is ready.
+
+    on_failure: what is to be undone if the start fails.
+    """
     import asyncio
     import dataclasses
     import threading
-    from contextlib import ExitStack
     from importlib import import_module
 
     from server.startup import (
@@ -118,7 +133,7 @@ def _serve(engine_config: "EngineConfig", server_config: "ServerConfig") -> int:
     )
 
     console = make_console()
-    with ExitStack() as on_failure, StartupProgress(console) as phases:
+    with on_failure, StartupProgress(console) as phases:
         phases.report("import", 0, 0)
         from jaxserve import check_config
         from server.api_keys import add_file_keys

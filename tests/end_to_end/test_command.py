@@ -1,10 +1,13 @@
 """The commands on a real engine: serve, chat, run, the benchmark, and their exit codes."""
 
 import json
+import signal
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+
+import pytest
 
 from tests.end_to_end.running_server import SMALL_SERVER_FLAGS, RunningServer
 
@@ -48,6 +51,20 @@ def test_asked_to_stop_it_leaves_with_zero(tiny_model: Path) -> None:
         code, rest = server.stop()
     assert code == 0, rest
     assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_stop_while_it_starts_it_leaves_at_once(tiny_model: Path, tmp_path: Path, number: int) -> None:
+    uds = tmp_path / "socket"
+    words = ("serve", str(tiny_model), *SMALL_SERVER_FLAGS, "--uds", str(uds), "--compilation-cache-dir", "none")
+    with subprocess.Popen([sys.executable, "-m", "server", *words], stderr=subprocess.PIPE, text=True) as start:
+        assert start.stderr is not None
+        assert start.stderr.readline().startswith("import")  # the rest of the start takes some seconds
+        start.send_signal(number)
+        said = start.stderr.read()
+        assert start.wait() == 0, said
+    assert "before the server was ready" in said and "Ready in" not in said
+    assert not uds.exists()
 
 
 def test_json_lines_are_all_that_a_server_writes(tiny_model: Path) -> None:
