@@ -54,6 +54,7 @@ def compile_model(target: Target, devices: tuple[Any, ...], model: str, config: 
     from jaxserve.engine.device_state import DeviceState, RowState
     from jaxserve.engine.program_table import CopyPages, ProgramTable, Sample
     from jaxserve.engine.step import ModelContext
+    from jaxserve.engine.weight_layout import WeightLayout
     from jaxserve.models.partition import check_partition, local_caches, place_params
     from jaxserve.models.registry import abstract_params, find_architecture
     from jaxserve.parallel.placement import Placement
@@ -66,7 +67,9 @@ def compile_model(target: Target, devices: tuple[Any, ...], model: str, config: 
     check_partition(spec, placement.ranks)
     dtype = np.dtype(jnp.dtype("float32" if target.backend == "cpu" else "bfloat16"))
     params = architecture.params(spec)
-    weights = place_params(abstract_params(params, dtype), params, spec, placement)
+    shapes = place_params(abstract_params(params, dtype), params, spec, placement)
+    layout = WeightLayout.from_shapes(shapes)
+    weights = tuple(layout.pack_shapes(shapes))
     backend = GpuAttention(interpret=False) if target.backend == "gpu" else BACKENDS[target.backend]()
     page_size = backend.default_page_size(target.rows, spec.max_position_embeddings)
     groups = make_groups(local_caches(architecture.cache(spec), num_devices))
@@ -84,7 +87,7 @@ def compile_model(target: Target, devices: tuple[Any, ...], model: str, config: 
     unused: Any = None
     state = DeviceState(pages, RowState(column, column), unused)
     table = ProgramTable(
-        model=ModelContext(spec, dtype, tuple(weights), backend, page_size, groups, placement.ranks),
+        model=ModelContext(spec, dtype, layout, backend, page_size, groups, placement.ranks),
         buckets=Buckets(decode=(8, DECODE_ROWS), prefill=(CHUNK_TOKENS,)),
         max_pages_per_row=num_pages_for(spec.max_position_embeddings, page_size),
         vocab_size=spec.vocab_size,
@@ -106,7 +109,7 @@ def compile_model(target: Target, devices: tuple[Any, ...], model: str, config: 
         record = about | {"program": str(key)}
         try:
             with placement.as_default(), tell_kernels(target, devices[0], num_devices):
-                lowered = key.lower(table, tuple(weights.values()), state)
+                lowered = key.lower(table, weights, state)
             compiled = lowered.compile()
         except Exception as error:  # what a compiler refuses is what is looked for
             yield record | {"outcome": "failed", "why": f"{type(error).__name__}: {error}"[:500]}
