@@ -1,20 +1,24 @@
 """AdmissionQueue: a limit on the choices of requests that are prepared, run or answered at the same time."""
 
 import threading
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
 from jaxserve.errors import InvalidParameter, Overloaded
+
+RESERVED_PART = 4  # the reserve for new callers is this part of the queue
 
 
 class QueueSlot:
     """The places of one admitted request in the queue, until `release` or the end of a `with` block.
 
     num_choices   The number of its places.
+    caller        Who has sent it; "" where nobody tells callers apart.
     """
 
-    def __init__(self, queue: "AdmissionQueue", num_choices: int) -> None:
-        self.num_choices = num_choices
+    def __init__(self, queue: "AdmissionQueue", num_choices: int, caller: str) -> None:
+        self.num_choices, self.caller = num_choices, caller
         self._queue: AdmissionQueue | None = queue
 
     @property
@@ -26,7 +30,7 @@ class QueueSlot:
         """Give the places back. Idempotent."""
         queue, self._queue = self._queue, None
         if queue is not None:
-            queue.release(self.num_choices)
+            queue.release(self.num_choices, self.caller)
 
     def __enter__(self) -> Self:
         return self
@@ -40,6 +44,8 @@ class QueueSlot:
 class AdmissionQueue:
     """The places of a queue. Safe in any thread.
 
+    A quarter more places than max_choices are for callers that have none: who fills the queue does not lock others out.
+
     max_choices          The number of places: choices of requests.
     max_waiting_tokens   With more prompt tokens waiting no request is admitted.
     """
@@ -48,12 +54,14 @@ class AdmissionQueue:
         self._max_choices, self._max_waiting_tokens = max_choices, max_waiting_tokens
         self._lock = threading.Lock()
         self._num_taken = 0
+        self._taken_by_caller: Counter[str] = Counter()
         self._rejected = {"max_num_queued_reqs": 0, "max_num_queued_tokens": 0}
 
-    def admit(self, num_choices: int, num_waiting_tokens: int) -> QueueSlot:
+    def admit(self, num_choices: int, num_waiting_tokens: int, caller: str = "") -> QueueSlot:
         """Admit a request with so many choices.
 
         num_waiting_tokens   The prompt tokens that wait now.
+        caller               Who sends it.
 
         Raises InvalidParameter if the queue could never hold so many choices, Overloaded if it is full.
         """
@@ -63,7 +71,8 @@ class AdmissionQueue:
                 "n",
             )
         with self._lock:
-            if self._num_taken + num_choices > self._max_choices:
+            reserve = 0 if self._taken_by_caller.get(caller) else self._max_choices // RESERVED_PART
+            if self._num_taken + num_choices > self._max_choices + reserve:
                 self._rejected["max_num_queued_reqs"] += 1
                 raise Overloaded(
                     f"The queue is full: {self._num_taken} of {self._max_choices} places are taken. Try again later."
@@ -72,12 +81,16 @@ class AdmissionQueue:
                 self._rejected["max_num_queued_tokens"] += 1
                 raise Overloaded(f"{num_waiting_tokens} prompt tokens are waiting; please try again later.")
             self._num_taken += num_choices
-        return QueueSlot(self, num_choices)
+            self._taken_by_caller[caller] += num_choices
+        return QueueSlot(self, num_choices, caller)
 
-    def release(self, num_choices: int) -> None:
+    def release(self, num_choices: int, caller: str) -> None:
         """Take places back from a slot, which alone calls this."""
         with self._lock:
             self._num_taken -= num_choices
+            self._taken_by_caller[caller] -= num_choices
+            if not self._taken_by_caller[caller]:
+                del self._taken_by_caller[caller]
 
     @property
     def num_taken(self) -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.build import ProgressCallback
 from jaxserve.engine_client import EngineClient
 from jaxserve.errors import Overloaded
+from jaxserve.fair_threads import FairThreads
 from jaxserve.outputs import RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.preparation import Ready
 from jaxserve.prompt_input import ChatPrompt, PromptInput
@@ -42,11 +42,11 @@ class AsyncLLM:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = EngineClient.load(config, self._on_outputs, progress)
         # Rendering and tokenizing a long prompt takes longer than the loop may be blocked.
-        self._text_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-text")
+        self._text_threads = FairThreads(2, "jaxserve-text")
         self._num_request_templates = 0
         # These wait for worker processes: a slow template of a request does not delay the model's own template.
-        self._worker_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-worker")
-        self._grammar_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="jaxserve-grammar")
+        self._worker_threads = FairThreads(2, "jaxserve-worker")
+        self._grammar_threads = FairThreads(2, "jaxserve-grammar")
 
     @classmethod
     def load(cls, config: EngineConfig, progress: ProgressCallback | None = None) -> "AsyncLLM":
@@ -108,28 +108,33 @@ class AsyncLLM:
         """The number of sequences (choices of requests) that have not ended."""
         return self._client.num_unfinished
 
-    async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False) -> RenderedPrompt:
+    async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False, caller: str = "") -> RenderedPrompt:
         """Render a conversation, for callers that do not generate. Runs in a thread.
 
         counting   only the number of tokens is wanted: the prompt may be longer than the model's length
+        caller     who asks: callers are served in turn
 
-        Raises RequestError for messages that cannot be rendered, Overloaded if too many requests with templates of
-        their own wait.
+        Raises RequestError for messages that cannot be rendered, Overloaded if too many requests of the caller wait,
+        or too many with templates of their own.
         """
         render = partial(self._client.text.prompts.render_chat, prompt, counting=counting)
-        return await self._run_for(prompt.chat_template is not None, render, self._text_threads)
+        return await self._run_for(prompt.chat_template is not None, render, self._text_threads, caller)
 
-    async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
+    async def encode(
+        self, text: str, *, add_special_tokens: bool = True, counting: bool = False, caller: str = ""
+    ) -> list[int]:
         """Return the token ids of a text. Runs in a thread.
 
         counting   only the number of tokens is wanted: the text may be longer than the model's length
+        caller     who asks: callers are served in turn
 
-        Raises RequestError if the text is too long or no valid Unicode.
+        Raises RequestError if the text is too long or no valid Unicode, Overloaded if too many requests of the caller
+        wait.
         """
         encode = partial(
             self._client.text.prompts.encode, text, add_special_tokens=add_special_tokens, counting=counting
         )
-        return await self._run_in(self._text_threads, encode)
+        return await self._run_in(self._text_threads, encode, caller)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids."""
@@ -149,15 +154,16 @@ class AsyncLLM:
         """
         self._client.check_data_parallel_rank(rank, name)
 
-    def admit(self, num_choices: int = 1) -> QueueSlot:
-        """Admit a request to the queue, before its prompt is looked at. Its slot is released by the caller, at last.
+    def admit(self, num_choices: int = 1, caller: str = "") -> QueueSlot:
+        """Admit a request to the queue, before its prompt is looked at. Its slot must be released at last.
 
         num_choices   the choices of all its prompts together
+        caller        who sends it: prompts of callers are prepared in turn, and nobody can fill the queue for all
 
         Raises Overloaded if the queue is full, EngineStopped if no request can be served, InvalidParameter if the queue
         could never hold so many choices.
         """
-        return self._client.admit(num_choices)
+        return self._client.admit(num_choices, caller)
 
     async def prepare(
         self,
@@ -211,7 +217,7 @@ class AsyncLLM:
         may_compile = params.structured_outputs is not None or (output is not None and output.tools)
         threads = self._grammar_threads if may_compile else self._text_threads
         has_template = any(isinstance(prompt, ChatPrompt) and prompt.chat_template is not None for prompt in prompts)
-        return await self._run_for(has_template, prepare, threads)
+        return await self._run_for(has_template, prepare, threads, "" if slot is None else slot.caller)
 
     async def generate(self, ready: Ready) -> AsyncGenerator[TextDelta, None]:
         """Generate and yield text deltas of all choices, interleaved; the last of each has a finish_reason.
@@ -270,9 +276,8 @@ class AsyncLLM:
     async def close(self) -> None:
         """End the engine and free the device memory. Requests that still run get EngineStopped."""
         await asyncio.to_thread(self._client.close)
-        self._text_threads.shutdown(wait=False)
-        self._worker_threads.shutdown(wait=False)
-        self._grammar_threads.shutdown(wait=False)
+        for threads in (self._text_threads, self._worker_threads, self._grammar_threads):
+            threads.shutdown()
 
     def _forget(self, choice_ids: Sequence[int]) -> None:
         for choice_id in choice_ids:
@@ -290,17 +295,17 @@ class AsyncLLM:
             if request is not None:
                 request.push(output)
 
-    async def _run_for(self, has_template: bool, function: Callable[[], T], threads: ThreadPoolExecutor) -> T:
+    async def _run_for(self, has_template: bool, function: Callable[[], T], threads: FairThreads, caller: str) -> T:
         """Run a function in one of these threads; where a client's template is rendered, beside the other templates."""
         if not has_template:
-            return await self._run_in(threads, function)
+            return await self._run_in(threads, function, caller)
         if self._num_request_templates >= MAX_REQUEST_TEMPLATES:
             raise Overloaded(f"{MAX_REQUEST_TEMPLATES} requests wait for their chat templates; please try again later.")
         self._num_request_templates += 1
         try:
-            return await self._run_in(self._worker_threads, function)
+            return await self._run_in(self._worker_threads, function, caller)
         finally:
             self._num_request_templates -= 1
 
-    async def _run_in(self, threads: ThreadPoolExecutor, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(threads, function)
+    async def _run_in(self, threads: FairThreads, function: Callable[[], T], caller: str) -> T:
+        return await asyncio.wrap_future(threads.submit(function, caller))

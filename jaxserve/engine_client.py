@@ -82,15 +82,16 @@ class EngineClient:
         engines, text = load_engines(config, progress)
         return cls(engines, text, on_outputs)
 
-    def admit(self, num_choices: int = 1) -> QueueSlot:
-        """Admit a request to the queue, before its prompt is looked at.
+    def admit(self, num_choices: int = 1, caller: str = "") -> QueueSlot:
+        """Admit a request to the queue, before its prompt is looked at. caller: who sends it.
 
         Raises EngineStopped if no request can be served, InvalidParameter if the queue could never hold so many
         choices, Overloaded if it is full.
         """
         if not self.can_serve:
             raise EngineStopped("The engine is not running; no request can be served.")
-        return self._queue.admit(num_choices, sum(replica.num_waiting_tokens for replica in self.replicas))
+        num_waiting_tokens = sum(replica.num_waiting_tokens for replica in self.replicas)
+        return self._queue.admit(num_choices, num_waiting_tokens, caller)
 
     def check_data_parallel_rank(self, rank: int, name: str = "data_parallel_rank") -> None:
         """Check the number of a replica. name: what the caller has called it.

@@ -300,7 +300,7 @@ class RequestSlots:
             raise unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S)
         self._check_caller(caller, num_generations, param)
         with client_fields({"n": param}):
-            places = self._llm.admit(num_generations)
+            places = self._llm.admit(num_generations, caller)
         slot = RequestSlot(places, self._config.queue_timeout_s, self._config.request_timeout_s)
         self._requests.add(slot)
         self._choices_by_caller[caller] += num_generations

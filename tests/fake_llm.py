@@ -165,13 +165,15 @@ class FakeLLM:
             self._changed.clear()
             await self._changed.wait()
 
-    async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False) -> RenderedPrompt:
+    async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False, caller: str = "") -> RenderedPrompt:
         fields = {name: getattr(prompt, name) for name in ChatPrompt.__dataclass_fields__}
         self.rendered.append(fields | {"counting": counting})
         text = "".join(f"{turn['role'][:1]}:{text_of(turn.get('content'))}|" for turn in prompt.messages)
         return RenderedPrompt(text, self._encode(text, prompt.add_special_tokens))
 
-    async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
+    async def encode(
+        self, text: str, *, add_special_tokens: bool = True, counting: bool = False, caller: str = ""
+    ) -> list[int]:
         limit = self.config.max_model_len or CONTEXT
         check_text_length(text, limit * (COUNTING_FACTOR if counting else 1), limit)
         return self._encode(text, add_special_tokens)
@@ -188,10 +190,10 @@ class FakeLLM:
     def check_data_parallel_rank(self, rank: int, name: str = "data_parallel_rank") -> None:
         check_rank(rank, len(self.snapshots), name)
 
-    def admit(self, num_choices: int = 1) -> QueueSlot:
+    def admit(self, num_choices: int = 1, caller: str = "") -> QueueSlot:
         if not self.is_healthy:
             raise EngineStopped("The engine is not running; no request can be served.")
-        return self._queue.admit(num_choices, 0)
+        return self._queue.admit(num_choices, 0, caller)
 
     async def prepare_all(
         self, prompts: Sequence[TextPrompt | Sequence[int]], *args: Any, **options: Any

@@ -34,8 +34,8 @@ def make_blueprint(state: ServerState) -> Blueprint:
         """Tokenize a text or a conversation."""
         request, work = await state.reader.read(TokenizeRequest, partial(_check, config=state.config))
         state.check_model(request.model)
-        state.admit(1)
-        ids = await _tokenize(request, state, work)
+        slot = state.admit(1)
+        ids = await _tokenize(request, state, work, slot.places.caller)
         strings = await in_slices(ids, state.llm.tokenizer.pieces) if request.return_token_strs else None
         limit = get_max_model_len(state.llm)
         body = {"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": strings}
@@ -76,14 +76,17 @@ def _detokenize(request: DetokenizeRequest, llm: AsyncLLM) -> Response:
     return json_response({"prompt": llm.decode(request.tokens)})
 
 
-async def _tokenize(request: TokenizeRequest, state: ServerState, work: HostWork) -> list[int]:
+async def _tokenize(request: TokenizeRequest, state: ServerState, work: HostWork, caller: str) -> list[int]:
     if request.prompt is None:
         prompt = await work.run(partial(make_chat_prompt, request, state.config))
         with client_fields({"prompt": "messages"}):
-            return (await state.llm.render_chat(prompt, counting=True)).token_ids
+            return (await state.llm.render_chat(prompt, counting=True, caller=caller)).token_ids
     with client_fields({}):
         return await state.llm.encode(
-            request.prompt, add_special_tokens=request.add_special_tokens is not False, counting=True
+            request.prompt,
+            add_special_tokens=request.add_special_tokens is not False,
+            counting=True,
+            caller=caller,
         )
 
 

@@ -34,3 +34,22 @@ def test_more_than_the_queue_could_ever_hold_is_no_matter_of_waiting():
     with pytest.raises(InvalidParameter, match="asks for 5 generations; at most 4"):
         queue.admit(5, 0)
     assert sum(queue.rejected().values()) == 0
+
+
+def test_who_fills_the_queue_does_not_lock_others_out():
+    queue = AdmissionQueue(8, 100)
+    queue.admit(8, 0, "greedy")
+    for caller in ("second", "third"):
+        queue.admit(1, 0, caller)
+    for caller in ("greedy", "second", "fourth"):
+        with pytest.raises(Overloaded):
+            queue.admit(1, 0, caller)
+    assert queue.num_taken == 10
+
+
+def test_a_caller_that_has_left_is_a_new_one():
+    queue = AdmissionQueue(4, 100)
+    queue.admit(3, 0, "greedy")
+    for _ in range(3):
+        with queue.admit(2, 0, "other"), pytest.raises(Overloaded):
+            queue.admit(1, 0, "other")

@@ -40,10 +40,12 @@ class TemplateLLM(FakeLLM):
         self.vocab_size = self.tokenizer.vocab_size
         self.prompts = PromptRenderer(self.config, self.tokenizer)
 
-    async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False) -> RenderedPrompt:
+    async def render_chat(self, prompt: ChatPrompt, *, counting: bool = False, caller: str = "") -> RenderedPrompt:
         return await asyncio.to_thread(partial(self.prompts.render_chat, prompt, counting=counting))
 
-    async def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
+    async def encode(
+        self, text: str, *, add_special_tokens: bool = True, counting: bool = False, caller: str = ""
+    ) -> list[int]:
         return self.prompts.encode(text, add_special_tokens=add_special_tokens, counting=counting)
 
     def decode(self, token_ids: Sequence[int]) -> str:
