@@ -24,7 +24,7 @@ POSITIVE_FIELDS = (
         "kv_cache_memory_bytes",
         "num_gpu_blocks_override",
     ),
-    *("max_num_queued_reqs", "max_num_queued_tokens"),
+    *("max_num_queued_reqs", "max_num_queued_tokens", "grammar_cache_entries", "grammar_cache_bytes"),
 )
 # The keys of structured_outputs_config and their types. In vLLM the first two choose among backends.
 STRUCTURED_OUTPUTS_KEYS = {
@@ -173,6 +173,11 @@ class EngineConfig:
     request_template_timeout_s: float = option(
         5.0, "A chat template that came with a request must have rendered its prompt within this many seconds."
     )
+    grammar_compile_timeout_s: float = option(
+        5.0, "The grammar of a request must be compiled within this many seconds, by a worker process."
+    )
+    grammar_cache_entries: int = option(256, "Compiled grammars are kept for later requests: at most this many,")
+    grammar_cache_bytes: int = option(512 * MIB, "and at most this many bytes of memory.")
     generation_config: str = option(
         "auto",
         "Sampling defaults come from the model's generation_config.json (auto), from nowhere (vllm), or from that file"
@@ -235,7 +240,7 @@ class EngineConfig:
             raise BadConfig(
                 f"quantization={self.quantization!r} computes in float32, not bfloat16; try --dtype float32, or auto."
             )
-        for name in ("template_timeout_s", "request_template_timeout_s"):
+        for name in ("template_timeout_s", "request_template_timeout_s", "grammar_compile_timeout_s"):
             if not getattr(self, name) > 0:
                 raise BadConfig(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.max_model_len is not None and self.max_model_len < 1 and self.max_model_len != -1:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 
+from jaxserve.config import EngineConfig
 from jaxserve.errors import EngineStopped
 from jaxserve.output_constraints import GrammarSpec
 from jaxserve.structured.compiler import CompiledGrammar, GrammarCompiler
@@ -14,12 +15,14 @@ from jaxserve.text.tokenizer import Tokenizer
 class GrammarStore:
     """Compiled grammars. The compiler is made when the first grammar is needed. Several threads may use a store."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int, config: EngineConfig) -> None:
         """Make an empty store.
 
         eos_ids      the end-of-sequence tokens, the primary one first
         vocab_size   the number of logits
+        config       limits of compiling and keeping grammars
         """
+        self._config = config
         self._tokenizer, self._eos_ids, self._vocab_size = tokenizer, eos_ids, vocab_size
         self._lock = threading.Lock()
         self._compiler: GrammarCompiler | None = None
@@ -61,7 +64,10 @@ class GrammarStore:
                 raise EngineStopped("The model is closed; no grammar can be compiled any more.")
             if self._compiler is None:
                 self._compiler = GrammarCompiler(
-                    build_grammar_tokenizer(self._tokenizer, self._eos_ids, self._vocab_size)
+                    build_grammar_tokenizer(self._tokenizer, self._eos_ids, self._vocab_size),
+                    timeout_s=self._config.grammar_compile_timeout_s,
+                    cache_entries=self._config.grammar_cache_entries,
+                    cache_bytes=self._config.grammar_cache_bytes,
                 )
             return self._compiler
 

@@ -98,7 +98,7 @@ class OutputPlanner:
             special_token_ids(tokenizer),
             tokenizer.config.get("response_template"),
         )
-        self._grammars = GrammarStore(tokenizer, eos_ids, vocab_size)
+        self._grammars = GrammarStore(tokenizer, eos_ids, vocab_size, config)
         self.trackers = OutputTrackers(tokenizer, self._dialect, self._grammars)
 
     @property

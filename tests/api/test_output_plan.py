@@ -60,6 +60,19 @@ def test_a_planner_elsewhere_compiles_the_grammar_of_a_plain_spec_for_itself(mak
     assert not lets_through(replace(plan, grammar=elsewhere), tokenizer, "b")
 
 
+def test_grammars_are_compiled_and_kept_within_the_engine_s_limits(make_planner):
+    hurried, _ = make_planner(grammar_compile_timeout_s=0.0001)
+    with pytest.raises(InvalidParameter, match=r"it took longer than 0.0001 s"):
+        hurried.plan(replace(FREE, structured_outputs=Wanted(regex="a+")))
+    forgetful, _ = make_planner(grammar_cache_entries=1)
+    first, again = (forgetful.plan(replace(FREE, structured_outputs=Wanted(regex="a+"))).grammar for _ in range(2))
+    assert first is again
+    forgetful.plan(replace(FREE, structured_outputs=Wanted(regex="b+")))
+    assert forgetful.plan(replace(FREE, structured_outputs=Wanted(regex="a+"))).grammar is not first
+    with pytest.raises(BadConfig, match="grammar_cache_entries must be at least 1"):
+        EngineConfig(grammar_cache_entries=0)
+
+
 @pytest.mark.parametrize(
     ("level", "tools", "allowed"),
     [
