@@ -45,6 +45,7 @@ OWN_COUNTERS = {
     "compilation_seconds": ("compilation_seconds", "Seconds spent compiling, reading cached programs included."),
     "compilation_cache_hits": ("compilation_cache_hits", "Programs found in the persistent cache."),
     "worker_restarts": ("helper_restarts", "Worker processes killed and replaced, mostly those of clients' templates."),
+    "engine_rebuilds": ("engine_rebuilds", "Rebuilds of the device state after a step that failed."),
     "request_faults": ("request_faults", "Requests that ended because their own work on the host failed."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
     "grammar_masked_tokens": ("grammar_masked_tokens", "Tokens sampled under a grammar's mask."),

@@ -134,6 +134,12 @@ class FakeRunner:
         self.lines: dict[int, PenaltyRow] = {}
         self.nan_request_ids: set[int] = set()
 
+    def reset(self) -> None:
+        """Lose everything."""
+        self.slots.clear()
+        self.lines.clear()
+        self.last_token_R = [None] * len(self.last_token_R)
+
     def forward(self, plan: StepPlan) -> FakeLogits:
         """Return the plan with digests in place of logits; the work that a device does later is done at once."""
         for group, source, target in plan.page_copies:

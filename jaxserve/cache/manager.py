@@ -30,8 +30,8 @@ class CacheManager:
 
     def __init__(self, sizes: Sequence[GroupSize], *, page_size: int, has_prefix_cache: bool = True) -> None:
         self.sizes, self.page_size = tuple(sizes), page_size
-        self.pools = tuple(PagePool(size.num_pages) for size in sizes)
-        self.indexes = tuple(PrefixIndex(pool) for pool in self.pools) if has_prefix_cache else ()
+        self._has_prefix_cache = has_prefix_cache
+        self.reset()
         self._windows = tuple(size.window for size in sizes)
         self.has_windows = any(window is not None for window in self._windows)
 
@@ -196,9 +196,12 @@ class CacheManager:
         """Free all pages of a sequence, which may start again."""
         for group, pool in enumerate(self.pools):
             pool.decref(pages.by_group[group][pages.num_freed[group] :])
-            pages.by_group[group].clear()
-            pages.num_freed[group] = pages.copy_sources[group] = 0
-        pages.num_registered = 0
+        pages.clear()
+
+    def reset(self) -> None:
+        """Make all pages free, and none of them cached: what they held is lost. Sequences must clear theirs."""
+        self.pools = tuple(PagePool(size.num_pages) for size in self.sizes)
+        self.indexes = tuple(PrefixIndex(pool) for pool in self.pools) if self._has_prefix_cache else ()
 
     def plan_release(self, hit: PrefixHit) -> "PlannedRelease":
         """Return a count of what would be free for a sequence with this hit if others freed their pages."""

@@ -28,6 +28,13 @@ class SequencePages:
         """The number of pages by group, freed ones included."""
         return tuple(map(len, self.by_group))
 
+    def clear(self) -> None:
+        """Forget all pages, which are free or lost."""
+        for group, group_pages in enumerate(self.by_group):
+            group_pages.clear()
+            self.num_freed[group] = self.copy_sources[group] = 0
+        self.num_registered = 0
+
     def iter_owned(self) -> Iterable[tuple[int, int]]:
         """Yield (index of the group, page) of every page that is not freed."""
         for group, (pages, num_freed) in enumerate(zip(self.by_group, self.num_freed, strict=True)):

@@ -152,9 +152,19 @@ class BeamManager:
             return []
         for pages in state.pages:
             self._cache.free(pages)
-        self._states[sequence.request.request_id] = _begin(sequence)
+        self.restart(sequence)
         sequence.drop_pending()  # the results of steps in flight are ignored
         return state.rows[1:]
+
+    def restart(self, sequence: Sequence) -> None:
+        """Let the search of a sequence, if it is one, start again; its rows and pages are free or lost."""
+        if sequence.request.request_id in self._states:
+            self._states[sequence.request.request_id] = _begin(sequence)
+
+    def count_tokens(self, sequence: Sequence) -> int:
+        """Return the number of tokens of each of a sequence's live beams."""
+        state = self._states.get(sequence.request.request_id)
+        return len(state.search.beams[0].token_ids) if state is not None and state.search.beams else 0
 
     def list_pages(self, sequence: Sequence) -> list[SequencePages]:
         """Return the pages of each of a sequence's beams."""

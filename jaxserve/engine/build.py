@@ -435,8 +435,8 @@ def _executor(
     placement = plan.table.placement
     facts = [plan.table.model.backend.name, jax.tree.flatten(jax.eval_shape(plan.make_pages))]
     store = ProgramStore(directory, placement, facts)
-    pages = compile_all({"pages": placement.jit(plan.make_pages, (), STACKED).lower}, store, None)["pages"]()
-    return Executor(plan.table, weights, pages)
+    make_pages = compile_all({"pages": placement.jit(plan.make_pages, (), STACKED).lower}, store, None)["pages"]
+    return Executor(plan.table, weights, make_pages)
 
 
 def _num_top_logprobs(config: EngineConfig) -> int:

@@ -1,5 +1,6 @@
 """The engine's step: plan, execute, apply. No threads and no strings; one call is one step."""
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from jaxserve.engine.roofline import Roofline, StepCost
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import RequestGroup
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
+
+log = logging.getLogger(__name__)
 
 
 class RunnerProtocol(Protocol):
@@ -27,6 +30,10 @@ class RunnerProtocol(Protocol):
 
     def fetch(self, handle: Any) -> StepResult:
         """Wait for the results of a step."""
+        ...
+
+    def reset(self) -> None:
+        """Make the device state anew after a call that raised; what it held is lost."""
         ...
 
     def close(self) -> None:
@@ -73,6 +80,7 @@ class Engine:
         self.scheduler, self.runner = scheduler, runner
         self._depth = 1 if overlap else 0
         self._in_flight: deque[StepInFlight] = deque()
+        self._plan: StepPlan | None = None  # the newest; None while it is made
         self._roofline, self._profiler = roofline, profiler
         self._last_result_s = 0.0  # when the newest result was on the host
         self._plan_host_s = 0.0  # the time for planning and enqueueing the newest step
@@ -93,11 +101,24 @@ class Engine:
     def step(self) -> list[TokenOutput]:
         """Enqueue the next step, if there is one, and return the outputs of the steps whose results are due.
 
+        If a step raises, the device state is made anew and all requests are computed again, from their tokens on the
+        host. Raises what the step has raised if this happens too often, or what the second attempt raises.
+        """
+        outputs: list[TokenOutput] = []
+        try:
+            self._step(outputs)
+        except Exception as error:
+            self._rebuild(error)
+        return outputs + self.scheduler.take_failed()
+
+    def _step(self, outputs: list[TokenOutput]) -> None:
+        """Enqueue the next step and append the outputs of the steps whose results are due.
+
         Where a mask depends on the tokens before it, their results are read while the logits of the step are computed.
         """
-        started = time.monotonic()
-        plan = self.scheduler.plan()
-        outputs, waited_s = [], 0.0
+        started, waited_s = time.monotonic(), 0.0
+        self._plan = None
+        self._plan = plan = self.scheduler.plan()
         if plan:
             if self._profiler is not None:
                 self._profile_step(self._profiler)
@@ -106,32 +127,42 @@ class Engine:
             forward = self.runner.forward(plan)
             while plan.needs_previous_tokens and self._in_flight:
                 waiting = time.monotonic()
-                outputs += self._apply_oldest()
+                self._apply_oldest(outputs)
                 waited_s += time.monotonic() - waiting
             handle = self.runner.sample(forward, self.scheduler.make_masks(plan))
             self._in_flight.append(StepInFlight(plan, handle, enqueued, cost))
         self._plan_host_s = time.monotonic() - started - waited_s
         if self._in_flight and (not plan or len(self._in_flight) > self._depth):
-            outputs += self._apply_oldest()
-        return outputs + self.scheduler.take_failed()
+            self._apply_oldest(outputs)
+
+    def _rebuild(self, error: Exception) -> None:
+        """Go on after a step that has raised: none of the arrays that it was given is left."""
+        log.error("a step has failed; making the device state anew", exc_info=error)
+        plans = [step.plan for step in self._in_flight] + [self._plan or StepPlan()]
+        self._in_flight.clear()
+        # A plan that was not finished may have failed for any request.
+        self.scheduler.restart(
+            set().union(*(plan.request_ids for plan in plans)) if self._plan is not None else (), error
+        )
+        self.runner.reset()
 
     def _profile_step(self, profiler: StepProfiler) -> None:
         profiler.before_step()
         if profiler.is_over:
             self._profiler = None
 
-    def _apply_oldest(self) -> list[TokenOutput]:
-        step = self._in_flight.popleft()
+    def _apply_oldest(self, outputs: list[TokenOutput]) -> None:
+        step = self._in_flight[0]
         result = self.runner.fetch(step.handle)
+        self._in_flight.popleft()
         fetched = time.monotonic()
         if step.cost is not None:
             started = max(step.enqueued_s, self._last_result_s)  # on the device, after the step before it
             self.scheduler.stats.on_step_cost(step.cost, fetched - started)
         self._last_result_s = fetched
-        outputs = self.scheduler.apply(step.plan, result)
+        self.scheduler.apply(step.plan, result, outputs)
         host_s = self._plan_host_s + time.monotonic() - fetched
         self.scheduler.stats.on_step(step.plan.num_prompt_tokens, host_s)
-        return outputs
 
     def fail_all(self, error: Exception) -> list[TokenOutput]:
         """End every live request with this error and drop the steps in flight; return the last outputs."""

@@ -3,7 +3,7 @@
 Arrays are donated to programs, so nothing else may keep one.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxserve.cache.pages import ModelPages
 from jaxserve.engine import batch
 from jaxserve.engine.compile import ProgressCallback, compile_all
-from jaxserve.engine.device_state import DeviceState, init_rows
+from jaxserve.engine.device_state import DeviceState, RowState, init_rows
 from jaxserve.engine.plan import Chunk, Fork, Mask, PageCopy, RowUpdate
 from jaxserve.engine.program_table import (
     COPIES_PER_CALL,
@@ -65,24 +65,23 @@ class Executor:
 
     table       The programs.
     weights     The weights as model.weights packs them; or their shapes, and `place_weights` brings them later.
+    make_pages  Makes the pages of every layer, as the attention backend wants them. It must not compile.
     state       The rest of what is on the device.
     programs    The compiled programs by their keys.
-
-    pages       The pages of every layer, from the attention backend.
     """
 
     def __init__(
         self,
         table: ProgramTable,
         weights: Sequence[Array | PackedWeight | jax.ShapeDtypeStruct],
-        pages: ModelPages,
+        make_pages: Callable[[], ModelPages],
     ) -> None:
-        self.table, self.weights = table, tuple(weights)
+        self.table, self.weights, self._make_pages = table, tuple(weights), make_pages
         self._pad_row = table.num_rows - 1  # padding writes into it
         self._layouts = {key: key.make_layout(table) for key in (*table.decodes, *table.prefills)}
         self._columns = {key: key.list_columns(table) for key in (*table.samples, *table.prompt_logprobs)}
         penalty_shapes = jax.eval_shape(partial(penalties.init, table.num_rows, table.padded_vocab_size))
-        self.state = DeviceState(pages, jax.tree.map(self._put, init_rows(table.num_rows)), penalty_shapes)
+        self.state = DeviceState(make_pages(), self._make_rows(), penalty_shapes)
         counts = {key.rows for key in table.samples}
         allow_all = {rows: batch.allow_all(rows, table.padded_vocab_size) for rows in counts}
         self._allow_all = {rows: self._put(mask, BY_VOCAB) for rows, mask in allow_all.items()}
@@ -105,6 +104,14 @@ class Executor:
         self._loaded_keys = store.loaded_keys
         self.state = replace(self.state, penalties=self.programs[InitPenalties()]())
         return len(self.programs)
+
+    def reset_state(self) -> None:
+        """Make the state anew, after a program that owned a part of it has failed. Weights and programs stay."""
+        _delete(self.state)
+        self.state = DeviceState(self._make_pages(), self._make_rows(), self.programs[InitPenalties()]())
+
+    def _make_rows(self) -> RowState:
+        return jax.tree.map(self._put, init_rows(self.table.num_rows))
 
     def warm_up(self) -> None:
         """Run programs once on padding, so that no request has to wait for a first run.
@@ -220,10 +227,15 @@ class Executor:
 
     def close(self) -> None:
         """Free the device memory: weights, state and programs."""
-        for leaf in jax.tree.leaves((self.weights, self.state, self._allow_all, self._no_logprob_token_ids)):
-            if isinstance(leaf, Array) and not leaf.is_deleted():
-                leaf.delete()
+        _delete((self.weights, self.state, self._allow_all, self._no_logprob_token_ids))
         self.programs = {}
 
     def _put(self, array: np.ndarray, spec: PartitionSpec = WHOLE) -> Array:
         return jax.device_put(array, self.table.placement.sharding(spec))
+
+
+def _delete(tree: Any) -> None:
+    """Free the device memory of all arrays that are not deleted yet."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, Array) and not leaf.is_deleted():
+            leaf.delete()

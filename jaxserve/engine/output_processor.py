@@ -21,10 +21,9 @@ class OutputProcessor:
     def __init__(self, requests: RequestTable, faults: RequestFaults) -> None:
         self._requests, self._faults = requests, faults
 
-    def apply(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
-        """Apply the results of the oldest plan and return the new outputs."""
+    def apply(self, plan: StepPlan, result: StepResult, outputs: list[TokenOutput]) -> None:
+        """Apply the results of the oldest plan and append the new outputs."""
         now = self._requests.clock()
-        outputs: list[TokenOutput] = []
         if plan.decode is not None and result.decode is not None:
             self._apply_decode(plan.decode, result.decode, now, outputs)
         for batch, sampled in zip(plan.beams, result.beams, strict=True):
@@ -40,7 +39,6 @@ class OutputProcessor:
                 sibling = self._requests.by_id.get(fork.request_id)
                 if sibling is not None:
                     self._faults.run(sibling.request, self._apply_first, sibling, sampled, now, outputs)
-        return outputs
 
     def _apply_decode(
         self, decode: DecodeBatch, sampled: SampledTokens, now: float, outputs: list[TokenOutput]

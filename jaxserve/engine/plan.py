@@ -140,6 +140,13 @@ class StepPlan:
         return self.decode is not None or bool(self.chunks) or bool(self.beams)
 
     @property
+    def request_ids(self) -> set[int]:
+        """The requests that something is computed for."""
+        rows = [batch.request_ids for batch in (self.decode, *self.beams) if batch is not None]
+        chunks = [(chunk, *chunk.forks) for chunk in self.chunks]
+        return {*chain(*rows), *(each.request_id for each in chain(*chunks))}
+
+    @property
     def num_rows(self) -> int:
         """The number of decode rows, beams included."""
         return (len(self.decode) if self.decode else 0) + sum(map(len, self.beams))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxserve.cache.groups import PageCopy
+from jaxserve.engine.fault_search import FaultSearch
 from jaxserve.engine.plan import Chunk, Fork
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.sequence import Sequence
@@ -13,14 +14,17 @@ class PrefillScheduler:
     """The planner of prompts: it starts waiting requests and adds chunks of their prompts to the plan.
 
     requests           The live requests.
+    search             Holds some of them back.
     max_chunk_tokens   The largest chunk of one call, a multiple of the page size.
     max_logprobs       The most top log-probabilities that a step computes without those of the whole vocabulary.
 
     page_copies        The page copies to make before the next step.
     """
 
-    def __init__(self, requests: RequestTable, *, max_chunk_tokens: int, max_logprobs: int) -> None:
-        self._requests = requests
+    def __init__(
+        self, requests: RequestTable, search: FaultSearch, *, max_chunk_tokens: int, max_logprobs: int
+    ) -> None:
+        self._requests, self._search = requests, search
         self._max_chunk_tokens, self._max_logprobs = max_chunk_tokens, max_logprobs
         self.page_copies: list[PageCopy] = []
 
@@ -33,7 +37,7 @@ class PrefillScheduler:
         waiting, running = requests.waiting, requests.running
         while waiting and running and _priority(waiting[0]) < _priority(running[-1]):
             first = waiting[0]
-            if first.num_pending or self._waits_for_parent(first) or requests.prefix_reuse.is_being_computed(first):
+            if first.num_pending or self._is_passed_over(first):
                 return
             if not requests.try_start(first):
                 victims = self._select_victims(first)
@@ -68,13 +72,13 @@ class PrefillScheduler:
     def admit(self, budget: int, chunks: list[Chunk]) -> None:
         """Start waiting requests in order and add their first chunks, up to `budget` tokens.
 
-        A request whose prefix another one is computing is passed over for now. A preempted request whose last token is
-        still pending is not passed over, so that newer requests do not take its pages.
+        A request that is held back, or whose prefix another one is computing, is passed over for now. A preempted
+        request whose last token is still pending is not passed over, so that newer requests do not take its pages.
         """
         requests, index = self._requests, 0
         while budget >= requests.page_size and index < len(requests.waiting) and requests.rows.free_rows:
             sequence = requests.waiting[index]
-            if self._waits_for_parent(sequence) or requests.prefix_reuse.is_being_computed(sequence):
+            if self._is_passed_over(sequence):
                 index += 1
             elif not sequence.num_pending and requests.try_start(sequence):
                 budget -= self.add_chunk(sequence, budget, chunks)
@@ -119,13 +123,20 @@ class PrefillScheduler:
         )
         return end - start
 
+    def _is_passed_over(self, sequence: Sequence) -> bool:
+        return (
+            self._search.is_held(sequence)
+            or self._waits_for_parent(sequence)
+            or self._requests.prefix_reuse.is_being_computed(sequence)
+        )
+
     def _waits_for_parent(self, sequence: Sequence) -> bool:
         """Whether the sequence can be forked from its parent, whose prompt is not computed to its end yet."""
         parent_id = sequence.request.parent_id
         if parent_id is None or len(sequence.tokens) > len(sequence.request.prompt_ids):
             return False
         parent = self._requests.by_id.get(parent_id)
-        return parent is not None and not parent.is_prefilled
+        return parent is not None and not parent.is_prefilled and not self._search.is_held(parent)
 
     def _fork_siblings(self, parent: Sequence) -> tuple[Fork, ...]:
         """Start as many of a prompt's other choices as there is room for from the parent's pages and logits.
@@ -138,6 +149,8 @@ class PrefillScheduler:
             return ()  # it was preempted: its last logits are not the prompt's
         parent_id = parent.request.request_id
         for sequence in [waiting for waiting in requests.waiting if waiting.request.parent_id == parent_id]:
+            if self._search.is_held(sequence):
+                continue
             copies = requests.try_fork(parent, sequence)
             if copies is None:
                 break

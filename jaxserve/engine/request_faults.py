@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 from jaxserve.engine.request import Request
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.errors import GenerationFailed
-from jaxserve.outputs import TokenOutput
+from jaxserve.outputs import FinishReason, TokenOutput
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,12 @@ class RequestFaults:
         log.error("request %d has failed with %s\n%s", request.request_id, type(error).__name__, frames)
         self._requests.stats.on_request_fault()
         failure = GenerationFailed("This request failed inside the server; it has ended, others are not affected.")
-        self._outputs.append(self._requests.fail(request, failure))
+        self.end_with(request, failure)
+
+    def end_with(self, request: Request, error: Exception) -> None:
+        """End a request with this error for its client."""
+        self._outputs.append(TokenOutput(request.request_id, finish_reason=FinishReason.ERROR, error=error))
+        self._requests.fail(request)
 
     def take_outputs(self) -> list[TokenOutput]:
         """Return the last outputs of the requests that have ended here since the last call."""

@@ -77,8 +77,8 @@ class RequestOutputs:
             self._stats.on_finish(self._timelines[output_id], reason)
         return self.make_output(sequence, token_ids, logprobs, reason, stop_reason, error)
 
-    def fail(self, request: Request, error: Exception) -> TokenOutput:
-        """Record the end of a request by an error, drop its timelines and return its last output. Never raises.
+    def fail(self, request: Request) -> None:
+        """Record the end of a request by an error and drop its timelines. Never raises.
 
         Its timelines may be missing, or wrong enough to raise, because its work was interrupted.
         """
@@ -87,7 +87,6 @@ class RequestOutputs:
             with suppress(Exception):
                 if timeline is not None:
                     self._stats.on_finish(timeline, FinishReason.ERROR)
-        return TokenOutput(request.request_id, finish_reason=FinishReason.ERROR, error=error)
 
     def make_output(
         self,

@@ -234,6 +234,26 @@ class RequestTable:
         sequence.preempt()
         insort(self.waiting, sequence, key=_queue_key)
 
+    def restart(self) -> None:
+        """Let every sequence wait, to be computed again from the tokens on the host; all pages and rows are free.
+
+        For when the device state is lost, or a plan was interrupted anywhere. The prefix cache is empty afterwards.
+        """
+        self.cache.reset()
+        self.rows.reset()
+        self.prefix_reuse = PrefixReuse(self.cache)
+        self.decode_version += 1
+        for sequence in self.by_id.values():
+            if sequence.row is not None:
+                self.request_outputs.on_preempt(sequence)
+            self.beams.restart(sequence)
+            sequence.restart()
+        self.running, self.waiting = [], sorted(self.by_id.values(), key=_queue_key)
+
+    def count_progress(self, sequence: Sequence) -> int:
+        """Return the number of a sequence's tokens on the host, those of its beams included."""
+        return len(sequence.tokens) + self.beams.count_tokens(sequence)
+
     def _free(self, sequence: Sequence) -> None:
         """Free the rows and pages of a running sequence; a waiting one has none."""
         if sequence.row is None:
@@ -250,13 +270,19 @@ class RequestTable:
         self.remove(sequence)
         return output
 
-    def fail(self, request: Request, error: Exception) -> TokenOutput:
-        """Remove a request wherever its work was interrupted, or before it was added, and return its last output."""
+    def fail(self, request: Request) -> None:
+        """Remove a request wherever its work was interrupted, or before it was added.
+
+        If it raises, the request is removed and its pages and rows are lost until `restart`.
+        """
         sequence = self.by_id.get(request.request_id)
-        if sequence is not None:
-            self._remove(sequence)
-        self.beams.remove(request)
-        return self.request_outputs.fail(request, error)
+        try:
+            if sequence is not None:
+                self._remove(sequence)
+        finally:
+            self.by_id.pop(request.request_id, None)
+            self.beams.remove(request)
+            self.request_outputs.fail(request)
 
     def remove(self, sequence: Sequence) -> None:
         """Remove a request without an output and free its rows and pages."""

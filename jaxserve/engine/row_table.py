@@ -28,11 +28,18 @@ class RowTable:
 
     def __init__(self, num_rows: int, *, num_groups: int, max_pages: int, vocab_size: int) -> None:
         self.num_rows, self.version = num_rows, 0
-        self.free_rows = list(range(num_rows - 1, -1, -1))
         self.page_tables_RW = tuple(np.zeros((num_rows, max_pages), np.int32) for _ in range(num_groups))
         self.sampling_RS = np.zeros((num_rows, NUM_COLUMNS), np.int32)
         self._vocab_size = vocab_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Make all rows free."""
+        self.version += 1
+        self.free_rows = list(range(self.num_rows - 1, -1, -1))
         self._penalty_rows: list[tuple[int, PenaltyRow]] = []
+        for page_table_RW in self.page_tables_RW:
+            page_table_RW[:] = 0
 
     @property
     def num_taken(self) -> int:

@@ -164,6 +164,10 @@ class Runner:
             prompt_logprobs=tuple([select(part) if part else None for part in handle.prompt_logprobs]),
         )
 
+    def reset(self) -> None:
+        """Make the device state anew after a call that raised; what it held is lost. Nothing is compiled."""
+        self.executor.reset_state()
+
     def close(self) -> None:
         """Free the device memory: weights, pages and programs."""
         self.executor.close()

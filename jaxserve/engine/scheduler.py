@@ -8,13 +8,15 @@ their ids. A request that turns out to have ended was computed once more for not
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 
 from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
+from jaxserve.engine.fault_search import FaultSearch
 from jaxserve.engine.output_processor import OutputProcessor
 from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.prefill_scheduler import PrefillScheduler
@@ -67,7 +69,10 @@ class Scheduler:
             trackers=trackers,
             clock=clock,
         )
-        self._prefill = PrefillScheduler(self._requests, max_chunk_tokens=max_chunk_tokens, max_logprobs=max_logprobs)
+        self._search = FaultSearch(self._requests)
+        self._prefill = PrefillScheduler(
+            self._requests, self._search, max_chunk_tokens=max_chunk_tokens, max_logprobs=max_logprobs
+        )
         self._decode = DecodeScheduler(self._requests, max_logprobs=max_logprobs, max_tokens_per_row=max_tokens_per_row)
         self._faults = RequestFaults(self._requests)
         self._output_processor = OutputProcessor(self._requests, self._faults)
@@ -115,6 +120,7 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """Plan the next step: a token for every decode row and beam, then prompt chunks within the token budget."""
         prefill, requests = self._prefill, self._requests
+        self._search.advance()
         # The pages of sequences forked in this plan are copied after its step, at the beginning of the next one.
         copies, prefill.page_copies = prefill.page_copies, []
         prefill.preempt_for_priority()
@@ -176,9 +182,9 @@ class Scheduler:
             return ()
         return self._faults.run(sequence.request, self._requests.beams.make_masks, batch) or ()
 
-    def apply(self, plan: StepPlan, result: StepResult) -> list[TokenOutput]:
-        """Apply the results of the oldest plan and return the new outputs."""
-        return self._output_processor.apply(plan, result)
+    def apply(self, plan: StepPlan, result: StepResult, outputs: list[TokenOutput]) -> None:
+        """Apply the results of the oldest plan and append the new outputs."""
+        self._output_processor.apply(plan, result, outputs)
 
     def take_failed(self) -> list[TokenOutput]:
         """Return the last outputs of requests whose own work has raised since the last call, in whichever method."""
@@ -186,8 +192,30 @@ class Scheduler:
 
     def fail_all(self, error: Exception) -> list[TokenOutput]:
         """End every live request with this error and return the last outputs."""
-        requests = [sequence.request for sequence in self._requests.by_id.values()]
-        return self.take_failed() + [self._requests.fail(request, error) for request in requests]
+        for sequence in list(self._requests.by_id.values()):
+            with suppress(Exception):  # what a failed step has left behind may not add up
+                self._faults.end_with(sequence.request, error)
+        return self.take_failed()
+
+    def restart(self, request_ids: Collection[int], error: Exception) -> None:
+        """Compute all requests again from their tokens on the host: all that the device had is lost.
+
+        A request that is found to be the cause ends with an error (fault_search.py).
+
+        request_ids   The requests of the steps that are lost; empty if it was no step that failed.
+        error         What has failed.
+
+        Raises the error itself if this happens too often.
+        """
+        suspects = request_ids or tuple(self._requests.by_id)
+        if not self._search.allows_rebuild(len(suspects)):
+            raise error
+        culprit = self._requests.by_id.get(self._search.blame(suspects) or 0)
+        self._requests.restart()
+        self._prefill.page_copies = []
+        self.stats.on_rebuild()
+        if culprit is not None:
+            self._faults.end(culprit.request, error)
 
     def audit(self) -> None:
         """Check that pages, rows and requests add up; raises an error if they do not."""

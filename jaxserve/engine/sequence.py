@@ -150,7 +150,7 @@ class Sequence:
         return stop
 
     def drop_pending(self) -> None:
-        """Forget the pending tokens: those of a beam search are kept with its beams."""
+        """Forget the pending tokens: they are lost, or, of a beam search, kept with its beams."""
         self.num_pending = 0
 
     def set_prompt_logprobs(self, start: int, logprobs: Iterable[PositionLogprobs]) -> None:
@@ -170,6 +170,13 @@ class Sequence:
         """Wait again, without row and pages, to be computed from the beginning."""
         self.row, self.num_computed, self.is_prefilled = None, 0, False
         self.epoch += 1
+
+    def restart(self) -> None:
+        """Wait again as after `preempt`, with the tokens that are known on the host: the pending ones are lost."""
+        if self.row is not None or self.num_pending:
+            self.preempt()
+        self.drop_pending()
+        self.pages.clear()
 
     def finish(self) -> None:
         """End, without row and pages."""

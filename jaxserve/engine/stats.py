@@ -22,6 +22,7 @@ COUNTERS = (
     "prompt_tokens_cached",
     "generation_tokens",
     "engine_steps",
+    "engine_rebuilds",  # of the device state, after a step that raised
     "request_faults",  # requests that ended because their own work on the host raised
     "nonfinite_logits",  # rows whose logits were not finite
     "grammar_masked_tokens",  # sampled under a grammar's mask
@@ -254,6 +255,10 @@ class Stats:
         counters["step_flops"] += cost.flops
         counters["step_device_seconds"] += device_s
         counters["step_roofline_seconds"] += cost.roofline_s
+
+    def on_rebuild(self) -> None:
+        """Count a rebuild of the device state."""
+        self._counters["engine_rebuilds"] += 1
 
     def on_request_fault(self) -> None:
         """Count a request that ended because its own work on the host raised."""

@@ -47,10 +47,10 @@ class EngineThread:
 
     engine      The engine, which nothing else may use afterwards except for its stats.
     on_output   Called on the thread with the outputs of each step. It must not block.
-    error       The exception of a step that failed; else None.
+    error       The exception that has ended the engine; else None.
 
-    When a step raises, every live request ends with an error, `error` is set and the thread ends: the buffers donated
-    to the step are gone, so the engine cannot continue.
+    When the engine raises, which recovers from most failed steps itself, every live request ends with an error, `error`
+    is set and the thread ends.
     """
 
     def __init__(self, engine: Engine, on_output: Callable[[list[TokenOutput]], None]) -> None:
@@ -78,7 +78,7 @@ class EngineThread:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs and no step has failed."""
+        """Whether the thread runs and the engine has not died."""
         return self._thread.is_alive() and self.error is None
 
     def is_responsive(self, within_s: float) -> bool:

@@ -76,7 +76,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     free = stats.get("bytes_limit", 2**40) - stats.get("bytes_in_use", 0)
     num_pages = 1 + min(pages_wanted, int(0.85 * free) // page_bytes)
-    pages = make_pages(backend, groups, num_pages=[num_pages] * len(groups), page_size=PAGE, dtype=dtype)
+    make = partial(make_pages, backend, groups, num_pages=[num_pages] * len(groups), page_size=PAGE, dtype=dtype)
     width = -(-max_len // PAGE)
     table = ProgramTable(
         model=ModelContext(spec, dtype, layout, backend, PAGE, groups),
@@ -89,7 +89,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
         all_logprobs=False,
         placement=single_placement(),
     )
-    executor = Executor(table, layout.pack(weights), pages)
+    executor = Executor(table, layout.pack(weights), make)
     executor.compile()
     return Machine(Runner(executor), spec, dtype.itemsize, len(groups), num_pages, width, backend.name)
 

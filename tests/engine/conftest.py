@@ -16,6 +16,8 @@ module → what proves it:
     program_table, programs, compile → test_programs.py, test_compile.py
     program_memory → test_program_memory.py
     build → test_overrides.py, test_packed.py, test_model_families.py
+    request_faults → test_request_faults.py, test_scheduler_life.py
+    fault_search → test_step_faults.py, test_scheduler_life.py
     engine, thread → test_thread.py, test_contracts.py
     stats → test_stats.py
     roofline → test_roofline.py

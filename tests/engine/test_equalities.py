@@ -1,5 +1,6 @@
 """The same request gives the same tokens, whatever happens around it. On the real device path, tiny weights."""
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -93,6 +94,35 @@ class TestEqualities:
         assert tight.counter("num_preemptions") > 0
         for i in range(1, 5):
             assert results[i] == alone(bench, PROMPT[:40], tokens=60, **params | ({"seed": i} if params else {}))
+
+    @pytest.mark.parametrize("method", ["forward", "sample", "fetch"])
+    def test_after_a_rebuild_is_as_undisturbed(self, bench, built, monkeypatch, method, params):
+        whole = bench()
+        disturbed = bench()
+        for some in (whole, disturbed):
+            for i in range(1, 5):
+                some.add(i, PROMPT[: 17 * i], frequency_penalty=0.5 * (i % 2), **params)
+        expected = whole.run()
+        compiled = compile_counter.counters()
+        fail_fifth_call(monkeypatch, built.engine.runner, method)
+        assert disturbed.run() == expected
+        assert disturbed.counter("engine_rebuilds") == 1
+        assert compile_counter.counters() == compiled
+
+
+def fail_fifth_call(monkeypatch, runner, method):
+    """Make a step raise that has taken the whole device state with it."""
+    original, calls = getattr(runner, method), []
+
+    def call(*args):
+        calls.append(method)
+        if len(calls) == 5:
+            for array in jax.tree.leaves(runner.executor.state):
+                array.delete()
+            raise RuntimeError("the device has failed")
+        return original(*args)
+
+    monkeypatch.setattr(runner, method, call)
 
 
 def test_greedy_tokens_are_those_of_the_plain_decoder(bench, built, tiny_model):

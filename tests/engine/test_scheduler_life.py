@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from jaxserve.engine.request import Request
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.sampling_params import RepetitionDetection
+from tests.engine.faulty_runner import STAGES
 from tests.engine.world import EOS, PAGE, SHAPES, STOP, WINDOWS, World, prompt
 from tests.fake_runner import expected_output
 
@@ -98,6 +99,18 @@ class Life(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(self.world.scheduler.request_ids()))
         self.world.runner.nan_request_ids.add(request_id)
 
+    @precondition(lambda self: not self.steps_may_fail())
+    @rule(stage=st.sampled_from(STAGES), calls_left=st.integers(0, 3))
+    def fail_step(self, stage, calls_left) -> None:
+        self.world.runner.calls_left[stage] = calls_left
+
+    @precondition(lambda self: self.world.scheduler.has_work and not self.steps_may_fail())
+    @rule(data=st.data(), stage=st.sampled_from(STAGES))
+    def fail_steps_of_one_request(self, data, stage) -> None:
+        request_id = data.draw(st.sampled_from(self.world.scheduler.request_ids()))
+        self.world.runner.culprits[request_id] = stage
+        self.broken.add(request_id)
+
     @precondition(lambda self: self.world.scheduler.has_work)
     @rule(data=st.data())
     def break_tracker(self, data) -> None:
@@ -109,6 +122,12 @@ class Life(RuleBasedStateMachine):
     @rule()
     def clear_cache(self) -> None:
         self.world.clear_prefix_cache()
+
+    def steps_may_fail(self) -> bool:
+        """Whether a fault is due, or being looked for; a second one may then be blamed on a request of the first."""
+        runner, scheduler = self.world.runner, self.world.scheduler
+        is_searching = bool(scheduler._search._groups)
+        return is_searching or bool(runner.calls_left) or not runner.culprits.keys().isdisjoint(scheduler.request_ids())
 
     @invariant()
     def the_books_add_up(self) -> None:
@@ -145,7 +164,7 @@ class Life(RuleBasedStateMachine):
             heard = [output for one in request.choice_ids for output in self.world.outputs[one]]
             if request.request_id in self.aborted:
                 assert not heard
-            elif request.request_id in self.world.runner.nan_request_ids and heard[0].error:
+            elif request.request_id in self.world.runner.nan_request_ids | self.broken and heard[0].error:
                 assert isinstance(heard[0].error, GenerationFailed | InvalidParameter) and len(heard) == 1
             else:
                 self.world.check_search(request)

@@ -7,11 +7,12 @@ import pytest
 from jaxserve.cache.groups import GroupSize
 from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.engine import Engine
+from jaxserve.engine.fault_search import MAX_SEARCHES
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests, _Stop
-from jaxserve.errors import EngineStopped
+from jaxserve.errors import EngineStopped, GenerationFailed
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import SamplingParams
 from tests.fake_runner import NUM_TOP, VOCAB, FakeRunner
@@ -20,9 +21,15 @@ WAIT_S = 20
 
 
 class Brittle(FakeRunner):
-    """Breaks at the n-th step."""
+    """Breaks at the n-th step, for good: what it held cannot be made anew, unless `can_reset`."""
 
     breaks_at = 10**9
+    can_reset = False
+
+    def reset(self):
+        if not self.can_reset:
+            raise RuntimeError("the device stays down")
+        super().reset()
 
     def forward(self, plan):
         self.breaks_at -= 1
@@ -99,6 +106,18 @@ def test_a_broken_step_is_told_to_everybody_and_health_says_so(running, caplog):
     thread._thread.join(WAIT_S)
     assert not thread.is_alive and isinstance(thread.error, RuntimeError)
     assert "the engine has died" in caplog.text
+
+
+def test_a_device_that_fails_every_step_ends_some_requests_then_the_engine(running):
+    thread, runner, heard = running
+    runner.breaks_at, runner.can_reset = 3, True
+    errors = []
+    for request_id in range(1, 9):
+        thread.submit(add(request_id, tokens=50))
+        errors.append(type(until_end(heard, request_id).error))
+    assert errors == [GenerationFailed] * MAX_SEARCHES + [EngineStopped] * (8 - MAX_SEARCHES)
+    thread._thread.join(WAIT_S)
+    assert not thread.is_alive
 
 
 def test_a_dead_engine_answers_newcomers_at_once(running):

@@ -18,7 +18,8 @@ from jaxserve.engine.stats import Stats
 from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import TokenOutput
 from jaxserve.sampling_params import SamplingParams
-from tests.fake_runner import NUM_TOP, VOCAB, ExpectedOutput, FakeRunner, NoTokens, expected_beams, expected_output
+from tests.engine.faulty_runner import DeviceFault, FaultyRunner
+from tests.fake_runner import NUM_TOP, VOCAB, ExpectedOutput, NoTokens, expected_beams, expected_output
 from tests.grammars import TRACKERS
 
 PAGE = 4
@@ -53,7 +54,7 @@ class World:
         self.requests: dict[int, Request] = {}
         self.searches: dict[int, Request] = {}
         self.stats = Stats(max_model_len=self.longest)
-        self.runner = FakeRunner(
+        self.runner = FaultyRunner(
             sizes, page_size=PAGE, max_num_seqs=self.max_num_seqs, max_tokens_per_row=self.max_tokens_per_row
         )
         self.scheduler = Scheduler(
@@ -165,26 +166,39 @@ class World:
             index.clear()
 
     def step(self) -> list[TokenOutput]:
-        """One turn: with overlap a plan is made before the results of the one before are home."""
-        plan, outputs = self.scheduler.plan(), []
-        self.plans.append(plan)
-        if plan:
-            work = self.runner.forward(plan)
-            while plan.needs_previous_tokens and self.in_flight:
-                outputs += self.apply_oldest()
-            self.in_flight.append((plan, self.runner.sample(work, self.scheduler.make_masks(plan))))
-        if self.in_flight and (len(self.in_flight) > self.overlap or not plan):
-            outputs += self.apply_oldest()
+        """One step of the engine; the device's memory is lost if it raises."""
+        outputs: list[TokenOutput] = []
+        try:
+            self._step(outputs)
+        except DeviceFault as error:
+            lost = set().union(*(plan.request_ids for plan in (self.plans[-1], *(one for one, _ in self.in_flight))))
+            self.in_flight.clear()
+            self.now = itertools.count(next(self.now) + 1000)  # so rarely that the device is not taken for broken
+            self.scheduler.restart(lost, error)
+            self.runner.reset()
         outputs += self.scheduler.take_failed()
         for output in outputs:
             self.outputs[output.request_id].append(output)
         return outputs
 
-    def apply_oldest(self) -> list[TokenOutput]:
-        plan, ticket = self.in_flight.pop(0)
-        outputs = self.scheduler.apply(plan, self.runner.fetch(ticket))
+    def _step(self, outputs: list[TokenOutput]) -> None:
+        """One turn: with overlap a plan is made before the results of the one before are home."""
+        plan = self.scheduler.plan()
+        self.plans.append(plan)
+        if plan:
+            work = self.runner.forward(plan)
+            while plan.needs_previous_tokens and self.in_flight:
+                self.apply_oldest(outputs)
+            self.in_flight.append((plan, self.runner.sample(work, self.scheduler.make_masks(plan))))
+        if self.in_flight and (len(self.in_flight) > self.overlap or not plan):
+            self.apply_oldest(outputs)
+
+    def apply_oldest(self, outputs: list[TokenOutput]) -> None:
+        plan, ticket = self.in_flight[0]
+        result = self.runner.fetch(ticket)
+        self.in_flight.pop(0)
+        self.scheduler.apply(plan, result, outputs)
         self.stats.on_step(plan.num_prompt_tokens, host_s=0.0)
-        return outputs
 
     def add_group(self, prompt, n, *, seed=0, **how) -> list[Request]:
         """n choices of one prompt, as a door asks for them."""
