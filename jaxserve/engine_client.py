@@ -136,6 +136,7 @@ class EngineClient:
                 reasoning_end_ids=plan.reasoning_end_ids,
                 cache_salt=ready.cache_salt,
                 arrival_s=time.monotonic(),
+                caller="" if ready.slot is None else ready.slot.caller,
             )
             for choice, request_id in enumerate(ids[:1] if is_beam_search else ids)
         ]

@@ -78,6 +78,7 @@ class Request:
     reasoning_end_ids           The tokens that end the reasoning when its budget (thinking_token_budget) is used up.
     cache_salt                  Pages are shared only with requests of the same salt.
     arrival_s                   When the client's request arrived, monotonic seconds; 0: when it is added.
+    caller                      Who has sent it: callers are served in turn.
     """
 
     request_id: int
@@ -97,6 +98,7 @@ class Request:
     reasoning_end_ids: tuple[int, ...] = ()
     cache_salt: str | None = None
     arrival_s: float = 0.0
+    caller: str = ""
 
     @property
     def is_beam_search(self) -> bool:

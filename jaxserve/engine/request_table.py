@@ -15,6 +15,7 @@ from jaxserve.cache.pool import CacheInvariantError
 from jaxserve.cache.prefix import CacheContext
 from jaxserve.cache.sequence_pages import PrefixHit
 from jaxserve.engine.beam_manager import BeamManager
+from jaxserve.engine.caller_turns import CallerTurns
 from jaxserve.engine.plan import SampledTokens
 from jaxserve.engine.prefix_reuse import PrefixReuse
 from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
@@ -38,7 +39,7 @@ class RequestTable:
     clock               Monotonic seconds.
 
     by_id               The sequences by request id.
-    waiting             The sequences without row and pages, by priority, then by arrival.
+    waiting             The sequences without row and pages, by priority, then by turns of their callers.
     running             The other sequences, in the same order.
     rows                The rows of the batch.
     prefix_reuse        Pages shared by prompts with the same beginning.
@@ -69,12 +70,14 @@ class RequestTable:
         self.by_id: dict[int, Sequence] = {}
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self._turns = CallerTurns()
         self.decode_version = 0
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
         """Queue a new request."""
         pages = self.cache.new_pages(CacheContext(salt=request.cache_salt))
-        sequence = Sequence.from_request(request, pages, self._vocab_size, self._trackers)
+        turn = self._turns.assign(request.caller)
+        sequence = Sequence.from_request(request, pages, turn, self._vocab_size, self._trackers)
         self.request_outputs.add(request, group, self.clock())
         self.beams.add(sequence)
         self.by_id[request.request_id] = sequence
@@ -131,6 +134,7 @@ class RequestTable:
         self.rows.write_pages(sequence, (0,) * len(self.cache.sizes))
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_queue_key)
+        self._turns.on_start(sequence.turn)
 
     def compute_chunk(self, sequence: Sequence, end: int) -> bool:
         """Count the tokens of a prompt before `end` as computed; return whether a token is sampled after them."""
@@ -313,5 +317,5 @@ class RequestTable:
             raise CacheInvariantError("a live request is neither running nor waiting, or is both")
 
 
-def _queue_key(sequence: Sequence) -> tuple[int, int]:
+def _queue_key(sequence: Sequence) -> tuple[int, int, int]:
     return sequence.queue_key

@@ -39,6 +39,7 @@ class Sequence:
     pages                  The pages of its first num_computed tokens. Those of a beam search are with its beams.
     sampling_S             int32, its sampling parameters as columns (sampling/columns.py).
     restrictions           The token ids that it may not sample.
+    turn                   Its place among waiting sequences of its priority (caller_turns.py).
     tokens                 The prompt and the output as far as it is known on the host.
     num_pending            The tokens enqueued on the device whose ids are not on the host yet.
     num_computed           The tokens whose keys and values an enqueued step has written or will write.
@@ -58,6 +59,7 @@ class Sequence:
     pages: SequencePages
     sampling_S: np.ndarray
     restrictions: TokenRestrictions
+    turn: int
     tokens: list[int]
     num_pending: int = 0
     num_computed: int = 0
@@ -73,11 +75,12 @@ class Sequence:
 
     @classmethod
     def from_request(
-        cls, request: Request, pages: SequencePages, vocab_size: int, trackers: TrackerFactory
+        cls, request: Request, pages: SequencePages, turn: int, vocab_size: int, trackers: TrackerFactory
     ) -> "Sequence":
         """Return the sequence of a new request, which waits.
 
         pages        Its pages, still empty.
+        turn         Its place among waiting sequences of its priority.
         vocab_size   The number of token ids.
         trackers     Makes the objects that follow its output.
         """
@@ -91,6 +94,7 @@ class Sequence:
             restrictions=TokenRestrictions.from_ids(
                 request.params.allowed_token_ids, request.bad_sequences, vocab_size
             ),
+            turn=turn,
             tokens=list(request.prompt_ids),
             guide=make_guide(request, vocab_size, trackers),
             stop_cursor=make_stop_cursor(request, trackers),
@@ -238,9 +242,9 @@ class Sequence:
         return make_mask(self.restrictions, self.guide, self.tokens, len(request.prompt_ids), suppressed)
 
     @property
-    def queue_key(self) -> tuple[int, int]:
-        """The order of the queue: by priority, then by arrival."""
-        return self.request.params.priority, self.request.request_id
+    def queue_key(self) -> tuple[int, int, int]:
+        """The order of sequences: by priority, then by turn, then by arrival."""
+        return self.request.params.priority, self.turn, self.request.request_id
 
     def is_recently_resumed(self, page_size: int) -> bool:
         """Whether it was preempted and has not generated a page of tokens since it runs again."""

@@ -89,6 +89,7 @@ class World:
         followers=0,
         leader=None,
         guided=NOT_GUIDED,
+        caller="",
         **params,
     ) -> Request:
         """guided: the fields of a request that say what its answer must be."""
@@ -106,6 +107,7 @@ class World:
             parent_id=leader,
             num_siblings=followers,
             cache_salt=salt,
+            caller=caller,
             **guided,
         )
         self.requests[request.request_id] = request

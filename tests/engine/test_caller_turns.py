@@ -1,0 +1,57 @@
+"""Callers are served in turn, whatever each has queued, and the requests of one in the order of their arrival."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxserve.engine.caller_turns import CallerTurns
+from tests.engine.world import World
+
+CALLERS = st.lists(st.sampled_from("abc"), max_size=40)
+
+
+def place_of_each(callers):
+    """For each request its number among those of its caller."""
+    return [callers[:number].count(caller) for number, caller in enumerate(callers)]
+
+
+@given(CALLERS)
+def test_of_requests_that_wait_together_the_first_of_all_come_before_the_second_of_any(callers):
+    turns = CallerTurns()
+    assert [turns.assign(caller) for caller in callers] == place_of_each(callers)
+
+
+@given(st.integers(1, 100), st.integers(0, 100))
+def test_a_newcomer_does_not_wait_for_what_another_has_queued(num_queued, num_started):
+    turns = CallerTurns()
+    queued = [turns.assign("many") for _ in range(num_queued)]
+    for turn in queued[:num_started]:
+        turns.on_start(turn)
+    newcomer = turns.assign("newcomer")
+    assert sum(turn < newcomer for turn in queued[num_started:]) == 0
+
+
+def starts(world):
+    return [chunk.request_id for plan in world.plans for chunk in plan.chunks if chunk.epoch == 0 and chunk.start == 0]
+
+
+def test_a_caller_with_one_request_starts_before_the_rest_of_one_with_many():
+    world = World(max_num_seqs=1, prefix=False)
+    many = [world.add(range(2, 8), caller="many", eos=None) for _ in range(5)]
+    one = world.add(range(12, 18), caller="one", eos=None)
+    world.run()
+    world.check()
+    expected = [many[0], one, *many[1:]]
+    assert starts(world) == [request.request_id for request in expected]
+
+
+@settings(max_examples=30, deadline=None)
+@given(CALLERS.filter(bool), st.integers(1, 3))
+def test_every_request_ends_with_its_own_tokens_in_any_order_of_callers(callers, max_num_seqs):
+    world = World(max_num_seqs=max_num_seqs, prefix=False, num_pages=200)
+    requests = [world.add(range(2, 8 + number % 5), caller=caller, eos=None) for number, caller in enumerate(callers)]
+    world.run()
+    world.check()
+    order = starts(world)
+    for caller in set(callers):
+        own = [request.request_id for request, one in zip(requests, callers, strict=True) if one == caller]
+        assert [request_id for request_id in order if request_id in own] == own
