@@ -12,7 +12,7 @@ import asyncio
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from socket import AF_UNIX, IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Any
@@ -55,8 +55,11 @@ class HttpServer:
         self._tls = config.create_ssl_context() if config.ssl_enabled else None
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
 
-    async def run(self, listeners: Sequence[socket], stop: asyncio.Event) -> None:
-        """Serve on these bound sockets until `stop` is set, then close them and all connections."""
+    async def run(self, listeners: Sequence[socket], stop: asyncio.Event, on_listening: Callable[[], None]) -> None:
+        """Serve on these bound sockets until `stop` is set, then close them and all connections.
+
+        on_listening: called when clients can connect.
+        """
         await self._app.startup()
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
         for listener in listeners:
@@ -65,6 +68,7 @@ class HttpServer:
             tasks.append(asyncio.create_task(self._accept(listener)))
             name = listener.getsockname()
             log.info("Running on %s", name if isinstance(name, str) else " port ".join(map(str, name[:2])))
+        on_listening()
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

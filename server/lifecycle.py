@@ -28,6 +28,7 @@ from server.http_server import HttpServer
 from server.listen import listen, remove_stale_socket
 from server.logs import format_thread_stacks
 from server.middleware import find_head_error
+from server.systemd import ServiceNotifier
 
 if TYPE_CHECKING:
     from server.state import ServerState
@@ -65,12 +66,18 @@ async def serve(
         _make_connection_policy(state, fit_connections(config.max_connections)),
         state.connections,
     )
-    server = asyncio.create_task(http.run(listeners, shutdown))
-    watchers = [asyncio.create_task(state.loop_lag.watch()), asyncio.create_task(shutdown_request.watch_engine(state))]
+    notifier = ServiceNotifier()
+    server = asyncio.create_task(http.run(listeners, shutdown, notifier.send_ready))
+    watchers = [
+        asyncio.create_task(state.loop_lag.watch()),
+        asyncio.create_task(shutdown_request.watch_engine(state)),
+        asyncio.create_task(notifier.watch(lambda: state.llm.is_healthy)),
+    ]
     try:
         with shutdown_request.handle_signals():
             await asyncio.wait([server, shutdown_request.requested()], return_when=asyncio.FIRST_COMPLETED)
             if not server.done():
+                notifier.send_stopping()
                 shutdown_request.start_exit_timer()
                 await _drain(state, shutdown_request, config)
                 shutdown.set()
