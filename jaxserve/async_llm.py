@@ -85,8 +85,13 @@ class AsyncLLM:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether all replicas run, none of them in a step that takes too long."""
+        """Whether all replicas run, none of them in a step that takes longer than expected."""
         return self._client.is_healthy
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine of a replica has died, or a step has not ended within the step timeout."""
+        return self._client.is_dead
 
     @property
     def tool_parser(self) -> str | None:

@@ -214,6 +214,10 @@ class EngineConfig:
         "fcfs", "Requests start in the order of arrival (fcfs) or of their priority, lowest first (priority)."
     )
     overlap: bool = option(True, "The next step is planned while the device still computes this one.")
+    step_timeout_s: float = option(
+        120.0,
+        "A step that takes longer than this many seconds is stuck: the engine is dead, and a server exits with 70.",
+    )
     profile_steps: str | None = option(
         None,
         "These steps of the engine, first:last, are traced by JAX's profiler (100:110 traces ten steps); the log says"
@@ -240,7 +244,8 @@ class EngineConfig:
             raise BadConfig(
                 f"quantization={self.quantization!r} computes in float32, not bfloat16; try --dtype float32, or auto."
             )
-        for name in ("template_timeout_s", "request_template_timeout_s", "grammar_compile_timeout_s"):
+        timeouts = ("template_timeout_s", "request_template_timeout_s", "grammar_compile_timeout_s", "step_timeout_s")
+        for name in timeouts:
             if not getattr(self, name) > 0:
                 raise BadConfig(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.max_model_len is not None and self.max_model_len < 1 and self.max_model_len != -1:

@@ -26,8 +26,6 @@ from jaxserve.request_limits import RequestLimits, check_rank
 from jaxserve.router import PrefixRouter
 from jaxserve.text_components import TextComponents
 
-STEP_TIMEOUT_S = 120.0  # with a longer step an engine counts as unhealthy
-
 
 class EngineClient:
     """A loaded model: admits requests, has them prepared, and submits them to the engine of one of its replicas.
@@ -166,8 +164,13 @@ class EngineClient:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether all replicas run, none of them in a step that takes too long."""
-        return all(replica.is_responsive(STEP_TIMEOUT_S) for replica in self.replicas)
+        """Whether all replicas run, none of them in a step that takes longer than expected."""
+        return all(replica.is_responsive for replica in self.replicas)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine of a replica has died, or a step has not ended within the step timeout."""
+        return not all(replica.is_alive for replica in self.replicas)
 
     def replica_stats(self) -> tuple[StatsSnapshot, ...]:
         """Return the metrics of each replica, by rank.

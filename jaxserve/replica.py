@@ -70,12 +70,13 @@ class Replica:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the engine runs and no step has failed."""
+        """Whether the engine runs and is not dead."""
         return self._thread.is_alive
 
-    def is_responsive(self, within_s: float) -> bool:
-        """Whether the engine is alive and no step takes longer than this."""
-        return self._thread.is_responsive(within_s)
+    @property
+    def is_responsive(self) -> bool:
+        """Whether the engine is alive and its step does not take longer than expected (engine/heartbeat.py)."""
+        return self._thread.is_responsive
 
     def stats(self) -> StatsSnapshot:
         """Return the engine's metrics."""

@@ -41,6 +41,7 @@ SILENCE_S = 10.0  # for which a new connection may send nothing
 KEEP_ALIVE_S = 75.0  # client pools reuse connections that have been idle for less than a minute
 EXIT_GRACE_S = 5.0  # after the drain time, before the process is ended
 DEAD_ENGINE_GRACE_S = 5.0  # in which a server whose engine is dead still answers its clients with errors
+DEAD_ENGINE_EXIT_S = 9.0  # after which its process is ended, whatever a stuck step still holds
 HEALTH_POLL_S = 0.25  # between two checks whether the engine is alive
 
 
@@ -125,21 +126,28 @@ class _ShutdownRequest:
         await self._forced.wait()
 
     async def watch_engine(self, state: ServerState) -> None:
-        """Wait for the death of the engine, fail all requests, and end the server DEAD_ENGINE_GRACE_S later."""
-        while state.llm.is_healthy:
+        """Wait for the death of the engine, fail all requests, and end the server DEAD_ENGINE_GRACE_S later.
+
+        The process ends within DEAD_ENGINE_EXIT_S, even if a step that is stuck cannot be ended.
+        """
+        while not state.llm.is_dead:
             await asyncio.sleep(HEALTH_POLL_S)
         log.error("the engine is dead; its threads:\n%s", format_thread_stacks())
         self.exit_code = EX_ENGINE_DEAD
         state.slots.fail_all()
         if not self._stays_up:
+            self.start_exit_timer(DEAD_ENGINE_EXIT_S)
             await asyncio.sleep(DEAD_ENGINE_GRACE_S)
             self._requested.set()
 
     def handle_signals(self) -> _SignalHandlers:
         return _SignalHandlers(self.request)
 
-    def start_exit_timer(self) -> None:
-        self._timer = threading.Timer(self._deadline_s, os._exit, args=(self.exit_code,))
+    def start_exit_timer(self, seconds: float | None = None) -> None:
+        """End the process after so many seconds, by default the drain time and a little; a timer that runs stays."""
+        if self._timer is not None:
+            return
+        self._timer = threading.Timer(seconds or self._deadline_s, os._exit, args=(self.exit_code,))
         self._timer.daemon = True
         self._timer.start()
 

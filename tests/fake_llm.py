@@ -142,6 +142,7 @@ class FakeLLM:
         self.num_pages = 100
         self.description = {"dtype": "float32"}
         self.is_healthy = True
+        self.is_dead = False
         self.is_closed = False
         self.calls: list[FakeReady] = []
         self.rendered: list[dict[str, Any]] = []

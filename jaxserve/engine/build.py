@@ -21,6 +21,7 @@ from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.compile import compile_all, compile_counter, use_compilation_cache
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.executor import Executor
+from jaxserve.engine.heartbeat import Heartbeat
 from jaxserve.engine.profiler import make_profiler
 from jaxserve.engine.program_memory import abstract_state, measure_scratch
 from jaxserve.engine.program_table import ProgramTable
@@ -466,7 +467,14 @@ def _engine(
         max_logprobs=_num_top_logprobs(config),
         trackers=trackers,
     )
-    return Engine(scheduler, runner, overlap=config.overlap, roofline=roofline, profiler=make_profiler(config))
+    return Engine(
+        scheduler,
+        runner,
+        overlap=config.overlap,
+        roofline=roofline,
+        profiler=make_profiler(config),
+        heartbeat=Heartbeat(config.step_timeout_s),
+    )
 
 
 def _describe(

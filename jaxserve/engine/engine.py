@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from jaxserve.engine.heartbeat import Heartbeat
 from jaxserve.engine.plan import StepMasks, StepPlan, StepResult
 from jaxserve.engine.profiler import StepProfiler
 from jaxserve.engine.request import Request
@@ -66,6 +67,7 @@ class Engine:
                 host: the host plans and applies while the device computes.
     roofline    Count the cost of every step, and the device's time for it, in the metrics.
     profiler    Write a trace of some steps.
+    heartbeat   Is told how many tokens each step has; whoever calls `step` tells it when that begins and ends.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Engine:
         overlap: bool,
         roofline: Roofline | None = None,
         profiler: StepProfiler | None = None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
-        self.scheduler, self.runner = scheduler, runner
+        self.scheduler, self.runner, self.heartbeat = scheduler, runner, heartbeat or Heartbeat()
         self._depth = 1 if overlap else 0
         self._in_flight: deque[StepInFlight] = deque()
         self._plan: StepPlan | None = None  # the newest; None while it is made
@@ -119,6 +122,7 @@ class Engine:
         started, waited_s = time.monotonic(), 0.0
         self._plan = None
         self._plan = plan = self.scheduler.plan()
+        self.heartbeat.expect(plan.num_tokens)
         if plan:
             if self._profiler is not None:
                 self._profile_step(self._profiler)

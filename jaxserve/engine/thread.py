@@ -6,7 +6,6 @@ Commands and outputs are immutable plain values, so that nothing is shared betwe
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -59,8 +58,6 @@ class EngineThread:
         self._on_output = on_output
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._stopping = False
-        self._last_active_s = time.monotonic()
-        self._idle = True
         self._thread = threading.Thread(target=self._run, name="jaxserve-engine", daemon=True)
 
     def start(self) -> None:
@@ -78,18 +75,22 @@ class EngineThread:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs and the engine has not died."""
-        return self._thread.is_alive() and self.error is None
+        """Whether the thread runs, the engine has not died, and no step is stuck."""
+        return self._thread.is_alive() and self.error is None and not self.engine.heartbeat.is_stuck
 
-    def is_responsive(self, within_s: float) -> bool:
-        """Whether the thread is alive, and idle or within within_s seconds of its last sign of progress."""
-        return self.is_alive and (self._idle or time.monotonic() - self._last_active_s < within_s)
+    @property
+    def is_responsive(self) -> bool:
+        """Whether the thread is alive and its step is not late."""
+        return self.is_alive and not self.engine.heartbeat.is_late
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """End the thread after the current step and wait for it; live requests end with EngineStopped."""
+        """End the thread after the current step and wait for it; live requests end with EngineStopped.
+
+        A step that is stuck is not waited for.
+        """
         if self._thread.is_alive():
             self._commands.put(_Stop())
-            self._thread.join(timeout_s)
+            self._thread.join(0.0 if self.engine.heartbeat.is_stuck else timeout_s)
 
     def _run(self) -> None:
         try:
@@ -97,6 +98,7 @@ class EngineThread:
                 self._process_commands(block=not self.engine.has_work)
                 if self.engine.has_work and not self._stopping:
                     self._on_output(self.engine.step())
+                    self.engine.heartbeat.end()
                     if not self.engine.has_work:
                         self.engine.audit()
             self._on_output(
@@ -110,13 +112,17 @@ class EngineThread:
 
     def _process_commands(self, *, block: bool) -> None:
         """Run all queued commands; with block, wait for the first."""
-        self._last_active_s = time.monotonic()
-        self._idle = block
+        heartbeat = self.engine.heartbeat
+        if block:
+            heartbeat.rest()
+        else:
+            heartbeat.begin()
         try:
             while True:
                 command = self._commands.get(block=block)
-                self._last_active_s = time.monotonic()
-                self._idle = block = False
+                if block:
+                    heartbeat.begin()
+                    block = False
                 self._process(command)
         except queue.Empty:
             return

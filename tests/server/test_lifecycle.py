@@ -171,6 +171,7 @@ class TestEngineDeath:
         await peer.send(post(PATH, STREAM))
         await peer.read_until(b'"content":"a"')
         live_server.llm.is_healthy = False
+        live_server.llm.is_dead = True
         return await peer.read_until(b"[DONE]\n\n")
 
     async def test_everybody_is_told_and_the_exit_code_is_70(self):

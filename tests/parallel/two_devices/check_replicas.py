@@ -102,7 +102,8 @@ def test_a_request_may_name_its_replica(two):
 def test_one_that_dies_takes_its_own_requests_and_health_says_so(path, caplog):
     with LLM(path, data_parallel_size=2, quiet=True, **SETTINGS) as llm:
         client = llm._client
-        client.replicas[1].loaded.engine.runner.forward = None  # the next step raises
+        runner = client.replicas[1].loaded.engine.runner
+        runner.forward = runner.reset = None  # the next step raises, and so does the rebuild
         ready = client.preparer.prepare([1, 2], SamplingParams(max_tokens=3), data_parallel_rank=1)
         with pytest.raises(EngineStopped):
             llm._blocking_client.run([ready])
