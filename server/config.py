@@ -123,6 +123,9 @@ class ServerConfig:
     max_stop_strings: int = option(4, "most stop strings of one request")
     max_completion_prompts: int = option(1024, "most prompts of one completions request")
     max_reply_bytes: int = option(256 * MIB, "largest reply that a request may ask for, by estimate")
+    max_unsent_bytes: int = option(
+        512 * MIB, "most output of all requests that waits to be read; above, the one furthest behind is ended"
+    )
     drain_timeout_s: float = option(
         30.0, "seconds in which running requests may finish after SIGTERM", group="shutdown"
     )
@@ -182,6 +185,7 @@ class ServerConfig:
             "max_connections",
             "max_inflight_body_bytes",
             "max_json_nodes",
+            "max_unsent_bytes",
             "max_completion_prompts",
             "max_reply_bytes",
         ):

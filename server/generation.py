@@ -14,13 +14,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from jaxserve import EngineStopped, InvalidParameter, TextDelta, TokenLogprob
 from server.client_fields import client_fields, rename_fields
 from server.config import ServerConfig
 from server.errors import ApiError, to_api_error, too_many_requests, unavailable
+from server.unsent_output import MAX_DELTAS, UnsentOutput, estimate_bytes, merge_deltas
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM, QueueSlot, Ready
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FIELD_OF_CONSTRAINTS = "structured_outputs"  # the library's name for what requests may have in two fields
 SHUTTING_DOWN = "The server is shutting down."
 DRAIN_RETRY_AFTER_S = 5
+NO_LIMIT = UnsentOutput(1 << 62)
 T = TypeVar("T")
 ERROR_FLUSH_S = 1.0  # time for the error of a request that did not finish while draining to reach its client
 
@@ -72,9 +73,19 @@ class Generation:
     error            what ended all of it early, as the client is told; None as long as nothing has
     """
 
-    def __init__(self, llm: Generator, jobs: Sequence[Ready], constraint_field: str = FIELD_OF_CONSTRAINTS) -> None:
-        """Start all prompts. constraint_field: the request's field of its constraint, which errors about it name."""
-        self.jobs = jobs
+    def __init__(
+        self,
+        llm: Generator,
+        jobs: Sequence[Ready],
+        constraint_field: str = FIELD_OF_CONSTRAINTS,
+        unsent: UnsentOutput = NO_LIMIT,
+    ) -> None:
+        """Start all prompts.
+
+        constraint_field: the request's field of its constraint, which errors about it name.
+        unsent: what counts deltas that wait behind others.
+        """
+        self.jobs, self._unsent = jobs, unsent
         self.prompt_results = [PromptResult() for _ in jobs]
         self.error: ApiError | None = None
         self._n = jobs[0].params.n
@@ -129,7 +140,15 @@ class Generation:
         """
         if not self.is_finished:
             self._can_take.clear()
-        return [self._take_choice(index) for index in list(self._pending) if self._is_due(index, interval)]
+        taken = [self._take_choice(index) for index in list(self._pending) if self._is_due(index, interval)]
+        if not self._pending:
+            self._unsent.remove(self)
+        return taken
+
+    def drop_pending(self) -> None:
+        """Forget the deltas that have not been taken."""
+        self._pending.clear()
+        self._unsent.remove(self)
 
     async def collect(self) -> list[TextDelta]:
         """Wait for the end, and return each choice as one delta, in order.
@@ -155,6 +174,11 @@ class Generation:
         for running in self._running:
             running.cancel()
 
+    def release(self) -> None:
+        """Abort what is still being generated and forget the rest, because nobody reads it any more. Idempotent."""
+        self.cancel()
+        self.drop_pending()
+
     def _on_error(self, error: Exception) -> None:
         self.fail(rename_fields(error, {FIELD_OF_CONSTRAINTS: self._constraint_field}))
 
@@ -166,9 +190,19 @@ class Generation:
         result.is_known |= delta.index == 0
         if prompt_index:
             delta = replace(delta, index=prompt_index * self._n + delta.index)
-        self._pending.setdefault(delta.index, []).append(delta)
+        self._add_pending(delta)
         self._unfinished -= delta.finish_reason is not None
         self._can_take.set()
+
+    def _add_pending(self, delta: TextDelta) -> None:
+        """Add a delta to those of its choice; one behind others is counted, and many become one."""
+        pending = self._pending.setdefault(delta.index, [])
+        pending.append(delta)
+        if len(pending) == 1:
+            return
+        if len(pending) == MAX_DELTAS:
+            pending[:] = [merge_deltas(pending)]
+        self._unsent.add(self, estimate_bytes(delta))
 
     def _is_due(self, index: int, interval: int) -> bool:
         if self.is_finished:
@@ -188,37 +222,20 @@ class Generation:
         return merge_deltas(self._pending.pop(index))
 
 
-def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
-    """Merge successive deltas of one choice into one."""
-    if len(deltas) == 1:
-        return deltas[0]
-    last = deltas[-1]
-    has_logprobs = any(delta.logprobs is not None for delta in deltas)
-    return replace(
-        last,
-        text="".join(delta.text for delta in deltas),
-        token_ids=tuple(chain.from_iterable(delta.token_ids for delta in deltas)),
-        logprobs=tuple(chain.from_iterable(delta.logprobs or () for delta in deltas)) if has_logprobs else None,
-        reasoning="".join(delta.reasoning for delta in deltas),
-        tool_calls=tuple(chain.from_iterable(delta.tool_calls for delta in deltas)),
-        num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
-    )
-
-
 class RequestSlot:
     """One admitted request: its places in the queue, its time limits, and its generations once they are started.
 
     places   what the library admitted
     """
 
-    def __init__(self, places: QueueSlot, queue_timeout_s: float = 0.0, request_timeout_s: float = 0.0) -> None:
-        """queue_timeout_s: see --queue-timeout-s. request_timeout_s: see --request-timeout-s. 0: no limit."""
-        self.places = places
+    def __init__(self, places: QueueSlot, config: ServerConfig, unsent: UnsentOutput) -> None:
+        """config: the time limits. unsent: what counts output that is not read."""
+        self.places, self._unsent = places, unsent
         self._generation: Generation | None = None
         self._error: BaseException | None = None
         self._has_failed = asyncio.Event()
         loop = asyncio.get_running_loop()
-        timers = ((queue_timeout_s, self._end_waiting), (request_timeout_s, self._end_running))
+        timers = ((config.queue_timeout_s, self._end_waiting), (config.request_timeout_s, self._end_running))
         self._timers = [loop.call_later(seconds, end, seconds) for seconds, end in timers if seconds]
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -242,7 +259,7 @@ class RequestSlot:
         """Start the generations. Raises the error that `fail` was given, if it has been called already."""
         if self._error is not None:
             raise self._error
-        self._generation = Generation(llm, jobs, constraint_field)
+        self._generation = Generation(llm, jobs, constraint_field, self._unsent)
         return self._generation
 
     def fail(self, error: BaseException) -> None:
@@ -257,7 +274,7 @@ class RequestSlot:
         for timer in self._timers:
             timer.cancel()
         if self._generation is not None:
-            self._generation.cancel()
+            self._generation.release()
         self.places.release()
 
     def _end_waiting(self, seconds: float) -> None:
@@ -278,6 +295,7 @@ class RequestSlots:
         self._llm, self._config = llm, config
         self._requests: set[RequestSlot] = set()
         self._choices_by_caller: Counter[str] = Counter()
+        self._unsent = UnsentOutput(config.max_unsent_bytes)
         self._empty = asyncio.Event()
         self.is_draining = False
 
@@ -301,7 +319,7 @@ class RequestSlots:
         self._check_caller(caller, num_generations, param)
         with client_fields({"n": param}):
             places = self._llm.admit(num_generations, caller)
-        slot = RequestSlot(places, self._config.queue_timeout_s, self._config.request_timeout_s)
+        slot = RequestSlot(places, self._config, self._unsent)
         self._requests.add(slot)
         self._choices_by_caller[caller] += num_generations
         task.add_done_callback(lambda _: self._release(slot, caller, num_generations))

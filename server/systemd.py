@@ -38,7 +38,7 @@ class ServiceNotifier:
         self._send("STOPPING=1")
 
     async def watch(self, is_healthy: Callable[[], bool]) -> None:
-        """Tell that the service is alive twice in each watchdog_s, while it is healthy; at once return without one.
+        """Tell twice in each watchdog_s that the service is alive, while it is healthy; return if nobody watches.
 
         A service that stays unhealthy for watchdog_s is then ended and started again.
         """

@@ -1,0 +1,76 @@
+"""Output that has been generated and not been sent: how it is kept small, and limited for all requests together."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Protocol
+
+from jaxserve import TextDelta
+from server.errors import ApiError, unavailable
+
+MAX_DELTAS = (
+    64  # of a choice, before they are merged into one: that of a token takes 263 bytes, a further token in it 40
+)
+DELTA_BYTES, TOKEN_BYTES, LOGPROB_BYTES = 230, 40, 270  # of memory, as tracemalloc counts them in CPython 3.11
+TOO_MUCH_UNSENT = "Too much output waits to be read, most of it of this request; please read faster or ask for less."
+
+
+class Reader(Protocol):
+    """A request whose output is read by its client."""
+
+    def fail(self, error: ApiError) -> None:
+        """End it with an error."""
+        ...
+
+    def drop_pending(self) -> None:
+        """Forget what has not been sent."""
+        ...
+
+
+class UnsentOutput:
+    """Count of the unsent bytes of all requests, by estimate, and their limit.
+
+    total_bytes: of all requests.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.total_bytes = 0
+        self._limit_bytes = limit_bytes
+        self._by_reader: dict[Reader, int] = {}
+
+    def add(self, reader: Reader, num_bytes: int) -> None:
+        """Count bytes of a request. Above the limit the request that has most of them is ended."""
+        self._by_reader[reader] = self._by_reader.get(reader, 0) + num_bytes
+        self.total_bytes += num_bytes
+        if self.total_bytes > self._limit_bytes:
+            furthest_behind = max(self._by_reader, key=self._by_reader.__getitem__)
+            furthest_behind.drop_pending()
+            furthest_behind.fail(unavailable(TOO_MUCH_UNSENT))
+
+    def remove(self, reader: Reader) -> None:
+        """Forget the bytes of a request: all of it has been taken, or it has ended."""
+        self.total_bytes -= self._by_reader.pop(reader, 0)
+
+
+def estimate_bytes(delta: TextDelta) -> int:
+    """Estimate the memory of a delta."""
+    num_logprobs = sum(1 + len(entry.top) for entry in delta.logprobs or ())
+    num_chars = len(delta.text) + len(delta.reasoning) + sum(len(call.arguments) for call in delta.tool_calls)
+    return DELTA_BYTES + 2 * num_chars + TOKEN_BYTES * len(delta.token_ids) + LOGPROB_BYTES * num_logprobs
+
+
+def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
+    """Merge successive deltas of one choice into one."""
+    if len(deltas) == 1:
+        return deltas[0]
+    last = deltas[-1]
+    has_logprobs = any(delta.logprobs is not None for delta in deltas)
+    return replace(
+        last,
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(chain.from_iterable(delta.token_ids for delta in deltas)),
+        logprobs=tuple(chain.from_iterable(delta.logprobs or () for delta in deltas)) if has_logprobs else None,
+        reasoning="".join(delta.reasoning for delta in deltas),
+        tool_calls=tuple(chain.from_iterable(delta.tool_calls for delta in deltas)),
+        num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
+    )
