@@ -97,7 +97,7 @@ def test_a_tpu_page_costs_whole_lanes(head_dim, stored):
             BACKENDS[name](),
             make_groups([PagedKeysValues(num_kv_heads=4, head_dim=size)])[0],
             page_size=16,
-            dtype="float32",
+            dtype="bfloat16",
         )
         for name, size in (("tpu", head_dim), ("reference", stored))
     ]
