@@ -226,6 +226,10 @@ class EngineConfig:
     profile_dir: str | None = option(
         None, "Traces are written to this directory (default: profiles in the user's cache directory)."
     )
+    allow_fault_injection: bool = option(False, "The faults of --fault are injected. For tests only.")
+    fault: tuple[str, ...] = option(
+        (), "This fault is injected: point@n or point@n:argument, such as step_raise@3 (jaxserve/faults.py)."
+    )
 
     def __post_init__(self) -> None:
         self._check_structured_outputs()
@@ -248,6 +252,8 @@ class EngineConfig:
         for name in timeouts:
             if not getattr(self, name) > 0:
                 raise BadConfig(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.fault and not self.allow_fault_injection:
+            raise BadConfig(f"fault={self.fault} needs allow_fault_injection, which is for tests only.")
         if self.max_model_len is not None and self.max_model_len < 1 and self.max_model_len != -1:
             raise BadConfig(f"max_model_len must be at least 1, or -1 for what fits, got {self.max_model_len}.")
 

@@ -2,6 +2,7 @@
 
 import atexit
 import itertools
+import logging
 import random
 import threading
 import time
@@ -17,6 +18,7 @@ from jaxserve.engine.build import LoadedEngine, ProgressCallback
 from jaxserve.engine.compile import compile_counter
 from jaxserve.engine.request import Request
 from jaxserve.errors import EngineStopped
+from jaxserve.faults import Faults
 from jaxserve.loading import load_engines
 from jaxserve.output_stream import OutputStream
 from jaxserve.outputs import StatsSnapshot, TokenOutput
@@ -25,6 +27,8 @@ from jaxserve.replica import Replica, sum_stats
 from jaxserve.request_limits import RequestLimits, check_rank
 from jaxserve.router import PrefixRouter
 from jaxserve.text_components import TextComponents
+
+log = logging.getLogger(__name__)
 
 
 class EngineClient:
@@ -53,6 +57,7 @@ class EngineClient:
         assert config.max_num_queued_reqs and config.max_num_queued_tokens
         self._queue = AdmissionQueue(config.max_num_queued_reqs, config.max_num_queued_tokens)
         self._request_ids = itertools.count(1)
+        self._faults = Faults.from_config(config)
         self._rng = random.SystemRandom() if config.seed is None else random.Random(config.seed)
         self._router, self._route_lock = PrefixRouter(len(engines), config.page_size), threading.Lock()
         self.replicas = tuple(Replica(rank, engine, on_outputs) for rank, engine in enumerate(engines))
@@ -77,6 +82,8 @@ class EngineClient:
         Raises StartupError if the model cannot be served.
         """
         check_config(config)
+        if Faults.from_config(config) is not None:
+            log.warning("FAULT INJECTION IS ON: requests will fail on purpose (%s)", ", ".join(config.fault))
         engines, text = load_engines(config, progress)
         return cls(engines, text, on_outputs)
 
@@ -100,7 +107,9 @@ class EngineClient:
 
     def create_stream(self, ready: Ready) -> OutputStream:
         """Create the engine requests of a prepared request: one for each choice, or one for a beam search."""
-        return OutputStream(self._make_requests(ready), self.text.tokenizer, ready.params, ready.output_plan)
+        return OutputStream(
+            self._make_requests(ready), self.text.tokenizer, ready.params, ready.output_plan, self._faults
+        )
 
     def _make_requests(self, ready: Ready) -> list[Request]:
         """Make the engine requests of a prepared request; choice j gets seed + j."""

@@ -86,8 +86,11 @@ class LLM:
         roofline: bool = True,
         scheduling_policy: Literal["fcfs", "priority"] = "fcfs",
         overlap: bool = True,
+        step_timeout_s: float = 120.0,
         profile_steps: str | None = None,
         profile_dir: str | None = None,
+        allow_fault_injection: bool = False,
+        fault: tuple[str, ...] = (),
     ) -> None:
         """Load a model and compile its programs. Blocks until the first request can be served.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from jaxserve.engine.request import Request
 from jaxserve.errors import GenerationFailed
+from jaxserve.faults import Faults, InjectedFault
 from jaxserve.output_plan import OutputPlan
 from jaxserve.outputs import FinishReason, TextDelta, TokenOutput
 from jaxserve.sampling_params import SamplingParams
@@ -20,8 +21,14 @@ class OutputStream:
     """
 
     def __init__(
-        self, requests: Sequence[Request], tokenizer: Tokenizer, params: SamplingParams, output_plan: OutputPlan
+        self,
+        requests: Sequence[Request],
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        output_plan: OutputPlan,
+        faults: Faults | None = None,
     ) -> None:
+        self._faults = faults
         self.requests = tuple(requests)
         self.choice_ids = tuple(choice_id for request in requests for choice_id in request.output_ids)
         self.unfinished_ids = set(self.choice_ids)
@@ -49,12 +56,14 @@ class OutputStream:
 
         The second value is True if the text has ended and the engine does not know: it must be told to stop.
 
-        Raises GenerationFailed, or whatever error ended the request.
+        Raises GenerationFailed, or whatever error ended the request, and InjectedFault for detok_raise.
         """
         if output.request_id not in self.unfinished_ids:
             return None, False
         if output.finish_reason is FinishReason.ERROR:  # it stays in unfinished_ids: the engine may still run it
             raise output.error or GenerationFailed("The engine gave no reason.")
+        if self._faults is not None and self._faults.hit("detok_raise") is not None:
+            raise InjectedFault("detok_raise")
         stream = self._streams[output.request_id]
         delta = stream.push(output)
         ends_early = stream.finished and output.finish_reason is None

@@ -23,6 +23,7 @@ LEVELS = (
         *("progress_bars", "memory", "parameter_numbers", "output_constraints", "prompt_input", "private_files"),
         *("model_files",),
     ),
+    ("faults",),
     ("parallel", "native", "generation_defaults", "workers", "admission", "router", "fair_threads"),
     ("layers", "cache"),
     ("attention",),

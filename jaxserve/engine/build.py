@@ -19,8 +19,9 @@ from jaxserve.cache.sizing import CacheSize, GroupNeeds, choose_cache_size
 from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.compile import compile_all, compile_counter, use_compilation_cache
-from jaxserve.engine.engine import Engine
+from jaxserve.engine.engine import Engine, RunnerProtocol
 from jaxserve.engine.executor import Executor
+from jaxserve.engine.fault_injection import CacheManagerWithFaults, RunnerWithFaults
 from jaxserve.engine.heartbeat import Heartbeat
 from jaxserve.engine.profiler import make_profiler
 from jaxserve.engine.program_memory import abstract_state, measure_scratch
@@ -34,6 +35,7 @@ from jaxserve.engine.stats import Stats
 from jaxserve.engine.step import ModelContext
 from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.errors import BadConfig
+from jaxserve.faults import Faults
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
@@ -447,7 +449,7 @@ def _num_top_logprobs(config: EngineConfig) -> int:
 
 def _engine(
     config: EngineConfig,
-    runner: Runner,
+    runner: RunnerProtocol,
     size: CacheSize,
     buckets: Buckets,
     vocab_size: int,
@@ -455,7 +457,12 @@ def _engine(
     trackers: TrackerFactory,
 ) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
-    cache = CacheManager(size.groups, page_size=config.page_size, has_prefix_cache=config.enable_prefix_caching)
+    options: dict[str, Any] = {"page_size": config.page_size, "has_prefix_cache": config.enable_prefix_caching}
+    faults = Faults.from_config(config)
+    if faults is None:
+        cache = CacheManager(size.groups, **options)
+    else:
+        cache, runner = CacheManagerWithFaults(size.groups, faults=faults, **options), RunnerWithFaults(runner, faults)
     scheduler = Scheduler(
         cache,
         Stats(size.max_model_len),

@@ -2,6 +2,7 @@
 
 from jaxserve.config import EngineConfig
 from jaxserve.errors import InvalidParameter, PromptTooLong
+from jaxserve.faults import Faults
 from jaxserve.outputs import RenderedPrompt
 from jaxserve.prompt_input import ChatPrompt
 from jaxserve.text.chat_template import ChatTemplates, read_template
@@ -32,7 +33,7 @@ class PromptRenderer:
             content_format=config.chat_template_content_format,
             timeout_s=config.template_timeout_s,
         )
-        self._workers = create_pool()
+        self._workers = create_pool(Faults.from_config(config))
 
     @property
     def num_restarts(self) -> int:

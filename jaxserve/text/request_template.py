@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxserve.errors import GenerationFailed, InvalidParameter
+from jaxserve.faults import Faults
 from jaxserve.text.chat_template import ChatTemplate
 from jaxserve.workers.pool import TaskKilled, TaskLimits, WorkerPool
 
@@ -12,9 +13,9 @@ MAX_SOURCE_BYTES = 256 * KIB
 MODULE = "jaxserve.text.request_template"
 
 
-def create_pool() -> WorkerPool:
+def create_pool(faults: Faults | None = None) -> WorkerPool:
     """Return workers that are ready to render."""
-    return WorkerPool((MODULE,))
+    return WorkerPool((MODULE,), faults=faults)
 
 
 def render_in_worker(

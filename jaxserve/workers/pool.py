@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter
+from jaxserve.faults import Faults
 from jaxserve.workers.confine import PROTECTIONS
 from jaxserve.workers.process import WorkerExited, WorkerProcess
 
@@ -41,8 +42,9 @@ class WorkerPool:
     num_restarts   workers that were killed or exited during a task, and were replaced
     """
 
-    def __init__(self, modules: tuple[str, ...] = (), num_workers: int = 2) -> None:
+    def __init__(self, modules: tuple[str, ...] = (), num_workers: int = 2, faults: Faults | None = None) -> None:
         self.num_restarts = 0
+        self._faults = faults
         self._modules = modules
         self._lock = threading.Lock()
         self._alive: set[WorkerProcess] = set()
@@ -69,6 +71,8 @@ class WorkerPool:
             if worker is not None and not worker.is_alive:  # the system ended it while it was idle
                 worker = self._replace(worker)
             worker = worker or self._start()
+            if self._faults is not None and self._faults.hit("helper_kill") is not None:
+                worker.kill()
             reply = worker.run(message, limits.wall_s)
             self._tell_missing_protections(worker)
             if worker.rss_bytes > limits.memory_bytes // 2:

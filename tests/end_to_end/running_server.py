@@ -60,5 +60,9 @@ class RunningServer:
     def stop(self) -> tuple[int, str]:
         """Send SIGTERM and return the exit code and what was printed since the start."""
         self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> tuple[int, str]:
+        """Wait for the end and return the exit code and what was printed since the start."""
         rest = self._process.communicate(timeout=TIMEOUT_S)[1]
         return self._process.returncode, rest

@@ -18,6 +18,7 @@ module → what proves it:
     build → test_overrides.py, test_packed.py, test_model_families.py
     request_faults → test_request_faults.py, test_scheduler_life.py
     fault_search → test_step_faults.py, test_scheduler_life.py
+    fault_injection → test_fault_injection.py
     heartbeat → test_heartbeat.py
     engine, thread → test_thread.py, test_contracts.py
     stats → test_stats.py

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter
+from jaxserve.faults import Faults
 from jaxserve.workers.confine import FILES, NO_NEW_PRIVILEGES, SYSTEM_CALLS
 from jaxserve.workers.pool import MIB, TaskKilled, TaskLimits, WorkerPool
 
@@ -53,6 +54,17 @@ def test_a_worker_has_no_array_library_no_model_and_no_secret(pool, monkeypatch)
         assert "secret" not in run(fresh, "environment").values()
     finally:
         fresh.close()
+
+
+def test_a_worker_killed_on_purpose_fails_its_task_and_is_replaced():
+    pool = WorkerPool(faults=Faults(["helper_kill@2"]))
+    try:
+        assert run(pool, "double", 1) == 2
+        with pytest.raises(TaskKilled):
+            run(pool, "double", 1)
+        assert (run(pool, "double", 1), pool.num_restarts) == (2, 1)
+    finally:
+        pool.close()
 
 
 @pytest.fixture(scope="module")
