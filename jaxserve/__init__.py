@@ -25,6 +25,7 @@ from jaxserve.errors import (
     Unsupported,
 )
 from jaxserve.exact_json import MAX_JSON_DIGITS, dump_exact_json, load_exact_json
+from jaxserve.fair_threads import FairThreads
 from jaxserve.outputs import (
     Choice,
     Completion,
@@ -99,6 +100,7 @@ __all__ = [
     "Completion",
     "EngineConfig",
     "EngineStopped",
+    "FairThreads",
     "Finding",
     "FinishReason",
     "GenerationFailed",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import quart
 from pydantic import BaseModel
 
+from jaxserve import FairThreads
 from server.body import BodyMeter, parse_json, read_body
 from server.schemas.common import validate_body
 
@@ -25,26 +25,31 @@ M = TypeVar("M", bound=BaseModel)
 class HostWork:
     """The work for one request, on the event loop if the request is small, in a thread if it is large."""
 
-    def __init__(self, threads: ThreadPoolExecutor, is_large: bool) -> None:
-        self._threads, self._is_large = threads, is_large
+    def __init__(self, threads: FairThreads, is_large: bool, caller: str) -> None:
+        self._threads, self._is_large, self._caller = threads, is_large, caller
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Call a function, which must not need the event loop or the current request."""
+        """Call a function, which must not need the event loop or the current request.
+
+        Raises Overloaded if too many large requests of the caller wait, and whatever the function raises.
+        """
         if not self._is_large:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        return await asyncio.wrap_future(self._threads.submit(function, self._caller))
 
 
 class RequestReader:
     """Reader of the requests of one server.
 
-    Large ones are worked on by one thread, one after another: Python runs one thread at a time anyway, and so they
+    Large ones are worked on by one thread, for callers in turn: Python runs one thread at a time anyway, and so they
     share what is left by the event loop and the engine.
+
+    identify   Tells who sends a request.
     """
 
-    def __init__(self, config: ServerConfig, meter: BodyMeter) -> None:
-        self._config, self._meter = config, meter
-        self._threads = ThreadPoolExecutor(1, "jaxserve-requests")
+    def __init__(self, config: ServerConfig, meter: BodyMeter, identify: Callable[[quart.Request], str]) -> None:
+        self._config, self._meter, self._identify = config, meter, identify
+        self._threads = FairThreads(1, "jaxserve-requests")
 
     async def read(self, schema: type[M], check: Callable[[M], None] | None = None) -> tuple[M, HostWork]:
         """Read, validate and check the current request, and return it with the place for further work on it.
@@ -52,12 +57,12 @@ class RequestReader:
         Raises ApiError if the body cannot be read or does not match the schema, and whatever `check` raises.
         """
         data = await read_body(quart.request, self._config, self._meter)
-        work = HostWork(self._threads, len(data) > LARGE_BODY_BYTES)
+        work = HostWork(self._threads, len(data) > LARGE_BODY_BYTES, self._identify(quart.request))
         return await work.run(partial(self._parse, data, schema, check)), work
 
     def close(self) -> None:
         """End the thread; work that has not begun is cancelled."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown()
 
     def _parse(self, data: bytes, schema: type[M], check: Callable[[M], None] | None) -> M:
         request = validate_body(schema, parse_json(data, self._config.max_json_nodes))

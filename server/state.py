@@ -65,7 +65,7 @@ class ServerState:
         self.created = now_s()
         self.fingerprint = compute_fingerprint(llm, config)
         self.body_meter = BodyMeter(config.max_inflight_body_bytes)
-        self.reader = RequestReader(config, self.body_meter)
+        self.reader = RequestReader(config, self.body_meter, self.auth.identify)
         self.http_metrics = HttpMetrics()
         self.tool_metrics = ToolMetrics(self.model_names[0])
         self.loop_lag = EventLoopLag()
