@@ -7,8 +7,9 @@ bytes alone does not limit the work.
 import re
 
 _SLICE_BYTES = 256 * 1024  # for whose time, about 10 ms, no other thread runs
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_REST_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_STRING = re.compile(rb'"' + _IN_STRING.pattern + rb'"', re.DOTALL)
+_WHOLE_STRINGS = re.compile(rb'(?:[^"]++|' + _STRING.pattern + rb")*+", re.DOTALL)
 
 
 def has_more_nodes(data: bytes, max_nodes: int) -> bool:
@@ -20,17 +21,30 @@ def has_more_nodes(data: bytes, max_nodes: int) -> bool:
         return False
     num_containers = num_commas = position = 0
     while position < len(data):
-        piece = data[position : position + _SLICE_BYTES]
-        position += len(piece)
-        outside, quote, rest = _STRING.sub(b"", piece).partition(b'"')
-        more_containers, more_commas = _count(outside)
+        end = min(position + _SLICE_BYTES, len(data))
+        # Without a string that goes on behind the slice: each quote in it would be tried as the start of a string.
+        whole_end = _end_of_match(_WHOLE_STRINGS, data, position, end)
+        more_containers, more_commas = _count(_STRING.sub(b"", data[position:whole_end]))
         num_containers, num_commas = num_containers + more_containers, num_commas + more_commas
         if _is_excess(num_containers, num_commas, max_nodes):
             return True
-        if quote:  # a string goes on behind the piece
-            end = _REST_OF_STRING.match(data, position - len(rest))
-            position = end.end() if end else len(data)
+        position = end if whole_end == end else _skip_string(data, whole_end + 1)
     return False
+
+
+def _skip_string(data: bytes, position: int) -> int:
+    """Return the position behind the quote that ends a string, or the end of the text if there is none."""
+    while position < len(data) - 1:
+        # One more byte than a slice has, which may be one byte: an escape has two.
+        position = _end_of_match(_IN_STRING, data, position, position + _SLICE_BYTES + 1)
+        if data[position : position + 1] == b'"':
+            return position + 1
+    return len(data)
+
+
+def _end_of_match(pattern: re.Pattern[bytes], data: bytes, start: int, end: int) -> int:
+    match = pattern.match(data, start, end)
+    return match.end() if match else start
 
 
 def _count(data: bytes) -> tuple[int, int]:

@@ -52,3 +52,12 @@ async def test_a_body_of_too_many_values_is_refused_and_the_flag_named(make_api)
     assert (answer.status, answer.error["param"]) == (400, "body")
     assert "--max-json-nodes" in answer.error["message"]
     assert (await api.chat(x=[1] * 40, y=",[{" * 1000)).status == 200
+
+
+@pytest.mark.parametrize("piece", [b'\\",', b",", b"\\\\,", b"\\u0022,"])
+def test_a_string_far_longer_than_a_slice_is_read_once(piece):
+    """Once for each quote in its first slice took a minute, in which no other thread ran."""
+    text = b'{"a":"' + piece * (1 << 19) + b'"'
+    assert not has_more_nodes(text + b"}", 8)
+    assert has_more_nodes(text + b',"b":[' + b"1," * 8 + b"1]}", 8)
+    assert not has_more_nodes(text[:-1], 8)
