@@ -25,27 +25,48 @@ NUM_SPARE_FILES = 16  # that a task may have open at a time
 _SET_DEATH_SIGNAL, _SET_SECCOMP, _SET_NO_NEW_PRIVILEGES = 1, 22, 38
 # seccomp(2): a filter of system calls, a program of classic BPF. Offsets are those of struct seccomp_data.
 _FILTER_MODE, _NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _FIRST_ARGUMENT_OFFSET = 2, 0, 4, 16
-_LOAD, _JUMP_EQUAL, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x45, 0x06
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _KILL, _ALLOW, _ERROR = 0x80000000, 0x7FFF0000, 0x00050000
-_EPERM, _ENOSYS, _CLONE_THREAD = 1, 38, 0x10000
+_EPERM, _ENOSYS, _CLONE_THREAD, _FIRST_X32_CALL = 1, 38, 0x10000, 0x40000000
 # What a worker never needs: sockets, other processes and programs, and interfaces through which kernels are attacked.
 _COMMON_CALLS = {"pidfd_send_signal": 424, "io_uring_setup": 425, "pidfd_open": 434, "clone3": 435, "pidfd_getfd": 438}
 _CALLS = {
     "x86_64": (
         0xC000003E,
         {"socket": 41, "connect": 42, "accept": 43, "bind": 49, "listen": 50, "socketpair": 53, "clone": 56}
-        | {"fork": 57, "vfork": 58, "execve": 59, "kill": 62, "ptrace": 101, "tkill": 200, "add_key": 248}
+        | {
+            "fork": 57,
+            "vfork": 58,
+            "execve": 59,
+            "kill": 62,
+            "ptrace": 101,
+            "setpriority": 141,
+            "tkill": 200,
+            "add_key": 248,
+        }
         | {"request_key": 249, "keyctl": 250, "unshare": 272, "accept4": 288, "perf_event_open": 298, "setns": 308}
         | {"process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321, "execveat": 322, "userfaultfd": 323},
     ),
     "aarch64": (
         0xC00000B7,
-        {"unshare": 97, "ptrace": 117, "kill": 129, "tkill": 130, "socket": 198, "socketpair": 199, "bind": 200}
+        {
+            "unshare": 97,
+            "ptrace": 117,
+            "kill": 129,
+            "tkill": 130,
+            "setpriority": 140,
+            "socket": 198,
+            "socketpair": 199,
+            "bind": 200,
+        }
         | {"listen": 201, "accept": 202, "connect": 203, "add_key": 217, "request_key": 218, "keyctl": 219}
         | {"clone": 220, "execve": 221, "perf_event_open": 241, "accept4": 242, "setns": 268, "process_vm_readv": 270}
         | {"process_vm_writev": 271, "bpf": 280, "execveat": 281, "userfaultfd": 282},
     ),
 }
+# Calls that name a process first, for this one only: others of this user could be ended, or starved of resources.
+# tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, prlimit64, sched_setaffinity and sched_setscheduler.
+_CALLS_ON_ITSELF = {"x86_64": (234, 129, 297, 302, 203, 144), "aarch64": (131, 138, 240, 261, 122, 119)}
 # landlock(7)
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF, _PATH_BENEATH = 444, 445, 446, 1
 _READ_FILE, _READ_DIRECTORY = 1 << 2, 1 << 3
@@ -104,16 +125,17 @@ def _restrict_calls(library: ctypes.CDLL, machine: str) -> bool:
     """Install the filter of system calls; return whether it is there."""
     if machine not in _CALLS:
         return False
-    code = make_filter(*_CALLS[machine])
+    code = make_filter(*_CALLS[machine], _CALLS_ON_ITSELF[machine], os.getpid())
     buffer = ctypes.create_string_buffer(code)
     header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))  # struct sock_fprog
     return library.prctl(_SET_SECCOMP, _FILTER_MODE, ctypes.create_string_buffer(header), 0, 0) == 0
 
 
-def make_filter(architecture: int, calls: dict[str, int]) -> bytes:
-    """Return the filter that refuses `calls`, and clone unless it makes a thread.
+def make_filter(architecture: int, calls: dict[str, int], on_itself: Sequence[int], process_id: int) -> bytes:
+    """Return the filter that refuses `calls`, clone unless it makes a thread, and `on_itself` for other processes.
 
-    A program of another architecture, whose numbers mean something else, is killed. clone3 hides its flags in memory,
+    A program of another architecture, whose numbers mean something else, is killed. The x32 calls of x86_64, a second
+    number for most of them, do not exist. clone3 hides its flags in memory,
     so it does not exist, and the C library uses clone.
     """
     refused = [number for name, number in (calls | _COMMON_CALLS).items() if name not in ("clone", "clone3")]
@@ -122,11 +144,21 @@ def make_filter(architecture: int, calls: dict[str, int]) -> bytes:
         (_JUMP_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER_OFFSET),
+        (_JUMP_AT_LEAST, 1, 0, _FIRST_X32_CALL),
         (_JUMP_EQUAL, 0, 1, _COMMON_CALLS["clone3"]),
         (_RETURN, 0, 0, _ERROR | _ENOSYS),
     ]
     for number in refused:
         steps += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERROR | _EPERM)]
+    for number in on_itself:
+        steps += [
+            (_JUMP_EQUAL, 0, 5, number),
+            (_LOAD, 0, 0, _FIRST_ARGUMENT_OFFSET),
+            (_JUMP_EQUAL, 2, 0, 0),  # itself, or no process
+            (_JUMP_EQUAL, 1, 0, process_id),
+            (_RETURN, 0, 0, _ERROR | _EPERM),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
     steps += [
         (_JUMP_EQUAL, 0, 3, calls["clone"]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT_OFFSET),

@@ -3,6 +3,7 @@
 import ctypes
 import importlib
 import os
+import platform
 import resource
 import signal
 import socket
@@ -101,6 +102,12 @@ def _fork() -> None:
         os._exit(0)
 
 
+def _signal_thread() -> None:
+    number = {"x86_64": 234, "aarch64": 131}[platform.machine()]  # tgkill
+    if ctypes.CDLL(None, use_errno=True).syscall(number, os.getppid(), os.getppid(), signal.SIGCONT):
+        raise OSError(ctypes.get_errno(), "tgkill")
+
+
 WAYS = {
     "connect": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
     "unix socket": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
@@ -108,6 +115,10 @@ WAYS = {
     "replace itself": lambda: os.execv("/bin/true", ["true"]),
     "fork": _fork,
     "signal": lambda: os.kill(os.getppid(), signal.SIGCONT),
+    "signal to a thread": _signal_thread,
+    "limits of the parent": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0)),
+    "processors of the parent": lambda: os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0)),
+    "priority of the parent": lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 0),
     "memory of the parent": lambda: Path(f"/proc/{os.getppid()}/mem").open("rb").close(),
     "environment of the parent": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
     "a file": lambda: Path("/etc/hostname").read_bytes(),
