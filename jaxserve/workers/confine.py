@@ -89,9 +89,7 @@ def confine(max_memory_bytes: int, max_cpu_s: int) -> tuple[str, ...]:
     max_memory_bytes   Hard limit of its address space.
     max_cpu_s          Hard limit of its processor time, over all tasks.
     """
-    folder = tempfile.mkdtemp()
-    os.chdir(folder)  # an empty directory, in which nothing can be created once it is gone
-    os.rmdir(folder)
+    leave_directory()
     _set_hard_limits(max_memory_bytes, max_cpu_s)
     if sys.platform != "linux":
         return ()
@@ -103,6 +101,17 @@ def confine(max_memory_bytes: int, max_cpu_s: int) -> tuple[str, ...]:
         SYSTEM_CALLS: has_no_new_privileges and _restrict_calls(library, platform.machine()),
     }
     return tuple(name for name in PROTECTIONS if given[name])
+
+
+def leave_directory() -> None:
+    """Change to a directory that is gone, in which nothing can be created; to / where no directory can be written."""
+    try:
+        folder = tempfile.mkdtemp()
+    except OSError:  # a container whose file system is read-only
+        os.chdir("/")
+        return
+    os.chdir(folder)
+    os.rmdir(folder)
 
 
 def _set_hard_limits(max_memory_bytes: int, max_cpu_s: int) -> None:

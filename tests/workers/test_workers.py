@@ -12,7 +12,7 @@ import pytest
 
 from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter
 from jaxserve.faults import Faults
-from jaxserve.workers.confine import FILES, NO_NEW_PRIVILEGES, SYSTEM_CALLS
+from jaxserve.workers.confine import FILES, NO_NEW_PRIVILEGES, SYSTEM_CALLS, leave_directory
 from jaxserve.workers.pool import MIB, TaskKilled, TaskLimits, WorkerPool
 
 REPO = Path(__file__).resolve().parents[2]
@@ -108,6 +108,16 @@ def test_a_worker_can_have_threads_and_no_new_privileges(pool, given):
     assert NO_NEW_PRIVILEGES in given
     assert run(pool, "privileges") == 1
     assert run(pool, "thread") == 1
+
+
+def test_a_worker_starts_where_no_directory_can_be_written(tmp_path, monkeypatch):
+    def refuse() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    leave_directory()
+    assert os.getcwd() == "/"
 
 
 def test_modules_in_the_current_directory_are_not_imported(tmp_path, monkeypatch):
