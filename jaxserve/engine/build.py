@@ -1,5 +1,6 @@
 """Construction of an engine from its configuration. No other module imports models, weights, cache and engine alike."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -535,7 +536,7 @@ def _join(numbers: tuple[int, ...]) -> str:
 
 def _abbreviate_home(directory: Path) -> str:
     """Return a path with ~ for the home directory, so that a log does not hold the user's name."""
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))  # Path.home() raises an error where the user has no home
     return f"~/{directory.relative_to(home)}" if directory.is_relative_to(home) else str(directory)
 
 

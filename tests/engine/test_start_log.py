@@ -1,0 +1,23 @@
+"""What an engine logs at its start tells no user's name, and needs none."""
+
+import pwd
+from pathlib import Path
+
+import pytest
+
+from jaxserve.engine.build import _abbreviate_home
+
+
+def test_paths_below_the_home_directory_begin_with_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert _abbreviate_home(Path("/home/someone/cache")) == "~/cache"
+    assert _abbreviate_home(Path("/var/cache")) == "/var/cache"
+
+
+def test_a_user_without_a_home_directory_is_no_error(monkeypatch: pytest.MonkeyPatch):
+    def refuse(_: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", refuse)
+    assert _abbreviate_home(Path("/var/cache")) == "/var/cache"
