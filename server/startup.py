@@ -66,6 +66,7 @@ class StartupProgress:
         self._started_s = time.perf_counter()
         self._lock = threading.Lock()
         self._running: dict[str, _RunningPhase] = {}
+        self._finished: dict[str, float] = {}
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<9}"),
@@ -99,6 +100,8 @@ class StartupProgress:
         name, _, detail = phase.partition(" ")
         with self._lock:
             if name not in self._running:
+                if 0 < total <= done and self._finished.get(name) == total:
+                    return  # told once more: who watches a download goes on until its process has ended
                 self._start(name)
             running = self._running[name]
             running.done, running.total = done, total
@@ -125,6 +128,7 @@ class StartupProgress:
 
     def _end(self, name: str) -> None:
         running = self._running.pop(name)
+        self._finished[name] = running.total
         if running.task is not None:
             total = running.total or 1
             self._progress.update(

@@ -25,6 +25,12 @@ def test_a_phase_is_one_line_when_it_is_over() -> None:
     assert shown[1].endswith(" s  2/2  2 cached")
 
 
+def test_a_phase_that_is_over_is_not_shown_again_and_another_of_its_name_is() -> None:
+    first, second = ("download", 2e6, 2e6), ("download", 3e6, 3e6)
+    assert len(lines(("download", 0, 2e6), first, first, first)) == 1
+    assert len(lines(first, first, ("download", 0, 3e6), second, second)) == 2
+
+
 def test_phases_may_overlap_and_each_is_one_line() -> None:
     reports = [("import", 0, 0), ("load", 0, 2e6), ("compile 0 cached", 1, 2), ("load", 2e6, 2e6), ("compile", 2, 2)]
     assert [line.split()[0] for line in lines(*reports)] == ["import", "load", "compile"]
