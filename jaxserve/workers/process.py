@@ -128,5 +128,6 @@ def _environment() -> dict[str, str]:
 def _path() -> str:
     """Return, as JSON, where this process imports from, and jaxserve's own directory, without the current directory."""
     own = str(Path(__file__).resolve().parents[2])
-    entries = [entry for entry in sys.path if os.path.isabs(entry)]
+    # `python -m` puts the current directory on the path by its name.
+    entries = [entry for entry in sys.path if os.path.isabs(entry) and (entry == own or entry != os.getcwd())]
     return json.dumps(entries if own in entries else [own, *entries])

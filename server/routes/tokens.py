@@ -35,7 +35,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         request, work = await state.reader.read(TokenizeRequest, partial(_check, config=state.config))
         state.check_model(request.model)
         slot = state.admit(1)
-        ids = await _tokenize(request, state, work, slot.places.caller)
+        ids = await slot.run(_tokenize(request, state, work, slot.places.caller))
         strings = await in_slices(ids, state.llm.tokenizer.pieces) if request.return_token_strs else None
         limit = get_max_model_len(state.llm)
         body = {"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": strings}
@@ -46,8 +46,8 @@ def make_blueprint(state: ServerState) -> Blueprint:
         """Decode token ids."""
         request, work = await state.reader.read(DetokenizeRequest)
         state.check_model(request.model)
-        state.admit(1)
-        return await work.run(partial(_detokenize, request, state.llm))
+        slot = state.admit(1)
+        return await slot.run(work.run(partial(_detokenize, request, state.llm)))
 
     if state.config.enable_tokenizer_info_endpoint:
 

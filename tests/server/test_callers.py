@@ -77,6 +77,17 @@ async def test_a_request_that_waits_for_its_prompt_is_ended_as_soon(make_api, mo
     assert cancelled.is_set()
 
 
+async def test_a_text_that_waits_for_its_tokens_is_ended_as_soon(make_api, monkeypatch):
+    llm = FakeLLM()
+
+    async def never(*_, **__):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(llm, "encode", never)
+    answer = await make_api(llm=llm, queue_timeout_s=0.02).post("/tokenize", {"prompt": "a"})
+    assert answer.status == 503
+
+
 async def test_what_has_begun_no_longer_waits(make_api, held_llm):
     api = make_api(llm=held_llm, queue_timeout_s=0.05)
     running = asyncio.create_task(api.chat(stream=True))

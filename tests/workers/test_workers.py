@@ -122,7 +122,7 @@ def test_a_worker_starts_where_no_directory_can_be_written(tmp_path, monkeypatch
 
 def test_modules_in_the_current_directory_are_not_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for name in ("psutil", "json", "planted"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(1)")
