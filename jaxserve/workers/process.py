@@ -128,6 +128,9 @@ def _environment() -> dict[str, str]:
 def _path() -> str:
     """Return, as JSON, where this process imports from, and jaxserve's own directory, without the current directory."""
     own = str(Path(__file__).resolve().parents[2])
-    # `python -m` puts the current directory on the path by its name.
-    entries = [entry for entry in sys.path if os.path.isabs(entry) and (entry == own or entry != os.getcwd())]
+    try:
+        current = os.getcwd()  # `python -m` puts it on the path by its name
+    except FileNotFoundError:
+        current = ""
+    entries = [entry for entry in sys.path if os.path.isabs(entry) and (entry == own or entry != current)]
     return json.dumps(entries if own in entries else [own, *entries])
