@@ -43,6 +43,9 @@ class Nothing:
         chunks = tuple((_tokens(1),) for _ in handle.chunks)
         return StepResult(_tokens(len(handle.decode)) if handle.decode else None, chunks, (None,) * len(chunks))
 
+    def reset(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
