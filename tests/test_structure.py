@@ -321,3 +321,8 @@ def test_allowed_imports_are_not_faults(tmp_path):
 def test_a_class_name_that_occurs_twice_is_found(tmp_path):
     sources = {"jaxserve/a.py": "class A: ...\nclass B: ...", "server/b.py": "class A: ..."}
     assert duplicate_classes(write(tmp_path, sources)) == {"A"}
+
+
+def test_no_two_test_modules_have_one_name():
+    names = Counter(file.name for file in (REPO / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1], "pytest imports only the first of them"

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 # What XLA:GPU knows of a GPU, in the text form of its GpuTargetConfigProto.
@@ -87,7 +88,7 @@ def describe_devices(target: Target, num_devices: int) -> tuple[Any, ...]:
         return tuple(
             topologies.get_topology_desc(platform="tpu", topology_name=f"{target.name}:{shape}").devices[:num_devices]
         )
-    import jax_plugins.xla_cuda13  # pyright: ignore[reportMissingImports]  # noqa: F401 - a plugin only if it is there
+    import_module("jax_plugins.xla_cuda13")  # in an environment of its own, see `scripts/device compile`
     from jax._src import xla_bridge
 
     # With no GPU backend up, "gpu" stands for no kind of GPU (jax#23971).

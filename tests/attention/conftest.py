@@ -2,7 +2,7 @@
 
 module → what proves it:
 
-    reference, inputs, cpu, native → test_backends.py, test_windows.py: one contract for all backends
+    reference, inputs, cpu, native → test_backends.py, test_freed_pages.py: one contract for all backends
     gpu → test_gpu.py
     tpu → test_tpu.py
 """

@@ -4,7 +4,7 @@ module → what proves it:
 
     library → test_library.py
     pages.c → test_zeros.py
-    attention.c → ../attention/test_backends.py, ../attention/test_windows.py
+    attention.c → ../attention/test_backends.py, ../attention/test_freed_pages.py
     linear.c → ../layers/test_quant.py
     experts.c → ../layers/test_moe.py
 """
