@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 FIELD_OF_CONSTRAINTS = "structured_outputs"  # the library's name for what requests may have in two fields
 SHUTTING_DOWN = "The server is shutting down."
 DRAIN_RETRY_AFTER_S = 5
-NO_LIMIT = UnsentOutput(1 << 62)
 T = TypeVar("T")
 ERROR_FLUSH_S = 1.0  # time for the error of a request that did not finish while draining to reach its client
 
@@ -77,15 +76,16 @@ class Generation:
         self,
         llm: Generator,
         jobs: Sequence[Ready],
+        unsent: UnsentOutput,
         constraint_field: str = FIELD_OF_CONSTRAINTS,
-        unsent: UnsentOutput = NO_LIMIT,
     ) -> None:
         """Start all prompts.
 
-        constraint_field: the request's field of its constraint, which errors about it name.
         unsent: what counts deltas that wait behind others.
+        constraint_field: the request's field of its constraint, which errors about it name.
         """
         self.jobs, self._unsent = jobs, unsent
+        self._unsent_bytes: Counter[int] = Counter()  # by choice
         self.prompt_results = [PromptResult() for _ in jobs]
         self.error: ApiError | None = None
         self._n = jobs[0].params.n
@@ -140,15 +140,12 @@ class Generation:
         """
         if not self.is_finished:
             self._can_take.clear()
-        taken = [self._take_choice(index) for index in list(self._pending) if self._is_due(index, interval)]
-        if not self._pending:
-            self._unsent.remove(self)
-        return taken
+        return [self._take_choice(index) for index in list(self._pending) if self._is_due(index, interval)]
 
     def drop_pending(self) -> None:
         """Forget the deltas that have not been taken."""
-        self._pending.clear()
-        self._unsent.remove(self)
+        for index in list(self._pending):
+            self._pop_pending(index)
 
     async def collect(self) -> list[TextDelta]:
         """Wait for the end, and return each choice as one delta, in order.
@@ -202,7 +199,14 @@ class Generation:
             return
         if len(pending) == MAX_DELTAS:
             pending[:] = [merge_deltas(pending)]
-        self._unsent.add(self, estimate_bytes(delta))
+        num_bytes = estimate_bytes(delta)
+        self._unsent_bytes[delta.index] += num_bytes
+        self._unsent.add(self, num_bytes)
+
+    def _pop_pending(self, index: int) -> list[TextDelta]:
+        if num_bytes := self._unsent_bytes.pop(index, 0):
+            self._unsent.remove(self, num_bytes)
+        return self._pending.pop(index)
 
     def _is_due(self, index: int, interval: int) -> bool:
         if self.is_finished:
@@ -219,7 +223,7 @@ class Generation:
 
     def _take_choice(self, index: int) -> TextDelta:
         self._started.add(index)
-        return merge_deltas(self._pending.pop(index))
+        return merge_deltas(self._pop_pending(index))
 
 
 class RequestSlot:
@@ -259,7 +263,7 @@ class RequestSlot:
         """Start the generations. Raises the error that `fail` was given, if it has been called already."""
         if self._error is not None:
             raise self._error
-        self._generation = Generation(llm, jobs, constraint_field, self._unsent)
+        self._generation = Generation(llm, jobs, self._unsent, constraint_field)
         return self._generation
 
     def fail(self, error: BaseException) -> None:

@@ -47,9 +47,12 @@ class UnsentOutput:
             furthest_behind.drop_pending()
             furthest_behind.fail(unavailable(TOO_MUCH_UNSENT))
 
-    def remove(self, reader: Reader) -> None:
-        """Forget the bytes of a request: all of it has been taken, or it has ended."""
-        self.total_bytes -= self._by_reader.pop(reader, 0)
+    def remove(self, reader: Reader, num_bytes: int) -> None:
+        """Forget bytes of a request, which were taken or dropped."""
+        self.total_bytes -= num_bytes
+        self._by_reader[reader] -= num_bytes
+        if not self._by_reader[reader]:
+            del self._by_reader[reader]
 
 
 def estimate_bytes(delta: TextDelta) -> int:

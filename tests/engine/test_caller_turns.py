@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxserve.engine.caller_turns import CallerTurns
+from jaxserve.engine.caller_turns import MAX_CALLERS, CallerTurns
 from tests.engine.world import World
 
 CALLERS = st.lists(st.sampled_from("abc"), max_size=40)
@@ -28,6 +28,15 @@ def test_a_newcomer_does_not_wait_for_what_another_has_queued(num_queued, num_st
         turns.on_start(turn)
     newcomer = turns.assign("newcomer")
     assert sum(turn < newcomer for turn in queued[num_started:]) == 0
+
+
+def test_callers_that_come_once_are_not_kept():
+    turns = CallerTurns()
+    turns.assign("many"), turns.assign("many")
+    for number in range(10 * MAX_CALLERS):
+        turns.on_start(turns.assign(f"caller {number}"))
+    assert len(turns._next) <= MAX_CALLERS + 1
+    assert turns.assign("many") == 2
 
 
 def starts(world):

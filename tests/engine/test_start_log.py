@@ -8,10 +8,10 @@ import pytest
 from jaxserve.engine.build import _abbreviate_home
 
 
-def test_paths_below_the_home_directory_begin_with_a_tilde(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert _abbreviate_home(Path("/home/someone/cache")) == "~/cache"
-    assert _abbreviate_home(Path("/var/cache")) == "/var/cache"
+def test_paths_below_the_home_directory_begin_with_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "someone"))
+    assert _abbreviate_home(tmp_path / "someone" / "cache") == "~/cache"
+    assert _abbreviate_home(tmp_path / "cache") == str(tmp_path / "cache")
 
 
 def test_a_user_without_a_home_directory_is_no_error(monkeypatch: pytest.MonkeyPatch):

@@ -65,6 +65,19 @@ async def test_who_keeps_up_is_not_counted():
     assert unsent.total_bytes == 0 and generation.error is None
 
 
+async def test_what_is_taken_of_one_choice_is_not_counted_while_another_waits():
+    unsent = UnsentOutput(1 << 40)
+    llm, generation = make(unsent)
+    for index in (0, 1, 0, 0, 0, 1, 1):
+        llm.put(delta(index, 7))
+        if index == 1 and unsent.total_bytes == 0:
+            generation.take()  # both have begun: from now on three tokens are waited for
+    assert [taken.index for taken in generation.take(interval=3)] == [0]
+    assert unsent.total_bytes == estimate_bytes(delta(1, 7)) and generation.has_pending
+    generation.take()
+    assert unsent.total_bytes == 0
+
+
 async def test_above_the_limit_the_request_furthest_behind_is_ended_and_forgotten():
     unsent = UnsentOutput(20 * estimate_bytes(delta(0, 1)))
     (slow, behind), (brisk, ahead) = make(unsent), make(unsent)
