@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from jaxserve.admission import QueueSlot
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import ProgressCallback
+from jaxserve.engine.compile import ProgressCallback
 from jaxserve.engine_client import EngineClient
 from jaxserve.errors import Overloaded
 from jaxserve.fair_threads import FairThreads

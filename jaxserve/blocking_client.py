@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from jaxserve.completion import merge_deltas
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import ProgressCallback
+from jaxserve.engine.compile import ProgressCallback
 from jaxserve.engine_client import EngineClient
 from jaxserve.errors import EngineStopped
 from jaxserve.memory import return_freed_memory

@@ -14,8 +14,8 @@ from functools import partial
 from jaxserve.admission import AdmissionQueue, QueueSlot
 from jaxserve.config import EngineConfig
 from jaxserve.config_check import check_config
-from jaxserve.engine.build import LoadedEngine, ProgressCallback
-from jaxserve.engine.compile import compile_counter
+from jaxserve.engine.build import LoadedEngine
+from jaxserve.engine.compile import ProgressCallback, compile_counter
 from jaxserve.engine.request import Request
 from jaxserve.errors import EngineStopped
 from jaxserve.faults import Faults

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import CheckedModel, LoadedEngine, ProgressCallback, build
+from jaxserve.engine.build import CheckedModel, LoadedEngine, build
+from jaxserve.engine.compile import ProgressCallback
 from jaxserve.engine.request import TrackerFactory
 from jaxserve.model_files import blame_model_files
 from jaxserve.parallel.placement import choose_placements

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scripts.device_checks.compile_targets import (
     TARGETS,
@@ -40,8 +40,16 @@ PAGE_BYTES = 2 * 2**30  # of all layers, on each device
 DECODE_ROWS, CHUNK_TOKENS = 32, 512
 
 
-def compile_model(target: Target, devices: tuple[Any, ...], model: str, config: dict[str, Any]) -> Iterator[Record]:
-    """Compile the programs of a model one after the other and yield what is predicted of each."""
+class Programs(NamedTuple):
+    """The programs of a model on some devices, and the shapes of what they are given."""
+
+    table: Any
+    weights: tuple[Any, ...]
+    state: Any
+
+
+def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any]) -> Programs:
+    """Describe the programs of a model. Nothing is allocated or compiled."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -52,14 +60,14 @@ def compile_model(target: Target, devices: tuple[Any, ...], model: str, config: 
     from jaxserve.cache.pages import bytes_per_page, make_pages
     from jaxserve.engine.buckets import Buckets
     from jaxserve.engine.device_state import DeviceState, RowState
-    from jaxserve.engine.program_table import CopyPages, ProgramTable, Sample
+    from jaxserve.engine.program_table import ProgramTable
     from jaxserve.engine.step import ModelContext
     from jaxserve.engine.weight_layout import WeightLayout
     from jaxserve.models.partition import check_partition, local_caches, place_params
     from jaxserve.models.registry import abstract_params, find_architecture
     from jaxserve.parallel.placement import Placement
     from jaxserve.parallel.sharding import STACKED
-    from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
+    from jaxserve.sampling.sampler import LogprobsConfig
 
     placement, num_devices = Placement(devices), len(devices)
     architecture = find_architecture(config)
@@ -97,37 +105,55 @@ def compile_model(target: Target, devices: tuple[Any, ...], model: str, config: 
         all_logprobs=False,
         placement=placement,
     )
-    layer_sizes = {math.prod(leaf.shape) // num_devices for leaf in jax.tree.leaves(pages)}
-    about = {"kind": "compiled", "target": target.name, "devices": num_devices, "model": model, "page_size": page_size}
+    return Programs(table, weights, state)
+
+
+def compile_model(target: Target, devices: tuple[Any, ...], model: str, config: dict[str, Any]) -> Iterator[Record]:
+    """Compile the programs of a model one after the other and yield what is predicted of each."""
+    from jaxserve.engine.program_table import CopyPages, Sample
+    from jaxserve.sampling.sampler import SampleMode
+
+    programs = _plan(target, devices, config)
+    table = programs.table
+    about = {"kind": "compiled", "target": target.name, "devices": len(devices), "model": model}
     for key, rows, has_pages in (
         (table.decodes[-1], DECODE_ROWS, True),
         (table.prefills[0], table.prefills[0].rows, True),
         (Sample(DECODE_ROWS, SampleMode.GREEDY), DECODE_ROWS, False),
         (CopyPages(), 0, True),
     ):
+        record = about | {"page_size": table.model.page_size, "program": str(key)}
         started = time.perf_counter()
-        record = about | {"program": str(key)}
         try:
-            with placement.as_default(), tell_kernels(target, devices[0], num_devices):
-                lowered = key.lower(table, weights, state)
+            with table.placement.as_default(), tell_kernels(target, devices[0], len(devices)):
+                lowered = key.lower(table, programs.weights, programs.state)
             compiled = lowered.compile()
         except Exception as error:  # what a compiler refuses is what is looked for
             yield record | {"outcome": "failed", "why": f"{type(error).__name__}: {error}"[:500]}
             continue
-        memory, text = compiled.memory_analysis(), compiled.as_text() or ""
-        vocab_sizes = {table.padded_vocab_size, table.padded_vocab_size // num_devices}
-        moves = find_moves(text, partial(_is_large, layer_sizes=layer_sizes, rows=rows, vocab_sizes=vocab_sizes))
-        pool = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(pages)) // num_devices
-        is_in_place = not has_pages or memory.alias_size_in_bytes >= pool
-        yield record | {
-            "outcome": "failed" if moves or not is_in_place else "passed",
-            "compile_s": time.perf_counter() - started,
-            "code_bytes": memory.generated_code_size_in_bytes,
-            "temporary_bytes": memory.temp_size_in_bytes,
-            "is_in_place": is_in_place,
-            "large_moves": moves,
-            "collectives": count_collectives(text),
-        }
+        record |= {"compile_s": time.perf_counter() - started}
+        yield record | _predict(compiled, programs, rows, has_pages, len(devices))
+
+
+def _predict(compiled: Any, programs: Programs, rows: int, has_pages: bool, num_devices: int) -> Record:
+    """Return what the compiler says of a program, and whether it passes."""
+    import jax
+
+    table, leaves = programs.table, jax.tree.leaves(programs.state.pages)
+    layer_sizes = {math.prod(leaf.shape) // num_devices for leaf in leaves}
+    memory, text = compiled.memory_analysis(), compiled.as_text() or ""
+    vocab_sizes = {table.padded_vocab_size, table.padded_vocab_size // num_devices}
+    moves = find_moves(text, partial(_is_large, layer_sizes=layer_sizes, rows=rows, vocab_sizes=vocab_sizes))
+    pool = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) // num_devices
+    is_in_place = not has_pages or memory.alias_size_in_bytes >= pool
+    return {
+        "outcome": "failed" if moves or not is_in_place else "passed",
+        "code_bytes": memory.generated_code_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "is_in_place": is_in_place,
+        "large_moves": moves,
+        "collectives": count_collectives(text),
+    }
 
 
 def _is_large(shape: tuple[int, ...], *, layer_sizes: set[int], rows: int, vocab_sizes: set[int]) -> bool:

@@ -15,7 +15,8 @@ module → what proves it:
     buckets → test_buckets.py
     program_table, programs, compile → test_programs.py, test_compile.py
     program_memory → test_program_memory.py
-    build → test_overrides.py, test_packed.py, test_model_families.py
+    build, opened_model, program_plan → test_overrides.py, test_packed.py, test_model_families.py
+    description → test_start_log.py
     request_faults → test_request_faults.py, test_scheduler_life.py
     fault_search → test_step_faults.py, test_scheduler_life.py
     fault_injection → test_fault_injection.py

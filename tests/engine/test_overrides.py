@@ -3,7 +3,8 @@
 import pytest
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine.build import build, merge_overrides
+from jaxserve.engine.build import build
+from jaxserve.engine.opened_model import merge_overrides
 from jaxserve.errors import UnknownArchitecture
 
 

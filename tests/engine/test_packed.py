@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine import build as build_module
 from jaxserve.engine.build import build
+from jaxserve.engine.opened_model import check_quantization
 from jaxserve.engine.roofline import PeakRates, Roofline
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
@@ -126,7 +126,7 @@ class TestRefusals:
 
     def test_other_devices_are_refused(self):
         with pytest.raises(BadConfig, match="kernels for CPUs only and this is a gpu; leave it out"):
-            build_module._check_quantization(EngineConfig(quantization="int4"), "gpu", np.dtype(np.float32))
+            check_quantization(EngineConfig(quantization="int4"), "gpu", np.dtype(np.float32))
 
     def test_plain_weights_are_everyones(self):
-        build_module._check_quantization(replace(EngineConfig()), "gpu", np.dtype("bfloat16"))
+        check_quantization(replace(EngineConfig()), "gpu", np.dtype("bfloat16"))

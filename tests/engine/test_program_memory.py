@@ -8,9 +8,10 @@ import pytest
 
 from jaxserve.cache.pages import make_pages
 from jaxserve.config import MIB, EngineConfig
-from jaxserve.engine.build import _needs_scratch, build
+from jaxserve.engine.build import build
 from jaxserve.engine.compile import compile_counter
 from jaxserve.engine.program_memory import measure_scratch
+from jaxserve.engine.program_plan import needs_scratch
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.parallel.placement import MemoryFacts, Placement, single_placement
 
@@ -96,7 +97,7 @@ def test_no_program_needs_more_than_was_left(loaded, measure):
 
 def test_only_a_cache_that_fills_a_device_is_measured():
     accelerator, cpu = Accelerator(single_placement().devices), single_placement()
-    assert _needs_scratch(EngineConfig(), accelerator)
-    assert not _needs_scratch(EngineConfig(), cpu)
-    assert not _needs_scratch(EngineConfig(num_gpu_blocks_override=9), accelerator)
-    assert not _needs_scratch(EngineConfig(kv_cache_memory_bytes=MIB), accelerator)
+    assert needs_scratch(EngineConfig(), accelerator)
+    assert not needs_scratch(EngineConfig(), cpu)
+    assert not needs_scratch(EngineConfig(num_gpu_blocks_override=9), accelerator)
+    assert not needs_scratch(EngineConfig(kv_cache_memory_bytes=MIB), accelerator)

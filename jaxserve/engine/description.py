@@ -1,0 +1,67 @@
+"""The facts about a loaded engine that the start-up table shows."""
+
+import os
+from pathlib import Path
+
+from jaxserve.attention import AttentionBackend
+from jaxserve.cache.groups import GroupSize
+from jaxserve.cache.sizing import CacheSize
+from jaxserve.config import EngineConfig
+from jaxserve.engine.buckets import Buckets
+from jaxserve.engine.opened_model import OpenedModel
+from jaxserve.native import library
+
+
+def describe(
+    config: EngineConfig, model: OpenedModel, backend: AttentionBackend, size: CacheSize, buckets: Buckets
+) -> dict[str, str]:
+    """Return what is known of an engine before its programs are compiled, in the order to print it."""
+    spec = model.spec
+    return {
+        "model": config.model,
+        "file": model.path.name,
+        "architecture": f"{spec.architecture_name}, {spec.num_layers} layers, "
+        f"{spec.vocab_size} tokens in the vocabulary",
+        "device": model.placement.describe(),
+        "dtype": str(model.dtype),
+        "attention": backend.name,
+        "weights": f"{model.weight_bytes / 2**20:.0f} MiB, {_describe_quantization(config)}",
+        **_describe_cache(size, config.page_size),
+        "longest request": f"{size.max_model_len} tokens",
+        "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",
+    }
+
+
+def _describe_cache(size: CacheSize, page_size: int) -> dict[str, str]:
+    """Return the size of the cache, and how it is divided if there are several groups of layers."""
+
+    def describe(group: GroupSize) -> str:
+        num_pages = group.num_pages - 1
+        return f"{group.total_bytes / 2**20:.0f} MiB, {num_pages} pages, {num_pages * page_size} tokens"
+
+    if len(size.groups) == 1:
+        return {"key-value cache": f"{describe(size.groups[0])} ({size.reason})"}
+    lines = {"key-value cache": f"{size.total_bytes / 2**20:.0f} MiB ({size.reason})"}
+    return lines | {f"cache, {group.name}": describe(group) for group in size.groups}
+
+
+def _describe_quantization(config: EngineConfig) -> str:
+    if config.quantization == "none":
+        return "not packed"
+    products = "native products" if library.is_usable() else "unpacked in every step, for want of a C compiler"
+    return f"{config.quantization}{', tables int8' if config.quantization == 'int4' else ''}, {products}"
+
+
+def describe_programs(num: int, hits: int, directory: Path | None) -> str:
+    """Return the number of programs, and of those that came from the cache in a directory."""
+    return f"{num} compiled, {hits} of them from the cache" + (f" in {abbreviate_home(directory)}" if directory else "")
+
+
+def _join(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def abbreviate_home(directory: Path) -> str:
+    """Return a path with ~ for the home directory, so that a log does not hold the user's name."""
+    home = Path(os.path.expanduser("~"))  # Path.home() raises an error where the user has no home
+    return f"~/{directory.relative_to(home)}" if directory.is_relative_to(home) else str(directory)

@@ -1,0 +1,140 @@
+"""Opening of a model: its files, its architecture and its devices, before anything large is read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.compile import ProgressCallback
+from jaxserve.errors import BadConfig
+from jaxserve.layers.param_spec import ParamPath, ParamSpec
+from jaxserve.model_files import blame_model_files
+from jaxserve.models.architecture import Architecture
+from jaxserve.models.partition import check_partition, place_params
+from jaxserve.models.registry import abstract_params, find_architecture
+from jaxserve.models.spec import DecoderSpec
+from jaxserve.parallel.placement import Placement, choose_placements
+from jaxserve.parallel.sharding import shard_bytes
+from jaxserve.weights.checkpoint import open_checkpoint
+from jaxserve.weights.fetch import resolve_model
+from jaxserve.weights.load import check_checkpoint
+from jaxserve.weights.protocol import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model whose checkpoint, architecture and devices fit together.
+
+    path           The directory or file of the model.
+    checkpoint     Its tensors.
+    config         config.json with the overrides of hf_overrides.
+    architecture   Its network, weights and caches.
+    spec           The sizes of the architecture.
+    placement      The devices.
+    dtype          The dtype of the activations.
+    leaves         The weights and their origins in checkpoints.
+    shapes         The shapes of the weights on the devices.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    config: dict[str, Any]
+    architecture: Architecture
+    spec: DecoderSpec
+    placement: Placement
+    dtype: np.dtype
+    leaves: dict[ParamPath, ParamSpec]
+    shapes: dict[ParamPath, Any]
+
+    @property
+    def weight_bytes(self) -> int:
+        """The bytes of the weights on one device."""
+        return sum(shard_bytes(leaf) for leaf in jax.tree.leaves(self.shapes))
+
+
+def open_model(
+    config: EngineConfig,
+    placement: Placement | None,
+    progress: ProgressCallback | None,
+    on_path: Callable[[Path], None] | None,
+) -> OpenedModel:
+    """Fetch a model, and check that it, its files and its devices fit together.
+
+    placement   The devices; None: those of the first replica.
+    on_path     Called with the model's path as soon as it is known.
+
+    Raises StartupError if it cannot be fetched or its parts do not fit.
+    """
+    path = resolve_model(
+        config.model,
+        revision=config.revision,
+        download_dir=_to_path(config.download_dir),
+        token=config.hf_token,
+        progress=progress,
+    )
+    if on_path:
+        on_path(path)
+    checkpoint = open_checkpoint(path)
+    model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
+    with blame_model_files("config.json"):
+        architecture = find_architecture(model_config)
+        spec = architecture.spec(model_config)
+    placement = placement or choose_placements(config)[0]
+    check_partition(spec, placement.ranks, config.quantization)
+    dtype = _dtype(config, placement.platform)
+    leaves = architecture.params(spec)
+    check_quantization(config, placement.platform, dtype)
+    shapes = place_params(abstract_params(leaves, dtype, config.quantization), leaves, spec, placement)
+    check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
+    return OpenedModel(path, checkpoint, model_config, architecture, spec, placement, dtype, leaves, shapes)
+
+
+def merge_overrides(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return config.json with the overrides merged into it, level by level; None removes a key."""
+    merged = dict(model_config)
+    for key, value in overrides.items():
+        current = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(current, dict) and isinstance(value, dict):
+            merged[key] = merge_overrides(current, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _dtype(config: EngineConfig, platform: str) -> np.dtype:
+    """Return the dtype: by default float32 on CPUs, else bfloat16.
+
+    AVX2 has no bfloat16 products, so bfloat16 is up to ten times slower on CPUs.
+    """
+    name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
+    return np.dtype(jnp.dtype(name))
+
+
+def check_quantization(config: EngineConfig, platform: str, dtype: np.dtype) -> None:
+    """Check that packed weights are not slower than unpacked ones.
+
+    Their products are computed in float32, and there are kernels for CPUs only.
+
+    Raises BadConfig for another platform or dtype.
+    """
+    if config.quantization == "none":
+        return
+    if platform != "cpu":
+        raise BadConfig(
+            f"quantization={config.quantization!r} has kernels for CPUs only and this is a {platform}; leave it out."
+        )
+    if dtype != np.float32:
+        raise BadConfig(
+            f"quantization={config.quantization!r} computes in float32, not {dtype}; try --dtype float32, or auto."
+        )
+
+
+def _to_path(text: str | None) -> Path | None:
+    return Path(text) if text else None

@@ -1,0 +1,192 @@
+"""The plan of an engine's programs: limits, sizes of the cache, and the programs that fit both."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxserve.attention import AttentionBackend
+from jaxserve.cache.groups import CacheGroup, num_pages_for
+from jaxserve.cache.pages import bytes_per_page, make_pages
+from jaxserve.cache.sizing import CacheSize, GroupNeeds, choose_cache_size
+from jaxserve.config import EngineConfig
+from jaxserve.engine.buckets import Buckets, choose_buckets
+from jaxserve.engine.opened_model import OpenedModel
+from jaxserve.engine.program_memory import abstract_state, measure_scratch
+from jaxserve.engine.program_table import ProgramTable
+from jaxserve.engine.programs import ProgramStore
+from jaxserve.engine.step import ModelContext
+from jaxserve.engine.weight_layout import WeightLayout
+from jaxserve.errors import BadConfig
+from jaxserve.parallel.placement import Placement
+from jaxserve.parallel.sharding import STACKED
+from jaxserve.sampling.sampler import LogprobsConfig
+
+# Defaults of the decode rows and of the chunk tokens of a step. A CPU computes a prompt token about as fast in a small
+# chunk as in a large one, so its steps are short, for small gaps between tokens; an accelerator needs full steps.
+DEFAULT_MAX_NUM_SEQS = {"cpu": 32, "gpu": 256, "tpu": 128}
+DEFAULT_CHUNK_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
+DEFAULT_TOP_LOGPROBS = 20  # computed on the device if max_logprobs is -1 (any number)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramPlan:
+    """The programs of an engine and the size of its cache, which fit together.
+
+    config       The configuration with all limits resolved to numbers.
+    size         The size of the cache.
+    table        The programs.
+    make_pages   Makes the pages of one device.
+    """
+
+    config: EngineConfig
+    size: CacheSize
+    table: ProgramTable
+    make_pages: Callable[[], Any]
+
+
+def _cache_size(
+    config: EngineConfig,
+    model: OpenedModel,
+    backend: AttentionBackend,
+    groups: Sequence[CacheGroup],
+    scratch_bytes: int,
+) -> CacheSize:
+    limit, memory = model.spec.max_position_embeddings, model.placement.memory(model.weight_bytes, scratch_bytes)
+    if config.max_model_len is not None and config.max_model_len > limit:
+        raise BadConfig(
+            f"max_model_len={config.max_model_len} is more than the model's own {limit} positions;"
+            f" try --max-model-len {limit}, or leave it out."
+        )
+    return choose_cache_size(
+        memory=memory,
+        groups=[
+            GroupNeeds(
+                name=group.name,
+                window=group.window,
+                page_bytes=bytes_per_page(backend, group, page_size=config.page_size, dtype=model.dtype),
+            )
+            for group in groups
+        ],
+        page_size=config.page_size,
+        model_max_len=limit,
+        num_rows=_max_num_seqs(config, memory.platform),
+        step_tokens=_chunk_tokens(config, memory.platform),
+        max_model_len=config.max_model_len,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        kv_cache_memory_bytes=config.kv_cache_memory_bytes,
+        num_gpu_blocks_override=config.num_gpu_blocks_override,
+    )
+
+
+def resolve_page_size(config: EngineConfig, model: OpenedModel, backend: AttentionBackend) -> EngineConfig:
+    """Return the configuration with the tokens of a page: those of the backend where none are given."""
+    if config.block_size is not None:
+        return config
+    max_tokens = model.spec.max_position_embeddings
+    if config.max_model_len is not None and config.max_model_len > 0:
+        max_tokens = min(max_tokens, config.max_model_len)
+    num_rows = _max_num_seqs(config, model.placement.platform)
+    return replace(config, block_size=backend.default_page_size(num_rows, max_tokens))
+
+
+def _max_num_seqs(config: EngineConfig, platform: str) -> int:
+    return config.max_num_seqs or DEFAULT_MAX_NUM_SEQS.get(platform, 256)
+
+
+def _chunk_tokens(config: EngineConfig, platform: str) -> int:
+    """Return the most prompt tokens of a step."""
+    return config.max_num_batched_tokens or DEFAULT_CHUNK_TOKENS.get(platform, 2048)
+
+
+def _resolve_limits(config: EngineConfig, size: CacheSize, platform: str) -> tuple[EngineConfig, int]:
+    """Return the configuration with numbers for all limits, and the tokens of the largest prompt chunk.
+
+    By default a step has room for such a chunk beside a full decode batch: a prompt cut short by decode rows would
+    leave a remainder of a few tokens, which costs a call of its own.
+    """
+    max_num_seqs, chunk = _max_num_seqs(config, platform), _chunk_tokens(config, platform)
+    if chunk < config.page_size:
+        raise BadConfig(f"max_num_batched_tokens={chunk} is less than a page of {config.page_size} tokens.")
+    whole_pages = num_pages_for(size.max_model_len, config.page_size) * config.page_size
+    chunk = min(chunk, max(whole_pages, config.page_size))
+    resolved = replace(
+        config,
+        max_model_len=size.max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=chunk if config.max_num_batched_tokens else chunk + max_num_seqs,
+        max_num_queued_reqs=config.max_num_queued_reqs or max(1024, 8 * max_num_seqs),
+        max_num_queued_tokens=config.max_num_queued_tokens or 8 * (size.num_pages - 1) * config.page_size,
+    )
+    return resolved, chunk
+
+
+def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
+    assert config.max_num_seqs
+    return choose_buckets(
+        max_num_seqs=config.max_num_seqs,
+        max_chunk_tokens=chunk_tokens,
+        platform=platform,
+        page_size=config.page_size,
+        batch_invariant=config.batch_invariant,
+    )
+
+
+def plan_programs(
+    config: EngineConfig,
+    model: OpenedModel,
+    backend: AttentionBackend,
+    groups: tuple[CacheGroup, ...],
+    scratch_bytes: int = 0,
+) -> ProgramPlan:
+    """Size the cache and name the programs that fit it.
+
+    scratch_bytes   What a step needs on each device beside weights and pages.
+
+    Raises BadConfig if a limit does not fit the model or the backend, OutOfMemory if the device is too small.
+    """
+    placement = model.placement
+    size = _cache_size(config, model, backend, groups, scratch_bytes)
+    config, chunk_tokens = _resolve_limits(config, size, placement.platform)
+    assert config.max_num_seqs
+    spec = model.spec.for_length(size.max_model_len)
+    num_pages = [group.num_pages for group in size.groups]
+    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.page_size, dtype=model.dtype)
+    jax.eval_shape(make)  # raises if the backend does not support these pages
+    layout = WeightLayout.from_shapes(model.shapes)
+    table = ProgramTable(
+        model=ModelContext(spec, model.dtype, layout, backend, config.page_size, groups, placement.ranks),
+        buckets=_buckets(config, placement.platform, chunk_tokens),
+        max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
+        vocab_size=spec.vocab_size,
+        num_rows=config.max_num_seqs + 1,
+        logprobs_config=LogprobsConfig(
+            num_top_logprobs(config), config.logprobs_mode, 2 * config.max_num_seqs, config.max_logprobs == -1
+        ),
+        all_logprobs=config.max_logprobs == -1,
+        batch_invariant=config.batch_invariant,
+        placement=placement,
+    )
+    return ProgramPlan(config, size, table, make)
+
+
+def needs_scratch(config: EngineConfig, placement: Placement) -> bool:
+    """Return whether the size of the cache depends on the scratch memory of a step."""
+    has_size = config.kv_cache_memory_bytes is not None or config.num_gpu_blocks_override is not None
+    return placement.has_own_memory and not has_size
+
+
+def measure_plan_scratch(plan: ProgramPlan, model: OpenedModel, directory: Path | None) -> int:
+    """Return the scratch memory of a step on each device. Compiles the largest programs at the first start."""
+    table, weights = plan.table, plan.table.model.weights.pack_shapes(model.shapes)
+    pages = jax.eval_shape(table.placement.jit(plan.make_pages, (), STACKED))
+    facts = table.fingerprint(weights, abstract_state(table, pages))
+    return measure_scratch(table, weights, pages, ProgramStore(directory, table.placement, facts))
+
+
+def num_top_logprobs(config: EngineConfig) -> int:
+    """Return how many top log-probabilities the device computes; the host sorts if a request asks for more."""
+    return DEFAULT_TOP_LOGPROBS if config.max_logprobs == -1 else max(1, config.max_logprobs)
