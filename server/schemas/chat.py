@@ -13,7 +13,7 @@ from server.schemas.limits import max_alternatives, max_model_len, min_alternati
 MAX_MESSAGES = 16384
 MAX_TOOLS = 1024
 REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-_MESSAGES = "test_chat_fields.py::TestMessages::test_they_reach_the_template_as_they_came"
+_MESSAGES = "test_message_fields.py::TestMessages::test_they_reach_the_template_as_they_came"
 _IF_USED = "if the template uses it"
 _READS_ANSWER = "test_tools.py::test_the_fields_reach_the_reader_of_the_answer"
 ContentPart = str | dict[str, Any]
@@ -33,7 +33,7 @@ class Message(NestedModel):
     reasoning: str | None = honoured(note=_IF_USED, test=_MESSAGES)
     reasoning_content: str | None = honoured(note=_IF_USED, test=_MESSAGES)
     tools: list[Any] | None = honoured(
-        note="of a developer", test="test_chat_fields.py::TestMessages::test_tools_of_a_developer_reach_the_template"
+        note="of a developer", test="test_message_fields.py::TestMessages::test_tools_of_a_developer_reach_the_template"
     )
 
     @property
@@ -141,7 +141,7 @@ class ChatRequest(GenerationRequest):
         Purpose.TEMPLATE,
         False,
         note="with add_generation_prompt false",
-        test="test_chat_fields.py::TestMessages::test_continuing_needs_no_prompt_for_an_answer",
+        test="test_message_fields.py::TestMessages::test_continuing_needs_no_prompt_for_an_answer",
     )
     documents: Annotated[list[dict[str, str]], Field(fail_fast=True)] | None = honoured(
         "Documents for the chat template.", Purpose.TEMPLATE, note="if the template uses them", test=SHAPES_PROMPT

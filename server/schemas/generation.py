@@ -17,7 +17,7 @@ MAX_SALT_CHARS = 128
 MAX_STOP_CHARS = 4096
 STOP_TEXT: dict[str, Any] = {"minLength": 1, "maxLength": MAX_STOP_CHARS}
 NOT_ZERO: dict[str, Any] = {"not": {"const": 0}}
-SHAPES_PROMPT = "test_chat_fields.py::TestMessages::test_template_fields_reach_the_template"
+SHAPES_PROMPT = "test_message_fields.py::TestMessages::test_template_fields_reach_the_template"
 
 
 class StreamOptions(NestedModel):
