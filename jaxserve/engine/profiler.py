@@ -23,14 +23,21 @@ class StepProfiler:
         self._is_tracing = False
 
     def before_step(self) -> None:
-        """Begin or end the trace if this step is the first, or the first that is not traced any more."""
-        if self._num_steps == self._first:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            jax.profiler.start_trace(str(self._directory))
-            self._is_tracing = True
-        elif self._num_steps == self._last:
+        """Begin or end the trace if this step is the first, or the first that is not traced any more.
+
+        A trace that cannot be written is logged as a warning.
+        """
+        number, self._num_steps = self._num_steps, self._num_steps + 1
+        if number == self._first:
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                jax.profiler.start_trace(str(self._directory))
+            except (OSError, RuntimeError) as error:  # RuntimeError: whatever XLA raises
+                log.warning("steps are not profiled, a trace cannot be written to %s: %s", self._directory, error)
+            else:
+                self._is_tracing = True
+        elif number == self._last:
             self.close()
-        self._num_steps += 1
 
     @property
     def is_over(self) -> bool:
@@ -38,11 +45,17 @@ class StepProfiler:
         return self._num_steps > self._last
 
     def close(self) -> None:
-        """End the trace, if one is being written, and log where it is."""
-        if self._is_tracing:
-            self._is_tracing = False
+        """End the trace, if one is being written, and log where it is, or why it could not be written."""
+        if not self._is_tracing:
+            return
+        self._is_tracing = False
+        try:
             jax.profiler.stop_trace()
-            log.warning("profile of steps %d to %d: %s", self._first, self._num_steps - 1, self._directory)
+        except (OSError, RuntimeError) as error:
+            log.warning("the profile of steps %d on cannot be written: %s", self._first, error)
+        else:
+            last = min(self._num_steps, self._last) - 1
+            log.warning("profile of steps %d to %d: %s", self._first, last, self._directory)
 
 
 def make_profiler(config: EngineConfig) -> StepProfiler | None:

@@ -1,5 +1,9 @@
 """Steps that were asked for are traced, once, and no others."""
 
+import errno
+import os
+
+import jax
 import pytest
 
 from jaxserve import EngineConfig
@@ -47,6 +51,21 @@ def test_a_trace_ends_with_its_engine(profiled, built, tmp_path, monkeypatch):
     assert not traces(tmp_path)
     profiled.engine.close()
     assert len(traces(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("call", ["start_trace", "stop_trace"])
+def test_a_trace_that_cannot_be_written_costs_a_warning(call, profiled, monkeypatch, caplog):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if call == "stop_trace":
+        monkeypatch.setattr(jax.profiler, "start_trace", lambda *_: None)
+    monkeypatch.setattr(jax.profiler, call, fail)
+    profiled.add(1, range(20), tokens=8)
+    profiled.run()
+    assert len(profiled.tokens(1)) == 8
+    assert profiled.scheduler.stats.snapshot(num_running=0, num_waiting=0).counters["engine_rebuilds"] == 0
+    assert (caplog.text.count("WARNING"), caplog.text.count("No space left")) == (1, 1)
 
 
 def test_the_setting_says_which_steps_and_where(tmp_path):
