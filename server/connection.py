@@ -86,10 +86,12 @@ class Connection:
     async def send(self, event: Event) -> None:
         """Handle an event of the protocol: bytes for the client, the end, or a change of the idle state."""
         if isinstance(event, RawData):
-            with suppress(OSError, RuntimeError):  # the client has disconnected, which `_read` notices
+            try:
                 if not self._writer.is_closing():
                     self._writer.write(event.data)
                     await self._writer.drain()
+            except (OSError, RuntimeError):  # the client has disconnected
+                self.abort()  # it may lack these bytes, so it must get none of those behind them
         elif isinstance(event, Closed):
             self.close()
         elif isinstance(event, Updated):

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 from quart import Response
 
+from server.errors import to_api_error
 from server.generation import Generation
 from server.writer import Event, Writer
 
@@ -37,21 +38,26 @@ async def stream_events(
 ) -> AsyncIterator[bytes]:
     """Yield the bytes of the stream; all deltas that are pending go into one piece.
 
+    If the writer raises, the generation ends, and the client is told as of any other error.
+
     It yields to the event loop after each piece: sends to a connection that was reset return at once, and a stream that
     never waits would block all others.
     """
-    has_opened = False
+    has_opened, error = False, None
     keep_alive = KeepAliveTimer(generation, keep_alive_s)
     while True:
         await generation.wait()
         is_finished = generation.is_finished
-        deltas = generation.take(interval)
         events: list[Event] = []
-        if deltas and not has_opened:
-            has_opened = True
-            events += writer.opening()
-        for delta in deltas:
-            events += writer.delta(delta)
+        try:
+            for delta in generation.take(interval):
+                events += writer.delta(delta) if has_opened else (*writer.opening(), *writer.delta(delta))
+                has_opened = True
+            if is_finished and generation.error is None:
+                events += writer.closing()
+        except Exception as raised:
+            generation.release()
+            is_finished, error = True, to_api_error(raised, admitted=True)
         if is_finished:
             break
         if events:
@@ -62,7 +68,9 @@ async def stream_events(
             keep_alive.restart()
         await asyncio.sleep(0)
     keep_alive.cancel()
-    events += writer.closing() if generation.error is None else writer.failure(generation.error)
+    error = error or generation.error
+    if error is not None:
+        events += writer.failure(error)
     yield _encode(events) + writer.end
 
 
