@@ -15,16 +15,21 @@ class QueueSlot:
 
     num_choices   The number of its places.
     caller        Who has sent it; "" where nobody tells callers apart.
+    label         What its client calls it; "" until `name` tells it.
     """
 
     def __init__(self, queue: "AdmissionQueue", num_choices: int, caller: str) -> None:
-        self.num_choices, self.caller = num_choices, caller
+        self.num_choices, self.caller, self.label = num_choices, caller, ""
         self._queue: AdmissionQueue | None = queue
 
     @property
     def is_released(self) -> bool:
         """Whether the places were given back."""
         return self._queue is None
+
+    def name(self, label: str) -> None:
+        """Tell what the client calls the request, before it is started."""
+        self.label = label
 
     def release(self) -> None:
         """Give the places back. Idempotent."""

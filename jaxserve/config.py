@@ -228,7 +228,9 @@ class EngineConfig:
     )
     allow_fault_injection: bool = option(False, "The faults of --fault are injected. For tests only.")
     fault: tuple[str, ...] = option(
-        (), "This fault is injected: point@n or point@n:argument, such as step_raise@3 (jaxserve/faults.py)."
+        (),
+        "This fault is injected: point@n, point@label or one of them with :argument, such as step_raise@3"
+        " (jaxserve/faults.py).",
     )
 
     def __post_init__(self) -> None:

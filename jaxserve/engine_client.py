@@ -16,6 +16,7 @@ from jaxserve.config import EngineConfig
 from jaxserve.config_check import check_config
 from jaxserve.engine.build import LoadedEngine
 from jaxserve.engine.compile import ProgressCallback, compile_counter
+from jaxserve.engine.fault_injection import limit_disk
 from jaxserve.engine.request import Request
 from jaxserve.errors import EngineStopped
 from jaxserve.faults import Faults
@@ -82,7 +83,8 @@ class EngineClient:
         Raises StartupError if the model cannot be served.
         """
         check_config(config)
-        if Faults.from_config(config) is not None:
+        if (faults := Faults.from_config(config)) is not None:
+            limit_disk(faults)
             log.warning("FAULT INJECTION IS ON: requests will fail on purpose (%s)", ", ".join(config.fault))
         engines, text = load_engines(config, progress)
         return cls(engines, text, on_outputs)
@@ -144,6 +146,7 @@ class EngineClient:
                 cache_salt=ready.cache_salt,
                 arrival_s=time.monotonic(),
                 caller="" if ready.slot is None else ready.slot.caller,
+                label="" if ready.slot is None else ready.slot.label,
             )
             for choice, request_id in enumerate(ids[:1] if is_beam_search else ids)
         ]

@@ -32,6 +32,8 @@ class OutputStream:
         self.requests = tuple(requests)
         self.choice_ids = tuple(choice_id for request in requests for choice_id in request.output_ids)
         self.unfinished_ids = set(self.choice_ids)
+        if faults is not None:
+            faults.name(self.choice_ids, requests[0].label)
         prompt_ids = requests[0].prompt_ids
         self._grammar = output_plan.grammar  # kept, so that the engine finds it compiled
         self._streams = {
@@ -62,7 +64,7 @@ class OutputStream:
             return None, False
         if output.finish_reason is FinishReason.ERROR:  # it stays in unfinished_ids: the engine may still run it
             raise output.error or GenerationFailed("The engine gave no reason.")
-        if self._faults is not None and self._faults.hit("detok_raise") is not None:
+        if self._faults is not None and self._faults.hit("detok_raise", (output.request_id,)) is not None:
             raise InjectedFault("detok_raise")
         stream = self._streams[output.request_id]
         delta = stream.push(output)

@@ -7,6 +7,8 @@ make one, too.
 
 import os
 import stat
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 PRIVATE_DIRECTORY, OTHERS_MAY_WRITE = 0o700, stat.S_IWGRP | stat.S_IWOTH
@@ -59,6 +61,22 @@ def read_private_file(path: Path) -> bytes:
     with os.fdopen(os.open(path, flags), "rb") as file:
         _check_file(path, os.fstat(file.fileno()))
         return file.read()
+
+
+def write_private_file(path: Path, content: bytes) -> None:
+    """Write a file of a private directory for this user alone: whole, or not at all.
+
+    Raises OSError if it cannot be written.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def _make_missing(path: Path) -> None:

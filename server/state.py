@@ -113,6 +113,7 @@ class ServerState:
         if self.config.enable_log_requests:
             sizes = [len(job.prompt_ids) for job in jobs]
             log.info("request %s: prompt tokens %s, %.2000s", sanitize(request_id), sizes[:10], jobs[0].params)
+        slot.places.name(request_id.partition("-")[2])
         return slot.start(self.llm, jobs, constraint_field)
 
     def check_headers(self, request: GenerationRequest) -> int | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxserve.engine.compile import ProgressCallback, compile_all, compile_count
 from jaxserve.engine.description import describe, describe_programs
 from jaxserve.engine.engine import Engine, RunnerProtocol
 from jaxserve.engine.executor import Executor
-from jaxserve.engine.fault_injection import CacheManagerWithFaults, RunnerWithFaults
+from jaxserve.engine.fault_injection import CacheManagerWithFaults, EngineWithFaults, RunnerWithFaults
 from jaxserve.engine.heartbeat import Heartbeat
 from jaxserve.engine.opened_model import OpenedModel, open_model
 from jaxserve.engine.profiler import make_profiler
@@ -196,9 +197,10 @@ def _engine(
     options: dict[str, Any] = {"page_size": config.page_size, "has_prefix_cache": config.enable_prefix_caching}
     faults = Faults.from_config(config)
     if faults is None:
-        cache = CacheManager(size.groups, **options)
+        cache, make_engine = CacheManager(size.groups, **options), Engine
     else:
         cache, runner = CacheManagerWithFaults(size.groups, faults=faults, **options), RunnerWithFaults(runner, faults)
+        make_engine = partial(EngineWithFaults, faults=faults)
     scheduler = Scheduler(
         cache,
         Stats(size.max_model_len),
@@ -210,7 +212,7 @@ def _engine(
         max_logprobs=num_top_logprobs(config),
         trackers=trackers,
     )
-    return Engine(
+    return make_engine(
         scheduler,
         runner,
         overlap=config.overlap,

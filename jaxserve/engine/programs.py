@@ -13,7 +13,6 @@ import logging
 import os
 import pickle
 import sys
-import tempfile
 import threading
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
@@ -26,7 +25,7 @@ import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from jaxserve.parallel.placement import Placement
-from jaxserve.private_files import NotPrivate, read_private_file
+from jaxserve.private_files import NotPrivate, read_private_file, write_private_file
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +50,7 @@ ENV_FLAGS = (
 PROGRAM_SUFFIX, NAME_SUFFIX, NUMBER_SUFFIX = ".program", ".name", ".number"  # the kinds of files
 DIGEST_BYTES = 32
 MAX_STORE_BYTES = 8 << 30  # of the stores of all machines and versions below one directory
+_warned_lock, _warned_directories = threading.Lock(), set[Path | None]()  # a start has several stores in one directory
 
 
 class ProgramStore:
@@ -69,8 +69,6 @@ class ProgramStore:
         self._facts = _hash(self._machine, hash_sources(), *facts)
         self.loaded_keys: set[Hashable] = set()
         self._used_names: set[str] = set()
-        self._lock = threading.Lock()
-        self._has_warned = False
 
     def load(self, key: Hashable) -> Program | None:
         """Return the program last saved for this key, ready to run, or None."""
@@ -176,15 +174,7 @@ class ProgramStore:
         path = self._path(name)
         self._used_names.add(name)
         try:
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(entry)
-                os.replace(temporary, path)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            write_private_file(path, entry)
         except OSError as error:
             self._warn_once("kept", error)
 
@@ -193,8 +183,9 @@ class ProgramStore:
         return self._directory / Path(name).name
 
     def _warn_once(self, verb: str, error: Exception) -> None:
-        with self._lock:
-            has_warned, self._has_warned = self._has_warned, True
+        with _warned_lock:
+            has_warned = self._directory in _warned_directories
+            _warned_directories.add(self._directory)
         if not has_warned:
             log.warning("compiled programs cannot be %s in %s: %s", verb, self._directory, _first_line(error))
 

@@ -79,6 +79,7 @@ class Request:
     cache_salt                  Pages are shared only with requests of the same salt.
     arrival_s                   When the client's request arrived, monotonic seconds; 0: when it is added.
     caller                      Who has sent it: callers are served in turn.
+    label                       What its client calls it; "" for no name. Others may have the same.
     """
 
     request_id: int
@@ -99,6 +100,7 @@ class Request:
     cache_salt: str | None = None
     arrival_s: float = 0.0
     caller: str = ""
+    label: str = ""
 
     @property
     def is_beam_search(self) -> bool:

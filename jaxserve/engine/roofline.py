@@ -6,6 +6,7 @@ Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performan
 """
 
 import json
+import logging
 import os
 import re
 import time
@@ -25,7 +26,9 @@ from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.layers import quant
 from jaxserve.layers.quant import bytes_per_weight
 from jaxserve.models.cost import Cost
-from jaxserve.private_files import NotPrivate, make_private_directory
+from jaxserve.private_files import NotPrivate, make_private_directory, write_private_file
+
+log = logging.getLogger(__name__)
 
 PROBE_S = 0.25  # for both measurements together
 MIB = 1 << 20
@@ -208,9 +211,9 @@ def _load(path: Path) -> PeakRates | None:
 def _save(path: Path, peak_rates: PeakRates) -> None:
     try:
         make_private_directory(path.parent)
-        path.write_text(json.dumps(asdict(peak_rates)))
-    except (OSError, NotPrivate):
-        pass  # it is measured again at the next start
+        write_private_file(path, json.dumps(asdict(peak_rates)).encode())
+    except (OSError, NotPrivate) as error:
+        log.warning("the limits of this machine cannot be kept and are measured at every start: %s", error)
 
 
 def _num_cores() -> int:

@@ -37,6 +37,10 @@ FLAGS += ("-fno-sanitize=all", "-fPIC", "-shared")
 COMPILE_TIMEOUT_S = 300
 
 
+class _NoCompiler(BadConfig):
+    """There is no C compiler, as on many machines."""
+
+
 def find_compiler() -> tuple[str, ...] | None:
     """Return the command of a C compiler, or None where there is none."""
     for name in ("cc", "gcc", "clang"):
@@ -50,7 +54,9 @@ def load_kernels() -> None:
     """Make the kernels callable through `jax.ffi`. Raises BadConfig, with the reason, if there is no compiler."""
     command = find_compiler()
     if command is None:
-        raise BadConfig("Native kernels need a C compiler and none is here; pip install 'jaxserve[native]' brings one.")
+        raise _NoCompiler(
+            "Native kernels need a C compiler and none is here; pip install 'jaxserve[native]' brings one."
+        )
     library = ctypes.CDLL(str(_compile_library(command)))
     for name in TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
@@ -61,35 +67,46 @@ def is_usable() -> bool:
     """Return whether `load_kernels` succeeds; if not, log once why."""
     try:
         load_kernels()
-    except (BadConfig, OSError) as error:
+    except _NoCompiler as error:
         log.info("native kernels are not used: %s", error)
+        return False
+    except (BadConfig, OSError) as error:
+        log.warning("native kernels are not used: %s", error)
         return False
     return True
 
 
 def _compile_library(command: tuple[str, ...]) -> Path:
-    here = Path(__file__).parent
+    directory = cache_dir("native")
     try:
-        directory = make_private_directory(cache_dir("native"))
-        library = directory / f"kernels-{_library_key(here, command)}.so"
-        if library.exists():
-            check_private_file(library)
-            return library
+        return _find_or_compile(make_private_directory(directory), command)
     except OSError as error:
-        raise BadConfig(f"Native kernels cannot be kept in {cache_dir('native')}: {error}") from error
+        raise BadConfig(f"Native kernels cannot be kept in {directory}: {error}") from error
     except NotPrivate as error:
         raise BadConfig(f"Native kernels: {error}") from None
+
+
+def _find_or_compile(directory: Path, command: tuple[str, ...]) -> Path:
+    here = Path(__file__).parent
+    library = directory / f"kernels-{_library_key(here, command)}.so"
+    if library.exists():
+        check_private_file(library)
+        return library
     with tempfile.TemporaryDirectory(dir=directory) as folder:
         output = Path(folder) / "kernels.so"
-        sources = [str(here / name) for name in SOURCES]
-        compile_command = [*command, *FLAGS, f"-I{jax.ffi.include_dir()}", *sources, "-o", str(output)]
-        try:
-            subprocess.run(compile_command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
-        except (OSError, subprocess.SubprocessError) as error:
-            compiler_output = (getattr(error, "stderr", "") or str(error)).strip()[-500:]
-            raise BadConfig(f"Native kernels do not compile with {command[-1]}: {compiler_output}") from error
+        _compile(command, here, output)
         os.replace(output, library)  # another process may be doing the same
     return library
+
+
+def _compile(command: tuple[str, ...], here: Path, output: Path) -> None:
+    sources = [str(here / name) for name in SOURCES]
+    compile_command = [*command, *FLAGS, f"-I{jax.ffi.include_dir()}", *sources, "-o", str(output)]
+    try:
+        subprocess.run(compile_command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        compiler_output = (getattr(error, "stderr", "") or str(error)).strip()[-500:]
+        raise BadConfig(f"Native kernels do not compile with {command[-1]}: {compiler_output}") from error
 
 
 def _library_key(here: Path, command: tuple[str, ...]) -> str:

@@ -7,20 +7,25 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.end_to_end.running_server import SMALL_SERVER_FLAGS, RunningServer
+from tests.end_to_end.running_server import QUICK_TO_COMPILE, SMALL_SERVER_FLAGS, SMALLEST_SERVER_FLAGS, RunningServer
 
 LENGTHS = (5, 40, 17, 90, 9, 31)
 
 
-def stream(url: str, length: int) -> tuple[str, str | None]:
-    """Return the text and the finish reason of a completion, seeded and sampled if the prompt is short."""
+def stream(url: str, length: int, label: str | None = None) -> tuple[str, str | None]:
+    """Return the text of a completion and its finish reason or error; a short prompt is sampled, with a seed."""
     body = {"prompt": [3 + at % 200 for at in range(length)], "max_tokens": 30, "stream": True, "ignore_eos": True}
     body |= {"temperature": 1.0, "seed": 7} if length < 20 else {"temperature": 0}
+    body |= {"request_id": label} if label else {}
     request = urllib.request.Request(
         url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     text, reason = "", None
-    with urllib.request.urlopen(request, timeout=120) as response:
+    try:
+        response = urllib.request.urlopen(request, timeout=120)
+    except urllib.error.HTTPError as error:
+        return text, json.load(error)["error"]["message"]
+    with response:
         for line in response:
             if line.startswith(b"data: {"):
                 event = json.loads(line[6:])
@@ -71,10 +76,29 @@ def test_steps_that_raise_cost_no_stream_a_token(tiny_model: Path, server: Runni
 
 
 def test_a_detokenizer_that_raises_ends_its_own_stream_only(tiny_model: Path) -> None:
-    with RunningServer(tiny_model, *with_faults("detok_raise@20")) as faulty:
+    with RunningServer(tiny_model, *with_faults("detok_raise@20", "detok_raise@one", "step_raise@another")) as faulty:
         reasons = [reason for _, reason in stream_all(faulty.url)]
         assert sorted(reasons, key=str).count("length") == len(LENGTHS) - 1
         assert stream(faulty.url, 9)[1] == "length"
+        labels = (None, "one", "other", "another", "on")
+        with ThreadPoolExecutor(len(labels)) as threads:
+            named = dict(zip(labels, threads.map(lambda label: stream(faulty.url, 9, label), labels), strict=True))
+        assert {label for label, (_, reason) in named.items() if reason != "length"} == {"one", "another"}
+        assert named[None] == named["other"] == named["on"] == stream(faulty.url, 9)
+
+
+def test_a_disk_that_is_full_costs_warnings_and_no_answer(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XLA_FLAGS", QUICK_TO_COMPILE)
+    flags = (*SMALLEST_SERVER_FLAGS, "--roofline", "--allow-fault-injection", "--fault", "disk_full@1")
+    with RunningServer(tiny_model, *flags) as faulty:
+        assert stream(faulty.url, 9)[1] == "length"
+        code, text = faulty.stop()
+    warnings = [line for line in [*faulty.started, *text.splitlines()] if "No space left" in line]
+    assert sum("compiled programs cannot be kept" in line for line in warnings) == 1
+    assert sum("measured at every start" in line for line in warnings) == 1
+    assert code == 0
+    assert not [path for path in (tmp_path / "jaxserve").rglob("*") if path.is_file()]
 
 
 def test_a_step_that_hangs_fails_health_then_ends_the_server_with_70(tiny_model: Path) -> None:

@@ -1,5 +1,6 @@
 """A second start finds its programs: nothing is compiled, nothing is traced, and every bit is the same."""
 
+import itertools
 import os
 
 import jax
@@ -11,8 +12,10 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine import step
 from jaxserve.engine.build import build
 from jaxserve.engine.compile import compile_all, compile_counter
+from jaxserve.engine.fault_injection import limit_disk
 from jaxserve.engine.programs import PROGRAM_SUFFIX, ProgramStore
 from jaxserve.engine.request import Request
+from jaxserve.faults import Faults
 from jaxserve.parallel.placement import single_placement
 from jaxserve.private_files import make_private_directory
 from jaxserve.sampling_params import SamplingParams
@@ -130,6 +133,18 @@ def test_a_disk_that_takes_nothing_costs_one_warning(tmp_path, caplog):
     assert caplog.text.count("cannot be") == 1
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_full_disk_costs_one_warning_and_leaves_nothing_behind(number, store, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(os, "replace", os.replace)
+    limit_disk(Faults([f"disk_full@{number}"]))
+    for _ in range(2):
+        full = store()
+        assert (doubled(full)(jnp.ones(100_000)) == 2).all()
+        full.save_number("scratch", 7)
+    assert (caplog.text.count("cannot be kept"), caplog.text.count("No space left")) == (1, 1)
+    assert len(list(tmp_path.iterdir())) == number - 1
+
+
 def test_files_are_ours_alone_and_nothing_half_written_stays(store, tmp_path):
     doubled(store())
     assert len(list(tmp_path.iterdir())) == 2
@@ -177,3 +192,22 @@ def test_no_clock_deletes_anything_and_what_is_in_use_stays(tmp_path):
     assert len(list(directory.iterdir())) == 2
     ProgramStore(directory, single_placement()).delete_excess(max_bytes=0)
     assert not list(directory.iterdir())
+
+
+def test_whichever_file_cannot_be_written_is_made_by_a_later_start(tmp_path, monkeypatch):
+    for number in itertools.count(1):
+        directory = make_private_directory(tmp_path / str(number))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", os.replace)
+            faults = Faults([f"disk_full@{number}:1"])
+            limit_disk(faults)
+            first = ProgramStore(directory, single_placement())
+            assert (doubled(first)(jnp.ones(100_000)) == 2).all()
+            first.save_number("scratch", 7)
+        second = ProgramStore(directory, single_placement())
+        assert (doubled(second)(jnp.ones(100_000)) == 2).all()
+        assert second.load_number("scratch") in (7, None)
+        if len(list(directory.iterdir())) == 3 and second.load_number("scratch") == 7 and number > 3:
+            break
+        assert ProgramStore(directory, single_placement()).load("double") is not None
+    assert number == 4

@@ -1,5 +1,6 @@
 """The work of a step is counted as by hand, the limits are measured once, and without a roofline nothing is counted."""
 
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,8 +10,10 @@ import pytest
 
 from jaxserve.engine import roofline as module
 from jaxserve.engine.engine import Engine
+from jaxserve.engine.fault_injection import limit_disk
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.engine.roofline import PeakRates, Roofline, StepCost, get_peak_rates, measure_peak_rates
+from jaxserve.faults import Faults
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.cost import decoder_cost
@@ -84,6 +87,16 @@ def test_the_limits_are_measured_once(tmp_path, monkeypatch):
     file.write_text("half a fi")
     assert get_peak_rates(device, dtype) == PeakRates(2.0, 3.0)
     assert len(asked) == 2
+
+
+def test_limits_that_cannot_be_kept_cost_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "measure_peak_rates", lambda *_, **__: PeakRates(2.0, 3.0))
+    monkeypatch.setattr(os, "replace", os.replace)
+    limit_disk(Faults(["disk_full@1"]))
+    assert get_peak_rates(jax.devices()[:1], np.dtype(np.float32)) == PeakRates(2.0, 3.0)
+    assert caplog.text.count("measured at every start") == caplog.text.count("No space left") == 1
+    assert not list((tmp_path / "jaxserve" / "limits").iterdir())
 
 
 @pytest.mark.parametrize(("platform", "times"), [("gpu", 4), ("cpu", 1)])

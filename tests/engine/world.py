@@ -90,6 +90,7 @@ class World:
         leader=None,
         guided=NOT_GUIDED,
         caller="",
+        label="",
         **params,
     ) -> Request:
         """guided: the fields of a request that say what its answer must be."""
@@ -108,6 +109,7 @@ class World:
             num_siblings=followers,
             cache_salt=salt,
             caller=caller,
+            label=label,
             **guided,
         )
         self.requests[request.request_id] = request

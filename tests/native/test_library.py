@@ -1,9 +1,13 @@
 """The native kernels are compiled once, kept, and missed with a reason."""
 
+import os
+
 import pytest
 
 from jaxserve.attention import choose_backend
+from jaxserve.engine.fault_injection import limit_disk
 from jaxserve.errors import BadConfig
+from jaxserve.faults import Faults
 from jaxserve.native import library
 
 
@@ -42,6 +46,18 @@ def test_a_library_is_compiled_once_and_kept(own_cache):
     assert library._compile_library(library.find_compiler()) == first
     assert first.stat().st_mtime_ns == written
     assert [file.name for file in own_cache.iterdir()] == [first.name]
+
+
+@pytest.mark.skipif(library.find_compiler() is None, reason="no C compiler here")
+def test_a_full_disk_costs_a_warning_and_the_kernels(own_cache, monkeypatch, caplog):
+    monkeypatch.setattr(os, "replace", os.replace)
+    monkeypatch.setattr(library, "load_kernels", library.load_kernels.__wrapped__)
+    limit_disk(Faults(["disk_full@1"]))
+    assert library.is_usable.__wrapped__() is False
+    assert caplog.text.count("kernels are not used") == caplog.text.count("No space left") == 1
+    assert not list(own_cache.iterdir())
+    with pytest.raises(BadConfig, match="cannot be kept"):
+        choose_backend("native", "cpu")
 
 
 def test_a_folder_that_others_may_write_is_refused(own_cache):
