@@ -33,6 +33,8 @@ class FairThreads:
         future: Future[T] = Future()
         with self._lock:
             tasks = self._waiting.setdefault(caller, deque())
+            if len(tasks) >= MAX_WAITING_PER_CALLER:  # those that were cancelled wait no longer
+                tasks = self._waiting[caller] = deque(task for task in tasks if not task[0].cancelled())
             if len(tasks) >= MAX_WAITING_PER_CALLER:
                 raise Overloaded(f"{len(tasks)} of your requests wait to be read; please try again later.")
             tasks.append((future, function))

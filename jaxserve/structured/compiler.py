@@ -1,4 +1,7 @@
-"""Grammar expressions → compiled grammars: checked in a worker process, compiled once, and cached."""
+"""Grammar expressions → compiled grammars: compiled in a worker process, then once more in this one, and cached.
+
+What this process repeats has been done by the worker within the limits, for the same tokens: it is sure to be cheap.
+"""
 
 import logging
 import threading
@@ -15,8 +18,7 @@ from jaxserve.errors import GenerationFailed, InvalidParameter, RequestError
 from jaxserve.output_constraints import GrammarSpec
 from jaxserve.structured.grammar_expr import GrammarExpr, to_json
 from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
-from jaxserve.structured.patterns import matches_nothing
-from jaxserve.structured.sandboxed_compile import PARSER_LIMITS, estimate_min_bytes, grammar_error, write_valid_grammar
+from jaxserve.structured.sandboxed_compile import create_matcher, estimate_min_bytes, write_valid_grammar
 from jaxserve.structured_outputs import StructuredOutputs
 from jaxserve.workers.pool import MIB, TaskKilled, TaskLimits, WorkerPool
 
@@ -73,7 +75,7 @@ class GrammarCompiler:
     """Compiler of grammars for one model. Its methods block: call them from threads that may wait.
 
     tokenizer                    the model's tokens
-    timeout_s, memory_bytes      limits of the check of one grammar, which runs in a worker process
+    timeout_s, memory_bytes      limits of one grammar in a worker process
     cache_entries, cache_bytes   limits of the cache, least recently used out first; refusals are cached as well
     """
 
@@ -88,7 +90,7 @@ class GrammarCompiler:
     ) -> None:
         self._tokenizer = tokenizer
         self._limits = TaskLimits(timeout_s, memory_bytes)
-        self._pool = WorkerPool((WORKER_MODULE,))
+        self._pool = WorkerPool((WORKER_MODULE,), setup=(f"{WORKER_MODULE}:load_tokenizer", tokenizer.to_json()))
         self._cache = _GrammarCache(cache_entries, cache_bytes)
         self._lock = threading.Lock()
         self._by_spec: WeakValueDictionary[GrammarSpec, CompiledGrammar] = WeakValueDictionary()
@@ -127,16 +129,8 @@ class GrammarCompiler:
 
     def _build(self, spec: GrammarSpec, num_bytes: int, unenforced_formats: tuple[str, ...]) -> CompiledGrammar:
         """Compile a grammar that has been checked. Raises InvalidParameter if no text matches it."""
-        ll_tokenizer, param = self._tokenizer.get_ll_tokenizer(), spec.param
-        create_matcher = partial(LLMatcher, ll_tokenizer, spec.text, log_level=0, limits=PARSER_LIMITS)
-        matcher = create_matcher()
-        if matcher.is_error():
-            raise grammar_error(matcher.get_error(), param)
-        if matches_nothing(matcher):  # this computes the first mask, which all copies then share
-            raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
-        if matcher.is_error():
-            raise grammar_error(matcher.get_error(), param)
-        grammar = CompiledGrammar(spec, create_matcher, matcher, num_bytes, unenforced_formats)
+        create = partial(create_matcher, self._tokenizer.get_ll_tokenizer(), spec.text, spec.param)
+        grammar = CompiledGrammar(spec, create, create(), num_bytes, unenforced_formats)
         self._by_spec[spec] = grammar
         return grammar
 
@@ -155,7 +149,7 @@ class GrammarCompiler:
         if _is_cheap(expr):
             text = write_valid_grammar(expr, special_tokens, param)
             return text, estimate_min_bytes(text), ()
-        data = {"expr": to_json(expr), "special_tokens": special_tokens, "param": param}
+        data = {"expr": to_json(expr), "param": param}
         try:
             return self._pool.run(f"{WORKER_MODULE}:sandboxed_compile", data, self._limits)
         except TaskKilled as error:

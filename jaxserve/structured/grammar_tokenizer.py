@@ -1,7 +1,8 @@
 """A model's tokens for llguidance: bytes for ordinary tokens, and special tokens, which match no text."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from llguidance import LLTokenizer, TokenizerWrapper
 
@@ -30,6 +31,22 @@ class GrammarTokenizer:
         self._eos_ids = list(eos_ids)
         self._lock = threading.Lock()
         self._ll_tokenizer: LLTokenizer | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what makes this tokenizer, as JSON values, for another process."""
+        tokens = None if self._token_bytes is None else [token.decode("latin-1") for token in self._token_bytes]
+        return {
+            "tokens": tokens,
+            "special_tokens": self.special_tokens,
+            "eos_ids": self._eos_ids,
+            "vocab_size": self.vocab_size,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "GrammarTokenizer":
+        """Make an equal tokenizer from what `to_json` returned."""
+        tokens = None if data["tokens"] is None else [token.encode("latin-1") for token in data["tokens"]]
+        return cls(tokens, data["special_tokens"], data["eos_ids"], data["vocab_size"])
 
     def get_ll_tokenizer(self) -> LLTokenizer:
         """Return llguidance's tokenizer; the first call makes it, which takes tenths of a second.

@@ -1,17 +1,23 @@
-"""The part of compiling that a request can make expensive. It runs in a worker process, which may be killed."""
+"""The part of compiling that a request can make expensive. It runs in a worker process, which may be killed.
+
+That is all of it: the worker holds the model's tokens and also does what the server then repeats, because llguidance
+has no form of a compiled grammar that one process could send to another.
+"""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.grammar_expr import GrammarExpr, from_json
+from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
 from jaxserve.structured.lark_writer import write_grammar
-from jaxserve.structured.patterns import byte_tokenizer
+from jaxserve.structured.patterns import byte_tokenizer, matches_nothing
 from jaxserve.structured.resolve import resolve
 from jaxserve.structured.unenforced_formats import find_unenforced_formats
 
@@ -20,30 +26,57 @@ from jaxserve.structured.unenforced_formats import find_unenforced_formats
 PARSER_LIMITS = LLParserLimits(max_lexer_states=50_000, max_items_in_row=1000, verbose_errors=False)
 MAX_MESSAGE_CHARS = 500
 KIB = 1 << 10
+MAX_REPEATED_CPU_S = 1.0  # processor time of what the server repeats; 20,000 choices take 0.14 s (49,152 tokens)
 NUM_TRIAL_STEPS = 16
 LIKELY_FIRST_BYTES = b'{["ta10'
 _PROCESS = psutil.Process()
 
 
-def sandboxed_compile(data: dict[str, Any]) -> tuple[str, int, tuple[str, ...]]:
-    """Compile a grammar expression in a worker process.
+def load_tokenizer(data: dict[str, Any]) -> GrammarTokenizer:
+    """Make the model's tokens in a worker process, where they stay. data: GrammarTokenizer.to_json."""
+    tokenizer = GrammarTokenizer.from_json(data)
+    tokenizer.get_ll_tokenizer()
+    return tokenizer
 
-    data   "expr": the expression as JSON values (grammar_expr.to_json), "special_tokens": text → id, "param": the
-           request's field, which errors name
+
+def sandboxed_compile(tokenizer: GrammarTokenizer, data: dict[str, Any]) -> tuple[str, int, tuple[str, ...]]:
+    """Compile a grammar expression in a worker process, for the model's tokens, with its first mask.
+
+    data   "expr": the expression as JSON values (grammar_expr.to_json), "param": the request's field, which errors name
 
     Returns the text of the grammar, the bytes of memory that it takes, and the JSON Schema formats in it that are not
-    enforced. Raises InvalidParameter if the expression is invalid, or too complex to compile or to follow.
+    enforced. Raises InvalidParameter if the expression is invalid, too complex to compile or to follow, or matches no
+    text.
     """
-    special_tokens, param = data["special_tokens"], data["param"]
+    special_tokens, param = tokenizer.special_tokens, data["param"]
     with _errors_naming(param):
         expr = resolve(from_json(data["expr"]), special_tokens)
         unenforced = find_unenforced_formats(expr)
     text = write_valid_grammar(expr, special_tokens, param)
     rss_before = _PROCESS.memory_info().rss
-    matcher = LLMatcher(byte_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
-    if not matcher.is_error():  # it is one where the grammar names tokens by id, which only the model has
-        _try_steps(matcher, param)
+    trial = LLMatcher(byte_tokenizer(), text, log_level=0, limits=PARSER_LIMITS)
+    if not trial.is_error():  # it is one where the grammar names tokens by id, which only the model has
+        _try_steps(trial, param)
+    started_s = time.process_time()
+    create_matcher(tokenizer.get_ll_tokenizer(), text, param)
+    if time.process_time() - started_s > MAX_REPEATED_CPU_S:
+        raise InvalidParameter(f"{param} is too complex a grammar: the model's tokens take too long to match.", param)
     return text, max(_PROCESS.memory_info().rss - rss_before, estimate_min_bytes(text)), unenforced
+
+
+def create_matcher(ll_tokenizer: LLTokenizer, text: str, param: str) -> LLMatcher:
+    """Compile a grammar's text for a model's tokens and compute the first mask, which all copies then share.
+
+    Raises InvalidParameter, which names `param`, if llguidance refuses the grammar or if no text matches it.
+    """
+    matcher = LLMatcher(ll_tokenizer, text, log_level=0, limits=PARSER_LIMITS)
+    if matcher.is_error():
+        raise grammar_error(matcher.get_error(), param)
+    if matches_nothing(matcher):
+        raise InvalidParameter(f"{param} cannot be enforced: no text matches the grammar.", param)
+    if matcher.is_error():
+        raise grammar_error(matcher.get_error(), param)
+    return matcher
 
 
 def _try_steps(matcher: LLMatcher, param: str) -> None:

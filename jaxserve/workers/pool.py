@@ -11,7 +11,8 @@ from typing import Any
 from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter
 from jaxserve.faults import Faults
 from jaxserve.workers.confine import PROTECTIONS
-from jaxserve.workers.process import WorkerExited, WorkerProcess
+from jaxserve.workers.process import STARTUP_S, WorkerExited, WorkerProcess
+from jaxserve.workers.worker import MAX_MEMORY_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ class TaskLimits:
     memory_bytes: int = 512 * MIB
 
 
+SETUP_LIMITS = TaskLimits(STARTUP_S, MAX_MEMORY_BYTES)
+
+
 class TaskKilled(Exception):
     """The task exceeded a limit, and its worker was killed. The message names the limit."""
 
@@ -39,11 +43,20 @@ class WorkerPool:
     """Up to `num_workers` worker processes, started when first needed and replaced when a task breaks them.
 
     modules        imported by each worker before its first task, so that no task's time is spent on it
+    setup          a function, "module:name", and its argument, JSON: each worker calls it once, keeps the result and
+                   passes it to every task as the first argument
     num_restarts   workers that were killed or exited during a task, and were replaced
     """
 
-    def __init__(self, modules: tuple[str, ...] = (), num_workers: int = 2, faults: Faults | None = None) -> None:
+    def __init__(
+        self,
+        modules: tuple[str, ...] = (),
+        num_workers: int = 2,
+        faults: Faults | None = None,
+        setup: tuple[str, Any] | None = None,
+    ) -> None:
         self.num_restarts = 0
+        self._setup = None if setup is None else _to_message(*setup, SETUP_LIMITS, is_setup=True)
         self._faults = faults
         self._modules = modules
         self._lock = threading.Lock()
@@ -59,13 +72,13 @@ class WorkerPool:
     def run(self, function: str, data: Any, limits: TaskLimits) -> Any:
         """Run a function in a worker and return its result. Waits until a worker is idle.
 
-        function   "module:name"; called with `data`. Both `data` and the result are JSON.
+        function   "module:name"; called with what the setup returned, if there is one, and `data`. `data` and the
+                   result are JSON.
 
         Raises TaskKilled if the task exceeded its limits, InvalidParameter if the function raised a RequestError,
         GenerationFailed if it raised anything else, and EngineStopped after `close`.
         """
-        task = {"function": function, "data": data, "cpu_s": limits.wall_s + 1, "memory_bytes": limits.memory_bytes}
-        message = json.dumps(task).encode()
+        message = _to_message(function, data, limits)
         worker = self._idle.get()
         try:
             if worker is not None and not worker.is_alive:  # the system ended it while it was idle
@@ -109,7 +122,7 @@ class WorkerPool:
         with self._lock:
             if self._is_closed:
                 raise EngineStopped("The worker processes are closed.")
-            worker = self._starter.submit(WorkerProcess, self._modules).result()
+            worker = self._starter.submit(WorkerProcess, self._modules, self._setup).result()
             self._alive.add(worker)
         return worker
 
@@ -122,7 +135,17 @@ class WorkerPool:
                 self._alive.discard(worker)
             if self._is_closed:
                 return None
-        return self._start()
+        started = self._start()
+        try:
+            self._starter.submit(started.prepare)
+        except RuntimeError:  # closed meanwhile
+            return None
+        return started
+
+
+def _to_message(function: str, data: Any, limits: TaskLimits, *, is_setup: bool = False) -> bytes:
+    task = {"function": function, "data": data, "cpu_s": limits.wall_s + 1, "memory_bytes": limits.memory_bytes}
+    return json.dumps(task | {"is_setup": is_setup}).encode()
 
 
 def _unpack(function: str, reply: dict[str, Any]) -> Any:

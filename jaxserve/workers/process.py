@@ -35,12 +35,13 @@ class WorkerProcess:
     """A process that runs one task at a time. It starts at once; the first task waits until it is ready.
 
     modules       imported by the process before its first task
+    setup         a task, JSON text, that it runs before all others; None: there is none
     protections   those of confine.PROTECTIONS that it has, once it has run a task
 
     The process ends with the thread that makes this object.
     """
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], setup: bytes | None = None) -> None:
         self.protections: frozenset[str] = frozenset()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -53,7 +54,8 @@ class WorkerProcess:
                 start_new_session=True,  # the terminal's Ctrl-C is for the server, which then drains
             )
         self._connection = Connection(ours.detach())
-        self._is_ready = False
+        self._setup = setup
+        self._is_ready, self._ready_lock = False, threading.Lock()
 
     @property
     def pid(self) -> int:
@@ -79,10 +81,22 @@ class WorkerProcess:
 
         Raises WorkerExited if it took longer than `wall_s`, or if the process ended.
         """
-        if not self._is_ready:
-            self.protections = frozenset(self._exchange(None, STARTUP_S).decode().split())
-            self._is_ready = True
+        self.prepare()
         return json.loads(self._exchange(task, wall_s))
+
+    def prepare(self) -> None:
+        """Wait until the process is ready for a task. Idempotent; several threads may call it.
+
+        Raises WorkerExited if it does not become ready.
+        """
+        with self._ready_lock:
+            if self._is_ready:
+                return
+            self.protections = frozenset(self._exchange(None, STARTUP_S).decode().split())
+            if self._setup is not None and "value" not in json.loads(self._exchange(self._setup, STARTUP_S)):
+                self.kill()
+                raise WorkerExited("its worker could not be prepared")
+            self._is_ready = True
 
     def kill(self) -> None:
         """Kill the process and wait for its end. Idempotent; another thread may be in `run`, which then raises."""

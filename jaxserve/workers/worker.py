@@ -3,7 +3,7 @@
 The socket is standard input. The modules are imported, then the process is confined, then the names of the protections
 that it has are sent, separated by spaces. A task is JSON: {"function": "module:name", "data": …, "cpu_s": …,
 "memory_bytes": …}. The reply is {"value": …}, {"refused": [message, param]} for a RequestError, or {"failed": name of
-the exception}.
+the exception}. The value of a task with "is_setup" stays here: it is the first argument of the tasks that follow.
 """
 
 import json
@@ -29,19 +29,23 @@ def main(parent_id: int, modules: Sequence[str]) -> None:
     for module in modules:
         import_module(module)
     connection.send_bytes(" ".join(confine(MAX_MEMORY_BYTES, MAX_CPU_S)).encode())
+    resident: tuple[Any, ...] = ()
     while True:
         try:
-            task = connection.recv_bytes()
+            task = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        connection.send_bytes(json.dumps(_run(json.loads(task))).encode())
+        reply = _run(task, resident)
+        if task.get("is_setup") and "value" in reply:
+            resident, reply = (reply["value"],), {"value": None}
+        connection.send_bytes(json.dumps(reply).encode())
 
 
-def _run(task: dict[str, Any]) -> dict[str, Any]:
+def _run(task: dict[str, Any], resident: tuple[Any, ...]) -> dict[str, Any]:
     _set_limits(task["cpu_s"], task["memory_bytes"])
     module, _, name = task["function"].partition(":")
     try:
-        return {"value": getattr(import_module(module), name)(task["data"])}
+        return {"value": getattr(import_module(module), name)(*resident, task["data"])}
     except RequestError as error:
         return {"refused": [str(error), error.param]}
     except Exception as error:

@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import queue
+import threading
 from dataclasses import replace
 
 import jax
@@ -133,6 +135,67 @@ async def test_a_template_of_one_s_own_is_rendered_by_a_helper(async_llm, monkey
     with pytest.raises(Overloaded, match="chat templates"):
         await async_llm.prepare(own, SHORT)
     assert (await async_llm.render_chat(ChatPrompt(messages=messages))).text.endswith("assistant\n")
+
+
+class HeldGrammars:
+    """In place of the compiler: notes whose grammar it is at, and holds each until it is let go."""
+
+    def __init__(self, llm, monkeypatch):
+        self.begun, self.let_go = queue.SimpleQueue(), threading.Semaphore(0)
+        monkeypatch.setattr(llm._client.text.output_planner._grammars, "compile", self.compile)
+
+    def compile(self, expr, param):
+        self.begun.put(expr.regex)
+        self.let_go.acquire(timeout=30)
+        return None
+
+    async def next_begun(self):
+        return await asyncio.to_thread(self.begun.get, timeout=30)
+
+
+def prepare_regex(llm, regex, slot):
+    return asyncio.ensure_future(llm.prepare([1], replace(SHORT, structured_outputs={"regex": regex}), None, slot))
+
+
+async def test_a_grammar_waits_for_no_more_than_the_two_that_compile(async_llm, monkeypatch):
+    grammars = HeldGrammars(async_llm, monkeypatch)
+    with async_llm.admit(6, "hostile") as hostile, async_llm.admit(1, "benign") as benign:
+        tasks = [prepare_regex(async_llm, f"hostile{i}", hostile) for i in range(6)]
+        assert {await grammars.next_begun(), await grammars.next_begun()} == {"hostile0", "hostile1"}
+        tasks.append(prepare_regex(async_llm, "benign", benign))
+        await asyncio.sleep(0)
+        grammars.let_go.release()
+        grammars.let_go.release()
+        assert "benign" in {await grammars.next_begun(), await grammars.next_begun()}
+        grammars.let_go.release(5)
+        await asyncio.gather(*tasks)
+
+
+async def test_a_grammar_that_nobody_waits_for_is_not_compiled(async_llm, monkeypatch):
+    grammars = HeldGrammars(async_llm, monkeypatch)
+    with async_llm.admit(4, "one") as slot:
+        tasks = [prepare_regex(async_llm, regex, slot) for regex in ("a", "b", "left", "stays")]
+        assert {await grammars.next_begun(), await grammars.next_begun()} == {"a", "b"}
+        tasks[2].cancel()
+        await asyncio.gather(tasks[2], return_exceptions=True)
+        grammars.let_go.release(3)
+        assert await grammars.next_begun() == "stays"
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert grammars.begun.empty()
+
+
+async def test_grammars_of_one_caller_that_wait_are_limited(async_llm, monkeypatch):
+    monkeypatch.setattr("jaxserve.fair_threads.MAX_WAITING_PER_CALLER", 2)
+    grammars = HeldGrammars(async_llm, monkeypatch)
+    with async_llm.admit(5, "one") as slot:
+        running = [prepare_regex(async_llm, regex, slot) for regex in "ab"]
+        assert {await grammars.next_begun(), await grammars.next_begun()} == {"a", "b"}
+        waiting = [prepare_regex(async_llm, regex, slot) for regex in "cd"]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="2 of your requests wait"):
+            await prepare_regex(async_llm, "e", slot)
+        grammars.let_go.release(4)
+        await asyncio.gather(*running, *waiting)
 
 
 async def test_closing_tells_who_is_left_and_frees_the_device(tiny_path):

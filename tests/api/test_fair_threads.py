@@ -68,6 +68,21 @@ def test_a_caller_s_waiting_tasks_are_limited_and_others_are_not_refused(monkeyp
     threads.shutdown()
 
 
+def test_a_cancelled_task_leaves_its_place_to_another(monkeypatch):
+    monkeypatch.setattr(fair_threads, "MAX_WAITING_PER_CALLER", 2)
+    threads, gate, begun = FairThreads(1, "test"), threading.Event(), threading.Event()
+    threads.submit(lambda: (begun.set(), gate.wait()), "one")
+    begun.wait()
+    first, second = threads.submit(int, "one"), threads.submit(int, "one")
+    assert first.cancel()
+    third = threads.submit(int, "one")
+    with pytest.raises(Overloaded):
+        threads.submit(int, "one")
+    gate.set()
+    assert (second.result(), third.result()) == (0, 0)
+    threads.shutdown()
+
+
 def test_after_the_end_nothing_waits_for_ever():
     threads, gate, begun = FairThreads(1, "test"), threading.Event(), threading.Event()
     running = threads.submit(lambda: (begun.set(), gate.wait())[1])

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from jaxserve.errors import EngineStopped, InvalidParameter, Unsupported
+from jaxserve.structured import compiler as compiler_module
+from jaxserve.structured import sandboxed_compile
 from jaxserve.structured.compiler import GrammarCompiler
-from jaxserve.structured.grammar_expr import SequenceExpr, TextLiteral
+from jaxserve.structured.grammar_expr import SequenceExpr, TextLiteral, to_json
 from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
 from jaxserve.structured.guide import Guide
 from jaxserve.structured_outputs import StructuredOutputs
@@ -112,6 +114,29 @@ def test_a_worker_imports_no_array_library_and_no_model():
         pool.close()
     assert {name.split(".")[0] for name in modules}.isdisjoint({"jax", "flax", "numpy", "transformers", "server"})
     assert {"jaxserve.engine", "jaxserve.text", "jaxserve.models"}.isdisjoint(modules)
+
+
+def test_this_process_repeats_only_what_a_worker_has_done(compiler, monkeypatch):
+    """What the model's tokens make too complex, or impossible, is found where it can be killed."""
+    done = []
+    create = compiler_module.create_matcher
+    monkeypatch.setattr(compiler_module, "create_matcher", lambda *args: done.append(args[1]) or create(*args))
+    for refused in ("start: start", "start: <[100000]>", "start: <nobody>"):
+        with pytest.raises(InvalidParameter, match="structured_outputs cannot be enforced"):
+            compiler.compile(StructuredOutputs(grammar=f"{refused}\n"))
+    assert done == []
+    grammar = compiler.compile(StructuredOutputs(regex="repeated once"))
+    assert done == [grammar.spec.text]
+
+
+def test_what_would_take_this_process_too_long_is_refused_by_the_worker(monkeypatch):
+    data = {"expr": to_json(StructuredOutputs(regex="a+")), "param": "tools"}
+    text, num_bytes, _ = sandboxed_compile.sandboxed_compile(byte_tokenizer(), data)
+    assert text and num_bytes
+    monkeypatch.setattr(sandboxed_compile, "MAX_REPEATED_CPU_S", -1.0)
+    with pytest.raises(InvalidParameter, match="tools is too complex a grammar") as caught:
+        sandboxed_compile.sandboxed_compile(byte_tokenizer(), data)
+    assert caught.value.param == "tools"
 
 
 def test_a_closed_compiler_still_returns_cached_grammars():

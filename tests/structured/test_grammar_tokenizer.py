@@ -1,5 +1,7 @@
 """The model's tokens in masks: every tokenization of a text, no special token for text, no padding."""
 
+import json
+
 import pytest
 
 from jaxserve.errors import Unsupported
@@ -69,3 +71,14 @@ def test_what_has_no_bytes_or_no_end_is_refused(tokenizer, reason):
 def test_the_ll_tokenizer_is_made_once():
     tokenizer = GrammarTokenizer(TOKENS, SPECIAL, [EOS], SIZE)
     assert tokenizer.get_ll_tokenizer() is tokenizer.get_ll_tokenizer()
+
+
+def test_another_process_makes_an_equal_one():
+    tokenizer = GrammarTokenizer(TOKENS, SPECIAL, [EOS, END], SIZE)
+    other = GrammarTokenizer.from_json(json.loads(json.dumps(tokenizer.to_json())))
+    assert other.to_json() == tokenizer.to_json()
+    ours, theirs = tokenizer.get_ll_tokenizer(), other.get_ll_tokenizer()
+    assert (ours.vocab_size, ours.eos_tokens) == (theirs.vocab_size, theirs.eos_tokens)
+    assert [theirs.decode_bytes([token_id]) for token_id in range(len(TOKENS))] == [
+        ours.decode_bytes([token_id]) for token_id in range(len(TOKENS))
+    ]

@@ -22,6 +22,16 @@ def double(data: Any) -> Any:
     return data * 2
 
 
+def set_up(data: Any) -> list[Any]:
+    """A setup: what each worker keeps for its tasks."""
+    return [os.getpid(), data]
+
+
+def with_kept(kept: list[Any], data: Any) -> list[Any]:
+    kept.append(data)
+    return kept
+
+
 def pid(_: Any) -> int:
     return os.getpid()
 

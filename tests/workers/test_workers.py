@@ -43,6 +43,29 @@ def test_workers_are_other_processes_that_start_when_needed(pool):
     assert run(pool, "pid") == first
 
 
+def test_a_worker_is_set_up_once_and_so_is_the_one_that_replaces_it():
+    pool = WorkerPool(num_workers=1, setup=("tests.workers.tasks:set_up", "é\x00"))
+    try:
+        run(pool, "with_kept", 1)
+        (worker,) = pool._alive
+        assert run(pool, "with_kept", 2) == [worker.pid, "é\x00", 1, 2]
+        worker.kill()
+        pid, *kept = run(pool, "with_kept", 3)
+        assert pid != worker.pid and kept == ["é\x00", 3]
+    finally:
+        pool.close()
+
+
+def test_a_worker_that_cannot_be_set_up_is_no_worker():
+    pool = WorkerPool(num_workers=1, setup=("tests.workers.tasks:nothing", None))
+    try:
+        for _ in range(2):
+            with pytest.raises(TaskKilled, match="prepared"):
+                run(pool, "double", 1)
+    finally:
+        pool.close()
+
+
 def test_a_worker_has_no_array_library_no_model_and_no_secret(pool, monkeypatch):
     monkeypatch.setenv("JAXSERVE_API_KEY", "secret")
     fresh = WorkerPool(("jaxserve.text.request_template",))
