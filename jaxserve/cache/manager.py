@@ -9,11 +9,10 @@ last read.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 from jaxserve.cache.groups import GroupSize, PageCopy, first_visible_page, num_pages_for
-from jaxserve.cache.pool import CacheInvariantError, PagePool
+from jaxserve.cache.pool import PagePool
 from jaxserve.cache.prefix import NO_CONTEXT, CacheContext, PageHashes, PrefixIndex, max_cached_pages
 from jaxserve.cache.sequence_pages import PrefixHit, SequencePages
 
@@ -25,6 +24,7 @@ class CacheManager:
     page_size          the number of tokens of a page
     has_prefix_cache   whether pages are found again by their tokens
 
+    windows            the window of each cache group; None: full attention
     has_windows        whether a group frees pages behind a window
     """
 
@@ -32,8 +32,8 @@ class CacheManager:
         self.sizes, self.page_size = tuple(sizes), page_size
         self._has_prefix_cache = has_prefix_cache
         self.reset()
-        self._windows = tuple(size.window for size in sizes)
-        self.has_windows = any(window is not None for window in self._windows)
+        self.windows = tuple(size.window for size in sizes)
+        self.has_windows = any(window is not None for window in self.windows)
 
     @property
     def num_active(self) -> int:
@@ -58,18 +58,18 @@ class CacheManager:
         """
         hashes = self.cacheable_hashes(pages, token_ids) if self.indexes else []
         num = len(hashes)
-        for index, window in zip(self.indexes, self._windows, strict=False):
+        for index, window in zip(self.indexes, self.windows, strict=False):
             if window is None:
                 num = len(index.match(hashes[:num]))
         before = None
         while num != before:
             before = num
-            for index, window in zip(self.indexes, self._windows, strict=False):
+            for index, window in zip(self.indexes, self.windows, strict=False):
                 if window is not None:
                     num = self._fit_window(index, hashes, num, window)
         by_group: list[list[int]] = [[] for _ in self.sizes]
         for group, index in enumerate(self.indexes):
-            first = self._first_visible(group, num * self.page_size)
+            first = self.first_visible(group, num * self.page_size)
             by_group[group] = [0] * first + [index.find(page_hash) or 0 for page_hash in hashes[first:num]]
         return PrefixHit(num, tuple(by_group))
 
@@ -98,7 +98,7 @@ class CacheManager:
         end = min(num_tokens, hit.num_pages * self.page_size + max_tokens)
         return tuple(
             num_pages_for(num_tokens if window is None else end, self.page_size) - hit.num_pages
-            for window in self._windows
+            for window in self.windows
         )
 
     def start(self, pages: SequencePages, hit: PrefixHit, missing: Sequence[int], watermarks: Sequence[int]) -> bool:
@@ -116,7 +116,7 @@ class CacheManager:
             return False
         for group, (hits, new) in enumerate(zip(hit.by_group, new_pages, strict=True)):
             pages.by_group[group][:] = hits + new
-            pages.num_freed[group] = self._first_visible(group, hit.num_pages * self.page_size)
+            pages.num_freed[group] = self.first_visible(group, hit.num_pages * self.page_size)
         pages.num_registered = hit.num_pages
         return True
 
@@ -155,7 +155,7 @@ class CacheManager:
         num_full, num_in_last = divmod(num_tokens, self.page_size)
         child.num_registered = num_full  # what the parent has not registered yet, it will
         for group, (pool, pages) in enumerate(zip(self.pools, parent.by_group, strict=True)):
-            first = self._first_visible(group, num_tokens)
+            first = self.first_visible(group, num_tokens)
             shared = pages[first:num_full]
             pool.incref(shared)
             child.by_group[group][:] = [0] * first + shared
@@ -166,8 +166,8 @@ class CacheManager:
     def free_behind(self, pages: SequencePages, position: int) -> bool:
         """Free the pages that no query at `position` or later sees; return whether there were any."""
         has_freed = False
-        for group, window in enumerate(self._windows):
-            first, end = pages.num_freed[group], self._first_visible(group, position)
+        for group, window in enumerate(self.windows):
+            first, end = pages.num_freed[group], self.first_visible(group, position)
             if window is not None and end > first:
                 group_pages = pages.by_group[group]
                 self.pools[group].decref(group_pages[first:end])
@@ -216,30 +216,9 @@ class CacheManager:
             return None
         return tuple(pool.allocate(num) or [] for pool, num in zip(self.pools, nums, strict=True))
 
-    def _first_visible(self, group: int, position: int) -> int:
-        return first_visible_page(position, self._windows[group], self.page_size)
-
-    # Audit
-
-    def audit(self, owned: Iterable[SequencePages], writable: Iterable[tuple[SequencePages, int]] = ()) -> None:
-        """Compare pools and prefix indexes with the pages of all sequences.
-
-        owned      the pages of every sequence and beam
-        writable   those of sequences that will be computed further, each with the first position of a later step
-
-        Raises CacheInvariantError if they do not match.
-        """
-        owned = list(owned)
-        for pages in owned:
-            for group_pages, num in zip(pages.by_group, pages.num_freed, strict=True):
-                if any(group_pages[:num]) or not all(group_pages[num:]) or num > len(group_pages):
-                    raise CacheInvariantError(f"the first {num} pages and no others should be freed: {group_pages}")
-        first_pages = [(pages, max(pages.num_registered, start // self.page_size)) for pages, start in writable]
-        for group, pool in enumerate(self.pools):
-            pool.audit(
-                (pages.by_group[group][pages.num_freed[group] :] for pages in owned),
-                chain.from_iterable(pages.by_group[group][first:] for pages, first in first_pages),
-            )
+    def first_visible(self, group: int, position: int) -> int:
+        """Return the index of the first page of a group that a query at `position` or a later one sees."""
+        return first_visible_page(position, self.windows[group], self.page_size)
 
 
 class PlannedRelease:

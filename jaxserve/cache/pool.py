@@ -7,11 +7,14 @@ counts.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from jaxserve.errors import BadConfig
+
+Fault: TypeAlias = tuple[str, str]
+"""What is wrong with the state: the invariant that does not hold, as "I1", and a sentence."""
 
 
 class CacheInvariantError(AssertionError):
@@ -28,8 +31,8 @@ class EvictionListener(Protocol):
         """Forget the contents of this page, which the pool is about to reuse."""
         ...
 
-    def audit(self) -> None:
-        """Check the listener's own state. Raises CacheInvariantError if it is inconsistent."""
+    def find_faults(self) -> Iterable[Fault]:
+        """Yield what is inconsistent in the listener's own state."""
         ...
 
 
@@ -143,21 +146,25 @@ class PagePool:
         """Return whether this page is marked as cached, active or not."""
         return page in self._marked
 
-    def audit(self, page_lists: Iterable[Iterable[int]], writable: Iterable[int] = ()) -> None:
-        """Compare reference counts and sets with the page lists of all owners.
-
-        Raises CacheInvariantError if they do not match.
+    def find_faults(self, page_lists: Iterable[Iterable[int]], writable: Iterable[int] = ()) -> Iterator[Fault]:
+        """Compare reference counts and sets with the page lists of all owners; yield what does not match.
 
         page_lists  the pages of every owner; together they must account for each reference count
         writable    pages that the next step may write into: reference count 1 and not marked as cached
         """
-        self._audit_counts(Counter(chain.from_iterable(page_lists)))
-        self._audit_sets()
+        yield from self._find_wrong_counts(Counter(chain.from_iterable(page_lists)))
+        yield from self._find_wrong_sets()
         for page in writable:
-            _require(self._refcount[page] == 1, f"page {page} may be written and has {self._refcount[page]} references")
-            _require(page not in self._marked, f"page {page} may be written and is marked as cached")
+            if self._refcount[page] != 1:
+                yield "I4", f"page {page} may be written and has {self._refcount[page]} references"
+            if page in self._marked:
+                yield "I4", f"page {page} may be written and is marked as cached"
         if self._listener is not None:
-            self._listener.audit()
+            yield from self._listener.find_faults()
+
+    def audit(self, page_lists: Iterable[Iterable[int]], writable: Iterable[int] = ()) -> None:
+        """Raise CacheInvariantError if `find_faults` finds anything."""
+        raise_first(self.find_faults(page_lists, writable))
 
     def _evict(self) -> int:
         page, _ = self._evictable.popitem(last=False)
@@ -166,31 +173,32 @@ class PagePool:
             self._listener.on_evict(page)
         return page
 
-    def _audit_counts(self, expected: Counter[int]) -> None:
-        _require(expected[0] == 0, "page 0 is referenced, but it is for padding")
+    def _find_wrong_counts(self, expected: Counter[int]) -> Iterator[Fault]:
+        if expected[0]:
+            yield "I1", "page 0 is referenced, but it is for padding"
         for page, count in enumerate(self._refcount):
-            _require(
-                count == expected[page],
-                f"page {page} has {count} references and is in {expected[page]} page lists",
-            )
+            if count != expected[page]:
+                yield "I2", f"page {page} has {count} references and is in {expected[page]} page lists"
         outside = [page for page in expected if not 0 <= page < self.num_pages]
-        _require(not outside, f"pages {outside} are referenced and not in the pool")
+        if outside:
+            yield "I1", f"pages {outside} are referenced and not in the pool"
 
-    def _audit_sets(self) -> None:
+    def _find_wrong_sets(self) -> Iterator[Fault]:
         free, evictable = set(self._free), set(self._evictable)
         active = {page for page, count in enumerate(self._refcount) if count}
-        _require(len(free) == len(self._free), "a page is on the free list twice")
-        overlap = (free & evictable) | (free & active) | (evictable & active)
-        _require(not overlap, f"pages {sorted(overlap)} are in two of free, evictable and active")
-        lost = set(range(1, self.num_pages)) ^ (free | evictable | active)
-        _require(not lost, f"pages {sorted(lost)} are lost, or do not belong to the pool")
-        _require(
-            evictable <= self._marked,
-            f"pages {sorted(evictable - self._marked)} are evictable and not marked as cached",
-        )
-        _require(not free & self._marked, f"pages {sorted(free & self._marked)} are free and still marked as cached")
+        if len(free) != len(self._free):
+            yield "I3", "a page is on the free list twice"
+        if overlap := (free & evictable) | (free & active) | (evictable & active):
+            yield "I1", f"pages {sorted(overlap)} are in two of free, evictable and active"
+        if lost := set(range(1, self.num_pages)) ^ (free | evictable | active):
+            yield "I1", f"pages {sorted(lost)} are lost, or do not belong to the pool"
+        if not evictable <= self._marked:
+            yield "I2", f"pages {sorted(evictable - self._marked)} are evictable and not marked as cached"
+        if free & self._marked:
+            yield "I2", f"pages {sorted(free & self._marked)} are free and still marked as cached"
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise CacheInvariantError(message)
+def raise_first(faults: Iterable[Fault]) -> None:
+    """Raise the first of these faults, if there is one, as a CacheInvariantError."""
+    for invariant, sentence in faults:
+        raise CacheInvariantError(f"{invariant}: {sentence}")

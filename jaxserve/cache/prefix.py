@@ -7,11 +7,11 @@ has one of each. pool.py counts references and evicts; this file only knows what
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from hashlib import sha256
 
-from jaxserve.cache.pool import CacheInvariantError, PagePool
+from jaxserve.cache.pool import CacheInvariantError, Fault, PagePool
 
 # The first byte separates the kinds of hash input, so that no context can imitate a page.
 _CONTEXT, _PAGE = b"\x01", b"\x02"
@@ -135,13 +135,14 @@ class PrefixIndex:
         """Remove a page that the pool evicts. Called by the pool."""
         del self._page_by_hash[self._hash_by_page.pop(page)]
 
-    def audit(self) -> None:
-        """Check that hashes and pages match one to one, and that the pool has marked the same pages.
+    def find_hash(self, page: int) -> bytes | None:
+        """Return the hash under which this page is found, or None."""
+        return self._hash_by_page.get(page)
 
-        Raises CacheInvariantError if not.
-        """
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield where hashes and pages do not match one to one, or the pool has not marked the same pages."""
         if {page: key for key, page in self._page_by_hash.items()} != self._hash_by_page:
-            raise CacheInvariantError("the prefix index has a page twice, or a hash without a page")
+            yield "I6", "the prefix index has a page twice, or a hash without a page"
         for page in range(self._pool.num_pages):
             if self._pool.is_marked_cached(page) != (page in self._hash_by_page):
-                raise CacheInvariantError(f"the pool and the prefix index disagree whether page {page} is cached")
+                yield "I6", f"the pool and the prefix index disagree whether page {page} is cached"

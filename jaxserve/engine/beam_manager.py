@@ -171,13 +171,13 @@ class BeamManager:
         state = self._states.get(sequence.request.request_id)
         return [] if state is None else state.pages
 
-    def list_extra_rows(self) -> list[int]:
-        """Return the rows in use besides those of sequences."""
-        return [row for state in self._states.values() for row in state.rows[1:]]
+    def list_states(self) -> list[BeamState]:
+        """Return the states of all searches."""
+        return list(self._states.values())
 
-    def list_positions(self) -> list[tuple[SequencePages, int]]:
-        """Return the pages of every beam with the position of its newest token, which is not computed yet."""
-        return [(pages, state.position) for state in self._states.values() for pages in state.pages]
+    def list_output_owners(self) -> dict[int, int]:
+        """Return by output id the id of its request."""
+        return dict(self._owners)
 
     # Steps
 

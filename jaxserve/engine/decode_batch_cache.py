@@ -4,11 +4,12 @@ Most steps decode the same rows, each one position further. Then nothing is deci
 need a page or have all their tokens: the cache knows the step in which each of them is due.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxserve.cache.pool import CacheInvariantError
+from jaxserve.cache.pool import Fault
 from jaxserve.engine.plan import DecodeBatch
 from jaxserve.engine.row_table import RowTable
 from jaxserve.engine.sequence import Sequence
@@ -123,13 +124,21 @@ class DecodeBatchCache:
         if self.page_tables_version != rows.version:
             self.page_tables_BW, self.page_tables_version = rows.take_page_tables(self.row_B), rows.version
 
-    def audit(self, rows: RowTable) -> None:
-        """Compare the page tables with the row table's; raises CacheInvariantError if they differ."""
+    def find_faults(self, rows: RowTable) -> Iterator[Fault]:
+        """Yield what is not as in the row table or in the sequences, of which this is a copy."""
+        positions = tuple(sequence.num_computed for sequence in self.sequences)
+        epochs = tuple(sequence.epoch for sequence in self.sequences)
+        if (positions, epochs) != (self.positions, self.epochs):
+            yield "I11", "the decode batch has other positions or epochs than its sequences"
+        if [sequence.row for sequence in self.sequences] != self.row_B.tolist():
+            yield "I10", "the decode batch has other rows than its sequences"
+        if (self.sampling_BS != rows.sampling_RS[self.row_B]).any():
+            yield "I18", "the decode batch has other sampling parameters than the row table"
         if self.page_tables_version != rows.version:
             return  # they are taken again before they are used
         for mine_BW, page_table_RW in zip(self.page_tables_BW, rows.page_tables_RW, strict=True):
             if (mine_BW != page_table_RW[self.row_B]).any():
-                raise CacheInvariantError("the decode batch has other page tables than the row table")
+                yield "I4", "the decode batch has other page tables than the row table"
 
     def advance(self) -> DecodeBatch:
         """Return the next decode batch; each sequence is max_tokens further afterwards, and these are pending."""

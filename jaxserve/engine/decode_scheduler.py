@@ -1,5 +1,8 @@
 """Scheduling of decode batches: which rows decode in a step, each with a page for its newest token."""
 
+from collections.abc import Iterator
+
+from jaxserve.cache.pool import Fault
 from jaxserve.engine.decode_batch_cache import DecodeBatchCache
 from jaxserve.engine.plan import DecodeBatch
 from jaxserve.engine.request_table import RequestTable
@@ -19,7 +22,7 @@ class DecodeScheduler:
     """
 
     def __init__(self, requests: RequestTable, *, max_logprobs: int, max_tokens_per_row: int) -> None:
-        self._requests, self._max_logprobs, self._max_tokens_per_row = requests, max_logprobs, max_tokens_per_row
+        self._requests, self._max_logprobs, self.max_tokens_per_row = requests, max_logprobs, max_tokens_per_row
         self._cache: DecodeBatchCache | None = None
         self.masked_indices: tuple[int, ...] = ()
         self.needs_previous_tokens = False
@@ -34,10 +37,10 @@ class DecodeScheduler:
         self.masked_indices, self.needs_previous_tokens = cache.masked_indices, cache.needs_previous_tokens
         return cache.advance()
 
-    def audit(self) -> None:
-        """Compare the page tables of the batch with the row table's; raises CacheInvariantError if they differ."""
+    def find_faults(self) -> Iterator[Fault]:
+        """Yield where the batch that may be planned again differs from what it is a copy of."""
         if self._cache is not None and self._cache.version == self._requests.decode_version:
-            self._cache.audit(self._requests.rows)
+            yield from self._cache.find_faults(self._requests.rows)
 
     def _build_cache(self) -> DecodeBatchCache | None:
         """Gather all rows that decode, one by one."""
@@ -54,10 +57,10 @@ class DecodeScheduler:
         )
 
     def _choose_max_tokens(self) -> int:
-        if self._max_tokens_per_row == 1:
+        if self.max_tokens_per_row == 1:
             return 1
         has_masks = any(_decodes(sequence) and sequence.needs_mask for sequence in self._requests.running)
-        return 1 if has_masks else self._max_tokens_per_row
+        return 1 if has_masks else self.max_tokens_per_row
 
     def _can_reuse(self, cache: DecodeBatchCache) -> bool:
         """Whether the same rows decode again; allocates a page for each row that needs one."""

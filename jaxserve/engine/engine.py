@@ -4,7 +4,7 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from jaxserve.engine.heartbeat import Heartbeat
 from jaxserve.engine.plan import StepMasks, StepPlan, StepResult
@@ -183,9 +183,17 @@ class Engine:
             cache=scheduler.cache,
         )
 
+    def check_invariants(self) -> dict[str, Literal[True] | str]:
+        """Evaluate the invariants of the state between two steps: each holds, or a sentence says what is wrong."""
+        return self.scheduler.check_invariants(self._plans_in_flight)
+
     def audit(self) -> None:
-        """Check that pages, rows and requests add up; raises an error if they do not."""
-        self.scheduler.audit()
+        """Raise CacheInvariantError if an invariant does not hold."""
+        self.scheduler.audit(self._plans_in_flight)
+
+    @property
+    def _plans_in_flight(self) -> list[StepPlan]:
+        return [step.plan for step in self._in_flight]
 
     def close(self) -> None:
         """Drop the steps in flight and free the device memory."""

@@ -31,6 +31,10 @@ class FaultSearch:
         self._started_s: deque[float] = deque(maxlen=MAX_SEARCHES)
         self._num_rebuilds_left = 0
 
+    def suspect_ids(self) -> set[int]:
+        """Return the ids of the requests that are on trial or wait for it."""
+        return set().union(*self._groups)
+
     def is_held(self, sequence: Sequence) -> bool:
         """Whether a waiting sequence may not start yet, because others are on trial."""
         return bool(self._groups) and sequence.request.request_id not in self._groups[0]

@@ -43,5 +43,9 @@ class PrefixReuse:
             if self._computing.get(page_hash) == request_id:
                 del self._computing[page_hash]
 
+    def computing_ids(self) -> set[int]:
+        """Return the ids of the requests that have announced pages which they have not registered."""
+        return set(self._computing.values())
+
     def _cacheable_hashes(self, sequence: Sequence) -> list[bytes]:
         return self._cache.cacheable_hashes(sequence.pages, sequence.tokens) if self._cache.indexes else []

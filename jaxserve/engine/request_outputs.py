@@ -34,6 +34,10 @@ class RequestOutputs:
         for output_id in request.output_ids:
             del self._timelines[output_id]
 
+    def output_ids(self) -> set[int]:
+        """Return the ids of the outputs that have timelines."""
+        return set(self._timelines)
+
     def on_scheduled(self, request: Request, cached_tokens: int, now: float) -> None:
         """Record that a request begins to run. The prompt of a beam search is computed for its first output only."""
         for output_id in request.output_ids:

@@ -11,7 +11,6 @@ from typing import Any
 
 from jaxserve.cache.groups import PageCopy
 from jaxserve.cache.manager import CacheManager
-from jaxserve.cache.pool import CacheInvariantError
 from jaxserve.cache.prefix import CacheContext
 from jaxserve.cache.sequence_pages import PrefixHit
 from jaxserve.engine.beam_manager import BeamManager
@@ -300,21 +299,6 @@ class RequestTable:
         self._free(sequence)
         sequence.finish()
         del self.by_id[sequence.request.request_id]
-
-    def audit(self) -> None:
-        """Check that pages, page tables, rows and requests add up; raises CacheInvariantError if they do not."""
-        owned = [
-            pages for sequence in self.by_id.values() for pages in (sequence.pages, *self.beams.list_pages(sequence))
-        ]
-        writable = [(sequence.pages, sequence.num_computed) for sequence in self.running]
-        self.cache.audit(owned, [*writable, *self.beams.list_positions()])
-        self.rows.audit(self.running)
-        rows = [sequence.row for sequence in self.running if sequence.row is not None] + self.beams.list_extra_rows()
-        free = self.rows.free_rows
-        if sorted(rows + free) != list(range(self.rows.num_rows)):
-            raise CacheInvariantError(f"rows {rows} running and {free} free are not every row once")
-        if len(self.running) + len(self.waiting) != len(self.by_id):
-            raise CacheInvariantError("a live request is neither running nor waiting, or is both")
 
 
 def _queue_key(sequence: Sequence) -> tuple[int, int, int]:

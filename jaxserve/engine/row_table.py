@@ -1,10 +1,11 @@
 """The rows of the batch: which are free, and the arrays from which the inputs of a step are gathered."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from jaxserve.cache.pool import CacheInvariantError
+from jaxserve.cache.pool import Fault
 from jaxserve.engine.sequence import Sequence
 from jaxserve.sampling.columns import NUM_COLUMNS
 from jaxserve.sampling.penalties import PenaltyRow, build_row
@@ -90,8 +91,13 @@ class RowTable:
         self.clear_pages(sequence)
         self.free_rows += [sequence.row, *extra_rows]
 
-    def audit(self, sequences: SequenceOf[Sequence]) -> None:
-        """Compare the page tables with the pages of running sequences; raises CacheInvariantError if they differ."""
+    @property
+    def num_queued_penalties(self) -> int:
+        """The number of penalty states that are to be written before the next step."""
+        return len(self._penalty_rows)
+
+    def find_faults(self, sequences: SequenceOf[Sequence]) -> Iterator[Fault]:
+        """Yield the rows whose page tables or sampling parameters are not those of the running sequences."""
         for group, page_table_RW in enumerate(self.page_tables_RW):
             expected_RW = np.zeros_like(page_table_RW)
             for sequence in sequences:
@@ -99,7 +105,10 @@ class RowTable:
                 expected_RW[sequence.row, : len(pages)] = pages
             rows = np.flatnonzero((expected_RW != page_table_RW).any(axis=1)).tolist()
             if rows:
-                raise CacheInvariantError(f"the page tables of rows {rows} in group {group} are not those of sequences")
+                yield "I4", f"the page tables of rows {rows} in group {group} are not those of sequences"
+        for sequence in sequences:
+            if (self.sampling_RS[sequence.row] != sequence.sampling_S).any():
+                yield "I18", f"row {sequence.row} has other sampling parameters than its sequence"
 
     def pop_penalty_rows(self) -> tuple[tuple[int, PenaltyRow], ...]:
         """Return the queued (row, penalty state) pairs, to be written before the next step."""

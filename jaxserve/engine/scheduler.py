@@ -8,15 +8,18 @@ their ids. A request that turns out to have ended was computed once more for not
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
+from typing import Literal
 
 from jaxserve.cache.manager import CacheManager
+from jaxserve.cache.pool import raise_first
 from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
 from jaxserve.engine.fault_search import FaultSearch
+from jaxserve.engine.invariants import SchedulerState, check_invariants, find_faults
 from jaxserve.engine.output_processor import OutputProcessor
 from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.prefill_scheduler import PrefillScheduler
@@ -116,6 +119,7 @@ class Scheduler:
         sequence = self._requests.by_id.get(self._requests.beams.find_owner(request_id))
         if sequence is not None:
             self._faults.run(sequence.request, self._requests.finish, sequence, reason)
+            self._settle()
 
     def plan(self) -> StepPlan:
         """Plan the next step: a token for every decode row and beam, then prompt chunks within the token budget."""
@@ -185,6 +189,7 @@ class Scheduler:
     def apply(self, plan: StepPlan, result: StepResult, outputs: list[TokenOutput]) -> None:
         """Apply the results of the oldest plan and append the new outputs."""
         self._output_processor.apply(plan, result, outputs)
+        self._settle()
 
     def take_failed(self) -> list[TokenOutput]:
         """Return the last outputs of requests whose own work has raised since the last call, in whichever method."""
@@ -217,10 +222,26 @@ class Scheduler:
         if culprit is not None:
             self._faults.end(culprit.request, error)
 
-    def audit(self) -> None:
-        """Check that pages, rows and requests add up; raises an error if they do not."""
-        self._requests.audit()
-        self._decode.audit()
+    def check_invariants(self, in_flight: Sequence[StepPlan]) -> dict[str, Literal[True] | str]:
+        """Evaluate the invariants of this state (invariants.py): each holds, or a sentence says what is wrong.
+
+        in_flight   The plans whose results have not been applied, oldest first.
+        """
+        return check_invariants(self._get_state(in_flight))
+
+    def audit(self, in_flight: Sequence[StepPlan] = ()) -> None:
+        """Raise CacheInvariantError if an invariant does not hold; in_flight as in `check_invariants`."""
+        raise_first(find_faults(self._get_state(in_flight)))
+
+    def _get_state(self, in_flight: Sequence[StepPlan]) -> SchedulerState:
+        page_copies = self._prefill.page_copies
+        return SchedulerState(self._requests, self._decode, self._search, page_copies, self._token_budget, in_flight)
+
+    def _settle(self) -> None:
+        """Forget what was kept for requests when none is left."""
+        if not self._requests.by_id:
+            self._search.advance()
+            self._prefill.page_copies = []
 
 
 def _add_beams(plan: StepPlan, steps: list[BeamStep]) -> StepPlan:

@@ -5,5 +5,6 @@ module → what proves it:
     pages, layer_cache, groups → test_pages.py
     pool → test_pool.py, test_audit.py
     prefix → test_prefix.py, test_audit.py
+    manager, invariants → test_manager.py, engine/test_invariants.py
     sizing → test_sizing.py
 """

@@ -3,6 +3,7 @@
 import pytest
 
 from jaxserve.cache.groups import GroupSize, first_visible_page, max_window_pages
+from jaxserve.cache.invariants import audit_pages
 from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.pool import CacheInvariantError
 from jaxserve.cache.prefix import NO_CONTEXT, CacheContext
@@ -30,9 +31,9 @@ def finish(cache, tokens=TOKENS, **settings):
     pages, _ = start(cache, tokens, **settings)
     before = tuple(list(group) for group in pages.by_group)
     cache.register(pages, tokens, len(tokens))
-    cache.audit([pages], [(pages, len(tokens))])
+    audit_pages(cache, [pages], [(pages, len(tokens))])
     cache.free(pages)
-    cache.audit([])
+    audit_pages(cache, [])
     return before
 
 
@@ -106,7 +107,7 @@ def test_a_fork_shares_what_it_sees_and_copies_the_page_that_it_will_write():
     assert child.by_group == (parent.by_group[FULL][:5], [0] * 4 + parent.by_group[WINDOWED][4:5])
     copies = cache.append(child, len(TOKENS))
     assert copies == [(group, parent.by_group[group][5], child.by_group[group][5]) for group in (FULL, WINDOWED)]
-    cache.audit([parent, child], [(parent, 22), (child, 22)])
+    audit_pages(cache, [parent, child], [(parent, 22), (child, 22)])
     assert cache.append(child, 25) == []
 
 
@@ -139,6 +140,6 @@ def test_an_audit_finds_a_zero_in_place_of_a_page_and_a_page_in_place_of_a_zero(
         group, number, page = change
         before, pages.by_group[group][number] = pages.by_group[group][number], page
         with pytest.raises(CacheInvariantError, match="freed"):
-            cache.audit([pages])
+            audit_pages(cache, [pages])
         pages.by_group[group][number] = before
-    cache.audit([pages])
+    audit_pages(cache, [pages])

@@ -5,6 +5,7 @@ module → what proves it:
     scheduler, prefill_scheduler, decode_scheduler, request_table, row_table, sequence, request → test_scheduler.py,
         test_scheduler_life.py, test_priorities.py
     prefix_reuse, decode_batch_cache, output_processor, request_outputs → test_scheduler.py, test_equalities.py
+    invariants → test_invariants.py, test_scheduler_life.py
     beam_manager → test_beam_manager.py, test_beam_oracle.py
     beam_search → test_beams.py
     token_restrictions → test_guided.py, test_guided_on_device.py

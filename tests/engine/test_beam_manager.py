@@ -154,7 +154,7 @@ def test_ending_one_answer_ends_the_search_at_any_moment(overlap):
             for _ in range(steps):
                 world.step()
             world.scheduler.finish(request.choice_ids[which])
-            world.scheduler.audit()
+            world.audit()
             world.run()
             world.check(neighbour)
             assert not any(world.outputs[one] for one in request.choice_ids)

@@ -56,7 +56,7 @@ def test_an_allocation_that_fails_costs_nobody_a_token():
             world.add(prompt(9 + index), max_tokens=8)
         for _ in range(200):
             world.step()
-            world.scheduler.audit()
+            world.audit()
         world.check()
 
 

@@ -72,7 +72,7 @@ def test_any_mix_of_families_searches_and_aborts_changes_no_answer(data, overlap
             request = world.add_group(ids, 1 if kind == "one" else 3, max_tokens=tokens, **how)[0]
         for _ in range(data.draw(st.integers(0, 3))):
             world.step()
-            world.scheduler.audit()
+            world.audit()
         if data.draw(st.integers(0, 4)) == 0:
             world.scheduler.finish(request.request_id)
             aborted.add(request.request_id)

@@ -214,7 +214,7 @@ def test_choices_outlive_a_leader_that_is_aborted_at_any_moment():
         for _ in range(steps):
             world.step()
         world.scheduler.finish(leader.request_id)
-        world.scheduler.audit()
+        world.audit()
         world.run()
         world.check(*others)
 
@@ -315,7 +315,7 @@ def test_an_aborted_request_is_heard_no_more_and_its_neighbours_go_on(overlap):
         world.step()
     world.scheduler.finish(running.request_id)
     heard = len(world.outputs[running.request_id])
-    world.scheduler.audit()
+    world.audit()
     world.run()
     world.scheduler.finish(running.request_id)
     world.scheduler.finish(999)
@@ -366,7 +366,7 @@ def test_when_the_step_fails_everyone_hears_the_same_honest_error():
     assert {(o.request_id, o.finish_reason, o.error) for o in outputs} == {
         (r.request_id, FinishReason.ERROR, error) for r in requests
     }
-    world.scheduler.audit()
+    world.audit()
     assert not world.scheduler.has_work and world.cache.num_active == 0
 
 

@@ -134,7 +134,7 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
-        world.scheduler.audit()
+        world.audit()
         assert world.scheduler.num_running <= world.max_num_seqs
         if world.plans:
             assert world.plans[-1].num_tokens <= world.budget

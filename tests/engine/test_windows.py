@@ -15,7 +15,7 @@ def run_and_count(world):
     most = [0] * len(world.cache.pools)
     while world.scheduler.has_work or world.in_flight:
         world.step()
-        world.scheduler.audit()
+        world.audit()
         if world.plans[-1] and not world.plans[-1].chunks:
             most = [max(a, pool.num_active) for a, pool in zip(most, world.cache.pools, strict=True)]
     world.check()
@@ -87,4 +87,4 @@ def test_an_audit_compares_every_copy_of_the_page_tables(copy):
     row = requests.running[0].row if copy == "row table" else 0
     tables[1][row, 0] = 7
     with pytest.raises(CacheInvariantError, match="page tables"):
-        world.scheduler.audit()
+        world.audit()

@@ -204,6 +204,10 @@ class World:
         self.scheduler.apply(plan, result, outputs)
         self.stats.on_step(plan.num_prompt_tokens, host_s=0.0)
 
+    def audit(self) -> None:
+        """Raise CacheInvariantError if an invariant does not hold."""
+        self.scheduler.audit([plan for plan, _ in self.in_flight])
+
     def add_group(self, prompt, n, *, seed=0, **how) -> list[Request]:
         """n choices of one prompt, as a door asks for them."""
         leader = self.add(prompt, seed=seed, followers=n - 1, **how)
@@ -218,7 +222,7 @@ class World:
             idle = not self.in_flight
             outputs = self.step()
             assert not idle or self.plans[-1] or outputs, "work waits and nothing runs"
-            self.scheduler.audit()
+            self.audit()
         assert not self.scheduler.has_work
         assert (self.scheduler.num_running, self.scheduler.num_waiting, self.cache.num_active) == (0, 0, 0)
 
