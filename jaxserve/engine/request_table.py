@@ -133,7 +133,20 @@ class RequestTable:
         self.rows.write_pages(sequence, (0,) * len(self.cache.sizes))
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_queue_key)
-        self._turns.on_start(sequence.turn)
+        if self._turns.on_start(sequence.turn):
+            self._promote_oldest()
+
+    def _promote_oldest(self) -> None:
+        """Move the oldest waiting request of the highest priority that waits to the beginning of the queue."""
+        if not self.waiting:
+            return
+        first = self.waiting[0]
+        highest = first.request.params.priority
+        same = [sequence for sequence in self.waiting if sequence.request.params.priority == highest]
+        oldest = min(same, key=lambda sequence: sequence.request.request_id)
+        self.waiting.remove(oldest)
+        oldest.promote(first.turn)
+        insort(self.waiting, oldest, key=_queue_key)
 
     def compute_chunk(self, sequence: Sequence, end: int) -> bool:
         """Count the tokens of a prompt before `end` as computed; return whether a token is sampled after them."""

@@ -170,6 +170,10 @@ class Sequence:
         prompt_logprobs, self.prompt_logprobs = tuple(self.prompt_logprobs), None
         return prompt_logprobs
 
+    def promote(self, turn: int) -> None:
+        """Wait for this turn instead of a later one."""
+        self.turn = turn
+
     def preempt(self) -> None:
         """Wait again, without row and pages, to be computed from the beginning."""
         self.row, self.num_computed, self.is_prefilled = None, 0, False

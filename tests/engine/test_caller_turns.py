@@ -1,9 +1,10 @@
 """Callers are served in turn, whatever each has queued, and the requests of one in the order of their arrival."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxserve.engine.caller_turns import MAX_CALLERS, CallerTurns
+from jaxserve.engine.caller_turns import MAX_CALLERS, MAX_OVERTAKES, CallerTurns
 from tests.engine.world import World
 
 CALLERS = st.lists(st.sampled_from("abc"), max_size=40)
@@ -51,6 +52,26 @@ def test_a_caller_with_one_request_starts_before_the_rest_of_one_with_many():
     world.check()
     expected = [many[0], one, *many[1:]]
     assert starts(world) == [request.request_id for request in expected]
+
+
+@pytest.mark.parametrize(("num_queued", "max_num_seqs"), [(1, 1), (3, 1), (2, 3)])
+def test_new_callers_without_end_overtake_a_request_a_bounded_number_of_times(num_queued, max_num_seqs):
+    """Whatever comes later, there are MAX_OVERTAKES starts for a request and each older one, and those at once."""
+    world = World(max_num_seqs=max_num_seqs, num_pages=200)
+    queued = [
+        world.add(range(2, 8), caller="many", max_tokens=1, eos=None).request_id
+        for _ in range(num_queued + max_num_seqs)
+    ]
+    for _ in range(2 * 32 * len(queued)):
+        for _ in range(max_num_seqs):
+            world.add(range(9, 15), caller=f"later {next(world.now)}", max_tokens=1, eos=None)
+        world.step()
+    assert not set(queued) & set(world.scheduler.request_ids())
+    order = list(dict.fromkeys(chunk.request_id for plan in world.plans for chunk in plan.chunks))
+    for place, request_id in enumerate(queued):
+        overtakers = [each for each in order[: order.index(request_id)] if each not in queued]
+        assert len(overtakers) <= MAX_OVERTAKES * (place + 1) + max_num_seqs
+    assert len(order) > MAX_OVERTAKES  # it had to come to that
 
 
 @settings(max_examples=30, deadline=None)
