@@ -1,7 +1,7 @@
 """AsyncLLM: the API for servers. The only file of the library that uses asyncio."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -262,12 +262,9 @@ class AsyncLLM:
         on_error   called at most once, with the error that ended the request
         """
         self._loop = asyncio.get_running_loop()
-        stream = self._client.create_stream(ready)
-        replica = self._client.choose_replica(stream, ready.data_parallel_rank)
-        forget = partial(self._forget, stream.choice_ids)
-        request = RunningRequest(stream, replica, on_delta, on_error, forget)
-        self._running.update(dict.fromkeys(stream.choice_ids, request))
-        replica.submit(stream.requests)
+        stream, replica = self._client.create_stream(ready), self._client.choose_replica(ready)
+        request = RunningRequest(stream, replica, on_delta, on_error, self._register, self._forget)
+        request.start()
         return request
 
     def stats(self) -> StatsSnapshot:
@@ -284,7 +281,10 @@ class AsyncLLM:
         for threads in (self._text_threads, self._worker_threads, self._grammar_threads):
             threads.shutdown()
 
-    def _forget(self, choice_ids: Sequence[int]) -> None:
+    def _register(self, request: RunningRequest, choice_ids: Collection[int]) -> None:
+        self._running.update(dict.fromkeys(choice_ids, request))
+
+    def _forget(self, choice_ids: Collection[int]) -> None:
         for choice_id in choice_ids:
             self._running.pop(choice_id, None)
 

@@ -1,7 +1,8 @@
 """An EngineClient for threads that wait for their outputs. asyncio is not used, so an event loop may be running."""
 
 import queue
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from tqdm.auto import tqdm
 
@@ -11,10 +12,9 @@ from jaxserve.engine.compile import ProgressCallback
 from jaxserve.engine_client import EngineClient
 from jaxserve.errors import EngineStopped
 from jaxserve.memory import return_freed_memory
-from jaxserve.output_stream import OutputStream
-from jaxserve.outputs import Completion, FinishReason, TextDelta, TokenOutput
+from jaxserve.outputs import Completion, TextDelta, TokenOutput
 from jaxserve.preparation import Ready
-from jaxserve.replica import Replica
+from jaxserve.running_request import RunningRequest
 
 OutputQueue = queue.SimpleQueue[TokenOutput]
 
@@ -44,43 +44,43 @@ class BlockingClient:
 
         Raises the error that ended a request; the other requests are aborted then.
         """
-        streams = [self.client.create_stream(ready) for ready in requests]
-        stream_of = {choice_id: stream for stream in streams for choice_id in stream.choice_ids}
-        deltas: dict[OutputStream, list[TextDelta]] = {stream: [] for stream in streams}
-        outputs, replicas = self._submit(streams, requests)
-        with tqdm(total=len(streams), desc="answers", disable=not show_progress) as bar:
-            try:
-                while any(stream.unfinished_ids for stream in streams):
-                    output = outputs.get()
-                    stream = stream_of[output.request_id]
-                    delta, ends_early = stream.push(output)
-                    if ends_early:
-                        replicas[stream].finish([output.request_id], FinishReason.STOP)
-                    if delta is not None:
-                        deltas[stream].append(delta)
-                    if not stream.unfinished_ids:
-                        bar.update(sum(not stream.unfinished_ids for stream in streams) - bar.n)
-            finally:
-                self._release(replicas)
-        return [merge_deltas(stream, deltas[stream]) for stream in streams]
+        outputs, errors, deltas = _Outputs(), [], [[] for _ in requests]
+        running = [
+            self._create(ready, outputs, own_deltas.append, errors.append)
+            for ready, own_deltas in zip(requests, deltas, strict=True)
+        ]
+        try:
+            for request in running:
+                request.start()
+            with tqdm(total=len(running), desc="answers", disable=not show_progress) as bar:
+                unfinished = set(running)
+                while unfinished:
+                    request = outputs.push_next()
+                    _raise_first(errors)
+                    if request.is_finished and request in unfinished:
+                        unfinished.remove(request)
+                        bar.update()
+        finally:
+            for request in running:
+                request.cancel()
+        return [merge_deltas(ready, own_deltas) for ready, own_deltas in zip(requests, deltas, strict=True)]
 
     def iterate(self, ready: Ready) -> Iterator[TextDelta]:
         """Run a request and yield its deltas as they arrive. Closing the generator aborts the request.
 
         Raises the error that ended the request.
         """
-        stream = self.client.create_stream(ready)
-        outputs, replicas = self._submit([stream], [ready])
+        outputs, errors, deltas = _Outputs(), [], deque()
+        request = self._create(ready, outputs, deltas.append, errors.append)
         try:
-            while stream.unfinished_ids:
-                output = outputs.get()
-                delta, ends_early = stream.push(output)
-                if ends_early:
-                    replicas[stream].finish([output.request_id], FinishReason.STOP)
-                if delta is not None:
-                    yield delta
+            request.start()
+            while not request.is_finished:
+                outputs.push_next()
+                _raise_first(errors)
+                while deltas:
+                    yield deltas.popleft()
         finally:
-            self._release(replicas)
+            request.cancel()
 
     def close(self) -> None:
         """End the engine and return its memory, the device's and the process's. Idempotent."""
@@ -90,24 +90,26 @@ class BlockingClient:
             del client
             return_freed_memory()
 
-    def _submit(
-        self, streams: Sequence[OutputStream], requests: Sequence[Ready]
-    ) -> tuple[OutputQueue, dict[OutputStream, Replica]]:
-        """Submit streams with one queue for the outputs of all; return it, and the replica of each."""
-        outputs: OutputQueue = queue.SimpleQueue()
-        for stream in streams:
-            self._queues.update(dict.fromkeys(stream.unfinished_ids, outputs))
-        replicas: dict[OutputStream, Replica] = {}
-        for stream, ready in zip(streams, requests, strict=True):
-            replicas[stream] = self.client.choose_replica(stream, ready.data_parallel_rank)
-            replicas[stream].submit(stream.requests)
-        return outputs, replicas
+    def _create(
+        self,
+        ready: Ready,
+        outputs: "_Outputs",
+        on_delta: Callable[[TextDelta], None],
+        on_error: Callable[[Exception], None],
+    ) -> RunningRequest:
+        """Create a request whose outputs go to `outputs`, from where the caller pushes them."""
 
-    def _release(self, replicas: Mapping[OutputStream, Replica]) -> None:
-        for stream, replica in replicas.items():
-            for choice_id in stream.choice_ids:
+        def register(request: RunningRequest, choice_ids: Collection[int]) -> None:
+            outputs.running.update(dict.fromkeys(choice_ids, request))
+            self._queues.update(dict.fromkeys(choice_ids, outputs.queue))
+
+        def forget(choice_ids: Collection[int]) -> None:
+            for choice_id in choice_ids:
                 self._queues.pop(choice_id, None)
-            replica.finish(list(stream.unfinished_ids))
+
+        client = self.client
+        stream, replica = client.create_stream(ready), client.choose_replica(ready)
+        return RunningRequest(stream, replica, on_delta, on_error, register, forget)
 
     def _on_outputs(self, outputs: list[TokenOutput]) -> None:
         """Distribute a step's outputs, on an engine's thread."""
@@ -115,3 +117,29 @@ class BlockingClient:
             waiting = self._queues.get(output.request_id)
             if waiting is not None:
                 waiting.put(output)
+
+
+class _Outputs:
+    """The outputs of requests that run together, and whose they are.
+
+    queue     Outputs, put by the engine's thread.
+    running   The requests by choice id.
+    """
+
+    def __init__(self) -> None:
+        self.queue: OutputQueue = queue.SimpleQueue()
+        self.running: dict[int, RunningRequest] = {}
+
+    def push_next(self) -> RunningRequest:
+        """Wait for an output, push it to its request and return that."""
+        output = self.queue.get()
+        request = self.running[output.request_id]
+        if output.finish_reason is not None:
+            del self.running[output.request_id]
+        request.push(output)
+        return request
+
+
+def _raise_first(errors: Sequence[Exception]) -> None:
+    if errors:
+        raise errors[0]

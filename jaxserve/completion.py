@@ -1,22 +1,24 @@
 """Merge the text deltas of one prompt into its Completion."""
 
-from jaxserve.output_stream import OutputStream
+from collections.abc import Iterable
+
 from jaxserve.outputs import Choice, Completion, FinishReason, TextDelta, ToolCall, ToolCallDelta, Usage
+from jaxserve.preparation import Ready
 
 
-def merge_deltas(stream: OutputStream, deltas: list[TextDelta]) -> Completion:
-    """Return the Completion that all deltas of a stream add up to."""
-    choices = tuple(
-        _merge_choice(index, [delta for delta in deltas if delta.index == index])
-        for index in range(len(stream.choice_ids))
-    )
+def merge_deltas(ready: Ready, deltas: Iterable[TextDelta]) -> Completion:
+    """Return the Completion that all deltas of a request add up to."""
+    by_choice: list[list[TextDelta]] = [[] for _ in range(ready.params.n)]
+    for delta in deltas:
+        by_choice[delta.index].append(delta)
+    choices = tuple(_merge_choice(index, own_deltas) for index, own_deltas in enumerate(by_choice))
     usage = Usage(
-        prompt_tokens=stream.num_prompt_tokens,
+        prompt_tokens=len(ready.prompt_ids),
         completion_tokens=sum(len(choice.token_ids) for choice in choices),
-        cached_tokens=next((delta.num_cached_tokens for delta in deltas if delta.index == 0), 0),
+        cached_tokens=by_choice[0][0].num_cached_tokens,
     )
-    prompt_logprobs = next((delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs is not None), None)
-    return Completion(stream.requests[0].prompt_ids, choices, usage, prompt_logprobs)
+    prompt_logprobs = next((delta.prompt_logprobs for delta in by_choice[0] if delta.prompt_logprobs is not None), None)
+    return Completion(ready.prompt_ids, choices, usage, prompt_logprobs)
 
 
 def _merge_choice(index: int, deltas: list[TextDelta]) -> Choice:

@@ -1,15 +1,16 @@
 """EngineClient: a loaded model with its replicas, shared by LLM and AsyncLLM."""
 
 import atexit
-import itertools
 import logging
 import random
+import struct
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count, islice
 
 from jaxserve.admission import AdmissionQueue, QueueSlot
 from jaxserve.config import EngineConfig
@@ -27,6 +28,7 @@ from jaxserve.preparation import Ready, RequestPreparer
 from jaxserve.replica import Replica, sum_stats
 from jaxserve.request_limits import RequestLimits, check_rank
 from jaxserve.router import PrefixRouter
+from jaxserve.sampling_params import SamplingParams
 from jaxserve.text_components import TextComponents
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ class EngineClient:
         config = first.config
         assert config.max_num_queued_reqs and config.max_num_queued_tokens
         self._queue = AdmissionQueue(config.max_num_queued_reqs, config.max_num_queued_tokens)
-        self._request_ids = itertools.count(1)
+        self._request_ids = count(1)
         self._faults = Faults.from_config(config)
         self._rng = random.SystemRandom() if config.seed is None else random.Random(config.seed)
         self._router, self._route_lock = PrefixRouter(len(engines), config.page_size), threading.Lock()
@@ -108,60 +110,72 @@ class EngineClient:
         check_rank(rank, len(self.replicas), name)
 
     def create_stream(self, ready: Ready) -> OutputStream:
-        """Create the engine requests of a prepared request: one for each choice, or one for a beam search."""
+        """Create the stream of a prepared request, which makes its engine requests."""
+        rows = self.config.max_num_seqs
+        assert rows
+        # As many again as there are rows: while one ends, the next one waits in the engine already.
         return OutputStream(
-            self._make_requests(ready), self.text.tokenizer, ready.params, ready.output_plan, self._faults
+            ready, self._make_requests(ready), self.text.tokenizer, max_unfinished=2 * rows, faults=self._faults
         )
 
-    def _make_requests(self, ready: Ready) -> list[Request]:
-        """Make the engine requests of a prepared request; choice j gets seed + j."""
+    def _make_requests(self, ready: Ready) -> Iterator[Request]:
+        """Make the engine requests of a prepared request one after another. They share what they have in common."""
+        params = ready.params
+        is_beam_search = params.use_beam_search and not params.echo_only
+        seeds = self._draw_seeds(params, 1 if is_beam_search else params.n)
+        first = self._make_first_request(ready, next(seeds))
+        if is_beam_search:
+            yield replace(first, choice_ids=(first.request_id, *islice(self._request_ids, params.n - 1)))
+            return
+        yield replace(first, num_siblings=params.n - 1)
+        sibling_params = params.derive(prompt_logprobs=None)  # the first choice returns them
+        for seed in seeds:
+            request_id = next(self._request_ids)
+            yield replace(first, request_id=request_id, params=sibling_params, seed=seed, parent_id=first.request_id)
+
+    def _draw_seeds(self, params: SamplingParams, num_seeds: int) -> Iterator[int]:
+        """Return the seeds of choices: j more than the request's seed, else random ones, which are drawn now."""
+        if params.seed is not None and params.seed != -1:
+            return iter(range(params.seed, params.seed + num_seeds))
+        # One number of many bits has the bits of many numbers: no other request comes between them.
+        drawn = self._rng.getrandbits(64 * num_seeds).to_bytes(8 * num_seeds, "little")
+        return (seed - 2**63 for (seed,) in struct.iter_unpack("<Q", drawn))
+
+    def _make_first_request(self, ready: Ready, seed: int) -> Request:
         params, plan, text = ready.params, ready.output_plan, self.text
         assert params.max_tokens is not None
-        seed = params.seed if params.seed is not None and params.seed != -1 else None
         further_eos_ids: frozenset[int] = frozenset() if params.ignore_eos else text.further_eos_ids
         eos_id = text.tokenizer.eos_token_id
         eos_ids = text.further_eos_ids if eos_id is None else text.further_eos_ids | {eos_id}
         all_stop_ids = eos_ids | frozenset(params.stop_token_ids)
         suppresses_stop = bool(params.min_tokens or plan.grammar)
-        ids = [next(self._request_ids) for _ in range(params.n)]
-        is_beam_search = params.use_beam_search and not params.echo_only
-        sibling_params = params.derive(prompt_logprobs=None)  # the first choice returns them
-        return [
-            Request(
-                request_id=request_id,
-                prompt_ids=ready.prompt_ids,
-                params=sibling_params if choice else params,
-                seed=self._rng.getrandbits(64) - 2**63 if seed is None else seed + choice,
-                max_total_tokens=len(ready.prompt_ids) + params.max_tokens,
-                eos_id=None if params.ignore_eos else eos_id,
-                stop_ids=frozenset(params.stop_token_ids) | further_eos_ids,
-                stop_ids_until_min_tokens=tuple(sorted(all_stop_ids)) if suppresses_stop else (),
-                bad_sequences=ready.bad_sequences,
-                parent_id=ids[0] if choice else None,
-                num_siblings=0 if choice or is_beam_search else params.n - 1,
-                choice_ids=tuple(ids) if is_beam_search else (),
-                grammar=plan.grammar and plan.grammar.spec,
-                reasoning=plan.reasoning,
-                reasoning_end_ids=plan.reasoning_end_ids,
-                cache_salt=ready.cache_salt,
-                arrival_s=time.monotonic(),
-                caller="" if ready.slot is None else ready.slot.caller,
-                label="" if ready.slot is None else ready.slot.label,
-            )
-            for choice, request_id in enumerate(ids[:1] if is_beam_search else ids)
-        ]
+        return Request(
+            request_id=next(self._request_ids),
+            prompt_ids=ready.prompt_ids,
+            params=params,
+            seed=seed,
+            max_total_tokens=len(ready.prompt_ids) + params.max_tokens,
+            eos_id=None if params.ignore_eos else eos_id,
+            stop_ids=frozenset(params.stop_token_ids) | further_eos_ids,
+            stop_ids_until_min_tokens=tuple(sorted(all_stop_ids)) if suppresses_stop else (),
+            bad_sequences=ready.bad_sequences,
+            grammar=plan.grammar and plan.grammar.spec,
+            reasoning=plan.reasoning,
+            reasoning_end_ids=plan.reasoning_end_ids,
+            cache_salt=ready.cache_salt,
+            arrival_s=time.monotonic(),
+            caller="" if ready.slot is None else ready.slot.caller,
+        )
 
-    def choose_replica(self, stream: OutputStream, rank: int | None = None) -> Replica:
-        """Choose the replica to which all requests of a stream are to be submitted.
-
-        rank   the replica that must serve them; None: the one that can begin first
-        """
+    def choose_replica(self, ready: Ready) -> Replica:
+        """Choose the replica to which all engine requests of a prepared request are to be submitted."""
         if len(self.replicas) == 1:
             return self.replicas[0]
-        first = stream.requests[0]
         with self._route_lock:
             loads = [replica.load for replica in self.replicas]
-            rank = self._router.route(first.prompt_ids, loads, cache_salt=first.cache_salt, rank=rank)
+            rank = self._router.route(
+                ready.prompt_ids, loads, cache_salt=ready.cache_salt, rank=ready.data_parallel_rank
+            )
         return self.replicas[rank]
 
     @property

@@ -1,13 +1,13 @@
 """OutputStream: turns the token ids of one request into text while they are generated."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from jaxserve.engine.request import Request
 from jaxserve.errors import GenerationFailed
 from jaxserve.faults import Faults, InjectedFault
 from jaxserve.output_plan import OutputPlan
 from jaxserve.outputs import FinishReason, TextDelta, TokenOutput
-from jaxserve.sampling_params import SamplingParams
+from jaxserve.preparation import Ready
 from jaxserve.text.text_stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
 
@@ -15,43 +15,62 @@ from jaxserve.text.tokenizer import Tokenizer
 class OutputStream:
     """The text of one request while it is generated: engine outputs in, text deltas out.
 
-    requests          The engine requests: one for each choice, or one for a beam search.
-    choice_ids        The ids under which the engine returns the choices, in order.
-    unfinished_ids    The choices that still run.
+    A choice exists while it runs: of many choices only some are made, and the next one when one of them has ended.
+
+    ready            The prepared request.
+    unfinished_ids   The ids under which the engine returns the choices that run.
     """
 
     def __init__(
         self,
-        requests: Sequence[Request],
+        ready: Ready,
+        requests: Iterator[Request],
         tokenizer: Tokenizer,
-        params: SamplingParams,
-        output_plan: OutputPlan,
+        *,
+        max_unfinished: int,
         faults: Faults | None = None,
     ) -> None:
-        self._faults = faults
-        self.requests = tuple(requests)
-        self.choice_ids = tuple(choice_id for request in requests for choice_id in request.output_ids)
-        self.unfinished_ids = set(self.choice_ids)
-        if faults is not None:
-            faults.name(self.choice_ids, requests[0].label)
-        prompt_ids = requests[0].prompt_ids
-        self._grammar = output_plan.grammar  # kept, so that the engine finds it compiled
-        self._streams = {
-            choice_id: TextStream(
-                tokenizer,
-                params,
-                prompt_ids,
-                index,
-                output_plan.make_parser and output_plan.make_parser(),
-                output_plan.control_tokens,
-            )
-            for index, choice_id in enumerate(self.choice_ids)
-        }
+        """Make an empty stream.
+
+        requests         The engine requests, made one after another: one for each choice, or one for a beam search.
+        max_unfinished   The most choices that run at a time.
+        """
+        self.ready = ready
+        self.unfinished_ids: set[int] = set()
+        self._requests, self._max_unfinished = requests, max_unfinished
+        self._tokenizer, self._faults = tokenizer, faults
+        self._num_made = 0
+        self._group_id: int | None = None
+        self._streams: dict[int, TextStream] = {}
 
     @property
-    def num_prompt_tokens(self) -> int:
-        """The number of tokens of the prompt."""
-        return len(self.requests[0].prompt_ids)
+    def num_choices(self) -> int:
+        """The number of its choices, those included that are not made yet."""
+        return self.ready.params.n
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all choices have ended."""
+        return not self.unfinished_ids and self._num_made == self.num_choices
+
+    @property
+    def aborted_ids(self) -> list[int]:
+        """The ids to end so that nothing of the request is left: the first one stands for the choices to come."""
+        group_ids = {self._group_id} if self._num_made < self.num_choices else set()
+        return [output_id for output_id in self.unfinished_ids | group_ids if output_id is not None]
+
+    def make_requests(self) -> list[Request]:
+        """Make the engine requests of the choices that may run now; none if as many as allowed run already."""
+        requests = []
+        while self._num_made < self.num_choices and len(self.unfinished_ids) < self._max_unfinished:
+            request = next(self._requests)
+            for choice_id in request.output_ids:
+                self._streams[choice_id] = self._make_stream(self._num_made, self.ready.output_plan)
+                self._num_made += 1
+            self._group_id = request.request_id if self._group_id is None else self._group_id
+            self.unfinished_ids.update(request.output_ids)
+            requests.append(request)
+        return requests
 
     def push(self, output: TokenOutput) -> tuple[TextDelta | None, bool]:
         """Decode an output into the next delta, None if no text is certain yet.
@@ -64,11 +83,17 @@ class OutputStream:
             return None, False
         if output.finish_reason is FinishReason.ERROR:  # it stays in unfinished_ids: the engine may still run it
             raise output.error or GenerationFailed("The engine gave no reason.")
-        if self._faults is not None and self._faults.hit("detok_raise", (output.request_id,)) is not None:
+        if self._faults is not None and self._faults.hit("detok_raise") is not None:
             raise InjectedFault("detok_raise")
         stream = self._streams[output.request_id]
         delta = stream.push(output)
         ends_early = stream.finished and output.finish_reason is None
         if stream.finished or output.finish_reason is not None:
             self.unfinished_ids.discard(output.request_id)
+            del self._streams[output.request_id]
         return delta, ends_early
+
+    def _make_stream(self, index: int, plan: OutputPlan) -> TextStream:
+        parser = plan.make_parser and plan.make_parser()
+        ready = self.ready
+        return TextStream(self._tokenizer, ready.params, ready.prompt_ids, index, parser, plan.control_tokens)

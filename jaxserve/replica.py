@@ -29,8 +29,8 @@ class Replica:
         self._thread = EngineThread(loaded.engine, self._record)
         self._thread.start()
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        """Hand over the requests of one client together."""
+    def submit(self, requests: Sequence[Request], num_choices: int) -> None:
+        """Hand over requests of one client together; num_choices: how many choices it will have had in the end."""
         with self._lock:
             for request in requests:
                 num_prompt_tokens = len(request.prompt_ids)
@@ -38,7 +38,7 @@ class Replica:
                     self._waiting[request.request_id] = num_prompt_tokens
                 expected = min(request.max_total_tokens - num_prompt_tokens, MAX_EXPECTED_TOKENS)
                 self._unfinished.update(dict.fromkeys(request.output_ids, expected))
-        self._thread.submit(AddRequests(tuple(requests)))
+        self._thread.submit(AddRequests(tuple(requests), num_choices))
 
     def finish(self, output_ids: Sequence[int], reason: FinishReason = FinishReason.ABORT) -> None:
         """End requests whose caller has left or whose text has ended; finished and unknown ids are ignored."""

@@ -6,7 +6,7 @@ Commands and outputs are immutable plain values, so that nothing is shared betwe
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxserve.engine.engine import Engine
@@ -20,14 +20,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AddRequests:
-    """Queue the choices of one client request, together."""
+    """Queue choices of one client request, together. Further ones may follow, up to num_choices."""
 
     requests: tuple[Request, ...]
+    num_choices: int
 
 
 @dataclass(frozen=True, slots=True)
 class FinishRequests:
-    """End requests: their client is gone, or a stop string has ended their text."""
+    """End requests: their client is gone, or a stop string has ended their text.
+
+    If the first choice of a client request is aborted, even one that has ended, no further ones follow.
+    """
 
     request_ids: tuple[int, ...]
     reason: FinishReason = FinishReason.ABORT
@@ -58,6 +62,8 @@ class EngineThread:
         self._on_output = on_output
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._stopping = False
+        # By the id of the first choice, with the number of choices to come.
+        self._groups: dict[int, tuple[RequestGroup, int]] = {}
         self._thread = threading.Thread(target=self._run, name="jaxserve-engine", daemon=True)
 
     def start(self) -> None:
@@ -129,15 +135,26 @@ class EngineThread:
 
     def _process(self, command: Command) -> None:
         match command:
-            case AddRequests(requests):
-                group = RequestGroup(num_choices=sum(len(request.output_ids) for request in requests))
+            case AddRequests(requests, num_choices):
+                group = self._group_of(requests, num_choices)
                 for request in requests:
                     self.engine.add(request, group)
             case FinishRequests(request_ids, reason):
                 for request_id in request_ids:
                     self.engine.finish(request_id, reason)
+                    if reason is FinishReason.ABORT:
+                        self._groups.pop(request_id, None)
             case _Stop():
                 self._stopping = True
+
+    def _group_of(self, requests: Sequence[Request], num_choices: int) -> RequestGroup:
+        """Return the group of a client's choices. It is kept while further ones may come."""
+        group_id = requests[0].parent_id or requests[0].request_id
+        group, num_to_come = self._groups.pop(group_id, (RequestGroup(num_choices), num_choices))
+        num_to_come -= sum(len(request.output_ids) for request in requests)
+        if num_to_come:
+            self._groups[group_id] = group, num_to_come
+        return group
 
     def _fail_remaining(self) -> None:
         """Fail the requests that arrive after the last step. Several threads may run this at once."""

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import queue
+import random
 import threading
 from dataclasses import replace
 
@@ -57,6 +58,38 @@ async def test_cancelling_a_reader_aborts_all_its_choices(async_llm):
     with pytest.raises(asyncio.CancelledError):
         await reader
     assert idle(async_llm)
+
+
+async def test_of_many_choices_some_run_at_a_time_and_each_has_the_tokens_of_its_seed(async_llm):
+    """With 8 rows 16 choices are made at first, and each further one when another has ended."""
+    params = SamplingParams(temperature=1.0, seed=40, max_tokens=6, n=60, stop=["5"])
+    token_ids = [[] for _ in range(60)]
+    async for delta in generate(async_llm, [1, 2, 3], params):
+        token_ids[delta.index] += delta.token_ids
+        assert len(async_llm._running) <= 16 and async_llm.num_unfinished <= 16
+    assert not async_llm._running and idle(async_llm)
+    for index in (0, 15, 16, 59):
+        alone = await collect(async_llm, [1, 2, 3], replace(params, seed=40 + index, n=1))
+        assert token_ids[index] == [token_id for delta in alone for token_id in delta.token_ids]
+
+
+async def test_choices_that_are_not_made_yet_are_aborted_with_the_others(async_llm):
+    before = async_llm.stats().finished["length"]
+    stream = generate(async_llm, [1, 2, 3], replace(LONG, temperature=1.0, n=60))
+    await anext(stream)
+    await stream.aclose()
+    assert not async_llm._running and idle(async_llm)
+    assert async_llm.stats().finished["length"] == before
+    assert not async_llm._client.replicas[0]._thread._groups
+
+
+async def test_seeds_of_choices_are_drawn_in_one_order_whenever_choices_are_made(async_llm, monkeypatch):
+    monkeypatch.setattr(async_llm._client, "_rng", random.Random(7))
+    ready = await async_llm.prepare([1], SamplingParams(n=3, temperature=1.0))
+    first, second = async_llm._client._make_requests(ready), async_llm._client._make_requests(ready)
+    drawn = [next(first), next(second), *first, *second]
+    by_request = [request.seed for request in (drawn[0], *drawn[2:4], drawn[1], *drawn[4:])]
+    assert by_request == [seeds.getrandbits(64) - 2**63 for seeds in [random.Random(7)] for _ in range(6)]
 
 
 async def test_a_stream_that_nobody_starts_holds_nothing(async_llm):

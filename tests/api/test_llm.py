@@ -50,6 +50,14 @@ def test_choice_j_is_the_one_of_seed_plus_j(llm):
     assert both.usage.completion_tokens == sum(len(choice.token_ids) for choice in both.choices)
 
 
+def test_more_choices_than_run_at_a_time_are_all_there(llm):
+    many = llm.chat(MESSAGES, SamplingParams(n=40, seed=7, max_tokens=4)).choices
+    assert [choice.index for choice in many] == list(range(40))
+    for index in (1, 39):
+        one = llm.chat(MESSAGES, SamplingParams(n=1, seed=7 + index, max_tokens=4)).choices[0]
+        assert many[index].token_ids == one.token_ids
+
+
 def test_without_a_seed_every_answer_is_its_own(llm):
     params = SamplingParams(temperature=1.0, max_tokens=24, n=2)
     first, second = llm.chat(MESSAGES, params), llm.chat(MESSAGES, params)

@@ -93,7 +93,7 @@ ERRORS = st.sampled_from([EngineStopped("gone"), GenerationFailed("odd"), Invali
 @given(st.lists(REQUESTS, max_size=3))
 @settings(deadline=None, max_examples=60)
 def test_requests_and_commands_survive_pickling(requests):
-    copy_of(AddRequests(tuple(requests)))
+    copy_of(AddRequests(tuple(requests), len(requests)))
     copy_of(FinishRequests(tuple(request.request_id for request in requests), FinishReason.STOP))
 
 

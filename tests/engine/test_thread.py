@@ -1,6 +1,7 @@
 """The engine's thread: what it is told it does, and its death is told to everybody."""
 
 import queue
+from dataclasses import replace
 
 import pytest
 
@@ -63,9 +64,13 @@ def running():
 
 def add(request_id, tokens=8):
     params = SamplingParams(temperature=0, max_tokens=tokens)
-    return AddRequests(
-        (Request(request_id, (1, 2, 3), params, 0, 3 + tokens),),
-    )
+    return AddRequests((Request(request_id, (1, 2, 3), params, 0, 3 + tokens),), 1)
+
+
+def add_choice(request_id, first_id):
+    """A choice of a request of three, added by itself."""
+    (request,) = add(request_id).requests
+    return AddRequests((replace(request, parent_id=None if request_id == first_id else first_id),), 3)
 
 
 def until_end(heard, request_id):
@@ -89,6 +94,31 @@ def test_an_aborted_request_says_nothing_more(running):
     thread.submit(add(2))
     until_end(heard, 2)
     assert thread.engine.stats().finished["abort"] == 1
+
+
+def test_choices_that_come_one_after_another_are_one_request_in_the_metrics(running):
+    thread, _, heard = running
+    for request_id in (1, 2, 3):
+        thread.submit(add_choice(request_id, 1))
+        until_end(heard, request_id)
+        counts = thread.engine.stats().histograms["request_params_n"]
+        assert (sum(counts.counts), counts.sum) == ((1, 3) if request_id == 3 else (0, 0))
+    assert not thread._groups
+
+
+def test_an_aborted_first_choice_means_that_no_further_ones_come(running):
+    thread, _, heard = running
+    thread.submit(add_choice(1, 1))
+    until_end(heard, 1)
+    assert thread._groups
+    thread.submit(FinishRequests((1,), FinishReason.STOP))
+    thread.submit(add_choice(2, 1))
+    until_end(heard, 2)
+    assert thread._groups
+    thread.submit(FinishRequests((1,)))
+    thread.submit(add(9))
+    until_end(heard, 9)
+    assert not thread._groups
 
 
 def test_a_broken_step_is_told_to_everybody_and_health_says_so(running, caplog):
