@@ -16,10 +16,11 @@ class QueueSlot:
     num_choices   The number of its places.
     caller        Who has sent it; "" where nobody tells callers apart.
     label         What its client calls it; "" until `name` tells it.
+    is_traced     Its outputs tell their times.
     """
 
     def __init__(self, queue: "AdmissionQueue", num_choices: int, caller: str) -> None:
-        self.num_choices, self.caller, self.label = num_choices, caller, ""
+        self.num_choices, self.caller, self.label, self.is_traced = num_choices, caller, "", False
         self._queue: AdmissionQueue | None = queue
 
     @property
@@ -27,9 +28,9 @@ class QueueSlot:
         """Whether the places were given back."""
         return self._queue is None
 
-    def name(self, label: str) -> None:
-        """Tell what the client calls the request, before it is started."""
-        self.label = label
+    def name(self, label: str, is_traced: bool = False) -> None:
+        """Tell what the client calls the request, and whether its times are wanted, before it is started."""
+        self.label, self.is_traced = label, is_traced
 
     def release(self) -> None:
         """Give the places back. Idempotent."""

@@ -165,6 +165,8 @@ class EngineClient:
             cache_salt=ready.cache_salt,
             arrival_s=time.monotonic(),
             caller="" if ready.slot is None else ready.slot.caller,
+            label="" if ready.slot is None else ready.slot.label,
+            is_traced=ready.slot is not None and ready.slot.is_traced,
         )
 
     def choose_replica(self, ready: Ready) -> Replica:

@@ -1,6 +1,7 @@
 """OutputStream: turns the token ids of one request into text while they are generated."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from jaxserve.engine.request import Request
 from jaxserve.errors import GenerationFailed
@@ -64,6 +65,8 @@ class OutputStream:
         requests = []
         while self._num_made < self.num_choices and len(self.unfinished_ids) < self._max_unfinished:
             request = next(self._requests)
+            if self._faults is not None:
+                self._faults.name(request.output_ids, request.label)
             for choice_id in request.output_ids:
                 self._streams[choice_id] = self._make_stream(self._num_made, self.ready.output_plan)
                 self._num_made += 1
@@ -83,10 +86,12 @@ class OutputStream:
             return None, False
         if output.finish_reason is FinishReason.ERROR:  # it stays in unfinished_ids: the engine may still run it
             raise output.error or GenerationFailed("The engine gave no reason.")
-        if self._faults is not None and self._faults.hit("detok_raise") is not None:
+        if self._faults is not None and self._faults.hit("detok_raise", (output.request_id,)) is not None:
             raise InjectedFault("detok_raise")
         stream = self._streams[output.request_id]
         delta = stream.push(output)
+        if output.times is not None and delta is not None:
+            delta = replace(delta, times=output.times)
         ends_early = stream.finished and output.finish_reason is None
         if stream.finished or output.finish_reason is not None:
             self.unfinished_ids.discard(output.request_id)

@@ -38,6 +38,18 @@ class PositionLogprobs:
     requested: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class OutputTimes:
+    """The phases of an output before its first token, in seconds.
+
+    queue_s     From its arrival at the engine until it first began to run.
+    prefill_s   From then until its first token was on the host.
+    """
+
+    queue_s: float
+    prefill_s: float
+
+
 class TokenOutput(NamedTuple):
     """Tokens that one engine step added to one request.
 
@@ -53,6 +65,7 @@ class TokenOutput(NamedTuple):
     stop_reason          The id of the stop token that ended the output unless it is the primary end-of-sequence token,
                          or REPETITION_STOP_REASON; of a beam search also the primary token or the stop string.
     error                Set if finish_reason is ERROR.
+    times                With the first tokens of a request that is traced.
     """
 
     request_id: int
@@ -63,6 +76,7 @@ class TokenOutput(NamedTuple):
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     error: Exception | None = None
+    times: OutputTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +155,7 @@ class TextDelta:
     reasoning              The next reasoning of a chat output.
     tool_calls             The next pieces of its tool calls.
     num_reasoning_tokens   How many of token_ids are reasoning.
+    times                  With the first tokens of a choice whose request is traced.
     """
 
     index: int
@@ -154,6 +169,7 @@ class TextDelta:
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     num_reasoning_tokens: int = 0
+    times: OutputTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)

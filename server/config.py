@@ -141,6 +141,9 @@ class ServerConfig:
         PROBE_PATHS, 'paths whose requests are not logged; "" logs those of probes and scrapes, too'
     )
     log_format: Literal["text", "json"] = option("text", "log lines as text, or each as a JSON object")
+    otlp_traces_endpoint: str | None = option(
+        None, "OpenTelemetry collector that gets a span of each request, like http://localhost:4318/v1/traces"
+    )
 
     def __post_init__(self) -> None:
         if any(not key for key in self.api_key):
@@ -166,6 +169,11 @@ class ServerConfig:
             paths = split_commas((value,) if isinstance(value, str) else value)
             if invalid := [path for path in paths if path[0] != "/"]:
                 raise BadConfig(f"{name} must be paths that begin with a slash, like /health, got {invalid[0]!r}.")
+        if self.otlp_traces_endpoint is not None and not self.otlp_traces_endpoint.startswith(("http://", "https://")):
+            raise BadConfig(
+                f"otlp_traces_endpoint must be a URL like http://localhost:4318/v1/traces, got"
+                f" {self.otlp_traces_endpoint!r}."
+            )
         if not self.response_role:
             raise BadConfig("response_role must not be empty; assistant is usual.")
         if clash := sorted(

@@ -24,6 +24,7 @@ from server.unsent_output import MAX_DELTAS, UnsentOutput, estimate_bytes, merge
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM, QueueSlot, Ready
+    from server.tracing import RequestTrace
 
 FIELD_OF_CONSTRAINTS = "structured_outputs"  # the library's name for what requests may have in two fields
 SHUTTING_DOWN = "The server is shutting down."
@@ -78,11 +79,13 @@ class Generation:
         jobs: Sequence[Ready],
         unsent: UnsentOutput,
         constraint_field: str = FIELD_OF_CONSTRAINTS,
+        trace: RequestTrace | None = None,
     ) -> None:
         """Start all prompts.
 
         unsent: what counts deltas that wait behind others.
         constraint_field: the request's field of its constraint, which errors about it name.
+        trace: what is told of all deltas, and of the end.
         """
         self.jobs, self._unsent = jobs, unsent
         self._unsent_bytes: Counter[int] = Counter()  # by choice
@@ -93,7 +96,7 @@ class Generation:
         self._started: set[int] = set()
         self._can_take = asyncio.Event()
         self._unfinished = len(jobs) * self._n
-        self._constraint_field = constraint_field
+        self._constraint_field, self._trace = constraint_field, trace
         self._running = [llm.start(job, partial(self._put, number), self._on_error) for number, job in enumerate(jobs)]
 
     @property
@@ -175,6 +178,8 @@ class Generation:
         """Abort what is still being generated and forget the rest, because nobody reads it any more. Idempotent."""
         self.cancel()
         self.drop_pending()
+        if self._trace is not None:
+            self._trace.end(self.error)
 
     def _on_error(self, error: Exception) -> None:
         self.fail(rename_fields(error, {FIELD_OF_CONSTRAINTS: self._constraint_field}))
@@ -187,6 +192,8 @@ class Generation:
         result.is_known |= delta.index == 0
         if prompt_index:
             delta = replace(delta, index=prompt_index * self._n + delta.index)
+        if self._trace is not None:
+            self._trace.on_delta(delta)
         self._add_pending(delta)
         self._unfinished -= delta.finish_reason is not None
         self._can_take.set()
@@ -232,9 +239,11 @@ class RequestSlot:
     places   what the library admitted
     """
 
-    def __init__(self, places: QueueSlot, config: ServerConfig, unsent: UnsentOutput) -> None:
-        """config: the time limits. unsent: what counts output that is not read."""
-        self.places, self._unsent = places, unsent
+    def __init__(
+        self, places: QueueSlot, config: ServerConfig, unsent: UnsentOutput, trace: RequestTrace | None = None
+    ) -> None:
+        """config: the time limits. unsent: what counts output that is not read. trace: what its span will say."""
+        self.places, self._unsent, self._trace = places, unsent, trace
         self._generation: Generation | None = None
         self._error: BaseException | None = None
         self._has_failed = asyncio.Event()
@@ -259,11 +268,14 @@ class RequestSlot:
             task.cancel()
             failure.cancel()
 
-    def start(self, llm: Generator, jobs: Sequence[Ready], constraint_field: str) -> Generation:
+    def start(self, llm: Generator, request_id: str, jobs: Sequence[Ready], constraint_field: str) -> Generation:
         """Start the generations. Raises the error that `fail` was given, if it has been called already."""
         if self._error is not None:
             raise self._error
-        self._generation = Generation(llm, jobs, self._unsent, constraint_field)
+        self.places.name(request_id.partition("-")[2], is_traced=self._trace is not None)
+        if self._trace is not None:
+            self._trace.describe(request_id, jobs)
+        self._generation = Generation(llm, jobs, self._unsent, constraint_field, self._trace)
         return self._generation
 
     def fail(self, error: BaseException) -> None:
@@ -306,10 +318,12 @@ class RequestSlots:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def admit(self, num_generations: int, param: str = "n", caller: str = "") -> RequestSlot:
+    def admit(
+        self, num_generations: int, param: str = "n", caller: str = "", trace: RequestTrace | None = None
+    ) -> RequestSlot:
         """Admit the request of the current task with `num_generations` generations, until that task is done.
 
-        caller: who sends it, as ApiKeyAuth.identify tells.
+        caller: who sends it, as ApiKeyAuth.identify tells. trace: what its span will say.
 
         Raises ApiError if the server is shutting down (503) or the caller has too many requests (429), Overloaded if
         the queue is full, InvalidParameter about `param` if it could never hold so many, EngineStopped if the engine is
@@ -323,7 +337,7 @@ class RequestSlots:
         self._check_caller(caller, num_generations, param)
         with client_fields({"n": param}):
             places = self._llm.admit(num_generations, caller)
-        slot = RequestSlot(places, self._config, self._unsent)
+        slot = RequestSlot(places, self._config, self._unsent, trace)
         self._requests.add(slot)
         self._choices_by_caller[caller] += num_generations
         task.add_done_callback(lambda _: self._release(slot, caller, num_generations))

@@ -88,6 +88,8 @@ async def serve(
             task.cancel()
         shutdown_request.requested().cancel()
         state.reader.close()
+        if state.tracer is not None:
+            await asyncio.to_thread(state.tracer.close)
         await state.llm.close()
         shutdown_request.stop_exit_timer()
         if config.uds is not None:

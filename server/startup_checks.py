@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxserve import BadConfig
 from server.config import ServerConfig
 from server.custom_middleware import load_middleware
+from server.tracing import check_tracing
 
 MAX_SOCKET_PATH_BYTES = 107  # of sun_path (unix(7)), without the null byte at its end
 ENCRYPTED_KEY = "is encrypted, and nobody is there to type its password; decrypt it with openssl pkey"
@@ -17,6 +18,7 @@ ENCRYPTED_KEY = "is encrypted, and nobody is there to type its password; decrypt
 def check_server(config: ServerConfig) -> None:
     """Check that the settings can work on this machine. Raises BadConfig about the first one that cannot."""
     _check_tls(config)
+    check_tracing(config)
     for path in config.middleware:
         load_middleware(path)
     if config.uds is not None:

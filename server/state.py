@@ -26,6 +26,7 @@ from server.request_reader import RequestReader
 from server.schemas.checks import check_label
 from server.schemas.generation import GenerationRequest
 from server.tool_metrics import ToolMetrics
+from server.tracing import RequestTracer
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM, Ready
@@ -50,6 +51,7 @@ class ServerState:
     fingerprint      the system_fingerprint of replies
     body_meter       bytes of requests in memory
     reader           reads requests, large ones in a thread
+    tracer           sends a span for each request; None: nobody wants them
     http_metrics     counts of requests and replies
     tool_metrics     counts of parses for tool calls
     loop_lag         delay of the event loop
@@ -66,6 +68,7 @@ class ServerState:
         self.fingerprint = compute_fingerprint(llm, config)
         self.body_meter = BodyMeter(config.max_inflight_body_bytes)
         self.reader = RequestReader(config, self.body_meter, self.auth.identify)
+        self.tracer = RequestTracer.from_config(config, self.model_names[0])
         self.http_metrics = HttpMetrics()
         self.tool_metrics = ToolMetrics(self.model_names[0])
         self.loop_lag = EventLoopLag()
@@ -92,7 +95,8 @@ class ServerState:
         Raises ApiError if the server is shutting down (503) or the caller has too many requests (429), Overloaded if
         the queue is full, InvalidParameter if the request could never fit, EngineStopped if the engine is not running.
         """
-        return self.slots.admit(num_generations, param, self.auth.identify(quart.request))
+        trace = None if self.tracer is None else self.tracer.begin(quart.request.headers)
+        return self.slots.admit(num_generations, param, self.auth.identify(quart.request), trace)
 
     def get_cache_salt(self, request: GenerationRequest) -> str | None:
         """Return the salt of cached prefixes: the client's, and with --isolate-cache-per-key its key, too.
@@ -113,8 +117,7 @@ class ServerState:
         if self.config.enable_log_requests:
             sizes = [len(job.prompt_ids) for job in jobs]
             log.info("request %s: prompt tokens %s, %.2000s", sanitize(request_id), sizes[:10], jobs[0].params)
-        slot.places.name(request_id.partition("-")[2])
-        return slot.start(self.llm, jobs, constraint_field)
+        return slot.start(self.llm, request_id, jobs, constraint_field)
 
     def check_headers(self, request: GenerationRequest) -> int | None:
         """Check the request headers that stand for fields; X-Vllm-Priority replaces `request.priority`.

@@ -270,8 +270,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
     ),
     _refused("use --profile-steps first:last; /metrics has the times of steps", value="profiler-config"),
     _refused(
-        "traces are not sent; /metrics has the times of requests and steps",
-        value="otlp-traces-endpoint",
+        "--otlp-traces-endpoint sends one span of each request, with its phases; /metrics has the times of steps",
         values="collect-detailed-traces",
     ),
     _refused("use --log-level", value="logging-config log-config-file"),

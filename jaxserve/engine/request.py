@@ -80,6 +80,7 @@ class Request:
     arrival_s                   When the client's request arrived, monotonic seconds; 0: when it is added.
     caller                      Who has sent it: callers are served in turn.
     label                       What its client calls it; "" for no name. Others may have the same.
+    is_traced                   Its first output tells its times.
     """
 
     request_id: int
@@ -101,6 +102,7 @@ class Request:
     arrival_s: float = 0.0
     caller: str = ""
     label: str = ""
+    is_traced: bool = False
 
     @property
     def is_beam_search(self) -> bool:

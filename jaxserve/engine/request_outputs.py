@@ -7,7 +7,7 @@ from jaxserve.engine.request import Request
 from jaxserve.engine.sequence import Sequence
 from jaxserve.engine.stats import RequestGroup, Stats, Timeline
 from jaxserve.errors import GenerationFailed, InvalidParameter
-from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
+from jaxserve.outputs import FinishReason, OutputTimes, PositionLogprobs, TokenOutput
 from jaxserve.sampling.sampler import NOTHING_ALLOWED
 
 
@@ -106,6 +106,7 @@ class RequestOutputs:
         if error is None and sequence.prompt_logprobs is not None:
             prompt_logprobs = sequence.take_prompt_logprobs()
         num_cached_tokens = sequence.num_cached_tokens or 0
+        times = self._measure_times(sequence, len(token_ids)) if sequence.request.is_traced else None
         return TokenOutput(
             sequence.request.request_id,
             token_ids,
@@ -115,7 +116,16 @@ class RequestOutputs:
             finish,
             stop_reason,
             error,
+            times,
         )
+
+    def _measure_times(self, sequence: Sequence, num_new: int) -> OutputTimes | None:
+        """Return the times of an output whose first tokens are the num_new new ones; None if they are not."""
+        timeline = self._timelines[sequence.request.request_id]
+        if not num_new or timeline.generation_tokens != num_new or timeline.first_token_s is None:
+            return None
+        scheduled_s = timeline.queued_s if timeline.scheduled_s is None else timeline.scheduled_s
+        return OutputTimes(scheduled_s - timeline.queued_s, timeline.first_token_s - scheduled_s)
 
     def make_no_token_error(self, token: int) -> Exception:
         """Return the error of a row for which no token could be sampled; token is NO_TOKEN or NOTHING_ALLOWED."""

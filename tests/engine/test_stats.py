@@ -6,6 +6,7 @@ from jaxserve.cache.groups import GroupSize
 from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.stats import COUNTERS, FINISH_REASONS, Histogram, RequestGroup, Stats, log_buckets
 from jaxserve.outputs import CacheGroupStats, FinishReason
+from tests.engine.world import World, prompt
 
 
 def numbers(stats: Stats):
@@ -196,3 +197,27 @@ def test_a_snapshot_does_not_change_any_more():
     before = numbers(stats)
     stats.on_step(5, 0.1)
     assert before.counters["engine_steps"] == sum(before.histograms["iteration_tokens_total"].counts) == 0
+
+
+def test_a_traced_request_tells_its_times_with_its_first_tokens_and_others_do_not():
+    world = World(max_num_seqs=1)
+    plain, first, second = (world.add(prompt(9), is_traced=traced) for traced in (False, True, True))
+    world.run()
+    times = {key: [output.times for output in outputs] for key, outputs in world.outputs.items()}
+    assert set(times[plain.request_id]) == {None}
+    for request in (first, second):
+        assert times[request.request_id][0] is not None
+        assert set(times[request.request_id][1:]) == {None}
+    histograms = world.stats.snapshot(num_running=0, num_waiting=0).histograms
+    queued, prefilled = (histograms[f"request_{phase}_time_seconds"].sum for phase in ("queue", "prefill"))
+    assert 0 < times[first.request_id][0].queue_s < times[second.request_id][0].queue_s < queued
+    assert 0 < times[second.request_id][0].prefill_s < prefilled
+
+
+def test_a_traced_request_that_is_preempted_keeps_its_first_times():
+    world = World(num_pages=9, max_num_seqs=4, prefix=False)
+    requests = [world.add(prompt(8 + index), is_traced=True, max_tokens=12) for index in range(3)]
+    world.run()
+    assert world.stats.snapshot(num_running=0, num_waiting=0).counters["num_preemptions"]
+    for request in requests:
+        assert [output.times is not None for output in world.outputs[request.request_id]].count(True) == 1

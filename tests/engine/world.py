@@ -91,6 +91,7 @@ class World:
         guided=NOT_GUIDED,
         caller="",
         label="",
+        is_traced=False,
         **params,
     ) -> Request:
         """guided: the fields of a request that say what its answer must be."""
@@ -110,6 +111,7 @@ class World:
             cache_salt=salt,
             caller=caller,
             label=label,
+            is_traced=is_traced,
             **guided,
         )
         self.requests[request.request_id] = request
