@@ -8,6 +8,7 @@ of input ends the connection; what else ends it closes the transport, which ends
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,8 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from server.http1 import EXCESS_TIMEOUT_S, LINGER_S, ConnectionPolicy, Http1Protocol
 
 MAX_READ_BYTES = 64 * 1024
+STALL_CHECKS = 4  # of a client's progress, within the time in which it must read something
+log = logging.getLogger(__name__)
 
 
 class Connection:
@@ -89,7 +92,7 @@ class Connection:
             try:
                 if not self._writer.is_closing():
                     self._writer.write(event.data)
-                    await self._writer.drain()
+                    await self._wait_for_client()
             except (OSError, RuntimeError):  # the client has disconnected
                 self.abort()  # it may lack these bytes, so it must get none of those behind them
         elif isinstance(event, Closed):
@@ -99,6 +102,26 @@ class Connection:
                 self._start_idle_timer(self._policy.keep_alive_s)
             else:
                 self._stop_idle_timer()
+
+    async def _wait_for_client(self) -> None:
+        """Wait until the client has taken enough of what was written; abort it if it takes no byte for stall_s.
+
+        However long it needs, a client that reads is waited for.
+        """
+        transport, stall_s = self._writer.transport, self._policy.stall_s
+        num_left, num_silent = transport.get_write_buffer_size(), 0
+        while num_silent < STALL_CHECKS:
+            try:
+                async with asyncio.timeout(stall_s / STALL_CHECKS) as timeout:
+                    await self._writer.drain()
+                return
+            except TimeoutError:
+                if not timeout.expired():  # it is the socket's own
+                    raise
+            num_before, num_left = num_left, transport.get_write_buffer_size()
+            num_silent = num_silent + 1 if num_left >= num_before else 0
+        log.warning("a client read nothing for %g s and is cut off", stall_s)
+        self.abort()
 
     async def _read(self, protocol: Http1Protocol) -> None:
         """Pass on what the client sends, until its input ends, it resets the connection, or the transport is closed."""

@@ -55,18 +55,20 @@ class ConnectionPolicy:
     head_timeout_s   Time in which a request head must be complete once it has begun.
     silence_s        Time after which a connection that has sent nothing is closed.
     keep_alive_s     Time after which a connection is closed that has had a reply and sends no other request.
+    stall_s          Time after which a client is aborted that takes nothing of its reply.
     flush_s          Time after the last reply in which a client may still take it; the rest is discarded.
     max_connections  Number of connections above which idle ones are closed. If there are none, a new connection may
                      only ask for the server's health.
     max_excess       Number of such new connections above which others are closed at once.
     max_per_address  Number of connections of one address above which a new one is such a connection; 0: no limit.
     max_body_bytes   Size of a chunked body above which its chunks are not waited for.
-    accepts_body     Function of method, path and headers that tells whether the request may send its body.
+    accepts_body     Function of method, target and headers that tells whether the request may send its body.
     """
 
     head_timeout_s: float
     silence_s: float
     keep_alive_s: float
+    stall_s: float
     flush_s: float
     max_connections: int
     max_excess: int
@@ -169,11 +171,10 @@ class Http1Protocol(H11Protocol):
     async def _start_request(self, request: h11.Request) -> None:
         self._stop_timers()
         headers, method = list(request.headers), request.method.decode("ascii").upper()
-        path = request.target.partition(b"?")[0]
-        if self._is_excess and path not in HEALTH_PATHS:
+        if self._is_excess and request.target.partition(b"?")[0] not in HEALTH_PATHS:
             await self._reject(503, TOO_MANY_CONNECTIONS)
             return
-        self._accepts_body = self._policy.accepts_body(method, path, headers)
+        self._accepts_body = self._policy.accepts_body(method, request.target, headers)
         is_chunked = any(name == b"transfer-encoding" for name, _ in headers)
         self._chunk_sizes = ChunkSizes() if is_chunked else None
         await self.send(Updated(idle=False))

@@ -221,6 +221,7 @@ def _make_connection_policy(state: ServerState, num_connections: ConnectionLimit
         head_timeout_s=config.head_timeout_s,
         silence_s=SILENCE_S,
         keep_alive_s=KEEP_ALIVE_S,
+        stall_s=config.send_stall_timeout_s,
         flush_s=config.send_stall_timeout_s,
         max_connections=num_connections.max_connections,
         max_excess=num_connections.max_excess,
@@ -234,10 +235,11 @@ def _make_accepts_body(state: ServerState) -> AcceptsBody:
     """Make the function that tells whether a request's body is wanted: its head is sound, and it has a key."""
     auth = state.auth
 
-    def accepts(method: str, raw_path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+    def accepts(method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
         """Tell whether this request may send its body."""
+        raw_path, _, query = target.partition(b"?")
         path = unquote(raw_path.decode("ascii"))
-        if find_head_error(headers, path, state.config) is not None:
+        if find_head_error(headers, path, state.config, query) is not None:
             return False
         keys = [value.decode("latin-1") for name, value in headers if name == b"authorization"]
         lengths = [value for name, value in headers if name == b"content-length"]

@@ -5,7 +5,6 @@ HTTP metrics afterwards, and answers with an error object whatever happens betwe
 (custom_middleware.py) wraps it.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -43,16 +42,14 @@ class OuterMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sender = _CountingSender(send, self._config.send_stall_timeout_s)
+        sender = _CountingSender(send)
         started_s = time.monotonic()
         try:
-            error = find_head_error(scope["headers"], scope["path"], self._config)
+            error = find_head_error(scope["headers"], scope["path"], self._config, scope["query_string"])
             if error is not None:
                 await _send_error(error, sender)
             else:
                 await self._app(self._strip_root_path(scope), receive, sender)
-        except _SendStalledError:
-            log.warning("a client read nothing for %g s and is cut off", self._config.send_stall_timeout_s)
         except Exception:
             log.exception("a request failed outside its route")
             if sender.status is None:
@@ -85,19 +82,14 @@ class OuterMiddleware:
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class _SendStalledError(Exception):
-    """A client that took no bytes for longer than the limit."""
-
-
 class _CountingSender:
-    """An ASGI `send` that counts, and gives each message at most `stall_s` seconds.
+    """An ASGI `send` that counts.
 
     status: of the reply, None before it has begun. sent_bytes: of its body.
     """
 
-    def __init__(self, send: Send, stall_s: float) -> None:
+    def __init__(self, send: Send) -> None:
         self._send = send
-        self._stall_s = stall_s
         self.status: int | None = None
         self.sent_bytes = 0
 
@@ -106,20 +98,18 @@ class _CountingSender:
             self.status = message["status"]
         elif message["type"] == "http.response.body":
             self.sent_bytes += len(message.get("body", b""))
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await self._send(message)
-        except TimeoutError:
-            raise _SendStalledError from None
+        await self._send(message)
 
 
-def find_head_error(headers: list[tuple[bytes, bytes]], path: str, config: ServerConfig) -> ApiError | None:
-    """Return what is wrong with a request's head, or None.
+def find_head_error(
+    headers: list[tuple[bytes, bytes]], path: str, config: ServerConfig, query: bytes
+) -> ApiError | None:
+    """Return what is wrong with a request's head, or None. query: what follows the path's question mark.
 
     It may be too large (431), give the length of the body in two ways (400), or have a target that is no path (404).
     """
     close = {"Connection": "close"}
-    size = len(path) + sum(len(name) + len(value) + 4 for name, value in headers)
+    size = len(path) + len(query) + sum(len(name) + len(value) + 4 for name, value in headers)
     if len(headers) > config.max_headers or size > config.max_header_bytes:
         message = f"The request head is larger than {config.max_headers} headers or {config.max_header_bytes} bytes."
         return ApiError(431, message, headers=close)

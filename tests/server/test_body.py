@@ -97,6 +97,8 @@ async def test_a_body_that_does_not_end_is_408(make_api):
 async def test_too_large_a_head_is_431(make_api):
     api = make_api(max_header_bytes=1000, max_headers=20)
     assert (await api.get("/version", headers={"X-Long": "x" * 1000})).error["code"] == 431
+    assert (await api.get("/version?" + "x" * 900)).status == 200
+    assert (await api.get("/version?" + "x" * 1000)).error["code"] == 431
     many = {f"X-{number}": "1" for number in range(30)}
     answer = await api.get("/version", headers=many)
     assert (answer.status, answer.error["type"]) == (431, "Request Header Fields Too Large")
