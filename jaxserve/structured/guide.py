@@ -170,6 +170,9 @@ class Guide:
         return mask_M
 
     def _accept_in_grammar(self, token_id: int) -> None:
+        if not 0 <= token_id < 32 * len(self._stop_mask_M):  # a negative one would be counted from the end
+            self.error = f"{token_id} is no token"
+            return
         if self._stop_mask_M[token_id >> 5] >> (token_id & 31) & 1:
             self.is_unconstrained = True
             return

@@ -22,12 +22,13 @@ from jaxserve.structured.grammar_expr import (
 from jaxserve.structured.lexemes import find_continuation_bytes
 from jaxserve.structured.productions_lark import productions_to_lark
 from jaxserve.structured.regions import bound_regions
+from jaxserve.structured.schema_keywords import MAX_CHOICES
 from jaxserve.structured.structural_tags import parse_structural_tag
 from jaxserve.structured_outputs import StructuredOutputs
 
 ANY_OBJECT = '{"type": "object"}'
 MAX_GRAMMAR_BYTES = 1 << 20
-MAX_CHOICES, MAX_CHOICE_CHARS = 100_000, 8 << 20
+MAX_CHOICE_CHARS = 8 << 20
 MAX_REPETITIONS = 10_000
 # In Lark: strings and comments, which are skipped, and the counts of repetitions.
 _REPETITION = re.compile(

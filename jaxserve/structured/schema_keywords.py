@@ -97,6 +97,7 @@ ENFORCED_KEYWORDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "exclusiveMaximum": (_is_number_or_bool, "a number"),
 }
 
+MAX_CHOICES = 20_000  # of an enum, and texts of a `choice`
 # Far above what an output can hold, and far below what would take long to compile.
 MAX_COUNTS = {
     **dict.fromkeys(("minLength", "maxLength"), 1_000_000),
@@ -170,6 +171,8 @@ def check_keywords(schema: dict[str, Any], path: str) -> None:
                 raise InvalidParameter(f"{keyword!r} at {path} must be {expected}.")
             if keyword in MAX_COUNTS and value > MAX_COUNTS[keyword]:
                 raise unenforceable_error(keyword, path, f"{str(value)[:30]} is more than {MAX_COUNTS[keyword]}")
+            if keyword == "enum" and len(value) > MAX_CHOICES:
+                raise unenforceable_error(keyword, path, f"it has {len(value)} values, more than {MAX_CHOICES}")
         elif keyword in HAS_NO_EFFECT and not HAS_NO_EFFECT[keyword](value, schema):
             raise unenforceable_error(keyword, path)
 

@@ -211,6 +211,16 @@ def test_a_token_that_the_grammar_does_not_know_is_an_error_and_nothing_is_allow
     assert ids(guide.mask()) == set()
 
 
+@pytest.mark.parametrize("token_id", [-1, -2, -221, 224, 10**9])
+def test_what_is_no_token_never_reaches_the_grammar(token_id):
+    """A row for which nothing could be sampled has a negative id, and -221 is not the end token 3."""
+    guide = new_guide(regex("ab", VOCAB, ENDS))
+    matcher = after(guide, *spell("a"))._matcher
+    guide.accept(token_id)
+    assert "no token" in guide.error and ids(guide.mask()) == set()
+    assert not matcher.is_error() and matcher.consume_token(spell("b")[0])
+
+
 def test_a_grammar_that_was_broken_from_the_start_is_an_error_too():
     class Broken:
         def new_matcher(self):

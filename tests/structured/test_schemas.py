@@ -6,6 +6,9 @@ import pytest
 
 from jaxserve.errors import InvalidParameter
 from jaxserve.structured.grammar_expr import JsonSchema, JsonWhitespace
+from jaxserve.structured.lark_writer import write_grammar
+from jaxserve.structured.resolve import resolve
+from jaxserve.structured.schema_keywords import MAX_CHOICES
 from jaxserve.structured_outputs import StructuredOutputs
 from tests.structured.byte_tokenizer import accepts, matcher_of
 
@@ -352,9 +355,36 @@ def test_an_absurd_repetition_in_a_schema_is_refused_by_its_keyword(keyword):
 
 
 def test_too_many_choices_are_refused_as_such():
-    for choice, reason in ((("a",) * 100_001, "100001 choices"), (("x" * (5 << 20),) * 2, "together are longer than")):
+    for choice, reason in ((("a",) * 20_001, "20001 choices"), (("x" * (5 << 20),) * 2, "together are longer than")):
         with pytest.raises(InvalidParameter, match=reason):
             matcher_of(StructuredOutputs(choice=choice))
+
+
+ENUM_OF = {
+    "schema": lambda enum: StructuredOutputs(json=json.dumps(enum)),
+    "property": lambda enum: StructuredOutputs(json=json.dumps({"properties": {"p": {"anyOf": [enum]}}})),
+    "tag": lambda enum: StructuredOutputs(
+        structural_tag=json.dumps({"format": {"type": "json_schema", "json_schema": enum}})
+    ),
+}
+
+
+@pytest.mark.parametrize("place", ENUM_OF)
+def test_an_enum_has_as_many_values_as_there_may_be_choices(place):
+    write_grammar(resolve(ENUM_OF[place]({"enum": list(range(MAX_CHOICES))}), {}), {})
+    for values in (list(range(MAX_CHOICES + 1)), [1] * 200_000):
+        with pytest.raises(InvalidParameter, match=f"'enum' at .* it has {len(values)} values, more than 20000"):
+            write_grammar(resolve(ENUM_OF[place]({"enum": values}), {}), {})
+
+
+@pytest.mark.parametrize("place", ["pattern", "patternProperties"])
+def test_a_pattern_in_a_schema_is_no_longer_than_a_regex(place):
+    for pattern in ("a" * (16 << 10), "a" * ((16 << 10) + 1), "a" * 900_000):
+        keyword = {"pattern": pattern} if place == "pattern" else {place: {pattern: {"type": "null"}}}
+        if len(pattern) == 16 << 10:
+            write_grammar(resolve(StructuredOutputs(json=json.dumps({"properties": {"p": keyword}})), {}), {})
+        else:
+            assert "longer than 16384 bytes" in refusal({"properties": {"p": keyword}})
 
 
 @pytest.mark.parametrize("digits", ["1000000000", "9" * 300])
