@@ -1,7 +1,11 @@
-"""Jinja's filters with limits on the size of their results; see size_limits."""
+"""Jinja's filters with limits on the size of their results (see size_limits) and on the work of one call.
+
+A call of a filter is not interrupted: the deadline is checked between calls. So the number of items that one call
+reads is limited, and the text where a filter works through it slowly; within these limits a call takes under a second.
+"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import wraps
 from typing import Any
 
@@ -20,6 +24,9 @@ from jaxserve.text.size_limits import (
 )
 
 MAX_ITEMS = 100_000  # of one batch, and slices of one list
+MAX_FILTERED_ITEMS = 1_000_000  # that one call of a filter reads
+MAX_SORTED_ITEMS = 100_000
+MAX_SLOW_CHARS = 1_000_000  # of a text that a filter takes apart by regular expressions, or character by character
 MAX_INDENT = 64  # of tojson, in characters
 MAX_PRECISION = 308
 
@@ -28,6 +35,24 @@ _TEXT_FILTERS = frozenset((
     "string", "upper", "lower", "title", "capitalize", "trim", "center", "escape", "e", "forceescape", "safe",
     "striptags", "truncate", "wordcount", "wordwrap", "indent", "replace", "urlencode", "pprint", "xmlattr", "format",
 ))  # fmt: skip
+_SLOW_TEXT_FILTERS = frozenset(("title", "striptags", "wordcount", "wordwrap", "urlencode", "pprint", "xmlattr"))
+_MOST_ITEMS = dict.fromkeys(("sort", "groupby", "dictsort"), MAX_SORTED_ITEMS) | dict.fromkeys(
+    (
+        "list",
+        "map",
+        "select",
+        "reject",
+        "selectattr",
+        "rejectattr",
+        "unique",
+        "min",
+        "max",
+        "batch",
+        "slice",
+        "reverse",
+    ),
+    MAX_FILTERED_ITEMS,
+)
 
 
 def bounded_filters(limit: int) -> dict[str, Callable[..., Any]]:
@@ -46,9 +71,11 @@ def _bounded(
 
     @wraps(filter)
     def run(*args: Any, **kwargs: Any) -> Any:
+        if name in _MOST_ITEMS and len(args) > skip:
+            args = (*args[:skip], _limit_items(args[skip], _MOST_ITEMS[name], name), *args[skip + 1 :])
         own = args[skip:]
         if name in _TEXT_FILTERS and own:
-            estimate_text_size(own[0], limit)
+            estimate_text_size(own[0], min(limit, MAX_SLOW_CHARS) if name in _SLOW_TEXT_FILTERS else limit)
         if check is not None:
             check(*own, **kwargs)
         result = filter(*args, **kwargs)
@@ -57,6 +84,21 @@ def _bounded(
         return result
 
     return run
+
+
+def _limit_items(value: Any, limit: int, name: str) -> Any:
+    """Return a value of which a filter can read at most `limit` items. Raises TooLarge, now or then, if it has more."""
+    if isinstance(value, Sized) or not isinstance(value, Iterable):
+        if isinstance(value, Sized):
+            check_size(len(value), limit, f"The input of {name}")
+        return value
+    return _count_items(value, limit, name)
+
+
+def _count_items(items: Iterable[Any], limit: int, name: str) -> Iterator[Any]:
+    for number, item in enumerate(items, 1):
+        check_size(number, limit, f"The input of {name}")
+        yield item
 
 
 def _checks(limit: int) -> dict[str, Callable[..., None]]:
@@ -94,7 +136,7 @@ def _checks(limit: int) -> dict[str, Callable[..., None]]:
 def _join(limit: int) -> Callable[..., Any]:
     @pass_eval_context
     def join(eval_ctx: EvalContext, value: Any, d: Any = "", attribute: Any = None) -> Any:
-        items = list(value)
+        items = list(_limit_items(value, MAX_FILTERED_ITEMS, "join"))
         total = sum(estimate_text_size(item, limit) for item in items) if attribute is None else 0
         check_size(total + estimate_text_size(d, limit) * len(items), limit, "The result of join")
         result = jinja.sync_do_join(eval_ctx, items, d, attribute)
@@ -109,7 +151,7 @@ def _sum(limit: int) -> Callable[..., Any]:
     def sum(environment: Environment, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
         pick = jinja.make_attrgetter(environment, attribute) if attribute is not None else lambda item: item
         total = start
-        for item in iterable:
+        for item in _limit_items(iterable, MAX_FILTERED_ITEMS, "sum"):
             check_operator("+", total, pick(item), limit)
             total = total + pick(item)
         return total

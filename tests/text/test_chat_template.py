@@ -6,6 +6,9 @@ import pytest
 
 from jaxserve.errors import BadConfig, InvalidParameter
 from jaxserve.text.chat_template import RESERVED_KWARGS, ChatTemplate, ChatTemplates, read_template
+from jaxserve.text.content_format import analyze_content
+from jaxserve.text.sandbox import compile_template, parse_template
+from jaxserve.text.template_text import extract_template_text
 from jaxserve.text.tokenizer import Tokenizer
 from tests import assets
 from tests.text.tiny_tokenizers import TEMPLATE
@@ -230,6 +233,25 @@ def test_reserved_names_cannot_be_set(name):
     with pytest.raises(InvalidParameter, match=name) as caught:
         render(TEMPLATE, TALK, kwargs={name: 1})
     assert caught.value.param == "chat_template_kwargs"
+
+
+CACHES = {
+    compile_template: "{{ messages }}",
+    parse_template: "{{ messages }}",
+    analyze_content: "{% for m in messages %}{{ m.content }}{% endfor %}",
+    extract_template_text: "<turn>{{ messages }}",
+}
+
+
+@pytest.mark.parametrize("read", CACHES)
+def test_what_is_read_out_of_a_source_is_kept_for_64_of_them(read):
+    read.cache_clear()
+    sources = [f"{CACHES[read]}{{# {number} #}}" for number in range(100)]
+    for source in sources:
+        read(source)
+    assert read.cache_info().currsize == 64
+    read(sources[-1])
+    assert read.cache_info().hits == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from jaxserve.text import bounded_filters
 from jaxserve.text.sandbox import describe_error, render_template
 
 HOSTILE = [
@@ -111,6 +112,29 @@ def test_what_takes_too_long_is_stopped(source):
     with pytest.raises(Exception, match="takes too long"):
         render_template(source, {}, timeout_s=0.1)
     assert render_template("{% for x in 'abc' %}{{ x }}{% endfor %}", {}, timeout_s=10) == "abc"
+
+
+ITEMS, CHARS = ("text", "text|select", "text|map('upper')|list"), ("text",)
+WORK = {
+    **dict.fromkeys(
+        ("list", "join", "unique", "min", "max", "batch(9)|list", "slice(2)|list", "reverse", "sum"), ITEMS
+    ),
+    **dict.fromkeys(("sort", "groupby(0)", "reject|list", "map('upper')|list", "selectattr('x')|list"), ITEMS),
+    **dict.fromkeys(("wordwrap", "title", "pprint", "urlencode", "striptags", "wordcount"), CHARS),
+}
+
+
+@pytest.mark.parametrize("use", WORK)
+def test_one_call_of_a_filter_does_not_work_without_end(use, monkeypatch):
+    """A call is not interrupted, so what it reads is limited, whether it is a text, a list or a generator."""
+    monkeypatch.setattr(bounded_filters, "_MOST_ITEMS", dict.fromkeys(bounded_filters._MOST_ITEMS, 100))
+    monkeypatch.setattr(bounded_filters, "MAX_FILTERED_ITEMS", 100)
+    monkeypatch.setattr(bounded_filters, "MAX_SLOW_CHARS", 100)
+    for items in WORK[use]:
+        source = "{% set r = " + f"({items})|{use}" + " %}done" if use != "sum" else "{{ ([1] * n)|sum ~ 'done' }}"
+        assert render_template(source, {"text": "ab" * 50, "n": 100}).endswith("done")
+        with pytest.raises(bounded_filters.TooLarge, match="more than 100"):
+            render_template(source, {"text": "ab" * 50 + "c", "n": 101})
 
 
 LOOP = "{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{{ loop.nextitem }}"
