@@ -121,6 +121,7 @@ class ServerConfig:
     queue_timeout_s: float = option(0.0, "seconds in which a request must begin to be answered; 0: no limit")
     request_timeout_s: float = option(0.0, "seconds in which a request must be answered in full; 0: no limit")
     max_stop_strings: int = option(4, "most stop strings of one request")
+    max_tools: int = option(1024, "most tools of one request")
     max_completion_prompts: int = option(1024, "most prompts of one completions request")
     max_reply_bytes: int = option(256 * MIB, "largest reply that a request may ask for, by estimate")
     max_unsent_bytes: int = option(
@@ -204,6 +205,7 @@ class ServerConfig:
             "drain_timeout_s",
             "body_timeout_s",
             "max_stop_strings",
+            "max_tools",
         ):
             _check_minimum(name, getattr(self, name), 0)
 

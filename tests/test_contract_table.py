@@ -29,7 +29,7 @@ SECTIONS = {
         *("--head-timeout-s", "--max-connections --max-connections-per-ip", "JSON nesting", "JSON numbers"),
         *("messages and parts", "prompt characters", "--max-n", "--max-logprobs", "logprob_token_ids", "labels"),
         *("--max-reply-bytes", "--max-stop-strings", "stop_token_ids", "bad_words"),
-        *("logit_bias and allowed_token_ids", "tools", "sources of grammars", "regex", "choice and enum"),
+        *("logit_bias and allowed_token_ids", "--max-tools", "sources of grammars", "regex", "choice and enum"),
         *("--grammar-compile-timeout-s", "--grammar-cache-entries --grammar-cache-bytes"),
         *("--request-template-timeout-s", "--template-timeout-s", "chat_template_kwargs"),
         *("--max-num-queued-reqs", "--max-num-queued-tokens", "--max-concurrency-per-key"),

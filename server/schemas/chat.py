@@ -11,7 +11,6 @@ from server.schemas.generation import SHAPES_PROMPT, GenerationRequest
 from server.schemas.limits import max_alternatives, max_model_len, min_alternatives
 
 MAX_MESSAGES = 16384
-MAX_TOOLS = 1024
 REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _MESSAGES = "test_message_fields.py::TestMessages::test_they_reach_the_template_as_they_came"
 _IF_USED = "if the template uses it"
@@ -102,8 +101,13 @@ class ChatRequest(GenerationRequest):
         minimum=min_alternatives,
         maximum=max_alternatives,
     )
-    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = honoured(
-        "Functions that the model may call.", Purpose.TOOLS, note="functions", test=_READS_ANSWER, minItems=1
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = honoured(
+        "Functions that the model may call.",
+        Purpose.TOOLS,
+        note="functions",
+        test=_READS_ANSWER,
+        minItems=1,
+        maxItems=lambda limits: limits.max_tools,
     )
     tool_choice: str | dict[str, Any] | None = honoured(
         "Whether a function may or must be called, or which one; by default auto if there are tools, else none.",

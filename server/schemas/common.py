@@ -1,7 +1,8 @@
 """What the request schemas share: types of fields, and the validation of bodies.
 
 Null and absent mean the same for every optional field, so an unset field is always None here; its default is applied in
-jobs.py. Types are lenient as in vLLM, but for the types below. Unknown keys are accepted.
+jobs.py. Types are lenient as in vLLM, but for the types below. Unknown keys of a body are accepted and dropped: they
+must not stay in memory for as long as the request runs.
 """
 
 import logging
@@ -72,7 +73,7 @@ def validate_body(schema: type[T], body: dict[str, Any]) -> T:
         request = schema.model_validate(body)
     except ValidationError as error:
         raise _to_api_error(error, body) from None
-    _note_unknown(request.model_extra or {})
+    _note_unknown(body.keys() - schema.model_fields.keys())
     return request
 
 
@@ -108,10 +109,9 @@ def _format_path(location: tuple[int | str, ...], body: Any, is_missing: bool) -
     return ".".join(parts)
 
 
-def _note_unknown(extra: dict[str, Any]) -> None:
-    if not extra:
-        return
-    log.debug("unknown request fields: %s", ", ".join(sorted(extra))[:MAX_VALUE_CHARS])
-    for name in LEGACY_FIELDS & extra.keys() - _warned_fields:
+def _note_unknown(names: set[str]) -> None:
+    if names and log.isEnabledFor(logging.DEBUG):
+        log.debug("unknown request fields: %s", ", ".join(sorted(names))[:MAX_VALUE_CHARS])
+    for name in LEGACY_FIELDS & names - _warned_fields:
         _warned_fields.add(name)
         log.warning("the request field %s is no longer known and is ignored; use structured_outputs or n", name)

@@ -68,7 +68,7 @@ def parse_logit_bias(by_key: Mapping[str, float]) -> tuple[tuple[int, float], ..
 class GenerationRequest(BaseModel):
     """The fields that chat and completion requests have in common."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     model: str | None = honoured(
         "Name of the model.",

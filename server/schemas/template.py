@@ -74,6 +74,9 @@ def check_template_fields(request: TemplateFields, config: ServerConfig) -> None
         raise InvalidParameter(_needs_flag("mm_processor_kwargs", "--trust-request-mm-kwargs"), "mm_processor_kwargs")
     variables = {name: value for name, value in kwargs.items() if name != "chat_template"}
     _check_size("chat_template_kwargs", variables, MAX_TEMPLATE_KWARGS_BYTES)
+    num_tools = len(request.tools or ())
+    if num_tools > config.max_tools:
+        raise InvalidParameter(f"tools has {num_tools} tools; at most {config.max_tools} are allowed.", "tools")
     _check_size("tools", dump_tools(request.tools), MAX_TOOLS_BYTES)
 
 

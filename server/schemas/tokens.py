@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.schemas.chat import MAX_MESSAGES, MAX_TOOLS, ChatRequest, Message, Tool, resolve_template_flag
+from server.schemas.chat import MAX_MESSAGES, ChatRequest, Message, Tool, resolve_template_flag
 from server.schemas.fields import honoured, same_as
 from server.schemas.limits import token_id
 
@@ -18,7 +18,7 @@ class TokenizeRequest(BaseModel):
     With messages, all fields of chat that shape the prompt have their effect here, too.
     """
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     model: str | None = same_as(
         ChatRequest, "model", note="checked", test="test_routes.py::TestTokenize::test_the_model_is_checked"
@@ -43,7 +43,7 @@ class TokenizeRequest(BaseModel):
         default=False,
         test="test_routes.py::TestTokenize::test_a_prompt",
     )
-    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = same_as(
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = same_as(
         ChatRequest,
         "tools",
         note="may be empty",
@@ -77,7 +77,7 @@ class TokenizeRequest(BaseModel):
 class DetokenizeRequest(BaseModel):
     """The body of POST /detokenize."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     model: str | None = same_as(
         ChatRequest, "model", note="checked", test="test_routes.py::TestDetokenize::test_the_model_is_checked"

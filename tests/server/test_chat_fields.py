@@ -3,6 +3,10 @@
 import pytest
 
 from jaxserve import RepetitionDetection, SamplingParams
+from server.schemas.chat import ChatRequest
+from server.schemas.common import validate_body
+from server.schemas.completions import CompletionRequest
+from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from tests.fake_llm import VOCAB_SIZE, FakeLLM
 from tests.server.api import CHAT
 
@@ -126,6 +130,13 @@ async def test_logprob_token_ids_become_a_sampling_parameter(api):
 )
 async def test_neutral_values_and_unknown_keys_change_nothing(api, field, value):
     assert await params_of(api, **{field: value}) == await params_of(api)
+
+
+@pytest.mark.parametrize("schema", [ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest])
+def test_unknown_keys_are_not_kept(schema):
+    body = {"messages": [{"role": "user", "content": "a"}], "prompt": "a", "tokens": [1], "x-what": "y" * 1000}
+    request = validate_body(schema, body)
+    assert not request.model_extra and "yyy" not in repr(request)
 
 
 @pytest.mark.parametrize(

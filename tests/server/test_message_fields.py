@@ -15,6 +15,16 @@ class TestMessages:
         assert answer.status == 200, answer.text
         return api.llm.rendered[-1]
 
+    async def test_more_than_are_allowed_are_refused(self, api):
+        message = {"role": "user", "content": "Hi"}
+        most = await api.chat(messages=[message] * 16384)
+        assert (most.status, most.error["param"]) == (400, "messages") and "maximum context length" in most.text
+        for number in (16385, 100_000):
+            answer = await api.chat(messages=[message] * number)
+            assert (answer.status, answer.error["param"]) == (400, "body.messages")
+            assert "at most 16384" in answer.error["message"]
+        assert (await api.chat(messages=[message])).status == 200
+
     async def test_they_reach_the_template_as_they_came(self, api):
         call = {"id": "1", "function": {"name": "f", "arguments": "{}"}}
         turns = [

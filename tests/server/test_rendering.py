@@ -257,6 +257,19 @@ class TestTools:
         api = template_api({"default": "plain", "tool_use": "tools"})
         assert [await render(api), await render(api, tools=[TOOL], tool_choice="none")] == ["plain", "tools"]
 
+    @pytest.mark.parametrize("most", [1024, 2, 0])
+    async def test_more_than_are_allowed_are_refused(self, template_api, most):
+        api = template_api("{{ tools|length }}", **({} if most == 1024 else {"max_tools": most}))
+        asked = [{"tools": [TOOL] * num, "tool_choice": "none"} for num in (most, most + 1, 50_000)]
+        if most:
+            assert await render(api, **asked[0]) == str(most)
+        for fields in asked[1:]:
+            error = await expect_refusal(api, **fields)
+            assert error["param"] == "tools" and f"at most {most} are allowed" in error["message"]
+            body = {"messages": [USER], "tools": fields["tools"]}
+            answer = await api.post("/tokenize", body)
+            assert (answer.status, answer.error["param"]) == (400, "tools")
+
     async def test_too_much_is_refused(self, template_api):
         tools = [{"type": "function", "function": {"name": "f", "description": "x" * (4 << 20)}}]
         assert (await expect_refusal(template_api(ECHO_TEMPLATE), tools=tools, tool_choice="none"))["param"] == "tools"
