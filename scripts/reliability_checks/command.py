@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -35,6 +37,7 @@ def main(words: Sequence[str]) -> int:
     arguments = parser.parse_args(words)
     if unknown := [name for name in arguments.checks if name not in CHECKS]:
         parser.error(f"there is no check {unknown[0]!r}; there are {', '.join(CHECKS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by an exception, so that the server ends, too
     outcomes: list[Outcome] = []
     for name in arguments.checks or CHECKS:
         with TemporaryDirectory() as directory:

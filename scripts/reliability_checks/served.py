@@ -112,7 +112,9 @@ class Served:
 class Start:
     """A server's process, ready or not, which ends with the block: `with Start(model, folder, flags) as served`."""
 
-    def __init__(self, model: Path, folder: Path, flags: Sequence[str] = SMALL, cache: Path | None = None) -> None:
+    def __init__(
+        self, model: Path | str, folder: Path, flags: Sequence[str] = SMALL, cache: Path | None = None
+    ) -> None:
         self._port = free_port()
         self._log = folder / f"server-{self._port}.log"
         command = [sys.executable, "-m", "server", "serve", str(model), "--host", "127.0.0.1"]
