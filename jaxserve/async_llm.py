@@ -9,10 +9,11 @@ from jaxserve.admission import QueueSlot
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
 from jaxserve.engine.compile import ProgressCallback
+from jaxserve.engine.thread import Order
 from jaxserve.engine_client import EngineClient
 from jaxserve.errors import Overloaded
 from jaxserve.fair_threads import FairThreads
-from jaxserve.outputs import RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.outputs import InspectedEngine, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.preparation import Ready
 from jaxserve.prompt_input import ChatPrompt, PromptInput
 from jaxserve.running_request import RunningRequest
@@ -274,6 +275,40 @@ class AsyncLLM:
     def replica_stats(self) -> tuple[StatsSnapshot, ...]:
         """Return the metrics of each replica; what is counted for the whole process is among the first's."""
         return self._client.replica_stats()
+
+    async def inspect(self) -> list[InspectedEngine]:
+        """Return a view of each replica's engine between two of its steps.
+
+        Raises EngineStopped if one does not run.
+        """
+        return await self._ask(Order.INSPECT)
+
+    async def pause(self) -> None:
+        """Let the engines plan no step until `resume`; requests wait where they are, new ones behind them.
+
+        Raises EngineStopped if one does not run.
+        """
+        await self._ask(Order.PAUSE)
+
+    async def resume(self) -> None:
+        """Let the engines go on. Raises EngineStopped if one does not run."""
+        await self._ask(Order.RESUME)
+
+    async def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
+        """Forget the cached prefixes of all replicas; return whether no replica has kept them.
+
+        One in which requests run keeps them.
+
+        reset_running_requests   compute these again from the beginning, so that no replica keeps them
+
+        Raises EngineStopped if one does not run.
+        """
+        return all(await self._ask(Order.RECOMPUTE_ALL if reset_running_requests else Order.RESET_PREFIX_CACHE))
+
+    async def _ask(self, order: Order) -> list[Any]:
+        """Return the answers of all replicas; they are asked at once."""
+        answers = [asyncio.wrap_future(replica.ask(order)) for replica in self._client.replicas]
+        return list(await asyncio.gather(*answers))
 
     async def close(self) -> None:
         """End the engine and free the device memory. Requests that still run get EngineStopped."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Never
+from typing import Literal, NamedTuple, Never, TypeAlias
 
 
 class FinishReason(StrEnum):
@@ -326,6 +326,48 @@ class CacheGroupStats:
             sum(group.pages_active for group in groups),
             sum(group.pages_cached for group in groups),
         )
+
+
+InvariantAnswers: TypeAlias = Mapping[str, Literal[True] | str]
+"""By the name of an invariant, as "I1": it holds, or a sentence says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedRequest:
+    """A live request of the engine: one choice, or a whole beam search.
+
+    request_id   Its number in the engine.
+    state        "running", "waiting", or "preempted": waiting, and has run before.
+    num_pages    The pages that it holds, in all cache groups together.
+    pages        For each cache group these pages; None where too many would be listed.
+    """
+
+    request_id: int
+    state: str
+    num_pages: int
+    pages: tuple[tuple[int, ...], ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedEngine:
+    """The state of an engine between two steps.
+
+    invariants      What holds of its bookkeeping.
+    cache_groups    The pages of each cache group.
+    requests        The live requests, running ones first; of very many not all.
+    num_requests    How many there are.
+    num_rows        The rows of the batch.
+    num_free_rows   Those without a request.
+    is_paused       No step is planned.
+    """
+
+    invariants: InvariantAnswers
+    cache_groups: tuple[CacheGroupStats, ...]
+    requests: tuple[InspectedRequest, ...]
+    num_requests: int
+    num_rows: int
+    num_free_rows: int
+    is_paused: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 from jaxserve.engine.build import LoadedEngine
 from jaxserve.engine.request import Request
-from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests
+from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests, Order
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
 
 MAX_EXPECTED_TOKENS = 256  # that an output is expected to have, in the load: most end long before their max_tokens
@@ -48,6 +50,10 @@ class Replica:
             for output_id in output_ids:
                 self._forget(output_id)
         self._thread.submit(FinishRequests(tuple(output_ids), reason))
+
+    def ask(self, order: Order) -> "Future[Any]":
+        """Return the future of the engine's answer to an order, as EngineThread.ask does."""
+        return self._thread.ask(order)
 
     @property
     def num_unfinished(self) -> int:

@@ -95,6 +95,13 @@ class ServerConfig:
     legacy_reasoning_content: bool = option(False, "return reasoning under its old name reasoning_content, too")
     exclude_tools_when_tool_choice_none: bool = option(False, "leave tools out of the prompt if tool_choice is none")
     enable_tokenizer_info_endpoint: bool = option(False, "show the tokenizer's configuration at /tokenizer_info")
+    enable_debug_endpoints: bool = option(
+        False, "show the engine's state at /debug/state: its invariants, requests and pages"
+    )
+    server_dev_mode: bool = option(
+        False,
+        "serve routes that control the server, like /pause, /abort_requests and /reset_prefix_cache",
+    )
     enable_request_id_headers: bool = option(False, "answer every request with an X-Request-Id header")
     enable_force_include_usage: bool = option(False, "send usage in every stream")
     enable_prompt_tokens_details: bool = option(False, "return in usage how many prompt tokens were cached")

@@ -19,6 +19,7 @@ VLLM_VARIABLES = {  # vLLM's variable → the field of the same meaning
     "VLLM_MAX_COMPLETION_PROMPTS": "max_completion_prompts",
     "VLLM_MAX_N_SEQUENCES": "max_n",
     "VLLM_MAX_STOP_STRINGS": "max_stop_strings",
+    "VLLM_SERVER_DEV_MODE": "server_dev_mode",
 }
 # What Kubernetes puts into the environment of every container beside a service called "jaxserve".
 SERVICE_LINK = re.compile(r"SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP)\w*")

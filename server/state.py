@@ -17,12 +17,14 @@ import jaxserve
 from server.auth import ApiKeyAuth
 from server.body import BodyMeter
 from server.config import ServerConfig
+from server.control import ServerControl
 from server.errors import model_not_found
-from server.generation import Generation, RequestSlot, RequestSlots
+from server.generation import Generation
 from server.logs import sanitize
 from server.metrics import EventLoopLag, HttpMetrics
 from server.replies import ReplyMetadata, make_random_id, now_s
 from server.request_reader import RequestReader
+from server.request_slots import RequestSlot, RequestSlots
 from server.schemas.checks import check_label
 from server.schemas.generation import GenerationRequest
 from server.tool_metrics import ToolMetrics
@@ -46,6 +48,7 @@ class ServerState:
     config           settings of the HTTP side
     auth             the check of API keys
     slots            the admitted requests, and how many generations they may have in all
+    control          pauses the server and ends requests by their ids, in dev mode
     model_names      names under which the model is served; replies carry the first
     created          Unix time of the start, in seconds, as /v1/models tells it
     fingerprint      the system_fingerprint of replies
@@ -62,6 +65,7 @@ class ServerState:
         self.llm = llm
         self.config = config
         self.slots = RequestSlots(llm, config)
+        self.control = ServerControl(llm, self.slots)
         self.auth = ApiKeyAuth(config)
         self.model_names = config.served_model_name or (llm.config.model,)
         self.created = now_s()
@@ -77,7 +81,7 @@ class ServerState:
     @property
     def is_ready(self) -> bool:
         """Whether a new request could be served."""
-        return self.llm.is_healthy and not self.slots.is_draining
+        return self.llm.is_healthy and not self.slots.is_draining and self.control.mode is None
 
     def check_model(self, name: str | None) -> None:
         """Check that `name` is served; None and the empty string stand for the default model.
@@ -138,17 +142,19 @@ class ServerState:
         return rank
 
     def make_metadata(
-        self, prefix: str, request: GenerationRequest, *, parses_reasoning: bool = False
+        self, slot: RequestSlot, prefix: str, request: GenerationRequest, *, parses_reasoning: bool = False
     ) -> ReplyMetadata:
         """Make the fields that the reply has in common with all its chunks, when the request is accepted.
 
-        prefix: beginning of the reply's id, such as "chatcmpl". parses_reasoning: the endpoint separates reasoning from
-        content, for models that reason.
+        slot: gets the id, by which the request may be aborted. prefix: beginning of the id, such as "chatcmpl".
+        parses_reasoning: the endpoint separates reasoning from content, for models that reason.
         """
         config = self.config
         as_ids = request.return_tokens_as_token_ids
+        reply_id = f"{prefix}-{quart.request.headers.get('X-Request-Id') or request.request_id or make_random_id()}"
+        slot.set_id(reply_id)
         return ReplyMetadata(
-            id=f"{prefix}-{quart.request.headers.get('X-Request-Id') or request.request_id or make_random_id()}",
+            id=reply_id,
             created=now_s(),
             model=self.model_names[0],
             fingerprint=self.fingerprint,

@@ -15,6 +15,7 @@ from jaxserve import (
     EngineConfig,
     EngineStopped,
     FinishReason,
+    InspectedEngine,
     Logprob,
     NamedTool,
     QueueSlot,
@@ -121,6 +122,8 @@ class FakeLLM:
     plan_error         raised by prepare when it compiles the grammar
     unenforced_formats formats that prepared requests name as not enforced
     snapshots          the metrics of each replica
+    engines            what `inspect` returns
+    orders             what it was told to do: pause, resume, reset, recompute
     """
 
     def __init__(
@@ -157,6 +160,8 @@ class FakeLLM:
         self.cached_tokens = 0
         self.stop_reason: int | str | None = None
         self.snapshots = [empty_stats() for _ in range(self.config.data_parallel_size)]
+        self.orders: list[str] = []
+        self.engines = [idle_engine()]
         self._queue = AdmissionQueue(self.config.max_num_queued_reqs or 64, 10**9)
         self._changed = asyncio.Event()
 
@@ -276,6 +281,19 @@ class FakeLLM:
     def replica_stats(self) -> tuple[StatsSnapshot, ...]:
         return (replace(self.snapshots[0], rejected=self._queue.rejected()), *self.snapshots[1:])
 
+    async def inspect(self) -> list[InspectedEngine]:
+        return list(self.engines)
+
+    async def pause(self) -> None:
+        self._record(self.orders.append, "pause")
+
+    async def resume(self) -> None:
+        self._record(self.orders.append, "resume")
+
+    async def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
+        self._record(self.orders.append, "recompute" if reset_running_requests else "reset")
+        return reset_running_requests or not self._queue.num_taken
+
     async def close(self) -> None:
         self._record(lambda closed: setattr(self, "is_closed", closed), True)
 
@@ -348,6 +366,13 @@ def make_token_logprob(token_id: int, count: int, rank: int = 2) -> TokenLogprob
 
 def make_logprob(token_id: int, logprob: float, rank: int | None = None) -> Logprob:
     return Logprob(token_id, chr(token_id), tuple(chr(token_id).encode()), logprob, rank)
+
+
+def idle_engine(**changes: Any) -> InspectedEngine:
+    """Return the view of an engine before its first request."""
+    groups = (CacheGroupStats("full attention", 100, 100, 0, 0),)
+    state = {"invariants": {"I1": True}, "cache_groups": groups, "requests": (), "num_requests": 0, "num_rows": 8}
+    return InspectedEngine(**{**state, "num_free_rows": 8, "is_paused": False, **changes})
 
 
 def empty_stats(**changes: Any) -> StatsSnapshot:

@@ -198,6 +198,11 @@ class CacheManager:
             pool.decref(pages.by_group[group][pages.num_freed[group] :])
         pages.clear()
 
+    def clear_prefix_cache(self) -> None:
+        """Forget what cached pages contain. Sequences keep theirs."""
+        for index in self.indexes:
+            index.clear()
+
     def reset(self) -> None:
         """Make all pages free, and none of them cached: what they held is lost. Sequences must clear theirs."""
         self.pools = tuple(PagePool(size.num_pages) for size in self.sizes)

@@ -13,7 +13,7 @@ from jaxserve.engine.request import Request
 from jaxserve.engine.roofline import Roofline, StepCost
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import RequestGroup
-from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
+from jaxserve.outputs import FinishReason, InspectedEngine, StatsSnapshot, TokenOutput
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +186,10 @@ class Engine:
     def check_invariants(self) -> dict[str, Literal[True] | str]:
         """Evaluate the invariants of the state between two steps: each holds, or a sentence says what is wrong."""
         return self.scheduler.check_invariants(self._plans_in_flight)
+
+    def inspect(self) -> InspectedEngine:
+        """Return a view of the state between two steps."""
+        return self.scheduler.inspect(self._plans_in_flight)
 
     def audit(self) -> None:
         """Raise CacheInvariantError if an invariant does not hold."""

@@ -19,6 +19,7 @@ from jaxserve.cache.pool import raise_first
 from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
 from jaxserve.engine.fault_search import FaultSearch
+from jaxserve.engine.inspection import inspect_requests
 from jaxserve.engine.invariants import SchedulerState, check_invariants, find_faults
 from jaxserve.engine.output_processor import OutputProcessor
 from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, Mask, StepMasks, StepPlan, StepResult
@@ -26,8 +27,8 @@ from jaxserve.engine.prefill_scheduler import PrefillScheduler
 from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
 from jaxserve.engine.request_faults import RequestFaults
 from jaxserve.engine.request_table import RequestTable
-from jaxserve.engine.stats import RequestGroup, Stats
-from jaxserve.outputs import FinishReason, TokenOutput
+from jaxserve.engine.stats import RequestGroup, Stats, count_pages
+from jaxserve.outputs import FinishReason, InspectedEngine, TokenOutput
 
 
 class Scheduler:
@@ -44,6 +45,8 @@ class Scheduler:
     trackers                 Makes the objects that follow outputs.
     max_tokens_per_row       The most tokens that the runner's decode steps give a row.
     clock                    Monotonic seconds.
+
+    is_paused                No step is planned; set by `pause` and `resume`.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Scheduler:
         self._decode = DecodeScheduler(self._requests, max_logprobs=max_logprobs, max_tokens_per_row=max_tokens_per_row)
         self._faults = RequestFaults(self._requests)
         self._output_processor = OutputProcessor(self._requests, self._faults)
+        self.is_paused = False
 
     @property
     def num_running(self) -> int:
@@ -97,8 +101,8 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is a live request, or the last output of one to be taken."""
-        return bool(self._requests.by_id) or self._faults.has_outputs
+        """Whether there is a live request that is not paused, or the last output of one to be taken."""
+        return (bool(self._requests.by_id) and not self.is_paused) or self._faults.has_outputs
 
     def request_ids(self) -> list[int]:
         """Return the ids of the live requests."""
@@ -121,8 +125,36 @@ class Scheduler:
             self._faults.run(sequence.request, self._requests.finish, sequence, reason)
             self._settle()
 
+    def pause(self) -> None:
+        """Plan no step until `resume`. Requests keep their rows and pages; results of steps in flight are applied."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Plan steps again."""
+        self.is_paused = False
+
+    def reset_prefix_cache(self, *, preempt_running: bool = False) -> bool:
+        """Forget all cached prefixes; return False, without any change, if requests run whose pages would be cached.
+
+        preempt_running   Preempt these: they are computed again.
+        """
+        running = self._requests.running
+        if running and not preempt_running:
+            return False
+        for sequence in tuple(running):
+            self._requests.preempt(sequence)
+        self.cache.clear_prefix_cache()
+        return True
+
+    def inspect(self, in_flight: Sequence[StepPlan]) -> InspectedEngine:
+        """Return a view of this state; in_flight as in `check_invariants`."""
+        invariants, groups = self.check_invariants(in_flight), count_pages(self.cache)
+        return inspect_requests(self._requests, invariants, groups, is_paused=self.is_paused)
+
     def plan(self) -> StepPlan:
         """Plan the next step: a token for every decode row and beam, then prompt chunks within the token budget."""
+        if self.is_paused:
+            return StepPlan()
         prefill, requests = self._prefill, self._requests
         self._search.advance()
         # The pages of sequences forked in this plan are copied after its step, at the beginning of the next one.

@@ -283,7 +283,7 @@ class Stats:
             num_requests_running=num_running,
             num_requests_waiting=num_waiting,
             num_requests_preempted=num_preempted,
-            cache_groups=_count_pages(cache) if cache else (),
+            cache_groups=count_pages(cache) if cache else (),
             counters=self._counters.copy(),
             finished=self._finished.copy(),
             rejected={},
@@ -329,7 +329,8 @@ class Stats:
             self._histograms["request_max_num_generation_tokens"].observe(group.max_generation_tokens)
 
 
-def _count_pages(cache: CacheManager) -> tuple[CacheGroupStats, ...]:
+def count_pages(cache: CacheManager) -> tuple[CacheGroupStats, ...]:
+    """Return the numbers of pages of each cache group."""
     groups = []
     for size, pool in zip(cache.sizes, cache.pools, strict=True):
         total, cached, active = pool.num_usable, pool.num_cached, pool.num_active

@@ -7,7 +7,11 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
 
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.request import Request
@@ -42,7 +46,25 @@ class _Stop:
     pass
 
 
-Command = AddRequests | FinishRequests | _Stop
+class Order(StrEnum):
+    """An order that an engine follows between two steps, with the type of its answer."""
+
+    INSPECT = "inspect"  # an InspectedEngine
+    PAUSE = "pause"  # None; no step is planned until RESUME
+    RESUME = "resume"  # None
+    RESET_PREFIX_CACHE = "reset_prefix_cache"  # whether it is empty now: not while requests run
+    RECOMPUTE_ALL = "recompute_all"  # True: the prefix cache is empty, and running requests are computed again
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """An order, and where its answer goes."""
+
+    order: Order
+    answer: "Future[Any]"
+
+
+Command = AddRequests | FinishRequests | Ask | _Stop
 
 
 class EngineThread:
@@ -78,6 +100,15 @@ class EngineThread:
         self._commands.put(command)
         if not self._thread.is_alive():
             self._fail_remaining()
+
+    def ask(self, order: Order) -> "Future[Any]":
+        """Queue an order and return the future of its answer, which is EngineStopped if the thread has ended.
+
+        Nothing waits for it but the next step. Safe in any thread.
+        """
+        answer: Future[Any] = Future()
+        self.submit(Ask(order, answer))
+        return answer
 
     @property
     def is_alive(self) -> bool:
@@ -144,6 +175,9 @@ class EngineThread:
                     self.engine.finish(request_id, reason)
                     if reason is FinishReason.ABORT:
                         self._groups.pop(request_id, None)
+            case Ask(order, answer):
+                if answer.set_running_or_notify_cancel():
+                    self._answer(order, answer)
             case _Stop():
                 self._stopping = True
 
@@ -156,11 +190,31 @@ class EngineThread:
             self._groups[group_id] = group, num_to_come
         return group
 
+    def _answer(self, order: Order, answer: "Future[Any]") -> None:
+        """Follow an order. What it raises goes to who has asked, and the engine goes on."""
+        scheduler = self.engine.scheduler
+        actions: dict[Order, Callable[[], Any]] = {
+            Order.INSPECT: self.engine.inspect,
+            Order.PAUSE: scheduler.pause,
+            Order.RESUME: scheduler.resume,
+            Order.RESET_PREFIX_CACHE: scheduler.reset_prefix_cache,
+            Order.RECOMPUTE_ALL: partial(scheduler.reset_prefix_cache, preempt_running=True),
+        }
+        try:
+            answer.set_result(actions[order]())
+        except Exception as error:
+            log.exception("the order %s has failed", order)
+            answer.set_exception(error)
+
     def _fail_remaining(self) -> None:
         """Fail the requests that arrive after the last step. Several threads may run this at once."""
         try:
             while True:
-                self._process(self._commands.get(block=False))
+                command = self._commands.get(block=False)
+                if isinstance(command, Ask):
+                    command.answer.set_exception(EngineStopped("The engine has stopped; it follows no orders."))
+                else:
+                    self._process(command)
         except queue.Empty:
             pass
         outputs = self.engine.fail_all(EngineStopped("The engine has stopped; no request can be served."))

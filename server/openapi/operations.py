@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from server.schemas import generation_replies, replies
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
+from server.schemas.control import AbortRequest
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 COMMON_STATUSES = (400, 431, 500)
@@ -29,7 +30,7 @@ ERROR_DESCRIPTIONS = {  # status → when
 
 @dataclass(frozen=True, slots=True)
 class OperationParameter:
-    """A parameter outside the body. location: "path" or "header"."""
+    """A parameter outside the body. location: "path", "query" or "header"."""
 
     name: str
     location: str
@@ -73,6 +74,13 @@ class Operation:
 
 
 STRING_SCHEMA: dict[str, Any] = {"type": "string"}
+
+
+def _make_enum(default: str, *others: str) -> dict[str, Any]:
+    """Make the schema of a word out of several, of which the first is the default."""
+    return {**STRING_SCHEMA, "enum": [default, *others], "default": default}
+
+
 LABEL_SCHEMA = {**STRING_SCHEMA, "maxLength": 256}
 HEADER_PARAMETERS = (
     OperationParameter("X-Request-Id", "header", "Becomes part of the reply's id; wins over request_id.", LABEL_SCHEMA),
@@ -99,6 +107,16 @@ MODEL_NAME_PARAMETER = OperationParameter(
 ASSET_NAME_PARAMETER = OperationParameter("name", "path", "A file of the page.", STRING_SCHEMA)
 ASSETS = ("text/css", "text/javascript", "application/json")
 HTML, PLAIN, METRICS = ("text/html",), ("text/plain",), ("text/plain", "application/openmetrics-text")
+_CONFIG_FORMAT = OperationParameter("config_format", "query", "As an object or as text.", _make_enum("text", "json"))
+_RESET_RUNNING = OperationParameter(
+    "reset_running_requests", "query", "Compute running requests again from their beginnings.", {"type": "boolean"}
+)
+_PAUSE_MODE = OperationParameter(
+    "mode",
+    "query",
+    "abort ends running requests and refuses new ones (503), wait lets running ones finish, keep lets all wait.",
+    _make_enum("abort", "wait", "keep"),
+)
 _HEALTH = Operation(
     "Operations", "Tell by an empty 200 that a request can be served now", PLAIN, has_unready_reply=True
 )
@@ -171,6 +189,35 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/version"): Operation("Operations", "Return the server's version", replies.Version),
     ("GET", "/load"): Operation("Operations", "Return the number of running requests", replies.Load),
     ("GET", "/metrics"): Operation("Operations", "Return metrics for Prometheus", METRICS),
+    ("GET", "/debug/state"): Operation(
+        "Control", "Return invariants, requests and pages of the engine", replies.DebugState, extra_statuses=(503,)
+    ),
+    ("GET", "/server_info"): Operation(
+        "Control", "Return the settings in effect", replies.ServerInfo, parameters=(_CONFIG_FORMAT,)
+    ),
+    ("POST", "/reset_prefix_cache"): Operation(
+        "Control",
+        "Forget all cached prefixes, unless requests run",
+        replies.ResetDone,
+        parameters=(_RESET_RUNNING,),
+        extra_statuses=(503,),
+    ),
+    ("POST", "/pause"): Operation(
+        "Control",
+        "Pause the server; answered when nothing is computed any more",
+        replies.PauseStatus,
+        parameters=(_PAUSE_MODE,),
+        extra_statuses=(503,),
+    ),
+    ("POST", "/resume"): Operation("Control", "Let a paused server go on", replies.PauseStatus, extra_statuses=(503,)),
+    ("GET", "/is_paused"): Operation("Control", "Tell whether the server is paused", replies.IsPaused),
+    ("POST", "/abort_requests"): Operation(
+        "Control",
+        "End unfinished requests of the same key by their ids",
+        replies.AbortedRequests,
+        AbortRequest,
+        example={"request_ids": ["chatcmpl-1"]},
+    ),
     ("GET", "/"): Operation("Documentation", "Show the chat page", HTML, extra_statuses=(404,), is_cached=True),
     ("GET", "/assets/{name}"): Operation(
         "Documentation",

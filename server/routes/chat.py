@@ -24,7 +24,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         rank = state.check_headers(request)
         state.check_model(request.model)
         slot = state.admit(request.n or 1)
-        metadata = state.make_metadata("chatcmpl", request, parses_reasoning=True)
+        metadata = state.make_metadata(slot, "chatcmpl", request, parses_reasoning=True)
         salt = state.get_cache_salt(request)
         job = await slot.run(prepare_chat(request, state.llm, state.config, work, slot.places, salt, rank))
         generation = state.start(slot, metadata.id, [job], find_constraint_field(request))

@@ -86,6 +86,91 @@ class Load(TypedDict):
     server_load: Annotated[int, describe("Requests being answered; 0 without --enable-server-load-tracking.")]
 
 
+class PageCounts(TypedDict):
+    """Pages by what they are; free, active and cached ones add up to the total."""
+
+    total: int
+    free: int
+    active: int
+    cached: int
+
+
+class PageGroup(PageCounts):
+    """The pages of one cache group, which have their numbers in common."""
+
+    name: str
+
+
+class LiveRequest(TypedDict):
+    """A request of the engine: one choice, or a whole beam search."""
+
+    id: Annotated[int, describe("Its number in the engine.")]
+    replica: int
+    state: Literal["running", "waiting", "preempted"]
+    pages: Annotated[int, describe("The number of pages that it holds.")]
+    page_ids: Annotated[
+        list[list[int]] | None,
+        describe("These pages, for each of the groups; null where too many would be listed."),
+    ]
+
+
+class Slots(TypedDict):
+    """Rows of the batch."""
+
+    free: int
+    used: int
+
+
+class DebugState(TypedDict):
+    """The state of the engines, each between two of its steps."""
+
+    invariants: Annotated[
+        dict[str, Literal[True] | str],
+        describe("true, or a sentence that says what is wrong. Invariants that compare two states are not listed."),
+    ]
+    pages: PageCounts
+    page_groups: list[PageGroup]
+    requests: list[LiveRequest]
+    num_requests: Annotated[int, describe("How many there are; of very many not all are listed.")]
+    slots: Slots
+    is_paused: bool
+
+
+class ServerInfo(TypedDict):
+    """The settings of the server, without keys."""
+
+    version: str
+    vllm_config: Annotated[
+        dict[str, dict[str, Any]] | str,
+        describe("The settings of the engine and of the server as resolved, under the name that vLLM gives them."),
+    ]
+
+
+class ResetDone(TypedDict):
+    """The result of a reset: the prefix cache is empty now, or requests run."""
+
+    success: bool
+
+
+class PauseStatus(TypedDict):
+    """The state that the server was put into."""
+
+    status: Literal["paused", "resumed"]
+
+
+class IsPaused(TypedDict):
+    """The answer of /is_paused: the server is paused, or about to be."""
+
+    is_paused: bool
+
+
+class AbortedRequests(TypedDict):
+    """The number of requests that were ended."""
+
+    status: Literal["aborted"]
+    aborted: int
+
+
 class ErrorObject(TypedDict):
     """An error."""
 

@@ -261,3 +261,22 @@ async def test_the_work_for_a_request_that_was_given_up_ends(async_llm):
     slot.release()
     with pytest.raises(GenerationFailed, match="given up"):
         await async_llm.prepare_all([[1, 2]] * 5, SHORT, None, slot)
+
+
+async def test_a_paused_model_keeps_its_requests_and_goes_on_with_the_same_tokens(async_llm):
+    params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    alone = [token for delta in await collect(async_llm, [1, 2, 3], params) for token in delta.token_ids]
+    stream = generate(async_llm, [1, 2, 3], params)
+    tokens = list((await anext(stream)).token_ids)
+    await async_llm.pause()
+    [paused] = await async_llm.inspect()
+    [again] = await async_llm.inspect()
+    assert paused == again and paused.is_paused and paused.num_requests == 1
+    assert set(paused.invariants.values()) == {True}
+    assert not await async_llm.reset_prefix_cache()
+    assert await async_llm.reset_prefix_cache(reset_running_requests=True)
+    await async_llm.resume()
+    async for delta in stream:
+        tokens += delta.token_ids
+    assert tokens == alone
+    assert idle(async_llm)

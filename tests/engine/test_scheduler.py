@@ -390,3 +390,36 @@ def test_a_plan_keeps_to_the_budget_and_the_rows():
     world.check()
     assert max(plan.num_tokens for plan in world.plans) <= 12
     assert max(len(plan.decode) for plan in world.plans if plan.decode) <= 5
+
+
+@BOTH
+def test_a_reset_of_the_prefix_cache_waits_for_running_requests_or_has_them_computed_again(overlap):
+    world = World(overlap=overlap)
+    world.add(prompt(20), max_tokens=20, eos=None)
+    world.run()
+    world.add(prompt(20, start=9), max_tokens=20, eos=None)
+    for _ in range(3):
+        world.step()
+    cached = len(world.cache.indexes[0])
+    assert not world.scheduler.reset_prefix_cache() and len(world.cache.indexes[0]) == cached > 0
+    assert world.scheduler.reset_prefix_cache(preempt_running=True)
+    assert (len(world.cache.indexes[0]), world.scheduler.num_preempted, world.cache.num_active) == (0, 1, 0)
+    world.audit()
+    world.run()
+    world.check()
+    assert world.scheduler.reset_prefix_cache()
+    assert not len(world.cache.indexes[0])
+
+
+def test_requests_that_exceed_what_can_be_listed_are_counted(monkeypatch):
+    world = World(num_pages=200)
+    for start in range(3):
+        world.add(prompt(40, start=start + 2), max_tokens=20, eos=None)
+    world.step()
+    full = world.scheduler.inspect(())
+    assert all(request.pages is not None for request in full.requests if request.num_pages)
+    monkeypatch.setattr("jaxserve.engine.inspection.MAX_REQUESTS", 2)
+    monkeypatch.setattr("jaxserve.engine.inspection.MAX_PAGES", 10)
+    short = world.scheduler.inspect(())
+    assert (len(short.requests), short.num_requests) == (2, 3)
+    assert [request.pages is not None for request in short.requests] == [True, False]

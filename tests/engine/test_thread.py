@@ -12,7 +12,7 @@ from jaxserve.engine.fault_search import MAX_SEARCHES
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
-from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests, _Stop
+from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests, Order, _Stop
 from jaxserve.errors import EngineStopped, GenerationFailed
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import SamplingParams
@@ -168,3 +168,55 @@ def test_stopping_tells_who_is_left(running):
     thread._thread.join(WAIT_S)
     assert isinstance(until_end(heard, 1).error, EngineStopped)
     assert not thread.is_alive
+
+
+def test_a_paused_engine_computes_nothing_and_loses_nothing(running):
+    thread, runner, heard = running
+    thread.submit(add(1, tokens=30))
+    first = heard.get(timeout=WAIT_S)
+    thread.ask(Order.PAUSE).result(WAIT_S)
+    thread.submit(add(2))
+    paused = thread.ask(Order.INSPECT).result(WAIT_S)
+    steps = runner.breaks_at
+    again = thread.ask(Order.INSPECT).result(WAIT_S)
+    assert paused.is_paused and (again.requests, runner.breaks_at) == (paused.requests, steps)
+    assert [(each.request_id, each.state) for each in paused.requests] == [(1, "running"), (2, "waiting")]
+    thread.submit(FinishRequests((2,)))
+    assert [each.request_id for each in thread.ask(Order.INSPECT).result(WAIT_S).requests] == [1]
+    thread.ask(Order.RESUME).result(WAIT_S)
+    tokens = list(first.token_ids)
+    while len(tokens) < 30:
+        tokens += heard.get(timeout=WAIT_S).token_ids
+    thread.submit(add(3, tokens=30))
+    alone: list[int] = []
+    while len(alone) < 30:
+        alone += heard.get(timeout=WAIT_S).token_ids
+    assert tokens == alone
+
+
+def test_what_is_inspected_has_every_invariant_and_the_owner_of_every_page(running):
+    thread, _, heard = running
+    thread.submit(add(1, tokens=30))
+    heard.get(timeout=WAIT_S)
+    thread.ask(Order.PAUSE).result(WAIT_S)
+    state = thread.ask(Order.INSPECT).result(WAIT_S)
+    assert set(state.invariants.values()) == {True}
+    [group], [request] = state.cache_groups, state.requests
+    assert (state.num_rows, state.num_free_rows, state.num_requests) == (4, 3, 1)
+    assert request.num_pages == group.pages_active == len(set(request.pages[0])) > 0
+
+
+def test_an_order_that_raises_is_told_to_who_gave_it_and_the_engine_goes_on(running, monkeypatch):
+    thread, _, heard = running
+    monkeypatch.setattr(thread.engine, "inspect", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        thread.ask(Order.INSPECT).result(WAIT_S)
+    thread.submit(add(1))
+    assert heard.get(timeout=WAIT_S).request_id == 1
+
+
+def test_an_engine_that_has_ended_follows_no_order(running):
+    thread, _, _ = running
+    thread.stop()
+    with pytest.raises(EngineStopped):
+        thread.ask(Order.INSPECT).result(WAIT_S)

@@ -13,12 +13,13 @@ from jaxserve import SamplingParams
 from server.schemas.chat import ChatRequest, Message
 from server.schemas.completions import CompletionRequest
 from server.schemas.constraint_fields import ResponseFormat, StructuredOutputsJson
+from server.schemas.control import AbortRequest
 from server.schemas.fields import SupportStatus, get_rows
 from server.schemas.generation import GenerationRequest, StreamOptions
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 REPO = Path(__file__).parents[2]
-REQUESTS = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+REQUESTS = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, AbortRequest)
 NESTED = (Message, StreamOptions, StructuredOutputsJson, ResponseFormat)
 ROWS = [(schema, field) for schema in (*REQUESTS, *NESTED) for field in sorted(get_rows(schema))]
 CONTRACT = """

@@ -3,9 +3,9 @@
 import pytest
 
 from server.app import get_state
-from server.openapi.operations import OPERATIONS
+from server.openapi.document import list_routes
 from tests.fake_llm import BOS, FakeLLM
-from tests.server.api import CHAT
+from tests.server.api import CHAT, Api
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 CARD = [
@@ -150,13 +150,13 @@ async def test_the_load_is_counted_on_demand(make_api, tracked, load):
         llm.release.set()
 
 
+SERVED = list_routes(Api(FakeLLM()).app)  # without those that have to be asked for
 GETS = sorted(
     path.replace("assets/{name}", "assets/main.js").replace("{name}", "fake/model")
-    for method, path in OPERATIONS
+    for method, path in SERVED
     if method == "GET"
 )
-GETS.remove("/tokenizer_info")  # which has to be asked for
-POSTS = sorted(path for method, path in OPERATIONS if method == "POST" and ("GET", path) not in OPERATIONS)
+POSTS = sorted(path for method, path in SERVED if method == "POST" and ("GET", path) not in SERVED)
 
 
 @pytest.mark.parametrize("path", GETS)
