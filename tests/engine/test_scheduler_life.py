@@ -1,15 +1,28 @@
 """A scheduler's whole life, by chance: whatever comes in whatever order, the books and the answers stay right."""
 
+import os
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from jaxserve.engine.invariants import INVARIANTS
+from jaxserve.engine.plan import StepPlan
 from jaxserve.engine.request import Request
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.faulty_runner import STAGES
 from tests.engine.world import EOS, PAGE, SHAPES, STOP, WINDOWS, World, prompt
-from tests.fake_runner import expected_output
+from tests.fake_runner import VOCAB, expected_output
+from tests.grammars import UntilToken, regex
+
+GUIDES = (
+    {"grammar": regex("(ab|ba){1,6}", VOCAB, (EOS,))},
+    {"grammar": regex("[ab12]*", VOCAB, (EOS,))},
+    {"grammar": regex("ab", VOCAB, (EOS,)), "reasoning": UntilToken(frozenset([4, 11, 30]))},
+    {"reasoning": UntilToken(frozenset([4, 11, 30])), "reasoning_end_ids": (9, 4)},
+)
+IS_LONG = bool(os.environ.get("LONG_TESTS"))  # 2000 lives of 100 steps, for an hour
 
 
 class BrokenDetector:
@@ -53,6 +66,7 @@ class Life(RuleBasedStateMachine):
         choices=st.sampled_from([1, 1, 1, 2, 5]),
         repetition_detection=st.sampled_from([None, None, RepetitionDetection(max_pattern_size=2, min_count=2)]),
         priority=st.sampled_from([0, 0, 0, -1, 3]),
+        caller=st.sampled_from(["", "", "other"]),
     )
     def add(self, data, shared, own, max_tokens, min_tokens, shape, choices, **params) -> None:
         tokens = [*prompt(shared), *own][: self.world.longest - 1]
@@ -79,6 +93,24 @@ class Life(RuleBasedStateMachine):
         how = params | shape | {"eos": data.draw(st.sampled_from([EOS, None])), "stops": (STOP,)}
         self.world.search(tokens, data.draw(st.integers(1, self.world.max_num_seqs)), divisor=divisor, **how)
 
+    @rule(
+        guided=st.sampled_from(GUIDES),
+        shared=st.integers(0, 20),
+        max_tokens=st.integers(1, 30),
+        budget=st.sampled_from([None, 0, 3]),
+        shape=st.sampled_from(SHAPES),
+        choices=st.sampled_from([1, 1, 3]),
+    )
+    def add_guided(self, guided, shared, budget, shape, choices, **params) -> None:
+        """A request that follows a grammar or a thinking budget."""
+        tokens = [*prompt(shared), 3][: self.world.longest - 1]
+        how = {"guided": guided, "thinking_token_budget": budget if "reasoning_end_ids" in guided else None}
+        how |= params | shape
+        if choices == 1:
+            self.world.add(tokens, **how)
+        else:
+            self.world.add_group(tokens, choices, **(how | {"temperature": 1.0}))
+
     @rule(request_id=st.integers(1, 30))
     def abort(self, request_id) -> None:
         live = self.world.scheduler.request_ids()
@@ -86,12 +118,50 @@ class Life(RuleBasedStateMachine):
         self.aborted |= {request_id, *owners} & set(live)
         self.world.scheduler.finish(request_id)
 
+    @rule(moment=st.sampled_from(["when_enqueued", "before_apply"]), number=st.integers(0, 9))
+    def abort_between_plan_and_apply(self, moment, number) -> None:
+        """The next step loses one of its requests while it is on the device, or when its results are there."""
+
+        def abort_one(plan: StepPlan) -> None:
+            ids = sorted(plan.request_ids)
+            self.abort(request_id=ids[number % len(ids)])
+
+        setattr(self.world, moment, abort_one)
+        self.world.step()
+
     @rule(times=st.integers(1, 4))
     def step(self, times) -> None:
         for _ in range(times):
             idle, work = not self.world.in_flight, self.world.scheduler.has_work
+            num_failed = self.world.num_failed_allocations
             outputs = self.world.step()
-            assert self.world.plans[-1] or outputs or not idle or not work, "work waits and nothing runs"
+            may_stand_still = not idle or not work or self.world.num_failed_allocations > num_failed
+            assert self.world.plans[-1] or outputs or may_stand_still, "work waits and nothing runs"
+
+    @rule(times=st.integers(1, 5))
+    def press(self, times) -> None:
+        """The next allocations fail as if no page were free."""
+        self.world.failing_allocations = times
+
+    @rule(seconds=st.sampled_from([1, 700, 10**9]))
+    def jump(self, seconds) -> None:
+        self.world.pass_time(seconds)
+
+    @rule()
+    def pause(self) -> None:
+        self.world.scheduler.pause()
+
+    @precondition(lambda self: self.world.scheduler.is_paused)
+    @rule()
+    def resume(self) -> None:
+        self.world.scheduler.resume()
+
+    @rule(preempt_running=st.booleans())
+    def reset_prefix_cache(self, preempt_running) -> None:
+        world = self.world
+        may_reset = preempt_running or not world.scheduler.num_running
+        assert world.scheduler.reset_prefix_cache(preempt_running=preempt_running) == may_reset
+        assert not may_reset or not any(map(len, world.cache.indexes))
 
     @precondition(lambda self: self.world.scheduler.has_work)
     @rule(data=st.data())
@@ -121,7 +191,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.world.prefix)
     @rule()
     def clear_cache(self) -> None:
-        self.world.clear_prefix_cache()
+        self.world.cache.clear_prefix_cache()
 
     def steps_may_fail(self) -> bool:
         """Whether a fault is due, or being looked for; a second one may then be blamed on a request of the first."""
@@ -147,7 +217,7 @@ class Life(RuleBasedStateMachine):
         tokens, reason = world.tokens(request), world.reason(request)
         assert tokens == truth.tokens[: len(tokens)]
         assert [output.finish_reason for output in heard[:-1]] == [None] * (len(heard) - 1 if heard else 0)
-        if reason == "error":
+        if reason == "error" and truth.reason != "error":
             assert request.request_id in world.runner.nan_request_ids | self.broken
         elif reason is not None:
             assert (tokens, reason) == (truth.tokens, truth.reason)
@@ -155,7 +225,10 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
+        self.world.failing_allocations = 0
+        self.world.scheduler.resume()
         self.world.run()
+        assert self.world.scheduler.check_invariants([]) == dict.fromkeys(INVARIANTS, True)
         for request in self.world.requests.values():
             self.heard_the_truth(request)
             ended = self.world.reason(request) is not None
@@ -170,5 +243,7 @@ class Life(RuleBasedStateMachine):
                 self.world.check_search(request)
 
 
-Life.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+Life.TestCase.settings = settings(
+    max_examples=2000 if IS_LONG else 200, stateful_step_count=100 if IS_LONG else 40, deadline=None
+)
 TestLife = Life.TestCase

@@ -1,7 +1,7 @@
 """A scheduler on a fake device, driven by hand, and what every caller hears: for the tests of scheduling."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,6 +71,11 @@ class World:
             clock=lambda: float(next(self.now)),
         )
         self.in_flight: list[tuple[StepPlan, object]] = []
+        self.when_enqueued: Callable[[StepPlan], None] | None = None  # is called once, when a step is on the device
+        self.before_apply: Callable[[StepPlan], None] | None = None  # is called once, when results are on the host
+        self.failing_allocations = 0  # so many of the next ones fail as if no page were free
+        self.num_failed_allocations = 0
+        self._allocate, self.cache._allocate = self.cache._allocate, self._try_allocate
 
     @property
     def longest(self) -> int:
@@ -167,9 +172,16 @@ class World:
         wanted = request.params.logprobs is not None
         assert heard == [one if wanted else replace(one, logprobs=()) for one in truth], request
 
-    def clear_prefix_cache(self) -> None:
-        for index in self.cache.indexes:
-            index.clear()
+    def _try_allocate(self, *args: Any) -> tuple[list[int], ...] | None:
+        if not self.failing_allocations:
+            return self._allocate(*args)
+        self.failing_allocations -= 1
+        self.num_failed_allocations += 1
+        return None
+
+    def pass_time(self, seconds: int) -> None:
+        """Let the clock go on by so much at once, as after a sleep of the machine."""
+        self.now = itertools.count(next(self.now) + seconds)
 
     def step(self) -> list[TokenOutput]:
         """One step of the engine; the device's memory is lost if it raises."""
@@ -179,7 +191,7 @@ class World:
         except DeviceFault as error:
             lost = set().union(*(plan.request_ids for plan in (self.plans[-1], *(one for one, _ in self.in_flight))))
             self.in_flight.clear()
-            self.now = itertools.count(next(self.now) + 1000)  # so rarely that the device is not taken for broken
+            self.pass_time(1000)  # so rarely that the device is not taken for broken
             self.scheduler.restart(lost, error)
             self.runner.reset()
         outputs += self.scheduler.take_failed()
@@ -193,6 +205,7 @@ class World:
         self.plans.append(plan)
         if plan:
             work = self.runner.forward(plan)
+            self._call_once("when_enqueued", plan)
             while plan.needs_previous_tokens and self.in_flight:
                 self.apply_oldest(outputs)
             self.in_flight.append((plan, self.runner.sample(work, self.scheduler.make_masks(plan))))
@@ -203,8 +216,15 @@ class World:
         plan, ticket = self.in_flight[0]
         result = self.runner.fetch(ticket)
         self.in_flight.pop(0)
+        self._call_once("before_apply", plan)
         self.scheduler.apply(plan, result, outputs)
         self.stats.on_step(plan.num_prompt_tokens, host_s=0.0)
+
+    def _call_once(self, name: str, plan: StepPlan) -> None:
+        hook = getattr(self, name)
+        setattr(self, name, None)
+        if hook is not None:
+            hook(plan)
 
     def audit(self) -> None:
         """Raise CacheInvariantError if an invariant does not hold."""
