@@ -104,6 +104,11 @@ class GrammarCompiler:
         """
         return self._cache.get((expr, param), lambda: self._compile(expr, param))
 
+    @property
+    def num_cached(self) -> int:
+        """The number of cached grammars and refusals."""
+        return len(self._cache)
+
     def get(self, spec: GrammarSpec) -> CompiledGrammar:
         """Return a grammar that has been checked.
 
@@ -178,6 +183,10 @@ class _GrammarCache:
         self._futures: OrderedDict[Any, Future[CompiledGrammar]] = OrderedDict()
         self._sizes: dict[Any, int] = {}
 
+    def __len__(self) -> int:
+        """Return the number of entries, those that are being compiled included."""
+        return len(self._futures)
+
     def get(self, key: Any, compile: Callable[[], CompiledGrammar]) -> CompiledGrammar:
         """Return the grammar of a key, compiled if it is not cached. Raises the error with which it was refused."""
         with self._lock:
@@ -208,6 +217,8 @@ class _GrammarCache:
         else:
             future.set_result(grammar)
         with self._lock:
+            if self._futures.get(key) is not future:
+                return  # dropped while it was compiled
             self._sizes[key] = size
             while len(self._futures) > self._max_entries or sum(self._sizes.values()) > self._max_bytes:
                 oldest, _ = self._futures.popitem(last=False)

@@ -1,6 +1,7 @@
 """A grammar is compiled once, gives each sequence a matcher of its own, and errors name the request's field."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,11 +87,31 @@ def test_the_least_recently_used_grammar_is_dropped_first():
     try:
         first, second = compiler.compile(regex(1)), compiler.compile(regex(2))
         assert compiler.compile(regex(1)) is first
+        assert compiler.num_cached == 2
         compiler.compile(regex(3))
+        assert compiler.num_cached == 2
         assert compiler.compile(regex(1)) is first
         assert compiler.compile(regex(2)) is not second
     finally:
         compiler.close()
+
+
+def test_a_grammar_dropped_while_it_is_compiled_takes_no_room():
+    """Its size would count for ever, until all others were dropped for it."""
+    cache, begun, go_on = compiler_module._GrammarCache(1, 1000), threading.Event(), threading.Event()
+
+    def compile_slowly():
+        begun.set()
+        assert go_on.wait(20)
+        return SimpleNamespace(num_bytes=10)
+
+    slow = threading.Thread(target=cache.get, args=("slow", compile_slowly))
+    slow.start()
+    assert begun.wait(20)
+    cache.get("quick", lambda: SimpleNamespace(num_bytes=20))
+    go_on.set()
+    slow.join()
+    assert (len(cache), cache._sizes) == (1, {"quick": 20})
 
 
 def test_the_cache_is_bounded_in_bytes():
