@@ -203,15 +203,20 @@ class EngineClient:
     def replica_stats(self) -> tuple[StatsSnapshot, ...]:
         """Return the metrics of each replica, by rank.
 
-        What is counted for the whole process is among the first's: requests that were refused, compilations, and
-        restarts of worker processes.
+        What is counted for the whole process is among the first's: requests that were refused, compilations, cached
+        grammars, and restarts of worker processes.
         """
         first, *others = [replica.stats() for replica in self.replicas]
         shared = compile_counter.counters() | {"worker_restarts": self.text.num_restarts}
         nothing = dict.fromkeys(shared, 0)
         refused = self._queue.rejected()
         return (
-            replace(first, counters={**first.counters, **shared}, rejected=refused),
+            replace(
+                first,
+                counters={**first.counters, **shared},
+                rejected=refused,
+                grammar_cache_entries=self.text.output_planner.num_cached_grammars,
+            ),
             *(
                 replace(stats, counters={**stats.counters, **nothing}, rejected=dict.fromkeys(refused, 0))
                 for stats in others

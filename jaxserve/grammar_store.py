@@ -46,6 +46,11 @@ class GrammarStore:
         return self._get_compiler().get(spec)
 
     @property
+    def num_cached(self) -> int:
+        """The number of grammars in the cache."""
+        return 0 if self._compiler is None else self._compiler.num_cached
+
+    @property
     def num_restarts(self) -> int:
         """The number of worker processes that were replaced because a grammar broke them."""
         return 0 if self._compiler is None else self._compiler.num_restarts

@@ -198,6 +198,11 @@ class OutputPlanner:
             )
 
     @property
+    def num_cached_grammars(self) -> int:
+        """The number of grammars that are kept for later requests."""
+        return self._grammars.num_cached
+
+    @property
     def num_restarts(self) -> int:
         """The number of worker processes that were replaced because a grammar broke them."""
         return self._grammars.num_restarts

@@ -382,6 +382,7 @@ class StatsSnapshot:
     finished                 The number of requests that ended, by finish reason.
     rejected                 The number of requests that were refused, by the limit that refused them.
     histograms               Distributions of times and sizes.
+    grammar_cache_entries    Compiled grammars that are kept, in the whole process.
     """
 
     num_requests_running: int
@@ -392,6 +393,7 @@ class StatsSnapshot:
     finished: Mapping[str, int]
     rejected: Mapping[str, int]
     histograms: Mapping[str, HistogramSnapshot]
+    grammar_cache_entries: int = 0
 
     @property
     def pages_active(self) -> int:

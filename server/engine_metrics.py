@@ -167,6 +167,9 @@ class EngineCollector(Collector):
         help = "Requests inside the engine."
         yield self._make_labelled(GaugeMetricFamily, "jaxserve_requests", help, "state", states)
         yield self._make_outcomes(engines)
+        entries = [stats.grammar_cache_entries for stats in engines]
+        help = "Compiled grammars and refusals in the cache."
+        yield self._make(GaugeMetricFamily, "jaxserve_grammar_cache_entries", help, entries)
         for name, (metric, help) in OWN_COUNTERS.items():
             yield self._make(CounterMetricFamily, f"jaxserve_{metric}", help, _count(engines, name))
         help = "Roofline seconds divided by device seconds since the start; for the present, divide the rates of both."

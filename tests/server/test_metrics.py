@@ -1,11 +1,15 @@
 """/metrics: names, labels, buckets, and that every series exists from the start."""
 
+import socket
+from unittest.mock import AsyncMock, patch
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as plain
 
 from jaxserve import HistogramSnapshot
 from jaxserve.engine import stats
 from jaxserve.outputs import CacheGroupStats
+from server.app import get_state
 from server.engine_metrics import COUNTERS, HISTOGRAMS
 from tests.fake_llm import FakeLLM, empty_stats
 
@@ -167,3 +171,55 @@ async def test_each_replica_has_series_of_its_own(make_api):
     ] == [5, 7]
     assert [seen[key("vllm:request_params_n_count", engine=engine)] for engine in "01"] == [0, 0]
     assert api.llm.stats().counters["generation_tokens"] == 12
+
+
+async def test_requests_are_shown_by_their_state_and_by_how_they_ended(api):
+    finished = {"stop": 1, "length": 2, "abort": 3, "error": 4, "repetition": 5}
+    states = {"num_requests_running": 6, "num_requests_waiting": 7, "num_requests_preempted": 8}
+    api.llm.snapshots[0] = empty_stats(**states, finished=finished, grammar_cache_entries=9)
+    with patch.object(api.llm._queue, "rejected", lambda: {"max_num_queued_reqs": 10, "max_num_queued_tokens": 11}):
+        seen = await samples(api)
+    counts = {state: seen[key("jaxserve_requests", state=state)] for state in ("running", "waiting", "preempted")}
+    assert counts == {"running": 6, "waiting": 7, "preempted": 8}
+    outcomes = {
+        dict(labels)["reason"]: (dict(labels)["outcome"], value)
+        for (name, labels), value in seen.items()
+        if name == "jaxserve_requests_total"
+    }
+    assert outcomes == {
+        "stop": ("ok", 1),
+        "length": ("ok", 2),
+        "repetition": ("ok", 5),
+        "abort": ("aborted", 3),
+        "error": ("error", 4),
+        "max_num_queued_reqs": ("rejected", 10),
+        "max_num_queued_tokens": ("rejected", 11),
+    }
+    assert seen[key("jaxserve_grammar_cache_entries")] == 9
+
+
+async def test_the_loop_s_longest_delay_since_the_last_scrape_is_shown_once(api):
+    state = get_state(api.app)
+    times = iter([0.0, 0.3, 1.0, 1.1, 2.0, 2.15])  # before and after each of three sleeps
+    with patch("server.metrics.asyncio") as fake:
+        fake.get_running_loop.return_value.time = lambda: next(times)
+        fake.sleep = AsyncMock()
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await state.loop_lag.watch()
+    assert (await samples(api))[key("jaxserve_event_loop_lag_seconds")] == pytest.approx(0.2)
+    assert (await samples(api))[key("jaxserve_event_loop_lag_seconds")] == 0
+
+
+async def test_open_connections_and_descriptors_are_counted(api):
+    before = await samples(api)
+    assert before[key("jaxserve_open_connections")] == 0
+    state = get_state(api.app)
+    pair = socket.socketpair()
+    try:
+        state.connections.update(pair)
+        seen = await samples(api)
+    finally:
+        for end in pair:
+            end.close()
+    assert seen[key("jaxserve_open_connections")] == 2
+    assert seen["process_open_fds", ()] == before["process_open_fds", ()] + 2
