@@ -1,6 +1,7 @@
 """Callers: how much each may have at a time, how long its requests may take, and whose cached prefixes it shares."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -104,6 +105,22 @@ async def test_a_request_that_runs_too_long_ends_with_504(make_api, held_llm):
     *deltas, last = stream.events
     assert (stream.status, last["error"]["code"]) == (200, 504)
     assert [delta["choices"][0]["delta"]["content"] for delta in deltas] == ["", "Hel"]
+
+
+@pytest.mark.parametrize("jump_s", [-(10**8), 10**8])
+async def test_a_jump_of_the_system_s_clock_ends_no_request_and_delays_no_limit(
+    make_api, held_llm, monkeypatch, jump_s
+):
+    api = make_api(llm=held_llm, queue_timeout_s=3600, request_timeout_s=3600)
+    running = asyncio.create_task(api.chat())
+    limited = asyncio.create_task(make_api(llm=held_llm, request_timeout_s=0.2).chat())
+    await held_llm.wait_until(lambda llm: len(llm.calls) == 2)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump_s)
+    assert (await limited).status == 504
+    assert not running.done()
+    held_llm.release.set()
+    assert (await running).status == 200
 
 
 async def salts(make_api, **config):
