@@ -22,6 +22,8 @@ CHECKS = {  # name → its module, which has run(share, model, folder, seed) →
     "streams": "streams",
     "soak": "soak",
     "attacks": "attack_table",
+    "state-machine": "state_machine",
+    "simulation": "simulation",
 }
 
 
