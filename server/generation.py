@@ -138,10 +138,13 @@ class Generation:
             self._can_take.clear()
         return [self._take_choice(index) for index in list(self._pending) if self._is_due(index, interval)]
 
-    def drop_pending(self) -> None:
-        """Forget the deltas that have not been taken."""
-        for index in list(self._pending):
-            self._pop_pending(index)
+    def discard(self, error: ApiError) -> None:
+        """Forget the deltas that have not been taken, and end the generation with this error, even if it is finished.
+
+        A reply without them must not look like a whole one.
+        """
+        self._drop_pending()
+        self._end(error)
 
     async def collect(self) -> list[TextDelta]:
         """Wait for the end, and return each choice as one delta, in order.
@@ -158,9 +161,7 @@ class Generation:
     def fail(self, error: BaseException) -> None:
         """End the generation with this error, as the client will get it, unless it is finished already."""
         if not self.is_finished:
-            self.error = to_api_error(error, admitted=True)
-            self.cancel()
-            self._can_take.set()
+            self._end(to_api_error(error, admitted=True))
 
     def cancel(self) -> None:
         """Abort what is still being generated. Idempotent."""
@@ -170,9 +171,18 @@ class Generation:
     def release(self) -> None:
         """Abort what is still being generated and forget the rest, because nobody reads it any more. Idempotent."""
         self.cancel()
-        self.drop_pending()
+        self._drop_pending()
         if self._trace is not None:
             self._trace.end(self.error)
+
+    def _end(self, error: ApiError) -> None:
+        self.error = error
+        self.cancel()
+        self._can_take.set()
+
+    def _drop_pending(self) -> None:
+        for index in list(self._pending):
+            self._pop_pending(index)
 
     def _on_error(self, error: Exception) -> None:
         self.fail(rename_fields(error, {FIELD_OF_CONSTRAINTS: self._constraint_field}))

@@ -18,12 +18,8 @@ TOO_MUCH_UNSENT = "Too much output waits to be read, most of it of this request;
 class Reader(Protocol):
     """A request whose output is read by its client."""
 
-    def fail(self, error: ApiError) -> None:
-        """End it with an error."""
-        ...
-
-    def drop_pending(self) -> None:
-        """Forget what has not been sent."""
+    def discard(self, error: ApiError) -> None:
+        """Forget what has not been sent, and end it with an error."""
         ...
 
 
@@ -44,8 +40,7 @@ class UnsentOutput:
         self.total_bytes += num_bytes
         if self.total_bytes > self._limit_bytes:
             furthest_behind = max(self._by_reader, key=self._by_reader.__getitem__)
-            furthest_behind.drop_pending()
-            furthest_behind.fail(unavailable(TOO_MUCH_UNSENT))
+            furthest_behind.discard(unavailable(TOO_MUCH_UNSENT))
 
     def remove(self, reader: Reader, num_bytes: int) -> None:
         """Forget bytes of a request, which were taken or dropped."""

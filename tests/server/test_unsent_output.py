@@ -1,9 +1,11 @@
 """Output that nobody reads: it is kept small, counted, and above the limit the request furthest behind is ended."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxserve import FinishReason, Logprob, SamplingParams, TextDelta, TokenLogprob
+from server.errors import ApiError
 from server.generation import Generation
 from server.unsent_output import MAX_DELTAS, UnsentOutput, estimate_bytes, merge_deltas
 from tests.fake_llm import FakeLLM
@@ -89,6 +91,19 @@ async def test_above_the_limit_the_request_furthest_behind_is_ended_and_forgotte
     assert behind.take() == []
     assert ahead.error is None and len(ahead.take()[0].token_ids) == 8
     assert unsent.total_bytes == 0
+
+
+async def test_one_that_is_finished_and_not_read_does_not_look_whole_afterwards():
+    unsent = UnsentOutput(20 * estimate_bytes(delta(0, 1)))
+    (done, behind), (brisk, _) = make(unsent), make(unsent)
+    for index in (0, 1):
+        for number in range(8):
+            done.put(delta(index, number, FinishReason.LENGTH if number == 7 else None))
+    assert behind.is_finished and behind.error is None
+    for number in range(15):
+        brisk.put(delta(0, number))
+    with pytest.raises(ApiError):
+        await behind.collect()
 
 
 async def test_a_request_that_is_over_is_not_counted():
