@@ -246,9 +246,10 @@ class FakeRunner:
         mode: SampleMode,
     ) -> tuple[int, list[tuple[float, int]]]:
         known = self.lines.get(row) if sampling_S[REPETITION_PENALTY:].any() else None
-        nexts = _continuations(digest, sampling_S, position, mask, _penalty_digest(known))
-        token = _sample(digest, sampling_S, position, mask, _penalty_digest(known))
-        if mode == SampleMode.BEAM and nexts:
+        penalties = _penalty_digest(known)
+        token = _sample(digest, sampling_S, position, mask, penalties)
+        nexts = _continuations(digest, sampling_S, position, mask, penalties) if mode == SampleMode.BEAM else []
+        if nexts:
             token = nexts[0][1]
         token = -1 if request_id in self.nan_request_ids else token
         if known is not None:
