@@ -1,6 +1,7 @@
 """The engine's thread: what it is told it does, and its death is told to everybody."""
 
 import queue
+import threading
 from dataclasses import replace
 
 import pytest
@@ -22,10 +23,14 @@ WAIT_S = 20
 
 
 class Brittle(FakeRunner):
-    """Breaks at the n-th step, for good: what it held cannot be made anew, unless `can_reset`."""
+    """Breaks at the n-th step, for good: what it held cannot be made anew, unless `can_reset`.
+
+    steps   How many more steps may begin before it waits for `release`; None: all.
+    """
 
     breaks_at = 10**9
     can_reset = False
+    steps: threading.Semaphore | None = None
 
     def reset(self):
         if not self.can_reset:
@@ -33,6 +38,8 @@ class Brittle(FakeRunner):
         super().reset()
 
     def forward(self, plan):
+        if self.steps is not None:
+            self.steps.acquire()
         self.breaks_at -= 1
         if self.breaks_at < 0:
             raise RuntimeError("the device fell over")
@@ -60,6 +67,17 @@ def running():
     thread.start()
     yield thread, runner, heard
     thread.stop()
+
+
+def start_and_pause(thread, runner, heard):
+    """Run a request of 30 tokens for a few steps and return its first output; the pause is told in mid-step."""
+    runner.steps = threading.Semaphore(3)
+    thread.submit(add(1, tokens=30))
+    first = heard.get(timeout=WAIT_S)
+    paused = thread.ask(Order.PAUSE)
+    runner.steps.release(1000)
+    paused.result(WAIT_S)
+    return first
 
 
 def add(request_id, tokens=8):
@@ -172,9 +190,7 @@ def test_stopping_tells_who_is_left(running):
 
 def test_a_paused_engine_computes_nothing_and_loses_nothing(running):
     thread, runner, heard = running
-    thread.submit(add(1, tokens=30))
-    first = heard.get(timeout=WAIT_S)
-    thread.ask(Order.PAUSE).result(WAIT_S)
+    first = start_and_pause(thread, runner, heard)
     thread.submit(add(2))
     paused = thread.ask(Order.INSPECT).result(WAIT_S)
     steps = runner.breaks_at
@@ -195,10 +211,8 @@ def test_a_paused_engine_computes_nothing_and_loses_nothing(running):
 
 
 def test_what_is_inspected_has_every_invariant_and_the_owner_of_every_page(running):
-    thread, _, heard = running
-    thread.submit(add(1, tokens=30))
-    heard.get(timeout=WAIT_S)
-    thread.ask(Order.PAUSE).result(WAIT_S)
+    start_and_pause(*running)
+    thread, _, _ = running
     state = thread.ask(Order.INSPECT).result(WAIT_S)
     assert set(state.invariants.values()) == {True}
     [group], [request] = state.cache_groups, state.requests
