@@ -10,7 +10,7 @@ the failed steps and one more, or has ended. A culprit among m requests costs up
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.sequence import Sequence
@@ -69,7 +69,7 @@ class FaultSearch:
         self._num_rebuilds_left = 4 * (1 + num_suspects.bit_length())
         return True
 
-    def blame(self, request_ids: Iterable[int]) -> int | None:
+    def blame(self, request_ids: Collection[int]) -> int | None:
         """Suspect the requests of failed steps; return the id of the one that must be the culprit, or None.
 
         To be called before the lost tokens are forgotten.
@@ -78,6 +78,8 @@ class FaultSearch:
         suspects = {request_id: self._target(by_id[request_id]) for request_id in request_ids if request_id in by_id}
         group = self._groups.pop(0) if self._groups else {}
         on_trial = [request_id for request_id in group if request_id in suspects]
+        # A request that has been ended since may be the cause: then nobody else is found guilty.
+        is_certain = len(on_trial) == 1 and all(request_id in by_id for request_id in request_ids)
         others = {request_id: target for request_id, target in group.items() if request_id not in suspects}
         if not on_trial:  # the first failure, or one of requests that had been cleared
             groups = [list(suspects)]
@@ -85,10 +87,10 @@ class FaultSearch:
             middle = len(on_trial) // 2
             groups = [on_trial[:middle], on_trial[middle:]]
         else:
-            groups = []
+            groups = [] if is_certain else [on_trial]
         halves = [{request_id: suspects[request_id] for request_id in ids} for ids in groups]
         self._groups[:0] = [each for each in (*halves, others) if each]
-        return on_trial[0] if len(on_trial) == 1 else None
+        return on_trial[0] if is_certain else None
 
     def _target(self, sequence: Sequence) -> int:
         return self._requests.count_progress(sequence) + sequence.num_pending + 1

@@ -129,3 +129,16 @@ def test_a_plan_that_raises_is_made_again(monkeypatch):
         engine.audit()
     world.check(*requests)
     assert count_rebuilds(world) == 1
+
+
+def test_a_request_is_not_blamed_for_one_that_was_aborted_in_the_step_that_failed():
+    """Both are on trial when the cause is aborted; its step fails nevertheless, for the last time."""
+    world = World()
+    innocent, cause = world.add(prompt(5), eos=None), world.add(prompt(6, start=9), eos=None)
+    world.runner.culprits[cause.request_id] = "fetch"
+    world.step()
+    world.when_enqueued = lambda plan: world.scheduler.finish(cause.request_id)
+    world.step()
+    assert world.runner.num_faults == 2
+    world.run()
+    world.check(innocent)
