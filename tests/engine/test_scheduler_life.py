@@ -197,7 +197,8 @@ class Life(RuleBasedStateMachine):
         """Whether a fault is due, or being looked for; a second one may then be blamed on a request of the first."""
         runner, scheduler = self.world.runner, self.world.scheduler
         is_searching = bool(scheduler._search._groups)
-        return is_searching or bool(runner.calls_left) or not runner.culprits.keys().isdisjoint(scheduler.request_ids())
+        concerned = {*scheduler.request_ids()}.union(*(plan.request_ids for plan, _ in self.world.in_flight))
+        return is_searching or bool(runner.calls_left) or not runner.culprits.keys().isdisjoint(concerned)
 
     @invariant()
     def the_books_add_up(self) -> None:
