@@ -31,7 +31,7 @@ def main() -> int:
     duration_s = options.hours * 3600 if options.hours else options.minutes * 60
     reports = []
     for seed in range(int(first), int(last or int(first) + 1)):
-        plan = make_plan(seed, duration_s, options.calls_per_s)
+        plan = make_plan(seed, duration_s, options.calls_per_s, options.fault_rate)
         report = simulate(plan)
         print(_format(report), flush=True)
         if report.failure is not None:
@@ -51,6 +51,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1.0, help="virtual minutes of load of each seed (default: 1)")
     parser.add_argument("--hours", type=float, default=0.0, help="virtual hours instead")
     parser.add_argument("--calls-per-s", type=float, default=1.0, help="connections a virtual second (default: 1)")
+    parser.add_argument("--fault-rate", type=float, default=1.0, help="1 is about eight faults a minute (default: 1)")
     parser.add_argument("--shrink-s", type=float, default=120.0, help="seconds for making a failing plan smaller")
     parser.add_argument("--save-to", type=Path, default=FAILURES, help="directory for plans that fail")
     parser.add_argument("--json", type=Path, help="file for the summary and the report of each seed")
@@ -71,7 +72,8 @@ def _keep(plan: Plan, report: Report, options: argparse.Namespace) -> None:
 
 def _command(seed: int, options: argparse.Namespace) -> str:
     length = f"--hours {options.hours:g}" if options.hours else f"--minutes {options.minutes:g}"
-    return f"python -m tests.simulation --seeds {seed} {length} --calls-per-s {options.calls_per_s:g} (at {_commit()})"
+    rates = f"--calls-per-s {options.calls_per_s:g} --fault-rate {options.fault_rate:g}"
+    return f"python -m tests.simulation --seeds {seed} {length} {rates} (at {_commit()})"
 
 
 def _commit() -> str:

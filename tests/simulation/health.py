@@ -46,8 +46,8 @@ class HealthMonitor:
             return
         began = engine.heartbeat._began_s
         if began != self._polled_s:
-            if self._polled_s is not None and began is not None:
-                seconds = began - self._polled_s
+            if self._polled_s is not None:
+                seconds = (self._loop.time() if began is None else began) - self._polled_s
                 self.longest_step_s = max(self.longest_step_s, seconds)
                 self._most_s_per_token = max(self._most_s_per_token, seconds / max(1, self._num_tokens))
             self._note_illness()
