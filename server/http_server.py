@@ -24,6 +24,7 @@ from quart import Quart
 
 from server.connection import Connection
 from server.http1 import LINGER_S, ConnectionPolicy
+from server.listen import start_listening
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +60,19 @@ class HttpServer:
         """Serve on these bound sockets until `stop` is set, then close them and all connections.
 
         on_listening: called when clients can connect.
+
+        Raises StartupError if another process has begun to listen at one of the addresses.
         """
         await self._app.startup()
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
-        for listener in listeners:
-            listener.setblocking(False)
-            listener.listen(self._config.backlog)
-            tasks.append(asyncio.create_task(self._accept(listener)))
-            name = listener.getsockname()
-            log.info("Running on %s", name if isinstance(name, str) else " port ".join(map(str, name[:2])))
-        on_listening()
         try:
+            for listener in listeners:
+                listener.setblocking(False)
+                start_listening(listener, self._config.backlog)
+                tasks.append(asyncio.create_task(self._accept(listener)))
+                name = listener.getsockname()
+                log.info("Running on %s", name if isinstance(name, str) else " port ".join(map(str, name[:2])))
+            on_listening()
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()

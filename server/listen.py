@@ -38,6 +38,19 @@ def listen(config: ServerConfig) -> tuple[socket.socket, ...]:
     raise _make_bind_error(f"{config.host} port {config.port}", last)
 
 
+def start_listening(sock: socket.socket, backlog: int) -> None:
+    """Let clients connect to a bound socket.
+
+    Raises StartupError if another process has begun to listen there since it was bound.
+    """
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        address = sock.getsockname()
+        name = f"the socket {address}" if isinstance(address, str) else f"{address[0]} port {address[1]}"
+        raise _make_bind_error(name, error) from None
+
+
 def check_version(name: str, installed: str) -> None:
     """Check that the server was written for the installed version of a package. Raises StartupError if not."""
     first, end = SUPPORTED_VERSIONS[name]

@@ -16,6 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"jaxserve", "server", "tests", "scripts"}
 NEEDED_WITHOUT_IMPORT = {  # what is needed although no source of ours imports it → why
+    "h2": "Hypercorn imports it, and takes older versions",
     "ipykernel": "the kernel that runs the notebook",
     "ipywidgets": "tqdm draws its bars with it in notebooks",
     "pyright": "scripts/test runs it",

@@ -1,5 +1,6 @@
 """The addresses that are bound, and the errors if they cannot be."""
 
+import asyncio
 import re
 import socket
 import tomllib
@@ -7,11 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from jaxserve import StartupError
+from server.app import create_app
 from server.config import ServerConfig
+from server.lifecycle import serve
 from server.listen import SUPPORTED_VERSIONS, check_version, format_requirement, listen
 from server.startup import describe_reach, format_address
+from tests.fake_llm import FakeLLM
+from tests.server.live_server import get
 
 ROOT = Path(__file__).parents[2]
 BOTH_FAMILIES = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
@@ -120,3 +127,61 @@ def test_the_versions_at_the_start_are_those_that_are_declared(name):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert format_requirement(name) in project["dependencies"]
     check_version(name, version(name))
+
+
+async def serve_until(stop: asyncio.Event, listeners: tuple[socket.socket, ...], config: ServerConfig) -> int:
+    return await serve(create_app(FakeLLM(), config), config, listeners, stop)
+
+
+async def ask_health(port: int) -> bytes:
+    """Return the reply, as soon as the server accepts connections."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0)
+                continue
+            writer.write(get("/health", "Connection: close"))
+            reply = await reader.read()
+            writer.close()
+            return reply
+
+
+async def test_clients_are_refused_until_the_server_is_ready():
+    config, stop = ServerConfig(host="127.0.0.1", port=0), asyncio.Event()
+    listeners = listen(config)
+    port = listeners[0].getsockname()[1]
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+    server = asyncio.create_task(serve_until(stop, listeners, config))
+    assert (await ask_health(port)).startswith(b"HTTP/1.1 200")
+    stop.set()
+    assert await server == 0
+
+
+async def test_of_two_servers_that_start_on_one_port_the_later_one_is_told_so():
+    """Linux lets both bind as long as nobody listens."""
+    stop = asyncio.Event()
+    first = listen(ServerConfig(host="127.0.0.1", port=0))
+    config = ServerConfig(host="127.0.0.1", port=first[0].getsockname()[1])
+    second = listen(config)
+    server = asyncio.create_task(serve_until(stop, first, config))
+    assert (await ask_health(config.port)).startswith(b"HTTP/1.1 200")
+    with pytest.raises(StartupError, match="in use by another process"):
+        await serve_until(asyncio.Event(), second, config)
+    stop.set()
+    assert await server == 0
+
+
+LEAST_VERSIONS = {"h11": "0.16", "h2": "4.4.1", "jinja2": "3.1.6", "werkzeug": "3.1"}
+
+
+@pytest.mark.parametrize("name", LEAST_VERSIONS)
+def test_versions_of_packages_with_known_holes_are_not_installed(name):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [declared] = [each for each in map(Requirement, project["dependencies"]) if each.name == name]
+    [lowest] = [specifier.version for specifier in declared.specifier if specifier.operator == ">="]
+    assert Version(lowest) >= Version(LEAST_VERSIONS[name])
+    assert declared.specifier.contains(version(name))
