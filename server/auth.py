@@ -27,7 +27,9 @@ class ApiKeyAuth:
 
     def challenge(self, request: Request) -> Response | None:
         """Return the 401 reply for this request, or None if it is authorized."""
-        if self.is_authorized(request.method, request.path, request.headers.getlist("Authorization")):
+        sent_path = request.scope["path"]
+        path = sent_path if sent_path.startswith("//") else request.path  # which has lost all slashes but one
+        if self.is_authorized(request.method, path, request.headers.getlist("Authorization")):
             return None
         return json_response({"error": "Unauthorized"}, 401, {"WWW-Authenticate": "Bearer"})
 

@@ -1,9 +1,15 @@
 """API keys: which paths need one, how it is sent, and the 401."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from jaxserve import BadConfig
+from server import auth
+from server.auth import ApiKeyAuth
 from server.config import ServerConfig
+from tests.fake_llm import FakeLLM
+from tests.server.live_server import serve_live
 
 KEYS = ("first", "schlüssel")
 
@@ -70,3 +76,85 @@ async def test_options_needs_no_key(make_api):
 def test_an_empty_key_is_refused_at_start():
     with pytest.raises(BadConfig, match="api_key"):
         ServerConfig(api_key=("",))
+
+
+AUTHORIZATIONS = {
+    "the first key": ["Bearer first"],
+    "the last key": ["Bearer last"],
+    "a wrong key": ["Bearer wrong"],
+    "a key that begins right": ["Bearer firs"],
+    "an empty key": ["Bearer "],
+    "another scheme": ["Basic first"],
+    "no scheme": ["first"],
+    "no header": [],
+    "two headers": ["Bearer first", "Bearer first"],
+}
+
+
+@pytest.mark.parametrize("name", AUTHORIZATIONS)
+def test_whatever_is_presented_is_hashed_once_and_compared_with_every_key(name, monkeypatch):
+    """The same work for everybody, so that the time of a refusal tells nothing."""
+    keys = ("first", "middle", "last")
+    checked = ApiKeyAuth(ServerConfig(api_key=keys))
+    hashed, compared = [], []
+    sha256, compare_digest = auth.hashlib.sha256, auth.hmac.compare_digest
+
+    def count_hash(data: bytes):
+        hashed.append(data)
+        return sha256(data)
+
+    def count_comparison(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), other))
+        return compare_digest(one, other)
+
+    monkeypatch.setattr(auth, "hashlib", SimpleNamespace(sha256=count_hash))
+    monkeypatch.setattr(auth, "hmac", SimpleNamespace(compare_digest=count_comparison))
+    assert checked.is_authorized("GET", "/version", AUTHORIZATIONS[name]) == name.endswith(("first key", "last key"))
+    assert len(hashed) == 1
+    assert compared == [(32, sha256(key.encode()).digest()) for key in keys]
+
+
+PATHS = (
+    *("/version", "/%76ersion", "//version", "///version", "/VERSION", "/version/", "/version%2f", "/./version"),
+    *("/health/../version", "/health%2f..%2fversion", "/health/..%2f/version", "/live;/version", "/live;x=/version"),
+    *("/version?/health", "/version%3f/health", "/version?path=/health", "/version#/health", "/version;/health"),
+    *("/healthz", "/HEALTH", "//health", "/health/", "/health%00", "/%68ealth/", "/health%2f", "/liv%65/x"),
+    *("http://elsewhere/version", "http://elsewhere//version", "http://elsewhere/health/../version"),
+    *("http://health/version", "http:///version", "http://x/version?/health"),
+)
+HOSTS = ("x", "x/health", "x/health?", "/health", "health", "x/live#", "x:80/health", "", "x@/health", "[::1]/live")
+
+
+@pytest.fixture(scope="module")
+def reach():
+    """Return the statuses of requests with a key, or without one, whose targets and hosts are written as they are."""
+
+    async def reach(*requests: tuple[str, str], key: str | None) -> list[int]:
+        statuses = []
+        async with serve_live(FakeLLM(), api_key=KEYS, max_connections=1000) as live:
+            for target, host in requests:
+                sent = f"Authorization: Bearer {key}\r\n" if key else ""
+                async with live.connection() as peer:
+                    await peer.send(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n{sent}\r\n".encode())
+                    statuses.append((await peer.read_reply())[0])
+        return statuses
+
+    return reach
+
+
+async def test_no_way_to_write_a_path_or_a_host_replaces_the_key(reach):
+    requests = [*((path, "x") for path in PATHS), *(("/version", host) for host in HOSTS)]
+    statuses = dict(zip(requests, await reach(*requests, key=None), strict=True))
+    assert {request: status for request, status in statuses.items() if status != 401} == {}
+
+
+async def test_with_a_key_a_path_leads_where_it_says_and_nowhere_else(reach):
+    there = ["/version", "/%76ersion", "http://elsewhere/version", "/version?/health"]
+    nowhere = ["//version", "/VERSION", "/version/", "/health/../version", "/live;/version", "/version%3f/health"]
+    assert await reach(*((path, "x") for path in there), key="first") == [200] * len(there)
+    assert await reach(*((path, "x") for path in nowhere), key="first") == [404] * len(nowhere)
+
+
+async def test_an_absolute_target_is_its_path(reach):
+    requests = [("http://elsewhere/health", "x"), ("http://x/health?/../version", "x"), ("/health", "x/version")]
+    assert await reach(*requests, key=None) == [200] * 3
