@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine import step
+from jaxserve.engine import programs, step
 from jaxserve.engine.build import build
 from jaxserve.engine.compile import compile_all, compile_counter
 from jaxserve.engine.fault_injection import limit_disk
@@ -211,3 +211,18 @@ def test_whichever_file_cannot_be_written_is_made_by_a_later_start(tmp_path, mon
             break
         assert ProgramStore(directory, single_placement()).load("double") is not None
     assert number == 4
+
+
+@pytest.mark.parametrize("change", ["version", "flags", "sources", "python"])
+def test_another_version_flag_or_source_is_another_program(change, store, monkeypatch):
+    doubled(store())
+    assert store().load("double") is not None
+    if change == "version":
+        monkeypatch.setattr(programs.jax, "__version__", "0.0.1")
+    elif change == "flags":
+        monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    elif change == "sources":
+        monkeypatch.setattr(programs, "hash_sources", lambda: "other")
+    else:
+        monkeypatch.setattr(programs.sys, "version_info", (3, 99))
+    assert store().load("double") is None

@@ -423,3 +423,14 @@ def test_requests_that_exceed_what_can_be_listed_are_counted(monkeypatch):
     short = world.scheduler.inspect(())
     assert (len(short.requests), short.num_requests) == (2, 3)
     assert [request.pages is not None for request in short.requests] == [True, False]
+
+
+@BOTH
+@pytest.mark.parametrize("steps", range(8))
+def test_the_pages_of_a_request_that_is_aborted_are_free_before_the_next_step(steps, overlap):
+    world = World(overlap=overlap, budget=16, prefix=False)
+    request = world.add(prompt(40), max_tokens=20)
+    for _ in range(steps):
+        world.step()
+    world.scheduler.finish(request.request_id)
+    assert (world.cache.num_active, world.scheduler.num_running, world.scheduler.num_waiting) == (0, 0, 0)

@@ -1,6 +1,8 @@
 """Connections within the limit of open files: room stays for the process itself and for questions about its health."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from jaxserve import StartupError
 from server import file_limit
 from server.file_limit import MAX_EXCESS, MIN_FREE_FILES, fit_connections
+from tests.sources import REPO
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +46,27 @@ def test_a_low_limit_is_reported(fit, caplog):
 def test_no_room_at_all_is_refused(fit):
     with pytest.raises(StartupError, match="ulimit -n 4096"):
         fit(len(os.listdir("/dev/fd")) + 2, 4096)
+
+
+PROGRAM = """
+import resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, hard), hard))
+from server.file_limit import fit_connections
+fit_connections(10)
+print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
+"""
+
+
+def test_the_limit_is_raised_as_far_as_the_system_allows():
+    ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=REPO)
+    assert (ended.stdout, ended.stderr) == ("True\n", "")
+
+
+def test_a_limit_that_cannot_be_raised_is_taken_as_it_is(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(file_limit.resource, "getrlimit", lambda _: (500, 1000))
+    monkeypatch.setattr(file_limit.resource, "setrlimit", refuse)
+    assert fit_connections(4096).max_connections < 500

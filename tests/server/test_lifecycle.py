@@ -39,12 +39,12 @@ async def test_a_unix_socket_will_do(tmp_path):
 
 
 @asynccontextmanager
-async def process(is_held: bool, drain_s: float, max_files: int = 0):
+async def process(is_held: bool, drain_s: float, max_files: int = 0, hang: str = ""):
     """A server process that listens, and its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = [str(port), str(int(is_held)), str(drain_s), str(max_files)]
+    words = [str(port), str(int(is_held)), str(drain_s), str(max_files), hang]
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.server.fake_server", *words, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
     )
@@ -141,6 +141,29 @@ async def test_a_second_signal_leaves_at_once():
             pass
         child.send_signal(signal.SIGINT)
         assert await child.wait() == 0
+
+
+async def test_a_shutdown_that_hangs_is_ended_by_the_timer():
+    async with asyncio.timeout(30), process(False, drain_s=0.1, hang="close") as (child, port), connected(port) as peer:
+        await peer.send(get("/live"))
+        assert (await peer.read_reply())[0] == 200
+        child.send_signal(signal.SIGTERM)
+        assert await child.wait() == 0
+
+
+async def test_a_dead_engine_that_cannot_be_closed_ends_the_process_with_70():
+    async with (
+        asyncio.timeout(30),
+        process(False, drain_s=600, hang="engine") as (child, port),
+        connected(port) as peer,
+    ):
+        assert (await _ask(peer, post(PATH, CHAT)))[0] == 200
+        assert await child.wait() == 70
+
+
+def test_a_dead_engine_has_ten_seconds_to_end_the_process():
+    assert lifecycle.HEALTH_POLL_S + lifecycle.DEAD_ENGINE_EXIT_S < 10
+    assert lifecycle.HEALTH_POLL_S < 1 and lifecycle.DEAD_ENGINE_GRACE_S + lifecycle.HEALTH_POLL_S < 10
 
 
 async def test_what_finishes_in_time_is_whole():

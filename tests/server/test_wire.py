@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from jaxserve import GenerationFailed
+from server import lifecycle
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
 from tests.server.live_server import get, post, serve_live
@@ -115,6 +116,48 @@ async def test_a_client_that_leaves_is_aborted(live_server, body, hold_at, behin
         peer.abort() if how == "reset" else peer.writer.close()
         async with asyncio.timeout(10):
             await live_server.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
+
+
+async def test_a_client_that_closes_its_own_direction_only_is_taken_to_have_left(live_server):
+    live_server.llm.hold_at = 1
+    async with live_server.connection() as peer:
+        await peer.send(post(PATH, STREAM))
+        await peer.read_until(b'"Hel"')
+        peer.writer.write_eof()
+        async with asyncio.timeout(10):
+            await live_server.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
+
+
+async def test_no_time_limit_of_quart_ends_a_reply(live_server):
+    """The default, 60 s, would end a stream without its terminator."""
+    assert live_server.app.config["RESPONSE_TIMEOUT"] is None
+    live_server.app.config["RESPONSE_TIMEOUT"] = 0
+    requests = [post(PATH, CHAT), post(PATH, {**CHAT, "temperature": -1}), post("/v1/completions", {"prompt": "a"})]
+    for request, status in zip(requests, (200, 400, 200), strict=True):
+        async with live_server.connection() as peer:
+            await peer.send(request)
+            assert (await peer.read_reply())[0] == status
+    live_server.llm.hold_at = 1
+    async with live_server.connection() as peer:
+        await peer.send(post(PATH, STREAM))
+        await peer.read_until(b'"Hel"')
+        live_server.llm.release.set()
+        await peer.read_until(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "stream"])
+async def test_a_client_that_is_silent_while_it_waits_keeps_its_reply(body, monkeypatch):
+    monkeypatch.setattr(lifecycle, "SILENCE_S", 0.05)
+    monkeypatch.setattr(lifecycle, "KEEP_ALIVE_S", 0.05)
+    async with serve_live(FakeLLM(), head_timeout_s=0.05, body_timeout_s=0.05) as live, live.connection() as waiting:
+        live.llm.hold_at = 1
+        await waiting.send(post(PATH, body))
+        await live.llm.wait_until(lambda llm: llm.calls)
+        for _ in range(2):  # as long as two connections that are closed for their silence, one after the other
+            async with live.connection() as silent:
+                assert await silent.read_to_end() == b""
+        live.llm.release.set()
+        assert b"world" in await waiting.read_until(b"[DONE]" if body is STREAM else b"}")
 
 
 async def test_requests_behind_each_other_are_answered_in_order(live_server):

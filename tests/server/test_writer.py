@@ -1,5 +1,6 @@
 """A stream is what its writer makes, event by event, whatever the events are called and whatever ends the stream."""
 
+import asyncio
 from collections.abc import Iterable
 
 import pytest
@@ -82,3 +83,52 @@ async def test_an_error_before_any_delta_is_the_status_and_after_one_it_is_an_ev
 
 def test_an_event_without_a_name_has_no_line_for_it() -> None:
     assert Event(None, {"a": 1}).encode() == b'data: {"a":1}\n\n'
+
+
+class EndlessGeneration:
+    """A generation that always has something to take, so that nobody ever waits for it."""
+
+    is_finished, error = False, None
+
+    def __init__(self) -> None:
+        self.num_taken = 0
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        return True
+
+    def wake(self) -> None:
+        pass
+
+    def take(self, interval: int = 1) -> list[TextDelta]:
+        self.num_taken += 1
+        return [TextDelta(0, "x")]
+
+
+class PlainWriter:
+    end = b""
+
+    def opening(self) -> list[Event]:
+        return []
+
+    def delta(self, delta: TextDelta) -> list[Event]:
+        return [Event(None, {"text": delta.text})]
+
+
+async def test_a_stream_whose_sends_never_wait_lets_others_run():
+    """As after a reset: sends return at once."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other, generation = asyncio.create_task(take_turns()), EndlessGeneration()
+    stream = stream_events(generation, PlainWriter(), 1, 0)
+    for _ in range(100):
+        await anext(stream)
+    await stream.aclose()
+    other.cancel()
+    assert turns >= 99
+    assert generation.num_taken == 100
