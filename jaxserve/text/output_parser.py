@@ -1,5 +1,8 @@
 """OutputParser: split the text of one choice into reasoning, content and tool calls as it arrives."""
 
+import logging
+import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +15,10 @@ from jaxserve.text.call_formats.format import Functions
 from jaxserve.text.dialect import random_id
 from jaxserve.text.text_buffer import MAX_WHITESPACE_CHARS, Parser, TextBuffer
 from jaxserve.text.unmarked_calls import UnmarkedCallParser
+
+# Processor time that the parsing of an output may take: some ten times what a parser takes for a text of that length.
+MAX_PARSE_S, MAX_PARSE_S_PER_CHAR = 1.0, 100e-6
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,8 @@ class OutputParser:
     """Parser of one choice: feed it the text in any pieces, then close it. Pieces and a whole text are parsed alike.
 
     A call is reported from the first character of its arguments on, so that nothing has to be taken back: what turns
-    out before to be no call is content, and a call that breaks off later keeps the arguments that have come.
+    out before to be no call is content, and a call that breaks off later keeps the arguments that have come. If parsing
+    fails or takes too long, what has not been parsed, and all further text, is content.
 
     num_calls   The number of calls in the dialect's own form that have begun.
     """
@@ -76,6 +84,8 @@ class OutputParser:
         self._num_reasoning_tokens = 0
         self._reasoning_end = -1  # position of the end of the last reasoning so far, or -1
         self._buffer = TextBuffer()
+        self._spent_s = 0.0
+        self._has_given_up = False
         self._parsing: Parser[None] | None = parse(self._buffer, self)
         next(self._parsing, None)
 
@@ -88,7 +98,9 @@ class OutputParser:
 
     def feed(self, piece: str) -> ParsedDelta:
         """Parse more text and return what it adds."""
-        if piece:
+        if self._has_given_up:
+            self._emit_content(self._unescape(piece))
+        elif piece:
             self._buffer.feed(piece)
             self._advance()
         return self._take_delta()
@@ -101,7 +113,7 @@ class OutputParser:
         self._buffer.is_ended, self._buffer.is_cut = True, is_cut
         self._advance()
         if self._unmarked is not None:
-            self._unmarked.close()
+            self._parse_unmarked(UnmarkedCallParser.close)
         if self._reasoning_end == self._buffer.position:
             self._num_reasoning_tokens += self._take_token_starts(self._reasoning_end + 1)  # tokens without a text
         if self._leading_whitespace and self._keeps_leading_whitespace and not self._calls.num_calls:
@@ -133,10 +145,10 @@ class OutputParser:
             return
         self._take_token_starts(self._buffer.position)
         text = self._unescape(text)
-        if self._unmarked is not None and text:
-            self._unmarked.feed(text)
-        else:
+        if self._unmarked is None:
             self._emit_content(text)
+        elif text:
+            self._parse_unmarked(lambda unmarked: unmarked.feed(text))
 
     def trim_whitespace(self) -> None:
         """Leave out the whitespace at the beginning of the content."""
@@ -176,10 +188,40 @@ class OutputParser:
     def _advance(self) -> None:
         if self._parsing is None:
             return
+        started_s = time.thread_time()
         try:
             next(self._parsing)
         except StopIteration:
             self._parsing = None
+        except Exception as error:
+            self._give_up(_describe(error))
+            return
+        self._spent_s += time.thread_time() - started_s
+        if self._spent_s > MAX_PARSE_S + MAX_PARSE_S_PER_CHAR * self._buffer.position:
+            self._give_up(f"it took {self._spent_s:.1f} s")
+
+    def _give_up(self, reason: str) -> None:
+        """Parse no more: what is held back is content, and so is all that comes."""
+        log.error("the parsing of an output has failed, the rest is content: %s", reason)
+        held = self._buffer.pending_text()
+        self._parsing, self._has_given_up = None, True
+        self._drop_unmarked()
+        self._token_starts.clear()
+        self._emit_content(self._unescape(held))
+
+    def _parse_unmarked(self, step: Callable[[UnmarkedCallParser], None]) -> None:
+        """Let the parser of unmarked calls make a step; if it fails, its text is content."""
+        assert self._unmarked is not None
+        try:
+            step(self._unmarked)
+        except Exception as error:
+            log.error("the parsing of an output has failed, the rest has no unmarked calls: %s", _describe(error))
+            self._drop_unmarked()
+
+    def _drop_unmarked(self) -> None:
+        unmarked, self._unmarked = self._unmarked, None
+        if unmarked is not None:
+            unmarked.flush()
 
     def _take_delta(self) -> ParsedDelta:
         content, reasoning = "".join(self._content), "".join(self._reasoning)
@@ -199,3 +241,9 @@ class OutputParser:
 
     def _unescape(self, text: str) -> str:
         return text.translate(self._unescape_table) if self._unescape_table and not text.isascii() else text
+
+
+def _describe(error: Exception) -> str:
+    """Return what was raised, and where, without the error's text, which may be the model's."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {place.name}, line {place.lineno}"

@@ -38,7 +38,7 @@ class TextBuffer:
     is_cut     The text was ended from outside, at any place: nothing may be concluded from where it ends.
     """
 
-    __slots__ = ("_num_discarded", "_recorded", "is_cut", "is_ended", "pos", "text")
+    __slots__ = ("_num_discarded", "_record_start", "_recorded", "is_cut", "is_ended", "pos", "text")
 
     def __init__(self) -> None:
         self.text = ""
@@ -46,12 +46,15 @@ class TextBuffer:
         self._num_discarded = 0
         self.is_ended = False
         self.is_cut = False
+        # What was read since `start_recording`: these pieces, and the part of `text` from _record_start to pos.
         self._recorded: list[str] | None = None
+        self._record_start = 0
 
     def feed(self, piece: str) -> None:
         """Append text, and drop what has been read."""
         if self._recorded is not None:
-            self._recorded.append(self.text[: self.pos])
+            self._recorded.append(self.text[self._record_start : self.pos])
+            self._record_start = 0
         self._num_discarded += self.pos
         self.text = self.text[self.pos :] + piece
         self.pos = 0
@@ -67,27 +70,32 @@ class TextBuffer:
 
     def start_recording(self) -> None:
         """Keep all that is read from here on for `stop_recording`."""
-        self._recorded = None
-        self.feed("")
-        self._recorded = []
+        self._recorded, self._record_start = [], self.pos
 
     def stop_recording(self) -> str:
         """Return all that was read since `start_recording`."""
-        text = "".join(self._recorded or ()) + self.text[: self.pos]
-        self._recorded = None
+        text = "".join(self._recorded or ()) + self.text[self._record_start : self.pos]
+        self._recorded, self._record_start = None, 0
         return text
 
     def push_back(self, text: str) -> None:
         """Make the text that was read last unread again, also where it is no longer kept."""
+        start = self.pos - len(text)
+        if start >= self._record_start and self.text.startswith(text, start):  # no copy of what follows it
+            self.pos = start
+            return
         if self._recorded is not None:
-            self._recorded = ["".join((*self._recorded, self.text[: self.pos])).removesuffix(text)]
+            recorded = "".join((*self._recorded, self.text[self._record_start : self.pos]))
+            self._recorded, self._record_start = [recorded.removesuffix(text)], 0
         self._num_discarded += self.pos - len(text)
         self.text = text + self.text[self.pos :]
         self.pos = 0
 
     def pending_text(self) -> str:
         """Return all text since `start_recording`, read or not; without a recording, what has not been read."""
-        return "".join((*self._recorded, self.text)) if self._recorded is not None else self.text[self.pos :]
+        return "".join(
+            (*(self._recorded or ()), self.text[self.pos if self._recorded is None else self._record_start :])
+        )
 
     def wait_for_text(self) -> Parser[None]:
         """Wait for more text. Raises Unfinished if none will come."""
