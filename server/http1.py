@@ -21,6 +21,7 @@ What Hypercorn 0.18 does (hypercorn/protocol/h11.py), and what is done here inst
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,6 +46,8 @@ HEALTH_PATHS = (b"/live", b"/health", b"/ping")
 EVENTS_PER_TURN = 64  # of the parser, about 2 ms of the event loop
 TOO_MANY_CONNECTIONS = "Too many connections; please try again later."
 NO_HTTP = "The request is not valid HTTP/1.1."
+# What h11 accepts and another server may read otherwise: lines that end without CR, folded lines, a list of lengths.
+LENIENT_HEAD = re.compile(rb"(?<!\r)\n|\r\n[ \t]|\n(?i:content-length)[ \t]*:[^\r\n]*,")
 AcceptsBody = Callable[[str, bytes, list[tuple[bytes, bytes]]], bool]
 
 
@@ -100,6 +103,7 @@ class Http1Protocol(H11Protocol):
         self._chunk_sizes: ChunkSizes | None = None
         self._accepts_body = True
         self._is_lingering = False
+        self._has_unread_head = False  # some of the bytes that the parser has may be of a head that was not looked at
 
     async def reject_connection(self) -> None:
         """Send a 503 that tells of too many connections, unless a request is being served, and read no request."""
@@ -118,6 +122,7 @@ class Http1Protocol(H11Protocol):
         if not self._is_paused() and not await self._track_chunks(event.data):
             return
         self.connection.receive_data(event.data)
+        self._has_unread_head = self._has_unread_head or b"\n" in event.data
         if self._is_paused():
             if len(self.connection.trailing_data[0]) > MAX_PIPELINED_BYTES:
                 self._close()
@@ -150,6 +155,11 @@ class Http1Protocol(H11Protocol):
         if self.connection.they_are_waiting_for_100_continue and self._accepts_body:
             headers = self.config.response_headers("h11")
             await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=headers))
+        if self._has_unread_head and self.connection.their_state is h11.IDLE:
+            self._has_unread_head = False
+            if LENIENT_HEAD.search(self.connection.trailing_data[0].partition(b"\r\n\r\n")[0]):
+                await self._reject(400, NO_HTTP)
+                return False
         try:
             event = self.connection.next_event()
         except h11.RemoteProtocolError as error:
@@ -174,8 +184,11 @@ class Http1Protocol(H11Protocol):
         if self._is_excess and request.target.partition(b"?")[0] not in HEALTH_PATHS:
             await self._reject(503, TOO_MANY_CONNECTIONS)
             return
-        self._accepts_body = self._policy.accepts_body(method, request.target, headers)
         is_chunked = any(name == b"transfer-encoding" for name, _ in headers)
+        if is_chunked and request.http_version == b"1.0":  # which knows no such body; a proxy may see another end
+            await self._reject(400, NO_HTTP)
+            return
+        self._accepts_body = self._policy.accepts_body(method, request.target, headers)
         self._chunk_sizes = ChunkSizes() if is_chunked else None
         await self.send(Updated(idle=False))
         self.stream = HTTPStream(
@@ -249,6 +262,7 @@ class Http1Protocol(H11Protocol):
         if self._has_unread_body() and not self.context.terminated.is_set():
             self._start_lingering(is_final=self.connection.our_state is not h11.DONE or self._discards_chunks())
             return
+        self._has_unread_head = True
         await super()._maybe_recycle()
         if self.connection.their_state is h11.IDLE and self.connection.trailing_data[0]:
             self.task_group.spawn(self._handle_events)

@@ -189,6 +189,33 @@ async def test_too_much_behind_a_request_closes_the_connection(live_server):
     await live_server.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
 
 
+LENIENT = {
+    "bare line ends": b"GET /version HTTP/1.1\nHost: x\n\n",
+    "one bare line end": b"GET /version HTTP/1.1\r\nHost: x\nX-A: b\r\n\r\n",
+    "folded line": get("/version", "X-A: b\r\n  c"),
+    "two lengths in one": get("/version", "content-LENGTH: 1, 1"),
+    "chunks of HTTP/1.0": b"POST /version HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("size", [1, 9, 1000])
+@pytest.mark.parametrize("name", LENIENT)
+async def test_a_head_that_another_server_may_read_otherwise_is_400(live_server, name, size):
+    """However it arrives, and behind a request that is sound, a list and a body with bare line ends included."""
+    sound, head = post("/tokenize", {"prompt": "a\nb"}, "X-A: 1, 1\t2"), LENIENT[name]
+    async with live_server.connection() as peer:
+        for start in range(0, len(sound), size):
+            await peer.send(sound[start : start + size])
+        assert (await peer.read_reply())[0] == 200
+        for start in range(0, len(head), size):
+            peer.writer.write(head[start : start + size])
+            await asyncio.sleep(0)
+        assert (await peer.read_reply())[0] == 400
+    async with live_server.connection() as peer:
+        await peer.send(sound + head)
+        assert [(await peer.read_reply())[0] for _ in range(2)] == [200, 400]
+
+
 @pytest.mark.parametrize(
     ("head", "status"),
     [
