@@ -162,6 +162,10 @@ class ServerConfig:
             raise BadConfig(f"port must be in [0, 65535], got {self.port}.")
         if self.fingerprint_mode == "custom" and self.fingerprint_value is None:
             raise BadConfig("fingerprint_mode custom needs a fingerprint_value.")
+        if self.allow_credentials and "*" in self.allowed_origins:
+            raise BadConfig(
+                "allow_credentials with allowed_origins * would let every page act as its visitor; name the origins."
+            )
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             raise BadConfig("ssl_keyfile and ssl_certfile go together; only one of them is set.")
         if self.ssl_certfile is None and (lone := [name for name in TLS_OPTIONS if getattr(self, name)]):

@@ -54,5 +54,5 @@ class Cors:
         if origin is None:
             return None
         if "*" in self._origins:
-            return origin if self._allows_credentials else "*"
+            return "*"
         return origin if origin in self._origins else None

@@ -2,7 +2,9 @@
 
 import pytest
 
+from jaxserve.errors import BadConfig
 from server.app import get_state
+from server.config import ServerConfig
 from server.openapi.document import list_routes
 from tests.fake_llm import BOS, FakeLLM
 from tests.server.api import CHAT, Api
@@ -229,6 +231,12 @@ class TestCors:
             "Access-Control-Allow-Origin"
         ] == "*"
         assert "Access-Control-Allow-Origin" not in (await api.get("/version")).headers
+
+    @pytest.mark.parametrize("origins", [("*",), ("http://page", "*")])
+    def test_credentials_are_not_for_any_origin(self, origins):
+        with pytest.raises(BadConfig, match="allow_credentials with allowed_origins"):
+            ServerConfig(allowed_origins=origins, allow_credentials=True)
+        assert ServerConfig(allowed_origins=("http://page",), allow_credentials=True).allow_credentials
 
     async def test_only_the_listed_ones_when_listed(self, make_api):
         api = make_api(allowed_origins=("http://page",), allow_credentials=True)
