@@ -118,6 +118,7 @@ async def test_clients_that_leave_during_the_handshake_leave_nothing_behind():
 
 async def test_connections_that_are_too_many_end_with_their_clients(monkeypatch):
     monkeypatch.setattr(http1, "LINGER_S", 600)
+    monkeypatch.setattr(http_server, "REPLACEABLE_AFTER_S", 600)  # the first stays, however long this takes
     async with serve_live(FakeLLM(), max_connections=1) as live_server, live_server.connection() as first:
         await between_requests(live_server, first)
         for _ in range(1000):
