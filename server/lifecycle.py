@@ -238,12 +238,11 @@ def _make_accepts_body(state: ServerState) -> AcceptsBody:
     def accepts(method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
         """Tell whether this request may send its body."""
         raw_path, _, query = target.partition(b"?")
-        path = unquote(raw_path.decode("ascii"))
-        if find_head_error(headers, path, state.config, query) is not None:
+        if find_head_error(headers, raw_path, state.config, query) is not None:
             return False
         keys = [value.decode("latin-1") for name, value in headers if name == b"authorization"]
         lengths = [value for name, value in headers if name == b"content-length"]
         is_small = not lengths or int(lengths[0]) <= state.config.max_body_bytes
-        return is_small and auth.is_authorized(method, path, keys)
+        return is_small and auth.is_authorized(method, unquote(raw_path.decode("ascii")), keys)
 
     return accepts

@@ -45,7 +45,7 @@ class OuterMiddleware:
         sender = _CountingSender(send)
         started_s = time.monotonic()
         try:
-            error = find_head_error(scope["headers"], scope["path"], self._config, scope["query_string"])
+            error = find_head_error(scope["headers"], scope["raw_path"], self._config, scope["query_string"])
             if error is not None:
                 await _send_error(error, sender)
             else:
@@ -102,14 +102,17 @@ class _CountingSender:
 
 
 def find_head_error(
-    headers: list[tuple[bytes, bytes]], path: str, config: ServerConfig, query: bytes
+    headers: list[tuple[bytes, bytes]], raw_path: bytes, config: ServerConfig, query: bytes
 ) -> ApiError | None:
-    """Return what is wrong with a request's head, or None. query: what follows the path's question mark.
+    """Return what is wrong with a request's head, or None.
 
-    It may be too large (431), give the length of the body in two ways (400), or have a target that is no path (404).
+    raw_path: the path as it was sent, percent-encoded. query: what follows its question mark.
+
+    The head may be too large (431), give the length of the body in two ways (400), or have a target that is no path
+    (404).
     """
     close = {"Connection": "close"}
-    size = len(path) + len(query) + sum(len(name) + len(value) + 4 for name, value in headers)
+    size = len(raw_path) + len(query) + sum(len(name) + len(value) + 4 for name, value in headers)
     if len(headers) > config.max_headers or size > config.max_header_bytes:
         message = f"The request head is larger than {config.max_headers} headers or {config.max_header_bytes} bytes."
         return ApiError(431, message, headers=close)
@@ -117,7 +120,7 @@ def find_head_error(
     if b"content-length" in names and b"transfer-encoding" in names:
         message = "Content-Length and Transfer-Encoding must not be sent together."
         return ApiError(400, message, type="Bad Request", headers=close)
-    if not path.startswith("/") and not _is_absolute_url(path):
+    if not raw_path.startswith(b"/") and not _is_absolute_url(raw_path.decode("latin-1")):
         return ApiError(404, PATH_NOT_FOUND, headers=close)
     return None
 

@@ -363,6 +363,16 @@ async def test_many_streams_at_once_lose_nothing(live_server):
     assert len(live_server.slots) == 0
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_head_is_as_large_as_what_was_sent(method):
+    """400 percent-encoded letters are 1200 bytes; no body is asked for behind them."""
+    head = f"{method} /{'%41' * 400} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    body = "Expect: 100-continue\r\nContent-Length: 2\r\n" if method == "POST" else ""
+    async with serve_live(FakeLLM(), max_header_bytes=1000) as live_server, live_server.connection() as peer:
+        await peer.send(f"{head}{body}\r\n".encode())
+        assert (await peer.read_to_end()).startswith(b"HTTP/1.1 431 ")
+
+
 async def test_a_client_that_reads_nothing_is_cut_off():
     llm = FakeLLM(["x"] * 59)
     async with serve_live(llm, send_stall_timeout_s=0.1) as live_server, live_server.connection() as peer:
