@@ -9,6 +9,7 @@ ids and names, never a text.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
     from jaxserve import OutputTimes, Ready
 
 SPAN_NAME, SCOPE, SERVICE = "llm_request", "jaxserve", "jaxserve"  # vLLM's span has this name, too
-CONTEXT_HEADERS = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context
+PARENT_HEADER, STATE_HEADER = "traceparent", "tracestate"  # https://www.w3.org/TR/trace-context
+MAX_PARENT_CHARS, MAX_STATE_CHARS, MAX_STATE_MEMBERS = 512, 8192, 32
+_STATE_MEMBER = re.compile(
+    r"(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"
+    r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
 CLOSE_S = 2.0  # for spans that have not been sent when the server ends
 NANOSECONDS = 1_000_000_000
 
@@ -59,7 +65,7 @@ class RequestTracer:
 
     def begin(self, headers: Headers) -> RequestTrace:
         """Begin the trace of a request that arrives now. headers: those of HTTP, which may name a parent."""
-        return RequestTrace(self, {name: headers[name] for name in CONTEXT_HEADERS if name in headers})
+        return RequestTrace(self, _read_parent(headers))
 
     def record(
         self,
@@ -161,6 +167,21 @@ class RequestTrace:
             decode_s = phases.get("gen_ai.latency.time_in_model_decode", 0.0)
             phases["gen_ai.latency.time_in_model_inference"] = self._times.prefill_s + decode_s
         return phases
+
+
+def _read_parent(headers: Headers) -> dict[str, str]:
+    """Return the headers that name the parent of a request's span, as far as they are well-formed.
+
+    What is not is left out here, as OpenTelemetry would log it with the client's text, control characters included.
+    """
+    parent, state = headers.get(PARENT_HEADER, ""), headers.get(STATE_HEADER, "")
+    if not parent or len(parent) > MAX_PARENT_CHARS:
+        return {}
+    members = [member for part in state.split(",") if (member := part.strip(" \t"))]
+    is_sound = len(state) <= MAX_STATE_CHARS and len(members) <= MAX_STATE_MEMBERS
+    if not members or not is_sound or not all(map(_STATE_MEMBER.fullmatch, members)):
+        return {PARENT_HEADER: parent}
+    return {PARENT_HEADER: parent, STATE_HEADER: state}
 
 
 def check_tracing(config: ServerConfig) -> None:

@@ -123,6 +123,32 @@ async def test_a_header_that_names_no_span_is_not_looked_at(traced, header):
     assert [span.parent for span in api.finish()] == [None]
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        "vendor=\x1b[31mred",
+        "vendor=1,\x1b]0;title\x07",
+        "VENDOR=1",
+        "vendor",
+        "vendor=\xe9",
+        ",".join(f"v{number}=1" for number in range(33)),
+        "vendor=" + "x" * 9000,
+        ",".join(f"v{number}=" + "x" * 256 for number in range(32)),
+        "vendor=1,vendor=2",
+    ],
+)
+async def test_a_state_that_is_not_well_formed_is_dropped_and_not_logged(traced, caplog, state):
+    api = traced()
+    for parent in (f"00-{TRACE_ID}-{SPAN_ID}-01", "0" * 600):
+        trace = api.tracer.begin(Headers({"traceparent": parent, "tracestate": state}))
+        trace.describe("cmpl-1", [await api.llm.prepare([5], SAMPLING)])
+        trace.end(None)
+    first, second = api.finish()
+    assert (format(first.parent.span_id, "016x"), second.parent) == (SPAN_ID, None)
+    assert not first.context.trace_state
+    assert caplog.records == []
+
+
 async def test_what_fails_and_who_leaves_is_told(traced):
     api = traced(["a", "b"])
     api.llm.fail_at, api.llm.generate_error = 1, GenerationFailed("with a secret in it")
