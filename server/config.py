@@ -150,7 +150,9 @@ class ServerConfig:
     )
     log_format: Literal["text", "json"] = option("text", "log lines as text, or each as a JSON object")
     otlp_traces_endpoint: str | None = option(
-        None, "OpenTelemetry collector that gets a span of each request, like http://localhost:4318/v1/traces"
+        None,
+        "OpenTelemetry collector that gets a span of each request, like http://localhost:4318/v1/traces",
+        is_secret=True,  # it may hold a password
     )
 
     def __post_init__(self) -> None:
@@ -183,8 +185,8 @@ class ServerConfig:
                 raise BadConfig(f"{name} must be paths that begin with a slash, like /health, got {invalid[0]!r}.")
         if self.otlp_traces_endpoint is not None and not self.otlp_traces_endpoint.startswith(("http://", "https://")):
             raise BadConfig(
-                f"otlp_traces_endpoint must be a URL like http://localhost:4318/v1/traces, got"
-                f" {self.otlp_traces_endpoint!r}."
+                "otlp_traces_endpoint must be a URL that begins with http:// or https://, like"
+                " http://localhost:4318/v1/traces."
             )
         if not self.response_role:
             raise BadConfig("response_role must not be empty; assistant is usual.")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jaxserve.outputs import CacheGroupStats, InspectedRequest
+from server.app import get_state
 from server.environment import read_settings
 from tests.fake_llm import FakeLLM, idle_engine
 
@@ -202,12 +203,16 @@ async def test_a_reset_says_whether_the_cache_is_empty(dev_api):
 async def test_the_settings_are_shown_without_secrets(make_api, form):
     llm = FakeLLM()
     llm.config = replace(llm.config, hf_token="hf-secret")
-    api = make_api(llm=llm, api_key=("key-secret",), server_dev_mode=True)
+    endpoint = "http://user:secret@127.0.0.1:9/v1/traces?token=secret"
+    api = make_api(llm=llm, api_key=("key-secret",), server_dev_mode=True, otlp_traces_endpoint=endpoint)
     answer = await api.get(f"/server_info{form}", headers=bearer("key-secret"))
     config = answer.json["vllm_config"]
     assert isinstance(config, dict if "json" in form else str)
     assert "fake/model" in answer.text and "max_body_bytes" in answer.text
     assert "secret" not in answer.text
+    state = get_state(api.app)
+    assert state.tracer is not None and "secret" not in repr(state.config)
+    state.tracer.close()
     assert (await api.get("/server_info?config_format=xml", headers=bearer("key-secret"))).status == 400
 
 
