@@ -86,12 +86,12 @@ class AsyncLLM:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether all replicas run, none of them in a step that takes longer than expected."""
+        """Whether all replicas run, none of them in a step that takes longer than expected, and workers can start."""
         return self._client.is_healthy
 
     @property
     def is_dead(self) -> bool:
-        """Whether the engine of a replica has died, or a step has not ended within the step timeout."""
+        """Whether a replica's engine has died, a step exceeds the step timeout, or no worker can be started again."""
         return self._client.is_dead
 
     @property

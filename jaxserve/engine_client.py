@@ -192,13 +192,13 @@ class EngineClient:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether all replicas run, none of them in a step that takes longer than expected."""
-        return all(replica.is_responsive for replica in self.replicas)
+        """Whether all replicas run, none of them in a step that takes longer than expected, and workers can start."""
+        return all(replica.is_responsive for replica in self.replicas) and not self.text.has_broken_workers
 
     @property
     def is_dead(self) -> bool:
-        """Whether the engine of a replica has died, or a step has not ended within the step timeout."""
-        return not all(replica.is_alive for replica in self.replicas)
+        """Whether a replica's engine has died, a step exceeds the step timeout, or no worker can be started again."""
+        return not all(replica.is_alive for replica in self.replicas) or self.text.has_broken_workers
 
     def replica_stats(self) -> tuple[StatsSnapshot, ...]:
         """Return the metrics of each replica, by rank.

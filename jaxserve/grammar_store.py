@@ -51,6 +51,11 @@ class GrammarStore:
         return 0 if self._compiler is None else self._compiler.num_cached
 
     @property
+    def has_broken_workers(self) -> bool:
+        """Whether no worker can be started any more."""
+        return self._compiler is not None and self._compiler.has_broken_workers
+
+    @property
     def num_restarts(self) -> int:
         """The number of worker processes that were replaced because a grammar broke them."""
         return 0 if self._compiler is None else self._compiler.num_restarts

@@ -203,6 +203,11 @@ class OutputPlanner:
         return self._grammars.num_cached
 
     @property
+    def has_broken_workers(self) -> bool:
+        """Whether no worker can be started any more."""
+        return self._grammars.has_broken_workers
+
+    @property
     def num_restarts(self) -> int:
         """The number of worker processes that were replaced because a grammar broke them."""
         return self._grammars.num_restarts

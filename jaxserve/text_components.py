@@ -76,6 +76,11 @@ class TextComponents:
         return cls(tokenizer, defaults, further, prompts, planner, description)
 
     @property
+    def has_broken_workers(self) -> bool:
+        """Whether the workers of templates or of grammars cannot be started any more."""
+        return self.prompts.has_broken_workers or self.output_planner.has_broken_workers
+
+    @property
     def num_restarts(self) -> int:
         """The number of worker processes that were replaced because a template or a grammar broke them."""
         return self.prompts.num_restarts + self.output_planner.num_restarts

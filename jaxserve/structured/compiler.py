@@ -118,6 +118,11 @@ class GrammarCompiler:
         return self._build(spec, estimate_min_bytes(spec.text), ()) if grammar is None else grammar
 
     @property
+    def has_broken_workers(self) -> bool:
+        """Whether no worker can be started any more."""
+        return self._pool.is_broken
+
+    @property
     def num_restarts(self) -> int:
         """Number of worker processes that were replaced because a grammar exceeded their limits."""
         return self._pool.num_restarts

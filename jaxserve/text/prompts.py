@@ -36,6 +36,11 @@ class PromptRenderer:
         self._workers = create_pool(Faults.from_config(config))
 
     @property
+    def has_broken_workers(self) -> bool:
+        """Whether no worker can be started any more."""
+        return self._workers.is_broken
+
+    @property
     def num_restarts(self) -> int:
         """The number of workers that were replaced because a template broke them."""
         return self._workers.num_restarts

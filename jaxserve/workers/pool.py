@@ -4,11 +4,14 @@ import json
 import logging
 import queue
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter
+from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter, Overloaded
 from jaxserve.faults import Faults
 from jaxserve.workers.confine import PROTECTIONS
 from jaxserve.workers.process import STARTUP_S, WorkerExited, WorkerProcess
@@ -17,6 +20,7 @@ from jaxserve.workers.worker import MAX_MEMORY_BYTES
 log = logging.getLogger(__name__)
 
 MIB = 1 << 20
+BROKEN_AFTER_S = 60.0  # of failed starts, in which a lack of memory or descriptors may pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class WorkerPool:
         num_workers: int = 2,
         faults: Faults | None = None,
         setup: tuple[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.num_restarts = 0
         self._setup = None if setup is None else _to_message(*setup, SETUP_LIMITS, is_setup=True)
@@ -64,6 +69,8 @@ class WorkerPool:
         self._is_closed = False
         self._starter = ThreadPoolExecutor(1, "jaxserve-workers")  # workers end with the thread that starts them
         self._has_told_protections = False
+        self._clock, self._is_broken = clock, False
+        self._failing_since_s: float | None = None  # when workers could not be started any more
         # None: a worker that has not been started yet. Last in, first out: few tasks start few workers.
         self._idle: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()
         for _ in range(num_workers):
@@ -76,7 +83,8 @@ class WorkerPool:
                    result are JSON.
 
         Raises TaskKilled if the task exceeded its limits, InvalidParameter if the function raised a RequestError,
-        GenerationFailed if it raised anything else, and EngineStopped after `close`.
+        GenerationFailed if it raised anything else, Overloaded if no worker can be started, and EngineStopped after
+        `close`.
         """
         message = _to_message(function, data, limits)
         worker = self._idle.get()
@@ -87,10 +95,14 @@ class WorkerPool:
             if self._faults is not None and self._faults.hit("helper_kill") is not None:
                 worker.kill()
             reply = worker.run(message, limits.wall_s)
+            self._failing_since_s, self._is_broken = None, False
             self._tell_missing_protections(worker)
             if worker.rss_bytes > limits.memory_bytes // 2:
-                worker = self._replace(worker)
+                with suppress(Overloaded):  # the reply is there; the next task tries again
+                    worker = self._replace(worker)
         except WorkerExited as error:
+            if worker is not None and not worker.has_started:
+                self._count_failed_start(error)
             worker = self._replace(worker)
             with self._lock:
                 if self._is_closed:
@@ -100,6 +112,11 @@ class WorkerPool:
         finally:
             self._idle.put(worker)
         return _unpack(function, reply)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether workers could not be started again and again, for at least BROKEN_AFTER_S."""
+        return self._is_broken
 
     def close(self) -> None:
         """Kill all workers, whatever they are running. Idempotent."""
@@ -122,9 +139,19 @@ class WorkerPool:
         with self._lock:
             if self._is_closed:
                 raise EngineStopped("The worker processes are closed.")
-            worker = self._starter.submit(WorkerProcess, self._modules, self._setup).result()
+            try:
+                worker = self._starter.submit(WorkerProcess, self._modules, self._setup).result()
+            except OSError as error:  # no memory, descriptors or processes are left
+                self._count_failed_start(error)
+                raise Overloaded("No worker process can be started at the moment; please try again later.") from None
             self._alive.add(worker)
         return worker
+
+    def _count_failed_start(self, error: Exception) -> None:
+        log.warning("a worker process cannot be started: %s", error)
+        now = self._clock()
+        self._failing_since_s = now if self._failing_since_s is None else self._failing_since_s
+        self._is_broken = now - self._failing_since_s >= BROKEN_AFTER_S
 
     def _replace(self, worker: WorkerProcess | None) -> WorkerProcess | None:
         """Kill a worker and start another, so that no later task waits for the start; None after `close`."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ class WorkerProcess:
     def __init__(self, modules: Sequence[str], setup: bytes | None = None) -> None:
         self.protections: frozenset[str] = frozenset()
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, ExitStack() as on_failure:
+            on_failure.callback(ours.close)
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-B", "-c", PROGRAM, _path(), str(os.getpid()), *modules],
                 stdin=theirs.fileno(),
@@ -53,9 +55,11 @@ class WorkerProcess:
                 env=_environment(),
                 start_new_session=True,  # the terminal's Ctrl-C is for the server, which then drains
             )
+            on_failure.pop_all()
         self._connection = Connection(ours.detach())
         self._setup = setup
-        self._is_ready, self._ready_lock = False, threading.Lock()
+        self._has_started = self._is_ready = False
+        self._ready_lock = threading.Lock()
 
     @property
     def pid(self) -> int:
@@ -66,6 +70,11 @@ class WorkerProcess:
     def is_alive(self) -> bool:
         """Whether the process has not ended."""
         return self._process.poll() is None
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the interpreter has started and told its protections."""
+        return self._has_started
 
     @property
     def rss_bytes(self) -> int:
@@ -93,6 +102,7 @@ class WorkerProcess:
             if self._is_ready:
                 return
             self.protections = frozenset(self._exchange(None, STARTUP_S).decode().split())
+            self._has_started = True
             if self._setup is not None and "value" not in json.loads(self._exchange(self._setup, STARTUP_S)):
                 self.kill()
                 raise WorkerExited("its worker could not be prepared")

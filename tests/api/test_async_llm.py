@@ -280,3 +280,13 @@ async def test_a_paused_model_keeps_its_requests_and_goes_on_with_the_same_token
         tokens += delta.token_ids
     assert tokens == alone
     assert idle(async_llm)
+
+
+@pytest.mark.parametrize("kind", ["templates", "grammars"])
+async def test_workers_that_cannot_be_started_again_are_the_death_of_the_engine(async_llm, kind, monkeypatch):
+    assert async_llm.is_healthy and not async_llm.is_dead
+    text = async_llm._client.text
+    owner = text.prompts if kind == "templates" else text.output_planner._grammars._get_compiler()
+    pool = owner._workers if kind == "templates" else owner._pool
+    monkeypatch.setattr(pool, "_is_broken", True)
+    assert async_llm.is_dead and not async_llm.is_healthy

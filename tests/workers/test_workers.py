@@ -1,5 +1,6 @@
 """Workers run functions within limits; a task that breaks one harms neither the other workers nor the next task."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter
+from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter, Overloaded
 from jaxserve.faults import Faults
+from jaxserve.workers import process
 from jaxserve.workers.confine import FILES, NO_NEW_PRIVILEGES, SYSTEM_CALLS, leave_directory
-from jaxserve.workers.pool import MIB, TaskKilled, TaskLimits, WorkerPool
+from jaxserve.workers.pool import BROKEN_AFTER_S, MIB, TaskKilled, TaskLimits, WorkerPool
 
 REPO = Path(__file__).resolve().parents[2]
 PATIENT = TaskLimits(30.0)
@@ -263,3 +265,92 @@ def test_a_closed_pool_refuses():
     pool.close()
     with pytest.raises(EngineStopped):
         run(pool, "pid")
+
+
+@pytest.fixture
+def failing_starts(monkeypatch):
+    """Let the next so many starts of a process fail, as when no memory, descriptor or process is left."""
+    start, left = subprocess.Popen, [0]
+
+    def popen(*args, **options):
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(errno.EAGAIN, "no process is left")
+        return start(*args, **options)
+
+    monkeypatch.setattr(process.subprocess, "Popen", popen)
+    return lambda number: left.__setitem__(0, number)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_worker_that_cannot_be_started_costs_its_task_a_503_and_the_next_one_tries_again(failing_starts, is_replaced):
+    pool = WorkerPool(num_workers=1)
+    try:
+        if is_replaced:
+            run(pool, "double", 1)
+            next(iter(pool._alive)).kill()
+        for number in (1, 2, 3):
+            failing_starts(number)
+            for _ in range(number):
+                with pytest.raises(Overloaded, match="try again later"):
+                    run(pool, "double", 1)
+            assert run(pool, "double", 2) == 4
+            next(iter(pool._alive)).kill()
+    finally:
+        pool.close()
+
+
+def test_a_result_is_not_lost_with_the_worker_that_cannot_be_replaced(failing_starts):
+    pool = WorkerPool(num_workers=1)
+    try:
+        run(pool, "double", 1)
+        failing_starts(1)
+        assert run(pool, "keep", 200 * MIB, TaskLimits(30.0, 350 * MIB)) == 1
+        assert run(pool, "double", 2) == 4
+    finally:
+        pool.close()
+
+
+def test_workers_that_cannot_be_started_for_a_minute_are_broken_until_one_can(failing_starts):
+    now = 0.0
+    pool = WorkerPool(num_workers=1, clock=lambda: now)
+    try:
+        failing_starts(100)
+        for now in (0.0, 30.0, BROKEN_AFTER_S - 1):  # noqa: B007 (the clock reads it)
+            with pytest.raises(Overloaded):
+                run(pool, "double", 1)
+            assert not pool.is_broken
+        now = BROKEN_AFTER_S
+        with pytest.raises(Overloaded):
+            run(pool, "double", 1)
+        assert pool.is_broken
+        failing_starts(0)
+        assert run(pool, "double", 1) == 2
+        assert not pool.is_broken
+    finally:
+        pool.close()
+
+
+def test_an_interpreter_that_ends_before_it_is_ready_is_a_failed_start(monkeypatch):
+    now = 0.0
+    pool = WorkerPool(num_workers=1, clock=lambda: now)
+    monkeypatch.setattr(process, "PROGRAM", "raise SystemExit")
+    try:
+        for now in (0.0, BROKEN_AFTER_S):  # noqa: B007 (the clock reads it)
+            with pytest.raises(TaskKilled):
+                run(pool, "double", 1)
+        assert pool.is_broken
+    finally:
+        pool.close()
+
+
+def test_a_task_that_ends_its_worker_breaks_nothing():
+    now = 0.0
+    pool = WorkerPool(num_workers=1, clock=lambda: now)
+    try:
+        for now in (0.0, BROKEN_AFTER_S, 2 * BROKEN_AFTER_S):  # noqa: B007 (the clock reads it)
+            with pytest.raises(TaskKilled):
+                run(pool, "leave")
+        assert not pool.is_broken
+    finally:
+        pool.close()
