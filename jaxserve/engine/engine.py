@@ -195,6 +195,10 @@ class Engine:
         """Raise CacheInvariantError if an invariant does not hold."""
         self.scheduler.audit(self._plans_in_flight)
 
+    def audit_leftovers(self) -> None:
+        """Raise CacheInvariantError if no request is live and something is kept for one. It walks over no pages."""
+        self.scheduler.audit_leftovers()
+
     @property
     def _plans_in_flight(self) -> list[StepPlan]:
         return [step.plan for step in self._in_flight]

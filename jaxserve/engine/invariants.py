@@ -1,6 +1,7 @@
 """The invariants of the engine's state between two steps: each of them holds, or a sentence says what is wrong.
 
-Read only; for the engine's thread. The cost is linear in pages and live requests. What is checked of each invariant:
+Read only; for the engine's thread. The cost is linear in pages and live requests, except that of `find_leftovers`,
+which the engine calls whenever it becomes idle. What is checked of each invariant:
 
 I1 to I4   Pages are free, active or cached; reference counts are those of the owners; pages that will be written have
            one owner and are not cached; page tables are those of the sequences.
@@ -104,8 +105,7 @@ def find_faults(state: SchedulerState) -> Iterator[Fault]:
         for before, after in pairwise(queue):
             if before.queue_key > after.queue_key:
                 yield "I16", f"request {_id(before)} is before request {_id(after)} and should be behind it"
-    if not requests.by_id:
-        yield from _find_leftovers(state)
+    yield from find_leftovers(state)
 
 
 def _id(sequence: TokenSequence) -> int:
@@ -251,11 +251,19 @@ def _find_starvation(state: SchedulerState, sequence: TokenSequence, pending: Co
         yield "I14", f"beam search {request_id} waits for results, and no step brings them"
 
 
-def _find_leftovers(state: SchedulerState) -> Iterator[Fault]:
-    """Yield what is kept although there are no requests."""
+def find_leftovers(state: SchedulerState) -> Iterator[Fault]:
+    """Yield what is kept although there are no requests. The cost does not grow with the number of pages.
+
+    Pages are counted: those that are lost are neither free nor cached, and those that are listed twice too many.
+    """
     requests = state.requests
+    if requests.by_id:
+        return
     kept = {
-        "active pages": requests.cache.num_active,
+        "queued requests": len(requests.waiting) + len(requests.running),
+        "outputs": len(requests.request_outputs.output_ids()),
+        "beam searches": len(requests.beams.list_states()),
+        "pages too few or too many": sum(abs(pool.num_usable - pool.num_free) for pool in requests.cache.pools),
         "rows in use": requests.rows.num_taken,
         "queued penalty states": requests.rows.num_queued_penalties,
         "announced pages": len(requests.prefix_reuse.computing_ids()),

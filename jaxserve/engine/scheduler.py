@@ -20,7 +20,7 @@ from jaxserve.engine.beam_manager import BeamStep
 from jaxserve.engine.decode_scheduler import DecodeScheduler
 from jaxserve.engine.fault_search import FaultSearch
 from jaxserve.engine.inspection import inspect_requests
-from jaxserve.engine.invariants import SchedulerState, check_invariants, find_faults
+from jaxserve.engine.invariants import SchedulerState, check_invariants, find_faults, find_leftovers
 from jaxserve.engine.output_processor import OutputProcessor
 from jaxserve.engine.plan import NO_MASKS, Chunk, DecodeBatch, Mask, StepMasks, StepPlan, StepResult
 from jaxserve.engine.prefill_scheduler import PrefillScheduler
@@ -264,6 +264,10 @@ class Scheduler:
     def audit(self, in_flight: Sequence[StepPlan] = ()) -> None:
         """Raise CacheInvariantError if an invariant does not hold; in_flight as in `check_invariants`."""
         raise_first(find_faults(self._get_state(in_flight)))
+
+    def audit_leftovers(self) -> None:
+        """Raise CacheInvariantError if no request is live and something is kept for one. It walks over no pages."""
+        raise_first(find_leftovers(self._get_state(())))
 
     def _get_state(self, in_flight: Sequence[StepPlan]) -> SchedulerState:
         page_copies = self._prefill.page_copies

@@ -137,7 +137,7 @@ class EngineThread:
                     self._on_output(self.engine.step())
                     self.engine.heartbeat.end()
                     if not self.engine.has_work:
-                        self.engine.audit()
+                        self.engine.audit_leftovers()
             self._on_output(
                 self.engine.fail_all(EngineStopped("The engine was stopped before this request was finished."))
             )

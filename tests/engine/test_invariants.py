@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxserve.cache.pool import CacheInvariantError
 from jaxserve.engine.invariants import INVARIANTS
 from jaxserve.engine.plan import StepPlan
 from jaxserve.sampling.columns import TEMPERATURE
@@ -156,6 +157,8 @@ def test_what_is_kept_without_requests_is_found(keep):
     world.run()
     keep(world)
     assert isinstance(check(world)["I19"], str)
+    with pytest.raises(CacheInvariantError, match="I19"):
+        world.scheduler.audit_leftovers()
 
 
 @pytest.mark.parametrize("damage", ["budget", "row", "nothing"])

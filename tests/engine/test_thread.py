@@ -8,6 +8,7 @@ import pytest
 
 from jaxserve.cache.groups import GroupSize
 from jaxserve.cache.manager import CacheManager
+from jaxserve.cache.pool import CacheInvariantError, PagePool
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.fault_search import MAX_SEARCHES
 from jaxserve.engine.request import Request
@@ -227,6 +228,20 @@ def test_an_order_that_raises_is_told_to_who_gave_it_and_the_engine_goes_on(runn
         thread.ask(Order.INSPECT).result(WAIT_S)
     thread.submit(add(1))
     assert heard.get(timeout=WAIT_S).request_id == 1
+
+
+def test_an_idle_moment_costs_no_walk_over_the_pages_and_finds_a_lost_one(running, monkeypatch):
+    thread, _, heard = running
+    walks = []
+    monkeypatch.setattr(PagePool, "find_faults", lambda *args: walks.append(args) or ())
+    for request_id in (1, 2):
+        thread.submit(add(request_id))
+        until_end(heard, request_id)
+    [pool] = thread.engine.scheduler.cache.pools
+    pool.allocate(1)
+    thread.submit(add(3))
+    thread._thread.join(WAIT_S)
+    assert isinstance(thread.error, CacheInvariantError) and not walks
 
 
 def test_an_engine_that_has_ended_follows_no_order(running):
