@@ -47,9 +47,12 @@ class _Stop:
 
 
 class Order(StrEnum):
-    """An order that an engine follows between two steps, with the type of its answer."""
+    """An order that an engine follows between two steps, with the type of its answer.
 
-    INSPECT = "inspect"  # an InspectedEngine
+    It is followed even if its answer has been cancelled, except INSPECT, whose answer is all that it is for.
+    """
+
+    INSPECT = "inspect"  # an InspectedEngine; one for all who ask between the same two steps
     PAUSE = "pause"  # None; no step is planned until RESUME
     RESUME = "resume"  # None
     RESET_PREFIX_CACHE = "reset_prefix_cache"  # whether it is empty now: not while requests run
@@ -86,6 +89,7 @@ class EngineThread:
         self._stopping = False
         # By the id of the first choice, with the number of choices to come.
         self._groups: dict[int, tuple[RequestGroup, int]] = {}
+        self._inspections: list[Future[Any]] = []  # the answers that the next inspection is for
         self._thread = threading.Thread(target=self._run, name="jaxserve-engine", daemon=True)
 
     def start(self) -> None:
@@ -133,6 +137,7 @@ class EngineThread:
         try:
             while not self._stopping:
                 self._process_commands(block=not self.engine.has_work)
+                self._inspect()
                 if self.engine.has_work and not self._stopping:
                     self._on_output(self.engine.step())
                     self.engine.heartbeat.end()
@@ -175,9 +180,10 @@ class EngineThread:
                     self.engine.finish(request_id, reason)
                     if reason is FinishReason.ABORT:
                         self._groups.pop(request_id, None)
+            case Ask(Order.INSPECT, answer):
+                self._inspections.append(answer)
             case Ask(order, answer):
-                if answer.set_running_or_notify_cancel():
-                    self._answer(order, answer)
+                self._follow(order, [answer])
             case _Stop():
                 self._stopping = True
 
@@ -190,8 +196,20 @@ class EngineThread:
             self._groups[group_id] = group, num_to_come
         return group
 
-    def _answer(self, order: Order, answer: "Future[Any]") -> None:
-        """Follow an order. What it raises goes to who has asked, and the engine goes on."""
+    def _inspect(self) -> None:
+        """Inspect the engine once for all who have asked. That is no step, and the heartbeat does not count it.
+
+        Whoever asks again when answered waits for the next step, so that nobody can keep the engine from its steps.
+        """
+        asked, self._inspections = [each for each in self._inspections if not each.cancelled()], []
+        if asked:
+            self.engine.heartbeat.rest()
+            self._follow(Order.INSPECT, asked)
+            self.engine.heartbeat.begin()
+
+    def _follow(self, order: Order, answers: "Sequence[Future[Any]]") -> None:
+        """Follow an order. What it raises goes to those who still wait for an answer, and the engine goes on."""
+        awaited = [answer for answer in answers if answer.set_running_or_notify_cancel()]
         scheduler = self.engine.scheduler
         actions: dict[Order, Callable[[], Any]] = {
             Order.INSPECT: self.engine.inspect,
@@ -201,18 +219,24 @@ class EngineThread:
             Order.RECOMPUTE_ALL: partial(scheduler.reset_prefix_cache, preempt_running=True),
         }
         try:
-            answer.set_result(actions[order]())
+            result = actions[order]()
         except Exception as error:
             log.exception("the order %s has failed", order)
-            answer.set_exception(error)
+            for answer in awaited:
+                answer.set_exception(error)
+        else:
+            for answer in awaited:
+                answer.set_result(result)
 
     def _fail_remaining(self) -> None:
         """Fail the requests that arrive after the last step. Several threads may run this at once."""
+        while self._inspections:
+            self._refuse(self._inspections.pop())
         try:
             while True:
                 command = self._commands.get(block=False)
                 if isinstance(command, Ask):
-                    command.answer.set_exception(EngineStopped("The engine has stopped; it follows no orders."))
+                    self._refuse(command.answer)
                 else:
                     self._process(command)
         except queue.Empty:
@@ -220,3 +244,8 @@ class EngineThread:
         outputs = self.engine.fail_all(EngineStopped("The engine has stopped; no request can be served."))
         if outputs:
             self._on_output(outputs)
+
+    @staticmethod
+    def _refuse(answer: "Future[Any]") -> None:
+        if answer.set_running_or_notify_cancel():
+            answer.set_exception(EngineStopped("The engine has stopped; it follows no orders."))

@@ -230,6 +230,94 @@ def test_an_order_that_raises_is_told_to_who_gave_it_and_the_engine_goes_on(runn
     assert heard.get(timeout=WAIT_S).request_id == 1
 
 
+def test_an_order_is_followed_though_its_sender_has_left_and_an_inspection_is_not(running, monkeypatch):
+    thread, runner, heard = running
+    runner.steps = threading.Semaphore(3)
+    thread.submit(add(1, tokens=30))
+    heard.get(timeout=WAIT_S)
+    inspect, inspected = thread.engine.inspect, []
+    monkeypatch.setattr(thread.engine, "inspect", lambda: inspected.append(inspect()) or inspected[-1])
+    for order in (Order.INSPECT, Order.PAUSE):
+        assert thread.ask(order).cancel()
+    runner.steps.release(1000)
+    assert thread.ask(Order.RESET_PREFIX_CACHE).result(WAIT_S) is False
+    assert thread.ask(Order.INSPECT).result(WAIT_S).is_paused and len(inspected) == 1
+
+
+def test_all_who_ask_between_two_steps_share_one_inspection(running, monkeypatch):
+    thread, runner, heard = running
+    runner.steps = threading.Semaphore(3)
+    thread.submit(add(1, tokens=30))
+    heard.get(timeout=WAIT_S)
+    inspect, inspected = thread.engine.inspect, []
+    monkeypatch.setattr(thread.engine, "inspect", lambda: inspected.append(inspect()) or inspected[-1])
+    answers = [thread.ask(Order.INSPECT) for _ in range(5)]
+    runner.steps.release(1000)
+    until_end(heard, 1)
+    assert [answer.result(WAIT_S) for answer in answers] == inspected * 5 and len(inspected) == 1
+
+
+def test_who_asks_again_as_soon_as_answered_does_not_stop_the_steps(running):
+    thread, _, heard = running
+
+    def ask(answer=None):
+        if answer is None or answer.exception() is None:
+            thread.ask(Order.INSPECT).add_done_callback(ask)
+
+    thread.submit(add(1, tokens=30))
+    for _ in range(2):
+        ask()
+    assert until_end(heard, 1).finish_reason is FinishReason.LENGTH
+    thread.stop()
+
+
+def test_an_inspection_that_takes_long_is_no_step(running, monkeypatch):
+    thread, runner, heard = running
+    now, was_alive = [0.0], []
+    runner.steps = threading.Semaphore(3)
+    monkeypatch.setattr(thread.engine.heartbeat, "_clock", lambda: now[0])
+
+    def take_long(work):
+        def work_long(*args):
+            now[0] += 1000
+            was_alive.append((work.__name__, thread.is_alive))
+            return work(*args)
+
+        return work_long
+
+    for owner, name in ((thread.engine, "inspect"), (runner, "forward")):
+        monkeypatch.setattr(owner, name, take_long(getattr(owner, name)))
+    thread.submit(add(1, tokens=30))
+    heard.get(timeout=WAIT_S)
+    thread.ask(Order.INSPECT)
+    runner.steps.release(1000)
+    until_end(heard, 1)
+    assert set(was_alive) == {("forward", False), ("inspect", True)}
+
+
+def test_everybody_behind_a_cancelled_order_is_told_that_the_engine_has_died(running, monkeypatch):
+    thread, runner, heard = running
+    has_begun, is_told = threading.Event(), threading.Event()
+
+    def forward(plan):
+        has_begun.set()
+        is_told.wait(WAIT_S)
+        raise RuntimeError("the device fell over")
+
+    monkeypatch.setattr(runner, "forward", forward)
+    thread.submit(add(1))
+    assert has_begun.wait(WAIT_S)
+    answers = [thread.ask(order) for order in (Order.INSPECT, Order.PAUSE, Order.INSPECT, Order.RESUME)]
+    for answer in answers[:2]:
+        assert answer.cancel()
+    thread.submit(add(2))
+    is_told.set()
+    for request_id in (1, 2):
+        assert isinstance(until_end(heard, request_id).error, EngineStopped)
+    for answer in answers[2:]:
+        assert isinstance(answer.exception(WAIT_S), EngineStopped)
+
+
 def test_an_idle_moment_costs_no_walk_over_the_pages_and_finds_a_lost_one(running, monkeypatch):
     thread, _, heard = running
     walks = []
