@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from server.errors import ApiError, unavailable
 from server.request_slots import RequestSlots
@@ -21,7 +21,7 @@ class PauseMode(StrEnum):
     """The way in which a server is paused: what becomes of its requests.
 
     ABORT   those that run are ended with 503, new ones are refused with 503
-    WAIT    those that run are finished first, new ones are refused with 503
+    WAIT    those that run are finished first, also those that KEEP has stopped, new ones are refused with 503
     KEEP    those that run stop where they are and go on later, new ones wait
     """
 
@@ -33,12 +33,15 @@ class PauseMode(StrEnum):
 class ServerControl:
     """The pausing of a server and the ending of its requests.
 
+    The newest order to pause or resume takes the place of the one before it. It is carried out even if its sender
+    leaves, and all whose orders it has replaced return with it.
+
     mode   how the server is paused, or is about to be; None: it is not
     """
 
     def __init__(self, llm: AsyncLLM, slots: RequestSlots) -> None:
         self._llm, self._slots = llm, slots
-        self._resumed = asyncio.Event()
+        self._order: asyncio.Task[None] | None = None  # the newest
         self.mode: PauseMode | None = None
 
     async def pause(self, mode: PauseMode) -> None:
@@ -46,24 +49,17 @@ class ServerControl:
 
         Raises EngineStopped if the engine does not run.
         """
-        self._resumed = asyncio.Event()
-        self.mode, resumed = mode, self._resumed
-        self._slots.refusal = None if mode is PauseMode.KEEP else PAUSED
+        may_be_stopped = self.mode is not None
         if mode is PauseMode.ABORT:
             self._slots.fail_all(unavailable(PAUSED))
-        if mode is PauseMode.WAIT:
-            await self._slots.wait_until_empty(resumed)
-        if not resumed.is_set():
-            await self._llm.pause()
+        await self._follow(mode, self._pause(mode, may_be_stopped))
 
     async def resume(self) -> None:
         """Let the server go on; one that is not paused stays as it is.
 
         Raises EngineStopped if the engine does not run.
         """
-        self._resumed.set()
-        self.mode = self._slots.refusal = None
-        await self._llm.resume()
+        await self._follow(None, self._llm.resume())
 
     def abort(self, request_ids: Collection[str], caller: str | None) -> int:
         """End the unfinished requests with one of these ids, and return how many there were.
@@ -74,3 +70,28 @@ class ServerControl:
         ids = frozenset(request_ids)
         error = ApiError(400, ABORTED, type="RequestAborted")
         return sum(slot.abort(error) for slot in self._slots.find(ids, caller))
+
+    async def _pause(self, mode: PauseMode, may_be_stopped: bool) -> None:
+        if mode is PauseMode.WAIT:
+            if may_be_stopped:
+                await self._llm.resume()
+            await self._slots.wait_until_empty()
+        await self._llm.pause()
+
+    async def _follow(self, mode: PauseMode | None, order: Coroutine[Any, Any, None]) -> None:
+        """Carry out an order in a task of its own, and return when it, or the one that replaces it, has been."""
+        self.mode = mode
+        self._slots.refusal = None if mode in (None, PauseMode.KEEP) else PAUSED
+        if self._order is not None:
+            self._order.cancel()
+        self._order = asyncio.create_task(order)
+        self._order.add_done_callback(_take_exception)
+        while not self._order.done():
+            await asyncio.wait([self._order])
+        self._order.result()
+
+
+def _take_exception(order: asyncio.Task[None]) -> None:
+    """Let nothing be logged about an exception that nobody waits for."""
+    if not order.cancelled():
+        order.exception()

@@ -183,37 +183,24 @@ class RequestSlots:
             slot for slot in self._requests if not ids.isdisjoint(slot.ids) and caller in (None, slot.places.caller)
         ]
 
-    async def wait_until_empty(self, or_else: asyncio.Event) -> None:
-        """Wait until there is no request, or until this event is set."""
-        other = asyncio.ensure_future(or_else.wait())
-        try:
-            while self._requests and not other.done():
-                self._empty.clear()
-                empty = asyncio.ensure_future(self._empty.wait())
-                try:
-                    await asyncio.wait((empty, other), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    empty.cancel()
-        finally:
-            other.cancel()
+    async def wait_until_empty(self, timeout_s: float | None = None) -> bool:
+        """Wait until there is no request, at most for so long; return whether there is none."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._requests:
+                    self._empty.clear()
+                    await self._empty.wait()
+        return not self._requests
 
     async def drain(self, timeout_s: float) -> None:
         """Admit no more requests, wait for the admitted ones, and after `timeout_s` end the rest with an error."""
         self.is_draining = True
-        if not await self._wait_until_empty(timeout_s):
+        if not await self.wait_until_empty(timeout_s):
             for slot in list(self._requests):
                 slot.fail(unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S))
-            await self._wait_until_empty(ERROR_FLUSH_S)
+            await self.wait_until_empty(ERROR_FLUSH_S)
 
     def fail_all(self, error: BaseException | None = None) -> None:
         """End all admitted requests with an error, by default EngineStopped."""
         for slot in list(self._requests):
             slot.fail(error or EngineStopped("The engine has stopped."))
-
-    async def _wait_until_empty(self, timeout_s: float) -> bool:
-        self._empty.clear()
-        if self._requests:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._empty.wait()
-        return not self._requests

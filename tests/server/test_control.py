@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from jaxserve import EngineStopped
 from jaxserve.outputs import CacheGroupStats, InspectedRequest
 from server.app import get_state
+from server.control import PauseMode
 from server.environment import read_settings
 from tests.fake_llm import FakeLLM, idle_engine
 
 KEYS = ("first", "second")
+WAIT_S = 20
 DEV_ROUTES = (
     ("GET", "/server_info"),
     ("POST", "/reset_prefix_cache"),
@@ -47,6 +50,14 @@ async def start_chat(api, num=1, **fields):
     running = asyncio.create_task(api.chat(**fields))
     await api.llm.wait_until(lambda llm: len(llm.calls) == num)
     return running
+
+
+async def start_waits(api, num):
+    """Start calls that pause the server when nothing runs, each of them as far as it goes."""
+    waits = [asyncio.create_task(get_state(api.app).control.pause(PauseMode.WAIT)) for _ in range(num)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return waits
 
 
 class TestSwitches:
@@ -183,6 +194,59 @@ class TestPause:
         assert dev_api.llm.orders == ["resume"]
         dev_api.llm.release.set()
         assert (await running).status == 200
+
+    async def test_one_resume_ends_every_wait_and_nothing_is_paused_later(self, dev_api):
+        running = await start_chat(dev_api)
+        waits = await start_waits(dev_api, 3)
+        await dev_api.post("/resume", None)
+        await asyncio.gather(*waits)
+        num_orders = len(dev_api.llm.orders)
+        dev_api.llm.release.set()
+        assert ((await running).status, (await dev_api.chat()).status) == (200, 200)
+        assert (dev_api.llm.orders[-1], len(dev_api.llm.orders)) == ("resume", num_orders)
+
+    async def test_of_two_who_wait_neither_is_answered_while_requests_run(self, dev_api):
+        running = await start_chat(dev_api)
+        waits = await start_waits(dev_api, 2)
+        assert not any(wait.done() for wait in waits) and "pause" not in dev_api.llm.orders
+        dev_api.llm.release.set()
+        await asyncio.gather(running, *waits)
+        assert dev_api.llm.orders[-1] == "pause"
+
+    @pytest.mark.parametrize("mode", [PauseMode.KEEP, PauseMode.ABORT])
+    async def test_a_pause_at_once_ends_the_wait(self, dev_api, mode):
+        running = await start_chat(dev_api)
+        waits = await start_waits(dev_api, 1)
+        await dev_api.post(f"/pause?mode={mode}", None)
+        await asyncio.gather(*waits)
+        assert dev_api.llm.orders == ["pause"]
+        dev_api.llm.release.set()
+        assert (await running).status == (200 if mode is PauseMode.KEEP else 503)
+
+    async def test_who_leaves_while_waiting_has_the_server_paused_all_the_same(self, dev_api):
+        running = await start_chat(dev_api)
+        [wait] = await start_waits(dev_api, 1)
+        wait.cancel()
+        dev_api.llm.release.set()
+        assert (await running).status == 200
+        async with asyncio.timeout(WAIT_S):
+            await dev_api.llm.wait_until(lambda llm: llm.orders == ["pause"])
+
+    async def test_wait_lets_those_finish_that_keep_has_stopped(self, dev_api):
+        running = await start_chat(dev_api)
+        await dev_api.post("/pause?mode=keep", None)
+        waits = await start_waits(dev_api, 1)
+        assert dev_api.llm.orders == ["pause", "resume"] and not waits[0].done()
+        dev_api.llm.release.set()
+        await asyncio.gather(running, *waits)
+        assert dev_api.llm.orders == ["pause", "resume", "pause"]
+
+    async def test_an_engine_that_is_gone_is_told_to_who_waits(self, dev_api, monkeypatch):
+        async def fail():
+            raise EngineStopped("gone")
+
+        monkeypatch.setattr(dev_api.llm, "pause", fail)
+        assert (await dev_api.post("/pause", None)).status == 503
 
     async def test_another_mode_is_400(self, dev_api):
         answer = await dev_api.post("/pause?mode=sleep", None)
