@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -109,7 +110,7 @@ class Connection:
         However long it needs, a client that reads is waited for.
         """
         transport, stall_s = self._writer.transport, self._policy.stall_s
-        num_left, num_silent = transport.get_write_buffer_size(), 0
+        num_left, num_silent = _count_untaken_bytes(transport), 0
         while num_silent < STALL_CHECKS:
             try:
                 async with asyncio.timeout(stall_s / STALL_CHECKS) as timeout:
@@ -118,8 +119,9 @@ class Connection:
             except TimeoutError:
                 if not timeout.expired():  # it is the socket's own
                     raise
-            num_before, num_left = num_left, transport.get_write_buffer_size()
-            num_silent = num_silent + 1 if num_left >= num_before else 0
+            num_before, num_left = num_left, _count_untaken_bytes(transport)
+            # More is progress, too: TLS has a buffer that is not counted, and the socket took from it.
+            num_silent = num_silent + 1 if num_left == num_before else 0
         log.warning("a client read nothing for %g s and is cut off", stall_s)
         self.abort()
 
@@ -165,6 +167,23 @@ class Connection:
             self._idle_timer.cancel()
             self._idle_timer = None
             self._on_idle(self, False)
+
+
+def _count_untaken_bytes(transport: asyncio.WriteTransport) -> int:
+    """Count what has been written and the client has not taken.
+
+    On Linux this includes the system's buffer, of up to 4 MB: a socket counts as writable only when a third of that is
+    free, and until then the transport's own buffer stays as it is, however steadily the client reads.
+    """
+    num_bytes = transport.get_write_buffer_size()
+    socket = transport.get_extra_info("socket")
+    if sys.platform != "linux" or socket is None or socket.fileno() < 0:
+        return num_bytes
+    import fcntl
+    import termios
+
+    in_system = fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ: not yet acknowledged
+    return num_bytes + int.from_bytes(in_system, sys.byteorder)
 
 
 def _host_and_port(address: Any) -> tuple[str, int] | None:

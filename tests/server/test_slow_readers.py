@@ -1,6 +1,8 @@
 """A client may take its reply as slowly as it likes, but not stand still."""
 
 import asyncio
+import socket
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +25,9 @@ class SlowClient:
     def get_write_buffer_size(self) -> int:
         self.num_looks += 1
         return self.left[min(self.num_looks, len(self.left)) - 1]
+
+    def get_extra_info(self, name: str) -> Any:
+        return None
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -59,6 +64,35 @@ async def test_only_a_client_that_stands_still_is_cut_off(name):
     client = SlowClient(left)
     await connect(client).send(RawData(b"x"))
     assert (client.written, client.was_aborted) == (b"x", is_cut_off)
+
+
+class BufferedClient(SlowClient):
+    """A client whose bytes wait in the system's buffer, of which it takes some at every third look, or none."""
+
+    def __init__(self, num_looks: int, ours: socket.socket, theirs: socket.socket | None) -> None:
+        super().__init__([7] * num_looks)
+        self.ours, self.theirs = ours, theirs
+
+    def get_extra_info(self, name: str) -> Any:
+        return self.ours
+
+    def get_write_buffer_size(self) -> int:
+        if self.theirs is not None and self.num_looks % 3 == 2:
+            self.theirs.recv(1000)
+        return super().get_write_buffer_size()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not tell")
+@pytest.mark.parametrize("is_reading", [True, False])
+async def test_a_client_that_empties_the_system_s_buffer_is_reading(is_reading):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        for _ in range(10):
+            ours.send(bytes(1000))
+        client = BufferedClient(30, ours, theirs if is_reading else None)
+        await connect(client).send(RawData(b"x"))
+        assert client.was_aborted != is_reading
 
 
 async def test_a_connection_that_the_system_gives_up_is_not_waited_for():
