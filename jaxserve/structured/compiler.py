@@ -14,17 +14,19 @@ from weakref import WeakValueDictionary
 
 from llguidance import LLMatcher
 
-from jaxserve.errors import GenerationFailed, InvalidParameter, RequestError
+from jaxserve.errors import InvalidParameter, RequestError
 from jaxserve.output_constraints import GrammarSpec
 from jaxserve.structured.grammar_expr import GrammarExpr, to_json
 from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
 from jaxserve.structured.sandboxed_compile import create_matcher, estimate_min_bytes, write_valid_grammar
 from jaxserve.structured_outputs import StructuredOutputs
-from jaxserve.workers.pool import MIB, TaskKilled, TaskLimits, WorkerPool
+from jaxserve.workers.pool import MIB, TaskFailed, TaskLimits, WorkerPool
+from jaxserve.workers.process import TaskKilled
 
 KIB = 1 << 10
 WORKER_MODULE = "jaxserve.structured.sandboxed_compile"
 MAX_CHARS_UNCHECKED = 4 * KIB
+FAILURES = {"MemoryError": "it needs too much memory", "TimeoutError": "the model's tokens take too long to match"}
 MAX_LOGGED_FORMATS, MAX_NAME_CHARS = 1000, 100
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,8 @@ class GrammarCompiler:
 
     tokenizer                    the model's tokens
     timeout_s, memory_bytes      limits of one grammar in a worker process
-    cache_entries, cache_bytes   limits of the cache, least recently used out first; refusals are cached as well
+    cache_entries, cache_bytes   limits of the cache, least recently used out first; refusals are cached as well, except
+                                 those for a limit of time or memory
     """
 
     def __init__(
@@ -100,9 +103,16 @@ class GrammarCompiler:
         """Compile an expression, or return the cached grammar of an equal one.
 
         Raises InvalidParameter, which names `param`, if the expression is invalid, too complex, or matches no text;
-        Unsupported if the model's tokenizer has no bytes for its tokens or no end token; EngineStopped after `close`.
+        Unsupported if the model's tokenizer has no bytes for its tokens or no end token; GenerationFailed if the worker
+        process was lost by no fault of the grammar; EngineStopped after `close`.
         """
-        return self._cache.get((expr, param), lambda: self._compile(expr, param))
+        try:
+            return self._cache.get((expr, param), lambda: self._compile(expr, param))
+        except TaskKilled as error:  # not cached: on a machine with less load it may be compiled
+            raise InvalidParameter(f"{param} is too complex a grammar: {error}.", param) from None
+        except TaskFailed as error:
+            why = next((why for name, why in FAILURES.items() if name in str(error)), "its check broke off")
+            raise InvalidParameter(f"{param} is too complex a grammar: {why}.", param) from None
 
     @property
     def num_cached(self) -> int:
@@ -160,13 +170,7 @@ class GrammarCompiler:
             text = write_valid_grammar(expr, special_tokens, param)
             return text, estimate_min_bytes(text), ()
         data = {"expr": to_json(expr), "param": param}
-        try:
-            return self._pool.run(f"{WORKER_MODULE}:sandboxed_compile", data, self._limits)
-        except TaskKilled as error:
-            raise InvalidParameter(f"{param} is too complex a grammar: {error}.", param) from None
-        except GenerationFailed as error:
-            why = "it needs too much memory" if "MemoryError" in str(error) else "its check broke off"
-            raise InvalidParameter(f"{param} is too complex a grammar: {why}.", param) from None
+        return self._pool.run(f"{WORKER_MODULE}:sandboxed_compile", data, self._limits)
 
 
 def _is_cheap(expr: GrammarExpr) -> bool:
@@ -193,7 +197,10 @@ class _GrammarCache:
         return len(self._futures)
 
     def get(self, key: Any, compile: Callable[[], CompiledGrammar]) -> CompiledGrammar:
-        """Return the grammar of a key, compiled if it is not cached. Raises the error with which it was refused."""
+        """Return the grammar of a key, compiled if it is not cached. Raises the error with which it was refused.
+
+        Only InvalidParameter is cached; after any other error the next caller tries again.
+        """
         with self._lock:
             cached = self._futures.get(key)
             future: Future[CompiledGrammar] = cached or Future()

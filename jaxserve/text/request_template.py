@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxserve.errors import GenerationFailed, InvalidParameter
+from jaxserve.errors import InvalidParameter
 from jaxserve.faults import Faults
 from jaxserve.text.chat_template import ChatTemplate
-from jaxserve.workers.pool import TaskKilled, TaskLimits, WorkerPool
+from jaxserve.workers.pool import TaskFailed, TaskLimits, WorkerPool
+from jaxserve.workers.process import TaskKilled
 
 KIB = 1 << 10
 MAX_SOURCE_BYTES = 256 * KIB
@@ -31,7 +32,8 @@ def render_in_worker(
 ) -> str:
     """Return `ChatTemplate.render(messages, **options)`, computed in a worker. Blocks until one is free.
 
-    Raises InvalidParameter if the template is too large, fails, or takes too much time or memory.
+    Raises InvalidParameter if the template is too large, fails, or takes too much time or memory, GenerationFailed if
+    the worker was lost by no fault of it.
     """
     if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
         raise InvalidParameter(f"chat_template is larger than {MAX_SOURCE_BYTES} bytes.", "chat_template")
@@ -41,7 +43,7 @@ def render_in_worker(
         return pool.run(f"{MODULE}:render", data, TaskLimits(timeout_s))
     except TaskKilled as killed:
         raise InvalidParameter(f"The chat template was stopped: {killed}.", "chat_template") from None
-    except GenerationFailed:
+    except TaskFailed:
         raise InvalidParameter("The chat template failed: it needs too much memory.", "chat_template") from None
 
 

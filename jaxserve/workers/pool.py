@@ -14,7 +14,7 @@ from typing import Any
 from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter, Overloaded
 from jaxserve.faults import Faults
 from jaxserve.workers.confine import PROTECTIONS
-from jaxserve.workers.process import STARTUP_S, WorkerExited, WorkerProcess
+from jaxserve.workers.process import STARTUP_S, TaskKilled, WorkerExited, WorkerProcess
 from jaxserve.workers.worker import MAX_MEMORY_BYTES
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class TaskLimits:
 SETUP_LIMITS = TaskLimits(STARTUP_S, MAX_MEMORY_BYTES)
 
 
-class TaskKilled(Exception):
-    """The task exceeded a limit, and its worker was killed. The message names the limit."""
+class TaskFailed(Exception):
+    """The task's function raised an exception that is no RequestError. The message names it."""
 
 
 class WorkerPool:
@@ -83,15 +83,15 @@ class WorkerPool:
                    result are JSON.
 
         Raises TaskKilled if the task exceeded its limits, InvalidParameter if the function raised a RequestError,
-        GenerationFailed if it raised anything else, Overloaded if no worker can be started, and EngineStopped after
-        `close`.
+        TaskFailed if it raised anything else, GenerationFailed if the worker was lost by no fault of the task,
+        Overloaded if no worker can be started, and EngineStopped after `close`.
         """
         message = _to_message(function, data, limits)
         worker = self._idle.get()
         try:
-            if worker is not None and not worker.is_alive:  # the system ended it while it was idle
-                worker = self._replace(worker)
             worker = worker or self._start()
+            if not _is_ready(worker):  # it ended before the task has begun: another one may not
+                worker = self._replace(worker) or self._start()
             if self._faults is not None and self._faults.hit("helper_kill") is not None:
                 worker.kill()
             reply = worker.run(message, limits.wall_s)
@@ -100,7 +100,7 @@ class WorkerPool:
             if worker.rss_bytes > limits.memory_bytes // 2:
                 with suppress(Overloaded):  # the reply is there; the next task tries again
                     worker = self._replace(worker)
-        except WorkerExited as error:
+        except (TaskKilled, WorkerExited) as error:
             if worker is not None and not worker.has_started:
                 self._count_failed_start(error)
             worker = self._replace(worker)
@@ -108,7 +108,10 @@ class WorkerPool:
                 if self._is_closed:
                     raise EngineStopped("The worker processes were closed.") from None
                 self.num_restarts += 1
-            raise TaskKilled(str(error)) from None
+            if isinstance(error, TaskKilled):
+                raise
+            log.warning("a worker process was lost: %s", error)
+            raise GenerationFailed(f"The worker process was lost: {error}.") from None
         finally:
             self._idle.put(worker)
         return _unpack(function, reply)
@@ -170,6 +173,15 @@ class WorkerPool:
         return started
 
 
+def _is_ready(worker: WorkerProcess) -> bool:
+    """Wait until a worker is ready for a task; return False if it has ended."""
+    try:
+        worker.prepare()
+    except WorkerExited:
+        return False
+    return worker.is_alive
+
+
 def _to_message(function: str, data: Any, limits: TaskLimits, *, is_setup: bool = False) -> bytes:
     task = {"function": function, "data": data, "cpu_s": limits.wall_s + 1, "memory_bytes": limits.memory_bytes}
     return json.dumps(task | {"is_setup": is_setup}).encode()
@@ -181,5 +193,5 @@ def _unpack(function: str, reply: dict[str, Any]) -> Any:
         message, param = reply["refused"]
         raise InvalidParameter(message, param)
     if "failed" in reply:
-        raise GenerationFailed(f"{function} raised {reply['failed']} in its worker process.")
+        raise TaskFailed(f"{function} raised {reply['failed']} in its worker process.")
     return reply["value"]

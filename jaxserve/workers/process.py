@@ -17,6 +17,8 @@ import psutil
 
 STARTUP_S = 60.0
 MAX_REPLY_BYTES = 1 << 30
+# SIGKILL is the system's that is short of memory. A task may not send signals, and its own errors have others.
+SIGNALS_FROM_OUTSIDE = frozenset((signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 PASSED_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT")
 # -I: neither the current directory nor variables nor the user's site-packages add to the path, which is given instead.
 PROGRAM = """
@@ -29,7 +31,11 @@ main(int(parent_id), modules)
 
 
 class WorkerExited(Exception):
-    """The worker process ended or was killed. The message says why."""
+    """The worker process did not become ready, or somebody else ended it: no task is to blame."""
+
+
+class TaskKilled(Exception):
+    """The task exceeded a limit or ended its process. The message names the limit."""
 
 
 class WorkerProcess:
@@ -88,7 +94,7 @@ class WorkerProcess:
     def run(self, task: bytes, wall_s: float) -> dict[str, Any]:
         """Send a task, JSON text, and return the worker's reply.
 
-        Raises WorkerExited if it took longer than `wall_s`, or if the process ended.
+        Raises TaskKilled if it took longer than `wall_s` or ended the process, WorkerExited if something else did.
         """
         self.prepare()
         return json.loads(self._exchange(task, wall_s))
@@ -101,11 +107,15 @@ class WorkerProcess:
         with self._ready_lock:
             if self._is_ready:
                 return
-            self.protections = frozenset(self._exchange(None, STARTUP_S).decode().split())
-            self._has_started = True
-            if self._setup is not None and "value" not in json.loads(self._exchange(self._setup, STARTUP_S)):
+            try:
+                self.protections = frozenset(self._exchange(None, STARTUP_S).decode().split())
+                self._has_started = True
+                is_set_up = self._setup is None or "value" in json.loads(self._exchange(self._setup, STARTUP_S))
+            except TaskKilled as error:
+                raise WorkerExited(f"it could not be prepared: {error}") from None
+            if not is_set_up:
                 self.kill()
-                raise WorkerExited("its worker could not be prepared")
+                raise WorkerExited("it could not be prepared")
             self._is_ready = True
 
     def kill(self) -> None:
@@ -135,12 +145,15 @@ class WorkerProcess:
         if reply is not None and is_in_time:
             return reply
         self.kill()
-        raise WorkerExited(self._exit_reason() if is_in_time else f"it took longer than {wall_s:g} s")
+        raise self._exit_error() if is_in_time else TaskKilled(f"it took longer than {wall_s:g} s")
 
-    def _exit_reason(self) -> str:
-        if self._process.returncode == -signal.SIGXCPU:
-            return "it needed too much processor time"
-        return "it needed too much memory, or ended the process it ran in"
+    def _exit_error(self) -> TaskKilled | WorkerExited:
+        code = self._process.returncode
+        if -code in SIGNALS_FROM_OUTSIDE:
+            return WorkerExited(f"it was ended by {signal.Signals(-code).name}")
+        if code == -signal.SIGXCPU:
+            return TaskKilled("it needed too much processor time")
+        return TaskKilled("it needed too much memory, or ended the process it ran in")
 
 
 def _environment() -> dict[str, str]:

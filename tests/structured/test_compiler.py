@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxserve.errors import EngineStopped, InvalidParameter, Unsupported
+from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter, Unsupported
 from jaxserve.structured import compiler as compiler_module
 from jaxserve.structured import sandboxed_compile
 from jaxserve.structured.compiler import GrammarCompiler
@@ -14,7 +14,8 @@ from jaxserve.structured.grammar_expr import SequenceExpr, TextLiteral, to_json
 from jaxserve.structured.grammar_tokenizer import GrammarTokenizer
 from jaxserve.structured.guide import Guide
 from jaxserve.structured_outputs import StructuredOutputs
-from jaxserve.workers.pool import TaskLimits, WorkerPool
+from jaxserve.workers.pool import TaskFailed, TaskLimits, WorkerPool
+from jaxserve.workers.process import TaskKilled
 from tests.structured.byte_tokenizer import EOS, SIZE, accepts, allowed, byte_tokenizer
 
 
@@ -155,9 +156,32 @@ def test_what_would_take_this_process_too_long_is_refused_by_the_worker(monkeypa
     text, num_bytes, _ = sandboxed_compile.sandboxed_compile(byte_tokenizer(), data)
     assert text and num_bytes
     monkeypatch.setattr(sandboxed_compile, "MAX_REPEATED_CPU_S", -1.0)
-    with pytest.raises(InvalidParameter, match="tools is too complex a grammar") as caught:
+    with pytest.raises(TimeoutError):
         sandboxed_compile.sandboxed_compile(byte_tokenizer(), data)
-    assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "message"),
+    [
+        (TaskKilled("it took longer than 5 s"), InvalidParameter, "too complex a grammar: it took longer"),
+        (TaskFailed("f raised MemoryError in its worker process."), InvalidParameter, "too much memory"),
+        (TaskFailed("f raised TimeoutError in its worker process."), InvalidParameter, "too long to match"),
+        (GenerationFailed("The worker process was lost."), GenerationFailed, "was lost"),
+    ],
+    ids=["time", "memory", "tokens", "lost worker"],
+)
+def test_what_is_no_fact_about_a_grammar_is_not_cached(compiler, monkeypatch, failure, error, message):
+    def fail(*_):
+        raise failure
+
+    expr, before = StructuredOutputs(regex=f"not {type(failure).__name__} {message}"), compiler.num_cached
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler._pool, "run", fail)
+        with pytest.raises(error, match=message) as caught:
+            compiler.compile(expr, "tools")
+    assert getattr(caught.value, "param", "tools") == "tools"
+    assert compiler.num_cached == before
+    assert compiler.compile(expr, "tools").spec.param == "tools"
 
 
 def test_a_closed_compiler_still_returns_cached_grammars():

@@ -15,7 +15,8 @@ from jaxserve.errors import EngineStopped, GenerationFailed, InvalidParameter, O
 from jaxserve.faults import Faults
 from jaxserve.workers import process
 from jaxserve.workers.confine import FILES, NO_NEW_PRIVILEGES, SYSTEM_CALLS, leave_directory
-from jaxserve.workers.pool import BROKEN_AFTER_S, MIB, TaskKilled, TaskLimits, WorkerPool
+from jaxserve.workers.pool import BROKEN_AFTER_S, MIB, TaskFailed, TaskLimits, WorkerPool
+from jaxserve.workers.process import TaskKilled, WorkerProcess
 
 REPO = Path(__file__).resolve().parents[2]
 PATIENT = TaskLimits(30.0)
@@ -62,8 +63,30 @@ def test_a_worker_that_cannot_be_set_up_is_no_worker():
     pool = WorkerPool(num_workers=1, setup=("tests.workers.tasks:nothing", None))
     try:
         for _ in range(2):
-            with pytest.raises(TaskKilled, match="prepared"):
+            with pytest.raises(GenerationFailed, match="prepared"):
                 run(pool, "double", 1)
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("num_kills", [1, 2])
+def test_a_task_whose_worker_is_killed_before_it_is_ready_gets_one_more(monkeypatch, num_kills):
+    prepare, killed = WorkerProcess.prepare, set()
+
+    def kill_first(worker: WorkerProcess) -> None:
+        if len(killed) < num_kills:
+            killed.add(worker.pid)
+            worker.kill()
+        prepare(worker)
+
+    monkeypatch.setattr(WorkerProcess, "prepare", kill_first)
+    monkeypatch.setattr(WorkerPool, "_replace", lambda pool, worker: pool._start())  # prepared by the task alone
+    pool = WorkerPool(num_workers=1)
+    try:
+        if num_kills == 2:
+            with pytest.raises(GenerationFailed, match="lost"):
+                run(pool, "double", 1)
+        assert run(pool, "double", 1) == 2
     finally:
         pool.close()
 
@@ -85,7 +108,7 @@ def test_a_worker_killed_on_purpose_fails_its_task_and_is_replaced():
     pool = WorkerPool(faults=Faults(["helper_kill@2"]))
     try:
         assert run(pool, "double", 1) == 2
-        with pytest.raises(TaskKilled):
+        with pytest.raises(GenerationFailed, match="lost: it was ended by SIGKILL"):
             run(pool, "double", 1)
         assert (run(pool, "double", 1), pool.num_restarts) == (2, 1)
     finally:
@@ -154,7 +177,7 @@ def test_modules_in_the_current_directory_are_not_imported(tmp_path, monkeypatch
     fresh = WorkerPool()
     try:
         assert not run(fresh, "import_by_name", "psutil").startswith(str(tmp_path))
-        with pytest.raises(GenerationFailed, match="ModuleNotFoundError"):
+        with pytest.raises(TaskFailed, match="ModuleNotFoundError"):
             run(fresh, "import_by_name", "planted")
     finally:
         fresh.close()
@@ -173,7 +196,7 @@ def test_a_request_error_comes_back_as_invalid_parameter(pool):
 
 
 def test_another_failure_reports_only_the_name_of_the_exception(pool):
-    with pytest.raises(GenerationFailed, match="ZeroDivisionError"):
+    with pytest.raises(TaskFailed, match="ZeroDivisionError"):
         run(pool, "fail")
 
 
@@ -191,7 +214,7 @@ def test_a_task_that_breaks_its_worker_is_killed_and_the_worker_replaced(pool, t
 
 
 def test_more_memory_than_allowed_is_not_given(pool):
-    with pytest.raises(GenerationFailed, match="MemoryError"):
+    with pytest.raises(TaskFailed, match="MemoryError"):
         run(pool, "allocate", 600 * MIB)
     assert run(pool, "allocate", 100 * MIB) == 100 * MIB
 
@@ -337,7 +360,7 @@ def test_an_interpreter_that_ends_before_it_is_ready_is_a_failed_start(monkeypat
     monkeypatch.setattr(process, "PROGRAM", "raise SystemExit")
     try:
         for now in (0.0, BROKEN_AFTER_S):  # noqa: B007 (the clock reads it)
-            with pytest.raises(TaskKilled):
+            with pytest.raises(GenerationFailed, match="prepared"):
                 run(pool, "double", 1)
         assert pool.is_broken
     finally:
