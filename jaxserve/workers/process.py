@@ -66,6 +66,7 @@ class WorkerProcess:
         self._setup = setup
         self._has_started = self._is_ready = False
         self._ready_lock = threading.Lock()
+        self._failure: str | None = None  # why it never became ready
 
     @property
     def pid(self) -> int:
@@ -105,18 +106,23 @@ class WorkerProcess:
         Raises WorkerExited if it does not become ready.
         """
         with self._ready_lock:
-            if self._is_ready:
-                return
-            try:
-                self.protections = frozenset(self._exchange(None, STARTUP_S).decode().split())
-                self._has_started = True
-                is_set_up = self._setup is None or "value" in json.loads(self._exchange(self._setup, STARTUP_S))
-            except TaskKilled as error:
-                raise WorkerExited(f"it could not be prepared: {error}") from None
-            if not is_set_up:
-                self.kill()
-                raise WorkerExited("it could not be prepared")
+            if not self._is_ready and self._failure is None:
+                self._failure = self._finish_start()
+            if self._failure is not None:
+                raise WorkerExited(f"it could not be prepared: {self._failure}")
             self._is_ready = True
+
+    def _finish_start(self) -> str | None:
+        """Wait for the process to be confined and set up; return why it cannot be, or None."""
+        try:
+            self.protections = frozenset(self._exchange(None, STARTUP_S).decode().split())
+            self._has_started = True
+            if self._setup is None or "value" in json.loads(self._exchange(self._setup, STARTUP_S)):
+                return None
+        except (TaskKilled, WorkerExited) as error:
+            return str(error)
+        self.kill()
+        return "its setup failed"
 
     def kill(self) -> None:
         """Kill the process and wait for its end. Idempotent; another thread may be in `run`, which then raises."""
