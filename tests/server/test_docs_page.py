@@ -43,7 +43,8 @@ async def test_every_route_is_there_and_nothing_comes_from_elsewhere(browser: Pa
         assert hosts == {urlsplit(url).netloc}
         assert page.complaints() == []
 
-    await with_page(browser, look, enable_tokenizer_info_endpoint=True)
+    switches = {"enable_tokenizer_info_endpoint": True, "enable_debug_endpoints": True, "server_dev_mode": True}
+    await with_page(browser, look, **switches)
 
 
 async def test_a_request_can_be_tried(browser: Page) -> None:
