@@ -62,7 +62,7 @@ def undeclared_names(
     none_of = f" & ~({' | '.join(quote_text(name) for name in declared if name)})" if any(declared) else ""
     patterns = {
         pattern: f"/{regex_to_lark(to_fullmatch_pattern(pattern, '#'))}/"
-        for pattern, _ in members.undeclared
+        for pattern in (*(pattern for pattern, _ in members.undeclared), *members.forbidden)
         if pattern is not None
     }
     terminals = []

@@ -28,12 +28,14 @@ class ObjectMembers:
     required         names of declared members
     undeclared       (pattern of names, merged schema) of all other members; pattern None: names that match no pattern
     num_undeclared   (least, most) of these; most None: any number
+    forbidden        patterns of names that no member may have
     """
 
     declared: Mapping[str, Any]
     required: frozenset[str]
     undeclared: tuple[tuple[str | None, Any], ...]
     num_undeclared: tuple[int, int | None]
+    forbidden: tuple[str, ...] = ()
 
     def schemas_for(self, name: str) -> list[Any]:
         """Return all schemas that apply to the value under a name; none if the member is not allowed."""
@@ -149,6 +151,7 @@ def to_members(option: Mapping[str, Any]) -> ObjectMembers:
         required,
         tuple((pattern, schema) for pattern, schema in undeclared if schema is not False),
         (least, None if most is None else most - len(required)),
+        tuple(pattern for pattern, schema in undeclared if pattern is not None and schema is False),
     )
 
 

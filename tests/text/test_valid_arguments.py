@@ -83,6 +83,22 @@ def test_what_a_grammar_lets_through_is_valid_once_it_is_read(name, parameters, 
         assert not wrong, (answer, arguments, wrong)
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"patternProperties": {"^a": {"type": "null"}, "^[a-c]+$": False}},
+        {"patternProperties": {"^[a-c]": False}, "additionalProperties": {"type": "null"}},
+    ],
+)
+def test_a_name_that_a_pattern_forbids_is_not_written(others):
+    validator = jsonschema.Draft202012Validator(others)
+    told = [
+        arguments for name in DIALECTS for _, arguments in answers(name, {"type": "object", **others}, "required", 20)
+    ]
+    assert all(validator.is_valid(json.loads(arguments)) for arguments in told), told
+    assert any(json.loads(arguments) for arguments in told)
+
+
 SIZE = {"type": "string", "enum": ["small", "large"]}
 DAY = {"type": "object", "required": ["a"], "properties": {"a": {"type": "string", "enum": ["mon", "tue"]}}}
 ROOTS = {
