@@ -1,7 +1,7 @@
 """Description of what each layer keeps between steps: stated by the architecture, read by whoever makes the cache."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +24,25 @@ class PagedLatent:
     rotary_dim: int
 
 
+@dataclass(frozen=True, slots=True)
+class StateArray:
+    """One array of a recurrent layer's state: its shape without the axis of the slots, and its type.
+
+    dtype   "float32", whatever the model computes in; None: the type of the cache
+    """
+
+    shape: tuple[int, ...]
+    dtype: Literal["float32"] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurrentState:
-    """State of fixed size a sequence, replaced by every step: shapes of its arrays, without the sequence's axis."""
+    """State of fixed size a sequence, replaced by every step. A page of such layers is a slot: one sequence's state.
 
-    shapes: tuple[tuple[int, ...], ...]
+    arrays   the arrays of the state
+    """
+
+    arrays: tuple[StateArray, ...]
 
 
 LayerCache: TypeAlias = PagedKeysValues | PagedLatent | RecurrentState

@@ -1,5 +1,6 @@
 """The pages of all layers on the device, in the layout of the attention backend that reads them.
 
+A page of recurrent layers is the state of one sequence (a slot): arrays [slots, ...], whatever the backend.
 pool.py keeps account of pages; the backend's `write` puts tokens into their slots.
 """
 
@@ -10,9 +11,10 @@ from math import prod
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from jaxserve.cache.groups import CacheGroup, locate_layers
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, RecurrentState
 
 
 class PageFactory(Protocol):
@@ -32,7 +34,7 @@ class ModelPages:
     """The pages of all layers.
 
     groups   Those of each cache group: one pytree for each of its layers, or one for all of them, if the backend stacks
-             layers.
+             layers. Those of a recurrent layer are a tuple with its arrays, [slots, ...] each.
     places   Static, for each layer the index of its group and its own index in that.
     """
 
@@ -56,7 +58,7 @@ class ModelPages:
 def make_pages(
     backend: PageFactory, groups: Sequence[CacheGroup], *, num_pages: Sequence[int], page_size: int, dtype: Any
 ) -> ModelPages:
-    """Return zeroed pages: keys and values of every layer for as many pages as its group has.
+    """Return zeroed pages: the caches of every layer for as many pages as its group has.
 
     Zeros, because attention multiplies masked values by zero, and zero times NaN is NaN.
 
@@ -70,13 +72,15 @@ def make_pages(
 
 def _make_group_pages(backend: PageFactory, group: CacheGroup, num_pages: int, page_size: int, dtype: Any) -> Any:
     make = partial(_make_layer_pages, backend, group.cache, num_pages, page_size, dtype)
-    if backend.stacks_layers:
+    if backend.stacks_layers and not isinstance(group.cache, RecurrentState):
         return make(num_layers=len(group.layers))
     return tuple(make() for _ in group.layers)
 
 
 def bytes_per_page(backend: PageFactory, group: CacheGroup, *, page_size: int, dtype: Any) -> int:
     """Return the bytes of one page in all layers of a group, as the backend stores it: some backends pad heads.
+
+    For recurrent layers: the bytes of one slot.
 
     Allocates nothing. Raises what the backend raises for layers that it cannot hold.
     """
@@ -87,6 +91,8 @@ def bytes_per_page(backend: PageFactory, group: CacheGroup, *, page_size: int, d
 def _make_layer_pages(
     backend: PageFactory, layer: LayerCache, num_pages: int, page_size: int, dtype: Any, **options: int
 ) -> Any:
+    if isinstance(layer, RecurrentState):
+        return tuple(jnp.zeros((num_pages, *array.shape), array.dtype or dtype) for array in layer.arrays)
     assert isinstance(layer, PagedKeysValues), layer
     return backend.make_pages(num_pages, page_size, layer.num_kv_heads, layer.head_dim, dtype, **options)
 

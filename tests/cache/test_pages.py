@@ -1,12 +1,13 @@
 """The pages of all layers, as every backend makes them, and their size."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxserve.attention import BACKENDS
 from jaxserve.attention.native import NativeAttention
 from jaxserve.cache.groups import make_groups
-from jaxserve.cache.layer_cache import PagedKeysValues
+from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState, StateArray
 from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
@@ -108,3 +109,15 @@ def test_a_tpu_page_costs_whole_lanes(head_dim, stored):
 def test_what_a_backend_cannot_hold_is_refused_before_there_are_pages():
     with pytest.raises(BadConfig, match="float32"):
         bytes_per_page(NativeAttention(), GROUPS[0], page_size=16, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("backend", [ListBackend(), StackingBackend()])
+def test_a_recurrent_layer_has_its_states_arrays_for_every_slot_whatever_the_backend(backend):
+    state = RecurrentState(arrays=(StateArray((6, 3)), StateArray((2, 4, 4), "float32")))
+    groups = make_groups((state, LAYERS[0], state))
+    assert [(group.name, group.layers) for group in groups] == [("recurrent state", (0, 2)), ("full attention", (1,))]
+    pages = make_pages(backend, groups, num_pages=[5, 7], page_size=16, dtype=jnp.bfloat16)
+    for layer in (0, 2):
+        shapes = [(array.shape, array.dtype.name, bool(array.any())) for array in pages.get(layer)]
+        assert shapes == [((5, 6, 3), "bfloat16", False), ((5, 2, 4, 4), "float32", False)]
+    assert bytes_per_page(backend, groups[0], page_size=16, dtype=jnp.bfloat16) == 2 * (2 * 18 + 4 * 32)

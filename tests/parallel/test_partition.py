@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
-from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState
+from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState, StateArray
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import Origin, ParamSpec, Source
 from jaxserve.models.partition import check_partition, local_caches
@@ -62,7 +62,7 @@ def test_a_rank_keeps_the_key_heads_of_its_queries():
     cache = PagedKeysValues(num_kv_heads=2, head_dim=8)
     assert [local_caches([cache], size)[0].num_kv_heads for size in (1, 2, 4)] == [2, 1, 1]
     with pytest.raises(BadConfig, match="cannot divide RecurrentState"):
-        local_caches([RecurrentState(shapes=((2,),))], 2)
+        local_caches([RecurrentState(arrays=(StateArray((2,)),))], 2)
 
 
 def test_experts_are_split_whole_under_expert_parallelism_alone():
