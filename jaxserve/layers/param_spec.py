@@ -21,19 +21,36 @@ ReadPart: TypeAlias = Callable[[str, Part], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
+class RowBlocks:
+    """Rows of a tensor in equal blocks, usually one for each head: `size` rows from `start` on, of every `stride`."""
+
+    num: int
+    size: int
+    stride: int
+    start: int = 0
+
+    def find(self, part: slice) -> np.ndarray:
+        """Return the tensor's indices of some of these rows."""
+        index = np.arange(self.num * self.size)[part]
+        return index // self.size * self.stride + self.start + index % self.size
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One checkpoint tensor, or some of its rows.
 
     shape         of the whole tensor, as the checkpoint must have it
     rows          (start, stop, step) along the first axis of a matrix or vector, or along the second of a stack of
-                  experts; None: all of them
+                  experts; or blocks of rows; None: all of them
+    axis          the axis that rows count along, if it is not that one
     is_transposed the last two axes are swapped on the way to the leaf: checkpoints hold matrices [out, in]
     """
 
     name: str
     shape: tuple[int, ...]
-    rows: tuple[int, int, int] | None = None
+    rows: tuple[int, int, int] | RowBlocks | None = None
     is_transposed: bool = False
+    axis: int | None = None
 
     @property
     def part_shape(self) -> tuple[int, ...]:
@@ -41,21 +58,27 @@ class Source:
         if self.rows is None:
             return self.shape
         shape = list(self.shape)
-        shape[self.row_axis] = len(range(*self.rows))
+        rows = self.rows
+        shape[self.row_axis] = rows.num * rows.size if isinstance(rows, RowBlocks) else len(range(*rows))
         return tuple(shape)
 
     @property
     def row_axis(self) -> int:
         """Return the axis that `rows` counts along."""
+        if self.axis is not None:
+            return self.axis
         return 1 if len(self.shape) == 3 else 0
 
     def locate(self, part: Part = ()) -> Part:
-        """Return where the tensor has a part of what is made of this source, which is given in the leaf's layout."""
-        if not part:
-            located = [slice(0, size) for size in self.part_shape]
-        else:
-            located = [*part[:-2], part[-1], part[-2]] if self.is_transposed else list(part)
-        if self.rows is not None:
+        """Return where the tensor has a part of what is made of this source, which is given in the leaf's layout.
+
+        Of blocks of rows: from the first row to the last one, with those between.
+        """
+        located = self._to_tensor_layout(part)
+        if isinstance(self.rows, RowBlocks):
+            index = self.rows.find(located[self.row_axis])
+            located[self.row_axis] = slice(int(index[0]), int(index[-1]) + 1)
+        elif self.rows is not None:
             rows = range(*self.rows)[located[self.row_axis]]
             located[self.row_axis] = slice(rows.start, rows.stop, rows.step)
         return tuple(located)
@@ -63,7 +86,15 @@ class Source:
     def read(self, read_part: ReadPart, part: Part = ()) -> np.ndarray:
         """Return a part in the leaf's layout, a view where the tensor's reader gives one."""
         values = read_part(self.name, self.locate(part))
+        if isinstance(self.rows, RowBlocks):
+            index = self.rows.find(self._to_tensor_layout(part)[self.row_axis])
+            values = values.take(index - index[0], axis=self.row_axis)
         return np.swapaxes(values, -1, -2) if self.is_transposed else values
+
+    def _to_tensor_layout(self, part: Part) -> list[slice]:
+        if not part:
+            return [slice(0, size) for size in self.part_shape]
+        return [*part[:-2], part[-1], part[-2]] if self.is_transposed else list(part)
 
 
 Combine: TypeAlias = Literal["take", "stack"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Part, Source
+from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Part, RowBlocks, Source
 from jaxserve.layers.quant import (
     BLOCK_SIZE,
     GROUP_SIZE,
@@ -62,7 +62,8 @@ def _read_matrices(
 ) -> Iterator[QuantizedBlocks | np.ndarray]:
     """Yield the matrices [out, in] of a part of a weight: blocks of the file that are packed alike, or values."""
     for source, each in origin.find_sources(part):
-        blocks = checkpoint.read_blocks(source.name, kind, source.locate(each))
+        is_cut = isinstance(source.rows, RowBlocks)
+        blocks = None if is_cut else checkpoint.read_blocks(source.name, kind, source.locate(each))
         if blocks is not None:
             yield from _split_stack(blocks, source, each)
             continue

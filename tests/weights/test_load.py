@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers import quant
-from jaxserve.layers.param_spec import Origin, ParamSpec, Source
+from jaxserve.layers.param_spec import Origin, ParamSpec, RowBlocks, Source
 from jaxserve.weights import orbax
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.load import _convert, check_checkpoint, load_params
@@ -287,3 +287,25 @@ def test_a_stack_of_experts_is_read_once_and_packed_expert_by_expert(tmp_path, m
         alone = np.empty(target.data.shape[1:], np.uint8)
         quant.pack_blocks(quant.quantize(matrix, "int8"), alone)
         np.testing.assert_array_equal(loaded.data[expert], alone)
+
+
+@pytest.mark.parametrize("kind", [None, "int8"])
+def test_rows_of_heads_that_lie_between_those_of_others_are_taken_head_by_head(tmp_path, kind):
+    heads, size, width = 4, 16, 64
+    tensor = np.random.default_rng(0).standard_normal((heads, 3, size, width)).astype(np.float32)
+    checkpoint = safetensors_in(tmp_path, {"qkv_proj.weight": tensor.reshape(-1, width)})
+    rows = RowBlocks(heads, size, stride=3 * size, start=size)
+    source = Source("qkv_proj.weight", (heads * 3 * size, width), rows, is_transposed=True)
+    param = ParamSpec((width, heads * size), ("width", "heads"), (Origin((source,)),), is_packable=True)
+    expected_IO = tensor[:, 1].reshape(-1, width).T
+    part = (slice(8, 40), slice(size + 3, 3 * size - 5))
+    np.testing.assert_array_equal(source.read(checkpoint.read, part), expected_IO[part])
+    if kind is None:
+        target = jax.ShapeDtypeStruct(param.shape, jnp.float32)
+        loaded, expected = load_params(checkpoint, {("x",): param}, {("x",): target})["x",], expected_IO
+    else:
+        target = quant.abstract_packed(kind, width, heads * size)
+        loaded = load_params(checkpoint, {("x",): param}, {("x",): target})["x",].data
+        expected = np.zeros(loaded.shape, np.uint8)
+        quant.pack_blocks(quant.quantize(expected_IO.T, kind), expected)
+    np.testing.assert_array_equal(np.asarray(loaded), expected)
