@@ -17,10 +17,11 @@ class AttentionInputs:
 
     position_T            int32 [T], the absolute position of every query. Padding may have any.
     slot_T                int32 [T], page * Z + offset where the query's own key and value are stored. Padding has slots
-                          of page 0, which is never read.
+                          of page 0, which is never read. For a recurrent layer: the state slot of the token's row.
     page_table_BW         int32 [B, W], the row's pages in order. Entries beyond its length may be any page. Those of
                           pages that lie wholly behind the window of the row's first query may be, too; they are 0 as
-                          soon as the page is freed.
+                          soon as the page is freed. For a recurrent layer [B, 1], the state slot of each row; rows of
+                          padding have slot 0.
     length_B              int32 [B], the row's number of tokens after this step; 0 for a row of padding.
     query_start_B1        int32 [B + 1]: row b owns tokens query_start[b] to query_start[b + 1] - 1, which are its last
                           ones. Tokens from query_start[B] on are padding. A row may own none; a row of padding does.

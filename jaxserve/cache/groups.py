@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, PagedLatent
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, PagedLatent, RecurrentState
 
 PageCopy: TypeAlias = tuple[int, int, int]
 """A copy of one page in all layers of a cache group: (index of the group, from, to)."""
@@ -27,6 +27,15 @@ class CacheGroup:
     def window(self) -> int | None:
         """The number of positions that a query of these layers sees, its own included; None: all."""
         return self.cache.window if isinstance(self.cache, PagedKeysValues) else None
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether a page of these layers is a slot: the state of one sequence, whatever its length."""
+        return isinstance(self.cache, RecurrentState)
+
+    def page_table_width(self, max_pages_per_row: int) -> int:
+        """Return the width of a page table where pages of tokens need this one."""
+        return 1 if self.is_recurrent else max_pages_per_row
 
 
 def make_groups(layers: Sequence[LayerCache]) -> tuple[CacheGroup, ...]:

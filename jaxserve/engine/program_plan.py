@@ -148,6 +148,11 @@ def plan_programs(
 
     Raises BadConfig if a limit does not fit the model or the backend, OutOfMemory if the device is too small.
     """
+    if config.batch_invariant and any(group.is_recurrent for group in groups):
+        raise BadConfig(
+            "batch_invariant=True computes each token of a prompt in a row of its own, which layers with a recurrent"
+            " state cannot; leave it out."
+        )
     placement = model.placement
     size = _cache_size(config, model, backend, groups, scratch_bytes)
     config, chunk_tokens = _resolve_limits(config, size, placement.platform)

@@ -59,7 +59,8 @@ class Forward:
 
     def make_layout(self, table: "ProgramTable") -> InputLayout:
         """Return the layout of the inputs."""
-        return InputLayout(step_shapes(self.rows, self.tokens, len(table.model.groups), table.max_pages_per_row))
+        widths = [group.page_table_width(table.max_pages_per_row) for group in table.model.groups]
+        return InputLayout(step_shapes(self.rows, self.tokens, widths))
 
     def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
         """Lower the program."""
@@ -183,7 +184,7 @@ class ProgramTable:
 
     model               The static description of the model.
     buckets             The compiled batch sizes.
-    max_pages_per_row   The width of a page table.
+    max_pages_per_row   The width of a page table, but of those of recurrent layers.
     vocab_size          The number of token ids.
     num_rows            The number of rows of the batch, and one more that padding writes into.
     logprobs_config     The log-probabilities that the sampler computes.

@@ -83,21 +83,24 @@ def forward(
     inputs = layout.unpack(buffer_X)
     with jax.named_scope("inputs"):
         flat = _flatten_rows(inputs, rows)
-    page_index_T = jnp.minimum(flat.position_T // model.page_size, inputs.page_tables_BW[0].shape[1] - 1)
 
-    def make_inputs(page_table_BW: Array) -> AttentionInputs:
-        page_T = page_table_BW[flat.row_T, page_index_T]
-        slot_T = jnp.where(flat.is_real_T, page_T * model.page_size + flat.position_T % model.page_size, 0)
+    def make_inputs(group: CacheGroup, page_table_BW: Array) -> AttentionInputs:
+        if group.is_recurrent:
+            slot_T = page_table_BW[flat.row_T, 0]
+        else:
+            page_index_T = jnp.minimum(flat.position_T // model.page_size, page_table_BW.shape[1] - 1)
+            page_T = page_table_BW[flat.row_T, page_index_T]
+            slot_T = page_T * model.page_size + flat.position_T % model.page_size
         return AttentionInputs(
             position_T=flat.position_T,
-            slot_T=slot_T,
+            slot_T=jnp.where(flat.is_real_T, slot_T, 0),
             page_table_BW=page_table_BW,
             length_B=flat.length_B,
             query_start_B1=flat.query_start_B1,
             max_queries_per_row=flat.max_queries_per_row,
         )
 
-    by_group = [make_inputs(page_table_BW) for page_table_BW in inputs.page_tables_BW]
+    by_group = list(map(make_inputs, model.groups, inputs.page_tables_BW))
     inputs_by_layer = tuple(by_group[group] for group, _ in pages.places)
     decoder = model.build_decoder(weights)
     hidden_TD, pages = decoder(flat.token_T, inputs_by_layer, pages, model.backend)

@@ -4,6 +4,7 @@ The layout of the buffer follows from the fields: a new input is one field, and 
 field that is None takes no place in the buffer and leaves no trace in the program.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -23,7 +24,8 @@ class StepInputs:
     """The inputs of a forward pass of B rows, and what the sampler needs of them; numpy arrays on the host.
 
     row_B            int32, the rows; those of padding have the row behind the last one.
-    page_tables_BW   int32 [B, W] for each cache group: the rows' page tables.
+    page_tables_BW   int32 [B, W] for each cache group: the rows' page tables; in a recurrent group [B, 1], the rows'
+                     slots, that of padding is 0.
     sampling_BS      int32, the rows' sampling parameters as columns (sampling/columns.py).
     token_T          int32 [T], the tokens of the rows one behind the other, then padding. None: one token for each row,
                      its newest one, which is on the device with its position.
@@ -60,18 +62,17 @@ class SampleInputs:
     grammar_BM: Array | None = None
 
 
-def step_shapes(num_rows: int, num_tokens: int | None, num_groups: int, max_pages_per_row: int) -> StepInputs:
+def step_shapes(num_rows: int, num_tokens: int | None, page_table_widths: Sequence[int]) -> StepInputs:
     """Return the shapes of a forward pass's inputs.
 
     num_rows            B.
     num_tokens          T; None: the newest token of each row.
-    num_groups          The number of cache groups, each of which has a page table.
-    max_pages_per_row   W, the width of a page table.
+    page_table_widths   W for each cache group.
     """
     has_tokens = num_tokens is not None
     return StepInputs(
         row_B=_ints(num_rows),
-        page_tables_BW=(_ints(num_rows, max_pages_per_row),) * num_groups,
+        page_tables_BW=tuple(_ints(num_rows, width) for width in page_table_widths),
         sampling_BS=_ints(num_rows, NUM_COLUMNS),
         token_T=_ints(num_tokens) if has_tokens else None,
         query_start_B1=_ints(num_rows + 1) if has_tokens else None,

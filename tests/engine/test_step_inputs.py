@@ -15,11 +15,11 @@ ROWS, WIDTH, PAD = 4, 3, 9
 
 
 def layout(tokens):
-    return InputLayout(step_shapes(ROWS, tokens, 2, WIDTH))
+    return InputLayout(step_shapes(ROWS, tokens, [WIDTH, 1]))  # pages of tokens; slots of states
 
 
 def chunk(row, start, ids, *, is_last=True):
-    tables = (np.full(WIDTH, row, np.int32), np.full(WIDTH, row + 1, np.int32))
+    tables = (np.full(WIDTH, row, np.int32), np.full(1, row + 1, np.int32))
     sampling_S = np.full(NUM_COLUMNS, row, np.int32)
     return Chunk(row, 0, row, start, np.array(ids), tables, sampling_S, SampleMode.GREEDY, is_last)
 
@@ -36,7 +36,7 @@ def test_a_program_finds_what_the_host_has_filled_in(tokens):
 
 def test_inputs_that_are_none_take_no_place():
     assert layout(16).size - layout(None).size == 16 + ROWS + ROWS + 1
-    assert layout(None).size == ROWS * (1 + 2 * WIDTH + NUM_COLUMNS)
+    assert layout(None).size == ROWS * (1 + WIDTH + 1 + NUM_COLUMNS)
 
 
 def test_chunks_lie_one_behind_the_other():
@@ -45,7 +45,7 @@ def test_chunks_lie_one_behind_the_other():
     assert inputs.token_T.tolist() == [7, 8, 9, 5, 6] + [0] * 11
     assert inputs.query_start_B1.tolist() == [0, 3, 5, 5, 5]
     assert (inputs.row_B.tolist(), inputs.start_B.tolist()) == ([3, 1, PAD, PAD], [0, 32, 0, 0])
-    assert [table[1].tolist() for table in inputs.page_tables_BW] == [[1] * WIDTH, [2] * WIDTH]
+    assert [table[1].tolist() for table in inputs.page_tables_BW] == [[1] * WIDTH, [2]]
     assert inputs.sampling_BS[:, 0].tolist() == [3, 0, 0, 0], "a prompt that goes on is sampled without parameters"
 
 
@@ -54,6 +54,6 @@ def test_decode_rows_are_named_and_nothing_else_of_them():
     table = np.ones((2, WIDTH), np.int32)
     sampling = np.ones((2, NUM_COLUMNS), np.int32)
     rows = np.array([2, 0], np.int32)
-    pack_decode(inputs, DecodeBatch((5, 6), (0, 0), rows, (2, 0), (table, table), sampling, SampleMode.GREEDY))
+    pack_decode(inputs, DecodeBatch((5, 6), (0, 0), rows, (2, 0), (table, table[:, :1]), sampling, SampleMode.GREEDY))
     assert inputs.row_B.tolist() == [2, 0, PAD, PAD]
     assert (inputs.token_T, inputs.start_B, inputs.query_start_B1) == (None, None, None)
