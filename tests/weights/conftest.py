@@ -9,6 +9,7 @@ module → what proves it:
     gguf, gguf_header, gguf_metadata, gguf_names, gguf_rope → test_gguf.py
     gguf_config, gguf_families → test_gguf_families.py
     gguf_files → test_gguf_files.py
+    float4 → test_float4.py
     fetch, wheels → test_fetch.py
     hub → test_hub.py
     protobuf → test_protobuf.py
