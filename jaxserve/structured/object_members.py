@@ -60,11 +60,7 @@ def undeclared_names(
     """
     declared = dict.fromkeys(name for kind in alternatives for name in kind.declared)
     none_of = f" & ~({' | '.join(quote_text(name) for name in declared if name)})" if any(declared) else ""
-    patterns = {
-        pattern: f"/{regex_to_lark(to_fullmatch_pattern(pattern, '#'))}/"
-        for pattern in (*(pattern for pattern, _ in members.undeclared), *members.forbidden)
-        if pattern is not None
-    }
+    patterns = {pattern: f"/{regex_to_lark(to_fullmatch_pattern(pattern, '#'))}/" for pattern in members.patterns}
     terminals = []
     for pattern, schema in members.undeclared:
         excluded = "".join(f" & ~{text}" for other, text in patterns.items() if other != pattern)

@@ -37,12 +37,18 @@ class ObjectMembers:
     num_undeclared: tuple[int, int | None]
     forbidden: tuple[str, ...] = ()
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of undeclared names: a name that matches none of them is an additional one."""
+        return (*(pattern for pattern, _ in self.undeclared if pattern is not None), *self.forbidden)
+
     def schemas_for(self, name: str) -> list[Any]:
         """Return all schemas that apply to the value under a name; none if the member is not allowed."""
         if name in self.declared:
             return [self.declared[name]] if self.declared[name] is not False else []
-        matching = [schema for pattern, schema in self.undeclared if pattern is not None and is_found(pattern, name)]
-        return matching or [schema for pattern, schema in self.undeclared if pattern is None]
+        schemas = dict(self.undeclared)
+        matching = [pattern for pattern in self.patterns if is_found(pattern, name)] or [None]
+        return [schemas[pattern] for pattern in matching] if schemas.keys() >= set(matching) else []
 
 
 class ParameterSchema:

@@ -87,6 +87,15 @@ def test_a_parameter_is_found_wherever_the_schema_says_something_of_it(root):
     assert read(root, "a", "x") == "x"
 
 
+@pytest.mark.parametrize("others", [{"additionalProperties": {"type": "integer"}}, {"patternProperties": {"^a": {}}}])
+def test_no_schema_applies_under_a_name_that_a_pattern_forbids(others):
+    patterns = {"a$": False, **others.get("patternProperties", {}), "^b": {"type": "integer"}}
+    kind = {**others, "patternProperties": patterns}
+    assert [read(kind, name, "3") for name in ("a", "ba", "b")] == ["3", "3", 3]
+    kinds = [kind, {"additionalProperties": {"type": "string"}}]
+    assert read({"anyOf": kinds}, "a", "null") == "null"
+
+
 def test_where_kinds_of_objects_differ_in_a_parameter_its_type_alone_decides():
     kinds = [
         {"properties": {"kind": {"const": "x"}, "a": {"type": "integer", "minimum": 5}}},
