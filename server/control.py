@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from server.errors import ApiError, unavailable
-from server.request_slots import RequestSlots
+from server.request_slots import DRAIN_RETRY_AFTER_S, SHUTTING_DOWN, RequestSlots
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -47,8 +47,10 @@ class ServerControl:
     async def pause(self, mode: PauseMode) -> None:
         """Pause the server, and return when nothing is computed any more, or when it is resumed meanwhile.
 
-        Raises EngineStopped if the engine does not run.
+        Raises ApiError (503) if the server is shutting down, EngineStopped if the engine does not run.
         """
+        if self._slots.is_draining:
+            raise unavailable(SHUTTING_DOWN, DRAIN_RETRY_AFTER_S)
         may_be_stopped = self.mode is not None
         if mode is PauseMode.ABORT:
             self._slots.fail_all(unavailable(PAUSED))
@@ -60,6 +62,15 @@ class ServerControl:
         Raises EngineStopped if the engine does not run.
         """
         await self._follow(None, self._llm.resume())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Admit no more requests, finish those that there are, and after `timeout_s` end the rest with an error.
+
+        A server that is paused goes on first: no request that KEEP has stopped could finish otherwise.
+        """
+        if self.mode is not None:
+            self._replace_order(None, self._llm.resume())
+        await self._slots.drain(timeout_s)
 
     def abort(self, request_ids: Collection[str], caller: str | None) -> int:
         """End the unfinished requests with one of these ids, and return how many there were.
@@ -79,16 +90,22 @@ class ServerControl:
         await self._llm.pause()
 
     async def _follow(self, mode: PauseMode | None, order: Coroutine[Any, Any, None]) -> None:
-        """Carry out an order in a task of its own, and return when it, or the one that replaces it, has been."""
+        """Carry out an order, and return when it, or the one that replaces it, has been carried out."""
+        newest = self._replace_order(mode, order)
+        while not newest.done():
+            await asyncio.wait([newest])
+            newest = self._order or newest
+        newest.result()
+
+    def _replace_order(self, mode: PauseMode | None, order: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Carry out an order in a task of its own, in place of the one before it; return the task."""
         self.mode = mode
         self._slots.refusal = None if mode in (None, PauseMode.KEEP) else PAUSED
         if self._order is not None:
             self._order.cancel()
         self._order = asyncio.create_task(order)
         self._order.add_done_callback(_take_exception)
-        while not self._order.done():
-            await asyncio.wait([self._order])
-        self._order.result()
+        return self._order
 
 
 def _take_exception(order: asyncio.Task[None]) -> None:

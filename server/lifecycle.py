@@ -185,7 +185,7 @@ class _SignalHandlers:
 async def _drain(state: ServerState, shutdown_request: _ShutdownRequest, config: ServerConfig) -> None:
     """End the running requests: within the drain time, or at once if the end is requested again."""
     drain = asyncio.create_task(
-        state.slots.drain(config.drain_timeout_s if shutdown_request.exit_code == EX_OK else 0.0)
+        state.control.drain(config.drain_timeout_s if shutdown_request.exit_code == EX_OK else 0.0)
     )
     force_stop = asyncio.create_task(shutdown_request.wait_force_stop())
     await asyncio.wait([drain, force_stop], return_when=asyncio.FIRST_COMPLETED)

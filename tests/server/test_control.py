@@ -248,6 +248,17 @@ class TestPause:
         monkeypatch.setattr(dev_api.llm, "pause", fail)
         assert (await dev_api.post("/pause", None)).status == 503
 
+    async def test_the_end_of_the_server_ends_the_wait_and_a_stuck_engine_does_not_delay_it(self, dev_api, monkeypatch):
+        running = await start_chat(dev_api)
+        [wait] = await start_waits(dev_api, 1)
+        resumed = asyncio.Event()
+        monkeypatch.setattr(dev_api.llm, "resume", resumed.wait)
+        await get_state(dev_api.app).control.drain(0)
+        assert ((await running).status, wait.done()) == (503, False)
+        resumed.set()
+        await wait
+        assert dev_api.llm.orders == []
+
     async def test_another_mode_is_400(self, dev_api):
         answer = await dev_api.post("/pause?mode=sleep", None)
         assert (answer.status, answer.error["param"]) == (400, "mode")

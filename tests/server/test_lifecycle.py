@@ -184,6 +184,28 @@ async def test_what_finishes_in_time_is_whole():
         await llm.wait_until(lambda llm: llm.is_closed)
 
 
+async def test_what_a_pause_has_stopped_is_finished_when_a_signal_comes():
+    llm = FakeLLM(["a", "b"])
+    llm.hold_at = 1
+    async with (
+        serve_live(llm, drain_timeout_s=600, server_dev_mode=True) as live_server,
+        live_server.connection() as peer,
+        live_server.connection() as control,
+        asyncio.timeout(30),
+    ):
+        await peer.send(post(PATH, STREAM))
+        await peer.read_until(b'"content":"a"')
+        assert (await _ask(control, post("/pause?mode=keep", {})))[0] == 200
+        os.kill(os.getpid(), signal.SIGTERM)
+        await llm.wait_until(lambda llm: llm.orders == ["pause", "resume"])
+        assert live_server.slots.is_draining
+        assert (await _ask(control, post("/pause?mode=keep", {})))[0] == 503
+        llm.release.set()
+        assert b'"finish_reason":"stop"' in await peer.read_until(b"[DONE]\n\n")
+        await llm.wait_until(lambda llm: llm.is_closed)
+    assert llm.orders == ["pause", "resume"]
+
+
 class TestEngineDeath:
     @pytest.fixture(autouse=True)
     def be_quick(self, monkeypatch):
