@@ -12,7 +12,8 @@ from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.layers.linear import Linear, apply_linears
 from jaxserve.layers.norms import Norm
 from jaxserve.layers.rope import apply_rope
-from jaxserve.models.spec import AttentionSpec, DecoderSpec, QueryTemperature, attention_projections
+from jaxserve.models.attention_spec import AttentionSpec, QueryTemperature
+from jaxserve.models.spec import DecoderSpec
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 Rotation: TypeAlias = tuple[Array, Array] | None
@@ -35,16 +36,16 @@ class AttentionLayer(nnx.Module):
                 rngs=rngs,
                 ranks=ranks if each.name == "output" else ONE_RANK,
             )
-            for each in attention_projections(spec.width, attention)
+            for each in attention.projections(spec.width)
         }
         self.query, self.key, self.value = projections["query"], projections["key"], projections["value"]
         self.output = projections["output"]
         self.output_gate = projections.get("output_gate")
-        norm_ranks = ranks if attention.qk_norm == "full" else ONE_RANK
-        self.query_norm, self.key_norm = (
-            None if width is None else Norm(width, spec.norm, dtype=dtype, ranks=norm_ranks)
-            for width in attention.qk_norm_widths
-        )
+        norms = {
+            name: Norm(width, spec.norm, dtype=dtype, ranks=ONE_RANK if axis is None else ranks)
+            for name, width, axis in attention.norms()
+        }
+        self.query_norm, self.key_norm = norms.get("query_norm"), norms.get("key_norm")
         self.sinks = nnx.Param(jnp.zeros((attention.num_heads,), dtype)) if attention.has_sinks else None
 
     def __call__(

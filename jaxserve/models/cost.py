@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec, attention_projections, mlp_projections
+from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec, mlp_projections
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,9 @@ class Cost:
 
 def decoder_cost(spec: DecoderSpec) -> Cost:
     """Return the cost of a decoder."""
-    attentions = (layer.attention for layer in spec.layers)
-    kinds = Counter((each.window, each.key_width, each.query_width) for each in attentions)
+    kinds = Counter(layer.attention.position_cost for layer in spec.layers)
     attention = tuple(
-        AttentionCost(window, count, cached_numbers=2 * key_width, flops=4 * query_width)
-        for (window, key_width, query_width), count in kinds.items()
+        AttentionCost(each.window, count, each.cached_numbers, each.flops) for each, count in kinds.items()
     )
     mixtures = Counter(layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec))
     experts = tuple(
@@ -80,5 +78,5 @@ def _dense_weights(width: int, layer: LayerSpec) -> int:
     if isinstance(mlp, MoESpec):
         router = width * (mlp.num_experts + int(mlp.has_shared_gate))
         mlp = mlp.shared
-    projections = [*attention_projections(width, layer.attention), *(mlp_projections(width, mlp) if mlp else ())]
+    projections = [*layer.attention.projections(width), *(mlp_projections(width, mlp) if mlp else ())]
     return router + sum(projection.width_in * projection.width_out for projection in projections)

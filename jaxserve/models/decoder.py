@@ -6,7 +6,7 @@ layer's weights and pages. The backend decides how attention is computed and how
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, cast
 
@@ -24,17 +24,14 @@ from jaxserve.layers.mlp import MLP
 from jaxserve.layers.moe import MoE
 from jaxserve.layers.norms import Norm
 from jaxserve.layers.param_spec import ParamPath
-from jaxserve.layers.rope import RopeSpec, compute_cos_sin
+from jaxserve.layers.rope import compute_cos_sin
 from jaxserve.models.attention_layer import AttentionLayer, Rotation
-from jaxserve.models.spec import (
-    AttentionSpec,
-    DecoderSpec,
-    LayerSpec,
-    MLPSpec,
-    MoESpec,
-    layer_norms,
-)
+from jaxserve.models.attention_spec import AttentionSpec
+from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, layer_norms
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
+
+ATTENTION_LAYERS: Mapping[type, Callable[..., AttentionLayer]] = {AttentionSpec: AttentionLayer}
+"""The module of each kind of attention."""
 
 
 class DecoderLayer(nnx.Module):
@@ -44,7 +41,8 @@ class DecoderLayer(nnx.Module):
         self.spec = layer
         norms = {name: Norm(spec.width, spec.norm, dtype=dtype) for name in layer_norms(layer)}
         self.attention_norm, self.attention_post_norm = norms.get("attention_norm"), norms.get("attention_post_norm")
-        self.attention = AttentionLayer(spec, layer.attention, dtype=dtype, rngs=rngs, ranks=ranks)
+        make_attention = ATTENTION_LAYERS[type(layer.attention)]
+        self.attention = make_attention(spec, layer.attention, dtype=dtype, rngs=rngs, ranks=ranks)
         self.mlp_norm, self.mlp_post_norm = norms.get("mlp_norm"), norms.get("mlp_post_norm")
         self.mlp = _make_mlp(spec.width, layer.mlp, dtype=dtype, rngs=rngs, ranks=ranks)
 
@@ -160,12 +158,12 @@ class Decoder(nnx.Module):
             x_TD = x_TD * jnp.asarray(spec.embedding_multiplier, x_TD.dtype)
         rotations = {
             key: compute_cos_sin(inputs[0].position_T, *key)
-            for key in dict.fromkeys(rope_key(layer.attention) for layer in spec.layers)
+            for key in dict.fromkeys(layer.attention.rotation for layer in spec.layers)
             if key is not None
         }
         assert len(pages.places) == spec.num_layers, pages.places
         for index, (module, layer, layer_inputs) in enumerate(zip(self.layers, spec.layers, inputs, strict=True)):
-            key = rope_key(layer.attention)
+            key = layer.attention.rotation
             graphdef, state = nnx.split(module)
             x_TD, layer_pages = _run_layer(
                 graphdef, state, x_TD, None if key is None else rotations[key], layer_inputs, pages.get(index), backend
@@ -189,11 +187,6 @@ class Decoder(nnx.Module):
             return logits_BV
         token_BV = jax.lax.broadcasted_iota(jnp.int32, logits_BV.shape, 1) + self.ranks.offset(num)
         return jnp.where(token_BV < self.spec.vocab_size, logits_BV, -jnp.inf)
-
-
-def rope_key(attention: AttentionSpec) -> tuple[RopeSpec, int] | None:
-    """Return what a layer's angles depend on, or None where it does not rotate."""
-    return None if attention.rope is None else (attention.rope, attention.head_dim)
 
 
 class ZeroRngs:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.cache.layer_cache import LayerCache
 from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, Source
+from jaxserve.models.attention_spec import Projection
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.cost import Cost, decoder_cost
 from jaxserve.models.spec import (
@@ -13,8 +14,6 @@ from jaxserve.models.spec import (
     LayerSpec,
     MLPSpec,
     MoESpec,
-    Projection,
-    attention_projections,
     layer_norms,
     mlp_projections,
 )
@@ -131,14 +130,7 @@ class DecoderFamily:
 
     def cache(self, spec: DecoderSpec) -> tuple[LayerCache, ...]:
         """Return what each layer keeps between steps."""
-        return tuple(
-            PagedKeysValues(
-                num_kv_heads=layer.attention.num_kv_heads,
-                head_dim=layer.attention.head_dim,
-                window=layer.attention.window,
-            )
-            for layer in spec.layers
-        )
+        return tuple(layer.attention.cache for layer in spec.layers)
 
     def cost(self, spec: DecoderSpec) -> Cost:
         """Return the work of a token, for the roofline."""
@@ -147,21 +139,17 @@ class DecoderFamily:
 
 def _layer_params(spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ...]) -> dict[ParamPath, ParamSpec]:
     attention, params = layer.attention, dict[ParamPath, ParamSpec]()
-    for name, leaf, param in _projection_params(tuple(attention_projections(spec.width, attention)), layouts):
+    for name, leaf, param in _projection_params(tuple(attention.projections(spec.width)), layouts):
         params["attention", name, leaf] = param
     if isinstance(layer.mlp, MoESpec):
         params |= _moe_params(spec.width, layer.mlp, layouts)
     else:
         for name, leaf, param in _projection_params(tuple(mlp_projections(spec.width, layer.mlp)), layouts):
             params["mlp", name, leaf] = param
-    for name, width in zip(("query_norm", "key_norm"), attention.qk_norm_widths, strict=True):
-        if width is not None:
-            stems = tuple(layout[name] for layout in layouts)
-            axis = None if attention.qk_norm == "head" else "heads" if name == "query_norm" else "kv_heads"
-            params |= _norm_params(spec, ("attention", name), stems, width, axis)
-    if attention.has_sinks:
-        stems = tuple(layout["sinks"] for layout in layouts)
-        params["attention", "sinks"] = _alternatives(stems, (attention.num_heads,), ("heads",))
+    for name, width, axis in attention.norms():
+        params |= _norm_params(spec, ("attention", name), tuple(layout[name] for layout in layouts), width, axis)
+    for name, shape, axes in attention.arrays():
+        params["attention", name] = _alternatives(tuple(layout[name] for layout in layouts), shape, axes)
     for name in layer_norms(layer):
         params |= _norm_params(spec, (name,), tuple(layout[name] for layout in layouts), spec.width)
     return params

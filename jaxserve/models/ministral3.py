@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxserve.models.attention_spec import QueryTemperature
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, read_window, uniform_windows
 from jaxserve.models.family import DecoderFamily
 from jaxserve.models.rope_config import read_rope_object
-from jaxserve.models.spec import DecoderSpec, QueryTemperature
+from jaxserve.models.spec import DecoderSpec
 
 DEFAULT_ROPE = {
     "rope_type": "yarn",

@@ -18,6 +18,7 @@ from jaxserve.config import Quantization
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import BLOCK_BYTES, BLOCK_SIZE, GROUP_SIZE, PackedWeight
+from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec
 from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.ranks import Ranks
@@ -59,10 +60,8 @@ def _find_fault(spec: DecoderSpec, ranks: Ranks, quantization: Quantization) -> 
 
 def _split_sizes(layer: LayerSpec, ranks: Ranks) -> Iterator[tuple[int, str, bool]]:
     """Yield the sizes that are split: each with its name, and whether it can be."""
-    attention, mlp, size = layer.attention, layer.mlp, ranks.size
-    yield attention.num_heads, "query heads", attention.num_heads % size == 0
-    num_kv_heads = attention.num_kv_heads
-    yield num_kv_heads, "key heads", num_kv_heads % size == 0 or size % num_kv_heads == 0
+    mlp, size = layer.mlp, ranks.size
+    yield from layer.attention.split_sizes(size)
     if not isinstance(mlp, MoESpec):
         yield mlp.hidden, "hidden numbers", mlp.hidden % size == 0
     elif ranks.splits_experts:
@@ -79,10 +78,8 @@ def _packed_sizes(layer: LayerSpec, ranks: Ranks) -> Iterator[tuple[int, str, in
 
     Each with its name, the part of a rank, and the size of the blocks that cannot be cut.
     """
-    attention, mlp, size = layer.attention, layer.mlp, ranks.size
-    yield attention.query_width, "numbers of query heads", attention.query_width // size, BLOCK_SIZE
-    key_part = max(1, attention.num_kv_heads // size) * attention.head_dim
-    yield attention.key_width, "numbers of key heads", key_part, GROUP_SIZE
+    mlp, size = layer.mlp, ranks.size
+    yield from layer.attention.packed_sizes(size)
     if not isinstance(mlp, MoESpec):
         yield mlp.hidden, "hidden numbers", mlp.hidden // size, BLOCK_SIZE
         return
@@ -150,7 +147,9 @@ def _whole_shape(path: ParamPath, param: ParamSpec, spec: DecoderSpec, num_ranks
         if axis == "vocab":
             return pad_vocab(size, num_ranks)
         if axis == "kv_heads" and isinstance(path[1], int):
-            return size * max(1, num_ranks // spec.layers[path[1]].attention.num_kv_heads)
+            attention = spec.layers[path[1]].attention
+            assert isinstance(attention, AttentionSpec), "other kinds have no such axis"
+            return size * max(1, num_ranks // attention.num_kv_heads)
         return size
 
     return tuple(whole_size(size, axis) for size, axis in zip(param.shape, param.axes, strict=True))

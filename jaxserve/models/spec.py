@@ -11,77 +11,14 @@ from typing import Literal, TypeAlias
 from jaxserve.layers.mlp import Activation
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
-from jaxserve.layers.param_spec import Axis
-from jaxserve.layers.rope import RopeSpec
+from jaxserve.models.attention_spec import AttentionSpec, Projection
 
 NormPlace: TypeAlias = Literal["pre", "post", "sandwich"]
 """pre: x + f(norm(x)); post: x + norm(f(x)); sandwich: x + norm(f(norm(x)))."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryTemperature:
-    """Queries are multiplied by 1 + scale * log(1 + floor((position + offset) / interval)) (Llama 4, Ministral 3)."""
-
-    scale: float
-    interval: float
-    offset: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionSpec:
-    """Softmax attention over paged keys and values.
-
-    scale          factor of query · key before the softmax
-    rope           None: queries and keys are not rotated
-    window         a token sees itself and the window - 1 tokens before it; None: all before it
-    softcap        scores s become softcap * tanh(s / softcap)
-    qk_norm        a norm over each query and key head, or over all heads of a token together
-    norms_after_rope   these norms follow the rotation instead of preceding it
-    has_sinks      one learned score a head takes part in the softmax and carries no value
-    has_output_gate    heads are multiplied by the sigmoid of a projection of the layer's input
-
-    Raises ValueError for norms_after_rope without a norm over each head.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    scale: float
-    rope: RopeSpec | None
-    window: int | None = None
-    softcap: float | None = None
-    qkv_bias: bool = False
-    output_bias: bool = False
-    qk_norm: Literal["none", "head", "full"] = "none"
-    norms_after_rope: bool = False
-    temperature: QueryTemperature | None = None
-    has_sinks: bool = False
-    has_output_gate: bool = False
-
-    def __post_init__(self) -> None:
-        if self.norms_after_rope and self.qk_norm != "head":
-            raise ValueError(f"norms_after_rope is True with qk_norm {self.qk_norm!r}; it needs 'head'.")
-
-    @property
-    def qk_norm_widths(self) -> tuple[int, int] | tuple[None, None]:
-        """Widths of the norms over queries and over keys, where there are any."""
-        match self.qk_norm:
-            case "none":
-                return None, None
-            case "head":
-                return self.head_dim, self.head_dim
-            case "full":
-                return self.query_width, self.key_width
-
-    @property
-    def query_width(self) -> int:
-        """Numbers of all query heads of a token."""
-        return self.num_heads * self.head_dim
-
-    @property
-    def key_width(self) -> int:
-        """Numbers of all key heads of a token, and of all value heads."""
-        return self.num_kv_heads * self.head_dim
+AttentionKind: TypeAlias = AttentionSpec
+"""What mixes the tokens of a layer: a union, whose members have the methods of AttentionSpec. The decoder has a module
+for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +69,7 @@ class LayerSpec:
     Raises ValueError for is_parallel with norms in another place than pre.
     """
 
-    attention: AttentionSpec
+    attention: AttentionKind
     mlp: MLPSpec | MoESpec
     norm_place: NormPlace = "pre"
     is_parallel: bool = False
@@ -175,36 +112,8 @@ class DecoderSpec:
 
     def for_length(self, max_model_len: int) -> "DecoderSpec":
         """Return the spec as it holds for requests of at most so many tokens (see LongRopeScaling)."""
-        layers = tuple(
-            replace(layer, attention=replace(layer.attention, rope=layer.attention.rope.for_length(max_model_len)))
-            if layer.attention.rope is not None
-            else layer
-            for layer in self.layers
-        )
+        layers = tuple(replace(layer, attention=layer.attention.for_length(max_model_len)) for layer in self.layers)
         return replace(self, layers=layers)
-
-
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """One matrix product of a layer: kernel [width_in, width_out], with its logical axes."""
-
-    name: str
-    width_in: int
-    width_out: int
-    bias: bool
-    axis_in: Axis
-    axis_out: Axis | None
-
-
-def attention_projections(width: int, attention: AttentionSpec) -> Iterator[Projection]:
-    """Yield the projections of an attention block, in the order in which they are computed."""
-    query, key = attention.query_width, attention.key_width
-    yield Projection("query", width, query, attention.qkv_bias, "width", "heads")
-    yield Projection("key", width, key, attention.qkv_bias, "width", "kv_heads")
-    yield Projection("value", width, key, attention.qkv_bias, "width", "kv_heads")
-    if attention.has_output_gate:
-        yield Projection("output_gate", width, query, attention.qkv_bias, "width", "heads")
-    yield Projection("output", query, width, attention.output_bias, "heads", "width")
 
 
 def mlp_projections(width: int, mlp: MLPSpec) -> Iterator[Projection]:

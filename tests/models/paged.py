@@ -1,6 +1,7 @@
 """A decoder with pages of its own: rows take their next tokens and give the logits after each."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.cache.groups import make_groups
-from jaxserve.cache.layer_cache import PagedKeysValues
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
 from jaxserve.cache.pages import make_pages
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.models import registry
@@ -55,10 +56,7 @@ class Paged:
         count = -(-capacity // PAGE)
         order = np.random.default_rng(0).permutation(np.arange(1, rows * count + 1))
         self.table_BW = order.reshape(rows, count).astype(np.int32)
-        attentions = [layer.attention for layer in spec.layers]
-        groups = make_groups(
-            [PagedKeysValues(num_kv_heads=each.num_kv_heads, head_dim=each.head_dim) for each in attentions]
-        )
+        groups = make_groups([_without_window(layer.attention.cache) for layer in spec.layers])
         num_pages = [rows * count + 1] * len(groups)
         self.pages = make_pages(backend, groups, num_pages=num_pages, page_size=PAGE, dtype=dtype)
         self.length_B = np.zeros(rows, np.int32)
@@ -92,3 +90,8 @@ class Paged:
         inputs = AttentionInputs(position, slot, self.table_BW, self.length_B.copy(), start, columns)
         logits_TV, self.pages = self._step(self.leaves, token, inputs, self.pages)
         return np.split(np.asarray(logits_TV)[: start[-1]], start[1:-1])
+
+
+def _without_window(cache: LayerCache) -> LayerCache:
+    """Every row keeps all its pages."""
+    return replace(cache, window=None) if isinstance(cache, PagedKeysValues) else cache

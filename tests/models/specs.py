@@ -13,7 +13,8 @@ from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormKind, NormSpec
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, YarnScaling
-from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec, NormPlace, QueryTemperature
+from jaxserve.models.attention_spec import AttentionSpec, QueryTemperature
+from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, NormPlace
 
 VOCAB, WIDTH, HEADS, HEAD_DIM, HIDDEN, EXPERTS = 40, 32, 4, 8, 24, 8
 

@@ -18,7 +18,8 @@ from jaxserve.attention import AttentionInputs
 from jaxserve.cache.pages import ModelPages
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models import registry
-from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec, QueryTemperature
+from jaxserve.models.attention_spec import AttentionSpec, QueryTemperature
+from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec
 from tests.models.specs import PLAIN, change
 from tests.models.tiny import tiny_config
 

@@ -1,0 +1,185 @@
+"""AttentionSpec: softmax attention over keys and values, and what every kind of attention tells about itself.
+
+The methods of AttentionSpec are those of all kinds: their weights, caches, angles, divisions and costs are asked for
+here, so that nobody else tells kinds apart but the decoder, which has a module for each.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.layers.param_spec import Axis
+from jaxserve.layers.quant import BLOCK_SIZE, GROUP_SIZE
+from jaxserve.layers.rope import RopeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """One matrix product of a layer: kernel [width_in, width_out], with its logical axes."""
+
+    name: str
+    width_in: int
+    width_out: int
+    bias: bool
+    axis_in: Axis
+    axis_out: Axis | None
+
+
+class OwnNorm(NamedTuple):
+    """A norm inside of a block: its width and, where its numbers are split among ranks, their logical axis."""
+
+    name: str
+    width: int
+    axis: Axis | None
+
+
+class OwnArray(NamedTuple):
+    """A weight of a block that is neither a projection nor a norm, with its logical axes."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[Axis | None, ...]
+
+
+class SplitSize(NamedTuple):
+    """A size that is split among ranks: what it counts, and whether it can be."""
+
+    size: int
+    name: str
+    is_possible: bool
+
+
+class PackedSize(NamedTuple):
+    """A size of packed weights that is split among ranks: the part of one rank, and the blocks that cannot be cut."""
+
+    size: int
+    name: str
+    part: int
+    block: int
+
+
+class PositionCost(NamedTuple):
+    """The work of a query for each position that it sees.
+
+    window           as in AttentionSpec
+    cached_numbers   numbers that are read of a position
+    flops            floating-point operations
+    """
+
+    window: int | None
+    cached_numbers: int
+    flops: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryTemperature:
+    """Queries are multiplied by 1 + scale * log(1 + floor((position + offset) / interval)) (Llama 4, Ministral 3)."""
+
+    scale: float
+    interval: float
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """Softmax attention over paged keys and values.
+
+    scale          factor of query · key before the softmax
+    rope           None: queries and keys are not rotated
+    window         a token sees itself and the window - 1 tokens before it; None: all before it
+    softcap        scores s become softcap * tanh(s / softcap)
+    qk_norm        a norm over each query and key head, or over all heads of a token together
+    norms_after_rope   these norms follow the rotation instead of preceding it
+    has_sinks      one learned score a head takes part in the softmax and carries no value
+    has_output_gate    heads are multiplied by the sigmoid of a projection of the layer's input
+
+    Raises ValueError for norms_after_rope without a norm over each head.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    rope: RopeSpec | None
+    window: int | None = None
+    softcap: float | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: Literal["none", "head", "full"] = "none"
+    norms_after_rope: bool = False
+    temperature: QueryTemperature | None = None
+    has_sinks: bool = False
+    has_output_gate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norms_after_rope and self.qk_norm != "head":
+            raise ValueError(f"norms_after_rope is True with qk_norm {self.qk_norm!r}; it needs 'head'.")
+
+    @property
+    def query_width(self) -> int:
+        """Numbers of all query heads of a token."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def key_width(self) -> int:
+        """Numbers of all key heads of a token, and of all value heads."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def rotation(self) -> tuple[RopeSpec, int] | None:
+        """The rotation and the size of what rotates, on which angles depend; None: nothing rotates."""
+        return None if self.rope is None else (self.rope, self.head_dim)
+
+    def for_length(self, max_model_len: int) -> "AttentionSpec":
+        """Return the spec as it holds for requests of at most so many tokens (see LongRopeScaling)."""
+        return self if self.rope is None else replace(self, rope=self.rope.for_length(max_model_len))
+
+    def projections(self, width: int) -> Iterator[Projection]:
+        """Yield the projections, in the order in which they are computed."""
+        query, key = self.query_width, self.key_width
+        yield Projection("query", width, query, self.qkv_bias, "width", "heads")
+        yield Projection("key", width, key, self.qkv_bias, "width", "kv_heads")
+        yield Projection("value", width, key, self.qkv_bias, "width", "kv_heads")
+        if self.has_output_gate:
+            yield Projection("output_gate", width, query, self.qkv_bias, "width", "heads")
+        yield Projection("output", query, width, self.output_bias, "heads", "width")
+
+    def norms(self) -> tuple[OwnNorm, ...]:
+        """Return the norms over queries and over keys, where there are any."""
+        match self.qk_norm:
+            case "none":
+                return ()
+            case "head":
+                return OwnNorm("query_norm", self.head_dim, None), OwnNorm("key_norm", self.head_dim, None)
+            case "full":
+                return (
+                    OwnNorm("query_norm", self.query_width, "heads"),
+                    OwnNorm("key_norm", self.key_width, "kv_heads"),
+                )
+
+    def arrays(self) -> tuple[OwnArray, ...]:
+        """Return the weights that are neither projections nor norms."""
+        return (OwnArray("sinks", (self.num_heads,), ("heads",)),) if self.has_sinks else ()
+
+    @property
+    def cache(self) -> LayerCache:
+        """The cache that a layer keeps between steps."""
+        return PagedKeysValues(num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, window=self.window)
+
+    @property
+    def position_cost(self) -> PositionCost:
+        """The work of a query for each position that it sees."""
+        return PositionCost(self.window, cached_numbers=2 * self.key_width, flops=4 * self.query_width)
+
+    def split_sizes(self, num_ranks: int) -> Iterator[SplitSize]:
+        """Yield the sizes that are split among ranks."""
+        heads, kv_heads = self.num_heads, self.num_kv_heads
+        yield SplitSize(heads, "query heads", heads % num_ranks == 0)
+        yield SplitSize(kv_heads, "key heads", kv_heads % num_ranks == 0 or num_ranks % kv_heads == 0)
+
+    def packed_sizes(self, num_ranks: int) -> Iterator[PackedSize]:
+        """Yield the sizes of packed weights that are split among ranks."""
+        yield PackedSize(self.query_width, "numbers of query heads", self.query_width // num_ranks, BLOCK_SIZE)
+        key_part = max(1, self.num_kv_heads // num_ranks) * self.head_dim
+        yield PackedSize(self.key_width, "numbers of key heads", key_part, GROUP_SIZE)
