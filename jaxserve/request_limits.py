@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxserve.cache.groups import GroupSize
+from jaxserve.cache.groups import GroupSize, num_main_pages
 from jaxserve.config import EngineConfig
 from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.errors import InvalidParameter, PromptTooLong
@@ -29,7 +29,7 @@ class RequestLimits:
     @property
     def num_pages(self) -> int:
         """The number of pages of the main cache group, page 0 included, which holds no tokens."""
-        return max(group.num_pages for group in self.cache_groups)
+        return num_main_pages(self.cache_groups)
 
     @property
     def max_model_len(self) -> int:

@@ -118,7 +118,8 @@ class FakeRunner:
     """Executes plans in the order given, like a device. Logits of the requests in `nan_request_ids` are NaN.
 
     A slot of each cache group holds a token's value and the digest up to it. A full group gives the digest of all
-    values, a window group that of the last slot, if its window holds one chain of digests; the groups must agree.
+    values, a window group that of the last slot, if its window holds one chain of digests; a page of a recurrent group
+    holds the digest and the number of the tokens so far. The groups must agree.
     A decode step brings a row up to max_tokens_per_row tokens, 1 or 2.
     """
 
@@ -129,6 +130,7 @@ class FakeRunner:
         self.page_size = page_size
         self.sizes = tuple(sizes)
         self.slots: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self.states: dict[tuple[int, int], tuple[int, int]] = {}
         self.last_token_R: list[int | None] = [None] * max_num_seqs
         self.length_R = [0] * max_num_seqs
         self.lines: dict[int, PenaltyRow] = {}
@@ -137,12 +139,18 @@ class FakeRunner:
     def reset(self) -> None:
         """Lose everything."""
         self.slots.clear()
+        self.states.clear()
         self.lines.clear()
         self.last_token_R = [None] * len(self.last_token_R)
 
     def forward(self, plan: StepPlan) -> FakeLogits:
         """Return the plan with digests in place of logits; the work that a device does later is done at once."""
+        written: set[tuple[int, int]] = set()
         for group, source, target in plan.page_copies:
+            assert not written & {(group, source), (group, target)}, "the order of these copies matters"
+            written.add((group, target))
+            if (group, source) in self.states:
+                self.states[group, target] = self.states[group, source]
             for offset in range(self.page_size):
                 if (group, source, offset) in self.slots:
                     self.slots[group, target, offset] = self.slots[group, source, offset]
@@ -209,7 +217,8 @@ class FakeRunner:
         for at, row in enumerate(batch.row_B.tolist()):
             tables_W, position = [table_BW[at] for table_BW in batch.page_tables_BW], self.length_R[row]
             page = position // self.page_size
-            has_page = all(page < len(table_W) and table_W[page] for table_W in tables_W)
+            paged = (table_W for table_W, size in zip(tables_W, self.sizes, strict=True) if not size.is_recurrent)
+            has_page = all(page < len(table_W) and table_W[page] for table_W in paged)
             if tokens[at] < 0 or not has_page or digests[at] % 3 == 0:
                 continue
             after[at] = self._append(digests[at], tables_W, position, [tokens[at]])[-1]
@@ -264,6 +273,9 @@ class FakeRunner:
 
     def _read_group(self, group: int, table_W: np.ndarray, end: int) -> int:
         """Return the digest by one group, another one if what the query at `end` sees is not one chain."""
+        if self.sizes[group].is_recurrent:
+            digest, length = self.states[group, self._state_slot(group, table_W)] if end else (EMPTY, 0)
+            return digest if length == end else _mix(digest, length)
         window = self.sizes[group].window
         first = 0 if window is None else max(0, end - window + 1)
         assert first < end or not end, "a window of 1 reads nothing"
@@ -281,8 +293,16 @@ class FakeRunner:
             digest = _mix(digest, value)
             digests.append(digest)
             for group, table_W in enumerate(tables_W):
-                self.slots[self._slot(group, table_W, position)] = (value, digest)
+                if self.sizes[group].is_recurrent:
+                    self.states[group, self._state_slot(group, table_W)] = (digest, position + 1)
+                else:
+                    self.slots[self._slot(group, table_W, position)] = (value, digest)
         return digests
+
+    def _state_slot(self, group: int, table_W: np.ndarray) -> int:
+        [slot] = table_W.tolist()
+        assert 0 < slot < self.sizes[group].num_pages, f"a row has slot {slot} in group {group}"
+        return slot
 
     def _slot(self, group: int, table_W: np.ndarray, position: int) -> tuple[int, int, int]:
         page = int(table_W[position // self.page_size])

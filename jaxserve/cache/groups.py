@@ -83,14 +83,31 @@ class GroupSize:
     window       the number of positions that a query sees, its own included; None: all
     name         of the group
     page_bytes   the bytes of one page in all its layers
+    num_rows     of a recurrent group, whose pages are slots with the state of one sequence each: the rows of the batch,
+                 each of which has one while it is in use; 0: its pages hold tokens
     """
 
     num_pages: int
     window: int | None = None
     name: str = "full attention"
     page_bytes: int = 0
+    num_rows: int = 0
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether a page of it is the state of one sequence."""
+        return self.num_rows > 0
+
+    def page_table_width(self, max_pages_per_row: int) -> int:
+        """Return the width of a page table where pages of tokens need this one."""
+        return 1 if self.is_recurrent else max_pages_per_row
 
     @property
     def total_bytes(self) -> int:
         """The memory of all pages."""
         return self.num_pages * self.page_bytes
+
+
+def num_main_pages(sizes: Sequence[GroupSize]) -> int:
+    """Return the number of pages of the main group, page 0 included: the largest of those whose pages hold tokens."""
+    return max(size.num_pages for size in sizes if not size.is_recurrent)

@@ -27,13 +27,14 @@ def find_page_faults(
     yield from _find_wrong_zeros(cache, owned)
     first_pages = [(pages, max(pages.num_registered, start // cache.page_size)) for pages, start in writable]
     for group, pool in enumerate(cache.pools):
+        is_recurrent = cache.sizes[group].is_recurrent
         yield from pool.find_faults(
             (pages.by_group[group][pages.num_freed[group] :] for pages in owned),
-            chain.from_iterable(pages.by_group[group][first:] for pages, first in first_pages),
+            chain.from_iterable(pages.by_group[group][0 if is_recurrent else first :] for pages, first in first_pages),
         )
         yield from _find_misplaced(group, owned)
     for group, index in enumerate(cache.indexes):
-        for pages in owned:
+        for pages in owned if not cache.sizes[group].is_recurrent else ():
             hashes, start = pages.hashes.hashes, pages.num_freed[group]
             for number in range(start, min(pages.num_registered, len(hashes))):
                 page = pages.by_group[group][number]

@@ -1,5 +1,7 @@
 """The cache manager: the pages of all sequences, with a pool and a prefix index for each cache group. Host side.
 
+A recurrent group gives a running sequence one page, its slot, with the state after its computed tokens.
+
 A page of a window group is freed when no later query of its sequence sees it: its place in the sequence's list, and so
 in the page table, becomes 0. If the page is in the prefix index, it stays there until the pool reuses it.
 
@@ -26,6 +28,7 @@ class CacheManager:
 
     windows            the window of each cache group; None: full attention
     has_windows        whether a group frees pages behind a window
+    has_states         whether a group is recurrent
     """
 
     def __init__(self, sizes: Sequence[GroupSize], *, page_size: int, has_prefix_cache: bool = True) -> None:
@@ -34,6 +37,7 @@ class CacheManager:
         self.reset()
         self.windows = tuple(size.window for size in sizes)
         self.has_windows = any(window is not None for window in self.windows)
+        self.has_states = any(size.is_recurrent for size in sizes)
 
     @property
     def num_active(self) -> int:
@@ -47,7 +51,9 @@ class CacheManager:
 
     def capacity(self, pages: SequencePages) -> int:
         """Return the first position for which a group has no page."""
-        return min(map(len, pages.by_group)) * self.page_size
+        if not self.has_states:
+            return min(map(len, pages.by_group)) * self.page_size
+        return min(len(pages.by_group[group]) for group in self._paged_groups()) * self.page_size
 
     # Prefix cache
 
@@ -57,7 +63,7 @@ class CacheManager:
         A full group needs all pages of the prefix, a window group those that the next query sees.
         """
         hashes = self.cacheable_hashes(pages, token_ids) if self.indexes else []
-        num = len(hashes)
+        num = 0 if self.has_states else len(hashes)
         for index, window in zip(self.indexes, self.windows, strict=False):
             if window is None:
                 num = len(index.match(hashes[:num]))
@@ -97,8 +103,8 @@ class CacheManager:
         """
         end = min(num_tokens, hit.num_pages * self.page_size + max_tokens)
         return tuple(
-            num_pages_for(num_tokens if window is None else end, self.page_size) - hit.num_pages
-            for window in self.windows
+            self._num_needed(group, num_tokens if window is None else end) - len(hit.by_group[group])
+            for group, window in enumerate(self.windows)
         )
 
     def start(self, pages: SequencePages, hit: PrefixHit, missing: Sequence[int], watermarks: Sequence[int]) -> bool:
@@ -128,7 +134,10 @@ class CacheManager:
         watermarks   by group how many pages must stay free besides
         """
         needed = num_pages_for(end, self.page_size)
-        new_pages = self._allocate([max(0, needed - num) for num in pages.lengths], watermarks)
+        nums = [max(0, needed - num) for num in pages.lengths]
+        if self.has_states:
+            nums = [max(0, self._num_needed(group, end) - num) for group, num in enumerate(pages.lengths)]
+        new_pages = self._allocate(nums, watermarks)
         if new_pages is None:
             return None
         copies = []
@@ -150,11 +159,14 @@ class CacheManager:
     def fork(self, parent: SequencePages, child: SequencePages, num_tokens: int) -> SequencePages:
         """Give a sequence without pages those of a parent with which it shares num_tokens tokens, and return it.
 
-        Full pages are shared. If the last page is not full, the next `append` gives a copy of it.
+        Full pages are shared. If the last page is not full, the next `append` gives a copy of it; and one of the state.
         """
         num_full, num_in_last = divmod(num_tokens, self.page_size)
         child.num_registered = num_full  # what the parent has not registered yet, it will
         for group, (pool, pages) in enumerate(zip(self.pools, parent.by_group, strict=True)):
+            if self.sizes[group].is_recurrent:
+                child.copy_sources[group] = pages[0]
+                continue
             first = self.first_visible(group, num_tokens)
             shared = pages[first:num_full]
             pool.incref(shared)
@@ -186,7 +198,8 @@ class CacheManager:
         num_full = num_written // self.page_size
         if num_full > pages.num_registered:
             hashes = pages.hashes.extend(token_ids) if self.indexes else []
-            for group, index in enumerate(self.indexes):
+            for group in self._paged_groups() if self.indexes else ():
+                index = self.indexes[group]
                 for number in range(max(pages.num_registered, pages.num_freed[group]), num_full):
                     index.register(hashes[number], pages.by_group[group][number])
             pages.num_registered = num_full
@@ -220,6 +233,16 @@ class CacheManager:
         ):
             return None
         return tuple(pool.allocate(num) or [] for pool, num in zip(self.pools, nums, strict=True))
+
+    def _paged_groups(self) -> range | tuple[int, ...]:
+        """Return the indices of the groups whose pages hold tokens."""
+        if not self.has_states:
+            return range(len(self.sizes))
+        return tuple(group for group, size in enumerate(self.sizes) if not size.is_recurrent)
+
+    def _num_needed(self, group: int, num_tokens: int) -> int:
+        """Return how many pages of a group a sequence of num_tokens tokens has, freed ones included."""
+        return 1 if self.sizes[group].is_recurrent else num_pages_for(num_tokens, self.page_size)
 
     def first_visible(self, group: int, position: int) -> int:
         """Return the index of the first page of a group that a query at `position` or a later one sees."""

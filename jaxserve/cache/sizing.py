@@ -8,12 +8,17 @@ Cache groups share this memory by one rule. The main group is the one with full 
 window. Every window group beside it gets the pages that all rows can use at once, and as many again for the prefix
 cache; but never more pages than the main group, nor, all of them together, more than half of the memory, nor what the
 main group needs for one longest request. The main group gets the rest.
+
+A page of a recurrent group is a slot for the state of one sequence. Each row has a slot, and with a prefix cache a
+second one for the newest snapshot of its own output; as many slots again are for snapshots that the prefix cache keeps.
+All recurrent groups together have no more than half of the memory, nor what the others leave that one longest request
+needs, but always a slot for each row and one for a snapshot.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jaxserve.cache.groups import GroupSize, max_window_pages, num_pages_for
+from jaxserve.cache.groups import GroupSize, max_window_pages, num_main_pages, num_pages_for
 from jaxserve.config import GIB, MIB
 from jaxserve.errors import BadConfig, OutOfMemory
 from jaxserve.parallel.placement import MemoryFacts
@@ -31,11 +36,13 @@ class GroupNeeds:
     name             of the group
     window           the number of positions that a query sees, its own included; None: all
     page_bytes       the bytes of one page in all its layers
+    is_recurrent     a page is the state of one sequence
     """
 
     name: str = "full attention"
     window: int | None = None
     page_bytes: int
+    is_recurrent: bool = False
 
     def request_pages(self, num_tokens: int, chunk_tokens: int, page_size: int) -> int:
         """Return the most pages that a request of num_tokens tokens holds at a time.
@@ -81,7 +88,7 @@ class CacheSize:
     @property
     def num_pages(self) -> int:
         """The number of pages of the main group, page 0 included."""
-        return max(group.num_pages for group in self.groups)
+        return num_main_pages(self.groups)
 
 
 def choose_cache_size(
@@ -96,6 +103,7 @@ def choose_cache_size(
     gpu_memory_utilization: float = 0.92,
     kv_cache_memory_bytes: int | None = None,
     num_gpu_blocks_override: int | None = None,
+    has_prefix_cache: bool = True,
 ) -> CacheSize:
     """Choose the number of pages of every group and the longest request that they serve.
 
@@ -104,25 +112,31 @@ def choose_cache_size(
     a step. num_gpu_blocks_override is the number of pages of the main group.
 
     Raises OutOfMemory if no page fits, or if one request of maximum length does not; the text names the setting that
-    helps. Raises BadConfig if kv_cache_memory_bytes and num_gpu_blocks_override are both given.
+    helps. Raises BadConfig if kv_cache_memory_bytes and num_gpu_blocks_override are both given, or if all groups are
+    recurrent.
     """
     if kv_cache_memory_bytes is not None and num_gpu_blocks_override is not None:
         raise BadConfig("kv_cache_memory_bytes and num_gpu_blocks_override both say how large the cache is; give one.")
+    if all(group.is_recurrent for group in groups):
+        raise BadConfig(
+            "Every layer of this model is recurrent; models without any attention layer are not served yet."
+        )
     resolved_len = model_max_len if max_model_len in (None, LONGEST_THAT_FITS) else max_model_len
-    division = _Division(groups, page_size, num_rows, step_tokens)
+    division = _Division(groups, page_size, num_rows, step_tokens, 4 * num_rows if has_prefix_cache else num_rows)
     if num_gpu_blocks_override is not None:
         num_pages, reason = num_gpu_blocks_override, "num_gpu_blocks_override"
     else:
         if kv_cache_memory_bytes is not None:
             budget, reason = kv_cache_memory_bytes, "kv_cache_memory_bytes"
         elif memory.platform == "cpu":
-            budget, reason = _cpu_budget(memory, division.request_bytes(resolved_len))
+            least = replace(division, num_slots=division.least_slots)
+            budget, reason = _cpu_budget(memory, least.request_bytes(resolved_len))
         else:
             budget, reason = _device_budget(memory, gpu_memory_utilization)
-        division = division.limit(budget, resolved_len)
+        division = division.limit_slots(budget, resolved_len).limit(budget, resolved_len)
         num_pages = division.num_pages_within(budget)
         if num_pages < 2:
-            raise OutOfMemory(_describe_no_page_fits(budget, division.total_bytes(2), reason, memory))
+            raise OutOfMemory(_describe_no_page_fits(budget, division, reason, memory))
     max_fitting_len = division.max_fitting_len(num_pages, resolved_len)
     if max_model_len == LONGEST_THAT_FITS:
         resolved_len = max_fitting_len
@@ -135,6 +149,7 @@ def choose_cache_size(
 class _Division:
     """The division of the memory between groups, as a function of the number of pages of the main group.
 
+    num_slots        the number of slots of every recurrent group, slot 0 not included
     max_side_pages   the largest number of pages of a group beside the main group; None: there is no such limit
     """
 
@@ -142,26 +157,56 @@ class _Division:
     page_size: int
     num_rows: int
     step_tokens: int
+    num_slots: int
     max_side_pages: int | None = None
 
     @property
     def main(self) -> GroupNeeds:
         """The group that gets what the others leave."""
-        return max(self.groups, key=lambda group: float("inf") if group.window is None else group.window)
+        paged = (group for group in self.groups if not group.is_recurrent)
+        return max(paged, key=lambda group: float("inf") if group.window is None else group.window)
+
+    @property
+    def least_slots(self) -> int:
+        """The number of slots without which rows could not all run, or no snapshot be used."""
+        return min(self.num_slots, self.num_rows + 1)
+
+    @property
+    def slot_bytes(self) -> int:
+        """The memory of one slot of each recurrent group."""
+        return sum(group.page_bytes for group in self.groups if group.is_recurrent)
+
+    @property
+    def state_bytes(self) -> int:
+        """The memory of all recurrent groups."""
+        return (self.num_slots + 1) * self.slot_bytes
 
     def count_pages(self, group: GroupNeeds, num_pages: int) -> int:
         """Return the number of pages of a group if the main group has num_pages."""
+        if group.is_recurrent:
+            return self.num_slots + 1
         wanted = group.wanted_pages(self.num_rows, self.step_tokens, self.page_size)
         if wanted is None or group.window == self.main.window:
             return num_pages
         return min(num_pages, wanted, num_pages if self.max_side_pages is None else self.max_side_pages)
+
+    def limit_slots(self, budget_bytes: int, num_tokens: int) -> "_Division":
+        """Return the division in which recurrent groups have half of a budget at most.
+
+        Less if the others need more for a request of num_tokens tokens, but never less than the rows need.
+        """
+        if not self.slot_bytes:
+            return self
+        rest = budget_bytes - (self.request_bytes(num_tokens) - self.state_bytes)
+        most = min(budget_bytes // 2, rest) // self.slot_bytes - 1
+        return replace(self, num_slots=max(self.least_slots, min(self.num_slots, most)))
 
     def limit(self, budget_bytes: int, num_tokens: int) -> "_Division":
         """Return the division in which the window groups have half of a budget at most.
 
         Less if the main group needs more for a request of num_tokens tokens, but what that needs of their pages, too.
         """
-        side = [group for group in self.groups if group.window != self.main.window]
+        side = [group for group in self.groups if group.window != self.main.window and not group.is_recurrent]
         if not side:
             return self
         main_bytes = self.request_bytes(num_tokens) - sum(self._request_bytes(group, num_tokens) for group in side)
@@ -186,6 +231,7 @@ class _Division:
         return all(
             group.request_pages(num_tokens, self.step_tokens, self.page_size) < self.count_pages(group, num_pages)
             for group in self.groups
+            if not group.is_recurrent
         )
 
     def max_fitting_len(self, num_pages: int, longest: int) -> int:
@@ -201,6 +247,8 @@ class _Division:
         return sum(self._request_bytes(group, num_tokens) for group in self.groups)
 
     def _request_bytes(self, group: GroupNeeds, num_tokens: int) -> int:
+        if group.is_recurrent:
+            return (self.num_slots + 1) * group.page_bytes
         return (group.request_pages(num_tokens, self.step_tokens, self.page_size) + 1) * group.page_bytes
 
     def divide(self, num_pages: int) -> tuple[GroupSize, ...]:
@@ -211,6 +259,7 @@ class _Division:
                 window=group.window,
                 name=group.name,
                 page_bytes=group.page_bytes,
+                num_rows=self.num_rows if group.is_recurrent else 0,
             )
             for group in self.groups
         )
@@ -241,12 +290,16 @@ def _device_budget(memory: MemoryFacts, utilization: float) -> tuple[int, str]:
     return budget, reason
 
 
-def _describe_no_page_fits(budget: int, needed_bytes: int, reason: str, memory: MemoryFacts) -> str:
+def _describe_no_page_fits(budget: int, division: _Division, reason: str, memory: MemoryFacts) -> str:
     is_by_share = memory.platform != "cpu" and reason != "kv_cache_memory_bytes"
     flag = "--gpu-memory-utilization" if is_by_share else "--kv-cache-memory-bytes"
+    states, remedy = "", f"Raise {flag}."
+    if division.state_bytes:
+        states = f" and the states of {division.num_slots} sequences"
+        remedy = f"Raise {flag}, or lower --max-num-seqs {division.num_rows}."
     return (
-        f"The key-value cache needs at least {_format_bytes(needed_bytes)} (2 pages) and has"
-        f" {_format_bytes(max(0, budget))} ({reason}). Raise {flag}."
+        f"The key-value cache needs at least {_format_bytes(division.total_bytes(2))} (2 pages{states}) and has"
+        f" {_format_bytes(max(0, budget))} ({reason}). {remedy}"
     )
 
 
@@ -256,10 +309,11 @@ def _describe_request_does_not_fit(
     if num_pages < 2:
         return f"num_gpu_blocks_override={num_pages} leaves no page for tokens: page 0 is for padding. Raise it."
     needed = division.main.request_pages(max_model_len, division.step_tokens, division.page_size)
+    needed_bytes = division.request_bytes(max_model_len) - division.state_bytes
     text = (
         f"One request of max_model_len={max_model_len} tokens needs {needed} pages"
-        f" ({_format_bytes(division.request_bytes(max_model_len))}), and the key-value cache holds {num_pages - 1}"
-        f" ({_format_bytes(division.total_bytes(num_pages))}; {reason})."
+        f" ({_format_bytes(needed_bytes)}), and the key-value cache holds {num_pages - 1}"
+        f" ({_format_bytes(division.total_bytes(num_pages) - division.state_bytes)}; {reason})."
     )
     return f"{text} Try --max-model-len {max_fitting_len}, the largest that fits; -1 takes that by itself."
 

@@ -39,6 +39,8 @@ def max_beam_tokens(
     """
     for size in sizes:
         num_pages, num_shared = size.num_pages - 1, prompt_tokens // page_size
+        if size.is_recurrent:
+            continue  # each row has a slot
         if size.window is not None and width * max_window_pages(size.window, page_size) <= num_pages:
             continue
         pages_per_beam = num_shared + (num_pages - num_shared) // width
@@ -95,12 +97,13 @@ class BeamManager:
     """The rows, pages and steps of all beam searches. The request table gives the rows and pages.
 
     cache               The pages of all sequences.
-    max_pages_per_row   The width of a page table.
+    max_pages_per_row   The most pages of a row.
     vocab_size          The number of token ids.
     """
 
     def __init__(self, cache: CacheManager, *, max_pages_per_row: int, vocab_size: int) -> None:
-        self._cache, self._max_pages_per_row, self._vocab_size = cache, max_pages_per_row, vocab_size
+        self._cache, self._vocab_size = cache, vocab_size
+        self._widths = tuple(size.page_table_width(max_pages_per_row) for size in cache.sizes)
         self._states: dict[int, BeamState] = {}
         self._owners: dict[int, int] = {}  # id of an output → id of its request
 
@@ -206,7 +209,7 @@ class BeamManager:
     def _plan_step(self, state: BeamState) -> BeamStep:
         sequence, beams = state.sequence, state.search.beams
         request, num_beams = sequence.request, len(beams)
-        page_tables_BW = tuple(np.zeros((num_beams, self._max_pages_per_row), np.int32) for _ in self._cache.sizes)
+        page_tables_BW = tuple(np.zeros((num_beams, width), np.int32) for width in self._widths)
         for group, page_table_BW in enumerate(page_tables_BW):
             for page_table_W, pages in zip(page_table_BW, state.pages, strict=True):
                 page_table_W[: len(pages.by_group[group])] = pages.by_group[group]

@@ -37,6 +37,9 @@ def _describe_cache(size: CacheSize, page_size: int) -> dict[str, str]:
 
     def describe(group: GroupSize) -> str:
         num_pages = group.num_pages - 1
+        if group.is_recurrent:
+            states, snapshots = f"{group.num_rows} of running sequences", num_pages - group.num_rows
+            return f"{group.total_bytes / 2**20:.0f} MiB, {num_pages} states: {states}, {snapshots} snapshots"
         return f"{group.total_bytes / 2**20:.0f} MiB, {num_pages} pages, {num_pages * page_size} tokens"
 
     if len(size.groups) == 1:

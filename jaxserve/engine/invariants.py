@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Literal
 
-from jaxserve.cache.groups import PageCopy, num_pages_for
+from jaxserve.cache.groups import num_pages_for
 from jaxserve.cache.invariants import find_page_faults
 from jaxserve.cache.pool import Fault
 from jaxserve.engine.beam_manager import BeamState
@@ -51,7 +51,7 @@ class SchedulerState:
     requests       The live requests, with their pages and rows.
     decode         The planner of decode batches.
     search         The search for a request that makes steps fail.
-    page_copies    The page copies to make before the next step.
+    num_copies     The number of page copies to make before the next step.
     token_budget   The most tokens of a step.
     in_flight      The plans whose results have not been applied, oldest first.
     """
@@ -59,7 +59,7 @@ class SchedulerState:
     requests: RequestTable
     decode: DecodeScheduler
     search: FaultSearch
-    page_copies: Sequence[PageCopy]
+    num_copies: int
     token_budget: int
     in_flight: Sequence[StepPlan]
 
@@ -176,7 +176,7 @@ def _find_sequence_faults(requests: RequestTable, sequence: TokenSequence) -> It
         yield "I6", f"request {_id(sequence)} has found {sequence.num_cached_tokens} of {num_prompt} tokens cached"
     for size in requests.cache.sizes:
         needed = num_pages_for(max(num_prompt, request.max_total_tokens - 1), requests.page_size)
-        if size.window is None and not request.is_beam_search and needed > size.num_pages - 1:
+        if size.window is None and not size.is_recurrent and not request.is_beam_search and needed > size.num_pages - 1:
             yield "I13", f"request {_id(sequence)} may need {needed} pages, and there are {size.num_pages - 1}"
 
 
@@ -194,8 +194,11 @@ def _find_page_count_faults(state: SchedulerState, sequence: TokenSequence) -> I
         holders = [(sequence.pages, num_pages_for(sequence.num_computed, page_size), most)]
     for pages, least, most in holders:
         for group, length in enumerate(pages.lengths):
-            if not least <= length <= most:
-                yield "I5", f"request {_id(sequence)} has {length} pages in group {group}, not {least} to {most}"
+            low, high = least, most
+            if state.requests.cache.sizes[group].is_recurrent:
+                low, high = int(not pages.copy_sources[group]), 1  # a fork gets its slot with its next page
+            if not low <= length <= high:
+                yield "I5", f"request {_id(sequence)} has {length} pages in group {group}, not {low} to {high}"
 
 
 def _find_first_writes(state: SchedulerState) -> dict[tuple[int, int], int]:
@@ -268,7 +271,7 @@ def find_leftovers(state: SchedulerState) -> Iterator[Fault]:
         "queued penalty states": requests.rows.num_queued_penalties,
         "announced pages": len(requests.prefix_reuse.computing_ids()),
         "suspected requests": len(state.search.suspect_ids()),
-        "page copies": len(state.page_copies),
+        "page copies": state.num_copies,
     }
     for name, number in kept.items():
         if number:

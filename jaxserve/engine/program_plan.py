@@ -68,6 +68,7 @@ def _cache_size(
                 name=group.name,
                 window=group.window,
                 page_bytes=bytes_per_page(backend, group, page_size=config.page_size, dtype=model.dtype),
+                is_recurrent=group.is_recurrent,
             )
             for group in groups
         ],
@@ -79,6 +80,7 @@ def _cache_size(
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_memory_bytes=config.kv_cache_memory_bytes,
         num_gpu_blocks_override=config.num_gpu_blocks_override,
+        has_prefix_cache=config.enable_prefix_caching,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxserve.cache.groups import PageCopy
 from jaxserve.cache.manager import CacheManager
+from jaxserve.cache.page_copies import PageCopies
 from jaxserve.cache.prefix import CacheContext
 from jaxserve.cache.sequence_pages import PrefixHit
 from jaxserve.engine.beam_manager import BeamManager
@@ -31,7 +32,7 @@ class RequestTable:
     cache               The pages of all sequences.
     stats               The metrics.
     max_num_seqs        The number of rows.
-    max_pages_per_row   The width of a page table.
+    max_pages_per_row   The most pages of a row.
     max_chunk_tokens    The largest chunk of a prompt in one step.
     vocab_size          The number of token ids.
     trackers            Makes the objects that follow outputs.
@@ -44,6 +45,7 @@ class RequestTable:
     prefix_reuse        Pages shared by prompts with the same beginning.
     request_outputs     Outputs and their metrics.
     beams               The beam searches.
+    page_copies         The page copies to make before the step that is being planned.
     decode_version      Grows when a sequence begins or ceases to decode, and when one gets fewer tokens than planned.
     """
 
@@ -61,8 +63,9 @@ class RequestTable:
     ) -> None:
         self.cache, self.stats, self.page_size, self.clock = cache, stats, cache.page_size, clock
         self._max_chunk_tokens, self._vocab_size, self._trackers = max_chunk_tokens, vocab_size, trackers
-        num_groups = len(cache.sizes)
-        self.rows = RowTable(max_num_seqs, num_groups=num_groups, max_pages=max_pages_per_row, vocab_size=vocab_size)
+        widths = [size.page_table_width(max_pages_per_row) for size in cache.sizes]
+        self.rows = RowTable(max_num_seqs, widths=widths, vocab_size=vocab_size)
+        self.page_copies = PageCopies()
         self.prefix_reuse = PrefixReuse(cache)
         self.request_outputs = RequestOutputs(stats)
         self.beams = BeamManager(cache, max_pages_per_row=max_pages_per_row, vocab_size=vocab_size)
@@ -165,7 +168,8 @@ class RequestTable:
         if not num_rows:
             return (0,) * len(self.cache.sizes)
         beams = self.beams.watermarks(sequence.request, is_resumed=sequence.epoch > 0)
-        return tuple(num_rows + 1 + num for num in beams)
+        sizes = self.cache.sizes  # a row has its slot, and needs no others
+        return tuple(0 if size.is_recurrent else num_rows + 1 + num for size, num in zip(sizes, beams, strict=True))
 
     def ensure_decode_pages(self, sequence: Sequence, num_tokens: int) -> bool:
         """Make sure that a sequence has pages for its next num_tokens tokens; return False if it was preempted itself.
@@ -257,6 +261,7 @@ class RequestTable:
         """
         self.cache.reset()
         self.rows.reset()
+        self.page_copies.clear()
         self.prefix_reuse = PrefixReuse(self.cache)
         self.decode_version += 1
         for sequence in self.by_id.values():

@@ -17,8 +17,7 @@ class RowTable:
     The inputs of a batch are gathered from the arrays with one index operation instead of a loop.
 
     num_rows         The number of rows.
-    num_groups       The number of cache groups.
-    max_pages        The width of a page table.
+    widths           The width of a page table of each cache group.
     vocab_size       The number of token ids.
 
     free_rows        The rows without a sequence.
@@ -27,9 +26,9 @@ class RowTable:
     version          Grows with every change of a page table.
     """
 
-    def __init__(self, num_rows: int, *, num_groups: int, max_pages: int, vocab_size: int) -> None:
+    def __init__(self, num_rows: int, *, widths: SequenceOf[int], vocab_size: int) -> None:
         self.num_rows, self.version = num_rows, 0
-        self.page_tables_RW = tuple(np.zeros((num_rows, max_pages), np.int32) for _ in range(num_groups))
+        self.page_tables_RW = tuple(np.zeros((num_rows, width), np.int32) for width in widths)
         self.sampling_RS = np.zeros((num_rows, NUM_COLUMNS), np.int32)
         self._vocab_size = vocab_size
         self.reset()

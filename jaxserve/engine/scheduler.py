@@ -39,7 +39,7 @@ class Scheduler:
     max_num_seqs             The number of rows.
     max_num_batched_tokens   The most tokens of a step, rows of decode batches included.
     max_chunk_tokens         The largest chunk of one call, a multiple of the page size.
-    max_pages_per_row        The width of a page table.
+    max_pages_per_row        The most pages of a row.
     vocab_size               The number of token ids.
     max_logprobs             The most top log-probabilities that a step computes without those of the whole vocabulary.
     trackers                 Makes the objects that follow outputs.
@@ -158,7 +158,8 @@ class Scheduler:
         prefill, requests = self._prefill, self._requests
         self._search.advance()
         # The pages of sequences forked in this plan are copied after its step, at the beginning of the next one.
-        copies, prefill.page_copies = prefill.page_copies, []
+        requests.page_copies.add(prefill.page_copies)
+        prefill.page_copies = []
         prefill.preempt_for_priority()
         requests.ensure_beam_pages()
         requests.ensure_chunk_pages(max(self._token_budget, self.cache.page_size))
@@ -172,12 +173,13 @@ class Scheduler:
                 budget -= prefill.add_chunk(sequence, budget, chunks)
         prefill.admit(budget, chunks)
         if decode is None and not chunks and not steps:
-            prefill.page_copies = copies
             return StepPlan()
+        for step in steps:
+            requests.page_copies.add(step.page_copies)
         plan = StepPlan(
             decode,
             tuple(chunks),
-            page_copies=tuple(copies),
+            page_copies=requests.page_copies.take(),
             penalty_rows=requests.rows.pop_penalty_rows(),
             needs_previous_tokens=decode is not None and self._decode.needs_previous_tokens,
         )
@@ -270,27 +272,21 @@ class Scheduler:
         raise_first(find_leftovers(self._get_state(())))
 
     def _get_state(self, in_flight: Sequence[StepPlan]) -> SchedulerState:
-        page_copies = self._prefill.page_copies
-        return SchedulerState(self._requests, self._decode, self._search, page_copies, self._token_budget, in_flight)
+        num_copies = len(self._prefill.page_copies) + len(self._requests.page_copies)
+        return SchedulerState(self._requests, self._decode, self._search, num_copies, self._token_budget, in_flight)
 
     def _settle(self) -> None:
         """Forget what was kept for requests when none is left."""
         if not self._requests.by_id:
             self._search.advance()
             self._prefill.page_copies = []
+            self._requests.page_copies.clear()
 
 
 def _add_beams(plan: StepPlan, steps: list[BeamStep]) -> StepPlan:
-    """Return the plan with the steps of beam searches.
-
-    A page that was freed by a fork and allocated again for a beam is copied into for the beam only.
-    """
-    beam_copies = [copy for step in steps for copy in step.page_copies]
-    targets = {(group, target) for group, _, target in beam_copies}
-    copies = [(group, source, target) for group, source, target in plan.page_copies if (group, target) not in targets]
+    """Return the plan with the steps of beam searches."""
     return replace(
         plan,
-        page_copies=(*copies, *beam_copies),
         penalty_rows=(*plan.penalty_rows, *chain(*(step.penalty_rows for step in steps))),
         row_updates=tuple(chain(*(step.row_updates for step in steps))),
         beams=tuple(step.batch for step in steps),

@@ -6,5 +6,6 @@ module → what proves it:
     pool → test_pool.py, test_audit.py
     prefix → test_prefix.py, test_audit.py
     manager, invariants → test_manager.py, engine/test_invariants.py
+    page_copies → test_page_copies.py
     sizing → test_sizing.py
 """

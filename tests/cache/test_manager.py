@@ -143,3 +143,21 @@ def test_an_audit_finds_a_zero_in_place_of_a_page_and_a_page_in_place_of_a_zero(
             audit_pages(cache, [pages])
         pages.by_group[group][number] = before
     audit_pages(cache, [pages])
+
+
+def test_a_sequence_has_one_slot_of_a_recurrent_group_and_a_fork_a_copy_of_it():
+    sizes = [GroupSize(num_pages=20), GroupSize(num_pages=4, num_rows=2, name="recurrent state")]
+    cache = CacheManager(sizes, page_size=PAGE)
+    parent = cache.new_pages()
+    hit = cache.find_hit(parent, TOKENS)
+    assert cache.count_missing(hit, len(TOKENS), 8) == (6, 1)
+    cache.start(parent, hit, (6, 1), (0, 0))
+    assert (parent.lengths, cache.capacity(parent)) == ((6, 1), 24)
+    cache.register(parent, TOKENS, 20)
+    child = cache.fork(parent, cache.new_pages(), 20)
+    assert cache.append(child, 20) == [(1, parent.by_group[1][0], child.by_group[1][0])]
+    assert cache.append(parent, 25) == []
+    audit_pages(cache, [parent, child], [(parent, 22), (child, 20)])
+    cache.free(parent)
+    cache.free(child)
+    assert cache.num_active == 0

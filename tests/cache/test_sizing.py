@@ -149,6 +149,35 @@ def test_a_model_of_windows_alone_serves_any_length_that_its_window_does():
         choose(groups=needs, model_max_len=100_000, num_gpu_blocks_override=38)
 
 
+HYBRID = [GroupNeeds(page_bytes=MIB), GroupNeeds(name="recurrent state", page_bytes=4 * MIB, is_recurrent=True)]
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "max_len", "slots"),
+    [(10_000, 1024, 4 * 32), (400, 1024, 400 // 2 // 4 - 1), (400, 4000, (400 - 251) // 4 - 1), (203, 1024, 32 + 1)],
+    ids=["as wanted", "half of the memory", "what a request leaves", "the least"],
+)
+def test_rows_have_states_before_snapshots_and_pages_share_the_rest(megabytes, max_len, slots):
+    pages, states = choose(groups=HYBRID, model_max_len=max_len, kv_cache_memory_bytes=megabytes * MIB).groups
+    assert (states.num_pages, states.num_rows, pages.num_rows) == (1 + slots, 32, 0)
+    assert pages.num_pages == megabytes - 4 * (1 + slots)
+
+
+def test_without_a_prefix_cache_no_memory_is_kept_for_snapshots():
+    [_, states] = choose(groups=HYBRID, kv_cache_memory_bytes=10_000 * MIB, has_prefix_cache=False).groups
+    assert states.num_pages == 1 + 32
+
+
+def test_states_that_do_not_fit_name_the_number_of_rows():
+    with pytest.raises(OutOfMemory, match=r"2 pages and the states of 33 sequences.*lower --max-num-seqs 32"):
+        choose(groups=HYBRID, kv_cache_memory_bytes=100 * MIB)
+
+
+def test_a_model_of_states_alone_is_refused():
+    with pytest.raises(BadConfig, match="recurrent"):
+        choose(groups=HYBRID[1:])
+
+
 GEMMAS = {
     "270m": (3, 15, 512, 2 * 256, 20, 4.7),
     "1b": (4, 22, 512, 2 * 256, 20, 4.5),

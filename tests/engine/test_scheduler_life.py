@@ -44,6 +44,8 @@ class Life(RuleBasedStateMachine):
         prefix=st.booleans(),
         max_tokens_per_row=st.integers(1, 2),
         windows=st.sampled_from(WINDOWS),
+        num_states=st.sampled_from([0, 0, 1, 2]),
+        num_snapshots=st.integers(0, 4),
     )
     def open(self, num_pages, max_num_seqs, pages_per_step, chunk, **settings) -> None:
         budget = max_num_seqs + PAGE * pages_per_step

@@ -39,6 +39,8 @@ class World:
     prefix: bool = True
     max_tokens_per_row: int = 1
     windows: tuple[int | None, ...] = (None,)
+    num_states: int = 0  # recurrent groups behind those with pages
+    num_snapshots: int = 4
     outputs: dict[int, list[TokenOutput]] = field(default_factory=dict)
     plans: list[StepPlan] = field(default_factory=list)
 
@@ -49,6 +51,8 @@ class World:
             GroupSize(num_pages=self.num_pages if window is None else min(self.num_pages, num), window=window)
             for window, num in zip(self.windows, most, strict=True)
         ]
+        slots = 2 + self.max_num_seqs + self.num_snapshots
+        sizes += [GroupSize(num_pages=slots, num_rows=self.max_num_seqs, name="recurrent state")] * self.num_states
         self.cache = CacheManager(sizes, page_size=PAGE, has_prefix_cache=self.prefix)
         self.ids, self.now = itertools.count(1), itertools.count()
         self.requests: dict[int, Request] = {}

@@ -1,0 +1,48 @@
+"""The copies of pages that a step begins with, in an order in which they may be executed one by one or at once."""
+
+from collections.abc import Iterable
+
+from jaxserve.cache.groups import PageCopy
+from jaxserve.cache.pool import CacheInvariantError
+
+
+class PageCopies:
+    """The page copies of one step, planned one after another; each is of what its source holds after those before it.
+
+    They are kept as copies of what pages hold before the step: a copy of a copy becomes one of the original, and a page
+    that is copied into twice gets the later one.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[tuple[int, int], int] = {}  # (group, target) → source
+
+    def __len__(self) -> int:
+        """Return the number of copies."""
+        return len(self._sources)
+
+    def add(self, copies: Iterable[PageCopy]) -> None:
+        """Plan further copies."""
+        for group, source, target in copies:
+            original = self._sources.get((group, source), source)
+            self._sources.pop((group, target), None)
+            if original != target:
+                self._sources[group, target] = original
+
+    def clear(self) -> None:
+        """Forget all copies."""
+        self._sources.clear()
+
+    def take(self) -> tuple[PageCopy, ...]:
+        """Return all copies, and forget them. Pages are copied from before anything is copied into them.
+
+        Raises CacheInvariantError if pages are copied in a circle: the scheduler exchanges no pages.
+        """
+        left, self._sources = self._sources, {}
+        copies: list[PageCopy] = []
+        while left:
+            read = {(group, source) for (group, _), source in left.items()}
+            ready = [place for place in left if place not in read]
+            if not ready:
+                raise CacheInvariantError(f"pages are copied in a circle: {left}")
+            copies += [(group, left.pop((group, target)), target) for group, target in ready]
+        return tuple(copies)
