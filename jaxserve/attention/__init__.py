@@ -21,6 +21,28 @@ from jaxserve.native import library
 LayerPages = Any  # a pytree of arrays: one layer's keys and values, in the backend's own layout
 
 
+class LatentBackend(Protocol):
+    """A way to store latent vectors in pages and to attend to them: one a token, with the rotated part of the key.
+
+    It is one key head of C = latent_dim + rotary_dim numbers, whose value is the first latent_dim of them.
+    """
+
+    def make_pages(self, num_pages: int, page_size: int, latent_dim: int, rotary_dim: int, dtype: Any) -> LayerPages:
+        """Return one layer's pages, all zeros, never stacked."""
+        ...
+
+    def write(self, pages: LayerPages, latent_TC: Array, slot_T: Array) -> LayerPages:
+        """Return the pages with each token's numbers in its slot. Donate pages."""
+        ...
+
+    def attend(self, query_TNC: Array, pages: LayerPages, inputs: AttentionInputs, *, scale: float) -> Array:
+        """Return softmax(scale * q.k) . v over what each query may see, [T, N, latent_dim] in the query's dtype.
+
+        What holds for `AttentionBackend.attend` holds here.
+        """
+        ...
+
+
 class AttentionBackend(Protocol):
     """A way to store keys and values in pages and to attend to them through a page table.
 
@@ -31,6 +53,11 @@ class AttentionBackend(Protocol):
 
     name: str
     stacks_layers: bool
+
+    @property
+    def latent(self) -> LatentBackend:
+        """The way of layers that keep a latent vector instead of keys and values."""
+        ...
 
     def default_page_size(self, num_rows: int, max_tokens: int) -> int:
         """Return the number of tokens of a page for batches of num_rows rows of max_tokens tokens, a power of two."""
@@ -93,4 +120,4 @@ def choose_backend(name: str, platform: str, dtype: Any = "float32") -> Attentio
     return BACKENDS[name]()
 
 
-__all__ = ["BACKENDS", "AttentionBackend", "AttentionInputs", "LayerPages", "choose_backend"]
+__all__ = ["BACKENDS", "AttentionBackend", "AttentionInputs", "LatentBackend", "LayerPages", "choose_backend"]

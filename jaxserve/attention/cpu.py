@@ -1,26 +1,15 @@
-"""Attention for CPUs, through XLA: walks the live blocks of pages with a running softmax.
-
-Measured with jax 0.10.2 on two cores of an AMD EPYC, 9 query and 3 key heads of 64, 30 layers, 230 live
-tokens: gathering the whole table costs 231 ms at 32 rows, this walk 75 ms (43 and 25 ms at 8 rows). A block
-is gathered, used and forgotten while it is still in the cache, only live blocks are visited, and one program
-serves every length. Blocks lie at fixed positions and are added in order, and what is masked adds exact
-zeros, so a row's result does not depend on the lengths of its neighbours.
-"""
+"""Attention for CPUs, through XLA: pages for the walk of blocks.py, in the layout that is best on CPUs."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxserve.attention.blocks import attend_blocks
 from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
-from jaxserve.attention.reference import MASKED_SCORE
-
-SEES_NOTHING = -1  # the position of what is not a query
-TILE_QUERIES = 64  # queries of one row that walk together
-BLOCK_TOKENS = 128  # what one turn of the walk reads; 256 was no faster at 32 rows
+from jaxserve.attention.latent import BlockLatentAttention
 
 
 @jax.tree_util.register_dataclass
@@ -31,12 +20,36 @@ class CpuPages:
     key_PKHZ: Array
     value_PKZH: Array
 
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.key_PKHZ.shape[1]
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a page."""
+        return self.key_PKHZ.shape[3]
+
+    @property
+    def value_dim(self) -> int:
+        """Numbers of a value head."""
+        return self.value_PKZH.shape[3]
+
+    def read_keys(self, page_BX: Array) -> Array:
+        """Return key_BXKHZ."""
+        return self.key_PKHZ[page_BX]
+
+    def read_values(self, page_BX: Array) -> Array:
+        """Return value_BXKZH."""
+        return self.value_PKZH[page_BX]
+
 
 class CpuAttention:
     """Attention through XLA on CPUs, for every dtype."""
 
     name = "cpu"
     stacks_layers = False
+    latent = BlockLatentAttention()
 
     def default_page_size(self, num_rows: int, max_tokens: int) -> int:
         """Return PAGE_SIZE."""
@@ -70,110 +83,4 @@ class CpuAttention:
         sinks: Array | None = None,
     ) -> Array:
         """Return softmax(scale * q.k) . v of every query, [T, N, H]; see `AttentionBackend`."""
-        num_tokens, num_heads, head_dim = query_TNH.shape
-        kv_heads = pages.key_PKHZ.shape[1]
-        walk = partial(_walk, pages, scale=scale, window=window, softcap=softcap, sinks=sinks)
-        query_TKGH = query_TNH.astype(jnp.float32).reshape(num_tokens, kv_heads, -1, head_dim)
-        if inputs.max_queries_per_row == 1:
-            out_BCNH = walk(query_TKGH[:, None], inputs.position_T[:, None], inputs.page_table_BW, inputs.length_B)
-            return out_BCNH.reshape(query_TNH.shape).astype(query_TNH.dtype)
-
-        tiles = inputs.tile_queries(TILE_QUERIES)
-        # The last tile may reach past the end.
-        query_SKGH = jnp.pad(query_TKGH, ((0, TILE_QUERIES), (0, 0), (0, 0), (0, 0)))
-        position_S = jnp.pad(inputs.position_T, (0, TILE_QUERIES))
-
-        def add_tile(tile: Array, out_SNH: Array) -> Array:
-            row, start = tiles.row_X[tile], tiles.start_X[tile]
-            position_C = jax.lax.dynamic_slice_in_dim(position_S, start, TILE_QUERIES)
-            is_own_C = start + jnp.arange(TILE_QUERIES) < tiles.end_X[tile]
-            out_1CNH = walk(
-                jax.lax.dynamic_slice_in_dim(query_SKGH, start, TILE_QUERIES)[None],
-                jnp.where(is_own_C, position_C, SEES_NOTHING)[None],
-                inputs.page_table_BW[row][None],
-                inputs.length_B[row][None],
-            )
-            # A tile writes zeros behind its last query; what belongs there is written by the tiles that come later.
-            return jax.lax.dynamic_update_slice_in_dim(out_SNH, out_1CNH[0], start, axis=0)
-
-        out_SNH = jnp.zeros((num_tokens + TILE_QUERIES, num_heads, head_dim), jnp.float32)
-        out_SNH = jax.lax.fori_loop(0, tiles.num_real_tiles, add_tile, out_SNH)
-        return out_SNH[:num_tokens].astype(query_TNH.dtype)
-
-
-def _walk(
-    pages: CpuPages,
-    query_BCKGH: Array,
-    position_BC: Array,
-    page_table_BW: Array,
-    length_B: Array,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Array | None,
-) -> Array:
-    """Compute attention for C queries of each row, float32 [B, C, N, H], from the first live block to the last."""
-    rows, width = page_table_BW.shape
-    *_, head_dim, size = pages.key_PKHZ.shape
-    block_pages = min(max(1, BLOCK_TOKENS // size), width)
-    block_tokens = block_pages * size
-    query_BKGCH = (query_BCKGH * scale).transpose(0, 2, 3, 1, 4)
-    # The walk's last block may reach past the table: its extra entries name page 0 and are never live.
-    table_BW = jnp.pad(page_table_BW, ((0, 0), (0, -width % block_pages)))
-
-    def add_block(block: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        running_max_BKGC, running_sum_BKGC, acc_BKGCH = carry
-        page_BX = jax.lax.dynamic_slice_in_dim(table_BW, block * block_pages, block_pages, axis=1)
-        key_position_XZ = block * block_tokens + jnp.arange(block_tokens).reshape(block_pages, size)
-        used_BXZ = key_position_XZ < length_B[:, None, None]
-        seen_BCXZ = used_BXZ[:, None] & (key_position_XZ <= position_BC[..., None, None])
-        if window is not None:
-            seen_BCXZ &= key_position_XZ > position_BC[..., None, None] - window
-            used_BXZ = seen_BCXZ.any(1)
-        seen_B11CXZ = seen_BCXZ[:, None, None]
-
-        key_BXKHZ = pages.key_PKHZ[page_BX].astype(jnp.float32)
-        score_BKGCXZ = jnp.einsum("BKGCH,BXKHZ->BKGCXZ", query_BKGCH, key_BXKHZ)
-        if softcap is not None:
-            score_BKGCXZ = softcap * jnp.tanh(score_BKGCXZ / softcap)
-        score_BKGCXZ = jnp.where(seen_B11CXZ, score_BKGCXZ, MASKED_SCORE)
-        new_max_BKGC = jnp.maximum(running_max_BKGC, score_BKGCXZ.max((-1, -2)))
-        weight_BKGCXZ = jnp.where(seen_B11CXZ, jnp.exp(score_BKGCXZ - new_max_BKGC[..., None, None]), 0.0)
-        # A slot that no query sees may hold anything, and zero times NaN is NaN: such values become zero.
-        value_BXKZH = jnp.where(used_BXZ[:, :, None, :, None], pages.value_PKZH[page_BX], 0).astype(jnp.float32)
-        rescale_BKGC = jnp.exp(running_max_BKGC - new_max_BKGC)
-        return (
-            new_max_BKGC,
-            running_sum_BKGC * rescale_BKGC + weight_BKGCXZ.sum((-1, -2)),
-            acc_BKGCH * rescale_BKGC[..., None] + jnp.einsum("BKGCXZ,BXKZH->BKGCH", weight_BKGCXZ, value_BXKZH),
-        )
-
-    first = jnp.int32(0)
-    if window is not None:
-        is_query_BC = (position_BC >= 0) & (length_B > 0)[:, None]
-        nearest = jnp.where(is_query_BC, position_BC, jnp.iinfo(jnp.int32).max - window).min()
-        first = jnp.maximum(0, nearest - window + 1) // block_tokens
-    end = jnp.minimum(length_B, position_BC.max(-1) + 1).max()
-    last = (end + block_tokens - 1) // block_tokens
-    start = (
-        jnp.full(query_BKGCH.shape[:-1], MASKED_SCORE, jnp.float32),
-        jnp.zeros(query_BKGCH.shape[:-1], jnp.float32),
-        jnp.zeros(query_BKGCH.shape, jnp.float32),
-    )
-    running_max_BKGC, running_sum_BKGC, acc_BKGCH = jax.lax.fori_loop(first, last, add_block, start)
-    if sinks is not None:
-        running_sum_BKGC, acc_BKGCH = _add_sinks(sinks, running_max_BKGC, running_sum_BKGC, acc_BKGCH)
-    out_BKGCH = acc_BKGCH / jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
-    return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(rows, -1, query_BKGCH.shape[1] * query_BKGCH.shape[2], head_dim)
-
-
-def _add_sinks(
-    sink_N: Array, running_max_BKGC: Array, running_sum_BKGC: Array, acc_BKGCH: Array
-) -> tuple[Array, Array]:
-    """Return the sum of weights and the weighted values with one more score for each head, which has no value."""
-    sink_KG1 = sink_N.astype(jnp.float32).reshape(acc_BKGCH.shape[1], -1, 1)
-    new_max_BKGC = jnp.maximum(running_max_BKGC, sink_KG1)
-    rescale_BKGC = jnp.exp(running_max_BKGC - new_max_BKGC)
-    sum_BKGC = running_sum_BKGC * rescale_BKGC + jnp.exp(sink_KG1 - new_max_BKGC)
-    return sum_BKGC, acc_BKGCH * rescale_BKGC[..., None]
+        return attend_blocks(query_TNH, pages, inputs, scale=scale, window=window, softcap=softcap, sinks=sinks)

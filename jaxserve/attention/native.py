@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
+from jaxserve.attention.latent import BlockLatentAttention
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
 
@@ -49,6 +50,7 @@ class NativeAttention:
 
     name = "native"
     stacks_layers = True
+    latent = BlockLatentAttention()
 
     def __init__(self) -> None:
         library.load_kernels()

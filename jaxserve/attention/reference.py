@@ -21,11 +21,46 @@ class ReferencePages:
     value_PZKH: Array
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ReferenceLatentPages:
+    """One layer of latent vectors, each with the rotated part of the key behind it."""
+
+    latent_PZR: Array
+    rotated_PZC: Array
+
+
+class ReferenceLatentAttention:
+    """Latent attention that gathers the whole page table of every row."""
+
+    def make_pages(
+        self, num_pages: int, page_size: int, latent_dim: int, rotary_dim: int, dtype: Any
+    ) -> ReferenceLatentPages:
+        """Return one layer's pages, all zeros."""
+        latent, rotated = (jnp.zeros((num_pages, page_size, size), dtype) for size in (latent_dim, rotary_dim))
+        return ReferenceLatentPages(latent, rotated)
+
+    def write(self, pages: ReferenceLatentPages, latent_TC: Array, slot_T: Array) -> ReferenceLatentPages:
+        """Return the pages with the tokens in their slots. Donate pages."""
+        _, size, latent_dim = pages.latent_PZR.shape
+        index_T, latent_TC = (slot_T // size, slot_T % size), latent_TC.astype(pages.latent_PZR.dtype)
+        return ReferenceLatentPages(
+            pages.latent_PZR.at[index_T].set(latent_TC[:, :latent_dim]),
+            pages.rotated_PZC.at[index_T].set(latent_TC[:, latent_dim:]),
+        )
+
+    def attend(self, query_TNC: Array, pages: ReferenceLatentPages, inputs: AttentionInputs, *, scale: float) -> Array:
+        """Return softmax(scale * q.k) . v of every query, [T, N, latent_dim]; see `LatentBackend`."""
+        key_PZC = jnp.concatenate([pages.latent_PZR, pages.rotated_PZC], axis=-1)
+        return _attend(query_TNC, key_PZC[:, :, None], pages.latent_PZR[:, :, None], inputs, scale=scale)
+
+
 class ReferenceAttention:
     """Attention that gathers the whole page table of every row: slow, and right."""
 
     name = "reference"
     stacks_layers = False
+    latent = ReferenceLatentAttention()
 
     def default_page_size(self, num_rows: int, max_tokens: int) -> int:
         """Return PAGE_SIZE."""
@@ -57,43 +92,68 @@ class ReferenceAttention:
         sinks: Array | None = None,
     ) -> Array:
         """Return softmax(scale * q.k) . v of every query, [T, N, H]; see `AttentionBackend`."""
-        rows, width = inputs.page_table_BW.shape
-        num_tokens, columns = len(inputs.position_T), inputs.max_queries_per_row
-        _, size, kv_heads, head_dim = pages.key_PZKH.shape
-        # A rectangle of each row's queries; what lies behind a row's last query is another's and sees nothing here.
-        start_B1 = jnp.asarray(inputs.query_start_B1)
-        token_BC = start_B1[:-1, None] + jnp.arange(columns)
-        is_own_BC = token_BC < start_B1[1:, None]
-        token_BC = jnp.minimum(token_BC, num_tokens - 1)
-        query_BCKGH = query_TNH[token_BC].reshape(rows, columns, kv_heads, -1, head_dim)
-        key_BSKH = pages.key_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
-        value_BSKH = pages.value_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
+        return _attend(
+            query_TNH,
+            pages.key_PZKH,
+            pages.value_PZKH,
+            inputs,
+            scale=scale,
+            window=window,
+            softcap=softcap,
+            sinks=sinks,
+        )
 
-        key_position_S = jnp.arange(width * size)
-        position_BC1 = jnp.asarray(inputs.position_T)[token_BC][..., None]
-        live_BS = key_position_S < inputs.length_B[:, None]
-        seen_BCS = is_own_BC[..., None] & live_BS[:, None, :] & (key_position_S <= position_BC1)
-        if window is not None:
-            seen_BCS &= key_position_S > position_BC1 - window
-        used_BS = seen_BCS.any(1)
 
-        score_BKGCS = scale * jnp.einsum("BCKGH,BSKH->BKGCS", query_BCKGH, key_BSKH, preferred_element_type=jnp.float32)
-        if softcap is not None:
-            score_BKGCS = softcap * jnp.tanh(score_BKGCS / softcap)
-        score_BKGCS = jnp.where(seen_BCS[:, None, None], score_BKGCS, MASKED_SCORE)
-        running_max_BKGC = score_BKGCS.max(-1)
-        sink_KG1 = None if sinks is None else sinks.astype(jnp.float32).reshape(kv_heads, -1, 1)
-        if sink_KG1 is not None:
-            running_max_BKGC = jnp.maximum(running_max_BKGC, sink_KG1)
-        weight_BKGCS = jnp.where(seen_BCS[:, None, None], jnp.exp(score_BKGCS - running_max_BKGC[..., None]), 0.0)
-        running_sum_BKGC = weight_BKGCS.sum(-1)
-        if sink_KG1 is not None:
-            running_sum_BKGC += jnp.exp(sink_KG1 - running_max_BKGC)
-        value_BSKH = jnp.where(used_BS[:, :, None, None], value_BSKH, 0)
-        out_BKGCH = jnp.einsum("BKGCS,BSKH->BKGCH", weight_BKGCS, value_BSKH.astype(jnp.float32))
-        out_BKGCH /= jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
-        out_BCNH = out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(rows, columns, *query_TNH.shape[1:])
-        row_T = inputs.row_T
-        index_T = jnp.clip(jnp.arange(num_tokens) - start_B1[row_T], 0, columns - 1)
-        out_TNH = jnp.where(inputs.is_real_T[:, None, None], out_BCNH[row_T, index_T], 0)
-        return out_TNH.astype(query_TNH.dtype)
+def _attend(
+    query_TNH: Array,
+    key_PZKH: Array,
+    value_PZKV: Array,
+    inputs: AttentionInputs,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Array | None = None,
+) -> Array:
+    """Return softmax(scale * q.k) . v of every query, [T, N, V]."""
+    rows, width = inputs.page_table_BW.shape
+    num_tokens, columns = len(inputs.position_T), inputs.max_queries_per_row
+    _, size, kv_heads, head_dim = key_PZKH.shape
+    value_dim = value_PZKV.shape[-1]
+    # A rectangle of each row's queries; what lies behind a row's last query is another's and sees nothing here.
+    start_B1 = jnp.asarray(inputs.query_start_B1)
+    token_BC = start_B1[:-1, None] + jnp.arange(columns)
+    is_own_BC = token_BC < start_B1[1:, None]
+    token_BC = jnp.minimum(token_BC, num_tokens - 1)
+    query_BCKGH = query_TNH[token_BC].reshape(rows, columns, kv_heads, -1, head_dim)
+    key_BSKH = key_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
+    value_BSKV = value_PZKV[inputs.page_table_BW].reshape(rows, width * size, kv_heads, value_dim)
+
+    key_position_S = jnp.arange(width * size)
+    position_BC1 = jnp.asarray(inputs.position_T)[token_BC][..., None]
+    live_BS = key_position_S < inputs.length_B[:, None]
+    seen_BCS = is_own_BC[..., None] & live_BS[:, None, :] & (key_position_S <= position_BC1)
+    if window is not None:
+        seen_BCS &= key_position_S > position_BC1 - window
+    used_BS = seen_BCS.any(1)
+
+    score_BKGCS = scale * jnp.einsum("BCKGH,BSKH->BKGCS", query_BCKGH, key_BSKH, preferred_element_type=jnp.float32)
+    if softcap is not None:
+        score_BKGCS = softcap * jnp.tanh(score_BKGCS / softcap)
+    score_BKGCS = jnp.where(seen_BCS[:, None, None], score_BKGCS, MASKED_SCORE)
+    running_max_BKGC = score_BKGCS.max(-1)
+    sink_KG1 = None if sinks is None else sinks.astype(jnp.float32).reshape(kv_heads, -1, 1)
+    if sink_KG1 is not None:
+        running_max_BKGC = jnp.maximum(running_max_BKGC, sink_KG1)
+    weight_BKGCS = jnp.where(seen_BCS[:, None, None], jnp.exp(score_BKGCS - running_max_BKGC[..., None]), 0.0)
+    running_sum_BKGC = weight_BKGCS.sum(-1)
+    if sink_KG1 is not None:
+        running_sum_BKGC += jnp.exp(sink_KG1 - running_max_BKGC)
+    value_BSKV = jnp.where(used_BS[:, :, None, None], value_BSKV, 0)
+    out_BKGCV = jnp.einsum("BKGCS,BSKV->BKGCV", weight_BKGCS, value_BSKV.astype(jnp.float32))
+    out_BKGCV /= jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
+    out_BCNV = out_BKGCV.transpose(0, 3, 1, 2, 4).reshape(rows, columns, -1, value_dim)
+    row_T = inputs.row_T
+    index_T = jnp.clip(jnp.arange(num_tokens) - start_B1[row_T], 0, columns - 1)
+    out_TNV = jnp.where(inputs.is_real_T[:, None, None], out_BCNV[row_T, index_T], 0)
+    return out_TNV.astype(query_TNH.dtype)

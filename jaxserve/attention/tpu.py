@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.latent import BlockLatentAttention
 from jaxserve.errors import BadConfig
 
 LANES = 128
@@ -55,6 +56,7 @@ class TpuAttention:
 
     name = "tpu"
     stacks_layers = False
+    latent = BlockLatentAttention(LANES)
 
     def default_page_size(self, num_rows: int, max_tokens: int) -> int:
         """Return the least size from MIN_PAGE_SIZE on with which a table of so many rows fits into scalar memory."""

@@ -14,13 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxserve.cache.groups import CacheGroup, locate_layers
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, RecurrentState
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, PagedLatent, RecurrentState
 
 
 class PageFactory(Protocol):
     """The part of an attention backend that makes pages."""
 
     stacks_layers: bool
+
+    @property
+    def latent(self) -> Any:
+        """The part that makes pages of latent vectors; see LatentBackend."""
+        ...
 
     @property
     def make_pages(self) -> Any:
@@ -72,7 +77,7 @@ def make_pages(
 
 def _make_group_pages(backend: PageFactory, group: CacheGroup, num_pages: int, page_size: int, dtype: Any) -> Any:
     make = partial(_make_layer_pages, backend, group.cache, num_pages, page_size, dtype)
-    if backend.stacks_layers and not isinstance(group.cache, RecurrentState):
+    if backend.stacks_layers and isinstance(group.cache, PagedKeysValues):
         return make(num_layers=len(group.layers))
     return tuple(make() for _ in group.layers)
 
@@ -93,7 +98,8 @@ def _make_layer_pages(
 ) -> Any:
     if isinstance(layer, RecurrentState):
         return tuple(jnp.zeros((num_pages, *array.shape), array.dtype or dtype) for array in layer.arrays)
-    assert isinstance(layer, PagedKeysValues), layer
+    if isinstance(layer, PagedLatent):
+        return backend.latent.make_pages(num_pages, page_size, layer.latent_dim, layer.rotary_dim, dtype)
     return backend.make_pages(num_pages, page_size, layer.num_kv_heads, layer.head_dim, dtype, **options)
 
 

@@ -36,8 +36,8 @@ class RouterSpec:
     renormalize          the chosen experts' weights are divided by their sum
     scale                factor of the weights
     has_correction_bias  a learned bias is added to the scores for the choice, and not to the weights (DeepSeek-V3)
-    num_groups           experts are divided into so many groups, of which the best top_groups by the sum of their two
-                         best scores are looked at (DeepSeek-V3); 1: no groups
+    num_groups           experts are divided into so many groups, of which the best top_groups are looked at; 1: none
+    group_score          a group is as good as its best expert (DeepSeek-V2) or as its best two together (DeepSeek-V3)
     """
 
     top_k: int
@@ -47,6 +47,7 @@ class RouterSpec:
     has_correction_bias: bool = False
     num_groups: int = 1
     top_groups: int = 1
+    group_score: Literal["best", "best_two"] = "best_two"
 
 
 def route(logits_TE: Array, router: RouterSpec, bias_E: Array | None = None) -> tuple[Array, Array]:
@@ -66,7 +67,8 @@ def route(logits_TE: Array, router: RouterSpec, bias_E: Array | None = None) -> 
 def _within_best_groups(choice_TE: Array, router: RouterSpec) -> Array:
     tokens, num_experts = choice_TE.shape
     choice_TGX = choice_TE.reshape(tokens, router.num_groups, -1)
-    group_TG = lax.top_k(choice_TGX, 2)[0].sum(axis=-1)
+    num_best = 1 if router.group_score == "best" else 2
+    group_TG = lax.top_k(choice_TGX, num_best)[0].sum(axis=-1)
     _, best_TG = lax.top_k(group_TG, router.top_groups)
     is_best_TG = jax.nn.one_hot(best_TG, router.num_groups, dtype=jnp.bool_).any(axis=1)
     return jnp.where(is_best_TG[..., None], choice_TGX, -jnp.inf).reshape(tokens, num_experts)

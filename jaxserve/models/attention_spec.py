@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
-from jaxserve.layers.param_spec import Axis
+from jaxserve.layers.norms import NormSpec
+from jaxserve.layers.param_spec import Axis, RowBlocks
 from jaxserve.layers.quant import BLOCK_SIZE, GROUP_SIZE
 from jaxserve.layers.rope import RopeSpec
 
@@ -27,19 +28,27 @@ class Projection:
 
 
 class OwnNorm(NamedTuple):
-    """A norm inside of a block: its width and, where its numbers are split among ranks, their logical axis."""
+    """A norm inside of a block: its width and, where its numbers are split among ranks, their logical axis.
+
+    norm   its kind; None: the decoder's
+    """
 
     name: str
     width: int
     axis: Axis | None
+    norm: NormSpec | None = None
 
 
 class OwnArray(NamedTuple):
-    """A weight of a block that is neither a projection nor a norm, with its logical axes."""
+    """A weight of a block that is neither a projection nor a norm, with its logical axes.
+
+    rows   its rows are these of a tensor that has rows of other weights between them; None: it is the whole tensor
+    """
 
     name: str
     shape: tuple[int, ...]
     axes: tuple[Axis | None, ...]
+    rows: RowBlocks | None = None
 
 
 class SplitSize(NamedTuple):

@@ -1,5 +1,6 @@
 """Cost: the work of a token, for the roofline and for tables of measurements."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -79,4 +80,5 @@ def _dense_weights(width: int, layer: LayerSpec) -> int:
         router = width * (mlp.num_experts + int(mlp.has_shared_gate))
         mlp = mlp.shared
     projections = [*layer.attention.projections(width), *(mlp_projections(width, mlp) if mlp else ())]
-    return router + sum(projection.width_in * projection.width_out for projection in projections)
+    matrices = sum(math.prod(array.shape) for array in layer.attention.arrays() if len(array.shape) > 1)
+    return router + matrices + sum(projection.width_in * projection.width_out for projection in projections)

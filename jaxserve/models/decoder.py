@@ -27,10 +27,15 @@ from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import compute_cos_sin
 from jaxserve.models.attention_layer import AttentionLayer, Rotation
 from jaxserve.models.attention_spec import AttentionSpec
+from jaxserve.models.latent_attention import LatentAttentionLayer
+from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, layer_norms
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
-ATTENTION_LAYERS: Mapping[type, Callable[..., AttentionLayer]] = {AttentionSpec: AttentionLayer}
+ATTENTION_LAYERS: Mapping[type, Callable[..., AttentionLayer | LatentAttentionLayer]] = {
+    AttentionSpec: AttentionLayer,
+    LatentAttentionSpec: LatentAttentionLayer,
+}
 """The module of each kind of attention."""
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from jaxserve.cache.layer_cache import LayerCache
+from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, Source
-from jaxserve.models.attention_spec import Projection
+from jaxserve.models.attention_spec import OwnArray, Projection
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.cost import Cost, decoder_cost
 from jaxserve.models.spec import (
@@ -58,6 +59,16 @@ FUSED_EXPERTS: Layout = {  # transformers 5 in memory
     "expert_gate": "mlp.experts.gate_up_proj",
     "expert_up": "mlp.experts.gate_up_proj",
     "expert_down": "mlp.experts.down_proj",
+}
+LATENT: Layout = {
+    "query": "self_attn.q_proj",
+    "query_down": "self_attn.q_a_proj",
+    "query_norm": "self_attn.q_a_layernorm",
+    "query_up": "self_attn.q_b_proj",
+    "latent": "self_attn.kv_a_proj_with_mqa",
+    "latent_norm": "self_attn.kv_a_layernorm",
+    "key_up": "self_attn.kv_b_proj.weight",
+    "value_up": "self_attn.kv_b_proj.weight",
 }
 FUSED: Layout = {"query": "self_attn.qkv_proj", "key": "self_attn.qkv_proj", "value": "self_attn.qkv_proj"} | {
     "gate": "mlp.gate_up_proj",
@@ -112,7 +123,7 @@ class DecoderFamily:
         names, table = self.names, (spec.vocab_size, spec.width)
         params: dict[ParamPath, ParamSpec] = {
             ("embed", "table"): _whole(f"{names.embedding}.weight", table, ("vocab", "width"), is_packable=True),
-            **_norm_params(spec, ("final_norm",), (names.final_norm,), spec.width),
+            **_norm_params(spec.norm, ("final_norm",), (names.final_norm,), spec.width),
         }
         if not spec.tie_embeddings:
             params["head", "table"] = _whole(f"{names.head}.weight", table, ("vocab", "width"), is_packable=True)
@@ -146,12 +157,13 @@ def _layer_params(spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ..
     else:
         for name, leaf, param in _projection_params(tuple(mlp_projections(spec.width, layer.mlp)), layouts):
             params["mlp", name, leaf] = param
-    for name, width, axis in attention.norms():
-        params |= _norm_params(spec, ("attention", name), tuple(layout[name] for layout in layouts), width, axis)
-    for name, shape, axes in attention.arrays():
-        params["attention", name] = _alternatives(tuple(layout[name] for layout in layouts), shape, axes)
+    for name, width, axis, norm in attention.norms():
+        stems = tuple(layout[name] for layout in layouts)
+        params |= _norm_params(norm or spec.norm, ("attention", name), stems, width, axis)
+    for array in attention.arrays():
+        params["attention", array.name] = _array_param(array, tuple(layout[array.name] for layout in layouts))
     for name in layer_norms(layer):
-        params |= _norm_params(spec, (name,), tuple(layout[name] for layout in layouts), spec.width)
+        params |= _norm_params(spec.norm, (name,), tuple(layout[name] for layout in layouts), spec.width)
     return params
 
 
@@ -222,14 +234,21 @@ def _kernel_source(projections: tuple[Projection, ...], projection: Projection, 
 
 
 def _norm_params(
-    spec: DecoderSpec, path: ParamPath, stems: tuple[str, ...], width: int, axis: Axis | None = None
+    norm: NormSpec, path: ParamPath, stems: tuple[str, ...], width: int, axis: Axis | None = None
 ) -> dict[ParamPath, ParamSpec]:
-    leaves = (("scale", "weight", spec.norm.has_scale), ("bias", "bias", spec.norm.has_bias))
+    leaves = (("scale", "weight", norm.has_scale), ("bias", "bias", norm.has_bias))
     return {
         (*path, leaf): _alternatives(tuple(f"{stem}.{suffix}" for stem in stems), (width,), (axis,))
         for leaf, suffix, is_there in leaves
         if is_there
     }
+
+
+def _array_param(array: OwnArray, names: tuple[str, ...]) -> ParamSpec:
+    rows, shape = array.rows, array.shape
+    if rows is not None:
+        shape = (rows.num * rows.stride, *shape[1:])
+    return ParamSpec(array.shape, array.axes, _distinct(tuple(Source(name, shape, rows) for name in names)))
 
 
 def _whole(name: str, shape: tuple[int, ...], axes: tuple[Axis | None, ...], *, is_packable: bool = False) -> ParamSpec:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import jax
 
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, PagedLatent
 from jaxserve.config import Quantization
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
@@ -90,7 +90,7 @@ def _packed_sizes(layer: LayerSpec, ranks: Ranks) -> Iterator[tuple[int, str, in
 
 
 def local_caches(caches: Sequence[LayerCache], size: int) -> tuple[LayerCache, ...]:
-    """Return what each layer keeps on one of `size` ranks: the heads of its own.
+    """Return what each layer keeps on one of `size` ranks: the heads of its own, or the latent, which all read.
 
     Raises BadConfig for kinds of caches that are not split.
     """
@@ -98,9 +98,11 @@ def local_caches(caches: Sequence[LayerCache], size: int) -> tuple[LayerCache, .
         return tuple(caches)
     local = []
     for cache in caches:
-        if not isinstance(cache, PagedKeysValues):
+        if isinstance(cache, PagedKeysValues):
+            cache = replace(cache, num_kv_heads=max(1, cache.num_kv_heads // size))
+        elif not isinstance(cache, PagedLatent):
             raise BadConfig(f"tensor_parallel_size={size} cannot divide {type(cache).__name__}; leave it out.")
-        local.append(replace(cache, num_kv_heads=max(1, cache.num_kv_heads // size)))
+        local.append(cache)
     return tuple(local)
 
 

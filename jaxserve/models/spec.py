@@ -12,11 +12,12 @@ from jaxserve.layers.mlp import Activation
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.models.attention_spec import AttentionSpec, Projection
+from jaxserve.models.latent_spec import LatentAttentionSpec
 
 NormPlace: TypeAlias = Literal["pre", "post", "sandwich"]
 """pre: x + f(norm(x)); post: x + norm(f(x)); sandwich: x + norm(f(norm(x)))."""
 
-AttentionKind: TypeAlias = AttentionSpec
+AttentionKind: TypeAlias = AttentionSpec | LatentAttentionSpec
 """What mixes the tokens of a layer: a union, whose members have the methods of AttentionSpec. The decoder has a module
 for each."""
 
@@ -53,8 +54,10 @@ class MoESpec:
         router, group_size = self.router, self.num_experts // self.router.num_groups
         if self.has_shared_gate and self.shared is None:
             raise ValueError("has_shared_gate is True without a shared block.")
-        if router.num_groups > 1 and (self.num_experts % router.num_groups or group_size < 2):
-            raise ValueError(f"num_groups is {router.num_groups}; {self.num_experts} experts need groups of 2 or more.")
+        num_best = 2 if router.group_score == "best_two" else 1
+        if router.num_groups > 1 and (self.num_experts % router.num_groups or group_size < num_best):
+            groups = f"equal groups of {num_best} or more"
+            raise ValueError(f"num_groups is {router.num_groups}; {self.num_experts} experts need {groups}.")
         if router.top_k > min(router.top_groups, router.num_groups) * group_size:
             raise ValueError(f"top_k is {router.top_k}, which is more than the experts that may be chosen.")
 

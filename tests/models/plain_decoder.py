@@ -14,6 +14,7 @@ from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, YarnScaling
+from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
 
 ACTIVATIONS = {
@@ -63,6 +64,8 @@ def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.nd
     """Return the residual stream behind a layer."""
 
     def attend(x: np.ndarray) -> np.ndarray:
+        if isinstance(layer.attention, LatentAttentionSpec):
+            return latent_attention(layer.attention, weights.part("attention"), x)
         return attention(spec.norm, layer.attention, weights.part("attention"), x)
 
     def feed_forward(x: np.ndarray) -> np.ndarray:
@@ -121,6 +124,32 @@ def attention(norms: NormSpec, spec: AttentionSpec, weights: Weights, x_SD: np.n
     return weights.linear("output", mixed)
 
 
+def latent_attention(spec: LatentAttentionSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
+    """Return what one block of latent attention makes of a whole prompt: every head makes its keys and values."""
+    size, heads = len(x_SD), spec.num_heads
+    if spec.query_rank is None:
+        query = weights.linear("query", x_SD)
+    else:
+        query = weights.linear(
+            "query_up", norm(spec.norm, weights.part("query_norm"), weights.linear("query_down", x_SD))
+        )
+    query, cached = query.reshape(size, heads, -1), weights.linear("latent", x_SD)
+    latent = norm(spec.norm, weights.part("latent_norm"), cached[:, : spec.latent_dim])
+    rotated = cached[:, None, spec.latent_dim :]
+    if spec.rope is not None:
+        rotated = rotate(spec.rope, rotated)
+        query[..., spec.plain_dim :] = rotate(spec.rope, query[..., spec.plain_dim :])
+    mixed = np.zeros((size, heads, spec.value_dim))
+    key_up, value_up = (weights[name].reshape(heads, -1, spec.latent_dim) for name in ("key_up", "value_up"))
+    for head in range(heads):
+        key = np.concatenate([latent @ key_up[head].T, rotated[:, 0]], axis=1)
+        for position in range(size):
+            scores = key[: position + 1] @ query[position, head] * spec.scale
+            shares = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+            mixed[position, head] = shares @ (latent[: position + 1] @ value_up[head].T)
+    return weights.linear("output", mixed.reshape(size, -1))
+
+
 def mlp(spec: MLPSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
     """Return what a dense feed-forward block makes of every token."""
     activate, up = ACTIVATIONS[spec.activation], weights.linear("up", x_SD)
@@ -148,7 +177,8 @@ def choose_experts(router: RouterSpec, logits: np.ndarray, bias: np.ndarray | No
     scores = np.exp(logits) / np.exp(logits).sum() if router.score == "softmax" else expit(logits)
     choice = scores if bias is None else scores + bias
     groups = np.array_split(np.arange(len(scores)), router.num_groups)
-    groups.sort(key=lambda experts: -np.sort(choice[experts])[-2:].sum())
+    num_best = 1 if router.group_score == "best" else 2
+    groups.sort(key=lambda experts: -np.sort(choice[experts])[-num_best:].sum())
     allowed = np.concatenate(groups[: router.top_groups]) if router.num_groups > 1 else np.arange(len(scores))
     chosen = sorted(allowed, key=lambda expert: -choice[expert])[: router.top_k]
     total = scores[chosen].sum() if router.renormalize else 1.0

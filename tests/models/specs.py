@@ -14,12 +14,24 @@ from jaxserve.layers.norms import NormKind, NormSpec
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, YarnScaling
 from jaxserve.models.attention_spec import AttentionSpec, QueryTemperature
+from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, NormPlace
 
 VOCAB, WIDTH, HEADS, HEAD_DIM, HIDDEN, EXPERTS = 40, 32, 4, 8, 24, 8
 
 PLAIN_ATTENTION = AttentionSpec(
     num_heads=HEADS, num_kv_heads=2, head_dim=HEAD_DIM, scale=HEAD_DIM**-0.5, rope=RopeSpec(100.0), qk_norm="head"
+)
+PLAIN_LATENT = LatentAttentionSpec(
+    num_heads=HEADS,
+    query_rank=12,
+    latent_dim=10,
+    plain_dim=6,
+    rotary_dim=4,
+    value_dim=5,
+    scale=10**-0.5,
+    rope=RopeSpec(100.0, is_interleaved=True),
+    norm=NormSpec(1e-6),
 )
 PLAIN_MLP = MLPSpec(hidden=HIDDEN)
 PLAIN_MOE = MoESpec(num_experts=EXPERTS, hidden=HIDDEN // 2, router=RouterSpec(top_k=3), shared=PLAIN_MLP)
@@ -34,11 +46,19 @@ PLAIN = DecoderSpec(
         LayerSpec(attention=PLAIN_ATTENTION, mlp=PLAIN_MOE),
     ),
 )
+PLAIN_BASES = {
+    LatentAttentionSpec: replace(PLAIN, layers=(LayerSpec(attention=PLAIN_LATENT, mlp=PLAIN_MLP),)),
+}
+"""Specs with what PLAIN has not."""
 SIZES = {
     (DecoderSpec, name)
     for name in ("architecture_name", "vocab_size", "width", "max_position_embeddings", "layers", "norm")
 } | {
     *((AttentionSpec, name) for name in ("num_heads", "num_kv_heads", "head_dim")),
+    *(
+        (LatentAttentionSpec, name)
+        for name in ("num_heads", "latent_dim", "plain_dim", "rotary_dim", "value_dim", "norm")
+    ),
     *((MoESpec, name) for name in ("num_experts", "hidden", "router")),
     *((LayerSpec, name) for name in ("attention", "mlp")),
     (MLPSpec, "hidden"),
@@ -80,6 +100,12 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"has_output_gate": True},
         {"has_output_gate": True, "qkv_bias": True},
     ],
+    LatentAttentionSpec: [
+        {"scale": 0.6},
+        {"rope": None},
+        {"query_rank": None},
+        {"has_bias": True},
+    ],
     RopeSpec: [
         {"theta": 10_000.0},
         {"scaling": LinearScaling(2.0)},
@@ -104,9 +130,10 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"scale": 2.5},
         {"has_correction_bias": True},
         {"num_groups": 4, "top_groups": 2},
+        {"num_groups": 4, "top_groups": 2, "group_score": "best"},
     ],
 }
-"""For each spec, changes of PLAIN that show in its logits, at least one for each field."""
+"""For each spec, changes of PLAIN, or of PLAIN_BASES, that show in its logits, at least one for each field."""
 
 
 def change(spec: Any, kind: type, values: Mapping[str, Any]) -> Any:
@@ -167,16 +194,29 @@ _ATTENTIONS = builds(
     has_sinks=booleans(),
     has_output_gate=booleans(),
 )
+_LATENTS = builds(
+    LatentAttentionSpec,
+    num_heads=just(HEADS),
+    query_rank=none() | just(12),
+    latent_dim=just(10),
+    plain_dim=sampled_from([6, 8]),
+    rotary_dim=just(HEAD_DIM),
+    value_dim=sampled_from([5, 8]),
+    scale=sampled_from([0.3, 0.6]),
+    rope=none() | _ropes(None),
+    norm=builds(NormSpec, eps=sampled_from([1e-6, 0.1])),
+    has_bias=booleans(),
+)
 _ACTIVATIONS = sampled_from(get_args(Activation))
 _MLPS = builds(MLPSpec, hidden=just(HIDDEN), activation=_ACTIVATIONS, is_gated=booleans(), bias=booleans())
 ROUTERS: SearchStrategy[RouterSpec] = builds(
-    lambda groups, **values: RouterSpec(num_groups=groups[0], top_groups=groups[1], **values),
+    lambda groups, **values: RouterSpec(num_groups=groups[0], top_groups=groups[1], group_score=groups[2], **values),
     top_k=sampled_from([1, 3]),
     score=sampled_from(["softmax", "sigmoid"]),
     renormalize=booleans(),
     scale=sampled_from([1.0, 2.5]),
     has_correction_bias=booleans(),
-    groups=sampled_from([(1, 1), (2, 1), (4, 2)]),
+    groups=sampled_from([(1, 1, "best_two"), (2, 1, "best_two"), (4, 2, "best_two"), (4, 2, "best")]),
 )
 _MIXTURES = builds(
     lambda shared, **values: MoESpec(shared=shared[0], has_shared_gate=shared[1], **values),
@@ -188,7 +228,7 @@ _MIXTURES = builds(
 )
 _LAYERS = builds(
     lambda place, **values: LayerSpec(norm_place=place[0], is_parallel=place[1], **values),
-    attention=_ATTENTIONS,
+    attention=_ATTENTIONS | _LATENTS,
     mlp=_MLPS | _MIXTURES,
     place=st.tuples(sampled_from(get_args(NormPlace)), just(False)) | just(("pre", True)),
     residual_multiplier=sampled_from([1.0, 0.5]),

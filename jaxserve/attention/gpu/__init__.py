@@ -18,6 +18,7 @@ from jax import Array
 
 from jaxserve.attention.gpu.pages import AttentionParams, GpuPages, KernelConfig, choose_block_tokens
 from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
+from jaxserve.attention.latent import BlockLatentAttention
 from jaxserve.errors import BadConfig
 
 # From jax 0.11 on, every lowering of a Triton kernel warns that it will be removed.
@@ -33,6 +34,7 @@ class GpuAttention:
 
     name = "gpu"
     stacks_layers = False
+    latent = BlockLatentAttention()
 
     def __init__(self, interpret: bool | None = None, config: KernelConfig | None = None) -> None:
         self.interpret = jax.default_backend() != "gpu" if interpret is None else interpret
