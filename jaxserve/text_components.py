@@ -7,6 +7,7 @@ from jaxserve.engine.build import CheckedModel
 from jaxserve.generation_defaults import SAMPLING_DEFAULT_KEYS, GenerationDefaults
 from jaxserve.model_files import blame_model_files
 from jaxserve.output_plan import OutputPlanner
+from jaxserve.text.deadline import limit_time
 from jaxserve.text.prompts import PromptRenderer
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text.turn_ends import find_turn_end
@@ -52,7 +53,8 @@ class TextComponents:
         further = defaults.eos_ids - {eos_id}
         prompts = PromptRenderer(model.config, tokenizer)
         try:
-            with blame_model_files("the chat template"):
+            # One limit for all prompts that are tried, so that a template that never ends delays a start only once.
+            with blame_model_files("the chat template"), limit_time(model.config.template_timeout_s):
                 turn_end = find_turn_end(tokenizer, prompts.templates, {*primary, *further})
                 further |= {turn_end.token_id} if turn_end else set()
                 planner = OutputPlanner(

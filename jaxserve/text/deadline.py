@@ -17,8 +17,8 @@ class TemplateTimeout(TemplateError):
 
 @contextmanager
 def limit_time(timeout_s: float) -> Iterator[None]:
-    """Limit the time of a `with` block, as far as it calls `check_deadline`."""
-    token = _deadline.set(time.monotonic() + timeout_s)
+    """Limit the time of a `with` block, as far as it calls `check_deadline`; a limit around it holds, too."""
+    token = _deadline.set(min(_deadline.get(), time.monotonic() + timeout_s))
     try:
         yield
     finally:

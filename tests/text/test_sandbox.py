@@ -1,10 +1,12 @@
 """Templates can do what they can in Hugging Face, and nothing that grows without bound or shows an address."""
 
+import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from jaxserve.text import bounded_filters
+from jaxserve.text import bounded_filters, deadline
 from jaxserve.text.sandbox import describe_error, render_template
 
 HOSTILE = [
@@ -112,6 +114,16 @@ def test_what_takes_too_long_is_stopped(source):
     with pytest.raises(Exception, match="takes too long"):
         render_template(source, {}, timeout_s=0.1)
     assert render_template("{% for x in 'abc' %}{{ x }}{% endfor %}", {}, timeout_s=10) == "abc"
+
+
+def test_a_limit_around_several_renderings_is_one_for_all(monkeypatch):
+    clock = itertools.count()  # a look at it takes a second
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with deadline.limit_time(50):
+        for _ in range(5):
+            with pytest.raises(Exception, match="takes too long"):
+                render_template(FOREVER[0], {}, timeout_s=40)
+    assert 50 < next(clock) < 70
 
 
 ITEMS, CHARS = ("text", "text|select", "text|map('upper')|list"), ("text",)
