@@ -94,7 +94,9 @@ def _eos_ids(generation_config: Mapping[str, Any], model_config: Mapping[str, An
     ids = next((config["eos_token_id"] for config in configs if "eos_token_id" in config), None)
     listed = ids if isinstance(ids, list) else () if ids is None else (ids,)
     if any(isinstance(id, bool) or not isinstance(id, int) for id in listed):
-        raise BadCheckpoint(f"eos_token_id of the model's files must be a token id or a list of some, got {ids!r}.")
+        raise BadCheckpoint(
+            f"eos_token_id in generation_config.json or config.json must be a token id or a list, got {ids!r}."
+        )
     return frozenset(listed)
 
 

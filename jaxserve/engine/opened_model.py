@@ -81,9 +81,11 @@ def open_model(
         on_path(path)
     checkpoint = open_checkpoint(path)
     model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
-    with blame_model_files("config.json"):
+    is_made = checkpoint.path.suffix == ".gguf"
+    config_name = f"config.json, made from {checkpoint.path.name}" if is_made else "config.json"
+    with blame_model_files(config_name):
         architecture = find_architecture(model_config)
-        spec = architecture.spec(model_config)
+        spec = architecture.spec(model_config, config_name)
     placement = placement or choose_placements(config)[0]
     check_partition(spec, placement.ranks, config.quantization)
     dtype = _dtype(config, placement.platform)

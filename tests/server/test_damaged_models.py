@@ -1,21 +1,26 @@
 """Damaged and hostile small files of a model: each start ends with one sentence and exit code 78, soon."""
 
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jaxserve import EngineConfig
 from jaxserve.engine import build as build_module
 from jaxserve.engine.executor import Executor
+from jaxserve.text import deadline
 from jaxserve.weights import safetensors
 from server import cli
 from tests.models.tiny import write
+from tests.weights import tiny
 
 PORT_0 = ("--host", "127.0.0.1", "--port", "0")
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -103,6 +108,22 @@ def test_what_is_damaged_is_one_sentence(sound, start, tmp_path, damage) -> None
     code, said = start(model)
     assert code == cli.EX_CONFIG
     assert said and "\n" not in said and len(said) < 1000
+
+
+def test_a_template_that_never_ends_delays_the_start_once(sound, start, tmp_path, monkeypatch) -> None:
+    model = shutil.copytree(sound, tmp_path / "model")
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    (model / "chat_template.jinja").write_text(loops)
+    clock = itertools.count()  # a look at it takes a second
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert start(model) == (0, "")
+    assert EngineConfig().template_timeout_s < next(clock) < 2 * EngineConfig().template_timeout_s
+
+
+def test_a_config_that_was_made_from_a_gguf_file_is_named_after_it(start, tmp_path) -> None:
+    odd = {"llama.attention.key_length": 7, "llama.attention.value_length": 7, "llama.rope.dimension_count": 7}
+    code, said = start(tiny.write_gguf(tmp_path / "odd.gguf", tiny.weights(), metadata=odd))
+    assert (code, said.partition(":")[0]) == (cli.EX_CONFIG, "config.json, made from odd.gguf")
 
 
 JSON_VALUES = st.sampled_from([None, True, -1, 0, 10**9, 10**30, 1.5, "", "x", [], [1], ["x"], {}, {"x": 1}, "\ud800"])
