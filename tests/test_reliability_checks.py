@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from scripts.reliability_checks import command, disconnects
+from scripts.reliability_checks import bad_files, command, disconnects
+from scripts.reliability_checks.damaged_models import Damage, damage_model, write_sound
+from scripts.reliability_checks.forked_starts import StartResult
 from scripts.reliability_checks.hostile_inputs import hostile_input
 from scripts.reliability_checks.outcome import MAX_FAULTS, Outcome
 from tests.models.tiny import write
@@ -57,3 +59,32 @@ def test_of_clients_that_leave_nothing_is_left(tmp_path):
     outcome = disconnects.run(0.01, model, tmp_path, seed=1)
     assert outcome.faults == []
     assert sum(outcome.figures["left"].values()) == 100
+
+
+def test_a_damaged_model_is_made_again_by_its_number(tmp_path):
+    sound = write_sound(write(tmp_path / "model", "llama", seed=3), tmp_path)
+    words = [[damage_model(sound, tmp_path / "damaged", 7, number).words for number in range(50)] for _ in range(2)]
+    assert words[0] == words[1] and len(set(words[0])) > 40
+
+
+@pytest.mark.parametrize(
+    ("result", "faults"),
+    [
+        (StartResult(78, "jaxserve: model.safetensors is cut.\n", 0.1, 10), []),
+        (StartResult(0, "", 0.1, 10), ["it would start"]),
+        (StartResult(78, "jaxserve: it is cut.\n", 0.1, 10), ["no file is named: 'it is cut.'"]),
+        (StartResult(78, "jaxserve: model.safetensors\nis cut.\n", 0.1, 10), ["no file is named"]),
+        (StartResult(-9, "", 0.1, 99), ["it ended with -9: ", "it took"]),
+        (StartResult(1, "Traceback (most recent call last):", 0.1, 10), ["a traceback"]),
+    ],
+)
+def test_what_a_damaged_model_may_not_do(tmp_path, result, faults):
+    damage = Damage(tmp_path, "model.safetensors", "it is cut", is_fatal=True)
+    found = bad_files.find_faults(damage, result, limit_bytes=50)
+    assert len(found) == len(faults) and all(map(str.startswith, found, faults))
+
+
+def test_of_starts_with_damaged_models_none_is_a_fault(tmp_path):
+    outcome = bad_files.run(0.01, write(tmp_path / "model", "llama", seed=3), tmp_path, seed=1)
+    assert outcome.faults == []
+    assert outcome.figures["models"] == 20 and set(outcome.figures["starts"]) == {"exit 78", "would start"}

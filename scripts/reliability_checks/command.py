@@ -16,6 +16,7 @@ from scripts.reliability_checks.outcome import Outcome, show
 CHECKS = {  # name → its module, which has run(share, model, folder, seed) → Outcome
     "hostile-inputs": "hostile_inputs",
     "disconnects": "disconnects",
+    "bad-files": "bad_files",
     "kills": "kills",
     "step-faults": "step_faults",
     "overload": "overload",
