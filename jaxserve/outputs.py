@@ -303,11 +303,12 @@ class HistogramSnapshot:
 class CacheGroupStats:
     """The pages of one cache group, which serves layers of one kind.
 
-    name           The kind: "full attention", or "window" and its size.
-    pages_total    Pages that can be used; free, active (in use) and cached ones add up to it.
-    pages_free     Pages without contents.
-    pages_active   Pages in use.
-    pages_cached   Pages that no request uses, but the prefix cache can find.
+    name            The kind: "full attention", or "window" and its size.
+    pages_total     Pages that can be used; free, active (in use) and cached ones add up to it.
+    pages_free      Pages without contents.
+    pages_active    Pages in use.
+    pages_cached    Pages that no request uses, but the prefix cache can find.
+    tokens_served   Tokens that it could serve of the prefixes of all requests so far; a hit needs every group.
     """
 
     name: str
@@ -315,6 +316,7 @@ class CacheGroupStats:
     pages_free: int
     pages_active: int
     pages_cached: int
+    tokens_served: int = 0
 
     def plus(self, *others: "CacheGroupStats") -> "CacheGroupStats":
         """Return the numbers of this group and of the same one of other engines, added up."""
@@ -325,6 +327,7 @@ class CacheGroupStats:
             sum(group.pages_free for group in groups),
             sum(group.pages_active for group in groups),
             sum(group.pages_cached for group in groups),
+            sum(group.tokens_served for group in groups),
         )
 
 

@@ -47,6 +47,9 @@ OWN_COUNTERS = {
     "worker_restarts": ("helper_restarts", "Worker processes killed and replaced, mostly those of clients' templates."),
     "engine_rebuilds": ("engine_rebuilds", "Rebuilds of the device state after a step that failed."),
     "request_faults": ("request_faults", "Requests that ended because their own work on the host failed."),
+    "snapshots_taken": ("snapshots_taken", "Copies made of recurrent states, for the prefix cache."),
+    "snapshots_restored": ("snapshots_restored", "Requests that began with a copy of a recurrent state."),
+    "snapshots_evicted": ("snapshots_evicted", "Copies of recurrent states that the prefix cache has evicted."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
     "grammar_masked_tokens": ("grammar_masked_tokens", "Tokens sampled under a grammar's mask."),
     "step_bytes": ("step_bytes", "Bytes that the steps had to read: weights, and live keys and values."),
@@ -156,6 +159,7 @@ class EngineCollector(Collector):
 
     def _collect_own(self, engines: Engines) -> Iterator[Metric]:
         yield self._make_pages(engines)
+        yield self._make_served_tokens(engines)
         states = [
             {
                 "running": stats.num_requests_running,
@@ -189,6 +193,15 @@ class EngineCollector(Collector):
                 counts |= {"active": group.pages_active, "cached": group.pages_cached}
                 for state, count in counts.items():
                     family.add_metric([*self._labels(rank).values(), group.name, state], count)
+        return family
+
+    def _make_served_tokens(self, engines: Engines) -> Metric:
+        labels = [*self._labels(0), "group"]
+        help = "Tokens that a group of layers could serve from the prefix cache; a hit needs every group."
+        family = CounterMetricFamily("jaxserve_prefix_cache_served_tokens", help, labels=labels)
+        for rank, stats in enumerate(engines):
+            for group in stats.cache_groups:
+                family.add_metric([*self._labels(rank).values(), group.name], group.tokens_served)
         return family
 
     def _make_outcomes(self, engines: Engines) -> Metric:

@@ -29,10 +29,17 @@ def find_page_faults(
     for group, pool in enumerate(cache.pools):
         is_recurrent = cache.sizes[group].is_recurrent
         yield from pool.find_faults(
-            (pages.by_group[group][pages.num_freed[group] :] for pages in owned),
+            ([page for owner, page in pages.iter_owned() if owner == group] for pages in owned),
             chain.from_iterable(pages.by_group[group][0 if is_recurrent else first :] for pages, first in first_pages),
         )
         yield from _find_misplaced(group, owned)
+    if cache.snapshots is not None:
+        held = [snapshot for pages in owned for snapshot in (*pages.planned, pages.rolling) if snapshot is not None]
+        if cache.snapshots.num_held != len(held):
+            yield "I2", f"{cache.snapshots.num_held} snapshots are counted, and sequences own {len(held)}"
+        for group, slot in chain.from_iterable(snapshot.slots for snapshot in held):
+            if cache.pools[group].refcount(slot) != 1 or cache.pools[group].is_marked_cached(slot):
+                yield "I4", f"page {slot} in group {group} will be a snapshot, and is shared or cached"
     for group, index in enumerate(cache.indexes):
         for pages in owned if not cache.sizes[group].is_recurrent else ():
             hashes, start = pages.hashes.hashes, pages.num_freed[group]

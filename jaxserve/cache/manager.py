@@ -17,27 +17,39 @@ from jaxserve.cache.groups import GroupSize, PageCopy, first_visible_page, num_p
 from jaxserve.cache.pool import PagePool
 from jaxserve.cache.prefix import NO_CONTEXT, CacheContext, PageHashes, PrefixIndex, max_cached_pages
 from jaxserve.cache.sequence_pages import PrefixHit, SequencePages
+from jaxserve.cache.slot_pool import SlotPool, SnapshotCounts
+from jaxserve.cache.snapshots import Snapshots
 
 
 class CacheManager:
     """The owner of all pages: pools, prefix indexes, and the pages of sequences. One thread owns it.
 
-    sizes              the size of each cache group
-    page_size          the number of tokens of a page
-    has_prefix_cache   whether pages are found again by their tokens
+    sizes               the size of each cache group
+    page_size           the number of tokens of a page
+    has_prefix_cache    whether pages are found again by their tokens
 
-    windows            the window of each cache group; None: full attention
-    has_windows        whether a group frees pages behind a window
-    has_states         whether a group is recurrent
+    windows             the window of each cache group; None: full attention
+    has_windows         whether a group frees pages behind a window
+    has_states          whether a group is recurrent
+    snapshots           of a prefix cache with recurrent groups; else None
+    snapshot_counts     how many snapshots there were since the start
+    num_served_tokens   by group the tokens that it could serve of all prefixes of started sequences
     """
 
     def __init__(self, sizes: Sequence[GroupSize], *, page_size: int, has_prefix_cache: bool = True) -> None:
         self.sizes, self.page_size = tuple(sizes), page_size
         self._has_prefix_cache = has_prefix_cache
+        self.snapshot_counts = SnapshotCounts()
+        self.num_served_tokens = [0] * len(self.sizes)
         self.reset()
         self.windows = tuple(size.window for size in sizes)
         self.has_windows = any(window is not None for window in self.windows)
         self.has_states = any(size.is_recurrent for size in sizes)
+        groups = range(len(self.sizes))
+        self._lookup_order = sorted(
+            groups, key=lambda group: (sizes[group].is_recurrent, self.windows[group] is not None)
+        )
+        self._num_full = sum(1 for size in sizes if size.window is None and not size.is_recurrent)
 
     @property
     def num_active(self) -> int:
@@ -60,24 +72,34 @@ class CacheManager:
     def find_hit(self, pages: SequencePages, token_ids: Sequence[int]) -> PrefixHit:
         """Return the longest cached prefix that every group can serve; at least one token is left to compute.
 
-        A full group needs all pages of the prefix, a window group those that the next query sees.
+        A full group needs all pages of the prefix, a window group those that the next query sees, a recurrent group a
+        snapshot at its end.
         """
-        hashes = self.cacheable_hashes(pages, token_ids) if self.indexes else []
-        num = 0 if self.has_states else len(hashes)
-        for index, window in zip(self.indexes, self.windows, strict=False):
-            if window is None:
-                num = len(index.match(hashes[:num]))
-        before = None
-        while num != before:
-            before = num
-            for index, window in zip(self.indexes, self.windows, strict=False):
-                if window is not None:
-                    num = self._fit_window(index, hashes, num, window)
         by_group: list[list[int]] = [[] for _ in self.sizes]
-        for group, index in enumerate(self.indexes):
-            first = self.first_visible(group, num * self.page_size)
+        hashes = self.cacheable_hashes(pages, token_ids) if self.indexes else []
+        if not hashes:
+            return PrefixHit(0, tuple(by_group), num_served=(0,) * len(by_group))
+        num, num_served = len(hashes), [0] * len(by_group)
+        for group in self._lookup_order:
+            num = num_served[group] = self._fit(group, hashes, num)
+        before = None
+        while num != before:  # a group may need a shorter prefix than the one before it can serve
+            before = num
+            for group in self._lookup_order[self._num_full :]:
+                num = self._fit(group, hashes, num)
+        for group in self._paged_groups():
+            first, index = self.first_visible(group, num * self.page_size), self.indexes[group]
             by_group[group] = [0] * first + [index.find(page_hash) or 0 for page_hash in hashes[first:num]]
-        return PrefixHit(num, tuple(by_group))
+        snapshot = self.snapshots.find(hashes[num - 1]) if num and self.snapshots is not None else None
+        return PrefixHit(num, tuple(by_group), snapshot or (), tuple(num_served))
+
+    def _fit(self, group: int, hashes: Sequence[bytes], num: int) -> int:
+        """Return the largest number of pages up to `num` that a group can serve."""
+        if self.sizes[group].is_recurrent:
+            find = self.indexes[group].find
+            return next((each for each in range(num, 0, -1) if find(hashes[each - 1]) is not None), 0)
+        index, window = self.indexes[group], self.windows[group]
+        return len(index.match(hashes[:num])) if window is None else self._fit_window(index, hashes, num, window)
 
     def cacheable_hashes(self, pages: SequencePages, token_ids: Sequence[int]) -> list[bytes]:
         """Return the hashes of the pages that a prefix hit may cover."""
@@ -107,24 +129,36 @@ class CacheManager:
             for group, window in enumerate(self.windows)
         )
 
-    def start(self, pages: SequencePages, hit: PrefixHit, missing: Sequence[int], watermarks: Sequence[int]) -> bool:
-        """Give a sequence the pages of a hit and new ones; return False, without any change, if too few are free.
+    def start(
+        self, pages: SequencePages, hit: PrefixHit, missing: Sequence[int], watermarks: Sequence[int]
+    ) -> list[PageCopy] | None:
+        """Give a sequence the pages of a hit and new ones.
+
+        Returns the page copies to make before the next step, or None, without any change, if too few pages are free.
 
         missing      the number of new pages by group
         watermarks   by group how many pages must stay free besides
         """
         for pool, hits in zip(self.pools, hit.by_group, strict=True):
             pool.incref(page for page in hits if page)
+        for group, page in hit.snapshot:
+            self.pools[group].incref([page])
         new_pages = self._allocate(missing, watermarks)
+        for group, page in hit.snapshot:
+            self.pools[group].decref([page])
         if new_pages is None:
             for pool, hits in zip(self.pools, hit.by_group, strict=True):
                 pool.decref([page for page in hits if page])
-            return False
+            return None
         for group, (hits, new) in enumerate(zip(hit.by_group, new_pages, strict=True)):
             pages.by_group[group][:] = hits + new
             pages.num_freed[group] = self.first_visible(group, hit.num_pages * self.page_size)
         pages.num_registered = hit.num_pages
-        return True
+        for group, num in enumerate(hit.num_served):
+            self.num_served_tokens[group] += num * self.page_size
+        if self.snapshots is not None and hit.snapshot:
+            self.snapshots.on_restore(pages, hit.num_pages * self.page_size)
+        return [(group, page, pages.by_group[group][0]) for group, page in hit.snapshot]
 
     def append(self, pages: SequencePages, end: int, watermarks: Sequence[int] | None = None) -> list[PageCopy] | None:
         """Append the pages that a sequence misses for its tokens before position `end`.
@@ -163,6 +197,9 @@ class CacheManager:
         """
         num_full, num_in_last = divmod(num_tokens, self.page_size)
         child.num_registered = num_full  # what the parent has not registered yet, it will
+        if self.has_states:  # and until then no snapshot of it is registered
+            child.num_registered = min(num_full, parent.num_registered)
+            child.last_snapshot = parent.last_snapshot
         for group, (pool, pages) in enumerate(zip(self.pools, parent.by_group, strict=True)):
             if self.sizes[group].is_recurrent:
                 child.copy_sources[group] = pages[0]
@@ -203,10 +240,14 @@ class CacheManager:
                 for number in range(max(pages.num_registered, pages.num_freed[group]), num_full):
                     index.register(hashes[number], pages.by_group[group][number])
             pages.num_registered = num_full
+            if pages.planned and self.snapshots is not None:
+                self.snapshots.register(pages)
         return self.has_windows and self.free_behind(pages, num_written)
 
     def free(self, pages: SequencePages) -> None:
         """Free all pages of a sequence, which may start again."""
+        if self.snapshots is not None:
+            self.snapshots.release(pages)
         for group, pool in enumerate(self.pools):
             pool.decref(pages.by_group[group][pages.num_freed[group] :])
         pages.clear()
@@ -218,8 +259,17 @@ class CacheManager:
 
     def reset(self) -> None:
         """Make all pages free, and none of them cached: what they held is lost. Sequences must clear theirs."""
-        self.pools = tuple(PagePool(size.num_pages) for size in self.sizes)
+        slots = {
+            group: SlotPool(size.num_pages, self.snapshot_counts)
+            for group, size in enumerate(self.sizes)
+            if size.is_recurrent
+        }
+        self.pools = tuple(slots.get(group) or PagePool(size.num_pages) for group, size in enumerate(self.sizes))
         self.indexes = tuple(PrefixIndex(pool) for pool in self.pools) if self._has_prefix_cache else ()
+        self.snapshots: Snapshots | None = None
+        if slots and self.indexes:
+            indexes = {group: self.indexes[group] for group in slots}
+            self.snapshots = Snapshots(self.sizes, slots, indexes, self.page_size, self.snapshot_counts)
 
     def plan_release(self, hit: PrefixHit) -> "PlannedRelease":
         """Return a count of what would be free for a sequence with this hit if others freed their pages."""
@@ -259,6 +309,8 @@ class PlannedRelease:
     def __init__(self, pools: Sequence[PagePool], hit: PrefixHit) -> None:
         self._pools = pools
         self._hits = tuple({page for page in pages if page} for pages in hit.by_group)
+        for group, page in hit.snapshot:
+            self._hits[group].add(page)
         self._num_free = [
             pool.num_free - sum(1 for page in hits if not pool.refcount(page))
             for pool, hits in zip(pools, self._hits, strict=True)

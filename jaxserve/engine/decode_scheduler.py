@@ -48,6 +48,7 @@ class DecodeScheduler:
         sequences: list[Sequence] = []
         for sequence in tuple(requests.running):
             if _decodes(sequence) and requests.ensure_decode_pages(sequence, max_tokens):
+                self._roll_snapshot(sequence)
                 sequences.append(sequence)
         if not sequences:
             return None
@@ -55,6 +56,11 @@ class DecodeScheduler:
         return DecodeBatchCache.from_sequences(
             requests.decode_version, sequences, capacities, requests.rows, self._max_logprobs, max_tokens
         )
+
+    def _roll_snapshot(self, sequence: Sequence) -> None:
+        """Plan the snapshot of a row at a page border. With several tokens a step the host does not know its place."""
+        if self.max_tokens_per_row == 1:
+            self._requests.roll_snapshot(sequence)
 
     def _choose_max_tokens(self) -> int:
         if self.max_tokens_per_row == 1:
@@ -76,6 +82,7 @@ class DecodeScheduler:
             requests.ensure_decode_pages(sequence, cache.max_tokens)
             if cache.version != requests.decode_version:
                 return False  # a sequence was preempted
+            self._roll_snapshot(sequence)
             cache.set_capacity(index, requests.cache.capacity(sequence.pages))
         cache.update_page_tables(requests.rows)
         return True

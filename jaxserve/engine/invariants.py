@@ -272,6 +272,7 @@ def find_leftovers(state: SchedulerState) -> Iterator[Fault]:
         "announced pages": len(requests.prefix_reuse.computing_ids()),
         "suspected requests": len(state.search.suspect_ids()),
         "page copies": state.num_copies,
+        "owned snapshots": 0 if requests.cache.snapshots is None else requests.cache.snapshots.num_held,
     }
     for name, number in kept.items():
         if number:

@@ -88,8 +88,8 @@ class PrefillScheduler:
     def add_chunk(self, sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
         """Add the next chunk of a sequence's prompt, of at most `budget` tokens, and return its number of tokens.
 
-        Chunks end at page borders, except for the last one. Returns 0 if the budget is smaller than a page and than the
-        rest of the prompt.
+        Chunks end at page borders, except for the last one, and at those where snapshots are wanted. Returns 0 if the
+        budget is smaller than a page and than the rest of the prompt.
         """
         request, start, end = sequence.request, sequence.num_computed, len(sequence.tokens)
         max_tokens = min(budget, self._max_chunk_tokens, self._requests.cache.capacity(sequence.pages) - start)
@@ -97,6 +97,7 @@ class PrefillScheduler:
             end = start + max_tokens - max_tokens % self._requests.page_size
         if end == start:
             return 0
+        end = min(end, sequence.next_border(start))
         is_last = self._requests.compute_chunk(sequence, end)
         needs_prompt_logprobs = sequence.prompt_logprobs is not None
         row = sequence.row

@@ -76,6 +76,8 @@ class Request:
     grammar                     The grammar of the output after its reasoning.
     reasoning                   The reasoning before it, if a grammar or a thinking budget must know where it ends.
     reasoning_end_ids           The tokens that end the reasoning when its budget (thinking_token_budget) is used up.
+    snapshot_borders            Positions up to which later prompts may share this one, ascending: those of the ends of
+                                system text and messages. Of a model with recurrent layers states are kept there.
     cache_salt                  Pages are shared only with requests of the same salt.
     arrival_s                   When the client's request arrived, monotonic seconds; 0: when it is added.
     caller                      Who has sent it: callers are served in turn.
@@ -98,6 +100,7 @@ class Request:
     grammar: GrammarSpec | None = None
     reasoning: ReasoningSpec | None = None
     reasoning_end_ids: tuple[int, ...] = ()
+    snapshot_borders: tuple[int, ...] = ()
     cache_salt: str | None = None
     arrival_s: float = 0.0
     caller: str = ""

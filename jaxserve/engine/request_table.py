@@ -14,6 +14,7 @@ from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.page_copies import PageCopies
 from jaxserve.cache.prefix import CacheContext
 from jaxserve.cache.sequence_pages import PrefixHit
+from jaxserve.cache.snapshots import INTERVAL_TOKENS, MAX_PER_PROMPT, Snapshots
 from jaxserve.engine.beam_manager import BeamManager
 from jaxserve.engine.caller_turns import CallerTurns
 from jaxserve.engine.plan import SampledTokens
@@ -94,14 +95,17 @@ class RequestTable:
             return False
         hit = self.prefix_reuse.find_hit(sequence)
         watermarks = self.watermarks(sequence, len(self.rows.free_rows))
-        if not self.cache.start(sequence.pages, hit, self.count_missing_pages(sequence, hit), watermarks):
+        copies = self.cache.start(sequence.pages, hit, self.count_missing_pages(sequence, hit), watermarks)
+        if copies is None:
             return False
+        self.page_copies.add(copies)
         request, num_cached_tokens = sequence.request, hit.num_pages * self.page_size
         if self.prefix_reuse.is_enabled_for(sequence):
             self.stats.on_prefix(sequence.num_tokens, num_cached_tokens)
         self.request_outputs.on_scheduled(request, num_cached_tokens, self.clock())
         row = self.rows.assign(sequence)
-        sequence.start(row, num_cached_tokens)
+        borders = self.prefix_reuse.find_borders(sequence, hit) if self.cache.snapshots is not None else ()
+        sequence.start(row, num_cached_tokens, borders)
         if request.is_beam_search:
             self.beams.start(sequence, [row, *self.rows.assign_extra(request.num_rows - 1)])
         self._move_to_running(sequence)
@@ -153,9 +157,24 @@ class RequestTable:
 
     def compute_chunk(self, sequence: Sequence, end: int) -> bool:
         """Count the tokens of a prompt before `end` as computed; return whether a token is sampled after them."""
+        if self.cache.snapshots is not None:
+            self._plan_snapshot(self.cache.snapshots, sequence)
         is_last = sequence.compute_chunk(end)
         self.decode_version += sequence.is_prefilled
         return is_last
+
+    def _plan_snapshot(self, snapshots: Snapshots, sequence: Sequence) -> None:
+        """Plan a snapshot of what is computed of a prompt, if it is a border, or far behind the last one."""
+        position, pages = sequence.num_computed, sequence.pages
+        interval = max(INTERVAL_TOKENS, len(sequence.tokens) // MAX_PER_PROMPT)
+        is_due = position in sequence.borders or position - pages.last_snapshot >= interval
+        if is_due and snapshots.is_missing(pages, sequence.tokens, position):
+            self.page_copies.add(snapshots.plan(pages, position))
+
+    def roll_snapshot(self, sequence: Sequence) -> None:
+        """Plan the snapshot of a sequence that generates, if it is at a page border."""
+        if self.cache.snapshots is not None:
+            self.page_copies.add(self.cache.snapshots.roll(sequence.pages, sequence.num_computed))
 
     def watermarks(self, sequence: Sequence, num_free_rows: int) -> tuple[int, ...]:
         """Return by cache group the number of pages that must stay free when a sequence starts beside others.
@@ -236,7 +255,9 @@ class RequestTable:
         """
         first_page = sequence.pages.num_registered
         has_freed = self.cache.register(sequence.pages, sequence.tokens, num_written)
-        if sequence.pages.num_registered > first_page:
+        if self.cache.snapshots is not None:
+            self.prefix_reuse.unmark_borders(sequence, num_written)
+        elif sequence.pages.num_registered > first_page:
             self.prefix_reuse.unmark_computing(sequence, first_page)
         if has_freed:
             self.rows.write_freed_pages(sequence)

@@ -45,6 +45,7 @@ class Sequence:
     num_computed           The tokens whose keys and values an enqueued step has written or will write.
     num_cached_tokens      The prompt tokens found in the prefix cache at its first start; None before that.
     row                    Its row of the batch; None while it waits.
+    borders                The page borders of its prompt at which snapshots of recurrent states are wanted, ascending.
     is_prefilled           Only the newest token is not computed, which is on the device: the rest is decoding.
     epoch                  The number of preemptions. A result with another epoch is from before a preemption.
     num_tokens_at_start    num_tokens when it last began to run.
@@ -65,6 +66,7 @@ class Sequence:
     num_computed: int = 0
     num_cached_tokens: int | None = None
     row: int | None = None
+    borders: tuple[int, ...] = ()
     is_prefilled: bool = False
     epoch: int = 0
     num_tokens_at_start: int = 0
@@ -104,9 +106,9 @@ class Sequence:
 
     # Life
 
-    def start(self, row: int, num_cached_tokens: int) -> None:
+    def start(self, row: int, num_cached_tokens: int, borders: tuple[int, ...] = ()) -> None:
         """Begin to run in a row, behind tokens whose keys and values are cached."""
-        self.row, self.num_computed = row, num_cached_tokens
+        self.row, self.num_computed, self.borders = row, num_cached_tokens, borders
         self.num_tokens_at_start = self.num_tokens
         if self.num_cached_tokens is None:
             self.num_cached_tokens = num_cached_tokens
@@ -176,7 +178,7 @@ class Sequence:
 
     def preempt(self) -> None:
         """Wait again, without row and pages, to be computed from the beginning."""
-        self.row, self.num_computed, self.is_prefilled = None, 0, False
+        self.row, self.num_computed, self.is_prefilled, self.borders = None, 0, False, ()
         self.epoch += 1
 
     def restart(self) -> None:
@@ -221,6 +223,10 @@ class Sequence:
     def needs_mask(self) -> bool:
         """Whether some tokens are not allowed as the next one."""
         return self.restrictions.needs_mask or self.is_below_min_tokens or self.is_guided
+
+    def next_border(self, position: int) -> int:
+        """Return the first position behind this one at which a chunk must end: a border, or the end of the tokens."""
+        return next((border for border in self.borders if border > position), len(self.tokens))
 
     def sample_mode(self, max_logprobs: int) -> SampleMode:
         """Return the cheapest sampler mode that serves the next token if it has no mask.

@@ -16,6 +16,9 @@ COUNTERS = (
     "prefix_cache_queries",  # tokens looked up in the prefix index
     "prefix_cache_hits",  # tokens found there
     "num_preemptions",
+    "snapshots_taken",  # of recurrent states; this and the next two are counted by the cache manager
+    "snapshots_restored",
+    "snapshots_evicted",
     "prompt_tokens",  # of prompts whose prefill has ended; the sum of the next two
     "prompt_tokens_local_compute",
     "prompt_tokens_local_cache_hit",
@@ -284,7 +287,7 @@ class Stats:
             num_requests_waiting=num_waiting,
             num_requests_preempted=num_preempted,
             cache_groups=count_pages(cache) if cache else (),
-            counters=self._counters.copy(),
+            counters=self._counters | (_count_snapshots(cache) if cache else {}),
             finished=self._finished.copy(),
             rejected={},
             histograms={name: histogram.snapshot() for name, histogram in self._histograms.items()},
@@ -329,10 +332,19 @@ class Stats:
             self._histograms["request_max_num_generation_tokens"].observe(group.max_generation_tokens)
 
 
+def _count_snapshots(cache: CacheManager) -> dict[str, float]:
+    counts = cache.snapshot_counts
+    return {
+        "snapshots_taken": counts.num_taken,
+        "snapshots_restored": counts.num_restored,
+        "snapshots_evicted": counts.num_evicted,
+    }
+
+
 def count_pages(cache: CacheManager) -> tuple[CacheGroupStats, ...]:
     """Return the numbers of pages of each cache group."""
     groups = []
-    for size, pool in zip(cache.sizes, cache.pools, strict=True):
+    for size, pool, served in zip(cache.sizes, cache.pools, cache.num_served_tokens, strict=True):
         total, cached, active = pool.num_usable, pool.num_cached, pool.num_active
-        groups.append(CacheGroupStats(size.name, total, max(0, total - cached - active), active, cached))
+        groups.append(CacheGroupStats(size.name, total, max(0, total - cached - active), active, cached, served))
     return tuple(groups)

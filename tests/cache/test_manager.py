@@ -22,7 +22,7 @@ def start(cache, tokens=TOKENS, context=NO_CONTEXT):
     """Start a sequence with its longest hit; its first step computes all other tokens."""
     pages = cache.new_pages(context)
     hit = cache.find_hit(pages, tokens)
-    assert cache.start(pages, hit, cache.count_missing(hit, len(tokens), len(tokens)), (0, 0))
+    assert cache.start(pages, hit, cache.count_missing(hit, len(tokens), len(tokens)), (0, 0)) == []
     return pages, hit
 
 
@@ -93,10 +93,10 @@ def test_a_start_that_one_group_cannot_serve_changes_no_group():
     cache = CacheManager([GroupSize(num_pages=20), GroupSize(num_pages=4, window=WINDOW)], page_size=PAGE)
     pages = cache.new_pages()
     hit = cache.find_hit(pages, TOKENS)
-    assert not cache.start(pages, hit, (6, 6), (0, 0))
-    assert not cache.start(pages, hit, (6, 2), (0, 2))
+    assert cache.start(pages, hit, (6, 6), (0, 0)) is None
+    assert cache.start(pages, hit, (6, 2), (0, 2)) is None
     assert cache.num_active == 0
-    assert cache.start(pages, hit, cache.count_missing(hit, len(TOKENS), 12), (0, 0))
+    assert cache.start(pages, hit, cache.count_missing(hit, len(TOKENS), 12), (0, 0)) == []
     assert pages.lengths == (6, 3)
 
 

@@ -69,6 +69,7 @@ class Life(RuleBasedStateMachine):
         repetition_detection=st.sampled_from([None, None, RepetitionDetection(max_pattern_size=2, min_count=2)]),
         priority=st.sampled_from([0, 0, 0, -1, 3]),
         caller=st.sampled_from(["", "", "other"]),
+        borders=st.lists(st.integers(1, 40), max_size=2),
     )
     def add(self, data, shared, own, max_tokens, min_tokens, shape, choices, **params) -> None:
         tokens = [*prompt(shared), *own][: self.world.longest - 1]
