@@ -77,7 +77,7 @@ def find_architecture(hf_config: Mapping[str, Any]) -> Architecture:
         if name in names or (not names and wrapper.model_type == model_type):
             return _find_text_part(hf_config, name, wrapper)
     requested, known = ", ".join(names) or model_type or "none named", ", ".join((*ARCHITECTURES, *WRAPPERS))
-    raise UnknownArchitecture(f"The architecture ({requested}) is not known; known are {known}.")
+    raise UnknownArchitecture(f"The architecture in config.json ({requested}) is not known; known are {known}.")
 
 
 def _find_text_part(hf_config: Mapping[str, Any], name: str, wrapper: Wrapper) -> TextPart:
@@ -85,8 +85,8 @@ def _find_text_part(hf_config: Mapping[str, Any], name: str, wrapper: Wrapper) -
     text = MODEL_TYPES.get(text_config["model_type"])
     if text is None:
         raise UnknownArchitecture(
-            f"The text part of {name} is of the model_type {text_config['model_type']!r}, which is not known; "
-            f"known are {', '.join(MODEL_TYPES)}."
+            f"The text part of {name} in config.json is of the model_type {text_config['model_type']!r}, which is "
+            f"not known; known are {', '.join(MODEL_TYPES)}."
         )
     return TextPart(name, wrapper, text, ties_if_lacking=hf_config.get("tie_word_embeddings") is True)
 

@@ -99,8 +99,8 @@ def build_tokenizer(metadata: dict[str, Any], path: Path) -> TokenizerParts:
     model = metadata.get("tokenizer.ggml.model")
     if model not in ("gpt2", "llama"):
         raise BadCheckpoint(
-            f"{path.name} has a tokenizer of the kind {model!r}; known are 'gpt2' and 'llama'. Use a directory with "
-            "tokenizer.json, named by --tokenizer."
+            f"{path.name} has a tokenizer of the kind {str(model)[:200]!r}; known are 'gpt2' and 'llama'. Use a "
+            "directory with tokenizer.json, named by --tokenizer."
         )
     vocabulary = GgufVocabulary(metadata, path)
     backend, adds_bos = _byte_level(vocabulary) if model == "gpt2" else (_sentencepiece(vocabulary), True)
@@ -134,8 +134,8 @@ def _pre_tokenization(vocabulary: GgufVocabulary) -> PreTokenization:
     name = vocabulary.get("pre", "default")
     if name not in PRE_TOKENIZATIONS:
         raise vocabulary.error(
-            f"tokenizer.ggml.pre is {name!r}; known are {', '.join(sorted(PRE_TOKENIZATIONS))}. Use a directory with "
-            "tokenizer.json, named by --tokenizer"
+            f"tokenizer.ggml.pre is {str(name)[:200]!r}; known are {', '.join(sorted(PRE_TOKENIZATIONS))}. Use a "
+            "directory with tokenizer.json, named by --tokenizer"
         )
     return PRE_TOKENIZATIONS[name]
 

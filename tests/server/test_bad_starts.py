@@ -137,7 +137,7 @@ MODELS = {
     "{}/file": "is a file, but not a .gguf file",
     "{}/no_weights": "holds no .safetensors and no .gguf file",
     "{}/broken": "cannot be read as JSON",
-    '{}/model --hf-overrides.architectures ["Odd"]': "The architecture (Odd) is not known",
+    '{}/model --hf-overrides.architectures ["Odd"]': "The architecture in config.json (Odd) is not known",
     "{}/cut": "model.gguf",
     "{}/orbax": "orbax",
     "{}/tokenizer_broken": "tokenizer.json",
