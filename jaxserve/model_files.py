@@ -21,12 +21,20 @@ def read_model_file(path: Path, max_bytes: int) -> bytes:
     Raises BadCheckpoint if it is no ordinary file, such as a pipe, which could be read for ever, or larger than
     max_bytes; OSError if it cannot be read.
     """
+    if check_ordinary(path) > max_bytes:
+        raise BadCheckpoint(f"{path} is larger than {max_bytes // MIB} MiB, too large for what it should hold.")
+    return path.read_bytes()
+
+
+def check_ordinary(path: Path) -> int:
+    """Check that a file can be opened and read to its end, and return its length in bytes.
+
+    Raises BadCheckpoint if it is no ordinary file, such as a pipe, at which even opening waits for ever; OSError.
+    """
     facts = path.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise BadCheckpoint(f"{path} is no ordinary file.")
-    if facts.st_size > max_bytes:
-        raise BadCheckpoint(f"{path} is larger than {max_bytes // MIB} MiB, too large for what it should hold.")
-    return path.read_bytes()
+    return facts.st_size
 
 
 def read_model_text(path: Path, max_bytes: int) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.model_files import check_ordinary
 
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 18
@@ -52,6 +53,7 @@ class GGUFHeader:
 def read_header(path: Path) -> GGUFHeader:
     """Read and check the head of the file. Raises BadCheckpoint, naming the file and the field at fault."""
     try:
+        check_ordinary(path)
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
             return _HeaderReader(path, buffer).read_header()
     except FileNotFoundError:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.model_files import check_ordinary
 
 ALIGNMENT_BYTES = 64  # the CPU client adopts a numpy buffer that starts on such an address (JAX 0.10, measured)
 
@@ -18,6 +19,7 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            check_ordinary(path)
             with open(path, "rb") as file:
                 self.buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:

@@ -89,6 +89,7 @@ DAMAGE = {
     "a generation config that is a pipe": _pipe("generation_config.json"),
     "a config that is a pipe": _pipe("config.json"),
     "a template that is a pipe": _pipe("chat_template.jinja"),
+    "weights that are a pipe": _pipe("model.safetensors"),
     "a template of 5 MiB": _write("chat_template.jinja", b"a" * (5 << 20)),
     "a template that is no UTF-8": _write("chat_template.jinja", b"{{ \xff\xfe }}"),
     "a template of 30,000 parentheses": _write("chat_template.jinja", b"{{ " + b"(" * 30_000 + b" }}"),

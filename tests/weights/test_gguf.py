@@ -1,5 +1,6 @@
 """GGUF: names, layouts, block types and config come back as Hugging Face has them; hostile heads are refused."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -330,3 +331,9 @@ def test_a_damaged_file_is_read_or_refused_but_never_anything_else(tmp_path, val
             assert checkpoint.read(name).shape == info.shape
     except (BadCheckpoint, UnknownArchitecture) as error:
         assert "damaged.gguf" in str(error)
+
+
+def test_what_is_no_ordinary_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(BadCheckpoint, match=r"pipe\.gguf is no ordinary file"):
+        read_header(tmp_path / "pipe.gguf")
