@@ -59,17 +59,22 @@ def _expand(*, switch: str = "", value: str = "", values: str = "", optional: st
             yield name, arity
 
 
+# Forms of checkpoints, which the files themselves tell. vLLM packs plain weights itself for `fp8`, so that is refused.
+CHECKPOINT_FORMS = (
+    *("gguf", "awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "fbgemm_fp8", "modelopt"),
+    *("modelopt_fp4", "quark", "auto-round", "mxfp4"),
+)
 # Flag of jaxserve → value that vLLM has for it → value of jaxserve; None: it has no effect, and the flag is left out.
 VALUE_ALIASES: dict[str, dict[str, str | None]] = {
     "log-level": {"trace": "debug", **{level.upper(): level for level in ("debug", "info", "warning", "error")}},
     "dtype": {"float": "float32"},
-    "quantization": {"None": "none", "gguf": None},
+    "quantization": {"None": "none", **dict.fromkeys(CHECKPOINT_FORMS)},
 }
 # Flag of jaxserve → why any value but its own choices is refused.
 REFUSED_VALUE_REASONS = {
     "dtype": "float16 is not computed here; bfloat16 is as small, float32 exact, and auto chooses between them",
-    "quantization": "checkpoints in that form are not read; take the unpacked one or a .gguf file, and int8 or int4 to"
-    " pack it here",
+    "quantization": "the form of a checkpoint is read from its files, without this flag, and int8 or int4 pack its"
+    " weights here",
 }
 
 _PLACEMENT = "devices are divided by --tensor-parallel-size and --data-parallel-size alone, in one process"

@@ -10,6 +10,7 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.opened_model import OpenedModel
 from jaxserve.native import library
+from jaxserve.weights.quantized import describe_packing
 
 
 def describe(
@@ -26,6 +27,7 @@ def describe(
         "dtype": str(model.dtype),
         "attention": backend.name,
         "weights": f"{model.weight_bytes / 2**20:.0f} MiB, {_describe_quantization(config)}",
+        **describe_packing(model.checkpoint),
         **_describe_cache(size, config.page_size),
         "longest request": f"{size.max_model_len} tokens",
         "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",

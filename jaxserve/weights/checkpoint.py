@@ -23,11 +23,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_directory(path: Path) -> Checkpoint:
     from jaxserve.weights import orbax
+    from jaxserve.weights.quantized import open_quantized
     from jaxserve.weights.safetensors import SafetensorsCheckpoint
 
     ggufs = sorted(path.glob("*.gguf"))
     if any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json")):
-        return SafetensorsCheckpoint(path)
+        return open_quantized(SafetensorsCheckpoint(path))
     if orbax.is_checkpoint(path):
         return orbax.OrbaxCheckpoint(path)
     if len(ggufs) == 1:

@@ -10,8 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from jaxserve import EngineConfig
 from jaxserve.engine import build as build_module
@@ -80,6 +83,14 @@ def _pipe(file: str) -> Callable[[Path], None]:
     return pipe
 
 
+def _store_fp8(model: Path) -> None:
+    file = model / "model.safetensors"
+    tensors = {name: torch.from_numpy(value) for name, value in load_file(file).items()}
+    name = "model.layers.1.mlp.down_proj.weight"
+    save_file(tensors | {name: tensors[name].to(torch.float8_e4m3fn)}, file)
+    _change("config.json", quantization_config={"quant_method": "fp8"})(model)
+
+
 DAMAGE = {
     "more layers than a description can hold": _change("config.json", num_hidden_layers=10**8),
     "a size beyond all integers": _change("config.json", hidden_size=10**30),
@@ -98,6 +109,9 @@ DAMAGE = {
     "half a surrogate pair as a template": _write(
         "tokenizer_config.json", json.dumps({"chat_template": "\ud800 {{ messages }}"}).encode()
     ),
+    "a quantization that is not read": _change("config.json", quantization_config={"quant_method": "bitsandbytes"}),
+    "a quantization of half a config": _change("config.json", quantization_config={"quant_method": "gptq"}),
+    "fp8 without scales": _store_fp8,
     "a tokenizer of another kind": _write("tokenizer.json", b'{"version":"1.0","model":{"type":"BPE","vocab":{}}}'),
 }
 

@@ -94,14 +94,14 @@ def test_a_pasted_line_starts_or_is_refused_flag_by_flag(capsys: pytest.CaptureF
 
 
 def test_more_than_half_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[str]) -> None:
-    """The others ask for pipelines, packed checkpoints, drafts, adapters or plug-ins."""
+    """The others ask for pipelines, packing on the way, drafts, adapters or plug-ins."""
     started = 0
     for words in LINES:
         try:
             started += bool(said(*words))
         except SystemExit:
             continue
-    assert (started, len(LINES)) == (53, 92)
+    assert (started, len(LINES)) == (54, 92)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,7 @@ def test_more_than_half_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[
         (["--attention-backend", "FLASH_ATTN"], {}),
         (["--attention-backend", "cpu"], {"attention_backend": "cpu"}),
         (["--quantization", "gguf"], {}),
+        (["--quantization", "awq_marlin"], {}),
         (["--hf-token", "hf_x", "--hf-token"], {"hf_token": None}),
         (["--shutdown-timeout", "5", "--h11-max-header-count", "7"], {"drain_timeout_s": 5.0, "max_headers": 7}),
     ],

@@ -6,6 +6,8 @@ module → what proves it:
     load, packing, shards, for fused and stacked tensors of every format → test_layouts.py
     safetensors → test_safetensors.py
     orbax → test_orbax.py
+    packed_form, packed_integers, packed_floats, packed_tensors, quantized → test_quantized.py, test_quantized_models.py
+    quantization, quantization_methods, compressed_tensors → test_quantization.py
     gguf, gguf_header, gguf_metadata, gguf_names, gguf_rope → test_gguf.py
     gguf_config, gguf_families → test_gguf_families.py
     gguf_files → test_gguf_files.py

@@ -1,0 +1,155 @@
+"""A quantised checkpoint in the view of an unpacked one: its matrices have the names, shapes and values of plain ones.
+
+Nothing is unpacked before it is read. A part is unpacked in slabs, so that beside its values little memory is needed.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.param_spec import Part
+from jaxserve.layers.quant import PackedKind, QuantizedBlocks
+from jaxserve.model_files import blame_model_files
+from jaxserve.weights.mapped_file import aligned_empty
+from jaxserve.weights.packed_form import GroupedCodes, Parts
+from jaxserve.weights.packed_tensors import PackedTensor, find_packed, find_unused, view_parts
+from jaxserve.weights.protocol import Checkpoint, TensorInfo
+from jaxserve.weights.quantization import FileQuantization
+from jaxserve.weights.quantization_methods import find_quantization, without_config
+
+FLOAT32 = np.dtype(np.float32)
+SLAB_VALUES = 1 << 18  # unpacked at a time: a slab and its scratch stay in cache
+
+
+def open_quantized(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint itself if nothing in it is packed, else its unpacked view.
+
+    Raises BadCheckpoint for a quantization that is not read or does not fit the tensors.
+    """
+    has_words = any(name.endswith(".qweight") for name in checkpoint.tensors)
+    with blame_model_files("quantization_config"):
+        quantization = find_quantization(checkpoint.path, checkpoint.config, has_words)
+        return checkpoint if quantization is None else QuantizedCheckpoint(checkpoint, quantization)
+
+
+def describe_packing(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the rows of the start-up table about what is packed in the file; none if nothing is."""
+    if not isinstance(checkpoint, QuantizedCheckpoint):
+        return {}
+    unused = {"not used": f"{', '.join(checkpoint.unused)} of the checkpoint"} if checkpoint.unused else {}
+    return {"packed in the file": checkpoint.quantization.title, **unused}
+
+
+class QuantizedCheckpoint:
+    """An opened checkpoint some of whose matrices are packed."""
+
+    has_param_layout = False
+
+    def __init__(self, checkpoint: Checkpoint, quantization: FileQuantization) -> None:
+        self.path: Path = checkpoint.path
+        self.config: dict[str, Any] = without_config(checkpoint.config)
+        self.generation_config = checkpoint.generation_config
+        self.quantization = quantization
+        self._stored = checkpoint
+        self._packed = find_packed(checkpoint, quantization)
+        unused = find_unused(set(checkpoint.tensors))
+        taken = {part for packed in self._packed.values() for part in packed.parts.values()} | set(unused)
+        taken |= _find_empty_biases(checkpoint, self._packed)
+        plain = {name: info for name, info in checkpoint.tensors.items() if name not in taken}
+        if both := plain.keys() & self._packed.keys():
+            raise BadCheckpoint(f"{self.path}: tensor {min(both)!r} is there packed and as it is.")
+        self.tensors: Mapping[str, TensorInfo] = plain | {
+            name: TensorInfo(
+                packed.shape, FLOAT32, sum(checkpoint.tensors[part].nbytes for part in packed.parts.values())
+            )
+            for name, packed in self._packed.items()
+        }
+        self.unused = tuple(sorted({*quantization.unused, *unused.values()}))
+
+    def read(self, name: str, part: Part = ()) -> np.ndarray:
+        """Return a part of the tensor's values; those of packed ones are float32, an array made for the caller.
+
+        Raises BadCheckpoint if a packed one holds what cannot be.
+        """
+        packed = self._packed.get(name)
+        if packed is None:
+            return self._stored.read(name, part)
+        *stack, rows, columns = part or (slice(None),) * len(packed.shape)
+        try:
+            if not stack:
+                return _unpack(packed, view_parts(self._stored, packed), rows, columns)
+            return self._unpack_stack(packed, range(packed.shape[0])[stack[0]], rows, columns)
+        except ValueError as error:
+            raise BadCheckpoint(f"{self.path}: tensor {name!r} cannot be unpacked: {error}.") from None
+
+    def _unpack_stack(self, packed: PackedTensor, matrices: range, rows: slice, columns: slice) -> np.ndarray:
+        num_rows, num_columns = (
+            len(range(size)[each]) for size, each in zip(packed.shape[1:], (rows, columns), strict=True)
+        )
+        values = aligned_empty((len(matrices), num_rows, num_columns), FLOAT32)
+        for value_OI, matrix in zip(values, matrices, strict=True):
+            value_OI[...] = _unpack(packed, view_parts(self._stored, packed, matrix), rows, columns)
+        return values
+
+    def read_blocks(self, name: str, kind: PackedKind, part: Part = ()) -> QuantizedBlocks | None:
+        """Return a part of the tensor's blocks, [out, in], if its codes are of that kind; else None."""
+        packed = self._packed.get(name)
+        if packed is None:
+            return self._stored.read_blocks(name, kind, part)
+        if len(packed.shape) != 2:
+            return None
+        rows, columns = part or (slice(None), slice(None))
+        row_range, column_range = range(packed.shape[0])[rows], range(packed.shape[1])[columns]
+        codes = packed.form.read(
+            view_parts(self._stored, packed), packed.scheme, _cover(row_range), _cover(column_range)
+        )
+        blocks = codes.to_blocks(kind) if isinstance(codes, GroupedCodes) and column_range.step == 1 else None
+        return blocks and blocks.take_rows(slice(None, None, row_range.step))
+
+    def release(self, name: str) -> None:
+        """Give back the memory that the tensor's parts of the file take."""
+        packed = self._packed.get(name)
+        for part in (name,) if packed is None else packed.parts.values():
+            self._stored.release(part)
+
+
+def _find_empty_biases(checkpoint: Checkpoint, packed: Mapping[str, PackedTensor]) -> set[str]:
+    """Return the biases of zeros that AutoGPTQ wrote for every matrix, whether the network has one or not."""
+    names = {name.removesuffix("weight") + "bias" for name, each in packed.items() if each.scheme.form == "gptq"}
+    return {name for name in names & checkpoint.tensors.keys() if not checkpoint.read(name).any()}
+
+
+def _unpack(packed: PackedTensor, parts: Parts, rows: slice, columns: slice) -> np.ndarray:
+    """Return some rows and columns of a matrix, a new float32 array in the file's order, unpacked slab by slab."""
+    row_range, column_range = (range(size)[each] for size, each in zip(packed.shape[-2:], (rows, columns), strict=True))
+    whole_rows, whole_columns = _cover(row_range), _cover(column_range)
+    shape = (whole_rows.stop - whole_rows.start, whole_columns.stop - whole_columns.start)
+    is_in_out = packed.form.is_in_out
+    value_OI = aligned_empty(shape[::-1], FLOAT32).T if is_in_out else aligned_empty(shape, FLOAT32)
+    slabs = _slabs(whole_columns, shape[0]) if is_in_out else _slabs(whole_rows, shape[1])
+    for slab, place in slabs if value_OI.size else ():
+        if is_in_out:
+            value_OI[:, place] = _values(packed.form.read(parts, packed.scheme, whole_rows, slab))
+        else:
+            value_OI[place] = _values(packed.form.read(parts, packed.scheme, slab, whole_columns))
+    return value_OI[:: row_range.step, :: column_range.step]
+
+
+def _values(unpacked: GroupedCodes | np.ndarray) -> np.ndarray:
+    return unpacked.dequantize() if isinstance(unpacked, GroupedCodes) else unpacked
+
+
+def _slabs(whole: slice, width: int) -> Iterator[tuple[slice, slice]]:
+    """Yield parts of a range whose numbers have `width` values each, and where the parts lie in it."""
+    size = max(SLAB_VALUES // max(width, 1) // 8 * 8, 8)
+    for first in range(whole.start, whole.stop, size):
+        last = min(first + size, whole.stop)
+        yield slice(first, last), slice(first - whole.start, last - whole.start)
+
+
+def _cover(numbers: range) -> slice:
+    """Return the slice of step 1 that has all the numbers."""
+    return slice(numbers[0], numbers[-1] + 1) if numbers else slice(0, 0)
