@@ -38,6 +38,7 @@ def read_decoder_spec(
     rope: RopeSpec | None = None,
     default_theta: float = DEFAULT_ROPE_THETA,
     rope_fraction: float | None = None,
+    is_rope_interleaved: bool = False,
     default_max_positions: int | None = None,
     default_vocab_size: int | None = None,
     tie_embeddings: bool = False,
@@ -63,6 +64,8 @@ def read_decoder_spec(
     rope = rope or read_rope(
         config, max_positions, head_dim=head_dim, default_theta=default_theta, default_fraction=rope_fraction
     )
+    if is_rope_interleaved:
+        rope = replace(rope, is_interleaved=True)
     attention_spec = AttentionSpec(
         **{"num_heads": num_heads, "num_kv_heads": kv_heads, "head_dim": head_dim, "rope": rope}
         | {"scale": head_dim**-0.5}
@@ -139,6 +142,12 @@ def with_ropes(spec: DecoderSpec, ropes: tuple[RopeSpec | None, ...]) -> Decoder
     return replace(
         spec, layers=tuple(replace(layer, attention=replace(layer.attention, rope=rope)) for layer, rope in layers)
     )
+
+
+def without_ropes_in_full_layers(spec: DecoderSpec) -> DecoderSpec:
+    """Return the spec with rotations in layers with a window alone."""
+    attentions = [layer.attention for layer in spec.layers]
+    return with_ropes(spec, tuple(None if each.window is None else each.rope for each in attentions))
 
 
 def read_layer_windows(

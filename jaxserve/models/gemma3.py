@@ -1,16 +1,15 @@
 """Gemma 3, text: Gemma 2 with normed query and key heads, a rotation for each kind of layer, and no soft caps."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, read_softcap, read_typed_windows, with_ropes
 from jaxserve.models.family import SANDWICH, DecoderFamily, named
-from jaxserve.models.rope_config import read_rope_object
+from jaxserve.models.rope_config import ThetaKey, read_typed_ropes
 from jaxserve.models.spec import DecoderSpec
 
-THETAS = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
+THETAS = {
+    "full_attention": ThetaKey("rope_theta", 1_000_000.0),
+    "sliding_attention": ThetaKey("rope_local_base_freq", 10_000.0),
+}
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
@@ -19,7 +18,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     # transformers 5 writes the pattern with an underscore, beside the layer_types that it made of it.
     pattern = config.get_positive_int("sliding_window_pattern", config.get("_sliding_window_pattern", 6))
     windows = read_typed_windows(config, config.get_positive_int("sliding_window", 4096), full_every=pattern)
-    ropes = _read_ropes(config)
+    ropes = read_typed_ropes(config, THETAS, default_max_positions=131_072, default_head_dim=256)
     spec = read_decoder_spec(
         config,
         architecture_name="Gemma3ForCausalLM",
@@ -50,31 +49,6 @@ def _read(config: ConfigReader) -> DecoderSpec:
     return with_ropes(
         spec, tuple(ropes["full_attention" if window is None else "sliding_attention"] for window in windows)
     )
-
-
-def _read_ropes(config: ConfigReader) -> dict[str, RopeSpec]:
-    """Return one rotation a kind of layer, from rope_parameters or from three keys as in transformers 4."""
-    thetas = dict(THETAS)
-    for kind, key in (("full_attention", "rope_theta"), ("sliding_attention", "rope_local_base_freq")):
-        thetas[kind] = config.get_positive_float(key, thetas[kind])
-    nested: Mapping[str, Any] = config.get("rope_parameters", {})
-    scaling: Mapping[str, Any] = config.get("rope_scaling", {})
-    for name, value in (("rope_parameters", nested), ("rope_scaling", scaling)):
-        if not isinstance(value, Mapping):
-            raise config.unsupported(name, value, "an object or null")
-    if unknown := nested.keys() - thetas.keys():
-        raise config.unsupported("rope_parameters", sorted(unknown), f"nothing but {' and '.join(thetas)}")
-    ropes = {}
-    for kind, theta in thetas.items():
-        values = {**(nested.get(kind) or {}), **(scaling if kind == "full_attention" else {})}
-        reader = ConfigReader(values, where=f"config.json, rope_parameters, {kind}")
-        ropes[kind] = read_rope_object(
-            reader,
-            config.get_positive_int("max_position_embeddings", 131_072),
-            head_dim=config.get_positive_int("head_dim", 256),
-            default_theta=theta,
-        )
-    return ropes
 
 
 ARCHITECTURE = DecoderFamily(_read, named(SANDWICH))

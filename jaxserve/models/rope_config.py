@@ -6,7 +6,7 @@ Both spellings are read, also beside each other where they agree: `rope_theta` w
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, Scaling, YarnScaling
 from jaxserve.models.config_reader import ConfigReader
@@ -81,6 +81,49 @@ def read_rope_object(
     scaling = _read_scaling(rope_config, kind, max_positions, rotary_dim or head_dim, original_positions)
     rope_config.reject_unread(ignored=frozenset(), neutral_values={})
     return RopeSpec(own_theta, scaling, rotary_dim)
+
+
+class ThetaKey(NamedTuple):
+    """The key beside rope_parameters that gives the theta of a kind of layer, and its default."""
+
+    name: str
+    default: float
+
+
+def read_typed_ropes(
+    config: ConfigReader,
+    thetas: Mapping[str, ThetaKey],
+    *,
+    default_max_positions: int,
+    default_head_dim: int | None = None,
+) -> dict[str, RopeSpec]:
+    """Return one rotation a kind of layer, from rope_parameters or from the keys of transformers 4.
+
+    thetas   for each kind of layer; rope_scaling is that of full_attention
+
+    Raises UnknownArchitecture for unknown kinds, scalings and keys.
+    """
+    defaults = {kind: config.get_positive_float(key.name, key.default) for kind, key in thetas.items()}
+    nested: Mapping[str, Any] = config.get("rope_parameters", {})
+    scaling: Mapping[str, Any] = config.get("rope_scaling", {})
+    for name, value in (("rope_parameters", nested), ("rope_scaling", scaling)):
+        if not isinstance(value, Mapping):
+            raise config.unsupported(name, value, "an object or null")
+    if unknown := nested.keys() - thetas.keys():
+        raise config.unsupported("rope_parameters", sorted(unknown), f"nothing but {' and '.join(thetas)}")
+    ropes = {}
+    for kind, theta in defaults.items():
+        values = {**(nested.get(kind) or {}), **(scaling if kind == "full_attention" else {})}
+        width = default_head_dim or config.get_positive_int("hidden_size") // config.get_positive_int(
+            "num_attention_heads"
+        )
+        ropes[kind] = read_rope_object(
+            ConfigReader(values, where=f"config.json, rope_parameters, {kind}"),
+            config.get_positive_int("max_position_embeddings", default_max_positions),
+            head_dim=config.get_positive_int("head_dim", width),
+            default_theta=theta,
+        )
+    return ropes
 
 
 def _read_fraction(config: ConfigReader, default: float | None) -> float | None:

@@ -5,6 +5,7 @@ from typing import Any
 from tests.models.tiny import tiny_config
 
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+WHOLE_HEADS = PLAIN_ROPE | {"partial_rotary_factor": 1.0}
 YARN_ROPE = {
     "rope_type": "yarn",
     "rope_theta": 10_000.0,
@@ -97,4 +98,42 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3 moe: a dense layer before experts": tiny_config("qwen3_moe"),
     "qwen3 moe without renormalisation, a window": tiny_config("qwen3_moe")
     | {"norm_topk_prob": False, "use_sliding_window": True, "sliding_window": 24, "mlp_only_layers": []},
+    "olmo3: scaled positions in full layers alone": tiny_config("olmo3"),
+    "olmo3, transformers 4, biases": {
+        key: value for key, value in tiny_config("olmo3").items() if key not in ("rope_parameters", "layer_types")
+    }
+    | {"attention_bias": True, "rope_theta": 500_000.0, "rope_scaling": YARN_ROPE | {"rope_theta": 500_000.0}},
+    "glm: half of each head turns, neighbours together": tiny_config("glm"),
+    "glm4: norms around the blocks": tiny_config("glm4"),
+    "glm4 without biases, tied, whole heads": tiny_config("glm4")
+    | {"attention_bias": False, "tie_word_embeddings": True, "rope_parameters": WHOLE_HEADS},
+    "cohere: blocks side by side": tiny_config("cohere"),
+    "cohere with biases, untied": tiny_config("cohere") | {"attention_bias": True, "tie_word_embeddings": False},
+    "cohere2: rotation in windows": tiny_config("cohere2"),
+    "cohere2 by the pattern, with biases": {
+        key: value for key, value in tiny_config("cohere2").items() if key != "layer_types"
+    }
+    | {"sliding_window_pattern": 3, "attention_bias": True},
+    "exaone4: rotation in windows": tiny_config("exaone4"),
+    "exaone4 without windows rotates everywhere": tiny_config("exaone4")
+    | {"sliding_window": None, "layer_types": ["full_attention"] * 3, "tie_word_embeddings": True},
+    "ernie4_5: neighbours turn together": tiny_config("ernie4_5"),
+    "ernie4_5 with biases, untied": tiny_config("ernie4_5") | {"use_bias": True, "tie_word_embeddings": False},
+    "seed_oss: biases before attention": tiny_config("seed_oss"),
+    "seed_oss with biases behind attention and in the block": tiny_config("seed_oss")
+    | {"attention_bias": False, "attention_out_bias": True, "mlp_bias": True},
+    "hunyuan: norms behind a stretched rotation": tiny_config("hunyuan_v1_dense"),
+    "hunyuan with a plain rotation, biases, tied": tiny_config("hunyuan_v1_dense")
+    | {"rope_parameters": PLAIN_ROPE, "attention_bias": True, "tie_word_embeddings": True},
+    "arcee: squares without a gate": tiny_config("arcee"),
+    "arcee with yarn, biases": tiny_config("arcee")
+    | {"rope_parameters": YARN_ROPE, "attention_bias": True, "mlp_bias": True},
+    "gemma: its gelu is the tanh form": tiny_config("gemma") | {"hidden_act": "gelu"},
+    "gemma with biases, untied": tiny_config("gemma") | {"attention_bias": True, "tie_word_embeddings": False},
+    "internlm3: dynamic positions within the trained length": tiny_config("internlm3"),
+    "internlm3 with biases": tiny_config("internlm3")
+    | {"qkv_bias": True, "bias": True, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    "helium: neighbours turn together": tiny_config("helium"),
+    "helium with biases, tied": tiny_config("helium")
+    | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
 }

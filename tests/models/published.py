@@ -7,6 +7,7 @@ Keys that concern no size (dropout, initializer_range, cache flags) are left out
 from typing import Any
 
 LLAMA3_ROPE = {"rope_type": "llama3", "high_freq_factor": 4.0, "low_freq_factor": 1.0}
+YARN = {"rope_type": "yarn", "beta_fast": 32.0, "beta_slow": 1.0}
 LLAMA3_ROPE |= {"original_max_position_embeddings": 8192}
 
 
@@ -129,4 +130,108 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         head_dim=128,
         tie_word_embeddings=True,
     ),
+    "Olmo-3-7B": _model(
+        *("olmo3", "Olmo3ForCausalLM", 7_298_011_136, 4096, 11008, 32, 32, 32, 100278, 65536),
+        rope_theta=500_000,
+        rope_scaling=YARN
+        | {"factor": 8.0, "original_max_position_embeddings": 8192, "attention_factor": 1.2079441541679836},
+        sliding_window=4096,
+    ),
+    "GLM-4-9B-0414": _model(
+        *("glm4", "Glm4ForCausalLM", 9_400_279_040, 4096, 13696, 40, 32, 2, 151552, 32768),
+        attention_bias=True,
+        head_dim=128,
+        partial_rotary_factor=0.5,
+        rms_norm_eps=1e-5,
+    ),
+    "glm-4-9b-chat": _model(
+        *("glm", "GlmForCausalLM", 9_399_951_360, 4096, 13696, 40, 32, 2, 151552, 131072),
+        attention_bias=True,
+        head_dim=128,
+        partial_rotary_factor=0.5,
+        rms_norm_eps=1.5625e-07,
+    ),
+    "c4ai-command-r-v01": _model(
+        *("cohere", "CohereForCausalLM", 34_980_831_232, 8192, 22528, 40, 64, 64, 256000, 131072),
+        logit_scale=0.0625,
+        rope_theta=8e6,
+    ),
+    "c4ai-command-r7b-12-2024": _model(
+        *("cohere2", "Cohere2ForCausalLM", 8_028_033_024, 4096, 14336, 32, 32, 8, 256000, 8192),
+        layer_switch=4,
+        logit_scale=0.25,
+        order_of_interleaved_layers="local_attn_first",
+        rope_theta=50_000,
+        sliding_window=4096,
+    ),
+    "EXAONE-4.0-32B": _model(
+        *("exaone4", "Exaone4ForCausalLM", 32_003_216_384, 5120, 27392, 64, 40, 8, 102400, 131072),
+        head_dim=128,
+        layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 16,
+        rope_scaling=LLAMA3_ROPE | {"factor": 16.0},
+        rope_theta=1e6,
+        sliding_window=4096,
+        sliding_window_pattern="LLLG",
+    ),
+    "EXAONE-4.0-1.2B": _model(
+        *("exaone4", "Exaone4ForCausalLM", 1_279_391_488, 2048, 4096, 30, 32, 8, 102400, 65536),
+        head_dim=64,
+        layer_types=["full_attention"] * 30,
+        rope_scaling=LLAMA3_ROPE | {"factor": 16.0},
+        rope_theta=1e6,
+        sliding_window=None,
+        tie_word_embeddings=True,
+    ),
+    "ERNIE-4.5-0.3B": _model(
+        *("ernie4_5", "Ernie4_5ForCausalLM", 360_748_032, 1024, 3072, 18, 16, 2, 103424, 131072),
+        head_dim=128,
+        rope_theta=500_000.0,
+        tie_word_embeddings=True,
+        use_bias=False,
+    ),
+    "Seed-OSS-36B": _model(
+        *("seed_oss", "SeedOssForCausalLM", 36_151_104_512, 5120, 27648, 64, 80, 8, 155136, 524288),
+        attention_bias=True,
+        head_dim=128,
+        rope_theta=1e7,
+    ),
+    "Hunyuan-1.8B": _model(
+        *("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", 1_791_080_448, 2048, 6144, 32, 16, 4, 120818, 262144),
+        head_dim=128,
+        rope_scaling={"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        use_qk_norm=True,
+    ),
+    "AFM-4.5B": _model(
+        *("arcee", "ArceeForCausalLM", 4_619_184_640, 2560, 18432, 36, 20, 4, 128004, 65536),
+        head_dim=128,
+        hidden_act="relu2",
+        rope_scaling=YARN | {"factor": 20.0, "original_max_position_embeddings": 4096},
+    ),
+    "gemma-2b": _model(
+        *("gemma", "GemmaForCausalLM", 2_506_172_416, 2048, 16384, 18, 8, 1, 256000, 8192),
+        head_dim=256,
+        hidden_act="gelu",
+    ),
+    "gemma-7b": _model(
+        *("gemma", "GemmaForCausalLM", 8_537_680_896, 3072, 24576, 28, 16, 16, 256000, 8192),
+        head_dim=256,
+        hidden_act="gelu",
+    ),
+    "internlm3-8b": _model(
+        *("internlm3", "InternLM3ForCausalLM", 8_804_241_408, 4096, 10240, 48, 32, 2, 128512, 32768),
+        bias=False,
+        head_dim=128,
+        qkv_bias=False,
+        rope_scaling={"factor": 6.0, "rope_type": "dynamic"},
+        rope_theta=50_000_000,
+    ),
+    "helium-1-preview-2b": _model(
+        *("helium", "HeliumForCausalLM", 2_172_643_840, 2560, 7040, 24, 20, 20, 48000, 4096),
+        head_dim=128,
+        rope_theta=100_000.0,
+    ),
+    "Yi-6B": _llama(6_061_035_520, 4096, 11008, 32, 32, 4, 64000, 4096, rope_theta=5e6),
+    "Falcon3-7B": _llama(7_455_550_464, 3072, 23040, 28, 12, 4, 131072, 32768, head_dim=256, rope_theta=1000042),
 }

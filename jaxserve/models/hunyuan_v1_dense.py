@@ -1,0 +1,68 @@
+"""Hunyuan, dense: a norm over each head behind the rotation, whose base is stretched by an alpha."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxserve.layers.rope import RopeSpec
+from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import read_decoder_spec, uniform_windows
+from jaxserve.models.family import DecoderFamily, named
+from jaxserve.models.spec import DecoderSpec
+
+RELICS = {"add_classification_head": False, "mlp_bias": False, "norm_type": "rms"} | {
+    "use_cla": False,
+    "use_qk_norm": True,
+    "use_rotary_pos_emb": True,
+}
+"""Keys of published configs that transformers does not read, with the only values that fit."""
+UNUSED = (
+    *("cla_share_factor", "class_num", "dense_list", "eod_token_id", "im_end_id", "im_newline_id", "im_start_id"),
+    *("image_token_id", "mask_init_id", "org_vocab_size", "pool_type", "text_end_id", "text_start_id"),
+)
+UNUSED_WITH_ALPHA = ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+
+
+def _read(config: ConfigReader) -> DecoderSpec:
+    for name, value in RELICS.items():
+        config.require(name, value, None)
+    for name in UNUSED:
+        config.get(name, None)
+    bias, head_dim = config.get_bool("attention_bias", False), config.get("attention_head_dim", None)
+    spec = read_decoder_spec(
+        config,
+        architecture_name="HunYuanDenseV1ForCausalLM",
+        model_type="hunyuan_v1_dense",
+        windows=uniform_windows(config, None),
+        head_dim=head_dim,
+        rope=_read_alpha(config),
+        default_max_positions=2048,
+        default_vocab_size=290_943,
+        norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
+        attention={"qkv_bias": bias, "output_bias": bias, "qk_norm": "head", "norms_after_rope": True},
+    )
+    config.require("attention_head_dim", spec.layers[0].attention.head_dim, None)
+    return spec
+
+
+def _read_alpha(config: ConfigReader) -> RopeSpec | None:
+    """Return the rotation under a fixed alpha, which configs call dynamic though it is not; None without one."""
+    name = "rope_parameters" if config.get("rope_parameters", None) else "rope_scaling"
+    values: Mapping[str, Any] = config.get(name, {})
+    if not isinstance(values, Mapping) or (values.get("rope_type") or values.get("type")) != "dynamic":
+        return None
+    rope = ConfigReader(values, f"config.json, {name}")
+    for key in ("rope_type", "type", *UNUSED_WITH_ALPHA):
+        rope.get(key, None)
+    theta = rope.get_positive_float("rope_theta", config.get_positive_float("rope_theta", 10_000.0))
+    config.require("rope_theta", theta, None)
+    size = config.get("head_dim", config.get("attention_head_dim", None)) or (
+        config.get_positive_int("hidden_size") // config.get_positive_int("num_attention_heads")
+    )
+    stretched = theta * rope.get_positive_float("alpha") ** (size / (size - 2))
+    rope.reject_unread(ignored=frozenset(), neutral_values={})
+    return RopeSpec(stretched)
+
+
+ARCHITECTURE = DecoderFamily(
+    _read, named({"query_norm": "self_attn.query_layernorm", "key_norm": "self_attn.key_layernorm"})
+)
