@@ -162,6 +162,7 @@ class EngineClient:
             grammar=plan.grammar and plan.grammar.spec,
             reasoning=plan.reasoning,
             reasoning_end_ids=plan.reasoning_end_ids,
+            snapshot_borders=ready.snapshot_borders,
             cache_salt=ready.cache_salt,
             arrival_s=time.monotonic(),
             caller="" if ready.slot is None else ready.slot.caller,

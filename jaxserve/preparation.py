@@ -27,6 +27,8 @@ class Ready:
     cache_salt           Cached prefixes are shared only among requests with the same salt.
     data_parallel_rank   The replica that must serve it; None: any.
     is_truncated         A part of the prompt was removed.
+    snapshot_borders     Positions up to which later prompts may share this one (text/prompt_borders.py), of a model
+                         that needs them.
     prompt_text          The text that the chat template rendered, before any truncation; None without a conversation.
     """
 
@@ -39,6 +41,7 @@ class Ready:
     data_parallel_rank: int | None = None
     is_truncated: bool = False
     prompt_text: str | None = None
+    snapshot_borders: tuple[int, ...] = ()
 
     @property
     def unenforced_formats(self) -> tuple[str, ...]:
@@ -93,9 +96,11 @@ class RequestPreparer:
         for prompt in prompts:
             if slot is not None and slot.is_released:
                 raise GenerationFailed("The request was given up while its prompts were prepared.")
-            token_ids, prompt_text = self._tokenize(prompt, params)
+            token_ids, prompt_text, borders = self._tokenize(prompt, params)
             prompt_ids = tuple(params.truncate(token_ids, self._limits.max_model_len))
             prompt_params = self._limits.check_length(prompt_ids, params)
+            if borders and len(prompt_ids) < len(token_ids):
+                borders = (len(prompt_ids),)
             prompt_output = output
             if output is not None and prompt_text is not None:
                 prompt_output = replace(output, prompt_text=prompt_text)
@@ -109,21 +114,25 @@ class RequestPreparer:
                 data_parallel_rank=data_parallel_rank,
                 is_truncated=len(prompt_ids) < len(token_ids),
                 prompt_text=prompt_text,
+                snapshot_borders=borders,
             )
             prepared.append(ready)
         return prepared
 
-    def _tokenize(self, prompt: PromptInput, params: SamplingParams) -> tuple[Sequence[int], str | None]:
-        """Return the token ids of a prompt, and the text of a conversation."""
+    def _tokenize(
+        self, prompt: PromptInput, params: SamplingParams
+    ) -> tuple[Sequence[int], str | None, tuple[int, ...]]:
+        """Return the token ids of a prompt, the text of a conversation, and the borders if the model needs them."""
         counting = params.truncate_prompt_tokens is not None  # it may be longer than what is read of it
         match prompt:
             case ChatPrompt():
                 rendered = self._prompts.render_chat(prompt, counting=counting)
-                return rendered.token_ids, rendered.text
+                borders = self._prompts.find_borders(prompt, rendered) if self._limits.has_states else ()
+                return rendered.token_ids, rendered.text, borders
             case TextPrompt():
                 token_ids = self._prompts.encode(
                     prompt.text, add_special_tokens=prompt.add_special_tokens, counting=counting
                 )
-                return token_ids, None
+                return token_ids, None, (len(token_ids),) if self._limits.has_states else ()
         check_token_ids("prompt", prompt, self._limits.vocab_size)
-        return prompt, None
+        return prompt, None, (len(prompt),) if self._limits.has_states else ()

@@ -32,6 +32,11 @@ class RequestLimits:
         return num_main_pages(self.cache_groups)
 
     @property
+    def has_states(self) -> bool:
+        """Whether layers of the model are recurrent."""
+        return any(group.is_recurrent for group in self.cache_groups)
+
+    @property
     def max_model_len(self) -> int:
         """The most tokens of a prompt and its output together."""
         assert self.config.max_model_len

@@ -1,11 +1,14 @@
 """PromptRenderer: messages to prompts, by the model's templates or one that came with the request, and to token ids."""
 
+from typing import Any
+
 from jaxserve.config import EngineConfig
 from jaxserve.errors import InvalidParameter, PromptTooLong
 from jaxserve.faults import Faults
 from jaxserve.outputs import RenderedPrompt
 from jaxserve.prompt_input import ChatPrompt
-from jaxserve.text.chat_template import ChatTemplates, read_template
+from jaxserve.text.chat_template import ChatTemplate, ChatTemplates, read_template
+from jaxserve.text.prompt_borders import PromptBorders
 from jaxserve.text.request_template import create_pool, render_in_worker
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.text.tool_schemas import drop_null_keywords
@@ -33,6 +36,7 @@ class PromptRenderer:
             content_format=config.chat_template_content_format,
             timeout_s=config.template_timeout_s,
         )
+        self._borders = PromptBorders(tokenizer)
         self._workers = create_pool(Faults.from_config(config))
 
     @property
@@ -51,17 +55,9 @@ class PromptRenderer:
         Raises InvalidParameter with the template's reason for what cannot be rendered, and PromptTooLong for a prompt
         that is too long whatever its tokens are.
         """
-        tools = prompt.tools
-        options = {
-            "tools": None if tools is None else drop_null_keywords(tools),
-            "documents": prompt.documents,
-            "add_generation_prompt": prompt.add_generation_prompt,
-            "continue_final_message": prompt.continue_final_message,
-            "kwargs": dict(prompt.template_kwargs or {}),
-        }
+        options = _make_options(prompt)
         if prompt.chat_template is None:
-            has_tools = bool(tools or options["kwargs"].get("tools"))
-            text = self.templates.select(has_tools=has_tools).render(prompt.messages, **options)
+            text = self._select_template(options).render(prompt.messages, **options)
         else:
             text = render_in_worker(
                 self._workers,
@@ -74,6 +70,26 @@ class PromptRenderer:
                 timeout_s=self._config.request_template_timeout_s,
             )
         return RenderedPrompt(text, self.encode(text, add_special_tokens=prompt.add_special_tokens, counting=counting))
+
+    def find_borders(self, prompt: ChatPrompt, rendered: RenderedPrompt) -> tuple[int, ...]:
+        """Return the borders of a prompt that `render_chat` has returned (prompt_borders.py).
+
+        Of one with a template of its own it is the end alone.
+        """
+        if prompt.chat_template is not None:
+            return (len(rendered.token_ids),)
+        options = _make_options(prompt)
+        return self._borders.find(
+            self._select_template(options),
+            prompt.messages,
+            options,
+            rendered.text,
+            rendered.token_ids,
+            add_special_tokens=prompt.add_special_tokens,
+        )
+
+    def _select_template(self, options: dict[str, Any]) -> ChatTemplate:
+        return self.templates.select(has_tools=bool(options["tools"] or options["kwargs"].get("tools")))
 
     def encode(self, text: str, *, add_special_tokens: bool = True, counting: bool = False) -> list[int]:
         """Return the token ids of a text.
@@ -97,6 +113,17 @@ class PromptRenderer:
     def _max_chars(self, counting: bool) -> int:
         """Return how many characters the longest prompt has if all its tokens are the longest one."""
         return self._max_tokens * (COUNTING_FACTOR if counting else 1) * self._tokenizer.max_token_chars
+
+
+def _make_options(prompt: ChatPrompt) -> dict[str, Any]:
+    """Return the keyword arguments with which a template renders a conversation."""
+    return {
+        "tools": None if prompt.tools is None else drop_null_keywords(prompt.tools),
+        "documents": prompt.documents,
+        "add_generation_prompt": prompt.add_generation_prompt,
+        "continue_final_message": prompt.continue_final_message,
+        "kwargs": dict(prompt.template_kwargs or {}),
+    }
 
 
 def check_text_length(text: str, max_chars: int, max_tokens: int) -> None:

@@ -7,6 +7,7 @@ module → what proves it:
     template_text → test_template_text.py
     messages, tool_schemas → test_messages.py, test_tool_schemas.py
     prompts, request_template, size_limits → test_prompts.py
+    prompt_borders → test_prompt_borders.py
     tokenizer, tokenizer_files, tokenizer_parts, tokenizer_conversion → test_tokenizer.py, test_tokenizer_forms.py
     added_tokens → test_added_tokens.py
     turn_ends → test_turn_ends.py
