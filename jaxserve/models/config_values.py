@@ -11,6 +11,7 @@ from jaxserve.layers.mlp import Activation
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.config_reader import MAX_LAYERS, REQUIRED, ConfigReader
+from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.rope_config import DEFAULT_ROPE_THETA, read_rope
 from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
 
@@ -43,7 +44,7 @@ def read_decoder_spec(
     default_vocab_size: int | None = None,
     tie_embeddings: bool = False,
     norm: Mapping[str, Any] | None = None,
-    attention: Mapping[str, Any] | None = None,
+    attention: Mapping[str, Any] | LatentAttentionSpec | None = None,
     mlp: Mapping[str, Any] | None = None,
     layer: Mapping[str, Any] | None = None,
     decoder: Mapping[str, Any] | None = None,
@@ -54,23 +55,28 @@ def read_decoder_spec(
     many key as query heads, width / heads, and whole heads that rotate. rope is given where it is spelled in a way of
     its own. norm, attention, mlp, layer and decoder are fields of the specs of these names that differ from what is
     usual: their defaults, scores over the root of head_dim, the eps that rms_norm_eps says (1e-6 if it is absent).
+    Attention of another kind is given whole, and the arguments that concern heads and positions mean nothing then.
 
     Raises UnknownArchitecture, naming the key whose value is not understood.
     """
     config.require("model_type", model_type)
     width = config.get_positive_int("hidden_size")
-    num_heads, kv_heads, head_dim = _read_heads(config, width, num_kv_heads, head_dim)
     max_positions = config.get_positive_int("max_position_embeddings", default_max_positions or REQUIRED)
-    rope = rope or read_rope(
-        config, max_positions, head_dim=head_dim, default_theta=default_theta, default_fraction=rope_fraction
-    )
-    if is_rope_interleaved:
-        rope = replace(rope, is_interleaved=True)
-    attention_spec = AttentionSpec(
-        **{"num_heads": num_heads, "num_kv_heads": kv_heads, "head_dim": head_dim, "rope": rope}
-        | {"scale": head_dim**-0.5}
-        | dict(attention or {})
-    )
+    if isinstance(attention, LatentAttentionSpec):
+        attentions = [attention] * len(windows)
+    else:
+        num_heads, kv_heads, head_dim = _read_heads(config, width, num_kv_heads, head_dim)
+        rope = rope or read_rope(
+            config, max_positions, head_dim=head_dim, default_theta=default_theta, default_fraction=rope_fraction
+        )
+        if is_rope_interleaved:
+            rope = replace(rope, is_interleaved=True)
+        attention_spec = AttentionSpec(
+            **{"num_heads": num_heads, "num_kv_heads": kv_heads, "head_dim": head_dim, "rope": rope}
+            | {"scale": head_dim**-0.5}
+            | dict(attention or {})
+        )
+        attentions = [replace(attention_spec, window=window) for window in windows]
     mlp_spec = MLPSpec(
         **{
             "hidden": config.get_positive_int("intermediate_size"),
@@ -81,10 +87,7 @@ def read_decoder_spec(
     norm_fields = dict(norm or {})
     if "eps" not in norm_fields:
         norm_fields["eps"] = config.get_positive_float("rms_norm_eps", 1e-6)
-    layers = [
-        LayerSpec(attention=replace(attention_spec, window=window), mlp=mlp_spec, **dict(layer or {}))
-        for window in windows
-    ]
+    layers = [LayerSpec(attention=each, mlp=mlp_spec, **dict(layer or {})) for each in attentions]
     return DecoderSpec(
         architecture_name=architecture_name,
         vocab_size=config.get_positive_int("vocab_size", default_vocab_size or REQUIRED),

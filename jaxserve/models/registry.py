@@ -29,6 +29,7 @@ from jaxserve.models import (
     hunyuan_v1_dense,
     internlm3,
     llama,
+    minicpm3,
     ministral3,
     mistral,
     mixtral,
@@ -42,6 +43,7 @@ from jaxserve.models import (
     smollm3,
     stablelm,
     starcoder2,
+    youtu,
 )
 from jaxserve.models.architecture import Architecture
 from jaxserve.models.spec import DecoderSpec
@@ -70,6 +72,7 @@ _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model
     ("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", hunyuan_v1_dense.ARCHITECTURE),
     ("InternLM3ForCausalLM", "internlm3", internlm3.ARCHITECTURE),
     ("LlamaForCausalLM", "llama", llama.ARCHITECTURE),
+    ("MiniCPM3ForCausalLM", "minicpm3", minicpm3.ARCHITECTURE),
     ("Ministral3ForCausalLM", "ministral3", ministral3.ARCHITECTURE),
     ("MistralForCausalLM", "mistral", mistral.ARCHITECTURE),
     ("MixtralForCausalLM", "mixtral", mixtral.ARCHITECTURE),
@@ -83,6 +86,7 @@ _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model
     ("SmolLM3ForCausalLM", "smollm3", smollm3.ARCHITECTURE),
     ("StableLmForCausalLM", "stablelm", stablelm.ARCHITECTURE),
     ("Starcoder2ForCausalLM", "starcoder2", starcoder2.ARCHITECTURE),
+    ("YoutuForCausalLM", "youtu", youtu.ARCHITECTURE),
 )
 ARCHITECTURES = {name: architecture for name, _, architecture in _FAMILIES}
 MODEL_TYPES = {model_type: architecture for _, model_type, architecture in _FAMILIES}

@@ -203,9 +203,9 @@ def _read_yarn(config: ConfigReader, max_positions: int) -> YarnScaling:
     if attention_factor is not None:
         attention_factor = config.get_positive_float("attention_factor")
     elif mscale and mscale_all:
-        attention_factor = _yarn_attention_factor(factor, mscale) / _yarn_attention_factor(factor, mscale_all)
+        attention_factor = yarn_attention_factor(factor, mscale) / yarn_attention_factor(factor, mscale_all)
     else:
-        attention_factor = _yarn_attention_factor(factor, 1.0)
+        attention_factor = yarn_attention_factor(factor, 1.0)
     return YarnScaling(
         factor=factor,
         original_positions=config.get_positive_int("original_max_position_embeddings", max_positions),
@@ -216,6 +216,6 @@ def _read_yarn(config: ConfigReader, max_positions: int) -> YarnScaling:
     )
 
 
-def _yarn_attention_factor(factor: float, mscale: float) -> float:
+def yarn_attention_factor(factor: float, mscale: float) -> float:
     """Return the attention factor that YaRN recommends at this factor (arXiv 2309.00071, section 3.4)."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0

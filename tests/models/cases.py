@@ -31,6 +31,11 @@ WHOLE_LONGROPE = LONGROPE["rope_parameters"] | {
     "short_factor": [1.0 + 0.1 * i for i in range(8)],
     "long_factor": [2.0 + i for i in range(8)],
 }
+SHORT_LONGROPE = WHOLE_LONGROPE | {
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.5, 2.5, 4.0, 8.0],
+    "original_max_position_embeddings": 512,
+}
 
 CASES: dict[str, dict[str, Any]] = {
     "llama 2: every head its own key": tiny_config("llama")
@@ -92,6 +97,12 @@ CASES: dict[str, dict[str, Any]] = {
     "phi4-mini: longrope over the trained length, part of a head": tiny_config("phi3") | LONGROPE,
     "phi3.5: longrope within the trained length": tiny_config("phi3")
     | {"original_max_position_embeddings": 512, "rope_parameters": WHOLE_LONGROPE},
+    "minicpm3: latent attention, multipliers, tied": tiny_config("minicpm3"),
+    "minicpm3 with biases, queries without a bottleneck, longrope": tiny_config("minicpm3")
+    | {"q_lora_rank": None, "attention_bias": True, "tie_word_embeddings": False}
+    | {"rope_parameters": SHORT_LONGROPE},
+    "youtu: latent attention, neighbours turn, yarn scales scores": tiny_config("youtu")
+    | {"rope_parameters": YARN_ROPE | {"mscale": 1.0, "mscale_all_dim": 0.7}},
     "mixtral: experts in every layer": tiny_config("mixtral"),
     "mixtral with a window, three of five experts": tiny_config("mixtral")
     | {"sliding_window": 24, "num_local_experts": 5, "num_experts_per_tok": 3},

@@ -125,6 +125,24 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "starcoder2-15b": _starcoder2(
         *(15_957_889_024, 6144, 24576, 40, 48, 4, 49152, 16384), rope_theta=1e5, tie_word_embeddings=False
     ),
+    "MiniCPM3-4B": _model(
+        *("minicpm3", "MiniCPM3ForCausalLM", 4_073_875_968, 2560, 6400, 62, 40, 40, 73448, 32768),
+        q_lora_rank=768,
+        kv_lora_rank=256,
+        qk_nope_head_dim=64,
+        qk_rope_head_dim=32,
+        scale_emb=12,
+        scale_depth=1.4,
+        dim_model_base=256,
+        rms_norm_eps=1e-5,
+    ),
+    "Youtu-LLM-2B": _model(
+        *("youtu", "YoutuForCausalLM", 1_961_560_064, 2048, 6144, 32, 16, 16, 128256, 131072),
+        q_lora_rank=1536,
+        kv_lora_rank=512,
+        rope_theta=1_600_000,
+        tie_word_embeddings=True,
+    ),
     "Ministral-3-3B": _model(
         *("ministral3", "Ministral3ForCausalLM", 3_429_006_336, 3072, 9216, 26, 32, 8, 131072, 262144),
         head_dim=128,

@@ -10,7 +10,7 @@ from tests.parallel.eight_devices.models import FAMILIES, Prefill, list_collecti
 
 NUM_TOKENS = 40  # more than the window of 20
 # A sum after the embedding and two a layer; where norms are over all heads, the means of queries and keys together.
-NUM_SUMS = {"llama": 5, "gemma3": 5, "olmo2": 7, "qwen3_moe": 5, "starcoder2": 5}
+NUM_SUMS = {"llama": 5, "gemma3": 5, "olmo2": 7, "qwen3_moe": 5, "starcoder2": 5, "minicpm3": 5}
 
 
 @pytest.fixture(scope="module")

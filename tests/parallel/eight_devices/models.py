@@ -33,6 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo2": {"num_key_value_heads": 8},  # norms over all heads together
     "starcoder2": {"num_key_value_heads": 4},  # biases, of sums over ranks, too
     "qwen3_moe": {"num_key_value_heads": 1},
+    "minicpm3": {"num_key_value_heads": 8, "head_dim": None},  # latents, which every rank has whole
 }
 PACKABLE: dict[str, dict[str, Any]] = {
     "llama": {"head_dim": 32, "intermediate_size": 256},
