@@ -20,6 +20,7 @@ MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 18
 MAX_VALUES = 1 << 24  # array elements in all; the largest vocabularies have 2**18 tokens, 2**19 merges
 MAX_NAME_BYTES = 1 << 16
+MAX_TENSOR_NAME_BYTES = 128  # llama.cpp allows 64
 MAX_DEPTH = 4  # of arrays in arrays
 MAX_DIMS = 4
 MAX_TENSOR_VALUES = 1 << 48
@@ -131,7 +132,7 @@ class _HeaderReader:
         for _ in range(num_keys):
             self.field_name = "a metadata key"
             key = self.read_string(MAX_NAME_BYTES)
-            self.field_name = f"metadata {key!r}"
+            self.field_name = f"metadata {key[:200]!r}"
             if key in metadata:
                 self.fail("appears twice")
             metadata[key] = self.read_value(self.read_scalar("I"))
@@ -153,7 +154,7 @@ class _HeaderReader:
         tensors: dict[str, GGUFTensor] = {}
         for _ in range(num_tensors):
             self.field_name = "a tensor's name"
-            name = self.read_string(MAX_NAME_BYTES)
+            name = self.read_string(MAX_TENSOR_NAME_BYTES)
             self.field_name = f"tensor {name!r}"
             if name in tensors:
                 self.fail("appears twice")
