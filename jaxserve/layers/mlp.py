@@ -1,6 +1,7 @@
 """The dense feed-forward block, gated or not."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -26,6 +27,22 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "relu2": _relu2,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClampedSwiGLU:
+    """gate * sigmoid(alpha * gate) * (up + 1); gate is at most limit, and up between -limit and limit (gpt-oss)."""
+
+    alpha: float
+    limit: float
+
+
+def apply_gate(gate: Array, up: Array, activation: Activation | ClampedSwiGLU) -> Array:
+    """Return the hidden numbers of a gated block, in the shape and type of gate and up."""
+    if not isinstance(activation, ClampedSwiGLU):
+        return ACTIVATIONS[activation](gate) * up
+    gate, up = jnp.minimum(gate, activation.limit), jnp.clip(up, -activation.limit, activation.limit)
+    return gate * nn.sigmoid(activation.alpha * gate) * (up + 1)
 
 
 class MLP(nnx.Module):
@@ -54,8 +71,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x_TD: Array) -> Array:
         """Return the block's output [T, D] for x_TD, in x's type."""
-        activate = ACTIVATIONS[self.activation]
         if self.gate is None:
-            return self.down(activate(self.up(x_TD)))
+            return self.down(ACTIVATIONS[self.activation](self.up(x_TD)))
         gate_TF, up_TF = apply_linears(x_TD, self.gate, self.up)
-        return self.down(activate(gate_TF) * up_TF)
+        return self.down(apply_gate(gate_TF, up_TF, self.activation))

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
 from jaxserve.layers.linear import Linear, matmul_precision
-from jaxserve.layers.mlp import ACTIVATIONS, MLP, Activation
+from jaxserve.layers.mlp import MLP, Activation, ClampedSwiGLU, apply_gate
 from jaxserve.native import library
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
@@ -35,6 +35,7 @@ class RouterSpec:
     top_k                experts a token
     renormalize          the chosen experts' weights are divided by their sum
     scale                factor of the weights
+    has_bias             a learned bias is added to the logits
     has_correction_bias  a learned bias is added to the scores for the choice, and not to the weights (DeepSeek-V3)
     num_groups           experts are divided into so many groups, of which the best top_groups are looked at; 1: none
     group_score          a group is as good as its best expert (DeepSeek-V2) or as its best two together (DeepSeek-V3)
@@ -44,6 +45,7 @@ class RouterSpec:
     score: Literal["softmax", "sigmoid"] = "softmax"
     renormalize: bool = True
     scale: float = 1.0
+    has_bias: bool = False
     has_correction_bias: bool = False
     num_groups: int = 1
     top_groups: int = 1
@@ -124,7 +126,11 @@ ExpertProducts: TypeAlias = Callable[..., tuple[Array, ...]]
 
 
 class Experts(nnx.Module):
-    """Kernels of all experts, [experts, in, out] each: down(activation(gate(x)) * up(x)) for each of them."""
+    """Kernels of all experts, [experts, in, out] each: down(activation(gate(x)) * up(x)) for each of them.
+
+    bias: gate, up and down add a bias each, [experts, out]. That of down is for the caller to add, once: ranks that
+    have some of an expert's hidden numbers have this bias whole.
+    """
 
     def __init__(
         self,
@@ -132,17 +138,24 @@ class Experts(nnx.Module):
         width: int,
         hidden: int,
         *,
-        activation: Activation,
+        activation: Activation | ClampedSwiGLU,
+        bias: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        self.activation: Activation = activation
+        self.activation: Activation | ClampedSwiGLU = activation
         self.gate = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype))
         self.up = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype))
         self.down = nnx.Param(0.02 * rngs.params.normal((num_experts, hidden, width), dtype))
+        self.gate_bias = nnx.Param(jnp.zeros((num_experts, hidden), dtype)) if bias else None
+        self.up_bias = nnx.Param(jnp.zeros((num_experts, hidden), dtype)) if bias else None
+        self.down_bias = nnx.Param(jnp.zeros((num_experts, width), dtype)) if bias else None
 
     def __call__(self, x_TD: Array, index_TK: Array, is_real_TK: Array) -> Array:
-        """Return the outputs [T, top_k, D] of each token's experts; those of padding hold any finite numbers."""
+        """Return the outputs [T, top_k, D] of each token's experts, without the bias of down.
+
+        Those of padding hold any finite numbers.
+        """
         kernels = (self.gate.get_value(), self.up.get_value(), self.down.get_value())
         packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
         if packed:
@@ -169,11 +182,11 @@ class Experts(nnx.Module):
         rows = group_by_expert(index_TK, _num_experts(kernels[0]), is_real_TK)
         gate, up, down = kernels
         gate_SF, up_SF = products(x_TD[rows.token_S], rows.count_E, gate, up)
-        (y_SD,) = products(ACTIVATIONS[self.activation](gate_SF) * up_SF, rows.count_E, down)
+        (y_SD,) = products(self._apply_gate(gate_SF, up_SF, rows.expert_X), rows.count_E, down)
         return y_SD[rows.row_A].reshape(*index_TK.shape, -1)
 
     def _loop(self, x_TD: Array, index_TK: Array, is_real_TK: Array, kernels: tuple) -> Array:
-        tokens, activate = len(x_TD), ACTIVATIONS[self.activation]
+        tokens = len(x_TD)
         num_rows = min(ROWS_OF_FEW if tokens <= FEW_TOKENS else ROWS_OF_MANY, tokens)
         blocks = group_by_expert(index_TK, _num_experts(kernels[0]), is_real_TK, num_rows)
         x_SD = x_TD[blocks.token_S]
@@ -183,11 +196,17 @@ class Experts(nnx.Module):
             gate, up, down = (_kernel_of(kernel, expert) for kernel in kernels)
             x_RD = lax.dynamic_slice_in_dim(x_SD, start, blocks.rows)
             gate_RF, up_RF = _products(x_RD, gate, up)
-            (y_RD,) = _products(activate(gate_RF) * up_RF, down)
+            (y_RD,) = _products(self._apply_gate(gate_RF, up_RF, expert), down)
             return lax.dynamic_update_slice_in_dim(out_SD, y_RD, start, axis=0)
 
         y_SD = lax.fori_loop(0, blocks.num_blocks, run_block, jnp.zeros_like(x_SD))
         return y_SD[blocks.row_A].reshape(*index_TK.shape, -1)
+
+    def _apply_gate(self, gate_SF: Array, up_SF: Array, expert: Array) -> Array:
+        """Return the hidden numbers of rows; expert: that of each row [S], or of all of them []."""
+        if self.gate_bias is not None and self.up_bias is not None:
+            gate_SF, up_SF = gate_SF + self.gate_bias[...][expert], up_SF + self.up_bias[...][expert]
+        return apply_gate(gate_SF, up_SF, self.activation)
 
 
 def native_products(x_SI: Array, count_E: Array, *kernels: Array | quant.PackedWeight) -> tuple[Array, ...]:
@@ -241,7 +260,8 @@ class MoE(nnx.Module):
         num_experts: int,
         hidden: int,
         router: RouterSpec,
-        activation: Activation,
+        activation: Activation | ClampedSwiGLU,
+        bias: bool,
         shared: MLP | None,
         has_shared_gate: bool,
         dtype: DTypeLike,
@@ -250,9 +270,9 @@ class MoE(nnx.Module):
     ) -> None:
         self.router_spec, self.ranks = router, ranks
         self.num_experts = num_experts
-        self.router = Linear(width, num_experts, bias=False, dtype=dtype, rngs=rngs)
+        self.router = Linear(width, num_experts, bias=router.has_bias, dtype=dtype, rngs=rngs)
         self.correction_bias = nnx.Param(jnp.zeros((num_experts,), dtype)) if router.has_correction_bias else None
-        self.experts = Experts(num_experts, width, hidden, activation=activation, dtype=dtype, rngs=rngs)
+        self.experts = Experts(num_experts, width, hidden, activation=activation, bias=bias, dtype=dtype, rngs=rngs)
         self.shared = shared
         self.shared_gate = Linear(width, 1, bias=False, dtype=dtype, rngs=rngs) if has_shared_gate else None
 
@@ -263,7 +283,7 @@ class MoE(nnx.Module):
         weight_TK = jnp.where(is_real_T[:, None], weight_TK, 0)
         index_TK, is_here_TK = self._find_local(index_TK)
         is_real_TK = is_real_T[:, None] if is_here_TK is None else is_real_T[:, None] & is_here_TK
-        y_TKD = self.experts(x_TD, index_TK, is_real_TK)
+        y_TKD = self._add_bias(self.experts(x_TD, index_TK, is_real_TK), index_TK)
         if is_here_TK is not None:
             y_TKD = jnp.where(is_here_TK[..., None], y_TKD, 0)
         y_TD = jnp.einsum("tkd,tk->td", y_TKD, weight_TK.astype(y_TKD.dtype), precision=matmul_precision(x_TD.dtype))
@@ -273,6 +293,15 @@ class MoE(nnx.Module):
         if self.shared_gate is not None:
             shared_TD = shared_TD * jax.nn.sigmoid(self.shared_gate(x_TD))
         return self.ranks.sum(y_TD + shared_TD)
+
+    def _add_bias(self, y_TKD: Array, index_TK: Array) -> Array:
+        """Add the bias of down. Of ranks that share every expert the first one adds it, as their outputs are summed."""
+        if self.experts.down_bias is None:
+            return y_TKD
+        bias_TKD = self.experts.down_bias[...][index_TK]
+        if self.ranks.size > 1 and not self.ranks.splits_experts:
+            bias_TKD = jnp.where(self.ranks.index == 0, bias_TKD, 0)
+        return y_TKD + bias_TKD
 
     def _find_local(self, index_TK: Array) -> tuple[Array, Array | None]:
         """Return the experts as this rank counts them, and whether it has them; None: it has all."""

@@ -100,6 +100,7 @@ def _make_mlp(
         hidden=mlp.hidden,
         router=mlp.router,
         activation=mlp.activation,
+        bias=mlp.bias,
         shared=shared,
         has_shared_gate=mlp.has_shared_gate,
         dtype=dtype,

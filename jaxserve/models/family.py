@@ -76,6 +76,18 @@ FUSED: Layout = {"query": "self_attn.qkv_proj", "key": "self_attn.qkv_proj", "va
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertStacks:
+    """The layout of tensors that hold all experts.
+
+    is_in_out        matrices are [in, out] instead of [out, in]
+    is_interleaved   the outputs of gate and up alternate instead of those of gate coming first
+    """
+
+    is_in_out: bool = False
+    is_interleaved: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class TensorNames:
     """Names of an architecture's tensors in its checkpoints.
@@ -88,12 +100,13 @@ class TensorNames:
     embedding: str = "model.embed_tokens"
     final_norm: str = "model.norm"
     head: str = "lm_head"
+    stacks: ExpertStacks = ExpertStacks()
 
 
-def named(usual: Layout, *others: Layout) -> TensorNames:
+def named(usual: Layout, *others: Layout, stacks: ExpertStacks | None = None) -> TensorNames:
     """Return Llama's names with these differences: those of the usual layout, then those of further ones."""
     layouts = [{**LLAMA_LAYOUT, **usual}, *({**LLAMA_LAYOUT, **usual, **other} for other in others)]
-    return TensorNames(layouts=tuple(layouts))
+    return TensorNames(layouts=tuple(layouts), stacks=stacks or ExpertStacks())
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +143,7 @@ class DecoderFamily:
         for index, layer in enumerate(spec.layers):
             prefix = names.layer.format(index)
             layouts = tuple({module: prefix + stem for module, stem in layout.items()} for layout in names.layouts)
-            for path, param in _layer_params(spec, layer, layouts).items():
+            for path, param in _layer_params(spec, layer, layouts, names.stacks).items():
                 params["layers", index, *path] = param
         return params
 
@@ -148,12 +161,14 @@ class DecoderFamily:
         return decoder_cost(spec)
 
 
-def _layer_params(spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ...]) -> dict[ParamPath, ParamSpec]:
+def _layer_params(
+    spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ...], stacks: ExpertStacks
+) -> dict[ParamPath, ParamSpec]:
     attention, params = layer.attention, dict[ParamPath, ParamSpec]()
     for name, leaf, param in _projection_params(tuple(attention.projections(spec.width)), layouts):
         params["attention", name, leaf] = param
     if isinstance(layer.mlp, MoESpec):
-        params |= _moe_params(spec.width, layer.mlp, layouts)
+        params |= _moe_params(spec.width, layer.mlp, layouts, stacks)
     else:
         for name, leaf, param in _projection_params(tuple(mlp_projections(spec.width, layer.mlp)), layouts):
             params["mlp", name, leaf] = param
@@ -167,9 +182,11 @@ def _layer_params(spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ..
     return params
 
 
-def _moe_params(width: int, moe: MoESpec, layouts: tuple[Layout, ...]) -> dict[ParamPath, ParamSpec]:
+def _moe_params(
+    width: int, moe: MoESpec, layouts: tuple[Layout, ...], stacks: ExpertStacks
+) -> dict[ParamPath, ParamSpec]:
     """Yield the router, its stacked experts, and the shared block beside them."""
-    router = Projection("router", width, moe.num_experts, False, "width", None)
+    router = Projection("router", width, moe.num_experts, moe.router.has_bias, "width", None)
     singles = [router] + ([Projection("shared_gate", width, 1, False, "width", None)] if moe.has_shared_gate else [])
     params: dict[ParamPath, ParamSpec] = {}
     for projection in singles:
@@ -178,15 +195,7 @@ def _moe_params(width: int, moe: MoESpec, layouts: tuple[Layout, ...]) -> dict[P
     if moe.router.has_correction_bias:
         stems = tuple(layout["correction_bias"] for layout in layouts)
         params["mlp", "correction_bias"] = _alternatives(stems, (moe.num_experts,), (None,))
-    experts = tuple(mlp_projections(width, MLPSpec(hidden=moe.hidden)))
-    for projection in experts:
-        origins = tuple(_expert_origin(experts, projection, moe.num_experts, layout) for layout in layouts)
-        params["mlp", "experts", projection.name] = ParamSpec(
-            (moe.num_experts, projection.width_in, projection.width_out),
-            ("experts", projection.axis_in, projection.axis_out),
-            tuple(dict.fromkeys(origins)),
-            is_packable=True,
-        )
+    params |= _expert_params(width, moe, layouts, stacks)
     if moe.shared is not None:
         shared = tuple({name: layout[f"shared_mlp_{name}"] for name in ("gate", "up", "down")} for layout in layouts)
         for name, leaf, param in _projection_params(tuple(mlp_projections(width, moe.shared)), shared):
@@ -194,17 +203,65 @@ def _moe_params(width: int, moe: MoESpec, layouts: tuple[Layout, ...]) -> dict[P
     return params
 
 
-def _expert_origin(experts: tuple[Projection, ...], projection: Projection, num_experts: int, layout: Layout) -> Origin:
+def _expert_params(
+    width: int, moe: MoESpec, layouts: tuple[Layout, ...], stacks: ExpertStacks
+) -> dict[ParamPath, ParamSpec]:
+    """Return the stacked kernels and biases of experts."""
+    params: dict[ParamPath, ParamSpec] = {}
+    experts = tuple(mlp_projections(width, MLPSpec(hidden=moe.hidden)))
+    for projection in experts:
+        origins = tuple(_expert_origin(experts, projection, moe.num_experts, layout, stacks) for layout in layouts)
+        params["mlp", "experts", projection.name] = ParamSpec(
+            (moe.num_experts, projection.width_in, projection.width_out),
+            ("experts", projection.axis_in, projection.axis_out),
+            tuple(dict.fromkeys(origins)),
+            is_packable=True,
+        )
+        if moe.bias:
+            sources = (_expert_bias(experts, projection, moe.num_experts, layout, stacks) for layout in layouts)
+            params["mlp", "experts", f"{projection.name}_bias"] = ParamSpec(
+                (moe.num_experts, projection.width_out), ("experts", projection.axis_out), _distinct(tuple(sources))
+            )
+    return params
+
+
+def _expert_origin(
+    experts: tuple[Projection, ...], projection: Projection, num_experts: int, layout: Layout, stacks: ExpertStacks
+) -> Origin:
     """Return a tensor for each expert where the stem has a place for its number, else one stack of all."""
     stem = layout[f"expert_{projection.name}"]
     fused = [each for each in experts if layout[f"expert_{each.name}"] == stem]
-    start = sum(each.width_out for each in fused[: fused.index(projection)])
-    rows = None if len(fused) == 1 else (start, start + projection.width_out, 1)
-    shape = (sum(each.width_out for each in fused), projection.width_in)
+    rows, width_out = _fused_rows(fused, projection, stacks)
     if "{}" not in stem:
-        return Origin((Source(stem, (num_experts, *shape), rows, is_transposed=True),))
+        if stacks.is_in_out:
+            return Origin((Source(stem, (num_experts, projection.width_in, width_out), rows, axis=2),))
+        return Origin((Source(stem, (num_experts, width_out, projection.width_in), rows, is_transposed=True),))
     names = (stem.format(expert) for expert in range(num_experts))
+    shape = (width_out, projection.width_in)
     return Origin(tuple(Source(name, shape, rows, is_transposed=True) for name in names), "stack")
+
+
+def _expert_bias(
+    experts: tuple[Projection, ...], projection: Projection, num_experts: int, layout: Layout, stacks: ExpertStacks
+) -> Source:
+    """Return one stack of the biases of all experts."""
+    stem = layout[f"expert_{projection.name}_bias"]
+    fused = [each for each in experts if layout[f"expert_{each.name}_bias"] == stem]
+    rows, width_out = _fused_rows(fused, projection, stacks)
+    return Source(stem, (num_experts, width_out), rows, axis=1)
+
+
+def _fused_rows(
+    fused: list[Projection], projection: Projection, stacks: ExpertStacks
+) -> tuple[tuple[int, int, int] | None, int]:
+    """Return the outputs of a fused tensor that belong to a projection, None for all, and how many there are."""
+    width_out, index = sum(each.width_out for each in fused), fused.index(projection)
+    if len(fused) == 1:
+        return None, width_out
+    if stacks.is_interleaved:
+        return (index, width_out, len(fused)), width_out
+    start = sum(each.width_out for each in fused[:index])
+    return (start, start + projection.width_out, 1), width_out
 
 
 def _projection_params(

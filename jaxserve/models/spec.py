@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from jaxserve.layers.mlp import Activation
+from jaxserve.layers.mlp import Activation, ClampedSwiGLU
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.models.attention_spec import AttentionSpec, Projection
@@ -37,6 +37,7 @@ class MoESpec:
     """A mixture of experts, each a gated block of its own.
 
     hidden            width of each expert
+    bias              gate, up and down of each expert add a bias
     shared            a block that every token passes through beside its experts
     has_shared_gate   that block's output is multiplied by the sigmoid of a projection of its input
 
@@ -46,7 +47,8 @@ class MoESpec:
     num_experts: int
     hidden: int
     router: RouterSpec
-    activation: Activation = "silu"
+    activation: Activation | ClampedSwiGLU = "silu"
+    bias: bool = False
     shared: MLPSpec | None = None
     has_shared_gate: bool = False
 

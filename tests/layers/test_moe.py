@@ -78,6 +78,7 @@ def mixture():
         hidden=24,
         router=RouterSpec(top_k=2),
         activation="silu",
+        bias=False,
         shared=None,
         has_shared_gate=False,
         dtype=jnp.float32,
@@ -105,7 +106,7 @@ def run_sorted(request):
 
 @pytest.mark.parametrize("num_real", [7, 0])
 def test_experts_of_sorted_tokens_give_what_the_loop_gives(run_sorted, num_real):
-    experts = Experts(5, 16, 24, activation="gelu", dtype=jnp.float32, rngs=nnx.Rngs(0))
+    experts = Experts(5, 16, 24, activation="gelu", bias=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
     index_TK = jnp.asarray(np.random.default_rng(0).permuted(np.tile(np.arange(5), (9, 1)), axis=1)[:, :2])
     kernels = (draw(5, 16, 24), draw(5, 16, 24), draw(5, 24, 16))
     arguments = draw(9, 16), index_TK, jnp.arange(9)[:, None] < num_real, kernels

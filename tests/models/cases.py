@@ -106,6 +106,13 @@ CASES: dict[str, dict[str, Any]] = {
     "mixtral: experts in every layer": tiny_config("mixtral"),
     "mixtral with a window, three of five experts": tiny_config("mixtral")
     | {"sliding_window": 24, "num_local_experts": 5, "num_experts_per_tok": 3},
+    "gpt-oss: sinks, biased experts, a clamped gate": tiny_config("gpt_oss"),
+    "gpt-oss without biases of attention, full layers first, plain positions": tiny_config("gpt_oss")
+    | {
+        "attention_bias": False,
+        "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": PLAIN_ROPE,
+    },
     "qwen3 moe: a dense layer before experts": tiny_config("qwen3_moe"),
     "qwen3 moe without renormalisation, a window": tiny_config("qwen3_moe")
     | {"norm_topk_prob": False, "use_sliding_window": True, "sliding_window": 24, "mlp_only_layers": []},

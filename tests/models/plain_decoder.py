@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import erf, expit
 
+from jaxserve.layers.mlp import ClampedSwiGLU
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.param_spec import ParamPath
@@ -159,17 +160,29 @@ def mlp(spec: MLPSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
 
 def mixture(spec: MoESpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
     """Return what a mixture of experts makes of every token, one token after the other."""
-    activate, experts = ACTIVATIONS[spec.activation], weights.part("experts")
+    experts = weights.part("experts")
     y_SD = np.zeros_like(x_SD)
     bias_E = weights["correction_bias"] if spec.router.has_correction_bias else None
     for x, y, logits in zip(x_SD, y_SD, weights.linear("router", x_SD), strict=True):
         for expert, weight in choose_experts(spec.router, logits, bias_E).items():
-            gate, up, down = (experts[name][expert] for name in ("gate", "up", "down"))
-            y += weight * (activate(x @ gate) * (x @ up)) @ down
+            y += weight * run_expert(spec, experts, expert, x)
     if spec.shared is None:
         return y_SD
     shared_SD = mlp(spec.shared, weights.part("shared"), x_SD)
     return y_SD + (shared_SD * expit(weights.linear("shared_gate", x_SD)) if spec.has_shared_gate else shared_SD)
+
+
+def run_expert(spec: MoESpec, weights: Weights, expert: int, x: np.ndarray) -> np.ndarray:
+    """Return what one expert makes of one token."""
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return x @ weights[name][expert] + (weights[f"{name}_bias"][expert] if spec.bias else 0.0)
+
+    gate, up, activation = linear("gate", x), linear("up", x), spec.activation
+    if isinstance(activation, ClampedSwiGLU):
+        gate, up = np.minimum(gate, activation.limit), np.minimum(np.maximum(up, -activation.limit), activation.limit)
+        return linear("down", gate * expit(activation.alpha * gate) * (up + 1))
+    return linear("down", ACTIVATIONS[activation](gate) * up)
 
 
 def choose_experts(router: RouterSpec, logits: np.ndarray, bias: np.ndarray | None = None) -> dict[int, float]:

@@ -69,6 +69,14 @@ def _starcoder2(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, A
     return _model("starcoder2", "Starcoder2ForCausalLM", num_params, *sizes, **starcoder2, **other)
 
 
+def _gpt_oss(num_params: int, layers: int, **other: Any) -> tuple[dict[str, Any], int]:
+    rope = {"rope_type": "yarn", "rope_theta": 150_000, "factor": 32.0, "original_max_position_embeddings": 4096}
+    gpt_oss = {"head_dim": 64, "num_experts_per_tok": 4, "rope_parameters": rope | {"truncate": False}}
+    return _model(
+        *("gpt_oss", "GptOssForCausalLM", num_params, 2880, 2880, layers, 64, 8, 201_088, 131_072), **gpt_oss, **other
+    )
+
+
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "Llama-3.1-8B": _llama(
         8_030_261_248, 4096, 14336, 32, 32, 8, 128256, 131072, rope_scaling=LLAMA3_ROPE | {"factor": 8.0}
@@ -104,6 +112,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         moe_intermediate_size=768,
         norm_topk_prob=True,
     ),
+    "gpt-oss-20b": _gpt_oss(20_914_757_184, 24, num_local_experts=32),
+    "gpt-oss-120b": _gpt_oss(116_829_156_672, 36, num_local_experts=128),
     "gemma-2-2b": _gemma2(2_614_341_888, 2304, 9216, 26, 8, 4, 256000, 8192),
     "gemma-2-9b": _gemma2(9_241_705_984, 3584, 14336, 42, 16, 8, 256000, 8192),
     "gemma-3-270m": _gemma3(268_098_176, 640, 2048, 18, 4, 1, 262144, 32768),

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy, booleans, builds, integers, just, none, sampled_from
 
-from jaxserve.layers.mlp import Activation
+from jaxserve.layers.mlp import Activation, ClampedSwiGLU
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormKind, NormSpec
 from jaxserve.layers.param_spec import ParamPath
@@ -120,6 +120,8 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
     ],
     MoESpec: [
         {"activation": "gelu"},
+        {"activation": ClampedSwiGLU(alpha=1.7, limit=0.3)},
+        {"bias": True},
         {"shared": None},
         {"has_shared_gate": True},
     ],
@@ -128,6 +130,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"score": "sigmoid"},
         {"renormalize": False},
         {"scale": 2.5},
+        {"has_bias": True},
         {"has_correction_bias": True},
         {"num_groups": 4, "top_groups": 2},
         {"num_groups": 4, "top_groups": 2, "group_score": "best"},
@@ -215,6 +218,7 @@ ROUTERS: SearchStrategy[RouterSpec] = builds(
     score=sampled_from(["softmax", "sigmoid"]),
     renormalize=booleans(),
     scale=sampled_from([1.0, 2.5]),
+    has_bias=booleans(),
     has_correction_bias=booleans(),
     groups=sampled_from([(1, 1, "best_two"), (2, 1, "best_two"), (4, 2, "best_two"), (4, 2, "best")]),
 )
@@ -223,7 +227,8 @@ _MIXTURES = builds(
     num_experts=just(EXPERTS),
     hidden=just(HIDDEN // 2),
     router=ROUTERS,
-    activation=_ACTIVATIONS,
+    activation=_ACTIVATIONS | builds(ClampedSwiGLU, alpha=just(1.7), limit=sampled_from([0.3, 7.0])),
+    bias=booleans(),
     shared=just((None, False)) | st.tuples(_MLPS, booleans()),
 )
 _LAYERS = builds(

@@ -38,6 +38,9 @@ TOLERANCE = 1e-4
 SWITCHED = [(kind, values) for kind, changes in CHANGES.items() for values in changes]
 IDS = [f"{kind.__name__}-{'-'.join(f'{name}={value}' for name, value in values.items())}" for kind, values in SWITCHED]
 MODULES = (
+    "expert_gate_bias",
+    "expert_up_bias",
+    "expert_down_bias",
     "sinks",
     "output_gate",
     "correction_bias",
@@ -108,7 +111,7 @@ def test_every_leaf_is_loaded_and_counted(spec):
     sizes = {path: math.prod(param.shape) for path, param in params.items()}
     assert cost.body == sum(size for path, size in sizes.items() if path[-1] in ("kernel", "key_up", "value_up"))
     assert sum(each.num_layers * each.num_experts * each.weights for each in cost.experts) == sum(
-        size for path, size in sizes.items() if "experts" in path
+        size for path, size in sizes.items() if "experts" in path and not str(path[-1]).endswith("_bias")
     )
     assert cost.head == sizes["embed", "table"]
 

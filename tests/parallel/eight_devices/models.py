@@ -34,6 +34,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "starcoder2": {"num_key_value_heads": 4},  # biases, of sums over ranks, too
     "qwen3_moe": {"num_key_value_heads": 1},
     "minicpm3": {"num_key_value_heads": 8, "head_dim": None},  # latents, which every rank has whole
+    "gpt_oss": {
+        "num_key_value_heads": 2,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },  # experts with biases
 }
 PACKABLE: dict[str, dict[str, Any]] = {
     "llama": {"head_dim": 32, "intermediate_size": 256},
