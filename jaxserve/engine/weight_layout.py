@@ -5,6 +5,7 @@ a norm's scale is as much an argument as a matrix. Matrices stay apart, because 
 several that are stacked.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,7 +25,7 @@ class WeightLayout:
 
     paths     The weights that are arguments of their own, in their order.
     vectors   The path and length of the vectors that the argument behind them holds, one behind the other; there is no
-              such argument if there are no vectors. They have one dtype, and every device has them whole.
+              such argument if there are no vectors. They have one dtype, that of most, and every device has them whole.
     """
 
     paths: tuple[ParamPath, ...]
@@ -34,9 +35,8 @@ class WeightLayout:
     def from_shapes(cls, shapes: Mapping[ParamPath, Any]) -> "WeightLayout":
         """Return the layout for weights of these shapes."""
         vectors = {path: leaf for path, leaf in shapes.items() if _is_vector(leaf)}
-        dtypes = {leaf.dtype for leaf in vectors.values()}
-        if len(dtypes) > 1:
-            vectors = {}
+        [(dtype, _)] = Counter(leaf.dtype for leaf in vectors.values()).most_common(1) or [(None, 0)]
+        vectors = {path: leaf for path, leaf in vectors.items() if leaf.dtype == dtype}
         return cls(
             tuple(path for path in shapes if path not in vectors),
             tuple((path, leaf.shape[0]) for path, leaf in vectors.items()),

@@ -56,7 +56,7 @@ def route(logits_TE: Array, router: RouterSpec, bias_E: Array | None = None) -> 
     """Return weights float32 [T, top_k] and indices int32 [T, top_k] of the experts of each token."""
     logits_TE = logits_TE.astype(jnp.float32)
     score_TE = jax.nn.softmax(logits_TE) if router.score == "softmax" else jax.nn.sigmoid(logits_TE)
-    choice_TE = score_TE if bias_E is None else score_TE + bias_E.astype(jnp.float32)
+    choice_TE = score_TE if bias_E is None else score_TE + bias_E
     if router.num_groups > 1:
         choice_TE = _within_best_groups(choice_TE, router)
     _, index_TK = lax.top_k(choice_TE, router.top_k)
@@ -271,7 +271,8 @@ class MoE(nnx.Module):
         self.router_spec, self.ranks = router, ranks
         self.num_experts = num_experts
         self.router = Linear(width, num_experts, bias=router.has_bias, dtype=dtype, rngs=rngs)
-        self.correction_bias = nnx.Param(jnp.zeros((num_experts,), dtype)) if router.has_correction_bias else None
+        # float32: scores differ by less than the last bit that bfloat16 has of a bias of 8
+        self.correction_bias = nnx.Param(jnp.zeros((num_experts,), jnp.float32)) if router.has_correction_bias else None
         self.experts = Experts(num_experts, width, hidden, activation=activation, bias=bias, dtype=dtype, rngs=rngs)
         self.shared = shared
         self.shared_gate = Linear(width, 1, bias=False, dtype=dtype, rngs=rngs) if has_shared_gate else None

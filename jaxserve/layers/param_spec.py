@@ -43,6 +43,7 @@ class Source:
     rows          (start, stop, step) along the first axis of a matrix or vector, or along the second of a stack of
                   experts; or blocks of rows; None: all of them
     axis          the axis that rows count along, if it is not that one
+    is_row        the tensor is a matrix of one row, and the leaf a vector
     is_transposed the last two axes are swapped on the way to the leaf: checkpoints hold matrices [out, in]
     """
 
@@ -51,6 +52,7 @@ class Source:
     rows: tuple[int, int, int] | RowBlocks | None = None
     is_transposed: bool = False
     axis: int | None = None
+    is_row: bool = False
 
     @property
     def part_shape(self) -> tuple[int, ...]:
@@ -89,11 +91,15 @@ class Source:
         if isinstance(self.rows, RowBlocks):
             index = self.rows.find(self._to_tensor_layout(part)[self.row_axis])
             values = values.take(index - index[0], axis=self.row_axis)
+        if self.is_row:
+            return values[0]
         return np.swapaxes(values, -1, -2) if self.is_transposed else values
 
     def _to_tensor_layout(self, part: Part) -> list[slice]:
         if not part:
             return [slice(0, size) for size in self.part_shape]
+        if self.is_row:
+            return [slice(0, 1), *part]
         return [*part[:-2], part[-1], part[-2]] if self.is_transposed else list(part)
 
 
@@ -127,12 +133,14 @@ class ParamSpec:
     axes         one logical axis for each of the shape's, None: never sharded
     origins      ways in which checkpoints hold it, the usual one first
     is_packable  it is multiplied with activations, so a quantization may pack it
+    is_float32   it is float32 whatever the type of the others
     """
 
     shape: tuple[int, ...]
     axes: tuple[Axis | None, ...]
     origins: tuple[Origin, ...]
     is_packable: bool = False
+    is_float32: bool = False
 
     def choose_origin(self, names: Container[str]) -> Origin:
         """Return the first origin of which all tensors are among the names, else the usual one."""

@@ -90,6 +90,13 @@ class ConfigReader:
             raise self.unsupported(name, value, f"at most {maximum}")
         return value
 
+    def get_whole_number(self, name: str, default: Any = REQUIRED) -> int:
+        """Return a whole number of at least 0."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SIZE:
+            raise self.unsupported(name, value, "a whole number of at least 0")
+        return value
+
     def get_positive_float(self, name: str, default: Any = REQUIRED) -> float:
         """Return a number above 0, as a float."""
         value = self.get(name, default)

@@ -23,6 +23,9 @@ Layout: TypeAlias = Mapping[str, str]
 """Module of a layer → its stem in the checkpoint. Projections that follow each other and share a stem are rows of one
 fused tensor, in this order. Which modules a layer has follows from its spec: without a gate it has up and down."""
 
+ONE_ROW = "[one row]"
+"""End of the name of a vector that checkpoints hold as a matrix of one row."""
+
 LLAMA_LAYOUT: Layout = {
     "query": "self_attn.q_proj",
     "key": "self_attn.k_proj",
@@ -70,6 +73,18 @@ LATENT: Layout = {
     "key_up": "self_attn.kv_b_proj.weight",
     "value_up": "self_attn.kv_b_proj.weight",
 }
+SHARED_EXPERT: Layout = {
+    "shared_gate": "mlp.shared_expert_gate",
+    "shared_mlp_gate": "mlp.shared_expert.gate_proj",
+    "shared_mlp_up": "mlp.shared_expert.up_proj",
+    "shared_mlp_down": "mlp.shared_expert.down_proj",
+}
+SHARED_EXPERTS: Layout = {  # DeepSeek's names
+    "correction_bias": "mlp.gate.e_score_correction_bias",
+    "shared_mlp_gate": "mlp.shared_experts.gate_proj",
+    "shared_mlp_up": "mlp.shared_experts.up_proj",
+    "shared_mlp_down": "mlp.shared_experts.down_proj",
+}
 FUSED: Layout = {"query": "self_attn.qkv_proj", "key": "self_attn.qkv_proj", "value": "self_attn.qkv_proj"} | {
     "gate": "mlp.gate_up_proj",
     "up": "mlp.gate_up_proj",
@@ -114,7 +129,7 @@ class DecoderFamily:
     """An architecture that is a DecoderSpec and names for its weights.
 
     read        config.json → values; takes every key that it understands
-    unread      further patterns of tensors that checkpoints may hold and nobody reads
+    unread      further patterns of tensors that checkpoints may hold and nobody reads; {} is the number of layers
     """
 
     read: Callable[[ConfigReader], DecoderSpec]
@@ -150,7 +165,8 @@ class DecoderFamily:
     def ignored_tensors(self, spec: DecoderSpec) -> frozenset[str]:
         """Return patterns of tensors that may be there and are not read: rotary tables, the head of a tied model."""
         head = {f"{self.names.head}.weight"} if spec.tie_embeddings else set()
-        return frozenset({"*.rotary_emb.inv_freq", *self.unread} | head)
+        unread = (pattern.format(spec.num_layers) for pattern in self.unread)
+        return frozenset({"*.rotary_emb.inv_freq", *unread} | head)
 
     def cache(self, spec: DecoderSpec) -> tuple[LayerCache, ...]:
         """Return what each layer keeps between steps."""
@@ -193,8 +209,14 @@ def _moe_params(
         for name, leaf, param in _projection_params((projection,), layouts):
             params["mlp", name, leaf] = param
     if moe.router.has_correction_bias:
-        stems = tuple(layout["correction_bias"] for layout in layouts)
-        params["mlp", "correction_bias"] = _alternatives(stems, (moe.num_experts,), (None,))
+        stems = (layout["correction_bias"] for layout in layouts)
+        sources = tuple(
+            Source(stem.removesuffix(ONE_ROW), (1, moe.num_experts), is_row=True)
+            if stem.endswith(ONE_ROW)
+            else Source(stem, (moe.num_experts,))
+            for stem in stems
+        )
+        params["mlp", "correction_bias"] = ParamSpec((moe.num_experts,), (None,), _distinct(sources), is_float32=True)
     params |= _expert_params(width, moe, layouts, stacks)
     if moe.shared is not None:
         shared = tuple({name: layout[f"shared_mlp_{name}"] for name in ("gate", "up", "down")} for layout in layouts)

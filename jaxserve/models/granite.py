@@ -1,5 +1,8 @@
 """Granite 3, dense: Llama with multipliers for embeddings, scores, residuals and logits."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, uniform_windows
 from jaxserve.models.family import DecoderFamily
@@ -7,18 +10,32 @@ from jaxserve.models.spec import DecoderSpec
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
+    bias = config.get_bool("mlp_bias", False)
+    return read_granite(config, "GraniteForCausalLM", "granite", mlp={"bias": bias})
+
+
+def read_granite(
+    config: ConfigReader,
+    architecture_name: str,
+    model_type: str,
+    *,
+    mlp: Mapping[str, Any] | None = None,
+    default_max_positions: int | None = None,
+) -> DecoderSpec:
+    """Return the spec of a Granite whose feed-forward blocks have these fields, and are dense."""
     bias = config.get_bool("attention_bias", False)
     return read_decoder_spec(
         config,
-        architecture_name="GraniteForCausalLM",
-        model_type="granite",
+        architecture_name=architecture_name,
+        model_type=model_type,
         windows=uniform_windows(config, None),
+        default_max_positions=default_max_positions,
         attention={
             "scale": config.get_positive_float("attention_multiplier", 1.0),
             "qkv_bias": bias,
             "output_bias": bias,
         },
-        mlp={"bias": config.get_bool("mlp_bias", False)},
+        mlp=mlp,
         layer={"residual_multiplier": config.get_positive_float("residual_multiplier", 1.0)},
         decoder={
             "embedding_multiplier": config.get_positive_float("embedding_multiplier", 1.0),

@@ -1,9 +1,10 @@
 """Qwen 3 with experts: Qwen 3's attention, and a mixture of experts in all layers but those that the config names."""
 
 from jaxserve.layers.moe import RouterSpec
-from jaxserve.models.config_reader import MAX_EXPERTS, ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows, with_mlps
+from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
+from jaxserve.models.moe_values import read_num_experts, read_sparse_layers, with_experts
 from jaxserve.models.spec import DecoderSpec, MoESpec
 
 
@@ -20,13 +21,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         attention={"qkv_bias": bias, "output_bias": bias, "qk_norm": "head"},
     )
     config.require("max_window_layers", config.get("max_window_layers", None))  # windows hold in all layers or in none
-    names = ("num_experts", "num_local_experts")
-    counts = {
-        name: config.get_positive_int(name, maximum=MAX_EXPERTS) for name in names if config.get(name, None) is not None
-    }
-    if len(set(counts.values())) > 1:
-        raise config.unsupported("num_experts", counts["num_experts"], f"{counts['num_local_experts']}, as beside it")
-    num_experts = next(iter(counts.values()), 128)
+    num_experts = read_num_experts(config, "num_experts", "num_local_experts", default=128)
     moe = MoESpec(
         num_experts=num_experts,
         hidden=config.get_positive_int("moe_intermediate_size", 768),
@@ -36,11 +31,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         ),
         activation=read_activation(config),
     )
-    dense, step = config.get("mlp_only_layers", []), config.get_positive_int("decoder_sparse_step", 1)
-    is_sparse = [layer not in dense and (layer + 1) % step == 0 for layer in range(spec.num_layers)]
-    return with_mlps(
-        spec, tuple(moe if sparse else layer.mlp for sparse, layer in zip(is_sparse, spec.layers, strict=True))
-    )
+    return with_experts(spec, moe, read_sparse_layers(config, spec.num_layers))
 
 
 ARCHITECTURE = DecoderFamily(_read, named(EXPERTS, STACKED_EXPERTS, FUSED_EXPERTS))

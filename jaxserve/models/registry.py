@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxserve.config import Quantization
@@ -17,27 +18,35 @@ from jaxserve.models import (
     arcee,
     cohere,
     cohere2,
+    dots1,
     ernie4_5,
+    ernie4_5_moe,
     exaone4,
+    flex_olmo,
     gemma,
     gemma2,
     gemma3,
     glm,
     glm4,
+    glm4_moe,
     gpt_oss,
     granite,
+    granitemoe,
     helium,
     hunyuan_v1_dense,
     internlm3,
     llama,
     minicpm3,
+    minimax_m2,
     ministral3,
     mistral,
     mixtral,
     olmo2,
     olmo3,
+    olmoe,
     phi3,
     qwen2,
+    qwen2_moe,
     qwen3,
     qwen3_moe,
     seed_oss,
@@ -61,27 +70,35 @@ _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model
     ("ArceeForCausalLM", "arcee", arcee.ARCHITECTURE),
     ("Cohere2ForCausalLM", "cohere2", cohere2.ARCHITECTURE),
     ("CohereForCausalLM", "cohere", cohere.ARCHITECTURE),
+    ("Dots1ForCausalLM", "dots1", dots1.ARCHITECTURE),
     ("Ernie4_5ForCausalLM", "ernie4_5", ernie4_5.ARCHITECTURE),
+    ("Ernie4_5_MoeForCausalLM", "ernie4_5_moe", ernie4_5_moe.ARCHITECTURE),
     ("Exaone4ForCausalLM", "exaone4", exaone4.ARCHITECTURE),
+    ("FlexOlmoForCausalLM", "flex_olmo", flex_olmo.ARCHITECTURE),
     ("Gemma2ForCausalLM", "gemma2", gemma2.ARCHITECTURE),
     ("Gemma3ForCausalLM", "gemma3_text", gemma3.ARCHITECTURE),
     ("GemmaForCausalLM", "gemma", gemma.ARCHITECTURE),
     ("Glm4ForCausalLM", "glm4", glm4.ARCHITECTURE),
+    ("Glm4MoeForCausalLM", "glm4_moe", glm4_moe.ARCHITECTURE),
     ("GlmForCausalLM", "glm", glm.ARCHITECTURE),
     ("GptOssForCausalLM", "gpt_oss", gpt_oss.ARCHITECTURE),
     ("GraniteForCausalLM", "granite", granite.ARCHITECTURE),
+    ("GraniteMoeForCausalLM", "granitemoe", granitemoe.ARCHITECTURE),
     ("HeliumForCausalLM", "helium", helium.ARCHITECTURE),
     ("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", hunyuan_v1_dense.ARCHITECTURE),
     ("InternLM3ForCausalLM", "internlm3", internlm3.ARCHITECTURE),
     ("LlamaForCausalLM", "llama", llama.ARCHITECTURE),
     ("MiniCPM3ForCausalLM", "minicpm3", minicpm3.ARCHITECTURE),
+    ("MiniMaxM2ForCausalLM", "minimax_m2", minimax_m2.ARCHITECTURE),
     ("Ministral3ForCausalLM", "ministral3", ministral3.ARCHITECTURE),
     ("MistralForCausalLM", "mistral", mistral.ARCHITECTURE),
     ("MixtralForCausalLM", "mixtral", mixtral.ARCHITECTURE),
     ("Olmo2ForCausalLM", "olmo2", olmo2.ARCHITECTURE),
     ("Olmo3ForCausalLM", "olmo3", olmo3.ARCHITECTURE),
+    ("OlmoeForCausalLM", "olmoe", olmoe.ARCHITECTURE),
     ("Phi3ForCausalLM", "phi3", phi3.ARCHITECTURE),
     ("Qwen2ForCausalLM", "qwen2", qwen2.ARCHITECTURE),
+    ("Qwen2MoeForCausalLM", "qwen2_moe", qwen2_moe.ARCHITECTURE),
     ("Qwen3ForCausalLM", "qwen3", qwen3.ARCHITECTURE),
     ("Qwen3MoeForCausalLM", "qwen3_moe", qwen3_moe.ARCHITECTURE),
     ("SeedOssForCausalLM", "seed_oss", seed_oss.ARCHITECTURE),
@@ -134,7 +151,7 @@ def abstract_params(
 
     def abstract_param(path: ParamPath, param: ParamSpec) -> jax.ShapeDtypeStruct | quant.PackedWeight:
         if quantization == "none" or not param.is_packable:
-            return jax.ShapeDtypeStruct(param.shape, dtype)
+            return jax.ShapeDtypeStruct(param.shape, jnp.float32 if param.is_float32 else dtype)
         if path[-1] == "table":
             return quant.abstract_packed("int8", width_in=param.shape[1], width_out=param.shape[0])
         *experts, width_in, width_out = param.shape

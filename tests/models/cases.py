@@ -113,6 +113,22 @@ CASES: dict[str, dict[str, Any]] = {
         "layer_types": ["full_attention", "full_attention", "sliding_attention"],
         "rope_parameters": PLAIN_ROPE,
     },
+    "glm 4.5: a shared expert, groups, half of each head rotates": tiny_config("glm4_moe"),
+    "dots.llm1: shared experts, a window in later layers": tiny_config("dots1"),
+    "qwen2 moe: a gate before the shared expert": tiny_config("qwen2_moe"),
+    "qwen2 moe without biases, renormalised, a window in some layers": tiny_config("qwen2_moe")
+    | {
+        "qkv_bias": False,
+        "norm_topk_prob": True,
+        "use_sliding_window": True,
+        "sliding_window": 20,
+        "mlp_only_layers": [1],
+    },
+    "olmoe: norms over all heads, weights as they are": tiny_config("olmoe"),
+    "flex olmo: norms behind the blocks": tiny_config("flex_olmo"),
+    "ernie 4.5 moe: neighbours turn together, a corrected choice": tiny_config("ernie4_5_moe"),
+    "granite moe: multipliers, fused stacks": tiny_config("granitemoe"),
+    "minimax m2: norms over all heads, half of each rotates": tiny_config("minimax_m2"),
     "qwen3 moe: a dense layer before experts": tiny_config("qwen3_moe"),
     "qwen3 moe without renormalisation, a window": tiny_config("qwen3_moe")
     | {"norm_topk_prob": False, "use_sliding_window": True, "sliding_window": 24, "mlp_only_layers": []},

@@ -69,6 +69,11 @@ def _starcoder2(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, A
     return _model("starcoder2", "Starcoder2ForCausalLM", num_params, *sizes, **starcoder2, **other)
 
 
+def _glm4_moe(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    glm = {"head_dim": 128, "rope_theta": 1e6, "partial_rotary_factor": 0.5, "attention_bias": True}
+    return _model("glm4_moe", "Glm4MoeForCausalLM", num_params, *sizes, 151_552, 131_072, **glm, **other)
+
+
 def _gpt_oss(num_params: int, layers: int, **other: Any) -> tuple[dict[str, Any], int]:
     rope = {"rope_type": "yarn", "rope_theta": 150_000, "factor": 32.0, "original_max_position_embeddings": 4096}
     gpt_oss = {"head_dim": 64, "num_experts_per_tok": 4, "rope_parameters": rope | {"truncate": False}}
@@ -111,6 +116,62 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         num_experts_per_tok=8,
         moe_intermediate_size=768,
         norm_topk_prob=True,
+    ),
+    "GLM-4.5-Air": _glm4_moe(106_852_251_264, *(4096, 10944, 46, 96, 8), moe_intermediate_size=1408),
+    "dots.llm1": _model(
+        *("dots1", "Dots1ForCausalLM", 142_774_381_696, 4096, 10944, 62, 32, 32, 152_064, 32_768),
+        n_routed_experts=128,
+        n_shared_experts=2,
+        num_experts_per_tok=6,
+        moe_intermediate_size=1408,
+        first_k_dense_replace=1,
+        norm_topk_prob=True,
+        routed_scaling_factor=2.5,
+        sliding_window=None,
+    ),
+    "Qwen1.5-MoE-A2.7B": _model(
+        *("qwen2_moe", "Qwen2MoeForCausalLM", 14_315_784_192, 2048, 5632, 24, 16, 16, 151_936, 8192),
+        num_experts=60,
+        num_experts_per_tok=4,
+        moe_intermediate_size=1408,
+        shared_expert_intermediate_size=5632,
+        rope_theta=1e6,
+    ),
+    "OLMoE-1B-7B-0924": _model(
+        *("olmoe", "OlmoeForCausalLM", 6_919_161_856, 2048, 1024, 16, 16, 16, 50_304, 4096),
+        num_experts=64,
+        num_experts_per_tok=8,
+    ),
+    "FlexOlmo-7x7B-1T": _model(
+        *("flex_olmo", "FlexOlmoForCausalLM", 33_270_665_216, 4096, 11008, 32, 32, 32, 100_352, 4096),
+        num_experts=7,
+        num_experts_per_tok=5,
+    ),
+    "ERNIE-4.5-21B-A3B": _model(
+        *("ernie4_5_moe", "Ernie4_5_MoeForCausalLM", 21_825_437_888, 2560, 12288, 28, 20, 4, 103_424, 131_072),
+        moe_num_experts=64,
+        moe_k=6,
+        moe_intermediate_size=1536,
+        moe_num_shared_experts=2,
+        moe_layer_start_index=1,
+        tie_word_embeddings=True,
+    ),
+    "granite-3.1-1b-a400m": _model(
+        *("granitemoe", "GraniteMoeForCausalLM", 1_334_628_352, 1024, 512, 24, 16, 8, 49_155, 131_072),
+        num_local_experts=32,
+        num_experts_per_tok=8,
+        embedding_multiplier=12.0,
+        attention_multiplier=0.015625,
+        residual_multiplier=0.22,
+        logits_scaling=6.0,
+        tie_word_embeddings=True,
+    ),
+    "MiniMax-M2": _model(
+        *("minimax_m2", "MiniMaxM2ForCausalLM", 228_689_764_864, 3072, 1536, 62, 48, 8, 200_064, 196_608),
+        head_dim=128,
+        rotary_dim=64,
+        num_local_experts=256,
+        num_experts_per_tok=8,
     ),
     "gpt-oss-20b": _gpt_oss(20_914_757_184, 24, num_local_experts=32),
     "gpt-oss-120b": _gpt_oss(116_829_156_672, 36, num_local_experts=128),

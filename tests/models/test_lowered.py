@@ -106,6 +106,7 @@ def test_a_llama_computes_what_the_paper_says_and_nothing_else():
         (MLPSpec, {"bias": True}, {"add": 3}, {}),
         (MoESpec, {"has_shared_gate": True}, {}, SIGMOID + Counter(dot_general=1, multiply=1)),
         (RouterSpec, {"scale": 2.5}, {}, {"multiply": 1}),
+        (RouterSpec, {"has_bias": True}, {}, {"add": 1}),
         (RouterSpec, {"has_correction_bias": True}, {}, {"add": 1}),
     ],
 )

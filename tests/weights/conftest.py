@@ -12,6 +12,7 @@ module → what proves it:
     gguf_config, gguf_families → test_gguf_families.py
     gguf_files → test_gguf_files.py
     float4 → test_float4.py
+    mxfp4 → test_mxfp4.py
     fetch, wheels → test_fetch.py
     hub → test_hub.py
     protobuf → test_protobuf.py

@@ -1,0 +1,78 @@
+"""MoESpec from the keys of config.json that the families share."""
+
+from collections.abc import Container
+from dataclasses import replace
+
+from jaxserve.layers.moe import RouterSpec
+from jaxserve.models.config_reader import MAX_EXPERTS, ConfigReader
+from jaxserve.models.config_values import read_activation, read_top_k
+from jaxserve.models.spec import DecoderSpec, MLPSpec, MoESpec
+
+UNUSED = ("aux_loss_alpha", "ep_size", "num_mtp_layers", "num_nextn_predict_layers", "seq_aux")
+"""Keys of configs in DeepSeek-V3's words that concern training, or layers for drafts of tokens."""
+
+
+def read_num_experts(config: ConfigReader, *names: str, default: int) -> int:
+    """Return the number of experts, which has one of these names, or several that agree.
+
+    Raises UnknownArchitecture for names that disagree.
+    """
+    counts = {
+        name: config.get_positive_int(name, maximum=MAX_EXPERTS) for name in names if config.get(name, None) is not None
+    }
+    if len(set(counts.values())) > 1:
+        (first, count), (_, other), *_ = counts.items()
+        raise config.unsupported(first, count, f"{other}, as beside it")
+    return next(iter(counts.values()), default)
+
+
+def with_experts(spec: DecoderSpec, moe: MoESpec, indices: Container[int]) -> DecoderSpec:
+    """Return the spec with a mixture of experts in the layers of these indices."""
+    layers = enumerate(spec.layers)
+    return replace(
+        spec, layers=tuple(replace(layer, mlp=moe) if index in indices else layer for index, layer in layers)
+    )
+
+
+def read_sparse_layers(config: ConfigReader, num_layers: int) -> frozenset[int]:
+    """Return Qwen's layers that have experts: every `decoder_sparse_step`-th, but for those of `mlp_only_layers`."""
+    dense, step = config.get("mlp_only_layers", []), config.get_positive_int("decoder_sparse_step", 1)
+    return frozenset(index for index in range(num_layers) if index not in dense and (index + 1) % step == 0)
+
+
+def read_deepseek_moe(
+    config: ConfigReader,
+    *,
+    num_experts: int,
+    top_k: int,
+    hidden: int,
+    num_shared: int,
+    renormalize: bool,
+) -> MoESpec:
+    """Return DeepSeek-V3's mixture: sigmoids, a correction of the choice, groups, and shared experts as one block.
+
+    The arguments hold where the config says nothing. Raises UnknownArchitecture for groups that cannot be.
+    """
+    count = read_num_experts(config, "n_routed_experts", "num_local_experts", default=num_experts)
+    hidden, activation = config.get_positive_int("moe_intermediate_size", hidden), read_activation(config)
+    num_shared = config.get_whole_number("n_shared_experts", num_shared)
+    num_groups, top_groups = config.get_positive_int("n_group", 1), config.get_positive_int("topk_group", 1)
+    router = RouterSpec(
+        top_k=read_top_k(config, count, top_k),
+        score="sigmoid",
+        renormalize=config.get_bool("norm_topk_prob", renormalize),
+        scale=config.get_positive_float("routed_scaling_factor", 1.0),
+        has_correction_bias=True,
+        num_groups=num_groups,
+        top_groups=top_groups,
+    )
+    config.require("scoring_func", "sigmoid", None)
+    config.require("topk_method", "noaux_tc", None)
+    config.require("moe_layer_freq", 1, None)
+    for name in UNUSED:
+        config.get(name, None)
+    shared = MLPSpec(hidden=num_shared * hidden, activation=activation) if num_shared else None
+    try:
+        return MoESpec(num_experts=count, hidden=hidden, router=router, activation=activation, shared=shared)
+    except ValueError as error:
+        raise config.unsupported("n_group", num_groups, f"groups that can be chosen from: {error}") from None
