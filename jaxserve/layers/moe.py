@@ -35,6 +35,7 @@ class RouterSpec:
     top_k                experts a token
     renormalize          the chosen experts' weights are divided by their sum
     scale                factor of the weights
+    weighs_inputs        experts get their inputs times the weights, instead of their outputs being weighted (Llama 4)
     has_bias             a learned bias is added to the logits
     has_correction_bias  a learned bias is added to the scores for the choice, and not to the weights (DeepSeek-V3)
     num_groups           experts are divided into so many groups, of which the best top_groups are looked at; 1: none
@@ -45,6 +46,7 @@ class RouterSpec:
     score: Literal["softmax", "sigmoid"] = "softmax"
     renormalize: bool = True
     scale: float = 1.0
+    weighs_inputs: bool = False
     has_bias: bool = False
     has_correction_bias: bool = False
     num_groups: int = 1
@@ -284,7 +286,12 @@ class MoE(nnx.Module):
         weight_TK = jnp.where(is_real_T[:, None], weight_TK, 0)
         index_TK, is_here_TK = self._find_local(index_TK)
         is_real_TK = is_real_T[:, None] if is_here_TK is None else is_real_T[:, None] & is_here_TK
-        y_TKD = self._add_bias(self.experts(x_TD, index_TK, is_real_TK), index_TK)
+        if self.router_spec.weighs_inputs:
+            y_TKD = self._run_on_weighted(x_TD, weight_TK, index_TK, is_real_TK)
+            weight_TK = jnp.broadcast_to(is_real_TK, weight_TK.shape)
+        else:
+            y_TKD = self.experts(x_TD, index_TK, is_real_TK)
+        y_TKD = self._add_bias(y_TKD, index_TK)
         if is_here_TK is not None:
             y_TKD = jnp.where(is_here_TK[..., None], y_TKD, 0)
         y_TD = jnp.einsum("tkd,tk->td", y_TKD, weight_TK.astype(y_TKD.dtype), precision=matmul_precision(x_TD.dtype))
@@ -294,6 +301,12 @@ class MoE(nnx.Module):
         if self.shared_gate is not None:
             shared_TD = shared_TD * jax.nn.sigmoid(self.shared_gate(x_TD))
         return self.ranks.sum(y_TD + shared_TD)
+
+    def _run_on_weighted(self, x_TD: Array, weight_TK: Array, index_TK: Array, is_real_TK: Array) -> Array:
+        """Return the outputs [T, top_k, D] of experts for inputs times their weights: every choice is a token."""
+        x_AD = (x_TD[:, None] * weight_TK[..., None].astype(x_TD.dtype)).reshape(-1, x_TD.shape[1])
+        is_real_A1 = jnp.broadcast_to(is_real_TK, index_TK.shape).reshape(-1, 1)
+        return self.experts(x_AD, index_TK.reshape(-1, 1), is_real_A1).reshape(*index_TK.shape, -1)
 
     def _add_bias(self, y_TKD: Array, index_TK: Array) -> Array:
         """Add the bias of down. Of ranks that share every expert the first one adds it, as their outputs are summed."""

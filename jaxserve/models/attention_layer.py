@@ -42,8 +42,8 @@ class AttentionLayer(nnx.Module):
         self.output = projections["output"]
         self.output_gate = projections.get("output_gate")
         norms = {
-            name: Norm(width, spec.norm, dtype=dtype, ranks=ONE_RANK if axis is None else ranks)
-            for name, width, axis, _ in attention.norms()
+            name: Norm(width, norm or spec.norm, dtype=dtype, ranks=ONE_RANK if axis is None else ranks)
+            for name, width, axis, norm in attention.norms()
         }
         self.query_norm, self.key_norm = norms.get("query_norm"), norms.get("key_norm")
         self.sinks = nnx.Param(jnp.zeros((attention.num_heads,), dtype)) if attention.has_sinks else None

@@ -99,11 +99,12 @@ class AttentionSpec:
     window         a token sees itself and the window - 1 tokens before it; None: all before it
     softcap        scores s become softcap * tanh(s / softcap)
     qk_norm        a norm over each query and key head, or over all heads of a token together
+    head_norm      the norm over each head; None: as every norm of the decoder
     norms_after_rope   these norms follow the rotation instead of preceding it
     has_sinks      one learned score a head takes part in the softmax and carries no value
     has_output_gate    heads are multiplied by the sigmoid of a projection of the layer's input
 
-    Raises ValueError for norms_after_rope without a norm over each head.
+    Raises ValueError for norms_after_rope, or a head_norm, without a norm over each head.
     """
 
     num_heads: int
@@ -116,6 +117,7 @@ class AttentionSpec:
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: Literal["none", "head", "full"] = "none"
+    head_norm: NormSpec | None = None
     norms_after_rope: bool = False
     temperature: QueryTemperature | None = None
     has_sinks: bool = False
@@ -124,6 +126,8 @@ class AttentionSpec:
     def __post_init__(self) -> None:
         if self.norms_after_rope and self.qk_norm != "head":
             raise ValueError(f"norms_after_rope is True with qk_norm {self.qk_norm!r}; it needs 'head'.")
+        if self.head_norm is not None and self.qk_norm != "head":
+            raise ValueError(f"head_norm is given with qk_norm {self.qk_norm!r}; it needs 'head'.")
 
     @property
     def query_width(self) -> int:
@@ -160,7 +164,9 @@ class AttentionSpec:
             case "none":
                 return ()
             case "head":
-                return OwnNorm("query_norm", self.head_dim, None), OwnNorm("key_norm", self.head_dim, None)
+                names = ("query_norm", "key_norm")
+                query, key = (OwnNorm(name, self.head_dim, None, self.head_norm) for name in names)
+                return query, key
             case "full":
                 return (
                     OwnNorm("query_norm", self.query_width, "heads"),

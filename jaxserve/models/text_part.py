@@ -21,6 +21,12 @@ TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 26,
         "num_attention_heads": 8,
     },
+    "llama4_text": {
+        "hidden_size": 5120,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+    },
     "ministral3": {
         "hidden_size": 4096,
         "intermediate_size": 14_336,
@@ -165,4 +171,15 @@ MISTRAL3 = Wrapper(
         | {"spatial_merge_size", "vision_feature_layer"}
     ),
 )
-WRAPPERS = {"Gemma3ForConditionalGeneration": GEMMA3, "Mistral3ForConditionalGeneration": MISTRAL3}
+LLAMA4 = Wrapper(
+    model_type="llama4",
+    text_model_type="llama4_text",
+    other_keys=frozenset({"vision_config", "boi_token_index", "eoi_token_index", "image_token_index"}),
+    prefixes=(("language_model.model.", "language_model.lm_head."),),
+    other_tensors=("vision_model.*", "multi_modal_projector.*"),
+)
+WRAPPERS = {
+    "Gemma3ForConditionalGeneration": GEMMA3,
+    "Llama4ForConditionalGeneration": LLAMA4,
+    "Mistral3ForConditionalGeneration": MISTRAL3,
+}

@@ -126,6 +126,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "olmoe: norms over all heads, weights as they are": tiny_config("olmoe"),
     "flex olmo: norms behind the blocks": tiny_config("flex_olmo"),
+    "llama 4: experts of weighted inputs in every other layer, layers without rotation": tiny_config("llama4"),
     "ernie 4.5 moe: neighbours turn together, a corrected choice": tiny_config("ernie4_5_moe"),
     "granite moe: multipliers, fused stacks": tiny_config("granitemoe"),
     "minimax m2: norms over all heads, half of each rotates": tiny_config("minimax_m2"),

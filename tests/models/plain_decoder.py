@@ -97,7 +97,8 @@ def attention(norms: NormSpec, spec: AttentionSpec, weights: Weights, x_SD: np.n
     query, key, value = (x.reshape(size, -1, spec.head_dim) for x in (query, key, value))
 
     def normed() -> tuple[np.ndarray, np.ndarray]:
-        return norm(norms, weights.part("query_norm"), query), norm(norms, weights.part("key_norm"), key)
+        kind = spec.head_norm or norms
+        return norm(kind, weights.part("query_norm"), query), norm(kind, weights.part("key_norm"), key)
 
     if spec.qk_norm == "head" and not spec.norms_after_rope:
         query, key = normed()
@@ -165,7 +166,10 @@ def mixture(spec: MoESpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
     bias_E = weights["correction_bias"] if spec.router.has_correction_bias else None
     for x, y, logits in zip(x_SD, y_SD, weights.linear("router", x_SD), strict=True):
         for expert, weight in choose_experts(spec.router, logits, bias_E).items():
-            y += weight * run_expert(spec, experts, expert, x)
+            if spec.router.weighs_inputs:
+                y += run_expert(spec, experts, expert, weight * x)
+            else:
+                y += weight * run_expert(spec, experts, expert, x)
     if spec.shared is None:
         return y_SD
     shared_SD = mlp(spec.shared, weights.part("shared"), x_SD)

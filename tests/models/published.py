@@ -147,6 +147,14 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         num_experts=7,
         num_experts_per_tok=5,
     ),
+    "Llama-4-Scout-17B-16E": _model(
+        *("llama4_text", "Llama4ForCausalLM", 107_769_861_120, 5120, 8192, 48, 40, 8, 202_048, 10_485_760),
+        head_dim=128,
+        intermediate_size_mlp=16_384,
+        num_local_experts=16,
+        num_experts_per_tok=1,
+        rope_theta=5e5,
+    ),
     "ERNIE-4.5-21B-A3B": _model(
         *("ernie4_5_moe", "Ernie4_5_MoeForCausalLM", 21_825_437_888, 2560, 12288, 28, 20, 4, 103_424, 131_072),
         moe_num_experts=64,

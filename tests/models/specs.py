@@ -95,6 +95,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"qk_norm": "none"},
         {"qk_norm": "full"},
         {"norms_after_rope": True},
+        {"head_norm": NormSpec(0.3, has_scale=False)},
         {"temperature": QueryTemperature(scale=0.5, interval=4.0, offset=1)},
         {"has_sinks": True},
         {"has_output_gate": True},
@@ -130,6 +131,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"score": "sigmoid"},
         {"renormalize": False},
         {"scale": 2.5},
+        {"weighs_inputs": True},
         {"has_bias": True},
         {"has_correction_bias": True},
         {"num_groups": 4, "top_groups": 2},
@@ -182,7 +184,9 @@ def _ropes(rotary_dim: int | None) -> SearchStrategy[RopeSpec]:
 
 
 _ATTENTIONS = builds(
-    lambda qk_norm, **values: AttentionSpec(qk_norm=qk_norm[0], norms_after_rope=qk_norm[1], **values),
+    lambda qk_norm, **values: AttentionSpec(
+        qk_norm=qk_norm[0], norms_after_rope=qk_norm[1], head_norm=qk_norm[2], **values
+    ),
     num_heads=just(HEADS),
     num_kv_heads=sampled_from([2, HEADS]),
     head_dim=just(HEAD_DIM),
@@ -192,7 +196,15 @@ _ATTENTIONS = builds(
     softcap=none() | just(1.5),
     qkv_bias=booleans(),
     output_bias=booleans(),
-    qk_norm=sampled_from([("none", False), ("head", False), ("head", True), ("full", False)]),
+    qk_norm=sampled_from(
+        [
+            ("none", False, None),
+            ("full", False, None),
+            ("head", False, None),
+            ("head", True, None),
+            ("head", True, NormSpec(0.1, has_scale=False)),
+        ]
+    ),
     temperature=none() | builds(QueryTemperature, scale=just(0.5), interval=just(4.0), offset=integers(0, 3)),
     has_sinks=booleans(),
     has_output_gate=booleans(),
@@ -218,6 +230,7 @@ ROUTERS: SearchStrategy[RouterSpec] = builds(
     score=sampled_from(["softmax", "sigmoid"]),
     renormalize=booleans(),
     scale=sampled_from([1.0, 2.5]),
+    weighs_inputs=booleans(),
     has_bias=booleans(),
     has_correction_bias=booleans(),
     groups=sampled_from([(1, 1, "best_two"), (2, 1, "best_two"), (4, 2, "best_two"), (4, 2, "best")]),

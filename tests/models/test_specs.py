@@ -121,6 +121,7 @@ def test_every_leaf_is_loaded_and_counted(spec):
     [
         (NormSpec, {"has_bias": True}, "has_bias is True with kind 'rms'"),
         (AttentionSpec, {"norms_after_rope": True, "qk_norm": "full"}, "norms_after_rope is True with qk_norm 'full'"),
+        (AttentionSpec, {"head_norm": NormSpec(1.0), "qk_norm": "full"}, "head_norm is given with qk_norm 'full'"),
         (LayerSpec, {"is_parallel": True, "norm_place": "post"}, "is_parallel is True with norm_place 'post'"),
         (MoESpec, {"has_shared_gate": True, "shared": None}, "has_shared_gate is True without"),
         (MoESpec, {"router": RouterSpec(top_k=9)}, "top_k is 9"),
