@@ -174,7 +174,9 @@ class CopyPages:
     def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
         """Lower the program."""
         page_GN = (_ints(COPIES_PER_CALL),) * len(table.model.groups)
-        step = table.placement.jit(partial(copy_pages), (STACKED, WHOLE, WHOLE), STACKED, donate_argnums=0)
+        step = table.placement.jit(
+            partial(copy_pages, table.placement.platform == "cpu"), (STACKED, WHOLE, WHOLE), STACKED, donate_argnums=0
+        )
         return step.lower(state.pages, page_GN, page_GN)
 
 
