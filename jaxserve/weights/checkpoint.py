@@ -22,14 +22,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open_directory(path: Path) -> Checkpoint:
-    from jaxserve.weights import mxfp4, orbax
+    from jaxserve.weights import orbax
     from jaxserve.weights.quantized import open_quantized
     from jaxserve.weights.safetensors import SafetensorsCheckpoint
 
     ggufs = sorted(path.glob("*.gguf"))
     if any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json")):
-        checkpoint = SafetensorsCheckpoint(path)
-        return mxfp4.MXFP4Checkpoint(checkpoint) if mxfp4.is_packed(checkpoint.config) else open_quantized(checkpoint)
+        return open_quantized(SafetensorsCheckpoint(path))
     if orbax.is_checkpoint(path):
         return orbax.OrbaxCheckpoint(path)
     if len(ggufs) == 1:

@@ -14,6 +14,7 @@ from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import PackedKind, QuantizedBlocks
 from jaxserve.model_files import blame_model_files
 from jaxserve.weights.mapped_file import aligned_empty
+from jaxserve.weights.mxfp4 import MXFP4Checkpoint, is_packed
 from jaxserve.weights.packed_form import GroupedCodes, Parts
 from jaxserve.weights.packed_tensors import PackedTensor, find_packed, find_unused, view_parts
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
@@ -29,6 +30,8 @@ def open_quantized(checkpoint: Checkpoint) -> Checkpoint:
 
     Raises BadCheckpoint for a quantization that is not read or does not fit the tensors.
     """
+    if is_packed(checkpoint.config):
+        return MXFP4Checkpoint(checkpoint)
     has_words = any(name.endswith(".qweight") for name in checkpoint.tensors)
     with blame_model_files("quantization_config"):
         quantization = find_quantization(checkpoint.path, checkpoint.config, has_words)
@@ -37,6 +40,8 @@ def open_quantized(checkpoint: Checkpoint) -> Checkpoint:
 
 def describe_packing(checkpoint: Checkpoint) -> dict[str, str]:
     """Return the rows of the start-up table about what is packed in the file; none if nothing is."""
+    if isinstance(checkpoint, MXFP4Checkpoint):
+        return {"packed in the file": "experts in MXFP4"}
     if not isinstance(checkpoint, QuantizedCheckpoint):
         return {}
     unused = {"not used": f"{', '.join(checkpoint.unused)} of the checkpoint"} if checkpoint.unused else {}

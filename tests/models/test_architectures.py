@@ -264,6 +264,24 @@ def test_a_spec_is_a_value():
     assert replace(llama(), logits_multiplier=2.0) != llama()
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("glm4_moe", {"n_group": 3}, "'n_group' is 3; .* groups that can be chosen from"),
+        ("glm4_moe", {"scoring_func": "softmax"}, "'scoring_func' is 'softmax'"),
+        ("glm4_moe", {"num_local_experts": 9}, "'n_routed_experts' is 8; .* 9, as beside it"),
+        ("gpt_oss", {"experts_per_token": 3}, "'experts_per_token' is 3"),
+        ("ernie4_5_moe", {"use_bias": True}, "'use_bias' is True"),
+        ("olmoe", {"clip_qkv": 8.0}, "'clip_qkv' is 8.0"),
+        ("llama4", {"no_rope_layers": [1, 0]}, "'no_rope_layers'"),
+        ("llama4", {"layer_types": ["sliding_attention"] * 3}, "'layer_types'"),
+    ],
+)
+def test_mixtures_that_are_not_understood_are_refused_by_name(name, changes, message):
+    with pytest.raises(UnknownArchitecture, match=message):
+        read(tiny_config(name) | changes)
+
+
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_more_experts_a_token_than_there_are_is_refused_by_name(family):
     with pytest.raises(UnknownArchitecture, match=r"'num_experts_per_tok' is 9; .* experts that there are"):

@@ -15,6 +15,7 @@ from jaxserve.models import registry
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.load import check_checkpoint, load_params
 from jaxserve.weights.mxfp4 import MXFP4Checkpoint
+from jaxserve.weights.quantized import describe_packing
 from jaxserve.weights.safetensors import SafetensorsCheckpoint
 from tests.models.tiny import write
 from tests.weights.counting import CountingCheckpoint
@@ -58,7 +59,9 @@ def test_every_code_with_every_scale_is_what_transformers_reads(directory):
     tensors["a_blocks"] = np.arange(256 * 256 * 16).reshape(1, 256, 256, 16).astype(np.uint8)
     tensors["a_blocks"] += np.arange(256, dtype=np.uint8)[:, None]
     tensors["a_scales"] = np.broadcast_to(np.arange(256, dtype=np.uint8), (1, 256, 256)).copy()
-    values = open_checkpoint(change(directory, tensors)).read("a")
+    checkpoint = open_checkpoint(change(directory, tensors))
+    assert describe_packing(checkpoint) == {"packed in the file": "experts in MXFP4"}
+    values = checkpoint.read("a")
     assert values.dtype == ml_dtypes.bfloat16 and values.shape == (1, 256 * 32, 256)
     with np.errstate(invalid="ignore"):
         expected = expected_of(tensors["a_blocks"], tensors["a_scales"])[:, : 255 * 32]
