@@ -84,7 +84,8 @@ class Roofline:
         self._cost = cost
         self._bytes_per_weight = itemsize if quantization == "none" else bytes_per_weight(quantization)
         head_bytes = cost.head * (itemsize if quantization == "none" else bytes_per_weight("int8"))
-        self._weight_bytes = float(self._bytes_per_weight * cost.body + head_bytes)
+        body_bytes = self._bytes_per_weight * (cost.body - cost.unpacked) + itemsize * cost.unpacked
+        self._weight_bytes = float(body_bytes + head_bytes)
         self._attention = [
             (layers.window, layers.num_layers * layers.cached_numbers * itemsize, layers.num_layers * layers.flops)
             for layers in cost.attention

@@ -50,12 +50,14 @@ class Cost:
     head        weights of the logits' product
     attention   one entry for each kind of layer
     experts     one entry for each kind of layer that has experts
+    unpacked    those of the body that a quantization leaves as they are
     """
 
     body: int
     head: int
     attention: tuple[AttentionCost, ...]
     experts: tuple[ExpertsCost, ...] = ()
+    unpacked: int = 0
 
 
 def decoder_cost(spec: DecoderSpec) -> Cost:
@@ -69,16 +71,21 @@ def decoder_cost(spec: DecoderSpec) -> Cost:
         ExpertsCost(count, moe.num_experts, moe.router.top_k, weights=3 * spec.width * moe.hidden)
         for moe, count in mixtures.items()
     )
-    body = sum(_dense_weights(spec.width, layer) for layer in spec.layers)
-    return Cost(body, spec.vocab_size * spec.width, attention, experts)
+    unpacked = sum(_own_matrices(layer) for layer in spec.layers)
+    body = unpacked + sum(_dense_weights(spec.width, layer) for layer in spec.layers)
+    return Cost(body, spec.vocab_size * spec.width, attention, experts, unpacked)
+
+
+def _own_matrices(layer: LayerSpec) -> int:
+    """Return the numbers in the matrices of a layer's attention that are no projections."""
+    return sum(math.prod(array.shape) for array in layer.attention.arrays() if len(array.shape) > 1)
 
 
 def _dense_weights(width: int, layer: LayerSpec) -> int:
-    """Return the numbers in the matrices of a layer that every token is multiplied with."""
+    """Return the numbers in the projections of a layer that every token is multiplied with."""
     mlp, router = layer.mlp, 0
     if isinstance(mlp, MoESpec):
         router = width * (mlp.num_experts + int(mlp.has_shared_gate))
         mlp = mlp.shared
     projections = [*layer.attention.projections(width), *(mlp_projections(width, mlp) if mlp else ())]
-    matrices = sum(math.prod(array.shape) for array in layer.attention.arrays() if len(array.shape) > 1)
-    return router + matrices + sum(projection.width_in * projection.width_out for projection in projections)
+    return router + sum(projection.width_in * projection.width_out for projection in projections)

@@ -1,5 +1,6 @@
 """The work of a step is counted as by hand, the limits are measured once, and without a roofline nothing is counted."""
 
+import math
 import os
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,11 +16,14 @@ from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.engine.roofline import PeakRates, Roofline, StepCost, get_peak_rates, measure_peak_rates
 from jaxserve.faults import Faults
 from jaxserve.layers.norms import NormSpec
+from jaxserve.layers.quant import bytes_per_weight
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.cost import decoder_cost
+from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec
 from jaxserve.sampling.columns import empty_row
 from jaxserve.sampling.sampler import SampleMode
+from tests.models.specs import PLAIN_BASES
 
 WEIGHTS = 3 * (8 * 8 * 2 + 8 * 4 * 2 + 3 * 8 * 20)  # query and output, key and value, and the feed-forward block
 HEAD = 50 * 8
@@ -50,6 +54,15 @@ def decode(*positions):
 def chunk(start, end):
     ids = np.arange(start, end)
     return StepPlan(chunks=(Chunk(0, 0, 0, start, ids, np.zeros(4), empty_row(), SampleMode.GREEDY, is_last=True),))
+
+
+def test_latents_are_read_once_for_keys_and_values_and_their_matrices_are_never_packed():
+    spec = PLAIN_BASES[LatentAttentionSpec]
+    attention, work = spec.layers[0].attention, decoder_cost(spec)
+    own = sum(math.prod(array.shape) for array in attention.arrays())
+    packed = bytes_per_weight("int8") * (work.body - own + work.head)
+    estimate = Roofline(work, 4, ONE, "int8").estimate(decode(9))
+    assert estimate.num_bytes == packed + 4 * own + 4 * 10 * (attention.latent_dim + attention.rotary_dim)
 
 
 def test_a_decode_step_reads_the_weights_once_and_each_rows_positions():
