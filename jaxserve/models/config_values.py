@@ -150,7 +150,9 @@ def with_ropes(spec: DecoderSpec, ropes: tuple[RopeSpec | None, ...]) -> Decoder
 def without_ropes_in_full_layers(spec: DecoderSpec) -> DecoderSpec:
     """Return the spec with rotations in layers with a window alone."""
     attentions = [layer.attention for layer in spec.layers]
-    return with_ropes(spec, tuple(None if each.window is None else each.rope for each in attentions))
+    has_windows = [isinstance(each, AttentionSpec) and each.window is not None for each in attentions]
+    ropes = (each.rope if has_window else None for each, has_window in zip(attentions, has_windows, strict=True))
+    return with_ropes(spec, tuple(ropes))
 
 
 def read_layer_windows(

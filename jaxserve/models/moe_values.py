@@ -48,31 +48,44 @@ def read_deepseek_moe(
     hidden: int,
     num_shared: int,
     renormalize: bool,
+    scale: float = 1.0,
+    num_groups: int = 1,
+    top_groups: int = 1,
 ) -> MoESpec:
     """Return DeepSeek-V3's mixture: sigmoids, a correction of the choice, groups, and shared experts as one block.
 
     The arguments hold where the config says nothing. Raises UnknownArchitecture for groups that cannot be.
     """
     count = read_num_experts(config, "n_routed_experts", "num_local_experts", default=num_experts)
-    hidden, activation = config.get_positive_int("moe_intermediate_size", hidden), read_activation(config)
-    num_shared = config.get_whole_number("n_shared_experts", num_shared)
-    num_groups, top_groups = config.get_positive_int("n_group", 1), config.get_positive_int("topk_group", 1)
     router = RouterSpec(
         top_k=read_top_k(config, count, top_k),
         score="sigmoid",
         renormalize=config.get_bool("norm_topk_prob", renormalize),
-        scale=config.get_positive_float("routed_scaling_factor", 1.0),
+        scale=config.get_positive_float("routed_scaling_factor", scale),
         has_correction_bias=True,
-        num_groups=num_groups,
-        top_groups=top_groups,
+        num_groups=config.get_positive_int("n_group", num_groups),
+        top_groups=config.get_positive_int("topk_group", top_groups),
     )
     config.require("scoring_func", "sigmoid", None)
     config.require("topk_method", "noaux_tc", None)
+    return read_deepseek_experts(config, router, num_experts=count, hidden=hidden, num_shared=num_shared)
+
+
+def read_deepseek_experts(
+    config: ConfigReader, router: RouterSpec, *, num_experts: int, hidden: int, num_shared: int
+) -> MoESpec:
+    """Return the experts of a router, and the shared ones as one block.
+
+    num_experts is their number; hidden and num_shared hold where the config says nothing. Raises UnknownArchitecture
+    for groups that cannot be.
+    """
     config.require("moe_layer_freq", 1, None)
     for name in UNUSED:
         config.get(name, None)
+    hidden, activation = config.get_positive_int("moe_intermediate_size", hidden), read_activation(config)
+    num_shared = config.get_whole_number("n_shared_experts", num_shared)
     shared = MLPSpec(hidden=num_shared * hidden, activation=activation) if num_shared else None
     try:
-        return MoESpec(num_experts=count, hidden=hidden, router=router, activation=activation, shared=shared)
+        return MoESpec(num_experts=num_experts, hidden=hidden, router=router, activation=activation, shared=shared)
     except ValueError as error:
-        raise config.unsupported("n_group", num_groups, f"groups that can be chosen from: {error}") from None
+        raise config.unsupported("n_group", router.num_groups, f"groups that can be chosen from: {error}") from None

@@ -18,6 +18,8 @@ from jaxserve.models import (
     arcee,
     cohere,
     cohere2,
+    deepseek_v2,
+    deepseek_v3,
     dots1,
     ernie4_5,
     ernie4_5_moe,
@@ -29,6 +31,7 @@ from jaxserve.models import (
     glm,
     glm4,
     glm4_moe,
+    glm4_moe_lite,
     gpt_oss,
     granite,
     granitemoe,
@@ -71,6 +74,8 @@ _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model
     ("ArceeForCausalLM", "arcee", arcee.ARCHITECTURE),
     ("Cohere2ForCausalLM", "cohere2", cohere2.ARCHITECTURE),
     ("CohereForCausalLM", "cohere", cohere.ARCHITECTURE),
+    ("DeepseekV2ForCausalLM", "deepseek_v2", deepseek_v2.ARCHITECTURE),
+    ("DeepseekV3ForCausalLM", "deepseek_v3", deepseek_v3.ARCHITECTURE),
     ("Dots1ForCausalLM", "dots1", dots1.ARCHITECTURE),
     ("Ernie4_5ForCausalLM", "ernie4_5", ernie4_5.ARCHITECTURE),
     ("Ernie4_5_MoeForCausalLM", "ernie4_5_moe", ernie4_5_moe.ARCHITECTURE),
@@ -81,6 +86,7 @@ _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model
     ("GemmaForCausalLM", "gemma", gemma.ARCHITECTURE),
     ("Glm4ForCausalLM", "glm4", glm4.ARCHITECTURE),
     ("Glm4MoeForCausalLM", "glm4_moe", glm4_moe.ARCHITECTURE),
+    ("Glm4MoeLiteForCausalLM", "glm4_moe_lite", glm4_moe_lite.ARCHITECTURE),
     ("GlmForCausalLM", "glm", glm.ARCHITECTURE),
     ("GptOssForCausalLM", "gpt_oss", gpt_oss.ARCHITECTURE),
     ("GraniteForCausalLM", "granite", granite.ARCHITECTURE),
@@ -109,6 +115,10 @@ _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model
     ("Starcoder2ForCausalLM", "starcoder2", starcoder2.ARCHITECTURE),
     ("YoutuForCausalLM", "youtu", youtu.ARCHITECTURE),
 )
+_REFUSED = {  # architecture: what is not computed here
+    "DeepseekV32ForCausalLM": "attention to the tokens that an indexer chooses",
+    "GlmMoeDsaForCausalLM": "attention to the tokens that an indexer chooses",
+}
 ARCHITECTURES = {name: architecture for name, _, architecture in _FAMILIES}
 MODEL_TYPES = {model_type: architecture for _, model_type, architecture in _FAMILIES}
 
@@ -127,6 +137,9 @@ def find_architecture(hf_config: Mapping[str, Any]) -> Architecture:
     for name, wrapper in WRAPPERS.items():
         if name in names or (not names and wrapper.model_type == model_type):
             return _find_text_part(hf_config, name, wrapper)
+    refused = next((name for name in names if name in _REFUSED), None)
+    if refused is not None:
+        raise UnknownArchitecture(f"The architecture {refused} has {_REFUSED[refused]}, which is not computed here.")
     requested, known = ", ".join(names) or model_type or "none named", ", ".join((*ARCHITECTURES, *WRAPPERS))
     raise UnknownArchitecture(f"The architecture in config.json ({requested}) is not known; known are {known}.")
 

@@ -2,7 +2,8 @@
 
 module → what proves it:
 
-    reference, inputs, cpu, native → test_backends.py, test_freed_pages.py: one contract for all backends
+    reference, inputs, blocks, cpu, native → test_backends.py, test_freed_pages.py: one contract for all backends
+    latent → test_latent.py: the same for latent vectors
     gpu → test_gpu.py
     tpu → test_tpu.py
 """

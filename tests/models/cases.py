@@ -97,6 +97,14 @@ CASES: dict[str, dict[str, Any]] = {
     "phi4-mini: longrope over the trained length, part of a head": tiny_config("phi3") | LONGROPE,
     "phi3.5: longrope within the trained length": tiny_config("phi3")
     | {"original_max_position_embeddings": 512, "rope_parameters": WHOLE_LONGROPE},
+    "deepseek v2: latent attention, groups by their best expert, yarn scales scores": tiny_config("deepseek_v2"),
+    "deepseek v2 lite: queries without a bottleneck, experts without groups, biases": tiny_config("deepseek_v2")
+    | {"q_lora_rank": None, "topk_method": "greedy", "attention_bias": True, "rope_parameters": PLAIN_ROPE},
+    "deepseek v3: latent attention, groups by their best two experts": tiny_config("deepseek_v3"),
+    "deepseek v3 with halves that turn, yarn, no groups": tiny_config("deepseek_v3")
+    | {"rope_interleave": False, "rope_parameters": YARN_ROPE | {"mscale": 1.0, "mscale_all_dim": 0.7}}
+    | {"n_group": 1, "topk_group": 1, "norm_topk_prob": False},
+    "glm4 moe lite: latent attention, a list of dense layers": tiny_config("glm4_moe_lite"),
     "minicpm3: latent attention, multipliers, tied": tiny_config("minicpm3"),
     "minicpm3 with biases, queries without a bottleneck, longrope": tiny_config("minicpm3")
     | {"q_lora_rank": None, "attention_bias": True, "tie_word_embeddings": False}

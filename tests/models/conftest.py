@@ -3,8 +3,9 @@
 module → what proves it:
 
     architecture, config_reader, config_values, registry, rope_config → test_architectures.py, test_longrope.py
-    moe_values → test_parity.py, test_architectures.py
-    spec, decoder, cost → test_specs.py, test_decoder.py, test_lowered.py
+    moe_values, latent_values → test_parity.py, test_architectures.py
+    spec, attention_spec, latent_spec, latent_attention, decoder, cost →
+        test_specs.py, test_decoder.py, test_lowered.py
     family → test_published_sizes.py, test_specs.py
     the module of each family →
         test_parity.py, test_published_sizes.py, test_smollm2.py, test_gemma3_270m.py

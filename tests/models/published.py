@@ -10,6 +10,9 @@ LLAMA3_ROPE = {"rope_type": "llama3", "high_freq_factor": 4.0, "low_freq_factor"
 YARN = {"rope_type": "yarn", "beta_fast": 32.0, "beta_slow": 1.0}
 LLAMA3_ROPE |= {"original_max_position_embeddings": 8192}
 
+DEEPSEEK_ROPE = {"type": "yarn", "factor": 40.0, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0}
+DEEPSEEK_ROPE |= {"mscale_all_dim": 1.0, "original_max_position_embeddings": 4096}
+
 
 def _sizes(width: int, hidden: int, layers: int, heads: int, kv_heads: int, vocab: int, length: int) -> dict[str, Any]:
     return {
@@ -214,6 +217,46 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         scale_depth=1.4,
         dim_model_base=256,
         rms_norm_eps=1e-5,
+    ),
+    "DeepSeek-V2-Lite": _model(
+        *("deepseek_v2", "DeepseekV2ForCausalLM", 15_706_484_224, 2048, 10944, 27, 16, 16, 102400, 163840),
+        q_lora_rank=None,
+        first_k_dense_replace=1,
+        moe_intermediate_size=1408,
+        n_routed_experts=64,
+        num_experts_per_tok=6,
+        topk_method="greedy",
+        rope_scaling=DEEPSEEK_ROPE | {"mscale": 0.707, "mscale_all_dim": 0.707},
+    ),
+    "DeepSeek-V2": _model(
+        *("deepseek_v2", "DeepseekV2ForCausalLM", 235_741_434_880, 5120, 12288, 60, 128, 128, 102400, 163840),
+        first_k_dense_replace=1,
+        moe_intermediate_size=1536,
+        n_routed_experts=160,
+        num_experts_per_tok=6,
+        topk_method="group_limited_greedy",
+        n_group=8,
+        topk_group=3,
+        routed_scaling_factor=16.0,
+        rope_scaling=DEEPSEEK_ROPE | {"mscale": 0.707, "mscale_all_dim": 0.707},
+    ),
+    "DeepSeek-V3": _model(
+        *("deepseek_v3", "DeepseekV3ForCausalLM", 671_026_419_200, 7168, 18432, 61, 128, 128, 129280, 163840),
+        rope_scaling=DEEPSEEK_ROPE,
+    ),
+    "Kimi-K2": _model(
+        *("deepseek_v3", "DeepseekV3ForCausalLM", 1_026_408_232_448, 7168, 18432, 61, 64, 64, 163840, 131072),
+        first_k_dense_replace=1,
+        n_routed_experts=384,
+        n_group=1,
+        topk_group=1,
+        routed_scaling_factor=2.827,
+        rope_theta=50_000.0,
+        rope_scaling=DEEPSEEK_ROPE | {"factor": 32.0, "beta_fast": 1.0},
+    ),
+    "GLM-4.7-Flash": _model(
+        *("glm4_moe_lite", "Glm4MoeLiteForCausalLM", 29_943_393_920, 2048, 10240, 47, 20, 20, 154880, 202752),
+        rope_theta=1e6,
     ),
     "Youtu-LLM-2B": _model(
         *("youtu", "YoutuForCausalLM", 1_961_560_064, 2048, 6144, 32, 16, 16, 128256, 131072),

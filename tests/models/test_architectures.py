@@ -10,6 +10,7 @@ from jaxserve.errors import UnknownArchitecture
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
 from jaxserve.models import registry
 from jaxserve.models.spec import AttentionSpec, DecoderSpec
+from tests.models.published import PUBLISHED
 from tests.models.tiny import tiny_config
 
 CLASSES = [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config]
@@ -180,6 +181,30 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones(named):
         registry.find_architecture(named | SIZES)
 
 
+def test_an_architecture_that_is_known_and_not_computed_is_refused_by_what_it_has():
+    with pytest.raises(UnknownArchitecture, match="DeepseekV32ForCausalLM has attention to the tokens that an indexer"):
+        registry.find_architecture({"architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32"})
+
+
+def test_kimi_k2_is_deepseek_v3_under_its_own_model_type():
+    """config.json of moonshotai/Kimi-K2-Instruct, without its quantization."""
+    config = {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "kimi_k2",
+        "aux_loss_alpha": 0.001,
+        "ep_size": 1,
+        "seq_aux": True,
+        "moe_layer_freq": 1,
+        "num_nextn_predict_layers": 0,
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+    }
+    published, _ = PUBLISHED["Kimi-K2"]
+    spec = read(published | config)
+    assert spec == read(published)
+    assert (spec.layers[0].attention.scale, spec.layers[1].mlp.router.num_groups) == (pytest.approx(0.1308608), 1)
+
+
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize(
     ("key", "value"),
@@ -251,6 +276,16 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("gemma", {"hidden_activation": "silu"}, "hidden_activation"),
         ("internlm3", {"qkv_bias": True}, "bias"),
         ("helium", {"sliding_window": 8}, "sliding_window"),
+        ("minicpm3", {"num_key_value_heads": 2}, "num_key_value_heads"),
+        ("minicpm3", {"qk_rope_head_dim": 7}, "qk_rope_head_dim"),
+        ("minicpm3", {"rope_interleave": True}, "rope_interleave"),
+        ("deepseek_v2", {"norm_topk_prob": True}, "norm_topk_prob"),
+        ("deepseek_v2", {"scoring_func": "sigmoid"}, "scoring_func"),
+        ("deepseek_v2", {"topk_method": "noaux_tc"}, "topk_method"),
+        ("deepseek_v3", {"moe_layer_freq": 2}, "moe_layer_freq"),
+        ("deepseek_v3", {"index_topk": 2048}, "index_topk"),
+        ("glm4_moe_lite", {"mlp_layer_types": ["dense"]}, "mlp_layer_types"),
+        ("youtu", {"mlp_bias": True}, "mlp_bias"),
     ],
 )
 def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):

@@ -35,6 +35,7 @@ CHUNKED = [
     "stablelm: a quarter of each head rotates",
     "starcoder2: biases, no gate, a window",
     "phi4-mini: longrope over the trained length, part of a head",
+    "deepseek v2: latent attention, groups by their best expert, yarn scales scores",
 ]
 
 

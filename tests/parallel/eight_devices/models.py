@@ -33,7 +33,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo2": {"num_key_value_heads": 8},  # norms over all heads together
     "starcoder2": {"num_key_value_heads": 4},  # biases, of sums over ranks, too
     "qwen3_moe": {"num_key_value_heads": 1},
-    "minicpm3": {"num_key_value_heads": 8, "head_dim": None},  # latents, which every rank has whole
+    "minicpm3": {  # latents, which every rank has whole
+        "num_key_value_heads": 8,
+        "head_dim": None,
+        "intermediate_size": 192,
+    },
     "gpt_oss": {
         "num_key_value_heads": 2,
         "layer_types": ["sliding_attention", "full_attention"],
