@@ -12,7 +12,7 @@ main group needs for one longest request. The main group gets the rest.
 A page of a recurrent group is a slot for the state of one sequence. Each row has a slot, and with a prefix cache a
 second one for the newest snapshot of its own output; as many slots again are for snapshots that the prefix cache keeps.
 All recurrent groups together have no more than half of the memory, nor what the others leave that one longest request
-needs, but always a slot for each row and one for a snapshot.
+needs, but always a slot for each row and two for snapshots.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from jaxserve.parallel.placement import MemoryFacts
 CPU_MEMORY_SHARE = 0.02  # of all RAM
 CPU_MAX_BYTES = 4 * GIB
 CPU_MAX_SHARE_OF_AVAILABLE = 0.25
+MIN_SNAPSHOTS = 4  # of a cache whose size is given in pages
 LONGEST_THAT_FITS = -1  # value of max_model_len
 
 
@@ -125,6 +126,8 @@ def choose_cache_size(
     division = _Division(groups, page_size, num_rows, step_tokens, 4 * num_rows if has_prefix_cache else num_rows)
     if num_gpu_blocks_override is not None:
         num_pages, reason = num_gpu_blocks_override, "num_gpu_blocks_override"
+        most = num_rows + max(MIN_SNAPSHOTS, num_rows)  # how much memory there is for snapshots nobody has said
+        division = replace(division, num_slots=min(division.num_slots, most))
     else:
         if kv_cache_memory_bytes is not None:
             budget, reason = kv_cache_memory_bytes, "kv_cache_memory_bytes"
@@ -169,7 +172,7 @@ class _Division:
     @property
     def least_slots(self) -> int:
         """The number of slots without which rows could not all run, or no snapshot be used."""
-        return min(self.num_slots, self.num_rows + 1)
+        return min(self.num_slots, self.num_rows + 2)  # one is restored while another is taken
 
     @property
     def slot_bytes(self) -> int:

@@ -154,7 +154,7 @@ HYBRID = [GroupNeeds(page_bytes=MIB), GroupNeeds(name="recurrent state", page_by
 
 @pytest.mark.parametrize(
     ("megabytes", "max_len", "slots"),
-    [(10_000, 1024, 4 * 32), (400, 1024, 400 // 2 // 4 - 1), (400, 4000, (400 - 251) // 4 - 1), (203, 1024, 32 + 1)],
+    [(10_000, 1024, 4 * 32), (400, 1024, 400 // 2 // 4 - 1), (400, 4000, (400 - 251) // 4 - 1), (207, 1024, 32 + 2)],
     ids=["as wanted", "half of the memory", "what a request leaves", "the least"],
 )
 def test_rows_have_states_before_snapshots_and_pages_share_the_rest(megabytes, max_len, slots):
@@ -168,8 +168,14 @@ def test_without_a_prefix_cache_no_memory_is_kept_for_snapshots():
     assert states.num_pages == 1 + 32
 
 
+@pytest.mark.parametrize(("rows", "slots"), [(1, 4), (2, 6), (32, 64)])
+def test_a_cache_given_in_pages_has_a_state_and_a_snapshot_for_each_row(rows, slots):
+    [_, states] = choose(groups=HYBRID, num_gpu_blocks_override=100, num_rows=rows).groups
+    assert states.num_pages == 1 + slots
+
+
 def test_states_that_do_not_fit_name_the_number_of_rows():
-    with pytest.raises(OutOfMemory, match=r"2 pages and the states of 33 sequences.*lower --max-num-seqs 32"):
+    with pytest.raises(OutOfMemory, match=r"2 pages and the states of 34 sequences.*lower --max-num-seqs 32"):
         choose(groups=HYBRID, kv_cache_memory_bytes=100 * MIB)
 
 
