@@ -1,6 +1,6 @@
 """Description of what each layer keeps between steps: stated by the architecture, read by whoever makes the cache."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 
@@ -28,11 +28,18 @@ class PagedLatent:
 class StateArray:
     """One array of a recurrent layer's state: its shape without the axis of the slots, and its type.
 
-    dtype   "float32", whatever the model computes in; None: the type of the cache
+    dtype        "float32", whatever the model computes in; None: the type of the cache
+    split_axis   the axis of the shape that is divided among ranks; None: every rank has the whole array
     """
 
     shape: tuple[int, ...]
     dtype: Literal["float32"] | None = None
+    split_axis: int | None = None
+
+    def divide(self, num_ranks: int) -> "StateArray":
+        """Return what one of so many ranks has of the array."""
+        shape = (size // num_ranks if axis == self.split_axis else size for axis, size in enumerate(self.shape))
+        return replace(self, shape=tuple(shape))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

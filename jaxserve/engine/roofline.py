@@ -130,7 +130,7 @@ class Roofline:
     ) -> tuple[float, float]:
         """Return bytes and operations of one call: the weights, the products of its tokens, and their attention."""
         flops = 2 * (self._cost.body * tokens + self._cost.head * sampled) + attention_flops
-        num_bytes = self._weight_bytes + attention_bytes
+        num_bytes = self._weight_bytes + attention_bytes + 2 * 4 * self._cost.states * sampled
         for layers in self._cost.experts:
             flops += 2 * layers.num_layers * layers.top_k * layers.weights * tokens
             num_bytes += layers.num_layers * layers.num_read(tokens) * layers.weights * self._bytes_per_weight

@@ -17,7 +17,10 @@ from jaxserve.layers.rope import RopeSpec
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """One matrix product of a layer: kernel [width_in, width_out], with its logical axes."""
+    """One matrix product of a layer: kernel [width_in, width_out], with its logical axes.
+
+    num_heads   of which width_out consists, where a checkpoint has several projections head by head in one tensor
+    """
 
     name: str
     width_in: int
@@ -25,6 +28,7 @@ class Projection:
     bias: bool
     axis_in: Axis
     axis_out: Axis | None
+    num_heads: int = 1
 
 
 class OwnNorm(NamedTuple):
@@ -150,12 +154,12 @@ class AttentionSpec:
 
     def projections(self, width: int) -> Iterator[Projection]:
         """Yield the projections, in the order in which they are computed."""
-        query, key = self.query_width, self.key_width
-        yield Projection("query", width, query, self.qkv_bias, "width", "heads")
+        query, key, heads = self.query_width, self.key_width, self.num_heads
+        yield Projection("query", width, query, self.qkv_bias, "width", "heads", heads)
         yield Projection("key", width, key, self.qkv_bias, "width", "kv_heads")
         yield Projection("value", width, key, self.qkv_bias, "width", "kv_heads")
         if self.has_output_gate:
-            yield Projection("output_gate", width, query, self.qkv_bias, "width", "heads")
+            yield Projection("output_gate", width, query, self.qkv_bias, "width", "heads", heads)
         yield Projection("output", query, width, self.output_bias, "heads", "width")
 
     def norms(self) -> tuple[OwnNorm, ...]:

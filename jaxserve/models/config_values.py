@@ -77,13 +77,10 @@ def read_decoder_spec(
             | dict(attention or {})
         )
         attentions = [replace(attention_spec, window=window) for window in windows]
-    mlp_spec = MLPSpec(
-        **{
-            "hidden": config.get_positive_int("intermediate_size"),
-            "activation": read_activation(config, activation_key, default_activation),
-        }
-        | dict(mlp or {})
-    )
+    mlp_fields = dict(mlp or {})
+    if "hidden" not in mlp_fields:
+        mlp_fields["hidden"] = config.get_positive_int("intermediate_size")
+    mlp_spec = MLPSpec(**{"activation": read_activation(config, activation_key, default_activation)} | mlp_fields)
     norm_fields = dict(norm or {})
     if "eps" not in norm_fields:
         norm_fields["eps"] = config.get_positive_float("rms_norm_eps", 1e-6)
@@ -153,6 +150,18 @@ def without_ropes_in_full_layers(spec: DecoderSpec) -> DecoderSpec:
     has_windows = [isinstance(each, AttentionSpec) and each.window is not None for each in attentions]
     ropes = (each.rope if has_window else None for each, has_window in zip(attentions, has_windows, strict=True))
     return with_ropes(spec, tuple(ropes))
+
+
+def read_layer_types(config: ConfigReader, kinds: tuple[str, ...], default_types: list[str]) -> tuple[str, ...]:
+    """Return the kind of each layer by `layer_types`.
+
+    Raises UnknownArchitecture for other kinds, and for more or fewer entries than layers.
+    """
+    num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
+    types = config.get("layer_types", default_types)
+    if not isinstance(types, list) or len(types) != num_layers or any(kind not in kinds for kind in types):
+        raise config.unsupported("layer_types", types, f"{num_layers} entries, each {' or '.join(map(repr, kinds))}")
+    return tuple(types)
 
 
 def read_layer_windows(

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from jaxserve.cache.layer_cache import RecurrentState
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec, mlp_projections
 
 
@@ -51,6 +52,7 @@ class Cost:
     attention   one entry for each kind of layer
     experts     one entry for each kind of layer that has experts
     unpacked    those of the body that a quantization leaves as they are
+    states      float32 numbers of a row's recurrent states in all layers, which a call reads and writes once
     """
 
     body: int
@@ -58,6 +60,7 @@ class Cost:
     attention: tuple[AttentionCost, ...]
     experts: tuple[ExpertsCost, ...] = ()
     unpacked: int = 0
+    states: int = 0
 
 
 def decoder_cost(spec: DecoderSpec) -> Cost:
@@ -73,7 +76,10 @@ def decoder_cost(spec: DecoderSpec) -> Cost:
     )
     unpacked = sum(_own_matrices(layer) for layer in spec.layers)
     body = unpacked + sum(_dense_weights(spec.width, layer) for layer in spec.layers)
-    return Cost(body, spec.vocab_size * spec.width, attention, experts, unpacked)
+    caches = (layer.attention.cache for layer in spec.layers)
+    arrays = (array for cache in caches if isinstance(cache, RecurrentState) for array in cache.arrays)
+    states = sum(math.prod(array.shape) for array in arrays if array.dtype == "float32")
+    return Cost(body, spec.vocab_size * spec.width, attention, experts, unpacked, states)
 
 
 def _own_matrices(layer: LayerSpec) -> int:

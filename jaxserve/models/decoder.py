@@ -8,7 +8,7 @@ layer's weights and pages. The backend decides how attention is computed and how
 import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,14 +27,21 @@ from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import compute_cos_sin
 from jaxserve.models.attention_layer import AttentionLayer, Rotation
 from jaxserve.models.attention_spec import AttentionSpec
+from jaxserve.models.delta_layer import GatedDeltaLayer
+from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.latent_attention import LatentAttentionLayer
 from jaxserve.models.latent_spec import LatentAttentionSpec
+from jaxserve.models.short_conv_layer import ShortConvLayer
+from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, layer_norms
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
-ATTENTION_LAYERS: Mapping[type, Callable[..., AttentionLayer | LatentAttentionLayer]] = {
+AttentionModule: TypeAlias = AttentionLayer | LatentAttentionLayer | GatedDeltaLayer | ShortConvLayer
+ATTENTION_LAYERS: Mapping[type, Callable[..., AttentionModule]] = {
     AttentionSpec: AttentionLayer,
     LatentAttentionSpec: LatentAttentionLayer,
+    GatedDeltaSpec: GatedDeltaLayer,
+    ShortConvSpec: ShortConvLayer,
 }
 """The module of each kind of attention."""
 

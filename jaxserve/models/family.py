@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from jaxserve.cache.layer_cache import LayerCache
 from jaxserve.layers.norms import NormSpec
-from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, Source
+from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, RowBlocks, Source
 from jaxserve.models.attention_spec import OwnArray, Projection
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.cost import Cost, decoder_cost
@@ -21,7 +21,9 @@ from jaxserve.models.spec import (
 
 Layout: TypeAlias = Mapping[str, str]
 """Module of a layer → its stem in the checkpoint. Projections that follow each other and share a stem are rows of one
-fused tensor, in this order. Which modules a layer has follows from its spec: without a gate it has up and down."""
+fused tensor, in this order; if the stem ends with BY_HEAD, head by head. Which modules a layer has follows from its
+spec: without a gate it has up and down."""
+BY_HEAD = "[by head]"
 
 ONE_ROW = "[one row]"
 """End of the name of a vector that checkpoints hold as a matrix of one row."""
@@ -306,10 +308,13 @@ def _kernel_source(projections: tuple[Projection, ...], projection: Projection, 
     """Return a tensor of its own, or its rows of a fused one, which holds all projections of the same stem in order."""
     stem = layout[projection.name]
     fused = [each for each in projections if layout[each.name] == stem]
-    start = sum(each.width_out for each in fused[: fused.index(projection)])
-    total = sum(each.width_out for each in fused)
-    rows = None if len(fused) == 1 else (start, start + projection.width_out, 1)
-    return Source(f"{stem}.weight", (total, projection.width_in), rows, is_transposed=True)
+    heads = projection.num_heads if stem.endswith(BY_HEAD) else 1
+    start = sum(each.width_out // heads for each in fused[: fused.index(projection)])
+    total, size = sum(each.width_out for each in fused), projection.width_out // heads
+    rows = None if len(fused) == 1 else (start, start + size, 1)
+    if rows is not None and heads > 1:
+        rows = RowBlocks(heads, size, stride=total // heads, start=start)
+    return Source(f"{stem.removesuffix(BY_HEAD)}.weight", (total, projection.width_in), rows, is_transposed=True)
 
 
 def _norm_params(

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import jax
 
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, PagedLatent
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, RecurrentState
 from jaxserve.config import Quantization
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
@@ -33,7 +33,7 @@ def check_partition(spec: DecoderSpec, ranks: Ranks, quantization: Quantization 
     fault = _find_fault(spec, ranks, quantization)
     if fault is None:
         return
-    most = max(layer.attention.num_heads for layer in spec.layers)
+    most = max(size for layer in spec.layers for size, _, _ in layer.attention.split_sizes(1))
     possible = [size for size in range(1, most + 1) if not _find_fault(spec, replace(ranks, size=size), quantization)]
     others = f"try {', '.join(map(str, possible))}" if possible else "leave it out"
     raise BadConfig(f"tensor_parallel_size={ranks.size} cannot divide {fault}; {others}.")
@@ -90,18 +90,15 @@ def _packed_sizes(layer: LayerSpec, ranks: Ranks) -> Iterator[tuple[int, str, in
 
 
 def local_caches(caches: Sequence[LayerCache], size: int) -> tuple[LayerCache, ...]:
-    """Return what each layer keeps on one of `size` ranks: the heads of its own, or the latent, which all read.
-
-    Raises BadConfig for kinds of caches that are not split.
-    """
+    """Return what each layer keeps on one of `size` ranks: the heads of its own, or the latent, which all read."""
     if size == 1:
         return tuple(caches)
     local = []
     for cache in caches:
         if isinstance(cache, PagedKeysValues):
             cache = replace(cache, num_kv_heads=max(1, cache.num_kv_heads // size))
-        elif not isinstance(cache, PagedLatent):
-            raise BadConfig(f"tensor_parallel_size={size} cannot divide {type(cache).__name__}; leave it out.")
+        elif isinstance(cache, RecurrentState):
+            cache = replace(cache, arrays=tuple(array.divide(size) for array in cache.arrays))
         local.append(cache)
     return tuple(local)
 

@@ -21,11 +21,12 @@ def read_rope(
     head_dim: int,
     default_theta: float = DEFAULT_ROPE_THETA,
     default_fraction: float | None = None,
+    ignored: frozenset[str] = frozenset(),
 ) -> RopeSpec:
     """Return the rotary frequencies, from either spelling, or from both where they mean the same.
 
     default_fraction is the part of a head that turns where the config does not say; None: this architecture turns
-    whole heads, and a config that says otherwise is refused.
+    whole heads, and a config that says otherwise is refused. ignored are keys of rope objects that change nothing.
 
     Raises UnknownArchitecture for unknown scalings, unknown keys of known ones, and spellings that disagree.
     """
@@ -48,6 +49,7 @@ def read_rope(
                 default_theta=default_theta,
                 fraction=fraction,
                 original_positions=original_positions,
+                ignored=ignored,
             )
             theta = theta or rope_by_key[name].theta  # rope_scaling brings none of its own
     if len(set(rope_by_key.values())) > 1:
@@ -66,6 +68,7 @@ def read_rope_object(
     default_theta: float = DEFAULT_ROPE_THETA,
     fraction: float | None = None,
     original_positions: int | None = None,
+    ignored: frozenset[str] = frozenset(),
 ) -> RopeSpec:
     """Return the rotation of one rope object; theta, fraction and original_positions are what stands beside it.
 
@@ -79,7 +82,7 @@ def read_rope_object(
     rope_config.require("type", kind, None)
     rotary_dim = _rotary_dim(rope_config, head_dim, fraction)
     scaling = _read_scaling(rope_config, kind, max_positions, rotary_dim or head_dim, original_positions)
-    rope_config.reject_unread(ignored=frozenset(), neutral_values={})
+    rope_config.reject_unread(ignored=ignored, neutral_values={})
     return RopeSpec(own_theta, scaling, rotary_dim)
 
 

@@ -43,6 +43,19 @@ TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 131_072,
         "vocab_size": 32_000,
     },
+    "qwen3_5_text": {
+        "hidden_size": 4096,
+        "intermediate_size": 12_288,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "vocab_size": 248_320,
+    },
+    "qwen3_5_moe_text": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 16,
+        "vocab_size": 248_320,
+    },
 }
 """Sizes of transformers' config classes. A published text_config leaves out what equals them, while a config.json of a
 text model names them, so that only here a missing size is one."""
@@ -178,8 +191,22 @@ LLAMA4 = Wrapper(
     prefixes=(("language_model.model.", "language_model.lm_head."),),
     other_tensors=("vision_model.*", "multi_modal_projector.*"),
 )
+QWEN3_5 = Wrapper(
+    model_type="qwen3_5",
+    text_model_type="qwen3_5_text",
+    prefixes=(("model.language_model.", "lm_head."),),
+    other_tensors=("model.visual.*", "mtp.*"),
+    other_keys=frozenset(
+        {"vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"}
+        | {"language_model_only"}
+    ),
+)
 WRAPPERS = {
     "Gemma3ForConditionalGeneration": GEMMA3,
     "Llama4ForConditionalGeneration": LLAMA4,
     "Mistral3ForConditionalGeneration": MISTRAL3,
+    "Qwen3_5ForConditionalGeneration": QWEN3_5,
+    "Qwen3_5MoeForConditionalGeneration": replace(
+        QWEN3_5, model_type="qwen3_5_moe", text_model_type="qwen3_5_moe_text"
+    ),
 }

@@ -82,7 +82,8 @@ def test_tokens_do_not_depend_on_what_happens_around_a_request(built, params):
 
     cached = Bench(built)
     assert [tokens_of(cached, PROMPT, **params) for _ in range(2)] == [expected[:1]] * 2, "cached"
-    assert cached.counter("prefix_cache_hits") == len(PROMPT) // PAGE * PAGE
+    is_recurrent = any(size.is_recurrent for size in built.cache_size.groups)
+    assert is_recurrent or cached.counter("prefix_cache_hits") == len(PROMPT) // PAGE * PAGE
 
     assert tokens_of(Bench(built), PROMPT, *OTHERS, **params) == expected, "with others"
 

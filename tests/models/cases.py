@@ -179,4 +179,12 @@ CASES: dict[str, dict[str, Any]] = {
     "helium: neighbours turn together": tiny_config("helium"),
     "helium with biases, tied": tiny_config("helium")
     | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "lfm2: short convolutions": tiny_config("lfm2"),
+    "lfm2 with biases, a kernel of four, a final width": tiny_config("lfm2")
+    | {"conv_bias": True, "conv_L_cache": 4, "block_auto_adjust_ff_dim": False},
+    "lfm2 moe: experts behind a dense layer": tiny_config("lfm2_moe"),
+    "qwen3 next: the gated delta rule, a dense layer": tiny_config("qwen3_next"),
+    "qwen3.5: gated delta rule, as many key as value heads, biases": tiny_config("qwen3_5")
+    | {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 3, "attention_bias": True},
+    "qwen3.5 moe: experts in every layer": tiny_config("qwen3_5_moe"),
 }

@@ -10,4 +10,7 @@ module → what proves it:
     the module of each family →
         test_parity.py, test_published_sizes.py, test_smollm2.py, test_gemma3_270m.py
     text_part → test_text_part.py
+    recurrent_rows, and layers/delta_rule, layers/causal_conv, layers/row_chunks → test_recurrent_rows.py
+    attention_spec, attention_layer, delta_spec, delta_layer, short_conv_spec, short_conv_layer →
+        test_specs.py, test_parity.py
 """

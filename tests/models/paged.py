@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.cache.groups import make_groups
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, RecurrentState
 from jaxserve.cache.pages import make_pages
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.models import registry
@@ -57,14 +57,16 @@ class Paged:
         order = np.random.default_rng(0).permutation(np.arange(1, rows * count + 1))
         self.table_BW = order.reshape(rows, count).astype(np.int32)
         groups = make_groups([_without_window(layer.attention.cache) for layer in spec.layers])
-        num_pages = [rows * count + 1] * len(groups)
+        self.slot_B1 = np.random.default_rng(1).permutation(np.arange(1, rows + 1))[:, None].astype(np.int32)
+        num_pages = [rows + 1 if group.is_recurrent else rows * count + 1 for group in groups]
+        self._is_recurrent = [isinstance(layer.attention.cache, RecurrentState) for layer in spec.layers]
         self.pages = make_pages(backend, groups, num_pages=num_pages, page_size=PAGE, dtype=dtype)
         self.length_B = np.zeros(rows, np.int32)
 
         @jax.jit
         def step(leaves, token_T, inputs, pages):
             model = registry.merge_params(graphdef, leaves)
-            hidden_TD, pages = model(token_T, (inputs,) * spec.num_layers, pages, backend)
+            hidden_TD, pages = model(token_T, inputs, pages, backend)
             return model.compute_logits(hidden_TD), pages
 
         self._step = step
@@ -88,7 +90,9 @@ class Paged:
             slot[taken] = self.table_BW[row, at // PAGE] * PAGE + at % PAGE
             self.length_B[row] += len(tokens)
         inputs = AttentionInputs(position, slot, self.table_BW, self.length_B.copy(), start, columns)
-        logits_TV, self.pages = self._step(self.leaves, token, inputs, self.pages)
+        slots = replace(inputs, page_table_BW=np.where(self.length_B[:, None] > 0, self.slot_B1, 0))
+        by_layer = tuple(slots if is_recurrent else inputs for is_recurrent in self._is_recurrent)
+        logits_TV, self.pages = self._step(self.leaves, token, by_layer, self.pages)
         return np.split(np.asarray(logits_TV)[: start[-1]], start[1:-1])
 
 

@@ -15,8 +15,11 @@ from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, YarnScaling
+from jaxserve.models.attention_spec import AttentionSpec
+from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.latent_spec import LatentAttentionSpec
-from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
+from jaxserve.models.short_conv_spec import ShortConvSpec
+from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec
 
 ACTIVATIONS = {
     "silu": lambda x: x * expit(x),
@@ -67,6 +70,13 @@ def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.nd
     def attend(x: np.ndarray) -> np.ndarray:
         if isinstance(layer.attention, LatentAttentionSpec):
             return latent_attention(layer.attention, weights.part("attention"), x)
+        if isinstance(layer.attention, ShortConvSpec):
+            part = weights.part("attention")
+            before, after, value = (part.linear(f"conv_{name}", x) for name in ("before", "after", "value"))
+            mixed = convolve(part["conv_kernel"][:, 0], before * value) + part.get("conv_bias", 0.0)
+            return part.linear("conv_output", after * mixed)
+        if isinstance(layer.attention, GatedDeltaSpec):
+            return delta_rule(spec.norm, layer.attention, weights.part("attention"), x)
         return attention(spec.norm, layer.attention, weights.part("attention"), x)
 
     def feed_forward(x: np.ndarray) -> np.ndarray:
@@ -150,6 +160,37 @@ def latent_attention(spec: LatentAttentionSpec, weights: Weights, x_SD: np.ndarr
             shares = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
             mixed[position, head] = shares @ (latent[: position + 1] @ value_up[head].T)
     return weights.linear("output", mixed.reshape(size, -1))
+
+
+def delta_rule(norms: NormSpec, spec: GatedDeltaSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
+    """Return what one block of the gated delta rule makes of a whole prompt."""
+    size, heads = len(x_SD), spec.num_value_heads
+    mixed = np.concatenate([weights.linear(f"delta_{name}", x_SD) for name in ("query", "key", "value")], axis=-1)
+    query, key, value = np.split(
+        ACTIVATIONS["silu"](convolve(weights["delta_conv"][:, 0], mixed)), [spec.key_width, 2 * spec.key_width], axis=-1
+    )
+    query, key = (x.reshape(size, -1, spec.key_dim).repeat(heads // spec.num_key_heads, axis=1) for x in (query, key))
+    query, key = (x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-6) for x in (query, key))
+    value, rate = value.reshape(size, heads, -1), expit(weights.linear("delta_rate", x_SD))
+    step = np.logaddexp(0, weights.linear("delta_decay", x_SD) + weights["delta_bias"])
+    decay = step * np.exp(weights["delta_log_a"])
+    out, state = np.zeros_like(value), np.zeros((heads, spec.key_dim, spec.value_dim))
+    for position in range(size):
+        state = state * np.exp(-decay[position])[:, None, None]
+        known = np.einsum("nk,nkv->nv", key[position], state)
+        state = state + np.einsum("nk,nv,n->nkv", key[position], value[position] - known, rate[position])
+        out[position] = np.einsum("nk,nkv->nv", query[position], state) * spec.key_dim**-0.5
+    out = out / np.sqrt((out * out).mean(-1, keepdims=True) + norms.eps) * weights["delta_norm"]
+    return weights.linear(
+        "delta_output", out.reshape(size, -1) * ACTIVATIONS["silu"](weights.linear("delta_gate", x_SD))
+    )
+
+
+def convolve(kernel_DL: np.ndarray, x_SD: np.ndarray) -> np.ndarray:
+    """Return the causal convolution of every channel over the last L tokens."""
+    num_taps = kernel_DL.shape[1]
+    padded = np.concatenate([np.zeros((num_taps - 1, x_SD.shape[1])), x_SD])
+    return sum(padded[tap : tap + len(x_SD)] * kernel_DL[:, tap] for tap in range(num_taps))
 
 
 def mlp(spec: MLPSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:

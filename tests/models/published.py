@@ -1,5 +1,6 @@
 """Sizes of published models, as config.json on the hub has them, and their numbers of parameters.
 
+Those of Qwen 3.5 are the text parts of vision models, with the sizes that transformers' config classes have.
 Ministral 3 is the text part of a vision model, of which the page gives 3.4 billion and no exact number.
 Keys that concern no size (dropout, initializer_range, cache flags) are left out.
 """
@@ -83,6 +84,15 @@ def _gpt_oss(num_params: int, layers: int, **other: Any) -> tuple[dict[str, Any]
     return _model(
         *("gpt_oss", "GptOssForCausalLM", num_params, 2880, 2880, layers, 64, 8, 201_088, 131_072), **gpt_oss, **other
     )
+
+
+def _qwen3_next(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    rope = {"rope_theta": 1e7, "partial_rotary_factor": 0.25}
+    experts = {"num_experts": 512, "num_experts_per_tok": 10, "moe_intermediate_size": 512, "norm_topk_prob": True}
+    experts |= {"shared_expert_intermediate_size": 512, "decoder_sparse_step": 1, "mlp_only_layers": []}
+    delta = {"full_attention_interval": 4, "linear_num_key_heads": 16, "linear_num_value_heads": 32}
+    delta |= {"linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "head_dim": 256}
+    return _model("qwen3_next", "Qwen3NextForCausalLM", num_params, *sizes, **rope, **experts, **delta, **other)
 
 
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
@@ -186,6 +196,38 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "gpt-oss-20b": _gpt_oss(20_914_757_184, 24, num_local_experts=32),
     "gpt-oss-120b": _gpt_oss(116_829_156_672, 36, num_local_experts=128),
+    "LFM2-1.2B": _model(
+        *("lfm2", "Lfm2ForCausalLM", 1_170_340_608, 2048, 12288, 16, 32, 8, 65_536, 128_000),
+        full_attn_idxs=[2, 5, 8, 10, 12, 14],
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+    ),
+    "LFM2-8B-A1B": _model(
+        *("lfm2_moe", "Lfm2MoeForCausalLM", 8_339_930_560, 2048, 7168, 24, 32, 8, 65_536, 128_000),
+        layer_types=["full_attention" if layer in (2, 6, 10, 14, 18, 21) else "conv" for layer in range(24)],
+        num_experts=32,
+        num_experts_per_tok=4,
+        moe_intermediate_size=1792,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+    ),
+    "Qwen3-Next-80B-A3B": _qwen3_next(79_674_391_296, 2048, 5120, 48, 16, 2, 151936, 262144),
+    "Qwen3.5-9B, text": _model(
+        *("qwen3_5_text", "Qwen3_5ForCausalLM", 8_953_803_264, 4096, 12288, 32, 16, 4, 248320, 32768), head_dim=256
+    ),
+    "Qwen3.5-35B-A3B, text": (
+        {
+            "architectures": ["Qwen3_5MoeForCausalLM"],
+            "model_type": "qwen3_5_moe_text",
+            "hidden_size": 2048,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 248320,
+            "max_position_embeddings": 32768,
+        },
+        34_660_610_688,
+    ),
     "gemma-2-2b": _gemma2(2_614_341_888, 2304, 9216, 26, 8, 4, 256000, 8192),
     "gemma-2-9b": _gemma2(9_241_705_984, 3584, 14336, 42, 16, 8, 256000, 8192),
     "gemma-3-270m": _gemma3(268_098_176, 640, 2048, 18, 4, 1, 262144, 32768),

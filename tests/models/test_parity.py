@@ -36,6 +36,8 @@ CHUNKED = [
     "starcoder2: biases, no gate, a window",
     "phi4-mini: longrope over the trained length, part of a head",
     "deepseek v2: latent attention, groups by their best expert, yarn scales scores",
+    "lfm2 with biases, a kernel of four, a final width",
+    "qwen3 next: the gated delta rule, a dense layer",
 ]
 
 

@@ -14,6 +14,8 @@ from transformers import (
     Llama4ForConditionalGeneration,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
 )
 
 from jaxserve.errors import BadCheckpoint, UnknownArchitecture
@@ -48,6 +50,12 @@ def mistral3(text_config, **outer):
     return Mistral3ForConditionalGeneration(Mistral3Config(text_config=text_config, vision_config=vision, **outer))
 
 
+def qwen3_5_moe(text_config, **outer):
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64}
+    vision |= {"patch_size": 4, "num_position_embeddings": 16}
+    return Qwen3_5MoeForConditionalGeneration(Qwen3_5MoeConfig(text_config=text_config, vision_config=vision, **outer))
+
+
 def mixed(model, seed=3):
     """The model with weights spread widely enough that every norm and bias matters."""
     generator = torch.Generator().manual_seed(seed)
@@ -64,6 +72,7 @@ MODELS = {
     "mistral small 3.1": lambda: mistral3(text("mistral", sliding_window=None), tie_word_embeddings=False),
     "mistral3 that ties and says so outside": lambda: mistral3(text("mistral"), tie_word_embeddings=True),
     "llama 4": lambda: llama4(text("llama4")),
+    "qwen 3.5 moe": lambda: qwen3_5_moe(text("qwen3_5_moe")),
     "ministral 3": lambda: mistral3(text("ministral3", tie_word_embeddings=True), tie_word_embeddings=True),
 }
 

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState, StateArray
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import Origin, ParamSpec, Source
+from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.partition import check_partition, local_caches
 from jaxserve.models.spec import MLPSpec
 from jaxserve.parallel.ranks import Ranks
@@ -61,8 +62,16 @@ def test_numbers_that_would_cut_packed_blocks_are_refused_with_those_that_do_not
 def test_a_rank_keeps_the_key_heads_of_its_queries():
     cache = PagedKeysValues(num_kv_heads=2, head_dim=8)
     assert [local_caches([cache], size)[0].num_kv_heads for size in (1, 2, 4)] == [2, 1, 1]
-    with pytest.raises(BadConfig, match="cannot divide RecurrentState"):
-        local_caches([RecurrentState(arrays=(StateArray((2,)),))], 2)
+    state = RecurrentState(arrays=(StateArray((3, 8), split_axis=1), StateArray((4, 6), "float32", split_axis=0)))
+    assert [array.shape for array in local_caches([state], 2)[0].arrays] == [(3, 4), (2, 6)]
+
+
+def test_value_heads_follow_their_key_heads():
+    delta = GatedDeltaSpec(num_key_heads=2, num_value_heads=8, key_dim=8, value_dim=8, kernel_size=4)
+    spec = replace(PLAIN, layers=(replace(PLAIN.layers[0], attention=delta),))
+    check_partition(spec, Ranks(2))
+    with pytest.raises(BadConfig, match="4 cannot divide 2 key heads of the delta rule; try 1, 2"):
+        check_partition(spec, Ranks(4))
 
 
 def test_experts_are_split_whole_under_expert_parallelism_alone():

@@ -1,0 +1,47 @@
+"""The block of a short convolution with two gates."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.layers.linear import Linear, apply_linears
+from jaxserve.models.recurrent_rows import convolve_rows, read_states, write_states
+from jaxserve.models.short_conv_spec import ShortConvSpec
+from jaxserve.models.spec import DecoderSpec
+from jaxserve.parallel.ranks import ONE_RANK, Ranks
+
+
+class ShortConvLayer(nnx.Module):
+    """The short convolution of one layer. ranks: each has some of its channels."""
+
+    conv_before: Linear
+    conv_after: Linear
+    conv_value: Linear
+    conv_output: Linear
+
+    def __init__(
+        self, spec: DecoderSpec, conv: ShortConvSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks
+    ) -> None:
+        for each in conv.projections(spec.width):
+            own = ranks if each.name == "conv_output" else ONE_RANK
+            linear = Linear(each.width_in, each.width_out, bias=each.bias, dtype=dtype, rngs=rngs, ranks=own)
+            setattr(self, each.name, linear)
+        self.conv_kernel = nnx.Param(jnp.zeros((conv.channels, 1, conv.kernel_size), dtype))
+        self.conv_bias = nnx.Param(jnp.zeros((conv.channels,), dtype)) if conv.bias else None
+
+    def __call__(
+        self, x_TD: Array, rotation: None, inputs: AttentionInputs, pages: tuple[Array], backend: Any
+    ) -> tuple[Array, tuple[Array]]:
+        """Return the block's output [T, D] and the states of all slots with those of the rows behind this step.
+
+        pages   The last tokens [S, L - 1, channels] of the convolution, of all slots.
+        """
+        before_TC, after_TC, value_TC = apply_linears(x_TD, self.conv_before, self.conv_after, self.conv_value)
+        bias_C = None if self.conv_bias is None else self.conv_bias[...]
+        state_BLC = read_states(pages[0], inputs)
+        y_TC, state_BLC = convolve_rows(before_TC * value_TC, self.conv_kernel[...][:, 0], state_BLC, inputs, bias_C)
+        return self.conv_output(after_TC * y_TC), (write_states(pages[0], state_BLC, inputs),)
