@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.layers import quant
+from jaxserve.layers.mlp import ClampedSwiGLU
 from jaxserve.layers.moe import Experts, MoE, RouterSpec, group_by_expert, native_products, ragged_products, route
 from jaxserve.native import library
 from tests.models.plain_decoder import choose_experts
@@ -105,8 +106,12 @@ def run_sorted(request):
 
 
 @pytest.mark.parametrize("num_real", [7, 0])
-def test_experts_of_sorted_tokens_give_what_the_loop_gives(run_sorted, num_real):
-    experts = Experts(5, 16, 24, activation="gelu", bias=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("activation", ["gelu", ClampedSwiGLU(alpha=1.7, limit=2.0)])
+def test_experts_of_sorted_tokens_give_what_the_loop_gives(run_sorted, num_real, activation):
+    has_bias = activation != "gelu"
+    experts = Experts(5, 16, 24, activation=activation, bias=has_bias, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    if has_bias:
+        experts.gate_bias, experts.up_bias = nnx.Param(draw(5, 24)), nnx.Param(2 - draw(5, 24))
     index_TK = jnp.asarray(np.random.default_rng(0).permuted(np.tile(np.arange(5), (9, 1)), axis=1)[:, :2])
     kernels = (draw(5, 16, 24), draw(5, 16, 24), draw(5, 24, 16))
     arguments = draw(9, 16), index_TK, jnp.arange(9)[:, None] < num_real, kernels
