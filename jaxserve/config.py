@@ -33,6 +33,7 @@ STRUCTURED_OUTPUTS_KEYS = {
 }
 
 Quantization = Literal["none", "int8", "int4"]
+QuantizationChoice = Literal["auto", "none", "int8", "int4"]
 
 
 def option(default: Any, help: str, *, group: str | None = None, is_secret: bool = False) -> Any:
@@ -78,10 +79,11 @@ class EngineConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Weights and activations have this type; auto is float32 on CPU and bfloat16 on GPU and TPU."
     )
-    quantization: Quantization = option(
-        "none",
-        "Weights are packed as int8, or as int4 with the token embeddings in int8. This works on CPU and in float32"
-        " only; activations are rounded to int8 inside every product.",
+    quantization: QuantizationChoice = option(
+        "auto",
+        "Weights are packed as int8, or as int4 with the token embeddings in int8; auto packs only integers of a"
+        " quantised checkpoint, with their own codes. This works on CPU and in float32 only; activations are rounded"
+        " to int8 inside every product.",
     )
     tensor_parallel_size: int = option(
         1,
@@ -246,7 +248,7 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadConfig(f"{name} must be at least 1, got {value}.")
-        if self.quantization != "none" and self.dtype == "bfloat16":
+        if self.quantization in ("int8", "int4") and self.dtype == "bfloat16":
             raise BadConfig(
                 f"quantization={self.quantization!r} computes in float32, not bfloat16; try --dtype float32, or auto."
             )

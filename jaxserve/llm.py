@@ -9,7 +9,7 @@ from html import escape
 from typing import Any, Literal
 
 from jaxserve.blocking_client import BlockingClient
-from jaxserve.config import DEFAULT_MODEL, EngineConfig, Quantization
+from jaxserve.config import DEFAULT_MODEL, EngineConfig, QuantizationChoice
 from jaxserve.engine_client import EngineClient
 from jaxserve.llm_chat import chat as _chat
 from jaxserve.llm_generate import generate as _generate
@@ -49,7 +49,7 @@ class LLM:
         hf_token: str | None = None,
         hf_overrides: dict[str, Any] | None = None,
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-        quantization: Quantization = "none",
+        quantization: QuantizationChoice = "auto",
         tensor_parallel_size: int = 1,
         data_parallel_size: int = 1,
         enable_expert_parallel: bool = False,

@@ -150,7 +150,7 @@ def _converted(name: str, value: Any, declared: Any) -> Any:
     """Return the value in its declared type; None is the default of quantization in vLLM."""
     types = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
     if value is None:
-        value = value if NoneType in types else "none"
+        value = value if NoneType in types else "auto"
     for allowed in types:
         plain_type = get_origin(allowed) or allowed
         if plain_type is Literal and value in get_args(allowed):

@@ -68,7 +68,7 @@ CHECKPOINT_FORMS = (
 VALUE_ALIASES: dict[str, dict[str, str | None]] = {
     "log-level": {"trace": "debug", **{level.upper(): level for level in ("debug", "info", "warning", "error")}},
     "dtype": {"float": "float32"},
-    "quantization": {"None": "none", **dict.fromkeys(CHECKPOINT_FORMS)},
+    "quantization": {"None": "auto", **dict.fromkeys(CHECKPOINT_FORMS)},
 }
 # Flag of jaxserve → why any value but its own choices is refused.
 REFUSED_VALUE_REASONS = {

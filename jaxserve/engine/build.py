@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,7 @@ def build(
     fetched or served, all before any large allocation.
     """
     model = open_model(config, placement, progress, on_path)
+    config = replace(config, quantization=model.weight_form.quantization)
     backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
     config = resolve_page_size(config, model, backend)
@@ -169,8 +170,10 @@ def _load(
 def _roofline(config: EngineConfig, model: OpenedModel, spec: DecoderSpec) -> Roofline | None:
     if not config.roofline:
         return None
-    peak_rates = get_peak_rates(model.placement.devices, model.dtype, config.quantization)
-    return Roofline(model.architecture.cost(spec), model.dtype.itemsize, peak_rates, config.quantization)
+    form = model.weight_form
+    peak_rates = get_peak_rates(model.placement.devices, model.dtype, form.quantization)
+    cost, itemsize = model.architecture.cost(spec), model.dtype.itemsize
+    return Roofline(cost, itemsize, peak_rates, form.quantization, packs_head=form.kinds is None)
 
 
 def _executor(

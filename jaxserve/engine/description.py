@@ -9,7 +9,7 @@ from jaxserve.cache.sizing import CacheSize
 from jaxserve.config import EngineConfig
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.opened_model import OpenedModel
-from jaxserve.native import library
+from jaxserve.engine.weight_form import describe_weight_form
 from jaxserve.weights.quantized import describe_packing
 
 
@@ -26,7 +26,7 @@ def describe(
         "device": model.placement.describe(),
         "dtype": str(model.dtype),
         "attention": backend.name,
-        "weights": f"{model.weight_bytes / 2**20:.0f} MiB, {_describe_quantization(config)}",
+        "weights": f"{model.weight_bytes / 2**20:.0f} MiB, {describe_weight_form(model.weight_form)}",
         **describe_packing(model.checkpoint),
         **_describe_cache(size, config.page_size),
         "longest request": f"{size.max_model_len} tokens",
@@ -48,13 +48,6 @@ def _describe_cache(size: CacheSize, page_size: int) -> dict[str, str]:
         return {"key-value cache": f"{describe(size.groups[0])} ({size.reason})"}
     lines = {"key-value cache": f"{size.total_bytes / 2**20:.0f} MiB ({size.reason})"}
     return lines | {f"cache, {group.name}": describe(group) for group in size.groups}
-
-
-def _describe_quantization(config: EngineConfig) -> str:
-    if config.quantization == "none":
-        return "not packed"
-    products = "native products" if library.is_usable() else "unpacked in every step, for want of a C compiler"
-    return f"{config.quantization}{', tables int8' if config.quantization == 'int4' else ''}, {products}"
 
 
 def describe_programs(num: int, hits: int, directory: Path | None) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.compile import ProgressCallback
+from jaxserve.engine.weight_form import WeightForm, choose_weight_form
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.model_files import blame_model_files
@@ -39,6 +40,7 @@ class OpenedModel:
     dtype          The dtype of the activations.
     leaves         The weights and their origins in checkpoints.
     shapes         The shapes of the weights on the devices.
+    weight_form    How the weights are packed.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class OpenedModel:
     dtype: np.dtype
     leaves: dict[ParamPath, ParamSpec]
     shapes: dict[ParamPath, Any]
+    weight_form: WeightForm
 
     @property
     def weight_bytes(self) -> int:
@@ -87,13 +90,14 @@ def open_model(
         architecture = find_architecture(model_config)
         spec = architecture.spec(model_config, config_name)
     placement = placement or choose_placements(config)[0]
-    check_partition(spec, placement.ranks, config.quantization)
     dtype = _dtype(config, placement.platform)
     leaves = architecture.params(spec)
+    form = choose_weight_form(config, checkpoint, leaves, spec, placement.ranks, placement.platform, dtype)
+    check_partition(spec, placement.ranks, form.quantization)
     check_quantization(config, placement.platform, dtype)
-    shapes = place_params(abstract_params(leaves, dtype, config.quantization), leaves, spec, placement)
+    shapes = place_params(abstract_params(leaves, dtype, form.quantization, form.kinds), leaves, spec, placement)
     check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
-    return OpenedModel(path, checkpoint, model_config, architecture, spec, placement, dtype, leaves, shapes)
+    return OpenedModel(path, checkpoint, model_config, architecture, spec, placement, dtype, leaves, shapes, form)
 
 
 def merge_overrides(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +130,7 @@ def check_quantization(config: EngineConfig, platform: str, dtype: np.dtype) -> 
 
     Raises BadConfig for another platform or dtype.
     """
-    if config.quantization == "none":
+    if config.quantization in ("auto", "none"):
         return
     if platform != "cpu":
         raise BadConfig(

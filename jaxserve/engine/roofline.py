@@ -77,13 +77,23 @@ class Roofline:
     itemsize       Bytes of a number of the activations and of the cache.
     peak_rates     The rates of all its devices.
     quantization   How the weights are packed.
+    packs_head     Whether those of the logits' product are, too.
     """
 
-    def __init__(self, cost: Cost, itemsize: int, peak_rates: PeakRates, quantization: Quantization = "none") -> None:
+    def __init__(
+        self,
+        cost: Cost,
+        itemsize: int,
+        peak_rates: PeakRates,
+        quantization: Quantization = "none",
+        *,
+        packs_head: bool = True,
+    ) -> None:
         self.peak_rates = peak_rates
         self._cost = cost
         self._bytes_per_weight = itemsize if quantization == "none" else bytes_per_weight(quantization)
-        head_bytes = cost.head * (itemsize if quantization == "none" else bytes_per_weight("int8"))
+        is_plain = quantization == "none" or not packs_head
+        head_bytes = cost.head * (itemsize if is_plain else bytes_per_weight("int8"))
         body_bytes = self._bytes_per_weight * (cost.body - cost.unpacked) + itemsize * cost.unpacked
         self._weight_bytes = float(body_bytes + head_bytes)
         self._attention = [

@@ -164,21 +164,25 @@ def _find_text_part(hf_config: Mapping[str, Any], name: str, wrapper: Wrapper) -
 
 
 def abstract_params(
-    params: Mapping[ParamPath, ParamSpec], dtype: DTypeLike, quantization: Quantization = "none"
+    params: Mapping[ParamPath, ParamSpec],
+    dtype: DTypeLike,
+    quantization: Quantization = "none",
+    kinds: Mapping[ParamPath, quant.PackedKind] | None = None,
 ) -> dict[ParamPath, jax.ShapeDtypeStruct | quant.PackedWeight]:
     """Return shape and type of every leaf, without tracing and without allocation.
 
-    With a quantization every packable weight is packed. Tables stay int8 under int4: a token is chosen among their
-    rows.
+    With a quantization every packable weight is packed, or those of `kinds` as it says. Tables stay int8 under int4: a
+    token is chosen among their rows.
     """
 
     def abstract_param(path: ParamPath, param: ParamSpec) -> jax.ShapeDtypeStruct | quant.PackedWeight:
-        if quantization == "none" or not param.is_packable:
+        if quantization == "none" or not param.is_packable or (kinds is not None and path not in kinds):
             return jax.ShapeDtypeStruct(param.shape, jnp.float32 if param.is_float32 else dtype)
+        kind = quantization if kinds is None else kinds[path]
         if path[-1] == "table":
             return quant.abstract_packed("int8", width_in=param.shape[1], width_out=param.shape[0])
         *experts, width_in, width_out = param.shape
-        return quant.abstract_packed(quantization, width_in, width_out, num_experts=experts[0] if experts else None)
+        return quant.abstract_packed(kind, width_in, width_out, num_experts=experts[0] if experts else None)
 
     return {path: abstract_param(path, param) for path, param in params.items()}
 

@@ -36,6 +36,18 @@ class Scheme:
     has_group_list: bool = False
 
 
+def find_kind(scheme: Scheme, num_inputs: int) -> PackedKind | None:
+    """Return the packed form whose blocks can hold the codes of a scheme, in which no group ends within a block."""
+    if scheme.form not in ("awq", "gptq", "int8", "words") or scheme.has_group_list:
+        return None
+    group_size = scheme.block[1] or num_inputs
+    if num_inputs % BLOCK_SIZE or group_size % BLOCK_SIZE:
+        return None
+    if scheme.bits == 8:
+        return None if scheme.has_zero_points else "int8"
+    return "int4" if scheme.bits == 4 and scheme.form != "int8" else None
+
+
 @dataclass(frozen=True, slots=True)
 class GroupedCodes:
     """Integers of some rows and columns of a matrix, and the scales of its groups: value = (code - zero) * scale.

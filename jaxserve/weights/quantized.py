@@ -15,7 +15,7 @@ from jaxserve.layers.quant import PackedKind, QuantizedBlocks
 from jaxserve.model_files import blame_model_files
 from jaxserve.weights.mapped_file import aligned_empty
 from jaxserve.weights.mxfp4 import MXFP4Checkpoint, is_packed
-from jaxserve.weights.packed_form import GroupedCodes, Parts
+from jaxserve.weights.packed_form import GroupedCodes, Parts, find_kind
 from jaxserve.weights.packed_tensors import PackedTensor, find_packed, find_unused, view_parts
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
 from jaxserve.weights.quantization import FileQuantization
@@ -113,6 +113,11 @@ class QuantizedCheckpoint:
         )
         blocks = codes.to_blocks(kind) if isinstance(codes, GroupedCodes) and column_range.step == 1 else None
         return blocks and blocks.take_rows(slice(None, None, row_range.step))
+
+    def kind_of(self, name: str) -> PackedKind | None:
+        """Return the packed form that can hold the tensor's own codes; None if none can, or it is not packed."""
+        packed = self._packed.get(name)
+        return None if packed is None or len(packed.shape) != 2 else find_kind(packed.scheme, packed.shape[1])
 
     def release(self, name: str) -> None:
         """Give back the memory that the tensor's parts of the file take."""

@@ -18,6 +18,7 @@ module → what proves it:
     program_memory → test_program_memory.py
     build, opened_model, program_plan → test_overrides.py, test_packed.py, test_model_families.py
     description → test_start_log.py
+    weight_form → test_weight_form.py
     request_faults → test_request_faults.py, test_scheduler_life.py
     fault_search → test_step_faults.py, test_scheduler_life.py
     fault_injection → test_fault_injection.py

@@ -39,7 +39,7 @@ def in_orbax(path: Path) -> Checkpoint:
 
 
 def load(checkpoint: Checkpoint, **sizes: Any) -> dict:
-    config = EngineConfig(**sizes)
+    config = EngineConfig(**({"quantization": "none"} | sizes))
     [placement] = choose_placements(config)
     architecture = registry.find_architecture(checkpoint.config)
     spec = architecture.spec(checkpoint.config)

@@ -65,7 +65,7 @@ class Prefill:
     """The forward pass of one prompt on some ranks: logits, and the compiled program."""
 
     def __init__(self, directory: Path, num_tokens: int, **sizes: Any) -> None:
-        config = EngineConfig(**sizes)
+        config = EngineConfig(**({"quantization": "none"} | sizes))
         [placement] = choose_placements(config)
         checkpoint = open_checkpoint(directory)
         architecture = registry.find_architecture(checkpoint.config)

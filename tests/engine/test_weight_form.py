@@ -1,0 +1,113 @@
+"""Integers of a quantised checkpoint keep their codes in memory where there are kernels; all else is plain."""
+
+import numpy as np
+import pytest
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.build import build
+from jaxserve.engine.runner import Runner
+from jaxserve.engine.weight_form import choose_weight_form, find_kinds
+from jaxserve.models import registry
+from jaxserve.native import library
+from jaxserve.parallel.ranks import ONE_RANK
+from jaxserve.weights.checkpoint import open_checkpoint
+from jaxserve.weights.quantized import QuantizedCheckpoint
+from tests.engine.conftest import PAGES
+from tests.models.tiny import random_weights, tiny_config
+from tests.weights import quantized_writer as writer
+
+pytestmark = pytest.mark.skipif(library.find_compiler() is None, reason="no C compiler here")
+LLAMA = tiny_config("llama") | {"num_hidden_layers": 1, "tie_word_embeddings": False}
+INT4 = writer.Form(
+    writer.compressed("pack-quantized", writer.integers(4, "group", group_size=32)), writer.words(group_size=32)
+)
+MOE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "num_hidden_layers": 2}
+
+
+def write(path, form: writer.Form, config=LLAMA):
+    stored, _ = writer.pack(form, random_weights(config, seed=3))
+    return writer.write_checkpoint(path, config | {"quantization_config": form.config}, stored)
+
+
+def choose(path, platform: str = "cpu", dtype=np.float32, **settings):
+    checkpoint = open_checkpoint(path)
+    architecture = registry.find_architecture(checkpoint.config)
+    spec = architecture.spec(checkpoint.config)
+    params = architecture.params(spec)
+    config = EngineConfig(model=str(path), **settings)
+    return choose_weight_form(config, checkpoint, params, spec, ONE_RANK, platform, np.dtype(dtype))
+
+
+def test_a_packed_model_is_served_with_its_codes(tmp_path):
+    loaded = build(
+        EngineConfig(
+            model=str(write(tmp_path, INT4)),
+            max_model_len=64,
+            max_num_seqs=1,
+            max_num_batched_tokens=16,
+            num_gpu_blocks_override=PAGES,
+            max_logprobs=0,
+        )
+    )
+    try:
+        assert loaded.config.quantization == "int4"
+        assert "int4 in 7 matrices (the codes of the file), native products" in loaded.description["weights"]
+        assert loaded.description["packed in the file"] == "compressed-tensors int4 in groups of 32"
+        assert isinstance(loaded.engine.runner, Runner)
+        executor = loaded.engine.runner.executor
+        weights = executor.table.model.weights.unpack(executor.weights)
+        packed = {path for path, weight in weights.items() if hasattr(weight, "kind")}
+        assert len(packed) == 7 and not any(path[-1] == "table" for path in packed)
+    finally:
+        loaded.engine.close()
+
+
+REASONS = {
+    "a gpu": (INT4, {"platform": "gpu"}, "a gpu has no kernels for packed weights"),
+    "bfloat16": (INT4, {"dtype": "bfloat16"}, "products of packed weights are computed in float32"),
+    "fp8": (writer.FORMS["fp8 blocks"], {}, "what is packed in the file are not integers in order"),
+    "groups within a block": (writer.FORMS["awq"], {}, "what is packed in the file are not integers in order"),
+    "act-order": (writer.FORMS["gptq, act-order"], {}, "what is packed in the file are not integers in order"),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_what_cannot_stay_packed_is_unpacked_and_says_why(case, tmp_path):
+    form, where, reason = REASONS[case]
+    chosen = choose(write(tmp_path, form), **where)
+    assert (chosen.quantization, chosen.reason) == ("none", reason)
+
+
+def test_settings_come_before_the_file(tmp_path):
+    path = write(tmp_path, INT4)
+    for quantization in ("none", "int8", "int4"):
+        chosen = choose(path, quantization=quantization)
+        assert (chosen.quantization, chosen.kinds) == (quantization, None)
+
+
+def test_plain_checkpoints_stay_plain(tmp_path):
+    chosen = choose(writer.write_checkpoint(tmp_path, LLAMA, random_weights(LLAMA, seed=3)))
+    assert (chosen.quantization, chosen.reason) == ("none", "")
+
+
+def test_experts_are_packed_beside_a_router_that_is_not(tmp_path):
+    config = tiny_config("qwen3_moe") | MOE
+    checkpoint = open_checkpoint(write(tmp_path, INT4, config))
+    assert isinstance(checkpoint, QuantizedCheckpoint)
+    architecture = registry.find_architecture(config)
+    kinds = find_kinds(checkpoint, architecture.params(architecture.spec(config)))
+    assert {path[2:] for path in kinds if path[2] == "mlp" and path[1] == 1} == {
+        ("mlp", "experts", name) for name in ("gate", "up", "down")
+    }
+    assert ("layers", 1, "attention", "query", "kernel") in kinds
+
+
+def test_weights_of_one_call_are_packed_together_or_not_at_all(tmp_path):
+    """A checkpoint may leave one projection plain, and its neighbours in the call are unpacked for it."""
+    weights = random_weights(LLAMA, seed=3)
+    stored, _ = writer.pack(INT4, {name: value for name, value in weights.items() if "v_proj" not in name})
+    stored |= {name: value for name, value in weights.items() if "v_proj" in name}
+    path = writer.write_checkpoint(tmp_path, LLAMA | {"quantization_config": INT4.config}, stored)
+    chosen = choose(path)
+    assert chosen.kinds is not None
+    assert {name[2] for name in chosen.kinds} == {"mlp"}
