@@ -66,6 +66,13 @@ def undisturbed(built, prompt, **params):
     return tokens_of(Bench(built, prefix_caching=False, overlap=False), prompt, **params)[0]
 
 
+def check_next_turn(built, bench, prompt, params):
+    """A prompt that goes on behind an answer begins at the snapshot of the answer's last page border."""
+    before = bench.counter("prefix_cache_hits")
+    assert tokens_of(bench, prompt, **params) == [undisturbed(built, prompt, **params)], "the next turn"
+    assert bench.counter("prefix_cache_hits") - before == (len(PROMPT) + NUM_TOKENS) // PAGE * PAGE
+
+
 def test_greedy_tokens_are_those_of_transformers(built):
     """Each token is the best one behind those before it: so are all of them, at the cost of one pass."""
     tokens = undisturbed(built, PROMPT)
@@ -84,6 +91,9 @@ def test_tokens_do_not_depend_on_what_happens_around_a_request(built, params):
     assert [tokens_of(cached, PROMPT, **params) for _ in range(2)] == [expected[:1]] * 2, "cached"
     is_recurrent = any(size.is_recurrent for size in built.cache_size.groups)
     assert is_recurrent or cached.counter("prefix_cache_hits") == len(PROMPT) // PAGE * PAGE
+
+    if is_recurrent:
+        check_next_turn(built, cached, [*PROMPT, *expected[0], 7], params)
 
     assert tokens_of(Bench(built), PROMPT, *OTHERS, **params) == expected, "with others"
 
