@@ -47,12 +47,16 @@ def _take_rows(table: Array | quant.PackedWeight, row_T: Array) -> Array:
 class LMHead(nnx.Module):
     """The output table of a model that does not tie it to the embedding. Laid out [V, D], as the embedding is."""
 
-    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs, has_bias: bool = False
+    ) -> None:
+        self.bias = nnx.Param(jnp.zeros((vocab_size,), dtype)) if has_bias else None
         self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
 
     def compute_logits(self, hidden_BD: Array) -> Array:
         """Return logits_BV float32 for hidden_BD."""
-        return compute_logits(hidden_BD, self.table.get_value())
+        logits_BV = compute_logits(hidden_BD, self.table.get_value())
+        return logits_BV if self.bias is None else logits_BV + self.bias[...].astype(jnp.float32)
 
 
 def compute_logits(hidden_BD: Array, table_VD: Array | quant.PackedWeight) -> Array:

@@ -14,6 +14,8 @@ from jaxserve.layers.linear import Linear, apply_linears
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+MLPActivation: TypeAlias = Activation | Literal["xielu"]
+"""Those of a dense block: xIELU has weights of its own, which experts have no place for."""
 
 
 def _relu2(x: Array) -> Array:
@@ -45,6 +47,26 @@ def apply_gate(gate: Array, up: Array, activation: Activation | ClampedSwiGLU) -
     return gate * nn.sigmoid(activation.alpha * gate) * (up + 1)
 
 
+class XIELU(nnx.Module):
+    """xIELU (arXiv 2411.13010): a parabola above zero, an exponential below, with learned curvatures.
+
+    alphas      the curvatures above and below zero, before softplus, [2, 1]
+    constants   beta, the slope at zero, and eps, above which no exponential is taken, [2]
+    """
+
+    def __init__(self, dtype: DTypeLike) -> None:
+        self.alphas = nnx.Param(jnp.zeros((2, 1), dtype))
+        self.constants = nnx.Param(jnp.zeros((2,), dtype))
+
+    def __call__(self, x: Array) -> Array:
+        """Return the activated x, in its shape and type, computed in float32."""
+        wide = x.astype(jnp.float32)
+        above, below = nn.softplus(self.alphas[...].astype(jnp.float32))
+        beta, eps = self.constants[...].astype(jnp.float32)
+        curved = jnp.where(wide > 0, above * wide * wide, (jnp.expm1(jnp.minimum(wide, eps)) - wide) * (below + beta))
+        return (curved + beta * wide).astype(x.dtype)
+
+
 class MLP(nnx.Module):
     """down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate.
 
@@ -57,14 +79,15 @@ class MLP(nnx.Module):
         width: int,
         hidden: int,
         *,
-        activation: Activation,
+        activation: MLPActivation,
         is_gated: bool,
         bias: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
         ranks: Ranks = ONE_RANK,
     ) -> None:
-        self.activation: Activation = activation
+        self.activation: MLPActivation = activation
+        self.xielu = XIELU(dtype) if activation == "xielu" else None
         self.gate = Linear(width, hidden, bias=bias, dtype=dtype, rngs=rngs) if is_gated else None
         self.up = Linear(width, hidden, bias=bias, dtype=dtype, rngs=rngs)
         self.down = Linear(hidden, width, bias=bias, dtype=dtype, rngs=rngs, ranks=ranks)
@@ -72,6 +95,12 @@ class MLP(nnx.Module):
     def __call__(self, x_TD: Array) -> Array:
         """Return the block's output [T, D] for x_TD, in x's type."""
         if self.gate is None:
-            return self.down(ACTIVATIONS[self.activation](self.up(x_TD)))
+            return self.down(self._activate(self.up(x_TD)))
         gate_TF, up_TF = apply_linears(x_TD, self.gate, self.up)
-        return self.down(apply_gate(gate_TF, up_TF, self.activation))
+        return self.down(self._activate(gate_TF) * up_TF)
+
+    def _activate(self, x_TF: Array) -> Array:
+        if self.xielu is not None:
+            return self.xielu(x_TF)
+        assert self.activation != "xielu"
+        return ACTIVATIONS[self.activation](x_TF)

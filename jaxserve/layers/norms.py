@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
-NormKind: TypeAlias = Literal["rms", "rms_wide", "rms_plus_one", "layer"]
+NormKind: TypeAlias = Literal["rms", "rms_wide", "rms_plus_one", "layer", "layer_plus_one"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,10 @@ class NormSpec:
     rms_wide       the same, cast after the scale (OLMo 2)
     rms_plus_one   x / rms(x) times 1 + scale, cast after that (Gemma)
     layer          (x - mean) / deviation times the scale, plus the bias where there is one
+    layer_plus_one   the same times 1 + scale (Nemotron)
     has_scale      False: no learned numbers (OLMo 1)
 
-    Raises ValueError for a bias of a norm of another kind than layer.
+    Raises ValueError for a bias of a norm that is not centered.
     """
 
     eps: float
@@ -32,8 +33,18 @@ class NormSpec:
     has_scale: bool = True
 
     def __post_init__(self) -> None:
-        if self.has_bias and self.kind != "layer":
-            raise ValueError(f"has_bias is True with kind {self.kind!r}; only 'layer' has a bias.")
+        if self.has_bias and not self.is_centered:
+            raise ValueError(f"has_bias is True with kind {self.kind!r}; only 'layer' and 'layer_plus_one' have one.")
+
+    @property
+    def is_centered(self) -> bool:
+        """Whether the mean is taken away first."""
+        return self.kind in ("layer", "layer_plus_one")
+
+    @property
+    def adds_one(self) -> bool:
+        """Whether the factor is 1 + scale."""
+        return self.kind in ("rms_plus_one", "layer_plus_one")
 
 
 class Norm(nnx.Module):
@@ -47,7 +58,7 @@ class Norm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Return the normed x [..., width], in its shape and type."""
         wide = x.astype(jnp.float32)
-        if self.spec.kind == "layer":
+        if self.spec.is_centered:
             wide = wide - self._mean(wide)
         variance = self._mean(wide * wide)
         normed = wide * lax.rsqrt(variance + self.spec.eps)
@@ -55,7 +66,7 @@ class Norm(nnx.Module):
             return normed.astype(x.dtype) if self.scale is None else normed.astype(x.dtype) * self.scale[...]
         if self.scale is not None:
             scale = self.scale[...].astype(jnp.float32)
-            normed = normed * (1 + scale if self.spec.kind == "rms_plus_one" else scale)
+            normed = normed * (1 + scale if self.spec.adds_one else scale)
         if self.bias is not None:
             normed = normed + self.bias[...].astype(jnp.float32)
         return normed.astype(x.dtype)

@@ -59,6 +59,8 @@ class AttentionLayer(nnx.Module):
         """Return the block's output [T, D] and the pages with the tokens' keys and values in them."""
         spec, tokens = self.spec, x_TD.shape[0]
         query_TX, key_TX, value_TX = apply_linears(x_TD, self.query, self.key, self.value)
+        if (limit := spec.qkv_clip) is not None:
+            query_TX, key_TX, value_TX = (jnp.clip(each, -limit, limit) for each in (query_TX, key_TX, value_TX))
         if spec.qk_norm == "full":
             query_TX, key_TX = self._norm(query_TX, key_TX)
         query_TNH, key_TKH, value_TKH = (

@@ -102,6 +102,7 @@ class AttentionSpec:
     rope           None: queries and keys are not rotated
     window         a token sees itself and the window - 1 tokens before it; None: all before it
     softcap        scores s become softcap * tanh(s / softcap)
+    qkv_clip       queries, keys and values are limited to [-qkv_clip, qkv_clip] as soon as they are projected
     qk_norm        a norm over each query and key head, or over all heads of a token together
     head_norm      the norm over each head; None: as every norm of the decoder
     norms_after_rope   these norms follow the rotation instead of preceding it
@@ -120,6 +121,7 @@ class AttentionSpec:
     softcap: float | None = None
     qkv_bias: bool = False
     output_bias: bool = False
+    qkv_clip: float | None = None
     qk_norm: Literal["none", "head", "full"] = "none"
     head_norm: NormSpec | None = None
     norms_after_rope: bool = False
@@ -154,10 +156,10 @@ class AttentionSpec:
 
     def projections(self, width: int) -> Iterator[Projection]:
         """Yield the projections, in the order in which they are computed."""
-        query, key, heads = self.query_width, self.key_width, self.num_heads
+        query, key, heads, kv_heads = self.query_width, self.key_width, self.num_heads, self.num_kv_heads
         yield Projection("query", width, query, self.qkv_bias, "width", "heads", heads)
-        yield Projection("key", width, key, self.qkv_bias, "width", "kv_heads")
-        yield Projection("value", width, key, self.qkv_bias, "width", "kv_heads")
+        yield Projection("key", width, key, self.qkv_bias, "width", "kv_heads", kv_heads)
+        yield Projection("value", width, key, self.qkv_bias, "width", "kv_heads", kv_heads)
         if self.has_output_gate:
             yield Projection("output_gate", width, query, self.qkv_bias, "width", "heads", heads)
         yield Projection("output", query, width, self.output_bias, "heads", "width")

@@ -80,11 +80,12 @@ def read_decoder_spec(
     mlp_fields = dict(mlp or {})
     if "hidden" not in mlp_fields:
         mlp_fields["hidden"] = config.get_positive_int("intermediate_size")
-    mlp_spec = MLPSpec(**{"activation": read_activation(config, activation_key, default_activation)} | mlp_fields)
+    if "activation" not in mlp_fields:
+        mlp_fields["activation"] = read_activation(config, activation_key, default_activation)
     norm_fields = dict(norm or {})
     if "eps" not in norm_fields:
         norm_fields["eps"] = config.get_positive_float("rms_norm_eps", 1e-6)
-    layers = [LayerSpec(attention=each, mlp=mlp_spec, **dict(layer or {})) for each in attentions]
+    layers = [LayerSpec(attention=each, mlp=MLPSpec(**mlp_fields), **dict(layer or {})) for each in attentions]
     return DecoderSpec(
         architecture_name=architecture_name,
         vocab_size=config.get_positive_int("vocab_size", default_vocab_size or REQUIRED),
@@ -144,12 +145,18 @@ def with_ropes(spec: DecoderSpec, ropes: tuple[RopeSpec | None, ...]) -> Decoder
     )
 
 
+def list_ropes(spec: DecoderSpec) -> list[RopeSpec | None]:
+    """Return the rotation of each layer's softmax attention; None where there is none."""
+    attentions = (layer.attention for layer in spec.layers)
+    return [each.rope if isinstance(each, AttentionSpec) else None for each in attentions]
+
+
 def without_ropes_in_full_layers(spec: DecoderSpec) -> DecoderSpec:
     """Return the spec with rotations in layers with a window alone."""
-    attentions = [layer.attention for layer in spec.layers]
+    attentions = (layer.attention for layer in spec.layers)
     has_windows = [isinstance(each, AttentionSpec) and each.window is not None for each in attentions]
-    ropes = (each.rope if has_window else None for each, has_window in zip(attentions, has_windows, strict=True))
-    return with_ropes(spec, tuple(ropes))
+    ropes = zip(list_ropes(spec), has_windows, strict=True)
+    return with_ropes(spec, tuple(rope if has_window else None for rope, has_window in ropes))
 
 
 def read_layer_types(config: ConfigReader, kinds: tuple[str, ...], default_types: list[str]) -> tuple[str, ...]:

@@ -71,6 +71,8 @@ class DecoderLayer(nnx.Module):
         with jax.named_scope("attention"):
             mixed_TD, pages = self.attention(normed_TD, rotation, inputs, pages, backend)
         if self.spec.is_parallel:
+            if self.mlp_norm is not None:
+                normed_TD = self.mlp_norm(x_TD)
             return x_TD + self._scaled(mixed_TD) + self._scaled(self._feed_forward(normed_TD, inputs)), pages
         x_TD = x_TD + self._scaled(_apply(self.attention_post_norm, mixed_TD))
         with jax.named_scope("mlp"):
@@ -151,7 +153,11 @@ class Decoder(nnx.Module):
             [DecoderLayer(spec, layer, dtype=dtype, rngs=rngs, ranks=ranks) for layer in spec.layers]
         )
         self.final_norm = Norm(spec.width, spec.norm, dtype=dtype)
-        self.head = None if spec.tie_embeddings else LMHead(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs)
+        self.head = (
+            None
+            if spec.tie_embeddings
+            else LMHead(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs, has_bias=spec.has_head_bias)
+        )
 
     def __call__(
         self,

@@ -157,10 +157,12 @@ class DecoderFamily:
         }
         if not spec.tie_embeddings:
             params["head", "table"] = _whole(f"{names.head}.weight", table, ("vocab", "width"), is_packable=True)
+        if spec.has_head_bias:
+            params["head", "bias"] = _whole(f"{names.head}.bias", table[:1], ("vocab",))
         for index, layer in enumerate(spec.layers):
             prefix = names.layer.format(index)
             layouts = tuple({module: prefix + stem for module, stem in layout.items()} for layout in names.layouts)
-            for path, param in _layer_params(spec, layer, layouts, names.stacks).items():
+            for path, param in _layer_params(spec, layer, layouts, names).items():
                 params["layers", index, *path] = param
         return params
 
@@ -180,16 +182,20 @@ class DecoderFamily:
 
 
 def _layer_params(
-    spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ...], stacks: ExpertStacks
+    spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ...], names: TensorNames
 ) -> dict[ParamPath, ParamSpec]:
     attention, params = layer.attention, dict[ParamPath, ParamSpec]()
     for name, leaf, param in _projection_params(tuple(attention.projections(spec.width)), layouts):
         params["attention", name, leaf] = param
     if isinstance(layer.mlp, MoESpec):
-        params |= _moe_params(spec.width, layer.mlp, layouts, stacks)
+        params |= _moe_params(spec.width, layer.mlp, layouts, names.stacks)
     else:
         for name, leaf, param in _projection_params(tuple(mlp_projections(spec.width, layer.mlp)), layouts):
             params["mlp", name, leaf] = param
+        if layer.mlp.activation == "xielu":
+            stems = tuple(layout["xielu"] for layout in layouts)
+            params["mlp", "xielu", "alphas"] = _stacked(stems, ("alpha_p", "alpha_n"), (1,))
+            params["mlp", "xielu", "constants"] = _stacked(stems, ("beta", "eps"), ())
     for name, width, axis, norm in attention.norms():
         stems = tuple(layout[name] for layout in layouts)
         params |= _norm_params(norm or spec.norm, ("attention", name), stems, width, axis)
@@ -341,6 +347,14 @@ def _whole(name: str, shape: tuple[int, ...], axes: tuple[Axis | None, ...], *, 
 
 def _alternatives(names: tuple[str, ...], shape: tuple[int, ...], axes: tuple[Axis | None, ...]) -> ParamSpec:
     return ParamSpec(shape, axes, _distinct(tuple(Source(name, shape) for name in names)))
+
+
+def _stacked(stems: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]) -> ParamSpec:
+    """Return small arrays of the same shape as one weight."""
+    origins = tuple(
+        Origin(tuple(Source(f"{stem}.{name}", shape) for name in names), "stack") for stem in dict.fromkeys(stems)
+    )
+    return ParamSpec((len(names), *shape), (None,) * (1 + len(shape)), origins)
 
 
 def _distinct(sources: tuple[Source, ...]) -> tuple[Origin, ...]:

@@ -3,16 +3,17 @@
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, read_softcap, read_typed_windows
 from jaxserve.models.family import SANDWICH, DecoderFamily, named
-from jaxserve.models.spec import DecoderSpec
+from jaxserve.models.spec import DecoderSpec, NormPlace
 
 
-def _read(config: ConfigReader) -> DecoderSpec:
+def read_gemma2(config: ConfigReader, *, architecture_name: str, model_type: str, norm_place: NormPlace) -> DecoderSpec:
+    """Return the spec of Gemma 2, or of VaultGemma, which has norms in another place."""
     bias = config.get_bool("attention_bias", False)
     config.require("use_bidirectional_attention", False, None)
     return read_decoder_spec(
         config,
-        architecture_name="Gemma2ForCausalLM",
-        model_type="gemma2",
+        architecture_name=architecture_name,
+        model_type=model_type,
         windows=read_typed_windows(config, config.get_positive_int("sliding_window", 4096), full_every=2),
         num_kv_heads=4,
         head_dim=256,
@@ -26,12 +27,16 @@ def _read(config: ConfigReader) -> DecoderSpec:
             "qkv_bias": bias,
             "output_bias": bias,
         },
-        layer={"norm_place": "sandwich"},
+        layer={"norm_place": norm_place},
         decoder={
             "embedding_multiplier": config.get_positive_int("hidden_size") ** 0.5,
             "logits_softcap": read_softcap(config, "final_logit_softcapping", 30.0),
         },
     )
+
+
+def _read(config: ConfigReader) -> DecoderSpec:
+    return read_gemma2(config, architecture_name="Gemma2ForCausalLM", model_type="gemma2", norm_place="sandwich")
 
 
 ARCHITECTURE = DecoderFamily(_read, named(SANDWICH))

@@ -1,7 +1,7 @@
 """SmolLM3: Llama in which every fourth layer does not rotate."""
 
 from jaxserve.models.config_reader import MAX_LAYERS, ConfigReader
-from jaxserve.models.config_values import read_decoder_spec, read_typed_windows, with_ropes
+from jaxserve.models.config_values import list_ropes, read_decoder_spec, read_typed_windows, with_ropes
 from jaxserve.models.family import DecoderFamily
 from jaxserve.models.spec import DecoderSpec
 
@@ -32,7 +32,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     )
     return with_ropes(
         spec,
-        tuple(layer.attention.rope if does else None for layer, does in zip(spec.layers, rotates, strict=True)),
+        tuple(rope if does else None for rope, does in zip(list_ropes(spec), rotates, strict=True)),
     )
 
 

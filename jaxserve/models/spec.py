@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from jaxserve.layers.mlp import Activation, ClampedSwiGLU
+from jaxserve.layers.mlp import Activation, ClampedSwiGLU, MLPActivation
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.models.attention_spec import AttentionSpec, Projection
@@ -29,7 +29,7 @@ class MLPSpec:
     """down(activation(gate(x)) * up(x)), or down(activation(up(x))) where there is no gate."""
 
     hidden: int
-    activation: Activation = "silu"
+    activation: MLPActivation = "silu"
     is_gated: bool = True
     bias: bool = False
 
@@ -58,6 +58,8 @@ class MoESpec:
         router, group_size = self.router, self.num_experts // self.router.num_groups
         if self.has_shared_gate and self.shared is None:
             raise ValueError("has_shared_gate is True without a shared block.")
+        if self.shared is not None and self.shared.activation == "xielu":
+            raise ValueError("shared.activation is 'xielu'; a shared block has no place for its weights.")
         num_best = 2 if router.group_score == "best_two" else 1
         if router.num_groups > 1 and (self.num_experts % router.num_groups or group_size < num_best):
             groups = f"equal groups of {num_best} or more"
@@ -70,21 +72,25 @@ class MoESpec:
 class LayerSpec:
     """One layer: attention, then the feed-forward block.
 
-    is_parallel           both read the same normed input and are added together
+    is_parallel           both read the layer's input, normed, and are added together
+    has_two_norms         each of them reads it through a norm of its own
     residual_multiplier   factor of each block's output before it is added
 
-    Raises ValueError for is_parallel with norms in another place than pre.
+    Raises ValueError for is_parallel with norms in another place than pre, and for has_two_norms without is_parallel.
     """
 
     attention: AttentionKind
     mlp: MLPSpec | MoESpec
     norm_place: NormPlace = "pre"
     is_parallel: bool = False
+    has_two_norms: bool = False
     residual_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
         if self.is_parallel and self.norm_place != "pre":
             raise ValueError(f"is_parallel is True with norm_place {self.norm_place!r}; it needs 'pre'.")
+        if self.has_two_norms and not self.is_parallel:
+            raise ValueError("has_two_norms is True without is_parallel; layers of blocks in turn have two anyway.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +102,12 @@ class DecoderSpec:
     width                  of the residual stream
     norm                   of every norm but the per-head ones' width
     tie_embeddings         the logits read the embedding table; there is no other head
+    has_head_bias          the head has a bias
     embedding_multiplier   factor of the embedded tokens
     logits_multiplier      factor of the logits
     logits_softcap         logits z become softcap * tanh(z / softcap)
+
+    Raises ValueError for a bias of a head that is not there.
     """
 
     architecture_name: str
@@ -108,9 +117,14 @@ class DecoderSpec:
     norm: NormSpec
     layers: tuple[LayerSpec, ...]
     tie_embeddings: bool = False
+    has_head_bias: bool = False
     embedding_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.has_head_bias and self.tie_embeddings:
+            raise ValueError("has_head_bias is True with tie_embeddings; a tied model has no head.")
 
     @property
     def num_layers(self) -> int:
@@ -134,7 +148,7 @@ def mlp_projections(width: int, mlp: MLPSpec) -> Iterator[Projection]:
 def layer_norms(layer: LayerSpec) -> tuple[str, ...]:
     """Return the names of a layer's norms over the residual stream, in the order in which they are applied."""
     if layer.is_parallel:
-        return ("attention_norm",)
+        return ("attention_norm", "mlp_norm") if layer.has_two_norms else ("attention_norm",)
     before, after = layer.norm_place in ("pre", "sandwich"), layer.norm_place in ("post", "sandwich")
     names = (("attention_norm", before), ("attention_post_norm", after), ("mlp_norm", before), ("mlp_post_norm", after))
     return tuple(name for name, is_there in names if is_there)

@@ -187,4 +187,31 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3.5: gated delta rule, as many key as value heads, biases": tiny_config("qwen3_5")
     | {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 3, "attention_bias": True},
     "qwen3.5 moe: experts in every layer": tiny_config("qwen3_5_moe"),
+    "phi: the head has a bias": tiny_config("phi"),
+    "phi with normed heads": tiny_config("phi") | {"qk_layernorm": True},
+    "nemotron: norms of 1 + scale around the mean": tiny_config("nemotron"),
+    "nemotron with biases, tied": tiny_config("nemotron")
+    | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "apertus: xielu": tiny_config("apertus"),
+    "apertus with biases and another activation": tiny_config("apertus")
+    | {"attention_bias": True, "hidden_act": "relu2", "rope_parameters": PLAIN_ROPE},
+    "gpt_neox: fused by head, blocks side by side": tiny_config("gpt_neox"),
+    "gpt_neox with blocks in turn, no biases, transformers 4": {
+        key: value for key, value in tiny_config("gpt_neox").items() if key != "rope_parameters"
+    }
+    | {"use_parallel_residual": False, "attention_bias": False, "rotary_emb_base": 500, "rotary_pct": 0.5},
+    "olmo: limited queries, keys and values": tiny_config("olmo"),
+    "olmo without a limit, with biases, tied": tiny_config("olmo")
+    | {"clip_qkv": None, "attention_bias": True, "tie_word_embeddings": True},
+    "hyperclovax: norms around the blocks, multipliers": tiny_config("hyperclovax"),
+    "hyperclovax with norms before, biases, its own scale": tiny_config("hyperclovax")
+    | {"use_post_norm": False, "attention_multiplier": None, "attention_bias": True, "mlp_bias": True},
+    "cwm: full layers first": tiny_config("cwm"),
+    "ministral: windows by layer": tiny_config("ministral"),
+    "jais2: biases, squares without a gate": tiny_config("jais2"),
+    "jais2 without biases": tiny_config("jais2") | {"attention_bias": False, "mlp_bias": False},
+    "vaultgemma: norms before the blocks alone": tiny_config("vaultgemma"),
+    "granite_swa: sinks, a theta for each layer": tiny_config("granite_swa"),
+    "granite_swa with one theta, untied": tiny_config("granite_swa")
+    | {"layer_rope_theta": None, "tie_word_embeddings": False},
 }

@@ -5,7 +5,7 @@ no family uses, too. Held to transformers, where a family does use them, in test
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.special import erf, expit
@@ -61,7 +61,8 @@ def compute_logits(spec: DecoderSpec, params: Mapping[ParamPath, np.ndarray], to
         x_SD = run_layer(spec, layer, weights.part("layers", index), x_SD)
     x_SD = norm(spec.norm, weights.part("final_norm"), x_SD)
     table = weights["embed" if spec.tie_embeddings else "head", "table"]
-    return softcap(x_SD @ table.T * spec.logits_multiplier, spec.logits_softcap)
+    bias = weights["head", "bias"] if spec.has_head_bias else 0.0
+    return softcap((x_SD @ table.T + bias) * spec.logits_multiplier, spec.logits_softcap)
 
 
 def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
@@ -86,7 +87,8 @@ def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.nd
 
     if layer.is_parallel:
         normed = norm(spec.norm, weights.part("attention_norm"), x_SD)
-        return x_SD + layer.residual_multiplier * (attend(normed) + feed_forward(normed))
+        other = norm(spec.norm, weights.part("mlp_norm"), x_SD) if layer.has_two_norms else normed
+        return x_SD + layer.residual_multiplier * (attend(normed) + feed_forward(other))
     for name, block in (("attention", attend), ("mlp", feed_forward)):
         y_SD = x_SD
         if layer.norm_place in ("pre", "sandwich"):
@@ -102,6 +104,8 @@ def attention(norms: NormSpec, spec: AttentionSpec, weights: Weights, x_SD: np.n
     """Return what one attention block makes of a whole prompt."""
     size = len(x_SD)
     query, key, value = (weights.linear(name, x_SD) for name in ("query", "key", "value"))
+    if spec.qkv_clip is not None:
+        query, key, value = (np.clip(x, -spec.qkv_clip, spec.qkv_clip) for x in (query, key, value))
     if spec.qk_norm == "full":
         query, key = (norm(norms, weights.part(f"{name}_norm"), x) for name, x in (("query", query), ("key", key)))
     query, key, value = (x.reshape(size, -1, spec.head_dim) for x in (query, key, value))
@@ -195,9 +199,22 @@ def convolve(kernel_DL: np.ndarray, x_SD: np.ndarray) -> np.ndarray:
 
 def mlp(spec: MLPSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
     """Return what a dense feed-forward block makes of every token."""
-    activate, up = ACTIVATIONS[spec.activation], weights.linear("up", x_SD)
+    up = weights.linear("up", x_SD)
+    activate = xielu(weights.part("xielu")) if spec.activation == "xielu" else ACTIVATIONS[spec.activation]
     hidden = activate(weights.linear("gate", x_SD)) * up if spec.is_gated else activate(up)
     return weights.linear("down", hidden)
+
+
+def xielu(weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
+    """Return xIELU with these weights, as its paper writes it."""
+    (alpha_p,), (alpha_n,) = np.log1p(np.exp(weights["alphas"]))
+    beta, eps = weights["constants"]
+
+    def activate(x: np.ndarray) -> np.ndarray:
+        below = (alpha_n + beta) * (np.expm1(np.minimum(x, eps)) - x)
+        return np.where(x > 0, alpha_p * x**2, below) + beta * x
+
+    return activate
 
 
 def mixture(spec: MoESpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
@@ -245,9 +262,11 @@ def choose_experts(router: RouterSpec, logits: np.ndarray, bias: np.ndarray | No
 
 def norm(spec: NormSpec, weights: Weights, x: np.ndarray) -> np.ndarray:
     """Return the normed x, over its last axis."""
-    if spec.kind == "layer":
+    if spec.kind in ("layer", "layer_plus_one"):
         x = x - x.mean(-1, keepdims=True)
-    scale = weights.get("scale", 1.0) + (1.0 if spec.kind == "rms_plus_one" and spec.has_scale else 0.0)
+    scale = weights.get("scale", 1.0) + (
+        1.0 if spec.kind in ("rms_plus_one", "layer_plus_one") and spec.has_scale else 0.0
+    )
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + spec.eps) * scale + weights.get("bias", 0.0)
 
 

@@ -95,6 +95,12 @@ def _qwen3_next(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, A
     return _model("qwen3_next", "Qwen3NextForCausalLM", num_params, *sizes, **rope, **experts, **delta, **other)
 
 
+def _neox(num_params: int, width: int, hidden: int, layers: int, heads: int, vocab: int) -> tuple[dict[str, Any], int]:
+    config, _ = _model("gpt_neox", "GPTNeoXForCausalLM", num_params, width, hidden, layers, heads, heads, vocab, 2048)
+    del config["num_key_value_heads"]
+    return config | {"hidden_act": "gelu", "rotary_emb_base": 10_000, "rotary_pct": 0.25}, num_params
+
+
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "Llama-3.1-8B": _llama(
         8_030_261_248, 4096, 14336, 32, 32, 8, 128256, 131072, rope_scaling=LLAMA3_ROPE | {"factor": 8.0}
@@ -416,4 +422,74 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "Yi-6B": _llama(6_061_035_520, 4096, 11008, 32, 32, 4, 64000, 4096, rope_theta=5e6),
     "Falcon3-7B": _llama(7_455_550_464, 3072, 23040, 28, 12, 4, 131072, 32768, head_dim=256, rope_theta=1000042),
+    "phi-1_5": _model(
+        *("phi", "PhiForCausalLM", 1_418_270_720, 2048, 8192, 24, 32, 32, 51200, 2048),
+        hidden_act="gelu_new",
+        layer_norm_eps=1e-5,
+        partial_rotary_factor=0.5,
+    ),
+    "phi-2": _model(
+        *("phi", "PhiForCausalLM", 2_779_683_840, 2560, 10240, 32, 32, 32, 51200, 2048),
+        hidden_act="gelu_new",
+        layer_norm_eps=1e-5,
+        partial_rotary_factor=0.4,
+    ),
+    "Minitron-4B": _model(
+        *("nemotron", "NemotronForCausalLM", 4_190_509_056, 3072, 9216, 32, 24, 8, 256000, 4096),
+        head_dim=128,
+        hidden_act="relu2",
+        norm_eps=1e-5,
+        partial_rotary_factor=0.5,
+    ),
+    "Apertus-8B": _model(
+        *("apertus", "ApertusForCausalLM", 8_053_338_240, 4096, 21504, 32, 32, 8, 131072, 65536),
+        hidden_act="xielu",
+        post_norm=False,
+        qk_norm=True,
+        rope_scaling=LLAMA3_ROPE | {"factor": 8.0},
+        rope_theta=12_000_000,
+    ),
+    "gpt-neox-20b": _neox(20_554_567_680, 6144, 24576, 44, 64, 50432),
+    "pythia-160m": _neox(162_322_944, 768, 3072, 12, 12, 50304),
+    "OLMo-1B": _model(
+        *("olmo", "OlmoForCausalLM", 1_176_764_416, 2048, 8192, 16, 16, 16, 50304, 2048),
+        clip_qkv=None,
+        tie_word_embeddings=True,
+    ),
+    "OLMo-7B-0424": _model(
+        *("olmo", "OlmoForCausalLM", 6_888_095_744, 4096, 11008, 32, 32, 32, 50304, 4096), clip_qkv=8.0
+    ),
+    "HyperCLOVAX-SEED-Think-14B": _model(
+        *("hyperclovax", "HyperCLOVAXForCausalLM", 14_748_112_896, 6144, 14336, 38, 48, 8, 110592, 131072),
+        attention_multiplier=0.0078125,
+        embedding_multiplier=10.0,
+        head_dim=128,
+        logits_scaling=0.125,
+        use_post_norm=True,
+    ),
+    "cwm": _model(
+        *("cwm", "CwmForCausalLM", 32_581_097_472, 6144, 21504, 64, 48, 8, 128256, 131072),
+        head_dim=128,
+        sliding_window=8192,
+    ),
+    "Ministral-8B-2410": _model(
+        *("ministral", "MinistralForCausalLM", 8_019_808_256, 4096, 12288, 36, 32, 8, 131072, 32768),
+        head_dim=128,
+        layer_types=(["full_attention"] + ["sliding_attention"] * 3) * 9,
+        rope_theta=1e8,
+        sliding_window=32768,
+    ),
+    "Jais-2-8B": _model(
+        *("jais2", "Jais2ForCausalLM", 8_090_401_280, 3328, 26624, 32, 26, 26, 150272, 8192), hidden_act="relu2"
+    ),
+    "vaultgemma-1b": _model(
+        *("vaultgemma", "VaultGemmaForCausalLM", 1_038_741_120, 1152, 6912, 26, 4, 4, 256000, 1024),
+        head_dim=256,
+        hidden_activation="gelu_pytorch_tanh",
+        query_pre_attn_scalar=256,
+        sliding_window=512,
+    ),
+    "granite-swash-2b": _model(
+        *("granite_swa", "GraniteSWAForCausalLM", 2_144_463_840, 2560, 8192, 24, 20, 4, 100352, 8192)
+    ),
 }

@@ -68,6 +68,7 @@ SIZES = {
 CHANGES: dict[type, list[dict[str, Any]]] = {
     DecoderSpec: [
         {"tie_embeddings": True},
+        {"has_head_bias": True},
         {"embedding_multiplier": 3.0},
         {"logits_multiplier": 0.4},
         {"logits_softcap": 2.0},
@@ -77,12 +78,14 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"kind": "rms_plus_one"},
         {"kind": "layer"},
         {"kind": "layer", "has_bias": True},
+        {"kind": "layer_plus_one"},
         {"has_scale": False},
     ],
     LayerSpec: [
         {"norm_place": "post"},
         {"norm_place": "sandwich"},
         {"is_parallel": True},
+        {"is_parallel": True, "has_two_norms": True},
         {"residual_multiplier": 0.5},
     ],
     AttentionSpec: [
@@ -92,6 +95,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"softcap": 1.5},
         {"qkv_bias": True},
         {"output_bias": True},
+        {"qkv_clip": 0.5},
         {"qk_norm": "none"},
         {"qk_norm": "full"},
         {"norms_after_rope": True},
@@ -205,6 +209,7 @@ _ATTENTIONS = builds(
             ("head", True, NormSpec(0.1, has_scale=False)),
         ]
     ),
+    qkv_clip=none() | just(0.5),
     temperature=none() | builds(QueryTemperature, scale=just(0.5), interval=just(4.0), offset=integers(0, 3)),
     has_sinks=booleans(),
     has_output_gate=booleans(),
@@ -223,7 +228,8 @@ _LATENTS = builds(
     has_bias=booleans(),
 )
 _ACTIVATIONS = sampled_from(get_args(Activation))
-_MLPS = builds(MLPSpec, hidden=just(HIDDEN), activation=_ACTIVATIONS, is_gated=booleans(), bias=booleans())
+_SHARED = builds(MLPSpec, hidden=just(HIDDEN), activation=_ACTIVATIONS, is_gated=booleans(), bias=booleans())
+_MLPS = _SHARED | builds(MLPSpec, hidden=just(HIDDEN), activation=just("xielu"), is_gated=booleans())
 ROUTERS: SearchStrategy[RouterSpec] = builds(
     lambda groups, **values: RouterSpec(num_groups=groups[0], top_groups=groups[1], group_score=groups[2], **values),
     top_k=sampled_from([1, 3]),
@@ -242,30 +248,33 @@ _MIXTURES = builds(
     router=ROUTERS,
     activation=_ACTIVATIONS | builds(ClampedSwiGLU, alpha=just(1.7), limit=sampled_from([0.3, 7.0])),
     bias=booleans(),
-    shared=just((None, False)) | st.tuples(_MLPS, booleans()),
+    shared=just((None, False)) | st.tuples(_SHARED, booleans()),
 )
 _LAYERS = builds(
-    lambda place, **values: LayerSpec(norm_place=place[0], is_parallel=place[1], **values),
+    lambda place, **values: LayerSpec(
+        norm_place=place[0], is_parallel=place[1] > 0, has_two_norms=place[1] > 1, **values
+    ),
     attention=_ATTENTIONS | _LATENTS,
     mlp=_MLPS | _MIXTURES,
-    place=st.tuples(sampled_from(get_args(NormPlace)), just(False)) | just(("pre", True)),
+    place=st.tuples(sampled_from(get_args(NormPlace)), just(0)) | sampled_from([("pre", 1), ("pre", 2)]),
     residual_multiplier=sampled_from([1.0, 0.5]),
 )
 _NORMS = builds(
     lambda kind, **values: NormSpec(kind=kind[0], has_bias=kind[1], **values),
-    kind=st.tuples(sampled_from(get_args(NormKind)), just(False)) | just(("layer", True)),
+    kind=st.tuples(sampled_from(get_args(NormKind)), just(False))
+    | sampled_from([("layer", True), ("layer_plus_one", True)]),
     eps=sampled_from([1e-6, 0.1]),
     has_scale=booleans(),
 )
 SPECS: SearchStrategy[DecoderSpec] = builds(
-    DecoderSpec,
+    lambda head, **values: DecoderSpec(tie_embeddings=head == "tied", has_head_bias=head == "biased", **values),
+    head=sampled_from(["tied", "own", "biased"]),
     architecture_name=just("Random"),
     vocab_size=just(VOCAB),
     width=just(WIDTH),
     max_position_embeddings=just(128),
     norm=_NORMS,
     layers=st.lists(_LAYERS, min_size=1, max_size=2).map(tuple),
-    tie_embeddings=booleans(),
     embedding_multiplier=sampled_from([1.0, 3.0]),
     logits_multiplier=sampled_from([1.0, 0.4]),
     logits_softcap=none() | just(2.0),

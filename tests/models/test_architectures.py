@@ -109,6 +109,7 @@ def test_windows_are_those_of_each_family():
     assert windows(llama()) == (None, None, None)
     assert windows(read(tiny_config("mistral"))) == (24, 24, 24)
     assert windows(read(tiny_config("mistral") | {"sliding_window": None})) == (None, None, None)
+    assert windows(read(tiny_config("ministral") | {"sliding_window": None, "layer_types": None})) == (None,) * 3
     assert windows(read(tiny_config("qwen2"))) == (None, 20, 20)
     assert windows(read(tiny_config("qwen2") | {"use_sliding_window": False})) == (None, None, None)
 
@@ -286,6 +287,18 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("deepseek_v3", {"index_topk": 2048}, "index_topk"),
         ("glm4_moe_lite", {"mlp_layer_types": ["dense"]}, "mlp_layer_types"),
         ("youtu", {"mlp_bias": True}, "mlp_bias"),
+        ("phi", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("nemotron", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        ("apertus", {"post_norm": True}, "post_norm"),
+        ("apertus", {"rope_parameters": None, "rope_theta": 1e4}, "rope_theta"),
+        ("llama", {"hidden_act": "xielu"}, "hidden_act"),
+        ("gpt_neox", {"num_key_value_heads": 2}, "num_key_value_heads"),
+        ("olmo", {"clip_qkv": -1.0}, "clip_qkv"),
+        ("hyperclovax", {"sliding_window": 8}, "sliding_window"),
+        ("cwm", {"attention_bias": True}, "attention_bias"),
+        ("ministral", {"attention_bias": True}, "attention_bias"),
+        ("jais2", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        ("granite_swa", {"layer_rope_theta": [1e4]}, "layer_rope_theta"),
     ],
 )
 def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):

@@ -91,6 +91,8 @@ def test_a_llama_computes_what_the_paper_says_and_nothing_else():
         (DecoderSpec, {"embedding_multiplier": 3.0}, {}, {"multiply": 1}),
         (DecoderSpec, {"logits_multiplier": 0.4}, {}, {"multiply": 1}),
         (DecoderSpec, {"logits_softcap": 2.0}, {}, {"multiply": 1, "divide": 1, "tanh": 1}),
+        (DecoderSpec, {"has_head_bias": True}, {}, {"add": 1}),
+        (AttentionSpec, {"qkv_clip": 0.5}, {"maximum": 3, "minimum": 3}, {}),
         (LayerSpec, {"residual_multiplier": 0.5}, {"multiply": 2}, {}),
         (LayerSpec, {"norm_place": "sandwich"}, times(2, NORM), {}),
         (AttentionSpec, {"qkv_bias": True}, {"add": 3}, {}),

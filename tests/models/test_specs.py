@@ -20,7 +20,7 @@ from jaxserve.layers.norms import NormSpec
 from jaxserve.models import registry
 from jaxserve.models.cost import decoder_cost
 from jaxserve.models.family import EXPERTS, LATENT, SANDWICH, DecoderFamily, named
-from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MoESpec
+from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
 from tests.models import plain_decoder
 from tests.models.paged import Paged
 from tests.models.specs import (
@@ -41,6 +41,7 @@ MODULES = (
     "expert_gate_bias",
     "expert_up_bias",
     "expert_down_bias",
+    "xielu",
     "sinks",
     "output_gate",
     "correction_bias",
@@ -120,6 +121,9 @@ def test_every_leaf_is_loaded_and_counted(spec):
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
+        (DecoderSpec, {"has_head_bias": True, "tie_embeddings": True}, "has_head_bias is True with tie"),
+        (LayerSpec, {"has_two_norms": True}, "has_two_norms is True without"),
+        (MLPSpec, {"activation": "xielu"}, "shared.activation is 'xielu'"),
         (NormSpec, {"has_bias": True}, "has_bias is True with kind 'rms'"),
         (AttentionSpec, {"norms_after_rope": True, "qk_norm": "full"}, "norms_after_rope is True with qk_norm 'full'"),
         (AttentionSpec, {"head_norm": NormSpec(1.0), "qk_norm": "full"}, "head_norm is given with qk_norm 'full'"),
