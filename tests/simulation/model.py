@@ -178,21 +178,14 @@ class SimulatedModel:
 
     def _make_groups(self) -> tuple[GroupSize, ...]:
         settings = self.settings
-        return tuple(
-            GroupSize(
-                num_pages=settings["num_pages"]
-                if window is None
-                else min(
-                    settings["num_pages"],
-                    GroupNeeds(window=window, page_bytes=1).request_pages(
-                        settings["max_model_len"], settings["chunk"], PAGE
-                    )
-                    + 4,
-                ),
-                window=window,
-            )
-            for window in settings["windows"]
-        )
+        most, rows = settings["num_pages"], settings["max_num_seqs"]
+        groups = []
+        for window in settings["windows"]:
+            needs = GroupNeeds(window=window, page_bytes=1)
+            num_pages = needs.request_pages(settings["max_model_len"], settings["chunk"], PAGE) + 4
+            groups.append(GroupSize(num_pages=most if window is None else min(most, num_pages), window=window))
+        states = GroupSize(num_pages=rows + 5, num_rows=rows, name="recurrent state")
+        return (*groups, *[states] * settings.get("num_states", 0))
 
     def _make_engine(self, config: EngineConfig, groups: tuple[GroupSize, ...], trackers: TrackerFactory) -> Engine:
         settings, clock = self.settings, self.threads.loop.time

@@ -61,7 +61,7 @@ class Plan:
 def make_plan(seed: int, duration_s: float, calls_per_s: float = 1.0, fault_rate: float = 1.0) -> Plan:
     """Make the plan of a seed. fault_rate: of all faults; 1 is about eight a minute."""
     rng = Random(f"plan {seed}")
-    settings = _make_settings(rng)
+    settings = _make_settings(rng) | {"num_states": Random(f"states {seed}").choice([0, 0, 1])}
     actions = [*_make_calls(rng, settings, duration_s, calls_per_s), *_make_faults(rng, duration_s, fault_rate)]
     return Plan(seed, settings, tuple(sorted(actions, key=lambda action: action["at_s"])))
 

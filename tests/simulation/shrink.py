@@ -14,7 +14,7 @@ PLAIN_LINK = {"latency_s": 0.001, "bytes_per_s": 1e7, "segment_bytes": 1460, "wi
 PLAIN_SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("queue_timeout_s", "request_timeout_s", "drain_timeout_s"), 0.0),
     **dict.fromkeys(("overlap", "has_keys", "isolate_cache_per_key"), False),
-    **{"windows": [None], "max_tokens_per_row": 1, "scheduling_policy": "fcfs", "stream_interval": 1},
+    **{"windows": [None], "num_states": 0, "max_tokens_per_row": 1, "scheduling_policy": "fcfs", "stream_interval": 1},
 }
 
 
@@ -65,7 +65,7 @@ def _drop_actions(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
 def _simplify_settings(plan: Plan) -> Iterator[Plan]:
     settings = dict(plan.settings)
     for name, value in PLAIN_SETTINGS.items():
-        if settings[name] != value:
+        if settings.get(name, value) != value:  # older plans lack some
             yield replace(plan, settings={**settings, name: value})
 
 
