@@ -20,7 +20,7 @@ class PageCopies:
         """Return the number of copies."""
         return len(self._sources)
 
-    def add(self, copies: Iterable[PageCopy]) -> None:
+    def plan(self, copies: Iterable[PageCopy]) -> None:
         """Plan further copies."""
         for group, source, target in copies:
             original = self._sources.get((group, source), source)
@@ -28,7 +28,7 @@ class PageCopies:
             if original != target:
                 self._sources[group, target] = original
 
-    def clear(self) -> None:
+    def forget(self) -> None:
         """Forget all copies."""
         self._sources.clear()
 

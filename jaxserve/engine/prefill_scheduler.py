@@ -28,6 +28,11 @@ class PrefillScheduler:
         self._max_chunk_tokens, self._max_logprobs = max_chunk_tokens, max_logprobs
         self.page_copies: list[PageCopy] = []
 
+    def take_page_copies(self) -> list[PageCopy]:
+        """Return the page copies to make before the next step, and forget them."""
+        copies, self.page_copies = self.page_copies, []
+        return copies
+
     def preempt_for_priority(self) -> None:
         """Start waiting requests of higher priority than running ones, preempting those if needed.
 

@@ -98,7 +98,7 @@ class RequestTable:
         copies = self.cache.start(sequence.pages, hit, self.count_missing_pages(sequence, hit), watermarks)
         if copies is None:
             return False
-        self.page_copies.add(copies)
+        self.page_copies.plan(copies)
         request, num_cached_tokens = sequence.request, hit.num_pages * self.page_size
         if self.prefix_reuse.is_enabled_for(sequence):
             self.stats.on_prefix(sequence.num_tokens, num_cached_tokens)
@@ -169,12 +169,12 @@ class RequestTable:
         interval = max(INTERVAL_TOKENS, len(sequence.tokens) // MAX_PER_PROMPT)
         is_due = position in sequence.borders or position - pages.last_snapshot >= interval
         if is_due and snapshots.is_missing(pages, sequence.tokens, position):
-            self.page_copies.add(snapshots.plan(pages, position))
+            self.page_copies.plan(snapshots.plan(pages, position))
 
     def roll_snapshot(self, sequence: Sequence) -> None:
         """Plan the snapshot of a sequence that generates, if it is at a page border."""
         if self.cache.snapshots is not None:
-            self.page_copies.add(self.cache.snapshots.roll(sequence.pages, sequence.num_computed))
+            self.page_copies.plan(self.cache.snapshots.roll(sequence.pages, sequence.num_computed))
 
     def watermarks(self, sequence: Sequence, num_free_rows: int) -> tuple[int, ...]:
         """Return by cache group the number of pages that must stay free when a sequence starts beside others.
@@ -282,7 +282,7 @@ class RequestTable:
         """
         self.cache.reset()
         self.rows.reset()
-        self.page_copies.clear()
+        self.page_copies.forget()
         self.prefix_reuse = PrefixReuse(self.cache)
         self.decode_version += 1
         for sequence in self.by_id.values():

@@ -158,8 +158,7 @@ class Scheduler:
         prefill, requests = self._prefill, self._requests
         self._search.advance()
         # The pages of sequences forked in this plan are copied after its step, at the beginning of the next one.
-        requests.page_copies.add(prefill.page_copies)
-        prefill.page_copies = []
+        requests.page_copies.plan(prefill.take_page_copies())
         prefill.preempt_for_priority()
         requests.ensure_beam_pages()
         requests.ensure_chunk_pages(max(self._token_budget, self.cache.page_size))
@@ -175,7 +174,7 @@ class Scheduler:
         if decode is None and not chunks and not steps:
             return StepPlan()
         for step in steps:
-            requests.page_copies.add(step.page_copies)
+            requests.page_copies.plan(step.page_copies)
         plan = StepPlan(
             decode,
             tuple(chunks),
@@ -251,7 +250,7 @@ class Scheduler:
             raise error
         culprit = self._requests.by_id.get(self._search.blame(suspects) or 0)
         self._requests.restart()
-        self._prefill.page_copies = []
+        self._prefill.take_page_copies()
         self.stats.on_rebuild()
         if culprit is not None:
             self._faults.end(culprit.request, error)
@@ -279,8 +278,8 @@ class Scheduler:
         """Forget what was kept for requests when none is left."""
         if not self._requests.by_id:
             self._search.advance()
-            self._prefill.page_copies = []
-            self._requests.page_copies.clear()
+            self._prefill.take_page_copies()
+            self._requests.page_copies.forget()
 
 
 def _add_beams(plan: StepPlan, steps: list[BeamStep]) -> StepPlan:

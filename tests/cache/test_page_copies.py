@@ -19,7 +19,7 @@ def execute(copies, pages):
 def test_one_by_one_or_at_once_the_copies_give_what_was_planned(planned):
     before = {(group, page): 10 * group + page for group in range(2) for page in range(5)}
     page_copies = PageCopies()
-    page_copies.add(planned)
+    page_copies.plan(planned)
     expected = execute(planned, dict(before))
     try:
         copies = page_copies.take()
@@ -33,5 +33,5 @@ def test_one_by_one_or_at_once_the_copies_give_what_was_planned(planned):
 
 def test_a_copy_of_a_copy_is_one_of_the_original():
     page_copies = PageCopies()
-    page_copies.add([(0, 1, 2), (0, 2, 3), (0, 4, 1)])
+    page_copies.plan([(0, 1, 2), (0, 2, 3), (0, 4, 1)])
     assert page_copies.take() == ((0, 1, 2), (0, 1, 3), (0, 4, 1))
