@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.layers.delta_rule import delta_rule, delta_rule_step, log_decay, unit_length
 from jaxserve.layers.linear import Linear, apply_linears
+from jaxserve.models.attention_layer import Rotation
 from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.recurrent_rows import convolve_rows, cut_rows, read_states, write_states
 from jaxserve.models.spec import DecoderSpec
@@ -41,7 +42,7 @@ class GatedDeltaLayer(nnx.Module):
             setattr(self, array.name, nnx.Param(jnp.zeros(array.shape, dtype)))
 
     def __call__(
-        self, x_TD: Array, rotation: None, inputs: AttentionInputs, pages: States, backend: Any
+        self, x_TD: Array, rotation: Rotation, inputs: AttentionInputs, pages: States, backend: Any
     ) -> tuple[Array, States]:
         """Return the block's output [T, D] and the states of all slots with those of the rows behind this step."""
         spec, tokens = self.spec, len(x_TD)

@@ -40,7 +40,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
         attention={"qkv_bias": bias, "output_bias": bias, "qk_norm": "head", "norms_after_rope": True},
     )
-    config.require("attention_head_dim", spec.layers[0].attention.head_dim, None)
+    config.require("attention_head_dim", head_dim, None)
     return spec
 
 

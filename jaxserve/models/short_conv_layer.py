@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.layers.linear import Linear, apply_linears
+from jaxserve.models.attention_layer import Rotation
 from jaxserve.models.recurrent_rows import convolve_rows, read_states, write_states
 from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec
@@ -34,7 +35,7 @@ class ShortConvLayer(nnx.Module):
         self.conv_bias = nnx.Param(jnp.zeros((conv.channels,), dtype)) if conv.bias else None
 
     def __call__(
-        self, x_TD: Array, rotation: None, inputs: AttentionInputs, pages: tuple[Array], backend: Any
+        self, x_TD: Array, rotation: Rotation, inputs: AttentionInputs, pages: tuple[Array], backend: Any
     ) -> tuple[Array, tuple[Array]]:
         """Return the block's output [T, D] and the states of all slots with those of the rows behind this step.
 

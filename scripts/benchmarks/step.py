@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
@@ -51,8 +51,9 @@ def measure(
     built: LoadedEngine, contexts: list[int], repeats: int, decode_rows: tuple[int, ...]
 ) -> tuple[PeakRates, list[dict[str, Any]]]:
     dtype = np.dtype(built.description["dtype"])
-    limits = measure_peak_rates(jax.devices()[0], dtype, probe_s=2.0, quantization=built.config.quantization)
-    roofline = Roofline(decoder_cost(built.spec), dtype.itemsize, limits, built.config.quantization)
+    packed = cast(Quantization, built.config.quantization)  # what `auto` became
+    limits = measure_peak_rates(jax.devices()[0], dtype, probe_s=2.0, quantization=packed)
+    roofline = Roofline(decoder_cost(built.spec), dtype.itemsize, limits, packed)
     longest = built.config.max_model_len or 0
     cases: list[tuple[str, int, int, int, StepPlan]] = []
     for context in (n for n in contexts if n < longest):

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.models import registry
+from jaxserve.models.config_values import list_ropes
 from jaxserve.text.chat_template import ChatTemplates
 from jaxserve.text.dialects import REASONING_PARSERS, TOOL_PARSERS
 from jaxserve.text.output_dialect import OutputDialect
@@ -69,7 +70,7 @@ def two_rope_spellings(directory: Path) -> Outcome:
     rope = config["rope_parameters"]
     both = config | {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": rope["rope_type"], **rope}}
     specs = [registry.find_architecture(each).spec(each) for each in (config, both)]
-    ropes = [spec.layers[0].attention.rope for spec in specs]
+    ropes = [list_ropes(spec)[0] for spec in specs]
     return ropes[0] == ropes[1], ropes
 
 
