@@ -170,8 +170,11 @@ def find_architecture(hf_config: Mapping[str, Any]) -> Architecture:
     refused = next((name for name in names if name in _REFUSED), None)
     if refused is not None:
         raise UnknownArchitecture(f"The architecture {refused} has {_REFUSED[refused]}, which is not computed here.")
-    requested, known = ", ".join(names) or model_type or "none named", ", ".join((*ARCHITECTURES, *WRAPPERS))
-    raise UnknownArchitecture(f"The architecture in config.json ({requested}) is not known; known are {known}.")
+    requested, wrapped = ", ".join(names) or model_type or "none named", (each.model_type for each in WRAPPERS.values())
+    known = ", ".join((*MODEL_TYPES, *wrapped))  # shorter than the names of the classes
+    raise UnknownArchitecture(
+        f"The architecture in config.json ({requested}) is not known; known are those of the model types {known}."
+    )
 
 
 def _find_text_part(hf_config: Mapping[str, Any], name: str, wrapper: Wrapper) -> TextPart:
