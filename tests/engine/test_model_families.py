@@ -1,8 +1,12 @@
-"""Every family on the real device path: the same request gives the same tokens, whatever happens around it.
+"""Families on the real device path: the same request gives the same tokens, whatever happens around it.
 
-One engine a family, of tiny random weights, with two rows and the fewest programs, because compilation is what a family
-costs here: prompt chunks of two sizes, decode batches of two, and two samplers, which all families share.
+One family of each kind of layer, cache and router, or all of them with LONG_TESTS=1; the logits of all are held to
+transformers in tests/models/test_parity.py. One engine a family, of tiny random weights, with two rows and the fewest
+programs, because compilation is what a family costs here: prompt chunks of two sizes, decode batches of two, and two
+samplers, which all families share.
 """
+
+import os
 
 import numpy as np
 import pytest
@@ -18,6 +22,12 @@ from tests.engine.conftest import PAGE, PAGES, Bench
 from tests.models.tiny import FAMILIES, write
 from tests.models.torch_model import TorchModel
 
+OF_EACH_KIND = (
+    *("llama", "gemma3", "olmo2", "granite", "stablelm", "phi3", "cohere2"),
+    *("qwen3_moe", "gpt_oss", "glm4_moe", "llama4"),
+    *("deepseek_v2", "minicpm3", "qwen3_next", "qwen3_5_moe", "lfm2_moe"),
+)
+BUILT_FAMILIES = FAMILIES if os.environ.get("LONG_TESTS") else OF_EACH_KIND
 RNG = np.random.default_rng(5)
 PROMPT = [int(n) for n in RNG.integers(0, 256, 60)]
 OTHERS = [[int(n) for n in RNG.integers(0, 256, size)] for size in (7, 33, 52)]
@@ -35,7 +45,7 @@ def fewest_programs():
         yield
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=BUILT_FAMILIES)
 def built(request, tmp_path_factory, fewest_programs):
     loaded = build(
         EngineConfig(
