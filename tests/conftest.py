@@ -1,9 +1,10 @@
-"""The marker fast: files whose tests take less than 11 s of processor time together, measured one by one.
+"""The markers fast and long.
 
-All of them take 90 to 100 s of processor time: with `-m fast --numprocesses 2` less than a minute on two idle cores.
+fast: files whose tests take less than 11 s of processor time together, measured one by one. All of them take 90 to
+100 s: with `-m fast --numprocesses 2` less than a minute on two idle cores.
+long: files that show over HTTP, with real weights, what tests of the rooms below show with fakes, or try a thing with
+every call or schema that there is. scripts/test leaves them out, unless they are asked for: `scripts/test -m long`.
 """
-
-from pathlib import Path
 
 import pytest
 
@@ -21,12 +22,25 @@ FAST = {
     " text_stream tiktoken_files tool_schemas",
     "weights": "fetch gguf gguf_files hub layouts load orbax protobuf safetensors",
 }
-FAST_FILES = {(folder, f"test_{name}.py") for folder, names in FAST.items() for name in names.split()}
+LONG = {
+    "contract": "hostile_grammars_over_http many_schemas_over_http messages_over_http parsing_over_http"
+    " structured_holding_over_http structured_schemas_over_http",
+    "end_to_end": "every_call_fails_once",
+}
+
+
+def _list_files(marked: dict[str, str]) -> set[tuple[str, str]]:
+    return {(folder, f"test_{name}.py") for folder, names in marked.items() for name in names.split()}
+
+
+FAST_FILES, LONG_FILES = _list_files(FAST), _list_files(LONG)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of fast files."""
+    """Mark the tests of fast and of long files."""
     for item in items:
-        path = Path(item.path)
-        if (path.parent.name, path.name) in FAST_FILES:
+        file = (item.path.parent.name, item.path.name)
+        if file in FAST_FILES:
             item.add_marker("fast")
+        if file in LONG_FILES:
+            item.add_marker("long")
