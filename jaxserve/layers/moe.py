@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxserve.layers import quant
 from jaxserve.layers.linear import Linear, matmul_precision
 from jaxserve.layers.mlp import MLP, Activation, ClampedSwiGLU, apply_gate
+from jaxserve.layers.norms import Norm, NormSpec
 from jaxserve.native import library
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
@@ -35,6 +36,8 @@ class RouterSpec:
     top_k                experts a token
     renormalize          the chosen experts' weights are divided by their sum
     scale                factor of the weights
+    has_expert_scale     weights are multiplied by a learned number of their expert, after that sum is 1 (Gemma 4)
+    input_norm           the router reads its input through this norm, divided by the root of the width (Gemma 4)
     weighs_inputs        experts get their inputs times the weights, instead of their outputs being weighted (Llama 4)
     has_bias             a learned bias is added to the logits
     has_correction_bias  a learned bias is added to the scores for the choice, and not to the weights (DeepSeek-V3)
@@ -46,6 +49,8 @@ class RouterSpec:
     score: Literal["softmax", "sigmoid"] = "softmax"
     renormalize: bool = True
     scale: float = 1.0
+    has_expert_scale: bool = False
+    input_norm: NormSpec | None = None
     weighs_inputs: bool = False
     has_bias: bool = False
     has_correction_bias: bool = False
@@ -54,8 +59,13 @@ class RouterSpec:
     group_score: Literal["best", "best_two"] = "best_two"
 
 
-def route(logits_TE: Array, router: RouterSpec, bias_E: Array | None = None) -> tuple[Array, Array]:
-    """Return weights float32 [T, top_k] and indices int32 [T, top_k] of the experts of each token."""
+def route(
+    logits_TE: Array, router: RouterSpec, bias_E: Array | None = None, scale_E: Array | None = None
+) -> tuple[Array, Array]:
+    """Return weights float32 [T, top_k] and indices int32 [T, top_k] of the experts of each token.
+
+    bias_E: of the choice, where the router corrects it. scale_E: of the weights, where experts have one.
+    """
     logits_TE = logits_TE.astype(jnp.float32)
     score_TE = jax.nn.softmax(logits_TE) if router.score == "softmax" else jax.nn.sigmoid(logits_TE)
     choice_TE = score_TE if bias_E is None else score_TE + bias_E
@@ -65,6 +75,8 @@ def route(logits_TE: Array, router: RouterSpec, bias_E: Array | None = None) -> 
     weight_TK = jnp.take_along_axis(score_TE, index_TK, axis=1)
     if router.renormalize:
         weight_TK = weight_TK / weight_TK.sum(axis=1, keepdims=True)
+    if scale_E is not None:
+        weight_TK = weight_TK * scale_E.astype(jnp.float32)[index_TK]
     return weight_TK if router.scale == 1.0 else weight_TK * router.scale, index_TK
 
 
@@ -248,11 +260,17 @@ def _products(x_RI: Array, *kernels: Array | quant.PackedWeight) -> tuple[Array,
     return tuple(jnp.einsum("ri,io->ro", x_RI, kernel, precision=matmul_precision(x_RI.dtype)) for kernel in kernels)
 
 
+MOE_NORMS = ("shared_norm", "shared_post_norm", "expert_norm", "expert_post_norm")
+"""Norms around the shared block and around the experts, where they have norms of their own."""
+
+
 class MoE(nnx.Module):
     """A router and its experts, and where there is one a block that every token passes through beside them.
 
     ranks: each has some of the experts, or some of the hidden numbers of every expert, and some of those of the shared
     block, which is given without ranks: all that a rank computes is summed over them once.
+    norm: of the inputs and outputs of the experts, and of those of the shared block; None: they have none of their own.
+    What has a norm of its own is summed over the ranks before it.
     """
 
     def __init__(
@@ -269,20 +287,45 @@ class MoE(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
         ranks: Ranks = ONE_RANK,
+        norm: NormSpec | None = None,
     ) -> None:
         self.router_spec, self.ranks = router, ranks
         self.num_experts = num_experts
         self.router = Linear(width, num_experts, bias=router.has_bias, dtype=dtype, rngs=rngs)
         # float32: scores differ by less than the last bit that bfloat16 has of a bias of 8
         self.correction_bias = nnx.Param(jnp.zeros((num_experts,), jnp.float32)) if router.has_correction_bias else None
+        self.expert_scale = nnx.Param(jnp.ones((num_experts,), dtype)) if router.has_expert_scale else None
+        self.router_norm = None if router.input_norm is None else Norm(width, router.input_norm, dtype=dtype)
+        norms = {} if norm is None else {name: Norm(width, norm, dtype=dtype) for name in MOE_NORMS}
+        self.expert_norm, self.expert_post_norm = norms.get("expert_norm"), norms.get("expert_post_norm")
+        self.shared_norm, self.shared_post_norm = norms.get("shared_norm"), norms.get("shared_post_norm")
         self.experts = Experts(num_experts, width, hidden, activation=activation, bias=bias, dtype=dtype, rngs=rngs)
         self.shared = shared
         self.shared_gate = Linear(width, 1, bias=False, dtype=dtype, rngs=rngs) if has_shared_gate else None
 
     def __call__(self, x_TD: Array, is_real_T: Array) -> Array:
         """Return the block's output [T, D] for x_TD, in x's type; tokens that are not real cost no expert."""
+        weight_TK, index_TK = self._route(x_TD)
+        y_TD = self._run_experts(_apply(self.expert_norm, x_TD), weight_TK, index_TK, is_real_T)
+        if self.shared is None:
+            return self.ranks.sum(y_TD)
+        shared_TD = self.shared(_apply(self.shared_norm, x_TD))
+        if self.shared_gate is not None:
+            shared_TD = shared_TD * jax.nn.sigmoid(self.shared_gate(x_TD))
+        if self.expert_post_norm is None or self.shared_post_norm is None:
+            return self.ranks.sum(y_TD + shared_TD)
+        return self.expert_post_norm(self.ranks.sum(y_TD)) + self.shared_post_norm(self.ranks.sum(shared_TD))
+
+    def _route(self, x_TD: Array) -> tuple[Array, Array]:
+        """Return the weights and the indices of each token's experts."""
+        if self.router_norm is not None:
+            x_TD = self.router_norm(x_TD) * x_TD.shape[1] ** -0.5
         bias_E = None if self.correction_bias is None else self.correction_bias[...]
-        weight_TK, index_TK = route(self.router(x_TD), self.router_spec, bias_E)
+        scale_E = None if self.expert_scale is None else self.expert_scale[...]
+        return route(self.router(x_TD), self.router_spec, bias_E, scale_E)
+
+    def _run_experts(self, x_TD: Array, weight_TK: Array, index_TK: Array, is_real_T: Array) -> Array:
+        """Return the weighted sum of each token's experts [T, D], of those that this rank has."""
         weight_TK = jnp.where(is_real_T[:, None], weight_TK, 0)
         index_TK, is_here_TK = self._find_local(index_TK)
         is_real_TK = is_real_T[:, None] if is_here_TK is None else is_real_T[:, None] & is_here_TK
@@ -294,13 +337,7 @@ class MoE(nnx.Module):
         y_TKD = self._add_bias(y_TKD, index_TK)
         if is_here_TK is not None:
             y_TKD = jnp.where(is_here_TK[..., None], y_TKD, 0)
-        y_TD = jnp.einsum("tkd,tk->td", y_TKD, weight_TK.astype(y_TKD.dtype), precision=matmul_precision(x_TD.dtype))
-        if self.shared is None:
-            return self.ranks.sum(y_TD)
-        shared_TD = self.shared(x_TD)
-        if self.shared_gate is not None:
-            shared_TD = shared_TD * jax.nn.sigmoid(self.shared_gate(x_TD))
-        return self.ranks.sum(y_TD + shared_TD)
+        return jnp.einsum("tkd,tk->td", y_TKD, weight_TK.astype(y_TKD.dtype), precision=matmul_precision(x_TD.dtype))
 
     def _run_on_weighted(self, x_TD: Array, weight_TK: Array, index_TK: Array, is_real_TK: Array) -> Array:
         """Return the outputs [T, top_k, D] of experts for inputs times their weights: every choice is a token."""
@@ -324,3 +361,7 @@ class MoE(nnx.Module):
         num = self.num_experts // self.ranks.size
         local_TK = index_TK - self.ranks.offset(num)
         return jnp.clip(local_TK, 0, num - 1), (local_TK >= 0) & (local_TK < num)
+
+
+def _apply(norm: Norm | None, x_TD: Array) -> Array:
+    return x_TD if norm is None else norm(x_TD)

@@ -83,12 +83,14 @@ class RopeSpec:
     scaling         None: as trained
     rotary_dim      the first so many numbers of a head turn; None: all
     is_interleaved  neighbours (2i, 2i + 1) are turned together instead of (i, i + rotary_dim / 2)
+    turning_pairs   the first so many of those pairs turn, as fast as if all did; None: all (Gemma 4)
     """
 
     theta: float
     scaling: Scaling | None = None
     rotary_dim: int | None = None
     is_interleaved: bool = False
+    turning_pairs: int | None = None
 
     def for_length(self, max_model_len: int) -> "RopeSpec":
         """Return the scaling for requests of at most so many tokens."""
@@ -98,8 +100,15 @@ class RopeSpec:
 
 
 def inverse_frequencies(rope: RopeSpec, head_dim: int) -> np.ndarray:
-    """Return radians per position, float32 [rotary_dim / 2], fastest first."""
-    dim = rope.rotary_dim or head_dim
+    """Return radians per position, float32 [rotary_dim / 2], fastest first; 0 for pairs that do not turn."""
+    frequencies = _scaled_frequencies(rope, rope.rotary_dim or head_dim)
+    if rope.turning_pairs is not None:
+        frequencies[rope.turning_pairs :] = 0
+    return frequencies
+
+
+def _scaled_frequencies(rope: RopeSpec, dim: int) -> np.ndarray:
+    """Return the frequencies of all pairs of `dim` numbers."""
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     plain = np.float32(1) / np.float32(rope.theta) ** exponent
     match rope.scaling:

@@ -38,7 +38,7 @@ class AttentionLayer(nnx.Module):
             )
             for each in attention.projections(spec.width)
         }
-        self.query, self.key, self.value = projections["query"], projections["key"], projections["value"]
+        self.query, self.key, self.value = projections["query"], projections["key"], projections.get("value")
         self.output = projections["output"]
         self.output_gate = projections.get("output_gate")
         norms = {
@@ -46,6 +46,7 @@ class AttentionLayer(nnx.Module):
             for name, width, axis, norm in attention.norms()
         }
         self.query_norm, self.key_norm = norms.get("query_norm"), norms.get("key_norm")
+        self.value_norm = norms.get("value_norm")
         self.sinks = nnx.Param(jnp.zeros((attention.num_heads,), dtype)) if attention.has_sinks else None
 
     def __call__(
@@ -58,14 +59,14 @@ class AttentionLayer(nnx.Module):
     ) -> tuple[Array, LayerPages]:
         """Return the block's output [T, D] and the pages with the tokens' keys and values in them."""
         spec, tokens = self.spec, x_TD.shape[0]
-        query_TX, key_TX, value_TX = apply_linears(x_TD, self.query, self.key, self.value)
-        if (limit := spec.qkv_clip) is not None:
-            query_TX, key_TX, value_TX = (jnp.clip(each, -limit, limit) for each in (query_TX, key_TX, value_TX))
+        query_TX, key_TX, value_TX = self._project(x_TD)
         if spec.qk_norm == "full":
             query_TX, key_TX = self._norm(query_TX, key_TX)
         query_TNH, key_TKH, value_TKH = (
             each.reshape(tokens, -1, spec.head_dim) for each in (query_TX, key_TX, value_TX)
         )
+        if self.value_norm is not None:
+            value_TKH = self.value_norm(value_TKH)
         if spec.qk_norm == "head" and not spec.norms_after_rope:
             query_TNH, key_TKH = self._norm(query_TNH, key_TKH)
         query_TNH, key_TKH = self._rotate(query_TNH, rotation), self._rotate(key_TKH, rotation)
@@ -87,6 +88,14 @@ class AttentionLayer(nnx.Module):
         if self.output_gate is not None:
             mixed_TX = mixed_TX * nnx.sigmoid(self.output_gate(x_TD))
         return self.output(mixed_TX), pages
+
+    def _project(self, x_TD: Array) -> tuple[Array, Array, Array]:
+        """Return the queries, keys and values of all heads, [T, X] each."""
+        linears = (self.query, self.key) if self.value is None else (self.query, self.key, self.value)
+        query_TX, key_TX, *rest = apply_linears(x_TD, *linears)
+        if (limit := self.spec.qkv_clip) is not None:
+            query_TX, key_TX, *rest = (jnp.clip(each, -limit, limit) for each in (query_TX, key_TX, *rest))
+        return query_TX, key_TX, rest[0] if rest else key_TX
 
     def _norm(self, query: Array, key: Array) -> tuple[Array, Array]:
         assert self.query_norm is not None and self.key_norm is not None

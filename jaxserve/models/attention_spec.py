@@ -108,6 +108,8 @@ class AttentionSpec:
     norms_after_rope   these norms follow the rotation instead of preceding it
     has_sinks      one learned score a head takes part in the softmax and carries no value
     has_output_gate    heads are multiplied by the sigmoid of a projection of the layer's input
+    keys_are_values    values are what is projected for the keys, before its norm and rotation (Gemma 4)
+    value_norm     a norm over each value head; None: there is none
 
     Raises ValueError for norms_after_rope, or a head_norm, without a norm over each head.
     """
@@ -128,6 +130,8 @@ class AttentionSpec:
     temperature: QueryTemperature | None = None
     has_sinks: bool = False
     has_output_gate: bool = False
+    keys_are_values: bool = False
+    value_norm: NormSpec | None = None
 
     def __post_init__(self) -> None:
         if self.norms_after_rope and self.qk_norm != "head":
@@ -159,24 +163,26 @@ class AttentionSpec:
         query, key, heads, kv_heads = self.query_width, self.key_width, self.num_heads, self.num_kv_heads
         yield Projection("query", width, query, self.qkv_bias, "width", "heads", heads)
         yield Projection("key", width, key, self.qkv_bias, "width", "kv_heads", kv_heads)
-        yield Projection("value", width, key, self.qkv_bias, "width", "kv_heads", kv_heads)
+        if not self.keys_are_values:
+            yield Projection("value", width, key, self.qkv_bias, "width", "kv_heads", kv_heads)
         if self.has_output_gate:
             yield Projection("output_gate", width, query, self.qkv_bias, "width", "heads", heads)
         yield Projection("output", query, width, self.output_bias, "heads", "width")
 
     def norms(self) -> tuple[OwnNorm, ...]:
-        """Return the norms over queries and over keys, where there are any."""
+        """Return the norms over queries, keys and values, where there are any."""
+        value = () if self.value_norm is None else (OwnNorm("value_norm", self.head_dim, None, self.value_norm),)
         match self.qk_norm:
             case "none":
-                return ()
+                return value
             case "head":
-                names = ("query_norm", "key_norm")
-                query, key = (OwnNorm(name, self.head_dim, None, self.head_norm) for name in names)
-                return query, key
+                query, key = (OwnNorm(f"{name}_norm", self.head_dim, None, self.head_norm) for name in ("query", "key"))
+                return query, key, *value
             case "full":
                 return (
                     OwnNorm("query_norm", self.query_width, "heads"),
                     OwnNorm("key_norm", self.key_width, "kv_heads"),
+                    *value,
                 )
 
     def arrays(self) -> tuple[OwnArray, ...]:

@@ -22,7 +22,7 @@ from jaxserve.cache.pages import ModelPages
 from jaxserve.layers.embedding import Embedding, LMHead
 from jaxserve.layers.mlp import MLP
 from jaxserve.layers.moe import MoE
-from jaxserve.layers.norms import Norm
+from jaxserve.layers.norms import Norm, NormSpec
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import compute_cos_sin
 from jaxserve.models.attention_layer import AttentionLayer, Rotation
@@ -56,7 +56,8 @@ class DecoderLayer(nnx.Module):
         make_attention = ATTENTION_LAYERS[type(layer.attention)]
         self.attention = make_attention(spec, layer.attention, dtype=dtype, rngs=rngs, ranks=ranks)
         self.mlp_norm, self.mlp_post_norm = norms.get("mlp_norm"), norms.get("mlp_post_norm")
-        self.mlp = _make_mlp(spec.width, layer.mlp, dtype=dtype, rngs=rngs, ranks=ranks)
+        self.mlp = _make_mlp(spec.width, layer.mlp, spec.norm, dtype=dtype, rngs=rngs, ranks=ranks)
+        self.output_scale = nnx.Param(jnp.ones((1,), dtype)) if layer.has_output_scale else None
 
     def __call__(
         self,
@@ -73,14 +74,18 @@ class DecoderLayer(nnx.Module):
         if self.spec.is_parallel:
             if self.mlp_norm is not None:
                 normed_TD = self.mlp_norm(x_TD)
-            return x_TD + self._scaled(mixed_TD) + self._scaled(self._feed_forward(normed_TD, inputs)), pages
+            x_TD = x_TD + self._scaled(mixed_TD) + self._scaled(self._feed_forward(normed_TD, inputs))
+            return self._scale_output(x_TD), pages
         x_TD = x_TD + self._scaled(_apply(self.attention_post_norm, mixed_TD))
         with jax.named_scope("mlp"):
             mixed_TD = self._feed_forward(_apply(self.mlp_norm, x_TD), inputs)
-        return x_TD + self._scaled(_apply(self.mlp_post_norm, mixed_TD)), pages
+        return self._scale_output(x_TD + self._scaled(_apply(self.mlp_post_norm, mixed_TD))), pages
 
     def _feed_forward(self, x_TD: Array, inputs: AttentionInputs) -> Array:
         return self.mlp(x_TD, inputs.is_real_T) if isinstance(self.mlp, MoE) else self.mlp(x_TD)
+
+    def _scale_output(self, x_TD: Array) -> Array:
+        return x_TD if self.output_scale is None else x_TD * self.output_scale[...]
 
     def _scaled(self, x_TD: Array) -> Array:
         multiplier = self.spec.residual_multiplier
@@ -88,7 +93,7 @@ class DecoderLayer(nnx.Module):
 
 
 def _make_mlp(
-    width: int, mlp: MLPSpec | MoESpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks = ONE_RANK
+    width: int, mlp: MLPSpec | MoESpec, norm: NormSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks = ONE_RANK
 ) -> MLP | MoE:
     if isinstance(mlp, MLPSpec):
         return MLP(
@@ -101,7 +106,7 @@ def _make_mlp(
             rngs=rngs,
             ranks=ranks,
         )
-    shared = None if mlp.shared is None else _make_mlp(width, mlp.shared, dtype=dtype, rngs=rngs)
+    shared = None if mlp.shared is None else _make_mlp(width, mlp.shared, norm, dtype=dtype, rngs=rngs)
     assert not isinstance(shared, MoE)
     return MoE(
         width,
@@ -115,6 +120,7 @@ def _make_mlp(
         dtype=dtype,
         rngs=rngs,
         ranks=ranks,
+        norm=norm if mlp.has_own_norms else None,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from jaxserve.cache.layer_cache import LayerCache
+from jaxserve.layers.moe import MOE_NORMS
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, RowBlocks, Source
 from jaxserve.models.attention_spec import OwnArray, Projection
@@ -189,6 +190,7 @@ def _layer_params(
         params["attention", name, leaf] = param
     if isinstance(layer.mlp, MoESpec):
         params |= _moe_params(spec.width, layer.mlp, layouts, names.stacks)
+        params |= _moe_norm_params(spec, layer.mlp, layouts)
     else:
         for name, leaf, param in _projection_params(tuple(mlp_projections(spec.width, layer.mlp)), layouts):
             params["mlp", name, leaf] = param
@@ -203,6 +205,22 @@ def _layer_params(
         params["attention", array.name] = _array_param(array, tuple(layout[array.name] for layout in layouts))
     for name in layer_norms(layer):
         params |= _norm_params(spec.norm, (name,), tuple(layout[name] for layout in layouts), spec.width)
+    if layer.has_output_scale:
+        params[("output_scale",)] = _alternatives(tuple(layout["output_scale"] for layout in layouts), (1,), (None,))
+    return params
+
+
+def _moe_norm_params(spec: DecoderSpec, moe: MoESpec, layouts: tuple[Layout, ...]) -> dict[ParamPath, ParamSpec]:
+    """Return the norms that experts, their router and the block beside them have of their own, and experts' scales."""
+    params: dict[ParamPath, ParamSpec] = {}
+    for name in MOE_NORMS if moe.has_own_norms else ():
+        params |= _norm_params(spec.norm, ("mlp", name), tuple(layout[name] for layout in layouts), spec.width)
+    if moe.router.input_norm is not None and moe.router.input_norm.has_scale:
+        stems = tuple(layout["router_norm"] for layout in layouts)
+        params["mlp", "router_norm", "scale"] = _alternatives(stems, (spec.width,), (None,))
+    if moe.router.has_expert_scale:
+        stems = tuple(layout["expert_scale"] for layout in layouts)
+        params["mlp", "expert_scale"] = _alternatives(stems, (moe.num_experts,), (None,))
     return params
 
 

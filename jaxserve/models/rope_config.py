@@ -77,13 +77,28 @@ def read_rope_object(
     own_theta = rope_config.get_positive_float("rope_theta", theta or default_theta)
     if theta is not None and own_theta != theta:
         raise rope_config.unsupported("rope_theta", own_theta, f"the {theta!r} that rope_theta says outside of it")
-    fraction = _read_fraction(rope_config, fraction)
     kind = rope_config.get("rope_type", None) or rope_config.get("type", "default")
     rope_config.require("type", kind, None)
-    rotary_dim = _rotary_dim(rope_config, head_dim, fraction)
-    scaling = _read_scaling(rope_config, kind, max_positions, rotary_dim or head_dim, original_positions)
+    if kind == "proportional":
+        rope = _read_proportional(rope_config, own_theta, head_dim, fraction or 1.0)
+    else:
+        rotary_dim = _rotary_dim(rope_config, head_dim, _read_fraction(rope_config, fraction))
+        scaling = _read_scaling(rope_config, kind, max_positions, rotary_dim or head_dim, original_positions)
+        rope = RopeSpec(own_theta, scaling, rotary_dim)
     rope_config.reject_unread(ignored=ignored, neutral_values={})
-    return RopeSpec(own_theta, scaling, rotary_dim)
+    return rope
+
+
+def _read_proportional(rope_config: ConfigReader, theta: float, head_dim: int, fraction: float) -> RopeSpec:
+    """Return a rotation of which the fast pairs alone turn, as many as the fraction says."""
+    fraction = rope_config.get_positive_float("partial_rotary_factor", fraction)
+    factor = rope_config.get_positive_float("factor", 1.0)
+    pairs = int(fraction * head_dim // 2)
+    if not 0 < pairs <= head_dim // 2:
+        expected = f"a fraction of which head_dim={head_dim} makes at least one pair and at most {head_dim // 2}"
+        raise rope_config.unsupported("partial_rotary_factor", fraction, expected)
+    scaling = None if factor == 1.0 else LinearScaling(factor)
+    return RopeSpec(theta, scaling, turning_pairs=pairs if pairs < head_dim // 2 else None)
 
 
 class ThetaKey(NamedTuple):
@@ -166,7 +181,7 @@ def _read_scaling(
             return _read_yarn(config, max_positions)
         case "longrope" | "su":
             return _read_longrope(config, max_positions, rotary_dim, outer_original_positions)
-    raise config.unsupported("rope_type", kind, "'default', 'linear', 'llama3', 'yarn' or 'longrope'")
+    raise config.unsupported("rope_type", kind, "'default', 'linear', 'llama3', 'yarn', 'longrope' or 'proportional'")
 
 
 def _read_longrope(

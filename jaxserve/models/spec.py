@@ -42,8 +42,11 @@ class MoESpec:
     bias              gate, up and down of each expert add a bias
     shared            a block that every token passes through beside its experts
     has_shared_gate   that block's output is multiplied by the sigmoid of a projection of its input
+    has_own_norms     the experts and that block have a norm each before and behind them, instead of the layer's norm
+                      before both; the router reads the layer's input (Gemma 4)
 
-    Raises ValueError for a gate of a block that is not there, and for a router that needs more experts than there are.
+    Raises ValueError for a gate, or norms, of a block that is not there, for a gate of a block with norms, and for a
+    router that needs more experts than there are.
     """
 
     num_experts: int
@@ -53,11 +56,14 @@ class MoESpec:
     bias: bool = False
     shared: MLPSpec | None = None
     has_shared_gate: bool = False
+    has_own_norms: bool = False
 
     def __post_init__(self) -> None:
         router, group_size = self.router, self.num_experts // self.router.num_groups
         if self.has_shared_gate and self.shared is None:
             raise ValueError("has_shared_gate is True without a shared block.")
+        if self.has_own_norms and (self.shared is None or self.has_shared_gate):
+            raise ValueError("has_own_norms is True; it needs a shared block without a gate.")
         if self.shared is not None and self.shared.activation == "xielu":
             raise ValueError("shared.activation is 'xielu'; a shared block has no place for its weights.")
         num_best = 2 if router.group_score == "best_two" else 1
@@ -75,8 +81,10 @@ class LayerSpec:
     is_parallel           both read the layer's input, normed, and are added together
     has_two_norms         each of them reads it through a norm of its own
     residual_multiplier   factor of each block's output before it is added
+    has_output_scale      the residual stream behind the layer is multiplied by one learned number (Gemma 4)
 
-    Raises ValueError for is_parallel with norms in another place than pre, and for has_two_norms without is_parallel.
+    Raises ValueError for is_parallel with norms in another place than pre, or with experts that have norms of their
+    own, and for has_two_norms without is_parallel.
     """
 
     attention: AttentionKind
@@ -85,10 +93,13 @@ class LayerSpec:
     is_parallel: bool = False
     has_two_norms: bool = False
     residual_multiplier: float = 1.0
+    has_output_scale: bool = False
 
     def __post_init__(self) -> None:
         if self.is_parallel and self.norm_place != "pre":
             raise ValueError(f"is_parallel is True with norm_place {self.norm_place!r}; it needs 'pre'.")
+        if self.is_parallel and isinstance(self.mlp, MoESpec) and self.mlp.has_own_norms:
+            raise ValueError("is_parallel is True with experts whose has_own_norms is True; they need blocks in turn.")
         if self.has_two_norms and not self.is_parallel:
             raise ValueError("has_two_norms is True without is_parallel; layers of blocks in turn have two anyway.")
 
@@ -150,5 +161,7 @@ def layer_norms(layer: LayerSpec) -> tuple[str, ...]:
     if layer.is_parallel:
         return ("attention_norm", "mlp_norm") if layer.has_two_norms else ("attention_norm",)
     before, after = layer.norm_place in ("pre", "sandwich"), layer.norm_place in ("post", "sandwich")
-    names = (("attention_norm", before), ("attention_post_norm", after), ("mlp_norm", before), ("mlp_post_norm", after))
+    before_mlp = before and not (isinstance(layer.mlp, MoESpec) and layer.mlp.has_own_norms)
+    names = (("attention_norm", before), ("attention_post_norm", after))
+    names += (("mlp_norm", before_mlp), ("mlp_post_norm", after))
     return tuple(name for name, is_there in names if is_there)

@@ -14,6 +14,7 @@ from jaxserve.models.config_reader import IGNORED_KEYS, ConfigReader
 from jaxserve.models.cost import Cost
 from jaxserve.models.spec import DecoderSpec
 
+GEMMA4_SIZES = {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30, "num_attention_heads": 8}
 TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma3_text": {
         "hidden_size": 2304,
@@ -21,6 +22,8 @@ TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 26,
         "num_attention_heads": 8,
     },
+    "gemma4_text": GEMMA4_SIZES,
+    "gemma4_unified_text": GEMMA4_SIZES,
     "llama4_text": {
         "hidden_size": 5120,
         "intermediate_size": 8192,
@@ -176,6 +179,16 @@ GEMMA3 = Wrapper(
         {"vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index"}
     ),
 )
+GEMMA4 = Wrapper(
+    model_type="gemma4",
+    text_model_type="gemma4_text",
+    prefixes=(("model.language_model.", "lm_head."),),
+    other_tensors=("model.vision_tower.*", "model.embed_vision.*", "model.audio_tower.*", "model.embed_audio.*"),
+    other_keys=frozenset(
+        {"vision_config", "audio_config", "boi_token_id", "eoi_token_id", "image_token_id", "video_token_id"}
+        | {"boa_token_id", "eoa_token_id", "eoa_token_index", "audio_token_id", "vision_soft_tokens_per_image"}
+    ),
+)
 MISTRAL3 = Wrapper(
     model_type="mistral3",
     text_model_type="mistral",
@@ -203,6 +216,13 @@ QWEN3_5 = Wrapper(
 )
 WRAPPERS = {
     "Gemma3ForConditionalGeneration": GEMMA3,
+    "Gemma4ForConditionalGeneration": GEMMA4,
+    "Gemma4UnifiedForConditionalGeneration": replace(
+        GEMMA4,
+        model_type="gemma4_unified",
+        text_model_type="gemma4_unified_text",
+        other_tensors=("model.vision_embedder.*", *GEMMA4.other_tensors),
+    ),
     "Llama4ForConditionalGeneration": LLAMA4,
     "Mistral3ForConditionalGeneration": MISTRAL3,
     "Qwen3_5ForConditionalGeneration": QWEN3_5,

@@ -25,12 +25,12 @@ def test_experts_are_chosen_and_weighed_as_by_hand(router, seed):
     rng = np.random.default_rng(seed)
     logits_TE, bias_E = rng.standard_normal((5, EXPERTS)) * 2, rng.standard_normal(EXPERTS)
     bias_E = bias_E if router.has_correction_bias else None
-    weight_TK, index_TK = route(
-        jnp.asarray(logits_TE, jnp.float32), router, None if bias_E is None else jnp.asarray(bias_E, jnp.float32)
-    )
+    scale_E = rng.standard_normal(EXPERTS) if router.has_expert_scale else None
+    arrays = (None if each is None else jnp.asarray(each, jnp.float32) for each in (bias_E, scale_E))
+    weight_TK, index_TK = route(jnp.asarray(logits_TE, jnp.float32), router, *arrays)
     assert index_TK.shape == weight_TK.shape == (5, router.top_k) and weight_TK.dtype == jnp.float32
     for logits_E, weight_K, index_K in zip(logits_TE, weight_TK, index_TK, strict=True):
-        expected = choose_experts(router, logits_E, bias_E)
+        expected = choose_experts(router, logits_E, bias_E, scale_E)
         assert index_K.tolist() == list(expected), "best first"
         np.testing.assert_allclose(weight_K, list(expected.values()), rtol=1e-5)
 

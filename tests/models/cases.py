@@ -6,6 +6,14 @@ from tests.models.tiny import tiny_config
 
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 WHOLE_HEADS = PLAIN_ROPE | {"partial_rotary_factor": 1.0}
+PROPORTIONAL_ROPE = {
+    "rope_type": "proportional",
+    "rope_theta": 10_000.0,
+    "factor": 2.0,
+    "partial_rotary_factor": 0.5,
+}
+GEMMA4_ALONE = {"enable_moe_block", "num_experts", "top_k_experts", "moe_intermediate_size"}
+GEMMA4_ALONE |= {"hidden_size_per_layer_input"}
 YARN_ROPE = {
     "rope_type": "yarn",
     "rope_theta": 10_000.0,
@@ -78,6 +86,15 @@ CASES: dict[str, dict[str, Any]] = {
             "sliding_attention": PLAIN_ROPE,
         },
     },
+    "gemma4: two sizes of heads, keys that are values, experts beside a dense block": tiny_config("gemma4"),
+    "gemma4 without experts, full layers first": tiny_config("gemma4")
+    | {"enable_moe_block": False, "num_hidden_layers": 3}
+    | {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+    "gemma4 with values of their own, biases, stretched positions, untied": tiny_config("gemma4")
+    | {"attention_k_eq_v": False, "attention_bias": True, "tie_word_embeddings": False, "final_logit_softcapping": None}
+    | {"rope_parameters": {"full_attention": PROPORTIONAL_ROPE, "sliding_attention": PLAIN_ROPE}},
+    "gemma4 unified": {key: value for key, value in tiny_config("gemma4").items() if key not in GEMMA4_ALONE}
+    | {"architectures": ["Gemma4UnifiedForCausalLM"], "model_type": "gemma4_unified_text"},
     "olmo2: norms behind the blocks": tiny_config("olmo2"),
     "olmo2 with shared keys, biases": tiny_config("olmo2") | {"num_key_value_heads": 2, "attention_bias": True},
     "granite: multipliers": tiny_config("granite"),

@@ -82,28 +82,31 @@ def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.nd
 
     def feed_forward(x: np.ndarray) -> np.ndarray:
         if isinstance(layer.mlp, MoESpec):
-            return mixture(layer.mlp, weights.part("mlp"), x)
+            return mixture(spec.norm, layer.mlp, weights.part("mlp"), x)
         return mlp(layer.mlp, weights.part("mlp"), x)
 
+    output_scale = weights["output_scale"] if layer.has_output_scale else 1.0
     if layer.is_parallel:
         normed = norm(spec.norm, weights.part("attention_norm"), x_SD)
         other = norm(spec.norm, weights.part("mlp_norm"), x_SD) if layer.has_two_norms else normed
-        return x_SD + layer.residual_multiplier * (attend(normed) + feed_forward(other))
+        return output_scale * (x_SD + layer.residual_multiplier * (attend(normed) + feed_forward(other)))
+    has_own_norms = isinstance(layer.mlp, MoESpec) and layer.mlp.has_own_norms
     for name, block in (("attention", attend), ("mlp", feed_forward)):
         y_SD = x_SD
-        if layer.norm_place in ("pre", "sandwich"):
+        if layer.norm_place in ("pre", "sandwich") and not (name == "mlp" and has_own_norms):
             y_SD = norm(spec.norm, weights.part(f"{name}_norm"), y_SD)
         y_SD = block(y_SD)
         if layer.norm_place in ("post", "sandwich"):
             y_SD = norm(spec.norm, weights.part(f"{name}_post_norm"), y_SD)
         x_SD = x_SD + layer.residual_multiplier * y_SD
-    return x_SD
+    return output_scale * x_SD
 
 
 def attention(norms: NormSpec, spec: AttentionSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
     """Return what one attention block makes of a whole prompt."""
     size = len(x_SD)
-    query, key, value = (weights.linear(name, x_SD) for name in ("query", "key", "value"))
+    query, key = (weights.linear(name, x_SD) for name in ("query", "key"))
+    value = key if spec.keys_are_values else weights.linear("value", x_SD)
     if spec.qkv_clip is not None:
         query, key, value = (np.clip(x, -spec.qkv_clip, spec.qkv_clip) for x in (query, key, value))
     if spec.qk_norm == "full":
@@ -114,6 +117,8 @@ def attention(norms: NormSpec, spec: AttentionSpec, weights: Weights, x_SD: np.n
         kind = spec.head_norm or norms
         return norm(kind, weights.part("query_norm"), query), norm(kind, weights.part("key_norm"), key)
 
+    if spec.value_norm is not None:
+        value = norm(spec.value_norm, weights.part("value_norm"), value)
     if spec.qk_norm == "head" and not spec.norms_after_rope:
         query, key = normed()
     if spec.rope is not None:
@@ -217,21 +222,31 @@ def xielu(weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
     return activate
 
 
-def mixture(spec: MoESpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
+def mixture(norms: NormSpec, spec: MoESpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
     """Return what a mixture of experts makes of every token, one token after the other."""
-    experts = weights.part("experts")
-    y_SD = np.zeros_like(x_SD)
-    bias_E = weights["correction_bias"] if spec.router.has_correction_bias else None
-    for x, y, logits in zip(x_SD, y_SD, weights.linear("router", x_SD), strict=True):
-        for expert, weight in choose_experts(spec.router, logits, bias_E).items():
-            if spec.router.weighs_inputs:
+    experts, router = weights.part("experts"), spec.router
+    bias_E = weights["correction_bias"] if router.has_correction_bias else None
+    scale_E = weights["expert_scale"] if router.has_expert_scale else None
+    routed_SD = x_SD
+    if router.input_norm is not None:
+        routed_SD = norm(router.input_norm, weights.part("router_norm"), x_SD) / math.sqrt(x_SD.shape[1])
+
+    def own_norm(name: str, x: np.ndarray) -> np.ndarray:
+        return norm(norms, weights.part(name), x) if spec.has_own_norms else x
+
+    input_SD, y_SD = own_norm("expert_norm", x_SD), np.zeros_like(x_SD)
+    for x, y, logits in zip(input_SD, y_SD, weights.linear("router", routed_SD), strict=True):
+        for expert, weight in choose_experts(router, logits, bias_E, scale_E).items():
+            if router.weighs_inputs:
                 y += run_expert(spec, experts, expert, weight * x)
             else:
                 y += weight * run_expert(spec, experts, expert, x)
     if spec.shared is None:
         return y_SD
-    shared_SD = mlp(spec.shared, weights.part("shared"), x_SD)
-    return y_SD + (shared_SD * expit(weights.linear("shared_gate", x_SD)) if spec.has_shared_gate else shared_SD)
+    shared_SD = mlp(spec.shared, weights.part("shared"), own_norm("shared_norm", x_SD))
+    if spec.has_shared_gate:
+        shared_SD = shared_SD * expit(weights.linear("shared_gate", x_SD))
+    return own_norm("expert_post_norm", y_SD) + own_norm("shared_post_norm", shared_SD)
 
 
 def run_expert(spec: MoESpec, weights: Weights, expert: int, x: np.ndarray) -> np.ndarray:
@@ -247,7 +262,9 @@ def run_expert(spec: MoESpec, weights: Weights, expert: int, x: np.ndarray) -> n
     return linear("down", ACTIVATIONS[activation](gate) * up)
 
 
-def choose_experts(router: RouterSpec, logits: np.ndarray, bias: np.ndarray | None = None) -> dict[int, float]:
+def choose_experts(
+    router: RouterSpec, logits: np.ndarray, bias: np.ndarray | None = None, scale: np.ndarray | None = None
+) -> dict[int, float]:
     """Return the experts of one token and their weights, from the router's logits for it."""
     scores = np.exp(logits) / np.exp(logits).sum() if router.score == "softmax" else expit(logits)
     choice = scores if bias is None else scores + bias
@@ -257,7 +274,8 @@ def choose_experts(router: RouterSpec, logits: np.ndarray, bias: np.ndarray | No
     allowed = np.concatenate(groups[: router.top_groups]) if router.num_groups > 1 else np.arange(len(scores))
     chosen = sorted(allowed, key=lambda expert: -choice[expert])[: router.top_k]
     total = scores[chosen].sum() if router.renormalize else 1.0
-    return {int(expert): router.scale * scores[expert] / total for expert in chosen}
+    scales = np.full(len(scores), router.scale) * (1.0 if scale is None else scale)
+    return {int(expert): scales[expert] * scores[expert] / total for expert in chosen}
 
 
 def norm(spec: NormSpec, weights: Weights, x: np.ndarray) -> np.ndarray:
@@ -286,6 +304,8 @@ def rotate(rope: RopeSpec, x_SNH: np.ndarray) -> np.ndarray:
         )
     )
     frequency, magnitude = frequencies(rope, size)
+    if rope.turning_pairs is not None:
+        frequency = np.where(np.arange(size // 2) < rope.turning_pairs, frequency, 0)
     turn_SR = magnitude * np.exp(1j * np.arange(len(x_SNH))[:, None] * frequency)
     pair_SNR = (x_SNH[..., first] + 1j * x_SNH[..., second]) * turn_SR[:, None, :]
     rotated = x_SNH.copy()

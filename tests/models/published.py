@@ -1,6 +1,7 @@
 """Sizes of published models, as config.json on the hub has them, and their numbers of parameters.
 
 Those of Qwen 3.5 are the text parts of vision models, with the sizes that transformers' config classes have.
+Gemma 4 are the text parts of multimodal models, of which the pages give 30.7, 25.2 and 11.95 billion parameters.
 Ministral 3 is the text part of a vision model, of which the page gives 3.4 billion and no exact number.
 Keys that concern no size (dropout, initializer_range, cache flags) are left out.
 """
@@ -52,6 +53,14 @@ def _gemma2(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any],
 def _gemma3(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
     gemma = {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 512, "rope_theta": 1e6}
     return _model("gemma3_text", "Gemma3ForCausalLM", num_params, *sizes, **gemma, **other)
+
+
+def _gemma4(
+    num_params: int, *sizes: int, model_type: str = "gemma4_text", name: str = "Gemma4ForCausalLM", **other: Any
+) -> tuple[dict[str, Any], int]:
+    gemma = {"head_dim": 256, "global_head_dim": 512, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0}
+    gemma |= {"sliding_window": 1024, "final_logit_softcapping": 30.0, "use_bidirectional_attention": "vision"}
+    return _model(model_type, name, num_params, *sizes, 262_144, 262_144, **gemma, **other)
 
 
 def _phi3(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
@@ -238,6 +247,21 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "gemma-2-9b": _gemma2(9_241_705_984, 3584, 14336, 42, 16, 8, 256000, 8192),
     "gemma-3-270m": _gemma3(268_098_176, 640, 2048, 18, 4, 1, 262144, 32768),
     "gemma-3-1b": _gemma3(999_885_952, 1152, 6912, 26, 4, 1, 262144, 32768),
+    "gemma-4-31B, text": _gemma4(30_697_345_340, 5376, 21504, 60, 32, 16, num_global_key_value_heads=4),
+    "gemma-4-26B-A4B, text": _gemma4(
+        *(25_233_141_790, 2816, 2112, 30, 16, 8),
+        num_global_key_value_heads=2,
+        enable_moe_block=True,
+        num_experts=128,
+        top_k_experts=8,
+        moe_intermediate_size=704,
+    ),
+    "gemma-4-12B, text": _gemma4(
+        *(11_907_350_320, 3840, 15360, 48, 16, 8),
+        model_type="gemma4_unified_text",
+        name="Gemma4UnifiedForCausalLM",
+        num_global_key_value_heads=1,
+    ),
     "Phi-3-mini-4k": _phi3(3_821_079_552, 3072, 8192, 32, 32, 32, 32064, 4096),
     "phi-4": _phi3(14_659_507_200, 5120, 17920, 40, 40, 10, 100352, 16384, rope_theta=250000.0),
     "granite-3.1-2b": _granite(2_533_531_648, 2048, 8192, 40, 32, 8, 49155, 131072, tie_word_embeddings=True),

@@ -87,6 +87,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"is_parallel": True},
         {"is_parallel": True, "has_two_norms": True},
         {"residual_multiplier": 0.5},
+        {"has_output_scale": True},
     ],
     AttentionSpec: [
         {"scale": 0.6},
@@ -104,6 +105,8 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"has_sinks": True},
         {"has_output_gate": True},
         {"has_output_gate": True, "qkv_bias": True},
+        {"keys_are_values": True},
+        {"value_norm": NormSpec(0.3, has_scale=False)},
     ],
     LatentAttentionSpec: [
         {"scale": 0.6},
@@ -117,6 +120,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"rotary_dim": 4},
         {"is_interleaved": True},
         {"is_interleaved": True, "rotary_dim": 4},
+        {"turning_pairs": 1},
     ],
     MLPSpec: [
         *({"activation": activation} for activation in get_args(Activation) if activation != "silu"),
@@ -129,6 +133,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"bias": True},
         {"shared": None},
         {"has_shared_gate": True},
+        {"has_own_norms": True},
     ],
     RouterSpec: [
         {"top_k": 1},
@@ -138,6 +143,8 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"weighs_inputs": True},
         {"has_bias": True},
         {"has_correction_bias": True},
+        {"has_expert_scale": True},
+        {"input_norm": NormSpec(0.3)},
         {"num_groups": 4, "top_groups": 2},
         {"num_groups": 4, "top_groups": 2, "group_score": "best"},
     ],
@@ -184,6 +191,7 @@ def _ropes(rotary_dim: int | None) -> SearchStrategy[RopeSpec]:
         scaling=none() | just(LinearScaling(2.0)) | llama3 | yarn | longrope,
         rotary_dim=just(rotary_dim),
         is_interleaved=booleans(),
+        turning_pairs=none() | just(1),
     )
 
 
@@ -213,6 +221,8 @@ _ATTENTIONS = builds(
     temperature=none() | builds(QueryTemperature, scale=just(0.5), interval=just(4.0), offset=integers(0, 3)),
     has_sinks=booleans(),
     has_output_gate=booleans(),
+    keys_are_values=booleans(),
+    value_norm=none() | builds(NormSpec, eps=just(0.1), has_scale=booleans()),
 )
 _LATENTS = builds(
     LatentAttentionSpec,
@@ -239,25 +249,34 @@ ROUTERS: SearchStrategy[RouterSpec] = builds(
     weighs_inputs=booleans(),
     has_bias=booleans(),
     has_correction_bias=booleans(),
+    has_expert_scale=booleans(),
+    input_norm=none() | builds(NormSpec, eps=just(0.1), has_scale=booleans()),
     groups=sampled_from([(1, 1, "best_two"), (2, 1, "best_two"), (4, 2, "best_two"), (4, 2, "best")]),
 )
 _MIXTURES = builds(
-    lambda shared, **values: MoESpec(shared=shared[0], has_shared_gate=shared[1], **values),
+    lambda shared, **values: MoESpec(
+        shared=shared[0], has_shared_gate=shared[1] == "gated", has_own_norms=shared[1] == "normed", **values
+    ),
     num_experts=just(EXPERTS),
     hidden=just(HIDDEN // 2),
     router=ROUTERS,
     activation=_ACTIVATIONS | builds(ClampedSwiGLU, alpha=just(1.7), limit=sampled_from([0.3, 7.0])),
     bias=booleans(),
-    shared=just((None, False)) | st.tuples(_SHARED, booleans()),
+    shared=just((None, "plain")) | st.tuples(_SHARED, sampled_from(["plain", "gated", "normed"])),
 )
 _LAYERS = builds(
-    lambda place, **values: LayerSpec(
-        norm_place=place[0], is_parallel=place[1] > 0, has_two_norms=place[1] > 1, **values
+    lambda place, mlp, **values: LayerSpec(
+        norm_place=place[0],
+        is_parallel=place[1] > 0,
+        has_two_norms=place[1] > 1,
+        mlp=replace(mlp, has_own_norms=False) if isinstance(mlp, MoESpec) and place[1] > 0 else mlp,
+        **values,
     ),
     attention=_ATTENTIONS | _LATENTS,
     mlp=_MLPS | _MIXTURES,
     place=st.tuples(sampled_from(get_args(NormPlace)), just(0)) | sampled_from([("pre", 1), ("pre", 2)]),
     residual_multiplier=sampled_from([1.0, 0.5]),
+    has_output_scale=booleans(),
 )
 _NORMS = builds(
     lambda kind, **values: NormSpec(kind=kind[0], has_bias=kind[1], **values),

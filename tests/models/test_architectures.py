@@ -26,6 +26,10 @@ SIZES = {
 }
 
 
+GEMMA4_ROPES = tiny_config("gemma4")["rope_parameters"]
+NO_PAIR = {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.01}
+
+
 def read(config: dict):
     return registry.find_architecture(config).spec(config)
 
@@ -264,6 +268,20 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("starcoder2", {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
         ("starcoder2", {"mlp_type": "gated"}, "mlp_type"),
         ("olmo3", {"rope_parameters": {"linear_attention": {}}}, "rope_parameters"),
+        ("gemma4", {"hidden_size_per_layer_input": 256}, "hidden_size_per_layer_input"),
+        ("gemma4", {"hidden_size_per_layer_input": None}, "hidden_size_per_layer_input"),
+        ("gemma4", {"num_kv_shared_layers": 1}, "num_kv_shared_layers"),
+        ("gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
+        ("gemma4", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("gemma4", {"num_global_key_value_heads": 3}, "num_global_key_value_heads"),
+        ("gemma4", {"global_head_dim": 31}, "global_head_dim"),
+        ("gemma4", {"per_layer_config": {"0": {"head_dim": 64}}}, "per_layer_config"),
+        ("gemma4", {"per_layer_config": {"1": {"intermediate_size": 64}}}, "intermediate_size"),
+        ("gemma4", {"rope_parameters": {"full_attention": {}}}, "rope_parameters"),
+        ("gemma4", {"rope_parameters": GEMMA4_ROPES | {"other_attention": {}}}, "rope_parameters"),
+        ("gemma4", {"rope_parameters": GEMMA4_ROPES | {"full_attention": NO_PAIR}}, "partial_rotary_factor"),
+        ("gemma4", {"top_k_experts": 9}, "top_k_experts"),
+        ("gemma4", {"num_experts": None}, "num_experts"),
         ("glm4", {"mlp_bias": True}, "mlp_bias"),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
         ("cohere2", {"layer_switch": 3}, "layer_switch"),
@@ -304,6 +322,24 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
 def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):
     with pytest.raises(UnknownArchitecture, match=f"'{key}'"):
         read(tiny_config(name) | changes)
+
+
+def test_gemma4_as_transformers_saves_it_layer_by_layer():
+    config = tiny_config("gemma4")
+    assert config.pop("global_head_dim") == 32 and config.pop("num_global_key_value_heads") == 1
+    saved = config | {"per_layer_config": {"01": {"head_dim": 32, "num_key_value_heads": 1}}}
+    assert read(saved) == read(tiny_config("gemma4"))
+    assert {layer.attention.head_dim for layer in read(config | {"per_layer_config": {}}).layers} == {16}
+
+
+def test_gemma4_has_defaults_of_its_own():
+    sizes = {key: value for key, value in SIZES.items() if key not in ("hidden_act", "max_position_embeddings")}
+    spec = read({"architectures": ["Gemma4UnifiedForCausalLM"]} | sizes | {"num_hidden_layers": 8})
+    assert windows(spec) == (1024,) * 5 + (None, 1024, None)
+    full = spec.layers[-1].attention
+    assert (first(spec).head_dim, full.head_dim, full.num_kv_heads) == (256, 512, 4)
+    assert (first(spec).rope, full.rope) == (RopeSpec(1e4), RopeSpec(1e6, turning_pairs=64))
+    assert (spec.max_position_embeddings, spec.tie_embeddings, spec.logits_softcap) == (262_144, True, None)
 
 
 def test_a_spec_is_a_value():

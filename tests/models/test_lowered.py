@@ -17,6 +17,8 @@ import pytest
 from jaxserve.attention import AttentionInputs
 from jaxserve.cache.pages import ModelPages
 from jaxserve.layers.moe import RouterSpec
+from jaxserve.layers.norms import NormSpec
+from jaxserve.layers.rope import RopeSpec
 from jaxserve.models import registry
 from jaxserve.models.attention_spec import AttentionSpec, QueryTemperature
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec
@@ -110,6 +112,10 @@ def test_a_llama_computes_what_the_paper_says_and_nothing_else():
         (RouterSpec, {"scale": 2.5}, {}, {"multiply": 1}),
         (RouterSpec, {"has_bias": True}, {}, {"add": 1}),
         (RouterSpec, {"has_correction_bias": True}, {}, {"add": 1}),
+        (RouterSpec, {"input_norm": NormSpec(1e-5)}, {}, NORM + Counter(multiply=1)),
+        (MoESpec, {"has_own_norms": True}, {}, times(3, NORM)),
+        (LayerSpec, {"has_output_scale": True}, {"multiply": 1}, {}),
+        (AttentionSpec, {"value_norm": NormSpec(1e-5, has_scale=False)}, NORM - Counter(multiply=1), {}),
     ],
 )
 def test_a_switch_adds_its_own_operations_alone(kind, values, per_layer, once):
@@ -117,3 +123,19 @@ def test_a_switch_adds_its_own_operations_alone(kind, values, per_layer, once):
     on, off = count_operations(change(PLAIN, kind, values)), count_operations(PLAIN)
     assert on - off == times(PLAIN.num_layers, Counter(per_layer)) + Counter(once)
     assert not off - on
+
+
+def test_keys_that_are_values_are_projected_once():
+    on, off = count_operations(change(PLAIN, AttentionSpec, {"keys_are_values": True})), count_operations(PLAIN)
+    assert off - on == Counter(dot_general=PLAIN.num_layers)
+    assert not on - off
+
+
+def test_experts_with_a_scale_of_their_own_cost_a_look_up_and_a_product():
+    on, off = count_operations(change(PLAIN, RouterSpec, {"has_expert_scale": True})), count_operations(PLAIN)
+    assert (on - off)["gather"] == (on - off)["multiply"] == 1
+    assert not off - on
+
+
+def test_pairs_that_do_not_turn_cost_nothing():
+    assert count_operations(change(PLAIN, RopeSpec, {"turning_pairs": 1})) == count_operations(PLAIN)

@@ -29,6 +29,7 @@ CHUNKED = [
     "qwen2 with windows in some layers",
     "gemma2: windows in every other layer, soft caps",
     "gemma3: two rotations",
+    "gemma4: two sizes of heads, keys that are values, experts beside a dense block",
     "olmo2: norms behind the blocks",
     "granite: multipliers",
     "smollm3 with windows where nothing rotates",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from jaxserve.layers.moe import RouterSpec
+from jaxserve.layers.moe import MOE_NORMS, RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.models import registry
 from jaxserve.models.cost import decoder_cost
@@ -49,6 +49,11 @@ MODULES = (
     "shared_mlp_gate",
     "shared_mlp_up",
     "shared_mlp_down",
+    "value_norm",
+    "output_scale",
+    "router_norm",
+    "expert_scale",
+    *MOE_NORMS,
 )
 EVERY_MODULE = named(
     SANDWICH
@@ -129,6 +134,8 @@ def test_every_leaf_is_loaded_and_counted(spec):
         (AttentionSpec, {"head_norm": NormSpec(1.0), "qk_norm": "full"}, "head_norm is given with qk_norm 'full'"),
         (LayerSpec, {"is_parallel": True, "norm_place": "post"}, "is_parallel is True with norm_place 'post'"),
         (MoESpec, {"has_shared_gate": True, "shared": None}, "has_shared_gate is True without"),
+        (MoESpec, {"has_own_norms": True, "shared": None}, "has_own_norms is True; it needs a shared block"),
+        (MoESpec, {"has_own_norms": True, "has_shared_gate": True}, "has_own_norms is True; it needs a shared block"),
         (MoESpec, {"router": RouterSpec(top_k=9)}, "top_k is 9"),
         (MoESpec, {"router": RouterSpec(top_k=3, num_groups=4)}, "top_k is 3"),
         (MoESpec, {"router": RouterSpec(top_k=1, num_groups=8)}, "num_groups is 8"),

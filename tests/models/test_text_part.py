@@ -10,6 +10,10 @@ from safetensors.numpy import save_file
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4UnifiedConfig,
+    Gemma4UnifiedForConditionalGeneration,
     Llama4Config,
     Llama4ForConditionalGeneration,
     Mistral3Config,
@@ -38,6 +42,18 @@ def gemma3(text_config, **outer):
     vision = VISION | {"model_type": "siglip_vision_model"}
     config = Gemma3Config(text_config=text_config, vision_config=vision, mm_tokens_per_image=4, **outer)
     return Gemma3ForConditionalGeneration(config)
+
+
+def gemma4(text_config):
+    vision = {key: value for key, value in VISION.items() if key not in ("image_size", "patch_size")}
+    vision |= {"num_key_value_heads": 2, "head_dim": 16, "patch_size": 4, "position_embedding_size": 16}
+    return Gemma4ForConditionalGeneration(Gemma4Config(text_config=text_config, vision_config=vision))
+
+
+def gemma4_unified(text_config):
+    vision = {"patch_size": 4, "pooling_kernel_size": 1, "mm_posemb_size": 16}
+    vision |= {"mm_embed_dim": 32, "output_proj_dims": 32}
+    return Gemma4UnifiedForConditionalGeneration(Gemma4UnifiedConfig(text_config=text_config, vision_config=vision))
 
 
 def llama4(text_config):
@@ -69,6 +85,8 @@ def mixed(model, seed=3):
 MODELS = {
     "gemma3": lambda: gemma3(text("gemma3")),
     "gemma3, untied": lambda: gemma3(text("gemma3", tie_word_embeddings=False), tie_word_embeddings=False),
+    "gemma 4, experts": lambda: gemma4(text("gemma4")),
+    "gemma 4 unified": lambda: gemma4_unified(text("gemma4", model_type="gemma4_unified_text", enable_moe_block=False)),
     "mistral small 3.1": lambda: mistral3(text("mistral", sliding_window=None), tie_word_embeddings=False),
     "mistral3 that ties and says so outside": lambda: mistral3(text("mistral"), tie_word_embeddings=True),
     "llama 4": lambda: llama4(text("llama4")),

@@ -9,8 +9,11 @@ import pytest
 from tests.parallel.eight_devices.models import FAMILIES, Prefill, list_collectives, write
 
 NUM_TOKENS = 40  # more than the window of 20
-# A sum after the embedding and two a layer; where norms are over all heads, the means of queries and keys together.
+# A sum after the embedding and two a layer; where norms are over all heads, the means of queries and keys together;
+# where experts and a dense block have norms of their own, a sum of each.
 NUM_SUMS = {"llama": 5, "gemma3": 5, "olmo2": 7, "qwen3_moe": 5, "starcoder2": 5, "minicpm3": 5, "gpt_oss": 5}
+NUM_SUMS |= {"gemma4": 7}
+FEW_SIZES = ("gpt_oss", "gemma4")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +28,9 @@ def make(tmp_path_factory):
     return make
 
 
-CASES = [(family, size, False) for family in FAMILIES if family != "gpt_oss" for size in (2, 4, 8)]
+CASES = [(family, size, False) for family in FAMILIES if family not in FEW_SIZES for size in (2, 4, 8)]
 CASES += [("qwen3_moe", size, True) for size in (2, 4, 8)]
-CASES += [("gpt_oss", 2, False), ("gpt_oss", 2, True)]
+CASES += [(family, 2, splits_experts) for family in FEW_SIZES for splits_experts in (False, True)]
 token_T = np.random.default_rng(0).integers(0, 256, NUM_TOKENS).astype(np.int32)
 
 

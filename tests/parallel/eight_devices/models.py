@@ -42,6 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "layer_types": ["sliding_attention", "full_attention"],
     },  # experts with biases
+    "gemma4": {"num_global_key_value_heads": 2},  # experts and a dense block with norms of their own
 }
 PACKABLE: dict[str, dict[str, Any]] = {
     "llama": {"head_dim": 32, "intermediate_size": 256},
