@@ -3,7 +3,7 @@
 Defaults are those of transformers' config classes, because a config.json may leave out what equals its default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.config_reader import MAX_LAYERS, REQUIRED, ConfigReader
 from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.rope_config import DEFAULT_ROPE_THETA, read_rope
-from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
+from jaxserve.models.spec import AttentionKind, AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
 
 ACTIVATION_NAMES: dict[str, Activation] = {
     "silu": "silu",
@@ -135,6 +135,15 @@ def read_top_k(config: ConfigReader, num_experts: int, default: int) -> int:
 def with_mlps(spec: DecoderSpec, mlps: tuple[MLPSpec | MoESpec, ...]) -> DecoderSpec:
     """Return the spec with these feed-forward blocks, one a layer."""
     return replace(spec, layers=tuple(replace(layer, mlp=mlp) for layer, mlp in zip(spec.layers, mlps, strict=True)))
+
+
+def with_attention(spec: DecoderSpec, attention: AttentionKind, indices: Container[int]) -> DecoderSpec:
+    """Return the spec with another kind of attention in the layers of these indices."""
+    layers = enumerate(spec.layers)
+    return replace(
+        spec,
+        layers=tuple(replace(layer, attention=attention) if index in indices else layer for index, layer in layers),
+    )
 
 
 def with_ropes(spec: DecoderSpec, ropes: tuple[RopeSpec | None, ...]) -> DecoderSpec:

@@ -31,16 +31,19 @@ from jaxserve.models.delta_layer import GatedDeltaLayer
 from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.latent_attention import LatentAttentionLayer
 from jaxserve.models.latent_spec import LatentAttentionSpec
+from jaxserve.models.mamba2_layer import Mamba2Layer
+from jaxserve.models.mamba2_spec import Mamba2Spec
 from jaxserve.models.short_conv_layer import ShortConvLayer
 from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, layer_norms
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
-AttentionModule: TypeAlias = AttentionLayer | LatentAttentionLayer | GatedDeltaLayer | ShortConvLayer
+AttentionModule: TypeAlias = AttentionLayer | LatentAttentionLayer | GatedDeltaLayer | Mamba2Layer | ShortConvLayer
 ATTENTION_LAYERS: Mapping[type, Callable[..., AttentionModule]] = {
     AttentionSpec: AttentionLayer,
     LatentAttentionSpec: LatentAttentionLayer,
     GatedDeltaSpec: GatedDeltaLayer,
+    Mamba2Spec: Mamba2Layer,
     ShortConvSpec: ShortConvLayer,
 }
 """The module of each kind of attention."""

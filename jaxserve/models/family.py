@@ -356,7 +356,8 @@ def _array_param(array: OwnArray, names: tuple[str, ...]) -> ParamSpec:
     rows, shape = array.rows, array.shape
     if rows is not None:
         shape = (rows.num * rows.stride, *shape[1:])
-    return ParamSpec(array.shape, array.axes, _distinct(tuple(Source(name, shape, rows) for name in names)))
+    axis = None if rows is None else 0
+    return ParamSpec(array.shape, array.axes, _distinct(tuple(Source(name, shape, rows, axis=axis) for name in names)))
 
 
 def _whole(name: str, shape: tuple[int, ...], axes: tuple[Axis | None, ...], *, is_packable: bool = False) -> ParamSpec:

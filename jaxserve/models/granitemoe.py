@@ -24,10 +24,11 @@ IN_MEMORY = {  # of transformers 5
 
 def _read(config: ConfigReader) -> DecoderSpec:
     spec = read_granite(config, "GraniteMoeForCausalLM", "granitemoe", default_max_positions=2048)
-    return with_experts(spec, _read_experts(config), range(spec.num_layers))
+    return with_experts(spec, read_experts(config), range(spec.num_layers))
 
 
-def _read_experts(config: ConfigReader) -> MoESpec:
+def read_experts(config: ConfigReader) -> MoESpec:
+    """Return Granite's experts, each of `intermediate_size` numbers."""
     num_experts = read_num_experts(config, "num_local_experts", default=8)
     return MoESpec(
         num_experts=num_experts,

@@ -1,10 +1,14 @@
 """LFM2 and LFM2-MoE: short convolutions in most layers, attention in the others; dense blocks, or experts."""
 
-from dataclasses import replace
-
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import MAX_EXPERTS, MAX_LAYERS, ConfigReader
-from jaxserve.models.config_values import read_decoder_spec, read_layer_types, read_top_k, with_mlps
+from jaxserve.models.config_values import (
+    read_decoder_spec,
+    read_layer_types,
+    read_top_k,
+    with_attention,
+    with_mlps,
+)
 from jaxserve.models.family import DecoderFamily, Layout, TensorNames
 from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec, MoESpec
@@ -57,10 +61,7 @@ def _read_layers(
     if kernel_size < 2:
         raise config.unsupported("conv_L_cache", kernel_size, "2 or more")
     conv = ShortConvSpec(channels=width, kernel_size=kernel_size, bias=bias)
-    layers = zip(spec.layers, types, strict=True)
-    return replace(
-        spec, layers=tuple(replace(layer, attention=conv) if kind == "conv" else layer for layer, kind in layers)
-    )
+    return with_attention(spec, conv, [index for index, kind in enumerate(types) if kind == "conv"])
 
 
 def _read(config: ConfigReader) -> DecoderSpec:

@@ -1,12 +1,18 @@
 """Qwen3-Next: the gated delta rule in most layers, gated attention in the others, experts beside a shared one."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import MAX_EXPERTS, MAX_LAYERS, ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, read_layer_types, read_top_k, with_mlps
+from jaxserve.models.config_values import (
+    read_activation,
+    read_decoder_spec,
+    read_layer_types,
+    read_top_k,
+    with_attention,
+    with_mlps,
+)
 from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.family import (
     BY_HEAD,
@@ -82,13 +88,7 @@ def read_gated_delta(
         value_dim=config.get_positive_int("linear_value_head_dim", 128),
         kernel_size=config.get_positive_int("linear_conv_kernel_dim", 4),
     )
-    layers = zip(spec.layers, types, strict=True)
-    return replace(
-        spec,
-        layers=tuple(
-            replace(layer, attention=delta) if kind == "linear_attention" else layer for layer, kind in layers
-        ),
-    )
+    return with_attention(spec, delta, [index for index, kind in enumerate(types) if kind == "linear_attention"])
 
 
 def read_experts(config: ConfigReader, num_experts: int, top_k: int, *, renormalize: bool) -> MoESpec:

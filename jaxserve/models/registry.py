@@ -17,6 +17,7 @@ from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.models import (
     apertus,
     arcee,
+    bamba,
     cohere,
     cohere2,
     cwm,
@@ -40,6 +41,7 @@ from jaxserve.models import (
     granite,
     granite_swa,
     granitemoe,
+    granitemoehybrid,
     helium,
     hunyuan_v1_dense,
     hyperclovax,
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
 _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model_type
     ("ApertusForCausalLM", "apertus", apertus.ARCHITECTURE),
     ("ArceeForCausalLM", "arcee", arcee.ARCHITECTURE),
+    ("BambaForCausalLM", "bamba", bamba.ARCHITECTURE),
     ("Cohere2ForCausalLM", "cohere2", cohere2.ARCHITECTURE),
     ("CohereForCausalLM", "cohere", cohere.ARCHITECTURE),
     ("CwmForCausalLM", "cwm", cwm.ARCHITECTURE),
@@ -111,6 +114,7 @@ _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model
     ("GptOssForCausalLM", "gpt_oss", gpt_oss.ARCHITECTURE),
     ("GraniteForCausalLM", "granite", granite.ARCHITECTURE),
     ("GraniteMoeForCausalLM", "granitemoe", granitemoe.ARCHITECTURE),
+    ("GraniteMoeHybridForCausalLM", "granitemoehybrid", granitemoehybrid.ARCHITECTURE),
     ("GraniteSWAForCausalLM", "granite_swa", granite_swa.ARCHITECTURE),
     ("HeliumForCausalLM", "helium", helium.ARCHITECTURE),
     ("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", hunyuan_v1_dense.ARCHITECTURE),

@@ -6,5 +6,5 @@ module → what proves it:
     moe → test_moe.py
     quant → test_quant.py
     rope → test_rope.py
-    causal_conv, delta_rule, row_chunks → tests/models/test_recurrent_rows.py
+    causal_conv, delta_rule, mamba2, row_chunks → tests/models/test_recurrent_rows.py
 """

@@ -204,6 +204,23 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3.5: gated delta rule, as many key as value heads, biases": tiny_config("qwen3_5")
     | {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 3, "attention_bias": True},
     "qwen3.5 moe: experts in every layer": tiny_config("qwen3_5_moe"),
+    "granite 4: mamba-2, experts beside a shared block": tiny_config("granitemoehybrid"),
+    "granite 4 without experts, transformers 4": tiny_config("granitemoehybrid")
+    | {
+        "layer_types": ["mamba", "mamba", "attention"],
+        "position_embedding_type": "nope",
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "mamba_d_head": 16,
+        "mamba_proj_bias": True,
+        "mamba_conv_bias": False,
+        "attention_bias": True,
+    },
+    "granite 4, attention alone, which rotates": tiny_config("granitemoehybrid")
+    | {"layer_types": ["full_attention"] * 3, "position_embedding_type": "rope", "num_local_experts": 0},
+    "bamba: mamba-2, half of each head rotates": tiny_config("bamba"),
+    "bamba with biases, attention first, tied": tiny_config("bamba")
+    | {"attn_layer_indices": [0], "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
     "phi: the head has a bias": tiny_config("phi"),
     "phi with normed heads": tiny_config("phi") | {"qk_layernorm": True},
     "nemotron: norms of 1 + scale around the mean": tiny_config("nemotron"),

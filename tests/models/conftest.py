@@ -3,14 +3,16 @@
 module → what proves it:
 
     architecture, config_reader, config_values, registry, rope_config → test_architectures.py, test_longrope.py
-    moe_values, latent_values → test_parity.py, test_architectures.py
+    moe_values, latent_values, mamba2_values → test_parity.py, test_architectures.py
     spec, attention_spec, latent_spec, latent_attention, decoder, cost →
         test_specs.py, test_decoder.py, test_lowered.py
     family → test_published_sizes.py, test_specs.py
     the module of each family →
         test_parity.py, test_published_sizes.py, test_smollm2.py, test_gemma3_270m.py
     text_part → test_text_part.py
-    recurrent_rows, and layers/delta_rule, layers/causal_conv, layers/row_chunks → test_recurrent_rows.py
-    attention_spec, attention_layer, delta_spec, delta_layer, short_conv_spec, short_conv_layer →
+    recurrent_rows, and layers/delta_rule, layers/mamba2, layers/causal_conv, layers/row_chunks →
+        test_recurrent_rows.py
+    attention_spec, attention_layer, delta_spec, delta_layer, mamba2_spec, mamba2_layer, short_conv_spec,
+        short_conv_layer →
         test_specs.py, test_parity.py
 """

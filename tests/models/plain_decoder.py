@@ -18,6 +18,7 @@ from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, 
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.latent_spec import LatentAttentionSpec
+from jaxserve.models.mamba2_spec import Mamba2Spec
 from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec
 
@@ -78,6 +79,8 @@ def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.nd
             return part.linear("conv_output", after * mixed)
         if isinstance(layer.attention, GatedDeltaSpec):
             return delta_rule(spec.norm, layer.attention, weights.part("attention"), x)
+        if isinstance(layer.attention, Mamba2Spec):
+            return mamba2(spec.norm, layer.attention, weights.part("attention"), x)
         return attention(spec.norm, layer.attention, weights.part("attention"), x)
 
     def feed_forward(x: np.ndarray) -> np.ndarray:
@@ -195,11 +198,33 @@ def delta_rule(norms: NormSpec, spec: GatedDeltaSpec, weights: Weights, x_SD: np
     )
 
 
+def mamba2(norms: NormSpec, spec: Mamba2Spec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
+    """Return what one block of Mamba-2 makes of a whole prompt."""
+    size, heads, per_group = len(x_SD), spec.num_heads, spec.num_heads // spec.num_groups
+    value, key, query, step = (weights.linear(f"mamba_{name}", x_SD) for name in ("value", "key", "query", "step"))
+    mixed = []
+    for name, x in (("value", value), ("key", np.concatenate([key, query], axis=-1))):
+        bias = weights.get(f"mamba_{name}_conv_bias", 0.0)
+        mixed.append(ACTIVATIONS["silu"](convolve(weights[f"mamba_{name}_conv"][:, 0], x) + bias))
+    value = mixed[0].reshape(size, heads, -1)
+    key, query = (x.reshape(size, spec.num_groups, -1).repeat(per_group, axis=1) for x in np.split(mixed[1], 2, -1))
+    step = np.logaddexp(0, step + weights["mamba_bias"])
+    out, state = np.zeros_like(value), np.zeros((heads, spec.state_dim, spec.head_dim))
+    for position in range(size):
+        state = state * np.exp(-step[position] * np.exp(weights["mamba_log_a"]))[:, None, None]
+        state = state + np.einsum("nk,nv,n->nkv", key[position], value[position], step[position])
+        out[position] = np.einsum("nk,nkv->nv", query[position], state)
+    out = (out + value * weights["mamba_skip"][:, None]).reshape(size, -1)
+    out = (out * ACTIVATIONS["silu"](weights.linear("mamba_gate", x_SD))).reshape(size, spec.num_groups, -1)
+    out = out / np.sqrt((out * out).mean(-1, keepdims=True) + norms.eps)
+    return weights.linear("mamba_output", out.reshape(size, -1) * weights["mamba_norm"])
+
+
 def convolve(kernel_DL: np.ndarray, x_SD: np.ndarray) -> np.ndarray:
     """Return the causal convolution of every channel over the last L tokens."""
     num_taps = kernel_DL.shape[1]
     padded = np.concatenate([np.zeros((num_taps - 1, x_SD.shape[1])), x_SD])
-    return sum(padded[tap : tap + len(x_SD)] * kernel_DL[:, tap] for tap in range(num_taps))
+    return np.sum([padded[tap : tap + len(x_SD)] * kernel_DL[:, tap] for tap in range(num_taps)], axis=0)
 
 
 def mlp(spec: MLPSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:

@@ -104,6 +104,16 @@ def _qwen3_next(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, A
     return _model("qwen3_next", "Qwen3NextForCausalLM", num_params, *sizes, **rope, **experts, **delta, **other)
 
 
+def _granite4(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    granite = {"embedding_multiplier": 12, "residual_multiplier": 0.22, "tie_word_embeddings": True}
+    granite |= {"mamba_d_conv": 4, "mamba_d_state": 128, "mamba_expand": 2, "mamba_n_groups": 1}
+    granite |= {"layer_types": ["attention" if layer % 10 == 5 else "mamba" for layer in range(40)]}
+    granite |= {"normalization_function": "rmsnorm", "position_embedding_type": "nope"}
+    return _model(
+        *("granitemoehybrid", "GraniteMoeHybridForCausalLM", num_params, *sizes, 100_352, 131_072), **granite | other
+    )
+
+
 def _neox(num_params: int, width: int, hidden: int, layers: int, heads: int, vocab: int) -> tuple[dict[str, Any], int]:
     config, _ = _model("gpt_neox", "GPTNeoXForCausalLM", num_params, width, hidden, layers, heads, heads, vocab, 2048)
     del config["num_key_value_heads"]
@@ -201,6 +211,54 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         residual_multiplier=0.22,
         logits_scaling=6.0,
         tie_word_embeddings=True,
+    ),
+    "granite-4.0-h-micro": _granite4(
+        *(3_191_396_096, 2048, 8192, 40, 32, 8),
+        attention_multiplier=0.015625,
+        logits_scaling=8,
+        mamba_n_heads=64,
+        num_local_experts=0,
+        num_experts_per_tok=0,
+        shared_intermediate_size=8192,
+    ),
+    "granite-4.0-h-tiny": _granite4(
+        *(6_939_037_248, 1536, 512, 40, 12, 4),
+        attention_multiplier=0.0078125,
+        logits_scaling=6,
+        mamba_n_heads=48,
+        num_local_experts=64,
+        num_experts_per_tok=6,
+        shared_intermediate_size=1024,
+    ),
+    "granite-4.0-h-small": _granite4(
+        *(32_207_337_984, 4096, 768, 40, 32, 8),
+        attention_multiplier=0.0078125,
+        logits_scaling=16,
+        mamba_n_heads=128,
+        num_local_experts=72,
+        num_experts_per_tok=10,
+        shared_intermediate_size=1536,
+    ),
+    "granite-4.0-micro": _granite4(
+        *(3_402_836_480, 2560, 8192, 40, 40, 8),
+        attention_multiplier=0.015625,
+        layer_types=["attention"] * 40,
+        logits_scaling=10,
+        mamba_n_heads=128,
+        num_local_experts=0,
+        num_experts_per_tok=0,
+        position_embedding_type="rope",
+        rope_theta=10_000_000,
+        shared_intermediate_size=8192,
+    ),
+    "Bamba-9B-v1": _model(
+        *("bamba", "BambaForCausalLM", 9_780_235_392, 4096, 14336, 32, 32, 8, 128_256, 262_144),
+        attn_layer_indices=[9, 18, 27],
+        attn_rotary_emb=64,
+        mamba_d_head=64,
+        mamba_d_state=128,
+        mamba_n_heads=128,
+        rope_theta=10_000.0,
     ),
     "MiniMax-M2": _model(
         *("minimax_m2", "MiniMaxM2ForCausalLM", 228_689_764_864, 3072, 1536, 62, 48, 8, 200_064, 196_608),

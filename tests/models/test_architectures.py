@@ -317,6 +317,16 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("ministral", {"attention_bias": True}, "attention_bias"),
         ("jais2", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
         ("granite_swa", {"layer_rope_theta": [1e4]}, "layer_rope_theta"),
+        ("granitemoehybrid", {"layer_types": ["conv"] * 3}, "layer_types"),
+        ("granitemoehybrid", {"position_embedding_type": "alibi"}, "position_embedding_type"),
+        ("granitemoehybrid", {"normalization_function": "layernorm"}, "normalization_function"),
+        ("granitemoehybrid", {"time_step_limit": [0.0, 0.1]}, "time_step_limit"),
+        ("granitemoehybrid", {"hidden_act": "gelu"}, "hidden_act"),
+        ("bamba", {"mamba_n_groups": 3}, "mamba_n_heads"),
+        ("bamba", {"mamba_d_head": 8}, "mamba_d_head"),
+        ("bamba", {"mamba_d_conv": 1}, "mamba_d_conv"),
+        ("bamba", {"attn_layer_indices": [3]}, "attn_layer_indices"),
+        ("bamba", {"attn_rotary_emb": 16}, "attn_rotary_emb"),
     ],
 )
 def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.models.granitemoehybrid import modeling_granitemoehybrid as mamba2_reference
 from transformers.models.qwen3_next import modeling_qwen3_next as reference
 
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.layers.delta_rule import delta_rule, delta_rule_step, invert_unit_lower, log_decay, unit_length
+from jaxserve.layers.mamba2 import mamba2, mamba2_step
 from jaxserve.models.recurrent_rows import convolve_rows, cut_rows, read_states, write_states
 
 G, R, K, V, D, TAPS = 2, 2, 8, 4, 6, 4
@@ -42,6 +44,13 @@ def run_delta(query, key, value, decay, rate, *, state, inputs):
     if inputs.max_queries_per_row == 1:
         return delta_rule_step(*values, state)
     return delta_rule(*values, state, cut_rows(inputs))
+
+
+def run_mamba2(query, key, value, step, rate, *, state, inputs):
+    values = (query, key, value, step, rate[0])
+    if inputs.max_queries_per_row == 1:
+        return mamba2_step(*values, state)
+    return mamba2(*values, state, cut_rows(inputs))
 
 
 def run_conv(x, kernel, *, state, inputs):
@@ -105,6 +114,24 @@ def test_keys_that_repeat_without_decay_lose_no_digits():
     outs, _ = in_calls(run_delta, [(key, key, value, zeros, ones)] * ROWS, (G * R, K, V), seed=0)
     for out in outs:  # the newest value replaces the one before
         np.testing.assert_allclose(out, value * K**-0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [(64, 63, 65), (150, 17, 1)])
+def test_mamba2_in_chunks_is_that_of_transformers(lengths):
+    rng = np.random.default_rng(sum(lengths))
+    rate, rows = -np.exp(rng.standard_normal(G * R, np.float32)), []
+    for length in lengths:
+        query, key, value, _, _ = random_row(rng, length)
+        step = np.logaddexp(0, rng.standard_normal((length, G * R), np.float32) * 2)
+        rows.append((query, key, value, step, np.broadcast_to(rate, (length, G * R))))
+    outs, states = in_calls(run_mamba2, rows, (G * R, K, V), seed=3)
+    for index, (row, out) in enumerate(zip(rows, outs, strict=True)):
+        query, key, value, step, _ = (torch.tensor(each)[None] for each in row)
+        expected, state = mamba2_reference.mamba2_chunk_scan(
+            value, step, torch.tensor(rate), key, query, chunk_size=32, return_final_states=True
+        )
+        assert np.abs(out - expected[0].numpy()).max() < 2e-5
+        assert np.abs(states[SLOT_B[index]] - state[0].mT.numpy()).max() < 2e-5
 
 
 @pytest.mark.parametrize("size", [2, 16, 32, 64])

@@ -1,6 +1,7 @@
 """transformers' own network over the same weights, on torch, float32: the reference we are held to."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 class TorchModel:
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
-        hf_config = AutoConfig.for_model(config["model_type"], **{k: v for k, v in config.items() if k != "model_type"})
+        own = {key: value for key, value in deepcopy(dict(config)).items() if key != "model_type"}  # rope is changed
+        hf_config = AutoConfig.for_model(config["model_type"], **own)
         state = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in weights.items()}
         # Not load_state_dict: a checkpoint's names and layouts are not always those of the modules.
-        model_class = AutoModelForCausalLM._model_mapping[type(hf_config)]
+        model_class: Any = AutoModelForCausalLM._model_mapping[type(hf_config)]
         self.model, report = model_class.from_pretrained(
             None,
             config=hf_config,

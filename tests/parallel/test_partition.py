@@ -12,6 +12,7 @@ from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState, StateArr
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import Origin, ParamSpec, Source
 from jaxserve.models.delta_spec import GatedDeltaSpec
+from jaxserve.models.mamba2_spec import Mamba2Spec
 from jaxserve.models.partition import check_partition, local_caches
 from jaxserve.models.spec import MLPSpec
 from jaxserve.parallel.ranks import Ranks
@@ -72,6 +73,17 @@ def test_value_heads_follow_their_key_heads():
     check_partition(spec, Ranks(2))
     with pytest.raises(BadConfig, match="4 cannot divide 2 key heads of the delta rule; try 1, 2"):
         check_partition(spec, Ranks(4))
+
+
+def test_groups_of_mamba2_lie_on_one_rank_or_fill_several():
+    mamba = Mamba2Spec(num_heads=12, head_dim=8, num_groups=4, state_dim=8, kernel_size=4)
+    spec = replace(PLAIN, layers=(replace(PLAIN.layers[0], attention=mamba),))
+    check_partition(spec, Ranks(2))
+    check_partition(spec, Ranks(12))
+    with pytest.raises(BadConfig, match="3 cannot divide 4 groups of Mamba-2's heads; try 1, 2, 4, 12"):
+        check_partition(spec, Ranks(3))
+    with pytest.raises(BadConfig, match="8 cannot divide 12 heads of Mamba-2"):
+        check_partition(spec, Ranks(8))
 
 
 def test_experts_are_split_whole_under_expert_parallelism_alone():

@@ -38,6 +38,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "head_dim": None,
         "intermediate_size": 192,
     },
+    "granitemoehybrid": {  # two groups of heads of Mamba-2: of several ranks, or of one each
+        "num_key_value_heads": 4,
+        "layer_types": ["linear_attention", "full_attention"],
+        "mamba_d_state": 8,
+        "num_local_experts": 0,
+    },
     "gpt_oss": {
         "num_key_value_heads": 2,
         "layer_types": ["sliding_attention", "full_attention"],
