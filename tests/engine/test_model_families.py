@@ -23,7 +23,7 @@ from tests.models.tiny import FAMILIES, write
 from tests.models.torch_model import TorchModel
 
 OF_EACH_KIND = (
-    *("llama", "gemma3", "olmo2", "granite", "stablelm", "phi3", "cohere2"),
+    *("llama", "gemma3", "gemma4", "olmo2", "granite", "stablelm", "phi3", "cohere2"),
     *("qwen3_moe", "gpt_oss", "glm4_moe", "llama4"),
     *("deepseek_v2", "minicpm3", "qwen3_next", "qwen3_5_moe", "lfm2_moe", "granitemoehybrid"),
 )
