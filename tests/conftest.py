@@ -2,8 +2,9 @@
 
 fast: files whose tests take less than 11 s of processor time together, measured one by one. All of them take 90 to
 100 s: with `-m fast --numprocesses 2` less than a minute on two idle cores.
-long: files that show over HTTP, with real weights, what tests of the rooms below show with fakes, or try a thing with
-every call or schema that there is. scripts/test leaves them out, unless they are asked for: `scripts/test -m long`.
+long: what took longest of the whole suite, a quarter of its time, and shows again what shorter tests show: with real
+clients and corpora of schemas, on eight devices step by step, and with bugs that the simulation must find. scripts/test
+leaves them out unless they are asked for: `scripts/test -m long`.
 """
 
 import pytest
@@ -22,25 +23,24 @@ FAST = {
     " text_stream tiktoken_files tool_schemas",
     "weights": "fetch gguf gguf_files hub layouts load orbax protobuf safetensors",
 }
-LONG = {
-    "contract": "hostile_grammars_over_http many_schemas_over_http messages_over_http parsing_over_http"
-    " structured_holding_over_http structured_schemas_over_http",
-    "end_to_end": "every_call_fails_once",
-}
+LONG = (
+    "end_to_end/test_clients.py",
+    "contract/test_hostile_grammars_over_http.py",
+    "contract/test_many_schemas_over_http.py",
+    "contract/test_structured_schemas_over_http.py",
+    "parallel/test_eight_devices.py::test_on_eight_devices[check_tokens.py]",
+    "simulation/test_simulation.py::test_a_bug_is_found",
+    "structured/test_schema_corpora.py",
+)
 
 
-def _list_files(marked: dict[str, str]) -> set[tuple[str, str]]:
-    return {(folder, f"test_{name}.py") for folder, names in marked.items() for name in names.split()}
-
-
-FAST_FILES, LONG_FILES = _list_files(FAST), _list_files(LONG)
+FAST_FILES = {(folder, f"test_{name}.py") for folder, names in FAST.items() for name in names.split()}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of fast and of long files."""
+    """Mark fast and long tests."""
     for item in items:
-        file = (item.path.parent.name, item.path.name)
-        if file in FAST_FILES:
+        if (item.path.parent.name, item.path.name) in FAST_FILES:
             item.add_marker("fast")
-        if file in LONG_FILES:
+        if any(part in item.nodeid for part in LONG):
             item.add_marker("long")
