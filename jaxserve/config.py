@@ -124,6 +124,11 @@ class EngineConfig:
     num_gpu_blocks_override: int | None = option(
         None, "The key-value cache has this many pages (default: as many as fit its memory)."
     )
+    kv_offloading_size: float = option(
+        0.0,
+        "So many GiB of host memory hold the prefix cache's snapshots of recurrent states that the device has no room"
+        " for. Pages of keys and values are not offloaded.",
+    )
     enable_prefix_caching: bool = option(True, "Full pages are reused by later prompts that begin alike.")
     attention_backend: str = option(
         "auto", f"Attention is computed by this backend: {', '.join(ATTENTION_BACKENDS)}.", group="computing"
@@ -244,6 +249,8 @@ class EngineConfig:
             raise BadConfig(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.")
         if self.max_logprobs < -1:
             raise BadConfig(f"max_logprobs must be at least 0, or -1 for no limit, got {self.max_logprobs}.")
+        if not 0 <= self.kv_offloading_size < float("inf"):
+            raise BadConfig(f"kv_offloading_size must be a number of GiB from 0 on, got {self.kv_offloading_size}.")
         for name in POSITIVE_FIELDS:
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -60,6 +60,7 @@ class LLM:
         gpu_memory_utilization: float = 0.92,
         kv_cache_memory_bytes: int | None = None,
         num_gpu_blocks_override: int | None = None,
+        kv_offloading_size: float = 0.0,
         enable_prefix_caching: bool = True,
         attention_backend: str = "auto",
         seed: int | None = None,

@@ -50,6 +50,8 @@ OWN_COUNTERS = {
     "snapshots_taken": ("snapshots_taken", "Copies made of recurrent states, for the prefix cache."),
     "snapshots_restored": ("snapshots_restored", "Requests that began with a copy of a recurrent state."),
     "snapshots_evicted": ("snapshots_evicted", "Copies of recurrent states that the prefix cache has evicted."),
+    "snapshots_offloaded": ("snapshots_offloaded", "Copies of recurrent states that were moved to host memory."),
+    "snapshots_reloaded": ("snapshots_reloaded", "Requests that began with a copy from host memory."),
     "nonfinite_logits": ("nonfinite_logits", "Rows that ended because their logits were not finite."),
     "grammar_masked_tokens": ("grammar_masked_tokens", "Tokens sampled under a grammar's mask."),
     "step_bytes": ("step_bytes", "Bytes that the steps had to read: weights, and live keys and values."),

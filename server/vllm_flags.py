@@ -232,7 +232,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
     _refused(_NO_POOLING, unless="auto generate", value="runner task"),
     _refused(_NO_POOLING, unless="auto none", value="convert"),
     _refused(_NO_POOLING, value="pooler-config override-pooler-config"),
-    _refused(_NO_OFFLOAD, unless="0 0.0", value="cpu-offload-gb offload-group-size kv-offloading-size"),
+    _refused(_NO_OFFLOAD, unless="0 0.0", value="cpu-offload-gb offload-group-size"),
     _no_effect(
         _NO_OFFLOAD,
         value="kv-offloading-backend offload-backend offload-num-in-group offload-prefetch-step",

@@ -85,6 +85,7 @@ class GroupSize:
     page_bytes   the bytes of one page in all its layers
     num_rows     of a recurrent group, whose pages are slots with the state of one sequence each: the rows of the batch,
                  each of which has one while it is in use; 0: its pages hold tokens
+    num_host_pages   of a recurrent group: the slots in host memory for snapshots, whose page ids follow the others
     """
 
     num_pages: int
@@ -92,6 +93,7 @@ class GroupSize:
     name: str = "full attention"
     page_bytes: int = 0
     num_rows: int = 0
+    num_host_pages: int = 0
 
     @property
     def is_recurrent(self) -> bool:

@@ -40,6 +40,8 @@ def find_page_faults(
         for group, slot in chain.from_iterable(snapshot.slots for snapshot in held):
             if cache.pools[group].refcount(slot) != 1 or cache.pools[group].is_marked_cached(slot):
                 yield "I4", f"page {slot} in group {group} will be a snapshot, and is shared or cached"
+        for host in cache.snapshots.hosts.values():
+            yield from host.find_faults()
     for group, index in enumerate(cache.indexes):
         for pages in owned if not cache.sizes[group].is_recurrent else ():
             hashes, start = pages.hashes.hashes, pages.num_freed[group]

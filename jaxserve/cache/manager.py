@@ -12,8 +12,10 @@ last read.
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from jaxserve.cache.groups import GroupSize, PageCopy, first_visible_page, num_pages_for
+from jaxserve.cache.page_copies import PageCopies
 from jaxserve.cache.pool import PagePool
 from jaxserve.cache.prefix import NO_CONTEXT, CacheContext, PageHashes, PrefixIndex, max_cached_pages
 from jaxserve.cache.sequence_pages import PrefixHit, SequencePages
@@ -33,6 +35,8 @@ class CacheManager:
     has_states          whether a group is recurrent
     snapshots           of a prefix cache with recurrent groups; else None
     snapshot_counts     how many snapshots there were since the start
+    page_copies         the page copies to make before the step that is being planned; what this class returns, its
+                        caller plans
     num_served_tokens   by group the tokens that it could serve of all prefixes of started sequences
     """
 
@@ -96,7 +100,8 @@ class CacheManager:
     def _fit(self, group: int, hashes: Sequence[bytes], num: int) -> int:
         """Return the largest number of pages up to `num` that a group can serve."""
         if self.sizes[group].is_recurrent:
-            find = self.indexes[group].find
+            assert self.snapshots is not None
+            find = partial(self.snapshots.find_slot, group)
             return next((each for each in range(num, 0, -1) if find(hashes[each - 1]) is not None), 0)
         index, window = self.indexes[group], self.windows[group]
         return len(index.match(hashes[:num])) if window is None else self._fit_window(index, hashes, num, window)
@@ -141,11 +146,11 @@ class CacheManager:
         """
         for pool, hits in zip(self.pools, hit.by_group, strict=True):
             pool.incref(page for page in hits if page)
-        for group, page in hit.snapshot:
-            self.pools[group].incref([page])
+        if self.snapshots is not None:
+            self.snapshots.incref(hit.snapshot)
         new_pages = self._allocate(missing, watermarks)
-        for group, page in hit.snapshot:
-            self.pools[group].decref([page])
+        if self.snapshots is not None:
+            self.snapshots.decref(hit.snapshot)
         if new_pages is None:
             for pool, hits in zip(self.pools, hit.by_group, strict=True):
                 pool.decref([page for page in hits if page])
@@ -157,7 +162,7 @@ class CacheManager:
         for group, num in enumerate(hit.num_served):
             self.num_served_tokens[group] += num * self.page_size
         if self.snapshots is not None and hit.snapshot:
-            self.snapshots.on_restore(pages, hit.num_pages * self.page_size)
+            self.snapshots.on_restore(pages, hit.num_pages * self.page_size, hit.snapshot)
         return [(group, page, pages.by_group[group][0]) for group, page in hit.snapshot]
 
     def append(self, pages: SequencePages, end: int, watermarks: Sequence[int] | None = None) -> list[PageCopy] | None:
@@ -256,6 +261,8 @@ class CacheManager:
         """Forget what cached pages contain. Sequences keep theirs."""
         for index in self.indexes:
             index.clear()
+        if self.snapshots is not None:
+            self.snapshots.clear_hosts()
 
     def reset(self) -> None:
         """Make all pages free, and none of them cached: what they held is lost. Sequences must clear theirs."""
@@ -266,10 +273,13 @@ class CacheManager:
         }
         self.pools = tuple(slots.get(group) or PagePool(size.num_pages) for group, size in enumerate(self.sizes))
         self.indexes = tuple(PrefixIndex(pool) for pool in self.pools) if self._has_prefix_cache else ()
+        self.page_copies = PageCopies([size.num_pages for size in self.sizes])
         self.snapshots: Snapshots | None = None
         if slots and self.indexes:
             indexes = {group: self.indexes[group] for group in slots}
-            self.snapshots = Snapshots(self.sizes, slots, indexes, self.page_size, self.snapshot_counts)
+            self.snapshots = Snapshots(
+                self.sizes, slots, indexes, self.page_size, self.snapshot_counts, self.page_copies
+            )
 
     def plan_release(self, hit: PrefixHit) -> "PlannedRelease":
         """Return a count of what would be free for a sequence with this hit if others freed their pages."""
@@ -310,7 +320,8 @@ class PlannedRelease:
         self._pools = pools
         self._hits = tuple({page for page in pages if page} for pages in hit.by_group)
         for group, page in hit.snapshot:
-            self._hits[group].add(page)
+            if page < pools[group].num_pages:
+                self._hits[group].add(page)
         self._num_free = [
             pool.num_free - sum(1 for page in hits if not pool.refcount(page))
             for pool, hits in zip(pools, self._hits, strict=True)

@@ -1,6 +1,6 @@
 """The copies of pages that a step begins with, in an order in which they may be executed one by one or at once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from jaxserve.cache.groups import PageCopy
 from jaxserve.cache.pool import CacheInvariantError
@@ -11,14 +11,18 @@ class PageCopies:
 
     They are kept as copies of what pages hold before the step: a copy of a copy becomes one of the original, and a page
     that is copied into twice gets the later one.
+
+    num_pages   by group the number of pages on the device; those behind are in host memory
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_pages: Sequence[int]) -> None:
+        self._num_pages = tuple(num_pages)
         self._sources: dict[tuple[int, int], int] = {}  # (group, target) → source
 
-    def __len__(self) -> int:
-        """Return the number of copies."""
-        return len(self._sources)
+    @property
+    def num_for_requests(self) -> int:
+        """The number of copies that requests need: into pages on the device."""
+        return sum(1 for group, target in self._sources if target < self._num_pages[group])
 
     def plan(self, copies: Iterable[PageCopy]) -> None:
         """Plan further copies."""
@@ -29,8 +33,12 @@ class PageCopies:
                 self._sources[group, target] = original
 
     def forget(self) -> None:
-        """Forget all copies."""
-        self._sources.clear()
+        """Forget the copies that requests need. Those to host memory, where the prefix cache finds them, are made."""
+        self._sources = {
+            (group, target): source
+            for (group, target), source in self._sources.items()
+            if target >= self._num_pages[group]
+        }
 
     def take(self) -> tuple[PageCopy, ...]:
         """Return all copies, and forget them. Pages are copied from before anything is copied into them.

@@ -12,7 +12,7 @@ main group needs for one longest request. The main group gets the rest.
 A page of a recurrent group is a slot for the state of one sequence. Each row has a slot, and with a prefix cache a
 second one for the newest snapshot of its own output; as many slots again are for snapshots that the prefix cache keeps.
 All recurrent groups together have no more than half of the memory, nor what the others leave that one longest request
-needs, but always a slot for each row and two for snapshots.
+needs, but always a slot for each row and two for snapshots. Host memory for snapshots is given, and holds further ones.
 """
 
 from collections.abc import Sequence
@@ -105,12 +105,14 @@ def choose_cache_size(
     kv_cache_memory_bytes: int | None = None,
     num_gpu_blocks_override: int | None = None,
     has_prefix_cache: bool = True,
+    host_bytes: int = 0,
 ) -> CacheSize:
     """Choose the number of pages of every group and the longest request that they serve.
 
     model_max_len is the model's own limit; max_model_len is the setting: None for the model's own, -1 for the longest
     that fits. num_rows is the number of sequences that run at once, step_tokens the largest number of prompt tokens of
-    a step. num_gpu_blocks_override is the number of pages of the main group.
+    a step. num_gpu_blocks_override is the number of pages of the main group. host_bytes is the host memory for
+    snapshots of recurrent states.
 
     Raises OutOfMemory if no page fits, or if one request of maximum length does not; the text names the setting that
     helps. Raises BadConfig if kv_cache_memory_bytes and num_gpu_blocks_override are both given, or if all groups are
@@ -145,7 +147,7 @@ def choose_cache_size(
         resolved_len = max_fitting_len
     if resolved_len > max_fitting_len or resolved_len < 1:
         raise OutOfMemory(_describe_request_does_not_fit(resolved_len, max_fitting_len, division, num_pages, reason))
-    return CacheSize(groups=division.divide(num_pages), max_model_len=resolved_len, reason=reason)
+    return CacheSize(groups=division.divide(num_pages, host_bytes), max_model_len=resolved_len, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +256,9 @@ class _Division:
             return (self.num_slots + 1) * group.page_bytes
         return (group.request_pages(num_tokens, self.step_tokens, self.page_size) + 1) * group.page_bytes
 
-    def divide(self, num_pages: int) -> tuple[GroupSize, ...]:
-        """Return the size of every group if the main group has num_pages."""
+    def divide(self, num_pages: int, host_bytes: int) -> tuple[GroupSize, ...]:
+        """Return the size of every group if the main group has num_pages. host_bytes: as in choose_cache_size."""
+        num_host_pages = host_bytes // self.slot_bytes if self.slot_bytes else 0
         return tuple(
             GroupSize(
                 num_pages=self.count_pages(group, num_pages),
@@ -263,6 +266,7 @@ class _Division:
                 name=group.name,
                 page_bytes=group.page_bytes,
                 num_rows=self.num_rows if group.is_recurrent else 0,
+                num_host_pages=num_host_pages if group.is_recurrent else 0,
             )
             for group in self.groups
         )

@@ -1,6 +1,6 @@
 """The pool of a recurrent group: of its cached pages the one goes first that is the cheapest to compute again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxserve.cache.pool import PagePool
@@ -13,11 +13,15 @@ class SnapshotCounts:
     num_taken      the number that were planned, a rolling one counted once
     num_restored   the number of sequences that began with one
     num_evicted    the number of their pages that were evicted from the prefix cache
+    num_offloaded  the number of their pages that were moved to host memory instead
+    num_reloaded   the number of sequences that began with one from there
     """
 
     num_taken: int = 0
     num_restored: int = 0
     num_evicted: int = 0
+    num_offloaded: int = 0
+    num_reloaded: int = 0
 
 
 class SlotPool(PagePool):
@@ -36,6 +40,11 @@ class SlotPool(PagePool):
         self._costs: dict[int, int] = {}
         self._values: dict[int, int] = {}  # of cached pages; a reused page gets another
         self._last_value = 0  # of the page that was evicted last
+        self._keep_elsewhere: Callable[[int, int], bool] | None = None
+
+    def attach_keeper(self, keep_elsewhere: Callable[[int, int], bool]) -> None:
+        """Set what is called before a page is evicted, with the page and its cost; it returns whether it is kept."""
+        self._keep_elsewhere = keep_elsewhere
 
     def set_cost(self, page: int, num_tokens: int) -> None:
         """Set how many tokens must be computed again if this page is lost."""
@@ -54,6 +63,7 @@ class SlotPool(PagePool):
     def _evict(self) -> int:
         page = min(self._evictable, key=self._values.__getitem__)
         self._last_value = self._values[page]
-        self._counts.num_evicted += 1
+        if self._keep_elsewhere is None or not self._keep_elsewhere(page, self._costs.get(page, 0)):
+            self._counts.num_evicted += 1
         self._evictable.move_to_end(page, last=False)
         return super()._evict()

@@ -8,7 +8,8 @@ group under the hash of the page that ends at its position. It is
   it;
 * registered, once finite results show that its tokens are written: the prefix cache finds it, and may evict it;
 * restored, by a copy into the slots of a new sequence. Copies are executed as if in the order in which they were
-  planned, so a snapshot may be evicted as soon as the copy of it is planned.
+  planned, so a snapshot may be evicted as soon as the copy of it is planned;
+* offloaded, where there is host memory for it: an evicted snapshot is copied there first, and restored from there.
 
 The rolling snapshot of a sequence is that of its newest page border while it generates. Each border overwrites it, and
 it is registered when the sequence ends or is preempted. A step reads and writes the whole state of each of its rows, so
@@ -16,8 +17,11 @@ a copy every ROLL_TOKENS tokens costs at most a sixteenth of that, whatever the 
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from jaxserve.cache.groups import GroupSize, PageCopy
+from jaxserve.cache.host_slots import HostSlots
+from jaxserve.cache.page_copies import PageCopies
 from jaxserve.cache.prefix import PrefixIndex
 from jaxserve.cache.sequence_pages import SequencePages, Snapshot
 from jaxserve.cache.slot_pool import SlotPool, SnapshotCounts
@@ -35,8 +39,10 @@ class Snapshots:
     indexes     their prefix indexes
     page_size   the number of tokens of a page
     counts      counts the snapshots
+    copies      gets the copies of evicted snapshots to host memory
 
     num_held    the number of snapshots that sequences own
+    hosts       by group the snapshots in host memory, where there is some for them
     """
 
     def __init__(
@@ -46,22 +52,52 @@ class Snapshots:
         indexes: dict[int, PrefixIndex],
         page_size: int,
         counts: SnapshotCounts,
+        copies: PageCopies,
     ) -> None:
         self._pools, self._indexes, self._page_size, self._counts = pools, indexes, page_size, counts
         # What rows need stays free: a slot for each, and that of a snapshot which one of them is about to restore.
         self._max_held = min(pool.num_usable - sizes[group].num_rows - 1 for group, pool in pools.items())
         self.num_held = 0
+        self._copies = copies
+        self.hosts: dict[int, HostSlots] = {}
+        for group, pool in pools.items():
+            if num_slots := sizes[group].num_host_pages:
+                self.hosts[group] = HostSlots(num_slots, pool.num_pages, counts)
+                pool.attach_keeper(partial(self._offload, group))
 
     def find(self, page_hash: bytes) -> tuple[tuple[int, int], ...] | None:
         """Return the (group, slot) pairs of the registered snapshot behind this page, or None."""
-        slots = [(group, index.find(page_hash)) for group, index in self._indexes.items()]
+        slots = [(group, self.find_slot(group, page_hash)) for group in self._indexes]
         found = tuple((group, slot) for group, slot in slots if slot is not None)
         return found if len(found) == len(slots) else None
 
-    def on_restore(self, pages: SequencePages, position: int) -> None:
+    def find_slot(self, group: int, page_hash: bytes) -> int | None:
+        """Return the slot of one group that holds its part of the snapshot behind this page, or None."""
+        slot = self._indexes[group].find(page_hash)
+        return self.hosts[group].find(page_hash) if slot is None and self.hosts else slot
+
+    def incref(self, slots: Sequence[tuple[int, int]]) -> None:
+        """Keep a snapshot from being evicted, given by its (group, slot) pairs."""
+        for group, slot in slots:
+            pool = self._pools[group]
+            pool.incref([slot]) if slot < pool.num_pages else self.hosts[group].incref(slot)
+
+    def decref(self, slots: Sequence[tuple[int, int]]) -> None:
+        """Undo `incref`."""
+        for group, slot in slots:
+            pool = self._pools[group]
+            pool.decref([slot]) if slot < pool.num_pages else self.hosts[group].decref(slot)
+
+    def on_restore(self, pages: SequencePages, position: int, slots: Sequence[tuple[int, int]]) -> None:
         """Take note that a sequence begins with the state of a snapshot."""
         pages.last_snapshot = position
         self._counts.num_restored += 1
+        self._counts.num_reloaded += any(slot >= self._pools[group].num_pages for group, slot in slots)
+
+    def clear_hosts(self) -> None:
+        """Forget the snapshots in host memory."""
+        for host in self.hosts.values():
+            host.clear()
 
     def is_missing(self, pages: SequencePages, token_ids: Sequence[int], position: int) -> bool:
         """Whether the prefix cache has no snapshot of a sequence at this position, a page border."""
@@ -109,6 +145,19 @@ class Snapshots:
             else:
                 self._give_up(snapshot)
         pages.planned, pages.rolling = [], None
+
+    def _offload(self, group: int, slot: int, num_tokens: int) -> bool:
+        """Plan the copy of a snapshot that is evicted to host memory; return whether it is found there."""
+        page_hash, host = self._indexes[group].find_hash(slot), self.hosts[group]
+        assert page_hash is not None, "only registered snapshots are evicted"
+        if host.find(page_hash) is not None:
+            return True
+        target = host.add(page_hash, num_tokens)
+        if target is None:
+            return False
+        self._copies.plan([(group, slot, target)])
+        self._counts.num_offloaded += 1
+        return True
 
     def _allocate(self, pages: SequencePages, position: int) -> Snapshot | None:
         if self.num_held >= self._max_held:

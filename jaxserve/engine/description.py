@@ -41,7 +41,9 @@ def _describe_cache(size: CacheSize, page_size: int) -> dict[str, str]:
         num_pages = group.num_pages - 1
         if group.is_recurrent:
             states, snapshots = f"{group.num_rows} of running sequences", num_pages - group.num_rows
-            return f"{group.total_bytes / 2**20:.0f} MiB, {num_pages} states: {states}, {snapshots} snapshots"
+            line = f"{group.total_bytes / 2**20:.0f} MiB, {num_pages} states: {states}, {snapshots} snapshots"
+            host = group.num_host_pages
+            return f"{line}, {host} more in {host * group.page_bytes / 2**20:.0f} MiB of host memory" if host else line
         return f"{group.total_bytes / 2**20:.0f} MiB, {num_pages} pages, {num_pages * page_size} tokens"
 
     if len(size.groups) == 1:

@@ -18,6 +18,7 @@ from jaxserve.cache.pages import ModelPages
 from jaxserve.engine import batch
 from jaxserve.engine.compile import ProgressCallback, compile_all
 from jaxserve.engine.device_state import DeviceState, RowState, init_rows
+from jaxserve.engine.host_states import HostStates, divide_copies
 from jaxserve.engine.plan import Chunk, Fork, Mask, PageCopy, RowUpdate
 from jaxserve.engine.program_table import (
     COPIES_PER_CALL,
@@ -26,8 +27,10 @@ from jaxserve.engine.program_table import (
     InitPenalties,
     ProgramTable,
     PromptLogprobs,
+    ReadState,
     SetPenaltyRow,
     SetRows,
+    WriteState,
 )
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step_inputs import SampleInputs, StepInputs
@@ -78,6 +81,7 @@ class Executor:
     ) -> None:
         self.table, self.weights, self._make_pages = table, tuple(weights), make_pages
         self._pad_row = table.num_rows - 1  # padding writes into it
+        self._host_states = HostStates(table.placement) if table.first_host_pages else None
         self._layouts = {key: key.make_layout(table) for key in (*table.decodes, *table.prefills)}
         self._columns = {key: key.list_columns(table) for key in (*table.samples, *table.prompt_logprobs)}
         penalty_shapes = jax.eval_shape(partial(penalties.init, table.num_rows, table.padded_vocab_size))
@@ -108,6 +112,8 @@ class Executor:
     def reset_state(self) -> None:
         """Make the state anew, after a program that owned a part of it has failed. Weights and programs stay."""
         _delete(self.state)
+        if self._host_states is not None:
+            self._host_states.clear()
         self.state = DeviceState(self._make_pages(), self._make_rows(), self.programs[InitPenalties()]())
 
     def _make_rows(self) -> RowState:
@@ -131,6 +137,9 @@ class Executor:
             for mode in table.modes:
                 sampled = self.sample(logits, mode)
         self.copy_pages([(0, 0, 0)])
+        for group, first in table.first_host_pages.items():  # slot 0 is nobody's
+            self.copy_pages([(group, 0, first)])
+            self.copy_pages([(group, first, 0)])
         self.set_rows([])
         jax.block_until_ready((sampled, self.state))
 
@@ -205,7 +214,26 @@ class Executor:
         return replace(logits, inputs=batch.fork_inputs(forks, logits.logits_BV.shape[0], self._pad_row))
 
     def copy_pages(self, copies: Sequence[PageCopy]) -> None:
-        """Enqueue copies of pages."""
+        """Enqueue copies of pages, which may be made at once: none is of what another one writes."""
+        if self._host_states is None:
+            self._copy_device_pages(copies)
+        else:
+            self._copy_states(self._host_states, copies)
+
+    def _copy_states(self, host: HostStates, copies: Sequence[PageCopy]) -> None:
+        """Enqueue copies of pages, some of which are in host memory; all are read before they are written."""
+        divided = divide_copies(copies, self.table.first_host_pages)
+        reloaded = [(group, host.get(group, source), slot) for group, source, slot in divided.reloaded]
+        host.copy(divided.on_host)
+        for group, slot, target in divided.offloaded:
+            host.put(group, target, self.programs[ReadState(group)](self.state.pages, np.int32(slot)))
+        if divided.on_device:
+            self._copy_device_pages(divided.on_device)
+        for group, state, slot in reloaded:
+            pages = self.programs[WriteState(group)](self.state.pages, state, np.int32(slot))
+            self.state = replace(self.state, pages=pages)
+
+    def _copy_device_pages(self, copies: Sequence[PageCopy]) -> None:
         num_groups = len(self.table.model.groups)
         by_group = [[copy[1:] for copy in copies if copy[0] == group] for group in range(num_groups)]
         for first in range(0, max(map(len, by_group)), COPIES_PER_CALL):

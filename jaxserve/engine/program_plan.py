@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import psutil
 
 from jaxserve.attention import AttentionBackend
 from jaxserve.cache.groups import CacheGroup, num_pages_for
 from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.cache.sizing import CacheSize, GroupNeeds, choose_cache_size
-from jaxserve.config import EngineConfig
+from jaxserve.config import GIB, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.opened_model import OpenedModel
 from jaxserve.engine.program_memory import abstract_state, measure_scratch
@@ -81,7 +82,28 @@ def _cache_size(
         kv_cache_memory_bytes=config.kv_cache_memory_bytes,
         num_gpu_blocks_override=config.num_gpu_blocks_override,
         has_prefix_cache=config.enable_prefix_caching,
+        host_bytes=_host_bytes(config, groups) // model.placement.size,
     )
+
+
+def _host_bytes(config: EngineConfig, groups: Sequence[CacheGroup]) -> int:
+    """Return the host memory for snapshots of recurrent states. Raises BadConfig if it has no use, or is not there."""
+    num_bytes = int(config.kv_offloading_size * GIB)
+    if not num_bytes:
+        return 0
+    if not (config.enable_prefix_caching and any(group.is_recurrent for group in groups)):
+        what = "layers with a recurrent state" if config.enable_prefix_caching else "a prefix cache"
+        raise BadConfig(
+            f"kv_offloading_size={config.kv_offloading_size:g} is for snapshots of recurrent states, and this model is"
+            f" served without {what}; leave it out."
+        )
+    available = psutil.virtual_memory().available
+    if num_bytes > available:
+        raise BadConfig(
+            f"kv_offloading_size={config.kv_offloading_size:g} GiB is more than the {available / GIB:.1f} GiB of RAM"
+            " that are available."
+        )
+    return num_bytes
 
 
 def resolve_page_size(config: EngineConfig, model: OpenedModel, backend: AttentionBackend) -> EngineConfig:
@@ -176,6 +198,7 @@ def plan_programs(
         all_logprobs=config.max_logprobs == -1,
         batch_invariant=config.batch_invariant,
         placement=placement,
+        first_host_pages={index: group.num_pages for index, group in enumerate(size.groups) if group.num_host_pages},
     )
     return ProgramPlan(config, size, table, make)
 

@@ -3,8 +3,8 @@
 A program is named by a frozen value that holds what distinguishes it; its `lower` says how it is made.
 """
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.device_state import DeviceState, set_rows
+from jaxserve.engine.host_states import read_state, write_state
 from jaxserve.engine.step import ModelContext, compute_prompt_logprobs, copy_pages, forward, sample_tokens
 from jaxserve.engine.step_inputs import InputLayout, SampleInputs, step_shapes
 from jaxserve.native import library
@@ -180,6 +181,35 @@ class CopyPages:
         return step.lower(state.pages, page_GN, page_GN)
 
 
+@dataclass(frozen=True, slots=True)
+class ReadState:
+    """The copy of one state out of a recurrent group, for host memory."""
+
+    group: int
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        step = table.placement.jit(partial(read_state, self.group), (STACKED, WHOLE), STACKED)
+        return step.lower(state.pages, np.int32(0))
+
+
+@dataclass(frozen=True, slots=True)
+class WriteState:
+    """The copy of one state from host memory into a recurrent group."""
+
+    group: int
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        pages: Any = state.pages
+        read = table.placement.jit(partial(read_state, self.group), (STACKED, WHOLE), STACKED)
+        states = jax.eval_shape(read, pages, np.int32(0))
+        step = table.placement.jit(
+            partial(write_state, self.group), (STACKED, STACKED, WHOLE), STACKED, donate_argnums=0
+        )
+        return step.lower(pages, states, np.int32(0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProgramTable:
     """The programs of an engine, and which of them serves a call.
@@ -194,6 +224,7 @@ class ProgramTable:
                         forward pass of as many rows as tokens.
     all_logprobs        Log-probabilities of the whole vocabulary may be asked for.
     placement           The devices.
+    first_host_pages    For each recurrent group whose snapshots host memory holds, too: the page id of the first there.
     """
 
     model: ModelContext
@@ -205,6 +236,7 @@ class ProgramTable:
     batch_invariant: bool
     all_logprobs: bool
     placement: Placement
+    first_host_pages: Mapping[int, int] = field(default_factory=dict)
 
     @cached_property
     def padded_vocab_size(self) -> int:
@@ -254,7 +286,8 @@ class ProgramTable:
         """Return the names of all programs, those that compile slowest first."""
         forwards = dict.fromkeys((*self.prefills, *self.decodes))
         others = (InitPenalties(), SetPenaltyRow(), CopyPages(), SetRows())
-        return (*forwards, *self.prompt_logprobs, *self.samples, *others)
+        states = (kind(group) for group in self.first_host_pages for kind in (ReadState, WriteState))
+        return (*forwards, *self.prompt_logprobs, *self.samples, *others, *states)
 
     def make_lowerings(self, weights: Sequence[Any], state: DeviceState) -> dict[Hashable, Callable[[], Any]]:
         """Return for each program a function that lowers it. weights and state are arrays, or their shapes.

@@ -11,7 +11,6 @@ from typing import Any
 
 from jaxserve.cache.groups import PageCopy
 from jaxserve.cache.manager import CacheManager
-from jaxserve.cache.page_copies import PageCopies
 from jaxserve.cache.prefix import CacheContext
 from jaxserve.cache.sequence_pages import PrefixHit
 from jaxserve.cache.snapshots import INTERVAL_TOKENS, MAX_PER_PROMPT, Snapshots
@@ -46,7 +45,6 @@ class RequestTable:
     prefix_reuse        Pages shared by prompts with the same beginning.
     request_outputs     Outputs and their metrics.
     beams               The beam searches.
-    page_copies         The page copies to make before the step that is being planned.
     decode_version      Grows when a sequence begins or ceases to decode, and when one gets fewer tokens than planned.
     """
 
@@ -66,7 +64,6 @@ class RequestTable:
         self._max_chunk_tokens, self._vocab_size, self._trackers = max_chunk_tokens, vocab_size, trackers
         widths = [size.page_table_width(max_pages_per_row) for size in cache.sizes]
         self.rows = RowTable(max_num_seqs, widths=widths, vocab_size=vocab_size)
-        self.page_copies = PageCopies()
         self.prefix_reuse = PrefixReuse(cache)
         self.request_outputs = RequestOutputs(stats)
         self.beams = BeamManager(cache, max_pages_per_row=max_pages_per_row, vocab_size=vocab_size)
@@ -98,7 +95,7 @@ class RequestTable:
         copies = self.cache.start(sequence.pages, hit, self.count_missing_pages(sequence, hit), watermarks)
         if copies is None:
             return False
-        self.page_copies.plan(copies)
+        self.cache.page_copies.plan(copies)
         request, num_cached_tokens = sequence.request, hit.num_pages * self.page_size
         if self.prefix_reuse.is_enabled_for(sequence):
             self.stats.on_prefix(sequence.num_tokens, num_cached_tokens)
@@ -169,12 +166,12 @@ class RequestTable:
         interval = max(INTERVAL_TOKENS, len(sequence.tokens) // MAX_PER_PROMPT)
         is_due = position in sequence.borders or position - pages.last_snapshot >= interval
         if is_due and snapshots.is_missing(pages, sequence.tokens, position):
-            self.page_copies.plan(snapshots.plan(pages, position))
+            self.cache.page_copies.plan(snapshots.plan(pages, position))
 
     def roll_snapshot(self, sequence: Sequence) -> None:
         """Plan the snapshot of a sequence that generates, if it is at a page border."""
         if self.cache.snapshots is not None:
-            self.page_copies.plan(self.cache.snapshots.roll(sequence.pages, sequence.num_computed))
+            self.cache.page_copies.plan(self.cache.snapshots.roll(sequence.pages, sequence.num_computed))
 
     def watermarks(self, sequence: Sequence, num_free_rows: int) -> tuple[int, ...]:
         """Return by cache group the number of pages that must stay free when a sequence starts beside others.
@@ -282,7 +279,6 @@ class RequestTable:
         """
         self.cache.reset()
         self.rows.reset()
-        self.page_copies.forget()
         self.prefix_reuse = PrefixReuse(self.cache)
         self.decode_version += 1
         for sequence in self.by_id.values():

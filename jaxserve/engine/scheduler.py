@@ -158,7 +158,7 @@ class Scheduler:
         prefill, requests = self._prefill, self._requests
         self._search.advance()
         # The pages of sequences forked in this plan are copied after its step, at the beginning of the next one.
-        requests.page_copies.plan(prefill.take_page_copies())
+        self.cache.page_copies.plan(prefill.take_page_copies())
         prefill.preempt_for_priority()
         requests.ensure_beam_pages()
         requests.ensure_chunk_pages(max(self._token_budget, self.cache.page_size))
@@ -174,11 +174,11 @@ class Scheduler:
         if decode is None and not chunks and not steps:
             return StepPlan()
         for step in steps:
-            requests.page_copies.plan(step.page_copies)
+            self.cache.page_copies.plan(step.page_copies)
         plan = StepPlan(
             decode,
             tuple(chunks),
-            page_copies=requests.page_copies.take(),
+            page_copies=self.cache.page_copies.take(),
             penalty_rows=requests.rows.pop_penalty_rows(),
             needs_previous_tokens=decode is not None and self._decode.needs_previous_tokens,
         )
@@ -271,7 +271,7 @@ class Scheduler:
         raise_first(find_leftovers(self._get_state(())))
 
     def _get_state(self, in_flight: Sequence[StepPlan]) -> SchedulerState:
-        num_copies = len(self._prefill.page_copies) + len(self._requests.page_copies)
+        num_copies = len(self._prefill.page_copies) + self.cache.page_copies.num_for_requests
         return SchedulerState(self._requests, self._decode, self._search, num_copies, self._token_budget, in_flight)
 
     def _settle(self) -> None:
@@ -279,7 +279,7 @@ class Scheduler:
         if not self._requests.by_id:
             self._search.advance()
             self._prefill.take_page_copies()
-            self._requests.page_copies.forget()
+            self.cache.page_copies.forget()
 
 
 def _add_beams(plan: StepPlan, steps: list[BeamStep]) -> StepPlan:

@@ -16,9 +16,11 @@ COUNTERS = (
     "prefix_cache_queries",  # tokens looked up in the prefix index
     "prefix_cache_hits",  # tokens found there
     "num_preemptions",
-    "snapshots_taken",  # of recurrent states; this and the next two are counted by the cache manager
+    "snapshots_taken",  # of recurrent states; this and the next four are counted by the cache manager
     "snapshots_restored",
     "snapshots_evicted",
+    "snapshots_offloaded",
+    "snapshots_reloaded",
     "prompt_tokens",  # of prompts whose prefill has ended; the sum of the next two
     "prompt_tokens_local_compute",
     "prompt_tokens_local_cache_hit",
@@ -338,6 +340,8 @@ def _count_snapshots(cache: CacheManager) -> dict[str, float]:
         "snapshots_taken": counts.num_taken,
         "snapshots_restored": counts.num_restored,
         "snapshots_evicted": counts.num_evicted,
+        "snapshots_offloaded": counts.num_offloaded,
+        "snapshots_reloaded": counts.num_reloaded,
     }
 
 

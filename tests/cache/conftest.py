@@ -7,6 +7,6 @@ module → what proves it:
     prefix → test_prefix.py, test_audit.py
     manager, invariants → test_manager.py, engine/test_invariants.py
     page_copies → test_page_copies.py
-    snapshots, slot_pool → test_snapshots.py, engine/test_conversations.py
+    snapshots, slot_pool, host_slots → test_snapshots.py, engine/test_conversations.py
     sizing → test_sizing.py
 """

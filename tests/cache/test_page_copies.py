@@ -18,7 +18,7 @@ def execute(copies, pages):
 @given(PLANNED)
 def test_one_by_one_or_at_once_the_copies_give_what_was_planned(planned):
     before = {(group, page): 10 * group + page for group in range(2) for page in range(5)}
-    page_copies = PageCopies()
+    page_copies = PageCopies((5, 5))
     page_copies.plan(planned)
     expected = execute(planned, dict(before))
     try:
@@ -32,6 +32,15 @@ def test_one_by_one_or_at_once_the_copies_give_what_was_planned(planned):
 
 
 def test_a_copy_of_a_copy_is_one_of_the_original():
-    page_copies = PageCopies()
+    page_copies = PageCopies((5,))
     page_copies.plan([(0, 1, 2), (0, 2, 3), (0, 4, 1)])
     assert page_copies.take() == ((0, 1, 2), (0, 1, 3), (0, 4, 1))
+
+
+def test_copies_to_host_memory_are_not_forgotten():
+    page_copies = PageCopies((5,))
+    page_copies.plan([(0, 1, 2), (0, 2, 7), (0, 3, 4)])
+    assert page_copies.num_for_requests == 2
+    page_copies.forget()
+    assert page_copies.num_for_requests == 0
+    assert page_copies.take() == ((0, 1, 7),)

@@ -9,10 +9,9 @@ PAGE, STATES = 4, 1
 TOKENS = list(range(50))
 
 
-def make(num_slots=6, num_rows=2) -> CacheManager:
-    return CacheManager(
-        [GroupSize(num_pages=99), GroupSize(num_pages=1 + num_slots, num_rows=num_rows)], page_size=PAGE
-    )
+def make(num_slots=6, num_rows=2, num_host_pages=0) -> CacheManager:
+    states = GroupSize(num_pages=1 + num_slots, num_rows=num_rows, num_host_pages=num_host_pages)
+    return CacheManager([GroupSize(num_pages=99), states], page_size=PAGE)
 
 
 def start(cache, tokens=TOKENS):
@@ -99,6 +98,42 @@ def test_the_snapshot_of_a_hit_is_not_evicted_for_the_slot_of_the_row_that_resto
     assert hit.num_pages == 2 and copies == [(STATES, slot, pages.by_group[STATES][0])]
     cache.free(pages)
     assert start(cache)[1].num_pages == 2
+
+
+def test_an_evicted_snapshot_goes_to_host_memory_and_is_restored_from_there():
+    cache = make(num_slots=3, num_rows=1, num_host_pages=2)
+    slot = keep(cache, 8)
+    for first in (100, 200):  # each has a slot for its row and one for its snapshot
+        keep(cache, 8, [first, *TOKENS[1:]])
+    [(_, source, host)] = cache.page_copies.take()
+    assert (source, host >= cache.sizes[STATES].num_pages) == (slot, True)
+    assert cache.snapshot_counts.num_offloaded == 1 and cache.snapshot_counts.num_evicted == 0
+    pages, hit, copies = start(cache)
+    assert hit.num_pages == 2 and copies == [(STATES, host, pages.by_group[STATES][0])]
+    assert cache.snapshot_counts.num_reloaded == 1
+    assert not cache.snapshots.is_missing(pages, TOKENS, 8)
+    audit_pages(cache, [pages])
+
+
+def test_host_memory_never_loses_what_is_being_restored():
+    cache = make(num_slots=3, num_rows=1, num_host_pages=1)
+    for first in (100, 200, 300):
+        keep(cache, 8, [first, *TOKENS[1:]])
+    [(_, _, host)] = cache.page_copies.take()
+    pages, _, [(_, source, slot)] = start(cache, [100, *TOKENS[1:]])
+    assert source == host >= cache.sizes[STATES].num_pages > slot
+    assert all(target != host for _, _, target in cache.page_copies.take())
+    audit_pages(cache, [pages])
+
+
+def test_host_memory_counts_what_it_loses_and_a_cleared_cache_has_nothing_there():
+    cache = make(num_slots=3, num_rows=1, num_host_pages=1)
+    for first in range(100, 600, 100):
+        keep(cache, 8, [first, *TOKENS[1:]])
+    counts = cache.snapshot_counts
+    assert counts.num_offloaded == counts.num_evicted + 1 > 1
+    cache.clear_prefix_cache()
+    assert all(not start(cache, [first, *TOKENS[1:]])[1].num_pages for first in range(100, 200, 100))
 
 
 def make_pool(costs):

@@ -15,6 +15,7 @@ module → what proves it:
     batch, step, runner → test_equalities.py, test_contracts.py, test_batch_invariance.py, test_mixes.py
     buckets → test_buckets.py
     program_table, programs, compile → test_programs.py, test_compile.py
+    host_states → test_host_states.py
     program_memory → test_program_memory.py
     build, opened_model, program_plan → test_overrides.py, test_packed.py, test_model_families.py
     description → test_start_log.py

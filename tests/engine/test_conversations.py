@@ -142,6 +142,7 @@ def vary(history, kind, number):
     turns=TURNS,
     overlap=st.booleans(),
     num_snapshots=st.integers(0, 6),
+    num_host_snapshots=st.integers(0, 6),
     num_pages=st.integers(60, 120),
     windows=st.sampled_from([(None,), (None, 6)]),
     num_states=st.integers(1, 2),

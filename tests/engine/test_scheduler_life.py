@@ -46,6 +46,7 @@ class Life(RuleBasedStateMachine):
         windows=st.sampled_from(WINDOWS),
         num_states=st.sampled_from([0, 0, 1, 2]),
         num_snapshots=st.integers(0, 4),
+        num_host_snapshots=st.sampled_from([0, 0, 3]),
     )
     def open(self, num_pages, max_num_seqs, pages_per_step, chunk, **settings) -> None:
         budget = max_num_seqs + PAGE * pages_per_step

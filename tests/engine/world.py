@@ -41,6 +41,7 @@ class World:
     windows: tuple[int | None, ...] = (None,)
     num_states: int = 0  # recurrent groups behind those with pages
     num_snapshots: int = 4
+    num_host_snapshots: int = 0
     outputs: dict[int, list[TokenOutput]] = field(default_factory=dict)
     plans: list[StepPlan] = field(default_factory=list)
 
@@ -52,7 +53,13 @@ class World:
             for window, num in zip(self.windows, most, strict=True)
         ]
         slots = 2 + self.max_num_seqs + self.num_snapshots
-        sizes += [GroupSize(num_pages=slots, num_rows=self.max_num_seqs, name="recurrent state")] * self.num_states
+        state = GroupSize(
+            num_pages=slots,
+            num_rows=self.max_num_seqs,
+            num_host_pages=self.num_host_snapshots,
+            name="recurrent state",
+        )
+        sizes += [state] * self.num_states
         self.cache = CacheManager(sizes, page_size=PAGE, has_prefix_cache=self.prefix)
         self.ids, self.now = itertools.count(1), itertools.count()
         self.requests: dict[int, Request] = {}

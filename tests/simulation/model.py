@@ -184,7 +184,8 @@ class SimulatedModel:
             needs = GroupNeeds(window=window, page_bytes=1)
             num_pages = needs.request_pages(settings["max_model_len"], settings["chunk"], PAGE) + 4
             groups.append(GroupSize(num_pages=most if window is None else min(most, num_pages), window=window))
-        states = GroupSize(num_pages=rows + 5, num_rows=rows, name="recurrent state")
+        num_host = settings.get("num_host_states", 0)
+        states = GroupSize(num_pages=rows + 5, num_rows=rows, num_host_pages=num_host, name="recurrent state")
         return (*groups, *[states] * settings.get("num_states", 0))
 
     def _make_engine(self, config: EngineConfig, groups: tuple[GroupSize, ...], trackers: TrackerFactory) -> Engine:

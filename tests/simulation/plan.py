@@ -62,6 +62,7 @@ def make_plan(seed: int, duration_s: float, calls_per_s: float = 1.0, fault_rate
     """Make the plan of a seed. fault_rate: of all faults; 1 is about eight a minute."""
     rng = Random(f"plan {seed}")
     settings = _make_settings(rng) | {"num_states": Random(f"states {seed}").choice([0, 0, 1])}
+    settings["num_host_states"] = Random(f"host states {seed}").choice([0, 4])
     actions = [*_make_calls(rng, settings, duration_s, calls_per_s), *_make_faults(rng, duration_s, fault_rate)]
     return Plan(seed, settings, tuple(sorted(actions, key=lambda action: action["at_s"])))
 
