@@ -22,8 +22,8 @@ from jaxserve.models.spec import (
 
 Layout: TypeAlias = Mapping[str, str]
 """Module of a layer → its stem in the checkpoint. Projections that follow each other and share a stem are rows of one
-fused tensor, in this order; if the stem ends with BY_HEAD, head by head. Which modules a layer has follows from its
-spec: without a gate it has up and down."""
+fused tensor, in this order; if the stem ends with BY_HEAD, head by head, with all queries of a key head together. Which
+modules a layer has follows from its spec: without a gate it has up and down."""
 BY_HEAD = "[by head]"
 
 ONE_ROW = "[one row]"
@@ -332,7 +332,7 @@ def _kernel_source(projections: tuple[Projection, ...], projection: Projection, 
     """Return a tensor of its own, or its rows of a fused one, which holds all projections of the same stem in order."""
     stem = layout[projection.name]
     fused = [each for each in projections if layout[each.name] == stem]
-    heads = projection.num_heads if stem.endswith(BY_HEAD) else 1
+    heads = min(each.num_heads for each in fused) if stem.endswith(BY_HEAD) else 1
     start = sum(each.width_out // heads for each in fused[: fused.index(projection)])
     total, size = sum(each.width_out for each in fused), projection.width_out // heads
     rows = None if len(fused) == 1 else (start, start + size, 1)

@@ -6,7 +6,7 @@ from typing import Any
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, uniform_windows
-from jaxserve.models.family import DecoderFamily, named
+from jaxserve.models.family import DecoderFamily, Layout, named
 from jaxserve.models.spec import DecoderSpec
 
 RELICS = {"add_classification_head": False, "mlp_bias": False, "norm_type": "rms"} | {
@@ -22,7 +22,8 @@ UNUSED = (
 UNUSED_WITH_ALPHA = ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
 
-def _read(config: ConfigReader) -> DecoderSpec:
+def read_hunyuan(config: ConfigReader, *, architecture_name: str, model_type: str) -> DecoderSpec:
+    """Return the spec of a decoder with dense feed-forward blocks; the arguments are those of read_decoder_spec."""
     for name, value in RELICS.items():
         config.require(name, value, None)
     for name in UNUSED:
@@ -30,8 +31,8 @@ def _read(config: ConfigReader) -> DecoderSpec:
     bias, head_dim = config.get_bool("attention_bias", False), config.get("attention_head_dim", None)
     spec = read_decoder_spec(
         config,
-        architecture_name="HunYuanDenseV1ForCausalLM",
-        model_type="hunyuan_v1_dense",
+        architecture_name=architecture_name,
+        model_type=model_type,
         windows=uniform_windows(config, None),
         head_dim=head_dim,
         rope=_read_alpha(config),
@@ -63,6 +64,9 @@ def _read_alpha(config: ConfigReader) -> RopeSpec | None:
     return RopeSpec(stretched)
 
 
-ARCHITECTURE = DecoderFamily(
-    _read, named({"query_norm": "self_attn.query_layernorm", "key_norm": "self_attn.key_layernorm"})
-)
+def _read(config: ConfigReader) -> DecoderSpec:
+    return read_hunyuan(config, architecture_name="HunYuanDenseV1ForCausalLM", model_type="hunyuan_v1_dense")
+
+
+HEAD_NORMS: Layout = {"query_norm": "self_attn.query_layernorm", "key_norm": "self_attn.key_layernorm"}
+ARCHITECTURE = DecoderFamily(_read, named(HEAD_NORMS))

@@ -23,7 +23,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         windows=uniform_windows(config, None),
         num_kv_heads=2,
         head_dim=128,
-        rope=_read_dynamic(config),
+        rope=read_dynamic(config),
         default_max_positions=32_768,
         default_vocab_size=128_512,
         norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
@@ -32,7 +32,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     )
 
 
-def _read_dynamic(config: ConfigReader) -> RopeSpec | None:
+def read_dynamic(config: ConfigReader) -> RopeSpec | None:
     """Return the rotation of a dynamic scaling: as trained, because max_position_embeddings limits every request.
 
     None where the config has another one.

@@ -185,11 +185,18 @@ CASES: dict[str, dict[str, Any]] = {
     "hunyuan: norms behind a stretched rotation": tiny_config("hunyuan_v1_dense"),
     "hunyuan with a plain rotation, biases, tied": tiny_config("hunyuan_v1_dense")
     | {"rope_parameters": PLAIN_ROPE, "attention_bias": True, "tie_word_embeddings": True},
+    "hunyuan with experts beside a shared block": tiny_config("hunyuan_v1_moe"),
+    "hunyuan with experts: one of four, biases, tied": tiny_config("hunyuan_v1_moe")
+    | {"rope_parameters": PLAIN_ROPE, "attention_bias": True, "tie_word_embeddings": True}
+    | {"num_experts": 4, "moe_topk": 1},
     "arcee: squares without a gate": tiny_config("arcee"),
     "arcee with yarn, biases": tiny_config("arcee")
     | {"rope_parameters": YARN_ROPE, "attention_bias": True, "mlp_bias": True},
     "gemma: its gelu is the tanh form": tiny_config("gemma") | {"hidden_act": "gelu"},
     "gemma with biases, untied": tiny_config("gemma") | {"attention_bias": True, "tie_word_embeddings": False},
+    "internlm2: the queries of a key head beside it": tiny_config("internlm2"),
+    "internlm2 with biases, every head its own key, tied": tiny_config("internlm2")
+    | {"bias": True, "num_key_value_heads": 4, "tie_word_embeddings": True, "rope_scaling": None},
     "internlm3: dynamic positions within the trained length": tiny_config("internlm3"),
     "internlm3 with biases": tiny_config("internlm3")
     | {"qkv_bias": True, "bias": True, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},

@@ -473,6 +473,18 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         tie_word_embeddings=True,
         use_qk_norm=True,
     ),
+    "Hunyuan-A13B": _model(
+        *("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", 80_393_183_232, 4096, 3072, 32, 32, 8, 128167, 32768),
+        head_dim=128,
+        moe_topk=[8] * 32,
+        moe_intermediate_size=[3072] * 32,
+        num_experts=64,
+        num_shared_expert=[1] * 32,
+        rope_scaling={"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        use_qk_norm=True,
+    ),
     "AFM-4.5B": _model(
         *("arcee", "ArceeForCausalLM", 4_619_184_640, 2560, 18432, 36, 20, 4, 128004, 65536),
         head_dim=128,
@@ -488,6 +500,13 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         *("gemma", "GemmaForCausalLM", 8_537_680_896, 3072, 24576, 28, 16, 16, 256000, 8192),
         head_dim=256,
         hidden_act="gelu",
+    ),
+    "internlm2_5-7b": _model(
+        *("internlm2", "InternLM2ForCausalLM", 7_737_708_544, 4096, 14336, 32, 32, 8, 92544, 32768),
+        attn_implementation="eager",
+        bias=False,
+        rope_scaling={"type": "dynamic", "factor": 2.0},
+        rope_theta=1_000_000,
     ),
     "internlm3-8b": _model(
         *("internlm3", "InternLM3ForCausalLM", 8_804_241_408, 4096, 10240, 48, 32, 2, 128512, 32768),

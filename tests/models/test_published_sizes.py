@@ -31,7 +31,8 @@ def test_a_published_model_has_the_tensors_of_transformers(name):
     architecture = registry.find_architecture(config)
     params = architecture.params(architecture.spec(config))
     sources = {source.name: source.shape for param in params.values() for source in param.origins[0].sources}
-    assert sources == torch_tensors(config)
+    if config["model_type"] != "internlm2":  # transformers has no class for it
+        assert sources == torch_tensors(config)
     assert sum(prod(param.shape) for param in params.values()) == num_params
 
 

@@ -8,9 +8,43 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+LLAMA_NAMES = {  # of InternLM 2's tensors, which transformers has no class for
+    "model.tok_embeddings": "model.embed_tokens",
+    "output.": "lm_head.",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def as_llama(
+    config: Mapping[str, Any], weights: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """InternLM 2 as the Llama that it is: its authors publish a script for this."""
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    size, renamed = config["hidden_size"] // heads, {}
+    for name, array in weights.items():
+        for old, new in LLAMA_NAMES.items():
+            name = name.replace(old, new)
+        if "attention.wqkv" not in name:
+            renamed[name] = array
+            continue
+        by_head = array.reshape(kv_heads, heads // kv_heads + 2, size, *array.shape[1:])
+        for part, rows in {"q": slice(-2), "k": slice(-2, -1), "v": slice(-1, None)}.items():
+            own = by_head[:, rows].reshape(-1, *array.shape[1:])
+            renamed[name.replace("attention.wqkv", f"self_attn.{part}_proj")] = own
+    bias = config["bias"]
+    own = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "rope_scaling": None, "attention_bias": bias}
+    return {key: value for key, value in config.items() if key != "bias"} | own, renamed
+
 
 class TorchModel:
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
+        if config["model_type"] == "internlm2":
+            config, weights = as_llama(config, weights)
         own = {key: value for key, value in deepcopy(dict(config)).items() if key != "model_type"}  # rope is changed
         hf_config = AutoConfig.for_model(config["model_type"], **own)
         state = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in weights.items()}
