@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from jaxserve.admission import QueueSlot
     from jaxserve.async_llm import AsyncLLM
     from jaxserve.config_check import check_config
+    from jaxserve.conversion import Conversion, convert_model
     from jaxserve.doctor import Finding, diagnose
     from jaxserve.llm import LLM
     from jaxserve.model_store import CacheEntry, list_cache, pull_model, remove_from_cache
@@ -67,11 +68,13 @@ _LAZY_EXPORTS = {
     "LLM": "jaxserve.llm",
     "AsyncLLM": "jaxserve.async_llm",
     "CacheEntry": "jaxserve.model_store",
+    "Conversion": "jaxserve.conversion",
     "QueueSlot": "jaxserve.admission",
     "Ready": "jaxserve.preparation",
     "Finding": "jaxserve.doctor",
     "list_cache": "jaxserve.model_store",
     "check_config": "jaxserve.config_check",
+    "convert_model": "jaxserve.conversion",
     "diagnose": "jaxserve.doctor",
     "pull_model": "jaxserve.model_store",
     "remove_from_cache": "jaxserve.model_store",
@@ -100,6 +103,7 @@ __all__ = [
     "CacheEntry",
     "Choice",
     "Completion",
+    "Conversion",
     "EngineConfig",
     "EngineStopped",
     "FairThreads",
@@ -137,6 +141,7 @@ __all__ = [
     "list_cache",
     "check_config",
     "check_stop_strings",
+    "convert_model",
     "diagnose",
     "pull_model",
     "remove_from_cache",

@@ -34,6 +34,7 @@ usage: jaxserve COMMAND …
   jaxserve serve [MODEL] [FLAGS]     serve a model: the OpenAI API under /v1, a chat page at /
   jaxserve chat ["QUESTION"]         talk in the terminal to a server that runs
   jaxserve pull MODEL                fetch a model, so that a start needs no network
+  jaxserve convert MODEL DIRECTORY   write a model anew, packed and laid out, so that it loads at once
   jaxserve list                      show the models and compiled programs that are kept here
   jaxserve rm NAME                   delete one of them
   jaxserve warmup [MODEL] [FLAGS]    fetch and compile what serve with these flags needs, then leave
@@ -215,6 +216,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "serve": serve,
     "chat": chat,
     "pull": _make_lazy_command("server.maintenance", "pull"),
+    "convert": _make_lazy_command("server.conversion", "convert"),
     "list": _make_lazy_command("server.maintenance", "list_cached"),
     "rm": _make_lazy_command("server.maintenance", "remove"),
     "warmup": warmup,

@@ -24,6 +24,7 @@ FAST = {
     "weights": "fetch gguf gguf_files hub layouts load orbax protobuf safetensors",
 }
 LONG = (
+    "api/test_conversion.py::test_leaves_of_every_other_family_are_turned_back",
     "end_to_end/test_clients.py",
     "contract/test_hostile_grammars_over_http.py",
     "contract/test_many_schemas_over_http.py",

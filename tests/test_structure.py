@@ -33,7 +33,7 @@ LEVELS = (
     ("output_trackers",),
     ("output_plan",),
     ("config_check", "text_components", "llm_inputs", "request_limits", "replica"),
-    ("preparation", "loading", "model_store", "doctor"),
+    ("preparation", "loading", "model_store", "conversion", "doctor"),
     ("output_stream", "completion"),
     ("engine_client", "running_request"),
     ("blocking_client",),

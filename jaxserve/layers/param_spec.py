@@ -95,6 +95,19 @@ class Source:
             return values[0]
         return np.swapaxes(values, -1, -2) if self.is_transposed else values
 
+    def write(self, tensor: np.ndarray, values: np.ndarray) -> None:
+        """Put all that is made of this source into its tensor: the inverse of `read`."""
+        if self.is_row:
+            values = values[None]
+        elif self.is_transposed:
+            values = np.swapaxes(values, -1, -2)
+        index: list[slice | np.ndarray] = [slice(None)] * len(self.shape)
+        if isinstance(self.rows, RowBlocks):
+            index[self.row_axis] = self.rows.find(slice(None))
+        elif self.rows is not None:
+            index[self.row_axis] = slice(*self.rows)
+        tensor[tuple(index)] = values
+
     def _to_tensor_layout(self, part: Part) -> list[slice]:
         if not part:
             return [slice(0, size) for size in self.part_shape]

@@ -171,6 +171,19 @@ class QuantizedBlocks:
         minimum_OB = None if self.minimum_OB is None else self.minimum_OB[rows]
         return QuantizedBlocks(self.code_OBK[rows], self.scale_OB[rows], minimum_OB)
 
+    def dequantize(self) -> np.ndarray:
+        """Return the values, float32 [O, 32 B]."""
+        scale_OB1 = self.scale_OB[..., None].astype(np.float32)
+        if self.minimum_OB is None:
+            value_OBK = self.code_OBK.astype(np.float32)
+            value_OBK -= np.float32(128)
+            value_OBK *= scale_OB1
+        else:
+            value_OBK = np.concatenate([self.code_OBK & 15, self.code_OBK >> 4], axis=-1).astype(np.float32)
+            value_OBK *= scale_OB1
+            value_OBK += self.minimum_OB[..., None].astype(np.float32)
+        return value_OBK.reshape(len(value_OBK), -1)
+
 
 def quantize(weight_OI: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
     """Round every weight to its nearest code; the error is at most half the block's scale.
@@ -225,3 +238,19 @@ def pack_blocks(blocks: QuantizedBlocks, out_GBX: np.ndarray) -> None:
         end = start + size * GROUP_SIZE * field_OBF.itemsize
         place = out_GBX[..., start:end].view(field_OBF.dtype).reshape(groups, num_blocks, size, GROUP_SIZE)
         place[...] = field_OBF.reshape(groups, GROUP_SIZE, num_blocks, size).transpose(0, 2, 3, 1)
+
+
+def unpack_blocks(data_GBX: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
+    """Return the blocks that `pack_blocks` wrote, those of all outputs of the groups."""
+    groups, num_blocks, num_bytes = data_GBX.shape
+    ends = num_bytes - 2 * GROUP_SIZE * (2 if kind == "int4" else 1)
+
+    def take(start: int, size: int, dtype: type) -> np.ndarray:
+        end = start + size * GROUP_SIZE * np.dtype(dtype).itemsize
+        field = np.ascontiguousarray(data_GBX[..., start:end]).view(dtype)
+        field = field.reshape(groups, num_blocks, size, GROUP_SIZE).transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(field).reshape(groups * GROUP_SIZE, num_blocks, size)
+
+    code_OBK = take(0, ends // GROUP_SIZE // 4, np.uint32).view(np.uint8)
+    minimum_OB = take(ends + 2 * GROUP_SIZE, 1, np.float16)[..., 0] if kind == "int4" else None
+    return QuantizedBlocks(code_OBK, take(ends, 1, np.float16)[..., 0], minimum_OB)

@@ -50,7 +50,7 @@ class Tokenizer:
         Raises BadCheckpoint if there is none, or if it cannot be read.
         """
         path = Path(path)
-        if path.is_dir() and (gguf := _only_gguf(path)) is not None:
+        if path.is_dir() and (gguf := find_only_gguf(path)) is not None:
             return cls(read_gguf(gguf))
         if path.is_dir():
             return cls(read_directory(path))
@@ -85,7 +85,7 @@ class Tokenizer:
         return value
 
 
-def _only_gguf(directory: Path) -> Path | None:
+def find_only_gguf(directory: Path) -> Path | None:
     """Return the GGUF file of a directory that has one and no tokenizer.json."""
     files = [] if (directory / "tokenizer.json").exists() else list(directory.glob("*.gguf"))
     return files[0] if len(files) == 1 else None

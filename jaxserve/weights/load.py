@@ -49,7 +49,7 @@ def check_checkpoint(
 
     ignored: patterns (as in fnmatch) of tensors that may be there and are not read.
     """
-    expected = _expected_shapes(checkpoint, params)
+    expected = expected_shapes(checkpoint, params)
     names = set(checkpoint.tensors)
     patterns = (*ignored, *ALWAYS_IGNORED)
     surplus = [n for n in names - set(expected) if not any(fnmatchcase(n, pattern) for pattern in patterns)]
@@ -92,28 +92,42 @@ def load_params(
             done += sizes[path]
             if progress:
                 progress("load", done, total)
-        for name in _expected_shapes(checkpoint, params):
+        for name in expected_shapes(checkpoint, params):
             checkpoint.release(name)  # again: a page of the file may be huge, and reading a neighbour brought it back
     finally:
         pool.shutdown(cancel_futures=True)
     return {path: loaded[path] for path in params}
 
 
+def read_param(
+    checkpoint: Checkpoint, path: ParamPath, param: ParamSpec, target: Any, index: Sequence[slice] = ()
+) -> np.ndarray:
+    """Return a part of a weight on the host, converted or packed as `target` asks for, in a buffer that JAX may keep.
+
+    index   The part of the array, or of a packed weight's data; nothing: all of it.
+    """
+    origin = find_origin(checkpoint, path, param)
+    is_packed = isinstance(target, PackedWeight)
+    index = index or [slice(0, size) for size in (target.data if is_packed else target).shape]
+    if is_packed:
+        return pack_shard(checkpoint, path, origin, param, target, index)
+    return convert(read_shard(origin, checkpoint.read, param, target.shape, index), np.dtype(target.dtype))
+
+
 def _load_param(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec, target: Any) -> Weight:
-    origin = _origin(checkpoint, path, param)
+    read = partial(read_param, checkpoint, path, param, target)
     if isinstance(target, PackedWeight):
-        data = _place_shards(target.data, partial(pack_shard, checkpoint, path, origin, param, target))
-        placed = replace(target, data=data)
+        placed = replace(target, data=_place_shards(target.data, read))
     else:
-
-        def read(index: Sequence[slice]) -> np.ndarray:
-            values = read_shard(origin, checkpoint.read, param, target.shape, index)
-            return _convert(values, np.dtype(target.dtype))
-
         placed = _place_shards(target, read)
-    for source in origin.sources:
-        checkpoint.release(source.name)
+    release_param(checkpoint, path, param)
     return placed
+
+
+def release_param(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec) -> None:
+    """Give back the memory that the weight's part of the checkpoint takes."""
+    for source in find_origin(checkpoint, path, param).sources:
+        checkpoint.release(source.name)
 
 
 def _place_shards(target: jax.ShapeDtypeStruct, read: Callable[[Sequence[slice]], np.ndarray]) -> jax.Array:
@@ -137,7 +151,7 @@ def _put_on_device(host: np.ndarray, sharding: Any) -> jax.Array:
     return array
 
 
-def _convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return the values in a buffer that JAX may keep: the same one if it is fit for that, else one copy."""
     if values.dtype == dtype and is_zero_copyable(values):
         return values
@@ -153,7 +167,7 @@ def _convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return out
 
 
-def _origin(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec) -> Origin:
+def find_origin(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec) -> Origin:
     """Return where this checkpoint has the weight: a tensor in the leaf's own layout, or what the architecture says."""
     if checkpoint.has_param_layout:
         return Origin((Source(param_name(path), param.shape),))
@@ -164,7 +178,7 @@ def _num_bytes(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec) -> int
     """Return the bytes of the file that the weight is read from."""
     return sum(
         checkpoint.tensors[source.name].nbytes * prod(source.part_shape) // max(prod(source.shape), 1)
-        for source in _origin(checkpoint, path, param).sources
+        for source in find_origin(checkpoint, path, param).sources
     )
 
 
@@ -173,12 +187,12 @@ def param_name(path: ParamPath) -> str:
     return ".".join(map(str, path))
 
 
-def _expected_shapes(checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec]) -> dict[str, tuple[int, ...]]:
+def expected_shapes(checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec]) -> dict[str, tuple[int, ...]]:
     """Return the shape that each tensor must have in this checkpoint, by name."""
     return {
         source.name: source.shape
         for path, param in params.items()
-        for source in _origin(checkpoint, path, param).sources
+        for source in find_origin(checkpoint, path, param).sources
     }
 
 

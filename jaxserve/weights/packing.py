@@ -14,8 +14,8 @@ from jaxserve.layers.quant import (
     pack_blocks,
     quantize,
 )
-from jaxserve.weights.mapped_file import aligned_empty
-from jaxserve.weights.protocol import Checkpoint
+from jaxserve.weights.mapped_file import aligned_empty, is_zero_copyable
+from jaxserve.weights.protocol import Checkpoint, holds_leaves
 from jaxserve.weights.shards import find_part
 
 SLAB_VALUES = 1 << 16  # packed at a time: a slab and its scratch stay in cache
@@ -46,9 +46,22 @@ def pack_shard(
         whole, leaf_index = (target.width_in, target.width_out), (inputs, outputs)
     num_experts = target.data.shape[:-3]
     part, _ = find_part(param, (*num_experts, *whole), (*experts, *leaf_index))
+    if holds_leaves(checkpoint):
+        packed = checkpoint.read_packed(origin.sources[0].name, target.kind, part)
+        if packed is not None:
+            return _fill_up(packed, data)
     matrices = _read_matrices(checkpoint, origin, part, target.kind, is_table)
     for matrix, data_GBX in zip(matrices, data.reshape(-1, *shape[-3:]), strict=True):
         _pack_matrix(matrix, target.kind, data_GBX)
+    return data
+
+
+def _fill_up(packed: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Return packed data with zeros behind it where `data` is larger: itself if it has that shape and can be kept."""
+    if packed.shape == data.shape and is_zero_copyable(packed):
+        return packed
+    data[...] = 0
+    data[tuple(map(slice, packed.shape))] = packed
     return data
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -62,6 +62,22 @@ class Checkpoint(Protocol):
     def release(self, name: str) -> None:
         """Give back the memory that the tensor's part of the file takes; the caller has read it."""
         ...
+
+
+class LeafCheckpoint(Checkpoint, Protocol):
+    """An opened checkpoint whose `has_param_layout` is true: it holds leaves, which may be packed already."""
+
+    def read_packed(self, name: str, kind: PackedKind, part: Part) -> np.ndarray | None:
+        """Return the data uint8 [..., groups, blocks, bytes] of a part of a leaf that is packed so; else None.
+
+        part   in the layout of the leaf; whole blocks of inputs, and whole groups of outputs but for the last one.
+        """
+        ...
+
+
+def holds_leaves(checkpoint: Checkpoint) -> TypeGuard[LeafCheckpoint]:
+    """Return whether the checkpoint holds leaves, instead of tensors as Hugging Face has them."""
+    return checkpoint.has_param_layout
 
 
 def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:

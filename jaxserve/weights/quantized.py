@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers.param_spec import Part
-from jaxserve.layers.quant import PackedKind, QuantizedBlocks
+from jaxserve.layers.quant import BLOCK_SIZE, PackedKind, QuantizedBlocks
 from jaxserve.model_files import blame_model_files
 from jaxserve.weights.mapped_file import aligned_empty
 from jaxserve.weights.mxfp4 import MXFP4Checkpoint, is_packed
+from jaxserve.weights.orbax import OrbaxCheckpoint
 from jaxserve.weights.packed_form import GroupedCodes, Parts, find_kind
 from jaxserve.weights.packed_tensors import PackedTensor, find_packed, find_unused, view_parts
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
@@ -42,6 +43,9 @@ def describe_packing(checkpoint: Checkpoint) -> dict[str, str]:
     """Return the rows of the start-up table about what is packed in the file; none if nothing is."""
     if isinstance(checkpoint, MXFP4Checkpoint):
         return {"packed in the file": "experts in MXFP4"}
+    if isinstance(checkpoint, OrbaxCheckpoint) and checkpoint.packed:
+        kinds = " and ".join(sorted({leaf.kind for leaf in checkpoint.packed.values()}))
+        return {"packed in the file": f"{kinds} in blocks of {BLOCK_SIZE}, by jaxserve convert"}
     if not isinstance(checkpoint, QuantizedCheckpoint):
         return {}
     unused = {"not used": f"{', '.join(checkpoint.unused)} of the checkpoint"} if checkpoint.unused else {}

@@ -29,7 +29,8 @@ def parse_error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["serve", "--help"], ["chat", "--help"], ["run", "--help"]]
+    "words",
+    [["--help"], ["--version"], ["serve", "--help"], ["chat", "--help"], ["run", "--help"], ["convert", "--help"]],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     program = f"""

@@ -11,6 +11,7 @@ module → what proves it:
     tokenizer, tokenizer_files, tokenizer_parts, tokenizer_conversion → test_tokenizer.py, test_tokenizer_forms.py
     added_tokens → test_added_tokens.py
     turn_ends → test_turn_ends.py
+    tokenizer_writer → test_tokenizer_writer.py
     gguf_tokenizer, pretokenizers → test_gguf_tokenizer.py
     sentencepiece_model → test_sentencepiece_model.py
     tiktoken_files → test_tiktoken_files.py

@@ -5,7 +5,8 @@ module → what proves it:
     checkpoint, protocol, load, mapped_file → test_load.py, test_real_models.py
     load, packing, shards, for fused and stacked tensors of every format → test_layouts.py
     safetensors → test_safetensors.py
-    orbax → test_orbax.py
+    orbax, orbax_writer, pending → test_orbax.py
+    source_tensors, safetensors_writer → api/test_conversion.py
     packed_form, packed_integers, packed_floats, packed_tensors, quantized → test_quantized.py, test_quantized_models.py
     quantization, quantization_methods, compressed_tensors → test_quantization.py
     gguf, gguf_header, gguf_metadata, gguf_names, gguf_rope → test_gguf.py

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import BLOCK_SIZE, PackedKind, QuantizedBlocks
-from jaxserve.weights.protocol import Checkpoint
+from jaxserve.weights.protocol import Checkpoint, holds_leaves
 
 
 class CountingCheckpoint:
@@ -34,6 +34,13 @@ class CountingCheckpoint:
         if blocks is not None:
             self._count(name, blocks.scale_OB.size * BLOCK_SIZE)
         return blocks
+
+    def read_packed(self, name: str, kind: PackedKind, part: Part) -> np.ndarray | None:
+        assert holds_leaves(self._checkpoint)
+        data = self._checkpoint.read_packed(name, kind, part)
+        if data is not None:
+            self._count(name, data.size * prod(self.tensors[name].shape) // self.tensors[name].nbytes)
+        return data
 
     def _count(self, name: str, num_values: int) -> None:
         info = self._checkpoint.tensors[name]

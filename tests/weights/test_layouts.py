@@ -18,10 +18,9 @@ from gguf import GGMLQuantizationType as Kind
 from jaxserve.layers import quant
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.models import registry
-from jaxserve.weights import orbax
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.gguf import BLOCK_TYPES, split_blocks
-from jaxserve.weights.load import _origin, check_checkpoint, load_params
+from jaxserve.weights.load import check_checkpoint, find_origin, load_params
 from jaxserve.weights.packing import pack_shard
 from jaxserve.weights.protocol import Checkpoint
 from jaxserve.weights.shards import read_shard
@@ -169,8 +168,7 @@ def in_orbax(path: Path, config: dict[str, Any], tensors: Tensors, form: Kind) -
     """Saved from a safetensors directory, as the leaves that were loaded."""
     dtype = ml_dtypes.bfloat16 if form == Kind.BF16 else np.float32
     source = open_checkpoint(in_safetensors(path, config, tensors, form))
-    orbax.save_checkpoint(path / "saved", load(source, dtype), config, {})
-    return path / "saved"
+    return tiny.write_orbax(path / "saved", load(source, dtype), config)
 
 
 @dataclass(frozen=True)
@@ -280,7 +278,7 @@ def test_a_part_of_a_leaf_is_that_of_the_whole_and_nothing_else_is_read(written)
     _, checkpoint, _ = written
     loaded = load(checkpoint)
     for path, param in params_of(checkpoint.config).items():
-        origin, leaf = _origin(checkpoint, path, param), np.asarray(loaded[path])
+        origin, leaf = find_origin(checkpoint, path, param), np.asarray(loaded[path])
         for index in list_parts(leaf.shape):
             counting = CountingCheckpoint(checkpoint)
             part = read_shard(origin, counting.read, param, leaf.shape, index)
@@ -295,7 +293,7 @@ def test_a_part_of_a_packed_leaf_is_that_of_the_whole_and_nothing_else_is_read(w
     for path, weight in loaded.items():
         if not isinstance(weight, quant.PackedWeight):
             continue
-        origin, data = _origin(checkpoint, path, params[path]), np.asarray(weight.data)
+        origin, data = find_origin(checkpoint, path, params[path]), np.asarray(weight.data)
         for index in list_parts(data.shape[:-1]):
             counting = CountingCheckpoint(checkpoint)
             part = pack_shard(counting, path, origin, params[path], weight, (*index, slice(None)))

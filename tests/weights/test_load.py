@@ -14,9 +14,8 @@ from gguf import GGMLQuantizationType as Kind
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers import quant
 from jaxserve.layers.param_spec import Origin, ParamSpec, RowBlocks, Source
-from jaxserve.weights import orbax
 from jaxserve.weights.checkpoint import open_checkpoint
-from jaxserve.weights.load import _convert, check_checkpoint, load_params
+from jaxserve.weights.load import check_checkpoint, convert, load_params
 from tests.weights import tiny
 
 
@@ -49,8 +48,7 @@ def gguf_in(path, tensors):
 
 def orbax_in(path, tensors):
     loaded = load_params(safetensors_in(path / "source", tensors), *wanted(tensors))
-    orbax.save_checkpoint(path / "saved", loaded, tiny.config(), {"eos_token_id": 2})
-    return open_checkpoint(path / "saved")
+    return open_checkpoint(tiny.write_orbax(path / "saved", loaded))
 
 
 REPO = Path(__file__).resolve().parents[2]
@@ -68,14 +66,6 @@ def test_every_format_gives_the_same_leaves(tmp_path, written_in, dtype):
         expected = leaf.origins[0].sources[0].read(lambda name, part: tensors[name][part]).astype(dtype)
         assert loaded[path].dtype == dtype
         np.testing.assert_array_equal(np.asarray(loaded[path]), expected)
-
-
-def test_a_saved_checkpoint_keeps_its_config_and_refuses_to_be_overwritten(tmp_path):
-    checkpoint = orbax_in(tmp_path, tiny.weights())
-    assert checkpoint.config == tiny.config()
-    assert checkpoint.generation_config == {"eos_token_id": 2}
-    with pytest.raises(ValueError, match="already exists"):
-        orbax.save_checkpoint(tmp_path / "saved", {}, tiny.config(), {})
 
 
 @pytest.mark.parametrize("written_in", FORMATS)
@@ -175,7 +165,7 @@ def test_loaded_leaves_do_not_change_with_the_file(tmp_path):
 @pytest.mark.parametrize("target", [np.float32, ml_dtypes.bfloat16])
 def test_conversion_is_the_usual_one(source, target):
     values = np.random.default_rng(0).standard_normal((150, 70)).astype(source).T
-    np.testing.assert_array_equal(_convert(values, np.dtype(target)), values.astype(target))
+    np.testing.assert_array_equal(convert(values, np.dtype(target)), values.astype(target))
 
 
 MEMORY = """

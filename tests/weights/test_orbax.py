@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.weights import orbax
+from jaxserve.weights import orbax_writer
 from jaxserve.weights.checkpoint import open_checkpoint
 from tests.weights import tiny
 
@@ -15,8 +15,7 @@ from tests.weights import tiny
 @pytest.fixture
 def saved(tmp_path):
     leaves = {("embed", "table"): jnp.ones((64, 33)), ("layers", 0, "scale"): jnp.arange(7.0, dtype=jnp.bfloat16)}
-    orbax.save_checkpoint(tmp_path / "saved", leaves, tiny.config(), {})
-    return tmp_path / "saved"
+    return tiny.write_orbax(tmp_path / "saved", leaves)
 
 
 def tampered(saved, **changes):
@@ -27,6 +26,11 @@ def tampered(saved, **changes):
 
 def tree(*keys):
     return {"x": {"key_metadata": [{"key": key, "key_type": 2} for key in keys]}}
+
+
+def packed(name, **changes):
+    described = {"kind": "int8", "width_in": 33, "width_out": 64, "num_experts": None, "is_table": False}
+    return {"packed": {name: described | changes}}
 
 
 def test_leaves_are_named_by_their_paths(saved):
@@ -49,6 +53,14 @@ def test_leaves_are_named_by_their_paths(saved):
         ({"tree_metadata": tree("ghost")}, "'ghost' cannot be read"),
         ({"tree_metadata": tree("../../etc/passwd")}, "cannot be read"),
         ({"use_zarr3": True}, "cannot be read"),
+        ({"custom_metadata": [1]}, "custom metadata that are not jaxserve's"),
+        ({"custom_metadata": {"packed": 1}}, "custom metadata that are not jaxserve's"),
+        ({"custom_metadata": packed("embed.table")}, "'embed.table' of float32 (64, 33) is not int8 (33, 64)"),
+        ({"custom_metadata": packed("embed.table", bits=8)}, "is not described as jaxserve does"),
+        ({"custom_metadata": packed("embed.table", kind=["int8"])}, "is no form of packed weights"),
+        ({"custom_metadata": packed("embed.table", width_in=-1)}, "is no form of packed weights"),
+        ({"custom_metadata": packed("embed.table", num_experts=1.5)}, "is no form of packed weights"),
+        ({"custom_metadata": packed("ghost")}, "the packed tensor 'ghost' is not there"),
     ],
 )
 def test_metadata_that_lies_is_refused(saved, changes, reason):
@@ -89,9 +101,9 @@ def read_bytes() -> int:
 
 
 def test_a_part_of_a_leaf_is_read_in_its_own_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(orbax, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(orbax_writer, "CHUNK_BYTES", 4096)
     leaf = np.random.default_rng(0).random((256, 256), np.float32)
-    orbax.save_checkpoint(tmp_path / "saved", {("w",): jnp.asarray(leaf)}, tiny.config(), {})
+    tiny.write_orbax(tmp_path / "saved", {("w",): leaf})
     checkpoint, parts = open_checkpoint(tmp_path / "saved"), []
     before = read_bytes()
     for first in range(0, 256, 32):

@@ -1,11 +1,17 @@
 """Tiny checkpoints for this room: a config, random weights under Hugging Face names, and writers for every format."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 from safetensors.numpy import save_file
+
+from jaxserve.weights import orbax_writer
+from jaxserve.weights.load import param_name
+from jaxserve.weights.pending import PendingTensor
 
 HEADS, KV_HEADS, HEAD_DIM, WIDTH, HIDDEN, VOCABULARY = 4, 2, 8, 32, 64, 48
 HF_TO_GGUF = {
@@ -78,6 +84,19 @@ def write_directory(path: Path, tensors: dict[str, np.ndarray], hf_config: dict[
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(hf_config or config()))
     save_file(tensors, path / "model.safetensors")
+    return path
+
+
+def write_orbax(path: Path, leaves: Mapping[tuple[Any, ...], Any], hf_config: dict[str, Any] | None = None) -> Path:
+    """Leaves that were loaded, none of them packed."""
+    import json
+
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(hf_config or config()))
+    arrays = {param_name(leaf): np.asarray(array) for leaf, array in leaves.items()}
+    orbax_writer.write_weights(
+        path, [PendingTensor(name, each.shape, each.dtype, partial(np.copy, each)) for name, each in arrays.items()]
+    )
     return path
 
 
