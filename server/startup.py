@@ -24,6 +24,7 @@ from server.config import ServerConfig
 from server.listen import ALL_INTERFACES
 
 MIN_TOTAL_BYTES = 1 << 20  # a total this large is in bytes; smaller ones are numbers of items
+MIN_TOTAL_GB = 10**9  # a total this large is written in GB
 # Of 118 questions that were tried on the default model, this is among those whose right answer has the largest margin:
 # its best token leads the next by 0.97 nats or more at every step ("capital of France": by 0.08).
 FIRST_QUESTION = "What is the capital of Japan?"
@@ -139,16 +140,20 @@ class StartupProgress:
 
 
 def format_amount(done: float, total: float) -> str:
-    """Write progress as '12.0 of 138.4 MB' or '3/14'; empty if there is no total or it is 1."""
+    """Write progress as '12.0 of 138.4 MB', '1.25 of 16.06 GB' or '3/14'; empty if there is no total or it is 1."""
     if total >= MIN_TOTAL_BYTES:
-        total_text = f"{total / 1e6:.1f} MB"
-        return total_text if done >= total else f"{done / 1e6:.1f} of {total_text}"
+        scale, text = (1e9, "{:.2f}") if total >= MIN_TOTAL_GB else (1e6, "{:.1f}")
+        total_text = f"{text.format(total / scale)} {'GB' if total >= MIN_TOTAL_GB else 'MB'}"
+        return total_text if done >= total else f"{text.format(done / scale)} of {total_text}"
     return f"{done:.0f}/{total:.0f}" if total > 1 else ""
 
 
 def format_rate(done: float, total: float, seconds: float) -> str:
-    """Write speed as '135 MB/s'; empty if no bytes are counted or less than 50 ms have passed."""
-    return f"{done / 1e6 / seconds:.0f} MB/s" if total >= MIN_TOTAL_BYTES and seconds >= 0.05 else ""
+    """Write speed as '135 MB/s' or '1.35 GB/s'; empty if no bytes are counted or less than 50 ms have passed."""
+    if total < MIN_TOTAL_BYTES or seconds < 0.05:
+        return ""
+    rate = done / seconds
+    return f"{rate / 1e9:.2f} GB/s" if rate >= 1e9 else f"{rate / 1e6:.0f} MB/s"
 
 
 def format_address(config: ServerConfig) -> str:

@@ -38,7 +38,7 @@ def test_phases_may_overlap_and_each_is_one_line() -> None:
 
 @pytest.mark.parametrize(
     ("done", "total", "seconds", "text"),
-    [(90e6, 100e6, 0.5, "180 MB/s"), (2, 4, 0.5, ""), (2e6, 2e6, 0.001, "")],
+    [(90e6, 100e6, 0.5, "180 MB/s"), (2e9, 16e9, 0.5, "4.00 GB/s"), (2, 4, 0.5, ""), (2e6, 2e6, 0.001, "")],
 )
 def test_bytes_have_a_rate_once_there_is_time_to_tell(done: float, total: float, seconds: float, text: str) -> None:
     assert format_rate(done, total, seconds) == text
@@ -58,7 +58,14 @@ def test_a_start_that_fails_does_not_claim_that_its_phase_is_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("done", "total", "text"), [(12e6, 138.4e6, "12.0 of 138.4 MB"), (2e6, 2e6, "2.0 MB"), (3, 14, "3/14"), (0, 0, "")]
+    ("done", "total", "text"),
+    [
+        (12e6, 138.4e6, "12.0 of 138.4 MB"),
+        (2e6, 2e6, "2.0 MB"),
+        (1e9, 16e9, "1.00 of 16.00 GB"),
+        (3, 14, "3/14"),
+        (0, 0, ""),
+    ],
 )
 def test_amounts_read_as_bytes_or_as_things(done: float, total: float, text: str) -> None:
     assert format_amount(done, total) == text
