@@ -71,6 +71,13 @@ class ConfigReader:
         self._where = where
         self._read: set[str] = set()
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Read keys under other names, where they do not have these already. names: those in the file → the others."""
+        self._config = {
+            names.get(name, name) if names.get(name, name) not in self._config else name: value
+            for name, value in self._config.items()
+        }
+
     def get(self, name: str, default: Any = REQUIRED) -> Any:
         """Return the key's value; the default if it is absent or null. Raises UnknownArchitecture without a default."""
         self._read.add(name)

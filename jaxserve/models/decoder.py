@@ -29,6 +29,8 @@ from jaxserve.models.attention_layer import AttentionLayer, Rotation
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.delta_layer import GatedDeltaLayer
 from jaxserve.models.delta_spec import GatedDeltaSpec
+from jaxserve.models.kimi_delta_layer import KimiDeltaLayer
+from jaxserve.models.kimi_delta_spec import KimiDeltaSpec
 from jaxserve.models.latent_attention import LatentAttentionLayer
 from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.mamba2_layer import Mamba2Layer
@@ -38,11 +40,13 @@ from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, layer_norms
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
-AttentionModule: TypeAlias = AttentionLayer | LatentAttentionLayer | GatedDeltaLayer | Mamba2Layer | ShortConvLayer
+RecurrentModule: TypeAlias = GatedDeltaLayer | KimiDeltaLayer | Mamba2Layer | ShortConvLayer
+AttentionModule: TypeAlias = AttentionLayer | LatentAttentionLayer | RecurrentModule
 ATTENTION_LAYERS: Mapping[type, Callable[..., AttentionModule]] = {
     AttentionSpec: AttentionLayer,
     LatentAttentionSpec: LatentAttentionLayer,
     GatedDeltaSpec: GatedDeltaLayer,
+    KimiDeltaSpec: KimiDeltaLayer,
     Mamba2Spec: Mamba2Layer,
     ShortConvSpec: ShortConvLayer,
 }

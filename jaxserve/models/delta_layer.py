@@ -62,7 +62,7 @@ class GatedDeltaLayer(nnx.Module):
             query_TNK * spec.key_dim**-0.5,
             key_TNK,
             value.reshape(tokens, -1, spec.value_dim),
-            log_decay(decay_TN, self.delta_log_a[...], self.delta_bias[...]),
+            log_decay(decay_TN, self.delta_log_a[...], self.delta_bias[...])[..., None],
             nnx.sigmoid(rate_TN.astype(jnp.float32)),
         )
         if inputs.max_queries_per_row == 1:

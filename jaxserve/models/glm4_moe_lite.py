@@ -5,7 +5,7 @@ from jaxserve.models.config_values import read_decoder_spec, uniform_windows
 from jaxserve.models.deepseek_v3 import NAMES
 from jaxserve.models.family import DecoderFamily
 from jaxserve.models.latent_values import LatentSizes, read_latent_attention
-from jaxserve.models.moe_values import read_deepseek_moe, with_experts
+from jaxserve.models.moe_values import read_deepseek_moe, read_sparse_types, with_experts
 from jaxserve.models.spec import DecoderSpec
 
 
@@ -23,19 +23,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         attention=read_latent_attention(config, max_positions, is_interleaved=is_interleaved, defaults=defaults),
     )
     moe = read_deepseek_moe(config, num_experts=64, top_k=4, hidden=1536, num_shared=1, renormalize=True, scale=1.8)
-    return with_experts(spec, moe, _read_sparse_layers(config, spec.num_layers))
-
-
-def _read_sparse_layers(config: ConfigReader, num_layers: int) -> list[int]:
-    num_dense = min(config.get_whole_number("first_k_dense_replace", 1), num_layers)
-    types = config.get("mlp_layer_types", ["dense"] * num_dense + ["sparse"] * (num_layers - num_dense))
-    if (
-        not isinstance(types, list)
-        or len(types) != num_layers
-        or any(kind not in ("dense", "sparse") for kind in types)
-    ):
-        raise config.unsupported("mlp_layer_types", types, f"{num_layers} entries, each 'dense' or 'sparse'")
-    return [index for index, kind in enumerate(types) if kind == "sparse"]
+    return with_experts(spec, moe, read_sparse_types(config, spec.num_layers, num_dense=1))
 
 
 ARCHITECTURE = DecoderFamily(_read, NAMES, unread=("model.layers.{}.*",))

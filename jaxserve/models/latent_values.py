@@ -13,7 +13,7 @@ from jaxserve.models.rope_config import read_rope, yarn_attention_factor
 class LatentSizes:
     """The sizes of a family's latent attention where config.json does not say them, by its names for them."""
 
-    q_lora_rank: int = 1536
+    q_lora_rank: int | None = 1536
     kv_lora_rank: int = 512
     qk_nope_head_dim: int = 128
     qk_rope_head_dim: int = 64
@@ -39,7 +39,9 @@ def read_latent_attention(
     if rotary_dim % 2:
         raise config.unsupported("qk_rope_head_dim", rotary_dim, "an even number, since positions turn pairs")
     config.require("qk_head_dim", plain_dim + rotary_dim, None)
-    config.require("head_dim", rotary_dim, plain_dim + rotary_dim, None)  # some say the one, some the other
+    # Some say the one, some the other, some what it would be in plain attention; nobody reads it.
+    width = config.get_positive_int("hidden_size")
+    config.require("head_dim", rotary_dim, plain_dim + rotary_dim, width // num_heads, None)
     rope = replace(read_rope(config, max_positions, head_dim=rotary_dim), is_interleaved=is_interleaved)
     return LatentAttentionSpec(
         num_heads=num_heads,
@@ -55,9 +57,9 @@ def read_latent_attention(
     )
 
 
-def _read_query_rank(config: ConfigReader, default: int) -> int | None:
+def _read_query_rank(config: ConfigReader, default: int | None) -> int | None:
     """Return the width of the queries' bottleneck; null is none, and a missing key the default."""
-    if config.has("q_lora_rank") and config.get("q_lora_rank", None) is None:
+    if config.get("q_lora_rank", None) is None and (default is None or config.has("q_lora_rank")):
         return None
     return config.get_positive_int("q_lora_rank", default)
 

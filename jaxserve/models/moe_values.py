@@ -40,6 +40,18 @@ def read_sparse_layers(config: ConfigReader, num_layers: int) -> frozenset[int]:
     return frozenset(index for index in range(num_layers) if index not in dense and (index + 1) % step == 0)
 
 
+def read_sparse_types(config: ConfigReader, num_layers: int, num_dense: int) -> list[int]:
+    """Return the layers that have experts: by `mlp_layer_types`, or all but the first ones, by default num_dense.
+
+    Raises UnknownArchitecture for other types, and for more or fewer entries than layers.
+    """
+    num_dense = min(config.get_whole_number("first_k_dense_replace", num_dense), num_layers)
+    types = config.get("mlp_layer_types", ["dense"] * num_dense + ["sparse"] * (num_layers - num_dense))
+    if not isinstance(types, list) or len(types) != num_layers or not set(types) <= {"dense", "sparse"}:
+        raise config.unsupported("mlp_layer_types", types, f"{num_layers} entries, each 'dense' or 'sparse'")
+    return [index for index, kind in enumerate(types) if kind == "sparse"]
+
+
 def read_deepseek_moe(
     config: ConfigReader,
     *,

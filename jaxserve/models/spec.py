@@ -13,6 +13,7 @@ from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.models.attention_spec import AttentionSpec, Projection
 from jaxserve.models.delta_spec import GatedDeltaSpec
+from jaxserve.models.kimi_delta_spec import KimiDeltaSpec
 from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.mamba2_spec import Mamba2Spec
 from jaxserve.models.short_conv_spec import ShortConvSpec
@@ -20,7 +21,8 @@ from jaxserve.models.short_conv_spec import ShortConvSpec
 NormPlace: TypeAlias = Literal["pre", "post", "sandwich"]
 """pre: x + f(norm(x)); post: x + norm(f(x)); sandwich: x + norm(f(norm(x)))."""
 
-AttentionKind: TypeAlias = AttentionSpec | LatentAttentionSpec | GatedDeltaSpec | Mamba2Spec | ShortConvSpec
+RecurrentSpec: TypeAlias = GatedDeltaSpec | KimiDeltaSpec | Mamba2Spec | ShortConvSpec
+AttentionKind: TypeAlias = AttentionSpec | LatentAttentionSpec | RecurrentSpec
 """What mixes the tokens of a layer: a union, whose members have the methods of AttentionSpec. The decoder has a module
 for each."""
 

@@ -208,6 +208,13 @@ CASES: dict[str, dict[str, Any]] = {
     | {"conv_bias": True, "conv_L_cache": 4, "block_auto_adjust_ff_dim": False},
     "lfm2 moe: experts behind a dense layer": tiny_config("lfm2_moe"),
     "qwen3 next: the gated delta rule, a dense layer": tiny_config("qwen3_next"),
+    "kimi linear: a decay for every number of a key, latents that do not rotate": tiny_config("kimi_linear"),
+    "kimi linear in the words of transformers, groups, no dense layer": {
+        key: value for key, value in tiny_config("kimi_linear").items() if key != "linear_attn_config"
+    }
+    | {"linear_head_dim": 16, "linear_num_heads": 4, "linear_conv_kernel_dim": 3}
+    | {"layer_types": ["full_attention", "linear_attention", "linear_attention"]}
+    | {"num_expert_group": 4, "topk_group": 2, "mlp_layer_types": ["sparse"] * 3},
     "qwen3.5: gated delta rule, as many key as value heads, biases": tiny_config("qwen3_5")
     | {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 3, "attention_bias": True},
     "qwen3.5 moe: experts in every layer": tiny_config("qwen3_5_moe"),

@@ -17,6 +17,7 @@ from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, YarnScaling
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.delta_spec import GatedDeltaSpec
+from jaxserve.models.kimi_delta_spec import KimiDeltaSpec
 from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.mamba2_spec import Mamba2Spec
 from jaxserve.models.short_conv_spec import ShortConvSpec
@@ -79,6 +80,8 @@ def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.nd
             return part.linear("conv_output", after * mixed)
         if isinstance(layer.attention, GatedDeltaSpec):
             return delta_rule(spec.norm, layer.attention, weights.part("attention"), x)
+        if isinstance(layer.attention, KimiDeltaSpec):
+            return kimi_delta_rule(spec.norm, layer.attention, weights.part("attention"), x)
         if isinstance(layer.attention, Mamba2Spec):
             return mamba2(spec.norm, layer.attention, weights.part("attention"), x)
         return attention(spec.norm, layer.attention, weights.part("attention"), x)
@@ -196,6 +199,31 @@ def delta_rule(norms: NormSpec, spec: GatedDeltaSpec, weights: Weights, x_SD: np
     return weights.linear(
         "delta_output", out.reshape(size, -1) * ACTIVATIONS["silu"](weights.linear("delta_gate", x_SD))
     )
+
+
+def kimi_delta_rule(norms: NormSpec, spec: KimiDeltaSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
+    """Return what one block of Kimi's delta rule makes of a whole prompt."""
+
+    def cut(x: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, spec.num_heads, spec.head_dim)
+
+    query, key, value = (
+        cut(ACTIVATIONS["silu"](convolve(weights[f"kda_{name}_conv"][:, 0], weights.linear(f"kda_{name}", x_SD))))
+        for name in ("query", "key", "value")
+    )
+    query, key = (x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-6) for x in (query, key))
+    rate = expit(weights.linear("kda_rate", x_SD))
+    step = weights.linear("kda_decay_up", weights.linear("kda_decay_down", x_SD)) + weights["kda_bias"]
+    decay = np.exp(-cut(np.logaddexp(0, step)) * np.exp(weights["kda_log_a"][0]))
+    out, state = np.zeros_like(value), np.zeros((spec.num_heads, spec.head_dim, spec.head_dim))
+    for position in range(len(x_SD)):
+        state = state * decay[position][..., None]
+        known = np.einsum("nk,nkv->nv", key[position], state)
+        state = state + np.einsum("nk,nv,n->nkv", key[position], value[position] - known, rate[position])
+        out[position] = np.einsum("nk,nkv->nv", query[position], state) * spec.head_dim**-0.5
+    out = out / np.sqrt((out * out).mean(-1, keepdims=True) + norms.eps) * weights["kda_norm"]
+    gate = expit(weights.linear("kda_gate_up", weights.linear("kda_gate_down", x_SD)))
+    return weights.linear("kda_output", out.reshape(len(x_SD), -1) * gate)
 
 
 def mamba2(norms: NormSpec, spec: Mamba2Spec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:

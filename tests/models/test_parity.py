@@ -39,6 +39,7 @@ CHUNKED = [
     "deepseek v2: latent attention, groups by their best expert, yarn scales scores",
     "lfm2 with biases, a kernel of four, a final width",
     "qwen3 next: the gated delta rule, a dense layer",
+    "kimi linear: a decay for every number of a key, latents that do not rotate",
     "granite 4 without experts, transformers 4",
 ]
 

@@ -1,5 +1,6 @@
 """Published models: parameters, tensor names and shapes are those of transformers, without any weights."""
 
+import re
 from math import prod
 from typing import Any
 
@@ -20,6 +21,9 @@ def torch_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(hf_config)
     state = dict(revert_weight_conversion(model, model.state_dict()))
+    if config["model_type"] == "kimi_linear":  # the name of the experts is given back to the dense layer, too
+        dense = re.compile(r"block_sparse_moe(\.(?:gate|up|down)_proj)")
+        state = {dense.sub(r"mlp\1", name): value for name, value in state.items()}
     if hf_config.tie_word_embeddings:
         del state["lm_head.weight"]
     return {name: tuple(value.shape) for name, value in state.items()}

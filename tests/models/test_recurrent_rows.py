@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers.models.granitemoehybrid import modeling_granitemoehybrid as mamba2_reference
+from transformers.models.kimi_linear import modeling_kimi_linear as kimi
 from transformers.models.qwen3_next import modeling_qwen3_next as reference
 
 from jaxserve.attention.inputs import AttentionInputs
@@ -40,7 +41,14 @@ def run(function, tokens, states, inputs):
 
 def run_delta(query, key, value, decay, rate, *, state, inputs):
     query, key = (jnp.repeat(unit_length(each), R, axis=1) for each in (query, key))
-    values = (query * K**-0.5, key, value, decay, rate)
+    values = (query * K**-0.5, key, value, decay[..., None], rate)
+    if inputs.max_queries_per_row == 1:
+        return delta_rule_step(*values, state)
+    return delta_rule(*values, state, cut_rows(inputs))
+
+
+def run_kimi_delta(query, key, value, decay, rate, *, state, inputs):
+    values = (unit_length(query) * K**-0.5, unit_length(key), value, decay, rate)
     if inputs.max_queries_per_row == 1:
         return delta_rule_step(*values, state)
     return delta_rule(*values, state, cut_rows(inputs))
@@ -104,6 +112,26 @@ def test_the_delta_rule_in_chunks_is_that_of_transformers_token_by_token(lengths
             )
             assert np.abs(out.reshape(expected[0].shape) - expected[0].numpy()).max() < 2e-5
             assert np.abs(states[SLOT_B[index]].reshape(state[0].shape) - state[0].numpy()).max() < 2e-5
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 3), (64, 63, 65), (150, 17, 129)])
+@pytest.mark.parametrize("strength", [0.3, 30.0])
+def test_a_decay_for_every_number_of_a_key_is_that_of_transformers_token_by_token(lengths, strength):
+    """A strong one lets a chunk's sum overflow, were it taken out of the products at once."""
+    rng, rows = np.random.default_rng(sum(lengths)), []
+    for length in lengths:
+        query, key, value, _, rate = random_row(rng, length)
+        query, key = (np.repeat(each, R, axis=1) for each in (query, key))
+        decay = -strength * np.logaddexp(0, rng.standard_normal((length, G * R, K), np.float32))
+        rows.append((query, key, value, decay.astype(np.float32), rate))
+    outs, states = in_calls(run_kimi_delta, rows, (G * R, K, V), seed=5)
+    for index, (row, out) in enumerate(zip(rows, outs, strict=True)):
+        query, key, value, decay, rate = (torch.tensor(each)[None] for each in row)
+        expected, state = kimi.recurrent_kimi_delta_attention(
+            query, key, value, decay, rate, None, True, use_qk_l2norm_in_kernel=True
+        )
+        assert np.abs(out.reshape(expected[0].shape) - expected[0].numpy()).max() < 2e-5
+        assert np.abs(states[SLOT_B[index]].reshape(state[0].shape) - state[0].numpy()).max() < 2e-5
 
 
 def test_keys_that_repeat_without_decay_lose_no_digits():
