@@ -16,6 +16,7 @@ from jaxserve.errors import InvalidParameter
 
 MAX_BYTES = 16 << 10
 MAX_REPETITIONS = 100_000
+CACHED = 512  # results of each kind, the newest; patterns of clients may be as long as MAX_BYTES
 _JSON_BLANKS = r"\t\n\r "
 _LIMITS = LLParserLimits(verbose_errors=False)
 _BLANKS = r"\t-\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
@@ -36,7 +37,7 @@ _IN_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.S)
 _PROPERTY = re.compile(r"[pP](?:\{[^}]*\}|[A-Z])")
 
 
-@lru_cache(4096)
+@lru_cache(CACHED)
 def translate_pattern(pattern: str, blanks: str = _BLANKS) -> str:
     """Translate a regular expression for llguidance.
 
@@ -58,7 +59,7 @@ def translate_pattern(pattern: str, blanks: str = _BLANKS) -> str:
     return translated
 
 
-@lru_cache(4096)
+@lru_cache(CACHED)
 def is_found(pattern: str, text: str) -> bool:
     """Whether a translated pattern is found in a text."""
     grammar = LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern})
@@ -83,7 +84,7 @@ def is_valid_json(schema: dict[str, Any], value: Any) -> bool:
     return not matcher.is_error() and matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
-@lru_cache(4096)
+@lru_cache(CACHED)
 def can_match(terminal: str) -> bool:
     """Whether a terminal, an expression in Lark, matches any text; False also if that takes too long to find out."""
     matcher = LLMatcher(byte_tokenizer(), f"start: T\nT: {terminal}", log_level=0, limits=_LIMITS)
@@ -97,7 +98,7 @@ def is_within(pattern: str, other: str) -> bool:
     return matches_nothing(matcher)
 
 
-@lru_cache(4096)
+@lru_cache(CACHED)
 def is_satisfiable(patterns: tuple[str, ...]) -> bool:
     """Whether all of some translated patterns are found in some text."""
     schema = {"type": "string", "allOf": [{"pattern": pattern} for pattern in patterns]}
@@ -146,7 +147,7 @@ def has_alternatives(pattern: str) -> bool:
     return False
 
 
-@lru_cache(4096)
+@lru_cache(CACHED)
 def can_continue_with(pattern: str, char: str) -> bool:
     """Whether some text that a regular expression fully matches is a prefix of another, with this character next.
 
