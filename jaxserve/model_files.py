@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 MAX_TOKENIZER_BYTES = 256 * MIB  # the largest that is known, of 262,144 tokens, has 33 MiB
-MAX_TEMPLATE_BYTES = 4 * MIB
+MAX_TEMPLATE_BYTES = MIB  # parsing takes up to 170 times as much memory; known templates have 40 KiB at most
 
 
 def read_model_file(path: Path, max_bytes: int) -> bytes:

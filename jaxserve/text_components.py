@@ -54,7 +54,7 @@ class TextComponents:
         prompts = PromptRenderer(model.config, tokenizer)
         try:
             # One limit for all prompts that are tried, so that a template that never ends delays a start only once.
-            with blame_model_files("the chat template"), limit_time(model.config.template_timeout_s):
+            with blame_model_files(f"the chat template in {model.path}"), limit_time(model.config.template_timeout_s):
                 turn_end = find_turn_end(tokenizer, prompts.templates, {*primary, *further})
                 further |= {turn_end.token_id} if turn_end else set()
                 planner = OutputPlanner(

@@ -66,9 +66,11 @@ def _chat_templates(path: Path, config: dict[str, Any]) -> dict[str, str]:
         templates[file.stem] = read_model_text(file, MAX_TEMPLATE_BYTES)
     for name, text in templates.items():
         try:
-            text.encode()
+            num_bytes = len(text.encode())
         except UnicodeEncodeError:
             raise BadCheckpoint(f"The chat template {name!r} in {path} holds half a surrogate pair.") from None
+        if num_bytes > MAX_TEMPLATE_BYTES:
+            raise BadCheckpoint(f"The chat template {name!r} in {path} has {num_bytes} bytes, more than any needs.")
     return templates
 
 

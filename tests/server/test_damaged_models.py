@@ -102,6 +102,7 @@ DAMAGE = {
     "a template that is a pipe": _pipe("chat_template.jinja"),
     "weights that are a pipe": _pipe("model.safetensors"),
     "a template of 5 MiB": _write("chat_template.jinja", b"a" * (5 << 20)),
+    "a template of 2 MiB in another file": _change("tokenizer_config.json", chat_template="a" * (2 << 20)),
     "a template that is no UTF-8": _write("chat_template.jinja", b"{{ \xff\xfe }}"),
     "a template of 30,000 parentheses": _write("chat_template.jinja", b"{{ " + b"(" * 30_000 + b" }}"),
     "templates without names": _change("tokenizer_config.json", chat_template=[{"x": 1}]),
@@ -123,6 +124,8 @@ def test_what_is_damaged_is_one_sentence(sound, start, tmp_path, damage) -> None
     code, said = start(model)
     assert code == cli.EX_CONFIG
     assert said and "\n" not in said and len(said) < 1000
+    if "template" in damage:
+        assert str(model) in said
 
 
 def test_a_template_that_never_ends_delays_the_start_once(sound, start, tmp_path, monkeypatch) -> None:
