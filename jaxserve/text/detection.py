@@ -205,7 +205,7 @@ def _detect_think_tags(text: TemplateText, facts: DetectionFacts) -> Detection |
     """Detect reasoning in <think> tags, as most models write it; whether it is optional decides the name."""
     assert facts.template is not None
     opens = facts.prompts is not None and facts.prompts.opens_section
-    if not opens and not _FILLED_SECTION.search(text.text):
+    if not opens and not _FILLED_SECTION.search(text.text) and not _is_asked_for(facts):
         if "</think>" in text.text and "<think>" not in facts.tokens:
             return Detection(None, "the template writes <think> only to keep it empty")
         if "</think>" not in text.text:
@@ -215,6 +215,11 @@ def _detect_think_tags(text: TemplateText, facts: DetectionFacts) -> Detection |
     if facts.prompts and facts.prompts.has_switch:
         return Detection("qwen3", "the template writes <think> unless it is told not to think")
     return Detection("deepseek_r1", "the template writes <think> and has no switch for it")
+
+
+def _is_asked_for(facts: DetectionFacts) -> bool:
+    """Return whether the template's own system text asks for a filled section, as that of Phi-4-reasoning."""
+    return facts.prompts is not None and bool(_FILLED_SECTION.search(facts.prompts.default))
 
 
 def _detect_cut(text: TemplateText, facts: DetectionFacts) -> Detection | None:

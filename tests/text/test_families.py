@@ -4,7 +4,7 @@ import pytest
 
 from jaxserve.text.chat_template import ChatTemplates
 from jaxserve.text.detection import collect_facts, detect_reasoning_parser, detect_tool_parser
-from tests.text.families import FAMILIES, templates_of, tokenizer_of
+from tests.text.families import FAMILIES, KNOWN_TEMPLATES, template_named, templates_of, tokenizer_of
 from tests.text.template_corpus import templates
 from tests.text.tiny_tokenizers import byte_level_backend, make
 
@@ -16,6 +16,15 @@ def test_their_dialects_are_found(family):
     facts = collect_facts(tokenizer_of(family), templates_of(family), {"model_type": family.model_type})
     found = detect_tool_parser(facts), detect_reasoning_parser(facts)
     assert [one.name for one in found] == [family.tool_parser, family.reasoning_parser], found
+
+
+@pytest.mark.parametrize("known", KNOWN_TEMPLATES, ids=lambda known: known.name)
+def test_dialects_are_found_in_templates_alone(known):
+    template = template_named(known.source, known.template)
+    templates_ = ChatTemplates({"default": template.source}, template.special_tokens)
+    facts = collect_facts(make(byte_level_backend()), templates_, {"model_type": known.model_type})
+    found = detect_tool_parser(facts), detect_reasoning_parser(facts)
+    assert [each.name for each in found] == [known.tool_parser, known.reasoning_parser], found
 
 
 # What each template of llama.cpp's collection shows, if it is anything: tool calls, reasoning.

@@ -30,6 +30,7 @@ IDENTITY = "identity"  # no reasoning is parsed
 _JSON_CALL = r'<tool_call>\s*\{"name": '
 _LLAMA_CALL, _LLAMA_SIGN = r'\{"name": "…", "parameters": …\}', '{"name": …, "parameters": …}'
 _LLAMA4 = r"<\|header_start\|>"
+_GEMMA4_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
 _PYTHON_CALL, _PYTHON_SIGN = r"\[func_name1\(", "[name(key=value)]"
 
 TOOL_ROWS: tuple[ParserRow[ToolDialect], ...] = (
@@ -58,7 +59,12 @@ TOOL_ROWS: tuple[ParserRow[ToolDialect], ...] = (
     row("dots", minimax.DOTS, "<dots_function_call>"),
     row("cohere_command3", others.COHERE, "<|START_ACTION|>"),
     row("step3", others.STEP3, "<｜tool_calls_begin｜>", model_types=("step3_text",)),
-    row("glm47", glm.GLM47, pattern("<tool_call> and <arg_key> on one line", r"<tool_call>[^\n]*<arg_key>")),
+    row(
+        "glm47",
+        glm.GLM47,
+        pattern("<tool_call> and <arg_key> on one line", r"<tool_call>[^\n]*<arg_key>"),
+        model_types=("glm4_moe_lite",),
+    ),
     row(
         "glm45", glm.GLM45, pattern("<tool_call> and <arg_key>", "<tool_call>", "<arg_key>"), model_types=("glm4_moe",)
     ),
@@ -72,7 +78,7 @@ TOOL_ROWS: tuple[ParserRow[ToolDialect], ...] = (
     ),
     row("granite-20b-fc", granite.GRANITE_20B, pattern("<function_call> and JSON", r"<function_call> \\?\{")),
     row("functiongemma", gemma.FUNCTION_GEMMA, "<start_function_call>", token="<start_function_call>"),
-    row("gemma4", gemma.GEMMA4, "<|tool_call>call:", token="<|tool_call>", model_types=("gemma4",)),
+    row("gemma4", gemma.GEMMA4, "<|tool_call>call:", token="<|tool_call>", model_types=_GEMMA4_TYPES),
     row("phi4_mini_json", others.PHI4_MINI, "functools["),
     row("internlm", others.INTERNLM, "<|action_start|>", token="<|action_start|>"),
     row("lfm2", llama.LFM2, "<|tool_call_start|>", token="<|tool_call_start|>", model_types=("lfm2", "lfm2_moe")),
@@ -115,7 +121,7 @@ TOOL_ROWS: tuple[ParserRow[ToolDialect], ...] = (
 REASONING_ROWS: tuple[ParserRow[ReasoningDialect], ...] = (
     row("openai_gptoss", harmony.HARMONY, "<|channel|>analysis", model_types=("gpt_oss",)),
     row("mistral", reasoning.MISTRAL, "[THINK]"),
-    row("gemma4", reasoning.GEMMA4, "<|channel>thought", model_types=("gemma4",)),
+    row("gemma4", reasoning.GEMMA4, "<|channel>thought", model_types=_GEMMA4_TYPES),
     row("seed_oss", reasoning.SEED_OSS, "<seed:think>", model_types=("seed_oss",)),
     row("cohere_command3", reasoning.COHERE, "<|START_THINKING|>"),
     row(
