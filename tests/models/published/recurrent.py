@@ -1,0 +1,86 @@
+"""Published models with recurrent layers; see __init__.py."""
+
+from typing import Any
+
+from tests.models.published.sizes import granite4, make_config
+
+
+def _qwen3_next(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    rope = {"rope_theta": 1e7, "partial_rotary_factor": 0.25}
+    experts = {"num_experts": 512, "num_experts_per_tok": 10, "moe_intermediate_size": 512, "norm_topk_prob": True}
+    experts |= {"shared_expert_intermediate_size": 512, "decoder_sparse_step": 1, "mlp_only_layers": []}
+    delta = {"full_attention_interval": 4, "linear_num_key_heads": 16, "linear_num_value_heads": 32}
+    delta |= {"linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "head_dim": 256}
+    return make_config("qwen3_next", "Qwen3NextForCausalLM", num_params, *sizes, **rope, **experts, **delta, **other)
+
+
+RECURRENT: dict[str, tuple[dict[str, Any], int]] = {
+    "granite-4.0-h-micro": granite4(
+        *(3_191_396_096, 2048, 8192, 40, 32, 8),
+        attention_multiplier=0.015625,
+        logits_scaling=8,
+        mamba_n_heads=64,
+        num_local_experts=0,
+        num_experts_per_tok=0,
+        shared_intermediate_size=8192,
+    ),
+    "granite-4.0-h-tiny": granite4(
+        *(6_939_037_248, 1536, 512, 40, 12, 4),
+        attention_multiplier=0.0078125,
+        logits_scaling=6,
+        mamba_n_heads=48,
+        num_local_experts=64,
+        num_experts_per_tok=6,
+        shared_intermediate_size=1024,
+    ),
+    "granite-4.0-h-small": granite4(
+        *(32_207_337_984, 4096, 768, 40, 32, 8),
+        attention_multiplier=0.0078125,
+        logits_scaling=16,
+        mamba_n_heads=128,
+        num_local_experts=72,
+        num_experts_per_tok=10,
+        shared_intermediate_size=1536,
+    ),
+    "Bamba-9B-v1": make_config(
+        *("bamba", "BambaForCausalLM", 9_780_235_392, 4096, 14336, 32, 32, 8, 128_256, 262_144),
+        attn_layer_indices=[9, 18, 27],
+        attn_rotary_emb=64,
+        mamba_d_head=64,
+        mamba_d_state=128,
+        mamba_n_heads=128,
+        rope_theta=10_000.0,
+    ),
+    "LFM2-1.2B": make_config(
+        *("lfm2", "Lfm2ForCausalLM", 1_170_340_608, 2048, 12288, 16, 32, 8, 65_536, 128_000),
+        full_attn_idxs=[2, 5, 8, 10, 12, 14],
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+    ),
+    "LFM2-8B-A1B": make_config(
+        *("lfm2_moe", "Lfm2MoeForCausalLM", 8_339_930_560, 2048, 7168, 24, 32, 8, 65_536, 128_000),
+        layer_types=["full_attention" if layer in (2, 6, 10, 14, 18, 21) else "conv" for layer in range(24)],
+        num_experts=32,
+        num_experts_per_tok=4,
+        moe_intermediate_size=1792,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+    ),
+    "Qwen3-Next-80B-A3B": _qwen3_next(79_674_391_296, 2048, 5120, 48, 16, 2, 151936, 262144),
+    "Qwen3.5-9B, text": make_config(
+        *("qwen3_5_text", "Qwen3_5ForCausalLM", 8_953_803_264, 4096, 12288, 32, 16, 4, 248320, 32768), head_dim=256
+    ),
+    "Qwen3.5-35B-A3B, text": (
+        {
+            "architectures": ["Qwen3_5MoeForCausalLM"],
+            "model_type": "qwen3_5_moe_text",
+            "hidden_size": 2048,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 248320,
+            "max_position_embeddings": 32768,
+        },
+        34_660_610_688,
+    ),
+}
