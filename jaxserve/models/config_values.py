@@ -69,32 +69,38 @@ def read_decoder_spec(
         rope = rope or read_rope(
             config, max_positions, head_dim=head_dim, default_theta=default_theta, default_fraction=rope_fraction
         )
-        if is_rope_interleaved:
-            rope = replace(rope, is_interleaved=True)
-        attention_spec = AttentionSpec(
-            **{"num_heads": num_heads, "num_kv_heads": kv_heads, "head_dim": head_dim, "rope": rope}
-            | {"scale": head_dim**-0.5}
-            | dict(attention or {})
-        )
+        rope = replace(rope, is_interleaved=True) if is_rope_interleaved else rope
+        sizes = {"num_heads": num_heads, "num_kv_heads": kv_heads, "head_dim": head_dim, "rope": rope}
+        attention_spec = AttentionSpec(**sizes | {"scale": head_dim**-0.5} | dict(attention or {}))
         attentions = [replace(attention_spec, window=window) for window in windows]
-    mlp_fields = dict(mlp or {})
-    if "hidden" not in mlp_fields:
-        mlp_fields["hidden"] = config.get_positive_int("intermediate_size")
-    if "activation" not in mlp_fields:
-        mlp_fields["activation"] = read_activation(config, activation_key, default_activation)
-    norm_fields = dict(norm or {})
-    if "eps" not in norm_fields:
-        norm_fields["eps"] = config.get_positive_float("rms_norm_eps", 1e-6)
-    layers = [LayerSpec(attention=each, mlp=MLPSpec(**mlp_fields), **dict(layer or {})) for each in attentions]
+    mlp_spec = _read_mlp(config, mlp or {}, activation_key, default_activation)
+    layers = [LayerSpec(attention=each, mlp=mlp_spec, **dict(layer or {})) for each in attentions]
     return DecoderSpec(
         architecture_name=architecture_name,
         vocab_size=config.get_positive_int("vocab_size", default_vocab_size or REQUIRED),
         width=width,
         max_position_embeddings=max_positions,
-        norm=NormSpec(**norm_fields),
+        norm=_read_norm(config, norm or {}),
         layers=tuple(layers),
         tie_embeddings=config.get_bool("tie_word_embeddings", tie_embeddings),
         **dict(decoder or {}),
+    )
+
+
+def _read_mlp(config: ConfigReader, fields: Mapping[str, Any], activation_key: str, default_activation: str) -> MLPSpec:
+    """Return the dense block; what is not among the fields, the config says."""
+    fields = dict(fields)
+    if "hidden" not in fields:
+        fields["hidden"] = config.get_positive_int("intermediate_size")
+    if "activation" not in fields:
+        fields["activation"] = read_activation(config, activation_key, default_activation)
+    return MLPSpec(**fields)
+
+
+def _read_norm(config: ConfigReader, fields: Mapping[str, Any]) -> NormSpec:
+    """Return the kind of all norms; what is not among the fields, the config says."""
+    return (
+        NormSpec(**fields) if "eps" in fields else NormSpec(config.get_positive_float("rms_norm_eps", 1e-6), **fields)
     )
 
 
