@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, PagedLatent, RecurrentState
+from jaxserve.cache.layer_cache import LayerCache, OwnCache, PagedKeysValues, PagedLatent, RecurrentState, SharedCache
 
 PageCopy: TypeAlias = tuple[int, int, int]
 """A copy of one page in all layers of a cache group: (index of the group, from, to)."""
@@ -17,11 +17,13 @@ class CacheGroup:
     name     of the group in metrics and in the start-up table
     cache    what each of the layers keeps
     layers   the indices of the layers
+    readers  layers without a cache that read one of these: (its index, the index of the layer that it reads)
     """
 
     name: str
-    cache: LayerCache
+    cache: OwnCache
     layers: tuple[int, ...]
+    readers: tuple[tuple[int, int], ...] = ()
 
     @property
     def window(self) -> int | None:
@@ -41,22 +43,29 @@ class CacheGroup:
 def make_groups(layers: Sequence[LayerCache]) -> tuple[CacheGroup, ...]:
     """Return the groups of these layers, in the order of their first layers."""
     groups: list[CacheGroup] = []
-    for cache in dict.fromkeys(layers):
+    shared = [(index, cache.layer) for index, cache in enumerate(layers) if isinstance(cache, SharedCache)]
+    for cache in dict.fromkeys(layer for layer in layers if not isinstance(layer, SharedCache)):
         name, num_same = _describe(cache), sum(1 for group in groups if group.name.startswith(_describe(cache)))
         indices = tuple(index for index, layer in enumerate(layers) if layer == cache)
-        groups.append(CacheGroup(name=f"{name} ({num_same + 1})" if num_same else name, cache=cache, layers=indices))
+        readers = tuple((reader, owner) for reader, owner in shared if owner in indices)
+        name = f"{name} ({num_same + 1})" if num_same else name
+        groups.append(CacheGroup(name=name, cache=cache, layers=indices, readers=readers))
     return tuple(groups)
 
 
-def _describe(cache: LayerCache) -> str:
+def _describe(cache: OwnCache) -> str:
     if isinstance(cache, PagedKeysValues):
         return "full attention" if cache.window is None else f"window {cache.window}"
     return "latent attention" if isinstance(cache, PagedLatent) else "recurrent state"
 
 
 def locate_layers(groups: Sequence[CacheGroup]) -> tuple[tuple[int, int], ...]:
-    """Return for each layer the index of its group, and its own index among the group's layers."""
+    """Return for each layer the index of its group, and its own index among the group's layers.
+
+    A reader has the place of the layer that it reads.
+    """
     places = {layer: (index, at) for index, group in enumerate(groups) for at, layer in enumerate(group.layers)}
+    places |= {reader: places[owner] for group in groups for reader, owner in group.readers}
     return tuple(places[layer] for layer in range(len(places)))
 
 

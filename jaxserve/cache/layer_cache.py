@@ -52,4 +52,15 @@ class RecurrentState:
     arrays: tuple[StateArray, ...]
 
 
-LayerCache: TypeAlias = PagedKeysValues | PagedLatent | RecurrentState
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedCache:
+    """No cache of its own: the layer reads that of another one.
+
+    layer   the index of the layer that has it
+    """
+
+    layer: int
+
+
+OwnCache: TypeAlias = PagedKeysValues | PagedLatent | RecurrentState
+LayerCache: TypeAlias = OwnCache | SharedCache

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxserve.cache.groups import CacheGroup, locate_layers
-from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, PagedLatent, RecurrentState
+from jaxserve.cache.layer_cache import OwnCache, PagedKeysValues, PagedLatent, RecurrentState
 
 
 class PageFactory(Protocol):
@@ -94,7 +94,7 @@ def bytes_per_page(backend: PageFactory, group: CacheGroup, *, page_size: int, d
 
 
 def _make_layer_pages(
-    backend: PageFactory, layer: LayerCache, num_pages: int, page_size: int, dtype: Any, **options: int
+    backend: PageFactory, layer: OwnCache, num_pages: int, page_size: int, dtype: Any, **options: int
 ) -> Any:
     if isinstance(layer, RecurrentState):
         return tuple(jnp.zeros((num_pages, *array.shape), array.dtype or dtype) for array in layer.arrays)

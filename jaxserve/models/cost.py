@@ -76,6 +76,8 @@ def decoder_cost(spec: DecoderSpec) -> Cost:
     )
     unpacked = sum(_own_matrices(layer) for layer in spec.layers)
     body = unpacked + sum(_dense_weights(spec.width, layer) for layer in spec.layers)
+    if spec.layer_inputs is not None:  # made, gated and projected
+        body += 3 * spec.num_layers * spec.width * spec.layer_inputs.width
     caches = (layer.attention.cache for layer in spec.layers)
     arrays = (array for cache in caches if isinstance(cache, RecurrentState) for array in cache.arrays)
     states = sum(math.prod(array.shape) for array in arrays if array.dtype == "float32")

@@ -33,21 +33,25 @@ from jaxserve.models.kimi_delta_layer import KimiDeltaLayer
 from jaxserve.models.kimi_delta_spec import KimiDeltaSpec
 from jaxserve.models.latent_attention import LatentAttentionLayer
 from jaxserve.models.latent_spec import LatentAttentionSpec
+from jaxserve.models.layer_inputs import LayerInputBlock, LayerInputs
 from jaxserve.models.mamba2_layer import Mamba2Layer
 from jaxserve.models.mamba2_spec import Mamba2Spec
+from jaxserve.models.shared_keys_layer import SharedKeysLayer
+from jaxserve.models.shared_keys_spec import SharedKeysSpec
 from jaxserve.models.short_conv_layer import ShortConvLayer
 from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, layer_norms
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 RecurrentModule: TypeAlias = GatedDeltaLayer | KimiDeltaLayer | Mamba2Layer | ShortConvLayer
-AttentionModule: TypeAlias = AttentionLayer | LatentAttentionLayer | RecurrentModule
+AttentionModule: TypeAlias = AttentionLayer | LatentAttentionLayer | SharedKeysLayer | RecurrentModule
 ATTENTION_LAYERS: Mapping[type, Callable[..., AttentionModule]] = {
     AttentionSpec: AttentionLayer,
     LatentAttentionSpec: LatentAttentionLayer,
     GatedDeltaSpec: GatedDeltaLayer,
     KimiDeltaSpec: KimiDeltaLayer,
     Mamba2Spec: Mamba2Layer,
+    SharedKeysSpec: SharedKeysLayer,
     ShortConvSpec: ShortConvLayer,
 }
 """The module of each kind of attention."""
@@ -64,6 +68,7 @@ class DecoderLayer(nnx.Module):
         self.attention = make_attention(spec, layer.attention, dtype=dtype, rngs=rngs, ranks=ranks)
         self.mlp_norm, self.mlp_post_norm = norms.get("mlp_norm"), norms.get("mlp_post_norm")
         self.mlp = _make_mlp(spec.width, layer.mlp, spec.norm, dtype=dtype, rngs=rngs, ranks=ranks)
+        self.layer_input = LayerInputBlock(spec, dtype=dtype, rngs=rngs) if spec.layer_inputs else None
         self.output_scale = nnx.Param(jnp.ones((1,), dtype)) if layer.has_output_scale else None
 
     def __call__(
@@ -73,8 +78,12 @@ class DecoderLayer(nnx.Module):
         inputs: AttentionInputs,
         pages: LayerPages,
         backend: AttentionBackend,
+        input_TP: Array | None = None,
     ) -> tuple[Array, LayerPages]:
-        """Return the residual stream [T, D] behind this layer, and its pages as written."""
+        """Return the residual stream [T, D] behind this layer, and its pages as written.
+
+        input_TP   what the layer has as an input of its own
+        """
         normed_TD = _apply(self.attention_norm, x_TD)
         with jax.named_scope("attention"):
             mixed_TD, pages = self.attention(normed_TD, rotation, inputs, pages, backend)
@@ -82,16 +91,20 @@ class DecoderLayer(nnx.Module):
             if self.mlp_norm is not None:
                 normed_TD = self.mlp_norm(x_TD)
             x_TD = x_TD + self._scaled(mixed_TD) + self._scaled(self._feed_forward(normed_TD, inputs))
-            return self._scale_output(x_TD), pages
+            return self._finish(x_TD, input_TP), pages
         x_TD = x_TD + self._scaled(_apply(self.attention_post_norm, mixed_TD))
         with jax.named_scope("mlp"):
             mixed_TD = self._feed_forward(_apply(self.mlp_norm, x_TD), inputs)
-        return self._scale_output(x_TD + self._scaled(_apply(self.mlp_post_norm, mixed_TD))), pages
+        return self._finish(x_TD + self._scaled(_apply(self.mlp_post_norm, mixed_TD)), input_TP), pages
 
     def _feed_forward(self, x_TD: Array, inputs: AttentionInputs) -> Array:
         return self.mlp(x_TD, inputs.is_real_T) if isinstance(self.mlp, MoE) else self.mlp(x_TD)
 
-    def _scale_output(self, x_TD: Array) -> Array:
+    def _finish(self, x_TD: Array, input_TP: Array | None) -> Array:
+        if self.layer_input is not None:
+            assert input_TP is not None
+            with jax.named_scope("layer_input"):
+                x_TD = x_TD + self._scaled(self.layer_input(x_TD, input_TP))
         return x_TD if self.output_scale is None else x_TD * self.output_scale[...]
 
     def _scaled(self, x_TD: Array) -> Array:
@@ -144,13 +157,14 @@ def _run_layer(
     inputs: AttentionInputs,
     pages: LayerPages,
     backend: AttentionBackend,
+    input_TP: Array | None,
 ) -> tuple[Array, LayerPages]:
     """Run one layer as a function of its own: equal layers are traced and lowered once, then called by each.
 
     XLA inlines the calls, so the compiled program is the same; for 30 layers tracing and lowering took
     0.5 s instead of 2.0 a shape.
     """
-    return nnx.merge(graphdef, state)(x_TD, rotation, inputs, pages, backend)
+    return nnx.merge(graphdef, state)(x_TD, rotation, inputs, pages, backend, input_TP)
 
 
 class Decoder(nnx.Module):
@@ -162,6 +176,7 @@ class Decoder(nnx.Module):
     def __init__(self, spec: DecoderSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks = ONE_RANK) -> None:
         self.spec, self.ranks = spec, ranks
         self.embed = Embedding(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs, ranks=ranks)
+        self.layer_inputs = LayerInputs(spec, dtype=dtype, rngs=rngs, ranks=ranks) if spec.layer_inputs else None
         self.layers = nnx.List(
             [DecoderLayer(spec, layer, dtype=dtype, rngs=rngs, ranks=ranks) for layer in spec.layers]
         )
@@ -188,17 +203,22 @@ class Decoder(nnx.Module):
             x_TD = self.embed(token_T)
         if spec.embedding_multiplier != 1.0:
             x_TD = x_TD * jnp.asarray(spec.embedding_multiplier, x_TD.dtype)
+        with jax.named_scope("layer_inputs"):
+            given = (None,) * spec.num_layers if self.layer_inputs is None else self.layer_inputs(token_T, x_TD)
         rotations = {
             key: compute_cos_sin(inputs[0].position_T, *key)
             for key in dict.fromkeys(layer.attention.rotation for layer in spec.layers)
             if key is not None
         }
         assert len(pages.places) == spec.num_layers, pages.places
-        for index, (module, layer, layer_inputs) in enumerate(zip(self.layers, spec.layers, inputs, strict=True)):
+        for index, (module, layer, layer_inputs, input_TP) in enumerate(
+            zip(self.layers, spec.layers, inputs, given, strict=True)
+        ):
             key = layer.attention.rotation
+            turns = None if key is None else rotations[key]
             graphdef, state = nnx.split(module)
             x_TD, layer_pages = _run_layer(
-                graphdef, state, x_TD, None if key is None else rotations[key], layer_inputs, pages.get(index), backend
+                graphdef, state, x_TD, turns, layer_inputs, pages.get(index), backend, input_TP
             )
             pages = pages.set(index, layer_pages)
         return self.final_norm(x_TD), pages

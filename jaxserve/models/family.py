@@ -11,8 +11,10 @@ from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, RowBl
 from jaxserve.models.attention_spec import OwnArray, Projection
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.cost import Cost, decoder_cost
+from jaxserve.models.shared_keys_spec import KEY_MODULES, SharedKeysSpec
 from jaxserve.models.spec import (
     DecoderSpec,
+    LayerInputSpec,
     LayerSpec,
     MLPSpec,
     MoESpec,
@@ -111,6 +113,7 @@ class TensorNames:
     """Names of an architecture's tensors in its checkpoints.
 
     layouts   ways in which layers are named, the usual one first
+    input_…   what makes the inputs that layers have of their own
     """
 
     layouts: tuple[Layout, ...] = (LLAMA_LAYOUT, {**LLAMA_LAYOUT, **FUSED})
@@ -118,6 +121,9 @@ class TensorNames:
     embedding: str = "model.embed_tokens"
     final_norm: str = "model.norm"
     head: str = "lm_head"
+    input_table: str = "model.embed_tokens_per_layer"
+    input_projection: str = "model.per_layer_model_projection"
+    input_norm: str = "model.per_layer_projection_norm"
     stacks: ExpertStacks = ExpertStacks()
 
 
@@ -160,6 +166,8 @@ class DecoderFamily:
             params["head", "table"] = _whole(f"{names.head}.weight", table, ("vocab", "width"), is_packable=True)
         if spec.has_head_bias:
             params["head", "bias"] = _whole(f"{names.head}.bias", table[:1], ("vocab",))
+        if spec.layer_inputs is not None:
+            params |= _layer_input_params(spec, spec.layer_inputs, names)
         for index, layer in enumerate(spec.layers):
             prefix = names.layer.format(index)
             layouts = tuple({module: prefix + stem for module, stem in layout.items()} for layout in names.layouts)
@@ -168,10 +176,21 @@ class DecoderFamily:
         return params
 
     def ignored_tensors(self, spec: DecoderSpec) -> frozenset[str]:
-        """Return patterns of tensors that may be there and are not read: rotary tables, the head of a tied model."""
+        """Return patterns of tensors that may be there and are not read.
+
+        These are rotary tables, the head of a tied model, and keys of layers that read those of others.
+        """
         head = {f"{self.names.head}.weight"} if spec.tie_embeddings else set()
         unread = (pattern.format(spec.num_layers) for pattern in self.unread)
-        return frozenset({"*.rotary_emb.inv_freq", *unread} | head)
+        replaced = (
+            f"{self.names.layer.format(index)}{layout[module]}.*"
+            for index, layer in enumerate(spec.layers)
+            if isinstance(layer.attention, SharedKeysSpec)
+            for layout in self.names.layouts
+            for module in KEY_MODULES
+            if module in layout
+        )
+        return frozenset({"*.rotary_emb.inv_freq", *unread, *replaced} | head)
 
     def cache(self, spec: DecoderSpec) -> tuple[LayerCache, ...]:
         """Return what each layer keeps between steps."""
@@ -205,9 +224,31 @@ def _layer_params(
         params["attention", array.name] = _array_param(array, tuple(layout[array.name] for layout in layouts))
     for name in layer_norms(layer):
         params |= _norm_params(spec.norm, (name,), tuple(layout[name] for layout in layouts), spec.width)
+    if spec.layer_inputs is not None:
+        inputs = spec.layer_inputs.width
+        gate = Projection("gate", spec.width, inputs, False, "width", None)
+        both = (gate, Projection("projection", inputs, spec.width, False, "width", "width"))
+        own = tuple({each.name: layout[f"input_{each.name}"] for each in both} for layout in layouts)
+        for name, leaf, param in _projection_params(both, own):
+            params["layer_input", name, leaf] = param
+        stems = tuple(layout["input_norm"] for layout in layouts)
+        params |= _norm_params(spec.norm, ("layer_input", "norm"), stems, spec.width)
     if layer.has_output_scale:
         params[("output_scale",)] = _alternatives(tuple(layout["output_scale"] for layout in layouts), (1,), (None,))
     return params
+
+
+def _layer_input_params(spec: DecoderSpec, inputs: LayerInputSpec, names: TensorNames) -> dict[ParamPath, ParamSpec]:
+    """Return the weights that make the layers' own inputs."""
+    total = spec.num_layers * inputs.width
+    projection = Projection("projection", spec.width, total, False, "width", None)
+    [(_, _, kernel)] = _projection_params((projection,), ({"projection": names.input_projection},))
+    table = _whole(f"{names.input_table}.weight", (inputs.vocab_size, total), ("vocab", "width"), is_packable=True)
+    return {
+        ("layer_inputs", "embed", "table"): table,
+        ("layer_inputs", "projection", "kernel"): kernel,
+        **_norm_params(spec.norm, ("layer_inputs", "norm"), (names.input_norm,), inputs.width),
+    }
 
 
 def _moe_norm_params(spec: DecoderSpec, moe: MoESpec, layouts: tuple[Layout, ...]) -> dict[ParamPath, ParamSpec]:

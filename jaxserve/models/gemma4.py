@@ -1,6 +1,6 @@
 """Gemma 4, text: larger heads in layers without a window, whose keys may be values, too; experts beside a dense block.
 
-Inputs of their own for each layer, and layers that read the keys and values of another (E2B and E4B), are not computed.
+E2B and E4B have an input of its own for each layer, and their last layers read keys and values of earlier ones.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ from jaxserve.models.config_reader import MAX_EXPERTS, MAX_LAYERS, ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, read_softcap, read_typed_windows, with_mlps
 from jaxserve.models.family import SANDWICH, DecoderFamily, named
 from jaxserve.models.rope_config import read_rope_object
-from jaxserve.models.spec import DecoderSpec, MLPSpec, MoESpec
+from jaxserve.models.shared_keys_spec import SharedKeysSpec
+from jaxserve.models.spec import DecoderSpec, LayerInputSpec, LayerSpec, MLPSpec, MoESpec
 
 ROPES = {
     "full_attention": {"rope_type": "proportional", "rope_theta": 1_000_000.0, "partial_rotary_factor": 0.25},
@@ -28,18 +29,18 @@ EXPERT_KEYS = ("num_experts", "top_k_experts", "moe_intermediate_size")
 class Variant:
     """A config class of transformers, and what it says where a config does not.
 
-    layer_input_width   of the input that every layer has of its own; 0: there is none
+    layer_input_width   of the input that every layer has of its own; None: no model of this class has them
     """
 
     architecture_name: str
     model_type: str
     window: int
     max_positions: int
-    layer_input_width: int
+    layer_input_width: int | None
 
 
 def _read(config: ConfigReader, variant: Variant) -> DecoderSpec:
-    _refuse_what_is_not_computed(config, variant)
+    config.require("use_bidirectional_attention", "vision", None)  # among the tokens of an image alone
     windows, bias = _read_windows(config, variant.window), config.get_bool("attention_bias", False)
     eps = config.get_positive_float("rms_norm_eps", 1e-6)
     spec = read_decoder_spec(
@@ -70,16 +71,44 @@ def _read(config: ConfigReader, variant: Variant) -> DecoderSpec:
     full = replace(full, rope=_read_rope(config, "full_attention", full.head_dim, variant.max_positions))
     layers = zip(spec.layers, windows, strict=True)
     layers = tuple(layer if window is not None else replace(layer, attention=full) for layer, window in layers)
-    return with_mlps(replace(spec, layers=layers), (_read_mlp(config, dense, eps),) * spec.num_layers)
+    spec = with_mlps(replace(spec, layers=layers), (_read_mlp(config, dense, eps),) * spec.num_layers)
+    return _read_small_models_parts(config, variant, spec, dense)
 
 
-def _refuse_what_is_not_computed(config: ConfigReader, variant: Variant) -> None:
-    if width := config.get_whole_number("hidden_size_per_layer_input", variant.layer_input_width):
-        raise config.unsupported("hidden_size_per_layer_input", width, "0, since layers have no inputs of their own")
-    config.require("num_kv_shared_layers", 0, None)
-    for name in ("vocab_size_per_layer_input", "use_double_wide_mlp"):  # of those inputs, and of those layers
-        config.get(name, None)
-    config.require("use_bidirectional_attention", "vision", None)  # among the tokens of an image alone
+def _read_small_models_parts(config: ConfigReader, variant: Variant, spec: DecoderSpec, dense: MLPSpec) -> DecoderSpec:
+    """Return the spec with what E2B and E4B have: layers that read keys of others, and inputs of the layers' own."""
+    first = spec.num_layers - config.get_whole_number("num_kv_shared_layers", 0)
+    wide = {"hidden": 2 * dense.hidden} if config.get_bool("use_double_wide_mlp", False) else {}
+    layers = (
+        layer if index < first else _share_keys(config, spec, index, first, wide)
+        for index, layer in enumerate(spec.layers)
+    )
+    spec = replace(spec, layers=tuple(layers))
+    vocab_size = config.get_positive_int("vocab_size_per_layer_input", 262_144)
+    if variant.layer_input_width is None:
+        config.require("hidden_size_per_layer_input", 0, None)
+    elif width := config.get_whole_number("hidden_size_per_layer_input", variant.layer_input_width):
+        assert dense.activation != "xielu"
+        inputs = LayerInputSpec(width=width, vocab_size=vocab_size, activation=dense.activation)
+        return replace(spec, layer_inputs=inputs)
+    return spec
+
+
+def _share_keys(config: ConfigReader, spec: DecoderSpec, index: int, first: int, wide: Mapping[str, int]) -> LayerSpec:
+    """Return a layer as it is where it reads the keys of the last layer like it that is before the `first` of these."""
+    layer = spec.layers[index]
+    assert isinstance(layer.attention, AttentionSpec)
+    owner = next((each for each in reversed(range(first)) if spec.layers[each].attention == layer.attention), None)
+    if owner is None:
+        raise config.unsupported(
+            "num_kv_shared_layers", spec.num_layers - first, "fewer, so that each has keys to read"
+        )
+    mlp = layer.mlp
+    if isinstance(mlp, MLPSpec):
+        mlp = replace(mlp, **wide)
+    elif mlp.shared is not None:
+        mlp = replace(mlp, shared=replace(mlp.shared, **wide))
+    return replace(layer, attention=SharedKeysSpec(attention=layer.attention, layer=owner), mlp=mlp)
 
 
 def _read_windows(config: ConfigReader, default_window: int) -> tuple[int | None, ...]:
@@ -174,6 +203,9 @@ TENSORS = {
     "shared_mlp_down": "mlp.down_proj",
     "shared_norm": "pre_feedforward_layernorm",
     "shared_post_norm": "post_feedforward_layernorm_1",
+    "input_gate": "per_layer_input_gate",
+    "input_projection": "per_layer_projection",
+    "input_norm": "post_per_layer_input_norm",
 }
 TEXT = Variant(
     architecture_name="Gemma4ForCausalLM",
@@ -187,7 +219,7 @@ UNIFIED = Variant(
     model_type="gemma4_unified_text",
     window=1024,
     max_positions=262_144,
-    layer_input_width=0,
+    layer_input_width=None,
 )
 ARCHITECTURE = DecoderFamily(partial(_read, variant=TEXT), named(TENSORS))
 UNIFIED_ARCHITECTURE = DecoderFamily(partial(_read, variant=UNIFIED), named(TENSORS))

@@ -16,13 +16,14 @@ from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.kimi_delta_spec import KimiDeltaSpec
 from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.mamba2_spec import Mamba2Spec
+from jaxserve.models.shared_keys_spec import SharedKeysSpec
 from jaxserve.models.short_conv_spec import ShortConvSpec
 
 NormPlace: TypeAlias = Literal["pre", "post", "sandwich"]
 """pre: x + f(norm(x)); post: x + norm(f(x)); sandwich: x + norm(f(norm(x)))."""
 
 RecurrentSpec: TypeAlias = GatedDeltaSpec | KimiDeltaSpec | Mamba2Spec | ShortConvSpec
-AttentionKind: TypeAlias = AttentionSpec | LatentAttentionSpec | RecurrentSpec
+AttentionKind: TypeAlias = AttentionSpec | LatentAttentionSpec | SharedKeysSpec | RecurrentSpec
 """What mixes the tokens of a layer: a union, whose members have the methods of AttentionSpec. The decoder has a module
 for each."""
 
@@ -108,6 +109,22 @@ class LayerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerInputSpec:
+    """An input that each layer has of its own: of a token, from a table and from what the token is embedded as.
+
+    Behind the feed-forward block it is gated by the residual stream, projected, normed and added.
+
+    width        numbers of one layer's input
+    vocab_size   rows of the table
+    activation   of the gate
+    """
+
+    width: int
+    vocab_size: int
+    activation: Activation = "silu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderSpec:
     """A decoder: embedding, layers, final norm, logits.
 
@@ -120,8 +137,9 @@ class DecoderSpec:
     embedding_multiplier   factor of the embedded tokens
     logits_multiplier      factor of the logits
     logits_softcap         logits z become softcap * tanh(z / softcap)
+    layer_inputs           layers have inputs of their own (Gemma 4 E2B and E4B)
 
-    Raises ValueError for a bias of a head that is not there.
+    Raises ValueError for a bias of a head that is not there, and for a layer that reads keys of one without such pages.
     """
 
     architecture_name: str
@@ -135,10 +153,16 @@ class DecoderSpec:
     embedding_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_softcap: float | None = None
+    layer_inputs: LayerInputSpec | None = None
 
     def __post_init__(self) -> None:
         if self.has_head_bias and self.tie_embeddings:
             raise ValueError("has_head_bias is True with tie_embeddings; a tied model has no head.")
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer.attention, SharedKeysSpec):
+                owner, as_own = layer.attention.layer, layer.attention.attention.cache
+                if owner >= index or self.layers[owner].attention.cache != as_own:
+                    raise ValueError(f"layer {index} reads keys of layer {owner}, which has not {as_own}.")
 
     @property
     def num_layers(self) -> int:

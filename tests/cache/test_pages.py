@@ -7,7 +7,7 @@ import pytest
 from jaxserve.attention import BACKENDS
 from jaxserve.attention.native import NativeAttention
 from jaxserve.cache.groups import make_groups
-from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState, StateArray
+from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState, SharedCache, StateArray
 from jaxserve.cache.pages import bytes_per_page, make_pages
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
@@ -55,6 +55,18 @@ def test_every_layer_gets_its_own_pages_in_the_backends_layout():
     layers = [pages.get(layer) for layer in range(3)]
     assert layers == [[(5, 16, 4, 64, "float32")], [(3, 16, 2, 8, "float32")], [(5, 16, 4, 64, "float32")]]
     assert len({id(layer) for layer in layers}) == 3
+
+
+@pytest.mark.parametrize("backend", [ListBackend(), StackingBackend()])
+def test_a_layer_that_reads_another_one_has_its_pages_and_costs_none(backend):
+    layers = (LAYERS[0], PagedKeysValues(num_kv_heads=2, head_dim=8, window=4), LAYERS[0])
+    groups = make_groups((*layers, SharedCache(layer=1), SharedCache(layer=2)))
+    assert [group.layers for group in groups] == [(0, 2), (1,)]
+    pages = make_pages(backend, groups, num_pages=[5, 3], page_size=16, dtype="float32")
+    assert pages.places == ((0, 0), (1, 0), (0, 1), (1, 0), (0, 1))
+    assert (
+        pages.groups == make_pages(backend, make_groups(layers), num_pages=[5, 3], page_size=16, dtype="float32").groups
+    )
 
 
 def test_what_is_set_for_a_layer_is_what_it_has_and_others_keep_theirs():

@@ -19,14 +19,9 @@ from jaxserve.engine.build import build
 from jaxserve.engine.program_table import ProgramTable
 from jaxserve.sampling.sampler import SampleMode
 from tests.engine.conftest import PAGE, PAGES, Bench
-from tests.models.tiny import FAMILIES, write
+from tests.models.tiny import FAMILIES, OF_EACH_KIND, write
 from tests.models.torch_model import TorchModel
 
-OF_EACH_KIND = (
-    *("llama", "gemma3", "gemma4", "olmo2", "granite", "stablelm", "phi3", "cohere2"),
-    *("qwen3_moe", "gpt_oss", "glm4_moe", "llama4"),
-    *("deepseek_v2", "minicpm3", "qwen3_next", "qwen3_5_moe", "kimi_linear", "lfm2_moe", "granitemoehybrid"),
-)
 BUILT_FAMILIES = FAMILIES if os.environ.get("LONG_TESTS") else OF_EACH_KIND
 RNG = np.random.default_rng(5)
 PROMPT = [int(n) for n in RNG.integers(0, 256, 60)]

@@ -93,6 +93,10 @@ CASES: dict[str, dict[str, Any]] = {
     "gemma4 with values of their own, biases, stretched positions, untied": tiny_config("gemma4")
     | {"attention_k_eq_v": False, "attention_bias": True, "tie_word_embeddings": False, "final_logit_softcapping": None}
     | {"rope_parameters": {"full_attention": PROPORTIONAL_ROPE, "sliding_attention": PLAIN_ROPE}},
+    "gemma4 e2b: inputs of the layers, keys of other layers, wider blocks": tiny_config("gemma4_e2b"),
+    "gemma4 with experts, values that are keys of other layers, inputs from a larger table": tiny_config("gemma4")
+    | {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2}
+    | {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 280, "use_double_wide_mlp": True},
     "gemma4 unified": {key: value for key, value in tiny_config("gemma4").items() if key not in GEMMA4_ALONE}
     | {"architectures": ["Gemma4UnifiedForCausalLM"], "model_type": "gemma4_unified_text"},
     "olmo2: norms behind the blocks": tiny_config("olmo2"),

@@ -20,6 +20,7 @@ from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.kimi_delta_spec import KimiDeltaSpec
 from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.mamba2_spec import Mamba2Spec
+from jaxserve.models.shared_keys_spec import SharedKeysSpec
 from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec
 
@@ -59,18 +60,44 @@ def compute_logits(spec: DecoderSpec, params: Mapping[ParamPath, np.ndarray], to
     """Return the logits after every token, float64 [S, V]."""
     weights = Weights(params)
     x_SD = weights["embed", "table"][np.asarray(tokens)] * spec.embedding_multiplier
+    input_SLP, attended = layer_inputs(spec, weights.part("layer_inputs"), tokens, x_SD), []
     for index, layer in enumerate(spec.layers):
-        x_SD = run_layer(spec, layer, weights.part("layers", index), x_SD)
+        x_SD = run_layer(spec, layer, weights.part("layers", index), x_SD, input_SLP[:, index], attended)
     x_SD = norm(spec.norm, weights.part("final_norm"), x_SD)
     table = weights["embed" if spec.tie_embeddings else "head", "table"]
     bias = weights["head", "bias"] if spec.has_head_bias else 0.0
     return softcap((x_SD @ table.T + bias) * spec.logits_multiplier, spec.logits_softcap)
 
 
-def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
-    """Return the residual stream behind a layer."""
+def layer_inputs(spec: DecoderSpec, weights: Weights, tokens: Sequence[int], x_SD: np.ndarray) -> np.ndarray:
+    """Return the inputs that layers have of their own [S, L, P]; P is 0 where they have none."""
+    if spec.layer_inputs is None:
+        return np.zeros((len(x_SD), spec.num_layers, 0))
+    shape = (len(x_SD), spec.num_layers, spec.layer_inputs.width)
+    own = weights["embed", "table"][np.asarray(tokens)].reshape(shape) * math.sqrt(spec.layer_inputs.width)
+    seen = weights.linear("projection", x_SD).reshape(shape) / math.sqrt(spec.width)
+    return (own + norm(spec.norm, weights.part("norm"), seen)) / math.sqrt(2)
+
+
+def run_layer(
+    spec: DecoderSpec,
+    layer: LayerSpec,
+    weights: Weights,
+    x_SD: np.ndarray,
+    input_SP: np.ndarray,
+    attended: list[tuple[Weights, np.ndarray]],
+) -> np.ndarray:
+    """Return the residual stream behind a layer.
+
+    input_SP   what it has as an input of its own
+    attended   of every layer so far the weights and the input of its attention, to which this layer's are added
+    """
 
     def attend(x: np.ndarray) -> np.ndarray:
+        attended.append((weights.part("attention"), x))
+        if isinstance(layer.attention, SharedKeysSpec):
+            keys_of = attended[layer.attention.layer]
+            return attention(spec.norm, layer.attention.attention, weights.part("attention"), x, keys_of)
         if isinstance(layer.attention, LatentAttentionSpec):
             return latent_attention(layer.attention, weights.part("attention"), x)
         if isinstance(layer.attention, ShortConvSpec):
@@ -95,7 +122,8 @@ def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.nd
     if layer.is_parallel:
         normed = norm(spec.norm, weights.part("attention_norm"), x_SD)
         other = norm(spec.norm, weights.part("mlp_norm"), x_SD) if layer.has_two_norms else normed
-        return output_scale * (x_SD + layer.residual_multiplier * (attend(normed) + feed_forward(other)))
+        x_SD = x_SD + layer.residual_multiplier * (attend(normed) + feed_forward(other))
+        return output_scale * add_input(spec, layer, weights, x_SD, input_SP)
     has_own_norms = isinstance(layer.mlp, MoESpec) and layer.mlp.has_own_norms
     for name, block in (("attention", attend), ("mlp", feed_forward)):
         y_SD = x_SD
@@ -105,14 +133,35 @@ def run_layer(spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.nd
         if layer.norm_place in ("post", "sandwich"):
             y_SD = norm(spec.norm, weights.part(f"{name}_post_norm"), y_SD)
         x_SD = x_SD + layer.residual_multiplier * y_SD
-    return output_scale * x_SD
+    return output_scale * add_input(spec, layer, weights, x_SD, input_SP)
 
 
-def attention(norms: NormSpec, spec: AttentionSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
-    """Return what one attention block makes of a whole prompt."""
+def add_input(
+    spec: DecoderSpec, layer: LayerSpec, weights: Weights, x_SD: np.ndarray, input_SP: np.ndarray
+) -> np.ndarray:
+    """Return the residual stream with what a layer makes of its own input."""
+    if spec.layer_inputs is None:
+        return x_SD
+    block = weights.part("layer_input")
+    y_SD = block.linear("projection", ACTIVATIONS[spec.layer_inputs.activation](block.linear("gate", x_SD)) * input_SP)
+    return x_SD + layer.residual_multiplier * norm(spec.norm, block.part("norm"), y_SD)
+
+
+def attention(
+    norms: NormSpec,
+    spec: AttentionSpec,
+    weights: Weights,
+    x_SD: np.ndarray,
+    keys_of: tuple[Weights, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Return what one attention block makes of a whole prompt.
+
+    keys_of   the weights and the input that keys and values are made of; None: its own
+    """
     size = len(x_SD)
-    query, key = (weights.linear(name, x_SD) for name in ("query", "key"))
-    value = key if spec.keys_are_values else weights.linear("value", x_SD)
+    key_weights, key_input_SD = keys_of or (weights, x_SD)
+    query, key = weights.linear("query", x_SD), key_weights.linear("key", key_input_SD)
+    value = key if spec.keys_are_values else key_weights.linear("value", key_input_SD)
     if spec.qkv_clip is not None:
         query, key, value = (np.clip(x, -spec.qkv_clip, spec.qkv_clip) for x in (query, key, value))
     if spec.qk_norm == "full":
@@ -121,10 +170,10 @@ def attention(norms: NormSpec, spec: AttentionSpec, weights: Weights, x_SD: np.n
 
     def normed() -> tuple[np.ndarray, np.ndarray]:
         kind = spec.head_norm or norms
-        return norm(kind, weights.part("query_norm"), query), norm(kind, weights.part("key_norm"), key)
+        return norm(kind, weights.part("query_norm"), query), norm(kind, key_weights.part("key_norm"), key)
 
     if spec.value_norm is not None:
-        value = norm(spec.value_norm, weights.part("value_norm"), value)
+        value = norm(spec.value_norm, key_weights.part("value_norm"), value)
     if spec.qk_norm == "head" and not spec.norms_after_rope:
         query, key = normed()
     if spec.rope is not None:

@@ -15,7 +15,7 @@ from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, LongRopeScaling, RopeSpec, YarnScaling
 from jaxserve.models.attention_spec import AttentionSpec, QueryTemperature
 from jaxserve.models.latent_spec import LatentAttentionSpec
-from jaxserve.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, NormPlace
+from jaxserve.models.spec import DecoderSpec, LayerInputSpec, LayerSpec, MLPSpec, MoESpec, NormPlace
 
 VOCAB, WIDTH, HEADS, HEAD_DIM, HIDDEN, EXPERTS = 40, 32, 4, 8, 24, 8
 
@@ -72,6 +72,8 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"embedding_multiplier": 3.0},
         {"logits_multiplier": 0.4},
         {"logits_softcap": 2.0},
+        {"layer_inputs": LayerInputSpec(width=6, vocab_size=VOCAB)},
+        {"layer_inputs": LayerInputSpec(width=6, vocab_size=VOCAB + 3, activation="gelu_tanh")},
     ],
     NormSpec: [
         {"eps": 0.1},
@@ -297,4 +299,5 @@ SPECS: SearchStrategy[DecoderSpec] = builds(
     embedding_multiplier=sampled_from([1.0, 3.0]),
     logits_multiplier=sampled_from([1.0, 0.4]),
     logits_softcap=none() | just(2.0),
+    layer_inputs=none() | builds(LayerInputSpec, width=just(6), vocab_size=just(VOCAB), activation=_ACTIVATIONS),
 )

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from fnmatch import fnmatch
 
 import pytest
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from jaxserve.cache.layer_cache import SharedCache
 from jaxserve.errors import UnknownArchitecture
 from jaxserve.layers.rope import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
 from jaxserve.models import registry
@@ -27,6 +29,7 @@ SIZES = {
 
 
 GEMMA4_ROPES = tiny_config("gemma4")["rope_parameters"]
+UNIFIED = {"model_type": "gemma4_unified_text"}
 NO_PAIR = {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.01}
 
 
@@ -268,9 +271,11 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("starcoder2", {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
         ("starcoder2", {"mlp_type": "gated"}, "mlp_type"),
         ("olmo3", {"rope_parameters": {"linear_attention": {}}}, "rope_parameters"),
-        ("gemma4", {"hidden_size_per_layer_input": 256}, "hidden_size_per_layer_input"),
-        ("gemma4", {"hidden_size_per_layer_input": None}, "hidden_size_per_layer_input"),
+        ("gemma4_e2b", {"architectures": ["Gemma4UnifiedForCausalLM"]} | UNIFIED, "hidden_size_per_layer_input"),
+        ("gemma4", {"hidden_size_per_layer_input": -1}, "hidden_size_per_layer_input"),
         ("gemma4", {"num_kv_shared_layers": 1}, "num_kv_shared_layers"),
+        ("gemma4_e2b", {"num_kv_shared_layers": 3}, "num_kv_shared_layers"),
+        ("gemma4_e2b", {"num_kv_shared_layers": 6}, "num_kv_shared_layers"),
         ("gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
         ("gemma4", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ("gemma4", {"num_global_key_value_heads": 3}, "num_global_key_value_heads"),
@@ -340,6 +345,18 @@ def test_gemma4_as_transformers_saves_it_layer_by_layer():
     saved = config | {"per_layer_config": {"01": {"head_dim": 32, "num_key_value_heads": 1}}}
     assert read(saved) == read(tiny_config("gemma4"))
     assert {layer.attention.head_dim for layer in read(config | {"per_layer_config": {}}).layers} == {16}
+
+
+def test_the_last_layers_of_gemma4_e2b_have_no_keys_and_wider_blocks():
+    config = tiny_config("gemma4_e2b")
+    architecture = registry.find_architecture(config)
+    spec = architecture.spec(config)
+    caches = architecture.cache(spec)
+    assert caches[2:] == (SharedCache(layer=0), SharedCache(layer=1))
+    assert [layer.mlp.hidden for layer in spec.layers] == [96, 96, 192, 192]
+    in_files = [f"model.layers.{layer}.self_attn.{name}.weight" for layer in (1, 2) for name in ("k_norm", "v_proj")]
+    ignored = architecture.ignored_tensors(spec)  # published files have keys of such layers all the same
+    assert [any(fnmatch(name, pattern) for pattern in ignored) for name in in_files] == [False, False, True, True]
 
 
 def test_gemma4_has_defaults_of_its_own():

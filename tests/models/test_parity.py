@@ -30,6 +30,7 @@ CHUNKED = [
     "gemma2: windows in every other layer, soft caps",
     "gemma3: two rotations",
     "gemma4: two sizes of heads, keys that are values, experts beside a dense block",
+    "gemma4 e2b: inputs of the layers, keys of other layers, wider blocks",
     "olmo2: norms behind the blocks",
     "granite: multipliers",
     "smollm3 with windows where nothing rotates",

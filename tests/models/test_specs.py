@@ -20,12 +20,14 @@ from jaxserve.layers.norms import NormSpec
 from jaxserve.models import registry
 from jaxserve.models.cost import decoder_cost
 from jaxserve.models.family import EXPERTS, LATENT, SANDWICH, DecoderFamily, named
+from jaxserve.models.shared_keys_spec import SharedKeysSpec
 from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
 from tests.models import plain_decoder
 from tests.models.paged import Paged
 from tests.models.specs import (
     CHANGES,
     PLAIN,
+    PLAIN_ATTENTION,
     PLAIN_BASES,
     SIZES,
     SPECS,
@@ -53,6 +55,9 @@ MODULES = (
     "output_scale",
     "router_norm",
     "expert_scale",
+    "input_gate",
+    "input_projection",
+    "input_norm",
     *MOE_NORMS,
 )
 EVERY_MODULE = named(
@@ -128,6 +133,7 @@ def test_every_leaf_is_loaded_and_counted(spec):
     [
         (DecoderSpec, {"has_head_bias": True, "tie_embeddings": True}, "has_head_bias is True with tie"),
         (LayerSpec, {"has_two_norms": True}, "has_two_norms is True without"),
+        (LayerSpec, {"attention": SharedKeysSpec(attention=PLAIN_ATTENTION, layer=0)}, "layer 0 reads keys of layer 0"),
         (MLPSpec, {"activation": "xielu"}, "shared.activation is 'xielu'"),
         (NormSpec, {"has_bias": True}, "has_bias is True with kind 'rms'"),
         (AttentionSpec, {"norms_after_rope": True, "qk_norm": "full"}, "norms_after_rope is True with qk_norm 'full'"),

@@ -86,6 +86,7 @@ MODELS = {
     "gemma3": lambda: gemma3(text("gemma3")),
     "gemma3, untied": lambda: gemma3(text("gemma3", tie_word_embeddings=False), tie_word_embeddings=False),
     "gemma 4, experts": lambda: gemma4(text("gemma4")),
+    "gemma 4 e2b": lambda: gemma4(text("gemma4_e2b")),
     "gemma 4 unified": lambda: gemma4_unified(text("gemma4", model_type="gemma4_unified_text", enable_moe_block=False)),
     "mistral small 3.1": lambda: mistral3(text("mistral", sliding_window=None), tie_word_embeddings=False),
     "mistral3 that ties and says so outside": lambda: mistral3(text("mistral"), tie_word_embeddings=True),

@@ -25,3 +25,9 @@ def load_script(name: str):
 _script = load_script("make_tiny_model")
 tiny_config, random_weights, write = _script.tiny_config, _script.random_weights, _script.write
 FAMILIES = tuple(_script.ARCHITECTURES)
+OF_EACH_KIND = (
+    *("llama", "gemma3", "gemma4", "gemma4_e2b", "olmo2", "granite", "stablelm", "phi3", "cohere2"),
+    *("qwen3_moe", "gpt_oss", "glm4_moe", "llama4"),
+    *("deepseek_v2", "minicpm3", "qwen3_next", "qwen3_5_moe", "kimi_linear", "lfm2_moe", "granitemoehybrid"),
+)
+"""One family of each kind of layer, cache and router."""

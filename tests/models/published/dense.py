@@ -34,6 +34,10 @@ def _gemma3(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any],
     return make_config("gemma3_text", "Gemma3ForCausalLM", num_params, *sizes, **gemma, **other)
 
 
+GEMMA4_SMALL: dict[str, Any] = {"attention_k_eq_v": False, "hidden_size_per_layer_input": 256, "sliding_window": 512}
+GEMMA4_SMALL |= {"vocab_size_per_layer_input": 262_144, "max_position_embeddings": 131_072}
+
+
 def _phi3(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
     return make_config("phi3", "Phi3ForCausalLM", num_params, *sizes, rms_norm_eps=1e-5, **other)
 
@@ -100,6 +104,19 @@ DENSE: dict[str, tuple[dict[str, Any], int]] = {
     "gemma-3-270m": _gemma3(268_098_176, 640, 2048, 18, 4, 1, 262144, 32768),
     "gemma-3-1b": _gemma3(999_885_952, 1152, 6912, 26, 4, 1, 262144, 32768),
     "gemma-4-31B, text": gemma4(30_697_345_340, 5376, 21504, 60, 32, 16, num_global_key_value_heads=4),
+    "gemma-4-E2B, text": gemma4(
+        *(4_628_569_379, 1536, 6144, 35, 8, 1),
+        **GEMMA4_SMALL,
+        layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 7,
+        num_kv_shared_layers=20,
+        use_double_wide_mlp=True,
+    ),
+    "gemma-4-E4B, text": gemma4(
+        *(7_463_013_418, 2560, 10240, 42, 8, 2),
+        **GEMMA4_SMALL,
+        layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 7,
+        num_kv_shared_layers=18,
+    ),
     "gemma-4-12B, text": gemma4(
         *(11_907_350_320, 3840, 15360, 48, 16, 8),
         model_type="gemma4_unified_text",

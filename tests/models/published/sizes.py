@@ -28,7 +28,7 @@ def gemma4(
 ) -> tuple[dict[str, Any], int]:
     gemma = {"head_dim": 256, "global_head_dim": 512, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0}
     gemma |= {"sliding_window": 1024, "final_logit_softcapping": 30.0, "use_bidirectional_attention": "vision"}
-    return make_config(model_type, name, num_params, *sizes, 262_144, 262_144, **gemma, **other)
+    return make_config(model_type, name, num_params, *sizes, 262_144, 262_144, **(gemma | other))
 
 
 def granite4(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
