@@ -63,12 +63,21 @@ class AttentionBackend(Protocol):
         """Return the number of tokens of a page for batches of num_rows rows of max_tokens tokens, a power of two."""
         ...
 
+    def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
+        """Return the most pages of this type that the backend can address in a layer; None: any number."""
+        ...
+
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> LayerPages:
-        """Return one layer's pages, all zeros: what is masked is multiplied by zero, and NaN would survive that."""
+        """Return one layer's pages, all zeros: what is masked is multiplied by zero, and NaN would survive that.
+
+        dtype   of the numbers; those of 8 bits have scales beside them, see page_types.py
+
+        Raises BadConfig if the backend does not support such pages.
+        """
         ...
 
     def write(self, pages: LayerPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> LayerPages:
-        """Return the pages with each token's key and value in its slot. Donate pages.
+        """Return the pages with each token's key and value in its slot, in the type of the pages. Donate pages.
 
         Slots outside page 0 are distinct; nothing checks that.
         """

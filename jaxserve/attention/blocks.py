@@ -48,6 +48,10 @@ class BlockPages(Protocol):
         """Return value_BXKZH, in any type."""
         ...
 
+    def read_scales(self, page_BX: Array) -> tuple[Array, Array] | None:
+        """Return what keys and values are multiplied by, both [B, X, K, Z]; None: nothing."""
+        ...
+
 
 def attend_blocks(
     query_TNH: Array,
@@ -130,6 +134,9 @@ def _walk(
 
         key_BXKHZ = pages.read_keys(page_BX).astype(jnp.float32)
         score_BKGCXZ = jnp.einsum("BKGCH,BXKHZ->BKGCXZ", query_BKGCH, key_BXKHZ, precision=precision)
+        scales = pages.read_scales(page_BX)
+        if scales is not None:  # scores and weights are multiplied, which are fewer than keys and values
+            score_BKGCXZ *= _align_scales(scales[0])
         if softcap is not None:
             score_BKGCXZ = softcap * jnp.tanh(score_BKGCXZ / softcap)
         score_BKGCXZ = jnp.where(seen_B11CXZ, score_BKGCXZ, MASKED_SCORE)
@@ -137,7 +144,10 @@ def _walk(
         weight_BKGCXZ = jnp.where(seen_B11CXZ, jnp.exp(score_BKGCXZ - new_max_BKGC[..., None, None]), 0.0)
         # A slot that no query sees may hold anything, and zero times NaN is NaN: such values become zero.
         value_BXKZH = jnp.where(used_BXZ[:, :, None, :, None], pages.read_values(page_BX), 0).astype(jnp.float32)
-        mixed_BKGCH = jnp.einsum("BKGCXZ,BXKZH->BKGCH", weight_BKGCXZ, value_BXKZH, precision=precision)
+        share_BKGCXZ = weight_BKGCXZ
+        if scales is not None:
+            share_BKGCXZ *= _align_scales(jnp.where(used_BXZ[:, :, None], scales[1], 0))
+        mixed_BKGCH = jnp.einsum("BKGCXZ,BXKZH->BKGCH", share_BKGCXZ, value_BXKZH, precision=precision)
         rescale_BKGC = jnp.exp(running_max_BKGC - new_max_BKGC)
         return (
             new_max_BKGC,
@@ -163,6 +173,11 @@ def _walk(
     out_BKGCH = acc_BKGCH / jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
     num_heads = query_BKGCH.shape[1] * query_BKGCH.shape[2]
     return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(rows, -1, num_heads, pages.value_dim)
+
+
+def _align_scales(scale_BXKZ: Array) -> Array:
+    """Return the scales as scores have their axes, [B, K, 1, 1, X, Z]."""
+    return scale_BXKZ.swapaxes(1, 2)[:, :, None, None]
 
 
 def _add_sinks(

@@ -14,6 +14,7 @@ from jax import Array
 
 from jaxserve.attention.blocks import attend_blocks
 from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.page_types import check_latent_type
 from jaxserve.layers.linear import matmul_precision
 
 
@@ -52,6 +53,9 @@ class LatentPages:
         """Return value_BXKZH."""
         return self.latent_PZC[page_BX][:, :, None, :, : self.latent_dim]
 
+    def read_scales(self, page_BX: Array) -> None:
+        """Return None: there are none."""
+
 
 @dataclass(frozen=True)
 class BlockLatentAttention:
@@ -63,7 +67,8 @@ class BlockLatentAttention:
     lanes: int = 1
 
     def make_pages(self, num_pages: int, page_size: int, latent_dim: int, rotary_dim: int, dtype: Any) -> LatentPages:
-        """Return one layer's pages, all zeros."""
+        """Return one layer's pages, all zeros. Raises BadConfig for 8-bit types."""
+        check_latent_type(dtype)
         stored_dim = -(-(latent_dim + rotary_dim) // self.lanes) * self.lanes
         return LatentPages(jnp.zeros((num_pages, page_size, stored_dim), dtype), latent_dim)
 

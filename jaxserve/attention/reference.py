@@ -1,13 +1,16 @@
 """Attention in plain jnp: gathers every page of every row and masks. Runs anywhere; the others are compared with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
+from jaxserve.attention.page_types import as_stored, check_latent_type, from_stored, make_scales, quantize, to_stored
 
 MASKED_SCORE = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
 
@@ -15,10 +18,16 @@ MASKED_SCORE = -1e30  # finite, so that a row that sees nothing gives zeros inst
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ReferencePages:
-    """One layer: a token's heads lie together, so that a write is one contiguous row."""
+    """One layer: a token's heads lie together, so that a write is one contiguous row.
+
+    Pages of 8-bit numbers have scales, see page_types.py. number_type is static: the type of the numbers.
+    """
 
     key_PZKH: Array
     value_PZKH: Array
+    key_scale_PZK: Array | None = None
+    value_scale_PZK: Array | None = None
+    number_type: Any = field(default=None, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +45,8 @@ class ReferenceLatentAttention:
     def make_pages(
         self, num_pages: int, page_size: int, latent_dim: int, rotary_dim: int, dtype: Any
     ) -> ReferenceLatentPages:
-        """Return one layer's pages, all zeros."""
+        """Return one layer's pages, all zeros. Raises BadConfig for 8-bit types."""
+        check_latent_type(dtype)
         latent, rotated = (jnp.zeros((num_pages, page_size, size), dtype) for size in (latent_dim, rotary_dim))
         return ReferenceLatentPages(latent, rotated)
 
@@ -52,7 +62,9 @@ class ReferenceLatentAttention:
     def attend(self, query_TNC: Array, pages: ReferenceLatentPages, inputs: AttentionInputs, *, scale: float) -> Array:
         """Return softmax(scale * q.k) . v of every query, [T, N, latent_dim]; see `LatentBackend`."""
         key_PZC = jnp.concatenate([pages.latent_PZR, pages.rotated_PZC], axis=-1)
-        return _attend(query_TNC, key_PZC[:, :, None], pages.latent_PZR[:, :, None], inputs, scale=scale)
+        latent_PZR = pages.latent_PZR
+        pages_of_one_head = ReferencePages(key_PZC[:, :, None], latent_PZR[:, :, None], number_type=latent_PZR.dtype)
+        return _attend(query_TNC, pages_of_one_head, inputs, scale=scale)
 
 
 class ReferenceAttention:
@@ -66,19 +78,25 @@ class ReferenceAttention:
         """Return PAGE_SIZE."""
         return PAGE_SIZE
 
+    def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
+        """Return None: any number."""
+        return None
+
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> ReferencePages:
         """Return one layer's pages, all zeros."""
         shape = (num_pages, page_size, kv_heads, head_dim)
-        return ReferencePages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        key, value = (jnp.zeros(shape, as_stored(dtype)) for _ in range(2))
+        return ReferencePages(key, value, *make_scales(shape[:3], dtype), number_type=np.dtype(dtype))
 
     def write(self, pages: ReferencePages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> ReferencePages:
         """Return the pages with the tokens in their slots. Donate pages."""
         size = pages.key_PZKH.shape[1]
         index_T = (slot_T // size, slot_T % size)
-        return ReferencePages(
-            pages.key_PZKH.at[index_T].set(key_TKH.astype(pages.key_PZKH.dtype)),
-            pages.value_PZKH.at[index_T].set(value_TKH.astype(pages.value_PZKH.dtype)),
-        )
+        key_TKH, key_scale_TK = quantize(key_TKH, pages.number_type)
+        value_TKH, value_scale_TK = quantize(value_TKH, pages.number_type)
+        new_planes = (to_stored(key_TKH), to_stored(value_TKH), key_scale_TK, value_scale_TK)
+        new = ReferencePages(*new_planes, number_type=pages.number_type)
+        return jax.tree.map(lambda plane, new: plane.at[index_T].set(new), pages, new)
 
     def attend(
         self,
@@ -92,22 +110,12 @@ class ReferenceAttention:
         sinks: Array | None = None,
     ) -> Array:
         """Return softmax(scale * q.k) . v of every query, [T, N, H]; see `AttentionBackend`."""
-        return _attend(
-            query_TNH,
-            pages.key_PZKH,
-            pages.value_PZKH,
-            inputs,
-            scale=scale,
-            window=window,
-            softcap=softcap,
-            sinks=sinks,
-        )
+        return _attend(query_TNH, pages, inputs, scale=scale, window=window, softcap=softcap, sinks=sinks)
 
 
 def _attend(
     query_TNH: Array,
-    key_PZKH: Array,
-    value_PZKV: Array,
+    pages: ReferencePages,
     inputs: AttentionInputs,
     *,
     scale: float,
@@ -118,16 +126,17 @@ def _attend(
     """Return softmax(scale * q.k) . v of every query, [T, N, V]."""
     rows, width = inputs.page_table_BW.shape
     num_tokens, columns = len(inputs.position_T), inputs.max_queries_per_row
-    _, size, kv_heads, head_dim = key_PZKH.shape
-    value_dim = value_PZKV.shape[-1]
+    _, size, kv_heads, head_dim = pages.key_PZKH.shape
+    value_dim = pages.value_PZKH.shape[-1]
     # A rectangle of each row's queries; what lies behind a row's last query is another's and sees nothing here.
     start_B1 = jnp.asarray(inputs.query_start_B1)
     token_BC = start_B1[:-1, None] + jnp.arange(columns)
     is_own_BC = token_BC < start_B1[1:, None]
     token_BC = jnp.minimum(token_BC, num_tokens - 1)
     query_BCKGH = query_TNH[token_BC].reshape(rows, columns, kv_heads, -1, head_dim)
-    key_BSKH = key_PZKH[inputs.page_table_BW].reshape(rows, width * size, kv_heads, head_dim)
-    value_BSKV = value_PZKV[inputs.page_table_BW].reshape(rows, width * size, kv_heads, value_dim)
+    gather = partial(_gather, inputs.page_table_BW, pages.number_type)
+    key_BSKH = gather(pages.key_PZKH, pages.key_scale_PZK)
+    value_BSKV = gather(pages.value_PZKH, pages.value_scale_PZK)
 
     key_position_S = jnp.arange(width * size)
     position_BC1 = jnp.asarray(inputs.position_T)[token_BC][..., None]
@@ -157,3 +166,13 @@ def _attend(
     index_T = jnp.clip(jnp.arange(num_tokens) - start_B1[row_T], 0, columns - 1)
     out_TNV = jnp.where(inputs.is_real_T[:, None, None], out_BCNV[row_T, index_T], 0)
     return out_TNV.astype(query_TNH.dtype)
+
+
+def _gather(page_table_BW: Array, number_type: Any, plane_PZKH: Array, scale_PZK: Array | None) -> Array:
+    """Return the numbers of every row's pages, [B, S, K, H], multiplied by their scales if they have any."""
+    rows = len(page_table_BW)
+    array_BSKH = from_stored(plane_PZKH[page_table_BW].reshape(rows, -1, *plane_PZKH.shape[2:]), number_type)
+    if scale_PZK is None:
+        return array_BSKH
+    scale_BSK = scale_PZK[page_table_BW].reshape(rows, -1, scale_PZK.shape[2])
+    return array_BSKH.astype(scale_BSK.dtype) * scale_BSK[..., None]

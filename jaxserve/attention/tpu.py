@@ -16,6 +16,8 @@ page table      lies in scalar memory, 1 MiB less 8 KiB, in tiles of 8 rows and 
                 name, and pages are as large by default as it takes for the table to fit
 many heads      a block of queries is halved until it fits into vector memory
 windows         all blocks of keys are fetched: rows and tables are cropped to what the window needs
+8-bit pages     the kernel knows one scale for all keys and one for all values, not one for each token: 8-bit floats
+                are stored without scales, as they are, and integers, which need some, are refused by name
 rows without    queries between others cost a block of keys each; those at the end are not shown to the kernel
 queries
 """
@@ -29,6 +31,7 @@ from jax import Array
 
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.attention.latent import BlockLatentAttention
+from jaxserve.attention.page_types import has_scales, largest_number
 from jaxserve.errors import BadConfig
 
 LANES = 128
@@ -65,9 +68,18 @@ class TpuAttention:
             size *= 2
         return size
 
+    def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
+        """Return None: any number."""
+        return None
+
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> TpuPages:
         """Return one layer's pages, all zeros. Raises BadConfig if the kernel cannot hold such heads."""
         dtype, stored_dim = jnp.dtype(dtype), _round_up_to_lanes(head_dim)
+        if jnp.issubdtype(dtype, jnp.integer):
+            raise BadConfig(
+                f"attention_backend 'tpu' has no scale for each token, without which keys cannot be {dtype}; try"
+                " --kv-cache-dtype fp8."
+            )
         parts = _split_heads(kv_heads, stored_dim, dtype)
         return TpuPages(tuple(jnp.zeros((num_pages, page_size, 2 * part, stored_dim), dtype) for part in parts))
 
@@ -79,7 +91,7 @@ class TpuAttention:
         for part_PZXH in pages.parts_PZXH:
             _, size, heads, stored_dim = part_PZXH.shape
             start, end = end, end + heads
-            new_TXH = _pad_last(both_TXH[:, start:end], stored_dim).astype(part_PZXH.dtype)
+            new_TXH = _cast(_pad_last(both_TXH[:, start:end], stored_dim), part_PZXH.dtype)
             written.append(part_PZXH.at[slot_T // size, slot_T % size].set(new_TXH))
         return TpuPages(tuple(written))
 
@@ -140,8 +152,10 @@ def _attend_part(
         block_scores=block_pages * size * query_TNH.shape[1],
     )
     kernel_rows = _make_kernel_rows(inputs)
+    is_narrow = has_scales(part_PZXH.dtype)
+    scales = {"k_scale": 1.0, "v_scale": 1.0} if is_narrow else {}  # with which it converts keys to the query's type
     return _import_kernel()(
-        _pad_last(query_TNH.astype(part_PZXH.dtype), stored_dim),
+        _pad_last(query_TNH.astype(query_TNH.dtype if is_narrow else part_PZXH.dtype), stored_dim),
         part_PZXH,
         kernel_rows.length_B,
         inputs.page_table_BW,
@@ -153,6 +167,7 @@ def _attend_part(
         # Ours to choose: JAX's own table asks the device at hand, and its default overflows with small pages.
         num_kv_pages_per_block=block_pages,
         num_queries_per_block=min(query_TNH.shape[0], block_queries),
+        **scales,
     )
 
 
@@ -210,8 +225,8 @@ def _split_heads(kv_heads: int, stored_dim: int, dtype: jnp.dtype) -> tuple[int,
 
     def is_possible(part: int) -> bool:
         words, rest = divmod(2 * part, per_word)
-        if stored_dim > LANES:  # the strides of several heads are implemented for one tile of lanes
-            return part == 1 and words == 1 and not rest
+        if stored_dim > LANES:  # the strides of several words are implemented for one tile of lanes
+            return words == 1 and not rest
         return not rest and (words in (1, 2, 4, 8) or words % 8 == 0)
 
     parts: list[int] = []
@@ -219,11 +234,19 @@ def _split_heads(kv_heads: int, stored_dim: int, dtype: jnp.dtype) -> tuple[int,
         part = next((part for part in range(left, 0, -1) if is_possible(part)), None)
         if part is None:
             raise BadConfig(
-                f"attention_backend 'tpu' cannot hold heads of {stored_dim} lanes in {dtype}; try --dtype bfloat16, or"
-                " --attention-backend reference."
+                f"attention_backend 'tpu' cannot hold {kv_heads} key heads of {stored_dim} lanes in {dtype}; try"
+                f" {'--kv-cache-dtype' if has_scales(dtype) else '--dtype'} bfloat16, or --attention-backend reference."
             )
         parts.append(part)
     return tuple(parts)
+
+
+def _cast(array: Array, dtype: jnp.dtype) -> Array:
+    """Return the numbers in another type; those beyond the range of an 8-bit type become the largest."""
+    if has_scales(dtype):
+        largest = largest_number(dtype)
+        array = jnp.clip(array, -largest, largest)
+    return array.astype(dtype)
 
 
 def _round_up_to_lanes(head_dim: int) -> int:

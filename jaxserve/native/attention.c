@@ -1,10 +1,12 @@
 /* Paged attention in float32: one item is a tile of queries of one row and one key head.
  *
- * Pages hold several layers: keys [P, L, K, H, Z], values [P, L, K, Z, H]. A tile's scores over all that it sees are
+ * Pages hold several layers: keys [P, L, K, H, Z], values [P, L, K, Z, H]. Numbers that are no float32 become float32 a
+ * few at a time, in a buffer of the thread. Scales of keys and values, [P, L, K, Z], are multiplied with scores and
+ * weights, which are fewer than the numbers. A tile's scores over all that it sees are
  * made first, LANES positions at a time; then each query's softmax; then the weighted sum of values. Only
  * what a query of the tile sees is read from the values, so dead slots may hold anything.
  */
-#include "parallel_for.h"
+#include "page_numbers.h"
 
 #ifdef __AVX512F__
 #define TILE 12 /* queries at a time: 12 x 2 sums in 32 registers */
@@ -12,14 +14,20 @@
 #define TILE 6 /* 6 x 2 in 16 */
 #endif
 
+#define WIDE_ROWS 32 /* values that become float32 at a time */
+
 typedef struct {
-  const float *query, *keys, *values;
+  XLA_FFI_DataType type; /* of the numbers in the pages, and their bytes */
+  int64_t bytes;
+  const char *keys, *values;
+  const float *query, *key_scales, *value_scales; /* no scales: NULL */
   const int32_t *position, *table, *length, *query_start;
   const float* sinks;
   float* out;
   const int64_t* first_item; /* [rows + 1]: the items of row b are first_item[b] .. first_item[b + 1] - 1 */
   int64_t rows, heads, kv_heads, head_dim, page, width;
   int64_t page_step; /* from a page of keys or values to the next: those of the other layers lie between */
+  int64_t scale_step; /* the same of scales */
   int64_t window;
   float scale, softcap;
 } Attention;
@@ -75,16 +83,24 @@ INLINE void score_two(int n, const float** query, const float* a, const float* b
 
 /* Weighted sums of values for `n` queries and `wide` groups of LANES of the head, positions low .. high - 1. */
 INLINE void sum_values(int n, int wide, const Attention* a, const int32_t* table, int64_t head, const float** weight,
-               int64_t low, int64_t high, int64_t from, float** out) {
+                       int64_t low, int64_t high, int64_t from, float** out, float* buffer) {
+  const int is_float = a->type == XLA_FFI_DataType_F32;
   Vec sum[TILE][2];
 #pragma GCC unroll 12
   for (int r = 0; r < n; r++) sum[r][0] = sum[r][1] = broadcast(0);
   for (int64_t s = low; s < high;) {
     int64_t offset = s % a->page, count = a->page - offset;
     if (count > high - s) count = high - s;
-    const float* value =
-        a->values + table[s / a->page] * a->page_step + (head * a->page + offset) * a->head_dim + from;
-    for (int64_t z = 0; z < count; z++, value += a->head_dim) {
+    const char* numbers =
+        a->values + (table[s / a->page] * a->page_step + (head * a->page + offset) * a->head_dim + from) * a->bytes;
+    const float* value = (const float*)numbers;
+    int64_t stride = a->head_dim;
+    if (!is_float) {
+      if (count > WIDE_ROWS) count = WIDE_ROWS;
+      value = buffer, stride = wide * LANES;
+      widen(a->type, buffer, numbers, count, stride, a->head_dim);
+    }
+    for (int64_t z = 0; z < count; z++, value += stride) {
       Vec first = load(value), second = wide > 1 ? load(value + LANES) : broadcast(0);
 #pragma GCC unroll 12
       for (int r = 0; r < n; r++) {
@@ -133,33 +149,57 @@ static void softmax_scores(const Attention* a, float* score, float sink, int64_t
   for (int64_t s = high; s < last; s++) score[s] = 0;
 }
 
+/* Multiplies what each query has at positions low .. high - 1 by their scales. */
+static void apply_scales(const Attention* a, const float* scales, const int32_t* table, int64_t head, int n,
+                         float** rows, int64_t low, int64_t high) {
+  for (int64_t s = low; s < high;) {
+    int64_t offset = s % a->page, count = a->page - offset;
+    if (count > high - s) count = high - s;
+    const float* scale = scales + table[s / a->page] * a->scale_step + head * a->page + offset;
+    for (int r = 0; r < n; r++)
+      for (int64_t z = 0; z < count; z++) rows[r][s + z] *= scale[z];
+    s += count;
+  }
+}
+
 typedef struct { /* one tile: its queries, what each sees, and where the answers go */
   const float* query[TILE];
   float *out[TILE], *score[TILE];
   int64_t low[TILE], high[TILE];
   float sink[TILE];
+  float* buffer; /* room for two vectors of every number of a head, and for WIDE_ROWS of two vectors */
 } Tile;
+
+/* The keys of LANES positions from s on, `*stride` floats apart from one number of the head to the next. */
+INLINE const float* find_keys(const Attention* a, const char* keys, const int32_t* table, int64_t s, float* buffer) {
+  const char* numbers = keys + (table[s / a->page] * a->page_step + s % a->page) * a->bytes;
+  if (a->type == XLA_FFI_DataType_F32) return (const float*)numbers;
+  widen(a->type, buffer, numbers, a->head_dim, LANES, a->page);
+  return buffer;
+}
 
 INLINE void score_tile(int n, const Attention* a, const int32_t* table, int64_t head, Tile* t, int64_t low,
                         int64_t high) {
-  const float* keys = a->keys + head * a->head_dim * a->page;
-  int64_t step = a->page_step;
+  const char* keys = a->keys + head * a->head_dim * a->page * a->bytes;
   if (a->page % LANES) { /* pages shorter than a vector: rare, and slow */
     for (int r = 0; r < n; r++)
       for (int64_t s = low; s < high; s++) {
-        const float* key = keys + table[s / a->page] * step + s % a->page;
+        int64_t key = table[s / a->page] * a->page_step + s % a->page;
         float sum = 0;
-        for (int64_t h = 0; h < a->head_dim; h++) sum += t->query[r][h] * key[h * a->page];
+        for (int64_t h = 0; h < a->head_dim; h++)
+          sum += t->query[r][h] * read_number(a->type, keys, key + h * a->page);
         t->score[r][s] = sum;
       }
     return;
   }
   float *at_a[TILE], *at_b[TILE];
+  int64_t stride = a->type == XLA_FFI_DataType_F32 ? a->page : LANES;
   for (int64_t s = low / LANES * LANES; s < high; s += 2 * LANES) {
     int64_t next = s + LANES < high ? s + LANES : s; /* an odd last group is made twice */
     for (int r = 0; r < n; r++) at_a[r] = t->score[r] + s, at_b[r] = t->score[r] + next;
-    score_two(n, t->query, keys + table[s / a->page] * step + s % a->page,
-              keys + table[next / a->page] * step + next % a->page, a->page, a->head_dim, at_a, at_b);
+    const float* first = find_keys(a, keys, table, s, t->buffer);
+    const float* second = next == s ? first : find_keys(a, keys, table, next, t->buffer + a->head_dim * LANES);
+    score_two(n, t->query, first, second, stride, a->head_dim, at_a, at_b);
   }
 }
 
@@ -175,24 +215,29 @@ INLINE void attend_tile(int n, const Attention* a, const int32_t* table, int64_t
     return;
   }
   int64_t room = (high + 2 * LANES) / LANES * LANES;
-  float* buffer = scratch(n * room);
-  for (int r = 0; r < n; r++) t->score[r] = buffer + r * room;
+  int64_t wide_rows = a->head_dim > WIDE_ROWS ? a->head_dim : WIDE_ROWS;
+  t->buffer = scratch(2 * LANES * wide_rows + n * room);
+  for (int r = 0; r < n; r++) t->score[r] = t->buffer + 2 * LANES * wide_rows + r * room;
   score_tile(n, a, table, head, t, low, high);
+  if (a->key_scales) apply_scales(a, a->key_scales, table, head, n, t->score, low, high);
   for (int r = 0; r < n; r++) {
     if (t->high[r] > t->low[r]) softmax_scores(a, t->score[r], t->sink[r], t->low[r], t->high[r], low, high);
     else memset(t->score[r] + low, 0, (high - low) * sizeof(float));
   }
+  if (a->value_scales) apply_scales(a, a->value_scales, table, head, n, t->score, low, high);
   const float* weight[TILE];
   for (int r = 0; r < n; r++) weight[r] = t->score[r];
   int64_t from = 0;
-  for (; from + 2 * LANES <= a->head_dim; from += 2 * LANES) sum_values(n, 2, a, table, head, weight, low, high, from, t->out);
-  for (; from + LANES <= a->head_dim; from += LANES) sum_values(n, 1, a, table, head, weight, low, high, from, t->out);
+  for (; from + 2 * LANES <= a->head_dim; from += 2 * LANES)
+    sum_values(n, 2, a, table, head, weight, low, high, from, t->out, t->buffer);
+  for (; from + LANES <= a->head_dim; from += LANES)
+    sum_values(n, 1, a, table, head, weight, low, high, from, t->out, t->buffer);
   for (; from < a->head_dim; from++)
     for (int r = 0; r < n; r++) {
       float sum = 0;
       for (int64_t s = low; s < high; s++)
-        sum += weight[r][s] *
-               a->values[table[s / a->page] * a->page_step + (head * a->page + s % a->page) * a->head_dim + from];
+        sum += weight[r][s] * read_number(a->type, a->values, table[s / a->page] * a->page_step +
+                                                                  (head * a->page + s % a->page) * a->head_dim + from);
       t->out[r][from] = sum;
     }
 }
@@ -249,39 +294,51 @@ static void attend_item(void* context, int64_t index) {
 /* The pages of one layer among several: [P, L, K, ...] from an argument on, with L and the layer's index. */
 typedef struct {
   int64_t kv_heads, offset, step; /* the numbers before the layer's first page, and from one of its pages to the next */
+  int64_t scale_offset, scale_step; /* the same of scales */
 } Layer;
 
 /* The layer that an argument, int32 of one number, chooses from pages; a step of 0 if there is none like that. */
 static Layer find_layer(const XLA_FFI_Buffer* pages, const XLA_FFI_Buffer* index) {
-  int64_t layer = *(const int32_t*)index->data, heads = pages->dims[2], size = heads * pages->dims[3] * pages->dims[4];
-  if (layer < 0 || layer >= pages->dims[1]) return (Layer){0};
-  return (Layer){.kv_heads = heads, .offset = layer * size, .step = pages->dims[1] * size};
+  int64_t layer = *(const int32_t*)index->data, layers = pages->dims[1], heads = pages->dims[2];
+  int64_t scales = heads * pages->dims[4], size = scales * pages->dims[3];
+  if (layer < 0 || layer >= layers) return (Layer){0};
+  return (Layer){.kv_heads = heads, .offset = layer * size, .step = layers * size,
+                 .scale_offset = layer * scales, .scale_step = layers * scales};
 }
 
-/* (query_TNH, keys_PLKHZ, values_PLKZH, layer, position_T, page_table_BW, length_B, query_start_B1, sinks_N; scale,
-   softcap, window) -> out_TNH. A head without a sink has -inf there. Padding, the tokens behind the last row's, gets
-   zeros. */
+/* (query_TNH, keys_PLKHZ, values_PLKZH, layer, position_T, page_table_BW, length_B, query_start_B1, sinks_N, and for
+   pages with scales key_scales_PLKZ, value_scales_PLKZ; number_type, scale, softcap, window) -> out_TNH. The numbers in
+   the pages have the XLA_FFI_DataType number_type, whatever the type of the arrays. A head without a sink has -inf
+   there. Padding, the tokens behind the last row's, gets zeros. */
 XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
   if (answer_metadata_request(frame)) return NULL;
   const XLA_FFI_Buffer *query = argument(frame, 0), *keys = argument(frame, 1), *table = argument(frame, 5);
-  if (query->dtype != XLA_FFI_DataType_F32 || keys->dtype != XLA_FFI_DataType_F32)
-    return make_error(frame, "jaxserve_attend computes in float32 only");
+  if (query->dtype != XLA_FFI_DataType_F32) return make_error(frame, "jaxserve_attend computes in float32 only");
+  XLA_FFI_DataType type = (XLA_FFI_DataType)attribute(frame, 0);
+  if (!number_bytes(type) || number_bytes(type) != number_bytes(keys->dtype))
+    return make_error(frame, "jaxserve_attend does not know the type of its pages");
   Layer layer = find_layer(keys, argument(frame, 3));
   if (!layer.step) return make_error(frame, "jaxserve_attend wants a layer that its pages have");
   int64_t rows = table->dims[0], tokens = query->dims[0];
   int64_t* first_item = malloc((rows + 1) * sizeof *first_item);
   if (!first_item) return make_error(frame, "jaxserve_attend is out of memory");
   Attention a = {
-      .query = query->data, .keys = (const float*)keys->data + layer.offset,
-      .values = (const float*)argument(frame, 2)->data + layer.offset, .page_step = layer.step,
+      .query = query->data, .type = type, .bytes = number_bytes(type),
+      .page_step = layer.step, .scale_step = layer.scale_step,
       .position = argument(frame, 4)->data, .table = table->data, .length = argument(frame, 6)->data,
       .query_start = argument(frame, 7)->data, .sinks = argument(frame, 8)->data,
       .out = result(frame, 0)->data, .first_item = first_item,
       .rows = rows, .width = table->dims[1],
       .heads = query->dims[1], .head_dim = query->dims[2],
       .kv_heads = layer.kv_heads, .page = keys->dims[4],
-      .scale = (float)attribute(frame, 0), .softcap = (float)attribute(frame, 1), .window = (int64_t)attribute(frame, 2),
+      .scale = (float)attribute(frame, 1), .softcap = (float)attribute(frame, 2), .window = (int64_t)attribute(frame, 3),
   };
+  a.keys = (const char*)keys->data + layer.offset * a.bytes;
+  a.values = (const char*)argument(frame, 2)->data + layer.offset * a.bytes;
+  if (frame->args.size > 9) {
+    a.key_scales = (const float*)argument(frame, 9)->data + layer.scale_offset;
+    a.value_scales = (const float*)argument(frame, 10)->data + layer.scale_offset;
+  }
   first_item[0] = 0;
   for (int64_t row = 0; row < rows; row++) {
     int64_t pairs = a.heads / a.kv_heads * (a.query_start[row + 1] - a.query_start[row]);
@@ -294,26 +351,45 @@ XLA_FFI_Error* jaxserve_attend(XLA_FFI_CallFrame* frame) {
   return NULL;
 }
 
-/* (keys_PLKHZ, values_PLKZH, layer, key_TKH, value_TKH, slot_T) -> the same two pages, in place, with the tokens in
-   them */
+/* Copies `count` numbers of so many bytes to places `stride` numbers apart. */
+INLINE void write_column(char* out, const char* in, int64_t count, int64_t stride, int64_t bytes) {
+  for (int64_t i = 0; i < count; i++) memcpy(out + i * stride * bytes, in + i * bytes, bytes);
+}
+
+/* (keys_PLKHZ, values_PLKZH, layer, key_TKH, value_TKH, slot_T, and for pages with scales key_scales_PLKZ,
+   value_scales_PLKZ, key_scale_TK, value_scale_TK) -> the same pages and scales, in place, with the tokens in them.
+   Tokens have the type of the pages. */
 XLA_FFI_Error* jaxserve_write(XLA_FFI_CallFrame* frame) {
   if (answer_metadata_request(frame)) return NULL;
   const XLA_FFI_Buffer* pages = argument(frame, 0);
   Layer layer = find_layer(pages, argument(frame, 2));
-  int64_t heads = layer.kv_heads, depth = pages->dims[3], page = pages->dims[4];
-  int64_t tokens = argument(frame, 3)->dims[0];
-  float *keys = result(frame, 0)->data, *values = result(frame, 1)->data;
-  const float *key = argument(frame, 3)->data, *value = argument(frame, 4)->data;
+  int64_t heads = layer.kv_heads, depth = pages->dims[3], page = pages->dims[4], bytes = number_bytes(pages->dtype);
+  int64_t tokens = argument(frame, 3)->dims[0], has_scales = frame->rets.size > 2;
+  const char *key = argument(frame, 3)->data, *value = argument(frame, 4)->data;
   const int32_t* slot = argument(frame, 5)->data;
   if (!layer.step) return make_error(frame, "jaxserve_write wants a layer that its pages have");
-  if (keys != pages->data || values != argument(frame, 1)->data)
-    return make_error(frame, "jaxserve_write wants its pages donated");
+  if (!bytes || argument(frame, 3)->dtype != pages->dtype)
+    return make_error(frame, "jaxserve_write wants tokens in the type of its pages, which it must know");
+  for (int i = 0; i < frame->rets.size; i++)
+    if (result(frame, i)->data != argument(frame, i < 2 ? i : i + 4)->data)
+      return make_error(frame, "jaxserve_write wants its pages donated");
+  char *keys = result(frame, 0)->data, *values = result(frame, 1)->data;
   for (int64_t t = 0; t < tokens; t++) {
     int64_t start = slot[t] / page * layer.step + layer.offset, offset = slot[t] % page;
-    for (int64_t k = 0; k < heads; k++, key += depth, value += depth) {
-      float* column = keys + start + k * depth * page + offset;
-      for (int64_t h = 0; h < depth; h++) column[h * page] = key[h];
-      memcpy(values + start + (k * page + offset) * depth, value, depth * sizeof(float));
+    for (int64_t k = 0; k < heads; k++, key += depth * bytes, value += depth * bytes) {
+      char* column = keys + (start + k * depth * page + offset) * bytes;
+      if (bytes == 4) write_column(column, key, depth, page, 4);
+      else if (bytes == 2) write_column(column, key, depth, page, 2);
+      else write_column(column, key, depth, page, 1);
+      memcpy(values + (start + (k * page + offset) * depth) * bytes, value, depth * bytes);
+    }
+  }
+  for (int64_t i = 0; has_scales && i < 2; i++) {
+    float* scales = result(frame, 2 + i)->data;
+    const float* scale = argument(frame, 8 + i)->data;
+    for (int64_t t = 0; t < tokens; t++) {
+      int64_t start = slot[t] / page * layer.scale_step + layer.scale_offset + slot[t] % page;
+      for (int64_t k = 0; k < heads; k++) scales[start + k * page] = *scale++;
     }
   }
   return NULL;

@@ -26,7 +26,7 @@ from jaxserve.private_files import NotPrivate, check_private_file, make_private_
 log = logging.getLogger(__name__)
 
 SOURCES = ("attention.c", "experts.c", "linear.c", "pages.c")
-HEADERS = ("expert_rows.h", "parallel_for.h")
+HEADERS = ("expert_rows.h", "page_numbers.h", "parallel_for.h")
 TARGETS = (
     *("jaxserve_attend", "jaxserve_write", "jaxserve_zeros"),
     *("jaxserve_linear", "jaxserve_experts", "jaxserve_packed_experts"),

@@ -3,7 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "parallel_for.h"
+#include "page_numbers.h"
 
 /* Makes `bytes` bytes zero. XLA's buffers are private anonymous memory: given back to Linux, they read as zeros and
    take room again page by page, when written. The ends, shared with neighbours, and all of it where the system will
@@ -22,13 +22,13 @@ static void clear(char* start, int64_t bytes) {
   memset(start, 0, bytes);
 }
 
-/* () -> any number of float32 arrays, all zeros */
+/* () -> any number of arrays of the types of pages, all zeros */
 XLA_FFI_Error* jaxserve_zeros(XLA_FFI_CallFrame* frame) {
   if (answer_metadata_request(frame)) return NULL;
   for (int64_t i = 0; i < frame->rets.size; i++) {
     const XLA_FFI_Buffer* made = result(frame, i);
-    if (made->dtype != XLA_FFI_DataType_F32) return make_error(frame, "jaxserve_zeros makes float32 only");
-    int64_t bytes = sizeof(float);
+    int64_t bytes = number_bytes(made->dtype);
+    if (!bytes) return make_error(frame, "jaxserve_zeros does not know this type");
     for (int64_t axis = 0; axis < made->rank; axis++) bytes *= made->dims[axis];
     clear(made->data, bytes);
   }

@@ -35,6 +35,26 @@ def dense(query_CNH, key_SKH, value_SKH, start, *, scale, window=None, softcap=N
     return out
 
 
+def stored(x_SKH, dtype, has_scales=True):
+    """What pages of this type hold of keys or values."""
+    if np.dtype(dtype).itemsize > 1 or not has_scales:
+        return x_SKH.astype(dtype)
+    largest = float(jnp.iinfo(dtype).max if dtype == np.int8 else jnp.finfo(dtype).max)
+    x_SKH = x_SKH.astype(np.float32)
+    scale_SK1 = np.abs(x_SKH).max(-1, keepdims=True, initial=0) / np.float32(largest)
+    packed_SKH = x_SKH / scale_SK1
+    return (np.rint(packed_SKH) if dtype == np.int8 else packed_SKH.astype(dtype).astype(np.float32)) * scale_SK1
+
+
+def fill_with_nan(pages):
+    """Pages with NaN in every place; integers, which know none, are as large as they can be: as bits, NaN again."""
+
+    def fill(leaf):
+        return jnp.full_like(leaf, jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.iinfo(leaf.dtype).max)
+
+    return jax.tree.map(fill, pages)
+
+
 class Backend:
     """A backend and its two functions, compiled once per shape for all tests, in a hurry: the cases are small.
 
@@ -51,13 +71,16 @@ class Backend:
 class Case:
     """Rows with given lengths in a pool of shuffled pages; every slot that nobody owns holds NaN.
 
-    columns   The most queries of a row: its last tokens, as many as it has.
-    counts    The queries of each row instead, in a batch of `tokens` tokens.
+    columns       The most queries of a row: its last tokens, as many as it has.
+    counts        The queries of each row instead, in a batch of `tokens` tokens.
+    pages_dtype   The type of the numbers in the pages, if it is not that of the queries. What is expected is then
+                  computed from the keys and values that such pages hold.
+    has_scales    8-bit numbers fill the range of their type.
     """
 
     def __init__(
         self, backend, lengths, columns=1, *, counts=None, tokens=None, heads=4, kv_heads=2, head_dim=8, seed=0,
-        dtype=np.float32,
+        dtype=np.float32, pages_dtype=None, has_scales=True,
     ):  # fmt: skip
         rng = np.random.default_rng(seed)
         self.lengths, self.dtype = [*lengths, *[0] * (ROWS - len(lengths))], dtype
@@ -76,8 +99,9 @@ class Case:
         for row, length in enumerate(self.lengths):
             count = -(-length // PAGE)
             self.table[row, :count] = [next(order) for _ in range(count)]
-        pages = backend.make_pages(POOL, PAGE, kv_heads, head_dim, dtype)
-        self.pages = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), pages)
+        self.has_scales = has_scales
+        self.pages_dtype = np.dtype(pages_dtype or dtype)
+        self.pages = fill_with_nan(backend.make_pages(POOL, PAGE, kv_heads, head_dim, self.pages_dtype))
 
     def slots(self, row, positions):
         return self.table[row, positions // PAGE] * PAGE + positions % PAGE
@@ -129,9 +153,11 @@ class Case:
 
     def expect(self, **how):
         out = np.zeros(self.query.shape)
+        hold = functools.partial(stored, dtype=self.pages_dtype, has_scales=self.has_scales)
+        keys, values = [*map(hold, self.keys)], [*map(hold, self.values)]
         for row, (length, count) in enumerate(zip(self.lengths, self.counts, strict=True)):
             taken = slice(self.start[row], self.start[row + 1])
-            out[taken] = dense(self.query[taken], self.keys[row], self.values[row], length - count, **how)
+            out[taken] = dense(self.query[taken], keys[row], values[row], length - count, **how)
         return out
 
     def check(self, backend, *, atol=2e-6, **how):

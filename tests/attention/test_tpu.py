@@ -62,10 +62,14 @@ def test_the_kernel_is_told_of_no_rows_behind_the_last_query(starts, told):
         (32, 1, 16, 8, 256, {"softcap": 50.0}),
     ],
 )
-def test_it_lowers_for_a_tpu(rows, columns, heads, kv_heads, head_dim, how):
+@pytest.mark.parametrize("page_type", [jnp.bfloat16, jnp.float8_e4m3fn])
+def test_it_lowers_for_a_tpu(rows, columns, heads, kv_heads, head_dim, how, page_type):
     backend = TpuAttention()
     queries = rows * columns
-    pages = jax.eval_shape(lambda: backend.make_pages(64, 16, kv_heads, head_dim, jnp.bfloat16))
+    if page_type != jnp.bfloat16:
+        kv_heads += kv_heads % 2  # a word of four has the keys and values of two heads
+        heads += -heads % kv_heads
+    pages = jax.eval_shape(lambda: backend.make_pages(64, 16, kv_heads, head_dim, page_type))
     inputs = AttentionInputs(
         *(jax.ShapeDtypeStruct(s, jnp.int32) for s in ((queries,), (queries,), (rows, 32), (rows,), (rows + 1,))),
         max_queries_per_row=columns,
@@ -82,10 +86,34 @@ def test_it_lowers_for_a_tpu(rows, columns, heads, kv_heads, head_dim, how):
     assert exported.out_avals[0].shape == (queries, heads, head_dim)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "columns", "page_type", "how"),
+    [
+        ([1, 16, 150, 0], 1, jnp.float8_e4m3fn, {}),
+        ([40, 0, 21], 3, jnp.float8_e5m2, {"window": 7}),
+        ([20], 16, jnp.bfloat16, {"softcap": 5.0}),
+    ],
+)
+def test_other_types_of_pages_answer_over_what_they_hold(tpu_backend, lengths, columns, page_type, how):
+    case = Case(tpu_backend, lengths, columns, head_dim=64, pages_dtype=page_type, has_scales=False)
+    case.check(tpu_backend, scale=0.1, atol=0.02 if page_type == jnp.bfloat16 else 2e-5, **how)
+
+
+def test_an_8_bit_float_that_is_too_large_is_the_largest_there_is():
+    pages = TpuAttention().make_pages(1, 16, 2, 128, jnp.float8_e4m3fn)
+    slot, large = jnp.arange(2), jnp.full((2, 2, 128), 1e4)
+    (part_PZXH,) = TpuAttention().write(pages, large, -large, slot).parts_PZXH
+    assert np.asarray(part_PZXH[0, :2, :, 0], np.float32).tolist() == [[448, -448] * 2] * 2
+
+
 def test_what_the_kernel_cannot_hold_is_refused_by_name():
     backend = TpuAttention()
-    with pytest.raises(BadConfig, match="heads of 256 lanes in float32"):
+    with pytest.raises(BadConfig, match="3 key heads of 256 lanes in float32; try --dtype bfloat16"):
         backend.make_pages(4, 16, 3, 192, jnp.float32)
+    with pytest.raises(BadConfig, match="3 key heads of 128 lanes in float8_e4m3fn; try --kv-cache-dtype bfloat16"):
+        backend.make_pages(4, 16, 3, 128, jnp.float8_e4m3fn)
+    with pytest.raises(BadConfig, match="int8; try --kv-cache-dtype fp8"):
+        backend.make_pages(4, 16, 4, 128, jnp.int8)
     pages = backend.make_pages(4, 16, 2, 64, jnp.bfloat16)
     wide = AttentionInputs(*(np.zeros(s, np.int32) for s in ((256,), (256,), (256, 2048), (256,), (257,))), 1)
     with pytest.raises(BadConfig, match=r"256 rows x 2048 pages.*--block-size"):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import pytest
 
 from jaxserve.attention import BACKENDS
-from jaxserve.attention.native import NativeAttention
 from jaxserve.cache.groups import make_groups
 from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState, SharedCache, StateArray
 from jaxserve.cache.pages import bytes_per_page, make_pages
@@ -117,10 +116,9 @@ def test_a_tpu_page_costs_whole_lanes(head_dim, stored):
     assert costs[0] == costs[1]
 
 
-@pytest.mark.skipif(not library.is_usable(), reason="no C compiler")
 def test_what_a_backend_cannot_hold_is_refused_before_there_are_pages():
-    with pytest.raises(BadConfig, match="float32"):
-        bytes_per_page(NativeAttention(), GROUPS[0], page_size=16, dtype="bfloat16")
+    with pytest.raises(BadConfig, match=r"'tpu'.*int8; try --kv-cache-dtype fp8"):
+        bytes_per_page(BACKENDS["tpu"](), GROUPS[0], page_size=16, dtype="int8")
 
 
 @pytest.mark.parametrize("backend", [ListBackend(), StackingBackend()])

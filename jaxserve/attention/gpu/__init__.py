@@ -19,6 +19,7 @@ from jax import Array
 from jaxserve.attention.gpu.pages import AttentionParams, GpuPages, KernelConfig, choose_block_tokens
 from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
 from jaxserve.attention.latent import BlockLatentAttention
+from jaxserve.attention.page_types import has_scales, make_scales
 from jaxserve.errors import BadConfig
 
 # From jax 0.11 on, every lowering of a Triton kernel warns that it will be removed.
@@ -44,18 +45,23 @@ class GpuAttention:
         """Return PAGE_SIZE."""
         return PAGE_SIZE
 
+    def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
+        """Return the most pages whose numbers Pallas counts right: in 32 signed bits if there are up to 4 GiB."""
+        return 2**31 // (page_size * kv_heads * head_dim) if has_scales(dtype) else None
+
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> GpuPages:
-        """Return one layer's pages, all zeros; 8-bit dtypes (int8, float8_e4m3fn) with a scale per token and head.
+        """Return one layer's pages, all zeros; those of 8-bit numbers with a scale for each token and head.
 
         Raises BadConfig if Pallas would address an 8-bit array of this size wrongly.
         """
         shape = (num_pages, page_size, kv_heads, head_dim)
-        narrow = jnp.dtype(dtype).itemsize == 1
-        if narrow and 2**31 < num_pages * page_size * kv_heads * head_dim <= 2**32:
-            # Pallas counts elements in 32 signed bits up to 4 GiB; only 8-bit planes can exceed them there.
-            raise BadConfig(f"{num_pages} pages of {page_size} 8-bit tokens make a plane of 2 to 4 GiB; take fewer.")
-        scales = [jnp.zeros(shape[:3], jnp.float32) for _ in range(2)] if narrow else [None, None]
-        return GpuPages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), *scales)
+        most = self.max_pages(page_size, kv_heads, head_dim, dtype)
+        if most is not None and most < num_pages:
+            raise BadConfig(
+                f"attention_backend 'gpu' cannot address {num_pages} pages of {page_size} 8-bit tokens in a layer; try"
+                f" --num-gpu-blocks-override {most}."
+            )
+        return GpuPages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), *make_scales(shape[:3], dtype))
 
     def write(self, pages: GpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> GpuPages:
         """Return the pages with the tokens in their slots. Donate pages."""

@@ -15,17 +15,14 @@ from jax.experimental.pallas import triton as plt
 
 from jaxserve.attention.gpu.blocks import indices, load_masked, store_masked
 from jaxserve.attention.gpu.pages import GpuPages, next_power_of_two
+from jaxserve.attention.page_types import quantize
 
 
 def write(pages: GpuPages, key_TKH: Array, value_TKH: Array, slot_T: Array, *, interpret: bool) -> GpuPages:
     """Return the pages with the tokens in their slots. Donate pages."""
-    key_scale_TK = value_scale_TK = None
-    if pages.key_scale_PZK is not None:
-        key_TKH, key_scale_TK = _quantize(key_TKH, pages.key_PZKH.dtype)
-        value_TKH, value_scale_TK = _quantize(value_TKH, pages.value_PZKH.dtype)
-    new = GpuPages(
-        key_TKH.astype(pages.key_PZKH.dtype), value_TKH.astype(pages.value_PZKH.dtype), key_scale_TK, value_scale_TK
-    )
+    key_TKH, key_scale_TK = quantize(key_TKH, pages.key_PZKH.dtype)
+    value_TKH, value_scale_TK = quantize(value_TKH, pages.value_PZKH.dtype)
+    new = GpuPages(key_TKH, value_TKH, key_scale_TK, value_scale_TK)
     planes, tree = jax.tree.flatten(pages)
     rows = [plane.reshape(plane.shape[0] * plane.shape[1], -1) for plane in planes]
     new_rows = [leaf.reshape(slot_T.shape[0], -1) for leaf in jax.tree.leaves(new)]
@@ -48,13 +45,3 @@ def _write_kernel(slot_ref: Any, *refs: Any, count: int) -> None:
         width = new_ref.shape[1]
         index_X = indices(next_power_of_two(width))
         store_masked(out_ref, (slot, index_X), load_masked(new_ref, (token, index_X), index_X < width), index_X < width)
-
-
-def _quantize(x_TKH: Array, dtype: Any) -> tuple[Array, Array]:
-    """Values that fill the range of an 8-bit type, and the float32 scale of each token and head."""
-    is_integer = jnp.issubdtype(dtype, jnp.integer)
-    max_value = float(jnp.iinfo(dtype).max if is_integer else jnp.finfo(dtype).max)
-    x_TKH = x_TKH.astype(jnp.float32)
-    scale_TK = jnp.maximum(jnp.max(jnp.abs(x_TKH), axis=-1), jnp.finfo(jnp.float32).tiny * max_value) / max_value
-    packed_TKH = x_TKH / scale_TK[..., None]
-    return jnp.round(packed_TKH) if is_integer else packed_TKH, scale_TK
