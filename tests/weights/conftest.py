@@ -14,6 +14,7 @@ module → what proves it:
     gguf_files → test_gguf_files.py
     float4 → test_float4.py
     mxfp4 → test_mxfp4.py
+    peft, peft_config → test_peft.py
     fetch, wheels → test_fetch.py
     hub → test_hub.py
     protobuf → test_protobuf.py
