@@ -1,4 +1,4 @@
-"""Linear layers: the product of an array by einsum, of a packed weight by quant.py."""
+"""Linear layers: the product of an array by einsum, of a packed weight by quant.py, of adapters by adapted.py."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -6,6 +6,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
+from jaxserve.layers.adapted import AdaptedKernel
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 
@@ -46,12 +47,17 @@ class Linear(nnx.Module):
 
 def apply_linears(x: Array, *layers: Linear) -> tuple[Array, ...]:
     """Return the output of each layer for the same x. Packed layers share one call."""
-    kernels = [layer.kernel.get_value() for layer in layers]
+    values = [layer.kernel.get_value() for layer in layers]
+    kernels = [value.kernel if isinstance(value, AdaptedKernel) else value for value in values]
     packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
     if len(packed) == len(kernels):
         products = quant.packed_matmul(x, *packed)
     else:
         products = [jnp.einsum("ti,io->to", x, kernel, precision=matmul_precision(x.dtype)) for kernel in kernels]
+    products = [
+        y + value.compute_change(x, matmul_precision(x.dtype)) if isinstance(value, AdaptedKernel) else y
+        for y, value in zip(products, values, strict=True)
+    ]
     sums = [layer.ranks.sum(y) for layer, y in zip(layers, products, strict=True)]
     biases = [layer.bias for layer in layers]
     return tuple(y if bias is None else y + bias[...] for y, bias in zip(sums, biases, strict=True))

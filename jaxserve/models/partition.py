@@ -12,10 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import jax
+import numpy as np
+from jax.sharding import PartitionSpec
 
 from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, RecurrentState
 from jaxserve.config import Quantization
 from jaxserve.errors import BadConfig
+from jaxserve.layers.adapted import AdapterLayout, FactorStacks
+from jaxserve.layers.adapter import is_adaptable
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import BLOCK_BYTES, BLOCK_SIZE, GROUP_SIZE, PackedWeight
 from jaxserve.models.attention_spec import AttentionSpec
@@ -118,6 +122,39 @@ def place_params(
         return jax.ShapeDtypeStruct(whole, shape.dtype, sharding=placement.split(axes))
 
     return {path: place(path, shape) for path, shape in shapes.items()}
+
+
+def place_factors(
+    params: Mapping[ParamPath, ParamSpec],
+    spec: DecoderSpec,
+    placement: Placement,
+    *,
+    num_slots: int,
+    rank: int,
+    dtype: np.dtype,
+) -> AdapterLayout:
+    """Return the arrays of adapters as they lie on the devices: each factor is split as its side of the matrix is.
+
+    params      The weights of the model.
+    num_slots   The number of adapters that may be on a device together.
+    rank        The largest rank of an adapter.
+    """
+    stacks, num_copies = [], []
+    paths = tuple(path for path in params if is_adaptable(path))
+    for path in paths:
+        param = params[path]
+        width_in, width_out = _whole_shape(path, param, spec, placement.size)
+        split_in, split_out = placement.split_axes(param.axes)
+        down = jax.ShapeDtypeStruct(
+            (width_in, num_slots * rank), dtype, sharding=placement.sharding(PartitionSpec(split_in, None))
+        )
+        up = jax.ShapeDtypeStruct(
+            (num_slots * rank, width_out), dtype, sharding=placement.sharding(PartitionSpec(None, split_out))
+        )
+        stacks.append(FactorStacks(down, up))
+        copies = width_out // param.shape[1]  # of key heads, where there are more ranks than these
+        num_copies.append((copies, width_out // placement.size if copies > 1 else param.shape[1]))
+    return AdapterLayout(paths, tuple(stacks), num_slots, rank, tuple(num_copies))
 
 
 def _place_packed(

@@ -82,7 +82,11 @@ class Placement:
 
     def split(self, axes: Sequence[Axis | None]) -> Sharding:
         """Return the sharding of a weight with these logical axes."""
-        return self.sharding(split_axes(axes, EXPERT_RULES if self.has_expert_parallelism else RULES))
+        return self.sharding(self.split_axes(axes))
+
+    def split_axes(self, axes: Sequence[Axis | None]) -> PartitionSpec:
+        """Return how a weight with these logical axes is split, on any number of devices."""
+        return split_axes(axes, EXPERT_RULES if self.has_expert_parallelism else RULES)
 
     def jit(
         self, function: Callable[..., Any], in_specs: Any, out_specs: Any, donate_argnums: int | tuple[int, ...] = ()

@@ -5,6 +5,7 @@ module → what proves it:
     embedding, linear, mlp, norms, param_spec → test_layers.py
     moe → test_moe.py
     quant → test_quant.py
+    adapter, adapted → test_adapted.py, tests/engine/test_adapters.py
     rope → test_rope.py
     causal_conv, delta_rule, mamba2, row_chunks → tests/models/test_recurrent_rows.py
 """

@@ -15,13 +15,15 @@ from jaxserve.cache.groups import make_groups
 from jaxserve.cache.pages import make_pages
 from jaxserve.config import EngineConfig
 from jaxserve.layers import quant
+from jaxserve.layers.adapted import set_slot
 from jaxserve.models import registry
-from jaxserve.models.partition import check_partition, local_caches, place_params
+from jaxserve.models.partition import check_partition, local_caches, place_factors, place_params
 from jaxserve.native import library
 from jaxserve.parallel.placement import choose_placements
 from jaxserve.parallel.sharding import BY_VOCAB, STACKED, WHOLE, split_specs
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.load import load_params
+from jaxserve.weights.peft import read_adapter
 from tests.engine.hlo import instructions
 from tests.models.tiny import load_script
 
@@ -69,9 +71,14 @@ def write(directory: Path, family: str, **others: Any) -> Path:
 
 
 class Prefill:
-    """The forward pass of one prompt on some ranks: logits, and the compiled program."""
+    """The forward pass of one prompt on some ranks: logits, and the compiled program.
 
-    def __init__(self, directory: Path, num_tokens: int, **sizes: Any) -> None:
+    adapter   The directory of an adapter, and the ranks and slots that there are for it; None: there is none.
+    """
+
+    def __init__(
+        self, directory: Path, num_tokens: int, adapter: tuple[Path, int, int] | None = None, **sizes: Any
+    ) -> None:
         config = EngineConfig(**({"quantization": "none"} | sizes))
         [placement] = choose_placements(config)
         checkpoint = open_checkpoint(directory)
@@ -87,17 +94,27 @@ class Prefill:
         make = partial(make_pages, backend, groups, num_pages=[4] * len(groups), page_size=16, dtype=jnp.float32)
         self.pages = placement.jit(make, (), STACKED)()
         graphdef, _ = registry.abstract_decoder(spec, jnp.float32, placement.ranks)
-        inputs = one_prompt(num_tokens)
+        inputs, layout = one_prompt(num_tokens), None
+        self.stacks: Any = ()
+        if adapter is not None:
+            path, rank, num_slots = adapter
+            layout = place_factors(params, spec, placement, num_slots=num_slots, rank=rank, dtype=np.dtype(np.float32))
+            zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape), leaf.sharding), layout.stacks)
+            each, factors = split_specs(layout.stacks), layout.fill_up(read_adapter(path, "a", params, rank))
+            write = placement.jit(partial(set_slot, rank), (each, WHOLE, each), each, donate_argnums=0)
+            self.stacks = write(zeros, np.int32(num_slots), factors)
 
-        def forward(leaves: Any, pages: Any, token_T: Any) -> Any:
+        def forward(leaves: Any, stacks: Any, pages: Any, token_T: Any) -> Any:
+            if layout is not None:
+                leaves = leaves | dict(layout.adapt(leaves, stacks, jnp.full(num_tokens, layout.num_slots)))
             decoder = registry.merge_params(graphdef, leaves)
             hidden_TD, pages = decoder(token_T, (inputs,) * spec.num_layers, pages, backend)
             return decoder.compute_logits(hidden_TD), pages
 
-        specs = (split_specs(self.leaves), STACKED, WHOLE)
-        program = placement.jit(forward, specs, (BY_VOCAB, STACKED), donate_argnums=1)
+        specs = (split_specs(self.leaves), split_specs(self.stacks), STACKED, WHOLE)
+        program = placement.jit(forward, specs, (BY_VOCAB, STACKED), donate_argnums=2)
         token_T = jax.ShapeDtypeStruct((num_tokens,), jnp.int32)
-        self.program = program.lower(self.leaves, self.pages, token_T).compile()
+        self.program = program.lower(self.leaves, self.stacks, self.pages, token_T).compile()
 
     @property
     def weight_bytes(self) -> int:
@@ -106,7 +123,7 @@ class Prefill:
 
     def logits(self, token_T: np.ndarray) -> np.ndarray:
         """Return the logits after each token; run once, since the pages are donated."""
-        logits_TV, _ = self.program(self.leaves, self.pages, token_T)
+        logits_TV, _ = self.program(self.leaves, self.stacks, self.pages, token_T)
         return np.asarray(logits_TV)[:, : self.vocab_size]
 
 
