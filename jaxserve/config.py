@@ -3,6 +3,7 @@
 The command line is made from this dataclass: a field's name is the flag, its metadata the help.
 """
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ POSITIVE_FIELDS = (
         "num_gpu_blocks_override",
     ),
     *("max_num_queued_reqs", "max_num_queued_tokens", "grammar_cache_entries", "grammar_cache_bytes"),
+    *("max_loras", "max_lora_rank"),
 )
 # The keys of structured_outputs_config and their types. In vLLM the first two choose among backends.
 STRUCTURED_OUTPUTS_KEYS = {
@@ -130,6 +132,21 @@ class EngineConfig:
         " for. Pages of keys and values are not offloaded.",
     )
     enable_prefix_caching: bool = option(True, "Full pages are reused by later prompts that begin alike.")
+    enable_lora: bool = option(
+        False,
+        "Requests may name adapters (LoRA), which change the weights for them alone. Programs for batches with adapters"
+        " are compiled beside the others.",
+        group="adapters",
+    )
+    lora_modules: tuple[str, ...] = option(
+        (),
+        'These adapters are read at the start, each as name=directory or as JSON {"name": …, "path": …}; they switch'
+        " enable_lora on.",
+    )
+    max_loras: int = option(
+        4, "One step has requests of at most this many adapters; those of further ones wait, and take turns."
+    )
+    max_lora_rank: int = option(16, "The rank of an adapter is at most this.")
     attention_backend: str = option(
         "auto", f"Attention is computed by this backend: {', '.join(ATTENTION_BACKENDS)}.", group="computing"
     )
@@ -242,7 +259,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         self._check_structured_outputs()
-        _ = self.profiled_steps
+        _ = self.profiled_steps, self.adapters
         if self.block_size is not None and (self.block_size < 1 or self.block_size & (self.block_size - 1)):
             raise BadConfig(f"block_size must be a power of two, got {self.block_size}; 16 is usual.")
         if not 0 < self.gpu_memory_utilization <= 1:
@@ -273,6 +290,20 @@ class EngineConfig:
         """The `block_size` of a resolved configuration, which has one."""
         assert self.block_size is not None
         return self.block_size
+
+    @property
+    def adapters(self) -> tuple["LoRAModule", ...]:
+        """The adapters of `lora_modules`. Raises BadConfig if one of them cannot be understood."""
+        modules = tuple(map(parse_lora_module, self.lora_modules))
+        names = [module.name for module in modules]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise BadConfig(f"lora_modules has the name {twice[0]!r} twice; each adapter has its own.")
+        return modules
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether requests may have adapters."""
+        return self.enable_lora or bool(self.lora_modules)
 
     @property
     def profiled_steps(self) -> tuple[int, int] | None:
@@ -306,6 +337,39 @@ class EngineConfig:
                 "structured_outputs_config: enable_in_reasoning is not served, a constraint holds for what follows the"
                 " reasoning; leave it out."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class LoRAModule:
+    """An adapter by its name.
+
+    path        The directory of its files.
+    base_name   The served name of the model that it changes, for clients; None: the first.
+    """
+
+    name: str
+    path: str
+    base_name: str | None = None
+
+
+def parse_lora_module(text: str) -> LoRAModule:
+    """Return the adapter of a value of lora_modules. Raises BadConfig if it is neither name=directory nor JSON."""
+    if not text.lstrip().startswith("{"):
+        name, equals, path = text.partition("=")
+        if name and equals and path:
+            return LoRAModule(name, path)
+        raise BadConfig(f"lora_modules: {text!r} must be name=directory, like sql=adapters/sql.")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise BadConfig(f"lora_modules: {text!r} is not JSON: {error}.") from None
+    unknown = sorted(value.keys() - {"name", "path", "base_model_name"})
+    if unknown:
+        raise BadConfig(f"lora_modules has the key {unknown[0]!r}; known are name, path and base_model_name.")
+    words = [value.get("name"), value.get("path"), value.get("base_model_name") or "base"]
+    if not all(isinstance(word, str) and word for word in words):
+        raise BadConfig(f'lora_modules: {text!r} must have texts, like {{"name": "sql", "path": "adapters/sql"}}.')
+    return LoRAModule(value["name"], value["path"], value.get("base_model_name"))
 
 
 def cache_dir(name: str) -> Path:

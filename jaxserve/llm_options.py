@@ -33,7 +33,6 @@ FIXED_VLLM_OPTIONS = {
     "tokenizer_mode": "auto",
     "load_format": "auto",
     "kv_cache_dtype": "auto",
-    "enable_lora": False,
     "runner": "generate",
     "task": "generate",
 }

@@ -386,6 +386,8 @@ class StatsSnapshot:
     rejected                 The number of requests that were refused, by the limit that refused them.
     histograms               Distributions of times and sizes.
     grammar_cache_entries    Compiled grammars that are kept, in the whole process.
+    running_adapters         The names of the adapters of running sequences, in order.
+    waiting_adapters         Those of waiting sequences.
     """
 
     num_requests_running: int
@@ -397,6 +399,8 @@ class StatsSnapshot:
     rejected: Mapping[str, int]
     histograms: Mapping[str, HistogramSnapshot]
     grammar_cache_entries: int = 0
+    running_adapters: tuple[str, ...] = ()
+    waiting_adapters: tuple[str, ...] = ()
 
     @property
     def pages_active(self) -> int:

@@ -120,6 +120,10 @@ def sum_stats(snapshots: Sequence[StatsSnapshot]) -> StatsSnapshot:
     return replace(
         first,
         **{name: sum(getattr(snapshot, name) for snapshot in snapshots) for name in numbers},
+        **{
+            name: tuple(sorted({each for snapshot in snapshots for each in getattr(snapshot, name)}))
+            for name in ("running_adapters", "waiting_adapters")
+        },
         cache_groups=tuple(group.plus(*others) for group, *others in groups),
         counters={name: sum(snapshot.counters[name] for snapshot in snapshots) for name in first.counters},
         finished={name: sum(snapshot.finished[name] for snapshot in snapshots) for name in first.finished},

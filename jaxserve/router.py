@@ -42,15 +42,17 @@ class PrefixRouter:
         loads: Sequence[int | None],
         *,
         cache_salt: str | None = None,
+        adapter: str | None = None,
         rank: int | None = None,
     ) -> int:
         """Choose the replica of a request and remember the beginning of its prompt.
 
         loads        for each replica the tokens that its unfinished requests still need; None: it cannot serve any
         cache_salt   prompts with different salts share nothing
+        adapter      nor do prompts with different adapters
         rank         the replica that the request asks for; None: any
         """
-        prefixes = list(self._hash_prefixes(prompt_ids, cache_salt))
+        prefixes = list(self._hash_prefixes(prompt_ids, (cache_salt, adapter)))
         if rank is None:
             new = [
                 None if load is None else len(prompt_ids) - self._page_size * self._count_served(prefixes, replica)
@@ -71,9 +73,9 @@ class PrefixRouter:
         served = self._served[rank]
         return next((num for num, prefix in enumerate(prefixes) if prefix not in served), len(prefixes))
 
-    def _hash_prefixes(self, prompt_ids: Sequence[int], cache_salt: str | None) -> Iterator[int]:
+    def _hash_prefixes(self, prompt_ids: Sequence[int], context: tuple[str | None, ...]) -> Iterator[int]:
         """Yield a hash of each beginning of whole pages. A collision costs time, never a wrong token."""
-        size, prefix = self._page_size, hash(cache_salt)
+        size, prefix = self._page_size, hash(context)
         for end in range(size, min(len(prompt_ids), MAX_PAGES * size) + 1, size):
             prefix = hash((prefix, *prompt_ids[end - size : end]))
             yield prefix

@@ -15,6 +15,7 @@ from jaxserve.cache.groups import GroupSize
 from jaxserve.engine.plan import Chunk, DecodeBatch, Mask, SampledTokens, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request, StopStringCursor, make_guide, make_mask, make_stop_cursor
 from jaxserve.engine.token_restrictions import TokenRestrictions
+from jaxserve.layers.adapter import Adapter
 from jaxserve.sampling.columns import REPETITION_PENALTY, pack_params
 from jaxserve.sampling.penalties import PenaltyRow, build_row
 from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
@@ -42,9 +43,17 @@ def is_repetition(tokens: Sequence[int], wanted: RepetitionDetection) -> bool:
     return False
 
 
-def _value(digest: int, token: int) -> int:
-    """Return the value in the slot of `token` if the tokens before it have this digest."""
-    return _mix(digest, token, 7)
+def _value(digest: int, token: int, change: int = 0) -> int:
+    """Return the value in the slot of `token` if the tokens before it have this digest.
+
+    change   the digest of the request's adapter
+    """
+    return _mix(digest, token, 7, change) if change else _mix(digest, token, 7)
+
+
+def digest_of(adapter: Adapter | None) -> int:
+    """Return a digest of an adapter; 0 for none."""
+    return 0 if adapter is None else _mix(*adapter.key.encode())
 
 
 def _allowed(mask: Mask | None) -> Sequence[int]:
@@ -134,6 +143,7 @@ class FakeRunner:
         self.last_token_R: list[int | None] = [None] * max_num_seqs
         self.length_R = [0] * max_num_seqs
         self.lines: dict[int, PenaltyRow] = {}
+        self.adapters: dict[int, int] = {}
         self.nan_request_ids: set[int] = set()
 
     def reset(self) -> None:
@@ -141,6 +151,7 @@ class FakeRunner:
         self.slots.clear()
         self.states.clear()
         self.lines.clear()
+        self.adapters.clear()
         self.last_token_R = [None] * len(self.last_token_R)
 
     def forward(self, plan: StepPlan) -> FakeLogits:
@@ -156,6 +167,7 @@ class FakeRunner:
                     self.slots[group, target, offset] = self.slots[group, source, offset]
         for row, new in plan.penalty_rows:
             self.lines[row] = PenaltyRow(*(array.copy() for array in new))
+        self.adapters |= {slot: digest_of(adapter) for slot, adapter in plan.adapters}
         for row, token, length in plan.row_updates:
             self.last_token_R[row], self.length_R[row] = token, length
         decode = self._decode(plan.decode) if plan.decode is not None else []
@@ -191,16 +203,21 @@ class FakeRunner:
 
     def _decode(self, batch: DecodeBatch) -> list[int]:
         page_tables = zip(*batch.page_tables_BW, strict=True)
-        rows = list(zip(batch.row_B.tolist(), batch.positions, page_tables, strict=True))
-        assert len({row for row, _, _ in rows}) == len(rows), "two requests in one row"
+        changes = self._changes(batch)
+        rows = list(zip(batch.row_B.tolist(), batch.positions, page_tables, changes, strict=True))
+        assert len({row for row, *_ in rows}) == len(rows), "two requests in one row"
         digests = []
-        for row, host_position, tables_W in rows:
+        for row, host_position, tables_W, change in rows:
             token, position = self.last_token_R[row], self.length_R[row]
             assert token is not None, f"row {row} decodes before its prompt is computed"
             is_right = position == host_position if self.max_tokens_per_row == 1 else position <= host_position
             assert is_right, f"the host believes row {row} to be at {host_position}, not {position}"
-            digests.append(self._append(self._read(tables_W, position), tables_W, position, [token])[-1])
+            digests.append(self._append(self._read(tables_W, position), tables_W, position, [token], change)[-1])
         return digests
+
+    def _changes(self, batch: DecodeBatch) -> list[int]:
+        slots = [0] * len(batch) if batch.adapter_slot_B is None else batch.adapter_slot_B.tolist()
+        return [self.adapters[slot] if slot else 0 for slot in slots]
 
     def _sample_rows(self, batch: DecodeBatch, digests: list[int], masks: dict[int, Mask]) -> SampledTokens:
         drawn = []
@@ -221,14 +238,16 @@ class FakeRunner:
             has_page = all(page < len(table_W) and table_W[page] for table_W in paged)
             if tokens[at] < 0 or not has_page or digests[at] % 3 == 0:
                 continue
-            after[at] = self._append(digests[at], tables_W, position, [tokens[at]])[-1]
+            change = self._changes(batch)[at]
+            after[at] = self._append(digests[at], tables_W, position, [tokens[at]], change)[-1]
             one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1, after[at])
             tokens[at], count_B[at] = self._sample_row(*one, None, batch.mode)[0], 2
         return _concatenate(first, _make_sampled_tokens(tokens, after, batch.mode), count_B)
 
     def _chunk(self, chunk: Chunk) -> list[int]:
         before = self._read(chunk.page_tables_W, chunk.start)
-        return self._append(before, chunk.page_tables_W, chunk.start, chunk.token_ids.tolist())
+        change = self.adapters[chunk.adapter_slot] if chunk.adapter_slot else 0
+        return self._append(before, chunk.page_tables_W, chunk.start, chunk.token_ids.tolist(), change)
 
     def _sample_chunk(self, chunk: Chunk, digest: int, masks: Sequence[Mask | None]) -> tuple[SampledTokens, ...]:
         if not chunk.is_last:
@@ -285,11 +304,13 @@ class FakeRunner:
             digest = after if position == first > 0 else _mix(digest, value)
         return digest
 
-    def _append(self, digest: int, tables_W: Sequence[np.ndarray], start: int, tokens: list[int]) -> list[int]:
+    def _append(
+        self, digest: int, tables_W: Sequence[np.ndarray], start: int, tokens: list[int], change: int
+    ) -> list[int]:
         """Write tokens from position start on into every group, and return the digest after each."""
         digests = []
         for position, token in enumerate(tokens, start):
-            value = _value(digest, token)
+            value = _value(digest, token, change)
             digest = _mix(digest, value)
             digests.append(digest)
             for group, table_W in enumerate(tables_W):
@@ -323,9 +344,9 @@ class ExpectedOutput:
 @lru_cache(maxsize=1000)
 def expected_output(request: Request) -> ExpectedOutput:
     """Compute an output with FakeRunner's network, without pages, batches, chunks or a scheduler."""
-    digests = [EMPTY]
+    digests, change = [EMPTY], digest_of(request.adapter)
     for token in request.prompt_ids:
-        digests.append(_mix(digests[-1], _value(digests[-1], token)))
+        digests.append(_mix(digests[-1], _value(digests[-1], token, change)))
     prompt_logprobs = [_logprob(d, t) for d, t in zip(digests[1:-1], request.prompt_ids[1:], strict=True)]
     digest, tokens, logprobs, reason = digests[-1], [], [], "length"
     sampling_S, params = pack_params(request.params, request.seed), request.params
@@ -354,7 +375,7 @@ def expected_output(request: Request) -> ExpectedOutput:
             break
         if guide is not None:
             guide.accept(token)
-        digest = _mix(digest, _value(digest, token))
+        digest = _mix(digest, _value(digest, token, change))
     return ExpectedOutput(tuple(tokens), reason, tuple(logprobs), tuple(prompt_logprobs))
 
 
@@ -371,14 +392,15 @@ def expected_beams(request: Request) -> tuple[ExpectedOutput, ...]:
     params, width = request.params, request.params.n
     prompt = request.prompt_ids
     ends = request.stop_ids | ({request.eos_id} if request.eos_id is not None else set())
-    root, cursor = _extend_digest(EMPTY, prompt), make_stop_cursor(request, TRACKERS)
+    change = digest_of(request.adapter)
+    root, cursor = _extend_digest(EMPTY, prompt, change), make_stop_cursor(request, TRACKERS)
     live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     finished: list[tuple[float, tuple[int, ...], str]] = []
     max_tokens = request.max_total_tokens - len(prompt)
     for length in range(1, max_tokens + 1):
         candidates = []
         for at, (score, tokens) in enumerate(live):
-            nexts = _beam_candidates(request, _extend_digest(root, tokens), tokens)
+            nexts = _beam_candidates(request, _extend_digest(root, tokens, change), tokens)
             candidates += [(-(score + logprob), at, token) for logprob, token in nexts[: 2 * width]]
         new = []
         for cost, at, token in sorted(candidates):
@@ -401,7 +423,7 @@ def expected_beams(request: Request) -> tuple[ExpectedOutput, ...]:
     finished.sort(key=lambda one: -one[0] / len(one[1]) ** params.length_penalty)
     if len(finished) < width:
         raise NoTokens(len(finished))
-    return tuple(_make_expected_output(root, tokens, reason) for _, tokens, reason in finished[:width])
+    return tuple(_make_expected_output(root, tokens, reason, change) for _, tokens, reason in finished[:width])
 
 
 def _beam_candidates(request: Request, digest: int, tokens: Sequence[int]) -> list[tuple[float, int]]:
@@ -421,7 +443,8 @@ def _beam_candidates(request: Request, digest: int, tokens: Sequence[int]) -> li
 
 def beam_continuations(request: Request, beams: Sequence[Sequence[int]]) -> SampledTokens:
     """Return the sampler's output for these beams."""
-    digests = [_extend_digest(EMPTY, [*request.prompt_ids, *tokens]) for tokens in beams]
+    change = digest_of(request.adapter)
+    digests = [_extend_digest(EMPTY, [*request.prompt_ids, *tokens], change) for tokens in beams]
     nexts = [_beam_candidates(request, digest, tokens) for digest, tokens in zip(digests, beams, strict=True)]
     return _make_sampled_tokens(
         [one[0][1] if one else NOTHING_ALLOWED for one in nexts], digests, SampleMode.BEAM, nexts
@@ -436,12 +459,12 @@ def advance_all(cursor: StopStringCursor, tokens: Sequence[int]) -> str | None:
     return stop
 
 
-def _extend_digest(digest: int, tokens: Sequence[int]) -> int:
+def _extend_digest(digest: int, tokens: Sequence[int], change: int) -> int:
     for token in tokens:
-        digest = _mix(digest, _value(digest, token))
+        digest = _mix(digest, _value(digest, token, change))
     return digest
 
 
-def _make_expected_output(root: int, tokens: tuple[int, ...], reason: str) -> ExpectedOutput:
-    logprobs = tuple(_logprob(_extend_digest(root, tokens[:at]), token) for at, token in enumerate(tokens))
+def _make_expected_output(root: int, tokens: tuple[int, ...], reason: str, change: int) -> ExpectedOutput:
+    logprobs = tuple(_logprob(_extend_digest(root, tokens[:at], change), token) for at, token in enumerate(tokens))
     return ExpectedOutput(tokens, reason, logprobs, ())

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxserve.engine.plan import Chunk, DecodeBatch, Fork
 from jaxserve.engine.step_inputs import LAST_TOKEN, SampleInputs
+from jaxserve.layers.adapter import NO_ADAPTER
 from jaxserve.sampling.columns import NUM_COLUMNS
 from jaxserve.sampling.penalties import num_words
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS
@@ -24,6 +25,8 @@ def pack_decode(inputs: HostInputs, batch: DecodeBatch) -> None:
     if inputs.token_T is not None:
         inputs.token_T[:n] = LAST_TOKEN
         inputs.query_start_B1[:] = np.minimum(np.arange(len(inputs.row_B) + 1), n)
+    if batch.adapter_slot_B is not None:
+        inputs.adapter_slot_B[:n] = batch.adapter_slot_B
 
 
 def pack_chunks(inputs: HostInputs, chunks: Sequence[Chunk]) -> tuple[int, ...]:
@@ -54,6 +57,8 @@ def pack_chunks_as_rows(inputs: HostInputs, chunks: Sequence[Chunk]) -> tuple[in
         inputs.start_B[start:end] = np.arange(chunk.start, chunk.end)
         for page_table_BW, page_table_W in zip(inputs.page_tables_BW, chunk.page_tables_W, strict=True):
             page_table_BW[start:end] = page_table_W
+        if chunk.adapter_slot != NO_ADAPTER:
+            inputs.adapter_slot_B[start:end] = chunk.adapter_slot
         inputs.row_B[end - 1] = chunk.row
         _set_line(inputs, end - 1, chunk)
         lines.append(end - 1)
@@ -64,6 +69,8 @@ def pack_chunks_as_rows(inputs: HostInputs, chunks: Sequence[Chunk]) -> tuple[in
 def _set_line(inputs: HostInputs, line: int, chunk: Chunk) -> None:
     if chunk.is_last:
         inputs.sampling_BS[line] = chunk.sampling_S
+    if chunk.adapter_slot != NO_ADAPTER:
+        inputs.adapter_slot_B[line] = chunk.adapter_slot
     for page_table_BW, page_table_W in zip(inputs.page_tables_BW, chunk.page_tables_W, strict=True):
         page_table_BW[line] = page_table_W
 

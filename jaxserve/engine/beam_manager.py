@@ -17,7 +17,7 @@ from jaxserve.cache.sequence_pages import SequencePages
 from jaxserve.engine.beam_search import BeamSearch
 from jaxserve.engine.plan import DecodeBatch, Mask, RowUpdate, SampledTokens
 from jaxserve.engine.request import Request, make_mask
-from jaxserve.engine.sequence import Sequence
+from jaxserve.engine.sequence import Sequence, gather_adapter_slots
 from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import TokenOutput
 from jaxserve.sampling.penalties import PenaltyRow, build_row
@@ -221,6 +221,7 @@ class BeamManager:
             page_tables_BW=page_tables_BW,
             sampling_BS=np.tile(sequence.sampling_S, (num_beams, 1)),
             mode=SampleMode.BEAM,
+            adapter_slot_B=gather_adapter_slots([sequence] * num_beams),
         )
         row_updates = tuple(
             (row, beam.token_ids[-1], state.position) for row, beam in zip(state.rows, beams, strict=False)

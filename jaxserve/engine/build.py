@@ -1,6 +1,6 @@
 """Construction of an engine from its configuration: opening, planning, loading, compiling, describing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +38,7 @@ from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.faults import Faults
+from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
 from jaxserve.models.partition import local_caches
@@ -56,6 +57,7 @@ class CheckedModel:
     path                The directory or file of the model.
     model_config        config.json with the overrides of hf_overrides.
     generation_config   generation_config.json, over the defaults of the default model.
+    params              The weights and their origins in checkpoints.
     """
 
     config: EngineConfig
@@ -63,6 +65,7 @@ class CheckedModel:
     path: Path
     model_config: dict[str, Any]
     generation_config: dict[str, Any]
+    params: Mapping[ParamPath, ParamSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def build(
     generation_config = default_generation | model.checkpoint.generation_config
     trackers = NO_TRACKERS
     if on_checked:
-        trackers = on_checked(CheckedModel(config, spec, model.path, model.config, generation_config))
+        trackers = on_checked(CheckedModel(config, spec, model.path, model.config, generation_config, model.leaves))
 
     roofline = _roofline(config, model, spec)
     executor = _executor(plan, plan.table.model.weights.pack_shapes(model.shapes), directory)
@@ -140,7 +143,7 @@ def build(
         generation_config=generation_config,
         buckets=buckets,
         cache_size=size,
-        description=describe(config, model, backend, size, buckets)
+        description=describe(config, model, backend, size, buckets, plan.table.model.adapters)
         | ({"limits": str(roofline.peak_rates)} if roofline else {})
         | {"programs": describe_programs(num_programs, hits, directory)},
     )
@@ -214,6 +217,7 @@ def _engine(
         vocab_size=vocab_size,
         max_logprobs=num_top_logprobs(config),
         trackers=trackers,
+        num_adapter_slots=config.max_loras if config.has_adapters else 0,
     )
     return make_engine(
         scheduler,

@@ -12,7 +12,8 @@ import numpy as np
 from jaxserve.cache.pool import Fault
 from jaxserve.engine.plan import DecodeBatch
 from jaxserve.engine.row_table import RowTable
-from jaxserve.engine.sequence import Sequence
+from jaxserve.engine.sequence import Sequence, gather_adapter_slots
+from jaxserve.engine.values import equal_values
 from jaxserve.sampling.sampler import SampleMode
 
 
@@ -35,6 +36,7 @@ class DecodeBatchCache:
     needs_previous_tokens       Whether a mask depends on the tokens before it.
     has_rows_below_min_tokens   Whether a row has not reached its min_tokens yet.
     max_tokens                  The most tokens that a row gets in a step.
+    adapter_slot_B              int32, the slots of their adapters; None: no row has one.
     step                        The number of batches so far.
     due                         By the number of a step the indices of the rows that have all their tokens then, or lack
                                 a page for the next ones. The other rows need no look at all.
@@ -56,6 +58,7 @@ class DecodeBatchCache:
     needs_previous_tokens: bool
     has_rows_below_min_tokens: bool
     max_tokens: int
+    adapter_slot_B: np.ndarray | None = None
     step: int = 0
     due: dict[int, list[int]] = field(default_factory=dict)
 
@@ -103,6 +106,7 @@ class DecodeBatchCache:
             ),
             has_rows_below_min_tokens=any([sequence.is_below_min_tokens for sequence in sequences]),
             max_tokens=max_tokens,
+            adapter_slot_B=gather_adapter_slots(sequences),
         )
         for index, capacity in enumerate(capacities):
             batch.set_capacity(index, capacity)
@@ -134,6 +138,8 @@ class DecodeBatchCache:
             yield "I10", "the decode batch has other rows than its sequences"
         if (self.sampling_BS != rows.sampling_RS[self.row_B]).any():
             yield "I18", "the decode batch has other sampling parameters than the row table"
+        if not equal_values(gather_adapter_slots(self.sequences), self.adapter_slot_B):
+            yield "I18", "the decode batch has other adapters than its sequences"
         if self.page_tables_version != rows.version:
             return  # they are taken again before they are used
         for mine_BW, page_table_RW in zip(self.page_tables_BW, rows.page_tables_RW, strict=True):
@@ -152,6 +158,7 @@ class DecodeBatchCache:
             mode=self.mode,
             logprob_token_ids=self.logprob_token_ids,
             max_tokens=self.max_tokens,
+            adapter_slot_B=self.adapter_slot_B,
         )
         self.step += 1
         self.positions = tuple([position + self.max_tokens for position in self.positions])

@@ -10,11 +10,17 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.opened_model import OpenedModel
 from jaxserve.engine.weight_form import describe_weight_form
+from jaxserve.layers.adapted import AdapterLayout
 from jaxserve.weights.quantized import describe_packing
 
 
 def describe(
-    config: EngineConfig, model: OpenedModel, backend: AttentionBackend, size: CacheSize, buckets: Buckets
+    config: EngineConfig,
+    model: OpenedModel,
+    backend: AttentionBackend,
+    size: CacheSize,
+    buckets: Buckets,
+    adapters: AdapterLayout | None = None,
 ) -> dict[str, str]:
     """Return what is known of an engine before its programs are compiled, in the order to print it."""
     spec = model.spec
@@ -28,10 +34,18 @@ def describe(
         "attention": backend.name,
         "weights": f"{model.weight_bytes / 2**20:.0f} MiB, {describe_weight_form(model.weight_form)}",
         **describe_packing(model.checkpoint),
+        **_describe_adapters(adapters),
         **_describe_cache(size, config.page_size),
         "longest request": f"{size.max_model_len} tokens",
         "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",
     }
+
+
+def _describe_adapters(adapters: AdapterLayout | None) -> dict[str, str]:
+    if adapters is None:
+        return {}
+    num_bytes = f"{adapters.num_bytes / 2**20:.0f} MiB"
+    return {"adapters": f"{num_bytes} for {adapters.num_slots} at a time, of a rank up to {adapters.rank}"}
 
 
 def _describe_cache(size: CacheSize, page_size: int) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from jaxserve.engine.heartbeat import Heartbeat
@@ -176,12 +176,14 @@ class Engine:
     def stats(self) -> StatsSnapshot:
         """Return a snapshot of the metrics. Safe in any thread."""
         scheduler = self.scheduler
-        return scheduler.stats.snapshot(
+        snapshot = scheduler.stats.snapshot(
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
             num_preempted=scheduler.num_preempted,
             cache=scheduler.cache,
         )
+        running, waiting = scheduler.list_adapters()
+        return replace(snapshot, running_adapters=running, waiting_adapters=waiting)
 
     def check_invariants(self) -> dict[str, Literal[True] | str]:
         """Evaluate the invariants of the state between two steps: each holds, or a sentence says what is wrong."""

@@ -28,12 +28,15 @@ from jaxserve.engine.program_table import (
     ProgramTable,
     PromptLogprobs,
     ReadState,
+    SetAdapter,
     SetPenaltyRow,
     SetRows,
     WriteState,
 )
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.engine.step_inputs import SampleInputs, StepInputs
+from jaxserve.layers.adapted import FactorStacks
+from jaxserve.layers.adapter import Adapter
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.parallel.sharding import BY_VOCAB, WHOLE
 from jaxserve.sampling import penalties
@@ -70,6 +73,7 @@ class Executor:
     weights     The weights as model.weights packs them; or their shapes, and `place_weights` brings them later.
     make_pages  Makes the pages of every layer, as the attention backend wants them. It must not compile.
     state       The rest of what is on the device.
+    adapters    The factors of the adapters in all slots; empty if there are none.
     programs    The compiled programs by their keys.
     """
 
@@ -82,10 +86,11 @@ class Executor:
         self.table, self.weights, self._make_pages = table, tuple(weights), make_pages
         self._pad_row = table.num_rows - 1  # padding writes into it
         self._host_states = HostStates(table.placement) if table.first_host_pages else None
-        self._layouts = {key: key.make_layout(table) for key in (*table.decodes, *table.prefills)}
+        self._layouts = {key: key.make_layout(table) for key in table.forwards}
         self._columns = {key: key.list_columns(table) for key in (*table.samples, *table.prompt_logprobs)}
         penalty_shapes = jax.eval_shape(partial(penalties.init, table.num_rows, table.padded_vocab_size))
         self.state = DeviceState(make_pages(), self._make_rows(), penalty_shapes)
+        self.adapters = self._make_adapters()
         counts = {key.rows for key in table.samples}
         allow_all = {rows: batch.allow_all(rows, table.padded_vocab_size) for rows in counts}
         self._allow_all = {rows: self._put(mask, BY_VOCAB) for rows, mask in allow_all.items()}
@@ -115,9 +120,17 @@ class Executor:
         if self._host_states is not None:
             self._host_states.clear()
         self.state = DeviceState(self._make_pages(), self._make_rows(), self.programs[InitPenalties()]())
+        _delete(self.adapters)
+        self.adapters = self._make_adapters()
 
     def _make_rows(self) -> RowState:
         return jax.tree.map(self._put, init_rows(self.table.num_rows))
+
+    def _make_adapters(self) -> tuple[FactorStacks, ...]:
+        layout = self.table.model.adapters
+        if layout is None:
+            return ()
+        return jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), layout.stacks)
 
     def warm_up(self) -> None:
         """Run programs once on padding, so that no request has to wait for a first run.
@@ -136,6 +149,9 @@ class Executor:
             logits = self.forward(key, self.empty_inputs(key)[0])
             for mode in table.modes:
                 sampled = self.sample(logits, mode)
+        if table.model.adapters is not None:
+            for key in self._warm_up_sizes([key for key in table.forwards if key.has_adapters]):
+                self.forward(key, self.empty_inputs(key)[0])
         self.copy_pages([(0, 0, 0)])
         for group, first in table.first_host_pages.items():  # slot 0 is nobody's
             self.copy_pages([(group, 0, first)])
@@ -156,8 +172,9 @@ class Executor:
 
         The program transfers the numpy array itself: jax.device_put, in Python, costs 0.2 ms more.
         """
-        state = self.state
-        pages, logits_BV, inputs, hidden_TD = self.programs[key](state.pages, self.weights, state.rows, buffer_X)
+        state, stacks = self.state, (self.adapters,) if key.has_adapters else ()
+        outputs = self.programs[key](state.pages, self.weights, state.rows, buffer_X, *stacks)
+        pages, logits_BV, inputs, hidden_TD = outputs
         self.state = DeviceState(pages, state.rows, state.penalties)
         return Logits(logits_BV, inputs, hidden_TD)
 
@@ -247,6 +264,11 @@ class Executor:
         columns = batch.pack_tuples(updates, self.table.num_rows, (self._pad_row, 0, 0))
         self.state = replace(self.state, rows=self.programs[SetRows()](self.state.rows, *columns))
 
+    def set_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Enqueue the writing of an adapter into a slot."""
+        factors = self.table.adapters.fill_up(adapter)
+        self.adapters = self.programs[SetAdapter()](self.adapters, np.int32(slot), factors)
+
     def set_penalty_row(self, row: int, values: PenaltyRow) -> None:
         """Enqueue the update of one row's penalty state."""
         padded = pad_row(values, self.table.padded_vocab_size)
@@ -255,7 +277,7 @@ class Executor:
 
     def close(self) -> None:
         """Free the device memory: weights, state and programs."""
-        _delete((self.weights, self.state, self._allow_all, self._no_logprob_token_ids))
+        _delete((self.weights, self.state, self.adapters, self._allow_all, self._no_logprob_token_ids))
         self.programs = {}
 
     def _put(self, array: np.ndarray, spec: PartitionSpec = WHOLE) -> Array:

@@ -16,7 +16,7 @@ I11        Computed tokens are known or pending ones, and begin with the prompt.
 I13        Each request fits the pool alone.
 I14        What a request waits for will come: tokens of a step in flight, or pages of a request that runs.
 I16        The queues are in order of priority, turn and arrival. How far one is overtaken: caller_turns.py.
-I18        Sampling parameters in rows and batches are those of the sequences.
+I18        Sampling parameters and adapters in rows, slots and batches are those of the sequences.
 I19        Without requests nothing is active, taken, queued or kept.
 I20        Owners of one page have it at the same place.
 
@@ -87,6 +87,7 @@ def find_faults(state: SchedulerState) -> Iterator[Fault]:
     writable += [(pages, beam.position) for beam in beams for pages in beam.pages]
     yield from find_page_faults(requests.cache, owned, writable)
     yield from requests.rows.find_faults(requests.running)
+    yield from requests.adapters.find_faults(requests.running)
     yield from state.decode.find_faults()
     yield from _find_membership_faults(state)
     yield from _find_row_faults(state)

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxserve.cache.groups import PageCopy
 from jaxserve.engine.values import equal_values
+from jaxserve.layers.adapter import NO_ADAPTER, Adapter
 from jaxserve.sampling.penalties import PenaltyRow
 from jaxserve.sampling.sampler import SampleMode
 
@@ -56,6 +57,7 @@ class Chunk:
                           log-probabilities.
     all_prompt_logprobs   These log-probabilities are needed for the whole vocabulary.
     forks                 Further tokens to sample from the last logits.
+    adapter_slot          The slot of the request's adapter; NO_ADAPTER for none.
     """
 
     request_id: int
@@ -71,6 +73,7 @@ class Chunk:
     prompt_targets: np.ndarray | None = None
     all_prompt_logprobs: bool = False
     forks: tuple[Fork, ...] = ()
+    adapter_slot: int = NO_ADAPTER
 
     __eq__ = equal_values
 
@@ -93,6 +96,7 @@ class DecodeBatch:
     logprob_token_ids     Pairs (index in the batch, ids), for rows that ask for log-probabilities by id.
     max_tokens            The most tokens that a row gets in this step. If they are several, positions count as many for
                           each earlier step whose result is not known yet, and may be too high.
+    adapter_slot_B        int32 [n], the slots of their adapters; None: no row has one.
     """
 
     request_ids: tuple[int, ...]
@@ -104,6 +108,7 @@ class DecodeBatch:
     mode: SampleMode
     logprob_token_ids: tuple[tuple[int, tuple[int, ...]], ...] = ()
     max_tokens: int = 1
+    adapter_slot_B: np.ndarray | None = None
 
     __eq__ = equal_values
 
@@ -124,6 +129,7 @@ class StepPlan:
     row_updates             The newest token of each beam, which the host has chosen, and its position.
     beams                   One batch for each beam search.
     needs_previous_tokens   A mask of this step depends on the tokens of earlier steps: their results come first.
+    adapters                Pairs (slot, adapter), for slots that get another adapter.
     """
 
     decode: DecodeBatch | None = None
@@ -133,6 +139,7 @@ class StepPlan:
     row_updates: tuple[RowUpdate, ...] = ()
     beams: tuple[DecodeBatch, ...] = ()
     needs_previous_tokens: bool = False
+    adapters: tuple[tuple[int, Adapter], ...] = ()
 
     __eq__ = equal_values
 

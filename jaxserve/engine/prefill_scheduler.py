@@ -42,7 +42,7 @@ class PrefillScheduler:
         waiting, running = requests.waiting, requests.running
         while waiting and running and _priority(waiting[0]) < _priority(running[-1]):
             first = waiting[0]
-            if first.num_pending or self._is_passed_over(first):
+            if first.num_pending or self._is_passed_over(first) or not requests.has_slot_for(first):
                 return
             if not requests.try_start(first):
                 victims = self._select_victims(first)
@@ -79,11 +79,14 @@ class PrefillScheduler:
 
         A request that is held back, or whose prefix another one is computing, is passed over for now. A preempted
         request whose last token is still pending is not passed over, so that newer requests do not take its pages.
+        One that waits for a slot for its adapter is passed over by requests without an adapter only, so that the slots
+        become free.
         """
-        requests, index = self._requests, 0
+        requests, index, waits_for_slot = self._requests, 0, False
         while budget >= requests.page_size and index < len(requests.waiting) and requests.rows.free_rows:
             sequence = requests.waiting[index]
-            if self._is_passed_over(sequence):
+            waits_for_slot |= not requests.has_slot_for(sequence)
+            if self._is_passed_over(sequence) or (waits_for_slot and sequence.request.adapter is not None):
                 index += 1
             elif not sequence.num_pending and requests.try_start(sequence):
                 budget -= self.add_chunk(sequence, budget, chunks)
@@ -125,6 +128,7 @@ class PrefillScheduler:
                 ),
                 all_prompt_logprobs=(request.params.prompt_logprobs or 0) > self._max_logprobs,
                 forks=self._fork_siblings(sequence) if is_last and request.num_siblings else (),
+                adapter_slot=sequence.adapter_slot,
             )
         )
         return end - start

@@ -7,6 +7,7 @@ later starts read a number. What they need does not depend on the number of page
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -52,7 +53,9 @@ def measure_scratch(table: ProgramTable, weights: Sequence[Any], pages: Any, sto
 
 def list_largest(table: ProgramTable) -> tuple[tuple[ProgramKey, ...], ...]:
     """Return the largest programs of each kind: forward passes, log-probabilities of prompts, samplers."""
-    forwards: tuple[Forward, ...] = (table.prefills[-1], table.decodes[-1])
+    has_adapters = table.model.adapters is not None
+    largest = (table.prefills[-1], table.decodes[-1])
+    forwards: list[Forward] = [replace(key, has_adapters=has_adapters) for key in largest]
     most_rows, most_tokens = max(key.rows for key in table.samples), table.buckets.prefill[-1]
     samples: list[Sample] = [key for key in table.samples if key.rows == most_rows]
     logprobs: list[PromptLogprobs] = [key for key in table.prompt_logprobs if key.tokens == most_tokens]

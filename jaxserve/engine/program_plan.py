@@ -22,6 +22,8 @@ from jaxserve.engine.programs import ProgramStore
 from jaxserve.engine.step import ModelContext
 from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.errors import BadConfig
+from jaxserve.layers.adapted import AdapterLayout
+from jaxserve.models.partition import place_factors
 from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.sharding import STACKED
 from jaxserve.sampling.sampler import LogprobsConfig
@@ -54,9 +56,11 @@ def _cache_size(
     model: OpenedModel,
     backend: AttentionBackend,
     groups: Sequence[CacheGroup],
+    adapter_bytes: int,
     scratch_bytes: int,
 ) -> CacheSize:
-    limit, memory = model.spec.max_position_embeddings, model.placement.memory(model.weight_bytes, scratch_bytes)
+    limit = model.spec.max_position_embeddings
+    memory = model.placement.memory(model.weight_bytes + adapter_bytes, scratch_bytes)
     if config.max_model_len is not None and config.max_model_len > limit:
         raise BadConfig(
             f"max_model_len={config.max_model_len} is more than the model's own {limit} positions;"
@@ -178,7 +182,9 @@ def plan_programs(
             " state cannot; leave it out."
         )
     placement = model.placement
-    size = _cache_size(config, model, backend, groups, scratch_bytes)
+    adapters = _adapter_layout(config, model)
+    adapter_bytes = 0 if adapters is None else adapters.num_bytes
+    size = _cache_size(config, model, backend, groups, adapter_bytes, scratch_bytes)
     config, chunk_tokens = _resolve_limits(config, size, placement.platform)
     assert config.max_num_seqs
     spec = model.spec.for_length(size.max_model_len)
@@ -187,7 +193,7 @@ def plan_programs(
     jax.eval_shape(make)  # raises if the backend does not support these pages
     layout = WeightLayout.from_shapes(model.shapes)
     table = ProgramTable(
-        model=ModelContext(spec, model.dtype, layout, backend, config.page_size, groups, placement.ranks),
+        model=ModelContext(spec, model.dtype, layout, backend, config.page_size, groups, placement.ranks, adapters),
         buckets=_buckets(config, placement.platform, chunk_tokens),
         max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
         vocab_size=spec.vocab_size,
@@ -201,6 +207,13 @@ def plan_programs(
         first_host_pages={index: group.num_pages for index, group in enumerate(size.groups) if group.num_host_pages},
     )
     return ProgramPlan(config, size, table, make)
+
+
+def _adapter_layout(config: EngineConfig, model: OpenedModel) -> AdapterLayout | None:
+    if not config.has_adapters:
+        return None
+    sizes = {"num_slots": config.max_loras, "rank": config.max_lora_rank}
+    return place_factors(model.leaves, model.spec, model.placement, **sizes, dtype=model.dtype)
 
 
 def needs_scratch(config: EngineConfig, placement: Placement) -> bool:

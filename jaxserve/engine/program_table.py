@@ -4,7 +4,7 @@ A program is named by a frozen value that holds what distinguishes it; its `lowe
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from jaxserve.engine.device_state import DeviceState, set_rows
 from jaxserve.engine.host_states import read_state, write_state
 from jaxserve.engine.step import ModelContext, compute_prompt_logprobs, copy_pages, forward, sample_tokens
 from jaxserve.engine.step_inputs import InputLayout, SampleInputs, step_shapes
+from jaxserve.layers.adapted import AdapterLayout, set_slot
 from jaxserve.native import library
 from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.sharding import BY_VOCAB, STACKED, WHOLE, pad_vocab, split_specs
@@ -48,10 +49,14 @@ class ProgramKey(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """The forward pass of `rows` rows, over `tokens` tokens that the host gives; None: over the rows' newest tokens."""
+    """The forward pass of `rows` rows, over `tokens` tokens that the host gives; None: over the rows' newest tokens.
+
+    has_adapters   Rows may have adapters. Without, nothing of them is in the program.
+    """
 
     rows: int
     tokens: int | None = None
+    has_adapters: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -61,18 +66,19 @@ class Forward:
     def make_layout(self, table: "ProgramTable") -> InputLayout:
         """Return the layout of the inputs."""
         widths = [group.page_table_width(table.max_pages_per_row) for group in table.model.groups]
-        return InputLayout(step_shapes(self.rows, self.tokens, widths))
+        return InputLayout(step_shapes(self.rows, self.tokens, widths, has_adapters=self.has_adapters))
 
     def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
         """Lower the program."""
         layout = self.make_layout(table)
+        stacks = (table.adapters.stacks,) if self.has_adapters else ()
         step = table.placement.jit(
             partial(forward, table.model, layout),
-            in_specs=(STACKED, split_specs(weights), WHOLE, WHOLE),
+            in_specs=(STACKED, split_specs(weights), WHOLE, WHOLE, *split_specs(stacks)),
             out_specs=(STACKED, BY_VOCAB, WHOLE, WHOLE),
             donate_argnums=0,
         )
-        return step.lower(state.pages, _shapes(weights), state.rows, _ints(layout.size))
+        return step.lower(state.pages, _shapes(weights), state.rows, _ints(layout.size), *_shapes(stacks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +216,18 @@ class WriteState:
         return step.lower(pages, states, np.int32(0))
 
 
+@dataclass(frozen=True, slots=True)
+class SetAdapter:
+    """The writing of an adapter into a slot."""
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        layout = table.adapters
+        specs = split_specs(layout.stacks)
+        step = table.placement.jit(partial(set_slot, layout.rank), (specs, WHOLE, specs), specs, donate_argnums=0)
+        return step.lower(_shapes(layout.stacks), np.int32(1), layout.slot_shapes())
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProgramTable:
     """The programs of an engine, and which of them serves a call.
@@ -243,15 +261,33 @@ class ProgramTable:
         """The number of token ids, with those that only give all devices equal parts."""
         return pad_vocab(self.vocab_size, self.placement.size)
 
+    @property
+    def adapters(self) -> AdapterLayout:
+        """The arrays of adapters, of a model that has some."""
+        assert self.model.adapters is not None
+        return self.model.adapters
+
     @cached_property
     def decodes(self) -> tuple[Forward, ...]:
         """The forward passes of decode batches, by size."""
-        return tuple(Forward(rows, rows if self.batch_invariant else None) for rows in self.buckets.decode)
+        return tuple(self._forward(rows, rows if self.batch_invariant else None) for rows in self.buckets.decode)
 
     @cached_property
     def prefills(self) -> tuple[Forward, ...]:
         """The forward passes of prompt chunks, by size."""
-        return tuple(Forward(self._max_chunks(tokens), tokens) for tokens in self.buckets.prefill)
+        return tuple(self._forward(self._max_chunks(tokens), tokens) for tokens in self.buckets.prefill)
+
+    def _forward(self, rows: int, tokens: int | None) -> Forward:
+        """Return a forward pass without adapters, but under batch invariance there is one for all."""
+        return Forward(rows, tokens, has_adapters=self.batch_invariant and self.model.adapters is not None)
+
+    @cached_property
+    def forwards(self) -> tuple[Forward, ...]:
+        """All forward passes, prompt chunks first, and each without adapters before the same with."""
+        plain = (*self.prefills, *self.decodes)
+        if self.model.adapters is None:
+            return tuple(dict.fromkeys(plain))
+        return tuple(dict.fromkeys(key for each in plain for key in (each, replace(each, has_adapters=True))))
 
     def _max_chunks(self, tokens: int) -> int:
         if self.batch_invariant:
@@ -273,7 +309,7 @@ class ProgramTable:
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
         """The samplers."""
-        rows = {key.rows for key in (*self.decodes, *self.prefills)}
+        rows = {key.rows for key in self.forwards}
         return tuple(Sample(num, mode) for num in sorted(rows) for mode in self.modes)
 
     @property
@@ -284,10 +320,10 @@ class ProgramTable:
 
     def list_keys(self) -> tuple[ProgramKey, ...]:
         """Return the names of all programs, those that compile slowest first."""
-        forwards = dict.fromkeys((*self.prefills, *self.decodes))
         others = (InitPenalties(), SetPenaltyRow(), CopyPages(), SetRows())
         states = (kind(group) for group in self.first_host_pages for kind in (ReadState, WriteState))
-        return (*forwards, *self.prompt_logprobs, *self.samples, *others, *states)
+        adapters = () if self.model.adapters is None else (SetAdapter(),)
+        return (*self.forwards, *self.prompt_logprobs, *self.samples, *others, *states, *adapters)
 
     def make_lowerings(self, weights: Sequence[Any], state: DeviceState) -> dict[Hashable, Callable[[], Any]]:
         """Return for each program a function that lowers it. weights and state are arrays, or their shapes.
@@ -305,6 +341,7 @@ class ProgramTable:
             model.dtype,
             model.weights,
             (model.ranks, split_specs(arguments)),
+            None if model.adapters is None else (model.adapters.num_slots, model.adapters.rank),
             (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size, model.groups),
             jax.tree.structure(arguments),
             [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],
@@ -313,10 +350,11 @@ class ProgramTable:
             self.placement.platform == "cpu" and library.is_usable(),
         ]
 
-    def find_decode(self, num_rows: int) -> Forward:
-        """Return the program for a decode batch."""
+    def find_decode(self, num_rows: int, *, has_adapters: bool = False) -> Forward:
+        """Return the program for a decode batch. has_adapters: rows have some."""
         rows = self.buckets.decode_bucket(num_rows)
-        return Forward(rows, rows if self.batch_invariant else None)
+        key = self._forward(rows, rows if self.batch_invariant else None)
+        return replace(key, has_adapters=True) if has_adapters else key
 
     def find_sample(self, rows: int, needed: SampleMode) -> Sample:
         """Return the cheapest sampler for `rows` rows of logits that does all that mode `needed` does."""

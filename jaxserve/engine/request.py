@@ -7,6 +7,7 @@ from typing import Protocol
 from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.engine.token_restrictions import TokenRestrictions
+from jaxserve.layers.adapter import Adapter
 from jaxserve.output_constraints import GrammarSpec, ReasoningSpec
 from jaxserve.sampling.penalties import pack_bits
 from jaxserve.sampling_params import SamplingParams
@@ -79,6 +80,8 @@ class Request:
     snapshot_borders            Positions up to which later prompts may share this one, ascending: those of the ends of
                                 system text and messages. Of a model with recurrent layers states are kept there.
     cache_salt                  Pages are shared only with requests of the same salt.
+    adapter                     What changes the weights for it; None: nothing. Pages are shared only with requests of
+                                the same.
     arrival_s                   When the client's request arrived, monotonic seconds; 0: when it is added.
     caller                      Who has sent it: callers are served in turn.
     label                       What its client calls it; "" for no name. Others may have the same.
@@ -102,6 +105,7 @@ class Request:
     reasoning_end_ids: tuple[int, ...] = ()
     snapshot_borders: tuple[int, ...] = ()
     cache_salt: str | None = None
+    adapter: Adapter | None = None
     arrival_s: float = 0.0
     caller: str = ""
     label: str = ""

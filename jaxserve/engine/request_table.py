@@ -14,6 +14,7 @@ from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.prefix import CacheContext
 from jaxserve.cache.sequence_pages import PrefixHit
 from jaxserve.cache.snapshots import INTERVAL_TOKENS, MAX_PER_PROMPT, Snapshots
+from jaxserve.engine.adapter_slots import AdapterSlots
 from jaxserve.engine.beam_manager import BeamManager
 from jaxserve.engine.caller_turns import CallerTurns
 from jaxserve.engine.plan import SampledTokens
@@ -36,6 +37,7 @@ class RequestTable:
     max_chunk_tokens    The largest chunk of a prompt in one step.
     vocab_size          The number of token ids.
     trackers            Makes the objects that follow outputs.
+    num_adapter_slots   The number of adapters that may be on the device together.
     clock               Monotonic seconds.
 
     by_id               The sequences by request id.
@@ -45,6 +47,7 @@ class RequestTable:
     prefix_reuse        Pages shared by prompts with the same beginning.
     request_outputs     Outputs and their metrics.
     beams               The beam searches.
+    adapters            The adapters on the device.
     decode_version      Grows when a sequence begins or ceases to decode, and when one gets fewer tokens than planned.
     """
 
@@ -58,6 +61,7 @@ class RequestTable:
         max_chunk_tokens: int,
         vocab_size: int,
         trackers: TrackerFactory = NO_TRACKERS,
+        num_adapter_slots: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cache, self.stats, self.page_size, self.clock = cache, stats, cache.page_size, clock
@@ -67,6 +71,7 @@ class RequestTable:
         self.prefix_reuse = PrefixReuse(cache)
         self.request_outputs = RequestOutputs(stats)
         self.beams = BeamManager(cache, max_pages_per_row=max_pages_per_row, vocab_size=vocab_size)
+        self.adapters = AdapterSlots(num_adapter_slots)
         self.by_id: dict[int, Sequence] = {}
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -75,7 +80,8 @@ class RequestTable:
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
         """Queue a new request."""
-        pages = self.cache.new_pages(CacheContext(salt=request.cache_salt))
+        adapter = None if request.adapter is None else request.adapter.key
+        pages = self.cache.new_pages(CacheContext(salt=request.cache_salt, adapter=adapter))
         turn = self._turns.assign(request.caller)
         sequence = Sequence.from_request(request, pages, turn, self._vocab_size, self._trackers)
         self.request_outputs.add(request, group, self.clock())
@@ -86,9 +92,9 @@ class RequestTable:
     def try_start(self, sequence: Sequence) -> bool:
         """Start a waiting sequence with its cached pages, new pages for its other tokens, and rows.
 
-        Returns False, and changes nothing, if there are not enough rows or pages.
+        Returns False, and changes nothing, if there are not enough rows or pages, or no slot for its adapter.
         """
-        if len(self.rows.free_rows) < sequence.request.num_rows:
+        if len(self.rows.free_rows) < sequence.request.num_rows or not self.has_slot_for(sequence):
             return False
         hit = self.prefix_reuse.find_hit(sequence)
         watermarks = self.watermarks(sequence, len(self.rows.free_rows))
@@ -102,12 +108,16 @@ class RequestTable:
         self.request_outputs.on_scheduled(request, num_cached_tokens, self.clock())
         row = self.rows.assign(sequence)
         borders = self.prefix_reuse.find_borders(sequence, hit) if self.cache.snapshots is not None else ()
-        sequence.start(row, num_cached_tokens, borders)
+        sequence.start(row, self.adapters.acquire(request.adapter), num_cached_tokens, borders)
         if request.is_beam_search:
             self.beams.start(sequence, [row, *self.rows.assign_extra(request.num_rows - 1)])
         self._move_to_running(sequence)
         self.prefix_reuse.mark_computing(sequence, hit.num_pages)
         return True
+
+    def has_slot_for(self, sequence: Sequence) -> bool:
+        """Whether the adapter of a waiting sequence is on the device or could be."""
+        return self.adapters.has_room(sequence.request.adapter)
 
     def count_missing_pages(self, sequence: Sequence, hit: PrefixHit) -> tuple[int, ...]:
         """Return by cache group how many pages a sequence needs at its start besides those of a hit."""
@@ -127,6 +137,7 @@ class RequestTable:
         if copies is None:
             self.cache.free(child.pages)
             return None
+        self.adapters.acquire(child.request.adapter)
         child.start_behind(parent, self.rows.assign(child))
         self._move_to_running(child)
         self.decode_version += 1
@@ -279,6 +290,7 @@ class RequestTable:
         """
         self.cache.reset()
         self.rows.reset()
+        self.adapters.reset()
         self.prefix_reuse = PrefixReuse(self.cache)
         self.decode_version += 1
         for sequence in self.by_id.values():
@@ -300,6 +312,7 @@ class RequestTable:
         self.running.remove(sequence)
         self.rows.free(sequence, self.beams.free(sequence))
         self.cache.free(sequence.pages)
+        self.adapters.release(sequence.request.adapter)
         self.prefix_reuse.unmark_computing(sequence)
 
     def finish(self, sequence: Sequence, reason: FinishReason, *args: Any, **kwargs: Any) -> TokenOutput:

@@ -9,7 +9,7 @@ forward pass. `execute` is both, for plans without masks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from jaxserve.engine.plan import (
 )
 from jaxserve.engine.prefill_calls import divide_into_calls
 from jaxserve.engine.program_table import Forward, PromptLogprobs
+from jaxserve.layers.adapter import NO_ADAPTER
 from jaxserve.sampling.packed_output import unpack_output
 
 
@@ -118,6 +119,8 @@ class Runner:
             self.executor.copy_pages(plan.page_copies)
         for row, values in plan.penalty_rows:
             self.executor.set_penalty_row(row, values)
+        for slot, adapter in plan.adapters:
+            self.executor.set_adapter(slot, adapter)
         if plan.row_updates:
             self.executor.set_rows(plan.row_updates)
         decode = self._decode(plan.decode) if plan.decode else None
@@ -173,7 +176,8 @@ class Runner:
         self.executor.close()
 
     def _decode(self, decode: DecodeBatch) -> Logits:
-        key = self.executor.table.find_decode(len(decode))
+        has_adapters = decode.adapter_slot_B is not None
+        key = self.executor.table.find_decode(len(decode), has_adapters=has_adapters)
         buffer_X, inputs = self.executor.empty_inputs(key)
         batch.pack_decode(inputs, decode)
         return self.executor.forward(key, buffer_X)
@@ -197,6 +201,8 @@ class Runner:
         return tuple(calls)
 
     def _prefill_call(self, key: Forward, chunks: tuple[Chunk, ...]) -> PrefillCall:
+        if any(chunk.adapter_slot != NO_ADAPTER for chunk in chunks):
+            key = replace(key, has_adapters=True)
         buffer_X, inputs = self.executor.empty_inputs(key)
         if self.executor.table.batch_invariant:
             lines = batch.pack_chunks_as_rows(inputs, chunks)

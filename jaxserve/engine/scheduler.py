@@ -43,6 +43,7 @@ class Scheduler:
     vocab_size               The number of token ids.
     max_logprobs             The most top log-probabilities that a step computes without those of the whole vocabulary.
     trackers                 Makes the objects that follow outputs.
+    num_adapter_slots        The number of adapters that may be on the device together.
     max_tokens_per_row       The most tokens that the runner's decode steps give a row.
     clock                    Monotonic seconds.
 
@@ -62,6 +63,7 @@ class Scheduler:
         max_logprobs: int,
         max_tokens_per_row: int = 1,
         trackers: TrackerFactory = NO_TRACKERS,
+        num_adapter_slots: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cache, self.stats, self._token_budget = cache, stats, max_num_batched_tokens
@@ -73,6 +75,7 @@ class Scheduler:
             max_pages_per_row=max_pages_per_row,
             vocab_size=vocab_size,
             trackers=trackers,
+            num_adapter_slots=num_adapter_slots,
             clock=clock,
         )
         self._search = FaultSearch(self._requests)
@@ -98,6 +101,14 @@ class Scheduler:
     def num_preempted(self) -> int:
         """The number of waiting requests that ran before."""
         return sum(1 for sequence in tuple(self._requests.waiting) if sequence.epoch)
+
+    def list_adapters(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the names of the adapters of running and of waiting requests. Safe in any thread."""
+        running, waiting = (
+            {sequence.request.adapter.name for sequence in tuple(sequences) if sequence.request.adapter is not None}
+            for sequences in (self._requests.running, self._requests.waiting)
+        )
+        return tuple(sorted(running)), tuple(sorted(waiting))
 
     @property
     def has_work(self) -> bool:
@@ -181,6 +192,7 @@ class Scheduler:
             page_copies=self.cache.page_copies.take(),
             penalty_rows=requests.rows.pop_penalty_rows(),
             needs_previous_tokens=decode is not None and self._decode.needs_previous_tokens,
+            adapters=requests.adapters.pop_updates(),
         )
         return _add_beams(plan, steps) if steps else plan
 

@@ -19,6 +19,7 @@ from jaxserve.engine.request import (
     make_stop_cursor,
 )
 from jaxserve.engine.token_restrictions import TokenRestrictions
+from jaxserve.layers.adapter import NO_ADAPTER
 from jaxserve.outputs import REPETITION_STOP_REASON, FinishReason, PositionLogprobs
 from jaxserve.sampling.columns import pack_params
 from jaxserve.sampling.sampler import SampleMode
@@ -45,6 +46,7 @@ class Sequence:
     num_computed           The tokens whose keys and values an enqueued step has written or will write.
     num_cached_tokens      The prompt tokens found in the prefix cache at its first start; None before that.
     row                    Its row of the batch; None while it waits.
+    adapter_slot           The slot of its adapter while it runs; NO_ADAPTER for none.
     borders                The page borders of its prompt at which snapshots of recurrent states are wanted, ascending.
     is_prefilled           Only the newest token is not computed, which is on the device: the rest is decoding.
     epoch                  The number of preemptions. A result with another epoch is from before a preemption.
@@ -66,6 +68,7 @@ class Sequence:
     num_computed: int = 0
     num_cached_tokens: int | None = None
     row: int | None = None
+    adapter_slot: int = NO_ADAPTER
     borders: tuple[int, ...] = ()
     is_prefilled: bool = False
     epoch: int = 0
@@ -106,16 +109,17 @@ class Sequence:
 
     # Life
 
-    def start(self, row: int, num_cached_tokens: int, borders: tuple[int, ...] = ()) -> None:
+    def start(self, row: int, adapter_slot: int, num_cached_tokens: int, borders: tuple[int, ...] = ()) -> None:
         """Begin to run in a row, behind tokens whose keys and values are cached."""
-        self.row, self.num_computed, self.borders = row, num_cached_tokens, borders
+        self.row, self.adapter_slot = row, adapter_slot
+        self.num_computed, self.borders = num_cached_tokens, borders
         self.num_tokens_at_start = self.num_tokens
         if self.num_cached_tokens is None:
             self.num_cached_tokens = num_cached_tokens
 
     def start_behind(self, parent: "Sequence", row: int) -> None:
         """Begin to run behind the prompt of another choice, whose last logits give the first token of this one, too."""
-        self.row, self.num_computed = row, parent.num_computed
+        self.row, self.num_computed, self.adapter_slot = row, parent.num_computed, parent.adapter_slot
         self.num_tokens_at_start = self.num_tokens
         self.num_cached_tokens = parent.num_cached_tokens
         self.is_prefilled, self.num_pending = True, 1
@@ -179,6 +183,7 @@ class Sequence:
     def preempt(self) -> None:
         """Wait again, without row and pages, to be computed from the beginning."""
         self.row, self.num_computed, self.is_prefilled, self.borders = None, 0, False, ()
+        self.adapter_slot = NO_ADAPTER
         self.epoch += 1
 
     def restart(self) -> None:
@@ -289,3 +294,9 @@ class Sequence:
         if len(self.tokens) - len(request.prompt_ids) < request.params.min_tokens:
             return None
         return FinishReason.REPETITION, REPETITION_STOP_REASON
+
+
+def gather_adapter_slots(sequences: Iterable[Sequence]) -> np.ndarray | None:
+    """Return the slots of the adapters of running sequences, int32; None if none of them has an adapter."""
+    slots = [sequence.adapter_slot for sequence in sequences]
+    return np.array(slots, np.int32) if any(slots) else None

@@ -20,6 +20,7 @@ from jaxserve.cache.pages import ModelPages
 from jaxserve.engine.device_state import RowState, set_rows
 from jaxserve.engine.step_inputs import LAST_TOKEN, InputLayout, SampleInputs, StepInputs
 from jaxserve.engine.weight_layout import WeightLayout
+from jaxserve.layers.adapted import AdapterLayout, FactorStacks
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.models.registry import abstract_decoder, merge_params
 from jaxserve.models.spec import DecoderSpec
@@ -47,6 +48,7 @@ class ModelContext:
     page_size   The number of tokens of a page.
     groups      The cache groups of the layers.
     ranks       The ranks that hold the model together.
+    adapters    How adapters are passed; None: there are none.
     """
 
     spec: DecoderSpec
@@ -56,15 +58,28 @@ class ModelContext:
     page_size: int
     groups: tuple[CacheGroup, ...]
     ranks: Ranks = ONE_RANK
+    adapters: AdapterLayout | None = None
 
-    def build_decoder(self, arguments: Sequence[Array | PackedWeight]) -> "Decoder":
+    def build_decoder(
+        self,
+        arguments: Sequence[Array | PackedWeight],
+        stacks: Sequence[FactorStacks] | None = None,
+        slot_T: Array | None = None,
+    ) -> "Decoder":
         """Return the decoder with these weights.
 
         The module structure is built on the first call, while a program is traced: a start that loads all programs
         never builds it.
+
+        stacks   The factors of all adapters, for tokens of which some have one.
+        slot_T   The slots of the adapters of the tokens.
         """
         graphdef, _ = abstract_decoder(self.spec, self.dtype, self.ranks)
-        return merge_params(graphdef, self.weights.unpack(arguments))
+        weights = self.weights.unpack(arguments)
+        if stacks is not None:
+            assert self.adapters is not None and slot_T is not None
+            weights |= self.adapters.adapt(weights, stacks, slot_T)
+        return merge_params(graphdef, weights)
 
 
 def forward(
@@ -74,11 +89,12 @@ def forward(
     weights: Sequence[Array | PackedWeight],
     rows: RowState,
     buffer_X: Array,
+    stacks: Sequence[FactorStacks] | None = None,
 ) -> tuple[ModelPages, Array, SampleInputs, Array]:
     """Compute a step's tokens and write their keys and values into the pages. Donate pages.
 
-    buffer_X holds StepInputs in this layout. Returns the pages, logits_BV float32 of each row's last token, the
-    sampler's inputs, and hidden_TD of all tokens.
+    buffer_X holds StepInputs in this layout; stacks are the factors of adapters, where rows may have some. Returns the
+    pages, logits_BV float32 of each row's last token, the sampler's inputs, and hidden_TD of all tokens.
     """
     inputs = layout.unpack(buffer_X)
     with jax.named_scope("inputs"):
@@ -102,7 +118,8 @@ def forward(
 
     by_group = list(map(make_inputs, model.groups, inputs.page_tables_BW))
     inputs_by_layer = tuple(by_group[group] for group, _ in pages.places)
-    decoder = model.build_decoder(weights)
+    slot_T = None if inputs.adapter_slot_B is None else inputs.adapter_slot_B[flat.row_T]
+    decoder = model.build_decoder(weights, stacks, slot_T)
     hidden_TD, pages = decoder(flat.token_T, inputs_by_layer, pages, model.backend)
     with jax.named_scope("logits"):
         logits_BV = _compute_logits(decoder, hidden_TD, flat)

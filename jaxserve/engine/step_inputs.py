@@ -31,6 +31,7 @@ class StepInputs:
                      its newest one, which is on the device with its position.
     query_start_B1   int32 [B + 1]: row b has the tokens from query_start[b] up to query_start[b + 1]; None as above.
     start_B          int32, the position of each row's first token; None as above.
+    adapter_slot_B   int32, the slot of each row's adapter, NO_ADAPTER (0) for none; None: no row has one.
     """
 
     row_B: Array
@@ -39,6 +40,7 @@ class StepInputs:
     token_T: Array | None = None
     query_start_B1: Array | None = None
     start_B: Array | None = None
+    adapter_slot_B: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -62,12 +64,15 @@ class SampleInputs:
     grammar_BM: Array | None = None
 
 
-def step_shapes(num_rows: int, num_tokens: int | None, page_table_widths: Sequence[int]) -> StepInputs:
+def step_shapes(
+    num_rows: int, num_tokens: int | None, page_table_widths: Sequence[int], *, has_adapters: bool = False
+) -> StepInputs:
     """Return the shapes of a forward pass's inputs.
 
     num_rows            B.
     num_tokens          T; None: the newest token of each row.
     page_table_widths   W for each cache group.
+    has_adapters        Rows may have adapters.
     """
     has_tokens = num_tokens is not None
     return StepInputs(
@@ -77,7 +82,11 @@ def step_shapes(num_rows: int, num_tokens: int | None, page_table_widths: Sequen
         token_T=_ints(num_tokens) if has_tokens else None,
         query_start_B1=_ints(num_rows + 1) if has_tokens else None,
         start_B=_ints(num_rows) if has_tokens else None,
+        adapter_slot_B=_ints(num_rows) if has_adapters else None,
     )
+
+
+_OPTIONAL_FIELDS = ("token_T", "query_start_B1", "start_B", "adapter_slot_B")  # of StepInputs, in their order
 
 
 class InputLayout:
@@ -91,6 +100,7 @@ class InputLayout:
     def __init__(self, shapes: StepInputs) -> None:
         leaves = jax.tree.leaves(shapes)
         self._num_groups = len(shapes.page_tables_BW)
+        self._optional = [name for name in _OPTIONAL_FIELDS if getattr(shapes, name) is not None]
         ends = np.cumsum([prod(leaf.shape) for leaf in leaves]).tolist()
         self.size: int = ends[-1]
         self._parts = [
@@ -100,10 +110,12 @@ class InputLayout:
     def unpack(self, buffer_X: Any) -> StepInputs:
         """Return the inputs in a buffer: views of a numpy array, or arrays while a program is traced.
 
-        Fields that are None are the last ones. jax.tree.unflatten would take longer than all the rest.
+        jax.tree.unflatten would take longer than all the rest.
         """
         row_B, *others = [buffer_X[part].reshape(shape) for part, shape in self._parts]
-        return StepInputs(row_B, tuple(others[: self._num_groups]), *others[self._num_groups :])
+        page_tables_BW, sampling_BS = tuple(others[: self._num_groups]), others[self._num_groups]
+        optional = dict(zip(self._optional, others[self._num_groups + 1 :], strict=True))
+        return StepInputs(row_B, page_tables_BW, sampling_BS, **optional)
 
     def make_empty(self, pad_row: int) -> tuple[np.ndarray, StepInputs]:
         """Return a new buffer, int32 [X], and the inputs in it, to be filled: no tokens, every row is padding."""

@@ -8,6 +8,7 @@ module → what proves it:
     invariants → test_invariants.py, test_scheduler_life.py
     beam_manager → test_beam_manager.py, test_beam_oracle.py
     beam_search → test_beams.py
+    adapter_slots → test_adapter_slots.py, test_adapters.py
     token_restrictions → test_guided.py, test_guided_on_device.py
     repetition → test_repetition.py
     logprobs → test_mixes.py
@@ -85,6 +86,7 @@ class Bench:
             vocab_size=built.spec.vocab_size,
             max_logprobs=config.max_logprobs,
             trackers=TRACKERS,
+            num_adapter_slots=config.max_loras if config.has_adapters else 0,
         )
         self.engine = Engine(self.scheduler, built.engine.runner, overlap=overlap)
         self.outputs: dict[int, list] = {}

@@ -12,7 +12,7 @@ from jaxserve.engine.request import Request
 from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.faulty_runner import STAGES
-from tests.engine.world import EOS, PAGE, SHAPES, STOP, WINDOWS, World, prompt
+from tests.engine.world import ADAPTERS, EOS, PAGE, SHAPES, STOP, WINDOWS, World, prompt
 from tests.fake_runner import VOCAB, expected_output
 from tests.grammars import UntilToken, regex
 
@@ -47,6 +47,7 @@ class Life(RuleBasedStateMachine):
         num_states=st.sampled_from([0, 0, 1, 2]),
         num_snapshots=st.integers(0, 4),
         num_host_snapshots=st.sampled_from([0, 0, 3]),
+        num_adapter_slots=st.integers(1, 3),
     )
     def open(self, num_pages, max_num_seqs, pages_per_step, chunk, **settings) -> None:
         budget = max_num_seqs + PAGE * pages_per_step
@@ -71,11 +72,13 @@ class Life(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, -1, 3]),
         caller=st.sampled_from(["", "", "other"]),
         borders=st.lists(st.integers(1, 40), max_size=2),
+        adapter=st.sampled_from([None, None, *ADAPTERS]),
     )
-    def add(self, data, shared, own, max_tokens, min_tokens, shape, choices, **params) -> None:
+    def add(self, data, shared, own, max_tokens, min_tokens, shape, choices, adapter, **params) -> None:
         tokens = [*prompt(shared), *own][: self.world.longest - 1]
         eos = data.draw(st.sampled_from([EOS, None]))
         how = params | shape | {"max_tokens": max_tokens, "min_tokens": min(min_tokens, max_tokens), "eos": eos}
+        how |= {"guided": {"adapter": adapter}}
         if choices == 1:
             self.world.add(tokens, **how)
         else:
@@ -91,10 +94,12 @@ class Life(RuleBasedStateMachine):
         shape=st.sampled_from(SHAPES),
         repetition_detection=st.sampled_from([None, None, RepetitionDetection(max_pattern_size=2, min_count=2)]),
         priority=st.sampled_from([0, 0, 0, -1, 3]),
+        adapter=st.sampled_from([None, None, *ADAPTERS]),
     )
-    def search(self, data, shared, divisor, shape, **params) -> None:
+    def search(self, data, shared, divisor, shape, adapter, **params) -> None:
         tokens = [*prompt(shared), 3][: self.world.longest - 1]
         how = params | shape | {"eos": data.draw(st.sampled_from([EOS, None])), "stops": (STOP,)}
+        how |= {"guided": {"adapter": adapter}}
         self.world.search(tokens, data.draw(st.integers(1, self.world.max_num_seqs)), divisor=divisor, **how)
 
     @rule(

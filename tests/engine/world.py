@@ -16,6 +16,7 @@ from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.errors import InvalidParameter
+from jaxserve.layers.adapter import Adapter
 from jaxserve.outputs import TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from tests.engine.faulty_runner import DeviceFault, FaultyRunner
@@ -42,6 +43,7 @@ class World:
     num_states: int = 0  # recurrent groups behind those with pages
     num_snapshots: int = 4
     num_host_snapshots: int = 0
+    num_adapter_slots: int = 2
     outputs: dict[int, list[TokenOutput]] = field(default_factory=dict)
     plans: list[StepPlan] = field(default_factory=list)
 
@@ -79,6 +81,7 @@ class World:
             max_logprobs=NUM_TOP,
             max_tokens_per_row=self.max_tokens_per_row,
             trackers=TRACKERS,
+            num_adapter_slots=self.num_adapter_slots,
             clock=lambda: float(next(self.now)),
         )
         self.in_flight: list[tuple[StepPlan, object]] = []
@@ -282,6 +285,9 @@ def prompt(length: int, start: int = 2) -> list[int]:
 
 WINDOWS = ((None,), (None, 6), (9, None), (5,), (None, 3, 10))
 """Windows of the cache groups of a model; None is full attention."""
+
+ADAPTERS = (None, *(Adapter(name, f"key of {name}", 4, {}) for name in ("a", "b", "c", "d")))
+"""No adapter, and more of them than a world has slots."""
 
 BOTH = pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
 
