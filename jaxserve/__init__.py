@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool, ToolChoice
 from jaxserve.config import DEFAULT_MODEL, EngineConfig
 from jaxserve.errors import (
+    AdapterNotFound,
     BadCheckpoint,
     BadConfig,
     EngineStopped,
@@ -26,6 +27,7 @@ from jaxserve.errors import (
 )
 from jaxserve.exact_json import MAX_JSON_DIGITS, dump_exact_json, load_exact_json
 from jaxserve.fair_threads import FairThreads
+from jaxserve.lora_request import LoRARequest
 from jaxserve.outputs import (
     Choice,
     Completion,
@@ -54,11 +56,13 @@ from jaxserve.sampling_params import (
 from jaxserve.structured_outputs import StructuredOutputs
 
 if TYPE_CHECKING:
+    from jaxserve.adapter_registry import LoadedAdapter
     from jaxserve.admission import QueueSlot
     from jaxserve.async_llm import AsyncLLM
     from jaxserve.config_check import check_config
     from jaxserve.conversion import Conversion, convert_model
     from jaxserve.doctor import Finding, diagnose
+    from jaxserve.layers.adapter import Adapter
     from jaxserve.llm import LLM
     from jaxserve.model_store import CacheEntry, list_cache, pull_model, remove_from_cache
     from jaxserve.preparation import Ready
@@ -66,6 +70,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _LAZY_EXPORTS = {
     "LLM": "jaxserve.llm",
+    "Adapter": "jaxserve.layers.adapter",
+    "LoadedAdapter": "jaxserve.adapter_registry",
     "AsyncLLM": "jaxserve.async_llm",
     "CacheEntry": "jaxserve.model_store",
     "Conversion": "jaxserve.conversion",
@@ -97,6 +103,8 @@ __all__ = [
     "PARAMETER_RANGES",
     "ChatOutputSpec",
     "ChatPrompt",
+    "Adapter",
+    "AdapterNotFound",
     "AsyncLLM",
     "BadCheckpoint",
     "BadConfig",
@@ -114,6 +122,8 @@ __all__ = [
     "InspectedEngine",
     "InvalidParameter",
     "JaxServeError",
+    "LoRARequest",
+    "LoadedAdapter",
     "Logprob",
     "NamedTool",
     "OutOfMemory",

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Seque
 from functools import partial
 from typing import Any, TypeVar
 
+from jaxserve.adapter_registry import LoadedAdapter
 from jaxserve.admission import QueueSlot
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.config import EngineConfig
@@ -13,6 +14,7 @@ from jaxserve.engine.thread import Order
 from jaxserve.engine_client import EngineClient
 from jaxserve.errors import Overloaded
 from jaxserve.fair_threads import FairThreads
+from jaxserve.layers.adapter import Adapter
 from jaxserve.outputs import InspectedEngine, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
 from jaxserve.preparation import Ready
 from jaxserve.prompt_input import ChatPrompt, PromptInput
@@ -179,6 +181,7 @@ class AsyncLLM:
         slot: QueueSlot | None = None,
         *,
         cache_salt: str | None = None,
+        adapter: Adapter | None = None,
         data_parallel_rank: int | None = None,
     ) -> Ready:
         """Render, tokenize, truncate and check a request, and compile its grammar. Runs in a thread.
@@ -187,12 +190,14 @@ class AsyncLLM:
                              prompt
         slot                 what `admit` returned; None: `generate` admits the request
         cache_salt           cached prefixes are shared only among requests with the same salt
+        adapter              what `find_adapter` returned: it changes the weights for this request
         data_parallel_rank   the replica that must serve it; None: any
 
         Raises RequestError, which names the field, for a request that cannot be served, Overloaded if too many requests
         with templates of their own wait, EngineStopped after `close`.
         """
-        options = {"cache_salt": cache_salt, "data_parallel_rank": data_parallel_rank}
+        options: dict[str, Any] = {"cache_salt": cache_salt, "adapter": adapter}
+        options["data_parallel_rank"] = data_parallel_rank
         return (await self.prepare_all([prompt], params, output, slot, **options))[0]
 
     async def prepare_all(
@@ -203,6 +208,7 @@ class AsyncLLM:
         slot: QueueSlot | None = None,
         *,
         cache_salt: str | None = None,
+        adapter: Adapter | None = None,
         data_parallel_rank: int | None = None,
     ) -> list[Ready]:
         """Prepare a request of several prompts in one thread; what they have in common is done once.
@@ -218,12 +224,38 @@ class AsyncLLM:
             output,
             slot,
             cache_salt=cache_salt,
+            adapter=adapter,
             data_parallel_rank=data_parallel_rank,
         )
         may_compile = params.structured_outputs is not None or (output is not None and output.tools)
         threads = self._grammar_threads if may_compile else self._text_threads
         has_template = any(isinstance(prompt, ChatPrompt) and prompt.chat_template is not None for prompt in prompts)
         return await self._run_for(has_template, prepare, threads, "" if slot is None else slot.caller)
+
+    @property
+    def adapters(self) -> tuple[LoadedAdapter, ...]:
+        """The adapters that requests may have, in the order in which they were loaded."""
+        return self._client.adapters.list_loaded()
+
+    def find_adapter(self, name: str) -> Adapter | None:
+        """Return the adapter of this name, for `prepare`; None: there is none."""
+        return self._client.adapters.find(name)
+
+    async def load_adapter(self, name: str, path: str, *, replace: bool = False) -> None:
+        """Read an adapter of PEFT, which requests may have from then on. Runs in a thread; nothing is compiled.
+
+        path      the directory of its files
+        replace   one of the same name is replaced; requests that run keep it
+
+        Raises InvalidParameter about lora_name if the name is taken, about lora_path if the files cannot be served,
+        AdapterNotFound if there are none, Unsupported if adapters are not enabled.
+        """
+        load = partial(self._client.adapters.load, name, path, replace=replace)
+        await self._run_in(self._worker_threads, load, "")
+
+    def unload_adapter(self, name: str) -> bool:
+        """Remove an adapter; return whether there was one. Requests that run keep it."""
+        return self._client.adapters.unload(name)
 
     async def generate(self, ready: Ready) -> AsyncGenerator[TextDelta, None]:
         """Generate and yield text deltas of all choices, interleaved; the last of each has a finish_reason.

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 
+from jaxserve.adapter_registry import AdapterRegistry
 from jaxserve.admission import AdmissionQueue, QueueSlot
 from jaxserve.config import EngineConfig
 from jaxserve.config_check import check_config
@@ -41,16 +42,21 @@ class EngineClient:
     text              The text side of the model.
     limits            The limits of requests.
     preparer          Prepares requests.
+    adapters          The adapters that requests may name.
     replicas          The engines, by rank.
     description       Facts for people, in the order to print them.
     """
 
     def __init__(
-        self, engines: Sequence[LoadedEngine], text: TextComponents, on_outputs: Callable[[list[TokenOutput]], None]
+        self,
+        engines: Sequence[LoadedEngine],
+        text: TextComponents,
+        adapters: AdapterRegistry,
+        on_outputs: Callable[[list[TokenOutput]], None],
     ) -> None:
         """Start the threads of the engines, which call `on_outputs` with the outputs of every step."""
         first = engines[0]
-        self.config, self.text = first.config, text
+        self.config, self.text, self.adapters = first.config, text, adapters
         self.limits = RequestLimits(first.config, text.defaults, first.spec.vocab_size, first.cache_size.groups)
         self.preparer = RequestPreparer(text.tokenizer, text.prompts, text.output_planner, self.limits)
         devices = "; ".join(engine.description["device"] for engine in engines)
@@ -88,8 +94,7 @@ class EngineClient:
         if (faults := Faults.from_config(config)) is not None:
             limit_disk(faults)
             log.warning("FAULT INJECTION IS ON: requests will fail on purpose (%s)", ", ".join(config.fault))
-        engines, text = load_engines(config, progress)
-        return cls(engines, text, on_outputs)
+        return cls(*load_engines(config, progress), on_outputs)
 
     def admit(self, num_choices: int = 1, caller: str = "") -> QueueSlot:
         """Admit a request to the queue, before its prompt is looked at. caller: who sends it.
@@ -164,6 +169,7 @@ class EngineClient:
             reasoning_end_ids=plan.reasoning_end_ids,
             snapshot_borders=ready.snapshot_borders,
             cache_salt=ready.cache_salt,
+            adapter=ready.adapter,
             arrival_s=time.monotonic(),
             caller="" if ready.slot is None else ready.slot.caller,
             label="" if ready.slot is None else ready.slot.label,
@@ -177,7 +183,11 @@ class EngineClient:
         with self._route_lock:
             loads = [replica.load for replica in self.replicas]
             rank = self._router.route(
-                ready.prompt_ids, loads, cache_salt=ready.cache_salt, rank=ready.data_parallel_rank
+                ready.prompt_ids,
+                loads,
+                cache_salt=ready.cache_salt,
+                adapter=None if ready.adapter is None else ready.adapter.key,
+                rank=ready.data_parallel_rank,
             )
         return self.replicas[rank]
 

@@ -3,6 +3,7 @@
     JaxServeError
     ├── RequestError       the request cannot be served as it is   400
     │   ├── InvalidParameter   a field has a value that cannot be served
+    │   │   └── AdapterNotFound    there is no adapter at a path
     │   ├── PromptTooLong      the prompt leaves no room for an output
     │   └── Unsupported        a feature that this build or this model does not have
     ├── Overloaded         the queue is full: try again later      503, Retry-After
@@ -48,6 +49,10 @@ class RequestError(JaxServeError):
 
 class InvalidParameter(RequestError):
     """A request whose field has a value that cannot be served."""
+
+
+class AdapterNotFound(InvalidParameter):
+    """A request to load an adapter whose files are not there (HTTP 404)."""
 
 
 class PromptTooLong(RequestError):

@@ -6,7 +6,8 @@ from typing import Any, Literal, overload
 from jaxserve.chat_output_spec import ToolChoice
 from jaxserve.llm_inputs import Message, Params, parse_conversations, parse_sampling_params
 from jaxserve.llm_options import UNSET, chat_options, check_keywords, explain_request_option, sampling_options
-from jaxserve.llm_requests import LoadedModel, prepare_chat, shows_progress
+from jaxserve.llm_requests import LoadedModel, find_adapters, prepare_chat, shows_progress
+from jaxserve.lora_request import LoRARequest
 from jaxserve.outputs import Completion
 from jaxserve.sampling_params import LogitBias, RepetitionDetection, Texts, TokenIds
 from jaxserve.structured_outputs import StructuredOutputs
@@ -19,6 +20,7 @@ def chat(
     sampling_params: Params | None = None,
     *,
     use_tqdm: bool = True,
+    lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: ToolChoice | None = None,
     documents: Sequence[Mapping[str, str]] | None = None,
@@ -66,6 +68,7 @@ def chat(
     sampling_params: Params | Sequence[Params] | None = None,
     *,
     use_tqdm: bool = True,
+    lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: ToolChoice | None = None,
     documents: Sequence[Mapping[str, str]] | None = None,
@@ -113,6 +116,7 @@ def chat(
     sampling_params: Params | Sequence[Params] | None = None,
     *,
     use_tqdm: bool = True,
+    lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: ToolChoice | None = None,
     documents: Sequence[Mapping[str, str]] | None = None,
@@ -157,6 +161,7 @@ def chat(
                       or a list of conversations, for which a list of Completions is
     sampling_params   one value for all conversations, or one for each
     use_tqdm          show a progress bar over several conversations
+    lora_request      the adapter of all conversations, or one for each
 
     The other parameters are the fields of ChatOptions and of SamplingParams, which describe them; the latter
     override those of sampling_params.
@@ -168,9 +173,10 @@ def chat(
     conversations, are_several = parse_conversations(messages)
     all_params = parse_sampling_params(sampling_params, sampling, len(conversations))
     client = self._blocking_client.client
+    adapters = find_adapters(client, lora_request, len(conversations))
     requests = [
-        prepare_chat(client, conversation, params, options)
-        for conversation, params in zip(conversations, all_params, strict=True)
+        prepare_chat(client, conversation, params, options, adapter)
+        for conversation, params, adapter in zip(conversations, all_params, adapters, strict=True)
     ]
     completions = self._blocking_client.run(requests, show_progress=shows_progress(self, use_tqdm, requests))
     return completions if are_several else completions[0]

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from jaxserve.llm_inputs import Params, Prompt, parse_prompts, parse_sampling_params
 from jaxserve.llm_options import UNSET, check_keywords, explain_request_option, sampling_options
-from jaxserve.llm_requests import LoadedModel, prepare_text, shows_progress
+from jaxserve.llm_requests import LoadedModel, find_adapters, prepare_text, shows_progress
+from jaxserve.lora_request import LoRARequest
 from jaxserve.outputs import Completion
 from jaxserve.sampling_params import LogitBias, RepetitionDetection, Texts, TokenIds
 from jaxserve.structured_outputs import StructuredOutputs
@@ -18,6 +19,7 @@ def generate(
     sampling_params: Params | Sequence[Params] | None = None,
     *,
     use_tqdm: bool = True,
+    lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
     max_tokens: int | None = UNSET,
     min_tokens: int = UNSET,
     temperature: float = UNSET,
@@ -54,6 +56,7 @@ def generate(
     prompts           a text, token ids, {"prompt": …} or {"prompt_token_ids": …}, or a list of these
     sampling_params   one value for all prompts, or one for each
     use_tqdm          show a progress bar over several prompts
+    lora_request      the adapter of all prompts, or one for each
 
     The other parameters are the fields of SamplingParams, which describes them; they override those of
     sampling_params.
@@ -65,5 +68,9 @@ def generate(
     parsed = parse_prompts(prompts)
     all_params = parse_sampling_params(sampling_params, options, len(parsed))
     client = self._blocking_client.client
-    requests = [prepare_text(client, prompt, params) for prompt, params in zip(parsed, all_params, strict=True)]
+    adapters = find_adapters(client, lora_request, len(parsed))
+    requests = [
+        prepare_text(client, prompt, params, adapter)
+        for prompt, params, adapter in zip(parsed, all_params, adapters, strict=True)
+    ]
     return self._blocking_client.run(requests, show_progress=shows_progress(self, use_tqdm, requests))

@@ -1,11 +1,13 @@
 """The requests of LLM's methods, prepared with the model's defaults, and what these methods need of an LLM."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from jaxserve.blocking_client import BlockingClient
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.engine_client import EngineClient
+from jaxserve.errors import InvalidParameter
+from jaxserve.layers.adapter import Adapter
 from jaxserve.llm_inputs import (
     MAX_CHAT_TOKENS,
     MAX_TEXT_TOKENS,
@@ -15,6 +17,7 @@ from jaxserve.llm_inputs import (
     check_tools,
 )
 from jaxserve.llm_options import ChatOptions
+from jaxserve.lora_request import LoRARequest
 from jaxserve.preparation import Ready
 from jaxserve.prompt_input import ChatPrompt, TextPrompt
 from jaxserve.sampling_params import SamplingParams
@@ -32,17 +35,42 @@ def shows_progress(model: LoadedModel, use_tqdm: bool, requests: Sequence[Ready]
     return use_tqdm and not model._is_quiet and len(requests) > 1
 
 
-def prepare_text(client: EngineClient, prompt: str | Sequence[int], params: SamplingParams) -> Ready:
+def find_adapters(client: EngineClient, given: Any, num_prompts: int) -> list[Adapter | None]:
+    """Return the adapter of each prompt, and read those that are new.
+
+    given   the argument lora_request: None, one value for all prompts, or a list with one value for each
+
+    Raises InvalidParameter if the number of values is wrong, or a value is; what `AdapterRegistry.load` raises.
+    """
+    values = list(given) if isinstance(given, list | tuple) else [given] * num_prompts
+    if len(values) != num_prompts:
+        raise InvalidParameter(
+            f"lora_request has {len(values)} values for {num_prompts} prompts; give each its own, or one for all.",
+            "lora_request",
+        )
+    for value in values:
+        if not isinstance(value, LoRARequest | None):
+            raise InvalidParameter(f"lora_request must be a LoRARequest, got {str(value)[:100]!r}.", "lora_request")
+    return [None if each is None else client.adapters.get_or_load(each.lora_name, each.lora_path) for each in values]
+
+
+def prepare_text(
+    client: EngineClient, prompt: str | Sequence[int], params: SamplingParams, adapter: Adapter | None = None
+) -> Ready:
     """Prepare a text to continue. The grammar that several prompts share is compiled once.
 
     Raises RequestError for a request that cannot be served.
     """
     params = apply_defaults(params, client.text.defaults, max_tokens=MAX_TEXT_TOKENS)
-    return client.preparer.prepare(TextPrompt(prompt) if isinstance(prompt, str) else prompt, params)
+    return client.preparer.prepare(TextPrompt(prompt) if isinstance(prompt, str) else prompt, params, adapter=adapter)
 
 
 def prepare_chat(
-    client: EngineClient, messages: Sequence[Message], params: SamplingParams, options: ChatOptions
+    client: EngineClient,
+    messages: Sequence[Message],
+    params: SamplingParams,
+    options: ChatOptions,
+    adapter: Adapter | None = None,
 ) -> Ready:
     """Prepare a conversation to answer.
 
@@ -69,4 +97,4 @@ def prepare_chat(
         enable_thinking=kwargs.get("enable_thinking", kwargs.get("thinking")),
         num_past_tool_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
     )
-    return client.preparer.prepare(prompt, params, output)
+    return client.preparer.prepare(prompt, params, output, adapter=adapter)

@@ -14,7 +14,8 @@ from jaxserve.llm_inputs import (
     parse_sampling_params,
 )
 from jaxserve.llm_options import UNSET, chat_options, check_keywords, explain_request_option, sampling_options
-from jaxserve.llm_requests import LoadedModel, prepare_chat, prepare_text
+from jaxserve.llm_requests import LoadedModel, find_adapters, prepare_chat, prepare_text
+from jaxserve.lora_request import LoRARequest
 from jaxserve.outputs import TextDelta
 from jaxserve.sampling_params import LogitBias, RepetitionDetection, Texts, TokenIds
 from jaxserve.structured_outputs import StructuredOutputs
@@ -26,6 +27,7 @@ def stream(
     prompt: Prompt | list[Message],
     sampling_params: Params | None = None,
     *,
+    lora_request: LoRARequest | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: ToolChoice | None = None,
     documents: Sequence[Mapping[str, str]] | None = None,
@@ -68,6 +70,7 @@ def stream(
 
     prompt            one prompt as for `generate`, or the messages of one conversation as for `chat`
     sampling_params   sampling parameters of the request
+    lora_request      the adapter of the request
 
     The other parameters are the fields of ChatOptions, which apply to messages alone, and of SamplingParams, which
     override those of sampling_params.
@@ -76,8 +79,10 @@ def stream(
     """
     sampling, options = sampling_options(locals()), chat_options(locals())
     [params] = parse_sampling_params(sampling_params, sampling, 1)
+    client = self._blocking_client.client
+    [adapter] = find_adapters(client, lora_request, 1)
     if is_conversation(prompt):
         [conversation], _ = parse_conversations(prompt)
-        return self._blocking_client.iterate(prepare_chat(self._blocking_client.client, conversation, params, options))
+        return self._blocking_client.iterate(prepare_chat(client, conversation, params, options, adapter))
     [text] = parse_prompts(prompt)
-    return self._blocking_client.iterate(prepare_text(self._blocking_client.client, text, params))
+    return self._blocking_client.iterate(prepare_text(client, text, params, adapter))

@@ -1,9 +1,10 @@
-"""load_engines: the engine of each replica of one model, and its text side, built once."""
+"""load_engines: the engine of each replica of one model, its text side and its adapters, read once."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+from jaxserve.adapter_registry import AdapterRegistry
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import CheckedModel, LoadedEngine, build
 from jaxserve.engine.compile import ProgressCallback
@@ -16,7 +17,7 @@ from jaxserve.text_components import TextComponents
 
 def load_engines(
     config: EngineConfig, progress: ProgressCallback | None = None
-) -> tuple[tuple[LoadedEngine, ...], TextComponents]:
+) -> tuple[tuple[LoadedEngine, ...], TextComponents, AdapterRegistry]:
     """Load a model once for each replica. Blocks until all of them can serve requests.
 
     Faults in the configuration and in the model's small files are found before any weight is read.
@@ -27,24 +28,26 @@ def load_engines(
     """
     tokenizers: list[Future[Tokenizer]] = []
     texts: list[TextComponents] = []
+    registries: list[AdapterRegistry] = []
     with ThreadPoolExecutor(1, "tokenizer") as threads, ExitStack() as cleanup:
 
         def read_tokenizer(path: Path) -> None:  # runs while the checkpoint is opened
             if not tokenizers:
                 tokenizers.append(threads.submit(_load_tokenizer, Path(config.tokenizer) if config.tokenizer else path))
 
-        def prepare_text(model: CheckedModel) -> TrackerFactory:
+        def prepare(model: CheckedModel) -> TrackerFactory:
             if not texts:
                 texts.append(TextComponents.from_model(model, tokenizers[0].result()))
                 cleanup.callback(texts[0].close)
+                registries.append(AdapterRegistry(model.config, model.params))
             return texts[0].output_planner.trackers
 
         engines = []
         for placement in choose_placements(config):
-            engines.append(build(config, progress, read_tokenizer, prepare_text, placement))
+            engines.append(build(config, progress, read_tokenizer, prepare, placement))
             cleanup.callback(engines[-1].engine.close)
         cleanup.pop_all()
-        return tuple(engines), texts[0]
+        return tuple(engines), texts[0], registries[0]
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxserve.admission import QueueSlot
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.errors import GenerationFailed
+from jaxserve.layers.adapter import Adapter
 from jaxserve.output_plan import OutputPlan, OutputPlanner
 from jaxserve.prompt_input import ChatPrompt, PromptInput, TextPrompt
 from jaxserve.request_limits import RequestLimits
@@ -25,6 +27,7 @@ class Ready:
     bad_sequences        The token sequences of bad_words.
     slot                 Its places in the queue; None: it takes them when it starts.
     cache_salt           Cached prefixes are shared only among requests with the same salt.
+    adapter              What changes the weights for it; None: nothing.
     data_parallel_rank   The replica that must serve it; None: any.
     is_truncated         A part of the prompt was removed.
     snapshot_borders     Positions up to which later prompts may share this one (text/prompt_borders.py), of a model
@@ -42,6 +45,7 @@ class Ready:
     is_truncated: bool = False
     prompt_text: str | None = None
     snapshot_borders: tuple[int, ...] = ()
+    adapter: Adapter | None = None
 
     @property
     def unenforced_formats(self) -> tuple[str, ...]:
@@ -65,15 +69,19 @@ class RequestPreparer:
         slot: QueueSlot | None = None,
         *,
         cache_salt: str | None = None,
+        adapter: Adapter | None = None,
         data_parallel_rank: int | None = None,
     ) -> Ready:
         """Render, tokenize, truncate and check a request, and compile its grammar.
 
-        output   how a chat output is parsed; its prompt_text is filled in here. None for text that continues the prompt
+        output    how a chat output is parsed; its prompt_text is filled in here. None for text that continues the
+                  prompt
+        adapter   what changes the weights for it
 
         Raises RequestError, which names the field, for a request that cannot be served, EngineStopped after `close`.
         """
-        options = {"cache_salt": cache_salt, "data_parallel_rank": data_parallel_rank}
+        options: dict[str, Any] = {"cache_salt": cache_salt, "adapter": adapter}
+        options["data_parallel_rank"] = data_parallel_rank
         return self.prepare_all([prompt], params, output, slot, **options)[0]
 
     def prepare_all(
@@ -84,6 +92,7 @@ class RequestPreparer:
         slot: QueueSlot | None = None,
         *,
         cache_salt: str | None = None,
+        adapter: Adapter | None = None,
         data_parallel_rank: int | None = None,
     ) -> list[Ready]:
         """Prepare a request of several prompts; what they have in common is done once.
@@ -111,6 +120,7 @@ class RequestPreparer:
                 bad_sequences=bad_sequences,
                 slot=slot,
                 cache_salt=cache_salt,
+                adapter=adapter,
                 data_parallel_rank=data_parallel_rank,
                 is_truncated=len(prompt_ids) < len(token_ids),
                 prompt_text=prompt_text,

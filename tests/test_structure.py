@@ -20,7 +20,15 @@ from tests.sources import REPO, called_name, modules, write
 LEVELS = (
     (
         *("config", "errors", "exact_json", "sampling_params", "structured_outputs", "chat_output_spec", "outputs"),
-        *("progress_bars", "memory", "parameter_numbers", "output_constraints", "prompt_input", "private_files"),
+        *(
+            "progress_bars",
+            "lora_request",
+            "memory",
+            "parameter_numbers",
+            "output_constraints",
+            "prompt_input",
+            "private_files",
+        ),
         *("model_files",),
     ),
     ("faults",),
@@ -32,7 +40,7 @@ LEVELS = (
     ("grammar_store", "llm_options"),
     ("output_trackers",),
     ("output_plan",),
-    ("config_check", "text_components", "llm_inputs", "request_limits", "replica"),
+    ("config_check", "text_components", "llm_inputs", "request_limits", "replica", "adapter_registry"),
     ("preparation", "loading", "model_store", "conversion", "doctor"),
     ("output_stream", "completion"),
     ("engine_client", "running_request"),

@@ -198,7 +198,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the numbers here, too")
     arguments = parser.parse_args(words)
-    (built,), text = load_engines(EngineConfig(model=arguments.model))
+    (built,), text, _ = load_engines(EngineConfig(model=arguments.model))
     tokenizer = text.tokenizer
     ends, vocab = (tokenizer.eos_token_id or 0,), built.spec.vocab_size
     compiler = GrammarCompiler(build_grammar_tokenizer(tokenizer, ends, vocab))

@@ -56,13 +56,13 @@ def test_llm_has_every_field_of_engine_config():
 
 
 def test_generate_has_every_field_of_sampling_params():
-    own = parameters(LLM.generate, "prompts", "sampling_params", "use_tqdm")
+    own = parameters(LLM.generate, "prompts", "sampling_params", "use_tqdm", "lora_request")
     assert list(own.items()) == list(sampling().items())
 
 
 @pytest.mark.parametrize("function", [LLM.chat, *get_overloads(LLM.chat), LLM.stream], ids=lambda one: one.__name__)
 def test_chat_and_stream_have_every_field_of_chat_options_and_sampling_params(function):
-    own = parameters(function, "messages", "prompt", "sampling_params", "use_tqdm")
+    own = parameters(function, "messages", "prompt", "sampling_params", "use_tqdm", "lora_request")
     assert list(own.items()) == [*declared(ChatOptions).items(), *sampling().items()]
 
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
 from jaxserve import EngineConfig
+from jaxserve.adapter_registry import AdapterRegistry
 from jaxserve.cache.sizing import CacheSize, GroupNeeds
 from jaxserve.engine.build import CheckedModel, LoadedEngine
 from jaxserve.engine.engine import Engine
@@ -157,10 +158,10 @@ class SimulatedModel:
 
     def load_engines(
         self, config: EngineConfig, progress: Any = None
-    ) -> tuple[tuple[LoadedEngine, ...], TextComponents]:
-        """Make one engine and the text side."""
+    ) -> tuple[tuple[LoadedEngine, ...], TextComponents, AdapterRegistry]:
+        """Make one engine, the text side, and no adapters."""
         spec: Any = SimpleNamespace(vocab_size=VOCAB)
-        text = TextComponents.from_model(CheckedModel(config, spec, Path("simulated"), {}, {}), self.tokenizer)
+        text = TextComponents.from_model(CheckedModel(config, spec, Path("simulated"), {}, {}, {}), self.tokenizer)
         groups = self._make_groups()
         self.engine = self._make_engine(config, groups, text.output_planner.trackers)
         loaded = LoadedEngine(
@@ -174,7 +175,7 @@ class SimulatedModel:
             cache_size=CacheSize(groups=groups, max_model_len=self.settings["max_model_len"], reason="simulated"),
             description={"device": "simulated"},
         )
-        return (loaded,), text
+        return (loaded,), text, AdapterRegistry(config, {})
 
     def _make_groups(self) -> tuple[GroupSize, ...]:
         settings = self.settings
