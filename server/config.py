@@ -82,6 +82,9 @@ class ServerConfig:
         (), "ASGI classes around the app, by import path like package.module.Class; the first is innermost"
     )
     disable_fastapi_docs: bool = option(False, "serve no /docs, /redoc and /openapi.json")
+    allow_runtime_lora_updating: bool = option(
+        False, "serve /v1/load_lora_adapter and /v1/unload_lora_adapter; whoever may call them names any directory"
+    )
     trust_request_chat_template: bool = option(
         False, "accept chat templates in requests; a worker process renders them"
     )

@@ -6,6 +6,7 @@ the value 0.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -131,6 +132,19 @@ class EngineCollector(Collector):
         yield self._make_info("vllm:cache_config_info", "Settings of the key-value cache.", settings, len(engines))
         settings = get_parallel_settings(self._llm)
         yield self._make_info("jaxserve_parallel_config_info", "Devices of the replicas.", settings, len(engines))
+        if self._llm.config.has_adapters:
+            yield self._make_adapters(engines)
+
+    def _make_adapters(self, engines: Engines) -> Metric:
+        """Make vLLM's gauge of adapters, whose labels change and whose value is the time."""
+        names = ["max_lora", "waiting_lora_adapters", "running_lora_adapters"]
+        family = GaugeMetricFamily("vllm:lora_requests_info", "Adapters of requests; the Unix time.", labels=names)
+        waiting, running = (
+            ",".join(sorted({name for stats in engines for name in adapters(stats)}))
+            for adapters in (lambda stats: stats.waiting_adapters, lambda stats: stats.running_adapters)
+        )
+        family.add_metric([str(self._llm.config.max_loras), waiting, running], time.time())
+        return family
 
     def _make_info(self, name: str, help: str, settings: Mapping[str, str], num_engines: int) -> Metric:
         """Make a family whose labels are the settings that all engines share."""

@@ -11,6 +11,7 @@ from server.suggestions import suggest
 
 PREFIX = "JAXSERVE_"
 VLLM_VARIABLES = {  # vLLM's variable → the field of the same meaning
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "allow_runtime_lora_updating",
     "VLLM_API_KEY": "api_key",
     "VLLM_BATCH_INVARIANT": "batch_invariant",
     "VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT": "template_timeout_s",

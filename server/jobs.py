@@ -23,7 +23,7 @@ from server.schemas.constraints import find_constraint_field, resolve_constraint
 from server.schemas.tools import resolve_content_constraint
 
 if TYPE_CHECKING:
-    from jaxserve import AsyncLLM, QueueSlot, Ready
+    from jaxserve import Adapter, AsyncLLM, QueueSlot, Ready
 
 BYTES_PER_TOKEN, BYTES_PER_LOGPROB = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
 
@@ -36,6 +36,7 @@ async def prepare_chat(
     slot: QueueSlot,
     cache_salt: str | None = None,
     data_parallel_rank: int | None = None,
+    adapter: Adapter | None = None,
 ) -> Ready:
     """Prepare a chat request. slot: its places in the queue. cache_salt: which requests may share cached prefixes.
 
@@ -51,7 +52,13 @@ async def prepare_chat(
     }
     with client_fields(names):
         ready = await llm.prepare(
-            prompt, params, output, slot, cache_salt=cache_salt, data_parallel_rank=data_parallel_rank
+            prompt,
+            params,
+            output,
+            slot,
+            cache_salt=cache_salt,
+            adapter=adapter,
+            data_parallel_rank=data_parallel_rank,
         )
     _check_reply_size(ready, config)
     return ready
@@ -118,6 +125,7 @@ async def prepare_completions(
     slot: QueueSlot,
     cache_salt: str | None = None,
     data_parallel_rank: int | None = None,
+    adapter: Adapter | None = None,
 ) -> list[Ready]:
     """Prepare each prompt of a completion request; all of them are checked before any runs.
 
@@ -135,6 +143,7 @@ async def prepare_completions(
             None,
             slot,
             cache_salt=cache_salt,
+            adapter=adapter,
             data_parallel_rank=data_parallel_rank,
         )
     for job in jobs:

@@ -14,6 +14,7 @@ import orjson
 import quart
 
 import jaxserve
+from jaxserve import BadConfig
 from server.auth import ApiKeyAuth
 from server.body import BodyMeter
 from server.config import ServerConfig
@@ -31,7 +32,7 @@ from server.tool_metrics import ToolMetrics
 from server.tracing import RequestTracer
 
 if TYPE_CHECKING:
-    from jaxserve import AsyncLLM, Ready
+    from jaxserve import Adapter, AsyncLLM, Ready
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +63,16 @@ class ServerState:
     """
 
     def __init__(self, llm: AsyncLLM, config: ServerConfig) -> None:
+        """Make the state. Raises BadConfig if an adapter has a name of the model."""
         self.llm = llm
         self.config = config
         self.slots = RequestSlots(llm, config)
         self.control = ServerControl(llm, self.slots)
         self.auth = ApiKeyAuth(config)
         self.model_names = config.served_model_name or (llm.config.model,)
+        for loaded in llm.adapters:
+            if loaded.module.name in self.model_names:
+                raise BadConfig(f"lora_modules has an adapter {loaded.module.name!r}, which is a name of the model.")
         self.created = now_s()
         self.fingerprint = compute_fingerprint(llm, config)
         self.body_meter = BodyMeter(config.max_inflight_body_bytes)
@@ -83,13 +88,20 @@ class ServerState:
         """Whether a new request could be served."""
         return self.llm.is_healthy and not self.slots.is_draining and self.control.mode is None
 
-    def check_model(self, name: str | None) -> None:
-        """Check that `name` is served; None and the empty string stand for the default model.
+    def check_model(self, name: str | None) -> Adapter | None:
+        """Check that `name` is served, and return the adapter of this name, None for the model itself.
+
+        None and the empty string stand for the default model.
 
         Raises ApiError (404) if it is not, naming those that are.
         """
-        if name and name not in self.model_names:
-            raise model_not_found(name, self.model_names)
+        if not name or name in self.model_names:
+            return None
+        adapter = self.llm.find_adapter(name)
+        if adapter is None:
+            adapters = (loaded.module.name for loaded in self.llm.adapters)
+            raise model_not_found(name, (*self.model_names, *adapters))
+        return adapter
 
     def admit(self, num_generations: int, param: str = "n") -> RequestSlot:
         """Admit the request of the current task with `num_generations` generations, before its prompt is read.
@@ -142,11 +154,18 @@ class ServerState:
         return rank
 
     def make_metadata(
-        self, slot: RequestSlot, prefix: str, request: GenerationRequest, *, parses_reasoning: bool = False
+        self,
+        slot: RequestSlot,
+        prefix: str,
+        request: GenerationRequest,
+        adapter: Adapter | None = None,
+        *,
+        parses_reasoning: bool = False,
     ) -> ReplyMetadata:
         """Make the fields that the reply has in common with all its chunks, when the request is accepted.
 
         slot: gets the id, by which the request may be aborted. prefix: beginning of the id, such as "chatcmpl".
+        adapter: the request's, whose name replies carry.
         parses_reasoning: the endpoint separates reasoning from content, for models that reason.
         """
         config = self.config
@@ -156,7 +175,7 @@ class ServerState:
         return ReplyMetadata(
             id=reply_id,
             created=now_s(),
-            model=self.model_names[0],
+            model=self.model_names[0] if adapter is None else adapter.name,
             fingerprint=self.fingerprint,
             shows_cached_tokens=config.enable_prompt_tokens_details,
             tokens_as_ids=config.return_tokens_as_token_ids if as_ids is None else as_ids,

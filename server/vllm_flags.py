@@ -83,7 +83,8 @@ KERNELS_REASON = "it chooses among kernels that are vLLM's own"
 _LOADING = "weights are read in one way, straight to the device"
 _TEXT_ONLY = "only text is read here, and a request with anything else gets a 400"
 _NO_SUCH_LAYERS = "it is for layers that no model served here has"
-_NO_ADAPTERS = "adapters are not served; merge them into the weights and serve those"
+_ADAPTERS = "adapters are read once and kept in memory, and their factors are divided as the weights are"
+_NO_ADAPTERS = "adapters of that kind are not served; merge them into the weights and serve those"
 _NO_DRAFTS = "there is no speculative decoding; leave it out, the answers are the same"
 _NO_MODULES = "the engine loads no code by its name"
 _SCHEDULING = "the scheduler has its own rule for that; --max-num-batched-tokens bounds a step"
@@ -239,13 +240,17 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         values="cpu-offload-params offload-params",
     ),
     # Not offered
+    _no_effect(_ADAPTERS, switch="fully-sharded-loras specialize-active-lora", value="max-cpu-loras"),
+    _refused("adapters have the type of --dtype; leave it out", unless="auto", value="lora-dtype"),
+    _refused(
+        "an adapter may change any matrix of a layer; leave it out, or leave them out of the adapter",
+        values="lora-target-modules",
+    ),
     _refused(
         _NO_ADAPTERS,
-        switch="enable-lora fully-sharded-loras enable-tower-connector-lora specialize-active-lora"
-        " enable-mixed-moe-lora-format enable-moe-shared-loras enable-prompt-adapter",
-        value="max-loras max-lora-rank max-cpu-loras lora-dtype default-mm-loras max-lora-cls-labels"
-        " lora-extra-vocab-size long-lora-scaling-factors",
-        values="lora-modules lora-target-modules prompt-adapters",
+        switch="enable-tower-connector-lora enable-mixed-moe-lora-format enable-moe-shared-loras enable-prompt-adapter",
+        value="default-mm-loras max-lora-cls-labels lora-extra-vocab-size long-lora-scaling-factors",
+        values="prompt-adapters",
     ),
     _refused(
         _NO_DRAFTS,

@@ -5,17 +5,19 @@ One token is one character, its id the character's code point. The vocabulary ha
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from jaxserve import (
+    Adapter,
     ChatOutputSpec,
     ChatPrompt,
     EngineConfig,
     EngineStopped,
     FinishReason,
     InspectedEngine,
+    LoadedAdapter,
     Logprob,
     NamedTool,
     QueueSlot,
@@ -27,10 +29,12 @@ from jaxserve import (
     TokenLogprob,
     ToolCallDelta,
 )
+from jaxserve.adapter_registry import AdapterRegistry
 from jaxserve.admission import AdmissionQueue
 from jaxserve.cache.groups import GroupSize
 from jaxserve.engine.stats import Stats
 from jaxserve.generation_defaults import GenerationDefaults
+from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.output_plan import check_thinking_budget, check_tool_choice
 from jaxserve.outputs import CacheGroupStats
 from jaxserve.replica import sum_stats
@@ -96,6 +100,7 @@ class FakeReady:
     is_truncated: bool = field(default=False, compare=False)
     prompt_text: str | None = field(default=None, compare=False)
     data_parallel_rank: int | None = field(default=None, compare=False)
+    adapter: Adapter | None = None
 
     @property
     def spec(self) -> ChatOutputSpec:
@@ -124,6 +129,7 @@ class FakeLLM:
     snapshots          the metrics of each replica
     engines            what `inspect` returns
     orders             what it was told to do: pause, resume, reset, recompute
+    registry           its adapters, of a model with the weights `params`
     """
 
     def __init__(
@@ -131,6 +137,7 @@ class FakeLLM:
         *pieces: Sequence[str | Piece],
         tool_parser: str | None = None,
         reasoning_parser: str | None = None,
+        params: Mapping[ParamPath, ParamSpec] | None = None,
         **config: Any,
     ) -> None:
         self.pieces = pieces or (("Hel", "lo", " world"),)
@@ -162,6 +169,7 @@ class FakeLLM:
         self.snapshots = [empty_stats() for _ in range(self.config.data_parallel_size)]
         self.orders: list[str] = []
         self.engines = [idle_engine()]
+        self.registry = AdapterRegistry(self.config, params or {})
         self._queue = AdmissionQueue(self.config.max_num_queued_reqs or 64, 10**9)
         self._changed = asyncio.Event()
 
@@ -214,6 +222,7 @@ class FakeLLM:
         slot: QueueSlot | None = None,
         *,
         cache_salt: str | None = None,
+        adapter: Adapter | None = None,
         data_parallel_rank: int | None = None,
     ) -> FakeReady:
         defaults = GenerationDefaults.from_configs(self.config, {}, {})
@@ -238,7 +247,21 @@ class FakeLLM:
             len(prompt_ids) < len(token_ids),
             text,
             data_parallel_rank,
+            adapter,
         )
+
+    @property
+    def adapters(self) -> tuple[LoadedAdapter, ...]:
+        return self.registry.list_loaded()
+
+    def find_adapter(self, name: str) -> Adapter | None:
+        return self.registry.find(name)
+
+    async def load_adapter(self, name: str, path: str, *, replace: bool = False) -> None:
+        self.registry.load(name, path, replace=replace)
+
+    def unload_adapter(self, name: str) -> bool:
+        return self.registry.unload(name)
 
     async def _tokenize(
         self, prompt: ChatPrompt | TextPrompt | Sequence[int], params: SamplingParams

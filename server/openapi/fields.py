@@ -34,6 +34,7 @@ def collect_limits(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...]) 
         tokens_as_ids=config.return_tokens_as_token_ids,
         is_priority_used=llm.config.scheduling_policy == "priority",
         sampling_defaults=llm.sampling_defaults,
+        has_adapters=llm.config.has_adapters,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from server.schemas import generation_replies, replies
+from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.control import AbortRequest
@@ -166,6 +167,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         replies.ModelCard,
         parameters=(MODEL_NAME_PARAMETER,),
         extra_statuses=(404,),
+    ),
+    ("POST", "/v1/load_lora_adapter"): Operation(
+        "Models",
+        "Read an adapter, which requests may name from then on",
+        PLAIN,
+        LoadAdapterRequest,
+        example={"lora_name": "sql", "lora_path": "adapters/sql"},
+    ),
+    ("POST", "/v1/unload_lora_adapter"): Operation(
+        "Models",
+        "Remove an adapter; requests that run keep it",
+        PLAIN,
+        UnloadAdapterRequest,
+        example={"lora_name": "sql"},
     ),
     ("POST", "/tokenize"): Operation(
         "Tokens",

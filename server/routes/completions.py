@@ -23,12 +23,12 @@ def make_blueprint(state: ServerState) -> Blueprint:
         request, work = await state.reader.read(CompletionRequest, partial(check_completion, config=state.config))
         rank = state.check_headers(request)
         prompts = await work.run(partial(parse_prompts, request, state.config))
-        state.check_model(request.model)
+        adapter = state.check_model(request.model)
         slot = state.admit(len(prompts) * (request.n or 1), "prompt" if request.n in (None, 1) else "n")
-        metadata = state.make_metadata(slot, "cmpl", request)
+        metadata = state.make_metadata(slot, "cmpl", request, adapter)
         salt = state.get_cache_salt(request)
         jobs = await slot.run(
-            prepare_completions(request, prompts, state.llm, state.config, work, slot.places, salt, rank)
+            prepare_completions(request, prompts, state.llm, state.config, work, slot.places, salt, rank, adapter)
         )
         pairs = zip(prompts, jobs, strict=True) if request.echo else ()
         echoes = [PromptEcho.from_prompt(prompt, job, state.llm) for prompt, job in pairs]

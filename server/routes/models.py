@@ -1,7 +1,9 @@
 """GET /v1/models and /v1/models/{name}."""
 
+from __future__ import annotations
+
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quart import Blueprint, Response
 
@@ -9,24 +11,42 @@ from server.errors import json_response
 from server.sampling import get_max_model_len
 from server.state import OWNED_BY, ServerState
 
+if TYPE_CHECKING:
+    from jaxserve import LoadedAdapter
+
 
 def make_blueprint(state: ServerState) -> Blueprint:
     """Make the blueprint of the model list."""
     routes = Blueprint("models", __name__)
     cards = {name: make_model_card(name, state) for name in state.model_names}
 
+    def make_cards() -> dict[str, dict[str, Any]]:
+        """Make the cards of the model, and of the adapters that are loaded now."""
+        return cards | {loaded.module.name: make_adapter_card(loaded, state) for loaded in state.llm.adapters}
+
     @routes.get("/v1/models")
     async def models() -> Response:
         """List the served names."""
-        return json_response({"object": "list", "data": list(cards.values())})
+        return json_response({"object": "list", "data": list(make_cards().values())})
 
     @routes.get("/v1/models/<anything:name>")
     async def model(name: str) -> Response:
         """Describe one served name."""
         state.check_model(name)
-        return json_response(cards[name])
+        return json_response(make_cards()[name])
 
     return routes
+
+
+def make_adapter_card(loaded: LoadedAdapter, state: ServerState) -> dict[str, Any]:
+    """Make the object that describes an adapter."""
+    module = loaded.module
+    return make_model_card(module.name, state) | {
+        "created": loaded.created_s,
+        "root": module.path,
+        "parent": module.base_name or state.model_names[0],
+        "max_model_len": None,
+    }
 
 
 def make_model_card(name: str, state: ServerState) -> dict[str, Any]:

@@ -35,9 +35,9 @@ def make_blueprint(state: ServerState) -> Blueprint:
         """Render a conversation, and return one object."""
         request, work = await state.reader.read(ChatRequest, partial(check_chat, config=state.config))
         state.check_headers(request)
-        state.check_model(request.model)
+        adapter = state.check_model(request.model)
         slot = state.admit(1)
-        frame = state.make_metadata(slot, "chatcmpl", request)
+        frame = state.make_metadata(slot, "chatcmpl", request, adapter)
         job = await slot.run(prepare_chat(request, state.llm, state.config, work, slot.places))
         text = {"prompt_text": job.prompt_text} if request.return_prompt_text else {}
 
@@ -53,9 +53,9 @@ def make_blueprint(state: ServerState) -> Blueprint:
         request, work = await state.reader.read(CompletionRequest, partial(check_completion, config=state.config))
         state.check_headers(request)
         prompts = await work.run(partial(parse_prompts, request, state.config))
-        state.check_model(request.model)
+        adapter = state.check_model(request.model)
         slot = state.admit(len(prompts), "prompt")
-        frame = state.make_metadata(slot, "cmpl", request)
+        frame = state.make_metadata(slot, "cmpl", request, adapter)
         jobs = await slot.run(prepare_completions(request, prompts, state.llm, state.config, work, slot.places))
 
         rendered = await work.run(partial(_render_jobs, frame, jobs, request, state.config))

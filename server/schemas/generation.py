@@ -71,12 +71,12 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     model: str | None = honoured(
-        "Name of the model.",
+        "Name of the model, or of an adapter.",
         Purpose.PROMPT,
         lambda limits: limits.names[0],
-        note="a served name; null or empty: the default",
+        note="a served name, or an adapter's; null or empty: the default",
         test="test_chat_fields.py::test_null_and_empty_models_mean_the_default_and_aliases_are_answered_with_the_first",
-        enum=lambda limits: [*limits.names, "", None],
+        enum=lambda limits: None if limits.has_adapters else [*limits.names, "", None],
     )
     frequency_penalty: float | None = parameter(
         "Subtracted from a token's logit for each time that it has been generated.", Purpose.RESTRICTIONS

@@ -17,6 +17,7 @@ class ServerLimits:
     max_n, max_stop_strings, max_tools, stream_interval, tokens_as_ids   as in ServerConfig
     is_priority_used    whether requests are scheduled by priority
     sampling_defaults   the model's own sampling parameters
+    has_adapters        requests may name adapters, which come and go
     """
 
     names: tuple[str, ...]
@@ -31,6 +32,7 @@ class ServerLimits:
     tokens_as_ids: bool
     is_priority_used: bool
     sampling_defaults: Mapping[str, Any]
+    has_adapters: bool
 
 
 def token_id(limits: ServerLimits) -> dict[str, Any]:

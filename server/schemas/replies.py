@@ -36,15 +36,17 @@ class Permission(TypedDict):
 
 
 class ModelCard(TypedDict):
-    """One served name of the model."""
+    """One served name of the model, or an adapter."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     root: Annotated[str, describe("Where the weights came from: a directory, a file, or a hub id.")]
-    parent: None
-    max_model_len: Annotated[int, describe("Most tokens of a prompt and its answer together.")]
+    parent: Annotated[str | None, describe("Of an adapter: the name of the model that it changes.")]
+    max_model_len: Annotated[
+        int | None, describe("Most tokens of a prompt and its answer together; null for an adapter.")
+    ]
     default_sampling_params: Annotated[
         dict[str, Any],
         describe("Defaults of sampling parameters, from generation_config.json; {}: none."),
@@ -53,7 +55,7 @@ class ModelCard(TypedDict):
 
 
 class ModelList(TypedDict):
-    """All served names of the model."""
+    """All served names of the model, then the adapters."""
 
     object: Literal["list"]
     data: list[ModelCard]

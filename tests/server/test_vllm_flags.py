@@ -80,8 +80,8 @@ def test_what_is_refused_is_named_with_the_reason_unless_it_asks_for_what_is_don
 
 
 def test_all_that_is_refused_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = refusal(capsys, "m", "-pp", "2", "--enable-lora", "--enforce-eager", "--max-mdoel-len", "8")
-    assert [line.split()[2] for line in shown.splitlines()] == ["--pipeline-parallel-size", "--enable-lora", "unknown"]
+    shown = refusal(capsys, "m", "-pp", "2", "--grpc", "--enforce-eager", "--max-mdoel-len", "8")
+    assert [line.split()[2] for line in shown.splitlines()] == ["--pipeline-parallel-size", "--grpc", "unknown"]
 
 
 @pytest.mark.parametrize("words", LINES, ids=range(len(LINES)))
@@ -94,14 +94,14 @@ def test_a_pasted_line_starts_or_is_refused_flag_by_flag(capsys: pytest.CaptureF
 
 
 def test_more_than_half_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[str]) -> None:
-    """The others ask for pipelines, packing on the way, drafts, adapters or plug-ins."""
+    """The others ask for pipelines, packing on the way, drafts or plug-ins."""
     started = 0
     for words in LINES:
         try:
             started += bool(said(*words))
         except SystemExit:
             continue
-    assert (started, len(LINES)) == (54, 92)
+    assert (started, len(LINES)) == (56, 92)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,12 @@ def test_more_than_half_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[
         (["--enable-chunked-prefill", "True"], {}),
         (["--enable-prefix-caching=false"], {"enable_prefix_caching": False}),
         (["--no-enable-prefix-caching", "False"], {"enable_prefix_caching": True}),
-        (["--no-enable-lora", "--enable-eplb=false"], {}),
+        (["--no-fully-sharded-loras", "--enable-eplb=false"], {}),
+        (
+            ["--enable-lora", "--lora-modules", "a=x", '{"name": "b", "path": "y"}', "--max-loras", "2"],
+            {"enable_lora": True, "lora_modules": ("a=x", '{"name": "b", "path": "y"}'), "max_loras": 2},
+        ),
+        (["--lora-modules", "a=x", "org/m"], {"lora_modules": ("a=x",), "model": "org/m"}),
         (["--async-scheduling"], {"overlap": True}),
         (["--no-async-scheduling"], {"overlap": False}),
         (["--disable-log-requests"], {"enable_log_requests": False}),
@@ -195,7 +200,7 @@ def test_a_slip_of_the_finger_is_guessed(name: str, data: st.DataObject) -> None
 @pytest.mark.parametrize(
     ("typed", "guess"),
     [
-        *[("enable-lora", None), ("disable-log-stats", None), ("limit-mm-per-prompt", None), ("lora-modules", None)],
+        *[("enable-sleep-mode", None), ("disable-log-stats", None), ("limit-mm-per-prompt", None)],
         *[("speculative-config", None), ("async-scheduling", None), ("quite-different", None)],
         *[("disable-prefix-caching", "no-enable-prefix-caching"), ("max-model-length", "max-model-len")],
         *[("no-enable-prefx-caching", "no-enable-prefix-caching"), ("api-keys", "api-key")],
