@@ -76,7 +76,7 @@ def test_no_secret_is_in_a_repr() -> None:
         ["--api-kye", "sk-secret"],
         ["--no-api-key", "sk-secret"],
         ["--api-key.a", "sk-secret"],
-        ["--enable-lora", "--hf-token=sk-secret"],
+        ["--enable-sleep-mode", "--hf-token=sk-secret"],
         ["--api-key", "sk-secret", "--port", "x"],
         ["--hf-token", "sk-secret", "--nonsense"],
         ["--api-key", "sk-a/secret", "sk-b/secret", "--served-model-name", "a", "b/c"],

@@ -111,6 +111,7 @@ async def test_every_default_is_what_absence_means(api: Api, schema: str, field:
 
 async def test_the_routes_are_those_of_the_app(make_api) -> None:
     switches = {"enable_tokenizer_info_endpoint": True, "enable_debug_endpoints": True, "server_dev_mode": True}
+    switches |= {"allow_runtime_lora_updating": True}
     assert list_routes(make_api(**switches).app) == set(OPERATIONS)
 
 
