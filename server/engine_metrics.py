@@ -6,7 +6,6 @@ the value 0.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from jaxserve import HistogramSnapshot, StatsSnapshot
+from server.replies import now_s
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM
@@ -143,7 +143,7 @@ class EngineCollector(Collector):
             ",".join(sorted({name for stats in engines for name in adapters(stats)}))
             for adapters in (lambda stats: stats.waiting_adapters, lambda stats: stats.running_adapters)
         )
-        family.add_metric([str(self._llm.config.max_loras), waiting, running], time.time())
+        family.add_metric([str(self._llm.config.max_loras), waiting, running], now_s())
         return family
 
     def _make_info(self, name: str, help: str, settings: Mapping[str, str], num_engines: int) -> Metric:

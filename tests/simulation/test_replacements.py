@@ -17,6 +17,7 @@ NOT_SIMULATED = {
     **dict.fromkeys(("heartbeat", "request_table", "scheduler"), "is given its clock"),
 }
 NOT_SIMULATED = {f"jaxserve.engine.{name}": reason for name, reason in NOT_SIMULATED.items()} | {
+    "jaxserve.adapter_registry": "no simulated server has adapters",
     "jaxserve.loading": "runs while the server starts",
     "jaxserve.workers.pool": "simulated requests need no worker processes",
     "jaxserve.workers.process": "simulated requests need no worker processes",
