@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http
+import json
 from collections.abc import Iterable, Set
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 SCHEMA_PREFIX = "#/components/schemas/"
 JSON_TYPE = "application/json"
+FAMILIES = Path(jaxserve.__file__).parent / "models" / "families.json"
+"""The table of models that can be served, made by scripts/family_table."""
 DESCRIPTION = (
     "A server of one language model, with OpenAI's chat-completions API and vLLM's additions to it. Types are read "
     'leniently: a number may stand in a string ("3"), true may be 1 or "yes". For every optional field null means the '
@@ -52,7 +56,8 @@ def list_routes(app: Quart) -> set[tuple[str, str]]:
 def build_document(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...], served: Set[tuple[str, str]]) -> Any:
     """Build the document of a server.
 
-    names: served names of its model. served: the (method, path) of its routes.
+    names: served names of its model. served: the (method, path) of its routes. "x-model-families" has a row for each
+    architecture that could be served.
     """
     operations = {route: operation for route, operation in OPERATIONS.items() if route in served}
     has_keys = bool(config.api_key)
@@ -61,6 +66,7 @@ def build_document(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...], 
         "info": {"title": "jaxserve", "version": jaxserve.__version__, "description": DESCRIPTION},
         "servers": [{"url": config.root_path.rstrip("/") or "/"}],
         "paths": {},
+        "x-model-families": json.loads(FAMILIES.read_bytes()),
         "components": {
             "schemas": _make_schemas(list(operations.values()), collect_limits(llm, config, names)),
             "responses": {

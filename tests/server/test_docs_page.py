@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from jaxserve.models.registry import ARCHITECTURES
 from server.openapi.operations import OPERATIONS
 from server.routes.docs import DOCS_PAGE
 from tests.browser import PHONE, Page, open_page
@@ -79,6 +80,15 @@ async def test_a_field_is_found_with_what_becomes_of_it(browser: Page) -> None:
         assert field.startswith("min_p")
         assert "works" in field and "≤ 1" in field
         assert not page.one("#get_version").is_displayed()
+
+    await with_page(browser, look)
+
+
+async def test_the_models_that_can_be_served_are_listed(browser: Page) -> None:
+    def look(page: Page, _: str) -> None:
+        page.until(lambda: page.texts("section"))
+        page.one("#families summary").click()
+        assert len(page.texts("#families td:nth-child(2)")) == len(ARCHITECTURES)
 
     await with_page(browser, look)
 

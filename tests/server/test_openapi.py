@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from jaxserve.models.registry import ARCHITECTURES
 from server.openapi.document import list_routes
 from server.openapi.operations import OPERATIONS
 from server.schemas.chat import ChatRequest
@@ -134,6 +135,11 @@ def test_every_field_says_what_becomes_of_it(api: Api, schema: str, field: str) 
     assert said["x-support"] == support.status.name.lower()
     assert support.note in said["description"]
     assert ("Not supported yet" in said["description"]) == (support.status is SupportStatus.REFUSED)
+
+
+def test_every_architecture_that_could_be_served_is_in_it(api: Api) -> None:
+    rows = api.document.content["x-model-families"]
+    assert {row["architecture"] for row in rows} == set(ARCHITECTURES)
 
 
 async def test_a_server_without_keys_speaks_of_none(api: Api) -> None:
