@@ -29,6 +29,7 @@ LONG = (
     "contract/test_hostile_grammars_over_http.py",
     "contract/test_many_schemas_over_http.py",
     "contract/test_structured_schemas_over_http.py",
+    "parallel/test_eight_devices.py::test_on_eight_devices[check_families.py]",
     "parallel/test_eight_devices.py::test_on_eight_devices[check_tokens.py]",
     "simulation/test_simulation.py::test_a_bug_is_found",
     "structured/test_schema_corpora.py",

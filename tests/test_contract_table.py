@@ -14,7 +14,8 @@ from tests.sources import REPO, write
 
 TABLE = REPO / "tests" / "CONTRACT.md"
 TEST = re.compile(r"`(tests/[\w/]+\.py)::((?:\w+::)?\w+)`")
-PROOF = re.compile(rf"(?P<tests>(?:{TEST.pattern} ?)*)(?P<open>open: \S.*)?")
+MEASURED = re.compile(r"measured: `(scripts/measurements/[\w.-]+\.md)` ?")
+PROOF = re.compile(rf"(?P<tests>(?:{TEST.pattern} ?)*)(?:{MEASURED.pattern})?(?P<open>open: \S.*)?")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -121,6 +122,11 @@ def test_every_test_that_a_row_names_is_there():
     assert missing_tests(ROWS, REPO) == []
 
 
+def test_every_page_of_measurements_that_a_row_names_is_there():
+    pages = {page for row in ROWS for page in MEASURED.findall(row.proof)}
+    assert pages and all((REPO / page).is_file() for page in pages)
+
+
 def test_every_row_names_a_test_or_says_what_is_open():
     assert unproved(ROWS) == []
 
@@ -169,5 +175,12 @@ def test_a_test_that_is_not_there_is_noticed(tmp_path):
 @pytest.mark.parametrize("proof", ["", "open:", "open: ", "soon", "`tests/a.py`", "`test_a`", "tests/a.py::test_a"])
 def test_a_row_without_a_test_and_a_reason_is_noticed(proof):
     assert unproved([Row("P1", "It holds.", proof)]) == ["P1"]
-    good = ("`tests/a.py::test_a`", "open: not built", "`tests/a.py::A::test_a` `tests/a.py::b` open: the rest")
+    page = "measured: `scripts/measurements/a.md`"
+    good = (
+        page,
+        f"`tests/a.py::test_a` {page}",
+        "`tests/a.py::test_a`",
+        "open: not built",
+        "`tests/a.py::A::test_a` `tests/a.py::b` open: the rest",
+    )
     assert unproved([Row("P1", "It holds.", one) for one in good]) == []
