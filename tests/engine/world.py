@@ -252,7 +252,7 @@ class World:
         how["prompt_logprobs"] = None
         return [leader, *(self.add(prompt, seed=seed + i, leader=leader.request_id, **how) for i in range(1, n))]
 
-    def run(self, max_steps: int = 2000) -> None:
+    def run(self, max_steps: int = 20_000) -> None:
         """To the end; every step is audited, and a world that stands still fails."""
         for _ in range(max_steps):
             if not self.scheduler.has_work and not self.in_flight:
