@@ -13,7 +13,9 @@ NUM_TOKENS = 40  # more than the window of 20
 # where experts and a dense block have norms of their own, a sum of each, which XLA makes one exchange.
 NUM_SUMS = {"llama": 5, "gemma3": 5, "olmo2": 7, "qwen3_moe": 5, "starcoder2": 5, "minicpm3": 5, "gpt_oss": 5}
 NUM_SUMS |= {"gemma4": 5, "granitemoehybrid": 6}  # the norm of Mamba-2 has a sum, too
-FEW_SIZES = ("gpt_oss", "gemma4")
+NUM_SUMS |= {"gemma4_e2b": 9}  # two a layer of four, and the two embeddings are one exchange
+MIXTURES = ("gpt_oss", "gemma4")
+FEW_SIZES = (*MIXTURES, "gemma4_e2b")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,8 @@ def make(tmp_path_factory):
 
 CASES = [(family, size, False) for family in FAMILIES if family not in FEW_SIZES for size in (2, 4, 8)]
 CASES += [("qwen3_moe", size, True) for size in (2, 4, 8)]
-CASES += [(family, 2, splits_experts) for family in FEW_SIZES for splits_experts in (False, True)]
+CASES += [(family, 2, splits_experts) for family in MIXTURES for splits_experts in (False, True)]
+CASES += [("gemma4_e2b", size, False) for size in (2, 8)]
 token_T = np.random.default_rng(0).integers(0, 256, NUM_TOKENS).astype(np.int32)
 
 

@@ -51,6 +51,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"],
     },  # experts with biases
     "gemma4": {"num_global_key_value_heads": 2},  # experts and a dense block with norms of their own
+    "gemma4_e2b": {  # layers that read the keys of others, and inputs of the layers' own, 64 numbers a token
+        "num_hidden_layers": 4,
+        "hidden_size_per_layer_input": 16,
+    },
 }
 PACKABLE: dict[str, dict[str, Any]] = {
     "llama": {"head_dim": 32, "intermediate_size": 256},
