@@ -35,6 +35,7 @@ STRUCTURED_OUTPUTS_KEYS = {
 }
 
 Quantization = Literal["none", "int8", "int4"]
+KVCacheDtype = Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8", "fp8_e4m3", "fp8_e5m2"]
 QuantizationChoice = Literal["auto", "none", "int8", "int4"]
 
 
@@ -116,6 +117,13 @@ class EngineConfig:
         None,
         "A page of the key-value cache holds this many tokens, a power of two (default: 16; on a TPU at least 32, as"
         " many as it takes for the page tables of all sequences to fit).",
+    )
+    kv_cache_dtype: KVCacheDtype = option(
+        "auto",
+        "Keys and values are stored as numbers of this type; auto is the type of the activations, fp8 is fp8_e4m3. int8"
+        " and fp8 take half the memory of bfloat16, and a scale for each token and head (a TPU has fp8 without scales,"
+        " and no int8); answers change a little. States of recurrent layers keep their type, and latent vectors"
+        " (DeepSeek) cannot have 8 bits.",
     )
     gpu_memory_utilization: float = option(
         0.92, "Weights, pages and temporary arrays may use this share of the device memory, above 0 and at most 1."

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any, Literal
 
 from jaxserve.blocking_client import BlockingClient
-from jaxserve.config import DEFAULT_MODEL, EngineConfig, QuantizationChoice
+from jaxserve.config import DEFAULT_MODEL, EngineConfig, KVCacheDtype, QuantizationChoice
 from jaxserve.engine_client import EngineClient
 from jaxserve.llm_chat import chat as _chat
 from jaxserve.llm_generate import generate as _generate
@@ -57,6 +57,7 @@ class LLM:
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
         block_size: int | None = None,
+        kv_cache_dtype: KVCacheDtype = "auto",
         gpu_memory_utilization: float = 0.92,
         kv_cache_memory_bytes: int | None = None,
         num_gpu_blocks_override: int | None = None,

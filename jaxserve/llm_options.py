@@ -32,7 +32,6 @@ FIXED_VLLM_OPTIONS = {
     "pipeline_parallel_size": 1,
     "tokenizer_mode": "auto",
     "load_format": "auto",
-    "kv_cache_dtype": "auto",
     "runner": "generate",
     "task": "generate",
 }

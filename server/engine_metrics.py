@@ -282,7 +282,7 @@ def get_cache_settings(llm: AsyncLLM) -> dict[str, str]:
         "num_gpu_blocks": str(llm.num_pages),
         "enable_prefix_caching": str(config.enable_prefix_caching),
         "gpu_memory_utilization": str(config.gpu_memory_utilization),
-        "cache_dtype": llm.description.get("cache_dtype", llm.description.get("dtype", config.dtype)),
+        "cache_dtype": llm.description.get("cache dtype", llm.description.get("dtype", config.dtype)),
         "kv_cache_memory_bytes": str(config.kv_cache_memory_bytes),
         "num_gpu_blocks_override": str(config.num_gpu_blocks_override),
         "kv_cache_size_tokens": str(tokens),

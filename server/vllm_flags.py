@@ -73,6 +73,7 @@ VALUE_ALIASES: dict[str, dict[str, str | None]] = {
 # Flag of jaxserve → why any value but its own choices is refused.
 REFUSED_VALUE_REASONS = {
     "dtype": "float16 is not computed here; bfloat16 is as small, float32 exact, and auto chooses between them",
+    "kv-cache-dtype": "scales are those of each token and head, whatever the format",
     "quantization": "the form of a checkpoint is read from its files, without this flag, and int8 or int4 pack its"
     " weights here",
 }
@@ -212,12 +213,8 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         "the device is JAX's choice; set JAX_PLATFORMS=cpu, cuda or tpu to change it", unless="auto", value="device"
     ),
     _refused("set CUDA_VISIBLE_DEVICES, or TPU_VISIBLE_DEVICES, to choose devices", value="device-ids"),
-    _refused(
-        "the cache keeps the type of --dtype; --kv-cache-memory-bytes sets its size",
-        unless="auto",
-        value="kv-cache-dtype",
-    ),
-    _no_effect("the cache keeps one type", switch="calculate-kv-scales", values="kv-cache-dtype-skip-layers"),
+    _no_effect("every token in the cache has scales of its own", switch="calculate-kv-scales"),
+    _refused("all layers have the type of --kv-cache-dtype", values="kv-cache-dtype-skip-layers"),
     _refused(
         "weights come from .safetensors, .gguf or orbax files, found by themselves; leave it out",
         unless="auto hf safetensors gguf fastsafetensors instanttensor runai_streamer mistral",

@@ -28,7 +28,7 @@ class PagedLatent:
 class StateArray:
     """One array of a recurrent layer's state: its shape without the axis of the slots, and its type.
 
-    dtype        "float32", whatever the model computes in; None: the type of the cache
+    dtype        "float32", whatever the model computes in; None: the type that it computes in
     split_axis   the axis of the shape that is divided among ranks; None: every rank has the whole array
     """
 

@@ -28,6 +28,11 @@ class PageFactory(Protocol):
         ...
 
     @property
+    def max_pages(self) -> Any:
+        """The function that returns the most pages of a layer; see AttentionBackend."""
+        ...
+
+    @property
     def make_pages(self) -> Any:
         """The function that returns zeroed pages, a pytree of arrays; see AttentionBackend."""
         ...
@@ -60,8 +65,20 @@ class ModelPages:
         return ModelPages((*self.groups[:group], new, *self.groups[group + 1 :]), self.places)
 
 
+@dataclass(frozen=True, slots=True)
+class CacheTypes:
+    """The types of what caches hold.
+
+    pages    of keys, values and latent vectors
+    states   of the states of recurrent layers that name none
+    """
+
+    pages: Any
+    states: Any
+
+
 def make_pages(
-    backend: PageFactory, groups: Sequence[CacheGroup], *, num_pages: Sequence[int], page_size: int, dtype: Any
+    backend: PageFactory, groups: Sequence[CacheGroup], *, num_pages: Sequence[int], page_size: int, types: CacheTypes
 ) -> ModelPages:
     """Return zeroed pages: the caches of every layer for as many pages as its group has.
 
@@ -70,37 +87,48 @@ def make_pages(
     num_pages   the number of pages of each group
     """
     pages = (
-        _make_group_pages(backend, group, num, page_size, dtype) for group, num in zip(groups, num_pages, strict=True)
+        _make_group_pages(backend, group, num, page_size, types) for group, num in zip(groups, num_pages, strict=True)
     )
     return ModelPages(tuple(pages), locate_layers(groups))
 
 
-def _make_group_pages(backend: PageFactory, group: CacheGroup, num_pages: int, page_size: int, dtype: Any) -> Any:
-    make = partial(_make_layer_pages, backend, group.cache, num_pages, page_size, dtype)
+def _make_group_pages(
+    backend: PageFactory, group: CacheGroup, num_pages: int, page_size: int, types: CacheTypes
+) -> Any:
+    make = partial(_make_layer_pages, backend, group.cache, num_pages, page_size, types)
     if backend.stacks_layers and isinstance(group.cache, PagedKeysValues):
         return make(num_layers=len(group.layers))
     return tuple(make() for _ in group.layers)
 
 
-def bytes_per_page(backend: PageFactory, group: CacheGroup, *, page_size: int, dtype: Any) -> int:
-    """Return the bytes of one page in all layers of a group, as the backend stores it: some backends pad heads.
+def bytes_per_page(backend: PageFactory, group: CacheGroup, *, page_size: int, types: CacheTypes) -> int:
+    """Return the bytes of one page in all layers of a group, as the backend stores it: some pad heads, and 8-bit
+    numbers have scales.
 
     For recurrent layers: the bytes of one slot.
 
     Allocates nothing. Raises what the backend raises for layers that it cannot hold.
     """
-    pages = jax.eval_shape(partial(_make_layer_pages, backend, group.cache, 1, page_size, dtype))
+    pages = jax.eval_shape(partial(_make_layer_pages, backend, group.cache, 1, page_size, types))
     return len(group.layers) * _num_bytes(pages)
 
 
+def max_pages(backend: PageFactory, group: CacheGroup, *, page_size: int, types: CacheTypes) -> int | None:
+    """Return the most pages of a group that the backend can address; None: any number."""
+    cache = group.cache
+    if not isinstance(cache, PagedKeysValues):
+        return None
+    return backend.max_pages(page_size, cache.num_kv_heads, cache.head_dim, types.pages)
+
+
 def _make_layer_pages(
-    backend: PageFactory, layer: OwnCache, num_pages: int, page_size: int, dtype: Any, **options: int
+    backend: PageFactory, layer: OwnCache, num_pages: int, page_size: int, types: CacheTypes, **options: int
 ) -> Any:
     if isinstance(layer, RecurrentState):
-        return tuple(jnp.zeros((num_pages, *array.shape), array.dtype or dtype) for array in layer.arrays)
+        return tuple(jnp.zeros((num_pages, *array.shape), array.dtype or types.states) for array in layer.arrays)
     if isinstance(layer, PagedLatent):
-        return backend.latent.make_pages(num_pages, page_size, layer.latent_dim, layer.rotary_dim, dtype)
-    return backend.make_pages(num_pages, page_size, layer.num_kv_heads, layer.head_dim, dtype, **options)
+        return backend.latent.make_pages(num_pages, page_size, layer.latent_dim, layer.rotary_dim, types.pages)
+    return backend.make_pages(num_pages, page_size, layer.num_kv_heads, layer.head_dim, types.pages, **options)
 
 
 def _num_bytes(arrays: Any) -> int:

@@ -15,6 +15,7 @@ All recurrent groups together have no more than half of the memory, nor what the
 needs, but always a slot for each row and two for snapshots. Host memory for snapshots is given, and holds further ones.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -38,12 +39,14 @@ class GroupNeeds:
     window           the number of positions that a query sees, its own included; None: all
     page_bytes       the bytes of one page in all its layers
     is_recurrent     a page is the state of one sequence
+    max_pages        the most pages that can be addressed; None: any number
     """
 
     name: str = "full attention"
     window: int | None = None
     page_bytes: int
     is_recurrent: bool = False
+    max_pages: int | None = None
 
     def request_pages(self, num_tokens: int, chunk_tokens: int, page_size: int) -> int:
         """Return the most pages that a request of num_tokens tokens holds at a time.
@@ -140,6 +143,8 @@ def choose_cache_size(
             budget, reason = _device_budget(memory, gpu_memory_utilization)
         division = division.limit_slots(budget, resolved_len).limit(budget, resolved_len)
         num_pages = division.num_pages_within(budget)
+        if num_pages == division.main.max_pages:
+            reason = f"as many pages as attention can address, within {reason}"
         if num_pages < 2:
             raise OutOfMemory(_describe_no_page_fits(budget, division, reason, memory))
     max_fitting_len = division.max_fitting_len(num_pages, resolved_len)
@@ -193,7 +198,8 @@ class _Division:
         wanted = group.wanted_pages(self.num_rows, self.step_tokens, self.page_size)
         if wanted is None or group.window == self.main.window:
             return num_pages
-        return min(num_pages, wanted, num_pages if self.max_side_pages is None else self.max_side_pages)
+        limits = (wanted, self.max_side_pages, group.max_pages)
+        return min(num_pages, *(limit for limit in limits if limit is not None))
 
     def limit_slots(self, budget_bytes: int, num_tokens: int) -> "_Division":
         """Return the division in which recurrent groups have half of a budget at most.
@@ -225,7 +231,7 @@ class _Division:
 
     def num_pages_within(self, budget_bytes: int) -> int:
         """Return the largest number of pages of the main group with which all groups fit a budget."""
-        low, high = 0, max(0, budget_bytes) // self.main.page_bytes
+        low, high = 0, min(max(0, budget_bytes) // self.main.page_bytes, self.main.max_pages or sys.maxsize)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.total_bytes(middle) <= budget_bytes else (low, middle - 1)

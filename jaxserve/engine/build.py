@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from jaxserve.attention import choose_backend
+from jaxserve.attention.page_types import choose_page_type
 from jaxserve.cache.groups import make_groups, num_pages_for
 from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.sizing import CacheSize
@@ -176,7 +177,8 @@ def _roofline(config: EngineConfig, model: OpenedModel, spec: DecoderSpec) -> Ro
     form = model.weight_form
     peak_rates = get_peak_rates(model.placement.devices, model.dtype, form.quantization)
     cost, itemsize = model.architecture.cost(spec), model.dtype.itemsize
-    return Roofline(cost, itemsize, peak_rates, form.quantization, packs_head=form.kinds is None)
+    page_type = choose_page_type(config.kv_cache_dtype, model.dtype)
+    return Roofline(cost, itemsize, peak_rates, form.quantization, packs_head=form.kinds is None, page_type=page_type)
 
 
 def _executor(

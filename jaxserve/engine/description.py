@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from jaxserve.attention import AttentionBackend
+from jaxserve.attention.page_types import choose_page_type
 from jaxserve.cache.groups import GroupSize
 from jaxserve.cache.sizing import CacheSize
 from jaxserve.config import EngineConfig
@@ -36,6 +37,7 @@ def describe(
         **describe_packing(model.checkpoint),
         **_describe_adapters(adapters),
         **_describe_cache(size, config.page_size),
+        **_describe_page_type(config, model),
         "longest request": f"{size.max_model_len} tokens",
         "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",
     }
@@ -64,6 +66,13 @@ def _describe_cache(size: CacheSize, page_size: int) -> dict[str, str]:
         return {"key-value cache": f"{describe(size.groups[0])} ({size.reason})"}
     lines = {"key-value cache": f"{size.total_bytes / 2**20:.0f} MiB ({size.reason})"}
     return lines | {f"cache, {group.name}": describe(group) for group in size.groups}
+
+
+def _describe_page_type(config: EngineConfig, model: OpenedModel) -> dict[str, str]:
+    """Return the type of the numbers in pages if it is one that was asked for."""
+    if config.kv_cache_dtype == "auto":
+        return {}
+    return {"cache dtype": str(choose_page_type(config.kv_cache_dtype, model.dtype))}
 
 
 def describe_programs(num: int, hits: int, directory: Path | None) -> str:

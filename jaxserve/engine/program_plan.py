@@ -10,8 +10,9 @@ import jax
 import psutil
 
 from jaxserve.attention import AttentionBackend
+from jaxserve.attention.page_types import choose_page_type
 from jaxserve.cache.groups import CacheGroup, num_pages_for
-from jaxserve.cache.pages import bytes_per_page, make_pages
+from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages, max_pages
 from jaxserve.cache.sizing import CacheSize, GroupNeeds, choose_cache_size
 from jaxserve.config import GIB, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose_buckets
@@ -66,14 +67,16 @@ def _cache_size(
             f"max_model_len={config.max_model_len} is more than the model's own {limit} positions;"
             f" try --max-model-len {limit}, or leave it out."
         )
+    layout: dict[str, Any] = {"page_size": config.page_size, "types": _cache_types(config, model)}
     return choose_cache_size(
         memory=memory,
         groups=[
             GroupNeeds(
                 name=group.name,
                 window=group.window,
-                page_bytes=bytes_per_page(backend, group, page_size=config.page_size, dtype=model.dtype),
+                page_bytes=bytes_per_page(backend, group, **layout),
                 is_recurrent=group.is_recurrent,
+                max_pages=max_pages(backend, group, **layout),
             )
             for group in groups
         ],
@@ -108,6 +111,10 @@ def _host_bytes(config: EngineConfig, groups: Sequence[CacheGroup]) -> int:
             " that are available."
         )
     return num_bytes
+
+
+def _cache_types(config: EngineConfig, model: OpenedModel) -> CacheTypes:
+    return CacheTypes(choose_page_type(config.kv_cache_dtype, model.dtype), model.dtype)
 
 
 def resolve_page_size(config: EngineConfig, model: OpenedModel, backend: AttentionBackend) -> EngineConfig:
@@ -189,7 +196,8 @@ def plan_programs(
     assert config.max_num_seqs
     spec = model.spec.for_length(size.max_model_len)
     num_pages = [group.num_pages for group in size.groups]
-    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.page_size, dtype=model.dtype)
+    types = _cache_types(config, model)
+    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.page_size, types=types)
     jax.eval_shape(make)  # raises if the backend does not support these pages
     layout = WeightLayout.from_shapes(model.shapes)
     table = ProgramTable(

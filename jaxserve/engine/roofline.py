@@ -20,12 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxserve.attention.page_types import SCALE_DTYPE, has_scales
 from jaxserve.config import Quantization, cache_dir
 from jaxserve.engine.compile import machine_key
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.layers import quant
 from jaxserve.layers.quant import bytes_per_weight
-from jaxserve.models.cost import Cost
+from jaxserve.models.cost import AttentionCost, Cost
 from jaxserve.private_files import NotPrivate, make_private_directory, write_private_file
 
 log = logging.getLogger(__name__)
@@ -74,10 +75,11 @@ class Roofline:
     """An estimator of the cost of plans, for one model on one mesh.
 
     cost           The model's weights and the work of its attention.
-    itemsize       Bytes of a number of the activations and of the cache.
+    itemsize       Bytes of a number of the activations.
     peak_rates     The rates of all its devices.
     quantization   How the weights are packed.
     packs_head     Whether those of the logits' product are, too.
+    page_type      The type of the numbers in pages; None: that of the activations.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Roofline:
         quantization: Quantization = "none",
         *,
         packs_head: bool = True,
+        page_type: np.dtype | None = None,
     ) -> None:
         self.peak_rates = peak_rates
         self._cost = cost
@@ -96,9 +99,14 @@ class Roofline:
         head_bytes = cost.head * (itemsize if is_plain else bytes_per_weight("int8"))
         body_bytes = self._bytes_per_weight * (cost.body - cost.unpacked) + itemsize * cost.unpacked
         self._weight_bytes = float(body_bytes + head_bytes)
+        number_bytes = itemsize if page_type is None else page_type.itemsize
+        scale_bytes = SCALE_DTYPE.dtype.itemsize if page_type is not None and has_scales(page_type) else 0
+
+        def position_bytes(layers: AttentionCost) -> int:
+            return layers.num_layers * (layers.cached_numbers * number_bytes + layers.cached_vectors * scale_bytes)
+
         self._attention = [
-            (layers.window, layers.num_layers * layers.cached_numbers * itemsize, layers.num_layers * layers.flops)
-            for layers in cost.attention
+            (layers.window, position_bytes(layers), layers.num_layers * layers.flops) for layers in cost.attention
         ]  # window, bytes that a query reads for each position it sees, and operations
 
     def estimate(self, plan: StepPlan) -> StepCost:

@@ -78,11 +78,13 @@ class PositionCost(NamedTuple):
     window           as in AttentionSpec
     cached_numbers   numbers that are read of a position
     flops            floating-point operations
+    cached_vectors   keys and values among them, each of one head
     """
 
     window: int | None
     cached_numbers: int
     flops: int
+    cached_vectors: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +199,7 @@ class AttentionSpec:
     @property
     def position_cost(self) -> PositionCost:
         """The work of a query for each position that it sees."""
-        return PositionCost(self.window, cached_numbers=2 * self.key_width, flops=4 * self.query_width)
+        return PositionCost(self.window, 2 * self.key_width, 4 * self.query_width, cached_vectors=2 * self.num_kv_heads)
 
     def split_sizes(self, num_ranks: int) -> Iterator[SplitSize]:
         """Yield the sizes that are split among ranks."""

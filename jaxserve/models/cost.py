@@ -16,12 +16,14 @@ class AttentionCost:
     num_layers       how many layers
     cached_numbers   numbers of a cached position that a query reads, in one layer
     flops            floating-point operations of a query for each position it sees, in one layer
+    cached_vectors   keys and values among those numbers, each of one head
     """
 
     window: int | None
     num_layers: int
     cached_numbers: int
     flops: int
+    cached_vectors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def decoder_cost(spec: DecoderSpec) -> Cost:
     """Return the cost of a decoder."""
     kinds = Counter(layer.attention.position_cost for layer in spec.layers)
     attention = tuple(
-        AttentionCost(each.window, count, each.cached_numbers, each.flops) for each, count in kinds.items()
+        AttentionCost(each.window, count, each.cached_numbers, each.flops, each.cached_vectors)
+        for each, count in kinds.items()
     )
     mixtures = Counter(layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec))
     experts = tuple(

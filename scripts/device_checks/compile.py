@@ -1,6 +1,7 @@
 """Compiles the programs of a model for accelerators that are not there, and says what the compiler predicts.
 
-    python3 scripts/device compile TARGET ... [--model NAME ...] [--devices 4] [--layers 2] [--json FILE]
+    python3 scripts/device compile TARGET ... [--model NAME ...] [--devices 4] [--layers 2] [--kv-cache-dtype TYPE]
+                                   [--json FILE]
 
 Targets: v5e, v5p and v6e need libtpu, h200 needs JAX's CUDA plugin with ptxas: install the project's extra `tpu` or
 `cuda` into a virtual environment of its own, on any machine. cpu needs nothing. For each model: a decode step, a
@@ -48,7 +49,7 @@ class Programs(NamedTuple):
     state: Any
 
 
-def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any]) -> Programs:
+def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any], kv_cache_dtype: str) -> Programs:
     """Describe the programs of a model. Nothing is allocated or compiled."""
     import jax
     import jax.numpy as jnp
@@ -56,8 +57,9 @@ def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any]) -> P
 
     from jaxserve.attention import BACKENDS
     from jaxserve.attention.gpu import GpuAttention
+    from jaxserve.attention.page_types import choose_page_type
     from jaxserve.cache.groups import make_groups, num_pages_for
-    from jaxserve.cache.pages import bytes_per_page, make_pages
+    from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages
     from jaxserve.engine.buckets import Buckets
     from jaxserve.engine.device_state import DeviceState, RowState
     from jaxserve.engine.program_table import ProgramTable
@@ -81,10 +83,11 @@ def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any]) -> P
     backend = GpuAttention(interpret=False) if target.backend == "gpu" else BACKENDS[target.backend]()
     page_size = backend.default_page_size(target.rows, spec.max_position_embeddings)
     groups = make_groups(local_caches(architecture.cache(spec), num_devices))
-    page_bytes = sum(bytes_per_page(backend, group, page_size=page_size, dtype=dtype) for group in groups)
+    types = CacheTypes(choose_page_type(kv_cache_dtype, dtype), dtype)
+    page_bytes = sum(bytes_per_page(backend, group, page_size=page_size, types=types) for group in groups)
     # The sizes of groups differ, and that of no other array is likely to be the same.
     num_pages = [PAGE_BYTES // page_bytes - 3 - index for index in range(len(groups))]
-    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=page_size, dtype=dtype)
+    make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=page_size, types=types)
 
     def place(leaf: Any) -> Any:
         shape = (num_devices * leaf.shape[0], *leaf.shape[1:])
@@ -108,14 +111,17 @@ def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any]) -> P
     return Programs(table, weights, state)
 
 
-def compile_model(target: Target, devices: tuple[Any, ...], model: str, config: dict[str, Any]) -> Iterator[Record]:
+def compile_model(
+    target: Target, devices: tuple[Any, ...], model: str, config: dict[str, Any], kv_cache_dtype: str = "auto"
+) -> Iterator[Record]:
     """Compile the programs of a model one after the other and yield what is predicted of each."""
     from jaxserve.engine.program_table import CopyPages, Sample
     from jaxserve.sampling.sampler import SampleMode
 
-    programs = _plan(target, devices, config)
+    programs = _plan(target, devices, config, kv_cache_dtype)
     table = programs.table
     about = {"kind": "compiled", "target": target.name, "devices": len(devices), "model": model}
+    about |= {"kv_cache_dtype": kv_cache_dtype}
     for key, rows, has_pages in (
         (table.decodes[-1], DECODE_ROWS, True),
         (table.prefills[0], table.prefills[0].rows, True),
@@ -187,7 +193,7 @@ def _compile_all(arguments: argparse.Namespace) -> list[Record]:
             # A model with two kinds of layers has one of the second kind among its first six.
             has_windows = "sliding_window" in config
             config["num_hidden_layers"] = 6 if has_windows else arguments.layers
-        for record in compile_model(target, devices, model, config):
+        for record in compile_model(target, devices, model, config, arguments.kv_cache_dtype):
             print(line_of(record), flush=True)
             records.append(record)
     return records
@@ -202,6 +208,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--model", nargs="+", default=list(COMPILED), choices=sorted(COMPILED))
     parser.add_argument("--devices", type=int, default=1, help="that hold the model together; at most 4")
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="as of jaxserve serve")
     parser.add_argument("--tiny", action="store_true", help="toy sizes")
     parser.add_argument("--json", type=Path, help="write every record here")
     arguments = parser.parse_args(words)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxserve.attention import choose_backend
 from jaxserve.cache.groups import GroupSize, make_groups
 from jaxserve.cache.manager import CacheManager
-from jaxserve.cache.pages import bytes_per_page, make_pages
+from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.executor import Executor
@@ -71,12 +71,12 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     weights = {path: random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, (path, leaf) in enumerate(shapes.items())}
     layout = WeightLayout.from_shapes(weights)
     backend = choose_backend(attention, device.platform, dtype)
-    groups = make_groups(architecture.cache(spec))
-    page_bytes = sum(bytes_per_page(backend, group, page_size=PAGE, dtype=dtype) for group in groups)
+    groups, types = make_groups(architecture.cache(spec)), CacheTypes(dtype, dtype)
+    page_bytes = sum(bytes_per_page(backend, group, page_size=PAGE, types=types) for group in groups)
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     free = stats.get("bytes_limit", 2**40) - stats.get("bytes_in_use", 0)
     num_pages = 1 + min(pages_wanted, int(0.85 * free) // page_bytes)
-    make = partial(make_pages, backend, groups, num_pages=[num_pages] * len(groups), page_size=PAGE, dtype=dtype)
+    make = partial(make_pages, backend, groups, num_pages=[num_pages] * len(groups), page_size=PAGE, types=types)
     width = -(-max_len // PAGE)
     table = ProgramTable(
         model=ModelContext(spec, dtype, layout, backend, PAGE, groups),

@@ -1,6 +1,7 @@
 """Pages are made from what there is; what does not fit is said with numbers and the flag that helps."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -98,6 +99,13 @@ def test_where_nothing_fits_the_flag_that_helps_is_named(memory, wishes, flag):
 def test_an_override_of_one_page_leaves_none_for_tokens():
     with pytest.raises(OutOfMemory, match="num_gpu_blocks_override=1"):
         choose(num_gpu_blocks_override=1, max_model_len=-1)
+
+
+def test_no_group_has_more_pages_than_can_be_addressed():
+    size = choose(GPU, groups=[replace(group, max_pages=300) for group in WINDOWED])
+    assert [group.num_pages for group in size.groups] == [300, 300]
+    assert size.reason.startswith("as many pages as attention can address, within 92%")
+    assert "address" not in choose(GPU, groups=[GroupNeeds(page_bytes=GIB, max_pages=300)]).reason
 
 
 WINDOWED = [GroupNeeds(name="window 64", window=64, page_bytes=5 * MIB), GroupNeeds(page_bytes=MIB)]

@@ -18,7 +18,8 @@ module → what proves it:
     program_table, programs, compile → test_programs.py, test_compile.py
     host_states → test_host_states.py
     program_memory → test_program_memory.py
-    build, opened_model, program_plan → test_overrides.py, test_packed.py, test_model_families.py
+    build, opened_model, program_plan → test_overrides.py, test_packed.py, test_model_families.py,
+        test_kv_cache_dtype.py
     description → test_start_log.py
     weight_form → test_weight_form.py
     request_faults → test_request_faults.py, test_scheduler_life.py
@@ -37,11 +38,15 @@ import pytest
 
 from jaxserve.cache.manager import CacheManager
 from jaxserve.config import EngineConfig
+from jaxserve.engine import program_plan
+from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.engine import Engine
+from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
+from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
 from tests.grammars import TRACKERS
 from tests.models.tiny import write
@@ -66,6 +71,16 @@ def built(tiny_model) -> LoadedEngine:
             max_logprobs=5,
         )
     )
+
+
+@pytest.fixture(scope="module")
+def fewest_programs():
+    """Leave out all programs that tests of families do not run; what is left out and asked for is a KeyError."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program_plan, "choose_buckets", lambda **_: Buckets(decode=(2,), prefill=(16, 64)))
+        patch.setattr(ProgramTable, "modes", (SampleMode.GREEDY, SampleMode.SAMPLE))
+        patch.setattr(ProgramTable, "prompt_logprobs", ())
+        yield
 
 
 class Bench:

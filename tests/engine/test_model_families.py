@@ -13,11 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine import program_plan
-from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.build import build
-from jaxserve.engine.program_table import ProgramTable
-from jaxserve.sampling.sampler import SampleMode
 from tests.engine.conftest import PAGE, PAGES, Bench
 from tests.models.tiny import FAMILIES, OF_EACH_KIND, write
 from tests.models.torch_model import TorchModel
@@ -28,16 +24,6 @@ PROMPT = [int(n) for n in RNG.integers(0, 256, 60)]
 OTHERS = [[int(n) for n in RNG.integers(0, 256, size)] for size in (7, 33, 52)]
 NUM_TOKENS = 32
 PARAMS = {"greedy": {}, "sampled": {"temperature": 1.3, "top_p": 0.95, "top_k": 50, "seed": 11}}
-
-
-@pytest.fixture(scope="module")
-def fewest_programs():
-    """Leave out all programs that these tests do not run; what is left out and asked for is a KeyError."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program_plan, "choose_buckets", lambda **_: Buckets(decode=(2,), prefill=(16, 64)))
-        patch.setattr(ProgramTable, "modes", (SampleMode.GREEDY, SampleMode.SAMPLE))
-        patch.setattr(ProgramTable, "prompt_logprobs", ())
-        yield
 
 
 @pytest.fixture(scope="module", params=BUILT_FAMILIES)

@@ -6,7 +6,7 @@ from functools import cache, partial
 import jax
 import pytest
 
-from jaxserve.cache.pages import make_pages
+from jaxserve.cache.pages import CacheTypes, make_pages
 from jaxserve.config import MIB, EngineConfig
 from jaxserve.engine.build import build
 from jaxserve.engine.compile import compile_counter
@@ -47,9 +47,9 @@ def loaded(start):
 
 def pages_of(table, num_pages: int):
     model = table.model
-    counts, size = [num_pages] * len(model.groups), model.page_size
+    counts, size, types = [num_pages] * len(model.groups), model.page_size, CacheTypes(model.dtype, model.dtype)
     return jax.eval_shape(
-        partial(make_pages, model.backend, model.groups, num_pages=counts, page_size=size, dtype=model.dtype)
+        partial(make_pages, model.backend, model.groups, num_pages=counts, page_size=size, types=types)
     )
 
 

@@ -72,6 +72,14 @@ def test_a_decode_step_reads_the_weights_once_and_each_rows_positions():
     assert work.roofline_s == max(work.num_bytes, work.flops)
 
 
+def test_small_numbers_and_their_scales_are_read_and_weights_as_before():
+    work = Roofline(cost(), 4, ONE, page_type=np.dtype("int8")).estimate(decode(9, 19))
+    assert work.num_bytes == 4 * (WEIGHTS + HEAD) + 3 * 30 * 2 * 2 * (2 + 4)
+    assert Roofline(cost(), 4, ONE, page_type=np.dtype("float16")).estimate(decode(9)).num_bytes == (
+        4 * (WEIGHTS + HEAD) + 3 * 10 * 2 * 2 * 2 * 2
+    )
+
+
 @pytest.mark.parametrize("windows", [(None,) * 3, (5, None, 3), (40, 40, 40)])
 def test_a_chunk_attends_as_its_tokens_one_by_one(windows):
     counted = Roofline(cost(windows), 4, ONE)

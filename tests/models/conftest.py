@@ -11,6 +11,7 @@ module → what proves it:
         test_parity.py, test_published_sizes.py, test_smollm2.py, test_gemma3_270m.py
     text_part → test_text_part.py
     families.json, FAMILIES.md → test_family_table.py
+    types of pages, in a whole decoder → test_page_type_logits.py
     recurrent_rows, and layers/delta_rule, layers/mamba2, layers/causal_conv, layers/row_chunks →
         test_recurrent_rows.py
     shared_keys_spec, shared_keys_layer, layer_inputs → test_parity.py, test_specs.py, test_architectures.py

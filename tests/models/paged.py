@@ -11,7 +11,7 @@ import numpy as np
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.cache.groups import make_groups
 from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, RecurrentState
-from jaxserve.cache.pages import make_pages
+from jaxserve.cache.pages import CacheTypes, make_pages
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.models import registry
 from jaxserve.models.spec import DecoderSpec
@@ -48,6 +48,7 @@ class Paged:
         capacity: int = 128,
         backend: str = "reference",
         dtype: Any = jnp.float32,
+        page_type: Any = None,
     ) -> None:
         self.spec = spec
         self.leaves = {path: leaf.astype(dtype) for path, leaf in leaves.items()}
@@ -59,8 +60,9 @@ class Paged:
         groups = make_groups([_without_window(layer.attention.cache) for layer in spec.layers])
         self.slot_B1 = np.random.default_rng(1).permutation(np.arange(1, rows + 1))[:, None].astype(np.int32)
         num_pages = [rows + 1 if group.is_recurrent else rows * count + 1 for group in groups]
+        types = CacheTypes(page_type or dtype, dtype)
         self._is_recurrent = [isinstance(layer.attention.cache, RecurrentState) for layer in spec.layers]
-        self.pages = make_pages(backend, groups, num_pages=num_pages, page_size=PAGE, dtype=dtype)
+        self.pages = make_pages(backend, groups, num_pages=num_pages, page_size=PAGE, types=types)
         self.length_B = np.zeros(rows, np.int32)
 
         @jax.jit

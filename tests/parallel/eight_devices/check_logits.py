@@ -3,6 +3,7 @@
 from collections import Counter
 from functools import cache
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,8 +24,9 @@ def make(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
 
     @cache
-    def make(family: str, size: int, has_expert_parallelism: bool = False) -> Prefill:
+    def make(family: str, size: int, has_expert_parallelism: bool = False, kv_cache_dtype: str = "auto") -> Prefill:
         sizes = {"tensor_parallel_size": size, "enable_expert_parallel": has_expert_parallelism}
+        sizes |= {"kv_cache_dtype": kv_cache_dtype}
         return Prefill(write(root / family, family), NUM_TOKENS, **sizes)
 
     return make
@@ -55,6 +57,15 @@ def test_collectives_are_sums_of_activations(make, family, size, has_expert_para
     has_whole_groups = family == "granitemoehybrid" and size == 2
     assert Counter(op for op, _ in found) == {"all-reduce": NUM_SUMS[family] - has_whole_groups}
     assert max(elements for _, elements in found) == NUM_TOKENS * 64
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8"])
+def test_each_device_has_the_8_bit_numbers_and_the_scales_of_its_own_heads(make, kv_cache_dtype):
+    """The logits are those of one device, but for numbers that lie between two codes."""
+    one, four = (make("olmo2", size, kv_cache_dtype=kv_cache_dtype) for size in (1, 4))
+    ours = [leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(four.pages)]
+    assert ours == [leaf.nbytes // 4 for leaf in jax.tree.leaves(one.pages)]
+    np.testing.assert_allclose(four.logits(token_T), one.logits(token_T), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

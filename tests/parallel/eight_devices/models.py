@@ -11,8 +11,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.attention.page_types import choose_page_type
 from jaxserve.cache.groups import make_groups
-from jaxserve.cache.pages import make_pages
+from jaxserve.cache.pages import CacheTypes, make_pages
 from jaxserve.config import EngineConfig
 from jaxserve.layers import quant
 from jaxserve.layers.adapted import set_slot
@@ -95,7 +96,8 @@ class Prefill:
         self.leaves = load_params(checkpoint, params, targets)
         self.vocab_size = spec.vocab_size
         groups = make_groups(local_caches(architecture.cache(spec), placement.size))
-        make = partial(make_pages, backend, groups, num_pages=[4] * len(groups), page_size=16, dtype=jnp.float32)
+        types = CacheTypes(choose_page_type(config.kv_cache_dtype, jnp.float32), jnp.float32)
+        make = partial(make_pages, backend, groups, num_pages=[4] * len(groups), page_size=16, types=types)
         self.pages = placement.jit(make, (), STACKED)()
         graphdef, _ = registry.abstract_decoder(spec, jnp.float32, placement.ranks)
         inputs, layout = one_prompt(num_tokens), None
